@@ -1,0 +1,3 @@
+//! Stands beside a service: mutual TLS, routing and authorization.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The hauberk command line.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Issues short-lived service certificates and pushes authorization rules.
+
+fn main() {}

@@ -1,0 +1,243 @@
+//! The embedded store: sled in one process, with the safeguards that sled itself lacks.
+//!
+//! One thread writes. It takes all commits that are waiting, checks their guards in order, applies them as one batch,
+//! flushes, calls `fdatasync` (sled's own flush does not survive a power cut), and only then answers. Until then
+//! readers are shown the values from before, so that nothing undurable is ever seen.
+
+mod directory;
+mod open;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    ChangeRing, Commit, Committed, Condition, MAX_KEY_BYTES, MAX_VALUE_BYTES, OpenError, Page, Revision, Store,
+    StoreError, Stored, Version, Watch, record,
+};
+use writer::Job;
+
+/// How many commits may wait for the writer before callers are held back.
+const WAITING_COMMITS: usize = 4_096;
+
+/// Values live under this byte, so that no key of a caller meets [`META_KEY`].
+const VALUE_SPACE: u8 = b'v';
+
+/// The record of version, revision and digest, written with every batch.
+const META_KEY: &[u8] = b"m/state";
+
+/// The store in a directory of its own. Cheap to share in an `Arc`; see [`Store`] for what it does.
+#[derive(Debug)]
+pub struct SledStore {
+    shared: Arc<Shared>,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    /// Answered by the writer once everything is durable and the files are closed.
+    closed: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+/// What the writer and the readers share.
+#[derive(Debug)]
+struct Shared {
+    tree: sled::Tree,
+    durable: RwLock<Durable>,
+    changes: Arc<ChangeRing>,
+    condition: Mutex<Condition>,
+}
+
+/// The durable state: sled's, except for the keys that are being written.
+#[derive(Debug)]
+struct Durable {
+    version: Version,
+    revision: Revision,
+    /// The values from before of keys whose new values are not durable yet.
+    before: BTreeMap<String, Option<Stored>>,
+}
+
+impl SledStore {
+    /// Makes a new store in `directory`, which is created.
+    ///
+    /// # Errors
+    /// When there is one already, or the file system refuses.
+    pub fn create(directory: &Path) -> Result<Self, OpenError> {
+        open::create(directory).map(Self::start)
+    }
+
+    /// Opens the store in `directory`, after checking every record in it.
+    ///
+    /// # Errors
+    /// When there is none, it is in use, newer than this program, damaged, or has lost writes it had acknowledged.
+    pub fn open(directory: &Path) -> Result<Self, OpenError> {
+        open::open(directory).map(Self::start)
+    }
+
+    fn start(opened: open::Opened) -> Self {
+        let shared = Arc::new(Shared {
+            tree: opened.tree.clone(),
+            durable: RwLock::new(Durable {
+                version: opened.state.version,
+                revision: opened.state.revision,
+                before: BTreeMap::new(),
+            }),
+            changes: Arc::new(ChangeRing::new(opened.state.version)),
+            condition: Mutex::new(Condition::Writable),
+        });
+        let (jobs, waiting) = mpsc::channel(WAITING_COMMITS);
+        let (done, closed) = oneshot::channel();
+        writer::start(opened, Arc::clone(&shared), waiting, done);
+        Self { shared, jobs: Mutex::new(Some(jobs)), closed: tokio::sync::Mutex::new(Some(closed)) }
+    }
+
+    fn sender(&self) -> Option<mpsc::Sender<Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Store for SledStore {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        async move {
+            check_sizes(&commit)?;
+            let jobs = self.sender().ok_or(StoreError::Closed)?;
+            let (answer, answered) = oneshot::channel();
+            jobs.send(Job { commit, answer }).await.map_err(|_| StoreError::Closed)?;
+            drop(jobs);
+            answered.await.map_err(|_| StoreError::Closed)?
+        }
+        .boxed()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        async move {
+            let durable = self.shared.durable.read().unwrap_or_else(PoisonError::into_inner);
+            match durable.before.get(key) {
+                Some(before) => Ok(before.clone()),
+                None => read(&self.shared.tree, key),
+            }
+        }
+        .boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        async move {
+            let durable = self.shared.durable.read().unwrap_or_else(PoisonError::into_inner);
+            list(&self.shared.tree, &durable, prefix, after, limit)
+        }
+        .boxed()
+    }
+
+    fn watch(&self, prefix: &str, after: Version) -> Watch {
+        self.shared.changes.watch(prefix, after)
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        async move { Ok(self.shared.durable.read().unwrap_or_else(PoisonError::into_inner).revision) }.boxed()
+    }
+
+    fn condition(&self) -> Condition {
+        self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        async move {
+            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(closed) = self.closed.lock().await.take() {
+                // An error means that the writer has ended already, which is what is waited for.
+                let _ended = closed.await;
+            }
+        }
+        .boxed()
+    }
+}
+
+fn check_sizes(commit: &Commit) -> Result<(), StoreError> {
+    for (key, value) in &commit.writes {
+        if key.is_empty() || key.len() > MAX_KEY_BYTES {
+            return Err(StoreError::BadKey { bytes: key.len() });
+        }
+        if let Some(value) = value
+            && value.len() > MAX_VALUE_BYTES
+        {
+            return Err(StoreError::TooLarge { key: key.clone(), bytes: value.len() });
+        }
+    }
+    Ok(())
+}
+
+fn list(
+    tree: &sled::Tree,
+    durable: &Durable,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Page, StoreError> {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let mut entries = BTreeMap::new();
+    // The keys being written can add or hide at most as many as there are, so this reads enough.
+    let wanted = limit.saturating_add(durable.before.len()).saturating_add(1);
+    let scan = match after {
+        Some(after) if after >= prefix => tree.range((Excluded(physical(after)), Unbounded)),
+        _ => tree.range(physical(prefix)..),
+    };
+    for item in scan.take(wanted) {
+        let (physical, record) = item.map_err(unreadable)?;
+        let Some(key) = logical(&physical) else { break };
+        if !key.starts_with(prefix) {
+            break;
+        }
+        if !durable.before.contains_key(key) {
+            entries.insert(key.to_owned(), decode(key, &record)?);
+        }
+    }
+    for (key, before) in durable.before.iter().filter(|(key, _)| key.starts_with(prefix)) {
+        if let Some(stored) = before
+            && after.is_none_or(|after| key.as_str() > after)
+        {
+            entries.insert(key.clone(), stored.clone());
+        }
+    }
+    let more = entries.len() > limit;
+    let entries = entries.into_iter().take(limit).collect();
+    Ok(Page { entries, more, version: durable.version, revision: durable.revision })
+}
+
+fn read(tree: &sled::Tree, key: &str) -> Result<Option<Stored>, StoreError> {
+    match tree.get(physical(key)).map_err(unreadable)? {
+        Some(record) => decode(key, &record).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn decode(key: &str, record: &[u8]) -> Result<Stored, StoreError> {
+    record::decode(key.as_bytes(), record)
+        .map_err(|error| StoreError::Damaged { key: key.to_owned(), what: error.as_str() })
+}
+
+fn physical(key: &str) -> Vec<u8> {
+    let mut physical = Vec::with_capacity(1 + key.len());
+    physical.push(VALUE_SPACE);
+    physical.extend_from_slice(key.as_bytes());
+    physical
+}
+
+fn logical(physical: &[u8]) -> Option<&str> {
+    match physical.split_first() {
+        Some((&VALUE_SPACE, key)) => std::str::from_utf8(key).ok(),
+        _ => None,
+    }
+}
+
+fn unreadable(error: sled::Error) -> StoreError {
+    StoreError::Unreadable { reason: error.to_string() }
+}

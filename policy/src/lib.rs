@@ -1,0 +1,1 @@
+//! Cedar policies of a mesh: compile, decide, explain; pure.

@@ -1,0 +1,35 @@
+//! Compiles the `.proto` files without protoc and keeps their descriptors for reflection.
+
+use std::{error::Error, fs, path::PathBuf};
+
+use prost::Message;
+
+const FILES: [&str; 11] = [
+    "hauberk/mesh/v1/resource.proto",
+    "hauberk/mesh/v1/specs.proto",
+    "hauberk/agent/v1/enrollment.proto",
+    "hauberk/agent/v1/view.proto",
+    "hauberk/agent/v1/sync.proto",
+    "hauberk/admin/v1/resources.proto",
+    "hauberk/admin/v1/policies.proto",
+    "hauberk/admin/v1/identities.proto",
+    "hauberk/admin/v1/admins.proto",
+    "hauberk/admin/v1/operations.proto",
+    "google/protobuf/timestamp.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::Compiler::new(["proto"])?
+        .include_source_info(true)
+        .include_imports(true)
+        .open_files(FILES)?
+        .file_descriptor_set();
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    // Comments are for the generated docs; reflection does not need them.
+    let mut bare = descriptors.clone();
+    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    fs::write(out.join("hauberk.binpb"), bare.encode_to_vec())?;
+    tonic_prost_build::configure().bytes(".hauberk.agent.v1.SignedView").compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! The messages and services of Hauberk, generated from the `.proto` files beside this crate, and
+//! their conversions to and from the domain types of `hauberk-identity` and `hauberk-policy`.
+
+/// Resources: what files hold and what the admin API moves.
+pub mod mesh {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("hauberk.mesh.v1");
+    }
+}
+
+/// The admin API.
+pub mod admin {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("hauberk.admin.v1");
+    }
+}
+
+/// The agent API.
+pub mod agent {
+    /// Version 1.
+    #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+    pub mod v1 {
+        tonic::include_proto!("hauberk.agent.v1");
+    }
+}
+
+/// An encoded `google.protobuf.FileDescriptorSet` of everything above and what it imports, for
+/// reflection and for reading files by the messages' own shape.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hauberk.binpb"));

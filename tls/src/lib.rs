@@ -1,0 +1,1 @@
+//! X.509-SVIDs, trust bundles, the SPIFFE verifier and live reload over rustls.

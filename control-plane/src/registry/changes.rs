@@ -103,7 +103,12 @@ impl ChangeRing {
 
     /// Follows the commits after `after` that touch keys under `prefix`.
     pub fn watch(self: &Arc<Self>, prefix: &str, after: Version) -> Watch {
-        Watch { ring: Arc::clone(self), latest: self.receiver.clone(), prefix: prefix.to_owned(), seen: after }
+        Watch {
+            ring: Arc::clone(self),
+            latest: self.receiver.clone(),
+            prefix: prefix.to_owned(),
+            seen: after,
+        }
     }
 
     fn next(&self, seen: &mut Version, prefix: &str) -> Result<Option<Arc<Change>>, WatchEnd> {

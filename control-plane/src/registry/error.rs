@@ -28,7 +28,9 @@ pub enum StoreError {
         bytes: usize,
     },
     /// The disk is nearly full: the write was refused before it began, and will be taken once there is room.
-    #[error("the disk of the registry is full ({available_mib} MiB left): free some space; nothing was written")]
+    #[error(
+        "the disk of the registry is full ({available_mib} MiB left): free some space; nothing was written"
+    )]
     Full {
         /// What is left.
         available_mib: u64,
@@ -67,11 +69,16 @@ pub enum OpenError {
     /// Something is there already.
     #[error("{} holds a registry already: it is not overwritten", .0.display())]
     Exists(PathBuf),
+    /// It was being made when its maker was killed.
+    #[error("`init` did not finish in {}: remove that directory and run `init` again", .0.display())]
+    Unfinished(PathBuf),
     /// Another process holds the lock.
     #[error("{} is in use by another control plane (its lock is held): stop that one first", .0.display())]
     InUse(PathBuf),
     /// Written by a later release.
-    #[error("the registry has format {found}, and this program knows formats up to {known}: run a newer release")]
+    #[error(
+        "the registry has format {found}, and this program knows formats up to {known}: run a newer release"
+    )]
     NewerFormat {
         /// The format found.
         found: u8,
@@ -80,8 +87,7 @@ pub enum OpenError {
     },
     /// What the disk holds is not what was written.
     #[error(
-        "the registry in {} is damaged: {what}. Nothing was changed in it{}. Restore the data directory from a \
-         backup",
+        "the registry in {} is damaged: {what}{}. Restore the data directory from a backup",
         .path.display(),
         .copy.as_ref().map(|copy| format!("; a copy of how it was found is in {}", copy.display()))
             .unwrap_or_default()

@@ -64,7 +64,8 @@ pub(super) fn decode(key: &[u8], record: &[u8]) -> Result<Stored, RecordError> {
 /// One record's share of the digest over all records. Shares are added with wrap-around, so that a record can be
 /// taken out again: a record that silently vanished leaves the sum wrong.
 pub(super) fn digest_share(key: &[u8], version: Version) -> u64 {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[key, &version.0.to_be_bytes()].concat());
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &[key, &version.0.to_be_bytes()].concat());
     digest.as_ref().first_chunk::<8>().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 

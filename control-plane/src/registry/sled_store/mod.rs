@@ -20,8 +20,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    ChangeRing, Commit, Committed, Condition, MAX_KEY_BYTES, MAX_VALUE_BYTES, OpenError, Page, Revision, Store,
-    StoreError, Stored, Version, Watch, record,
+    ChangeRing, Commit, Committed, Condition, MAX_KEY_BYTES, MAX_VALUE_BYTES, OpenError, Page, Revision,
+    Store, StoreError, Stored, Version, Watch, record,
 };
 use writer::Job;
 

@@ -1,0 +1,191 @@
+use std::path::PathBuf;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::registry::suite;
+
+struct Scratch {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn scratch() -> Scratch {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("registry");
+    Scratch { _directory: directory, path }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn does_what_every_store_does() {
+    let root = tempfile::tempdir().unwrap();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    suite::all(|| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = root.path().join(number.to_string());
+        async move { SledStore::create(&path).unwrap() }
+    })
+    .await;
+}
+
+async fn fill(path: &Path, keys: usize) {
+    let store = SledStore::create(path).unwrap();
+    for index in 0..keys {
+        let value = format!("value of {index} ").repeat(10);
+        store.commit(Commit::new().put(format!("k/{index:04}"), value).raising_revision()).await.unwrap();
+    }
+    store.close().await;
+}
+
+#[tokio::test]
+async fn survives_being_closed_and_opened() {
+    let scratch = scratch();
+    fill(&scratch.path, 40).await;
+    let store = SledStore::open(&scratch.path).unwrap();
+    let page = store.list("k/", None, 100).await.unwrap();
+    assert_eq!(page.entries.len(), 40);
+    assert_eq!((page.version, page.revision), (Version(40), Revision(40)));
+    assert_eq!(store.commit(Commit::new().put("k/new", "v")).await.unwrap().version, Version(41));
+}
+
+#[tokio::test]
+async fn is_opened_once_at_a_time_and_made_once() {
+    let scratch = scratch();
+    assert!(matches!(SledStore::open(&scratch.path), Err(OpenError::Missing(_))));
+    let store = SledStore::create(&scratch.path).unwrap();
+    assert!(matches!(SledStore::open(&scratch.path), Err(OpenError::InUse(_))));
+    store.close().await;
+    drop(store);
+    assert!(matches!(SledStore::create(&scratch.path), Err(OpenError::Exists(_))));
+}
+
+#[tokio::test]
+async fn half_written_snapshots_do_not_matter() {
+    let scratch = scratch();
+    fill(&scratch.path, 10).await;
+    std::fs::write(scratch.path.join("sled/snap.0000000000000099.generating"), b"torn").unwrap();
+    let store = SledStore::open(&scratch.path).unwrap();
+    assert_eq!(store.list("k/", None, 100).await.unwrap().entries.len(), 10);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_rebuilt_from_the_log() {
+    let scratch = scratch();
+    fill(&scratch.path, 10).await;
+    drop(SledStore::open(&scratch.path).unwrap());
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(scratch.path.join("sled")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("snap.") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0, "sled writes a snapshot when it opens");
+    let store = SledStore::open(&scratch.path).unwrap();
+    assert_eq!(store.list("k/", None, 100).await.unwrap().entries.len(), 10);
+    assert!(scratch.path.with_file_name("registry.damaged").exists());
+}
+
+#[tokio::test]
+async fn flipped_bits_are_found_or_harmless() {
+    let scratch = scratch();
+    fill(&scratch.path, 60).await;
+    let log = std::fs::read(scratch.path.join("sled/db")).unwrap();
+    let used = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let mut found = 0;
+    for round in 0..150_usize {
+        let copy = scratch.path.with_file_name("copy");
+        let _absent = std::fs::remove_dir_all(&copy);
+        let _absent = std::fs::remove_dir_all(copy.with_file_name("copy.damaged"));
+        std::fs::create_dir_all(copy.join("sled/blobs")).unwrap();
+        for name in ["acknowledged", "sled/conf"] {
+            std::fs::copy(scratch.path.join(name), copy.join(name)).unwrap();
+        }
+        let mut flipped = log.clone();
+        flipped[(round * 7_919 + 13) % used] ^= 1 << (round % 8);
+        std::fs::write(copy.join("sled/db"), flipped).unwrap();
+        match SledStore::open(&copy) {
+            Err(OpenError::Damaged { .. }) => found += 1,
+            Err(other) => panic!("{other}"),
+            Ok(store) => {
+                let entries = store.list("k/", None, 100).await.unwrap().entries;
+                let values: Vec<_> = entries.iter().map(|(_, stored)| stored.value.clone()).collect();
+                let right: Vec<_> =
+                    (0..60).map(|index| Bytes::from(format!("value of {index} ").repeat(10))).collect();
+                assert_eq!(values, right, "round {round}: a wrong value was read in silence");
+                store.close().await;
+            }
+        }
+    }
+    assert!(found > 0);
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_not_served() {
+    let scratch = scratch();
+    fill(&scratch.path, 5).await;
+    let old = std::fs::read(scratch.path.join("sled/db")).unwrap();
+    let store = SledStore::open(&scratch.path).unwrap();
+    store.commit(Commit::new().put("k/later", "v")).await.unwrap();
+    store.close().await;
+    drop(store);
+    directory::remove_all_snapshots(&scratch.path.join("sled")).unwrap();
+    std::fs::write(scratch.path.join("sled/db"), old).unwrap();
+    let error = SledStore::open(&scratch.path).unwrap_err().to_string();
+    assert!(error.contains("acknowledged writes are missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_by_name() {
+    let scratch = scratch();
+    fill(&scratch.path, 1).await;
+    {
+        let db = sled::Config::new().path(scratch.path.join("sled")).open().unwrap();
+        let tree = db.open_tree("registry").unwrap();
+        let mut state = tree.get(META_KEY).unwrap().unwrap().to_vec();
+        state[0] = 9;
+        tree.insert(META_KEY, state).unwrap();
+        db.flush().unwrap();
+    }
+    let error = SledStore::open(&scratch.path).unwrap_err();
+    assert!(matches!(error, OpenError::NewerFormat { found: 9, known: 1 }), "{error}");
+}
+
+#[tokio::test]
+async fn an_unfinished_store_says_so() {
+    let scratch = scratch();
+    std::fs::create_dir_all(scratch.path.join("sled")).unwrap();
+    drop(sled::Config::new().path(scratch.path.join("sled")).open().unwrap());
+    let error = SledStore::open(&scratch.path).unwrap_err();
+    assert!(matches!(error, OpenError::Unfinished(_)), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_being_written_is_not_seen() {
+    let scratch = scratch();
+    let store = SledStore::create(&scratch.path).unwrap();
+    store.commit(Commit::new().put("a", "old").put("b", "old")).await.unwrap();
+    // As the writer does between applying a batch and its fdatasync.
+    {
+        let mut durable = store.shared.durable.write().unwrap();
+        for key in ["a", "b", "c"] {
+            let before = read(&store.shared.tree, key).unwrap();
+            durable.before.insert(key.to_owned(), before);
+        }
+    }
+    let record = record::encode(b"a", Version(2), b"new");
+    store.shared.tree.insert(physical("a"), record).unwrap();
+    store.shared.tree.remove(physical("b")).unwrap();
+    store.shared.tree.insert(physical("c"), record::encode(b"c", Version(2), b"new")).unwrap();
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, "old");
+    assert_eq!(store.get("c").await.unwrap(), None);
+    let entries = store.list("", None, 1).await.unwrap();
+    assert_eq!((entries.entries.len(), entries.more), (1, true));
+    let entries = store.list("", None, 10).await.unwrap().entries;
+    let seen: Vec<_> = entries.iter().map(|(key, stored)| (key.as_str(), stored.value.as_ref())).collect();
+    assert_eq!(seen, vec![("a", b"old".as_slice()), ("b", b"old".as_slice())]);
+}

@@ -1,0 +1,225 @@
+//! The one thread that writes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::directory::{RESERVED_BYTES, available_bytes};
+use super::open::{Opened, State};
+use super::{META_KEY, Shared, physical, read};
+use crate::registry::{
+    Change, Commit, Committed, Condition, Guard, Revision, StoreError, Stored, Version, record,
+};
+
+/// How many commits at most share one flush.
+const GROUP_COMMITS: usize = 1_024;
+
+/// How many bytes at most share one flush.
+const GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// A commit and the one who waits for it.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) commit: Commit,
+    pub(super) answer: oneshot::Sender<Result<Committed, StoreError>>,
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        self.commit.writes.values().flatten().map(Bytes::len).sum()
+    }
+
+    /// The asker may have gone away, which changes nothing.
+    fn answer(self, result: Result<Committed, StoreError>) {
+        let _asker_gone = self.answer.send(result);
+    }
+}
+
+/// Starts the thread. It ends, with everything durable, once all senders of jobs are gone.
+pub(super) fn start(
+    opened: Opened,
+    shared: Arc<Shared>,
+    mut jobs: mpsc::Receiver<Job>,
+    done: oneshot::Sender<()>,
+) {
+    std::thread::spawn(move || {
+        let mut writer = Writer { opened, shared };
+        while let Some(first) = jobs.blocking_recv() {
+            let mut bytes = first.bytes();
+            let mut group = vec![first];
+            while group.len() < GROUP_COMMITS && bytes < GROUP_BYTES {
+                let Ok(next) = jobs.try_recv() else { break };
+                bytes += next.bytes();
+                group.push(next);
+            }
+            writer.commit_group(group);
+        }
+        writer.finish();
+        let _nobody_waits = done.send(());
+    });
+}
+
+struct Writer {
+    opened: Opened,
+    shared: Arc<Shared>,
+}
+
+/// The outcome of a group before it is durable.
+#[derive(Default)]
+struct Staged {
+    state: State,
+    writes: BTreeMap<String, Option<Stored>>,
+    changes: Vec<Change>,
+}
+
+impl Writer {
+    fn commit_group(&mut self, group: Vec<Job>) {
+        if let Err(error) = self.check_writable() {
+            for job in group {
+                job.answer(Err(error.clone()));
+            }
+            return;
+        }
+        let mut staged = Staged { state: self.opened.state, ..Staged::default() };
+        let mut decided = Vec::with_capacity(group.len());
+        for job in group {
+            let outcome = self.stage(&job.commit, &mut staged);
+            decided.push((job, outcome));
+        }
+        // Refusals are answered after the flush as well: they may rest on a commit of the same group.
+        let durable = if staged.changes.is_empty() { Ok(()) } else { self.write(staged) };
+        for (job, outcome) in decided {
+            job.answer(durable.clone().and(outcome));
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if let Condition::ReadOnly(reason) =
+            &*self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            return Err(StoreError::ReadOnly { reason: reason.clone() });
+        }
+        match available_bytes(&self.opened.directory) {
+            Ok(available) if available < RESERVED_BYTES => {
+                Err(StoreError::Full { available_mib: available / (1024 * 1024) })
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(StoreError::Unreadable { reason: error.to_string() }),
+        }
+    }
+
+    /// Checks one commit against the store and the commits of its group before it, and adds it to them.
+    fn stage(&self, commit: &Commit, staged: &mut Staged) -> Result<Committed, StoreError> {
+        for guard in &commit.guards {
+            let holds = match guard {
+                Guard::Absent(key) => self.current(key, staged)?.is_none(),
+                Guard::Present(key) => self.current(key, staged)?.is_some(),
+                Guard::At(key, version) => {
+                    self.current(key, staged)?.is_some_and(|stored| stored.version == *version)
+                }
+                Guard::RevisionIs(revision) => staged.state.revision == *revision,
+            };
+            if !holds {
+                return Err(StoreError::Conflict { guard: guard.clone() });
+            }
+        }
+        if commit.is_empty() && !commit.raise_revision {
+            return Ok(Committed { version: staged.state.version, revision: staged.state.revision });
+        }
+        // All that can fail comes before the first change to `staged`.
+        let mut digest = staged.state.digest;
+        let version = Version(staged.state.version.0 + 1);
+        let mut writes = Vec::with_capacity(commit.writes.len());
+        for (key, value) in &commit.writes {
+            if let Some(old) = self.current(key, staged)? {
+                digest = digest.wrapping_sub(record::digest_share(key.as_bytes(), old.version));
+            }
+            let stored = value.clone().map(|value| Stored { version, value });
+            if stored.is_some() {
+                digest = digest.wrapping_add(record::digest_share(key.as_bytes(), version));
+            }
+            writes.push((key.clone(), stored));
+        }
+        let revision = Revision(staged.state.revision.0 + u64::from(commit.raise_revision));
+        staged.state = State { version, revision, digest };
+        staged.writes.extend(writes.iter().cloned());
+        staged.changes.push(Change { version, revision, raised_revision: commit.raise_revision, writes });
+        Ok(Committed { version, revision })
+    }
+
+    fn current(&self, key: &str, staged: &Staged) -> Result<Option<Stored>, StoreError> {
+        match staged.writes.get(key) {
+            Some(stored) => Ok(stored.clone()),
+            None => read(&self.shared.tree, key),
+        }
+    }
+
+    /// Applies a group and makes it durable. After a failure the store stays read-only, showing what is durable.
+    fn write(&mut self, staged: Staged) -> Result<(), StoreError> {
+        let Staged { state, writes, changes } = staged;
+        self.apply_and_sync(&state, &writes).inspect_err(|error| {
+            let reason = error.to_string();
+            tracing::error!(
+                event = "registry_read_only",
+                error = reason,
+                "the registry takes no more writes"
+            );
+            *self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner) =
+                Condition::ReadOnly(reason);
+        })?;
+        self.opened.state = state;
+        {
+            let mut durable = self.shared.durable.write().unwrap_or_else(PoisonError::into_inner);
+            durable.version = state.version;
+            durable.revision = state.revision;
+            durable.before.clear();
+        }
+        self.shared.changes.push(changes);
+        Ok(())
+    }
+
+    fn apply_and_sync(
+        &mut self,
+        state: &State,
+        writes: &BTreeMap<String, Option<Stored>>,
+    ) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        let mut before = BTreeMap::new();
+        for (key, stored) in writes {
+            before.insert(key.clone(), read(&self.shared.tree, key)?);
+            match stored {
+                Some(stored) => {
+                    batch
+                        .insert(physical(key), record::encode(key.as_bytes(), stored.version, &stored.value));
+                }
+                None => batch.remove(physical(key)),
+            }
+        }
+        batch.insert(META_KEY, state.encode());
+        let failed = |reason: String| StoreError::ReadOnly { reason };
+        {
+            let mut durable = self.shared.durable.write().unwrap_or_else(PoisonError::into_inner);
+            durable.before = before;
+            self.opened.tree.apply_batch(batch).map_err(|error| failed(error.to_string()))?;
+        }
+        self.opened.db.flush().map_err(|error| failed(error.to_string()))?;
+        self.opened.disk.sync().map_err(|error| failed(error.to_string()))?;
+        self.opened.mark.write(state.version.0).map_err(|error| failed(error.to_string()))
+    }
+
+    fn finish(self) {
+        let Self { opened, shared } = self;
+        let Opened { db, tree, mut disk, mark, lock, .. } = opened;
+        let flushed = db
+            .flush()
+            .map_err(|error| error.to_string())
+            .and_then(|_| disk.sync().and_then(|()| mark.sync()).map_err(|error| error.to_string()));
+        if let Err(error) = flushed {
+            tracing::error!(event = "registry_close_failed", error, "the registry was not closed cleanly");
+        }
+        shared.changes.close();
+        drop((tree, db, lock));
+    }
+}

@@ -1,0 +1,39 @@
+# Everything a person or CI does here. `make help` lists it.
+
+CARGO ?= cargo
+PROFILE ?= release
+TARGET_DIR := $(shell $(CARGO) metadata --format-version 1 --no-deps 2>/dev/null | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+PROFILE_DIR = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+IMAGE ?= hauberk:dev
+BINARIES = hauberk-control-plane hauberk-agent hauberk
+
+.PHONY: help build test check demo bench image
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the three binaries, optimised
+	$(CARGO) build --release --locked --bins
+
+test: ## Run every test (needs no network and no privilege; skips what the machine lacks, and says so)
+	$(CARGO) build --locked --bins
+	$(CARGO) test --locked --workspace
+
+check: ## Formatting, lints, docs and dependency rules
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	$(CARGO) deny --offline check bans licenses sources
+
+demo: ## Run a small shop behind real agents and watch a call be denied (Ctrl-C ends it)
+	$(CARGO) build --locked --bins
+	$(TARGET_DIR)/debug/hauberk demo up
+
+bench: ## Measure direct and through two agents, side by side, and print ratios
+	$(CARGO) build --release --locked --bins --benches
+	$(CARGO) bench --locked -p hauberk-integration-tests --bench mesh
+
+image: ## Build the image `hauberk:dev` from binaries of this machine, without any registry
+	$(CARGO) build --profile $(PROFILE) --locked --bins
+	deploy/image/build.sh $(TARGET_DIR)/$(PROFILE_DIR) $(IMAGE)

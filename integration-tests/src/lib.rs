@@ -1,1 +1,25 @@
-//! A real mesh in a box: drives the binaries with real clients and hostile peers.
+//! A real mesh in a box: the three binaries as processes on free ports of the loopback, in a
+//! temporary folder, stopped when the box is dropped. The tests in `tests/it` and the benchmark in
+//! `benches/mesh` drive it; nothing else depends on it.
+//!
+//! Everything here panics when something does not come about: it is test code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "test code: a failure is a panic with a reason, and processes are timed by the real clock"
+)]
+
+mod agent;
+mod app;
+mod control_plane;
+mod process;
+mod wait;
+
+pub use agent::{Agent, AgentOptions};
+pub use app::{App, Response, get, request};
+pub use control_plane::{CommandOutput, MeshBox};
+pub use process::{Process, binary};
+pub use wait::{eventually, free_port, samples, shared, skip};

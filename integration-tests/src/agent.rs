@@ -1,0 +1,186 @@
+//! One agent of the mesh in the box.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::{MeshBox, Process, binary, control_plane::path, eventually};
+
+/// How an agent is started.
+#[derive(Debug, Clone, Default)]
+pub struct AgentOptions {
+    /// Listener port → the app's address.
+    pub apps: Vec<(u16, SocketAddr)>,
+    /// Services bound to local ports: `redis:6379`.
+    pub tcp: Vec<String>,
+    /// An existing state directory; none: a new one.
+    pub state_dir: Option<PathBuf>,
+    /// An existing token file; none: a new token.
+    pub token_file: Option<PathBuf>,
+    /// More arguments.
+    pub arguments: Vec<String>,
+    /// A command for the agent to start.
+    pub child: Vec<String>,
+}
+
+impl AgentOptions {
+    /// With an app behind a listener port.
+    pub fn app(mut self, port: u16, address: SocketAddr) -> Self {
+        self.apps.push((port, address));
+        self
+    }
+
+    /// With a service bound to a local port.
+    pub fn tcp(mut self, service: &str) -> Self {
+        self.tcp.push(service.to_owned());
+        self
+    }
+
+    /// With more arguments.
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its process.
+    pub process: Process,
+    node: String,
+    state_dir: PathBuf,
+    options: AgentOptions,
+    control_plane: String,
+    bundle: PathBuf,
+    addresses: Value,
+}
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Agent {
+    pub(crate) fn start(mesh: &MeshBox, node: &str, mut options: AgentOptions) -> Self {
+        let agent = Self::spawn(mesh, node, &mut options);
+        agent.ready()
+    }
+
+    /// Starts an agent and does not wait for it.
+    pub fn spawn(mesh: &MeshBox, node: &str, options: &mut AgentOptions) -> Self {
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let state_dir =
+            options.state_dir.clone().unwrap_or_else(|| mesh.folder().join(format!("agent-{node}-{number}")));
+        if options.token_file.is_none() && !state_dir.exists() {
+            options.token_file = Some(mesh.token_file(node, &[]));
+        }
+        let bundle = mesh.bundle_file();
+        let process = launch(mesh.folder(), node, &state_dir, options, mesh.agent_address(), &bundle);
+        Self {
+            process,
+            node: node.to_owned(),
+            state_dir,
+            options: options.clone(),
+            control_plane: mesh.agent_address().to_owned(),
+            bundle,
+            addresses: Value::Null,
+        }
+    }
+
+    /// Waits until it is ready.
+    pub fn ready(mut self) -> Self {
+        self.wait_ready();
+        self
+    }
+
+    /// Ends it at once and starts it again with the state it had.
+    pub fn restart(&mut self, folder: &Path) {
+        self.process.kill();
+        self.process =
+            launch(folder, &self.node, &self.state_dir, &self.options, &self.control_plane, &self.bundle);
+        self.wait_ready();
+    }
+
+    /// Where its state lies.
+    pub fn state_dir(&self) -> &Path {
+        &self.state_dir
+    }
+
+    /// Where its app sends HTTP.
+    pub fn outbound(&self) -> SocketAddr {
+        self.address(&self.addresses["outbound"])
+    }
+
+    /// Its local admin.
+    pub fn admin(&self) -> SocketAddr {
+        self.address(&self.addresses["admin"])
+    }
+
+    /// Its health listener.
+    pub fn health(&self) -> SocketAddr {
+        self.address(&self.addresses["health"])
+    }
+
+    /// Where it takes mesh traffic for a listener port.
+    pub fn inbound(&self, port: u16) -> SocketAddr {
+        self.address(&self.addresses["inbound"][port.to_string()])
+    }
+
+    /// Where a bound TCP service is reached.
+    pub fn tcp(&self, service: &str) -> SocketAddr {
+        self.address(&self.addresses["tcp"][service])
+    }
+
+    fn address(&self, value: &Value) -> SocketAddr {
+        let text = value.as_str().unwrap_or_else(|| panic!("no such address: {}", self.addresses));
+        text.parse().unwrap()
+    }
+
+    fn wait_ready(&mut self) {
+        let file = self.state_dir.join("addresses.json");
+        let process = &mut self.process;
+        self.addresses = eventually(&format!("{} is ready", self.node), Duration::from_secs(30), || {
+            assert!(process.is_running(), "the agent ended:\n{}", process.log());
+            let text = fs::read_to_string(&file).ok()?;
+            let addresses: Value = serde_json::from_str(&text).ok()?;
+            let health = addresses["health"].as_str()?.parse().ok()?;
+            (crate::get(health, "health", "/readyz").ok()?.status == 200).then_some(addresses)
+        });
+    }
+}
+
+fn launch(
+    folder: &Path,
+    node: &str,
+    state_dir: &Path,
+    options: &AgentOptions,
+    control_plane: &str,
+    bundle: &Path,
+) -> Process {
+    let _ = fs::remove_file(state_dir.join("addresses.json"));
+    let mut command = Command::new(binary("hauberk-agent"));
+    command
+        .args(["run", "--control-plane", control_plane, "--state-dir", path(state_dir)])
+        .args(["--bundle-file", path(bundle), "--advertise-ip", "127.0.0.1"])
+        .args(["--outbound", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+    if let Some(file) = &options.token_file {
+        command.args(["--join-token-file", path(file)]);
+    }
+    for (port, app) in &options.apps {
+        command.args(["--listener", &format!("{port},inbound=127.0.0.1:0,app={app}")]);
+    }
+    for service in &options.tcp {
+        command.args(["--tcp", &format!("127.0.0.1:0={service}")]);
+    }
+    command.args(&options.arguments);
+    if !options.child.is_empty() {
+        command.arg("--").args(&options.child);
+    }
+    let name = state_dir.file_name().and_then(|name| name.to_str()).unwrap_or(node).to_owned();
+    Process::start(&name, folder, command)
+}

@@ -1,0 +1,237 @@
+//! A control plane in a temporary folder, and the command line that drives it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Agent, AgentOptions, Process, binary, eventually};
+
+/// What a finished command left.
+#[derive(Debug, Clone)]
+pub struct CommandOutput {
+    /// Exit code; -1 after a signal.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl CommandOutput {
+    /// Panics unless the command succeeded.
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self
+    }
+}
+
+/// A control plane, its folder, and a context for the command line.
+#[derive(Debug)]
+pub struct MeshBox {
+    folder: TempDir,
+    control_plane: Option<Process>,
+    arguments: Vec<String>,
+    admin: String,
+    agent: String,
+    health: String,
+}
+
+impl MeshBox {
+    /// Initialises and starts a control plane for the trust domain `box.test`.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same, with more arguments for `run`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("hauberk-it-").tempdir().unwrap();
+        let mut mesh = Self {
+            folder,
+            control_plane: None,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            admin: String::new(),
+            agent: String::new(),
+            health: String::new(),
+        };
+        let data = mesh.data_dir();
+        let init = ["init", "--trust-domain", "box.test", "--context", "box", "--data-dir"];
+        mesh.run_binary("hauberk-control-plane", init.iter().copied().chain([path(&data)]), None).ok();
+        mesh.start_control_plane("127.0.0.1:0", "127.0.0.1:0");
+        mesh
+    }
+
+    /// The temporary folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The control plane's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder().join("control-plane")
+    }
+
+    /// The folder that holds the command line's contexts.
+    pub fn cli_home(&self) -> PathBuf {
+        self.folder().join("cli")
+    }
+
+    /// Address of the admin API.
+    pub fn admin_address(&self) -> &str {
+        &self.admin
+    }
+
+    /// Address of the agent API.
+    pub fn agent_address(&self) -> &str {
+        &self.agent
+    }
+
+    /// Address of the health listener.
+    pub fn health_address(&self) -> &str {
+        &self.health
+    }
+
+    /// The running control plane.
+    pub fn control_plane(&mut self) -> &mut Process {
+        self.control_plane.as_mut().expect("the control plane runs")
+    }
+
+    /// Ends the control plane at once.
+    pub fn kill_control_plane(&mut self) {
+        if let Some(mut process) = self.control_plane.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it again on the addresses it had.
+    pub fn restart_control_plane(&mut self) {
+        self.kill_control_plane();
+        let (admin, agent) = (self.admin.clone(), self.agent.clone());
+        self.start_control_plane(&admin, &agent);
+    }
+
+    /// Runs `hauberk` with these arguments.
+    pub fn hauberk(&self, arguments: &[&str]) -> CommandOutput {
+        self.run_binary("hauberk", arguments.iter().copied(), None)
+    }
+
+    /// Runs `hauberk` with something on standard input.
+    pub fn hauberk_with_input(&self, arguments: &[&str], input: &str) -> CommandOutput {
+        self.run_binary("hauberk", arguments.iter().copied(), Some(input))
+    }
+
+    /// Runs `hauberk` and reads its standard output as JSON.
+    pub fn hauberk_json(&self, arguments: &[&str]) -> Value {
+        let output = self.hauberk(arguments).ok();
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", output.stdout))
+    }
+
+    /// Applies resources.
+    pub fn apply(&self, yaml: &str) -> CommandOutput {
+        self.hauberk_with_input(&["apply", "-f", "-"], yaml).ok()
+    }
+
+    /// Waits until everything is enforced.
+    pub fn wait_enforced(&self) {
+        self.hauberk(&["wait", "--timeout", "20s"]).ok();
+    }
+
+    /// A join token for a node, in a 0600 file.
+    pub fn token_file(&self, node: &str, more: &[&str]) -> PathBuf {
+        let file =
+            self.folder().join(format!("token-{node}-{}", fs::read_dir(self.folder()).unwrap().count()));
+        let arguments = ["token", "create", "--node", node, "--out", path(&file)];
+        self.hauberk(&[&arguments[..], more].concat()).ok();
+        file
+    }
+
+    /// SHA-256 of the root, hexadecimal.
+    pub fn root_fingerprint(&self) -> String {
+        let output = self.hauberk_json(&["token", "create", "--node", "web", "-o", "json"]);
+        output["rootFingerprint"].as_str().unwrap().to_owned()
+    }
+
+    /// The mesh's roots, PEM, as the context holds them.
+    pub fn bundle_file(&self) -> PathBuf {
+        let contexts = fs::read_to_string(self.cli_home().join("contexts.toml")).unwrap();
+        let begin = contexts.find("-----BEGIN CERTIFICATE-----").unwrap();
+        let key = contexts.find("bundle_pem").unwrap();
+        let begin = begin.max(contexts[key..].find("-----BEGIN").map(|at| key + at).unwrap());
+        let end = contexts[begin..].find("-----END CERTIFICATE-----").unwrap() + begin;
+        let pem = format!("{}-----END CERTIFICATE-----\n", &contexts[begin..end]).replace("\\n", "\n");
+        let file = self.folder().join("bundle.pem");
+        fs::write(&file, pem).unwrap();
+        file
+    }
+
+    /// Starts an agent for a node and waits until it is ready.
+    pub fn agent(&self, node: &str, options: AgentOptions) -> Agent {
+        Agent::start(self, node, options)
+    }
+
+    fn start_control_plane(&mut self, admin: &str, agent: &str) {
+        let addresses = self.data_dir().join("addresses.json");
+        let _ = fs::remove_file(&addresses);
+        let mut command = Command::new(binary("hauberk-control-plane"));
+        command
+            .args(["run", "--data-dir", path(&self.data_dir())])
+            .args(["--agent-listen", agent, "--admin-listen", admin, "--health-listen", "127.0.0.1:0"])
+            .args(&self.arguments)
+            .env("HAUBERK_HOME", self.cli_home());
+        let mut process = Process::start("control-plane", self.folder(), command);
+        let found = eventually("the control plane is ready", Duration::from_secs(30), || {
+            assert!(process.is_running(), "the control plane ended:\n{}", process.log());
+            let text = fs::read_to_string(&addresses).ok()?;
+            serde_json::from_str::<Value>(&text).ok()
+        });
+        let address = |name: &str| found[name].as_str().unwrap_or_else(|| panic!("{found}")).to_owned();
+        (self.admin, self.agent, self.health) = (address("admin"), address("agent"), address("health"));
+        self.control_plane = Some(process);
+        let contexts = self.cli_home().join("contexts.toml");
+        let text = fs::read_to_string(&contexts).unwrap();
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| match line.trim_start().starts_with("server ") {
+                true => format!("server = {:?}", self.admin),
+                false => line.to_owned(),
+            })
+            .collect();
+        fs::write(&contexts, lines.join("\n") + "\n").unwrap();
+    }
+
+    fn run_binary<'a>(
+        &self,
+        name: &str,
+        arguments: impl Iterator<Item = &'a str>,
+        input: Option<&str>,
+    ) -> CommandOutput {
+        let mut child = Command::new(binary(name))
+            .args(arguments)
+            .env("HAUBERK_HOME", self.cli_home())
+            .env("NO_COLOR", "1")
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
+            // The command may refuse before it has read everything.
+            let _ = std::io::Write::write_all(&mut pipe, input.as_bytes());
+        }
+        let output = child.wait_with_output().unwrap();
+        CommandOutput {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+pub(crate) fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

@@ -1,0 +1,47 @@
+//! Waiting for values, and what a test needs to know of its surroundings.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Asks `probe` again and again until it gives a value; panics with `what` after `deadline`.
+pub fn eventually<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(begun.elapsed() < deadline, "did not come about within {deadline:?}: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// An address of the loopback that nobody listened on a moment ago.
+pub fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// The folder of test data that lies beside the checkout in some places; says so and gives nothing
+/// where it does not.
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
+    if !found.exists() {
+        skip(&format!("{} is not here", found.display()));
+        return None;
+    }
+    Some(found)
+}
+
+/// The sample files beside the checkout, if they are there.
+pub fn samples(path: &str) -> Option<PathBuf> {
+    shared(&format!("samples/{path}"))
+}
+
+/// Says why a test does nothing on this machine.
+pub fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}

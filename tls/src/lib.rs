@@ -1,1 +1,38 @@
-//! X.509-SVIDs, trust bundles, the SPIFFE verifier and live reload over rustls.
+//! X.509-SVIDs over rustls: keys, requests, authorities, bundles, the verifier, live configurations and streams.
+//!
+//! No other crate names rustls. TLS 1.3 only, mutual by SPIFFE id, without tickets, resumption or early data, so that
+//! every connection is a full handshake against the bundle of that moment.
+
+mod authority;
+mod bootstrap;
+mod bundle;
+mod certificate;
+mod chain;
+mod fingerprint;
+mod handshake;
+mod issue;
+mod key;
+mod live;
+mod pem;
+mod provider;
+mod request;
+pub mod signing;
+mod stream;
+mod svid;
+mod verifier;
+
+pub use authority::{AuthorityError, IssuingAuthority, RootAuthority};
+pub use bootstrap::{BootstrapTrust, bootstrap_connector};
+pub use bundle::{BundleError, Root, TrustBundle};
+pub use certificate::CertificateFault;
+pub use fingerprint::{Fingerprint, FingerprintError};
+pub use issue::{IssueError, SelfCheckError, SvidTemplate, verify_issued};
+pub use key::{KeyError, KeyPair, PublicKey};
+pub use live::{ClientAuth, LiveIdentity, LiveIdentityError, LiveState, ServerExpectation};
+pub use provider::{SetupError, install_provider};
+pub use request::{CertificateRequest, CsrError};
+pub use rustls_pki_types::CertificateDer;
+pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError};
+pub use svid::{Svid, SvidError};
+pub use tokio_rustls::TlsStream;
+pub use verifier::{PeerIdentity, Usage, VerifyError, verify_svid};

@@ -1,0 +1,67 @@
+//! The first connection to a control plane, before there is a bundle of our own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+use rustls_pki_types::CertificateDer;
+
+use crate::bundle::{self, TrustBundle};
+use crate::certificate::Facts;
+use crate::fingerprint::Fingerprint;
+use crate::handshake::{ServerTrust, VerifyServer};
+use crate::live::{self, ServerExpectation};
+use crate::provider::SetupError;
+use crate::stream::Connector;
+use crate::verifier::{Usage, VerifyError, verify_parts};
+
+/// How a newcomer knows the right control plane.
+#[derive(Debug, Clone)]
+pub enum BootstrapTrust {
+    /// By the SHA-256 of the root's certificate, which the control plane sends in its chain. The trust domain is the
+    /// one that the root names.
+    Root(Fingerprint),
+    /// By a bundle that was copied here.
+    Bundle(Arc<TrustBundle>),
+}
+
+/// What connects to a control plane, presenting no certificate.
+///
+/// The server must be a control plane by its SPIFFE id: one of its workloads, though vouched for by the same root, is
+/// refused.
+///
+/// # Errors
+/// The TLS library refuses the configuration.
+pub fn bootstrap_connector(
+    trust: BootstrapTrust,
+    alpn: &[&[u8]],
+    timeout: Duration,
+) -> Result<Connector, SetupError> {
+    let config = live::client_config(VerifyServer(ServerTrust::Bootstrap(trust)), None, alpn)?;
+    Ok(Connector::new(config, None, timeout))
+}
+
+impl BootstrapTrust {
+    pub(crate) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixMillis,
+    ) -> Result<(), VerifyError> {
+        let id = match self {
+            Self::Bundle(bundle) => verify_parts(leaf, others, bundle, now, Usage::Server)?,
+            Self::Root(pin) => verify_parts(leaf, others, &pinned_root(others, *pin)?, now, Usage::Server)?,
+        };
+        ServerExpectation::ControlPlane.check(id)
+    }
+}
+
+/// The bundle that consists of the one presented certificate whose fingerprint is pinned.
+fn pinned_root(presented: &[CertificateDer<'_>], pin: Fingerprint) -> Result<TrustBundle, VerifyError> {
+    let root =
+        presented.iter().find(|der| Fingerprint::of(der) == pin).ok_or(VerifyError::PinNotPresented(pin))?;
+    let trust_domain = bundle::trust_domain_of(&Facts::read(root).map_err(VerifyError::Intermediate)?);
+    trust_domain
+        .and_then(|trust_domain| TrustBundle::new(trust_domain, [root.clone().into_owned()]).ok())
+        .ok_or(VerifyError::PinNotRoot(pin))
+}

@@ -1,0 +1,219 @@
+//! The roots of one trust domain.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hauberk_identity::{TrustDomain, Validity};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use thiserror::Error;
+
+use crate::certificate::{CertificateFault, Facts};
+use crate::fingerprint::Fingerprint;
+use crate::pem;
+
+/// The most roots in one bundle: a rotation needs two or three, and every handshake pays for each.
+const MAX_ROOTS: usize = 32;
+
+/// The roots that vouch for the members of one trust domain. Without roots it verifies nobody.
+#[derive(Clone)]
+pub struct TrustBundle {
+    trust_domain: TrustDomain,
+    /// Sorted by DER, so that equal sets have one spelling.
+    roots: Vec<Root>,
+    /// What webpki needs of each root, in the same order.
+    anchors: Vec<TrustAnchor<'static>>,
+}
+
+/// One root certificate of a bundle.
+#[derive(Clone)]
+pub struct Root {
+    der: CertificateDer<'static>,
+    fingerprint: Fingerprint,
+    validity: Validity,
+    path_len: Option<u32>,
+}
+
+/// Why a bundle is refused. The fault is whoever supplied it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BundleError {
+    /// The text is not PEM.
+    #[error("the bundle is not PEM")]
+    Pem,
+    /// More than 32 roots.
+    #[error("the bundle has {0} roots; 32 are the most")]
+    TooMany(usize),
+    /// One certificate is malformed.
+    #[error("a certificate of the bundle is refused: {0}")]
+    Certificate(#[from] CertificateFault),
+    /// One certificate is not that of an authority.
+    #[error("certificate {0} is not that of an authority")]
+    NotAnAuthority(Fingerprint),
+    /// One root names another trust domain, or, where the domain is to be learnt from them, none or a second.
+    #[error("root {0} is not of the bundle's trust domain")]
+    TrustDomain(Fingerprint),
+    /// There is no root to learn the trust domain from.
+    #[error("the bundle holds no certificate")]
+    Empty,
+}
+
+impl TrustBundle {
+    /// A bundle of the given roots; the order does not matter and duplicates collapse.
+    ///
+    /// # Errors
+    /// One of them is malformed, not an authority, or names another trust domain.
+    pub fn new<R>(trust_domain: TrustDomain, roots: impl IntoIterator<Item = R>) -> Result<Self, BundleError>
+    where
+        R: Into<CertificateDer<'static>>,
+    {
+        let mut sorted = BTreeMap::new();
+        for der in roots {
+            let der = der.into();
+            if !sorted.contains_key(der.as_ref()) {
+                sorted.insert(der.to_vec(), Root::read(der, Some(&trust_domain))?);
+            }
+            if sorted.len() > MAX_ROOTS {
+                return Err(BundleError::TooMany(sorted.len()));
+            }
+        }
+        let roots: Vec<Root> = sorted.into_values().collect();
+        let anchors = roots
+            .iter()
+            .map(|root| webpki::anchor_from_trusted_cert(&root.der).map(|anchor| anchor.to_owned()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| CertificateFault::Malformed)?;
+        Ok(Self { trust_domain, roots, anchors })
+    }
+
+    /// A bundle without roots, which verifies nobody.
+    pub fn empty(trust_domain: TrustDomain) -> Self {
+        Self { trust_domain, roots: Vec::new(), anchors: Vec::new() }
+    }
+
+    /// Reads the roots from PEM; sections that are not certificates are passed over.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::new`], and for text that is not PEM.
+    pub fn from_pem(trust_domain: TrustDomain, text: &str) -> Result<Self, BundleError> {
+        Self::new(trust_domain, pem::decode_certificates(text).map_err(|_| BundleError::Pem)?)
+    }
+
+    /// Reads the roots from PEM and learns the trust domain from the URI that they all carry.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::from_pem`], and where there is no root or the first names no trust domain.
+    pub fn from_self_describing_pem(text: &str) -> Result<Self, BundleError> {
+        let roots = pem::decode_certificates(text).map_err(|_| BundleError::Pem)?;
+        let first = roots.first().ok_or(BundleError::Empty)?;
+        let trust_domain = trust_domain_of(&Facts::read(first)?);
+        Self::new(trust_domain.ok_or_else(|| BundleError::TrustDomain(Fingerprint::of(first)))?, roots)
+    }
+
+    /// The trust domain whose members the roots vouch for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The roots, sorted by DER.
+    pub fn roots(&self) -> &[Root] {
+        &self.roots
+    }
+
+    /// The root with this fingerprint.
+    pub fn root(&self, fingerprint: Fingerprint) -> Option<&Root> {
+        self.roots.iter().find(|root| root.fingerprint == fingerprint)
+    }
+
+    /// All roots as one PEM text.
+    pub fn to_pem(&self) -> String {
+        pem::encode_certificates(self.roots.iter().map(|root| &root.der))
+    }
+
+    pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+
+    pub(crate) fn root_of(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
+        self.anchors.iter().position(|own| own == anchor).and_then(|at| self.roots.get(at))
+    }
+}
+
+impl Root {
+    /// Checks that `der` is the certificate of an authority that may stand for `trust_domain`.
+    fn read(der: CertificateDer<'static>, trust_domain: Option<&TrustDomain>) -> Result<Self, BundleError> {
+        let fingerprint = Fingerprint::of(&der);
+        let facts = Facts::read(&der)?;
+        let authority = facts.authority.filter(|authority| authority.critical);
+        let authority = authority.ok_or(BundleError::NotAnAuthority(fingerprint))?;
+        if !facts.key_usage.is_some_and(|usage| usage.cert_sign) || facts.subject_key_id.is_none() {
+            return Err(BundleError::NotAnAuthority(fingerprint));
+        }
+        // A root from elsewhere may name no trust domain, but it must not name another.
+        if let Some(trust_domain) = trust_domain
+            && facts.uris().any(|uri| uri != trust_domain.id_string())
+        {
+            return Err(BundleError::TrustDomain(fingerprint));
+        }
+        let (validity, path_len) = (facts.validity, authority.path_len);
+        Ok(Self { der, fingerprint, validity, path_len })
+    }
+
+    /// The certificate in DER.
+    pub fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
+    /// The SHA-256 of the certificate.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// When the root is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    pub(crate) fn path_len(&self) -> Option<u32> {
+        self.path_len
+    }
+}
+
+impl PartialEq for TrustBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain && self.roots == other.roots
+    }
+}
+
+impl Eq for TrustBundle {}
+
+impl PartialEq for Root {
+    fn eq(&self, other: &Self) -> bool {
+        self.der == other.der
+    }
+}
+
+impl Eq for Root {}
+
+impl fmt::Debug for TrustBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrustBundle")
+            .field("trust_domain", &self.trust_domain)
+            .field("roots", &self.roots)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Root").field(&self.fingerprint).finish()
+    }
+}
+
+/// The trust domain that an authority names in its only URI (X509-SVID §2).
+pub(crate) fn trust_domain_of(authority: &Facts<'_>) -> Option<TrustDomain> {
+    let mut uris = authority.uris();
+    let (uri, None) = (uris.next()?, uris.next()) else { return None };
+    TrustDomain::parse(uri.strip_prefix("spiffe://")?).ok()
+}
+
+#[cfg(test)]
+mod tests;

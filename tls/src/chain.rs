@@ -1,0 +1,132 @@
+//! Chain rules that do not depend on what a certificate names: from a leaf to a root of a bundle.
+//!
+//! webpki builds the path and verifies signatures, name constraints and path lengths; the rules that it leaves to its
+//! callers are added here.
+
+use std::cell::RefCell;
+
+use hauberk_identity::UnixMillis;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, VerifiedPath};
+
+use crate::bundle::TrustBundle;
+use crate::certificate::Facts;
+use crate::provider::CERTIFICATE_ALGORITHMS;
+use crate::verifier::{Usage, VerifyError};
+
+/// The most certificates that a peer may send besides its leaf.
+const MAX_INTERMEDIATES: usize = 4;
+
+/// Verifies that `leaf` may act as `usage` at `now` under one of the bundle's roots.
+pub(crate) fn verify_chain<'a>(
+    leaf: &'a CertificateDer<'a>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixMillis,
+    usage: Usage,
+) -> Result<Facts<'a>, VerifyError> {
+    if intermediates.len() > MAX_INTERMEDIATES {
+        return Err(VerifyError::TooManyCertificates(intermediates.len() + 1));
+    }
+    let facts = Facts::read(leaf).map_err(VerifyError::Leaf)?;
+    check_window(&facts, now)?;
+    check_leaf(&facts, usage)?;
+    let key_purpose = match usage {
+        Usage::Client => webpki::KeyUsage::client_auth(),
+        Usage::Server => webpki::KeyUsage::server_auth(),
+    };
+    let refused = RefCell::new(None);
+    let check = |path: &VerifiedPath<'_>| {
+        check_path(path, bundle, now).map_err(|error| {
+            refused.replace(Some(error));
+            webpki::Error::UnknownIssuer
+        })
+    };
+    EndEntityCert::try_from(leaf)
+        .and_then(|end_entity| {
+            end_entity.verify_for_usage(
+                CERTIFICATE_ALGORITHMS,
+                bundle.anchors(),
+                intermediates,
+                UnixTime::since_unix_epoch(now.since(UnixMillis(0))),
+                key_purpose,
+                None,
+                Some(&check),
+            )?;
+            Ok(())
+        })
+        .map_err(|error| refused.take().unwrap_or_else(|| error.into()))?;
+    Ok(facts)
+}
+
+fn check_window(facts: &Facts<'_>, now: UnixMillis) -> Result<(), VerifyError> {
+    let (not_before, not_after) = (facts.validity.not_before(), facts.validity.not_after());
+    // A certificate counts whole seconds: its last one is valid to the end.
+    if now.floor_to_second() > not_after {
+        return Err(VerifyError::Expired { not_after, now });
+    }
+    if now < not_before {
+        return Err(VerifyError::NotYetValid { not_before, now });
+    }
+    Ok(())
+}
+
+/// X509-SVID §4 and §5: what makes a certificate a leaf that may authenticate.
+fn check_leaf(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyError> {
+    if facts.authority.is_some() {
+        return Err(VerifyError::AuthorityAsLeaf);
+    }
+    let key_usage = facts.key_usage.ok_or(VerifyError::KeyUsage)?;
+    if !key_usage.digital_signature || key_usage.cert_sign || key_usage.crl_sign || !key_usage.critical {
+        return Err(VerifyError::KeyUsage);
+    }
+    let purposes = facts.extended_key_usage.ok_or(VerifyError::ExtendedKeyUsage(usage))?;
+    let permitted = match usage {
+        Usage::Client => purposes.client,
+        Usage::Server => purposes.server,
+    };
+    if !permitted {
+        return Err(VerifyError::ExtendedKeyUsage(usage));
+    }
+    if facts.authority_key_id.is_none() {
+        return Err(VerifyError::KeyIdentifier);
+    }
+    Ok(())
+}
+
+fn check_path(path: &VerifiedPath<'_>, bundle: &TrustBundle, now: UnixMillis) -> Result<(), VerifyError> {
+    let root = bundle.root_of(path.anchor()).ok_or(VerifyError::UnknownIssuer)?;
+    if !root.validity().contains(now.floor_to_second()) {
+        return Err(VerifyError::RootOutsideValidity(root.fingerprint()));
+    }
+    let mut below_root = 0;
+    for intermediate in path.intermediate_certificates() {
+        let der = intermediate.der();
+        let facts = Facts::read(&der).map_err(VerifyError::Intermediate)?;
+        check_window(&facts, now)?;
+        check_intermediate(&facts)?;
+        if !facts.self_issued {
+            below_root += 1;
+        }
+    }
+    if root.path_len().is_some_and(|most| below_root > most) {
+        return Err(VerifyError::PathTooLong);
+    }
+    Ok(())
+}
+
+/// RFC 5280 §4.2.1: what an authority must carry to have its signatures believed.
+fn check_intermediate(facts: &Facts<'_>) -> Result<(), VerifyError> {
+    let authority = facts.authority.ok_or(VerifyError::NotAnAuthority)?;
+    let signs = facts.key_usage.is_some_and(|usage| usage.cert_sign);
+    if !authority.critical || !signs {
+        return Err(VerifyError::NotAnAuthority);
+    }
+    if facts.subject_key_id.is_none() || facts.authority_key_id.is_none() {
+        return Err(VerifyError::KeyIdentifier);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod limbo;

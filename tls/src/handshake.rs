@@ -1,0 +1,172 @@
+//! Where rustls asks who the peer is, and our verifier answers.
+
+use std::sync::Arc;
+
+use hauberk_identity::UnixMillis;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::bootstrap::BootstrapTrust;
+use crate::live::{ClientAuth, LiveIdentity, ServerExpectation};
+use crate::provider;
+use crate::verifier::{Usage, VerifyError, verify_parts};
+
+/// A server's check of its clients: any member of the trust domain.
+#[derive(Debug)]
+pub(crate) struct VerifyClients {
+    pub(crate) live: LiveIdentity,
+    pub(crate) client_auth: ClientAuth,
+}
+
+/// A client's check of its server.
+#[derive(Debug)]
+pub(crate) struct VerifyServer(pub(crate) ServerTrust);
+
+/// What a client's check rests on.
+#[derive(Debug)]
+pub(crate) enum ServerTrust {
+    /// The bundle of the moment, and who is expected.
+    Live(LiveIdentity, ServerExpectation),
+    /// What a newcomer was given.
+    Bootstrap(BootstrapTrust),
+}
+
+impl ServerTrust {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixMillis,
+    ) -> Result<(), VerifyError> {
+        match self {
+            Self::Live(live, expected) => {
+                expected.check(verify_parts(leaf, others, live.current().bundle(), now, Usage::Server)?)
+            }
+            Self::Bootstrap(trust) => trust.verify(leaf, others, now),
+        }
+    }
+}
+
+impl ClientCertVerifier for VerifyClients {
+    fn client_auth_mandatory(&self) -> bool {
+        self.client_auth == ClientAuth::Required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[] // Names of roots would only tell strangers about us.
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        verify_parts(leaf, others, self.live.current().bundle(), unix_millis(now), Usage::Client)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        provider::refuse_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        provider::verify_handshake_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider::handshake_schemes()
+    }
+}
+
+impl ServerCertVerifier for VerifyServer {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.0.verify(leaf, others, unix_millis(now))?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        provider::refuse_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        provider::verify_handshake_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider::handshake_schemes()
+    }
+}
+
+/// Towards the peer: the alert that fits. Towards us the error itself comes back through [`refusal`].
+impl From<VerifyError> for rustls::Error {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Expired { not_after, now } => {
+                CertificateError::ExpiredContext { time: unix_time(now), not_after: unix_time(not_after) }
+            }
+            VerifyError::NotYetValid { not_before, now } => CertificateError::NotValidYetContext {
+                time: unix_time(now),
+                not_before: unix_time(not_before),
+            },
+            VerifyError::UnknownIssuer => CertificateError::UnknownIssuer,
+            VerifyError::BadSignature => CertificateError::BadSignature,
+            other => CertificateError::Other(OtherError(Arc::new(other))),
+        }
+        .into()
+    }
+}
+
+/// The reason of ours for which rustls broke a handshake off, if it was one.
+pub(crate) fn refusal(error: &rustls::Error) -> Option<VerifyError> {
+    let rustls::Error::InvalidCertificate(error) = error else { return None };
+    match error {
+        CertificateError::ExpiredContext { time, not_after } => {
+            Some(VerifyError::Expired { not_after: unix_millis(*not_after), now: unix_millis(*time) })
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            Some(VerifyError::NotYetValid { not_before: unix_millis(*not_before), now: unix_millis(*time) })
+        }
+        CertificateError::UnknownIssuer => Some(VerifyError::UnknownIssuer),
+        CertificateError::BadSignature => Some(VerifyError::BadSignature),
+        CertificateError::Other(OtherError(error)) => error.downcast_ref::<VerifyError>().cloned(),
+        other => Some(VerifyError::Path(format!("{other:?}"))),
+    }
+}
+
+fn unix_millis(time: UnixTime) -> UnixMillis {
+    UnixMillis::from_secs(time.as_secs())
+}
+
+fn unix_time(instant: UnixMillis) -> UnixTime {
+    UnixTime::since_unix_epoch(instant.since(UnixMillis(0)))
+}

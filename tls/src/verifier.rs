@@ -1,0 +1,255 @@
+//! Who a peer is: the one check of an X.509-SVID, for clients and servers alike.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hauberk_identity::{Serial, SpiffeId, SpiffeIdError, TrustDomain, UnixMillis};
+use rustls_pki_types::CertificateDer;
+use thiserror::Error;
+
+use crate::bundle::TrustBundle;
+use crate::certificate::{CertificateFault, Facts};
+use crate::chain::verify_chain;
+use crate::fingerprint::Fingerprint;
+
+/// In which role a certificate authenticates its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// The owner connects.
+    Client,
+    /// The owner is connected to.
+    Server,
+}
+
+/// A peer whose certificate was verified.
+#[derive(Clone)]
+pub struct PeerIdentity {
+    id: SpiffeId,
+    serial: Serial,
+    not_after: UnixMillis,
+    key_fingerprint: Fingerprint,
+    chain: Arc<[CertificateDer<'static>]>,
+}
+
+/// Why a certificate does not prove an identity. The fault is the peer's, or that of who issued to it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum VerifyError {
+    /// No certificate at all.
+    #[error("no certificate was presented")]
+    NoCertificate,
+    /// More certificates than anybody needs.
+    #[error("{0} certificates were presented; 5 are the most")]
+    TooManyCertificates(usize),
+    /// The peer's own certificate breaks the profile.
+    #[error("the certificate is refused: {0}")]
+    Leaf(#[source] CertificateFault),
+    /// A certificate between it and the root breaks the profile.
+    #[error("an intermediate certificate is refused: {0}")]
+    Intermediate(#[source] CertificateFault),
+    /// The time is past notAfter.
+    #[error("the certificate expired at {not_after}; it is {now}")]
+    Expired {
+        /// The last valid instant.
+        not_after: UnixMillis,
+        /// The time that was checked.
+        now: UnixMillis,
+    },
+    /// The time is before notBefore.
+    #[error("the certificate is valid from {not_before}; it is {now}")]
+    NotYetValid {
+        /// The first valid instant.
+        not_before: UnixMillis,
+        /// The time that was checked.
+        now: UnixMillis,
+    },
+    /// The certificate of an authority authenticates nobody.
+    #[error("the certificate is that of an authority")]
+    AuthorityAsLeaf,
+    /// keyUsage must be critical and hold digitalSignature, not keyCertSign or cRLSign.
+    #[error("the certificate's key usage does not permit it to authenticate, or permits it to issue")]
+    KeyUsage,
+    /// extKeyUsage must be present and hold the role.
+    #[error("the certificate's extended key usage does not permit it to act as a {0}")]
+    ExtendedKeyUsage(Usage),
+    /// An authority or subject key identifier is missing.
+    #[error("a certificate of the chain lacks its key identifiers")]
+    KeyIdentifier,
+    /// A certificate in the chain issued although it may not.
+    #[error("a certificate of the chain is not that of an authority")]
+    NotAnAuthority,
+    /// More intermediates than the root permits.
+    #[error("the chain is longer than its root permits")]
+    PathTooLong,
+    /// No root of the bundle vouches for the chain.
+    #[error("no root of the trust bundle vouches for the certificate")]
+    UnknownIssuer,
+    /// The chain ends in a root that is itself expired or not valid yet.
+    #[error("root {0} is outside its own validity")]
+    RootOutsideValidity(Fingerprint),
+    /// A signature in the chain is wrong.
+    #[error("a signature in the chain is wrong")]
+    BadSignature,
+    /// Anything else that path validation finds.
+    #[error("the chain is refused: {0}")]
+    Path(String),
+    /// Not exactly one URI among the names.
+    #[error("the certificate has {0} URI names; a SPIFFE certificate has exactly one")]
+    NotOneUri(usize),
+    /// The URI is not a SPIFFE id with a path.
+    #[error("the certificate's URI is not a SPIFFE id: {0}")]
+    NotSpiffeId(#[from] SpiffeIdError),
+    /// The id belongs to another trust domain than the bundle.
+    #[error("{id} is not of trust domain {trust_domain}")]
+    ForeignTrustDomain {
+        /// Whom the certificate names.
+        id: SpiffeId,
+        /// The trust domain of the bundle.
+        trust_domain: TrustDomain,
+    },
+    /// A proper identity, but not one that was expected here.
+    #[error("{0} is not who was expected")]
+    UnexpectedId(SpiffeId),
+    /// A proper identity, but not the control plane's.
+    #[error("{0} is not a control plane")]
+    NotControlPlane(SpiffeId),
+    /// No certificate of the chain has the pinned fingerprint.
+    #[error("no certificate presented has the pinned fingerprint {0}")]
+    PinNotPresented(Fingerprint),
+    /// The pinned certificate cannot be a root.
+    #[error("the pinned certificate {0} cannot serve as a root of a trust domain")]
+    PinNotRoot(Fingerprint),
+}
+
+/// Verifies a chain, leaf first, and says whom it proves.
+///
+/// # Errors
+/// The first rule that it breaks; see [`VerifyError`].
+pub fn verify_svid(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixMillis,
+    usage: Usage,
+) -> Result<PeerIdentity, VerifyError> {
+    let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
+    verify_parts(leaf, intermediates, bundle, now, usage)?;
+    PeerIdentity::read(chain)
+}
+
+/// The same where the leaf stands apart, as TLS hands it over; yields the id alone.
+pub(crate) fn verify_parts(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixMillis,
+    usage: Usage,
+) -> Result<SpiffeId, VerifyError> {
+    let facts = verify_chain(leaf, intermediates, bundle, now, usage)?;
+    let id = spiffe_id(&facts)?;
+    if !id.is_member_of(bundle.trust_domain()) {
+        return Err(VerifyError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
+    }
+    Ok(id)
+}
+
+/// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.
+pub(crate) fn spiffe_id(facts: &Facts<'_>) -> Result<SpiffeId, VerifyError> {
+    match (facts.uris().next(), facts.uris().count()) {
+        (Some(uri), 1) => Ok(SpiffeId::parse(uri)?),
+        (_, count) => Err(VerifyError::NotOneUri(count)),
+    }
+}
+
+impl PeerIdentity {
+    /// Reads the identity out of a chain that has been verified.
+    pub(crate) fn read(chain: &[CertificateDer<'_>]) -> Result<Self, VerifyError> {
+        let leaf = chain.first().ok_or(VerifyError::NoCertificate)?;
+        let facts = Facts::read(leaf).map_err(VerifyError::Leaf)?;
+        Ok(Self {
+            id: spiffe_id(&facts)?,
+            serial: facts.serial,
+            not_after: facts.validity.not_after(),
+            key_fingerprint: Fingerprint::of(facts.spki),
+            chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
+        })
+    }
+
+    /// Who the peer is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The serial number of the certificate.
+    pub fn serial(&self) -> Serial {
+        self.serial
+    }
+
+    /// The last instant at which the certificate is valid.
+    pub fn not_after(&self) -> UnixMillis {
+        self.not_after
+    }
+
+    /// The SHA-256 of the certificate's SubjectPublicKeyInfo.
+    pub fn key_fingerprint(&self) -> Fingerprint {
+        self.key_fingerprint
+    }
+
+    /// The chain as the peer presented it, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// Verifies the chain again: for a live connection, when the bundle has changed.
+    ///
+    /// # Errors
+    /// The chain would not be accepted today.
+    pub fn verify_again(
+        &self,
+        bundle: &TrustBundle,
+        now: UnixMillis,
+        usage: Usage,
+    ) -> Result<(), VerifyError> {
+        let (leaf, intermediates) = self.chain.split_first().ok_or(VerifyError::NoCertificate)?;
+        verify_parts(leaf, intermediates, bundle, now, usage).map(drop)
+    }
+}
+
+impl fmt::Debug for PeerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerIdentity")
+            .field("id", &self.id)
+            .field("serial", &self.serial)
+            .field("not_after", &self.not_after)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
+}
+
+impl From<webpki::Error> for VerifyError {
+    fn from(error: webpki::Error) -> Self {
+        match error {
+            webpki::Error::CertExpired { time, not_after } => {
+                Self::Expired { not_after: millis(not_after), now: millis(time) }
+            }
+            webpki::Error::CertNotValidYet { time, not_before } => {
+                Self::NotYetValid { not_before: millis(not_before), now: millis(time) }
+            }
+            webpki::Error::UnknownIssuer => Self::UnknownIssuer,
+            webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature,
+            webpki::Error::PathLenConstraintViolated => Self::PathTooLong,
+            webpki::Error::EndEntityUsedAsCa => Self::NotAnAuthority,
+            other => Self::Path(other.to_string()),
+        }
+    }
+}
+
+fn millis(time: rustls_pki_types::UnixTime) -> UnixMillis {
+    UnixMillis::from_secs(time.as_secs())
+}

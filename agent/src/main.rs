@@ -1,3 +1,3 @@
-//! Stands beside a service: mutual TLS, routing and authorization.
+//! The agent's binary.
 
 fn main() {}

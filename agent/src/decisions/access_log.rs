@@ -1,0 +1,232 @@
+//! One JSON line for each request and connection, written off the hot path.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+use serde::Serialize;
+use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
+
+use super::{DecisionId, Facts, Outcome};
+
+/// How many bytes of lines may wait; what comes on top is counted and left out.
+const MAX_WAITING: usize = 1 << 20;
+/// How long lines are gathered before they are written together.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Where lines are put. Never waits for whoever reads them.
+#[derive(Debug, Clone)]
+pub struct AccessLog(Arc<Shared>);
+
+/// The thread that writes them. Dropping it without [`AccessLogWriter::close`] leaves the last lines unwritten.
+#[derive(Debug)]
+pub struct AccessLogWriter {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    is_closed: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    timestamp: Text<UnixMillis>,
+    event: &'static str,
+    decision: &'static str,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_decision: Option<&'static str>,
+    caller: &'a str,
+    peer: Text<std::net::SocketAddr>,
+    port: u16,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    service: &'a str,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    path: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    route: &'a str,
+    #[serde(serialize_with = "as_texts")]
+    policies: &'a [Arc<str>],
+    #[serde(skip_serializing_if = "is_zero")]
+    status: u16,
+    duration_us: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    epoch: u64,
+    revision: u64,
+}
+
+/// Serialised as it prints.
+struct Text<T>(T);
+
+impl AccessLog {
+    /// A log whose lines go to `sink`, and the thread that brings them there.
+    ///
+    /// # Errors
+    /// The system starts no thread.
+    pub fn start(sink: impl Write + Send + 'static) -> io::Result<(Self, AccessLogWriter)> {
+        let shared = Arc::new(Shared::default());
+        let thread = std::thread::Builder::new().name("access-log".to_owned()).stack_size(64 * 1024).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.write_until_closed(sink)
+        })?;
+        Ok((Self(Arc::clone(&shared)), AccessLogWriter { shared, thread }))
+    }
+
+    pub(super) fn write(&self, at: UnixMillis, facts: &Facts<'_>, id: Option<&DecisionId>, outcome: &Outcome) {
+        let line = Line {
+            timestamp: Text(at),
+            event: "access",
+            decision: facts.ruling.verdict().as_str(),
+            reason: facts.ruling.reason(),
+            id: id.map(DecisionId::as_str),
+            audit_decision: facts.ruling.audit_verdict().map(super::Verdict::as_str),
+            caller: facts.caller_id(),
+            peer: Text(facts.peer_address),
+            port: facts.port,
+            service: facts.service,
+            action: facts.request.action(),
+            method: match facts.request {
+                super::Request::Http { method, .. } => Some(method),
+                super::Request::Grpc { .. } | super::Request::Connect => None,
+            },
+            path: facts.request.path(),
+            route: facts.ruling.route(),
+            policies: facts.ruling.policies(),
+            status: outcome.status,
+            duration_us: u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
+            bytes_in: outcome.bytes_in,
+            bytes_out: outcome.bytes_out,
+            epoch: facts.view.map_or(0, |view| view.epoch),
+            revision: facts.view.map_or(0, |view| view.revision),
+        };
+        let mut text = Vec::with_capacity(512);
+        let mut serializer = serde_json::Serializer::with_formatter(&mut text, Printable(CompactFormatter));
+        // Only a serialiser of ours could fail here, and none does; a half-written line must not go out all the same.
+        if line.serialize(&mut serializer).is_err() {
+            self.0.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        text.push(b'\n');
+        self.0.add(&text);
+    }
+
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl AccessLogWriter {
+    /// Writes what is waiting and ends the thread. Blocks as long as the sink does.
+    pub fn close(self) {
+        self.shared.waiting().is_closed = true;
+        self.shared.changed.notify_all();
+        if self.thread.join().is_err() {
+            tracing::error!(event = "access_log_failed");
+        }
+    }
+}
+
+impl Shared {
+    fn add(&self, line: &[u8]) {
+        let mut waiting = self.waiting();
+        if waiting.lines.len() + line.len() > MAX_WAITING {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let was_empty = waiting.lines.is_empty();
+        waiting.lines.extend_from_slice(line);
+        drop(waiting);
+        if was_empty {
+            self.changed.notify_one();
+        }
+    }
+
+    fn write_until_closed(&self, mut sink: impl Write) {
+        let mut lines = Vec::new();
+        loop {
+            let waiting = self
+                .changed
+                .wait_while(self.waiting(), |waiting| waiting.lines.is_empty() && !waiting.is_closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            // Further lines may come meanwhile; they are written together, so that a busy agent wakes us seldom.
+            let (mut waiting, _) = self
+                .changed
+                .wait_timeout_while(waiting, GATHER, |waiting| !waiting.is_closed)
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::swap(&mut lines, &mut waiting.lines);
+            let is_closed = waiting.is_closed;
+            drop(waiting);
+            if sink.write_all(&lines).and_then(|()| sink.flush()).is_err() {
+                let lost = lines.iter().filter(|byte| **byte == b'\n').count();
+                self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+            }
+            lines.clear();
+            lines.shrink_to(64 * 1024);
+            if is_closed {
+                return;
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: std::fmt::Display> Serialize for Text<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Escapes whatever is not printable ASCII, so that no caller can steer a terminal or break a line.
+struct Printable(CompactFormatter);
+
+impl Formatter for Printable {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.bytes().all(|byte| (b' '..0x7f).contains(&byte)) {
+            return writer.write_all(fragment.as_bytes());
+        }
+        let mut units = [0; 2];
+        for c in fragment.chars() {
+            if matches!(c, ' '..='~') {
+                writer.write_all(&[c as u8])?;
+            } else {
+                c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_char_escape<W: ?Sized + Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
+        self.0.write_char_escape(writer, escape)
+    }
+}
+
+fn as_texts<S: serde::Serializer>(names: &&[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(|name| &**name))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn is_zero(status: &u16) -> bool {
+    *status == 0
+}

@@ -1,0 +1,219 @@
+//! What is known of one decision.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{Serial, UnixMillis};
+use hauberk_policy::{Action, Caller, Decision, Effect, Reason};
+use hauberk_proto::agent::v1 as pb;
+
+use super::DecisionId;
+use crate::mesh::NodeView;
+
+/// Who asked for what, and what was decided. Borrows, so that gathering it costs nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// The view that decided; none where inbound was closed.
+    pub view: Option<&'a Arc<NodeView>>,
+    /// Who called.
+    pub caller: &'a Caller,
+    /// The serial number of the caller's certificate.
+    pub caller_serial: Option<Serial>,
+    /// Where the caller connected from.
+    pub peer_address: SocketAddr,
+    /// The listener's number in the mesh.
+    pub port: u16,
+    /// The virtual service that was asked for; empty where none was named.
+    pub service: &'a str,
+    /// What was asked for.
+    pub request: Request<'a>,
+    /// What was decided, and why.
+    pub ruling: Ruling<'a>,
+}
+
+/// What was decided, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub enum Ruling<'a> {
+    /// By the view's policies.
+    Policy(&'a Decision),
+    /// Denied before policies were asked.
+    Refused {
+        /// A stable name, such as `no_view` or `wrong_service`.
+        reason: &'static str,
+    },
+}
+
+/// What a caller asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// An HTTP request.
+    Http {
+        /// Its method.
+        method: &'a str,
+        /// Its path, canonical unless it was refused for being ambiguous.
+        path: &'a str,
+        /// Whether it asks for another protocol.
+        is_upgrade: bool,
+    },
+    /// A gRPC call.
+    Grpc {
+        /// `/package.Service/Method`.
+        path: &'a str,
+    },
+    /// A TCP stream.
+    Connect,
+}
+
+/// What was decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It may pass.
+    Allow,
+    /// It may not.
+    Deny,
+    /// Nothing permits it, but `authorization: AUDIT` lets it pass.
+    AuditAllow,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Outcome {
+    /// The HTTP status that was sent; 0 where there is none.
+    pub status: u16,
+    /// From the first byte of the request, or of the connection, to the last.
+    pub duration: Duration,
+    /// Bytes of content from the caller.
+    pub bytes_in: u64,
+    /// Bytes of content to the caller.
+    pub bytes_out: u64,
+}
+
+impl Request<'_> {
+    /// The action's name in policies.
+    pub fn action(&self) -> &'static str {
+        match self {
+            Self::Http { is_upgrade: true, .. } => Action::Upgrade,
+            Self::Http { method, .. } => Action::of_method(method),
+            Self::Grpc { .. } => Action::Call,
+            Self::Connect => Action::Connect,
+        }
+        .as_str()
+    }
+
+    /// The path without a leading slash for gRPC methods, as templates write them; empty for TCP.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Http { path, .. } => path,
+            Self::Grpc { path } => path.strip_prefix('/').unwrap_or(path),
+            Self::Connect => "",
+        }
+    }
+}
+
+impl Verdict {
+    /// The name in access lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::AuditAllow => "audit_allow",
+        }
+    }
+
+    pub(super) fn to_proto(self) -> i32 {
+        match self {
+            Self::Allow => pb::Verdict::Allow,
+            Self::Deny => pb::Verdict::Deny,
+            Self::AuditAllow => pb::Verdict::AuditAllow,
+        }
+        .into()
+    }
+}
+
+impl<'a> Ruling<'a> {
+    /// Whether it passed.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Self::Policy(Decision { effect: Effect::Deny, .. }) | Self::Refused { .. } => Verdict::Deny,
+            Self::Policy(Decision { reason: Reason::AuditDefaultAllow, .. }) => Verdict::AuditAllow,
+            Self::Policy(_) => Verdict::Allow,
+        }
+    }
+
+    /// Why: a stable name such as `no_policy_matched`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Policy(decision) => decision.reason.as_str(),
+            Self::Refused { reason } => reason,
+        }
+    }
+
+    /// The policies that decided.
+    pub fn policies(&self) -> &'a [Arc<str>] {
+        match self {
+            Self::Policy(decision) => &decision.policies,
+            Self::Refused { .. } => &[],
+        }
+    }
+
+    /// The template of the route that the request belongs to; empty where there is none.
+    pub fn route(&self) -> &'a str {
+        let label = match self {
+            Self::Policy(decision) => decision.resource.as_deref().unwrap_or_default(),
+            Self::Refused { .. } => "",
+        };
+        label.split_once(' ').map_or("", |(_port, template)| template)
+    }
+
+    /// What policies in mode audit would have said, where that differs.
+    pub fn audit_verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Policy(Decision { effect, audit: Some(audit), .. }) if audit.effect != *effect => {
+                Some(if audit.effect == Effect::Allow { Verdict::Allow } else { Verdict::Deny })
+            }
+            Self::Policy(_) | Self::Refused { .. } => None,
+        }
+    }
+}
+
+impl<'a> Facts<'a> {
+    /// The caller's SPIFFE id; empty for an anonymous one.
+    pub fn caller_id(&self) -> &'a str {
+        match self.caller {
+            Caller::Peer(id) => id.as_str(),
+            Caller::Anonymous => "",
+        }
+    }
+
+    pub(super) fn to_proto(
+        &self,
+        at: UnixMillis,
+        id: Option<&DecisionId>,
+        outcome: Option<&Outcome>,
+    ) -> pb::Decision {
+        pb::Decision {
+            id: id.map(ToString::to_string).unwrap_or_default(),
+            at_unix_ms: at.0,
+            caller: self.caller_id().to_owned(),
+            caller_serial: self.caller_serial.map(|serial| serial.to_string()).unwrap_or_default(),
+            node: self.view.map(|view| view.spiffe_id.to_string()).unwrap_or_default(),
+            port: self.port.into(),
+            service: self.service.to_owned(),
+            action: self.request.action().to_owned(),
+            path: self.request.path().to_owned(),
+            route: self.ruling.route().to_owned(),
+            verdict: self.ruling.verdict().to_proto(),
+            reason: self.ruling.reason().to_owned(),
+            policies: self.ruling.policies().iter().map(ToString::to_string).collect(),
+            status: outcome.map_or(0, |outcome| outcome.status.into()),
+            duration_us: outcome
+                .map_or(0, |outcome| u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX)),
+            peer_address: self.peer_address.to_string(),
+            first_of_kind: false,
+            audit_verdict: self.ruling.audit_verdict().map_or(0, Verdict::to_proto),
+            epoch: self.view.map_or(0, |view| view.epoch),
+            revision: self.view.map_or(0, |view| view.revision),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Whether, and by which rules, traffic is let in.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_policy::{Engine, Protocol};
+use tokio::sync::watch;
+
+/// What decides inbound traffic.
+#[derive(Debug, Clone)]
+pub enum Inbound {
+    /// Everything is denied.
+    Closed {
+        /// Why.
+        reason: ClosedReason,
+    },
+    /// The view's engine decides.
+    Open(Arc<NodeView>),
+}
+
+/// Why everything is denied. [`ClosedReason::as_str`] is the name in logs and decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClosedReason {
+    /// No view has come yet.
+    NoView,
+    /// An authentic view came that needs a feature which this agent lacks.
+    MissingFeature,
+    /// An authentic view came that cannot be applied.
+    InvalidView,
+    /// The view has not been confirmed for longer than its `maxViewAge`.
+    ViewTooOld,
+    /// Our own certificate has expired.
+    CertificateExpired,
+}
+
+impl ClosedReason {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoView => "no_view",
+            Self::MissingFeature => "missing_feature",
+            Self::InvalidView => "invalid_view",
+            Self::ViewTooOld => "view_too_old",
+            Self::CertificateExpired => "certificate_expired",
+        }
+    }
+}
+
+/// The node's own view, ready to decide by.
+#[derive(Debug)]
+pub struct NodeView {
+    /// The control plane's epoch.
+    pub epoch: u64,
+    /// The revision at which the view's content last changed.
+    pub revision: u64,
+    /// Our own id.
+    pub spiffe_id: SpiffeId,
+    /// Our listeners.
+    pub ports: Vec<Port>,
+    /// What decides.
+    pub engine: Arc<Engine>,
+}
+
+/// One listener, as the view describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its number in the mesh; where we really listen is configured.
+    pub number: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The virtual services that this port is.
+    pub services: Vec<Name>,
+}
+
+impl NodeView {
+    /// The listener with this number.
+    pub fn port(&self, number: u16) -> Option<&Port> {
+        self.ports.iter().find(|port| port.number == number)
+    }
+}
+
+/// The one writer of [`Inbound`]: several reasons may close at once, and inbound opens when none is left.
+#[derive(Debug)]
+pub struct InboundGate {
+    causes: Mutex<Causes>,
+    current: watch::Sender<Arc<Inbound>>,
+    has_valid_certificate: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Causes {
+    view: Option<Arc<NodeView>>,
+    /// An authentic newer view that could not be applied.
+    unusable: Option<ClosedReason>,
+    too_old: bool,
+    expired: bool,
+}
+
+impl InboundGate {
+    /// Closed, since there is no view and no certificate.
+    pub fn new() -> Self {
+        Self {
+            causes: Mutex::new(Causes { view: None, unusable: None, too_old: false, expired: true }),
+            current: watch::Sender::new(Arc::new(Inbound::Closed { reason: ClosedReason::NoView })),
+            has_valid_certificate: AtomicBool::new(false),
+        }
+    }
+
+    /// What decides, now and at each change.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Inbound>> {
+        self.current.subscribe()
+    }
+
+    /// Whether our own certificate is valid.
+    pub fn has_valid_certificate(&self) -> bool {
+        self.has_valid_certificate.load(Ordering::Relaxed)
+    }
+
+    /// Decides by this view from now on.
+    pub fn open(&self, view: Arc<NodeView>) {
+        self.change(|causes| {
+            causes.view = Some(view);
+            causes.unusable = None;
+            causes.too_old = false;
+        });
+    }
+
+    /// Denies everything until a view comes that can be applied.
+    pub fn close(&self, reason: ClosedReason) {
+        self.change(|causes| causes.unusable = Some(reason));
+    }
+
+    /// Tells whether the view in force is older than it may be.
+    pub fn set_too_old(&self, too_old: bool) {
+        self.change(|causes| causes.too_old = too_old);
+    }
+
+    /// Tells whether our own certificate is valid.
+    pub fn set_certificate_valid(&self, valid: bool) {
+        self.has_valid_certificate.store(valid, Ordering::Relaxed);
+        self.change(|causes| causes.expired = !valid);
+    }
+
+    /// The view that was opened last, in force or not.
+    pub fn latest_view(&self) -> Option<Arc<NodeView>> {
+        self.causes.lock().unwrap_or_else(PoisonError::into_inner).view.clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Causes)) {
+        // Held while sending, so that two changes are published in their order. Nothing under it blocks.
+        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut causes);
+        let next = causes.outcome();
+        self.current.send_if_modified(|current| {
+            let differs = !current.is_same(&next);
+            if differs {
+                *current = Arc::new(next);
+            }
+            differs
+        });
+    }
+}
+
+impl Default for InboundGate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Causes {
+    fn outcome(&self) -> Inbound {
+        let closed = |reason| Inbound::Closed { reason };
+        match (&self.view, self.unusable) {
+            _ if self.expired => closed(ClosedReason::CertificateExpired),
+            (_, Some(reason)) => closed(reason),
+            (None, None) => closed(ClosedReason::NoView),
+            (Some(_), None) if self.too_old => closed(ClosedReason::ViewTooOld),
+            (Some(view), None) => Inbound::Open(Arc::clone(view)),
+        }
+    }
+}
+
+impl Inbound {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Closed { reason }, Self::Closed { reason: other }) => reason == other,
+            (Self::Open(view), Self::Open(other)) => Arc::ptr_eq(view, other),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What the data path knows of the mesh: snapshots that are replaced whole and read without a lock.
+//!
+//! `sync/` writes here, `inbound/` and `outbound/` read.
+
+mod applied;
+mod dns;
+mod endpoints;
+mod inbound;
+mod service;
+mod services;
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use applied::Applied;
+pub use endpoints::{Endpoint, EndpointSet, Endpoints};
+pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
+pub use service::{AddressFamily, Discovery, Service, ServicePort, Target};
+pub use services::{Services, Unknown, WantedChange};
+
+/// All of it, shared by every task of the agent.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    /// Whether and by which view inbound traffic is decided. Only `sync/`, `renew.rs` and `state/` write.
+    pub gate: Arc<InboundGate>,
+    /// The services that local apps may call.
+    pub services: Arc<Services>,
+    /// Where the instances of their targets are.
+    pub endpoints: Arc<Endpoints>,
+    /// How far live traffic has been brought in line with [`Mesh::inbound`].
+    pub applied: Arc<Applied>,
+}
+
+impl Mesh {
+    /// A mesh of which nothing is known yet: inbound is closed, no service is known.
+    pub fn new() -> Self {
+        let endpoints = Arc::new(Endpoints::new());
+        Self {
+            gate: Arc::new(InboundGate::new()),
+            services: Arc::new(Services::new(Arc::clone(&endpoints))),
+            endpoints,
+            applied: Arc::new(Applied::new()),
+        }
+    }
+
+    /// What decides inbound traffic, now and at each change.
+    pub fn inbound(&self) -> watch::Receiver<Arc<Inbound>> {
+        self.gate.subscribe()
+    }
+
+    /// Whether our own certificate is valid. Without one nothing is let in and nothing may be sent out.
+    pub fn has_valid_certificate(&self) -> bool {
+        self.gate.has_valid_certificate()
+    }
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,1 +1,28 @@
-//! Cedar policies of a mesh: compile, decide, explain; pure.
+//! Who may do what: the policies of a mesh, compiled for one node, and the decision on each connection and request.
+//!
+//! A policy comes as Cedar text ([`PolicyDocument`]), is cut to what one node needs ([`PolicyIndex`]), compiled against
+//! that node's ports and routes ([`Engine`]) and asked about each request ([`Question`], [`Decision`]). The control
+//! plane and the agents run this same code. The crate is pure: no clock, no I/O, no locks.
+
+mod compile;
+mod decide;
+mod document;
+mod facts;
+mod names;
+mod path;
+mod qualify;
+mod route;
+mod scope;
+mod slice;
+mod statements;
+mod vocabulary;
+
+pub use compile::{CompileError, Engine};
+pub use decide::{Attempt, AuditOutcome, Caller, CallerMemo, Decision, Effect, Question, Reason};
+pub use document::{MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
+pub use names::Referent;
+pub use path::{AmbiguousPath, CanonicalPath};
+pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
+pub use scope::{Authorization, NodeScope, PortScope, Protocol, RoleMembers, Undeclared};
+pub use slice::{PolicyIndex, PolicySlice, SlicedPolicy};
+pub use vocabulary::{Action, SCHEMA};

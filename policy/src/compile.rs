@@ -1,0 +1,324 @@
+//! From a node's scope and slice to something that decides.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use cedar_policy::{
+    Authorizer, Effect as CedarEffect, Entities, Policy, PolicyId, PolicySet, PrincipalConstraint,
+    ValidationMode,
+};
+use hauberk_identity::SpiffeId;
+use serde_json::Value;
+use thiserror::Error;
+
+use crate::document::Mode;
+use crate::facts::{PortResources, Principal, Resource, Roles, entities, resources};
+use crate::route::RouteTemplate;
+use crate::scope::{Authorization, NodeScope, Protocol, Undeclared};
+use crate::slice::{PolicySlice, admits};
+use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
+
+/// The policies of one node, ready to decide. Immutable, and cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) scope: NodeScope,
+    pub(crate) roles: Roles,
+    pub(crate) authorizer: Authorizer,
+    /// What does not depend on the caller.
+    pub(crate) entities: Entities,
+    pub(crate) policies: Vec<Compiled>,
+    pub(crate) resources: Vec<Governed>,
+    pub(crate) ports: HashMap<u16, Port>,
+}
+
+/// One statement with what can be told from it beforehand.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) name: Arc<str>,
+    pub(crate) mode: Mode,
+    pub(crate) policy: Policy,
+    pub(crate) principal: PrincipalConstraint,
+    pub(crate) actions: ActionSet,
+    pub(crate) reads: Reads,
+}
+
+/// What of the context a statement's conditions read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Reads {
+    /// The path, or what follows from it: a gRPC method's two names.
+    pub(crate) path: bool,
+    pub(crate) method: bool,
+}
+
+/// A resource and the statements whose scope admits it.
+#[derive(Debug)]
+pub(crate) struct Governed {
+    pub(crate) resource: Resource,
+    pub(crate) label: Arc<str>,
+    pub(crate) policies: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) protocol: Protocol,
+    pub(crate) undeclared: Undeclared,
+    pub(crate) authorization: Authorization,
+    /// The most specific first, each with its resource.
+    pub(crate) routes: Vec<(RouteTemplate, usize)>,
+    pub(crate) undeclared_route: usize,
+    pub(crate) stream: usize,
+}
+
+/// Why a node's policies cannot be enforced; none of them is then. The fault is the sender's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// The node's id is not that of a node or gateway of the scope's mesh.
+    #[error("{0} is not a node or gateway of the scope's mesh")]
+    Node(SpiffeId),
+    /// Two listeners with one port.
+    #[error("port {0} is listed twice")]
+    DuplicatePort(u16),
+    /// Two routes of a port that a request could belong to alike.
+    #[error("routes {first} and {second} of port {port} match the same requests")]
+    AmbiguousRoutes {
+        /// The port.
+        port: u16,
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A route of the wrong sort for its port, such as a path on a gRPC or TCP port.
+    #[error("route {template} does not fit port {port}, which speaks {protocol}")]
+    RouteKind {
+        /// The port.
+        port: u16,
+        /// The route.
+        template: String,
+        /// What the port speaks.
+        protocol: &'static str,
+    },
+    /// Two statements with one name, or two lists of one role's members.
+    #[error("{0:?} is listed twice")]
+    Duplicate(String),
+    /// A statement that is not valid Cedar by our schema: perhaps from a newer control plane.
+    #[error("policy {name:?} is not valid here: {reason}")]
+    Invalid {
+        /// The statement.
+        name: String,
+        /// What Cedar says of it.
+        reason: String,
+    },
+    /// A statement mentions a role whose members were not given.
+    #[error("policy {name:?} mentions {role}, whose members are not known")]
+    UnknownRole {
+        /// The statement.
+        name: String,
+        /// The role, as policies write it.
+        role: String,
+    },
+    /// The node's own entities could not be built.
+    #[error("the node's resources do not fit the schema: {0}")]
+    Facts(String),
+}
+
+impl Engine {
+    /// Compiles all that a node enforces. The control plane does so before it pushes a view, the agent before it
+    /// accepts one.
+    ///
+    /// # Errors
+    /// Something in `scope` or `slice` cannot be enforced; nothing is compiled then.
+    pub fn compile(scope: NodeScope, slice: &PolicySlice) -> Result<Self, CompileError> {
+        check_scope(&scope)?;
+        let names = scope.names();
+        let mut known = HashSet::new();
+        for role in &slice.roles {
+            if !known.insert(Kind::Role.uid(names.role_id(&role.role))) {
+                return Err(CompileError::Duplicate(role.role.to_string()));
+            }
+        }
+        let roles = Roles::new(&slice.roles, &names);
+        let policies = compile_policies(slice)?;
+        for compiled in &policies {
+            let mut mentioned = compiled.policy.entity_literals().into_iter();
+            if let Some(role) =
+                mentioned.find(|uid| Kind::of(uid) == Some(Kind::Role) && !known.contains(uid))
+            {
+                return Err(CompileError::UnknownRole {
+                    name: compiled.name.to_string(),
+                    role: role.to_string(),
+                });
+            }
+        }
+        let (resources, by_port) = resources(&scope, &roles);
+        let resources = resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
+        let ports = ports(&scope, by_port)?;
+        let entities = Entities::from_entities(entities(&scope, &roles), Some(&VOCABULARY.schema))
+            .map_err(|error| CompileError::Facts(error.to_string()))?;
+        let authorizer = Authorizer::new();
+        Ok(Self(Arc::new(Inner { scope, roles, authorizer, entities, policies, resources, ports })))
+    }
+
+    /// The node's scope.
+    pub fn scope(&self) -> &NodeScope {
+        &self.0.scope
+    }
+
+    /// Whether two are the very same compilation, so that what was decided by one stands.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Compiled {
+    /// Whether the scope admits this caller and action; the resource aside.
+    pub(crate) fn admits(&self, principal: &Principal, action: Action) -> bool {
+        self.actions.contains(action) && self.admits_principal(principal)
+    }
+
+    pub(crate) fn admits_principal(&self, principal: &Principal) -> bool {
+        match &self.principal {
+            PrincipalConstraint::Any => true,
+            PrincipalConstraint::Eq(uid) => *uid == principal.uid,
+            PrincipalConstraint::In(uid) => principal.within.contains(uid),
+            PrincipalConstraint::Is(type_name) => principal.uid.type_name() == type_name,
+            PrincipalConstraint::IsIn(type_name, uid) => {
+                principal.uid.type_name() == type_name && principal.within.contains(uid)
+            }
+        }
+    }
+}
+
+fn check_scope(scope: &NodeScope) -> Result<(), CompileError> {
+    use hauberk_identity::IdentityKind::{Gateway, Node};
+    let of_mesh = match scope.node.kind() {
+        Node { mesh, .. } | Gateway { mesh, .. } => scope.mesh == *mesh,
+        _ => false,
+    };
+    if !of_mesh || !scope.node.is_member_of(&scope.trust_domain) {
+        return Err(CompileError::Node(scope.node.clone()));
+    }
+    for port in &scope.ports {
+        for route in &port.routes {
+            let fits = match port.protocol {
+                Protocol::Http | Protocol::Http2 => !route.is_rpc(),
+                Protocol::Grpc => route.is_rpc(),
+                Protocol::Tcp => false,
+            };
+            if !fits {
+                return Err(CompileError::RouteKind {
+                    port: port.number,
+                    template: route.to_string(),
+                    protocol: port.protocol.as_str(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compile_policies(slice: &PolicySlice) -> Result<Vec<Compiled>, CompileError> {
+    let mut policies = Vec::with_capacity(slice.policies.len());
+    let mut set = PolicySet::new();
+    for sliced in &slice.policies {
+        let invalid = |reason: String| CompileError::Invalid { name: sliced.name.clone(), reason };
+        let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
+            .map_err(|error| invalid(error.to_string()))?;
+        set.add(policy.clone()).map_err(|_| CompileError::Duplicate(sliced.name.clone()))?;
+        let reads = reads(&policy.to_json().map_err(|error| invalid(error.to_string()))?);
+        policies.push(Compiled {
+            name: sliced.name.as_str().into(),
+            mode: sliced.mode,
+            principal: policy.principal_constraint(),
+            actions: VOCABULARY.admitted(&policy.action_constraint()),
+            reads,
+            policy,
+        });
+    }
+    let result = VOCABULARY.validator.validate(&set, ValidationMode::Strict);
+    if let Some(error) = result.validation_errors().next() {
+        let name = error.policy_id().to_string();
+        return Err(CompileError::Invalid { name, reason: error.to_string() });
+    }
+    Ok(policies)
+}
+
+fn govern(resource: Resource, policies: &[Compiled], scope: &NodeScope) -> Governed {
+    let in_play = policies.iter().enumerate().filter(|(_, compiled)| {
+        compiled.actions.intersects(resource.actions)
+            && admits(&compiled.policy.resource_constraint(), &resource)
+    });
+    let policies = in_play.map(|(index, _)| index).collect();
+    let label = scope.names().shorten(&resource.uid).into();
+    Governed { resource, label, policies }
+}
+
+fn ports(scope: &NodeScope, by_port: Vec<PortResources>) -> Result<HashMap<u16, Port>, CompileError> {
+    let mut ports = HashMap::new();
+    for (port, resources) in scope.ports.iter().zip(by_port) {
+        let mut routes: Vec<_> = port.routes.iter().cloned().zip(resources.routes).collect();
+        routes.sort_by(|(one, _), (other, _)| one.by_specificity(other));
+        for (index, (first, _)) in routes.iter().enumerate() {
+            let same =
+                routes.iter().skip(index + 1).take_while(|(next, _)| first.by_specificity(next).is_eq());
+            if let Some((second, _)) = same.clone().find(|(next, _)| first.collides_with(next)) {
+                let (first, second) = (first.to_string(), second.to_string());
+                return Err(CompileError::AmbiguousRoutes { port: port.number, first, second });
+            }
+        }
+        let compiled = Port {
+            protocol: port.protocol,
+            undeclared: port.undeclared,
+            authorization: port.authorization,
+            routes,
+            undeclared_route: resources.undeclared,
+            stream: resources.port,
+        };
+        if ports.insert(port.number, compiled).is_some() {
+            return Err(CompileError::DuplicatePort(port.number));
+        }
+    }
+    Ok(ports)
+}
+
+/// Finds every mention of the context in a statement's syntax tree. One that is not a plain `context.x` or
+/// `context has x` reads all of it.
+fn reads(tree: &Value) -> Reads {
+    let mut found = Reads::default();
+    match tree {
+        Value::Array(items) => items.iter().for_each(|item| found = found.and(reads(item))),
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                let is_context = |tree: Option<&Value>| {
+                    tree.and_then(|tree| tree.get("Var")).and_then(Value::as_str) == Some("context")
+                };
+                let read = match key.as_str() {
+                    "." | "has" if is_context(value.get("left")) => {
+                        let is_method = value.get("attr").and_then(Value::as_str) == Some("method");
+                        Reads { path: !is_method, method: is_method }
+                    }
+                    "Var" if value == "context" => Reads { path: true, method: true },
+                    _ => reads(value),
+                };
+                found = found.and(read);
+            }
+        }
+        _ => {}
+    }
+    found
+}
+
+impl Reads {
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { path: self.path || other.path, method: self.method || other.method }
+    }
+}
+
+/// Whether Cedar's effect is to permit.
+pub(crate) fn permits(policy: &Policy) -> bool {
+    policy.effect() == CedarEffect::Permit
+}

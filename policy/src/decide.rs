@@ -1,0 +1,450 @@
+//! The decision on one connection or request.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use cedar_policy::{
+    AuthorizationError, Context, Decision as CedarDecision, Entities, PolicySet, Request,
+    RestrictedExpression,
+};
+use hauberk_identity::SpiffeId;
+
+use crate::compile::{Engine, Governed, Inner, Port, Reads};
+use crate::document::Mode;
+use crate::facts::{Principal, anonymous, caller};
+use crate::path::CanonicalPath;
+use crate::scope::{Authorization, Protocol, Undeclared};
+use crate::vocabulary::{Action, VOCABULARY};
+
+/// How many paths one caller's memory of one route and action holds before it starts afresh.
+const MAX_REMEMBERED_PATHS: usize = 64;
+
+/// The longest path that is remembered, in bytes.
+const MAX_REMEMBERED_PATH_LEN: usize = 256;
+
+/// Who calls, as the connection proved it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// Whoever holds a verified SVID with this id.
+    Peer(SpiffeId),
+    /// Somebody who proved nothing.
+    Anonymous,
+}
+
+/// What a caller attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt<'a> {
+    /// An HTTP request. On a gRPC port it is read as the call of a gRPC method, for the listener's protocol decides and
+    /// nothing that the caller says.
+    Request {
+        /// The method, as sent.
+        method: &'a str,
+        /// The path that will be forwarded.
+        path: &'a CanonicalPath<'a>,
+        /// Whether the request asks for another protocol (an `Upgrade` header, or extended `CONNECT`).
+        upgrade: bool,
+    },
+    /// A stream of bytes.
+    Stream,
+}
+
+/// One thing to be decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Who.
+    pub caller: &'a Caller,
+    /// At which of the node's listeners.
+    pub port: u16,
+    /// What.
+    pub attempt: Attempt<'a>,
+}
+
+/// The outcome of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Let it through.
+    Allow,
+    /// Stop it.
+    Deny,
+}
+
+/// Why a decision is as it is. The names are stable: they stand in logs, metrics and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A policy permits it and none forbids it.
+    Permitted,
+    /// No policy permits it, and the port is still in audit: it is let through and recorded.
+    AuditDefaultAllow,
+    /// A policy forbids it.
+    Forbidden,
+    /// No policy permits it.
+    NoPolicyMatched,
+    /// A policy could not be evaluated, so nobody knows what it would have said.
+    EvaluationError,
+    /// The caller's identity is one that never calls services, such as an admin's.
+    NotAPrincipal,
+    /// The node has no such port.
+    NoSuchPort,
+    /// A stream on a port for requests, a request on a port for streams, or no gRPC call on a gRPC port.
+    WrongProtocol,
+    /// The request matches no declared route, and its port denies such requests.
+    UndeclaredRoute,
+    /// The request's path has several readings.
+    AmbiguousPath,
+}
+
+impl Reason {
+    /// The reason's stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::AuditDefaultAllow => "audit_default_allow",
+            Self::Forbidden => "forbidden",
+            Self::NoPolicyMatched => "no_policy_matched",
+            Self::EvaluationError => "evaluation_error",
+            Self::NotAPrincipal => "not_a_principal",
+            Self::NoSuchPort => "no_such_port",
+            Self::WrongProtocol => "wrong_protocol",
+            Self::UndeclaredRoute => "undeclared_route",
+            Self::AmbiguousPath => "ambiguous_path",
+        }
+    }
+}
+
+/// What was decided, and why. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it is let through.
+    pub effect: Effect,
+    /// Why.
+    pub reason: Reason,
+    /// The policies that determined it: those that permit, or those that forbid, or those that failed.
+    pub policies: Arc<[Arc<str>]>,
+    /// What policies in audit mode had to say, if anything.
+    pub audit: Option<Arc<AuditOutcome>>,
+    /// What the attempt counted as, once that was clear.
+    pub action: Option<Action>,
+    /// The route or port that was asked for, as policies write it, such as `orders:8080 /orders/{id}`.
+    pub resource: Option<Arc<str>>,
+}
+
+/// What would have been decided had the policies in audit mode been enforced too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditOutcome {
+    /// The outcome then.
+    pub effect: Effect,
+    /// The policies in audit mode that permit, forbid or fail.
+    pub policies: Arc<[Arc<str>]>,
+}
+
+impl Decision {
+    /// A denial that needs no policy.
+    pub fn denied(reason: Reason) -> Self {
+        Self {
+            effect: Effect::Deny,
+            reason,
+            policies: Arc::default(),
+            audit: None,
+            action: None,
+            resource: None,
+        }
+    }
+
+    /// Whether it is let through.
+    pub fn is_allowed(&self) -> bool {
+        self.effect == Effect::Allow
+    }
+}
+
+/// One caller's view of an [`Engine`], which remembers what was decided.
+///
+/// Make one per connection, or per caller and thread, and a new one when the engine changes. Its memory is bounded.
+#[derive(Debug, Clone)]
+pub struct CallerMemo {
+    engine: Engine,
+    /// None for identities that never call services.
+    principal: Option<Box<Principal>>,
+    /// The engine's entities and the caller's; made when first needed.
+    entities: Option<Entities>,
+    cells: BTreeMap<(usize, Action), Cell>,
+}
+
+/// What is known of one route, or port, and action.
+#[derive(Debug, Clone)]
+enum Cell {
+    /// No policy in play reads the context: always the same.
+    Settled(Decision),
+    Open(Box<OpenCell>),
+}
+
+#[derive(Debug, Clone)]
+struct OpenCell {
+    in_play: InPlay,
+    /// Whether the path alone tells the outcome; otherwise nothing is remembered.
+    by_path: bool,
+    remembered: HashMap<Box<str>, Decision>,
+}
+
+/// The policies whose scope admits one caller, action and resource.
+#[derive(Debug, Clone, Default)]
+struct InPlay {
+    enforce: PolicySet,
+    audit: PolicySet,
+    names: Vec<Arc<str>>,
+    reads: Reads,
+}
+
+/// What one set of policies says.
+struct Verdict {
+    outcome: Outcome,
+    policies: Arc<[Arc<str>]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Silent,
+    Permit,
+    Forbid,
+    Error,
+}
+
+/// A request's place among the node's resources.
+pub(crate) struct Target {
+    pub(crate) action: Action,
+    pub(crate) resource: usize,
+}
+
+impl Engine {
+    /// Decides one question and remembers nothing.
+    pub fn decide(&self, question: &Question<'_>) -> Decision {
+        self.caller(question.caller).decide(question.port, question.attempt)
+    }
+
+    /// Prepares for the questions of one caller.
+    pub fn caller(&self, caller: &Caller) -> CallerMemo {
+        let principal = self.0.principal(caller).map(Box::new);
+        CallerMemo { engine: self.clone(), principal, entities: None, cells: BTreeMap::new() }
+    }
+}
+
+impl CallerMemo {
+    /// The engine that decides.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Decides whether the caller may do this at the node's listener on `port`. What is already remembered is answered
+    /// without allocating.
+    pub fn decide(&mut self, port: u16, attempt: Attempt<'_>) -> Decision {
+        let Self { engine, principal, entities, cells } = self;
+        let inner = &*engine.0;
+        let Some(principal) = principal else { return Decision::denied(Reason::NotAPrincipal) };
+        let (port, target) = match inner.locate(port, attempt) {
+            Ok(found) => found,
+            Err(reason) => return Decision::denied(reason),
+        };
+        let Some(governed) = inner.resources.get(target.resource) else {
+            return Decision::denied(Reason::EvaluationError);
+        };
+        let Some(entities) = with_caller(entities, inner, principal) else {
+            return Decision::denied(Reason::EvaluationError);
+        };
+        let case = Case { inner, principal, entities, port, governed, action: target.action, attempt };
+        let cell = cells.entry((target.resource, target.action)).or_insert_with(|| case.open());
+        match cell {
+            Cell::Settled(decision) => decision.clone(),
+            Cell::Open(open) => case.decide_open(open),
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn principal(&self, who: &Caller) -> Option<Principal> {
+        match who {
+            Caller::Peer(id) => caller(id, &self.scope, &self.roles),
+            Caller::Anonymous => Some(anonymous()),
+        }
+    }
+
+    /// Finds the action that an attempt is, and the resource that it is for.
+    pub(crate) fn locate(&self, port: u16, attempt: Attempt<'_>) -> Result<(&Port, Target), Reason> {
+        let port = self.ports.get(&port).ok_or(Reason::NoSuchPort)?;
+        let (method, path, action) = match (port.protocol, attempt) {
+            (Protocol::Tcp, Attempt::Stream) => {
+                return Ok((port, Target { action: Action::Connect, resource: port.stream }));
+            }
+            (Protocol::Http | Protocol::Http2, Attempt::Request { method, path, upgrade }) => {
+                let action = if upgrade { Action::Upgrade } else { Action::of_method(method) };
+                (method, path, action)
+            }
+            (Protocol::Grpc, Attempt::Request { method: "POST", path, upgrade: false })
+                if rpc_of(path).is_some() =>
+            {
+                ("POST", path, Action::Call)
+            }
+            _ => return Err(Reason::WrongProtocol),
+        };
+        let declared = port.routes.iter().find(|(template, _)| template.matches(method, path));
+        match (declared, port.undeclared) {
+            (Some((_, resource)), _) => Ok((port, Target { action, resource: *resource })),
+            (None, Undeclared::Decide) => Ok((port, Target { action, resource: port.undeclared_route })),
+            (None, Undeclared::Deny) => Err(Reason::UndeclaredRoute),
+        }
+    }
+}
+
+/// The service and method of a gRPC request's path.
+pub(crate) fn rpc_of<'a>(path: &'a CanonicalPath<'_>) -> Option<(&'a str, &'a str)> {
+    let (service, method) = path.path().strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
+}
+
+/// The context of a request: exactly what the schema lists for its action.
+pub(crate) fn context_of<'a>(action: Action, attempt: Attempt<'a>) -> Vec<(&'static str, &'a str)> {
+    let Attempt::Request { method, path, .. } = attempt else { return Vec::new() };
+    let mut context = vec![("path", path.path()), ("method", method)];
+    if let (Action::Call, Some((service, rpc))) = (action, rpc_of(path)) {
+        context.extend([("service", service), ("rpc", rpc)]);
+    }
+    context
+}
+
+/// The engine's entities with the caller's own.
+pub(crate) fn with_caller<'a>(
+    entities: &'a mut Option<Entities>,
+    inner: &Inner,
+    principal: &Principal,
+) -> Option<&'a Entities> {
+    if entities.is_none() {
+        // The node may call itself, and is then there already.
+        let own = inner.entities.get(&principal.uid).is_none().then(|| principal.entity.clone());
+        *entities = inner.entities.clone().add_entities(own, Some(&VOCABULARY.schema)).ok();
+    }
+    entities.as_ref()
+}
+
+/// One question with all that bears on it.
+struct Case<'a> {
+    inner: &'a Inner,
+    principal: &'a Principal,
+    entities: &'a Entities,
+    port: &'a Port,
+    governed: &'a Governed,
+    action: Action,
+    attempt: Attempt<'a>,
+}
+
+impl Case<'_> {
+    /// Finds the policies in play, and settles the question for good where none of them reads the context.
+    fn open(&self) -> Cell {
+        let Some(in_play) = self.in_play() else { return Cell::Settled(self.denied()) };
+        let reads_method = in_play.reads.method && !self.action.fixes_method();
+        if !in_play.reads.path && !reads_method {
+            return Cell::Settled(self.decide(&in_play));
+        }
+        Cell::Open(Box::new(OpenCell { in_play, by_path: !reads_method, remembered: HashMap::new() }))
+    }
+
+    fn decide_open(&self, open: &mut OpenCell) -> Decision {
+        let path = match self.attempt {
+            Attempt::Request { path, .. } if open.by_path => Some(path.path()),
+            _ => None,
+        };
+        if let Some(decision) = path.and_then(|path| open.remembered.get(path)) {
+            return decision.clone();
+        }
+        let decision = self.decide(&open.in_play);
+        if let Some(path) = path.filter(|path| path.len() <= MAX_REMEMBERED_PATH_LEN) {
+            if open.remembered.len() >= MAX_REMEMBERED_PATHS {
+                open.remembered.clear();
+            }
+            open.remembered.insert(path.into(), decision.clone());
+        }
+        decision
+    }
+
+    fn in_play(&self) -> Option<InPlay> {
+        let mut in_play = InPlay::default();
+        for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
+            if compiled.admits(self.principal, self.action) {
+                let set = match compiled.mode {
+                    Mode::Enforce => &mut in_play.enforce,
+                    Mode::Audit => &mut in_play.audit,
+                };
+                set.add(compiled.policy.clone()).ok()?;
+                in_play.names.push(compiled.name.clone());
+                in_play.reads = in_play.reads.and(compiled.reads);
+            }
+        }
+        Some(in_play)
+    }
+
+    fn decide(&self, in_play: &InPlay) -> Decision {
+        let Some(request) = self.request() else { return self.denied() };
+        let enforced = self.ask(&request, &in_play.enforce, &in_play.names);
+        let (effect, reason) = match (enforced.outcome, self.port.authorization) {
+            (Outcome::Permit, _) => (Effect::Allow, Reason::Permitted),
+            (Outcome::Forbid, _) => (Effect::Deny, Reason::Forbidden),
+            (Outcome::Error, _) => (Effect::Deny, Reason::EvaluationError),
+            (Outcome::Silent, Authorization::Enforce) => (Effect::Deny, Reason::NoPolicyMatched),
+            (Outcome::Silent, Authorization::Audit) => (Effect::Allow, Reason::AuditDefaultAllow),
+        };
+        let audited = self.ask(&request, &in_play.audit, &in_play.names);
+        let audit = (audited.outcome != Outcome::Silent).then(|| {
+            let stops = |outcome| matches!(outcome, Outcome::Forbid | Outcome::Error);
+            let is_stopped = stops(enforced.outcome) || stops(audited.outcome);
+            let effect = if is_stopped { Effect::Deny } else { Effect::Allow };
+            Arc::new(AuditOutcome { effect, policies: audited.policies })
+        });
+        let (action, resource) = (Some(self.action), Some(self.governed.label.clone()));
+        Decision { effect, reason, policies: enforced.policies, audit, action, resource }
+    }
+
+    fn request(&self) -> Option<Request> {
+        let pairs = context_of(self.action, self.attempt).into_iter();
+        let pairs =
+            pairs.map(|(name, value)| (name.to_owned(), RestrictedExpression::new_string(value.to_owned())));
+        let context = Context::from_pairs(pairs).ok()?;
+        let action = VOCABULARY.action(self.action);
+        let resource = self.governed.resource.uid.clone();
+        Request::new(self.principal.uid.clone(), action, resource, context, None).ok()
+    }
+
+    fn ask(&self, request: &Request, policies: &PolicySet, names: &[Arc<str>]) -> Verdict {
+        if policies.is_empty() {
+            return Verdict { outcome: Outcome::Silent, policies: Arc::default() };
+        }
+        let response = self.inner.authorizer.is_authorized(request, policies, self.entities);
+        let diagnostics = response.diagnostics();
+        let named = |ids: &mut dyn Iterator<Item = &str>| -> Arc<[Arc<str>]> {
+            let mut found: Vec<_> =
+                ids.filter_map(|id| names.iter().find(|name| ***name == *id)).cloned().collect();
+            found.sort();
+            found.into()
+        };
+        let reasons = named(&mut diagnostics.reason().map(AsRef::as_ref));
+        let errors = named(&mut diagnostics.errors().map(|error| match error {
+            AuthorizationError::PolicyEvaluationError(error) => error.policy_id().as_ref(),
+        }));
+        // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
+        match response.decision() {
+            CedarDecision::Deny if !reasons.is_empty() => {
+                Verdict { outcome: Outcome::Forbid, policies: reasons }
+            }
+            _ if diagnostics.errors().next().is_some() => {
+                Verdict { outcome: Outcome::Error, policies: errors }
+            }
+            CedarDecision::Allow => Verdict { outcome: Outcome::Permit, policies: reasons },
+            CedarDecision::Deny => Verdict { outcome: Outcome::Silent, policies: reasons },
+        }
+    }
+
+    fn denied(&self) -> Decision {
+        let (action, resource) = (Some(self.action), Some(self.governed.label.clone()));
+        Decision { action, resource, ..Decision::denied(Reason::EvaluationError) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

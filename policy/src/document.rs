@@ -1,0 +1,356 @@
+//! A policy as its author wrote it: parsed, validated, and its names made full.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, PrincipalConstraint, ValidationMode};
+use hauberk_identity::{Name, TrustDomain};
+use miette::Diagnostic;
+use thiserror::Error;
+
+use crate::names::{Namespace, Referent};
+use crate::qualify::{Mention, qualify};
+use crate::statements::{Extent, extents, line_and_column};
+use crate::vocabulary::{Kind, VOCABULARY};
+
+/// The longest policy text, in bytes.
+pub const MAX_TEXT_LEN: usize = 64 * 1024;
+
+/// The most operators and brackets in one statement. What walks a statement recurses, and must not run out of stack.
+const MAX_OPERATORS: usize = 1_000;
+
+/// Whether a policy decides or is only recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// It decides.
+    #[default]
+    Enforce,
+    /// It is evaluated and recorded, and decides nothing.
+    Audit,
+}
+
+/// A policy of one mesh: one or more Cedar statements that are valid by the schema.
+///
+/// In its text, names are the mesh's own: `Node::"web"`, `Node::"gateway/edge"`, `Service::"orders"`, `Role::"clerks"`,
+/// `Port::"orders:8080"`, `Route::"orders:8080 /orders/{id}"`, `Workload::"batch/nightly"`. A node of another mesh and
+/// any identity of another trust domain are written as full SPIFFE ids.
+#[derive(Debug, Clone)]
+pub struct PolicyDocument {
+    mesh: Name,
+    name: Name,
+    mode: Mode,
+    text: String,
+    statements: Vec<Statement>,
+    references: Vec<Reference>,
+}
+
+/// One `permit` or `forbid`.
+#[derive(Debug, Clone)]
+pub(crate) struct Statement {
+    /// The document's name where it holds one statement, otherwise `<document>/<@id or ordinal>`.
+    pub(crate) name: String,
+    /// With full names.
+    pub(crate) policy: Policy,
+    pub(crate) text: String,
+    pub(crate) roles: Vec<Name>,
+}
+
+/// A name that a policy mentions, for checks that what it stands for exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// What is meant.
+    pub referent: Referent,
+    /// As it is written, such as `Node::"web"`.
+    pub text: String,
+    /// One-based line.
+    pub line: usize,
+    /// One-based column, in characters.
+    pub column: usize,
+}
+
+/// One mistake in a policy's text. The fault is the author's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct PolicyProblem {
+    /// One-based line.
+    pub line: usize,
+    /// One-based column, in characters.
+    pub column: usize,
+    /// How many characters are concerned, at least 1.
+    pub length: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for PolicyProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.line, self.column, self.message)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PolicyDocument {
+    /// Parses and validates a policy's text.
+    ///
+    /// Beyond what Cedar's strict validation refuses, this refuses: templates; whatever Cedar only warns of, such as a
+    /// policy that can never apply; names that stand for nothing possible; resources of other meshes; paths that no
+    /// request has; duplicate `@id`s; and a `permit` that reaches workloads or anonymous callers without naming their
+    /// type.
+    ///
+    /// # Errors
+    /// All mistakes that were found, in the order of the text.
+    pub fn parse(
+        mesh: Name,
+        trust_domain: &TrustDomain,
+        name: Name,
+        mode: Mode,
+        text: &str,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        let mut reader = Reader { text, extents: extents(text), problems: Vec::new() };
+        reader.check_size();
+        let set = reader.finish_stage(|reader| reader.parse())?;
+        reader.finish_stage(|reader| reader.validate(&set))?;
+        let names = Namespace { trust_domain: trust_domain.clone(), mesh: mesh.clone() };
+        let (statements, references) =
+            reader.finish_stage(|reader| reader.statements(&set, &names, &name))?;
+        Ok(Self { mesh, name, mode, text: text.to_owned(), statements, references })
+    }
+
+    /// The mesh that the policy governs.
+    pub fn mesh(&self) -> &Name {
+        &self.mesh
+    }
+
+    /// The policy's name.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether it decides.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The text as its author wrote it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Every name that the policy mentions, in the order of its statements. Whoever admits the policy checks that what
+    /// they stand for exists; roles above all, since a node refuses policies with a role that it was not told of.
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    pub(crate) fn statements(&self) -> &[Statement] {
+        &self.statements
+    }
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    extents: Vec<Extent>,
+    problems: Vec<PolicyProblem>,
+}
+
+impl Reader<'_> {
+    /// Runs one stage, and stops after it if anything was found wrong until then.
+    fn finish_stage<T>(&mut self, stage: impl FnOnce(&mut Self) -> T) -> Result<T, Vec<PolicyProblem>> {
+        if self.problems.is_empty() {
+            let result = stage(self);
+            if self.problems.is_empty() {
+                return Ok(result);
+            }
+        }
+        self.problems.sort_by_key(|problem| (problem.line, problem.column));
+        self.problems.dedup();
+        Err(std::mem::take(&mut self.problems))
+    }
+
+    fn check_size(&mut self) {
+        if self.text.len() > MAX_TEXT_LEN {
+            let message =
+                format!("a policy has at most {MAX_TEXT_LEN} bytes, this one has {}", self.text.len());
+            self.report(0, 1, message, Some("split it into several policies".to_owned()));
+        }
+        for extent in self.extents.clone() {
+            if extent.operators > MAX_OPERATORS {
+                let message = format!("a statement has at most {MAX_OPERATORS} operators and brackets");
+                let help =
+                    "split it into several statements, or use a set: [\"/a\", \"/b\"].contains(context.path)";
+                self.report(extent.start, extent.end - extent.start, message, Some(help.to_owned()));
+            }
+        }
+    }
+
+    fn parse(&mut self) -> PolicySet {
+        let set = match PolicySet::from_str(self.text) {
+            Ok(set) => set,
+            Err(errors) => {
+                errors.iter().for_each(|error| self.report_cedar(error));
+                return PolicySet::new();
+            }
+        };
+        for template in set.templates() {
+            let extent = self.extent_of(template.id());
+            let help = "name the principal and the resource instead of ?principal and ?resource";
+            self.report_at(extent, "templates are not supported", Some(help.to_owned()));
+        }
+        if set.is_empty() && self.problems.is_empty() {
+            self.report(0, 1, "a policy holds at least one permit or forbid".to_owned(), None);
+        }
+        set
+    }
+
+    fn validate(&mut self, set: &PolicySet) {
+        // The original text: validation reads types and attributes, never the ids that are still short.
+        let result = VOCABULARY.validator.validate(set, ValidationMode::Strict);
+        result.validation_errors().for_each(|error| self.report_cedar(error));
+        result.validation_warnings().for_each(|warning| self.report_cedar(warning));
+    }
+
+    fn statements(
+        &mut self,
+        set: &PolicySet,
+        names: &Namespace,
+        document: &Name,
+    ) -> (Vec<Statement>, Vec<Reference>) {
+        let mut policies: Vec<&Policy> = set.policies().collect();
+        policies.sort_by_key(|policy| ordinal(policy.id()));
+        let mut statements = Vec::with_capacity(policies.len());
+        let mut references = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (index, policy) in policies.iter().enumerate() {
+            let extent = self.extent_of(policy.id());
+            self.check_reach(policy, extent);
+            let id = match policy.annotation("id") {
+                None => (index + 1).to_string(),
+                Some(id) => {
+                    if let Err(error) = Name::parse(id) {
+                        let place = self.place_of(extent, "@id");
+                        self.report(place.0, place.1, format!("@id: {error}"), None);
+                    }
+                    id.to_owned()
+                }
+            };
+            if let Some(first) = places.insert(id.clone(), extent.start) {
+                let (line, _) = line_and_column(self.text, first);
+                let place = self.place_of(extent, "@id");
+                self.report(place.0, place.1, format!("the id {id:?} is already that of line {line}"), None);
+            }
+            let name = if policies.len() == 1 { document.to_string() } else { format!("{document}/{id}") };
+            match qualify(policy, names) {
+                Ok(qualified) => {
+                    let mentions = qualified.mentions.into_iter();
+                    let roles = mentions.filter_map(|mention| {
+                        let (line, column) =
+                            line_and_column(self.text, self.place_of(extent, &mention.text).0);
+                        let Mention { referent, text } = mention;
+                        let role = match &referent {
+                            Referent::Role(role) => Some(role.clone()),
+                            _ => None,
+                        };
+                        references.push(Reference { referent, text, line, column });
+                        role
+                    });
+                    let roles = roles.collect();
+                    statements.push(Statement {
+                        name,
+                        policy: qualified.policy,
+                        text: qualified.text,
+                        roles,
+                    });
+                }
+                Err(flaws) => {
+                    for flaw in flaws {
+                        let (start, length) = self.place_of(extent, &flaw.text);
+                        let message = if flaw.text.is_empty() {
+                            flaw.message
+                        } else {
+                            format!("{}: {}", flaw.text, flaw.message)
+                        };
+                        self.report(start, length, message, (!flaw.help.is_empty()).then_some(flaw.help));
+                    }
+                }
+            }
+        }
+        (statements, references)
+    }
+
+    /// Refuses a permit that workloads or anonymous callers would benefit from unnoticed.
+    fn check_reach(&mut self, policy: &Policy, extent: Extent) {
+        let reaches = match policy.principal_constraint() {
+            PrincipalConstraint::Any => "anonymous callers and workloads",
+            PrincipalConstraint::In(uid) if Kind::of(&uid) == Some(Kind::TrustDomain) => "workloads",
+            _ => return,
+        };
+        if policy.effect() == CedarEffect::Permit {
+            let place = self.place_of(extent, "principal");
+            let message = format!("this permit also reaches {reaches} without naming them");
+            let help = "write `principal is Node` for all nodes and gateways, or `principal == Node::\"web\"`, or \
+                        `principal is Workload` or `principal is Anonymous` in a permit of their own";
+            self.report(place.0, place.1, message, Some(help.to_owned()));
+        }
+    }
+
+    fn extent_of(&self, id: &PolicyId) -> Extent {
+        let everything = Extent { start: 0, end: self.text.len(), operators: 0 };
+        self.extents.get(ordinal(id)).copied().unwrap_or(everything)
+    }
+
+    /// The place of `needle` within a statement, else of the statement's first line.
+    fn place_of(&self, extent: Extent, needle: &str) -> (usize, usize) {
+        let text = self.text.get(extent.start..extent.end).unwrap_or_default();
+        match text.find(needle) {
+            Some(at) if !needle.is_empty() => (extent.start + at, needle.len()),
+            _ => (extent.start, text.lines().next().unwrap_or_default().len()),
+        }
+    }
+
+    fn report_cedar(&mut self, error: &(impl Diagnostic + fmt::Display)) {
+        let label = error.labels().and_then(|mut labels| labels.next());
+        let (start, length) = label.as_ref().map_or((0, 1), |label| (label.offset(), label.len()));
+        // Cedar begins its messages with its own number of the statement, which says less than the place does.
+        let message = error.to_string();
+        let message = match message.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, ")) {
+            Some((_, message)) => message.to_owned(),
+            None => message,
+        };
+        let label = label.and_then(|label| label.label().map(ToOwned::to_owned));
+        let help = error.help().map(|help| help.to_string());
+        let help = match (help, label) {
+            (Some(help), _) => Some(help),
+            (None, label) => label.filter(|label| !message.contains(label.as_str())),
+        };
+        self.report(start, length, message, help);
+    }
+
+    fn report_at(&mut self, extent: Extent, message: &str, help: Option<String>) {
+        let (start, length) = self.place_of(extent, "");
+        self.report(start, length, message.to_owned(), help);
+    }
+
+    fn report(&mut self, start: usize, length: usize, message: String, help: Option<String>) {
+        let (line, column) = line_and_column(self.text, start);
+        let (start, end) = (
+            self.text.floor_char_boundary(start),
+            self.text.ceil_char_boundary(start.saturating_add(length)),
+        );
+        let length = self.text.get(start..end).map_or(1, |text| text.chars().count()).max(1);
+        self.problems.push(PolicyProblem { line, column, length, message, help });
+    }
+}
+
+/// Cedar numbers the statements of a text `policy0`, `policy1` and so on.
+fn ordinal(id: &PolicyId) -> usize {
+    let id: &str = id.as_ref();
+    id.strip_prefix("policy").and_then(|number| number.parse().ok()).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests;

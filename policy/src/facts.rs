@@ -1,0 +1,162 @@
+//! What is known of a node beforehand, as Cedar entities: its ports and routes and what they belong to.
+
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy::{Entity, EntityUid, RestrictedExpression};
+use hauberk_identity::{IdentityKind, SpiffeId};
+
+use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
+use crate::route::UNDECLARED;
+use crate::scope::{NodeScope, Protocol, RoleMembers};
+use crate::vocabulary::{Action, ActionSet, Kind};
+
+/// Something that a request or stream can be for: a route, or a port.
+#[derive(Debug)]
+pub(crate) struct Resource {
+    pub(crate) uid: EntityUid,
+    /// Itself and all that it is in.
+    pub(crate) within: HashSet<EntityUid>,
+    /// What can be done with it at all.
+    pub(crate) actions: ActionSet,
+}
+
+/// The resources of one port, at the positions that [`resources`] gives them.
+#[derive(Debug)]
+pub(crate) struct PortResources {
+    /// The port itself, for streams.
+    pub(crate) port: usize,
+    /// In the order of the scope's routes.
+    pub(crate) routes: Vec<usize>,
+    pub(crate) undeclared: usize,
+}
+
+/// Who is in which roles.
+#[derive(Debug, Default)]
+pub(crate) struct Roles(HashMap<SpiffeId, Vec<EntityUid>>);
+
+impl Roles {
+    pub(crate) fn new(roles: &[RoleMembers], names: &Namespace) -> Self {
+        let mut of: HashMap<SpiffeId, Vec<EntityUid>> = HashMap::new();
+        for role in roles {
+            let uid = Kind::Role.uid(names.role_id(&role.role));
+            for member in &role.members {
+                of.entry(member.clone()).or_default().push(uid.clone());
+            }
+        }
+        Self(of)
+    }
+
+    fn of(&self, id: &SpiffeId) -> impl Iterator<Item = EntityUid> {
+        self.0.get(id).into_iter().flatten().cloned()
+    }
+}
+
+impl NodeScope {
+    pub(crate) fn names(&self) -> Namespace {
+        Namespace { trust_domain: self.trust_domain.clone(), mesh: self.mesh.clone() }
+    }
+}
+
+/// Every resource of the node, and where each port's are among them.
+pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec<PortResources>) {
+    let names = scope.names();
+    let mesh = Kind::Mesh.uid(&scope.mesh);
+    let node = Kind::Node.uid(&scope.node);
+    let of_node: HashSet<EntityUid> = [node, mesh, Kind::TrustDomain.uid(&scope.trust_domain)]
+        .into_iter()
+        .chain(roles.of(&scope.node))
+        .collect();
+    let mut resources = Vec::new();
+    let mut ports = Vec::new();
+    for port in &scope.ports {
+        let uid = Kind::Port.uid(port_id(&scope.node, port.number));
+        let services = port.services.iter().map(|service| Kind::Service.uid(names.service_id(service)));
+        let within: HashSet<EntityUid> =
+            of_node.iter().cloned().chain(services).chain([uid.clone()]).collect();
+        let (of_port, of_routes): (ActionSet, ActionSet) = match port.protocol {
+            Protocol::Http | Protocol::Http2 => (ActionSet::default(), Action::HTTP.into_iter().collect()),
+            Protocol::Grpc => (ActionSet::default(), Action::Call.bit()),
+            Protocol::Tcp => (Action::Connect.bit(), ActionSet::default()),
+        };
+        let mut push = |resource| {
+            resources.push(resource);
+            resources.len() - 1
+        };
+        let mut route = |template: &str| {
+            let uid = Kind::Route.uid(route_id(&scope.node, port.number, template));
+            let within = within.iter().cloned().chain([uid.clone()]).collect();
+            push(Resource { uid, within, actions: of_routes })
+        };
+        let routes = port.routes.iter().map(|template| route(template.as_str())).collect();
+        let undeclared = route(UNDECLARED);
+        let port = push(Resource { uid, within: within.clone(), actions: of_port });
+        ports.push(PortResources { port, routes, undeclared });
+    }
+    (resources, ports)
+}
+
+/// The node's entities, with all ancestors spelled out.
+pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
+    let names = scope.names();
+    let mesh = Kind::Mesh.uid(&scope.mesh);
+    let node = Kind::Node.uid(&scope.node);
+    let mut entities = vec![principal(Kind::Node, &scope.node, roles).entity];
+    let mut services = HashSet::new();
+    for port in &scope.ports {
+        let uid = Kind::Port.uid(port_id(&scope.node, port.number));
+        let of: Vec<_> =
+            port.services.iter().map(|service| Kind::Service.uid(names.service_id(service))).collect();
+        services.extend(of.iter().cloned());
+        let number = RestrictedExpression::new_long(port.number.into());
+        let protocol = RestrictedExpression::new_string(port.protocol.as_str().to_owned());
+        let parents = of.into_iter().chain([node.clone()]).collect();
+        let attributes =
+            HashMap::from([("number".to_owned(), number.clone()), ("protocol".to_owned(), protocol)]);
+        entities.extend(Entity::new(uid.clone(), attributes, parents));
+        for template in port.routes.iter().map(|template| template.as_str()).chain([UNDECLARED]) {
+            let attributes = HashMap::from([
+                ("template".to_owned(), RestrictedExpression::new_string(template.to_owned())),
+                ("port".to_owned(), number.clone()),
+            ]);
+            let route = Kind::Route.uid(route_id(&scope.node, port.number, template));
+            entities.extend(Entity::new(route, attributes, HashSet::from([uid.clone()])));
+        }
+    }
+    let of_mesh = HashSet::from([mesh]);
+    entities.extend(services.into_iter().map(|service| Entity::new_no_attrs(service, of_mesh.clone())));
+    entities
+}
+
+/// A caller as policies see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Principal {
+    pub(crate) uid: EntityUid,
+    pub(crate) kind: Kind,
+    /// Itself and all that it is in.
+    pub(crate) within: HashSet<EntityUid>,
+    pub(crate) entity: Entity,
+}
+
+/// The principal that `id` is, or nobody where it never calls services.
+pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, roles: &Roles) -> Option<Principal> {
+    principal_kind(id, &scope.trust_domain).map(|kind| principal(kind, id, roles))
+}
+
+pub(crate) fn anonymous() -> Principal {
+    let uid = Kind::Anonymous.uid(ANONYMOUS);
+    let entity = Entity::new_no_attrs(uid.clone(), HashSet::new());
+    Principal { within: HashSet::from([uid.clone()]), uid, kind: Kind::Anonymous, entity }
+}
+
+fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
+    let uid = kind.uid(id);
+    let mut parents: HashSet<EntityUid> = roles.of(id).collect();
+    parents.insert(Kind::TrustDomain.uid(id.trust_domain()));
+    if let (Kind::Node, IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. }) =
+        (kind, id.kind())
+    {
+        parents.insert(Kind::Mesh.uid(mesh));
+    }
+    let within = parents.iter().cloned().chain([uid.clone()]).collect();
+    Principal { entity: Entity::new_no_attrs(uid.clone(), parents), uid, kind, within }
+}

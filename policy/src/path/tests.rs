@@ -1,0 +1,173 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn canonical(target: &str) -> Result<String, AmbiguousPath> {
+    CanonicalPath::parse("GET", target).map(|path| path.path().to_owned())
+}
+
+#[test]
+fn gives_each_path_one_spelling() {
+    for (target, path) in [
+        ("/", "/"),
+        ("/orders/1", "/orders/1"),
+        ("/%61dmin", "/admin"),
+        ("/%7Euser", "/~user"),
+        ("/users/%40me", "/users/@me"),
+        ("/a%2bb", "/a%2Bb"),
+        ("/a+b", "/a+b"),
+        ("/caf%c3%a9", "/caf%C3%A9"),
+        ("/a|b", "/a%7Cb"),
+        ("/a%20b", "/a%20b"),
+        ("//orders///1", "/orders/1"),
+        ("/orders/", "/orders/"),
+        ("/100%25", "/100%25"),
+        ("/...", "/..."),
+        ("/Admin", "/Admin"),
+    ] {
+        assert_eq!(canonical(target).as_deref(), Ok(path), "{target}");
+    }
+}
+
+#[test]
+fn refuses_what_has_several_readings() {
+    use AmbiguousPath::*;
+    for (target, reason) in [
+        ("", NotAbsolute),
+        ("orders", NotAbsolute),
+        ("*", NotAbsolute),
+        ("http://orders/1", NotAbsolute),
+        ("?a=b", NotAbsolute),
+        ("/a%2fb", EscapedSlash),
+        ("/a%2Fb", EscapedSlash),
+        ("/a\\b", Backslash),
+        ("/a%5cb", Backslash),
+        ("/a%00", Control),
+        ("/a%0d%0aX:%20y", Control),
+        ("/a%c2%85", Control),
+        ("/a\0", RawCharacter),
+        ("/a b", RawCharacter),
+        ("/a\tb", RawCharacter),
+        ("/é", RawCharacter),
+        ("/a?b c", RawCharacter),
+        ("/a%", Escape),
+        ("/a%4", Escape),
+        ("/a%4g", Escape),
+        ("/a%%41", Escape),
+        ("/%252e%252e/admin", DoubleEscape),
+        ("/%25%32e", DoubleEscape),
+        ("/%2525", DoubleEscape),
+        ("/%c0%ae%c0%ae/admin", NotUtf8),
+        ("/%ff", NotUtf8),
+        ("/..;/admin", Parameter),
+        ("/admin;x", Parameter),
+        ("/..%3b/admin", Parameter),
+        ("/a/../b", DotSegment),
+        ("/a/..", DotSegment),
+        ("/./b", DotSegment),
+        ("/%2e%2E/b", DotSegment),
+        ("/a/.%2e/b", DotSegment),
+        ("/a#b", Fragment),
+        ("/a?b#c", Fragment),
+    ] {
+        assert_eq!(canonical(target), Err(reason), "{target:?}");
+    }
+}
+
+#[test]
+fn asterisk_belongs_to_options_alone() {
+    assert_eq!(CanonicalPath::parse("OPTIONS", "*").unwrap().path(), "*");
+    assert_eq!(CanonicalPath::parse("OPTIONS", "*?a"), Err(AmbiguousPath::NotAbsolute));
+    assert_eq!(CanonicalPath::parse("options", "*"), Err(AmbiguousPath::NotAbsolute));
+}
+
+#[test]
+fn keeps_the_query_as_it_came() {
+    let path = CanonicalPath::parse("GET", "//a?x=%2f..%00;&é=//").unwrap();
+    assert_eq!((path.path(), path.query()), ("/a", Some("x=%2f..%00;&é=//")));
+    assert_eq!(path.target(), "/a?x=%2f..%00;&é=//");
+    assert!(path.was_rewritten());
+    assert!(!CanonicalPath::parse("GET", "/a?").unwrap().was_rewritten());
+    assert_eq!(CanonicalPath::parse("GET", "/a?").unwrap().target(), "/a?");
+}
+
+/// Against the paths that Istio tests its normalisation with: ours is refused, or is the same as theirs in the mode
+/// nearest to ours (MergeSlashes), or is listed here with the reason.
+#[test]
+fn agrees_with_istio_or_refuses() {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/path/istio-normalization.json");
+    let Ok(text) = std::fs::read_to_string(&file) else {
+        println!("skipped: {} is absent", file.display());
+        return;
+    };
+    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (mut same, mut refused, mut differs) = (0, 0, Vec::new());
+    for mode in ["MergeSlashes", "NotNormalized", "Invalid", "PercentEncoded", "DecodeAndMergeSlashes"] {
+        for case in vectors["modes"][mode].as_array().unwrap() {
+            let input = case["in"].as_str().unwrap();
+            match canonical(input) {
+                Err(_) => refused += 1,
+                Ok(ours) => {
+                    assert_single_reading(&ours);
+                    assert_eq!(canonical(&ours).as_deref(), Ok(&*ours));
+                    if case["out"].as_str() == Some(&ours) {
+                        same += 1;
+                    } else {
+                        differs.push((mode, input.to_owned(), case["out"].clone(), ours));
+                    }
+                }
+            }
+        }
+    }
+    println!("same {same}, refused {refused}, other spelling {}", differs.len());
+    assert_eq!(same + refused + differs.len(), 16 + 23 + 1 + 255 + 18);
+    for (mode, input, theirs, ours) in &differs {
+        // The same characters in our one spelling: Istio leaves escapes as they come, we decode those that may stand
+        // raw in a path, so that "/@" and "/%40" cannot be two paths for a policy and one for the server, and write
+        // the others in upper case.
+        let theirs = theirs.as_str().unwrap_or_default();
+        assert_eq!(unescaped(theirs), unescaped(ours), "{mode}: {input}: theirs {theirs}, ours {ours}");
+    }
+}
+
+fn unescaped(path: &str) -> Vec<u8> {
+    let mut bytes = path.bytes();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        let mut digit = || hex_value(bytes.next().unwrap()).unwrap();
+        out.push(if byte == b'%' { digit() << 4 | digit() } else { byte });
+    }
+    out
+}
+
+/// Holds nothing that a server might decode, split or fold once more.
+fn assert_single_reading(path: &str) {
+    let lower = path.to_ascii_lowercase();
+    for odd in ["//", "\\", ";", "#", "?", "%2f", "%5c", "%2e", "%3b", "%00", "/./", "/../"] {
+        assert!(!lower.contains(odd), "{path} holds {odd}");
+    }
+    assert!(!lower.ends_with("/.") && !lower.ends_with("/.."), "{path}");
+    assert!(path.bytes().all(|byte| stands_raw(byte) || byte == b'%'), "{path}");
+}
+
+proptest! {
+    #[test]
+    fn is_idempotent(target in "/(/|\\.|%2[0-9a-fA-F]|%[0-9a-f]{2}|[ -~]|é|\\?){0,12}") {
+        if let Ok(once) = CanonicalPath::parse("GET", &target) {
+            assert_single_reading(once.path());
+            let target = once.target();
+            let twice = CanonicalPath::parse("GET", &target).unwrap();
+            prop_assert_eq!(twice.path(), once.path());
+            prop_assert_eq!(twice.query(), once.query());
+            prop_assert!(!twice.was_rewritten());
+        }
+    }
+
+    #[test]
+    fn never_panics(target in ".*") {
+        let _ = CanonicalPath::parse("GET", &target);
+    }
+}

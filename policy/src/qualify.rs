@@ -1,0 +1,201 @@
+//! Makes every name of a statement full, on Cedar's own syntax tree, and checks what the schema cannot.
+
+use cedar_policy::{EntityUid, Policy, ResourceConstraint};
+use serde_json::{Map, Value};
+
+use crate::names::{BadName, Namespace, Referent};
+use crate::path::CanonicalPath;
+use crate::vocabulary::Kind;
+
+/// A statement with full names.
+pub(crate) struct Qualified {
+    pub(crate) policy: Policy,
+    pub(crate) text: String,
+    pub(crate) mentions: Vec<Mention>,
+}
+
+/// A name that the statement mentions.
+pub(crate) struct Mention {
+    pub(crate) referent: Referent,
+    /// As it is written, such as `Node::"web"`.
+    pub(crate) text: String,
+}
+
+/// Something wrong with a statement.
+pub(crate) struct Flaw {
+    /// What is wrong, as it is written; empty for the statement as a whole.
+    pub(crate) text: String,
+    pub(crate) message: String,
+    pub(crate) help: String,
+}
+
+/// Makes the names of `policy` full.
+pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, Vec<Flaw>> {
+    let mut walk = Walk { names, mentions: Vec::new(), flaws: Vec::new() };
+    let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
+    let mut tree = tree;
+    walk.visit(&mut tree);
+    if !walk.flaws.is_empty() {
+        return Err(walk.flaws);
+    }
+    let policy =
+        Policy::from_json(Some(policy.id().clone()), tree).map_err(|error| vec![Flaw::of_all(error)])?;
+    let text = policy.to_cedar().ok_or_else(|| vec![Flaw::of_all("this statement has no text")])?;
+    walk.check_governs_own_mesh(&policy);
+    if walk.flaws.is_empty() {
+        Ok(Qualified { policy, text, mentions: walk.mentions })
+    } else {
+        Err(walk.flaws)
+    }
+}
+
+impl Flaw {
+    fn of_all(message: impl ToString) -> Self {
+        Self { text: String::new(), message: message.to_string(), help: String::new() }
+    }
+}
+
+struct Walk<'a> {
+    names: &'a Namespace,
+    mentions: Vec<Mention>,
+    flaws: Vec<Flaw>,
+}
+
+impl Walk<'_> {
+    fn visit(&mut self, tree: &mut Value) {
+        match tree {
+            Value::Array(items) => items.iter_mut().for_each(|item| self.visit(item)),
+            Value::Object(fields) => {
+                self.check_path(fields);
+                for (key, value) in fields {
+                    match key.as_str() {
+                        // The scope: {"op": "==", "entity": {…}}, {"op": "in", "entities": […]}.
+                        "entity" => self.visit_uid(value),
+                        "entities" => {
+                            value.as_array_mut().into_iter().flatten().for_each(|uid| self.visit_uid(uid))
+                        }
+                        // A literal: {"Value": {"__entity": {…}}}.
+                        "__entity" => self.visit_uid(value),
+                        _ => self.visit(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn visit_uid(&mut self, uid: &mut Value) {
+        let field = |name| uid.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
+        let (Some(type_name), Some(id)) = (field("type"), field("id")) else {
+            // Not a name after all, but an attribute that is called like one.
+            return self.visit(uid);
+        };
+        let Some(kind) = Kind::parse(&type_name) else { return };
+        let text = format!("{type_name}::\"{}\"", id.escape_debug());
+        match self.names.qualify(kind, &id) {
+            Ok((full, referent)) => {
+                if let Some(id) = uid.get_mut("id") {
+                    *id = Value::String(full.id().unescaped().to_owned());
+                }
+                self.mentions.push(Mention { referent, text });
+            }
+            Err(BadName { message, help }) => self.flaws.push(Flaw { text, message, help }),
+        }
+    }
+
+    /// Refuses to compare `context.path` with what no canonical path can be: a forbid would never match.
+    fn check_path(&mut self, expression: &Map<String, Value>) {
+        if let Some(sides) = expression.get("==").or_else(|| expression.get("!=")) {
+            let (left, right) = (sides.get("left"), sides.get("right"));
+            for (path, literal) in [(left, right), (right, left)] {
+                let literal = literal.and_then(|literal| literal.get("Value")).and_then(Value::as_str);
+                if let (true, Some(literal)) = (path.is_some_and(is_context_path), literal)
+                    && literal != "*"
+                    && let Some(help) = why_not_canonical(literal)
+                {
+                    self.flaw_of_path(literal, help);
+                }
+            }
+        }
+        if let Some(like) = expression.get("like")
+            && like.get("left").is_some_and(is_context_path)
+        {
+            let parts = like.get("pattern").and_then(Value::as_array).into_iter().flatten();
+            for (index, part) in parts.enumerate() {
+                let Some(literal) = part.get("Literal").and_then(Value::as_str) else { continue };
+                if let Some(help) = why_not_part_of_canonical(literal, index == 0) {
+                    self.flaw_of_path(literal, help);
+                }
+            }
+        }
+    }
+
+    fn flaw_of_path(&mut self, literal: &str, help: String) {
+        let message = "no request has such a path, so this never matches".to_owned();
+        self.flaws.push(Flaw { text: literal.to_owned(), message, help });
+    }
+
+    fn check_governs_own_mesh(&mut self, policy: &Policy) {
+        let resource = match policy.resource_constraint() {
+            ResourceConstraint::In(uid) | ResourceConstraint::Eq(uid) | ResourceConstraint::IsIn(_, uid) => {
+                uid
+            }
+            ResourceConstraint::Any | ResourceConstraint::Is(_) => return,
+        };
+        if let Some(mesh) = foreign_mesh(&resource, self.names) {
+            let BadName { message, help } = self.names.foreign(&mesh);
+            let text = format!("{}::\"{}\"", resource.type_name(), resource.id().unescaped());
+            self.flaws.push(Flaw { text, message, help });
+        }
+    }
+}
+
+fn is_context_path(expression: &Value) -> bool {
+    let access = expression.get(".");
+    let attribute = access.and_then(|access| access.get("attr")).and_then(Value::as_str);
+    let variable = access.and_then(|access| access.get("left")?.get("Var")?.as_str());
+    attribute == Some("path") && variable == Some("context")
+}
+
+fn why_not_canonical(path: &str) -> Option<String> {
+    match CanonicalPath::parse("GET", path) {
+        Ok(canonical) if canonical.query().is_some() => {
+            Some("the query is not part of context.path".to_owned())
+        }
+        Ok(canonical) if canonical.was_rewritten() => Some(format!("write {:?}", canonical.path())),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// The same for a piece of a pattern, whose ends may cut a segment but not an escape.
+pub(crate) fn why_not_part_of_canonical(piece: &str, is_first: bool) -> Option<String> {
+    if is_first && !piece.starts_with('/') {
+        return Some("begin with \"/\" or \"*\"".to_owned());
+    }
+    if piece.contains('?') {
+        return Some("the query is not part of context.path".to_owned());
+    }
+    // Between letters, dots at either end are no dot segment.
+    let whole = format!("/x{piece}x");
+    match CanonicalPath::parse("GET", &whole) {
+        Ok(canonical) if canonical.was_rewritten() => {
+            let path = canonical.path();
+            Some(format!("write {:?}", path.get(2..path.len() - 1).unwrap_or(path)))
+        }
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// The mesh of a resource, if it is not the policy's own.
+fn foreign_mesh(resource: &EntityUid, names: &Namespace) -> Option<String> {
+    let id = resource.id().unescaped();
+    let mesh = match Kind::of(resource)? {
+        Kind::Mesh => id,
+        // A node's full id; ports, routes, services and roles of other meshes are refused wherever they stand.
+        Kind::Node => id.split('/').nth(4)?,
+        _ => return None,
+    };
+    (names.mesh != *mesh).then(|| mesh.to_owned())
+}

@@ -1,0 +1,89 @@
+//! What one node enforces: its ports, the services that reach it there, and their routes.
+
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
+
+use crate::route::RouteTemplate;
+
+/// All that is known beforehand of the resources that one virtual node, or virtual gateway, protects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeScope {
+    /// The trust domain of the mesh.
+    pub trust_domain: TrustDomain,
+    /// The mesh whose policies govern the node.
+    pub mesh: Name,
+    /// The node's or gateway's own id.
+    pub node: SpiffeId,
+    /// Its listeners.
+    pub ports: Vec<PortScope>,
+}
+
+/// One listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortScope {
+    /// The listener's port.
+    pub number: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// The virtual services whose provider or routes target this port.
+    pub services: Vec<Name>,
+    /// The declared routes.
+    pub routes: Vec<RouteTemplate>,
+    /// What happens to requests that match none of them.
+    pub undeclared: Undeclared,
+    /// Whether default denials are enforced.
+    pub authorization: Authorization,
+}
+
+/// What a listener speaks; it settles which actions exist there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1, HTTP/2 accepted: each request is its method.
+    Http,
+    /// HTTP/2: each request is its method.
+    Http2,
+    /// gRPC: each request is `call`.
+    Grpc,
+    /// Opaque bytes: each stream is `connect`.
+    Tcp,
+}
+
+impl Protocol {
+    /// The protocol's name in resources, policies and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// What happens to a request that matches no declared route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Undeclared {
+    /// Policies decide, on the port's route `*undeclared`.
+    #[default]
+    Decide,
+    /// It is denied, whatever policies say.
+    Deny,
+}
+
+/// Whether a request that no policy permits is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Authorization {
+    /// It is denied.
+    #[default]
+    Enforce,
+    /// It is let through and recorded. Explicit forbids and errors still deny.
+    Audit,
+}
+
+/// The members of a role: nodes, gateways and workloads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleMembers {
+    /// The role, of the mesh whose policies mention it.
+    pub role: Name,
+    /// Its members, of any mesh or trust domain.
+    pub members: Vec<SpiffeId>,
+}

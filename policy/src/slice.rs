@@ -1,0 +1,130 @@
+//! Which policies of a mesh one node needs.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cedar_policy::{EntityTypeName, EntityUid, ResourceConstraint};
+use hauberk_identity::Name;
+
+use crate::document::{Mode, PolicyDocument, Statement};
+use crate::facts::{Resource, Roles, resources};
+use crate::scope::{NodeScope, RoleMembers};
+use crate::vocabulary::{ActionSet, VOCABULARY};
+
+/// The policies of one mesh, indexed by the resources that they govern.
+///
+/// Build it once per change of policies, then [`slice`](Self::slice) it for each node.
+#[derive(Debug)]
+pub struct PolicyIndex<'a> {
+    mesh: &'a Name,
+    entries: Vec<Entry<'a>>,
+    /// Entries whose resource is, or is in, the entity.
+    by_resource: HashMap<EntityUid, Vec<usize>>,
+    /// Entries that name no resource.
+    broad: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Entry<'a> {
+    mode: Mode,
+    statement: &'a Statement,
+    resource: ResourceConstraint,
+    actions: ActionSet,
+}
+
+/// What a node needs in order to decide: plain data, to be carried in a view.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PolicySlice {
+    /// The statements that can concern the node, ordered by name.
+    pub policies: Vec<SlicedPolicy>,
+    /// The roles that those statements mention, ordered by name.
+    pub roles: Vec<RoleMembers>,
+}
+
+/// One statement of a policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicedPolicy {
+    /// Unique in the mesh: the policy's name, followed by `/` and the statement's id where there are several.
+    pub name: String,
+    /// Whether it decides.
+    pub mode: Mode,
+    /// Cedar text with full names.
+    pub text: String,
+}
+
+impl<'a> PolicyIndex<'a> {
+    /// Indexes those of `documents` that belong to `mesh`.
+    pub fn new(mesh: &'a Name, documents: impl IntoIterator<Item = &'a PolicyDocument>) -> Self {
+        let mut index = Self { mesh, entries: Vec::new(), by_resource: HashMap::new(), broad: Vec::new() };
+        for document in documents.into_iter().filter(|document| document.mesh() == mesh) {
+            for statement in document.statements() {
+                let resource = statement.policy.resource_constraint();
+                let place = match named(&resource) {
+                    Some(uid) => index.by_resource.entry(uid.clone()).or_default(),
+                    None => &mut index.broad,
+                };
+                place.push(index.entries.len());
+                let actions = VOCABULARY.admitted(&statement.policy.action_constraint());
+                index.entries.push(Entry { mode: document.mode(), statement, resource, actions });
+            }
+        }
+        index
+    }
+
+    /// What the node of `scope` needs: every statement whose scope some request to the node can match, and the
+    /// members of the roles that those mention. Empty for a node of another mesh.
+    ///
+    /// A role that is mentioned but not among `roles` is left out, and the slice then does not compile.
+    pub fn slice(&self, scope: &NodeScope, roles: &[RoleMembers]) -> PolicySlice {
+        if scope.mesh != *self.mesh {
+            return PolicySlice::default();
+        }
+        let (resources, _) = resources(scope, &Roles::new(roles, &scope.names()));
+        let mut chosen: BTreeSet<usize> = BTreeSet::new();
+        for resource in &resources {
+            let named = resource.within.iter().filter_map(|uid| self.by_resource.get(uid)).flatten();
+            chosen.extend(named.chain(&self.broad).copied().filter(|index| {
+                self.entries.get(*index).is_some_and(|entry| {
+                    entry.actions.intersects(resource.actions) && admits(&entry.resource, resource)
+                })
+            }));
+        }
+        let chosen: Vec<&Entry<'_>> =
+            chosen.into_iter().filter_map(|index| self.entries.get(index)).collect();
+        let mentioned: BTreeSet<&Name> = chosen.iter().flat_map(|entry| &entry.statement.roles).collect();
+        let mut slice = PolicySlice {
+            policies: chosen
+                .iter()
+                .map(|entry| SlicedPolicy {
+                    name: entry.statement.name.clone(),
+                    mode: entry.mode,
+                    text: entry.statement.text.clone(),
+                })
+                .collect(),
+            roles: roles.iter().filter(|role| mentioned.contains(&role.role)).cloned().collect(),
+        };
+        slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
+        slice.roles.sort_by(|one, other| one.role.cmp(&other.role));
+        slice
+    }
+}
+
+/// Whether the scope's `resource` clause holds for `resource`.
+pub(crate) fn admits(constraint: &ResourceConstraint, resource: &Resource) -> bool {
+    let is = |type_name: &EntityTypeName| resource.uid.type_name() == type_name;
+    match constraint {
+        ResourceConstraint::Any => true,
+        ResourceConstraint::Eq(uid) => *uid == resource.uid,
+        ResourceConstraint::In(uid) => resource.within.contains(uid),
+        ResourceConstraint::Is(type_name) => is(type_name),
+        ResourceConstraint::IsIn(type_name, uid) => is(type_name) && resource.within.contains(uid),
+    }
+}
+
+fn named(constraint: &ResourceConstraint) -> Option<&EntityUid> {
+    match constraint {
+        ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
+            Some(uid)
+        }
+        ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
+    }
+}

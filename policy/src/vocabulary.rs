@@ -1,0 +1,285 @@
+//! The one schema of all policies, parsed once, and the names in it.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::LazyLock;
+
+use cedar_policy::{ActionConstraint, EntityId, EntityTypeName, EntityUid, Schema, Validator};
+
+/// The schema that policies are validated against, as Cedar text: for those who write policies.
+pub const SCHEMA: &str = include_str!("schema.cedarschema");
+
+/// What a request does, as policies name it. The listener's protocol decides which of these can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Action {
+    /// HTTP `GET`.
+    Get,
+    /// HTTP `HEAD`.
+    Head,
+    /// HTTP `OPTIONS`.
+    Options,
+    /// HTTP `POST`.
+    Post,
+    /// HTTP `PUT`.
+    Put,
+    /// HTTP `PATCH`.
+    Patch,
+    /// HTTP `DELETE`.
+    Delete,
+    /// A request for another protocol on the same connection, such as WebSocket.
+    Upgrade,
+    /// Any other HTTP method.
+    Other,
+    /// A gRPC method.
+    Call,
+    /// A TCP stream.
+    Connect,
+}
+
+impl Action {
+    /// All actions, each at the index of its discriminant.
+    pub const ALL: [Self; 11] = [
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Post,
+        Self::Put,
+        Self::Patch,
+        Self::Delete,
+        Self::Upgrade,
+        Self::Other,
+        Self::Call,
+        Self::Connect,
+    ];
+
+    /// The actions of a port that speaks HTTP.
+    pub(crate) const HTTP: [Self; 9] = [
+        Self::Get,
+        Self::Head,
+        Self::Options,
+        Self::Post,
+        Self::Put,
+        Self::Patch,
+        Self::Delete,
+        Self::Upgrade,
+        Self::Other,
+    ];
+
+    /// The action's name in policies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Options => "OPTIONS",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Upgrade => "upgrade",
+            Self::Other => "other",
+            Self::Call => "call",
+            Self::Connect => "connect",
+        }
+    }
+
+    /// The action of an HTTP request that asks for no upgrade. Methods are case-sensitive (RFC 9110 §9.1).
+    pub fn of_method(method: &str) -> Self {
+        let named = Self::HTTP.into_iter().find(|action| action.fixes_method() && action.as_str() == method);
+        named.unwrap_or(Self::Other)
+    }
+
+    /// Whether the action's name settles the request's method.
+    pub(crate) fn fixes_method(self) -> bool {
+        !matches!(self, Self::Upgrade | Self::Other)
+    }
+
+    pub(crate) fn bit(self) -> ActionSet {
+        ActionSet(1 << self as u8)
+    }
+}
+
+/// A set of actions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ActionSet(u16);
+
+impl ActionSet {
+    pub(crate) fn contains(self, action: Action) -> bool {
+        self.0 & action.bit().0 != 0
+    }
+
+    pub(crate) fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl FromIterator<Action> for ActionSet {
+    fn from_iter<T: IntoIterator<Item = Action>>(actions: T) -> Self {
+        Self(actions.into_iter().fold(0, |bits, action| bits | action.bit().0))
+    }
+}
+
+/// The types of entities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    TrustDomain,
+    Mesh,
+    Role,
+    Node,
+    Workload,
+    Anonymous,
+    Service,
+    Port,
+    Route,
+}
+
+impl Kind {
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::TrustDomain, "TrustDomain"),
+        (Self::Mesh, "Mesh"),
+        (Self::Role, "Role"),
+        (Self::Node, "Node"),
+        (Self::Workload, "Workload"),
+        (Self::Anonymous, "Anonymous"),
+        (Self::Service, "Service"),
+        (Self::Port, "Port"),
+        (Self::Route, "Route"),
+    ];
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, own)| *own == name).map(|(kind, _)| kind)
+    }
+
+    pub(crate) fn of(uid: &EntityUid) -> Option<Self> {
+        Self::parse(uid.type_name().basename())
+    }
+
+    /// The entity of this type with this full id.
+    pub(crate) fn uid(self, id: impl AsRef<str>) -> EntityUid {
+        let types = &VOCABULARY.types;
+        let type_name = match self {
+            Self::TrustDomain => &types.trust_domain,
+            Self::Mesh => &types.mesh,
+            Self::Role => &types.role,
+            Self::Node => &types.node,
+            Self::Workload => &types.workload,
+            Self::Anonymous => &types.anonymous,
+            Self::Service => &types.service,
+            Self::Port => &types.port,
+            Self::Route => &types.route,
+        };
+        EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id.as_ref()))
+    }
+}
+
+/// The parsed names of the types.
+struct Types {
+    trust_domain: EntityTypeName,
+    mesh: EntityTypeName,
+    role: EntityTypeName,
+    node: EntityTypeName,
+    workload: EntityTypeName,
+    anonymous: EntityTypeName,
+    service: EntityTypeName,
+    port: EntityTypeName,
+    route: EntityTypeName,
+}
+
+/// The schema in the forms that are asked for.
+pub(crate) struct Vocabulary {
+    pub(crate) schema: Schema,
+    pub(crate) validator: Validator,
+    types: Types,
+    action_type: EntityTypeName,
+    /// For each action and group of actions: the actions that are in it.
+    members: HashMap<EntityUid, ActionSet>,
+}
+
+pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
+    let (schema, _warnings) = must(Schema::from_cedarschema_str(SCHEMA));
+    let action_type: EntityTypeName = must("Action".parse());
+    let types = Types {
+        trust_domain: must("TrustDomain".parse()),
+        mesh: must("Mesh".parse()),
+        role: must("Role".parse()),
+        node: must("Node".parse()),
+        workload: must("Workload".parse()),
+        anonymous: must("Anonymous".parse()),
+        service: must("Service".parse()),
+        port: must("Port".parse()),
+        route: must("Route".parse()),
+    };
+    let entities = must(schema.action_entities());
+    let mut members: HashMap<EntityUid, ActionSet> = HashMap::new();
+    for action in Action::ALL {
+        let uid = EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(action.as_str()));
+        let groups = entities.ancestors(&uid).into_iter().flatten().cloned().collect::<Vec<_>>();
+        for group in groups.into_iter().chain([uid]) {
+            members.entry(group).or_default().0 |= action.bit().0;
+        }
+    }
+    Vocabulary { validator: Validator::new(schema.clone()), schema, types, action_type, members }
+});
+
+impl Vocabulary {
+    pub(crate) fn action(&self, action: Action) -> EntityUid {
+        EntityUid::from_type_name_and_id(self.action_type.clone(), EntityId::new(action.as_str()))
+    }
+
+    /// The actions that a policy's scope admits.
+    pub(crate) fn admitted(&self, constraint: &ActionConstraint) -> ActionSet {
+        let members = |uid| self.members.get(uid).copied().unwrap_or_default();
+        match constraint {
+            ActionConstraint::Any => Action::ALL.into_iter().collect(),
+            ActionConstraint::In(groups) => {
+                groups.iter().map(members).fold(ActionSet::default(), |all, some| ActionSet(all.0 | some.0))
+            }
+            // Equality with a group holds for no request.
+            ActionConstraint::Eq(uid) => {
+                Action::ALL.into_iter().filter(|action| self.action(*action) == *uid).collect()
+            }
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the schema is part of the program, and a test reads it")]
+fn must<T, E: Debug>(result: Result<T, E>) -> T {
+    result.expect("the built-in schema is well-formed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_knows_all_that_the_code_names() {
+        let known: Vec<_> = VOCABULARY.schema.entity_types().map(ToString::to_string).collect();
+        assert_eq!(known.len(), Kind::ALL.len());
+        for (kind, name) in Kind::ALL {
+            assert!(known.iter().any(|known| known == name), "{name}");
+            assert_eq!(Kind::of(&kind.uid("x")), Some(kind));
+        }
+        let actions: Vec<_> = VOCABULARY.schema.actions().collect();
+        for action in Action::ALL {
+            assert!(actions.contains(&&VOCABULARY.action(action)), "{action:?}");
+        }
+        let group = |name: &str| format!("Action::\"{name}\"").parse().unwrap();
+        let write = VOCABULARY.admitted(&ActionConstraint::In(vec![group("write")]));
+        assert!(write.contains(Action::Post) && write.contains(Action::Call) && !write.contains(Action::Get));
+        let http = VOCABULARY.admitted(&ActionConstraint::In(vec![group("http")]));
+        assert!(
+            http.contains(Action::Get) && http.contains(Action::Other) && !http.contains(Action::Connect)
+        );
+        let none = VOCABULARY.admitted(&ActionConstraint::Eq(group("http")));
+        assert!(Action::ALL.into_iter().all(|action| !none.contains(action)));
+    }
+
+    #[test]
+    fn methods_are_case_sensitive() {
+        assert_eq!(Action::of_method("GET"), Action::Get);
+        for method in ["get", "upgrade", "call", "connect", "CONNECT", "PROPFIND", "", "GET "] {
+            assert_eq!(Action::of_method(method), Action::Other, "{method}");
+        }
+    }
+}

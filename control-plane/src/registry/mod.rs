@@ -6,7 +6,9 @@
 //! revocation).
 
 mod changes;
+pub mod document;
 mod error;
+pub mod keys;
 mod record;
 mod sled_store;
 

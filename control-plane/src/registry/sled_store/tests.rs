@@ -72,7 +72,7 @@ async fn half_written_snapshots_do_not_matter() {
 async fn a_damaged_snapshot_is_rebuilt_from_the_log() {
     let scratch = scratch();
     fill(&scratch.path, 10).await;
-    drop(SledStore::open(&scratch.path).unwrap());
+    SledStore::open(&scratch.path).unwrap().close().await;
     let mut damaged = 0;
     for entry in std::fs::read_dir(scratch.path.join("sled")).unwrap() {
         let path = entry.unwrap().path();

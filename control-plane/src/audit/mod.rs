@@ -1,0 +1,294 @@
+//! Who did what, from where, and what came of it: durable records of each admin act, enrollment and issuance, also of
+//! those refused.
+//!
+//! The latest [`RETAINED`] records are kept. A record of something that was done stands in the same commit as the deed.
+//! Refusals that anybody on the network can provoke are recorded at most [`REFUSALS_PER_SECOND`] times a second; the
+//! next record counts those left out.
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hauberk_identity::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::registry::{Commit, Store, StoreError, document, keys};
+
+/// How many records are kept; at about 300 bytes each.
+pub const RETAINED: u64 = 100_000;
+
+/// How many refusals of unauthenticated callers are recorded in a second.
+pub const REFUSALS_PER_SECOND: u32 = 20;
+
+/// The longest text in a record, in characters: some of it is the caller's.
+const LONGEST_TEXT: usize = 512;
+
+/// How many records one reading of the store takes.
+const READ_AT_ONCE: usize = 1_000;
+
+/// How many records one call looks at for those that match.
+const LOOKED_AT: usize = 20_000;
+
+/// What came of an act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was done.
+    Ok,
+    /// It was refused.
+    Refused,
+}
+
+/// Who acts, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// A SPIFFE id, `local:uid=0`, `unauthenticated`, or `control-plane` for what it does by itself.
+    pub name: String,
+    /// `IP:port`, or `unix`.
+    pub source: String,
+}
+
+impl Actor {
+    /// Somebody who has proved nothing.
+    pub fn unauthenticated(source: impl ToString) -> Self {
+        Self { name: "unauthenticated".to_owned(), source: source.to_string() }
+    }
+}
+
+/// An act to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Act {
+    /// Who did it.
+    pub actor: Actor,
+    /// What, by a stable name: `resources.apply`, `enrollment.attest`, `certificate.issue`.
+    pub action: &'static str,
+    /// To what.
+    pub object: String,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Why, for a person; empty where nothing needs saying.
+    pub reason: String,
+}
+
+impl Act {
+    /// Something that was done.
+    pub fn done(actor: &Actor, action: &'static str, object: impl Into<String>) -> Self {
+        let (actor, object) = (actor.clone(), object.into());
+        Self { actor, action, object, outcome: Outcome::Ok, reason: String::new() }
+    }
+
+    /// Something that was refused.
+    pub fn refused(
+        actor: &Actor,
+        action: &'static str,
+        object: impl Into<String>,
+        why: impl ToString,
+    ) -> Self {
+        let (actor, object) = (actor.clone(), object.into());
+        Self { actor, action, object, outcome: Outcome::Refused, reason: why.to_string() }
+    }
+
+    /// The same with something worth knowing.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+}
+
+/// A record as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its number; gaps mean acts that were begun and did not happen.
+    pub sequence: u64,
+    /// When, Unix ms.
+    pub at: u64,
+    /// See [`Actor::name`].
+    pub actor: String,
+    /// See [`Actor::source`].
+    pub source: String,
+    /// See [`Act::action`].
+    pub action: String,
+    /// See [`Act::object`].
+    pub object: String,
+    /// See [`Act::outcome`].
+    pub outcome: Outcome,
+    /// See [`Act::reason`].
+    pub reason: String,
+}
+
+/// What of the records is wanted. Empty fields match everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Exactly this actor.
+    pub actor: String,
+    /// Actions that begin so.
+    pub action: String,
+    /// Only refused acts.
+    pub refused_only: bool,
+    /// Only acts since then.
+    pub since: Option<UnixMillis>,
+}
+
+impl Filter {
+    fn matches(&self, record: &Record) -> bool {
+        (self.actor.is_empty() || record.actor == self.actor)
+            && record.action.starts_with(&self.action)
+            && (!self.refused_only || record.outcome == Outcome::Refused)
+    }
+}
+
+/// Records, the latest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Those that match.
+    pub records: Vec<Record>,
+    /// Where to go on: the `before` of the next call. `None` after the last.
+    pub next: Option<u64>,
+}
+
+/// The book of records.
+pub struct Audit {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    next_sequence: AtomicU64,
+    refusals: Mutex<RefusalLimit>,
+}
+
+#[derive(Default)]
+struct RefusalLimit {
+    second: u64,
+    recorded: u32,
+    left_out: u64,
+}
+
+impl Audit {
+    /// Goes on after the last record in the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Self, StoreError> {
+        let latest = store.list(keys::AUDIT, None, 1).await?;
+        let last = latest.entries.first().and_then(|(key, _)| sequence_of(key)).unwrap_or(0);
+        Ok(Self { store, clock, next_sequence: AtomicU64::new(last + 1), refusals: Mutex::default() })
+    }
+
+    /// Adds the record of an act to the commit that does it, so that neither happens without the other.
+    ///
+    /// # Errors
+    /// When the record cannot be encoded.
+    pub fn add_to(&self, commit: Commit, act: Act) -> Result<Commit, StoreError> {
+        let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
+        let key = key_of(sequence);
+        let record = Record {
+            sequence,
+            at: self.clock.now().0,
+            actor: shortened(act.actor.name),
+            source: shortened(act.actor.source),
+            action: act.action.to_owned(),
+            object: shortened(act.object),
+            outcome: act.outcome,
+            reason: shortened(act.reason),
+        };
+        tracing::info!(
+            event = "audit",
+            sequence,
+            actor = record.actor,
+            source = record.source,
+            action = record.action,
+            object = record.object,
+            outcome = ?record.outcome,
+            reason = record.reason,
+        );
+        let commit = commit.put(key.clone(), document::to_bytes(&key, &record)?);
+        Ok(match sequence.checked_sub(RETAINED) {
+            Some(expired) if expired > 0 => commit.delete(key_of(expired)),
+            _ => commit,
+        })
+    }
+
+    /// Records an act by itself: one that was refused, or one that changed nothing in the store.
+    ///
+    /// # Errors
+    /// When the store does not take it.
+    pub async fn record(&self, act: Act) -> Result<(), StoreError> {
+        self.store.commit(self.add_to(Commit::new(), act)?).await.map(|_| ())
+    }
+
+    /// Records a refusal that anybody may have provoked, within the limit. A store that does not take it is logged:
+    /// the caller is refused all the same.
+    pub async fn record_refusal(&self, mut act: Act) {
+        {
+            let mut limit = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            let second = self.clock.now().as_secs();
+            if limit.second != second {
+                limit.second = second;
+                limit.recorded = 0;
+            }
+            if limit.recorded >= REFUSALS_PER_SECOND {
+                limit.left_out += 1;
+                return;
+            }
+            limit.recorded += 1;
+            let left_out = std::mem::take(&mut limit.left_out);
+            if left_out > 0 {
+                act.reason =
+                    format!("{} (and {left_out} refusals before this were not recorded)", act.reason);
+            }
+        }
+        if let Err(error) = self.record(act).await {
+            tracing::error!(event = "audit_failed", %error, "a refusal could not be recorded");
+        }
+    }
+
+    /// Reads records, the latest first, at most `limit`, beginning before the number `before`. A page may hold fewer
+    /// and still have a next: one call looks at a bounded number of records.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn list(&self, filter: &Filter, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        let mut records = Vec::new();
+        let mut after = before.map(key_of);
+        let mut looked_at = 0;
+        loop {
+            let page = self.store.list(keys::AUDIT, after.as_deref(), READ_AT_ONCE).await?;
+            for (key, stored) in &page.entries {
+                let record: Record = document::from_stored(key, stored)?;
+                if filter.since.is_some_and(|since| record.at < since.0) {
+                    return Ok(Page { records, next: None });
+                }
+                let sequence = record.sequence;
+                if filter.matches(&record) {
+                    records.push(record);
+                }
+                looked_at += 1;
+                if records.len() >= limit || looked_at >= LOOKED_AT {
+                    return Ok(Page { records, next: Some(sequence) });
+                }
+            }
+            if !page.more {
+                return Ok(Page { records, next: None });
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+        }
+    }
+}
+
+fn key_of(sequence: u64) -> String {
+    format!("{}{}", keys::AUDIT, keys::newest_first(sequence))
+}
+
+fn sequence_of(key: &str) -> Option<u64> {
+    keys::number_of(key.strip_prefix(keys::AUDIT)?)
+}
+
+fn shortened(mut text: String) -> String {
+    if let Some((cut, _)) = text.char_indices().nth(LONGEST_TEXT) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}

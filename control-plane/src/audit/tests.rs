@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+use super::*;
+use crate::registry::SledStore;
+
+struct Scratch {
+    _directory: tempfile::TempDir,
+    store: Arc<dyn Store>,
+    clock: Clock,
+}
+
+fn scratch() -> Scratch {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Arc::new(SledStore::create(&directory.path().join("registry")).unwrap());
+    Scratch { _directory: directory, store, clock: Clock::manual(UnixMillis(1_000_000)) }
+}
+
+fn actor() -> Actor {
+    Actor { name: "spiffe://shop.local/admin/ada".into(), source: "127.0.0.1:9".into() }
+}
+
+#[tokio::test]
+async fn records_are_read_latest_first_page_by_page() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    for index in 0..25 {
+        let act = if index % 5 == 0 {
+            Act::refused(&actor(), "token.create", index.to_string(), "no such node")
+        } else {
+            Act::done(&actor(), "resources.apply", index.to_string())
+        };
+        audit.record(act).await.unwrap();
+    }
+    let first = audit.list(&Filter::default(), None, 10).await.unwrap();
+    assert_eq!(first.records.len(), 10);
+    assert_eq!(first.records[0].object, "24");
+    let second = audit.list(&Filter::default(), first.next, 10).await.unwrap();
+    assert_eq!(second.records[0].object, "14");
+    let third = audit.list(&Filter::default(), second.next, 10).await.unwrap();
+    assert_eq!((third.records.len(), third.next), (5, None));
+    let refused = Filter { refused_only: true, action: "token.".into(), ..Filter::default() };
+    assert_eq!(audit.list(&refused, None, 100).await.unwrap().records.len(), 5);
+    let nobody = Filter { actor: "spiffe://shop.local/admin/bob".into(), ..Filter::default() };
+    assert!(audit.list(&nobody, None, 100).await.unwrap().records.is_empty());
+
+    let reopened = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    reopened.record(Act::done(&actor(), "resources.apply", "later")).await.unwrap();
+    assert_eq!(reopened.list(&Filter::default(), None, 1).await.unwrap().records[0].sequence, 26);
+}
+
+#[tokio::test]
+async fn the_oldest_records_make_room() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    audit.record(Act::done(&actor(), "a", "first")).await.unwrap();
+    audit.next_sequence.store(RETAINED + 1, Ordering::Relaxed);
+    audit.record(Act::done(&actor(), "a", "much later")).await.unwrap();
+    let records = audit.list(&Filter::default(), None, 10).await.unwrap().records;
+    assert_eq!(records.len(), 1);
+    assert_eq!(records[0].object, "much later");
+}
+
+#[tokio::test]
+async fn floods_of_refusals_are_counted_instead_of_kept() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    let act =
+        || Act::refused(&Actor::unauthenticated("10.0.0.1:5"), "enrollment.attest", "", "x".repeat(4_000));
+    for _ in 0..100 {
+        audit.record_refusal(act()).await;
+    }
+    scratch.clock.advance(Duration::from_secs(1));
+    audit.record_refusal(act()).await;
+    let records = audit.list(&Filter::default(), None, 200).await.unwrap().records;
+    assert_eq!(records.len(), REFUSALS_PER_SECOND as usize + 1);
+    assert!(records[1].reason.chars().count() <= LONGEST_TEXT + 1);
+    let since = Filter { since: Some(scratch.clock.now()), ..Filter::default() };
+    assert_eq!(audit.list(&since, None, 200).await.unwrap().records.len(), 1);
+}

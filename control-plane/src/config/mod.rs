@@ -1,0 +1,141 @@
+//! What an operator may set: each setting by flag, by `HAUBERK_*` variable or in a TOML file, in this order of
+//! precedence. All mistakes are reported together.
+
+mod sources;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sources::Sources;
+pub use values::{LogFormat, SubjectName};
+
+/// The names of all settings, as flags and in the file; variables are `HAUBERK_` and the name in capitals.
+pub const NAMES: &[&str] = &[
+    "data-dir",
+    "agent-listen",
+    "admin-listen",
+    "health-listen",
+    "san",
+    "svid-ttl",
+    "kek-file",
+    "log",
+    "log-format",
+    "shutdown-deadline",
+];
+
+/// Where everything is kept unless told otherwise.
+const DEFAULT_DATA_DIR: &str = "/var/lib/hauberk";
+
+/// Everything the control plane can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The data directory, 0700.
+    pub data_dir: PathBuf,
+    /// Where agents connect.
+    pub agent_listen: SocketAddr,
+    /// Where admins connect.
+    pub admin_listen: SocketAddr,
+    /// Where probes and scrapers connect, in plain HTTP.
+    pub health_listen: SocketAddr,
+    /// DNS names and IP addresses of the control plane's own certificate; empty: those given to `init`, else
+    /// localhost and the host's name.
+    pub sans: Vec<SubjectName>,
+    /// The life of an agent's certificate.
+    pub svid_ttl: Duration,
+    /// The file of the key-encryption key.
+    pub kek_file: PathBuf,
+    /// Which log events are written, in the syntax of tracing-subscriber's `EnvFilter`.
+    pub log: String,
+    /// How they are written.
+    pub log_format: LogFormat,
+    /// How long a graceful stop may take.
+    pub shutdown_deadline: Duration,
+    /// The file that these came from, in part; read again on SIGHUP.
+    pub file: Option<PathBuf>,
+}
+
+/// One mistake: where it is and what is wrong there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// `--svid-ttl`, `HAUBERK_SVID_TTL`, or `hauberk.toml: svid-ttl`.
+    pub place: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// Settings that cannot be used: every mistake in them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    /// In the order of the settings; never empty.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the configuration has mistakes:")?;
+        for mistake in &self.mistakes {
+            write!(f, "\n  {}: {}", mistake.place, mistake.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The values given on the command line, by the name of the setting.
+pub type Flags = BTreeMap<&'static str, Vec<String>>;
+
+impl Settings {
+    /// Reads all settings: `flags` before `variables` (the environment) before the file that `file` or
+    /// `HAUBERK_CONFIG` names.
+    ///
+    /// # Errors
+    /// All mistakes of all three at once.
+    pub fn load(
+        flags: &Flags,
+        variables: &BTreeMap<String, String>,
+        file: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        let mut sources = Sources::open(flags, variables, file);
+        let data_dir = sources.one("data-dir", PathBuf::from(DEFAULT_DATA_DIR), values::path);
+        let settings = Self {
+            agent_listen: sources.one("agent-listen", listen(Ipv4Addr::UNSPECIFIED, 7443), values::address),
+            admin_listen: sources.one("admin-listen", listen(Ipv4Addr::LOCALHOST, 7444), values::address),
+            health_listen: sources.one("health-listen", listen(Ipv4Addr::LOCALHOST, 7445), values::address),
+            sans: sources.many("san", values::subject_name),
+            svid_ttl: sources.one("svid-ttl", Duration::from_secs(3_600), |text| {
+                values::duration(text, Duration::from_secs(60), Duration::from_secs(86_400))
+            }),
+            kek_file: sources.one("kek-file", data_dir.join("key-encryption-key"), values::path),
+            log: sources.one("log", "info".to_owned(), values::log_filter),
+            log_format: sources.one("log-format", LogFormat::Auto, values::log_format),
+            shutdown_deadline: sources.one("shutdown-deadline", Duration::from_secs(20), |text| {
+                values::duration(text, Duration::from_secs(1), Duration::from_secs(600))
+            }),
+            file: sources.file(),
+            data_dir,
+        };
+        sources.finish()?;
+        Ok(settings)
+    }
+
+    /// Where the Unix socket of local administration is.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data_dir.join("admin.sock")
+    }
+
+    /// Where the addresses that were bound are told to programs.
+    pub fn addresses_file(&self) -> PathBuf {
+        self.data_dir.join("addresses.json")
+    }
+}
+
+fn listen(address: Ipv4Addr, port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(address, port))
+}

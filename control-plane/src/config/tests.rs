@@ -1,0 +1,84 @@
+use super::*;
+
+fn flags(pairs: &[(&'static str, &str)]) -> Flags {
+    let mut flags = Flags::new();
+    for (name, value) in pairs {
+        flags.entry(*name).or_default().push((*value).to_owned());
+    }
+    flags
+}
+
+fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn nothing_given_gives_the_defaults() {
+    let settings = Settings::load(&Flags::new(), &variables(&[]), None).unwrap();
+    assert_eq!(settings.agent_listen.to_string(), "0.0.0.0:7443");
+    assert_eq!(settings.admin_listen.to_string(), "127.0.0.1:7444");
+    assert_eq!(settings.svid_ttl, Duration::from_secs(3_600));
+    assert_eq!(settings.kek_file, PathBuf::from("/var/lib/hauberk/key-encryption-key"));
+}
+
+#[test]
+fn a_flag_goes_before_a_variable_before_the_file() {
+    let file = file(
+        "svid-ttl = \"10m\"\nlog = \"warn\"\nagent-listen = \"127.0.0.1:1\"\nsan = [\"a.test\", \"::1\"]",
+    );
+    let settings = Settings::load(
+        &flags(&[("svid-ttl", "30m"), ("data-dir", "/d")]),
+        &variables(&[("HAUBERK_SVID_TTL", "20m"), ("HAUBERK_LOG", "debug")]),
+        Some(file.path()),
+    )
+    .unwrap();
+    assert_eq!(settings.svid_ttl, Duration::from_secs(1_800));
+    assert_eq!(settings.log, "debug");
+    assert_eq!(settings.agent_listen.to_string(), "127.0.0.1:1");
+    assert_eq!(settings.sans, [SubjectName::Dns("a.test".into()), SubjectName::Ip("::1".parse().unwrap())]);
+    assert_eq!(settings.kek_file, PathBuf::from("/d/key-encryption-key"));
+}
+
+#[test]
+fn all_mistakes_are_told_together() {
+    let file = file("svid_ttl = \"1h\"\nagent-listen = 7443\n");
+    let error = Settings::load(
+        &flags(&[("admin-listen", "localhost"), ("shutdown-deadline", "0s"), ("san", "ok.test,not ok")]),
+        &variables(&[
+            ("HAUBERK_SVID_TTL", "30s"),
+            ("HAUBERK_HEALTH_LISTN", "127.0.0.1:1"),
+            ("HAUBERK_CONTROL_PLANE_PORT", "tcp://10.0.0.1:7443"),
+            ("HAUBERK_LOG_FORMAT", "yaml"),
+        ]),
+        Some(file.path()),
+    )
+    .unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "svid_ttl: is no setting; did you mean svid-ttl?",
+        "agent-listen: a integer is no value for this",
+        "--admin-listen: \"localhost\" is not an IP address and port",
+        "--shutdown-deadline: \"0s\" is outside of 1s to 10m",
+        "--san: \"not ok\" is neither",
+        "HAUBERK_SVID_TTL: \"30s\" is outside of 1m to 24h",
+        "HAUBERK_HEALTH_LISTN: is no setting; did you mean HAUBERK_HEALTH_LISTEN?",
+        "HAUBERK_LOG_FORMAT: \"yaml\" is none of auto, json, text",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in {text}");
+    }
+    assert_eq!(error.mistakes.len(), 8, "{text}");
+}
+
+#[test]
+fn a_file_that_is_missing_or_no_toml_is_a_mistake() {
+    let missing = Settings::load(&Flags::new(), &variables(&[("HAUBERK_CONFIG", "/nonexistent.toml")]), None);
+    assert!(missing.unwrap_err().to_string().contains("/nonexistent.toml: cannot be read"));
+    let file = file("svid-ttl 1h");
+    assert!(Settings::load(&Flags::new(), &variables(&[]), Some(file.path())).is_err());
+}

@@ -1,0 +1,439 @@
+//! The first certificate for a join token, and renewals for a certificate.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{IdentityKind, InstanceId, Name, NameError, SpiffeId, UnixMillis};
+use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
+use tokio::sync::Mutex;
+
+use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
+use crate::audit::{Act, Actor, Audit};
+use crate::clock::Clock;
+use crate::issuance::{Holder, InstanceRecord, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
+use crate::metrics::{Metrics, OutcomeLabel};
+use crate::random::{self, NoRandomness};
+use crate::registry::{Commit, Guard, Store, StoreError, Stored, document, keys};
+use crate::secret::SecretHash;
+
+/// How often an enrollment is tried again when others use the same token at the same moment through other replicas.
+const ATTEMPTS: u32 = 16;
+
+/// Into how many queues users of tokens are sorted, by the token's hash.
+const QUEUES: usize = 64;
+
+/// The longest text that an agent may say about itself, in characters.
+const LONGEST_INFO: usize = 255;
+
+/// What an agent says about itself; shown to admins, trusted for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// Its version.
+    pub version: String,
+    /// Its host.
+    pub hostname: String,
+}
+
+/// An agent that has a certificate.
+#[derive(Debug, Clone)]
+pub struct Enrolled {
+    /// The certificate.
+    pub issued: Issued,
+    /// Which instance it is.
+    pub instance: InstanceId,
+}
+
+/// Why an agent gets no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollmentError {
+    /// Nobody made such a token, or it was taken back, or it expired long ago.
+    #[error("the join token is unknown: it was mistyped, taken back, or made by another control plane")]
+    UnknownToken,
+    /// The agent came too late.
+    #[error("the join token expired {} ago: make a new one", in_words(*.ago))]
+    Expired {
+        /// How late.
+        ago: Duration,
+    },
+    /// Others came before.
+    #[error("the join token is used up: {}", used_by(.by))]
+    UsedUp {
+        /// Who.
+        by: Vec<TokenUse>,
+    },
+    /// The node was deleted.
+    #[error("mesh {mesh} has no virtual node {node} any longer")]
+    NoSuchNode {
+        /// The mesh.
+        mesh: String,
+        /// The node.
+        node: String,
+    },
+    /// A certificate of another kind asks for renewal.
+    #[error("{0} is no node of a mesh: its certificate is not renewed here")]
+    NotANode(SpiffeId),
+    /// The connection has outlived the certificate.
+    #[error("the certificate has expired: join anew with a token")]
+    CertificateExpired,
+    /// The agent's request is not acceptable.
+    #[error("the certificate request is refused: {0}")]
+    Request(#[from] CsrError),
+    /// A record names an impossible node.
+    #[error("the registry names an impossible node")]
+    Name(#[from] NameError),
+    /// Nothing could be issued; not the agent's fault.
+    #[error(transparent)]
+    Issuance(#[from] IssuanceError),
+    /// The registry failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No instance id can be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl EnrollmentError {
+    /// Whether the agent was refused, as against something having failed here.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Name(_) | Self::Issuance(_) | Self::Store(_) | Self::NoRandomness(_))
+    }
+}
+
+/// Lets agents in.
+pub struct Enrollment {
+    store: Arc<dyn Store>,
+    issuer: Arc<Issuer>,
+    ledger: Arc<Ledger>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    trust_domain: hauberk_identity::TrustDomain,
+    svid_ttl: Duration,
+    /// Users of one token go one after the other, so that they do not fail each other's guards over and over.
+    queues: Vec<Mutex<()>>,
+}
+
+/// The parts that [`Enrollment`] is made of.
+pub struct EnrollmentParts {
+    /// Tokens and nodes.
+    pub store: Arc<dyn Store>,
+    /// Certificates.
+    pub issuer: Arc<Issuer>,
+    /// Instances.
+    pub ledger: Arc<Ledger>,
+    /// Records.
+    pub audit: Arc<Audit>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
+    /// The trust domain of all nodes.
+    pub trust_domain: hauberk_identity::TrustDomain,
+    /// The life of agents' certificates.
+    pub svid_ttl: Duration,
+}
+
+impl Enrollment {
+    /// Puts the parts together.
+    pub fn new(parts: EnrollmentParts) -> Self {
+        let EnrollmentParts { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl } = parts;
+        let queues = std::iter::repeat_with(|| Mutex::new(())).take(QUEUES).collect();
+        Self { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl, queues }
+    }
+
+    /// Exchanges a join token for a first certificate. The use is bound to the key before anything is signed: the
+    /// same key may ask again, since the answer may have been lost, and gets the same instance; another key may not.
+    ///
+    /// # Errors
+    /// Says precisely why not; refusals are recorded.
+    pub async fn attest(
+        &self,
+        token: &str,
+        csr: &[u8],
+        info: AgentInfo,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let hash = SecretHash::of(token);
+        let result = self.try_attest(&hash, csr, info, source).await;
+        self.count(result.as_ref().err());
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            let actor = Actor::unauthenticated(source);
+            let object = format!("token {}", hash.short());
+            self.audit.record_refusal(Act::refused(&actor, "enrollment.attest", object, error)).await;
+        }
+        result
+    }
+
+    /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
+    ///
+    /// # Errors
+    /// When the node is gone, the certificate expired meanwhile, or the request is not acceptable.
+    pub async fn renew(
+        &self,
+        peer: &PeerIdentity,
+        csr: &[u8],
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let result = self.try_renew(peer, csr, source).await;
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
+            let object = peer.id().to_string();
+            self.audit.record_refusal(Act::refused(&actor, "certificate.renew", object, error)).await;
+        }
+        result
+    }
+
+    async fn try_attest(
+        &self,
+        hash: &SecretHash,
+        csr: &[u8],
+        info: AgentInfo,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let key = token_key(hash);
+        let (_, record) = self.token(&key).await?;
+        self.check_expiry(&record)?;
+        // The signature of a request is checked only for those who hold a token.
+        let public_key = CertificateRequest::parse(csr)?;
+        let info = AgentInfo { version: presentable(&info.version), hostname: presentable(&info.hostname) };
+
+        let _turn = match self.queue(hash) {
+            Some(queue) => Some(queue.lock().await),
+            None => None,
+        };
+        let mut attempt = 1;
+        loop {
+            match self.use_token(hash, &public_key, &info, source).await {
+                Err(EnrollmentError::Issuance(IssuanceError::Store(StoreError::Conflict { guard }))) => {
+                    if let Guard::Present(key) = &guard
+                        && key.starts_with(keys::RESOURCES)
+                    {
+                        return Err(EnrollmentError::NoSuchNode { mesh: record.mesh, node: record.node });
+                    }
+                    if attempt == ATTEMPTS {
+                        return Err(StoreError::Conflict { guard }.into());
+                    }
+                    attempt += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// One attempt: fails with a conflict where the token changed in between.
+    async fn use_token(
+        &self,
+        hash: &SecretHash,
+        public_key: &PublicKey,
+        info: &AgentInfo,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let key = token_key(hash);
+        let (stored, record) = self.token(&key).await?;
+        self.check_expiry(&record)?;
+        let use_key = format!("{}{}/{}", keys::TOKEN_USES, hash.as_str(), public_key.fingerprint());
+        let before = match self.store.get(&use_key).await? {
+            Some(used) => Some(document::from_stored::<TokenUse>(&use_key, &used)?),
+            None => None,
+        };
+
+        let (mesh, node) = (Name::parse(&record.mesh)?, Name::parse(&record.node)?);
+        let mut entitlement =
+            Commit::new().present(keys::resource("VirtualNode", &record.mesh, &record.node));
+        let instance = match &before {
+            Some(used) => {
+                entitlement = entitlement.present(key).present(use_key);
+                match InstanceId::parse(&used.instance) {
+                    Ok(id) => id,
+                    Err(_) => {
+                        return Err(StoreError::Damaged {
+                            key: used.instance.clone(),
+                            what: "it is no instance",
+                        }
+                        .into());
+                    }
+                }
+            }
+            None => {
+                let instance = random::instance_id()?;
+                entitlement = match record.uses {
+                    Uses::Unlimited => entitlement.present(key),
+                    Uses::Limited(limit) if record.used < limit => {
+                        let used = TokenRecord { used: record.used + 1, ..record.clone() };
+                        let bytes = document::to_bytes(&key, &used)?;
+                        entitlement.at(key.clone(), stored.version).put(key, bytes)
+                    }
+                    Uses::Limited(_) => {
+                        let by = uses_of(&*self.store, hash.as_str()).await?;
+                        return Err(EnrollmentError::UsedUp { by });
+                    }
+                };
+                let used = TokenUse {
+                    instance: instance.to_string(),
+                    at: self.clock.now().0,
+                    source: source.to_owned(),
+                };
+                let bytes = document::to_bytes(&use_key, &used)?;
+                entitlement = entitlement.absent(use_key.clone()).put(use_key, bytes);
+                instance
+            }
+        };
+        let id = SpiffeId::node(&self.trust_domain, &mesh, &node);
+        let order = Order {
+            id: id.clone(),
+            holder: Holder::Instance(instance.to_string()),
+            public_key: public_key.clone(),
+            ttl: self.svid_ttl,
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            actor: Actor { name: format!("token:{}", hash.short()), source: source.to_owned() },
+            action: "enrollment.attest",
+        };
+        let enrolled_at = before.map(|used| used.at);
+        let issued = self
+            .issuer
+            .issue(order, |serial, certificate| {
+                let record =
+                    instance_record(&record.mesh, &record.node, serial, certificate, info, enrolled_at);
+                put_instance(entitlement, &instance, &record)
+            })
+            .await?;
+        Ok(Enrolled { issued, instance })
+    }
+
+    async fn try_renew(
+        &self,
+        peer: &PeerIdentity,
+        csr: &[u8],
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        if peer.not_after() < self.clock.now() {
+            return Err(EnrollmentError::CertificateExpired);
+        }
+        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
+            return Err(EnrollmentError::NotANode(peer.id().clone()));
+        };
+        let public_key = CertificateRequest::parse(csr)?;
+        let instance = self.ledger.instance_of(peer).await?;
+        let former = self.ledger.instance(&instance).await?;
+        let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
+            version: former.version.clone(),
+            hostname: former.hostname.clone(),
+        });
+        let enrolled_at = former.map(|former| former.enrolled_at);
+        let order = Order {
+            id: peer.id().clone(),
+            holder: Holder::Instance(instance.to_string()),
+            public_key,
+            ttl: self.svid_ttl,
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            actor: Actor { name: peer.id().to_string(), source: source.to_owned() },
+            action: "certificate.renew",
+        };
+        let entitlement = Commit::new().present(keys::resource("VirtualNode", mesh, node));
+        let issued = self
+            .issuer
+            .issue(order, |serial, certificate| {
+                let record = instance_record(mesh, node, serial, certificate, &info, enrolled_at);
+                put_instance(entitlement, &instance, &record)
+            })
+            .await;
+        match issued {
+            Ok(issued) => Ok(Enrolled { issued, instance }),
+            Err(IssuanceError::Store(StoreError::Conflict { .. })) => {
+                Err(EnrollmentError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn token(&self, key: &str) -> Result<(Stored, TokenRecord), EnrollmentError> {
+        let stored = self.store.get(key).await?.ok_or(EnrollmentError::UnknownToken)?;
+        let record = document::from_stored(key, &stored)?;
+        Ok((stored, record))
+    }
+
+    fn check_expiry(&self, record: &TokenRecord) -> Result<(), EnrollmentError> {
+        let (now, expires_at) = (self.clock.now(), UnixMillis(record.expires_at));
+        if now >= expires_at {
+            return Err(EnrollmentError::Expired { ago: now.since(expires_at) });
+        }
+        Ok(())
+    }
+
+    fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
+        let number = usize::from_str_radix(hash.as_str().get(..4)?, 16).ok()?;
+        self.queues.get(number % QUEUES)
+    }
+
+    fn count(&self, error: Option<&EnrollmentError>) {
+        let outcome = match error {
+            None => "ok",
+            Some(error) if error.is_refusal() => "refused",
+            Some(_) => "failed",
+        };
+        self.metrics.enrollments.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
+
+fn instance_record(
+    mesh: &str,
+    node: &str,
+    serial: &str,
+    certificate: &IssuedRecord,
+    info: &AgentInfo,
+    enrolled_at: Option<u64>,
+) -> InstanceRecord {
+    InstanceRecord {
+        spiffe_id: certificate.spiffe_id.clone(),
+        mesh: mesh.to_owned(),
+        node: node.to_owned(),
+        serial: serial.to_owned(),
+        issued_at: certificate.issued_at,
+        not_after: certificate.not_after,
+        enrolled_at: enrolled_at.unwrap_or(certificate.issued_at),
+        version: info.version.clone(),
+        hostname: info.hostname.clone(),
+    }
+}
+
+fn put_instance(commit: Commit, id: &InstanceId, record: &InstanceRecord) -> Result<Commit, StoreError> {
+    let key = format!("{}{id}", keys::INSTANCES);
+    let bytes = document::to_bytes(&key, record)?;
+    Ok(commit.put(key, bytes))
+}
+
+/// What an agent says of itself, without what would confuse a terminal.
+fn presentable(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(LONGEST_INFO).collect()
+}
+
+fn used_by(uses: &[TokenUse]) -> String {
+    match uses {
+        [] => "no use is left".to_owned(),
+        [only] => {
+            format!("instance {} used it at {} from {}", only.instance, UnixMillis(only.at), only.source)
+        }
+        [first, ..] => {
+            format!(
+                "{} instances used it, one of them {} at {}",
+                uses.len(),
+                first.instance,
+                UnixMillis(first.at)
+            )
+        }
+    }
+}
+
+fn in_words(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds < 120 => format!("{seconds}s"),
+        seconds if seconds < 7_200 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3_600),
+    }
+}

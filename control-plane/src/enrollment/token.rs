@@ -1,0 +1,263 @@
+//! Join tokens: 256 random bits, shown once, kept as a hash, bound to one virtual node, good for a while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{Name, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Act, Actor, Audit};
+use crate::clock::Clock;
+use crate::random::NoRandomness;
+use crate::registry::{Commit, Guard, Store, StoreError, document, keys};
+use crate::secret::{Secret, SecretHash};
+
+/// What every join token's text begins with.
+const PREFIX: &str = "hbk1-";
+
+/// The life of a token where none is asked for.
+const DEFAULT_TTL: Duration = Duration::from_secs(600);
+
+/// The longest life of a token.
+const LONGEST_TTL: Duration = Duration::from_secs(86_400);
+
+/// How long an expired token is remembered, so that its refusal can say so.
+const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(86_400);
+
+/// How many uses of a token are listed.
+const USES_LISTED: usize = 1_000;
+
+/// How many agents may use a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Uses {
+    /// This many.
+    Limited(u32),
+    /// Any number, until it expires.
+    Unlimited,
+}
+
+/// A token as the registry knows it; the hash of its text is in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// The mesh.
+    pub mesh: String,
+    /// The virtual node that its bearers become.
+    pub node: String,
+    /// Unix ms.
+    pub created_at: u64,
+    /// Unix ms.
+    pub expires_at: u64,
+    /// Who made it.
+    pub created_by: String,
+    /// How many may use it.
+    pub uses: Uses,
+    /// How many have; not counted for unlimited ones.
+    pub used: u32,
+}
+
+/// Who used a token; the hash of the token and the fingerprint of the key are in the registry's key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenUse {
+    /// The instance that came of it.
+    pub instance: String,
+    /// Unix ms.
+    pub at: u64,
+    /// From where.
+    pub source: String,
+}
+
+/// What a token is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// The mesh.
+    pub mesh: Name,
+    /// The virtual node.
+    pub node: Name,
+    /// Its life; ten minutes where none is given.
+    pub ttl: Option<Duration>,
+    /// How many agents may use it.
+    pub uses: Uses,
+}
+
+/// A token, the one time that its text is known.
+#[derive(Debug)]
+pub struct IssuedToken {
+    /// The text.
+    pub secret: Secret,
+    /// What is kept.
+    pub view: TokenView,
+}
+
+/// A token as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenView {
+    /// Not secret: the beginning of the hash.
+    pub id: String,
+    /// What is kept.
+    pub record: TokenRecord,
+    /// Those who used it, in no order; at most a thousand.
+    pub used_by: Vec<TokenUse>,
+}
+
+/// A token that is not made or not taken back.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The caller asked for an impossible life.
+    #[error("a token lives at least 1s and at most 24h")]
+    BadTtl,
+    /// The caller asked for no uses.
+    #[error("a token is used at least once")]
+    NoUses,
+    /// The caller named a node that does not exist.
+    #[error("mesh {mesh} has no virtual node {node}: apply it first")]
+    NoSuchNode {
+        /// The mesh.
+        mesh: String,
+        /// The node.
+        node: String,
+    },
+    /// The caller named a token that does not exist.
+    #[error("there is no token {0}")]
+    NoSuchToken(String),
+    /// The registry failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No secret can be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+/// Makes, lists and takes back join tokens.
+pub struct Tokens {
+    store: Arc<dyn Store>,
+    audit: Arc<Audit>,
+    clock: Clock,
+}
+
+impl Tokens {
+    /// The tokens in a store.
+    pub fn new(store: Arc<dyn Store>, audit: Arc<Audit>, clock: Clock) -> Self {
+        Self { store, audit, clock }
+    }
+
+    /// Makes a token for a virtual node that exists.
+    ///
+    /// # Errors
+    /// When the request is impossible or the registry fails.
+    pub async fn create(&self, request: TokenRequest, actor: &Actor) -> Result<IssuedToken, TokenError> {
+        let ttl = request.ttl.unwrap_or(DEFAULT_TTL);
+        if ttl < Duration::from_secs(1) || ttl > LONGEST_TTL {
+            return Err(TokenError::BadTtl);
+        }
+        if request.uses == Uses::Limited(0) {
+            return Err(TokenError::NoUses);
+        }
+        let now = self.clock.now();
+        let secret = Secret::generate(PREFIX)?;
+        let hash = secret.hash();
+        let record = TokenRecord {
+            mesh: request.mesh.to_string(),
+            node: request.node.to_string(),
+            created_at: now.0,
+            expires_at: now.plus(ttl).0,
+            created_by: actor.name.clone(),
+            uses: request.uses,
+            used: 0,
+        };
+        let key = token_key(&hash);
+        let node = keys::resource("VirtualNode", &record.mesh, &record.node);
+        let commit = Commit::new()
+            .present(node)
+            .absent(key.clone())
+            .put(key.clone(), document::to_bytes(&key, &record)?);
+        let object = format!("{} for {}/{}", hash.short(), record.mesh, record.node);
+        let commit = self.audit.add_to(commit, Act::done(actor, "token.create", object))?;
+        match self.store.commit(commit).await {
+            Ok(_) => {
+                let view = TokenView { id: hash.short().to_owned(), record, used_by: Vec::new() };
+                Ok(IssuedToken { secret, view })
+            }
+            Err(StoreError::Conflict { guard: Guard::Present(_) }) => {
+                Err(TokenError::NoSuchNode { mesh: record.mesh, node: record.node })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// All tokens that are good or expired lately; those of one mesh where it is given.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn list(&self, mesh: Option<&str>) -> Result<Vec<TokenView>, TokenError> {
+        let page = self.store.list(keys::TOKENS, None, usize::MAX).await?;
+        let mut tokens = Vec::new();
+        for (key, stored) in &page.entries {
+            let record: TokenRecord = document::from_stored(key, stored)?;
+            if mesh.is_some_and(|mesh| record.mesh != mesh) {
+                continue;
+            }
+            let hash = key.strip_prefix(keys::TOKENS).unwrap_or(key);
+            tokens.push(TokenView {
+                id: hash.get(..12).unwrap_or(hash).to_owned(),
+                record,
+                used_by: uses_of(&*self.store, hash).await?,
+            });
+        }
+        tokens.sort_by_key(|token| std::cmp::Reverse(token.record.created_at));
+        Ok(tokens)
+    }
+
+    /// Takes a token back, by its id. Instances that used it keep their certificates.
+    ///
+    /// # Errors
+    /// When there is none of this id.
+    pub async fn delete(&self, id: &str, actor: &Actor) -> Result<(), TokenError> {
+        let missing = || TokenError::NoSuchToken(id.to_owned());
+        if id.len() < 12 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(missing());
+        }
+        let page = self.store.list(&format!("{}{id}", keys::TOKENS), None, 1).await?;
+        let (key, _) = page.entries.into_iter().next().ok_or_else(missing)?;
+        let commit = self.forget(Commit::new().present(key.clone()), &key).await?;
+        let commit = self.audit.add_to(commit, Act::done(actor, "token.delete", id))?;
+        match self.store.commit(commit).await {
+            Err(StoreError::Conflict { .. }) => Err(missing()),
+            result => result.map(|_| ()).map_err(TokenError::from),
+        }
+    }
+
+    /// Forgets tokens that expired more than a day before `now`. Gives their number.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; the next run goes on.
+    pub async fn prune(&self, now: UnixMillis) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        for (key, stored) in self.store.list(keys::TOKENS, None, usize::MAX).await?.entries {
+            let record: TokenRecord = document::from_stored(&key, &stored)?;
+            if UnixMillis(record.expires_at).plus(KEPT_AFTER_EXPIRY) < now {
+                let commit = self.forget(Commit::new(), &key).await?;
+                self.store.commit(commit).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn forget(&self, commit: Commit, key: &str) -> Result<Commit, StoreError> {
+        let hash = key.strip_prefix(keys::TOKENS).unwrap_or(key);
+        let uses = self.store.list(&format!("{}{hash}/", keys::TOKEN_USES), None, usize::MAX).await?;
+        Ok(uses.entries.into_iter().fold(commit.delete(key), |commit, (key, _)| commit.delete(key)))
+    }
+}
+
+/// The registry's key of a token.
+pub(super) fn token_key(hash: &SecretHash) -> String {
+    format!("{}{}", keys::TOKENS, hash.as_str())
+}
+
+/// Those who used a token.
+pub(super) async fn uses_of(store: &dyn Store, hash: &str) -> Result<Vec<TokenUse>, StoreError> {
+    let page = store.list(&format!("{}{hash}/", keys::TOKEN_USES), None, USES_LISTED).await?;
+    page.entries.iter().map(|(key, stored)| document::from_stored(key, stored)).collect()
+}

@@ -1,0 +1,168 @@
+//! The HTTP listener for probes and scrapers: `/livez`, `/readyz` and `/metrics`, and nothing else.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::registry::{Condition, Store};
+
+/// How long a probe may take, from connecting to the end of its answer.
+const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many probes are served at once; more are closed at once.
+const PROBES_AT_ONCE: usize = 64;
+
+/// What the health listener shows.
+#[derive(Clone)]
+pub struct Health {
+    store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
+    serving: Arc<AtomicBool>,
+}
+
+impl Health {
+    /// Not serving yet.
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics, serving: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Says whether the API listeners take calls.
+    pub fn set_serving(&self, serving: bool) {
+        self.serving.store(serving, Ordering::Release);
+    }
+
+    /// Why this process should get no traffic; `None` when it should.
+    pub fn unready_reason(&self) -> Option<String> {
+        if !self.serving.load(Ordering::Acquire) {
+            return Some("starting or stopping".to_owned());
+        }
+        match self.store.condition() {
+            Condition::Writable => None,
+            Condition::ReadOnly(reason) => Some(format!("the registry is read-only: {reason}")),
+        }
+    }
+
+    /// Serves probes until `stop`.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let mut probes = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_ended) = probes.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) if probes.len() < PROBES_AT_ONCE => {
+                        probes.spawn(tokio::time::timeout(PROBE_DEADLINE, self.clone().answer(stream)));
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(event = "accept_failed", listener = "health", %error, "cannot accept");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn answer(self, stream: TcpStream) {
+        let service = service_fn(move |request| {
+            let health = self.clone();
+            async move { Ok::<_, Infallible>(health.respond(&request)) }
+        });
+        let served = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(PROBE_DEADLINE)
+            .max_buf_size(16 * 1024)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(event = "probe_failed", %error, "a probe ended badly");
+        }
+    }
+
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered\n".to_owned());
+        }
+        match request.uri().path() {
+            "/livez" => plain(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => match self.unready_reason() {
+                None => plain(StatusCode::OK, "ok\n".to_owned()),
+                Some(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            },
+            "/metrics" => {
+                let writable = matches!(self.store.condition(), Condition::Writable);
+                self.metrics.registry_writable.set(i64::from(writable));
+                let mut response = plain(StatusCode::OK, self.metrics.encode());
+                response.headers_mut().insert(
+                    header::CONTENT_TYPE,
+                    header::HeaderValue::from_static(
+                        "application/openmetrics-text; version=1.0.0; charset=utf-8",
+                    ),
+                );
+                response
+            }
+            _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz or /metrics\n".to_owned()),
+        }
+    }
+}
+
+/// Asks `/readyz` at `address`: the answer's status and text.
+///
+/// # Errors
+/// When nobody answers in time.
+pub async fn probe(address: SocketAddr) -> std::io::Result<(StatusCode, String)> {
+    let asked = async {
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(std::io::Error::other)?;
+        let request = Request::get("/readyz")
+            .header(header::HOST, address.to_string())
+            .body(Full::<Bytes>::default())
+            .map_err(std::io::Error::other)?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), 64 * 1024)
+                .collect()
+                .await
+                .map_err(std::io::Error::other)?;
+            Ok((status, String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()))
+        };
+        tokio::pin!(connection);
+        tokio::pin!(exchange);
+        tokio::select! {
+            answer = &mut exchange => answer,
+            ended = &mut connection => match ended {
+                Ok(()) => exchange.await,
+                Err(error) => Err(std::io::Error::other(error)),
+            },
+        }
+    };
+    tokio::time::timeout(PROBE_DEADLINE, asked)
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))?
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

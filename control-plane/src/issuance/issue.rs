@@ -1,0 +1,141 @@
+//! Where a certificate is issued, in four beats: the authority, the template, the record and signature, and the check
+//! of our own output (which is part of [`hauberk_tls::IssuingAuthority::sign`]).
+//!
+//! A certificate is recorded durably, together with what entitles to it and the audit record, before it is signed: no
+//! certificate exists that the registry does not know. Who it names is decided by the callers in this crate, never by
+//! a request.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{SpiffeId, UnixMillis, Validity, ValidityError};
+use hauberk_tls::{IssueError, PublicKey, Svid, SvidTemplate};
+
+use super::records::{Holder, IssuedRecord};
+use crate::audit::{Act, Actor, Audit};
+use crate::authority::{Authority, BACKDATED};
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::random::{self, NoRandomness};
+use crate::registry::{Commit, Store, StoreError, document, keys};
+
+/// Why no certificate was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuanceError {
+    /// What entitles to it has changed meanwhile, or the registry takes no writes.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The issuing authority has expired, or the clock is wrong: an operator must act.
+    #[error("the issuing authority is not valid now: check the clock, or rotate the authority")]
+    AuthorityNotValid,
+    /// The clock is wrong.
+    #[error("the clock is wrong")]
+    Clock(#[from] ValidityError),
+    /// Signing failed, or the check of our own output: nothing left this process.
+    #[error("the certificate could not be signed")]
+    Sign(#[from] IssueError),
+    /// No serial number can be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+/// A certificate to be issued.
+#[derive(Debug)]
+pub struct Order {
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// Whose it is among those of the same name.
+    pub holder: Holder,
+    /// The key that it certifies: all that is taken from a request.
+    pub public_key: PublicKey,
+    /// Its life from now; capped by the authority's.
+    pub ttl: Duration,
+    /// DNS names beside the id.
+    pub dns_names: Vec<String>,
+    /// IP addresses beside the id.
+    pub ip_addresses: Vec<IpAddr>,
+    /// Who asked.
+    pub actor: Actor,
+    /// Why it is issued, by a stable name: `enrollment.attest`, `certificate.renew`.
+    pub action: &'static str,
+}
+
+/// A certificate that was issued.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// Leaf and issuing authority.
+    pub svid: Svid,
+    /// Its life and half life count from here.
+    pub issued_at: UnixMillis,
+}
+
+/// Issues certificates; the only caller of the issuing authority.
+pub struct Issuer {
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+impl Issuer {
+    /// Puts the parts together.
+    pub fn new(
+        store: Arc<dyn Store>,
+        authority: Arc<Authority>,
+        audit: Arc<Audit>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Self {
+        Self { store, authority, audit, metrics, clock }
+    }
+
+    /// Issues one certificate. `entitlement` makes the commit of what entitles to it, given the certificate's serial
+    /// number and record: its guards decide whether there will be a certificate at all.
+    ///
+    /// # Errors
+    /// When a guard of the entitlement fails ([`StoreError::Conflict`]), or nothing can be recorded or signed.
+    pub async fn issue(
+        &self,
+        order: Order,
+        entitlement: impl FnOnce(&str, &IssuedRecord) -> Result<Commit, StoreError>,
+    ) -> Result<Issued, IssuanceError> {
+        let authority = self.authority.issuing();
+        let now = self.clock.now();
+        if !authority.validity().contains(now) {
+            return Err(IssuanceError::AuthorityNotValid);
+        }
+
+        let not_after = now.plus(order.ttl).min(authority.validity().not_after()).floor_to_second();
+        let template = SvidTemplate {
+            id: order.id,
+            public_key: order.public_key,
+            serial: random::serial()?,
+            validity: Validity::new(now.minus(BACKDATED).floor_to_second(), not_after)?,
+            dns_names: order.dns_names,
+            ip_addresses: order.ip_addresses,
+        };
+
+        let record = IssuedRecord {
+            spiffe_id: template.id.to_string(),
+            holder: order.holder,
+            issued_at: now.0,
+            not_before: template.validity.not_before().0,
+            not_after: not_after.0,
+            key_fingerprint: template.public_key.fingerprint().to_string(),
+        };
+        let serial = template.serial.to_string();
+        let key = format!("{}{serial}", keys::ISSUED);
+        let act = Act::done(&order.actor, order.action, record.spiffe_id.clone())
+            .because(format!("serial {serial}"));
+        let commit = entitlement(&serial, &record)?
+            .put(key.clone(), document::to_bytes(&key, &record)?)
+            .put(keys::issued_order(now, &serial), "");
+        self.store.commit(self.audit.add_to(commit, act)?).await?;
+
+        let svid = authority.sign(&template)?;
+        self.metrics.certificates_issued.inc();
+        Ok(Issued { svid, issued_at: now })
+    }
+}

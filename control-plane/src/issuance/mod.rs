@@ -1,0 +1,10 @@
+//! Certificates: how they are issued, what is remembered of each, and when that is forgotten.
+
+mod issue;
+mod records;
+
+#[cfg(test)]
+mod tests;
+
+pub use issue::{IssuanceError, Issued, Issuer, Order};
+pub use records::{Holder, InstanceRecord, IssuedPage, IssuedRecord, Ledger};

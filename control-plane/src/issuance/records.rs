@@ -1,0 +1,227 @@
+//! What is remembered of each certificate and of those who hold them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{InstanceId, Serial, UnixMillis};
+use hauberk_tls::{Fingerprint, PeerIdentity};
+use serde::{Deserialize, Serialize};
+
+use crate::registry::{Commit, Store, StoreError, document, keys};
+
+/// How long records are kept after the last certificate has expired.
+const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
+
+/// How many records one reading of the store takes.
+const READ_AT_ONCE: usize = 1_000;
+
+/// Whose a certificate is, among those that name the same SPIFFE id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holder {
+    /// An instance of a node.
+    Instance(String),
+    /// An admin, by the generation of the record: one that was deleted and made anew is somebody else.
+    Admin(String),
+    /// The control plane itself.
+    ControlPlane,
+}
+
+/// An issued certificate; its serial number is in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedRecord {
+    /// Whom it names.
+    pub spiffe_id: String,
+    /// Whose it is.
+    pub holder: Holder,
+    /// Unix ms.
+    pub issued_at: u64,
+    /// Unix ms.
+    pub not_before: u64,
+    /// Unix ms.
+    pub not_after: u64,
+    /// SHA-256 of the public key, hexadecimal.
+    pub key_fingerprint: String,
+}
+
+/// A running agent, as far as certificates go; its id is in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRecord {
+    /// Whom its certificates name.
+    pub spiffe_id: String,
+    /// The mesh.
+    pub mesh: String,
+    /// The virtual node.
+    pub node: String,
+    /// The latest certificate's serial number.
+    pub serial: String,
+    /// When that was issued, Unix ms.
+    pub issued_at: u64,
+    /// When that expires, Unix ms.
+    pub not_after: u64,
+    /// When the instance first joined, Unix ms.
+    pub enrolled_at: u64,
+    /// What the agent says about itself.
+    pub version: String,
+    /// What the agent says about itself.
+    pub hostname: String,
+}
+
+/// Issued certificates, the latest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedPage {
+    /// Serial number and record.
+    pub certificates: Vec<(String, IssuedRecord)>,
+    /// What to go on after; `None` after the last.
+    pub next: Option<String>,
+}
+
+/// Reads and prunes the records.
+pub struct Ledger {
+    store: Arc<dyn Store>,
+}
+
+impl Ledger {
+    /// The records in a store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// The record of a certificate; `None` if it was not issued here, or expired long ago.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn certificate(&self, serial: Serial) -> Result<Option<IssuedRecord>, StoreError> {
+        self.read(&format!("{}{serial}", keys::ISSUED)).await
+    }
+
+    /// The record of an instance.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn instance(&self, id: &InstanceId) -> Result<Option<InstanceRecord>, StoreError> {
+        self.read(&format!("{}{id}", keys::INSTANCES)).await
+    }
+
+    /// All instances that hold, or lately held, a certificate.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn instances(&self) -> Result<Vec<(InstanceId, InstanceRecord)>, StoreError> {
+        let page = self.store.list(keys::INSTANCES, None, usize::MAX).await?;
+        let mut instances = Vec::with_capacity(page.entries.len());
+        for (key, stored) in &page.entries {
+            let id = key.strip_prefix(keys::INSTANCES).and_then(|id| InstanceId::parse(id).ok());
+            let id =
+                id.ok_or_else(|| StoreError::Damaged { key: key.clone(), what: "it is no instance's id" })?;
+            instances.push((id, document::from_stored(key, stored)?));
+        }
+        Ok(instances)
+    }
+
+    /// Which instance a peer with a verified certificate is. After a restore from an older backup the registry may not
+    /// know a certificate that is nevertheless good: such an instance gets an id made from its serial number.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn instance_of(&self, peer: &PeerIdentity) -> Result<InstanceId, StoreError> {
+        if let Some(IssuedRecord { holder: Holder::Instance(id), .. }) =
+            self.certificate(peer.serial()).await?
+            && let Ok(id) = InstanceId::parse(&id)
+        {
+            return Ok(id);
+        }
+        let mut seed = [0; 8];
+        seed.copy_from_slice(
+            Fingerprint::of(peer.serial().as_bytes()).as_bytes().first_chunk::<8>().unwrap_or(&[0; 8]),
+        );
+        Ok(InstanceId::from_random(seed))
+    }
+
+    /// Issued certificates, the latest first, at most `limit`; those of one SPIFFE id where it is given.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn certificates(
+        &self,
+        spiffe_id: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<IssuedPage, StoreError> {
+        let mut certificates = Vec::new();
+        let mut after = after.map(|after| format!("{}{after}", keys::ISSUED_ORDER));
+        loop {
+            let page = self.store.list(keys::ISSUED_ORDER, after.as_deref(), READ_AT_ONCE).await?;
+            for (key, _) in &page.entries {
+                let position = key.strip_prefix(keys::ISSUED_ORDER).unwrap_or(key);
+                let Some((_, serial)) = position.split_once('/') else { continue };
+                // It may have been pruned since the page was read.
+                let Some(record) = self.read::<IssuedRecord>(&format!("{}{serial}", keys::ISSUED)).await?
+                else {
+                    continue;
+                };
+                if spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted) {
+                    certificates.push((serial.to_owned(), record));
+                }
+                if certificates.len() >= limit {
+                    return Ok(IssuedPage { certificates, next: Some(position.to_owned()) });
+                }
+            }
+            if !page.more {
+                return Ok(IssuedPage { certificates, next: None });
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+        }
+    }
+
+    /// Removes the records of certificates, and of instances, that expired more than an hour before `now`. Gives the
+    /// number of records removed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; the next run goes on.
+    pub async fn prune(&self, now: UnixMillis) -> Result<usize, StoreError> {
+        let expired = |not_after: u64| UnixMillis(not_after).plus(KEPT_AFTER_EXPIRY) < now;
+        let mut removed = 0;
+        let mut after = None;
+        loop {
+            let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
+            let mut commit = Commit::new();
+            for (key, stored) in &page.entries {
+                let record: IssuedRecord = document::from_stored(key, stored)?;
+                if expired(record.not_after) {
+                    let serial = key.strip_prefix(keys::ISSUED).unwrap_or(key);
+                    let order = keys::issued_order(UnixMillis(record.issued_at), serial);
+                    commit = commit.delete(key.clone()).delete(order);
+                    removed += 1;
+                }
+            }
+            if !commit.is_empty() {
+                self.store.commit(commit).await?;
+            }
+            if !page.more {
+                break;
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+        }
+        for (id, record) in self.instances().await? {
+            if expired(record.not_after) {
+                let key = format!("{}{id}", keys::INSTANCES);
+                // An instance that renews at this moment is kept.
+                if let Some(stored) = self.store.get(&key).await?
+                    && expired(document::from_stored::<InstanceRecord>(&key, &stored)?.not_after)
+                {
+                    match self.store.commit(Commit::new().at(key.clone(), stored.version).delete(key)).await {
+                        Ok(_) => removed += 1,
+                        Err(StoreError::Conflict { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        self.store.get(key).await?.map(|stored| document::from_stored(key, &stored)).transpose()
+    }
+}

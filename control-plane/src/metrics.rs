@@ -1,0 +1,99 @@
+//! What is counted, for `/metrics` in the OpenMetrics text format.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The label of what came of something: `ok` or `refused`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    /// The label's value.
+    pub outcome: &'static str,
+}
+
+/// The label of a listener: `agent` or `admin`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ListenerLabel {
+    /// The label's value.
+    pub listener: &'static str,
+}
+
+/// All figures of the control plane. Parts that come with figures of their own add them by [`Metrics::register`].
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    /// Certificates issued.
+    pub certificates_issued: Counter,
+    /// Enrollments, by outcome.
+    pub enrollments: Family<OutcomeLabel, Counter>,
+    /// Calls of the admin API, by outcome of authentication and authorization.
+    pub admin_calls: Family<OutcomeLabel, Counter>,
+    /// Open connections, by listener.
+    pub connections: Family<ListenerLabel, Gauge>,
+    /// Connections closed before a call, by listener.
+    pub connections_refused: Family<ListenerLabel, Counter>,
+    /// 1 while the registry takes writes.
+    pub registry_writable: Gauge,
+    /// The configuration revision.
+    pub revision: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Mutex::new(Registry::with_prefix("hauberk")),
+            certificates_issued: Counter::default(),
+            enrollments: Family::default(),
+            admin_calls: Family::default(),
+            connections: Family::default(),
+            connections_refused: Family::default(),
+            registry_writable: Gauge::default(),
+            revision: Gauge::default(),
+        };
+        metrics.register(|registry| {
+            registry.register(
+                "certificates_issued",
+                "Certificates issued",
+                metrics.certificates_issued.clone(),
+            );
+            registry.register("enrollments", "Enrollments of agents", metrics.enrollments.clone());
+            registry.register("admin_calls", "Calls of the admin API", metrics.admin_calls.clone());
+            registry.register("connections", "Open connections", metrics.connections.clone());
+            registry.register(
+                "connections_refused",
+                "Connections that were closed before their first call",
+                metrics.connections_refused.clone(),
+            );
+            registry.register(
+                "registry_writable",
+                "1 while the registry takes writes",
+                metrics.registry_writable.clone(),
+            );
+            registry.register("revision", "The configuration revision", metrics.revision.clone());
+        });
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Adds figures to what is shown. Names get the prefix `hauberk_`.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// All figures, as scrapers read them.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        match encode(&mut text, &registry) {
+            Ok(()) => text,
+            // Writing into a String does not fail; half a page would be worse than none.
+            Err(_) => String::new(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Where everything stands in the registry: the layout of all keys, in one place.
+//!
+//! ```text
+//! installation                             trust domain, epoch, names of the server certificate
+//! authority/root/<serial>                  a root: certificate and sealed key
+//! authority/issuing/<serial>               an issuing authority: certificate and sealed key
+//! authority/view/<key id>                  a key that signs views, sealed
+//! resource/<kind>/<mesh>/<name>            a resource
+//! token/<hash>                             a join token
+//! token-use/<hash>/<key fingerprint>       who used it
+//! issued/<serial>                          an issued certificate
+//! issued-order/<newest first>/<serial>     the same, in order
+//! instance/<instance id>                   a running agent and its latest certificate
+//! admin/<name>                             an admin
+//! login/<hash>                             a login token of an admin
+//! audit/<newest first>                     an audit record
+//! endpoint/<SPIFFE id>/<instance id>       where a running agent takes mesh traffic
+//! decision/<instance id>/<decision id>     a denial, the first of its kind
+//! ```
+
+use hauberk_identity::UnixMillis;
+
+/// The record of [`crate::authority`] that says what this installation is.
+pub const INSTALLATION: &str = "installation";
+
+/// Root authorities.
+pub const ROOTS: &str = "authority/root/";
+
+/// Issuing authorities.
+pub const ISSUING: &str = "authority/issuing/";
+
+/// Keys that sign views.
+pub const VIEW_KEYS: &str = "authority/view/";
+
+/// All resources.
+pub const RESOURCES: &str = "resource/";
+
+/// Join tokens.
+pub const TOKENS: &str = "token/";
+
+/// Uses of join tokens.
+pub const TOKEN_USES: &str = "token-use/";
+
+/// Issued certificates.
+pub const ISSUED: &str = "issued/";
+
+/// Issued certificates, the latest first.
+pub const ISSUED_ORDER: &str = "issued-order/";
+
+/// Running agents.
+pub const INSTANCES: &str = "instance/";
+
+/// Admins.
+pub const ADMINS: &str = "admin/";
+
+/// Login tokens.
+pub const LOGINS: &str = "login/";
+
+/// Audit records, the latest first.
+pub const AUDIT: &str = "audit/";
+
+/// Registered endpoints.
+pub const ENDPOINTS: &str = "endpoint/";
+
+/// Denials that are kept.
+pub const DECISIONS: &str = "decision/";
+
+/// A resource. `kind` is spelt as in files (`VirtualNode`); a mesh stands in itself. Names hold no slash.
+pub fn resource(kind: &str, mesh: &str, name: &str) -> String {
+    format!("{RESOURCES}{kind}/{mesh}/{name}")
+}
+
+/// A number spelt so that the order of keys is from the greatest to the least.
+pub fn newest_first(number: u64) -> String {
+    format!("{:016x}", u64::MAX - number)
+}
+
+/// The number behind [`newest_first`].
+pub fn number_of(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok().map(|inverted| u64::MAX - inverted)
+}
+
+/// The place of a certificate in the order of issuance.
+pub fn issued_order(at: UnixMillis, serial: &str) -> String {
+    format!("{ISSUED_ORDER}{}/{serial}", newest_first(at.0))
+}

@@ -1,6 +1,8 @@
 //! The messages and services of Hauberk, generated from the `.proto` files beside this crate, and
 //! their conversions to and from the domain types of `hauberk-identity` and `hauberk-policy`.
 
+pub mod convert;
+
 /// Resources: what files hold and what the admin API moves.
 pub mod mesh {
     /// Version 1.

@@ -1,0 +1,231 @@
+//! From messages to the domain.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
+use hauberk_policy::{
+    Authorization, Mode, NodeScope, PolicySlice, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared,
+};
+use prost::Message;
+
+use super::ConvertError;
+use super::view::{Body, Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target, View};
+use crate::agent::v1 as wire;
+
+/// Reads an encoded `View`, as a `SignedView` carries it.
+///
+/// That its signature is good, that it is new enough and meant for the reader, and that the reader has the
+/// [`features`](super::features) it needs remains the reader's to check.
+///
+/// # Errors
+/// Names the first field that is missing, unknown or out of range, or stands twice.
+pub fn decode_view(bytes: &[u8]) -> Result<View, ConvertError> {
+    let wire::View { epoch, revision, features, trust_domain, mesh, body } =
+        wire::View::decode(bytes).map_err(|error| ConvertError::new("view", error))?;
+    let trust_domain =
+        TrustDomain::parse(&trust_domain).map_err(|error| ConvertError::new("trust_domain", error))?;
+    let mesh = name("mesh", &mesh)?;
+    let body = match body {
+        Some(wire::view::Body::Node(node)) => Body::Node(node_view(node, &trust_domain, &mesh)?),
+        Some(wire::view::Body::Service(service)) => Body::Service(service_view(service, &trust_domain)?),
+        None => return Err(ConvertError::new("body", "there is none, or it is of an unknown kind")),
+    };
+    Ok(View { epoch, revision, features, trust_domain, mesh, body })
+}
+
+/// Reads a port number.
+///
+/// # Errors
+/// It is not within 1 to 65535.
+pub fn listener_port(field: &str, number: u32) -> Result<u16, ConvertError> {
+    match u16::try_from(number) {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err(ConvertError::new(field, format!("{number} is not a port number from 1 to 65535"))),
+    }
+}
+
+fn node_view(
+    view: wire::NodeView,
+    trust_domain: &TrustDomain,
+    mesh: &Name,
+) -> Result<NodeView, ConvertError> {
+    let wire::NodeView { spiffe_id, ports, policies, backends, max_view_age_ms } = view;
+    let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
+    let owner = match node.kind() {
+        IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Some(mesh),
+        _ => None,
+    };
+    if owner != Some(mesh.as_str()) || !node.is_member_of(trust_domain) {
+        let problem = format!("{node} is no node or gateway of mesh {mesh} in {trust_domain}");
+        return Err(ConvertError::new("node.spiffe_id", problem));
+    }
+    let ports = each("node.ports", ports, inbound_port)?;
+    distinct("node.ports", ports.iter().map(|port| port.number))?;
+    let policies = each("node.policies", policies, policy)?;
+    distinct("node.policies", policies.iter().map(|policy| policy.name.clone()))?;
+    let backends = names("node.backends", backends)?;
+    let scope = NodeScope { trust_domain: trust_domain.clone(), mesh: mesh.clone(), node, ports };
+    let max_view_age = (max_view_age_ms > 0).then(|| Duration::from_millis(max_view_age_ms));
+    Ok(NodeView { scope, policies: PolicySlice { policies, roles: Vec::new() }, backends, max_view_age })
+}
+
+fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, ConvertError> {
+    let wire::InboundPort { number, protocol, services, routes, deny_undeclared, audit } = port;
+    let routes = each(&format!("{field}.routes"), routes, route)?;
+    distinct(&format!("{field}.routes"), routes.iter().map(RouteTemplate::as_str))?;
+    Ok(PortScope {
+        number: listener_port(&format!("{field}.number"), number)?,
+        protocol: decode_protocol(&format!("{field}.protocol"), protocol)?,
+        services: names(&format!("{field}.services"), services)?,
+        routes,
+        undeclared: if deny_undeclared { Undeclared::Deny } else { Undeclared::Decide },
+        authorization: if audit { Authorization::Audit } else { Authorization::Enforce },
+    })
+}
+
+fn route(field: &str, route: wire::Route) -> Result<RouteTemplate, ConvertError> {
+    let wire::Route { template, methods } = route;
+    let text = if methods.is_empty() { template } else { format!("{} {template}", methods.join(",")) };
+    RouteTemplate::parse(&text).map_err(|error| ConvertError::new(field, error))
+}
+
+fn policy(field: &str, policy: wire::Policy) -> Result<SlicedPolicy, ConvertError> {
+    let wire::Policy { name, cedar, audit } = policy;
+    if name.is_empty() {
+        return Err(ConvertError::new(format!("{field}.name"), "it is empty"));
+    }
+    Ok(SlicedPolicy { name, mode: if audit { Mode::Audit } else { Mode::Enforce }, text: cedar })
+}
+
+fn service_view(view: wire::ServiceView, trust_domain: &TrustDomain) -> Result<ServiceView, ConvertError> {
+    let wire::ServiceView { name, ports } = view;
+    let name = self::name("service.name", &name)?;
+    let ports = each("service.ports", ports, |field, port| service_port(field, port, trust_domain))?;
+    distinct("service.ports", ports.iter().map(|port| port.number))?;
+    Ok(ServiceView { name, ports })
+}
+
+fn service_port(
+    field: &str,
+    port: wire::ServicePort,
+    trust_domain: &TrustDomain,
+) -> Result<ServicePort, ConvertError> {
+    let wire::ServicePort { number, protocol, targets } = port;
+    let field_of_targets = format!("{field}.targets");
+    let targets =
+        each(&field_of_targets, targets, |field, target| self::target(field, target, trust_domain))?;
+    distinct(&field_of_targets, targets.iter().map(|target| target.spiffe_id.as_str()))?;
+    Ok(ServicePort {
+        number: listener_port(&format!("{field}.number"), number)?,
+        protocol: decode_protocol(&format!("{field}.protocol"), protocol)?,
+        targets,
+    })
+}
+
+fn target(field: &str, target: wire::Target, trust_domain: &TrustDomain) -> Result<Target, ConvertError> {
+    let wire::Target { spiffe_id, discovery } = target;
+    let spiffe_id = self::spiffe_id(&format!("{field}.spiffe_id"), &spiffe_id)?;
+    let serves = matches!(spiffe_id.kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. });
+    if !serves || !spiffe_id.is_member_of(trust_domain) {
+        let problem = format!("{spiffe_id} is no node or gateway in {trust_domain}");
+        return Err(ConvertError::new(format!("{field}.spiffe_id"), problem));
+    }
+    let discovery = match discovery {
+        Some(wire::target::Discovery::Registered(wire::Registered {})) => Discovery::Registered,
+        Some(wire::target::Discovery::Dns(dns)) => Discovery::Dns(decode_dns(&format!("{field}.dns"), dns)?),
+        Some(wire::target::Discovery::Fixed(wire::Fixed { addresses })) => {
+            Discovery::Fixed(each(&format!("{field}.fixed.addresses"), addresses, |field, address| {
+                socket_address(field, &address)
+            })?)
+        }
+        None => {
+            let problem = "there is none, or it is of an unknown kind";
+            return Err(ConvertError::new(format!("{field}.discovery"), problem));
+        }
+    };
+    Ok(Target { spiffe_id, discovery })
+}
+
+fn decode_dns(field: &str, dns: wire::Dns) -> Result<Dns, ConvertError> {
+    let wire::Dns { hostname, all_addresses, ip_preference } = dns;
+    if hostname.is_empty() {
+        return Err(ConvertError::new(format!("{field}.hostname"), "it is empty"));
+    }
+    let ip_preference = match wire::IpPreference::try_from(ip_preference) {
+        Ok(wire::IpPreference::Ipv4Preferred) => IpPreference::Ipv4Preferred,
+        Ok(wire::IpPreference::Ipv4Only) => IpPreference::Ipv4Only,
+        Ok(wire::IpPreference::Ipv6Preferred) => IpPreference::Ipv6Preferred,
+        Ok(wire::IpPreference::Ipv6Only) => IpPreference::Ipv6Only,
+        Ok(wire::IpPreference::Unspecified) | Err(_) => {
+            let problem = format!("{ip_preference} is no known preference");
+            return Err(ConvertError::new(format!("{field}.ip_preference"), problem));
+        }
+    };
+    Ok(Dns { hostname, all_addresses, ip_preference })
+}
+
+fn decode_protocol(field: &str, protocol: i32) -> Result<Protocol, ConvertError> {
+    match wire::Protocol::try_from(protocol) {
+        Ok(wire::Protocol::Http) => Ok(Protocol::Http),
+        Ok(wire::Protocol::Http2) => Ok(Protocol::Http2),
+        Ok(wire::Protocol::Grpc) => Ok(Protocol::Grpc),
+        Ok(wire::Protocol::Tcp) => Ok(Protocol::Tcp),
+        Ok(wire::Protocol::Unspecified) | Err(_) => {
+            Err(ConvertError::new(field, format!("{protocol} is no known protocol")))
+        }
+    }
+}
+
+fn socket_address(field: &str, text: &str) -> Result<SocketAddr, ConvertError> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| ConvertError::new(field, format!("{text:?} is not IP:port")))?;
+    let reachable = address.port() != 0 && is_reachable(address.ip());
+    if reachable {
+        Ok(address)
+    } else {
+        Err(ConvertError::new(field, format!("nobody can be reached at {text}")))
+    }
+}
+
+fn is_reachable(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast()
+}
+
+fn name(field: &str, text: &str) -> Result<Name, ConvertError> {
+    Name::parse(text).map_err(|error| ConvertError::new(field, error))
+}
+
+fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>, ConvertError> {
+    let names = each(field, texts, |field, text| name(field, &text))?;
+    distinct(field, names.iter().map(Name::as_str))?;
+    Ok(names)
+}
+
+fn spiffe_id(field: &str, text: &str) -> Result<SpiffeId, ConvertError> {
+    SpiffeId::parse(text).map_err(|error| ConvertError::new(field, error))
+}
+
+fn each<T, U>(
+    field: &str,
+    items: Vec<T>,
+    convert: impl Fn(&str, T) -> Result<U, ConvertError>,
+) -> Result<Vec<U>, ConvertError> {
+    let numbered = items.into_iter().enumerate();
+    numbered.map(|(index, item)| convert(&format!("{field}[{index}]"), item)).collect()
+}
+
+fn distinct<K: Ord + std::fmt::Display>(
+    field: &str,
+    keys: impl Iterator<Item = K>,
+) -> Result<(), ConvertError> {
+    let mut seen = BTreeSet::new();
+    for (index, key) in keys.enumerate() {
+        if seen.contains(&key) {
+            return Err(ConvertError::new(format!("{field}[{index}]"), format!("{key} stands here twice")));
+        }
+        seen.insert(key);
+    }
+    Ok(())
+}

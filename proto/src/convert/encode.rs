@@ -1,0 +1,96 @@
+//! From the domain to messages. What is well-formed by its types always has a message.
+
+use hauberk_policy::{Authorization, Mode, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared};
+
+use super::view::{Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target};
+use crate::agent::v1 as wire;
+
+/// The message for a node's view.
+pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
+    let NodeView { scope, policies, backends, max_view_age } = view;
+    wire::NodeView {
+        spiffe_id: scope.node.to_string(),
+        ports: scope.ports.iter().map(inbound_port).collect(),
+        policies: policies.policies.iter().map(policy).collect(),
+        backends: backends.iter().map(ToString::to_string).collect(),
+        max_view_age_ms: max_view_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+/// The message for a service's view.
+pub fn encode_service_view(view: &ServiceView) -> wire::ServiceView {
+    let ServiceView { name, ports } = view;
+    wire::ServiceView { name: name.to_string(), ports: ports.iter().map(service_port).collect() }
+}
+
+fn inbound_port(port: &PortScope) -> wire::InboundPort {
+    let PortScope { number, protocol, services, routes, undeclared, authorization } = port;
+    wire::InboundPort {
+        number: u32::from(*number),
+        protocol: encode_protocol(*protocol).into(),
+        services: services.iter().map(ToString::to_string).collect(),
+        routes: routes.iter().map(route).collect(),
+        deny_undeclared: *undeclared == Undeclared::Deny,
+        audit: *authorization == Authorization::Audit,
+    }
+}
+
+fn route(route: &RouteTemplate) -> wire::Route {
+    match route.as_str().split_once(' ') {
+        Some((methods, template)) => wire::Route {
+            template: template.to_owned(),
+            methods: methods.split(',').map(ToOwned::to_owned).collect(),
+        },
+        None => wire::Route { template: route.to_string(), methods: Vec::new() },
+    }
+}
+
+fn policy(policy: &SlicedPolicy) -> wire::Policy {
+    let SlicedPolicy { name, mode, text } = policy;
+    wire::Policy { name: name.clone(), cedar: text.clone(), audit: *mode == Mode::Audit }
+}
+
+fn service_port(port: &ServicePort) -> wire::ServicePort {
+    let ServicePort { number, protocol, targets } = port;
+    wire::ServicePort {
+        number: u32::from(*number),
+        protocol: encode_protocol(*protocol).into(),
+        targets: targets.iter().map(target).collect(),
+    }
+}
+
+fn target(target: &Target) -> wire::Target {
+    let Target { spiffe_id, discovery } = target;
+    let discovery = match discovery {
+        Discovery::Registered => wire::target::Discovery::Registered(wire::Registered {}),
+        Discovery::Dns(Dns { hostname, all_addresses, ip_preference }) => {
+            wire::target::Discovery::Dns(wire::Dns {
+                hostname: hostname.clone(),
+                all_addresses: *all_addresses,
+                ip_preference: encode_ip_preference(*ip_preference).into(),
+            })
+        }
+        Discovery::Fixed(addresses) => wire::target::Discovery::Fixed(wire::Fixed {
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+        }),
+    };
+    wire::Target { spiffe_id: spiffe_id.to_string(), discovery: Some(discovery) }
+}
+
+fn encode_protocol(protocol: Protocol) -> wire::Protocol {
+    match protocol {
+        Protocol::Http => wire::Protocol::Http,
+        Protocol::Http2 => wire::Protocol::Http2,
+        Protocol::Grpc => wire::Protocol::Grpc,
+        Protocol::Tcp => wire::Protocol::Tcp,
+    }
+}
+
+fn encode_ip_preference(preference: IpPreference) -> wire::IpPreference {
+    match preference {
+        IpPreference::Ipv4Preferred => wire::IpPreference::Ipv4Preferred,
+        IpPreference::Ipv4Only => wire::IpPreference::Ipv4Only,
+        IpPreference::Ipv6Preferred => wire::IpPreference::Ipv6Preferred,
+        IpPreference::Ipv6Only => wire::IpPreference::Ipv6Only,
+    }
+}

@@ -1,0 +1,36 @@
+//! Views between the wire and the domain: what a message must hold to mean anything, checked once, with the field
+//! named where it does not.
+//!
+//! Every message is taken apart completely, so that a field added to the `.proto` files does not compile until somebody
+//! has decided what becomes of it here. The control plane encodes; the same code decodes what it is about to push, and
+//! again in every agent.
+
+mod decode;
+mod encode;
+pub mod features;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+pub use decode::{decode_view, listener_port};
+pub use encode::{encode_node_view, encode_service_view};
+pub use view::{Body, Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target, View};
+
+/// A message that means nothing. The fault is whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct ConvertError {
+    /// The path of the field, such as `node.ports[0].number`.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl ConvertError {
+    fn new(field: impl Into<String>, problem: impl fmt::Display) -> Self {
+        Self { field: field.into(), problem: problem.to_string() }
+    }
+}

@@ -1,0 +1,213 @@
+use std::time::Duration;
+
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_policy::{
+    Authorization, Mode, NodeScope, PolicySlice, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared,
+};
+use prost::Message;
+
+use super::*;
+use crate::agent::v1 as wire;
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn node_view() -> NodeView {
+    let trust_domain = TrustDomain::parse("shop.example").unwrap();
+    let port = |number, protocol, routes: &[&str]| PortScope {
+        number,
+        protocol,
+        services: vec![name("orders")],
+        routes: routes.iter().map(|text| RouteTemplate::parse(text).unwrap()).collect(),
+        undeclared: Undeclared::Deny,
+        authorization: Authorization::Audit,
+    };
+    NodeView {
+        scope: NodeScope {
+            node: SpiffeId::node(&trust_domain, &name("shop"), &name("orders")),
+            trust_domain,
+            mesh: name("shop"),
+            ports: vec![
+                port(8080, Protocol::Http, &["GET,HEAD /orders/{id}", "/static/*"]),
+                port(9090, Protocol::Grpc, &["shop.Orders/Get"]),
+                port(5432, Protocol::Tcp, &[]),
+            ],
+        },
+        policies: PolicySlice {
+            policies: vec![SlicedPolicy {
+                name: "web/1".into(),
+                mode: Mode::Audit,
+                text: "permit(principal is Node, action, resource);".into(),
+            }],
+            roles: Vec::new(),
+        },
+        backends: vec![name("payments")],
+        max_view_age: Some(Duration::from_secs(60)),
+    }
+}
+
+fn service_view() -> ServiceView {
+    let target = |node: &str, discovery| Target {
+        spiffe_id: SpiffeId::parse(&format!("spiffe://shop.example/mesh/shop/node/{node}")).unwrap(),
+        discovery,
+    };
+    let dns =
+        Dns { hostname: "db.example".into(), all_addresses: true, ip_preference: IpPreference::Ipv6Only };
+    ServiceView {
+        name: name("orders"),
+        ports: vec![ServicePort {
+            number: 8080,
+            protocol: Protocol::Http2,
+            targets: vec![
+                target("a", Discovery::Registered),
+                target("b", Discovery::Dns(dns)),
+                target("c", Discovery::Fixed(vec!["[::1]:8080".parse().unwrap()])),
+            ],
+        }],
+    }
+}
+
+fn wire_view(body: wire::view::Body) -> wire::View {
+    wire::View {
+        epoch: 7,
+        revision: 9,
+        features: vec!["cedar-1".into()],
+        trust_domain: "shop.example".into(),
+        mesh: "shop".into(),
+        body: Some(body),
+    }
+}
+
+fn wire_node() -> wire::View {
+    wire_view(wire::view::Body::Node(encode_node_view(&node_view())))
+}
+
+fn wire_service() -> wire::View {
+    wire_view(wire::view::Body::Service(encode_service_view(&service_view())))
+}
+
+fn node_of(view: &mut wire::View) -> &mut wire::NodeView {
+    match &mut view.body {
+        Some(wire::view::Body::Node(node)) => node,
+        _ => unreachable!(),
+    }
+}
+
+fn service_of(view: &mut wire::View) -> &mut wire::ServiceView {
+    match &mut view.body {
+        Some(wire::view::Body::Service(service)) => service,
+        _ => unreachable!(),
+    }
+}
+
+#[test]
+fn views_come_back_as_they_went() {
+    let view = decode_view(&wire_node().encode_to_vec()).unwrap();
+    assert_eq!((view.epoch, view.revision, view.mesh.as_str()), (7, 9, "shop"));
+    assert_eq!(view.body, Body::Node(node_view()));
+    let view = decode_view(&wire_service().encode_to_vec()).unwrap();
+    assert_eq!(view.body, Body::Service(service_view()));
+}
+
+#[test]
+fn a_view_lists_what_it_needs() {
+    let all = features::needed(&Body::Node(node_view()));
+    assert_eq!(
+        all,
+        ["audit-authorization", "audit-policies", "cedar-1", "deny-undeclared", "max-view-age", "routes-1"]
+    );
+    assert_eq!(features::needed(&Body::Service(service_view())), ["dns-discovery", "fixed-discovery"]);
+    let mut sorted = features::ALL;
+    sorted.sort_unstable();
+    assert_eq!(sorted, features::ALL);
+}
+
+#[test]
+fn a_wrong_field_of_a_node_view_is_named() {
+    type Change = fn(&mut wire::View);
+    let cases: &[(&str, Change)] = &[
+        ("trust_domain", |view| view.trust_domain = "Shop".into()),
+        ("mesh", |view| view.mesh.clear()),
+        ("body", |view| view.body = None),
+        ("node.spiffe_id", |view| node_of(view).spiffe_id = "web".into()),
+        ("node.spiffe_id", |view| node_of(view).spiffe_id = "spiffe://shop.example/admin/a".into()),
+        ("node.spiffe_id", |view| node_of(view).spiffe_id = "spiffe://shop.example/mesh/b/node/a".into()),
+        ("node.spiffe_id", |view| node_of(view).spiffe_id = "spiffe://b/mesh/shop/node/a".into()),
+        ("node.ports[0].number", |view| node_of(view).ports[0].number = 0),
+        ("node.ports[0].number", |view| node_of(view).ports[0].number = 73_616),
+        ("node.ports[1]", |view| node_of(view).ports[1].number = 8080),
+        ("node.ports[0].protocol", |view| node_of(view).ports[0].protocol = 0),
+        ("node.ports[0].protocol", |view| node_of(view).ports[0].protocol = 99),
+        ("node.ports[0].services[0]", |view| node_of(view).ports[0].services[0] = "a/b".into()),
+        ("node.ports[0].services[1]", |view| node_of(view).ports[0].services.push("orders".into())),
+        ("node.ports[0].routes[1]", |view| node_of(view).ports[0].routes[1].template = "/a/*/b".into()),
+        ("node.ports[0].routes[1]", |view| {
+            let route = node_of(view).ports[0].routes[0].clone();
+            node_of(view).ports[0].routes[1] = route;
+        }),
+        ("node.policies[0].name", |view| node_of(view).policies[0].name.clear()),
+        ("node.policies[1]", |view| {
+            let policy = node_of(view).policies[0].clone();
+            node_of(view).policies.push(policy);
+        }),
+        ("node.backends[0]", |view| node_of(view).backends[0] = "..".into()),
+    ];
+    for (field, change) in cases {
+        let mut view = wire_node();
+        change(&mut view);
+        assert_eq!(decode_view(&view.encode_to_vec()).unwrap_err().field, *field);
+    }
+}
+
+#[test]
+fn a_wrong_field_of_a_service_view_is_named() {
+    fn target(view: &mut wire::View, index: usize) -> &mut wire::Target {
+        &mut service_of(view).ports[0].targets[index]
+    }
+    fn fixed(view: &mut wire::View, address: &str) {
+        let addresses = vec![address.to_owned()];
+        target(view, 2).discovery = Some(wire::target::Discovery::Fixed(wire::Fixed { addresses }));
+    }
+    type Change = fn(&mut wire::View);
+    let cases: &[(&str, Change)] = &[
+        ("service.name", |view| service_of(view).name.clear()),
+        ("service.ports[0].number", |view| service_of(view).ports[0].number = 65_536),
+        ("service.ports[0].protocol", |view| service_of(view).ports[0].protocol = 0),
+        ("service.ports[0].targets[0].spiffe_id", |view| target(view, 0).spiffe_id.clear()),
+        ("service.ports[0].targets[0].spiffe_id", |view| {
+            target(view, 0).spiffe_id = "spiffe://other/mesh/shop/node/a".into();
+        }),
+        ("service.ports[0].targets[1]", |view| {
+            target(view, 1).spiffe_id = "spiffe://shop.example/mesh/shop/node/a".into();
+        }),
+        ("service.ports[0].targets[1].discovery", |view| target(view, 1).discovery = None),
+        ("service.ports[0].targets[1].dns.hostname", |view| {
+            let dns = wire::Dns { hostname: String::new(), all_addresses: false, ip_preference: 1 };
+            target(view, 1).discovery = Some(wire::target::Discovery::Dns(dns));
+        }),
+        ("service.ports[0].targets[1].dns.ip_preference", |view| {
+            let dns = wire::Dns { hostname: "a".into(), all_addresses: false, ip_preference: 0 };
+            target(view, 1).discovery = Some(wire::target::Discovery::Dns(dns));
+        }),
+        ("service.ports[0].targets[2].fixed.addresses[0]", |view| fixed(view, "localhost:80")),
+        ("service.ports[0].targets[2].fixed.addresses[0]", |view| fixed(view, "10.0.0.1")),
+        ("service.ports[0].targets[2].fixed.addresses[0]", |view| fixed(view, "10.0.0.1:0")),
+        ("service.ports[0].targets[2].fixed.addresses[0]", |view| fixed(view, "0.0.0.0:80")),
+        ("service.ports[0].targets[2].fixed.addresses[0]", |view| fixed(view, "224.0.0.1:80")),
+    ];
+    for (field, change) in cases {
+        let mut view = wire_service();
+        change(&mut view);
+        assert_eq!(decode_view(&view.encode_to_vec()).unwrap_err().field, *field);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_message_are_refused() {
+    assert_eq!(decode_view(b"\xff").unwrap_err().field, "view");
+    let mut cut = wire_node().encode_to_vec();
+    cut.truncate(cut.len() - 1);
+    assert!(decode_view(&cut).is_err());
+    assert_eq!(decode_view(b"").unwrap_err().field, "trust_domain");
+}

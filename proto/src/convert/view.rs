@@ -1,0 +1,111 @@
+//! A view that means something.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_policy::{NodeScope, PolicySlice, Protocol};
+
+/// What the agents of one node, or the callers of one service, get at a revision.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// Unix ms at `init`; higher after a restore.
+    pub epoch: u64,
+    /// The configuration revision at which the content last changed.
+    pub revision: u64,
+    /// What an agent must understand to enforce it. See [`features`](super::features).
+    pub features: Vec<String>,
+    /// The trust domain of everyone in it.
+    pub trust_domain: TrustDomain,
+    /// The mesh.
+    pub mesh: Name,
+    /// The content.
+    pub body: Body,
+}
+
+/// The content of a view.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// About the node itself.
+    Node(NodeView),
+    /// About a service, for its callers.
+    Service(ServiceView),
+}
+
+/// What a node enforces and whom it is going to call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeView {
+    /// Its listeners; also says whose view this is.
+    pub scope: NodeScope,
+    /// What of the mesh's policies can concern it.
+    pub policies: PolicySlice,
+    /// Services to have ready before their first use, in order.
+    pub backends: Vec<Name>,
+    /// Older views deny everything.
+    pub max_view_age: Option<Duration>,
+}
+
+/// What callers of a service need to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceView {
+    /// The virtual service.
+    pub name: Name,
+    /// Its ports, by number. None where nobody provides it.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// The listeners' port.
+    pub number: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Who serves it.
+    pub targets: Vec<Target>,
+}
+
+/// A node that serves a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The identity that its agents must prove.
+    pub spiffe_id: SpiffeId,
+    /// How its instances are found.
+    pub discovery: Discovery,
+}
+
+/// How instances are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discovery {
+    /// They register themselves, and endpoints come in messages of their own.
+    Registered,
+    /// By a DNS name; the port is the listener's.
+    Dns(Dns),
+    /// They are these.
+    Fixed(Vec<SocketAddr>),
+}
+
+/// A DNS name to resolve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns {
+    /// The name.
+    pub hostname: String,
+    /// All addresses of the answer are instances, not any one.
+    pub all_addresses: bool,
+    /// Which addresses of the answer are used.
+    pub ip_preference: IpPreference,
+}
+
+/// Which addresses of a DNS answer are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IpPreference {
+    /// IPv4 where there is any, else IPv6.
+    #[default]
+    Ipv4Preferred,
+    /// IPv4 alone.
+    Ipv4Only,
+    /// IPv6 where there is any, else IPv4.
+    Ipv6Preferred,
+    /// IPv6 alone.
+    Ipv6Only,
+}

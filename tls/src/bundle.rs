@@ -69,7 +69,7 @@ impl TrustBundle {
         for der in roots {
             let der = der.into();
             if !sorted.contains_key(der.as_ref()) {
-                sorted.insert(der.to_vec(), Root::read(der, Some(&trust_domain))?);
+                sorted.insert(der.to_vec(), Root::read(der, &trust_domain)?);
             }
             if sorted.len() > MAX_ROOTS {
                 return Err(BundleError::TooMany(sorted.len()));
@@ -139,18 +139,22 @@ impl TrustBundle {
 
 impl Root {
     /// Checks that `der` is the certificate of an authority that may stand for `trust_domain`.
-    fn read(der: CertificateDer<'static>, trust_domain: Option<&TrustDomain>) -> Result<Self, BundleError> {
+    fn read(der: CertificateDer<'static>, trust_domain: &TrustDomain) -> Result<Self, BundleError> {
         let fingerprint = Fingerprint::of(&der);
         let facts = Facts::read(&der)?;
         let authority = facts.authority.filter(|authority| authority.critical);
         let authority = authority.ok_or(BundleError::NotAnAuthority(fingerprint))?;
-        if !facts.key_usage.is_some_and(|usage| usage.cert_sign) || facts.subject_key_id.is_none() {
+        // Signed by itself, it may leave out whose key signed it, but not name another (RFC 5280 §4.2.1.1).
+        let signer_is_right = match facts.authority_key_id {
+            Some(id) => !facts.self_issued || Some(id) == facts.subject_key_id,
+            None => facts.self_issued,
+        };
+        let signs = facts.key_usage.is_some_and(|usage| usage.cert_sign);
+        if !signs || facts.subject_key_id.is_none() || !signer_is_right {
             return Err(BundleError::NotAnAuthority(fingerprint));
         }
         // A root from elsewhere may name no trust domain, but it must not name another.
-        if let Some(trust_domain) = trust_domain
-            && facts.uris().any(|uri| uri != trust_domain.id_string())
-        {
+        if facts.uris().any(|uri| uri != trust_domain.id_string()) {
             return Err(BundleError::TrustDomain(fingerprint));
         }
         let (validity, path_len) = (facts.validity, authority.path_len);

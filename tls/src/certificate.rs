@@ -60,6 +60,7 @@ pub(crate) struct Facts<'a> {
     /// Set for an authority: cA is TRUE.
     pub(crate) authority: Option<Authority>,
     pub(crate) has_basic_constraints: bool,
+    has_name_constraints: bool,
     pub(crate) key_usage: Option<KeyUsage>,
     pub(crate) extended_key_usage: Option<ExtendedKeyUsage>,
     pub(crate) names: Vec<SubjectName<'a>>,
@@ -125,6 +126,7 @@ impl<'a> Facts<'a> {
             spki: tbs.subject_pki.raw,
             authority: None,
             has_basic_constraints: false,
+            has_name_constraints: false,
             key_usage: None,
             extended_key_usage: None,
             names: Vec::new(),
@@ -192,12 +194,15 @@ impl<'a> Facts<'a> {
                 if id.authority_cert_issuer.is_some() || id.authority_cert_serial.is_some() {
                     return Err(CertificateFault::Contents("authorityKeyIdentifier"));
                 }
-                self.authority_key_id = id.key_identifier.as_ref().map(|id| id.0);
+                let id = id.key_identifier.as_ref();
+                self.authority_key_id =
+                    Some(id.ok_or(CertificateFault::Contents("authorityKeyIdentifier"))?.0);
             }
             ParsedExtension::NameConstraints(constraints) => {
                 if !critical {
                     return Err(CertificateFault::Criticality("nameConstraints"));
                 }
+                self.has_name_constraints = true;
                 let empty = |list: &Option<Vec<_>>| list.as_ref().is_none_or(Vec::is_empty);
                 if empty(&constraints.permitted_subtrees) && empty(&constraints.excluded_subtrees) {
                     return Err(CertificateFault::Contents("nameConstraints"));
@@ -224,6 +229,9 @@ impl<'a> Facts<'a> {
         let has_path_len = self.authority.is_some_and(|authority| authority.path_len.is_some());
         if has_path_len && !signs {
             return Err(CertificateFault::Contents("basicConstraints"));
+        }
+        if self.has_name_constraints && self.authority.is_none() {
+            return Err(CertificateFault::Contents("nameConstraints"));
         }
         if subject_is_empty && (self.authority.is_some() || self.names.is_empty()) {
             return Err(CertificateFault::Contents("subject"));

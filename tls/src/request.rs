@@ -1,27 +1,18 @@
 //! Certificate signing requests (PKCS#10, RFC 2986): ours out; of others', the public key and nothing else.
 
 use thiserror::Error;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::oid_registry::{
-    OID_PKCS1_SHA256WITHRSA, OID_PKCS1_SHA384WITHRSA, OID_PKCS1_SHA512WITHRSA, OID_SIG_ECDSA_WITH_SHA256,
-    OID_SIG_ECDSA_WITH_SHA384, OID_SIG_ED25519, Oid,
-};
-use x509_parser::prelude::FromDer;
 
 use crate::key::{KeyError, KeyPair, PublicKey};
+use crate::provider::CERTIFICATE_ALGORITHMS;
 
 /// The longest request that is read, in bytes.
 const MAX_LEN: usize = 64 * 1024;
 
-/// What may sign a request: no SHA-1, no MD5.
-static SIGNATURES: &[Oid<'static>] = &[
-    OID_SIG_ECDSA_WITH_SHA256,
-    OID_SIG_ECDSA_WITH_SHA384,
-    OID_SIG_ED25519,
-    OID_PKCS1_SHA256WITHRSA,
-    OID_PKCS1_SHA384WITHRSA,
-    OID_PKCS1_SHA512WITHRSA,
-];
+const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
+const SEQUENCE: u8 = 0x30;
+/// The tag of the attributes, which are not read.
+const ATTRIBUTES: u8 = 0xa0;
 
 /// Requests for a certificate: how an agent asks, and how the control plane reads what was asked.
 #[derive(Debug, Clone, Copy)]
@@ -42,8 +33,8 @@ pub enum CsrError {
     /// The key is not acceptable.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// Signed with an algorithm that is not accepted.
-    #[error("the request is signed with an algorithm that is not accepted")]
+    /// Signed with an algorithm that is not accepted, or that does not fit the key.
+    #[error("the request is signed with an algorithm that is not accepted for its key")]
     SignatureAlgorithm,
     /// The signature does not prove possession of the key.
     #[error("the request's signature does not prove possession of its key")]
@@ -71,15 +62,83 @@ impl CertificateRequest {
         if der.len() > MAX_LEN {
             return Err(CsrError::TooLong(der.len()));
         }
-        let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| CsrError::Malformed)?;
-        if !rest.is_empty() {
-            return Err(CsrError::Malformed);
-        }
-        let key = PublicKey::from_spki_der(request.certification_request_info.subject_pki.raw)?;
-        if !SIGNATURES.contains(&request.signature_algorithm.algorithm) {
-            return Err(CsrError::SignatureAlgorithm);
-        }
-        request.verify_signature().map_err(|_| CsrError::Signature)?;
+        let request = Request::read(der).ok_or(CsrError::Malformed)?;
+        let key = PublicKey::from_spki_der(request.key)?;
+        let algorithm = CERTIFICATE_ALGORITHMS
+            .iter()
+            .find(|algorithm| {
+                algorithm.public_key_alg_id().as_ref() == request.key_algorithm
+                    && algorithm.signature_alg_id().as_ref() == request.signature_algorithm
+            })
+            .ok_or(CsrError::SignatureAlgorithm)?;
+        algorithm
+            .verify_signature(request.key_bits, request.signed, request.signature)
+            .map_err(|_| CsrError::Signature)?;
         Ok(key)
     }
+}
+
+/// The parts of a request (RFC 2986 §4) that matter, each as it stands in its bytes.
+struct Request<'a> {
+    /// CertificationRequestInfo: what the signature covers.
+    signed: &'a [u8],
+    /// SubjectPublicKeyInfo, and of it the algorithm's contents and the key.
+    key: &'a [u8],
+    key_algorithm: &'a [u8],
+    key_bits: &'a [u8],
+    signature_algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Request<'a> {
+    /// Reads strictly: no other bytes mean the same request.
+    fn read(der: &'a [u8]) -> Option<Self> {
+        let request = only(der, SEQUENCE)?;
+        let (info, rest) = element(request, SEQUENCE)?;
+        let (signature_algorithm, rest) = element(rest, SEQUENCE)?;
+        let signature = whole_octets(only(rest, BIT_STRING)?)?;
+
+        let (version, rest) = element(info.contents, INTEGER)?;
+        let (_subject, rest) = element(rest, SEQUENCE)?;
+        let (key, rest) = element(rest, SEQUENCE)?;
+        only(rest, ATTRIBUTES)?;
+        let (key_algorithm, key_bits) = element(key.contents, SEQUENCE)?;
+        (version.contents == [0]).then_some(Self {
+            signed: info.whole,
+            key: key.whole,
+            key_algorithm: key_algorithm.contents,
+            key_bits: whole_octets(only(key_bits, BIT_STRING)?)?,
+            signature_algorithm: signature_algorithm.contents,
+            signature,
+        })
+    }
+}
+
+/// One DER element: its contents, and with its tag and length before them.
+struct Element<'a> {
+    whole: &'a [u8],
+    contents: &'a [u8],
+}
+
+/// Splits an element of the given tag off `der`; its length must be in the shortest form (X.690 §10.1).
+fn element(der: &[u8], tag: u8) -> Option<(Element<'_>, &[u8])> {
+    let (header, len) = match *der {
+        [t, len @ 0..=0x7f, ..] if t == tag => (2, usize::from(len)),
+        [t, 0x81, len @ 0x80..=0xff, ..] if t == tag => (3, usize::from(len)),
+        [t, 0x82, high @ 1..=0xff, low, ..] if t == tag => (4, usize::from(high) << 8 | usize::from(low)),
+        _ => return None,
+    };
+    let (whole, rest) = der.split_at_checked(header + len)?;
+    Some((Element { whole, contents: whole.get(header..)? }, rest))
+}
+
+/// The contents of an element that is all there is.
+fn only(der: &[u8], tag: u8) -> Option<&[u8]> {
+    let (element, rest) = element(der, tag)?;
+    rest.is_empty().then_some(element.contents)
+}
+
+/// A bit string's octets, where no bit is unused.
+fn whole_octets(bits: &[u8]) -> Option<&[u8]> {
+    bits.strip_prefix(&[0])
 }

@@ -144,11 +144,24 @@ pub(crate) fn verify_parts(
     usage: Usage,
 ) -> Result<SpiffeId, VerifyError> {
     let facts = verify_chain(leaf, intermediates, bundle, now, usage)?;
+    check_usage(&facts, usage)?;
     let id = spiffe_id(&facts)?;
     if !id.is_member_of(bundle.trust_domain()) {
         return Err(VerifyError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
     }
     Ok(id)
+}
+
+/// X509-SVID §4.3 and §4.4: what the key may do. Stricter than the standard, `extKeyUsage` must be there.
+pub(crate) fn check_usage(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyError> {
+    if !facts.key_usage.is_some_and(|key_usage| key_usage.critical && key_usage.digital_signature) {
+        return Err(VerifyError::KeyUsage);
+    }
+    let permitted = facts.extended_key_usage.is_some_and(|purposes| match usage {
+        Usage::Client => purposes.client,
+        Usage::Server => purposes.server,
+    });
+    if permitted { Ok(()) } else { Err(VerifyError::ExtendedKeyUsage(usage)) }
 }
 
 /// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.

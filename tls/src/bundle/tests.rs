@@ -1,1 +1,48 @@
+use hauberk_identity::{Serial, UnixMillis};
 
+use super::*;
+use crate::authority::{IssuingAuthority, RootAuthority};
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("example.org").unwrap()
+}
+
+fn root(trust_domain: &str, n: u8) -> RootAuthority {
+    let validity = Validity::new(UnixMillis(0), UnixMillis::from_secs(4_000_000_000)).unwrap();
+    let trust_domain = TrustDomain::parse(trust_domain).unwrap();
+    RootAuthority::create(&trust_domain, validity, Serial::from_random([n; 16])).unwrap()
+}
+
+#[test]
+fn is_a_sorted_set_whatever_the_spelling() {
+    let (a, b) = (root("example.org", 1).certificate().clone(), root("example.org", 2).certificate().clone());
+    let one = TrustBundle::new(domain(), [a.clone(), b.clone(), a.clone()]).unwrap();
+    let other = TrustBundle::new(domain(), [b.to_vec(), a.to_vec()]).unwrap();
+    assert_eq!(one, other);
+    assert_eq!(one.roots().len(), 2);
+    assert_eq!(TrustBundle::from_pem(domain(), &one.to_pem()).unwrap(), one);
+    assert_eq!(TrustBundle::from_self_describing_pem(&one.to_pem()).unwrap(), one);
+    assert!(one.root(Fingerprint::of(&a)).is_some());
+    assert!(TrustBundle::empty(domain()).roots().is_empty());
+}
+
+#[test]
+fn refuses_what_is_no_root_of_the_domain() {
+    let foreign = root("other.org", 1);
+    let error = BundleError::TrustDomain(foreign.fingerprint());
+    assert_eq!(TrustBundle::new(domain(), [foreign.certificate().clone()]), Err(error));
+    assert_eq!(TrustBundle::from_self_describing_pem(""), Err(BundleError::Empty));
+    assert!(TrustBundle::new(domain(), [vec![1, 2, 3]]).is_err());
+    let leaf = rcgen::CertificateParams::new(vec!["x.org".to_owned()]).unwrap();
+    let leaf = leaf.self_signed(&crate::KeyPair::generate().unwrap()).unwrap();
+    assert!(TrustBundle::new(domain(), [leaf]).is_err());
+    let many: Vec<_> = (0..33).map(|n| root("example.org", n).certificate().clone()).collect();
+    assert_eq!(TrustBundle::new(domain(), many), Err(BundleError::TooMany(33)));
+}
+
+#[test]
+fn an_issuing_authority_may_be_a_root_of_its_own() {
+    let root = root("example.org", 1);
+    let issuing = IssuingAuthority::create(&root, root.validity(), Serial::from_random([2; 16])).unwrap();
+    assert!(TrustBundle::new(domain(), [issuing.certificate().clone()]).is_ok());
+}

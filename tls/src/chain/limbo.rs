@@ -1,1 +1,124 @@
+//! The core cases of x509-limbo: everything that the verifier checks but the SPIFFE id, which no case has.
+//!
+//! Judged twice. With all rules, next to nothing that should be refused may be accepted; but the rules on key usage
+//! alone refuse most of the suite, whose leaves seldom have any. So the chain rules are judged by themselves as well:
+//! `tests/limbo-exceptions.json` lists where they differ from the suite, and why.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hauberk_identity::TrustDomain;
+use rustls_pki_types::ServerName;
+use rustls_pki_types::pem::PemObject;
+use serde::Deserialize;
+use x509_parser::time::ASN1Time;
+
+use super::*;
+use crate::verifier::check_usage;
+
+/// How many cases all rules together may accept against the suite.
+const MOST_WRONG_ACCEPTS: usize = 0;
+
+#[derive(Deserialize)]
+struct Suite {
+    testcases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    id: String,
+    validation_kind: String,
+    trusted_certs: Vec<String>,
+    untrusted_intermediates: Vec<String>,
+    peer_certificate: String,
+    validation_time: Option<String>,
+    expected_result: String,
+    expected_peer_name: Option<PeerName>,
+}
+
+#[derive(Deserialize)]
+struct PeerName {
+    kind: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    /// What we answer: `SUCCESS` or `FAILURE`.
+    actual: String,
+    reason: String,
+}
+
+#[test]
+fn agrees_with_x509_limbo_but_for_listed_exceptions() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let vectors = here.join("../../shared/vectors/x509/limbo-core.json");
+    let Ok(text) = std::fs::read_to_string(&vectors) else {
+        eprintln!("skipped: {} is absent", vectors.display());
+        return;
+    };
+    let suite: Suite = serde_json::from_str(&text).unwrap();
+    let listed = std::fs::read_to_string(here.join("tests/limbo-exceptions.json")).unwrap();
+    let mut exceptions: BTreeMap<String, Exception> = serde_json::from_str(&listed).unwrap();
+
+    let wrong_accepts =
+        suite.testcases.iter().filter(|case| judge(case, true).is_ok() && case.expected_result == "FAILURE");
+    let wrong_accepts: Vec<&String> = wrong_accepts.map(|case| &case.id).collect();
+    assert!(wrong_accepts.len() <= MOST_WRONG_ACCEPTS, "wrongly accepted: {wrong_accepts:?}");
+    let mut surprises = Vec::new();
+    for case in &suite.testcases {
+        let (actual, why) = match judge(case, false) {
+            Ok(()) => ("SUCCESS", "accepted".to_owned()),
+            Err(why) => ("FAILURE", why),
+        };
+        match exceptions.remove(&case.id) {
+            Some(exception) if exception.actual == actual && actual != case.expected_result => {
+                assert!(!exception.reason.is_empty(), "{} has no reason", case.id);
+            }
+            Some(_) => surprises.push(format!("{}: listed, but {actual} ({why}) now agrees", case.id)),
+            None if actual == case.expected_result => {}
+            None => {
+                surprises.push(format!("{}: {actual} instead of {} ({why})", case.id, case.expected_result))
+            }
+        }
+    }
+    surprises.extend(exceptions.into_keys().map(|id| format!("{id}: listed, but not in the suite")));
+    assert!(surprises.is_empty(), "{} surprises:\n{}", surprises.len(), surprises.join("\n"));
+}
+
+fn judge(case: &Case, with_usage: bool) -> Result<(), String> {
+    let usage = if case.validation_kind == "CLIENT" { Usage::Client } else { Usage::Server };
+    let secs = match &case.validation_time {
+        Some(time) => parse_time(time),
+        None => UnixTime::now().as_secs(),
+    };
+    let domain = TrustDomain::parse("limbo.test").unwrap();
+    let roots = case.trusted_certs.iter().map(|pem| certificate(pem)).collect::<Result<Vec<_>, _>>()?;
+    let bundle = TrustBundle::new(domain, roots).map_err(|error| error.to_string())?;
+    let leaf = certificate(&case.peer_certificate)?;
+    let others =
+        case.untrusted_intermediates.iter().map(|pem| certificate(pem)).collect::<Result<Vec<_>, _>>()?;
+    let now = UnixMillis::from_secs(secs);
+    let facts = verify_chain(&leaf, &others, &bundle, now, usage).map_err(|error| error.to_string())?;
+    if with_usage {
+        check_usage(&facts, usage).map_err(|error| error.to_string())?;
+    }
+    if let Some(name) = case.expected_peer_name.as_ref().filter(|name| name.kind != "RFC822") {
+        let name = ServerName::try_from(name.value.as_str()).map_err(|error| error.to_string())?;
+        let leaf = EndEntityCert::try_from(&leaf).map_err(|error| error.to_string())?;
+        leaf.verify_is_valid_for_subject_name(&name).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn certificate(pem: &str) -> Result<CertificateDer<'static>, String> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// Seconds from the epoch of a time such as `2024-01-01T00:00:00+00:00`.
+fn parse_time(text: &str) -> u64 {
+    let digits: String = text[..19].chars().filter(char::is_ascii_digit).collect();
+    let der = [b"\x18\x0f", digits.as_bytes(), b"Z"].concat();
+    let (_, time) = <ASN1Time as x509_parser::prelude::FromDer<_>>::from_der(&der).unwrap();
+    u64::try_from(time.timestamp()).unwrap()
+}

@@ -1,1 +1,234 @@
+use hauberk_identity::{Name, TrustDomain, UnixMillis};
+use proptest::prelude::*;
 
+use super::*;
+use crate::authority::RootAuthority;
+use crate::key::KeyPair;
+use crate::request::{CertificateRequest, CsrError};
+
+const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
+const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+
+fn serial(n: u8) -> Serial {
+    Serial::from_random([n; 16])
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("example.org").unwrap()
+}
+
+fn issuing() -> IssuingAuthority {
+    let root = RootAuthority::create(&domain(), window(NOW, 1_000), serial(1)).unwrap();
+    IssuingAuthority::create(&root, window(NOW, 100), serial(2)).unwrap()
+}
+
+fn window(from: UnixMillis, hours: u32) -> Validity {
+    Validity::new(from, from.plus(HOUR * hours)).unwrap()
+}
+
+fn template(public_key: PublicKey) -> SvidTemplate {
+    SvidTemplate {
+        id: SpiffeId::node(&domain(), &Name::parse("shop").unwrap(), &Name::parse("web").unwrap()),
+        public_key,
+        serial: serial(3),
+        validity: window(NOW, 1),
+        dns_names: vec![],
+        ip_addresses: vec![],
+    }
+}
+
+#[test]
+fn signs_exactly_the_template() {
+    let key = KeyPair::generate().unwrap();
+    let mut template = template(key.public_key());
+    template.dns_names = vec!["control.example.org".into(), "localhost".into()];
+    template.ip_addresses = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    let issuing = issuing();
+    let svid = issuing.sign(&template).unwrap();
+    assert_eq!(svid.id(), &template.id);
+    assert_eq!(svid.serial(), template.serial);
+    assert_eq!(svid.validity(), template.validity);
+    assert_eq!(svid.chain().len(), 2);
+    assert_eq!(Svid::from_pem(&svid.to_pem()).unwrap(), svid);
+
+    let mut other = template.clone();
+    other.serial = serial(4);
+    let check = |other: &SvidTemplate| verify_issued(&svid, other, template.validity, issuing.root_bundle());
+    assert_eq!(check(&template), Ok(()));
+    assert_eq!(check(&other), Err(SelfCheckError::Field("serial number")));
+    other = template.clone();
+    other.dns_names.pop();
+    assert_eq!(check(&other), Err(SelfCheckError::Field("subject alternative names")));
+    other = template.clone();
+    other.public_key = KeyPair::generate().unwrap().public_key();
+    assert_eq!(check(&other), Err(SelfCheckError::Field("public key")));
+    other = template.clone();
+    other.id = SpiffeId::workload(&domain(), "other").unwrap();
+    assert_eq!(check(&other), Err(SelfCheckError::Field("SPIFFE id")));
+}
+
+#[test]
+fn life_is_capped_by_the_signer_at_both_ends() {
+    let root = RootAuthority::create(&domain(), window(NOW, 10), serial(1)).unwrap();
+    let issuing = IssuingAuthority::create(&root, window(NOW.minus(HOUR), 100), serial(2)).unwrap();
+    assert_eq!(issuing.validity(), root.validity());
+    let mut template = template(KeyPair::generate().unwrap().public_key());
+    template.validity = window(NOW.minus(HOUR), 100);
+    assert_eq!(issuing.sign(&template).unwrap().validity(), root.validity());
+    template.validity = window(NOW.plus(HOUR * 11), 1);
+    assert!(matches!(issuing.sign(&template), Err(IssueError::OutsideAuthority(_))));
+}
+
+#[test]
+fn refuses_what_is_not_its_own_to_sign() {
+    let issuing = issuing();
+    let mut template = template(KeyPair::generate().unwrap().public_key());
+    template.id = SpiffeId::parse("spiffe://other.org/workload/x").unwrap();
+    assert!(matches!(issuing.sign(&template), Err(IssueError::ForeignTrustDomain(_))));
+    template.id = SpiffeId::workload(&domain(), "x").unwrap();
+    for name in ["", "*.example.org", "a..b", "-a", "a b", "é", "a\0b", &"a".repeat(64)] {
+        template.dns_names = vec![name.to_owned()];
+        assert_eq!(issuing.sign(&template), Err(IssueError::DnsName(name.to_owned())), "{name:?}");
+    }
+}
+
+#[test]
+fn authorities_survive_storage_and_nothing_else_passes_for_them() {
+    let root = RootAuthority::create(&domain(), window(NOW, 1_000), serial(1)).unwrap();
+    let issuing = IssuingAuthority::create(&root, window(NOW, 100), serial(2)).unwrap();
+    let copy = |key: &KeyPair| KeyPair::from_pkcs8_der(&key.to_pkcs8_der()).unwrap();
+    let root_again = RootAuthority::load(root.certificate().clone(), copy(root.key())).unwrap();
+    assert_eq!(root_again.fingerprint(), root.fingerprint());
+    let again = IssuingAuthority::load(
+        issuing.certificate().clone(),
+        copy(issuing.key()),
+        root.certificate().clone(),
+    )
+    .unwrap();
+    let key = KeyPair::generate().unwrap();
+    let svid = again.sign(&template(key.public_key())).unwrap();
+    let peer = verify_svid(svid.chain(), issuing.root_bundle(), NOW, Usage::Client).unwrap();
+    assert_eq!(peer.key_fingerprint(), key.public_key().fingerprint());
+    assert!(RootAuthority::load(root.certificate().clone(), copy(issuing.key())).is_err());
+    assert!(RootAuthority::load(svid.chain()[0].clone(), copy(&key)).is_err());
+    assert!(!format!("{issuing:?} {key:?}").contains(&format!("{:?}", key.to_pkcs8_der())));
+    assert!(KeyPair::from_pkcs8_pem(&key.to_pkcs8_pem()).is_ok());
+}
+
+/// Requests that ask for what they must not get; each with a valid signature.
+fn greedy_requests(key: &KeyPair) -> Vec<Vec<u8>> {
+    use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, SanType};
+    let uri = |text: &str| SanType::URI(Ia5String::try_from(text).unwrap());
+    let mut asks: Vec<Box<dyn Fn(&mut CertificateParams)>> = vec![];
+    for path_len in 0..8u8 {
+        asks.push(Box::new(move |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len))));
+    }
+    asks.push(Box::new(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)));
+    for id in
+        ["admin/root", "control-plane/a", "mesh/shop/node/orders", "mesh/shop/gateway/g", "workload/x", ""]
+    {
+        asks.push(Box::new(move |p| p.subject_alt_names = vec![uri(&format!("spiffe://example.org/{id}"))]));
+        asks.push(Box::new(move |p| {
+            p.subject_alt_names =
+                vec![uri("spiffe://example.org/a"), uri(&format!("spiffe://other.org/{id}"))];
+        }));
+    }
+    for name in ["evil.example", "*", "localhost", "control.example.org"] {
+        asks.push(Box::new(move |p| {
+            p.subject_alt_names = vec![SanType::DnsName(Ia5String::try_from(name).unwrap())];
+        }));
+        asks.push(Box::new(move |p| p.distinguished_name.push(DnType::CommonName, name)));
+    }
+    for ip in ["127.0.0.1", "::1", "10.0.0.1"] {
+        asks.push(Box::new(move |p| p.subject_alt_names = vec![SanType::IpAddress(ip.parse().unwrap())]));
+    }
+    use KeyUsagePurpose::*;
+    for usage in [KeyCertSign, CrlSign, KeyEncipherment, DataEncipherment, KeyAgreement, ContentCommitment] {
+        asks.push(Box::new(move |p| p.key_usages = vec![usage]));
+    }
+    use ExtendedKeyUsagePurpose::*;
+    for usage in [Any, CodeSigning, EmailProtection, TimeStamping, OcspSigning, ServerAuth] {
+        asks.push(Box::new(move |p| p.extended_key_usages = vec![usage.clone()]));
+    }
+    for (oid, content) in [
+        (&[2u64, 5, 29, 19][..], vec![0x30, 3, 1, 1, 0xff]),
+        (&[2, 5, 29, 17], vec![0x30, 0]),
+        (&[2, 5, 29, 15], vec![3, 2, 1, 6]),
+        (&[2, 5, 29, 30], vec![0x30, 0]),
+        (&[1, 3, 6, 1, 4, 1, 99999], vec![5, 0]),
+    ] {
+        asks.push(Box::new(move |p| {
+            let mut extension = CustomExtension::from_oid_content(oid, content.clone());
+            extension.set_criticality(true);
+            p.custom_extensions = vec![extension];
+        }));
+    }
+    asks.iter()
+        .map(|ask| {
+            let mut params = CertificateParams::default();
+            ask(&mut params);
+            params.serialize_request(key).unwrap().der().to_vec()
+        })
+        .collect()
+}
+
+#[test]
+fn of_a_request_only_the_key_is_taken() {
+    let (issuing, key) = (issuing(), KeyPair::generate().unwrap());
+    let plain = template(CertificateRequest::parse(&CertificateRequest::create(&key).unwrap()).unwrap());
+    let leaf = issuing.sign(&plain).unwrap().chain()[0].to_vec();
+    let requests = greedy_requests(&key);
+    assert!(requests.len() >= 48, "{}", requests.len());
+    for request in requests {
+        let public_key = CertificateRequest::parse(&request).unwrap();
+        assert_eq!(public_key, key.public_key());
+        let greedy = issuing.sign(&template(public_key)).unwrap().chain()[0].to_vec();
+        // All but the signature, which is randomised, is the same byte for byte.
+        let signature = 4 + 12 + 72;
+        assert_eq!(greedy[4..greedy.len() - signature], leaf[4..greedy.len() - signature]);
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let request = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
+    for at in 0..request.len() {
+        for bit in 0..8 {
+            let mut flipped = request.clone();
+            flipped[at] ^= 1 << bit;
+            assert!(CertificateRequest::parse(&flipped).is_err(), "bit {bit} of byte {at}");
+        }
+    }
+}
+
+#[test]
+fn weak_keys_and_strange_lengths_are_refused() {
+    let key = KeyPair::generate().unwrap();
+    let request = CertificateRequest::create(&key).unwrap();
+    let longer = [&request[..], &[0]].concat();
+    assert_eq!(CertificateRequest::parse(&longer), Err(CsrError::Malformed));
+    assert_eq!(CertificateRequest::parse(&request[..request.len() - 1]), Err(CsrError::Malformed));
+    assert_eq!(CertificateRequest::parse(&vec![0x30; 65_537]), Err(CsrError::TooLong(65_537)));
+    assert_eq!(CertificateRequest::parse(&[]), Err(CsrError::Malformed));
+    let made_with = |algorithm: &'static rcgen::SignatureAlgorithm| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        CertificateRequest::parse(request.der())
+    };
+    for strong in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256] {
+        let public_key = made_with(strong).unwrap();
+        issuing().sign(&template(public_key)).unwrap();
+    }
+    assert!(made_with(&rcgen::PKCS_ECDSA_P521_SHA512).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes: Vec<u8>, at: usize, byte: u8) {
+        let _ = CertificateRequest::parse(&bytes);
+        let mut request = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
+        let len = request.len();
+        request[at % len] ^= byte.max(1);
+        prop_assert!(CertificateRequest::parse(&request).is_err());
+    }
+}

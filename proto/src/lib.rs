@@ -7,6 +7,7 @@ pub mod convert;
 pub mod mesh {
     /// Version 1.
     #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+    #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("hauberk.mesh.v1");
     }
@@ -16,6 +17,7 @@ pub mod mesh {
 pub mod admin {
     /// Version 1.
     #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+    #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("hauberk.admin.v1");
     }
@@ -25,6 +27,7 @@ pub mod admin {
 pub mod agent {
     /// Version 1.
     #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+    #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
     pub mod v1 {
         tonic::include_proto!("hauberk.agent.v1");
     }

@@ -337,11 +337,8 @@ impl Reader<'_> {
 
     fn report(&mut self, start: usize, length: usize, message: String, help: Option<String>) {
         let (line, column) = line_and_column(self.text, start);
-        let (start, end) = (
-            self.text.floor_char_boundary(start),
-            self.text.ceil_char_boundary(start.saturating_add(length)),
-        );
-        let length = self.text.get(start..end).map_or(1, |text| text.chars().count()).max(1);
+        let concerned = start..start.saturating_add(length);
+        let length = self.text.char_indices().filter(|(index, _)| concerned.contains(index)).count().max(1);
         self.problems.push(PolicyProblem { line, column, length, message, help });
     }
 }

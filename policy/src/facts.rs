@@ -131,7 +131,6 @@ pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
 #[derive(Debug, Clone)]
 pub(crate) struct Principal {
     pub(crate) uid: EntityUid,
-    pub(crate) kind: Kind,
     /// Itself and all that it is in.
     pub(crate) within: HashSet<EntityUid>,
     pub(crate) entity: Entity,
@@ -145,7 +144,7 @@ pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, roles: &Roles) -> Option<
 pub(crate) fn anonymous() -> Principal {
     let uid = Kind::Anonymous.uid(ANONYMOUS);
     let entity = Entity::new_no_attrs(uid.clone(), HashSet::new());
-    Principal { within: HashSet::from([uid.clone()]), uid, kind: Kind::Anonymous, entity }
+    Principal { within: HashSet::from([uid.clone()]), uid, entity }
 }
 
 fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
@@ -158,5 +157,5 @@ fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
         parents.insert(Kind::Mesh.uid(mesh));
     }
     let within = parents.iter().cloned().chain([uid.clone()]).collect();
-    Principal { entity: Entity::new_no_attrs(uid.clone(), parents), uid, kind, within }
+    Principal { entity: Entity::new_no_attrs(uid.clone(), parents), uid, within }
 }

@@ -7,7 +7,9 @@
 mod compile;
 mod decide;
 mod document;
+mod explain;
 mod facts;
+mod grant;
 mod names;
 mod path;
 mod qualify;
@@ -15,11 +17,15 @@ mod route;
 mod scope;
 mod slice;
 mod statements;
+#[cfg(test)]
+mod testing;
 mod vocabulary;
 
 pub use compile::{CompileError, Engine};
 pub use decide::{Attempt, AuditOutcome, Caller, CallerMemo, Decision, Effect, Question, Reason};
 pub use document::{MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
+pub use explain::{Explanation, Mismatch, PolicyNote};
+pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, PathPattern, Verb};
 pub use names::Referent;
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};

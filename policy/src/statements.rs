@@ -52,10 +52,11 @@ pub(crate) fn extents(text: &str) -> Vec<Extent> {
 
 /// The one-based line and column, the latter in characters, of a byte of `text`.
 pub(crate) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
-    let before = text.get(..text.floor_char_boundary(at)).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
-    (line, before.get(line_start..).unwrap_or_default().chars().count() + 1)
+    let before = text.char_indices().take_while(|(index, char)| index + char.len_utf8() <= at);
+    before.fold(
+        (1, 1),
+        |(line, column), (_, char)| if char == '\n' { (line + 1, 1) } else { (line, column + 1) },
+    )
 }
 
 #[cfg(test)]

@@ -1,1 +1,305 @@
+use hauberk_identity::SpiffeId;
 
+use super::*;
+use crate::testing::{domain, name, node, parse};
+
+fn full_text(text: &str) -> String {
+    parse(text).unwrap_or_else(|problems| panic!("{problems:?}")).statements()[0].text.clone()
+}
+
+/// The only problem, as `line:column+length: message (help)`.
+fn problem(text: &str) -> String {
+    let problems = parse(text).expect_err(text);
+    assert_eq!(problems.len(), 1, "{text}: {problems:?}");
+    let found = &problems[0];
+    let help = found.help.as_deref().unwrap_or_default();
+    format!("{}:{}+{}: {} ({help})", found.line, found.column, found.length, found.message)
+}
+
+#[test]
+fn makes_names_full() {
+    for (short, full) in [
+        ("Node::\"web\"", "Node::\"spiffe://shop.example/mesh/shop/node/web\""),
+        ("Node::\"gateway/edge\"", "Node::\"spiffe://shop.example/mesh/shop/gateway/edge\""),
+        (
+            "Node::\"spiffe://shop.example/mesh/bank/node/web\"",
+            "Node::\"spiffe://shop.example/mesh/bank/node/web\"",
+        ),
+        ("Workload::\"batch/nightly\"", "Workload::\"spiffe://shop.example/workload/batch/nightly\""),
+        ("Workload::\"spiffe://partner.example/app\"", "Workload::\"spiffe://partner.example/app\""),
+    ] {
+        let text =
+            full_text(&format!("permit(principal == {short}, action, resource in Service::\"orders\");"));
+        assert!(text.contains(full), "{text}");
+        assert!(text.contains("Service::\"shop/orders\""), "{text}");
+    }
+    for (short, full) in [
+        ("resource in Service::\"shop/orders\"", "Service::\"shop/orders\""),
+        ("resource in Port::\"orders:8080\"", "Port::\"spiffe://shop.example/mesh/shop/node/orders:8080\""),
+        (
+            "resource == Route::\"orders:8080 /orders/{id}\"",
+            "Route::\"spiffe://shop.example/mesh/shop/node/orders:8080 /orders/{id}\"",
+        ),
+        ("resource in Mesh::\"shop\"", "Mesh::\"shop\""),
+    ] {
+        let text = full_text(&format!("permit(principal is Node, action in Action::\"http\", {short});"));
+        assert!(text.contains(full), "{text}");
+    }
+}
+
+#[test]
+fn makes_names_full_in_conditions_too_and_nothing_else() {
+    let text = full_text(
+        "forbid(principal, action in Action::\"http\", resource) when {\n  principal in [Role::\"clerks\", \
+         Mesh::\"bank\"] && !(principal == Node::\"web\") && {x: Service::\"orders\"}.x != Service::\"cart\" && \
+         context.path == \"/Node::web\" };",
+    );
+    for full in [
+        "Role::\"shop/clerks\"",
+        "Mesh::\"bank\"",
+        "node/web\"",
+        "\"shop/orders\"",
+        "\"shop/cart\"",
+        "\"/Node::web\"",
+    ] {
+        assert!(text.contains(full), "{full} in {text}");
+    }
+}
+
+#[test]
+fn full_texts_are_valid_and_read_back_the_same() {
+    let document = parse(
+        "@id(\"a\") @note(\"x\")\npermit(principal in Role::\"clerks\", action in [Action::\"GET\", Action::\"call\"], \
+         resource) when { context.path like \"/a\\*b*\" } unless { resource in Port::\"gateway/edge:443\" };",
+    )
+    .unwrap();
+    let statement = &document.statements()[0];
+    let again = Policy::parse(Some(statement.policy.id().clone()), &statement.text).unwrap();
+    assert_eq!(again.to_json().unwrap(), statement.policy.to_json().unwrap());
+}
+
+#[test]
+fn names_statements_by_id_or_place() {
+    let names = |text: &str| -> Vec<String> {
+        parse(text).unwrap().statements().iter().map(|statement| statement.name.clone()).collect()
+    };
+    let one = "forbid(principal, action, resource);";
+    assert_eq!(names(one), ["p"]);
+    assert_eq!(names(&format!("@id(\"x\") {one} {one}")), ["p/x", "p/2"]);
+    let many = names(&one.repeat(12));
+    assert_eq!((many[1].as_str(), many[10].as_str()), ("p/2", "p/11"));
+    let twice = problem(&format!("@id(\"x\") {one}\n@id(\"x\") {one}"));
+    assert!(twice.starts_with("2:1+3: the id \"x\" is already that of line 1"), "{twice}");
+    assert!(parse(&format!("@id(\"2\") {one} {one}")).is_err());
+    assert!(parse(&format!("@id(\"a/b\") {one}")).is_err());
+}
+
+#[test]
+fn tells_what_it_mentions_and_where() {
+    let document = parse(
+        "permit(\n  principal == Node::\"web\",\n  action,\n  resource in Service::\"orders\"\n)\nunless { principal in \
+         Role::\"clerks\" || resource in Port::\"orders:8080\" };",
+    )
+    .unwrap();
+    let found: Vec<_> = document
+        .references()
+        .iter()
+        .map(|found| (found.referent.clone(), found.line, found.column))
+        .collect();
+    assert!(found.contains(&(Referent::Node { mesh: name("shop"), node: name("web") }, 2, 16)), "{found:?}");
+    assert!(found.contains(&(Referent::Service(name("orders")), 4, 15)), "{found:?}");
+    assert!(found.contains(&(Referent::Role(name("clerks")), 6, 23)), "{found:?}");
+    assert!(found.contains(&(Referent::Port { node: node("orders"), number: 8080 }, 6, 56)), "{found:?}");
+}
+
+#[test]
+fn refuses_permits_that_reach_further_than_they_say() {
+    let text = "permit(principal, action, resource);";
+    let found = problem(text);
+    assert!(found.starts_with("1:8+9: this permit also reaches anonymous callers and workloads"), "{found}");
+    assert!(found.contains("principal is Node"), "{found}");
+    assert!(parse("permit(principal in TrustDomain::\"shop.example\", action, resource);").is_err());
+    // A condition is no substitute.
+    assert!(parse("permit(principal, action, resource) when { principal is Node };").is_err());
+    for fine in [
+        "forbid(principal, action, resource);",
+        "permit(principal is Node, action, resource);",
+        "permit(principal is Workload, action, resource);",
+        "permit(principal is Anonymous, action, resource);",
+        "permit(principal in Mesh::\"shop\", action, resource);",
+        "permit(principal in Role::\"clerks\", action, resource);",
+        "permit(principal is Workload in TrustDomain::\"shop.example\", action, resource);",
+    ] {
+        assert!(parse(fine).is_ok(), "{fine}");
+    }
+}
+
+#[test]
+fn refuses_what_cedar_and_the_schema_do_not_know() {
+    for (text, needle) in [
+        ("permit(principal is Node, action, resource)", ""),
+        ("permit(principal is Nod, action, resource);", "Node"),
+        ("permit(principal is Node, action == Action::\"GETT\", resource);", "GET"),
+        (
+            "permit(principal is Node, action == Action::\"GET\", resource) when { context.pth == \"/\" };",
+            "path",
+        ),
+        ("permit(principal is Node, action, resource) when { context.path == \"/\" };", "path"),
+        (
+            "permit(principal is Node, action == Action::\"GET\", resource) when { principal.team == \"x\" };",
+            "team",
+        ),
+        ("permit(principal is Node, action == Action::\"GET\", resource) when { context.path > 1 };", ""),
+        ("permit(principal is User, action, resource);", "User"),
+        ("permit(principal is Node, action == Action::\"GET\", resource is Port);", ""),
+        ("permit(principal == Action::\"GET\", action, resource);", ""),
+        ("forbid(principal, action == Action::\"GET\", resource) when { context.path == \"/а-a\" };", ""),
+        ("", "at least one"),
+        ("// nothing\n", "at least one"),
+    ] {
+        let problems = parse(text).expect_err(text);
+        let all = format!("{problems:?}");
+        assert!(all.contains(needle), "{text}: {all}");
+    }
+}
+
+#[test]
+fn points_at_the_mistake() {
+    let found = problem(
+        "permit(\n  principal is Node,\n  action == Action::\"GET\",\n  resource\n) when { context.pth == \"/\" };",
+    );
+    assert!(found.starts_with("5:10+11: "), "{found}");
+    let found = problem("forbid(principal == Node::\"wéb\", action, resource);");
+    assert!(found.starts_with("1:21+11: Node::\"wéb\": "), "{found}");
+    let found = problem("forbid(principal, action, resource)\nwhen { ! };");
+    assert!(found.starts_with("2:"), "{found}");
+}
+
+#[test]
+fn refuses_names_that_stand_for_nothing() {
+    for id in [
+        "Node::\"\"",
+        "Node::\"a/b\"",
+        "Node::\"node/web\"",
+        "Node::\"wéb\"",
+        "Node::\"spiffe://other.example/mesh/shop/node/web\"",
+        "Node::\"spiffe://shop.example/admin/alice\"",
+        "Node::\"spiffe://shop.example\"",
+        "Workload::\"spiffe://shop.example/mesh/shop/node/web\"",
+        "Workload::\"spiffe://shop.example/admin/alice\"",
+        "Workload::\"spiffe://shop.example/control-plane/0\"",
+        "Workload::\"\"",
+        "Anonymous::\"bob\"",
+        "TrustDomain::\"Shop\"",
+        "Mesh::\"\"",
+        "Role::\"bank/clerks\"",
+    ] {
+        let text = format!("forbid(principal in {id}, action, resource);").replace(
+            if id.starts_with("Workload") || id.starts_with("Anonymous") { "principal in" } else { "\u{0}" },
+            "principal ==",
+        );
+        assert!(parse(&text).is_err(), "{text}");
+    }
+    for id in [
+        "Port::\"orders\"",
+        "Port::\"orders:0\"",
+        "Port::\"orders:73616\"",
+        "Port::\"orders:080\"",
+        "Port::\"orders:+80\"",
+        "Route::\"orders:8080\"",
+        "Route::\"orders:8080 orders\"",
+        "Service::\"a b\"",
+    ] {
+        assert!(parse(&format!("forbid(principal, action, resource in {id});")).is_err(), "{id}");
+    }
+}
+
+#[test]
+fn governs_its_own_mesh_only() {
+    for resource in [
+        "resource in Service::\"bank/ledger\"",
+        "resource in Mesh::\"bank\"",
+        "resource in Node::\"spiffe://shop.example/mesh/bank/node/ledger\"",
+        "resource in Port::\"spiffe://shop.example/mesh/bank/node/ledger:80\"",
+        "resource is Route in Mesh::\"bank\"",
+    ] {
+        let found = problem(&format!("forbid(principal, action, {resource});"));
+        assert!(found.contains("this policy belongs to mesh \"shop\""), "{found}");
+    }
+    let inside = "forbid(principal, action, resource) when { resource in Service::\"bank/ledger\" };";
+    assert!(problem(inside).contains("mesh \"bank\""));
+}
+
+#[test]
+fn refuses_paths_that_no_request_has() {
+    for condition in [
+        "context.path == \"orders\"",
+        "context.path == \"/a b\"",
+        "context.path == \"/%61dmin\"",
+        "context.path == \"/a?b=c\"",
+        "\"/a//b\" == context.path",
+        "context.path != \"/a/../b\"",
+        "context.path like \"orders/*\"",
+        "context.path like \"/a%2fb*\"",
+        "context.path like \"*/é\"",
+        "context.path like \"/a//*\"",
+        "context.path like \"/a?*\"",
+        "context.path like \"/..;*\"",
+    ] {
+        let text = format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};");
+        let found = problem(&text);
+        assert!(found.contains("never matches"), "{found}");
+    }
+    for condition in [
+        "context.path == \"/\"",
+        "context.path == \"*\"",
+        "context.path like \"*\"",
+        "context.path like \"/orders/*/items\"",
+        "context.path like \"*.json\"",
+        "context.path like \"/a\\*b\"",
+        "context.path like \"/caf%C3%A9/*\"",
+    ] {
+        let text = format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};");
+        assert!(parse(&text).is_ok(), "{condition}: {:?}", parse(&text));
+    }
+}
+
+#[test]
+fn refuses_templates_and_too_much() {
+    assert!(problem("permit(principal == ?principal, action, resource);").contains("templates"));
+    let long = format!("forbid(principal, action, resource); //{}", "x".repeat(MAX_TEXT_LEN));
+    assert!(problem(&long).contains("at most 65536 bytes"));
+    let deep = format!("forbid(principal, action, resource) when {{ {}true }};", "true && ".repeat(2_000));
+    assert!(problem(&deep).contains("at most 1000 operators"));
+}
+
+/// Runs in a thread with as little stack as a test or a worker has.
+#[test]
+fn the_deepest_statement_that_is_accepted_does_not_overflow_the_stack() {
+    for (open, close) in
+        [("true && ", ""), ("(", ")"), ("[", "].isEmpty()"), ("if true then true else ", ""), ("!", "")]
+    {
+        for count in [100, 240, 480] {
+            let body = format!("{}true{}", open.repeat(count), close.repeat(count));
+            let text = format!("forbid(principal, action, resource) when {{ {body} }};");
+            let parsed = std::thread::Builder::new().stack_size(2 << 20).spawn(move || parse(&text).is_ok());
+            println!("{open:?} x {count}: {}", parsed.unwrap().join().unwrap());
+        }
+    }
+}
+
+#[test]
+fn keeps_the_text_as_written() {
+    let text = "// why\nforbid(principal, action, resource);";
+    let document = PolicyDocument::parse(name("shop"), &domain(), name("p"), Mode::Audit, text).unwrap();
+    assert_eq!((document.text(), document.mode()), (text, Mode::Audit));
+    assert_eq!((document.mesh().as_str(), document.name().as_str()), ("shop", "p"));
+    let _: &SpiffeId = &node("web");
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(text in "(permit|forbid|\\(|\\)|principal|action|resource|==|in|Node::\"web\"|\"|;|,| |\\{|\\}|é|\n){0,20}") {
+        let _ = parse(&text);
+    }
+}

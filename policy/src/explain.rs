@@ -1,0 +1,348 @@
+//! Why a decision came out as it did, and what would change it.
+
+use std::sync::Arc;
+
+use cedar_policy::{
+    AuthorizationError, Context, Entities, EntityUid, Policy, PolicySet, PrincipalConstraint, Request,
+    ResourceConstraint, RestrictedExpression,
+};
+use serde_json::{Value, json};
+
+use crate::compile::{Compiled, Engine, Governed, permits};
+use crate::decide::{
+    Attempt, Caller, Decision, Effect, Question, Reason, Target, context_of, rpc_of, with_caller,
+};
+use crate::document::Mode;
+use crate::facts::Principal;
+use crate::grant::{Access, Grant, GrantCaller, GrantTarget, PathPattern};
+use crate::scope::Protocol;
+use crate::slice::admits;
+use crate::vocabulary::{Action, VOCABULARY};
+
+/// A decision with its grounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Who asked: a SPIFFE id, or `anonymous`.
+    pub caller: String,
+    /// What was asked for, such as `GET /orders/1`.
+    pub attempt: String,
+    /// The outcome.
+    pub decision: Decision,
+    /// All statements that the node holds, those that came nearest first. Empty where the question failed before any
+    /// policy was asked.
+    pub policies: Vec<PolicyNote>,
+    /// The grant that would let exactly this through, where one would.
+    pub suggestion: Option<Grant>,
+}
+
+/// How one statement met a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyNote {
+    /// The statement.
+    pub name: Arc<str>,
+    /// Whether it permits or forbids.
+    pub effect: Effect,
+    /// Whether it decides.
+    pub mode: Mode,
+    /// Whether its scope admits the principal.
+    pub principal: bool,
+    /// Whether its scope admits the action.
+    pub action: bool,
+    /// Whether its scope admits the resource.
+    pub resource: bool,
+    /// Every part of it that did not hold; empty where it applied.
+    pub mismatches: Vec<Mismatch>,
+    /// Why its conditions could not be evaluated, if so.
+    pub error: Option<String>,
+}
+
+/// A part of a statement that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// What was compared: `principal`, `action`, `resource`, `context.path`, or a whole condition.
+    pub field: String,
+    /// What the statement wants.
+    pub expected: String,
+    /// What there was.
+    pub was: String,
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: expected {}, was {}", self.field, self.expected, self.was)
+    }
+}
+
+impl Explanation {
+    /// The statement that decided, or else the permit that came nearest to deciding.
+    pub fn nearest(&self) -> Option<&PolicyNote> {
+        let decided = self.policies.iter().find(|note| self.decision.policies.contains(&note.name));
+        decided.or_else(|| {
+            self.policies.iter().find(|note| note.effect == Effect::Allow && note.mode == Mode::Enforce)
+        })
+    }
+}
+
+impl Engine {
+    /// Decides a question afresh and tells why.
+    pub fn explain(&self, question: &Question<'_>) -> Explanation {
+        let inner = &*self.0;
+        let decision = self.decide(question);
+        let principal = inner.principal(question.caller);
+        let mut policies = Vec::new();
+        let mut suggestion = None;
+        if let (Some(principal), Ok((port, target))) =
+            (&principal, inner.locate(question.port, question.attempt))
+            && let Some(governed) = inner.resources.get(target.resource)
+            && let Some(entities) = with_caller(&mut None, inner, principal)
+        {
+            let case =
+                Case { engine: self, principal, governed, entities, target, attempt: question.attempt };
+            policies = inner.policies.iter().map(|compiled| case.note(compiled)).collect();
+            policies.sort_by_key(|note| (note.error.is_none(), note.distance(), note.name.clone()));
+            if matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow) {
+                suggestion = self.suggest(question, port.protocol);
+            }
+        }
+        let caller = match question.caller {
+            Caller::Peer(id) => id.to_string(),
+            Caller::Anonymous => "anonymous".to_owned(),
+        };
+        let attempt = match question.attempt {
+            Attempt::Request { method, path, .. } => format!("{method} {path}"),
+            Attempt::Stream => "a stream".to_owned(),
+        };
+        Explanation { caller, attempt, decision, policies, suggestion }
+    }
+
+    fn suggest(&self, question: &Question<'_>, protocol: Protocol) -> Option<Grant> {
+        let scope = &self.0.scope;
+        let caller = match question.caller {
+            Caller::Peer(id) => GrantCaller::of(id, &scope.trust_domain, &scope.mesh)?,
+            Caller::Anonymous => GrantCaller::Anonymous,
+        };
+        let port = scope.ports.iter().find(|port| port.number == question.port)?;
+        // A service is what callers know; but it must mean this port alone, here and on other nodes.
+        let (target, needs_port) = match port.services.as_slice() {
+            [service] => {
+                let ports = scope.ports.iter().filter(|port| port.services.contains(service));
+                (GrantTarget::Service(service.clone()), ports.count() > 1)
+            }
+            _ => (self.own_target()?, scope.ports.len() > 1),
+        };
+        let access = match question.attempt {
+            Attempt::Stream => Access::All,
+            Attempt::Request { path, .. } if protocol == Protocol::Grpc => {
+                let (service, method) = rpc_of(path)?;
+                Access::rpc(&format!("{service}/{method}")).ok()?
+            }
+            Attempt::Request { method, path, upgrade } => {
+                let method = if upgrade { Action::Upgrade.as_str() } else { method };
+                let path = Some(PathPattern::exactly(path.path()));
+                Access::Http { methods: vec![method.to_owned()], path }
+            }
+        };
+        Some(Grant { callers: vec![caller], target, port: needs_port.then_some(question.port), access })
+    }
+
+    fn own_target(&self) -> Option<GrantTarget> {
+        let scope = &self.0.scope;
+        match GrantCaller::of(&scope.node, &scope.trust_domain, &scope.mesh)? {
+            GrantCaller::Node(node) => Some(GrantTarget::Node(node)),
+            GrantCaller::Gateway(gateway) => Some(GrantTarget::Gateway(gateway)),
+            _ => None,
+        }
+    }
+}
+
+impl PolicyNote {
+    /// How far the statement was from applying. Another resource is further away than another caller.
+    fn distance(&self) -> usize {
+        self.mismatches.len() + usize::from(!self.resource)
+    }
+}
+
+/// One question with all that its explanation needs.
+struct Case<'a> {
+    engine: &'a Engine,
+    principal: &'a Principal,
+    governed: &'a Governed,
+    entities: &'a Entities,
+    target: Target,
+    attempt: Attempt<'a>,
+}
+
+impl Case<'_> {
+    fn note(&self, compiled: &Compiled) -> PolicyNote {
+        let principal = compiled.admits_principal(self.principal);
+        let action = compiled.actions.contains(self.target.action);
+        let resource = admits(&compiled.policy.resource_constraint(), &self.governed.resource);
+        let mut mismatches = Vec::new();
+        if !principal {
+            let expected = self.wanted_principal(&compiled.principal);
+            let was = self.name(&self.principal.uid);
+            mismatches.push(Mismatch { field: "principal".to_owned(), expected, was });
+        }
+        if !action {
+            let admitted = Action::ALL.into_iter().filter(|action| compiled.actions.contains(*action));
+            let expected = admitted.map(Action::as_str).collect::<Vec<_>>().join(", ");
+            let was = self.target.action.as_str().to_owned();
+            mismatches.push(Mismatch { field: "action".to_owned(), expected, was });
+        }
+        if !resource {
+            let expected = self.wanted_resource(&compiled.policy.resource_constraint());
+            let was = self.name(&self.governed.resource.uid);
+            mismatches.push(Mismatch { field: "resource".to_owned(), expected, was });
+        }
+        let is_in_scope = mismatches.is_empty();
+        let mut error = None;
+        for condition in conditions(&compiled.policy) {
+            match self.holds(&condition) {
+                Ok(true) => {}
+                // Outside the scope a condition may well not make sense.
+                Err(cause) if is_in_scope => error = Some(cause),
+                Ok(false) | Err(_) => mismatches.push(self.failed(&condition)),
+            }
+        }
+        if error.is_none() && is_in_scope {
+            // The statement as a whole has the last word: a condition that failed before spares those after it.
+            error = self.holds_as_written(&compiled.policy).err();
+        }
+        let effect = if permits(&compiled.policy) { Effect::Allow } else { Effect::Deny };
+        let (name, mode) = (compiled.name.clone(), compiled.mode);
+        PolicyNote { name, effect, mode, principal, action, resource, mismatches, error }
+    }
+
+    /// Whether one condition holds by itself.
+    fn holds(&self, condition: &Value) -> Result<bool, String> {
+        let policy = Policy::from_json(None, alone(condition)).map_err(|error| error.to_string())?;
+        self.holds_as_written(&policy)
+    }
+
+    fn holds_as_written(&self, policy: &Policy) -> Result<bool, String> {
+        let id = policy.id().clone();
+        let set = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string())?;
+        let request = self.request().ok_or("the request does not fit the schema")?;
+        let response = self.engine.0.authorizer.is_authorized(&request, &set, self.entities);
+        match response.diagnostics().errors().next() {
+            Some(AuthorizationError::PolicyEvaluationError(error)) => Err(error.inner().to_string()),
+            None => Ok(response.diagnostics().reason().any(|reason| *reason == id)),
+        }
+    }
+
+    fn request(&self) -> Option<Request> {
+        let pairs = context_of(self.target.action, self.attempt).into_iter();
+        let pairs =
+            pairs.map(|(name, value)| (name.to_owned(), RestrictedExpression::new_string(value.to_owned())));
+        let context = Context::from_pairs(pairs).ok()?;
+        let (principal, resource) = (self.principal.uid.clone(), self.governed.resource.uid.clone());
+        Request::new(principal, VOCABULARY.action(self.target.action), resource, context, None).ok()
+    }
+
+    fn failed(&self, condition: &Value) -> Mismatch {
+        self.failed_comparison(condition).unwrap_or_else(|| Mismatch {
+            field: text_of(condition),
+            expected: "true".to_owned(),
+            was: "false".to_owned(),
+        })
+    }
+
+    /// A failed `context.x == "…"` or `context.x like "…"` in terms of its values.
+    fn failed_comparison(&self, condition: &Value) -> Option<Mismatch> {
+        if condition.get("kind")? != "when" {
+            return None;
+        }
+        let (operator, sides) = condition.get("body")?.as_object()?.iter().next()?;
+        let access = sides.get("left")?.get(".")?;
+        if access.get("left")?.get("Var")? != "context" {
+            return None;
+        }
+        let attribute = access.get("attr")?.as_str()?;
+        let context = context_of(self.target.action, self.attempt);
+        let (_, was) = context.into_iter().find(|(name, _)| *name == attribute)?;
+        let text = text_of(condition);
+        let expected = match operator.as_str() {
+            "==" => text.split_once(" == ")?.1.to_owned(),
+            "like" => format!("like {}", text.split_once(" like ")?.1),
+            _ => return None,
+        };
+        Some(Mismatch { field: format!("context.{attribute}"), expected, was: format!("{was:?}") })
+    }
+
+    fn wanted_principal(&self, constraint: &PrincipalConstraint) -> String {
+        match constraint {
+            PrincipalConstraint::Any => "anyone".to_owned(),
+            PrincipalConstraint::Eq(uid) => self.name(uid),
+            PrincipalConstraint::In(uid) => format!("in {}", self.name(uid)),
+            PrincipalConstraint::Is(type_name) => format!("any {type_name}"),
+            PrincipalConstraint::IsIn(type_name, uid) => format!("any {type_name} in {}", self.name(uid)),
+        }
+    }
+
+    fn wanted_resource(&self, constraint: &ResourceConstraint) -> String {
+        match constraint {
+            ResourceConstraint::Any => "anything".to_owned(),
+            ResourceConstraint::Eq(uid) => self.name(uid),
+            ResourceConstraint::In(uid) => format!("in {}", self.name(uid)),
+            ResourceConstraint::Is(type_name) => format!("any {type_name}"),
+            ResourceConstraint::IsIn(type_name, uid) => format!("any {type_name} in {}", self.name(uid)),
+        }
+    }
+
+    /// `Node "web"`.
+    fn name(&self, uid: &EntityUid) -> String {
+        format!("{} {:?}", uid.type_name(), self.engine.0.scope.names().shorten(uid))
+    }
+}
+
+/// A statement's conditions, `when` split at `&&`.
+fn conditions(policy: &Policy) -> Vec<Value> {
+    let Ok(mut tree) = policy.to_json() else { return Vec::new() };
+    let Some(Value::Array(conditions)) = tree.get_mut("conditions").map(Value::take) else {
+        return Vec::new();
+    };
+    let mut split = Vec::new();
+    for mut condition in conditions {
+        if condition.get("kind").is_some_and(|kind| kind == "when")
+            && let Some(body) = condition.get_mut("body").map(Value::take)
+        {
+            split_conjunction(body, &mut split);
+        } else {
+            split.push(condition);
+        }
+    }
+    split
+}
+
+fn split_conjunction(mut body: Value, split: &mut Vec<Value>) {
+    let sides = body.get_mut("&&").map(|sides| {
+        let mut side = |name| sides.get_mut(name).map(Value::take);
+        (side("left"), side("right"))
+    });
+    match sides {
+        Some((Some(left), Some(right))) => {
+            split_conjunction(left, split);
+            split_conjunction(right, split);
+        }
+        _ => split.push(json!({"kind": "when", "body": body})),
+    }
+}
+
+/// A statement with this condition alone.
+fn alone(condition: &Value) -> Value {
+    let all = json!({"op": "All"});
+    json!({"effect": "permit", "principal": all, "action": all, "resource": all, "conditions": [condition]})
+}
+
+/// A condition as Cedar text, with its keyword where that is `unless`.
+fn text_of(condition: &Value) -> String {
+    let policy = Policy::from_json(None, alone(condition)).ok();
+    let text = policy.and_then(|policy| policy.to_cedar()).unwrap_or_default();
+    let inner = text.find('{').zip(text.rfind('}')).and_then(|(open, close)| text.get(open + 1..close));
+    let inner = inner.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let is_unless = condition.get("kind").is_some_and(|kind| kind == "unless");
+    if is_unless { format!("unless {inner}") } else { inner }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+use super::*;
+use crate::CanonicalPath;
+use crate::grant::Verb;
+use crate::testing::{engine, foreign, peer};
+
+fn explain(engine: &Engine, caller: &Caller, port: u16, method: &str, path: &str) -> Explanation {
+    let path = CanonicalPath::parse(method, path).unwrap();
+    let attempt = Attempt::Request { method, path: &path, upgrade: false };
+    engine.explain(&Question { caller, port, attempt })
+}
+
+const WEB_READS: &str = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when \
+                         { context.path like \"/orders/*\" };";
+
+fn mismatches(explanation: &Explanation) -> Vec<String> {
+    explanation.nearest().unwrap().mismatches.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn names_the_field_that_differed() {
+    let engine = engine(&[WEB_READS]);
+    let found = explain(&engine, &peer("intruder"), 8080, "GET", "/orders/1");
+    assert_eq!(mismatches(&found), ["principal: expected Node \"web\", was Node \"intruder\""]);
+    assert_eq!(found.caller, "spiffe://shop.example/mesh/shop/node/intruder");
+    assert_eq!(found.attempt, "GET /orders/1");
+    let found = explain(&engine, &peer("web"), 8080, "POST", "/orders/1");
+    assert_eq!(mismatches(&found), ["action: expected GET, was POST"]);
+    let found = explain(&engine, &peer("web"), 8080, "GET", "/admin");
+    assert_eq!(mismatches(&found), ["context.path: expected like \"/orders/*\", was \"/admin\""]);
+    let found = explain(&engine, &peer("web"), 8080, "GET", "/orders/1");
+    assert_eq!(found.decision.reason, Reason::Permitted);
+    assert!(mismatches(&found).is_empty() && found.suggestion.is_none());
+}
+
+#[test]
+fn splits_conditions() {
+    let engine = engine(&[
+        "permit(principal is Node, action in Action::\"http\", resource) when { context.method == \
+                           \"GET\" && (context.path == \"/a\" || context.path == \"/b\") } unless { context.path like \"*/x\" };",
+    ]);
+    let found = explain(&engine, &peer("web"), 8080, "PUT", "/c/x");
+    assert_eq!(
+        mismatches(&found),
+        [
+            "context.method: expected \"GET\", was \"PUT\"",
+            "(context[\"path\"]) == \"/a\" || (context[\"path\"]) == \"/b\": expected true, was false",
+            "unless (context[\"path\"]) like \"*/x\": expected true, was false"
+        ]
+    );
+}
+
+#[test]
+fn the_nearest_comes_first() {
+    let far =
+        "permit(principal == Node::\"cart\", action == Action::\"PUT\", resource in Service::\"orders\");";
+    let engine = engine(&[far, WEB_READS]);
+    let found = explain(&engine, &peer("intruder"), 8080, "GET", "/orders/1");
+    assert_eq!(&*found.nearest().unwrap().name, "p1");
+    assert_eq!(found.policies.len(), 2);
+}
+
+#[test]
+fn a_forbid_is_what_decided_and_no_grant_lifts_it() {
+    let engine = engine(&[
+        "permit(principal is Node, action, resource);",
+        "forbid(principal == Node::\"web\", action, resource);",
+    ]);
+    let found = explain(&engine, &peer("web"), 8080, "GET", "/");
+    assert_eq!(&*found.nearest().unwrap().name, "p1");
+    assert_eq!(found.suggestion, None);
+}
+
+#[test]
+fn suggests_exactly_what_was_missing() {
+    let narrow = engine(&[]);
+    let cases: [(Caller, u16, &str, &str, &str); 7] = [
+        (
+            peer("web"),
+            8080,
+            "GET",
+            "/orders/1",
+            "hauberk allow web orders --methods GET --path /orders/1 --port 8080",
+        ),
+        (peer("web"), 9000, "PUT", "/a*b", "hauberk allow web orders-admin --methods PUT --path '/a\\*b'"),
+        (
+            peer("web"),
+            50051,
+            "POST",
+            "/shop.Orders/Get",
+            "hauberk allow web orders --rpc shop.Orders/Get --port 50051",
+        ),
+        (peer("web"), 8081, "GET", "/", "hauberk allow web orders --methods GET --path / --port 8081"),
+        (peer("web"), 9000, "PROPFIND", "/", "hauberk allow web orders-admin --methods PROPFIND --path /"),
+        (Caller::Anonymous, 9000, "GET", "/", "hauberk allow @anonymous orders-admin --methods GET --path /"),
+        (
+            foreign("spiffe://partner.example/app"),
+            9000,
+            "GET",
+            "/",
+            "hauberk allow spiffe://partner.example/app orders-admin --methods GET --path /",
+        ),
+    ];
+    for (caller, port, method, path, command) in cases {
+        let found = explain(&narrow, &caller, port, method, path);
+        let grant = found.suggestion.unwrap();
+        assert_eq!(grant.command(Verb::Allow), command);
+        let opened = engine(&[&grant.to_cedar(Verb::Allow).unwrap()]);
+        assert!(explain(&opened, &caller, port, method, path).decision.is_allowed(), "{command}");
+        assert!(!explain(&opened, &peer("intruder"), port, method, path).decision.is_allowed());
+        assert!(!explain(&opened, &caller, port, "DELETE", "/else").decision.is_allowed());
+    }
+    let question = Question { caller: &peer("web"), port: 6379, attempt: Attempt::Stream };
+    let grant = narrow.explain(&question).suggestion.unwrap();
+    assert_eq!(grant.command(Verb::Allow), "hauberk allow web cache");
+    assert!(engine(&[&grant.to_cedar(Verb::Allow).unwrap()]).decide(&question).is_allowed());
+}
+
+#[test]
+fn failures_of_evaluation_are_told() {
+    let engine = engine(&[
+        "permit(principal is Node, action, resource);",
+        "forbid(principal, action == Action::\"connect\", resource) when { resource.number * 9223372036854775807 > 0 };",
+    ]);
+    let found = engine.explain(&Question { caller: &peer("web"), port: 6379, attempt: Attempt::Stream });
+    assert_eq!(found.decision.reason, Reason::EvaluationError);
+    assert!(found.nearest().unwrap().error.as_ref().unwrap().contains("overflow"), "{found:?}");
+}
+
+#[test]
+fn questions_that_no_policy_was_asked_are_explained_too() {
+    let engine = engine(&[WEB_READS]);
+    let found = explain(&engine, &peer("web"), 1, "GET", "/");
+    assert_eq!(
+        (found.decision.reason, found.policies.len(), found.suggestion),
+        (Reason::NoSuchPort, 0, None)
+    );
+    let admin = foreign("spiffe://shop.example/admin/alice");
+    assert_eq!(explain(&engine, &admin, 8080, "GET", "/").decision.reason, Reason::NotAPrincipal);
+}

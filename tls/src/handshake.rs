@@ -127,7 +127,7 @@ impl ServerCertVerifier for VerifyServer {
     }
 }
 
-/// Towards the peer: the alert that fits. Towards us the error itself comes back through [`refusal`].
+/// Towards the peer: the alert that fits. Towards us the error itself comes back through `refusal`.
 impl From<VerifyError> for rustls::Error {
     fn from(error: VerifyError) -> Self {
         match error {

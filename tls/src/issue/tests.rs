@@ -119,7 +119,8 @@ fn authorities_survive_storage_and_nothing_else_passes_for_them() {
 fn greedy_requests(key: &KeyPair) -> Vec<Vec<u8>> {
     use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, SanType};
     let uri = |text: &str| SanType::URI(Ia5String::try_from(text).unwrap());
-    let mut asks: Vec<Box<dyn Fn(&mut CertificateParams)>> = vec![];
+    type Ask = Box<dyn Fn(&mut CertificateParams)>;
+    let mut asks: Vec<Ask> = vec![];
     for path_len in 0..8u8 {
         asks.push(Box::new(move |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len))));
     }

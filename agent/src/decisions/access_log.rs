@@ -84,14 +84,21 @@ impl AccessLog {
     /// The system starts no thread.
     pub fn start(sink: impl Write + Send + 'static) -> io::Result<(Self, AccessLogWriter)> {
         let shared = Arc::new(Shared::default());
-        let thread = std::thread::Builder::new().name("access-log".to_owned()).stack_size(64 * 1024).spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.write_until_closed(sink)
-        })?;
+        let thread =
+            std::thread::Builder::new().name("access-log".to_owned()).stack_size(64 * 1024).spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.write_until_closed(sink)
+            })?;
         Ok((Self(Arc::clone(&shared)), AccessLogWriter { shared, thread }))
     }
 
-    pub(super) fn write(&self, at: UnixMillis, facts: &Facts<'_>, id: Option<&DecisionId>, outcome: &Outcome) {
+    pub(super) fn write(
+        &self,
+        at: UnixMillis,
+        facts: &Facts<'_>,
+        id: Option<&DecisionId>,
+        outcome: &Outcome,
+    ) {
         let line = Line {
             timestamp: Text(at),
             event: "access",

@@ -1,41 +1,37 @@
 //! Where a target's DNS name is resolved.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use hauberk_proto::convert::{Dns, IpPreference};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Endpoints;
 use super::endpoints::Endpoint;
-use super::service::AddressFamily;
 
 /// How often a name in use is resolved anew.
 const REFRESH: Duration = Duration::from_secs(5);
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is resolved, and what is made of the answer.
+/// What is resolved, and the port that is put to the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct DnsName {
-    hostname: String,
-    port: u16,
-    all_addresses: bool,
-    family: AddressFamily,
+    pub(super) dns: Dns,
+    pub(super) port: u16,
 }
 
 impl DnsName {
-    pub(super) fn new(hostname: &str, port: u16, all_addresses: bool, family: AddressFamily) -> Self {
-        Self { hostname: hostname.to_owned(), port, all_addresses, family }
-    }
-
     /// Asks the system's resolver. A failure is `None`: the last good answer is kept then.
     async fn resolve(&self) -> Option<Vec<Endpoint>> {
-        let lookup = tokio::net::lookup_host((self.hostname.as_str(), self.port));
+        let Dns { hostname, all_addresses, ip_preference } = &self.dns;
+        let lookup = tokio::net::lookup_host((hostname.as_str(), self.port));
         let failure = match tokio::time::timeout(PATIENCE, lookup).await {
             Ok(Ok(answer)) => {
                 let answer: Vec<_> = answer.collect();
-                let mut usable = self.family.select(&answer);
-                usable.truncate(if self.all_addresses { usize::MAX } else { 1 });
+                let mut usable = select(*ip_preference, &answer);
+                usable.truncate(if *all_addresses { usize::MAX } else { 1 });
                 if !usable.is_empty() {
                     return Some(usable.into_iter().map(Endpoint::found_at).collect());
                 }
@@ -44,7 +40,7 @@ impl DnsName {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        tracing::warn!(event = "name_not_resolved", hostname = self.hostname, failure);
+        tracing::warn!(event = "name_not_resolved", hostname, failure);
         None
     }
 }
@@ -71,5 +67,36 @@ pub(super) async fn keep_resolved(endpoints: &Endpoints, stop: CancellationToken
             () = stop.cancelled() => return,
             () = async { while lookups.join_next().await.is_some() {} } => {}
         }
+    }
+}
+
+/// The addresses of an answer that are used, in the order of the answer.
+fn select(preference: IpPreference, answer: &[SocketAddr]) -> Vec<SocketAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = answer.iter().copied().partition(SocketAddr::is_ipv4);
+    match preference {
+        IpPreference::Ipv4Only => v4,
+        IpPreference::Ipv6Only => v6,
+        IpPreference::Ipv4Preferred if v4.is_empty() => v6,
+        IpPreference::Ipv4Preferred => v4,
+        IpPreference::Ipv6Preferred if v6.is_empty() => v4,
+        IpPreference::Ipv6Preferred => v6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn selects_by_family() {
+        let both = addresses(&["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]);
+        assert_eq!(select(IpPreference::Ipv4Only, &both), addresses(&["127.0.0.1:1", "127.0.0.2:1"]));
+        assert_eq!(select(IpPreference::Ipv6Preferred, &both), addresses(&["[::1]:1"]));
+        assert_eq!(select(IpPreference::Ipv4Preferred, &addresses(&["[::1]:1"])), addresses(&["[::1]:1"]));
+        assert!(select(IpPreference::Ipv6Only, &addresses(&["127.0.0.1:1"])).is_empty());
     }
 }

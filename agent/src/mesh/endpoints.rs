@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use hauberk_identity::SpiffeId;
+use hauberk_proto::convert::Discovery;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::dns::{self, DnsName};
-use super::service::{AddressFamily, Discovery};
 
 /// One place that takes traffic for a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +119,7 @@ impl Endpoints {
         match discovery {
             Discovery::Registered => self.registered(target, port),
             Discovery::Fixed(addresses) => EndpointSet::fixed(addresses),
-            Discovery::Dns { hostname, all_addresses, family } => {
-                self.resolved(DnsName::new(hostname, port, *all_addresses, *family))
-            }
+            Discovery::Dns(dns) => self.resolved(DnsName { dns: dns.clone(), port }),
         }
     }
 
@@ -185,32 +183,12 @@ impl Endpoints {
     }
 }
 
-impl AddressFamily {
-    /// The addresses of an answer that are used, in the order of the answer.
-    pub fn select(self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-        let of = |want_v4: bool| -> Vec<SocketAddr> {
-            addresses.iter().copied().filter(|address| address.is_ipv4() == want_v4).collect()
-        };
-        let or_else = |first: Vec<SocketAddr>, second: bool| if first.is_empty() { of(second) } else { first };
-        match self {
-            Self::Ipv4Only => of(true),
-            Self::Ipv6Only => of(false),
-            Self::Ipv4Preferred => or_else(of(true), false),
-            Self::Ipv6Preferred => or_else(of(false), true),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn id(name: &str) -> SpiffeId {
         SpiffeId::parse(&format!("spiffe://shop.local/mesh/shop/node/{name}")).unwrap()
-    }
-
-    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
     #[tokio::test]
@@ -246,14 +224,5 @@ mod tests {
         endpoints.drop_unused();
         assert_eq!(endpoints.registered_snapshot().len(), 1);
         drop(held);
-    }
-
-    #[test]
-    fn selects_by_family() {
-        let both = addresses(&["[::1]:1", "127.0.0.1:1", "127.0.0.2:1"]);
-        assert_eq!(AddressFamily::Ipv4Only.select(&both), addresses(&["127.0.0.1:1", "127.0.0.2:1"]));
-        assert_eq!(AddressFamily::Ipv6Preferred.select(&both), addresses(&["[::1]:1"]));
-        assert_eq!(AddressFamily::Ipv4Preferred.select(&addresses(&["[::1]:1"])), addresses(&["[::1]:1"]));
-        assert!(AddressFamily::Ipv6Only.select(&addresses(&["127.0.0.1:1"])).is_empty());
     }
 }

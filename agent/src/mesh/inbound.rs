@@ -54,12 +54,14 @@ pub struct NodeView {
     pub epoch: u64,
     /// The revision at which the view's content last changed.
     pub revision: u64,
+    /// The SHA-256 of the view as it was signed.
+    pub digest: [u8; 32],
     /// Our own id.
     pub spiffe_id: SpiffeId,
     /// Our listeners.
     pub ports: Vec<Port>,
     /// What decides.
-    pub engine: Arc<Engine>,
+    pub engine: Engine,
 }
 
 /// One listener, as the view describes it.

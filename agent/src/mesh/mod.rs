@@ -16,7 +16,7 @@ use tokio::sync::watch;
 pub use applied::Applied;
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
 pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
-pub use service::{AddressFamily, Discovery, Service, ServicePort, Target};
+pub use service::{Service, ServicePort, Target};
 pub use services::{Services, Unknown, WantedChange};
 
 /// All of it, shared by every task of the agent.

@@ -1,12 +1,12 @@
 //! A virtual service as its callers see it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::Protocol;
+use hauberk_proto::convert::{Discovery, ServiceView};
 
-use super::EndpointSet;
+use super::{EndpointSet, Endpoints};
 
 /// One virtual service.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct Service {
     pub epoch: u64,
     /// The revision at which this last changed.
     pub revision: u64,
+    /// The SHA-256 of the view that told.
+    pub digest: [u8; 32],
     /// Its ports.
     pub ports: Vec<ServicePort>,
 }
@@ -43,38 +45,26 @@ pub struct Target {
     pub endpoints: Arc<EndpointSet>,
 }
 
-/// How the instances of a target are found.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Discovery {
-    /// They register with the control plane, which tells us.
-    Registered,
-    /// By name.
-    Dns {
-        /// The name to resolve.
-        hostname: String,
-        /// Use every address of the answer rather than the first.
-        all_addresses: bool,
-        /// Which addresses of the answer are used.
-        family: AddressFamily,
-    },
-    /// They are listed in the configuration.
-    Fixed(Vec<SocketAddr>),
-}
-
-/// Which addresses of a DNS answer are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AddressFamily {
-    /// IPv4 ones; IPv6 where there is no other.
-    Ipv4Preferred,
-    /// IPv4 ones.
-    Ipv4Only,
-    /// IPv6 ones; IPv4 where there is no other.
-    Ipv6Preferred,
-    /// IPv6 ones.
-    Ipv6Only,
-}
-
 impl Service {
+    /// Makes a service of what its view tells.
+    pub fn new(epoch: u64, revision: u64, digest: [u8; 32], view: ServiceView, endpoints: &Endpoints) -> Self {
+        let ServiceView { name, ports } = view;
+        let ports = ports.into_iter().map(|port| ServicePort {
+            number: port.number,
+            protocol: port.protocol,
+            targets: port
+                .targets
+                .into_iter()
+                .map(|target| Target {
+                    endpoints: endpoints.of(&target.spiffe_id, port.number, &target.discovery),
+                    spiffe_id: target.spiffe_id,
+                    discovery: target.discovery,
+                })
+                .collect(),
+        });
+        Self { name, epoch, revision, digest, ports: ports.collect() }
+    }
+
     /// The port with this number.
     pub fn port(&self, number: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.number == number)

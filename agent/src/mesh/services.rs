@@ -306,7 +306,7 @@ mod tests {
     }
 
     fn service(text: &str) -> Arc<Service> {
-        Arc::new(Service { name: name(text), epoch: 1, revision: 1, ports: vec![] })
+        Arc::new(Service { name: name(text), epoch: 1, revision: 1, digest: [0; 32], ports: vec![] })
     }
 
     fn services() -> Services {

@@ -1,0 +1,96 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser};
+
+/// Stands beside a service: mutual TLS, routing and authorization.
+#[derive(Debug, Parser)]
+#[command(name = "hauberk-agent", version, about, disable_help_subcommand = true)]
+pub struct Flags {
+    /// What to do.
+    #[command(subcommand)]
+    pub subcommand: Subcommand,
+}
+
+/// What the binary can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum Subcommand {
+    /// Run the agent, and COMMAND as its child once it is ready
+    Run(Box<RunFlags>),
+    /// Ask a running agent whether it is ready; exit 0 if so, 1 if not
+    Healthz(HealthzFlags),
+    /// Print the version
+    Version,
+}
+
+/// Flags of `healthz`.
+#[derive(Debug, Args)]
+pub struct HealthzFlags {
+    /// The agent's health listener; an unspecified address means this host
+    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_HEALTH", default_value = "127.0.0.1:15020")]
+    pub address: String,
+}
+
+// All values are texts here, so that they are checked together and not up to the first mistake.
+/// Flags of `run`.
+#[derive(Debug, Args, Default)]
+pub struct RunFlags {
+    /// A TOML file with any of these settings, named as the flags are
+    #[arg(long, value_name = "FILE", env = "HAUBERK_CONFIG_FILE")]
+    pub config: Option<PathBuf>,
+    /// The control plane's agent API
+    #[arg(long, value_name = "HOST:PORT", env = "HAUBERK_CONTROL_PLANE")]
+    pub control_plane: Option<String>,
+    /// Keeps key, certificate and last view; one agent alone may use it [default: /var/lib/hauberk-agent]
+    #[arg(long, value_name = "DIR", env = "HAUBERK_STATE_DIR")]
+    pub state_dir: Option<String>,
+    /// A file that holds a join token; needed until there is a certificate
+    #[arg(long, value_name = "FILE", env = "HAUBERK_JOIN_TOKEN_FILE")]
+    pub join_token_file: Option<String>,
+    /// SHA-256 of the control plane's root, as `init` prints it; for the first contact
+    #[arg(long, value_name = "HEX", env = "HAUBERK_ROOT_FINGERPRINT")]
+    pub root_fingerprint: Option<String>,
+    /// A file with the control plane's roots in PEM, instead of the fingerprint
+    #[arg(long, value_name = "FILE", env = "HAUBERK_BUNDLE_FILE")]
+    pub bundle_file: Option<String>,
+    /// Where local apps send HTTP, by Host header or as to a proxy [default: 127.0.0.1:15001]
+    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_OUTBOUND")]
+    pub outbound: Option<String>,
+    /// A local port that leads to a TCP service; may be repeated
+    #[arg(long, value_name = "IP:PORT=SERVICE[:PORT]", env = "HAUBERK_TCP", value_delimiter = ';')]
+    pub tcp: Vec<String>,
+    /// Where a listener of the node is and where its app is; may be repeated
+    #[arg(
+        long,
+        value_name = "PORT[,inbound=IP:PORT][,app=IP:PORT][,advertise=IP:PORT]",
+        env = "HAUBERK_LISTENER",
+        value_delimiter = ';'
+    )]
+    pub listener: Vec<String>,
+    /// The address that other agents reach us by [default: the one that the control plane is reached from]
+    #[arg(long, value_name = "IP", env = "HAUBERK_ADVERTISE_IP")]
+    pub advertise_ip: Option<String>,
+    /// Local administration: /config, /drain, /log-filter, /metrics [default: 127.0.0.1:15000]
+    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_ADMIN")]
+    pub admin: Option<String>,
+    /// Probes and scrapers: /livez, /readyz, /metrics [default: 0.0.0.0:15020]
+    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_HEALTH")]
+    pub health: Option<String>,
+    /// How long requests may take to end when the agent stops [default: 20s]
+    #[arg(long, value_name = "DURATION", env = "HAUBERK_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<String>,
+    /// What is logged, such as info or hauberk_agent=debug,info [default: info]
+    #[arg(long, value_name = "FILTER", env = "HAUBERK_LOG_FILTER")]
+    pub log_filter: Option<String>,
+    /// auto, json or text [default: auto]
+    #[arg(long, value_name = "FORMAT", env = "HAUBERK_LOG_FORMAT")]
+    pub log_format: Option<String>,
+    /// One JSON line on standard error for each request and connection: on or off [default: on]
+    #[arg(long, value_name = "on|off", env = "HAUBERK_ACCESS_LOG")]
+    pub access_log: Option<String>,
+    /// The app: started once the agent is ready, stopped with it
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}

@@ -1,0 +1,259 @@
+//! Where the configuration is put together and checked.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::{Table, Value};
+
+use super::values::{self, on_or_off};
+use super::{Config, ConfigError, HostPort, Pin, RunFlags};
+
+/// The settings that a file may hold, named as the flags are.
+const NAMES: [&str; 16] = [
+    "control-plane",
+    "state-dir",
+    "join-token-file",
+    "root-fingerprint",
+    "bundle-file",
+    "outbound",
+    "tcp",
+    "listener",
+    "advertise-ip",
+    "admin",
+    "health",
+    "drain-timeout",
+    "log-filter",
+    "log-format",
+    "access-log",
+    "command",
+];
+
+pub(super) fn load(
+    flags: RunFlags,
+    leftover: impl Fn(&str) -> Option<OsString>,
+) -> Result<Config, ConfigError> {
+    let mut mistakes = Vec::new();
+    let file = flags.config.as_deref().map(|path| read(path, &mut mistakes)).unwrap_or_default();
+    if leftover("HAUBERK_JOIN_TOKEN").is_some() {
+        mistakes.push(
+            "HAUBERK_JOIN_TOKEN: a secret does not belong in the environment; put it in a file and name that by \
+             HAUBERK_JOIN_TOKEN_FILE"
+                .to_owned(),
+        );
+    }
+    let mut settings = Settings { file, mistakes };
+    let config = settings.check(flags);
+    let mut mistakes = settings.mistakes;
+    match config {
+        Some(config) => {
+            check_together(&config, &mut mistakes);
+            if mistakes.is_empty() { Ok(config) } else { Err(ConfigError { mistakes }) }
+        }
+        None => Err(ConfigError { mistakes }),
+    }
+}
+
+struct Settings {
+    file: Table,
+    mistakes: Vec<String>,
+}
+
+impl Settings {
+    /// Parses every setting. `None` where one that has no default is missing or wrong.
+    fn check(&mut self, flags: RunFlags) -> Option<Config> {
+        let RunFlags {
+            config: _,
+            control_plane,
+            state_dir,
+            join_token_file,
+            root_fingerprint,
+            bundle_file,
+            outbound,
+            tcp,
+            listener,
+            advertise_ip,
+            admin,
+            health,
+            drain_timeout,
+            log_filter,
+            log_format,
+            access_log,
+            command,
+        } = flags;
+        let control_plane = self.one("control-plane", control_plane, values::host_port);
+        if control_plane.is_none() && !self.mistakes.iter().any(|mistake| mistake.starts_with("control-plane")) {
+            self.mistakes.push(
+                "control-plane: where is it? Give --control-plane HOST:PORT or HAUBERK_CONTROL_PLANE".to_owned(),
+            );
+        }
+        let fingerprint = self.one("root-fingerprint", root_fingerprint, |text| {
+            text.parse().map_err(|error: hauberk_tls::FingerprintError| error.to_string())
+        });
+        let bundle = self.one("bundle-file", bundle_file, values::path);
+        let pin = match (fingerprint, bundle) {
+            (Some(_), Some(_)) => {
+                self.mistakes.push("root-fingerprint, bundle-file: give one of them, not both".to_owned());
+                None
+            }
+            (Some(fingerprint), None) => Some(Pin::RootFingerprint(fingerprint)),
+            (None, bundle) => bundle.map(Pin::BundleFile),
+        };
+        let config = Config {
+            control_plane: control_plane.unwrap_or_else(|| HostPort { host: String::new(), port: 0 }),
+            state_dir: self
+                .one("state-dir", state_dir, values::path)
+                .unwrap_or_else(|| "/var/lib/hauberk-agent".into()),
+            join_token_file: self.one("join-token-file", join_token_file, values::path),
+            pin,
+            outbound: self
+                .one("outbound", outbound, |text| {
+                    values::loopback(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))
+                })
+                .unwrap_or_else(|| loopback(15001)),
+            tcp: self.many("tcp", tcp, values::tcp_binding),
+            listeners: self.many("listener", listener, values::listener),
+            advertise_ip: self.one("advertise-ip", advertise_ip, values::advertised_ip),
+            admin: self.one("admin", admin, values::loopback).unwrap_or_else(|| loopback(15000)),
+            health: self
+                .one("health", health, values::address)
+                .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),
+            drain_timeout: self
+                .one("drain-timeout", drain_timeout, values::duration)
+                .unwrap_or(Duration::from_secs(20)),
+            log_filter: self
+                .one("log-filter", log_filter, values::log_filter)
+                .unwrap_or_else(|| "info".to_owned()),
+            log_format: self
+                .one("log-format", log_format, values::log_format)
+                .unwrap_or(super::LogFormat::Auto),
+            access_log: self.one("access-log", access_log, on_or_off).unwrap_or(true),
+            command: self.command(command),
+        };
+        (!config.control_plane.host.is_empty()).then_some(config)
+    }
+
+    fn one<T>(
+        &mut self,
+        name: &str,
+        given: Option<String>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        // An empty variable is how many tools pass "not set".
+        let text = match given.filter(|text| !text.is_empty()) {
+            Some(text) => text,
+            None => match self.file.remove(name)? {
+                Value::String(text) => text,
+                Value::Integer(number) => number.to_string(),
+                Value::Boolean(is_on) => if is_on { "on" } else { "off" }.to_owned(),
+                _ => {
+                    self.mistakes.push(format!("{name}: write one text"));
+                    return None;
+                }
+            },
+        };
+        self.parse(name, &text, parse)
+    }
+
+    fn many<T>(
+        &mut self,
+        name: &str,
+        given: Vec<String>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
+        let mut texts: Vec<String> = given.into_iter().filter(|text| !text.is_empty()).collect();
+        let from_file = self.file.remove(name);
+        if texts.is_empty() {
+            texts = from_file.map(|value| self.texts(name, value)).unwrap_or_default();
+        }
+        texts.iter().filter_map(|text| self.parse(name, text.trim(), &parse)).collect()
+    }
+
+    fn command(&mut self, given: Vec<OsString>) -> Vec<OsString> {
+        match self.file.remove("command") {
+            Some(value) if given.is_empty() => {
+                self.texts("command", value).into_iter().map(Into::into).collect()
+            }
+            _ => given,
+        }
+    }
+
+    fn texts(&mut self, name: &str, value: Value) -> Vec<String> {
+        let texts = match value {
+            Value::Array(values) => values
+                .into_iter()
+                .map(|value| match value {
+                    Value::String(text) => Some(text),
+                    Value::Integer(number) => Some(number.to_string()),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        texts.unwrap_or_else(|| {
+            self.mistakes.push(format!("{name}: write a list of texts, such as [\"…\", \"…\"]"));
+            Vec::new()
+        })
+    }
+
+    fn parse<T>(
+        &mut self,
+        name: &str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        parse(text).map_err(|mistake| self.mistakes.push(format!("{name}: {text:?}: {mistake}"))).ok()
+    }
+}
+
+fn read(path: &Path, mistakes: &mut Vec<String>) -> Table {
+    let mut wrong = |what: &dyn Display| {
+        mistakes.push(format!("config: {}: {what}", path.display()));
+        Table::new()
+    };
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => return wrong(&error),
+    };
+    let table = match text.parse::<Table>() {
+        Ok(table) => table,
+        Err(error) => return wrong(&error.to_string().trim_end()),
+    };
+    for unknown in table.keys().filter(|key| !NAMES.contains(&key.as_str())) {
+        wrong(&format!("there is no setting {unknown:?}; there are {}", NAMES.join(", ")));
+    }
+    table
+}
+
+/// What each setting alone cannot show.
+fn check_together(config: &Config, mistakes: &mut Vec<String>) {
+    let mut ports = HashSet::new();
+    for listener in &config.listeners {
+        if !ports.insert(listener.port) {
+            mistakes.push(format!("listener: port {} is described twice", listener.port));
+        }
+        if listener.inbound.is_some_and(|inbound| inbound == listener.app) {
+            mistakes.push(format!(
+                "listener: port {}: the agent and the app cannot both listen on {}",
+                listener.port, listener.app
+            ));
+        }
+    }
+    let bound = [("outbound", config.outbound), ("admin", config.admin), ("health", config.health)];
+    let tcp = config.tcp.iter().map(|binding| ("tcp", binding.local));
+    let inbound = config.listeners.iter().filter_map(|listener| Some(("listener", listener.inbound?)));
+    let mut taken = Vec::<(&str, SocketAddr)>::new();
+    for (name, address) in bound.into_iter().chain(tcp).chain(inbound).filter(|(_, address)| address.port() != 0) {
+        if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address) {
+            mistakes.push(format!("{name}: {address} is taken by {other} already"));
+        }
+        taken.push((name, address));
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

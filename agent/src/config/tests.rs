@@ -1,0 +1,117 @@
+use clap::Parser;
+
+use super::*;
+
+fn load(args: &[&str]) -> Result<Config, ConfigError> {
+    let flags = Flags::try_parse_from(["hauberk-agent", "run"].iter().chain(args)).unwrap();
+    let Subcommand::Run(flags) = flags.subcommand else { unreachable!() };
+    Config::load(*flags, |_| None)
+}
+
+#[test]
+fn the_control_plane_is_all_that_must_be_said() {
+    let config = load(&["--control-plane", "cp:7443"]).unwrap();
+    assert_eq!(config.control_plane.authority(), "cp:7443");
+    assert_eq!(config.outbound.to_string(), "127.0.0.1:15001");
+    assert_eq!(config.health.to_string(), "0.0.0.0:15020");
+    assert!(config.access_log);
+    assert!(config.command.is_empty());
+    assert!(load(&[]).unwrap_err().to_string().contains("--control-plane"));
+}
+
+#[test]
+fn reads_everything() {
+    let config = load(&[
+        "--control-plane=[::1]:7443",
+        "--tcp=127.0.0.1:6379=redis:6380",
+        "--tcp=[::1]:0=postgres.db",
+        "--listener=8080",
+        "--listener=9090,inbound=0.0.0.0:0,app=127.0.0.1:1,advertise=10.0.0.1:9090",
+        "--drain-timeout=500ms",
+        "--access-log=off",
+        "--",
+        "app",
+        "--flag",
+    ])
+    .unwrap();
+    assert_eq!(config.control_plane.host, "::1");
+    assert_eq!(config.control_plane.authority(), "[::1]:7443");
+    assert_eq!(config.tcp[0].port, Some(6380));
+    assert_eq!(config.tcp[1].service, "postgres.db");
+    assert_eq!(config.listeners[0], ListenerConfig::default_for(8080));
+    assert_eq!(config.listeners[1].advertise.unwrap().to_string(), "10.0.0.1:9090");
+    assert_eq!(config.drain_timeout, Duration::from_millis(500));
+    assert_eq!(config.command, ["app", "--flag"]);
+}
+
+#[test]
+fn reports_all_mistakes_together() {
+    let error = load(&[
+        "--control-plane=nowhere",
+        "--outbound=0.0.0.0:15001",
+        "--admin=x",
+        "--tcp=127.0.0.1:1",
+        "--tcp=127.0.0.1:1=bad/name",
+        "--listener=70000",
+        "--listener=80,app=1",
+        "--listener=81,what=127.0.0.1:1",
+        "--advertise-ip=0.0.0.0",
+        "--drain-timeout=20",
+        "--log-filter=a=b=c",
+        "--log-format=xml",
+        "--access-log=maybe",
+        "--root-fingerprint=abc",
+    ])
+    .unwrap_err();
+    assert_eq!(error.mistakes.len(), 14, "{error}");
+    for name in ["control-plane", "outbound", "admin", "tcp", "listener", "log-filter", "root-fingerprint"] {
+        assert!(error.mistakes.iter().any(|mistake| mistake.starts_with(name)), "{name}: {error}");
+    }
+}
+
+#[test]
+fn notices_what_only_two_settings_show() {
+    let error = load(&[
+        "--control-plane=cp:1",
+        "--listener=80",
+        "--listener=80",
+        "--listener=81,inbound=127.0.0.1:81",
+        "--admin=127.0.0.1:5",
+        "--outbound=127.0.0.1:5",
+    ])
+    .unwrap_err();
+    assert_eq!(error.mistakes.len(), 3, "{error}");
+}
+
+#[test]
+fn flags_come_before_the_file_and_unknown_settings_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    std::fs::write(
+        &path,
+        "control-plane = \"file:1\"\naccess-log = false\ncommand = [\"app\"]\nlistener = [80, \"81,app=127.0.0.1:1\"]\n",
+    )
+    .unwrap();
+    let config = format!("--config={}", path.display());
+    let from_file = load(&[&config]).unwrap();
+    assert_eq!(from_file.control_plane.host, "file");
+    assert!(!from_file.access_log);
+    assert_eq!(from_file.listeners.len(), 2);
+    assert_eq!(from_file.command, ["app"]);
+    let mixed = load(&[&config, "--control-plane=flag:1", "--listener=90", "--", "other"]).unwrap();
+    assert_eq!(mixed.control_plane.host, "flag");
+    assert_eq!(mixed.listeners.len(), 1);
+    assert_eq!(mixed.command, ["other"]);
+    std::fs::write(&path, "controlplane = \"x:1\"\nlisteners = []\nadmin = []\n").unwrap();
+    let error = load(&[&config]).unwrap_err();
+    assert_eq!(error.mistakes.len(), 4, "{error}");
+    assert!(load(&["--config=/nonexistent", "--control-plane=a:1"]).is_err());
+}
+
+#[test]
+fn a_secret_in_the_environment_is_a_mistake() {
+    let flags = RunFlags { control_plane: Some("cp:1".to_owned()), ..RunFlags::default() };
+    let error = Config::load(flags, |name| (name == "HAUBERK_JOIN_TOKEN").then(|| "hbk1-x".into())).unwrap_err();
+    assert!(!error.to_string().contains("hbk1-x"));
+    assert_eq!(error.mistakes.len(), 1);
+}

@@ -1,0 +1,137 @@
+//! How single values are written. Each error says what would be right.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hauberk_identity::Name;
+use tracing_subscriber::EnvFilter;
+
+use super::{HostPort, ListenerConfig, LogFormat, TcpBinding};
+
+pub(super) fn host_port(text: &str) -> Result<HostPort, String> {
+    let wanted = "write HOST:PORT, such as control-plane:7443 or [::1]:7443";
+    let (host, port) = text.rsplit_once(':').ok_or(wanted)?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest
+            .strip_suffix(']')
+            .filter(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+            .ok_or("the address in brackets is not IPv6")?,
+        None => host,
+    };
+    let is_name = |host: &str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+    };
+    if !is_name(host) && host.parse::<IpAddr>().is_err() || text.matches(':').count() > 1 && !text.starts_with('[') {
+        return Err(wanted.to_owned());
+    }
+    Ok(HostPort { host: host.to_owned(), port: port_number(port)? })
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(text.into())
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err("this is for local programs alone: use a loopback address, such as 127.0.0.1".to_owned())
+    }
+}
+
+pub(super) fn advertised_ip(text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text.parse().map_err(|_| "write an IP address")?;
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err("nobody can connect to this address".to_owned());
+    }
+    Ok(ip)
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let wanted = "write a number with ms, s, m or h, such as 20s";
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wanted)?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wanted.to_owned()),
+    };
+    match number.checked_mul(millis) {
+        Some(millis) if millis <= 24 * 3_600_000 => Ok(Duration::from_millis(millis)),
+        _ => Err("a day is the most".to_owned()),
+    }
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "json" => Ok(LogFormat::Json),
+        "text" => Ok(LogFormat::Text),
+        _ => Err("write auto, json or text".to_owned()),
+    }
+}
+
+pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("write on or off".to_owned()),
+    }
+}
+
+pub(super) fn tcp_binding(text: &str) -> Result<TcpBinding, String> {
+    let (local, service) =
+        text.split_once('=').ok_or("write IP:PORT=SERVICE[:PORT], such as 127.0.0.1:6379=redis")?;
+    let local = loopback(local)?;
+    let (service, port) = match service.split_once(':') {
+        Some((service, port)) => (service, Some(port_number(port)?)),
+        None => (service, None),
+    };
+    let service = Name::parse(service).map_err(|error| error.to_string())?;
+    Ok(TcpBinding { local, service, port })
+}
+
+pub(super) fn listener(text: &str) -> Result<ListenerConfig, String> {
+    let mut parts = text.split(',');
+    let mut listener = ListenerConfig::default_for(port_number(parts.next().unwrap_or_default())?);
+    let mut seen = Vec::new();
+    for part in parts {
+        let (key, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not KEY=IP:PORT"))?;
+        if seen.contains(&key) {
+            return Err(format!("{key} is given twice"));
+        }
+        seen.push(key);
+        let value = address(value).map_err(|mistake| format!("{key}: {mistake}"))?;
+        match key {
+            "inbound" => listener.inbound = Some(value),
+            "app" => listener.app = value,
+            "advertise" if value.ip().is_unspecified() || value.port() == 0 => {
+                return Err("advertise: nobody can connect to this address".to_owned());
+            }
+            "advertise" => listener.advertise = Some(value),
+            _ => return Err(format!("{key:?} is none of inbound, app, advertise")),
+        }
+    }
+    Ok(listener)
+}
+
+fn port_number(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("{text:?} is no port; ports are 1 to 65535")),
+    }
+}

@@ -17,8 +17,10 @@ use crate::vocabulary::{Kind, VOCABULARY};
 /// The longest policy text, in bytes.
 pub const MAX_TEXT_LEN: usize = 64 * 1024;
 
-/// The most operators and brackets in one statement. What walks a statement recurses, and must not run out of stack.
-const MAX_OPERATORS: usize = 1_000;
+/// The most characters of operators in one statement, and the deepest nesting. What walks a statement recurses, and
+/// must not run out of stack; a test holds these to the stack of a worker thread.
+const MAX_OPERATORS: usize = 400;
+const MAX_DEPTH: usize = 32;
 
 /// Whether a policy decides or is only recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -179,12 +181,16 @@ impl Reader<'_> {
             self.report(0, 1, message, Some("split it into several policies".to_owned()));
         }
         for extent in self.extents.clone() {
-            if extent.operators > MAX_OPERATORS {
-                let message = format!("a statement has at most {MAX_OPERATORS} operators and brackets");
-                let help =
-                    "split it into several statements, or use a set: [\"/a\", \"/b\"].contains(context.path)";
-                self.report(extent.start, extent.end - extent.start, message, Some(help.to_owned()));
-            }
+            let message = if extent.operators > MAX_OPERATORS {
+                format!("a statement has at most {} operators", MAX_OPERATORS / 2)
+            } else if extent.depth > MAX_DEPTH {
+                format!("a statement nests at most {MAX_DEPTH} deep")
+            } else {
+                continue;
+            };
+            let help =
+                "split it into several statements, or use a set: [\"/a\", \"/b\"].contains(context.path)";
+            self.report_at(extent, &message, Some(help.to_owned()));
         }
     }
 
@@ -299,7 +305,7 @@ impl Reader<'_> {
     }
 
     fn extent_of(&self, id: &PolicyId) -> Extent {
-        let everything = Extent { start: 0, end: self.text.len(), operators: 0 };
+        let everything = Extent { end: self.text.len(), ..Extent::default() };
         self.extents.get(ordinal(id)).copied().unwrap_or(everything)
     }
 

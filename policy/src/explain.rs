@@ -3,21 +3,20 @@
 use std::sync::Arc;
 
 use cedar_policy::{
-    AuthorizationError, Context, Entities, EntityUid, Policy, PolicySet, PrincipalConstraint, Request,
-    ResourceConstraint, RestrictedExpression,
+    AuthorizationError, Entities, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
 };
 use serde_json::{Value, json};
 
 use crate::compile::{Compiled, Engine, Governed, permits};
-use crate::decide::{
-    Attempt, Caller, Decision, Effect, Question, Reason, Target, context_of, rpc_of, with_caller,
-};
+use crate::decide::{Target, context_of, request_of, rpc_of, with_caller};
+use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
-use crate::grant::{Access, Grant, GrantCaller, GrantTarget, PathPattern};
+use crate::grant::{Access, Grant, GrantCaller, GrantTarget};
+use crate::pattern::PathPattern;
 use crate::scope::Protocol;
 use crate::slice::admits;
-use crate::vocabulary::{Action, VOCABULARY};
+use crate::vocabulary::Action;
 
 /// A decision with its grounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,21 +221,13 @@ impl Case<'_> {
     fn holds_as_written(&self, policy: &Policy) -> Result<bool, String> {
         let id = policy.id().clone();
         let set = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string())?;
-        let request = self.request().ok_or("the request does not fit the schema")?;
+        let request = request_of(self.principal, self.target.action, self.governed, self.attempt)
+            .ok_or("the request does not fit the schema")?;
         let response = self.engine.0.authorizer.is_authorized(&request, &set, self.entities);
         match response.diagnostics().errors().next() {
             Some(AuthorizationError::PolicyEvaluationError(error)) => Err(error.inner().to_string()),
             None => Ok(response.diagnostics().reason().any(|reason| *reason == id)),
         }
-    }
-
-    fn request(&self) -> Option<Request> {
-        let pairs = context_of(self.target.action, self.attempt).into_iter();
-        let pairs =
-            pairs.map(|(name, value)| (name.to_owned(), RestrictedExpression::new_string(value.to_owned())));
-        let context = Context::from_pairs(pairs).ok()?;
-        let (principal, resource) = (self.principal.uid.clone(), self.governed.resource.uid.clone());
-        Request::new(principal, VOCABULARY.action(self.target.action), resource, context, None).ok()
     }
 
     fn failed(&self, condition: &Value) -> Mismatch {

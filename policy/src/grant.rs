@@ -6,7 +6,7 @@ use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use thiserror::Error;
 
 use crate::names::principal_kind;
-use crate::qualify::why_not_part_of_canonical;
+use crate::pattern::{PathPattern, quote};
 use crate::vocabulary::{Action, Kind};
 
 /// The longest name that [`Grant::name`] makes, in bytes.
@@ -75,17 +75,6 @@ pub enum Access {
     },
 }
 
-/// A pattern of canonical paths: literal, except that `*` stands for any characters, **slashes included**, none too.
-/// A literal asterisk is written `\*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathPattern(Vec<Piece>);
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Literal(String),
-    Wildcard,
-}
-
 /// Why words do not make a grant. The fault is whoever wrote them.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum GrantError {
@@ -139,11 +128,16 @@ impl Verb {
 }
 
 impl Grant {
-    /// The name of the grant's policy: always the same for the same grant, such as `allow-web-to-orders`, or
-    /// `allow-web-to-orders-get-charge` where the grant is narrower than all access.
+    /// The name of the grant's policy, always the same for the same grant and another for another: such as
+    /// `allow-web-to-orders`, with a few words and digits more where the grant is anything but one node's full access
+    /// to one service.
     pub fn name(&self, verb: Verb) -> String {
         let callers: Vec<_> = self.callers.iter().map(GrantCaller::plain).collect();
-        let mut words = format!("{} {} to {}", verb.as_str(), callers.join(" and "), self.target.word());
+        let target = match &self.target {
+            GrantTarget::Node(node) => format!("node/{node}"),
+            other => other.word(),
+        };
+        let mut words = format!("{} {} to {target}", verb.as_str(), callers.join(" and "));
         for word in self.details() {
             words.push(' ');
             words.push_str(&word);
@@ -152,22 +146,14 @@ impl Grant {
         for char in words.chars() {
             let kept = if char.is_ascii_alphanumeric() || char == '_' || char == '.' { char } else { '-' };
             if !(kept == '-' && name.ends_with('-')) {
-                name.push(kept.to_ascii_lowercase());
+                name.push(kept);
             }
         }
-        let name = name.trim_matches('-').to_owned();
-        // Words that lose something on the way could meet another grant's, so their hash tells them apart.
-        let is_lossless = words
-            .chars()
-            .all(|char| char.is_ascii_lowercase() || char.is_ascii_digit() || " -".contains(char));
-        if (is_lossless || self.is_plain()) && name.len() <= MAX_NAME_LEN {
+        if self.is_plain() && name.len() <= MAX_NAME_LEN {
             return name;
         }
-        format!(
-            "{}-{:06x}",
-            name.get(..name.len().min(MAX_NAME_LEN)).unwrap_or_default(),
-            fnv(&words) & 0xff_ffff
-        )
+        let name = name.get(..name.len().min(MAX_NAME_LEN)).unwrap_or_default().trim_matches('-');
+        format!("{name}-{:06x}", fnv(&words) & 0xff_ffff)
     }
 
     /// The grant's policy.
@@ -226,8 +212,14 @@ impl Grant {
         words.iter().map(|word| shell_quote(word)).collect::<Vec<_>>().join(" ")
     }
 
+    /// Whether the two names alone tell the grant, and where one ends and the other begins.
     fn is_plain(&self) -> bool {
-        self.port.is_none() && self.access == Access::All && self.callers.iter().all(GrantCaller::is_node)
+        let has_to = |name: &Name| name.as_str().split('-').any(|word| word == "to");
+        let is_told = match (self.callers.as_slice(), &self.target) {
+            ([GrantCaller::Node(caller)], GrantTarget::Service(target)) => !has_to(caller) && !has_to(target),
+            _ => false,
+        };
+        is_told && self.port.is_none() && self.access == Access::All
     }
 
     /// What makes the grant narrower than all access, in words.
@@ -289,10 +281,6 @@ impl GrantCaller {
             }
             _ => Self::Workload(id.clone()),
         })
-    }
-
-    fn is_node(&self) -> bool {
-        matches!(self, Self::Node(_))
     }
 
     /// As the command line takes it.
@@ -409,81 +397,6 @@ fn methods_scope(methods: &[String], conditions: &mut Vec<String>) -> Result<Str
         [one] => format!("action == {one}"),
         several => format!("action in [{}]", several.join(", ")),
     })
-}
-
-impl PathPattern {
-    /// Reads a pattern.
-    ///
-    /// # Errors
-    /// No canonical path could match: see [`CanonicalPath`](crate::CanonicalPath).
-    pub fn parse(text: &str) -> Result<Self, GrantError> {
-        let bad = |reason: String| GrantError::Path { text: text.to_owned(), reason };
-        let mut pieces = Vec::new();
-        let mut literal = String::new();
-        let mut chars = text.chars();
-        while let Some(char) = chars.next() {
-            match char {
-                '*' => {
-                    pieces.extend(Self::literal_piece(&mut literal));
-                    pieces.push(Piece::Wildcard);
-                }
-                '\\' if chars.next() == Some('*') => literal.push('*'),
-                '\\' => return Err(bad("write \\* for an asterisk; no path holds a backslash".to_owned())),
-                char => literal.push(char),
-            }
-        }
-        pieces.extend(Self::literal_piece(&mut literal));
-        if pieces.is_empty() {
-            return Err(bad("it is empty".to_owned()));
-        }
-        for (index, piece) in pieces.iter().enumerate() {
-            if let Piece::Literal(literal) = piece
-                && let Some(reason) = why_not_part_of_canonical(literal, index == 0)
-            {
-                return Err(bad(reason));
-            }
-        }
-        Ok(Self(pieces))
-    }
-
-    /// The pattern that matches this canonical path alone.
-    pub fn exactly(path: &str) -> Self {
-        Self(vec![Piece::Literal(path.to_owned())])
-    }
-
-    fn literal_piece(literal: &mut String) -> Option<Piece> {
-        (!literal.is_empty()).then(|| Piece::Literal(std::mem::take(literal)))
-    }
-
-    /// The comparison, to stand after `context.path`.
-    fn to_cedar(&self) -> String {
-        if let [Piece::Literal(literal)] = self.0.as_slice() {
-            return format!("== {}", quote(literal));
-        }
-        let parts = self.0.iter().map(|piece| match piece {
-            Piece::Literal(literal) => escape(literal).replace('*', "\\*"),
-            Piece::Wildcard => "*".to_owned(),
-        });
-        format!("like \"{}\"", parts.collect::<String>())
-    }
-}
-
-impl std::fmt::Display for PathPattern {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|piece| match piece {
-            Piece::Literal(literal) => f.write_str(&literal.replace('*', "\\*")),
-            Piece::Wildcard => f.write_char('*'),
-        })
-    }
-}
-
-fn quote(text: &str) -> String {
-    format!("\"{}\"", escape(text))
-}
-
-/// Escapes for a Cedar string.
-fn escape(text: &str) -> String {
-    text.escape_debug().to_string().replace("\\'", "'")
 }
 
 /// Quotes one word for a POSIX shell, if it needs it.

@@ -6,12 +6,14 @@
 
 mod compile;
 mod decide;
+mod decision;
 mod document;
 mod explain;
 mod facts;
 mod grant;
 mod names;
 mod path;
+mod pattern;
 mod qualify;
 mod route;
 mod scope;
@@ -22,12 +24,14 @@ mod testing;
 mod vocabulary;
 
 pub use compile::{CompileError, Engine};
-pub use decide::{Attempt, AuditOutcome, Caller, CallerMemo, Decision, Effect, Question, Reason};
+pub use decide::CallerMemo;
+pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
 pub use document::{MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
 pub use explain::{Explanation, Mismatch, PolicyNote};
-pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, PathPattern, Verb};
+pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::Referent;
 pub use path::{AmbiguousPath, CanonicalPath};
+pub use pattern::PathPattern;
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{Authorization, NodeScope, PortScope, Protocol, RoleMembers, Undeclared};
 pub use slice::{PolicyIndex, PolicySlice, SlicedPolicy};

@@ -120,11 +120,18 @@ impl Walk<'_> {
         if let Some(like) = expression.get("like")
             && like.get("left").is_some_and(is_context_path)
         {
-            let parts = like.get("pattern").and_then(Value::as_array).into_iter().flatten();
-            for (index, part) in parts.enumerate() {
-                let Some(literal) = part.get("Literal").and_then(Value::as_str) else { continue };
-                if let Some(help) = why_not_part_of_canonical(literal, index == 0) {
-                    self.flaw_of_path(literal, help);
+            let pattern =
+                like.get("pattern").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            // The tree may hold each character by itself.
+            let is_wildcard = |part: &Value| part.get("Literal").is_none();
+            for (index, run) in
+                pattern.chunk_by(|one, next| is_wildcard(one) == is_wildcard(next)).enumerate()
+            {
+                let literal: String = run.iter().filter_map(|part| part.get("Literal")?.as_str()).collect();
+                if !literal.is_empty()
+                    && let Some(help) = why_not_part_of_canonical(&literal, index == 0)
+                {
+                    self.flaw_of_path(&literal, help);
                 }
             }
         }

@@ -1,19 +1,22 @@
 //! Where each statement of a Cedar text begins and ends, and how deep it nests.
 
-/// One statement's place in its document, in bytes, and its size in the measure that bounds recursion.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One statement's place in its document, in bytes, and the measures that bound recursion over its syntax tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Extent {
     pub(crate) start: usize,
     pub(crate) end: usize,
-    /// Operators and opening brackets: no syntax tree of the statement is deeper than about this.
+    /// How many operators it has: a chain of them nests as deep as it is long.
     pub(crate) operators: usize,
+    /// No less than its brackets, choices and accesses nest: the most open brackets, all `if`s, and the most dots in
+    /// one operand.
+    pub(crate) depth: usize,
 }
 
 /// Splits at the semicolons that stand outside strings and comments; in Cedar each of them ends a statement. What
 /// follows the last one is a statement too, unless it is empty.
 pub(crate) fn extents(text: &str) -> Vec<Extent> {
     let mut extents = Vec::new();
-    let mut current: Option<Extent> = None;
+    let mut current: Option<Nesting> = None;
     let mut bytes = text.bytes().enumerate().peekable();
     while let Some((at, byte)) = bytes.next() {
         if byte == b'/' && bytes.peek().is_some_and(|(_, next)| *next == b'/') {
@@ -23,12 +26,12 @@ pub(crate) fn extents(text: &str) -> Vec<Extent> {
         if byte.is_ascii_whitespace() {
             continue;
         }
-        let extent = current.get_or_insert(Extent { start: at, end: at, operators: 0 });
-        extent.end = at + 1;
+        let nesting = current.get_or_insert_with(|| Nesting { start: at, ..Nesting::default() });
+        nesting.end = at + 1;
         match byte {
             b'"' => {
                 while let Some((at, byte)) = bytes.next() {
-                    extent.end = at + 1;
+                    nesting.end = at + 1;
                     match byte {
                         b'\\' => drop(bytes.next()),
                         b'"' => break,
@@ -36,18 +39,54 @@ pub(crate) fn extents(text: &str) -> Vec<Extent> {
                     }
                 }
             }
-            b';' => extents.extend(current.take()),
-            b'(' | b'[' | b'{' | b'.' | b'&' | b'|' | b'+' | b'-' | b'*' | b'!' | b'<' | b'>' | b'=' => {
-                extent.operators += 1;
+            b';' => extents.extend(current.take().map(Nesting::extent)),
+            b'f' if text.get(at.saturating_sub(1)..=at) == Some("if") => nesting.choices += 1,
+            byte => nesting.count(byte),
+        }
+    }
+    extents.extend(current.map(Nesting::extent));
+    extents
+}
+
+/// A statement that is being read.
+#[derive(Default)]
+struct Nesting {
+    start: usize,
+    end: usize,
+    operators: usize,
+    choices: usize,
+    open: usize,
+    most_open: usize,
+    dots: usize,
+    most_dots: usize,
+}
+
+impl Nesting {
+    fn count(&mut self, byte: u8) {
+        match byte {
+            b'(' | b'[' | b'{' => {
+                self.open += 1;
+                self.most_open = self.most_open.max(self.open);
             }
-            // `if`, `in`, `is`, `has`, `like` nest no deeper than the brackets and operators around them, but
-            // `if a then b else if …` does.
-            b'f' if text.get(at.saturating_sub(1)..=at) == Some("if") => extent.operators += 1,
+            b')' | b']' | b'}' => self.open = self.open.saturating_sub(1),
+            b'.' => {
+                self.dots += 1;
+                self.most_dots = self.most_dots.max(self.dots);
+            }
+            // Both characters of "&&" and "||" count.
+            b'&' | b'|' | b'+' | b'-' | b'*' | b'!' => {
+                self.operators += 1;
+                self.dots = 0;
+            }
+            b',' => self.dots = 0,
             _ => {}
         }
     }
-    extents.extend(current);
-    extents
+
+    fn extent(self) -> Extent {
+        let depth = self.most_open + self.choices + self.most_dots;
+        Extent { start: self.start, end: self.end, operators: self.operators, depth }
+    }
 }
 
 /// The one-based line and column, the latter in characters, of a byte of `text`.
@@ -71,6 +110,14 @@ mod tests {
         assert_eq!(extents(" // nothing\n"), []);
         assert_eq!(extents("\"open").len(), 1);
         assert_eq!(extents("\"open\\").len(), 1);
+    }
+
+    #[test]
+    fn measures_what_nests() {
+        let measure = |text: &str| (extents(text)[0].operators, extents(text)[0].depth);
+        assert_eq!(measure("((a)) && (b.c || \"&& .\" == d.e);"), (4, 3));
+        assert_eq!(measure("a.b.c.d, e.f;"), (0, 3));
+        assert_eq!(measure("if a then b else if c then -d else e"), (1, 2));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use cedar_policy::{Authorizer, Policy, PolicyId};
+use hauberk_identity::SpiffeId;
 use proptest::prelude::*;
 
 use super::*;

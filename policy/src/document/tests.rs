@@ -1,7 +1,8 @@
 use hauberk_identity::SpiffeId;
 
 use super::*;
-use crate::testing::{domain, name, node, parse};
+use crate::testing::{ask, domain, name, node, orders, parse, peer};
+use crate::{Engine, PolicyIndex};
 
 fn full_text(text: &str) -> String {
     parse(text).unwrap_or_else(|problems| panic!("{problems:?}")).statements()[0].text.clone()
@@ -50,8 +51,8 @@ fn makes_names_full() {
 #[test]
 fn makes_names_full_in_conditions_too_and_nothing_else() {
     let text = full_text(
-        "forbid(principal, action in Action::\"http\", resource) when {\n  principal in [Role::\"clerks\", \
-         Mesh::\"bank\"] && !(principal == Node::\"web\") && {x: Service::\"orders\"}.x != Service::\"cart\" && \
+        "forbid(principal, action in Action::\"http\", resource) when {\n  principal in [Role::\"clerks\"] \
+         && !(principal in Mesh::\"bank\") && !(principal == Node::\"web\") && {x: Service::\"orders\"}.x != Service::\"cart\" && \
          context.path == \"/Node::web\" };",
     );
     for full in [
@@ -75,7 +76,7 @@ fn full_texts_are_valid_and_read_back_the_same() {
     .unwrap();
     let statement = &document.statements()[0];
     let again = Policy::parse(Some(statement.policy.id().clone()), &statement.text).unwrap();
-    assert_eq!(again.to_json().unwrap(), statement.policy.to_json().unwrap());
+    assert_eq!(again, statement.policy);
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn tells_what_it_mentions_and_where() {
     assert!(found.contains(&(Referent::Node { mesh: name("shop"), node: name("web") }, 2, 16)), "{found:?}");
     assert!(found.contains(&(Referent::Service(name("orders")), 4, 15)), "{found:?}");
     assert!(found.contains(&(Referent::Role(name("clerks")), 6, 23)), "{found:?}");
-    assert!(found.contains(&(Referent::Port { node: node("orders"), number: 8080 }, 6, 56)), "{found:?}");
+    assert!(found.contains(&(Referent::Port { node: node("orders"), number: 8080 }, 6, 53)), "{found:?}");
 }
 
 #[test]
@@ -270,21 +271,39 @@ fn refuses_templates_and_too_much() {
     let long = format!("forbid(principal, action, resource); //{}", "x".repeat(MAX_TEXT_LEN));
     assert!(problem(&long).contains("at most 65536 bytes"));
     let deep = format!("forbid(principal, action, resource) when {{ {}true }};", "true && ".repeat(2_000));
-    assert!(problem(&deep).contains("at most 1000 operators"));
+    assert!(problem(&deep).contains("at most 200 operators"));
+    let deep =
+        format!("forbid(principal, action, resource) when {{ {}true{} }};", "(".repeat(99), ")".repeat(99));
+    assert!(problem(&deep).contains("at most 32 deep"));
 }
 
-/// Runs in a thread with as little stack as a test or a worker has.
+/// In a thread with the stack of a worker, and at both limits at once.
 #[test]
 fn the_deepest_statement_that_is_accepted_does_not_overflow_the_stack() {
-    for (open, close) in
-        [("true && ", ""), ("(", ")"), ("[", "].isEmpty()"), ("if true then true else ", ""), ("!", "")]
-    {
-        for count in [100, 240, 480] {
-            let body = format!("{}true{}", open.repeat(count), close.repeat(count));
-            let text = format!("forbid(principal, action, resource) when {{ {body} }};");
-            let parsed = std::thread::Builder::new().stack_size(2 << 20).spawn(move || parse(&text).is_ok());
-            println!("{open:?} x {count}: {}", parsed.unwrap().join().unwrap());
-        }
+    for (open, close, innermost, accepted) in [
+        ("(", ")", "true", true),
+        ("[", "].isEmpty()", "1", false),
+        ("if true then true else ", "", "true", true),
+        ("{a: ", "}.a", "true", false),
+        ("true && (", ")", "true", true),
+    ] {
+        let chain = "true && ".repeat((MAX_OPERATORS - 2 * MAX_DEPTH) / 2);
+        let deep = |count: usize| {
+            let (open, close) = (open.repeat(count), close.repeat(count));
+            let text =
+                format!("forbid(principal, action, resource) when {{ {chain} ({open}{innermost}{close}) }};");
+            let parse = move || {
+                let document = parse(&text)?;
+                let slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), &[]);
+                let engine = Engine::compile(orders(), &slice).unwrap();
+                assert!(!ask(&engine, &peer("web"), 8080, "GET", "/").is_allowed());
+                Ok::<_, Vec<PolicyProblem>>(())
+            };
+            std::thread::Builder::new().stack_size(2 << 20).spawn(parse).unwrap().join().unwrap()
+        };
+        // The braces of the condition and the brackets around all are two levels.
+        assert_eq!(deep(MAX_DEPTH - 2).is_ok(), accepted, "{open}: {:?}", deep(MAX_DEPTH - 2));
+        assert!(deep(MAX_DEPTH).is_err());
     }
 }
 

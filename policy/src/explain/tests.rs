@@ -43,8 +43,8 @@ fn splits_conditions() {
         mismatches(&found),
         [
             "context.method: expected \"GET\", was \"PUT\"",
-            "(context[\"path\"]) == \"/a\" || (context[\"path\"]) == \"/b\": expected true, was false",
-            "unless (context[\"path\"]) like \"*/x\": expected true, was false"
+            "(context.path == \"/a\") || (context.path == \"/b\"): expected true, was false",
+            "!(context.path like \"*/x\"): expected true, was false"
         ]
     );
 }

@@ -120,6 +120,9 @@ fn names_are_stable_and_tell_grants_apart() {
         grant(&["web"], service("Orders"), None, Access::All).name(Verb::Allow),
         grant(&["gateway/web"], service("orders"), None, Access::All).name(Verb::Allow),
         grant(&["web"], service("orders-get"), None, Access::All).name(Verb::Allow),
+        grant(&["web"], GrantTarget::Node(name("orders")), None, Access::All).name(Verb::Allow),
+        grant(&["web"], service("to-orders"), None, Access::All).name(Verb::Allow),
+        grant(&["web-to"], service("orders"), None, Access::All).name(Verb::Allow),
     ];
     let distinct: std::collections::BTreeSet<_> = names.iter().collect();
     assert_eq!(distinct.len(), names.len(), "{names:#?}");

@@ -1,0 +1,143 @@
+//! What is asked of a node's policies, and what they answer.
+
+use std::sync::Arc;
+
+use hauberk_identity::SpiffeId;
+
+use crate::path::CanonicalPath;
+use crate::vocabulary::Action;
+
+/// Who calls, as the connection proved it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// Whoever holds a verified SVID with this id.
+    Peer(SpiffeId),
+    /// Somebody who proved nothing.
+    Anonymous,
+}
+
+/// What a caller attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt<'a> {
+    /// An HTTP request. On a gRPC port it is read as the call of a gRPC method, for the listener's protocol decides and
+    /// nothing that the caller says.
+    Request {
+        /// The method, as sent.
+        method: &'a str,
+        /// The path that will be forwarded.
+        path: &'a CanonicalPath<'a>,
+        /// Whether the request asks for another protocol (an `Upgrade` header, or extended `CONNECT`).
+        upgrade: bool,
+    },
+    /// A stream of bytes.
+    Stream,
+}
+
+/// One thing to be decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// Who.
+    pub caller: &'a Caller,
+    /// At which of the node's listeners.
+    pub port: u16,
+    /// What.
+    pub attempt: Attempt<'a>,
+}
+
+/// The outcome of a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Let it through.
+    Allow,
+    /// Stop it.
+    Deny,
+}
+
+/// Why a decision is as it is. The names are stable: they stand in logs, metrics and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// A policy permits it and none forbids it.
+    Permitted,
+    /// No policy permits it, and the port is still in audit: it is let through and recorded.
+    AuditDefaultAllow,
+    /// A policy forbids it.
+    Forbidden,
+    /// No policy permits it.
+    NoPolicyMatched,
+    /// A policy could not be evaluated, so nobody knows what it would have said.
+    EvaluationError,
+    /// The caller's identity is one that never calls services, such as an admin's.
+    NotAPrincipal,
+    /// The node has no such port.
+    NoSuchPort,
+    /// A stream on a port for requests, a request on a port for streams, or no gRPC call on a gRPC port.
+    WrongProtocol,
+    /// The request matches no declared route, and its port denies such requests.
+    UndeclaredRoute,
+    /// The request's path has several readings.
+    AmbiguousPath,
+}
+
+impl Reason {
+    /// The reason's stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::AuditDefaultAllow => "audit_default_allow",
+            Self::Forbidden => "forbidden",
+            Self::NoPolicyMatched => "no_policy_matched",
+            Self::EvaluationError => "evaluation_error",
+            Self::NotAPrincipal => "not_a_principal",
+            Self::NoSuchPort => "no_such_port",
+            Self::WrongProtocol => "wrong_protocol",
+            Self::UndeclaredRoute => "undeclared_route",
+            Self::AmbiguousPath => "ambiguous_path",
+        }
+    }
+}
+
+/// What was decided, and why. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// Whether it is let through.
+    pub effect: Effect,
+    /// Why.
+    pub reason: Reason,
+    /// The policies that determined it: those that permit, or those that forbid, or those that failed.
+    pub policies: Arc<[Arc<str>]>,
+    /// What policies in audit mode had to say, if anything.
+    pub audit: Option<Arc<AuditOutcome>>,
+    /// What the attempt counted as, once that was clear.
+    pub action: Option<Action>,
+    /// The route or port that was asked for, as policies write it, such as `orders:8080 /orders/{id}`.
+    pub resource: Option<Arc<str>>,
+}
+
+/// What would have been decided had the policies in audit mode been enforced too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditOutcome {
+    /// The outcome then.
+    pub effect: Effect,
+    /// The policies in audit mode that permit, forbid or fail.
+    pub policies: Arc<[Arc<str>]>,
+}
+
+impl Decision {
+    /// A denial that needs no policy.
+    pub fn denied(reason: Reason) -> Self {
+        Self {
+            effect: Effect::Deny,
+            reason,
+            policies: Arc::default(),
+            audit: None,
+            action: None,
+            resource: None,
+        }
+    }
+
+    /// Whether it is let through.
+    pub fn is_allowed(&self) -> bool {
+        self.effect == Effect::Allow
+    }
+}

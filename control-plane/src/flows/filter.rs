@@ -1,0 +1,63 @@
+//! Which decisions an observer wants to see.
+
+use hauberk_identity::{IdentityKind, SpiffeId};
+use hauberk_proto::{admin::v1 as admin, agent::v1 as agent};
+use thiserror::Error;
+
+/// Which decisions are shown. The default shows all.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    mesh: String,
+    caller: String,
+    target: String,
+    verdict: Option<agent::Verdict>,
+    action: String,
+    path_prefix: String,
+}
+
+/// A verdict that there is none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("verdict: {0} is no verdict")]
+pub struct UnknownVerdict(i32);
+
+impl Filter {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// The caller's verdict is none of ours.
+    pub fn parse(request: admin::ObserveRequest) -> Result<Self, UnknownVerdict> {
+        let admin::ObserveRequest { mesh, caller, target, verdict, action, path_prefix } = request;
+        let verdict = match agent::Verdict::try_from(verdict).map_err(|_| UnknownVerdict(verdict))? {
+            agent::Verdict::Unspecified => None,
+            verdict => Some(verdict),
+        };
+        Ok(Self { mesh, caller, target, verdict, action, path_prefix })
+    }
+
+    /// Whether this decision is shown.
+    pub fn shows(&self, decision: &agent::Decision) -> bool {
+        (self.mesh.is_empty() || mesh_of(&decision.node).is_some_and(|mesh| mesh == self.mesh))
+            && is_named(&self.caller, &decision.caller)
+            && (is_named(&self.target, &decision.node) || self.target == decision.service)
+            && self.verdict.is_none_or(|verdict| verdict == decision.verdict())
+            && (self.action.is_empty() || self.action.eq_ignore_ascii_case(&decision.action))
+            && decision.path.starts_with(&self.path_prefix)
+    }
+}
+
+fn mesh_of(id: &str) -> Option<String> {
+    match SpiffeId::parse(id).ok()?.kind() {
+        IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Some(mesh.to_owned()),
+        _ => None,
+    }
+}
+
+/// Whether `wanted` is empty, the whole id, or the name of its node.
+fn is_named(wanted: &str, id: &str) -> bool {
+    wanted.is_empty()
+        || wanted == id
+        || SpiffeId::parse(id).is_ok_and(|id| match id.kind() {
+            IdentityKind::Node { name, .. } | IdentityKind::Gateway { name, .. } => name == wanted,
+            _ => false,
+        })
+}

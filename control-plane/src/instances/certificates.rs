@@ -1,0 +1,94 @@
+//! Which instances hold a certificate, as the registry tells it.
+
+use std::time::Duration;
+
+use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::{Instances, IssuedTo};
+use crate::clock::Clock;
+use crate::issuance::InstanceRecord;
+use crate::registry::{Store, StoreError, Stored, Version, WatchEnd, document, keys};
+
+/// How often those whose certificates have long expired are forgotten.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// Before the registry is read again after a failure.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+impl Instances {
+    /// Reads all instances that the registry knows. Gives the point to follow it from.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn load(&self, store: &dyn Store) -> Result<Version, StoreError> {
+        let mut after = None;
+        let mut from = None;
+        loop {
+            let page = store.list(keys::INSTANCES, after.as_deref(), 1_000).await?;
+            // What changes between two pages is seen again when following from the first.
+            from.get_or_insert(page.version);
+            for (key, stored) in &page.entries {
+                self.take(key, stored);
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(from.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Follows the registry from where [`Instances::load`] left it, and forgets who is long gone, until `stop`.
+    pub async fn follow(
+        &self,
+        store: &dyn Store,
+        mut from: Version,
+        clock: &Clock,
+        stop: &CancellationToken,
+    ) {
+        let mut watch = store.watch(keys::INSTANCES, from);
+        let mut prune = tokio::time::interval(PRUNE_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = prune.tick() => self.prune(clock.now()),
+                change = watch.next() => match change {
+                    Ok(change) => {
+                        for (key, stored) in change.under(keys::INSTANCES) {
+                            if let Some(stored) = stored {
+                                self.take(key, stored);
+                            }
+                        }
+                    }
+                    Err(WatchEnd::Closed) => return,
+                    Err(WatchEnd::Compacted) => {
+                        match self.load(store).await {
+                            Ok(version) => from = version,
+                            Err(error) => {
+                                error!(event = "instances_unreadable", %error);
+                                tokio::time::sleep(READ_AGAIN_AFTER).await;
+                            }
+                        }
+                        watch = store.watch(keys::INSTANCES, from);
+                    }
+                },
+            }
+        }
+    }
+
+    fn take(&self, key: &str, stored: &Stored) {
+        match parse(key, stored) {
+            Some((spiffe_id, instance, certificate)) => self.issued(&spiffe_id, instance, certificate),
+            None => error!(event = "instance_record_unreadable", key, "an instance is left out"),
+        }
+    }
+}
+
+fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, IssuedTo)> {
+    let instance = InstanceId::parse(key.strip_prefix(keys::INSTANCES)?).ok()?;
+    let record: InstanceRecord = document::from_stored(key, stored).ok()?;
+    let serial: Serial = record.serial.parse().ok()?;
+    let certificate = IssuedTo { serial, not_after: UnixMillis(record.not_after) };
+    Some((SpiffeId::parse(&record.spiffe_id).ok()?, instance, certificate))
+}

@@ -1,0 +1,429 @@
+//! The agents there are: who holds a certificate, who is connected, what each has put in force.
+//!
+//! What an issued certificate tells is read from the store, so that an instance which is not connected is known after
+//! a restart too; the rest is what its stream has said since this control plane started.
+
+mod certificates;
+mod enforcement;
+mod rollout;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use hauberk_proto::agent::v1 as agent;
+
+pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
+pub use rollout::{Laggard, Rollout};
+
+/// How long an instance is listed after its last certificate has expired.
+const LISTED_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
+
+/// A certificate that was issued to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IssuedTo {
+    /// Its serial number.
+    pub serial: Serial,
+    /// Its end.
+    pub not_after: UnixMillis,
+}
+
+/// Who is at the other end of a stream, as its certificate proved.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// A node's or gateway's id.
+    pub spiffe_id: SpiffeId,
+    /// Its mesh.
+    pub mesh: Name,
+    /// The virtual node's or gateway's name.
+    pub node: Name,
+    /// Which instance of it.
+    pub instance: InstanceId,
+    /// The certificate that it proved.
+    pub certificate: IssuedTo,
+    /// Where it called from.
+    pub address: Option<SocketAddr>,
+}
+
+impl Peer {
+    /// Puts a peer together; `None` where the id is not a node's or gateway's.
+    pub fn new(
+        spiffe_id: SpiffeId,
+        instance: InstanceId,
+        certificate: IssuedTo,
+        address: Option<SocketAddr>,
+    ) -> Option<Self> {
+        let (mesh, node) = mesh_and_node(&spiffe_id)?;
+        Some(Self { spiffe_id, mesh, node, instance, certificate, address })
+    }
+}
+
+/// What an agent says of itself when it begins; shown, trusted for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HelloFacts {
+    /// Of the agent.
+    pub version: String,
+    /// Of its host.
+    pub hostname: String,
+    /// What it can enforce.
+    pub features: BTreeSet<String>,
+    /// Its clock less ours, in milliseconds.
+    pub clock_skew_ms: i64,
+    /// The highest (epoch, revision) it has accepted, where that is above ours.
+    pub ahead: Option<(u64, u64)>,
+}
+
+/// A question to a connected agent about a decision of its own.
+#[derive(Debug)]
+pub struct Ask {
+    /// Which decision.
+    pub decision_id: String,
+    /// Where the answer goes; `None` in it: the agent does not know.
+    pub answer: oneshot::Sender<Option<agent::DecisionDetail>>,
+}
+
+/// All instances. Every change is told to whoever follows [`Instances::changes`].
+#[derive(Debug)]
+pub struct Instances {
+    state: Mutex<State>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_id: HashMap<InstanceId, Instance>,
+    by_node: BTreeMap<SpiffeId, BTreeSet<InstanceId>>,
+    last_session: u64,
+    connected: usize,
+}
+
+#[derive(Debug)]
+struct Instance {
+    spiffe_id: SpiffeId,
+    mesh: Name,
+    node: Name,
+    certificate: IssuedTo,
+    session: Option<Session>,
+    last_seen: Option<UnixMillis>,
+    address: Option<SocketAddr>,
+    hello: Option<HelloFacts>,
+    enforcement: Enforcement,
+    /// Why its last registration was not taken.
+    registration_refused: Option<String>,
+}
+
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    since: UnixMillis,
+    superseded: CancellationToken,
+    questions: mpsc::Sender<Ask>,
+}
+
+/// One instance as it is shown.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Which.
+    pub id: InstanceId,
+    /// What it proves to be.
+    pub spiffe_id: SpiffeId,
+    /// Its mesh.
+    pub mesh: Name,
+    /// Its node.
+    pub node: Name,
+    /// Its last certificate.
+    pub certificate: IssuedTo,
+    /// Since when its stream is up.
+    pub connected_since: Option<UnixMillis>,
+    /// When it last said something.
+    pub last_seen: Option<UnixMillis>,
+    /// Where it called from.
+    pub address: Option<SocketAddr>,
+    /// What it said of itself; `None` when it has not been connected since this control plane started.
+    pub hello: Option<HelloFacts>,
+    /// The node view in force.
+    pub in_force: Option<ViewMark>,
+    /// The refusal that stands.
+    pub refusal: Option<Refusal>,
+    /// Why its last registration was not taken.
+    pub registration_refused: Option<String>,
+}
+
+/// A stream that stands for its instance until it is dropped, or a newer one takes its place.
+#[derive(Debug)]
+pub struct Connected {
+    instances: Arc<Instances>,
+    instance: InstanceId,
+    number: u64,
+    superseded: CancellationToken,
+}
+
+impl Default for Instances {
+    fn default() -> Self {
+        Self { state: Mutex::default(), changes: watch::Sender::new(0) }
+    }
+}
+
+impl Instances {
+    /// Follows the fact that something has changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Takes note of an issued certificate; the one that ends last is the instance's.
+    pub fn issued(&self, spiffe_id: &SpiffeId, instance: InstanceId, certificate: IssuedTo) {
+        let Some((mesh, node)) = mesh_and_node(spiffe_id) else { return };
+        self.change(|state| {
+            let known = state.know(spiffe_id, mesh, node, instance, certificate);
+            if known.certificate.not_after <= certificate.not_after {
+                known.certificate = certificate;
+            }
+        });
+    }
+
+    /// A stream of `peer` begins with its Hello. An older stream of the same instance is told to end.
+    pub fn connect(
+        self: &Arc<Self>,
+        peer: &Peer,
+        hello: HelloFacts,
+        enforcement: Enforcement,
+        questions: mpsc::Sender<Ask>,
+        now: UnixMillis,
+    ) -> Connected {
+        let superseded = CancellationToken::new();
+        let number = self.change(|state| {
+            state.last_session += 1;
+            let number = state.last_session;
+            let (mesh, node) = (peer.mesh.clone(), peer.node.clone());
+            let instance = state.know(&peer.spiffe_id, mesh, node, peer.instance, peer.certificate);
+            if instance.certificate.not_after < peer.certificate.not_after {
+                instance.certificate = peer.certificate;
+            }
+            instance.last_seen = Some(now);
+            instance.address = peer.address;
+            instance.hello = Some(hello);
+            instance.enforcement = enforcement;
+            instance.registration_refused = None;
+            let session = Session { number, since: now, superseded: superseded.clone(), questions };
+            match instance.session.replace(session) {
+                Some(older) => older.superseded.cancel(),
+                None => state.connected += 1,
+            }
+            number
+        });
+        Connected { instances: Arc::clone(self), instance: peer.instance, number, superseded }
+    }
+
+    /// How many streams are up.
+    pub fn connected(&self) -> usize {
+        self.lock().connected
+    }
+
+    /// Whether anything is known of this instance.
+    pub fn node_of(&self, instance: InstanceId) -> Option<SpiffeId> {
+        self.lock().by_id.get(&instance).map(|instance| instance.spiffe_id.clone())
+    }
+
+    /// Where questions to a connected instance go.
+    pub fn questions(&self, instance: InstanceId) -> Option<mpsc::Sender<Ask>> {
+        let state = self.lock();
+        Some(state.by_id.get(&instance)?.session.as_ref()?.questions.clone())
+    }
+
+    /// A live instance of `node` that has said what it can enforce, and lacks one of `features`.
+    pub fn missing_features(
+        &self,
+        node: &SpiffeId,
+        features: &[String],
+        now: UnixMillis,
+    ) -> Option<InstanceId> {
+        let state = self.lock();
+        state.by_node.get(node)?.iter().copied().find(|id| {
+            state.by_id.get(id).is_some_and(|instance| {
+                instance.is_live(now)
+                    && instance
+                        .hello
+                        .as_ref()
+                        .is_some_and(|hello| features.iter().any(|feature| !hello.features.contains(feature)))
+            })
+        })
+    }
+
+    /// What is known of every instance that `wanted` picks, in the order of their nodes.
+    pub fn reports(&self, wanted: impl Fn(&SpiffeId) -> bool) -> Vec<Report> {
+        let state = self.lock();
+        let nodes = state.by_node.iter().filter(|(spiffe_id, _)| wanted(spiffe_id));
+        nodes
+            .flat_map(|(_, ids)| ids)
+            .filter_map(|id| state.by_id.get(id).map(|instance| instance.report(*id)))
+            .collect()
+    }
+
+    /// Forgets whoever is not connected and has held no valid certificate for an hour.
+    pub fn prune(&self, now: UnixMillis) {
+        let mut state = self.lock();
+        let before = state.by_id.len();
+        let state = &mut *state;
+        state.by_id.retain(|id, instance| {
+            let listed = instance.certificate.not_after.plus(LISTED_AFTER_EXPIRY) >= now;
+            let keep = listed || instance.session.is_some();
+            if !keep && let Some(ids) = state.by_node.get_mut(&instance.spiffe_id) {
+                ids.remove(id);
+            }
+            keep
+        });
+        if state.by_id.len() != before {
+            state.by_node.retain(|_, ids| !ids.is_empty());
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let outcome = change(&mut self.lock());
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        outcome
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connected {
+    /// Its number; later streams have higher ones.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Cancelled once a newer stream stands for the instance.
+    pub fn superseded(&self) -> &CancellationToken {
+        &self.superseded
+    }
+
+    /// The agent has said something.
+    pub fn seen(&self, now: UnixMillis) {
+        let mut state = self.instances.lock();
+        if let Some(instance) = state.of_session(self) {
+            instance.last_seen = Some(now);
+        }
+    }
+
+    /// A view is on its way.
+    pub fn pushed(&self, service: Option<&Name>, mark: ViewMark) {
+        self.change(|instance| instance.enforcement.pushed(service, mark, Instant::now()));
+    }
+
+    /// A view is in force: the time from its push, or `None` where no such view was pushed.
+    pub fn acknowledged(&self, service: Option<&str>, epoch: u64, revision: u64) -> Option<Duration> {
+        let at = Instant::now();
+        self.change(|instance| instance.enforcement.acknowledged(service, epoch, revision, at)).flatten()
+    }
+
+    /// A view was refused. False where no such view was pushed.
+    pub fn refused(&self, service: Option<&str>, epoch: u64, refusal: Refusal) -> bool {
+        self.change(|instance| instance.enforcement.refused(service, epoch, refusal)).unwrap_or(false)
+    }
+
+    /// The agent no longer holds a service.
+    pub fn dropped(&self, service: &str) {
+        self.change(|instance| instance.enforcement.dropped(service));
+    }
+
+    /// What became of a registration: `None`, or why it was not taken.
+    pub fn registered(&self, refused: Option<String>) {
+        self.change(|instance| instance.registration_refused = refused);
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Instance) -> T) -> Option<T> {
+        self.instances.change(|state| state.of_session(self).map(change))
+    }
+
+    /// Ends it. True if no newer stream stands for the instance.
+    pub fn end(&self) -> bool {
+        self.instances.change(|state| {
+            let current = state.of_session(self).map(|instance| instance.session = None).is_some();
+            if current {
+                state.connected -= 1;
+            }
+            current
+        })
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl State {
+    fn know(
+        &mut self,
+        spiffe_id: &SpiffeId,
+        mesh: Name,
+        node: Name,
+        id: InstanceId,
+        certificate: IssuedTo,
+    ) -> &mut Instance {
+        self.by_node.entry(spiffe_id.clone()).or_default().insert(id);
+        self.by_id.entry(id).or_insert_with(|| Instance {
+            spiffe_id: spiffe_id.clone(),
+            mesh,
+            node,
+            certificate,
+            session: None,
+            last_seen: None,
+            address: None,
+            hello: None,
+            enforcement: Enforcement::default(),
+            registration_refused: None,
+        })
+    }
+
+    /// The instance of a stream, unless a newer one has taken its place.
+    fn of_session(&mut self, connected: &Connected) -> Option<&mut Instance> {
+        let instance = self.by_id.get_mut(&connected.instance)?;
+        let current = instance.session.as_ref().is_some_and(|session| session.number == connected.number);
+        current.then_some(instance)
+    }
+}
+
+impl Instance {
+    fn is_live(&self, now: UnixMillis) -> bool {
+        now <= self.certificate.not_after
+    }
+
+    fn report(&self, id: InstanceId) -> Report {
+        Report {
+            id,
+            spiffe_id: self.spiffe_id.clone(),
+            mesh: self.mesh.clone(),
+            node: self.node.clone(),
+            certificate: self.certificate,
+            connected_since: self.session.as_ref().map(|session| session.since),
+            last_seen: self.last_seen,
+            address: self.address,
+            hello: self.hello.clone(),
+            in_force: self.enforcement.in_force(),
+            refusal: self.enforcement.refusal().cloned(),
+            registration_refused: self.registration_refused.clone(),
+        }
+    }
+}
+
+fn mesh_and_node(spiffe_id: &SpiffeId) -> Option<(Name, Name)> {
+    match spiffe_id.kind() {
+        IdentityKind::Node { mesh, name } | IdentityKind::Gateway { mesh, name } => {
+            Some((Name::parse(mesh).ok()?, Name::parse(name).ok()?))
+        }
+        _ => None,
+    }
+}

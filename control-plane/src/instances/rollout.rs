@@ -1,0 +1,105 @@
+//! How far a revision has come.
+
+use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+
+use super::{Instance, Instances, Lag};
+use crate::compile::Compilation;
+use crate::push::wanted;
+
+/// How many of the live instances concerned enforce a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollout {
+    /// The revision asked for.
+    pub revision: u64,
+    /// All live instances whose views are looked at.
+    pub concerned: usize,
+    /// Those that do not enforce it, in the order of their nodes.
+    pub laggards: Vec<Laggard>,
+    /// Whether the views of that revision are there to be pushed.
+    pub compiled: bool,
+}
+
+impl Rollout {
+    /// Whether all concerned enforce it.
+    pub fn is_done(&self) -> bool {
+        self.compiled && self.laggards.is_empty()
+    }
+}
+
+/// A live instance that does not enforce a revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Laggard {
+    /// Which.
+    pub instance: InstanceId,
+    /// What it proves to be.
+    pub spiffe_id: SpiffeId,
+    /// Why.
+    pub lag: Lag,
+    /// Until then it may act on what it holds.
+    pub certificate_not_after: UnixMillis,
+}
+
+impl Instances {
+    /// Counts the live instances of `mesh`, or of all meshes, that enforce `revision`. An instance whose node is gone
+    /// has no view to enforce and is not counted.
+    pub fn rollout(
+        &self,
+        compilation: &Compilation,
+        revision: u64,
+        mesh: Option<&Name>,
+        now: UnixMillis,
+    ) -> Rollout {
+        let state = self.lock();
+        let compiled = wanted::revision(compilation) >= revision;
+        let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled };
+        for (spiffe_id, ids) in &state.by_node {
+            for (id, instance) in ids.iter().filter_map(|id| Some((id, state.by_id.get(id)?))) {
+                if !instance.is_live(now) || mesh.is_some_and(|mesh| *mesh != instance.mesh) {
+                    continue;
+                }
+                let Some(lag) = instance.lag(compilation, revision) else { continue };
+                rollout.concerned += 1;
+                if let Some(lag) = lag {
+                    rollout.laggards.push(Laggard {
+                        instance: *id,
+                        spiffe_id: spiffe_id.clone(),
+                        lag,
+                        certificate_not_after: instance.certificate.not_after,
+                    });
+                }
+            }
+        }
+        rollout
+    }
+
+    /// Why one instance does not enforce what is wanted now; `None` where it does, or has nothing to enforce.
+    pub fn lag(&self, compilation: &Compilation, instance: InstanceId) -> Option<Lag> {
+        let state = self.lock();
+        state.by_id.get(&instance)?.lag(compilation, wanted::revision(compilation)).flatten()
+    }
+}
+
+impl Instance {
+    /// `None`: there is no view for it. Otherwise why it does not enforce `revision`, if it does not.
+    fn lag(&self, compilation: &Compilation, revision: u64) -> Option<Option<Lag>> {
+        if wanted::revision(compilation) < revision {
+            return Some(Some(Lag::NotCompiled));
+        }
+        let view = wanted::node(compilation, &self.spiffe_id)?;
+        let lag = if let Some((epoch, revision)) = self.hello.as_ref().and_then(|hello| hello.ahead) {
+            Some(Lag::Ahead { epoch, revision })
+        } else {
+            let enforcement = &self.enforcement;
+            enforcement.node_lag(wanted::mark(compilation, view), revision).or_else(|| {
+                let held = enforcement.services();
+                held.chain(wanted::backends(view)).find_map(|name| {
+                    // A service that is gone has no view to wait for.
+                    let view = wanted::service(compilation, &self.mesh, name)?;
+                    enforcement.service_lag(name.as_str(), wanted::mark(compilation, view), revision)
+                })
+            })
+        };
+        // An instance that is away may be pushed nothing: say that rather than what it has not acknowledged.
+        Some(lag.map(|lag| if self.session.is_some() { lag } else { Lag::NotConnected }))
+    }
+}

@@ -1,0 +1,76 @@
+use super::*;
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+fn node(name: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://shop.local/mesh/shop/node/{name}")).unwrap()
+}
+
+fn instance(number: u8) -> InstanceId {
+    InstanceId::from_random([number; 8])
+}
+
+fn certificate(number: u8, minutes: u64) -> IssuedTo {
+    let not_after = NOW.plus(Duration::from_secs(60 * minutes));
+    IssuedTo { serial: Serial::from_random([number; 16]), not_after }
+}
+
+fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connected {
+    let peer = Peer::new(node("orders"), instance(number), certificate(number, 60), None).unwrap();
+    let features = features.iter().map(|feature| (*feature).to_owned()).collect();
+    let hello = HelloFacts { features, ..HelloFacts::default() };
+    instances.connect(&peer, hello, Enforcement::default(), mpsc::channel(1).0, NOW)
+}
+
+#[test]
+fn the_certificate_that_ends_last_counts() {
+    let instances = Instances::default();
+    for minutes in [60, 90, 30] {
+        instances.issued(&node("orders"), instance(1), certificate(1, minutes));
+    }
+    assert_eq!(instances.reports(|_| true)[0].certificate, certificate(1, 90));
+    instances.issued(&SpiffeId::parse("spiffe://shop.local/admin/a").unwrap(), instance(2), certificate(2, 1));
+    assert_eq!(instances.reports(|_| true).len(), 1, "admins are no instances");
+}
+
+#[test]
+fn whoever_expired_over_an_hour_ago_is_forgotten() {
+    let instances = Arc::new(Instances::default());
+    instances.issued(&node("orders"), instance(1), certificate(1, 60));
+    let connected = connect(&instances, 2, &[]);
+    instances.prune(NOW.plus(Duration::from_secs(2 * 3_600)));
+    assert_eq!(instances.reports(|_| true).len(), 2);
+    instances.prune(NOW.plus(Duration::from_secs(2 * 3_600 + 1)));
+    assert_eq!(instances.reports(|_| true)[0].id, instance(2), "it is connected");
+    drop(connected);
+    instances.prune(NOW.plus(Duration::from_secs(2 * 3_600 + 1)));
+    assert!(instances.reports(|_| true).is_empty());
+    assert_eq!(instances.node_of(instance(2)), None);
+}
+
+#[test]
+fn a_live_instance_that_lacks_a_feature_is_named() {
+    let instances = Arc::new(Instances::default());
+    let wanted = ["roles".to_owned(), "tokens".to_owned()];
+    let _able = connect(&instances, 1, &["roles", "tokens", "more"]);
+    assert_eq!(instances.missing_features(&node("orders"), &wanted, NOW), None);
+    let unable = connect(&instances, 2, &["roles"]);
+    drop(unable);
+    assert_eq!(instances.missing_features(&node("orders"), &wanted, NOW), Some(instance(2)));
+    assert_eq!(instances.missing_features(&node("web"), &wanted, NOW), None);
+    let later = NOW.plus(Duration::from_secs(3_601));
+    assert_eq!(instances.missing_features(&node("orders"), &wanted, later), None, "it is not live any more");
+}
+
+#[test]
+fn a_superseded_stream_changes_nothing_any_more() {
+    let instances = Arc::new(Instances::default());
+    let older = connect(&instances, 1, &[]);
+    let newer = connect(&instances, 1, &[]);
+    assert!(older.superseded().is_cancelled() && !newer.superseded().is_cancelled());
+    assert!(!older.end());
+    drop(older);
+    assert_eq!(instances.connected(), 1);
+    assert!(newer.end() && !newer.end());
+    assert_eq!(instances.connected(), 0);
+}

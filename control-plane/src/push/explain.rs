@@ -1,0 +1,112 @@
+//! "That denial?" The agent that decided is asked; if it is away, what it sent up at the time must do.
+
+use std::time::Duration;
+
+use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1 as agent;
+use thiserror::Error;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Push;
+use crate::flows::{KeptDecision, instance_of_decision};
+use crate::instances::Ask;
+
+/// How long an agent may think about a question.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// A decision and where the knowledge of it comes from.
+#[derive(Debug, Clone)]
+pub struct Explained {
+    /// The decision and, from an agent, why it came about.
+    pub detail: agent::DecisionDetail,
+    /// When the control plane heard of it; `None` if the agent itself has answered.
+    pub kept_at: Option<UnixMillis>,
+}
+
+/// Why a decision cannot be explained.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ExplainError {
+    /// The caller's id is none.
+    #[error("{0:?} is not a decision id: these look like 3f9k2m7q1x-8c4d0001")]
+    Malformed(String),
+    /// No instance of that name has been here.
+    #[error("instance {0}, which the id names, is not known here (any longer)")]
+    UnknownInstance(InstanceId),
+    /// The instance is away and did not send that decision.
+    #[error(
+        "instance {instance} of {spiffe_id} is not connected, and it had not sent this decision up before"
+    )]
+    Gone {
+        /// Which.
+        instance: InstanceId,
+        /// Of what.
+        spiffe_id: SpiffeId,
+    },
+    /// The instance is here and does not know.
+    #[error(
+        "instance {instance} of {spiffe_id} does not remember this decision: it keeps its last denials only"
+    )]
+    Forgotten {
+        /// Which.
+        instance: InstanceId,
+        /// Of what.
+        spiffe_id: SpiffeId,
+    },
+    /// The instance is here and does not answer.
+    #[error("instance {instance} of {spiffe_id} has not answered within {} seconds", ANSWER_WITHIN.as_secs())]
+    NoAnswer {
+        /// Which.
+        instance: InstanceId,
+        /// Of what.
+        spiffe_id: SpiffeId,
+    },
+}
+
+impl Push {
+    /// Explains a decision by its id, which names the instance that made it.
+    ///
+    /// # Errors
+    /// Says what is not known: the instance, or its decision.
+    pub async fn explain(&self, id: &str) -> Result<Explained, ExplainError> {
+        let instance = instance_of_decision(id)
+            .ok_or_else(|| ExplainError::Malformed(id.chars().take(100).collect()))?;
+        let asked = self.ask(instance, id).await;
+        if let Asked::Answered(detail) = asked {
+            return Ok(Explained { detail, kept_at: None });
+        }
+        if let Some(KeptDecision { decision, kept_at }) = self.flows.kept_decision(id) {
+            let decision = Some(agent::Decision::clone(&decision));
+            let detail = agent::DecisionDetail { decision, ..agent::DecisionDetail::default() };
+            return Ok(Explained { detail, kept_at: Some(kept_at) });
+        }
+        let spiffe_id = self.instances.node_of(instance).ok_or(ExplainError::UnknownInstance(instance))?;
+        Err(match asked {
+            Asked::Nobody => ExplainError::Gone { instance, spiffe_id },
+            Asked::Silent => ExplainError::NoAnswer { instance, spiffe_id },
+            Asked::Unknown | Asked::Answered(_) => ExplainError::Forgotten { instance, spiffe_id },
+        })
+    }
+
+    async fn ask(&self, instance: InstanceId, id: &str) -> Asked {
+        let Some(questions) = self.instances.questions(instance) else { return Asked::Nobody };
+        let (answer, answered) = oneshot::channel();
+        if questions.try_send(Ask { decision_id: id.to_owned(), answer }).is_err() {
+            return Asked::Silent;
+        }
+        match timeout(ANSWER_WITHIN, answered).await {
+            Ok(Ok(Some(detail))) => Asked::Answered(detail),
+            Ok(Ok(None)) => Asked::Unknown,
+            // The session ended while it was asked, or has too many questions open.
+            Ok(Err(_)) | Err(_) => Asked::Silent,
+        }
+    }
+}
+
+/// What came of a question.
+enum Asked {
+    Answered(agent::DecisionDetail),
+    Unknown,
+    Silent,
+    Nobody,
+}

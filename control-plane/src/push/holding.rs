@@ -1,0 +1,209 @@
+//! What one agent has been sent, and so what is still to send: the difference between that and what is wanted, taken
+//! anew whenever either changes. A slow agent therefore gets the latest, never a backlog.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use hauberk_identity::Name;
+use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
+
+use super::endpoints::{EndpointSnapshot, TargetPort};
+use super::wanted;
+use crate::compile::{Compilation, CompiledView};
+use crate::instances::{Peer, ViewMark};
+
+/// How many services one agent may subscribe to beyond its backends.
+pub(super) const MAX_SUBSCRIPTIONS: usize = 1_000;
+
+/// One agent's side of the world.
+#[derive(Debug)]
+pub(super) struct Holding {
+    subscribed: BTreeSet<Name>,
+    node: Option<[u8; 32]>,
+    services: BTreeMap<Name, Sent>,
+    endpoints: HashMap<TargetPort, Arc<[agent::Endpoint]>>,
+    current_at: Option<(u64, u64)>,
+    plan: VecDeque<Item>,
+}
+
+/// What an agent knows of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    View([u8; 32]),
+    Gone,
+}
+
+/// One message to be made. What is in it is looked up when it is made.
+#[derive(Debug)]
+enum Item {
+    Node,
+    Service(Name),
+    Gone(Vec<Name>),
+    Endpoints(TargetPort),
+    CurrentAt,
+}
+
+/// A message, and the view in it.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) message: Message,
+    /// Which view; the service is `None` for the node's own.
+    pub(super) view: Option<(Option<Name>, ViewMark)>,
+}
+
+impl Holding {
+    /// Begins from what the agent says it holds.
+    pub(super) fn new(node: Option<ViewMark>, services: &[(Name, Option<ViewMark>)]) -> Self {
+        let held =
+            services.iter().filter_map(|(name, mark)| Some((name.clone(), Sent::View((*mark)?.digest))));
+        Self {
+            subscribed: services.iter().map(|(name, _)| name.clone()).collect(),
+            node: node.map(|mark| mark.digest),
+            services: held.collect(),
+            endpoints: HashMap::new(),
+            current_at: None,
+            plan: VecDeque::new(),
+        }
+    }
+
+    /// Wants more services. False, and nothing is changed, where these are too many.
+    pub(super) fn subscribe(&mut self, names: impl IntoIterator<Item = Name>) -> bool {
+        let mut subscribed = self.subscribed.clone();
+        for name in names {
+            // Asked for again: it is told again.
+            self.services.remove(&name);
+            subscribed.insert(name);
+        }
+        let fits = subscribed.len() <= MAX_SUBSCRIPTIONS;
+        if fits {
+            self.subscribed = subscribed;
+        }
+        fits
+    }
+
+    /// Wants a service no longer.
+    pub(super) fn unsubscribe(&mut self, name: &str) {
+        self.subscribed.remove(name);
+    }
+
+    /// Whether there is anything to send.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.plan.is_empty()
+    }
+
+    /// Finds out what is to be sent. Gives the services that the agent has no use for any more.
+    pub(super) fn plan(
+        &mut self,
+        peer: &Peer,
+        compilation: &Compilation,
+        endpoints: &EndpointSnapshot,
+    ) -> Vec<Name> {
+        self.plan.clear();
+        let node = wanted::node(compilation, &peer.spiffe_id);
+        if node.is_some_and(|view| self.node != Some(wanted::mark(compilation, view).digest)) {
+            self.plan.push_back(Item::Node);
+        }
+        let backends = node.map(|view| wanted::backends(view)).unwrap_or_default();
+        let names: BTreeSet<Name> = self.subscribed.iter().chain(backends).cloned().collect();
+        let mut gone = Vec::new();
+        let mut targets = BTreeSet::new();
+        for name in &names {
+            match wanted::service(compilation, &peer.mesh, name) {
+                Some(view) => {
+                    targets.extend(wanted::registered_targets(view));
+                    let digest = wanted::mark(compilation, view).digest;
+                    if self.services.get(name) != Some(&Sent::View(digest)) {
+                        self.plan.push_back(Item::Service(name.clone()));
+                    }
+                }
+                None if self.services.get(name) != Some(&Sent::Gone) => gone.push(name.clone()),
+                None => {}
+            }
+        }
+        if !gone.is_empty() {
+            self.plan.push_back(Item::Gone(gone));
+        }
+        self.endpoints.retain(|target, _| targets.contains(target));
+        for target in targets {
+            let known = self.endpoints.get(&target).map(|list| &list[..]);
+            if known != Some(published(endpoints, &target)) {
+                self.plan.push_back(Item::Endpoints(target));
+            }
+        }
+        if self.current_at != Some((wanted::epoch(compilation), wanted::revision(compilation))) {
+            self.plan.push_back(Item::CurrentAt);
+        }
+        let unused: Vec<Name> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in &unused {
+            self.services.remove(name);
+        }
+        unused
+    }
+
+    /// Makes the next message of the plan, from the same state of the world that the plan was made from.
+    pub(super) fn next(
+        &mut self,
+        peer: &Peer,
+        compilation: &Compilation,
+        endpoints: &EndpointSnapshot,
+    ) -> Option<Push> {
+        loop {
+            let push = match self.plan.pop_front()? {
+                Item::Node => {
+                    let push = wanted::node(compilation, &peer.spiffe_id)
+                        .map(|view| view_push(compilation, None, view));
+                    self.node = push.as_ref().and_then(|push| Some(push.view.as_ref()?.1.digest));
+                    push
+                }
+                Item::Service(name) => self.service_push(peer, compilation, name),
+                Item::Gone(names) => {
+                    self.services.extend(names.iter().map(|name| (name.clone(), Sent::Gone)));
+                    let names = names.iter().map(Name::to_string).collect();
+                    let revision = wanted::revision(compilation);
+                    Some(Push::without_view(Message::ServicesGone(agent::ServicesGone { names, revision })))
+                }
+                Item::Endpoints(target) => {
+                    let list = endpoints.get(&target).cloned().unwrap_or_else(|| Arc::from([]));
+                    let update = agent::EndpointsUpdate {
+                        spiffe_id: target.spiffe_id.to_string(),
+                        listener_port: target.port.into(),
+                        endpoints: list.to_vec(),
+                    };
+                    self.endpoints.insert(target, list);
+                    Some(Push::without_view(Message::Endpoints(update)))
+                }
+                Item::CurrentAt => {
+                    let (epoch, revision) = (wanted::epoch(compilation), wanted::revision(compilation));
+                    self.current_at = Some((epoch, revision));
+                    Some(Push::without_view(Message::CurrentAt(agent::CurrentAt { epoch, revision })))
+                }
+            };
+            if push.is_some() {
+                return push;
+            }
+        }
+    }
+
+    fn service_push(&mut self, peer: &Peer, compilation: &Compilation, name: Name) -> Option<Push> {
+        let view = wanted::service(compilation, &peer.mesh, &name)?;
+        let push = view_push(compilation, Some(name.clone()), view);
+        self.services.insert(name, Sent::View(wanted::mark(compilation, view).digest));
+        Some(push)
+    }
+}
+
+impl Push {
+    pub(super) fn without_view(message: Message) -> Self {
+        Self { message, view: None }
+    }
+}
+
+/// The signed bytes are shared by all who are sent them.
+fn view_push(compilation: &Compilation, service: Option<Name>, view: &CompiledView) -> Push {
+    let mark = wanted::mark(compilation, view);
+    Push { message: Message::View(wanted::signed(view)), view: Some((service, mark)) }
+}
+
+fn published<'a>(endpoints: &'a EndpointSnapshot, target: &TargetPort) -> &'a [agent::Endpoint] {
+    endpoints.get(target).map(|list| &list[..]).unwrap_or_default()
+}

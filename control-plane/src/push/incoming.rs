@@ -1,0 +1,117 @@
+//! What agents send first, parsed at the door.
+
+use std::collections::BTreeSet;
+
+use hauberk_identity::{Name, UnixMillis};
+use hauberk_proto::agent::v1 as agent;
+use thiserror::Error;
+
+use super::holding::MAX_SUBSCRIPTIONS;
+use crate::instances::{HelloFacts, ViewMark};
+
+/// The longest text that an agent can have shown, in characters.
+const MAX_TEXT: usize = 256;
+
+/// How many features an agent may announce.
+const MAX_FEATURES: usize = 256;
+
+/// Something that no agent of ours says. The fault is the agent's.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ProtocolError {
+    /// The first message was something else.
+    #[error("the first message must be Hello")]
+    NotHello,
+    /// Hello came again.
+    #[error("Hello was sent already")]
+    SecondHello,
+    /// A message without content, or of a kind that this control plane does not know.
+    #[error("a message without a known content")]
+    Empty,
+    /// A list that is too long.
+    #[error("{field}: at most {limit} are taken")]
+    TooMany {
+        /// Which list.
+        field: &'static str,
+        /// Its limit.
+        limit: usize,
+    },
+    /// A field that does not parse.
+    #[error("{field}: {why}")]
+    Field {
+        /// Which.
+        field: &'static str,
+        /// What is wrong.
+        why: &'static str,
+    },
+}
+
+/// The first message of an agent.
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub(super) facts: HelloFacts,
+    pub(super) node: Option<ViewMark>,
+    pub(super) services: Vec<(Name, Option<ViewMark>)>,
+    /// The highest (epoch, revision) that it says it has accepted or holds.
+    pub(super) highest: (u64, u64),
+}
+
+impl Hello {
+    pub(super) fn parse(message: agent::Hello, now: UnixMillis) -> Result<Self, ProtocolError> {
+        let agent::Hello {
+            version,
+            hostname,
+            features,
+            held,
+            services,
+            now_unix_ms,
+            highest_epoch,
+            highest_revision,
+        } = message;
+        if features.len() > MAX_FEATURES {
+            return Err(ProtocolError::TooMany { field: "features", limit: MAX_FEATURES });
+        }
+        if services.len() > MAX_SUBSCRIPTIONS {
+            return Err(ProtocolError::TooMany { field: "services", limit: MAX_SUBSCRIPTIONS });
+        }
+        let node = held.map(|held| parse_held(&held, "held.digest")).transpose()?.flatten();
+        let services = services.iter().map(parse_service).collect::<Result<Vec<_>, _>>()?;
+        let held = node.iter().chain(services.iter().filter_map(|(_, mark)| mark.as_ref()));
+        let highest = held.map(|mark| (mark.epoch, mark.revision)).max().unwrap_or_default();
+        let facts = HelloFacts {
+            version: shown(&version),
+            hostname: shown(&hostname),
+            features: features.into_iter().collect::<BTreeSet<_>>(),
+            clock_skew_ms: skew(now_unix_ms, now),
+            ahead: None,
+        };
+        Ok(Self { facts, node, services, highest: highest.max((highest_epoch, highest_revision)) })
+    }
+}
+
+/// Cuts a text that an agent wants shown, and takes control characters out.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+}
+
+fn parse_service(message: &agent::HeldService) -> Result<(Name, Option<ViewMark>), ProtocolError> {
+    let agent::HeldService { name, held } = message;
+    let name = Name::parse(name)
+        .map_err(|_| ProtocolError::Field { field: "services.name", why: "no name of a service" })?;
+    let mark = held.as_ref().map(|held| parse_held(held, "services.held.digest")).transpose()?.flatten();
+    Ok((name, mark))
+}
+
+fn parse_held(message: &agent::Held, field: &'static str) -> Result<Option<ViewMark>, ProtocolError> {
+    let agent::Held { epoch, revision, digest } = message;
+    if digest.is_empty() && *revision == 0 {
+        return Ok(None);
+    }
+    let digest = <[u8; 32]>::try_from(digest.as_slice())
+        .map_err(|_| ProtocolError::Field { field, why: "not a SHA-256 digest" })?;
+    Ok(Some(ViewMark { epoch: *epoch, revision: *revision, digest }))
+}
+
+fn skew(theirs: u64, ours: UnixMillis) -> i64 {
+    let difference = i128::from(theirs) - i128::from(ours.0);
+    difference.clamp(i64::MIN.into(), i64::MAX.into()) as i64
+}

@@ -1,0 +1,154 @@
+//! Everything that goes to agents and comes from them once they are somebody: signed views, endpoints, questions;
+//! acknowledgements, registrations, decisions.
+
+mod endpoints;
+mod explain;
+mod holding;
+mod incoming;
+mod metrics;
+mod registration;
+mod session;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wanted;
+
+use std::sync::Arc;
+
+use futures_util::Stream;
+use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use crate::clock::Clock;
+use crate::compile::Compilation;
+use crate::flows::Flows;
+use crate::instances::{Instances, Peer};
+use crate::metrics::Metrics;
+use crate::registry::{Store, StoreError};
+
+pub use endpoints::{EndpointSnapshot, Endpoints, TargetPort, UNCONFIRMED_FOR};
+pub use explain::{ExplainError, Explained};
+pub use incoming::ProtocolError;
+pub use registration::{RegisteredPort, Registration, RegistrationError};
+pub use session::Close;
+
+use metrics::PushMetrics;
+
+/// Messages that wait for one agent's network before no more are made for it.
+const OUTGOING_MESSAGES: usize = 8;
+
+/// Decisions that all agents together may send in a second while somebody observes.
+const DECISIONS_PER_SECOND: usize = 5_000;
+
+/// What one agent may send of these at the most, and at the least.
+const DECISIONS_PER_AGENT: std::ops::RangeInclusive<usize> = 5..=500;
+
+/// What pushing needs.
+pub struct PushParts {
+    /// The registry.
+    pub store: Arc<dyn Store>,
+    /// The time of day.
+    pub clock: Clock,
+    /// The views as they stand.
+    pub compilation: watch::Receiver<Arc<Compilation>>,
+    /// Roots and view keys, as agents are told them.
+    pub trust: agent::Trust,
+    /// Where figures are shown.
+    pub metrics: Arc<Metrics>,
+    /// Ends every session.
+    pub stop: CancellationToken,
+}
+
+/// All sessions and what they share.
+pub struct Push {
+    instances: Arc<Instances>,
+    endpoints: Endpoints,
+    flows: Flows,
+    store: Arc<dyn Store>,
+    clock: Clock,
+    compilation: watch::Receiver<Arc<Compilation>>,
+    trust: agent::Trust,
+    metrics: PushMetrics,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Push {
+    /// Reads what is remembered of instances, endpoints and denials, and begins to keep it up.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
+        let PushParts { store, clock, compilation, trust, metrics, stop } = parts;
+        let instances = Arc::new(Instances::default());
+        let version = instances.load(&*store).await?;
+        let push = Arc::new(Self {
+            instances,
+            endpoints: Endpoints::load(&*store).await?,
+            flows: Flows::load(&*store).await?,
+            store,
+            clock,
+            compilation,
+            trust,
+            metrics: PushMetrics::new(&metrics),
+            tasks: TaskTracker::new(),
+            stop,
+        });
+        let upkeep = Arc::clone(&push);
+        push.tasks.spawn(async move {
+            let Self { instances, endpoints, flows, store, clock, stop, .. } = &*upkeep;
+            tokio::join!(
+                instances.follow(&**store, version, clock, stop),
+                endpoints.run(&**store, stop),
+                flows.run(&**store, stop),
+            );
+        });
+        Ok(push)
+    }
+
+    /// Begins a session. It lives until the peer goes, its certificate expires, a newer stream of the same instance
+    /// comes, or the control plane stops.
+    pub fn accept<S>(self: &Arc<Self>, peer: Peer, incoming: S) -> mpsc::Receiver<Result<ToAgent, Status>>
+    where
+        S: Stream<Item = Result<FromAgent, Status>> + Send + Unpin + 'static,
+    {
+        let (outgoing, receiver) = mpsc::channel(OUTGOING_MESSAGES);
+        self.tasks.spawn(session::run(Arc::clone(self), peer, incoming, outgoing));
+        receiver
+    }
+
+    /// Waits, after the stop signal, until every session has ended and everything is written.
+    pub async fn stopped(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The instances there are.
+    pub fn instances(&self) -> &Instances {
+        &self.instances
+    }
+
+    /// Their registered endpoints.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// What they decide.
+    pub fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    /// The views as they stand, and their changes.
+    pub fn compilation(&self) -> watch::Receiver<Arc<Compilation>> {
+        self.compilation.clone()
+    }
+
+    /// What one agent may send while somebody observes.
+    fn decisions_per_second(&self) -> u32 {
+        let share = DECISIONS_PER_SECOND / self.instances.connected().max(1);
+        let share = share.clamp(*DECISIONS_PER_AGENT.start(), *DECISIONS_PER_AGENT.end());
+        u32::try_from(share).unwrap_or(u32::MAX)
+    }
+}

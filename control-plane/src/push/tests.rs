@@ -1,0 +1,567 @@
+//! Sessions over in-memory streams, on paused time.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1::{from_agent, to_agent::Message};
+use tokio::time::{advance, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use super::*;
+use crate::compile::CompiledView;
+use crate::flows::Filter;
+use crate::instances::{IssuedTo, Lag};
+use crate::registry::SledStore;
+
+const EPOCH: u64 = 1_700_000_000_000;
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+#[tokio::test(start_paused = true)]
+async fn whoever_says_nothing_is_cut_after_ten_seconds() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    assert_eq!(agent.ending().await, Code::DeadlineExceeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_message_is_hello_and_the_only_one() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.send(from_agent::Message::Subscribe(agent::Subscribe::default())).await;
+    assert_eq!(agent.ending().await, Code::InvalidArgument);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.hello().await;
+    assert_eq!(agent.ending().await, Code::InvalidArgument);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_has_changed_is_pushed() {
+    let world = World::new().await;
+    world.publish(1, &[("orders", 1)], &[("payments", 1)], &["payments"]);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    assert_eq!(agent.until_current(1).await, ["trust", "node 1", "payments 1", "endpoints 0"]);
+    world.publish(2, &[("orders", 1)], &[("payments", 1)], &["payments"]);
+    assert_eq!(agent.until_current(2).await, [""; 0]);
+    world.publish(3, &[("orders", 1)], &[("payments", 3)], &["payments"]);
+    assert_eq!(agent.until_current(3).await, ["payments 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_holds_is_not_pushed_again() {
+    let world = World::new().await;
+    world.publish(7, &[("orders", 5)], &[("payments", 6)], &["payments"]);
+    let mut agent = world.connect("orders", 1);
+    let held = |revision| Some(agent::Held { epoch: EPOCH, revision, digest: digest(revision).to_vec() });
+    let services = vec![agent::HeldService { name: "payments".into(), held: held(6) }];
+    agent.say(agent::Hello { held: held(5), services, ..hello() }).await;
+    assert_eq!(agent.until_current(7).await, ["trust", "endpoints 0"]);
+    assert!(world.rollout(7).is_done(), "what it holds is what is wanted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_is_enforced_once_every_view_is_acknowledged() {
+    let world = World::new().await;
+    world.publish(1, &[("orders", 1)], &[("payments", 1)], &["payments"]);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    assert_eq!(world.lag(1).await, Some(Lag::NotAcknowledged));
+    agent.acknowledge(1, "").await;
+    agent.acknowledge(9, "").await;
+    assert_eq!(world.lag(1).await, Some(Lag::NotAcknowledged), "the service's view is not in force");
+    agent.acknowledge(1, "payments").await;
+    assert_eq!(world.lag(1).await, None);
+    assert_eq!(world.lag(2).await, Some(Lag::NotCompiled), "nobody enforces what is to come");
+    drop(agent);
+    world.until(|world| world.push.instances.connected() == 0).await;
+    world.publish(2, &[("orders", 1)], &[("payments", 1)], &["payments"]);
+    assert_eq!(world.lag(2).await, None, "its view does not change by revision 2");
+    world.publish(3, &[("orders", 3)], &[("payments", 1)], &["payments"]);
+    assert_eq!(world.lag(3).await, Some(Lag::NotConnected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_shown_until_a_later_view_is_taken() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    agent
+        .send(from_agent::Message::Refuse(agent::Refuse {
+            epoch: EPOCH,
+            revision: 1,
+            reason: "missing_feature".into(),
+            detail: "does not know \u{1b}[31mroles".into(),
+            ..agent::Refuse::default()
+        }))
+        .await;
+    let lag = world.lag(1).await.unwrap().to_string();
+    assert_eq!(lag, "refused revision 1: missing_feature (does not know [31mroles)");
+    world.publish(2, &[("orders", 2)], &[], &[]);
+    agent.until_current(2).await;
+    agent.acknowledge(2, "").await;
+    assert_eq!(world.lag(2).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_stream_of_the_same_instance_wins() {
+    let world = World::new().await;
+    let mut older = world.connect("orders", 1);
+    older.hello().await;
+    older.until_current(1).await;
+    older.register("10.0.0.1:80", false).await;
+    world.until(|world| world.endpoints() == ["10.0.0.1:80 confirmed"]).await;
+    let mut newer = world.connect("orders", 1);
+    newer.hello().await;
+    newer.until_current(1).await;
+    assert_eq!(older.ending().await, Code::Aborted);
+    advance(Duration::from_secs(60)).await;
+    world.settle().await;
+    assert_eq!(world.endpoints(), ["10.0.0.1:80 confirmed"], "the instance was here all the time");
+    drop(newer);
+    world.until(|world| world.endpoints() == ["10.0.0.1:80"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pushed_to_whoever_is_ahead() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.say(agent::Hello { highest_epoch: EPOCH, highest_revision: 2, ..hello() }).await;
+    assert_eq!(agent.next().await, "trust");
+    assert_eq!(world.lag(1).await, Some(Lag::Ahead { epoch: EPOCH, revision: 2 }));
+    world.publish(5, &[("orders", 5)], &[], &[]);
+    assert!(timeout(Duration::from_secs(60), agent.down.recv()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn draining_is_published_at_once_and_loss_after_thirty_seconds() {
+    let world = World::new().await;
+    world.publish(1, &[("web", 1), ("orders", 1)], &[("orders", 1)], &["orders"]);
+    let mut web = world.connect("web", 9);
+    web.hello().await;
+    assert_eq!(web.until_current(1).await, ["trust", "node 1", "orders 1", "endpoints 0"]);
+    let first = world.connect("orders", 1);
+    first.hello().await;
+    first.register("10.0.0.1:80", false).await;
+    assert_eq!(web.next().await, "endpoints 10.0.0.1:80 confirmed");
+    first.register("10.0.0.1:80", true).await;
+    assert_eq!(web.next().await, "endpoints 0");
+    first.register("10.0.0.2:80", false).await;
+    assert_eq!(web.next().await, "endpoints 10.0.0.2:80 confirmed");
+    let lost = tokio::time::Instant::now();
+    drop(first);
+    assert_eq!(web.next().await, "endpoints 10.0.0.2:80");
+    assert!(lost.elapsed() < Duration::from_secs(1));
+    assert_eq!(web.next().await, "endpoints 0");
+    assert!(lost.elapsed() >= UNCONFIRMED_FOR && lost.elapsed() < UNCONFIRMED_FOR + Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bad_registration_leaves_the_former_one_and_is_shown() {
+    let world = World::new().await;
+    let agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.register("10.0.0.1:80", false).await;
+    agent.register("0.0.0.0:80", false).await;
+    let refused = |world: &World| world.push.instances.reports(|_| true)[0].registration_refused.clone();
+    world.until(|world| refused(world).is_some()).await;
+    assert!(refused(&world).unwrap().starts_with("ports[0].address: 0.0.0.0:80 cannot be called"));
+    world.until(|world| world.endpoints() == ["10.0.0.1:80 confirmed"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_keeps_endpoints_for_thirty_seconds() {
+    let world = World::new().await;
+    let agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.register("10.0.0.1:80", false).await;
+    world.until(|world| !world.endpoints().is_empty()).await;
+    let world = world.restart().await;
+    assert_eq!(world.endpoints(), ["10.0.0.1:80"], "known, and not confirmed");
+    let agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.register("10.0.0.1:80", false).await;
+    world.until(|world| world.endpoints() == ["10.0.0.1:80 confirmed"]).await;
+    advance(Duration::from_secs(60)).await;
+    assert_eq!(world.endpoints(), ["10.0.0.1:80 confirmed"]);
+    drop(agent);
+    world.until(|world| world.endpoints().is_empty()).await;
+    assert!(world.restart().await.endpoints().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_services_are_gone_until_they_appear() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    let add = vec!["payments".into(), "no name".into()];
+    agent.send(from_agent::Message::Subscribe(agent::Subscribe { add, remove: vec![] })).await;
+    assert_eq!(agent.next().await, "gone no name");
+    assert_eq!(agent.next().await, "gone payments");
+    world.publish(2, &[("orders", 1)], &[("payments", 2)], &[]);
+    assert_eq!(agent.until_current(2).await, ["payments 2", "endpoints 0"]);
+    world.publish(3, &[("orders", 1)], &[], &[]);
+    assert_eq!(agent.until_current(3).await, ["gone payments"]);
+    let remove = vec!["payments".into()];
+    agent.send(from_agent::Message::Subscribe(agent::Subscribe { add: vec![], remove })).await;
+    world.settle().await;
+    world.publish(4, &[("orders", 1)], &[("payments", 4)], &[]);
+    assert_eq!(agent.until_current(4).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_subscriptions_end_the_stream() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    for batch in 0..2 {
+        let add = (0..600).map(|n| format!("s{batch}-{n}")).collect();
+        agent.send(from_agent::Message::Subscribe(agent::Subscribe { add, remove: vec![] })).await;
+    }
+    assert_eq!(agent.ending().await, Code::InvalidArgument);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_agent_gets_the_latest_and_holds_up_nobody() {
+    let world = World::new().await;
+    let mut slow = world.connect("orders", 1);
+    slow.hello().await;
+    let mut quick = world.connect("orders", 2);
+    quick.hello().await;
+    quick.until_current(1).await;
+    for revision in 2..=200 {
+        world.publish(revision, &[("orders", revision)], &[], &[]);
+        assert_eq!(quick.until_current(revision).await, [format!("node {revision}")]);
+    }
+    let late = slow.until_current(200).await;
+    assert!(late.len() <= 2 * OUTGOING_MESSAGES, "{late:?}");
+    assert_eq!(late.last().unwrap(), "node 200");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_its_certificate_with_its_node_and_with_the_control_plane() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    world.clock.advance(Duration::from_secs(3_601));
+    assert_eq!(agent.ending().await, Code::Unauthenticated);
+
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    world.publish(2, &[("web", 2)], &[], &[]);
+    assert_eq!(agent.ending().await, Code::NotFound);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    assert_eq!(agent.ending().await, Code::NotFound);
+
+    let mut agent = world.connect("web", 1);
+    agent.hello().await;
+    agent.until_current(2).await;
+    world.stop.cancel();
+    assert_eq!(agent.ending().await, Code::Unavailable);
+    world.push.stopped().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_send_everything_while_somebody_observes() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    let mut observation = world.push.flows.observe(Filter::default()).unwrap();
+    assert_eq!(agent.next().await, "observe true 500");
+    let mut late = world.connect("orders", 2);
+    late.hello().await;
+    assert_eq!(late.until_current(1).await, ["trust", "observe true 500", "node 1"]);
+    agent.decide(&decision("orders", 1, "1")).await;
+    let seen = timeout(Duration::from_secs(5), observation.next()).await.unwrap().unwrap();
+    assert_eq!(seen.decisions[0].id, id_of(1, "1"));
+    drop(observation);
+    assert_eq!(agent.next().await, "observe false 0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_is_explained_by_its_agent() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    let push = Arc::clone(&world.push);
+    let asked = tokio_util::task::AbortOnDropHandle::new(
+        world.push.tasks.spawn(async move { push.explain(&id_of(1, "a")).await }),
+    );
+    let Some(Ok(ToAgent { message: Some(Message::Question(question)) })) = agent.down.recv().await else {
+        panic!("no question");
+    };
+    let detail = agent::DecisionDetail { decision: Some(decision("orders", 1, "a")), ..Default::default() };
+    let question_id = question.question_id;
+    agent.send(from_agent::Message::Answer(agent::Answer { question_id, decision: Some(detail) })).await;
+    let explained = asked.await.unwrap().unwrap();
+    assert_eq!((explained.detail.decision.unwrap().id, explained.kept_at), (id_of(1, "a"), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_decision_of_a_lost_agent_is_explained_from_what_it_had_sent() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    agent.decide(&decision("orders", 1, "a")).await;
+    agent.decide(&decision("payments", 1, "b")).await;
+    agent.decide(&decision("orders", 2, "c")).await;
+    world.until(|world| world.push.flows.kept_decision(&id_of(1, "a")).is_some()).await;
+    let silent = world.push.explain(&id_of(1, "z")).await;
+    assert!(matches!(silent, Err(ExplainError::NoAnswer { .. })), "{silent:?}");
+    drop(agent);
+    world.until(|world| world.push.instances.connected() == 0).await;
+    let world = world.restart().await;
+    let explained = world.push.explain(&id_of(1, "a")).await.unwrap();
+    assert_eq!((explained.detail.decision.unwrap().id, explained.kept_at), (id_of(1, "a"), Some(NOW)));
+    for (id, wanted) in [
+        (id_of(1, "b"), ExplainError::UnknownInstance(instance(1))),
+        (id_of(2, "c"), ExplainError::UnknownInstance(instance(2))),
+        ("nonsense".to_owned(), ExplainError::Malformed("nonsense".to_owned())),
+    ] {
+        assert_eq!(world.push.explain(&id).await.unwrap_err(), wanted);
+    }
+}
+
+/// A control plane with the node and service names of a small shop.
+struct World {
+    push: Arc<Push>,
+    compilation: watch::Sender<Arc<Compilation>>,
+    clock: Clock,
+    stop: CancellationToken,
+    store: Arc<SledStore>,
+    directory: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Arc::new(SledStore::create(&directory.path().join("store")).unwrap());
+        let world = Self::start(store, directory).await;
+        world.publish(1, &[("orders", 1)], &[], &[]);
+        world
+    }
+
+    async fn start(store: Arc<SledStore>, directory: tempfile::TempDir) -> Self {
+        let (compilation, receiver) = watch::channel(Arc::default());
+        let (clock, stop) = (Clock::manual(NOW), CancellationToken::new());
+        let push = Push::start(PushParts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            clock: clock.clone(),
+            compilation: receiver,
+            trust: agent::Trust { trust_domain: "shop.local".into(), ..agent::Trust::default() },
+            metrics: Arc::default(),
+            stop: stop.clone(),
+        });
+        Self { push: push.await.unwrap(), compilation, clock, stop, store, directory }
+    }
+
+    /// The same store under a new control plane.
+    async fn restart(self) -> Self {
+        self.stop.cancel();
+        self.push.stopped().await;
+        let compilation = Arc::clone(&self.compilation.borrow());
+        let world = Self::start(self.store, self.directory).await;
+        world.compilation.send_replace(compilation);
+        world
+    }
+
+    /// Publishes views, each with the revision of its last change; every service is served by its own node.
+    fn publish(&self, revision: u64, nodes: &[(&str, u64)], services: &[(&str, u64)], backends: &[&str]) {
+        let mesh = Name::parse("shop").unwrap();
+        let view = |name: &str, changed: u64, kind: &str| {
+            let backends = backends.iter().filter(|backend| **backend != name && kind == "node");
+            Arc::new(CompiledView {
+                revision: changed,
+                digest: digest(changed),
+                signed: agent::SignedView { key_id: format!("{name} {changed}"), ..Default::default() },
+                backends: backends.map(|name| Name::parse(name).unwrap()).collect(),
+                targets: vec![(node_id(name), 80)],
+                features: Vec::new(),
+                mesh: mesh.clone(),
+                audit_ports: Vec::new(),
+            })
+        };
+        let nodes: HashMap<_, _> =
+            nodes.iter().map(|(name, at)| (node_id(name), view(name, *at, "node"))).collect();
+        let services = services
+            .iter()
+            .map(|(name, at)| ((mesh.clone(), Name::parse(name).unwrap()), view(name, *at, "service")))
+            .collect();
+        self.compilation.send_replace(Arc::new(Compilation {
+            epoch: EPOCH,
+            revision,
+            nodes,
+            services,
+            findings: Arc::default(),
+        }));
+    }
+
+    fn connect(&self, node: &str, number: u8) -> Agent {
+        let certificate = IssuedTo {
+            serial: Serial::from_random([number; 16]),
+            not_after: NOW.plus(Duration::from_secs(3_600)),
+        };
+        let peer = Peer::new(node_id(node), instance(number), certificate, None).unwrap();
+        let (up, incoming) = mpsc::channel(1);
+        let down = self.push.accept(peer, ReceiverStream::new(incoming));
+        Agent { up, down, node: node.to_owned() }
+    }
+
+    fn rollout(&self, revision: u64) -> crate::instances::Rollout {
+        self.push.instances.rollout(&self.compilation.borrow(), revision, None, self.clock.now())
+    }
+
+    /// Why the first instance does not enforce a revision.
+    async fn lag(&self, revision: u64) -> Option<Lag> {
+        self.settle().await;
+        self.rollout(revision).laggards.into_iter().next().map(|laggard| laggard.lag)
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        let snapshot = self.push.endpoints.subscribe().borrow().clone();
+        snapshot.values().flat_map(|list| list.iter().map(describe_endpoint)).collect()
+    }
+
+    /// Lets every task do what it can do now.
+    async fn settle(&self) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn until(&self, holds: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !holds(self) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(120), waiting).await.expect("it never came to hold");
+    }
+}
+
+struct Agent {
+    up: mpsc::Sender<Result<FromAgent, Status>>,
+    down: mpsc::Receiver<Result<ToAgent, Status>>,
+    node: String,
+}
+
+impl Agent {
+    async fn send(&self, message: from_agent::Message) {
+        self.up.send(Ok(FromAgent { message: Some(message) })).await.unwrap();
+    }
+
+    async fn say(&self, hello: agent::Hello) {
+        self.send(from_agent::Message::Hello(hello)).await;
+    }
+
+    async fn hello(&self) {
+        self.say(hello()).await;
+    }
+
+    async fn acknowledge(&self, revision: u64, service: &str) {
+        let service = service.to_owned();
+        self.send(from_agent::Message::Acknowledge(agent::Acknowledge { epoch: EPOCH, revision, service }))
+            .await;
+    }
+
+    async fn register(&self, address: &str, draining: bool) {
+        let ports = vec![agent::Registration { listener_port: 80, address: address.into(), healthy: true }];
+        self.send(from_agent::Message::Register(agent::Register { ports, draining })).await;
+    }
+
+    async fn decide(&self, decision: &agent::Decision) {
+        let decisions = vec![decision.clone()];
+        self.send(from_agent::Message::Decisions(agent::Decisions { decisions, dropped: 0 })).await;
+    }
+
+    async fn received(&mut self) -> Result<ToAgent, Status> {
+        let received = timeout(Duration::from_secs(60), self.down.recv()).await;
+        received.expect("a message in time").expect("an open stream")
+    }
+
+    async fn next(&mut self) -> String {
+        let message = self.received().await.expect("a message").message.expect("with a content");
+        self.describe(message)
+    }
+
+    /// What comes before it is said to be current.
+    async fn until_current(&mut self, revision: u64) -> Vec<String> {
+        let mut messages = Vec::new();
+        loop {
+            let message = self.next().await;
+            if message == format!("current {revision}") {
+                return messages;
+            }
+            messages.push(message);
+        }
+    }
+
+    /// The status at the end, whatever comes before it.
+    async fn ending(&mut self) -> Code {
+        loop {
+            if let Err(status) = self.received().await {
+                assert!(self.down.recv().await.is_none(), "the stream ends with its status");
+                return status.code();
+            }
+        }
+    }
+
+    fn describe(&self, message: Message) -> String {
+        match message {
+            Message::View(view) => view.key_id.replace(&format!("{} ", self.node), "node "),
+            Message::ServicesGone(gone) => format!("gone {}", gone.names.join(" ")),
+            Message::Endpoints(update) if update.endpoints.is_empty() => "endpoints 0".to_owned(),
+            Message::Endpoints(update) => {
+                let list: Vec<_> = update.endpoints.iter().map(describe_endpoint).collect();
+                format!("endpoints {}", list.join(" "))
+            }
+            Message::Trust(_) => "trust".to_owned(),
+            Message::Question(question) => format!("question {}", question.decision_id),
+            Message::Observe(observe) => format!("observe {} {}", observe.all, observe.limit_per_second),
+            Message::CurrentAt(current) => format!("current {}", current.revision),
+        }
+    }
+}
+
+fn describe_endpoint(endpoint: &agent::Endpoint) -> String {
+    format!("{}{}", endpoint.address, if endpoint.confirmed { " confirmed" } else { "" })
+}
+
+fn hello() -> agent::Hello {
+    agent::Hello { now_unix_ms: NOW.0, ..agent::Hello::default() }
+}
+
+fn digest(revision: u64) -> [u8; 32] {
+    [revision as u8; 32]
+}
+
+fn node_id(name: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://shop.local/mesh/shop/node/{name}")).unwrap()
+}
+
+fn instance(number: u8) -> InstanceId {
+    InstanceId::from_random([number; 8])
+}
+
+fn id_of(number: u8, rest: &str) -> String {
+    format!("{}-{rest}", instance(number))
+}
+
+fn decision(node: &str, number: u8, rest: &str) -> agent::Decision {
+    agent::Decision {
+        id: id_of(number, rest),
+        node: node_id(node).to_string(),
+        first_of_kind: true,
+        ..agent::Decision::default()
+    }
+}

@@ -1,0 +1,145 @@
+//! Calls through an agent's outbound listener, as an app with an HTTP proxy would make them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Method, Request, Uri, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// What is called, and how: `http://orders/orders/1` or `POST http://payments/charge`.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    method: Method,
+    uri: Uri,
+}
+
+impl Target {
+    /// Parses `[METHOD ]URL`.
+    ///
+    /// # Errors
+    /// It is neither, or the URL is not an absolute http one.
+    pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
+        let (method, url) = text.trim().split_once(' ').unwrap_or(("GET", text.trim()));
+        let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
+        if uri.scheme_str() != Some("http") || uri.authority().is_none() {
+            bail!("`{url}` is not of the form http://SERVICE/PATH");
+        }
+        let method = method.parse().with_context(|| format!("`{method}` is no HTTP method"))?;
+        Ok(Self { method, uri })
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.method, self.uri)
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// The id of a denial.
+    pub(super) decision: Option<String>,
+    pub(super) body: String,
+}
+
+/// Keeps one connection to an agent (or straight to a service) while it serves.
+#[derive(Debug)]
+pub(super) struct Caller {
+    via: SocketAddr,
+    sender: Option<http1::SendRequest<Empty<Bytes>>>,
+    connections: JoinSet<()>,
+}
+
+/// An answer that takes longer is none.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// No answer of the demo is larger.
+const BODY_LIMIT: usize = 64 * 1024;
+
+impl Caller {
+    /// Calls will go through the listener at `via`.
+    pub(super) fn new(via: SocketAddr) -> Self {
+        Self { via, sender: None, connections: JoinSet::new() }
+    }
+
+    /// Calls once; a connection that has gone stale is replaced first.
+    ///
+    /// # Errors
+    /// Nothing answers at `via`, or not in time, or not in HTTP.
+    pub(super) async fn call(&mut self, target: &Target) -> anyhow::Result<Answer> {
+        let result = tokio::time::timeout(PATIENCE, self.exchange(target)).await;
+        let answer = result.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"));
+        if answer.is_err() {
+            self.sender = None;
+        }
+        answer
+    }
+
+    async fn exchange(&mut self, target: &Target) -> anyhow::Result<Answer> {
+        let authority = target.uri.authority().map_or("", |authority| authority.as_str());
+        let request = Request::builder()
+            .method(target.method.clone())
+            .uri(target.uri.clone())
+            .header(header::HOST, authority)
+            .body(Empty::new())?;
+        let sender = match &mut self.sender {
+            Some(sender) if sender.ready().await.is_ok() => sender,
+            stale => stale.insert(connect(self.via, &mut self.connections).await?),
+        };
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let decision = response.headers().get("hauberk-decision").and_then(|value| value.to_str().ok());
+        let decision = decision.map(str::to_owned);
+        let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+        Ok(Answer { status, decision, body: String::from_utf8_lossy(&body).into_owned() })
+    }
+}
+
+async fn connect(
+    via: SocketAddr,
+    connections: &mut JoinSet<()>,
+) -> anyhow::Result<http1::SendRequest<Empty<Bytes>>> {
+    while connections.try_join_next().is_some() {}
+    let stream = TcpStream::connect(via).await.with_context(|| format!("nothing answers at {via}"))?;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // The end of a connection shows as the end of its sender.
+    connections.spawn(async move { drop(connection.await) });
+    sender.ready().await?;
+    Ok(sender)
+}
+
+/// The agent's outbound listener: `--outbound`, else what the agent tells its child, else the default.
+///
+/// # Errors
+/// It is no address.
+pub(super) fn outbound(flag: Option<SocketAddr>) -> anyhow::Result<SocketAddr> {
+    if let Some(address) = flag {
+        return Ok(address);
+    }
+    let told = std::env::var("HAUBERK_OUTBOUND").unwrap_or_else(|_| "http://127.0.0.1:15001".to_owned());
+    let bare = told.trim_start_matches("http://").trim_end_matches('/');
+    bare.parse().with_context(|| format!("HAUBERK_OUTBOUND is `{told}`, which is no http://IP:PORT"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_a_method_and_an_absolute_url() {
+        assert_eq!(Target::parse("http://orders/orders/1").unwrap().to_string(), "GET http://orders/orders/1");
+        assert_eq!(Target::parse("POST http://payments/charge").unwrap().to_string(), "POST http://payments/charge");
+        for wrong in ["orders/1", "https://orders/", "/orders", "PO ST http://x/", "http://"] {
+            assert!(Target::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

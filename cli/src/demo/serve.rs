@@ -1,0 +1,105 @@
+//! One of the shop's services.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use clap::Args;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use super::caller::{Caller, Target, outbound};
+
+/// Which service.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// Its name, in its answers
+    #[arg(long)]
+    name: String,
+    /// Where it listens; keep it to the loopback, so that nobody reaches it past its agent
+    #[arg(long, value_name = "IP:PORT")]
+    listen: SocketAddr,
+    /// What it calls before it answers: [METHOD ]http://SERVICE/PATH
+    #[arg(long, value_name = "TARGET")]
+    calls: Option<String>,
+    /// The agent's outbound listener [default: $HAUBERK_OUTBOUND, else 127.0.0.1:15001]
+    #[arg(long, value_name = "IP:PORT")]
+    outbound: Option<SocketAddr>,
+}
+
+struct Service {
+    name: String,
+    callee: Option<(Target, Mutex<Caller>)>,
+}
+
+/// Serves until it is told to stop.
+pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
+    let callee = match &arguments.calls {
+        Some(calls) => Some((Target::parse(calls)?, Mutex::new(Caller::new(outbound(arguments.outbound)?)))),
+        None => None,
+    };
+    let service = Arc::new(Service { name: arguments.name, callee });
+    let listen = arguments.listen;
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    eprintln!("{} listens on {}", service.name, listener.local_addr()?);
+    let mut connections = JoinSet::new();
+    let mut stop = std::pin::pin!(super::processes::told_to_stop()?);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted?.0,
+            () = &mut stop => return Ok(ExitCode::SUCCESS),
+        };
+        while connections.try_join_next().is_some() {}
+        let service = Arc::clone(&service);
+        connections.spawn(async move {
+            let answer = service_fn(move |request| {
+                let service = Arc::clone(&service);
+                async move { service.answer(request).await }
+            });
+            // A client that goes away is no news.
+            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
+        });
+    }
+}
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>) -> http::Result<Response<Full<Bytes>>> {
+        let caller = request.headers().get("x-forwarded-client-cert").and_then(|value| value.to_str().ok());
+        let mut answer = json!({
+            "service": self.name,
+            "request": format!("{} {}", request.method(), request.uri().path()),
+            "caller": caller,
+        });
+        let mut status = StatusCode::OK;
+        if let Some((target, caller)) = &self.callee {
+            let called = caller.lock().await.call(target).await;
+            answer["called"] = match called {
+                Ok(called) => {
+                    if called.status != 200 {
+                        status = StatusCode::BAD_GATEWAY;
+                    }
+                    let said = serde_json::from_str(&called.body).unwrap_or(Value::String(called.body));
+                    json!({"target": target.to_string(), "status": called.status, "decision": called.decision, "said": said})
+                }
+                Err(error) => {
+                    status = StatusCode::BAD_GATEWAY;
+                    json!({"target": target.to_string(), "error": format!("{error:#}")})
+                }
+            };
+        }
+        Response::builder()
+            .status(status)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(format!("{answer}\n")))
+    }
+}

@@ -9,6 +9,8 @@ use hauberk_identity::{Name, TrustDomain};
 use miette::Diagnostic;
 use thiserror::Error;
 
+use crate::compile::permits;
+use crate::decision::Effect;
 use crate::names::{Namespace, Referent};
 use crate::qualify::{Mention, qualify};
 use crate::statements::{Extent, extents, line_and_column};
@@ -65,6 +67,8 @@ pub struct Reference {
     pub referent: Referent,
     /// As it is written, such as `Node::"web"`.
     pub text: String,
+    /// Whether the statement that mentions it permits or forbids.
+    pub effect: Effect,
     /// One-based line.
     pub line: usize,
     /// One-based column, in characters.
@@ -252,6 +256,7 @@ impl Reader<'_> {
             let name = if policies.len() == 1 { document.to_string() } else { format!("{document}/{id}") };
             match qualify(policy, names) {
                 Ok(qualified) => {
+                    let effect = if permits(policy) { Effect::Allow } else { Effect::Deny };
                     let mentions = qualified.mentions.into_iter();
                     let roles = mentions.filter_map(|mention| {
                         let (line, column) =
@@ -261,7 +266,7 @@ impl Reader<'_> {
                             Referent::Role(role) => Some(role.clone()),
                             _ => None,
                         };
-                        references.push(Reference { referent, text, line, column });
+                        references.push(Reference { referent, text, effect, line, column });
                         role
                     });
                     let roles = roles.collect();

@@ -1,15 +1,24 @@
 //! The control plane of Hauberk: it issues short-lived service certificates and pushes authorization rules.
 
+pub mod access;
+pub mod admins;
+pub mod app;
 pub mod audit;
 pub mod authority;
 pub mod clock;
+pub mod compile;
 pub mod config;
 pub mod enrollment;
 pub mod health;
+pub mod init;
 pub mod issuance;
+pub mod limits;
 pub mod metrics;
 pub mod private_file;
+pub mod prune;
 pub mod random;
 pub mod registry;
+pub mod rpc;
 pub mod secret;
+pub mod server_certificate;
 pub mod telemetry;

@@ -46,6 +46,14 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Closes a directory to everybody but its owner, 0700.
+///
+/// # Errors
+/// When it is not ours.
+pub fn restrict_directory(path: &Path) -> io::Result<()> {
+    std::fs::set_permissions(path, Permissions::from_mode(0o700))
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),

@@ -42,11 +42,17 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{text:?} is not an IP address and port such as 127.0.0.1:7444 or [::]:7443"))
 }
 
-/// Reads a name of a certificate.
-///
-/// # Errors
-/// Says what is wrong with it.
-pub(crate) fn subject_name(text: &str) -> Result<SubjectName, String> {
+impl SubjectName {
+    /// Reads a DNS name or an IP address.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        subject_name(text)
+    }
+}
+
+pub(super) fn subject_name(text: &str) -> Result<SubjectName, String> {
     if let Ok(address) = text.parse() {
         return Ok(SubjectName::Ip(address));
     }

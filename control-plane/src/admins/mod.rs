@@ -1,0 +1,429 @@
+//! People and programs that may call the admin API: who they are, what they may do, and their credentials.
+//!
+//! A credential is a client certificate of twelve hours. Every call looks at the admin's record, so one that is deleted
+//! is refused at once, and one that is made anew under the same name does not bring old credentials back to life.
+
+mod context_file;
+mod record;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{IdentityKind, Name, NameError, SpiffeId, TrustDomain, UnixMillis};
+use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
+
+use crate::audit::{Act, Actor, Audit};
+use crate::clock::Clock;
+use crate::issuance::{Holder, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
+use crate::random::{self, NoRandomness};
+use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
+use crate::secret::{Secret, SecretHash};
+pub use context_file::{Context, ContextFileError, add_context, contexts_path};
+use record::LoginRecord;
+pub use record::{AdminRecord, Role};
+
+/// What every login token's text begins with.
+const PREFIX: &str = "hbl1-";
+
+/// The life of a login token.
+const LOGIN_TTL: Duration = Duration::from_secs(600);
+
+/// The life of a credential.
+const CREDENTIAL_TTL: Duration = Duration::from_secs(12 * 3_600);
+
+/// How often a change is tried again when somebody else changes the same admin at the same moment.
+const ATTEMPTS: u32 = 4;
+
+/// Why an admin is not made, changed, or believed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The caller's name for an admin is none.
+    #[error("the name of an admin: {0}")]
+    BadName(#[from] NameError),
+    /// The caller gave no role.
+    #[error("an admin needs at least one role")]
+    NoRoles,
+    /// The caller would make an admin a second time.
+    #[error("there is an admin {0} already")]
+    Exists(Name),
+    /// The caller would change roles by issuing a credential.
+    #[error("admin {0} exists with other roles: leave the roles out, or delete the admin first")]
+    OtherRoles(Name),
+    /// Nobody has this name.
+    #[error("there is no admin {0}")]
+    NoSuchAdmin(String),
+    /// Without an owner nobody could make admins any more.
+    #[error("{0} is the last owner: make another owner first")]
+    LastOwner(Name),
+    /// Nobody made such a token, or it was used, or its admin was deleted.
+    #[error("the login token is unknown: it was mistyped, used already, or its admin is gone")]
+    UnknownLogin,
+    /// The bearer came too late.
+    #[error("the login token has expired: ask for a new one")]
+    LoginExpired,
+    /// The certificate is no admin's.
+    #[error("{0} is no admin")]
+    NotAnAdmin(SpiffeId),
+    /// The certificate was good once.
+    #[error("the credential is not valid any longer: its admin was deleted, or it has expired")]
+    Stale,
+    /// The request is not acceptable.
+    #[error("the certificate request is refused: {0}")]
+    Request(#[from] CsrError),
+    /// Nothing could be issued.
+    #[error(transparent)]
+    Issuance(#[from] IssuanceError),
+    /// The registry failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No secret can be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl AdminError {
+    /// Whether the caller was refused, as against something having failed here.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Issuance(_) | Self::Store(_) | Self::NoRandomness(_))
+    }
+}
+
+/// An admin as shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminView {
+    /// The name.
+    pub name: Name,
+    /// The rest.
+    pub record: AdminRecord,
+}
+
+/// A login token, the one time that its text is known.
+#[derive(Debug)]
+pub struct IssuedLogin {
+    /// The text.
+    pub secret: Secret,
+    /// Whose it is.
+    pub admin: AdminView,
+    /// Until when it is good.
+    pub expires_at: UnixMillis,
+}
+
+/// A credential.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The certificate.
+    pub issued: Issued,
+    /// Whose it is.
+    pub admin: AdminView,
+}
+
+/// The admins.
+pub struct Admins {
+    store: Arc<dyn Store>,
+    issuer: Arc<Issuer>,
+    ledger: Arc<Ledger>,
+    audit: Arc<Audit>,
+    clock: Clock,
+    trust_domain: TrustDomain,
+}
+
+impl Admins {
+    /// Puts the parts together.
+    pub fn new(
+        store: Arc<dyn Store>,
+        issuer: Arc<Issuer>,
+        ledger: Arc<Ledger>,
+        audit: Arc<Audit>,
+        clock: Clock,
+        trust_domain: TrustDomain,
+    ) -> Self {
+        Self { store, issuer, ledger, audit, clock, trust_domain }
+    }
+
+    /// Makes an admin and a login token, good once, for ten minutes.
+    ///
+    /// # Errors
+    /// When there is one of this name already, or no role is given.
+    pub async fn create(
+        &self,
+        name: &Name,
+        roles: &[Role],
+        actor: &Actor,
+    ) -> Result<IssuedLogin, AdminError> {
+        let record = self.new_record(roles, actor)?;
+        let secret = Secret::generate(PREFIX)?;
+        let expires_at = self.clock.now().plus(LOGIN_TTL);
+        let login = LoginRecord {
+            admin: name.to_string(),
+            generation: record.generation.clone(),
+            expires_at: expires_at.0,
+        };
+        let (key, login_key) = (admin_key(name), login_key(&secret.hash()));
+        let commit = Commit::new()
+            .absent(key.clone())
+            .put(key.clone(), document::to_bytes(&key, &record)?)
+            .put(login_key.clone(), document::to_bytes(&login_key, &login)?);
+        let act = Act::done(actor, "admin.create", name.as_str()).because(roles_in_words(&record.roles));
+        match self.store.commit(self.audit.add_to(commit, act)?).await {
+            Ok(_) => Ok(IssuedLogin { secret, admin: AdminView { name: name.clone(), record }, expires_at }),
+            Err(StoreError::Conflict { .. }) => Err(AdminError::Exists(name.clone())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// All admins, by name.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn list(&self) -> Result<Vec<AdminView>, AdminError> {
+        let page = self.store.list(keys::ADMINS, None, usize::MAX).await?;
+        let mut admins = Vec::with_capacity(page.entries.len());
+        for (key, stored) in &page.entries {
+            let name = Name::parse(key.strip_prefix(keys::ADMINS).unwrap_or(key))?;
+            admins.push(AdminView { name, record: document::from_stored(key, stored)? });
+        }
+        Ok(admins)
+    }
+
+    /// Removes an admin, whose credentials are refused from the next call on.
+    ///
+    /// # Errors
+    /// When there is none of this name, or it is the last owner.
+    pub async fn delete(&self, name: &str, actor: &Actor) -> Result<(), AdminError> {
+        let missing = || AdminError::NoSuchAdmin(name.to_owned());
+        let name = Name::parse(name).map_err(|_| missing())?;
+        for _ in 0..ATTEMPTS {
+            let (stored, record) = self.read(&name).await?.ok_or_else(missing)?;
+            let key = admin_key(&name);
+            let mut commit = Commit::new().at(key.clone(), stored.version).delete(key);
+            if record.roles.contains(&Role::Owner) {
+                let others = self.list().await?;
+                let other = others
+                    .iter()
+                    .find(|other| other.name != name && other.record.roles.contains(&Role::Owner));
+                let other = other.ok_or_else(|| AdminError::LastOwner(name.clone()))?;
+                // Two owners who delete each other at the same moment: one of them stays.
+                commit = commit.present(admin_key(&other.name));
+            }
+            let commit = self.audit.add_to(commit, Act::done(actor, "admin.delete", name.as_str()))?;
+            match self.store.commit(commit).await {
+                Err(StoreError::Conflict { .. }) => {}
+                result => return result.map(|_| ()).map_err(AdminError::from),
+            }
+        }
+        Err(missing())
+    }
+
+    /// Exchanges a login token for a credential.
+    ///
+    /// # Errors
+    /// When the token is not good, or the request not acceptable. Refusals are recorded.
+    pub async fn login(&self, token: &str, csr: &[u8], source: &str) -> Result<Credential, AdminError> {
+        let hash = SecretHash::of(token);
+        let result = self.try_login(&hash, csr, source).await;
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            let actor = Actor::unauthenticated(source);
+            let object = format!("login {}", hash.short());
+            self.audit.record_refusal(Act::refused(&actor, "admin.login", object, error)).await;
+        }
+        result
+    }
+
+    /// Issues a fresh credential to an admin who has proved the present one.
+    ///
+    /// # Errors
+    /// When the admin is gone, or the request not acceptable.
+    pub async fn renew(&self, name: &Name, csr: &[u8], actor: &Actor) -> Result<Credential, AdminError> {
+        let public_key = CertificateRequest::parse(csr)?;
+        for _ in 0..ATTEMPTS {
+            let (stored, record) =
+                self.read(name).await?.ok_or_else(|| AdminError::NoSuchAdmin(name.to_string()))?;
+            let commit = Commit::new().at(admin_key(name), stored.version);
+            match self.credential(name, record, &public_key, commit, actor, "admin.renew").await {
+                Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {}
+                result => return result,
+            }
+        }
+        Err(AdminError::Stale)
+    }
+
+    /// Issues a credential on the host itself, making the admin if need be: an owner where no role is given.
+    ///
+    /// # Errors
+    /// When the admin exists with other roles, or the request is not acceptable.
+    pub async fn issue_locally(
+        &self,
+        name: &Name,
+        roles: &[Role],
+        csr: &[u8],
+        actor: &Actor,
+    ) -> Result<Credential, AdminError> {
+        let public_key = CertificateRequest::parse(csr)?;
+        for _ in 0..ATTEMPTS {
+            let (record, commit) = match self.read(name).await? {
+                Some((stored, record)) => {
+                    if !roles.is_empty() && sorted(roles) != record.roles {
+                        return Err(AdminError::OtherRoles(name.clone()));
+                    }
+                    (record, Commit::new().at(admin_key(name), stored.version))
+                }
+                None => {
+                    let roles = if roles.is_empty() { &[Role::Owner] } else { roles };
+                    (self.new_record(roles, actor)?, Commit::new().absent(admin_key(name)))
+                }
+            };
+            match self.credential(name, record, &public_key, commit, actor, "admin.issue").await {
+                Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {}
+                result => return result,
+            }
+        }
+        Err(AdminError::Stale)
+    }
+
+    /// Who a peer with a verified certificate is among the admins, now.
+    ///
+    /// # Errors
+    /// When it is nobody's, or was somebody's.
+    pub async fn authenticate(&self, peer: &PeerIdentity) -> Result<AdminView, AdminError> {
+        let IdentityKind::Admin { name } = peer.id().kind() else {
+            return Err(AdminError::NotAnAdmin(peer.id().clone()));
+        };
+        let name = Name::parse(name)?;
+        if peer.not_after() < self.clock.now() {
+            return Err(AdminError::Stale);
+        }
+        let (_, record) = self.read(&name).await?.ok_or(AdminError::Stale)?;
+        match self.ledger.certificate(peer.serial()).await? {
+            Some(IssuedRecord { holder: Holder::Admin(generation), .. })
+                if generation == record.generation =>
+            {
+                Ok(AdminView { name, record })
+            }
+            _ => Err(AdminError::Stale),
+        }
+    }
+
+    /// Forgets login tokens that have expired. Gives their number.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; the next run goes on.
+    pub async fn prune(&self, now: UnixMillis) -> Result<usize, StoreError> {
+        let mut commit = Commit::new();
+        for (key, stored) in self.store.list(keys::LOGINS, None, usize::MAX).await?.entries {
+            let login: LoginRecord = document::from_stored(&key, &stored)?;
+            if UnixMillis(login.expires_at) < now {
+                commit = commit.delete(key);
+            }
+        }
+        let removed = commit.len();
+        if removed > 0 {
+            self.store.commit(commit).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn try_login(&self, hash: &SecretHash, csr: &[u8], source: &str) -> Result<Credential, AdminError> {
+        let login_key = login_key(hash);
+        let stored = self.store.get(&login_key).await?.ok_or(AdminError::UnknownLogin)?;
+        let login: LoginRecord = document::from_stored(&login_key, &stored)?;
+        if self.clock.now() >= UnixMillis(login.expires_at) {
+            return Err(AdminError::LoginExpired);
+        }
+        let public_key = CertificateRequest::parse(csr)?;
+        let name = Name::parse(&login.admin)?;
+        let (admin, record) = self.read(&name).await?.ok_or(AdminError::UnknownLogin)?;
+        if record.generation != login.generation {
+            return Err(AdminError::UnknownLogin);
+        }
+        let commit = Commit::new()
+            .at(login_key.clone(), stored.version)
+            .at(admin_key(&name), admin.version)
+            .delete(login_key);
+        let actor =
+            Actor { name: SpiffeId::admin(&self.trust_domain, &name).to_string(), source: source.to_owned() };
+        match self.credential(&name, record, &public_key, commit, &actor, "admin.login").await {
+            Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {
+                Err(AdminError::UnknownLogin)
+            }
+            result => result,
+        }
+    }
+
+    async fn credential(
+        &self,
+        name: &Name,
+        mut record: AdminRecord,
+        public_key: &PublicKey,
+        entitlement: Commit,
+        actor: &Actor,
+        action: &'static str,
+    ) -> Result<Credential, AdminError> {
+        let order = Order {
+            id: SpiffeId::admin(&self.trust_domain, name),
+            holder: Holder::Admin(record.generation.clone()),
+            public_key: public_key.clone(),
+            ttl: CREDENTIAL_TTL,
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            actor: actor.clone(),
+            action,
+        };
+        let key = admin_key(name);
+        let issued = self
+            .issuer
+            .issue(order, |_, certificate| {
+                record.credential_not_after = Some(certificate.not_after);
+                Ok(entitlement.put(key.clone(), document::to_bytes(&key, &record)?))
+            })
+            .await?;
+        Ok(Credential { issued, admin: AdminView { name: name.clone(), record } })
+    }
+
+    fn new_record(&self, roles: &[Role], actor: &Actor) -> Result<AdminRecord, AdminError> {
+        if roles.is_empty() {
+            return Err(AdminError::NoRoles);
+        }
+        Ok(AdminRecord {
+            roles: sorted(roles),
+            generation: random::instance_id()?.to_string(),
+            created_at: self.clock.now().0,
+            created_by: actor.name.clone(),
+            credential_not_after: None,
+        })
+    }
+
+    async fn read(&self, name: &Name) -> Result<Option<(Stored, AdminRecord)>, StoreError> {
+        let key = admin_key(name);
+        match self.store.get(&key).await? {
+            Some(stored) => {
+                let record = document::from_stored(&key, &stored)?;
+                Ok(Some((stored, record)))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+fn admin_key(name: &Name) -> String {
+    format!("{}{name}", keys::ADMINS)
+}
+
+fn login_key(hash: &SecretHash) -> String {
+    format!("{}{}", keys::LOGINS, hash.as_str())
+}
+
+fn sorted(roles: &[Role]) -> Vec<Role> {
+    let mut roles = roles.to_vec();
+    roles.sort_unstable();
+    roles.dedup();
+    roles
+}
+
+fn roles_in_words(roles: &[Role]) -> String {
+    roles.iter().map(Role::as_str).collect::<Vec<_>>().join(", ")
+}

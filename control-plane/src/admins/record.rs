@@ -1,0 +1,73 @@
+//! What the registry holds of admins.
+
+use serde::{Deserialize, Serialize};
+
+/// What an admin may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Reads everything that is not secret; so does every other role.
+    Viewer,
+    /// Changes meshes, nodes and services, but grants nothing.
+    Editor,
+    /// Changes policies, and what places a port under a service.
+    PolicyAdmin,
+    /// Makes tokens, revokes.
+    IdentityAdmin,
+    /// Changes the boundary.
+    BoundaryAdmin,
+    /// Everything, admins included.
+    Owner,
+}
+
+impl Role {
+    /// All roles, in their order.
+    pub const ALL: [Self; 6] = [
+        Self::Viewer,
+        Self::Editor,
+        Self::PolicyAdmin,
+        Self::IdentityAdmin,
+        Self::BoundaryAdmin,
+        Self::Owner,
+    ];
+
+    /// As on the command line and in records.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Editor => "editor",
+            Self::PolicyAdmin => "policy-admin",
+            Self::IdentityAdmin => "identity-admin",
+            Self::BoundaryAdmin => "boundary-admin",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// Reads [`Role::as_str`] back.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text)
+    }
+}
+
+/// An admin; the name is in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminRecord {
+    /// Sorted, at least one.
+    pub roles: Vec<Role>,
+    /// Random: tells this admin from a former one of the same name.
+    pub generation: String,
+    /// Unix ms.
+    pub created_at: u64,
+    /// Who made it.
+    pub created_by: String,
+    /// When the latest credential expires, Unix ms.
+    pub credential_not_after: Option<u64>,
+}
+
+/// A login token; the hash of its text is in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LoginRecord {
+    pub(super) admin: String,
+    pub(super) generation: String,
+    pub(super) expires_at: u64,
+}

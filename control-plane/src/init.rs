@@ -1,0 +1,162 @@
+//! `init`: founds an installation in an empty place.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use hauberk_identity::{Name, NameError, TrustDomain, UnixMillis};
+use hauberk_tls::{CertificateRequest, CsrError, KeyError, KeyPair};
+
+use crate::admins::{AdminError, Context, ContextFileError, Credential, Role, add_context};
+use crate::app::{AppError, ControlPlane, reachable};
+use crate::audit::Actor;
+use crate::authority::{self, AuthorityError, KeyEncryptionKey, SealError};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::private_file;
+use crate::registry::{OpenError, SledStore, Store, StoreError};
+use crate::telemetry::LogControl;
+
+/// Stands in the data directory while `init` is at work.
+pub(crate) const UNFINISHED_MARKER: &str = "init-unfinished";
+
+/// The name of the first admin.
+const FIRST_ADMIN: &str = "admin";
+
+/// An installation that was not founded.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Somebody uses the directory.
+    #[error("{} is not empty: it is not overwritten. Choose another --data-dir, or remove it", .0.display())]
+    NotEmpty(PathBuf),
+    /// A former attempt was killed.
+    #[error("an earlier `init` did not finish in {}: remove that directory and run `init` again", .0.display())]
+    Unfinished(PathBuf),
+    /// The file system refuses.
+    #[error("cannot write {}", .path.display())]
+    Io {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The key-encryption key could not be made.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The registry could not be made.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The registry failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The authorities could not be made.
+    #[error("the authorities could not be made")]
+    Authority(#[from] AuthorityError),
+    /// The parts do not fit together.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// The first admin could not be made.
+    #[error("the first admin could not be made")]
+    Admin(#[from] AdminError),
+    /// Its name is none.
+    #[error("the first admin has no name")]
+    Name(#[from] NameError),
+    /// Its key could not be made.
+    #[error("the first admin's key could not be made")]
+    Key(#[from] KeyError),
+    /// Its request could not be made.
+    #[error("the first admin's request could not be made")]
+    Request(#[from] CsrError),
+    /// All is founded, but the credential could not be handed over.
+    #[error(
+        "the installation is complete, but its first credential could not be written: run `{next}` while the \
+             control plane runs"
+    )]
+    Context {
+        /// What to do about it.
+        next: String,
+        /// Why not.
+        source: ContextFileError,
+    },
+}
+
+/// What was founded, to be told to the operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Founded {
+    /// SHA-256 of the root.
+    pub root_fingerprint: String,
+    /// When the first credential expires.
+    pub credential_not_after: UnixMillis,
+}
+
+/// Founds an installation and writes the first admin's context.
+///
+/// # Errors
+/// When anything is there already, or cannot be made. A directory that was begun says so to later commands.
+pub async fn init(
+    settings: Settings,
+    trust_domain: &TrustDomain,
+    context: &str,
+    context_file: &Path,
+    clock: Clock,
+) -> Result<Founded, InitError> {
+    let data_dir = settings.data_dir.clone();
+    let marker = data_dir.join(UNFINISHED_MARKER);
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| InitError::Io { path, source }
+    };
+    if marker.exists() {
+        return Err(InitError::Unfinished(data_dir));
+    }
+    private_file::create_directory(&data_dir).map_err(failed(&data_dir))?;
+    private_file::restrict_directory(&data_dir).map_err(failed(&data_dir))?;
+    if std::fs::read_dir(&data_dir).map_err(failed(&data_dir))?.next().is_some() {
+        return Err(InitError::NotEmpty(data_dir));
+    }
+    private_file::create(&marker, b"").map_err(failed(&marker))?;
+
+    let kek = KeyEncryptionKey::create(&settings.kek_file)?;
+    let registry = SledStore::create(&data_dir.join("registry"))?;
+    let sans = settings.sans.iter().map(ToString::to_string).collect();
+    let (founding, authority) = authority::found(trust_domain, sans, &kek, clock.now())?;
+    registry.commit(founding).await?;
+
+    let server = reachable(settings.admin_listen).to_string();
+    let socket_command =
+        format!("hauberk-control-plane admin issue {FIRST_ADMIN} --data-dir {}", data_dir.display());
+    let control = ControlPlane::assemble(
+        settings,
+        clock,
+        LogControl::detached(),
+        std::sync::Arc::new(registry),
+        authority.into(),
+    )
+    .await?;
+    let key = KeyPair::generate()?;
+    let actor = Actor { name: "init".to_owned(), source: "local".to_owned() };
+    let csr = CertificateRequest::create(&key)?;
+    let credential =
+        control.admins.issue_locally(&Name::parse(FIRST_ADMIN)?, &[Role::Owner], &csr, &actor).await?;
+    control.store.close().await;
+    std::fs::remove_file(&marker).map_err(failed(&marker))?;
+
+    let founded = Founded {
+        root_fingerprint: control.authority.root_fingerprint(),
+        credential_not_after: credential.issued.svid.validity().not_after(),
+    };
+    let written = context_of(&control, &credential, &key, server);
+    add_context(context_file, context, &written)
+        .map_err(|source| InitError::Context { next: socket_command, source })?;
+    Ok(founded)
+}
+
+fn context_of(control: &ControlPlane, credential: &Credential, key: &KeyPair, server: String) -> Context {
+    Context {
+        server,
+        trust_domain: control.authority.trust_domain().to_string(),
+        bundle_pem: control.authority.bundle().to_pem(),
+        certificate_pem: credential.issued.svid.to_pem(),
+        key_pem: key.to_pkcs8_pem().to_string(),
+        admin: credential.admin.name.to_string(),
+    }
+}

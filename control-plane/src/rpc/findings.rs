@@ -1,0 +1,163 @@
+//! What is not as it should be, each with what to do about it: a pure function of what is known.
+
+use std::time::Duration;
+
+use hauberk_identity::{SpiffeId, UnixMillis, Validity};
+use hauberk_proto::admin::v1::{Finding, Severity};
+
+use crate::compile::Compilation;
+use crate::instances::{Lag, Laggard, Report, Rollout};
+use crate::registry::Condition;
+
+/// How far a clock may be off.
+const SKEW_TOLERATED_MS: u64 = 30_000;
+
+/// How many findings of a kind are told one by one.
+const EACH_AT_MOST: usize = 50;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The certificates of the control plane.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    pub(super) root: Option<Validity>,
+    pub(super) issuing: Option<Validity>,
+    pub(super) server: Option<Validity>,
+}
+
+/// All that is looked at.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) now: UnixMillis,
+    pub(super) condition: &'a Condition,
+    pub(super) certificates: &'a Certificates,
+    pub(super) compilation: &'a Compilation,
+    pub(super) rollout: &'a Rollout,
+    pub(super) reports: &'a [Report],
+}
+
+/// What is not as it should be, errors first.
+pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Condition::ReadOnly(reason) = facts.condition {
+        findings.push(error(
+            format!("the registry takes no writes: {reason}"),
+            "repair the disk or make room on it, then restart the control plane",
+        ));
+    }
+    findings.extend(certificates(facts.certificates, facts.now));
+    findings.extend(facts.compilation.findings.iter().map(|finding| {
+        error(format!("mesh {}: {}; the former view stays in force", finding.mesh, finding.summary), &finding.fix)
+    }));
+    findings.extend(each(facts.rollout.laggards.iter().map(laggard), "instances do not enforce the latest"));
+    let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);
+    findings.extend(each(live().filter_map(registration), "instances have registered what cannot be called"));
+    findings.extend(each(live().filter_map(skew), "instances have a wrong clock"));
+    findings.extend(each(live().filter_map(|report| renewal(report, facts.now)), "instances do not renew"));
+    findings.extend(audit_listeners(facts.compilation));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+    findings
+}
+
+fn certificates(certificates: &Certificates, now: UnixMillis) -> Vec<Finding> {
+    let Certificates { root, issuing, server } = certificates;
+    let expiring = [
+        ("root", root, 180 * DAY, "plan a new root and tell it to every agent before then"),
+        ("issuing authority's", issuing, 21 * DAY, "make a new issuing authority before then: certificates do not outlive it"),
+        ("control plane's own", server, DAY / 4, "the control plane renews it by itself: its log says why it has not"),
+    ];
+    let near = expiring.into_iter().filter_map(|(which, validity, early, fix)| {
+        let validity = (*validity)?;
+        let left = validity.remaining(now);
+        if left > early.min(validity.not_after().since(validity.not_before()) / 2) {
+            return None;
+        }
+        let end = validity.not_after();
+        Some(if left.is_zero() {
+            error(format!("the {which} certificate expired at {end}"), fix)
+        } else {
+            warning(format!("the {which} certificate expires at {end}"), fix)
+        })
+    });
+    near.collect()
+}
+
+fn laggard(laggard: &Laggard) -> Finding {
+    let Laggard { instance, spiffe_id, lag, certificate_not_after } = laggard;
+    let summary = format!("instance {instance} of {spiffe_id}: {lag}");
+    match lag {
+        Lag::Refused(_) => error(summary, "its log says more; it may need a newer agent"),
+        Lag::Ahead { .. } => error(
+            summary,
+            "the registry is older than what this agent has seen: restore a later backup, or restore with an epoch above",
+        ),
+        Lag::NotCompiled => error(summary, "another finding says why; the former view stays in force"),
+        Lag::NotConnected => {
+            let fix = format!(
+                "start it again, or wait: until {certificate_not_after} it may act on the view it holds"
+            );
+            warning(summary, fix)
+        }
+        Lag::NotAcknowledged | Lag::NotPushed => warning(summary, "look again in a moment; then see its log"),
+    }
+}
+
+fn registration(report: &Report) -> Option<Finding> {
+    let reason = report.registration_refused.as_ref()?;
+    let summary = format!("instance {} of {} gets no new traffic: {reason}", report.id, report.spiffe_id);
+    Some(warning(summary, "give its agent an address that its callers can reach (--advertise-ip)"))
+}
+
+fn skew(report: &Report) -> Option<Finding> {
+    let skew = report.hello.as_ref().filter(|_| report.connected_since.is_some())?.clock_skew_ms;
+    if skew.unsigned_abs() <= SKEW_TOLERATED_MS {
+        return None;
+    }
+    let (seconds, direction) = (skew.unsigned_abs() / 1_000, if skew < 0 { "behind" } else { "ahead" });
+    let summary = format!("the clock of instance {} of {} is {seconds} s {direction}", report.id, report.spiffe_id);
+    Some(warning(summary, "synchronise the clocks: certificates are refused by clocks that are far off"))
+}
+
+/// Renewal is due at half life; at three quarters something is wrong.
+fn renewal(report: &Report, now: UnixMillis) -> Option<Finding> {
+    let (issued_at, end) = (report.certificate.issued_at?, report.certificate.not_after);
+    let is_late = report.connected_since.is_some() && now > issued_at.plus(end.since(issued_at).mul_f64(0.75));
+    let summary = || format!("instance {} of {} has not renewed its certificate, which expires at {end}", report.id, report.spiffe_id);
+    if is_late { Some(warning(summary(), "its log says why; at that instant it denies everything")) } else { None }
+}
+
+fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {
+    let mut listeners: Vec<(&SpiffeId, u16)> = compilation
+        .nodes
+        .iter()
+        .flat_map(|(spiffe_id, view)| view.audit_ports.iter().map(move |port| (spiffe_id, *port)))
+        .collect();
+    listeners.sort_unstable();
+    let findings = listeners.into_iter().map(|(spiffe_id, port)| {
+        warning(
+            format!("port {port} of {spiffe_id} lets through what no policy permits (authorization: AUDIT)"),
+            "permit what is needed, then take `authorization: AUDIT` off the listener, its node or its mesh",
+        )
+    });
+    each(findings, "listeners are in AUDIT")
+}
+
+/// Tells findings of one kind one by one, up to a limit, and counts the rest.
+fn each(findings: impl Iterator<Item = Finding>, rest: &str) -> Vec<Finding> {
+    let mut all: Vec<Finding> = findings.collect();
+    if all.len() > EACH_AT_MOST {
+        let more = all.len() - EACH_AT_MOST;
+        all.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        all.truncate(EACH_AT_MOST);
+        all.push(warning(format!("{more} more {rest}"), "`hauberk get instances` lists all"));
+    }
+    all
+}
+
+fn error(summary: String, fix: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Error.into(), summary, fix: fix.into() }
+}
+
+fn warning(summary: String, fix: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Warning.into(), summary, fix: fix.into() }
+}

@@ -1,0 +1,221 @@
+//! The admin API's `Identities` service.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{IdentityKind, Name, UnixMillis};
+use hauberk_proto::admin::v1::identities_server::{Identities, IdentitiesServer};
+use hauberk_proto::admin::v1::{
+    CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse, FetchBundleRequest,
+    FetchBundleResponse, Instance, InstancePort, IssuedCertificate, ListCertificatesRequest,
+    ListCertificatesResponse, ListInstancesRequest, ListInstancesResponse, ListTokensRequest,
+    ListTokensResponse, Token,
+};
+use tonic::{Request, Response, Status};
+
+use super::{message, page, refused, status};
+use crate::access::CallContext;
+use crate::app::ControlPlane;
+use crate::enrollment::{TokenRequest, TokenView, Uses};
+use crate::instances::{Lag, Report};
+use crate::issuance::{Holder, IssuedRecord};
+use crate::push::Push;
+
+/// The service, ready to be mounted.
+pub(super) fn service(
+    control: &Arc<ControlPlane>,
+    push: &Arc<Push>,
+) -> IdentitiesServer<IdentitiesService> {
+    IdentitiesServer::new(IdentitiesService { control: Arc::clone(control), push: Arc::clone(push) })
+}
+
+pub(super) struct IdentitiesService {
+    control: Arc<ControlPlane>,
+    push: Arc<Push>,
+}
+
+#[tonic::async_trait]
+impl Identities for IdentitiesService {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let request = parse_token_request(request.into_inner())?;
+        let object = format!("{}/{}", request.mesh, request.node);
+        match self.control.tokens.create(request, &actor).await {
+            Ok(issued) => Ok(Response::new(CreateTokenResponse {
+                token: issued.secret.reveal().to_owned(),
+                record: Some(token(&issued.view)),
+                root_fingerprint: self.control.authority.root_fingerprint(),
+            })),
+            Err(error) => {
+                refused::record(&self.control.audit, &actor, "token.create", object, &error).await;
+                Err(status::of_token(&error))
+            }
+        }
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<ListTokensRequest>,
+    ) -> Result<Response<ListTokensResponse>, Status> {
+        let ListTokensRequest { mesh } = request.into_inner();
+        let mesh = Some(mesh.as_str()).filter(|mesh| !mesh.is_empty());
+        let tokens = self.control.tokens.list(mesh).await.map_err(|error| status::of_token(&error))?;
+        Ok(Response::new(ListTokensResponse { tokens: tokens.iter().map(token).collect() }))
+    }
+
+    async fn delete_token(
+        &self,
+        request: Request<DeleteTokenRequest>,
+    ) -> Result<Response<DeleteTokenResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let DeleteTokenRequest { id } = request.into_inner();
+        match self.control.tokens.delete(&id, &actor).await {
+            Ok(()) => Ok(Response::new(DeleteTokenResponse {})),
+            Err(error) => {
+                refused::record(&self.control.audit, &actor, "token.delete", id, &error).await;
+                Err(status::of_token(&error))
+            }
+        }
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<ListInstancesRequest>,
+    ) -> Result<Response<ListInstancesResponse>, Status> {
+        let ListInstancesRequest { mesh, node } = request.into_inner();
+        let revision = self.control.store.revision().await.map_err(|error| status::of_store(&error))?.0;
+        let compilation = Arc::clone(&self.push.compilation().borrow());
+        let instances = self.push.instances();
+        let rollout = instances.rollout(&compilation, compilation.revision, None, self.control.clock.now());
+        let lags: HashMap<_, _> =
+            rollout.laggards.into_iter().map(|laggard| (laggard.instance, laggard.lag)).collect();
+        let is_wanted = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
+        let reports = instances.reports(|spiffe_id| match spiffe_id.kind() {
+            IdentityKind::Node { mesh: of, name } | IdentityKind::Gateway { mesh: of, name } => {
+                is_wanted(&mesh, of) && is_wanted(&node, name)
+            }
+            _ => false,
+        });
+        let instances = reports.iter().map(|report| {
+            let latest = compilation.nodes.get(&report.spiffe_id).map(|view| view.revision);
+            self.instance(report, latest.unwrap_or_default(), lags.get(&report.id))
+        });
+        Ok(Response::new(ListInstancesResponse { instances: instances.collect(), revision }))
+    }
+
+    async fn list_certificates(
+        &self,
+        request: Request<ListCertificatesRequest>,
+    ) -> Result<Response<ListCertificatesResponse>, Status> {
+        let ListCertificatesRequest { spiffe_id, page_size, page_token } = request.into_inner();
+        let limit = page::size(page_size, 100, 1_000)?;
+        let spiffe_id = Some(spiffe_id.as_str()).filter(|id| !id.is_empty());
+        let after = Some(page_token.as_str()).filter(|token| !token.is_empty());
+        let page = self.control.ledger.certificates(spiffe_id, after, limit).await;
+        let page = page.map_err(|error| status::of_store(&error))?;
+        Ok(Response::new(ListCertificatesResponse {
+            certificates: page.certificates.into_iter().map(certificate).collect(),
+            next_page_token: page.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn fetch_bundle(
+        &self,
+        _request: Request<FetchBundleRequest>,
+    ) -> Result<Response<FetchBundleResponse>, Status> {
+        let authority = &self.control.authority;
+        let bundle = authority.bundle();
+        Ok(Response::new(FetchBundleResponse {
+            trust_domain: authority.trust_domain().to_string(),
+            pem: bundle.to_pem(),
+            fingerprints: bundle.roots().iter().map(|root| root.fingerprint().to_string()).collect(),
+        }))
+    }
+}
+
+impl IdentitiesService {
+    fn instance(&self, report: &Report, latest_revision: u64, lag: Option<&Lag>) -> Instance {
+        let hello = report.hello.as_ref();
+        let registration = self.push.endpoints().registration(&report.spiffe_id, report.id);
+        let ports = registration.iter().flat_map(|registration| registration.ports());
+        Instance {
+            id: report.id.to_string(),
+            spiffe_id: report.spiffe_id.to_string(),
+            mesh: report.mesh.to_string(),
+            node: report.node.to_string(),
+            connected: report.connected_since.is_some(),
+            connected_since: report.connected_since.map(message::timestamp),
+            last_seen: report.last_seen.map(message::timestamp),
+            peer_address: report.address.map(|address| address.to_string()).unwrap_or_default(),
+            version: hello.map(|hello| hello.version.clone()).unwrap_or_default(),
+            hostname: hello.map(|hello| hello.hostname.clone()).unwrap_or_default(),
+            serial: report.certificate.serial.to_string(),
+            certificate_not_after: Some(message::timestamp(report.certificate.not_after)),
+            latest_revision,
+            enforced_revision: report.in_force.map(|mark| mark.revision).unwrap_or_default(),
+            lag_reason: lag.map(Lag::to_string).unwrap_or_default(),
+            ports: ports
+                .map(|port| InstancePort {
+                    listener_port: port.listener_port.into(),
+                    address: port.address.to_string(),
+                    healthy: port.healthy,
+                })
+                .collect(),
+            draining: registration.as_ref().is_some_and(|registration| registration.draining),
+            clock_skew_ms: hello.map(|hello| hello.clock_skew_ms).unwrap_or_default(),
+        }
+    }
+}
+
+fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Status> {
+    let CreateTokenRequest { mesh, node, ttl_seconds, uses, unlimited } = request;
+    let ttl = Some(ttl_seconds).filter(|seconds| *seconds != 0);
+    let uses = match (unlimited, uses) {
+        (true, 0) => Uses::Unlimited,
+        (true, _) => return Err(status::bad_field("uses", "give a number of uses, or unlimited, not both")),
+        (false, 0) => Uses::Limited(1),
+        (false, uses) => Uses::Limited(uses),
+    };
+    Ok(TokenRequest {
+        mesh: Name::parse(&mesh).map_err(|error| status::bad_field("mesh", error))?,
+        node: Name::parse(&node).map_err(|error| status::bad_field("node", error))?,
+        ttl: ttl.map(|seconds| Duration::from_secs(seconds.into())),
+        uses,
+    })
+}
+
+fn token(view: &TokenView) -> Token {
+    let TokenView { id, record, used_by } = view;
+    Token {
+        id: id.clone(),
+        mesh: record.mesh.clone(),
+        node: record.node.clone(),
+        created_at: Some(message::timestamp(UnixMillis(record.created_at))),
+        expires_at: Some(message::timestamp(UnixMillis(record.expires_at))),
+        created_by: record.created_by.clone(),
+        uses: match record.uses {
+            Uses::Limited(uses) => uses,
+            Uses::Unlimited => 0,
+        },
+        used_by: used_by.iter().map(|used| used.instance.clone()).collect(),
+    }
+}
+
+fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {
+    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, key_fingerprint: _ } = record;
+    IssuedCertificate {
+        serial,
+        spiffe_id,
+        instance_id: match holder {
+            Holder::Instance(id) => id,
+            Holder::Admin(_) | Holder::ControlPlane => String::new(),
+        },
+        not_before: Some(message::timestamp(UnixMillis(not_before))),
+        not_after: Some(message::timestamp(UnixMillis(not_after))),
+        issued_at: Some(message::timestamp(UnixMillis(issued_at))),
+    }
+}

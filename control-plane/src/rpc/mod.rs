@@ -1,0 +1,66 @@
+//! The gRPC surface: which services stand on which listener, and what lies between a socket and a service.
+//!
+//! A service gets an `Arc<ControlPlane>` and finds the caller in the request by
+//! [`CallContext::of`](crate::access::CallContext::of); the access table has been applied by then.
+
+mod agent;
+mod listener;
+mod local;
+pub mod message;
+mod server;
+pub mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+
+use crate::app::ControlPlane;
+pub use listener::{Limits, Listening};
+pub use local::{LocalError, issue_through_socket, serve_local};
+pub use server::serve;
+
+/// What agents reach.
+pub fn agent_routes(control: &Arc<ControlPlane>) -> Routes {
+    Routes::new(agent::service(control)).add_service(health_service())
+}
+
+/// What admins reach.
+///
+/// # Errors
+/// When reflection cannot read our own descriptors.
+pub fn admin_routes(_control: &Arc<ControlPlane>) -> Result<Routes, tonic_reflection::server::Error> {
+    Ok(Routes::new(health_service())
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+/// The services of the admin listener, as reflection lists them.
+const ADMIN_SERVICES: &[&str] = &[
+    "hauberk.admin.v1.Admins",
+    "hauberk.admin.v1.Audit",
+    "hauberk.admin.v1.Flows",
+    "hauberk.admin.v1.Identities",
+    "hauberk.admin.v1.Policies",
+    "hauberk.admin.v1.Resources",
+    "hauberk.admin.v1.Rollout",
+    "hauberk.admin.v1.System",
+    "grpc.health.v1.Health",
+];
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    let builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(hauberk_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    ADMIN_SERVICES.iter().fold(builder, |builder, name| builder.with_service_name(*name))
+}
+
+/// Answers `SERVING` for the process as a whole: a listener that answers at all serves.
+fn health_service() -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
+    let reporter = tonic_health::server::HealthReporter::new();
+    tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(reporter),
+    )
+}

@@ -1,0 +1,166 @@
+//! The one place that turns errors into gRPC statuses. What the caller did wrong is told in full, with a stable reason
+//! (google.rpc.ErrorInfo); what failed here is logged in full and told in general.
+
+use std::collections::HashMap;
+use std::error::Error;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::admins::AdminError;
+use crate::enrollment::{EnrollmentError, TokenError};
+use crate::issuance::IssuanceError;
+use crate::push::{Close, ExplainError};
+use crate::registry::StoreError;
+use crate::telemetry::TelemetryError;
+
+/// The domain of our reasons in google.rpc.ErrorInfo.
+const DOMAIN: &str = "hauberk";
+
+/// A status with a stable reason.
+pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
+}
+
+/// The caller's message has a field that cannot be.
+pub fn bad_field(field: &'static str, problem: impl std::fmt::Display) -> Status {
+    let problem = problem.to_string();
+    let mut details = ErrorDetails::with_bad_request_violation(field, problem.clone());
+    details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+}
+
+/// Something failed here that is nobody's business elsewhere.
+pub fn internal(error: &dyn Error) -> Status {
+    let mut chain = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        chain.push_str(": ");
+        chain.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    tracing::error!(event = "internal_error", error = chain, "a call failed inside the control plane");
+    Status::internal("the control plane failed on this: its log says why")
+}
+
+/// Of the registry.
+pub fn of_store(error: &StoreError) -> Status {
+    match error {
+        StoreError::Conflict { .. } => {
+            refusal(Code::Aborted, "CONFLICT", "somebody else changed this at the same moment: try again")
+        }
+        StoreError::TooLarge { .. } | StoreError::BadKey { .. } => {
+            refusal(Code::InvalidArgument, "TOO_LARGE", error.to_string())
+        }
+        StoreError::Full { .. } => refusal(Code::ResourceExhausted, "DISK_FULL", error.to_string()),
+        StoreError::ReadOnly { .. } => refusal(
+            Code::Unavailable,
+            "READ_ONLY",
+            "the control plane takes no writes since its disk failed: see its log, repair the disk and restart it",
+        ),
+        StoreError::Closed => refusal(Code::Unavailable, "STOPPING", error.to_string()),
+        StoreError::Damaged { .. } | StoreError::Unreadable { .. } => internal(error),
+    }
+}
+
+/// Of issuance.
+pub fn of_issuance(error: &IssuanceError) -> Status {
+    match error {
+        IssuanceError::Store(error) => of_store(error),
+        IssuanceError::AuthorityNotValid => {
+            refusal(Code::FailedPrecondition, "AUTHORITY_NOT_VALID", error.to_string())
+        }
+        IssuanceError::Clock(_) | IssuanceError::Sign(_) | IssuanceError::NoRandomness(_) => internal(error),
+    }
+}
+
+/// Of enrollment. Those who ask hold a token, or a certificate, and may know what is wrong with it.
+pub fn of_enrollment(error: &EnrollmentError) -> Status {
+    let denied = |reason| refusal(Code::PermissionDenied, reason, error.to_string());
+    match error {
+        EnrollmentError::UnknownToken => denied("TOKEN_UNKNOWN"),
+        EnrollmentError::Expired { .. } => denied("TOKEN_EXPIRED"),
+        EnrollmentError::UsedUp { .. } => denied("TOKEN_USED_UP"),
+        EnrollmentError::NoSuchNode { .. } => denied("NODE_GONE"),
+        EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
+        EnrollmentError::CertificateExpired => {
+            refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
+        }
+        EnrollmentError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
+        EnrollmentError::Issuance(error) => of_issuance(error),
+        EnrollmentError::Store(error) => of_store(error),
+        EnrollmentError::Name(_) | EnrollmentError::NoRandomness(_) => internal(error),
+    }
+}
+
+/// Of join tokens.
+pub fn of_token(error: &TokenError) -> Status {
+    match error {
+        TokenError::BadTtl => bad_field("ttlSeconds", error),
+        TokenError::NoUses => bad_field("uses", error),
+        TokenError::NoSuchNode { .. } => refusal(Code::FailedPrecondition, "NO_SUCH_NODE", error.to_string()),
+        TokenError::NoSuchToken(_) => refusal(Code::NotFound, "NO_SUCH_TOKEN", error.to_string()),
+        TokenError::Store(error) => of_store(error),
+        TokenError::NoRandomness(_) => internal(error),
+    }
+}
+
+/// Of admins.
+pub fn of_admin(error: &AdminError) -> Status {
+    match error {
+        AdminError::BadName(_) => bad_field("name", error),
+        AdminError::NoRoles => bad_field("roles", error),
+        AdminError::Exists(_) => refusal(Code::AlreadyExists, "ADMIN_EXISTS", error.to_string()),
+        AdminError::OtherRoles(_) => refusal(Code::FailedPrecondition, "OTHER_ROLES", error.to_string()),
+        AdminError::NoSuchAdmin(_) => refusal(Code::NotFound, "NO_SUCH_ADMIN", error.to_string()),
+        AdminError::LastOwner(_) => refusal(Code::FailedPrecondition, "LAST_OWNER", error.to_string()),
+        AdminError::UnknownLogin => refusal(Code::Unauthenticated, "LOGIN_UNKNOWN", error.to_string()),
+        AdminError::LoginExpired => refusal(Code::Unauthenticated, "LOGIN_EXPIRED", error.to_string()),
+        AdminError::NotAnAdmin(_) | AdminError::Stale => {
+            refusal(Code::Unauthenticated, "CREDENTIAL_REFUSED", error.to_string())
+        }
+        AdminError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
+        AdminError::Issuance(error) => of_issuance(error),
+        AdminError::Store(error) => of_store(error),
+        AdminError::NoRandomness(_) => internal(error),
+    }
+}
+
+/// Of an agent's stream that ends.
+pub fn of_close(close: &Close) -> Status {
+    let ended = |code, reason| refusal(code, reason, close.to_string());
+    match close {
+        Close::Gone => ended(Code::Cancelled, "GONE"),
+        Close::Stopping => stopping(),
+        Close::Superseded => ended(Code::Aborted, "SUPERSEDED"),
+        Close::CertificateExpired => ended(Code::Unauthenticated, "CERTIFICATE_EXPIRED"),
+        Close::NodeDeleted => ended(Code::NotFound, "NODE_GONE"),
+        Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
+        Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),
+        Close::Store(error) => of_store(error),
+    }
+}
+
+/// The control plane stops, and with it every stream.
+pub fn stopping() -> Status {
+    refusal(Code::Unavailable, "STOPPING", "the control plane is stopping: connect again")
+}
+
+/// Of questions about a decision.
+pub fn of_explain(error: &ExplainError) -> Status {
+    match error {
+        ExplainError::Malformed(_) => bad_field("decisionId", error),
+        ExplainError::UnknownInstance(_) => refusal(Code::NotFound, "INSTANCE_UNKNOWN", error.to_string()),
+        ExplainError::Gone { .. } => refusal(Code::NotFound, "INSTANCE_GONE", error.to_string()),
+        ExplainError::Forgotten { .. } => refusal(Code::NotFound, "DECISION_FORGOTTEN", error.to_string()),
+        ExplainError::NoAnswer { .. } => refusal(Code::Unavailable, "NO_ANSWER", error.to_string()),
+    }
+}
+
+/// Of the log filter.
+pub fn of_telemetry(error: &TelemetryError) -> Status {
+    match error {
+        TelemetryError::BadFilter { .. } => bad_field("filter", error),
+        TelemetryError::StartedTwice | TelemetryError::NotReloadable(_) => internal(error),
+    }
+}

@@ -1,0 +1,103 @@
+//! The admin API's `System` service.
+
+use std::sync::Arc;
+
+use hauberk_proto::admin::v1::system_server::{System, SystemServer};
+use hauberk_proto::admin::v1::{
+    GetStatusRequest, GetStatusResponse, SetLogFilterRequest, SetLogFilterResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{findings, message, refused, status};
+use crate::access::{CallContext, Caller};
+use crate::app::ControlPlane;
+use crate::audit::Act;
+use crate::push::Push;
+use crate::registry::Condition;
+
+/// The service, ready to be mounted.
+pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> SystemServer<SystemService> {
+    SystemServer::new(SystemService { control: Arc::clone(control), push: Arc::clone(push) })
+}
+
+pub(super) struct SystemService {
+    control: Arc<ControlPlane>,
+    push: Arc<Push>,
+}
+
+#[tonic::async_trait]
+impl System for SystemService {
+    async fn get_status(
+        &self,
+        request: Request<GetStatusRequest>,
+    ) -> Result<Response<GetStatusResponse>, Status> {
+        let (admin, roles) = match &CallContext::of(&request)?.caller {
+            Caller::Admin { name, roles, .. } => (name.to_string(), message::roles(roles)),
+            _ => return Err(Status::permission_denied("only admins ask this")),
+        };
+        let control = &self.control;
+        let authority = &control.authority;
+        let now = control.clock.now();
+        let revision = control.store.revision().await.map_err(|error| status::of_store(&error))?.0;
+        let compilation = Arc::clone(&self.push.compilation().borrow());
+        let condition = control.store.condition();
+        let certificates = findings::Certificates {
+            root: authority.root().map(|root| root.validity()),
+            issuing: Some(authority.issuing().validity()),
+            server: control.identity.svid().map(|svid| svid.validity()),
+        };
+        let findings = findings::collect(&findings::Facts {
+            now,
+            condition: &condition,
+            certificates: &certificates,
+            compilation: &compilation,
+            rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
+            reports: &self.push.instances().reports(|_| true),
+        });
+        let not_after = |validity: Option<hauberk_identity::Validity>| {
+            validity.map(|validity| message::timestamp(validity.not_after()))
+        };
+        Ok(Response::new(GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_domain: authority.trust_domain().to_string(),
+            epoch: authority.epoch(),
+            revision,
+            now: Some(message::timestamp(now)),
+            root_fingerprint: authority.root_fingerprint(),
+            root_not_after: not_after(certificates.root),
+            issuing_not_after: not_after(certificates.issuing),
+            server_certificate_not_after: not_after(certificates.server),
+            store_read_only_reason: match condition {
+                Condition::Writable => String::new(),
+                Condition::ReadOnly(reason) => reason,
+            },
+            admin,
+            roles,
+            findings,
+        }))
+    }
+
+    async fn set_log_filter(
+        &self,
+        request: Request<SetLogFilterRequest>,
+    ) -> Result<Response<SetLogFilterResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let SetLogFilterRequest { filter } = request.into_inner();
+        let audit = &self.control.audit;
+        match self.control.log.set_filter(&filter) {
+            Ok(previous) => {
+                let act = Act::done(&actor, "log-filter.set", filter).because(format!("was {previous}"));
+                if let Err(error) = audit.record(act).await {
+                    // No act without its record.
+                    let _restored = self.control.log.set_filter(&previous);
+                    return Err(status::of_store(&error));
+                }
+                Ok(Response::new(SetLogFilterResponse { previous }))
+            }
+            Err(error) => {
+                refused::record(audit, &actor, "log-filter.set", filter, &error).await;
+                Err(status::of_telemetry(&error))
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What the demo tells while it runs.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anstream::{eprint, println};
+use owo_colors::OwoColorize as _;
+use tokio::time::Instant;
+
+use super::caller::{Answer, Caller, Target};
+
+/// How many calls are made before the first account of them.
+const FIRST_CALLS: u64 = 20;
+/// How often the status line is written anew.
+const STATUS: Duration = Duration::from_secs(1);
+/// The metric of an agent that counts what reached its app over mutual TLS.
+const INBOUND: &str = "hauberk_inbound_requests_total";
+
+/// The story so far.
+#[derive(Debug)]
+pub(super) struct Account {
+    begun: Instant,
+    terminal: bool,
+    control_plane: Option<u32>,
+    payments: Option<SocketAddr>,
+    allowed: u64,
+    failed: u64,
+    /// Why the last call of web failed.
+    trouble: Option<String>,
+    /// What the intruder was last answered.
+    intruder: Option<u16>,
+    denial: Option<String>,
+    introduced: bool,
+    last_status: Instant,
+}
+
+impl Account {
+    /// Nothing has happened yet.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            terminal: std::io::stderr().is_terminal(),
+            control_plane: None,
+            payments: None,
+            allowed: 0,
+            failed: 0,
+            trouble: None,
+            intruder: None,
+            denial: None,
+            introduced: false,
+            last_status: now,
+        }
+    }
+
+    /// The control plane answers.
+    pub(super) fn control_plane(&mut self, admin: &str, pid: Option<u32>) {
+        self.control_plane = pid;
+        self.good(&format!("control plane ready      {}  spiffe://shop.demo, admin API at {admin}", self.elapsed()));
+    }
+
+    /// Every agent has its certificate and its view.
+    pub(super) fn agents(&self, count: usize) {
+        self.good(&format!("{count} agents attested        {}  web → orders → payments, and an intruder", self.elapsed()));
+    }
+
+    /// Calls begin; the callee's health listener counts them.
+    pub(super) fn begin(&mut self, payments: SocketAddr) {
+        self.payments = Some(payments);
+    }
+
+    /// What web was answered.
+    pub(super) async fn web(&mut self, answer: anyhow::Result<Answer>) {
+        let trouble = match answer {
+            Ok(Answer { status: 200, .. }) => None,
+            Ok(Answer { status, decision: Some(id), .. }) => Some(format!("{status}, denied: hauberk explain {id}")),
+            Ok(Answer { status, body, .. }) => Some(format!("{status} {}", body.trim())),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        match &trouble {
+            None => self.allowed += 1,
+            Some(_) => self.failed += 1,
+        }
+        if trouble.is_some() != self.trouble.is_some() {
+            match &trouble {
+                Some(trouble) => self.bad(&format!("web → orders             {trouble}")),
+                None => self.good("web → orders             goes through again"),
+            }
+        }
+        self.trouble = trouble;
+        if !self.introduced && self.allowed >= FIRST_CALLS && self.denial.is_some() {
+            self.introduced = true;
+            self.introduce().await;
+        }
+        self.status();
+    }
+
+    /// What the intruder was answered.
+    pub(super) fn intruder(&mut self, answer: anyhow::Result<Answer>) {
+        let Ok(Answer { status, decision, .. }) = answer else { return };
+        let changed = self.intruder.replace(status) != Some(status);
+        if let Some(id) = &decision {
+            self.denial = Some(id.clone());
+        }
+        if !changed || !self.introduced {
+            return;
+        }
+        match decision {
+            Some(id) => self.bad(&format!("intruder → payments      DENIED again: {id}")),
+            None if status == 200 => self.good("intruder → payments      ALLOWED: the call goes through"),
+            None => self.bad(&format!("intruder → payments      {status}")),
+        }
+    }
+
+    /// A process ended by itself.
+    pub(super) fn ended(&self, name: &str, status: ExitStatus, log: &str) {
+        self.bad(&format!("{name} ended: {status}"));
+        if name == "control-plane" {
+            self.say("  The agents go on with what they have; web's calls are still counted below.");
+        } else {
+            self.say(log);
+        }
+    }
+
+    async fn introduce(&self) {
+        let through = self.over_mutual_tls().await;
+        let counted = through.map_or_else(String::new, |count| {
+            format!("; payments' agent counts {count}, every one over mutual TLS 1.3")
+        });
+        self.good(&format!("{} calls of web answered{counted}", self.allowed));
+        let id = self.denial.as_deref().unwrap_or_default();
+        self.bad(&format!("intruder → payments      DENIED by default: no policy permits it ({id})"));
+        let kill = self.control_plane.map_or_else(String::new, |pid| {
+            format!("\n  {:<72} stop the control plane: calls go on", format!("kill {pid}"))
+        });
+        println!(
+            "
+Try, in another terminal (the context `demo` is set):
+
+  {:<72} why, and what would allow it
+  {:<72} let it through, and look here
+  {:<72} every decision, as it is made
+  {:<72} who runs, and what it enforces{kill}
+
+Ctrl-C ends the demo and leaves nothing behind.
+",
+            format!("hauberk explain {id}"),
+            "hauberk allow intruder payments --methods POST --path /charge --wait",
+            "hauberk tap",
+            "hauberk get instances",
+        );
+    }
+
+    /// How many requests payments' agent has taken; it takes none but over mutual TLS.
+    async fn over_mutual_tls(&self) -> Option<u64> {
+        let health = self.payments?;
+        let target = Target::parse(&format!("http://{health}/metrics")).ok()?;
+        let metrics = Caller::new(health).call(&target).await.ok()?.body;
+        let counts = metrics.lines().filter(|line| line.starts_with(INBOUND) && line.contains("verdict=\"allow\""));
+        Some(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
+    }
+
+    fn status(&mut self) {
+        if !self.terminal || !self.introduced || self.last_status.elapsed() < STATUS {
+            return;
+        }
+        self.last_status = Instant::now();
+        let intruder = match self.intruder {
+            Some(200) => "allowed".green().to_string(),
+            Some(status) => format!("{status}").red().to_string(),
+            None => "-".to_owned(),
+        };
+        eprint!(
+            "\r\x1b[2K{}  web → orders → payments: {} answered, {} failed; intruder → payments: {intruder} ",
+            self.elapsed(),
+            self.allowed,
+            self.failed
+        );
+    }
+
+    fn elapsed(&self) -> String {
+        format!("{:>5.1}s", self.begun.elapsed().as_secs_f64())
+    }
+
+    fn good(&self, text: &str) {
+        self.say(&format!("{} {text}", "✓".green()));
+    }
+
+    fn bad(&self, text: &str) {
+        self.say(&format!("{} {text}", "✗".red()));
+    }
+
+    fn say(&self, text: &str) {
+        if self.terminal {
+            eprint!("\r\x1b[2K");
+        }
+        println!("{text}");
+    }
+}

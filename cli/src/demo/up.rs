@@ -1,0 +1,244 @@
+//! The shop as local processes: `web → orders → payments`, and an intruder.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::Value;
+use tokio::time::{Instant, interval, sleep};
+
+use super::account::Account;
+use super::caller::{Caller, Target};
+use super::prepare;
+use super::processes::{Processes, told_to_stop};
+use crate::context::ContextStore;
+
+/// Where it works.
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    /// Where hauberk-control-plane and hauberk-agent lie [default: beside this program]
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+}
+
+/// The name of the demo's context.
+const CONTEXT: &str = "demo";
+/// Everything is up within this, or something is wrong.
+const PATIENCE: Duration = Duration::from_secs(40);
+const POLL: Duration = Duration::from_millis(25);
+/// From one call of a caller to its next.
+const PACE: Duration = Duration::from_millis(100);
+
+/// A node of the shop, and what its app does.
+struct Node {
+    name: &'static str,
+    /// What the app calls, where there is an app that is called.
+    app: Option<Option<&'static str>>,
+}
+
+const NODES: [Node; 4] = [
+    Node { name: "payments", app: Some(None) },
+    Node { name: "orders", app: Some(Some("POST http://payments/charge")) },
+    Node { name: "web", app: None },
+    Node { name: "intruder", app: None },
+];
+
+/// Runs the shop until it is told to stop.
+pub(super) async fn run(arguments: UpArguments) -> anyhow::Result<ExitCode> {
+    let stop = told_to_stop()?;
+    let store = ContextStore::of_user()?;
+    let previous = claim_context(&store)?;
+    let folder = std::env::temp_dir().join(format!("hauberk-demo-{}", std::process::id()));
+    std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let result = match Processes::new(arguments.bin_dir, &folder) {
+        Ok(mut processes) => {
+            processes.guard_context(CONTEXT, &previous);
+            let result = tokio::select! {
+                result = shop(&mut processes, &store, &folder) => result,
+                () = stop => Ok(()),
+            };
+            eprintln!("\nstopping …");
+            processes.stop().await;
+            result
+        }
+        Err(error) => Err(error),
+    };
+    forget_context(CONTEXT, &previous).await?;
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) -> anyhow::Result<()> {
+    let mut account = Account::new();
+    let admin = control_plane(processes, store, folder).await?;
+    account.control_plane(&admin, processes.pid("control-plane"));
+
+    prepare::apply(Some(CONTEXT)).await?;
+    prepare::bundle(Some(CONTEXT), &folder.join("bundle.pem"))?;
+    let control_plane = addresses(&folder.join("store"))?;
+    let control_plane = text(&control_plane, "agent")?;
+    let own = std::env::current_exe()?;
+    for node in &NODES {
+        prepare::token(Some(CONTEXT), node.name, &folder.join(format!("token-{}", node.name)), "1").await?;
+        let arguments = agent_arguments(node, folder, &control_plane, &own.display().to_string())?;
+        processes.start(node.name, "hauberk-agent", &arguments)?;
+    }
+    for node in &NODES {
+        ready(processes, &folder.join(node.name)).await?;
+    }
+    account.agents(NODES.len());
+
+    let mut web = Call::new(folder, "web", "GET http://orders/orders/1")?;
+    let mut intruder = Call::new(folder, "intruder", "POST http://payments/charge")?;
+    let inbound = addresses(&folder.join("payments"))?;
+    account.begin(text(&inbound, "health")?.parse()?);
+    let mut ticks = interval(PACE);
+    loop {
+        ticks.tick().await;
+        for (name, status, log) in processes.ended() {
+            account.ended(&name, status, &log);
+            if name != "control-plane" {
+                bail!("{name} ended");
+            }
+        }
+        account.web(web.once().await).await;
+        account.intruder(intruder.once().await);
+    }
+}
+
+/// Starts a control plane on free ports and waits until it is ready; the address of its admin API.
+async fn control_plane(processes: &mut Processes, store: &ContextStore, folder: &Path) -> anyhow::Result<String> {
+    let data = folder.join("store");
+    let data_dir = data.display().to_string();
+    let init = tokio::process::Command::new(processes.binary("hauberk-control-plane"))
+        .args(["init", "--data-dir", &data_dir, "--trust-domain", "shop.demo", "--context", CONTEXT])
+        .output()
+        .await
+        .context("hauberk-control-plane does not start")?;
+    if !init.status.success() {
+        bail!("hauberk-control-plane init: {}", String::from_utf8_lossy(&init.stderr).trim());
+    }
+    let admin = free_port()?.to_string();
+    let listen = |flag: &str, address: &str| [flag.to_owned(), address.to_owned()];
+    let arguments = [
+        vec!["run".to_owned()],
+        listen("--data-dir", &data_dir).to_vec(),
+        listen("--agent-listen", "127.0.0.1:0").to_vec(),
+        listen("--admin-listen", &admin).to_vec(),
+        listen("--health-listen", "127.0.0.1:0").to_vec(),
+    ];
+    processes.start("control-plane", "hauberk-control-plane", &arguments.concat())?;
+    ready(processes, &data).await?;
+    store.update(|contexts| {
+        if let Some(context) = contexts.contexts.get_mut(CONTEXT) {
+            context.server.clone_from(&admin);
+        }
+    })?;
+    Ok(admin)
+}
+
+fn agent_arguments(node: &Node, folder: &Path, control_plane: &str, own: &str) -> anyhow::Result<Vec<String>> {
+    let place = |file: &str| folder.join(file).display().to_string();
+    let (state, token, bundle) =
+        (place(node.name), place(&format!("token-{}", node.name)), place("bundle.pem"));
+    let mut arguments: Vec<String> = [
+        ["run", "--control-plane", control_plane].as_slice(),
+        &["--state-dir", &state, "--join-token-file", &token, "--bundle-file", &bundle],
+        &["--advertise-ip", "127.0.0.1", "--outbound", "127.0.0.1:0"],
+        &["--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"],
+    ]
+    .concat()
+    .into_iter()
+    .map(str::to_owned)
+    .collect();
+    if let Some(calls) = node.app {
+        let app = free_port()?.to_string();
+        arguments.extend(["--listener".to_owned(), format!("8080,inbound=127.0.0.1:0,app={app}")]);
+        let serve = ["--", own, "demo", "serve", "--name", node.name, "--listen", &app];
+        arguments.extend(serve.map(str::to_owned));
+        arguments.extend(calls.iter().flat_map(|calls| ["--calls".to_owned(), (*calls).to_owned()]));
+    }
+    Ok(arguments)
+}
+
+/// A caller behind a node's agent.
+struct Call {
+    caller: Caller,
+    target: Target,
+}
+
+impl Call {
+    fn new(folder: &Path, node: &str, target: &str) -> anyhow::Result<Self> {
+        let outbound = text(&addresses(&folder.join(node))?, "outbound")?;
+        Ok(Self { caller: Caller::new(outbound.parse()?), target: Target::parse(target)? })
+    }
+
+    async fn once(&mut self) -> anyhow::Result<super::caller::Answer> {
+        self.caller.call(&self.target).await
+    }
+}
+
+/// Waits until a process says where it listens and that it is ready.
+async fn ready(processes: &mut Processes, state: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some((name, status, log)) = processes.ended().into_iter().next() {
+            bail!("{name} ended with {status}:\n{log}");
+        }
+        if let Ok(health) = addresses(state).and_then(|found| text(&found, "health")) {
+            let probe = Target::parse(&format!("http://{health}/readyz"))?;
+            if Caller::new(health.parse()?).call(&probe).await.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+        }
+        if Instant::now() > deadline {
+            bail!("{} is not ready after {PATIENCE:?}", state.display());
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn addresses(state: &Path) -> anyhow::Result<Value> {
+    Ok(serde_json::from_slice(&std::fs::read(state.join("addresses.json"))?)?)
+}
+
+fn text(value: &Value, name: &str) -> anyhow::Result<String> {
+    value.get(name).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("no address for {name}"))
+}
+
+fn free_port() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+    Ok(listener.local_addr()?)
+}
+
+/// Makes sure that no other demo runs; the name of the context that was current, or nothing.
+fn claim_context(store: &ContextStore) -> anyhow::Result<String> {
+    let contexts = store.load()?;
+    if let Some(other) = contexts.contexts.get(CONTEXT) {
+        if TcpStream::connect(&other.server).is_ok() {
+            bail!("the context `{CONTEXT}` is in use at {}: another demo runs; stop that one first", other.server);
+        }
+        store.update(|contexts| contexts.contexts.remove(CONTEXT).map(drop))?;
+    }
+    Ok(contexts.current.filter(|current| current != CONTEXT).unwrap_or_default())
+}
+
+/// Takes the demo's context away and makes the former one current again.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub(super) async fn forget_context(name: &str, previous: &str) -> anyhow::Result<()> {
+    let store = ContextStore::of_user()?;
+    store.update(|contexts| {
+        contexts.contexts.remove(name);
+        if contexts.current.as_deref() == Some(name) {
+            contexts.current = Some(previous.to_owned()).filter(|previous| contexts.contexts.contains_key(previous));
+        }
+    })?;
+    Ok(())
+}

@@ -89,6 +89,10 @@ fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, IssuedTo)>
     let instance = InstanceId::parse(key.strip_prefix(keys::INSTANCES)?).ok()?;
     let record: InstanceRecord = document::from_stored(key, stored).ok()?;
     let serial: Serial = record.serial.parse().ok()?;
-    let certificate = IssuedTo { serial, not_after: UnixMillis(record.not_after) };
+    let certificate = IssuedTo {
+        serial,
+        issued_at: Some(UnixMillis(record.issued_at)),
+        not_after: UnixMillis(record.not_after),
+    };
     Some((SpiffeId::parse(&record.spiffe_id).ok()?, instance, certificate))
 }

@@ -33,6 +33,8 @@ const LISTED_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
 pub struct IssuedTo {
     /// Its serial number.
     pub serial: Serial,
+    /// When, where that is known.
+    pub issued_at: Option<UnixMillis>,
     /// Its end.
     pub not_after: UnixMillis,
 }

@@ -12,7 +12,7 @@ fn instance(number: u8) -> InstanceId {
 
 fn certificate(number: u8, minutes: u64) -> IssuedTo {
     let not_after = NOW.plus(Duration::from_secs(60 * minutes));
-    IssuedTo { serial: Serial::from_random([number; 16]), not_after }
+    IssuedTo { serial: Serial::from_random([number; 16]), issued_at: Some(NOW), not_after }
 }
 
 fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connected {

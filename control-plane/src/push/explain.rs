@@ -71,42 +71,39 @@ impl Push {
     pub async fn explain(&self, id: &str) -> Result<Explained, ExplainError> {
         let instance = instance_of_decision(id)
             .ok_or_else(|| ExplainError::Malformed(id.chars().take(100).collect()))?;
-        let asked = self.ask(instance, id).await;
-        if let Asked::Answered(detail) = asked {
-            return Ok(Explained { detail, kept_at: None });
-        }
+        let unanswered = match self.ask(instance, id).await {
+            Ok(detail) => return Ok(Explained { detail, kept_at: None }),
+            Err(unanswered) => unanswered,
+        };
         if let Some(KeptDecision { decision, kept_at }) = self.flows.kept_decision(id) {
             let decision = Some(agent::Decision::clone(&decision));
             let detail = agent::DecisionDetail { decision, ..agent::DecisionDetail::default() };
             return Ok(Explained { detail, kept_at: Some(kept_at) });
         }
         let spiffe_id = self.instances.node_of(instance).ok_or(ExplainError::UnknownInstance(instance))?;
-        Err(match asked {
-            Asked::Nobody => ExplainError::Gone { instance, spiffe_id },
-            Asked::Silent => ExplainError::NoAnswer { instance, spiffe_id },
-            Asked::Unknown | Asked::Answered(_) => ExplainError::Forgotten { instance, spiffe_id },
+        Err(match unanswered {
+            Unanswered::Gone => ExplainError::Gone { instance, spiffe_id },
+            Unanswered::Silent => ExplainError::NoAnswer { instance, spiffe_id },
+            Unanswered::Forgotten => ExplainError::Forgotten { instance, spiffe_id },
         })
     }
 
-    async fn ask(&self, instance: InstanceId, id: &str) -> Asked {
-        let Some(questions) = self.instances.questions(instance) else { return Asked::Nobody };
+    async fn ask(&self, instance: InstanceId, id: &str) -> Result<agent::DecisionDetail, Unanswered> {
+        let questions = self.instances.questions(instance).ok_or(Unanswered::Gone)?;
         let (answer, answered) = oneshot::channel();
-        if questions.try_send(Ask { decision_id: id.to_owned(), answer }).is_err() {
-            return Asked::Silent;
-        }
+        let ask = Ask { decision_id: id.to_owned(), answer };
+        questions.try_send(ask).map_err(|_| Unanswered::Silent)?;
         match timeout(ANSWER_WITHIN, answered).await {
-            Ok(Ok(Some(detail))) => Asked::Answered(detail),
-            Ok(Ok(None)) => Asked::Unknown,
-            // The session ended while it was asked, or has too many questions open.
-            Ok(Err(_)) | Err(_) => Asked::Silent,
+            Ok(Ok(detail)) => detail.ok_or(Unanswered::Forgotten),
+            // Too late; or the session ended while it was asked, or has too many questions open.
+            Err(_) | Ok(Err(_)) => Err(Unanswered::Silent),
         }
     }
 }
 
-/// What came of a question.
-enum Asked {
-    Answered(agent::DecisionDetail),
-    Unknown,
+/// Why an agent did not answer.
+enum Unanswered {
+    Gone,
     Silent,
-    Nobody,
+    Forgotten,
 }

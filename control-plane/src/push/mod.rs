@@ -57,7 +57,9 @@ pub struct PushParts {
     pub trust: agent::Trust,
     /// Where figures are shown.
     pub metrics: Arc<Metrics>,
-    /// Ends every session.
+    /// Owns every task.
+    pub tasks: TaskTracker,
+    /// Ends every task.
     pub stop: CancellationToken,
 }
 
@@ -81,7 +83,7 @@ impl Push {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
-        let PushParts { store, clock, compilation, trust, metrics, stop } = parts;
+        let PushParts { store, clock, compilation, trust, metrics, tasks, stop } = parts;
         let instances = Arc::new(Instances::default());
         let version = instances.load(&*store).await?;
         let push = Arc::new(Self {
@@ -93,7 +95,7 @@ impl Push {
             compilation,
             trust,
             metrics: PushMetrics::new(&metrics),
-            tasks: TaskTracker::new(),
+            tasks,
             stop,
         });
         let upkeep = Arc::clone(&push);
@@ -119,12 +121,6 @@ impl Push {
         receiver
     }
 
-    /// Waits, after the stop signal, until every session has ended and everything is written.
-    pub async fn stopped(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-
     /// The instances there are.
     pub fn instances(&self) -> &Instances {
         &self.instances
@@ -143,6 +139,11 @@ impl Push {
     /// The views as they stand, and their changes.
     pub fn compilation(&self) -> watch::Receiver<Arc<Compilation>> {
         self.compilation.clone()
+    }
+
+    /// Cancelled when the control plane stops, which streams of others end with too.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// What one agent may send while somebody observes.

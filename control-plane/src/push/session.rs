@@ -26,6 +26,7 @@ use super::{Push, wanted};
 use crate::compile::Compilation;
 use crate::instances::{Ask, Connected, Enforcement, Peer, Refusal};
 use crate::registry::StoreError;
+use crate::rpc::status;
 
 /// How long an agent may take to say Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -110,7 +111,7 @@ pub(super) async fn run<S>(
     info!(event = "session_closed", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
         reason = close.reason(), detail = %close);
     // An agent that reads nothing is not told.
-    let _told = outgoing.try_send(Err(close.into()));
+    let _told = outgoing.try_send(Err(status::of_close(&close)));
 }
 
 async fn expiry(push: &Push, peer: &Peer) {

@@ -267,7 +267,7 @@ async fn a_stream_ends_with_its_certificate_with_its_node_and_with_the_control_p
     agent.until_current(2).await;
     world.stop.cancel();
     assert_eq!(agent.ending().await, Code::Unavailable);
-    world.push.stopped().await;
+    world.stopped().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -362,15 +362,22 @@ impl World {
             compilation: receiver,
             trust: agent::Trust { trust_domain: "shop.local".into(), ..agent::Trust::default() },
             metrics: Arc::default(),
+            tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
         Self { push: push.await.unwrap(), compilation, clock, stop, store, directory }
     }
 
+    async fn stopped(&self) {
+        self.push.tasks.close();
+        // Without a deadline on the paused clock, which would run while the disk is written.
+        self.push.tasks.wait().await;
+    }
+
     /// The same store under a new control plane.
     async fn restart(self) -> Self {
         self.stop.cancel();
-        self.push.stopped().await;
+        self.stopped().await;
         let compilation = Arc::clone(&self.compilation.borrow());
         let world = Self::start(self.store, self.directory).await;
         world.compilation.send_replace(compilation);
@@ -411,6 +418,7 @@ impl World {
     fn connect(&self, node: &str, number: u8) -> Agent {
         let certificate = IssuedTo {
             serial: Serial::from_random([number; 16]),
+            issued_at: Some(NOW),
             not_after: NOW.plus(Duration::from_secs(3_600)),
         };
         let peer = Peer::new(node_id(node), instance(number), certificate, None).unwrap();

@@ -26,12 +26,13 @@ impl Audit for AuditService {
         let ListAuditRequest { actor, action, refused_only, since, page_size, page_token } =
             request.into_inner();
         let limit = page::size(page_size, 100, 1_000)?;
-        let before = match page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|_| {
-                status::bad_field("pageToken", "not one that this control plane has given")
-            })?),
-        };
+        let before =
+            match page_token.as_str() {
+                "" => None,
+                token => Some(token.parse().map_err(|_| {
+                    status::bad_field("pageToken", "not one that this control plane has given")
+                })?),
+            };
         let since = since.map(|since| instant(&since)).transpose()?;
         let filter = Filter { actor, action, refused_only, since };
         let page = self.control.audit.list(&filter, before, limit).await;

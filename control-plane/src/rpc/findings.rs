@@ -47,7 +47,10 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     }
     findings.extend(certificates(facts.certificates, facts.now));
     findings.extend(facts.compilation.findings.iter().map(|finding| {
-        error(format!("mesh {}: {}; the former view stays in force", finding.mesh, finding.summary), &finding.fix)
+        error(
+            format!("mesh {}: {}; the former view stays in force", finding.mesh, finding.summary),
+            &finding.fix,
+        )
     }));
     findings.extend(each(facts.rollout.laggards.iter().map(laggard), "instances do not enforce the latest"));
     let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);
@@ -63,8 +66,18 @@ fn certificates(certificates: &Certificates, now: UnixMillis) -> Vec<Finding> {
     let Certificates { root, issuing, server } = certificates;
     let expiring = [
         ("root", root, 180 * DAY, "plan a new root and tell it to every agent before then"),
-        ("issuing authority's", issuing, 21 * DAY, "make a new issuing authority before then: certificates do not outlive it"),
-        ("control plane's own", server, DAY / 4, "the control plane renews it by itself: its log says why it has not"),
+        (
+            "issuing authority's",
+            issuing,
+            21 * DAY,
+            "make a new issuing authority before then: certificates do not outlive it",
+        ),
+        (
+            "control plane's own",
+            server,
+            DAY / 4,
+            "the control plane renews it by itself: its log says why it has not",
+        ),
     ];
     let near = expiring.into_iter().filter_map(|(which, validity, early, fix)| {
         let validity = (*validity)?;
@@ -114,16 +127,27 @@ fn skew(report: &Report) -> Option<Finding> {
         return None;
     }
     let (seconds, direction) = (skew.unsigned_abs() / 1_000, if skew < 0 { "behind" } else { "ahead" });
-    let summary = format!("the clock of instance {} of {} is {seconds} s {direction}", report.id, report.spiffe_id);
+    let summary =
+        format!("the clock of instance {} of {} is {seconds} s {direction}", report.id, report.spiffe_id);
     Some(warning(summary, "synchronise the clocks: certificates are refused by clocks that are far off"))
 }
 
 /// Renewal is due at half life; at three quarters something is wrong.
 fn renewal(report: &Report, now: UnixMillis) -> Option<Finding> {
     let (issued_at, end) = (report.certificate.issued_at?, report.certificate.not_after);
-    let is_late = report.connected_since.is_some() && now > issued_at.plus(end.since(issued_at).mul_f64(0.75));
-    let summary = || format!("instance {} of {} has not renewed its certificate, which expires at {end}", report.id, report.spiffe_id);
-    if is_late { Some(warning(summary(), "its log says why; at that instant it denies everything")) } else { None }
+    let is_late =
+        report.connected_since.is_some() && now > issued_at.plus(end.since(issued_at).mul_f64(0.75));
+    let summary = || {
+        format!(
+            "instance {} of {} has not renewed its certificate, which expires at {end}",
+            report.id, report.spiffe_id
+        )
+    };
+    if is_late {
+        Some(warning(summary(), "its log says why; at that instant it denies everything"))
+    } else {
+        None
+    }
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

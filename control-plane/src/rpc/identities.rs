@@ -23,10 +23,7 @@ use crate::issuance::{Holder, IssuedRecord};
 use crate::push::Push;
 
 /// The service, ready to be mounted.
-pub(super) fn service(
-    control: &Arc<ControlPlane>,
-    push: &Arc<Push>,
-) -> IdentitiesServer<IdentitiesService> {
+pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> IdentitiesServer<IdentitiesService> {
     IdentitiesServer::new(IdentitiesService { control: Arc::clone(control), push: Arc::clone(push) })
 }
 

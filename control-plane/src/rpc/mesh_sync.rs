@@ -35,8 +35,7 @@ impl Mesh for MeshService {
         let Caller::Agent { peer, instance } = caller else {
             return Err(Status::permission_denied("only agents synchronise here"));
         };
-        let certificate =
-            IssuedTo { serial: peer.serial(), issued_at: None, not_after: peer.not_after() };
+        let certificate = IssuedTo { serial: peer.serial(), issued_at: None, not_after: peer.not_after() };
         let peer = Peer::new(peer.id().clone(), *instance, certificate, source.parse().ok())
             .ok_or_else(|| Status::permission_denied("only nodes and gateways synchronise here"))?;
         Ok(Response::new(ReceiverStream::new(self.push.accept(peer, request.into_inner()))))

@@ -3,10 +3,14 @@
 //! A service gets an `Arc<ControlPlane>` and finds the caller in the request by
 //! [`CallContext::of`](crate::access::CallContext::of); the access table has been applied by then.
 
+mod admins;
 mod agent;
+mod audit;
 mod listener;
 mod local;
 pub mod message;
+mod page;
+mod refused;
 mod server;
 pub mod status;
 
@@ -31,8 +35,10 @@ pub fn agent_routes(control: &Arc<ControlPlane>) -> Routes {
 ///
 /// # Errors
 /// When reflection cannot read our own descriptors.
-pub fn admin_routes(_control: &Arc<ControlPlane>) -> Result<Routes, tonic_reflection::server::Error> {
+pub fn admin_routes(control: &Arc<ControlPlane>) -> Result<Routes, tonic_reflection::server::Error> {
     Ok(Routes::new(health_service())
+        .add_service(admins::service(control))
+        .add_service(audit::service(control))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

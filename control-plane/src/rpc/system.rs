@@ -32,7 +32,9 @@ impl System for SystemService {
         request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
         let (admin, roles) = match &CallContext::of(&request)?.caller {
-            Caller::Admin { name, roles, .. } => (name.to_string(), message::roles(roles)),
+            Caller::Admin { name, roles, .. } => {
+                (name.to_string(), roles.iter().map(|role| role.as_str().to_owned()).collect())
+            }
             _ => return Err(Status::permission_denied("only admins ask this")),
         };
         let control = &self.control;
@@ -44,7 +46,7 @@ impl System for SystemService {
         let certificates = findings::Certificates {
             root: authority.root().map(|root| root.validity()),
             issuing: Some(authority.issuing().validity()),
-            server: control.identity.svid().map(|svid| svid.validity()),
+            server: control.identity.current().svid().map(|svid| svid.validity()),
         };
         let findings = findings::collect(&findings::Facts {
             now,

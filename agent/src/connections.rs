@@ -1,0 +1,218 @@
+//! Every live connection between agents, and where those are cut that may no longer be.
+//!
+//! A connection, request or stream is registered first and decided then; a change of rules is put in force first and
+//! then walks through what is registered. So whichever comes first, the other sees it. The same holds for trust and
+//! time: a peer whose certificate no root vouches for any longer, or has expired without a newer one being proved, is
+//! cut wherever it is.
+
+mod live;
+mod rules;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hauberk_tls::PeerIdentity;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::decisions::Decisions;
+use crate::mesh::{ClosedReason, Inbound};
+
+pub(crate) use live::{Connection, Exporter, Passage, Role, Subject};
+pub(crate) use rules::Rules;
+
+/// How often the time is held against certificates.
+const TICK: Duration = Duration::from_secs(1);
+/// How long before its end a connection is given nothing new. Whoever opened it stops first, so that no request meets
+/// a connection that is just being closed.
+const RETIRE_BEFORE: Duration = Duration::from_secs(5);
+const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
+/// After how many connections the walk lets other tasks have a turn.
+const WALK_STEP: usize = 256;
+
+/// The registry of live connections, and the rules in force for them.
+#[derive(Debug)]
+pub struct Connections {
+    context: Context,
+    rules: ArcSwap<Rules>,
+    table: Mutex<Table>,
+    next_id: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    live: HashMap<u64, Arc<Connection>>,
+    by_exporter: HashMap<Exporter, u64>,
+}
+
+/// Keeps a connection in the registry until dropped.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    connections: Arc<Connections>,
+    connection: Arc<Connection>,
+}
+
+impl Connections {
+    /// None yet. Nothing is let in before [`Connections::enforce`] runs.
+    pub fn new(context: Context) -> Arc<Self> {
+        let closed = Inbound::Closed { reason: ClosedReason::NoView };
+        Arc::new(Self {
+            context,
+            rules: ArcSwap::from_pointee(Rules::new(Arc::new(closed))),
+            table: Mutex::default(),
+            next_id: AtomicU64::new(0),
+        })
+    }
+
+    /// Puts every change of rules, trust and time in force for live traffic, until `stop`.
+    pub async fn enforce(&self, stop: CancellationToken) {
+        let mut inbound = self.context.mesh.inbound();
+        let mut trust = self.context.identity.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        inbound.mark_changed();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Ok(()) = inbound.changed() => {
+                    let next = Arc::clone(&inbound.borrow_and_update());
+                    self.apply(next).await;
+                }
+                Ok(()) = trust.changed() => {
+                    self.apply_trust().await;
+                }
+                _ = tick.tick() => self.apply_time(),
+            }
+        }
+    }
+
+    /// How many connections are live.
+    pub fn len(&self) -> usize {
+        self.table().live.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.table().live.is_empty()
+    }
+
+    /// What all the data path shares.
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Where decisions go.
+    pub(crate) fn decisions(&self) -> &Decisions {
+        &self.context.decisions
+    }
+
+    /// The rules in force.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Registers a connection. What it may do is decided only afterwards.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        role: Role,
+        peer: PeerIdentity,
+        address: SocketAddr,
+        exporter: Exporter,
+    ) -> Registered {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let connection = Arc::new(Connection::new(id, role, peer, address, exporter));
+        let mut table = self.table();
+        table.by_exporter.insert(exporter, id);
+        table.live.insert(id, Arc::clone(&connection));
+        drop(table);
+        Registered { connections: Arc::clone(self), connection }
+    }
+
+    /// The connection with this name, if it is live.
+    pub(crate) fn find(&self, exporter: &Exporter) -> Option<Arc<Connection>> {
+        let table = self.table();
+        table.live.get(table.by_exporter.get(exporter)?).cloned()
+    }
+
+    /// The connections that we opened.
+    pub(crate) fn outgoing(&self) -> Vec<Arc<Connection>> {
+        let table = self.table();
+        table.live.values().filter(|connection| connection.role() == Role::Outbound).cloned().collect()
+    }
+
+    async fn apply(&self, inbound: Arc<Inbound>) {
+        let rules = Arc::new(Rules::new(inbound));
+        self.rules.store(Arc::clone(&rules));
+        let is_expired =
+            matches!(**rules.inbound(), Inbound::Closed { reason: ClosedReason::CertificateExpired });
+        self.walk(|connection| {
+            connection.review(self, &rules);
+            if is_expired {
+                connection.cut(ClosedReason::CertificateExpired.as_str());
+            }
+        })
+        .await;
+        self.context.mesh.applied.publish(Arc::clone(rules.inbound()));
+    }
+
+    async fn apply_trust(&self) {
+        let bundle = Arc::clone(self.context.identity.current().bundle());
+        let now = self.context.clock.now();
+        self.walk(|connection| {
+            if let Err(error) = connection.verify_again(&bundle, now) {
+                connection.cut(&error.to_string());
+            }
+        })
+        .await;
+    }
+
+    fn apply_time(&self) {
+        let now = self.context.clock.now();
+        let table = self.table();
+        for connection in table.live.values() {
+            let until = connection.ends_at();
+            let before = match connection.role() {
+                Role::Inbound { .. } => RETIRE_BEFORE,
+                Role::Outbound => RETIRE_OWN_BEFORE,
+            };
+            if now > until {
+                connection.cut("certificate_expired");
+            } else if now.plus(before) > until {
+                connection.retired().cancel();
+            }
+        }
+    }
+
+    async fn walk(&self, review: impl Fn(&Connection)) {
+        let all: Vec<_> = self.table().live.values().cloned().collect();
+        for some in all.chunks(WALK_STEP) {
+            for connection in some {
+                review(connection);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Registered {
+    /// The connection.
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut table = self.connections.table();
+        table.live.remove(&self.connection.id());
+        table.by_exporter.remove(self.connection.exporter());
+    }
+}

@@ -1,0 +1,435 @@
+//! One live connection, and what passes over it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+
+use futures_util::task::AtomicWaker;
+use hauberk_identity::{IdentityKind, Name, UnixMillis};
+use hauberk_policy::{Caller, CanonicalPath, Protocol};
+use hauberk_tls::{PeerIdentity, TrustBundle, Usage, VerifyError};
+use http::Method;
+use http::uri::PathAndQuery;
+use slab::Slab;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Connections;
+use super::rules::{self, Rules, Ruling, SharedMemo};
+use crate::decisions::{self, DecisionId, Facts, Outcome};
+use crate::mesh::NodeView;
+use crate::wire::meter::Meter;
+
+/// The name of a connection, which only its two ends know (RFC 8446 §7.5).
+pub(crate) type Exporter = [u8; 32];
+
+/// A mutually authenticated connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    id: u64,
+    role: Role,
+    caller: Caller,
+    address: SocketAddr,
+    exporter: Exporter,
+    /// Whom the peer has proved to be, most recently.
+    proven: Mutex<PeerIdentity>,
+    proven_until: AtomicU64,
+    /// Until when the peer takes us for who we are; without end where that is not ours to prove.
+    own_until: AtomicU64,
+    /// Who drives the connection, if that task cannot wait for `cut`.
+    driver: AtomicWaker,
+    retired: CancellationToken,
+    cut: CancellationToken,
+    state: Mutex<State>,
+}
+
+/// Which side we are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The peer called us on this port.
+    Inbound {
+        /// The listener's number in the mesh.
+        port: u16,
+        /// What is spoken on the connection.
+        protocol: Protocol,
+    },
+    /// We called the peer.
+    Outbound,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    memo: Option<(Arc<Rules>, SharedMemo)>,
+    flows: Slab<Flow>,
+}
+
+/// One request or stream that is under way.
+#[derive(Debug)]
+struct Flow {
+    subject: Subject,
+    meter: Arc<Meter>,
+}
+
+/// What must be known of a request or stream to decide it again.
+#[derive(Debug, Clone)]
+pub(crate) enum Subject {
+    /// An HTTP request, gRPC calls included.
+    Request {
+        /// Its method.
+        method: Method,
+        /// Its path in canonical form, and its query.
+        target: PathAndQuery,
+        /// Whether it asks for another protocol.
+        is_upgrade: bool,
+    },
+    /// A TCP stream.
+    Stream,
+}
+
+/// A request or stream that was decided. Dropped when it has ended, it leaves the registry and its outcome is told.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    connections: Arc<Connections>,
+    connection: Arc<Connection>,
+    key: usize,
+    meter: Arc<Meter>,
+    view: Option<Arc<NodeView>>,
+    ruling: Ruling,
+    service: Option<Name>,
+    status: u16,
+    since: Instant,
+    decision: Option<DecisionId>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        id: u64,
+        role: Role,
+        peer: PeerIdentity,
+        address: SocketAddr,
+        exporter: Exporter,
+    ) -> Self {
+        Self {
+            id,
+            role,
+            caller: Caller::Peer(peer.id().clone()),
+            address,
+            exporter,
+            proven_until: AtomicU64::new(peer.not_after().0),
+            own_until: AtomicU64::new(u64::MAX),
+            driver: AtomicWaker::new(),
+            proven: Mutex::new(peer),
+            retired: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Its number among the connections of this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Which side we are on.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Its name.
+    pub(crate) fn exporter(&self) -> &Exporter {
+        &self.exporter
+    }
+
+    /// Whom the peer has proved to be, most recently.
+    pub(crate) fn peer(&self) -> PeerIdentity {
+        self.proven().clone()
+    }
+
+    /// Where the peer is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The instant at which the peer's proof ends.
+    pub(crate) fn proven_until(&self) -> UnixMillis {
+        UnixMillis(self.proven_until.load(Ordering::Acquire))
+    }
+
+    /// The instant at which our own proof ends, on connections that we opened.
+    pub(crate) fn own_until(&self) -> UnixMillis {
+        UnixMillis(self.own_until.load(Ordering::Acquire))
+    }
+
+    /// Notes until when the peer takes us for who we are.
+    pub(crate) fn set_own_until(&self, until: UnixMillis) {
+        self.own_until.store(until.0, Ordering::Release);
+    }
+
+    /// The instant at which it must end.
+    pub(super) fn ends_at(&self) -> UnixMillis {
+        self.proven_until().min(self.own_until())
+    }
+
+    /// Whether it must end at once; if not, the task is woken when it must. Only one task may wait so.
+    pub(crate) fn poll_cut(&self, cx: &Context<'_>) -> bool {
+        self.driver.register(cx.waker());
+        self.cut.is_cancelled()
+    }
+
+    /// Fires when nothing new should be begun on it.
+    pub(crate) fn retired(&self) -> &CancellationToken {
+        &self.retired
+    }
+
+    /// Fires when it must end at once.
+    pub(crate) fn cut_signal(&self) -> &CancellationToken {
+        &self.cut
+    }
+
+    /// Ends it, with everything on it.
+    pub(crate) fn cut(&self, reason: &str) {
+        if self.cut.is_cancelled() {
+            return;
+        }
+        tracing::info!(event = "connection_cut", peer = ?self.caller, address = %self.address, reason);
+        self.cut.cancel();
+        self.driver.wake();
+        for (_, flow) in &self.state().flows {
+            flow.meter.cut();
+        }
+    }
+
+    /// Takes a newer proof of the same identity. Says whether it was one.
+    pub(crate) fn extend(&self, peer: &PeerIdentity) -> bool {
+        let mut proven = self.proven();
+        if proven.id() != peer.id() {
+            return false;
+        }
+        if peer.not_after() > proven.not_after() {
+            self.proven_until.store(peer.not_after().0, Ordering::Release);
+            *proven = peer.clone();
+        }
+        true
+    }
+
+    /// Verifies the peer's proof against another bundle.
+    pub(super) fn verify_again(&self, bundle: &TrustBundle, now: UnixMillis) -> Result<(), VerifyError> {
+        let usage = match self.role {
+            Role::Inbound { .. } => Usage::Client,
+            Role::Outbound => Usage::Server,
+        };
+        self.proven().verify_again(bundle, now, usage)
+    }
+
+    /// Whether these rules let the connection be, whatever is asked on it.
+    pub(crate) fn check(&self, rules: &Rules) -> Result<(), &'static str> {
+        let Role::Inbound { port, protocol } = self.role else { return Ok(()) };
+        rules.check_port(port, protocol)?;
+        match &self.caller {
+            Caller::Peer(id) if is_principal(&id.kind()) => Ok(()),
+            _ => Err("not_a_principal"),
+        }
+    }
+
+    /// Registers a request or stream, and decides it only then, so that no change of rules slips in between.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        connections: &Arc<Connections>,
+        subject: Subject,
+        path: Option<&CanonicalPath<'_>>,
+        service: Option<Name>,
+    ) -> Passage {
+        let meter = Arc::new(Meter::default());
+        let mut state = self.state();
+        let key = state.flows.insert(Flow { subject: subject.clone(), meter: Arc::clone(&meter) });
+        let rules = connections.rules();
+        let memo = state.memo(&rules, self);
+        drop(state);
+        let ruling = match memo {
+            Ok(memo) => subject.decide(&memo, self.port(), path),
+            Err(reason) => Ruling::Refused(reason),
+        };
+        let mut passage = Passage {
+            connections: Arc::clone(connections),
+            connection: Arc::clone(self),
+            key,
+            meter,
+            view: rules.view().ok().cloned(),
+            ruling,
+            service,
+            status: 0,
+            since: Instant::now(),
+            decision: None,
+        };
+        passage.record(&subject);
+        passage
+    }
+
+    /// Decides everything under way again, and cuts what is denied.
+    pub(super) fn review(&self, connections: &Connections, rules: &Arc<Rules>) {
+        if let Err(reason) = self.check(rules) {
+            self.cut(reason);
+            return;
+        }
+        if self.role == Role::Outbound {
+            return;
+        }
+        let mut state = self.state();
+        // Also lets go of the former rules' memory.
+        let memo = state.memo(rules, self);
+        for (_, flow) in &state.flows {
+            let ruling = match &memo {
+                Ok(memo) => flow.subject.decide(memo, self.port(), None),
+                Err(reason) => Ruling::Refused(reason),
+            };
+            if !ruling.is_allowed() && !flow.meter.is_cut() {
+                flow.meter.cut();
+                let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, "");
+                let decision = connections.decisions().record(&facts);
+                tracing::info!(event = "stream_cut", peer = ?self.caller, %decision);
+            }
+        }
+    }
+
+    fn facts<'a>(
+        &'a self,
+        view: Option<&'a Arc<NodeView>>,
+        subject: &'a Subject,
+        ruling: &'a Ruling,
+        service: &'a str,
+    ) -> Facts<'a> {
+        Facts {
+            view,
+            caller: &self.caller,
+            caller_serial: Some(self.proven().serial()),
+            peer_address: self.address,
+            port: self.port(),
+            service,
+            request: match (subject, self.role) {
+                (Subject::Request { target, .. }, Role::Inbound { protocol: Protocol::Grpc, .. }) => {
+                    decisions::Request::Grpc { path: target.path() }
+                }
+                (Subject::Request { method, target, is_upgrade }, _) => decisions::Request::Http {
+                    method: method.as_str(),
+                    path: target.path(),
+                    is_upgrade: *is_upgrade,
+                },
+                (Subject::Stream, _) => decisions::Request::Connect,
+            },
+            ruling: match ruling {
+                Ruling::Policy(decision) => decisions::Ruling::Policy(decision),
+                Ruling::Refused(reason) => decisions::Ruling::Refused { reason },
+            },
+        }
+    }
+
+    /// Records that the connection as such was refused.
+    pub(crate) fn record_refusal(&self, connections: &Connections, reason: &'static str) -> DecisionId {
+        let rules = connections.rules();
+        let ruling = Ruling::Refused(reason);
+        connections.decisions().record(&self.facts(rules.view().ok(), &Subject::Stream, &ruling, ""))
+    }
+
+    fn port(&self) -> u16 {
+        match self.role {
+            Role::Inbound { port, .. } => port,
+            Role::Outbound => 0,
+        }
+    }
+
+    fn proven(&self) -> MutexGuard<'_, PeerIdentity> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Admins and control planes never call services.
+fn is_principal(kind: &IdentityKind<'_>) -> bool {
+    !matches!(kind, IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })
+}
+
+impl State {
+    fn memo(&mut self, rules: &Arc<Rules>, connection: &Connection) -> Result<SharedMemo, &'static str> {
+        if let Some((of, memo)) = &self.memo
+            && Arc::ptr_eq(of, rules)
+        {
+            return Ok(Arc::clone(memo));
+        }
+        self.memo = None;
+        let memo = rules.memo(&connection.caller, connection.id)?;
+        self.memo = Some((Arc::clone(rules), Arc::clone(&memo)));
+        Ok(memo)
+    }
+}
+
+impl Subject {
+    /// `path` is the target's path, if it has been parsed already.
+    fn decide(&self, memo: &SharedMemo, port: u16, path: Option<&CanonicalPath<'_>>) -> Ruling {
+        let decide = |attempt| Ruling::Policy(rules::decide(memo, port, attempt));
+        match (self, path) {
+            (Self::Stream, _) => decide(hauberk_policy::Attempt::Stream),
+            (Self::Request { method, is_upgrade, .. }, Some(path)) => {
+                decide(rules::request(method.as_str(), path, *is_upgrade))
+            }
+            (Self::Request { method, target, is_upgrade }, None) => {
+                match CanonicalPath::parse(method.as_str(), target.as_str()) {
+                    Ok(path) => decide(rules::request(method.as_str(), &path, *is_upgrade)),
+                    Err(_) => Ruling::Refused("ambiguous_path"),
+                }
+            }
+        }
+    }
+}
+
+impl Passage {
+    /// Whether it may pass.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.ruling.is_allowed()
+    }
+
+    /// What counts its bytes, and stops it when it is cut.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// The id of the decision, where it was not plainly to allow.
+    pub(crate) fn decision(&self) -> Option<&DecisionId> {
+        self.decision.as_ref()
+    }
+
+    /// Notes the status that was sent.
+    pub(crate) fn set_status(&mut self, status: http::StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    /// Tells of whatever is not plainly allowed, at once.
+    fn record(&mut self, subject: &Subject) {
+        let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
+            if decision.reason == hauberk_policy::Reason::Permitted && decision.audit.is_none());
+        if !is_plain {
+            let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
+            let facts = self.connection.facts(self.view.as_ref(), subject, &self.ruling, service);
+            let id = self.connections.decisions().record(&facts);
+            self.decision = Some(id);
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let flow = self.connection.state().flows.try_remove(self.key);
+        let decisions = self.connections.decisions();
+        let Some(flow) = flow.filter(|_| decisions.wants_outcomes()) else { return };
+        let (bytes_in, bytes_out) = self.meter.counted();
+        let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
+        decisions.finish(
+            &self.connection.facts(self.view.as_ref(), &flow.subject, &self.ruling, service),
+            self.decision.as_ref(),
+            &Outcome { status: self.status, duration: self.since.elapsed(), bytes_in, bytes_out },
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! The rules of one moment, and what has been remembered of their decisions.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hauberk_policy::{Attempt, Caller, CallerMemo, CanonicalPath, Decision, Protocol};
+
+use crate::mesh::{Inbound, NodeView};
+
+/// Memories for one caller, so that its connections seldom wait for each other.
+const STRIPES: u64 = 4;
+
+/// What decides inbound traffic until it is replaced as a whole.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    inbound: Arc<Inbound>,
+    memos: Mutex<HashMap<(Caller, u64), SharedMemo>>,
+}
+
+/// One caller's memory of decisions, shared by some of its connections.
+pub(crate) type SharedMemo = Arc<Mutex<CallerMemo>>;
+
+/// What was decided.
+#[derive(Debug, Clone)]
+pub(crate) enum Ruling {
+    /// By policies.
+    Policy(Decision),
+    /// Denied before policies were asked, for this reason.
+    Refused(&'static str),
+}
+
+impl Ruling {
+    /// Whether it may pass.
+    pub(crate) fn is_allowed(&self) -> bool {
+        match self {
+            Self::Policy(decision) => decision.is_allowed(),
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+impl Rules {
+    /// These rules, of which nothing is remembered yet.
+    pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
+        Self { inbound, memos: Mutex::default() }
+    }
+
+    /// What they were made of.
+    pub(crate) fn inbound(&self) -> &Arc<Inbound> {
+        &self.inbound
+    }
+
+    /// The view in force, or why there is none.
+    pub(crate) fn view(&self) -> Result<&Arc<NodeView>, &'static str> {
+        match &*self.inbound {
+            Inbound::Open(view) => Ok(view),
+            Inbound::Closed { reason } => Err(reason.as_str()),
+        }
+    }
+
+    /// Whether anything at all may come in on this port, in the protocol that is already being spoken there.
+    pub(crate) fn check_port(&self, port: u16, protocol: Protocol) -> Result<(), &'static str> {
+        match self.view()?.port(port) {
+            Some(port) if port.protocol == protocol => Ok(()),
+            Some(_) => Err("wrong_protocol"),
+            None => Err("no_such_port"),
+        }
+    }
+
+    /// The memory for a caller. Connections with different `stripe` use different ones.
+    pub(crate) fn memo(&self, caller: &Caller, stripe: u64) -> Result<SharedMemo, &'static str> {
+        let view = self.view()?;
+        let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        let memo = memos
+            .entry((caller.clone(), stripe % STRIPES))
+            .or_insert_with(|| Arc::new(Mutex::new(view.engine.caller(caller))));
+        Ok(Arc::clone(memo))
+    }
+}
+
+/// Asks a caller's memory.
+pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>) -> Decision {
+    memo.lock().unwrap_or_else(PoisonError::into_inner).decide(port, attempt)
+}
+
+/// A request as policies see it.
+pub(crate) fn request<'a>(method: &'a str, path: &'a CanonicalPath<'a>, upgrade: bool) -> Attempt<'a> {
+    Attempt::Request { method, path, upgrade }
+}

@@ -1,0 +1,85 @@
+//! Where a connection is decided.
+//!
+//! It is registered first. Then the rules of that moment are asked whether its peer may be here at all; each request
+//! and each TCP stream on it is decided by itself (`http.rs`, `tcp.rs`, `tunnel.rs`), in the same order: registered by
+//! [`Connection::admit`](crate::connections::Connection::admit), and only then decided by the policies. When rules,
+//! trust or time change, [`Connections`](crate::connections::Connections) decides all of them again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hauberk_policy::Protocol;
+use tokio::io::AsyncWriteExt;
+
+use super::listener::{Port, Stream};
+use super::{http, prove, tcp, tunnel};
+use crate::connections::{Registered, Role};
+use crate::wire::alpn;
+use crate::wire::socket::EXPORTER_LABEL;
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Http1,
+    Http2,
+    Tunnel,
+    Opaque,
+    Proof,
+}
+
+/// Serves a connection for as long as it may live.
+pub(super) async fn connection(port: Arc<Port>, protocol: Protocol, stream: Stream, address: SocketAddr) {
+    let Some(spoken) = Spoken::of(protocol, stream.alpn()) else {
+        tracing::debug!(event = "connection_refused", %address, reason = "wrong_alpn");
+        return;
+    };
+    let exporter = match stream.exporter(EXPORTER_LABEL) {
+        Ok(exporter) => exporter,
+        Err(error) => {
+            tracing::warn!(event = "connection_refused", %address, %error);
+            return;
+        }
+    };
+    let (mut stream, peer) = stream.into_parts();
+    let Some(peer) = peer else { return };
+    let role = Role::Inbound { port: port.number, protocol };
+    let registered = port.connections.register(role, peer, address, exporter);
+    if let Err(reason) = registered.connection().check(&port.connections.rules()) {
+        let decision = registered.connection().record_refusal(&port.connections, reason);
+        tracing::info!(event = "connection_refused", %address, reason, %decision);
+        // The peer may be gone already.
+        let _ = stream.shutdown().await;
+        return;
+    }
+    let cut = registered.connection().cut_signal().clone();
+    let served = async {
+        match spoken {
+            Spoken::Http1 => http::serve_http1(port, registered, stream).await,
+            Spoken::Http2 => http::serve_http2(port, registered, stream).await,
+            Spoken::Tunnel => tunnel::serve(port, registered, stream).await,
+            Spoken::Opaque => tcp::serve(port, registered, stream).await,
+            Spoken::Proof => prove::answer(&port, &registered, stream).await,
+        }
+    };
+    tokio::select! {
+        () = served => {}
+        () = cut.cancelled() => {}
+    }
+}
+
+impl Spoken {
+    /// What a client's ALPN settles on a port of this protocol. A client without ALPN speaks the port's plainest form.
+    fn of(protocol: Protocol, negotiated: Option<&[u8]>) -> Option<Self> {
+        match (protocol, negotiated) {
+            (_, Some(alpn::PROVE)) => Some(Self::Proof),
+            (Protocol::Http, None | Some(alpn::HTTP1)) => Some(Self::Http1),
+            (Protocol::Http | Protocol::Http2 | Protocol::Grpc, Some(alpn::HTTP2)) => Some(Self::Http2),
+            (Protocol::Tcp, Some(alpn::TUNNEL)) => Some(Self::Tunnel),
+            (Protocol::Tcp, None) => Some(Self::Opaque),
+            _ => None,
+        }
+    }
+}
+
+/// Keeps a connection in the registry for those tasks that outlive the one that accepted it.
+pub(super) type Kept = Arc<Registered>;

@@ -1,0 +1,275 @@
+//! HTTP requests from the mesh: each one canonicalised, decided, and passed on to the app.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hauberk_identity::Name;
+use hauberk_policy::{CanonicalPath, Protocol};
+use hauberk_tls::TlsStream;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{PathAndQuery, Uri};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::admit::Kept;
+use super::listener::Port;
+use super::tcp::APP_PATIENCE;
+use crate::connections::{Passage, Registered, Subject};
+use crate::mesh;
+use crate::wire::answer::{self, Form};
+use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
+use crate::wire::exchange::Link;
+use crate::wire::headers::{self, CLIENT_CERTIFICATE, RequestHead};
+use crate::wire::http1::{self, SendError};
+use crate::wire::http2::{self, Multiplexed};
+use crate::wire::meter::until_cut;
+use crate::wire::serve::serve_until;
+use crate::wire::strict::{Opaque, StrictRequests};
+use crate::wire::transport::Transport;
+use crate::wire::{forward, socket, upgrade};
+
+type Answer = Response<ResponseBody<Passage>>;
+
+/// What the requests of one connection share.
+struct Caller {
+    port: Arc<Port>,
+    kept: Kept,
+    opaque: Opaque,
+    /// What the app is told of who called.
+    certificate: Option<HeaderValue>,
+}
+
+pub(super) async fn serve_http1(port: Arc<Port>, registered: Registered, stream: TlsStream<TcpStream>) {
+    let (retired, stop) = (registered.connection().retired().clone(), port.stop.clone());
+    let caller = Caller::new(port, registered);
+    let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone());
+    let service = service_fn(move |request| handle(Arc::clone(&caller), request));
+    let connection = http1::server().serve_connection(TokioIo::new(strict), service).with_upgrades();
+    serve_until(connection, &retired, &stop).await;
+}
+
+pub(super) async fn serve_http2(port: Arc<Port>, registered: Registered, stream: TlsStream<TcpStream>) {
+    let (retired, stop, tasks) =
+        (registered.connection().retired().clone(), port.stop.clone(), port.tasks.clone());
+    let caller = Caller::new(port, registered);
+    let service = service_fn(move |request| handle(Arc::clone(&caller), request));
+    let connection = http2::server(tasks).serve_connection(TokioIo::new(stream), service);
+    serve_until(connection, &retired, &stop).await;
+}
+
+impl Caller {
+    fn new(port: Arc<Port>, registered: Registered) -> Arc<Self> {
+        let rules = port.connections.rules();
+        let own = rules.view().map(|view| view.spiffe_id.to_string()).unwrap_or_default();
+        let peer = registered.connection().peer();
+        // Ids hold neither `;` nor `,` nor quotes.
+        let certificate = HeaderValue::from_str(&format!("By={own};URI={}", peer.id())).ok();
+        Arc::new(Self { port, kept: Arc::new(registered), opaque: Opaque::default(), certificate })
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self.kept.connection().role() {
+            crate::connections::Role::Inbound { protocol, .. } => protocol,
+            crate::connections::Role::Outbound => Protocol::Http,
+        }
+    }
+}
+
+/// Why a request never came to be decided.
+struct Refusal {
+    status: StatusCode,
+    name: &'static str,
+    text: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, name: &'static str, text: impl ToString) -> Self {
+        Self { status, name, text: text.to_string() }
+    }
+}
+
+async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<Answer, BodyError> {
+    let form = match caller.protocol() {
+        Protocol::Grpc => Form::Grpc,
+        _ => Form::of(request.headers()),
+    };
+    let (mut passage, head) = match decide(&caller, &mut request) {
+        Ok(decided) => decided,
+        Err(refusal) => return Ok(answer::error(form, refusal.status, refusal.name, &refusal.text)),
+    };
+    if !passage.is_allowed() {
+        let id = passage.decision().map(ToString::to_string).unwrap_or_default();
+        let denial = answer::denial(form, &id);
+        passage.set_status(StatusCode::FORBIDDEN);
+        return Ok(denial);
+    }
+    if let Some(certificate) = &caller.certificate {
+        request.headers_mut().insert(CLIENT_CERTIFICATE, certificate.clone());
+    }
+    let meter = Arc::clone(passage.meter());
+    until_cut(&meter, pass_on(&caller, form, request, head, passage)).await.ok_or(BodyError::Cut)
+}
+
+/// Reads what the request is for, and decides it. Leaves it addressed by its canonical path, its headers stripped.
+fn decide(caller: &Caller, request: &mut Request<Incoming>) -> Result<(Passage, RequestHead), Refusal> {
+    let bad_request =
+        |name, text: &dyn ToString| Refusal::new(StatusCode::BAD_REQUEST, name, text.to_string());
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "connect_refused",
+            "this port takes requests, not tunnels",
+        ));
+    }
+    let head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
+    let written = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let method = request.method().clone();
+    let path = CanonicalPath::parse(method.as_str(), written.as_str())
+        .map_err(|problem| bad_request("ambiguous_path", &problem))?;
+    let target = if path.was_rewritten() {
+        PathAndQuery::try_from(path.target().as_ref())
+            .map_err(|problem| bad_request("ambiguous_path", &problem))?
+    } else {
+        written.clone()
+    };
+    let rules = caller.port.connections.rules();
+    let described = rules.view().ok().and_then(|view| view.port(caller.port.number));
+    let service = match described {
+        Some(described) => service_of(described, &head)?,
+        // The decision says why there is none.
+        None => None,
+    };
+    let subject = Subject::Request { method, target: target.clone(), is_upgrade: head.upgrade.is_some() };
+    let connections = &caller.port.connections;
+    let passage = caller.kept.connection().admit(connections, subject, Some(&path), service);
+    *request.uri_mut() = Uri::from(target);
+    Ok((passage, head))
+}
+
+/// The service that a request is for: the one that the caller's agent names, or that its host names, or the only one.
+fn service_of(described: &mesh::Port, head: &RequestHead) -> Result<Option<Name>, Refusal> {
+    let services = &described.services;
+    let wrong = || {
+        Refusal::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "wrong_service",
+            "this port does not provide the service that the request names",
+        )
+    };
+    if let Some(named) = &head.service {
+        let found = services.iter().find(|service| service.as_str().as_bytes() == named.as_bytes());
+        return found.cloned().map(Some).ok_or_else(wrong);
+    }
+    let by_host = headers::split_host(&head.host)
+        .and_then(|(host, _)| services.iter().find(|service| service.as_str().eq_ignore_ascii_case(&host)));
+    match (by_host, services.as_slice()) {
+        (Some(service), _) | (None, [service]) => Ok(Some(service.clone())),
+        (None, []) => Ok(None),
+        (None, _) => Err(wrong()),
+    }
+}
+
+async fn pass_on(
+    caller: &Arc<Caller>,
+    form: Form,
+    mut request: Request<Incoming>,
+    head: RequestHead,
+    mut passage: Passage,
+) -> Answer {
+    let from_caller = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let meter = Arc::clone(passage.meter());
+    let request = request.map(|body| RequestBody::relay(body, meter));
+    let sent = match caller.protocol() {
+        Protocol::Http2 | Protocol::Grpc => send_http2(&caller.port, request, &head).await,
+        Protocol::Http | Protocol::Tcp => send_http1(&caller.port, request, &head).await,
+    };
+    let (mut response, via) = match sent {
+        Ok(sent) => sent,
+        Err(failure) => {
+            let answer = failure.answer(form, &caller.port);
+            passage.set_status(answer.status());
+            return answer;
+        }
+    };
+    let upgraded = response.headers().get(header::UPGRADE).cloned();
+    headers::scrub_response(response.headers_mut(), &[]);
+    passage.set_status(response.status());
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let meter = Arc::clone(passage.meter());
+        return response.map(|body| ResponseBody::relay(body, meter, via, passage));
+    }
+    let (Some(from_caller), Some(link)) = (from_caller, via.into_link()) else {
+        return AppFailure::BadUpgrade.answer(form, &caller.port);
+    };
+    caller.opaque.begin();
+    let from_app = hyper::upgrade::on(&mut response);
+    let kept = Arc::clone(&caller.kept);
+    caller.port.tasks.spawn(async move {
+        upgrade::carry(from_caller, from_app, link, passage.meter()).await;
+        drop((passage, kept));
+    });
+    upgrade::answer(response.headers_mut(), upgraded);
+    response.map(|_| ResponseBody::empty(None))
+}
+
+/// Why the app gave no answer.
+enum AppFailure {
+    Unreachable,
+    Broken,
+    BadUpgrade,
+}
+
+impl AppFailure {
+    fn answer(&self, form: Form, port: &Port) -> Answer {
+        let (status, name) = match self {
+            Self::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
+            Self::Broken => (StatusCode::BAD_GATEWAY, "app_broke_off"),
+            Self::BadUpgrade => (StatusCode::BAD_GATEWAY, "unasked_upgrade"),
+        };
+        tracing::warn!(event = name, port = port.number, app = %port.app);
+        answer::error(form, status, name, "")
+    }
+}
+
+async fn send_http1(
+    port: &Port,
+    mut request: Request<RequestBody>,
+    head: &RequestHead,
+) -> Result<(Response<Incoming>, Via), AppFailure> {
+    forward::address_http1(&mut request, head);
+    let connect = || async {
+        let stream = socket::connect(port.app, APP_PATIENCE).await.map_err(drop)?;
+        Link::open(Transport::Plain(stream), None).await.map_err(drop)
+    };
+    match http1::send(&port.links, request, connect).await {
+        Ok((response, link)) => Ok((response, Via::Link(Some(link), Arc::clone(&port.links)))),
+        Err(SendError::Connect((), _)) => Err(AppFailure::Unreachable),
+        Err(SendError::Broken(error) | SendError::Unsent(error, _)) => {
+            tracing::debug!(event = "app_broke_off", port = port.number, %error);
+            Err(AppFailure::Broken)
+        }
+    }
+}
+
+async fn send_http2(
+    port: &Port,
+    mut request: Request<RequestBody>,
+    head: &RequestHead,
+) -> Result<(Response<Incoming>, Via), AppFailure> {
+    forward::address_http2(&mut request, head);
+    let connect = || async {
+        let stream = socket::connect(port.app, APP_PATIENCE).await.map_err(drop)?;
+        Multiplexed::open(Transport::Plain(stream), &port.tasks, None).await.map_err(drop)
+    };
+    match http2::send(&port.multiplexed, request, connect).await {
+        Ok((response, lease)) => Ok((response, Via::Stream(lease))),
+        Err(SendError::Connect((), _)) => Err(AppFailure::Unreachable),
+        Err(SendError::Broken(error) | SendError::Unsent(error, _)) => {
+            tracing::debug!(event = "app_broke_off", port = port.number, %error);
+            Err(AppFailure::Broken)
+        }
+    }
+}

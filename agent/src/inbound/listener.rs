@@ -1,0 +1,156 @@
+//! Where connections from the mesh arrive.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hauberk_policy::Protocol;
+use hauberk_tls::{Acceptor, ClientAuth, Connection as TlsConnection, HandshakeError, SetupError};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admit;
+use super::limits::{Limits, Place};
+use crate::connections::Connections;
+use crate::wire::alpn;
+use crate::wire::http1::LinkPool;
+use crate::wire::http2::MultiplexedPool;
+use crate::wire::socket;
+use crate::wire::tasks::Tasks;
+
+/// How long a handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often idle connections to the app are looked after.
+const PRUNE_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait when the system has no socket to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One inbound listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its number in the mesh.
+    pub port: u16,
+    /// Where it listens in fact.
+    pub socket: TcpListener,
+    /// Where the app listens.
+    pub app: SocketAddr,
+}
+
+/// What the connections of one listener share.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) number: u16,
+    pub(super) app: SocketAddr,
+    pub(super) connections: Arc<Connections>,
+    pub(super) links: Arc<LinkPool>,
+    pub(super) multiplexed: MultiplexedPool,
+    pub(super) tasks: Tasks,
+    /// Fires when nothing new should be begun.
+    pub(super) stop: CancellationToken,
+    acceptor: Mutex<Option<(Protocol, Acceptor)>>,
+}
+
+/// Serves a listener until `stop`, then lets what is under way come to its end. Dropping the future ends it all.
+pub async fn serve(
+    listener: Listener,
+    connections: Arc<Connections>,
+    limits: Arc<Limits>,
+    stop: CancellationToken,
+) {
+    let tracker = TaskTracker::new();
+    let port = Arc::new(Port {
+        number: listener.port,
+        app: listener.app,
+        connections,
+        links: LinkPool::new(),
+        multiplexed: MultiplexedPool::default(),
+        tasks: Tasks::new(tracker.clone()),
+        stop: stop.clone(),
+        acceptor: Mutex::default(),
+    });
+    let mut serving = JoinSet::new();
+    let mut prune = tokio::time::interval(PRUNE_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = serving.join_next() => {}
+            _ = prune.tick() => port.links.prune(),
+            accepted = listener.socket.accept() => match accepted {
+                Ok((stream, address)) => match limits.admit(address.ip()) {
+                    Some(place) => {
+                        serving.spawn(welcome(Arc::clone(&port), Arc::clone(&limits), place, stream, address));
+                    }
+                    None => tracing::debug!(event = "connection_refused", %address, reason = "too_many"),
+                },
+                Err(error) => {
+                    tracing::warn!(event = "accept_failed", port = port.number, %error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while serving.join_next().await.is_some() {}
+    tracker.close();
+    tracker.wait().await;
+}
+
+async fn welcome(port: Arc<Port>, limits: Arc<Limits>, place: Place, stream: TcpStream, address: SocketAddr) {
+    socket::prepare(&stream);
+    let protocol = match port.connections.rules().view().map(|view| view.port(port.number)) {
+        Ok(Some(described)) => described.protocol,
+        Ok(None) => return refused(address, "no_such_port"),
+        Err(reason) => return refused(address, reason),
+    };
+    let acceptor = match port.acceptor(protocol) {
+        Ok(acceptor) => acceptor,
+        Err(error) => {
+            tracing::error!(event = "tls_setup_failed", %error);
+            return;
+        }
+    };
+    let handshake = limits.begin_handshake();
+    let outcome = tokio::select! {
+        outcome = acceptor.accept(stream) => outcome,
+        () = handshake.must_give_way() => return refused(address, "too_many_handshakes"),
+        () = port.stop.cancelled() => return,
+    };
+    drop(handshake);
+    match outcome {
+        Ok(stream) => Box::pin(admit::connection(port, protocol, stream, address)).await,
+        Err(error @ HandshakeError::PeerRefused(_)) => {
+            tracing::info!(event = "handshake_refused", %address, %error);
+        }
+        Err(error) => tracing::debug!(event = "handshake_failed", %address, %error),
+    }
+    drop(place);
+}
+
+fn refused(address: SocketAddr, reason: &str) {
+    tracing::debug!(event = "connection_refused", %address, reason);
+}
+
+impl Port {
+    fn acceptor(&self, protocol: Protocol) -> Result<Acceptor, SetupError> {
+        let mut kept = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, acceptor)) = &*kept
+            && *of == protocol
+        {
+            return Ok(acceptor.clone());
+        }
+        let offered: &[&[u8]] = match protocol {
+            Protocol::Http => &[alpn::HTTP2, alpn::HTTP1, alpn::PROVE],
+            Protocol::Http2 | Protocol::Grpc => &[alpn::HTTP2, alpn::PROVE],
+            Protocol::Tcp => &[alpn::TUNNEL, alpn::PROVE],
+        };
+        let identity = &self.connections.context().identity;
+        let acceptor = identity.acceptor(offered, ClientAuth::Required, HANDSHAKE_TIMEOUT)?;
+        *kept = Some((protocol, acceptor.clone()));
+        Ok(acceptor)
+    }
+}
+
+/// A connection whose handshake is done.
+pub(super) type Stream = TlsConnection<TcpStream>;

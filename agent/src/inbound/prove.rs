@@ -1,0 +1,55 @@
+//! Where a peer proves a renewed certificate for connections that it opened with an older one.
+//!
+//! Over a fresh handshake the peer names its older connections by their TLS exporter values, which nobody else can
+//! know. Those of the same SPIFFE id then live as long as the new certificate. The peer sends the number of names as
+//! two bytes, most significant first, and the names; we answer one byte for each: 1 if the connection lives on, 0 if
+//! not.
+
+use std::io;
+use std::time::Duration;
+
+use hauberk_tls::TlsStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::listener::Port;
+use crate::connections::{Exporter, Registered, Role};
+
+/// The most connections that are named at once.
+const MAX_NAMES: usize = 1_024;
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Answers one list of names.
+pub(super) async fn answer(port: &Port, registered: &Registered, mut stream: TlsStream<TcpStream>) {
+    match tokio::time::timeout(PATIENCE, exchange(port, registered, &mut stream)).await {
+        Ok(Ok(extended)) => tracing::debug!(event = "certificate_proved", extended),
+        Ok(Err(error)) => tracing::debug!(event = "certificate_proof_failed", %error),
+        Err(_) => tracing::debug!(event = "certificate_proof_failed", error = "too slow"),
+    }
+}
+
+async fn exchange(
+    port: &Port,
+    registered: &Registered,
+    stream: &mut TlsStream<TcpStream>,
+) -> io::Result<usize> {
+    let count = usize::from(stream.read_u16().await?);
+    if count > MAX_NAMES {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let peer = registered.connection().peer();
+    let mut answers = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut name = Exporter::default();
+        stream.read_exact(&mut name).await?;
+        let lives_on = port.connections.find(&name).is_some_and(|connection| {
+            matches!(connection.role(), Role::Inbound { port: of, .. } if of == port.number)
+                && connection.extend(&peer)
+        });
+        answers.push(u8::from(lives_on));
+    }
+    stream.write_all(&answers).await?;
+    stream.shutdown().await?;
+    Ok(answers.into_iter().filter(|answer| *answer == 1).count())
+}

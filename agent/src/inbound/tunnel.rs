@@ -1,0 +1,119 @@
+//! TCP streams inside a warm tunnel: each one is a CONNECT of HTTP/2, decided by itself.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use hauberk_identity::Name;
+use hauberk_tls::TlsStream;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+
+use super::admit::Kept;
+use super::listener::Port;
+use super::tcp::APP_PATIENCE;
+use crate::connections::{Registered, Subject};
+use crate::wire::headers::{DECISION, ERROR, SERVICE};
+use crate::wire::meter::Direction;
+use crate::wire::{socket, tunnel};
+
+pub(super) async fn serve(port: Arc<Port>, registered: Registered, stream: TlsStream<TcpStream>) {
+    let kept: Kept = Arc::new(registered);
+    let mut tunnel = match tunnel::server().handshake::<_, Bytes>(stream).await {
+        Ok(tunnel) => tunnel,
+        Err(error) => return tracing::debug!(event = "tunnel_broken", %error),
+    };
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            accepted = tunnel.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    port.tasks.spawn(carry(Arc::clone(&port), Arc::clone(&kept), request, respond));
+                }
+                Some(Err(error)) => return tracing::debug!(event = "tunnel_broken", %error),
+                None => return,
+            },
+            () = port.stop.cancelled(), if !is_closing => {
+                is_closing = true;
+                tunnel.graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn carry(port: Arc<Port>, kept: Kept, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    if let Err(error) = try_carry(&port, &kept, request, &mut respond).await {
+        tracing::debug!(event = "stream_broken", port = port.number, %error);
+    }
+}
+
+async fn try_carry(
+    port: &Port,
+    kept: &Kept,
+    request: Request<RecvStream>,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), h2::Error> {
+    if request.method() != Method::CONNECT {
+        respond.send_reset(Reason::PROTOCOL_ERROR);
+        return Ok(());
+    }
+    let Ok(service) = service_of(port, &request) else {
+        return refuse(respond, StatusCode::MISDIRECTED_REQUEST, "wrong_service");
+    };
+    let mut passage = kept.connection().admit(&port.connections, Subject::Stream, None, service);
+    if !passage.is_allowed() {
+        let mut denial = response(StatusCode::FORBIDDEN);
+        let id = passage.decision().map(ToString::to_string).unwrap_or_default();
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            denial.headers_mut().insert(DECISION, id);
+        }
+        passage.set_status(StatusCode::FORBIDDEN);
+        return respond.send_response(denial, true).map(drop);
+    }
+    let mut app = match socket::connect(port.app, APP_PATIENCE).await {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::warn!(event = "app_unreachable", port = port.number, app = %port.app, %error);
+            passage.set_status(StatusCode::SERVICE_UNAVAILABLE);
+            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, "app_unreachable");
+        }
+    };
+    let send = respond.send_response(response(StatusCode::OK), false)?;
+    passage.set_status(StatusCode::OK);
+    let pumped =
+        tunnel::pump(&mut app, Bytes::new(), send, request.into_body(), passage.meter(), Direction::Out);
+    if let Err(error) = pumped.await {
+        tracing::debug!(event = "stream_broken", port = port.number, %error);
+    }
+    Ok(())
+}
+
+/// The service that the stream is for, if it names one.
+fn service_of(port: &Port, request: &Request<RecvStream>) -> Result<Option<Name>, ()> {
+    let mut named = request.headers().get_all(SERVICE).iter();
+    let Some(name) = named.next() else { return Ok(None) };
+    let rules = port.connections.rules();
+    let described = rules.view().ok().and_then(|view| view.port(port.number)).ok_or(())?;
+    let service = described.services.iter().find(|service| service.as_str().as_bytes() == name.as_bytes());
+    match (service, named.next()) {
+        (Some(service), None) => Ok(Some(service.clone())),
+        _ => Err(()),
+    }
+}
+
+fn refuse(
+    respond: &mut SendResponse<Bytes>,
+    status: StatusCode,
+    name: &'static str,
+) -> Result<(), h2::Error> {
+    let mut refusal = response(status);
+    refusal.headers_mut().insert(ERROR, HeaderValue::from_static(name));
+    respond.send_response(refusal, true).map(drop)
+}
+
+fn response(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}

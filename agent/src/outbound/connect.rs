@@ -1,0 +1,55 @@
+//! `CONNECT service:port`: a TCP stream for apps that know how to use a proxy.
+
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::Outbound;
+use super::http::{Answer, Failure};
+use super::tcp::{self, NotOpened};
+use crate::wire::body::ResponseBody;
+use crate::wire::headers::DECISION;
+use crate::wire::strict::{Opaque, StrictRequests};
+
+/// What hyper hands back of the connections that `listener.rs` gives it.
+type Io = TokioIo<StrictRequests<TcpStream>>;
+
+/// Opens the stream and answers 200, after which the connection carries it.
+pub(super) async fn begin(
+    outbound: &Arc<Outbound>,
+    opaque: &Opaque,
+    mut request: Request<Incoming>,
+) -> Result<Answer, Failure> {
+    if request.version() == Version::HTTP_2 {
+        let text = "CONNECT is taken over HTTP/1.1 only";
+        return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, "connect_refused", text));
+    }
+    let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let opened = match tcp::open(outbound, &authority).await {
+        Ok(opened) => opened,
+        Err(NotOpened::Failed(failure)) => return Err(failure),
+        Err(NotOpened::Denied(id)) => {
+            let mut denial = Response::new(ResponseBody::empty(None));
+            *denial.status_mut() = StatusCode::FORBIDDEN;
+            if let Ok(id) = id.parse() {
+                denial.headers_mut().insert(DECISION, id);
+            }
+            return Ok(denial);
+        }
+    };
+    let from_app = hyper::upgrade::on(&mut request);
+    opaque.begin();
+    outbound.tasks.spawn(async move {
+        let parts = match from_app.await.map(hyper::upgrade::Upgraded::downcast::<Io>) {
+            Ok(Ok(parts)) => parts,
+            Ok(Err(_)) => return tracing::error!(event = "upgrade_failed", error = "not our own stream"),
+            Err(error) => return tracing::debug!(event = "upgrade_failed", %error),
+        };
+        let (socket, _) = parts.io.into_inner().into_parts();
+        tcp::carry(socket, parts.read_buf, opened).await;
+    });
+    Ok(Response::new(ResponseBody::empty(None)))
+}

@@ -1,0 +1,252 @@
+//! HTTP requests of local apps: each one routed, and sent to an endpoint of its service.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_policy::Protocol;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::Outbound;
+use super::balance::Group;
+use super::peer::{DialError, Load, Peer};
+use super::route::{Kind, Route};
+use crate::wire::answer::{self, Form};
+use crate::wire::body::{RequestBody, ResponseBody, Via};
+use crate::wire::exchange::Link;
+use crate::wire::headers::{self, DECISION, ERROR, RequestHead, SERVICE};
+use crate::wire::http1::SendError;
+use crate::wire::http2::Multiplexed;
+use crate::wire::meter::Meter;
+use crate::wire::strict::Opaque;
+use crate::wire::transport::Transport;
+use crate::wire::{forward, http1, http2, upgrade};
+
+/// The most endpoints that one request is tried at.
+pub(super) const MAX_TRIES: usize = 3;
+/// How long the first request for a service waits for its endpoints.
+const ENDPOINTS_PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) type Answer = Response<ResponseBody<Load>>;
+
+/// Why we answer instead of the service.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    pub(super) name: &'static str,
+    pub(super) text: String,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, name: &'static str, text: impl Into<String>) -> Self {
+        Self { status, name, text: text.into() }
+    }
+
+    fn answer(self, form: Form) -> Answer {
+        tracing::info!(event = "request_not_sent", reason = self.name, detail = self.text);
+        answer::error(form, self.status, self.name, &self.text)
+    }
+}
+
+/// Answers one request of a local app. `opaque` belongs to the connection that it came on.
+pub(super) async fn handle(
+    outbound: Arc<Outbound>,
+    opaque: Opaque,
+    mut request: Request<Incoming>,
+) -> Answer {
+    let form = Form::of(request.headers());
+    if request.method() == Method::CONNECT {
+        return match super::connect::begin(&outbound, &opaque, request).await {
+            Ok(answer) => answer,
+            Err(failure) => failure.answer(form),
+        };
+    }
+    let head = match headers::scrub_request(&mut request) {
+        Ok(head) => head,
+        Err(problem) => {
+            return Failure::new(StatusCode::BAD_REQUEST, "bad_request", problem.to_string()).answer(form);
+        }
+    };
+    match pass_on(&outbound, &opaque, request, &head).await {
+        Ok(answer) => answer,
+        Err(failure) => failure.answer(form),
+    }
+}
+
+async fn pass_on(
+    outbound: &Arc<Outbound>,
+    opaque: &Opaque,
+    mut request: Request<Incoming>,
+    head: &RequestHead,
+) -> Result<Answer, Failure> {
+    let (route, group) = outbound.find(&head.host, Kind::Http).await?;
+    if let Ok(service) = HeaderValue::from_str(route.service().name.as_str()) {
+        request.headers_mut().insert(SERVICE, service);
+    }
+    let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let meter = Arc::new(Meter::default());
+    let mut request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)));
+    let protocol = route.port().map_or(Protocol::Http, |port| port.protocol);
+    if protocol == Protocol::Http {
+        forward::address_http1(&mut request, head);
+    } else {
+        forward::address_http2(&mut request, head);
+    }
+    let (mut response, via, load) = send(outbound, &group, protocol, request).await?;
+    let upgraded = response.headers().get(header::UPGRADE).cloned();
+    headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(response.map(|body| ResponseBody::relay(body, meter, via, load)));
+    }
+    let (Some(from_app), Some(link)) = (from_app, via.into_link()) else {
+        return Err(Failure::new(StatusCode::BAD_GATEWAY, "unasked_upgrade", ""));
+    };
+    opaque.begin();
+    let from_service = hyper::upgrade::on(&mut response);
+    outbound.tasks.spawn(async move {
+        upgrade::carry(from_app, from_service, link, &meter).await;
+        drop(load);
+    });
+    upgrade::answer(response.headers_mut(), upgraded);
+    Ok(response.map(|_| ResponseBody::empty(None)))
+}
+
+/// Sends a request to one endpoint after another, for as long as nothing of it was sent.
+async fn send(
+    outbound: &Arc<Outbound>,
+    group: &Group,
+    protocol: Protocol,
+    mut request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Via, Load), Failure> {
+    let mut tried: Vec<Arc<Peer>> = Vec::new();
+    let mut last = None;
+    while tried.len() < MAX_TRIES
+        && let Some(peer) = group.pick(outbound.elapsed(), &tried)
+    {
+        let load = Peer::begin(&peer);
+        let sent = match protocol {
+            Protocol::Http | Protocol::Tcp => send_http1(outbound, &peer, request).await,
+            Protocol::Http2 | Protocol::Grpc => send_http2(outbound, &peer, request).await,
+        };
+        match sent {
+            Ok((response, via)) => {
+                peer.succeeded();
+                return Ok((response, via, load));
+            }
+            Err(SendError::Connect(error, unsent)) => {
+                peer.failed(outbound.elapsed());
+                last = Some(unreachable(&error));
+                request = unsent;
+            }
+            Err(SendError::Unsent(error, unsent)) => {
+                peer.failed(outbound.elapsed());
+                last = Some(broken(&peer, &error));
+                request = unsent;
+            }
+            Err(SendError::Broken(error)) => {
+                peer.failed(outbound.elapsed());
+                return Err(broken(&peer, &error));
+            }
+        }
+        tried.push(peer);
+    }
+    Err(last.unwrap_or_else(no_endpoints))
+}
+
+async fn send_http1(
+    outbound: &Arc<Outbound>,
+    peer: &Peer,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Via), SendError<DialError>> {
+    let connect = || async {
+        let (stream, lease) = peer.dial(&outbound.connections).await?;
+        let transport = Transport::Tls(Box::new(stream));
+        Link::open(transport, Some(lease)).await.map_err(|error| DialError::Http(peer.address(), error))
+    };
+    let (response, link) = http1::send(&peer.links, request, connect).await?;
+    Ok((response, Via::Link(Some(link), Arc::clone(&peer.links))))
+}
+
+async fn send_http2(
+    outbound: &Arc<Outbound>,
+    peer: &Peer,
+    request: Request<RequestBody>,
+) -> Result<(Response<Incoming>, Via), SendError<DialError>> {
+    let connect = || async {
+        let (stream, lease) = peer.dial(&outbound.connections).await?;
+        let transport = Transport::Tls(Box::new(stream));
+        Multiplexed::open(transport, &outbound.tasks, Some(lease))
+            .await
+            .map_err(|error| DialError::Http(peer.address(), error))
+    };
+    let (response, lease) = http2::send(&peer.multiplexed, request, connect).await?;
+    Ok((response, Via::Stream(lease)))
+}
+
+impl Outbound {
+    /// Finds where a request or stream may go.
+    pub(super) async fn find(&self, authority: &str, kind: Kind) -> Result<(Route, Arc<Group>), Failure> {
+        let route = Route::find(&self.connections.context().mesh.services, authority, kind).await;
+        self.group(route.map_err(|error| {
+            let (status, name) = error.answer();
+            Failure::new(status, name, error.to_string())
+        })?)
+        .await
+    }
+
+    async fn group(&self, route: Route) -> Result<(Route, Arc<Group>), Failure> {
+        let context = self.connections.context();
+        if !context.mesh.has_valid_certificate() {
+            let text = "this agent has no valid certificate; see its log for why it was not renewed";
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "certificate_expired", text));
+        }
+        let group = || {
+            self.balancer.group(&route, &context.identity).map_err(|error| {
+                Failure::new(StatusCode::SERVICE_UNAVAILABLE, "tls_setup_failed", error.to_string())
+            })
+        };
+        let mut found = group()?;
+        if found.as_ref().is_none_or(|found| found.is_empty()) {
+            // A service's endpoints come just after the service.
+            for target in route.port().map(|port| port.targets.as_slice()).unwrap_or_default() {
+                target.endpoints.first_snapshot(ENDPOINTS_PATIENCE).await;
+            }
+            found = group()?;
+        }
+        match found {
+            Some(found) if !found.is_empty() => Ok((route, found)),
+            _ => Err(no_endpoints()),
+        }
+    }
+}
+
+pub(super) fn no_endpoints() -> Failure {
+    let text =
+        "the service has no instance that could be reached; `hauberk get instances` shows those there are";
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "no_endpoints", text)
+}
+
+pub(super) fn unreachable(error: &DialError) -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "endpoint_unreachable", chain(error))
+}
+
+fn broken(peer: &Peer, error: &hyper::Error) -> Failure {
+    let text = format!("{} broke off: {}", peer.address(), chain(error));
+    Failure::new(StatusCode::BAD_GATEWAY, "endpoint_broke_off", text)
+}
+
+/// An error and its causes, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,141 @@
+//! Where local apps arrive.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hauberk_identity::Name;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Outbound, http, tcp};
+use crate::wire::serve::serve_until;
+use crate::wire::strict::{Opaque, StrictRequests};
+use crate::wire::{http1, http2, socket};
+
+/// How long an app may take to show which version of HTTP it speaks.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait when the system has no socket to give.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// With these bytes every HTTP/2 connection begins, and no HTTP/1.1 request (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI";
+
+/// The service that a bound TCP port leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpService {
+    /// Its name.
+    pub name: Name,
+    /// Its port; none where it has only one for TCP.
+    pub port: Option<u16>,
+}
+
+impl Outbound {
+    /// Takes HTTP requests of local apps until `stop`, then lets what is under way come to its end. Dropping the future
+    /// ends it all.
+    pub async fn serve_http(self: &Arc<Self>, listener: TcpListener, stop: CancellationToken) {
+        self.serve(listener, stop.clone(), |outbound, stream| {
+            let stop = stop.clone();
+            async move { serve_http(outbound, stream, &stop).await }
+        })
+        .await;
+    }
+
+    /// Takes TCP connections of local apps for a service until `stop`, then lets those that are open come to their end.
+    /// Dropping the future ends it all.
+    pub async fn serve_tcp(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        service: TcpService,
+        stop: CancellationToken,
+    ) {
+        let authority: Arc<str> = match service.port {
+            Some(port) => format!("{}:{port}", service.name).into(),
+            None => service.name.as_str().into(),
+        };
+        self.serve(listener, stop, |outbound, stream| {
+            let authority = Arc::clone(&authority);
+            async move { tcp::serve(&outbound, stream, &authority).await }
+        })
+        .await;
+    }
+
+    /// Waits for streams that outlive the connections they came on, such as WebSockets.
+    pub async fn finish(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
+    async fn serve<F>(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        stop: CancellationToken,
+        serve_one: impl Fn(Arc<Self>, TcpStream) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut serving = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = serving.join_next() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        socket::prepare(&stream);
+                        serving.spawn(serve_one(Arc::clone(self), stream));
+                    }
+                    Err(error) => {
+                        tracing::warn!(event = "accept_failed", %error);
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        while serving.join_next().await.is_some() {}
+    }
+}
+
+async fn serve_http(outbound: Arc<Outbound>, mut stream: TcpStream, stop: &CancellationToken) {
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(PATIENCE, first_bytes(&mut stream)) => begun,
+        () = stop.cancelled() => return,
+    };
+    let Ok(Ok(first)) = begun else { return };
+    let is_http2 = first.starts_with(PREFACE);
+    let opaque = Opaque::default();
+    if is_http2 {
+        opaque.begin();
+    }
+    let tasks = outbound.tasks.clone();
+    let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone()));
+    let service = service_fn(move |request| {
+        let (outbound, opaque) = (Arc::clone(&outbound), opaque.clone());
+        async move { Ok::<_, Infallible>(http::handle(outbound, opaque, request).await) }
+    });
+    // Nothing but `stop` ends a local app's connection.
+    let never = CancellationToken::new();
+    if is_http2 {
+        serve_until(http2::server(tasks).serve_connection(io, service), &never, stop).await;
+    } else {
+        serve_until(http1::server().serve_connection(io, service).with_upgrades(), &never, stop).await;
+    }
+}
+
+/// As many bytes as tell HTTP/2 from HTTP/1.1.
+async fn first_bytes(stream: &mut TcpStream) -> io::Result<Bytes> {
+    let mut first = BytesMut::with_capacity(1024);
+    loop {
+        if stream.read_buf(&mut first).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first.len() >= PREFACE.len() || !PREFACE.starts_with(&first) {
+            return Ok(first.freeze());
+        }
+    }
+}

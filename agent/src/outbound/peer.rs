@@ -1,0 +1,178 @@
+//! One endpoint of a service, and our connections to its agent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hauberk_identity::SpiffeId;
+use hauberk_policy::Protocol;
+use hauberk_tls::{
+    Connector, ExporterError, HandshakeError, LiveIdentity, ServerExpectation, SetupError, Svid, TlsStream,
+};
+use thiserror::Error;
+use tokio::net::TcpStream;
+
+use super::tunnel::TunnelPool;
+use crate::connections::{Connections, Registered, Role};
+use crate::wire::alpn;
+use crate::wire::http1::LinkPool;
+use crate::wire::http2::MultiplexedPool;
+use crate::wire::socket::{self, EXPORTER_LABEL};
+
+/// How long connecting may take, and then the handshake.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an endpoint rests after one failure; twice as long after each further one, up to the most. In ms.
+const REST: u64 = 250;
+const MAX_REST: u64 = 10_000;
+/// How many requests one recent failure weighs.
+const WEIGHT_OF_FAILURE: usize = 8;
+
+/// One endpoint.
+#[derive(Debug)]
+pub(super) struct Peer {
+    address: SocketAddr,
+    alpn: &'static [u8],
+    connector: Connector,
+    pub(super) links: Arc<LinkPool>,
+    pub(super) multiplexed: MultiplexedPool,
+    pub(super) tunnels: TunnelPool,
+    in_flight: AtomicUsize,
+    failures: AtomicU32,
+    rests_until: AtomicU64,
+}
+
+/// A request or stream given to an endpoint, until dropped.
+#[derive(Debug)]
+pub(super) struct Load(Arc<Peer>);
+
+/// Why there is no connection to an endpoint. The fault lies there, or on the way, but for our own certificate.
+#[derive(Debug, Error)]
+pub(super) enum DialError {
+    /// Nobody answers.
+    #[error("{0} cannot be reached")]
+    Unreachable(SocketAddr, #[source] io::Error),
+    /// It is not who is expected, or refuses us.
+    #[error("no mutual TLS with {0}: {1}")]
+    Handshake(SocketAddr, #[source] HandshakeError),
+    /// It does not speak the port's protocol.
+    #[error("{0} does not speak {1}")]
+    Alpn(SocketAddr, &'static str),
+    /// The connection has no name.
+    #[error(transparent)]
+    Exporter(#[from] ExporterError),
+    /// HTTP could not be begun.
+    #[error("{0} broke off")]
+    Http(SocketAddr, #[source] hyper::Error),
+    /// A tunnel could not be begun.
+    #[error("{0} broke off")]
+    Tunnel(SocketAddr, #[source] h2::Error),
+}
+
+impl Peer {
+    /// An endpoint that must prove to be `id`.
+    pub(super) fn new(
+        identity: &LiveIdentity,
+        id: &SpiffeId,
+        address: SocketAddr,
+        protocol: Protocol,
+    ) -> Result<Self, SetupError> {
+        let alpn = match protocol {
+            Protocol::Http => alpn::HTTP1,
+            Protocol::Http2 | Protocol::Grpc => alpn::HTTP2,
+            Protocol::Tcp => alpn::TUNNEL,
+        };
+        let expected = ServerExpectation::AnyOf([id.clone()].into());
+        Ok(Self {
+            address,
+            alpn,
+            connector: identity.connector(expected, &[alpn], true, HANDSHAKE_PATIENCE)?,
+            links: LinkPool::new(),
+            multiplexed: MultiplexedPool::default(),
+            tunnels: TunnelPool::default(),
+            in_flight: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+            rests_until: AtomicU64::new(0),
+        })
+    }
+
+    /// Where it is.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Opens a connection, and registers it.
+    pub(super) async fn dial(
+        &self,
+        connections: &Arc<Connections>,
+    ) -> Result<(TlsStream<TcpStream>, Registered), DialError> {
+        // Read before the handshake, so that a renewal during it makes us end the connection too early, not too late.
+        let own = connections.context().identity.current();
+        let own_until = own.svid().map(Svid::validity);
+        let stream = socket::connect(self.address, CONNECT_PATIENCE)
+            .await
+            .map_err(|error| DialError::Unreachable(self.address, error))?;
+        let stream = self
+            .connector
+            .connect(stream)
+            .await
+            .map_err(|error| DialError::Handshake(self.address, error))?;
+        if stream.alpn() != Some(self.alpn) {
+            return Err(DialError::Alpn(self.address, std::str::from_utf8(self.alpn).unwrap_or_default()));
+        }
+        let exporter = stream.exporter(EXPORTER_LABEL)?;
+        let (stream, peer) = stream.into_parts();
+        let (Some(peer), Some(own)) = (peer, own_until) else {
+            return Err(DialError::Handshake(self.address, HandshakeError::NoCertificate));
+        };
+        let registered = connections.register(Role::Outbound, peer, self.address, exporter);
+        registered.connection().set_own_until(own.not_after());
+        Ok((stream, registered))
+    }
+
+    /// Counts a request or stream given to it.
+    pub(super) fn begin(this: &Arc<Self>) -> Load {
+        this.in_flight.fetch_add(1, Ordering::Relaxed);
+        Load(Arc::clone(this))
+    }
+
+    /// How busy it is, where recent failures count too: whoever fails fast is not idle.
+    pub(super) fn load(&self) -> usize {
+        let failures = self.failures.load(Ordering::Relaxed) as usize;
+        self.in_flight.load(Ordering::Relaxed).saturating_add(failures.saturating_mul(WEIGHT_OF_FAILURE))
+    }
+
+    /// Whether it should be let rest.
+    pub(super) fn rests(&self, now: u64) -> bool {
+        self.rests_until.load(Ordering::Relaxed) > now
+    }
+
+    /// It could not be reached, or broke off.
+    pub(super) fn failed(&self, now: u64) {
+        let before = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
+        let rest = (REST << before).min(MAX_REST);
+        self.rests_until.store(now.saturating_add(rest), Ordering::Relaxed);
+    }
+
+    /// It answered.
+    pub(super) fn succeeded(&self) {
+        // Load before store: there seldom is anything to forget.
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+            self.rests_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes connections that nobody has used for long.
+    pub(super) fn prune(&self) {
+        self.links.prune();
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,97 @@
+//! TCP streams of local apps: each one a stream in a warm tunnel to an endpoint of its service.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::net::TcpStream;
+
+use super::Outbound;
+use super::http::{Failure, MAX_TRIES, no_endpoints, unreachable};
+use super::peer::{Load, Peer};
+use super::route::Kind;
+use super::tunnel::{self, OpenError, TunnelStream};
+use crate::wire::meter::{Direction, Meter};
+use crate::wire::tunnel::pump;
+
+/// Why a stream was not opened.
+#[derive(Debug)]
+pub(super) enum NotOpened {
+    /// It may be tried again, or something must be put right first.
+    Failed(Failure),
+    /// The far agent denies it, by this decision.
+    Denied(String),
+}
+
+/// Serves one connection of an app that wants to speak to `authority`. It is closed cleanly if that cannot be.
+pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, authority: &str) {
+    match open(outbound, authority).await {
+        Ok(opened) => carry(socket, Bytes::new(), opened).await,
+        Err(NotOpened::Denied(decision)) => {
+            tracing::info!(event = "stream_denied", service = authority, decision);
+        }
+        Err(NotOpened::Failed(failure)) => {
+            tracing::warn!(
+                event = "stream_not_opened",
+                service = authority,
+                reason = failure.name,
+                detail = failure.text
+            );
+        }
+    }
+}
+
+/// Opens a stream, at one endpoint after another: nothing of the app's is sent before one has accepted.
+pub(super) async fn open(
+    outbound: &Arc<Outbound>,
+    authority: &str,
+) -> Result<(TunnelStream, Load), NotOpened> {
+    let (route, group) = outbound.find(authority, Kind::Tcp).await.map_err(NotOpened::Failed)?;
+    let name = &route.service().name;
+    let port = route.port().map_or(0, |port| port.number);
+    let mut tried: Vec<Arc<Peer>> = Vec::new();
+    let mut last = None;
+    let mut tries = 0;
+    while tries < MAX_TRIES
+        && let Some(peer) = group.pick(outbound.elapsed(), &tried)
+    {
+        tries += 1;
+        let load = Peer::begin(&peer);
+        match tunnel::open(&peer, name, port, &outbound.connections, &outbound.tasks).await {
+            Ok(stream) => {
+                peer.succeeded();
+                return Ok((stream, load));
+            }
+            Err(OpenError::Refused { status: StatusCode::FORBIDDEN, decision }) => {
+                return Err(NotOpened::Denied(decision.unwrap_or_default()));
+            }
+            Err(OpenError::Refused { status, .. }) => {
+                peer.failed(outbound.elapsed());
+                let text = format!("{} answered {status}", peer.address());
+                last = Some(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "endpoint_refused", text));
+                tried.push(peer);
+            }
+            Err(OpenError::Dial(error)) => {
+                peer.failed(outbound.elapsed());
+                last = Some(unreachable(&error));
+                tried.push(peer);
+            }
+            // The tunnel was closed just now; another to the same endpoint may do.
+            Err(OpenError::Broken(error)) => {
+                let text = format!("{} broke off: {error}", peer.address());
+                last = Some(Failure::new(StatusCode::BAD_GATEWAY, "endpoint_broke_off", text));
+            }
+        }
+    }
+    Err(NotOpened::Failed(last.unwrap_or_else(no_endpoints)))
+}
+
+/// Carries an opened stream to its end. `early` is what has been read of the socket already.
+pub(super) async fn carry(mut socket: TcpStream, early: Bytes, (stream, load): (TunnelStream, Load)) {
+    let meter = Meter::default();
+    let (send, receive, lease) = stream.into_parts();
+    if let Err(error) = pump(&mut socket, early, send, receive, &meter, Direction::In).await {
+        tracing::debug!(event = "stream_broken", %error);
+    }
+    drop((lease, load));
+}

@@ -1,0 +1,133 @@
+//! Answers that an agent gives itself instead of passing the request on.
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::ResponseBody;
+use super::headers::{DECISION, ERROR};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// In which form the caller expects an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A status.
+    Http,
+    /// HTTP status 200, and the outcome in `grpc-status`.
+    Grpc,
+}
+
+impl Form {
+    /// The form that fits a request.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let is_grpc =
+            headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        if is_grpc { Self::Grpc } else { Self::Http }
+    }
+}
+
+/// An error that is not an app's. The name is stable; the text is for a person, and is left out if empty.
+pub(crate) fn error<G>(
+    form: Form,
+    status: StatusCode,
+    name: &'static str,
+    text: &str,
+) -> Response<ResponseBody<G>> {
+    let mut response = match form {
+        Form::Grpc => grpc(grpc_status(status), if text.is_empty() { name } else { text }),
+        Form::Http => plain(status, text),
+    };
+    response.headers_mut().insert(ERROR, HeaderValue::from_static(name));
+    response
+}
+
+/// A denial. The caller learns the decision's id and nothing else.
+pub(crate) fn denial<G>(form: Form, decision: &str) -> Response<ResponseBody<G>> {
+    let mut response = match form {
+        Form::Grpc => grpc("7", "denied"),
+        Form::Http => plain(StatusCode::FORBIDDEN, ""),
+    };
+    if let Ok(id) = HeaderValue::from_str(decision) {
+        response.headers_mut().insert(DECISION, id);
+    }
+    response
+}
+
+fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
+    let mut response = if text.is_empty() {
+        let mut response = Response::new(ResponseBody::empty(None));
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        response
+    } else {
+        let mut response = Response::new(ResponseBody::text(format!("{text}\n")));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    };
+    *response.status_mut() = status;
+    response
+}
+
+/// A response of nothing but trailers, sent as its head.
+fn grpc<G>(status: &'static str, message: &str) -> Response<ResponseBody<G>> {
+    let mut response = Response::new(ResponseBody::empty(None));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
+    if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    response
+}
+
+/// The gRPC status that stands for an HTTP one (grpc/doc/http-grpc-status-mapping.md).
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::BAD_REQUEST => "13",
+        StatusCode::UNAUTHORIZED => "16",
+        StatusCode::FORBIDDEN => "7",
+        StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST => "12",
+        _ => "14",
+    }
+}
+
+/// As gRPC writes messages: whatever is not printable ASCII, and `%`, is escaped.
+fn percent_encoded(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_says_its_id_and_no_more() {
+        let response: Response<ResponseBody<()>> = denial(Form::Http, "abc-1");
+        assert_eq!(response.status(), 403);
+        assert_eq!(response.headers()["hauberk-decision"], "abc-1");
+        assert_eq!(response.headers().len(), 2);
+        let response: Response<ResponseBody<()>> = denial(Form::Grpc, "abc-1");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["grpc-status"], "7");
+        assert_eq!(response.headers()["hauberk-decision"], "abc-1");
+    }
+
+    #[test]
+    fn an_error_has_a_name_and_a_text() {
+        let response: Response<ResponseBody<()>> =
+            error(Form::Grpc, StatusCode::BAD_GATEWAY, "unknown_service", "no „x“: 100 %");
+        assert_eq!(response.headers()["grpc-status"], "14");
+        assert_eq!(response.headers()["grpc-message"], "no %E2%80%9Ex%E2%80%9C: 100 %25");
+        assert_eq!(response.headers()["hauberk-error"], "unknown_service");
+        let response: Response<ResponseBody<()>> =
+            error(Form::Http, StatusCode::BAD_GATEWAY, "unknown_service", "x");
+        assert_eq!(response.status(), 502);
+    }
+}

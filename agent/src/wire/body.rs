@@ -1,0 +1,226 @@
+//! Message bodies on their way through: counted, their trailers stripped, and broken off when they are cut.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use thiserror::Error;
+
+use super::exchange::Link;
+use super::headers::scrub_trailers;
+use super::http1::LinkPool;
+use super::http2::StreamLease;
+use super::meter::{Direction, Meter};
+
+/// Why a body ends before its end.
+#[derive(Debug, Error)]
+pub(crate) enum BodyError {
+    /// It is no longer allowed.
+    #[error("the exchange is no longer allowed")]
+    Cut,
+    /// The side that it comes from failed.
+    #[error("the other side broke off")]
+    Broken(#[from] hyper::Error),
+}
+
+/// The body of a request that is passed on.
+#[derive(Debug)]
+pub(crate) struct RequestBody(Option<Metered>);
+
+/// The body of a response: our own, or one that is passed on. `G` is dropped when the response has ended.
+#[derive(Debug)]
+pub(crate) enum ResponseBody<G> {
+    /// A few words of our own, or nothing.
+    Own(Option<Bytes>, Option<G>),
+    /// Another's.
+    Relayed(Box<Relay<G>>),
+}
+
+/// A response that is passed on.
+#[derive(Debug)]
+pub(crate) struct Relay<G> {
+    body: Option<Metered>,
+    via: Via,
+    _guard: G,
+}
+
+/// What has to be kept, and moved, while a response comes.
+#[derive(Debug)]
+pub(crate) enum Via {
+    /// A link, which goes back to its pool.
+    Link(Option<Link>, Arc<LinkPool>),
+    /// A stream of an HTTP/2 connection that has a task of its own.
+    Stream(StreamLease),
+}
+
+#[derive(Debug)]
+struct Metered {
+    body: Incoming,
+    meter: Arc<Meter>,
+    direction: Direction,
+}
+
+impl RequestBody {
+    /// Passes `body` on.
+    pub(crate) fn relay(body: Incoming, meter: Arc<Meter>) -> Self {
+        // A body that has ended already needs no watching over, and may be sent a second time.
+        let is_empty = body.is_end_stream();
+        Self((!is_empty).then_some(Metered { body, meter, direction: Direction::In }))
+    }
+
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self(None)
+    }
+
+    /// Whether there is nothing to send.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Via {
+    /// The link, for another use than going back to its pool.
+    pub(crate) fn into_link(self) -> Option<Link> {
+        match self {
+            Self::Link(link, _) => link,
+            Self::Stream(_) => None,
+        }
+    }
+}
+
+impl<G> ResponseBody<G> {
+    /// Passes `body` on, by way of what it comes from.
+    pub(crate) fn relay(body: Incoming, meter: Arc<Meter>, via: Via, guard: G) -> Self {
+        let body = Some(Metered { body, meter, direction: Direction::Out });
+        Self::Relayed(Box::new(Relay { body, via, _guard: guard }))
+    }
+
+    /// No body. What must live until the response has been sent is kept with it.
+    pub(crate) fn empty(guard: Option<G>) -> Self {
+        Self::Own(None, guard)
+    }
+
+    /// These words.
+    pub(crate) fn text(text: String) -> Self {
+        Self::Own(Some(Bytes::from(text)), None)
+    }
+}
+
+impl Metered {
+    /// `cx` is who waits; `inner` is what the body itself may wake.
+    fn poll_frame(
+        &mut self,
+        cx: &Context<'_>,
+        inner: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.meter.poll_cut(self.direction, cx.waker()) {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
+        let mut frame = match ready!(Pin::new(&mut self.body).poll_frame(inner)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => return Poll::Ready(None),
+        };
+        if let Some(data) = frame.data_ref() {
+            self.meter.count(self.direction, data.len());
+        } else if let Some(trailers) = frame.trailers_mut() {
+            scrub_trailers(trailers);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(metered) = &mut self.0 else { return Poll::Ready(None) };
+        let waker = cx.waker().clone();
+        metered.poll_frame(cx, &mut Context::from_waker(&waker))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|metered| metered.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |metered| metered.body.size_hint())
+    }
+}
+
+impl<G: Unpin> Body for ResponseBody<G> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(text, _) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Relayed(relay) => relay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(text, _) => text.is_none(),
+            Self::Relayed(relay) => relay.body.as_ref().is_none_or(|metered| metered.body.is_end_stream()),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Relayed(relay) => {
+                relay.body.as_ref().map_or(SizeHint::with_exact(0), |metered| metered.body.size_hint())
+            }
+        }
+    }
+}
+
+impl<G> Relay<G> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(metered) = &mut self.body else { return Poll::Ready(None) };
+        let polled = match &mut self.via {
+            Via::Link(Some(link), _) => {
+                link.drive(cx);
+                // Only the link feeds the body, and it has just been polled.
+                metered.poll_frame(cx, &mut Context::from_waker(Waker::noop()))
+            }
+            Via::Link(None, _) | Via::Stream(_) => {
+                let waker = cx.waker().clone();
+                metered.poll_frame(cx, &mut Context::from_waker(&waker))
+            }
+        };
+        if matches!(polled, Poll::Ready(None)) {
+            self.finish();
+        }
+        polled
+    }
+
+    fn finish(&mut self) {
+        // The body first: a link is free again only when nobody reads from it.
+        self.body = None;
+        if let Via::Link(link, pool) = &mut self.via
+            && let Some(link) = link.take()
+        {
+            pool.put(link);
+        }
+    }
+}
+
+impl<G> Drop for Relay<G> {
+    fn drop(&mut self) {
+        // hyper does not read past the last byte of a body of known length.
+        self.finish();
+    }
+}

@@ -1,0 +1,37 @@
+//! How a request is addressed on the next connection.
+
+use http::header::{self, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{Request, Version};
+
+use super::body::RequestBody;
+use super::headers::{self, RequestHead};
+
+/// For HTTP/1.1: the path as target, the host in `Host`.
+pub(crate) fn address_http1(request: &mut Request<RequestBody>, head: &RequestHead) {
+    *request.version_mut() = Version::HTTP_11;
+    if request.uri().authority().is_some() {
+        let path = request.uri().path_and_query().cloned();
+        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+    if !request.headers().contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&head.host)
+    {
+        request.headers_mut().insert(header::HOST, host);
+    }
+    headers::address_request(request.headers_mut(), head, Version::HTTP_11);
+}
+
+/// For HTTP/2: path and host in the target.
+pub(crate) fn address_http2(request: &mut Request<RequestBody>, head: &RequestHead) {
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(header::HOST);
+    headers::address_request(request.headers_mut(), head, Version::HTTP_2);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = head.host.parse().ok().or_else(|| Some(Authority::from_static("localhost")));
+    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}

@@ -1,0 +1,370 @@
+//! Where header fields are stripped that must not cross an agent: those that speak of one connection only (RFC 9110
+//! §7.6.1), and those whose names are ours to set.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Version};
+use thiserror::Error;
+
+/// Names the virtual service that a request is for; set by the caller's agent.
+pub(crate) const SERVICE: HeaderName = HeaderName::from_static("hauberk-service");
+/// The id of the decision that denied a request.
+pub(crate) const DECISION: HeaderName = HeaderName::from_static("hauberk-decision");
+/// Why an agent, not the app, answered with an error: one stable word.
+pub(crate) const ERROR: HeaderName = HeaderName::from_static("hauberk-error");
+/// Says who called, in Envoy's format; set by the app's own agent.
+pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+
+/// What a request's headers said to the agent itself, now that they are ready to be passed on.
+#[derive(Debug, Default)]
+pub(crate) struct RequestHead {
+    /// The service named in `hauberk-service`, if any.
+    pub(crate) service: Option<HeaderValue>,
+    /// The protocol that the caller wants to change to, if any.
+    pub(crate) upgrade: Option<HeaderValue>,
+    /// The caller takes trailers.
+    pub(crate) takes_trailers: bool,
+    /// The host that the request names, by its target or its `Host`; empty if HTTP/1.0 named none.
+    pub(crate) host: String,
+}
+
+/// Why a request's headers are refused. The fault is the caller's: answer 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum HeaderProblem {
+    /// More than one `Host`.
+    #[error("more than one Host")]
+    DuplicateHost,
+    /// No `Host`, in HTTP/1.1.
+    #[error("no Host")]
+    NoHost,
+    /// `Host` is not a host name or address, with or without a port.
+    #[error("Host is not a host")]
+    BadHost,
+    /// `Host` names another host than the request's target.
+    #[error("Host is not the target's")]
+    ConflictingHost,
+    /// More than one `hauberk-service`.
+    #[error("more than one hauberk-service")]
+    DuplicateService,
+}
+
+/// Takes out of a request's headers whatever must not be passed on.
+///
+/// # Errors
+/// The request has no single host.
+pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, HeaderProblem> {
+    let mut head = RequestHead { host: host(request)?, ..RequestHead::default() };
+    let version = request.version();
+    let headers = request.headers_mut();
+    let found = Found::among(headers);
+    if found.reserved {
+        let mut services = headers.get_all(SERVICE).iter();
+        head.service = services.next().cloned();
+        if services.next().is_some() {
+            return Err(HeaderProblem::DuplicateService);
+        }
+        strip_reserved(headers);
+    }
+    if found.connection {
+        head.takes_trailers = headers.get_all(header::TE).iter().any(|value| lists(value, "trailers"));
+        let asks_upgrade = headers.get_all(header::CONNECTION).iter().any(|value| lists(value, "upgrade"));
+        head.upgrade = headers
+            .get(header::UPGRADE)
+            .filter(|value| {
+                // HTTP/2 is spoken here by ALPN or prior knowledge only.
+                version == Version::HTTP_11 && asks_upgrade && !lists(value, "h2c")
+            })
+            .cloned();
+        strip_connection(headers);
+    }
+    Ok(head)
+}
+
+/// Adds what the next connection's HTTP version needs for the same request to be understood.
+pub(crate) fn address_request(headers: &mut HeaderMap, head: &RequestHead, version: Version) {
+    let is_http1 = version != Version::HTTP_2;
+    if head.takes_trailers {
+        headers.insert(header::TE, TRAILERS);
+    }
+    if let (true, Some(protocol)) = (is_http1, &head.upgrade) {
+        headers.insert(header::UPGRADE, protocol.clone());
+        headers.insert(header::CONNECTION, UPGRADE);
+    } else if is_http1 && head.takes_trailers {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// Takes out of an app's or agent's response whatever must not be passed on. `keeps` is the one name of ours that is
+/// let through, if any.
+pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
+    let found = Found::among(headers);
+    if found.reserved {
+        let kept: Vec<_> = keeps
+            .iter()
+            .filter_map(|name| headers.get(name).map(|value| (name.clone(), value.clone())))
+            .collect();
+        strip_reserved(headers);
+        headers.extend(kept);
+    }
+    if found.connection {
+        strip_connection(headers);
+    }
+}
+
+/// Takes out of trailers whatever must not be passed on.
+pub(crate) fn scrub_trailers(trailers: &mut HeaderMap) {
+    strip_reserved(trailers);
+    strip_connection(trailers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION] {
+        trailers.remove(name);
+    }
+}
+
+/// Whether a name is ours to set, however it is spelled: servers are known that take every character which is neither
+/// letter nor digit for the same one.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    const EXACT: [&str; 2] = ["x-forwarded-client-cert", "x-spiffe-id"];
+    const PREFIXES: [&str; 2] = ["hauberk-", "x-hauberk-"];
+    // Nearly all names end here.
+    if !matches!(name.as_bytes().first(), Some(b'h' | b'H' | b'x' | b'X')) {
+        return false;
+    }
+    EXACT.iter().any(|own| name.len() == own.len() && begins_like(name, own))
+        || PREFIXES.iter().any(|own| begins_like(name, own))
+}
+
+/// A name as policies and services know it, out of `host` or `host:port`: lower case, without a last dot.
+pub(crate) fn split_host(authority: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port.parse().ok()?)),
+        _ => (authority, None),
+    };
+    let host = host.strip_suffix('.').unwrap_or(host);
+    (!host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
+}
+
+/// The authority that a request is for.
+fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(HeaderProblem::DuplicateHost);
+    }
+    let host = match host {
+        Some(host) => Some(host.to_str().map_err(|_| HeaderProblem::BadHost)?),
+        None => None,
+    };
+    let target = request.uri().authority().map(http::uri::Authority::as_str);
+    match (target, host) {
+        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
+            Err(HeaderProblem::ConflictingHost)
+        }
+        (Some(target), _) if is_authority(target) => Ok(target.to_owned()),
+        (None, Some(host)) if is_authority(host) => Ok(host.to_owned()),
+        (None, None) if request.version() == Version::HTTP_10 => Ok(String::new()),
+        (None, None) => Err(HeaderProblem::NoHost),
+        _ => Err(HeaderProblem::BadHost),
+    }
+}
+
+fn is_authority(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
+    text.bytes().all(allowed) && split_host(text).is_some()
+}
+
+/// Which kinds of fields there are, found in one pass.
+#[derive(Default)]
+struct Found {
+    reserved: bool,
+    connection: bool,
+}
+
+impl Found {
+    fn among(headers: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for name in headers.keys() {
+            found.reserved |= is_reserved(name.as_str());
+            found.connection |= is_of_connection(name);
+        }
+        found
+    }
+}
+
+fn is_of_connection(name: &HeaderName) -> bool {
+    [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::PROXY_AUTHORIZATION,
+        header::PROXY_AUTHENTICATE,
+        HTTP2_SETTINGS,
+    ]
+    .contains(name)
+}
+
+fn strip_reserved(headers: &mut HeaderMap) {
+    let names: Vec<_> = headers.keys().filter(|name| is_reserved(name.as_str())).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn strip_connection(headers: &mut HeaderMap) {
+    let mut names: Vec<_> = headers.keys().filter(|name| is_of_connection(name)).cloned().collect();
+    for value in headers.get_all(header::CONNECTION) {
+        let listed = value.as_bytes().split(|byte| *byte == b',');
+        names.extend(listed.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()));
+    }
+    // Listing these is an old trick to have a proxy drop what the next server relies on.
+    const LASTING: [HeaderName; 2] = [header::HOST, header::CONTENT_LENGTH];
+    for name in names.iter().filter(|name| !LASTING.contains(name)) {
+        headers.remove(name);
+    }
+}
+
+fn lists(value: &HeaderValue, token: &str) -> bool {
+    value
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+fn begins_like(name: &str, own: &str) -> bool {
+    name.len() >= own.len()
+        && name.bytes().zip(own.bytes()).all(|(found, own)| match own {
+            b'-' => !found.is_ascii_alphanumeric(),
+            own => found.eq_ignore_ascii_case(&own),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_our_names_however_they_are_spelled() {
+        let mut spellings = Vec::new();
+        for name in [
+            "x-forwarded-client-cert",
+            "x-spiffe-id",
+            "hauberk-service",
+            "hauberk-decision",
+            "x-hauberk-user",
+        ] {
+            spellings.extend([
+                name.to_owned(),
+                name.to_uppercase(),
+                name.replace('-', "_"),
+                name.replace('-', "."),
+                name.replace('-', "_").to_uppercase(),
+                name.replacen('-', "_", 1),
+                name.replace('-', "~"),
+                name.split('-')
+                    .map(|word| word[..1].to_uppercase() + &word[1..])
+                    .collect::<Vec<_>>()
+                    .join("-"),
+            ]);
+        }
+        assert_eq!(spellings.len(), 40);
+        for name in &spellings {
+            assert!(is_reserved(name), "{name}");
+            let mut trailers = HeaderMap::new();
+            trailers
+                .insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("forged"));
+            trailers.insert("kept", HeaderValue::from_static("yes"));
+            scrub_trailers(&mut trailers);
+            assert_eq!(trailers.keys().collect::<Vec<_>>(), ["kept"]);
+        }
+        for name in
+            ["host", "x-forwarded-for", "x-forwarded-client-certs", "x-spiffe-ids", "hauberkservice", "x", ""]
+        {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    fn request(fields: &[(&str, &str)], target: &str) -> Request<()> {
+        let mut request = Request::builder().uri(target).body(()).unwrap();
+        for (name, value) in fields {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            request.headers_mut().append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        request
+    }
+
+    #[test]
+    fn strips_what_is_of_one_connection_only() {
+        let mut request = request(
+            &[
+                ("host", "orders:80"),
+                ("connection", "keep-alive, x-secret, Upgrade, host"),
+                ("x-secret", "1"),
+                ("keep-alive", "timeout=5"),
+                ("upgrade", "websocket"),
+                ("te", "gzip, trailers"),
+                ("hauberk-service", "orders"),
+                ("x_forwarded_client_cert", "URI=spiffe://evil/x"),
+                ("accept", "*/*"),
+            ],
+            "/",
+        );
+        let head = scrub_request(&mut request).unwrap();
+        assert_eq!(head.service.as_ref().unwrap(), "orders");
+        assert_eq!(head.upgrade.as_ref().unwrap(), "websocket");
+        assert_eq!(head.host, "orders:80");
+        assert!(head.takes_trailers);
+        let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["accept", "host"]);
+        address_request(request.headers_mut(), &head, Version::HTTP_11);
+        assert_eq!(request.headers()["connection"], "upgrade");
+        assert_eq!(request.headers()["te"], "trailers");
+    }
+
+    #[test]
+    fn refuses_a_second_reading_of_the_host() {
+        let problem =
+            |fields: &[(&str, &str)], target: &str| scrub_request(&mut request(fields, target)).unwrap_err();
+        assert_eq!(problem(&[("host", "a"), ("host", "a")], "/"), HeaderProblem::DuplicateHost);
+        assert_eq!(problem(&[], "/"), HeaderProblem::NoHost);
+        assert_eq!(problem(&[("host", "a/b")], "/"), HeaderProblem::BadHost);
+        assert_eq!(problem(&[("host", "u@a")], "/"), HeaderProblem::BadHost);
+        assert_eq!(problem(&[("host", "")], "/"), HeaderProblem::BadHost);
+        assert_eq!(problem(&[("host", "a:99999")], "/"), HeaderProblem::BadHost);
+        assert_eq!(problem(&[("host", "b")], "http://a/"), HeaderProblem::ConflictingHost);
+        assert_eq!(
+            problem(&[("host", "a"), ("hauberk-service", "a"), ("hauberk-service", "b")], "/"),
+            HeaderProblem::DuplicateService
+        );
+        assert!(scrub_request(&mut request(&[("host", "A")], "http://a/")).is_ok());
+    }
+
+    #[test]
+    fn splits_hosts() {
+        assert_eq!(split_host("Orders.:80"), Some(("orders".into(), Some(80))));
+        assert_eq!(split_host("[::1]:80"), Some(("[::1]".into(), Some(80))));
+        assert_eq!(split_host("[::1]"), Some(("[::1]".into(), None)));
+        assert_eq!(split_host("orders"), Some(("orders".into(), None)));
+        assert_eq!(split_host("a:"), None);
+        assert_eq!(split_host("."), None);
+    }
+
+    #[test]
+    fn lets_only_the_decision_through_in_responses() {
+        let mut headers = HeaderMap::new();
+        headers.insert("hauberk-decision", HeaderValue::from_static("id"));
+        headers.insert("hauberk-other", HeaderValue::from_static("x"));
+        headers.insert("connection", HeaderValue::from_static("close"));
+        scrub_response(&mut headers, &[DECISION]);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), ["hauberk-decision"]);
+        scrub_response(&mut headers, &[]);
+        assert!(headers.is_empty());
+    }
+}

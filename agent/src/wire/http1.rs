@@ -1,0 +1,159 @@
+//! HTTP/1.1 connections, kept for the next request.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use tokio::time::Instant;
+
+use super::body::RequestBody;
+use super::exchange::Link;
+use super::strict::MAX_HEAD;
+
+/// How long an idle link is kept.
+const KEEP: Duration = Duration::from_secs(60);
+/// How recently a link must have been used to carry a request that cannot be sent twice: many servers close after a
+/// few seconds without telling beforehand.
+const FRESH: Duration = Duration::from_secs(1);
+/// The most idle links to one server.
+const MAX_IDLE: usize = 256;
+
+/// The idle links to one server; the last used is the first to be used again, so that few stay in use.
+#[derive(Debug, Default)]
+pub(crate) struct LinkPool {
+    idle: Mutex<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    link: Link,
+    since: Instant,
+}
+
+impl LinkPool {
+    /// A pool without links.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// An idle link on which this request may be risked, and whether it has been idle for so long that its server may
+    /// be closing it just now.
+    pub(crate) fn take(&self, request: &Request<RequestBody>) -> Option<(Link, bool)> {
+        let now = Instant::now();
+        loop {
+            let mut idle = self.idle();
+            let newest =
+                idle.pop_if(|newest| now.duration_since(newest.since) < FRESH || is_repeatable(request))?;
+            drop(idle);
+            let mut link = newest.link;
+            if link.is_usable() {
+                return Some((link, now.duration_since(newest.since) >= FRESH));
+            }
+        }
+    }
+
+    /// Keeps a link, if it can be used again.
+    pub(crate) fn put(&self, mut link: Link) {
+        if !link.is_usable() {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { link, since: Instant::now() });
+        }
+    }
+
+    /// Closes links that nobody has used for long, and those that their servers have closed.
+    pub(crate) fn prune(&self) {
+        let now = Instant::now();
+        self.idle().retain_mut(|idle| now.duration_since(idle.since) < KEEP && idle.link.is_usable());
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a request got no response. `E` is why no connection could be opened.
+#[derive(Debug)]
+pub(crate) enum SendError<E> {
+    /// No connection could be opened.
+    Connect(E, Request<RequestBody>),
+    /// A new connection was closed before anything was sent.
+    Unsent(hyper::Error, Request<RequestBody>),
+    /// The connection broke after something had been sent.
+    Broken(hyper::Error),
+}
+
+/// Sends a request over an idle link, or a new one. Sends it a second time only where nothing was sent the first time,
+/// or where an idle link broke under a request that may be repeated.
+///
+/// # Errors
+/// There is no response, and perhaps the request may be tried elsewhere.
+pub(crate) async fn send<E, F, C>(
+    pool: &LinkPool,
+    mut request: Request<RequestBody>,
+    connect: C,
+) -> Result<(Response<Incoming>, Link), SendError<E>>
+where
+    C: Fn() -> F,
+    F: Future<Output = Result<Link, E>>,
+{
+    if let Some((mut link, may_be_stale)) = pool.take(&request) {
+        let second = may_be_stale.then(|| copy(&request));
+        match link.send(request).await {
+            Ok(response) => return Ok((response, link)),
+            Err(failure) => match (failure.unsent, second) {
+                (Some(unsent), _) => request = unsent,
+                (None, Some(second)) if !failure.error.is_parse() => request = second,
+                (None, _) => return Err(SendError::Broken(failure.error)),
+            },
+        }
+    }
+    let mut link = match connect().await {
+        Ok(link) => link,
+        Err(error) => return Err(SendError::Connect(error, request)),
+    };
+    match link.send(request).await {
+        Ok(response) => Ok((response, link)),
+        Err(failure) => Err(match failure.unsent {
+            Some(unsent) => SendError::Unsent(failure.error, unsent),
+            None => SendError::Broken(failure.error),
+        }),
+    }
+}
+
+/// How we serve HTTP/1.1.
+pub(crate) fn server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // See `strict.rs`.
+        .header_read_timeout(None)
+        .max_buf_size(4 * MAX_HEAD)
+        .max_header_size(MAX_HEAD)
+        // A caller that has sent its request and shut down its half still wants the answer.
+        .half_close(true)
+        // Dates are the app's.
+        .auto_date_header(false);
+    builder
+}
+
+/// Whether a request may be sent again without the caller knowing (RFC 9110 §9.2.2).
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
+    const IDEMPOTENT: [Method; 6] =
+        [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE, Method::TRACE];
+    request.body().is_empty() && IDEMPOTENT.contains(request.method())
+}
+
+/// A second copy of a request without a body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    *copy.headers_mut() = request.headers().clone();
+    copy
+}

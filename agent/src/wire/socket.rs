@@ -1,0 +1,40 @@
+//! How sockets are set up, and how connections are named.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// The label under which both ends of a TLS connection derive its name (RFC 8446 §7.5).
+pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-hauberk-prove";
+
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Sends small writes at once, and finds out when the other side is gone for good.
+pub(crate) fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_RETRIES);
+    let outcome = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive));
+    if let Err(error) = outcome {
+        // It works without, and if the peer is gone already the next read tells.
+        tracing::debug!(event = "socket_option_failed", %error);
+    }
+}
+
+/// Connects within `patience`.
+///
+/// # Errors
+/// Nobody listens there, or nobody answers in time.
+pub(crate) async fn connect(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(patience, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    prepare(&stream);
+    Ok(stream)
+}

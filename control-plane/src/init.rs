@@ -20,7 +20,7 @@ use crate::telemetry::LogControl;
 pub(crate) const UNFINISHED_MARKER: &str = "init-unfinished";
 
 /// The name of the first admin.
-const FIRST_ADMIN: &str = "admin";
+pub const FIRST_ADMIN: &str = "admin";
 
 /// An installation that was not founded.
 #[derive(Debug, thiserror::Error)]

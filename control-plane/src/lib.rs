@@ -21,7 +21,11 @@ pub mod prune;
 pub mod push;
 pub mod random;
 pub mod registry;
+pub mod resources;
 pub mod rpc;
 pub mod secret;
 pub mod server_certificate;
 pub mod telemetry;
+
+#[cfg(test)]
+mod testing;

@@ -129,7 +129,8 @@ struct IssueArguments {
     /// may be repeated [default: owner]
     #[arg(long, value_name = "ROLE", value_parser = parse_role)]
     role: Vec<Role>,
-    /// The name of the context that is written [default: the trust domain]
+    /// The name of the context that is written [default: the trust domain for the first admin, NAME@trust-domain for
+    /// others]
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
     /// The context file [default: contexts.toml in $HAUBERK_HOME, else in ~/.config/hauberk]
@@ -283,7 +284,13 @@ async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {
         key_pem: key.to_pkcs8_pem().to_string(),
         admin: credential.name.clone(),
     };
-    let context = context.unwrap_or(credential.trust_domain);
+    let context = context.unwrap_or_else(|| {
+        if credential.name == init::FIRST_ADMIN {
+            credential.trust_domain.clone()
+        } else {
+            format!("{}@{}", credential.name, credential.trust_domain)
+        }
+    });
     admins::add_context(&context_file, &context, &written)?;
     writeln!(
         std::io::stdout(),

@@ -1,1 +1,102 @@
+use std::os::unix::fs::PermissionsExt;
 
+use super::*;
+use crate::testing::{actor, request, scratch};
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+#[tokio::test]
+async fn a_login_token_is_good_once() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let login =
+        admins.create(&name("ada"), &[Role::Editor, Role::Viewer, Role::Editor], &actor()).await.unwrap();
+    assert_eq!(login.admin.record.roles, [Role::Viewer, Role::Editor]);
+    assert!(matches!(
+        admins.create(&name("ada"), &[Role::Viewer], &actor()).await,
+        Err(AdminError::Exists(_))
+    ));
+    assert!(matches!(admins.create(&name("bob"), &[], &actor()).await, Err(AdminError::NoRoles)));
+    let (_, csr) = request();
+    let credential = admins.login(login.secret.reveal(), &csr, "s").await.unwrap();
+    assert_eq!(credential.issued.svid.id().as_str(), "spiffe://shop.local/admin/ada");
+    let life = credential.issued.svid.validity().not_after().since(scratch.clock.now());
+    assert!(life > Duration::from_secs(12 * 3_600 - 2) && life <= Duration::from_secs(12 * 3_600));
+    let again = admins.login(login.secret.reveal(), &csr, "s").await;
+    assert!(matches!(again, Err(AdminError::UnknownLogin)));
+    let peer = scratch.peer(&credential.issued.svid);
+    assert_eq!(admins.authenticate(&peer).await.unwrap().name, name("ada"));
+
+    let late = admins.create(&name("eve"), &[Role::Viewer], &actor()).await.unwrap();
+    scratch.clock.advance(Duration::from_secs(601));
+    assert!(matches!(admins.login(late.secret.reveal(), &csr, "s").await, Err(AdminError::LoginExpired)));
+    assert_eq!(admins.prune(scratch.clock.now()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_deleted_admin_is_refused_at_once_and_stays_so_under_the_same_name() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let (_, csr) = request();
+    admins.issue_locally(&name("root"), &[Role::Owner], &csr, &actor()).await.unwrap();
+    let credential = admins.issue_locally(&name("ada"), &[Role::Editor], &csr, &actor()).await.unwrap();
+    let peer = scratch.peer(&credential.issued.svid);
+    admins.authenticate(&peer).await.unwrap();
+    admins.delete("ada", &actor()).await.unwrap();
+    assert!(matches!(admins.authenticate(&peer).await, Err(AdminError::Stale)));
+    assert!(matches!(admins.delete("ada", &actor()).await, Err(AdminError::NoSuchAdmin(_))));
+    let login = admins.create(&name("ada"), &[Role::Editor], &actor()).await.unwrap();
+    assert!(matches!(admins.authenticate(&peer).await, Err(AdminError::Stale)));
+    admins.delete("ada", &actor()).await.unwrap();
+    let after = admins.login(login.secret.reveal(), &csr, "s").await;
+    assert!(matches!(after, Err(AdminError::UnknownLogin)));
+    assert!(matches!(admins.delete("root", &actor()).await, Err(AdminError::LastOwner(_))));
+}
+
+#[tokio::test]
+async fn credentials_are_renewed_and_expire() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let (_, csr) = request();
+    let first = admins.issue_locally(&name("ada"), &[], &csr, &actor()).await.unwrap();
+    assert_eq!(first.admin.record.roles, [Role::Owner]);
+    let roles = admins.issue_locally(&name("ada"), &[Role::Viewer], &csr, &actor()).await;
+    assert!(matches!(roles, Err(AdminError::OtherRoles(_))));
+    scratch.clock.advance(Duration::from_secs(7 * 3_600));
+    let renewed = admins.renew(&name("ada"), &csr, &actor()).await.unwrap();
+    admins.authenticate(&scratch.peer(&renewed.issued.svid)).await.unwrap();
+    let peer = scratch.peer(&first.issued.svid);
+    scratch.clock.advance(Duration::from_secs(6 * 3_600));
+    assert!(matches!(admins.authenticate(&peer).await, Err(AdminError::Stale)));
+    assert_eq!(
+        admins.list().await.unwrap()[0].record.credential_not_after,
+        Some(renewed.issued.svid.validity().not_after().0)
+    );
+}
+
+#[test]
+fn a_context_is_added_beside_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("home/contexts.toml");
+    let context = |server: &str| Context {
+        server: server.into(),
+        trust_domain: "shop.local".into(),
+        bundle_pem: "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n".into(),
+        certificate_pem: "c".into(),
+        key_pem: "k".into(),
+        admin: "admin".into(),
+    };
+    add_context(&path, "shop.local", &context("one:1")).unwrap();
+    add_context(&path, "demo", &context("two:2")).unwrap();
+    add_context(&path, "shop.local", &context("three:3")).unwrap();
+    let table: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+    assert_eq!(table["current"].as_str(), Some("shop.local"));
+    assert_eq!(table["contexts"]["demo"]["server"].as_str(), Some("two:2"));
+    assert_eq!(table["contexts"]["shop.local"]["server"].as_str(), Some("three:3"));
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(path.parent().unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    std::fs::write(&path, "current = 1\ncontexts = 2\n").unwrap();
+    assert!(matches!(add_context(&path, "demo", &context("x:1")), Err(ContextFileError::NotOurs { .. })));
+}

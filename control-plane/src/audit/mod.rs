@@ -42,6 +42,16 @@ pub enum Outcome {
     Refused,
 }
 
+impl Outcome {
+    /// As in records and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// Who acts, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
@@ -200,7 +210,7 @@ impl Audit {
             source = record.source,
             action = record.action,
             object = record.object,
-            outcome = ?record.outcome,
+            outcome = record.outcome.as_str(),
             reason = record.reason,
         );
         let commit = commit.put(key.clone(), document::to_bytes(&key, &record)?);

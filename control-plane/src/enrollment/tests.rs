@@ -1,1 +1,210 @@
+use std::sync::Arc;
+use std::time::Duration;
 
+use hauberk_identity::Name;
+use hauberk_tls::CertificateRequest;
+
+use super::*;
+use crate::audit::Filter;
+use crate::registry::{Commit, keys};
+use crate::testing::{NODE, Scratch, actor, request, scratch};
+
+async fn token(scratch: &Scratch, uses: Uses) -> String {
+    let asked = TokenRequest {
+        mesh: Name::parse(NODE.0).unwrap(),
+        node: Name::parse(NODE.1).unwrap(),
+        ttl: None,
+        uses,
+    };
+    scratch.control.tokens.create(asked, &actor()).await.unwrap().secret.reveal().to_owned()
+}
+
+async fn attest(scratch: &Scratch, token: &str, csr: &[u8]) -> Result<Enrolled, EnrollmentError> {
+    scratch.control.enrollment.attest(token, csr, AgentInfo::default(), "10.0.0.7:4").await
+}
+
+#[tokio::test]
+async fn a_token_makes_an_instance_of_its_node() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    assert!(token.starts_with("hbk1-"));
+    let (key, csr) = request();
+    let info = AgentInfo { version: "0.1.0".into(), hostname: format!("h\u{1b}[31m{}", "x".repeat(999)) };
+    let enrolled = scratch.control.enrollment.attest(&token, &csr, info, "10.0.0.7:4").await.unwrap();
+    let svid = &enrolled.issued.svid;
+    assert_eq!(svid.id().as_str(), "spiffe://shop.local/mesh/shop/node/orders");
+    assert_eq!(svid.key_fingerprint(), key.public_key().fingerprint());
+    let record = scratch.control.ledger.instance(&enrolled.instance).await.unwrap().unwrap();
+    assert_eq!((record.mesh.as_str(), record.node.as_str()), NODE);
+    assert_eq!(record.serial, svid.serial().to_string());
+    assert!(!record.hostname.contains('\u{1b}') && record.hostname.chars().count() == 255);
+    let listed = scratch.control.tokens.list(Some("shop")).await.unwrap();
+    assert_eq!(listed[0].used_by[0].instance, enrolled.instance.to_string());
+    assert!(scratch.control.tokens.list(Some("other")).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_hold_a_single_use_token_one_comes_in() {
+    let scratch = Arc::new(scratch().await);
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (scratch, token) = (Arc::clone(&scratch), token.clone());
+        tasks.spawn(async move { attest(&scratch, &token, &request().1).await });
+    }
+    let (winners, losers): (Vec<_>, Vec<_>) = tasks.join_all().await.into_iter().partition(Result::is_ok);
+    assert_eq!((winners.len(), losers.len()), (1, 63));
+    let winner = winners.into_iter().next().unwrap().unwrap().instance.to_string();
+    for loser in losers {
+        let told = loser.unwrap_err().to_string();
+        assert!(told.contains("used up") && told.contains(&winner), "{told}");
+    }
+    assert_eq!(scratch.control.ledger.certificates(None, None, 100).await.unwrap().certificates.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limited_and_unlimited_tokens_let_in_as_many_as_they_say() {
+    let scratch = Arc::new(scratch().await);
+    for (uses, expected) in [(Uses::Limited(5), 5), (Uses::Unlimited, 20)] {
+        let token = token(&scratch, uses).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let (scratch, token) = (Arc::clone(&scratch), token.clone());
+            tasks.spawn(async move { attest(&scratch, &token, &request().1).await.is_ok() });
+        }
+        assert_eq!(tasks.join_all().await.into_iter().filter(|came_in| *came_in).count(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_given_again_to_the_same_key_only() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let (key, csr) = request();
+    let first = attest(&scratch, &token, &csr).await.unwrap();
+    let again = attest(&scratch, &token, &CertificateRequest::create(&key).unwrap()).await.unwrap();
+    assert_eq!(first.instance, again.instance);
+    assert_ne!(first.issued.svid.serial(), again.issued.svid.serial());
+    assert!(matches!(attest(&scratch, &token, &request().1).await, Err(EnrollmentError::UsedUp { .. })));
+    assert_eq!(scratch.control.tokens.list(None).await.unwrap()[0].record.used, 1);
+}
+
+#[tokio::test]
+async fn refusals_say_precisely_why_and_are_recorded() {
+    let scratch = scratch().await;
+    let (_, csr) = request();
+    assert!(matches!(attest(&scratch, "hbk1-none", &csr).await, Err(EnrollmentError::UnknownToken)));
+    let late = token(&scratch, Uses::Unlimited).await;
+    let garbage = attest(&scratch, &late, b"no request").await;
+    assert!(matches!(garbage, Err(EnrollmentError::Request(_))));
+    scratch.clock.advance(Duration::from_secs(600 + 180));
+    let told = attest(&scratch, &late, &csr).await.unwrap_err().to_string();
+    assert!(told.contains("expired 3m ago"), "{told}");
+    let orphan = token(&scratch, Uses::Unlimited).await;
+    let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+    scratch.control.store.commit(Commit::new().delete(node)).await.unwrap();
+    let told = attest(&scratch, &orphan, &csr).await.unwrap_err().to_string();
+    assert!(told.contains("no virtual node orders any longer"), "{told}");
+    let filter = Filter { refused_only: true, ..Filter::default() };
+    assert_eq!(scratch.control.audit.list(&filter, None, 10).await.unwrap().records.len(), 4);
+}
+
+#[tokio::test]
+async fn impossible_tokens_are_not_made_and_good_ones_are_taken_back() {
+    let scratch = scratch().await;
+    let asked = |node: &str, ttl: u64, uses| TokenRequest {
+        mesh: Name::parse("shop").unwrap(),
+        node: Name::parse(node).unwrap(),
+        ttl: Some(Duration::from_secs(ttl)),
+        uses,
+    };
+    let tokens = &scratch.control.tokens;
+    let refused = [
+        tokens.create(asked("nobody", 600, Uses::Unlimited), &actor()).await.unwrap_err(),
+        tokens.create(asked("orders", 0, Uses::Unlimited), &actor()).await.unwrap_err(),
+        tokens.create(asked("orders", 86_401, Uses::Unlimited), &actor()).await.unwrap_err(),
+        tokens.create(asked("orders", 600, Uses::Limited(0)), &actor()).await.unwrap_err(),
+    ];
+    assert!(matches!(
+        refused,
+        [TokenError::NoSuchNode { .. }, TokenError::BadTtl, TokenError::BadTtl, TokenError::NoUses]
+    ));
+    let made = tokens.create(asked("orders", 600, Uses::Limited(2)), &actor()).await.unwrap();
+    attest(&scratch, made.secret.reveal(), &request().1).await.unwrap();
+    tokens.delete(&made.view.id, &actor()).await.unwrap();
+    assert!(matches!(tokens.delete(&made.view.id, &actor()).await, Err(TokenError::NoSuchToken(_))));
+    assert!(matches!(tokens.delete("", &actor()).await, Err(TokenError::NoSuchToken(_))));
+    let refused = attest(&scratch, made.secret.reveal(), &request().1).await;
+    assert!(matches!(refused, Err(EnrollmentError::UnknownToken)));
+    assert!(scratch.control.store.list(keys::TOKEN_USES, None, 10).await.unwrap().entries.is_empty());
+}
+
+#[tokio::test]
+async fn expired_tokens_are_forgotten_after_a_day() {
+    let scratch = scratch().await;
+    token(&scratch, Uses::Unlimited).await;
+    let tokens = &scratch.control.tokens;
+    scratch.clock.advance(Duration::from_secs(86_400));
+    assert_eq!(tokens.prune(scratch.clock.now()).await.unwrap(), 0);
+    scratch.clock.advance(Duration::from_secs(700));
+    assert_eq!(tokens.prune(scratch.clock.now()).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_text_of_a_token_is_nowhere_in_the_store() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Unlimited).await;
+    attest(&scratch, &token, &request().1).await.unwrap();
+    let secret = token.trim_start_matches("hbk1-");
+    for (key, stored) in scratch.control.store.list("", None, usize::MAX).await.unwrap().entries {
+        assert!(!key.contains(secret) && !String::from_utf8_lossy(&stored.value).contains(secret), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_keeps_name_and_instance() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let enrolled = attest(&scratch, &token, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    scratch.clock.advance(Duration::from_secs(1_800));
+    let (key, csr) = request();
+    let renewed = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.unwrap();
+    assert_eq!(renewed.instance, enrolled.instance);
+    assert_eq!(renewed.issued.svid.id(), enrolled.issued.svid.id());
+    assert_eq!(renewed.issued.svid.key_fingerprint(), key.public_key().fingerprint());
+    let record = scratch.control.ledger.instance(&enrolled.instance).await.unwrap().unwrap();
+    assert_eq!(record.serial, renewed.issued.svid.serial().to_string());
+    assert_eq!(record.enrolled_at, enrolled.issued.issued_at.0);
+
+    // As after a restore of an older backup: the certificate is good, but the registry does not know it.
+    let forgotten = format!("{}{}", keys::ISSUED, peer.serial());
+    scratch.control.store.commit(Commit::new().delete(forgotten)).await.unwrap();
+    let adopted = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.unwrap();
+    assert_ne!(adopted.instance, enrolled.instance);
+    assert_eq!(scratch.control.ledger.instance_of(&peer).await.unwrap(), adopted.instance);
+
+    scratch.clock.advance(Duration::from_secs(1_801));
+    let late = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await;
+    assert!(matches!(late, Err(EnrollmentError::CertificateExpired)));
+}
+
+#[tokio::test]
+async fn neither_strangers_nor_nodes_that_are_gone_renew() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let peer = scratch.peer(&attest(&scratch, &token, &request().1).await.unwrap().issued.svid);
+    let (_, csr) = request();
+    let admin = scratch
+        .control
+        .admins
+        .issue_locally(&Name::parse("ada").unwrap(), &[], &csr, &actor())
+        .await
+        .unwrap();
+    let stranger = scratch.control.enrollment.renew(&scratch.peer(&admin.issued.svid), &csr, "s").await;
+    assert!(matches!(stranger, Err(EnrollmentError::NotANode(_))));
+    let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+    scratch.control.store.commit(Commit::new().delete(node)).await.unwrap();
+    let gone = scratch.control.enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(gone, Err(EnrollmentError::NoSuchNode { .. })));
+}

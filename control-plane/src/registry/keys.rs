@@ -6,6 +6,7 @@
 //! authority/issuing/<serial>               an issuing authority: certificate and sealed key
 //! authority/view/<key id>                  a key that signs views, sealed
 //! resource/<kind>/<mesh>/<name>            a resource
+//! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
 //! token/<hash>                             a join token
 //! token-use/<hash>/<key fingerprint>       who used it
 //! issued/<serial>                          an issued certificate
@@ -34,6 +35,9 @@ pub const VIEW_KEYS: &str = "authority/view/";
 
 /// All resources.
 pub const RESOURCES: &str = "resource/";
+
+/// Contents of views and the revisions they got.
+pub const VIEWS: &str = "view/";
 
 /// Join tokens.
 pub const TOKENS: &str = "token/";
@@ -68,6 +72,11 @@ pub const DECISIONS: &str = "decision/";
 /// A resource. `kind` is spelt as in files (`VirtualNode`); a mesh stands in itself. Names hold no slash.
 pub fn resource(kind: &str, mesh: &str, name: &str) -> String {
     format!("{RESOURCES}{kind}/{mesh}/{name}")
+}
+
+/// What is kept of a view. `kind` is that of the resource that the view is of.
+pub fn view(kind: &str, mesh: &str, name: &str) -> String {
+    format!("{VIEWS}{kind}/{mesh}/{name}")
 }
 
 /// A number spelt so that the order of keys is from the greatest to the least.

@@ -1,1 +1,227 @@
+//! A whole control plane on real sockets.
 
+use std::time::Duration;
+
+use hauberk_identity::{Name, TrustDomain};
+use hauberk_proto::admin::v1::IssueCredentialRequest;
+use hauberk_proto::agent::v1::attest_request::Evidence;
+use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
+use hauberk_proto::agent::v1::{AttestRequest, AttestResponse, SignCertificateRequest};
+use hauberk_tls::{
+    BootstrapTrust, Connector, KeyPair, LiveIdentity, ServerExpectation, Svid, TrustBundle,
+    bootstrap_connector,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::*;
+use crate::app::{Addresses, AppError, ControlPlane, run};
+use crate::clock::Clock;
+use crate::enrollment::{TokenRequest, Uses};
+use crate::init::{InitError, init};
+use crate::registry::{Commit, keys};
+use crate::telemetry::LogControl;
+use crate::testing::{actor, request, settings};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Running {
+    directory: tempfile::TempDir,
+    fingerprint: String,
+    addresses: Addresses,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), AppError>>,
+}
+
+impl Running {
+    fn data_dir(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
+    async fn stop(self) -> tempfile::TempDir {
+        self.stop.cancel();
+        tokio::time::timeout(DEADLINE, self.task).await.unwrap().unwrap().unwrap();
+        self.directory
+    }
+}
+
+/// Founds an installation, gives it a node and a token, and runs it.
+#[allow(clippy::disallowed_methods, reason = "the test owns the task by its handle")]
+async fn start() -> (Running, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(&directory.path().join("data"));
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let contexts = directory.path().join("contexts.toml");
+    let founded = init(settings.clone(), &trust_domain, "demo", &contexts, Clock::system()).await.unwrap();
+
+    let control =
+        ControlPlane::open(settings.clone(), Clock::system(), LogControl::detached()).await.unwrap();
+    let node = keys::resource("VirtualNode", "shop", "orders");
+    control.store.commit(Commit::new().put(node, "a node")).await.unwrap();
+    let asked = TokenRequest {
+        mesh: Name::parse("shop").unwrap(),
+        node: Name::parse("orders").unwrap(),
+        ttl: None,
+        uses: Uses::Unlimited,
+    };
+    let token = control.tokens.create(asked, &actor()).await.unwrap().secret.reveal().to_owned();
+    control.store.close().await;
+    drop(control);
+
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(run(settings.clone(), Clock::system(), LogControl::detached(), stop.clone()));
+    let addresses = tokio::time::timeout(DEADLINE, async {
+        loop {
+            if let Ok(text) = std::fs::read(settings.addresses_file()) {
+                return serde_json::from_slice(&text).unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap();
+    (Running { directory, fingerprint: founded.root_fingerprint, addresses, stop, task }, token)
+}
+
+async fn channel(
+    address: std::net::SocketAddr,
+    connector: Connector,
+) -> Result<Channel, tonic::transport::Error> {
+    let connect = tower::service_fn(move |_| {
+        let connector = connector.clone();
+        async move {
+            let connection =
+                connector.connect(TcpStream::connect(address).await?).await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(TokioIo::new(connection.into_parts().0))
+        }
+    });
+    Endpoint::from_static("http://control-plane").connect_with_connector(connect).await
+}
+
+fn stranger(running: &Running) -> Connector {
+    let pin = BootstrapTrust::Root(running.fingerprint.parse().unwrap());
+    bootstrap_connector(pin, &[b"h2"], DEADLINE).unwrap()
+}
+
+fn somebody(key: &KeyPair, chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Connector {
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let bundle = TrustBundle::new(trust_domain, roots.iter().cloned()).unwrap();
+    let live = LiveIdentity::new(bundle);
+    live.publish(Svid::from_der(chain.iter().cloned()).unwrap(), key).unwrap();
+    live.connector(ServerExpectation::ControlPlane, &[b"h2"], true, DEADLINE).unwrap()
+}
+
+async fn attest(running: &Running, token: &str) -> (KeyPair, AttestResponse) {
+    let (key, csr) = request();
+    let channel = channel(running.addresses.agent, stranger(running)).await.unwrap();
+    let asked = AttestRequest { csr, evidence: Some(Evidence::JoinToken(token.to_owned())), agent: None };
+    (key, EnrollmentClient::new(channel).attest(asked).await.unwrap().into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_joins_by_the_fingerprint_and_renews() {
+    let (running, token) = start().await;
+    let (key, joined) = attest(&running, &token).await;
+    let certificate = joined.certificate.unwrap();
+    assert_eq!(certificate.spiffe_id, "spiffe://shop.local/mesh/shop/node/orders");
+    assert_eq!(joined.instance_id.len(), 10);
+    let trust = joined.trust.unwrap();
+    assert_eq!(trust.view_keys.len(), 1);
+
+    let known =
+        channel(running.addresses.agent, somebody(&key, &certificate.chain, &trust.roots)).await.unwrap();
+    let (_, csr) = request();
+    let renewed = EnrollmentClient::new(known.clone())
+        .sign_certificate(SignCertificateRequest { csr: csr.clone() })
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(renewed.certificate.unwrap().spiffe_id, certificate.spiffe_id);
+
+    let unknown = channel(running.addresses.agent, stranger(&running)).await.unwrap();
+    let refused =
+        EnrollmentClient::new(unknown).sign_certificate(SignCertificateRequest { csr }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let mut wrong = Request::new(AttestRequest::default());
+    wrong.set_timeout(DEADLINE);
+    let unknown = channel(running.addresses.agent, stranger(&running)).await.unwrap();
+    assert_eq!(EnrollmentClient::new(unknown).attest(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_connection_does_not_hold_up_a_stop_and_a_second_process_is_told() {
+    let (running, token) = start().await;
+    let (key, joined) = attest(&running, &token).await;
+    let connector = somebody(&key, &joined.certificate.unwrap().chain, &joined.trust.unwrap().roots);
+    let idle = channel(running.addresses.agent, connector).await.unwrap();
+    let mut health = HealthClient::new(idle);
+    assert_eq!(health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status, 1);
+    let second =
+        run(settings(&running.data_dir()), Clock::system(), LogControl::detached(), CancellationToken::new());
+    let refused = tokio::time::timeout(DEADLINE, second).await.unwrap().unwrap_err();
+    assert!(refused.to_string().contains("is in use by another control plane"), "{refused}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn admins_are_let_in_by_credential_and_role() {
+    let (running, token) = start().await;
+    let (key, csr) = request();
+    let asked = IssueCredentialRequest { name: "ada".into(), roles: vec![1], csr };
+    let socket = running.data_dir().join("admin.sock");
+    let ada = issue_through_socket(&socket, asked).await.unwrap();
+    assert_eq!((ada.name.as_str(), ada.server.clone()), ("ada", running.addresses.admin.to_string()));
+
+    let reflect = async |channel: Channel, version: &'static str| {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<HealthCheckRequest, HealthCheckRequest>::default();
+        client
+            .server_streaming(Request::new(HealthCheckRequest::default()), path.parse().unwrap(), codec)
+            .await
+    };
+    let known = channel(running.addresses.admin, somebody(&key, &ada.chain, &ada.roots)).await.unwrap();
+    for version in ["v1", "v1alpha"] {
+        reflect(known.clone(), version).await.unwrap();
+    }
+    let unknown = channel(running.addresses.admin, stranger(&running)).await.unwrap();
+    assert_eq!(reflect(unknown, "v1").await.unwrap_err().code(), Code::Unauthenticated);
+    let (agent_key, agent) = attest(&running, &token).await;
+    let agent = somebody(&agent_key, &agent.certificate.unwrap().chain, &agent.trust.unwrap().roots);
+    let agent = channel(running.addresses.admin, agent).await.unwrap();
+    assert_eq!(reflect(agent, "v1").await.unwrap_err().code(), Code::Unauthenticated);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn taken_ports_and_taken_or_unfinished_places_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(&directory.path().join("data"));
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let contexts = directory.path().join("contexts.toml");
+    let found = |settings: &crate::config::Settings| {
+        let (settings, contexts, trust_domain) = (settings.clone(), contexts.clone(), trust_domain.clone());
+        async move { init(settings, &trust_domain, "demo", &contexts, Clock::system()).await }
+    };
+    found(&settings).await.unwrap();
+    assert!(matches!(found(&settings).await, Err(InitError::NotEmpty(_))));
+
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    settings.admin_listen = taken.local_addr().unwrap();
+    let refused =
+        run(settings.clone(), Clock::system(), LogControl::detached(), CancellationToken::new()).await;
+    let told = refused.unwrap_err().to_string();
+    assert!(told.contains("admin-listen") && told.contains(&settings.admin_listen.to_string()), "{told}");
+
+    std::fs::write(settings.data_dir.join(crate::init::UNFINISHED_MARKER), "").unwrap();
+    assert!(matches!(found(&settings).await, Err(InitError::Unfinished(_))));
+    let refused = run(settings, Clock::system(), LogControl::detached(), CancellationToken::new()).await;
+    assert!(matches!(refused, Err(AppError::Unfinished(_))));
+}

@@ -1,0 +1,73 @@
+//! A control plane in a scratch directory, for unit tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hauberk_identity::TrustDomain;
+use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
+
+use crate::app::ControlPlane;
+use crate::audit::Actor;
+use crate::authority::{self, KeyEncryptionKey};
+use crate::clock::Clock;
+use crate::config::{Flags, Settings};
+use crate::registry::{Commit, SledStore, Store, keys};
+use crate::telemetry::LogControl;
+
+/// The mesh and the node that exist.
+pub(crate) const NODE: (&str, &str) = ("shop", "orders");
+
+pub(crate) struct Scratch {
+    _directory: tempfile::TempDir,
+    pub(crate) control: Arc<ControlPlane>,
+    pub(crate) clock: Clock,
+}
+
+/// A founded control plane with one node. Its clock begins now, since certificates are held against the real time in
+/// handshakes, and stands still.
+pub(crate) async fn scratch() -> Scratch {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(Clock::system().now());
+    let settings = settings(directory.path());
+    let kek = KeyEncryptionKey::create(&settings.kek_file).unwrap();
+    let store = SledStore::create(&settings.data_dir.join("registry")).unwrap();
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let (founding, authority) = authority::found(&trust_domain, Vec::new(), &kek, clock.now()).unwrap();
+    store.commit(founding).await.unwrap();
+    let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+    store.commit(Commit::new().put(node, "a node").raising_revision()).await.unwrap();
+    let log = LogControl::detached();
+    let control = ControlPlane::assemble(settings, clock.clone(), log, Arc::new(store), Arc::new(authority))
+        .await
+        .unwrap();
+    Scratch { _directory: directory, control, clock }
+}
+
+/// Settings of a control plane that listens on free ports.
+pub(crate) fn settings(data_dir: &std::path::Path) -> Settings {
+    let mut flags = Flags::new();
+    flags.insert("data-dir", vec![data_dir.display().to_string()]);
+    for listen in ["agent-listen", "admin-listen", "health-listen"] {
+        flags.insert(listen, vec!["127.0.0.1:0".to_owned()]);
+    }
+    Settings::load(&flags, &BTreeMap::new(), None).unwrap()
+}
+
+pub(crate) fn actor() -> Actor {
+    Actor { name: "spiffe://shop.local/admin/ada".to_owned(), source: "127.0.0.1:9".to_owned() }
+}
+
+/// A key and a request for its certificate.
+pub(crate) fn request() -> (KeyPair, Vec<u8>) {
+    let key = KeyPair::generate().unwrap();
+    let csr = CertificateRequest::create(&key).unwrap();
+    (key, csr)
+}
+
+impl Scratch {
+    /// The peer that presents this certificate, verified as a listener would.
+    pub(crate) fn peer(&self, svid: &Svid) -> PeerIdentity {
+        let bundle = self.control.authority.bundle();
+        hauberk_tls::verify_svid(svid.chain(), bundle, self.clock.now(), hauberk_tls::Usage::Client).unwrap()
+    }
+}

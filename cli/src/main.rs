@@ -1,3 +1,71 @@
 //! The hauberk command line.
 
-fn main() {}
+mod arguments;
+mod client;
+mod clock;
+mod commands;
+mod completion;
+mod context;
+mod demo;
+mod documents;
+mod error;
+mod kinds;
+mod nearest;
+mod output;
+mod session;
+mod times;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, Color, Command};
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
+use error::CommandError;
+use hauberk_policy::Verb;
+
+fn main() -> ExitCode {
+    CompleteEnv::with_factory(Arguments::command).var(completion::VARIABLE).complete();
+    let arguments = Arguments::parse();
+    match arguments.global.color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    hauberk_tls::install_provider();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return CommandError::failed(format!("the runtime cannot start: {error}")).finish(),
+    };
+    match runtime.block_on(Box::pin(run(arguments))) {
+        Ok(code) => code,
+        Err(error) => error.finish(),
+    }
+}
+
+async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, CommandError> {
+    match command {
+        Command::Demo(command) => {
+            return demo::run(command).await.map_err(|error| CommandError::failed(format!("{error:#}")));
+        }
+        Command::Apply(arguments) => commands::apply::run(&global, arguments).await,
+        Command::Get(arguments) => commands::get::run(&global, arguments).await,
+        Command::Describe(arguments) => commands::describe::run(&global, arguments).await,
+        Command::Diff(arguments) => commands::diff::run(&global, arguments).await,
+        Command::Delete(arguments) => commands::delete::run(&global, arguments).await,
+        Command::Wait(arguments) => commands::wait::run(&global, arguments).await,
+        Command::Allow(arguments) => commands::grant::run(&global, Verb::Allow, arguments).await,
+        Command::Deny(arguments) => commands::grant::run(&global, Verb::Deny, arguments).await,
+        Command::Can(arguments) => commands::can::run(&global, arguments).await,
+        Command::Explain(arguments) => commands::explain::run(&global, arguments).await,
+        Command::Tap(arguments) => commands::tap::run(&global, arguments).await,
+        Command::Check(arguments) => commands::check::run(&global, arguments).await,
+        Command::Token(command) => commands::token::run(&global, command).await,
+        Command::Admin(command) => commands::admin::run(&global, command).await,
+        Command::Audit(command) => commands::audit::run(&global, command).await,
+        Command::Login(arguments) => commands::login::run(arguments).await,
+        Command::Context(command) => commands::context::run(&global, command),
+        Command::Completion(arguments) => completion::print(&arguments),
+        Command::Version => output::line(format_args!("hauberk {}", env!("CARGO_PKG_VERSION"))),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -58,12 +58,18 @@ impl Account {
     /// The control plane answers.
     pub(super) fn control_plane(&mut self, admin: &str, pid: Option<u32>) {
         self.control_plane = pid;
-        self.good(&format!("control plane ready      {}  spiffe://shop.demo, admin API at {admin}", self.elapsed()));
+        self.good(&format!(
+            "control plane ready      {}  spiffe://shop.demo, admin API at {admin}",
+            self.elapsed()
+        ));
     }
 
     /// Every agent has its certificate and its view.
     pub(super) fn agents(&self, count: usize) {
-        self.good(&format!("{count} agents attested        {}  web → orders → payments, and an intruder", self.elapsed()));
+        self.good(&format!(
+            "{count} agents attested        {}  web → orders → payments, and an intruder",
+            self.elapsed()
+        ));
     }
 
     /// Calls begin; the callee's health listener counts them.
@@ -75,7 +81,9 @@ impl Account {
     pub(super) async fn web(&mut self, answer: anyhow::Result<Answer>) {
         let trouble = match answer {
             Ok(Answer { status: 200, .. }) => None,
-            Ok(Answer { status, decision: Some(id), .. }) => Some(format!("{status}, denied: hauberk explain {id}")),
+            Ok(Answer { status, decision: Some(id), .. }) => {
+                Some(format!("{status}, denied: hauberk explain {id}"))
+            }
             Ok(Answer { status, body, .. }) => Some(format!("{status} {}", body.trim())),
             Err(error) => Some(format!("{error:#}")),
         };
@@ -158,7 +166,8 @@ Ctrl-C ends the demo and leaves nothing behind.
         let health = self.payments?;
         let target = Target::parse(&format!("http://{health}/metrics")).ok()?;
         let metrics = Caller::new(health).call(&target).await.ok()?.body;
-        let counts = metrics.lines().filter(|line| line.starts_with(INBOUND) && line.contains("verdict=\"allow\""));
+        let counts =
+            metrics.lines().filter(|line| line.starts_with(INBOUND) && line.contains("verdict=\"allow\""));
         Some(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
     }
 

@@ -75,11 +75,7 @@ impl Caller {
     /// Nothing answers at `via`, or not in time, or not in HTTP.
     pub(super) async fn call(&mut self, target: &Target) -> anyhow::Result<Answer> {
         let result = tokio::time::timeout(PATIENCE, self.exchange(target)).await;
-        let answer = result.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"));
-        if answer.is_err() {
-            self.sender = None;
-        }
-        answer
+        result.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"))
     }
 
     async fn exchange(&mut self, target: &Target) -> anyhow::Result<Answer> {
@@ -89,16 +85,18 @@ impl Caller {
             .uri(target.uri.clone())
             .header(header::HOST, authority)
             .body(Empty::new())?;
-        let sender = match &mut self.sender {
-            Some(sender) if sender.ready().await.is_ok() => sender,
-            stale => stale.insert(connect(self.via, &mut self.connections).await?),
+        let mut sender = match self.sender.take() {
+            Some(sender) if !sender.is_closed() => sender,
+            _ => connect(self.via, &mut self.connections).await?,
         };
+        sender.ready().await?;
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
         let decision = response.headers().get("hauberk-decision").and_then(|value| value.to_str().ok());
         let decision = decision.map(str::to_owned);
         let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
         let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+        self.sender = Some(sender);
         Ok(Answer { status, decision, body: String::from_utf8_lossy(&body).into_owned() })
     }
 }
@@ -110,10 +108,9 @@ async fn connect(
     while connections.try_join_next().is_some() {}
     let stream = TcpStream::connect(via).await.with_context(|| format!("nothing answers at {via}"))?;
     stream.set_nodelay(true)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // The end of a connection shows as the end of its sender.
     connections.spawn(async move { drop(connection.await) });
-    sender.ready().await?;
     Ok(sender)
 }
 
@@ -136,8 +133,14 @@ mod tests {
 
     #[test]
     fn targets_are_a_method_and_an_absolute_url() {
-        assert_eq!(Target::parse("http://orders/orders/1").unwrap().to_string(), "GET http://orders/orders/1");
-        assert_eq!(Target::parse("POST http://payments/charge").unwrap().to_string(), "POST http://payments/charge");
+        assert_eq!(
+            Target::parse("http://orders/orders/1").unwrap().to_string(),
+            "GET http://orders/orders/1"
+        );
+        assert_eq!(
+            Target::parse("POST http://payments/charge").unwrap().to_string(),
+            "POST http://payments/charge"
+        );
         for wrong in ["orders/1", "https://orders/", "/orders", "PO ST http://x/", "http://"] {
             assert!(Target::parse(wrong).is_err(), "{wrong}");
         }

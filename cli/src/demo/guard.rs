@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::{Instant, sleep};
 
 /// How long a process has between being asked and being killed.
@@ -18,14 +17,17 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Reads `start PID`, `ended PID`, `folder PATH` and `context NAME PREVIOUS`; acts when there is no more to read.
 pub(super) async fn run() -> anyhow::Result<ExitCode> {
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    let (mut running, mut folder, mut context) = (BTreeSet::new(), None, None);
-    while let Ok(Some(line)) = lines.next_line().await {
+    let (mut running, mut folder) = (BTreeSet::new(), None);
+    let mut context: Option<(String, String)> = None;
+    // Nothing else runs in this process, so the wait may hold the thread.
+    for line in std::io::stdin().lines().map_while(Result::ok) {
         match line.split_once(' ') {
             Some(("start", pid)) => drop(pid.parse::<i32>().map(|pid| running.insert(pid))),
             Some(("ended", pid)) => drop(pid.parse::<i32>().map(|pid| running.remove(&pid))),
             Some(("folder", path)) => folder = Some(PathBuf::from(path)),
-            Some(("context", names)) => context = names.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
+            Some(("context", names)) => {
+                context = names.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()))
+            }
             _ => {}
         }
     }

@@ -71,9 +71,18 @@ pub(super) fn bundle(context: Option<&str>, file: &Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// It does not start, or fails; then its words are the error.
-pub(super) async fn hauberk(context: Option<&str>, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+pub(super) async fn hauberk(
+    context: Option<&str>,
+    arguments: &[&str],
+    input: &str,
+) -> anyhow::Result<String> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     if let Some(context) = context {
         command.args(["--context", context]);
     }

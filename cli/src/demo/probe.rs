@@ -44,20 +44,22 @@ pub(super) async fn run(arguments: ProbeArguments) -> anyhow::Result<ExitCode> {
             println!("{}{id} {}", answer.status, answer.body.trim_end());
             answer.status == 200
         }
-        Probe::Connect { address } => match tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await {
-            Ok(Ok(_)) => {
-                println!("{address} accepts");
-                true
+        Probe::Connect { address } => {
+            match tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await {
+                Ok(Ok(_)) => {
+                    println!("{address} accepts");
+                    true
+                }
+                Ok(Err(error)) => {
+                    println!("{address}: {error}");
+                    false
+                }
+                Err(_) => {
+                    println!("{address}: no answer within {PATIENCE:?}");
+                    false
+                }
             }
-            Ok(Err(error)) => {
-                println!("{address}: {error}");
-                false
-            }
-            Err(_) => {
-                println!("{address}: no answer within {PATIENCE:?}");
-                false
-            }
-        },
+        }
     };
     Ok(if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

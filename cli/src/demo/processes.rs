@@ -140,7 +140,10 @@ impl Processes {
     pub(super) async fn stop(mut self) {
         for running in self.running.iter_mut().rev() {
             // It may have ended by itself.
-            drop(i32::try_from(running.pid).map(|pid| Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::TERM))));
+            drop(
+                i32::try_from(running.pid)
+                    .map(|pid| Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::TERM))),
+            );
         }
         for mut running in self.running.drain(..).rev() {
             if timeout(GRACE, running.child.wait()).await.is_err() {

@@ -112,7 +112,11 @@ async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) ->
 }
 
 /// Starts a control plane on free ports and waits until it is ready; the address of its admin API.
-async fn control_plane(processes: &mut Processes, store: &ContextStore, folder: &Path) -> anyhow::Result<String> {
+async fn control_plane(
+    processes: &mut Processes,
+    store: &ContextStore,
+    folder: &Path,
+) -> anyhow::Result<String> {
     let data = folder.join("store");
     let data_dir = data.display().to_string();
     let init = tokio::process::Command::new(processes.binary("hauberk-control-plane"))
@@ -142,7 +146,12 @@ async fn control_plane(processes: &mut Processes, store: &ContextStore, folder: 
     Ok(admin)
 }
 
-fn agent_arguments(node: &Node, folder: &Path, control_plane: &str, own: &str) -> anyhow::Result<Vec<String>> {
+fn agent_arguments(
+    node: &Node,
+    folder: &Path,
+    control_plane: &str,
+    own: &str,
+) -> anyhow::Result<Vec<String>> {
     let place = |file: &str| folder.join(file).display().to_string();
     let (state, token, bundle) =
         (place(node.name), place(&format!("token-{}", node.name)), place("bundle.pem"));
@@ -208,7 +217,11 @@ fn addresses(state: &Path) -> anyhow::Result<Value> {
 }
 
 fn text(value: &Value, name: &str) -> anyhow::Result<String> {
-    value.get(name).and_then(Value::as_str).map(str::to_owned).with_context(|| format!("no address for {name}"))
+    value
+        .get(name)
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .with_context(|| format!("no address for {name}"))
 }
 
 fn free_port() -> anyhow::Result<SocketAddr> {
@@ -221,7 +234,10 @@ fn claim_context(store: &ContextStore) -> anyhow::Result<String> {
     let contexts = store.load()?;
     if let Some(other) = contexts.contexts.get(CONTEXT) {
         if TcpStream::connect(&other.server).is_ok() {
-            bail!("the context `{CONTEXT}` is in use at {}: another demo runs; stop that one first", other.server);
+            bail!(
+                "the context `{CONTEXT}` is in use at {}: another demo runs; stop that one first",
+                other.server
+            );
         }
         store.update(|contexts| contexts.contexts.remove(CONTEXT).map(drop))?;
     }
@@ -237,7 +253,8 @@ pub(super) async fn forget_context(name: &str, previous: &str) -> anyhow::Result
     store.update(|contexts| {
         contexts.contexts.remove(name);
         if contexts.current.as_deref() == Some(name) {
-            contexts.current = Some(previous.to_owned()).filter(|previous| contexts.contexts.contains_key(previous));
+            contexts.current =
+                Some(previous.to_owned()).filter(|previous| contexts.contexts.contains_key(previous));
         }
     })?;
     Ok(())

@@ -1,0 +1,158 @@
+//! `hauberk apply`
+
+use hauberk_identity::{Name, TrustDomain};
+use hauberk_policy::{Mode, PolicyDocument};
+use hauberk_proto::admin::v1::{ApplyRequest, ApplyResponse, Outcome};
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use owo_colors::OwoColorize as _;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+use crate::arguments::{Apply, DryRun, Global};
+use crate::commands::wait;
+use crate::context::ContextStore;
+use crate::documents::{self, Documents, ReadError};
+use crate::error::CommandError;
+use crate::kinds;
+use crate::output;
+use crate::session::Session;
+
+/// Runs the command.
+///
+/// # Errors
+/// Everything that is wrong in the files; what the control plane answers; not enforced in time.
+pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), CommandError> {
+    let documents = read(&arguments.files, global)?;
+    if arguments.dry_run == Some(DryRun::Client) {
+        for resource in documents.resources() {
+            output::line(format_args!("{} is well-formed (client dry run)", kinds::label(resource)))?;
+        }
+        return Ok(());
+    }
+    let session = Session::open(global).await?;
+    let validate_only = arguments.dry_run.is_some();
+    let answer = send(&session, documents, validate_only).await?;
+    let suffix = if validate_only { " (server dry run)" } else { "" };
+    for applied in &answer.resources {
+        if let Some(resource) = &applied.resource {
+            let outcome = outcome_word(applied.outcome());
+            output::line(format_args!("{} {outcome}{suffix}", kinds::label(resource)))?;
+        }
+    }
+    finish(&session, &answer, validate_only, arguments.wait).await
+}
+
+/// Reads files, and checks the policies in them as far as that can be done here.
+///
+/// # Errors
+/// Everything that is wrong in the files.
+pub(crate) fn read(files: &[std::path::PathBuf], global: &Global) -> Result<Documents, CommandError> {
+    let documents = documents::read(files, global.mesh.as_deref())?;
+    // Which trust domain it is matters only to full SPIFFE ids; without a context the control plane checks those.
+    let Ok((_, context)) = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()))
+    else {
+        return Ok(documents);
+    };
+    let Ok(trust_domain) = TrustDomain::parse(&context.trust_domain) else { return Ok(documents) };
+    let violations: Vec<_> = documents
+        .resources()
+        .enumerate()
+        .flat_map(|(index, resource)| {
+            let field = format!("resources[{index}].spec.cedar");
+            policy_problems(resource, &trust_domain).into_iter().map(move |problem| (field.clone(), problem))
+        })
+        .collect();
+    if violations.is_empty() {
+        return Ok(documents);
+    }
+    match documents.locate(violations) {
+        (Some(problems), _) => Err(ReadError::Wrong(problems).into()),
+        (None, elsewhere) => Err(CommandError::failed(elsewhere.join("\n"))),
+    }
+}
+
+fn policy_problems(resource: &Resource, trust_domain: &TrustDomain) -> Vec<String> {
+    let Some(Spec::Policy(policy)) = &resource.spec else { return Vec::new() };
+    let (Ok(mesh), Ok(name)) = (Name::parse(&resource.mesh), Name::parse(&resource.name)) else {
+        return Vec::new();
+    };
+    let problems = PolicyDocument::parse(mesh, trust_domain, name, Mode::Enforce, &policy.cedar).err();
+    problems
+        .unwrap_or_default()
+        .into_iter()
+        .map(|problem| {
+            let help = problem.help.map(|help| format!(" ({help})")).unwrap_or_default();
+            format!("{}:{}+{}: {}{help}", problem.line, problem.column, problem.length, problem.message)
+        })
+        .collect()
+}
+
+/// Sends everything as one transaction.
+///
+/// # Errors
+/// What the control plane finds wrong, shown in the files.
+pub(crate) async fn send(
+    session: &Session,
+    documents: Documents,
+    validate_only: bool,
+) -> Result<ApplyResponse, CommandError> {
+    let resources = documents.resources().cloned().collect();
+    match session.resources().apply(ApplyRequest { resources, validate_only }).await {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) => Err(located(documents, status)),
+    }
+}
+
+fn located(documents: Documents, status: Status) -> CommandError {
+    let Some(request) = status.get_details_bad_request() else { return status.into() };
+    let violations =
+        request.field_violations.into_iter().map(|violation| (violation.field, violation.description));
+    match documents.locate(violations.collect()) {
+        (Some(problems), elsewhere) => {
+            for line in elsewhere {
+                output::note(line);
+            }
+            CommandError::Wrong(problems)
+        }
+        (None, _) => status.into(),
+    }
+}
+
+/// Shows warnings and what comes next, and waits where that was asked for.
+///
+/// # Errors
+/// Not enforced in time.
+pub(crate) async fn finish(
+    session: &Session,
+    answer: &ApplyResponse,
+    validate_only: bool,
+    timeout: Option<std::time::Duration>,
+) -> Result<(), CommandError> {
+    for warning in &answer.warnings {
+        output::note(format_args!("{} {}", "warning:".yellow().bold(), output::printable(warning)));
+    }
+    let changed = answer.resources.iter().any(|applied| applied.outcome() != Outcome::Unchanged);
+    match timeout {
+        _ if validate_only => Ok(()),
+        Some(timeout) => wait::until_enforced(session, answer.revision, "", timeout).await,
+        None if changed => {
+            let revision = answer.revision;
+            output::note(format_args!(
+                "revision {revision}; until all agents enforce it: hauberk wait --revision {revision}"
+            ));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// `created`, `configured`, `unchanged`.
+pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Created => "created",
+        Outcome::Configured => "configured",
+        Outcome::Unchanged => "unchanged",
+        Outcome::Deleted => "deleted",
+        Outcome::Unspecified => "applied",
+    }
+}

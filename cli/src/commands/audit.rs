@@ -1,0 +1,96 @@
+//! `hauberk audit`
+
+use hauberk_identity::UnixMillis;
+use hauberk_proto::admin::v1::{AuditOutcome, AuditRecord, ListAuditRequest};
+
+use crate::arguments::{Audit, AuditList, Global};
+use crate::clock;
+use crate::documents::{Defaults, tree_of};
+use crate::error::CommandError;
+use crate::output::{self, Format};
+use crate::session::Session;
+use crate::times;
+
+/// The most that the control plane sends at once.
+const PAGE: u32 = 1000;
+
+/// Runs the command.
+///
+/// # Errors
+/// What the control plane answers.
+pub(crate) async fn run(global: &Global, command: Audit) -> Result<(), CommandError> {
+    let Audit::List(arguments) = command;
+    let since = arguments.since.as_deref().map(|text| times::since(text, clock::now())).transpose();
+    let since = since.map_err(CommandError::Usage)?;
+    let session = Session::open(global).await?;
+    let mut found = records(&session, &arguments, since).await?;
+    // They come the latest first; on a terminal the latest belongs beside the prompt.
+    found.reverse();
+    if arguments.output == Format::Name {
+        return found.iter().try_for_each(|record| output::line(record.sequence));
+    }
+    if matches!(arguments.output, Format::Json | Format::Yaml) {
+        let trees = found
+            .iter()
+            .map(|record| tree_of("hauberk.admin.v1.AuditRecord", record, Defaults::Show))
+            .collect();
+        return output::trees(arguments.output, trees, false);
+    }
+    if found.is_empty() {
+        output::note("there is no such record");
+        return Ok(());
+    }
+    let rows = found.iter().map(row).collect();
+    output::raw(&output::table(&["AT", "WHO", "FROM", "DID", "TO", "OUTCOME"], rows))
+}
+
+async fn records(
+    session: &Session,
+    arguments: &AuditList,
+    since: Option<UnixMillis>,
+) -> Result<Vec<AuditRecord>, CommandError> {
+    let actor = match arguments.actor.clone().unwrap_or_default() {
+        name if !name.is_empty() && !name.contains(':') && name != "unauthenticated" => {
+            format!("spiffe://{}/admin/{name}", session.context.trust_domain)
+        }
+        actor => actor,
+    };
+    let mut request = ListAuditRequest {
+        actor,
+        action: arguments.action.clone().unwrap_or_default(),
+        refused_only: arguments.refused,
+        since: since.map(times::timestamp),
+        ..Default::default()
+    };
+    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
+    let mut found = Vec::new();
+    loop {
+        let wanted = limit.saturating_sub(found.len()).min(usize::try_from(PAGE).unwrap_or(1000));
+        request.page_size = i32::try_from(wanted).unwrap_or_default();
+        let page = session.audit().list(request.clone()).await?.into_inner();
+        found.extend(page.records);
+        if page.next_page_token.is_empty() || found.len() >= limit {
+            found.truncate(limit);
+            return Ok(found);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+fn row(record: &AuditRecord) -> Vec<String> {
+    let at = record.at.as_ref().map(times::instant).unwrap_or(UnixMillis(0));
+    let outcome = match record.outcome() {
+        AuditOutcome::Ok => "ok".to_owned(),
+        _ if record.reason.is_empty() => "refused".to_owned(),
+        _ => format!("refused: {}", record.reason),
+    };
+    let who = record.actor.clone();
+    vec![
+        at.floor_to_second().to_string(),
+        who,
+        record.source.clone(),
+        record.action.clone(),
+        record.object.clone(),
+        outcome,
+    ]
+}

@@ -1,0 +1,113 @@
+//! How decisions are shown.
+
+use hauberk_identity::{IdentityKind, SpiffeId};
+use hauberk_proto::agent::v1::{Decision, DecisionDetail, PolicyTrace, Verdict};
+use owo_colors::OwoColorize as _;
+
+use crate::output::printable;
+
+/// The policies of one decision that are shown; the others are counted.
+const SHOWN_POLICIES: usize = 5;
+
+/// Who somebody is, as short as can be: `web`, `gateway/edge`, a full SPIFFE id, `anonymous`.
+pub(crate) fn short_name(spiffe_id: &str) -> String {
+    if spiffe_id.is_empty() {
+        return "anonymous".to_owned();
+    }
+    match SpiffeId::parse(spiffe_id) {
+        Ok(id) => match id.kind() {
+            IdentityKind::Node { name, .. } => name.to_owned(),
+            IdentityKind::Gateway { name, .. } => format!("gateway/{name}"),
+            _ => id.to_string(),
+        },
+        Err(_) => printable(spiffe_id),
+    }
+}
+
+/// `ALLOWED`, `DENIED`, coloured.
+pub(crate) fn verdict(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Allow => "ALLOWED".green().to_string(),
+        Verdict::Deny => "DENIED".red().bold().to_string(),
+        Verdict::AuditAllow => "WOULD DENY".yellow().to_string(),
+        Verdict::Unspecified => "UNKNOWN".yellow().to_string(),
+    }
+}
+
+/// `GET /orders/1`, `call shop.Orders/Get`, `connect`.
+pub(crate) fn act(decision: &Decision) -> String {
+    let path = printable(&decision.path);
+    if path.is_empty() {
+        printable(&decision.action)
+    } else {
+        format!("{} {path}", printable(&decision.action))
+    }
+}
+
+/// What a reason's stable name means.
+pub(crate) fn reason(decision: &Decision) -> String {
+    let policies = decision.policies.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+    match decision.reason.as_str() {
+        "permitted" => format!("policy {policies} permits it"),
+        "forbidden" => format!("policy {policies} forbids it"),
+        "no_policy_matched" => "no policy permits it".to_owned(),
+        "audit_default_allow" => "no policy permits it, but the port is in mode AUDIT".to_owned(),
+        "evaluation_error" => format!("a policy could not be evaluated ({policies})"),
+        "no_such_port" => "the node has no such port".to_owned(),
+        "ambiguous_path" => "the path can be read in more than one way".to_owned(),
+        "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),
+        "not_a_principal" => "such an identity never calls services".to_owned(),
+        other => printable(other).replace('_', " "),
+    }
+}
+
+/// The policies that were looked at, the nearest first, and the command that would allow it.
+pub(crate) fn trace(detail: &DecisionDetail) -> String {
+    let mut out = String::new();
+    if detail.policies.is_empty() {
+        out.push_str("No policy concerns this target.\n");
+    } else {
+        out.push_str("Policies looked at, the nearest first:\n");
+    }
+    for policy in detail.policies.iter().take(SHOWN_POLICIES) {
+        out.push_str(&policy_line(policy));
+    }
+    let more = detail.policies.len().saturating_sub(SHOWN_POLICIES);
+    if more > 0 {
+        out.push_str(&format!("  and {more} more\n"));
+    }
+    if !detail.suggestion.is_empty() {
+        let suggestion = printable(&detail.suggestion);
+        out.push_str(&format!("\nTo let exactly this through:\n  {}\n", suggestion.bold()));
+    }
+    out
+}
+
+fn policy_line(policy: &PolicyTrace) -> String {
+    let matched = policy.principal_matched
+        && policy.action_matched
+        && policy.resource_matched
+        && policy.conditions_held;
+    let sign = if matched { "✓".green().to_string() } else { "✗".dimmed().to_string() };
+    let audit = if policy.audit { ", audit only" } else { "" };
+    let parts = [
+        ("principal", policy.principal_matched),
+        ("action", policy.action_matched),
+        ("resource", policy.resource_matched),
+        ("conditions", policy.conditions_held),
+    ];
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|(part, held)| if *held { format!("{part} ✓") } else { format!("{part} ✗") })
+        .collect();
+    let mut line = format!(
+        "  {sign} {} ({}{audit})  {}\n",
+        printable(&policy.policy).bold(),
+        printable(&policy.effect),
+        parts.join("  ").dimmed()
+    );
+    if !policy.difference.is_empty() {
+        line.push_str(&format!("      {}\n", printable(&policy.difference)));
+    }
+    line
+}

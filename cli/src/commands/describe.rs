@@ -1,0 +1,255 @@
+//! `hauberk describe`
+
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_policy::{Mode, PolicyDocument, Referent};
+use hauberk_proto::admin::v1 as api;
+use hauberk_proto::mesh::v1::{
+    Kind, PolicySpec, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
+};
+use owo_colors::OwoColorize as _;
+
+use crate::arguments::{Describe, Global};
+use crate::clock;
+use crate::commands::{get, kind_and_name, rows};
+use crate::error::CommandError;
+use crate::kinds::{self, Listed};
+use crate::output::{self, Format};
+use crate::session::Session;
+use crate::times;
+
+/// Runs the command.
+///
+/// # Errors
+/// There is no such resource, or what the control plane answers.
+pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), CommandError> {
+    let (word, name) = kind_and_name(&arguments.kind, arguments.name.as_deref())?;
+    let kind = match kinds::listed(&word).map_err(CommandError::Usage)? {
+        Listed::Resource(kind) => kind,
+        _ => {
+            return Err(CommandError::Usage(format!(
+                "describe is for resources; try: hauberk get {word} -o wide"
+            )));
+        }
+    };
+    let Some(name) = name else {
+        let said = kinds::said(kind);
+        return Err(CommandError::Usage(format!("which {said}? Write: hauberk describe {said} NAME")));
+    };
+    let session = Session::open(global).await?;
+    let mesh = if kind == Kind::Mesh { name.clone() } else { session.mesh().await? };
+    let resource = session.get(kind, &mesh, &name).await?;
+    head(&resource)?;
+    match &resource.spec {
+        Some(Spec::MeshSpec(_)) => of_mesh(&session, &mesh).await,
+        Some(Spec::VirtualNode(spec)) => of_node(&session, &mesh, &name, spec).await,
+        Some(Spec::VirtualService(spec)) => of_service(&session, &mesh, &name, spec).await,
+        Some(Spec::Policy(spec)) => of_policy(&session, &resource, spec),
+        None => Ok(()),
+    }
+}
+
+fn head(resource: &Resource) -> Result<(), CommandError> {
+    let now = clock::now();
+    let metadata = resource.metadata.clone().unwrap_or_default();
+    fact("Kind", kinds::written(kinds::kind_of(resource)))?;
+    fact("Name", &resource.name)?;
+    if !resource.mesh.is_empty() {
+        fact("Mesh", &resource.mesh)?;
+    }
+    let mut labels: Vec<String> =
+        resource.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.sort();
+    if !labels.is_empty() {
+        fact("Labels", &labels.join(", "))?;
+    }
+    let changed = times::age(metadata.updated_at.as_ref(), now);
+    let created = times::age(metadata.created_at.as_ref(), now);
+    fact("Created", &format!("{created} ago"))?;
+    fact(
+        "Changed",
+        &format!("{changed} ago, at revision {}, version {}", metadata.revision, metadata.resource_version),
+    )
+}
+
+async fn of_mesh(session: &Session, mesh: &str) -> Result<(), CommandError> {
+    let found = session.list(Kind::Unspecified, mesh).await?;
+    heading("Holds")?;
+    for kind in [Kind::VirtualNode, Kind::VirtualService, Kind::Policy] {
+        let names: Vec<String> = found
+            .iter()
+            .filter(|resource| kinds::kind_of(resource) == kind)
+            .map(|resource| resource.name.clone())
+            .collect();
+        fact(&format!("  {}", kinds::written(kind)), &none_or(names.join(", ")))?;
+    }
+    heading("Instances")?;
+    get::instances(session, Format::Table, mesh, None).await
+}
+
+async fn of_node(
+    session: &Session,
+    mesh: &str,
+    name: &str,
+    spec: &VirtualNodeSpec,
+) -> Result<(), CommandError> {
+    let (trust_domain, mesh_name) = session.names(mesh)?;
+    if let Ok(node) = Name::parse(name) {
+        fact("SPIFFE id", SpiffeId::node(&trust_domain, &mesh_name, &node).as_str())?;
+    }
+    fact("Discovery", &rows::discovery(spec))?;
+    fact("Backends", &rows::backends(spec))?;
+    let services: Vec<Resource> = session.list(Kind::VirtualService, mesh).await?;
+    let provided = services.iter().filter_map(|service| match &service.spec {
+        Some(Spec::VirtualService(spec)) => match rows::provider(spec) {
+            (Some(node), port) if node == name => Some(format!("{} (port {port})", service.name)),
+            _ => None,
+        },
+        _ => None,
+    });
+    let provided: Vec<String> = provided.collect();
+    fact("Provides", &none_or(provided.join(", ")))?;
+    heading("Listeners")?;
+    for listener in &spec.listeners {
+        let authorization = listener.authorization.as_ref().or(spec.authorization.as_ref());
+        let loud =
+            authorization.filter(|mode| *mode != "ENFORCE").map(|mode| format!("  {}", mode.yellow().bold()));
+        output::line(format_args!("  {}{}", rows::listener(listener), loud.unwrap_or_default()))?;
+        for route in &listener.routes {
+            let methods =
+                if route.methods.is_empty() { "any method".to_owned() } else { route.methods.join(",") };
+            output::line(format_args!("    {}  {methods}", route.path))?;
+        }
+    }
+    policies_about(session, mesh, &[name.to_owned()], &service_names(&provided)).await?;
+    heading("Instances")?;
+    let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: name.to_owned() };
+    let found = session.identities().list_instances(request).await?.into_inner().instances;
+    if found.is_empty() {
+        output::line("  none; make a token for one:")?;
+        return output::line(format_args!("  hauberk token create --mesh {mesh} --node {name}"));
+    }
+    let now = clock::now();
+    let rows = found.iter().map(|instance| rows::instance(instance, false, now)).collect();
+    output::raw(&output::table(&rows::instance_headers(false), rows))
+}
+
+fn service_names(provided: &[String]) -> Vec<String> {
+    provided.iter().filter_map(|text| text.split(' ').next()).map(str::to_owned).collect()
+}
+
+async fn of_service(
+    session: &Session,
+    mesh: &str,
+    name: &str,
+    spec: &VirtualServiceSpec,
+) -> Result<(), CommandError> {
+    let (node, port) = rows::provider(spec);
+    fact(
+        "Provider",
+        &node.map_or_else(|| "none".to_owned(), |node| format!("virtualnode/{node}, port {port}")),
+    )?;
+    let nodes = session.list(Kind::VirtualNode, mesh).await?;
+    let callers: Vec<String> = nodes
+        .iter()
+        .filter(|resource| match &resource.spec {
+            Some(Spec::VirtualNode(spec)) => rows::backends(spec).split(',').any(|backend| backend == name),
+            _ => false,
+        })
+        .map(|resource| resource.name.clone())
+        .collect();
+    fact("Backend of", &none_or(callers.join(", ")))?;
+    let nodes: Vec<String> = node.into_iter().map(str::to_owned).collect();
+    policies_about(session, mesh, &nodes, &[name.to_owned()]).await?;
+    if let Some(node) = node {
+        heading("Instances")?;
+        let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: node.to_owned() };
+        let found = session.identities().list_instances(request).await?.into_inner().instances;
+        let now = clock::now();
+        let rows = found.iter().map(|instance| rows::instance(instance, false, now)).collect();
+        output::raw(&output::table(&rows::instance_headers(false), rows))?;
+    }
+    Ok(())
+}
+
+fn of_policy(session: &Session, resource: &Resource, spec: &PolicySpec) -> Result<(), CommandError> {
+    fact("Mode", spec.mode.as_deref().unwrap_or("ENFORCE"))?;
+    if let Some(description) = &spec.description {
+        fact("For", description)?;
+    }
+    let (trust_domain, _) = session.names(&resource.mesh)?;
+    if let Some(document) = document(resource, spec, &trust_domain) {
+        let mut mentioned: Vec<String> =
+            document.references().iter().map(|reference| reference.text.clone()).collect();
+        mentioned.sort();
+        mentioned.dedup();
+        fact("Mentions", &none_or(mentioned.join(", ")))?;
+    }
+    heading("Cedar")?;
+    for line in spec.cedar.lines() {
+        output::line(format_args!("  {}", output::printable(line)))?;
+    }
+    Ok(())
+}
+
+/// Shows the policies that mention one of the nodes or services, or that are about everything.
+async fn policies_about(
+    session: &Session,
+    mesh: &str,
+    nodes: &[String],
+    services: &[String],
+) -> Result<(), CommandError> {
+    let (trust_domain, _) = session.names(mesh)?;
+    heading("Policies")?;
+    let mut any = false;
+    for resource in session.list(Kind::Policy, mesh).await? {
+        let Some(Spec::Policy(spec)) = &resource.spec else { continue };
+        let Some(document) = document(&resource, spec, &trust_domain) else { continue };
+        let texts: Vec<&str> = document
+            .references()
+            .iter()
+            .filter(|reference| concerns(&reference.referent, nodes, services))
+            .map(|reference| reference.text.as_str())
+            .collect();
+        let about = match texts.as_slice() {
+            [] if document.references().is_empty() => "everything".to_owned(),
+            [] => continue,
+            texts => texts.join(", "),
+        };
+        any = true;
+        let audit = if spec.mode.as_deref() == Some("AUDIT") { "  AUDIT" } else { "" };
+        output::line(format_args!("  {}  mentions {about}{audit}", resource.name))?;
+    }
+    if !any {
+        output::line("  none: every call to it is denied by default")?;
+    }
+    Ok(())
+}
+
+fn document(resource: &Resource, spec: &PolicySpec, trust_domain: &TrustDomain) -> Option<PolicyDocument> {
+    let mesh = Name::parse(&resource.mesh).ok()?;
+    let name = Name::parse(&resource.name).ok()?;
+    let mode = if spec.mode.as_deref() == Some("AUDIT") { Mode::Audit } else { Mode::Enforce };
+    PolicyDocument::parse(mesh, trust_domain, name, mode, &spec.cedar).ok()
+}
+
+fn concerns(referent: &Referent, nodes: &[String], services: &[String]) -> bool {
+    let of_node = |id: &SpiffeId| nodes.iter().any(|node| id.path().ends_with(&format!("/node/{node}")));
+    match referent {
+        Referent::Node { node, .. } => nodes.iter().any(|name| node.as_str() == name),
+        Referent::Service(service) => services.iter().any(|name| service.as_str() == name),
+        Referent::Port { node, .. } | Referent::Route { node, .. } => of_node(node),
+        _ => false,
+    }
+}
+
+fn heading(text: &str) -> Result<(), CommandError> {
+    output::line(format_args!("{}", format!("{text}:").bold()))
+}
+
+fn fact(name: &str, value: &str) -> Result<(), CommandError> {
+    output::line(format_args!("{:<18}{}", format!("{name}:"), output::printable(value)))
+}
+
+fn none_or(text: String) -> String {
+    if text.is_empty() { "none".to_owned() } else { text }
+}

@@ -1,0 +1,240 @@
+//! `hauberk get`
+
+use std::collections::HashMap;
+
+use hauberk_proto::admin::v1 as api;
+use hauberk_proto::mesh::v1::{Kind, Resource};
+
+use crate::arguments::{Get, Global};
+use crate::clock;
+use crate::commands::{kind_and_name, rows};
+use crate::documents::{Defaults, Tree, resource_tree, tree_of};
+use crate::error::CommandError;
+use crate::kinds::{self, Listed};
+use crate::output::{self, Format};
+use crate::session::Session;
+
+/// Runs the command.
+///
+/// # Errors
+/// The kind is unknown, the name is not there, or what the control plane answers.
+pub(crate) async fn run(global: &Global, arguments: Get) -> Result<(), CommandError> {
+    let (kind, name) = kind_and_name(&arguments.kind, arguments.name.as_deref())?;
+    let listed = kinds::listed(&kind).map_err(CommandError::Usage)?;
+    let labels = selector(&arguments.selector)?;
+    let session = Session::open(global).await?;
+    let mesh = match listed {
+        _ if arguments.all_meshes => String::new(),
+        Listed::Resource(Kind::Mesh) | Listed::Admins | Listed::Certificates => String::new(),
+        Listed::Instances | Listed::Tokens => session.named_mesh().unwrap_or_default().to_owned(),
+        Listed::Resource(_) | Listed::All => session.mesh().await?,
+    };
+    match listed {
+        Listed::Resource(kind) => resources(&session, &arguments, kind, &mesh, name, labels).await,
+        Listed::All => all(&session, &arguments, &mesh, labels).await,
+        Listed::Instances => instances(&session, arguments.output, &mesh, name.as_deref()).await,
+        Listed::Tokens => tokens(&session, arguments.output, &mesh).await,
+        Listed::Certificates => certificates(&session, arguments.output, &mesh, name.as_deref()).await,
+        Listed::Admins => admins(&session, arguments.output).await,
+    }
+}
+
+async fn resources(
+    session: &Session,
+    arguments: &Get,
+    kind: Kind,
+    mesh: &str,
+    name: Option<String>,
+    labels: HashMap<String, String>,
+) -> Result<(), CommandError> {
+    let found = match &name {
+        Some(name) if mesh.is_empty() && kind != Kind::Mesh => {
+            let all = session.list(kind, "").await?;
+            all.into_iter().filter(|resource| resource.name == *name).collect()
+        }
+        Some(name) => vec![session.get(kind, mesh, name).await?],
+        None => {
+            let request =
+                api::ListRequest { kind: kind.into(), mesh: mesh.to_owned(), labels, ..Default::default() };
+            session.list_all(request).await?
+        }
+    };
+    if found.is_empty() && matches!(arguments.output, Format::Table | Format::Wide) {
+        let place = if mesh.is_empty() { String::new() } else { format!(" in mesh {mesh}") };
+        output::note(format_args!("there is no {}{place}", kinds::said(kind)));
+        return Ok(());
+    }
+    match arguments.output {
+        Format::Table | Format::Wide => {
+            table(kind, &found, arguments.output == Format::Wide, mesh.is_empty(), false)
+        }
+        Format::Name => names(&found),
+        format => output::trees(format, found.iter().map(resource_tree).collect(), name.is_some()),
+    }
+}
+
+async fn all(
+    session: &Session,
+    arguments: &Get,
+    mesh: &str,
+    labels: HashMap<String, String>,
+) -> Result<(), CommandError> {
+    let request = api::ListRequest { mesh: mesh.to_owned(), labels, ..Default::default() };
+    let found = session.list_all(request).await?;
+    match arguments.output {
+        Format::Name => return names(&found),
+        Format::Json | Format::Yaml => {
+            return output::trees(arguments.output, found.iter().map(resource_tree).collect(), false);
+        }
+        Format::Table | Format::Wide => {}
+    }
+    let wide = arguments.output == Format::Wide;
+    for kind in [Kind::Mesh, Kind::VirtualNode, Kind::VirtualService, Kind::Policy] {
+        let some: Vec<Resource> =
+            found.iter().filter(|resource| kinds::kind_of(resource) == kind).cloned().collect();
+        if !some.is_empty() {
+            table(kind, &some, wide, mesh.is_empty(), true)?;
+            output::line("")?;
+        }
+    }
+    instances(session, arguments.output, mesh, None).await
+}
+
+fn table(
+    kind: Kind,
+    found: &[Resource],
+    wide: bool,
+    show_mesh: bool,
+    show_kind: bool,
+) -> Result<(), CommandError> {
+    let now = clock::now();
+    let show_mesh = show_mesh && kind != Kind::Mesh;
+    let mut headers = if show_mesh { vec!["MESH", "NAME"] } else { vec!["NAME"] };
+    headers.extend(rows::headers(kind, wide));
+    let rows = found.iter().map(|resource| {
+        let mut row = if show_mesh { vec![resource.mesh.clone()] } else { Vec::new() };
+        row.push(if show_kind { kinds::label(resource) } else { resource.name.clone() });
+        row.extend(rows::cells(resource, wide, now));
+        row
+    });
+    output::raw(&output::table(&headers, rows.collect()))
+}
+
+fn names(found: &[Resource]) -> Result<(), CommandError> {
+    found.iter().try_for_each(|resource| output::line(kinds::label(resource)))
+}
+
+/// Instances of a mesh (empty: all), or of one node or id.
+pub(crate) async fn instances(
+    session: &Session,
+    format: Format,
+    mesh: &str,
+    name: Option<&str>,
+) -> Result<(), CommandError> {
+    let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: String::new() };
+    let mut found = session.identities().list_instances(request).await?.into_inner().instances;
+    if let Some(name) = name {
+        found.retain(|instance| instance.id == name || instance.node == name);
+        if found.is_empty() {
+            return Err(CommandError::failed(format!(
+                "there is no instance or node `{name}` with instances"
+            )));
+        }
+    }
+    let now = clock::now();
+    let wide = format == Format::Wide;
+    let rows = found.iter().map(|instance| rows::instance(instance, wide, now)).collect();
+    let trees = found.iter().map(|item| tree_of("hauberk.admin.v1.Instance", item, Defaults::Show)).collect();
+    let ids = found.iter().map(|instance| format!("instance/{}", instance.id)).collect();
+    show(format, "instance", &rows::instance_headers(wide), rows, trees, ids)
+}
+
+/// Tokens of a mesh (empty: all).
+///
+/// # Errors
+/// What the control plane answers.
+pub(crate) async fn tokens(session: &Session, format: Format, mesh: &str) -> Result<(), CommandError> {
+    let request = api::ListTokensRequest { mesh: mesh.to_owned() };
+    let found = session.identities().list_tokens(request).await?.into_inner().tokens;
+    let now = clock::now();
+    let rows = found.iter().map(|token| rows::token(token, now)).collect();
+    let trees = found.iter().map(|item| tree_of("hauberk.admin.v1.Token", item, Defaults::Show)).collect();
+    let ids = found.iter().map(|token| format!("token/{}", token.id)).collect();
+    show(format, "token", &rows::TOKEN_HEADERS, rows, trees, ids)
+}
+
+/// Every admin.
+///
+/// # Errors
+/// What the control plane answers.
+pub(crate) async fn admins(session: &Session, format: Format) -> Result<(), CommandError> {
+    let found = session.admins().list_admins(api::ListAdminsRequest {}).await?.into_inner().admins;
+    let now = clock::now();
+    let rows = found.iter().map(|admin| rows::admin(admin, now)).collect();
+    let trees = found.iter().map(|item| tree_of("hauberk.admin.v1.Admin", item, Defaults::Show)).collect();
+    let ids = found.iter().map(|admin| format!("admin/{}", admin.name)).collect();
+    show(format, "admin", &rows::ADMIN_HEADERS, rows, trees, ids)
+}
+
+async fn certificates(
+    session: &Session,
+    format: Format,
+    mesh: &str,
+    name: Option<&str>,
+) -> Result<(), CommandError> {
+    let spiffe_id = match name {
+        Some(id) if id.starts_with("spiffe:") => id.to_owned(),
+        Some(node) => {
+            let mesh = if mesh.is_empty() { session.mesh().await? } else { mesh.to_owned() };
+            format!("spiffe://{}/mesh/{mesh}/node/{node}", session.context.trust_domain)
+        }
+        None => String::new(),
+    };
+    let request = api::ListCertificatesRequest { spiffe_id, ..Default::default() };
+    let answer = session.identities().list_certificates(request).await?.into_inner();
+    let found = answer.certificates;
+    let now = clock::now();
+    let rows = found.iter().map(|certificate| rows::certificate(certificate, now)).collect();
+    let trees = found
+        .iter()
+        .map(|item| tree_of("hauberk.admin.v1.IssuedCertificate", item, Defaults::Show))
+        .collect();
+    let ids = found.iter().map(|certificate| format!("certificate/{}", certificate.serial)).collect();
+    show(format, "certificate", &rows::CERTIFICATE_HEADERS, rows, trees, ids)?;
+    if !answer.next_page_token.is_empty() {
+        output::note("these are the latest; name a node to see only its own: hauberk get certificates NODE");
+    }
+    Ok(())
+}
+
+fn show(
+    format: Format,
+    kind: &str,
+    headers: &[&str],
+    rows: Vec<Vec<String>>,
+    trees: Vec<Tree>,
+    names: Vec<String>,
+) -> Result<(), CommandError> {
+    match format {
+        Format::Table | Format::Wide if rows.is_empty() => {
+            output::note(format_args!("there is no {kind}"));
+            Ok(())
+        }
+        Format::Table | Format::Wide => output::raw(&output::table(headers, rows)),
+        Format::Name => names.iter().try_for_each(output::line),
+        format => output::trees(format, trees, false),
+    }
+}
+
+fn selector(words: &[String]) -> Result<HashMap<String, String>, CommandError> {
+    words
+        .iter()
+        .flat_map(|word| word.split(','))
+        .map(|word| match word.split_once('=') {
+            Some((key, value)) if !key.is_empty() => {
+                Ok((key.to_owned(), value.trim_start_matches('=').to_owned()))
+            }
+            _ => Err(CommandError::Usage(format!("`{word}` is no label: write -l KEY=VALUE"))),
+        })
+        .collect()
+}

@@ -1,0 +1,143 @@
+//! `hauberk allow` and `hauberk deny`
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash as _, Hasher as _};
+
+use hauberk_identity::Name;
+use hauberk_policy::{Access, Grant, GrantCaller, GrantTarget, PathPattern, Verb};
+use hauberk_proto::admin::v1::ApplyRequest;
+use hauberk_proto::mesh::v1::{Kind, PolicySpec, Resource, resource::Spec};
+
+use crate::arguments::{Global, Grant as Arguments};
+use crate::commands::apply;
+use crate::error::CommandError;
+use crate::kinds;
+use crate::nearest::suggestion;
+use crate::output;
+use crate::session::Session;
+
+/// Runs either command.
+///
+/// # Errors
+/// Caller or target do not exist, or what the control plane answers.
+pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Result<(), CommandError> {
+    let session = Session::open(global).await?;
+    let mesh = session.mesh().await?;
+    let target = target(&session, &mesh, &arguments.target).await?;
+    let callers = callers(&session, &mesh, &arguments.callers).await?;
+    let grant = Grant { callers, target, port: arguments.port, access: access(&arguments)? };
+    let cedar = grant.to_cedar(verb).map_err(usage)?;
+    let policy = PolicySpec { cedar: cedar.clone(), mode: None, description: Some(grant.command(verb)) };
+    let (name, exists) = free_name(&session, &mesh, grant.name(verb), &policy).await?;
+    output::note(format_args!("policy {name} of mesh {mesh}:"));
+    output::raw(&cedar)?;
+    if exists {
+        output::note("it stands already; nothing was changed");
+        return Ok(());
+    }
+    let resource = Resource {
+        mesh: mesh.clone(),
+        name: name.clone(),
+        spec: Some(Spec::Policy(policy)),
+        ..Resource::default()
+    };
+    let request = ApplyRequest { resources: vec![resource], validate_only: arguments.dry_run };
+    let answer = session.resources().apply(request).await?.into_inner();
+    if arguments.dry_run {
+        output::note("dry run: nothing was changed");
+    } else {
+        for applied in &answer.resources {
+            output::note(format_args!("policy/{name} {}", apply::outcome_word(applied.outcome())));
+        }
+        let of_mesh = global.mesh.as_ref().map(|mesh| format!(" --mesh {mesh}")).unwrap_or_default();
+        output::note(format_args!("undo: hauberk delete policy {name}{of_mesh}"));
+    }
+    apply::finish(&session, &answer, arguments.dry_run, arguments.wait).await
+}
+
+/// A virtual service before a virtual node, saying which.
+async fn target(session: &Session, mesh: &str, text: &str) -> Result<GrantTarget, CommandError> {
+    let name = Name::parse(text).map_err(|error| CommandError::Usage(format!("target `{text}`: {error}")))?;
+    if session.find(Kind::VirtualService, mesh, text).await?.is_some() {
+        output::note(format_args!("{text} is a virtual service: only the ports that provide it are meant"));
+        return Ok(GrantTarget::Service(name));
+    }
+    if session.find(Kind::VirtualNode, mesh, text).await?.is_some() {
+        output::note(format_args!("{text} is a virtual node: all its ports are meant"));
+        return Ok(GrantTarget::Node(name));
+    }
+    let mut others = session.list(Kind::VirtualService, mesh).await?;
+    others.extend(session.list(Kind::VirtualNode, mesh).await?);
+    let nearest = suggestion(text, others.iter().map(|other| other.name.as_str()));
+    Err(CommandError::failed(format!(
+        "there is neither a virtual service nor a virtual node `{text}` in mesh {mesh}{nearest}"
+    )))
+}
+
+/// Callers, of which those that are nodes of this mesh must exist: a rule for a misspelt name would never apply.
+async fn callers(session: &Session, mesh: &str, texts: &[String]) -> Result<Vec<GrantCaller>, CommandError> {
+    let (trust_domain, mesh_name) = session.names(mesh)?;
+    let mut callers = Vec::new();
+    for text in texts {
+        let caller = GrantCaller::parse(text, &trust_domain, &mesh_name).map_err(usage)?;
+        if let GrantCaller::Node(name) = &caller {
+            session.get(Kind::VirtualNode, mesh, name.as_str()).await?;
+        }
+        callers.push(caller);
+    }
+    Ok(callers)
+}
+
+fn access(arguments: &Arguments) -> Result<Access, CommandError> {
+    if let Some(rpc) = &arguments.rpc {
+        return Access::rpc(rpc).map_err(usage);
+    }
+    if arguments.methods.is_empty() && arguments.path.is_none() {
+        return Ok(Access::All);
+    }
+    let path = arguments.path.as_deref().map(PathPattern::parse).transpose().map_err(usage)?;
+    let methods = arguments.methods.iter().map(|method| upper_case(method)).collect();
+    Ok(Access::Http { methods, path })
+}
+
+/// `get` means GET; `upgrade` is a word of its own.
+fn upper_case(method: &str) -> String {
+    if method == "upgrade" { method.to_owned() } else { method.to_uppercase() }
+}
+
+fn usage(error: hauberk_policy::GrantError) -> CommandError {
+    CommandError::Usage(error.to_string())
+}
+
+/// The policy's name, and whether exactly this policy stands there already. Where another one has the name, a short
+/// hash of the content is put behind it.
+async fn free_name(
+    session: &Session,
+    mesh: &str,
+    name: String,
+    policy: &PolicySpec,
+) -> Result<(String, bool), CommandError> {
+    let Some(existing) = session.find(Kind::Policy, mesh, &name).await? else { return Ok((name, false)) };
+    if is_same(&existing, policy) {
+        return Ok((name, true));
+    }
+    let mut hasher = DefaultHasher::new();
+    policy.cedar.hash(&mut hasher);
+    let longer = format!("{name}-{:06x}", hasher.finish() & 0xff_ffff);
+    output::note(format_args!(
+        "another {} is called {name}, so this one is called {longer}",
+        kinds::said(Kind::Policy)
+    ));
+    let exists =
+        session.find(Kind::Policy, mesh, &longer).await?.is_some_and(|other| is_same(&other, policy));
+    Ok((longer, exists))
+}
+
+fn is_same(existing: &Resource, policy: &PolicySpec) -> bool {
+    match &existing.spec {
+        Some(Spec::Policy(spec)) => {
+            spec.cedar == policy.cedar && spec.mode.as_deref().unwrap_or("ENFORCE") == "ENFORCE"
+        }
+        _ => false,
+    }
+}

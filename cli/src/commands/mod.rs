@@ -1,0 +1,39 @@
+//! One file for each command.
+
+pub(crate) mod admin;
+pub(crate) mod apply;
+pub(crate) mod audit;
+pub(crate) mod can;
+pub(crate) mod check;
+pub(crate) mod context;
+pub(crate) mod decision;
+pub(crate) mod delete;
+pub(crate) mod describe;
+pub(crate) mod diff;
+pub(crate) mod explain;
+pub(crate) mod get;
+pub(crate) mod grant;
+pub(crate) mod login;
+pub(crate) mod rows;
+pub(crate) mod tap;
+pub(crate) mod token;
+pub(crate) mod wait;
+
+use crate::error::CommandError;
+
+/// Splits `vn/orders`, where the name is not given apart.
+///
+/// # Errors
+/// Two names are given.
+pub(crate) fn kind_and_name(
+    kind: &str,
+    name: Option<&str>,
+) -> Result<(String, Option<String>), CommandError> {
+    match (kind.split_once('/'), name) {
+        (None, name) => Ok((kind.to_owned(), name.map(str::to_owned))),
+        (Some((kind, name)), None) => Ok((kind.to_owned(), Some(name.to_owned()))),
+        (Some(_), Some(name)) => {
+            Err(CommandError::Usage(format!("`{kind}` names one already; what is `{name}`?")))
+        }
+    }
+}

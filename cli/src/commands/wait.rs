@@ -1,0 +1,121 @@
+//! `hauberk wait`: until every live instance concerned enforces a revision.
+
+use std::time::Duration;
+
+use hauberk_proto::admin::v1::{WaitRequest, WaitResponse};
+use owo_colors::OwoColorize as _;
+use tokio::time::{Instant, timeout_at};
+
+use crate::arguments::{Global, Wait};
+use crate::clock;
+use crate::error::CommandError;
+use crate::output;
+use crate::session::Session;
+use crate::times;
+
+/// Runs the command.
+///
+/// # Errors
+/// Not enforced in time; the laggards are named.
+pub(crate) async fn run(global: &Global, arguments: Wait) -> Result<(), CommandError> {
+    let session = Session::open(global).await?;
+    let mesh = session.named_mesh().unwrap_or_default().to_owned();
+    until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, arguments.timeout).await
+}
+
+/// Waits for a revision (0: the current one) of a mesh (empty: all).
+///
+/// # Errors
+/// Not enforced in time; the laggards are named.
+pub(crate) async fn until_enforced(
+    session: &Session,
+    revision: u64,
+    mesh: &str,
+    timeout: Duration,
+) -> Result<(), CommandError> {
+    let begun = Instant::now();
+    let deadline = begun + timeout;
+    let request = WaitRequest { revision, mesh: mesh.to_owned() };
+    let mut stream = match timeout_at(deadline, session.rollout().wait(request)).await {
+        Ok(answer) => answer?.into_inner(),
+        Err(_) => return Err(CommandError::failed("the control plane did not answer in time")),
+    };
+    let mut last: Option<WaitResponse> = None;
+    loop {
+        match timeout_at(deadline, stream.message()).await {
+            Ok(Ok(Some(state))) if state.done => {
+                output::end_progress();
+                let took = begun.elapsed().as_millis();
+                output::note(format_args!(
+                    "{} revision {} is enforced by {} ({took} ms)",
+                    "✓".green(),
+                    state.revision,
+                    instances(state.concerned)
+                ));
+                return Ok(());
+            }
+            Ok(Ok(Some(state))) => {
+                let first = state
+                    .laggards
+                    .first()
+                    .map(|laggard| format!("; waiting for {}", output::printable(&laggard.spiffe_id)));
+                output::progress(&format!(
+                    "revision {}: {} of {} enforce it{}",
+                    state.revision,
+                    state.enforced,
+                    state.concerned,
+                    first.unwrap_or_default()
+                ));
+                last = Some(state);
+            }
+            Ok(Ok(None)) => {
+                output::end_progress();
+                return Err(CommandError::failed(
+                    "the control plane ended the wait: it is probably stopping",
+                ));
+            }
+            Ok(Err(status)) => {
+                output::end_progress();
+                return Err(status.into());
+            }
+            Err(_) => {
+                output::end_progress();
+                return Err(laggards(last, timeout));
+            }
+        }
+    }
+}
+
+fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
+    let Some(state) = last else {
+        return CommandError::failed(format!("nothing was heard within {}", times::short(timeout)));
+    };
+    let now = clock::now();
+    let rows = state
+        .laggards
+        .iter()
+        .map(|laggard| {
+            vec![
+                laggard.instance_id.clone(),
+                laggard.spiffe_id.clone(),
+                laggard.reason.clone(),
+                times::until(laggard.certificate_not_after.as_ref(), now),
+            ]
+        })
+        .collect();
+    output::note(output::table(&["INSTANCE", "SPIFFE-ID", "REASON", "CERTIFICATE-EXPIRES"], rows).trim_end());
+    CommandError::advised(
+        format!(
+            "after {}, {} of {} enforce revision {}",
+            times::short(timeout),
+            state.enforced,
+            instances(state.concerned),
+            state.revision
+        ),
+        "those listed act on an older revision until they answer or their certificates expire",
+    )
+}
+
+fn instances(count: u32) -> String {
+    if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") }
+}

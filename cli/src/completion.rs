@@ -1,0 +1,112 @@
+//! Completion scripts, and the live names that they ask for.
+
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::engine::CompletionCandidate;
+use clap_complete::env::{EnvCompleter, Shells};
+use hauberk_proto::mesh::v1::Kind;
+
+use crate::arguments::{Arguments, Color, Completion, Global, Shell};
+use crate::context::ContextStore;
+use crate::error::CommandError;
+use crate::kinds;
+use crate::output;
+use crate::session::Session;
+
+/// The variable by which the shell asks the program for candidates.
+pub(crate) const VARIABLE: &str = "COMPLETE";
+/// A person waits for these.
+const PATIENCE: Duration = Duration::from_millis(800);
+
+/// `hauberk completion SHELL`
+///
+/// # Errors
+/// The output cannot be written.
+pub(crate) fn print(arguments: &Completion) -> Result<(), CommandError> {
+    let shell = match arguments.shell {
+        Shell::Bash => "bash",
+        Shell::Zsh => "zsh",
+        Shell::Fish => "fish",
+    };
+    let mut script = Vec::new();
+    let name = Arguments::command().get_name().to_owned();
+    let shells = Shells::builtins();
+    let completer: &dyn EnvCompleter =
+        shells.completer(shell).ok_or_else(|| CommandError::failed(format!("{shell} is not supported")))?;
+    completer
+        .write_registration(VARIABLE, &name, &name, &own_path(), &mut script)
+        .map_err(CommandError::Output)?;
+    output::raw(&String::from_utf8_lossy(&script))
+}
+
+fn own_path() -> String {
+    // As it was called where that was by name, so that the script outlives an upgrade.
+    match std::env::args().next() {
+        Some(called) if !called.contains('/') => called,
+        called => std::env::current_exe()
+            .ok()
+            .map(|path| path.display().to_string())
+            .or(called)
+            .unwrap_or_else(|| "hauberk".to_owned()),
+    }
+}
+
+/// The contexts of this user.
+pub(crate) fn context_names() -> Vec<CompletionCandidate> {
+    let contexts = ContextStore::of_user().and_then(|store| store.load()).unwrap_or_default();
+    contexts.contexts.into_keys().map(CompletionCandidate::new).collect()
+}
+
+/// The kinds that `get` knows.
+pub(crate) fn kind_words() -> Vec<CompletionCandidate> {
+    kinds::every_word().map(CompletionCandidate::new).collect()
+}
+
+/// The virtual nodes that there are.
+pub(crate) fn node_names() -> Vec<CompletionCandidate> {
+    live_names(&[Kind::VirtualNode])
+}
+
+/// What the word before on the command line asks for: names of that kind, else services and nodes.
+pub(crate) fn target_names() -> Vec<CompletionCandidate> {
+    let kind = std::env::args().filter_map(|word| kinds::resource_kind(&word).ok()).last();
+    match kind {
+        Some(kind) => live_names(&[kind]),
+        None => live_names(&[Kind::VirtualService, Kind::VirtualNode]),
+    }
+}
+
+/// Asks the control plane; what cannot be asked in time is not completed.
+fn live_names(kinds: &[Kind]) -> Vec<CompletionCandidate> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Vec::new();
+    };
+    let names = runtime.block_on(tokio::time::timeout(PATIENCE, async {
+        let session = Session::open(&global()).await.ok()?;
+        let mesh = session.named_mesh().unwrap_or_default().to_owned();
+        let mut names = Vec::new();
+        for kind in kinds {
+            let found = session.list(*kind, &mesh).await.ok()?;
+            names.extend(found.into_iter().map(|resource| resource.name));
+        }
+        names.sort();
+        names.dedup();
+        Some(names)
+    }));
+    let names = names.ok().flatten().unwrap_or_default();
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// The global options of the unfinished command line, as far as it can be read.
+fn global() -> Global {
+    let words = std::env::args().skip_while(|word| word != "--").skip(1);
+    match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments.global,
+        Err(_) => Global {
+            context: std::env::var("HAUBERK_CONTEXT").ok(),
+            mesh: std::env::var("HAUBERK_MESH").ok(),
+            color: Color::Never,
+        },
+    }
+}

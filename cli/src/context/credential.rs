@@ -1,0 +1,117 @@
+//! The admin's certificate: parsed, renewed past half of its life, exchanged for a login token.
+
+use std::time::Duration;
+
+use hauberk_identity::{TrustDomain, UnixMillis};
+use hauberk_proto::admin::v1 as api;
+use hauberk_proto::admin::v1::admins_client::AdminsClient;
+use hauberk_tls::{CertificateDer, CertificateRequest, KeyPair, LiveIdentity, Svid, TrustBundle};
+use tonic::transport::Channel;
+
+use super::file::{Context, ContextError, ContextStore};
+use crate::output;
+use crate::times::short;
+
+/// How long a renewal may hold up the command that the user wanted.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A context's credential, parsed.
+#[derive(Debug)]
+pub(crate) struct Credential {
+    pub(crate) svid: Svid,
+    pub(crate) identity: LiveIdentity,
+}
+
+impl Credential {
+    /// Parses what the context holds and checks that it has not expired.
+    ///
+    /// # Errors
+    /// It has, or is damaged.
+    pub(crate) fn of(name: &str, context: &Context, now: UnixMillis) -> Result<Self, ContextError> {
+        let unusable = |reason: String| ContextError::Unusable { context: name.to_owned(), reason };
+        let trust_domain =
+            TrustDomain::parse(&context.trust_domain).map_err(|error| unusable(error.to_string()))?;
+        let bundle = TrustBundle::from_pem(trust_domain, &context.bundle_pem)
+            .map_err(|error| unusable(error.to_string()))?;
+        let svid = Svid::from_pem(&context.certificate_pem).map_err(|error| unusable(error.to_string()))?;
+        let key = KeyPair::from_pkcs8_pem(&context.key_pem).map_err(|error| unusable(error.to_string()))?;
+        let not_after = svid.validity().not_after();
+        if not_after < now {
+            let ago = short(now.since(not_after));
+            return Err(ContextError::Expired {
+                context: name.to_owned(),
+                admin: context.admin.clone(),
+                ago,
+            });
+        }
+        let identity = LiveIdentity::new(bundle);
+        identity.publish(svid.clone(), &key).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { svid, identity })
+    }
+
+    /// Whether more than half of its life is over.
+    fn is_due(&self, now: UnixMillis) -> bool {
+        let validity = self.svid.validity();
+        let life = validity.not_after().since(validity.not_before());
+        now.since(validity.not_before()) > life / 2
+    }
+}
+
+/// Renews the credential if it is past half of its life and nobody else is doing so. What goes wrong is said, and the
+/// command goes on with the credential that there is.
+pub(crate) async fn renew_if_due(
+    store: &ContextStore,
+    name: &str,
+    credential: &Credential,
+    channel: Channel,
+    now: UnixMillis,
+) {
+    if !credential.is_due(now) {
+        return;
+    }
+    let Ok(Some(_held_until_return)) = store.try_lock("renewal") else { return };
+    if let Err(reason) = renew(store, name, channel).await {
+        let left = short(credential.svid.validity().not_after().since(now));
+        output::note(format_args!(
+            "warning: the credential could not be renewed ({reason}); it is valid for {left}"
+        ));
+    }
+}
+
+async fn renew(store: &ContextStore, name: &str, channel: Channel) -> Result<(), String> {
+    let key = KeyPair::generate().map_err(|error| error.to_string())?;
+    let csr = CertificateRequest::create(&key).map_err(|error| error.to_string())?;
+    let request = api::RenewCredentialRequest { csr };
+    let answer = tokio::time::timeout(PATIENCE, AdminsClient::new(channel).renew_credential(request))
+        .await
+        .map_err(|_| "no answer in time".to_owned())?
+        .map_err(|status| status.message().to_owned())?
+        .into_inner();
+    store
+        .update(|contexts| match contexts.contexts.get_mut(name) {
+            Some(context) => adopt(&answer, &key, &context.server).map(|renewed| *context = renewed),
+            None => Err(format!("context `{name}` is gone")),
+        })
+        .map_err(|error| error.to_string())?
+}
+
+/// The context that a freshly issued credential makes.
+///
+/// # Errors
+/// What the server sent is no credential for `key`.
+pub(crate) fn adopt(credential: &api::Credential, key: &KeyPair, server: &str) -> Result<Context, String> {
+    let owned = |der: &Vec<u8>| CertificateDer::from(der.clone());
+    let svid = Svid::from_der(credential.chain.iter().map(owned)).map_err(|error| error.to_string())?;
+    let trust_domain = TrustDomain::parse(&credential.trust_domain).map_err(|error| error.to_string())?;
+    let bundle = TrustBundle::new(trust_domain, credential.roots.iter().map(owned))
+        .map_err(|error| error.to_string())?;
+    LiveIdentity::new(bundle.clone()).publish(svid.clone(), key).map_err(|error| error.to_string())?;
+    Ok(Context {
+        server: server.to_owned(),
+        trust_domain: credential.trust_domain.clone(),
+        bundle_pem: bundle.to_pem(),
+        certificate_pem: svid.to_pem(),
+        key_pem: key.to_pkcs8_pem().to_string(),
+        admin: credential.name.clone(),
+    })
+}

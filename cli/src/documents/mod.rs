@@ -1,0 +1,17 @@
+//! Resources in files: read with the place of every mistake, and written so that they can be read again.
+
+mod locate;
+mod message;
+mod problem;
+mod read;
+mod resource;
+mod schema;
+mod write;
+mod yaml;
+
+pub(crate) use problem::Problems;
+pub(crate) use read::{Documents, ReadError, read};
+pub(crate) use write::{Defaults, Tree, resource_tree, to_json, to_json_line, to_yaml, tree_of};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! What is wrong in files, shown with the line it stands on.
+
+use std::fmt::{self, Write as _};
+
+use owo_colors::OwoColorize as _;
+
+use super::yaml::Position;
+
+/// A file, or standard input, as it was read.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// As the user named it; `-` for standard input.
+    pub(crate) name: String,
+    pub(crate) text: String,
+}
+
+/// One thing that is wrong at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Which source.
+    pub(crate) source: usize,
+    pub(crate) at: Position,
+    /// How many characters the carets underline.
+    pub(crate) length: usize,
+    /// `spec.listeners[0].portMapping.port`; empty where the text itself is at fault.
+    pub(crate) path: String,
+    pub(crate) message: String,
+}
+
+/// Everything that is wrong, in the order of the files.
+#[derive(Debug)]
+pub(crate) struct Problems {
+    pub(crate) sources: Vec<Source>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut problems: Vec<&Problem> = self.problems.iter().collect();
+        problems.sort_by_key(|problem| (problem.source, problem.at));
+        for problem in &problems {
+            let source = self.sources.get(problem.source);
+            let name = source.map_or("?", |source| source.name.as_str());
+            let line = source.and_then(|source| source.text.lines().nth(problem.at.line.saturating_sub(1)));
+            f.write_str(&render(name, line, problem))?;
+        }
+        let count = problems.len();
+        write!(f, "{count} problem{}; nothing was changed", if count == 1 { "" } else { "s" })
+    }
+}
+
+impl std::error::Error for Problems {}
+
+fn render(name: &str, line: Option<&str>, problem: &Problem) -> String {
+    let Position { line: number, column } = problem.at;
+    let place = format!("{name}:{number}:{column}:");
+    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
+    let mut out = format!("{} {path}{}\n", place.bold(), problem.message);
+    if let Some(line) = line.filter(|line| !line.trim().is_empty()) {
+        // Control characters of a hostile file must not reach the terminal.
+        let shown: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let gutter = number.to_string();
+        let blank = " ".repeat(gutter.len());
+        let room = shown.chars().count().saturating_sub(column - 1).max(1);
+        let carets = "^".repeat(problem.length.clamp(1, room));
+        let indent = " ".repeat(column - 1);
+        let _infallible = writeln!(out, " {} {}", format!("{gutter} |").dimmed(), shown.trim_end());
+        let _infallible = writeln!(out, " {} {indent}{}", format!("{blank} |").dimmed(), carets.red().bold());
+    }
+    out
+}

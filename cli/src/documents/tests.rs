@@ -1,0 +1,217 @@
+//! Every mistake with its place, and what is written can be read again.
+
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+
+use super::problem::Source;
+use super::read::{Documents, ReadError, parse};
+use super::{resource_tree, to_json, to_yaml};
+
+fn load(text: &str) -> Result<Documents, ReadError> {
+    parse(vec![Source { name: "shop.yaml".to_owned(), text: text.to_owned() }], None)
+}
+
+fn one(text: &str) -> Resource {
+    load(text).unwrap().resources().next().unwrap().clone()
+}
+
+/// The messages without colours.
+fn wrong(text: &str) -> String {
+    anstream::adapter::strip_str(&load(text).unwrap_err().to_string()).to_string()
+}
+
+#[test]
+fn a_whole_node_is_read() {
+    let resource = one(
+        "kind: VirtualNode\nmesh: shop\nname: orders\nlabels: {team: checkout}\nspec:\n  listeners:\n  - portMapping: {port: 8080, protocol: http}\n",
+    );
+    let Some(Spec::VirtualNode(node)) = &resource.spec else { panic!("{resource:?}") };
+    assert_eq!(node.listeners[0].port_mapping.as_ref().unwrap().port, Some(8080));
+    assert_eq!(resource.labels["team"], "checkout");
+}
+
+#[test]
+fn every_mistake_of_a_file_is_told_at_once_with_its_place() {
+    let text = "\
+kind: VirtualNode
+mesh: shop
+name: orders
+colour: red
+spec:
+  listeners:
+    - portMaping: {port: 8080}
+    - portMapping: {port: \"8081\", protocol: 5}
+    - portMapping: {port: -1, protocol: http}
+      healthCheck: {}
+  serviceDiscovery: {dns: {hostname: a}, registered: {}}
+---
+kind: VirtualNod
+name: x
+---
+kind: VirtualService
+spec: []
+";
+    insta::assert_snapshot!(wrong(text));
+}
+
+#[test]
+fn duplicate_keys_are_refused() {
+    insta::assert_snapshot!(wrong("kind: Mesh\nname: a\nname: b\n"));
+}
+
+#[test]
+fn text_that_is_not_yaml_is_refused_with_its_place() {
+    insta::assert_snapshot!(wrong("kind: Mesh\nname: \"a\nspec: {}\n"));
+}
+
+#[test]
+fn alias_bombs_and_deep_nesting_are_refused() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..9 {
+        let before = level - 1;
+        let aliases = vec![format!("*a{before}"); 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+    }
+    assert!(wrong(&bomb).contains("more than 100000 values"), "{}", wrong(&bomb));
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    // The scanner itself gives up at 255 levels.
+    assert!(wrong(&deep).contains("nest"), "{}", wrong(&deep));
+    let nested = format!("{}x{}", "[".repeat(100), "]".repeat(100));
+    assert!(wrong(&nested).contains("nested deeper than 64 levels"));
+    assert!(wrong("a: &a [*a]\n").contains("shop.yaml:1"));
+}
+
+#[test]
+fn anchors_may_be_used_for_what_they_are_for() {
+    let resource = one(
+        "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - portMapping: &p {port: 1, protocol: http}\n  - portMapping: *p\n",
+    );
+    let Some(Spec::VirtualNode(node)) = resource.spec else { panic!() };
+    assert_eq!(node.listeners[0].port_mapping, node.listeners[1].port_mapping);
+}
+
+#[test]
+fn app_mesh_spellings_imply_the_kind() {
+    let node = one(r#"{"meshName": "shop", "virtualNodeName": "orders", "spec": {"listeners": []}}"#);
+    assert!(matches!(node.spec, Some(Spec::VirtualNode(_))));
+    assert_eq!((node.mesh.as_str(), node.name.as_str()), ("shop", "orders"));
+    let mesh = one("{\n\t\"meshName\": \"shop\",\n\t\"spec\": {}\n}");
+    assert!(matches!(mesh.spec, Some(Spec::MeshSpec(_))));
+    assert_eq!(mesh.name, "shop");
+}
+
+#[test]
+fn what_the_server_finds_is_shown_in_the_file() {
+    let text = "\
+# two documents
+kind: Mesh
+name: shop
+---
+kind: Policy
+mesh: shop
+name: p
+labels: {app.example/name: x}
+spec:
+  cedar: |
+    permit (principal == Node::\"web\", action, resource);
+    permit (oops);
+";
+    let violations = vec![
+        ("resources[1].spec.cedar".to_owned(), "2:9: expected an identifier".to_owned()),
+        ("resources[1].labels.app.example/name".to_owned(), "too long".to_owned()),
+        ("resources[1].name".to_owned(), "taken".to_owned()),
+        ("resources[1].spec.mode".to_owned(), "not there".to_owned()),
+        ("page".to_owned(), "elsewhere".to_owned()),
+    ];
+    let (problems, elsewhere) = load(text).unwrap().locate(violations);
+    insta::assert_snapshot!(anstream::adapter::strip_str(&problems.unwrap().to_string()).to_string());
+    assert_eq!(elsewhere, ["page: elsewhere"]);
+}
+
+#[test]
+fn what_is_written_is_read_back_the_same() {
+    let text = r##"
+kind: Policy
+mesh: shop
+name: "8080"
+labels: {a: "yes", b: "1e3", c: "", d: "a: b", e: "x #y", f: " lead", g: "é\u2028\u0007\"\\", h: "null", "k:": "-"}
+metadata: {resourceVersion: 7}
+spec:
+  cedar: "\n  permit (principal is Node, action, resource);\n\n\tx\n"
+  description: "tail\n\n"
+---
+kind: VirtualNode
+mesh: shop
+name: orders
+spec:
+  listeners:
+  - portMapping: {port: 8080, protocol: http}
+    routes: [{path: "/orders/{id}", methods: [GET, HEAD]}, {path: "/*"}]
+  - portMapping: {port: 9090, protocol: tcp}
+  backends: [{virtualService: {virtualServiceName: payments}}]
+  serviceDiscovery: {registered: {}}
+---
+kind: Mesh
+name: empty
+"##;
+    for resource in load(text).unwrap().resources() {
+        let tree = resource_tree(resource);
+        assert_eq!(&one(&to_yaml(&tree)), resource, "{}", to_yaml(&tree));
+        assert_eq!(&one(&to_json(&tree)), resource, "{}", to_json(&tree));
+    }
+}
+
+#[test]
+fn resources_are_written_as_people_write_them() {
+    let text = "kind: Policy\nmesh: shop\nname: web-may-read\nspec:\n  cedar: |\n    permit (\n      principal,\n      action,\n      resource\n    );\n  mode: ENFORCE\n";
+    assert_eq!(to_yaml(&resource_tree(&one(text))), text);
+}
+
+#[test]
+fn app_mesh_samples_are_read_or_refused_by_name() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/samples/app-mesh");
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        eprintln!("skipped: {} is not here", folder.display());
+        return;
+    };
+    let mut seen = 0;
+    for path in entries.map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.contains("-vn-") && !name.contains("-vs-") {
+            continue;
+        }
+        // Their authors fill bare $NAMEs before use.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let filled: String = text
+            .lines()
+            .map(|line| match line.split_once('$') {
+                Some((before, after)) => {
+                    let rest = after.trim_start_matches(|c: char| c.is_ascii_uppercase() || c == '_');
+                    format!("{before}\"filled\"{rest}\n")
+                }
+                None => format!("{line}\n"),
+            })
+            .collect();
+        let named = if name.contains("-vn-") { "VirtualNode" } else { "VirtualService" };
+        let body = filled.trim_start().trim_start_matches('{');
+        let extra = if body.contains("virtualNodeName\": \"color-node") { "" } else { ", \"name\": \"x\"" };
+        let whole = format!("{{\"kind\": \"{named}\", \"mesh\": \"m\"{extra},{body}");
+        // Each field either is one of ours or is named in a refusal; none vanishes.
+        let fields =
+            ["healthCheck", "outlierDetection", "awsCloudMap", "certificate", "validation", "virtualRouter"];
+        match load(&whole) {
+            Ok(documents) => assert_eq!(documents.resources().count(), 1),
+            Err(_) => {
+                let report = wrong(&whole);
+                for field in fields.iter().filter(|field| whole.contains(&format!("\"{field}\""))) {
+                    assert!(
+                        report.contains(&format!("App Mesh's `{field}` is not supported")),
+                        "{name}: {report}"
+                    );
+                }
+                assert!(!report.contains("this is not YAML"), "{name}: {report}");
+            }
+        }
+        seen += 1;
+    }
+    assert!(seen >= 4, "only {seen} samples were there");
+}

@@ -1,0 +1,151 @@
+//! Why a command failed, what the user can do about it, and the exit code.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use owo_colors::OwoColorize as _;
+use thiserror::Error;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::client::ClientError;
+use crate::context::ContextError;
+use crate::documents::{Problems, ReadError};
+use crate::output;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    /// There is no usable context. The fault is the user's configuration.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The control plane cannot be reached, or is not trusted.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Files cannot be read, or are wrong.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The control plane found the files wrong.
+    #[error(transparent)]
+    Wrong(Problems),
+    /// The command line is wrong.
+    #[error("{0}")]
+    Usage(String),
+    /// It did not work; the second part says what to do.
+    #[error("{0}")]
+    Failed(String, Vec<String>),
+    /// Everything was said already.
+    #[error("exit with {0}")]
+    Exit(u8),
+    /// Standard output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(std::io::Error),
+}
+
+impl CommandError {
+    /// A failure with nothing to advise.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::Failed(message.into(), Vec::new())
+    }
+
+    /// A failure with one piece of advice.
+    pub(crate) fn advised(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Failed(message.into(), vec![help.into()])
+    }
+
+    /// The same failure, ending with another exit code.
+    pub(crate) fn exiting(self, code: u8) -> Self {
+        self.report();
+        Self::Exit(code)
+    }
+
+    /// Tells the user, and gives the exit code: 1 for a failure, 2 for a wrong command line.
+    pub(crate) fn finish(self) -> ExitCode {
+        self.report();
+        match self {
+            Self::Exit(code) => code.into(),
+            Self::Usage(_) => 2.into(),
+            // Whoever read our output has seen enough: `hauberk tap | head`.
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            _ => 1.into(),
+        }
+    }
+
+    fn report(&self) {
+        let help = match self {
+            Self::Exit(_) => return,
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
+            Self::Context(error) => error.help(),
+            Self::Client(error) => error.help(),
+            Self::Failed(_, help) => help.clone(),
+            _ => Vec::new(),
+        };
+        match self {
+            Self::Read(ReadError::Wrong(problems)) | Self::Wrong(problems) => output::note(problems),
+            _ => output::note(format_args!("{} {self}", "error:".red().bold())),
+        }
+        for line in help {
+            output::note(format_args!("  {line}"));
+        }
+    }
+}
+
+impl From<Status> for CommandError {
+    fn from(status: Status) -> Self {
+        let mut message = status.message().trim().to_owned();
+        let mut help = Vec::new();
+        if let Some(violations) = status.get_details_bad_request() {
+            for violation in violations.field_violations {
+                let field = violation.field;
+                let text = violation.description;
+                let line = if field.is_empty() { text } else { format!("{field}: {text}") };
+                if !message.contains(&line) {
+                    let _infallible = write!(message, "\n  {line}");
+                }
+            }
+        }
+        if let Some(details) = status.get_details_help() {
+            help.extend(details.links.into_iter().map(|link| link.description));
+        }
+        match status.code() {
+            Code::Unavailable | Code::Unknown if message.is_empty() || message.contains("transport") => {
+                let cause = root_cause(&status);
+                message = format!("the connection to the control plane broke: {cause}");
+                help.push("is it running? `hauberk check` tells more".to_owned());
+            }
+            Code::DeadlineExceeded | Code::Cancelled if message.is_empty() || message.contains("Timeout") => {
+                message = "the control plane did not answer in time".to_owned();
+                help.push("`hauberk check` tells more".to_owned());
+            }
+            Code::Unimplemented => {
+                message = format!("this control plane does not know the request: {message}");
+                help.push("`hauberk check` compares versions".to_owned());
+            }
+            Code::Unauthenticated => {
+                help.push("on the control plane's host: hauberk-control-plane admin issue NAME".to_owned());
+            }
+            Code::Aborted => {
+                help.push(
+                    "somebody else changed it: look with `hauberk get KIND NAME -o yaml`, then apply again"
+                        .to_owned(),
+                );
+            }
+            _ => {}
+        }
+        if message.is_empty() {
+            message = format!("the control plane answered {}", status.code());
+        }
+        Self::Failed(message, help)
+    }
+}
+
+/// The innermost error, which says most.
+fn root_cause(status: &Status) -> String {
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
+    let mut text = status.message().to_owned();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    text
+}

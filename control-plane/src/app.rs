@@ -19,6 +19,7 @@ use crate::admins::Admins;
 use crate::audit::Audit;
 use crate::authority::{Authority, AuthorityError, KeyEncryptionKey, SealError};
 use crate::clock::Clock;
+use crate::compile;
 use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
 use crate::health::Health;
@@ -27,7 +28,9 @@ use crate::issuance::{Issuer, Ledger};
 use crate::metrics::Metrics;
 use crate::private_file;
 use crate::prune;
+use crate::push::{Push, PushParts};
 use crate::registry::{OpenError, SledStore, Store, StoreError};
+use crate::resources::Catalogs;
 use crate::rpc::{self, Limits, Listening};
 use crate::server_certificate::{ServerCertificate, ServerCertificateError};
 use crate::telemetry::LogControl;
@@ -287,11 +290,12 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
-    let admin_routes = rpc::admin_routes(control)?;
+    let push = start_push(control).await?;
+    let admin_routes = rpc::admin_routes(control, &push)?;
     write_addresses(settings, &addresses)?;
 
     let stop = &control.stop;
-    serve(control, "agent", rpc::serve(agent, rpc::agent_routes(control), control.access(), stop.clone()));
+    serve(control, "agent", rpc::serve(agent, rpc::agent_routes(control, &push), control.access(), stop.clone()));
     serve(control, "admin", rpc::serve(admin, admin_routes, control.access(), stop.clone()));
     let socket = settings.admin_socket();
     let local = Arc::clone(control);
@@ -314,6 +318,26 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
         "the control plane serves"
     );
     Ok(())
+}
+
+/// From the registry to the agents: resources are followed, compiled into views, and pushed.
+async fn start_push(control: &ControlPlane) -> Result<Arc<Push>, StoreError> {
+    let (store, tasks, stop) = (&control.store, &control.tasks, &control.stop);
+    let trust_domain = control.authority.trust_domain().clone();
+    let catalogs = Catalogs::start(Arc::clone(store), trust_domain, tasks, stop.clone()).await?;
+    let authority = Arc::clone(&control.authority);
+    let compilation =
+        compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
+    Push::start(PushParts {
+        store: Arc::clone(store),
+        clock: control.clock.clone(),
+        compilation,
+        trust: rpc::message::trust(&control.authority),
+        metrics: Arc::clone(&control.metrics),
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    })
+    .await
 }
 
 /// Starts a listener's task. One that fails stops the whole: half a control plane looks healthy and is not.

@@ -38,6 +38,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.service {
             Some(service) => write!(f, "refused revision {} of service {service}", self.revision)?,
+            None if self.revision == 0 => f.write_str("refused a view")?,
             None => write!(f, "refused revision {}", self.revision)?,
         }
         write!(f, ": {}", self.reason)?;
@@ -87,6 +88,8 @@ impl fmt::Display for Lag {
 pub struct Enforcement {
     node: Progress,
     services: BTreeMap<Name, Progress>,
+    /// Of a view that the agent could not tell the number of: its signature is bad, or it cannot be read.
+    unidentified: Option<Refusal>,
 }
 
 /// How far one view has come.
@@ -101,7 +104,7 @@ impl Enforcement {
     /// Begins from what an agent says it holds.
     pub fn new(node: Option<ViewMark>, services: impl IntoIterator<Item = (Name, Option<ViewMark>)>) -> Self {
         let services = services.into_iter().map(|(name, mark)| (name, Progress::holding(mark))).collect();
-        Self { node: Progress::holding(node), services }
+        Self { node: Progress::holding(node), services, unidentified: None }
     }
 
     /// Notes that a view is on its way; `None` for the node's own.
@@ -120,12 +123,17 @@ impl Enforcement {
         revision: u64,
         at: Instant,
     ) -> Option<Duration> {
-        self.progress(service)?.acknowledged(epoch, revision, at)
+        let after = self.progress(service)?.acknowledged(epoch, revision, at)?;
+        self.unidentified = None;
+        Some(after)
     }
 
-    /// Notes a refusal. False where no such view was pushed.
-    pub fn refused(&mut self, service: Option<&str>, epoch: u64, refusal: Refusal) -> bool {
-        self.progress(service).is_some_and(|progress| progress.refused(epoch, refusal))
+    /// Notes a refusal. One of a view that was never pushed is taken for one that the agent could not identify.
+    pub fn refused(&mut self, service: Option<&str>, epoch: u64, refusal: Refusal) {
+        let known = self.progress(service).is_some_and(|progress| progress.refused(epoch, &refusal));
+        if !known {
+            self.unidentified = Some(refusal);
+        }
     }
 
     /// Forgets a service that the instance no longer holds.
@@ -152,13 +160,13 @@ impl Enforcement {
 
     /// Why the node's own view is not at `revision`, given what is `wanted` now.
     pub fn node_lag(&self, wanted: ViewMark, revision: u64) -> Option<Lag> {
-        self.node.lag(wanted, revision)
+        self.node.lag(wanted, revision, self.unidentified.as_ref())
     }
 
     /// Why the view of `service` is not at `revision`, given what is `wanted` now.
     pub fn service_lag(&self, service: &str, wanted: ViewMark, revision: u64) -> Option<Lag> {
         match self.services.get(service) {
-            Some(progress) => progress.lag(wanted, revision),
+            Some(progress) => progress.lag(wanted, revision, self.unidentified.as_ref()),
             None => Some(Lag::NotPushed),
         }
     }
@@ -190,10 +198,10 @@ impl Progress {
         Some(at.saturating_duration_since(pushed_at))
     }
 
-    fn refused(&mut self, epoch: u64, refusal: Refusal) -> bool {
+    fn refused(&mut self, epoch: u64, refusal: &Refusal) -> bool {
         let known = self.take(epoch, refusal.revision).is_some();
         if known {
-            self.refusal = Some(refusal);
+            self.refusal = Some(refusal.clone());
         }
         known
     }
@@ -207,7 +215,7 @@ impl Progress {
 
     /// In force at `revision`: acknowledged at or above it, or unchanged by it, which holds where what is wanted now
     /// is what is in force.
-    fn lag(&self, wanted: ViewMark, revision: u64) -> Option<Lag> {
+    fn lag(&self, wanted: ViewMark, revision: u64, unidentified: Option<&Refusal>) -> Option<Lag> {
         let enforced = self.in_force.is_some_and(|held| {
             held.digest == wanted.digest || (held.epoch == wanted.epoch && held.revision >= revision)
         });
@@ -215,7 +223,7 @@ impl Progress {
             return None;
         }
         Some(match (&self.refusal, self.in_flight.is_empty()) {
-            (_, false) => Lag::NotAcknowledged,
+            (_, false) => unidentified.map_or(Lag::NotAcknowledged, |refusal| Lag::Refused(refusal.clone())),
             (Some(refusal), true) => Lag::Refused(refusal.clone()),
             (None, true) => Lag::NotPushed,
         })
@@ -261,15 +269,24 @@ mod tests {
         enforcement.pushed(None, mark(5, 5), Instant::now());
         assert_eq!(enforcement.acknowledged(None, 1, 6, Instant::now()), None);
         assert_eq!(enforcement.acknowledged(None, 2, 5, Instant::now()), None);
-        assert!(!enforcement.refused(None, 1, refusal(6)));
-        assert!(enforcement.node_lag(mark(5, 5), 5).is_some());
+        assert_eq!(enforcement.node_lag(mark(5, 5), 5), Some(Lag::NotAcknowledged));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_without_a_number_is_one_of_what_is_on_its_way() {
+        let mut enforcement = Enforcement::default();
+        enforcement.pushed(None, mark(5, 5), Instant::now());
+        enforcement.refused(None, 0, refusal(0));
+        assert_eq!(enforcement.node_lag(mark(5, 5), 5), Some(Lag::Refused(refusal(0))));
+        enforcement.acknowledged(None, 1, 5, Instant::now());
+        assert_eq!((enforcement.node_lag(mark(5, 5), 5), enforcement.refusal()), (None, None));
     }
 
     #[tokio::test]
     async fn a_refusal_stands_until_a_later_view_is_taken() {
         let mut enforcement = Enforcement::default();
         enforcement.pushed(None, mark(5, 5), Instant::now());
-        assert!(enforcement.refused(None, 1, refusal(5)));
+        enforcement.refused(None, 1, refusal(5));
         assert_eq!(enforcement.node_lag(mark(5, 5), 5), Some(Lag::Refused(refusal(5))));
         enforcement.pushed(None, mark(6, 6), Instant::now());
         enforcement.acknowledged(None, 1, 6, Instant::now());

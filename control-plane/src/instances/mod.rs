@@ -245,17 +245,16 @@ impl Instances {
     pub fn missing_features(
         &self,
         node: &SpiffeId,
-        features: &[String],
+        features: &[&str],
         now: UnixMillis,
     ) -> Option<InstanceId> {
         let state = self.lock();
         state.by_node.get(node)?.iter().copied().find(|id| {
             state.by_id.get(id).is_some_and(|instance| {
                 instance.is_live(now)
-                    && instance
-                        .hello
-                        .as_ref()
-                        .is_some_and(|hello| features.iter().any(|feature| !hello.features.contains(feature)))
+                    && instance.hello.as_ref().is_some_and(|hello| {
+                        features.iter().any(|feature| !hello.features.contains(*feature))
+                    })
             })
         })
     }
@@ -329,9 +328,9 @@ impl Connected {
         self.change(|instance| instance.enforcement.acknowledged(service, epoch, revision, at)).flatten()
     }
 
-    /// A view was refused. False where no such view was pushed.
-    pub fn refused(&self, service: Option<&str>, epoch: u64, refusal: Refusal) -> bool {
-        self.change(|instance| instance.enforcement.refused(service, epoch, refusal)).unwrap_or(false)
+    /// A view was refused.
+    pub fn refused(&self, service: Option<&str>, epoch: u64, refusal: Refusal) {
+        self.change(|instance| instance.enforcement.refused(service, epoch, refusal));
     }
 
     /// The agent no longer holds a service.

@@ -82,7 +82,7 @@ impl Instances {
 impl Instance {
     /// `None`: there is no view for it. Otherwise why it does not enforce `revision`, if it does not.
     fn lag(&self, compilation: &Compilation, revision: u64) -> Option<Option<Lag>> {
-        if wanted::revision(compilation) < revision {
+        if wanted::revision(compilation) < revision || !wanted::is_complete(compilation, &self.mesh) {
             return Some(Some(Lag::NotCompiled));
         }
         let view = wanted::node(compilation, &self.spiffe_id)?;

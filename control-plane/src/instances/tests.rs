@@ -29,7 +29,11 @@ fn the_certificate_that_ends_last_counts() {
         instances.issued(&node("orders"), instance(1), certificate(1, minutes));
     }
     assert_eq!(instances.reports(|_| true)[0].certificate, certificate(1, 90));
-    instances.issued(&SpiffeId::parse("spiffe://shop.local/admin/a").unwrap(), instance(2), certificate(2, 1));
+    instances.issued(
+        &SpiffeId::parse("spiffe://shop.local/admin/a").unwrap(),
+        instance(2),
+        certificate(2, 1),
+    );
     assert_eq!(instances.reports(|_| true).len(), 1, "admins are no instances");
 }
 
@@ -51,7 +55,7 @@ fn whoever_expired_over_an_hour_ago_is_forgotten() {
 #[test]
 fn a_live_instance_that_lacks_a_feature_is_named() {
     let instances = Arc::new(Instances::default());
-    let wanted = ["roles".to_owned(), "tokens".to_owned()];
+    let wanted = ["roles", "tokens"];
     let _able = connect(&instances, 1, &["roles", "tokens", "more"]);
     assert_eq!(instances.missing_features(&node("orders"), &wanted, NOW), None);
     let unable = connect(&instances, 2, &["roles"]);

@@ -19,6 +19,12 @@ pub(crate) fn revision(compilation: &Compilation) -> u64 {
     compilation.revision
 }
 
+/// Whether all views of a mesh are what the configuration says. Where one could not be made, the former ones stand, and
+/// nobody is said to enforce the configuration.
+pub(crate) fn is_complete(compilation: &Compilation, mesh: &Name) -> bool {
+    compilation.findings.iter().all(|finding| finding.mesh != *mesh)
+}
+
 /// A node's own view.
 pub(crate) fn node<'a>(compilation: &'a Compilation, spiffe_id: &SpiffeId) -> Option<&'a Arc<CompiledView>> {
     compilation.nodes.get(spiffe_id)

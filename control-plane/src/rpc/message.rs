@@ -1,8 +1,8 @@
 //! Messages that several services answer with, made of what the control plane knows.
 
-use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1 as admin;
 use hauberk_proto::agent::v1 as agent;
+pub use hauberk_proto::convert::timestamp;
 
 use crate::admins::{Credential, Role};
 use crate::authority::Authority;
@@ -75,10 +75,3 @@ pub fn parse_roles(numbers: &[i32]) -> Result<Vec<Role>, i32> {
     numbers.iter().map(parse).collect()
 }
 
-/// An instant as google.protobuf.Timestamp.
-pub fn timestamp(at: UnixMillis) -> prost_types::Timestamp {
-    prost_types::Timestamp {
-        seconds: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(at.0 % 1_000).unwrap_or(0) * 1_000_000,
-    }
-}

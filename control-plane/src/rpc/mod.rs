@@ -6,13 +6,20 @@
 mod admins;
 mod agent;
 mod audit;
+mod explain;
+mod findings;
+mod flows;
+mod identities;
 mod listener;
 mod local;
+mod mesh_sync;
 pub mod message;
 mod page;
 mod refused;
+mod rollout;
 mod server;
 pub mod status;
+mod system;
 
 #[cfg(test)]
 mod tests;
@@ -22,23 +29,31 @@ use std::sync::Arc;
 use tonic::service::Routes;
 
 use crate::app::ControlPlane;
+use crate::push::Push;
 pub use listener::{Limits, Listening};
 pub use local::{LocalError, issue_through_socket, serve_local};
 pub use server::serve;
 
 /// What agents reach.
-pub fn agent_routes(control: &Arc<ControlPlane>) -> Routes {
-    Routes::new(agent::service(control)).add_service(health_service())
+pub fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
+    Routes::new(agent::service(control)).add_service(mesh_sync::service(push)).add_service(health_service())
 }
 
 /// What admins reach.
 ///
 /// # Errors
 /// When reflection cannot read our own descriptors.
-pub fn admin_routes(control: &Arc<ControlPlane>) -> Result<Routes, tonic_reflection::server::Error> {
+pub fn admin_routes(
+    control: &Arc<ControlPlane>,
+    push: &Arc<Push>,
+) -> Result<Routes, tonic_reflection::server::Error> {
     Ok(Routes::new(health_service())
         .add_service(admins::service(control))
         .add_service(audit::service(control))
+        .add_service(flows::service(push))
+        .add_service(identities::service(control, push))
+        .add_service(rollout::service(control, push))
+        .add_service(system::service(control, push))
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?))
 }

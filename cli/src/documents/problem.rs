@@ -6,6 +6,9 @@ use owo_colors::OwoColorize as _;
 
 use super::yaml::Position;
 
+/// How much of a line is shown.
+const WIDTH: usize = 100;
+
 /// A file, or standard input, as it was read.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -57,15 +60,26 @@ fn render(name: &str, line: Option<&str>, problem: &Problem) -> String {
     let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
     let mut out = format!("{} {path}{}\n", place.bold(), problem.message);
     if let Some(line) = line.filter(|line| !line.trim().is_empty()) {
-        // Control characters of a hostile file must not reach the terminal.
-        let shown: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let (shown, offset) = excerpt(line, column);
         let gutter = number.to_string();
         let blank = " ".repeat(gutter.len());
-        let room = shown.chars().count().saturating_sub(column - 1).max(1);
+        let room = shown.chars().count().saturating_sub(offset).max(1);
         let carets = "^".repeat(problem.length.clamp(1, room));
-        let indent = " ".repeat(column - 1);
+        let indent = " ".repeat(offset);
         let _infallible = writeln!(out, " {} {}", format!("{gutter} |").dimmed(), shown.trim_end());
         let _infallible = writeln!(out, " {} {indent}{}", format!("{blank} |").dimmed(), carets.red().bold());
     }
     out
+}
+
+/// The part of a line around a column, without what would command a terminal; and where the column is in it.
+fn excerpt(line: &str, column: usize) -> (String, usize) {
+    let offset = column.saturating_sub(1);
+    let start = if offset < WIDTH { 0 } else { offset - WIDTH / 2 };
+    let mut shown: String =
+        line.chars().skip(start).take(WIDTH).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.chars().nth(start + WIDTH).is_some() {
+        shown.push('…');
+    }
+    if start == 0 { (shown, offset) } else { (format!("…{shown}"), offset - start + 1) }
 }

@@ -2,6 +2,7 @@
 //! reads and writes the same file.
 
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -97,6 +98,7 @@ fn lock(path: &Path) -> io::Result<std::fs::File> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".lock");
     let file = std::fs::OpenOptions::new()
+        .mode(0o600)
         .create(true)
         .truncate(false)
         .write(true)

@@ -12,7 +12,7 @@ mod writer;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::FutureExt;
@@ -23,6 +23,7 @@ use super::{
     ChangeRing, Commit, Committed, Condition, MAX_KEY_BYTES, MAX_VALUE_BYTES, OpenError, Page, Revision,
     Store, StoreError, Stored, Version, Watch, record,
 };
+use directory::RESERVED_BYTES;
 use writer::Job;
 
 /// How many commits may wait for the writer before callers are held back.
@@ -47,9 +48,27 @@ pub struct SledStore {
 #[derive(Debug)]
 struct Shared {
     tree: sled::Tree,
+    directory: PathBuf,
     durable: RwLock<Durable>,
     changes: Arc<ChangeRing>,
-    condition: Mutex<Condition>,
+    /// Why nothing is written any more, once a write has failed.
+    broken: Mutex<Option<String>>,
+}
+
+impl Shared {
+    /// Whether a commit would be taken now.
+    fn check_writable(&self) -> Result<(), StoreError> {
+        if let Some(reason) = &*self.broken.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(StoreError::ReadOnly { reason: reason.clone() });
+        }
+        match directory::available_bytes(&self.directory) {
+            Ok(available) if available < RESERVED_BYTES => {
+                Err(StoreError::Full { available_mib: available / (1024 * 1024) })
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(StoreError::Unreadable { reason: error.to_string() }),
+        }
+    }
 }
 
 /// The durable state: sled's, except for the keys that are being written.
@@ -81,13 +100,14 @@ impl SledStore {
     fn start(opened: open::Opened) -> Self {
         let shared = Arc::new(Shared {
             tree: opened.tree.clone(),
+            directory: opened.directory.clone(),
             durable: RwLock::new(Durable {
                 version: opened.state.version,
                 revision: opened.state.revision,
                 before: BTreeMap::new(),
             }),
             changes: Arc::new(ChangeRing::new(opened.state.version)),
-            condition: Mutex::new(Condition::Writable),
+            broken: Mutex::new(None),
         });
         let (jobs, waiting) = mpsc::channel(WAITING_COMMITS);
         let (done, closed) = oneshot::channel();
@@ -146,7 +166,10 @@ impl Store for SledStore {
     }
 
     fn condition(&self) -> Condition {
-        self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        match self.shared.check_writable() {
+            Ok(()) => Condition::Writable,
+            Err(error) => Condition::ReadOnly(error.to_string()),
+        }
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

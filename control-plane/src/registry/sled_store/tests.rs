@@ -189,3 +189,20 @@ async fn what_is_being_written_is_not_seen() {
     let seen: Vec<_> = entries.iter().map(|(key, stored)| (key.as_str(), stored.value.as_ref())).collect();
     assert_eq!(seen, vec![("a", b"old".as_slice()), ("b", b"old".as_slice())]);
 }
+
+#[tokio::test]
+async fn a_store_that_failed_once_is_read_only_and_shows_what_is_durable() {
+    let scratch = scratch();
+    let store = SledStore::create(&scratch.path).unwrap();
+    store.commit(Commit::new().put("a", "durable")).await.unwrap();
+    // As the writer leaves it when a flush fails after a batch was applied.
+    let before = read(&store.shared.tree, "a").unwrap();
+    store.shared.durable.write().unwrap().before.insert("a".to_owned(), before);
+    store.shared.tree.insert(physical("a"), record::encode(b"a", Version(2), b"lost")).unwrap();
+    *store.shared.broken.lock().unwrap() = Some("input/output error".to_owned());
+    let refused = store.commit(Commit::new().put("a", "more")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly { .. }));
+    assert_eq!(store.get("a").await.unwrap().unwrap().value, "durable");
+    let Condition::ReadOnly(reason) = store.condition() else { panic!("it says so") };
+    assert!(reason.contains("input/output error"), "{reason}");
+}

@@ -6,12 +6,9 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::directory::{RESERVED_BYTES, available_bytes};
 use super::open::{Opened, State};
 use super::{META_KEY, Shared, physical, read};
-use crate::registry::{
-    Change, Commit, Committed, Condition, Guard, Revision, StoreError, Stored, Version, record,
-};
+use crate::registry::{Change, Commit, Committed, Guard, Revision, StoreError, Stored, Version, record};
 
 /// How many commits at most share one flush.
 const GROUP_COMMITS: usize = 1_024;
@@ -76,7 +73,7 @@ struct Staged {
 
 impl Writer {
     fn commit_group(&mut self, group: Vec<Job>) {
-        if let Err(error) = self.check_writable() {
+        if let Err(error) = self.shared.check_writable() {
             for job in group {
                 job.answer(Err(error.clone()));
             }
@@ -92,21 +89,6 @@ impl Writer {
         let durable = if staged.changes.is_empty() { Ok(()) } else { self.write(staged) };
         for (job, outcome) in decided {
             job.answer(durable.clone().and(outcome));
-        }
-    }
-
-    fn check_writable(&self) -> Result<(), StoreError> {
-        if let Condition::ReadOnly(reason) =
-            &*self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            return Err(StoreError::ReadOnly { reason: reason.clone() });
-        }
-        match available_bytes(&self.opened.directory) {
-            Ok(available) if available < RESERVED_BYTES => {
-                Err(StoreError::Full { available_mib: available / (1024 * 1024) })
-            }
-            Ok(_) => Ok(()),
-            Err(error) => Err(StoreError::Unreadable { reason: error.to_string() }),
         }
     }
 
@@ -166,8 +148,7 @@ impl Writer {
                 error = reason,
                 "the registry takes no more writes"
             );
-            *self.shared.condition.lock().unwrap_or_else(PoisonError::into_inner) =
-                Condition::ReadOnly(reason);
+            *self.shared.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
         })?;
         self.opened.state = state;
         {

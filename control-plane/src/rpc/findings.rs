@@ -185,3 +185,6 @@ fn error(summary: String, fix: impl Into<String>) -> Finding {
 fn warning(summary: String, fix: impl Into<String>) -> Finding {
     Finding { severity: Severity::Warning.into(), summary, fix: fix.into() }
 }
+
+#[cfg(test)]
+mod tests;

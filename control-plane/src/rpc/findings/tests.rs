@@ -1,0 +1,168 @@
+use std::sync::Arc;
+
+use hauberk_identity::{InstanceId, Name, Serial};
+
+use super::*;
+use crate::compile::{CompileFinding, CompiledView};
+use crate::instances::{HelloFacts, IssuedTo, Refusal};
+
+const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+fn spiffe_id() -> SpiffeId {
+    SpiffeId::parse("spiffe://shop.local/mesh/shop/node/orders").unwrap()
+}
+
+fn instance() -> InstanceId {
+    InstanceId::from_random([1; 8])
+}
+
+fn report() -> Report {
+    let certificate = IssuedTo {
+        serial: Serial::from_random([1; 16]),
+        issued_at: Some(NOW),
+        not_after: NOW.plus(Duration::from_secs(3_600)),
+    };
+    Report {
+        id: instance(),
+        spiffe_id: spiffe_id(),
+        mesh: Name::parse("shop").unwrap(),
+        node: Name::parse("orders").unwrap(),
+        certificate,
+        connected_since: Some(NOW),
+        last_seen: Some(NOW),
+        address: None,
+        hello: Some(HelloFacts::default()),
+        in_force: None,
+        refusal: None,
+        registration_refused: None,
+    }
+}
+
+fn valid_for(from: UnixMillis, days: u32) -> Option<Validity> {
+    Some(Validity::new(from, from.plus(days * DAY)).unwrap())
+}
+
+fn view(audit_ports: Vec<u16>) -> Arc<CompiledView> {
+    Arc::new(CompiledView {
+        revision: 1,
+        digest: [0; 32],
+        signed: hauberk_proto::agent::v1::SignedView::default(),
+        features: Vec::new(),
+        mesh: Name::parse("shop").unwrap(),
+        backends: Vec::new(),
+        targets: Vec::new(),
+        audit_ports,
+    })
+}
+
+struct World {
+    now: UnixMillis,
+    condition: Condition,
+    certificates: Certificates,
+    compilation: Compilation,
+    rollout: Rollout,
+    reports: Vec<Report>,
+}
+
+impl World {
+    fn healthy() -> Self {
+        let certificates = Certificates {
+            root: valid_for(NOW, 3_650),
+            issuing: valid_for(NOW, 90),
+            server: valid_for(NOW, 1),
+        };
+        Self {
+            now: NOW,
+            condition: Condition::Writable,
+            certificates,
+            compilation: Compilation::default(),
+            rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
+            reports: vec![report()],
+        }
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        collect(&Facts {
+            now: self.now,
+            condition: &self.condition,
+            certificates: &self.certificates,
+            compilation: &self.compilation,
+            rollout: &self.rollout,
+            reports: &self.reports,
+        })
+    }
+
+    fn summaries(&self) -> Vec<String> {
+        self.findings().into_iter().map(|finding| finding.summary).collect()
+    }
+}
+
+fn laggard_with(lag: Lag) -> Laggard {
+    Laggard { instance: instance(), spiffe_id: spiffe_id(), lag, certificate_not_after: NOW }
+}
+
+#[test]
+fn nothing_is_found_where_all_is_well() {
+    assert_eq!(World::healthy().findings(), []);
+}
+
+#[test]
+fn certificates_are_told_of_before_they_expire() {
+    let mut world = World::healthy();
+    world.now = NOW.plus(70 * DAY);
+    world.certificates.server = valid_for(world.now, 1);
+    world.reports.clear();
+    assert_eq!(world.summaries(), ["the issuing authority's certificate expires at 2027-04-15T08:00:00Z"]);
+    world.now = NOW.plus(91 * DAY);
+    world.certificates.server = valid_for(world.now.minus(DAY * 5 / 6), 1);
+    let findings = world.findings();
+    assert_eq!(findings[0].severity(), Severity::Error);
+    assert_eq!(findings[0].summary, "the issuing authority's certificate expired at 2027-04-15T08:00:00Z");
+    assert!(findings[1].summary.starts_with("the control plane's own certificate expires at"));
+}
+
+#[test]
+fn errors_come_first() {
+    let mut world = World::healthy();
+    world.reports[0].hello = Some(HelloFacts { clock_skew_ms: -45_000, ..HelloFacts::default() });
+    world.condition = Condition::ReadOnly("the disk is full".into());
+    let refusal = Refusal { service: None, revision: 3, reason: "invalid".into(), detail: String::new() };
+    world.rollout.laggards = vec![laggard_with(Lag::NotConnected), laggard_with(Lag::Refused(refusal))];
+    world.compilation.findings = Arc::new([CompileFinding {
+        mesh: Name::parse("shop").unwrap(),
+        summary: "the view of orders cannot be made".into(),
+        fix: "apply it again".into(),
+    }]);
+    let of_instance = format!("instance {} of {}", instance(), spiffe_id());
+    assert_eq!(
+        world.summaries(),
+        [
+            "the registry takes no writes: the disk is full".to_owned(),
+            "mesh shop: the view of orders cannot be made; the former view stays in force".to_owned(),
+            format!("{of_instance}: refused revision 3: invalid"),
+            format!("{of_instance}: not connected"),
+            format!("the clock of {} is 45 s behind", &of_instance),
+        ]
+    );
+    assert!(world.findings().iter().all(|finding| !finding.fix.is_empty()));
+}
+
+#[test]
+fn late_renewal_and_bad_registration_are_of_live_instances() {
+    let mut world = World::healthy();
+    world.reports[0].registration_refused = Some("ports[0].address: not of the form IP:port".into());
+    world.now = NOW.plus(Duration::from_secs(2_701));
+    assert_eq!(world.findings().len(), 2);
+    world.now = NOW.plus(Duration::from_secs(3_601));
+    assert_eq!(world.summaries(), [""; 0]);
+}
+
+#[test]
+fn every_listener_in_audit_is_told_up_to_a_limit() {
+    let mut world = World::healthy();
+    world.compilation.nodes.insert(spiffe_id(), view((1..=60).collect()));
+    let summaries = world.summaries();
+    assert_eq!(summaries.len(), 51);
+    assert!(summaries[0].starts_with("port 1 of spiffe://shop.local/mesh/shop/node/orders lets through"));
+    assert_eq!(summaries[50], "10 more listeners are in AUDIT");
+}

@@ -41,7 +41,7 @@ pub(crate) enum ClientError {
     #[error("{server} cannot be reached: {reason}")]
     Unreachable { server: String, reason: String },
     /// There is somebody, but not the control plane that this context trusts, or it does not trust us.
-    #[error("{server} is not trusted, or does not trust this credential: {source}")]
+    #[error("{}", handshake_message(server, source))]
     Handshake { server: String, source: HandshakeError },
     /// TLS could not be set up. The fault is ours.
     #[error("TLS cannot be set up: {0}")]
@@ -74,6 +74,18 @@ impl ClientError {
             _ => return Vec::new(),
         };
         vec![text.to_owned()]
+    }
+}
+
+fn handshake_message(server: &str, error: &HandshakeError) -> String {
+    match error {
+        HandshakeError::PeerRefused(reason) => {
+            format!("{server} is not the control plane that was expected: {reason}")
+        }
+        HandshakeError::RefusedByPeer(alert) => {
+            format!("{server} refused this credential (TLS alert {alert})")
+        }
+        other => format!("no secure connection to {server}: {other}"),
     }
 }
 

@@ -70,7 +70,7 @@ pub(crate) fn node_names() -> Vec<CompletionCandidate> {
 
 /// What the word before on the command line asks for: names of that kind, else services and nodes.
 pub(crate) fn target_names() -> Vec<CompletionCandidate> {
-    let kind = std::env::args().filter_map(|word| kinds::resource_kind(&word).ok()).last();
+    let kind = std::env::args().rev().find_map(|word| kinds::resource_kind(&word).ok());
     match kind {
         Some(kind) => live_names(&[kind]),
         None => live_names(&[Kind::VirtualService, Kind::VirtualNode]),

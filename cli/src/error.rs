@@ -118,7 +118,8 @@ impl From<Status> for CommandError {
                 help.push("`hauberk check` tells more".to_owned());
             }
             Code::Unimplemented => {
-                message = format!("this control plane does not know the request: {message}");
+                message =
+                    format!("this control plane does not know the request {message}").trim_end().to_owned();
                 help.push("`hauberk check` compares versions".to_owned());
             }
             Code::Unauthenticated => {

@@ -35,7 +35,7 @@ pub(crate) async fn run(global: &Global, command: Admin) -> Result<(), CommandEr
             ));
             Ok(())
         }
-        Admin::List { output } => get::admins(&session, output).await,
+        Admin::List { output } => get::admins(&session, output, None).await,
         Admin::Delete { name } => {
             session.admins().delete_admin(api::DeleteAdminRequest { name: name.clone() }).await?;
             output::line(format_args!("admin/{name} deleted"))

@@ -90,17 +90,17 @@ async fn look(global: &Global, report: &mut Report) {
     let selected = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()));
     let (name, context) = match selected {
         Ok(selected) => selected,
-        Err(error) => return report.bad(CONTEXT, error.to_string(), error.help().join("; ")),
+        Err(error) => return report.bad(CONTEXT, error.to_string(), error.help().join("\n")),
     };
     report.good(CONTEXT, format!("{name}: {} as {}", context.server, context.admin));
     let credential = match Credential::of(&name, &context, now) {
         Ok(credential) => credential,
-        Err(error) => return report.bad(CONTEXT, error.to_string(), error.help().join("; ")),
+        Err(error) => return report.bad(CONTEXT, error.to_string(), error.help().join("\n")),
     };
     let ends = credential.svid.validity().not_after();
     report.good(CONTEXT, format!("the credential is valid for {}, and renewed by use", left(ends, now)));
     if let Err(error) = client::connect(&context.server, &credential).await {
-        return report.bad(CONTROL_PLANE, error.to_string(), error.help().join("; "));
+        return report.bad(CONTROL_PLANE, error.to_string(), error.help().join("\n"));
     }
     let session = match Session::open(global).await {
         Ok(session) => session,
@@ -310,7 +310,10 @@ fn show(findings: &[Finding]) -> Result<(), CommandError> {
         };
         output::line(format_args!("  {sign} {}", output::printable(&finding.summary)))?;
         if !finding.fix.is_empty() && finding.level != Level::Good {
-            output::line(format_args!("      fix: {}", output::printable(&finding.fix)))?;
+            for (index, fix) in finding.fix.lines().enumerate() {
+                let margin = if index == 0 { "fix:" } else { " or:" };
+                output::line(format_args!("      {margin} {}", output::printable(fix)))?;
+            }
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();

@@ -33,9 +33,9 @@ pub(crate) async fn run(global: &Global, arguments: Get) -> Result<(), CommandEr
         Listed::Resource(kind) => resources(&session, &arguments, kind, &mesh, name, labels).await,
         Listed::All => all(&session, &arguments, &mesh, labels).await,
         Listed::Instances => instances(&session, arguments.output, &mesh, name.as_deref()).await,
-        Listed::Tokens => tokens(&session, arguments.output, &mesh).await,
+        Listed::Tokens => tokens(&session, arguments.output, &mesh, name.as_deref()).await,
         Listed::Certificates => certificates(&session, arguments.output, &mesh, name.as_deref()).await,
-        Listed::Admins => admins(&session, arguments.output).await,
+        Listed::Admins => admins(&session, arguments.output, name.as_deref()).await,
     }
 }
 
@@ -149,13 +149,19 @@ pub(crate) async fn instances(
     show(format, "instance", &rows::instance_headers(wide), rows, trees, ids)
 }
 
-/// Tokens of a mesh (empty: all).
+/// Tokens of a mesh (empty: all), or the one with an id.
 ///
 /// # Errors
 /// What the control plane answers.
-pub(crate) async fn tokens(session: &Session, format: Format, mesh: &str) -> Result<(), CommandError> {
+pub(crate) async fn tokens(
+    session: &Session,
+    format: Format,
+    mesh: &str,
+    id: Option<&str>,
+) -> Result<(), CommandError> {
     let request = api::ListTokensRequest { mesh: mesh.to_owned() };
-    let found = session.identities().list_tokens(request).await?.into_inner().tokens;
+    let mut found = session.identities().list_tokens(request).await?.into_inner().tokens;
+    found.retain(|token| id.is_none_or(|id| token.id == id));
     let now = clock::now();
     let rows = found.iter().map(|token| rows::token(token, now)).collect();
     let trees = found.iter().map(|item| tree_of("hauberk.admin.v1.Token", item, Defaults::Show)).collect();
@@ -163,12 +169,17 @@ pub(crate) async fn tokens(session: &Session, format: Format, mesh: &str) -> Res
     show(format, "token", &rows::TOKEN_HEADERS, rows, trees, ids)
 }
 
-/// Every admin.
+/// Every admin, or the one of that name.
 ///
 /// # Errors
 /// What the control plane answers.
-pub(crate) async fn admins(session: &Session, format: Format) -> Result<(), CommandError> {
-    let found = session.admins().list_admins(api::ListAdminsRequest {}).await?.into_inner().admins;
+pub(crate) async fn admins(
+    session: &Session,
+    format: Format,
+    name: Option<&str>,
+) -> Result<(), CommandError> {
+    let mut found = session.admins().list_admins(api::ListAdminsRequest {}).await?.into_inner().admins;
+    found.retain(|admin| name.is_none_or(|name| admin.name == name));
     let now = clock::now();
     let rows = found.iter().map(|admin| rows::admin(admin, now)).collect();
     let trees = found.iter().map(|item| tree_of("hauberk.admin.v1.Admin", item, Defaults::Show)).collect();

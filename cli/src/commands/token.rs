@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global, command: Token) -> Result<(), CommandEr
     match command {
         Token::Create(arguments) => create(&session, arguments).await,
         Token::List { output } => {
-            get::tokens(&session, output, session.named_mesh().unwrap_or_default()).await
+            get::tokens(&session, output, session.named_mesh().unwrap_or_default(), None).await
         }
         Token::Delete { id } => {
             session.identities().delete_token(api::DeleteTokenRequest { id: id.clone() }).await?;

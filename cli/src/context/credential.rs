@@ -69,7 +69,7 @@ pub(crate) async fn renew_if_due(
     if !credential.is_due(now) {
         return;
     }
-    let Ok(Some(_held_until_return)) = store.try_lock("renewal") else { return };
+    let Ok(Some(_held_until_return)) = store.try_lock("renewal.lock") else { return };
     if let Err(reason) = renew(store, name, channel).await {
         let left = short(credential.svid.validity().not_after().since(now));
         output::note(format_args!(

@@ -182,22 +182,22 @@ impl ContextStore {
         Ok(result)
     }
 
-    /// Takes the lock of the folder if nobody has it.
+    /// Takes the lock of that name if nobody has it.
     ///
     /// # Errors
     /// The lock file cannot be made.
-    pub(crate) fn try_lock(&self, purpose: &str) -> Result<Option<File>, ContextError> {
-        let file = self.lock_file(purpose)?;
+    pub(crate) fn try_lock(&self, name: &str) -> Result<Option<File>, ContextError> {
+        let file = self.lock_file(name)?;
         Ok(file.try_lock().is_ok().then_some(file))
     }
 
     fn lock(&self) -> Result<File, ContextError> {
-        let file = self.lock_file("contexts")?;
+        let file = self.lock_file("contexts.toml.lock")?;
         file.lock().map_err(|source| ContextError::Io { verb: "lock", path: self.path(), source })?;
         Ok(file)
     }
 
-    fn lock_file(&self, purpose: &str) -> Result<File, ContextError> {
+    fn lock_file(&self, name: &str) -> Result<File, ContextError> {
         let io = |verb, path: &Path| {
             let path = path.to_owned();
             move |source| ContextError::Io { verb, path, source }
@@ -207,7 +207,7 @@ impl ContextStore {
             .mode(0o700)
             .create(&self.folder)
             .map_err(io("make", &self.folder))?;
-        let path = self.folder.join(format!(".{purpose}.lock"));
+        let path = self.folder.join(name);
         OpenOptions::new()
             .create(true)
             .truncate(false)

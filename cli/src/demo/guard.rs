@@ -52,6 +52,6 @@ pub(super) async fn run() -> anyhow::Result<ExitCode> {
 fn signal(processes: &[Pid], signal: Signal) {
     for pid in processes {
         // It may have ended by itself.
-        drop(kill_process(*pid, signal));
+        let _gone = kill_process(*pid, signal);
     }
 }

@@ -140,10 +140,9 @@ impl Processes {
     pub(super) async fn stop(mut self) {
         for running in self.running.iter_mut().rev() {
             // It may have ended by itself.
-            drop(
-                i32::try_from(running.pid)
-                    .map(|pid| Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::TERM))),
-            );
+            if let Some(pid) = i32::try_from(running.pid).ok().and_then(Pid::from_raw) {
+                let _gone = kill_process(pid, Signal::TERM);
+            }
         }
         for mut running in self.running.drain(..).rev() {
             if timeout(GRACE, running.child.wait()).await.is_err() {

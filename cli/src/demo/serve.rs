@@ -75,28 +75,25 @@ pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
 impl Service {
     async fn answer(&self, request: Request<Incoming>) -> http::Result<Response<Full<Bytes>>> {
         let caller = request.headers().get("x-forwarded-client-cert").and_then(|value| value.to_str().ok());
-        let mut answer = json!({
-            "service": self.name,
-            "request": format!("{} {}", request.method(), request.uri().path()),
-            "caller": caller,
-        });
         let mut status = StatusCode::OK;
-        if let Some((target, caller)) = &self.callee {
-            let called = caller.lock().await.call(target).await;
-            answer["called"] = match called {
+        let mut said = None;
+        if let Some((target, callee)) = &self.callee {
+            said = Some(match callee.lock().await.call(target).await {
                 Ok(called) => {
                     if called.status != 200 {
                         status = StatusCode::BAD_GATEWAY;
                     }
-                    let said = serde_json::from_str(&called.body).unwrap_or(Value::String(called.body));
-                    json!({"target": target.to_string(), "status": called.status, "decision": called.decision, "said": said})
+                    let body = serde_json::from_str(&called.body).unwrap_or(Value::String(called.body));
+                    json!({"target": target.to_string(), "status": called.status, "decision": called.decision, "said": body})
                 }
                 Err(error) => {
                     status = StatusCode::BAD_GATEWAY;
                     json!({"target": target.to_string(), "error": format!("{error:#}")})
                 }
-            };
+            });
         }
+        let request = format!("{} {}", request.method(), request.uri().path());
+        let answer = json!({"service": self.name, "request": request, "caller": caller, "called": said});
         Response::builder()
             .status(status)
             .header(header::CONTENT_TYPE, "application/json")

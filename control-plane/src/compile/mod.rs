@@ -1,8 +1,14 @@
 //! From resources to what agents get: computed once for each change, encoded and signed once, shared by all.
 //!
-//! [`view`] says what a node's and a service's view holds; the [`Compiler`] keeps them up with the registry, and
-//! publishes a [`Compilation`] for each revision.
+//! [`view`] says what a node's and a service's view holds; [`start`] keeps them up with the registry, and publishes a
+//! [`Compilation`] for each revision.
 
 mod compilation;
+mod compiler;
+mod content;
+mod draft;
+pub mod view;
+mod view_records;
 
 pub use compilation::{Compilation, CompileFinding, CompiledView};
+pub use compiler::start;

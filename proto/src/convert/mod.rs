@@ -15,9 +15,20 @@ mod tests;
 
 use std::fmt;
 
+use hauberk_identity::UnixMillis;
+use prost_types::Timestamp;
+
 pub use decode::{decode_view, listener_port};
 pub use encode::{encode_node_view, encode_service_view};
 pub use view::{Body, Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target, View};
+
+/// An instant as a message.
+pub fn timestamp(at: UnixMillis) -> Timestamp {
+    Timestamp {
+        seconds: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(at.0 % 1_000).unwrap_or_default() * 1_000_000,
+    }
+}
 
 /// A message that means nothing. The fault is whoever made it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -86,7 +86,7 @@ pub enum Discovery {
 }
 
 /// A DNS name to resolve.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Dns {
     /// The name.
     pub hostname: String,
@@ -97,7 +97,7 @@ pub struct Dns {
 }
 
 /// Which addresses of a DNS answer are used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum IpPreference {
     /// IPv4 where there is any, else IPv6.
     #[default]

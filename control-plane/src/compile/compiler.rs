@@ -1,0 +1,80 @@
+//! Keeps the views up with the resources.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::compilation::Compilation;
+use super::draft::{Draft, Views};
+use super::view_records::ViewRecords;
+use crate::authority::Authority;
+use crate::registry::{Store, StoreError};
+use crate::resources::{Catalog, Catalogs};
+
+/// Starts the task that compiles each revision until `stop`. The first compilation is done when this returns.
+///
+/// # Errors
+/// When the registry cannot be read.
+pub async fn start(
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    catalogs: &Catalogs,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) -> Result<watch::Receiver<Arc<Compilation>>, StoreError> {
+    let mut catalogs = catalogs.subscribe();
+    let records = ViewRecords::load(store).await?;
+    let mut compiler = Compiler { authority, records, views: Arc::default() };
+    let first = Arc::clone(&catalogs.borrow_and_update());
+    let compilation = compiler.compile(first).await.ok_or(StoreError::Closed)?;
+    let (sender, receiver) = watch::channel(Arc::new(compilation));
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = catalogs.changed() => if changed.is_err() { return },
+            }
+            let latest = Arc::clone(&catalogs.borrow_and_update());
+            if let Some(compilation) = compiler.compile(latest).await {
+                sender.send_replace(Arc::new(compilation));
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+struct Compiler {
+    authority: Arc<Authority>,
+    records: ViewRecords,
+    views: Arc<Views>,
+}
+
+impl Compiler {
+    /// The views at the catalog's revision; `None` where the thread that made them did not finish.
+    async fn compile(&mut self, catalog: Arc<Catalog>) -> Option<Compilation> {
+        let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
+        let revision = catalog.revision();
+        let draft = off_the_reactor(move || Draft::new(&views, &catalog, authority.trust_domain())).await?;
+        let changed = draft.changed.iter().map(|(key, content)| (key.clone(), content.digest()));
+        // Before anybody sees them, so that no two replicas number one content differently.
+        let numbers = self.records.number(changed.collect(), &draft.removed, revision).await;
+        let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
+        let views = off_the_reactor(move || views.with(draft, &numbers, &authority)).await?;
+        self.views = Arc::new(views);
+        Some(self.views.publish(self.authority.epoch(), revision))
+    }
+}
+
+/// Runs what may take its time on a thread of its own.
+async fn off_the_reactor<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.inspect_err(|error| {
+        tracing::error!(event = "view_compile_failed", %error, "the views stay as they were");
+    })
+    .ok()
+}
+
+#[cfg(test)]
+mod tests;

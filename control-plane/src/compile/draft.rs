@@ -1,0 +1,164 @@
+//! What a change of resources changes in the views.
+//!
+//! Only meshes that a change touched are looked at, and in them only views whose content differs are encoded, checked
+//! and signed anew; the others keep their revision and their very bytes, so that nothing is pushed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use hauberk_identity::{Name, TrustDomain};
+use hauberk_proto::convert::Body;
+
+use super::compilation::{Compilation, CompileFinding, CompiledView};
+use super::content::Content;
+use super::view::MeshViews;
+use super::view_records::ViewKey;
+use crate::authority::Authority;
+use crate::registry::Revision;
+use crate::resources::{Catalog, MeshCatalog};
+
+/// All views as they stand. Immutable.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    meshes: BTreeMap<Name, Arc<MeshCatalog>>,
+    views: BTreeMap<ViewKey, View>,
+    findings: BTreeMap<Name, Vec<CompileFinding>>,
+}
+
+#[derive(Debug, Clone)]
+struct View {
+    content: Arc<Content>,
+    compiled: Arc<CompiledView>,
+}
+
+/// What changes in the views.
+#[derive(Debug)]
+pub(super) struct Draft {
+    meshes: BTreeMap<Name, Arc<MeshCatalog>>,
+    /// New content, which agents will accept.
+    pub(super) changed: Vec<(ViewKey, Arc<Content>)>,
+    /// Views that nobody is to have any longer.
+    pub(super) removed: Vec<ViewKey>,
+    findings: BTreeMap<Name, Vec<CompileFinding>>,
+}
+
+impl Draft {
+    /// Compares the views with the resources of `catalog`.
+    pub(super) fn new(views: &Views, catalog: &Catalog, trust_domain: &TrustDomain) -> Self {
+        let meshes = catalog.meshes().clone();
+        let mut draft = Self { meshes, changed: Vec::new(), removed: Vec::new(), findings: BTreeMap::new() };
+        for (name, resources) in catalog.meshes() {
+            if views.meshes.get(name).is_some_and(|former| Arc::ptr_eq(former, resources)) {
+                if let Some(findings) = views.findings.get(name) {
+                    draft.findings.insert(name.clone(), findings.clone());
+                }
+            } else {
+                draft.compare_mesh(views, name, resources, trust_domain);
+            }
+        }
+        for name in views.meshes.keys().filter(|name| !catalog.meshes().contains_key(*name)) {
+            draft.removed.extend(views.of_mesh(name).cloned());
+        }
+        draft
+    }
+
+    fn compare_mesh(
+        &mut self,
+        views: &Views,
+        name: &Name,
+        resources: &MeshCatalog,
+        trust_domain: &TrustDomain,
+    ) {
+        let unreadable: Vec<_> = resources.unreadable().collect();
+        if !unreadable.is_empty() {
+            // What cannot be read might be a forbid: everything stays as it was.
+            for (kind, resource, reason) in unreadable {
+                let summary = format!("the stored {} {resource} is not accepted: {reason}", kind.noun());
+                self.report(name, summary, "apply it again, corrected, or delete it");
+            }
+            return;
+        }
+        let mesh = MeshViews::new(trust_domain, name, resources);
+        let nodes = resources.nodes().map(|(node, spec)| {
+            (ViewKey::node(name.clone(), node.clone()), Body::Node(mesh.node(node, spec)))
+        });
+        let services = resources.services().map(|(service, spec)| {
+            (ViewKey::service(name.clone(), service.clone()), Body::Service(mesh.service(service, spec)))
+        });
+        for (key, body) in nodes.chain(services) {
+            if views.views.get(&key).is_some_and(|former| *former.content.body() == body) {
+                continue;
+            }
+            match Content::new(trust_domain, name, body) {
+                Ok(content) => self.changed.push((key, Arc::new(content))),
+                Err(error) => {
+                    tracing::error!(event = "view_compile_failed", view = %key, %error, "the former view stays in force");
+                    self.report(name, format!("the view of {key} cannot be made: {error}"), error.fix());
+                }
+            }
+        }
+        let is_gone = |key: &&ViewKey| !resources.of_kind(key.kind).contains_key(&key.name);
+        self.removed.extend(views.of_mesh(name).filter(is_gone).cloned());
+    }
+
+    fn report(&mut self, mesh: &Name, summary: String, fix: &str) {
+        let finding = CompileFinding { mesh: mesh.clone(), summary, fix: fix.to_owned() };
+        self.findings.entry(mesh.clone()).or_default().push(finding);
+    }
+}
+
+impl Views {
+    /// These views with a draft's changes, each numbered as `numbers` says, and signed.
+    pub(super) fn with(
+        &self,
+        draft: Draft,
+        numbers: &HashMap<ViewKey, Revision>,
+        authority: &Authority,
+    ) -> Self {
+        let Draft { meshes, changed, removed, mut findings } = draft;
+        let mut views = self.views.clone();
+        for key in &removed {
+            views.remove(key);
+        }
+        for (key, content) in changed {
+            let Some(revision) = numbers.get(&key) else { continue };
+            match content.seal(authority.epoch(), *revision, authority.view_signer()) {
+                Ok(compiled) => {
+                    views.insert(key, View { content, compiled: Arc::new(compiled) });
+                }
+                Err(error) => {
+                    tracing::error!(event = "view_compile_failed", view = %key, %error, "it could not be signed");
+                    let summary = format!("the view of {key} could not be signed: {error}");
+                    let fix = "restart the control plane; its log says more".to_owned();
+                    let finding = CompileFinding { mesh: key.mesh.clone(), summary, fix };
+                    findings.entry(key.mesh).or_default().push(finding);
+                }
+            }
+        }
+        Self { meshes, views, findings }
+    }
+
+    /// What agents are to have at `revision`.
+    pub(super) fn publish(&self, epoch: u64, revision: Revision) -> Compilation {
+        let mut compilation = Compilation {
+            epoch,
+            revision: revision.0,
+            findings: self.findings.values().flatten().cloned().collect(),
+            ..Compilation::default()
+        };
+        for (key, View { content, compiled }) in &self.views {
+            let compiled = Arc::clone(compiled);
+            match content.body() {
+                Body::Node(node) => compilation.nodes.insert(node.scope.node.clone(), compiled),
+                Body::Service(_) => {
+                    compilation.services.insert((key.mesh.clone(), key.name.clone()), compiled)
+                }
+            };
+        }
+        compilation
+    }
+
+    fn of_mesh(&self, mesh: &Name) -> impl Iterator<Item = &ViewKey> {
+        self.views.keys().filter(move |key| key.mesh == *mesh)
+    }
+}

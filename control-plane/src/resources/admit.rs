@@ -1,0 +1,140 @@
+//! Where a resource is accepted or refused.
+//!
+//! A batch is judged as one transaction against what is stored: everything that is wrong with it is reported at once,
+//! each with the field that is wrong. What the body of each kind must hold is in [`super::mesh`],
+//! [`super::virtual_node`], [`super::virtual_service`] and [`super::policy`]; what they may refer to in `references`;
+//! which changes of a node or service are changes of policy in `opens`; and what may be removed in `removal`.
+
+mod envelope;
+mod opens;
+mod references;
+mod removal;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hauberk_identity::TrustDomain;
+use hauberk_proto::mesh::v1::Resource;
+
+use super::catalog::{Catalog, Entry, Model};
+use super::key::{Kind, ResourceKey};
+use super::problem::{Fault, Problem, Problems};
+
+pub use removal::{Removal, Target, admit_removal};
+
+/// What the author of a change may change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rights {
+    /// Meshes, virtual nodes and virtual services.
+    pub resources: bool,
+    /// Policies, and what changes their reach.
+    pub policies: bool,
+}
+
+/// A batch that is accepted.
+#[derive(Debug)]
+pub struct Admission {
+    /// What becomes of each resource, in the order of the batch.
+    pub changes: Vec<Change>,
+    /// What a person should know about it.
+    pub warnings: Vec<String>,
+    /// All resources as they will be.
+    pub after: Catalog,
+}
+
+/// What becomes of one resource.
+#[derive(Debug)]
+pub struct Change {
+    /// Its name.
+    pub key: ResourceKey,
+    /// Whether it is made, changed, or stays as it was.
+    pub outcome: Outcome,
+    /// As it will be, without metadata.
+    pub resource: Resource,
+    /// As it stands.
+    pub previous: Option<Arc<Entry>>,
+}
+
+/// What becomes of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is new.
+    Created,
+    /// It changes.
+    Configured,
+    /// It is already so.
+    Unchanged,
+}
+
+/// Judges a batch of resources that are to be created or replaced.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the batch.
+pub fn admit(
+    catalog: &Catalog,
+    batch: &[Resource],
+    rights: Rights,
+    trust_domain: &TrustDomain,
+) -> Result<Admission, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let mut changes = Vec::with_capacity(batch.len());
+    let mut after = catalog.clone();
+    // Also those that are refused for what is in them, so that nobody is told they do not exist.
+    let mut places: BTreeMap<ResourceKey, usize> = BTreeMap::new();
+    for (index, resource) in batch.iter().enumerate() {
+        problems.about(index);
+        let count = problems.count();
+        let Some((key, normal)) = envelope::read(resource, &mut problems) else { continue };
+        if let Some(first) = places.get(&key) {
+            problems.invalid("name", format!("{key} is already resources[{first}]"));
+            continue;
+        }
+        places.insert(key.clone(), index);
+        let previous = catalog.get(&key).cloned();
+        envelope::check_version(resource, previous.as_deref(), &mut problems);
+        check_rights(&key, rights, &mut problems);
+        let model = match &normal.spec {
+            Some(spec) => Model::parse(spec, &key, trust_domain, &mut problems),
+            None => None,
+        };
+        let Some(model) = model else { continue };
+        let outcome = match &previous {
+            None => Outcome::Created,
+            Some(previous) if envelope::is_same(previous.resource(), &normal) => Outcome::Unchanged,
+            Some(_) => Outcome::Configured,
+        };
+        after.set(&key, Entry::new(normal.clone(), model));
+        if problems.count() == count {
+            changes.push(Change { key, outcome, resource: normal, previous });
+        }
+    }
+    let mut warnings = Vec::new();
+    let step = Step { before: catalog, after: &after, places: &places, trust_domain };
+    references::check(&step, &mut problems, &mut warnings);
+    opens::check(&step, rights, &mut problems, &mut warnings);
+    let problems = problems.into_sorted();
+    if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }
+}
+
+/// A batch between before and after.
+struct Step<'a> {
+    before: &'a Catalog,
+    after: &'a Catalog,
+    /// Every resource that the batch names, with its place in the request.
+    places: &'a BTreeMap<ResourceKey, usize>,
+    trust_domain: &'a TrustDomain,
+}
+
+fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {
+    let (may, role) = match key.kind {
+        Kind::Policy => (rights.policies, "policy-admin"),
+        Kind::Mesh | Kind::VirtualNode | Kind::VirtualService => (rights.resources, "editor"),
+    };
+    if !may {
+        let message = format!("to change a {} takes the role {role}", key.kind.noun());
+        problems.report(Fault::Denied, "kind", message, None);
+    }
+}

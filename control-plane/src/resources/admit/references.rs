@@ -1,0 +1,197 @@
+//! Whether what resources refer to is there.
+
+use hauberk_identity::{IdentityKind, Name, SpiffeId};
+use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
+
+use super::Step;
+use crate::compile::view::{Provided, node_scope};
+use crate::resources::catalog::{MeshCatalog, Model};
+use crate::resources::choice::did_you_mean;
+use crate::resources::key::{Kind, ResourceKey};
+use crate::resources::problem::{Fault, Problems};
+use crate::resources::virtual_node::VirtualNode;
+use crate::resources::virtual_service::VirtualService;
+
+/// Checks every resource of the batch, and those that refer to what it changes. Policies may speak of what does not
+/// exist yet, which is only a warning.
+pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec<String>) {
+    for (key, index) in step.places {
+        problems.about(*index);
+        if key.kind != Kind::Mesh && !step.exists(Kind::Mesh, &key.mesh, &key.mesh) {
+            let known =
+                step.after.meshes().keys().map(Name::as_str).filter(|name| *name != key.mesh.as_str());
+            let help =
+                did_you_mean(key.mesh.as_str(), known).or_else(|| Some("apply the mesh as well".to_owned()));
+            problems.report(Fault::Invalid, "mesh", format!("mesh {:?} does not exist", key.mesh), help);
+        }
+        let (Some(mesh), Some(entry)) = (step.after.mesh(key.mesh.as_str()), step.after.get(key)) else {
+            continue;
+        };
+        match entry.model() {
+            Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
+            Model::VirtualService(service) => step.check_service(key, mesh, service, problems, warnings),
+            Model::Policy(document) => step.warn_of(key, document, warnings),
+            Model::Mesh(_) | Model::Unreadable(_) => {}
+        }
+    }
+}
+
+impl Step<'_> {
+    /// Whether it will be there, or would be were it well-formed.
+    fn exists(&self, kind: Kind, mesh: &Name, name: &Name) -> bool {
+        let key = ResourceKey { kind, mesh: mesh.clone(), name: name.clone() };
+        self.places.contains_key(&key) || self.after.get(&key).is_some()
+    }
+
+    fn check_node(&self, key: &ResourceKey, mesh: &MeshCatalog, node: &VirtualNode, problems: &mut Problems) {
+        for backend in node.backends() {
+            if !self.exists(Kind::VirtualService, &key.mesh, backend) {
+                let index = self.backend_index(key, backend);
+                let field = format!("spec.backends[{index}].virtualService.virtualServiceName");
+                let known = mesh.of_kind(Kind::VirtualService).keys().map(Name::as_str);
+                let help = did_you_mean(backend.as_str(), known);
+                problems.report(
+                    Fault::Invalid,
+                    field,
+                    format!("virtual service {backend:?} does not exist"),
+                    help,
+                );
+            }
+        }
+        // The services that others have put on this node.
+        for (name, service) in mesh.services() {
+            let own = ResourceKey { kind: Kind::VirtualService, mesh: key.mesh.clone(), name: name.clone() };
+            if let Some(provider) = service.provider()
+                && *provider.node() == key.name
+                && let Some(port) = provider.port()
+                && node.listener(port).is_none()
+                && !self.places.contains_key(&own)
+            {
+                let help = format!("keep the listener, or move {name} to another port first");
+                let message =
+                    format!("virtual service {name:?} is port {port}, which this node has no longer");
+                problems.report(Fault::InUse, "spec.listeners", message, Some(help));
+            }
+        }
+        let provided = Provided::of(mesh);
+        let scope = node_scope(self.trust_domain, &key.mesh, mesh, &provided, &key.name, node);
+        if let Err(error) = Engine::compile(scope, &PolicySlice::default()) {
+            problems.invalid("spec.listeners", error);
+        }
+    }
+
+    /// Where the request has a backend: they are sorted once read.
+    fn backend_index(&self, key: &ResourceKey, backend: &Name) -> usize {
+        use hauberk_proto::mesh::v1::resource::Spec;
+        let spec = self.after.get(key).and_then(|entry| entry.resource().spec.as_ref());
+        let Some(Spec::VirtualNode(spec)) = spec else { return 0 };
+        let names = spec.backends.iter().map(|backend| backend.virtual_service.as_ref());
+        names.flatten().position(|named| *backend == *named.virtual_service_name).unwrap_or_default()
+    }
+
+    fn check_service(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        service: &VirtualService,
+        problems: &mut Problems,
+        warnings: &mut Vec<String>,
+    ) {
+        let Some(provider) = service.provider() else {
+            warnings.push(format!("{key} has no provider: calls to it fail"));
+            return;
+        };
+        let field = "spec.provider.virtualNode";
+        let Some(node) = mesh.node(provider.node().as_str()) else {
+            if !self.exists(Kind::VirtualNode, &key.mesh, provider.node()) {
+                let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
+                let help = did_you_mean(provider.node().as_str(), known);
+                let message = format!("virtual node {:?} does not exist", provider.node());
+                problems.report(Fault::Invalid, format!("{field}.virtualNodeName"), message, help);
+            }
+            return;
+        };
+        match provider.port() {
+            Some(port) if node.listener(port).is_none() => {
+                let ports = node.listeners().iter().map(|listener| listener.port().to_string());
+                let ports = ports.collect::<Vec<_>>().join(", ");
+                let help = if ports.is_empty() {
+                    "it has no listeners at all".to_owned()
+                } else {
+                    format!("its listeners are {ports}")
+                };
+                let message = format!("virtual node {:?} has no listener with port {port}", provider.node());
+                problems.invalid_but(format!("{field}.port"), message, help);
+            }
+            None if node.listeners().is_empty() => {
+                warnings.push(format!("{key}: {} has no listeners yet: calls to it fail", provider.node()));
+            }
+            _ => {}
+        }
+    }
+
+    fn warn_of(&self, key: &ResourceKey, document: &PolicyDocument, warnings: &mut Vec<String>) {
+        for reference in document.references() {
+            if let Some(why) = self.dangles(&key.mesh, reference) {
+                let Reference { text, line, column, .. } = reference;
+                warnings.push(format!("{key}, {line}:{column}: {text} does not exist: {why}"));
+            }
+        }
+    }
+
+    /// Why a name in a policy stands for nothing, if it does.
+    fn dangles(&self, mesh: &Name, reference: &Reference) -> Option<String> {
+        let missing = |kind: Kind, mesh: &Name, name: &Name| {
+            if self.exists(kind, mesh, name) {
+                return None;
+            }
+            let known =
+                self.after.mesh(mesh.as_str()).map(|mesh| mesh.of_kind(kind).keys().map(Name::as_str));
+            let hint = did_you_mean(name.as_str(), known.into_iter().flatten());
+            let why = format!("there is no {} {name:?} in mesh {mesh:?}", kind.noun());
+            Some(hint.map_or(why.clone(), |hint| format!("{why}; {hint}")))
+        };
+        match &reference.referent {
+            Referent::Mesh(name) => missing(Kind::Mesh, name, name),
+            Referent::Node { mesh, node } => missing(Kind::VirtualNode, mesh, node),
+            Referent::Service(service) => missing(Kind::VirtualService, mesh, service),
+            Referent::Gateway { .. } => Some("this release has no virtual gateways".to_owned()),
+            Referent::Port { node, number } => {
+                let name = node_name(node)?;
+                missing(Kind::VirtualNode, mesh, &name).or_else(|| self.missing_port(mesh, &name, *number))
+            }
+            Referent::Route { node, port, template } => {
+                let name = node_name(node)?;
+                missing(Kind::VirtualNode, mesh, &name)
+                    .or_else(|| self.missing_port(mesh, &name, *port))
+                    .or_else(|| self.missing_route(mesh, &name, *port, template))
+            }
+            Referent::TrustDomain(_) | Referent::Role(_) | Referent::Workload(_) | Referent::Anonymous => {
+                None
+            }
+        }
+    }
+
+    fn missing_port(&self, mesh: &Name, node: &Name, port: u16) -> Option<String> {
+        let found = self.after.mesh(mesh.as_str())?.node(node.as_str())?;
+        let is_missing = found.listener(port).is_none();
+        is_missing.then(|| format!("virtual node {node:?} has no listener with port {port}"))
+    }
+
+    fn missing_route(&self, mesh: &Name, node: &Name, port: u16, template: &str) -> Option<String> {
+        let listener = self.after.mesh(mesh.as_str())?.node(node.as_str())?.listener(port)?;
+        let declared = || listener.routes().iter().map(|route| route.as_str());
+        if template == UNDECLARED || declared().any(|route| route == template) {
+            return None;
+        }
+        let why = format!("port {port} of virtual node {node:?} declares no such route");
+        Some(did_you_mean(template, declared()).map_or(why.clone(), |hint| format!("{why}; {hint}")))
+    }
+}
+
+fn node_name(id: &SpiffeId) -> Option<Name> {
+    match id.kind() {
+        IdentityKind::Node { name, .. } => Name::parse(name).ok(),
+        _ => None,
+    }
+}

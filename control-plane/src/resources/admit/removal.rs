@@ -1,0 +1,112 @@
+//! What may be removed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hauberk_identity::TrustDomain;
+
+use super::{Rights, Step, check_rights, envelope, opens};
+use crate::resources::catalog::{Catalog, Entry};
+use crate::resources::key::{Kind, ResourceKey};
+use crate::resources::problem::{Fault, Problem, Problems};
+
+/// A resource that is to be removed.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Which.
+    pub key: ResourceKey,
+    /// The version that the author looked at; 0: any.
+    pub resource_version: u64,
+    /// It is no error if it is not there.
+    pub ignore_missing: bool,
+}
+
+/// A removal that is accepted.
+#[derive(Debug)]
+pub struct Removal {
+    /// What goes, in the order of the request.
+    pub removed: Vec<(ResourceKey, Arc<Entry>)>,
+    /// All resources as they will be.
+    pub after: Catalog,
+}
+
+/// Judges the removal of `targets`, all or none. What others still refer to stays.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the request.
+pub fn admit_removal(
+    catalog: &Catalog,
+    targets: &[Target],
+    rights: Rights,
+    trust_domain: &TrustDomain,
+) -> Result<Removal, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let mut removed = Vec::new();
+    let mut after = catalog.clone();
+    let mut places: BTreeMap<ResourceKey, usize> = BTreeMap::new();
+    for (index, Target { key, resource_version, ignore_missing }) in targets.iter().enumerate() {
+        problems.about(index);
+        if places.contains_key(key) {
+            problems.invalid("", format!("{key} stands in the request twice"));
+            continue;
+        }
+        check_rights(key, rights, &mut problems);
+        let entry = catalog.get(key);
+        if let Some(message) = envelope::stale(*resource_version, entry.map(|entry| &**entry)) {
+            problems.report(Fault::Stale, "resourceVersion", message, None);
+        }
+        match entry {
+            Some(entry) => {
+                places.insert(key.clone(), index);
+                after.remove(key);
+                removed.push((key.clone(), Arc::clone(entry)));
+            }
+            None if *ignore_missing => {}
+            None => problems.report(Fault::Missing, "", format!("{key} does not exist"), None),
+        }
+    }
+    for (key, index) in &places {
+        check_unused(key, &after, problems.about(*index));
+    }
+    let step = Step { before: catalog, after: &after, places: &places, trust_domain };
+    opens::check(&step, rights, &mut problems, &mut Vec::new());
+    let mut problems = problems.into_sorted();
+    // A target has no fields of the resource itself.
+    problems.iter_mut().filter(|problem| problem.field.starts_with("spec.")).for_each(|p| p.field.clear());
+    if problems.is_empty() { Ok(Removal { removed, after }) } else { Err(problems) }
+}
+
+fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
+    let Some(mesh) = after.mesh(key.mesh.as_str()) else { return };
+    let users: Vec<String> = match key.kind {
+        Kind::Mesh => {
+            let kinds = Kind::ALL.into_iter().flat_map(|kind| {
+                mesh.of_kind(kind).keys().map(move |name| format!("{} {name:?}", kind.noun()))
+            });
+            kinds.collect()
+        }
+        Kind::VirtualNode => mesh
+            .services()
+            .filter(|(_, service)| service.provider().is_some_and(|own| *own.node() == key.name))
+            .map(|(name, _)| format!("virtual service {name:?}"))
+            .collect(),
+        Kind::VirtualService => mesh
+            .nodes()
+            .filter(|(_, node)| node.backends().contains(&key.name))
+            .map(|(name, _)| format!("virtual node {name:?}"))
+            .collect(),
+        Kind::Policy => Vec::new(),
+    };
+    if let [first, others @ ..] = &users[..] {
+        let more = match others.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = match key.kind {
+            Kind::Mesh => format!("{key} still holds {first}{more}"),
+            _ => format!("{key} is still used by {first}{more}"),
+        };
+        let help = "remove these first, or with it".to_owned();
+        problems.report(Fault::InUse, "", message, Some(help));
+    }
+}

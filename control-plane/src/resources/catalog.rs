@@ -1,0 +1,283 @@
+//! All resources at one revision, read and checked: what everything else is computed from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hauberk_identity::{Name, TrustDomain};
+use hauberk_policy::PolicyDocument;
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use prost::Message;
+
+use super::key::{Kind, ResourceKey};
+use super::mesh::Mesh;
+use super::policy;
+use super::problem::Problems;
+use super::virtual_node::VirtualNode;
+use super::virtual_service::VirtualService;
+use crate::registry::{Page, Revision, Stored, Version};
+
+/// All resources at one revision. Immutable once shared, and cheap to clone: what does not change stays shared.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    revision: Revision,
+    version: Version,
+    meshes: BTreeMap<Name, Arc<MeshCatalog>>,
+}
+
+/// The resources of one mesh.
+#[derive(Debug, Clone, Default)]
+pub struct MeshCatalog {
+    meshes: BTreeMap<Name, Arc<Entry>>,
+    policies: BTreeMap<Name, Arc<Entry>>,
+    nodes: BTreeMap<Name, Arc<Entry>>,
+    services: BTreeMap<Name, Arc<Entry>>,
+}
+
+/// One resource, as it is stored and as it is understood.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    resource: Resource,
+    model: Model,
+}
+
+/// What a resource means.
+#[derive(Debug, Clone)]
+pub enum Model {
+    /// A mesh.
+    Mesh(Mesh),
+    /// A policy.
+    Policy(Arc<PolicyDocument>),
+    /// A virtual node.
+    VirtualNode(VirtualNode),
+    /// A virtual service.
+    VirtualService(VirtualService),
+    /// Stored, but not acceptable to this release: says why. Nothing is compiled from its mesh until it is replaced,
+    /// since it might have been a forbid.
+    Unreadable(String),
+}
+
+impl Model {
+    /// Reads a resource's body, and reports everything that is wrong with it.
+    pub(crate) fn parse(
+        spec: &Spec,
+        key: &ResourceKey,
+        trust_domain: &TrustDomain,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        match spec {
+            Spec::MeshSpec(spec) => Mesh::parse(spec, problems).map(Self::Mesh),
+            Spec::VirtualNode(spec) => VirtualNode::parse(spec, problems).map(Self::VirtualNode),
+            Spec::VirtualService(spec) => VirtualService::parse(spec, problems).map(Self::VirtualService),
+            Spec::Policy(spec) => policy::parse(spec, key, trust_domain, problems).map(Self::Policy),
+        }
+    }
+}
+
+impl Entry {
+    /// A resource that was read well.
+    pub(crate) fn new(resource: Resource, model: Model) -> Self {
+        Self { resource, model }
+    }
+
+    /// Reads a stored resource.
+    fn from_stored(key: &ResourceKey, stored: &Stored, trust_domain: &TrustDomain) -> Self {
+        let named = || Resource {
+            mesh: key.mesh.to_string(),
+            name: key.name.to_string(),
+            spec: Some(key.kind.empty_spec()),
+            ..Resource::default()
+        };
+        let resource = match Resource::decode(stored.value.clone()) {
+            Ok(resource) => resource,
+            Err(error) => return Self::new(named(), Model::Unreadable(error.to_string())),
+        };
+        let mut problems = Problems::default();
+        let model = match &resource.spec {
+            Some(spec) if Kind::of(spec) == key.kind => Model::parse(spec, key, trust_domain, &mut problems),
+            _ => return Self::new(named(), Model::Unreadable("it is of another kind".to_owned())),
+        };
+        let model = model.unwrap_or_else(|| {
+            let found = problems.into_sorted();
+            let first = found.first().map(|problem| format!("{}: {}", problem.field, problem.message));
+            Model::Unreadable(first.unwrap_or_default())
+        });
+        Self::new(resource, model)
+    }
+
+    /// The resource as it is stored.
+    pub fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    /// What it means.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Its own counter.
+    pub fn resource_version(&self) -> u64 {
+        self.resource.metadata.as_ref().map_or(0, |metadata| metadata.resource_version)
+    }
+}
+
+impl Catalog {
+    /// Reads a listing of all resources.
+    pub fn from_page(page: &Page, trust_domain: &TrustDomain) -> Self {
+        let mut catalog = Self { revision: page.revision, version: page.version, ..Self::default() };
+        for (key, stored) in &page.entries {
+            catalog.write(key, Some(stored), trust_domain);
+        }
+        catalog
+    }
+
+    /// Takes over one write of the registry.
+    pub(crate) fn write(&mut self, key: &str, stored: Option<&Stored>, trust_domain: &TrustDomain) {
+        let Some(key) = ResourceKey::from_store_key(key) else {
+            tracing::warn!(event = "resource_key_unknown", key, "a record of an unknown kind is left alone");
+            return;
+        };
+        match stored {
+            Some(stored) => {
+                let entry = Entry::from_stored(&key, stored, trust_domain);
+                if let Model::Unreadable(reason) = entry.model() {
+                    tracing::error!(event = "resource_unreadable", resource = %key, reason, "a stored resource is not accepted");
+                }
+                self.set(&key, entry);
+            }
+            None => self.remove(&key),
+        }
+    }
+
+    /// Moves on to a later commit.
+    pub(crate) fn move_on(&mut self, version: Version, revision: Revision) {
+        self.version = version;
+        self.revision = revision;
+    }
+
+    /// Puts a resource in, or in another's place.
+    pub(crate) fn set(&mut self, key: &ResourceKey, entry: Entry) {
+        let mesh = Arc::make_mut(self.meshes.entry(key.mesh.clone()).or_default());
+        mesh.of_kind_mut(key.kind).insert(key.name.clone(), Arc::new(entry));
+    }
+
+    /// Takes a resource out.
+    pub(crate) fn remove(&mut self, key: &ResourceKey) {
+        if let Some(mesh) = self.meshes.get_mut(&key.mesh) {
+            let resources = Arc::make_mut(mesh);
+            resources.of_kind_mut(key.kind).remove(&key.name);
+            if resources.is_empty() {
+                self.meshes.remove(&key.mesh);
+            }
+        }
+    }
+
+    /// The revision that it reflects.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The commit that it reflects.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// One resource.
+    pub fn get(&self, key: &ResourceKey) -> Option<&Arc<Entry>> {
+        self.meshes.get(&key.mesh)?.of_kind(key.kind).get(&key.name)
+    }
+
+    /// The resources of one mesh, if there are any.
+    pub fn mesh(&self, name: &str) -> Option<&Arc<MeshCatalog>> {
+        self.meshes.get(name)
+    }
+
+    /// All meshes that have any resources, in order.
+    pub fn meshes(&self) -> &BTreeMap<Name, Arc<MeshCatalog>> {
+        &self.meshes
+    }
+}
+
+impl MeshCatalog {
+    /// The resources of one kind, by name.
+    pub fn of_kind(&self, kind: Kind) -> &BTreeMap<Name, Arc<Entry>> {
+        match kind {
+            Kind::Mesh => &self.meshes,
+            Kind::Policy => &self.policies,
+            Kind::VirtualNode => &self.nodes,
+            Kind::VirtualService => &self.services,
+        }
+    }
+
+    fn of_kind_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Arc<Entry>> {
+        match kind {
+            Kind::Mesh => &mut self.meshes,
+            Kind::Policy => &mut self.policies,
+            Kind::VirtualNode => &mut self.nodes,
+            Kind::VirtualService => &mut self.services,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        Kind::ALL.into_iter().all(|kind| self.of_kind(kind).is_empty())
+    }
+
+    /// What the mesh itself says.
+    pub fn spec(&self) -> Option<&Mesh> {
+        self.meshes.values().find_map(|entry| match entry.model() {
+            Model::Mesh(mesh) => Some(mesh),
+            _ => None,
+        })
+    }
+
+    /// A virtual node.
+    pub fn node(&self, name: &str) -> Option<&VirtualNode> {
+        as_node(self.nodes.get(name)?)
+    }
+
+    /// A virtual service.
+    pub fn service(&self, name: &str) -> Option<&VirtualService> {
+        as_service(self.services.get(name)?)
+    }
+
+    /// All virtual nodes, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Name, &VirtualNode)> {
+        self.nodes.iter().filter_map(|(name, entry)| Some((name, as_node(entry)?)))
+    }
+
+    /// All virtual services, in order.
+    pub fn services(&self) -> impl Iterator<Item = (&Name, &VirtualService)> {
+        self.services.iter().filter_map(|(name, entry)| Some((name, as_service(entry)?)))
+    }
+
+    /// All policies, in order.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyDocument> {
+        self.policies.values().filter_map(|entry| match entry.model() {
+            Model::Policy(document) => Some(&**document),
+            _ => None,
+        })
+    }
+
+    /// Stored resources that this release does not accept, each with the reason.
+    pub fn unreadable(&self) -> impl Iterator<Item = (Kind, &Name, &str)> {
+        Kind::ALL.into_iter().flat_map(|kind| {
+            self.of_kind(kind).iter().filter_map(move |(name, entry)| match entry.model() {
+                Model::Unreadable(reason) => Some((kind, name, reason.as_str())),
+                _ => None,
+            })
+        })
+    }
+}
+
+fn as_node(entry: &Entry) -> Option<&VirtualNode> {
+    match entry.model() {
+        Model::VirtualNode(node) => Some(node),
+        _ => None,
+    }
+}
+
+fn as_service(entry: &Entry) -> Option<&VirtualService> {
+    match entry.model() {
+        Model::VirtualService(service) => Some(service),
+        _ => None,
+    }
+}

@@ -1,0 +1,109 @@
+//! Keeps all resources in memory, as of the last durable commit.
+
+use std::sync::Arc;
+
+use hauberk_identity::TrustDomain;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::catalog::Catalog;
+use crate::registry::{Change, Store, StoreError, Version, WatchEnd, keys};
+
+/// All resources, as of the last durable commit. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalogs {
+    store: Arc<dyn Store>,
+    latest: watch::Receiver<Arc<Catalog>>,
+}
+
+impl Catalogs {
+    /// Reads all resources, and follows the registry until `stop`.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        trust_domain: TrustDomain,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<Self, StoreError> {
+        let (sender, latest) = watch::channel(Arc::new(list(&*store, &trust_domain).await?));
+        let follower = Follower { store: Arc::clone(&store), trust_domain, sender };
+        tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = follower.run() => {}
+            }
+        });
+        Ok(Self { store, latest })
+    }
+
+    /// All resources as of a revision that is at least the one that is durable now: what was answered before this call
+    /// is in it.
+    ///
+    /// # Errors
+    /// When the registry cannot be read, or is closed.
+    pub async fn current(&self) -> Result<Arc<Catalog>, StoreError> {
+        let revision = self.store.revision().await?;
+        let mut latest = self.latest.clone();
+        let catalog = latest.wait_for(|catalog| catalog.revision() >= revision).await;
+        catalog.map(|catalog| Arc::clone(&catalog)).map_err(|_| StoreError::Closed)
+    }
+
+    /// Follows all changes; some may be skipped, the last never is.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.latest.clone()
+    }
+}
+
+struct Follower {
+    store: Arc<dyn Store>,
+    trust_domain: TrustDomain,
+    sender: watch::Sender<Arc<Catalog>>,
+}
+
+impl Follower {
+    async fn run(self) {
+        // Everything is watched, not resources alone: trust and revocation raise the revision too.
+        let mut watch = self.store.watch("", self.version());
+        loop {
+            match watch.next().await {
+                Ok(change) => self.take_over(&change),
+                Err(WatchEnd::Closed) => return,
+                Err(WatchEnd::Compacted) => {
+                    match list(&*self.store, &self.trust_domain).await {
+                        Ok(catalog) => drop(self.sender.send_replace(Arc::new(catalog))),
+                        Err(error) => {
+                            tracing::error!(event = "resources_unreadable", %error, "resources are not followed any more");
+                            return;
+                        }
+                    }
+                    watch = self.store.watch("", self.version());
+                }
+            }
+        }
+    }
+
+    fn version(&self) -> Version {
+        self.sender.borrow().version()
+    }
+
+    fn take_over(&self, change: &Change) {
+        if !change.raised_revision {
+            return;
+        }
+        let mut catalog = Catalog::clone(&self.sender.borrow());
+        for (key, stored) in change.under(keys::RESOURCES) {
+            catalog.write(key, stored, &self.trust_domain);
+        }
+        catalog.move_on(change.version, change.revision);
+        self.sender.send_replace(Arc::new(catalog));
+    }
+}
+
+/// Reads all resources at one instant: a listing in several parts could mix two commits.
+async fn list(store: &dyn Store, trust_domain: &TrustDomain) -> Result<Catalog, StoreError> {
+    let page = store.list(keys::RESOURCES, None, usize::MAX).await?;
+    Ok(Catalog::from_page(&page, trust_domain))
+}

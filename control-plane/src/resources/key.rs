@@ -1,0 +1,132 @@
+//! What names a resource, and where it stands in the registry.
+
+use std::fmt;
+
+use hauberk_identity::Name;
+use hauberk_proto::mesh::v1 as wire;
+
+use crate::registry::keys;
+
+/// What a resource is. Ordered as lists are: by the kind's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A mesh.
+    Mesh,
+    /// A Cedar document.
+    Policy,
+    /// A virtual node.
+    VirtualNode,
+    /// A virtual service.
+    VirtualService,
+}
+
+impl Kind {
+    /// All kinds, in order.
+    pub const ALL: [Self; 4] = [Self::Mesh, Self::Policy, Self::VirtualNode, Self::VirtualService];
+
+    /// The kind as files and registry keys spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mesh => "Mesh",
+            Self::Policy => "Policy",
+            Self::VirtualNode => "VirtualNode",
+            Self::VirtualService => "VirtualService",
+        }
+    }
+
+    /// The kind in a sentence.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Policy => "policy",
+            Self::VirtualNode => "virtual node",
+            Self::VirtualService => "virtual service",
+        }
+    }
+
+    /// The kind that a request names; `None` where it names none, or one that this release does not know.
+    pub fn from_wire(kind: i32) -> Option<Self> {
+        match wire::Kind::try_from(kind) {
+            Ok(wire::Kind::Mesh) => Some(Self::Mesh),
+            Ok(wire::Kind::Policy) => Some(Self::Policy),
+            Ok(wire::Kind::VirtualNode) => Some(Self::VirtualNode),
+            Ok(wire::Kind::VirtualService) => Some(Self::VirtualService),
+            Ok(wire::Kind::Unspecified) | Err(_) => None,
+        }
+    }
+
+    /// The kind of a body.
+    pub fn of(spec: &wire::resource::Spec) -> Self {
+        match spec {
+            wire::resource::Spec::MeshSpec(_) => Self::Mesh,
+            wire::resource::Spec::VirtualNode(_) => Self::VirtualNode,
+            wire::resource::Spec::VirtualService(_) => Self::VirtualService,
+            wire::resource::Spec::Policy(_) => Self::Policy,
+        }
+    }
+
+    /// A body of this kind with nothing in it, for messages that only name a resource.
+    pub fn empty_spec(self) -> wire::resource::Spec {
+        match self {
+            Self::Mesh => wire::resource::Spec::MeshSpec(wire::MeshSpec::default()),
+            Self::Policy => wire::resource::Spec::Policy(wire::PolicySpec::default()),
+            Self::VirtualNode => wire::resource::Spec::VirtualNode(wire::VirtualNodeSpec::default()),
+            Self::VirtualService => wire::resource::Spec::VirtualService(wire::VirtualServiceSpec::default()),
+        }
+    }
+}
+
+/// The name of one resource among all. A mesh stands in itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceKey {
+    /// What it is.
+    pub kind: Kind,
+    /// The mesh it belongs to.
+    pub mesh: Name,
+    /// Its name, unique among its kind in its mesh.
+    pub name: Name,
+}
+
+impl ResourceKey {
+    /// Where it stands in the registry.
+    pub fn store_key(&self) -> String {
+        keys::resource(self.kind.as_str(), self.mesh.as_str(), self.name.as_str())
+    }
+
+    /// Reads a registry key back; `None` for what is not a resource's.
+    pub fn from_store_key(key: &str) -> Option<Self> {
+        let mut parts = key.strip_prefix(keys::RESOURCES)?.split('/');
+        let (kind, mesh, name) = (parts.next()?, parts.next()?, parts.next()?);
+        let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind)?;
+        let key = Self { kind, mesh: Name::parse(mesh).ok()?, name: Name::parse(name).ok()? };
+        parts.next().is_none().then_some(key)
+    }
+}
+
+impl fmt::Display for ResourceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            Kind::Mesh => write!(f, "Mesh {}", self.name),
+            kind => write!(f, "{} {}/{}", kind.as_str(), self.mesh, self.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registry_keys_read_back() {
+        let name = |text| Name::parse(text).unwrap();
+        for kind in Kind::ALL {
+            let key = ResourceKey { kind, mesh: name("shop"), name: name("orders.v2") };
+            assert_eq!(ResourceKey::from_store_key(&key.store_key()), Some(key));
+        }
+        for wrong in ["resource/Node/a/b", "resource/Mesh/a", "resource/Mesh/a/b/c", "token/Mesh/a/b", ""] {
+            assert_eq!(ResourceKey::from_store_key(wrong), None, "{wrong}");
+        }
+        assert!(Kind::ALL.is_sorted());
+        assert!(Kind::ALL.is_sorted_by_key(|kind| kind.as_str()));
+    }
+}

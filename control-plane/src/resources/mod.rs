@@ -1,0 +1,33 @@
+//! Meshes, virtual nodes, virtual services and policies: what they must be, and how they change.
+//!
+//! [`admit`] is where a change is accepted or refused; [`Resources`] makes it one durable transaction; [`Catalogs`]
+//! keeps all resources in memory, as of the last commit.
+
+pub mod admit;
+mod apply;
+mod catalog;
+mod choice;
+mod follow;
+mod key;
+mod mesh;
+mod policy;
+mod problem;
+mod virtual_node;
+mod virtual_service;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use apply::{
+    Applied, Author, ChangeError, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed, Resources,
+    ResourcesParts,
+};
+pub use catalog::{Catalog, Entry, MeshCatalog, Model};
+pub use follow::Catalogs;
+pub use key::{Kind, ResourceKey};
+pub use mesh::Mesh;
+pub use problem::{Fault, Problem};
+pub use virtual_node::{Discovery, FixedEndpoint, Listener, VirtualNode};
+pub use virtual_service::{Provider, VirtualService};
+
+pub(crate) use choice::did_you_mean;

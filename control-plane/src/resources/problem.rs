@@ -1,0 +1,96 @@
+//! What is wrong with a change: everything at once, each with its place.
+
+use std::fmt::Display;
+
+/// Whose fault a problem is, and so what the answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// The author's: it can never be accepted like this.
+    Invalid,
+    /// The author lacks a role.
+    Denied,
+    /// The author looked at an older version.
+    Stale,
+    /// It names something that is not there.
+    Missing,
+    /// Something else still needs what is to change.
+    InUse,
+}
+
+/// One problem of one resource of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The resource, by its place in the request.
+    pub resource: usize,
+    /// The field, as its JSON path within the resource, such as `spec.listeners[0].portMapping.port`. Empty: all of it.
+    pub field: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub help: Option<String>,
+    /// Whose fault it is.
+    pub fault: Fault,
+}
+
+impl Problem {
+    /// Message and help in one line.
+    pub fn description(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message.clone(),
+        }
+    }
+}
+
+/// Collects the problems of a batch while it is read, resource by resource.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    resource: usize,
+    found: Vec<Problem>,
+}
+
+impl Problems {
+    /// What is reported from now on is about the resource at this place.
+    pub(crate) fn about(&mut self, resource: usize) -> &mut Self {
+        self.resource = resource;
+        self
+    }
+
+    /// Reports a value that can never be accepted.
+    pub(crate) fn invalid(&mut self, field: impl Into<String>, message: impl Display) {
+        self.report(Fault::Invalid, field, message, None);
+    }
+
+    /// The same with what to do about it.
+    pub(crate) fn invalid_but(
+        &mut self,
+        field: impl Into<String>,
+        message: impl Display,
+        help: impl Into<String>,
+    ) {
+        self.report(Fault::Invalid, field, message, Some(help.into()));
+    }
+
+    /// Reports any problem.
+    pub(crate) fn report(
+        &mut self,
+        fault: Fault,
+        field: impl Into<String>,
+        message: impl Display,
+        help: Option<String>,
+    ) {
+        let (field, message) = (field.into(), message.to_string());
+        self.found.push(Problem { resource: self.resource, field, message, help, fault });
+    }
+
+    /// How many there are: a part that reports none is good.
+    pub(crate) fn count(&self) -> usize {
+        self.found.len()
+    }
+
+    /// All of them, in the order of the request.
+    pub(crate) fn into_sorted(mut self) -> Vec<Problem> {
+        self.found.sort_by_key(|problem| problem.resource);
+        self.found
+    }
+}

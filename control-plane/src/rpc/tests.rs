@@ -1,5 +1,7 @@
 //! A whole control plane on real sockets.
 
+mod sync;
+
 use std::time::Duration;
 
 use hauberk_identity::{Name, TrustDomain};
@@ -7,11 +9,13 @@ use hauberk_proto::admin::v1::IssueCredentialRequest;
 use hauberk_proto::agent::v1::attest_request::Evidence;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::agent::v1::{AttestRequest, AttestResponse, SignCertificateRequest};
+use hauberk_proto::mesh::v1::Resource;
 use hauberk_tls::{
     BootstrapTrust, Connector, KeyPair, LiveIdentity, ServerExpectation, Svid, TrustBundle,
     bootstrap_connector,
 };
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -25,6 +29,7 @@ use crate::clock::Clock;
 use crate::enrollment::{TokenRequest, Uses};
 use crate::init::{InitError, init};
 use crate::registry::{Commit, keys};
+use crate::resources::testing as resources;
 use crate::telemetry::LogControl;
 use crate::testing::{actor, request, settings};
 
@@ -61,8 +66,12 @@ async fn start() -> (Running, String) {
 
     let control =
         ControlPlane::open(settings.clone(), Clock::system(), LogControl::detached()).await.unwrap();
-    let node = keys::resource("VirtualNode", "shop", "orders");
-    control.store.commit(Commit::new().put(node, "a node")).await.unwrap();
+    let stored = |kind, name, resource: Resource| {
+        Commit::new().put(keys::resource(kind, "shop", name), resource.encode_to_vec()).raising_revision()
+    };
+    control.store.commit(stored("Mesh", "shop", resources::mesh("shop"))).await.unwrap();
+    let node = resources::node("orders", [resources::listener(8080, "http")]);
+    control.store.commit(stored("VirtualNode", "orders", node)).await.unwrap();
     let asked = TokenRequest {
         mesh: Name::parse("shop").unwrap(),
         node: Name::parse("orders").unwrap(),
@@ -224,4 +233,48 @@ async fn taken_ports_and_taken_or_unfinished_places_are_named() {
     assert!(matches!(found(&settings).await, Err(InitError::Unfinished(_))));
     let refused = run(settings, Clock::system(), LogControl::detached(), CancellationToken::new()).await;
     assert!(matches!(refused, Err(AppError::Unfinished(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_admins_open_stream_is_cut() {
+    let (running, _) = start().await;
+    let (key, csr) = request();
+    let asked = IssueCredentialRequest { name: "ada".into(), roles: vec![1], csr };
+    let ada = issue_through_socket(&running.data_dir().join("admin.sock"), asked).await.unwrap();
+    let channel_of_ada =
+        channel(running.addresses.admin, somebody(&key, &ada.chain, &ada.roots)).await.unwrap();
+    let mut watch =
+        HealthClient::new(channel_of_ada).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+
+    let contexts = std::fs::read_to_string(running.directory.path().join("contexts.toml")).unwrap();
+    let contexts: toml::Table = contexts.parse().unwrap();
+    let text = |name: &str| contexts["contexts"]["demo"][name].as_str().unwrap().to_owned();
+    let owner = Svid::from_pem(&text("certificate_pem")).unwrap();
+    let owner_key = KeyPair::from_pkcs8_pem(&text("key_pem")).unwrap();
+    let chain: Vec<_> = owner.chain().iter().map(|der| der.to_vec()).collect();
+    let owner = channel(running.addresses.admin, somebody(&owner_key, &chain, &ada.roots)).await.unwrap();
+    let deletion = hauberk_proto::admin::v1::DeleteAdminRequest { name: "ada".into() };
+    let deleted =
+        hauberk_proto::admin::v1::admins_client::AdminsClient::new(owner).delete_admin(deletion).await;
+    if deleted.as_ref().is_err_and(|status| status.code() == Code::Unimplemented) {
+        println!("skipped: the Admins service is not mounted");
+        return;
+    }
+    deleted.unwrap();
+    let end = tokio::time::timeout(DEADLINE, watch.message()).await.unwrap();
+    assert!(end.is_err() || end.unwrap().is_none());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_connection_is_closed() {
+    use tokio::io::AsyncReadExt;
+    let (running, _) = start().await;
+    let stream = TcpStream::connect(running.addresses.agent).await.unwrap();
+    let (mut silent, _) = stranger(&running).connect(stream).await.unwrap().into_parts();
+    let mut buffer = Vec::new();
+    // It may end with an alert or without: it ends.
+    let _ended = tokio::time::timeout(2 * DEADLINE, silent.read_to_end(&mut buffer)).await.unwrap();
+    running.stop().await;
 }

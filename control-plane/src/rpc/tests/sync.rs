@@ -1,0 +1,153 @@
+//! An agent's stream and what admins see of it.
+
+use hauberk_proto::admin::v1::audit_client::AuditClient;
+use hauberk_proto::admin::v1::flows_client::FlowsClient;
+use hauberk_proto::admin::v1::identities_client::IdentitiesClient;
+use hauberk_proto::admin::v1::rollout_client::RolloutClient;
+use hauberk_proto::admin::v1::system_client::SystemClient;
+use hauberk_proto::admin::v1::{
+    CreateTokenRequest, GetStatusRequest, ListAuditRequest, ListInstancesRequest, ObserveRequest,
+    WaitRequest,
+};
+use hauberk_proto::agent::v1::mesh_client::MeshClient;
+use hauberk_proto::agent::v1::{
+    Acknowledge, Decision, Decisions, FromAgent, Hello, SignedView, ToAgent, View, from_agent, to_agent,
+};
+use hauberk_tls::signing::ViewVerifier;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::*;
+
+const NODE: &str = "spiffe://shop.local/mesh/shop/node/orders";
+
+struct Agent {
+    instance: String,
+    up: mpsc::Sender<FromAgent>,
+    down: Streaming<ToAgent>,
+}
+
+impl Agent {
+    async fn join(running: &Running, token: &str) -> (Self, ViewVerifier) {
+        let (key, joined) = attest(running, token).await;
+        let trust = joined.trust.unwrap();
+        let connector = somebody(&key, &joined.certificate.unwrap().chain, &trust.roots);
+        let channel = channel(running.addresses.agent, connector).await.unwrap();
+        let (up, messages) = mpsc::channel(8);
+        let down = MeshClient::new(channel).sync(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        let verifier = ViewVerifier::from_public_keys(trust.view_keys.iter().map(|key| &key.public_key[..])).unwrap();
+        (Self { instance: joined.instance_id, up, down }, verifier)
+    }
+
+    async fn say(&self, message: from_agent::Message) {
+        self.up.send(FromAgent { message: Some(message) }).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Result<to_agent::Message, Status> {
+        let message = tokio::time::timeout(DEADLINE, self.down.message()).await.unwrap()?;
+        Ok(message.unwrap().message.unwrap())
+    }
+
+    async fn view(&mut self) -> SignedView {
+        loop {
+            if let to_agent::Message::View(view) = self.hear().await.unwrap() {
+                return view;
+            }
+        }
+    }
+}
+
+async fn owner(running: &Running) -> Channel {
+    let (key, csr) = request();
+    let asked = IssueCredentialRequest { name: "olga".into(), roles: Vec::new(), csr };
+    let credential = issue_through_socket(&running.data_dir().join("admin.sock"), asked).await.unwrap();
+    let connector = somebody(&key, &credential.chain, &credential.roots);
+    channel(running.addresses.admin, connector).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_is_pushed_acknowledged_and_waited_for() {
+    let (running, token) = start().await;
+    let admin = owner(&running).await;
+    let (mut agent, verifier) = Agent::join(&running, &token).await;
+    let now_unix_ms = Clock::system().now().0;
+    agent.say(from_agent::Message::Hello(Hello { now_unix_ms, ..Hello::default() })).await;
+    let signed = agent.view().await;
+    verifier.verify(&signed.key_id, &signed.view, &signed.signature).unwrap();
+    let view = View::decode(signed.view).unwrap();
+
+    let mut rollout = RolloutClient::new(admin.clone());
+    let mut waiting = rollout.wait(WaitRequest::default()).await.unwrap().into_inner();
+    let begun = waiting.message().await.unwrap().unwrap();
+    assert_eq!((begun.enforced, begun.concerned, begun.done), (0, 1, false));
+    assert_eq!(begun.laggards[0].reason, "pushed, not acknowledged");
+    assert_eq!(begun.laggards[0].instance_id, agent.instance);
+    let View { epoch, revision, .. } = view;
+    agent
+        .say(from_agent::Message::Acknowledge(Acknowledge { epoch, revision, service: String::new() }))
+        .await;
+    let done = tokio::time::timeout(DEADLINE, waiting.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!((done.enforced, done.concerned, done.done), (1, 1, true));
+    assert!(waiting.message().await.unwrap().is_none());
+
+    let mut future = WaitRequest { revision: begun.revision + 1, ..WaitRequest::default() };
+    assert_eq!(rollout.wait(future.clone()).await.unwrap_err().code(), Code::FailedPrecondition);
+    future = WaitRequest { mesh: "no name".into(), ..WaitRequest::default() };
+    assert_eq!(rollout.wait(future).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut identities = IdentitiesClient::new(admin.clone());
+    let listed = identities.list_instances(ListInstancesRequest::default()).await.unwrap().into_inner();
+    let [instance] = &listed.instances[..] else { panic!("{listed:?}") };
+    assert_eq!((instance.spiffe_id.as_str(), instance.connected), (NODE, true));
+    assert_eq!((instance.latest_revision, instance.enforced_revision), (revision, revision));
+    assert_eq!(instance.lag_reason, "");
+    let status = SystemClient::new(admin).get_status(GetStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.admin.as_str(), status.findings), ("olga", Vec::new()));
+    assert!(status.root_not_after.is_some() && status.server_certificate_not_after.is_some());
+
+    let stopping = running.stop.clone();
+    stopping.cancel();
+    let end = loop {
+        if let Err(status) = agent.hear().await {
+            break status;
+        }
+    };
+    assert_eq!(end.code(), Code::Unavailable);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn observers_see_decisions_and_refused_acts_are_recorded() {
+    let (running, token) = start().await;
+    let admin = owner(&running).await;
+    let (mut agent, _) = Agent::join(&running, &token).await;
+    agent.say(from_agent::Message::Hello(Hello::default())).await;
+    agent.view().await;
+    let mut seen =
+        FlowsClient::new(admin.clone()).observe(ObserveRequest::default()).await.unwrap().into_inner();
+    loop {
+        if let to_agent::Message::Observe(observe) = agent.hear().await.unwrap() {
+            assert!(observe.all && observe.limit_per_second > 0);
+            break;
+        }
+    }
+    let decision = Decision { node: NODE.into(), action: "GET".into(), ..Decision::default() };
+    let foreign = Decision { node: "spiffe://shop.local/mesh/shop/node/web".into(), ..decision.clone() };
+    let decisions = vec![foreign, decision.clone()];
+    agent.say(from_agent::Message::Decisions(Decisions { decisions, dropped: 0 })).await;
+    let batch = tokio::time::timeout(DEADLINE, seen.message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(batch.decisions, [decision]);
+
+    let asked = CreateTokenRequest { mesh: "shop".into(), node: "nobody".into(), ..Default::default() };
+    let refused = IdentitiesClient::new(admin.clone()).create_token(asked).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let asked = ListAuditRequest { refused_only: true, action: "token.".into(), ..Default::default() };
+    let mut audit = AuditClient::new(admin);
+    let records = audit.list(asked).await.unwrap().into_inner().records;
+    assert_eq!((records.len(), records[0].object.as_str()), (1, "shop/nobody"));
+    assert_eq!(records[0].actor, "spiffe://shop.local/admin/olga");
+    let negative = ListAuditRequest { page_size: -1, ..Default::default() };
+    assert_eq!(audit.list(negative).await.unwrap_err().code(), Code::InvalidArgument);
+    running.stop().await;
+}

@@ -82,20 +82,22 @@ fn live_names(kinds: &[Kind]) -> Vec<CompletionCandidate> {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return Vec::new();
     };
-    let names = runtime.block_on(tokio::time::timeout(PATIENCE, async {
-        let session = Session::open(&global()).await.ok()?;
-        let mesh = session.named_mesh().unwrap_or_default().to_owned();
-        let mut names = Vec::new();
-        for kind in kinds {
-            let found = session.list(*kind, &mesh).await.ok()?;
-            names.extend(found.into_iter().map(|resource| resource.name));
-        }
-        names.sort();
-        names.dedup();
-        Some(names)
-    }));
+    let names = runtime.block_on(async { tokio::time::timeout(PATIENCE, ask_names(kinds)).await });
     let names = names.ok().flatten().unwrap_or_default();
     names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+async fn ask_names(kinds: &[Kind]) -> Option<Vec<String>> {
+    let session = Session::open(&global()).await.ok()?;
+    let mesh = session.named_mesh().unwrap_or_default().to_owned();
+    let mut names = Vec::new();
+    for kind in kinds {
+        let found = session.list(*kind, &mesh).await.ok()?;
+        names.extend(found.into_iter().map(|resource| resource.name));
+    }
+    names.sort();
+    names.dedup();
+    Some(names)
 }
 
 /// The global options of the unfinished command line, as far as it can be read.

@@ -24,6 +24,7 @@ use error::CommandError;
 use hauberk_policy::Verb;
 
 fn main() -> ExitCode {
+    hauberk_tls::install_provider();
     CompleteEnv::with_factory(Arguments::command).var(completion::VARIABLE).complete();
     let arguments = Arguments::parse();
     match arguments.global.color {
@@ -31,7 +32,6 @@ fn main() -> ExitCode {
         Color::Always => anstream::ColorChoice::Always.write_global(),
         Color::Never => anstream::ColorChoice::Never.write_global(),
     }
-    hauberk_tls::install_provider();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return CommandError::failed(format!("the runtime cannot start: {error}")).finish(),

@@ -1,0 +1,192 @@
+//! Arguments of the commands about identities, admins and contexts.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
+
+use super::decisions::TextFormat;
+use crate::completion::{context_names, node_names};
+use crate::output::Format;
+use crate::times;
+
+/// `token`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a join token for agents of a virtual node; it is printed once
+    Create(TokenCreate),
+    /// List tokens
+    List {
+        /// How to show them
+        #[arg(long, short, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Take a token back
+    Delete {
+        /// As `token list` shows it
+        id: String,
+    },
+}
+
+/// `token create`
+#[derive(Debug, Args)]
+pub(crate) struct TokenCreate {
+    /// The virtual node that the agents become
+    #[arg(long, add = ArgValueCandidates::new(node_names))]
+    pub(crate) node: String,
+    /// How long it can be used; at most 24h
+    #[arg(long, value_parser = times::duration, default_value = "10m")]
+    pub(crate) ttl: Duration,
+    /// How many agents can use it: a number, or unlimited
+    #[arg(long, default_value = "1", value_parser = uses)]
+    pub(crate) uses: Uses,
+    /// Write the token to this file (0600) instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) output: TextFormat,
+}
+
+/// How often a token can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uses {
+    Times(u32),
+    Unlimited,
+}
+
+fn uses(text: &str) -> Result<Uses, String> {
+    if text == "unlimited" {
+        return Ok(Uses::Unlimited);
+    }
+    match text.parse() {
+        Ok(times) if times > 0 => Ok(Uses::Times(times)),
+        _ => Err("write a number from 1, or unlimited".to_owned()),
+    }
+}
+
+/// `admin`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Admin {
+    /// Make an admin; prints a login token for them, once
+    Create {
+        /// The admin's name
+        name: String,
+        /// What they may do; may be repeated
+        #[arg(long = "role", required = true, value_enum)]
+        roles: Vec<Role>,
+    },
+    /// List admins
+    List {
+        /// How to show them
+        #[arg(long, short, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+    /// Remove an admin; their credential is refused from then on
+    Delete {
+        /// The admin's name
+        name: String,
+    },
+}
+
+/// What an admin may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Reads everything that is not secret
+    Viewer,
+    /// Changes meshes, nodes and services, but grants nothing
+    Editor,
+    /// Changes policies
+    PolicyAdmin,
+    /// Makes tokens, revokes
+    IdentityAdmin,
+    /// Changes the boundary
+    BoundaryAdmin,
+    /// Everything, admins included
+    Owner,
+}
+
+/// `audit`
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List records, the latest last
+    List(AuditList),
+}
+
+/// `audit list`
+#[derive(Debug, Args)]
+pub(crate) struct AuditList {
+    /// How far back: a duration (1h) or an instant
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) since: Option<String>,
+    /// Only what this one did: a SPIFFE id, or an admin's name
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+    /// Only actions that begin so: token., resources.apply
+    #[arg(long)]
+    pub(crate) action: Option<String>,
+    /// Only what was refused
+    #[arg(long)]
+    pub(crate) refused: bool,
+    /// At most so many
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+    /// How to show them
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+/// `login`
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// The admin API
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) server: String,
+    /// SHA-256 of the root's certificate, as `init` and `admin create` print it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) root_fingerprint: String,
+    /// The file with the login token; - for standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) token_file: PathBuf,
+    /// What to call the context [default: the trust domain]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+/// `context`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// List the contexts
+    List,
+    /// Choose one
+    Use {
+        /// Its name
+        #[arg(add = ArgValueCandidates::new(context_names))]
+        name: String,
+    },
+    /// Print the chosen one
+    Current,
+    /// Forget one, with its credential
+    Delete {
+        /// Its name
+        #[arg(add = ArgValueCandidates::new(context_names))]
+        name: String,
+    },
+}
+
+/// `completion`
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    /// For which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Shells that completion is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}

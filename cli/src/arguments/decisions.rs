@@ -1,0 +1,107 @@
+//! Arguments of the commands about who may do what.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::completion::{node_names, target_names};
+use crate::times;
+
+/// `allow` and `deny`
+#[derive(Debug, Args)]
+pub(crate) struct Grant {
+    /// Who calls: a virtual node, a SPIFFE id, gateway/NAME, role/NAME; several with commas
+    #[arg(value_delimiter = ',', required = true, add = ArgValueCandidates::new(node_names))]
+    pub(crate) callers: Vec<String>,
+    /// What is called: a virtual service, else a virtual node
+    #[arg(add = ArgValueCandidates::new(target_names))]
+    pub(crate) target: String,
+    /// Only these HTTP methods
+    #[arg(long, value_delimiter = ',', value_name = "GET,HEAD")]
+    pub(crate) methods: Vec<String>,
+    /// Only these paths; * stands for anything, slashes included
+    #[arg(long, value_name = "'/orders/*'")]
+    pub(crate) path: Option<String>,
+    /// Only this port of the target
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// Only this gRPC method; * stands for all of a service
+    #[arg(long, value_name = "package.Service/Method", conflicts_with_all = ["methods", "path"])]
+    pub(crate) rpc: Option<String>,
+    /// Show the policy, but apply nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Return when every agent concerned enforces it [default when given: 30s]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = times::duration, value_name = "TIMEOUT")]
+    pub(crate) wait: Option<Duration>,
+}
+
+/// `can`
+#[derive(Debug, Args)]
+pub(crate) struct Can {
+    /// Who calls: a virtual node or a SPIFFE id
+    #[arg(add = ArgValueCandidates::new(node_names))]
+    pub(crate) caller: String,
+    /// What is called: a virtual service, else a virtual node
+    #[arg(add = ArgValueCandidates::new(target_names))]
+    pub(crate) target: String,
+    /// An HTTP method (left out on gRPC and TCP ports), or package.Service/Method
+    pub(crate) method: Option<String>,
+    /// A path
+    pub(crate) path: Option<String>,
+    /// The port, where the target has several
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) output: TextFormat,
+}
+
+/// How an answer is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TextFormat {
+    Text,
+    Json,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// What the denied caller was given: the `hauberk-decision` header, or what tap shows
+    pub(crate) decision: String,
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) output: TextFormat,
+}
+
+/// `tap`
+#[derive(Debug, Args)]
+pub(crate) struct Tap {
+    /// Only calls from this virtual node or SPIFFE id
+    #[arg(long, value_name = "CALLER", add = ArgValueCandidates::new(node_names))]
+    pub(crate) from: Option<String>,
+    /// Only calls to this virtual node or SPIFFE id
+    #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(node_names))]
+    pub(crate) to: Option<String>,
+    /// Only what is denied
+    #[arg(long)]
+    pub(crate) denied: bool,
+    /// Only this HTTP method, or call, connect
+    #[arg(long)]
+    pub(crate) method: Option<String>,
+    /// Only paths that begin so
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) path: Option<String>,
+    /// How to show it: JSON is one object a line
+    #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) output: TextFormat,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
+    pub(crate) output: TextFormat,
+}

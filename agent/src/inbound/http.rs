@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hauberk_identity::Name;
 use hauberk_policy::{CanonicalPath, Protocol};
 use hauberk_tls::TlsStream;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::{PathAndQuery, Uri};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;

@@ -176,6 +176,7 @@ mod tests {
             name: Name::parse("orders").unwrap(),
             epoch: 1,
             revision: 1,
+            digest: [0; 32],
             ports: ports.collect(),
         })
     }

@@ -147,29 +147,21 @@ mod tests {
         let (mut app, mut app_side) = duplex(16);
         let meter = Meter::default();
         let sent: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
-        let caller_task = async {
+        let caller_task = async move {
             caller.write_all(&sent).await.unwrap();
             caller.shutdown().await.unwrap();
             let mut got = Vec::new();
             caller.read_to_end(&mut got).await.unwrap();
             got
         };
-        let app_task = async {
+        let app_task = async move {
             let mut got = Vec::new();
             app.read_to_end(&mut got).await.unwrap();
             app.write_all(b"late answer").await.unwrap();
-            drop(app);
             got
         };
-        let (outcome, answer, got) = tokio::join!(
-            pump(&mut caller_side, &mut app_side, &meter),
-            async {
-                let answer = caller_task.await;
-                drop(caller);
-                answer
-            },
-            app_task
-        );
+        let (outcome, answer, got) =
+            tokio::join!(pump(&mut caller_side, &mut app_side, &meter), caller_task, app_task);
         outcome.unwrap();
         assert_eq!(answer, b"late answer");
         assert_eq!(got.len(), 200_000);

@@ -1,0 +1,272 @@
+//! HTTP through two agents.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use hauberk_policy::Protocol;
+use http_body_util::Full;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::apps::{http1_app, http2_app};
+use crate::clients::{ask, ask_with, call, http1, http2, over, raw, tls};
+use crate::world::{Agent, World};
+
+/// web may read, and write to /echo and /big; nobody else may do anything.
+const POLICY: &str = r#"permit(principal == Node::"web", action in Action::"read", resource in Service::"orders");
+permit(principal == Node::"web", action in Action::"http", resource in Service::"orders")
+when { context.path == "/echo" || context.path == "/ws" || context.path == "/big" };"#;
+
+const RPC_POLICY: &str = r#"permit(principal == Node::"web", action == Action::"call", resource in Service::"orders")
+when { context.rpc == "Get" || context.rpc == "Echo" };"#;
+
+struct Pair {
+    world: World,
+    web: Agent,
+    orders: Agent,
+    inbound: SocketAddr,
+    outbound: SocketAddr,
+    clients: JoinSet<()>,
+}
+
+async fn pair(protocol: Protocol) -> Pair {
+    let world = World::new();
+    let (mut web, mut orders) = (world.agent("web"), world.agent("orders"));
+    let (app, policy) = match protocol {
+        Protocol::Http => (http1_app(&mut orders.tasks).await, POLICY),
+        _ => (http2_app(&mut orders.tasks).await, RPC_POLICY),
+    };
+    orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[policy])).await;
+    let inbound = orders.listen(8080, app).await;
+    web.knows("orders", &orders.id, 8080, protocol, &[inbound]);
+    let outbound = web.open_http().await;
+    Pair { world, web, orders, inbound, outbound, clients: JoinSet::new() }
+}
+
+#[tokio::test]
+async fn a_request_passes_both_agents_or_is_denied() {
+    let mut pair = pair(Protocol::Http).await;
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    for _ in 0..3 {
+        let answer = ask(&mut client, "GET", "orders", "/orders/1?x=%2F", b"").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.body.starts_with("GET /orders/1?x=%2F\n"), "{}", answer.body);
+        assert!(answer.body.contains("host: orders\n"));
+        assert!(answer.body.contains(
+            "x-forwarded-client-cert: By=spiffe://shop.local/mesh/shop/node/orders;\
+             URI=spiffe://shop.local/mesh/shop/node/web\n"
+        ));
+        assert!(!answer.body.contains("hauberk-"), "{}", answer.body);
+        assert_eq!(answer.header("hauberk-decision"), "", "the app forged it");
+    }
+    let denied = ask(&mut client, "POST", "orders", "/orders", b"").await;
+    assert_eq!((denied.status, denied.body.as_str()), (403, ""));
+    let id = denied.header("hauberk-decision");
+    let detail = pair.orders.context.decisions.explain(id).unwrap();
+    assert_eq!(detail.decision.unwrap().path, "/orders");
+    // One connection between the agents was enough.
+    assert_eq!(pair.web.connections.len(), 1);
+}
+
+#[tokio::test]
+async fn bodies_pass_both_ways() {
+    let mut pair = pair(Protocol::Http).await;
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|i| b'a' + (i % 23) as u8).collect();
+    let answer = ask(&mut client, "POST", "orders:8080", "/echo", &sent).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.as_bytes() == sent);
+    let answer = ask(&mut client, "PUT", "orders", "/big", &sent).await;
+    assert!(answer.body.ends_with("\n3000000 bytes\n"), "{}", answer.body);
+    let answer = ask(&mut client, "HEAD", "orders", "/x", b"").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    let answer = ask(&mut client, "GET", "orders", "/after", b"").await;
+    assert!(answer.body.starts_with("GET /after\n"));
+}
+
+#[tokio::test]
+async fn trailers_pass_over_http1_and_ours_are_stripped() {
+    let mut pair = pair(Protocol::Http).await;
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    let request = http::Request::get("/trailers").header("host", "orders").header("te", "trailers");
+    let answer = ask_with(&mut client, request.body(Full::new(Bytes::new())).unwrap()).await;
+    assert_eq!(answer.body, "message");
+    let trailers = answer.trailers.unwrap();
+    assert_eq!(trailers["grpc-status"], "0");
+    assert_eq!(trailers.len(), 1);
+}
+
+#[tokio::test]
+async fn many_at_once() {
+    let mut pair = pair(Protocol::Http).await;
+    let mut asking = JoinSet::new();
+    for client_number in 0..40 {
+        let mut client = http1(pair.outbound, &mut pair.clients).await;
+        asking.spawn(async move {
+            for n in 0..25 {
+                let path = format!("/{client_number}/{n}");
+                let answer = ask(&mut client, "GET", "orders", &path, b"").await;
+                assert!(answer.body.starts_with(&format!("GET {path}\n")), "{answer:?}");
+            }
+        });
+    }
+    asking.join_all().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_routed_says_why() {
+    let mut pair = pair(Protocol::Http).await;
+    pair.web.context.mesh.services.set_backends([crate::world::name("payments")]);
+    pair.web.context.mesh.services.remove(&[crate::world::name("payments")]);
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    let answer = ask(&mut client, "GET", "payments", "/", b"").await;
+    assert_eq!((answer.status, answer.header("hauberk-error")), (502, "unknown_service"));
+    assert!(answer.body.contains("\"payments\""), "{}", answer.body);
+    let answer = ask(&mut client, "GET", "orders:99", "/", b"").await;
+    assert_eq!((answer.status, answer.header("hauberk-error")), (502, "unknown_port"));
+    pair.web.context.mesh.gate.set_certificate_valid(false);
+    let answer = ask(&mut client, "GET", "orders", "/", b"").await;
+    assert_eq!((answer.status, answer.header("hauberk-error")), (503, "certificate_expired"));
+}
+
+#[tokio::test]
+async fn an_app_that_is_down_is_named_and_another_endpoint_is_tried() {
+    let mut pair = pair(Protocol::Http).await;
+    // Nobody listens at the first address.
+    let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    pair.web.knows("orders", &pair.orders.id, 8080, Protocol::Http, &[gone, pair.inbound]);
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    for _ in 0..10 {
+        assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 200);
+    }
+    let lame = pair.orders.listen(8080, gone).await;
+    pair.web.knows("orders", &pair.orders.id, 8080, Protocol::Http, &[lame]);
+    let answer = ask(&mut client, "GET", "orders", "/", b"").await;
+    assert_eq!((answer.status, answer.header("hauberk-error")), (503, "app_unreachable"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_not_who_is_expected_gets_nothing() {
+    let mut pair = pair(Protocol::Http).await;
+    let intruder = pair.world.node("intruder");
+    pair.web.knows("orders", &intruder, 8080, Protocol::Http, &[pair.inbound]);
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    let answer = ask(&mut client, "GET", "orders", "/", b"").await;
+    assert_eq!((answer.status, answer.header("hauberk-error")), (503, "endpoint_unreachable"));
+    assert!(answer.body.contains("is not who was expected"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn the_path_that_is_decided_is_the_path_that_is_forwarded() {
+    let mut pair = pair(Protocol::Http).await;
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    let answer = ask(&mut client, "GET", "orders", "//a///%61dmin", b"").await;
+    assert!(answer.body.starts_with("GET /a/admin\n"), "{}", answer.body);
+    for path in ["/a/../b", "/a/%2e%2e/b", "/a%2fb", "/a%5cb", "/a;b", "/%zz", "/%00", "/a/..;/b"] {
+        let answer = ask(&mut client, "GET", "orders", path, b"").await;
+        assert_eq!((answer.status, answer.header("hauberk-error")), (400, "ambiguous_path"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn requests_with_two_readings_reach_no_app() {
+    let pair = pair(Protocol::Http).await;
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));
+    let tail = "GET /canary HTTP/1.1\r\nHost: orders\r\n\r\n";
+    for head in [
+        "GET / HTTP/1.1\nHost: orders\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\r\nHost: orders\r\n\r\n",
+        "GET / HTTP/1.1\r\n\r\n",
+        "GET http://a/ HTTP/1.1\r\nHost: orders\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\r\n folded\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : orders\r\n\r\n",
+        "GET /\x01 HTTP/1.1\r\nHost: orders\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\r\nContent-Length: 0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: orders\r\nContent-Length: 1, 1\r\n\r\nx",
+        "GET / HTTP/1.0\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let bytes = format!("{head}{tail}");
+        let stream = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+        // A duplicate Host is an answer like any; the canary that follows it is a request of its own.
+        let bytes =
+            if head.contains("Host: orders\r\nHost") || head.contains("http://a") || !head.contains("Host") {
+                head.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")
+            } else {
+                bytes
+            };
+        let answer = raw(stream, bytes.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{head:?}: {answer}");
+        assert!(!answer.contains("200 OK") && !answer.contains("canary"), "{head:?}: {answer}");
+        let local = raw(TcpStream::connect(pair.outbound).await.unwrap(), bytes.as_bytes()).await;
+        assert!(local.starts_with("HTTP/1.1 400"), "{head:?}: {local}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_long_is_refused() {
+    let pair = pair(Protocol::Http).await;
+    let request = format!("GET / HTTP/1.1\r\nHost: orders\r\nX: {}\r\n\r\n", "a".repeat(17_000));
+    let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_foreign_client_names_the_service_by_its_host() {
+    let mut pair = pair(Protocol::Http).await;
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));
+    for alpn in [&[][..], &[&b"http/1.1"[..]]] {
+        let stream = tls(&web, &pair.orders.id, pair.inbound, alpn).await.unwrap();
+        let mut client = over(stream, &mut pair.clients).await;
+        assert_eq!(ask(&mut client, "GET", "orders:8080", "/", b"").await.status, 200);
+        // The port has only one service, and no other name leads elsewhere.
+        assert_eq!(ask(&mut client, "GET", "anything", "/", b"").await.status, 200);
+        let request = http::Request::get("/").header("host", "orders").header("hauberk-service", "payments");
+        let answer = ask_with(&mut client, request.body(Full::new(Bytes::new())).unwrap()).await;
+        assert_eq!((answer.status, answer.header("hauberk-error")), (421, "wrong_service"));
+        let forged = http::Request::get("/")
+            .header("host", "orders")
+            .header("X_Forwarded-Client_Cert", "URI=spiffe://a/b");
+        let answer = ask_with(&mut client, forged.body(Full::new(Bytes::new())).unwrap()).await;
+        assert!(!answer.body.contains("spiffe://a/b"), "{}", answer.body);
+    }
+    let refused = tls(&web, &pair.orders.id, pair.inbound, &[b"hauberk-tcp/1"]).await;
+    assert!(refused.is_err());
+    let intruder = pair.world.identity(&pair.world.node("intruder"), std::time::Duration::from_secs(60));
+    let stream = tls(&intruder, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+    let mut client = over(stream, &mut pair.clients).await;
+    assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 403);
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers_or_is_denied_in_its_own_way() {
+    let mut pair = pair(Protocol::Grpc).await;
+    let mut client = http2(pair.outbound, &mut pair.clients).await;
+    for _ in 0..3 {
+        let answer = call(&mut client, "http://orders/shop.Orders/Get", b"question").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "message"));
+        let trailers = answer.trailers.unwrap();
+        assert_eq!(trailers["grpc-status"], "0");
+        assert!(!trailers.contains_key("hauberk-forged"));
+    }
+    let long = vec![b'x'; 2_000_000];
+    let answer = call(&mut client, "http://orders/shop.Orders/Echo", &long).await;
+    assert!(answer.body.as_bytes() == long);
+    let denied = call(&mut client, "http://orders/shop.Orders/Delete", b"").await;
+    assert_eq!((denied.status, denied.header("grpc-status")), (200, "7"));
+    assert!(!denied.header("hauberk-decision").is_empty());
+    let unknown = call(&mut client, "http://orders:1/shop.Orders/Get", b"").await;
+    assert_eq!((unknown.header("grpc-status"), unknown.header("hauberk-error")), ("14", "unknown_port"));
+    assert_eq!(pair.web.connections.len(), 1);
+}
+
+#[tokio::test]
+async fn an_http2_client_reaches_an_http1_app() {
+    let mut pair = pair(Protocol::Http).await;
+    let mut client = http2(pair.outbound, &mut pair.clients).await;
+    let request = http::Request::get("http://orders/a").body(Full::new(Bytes::new())).unwrap();
+    let response = client.send_request(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+}

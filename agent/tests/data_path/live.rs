@@ -1,0 +1,185 @@
+//! Changes reach what is under way.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hauberk_policy::Protocol;
+use hauberk_tls::TrustBundle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::apps::{http1_app, http2_app, tcp_app};
+use crate::clients::{ask, http1, http2, tls};
+use crate::world::{Agent, PATIENCE, World, until};
+
+const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
+const NOTHING: &str = r#"forbid(principal, action, resource in Service::"orders");"#;
+
+struct Pair {
+    world: World,
+    web: Agent,
+    orders: Agent,
+    inbound: SocketAddr,
+    http: SocketAddr,
+    tcp: SocketAddr,
+    protocol: Protocol,
+}
+
+impl Pair {
+    async fn new(protocol: Protocol, life: Duration) -> Self {
+        let world = World::new();
+        let (mut web, mut orders) = (world.agent_with_life("web", life), world.agent("orders"));
+        let app = match protocol {
+            Protocol::Http => http1_app(&mut orders.tasks).await,
+            Protocol::Http2 | Protocol::Grpc => http2_app(&mut orders.tasks).await,
+            Protocol::Tcp => tcp_app(&mut orders.tasks).await,
+        };
+        orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[EVERYTHING])).await;
+        let inbound = orders.listen(8080, app).await;
+        web.knows("orders", &orders.id, 8080, protocol, &[inbound]);
+        let (http, tcp) = (web.open_http().await, web.open_tcp("orders").await);
+        Self { world, web, orders, inbound, http, tcp, protocol }
+    }
+
+    async fn apply(&self, policy: &str) {
+        let view = self.world.view(&self.orders.id, "orders", &[(8080, self.protocol)], &[policy]);
+        self.orders.apply(view).await;
+    }
+
+    /// A TCP stream that has already carried something both ways.
+    async fn stream(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.tcp).await.unwrap();
+        assert!(is_alive(&mut stream).await);
+        stream
+    }
+
+    /// A WebSocket, or whatever a 101 makes of a connection.
+    async fn upgraded(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let request = b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+        }
+        let head = String::from_utf8(head).unwrap();
+        assert!(head.starts_with("HTTP/1.1 101") && head.contains("upgrade: echo"), "{head}");
+        assert!(is_alive(&mut stream).await);
+        stream
+    }
+}
+
+async fn is_alive(stream: &mut TcpStream) -> bool {
+    // Not HTTP, and bytes that the framing guard would refuse.
+    let mut echo = [0; 6];
+    let both =
+        async { stream.write_all(b"a\n\n\0b\n").await.is_ok() && stream.read_exact(&mut echo).await.is_ok() };
+    tokio::time::timeout(PATIENCE, both).await.unwrap() && &echo == b"a\n\n\0b\n"
+}
+
+async fn ends(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    // A reset is an end too.
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty());
+}
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+#[tokio::test]
+async fn a_new_view_cuts_tcp_streams_and_only_what_it_denies() {
+    let pair = Pair::new(Protocol::Tcp, LONG).await;
+    let mut stream = pair.stream().await;
+    pair.apply(EVERYTHING).await;
+    assert!(is_alive(&mut stream).await);
+    pair.apply(NOTHING).await;
+    ends(&mut stream).await;
+    pair.apply(EVERYTHING).await;
+    assert!(is_alive(&mut pair.stream().await).await);
+}
+
+#[tokio::test]
+async fn a_new_view_cuts_upgraded_connections() {
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let mut stream = pair.upgraded().await;
+    pair.apply(EVERYTHING).await;
+    assert!(is_alive(&mut stream).await);
+    pair.apply(NOTHING).await;
+    ends(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_new_view_cuts_requests_under_way() {
+    for protocol in [Protocol::Http, Protocol::Http2] {
+        let pair = Pair::new(protocol, LONG).await;
+        let mut tasks = JoinSet::new();
+        let mut clients = JoinSet::new();
+        if protocol == Protocol::Http {
+            let mut client = http1(pair.http, &mut clients).await;
+            tasks.spawn(async move { ask(&mut client, "GET", "orders", "/hang", b"").await.status });
+        } else {
+            let mut client = http2(pair.http, &mut clients).await;
+            let request =
+                http::Request::get("http://orders/hang").body(http_body_util::Full::default()).unwrap();
+            tasks.spawn(async move {
+                client.send_request(request).await.map_or(0, |answer| answer.status().as_u16())
+            });
+        }
+        until("the request is under way", || pair.orders.connections.len() == 1).await;
+        tokio::time::timeout(Duration::from_millis(300), tasks.join_next()).await.unwrap_err();
+        pair.apply(NOTHING).await;
+        let status = tokio::time::timeout(PATIENCE, tasks.join_next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(status, 502, "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_is_trusted_no_longer_cuts_everything() {
+    let pair = Pair::new(Protocol::Tcp, LONG).await;
+    let mut stream = pair.stream().await;
+    pair.orders.context.identity.publish_bundle(World::new().bundle()).unwrap();
+    ends(&mut stream).await;
+    let mut refused = TcpStream::connect(pair.tcp).await.unwrap();
+    ends(&mut refused).await;
+    // The other side finds out as well.
+    let other = Pair::new(Protocol::Http, LONG).await;
+    let mut stream = other.upgraded().await;
+    other.web.context.identity.publish_bundle(TrustBundle::empty(other.world.domain.clone())).unwrap();
+    ends(&mut stream).await;
+}
+
+#[tokio::test]
+async fn a_peer_whose_certificate_has_expired_is_cut() {
+    for protocol in [Protocol::Tcp, Protocol::Http] {
+        let pair = Pair::new(protocol, Duration::from_secs(3)).await;
+        let mut stream = if protocol == Protocol::Tcp { pair.stream().await } else { pair.upgraded().await };
+        let web = pair.world.identity(&pair.web.id, Duration::from_secs(3));
+        let mut foreign = tls(&web, &pair.orders.id, pair.inbound, &[]).await.unwrap();
+        ends(&mut stream).await;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(PATIENCE, foreign.read_to_end(&mut rest)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_that_is_proved_keeps_streams_alive() {
+    for protocol in [Protocol::Tcp, Protocol::Http] {
+        let pair = Pair::new(protocol, Duration::from_secs(3)).await;
+        let mut stream = if protocol == Protocol::Tcp { pair.stream().await } else { pair.upgraded().await };
+        pair.world.certify(&pair.web.context.identity, &pair.web.id, LONG);
+        let since = tokio::time::Instant::now();
+        until("the old certificate has expired for long", || since.elapsed() > Duration::from_secs(5)).await;
+        assert!(is_alive(&mut stream).await, "{protocol:?}");
+    }
+}
+
+#[tokio::test]
+async fn draining_lets_what_is_under_way_end() {
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let mut clients = JoinSet::new();
+    let mut client = http1(pair.http, &mut clients).await;
+    assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 200);
+    pair.orders.stop.cancel();
+    until("the idle connection is closed", || pair.orders.connections.is_empty()).await;
+}

@@ -1,0 +1,155 @@
+//! TCP through two agents.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hauberk_policy::Protocol;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::apps::tcp_app;
+use crate::clients::{raw, tls};
+use crate::world::{Agent, PATIENCE, World};
+
+const POLICY: &str =
+    r#"permit(principal == Node::"web", action == Action::"connect", resource in Service::"redis");"#;
+
+struct Pair {
+    world: World,
+    web: Agent,
+    redis: Agent,
+    inbound: SocketAddr,
+    local: SocketAddr,
+}
+
+async fn pair() -> Pair {
+    let world = World::new();
+    let (mut web, mut redis) = (world.agent("web"), world.agent("redis"));
+    let app = tcp_app(&mut redis.tasks).await;
+    redis.apply(world.view(&redis.id, "redis", &[(6379, Protocol::Tcp)], &[POLICY])).await;
+    let inbound = redis.listen(6379, app).await;
+    web.knows("redis", &redis.id, 6379, Protocol::Tcp, &[inbound]);
+    let local = web.open_tcp("redis").await;
+    Pair { world, web, redis, inbound, local }
+}
+
+#[tokio::test]
+async fn streams_share_a_tunnel_and_keep_their_halves() {
+    let pair = pair().await;
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(pair.local).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        let mut echo = [0; 5];
+        stream.read_exact(&mut echo).await.unwrap();
+        assert_eq!(&echo, b"hello");
+        stream.shutdown().await.unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "bye");
+    }
+    assert_eq!(pair.web.connections.len(), 1);
+}
+
+#[tokio::test]
+async fn much_passes_unharmed_on_many_streams() {
+    let pair = pair().await;
+    let mut streams = JoinSet::new();
+    for number in 0..40_u8 {
+        let local = pair.local;
+        streams.spawn(async move {
+            let stream = TcpStream::connect(local).await.unwrap();
+            let (mut reader, mut writer) = stream.into_split();
+            let sent: Vec<u8> = (0..1_000_000_u32).map(|i| (i as u8).wrapping_mul(number)).collect();
+            let expected = [&sent[..], b"bye"].concat();
+            let writing = async {
+                writer.write_all(&sent).await.unwrap();
+                writer.shutdown().await.unwrap();
+            };
+            let mut got = Vec::new();
+            let ((), read) = tokio::join!(writing, reader.read_to_end(&mut got));
+            read.unwrap();
+            assert!(got == expected);
+        });
+    }
+    streams.join_all().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_read_holds_up_no_other() {
+    let pair = pair().await;
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(pair.local).await.unwrap();
+        // The app echoes what nobody reads, until everything between is full.
+        let flood = vec![0; 64 << 10];
+        while tokio::time::timeout(Duration::from_millis(100), stream.write_all(&flood)).await.is_ok() {}
+        stalled.push(stream);
+    }
+    let lively = raw_echo(pair.local, &vec![1; 2_000_000]).await;
+    assert_eq!(lively.len(), 2_000_003);
+}
+
+async fn raw_echo(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+    let writing = async {
+        writer.write_all(bytes).await.unwrap();
+        writer.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let both = async { tokio::join!(writing, reader.read_to_end(&mut got)) };
+    tokio::time::timeout(PATIENCE, both).await.unwrap().1.unwrap();
+    got
+}
+
+#[tokio::test]
+async fn a_denied_stream_is_closed_cleanly() {
+    let mut pair = pair().await;
+    let mut intruder = pair.world.agent("intruder");
+    intruder.knows("redis", &pair.redis.id, 6379, Protocol::Tcp, &[pair.inbound]);
+    let local = intruder.open_tcp("redis").await;
+    let mut stream = TcpStream::connect(local).await.unwrap();
+    let mut rest = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert!(rest.is_empty());
+    // So is one of a client that has no agent.
+    let foreign = pair.world.identity(&pair.world.node("intruder"), Duration::from_secs(60));
+    let stream = tls(&foreign, &pair.redis.id, pair.inbound, &[]).await.unwrap();
+    assert_eq!(raw(stream, b"").await, "");
+    pair.web.tasks.abort_all();
+}
+
+#[tokio::test]
+async fn a_client_without_an_agent_is_served() {
+    let pair = pair().await;
+    let web = pair.world.identity(&pair.web.id, Duration::from_secs(60));
+    let mut stream = tls(&web, &pair.redis.id, pair.inbound, &[]).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "hellobye");
+}
+
+#[tokio::test]
+async fn a_proxy_client_connects_by_name() {
+    let mut pair = pair().await;
+    let proxy = pair.web.open_http().await;
+    let request = b"CONNECT redis:6379 HTTP/1.1\r\nHost: redis:6379\r\n\r\n";
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    stream.write_all(request).await.unwrap();
+    let mut head = [0; 19];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK\r\n\r\n");
+    stream.write_all(b"PING\n\n").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "PING\n\nbye");
+    let answer = raw(
+        TcpStream::connect(proxy).await.unwrap(),
+        b"CONNECT redis:1 HTTP/1.1\r\nHost: redis:1\r\nConnection: close\r\n\r\n",
+    );
+    let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+}

@@ -30,8 +30,8 @@ use crate::private_file;
 use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::{OpenError, SledStore, Store, StoreError};
-use crate::resources::Catalogs;
-use crate::rpc::{self, Limits, Listening};
+use crate::resources::{Catalogs, Resources, ResourcesParts};
+use crate::rpc::{self, Limits, Listening, LocalSocket};
 use crate::server_certificate::{ServerCertificate, ServerCertificateError};
 use crate::telemetry::LogControl;
 
@@ -271,6 +271,8 @@ pub async fn run(
 /// Binds everything before anything is served: a port that is taken leaves no half of a control plane behind.
 async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppError> {
     let settings = &control.settings;
+    // A process that was killed left its own behind; it is gone where it was stopped.
+    let _gone = std::fs::remove_file(settings.addresses_file());
     let agent = listen(settings.agent_listen, "agent-listen").await?;
     let admin = listen(settings.admin_listen, "admin-listen").await?;
     let probes = listen(settings.health_listen, "health-listen").await?;
@@ -286,22 +288,24 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
             limits,
             metrics: Arc::clone(&control.metrics),
             clock: control.clock.clone(),
+            admins: Arc::clone(&control.admins),
         })
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
-    let push = start_push(control).await?;
-    let admin_routes = rpc::admin_routes(control, &push)?;
+    let (resources, push) = start_push(control).await?;
+    let admin_routes = rpc::admin_routes(control, &resources, &push)?;
+    let local = LocalSocket::bind(&settings.admin_socket())?;
     write_addresses(settings, &addresses)?;
 
     let stop = &control.stop;
-    serve(control, "agent", rpc::serve(agent, rpc::agent_routes(control, &push), control.access(), stop.clone()));
+    serve(
+        control,
+        "agent",
+        rpc::serve(agent, rpc::agent_routes(control, &push), control.access(), stop.clone()),
+    );
     serve(control, "admin", rpc::serve(admin, admin_routes, control.access(), stop.clone()));
-    let socket = settings.admin_socket();
-    let local = Arc::clone(control);
-    serve(control, "local", async move {
-        rpc::serve_local(Arc::clone(&local), &socket, local.access(), local.stop.clone()).await
-    });
+    serve(control, "local", rpc::serve_local(Arc::clone(control), local, control.access(), stop.clone()));
     control.tasks.spawn(health.clone().serve(probes.0, stop.clone()));
     control.tasks.spawn(certificate.keep_current(Arc::clone(control)));
     control.tasks.spawn(prune::run(Arc::clone(control)));
@@ -321,14 +325,13 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
 }
 
 /// From the registry to the agents: resources are followed, compiled into views, and pushed.
-async fn start_push(control: &ControlPlane) -> Result<Arc<Push>, StoreError> {
+async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
     let (store, tasks, stop) = (&control.store, &control.tasks, &control.stop);
     let trust_domain = control.authority.trust_domain().clone();
     let catalogs = Catalogs::start(Arc::clone(store), trust_domain, tasks, stop.clone()).await?;
     let authority = Arc::clone(&control.authority);
-    let compilation =
-        compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
-    Push::start(PushParts {
+    let compilation = compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
+    let push = Push::start(PushParts {
         store: Arc::clone(store),
         clock: control.clock.clone(),
         compilation,
@@ -337,7 +340,19 @@ async fn start_push(control: &ControlPlane) -> Result<Arc<Push>, StoreError> {
         tasks: tasks.clone(),
         stop: stop.clone(),
     })
-    .await
+    .await?;
+    let (running, clock) = (Arc::clone(&push), control.clock.clone());
+    let resources = Resources::new(ResourcesParts {
+        store: Arc::clone(store),
+        catalogs,
+        audit: Arc::clone(&control.audit),
+        clock: control.clock.clone(),
+        trust_domain: control.authority.trust_domain().clone(),
+        missing_feature: Box::new(move |node, features| {
+            running.instances().missing_features(node, features, clock.now())
+        }),
+    });
+    Ok((Arc::new(resources), push))
 }
 
 /// Starts a listener's task. One that fails stops the whole: half a control plane looks healthy and is not.

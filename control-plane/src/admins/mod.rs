@@ -9,11 +9,13 @@ mod record;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, NameError, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
@@ -55,6 +57,9 @@ pub enum AdminError {
     /// Nobody has this name.
     #[error("there is no admin {0}")]
     NoSuchAdmin(String),
+    /// The answer would not arrive: a deleted admin's connections are cut.
+    #[error("admins do not delete themselves: another owner can")]
+    Oneself,
     /// Without an owner nobody could make admins any more.
     #[error("{0} is the last owner: make another owner first")]
     LastOwner(Name),
@@ -128,6 +133,8 @@ pub struct Admins {
     audit: Arc<Audit>,
     clock: Clock,
     trust_domain: TrustDomain,
+    /// Cancelled when the admin is deleted.
+    dismissals: Mutex<HashMap<Name, CancellationToken>>,
 }
 
 impl Admins {
@@ -140,7 +147,7 @@ impl Admins {
         clock: Clock,
         trust_domain: TrustDomain,
     ) -> Self {
-        Self { store, issuer, ledger, audit, clock, trust_domain }
+        Self { store, issuer, ledger, audit, clock, trust_domain, dismissals: Mutex::default() }
     }
 
     /// Makes an admin and a login token, good once, for ten minutes.
@@ -191,10 +198,13 @@ impl Admins {
     /// Removes an admin, whose credentials are refused from the next call on.
     ///
     /// # Errors
-    /// When there is none of this name, or it is the last owner.
+    /// When there is none of this name, it is the caller itself, or the last owner.
     pub async fn delete(&self, name: &str, actor: &Actor) -> Result<(), AdminError> {
         let missing = || AdminError::NoSuchAdmin(name.to_owned());
         let name = Name::parse(name).map_err(|_| missing())?;
+        if actor.name == SpiffeId::admin(&self.trust_domain, &name).as_str() {
+            return Err(AdminError::Oneself);
+        }
         for _ in 0..ATTEMPTS {
             let (stored, record) = self.read(&name).await?.ok_or_else(missing)?;
             let key = admin_key(&name);
@@ -211,10 +221,23 @@ impl Admins {
             let commit = self.audit.add_to(commit, Act::done(actor, "admin.delete", name.as_str()))?;
             match self.store.commit(commit).await {
                 Err(StoreError::Conflict { .. }) => {}
-                result => return result.map(|_| ()).map_err(AdminError::from),
+                Err(error) => return Err(error.into()),
+                Ok(_) => {
+                    self.dismiss(&name);
+                    return Ok(());
+                }
             }
         }
         Err(missing())
+    }
+
+    /// For a peer that presents an admin's certificate: what is cancelled when that admin is deleted, for whoever
+    /// holds connections or streams open.
+    pub fn dismissal_of(&self, peer: &PeerIdentity) -> Option<CancellationToken> {
+        let IdentityKind::Admin { name } = peer.id().kind() else { return None };
+        let name = Name::parse(name).ok()?;
+        let mut dismissals = self.dismissals.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(dismissals.entry(name).or_default().clone())
     }
 
     /// Exchanges a login token for a credential.
@@ -325,6 +348,12 @@ impl Admins {
             self.store.commit(commit).await?;
         }
         Ok(removed)
+    }
+
+    fn dismiss(&self, name: &Name) {
+        if let Some(token) = self.dismissals.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
+            token.cancel();
+        }
     }
 
     async fn try_login(&self, hash: &SecretHash, csr: &[u8], source: &str) -> Result<Credential, AdminError> {

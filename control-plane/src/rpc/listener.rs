@@ -16,12 +16,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::access::ConnectionInfo;
+use crate::admins::Admins;
 use crate::clock::Clock;
 use crate::metrics::{ListenerLabel, Metrics};
+
+/// How long a connection may take to begin speaking HTTP/2 once its handshake is done.
+const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The length of what every HTTP/2 client sends first (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// How long a connection without a certificate lives: enough for the one call that it may make.
+const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
 
 /// After an error of accept that is not the peer's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +61,8 @@ pub struct Listening {
     pub metrics: Arc<Metrics>,
     /// The time, for the expiry of certificates.
     pub clock: Clock,
+    /// Whose connections end when they are deleted.
+    pub admins: Arc<Admins>,
 }
 
 impl Listening {
@@ -83,6 +95,7 @@ impl Listening {
                             listener: self.name,
                             acceptor: self.acceptor.clone(),
                             clock: self.clock.clone(),
+                            admins: Arc::clone(&self.admins),
                             metrics: Arc::clone(&self.metrics),
                             place,
                             address,
@@ -103,6 +116,7 @@ struct Handshake {
     listener: &'static str,
     acceptor: Acceptor,
     clock: Clock,
+    admins: Arc<Admins>,
     metrics: Arc<Metrics>,
     place: Place,
     address: SocketAddr,
@@ -118,11 +132,21 @@ impl Handshake {
                 self.place.handshake_done();
                 let (stream, peer) = accepted.into_parts();
                 // The clock of day is read once; what remains is measured by the steady one.
-                let expiry = peer
-                    .as_ref()
-                    .map(|peer| Box::pin(tokio::time::sleep(peer.not_after().since(self.clock.now()))));
+                let now = self.clock.now();
+                let life = peer.as_ref().map_or(ANONYMOUS_LIFE, |peer| peer.not_after().since(now));
+                let dismissed = peer.as_ref().and_then(|peer| self.admins.dismissal_of(peer));
                 let info = ConnectionInfo::Tls { address: self.address, peer };
-                let connection = Connection { stream, info, expiry, _place: self.place };
+                let connection = Connection {
+                    stream,
+                    info,
+                    expiry: Box::pin(tokio::time::sleep(life)),
+                    preface: Some(Preface {
+                        missing: PREFACE_BYTES,
+                        deadline: Box::pin(tokio::time::sleep(PREFACE_DEADLINE)),
+                    }),
+                    dismissed: dismissed.map(|token| Box::pin(token.cancelled_owned())),
+                    _place: self.place,
+                };
                 // The server has stopped taking connections: this one closes.
                 let _stopping = connections.send(Ok(connection)).await;
             }
@@ -216,24 +240,45 @@ impl Drop for Place {
     }
 }
 
-/// A verified connection. It breaks when its peer's certificate expires.
+/// A verified connection. It breaks when its peer's certificate expires, when its peer is an admin who is deleted, and
+/// when its peer does not begin to speak in time.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
-    expiry: Option<Pin<Box<Sleep>>>,
+    expiry: Pin<Box<Sleep>>,
+    preface: Option<Preface>,
+    dismissed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _place: Place,
 }
 
+/// What a peer has yet to send before its connection counts as alive; from then on HTTP/2 pings watch over it.
+struct Preface {
+    missing: usize,
+    deadline: Pin<Box<Sleep>>,
+}
+
 impl Connection {
-    fn check_expiry(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let expired = self.expiry.as_mut().is_some_and(|expiry| expiry.as_mut().poll(context).is_ready());
-        if expired {
-            return Err(io::Error::new(
-                io::ErrorKind::ConnectionAborted,
-                "the peer's certificate has expired",
-            ));
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let broken = |why| Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
+        if self.expiry.as_mut().poll(context).is_ready() {
+            return broken("what the peer proved has expired");
+        }
+        if self.dismissed.as_mut().is_some_and(|dismissed| dismissed.as_mut().poll(context).is_ready()) {
+            return broken("the admin was deleted");
+        }
+        if self.preface.as_mut().is_some_and(|preface| preface.deadline.as_mut().poll(context).is_ready()) {
+            return broken("the peer does not speak");
         }
         Ok(())
+    }
+
+    fn count_preface(&mut self, read: usize) {
+        if let Some(preface) = &mut self.preface {
+            preface.missing = preface.missing.saturating_sub(read);
+            if preface.missing == 0 {
+                self.preface = None;
+            }
+        }
     }
 }
 
@@ -251,8 +296,11 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.check_expiry(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        self.check(context)?;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.count_preface(buffer.filled().len() - before);
+        read
     }
 }
 
@@ -262,7 +310,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.check_expiry(context)?;
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -271,7 +319,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.check_expiry(context)?;
+        self.check(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 

@@ -60,19 +60,44 @@ pub enum LocalError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// Serves local administration on `socket` until `stop`. The caller holds the store's lock, so that a socket which
-/// is there already is a dead process's.
+/// The socket of local administration, bound. Its file goes when it is dropped.
+pub struct LocalSocket {
+    listener: Option<UnixListener>,
+    path: PathBuf,
+}
+
+impl LocalSocket {
+    /// Binds the socket at `path`, 0600. The caller holds the store's lock, so that a socket which is there already is
+    /// a dead process's.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn bind(path: &Path) -> Result<Self, LocalError> {
+        match listen(path) {
+            Ok(listener) => Ok(Self { listener: Some(listener), path: path.to_owned() }),
+            Err(source) => Err(LocalError::Listen { path: path.to_owned(), source }),
+        }
+    }
+}
+
+impl Drop for LocalSocket {
+    fn drop(&mut self) {
+        // It may be gone with its directory.
+        let _gone = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Serves local administration until `stop`.
 ///
 /// # Errors
-/// When the socket cannot be made.
+/// When the server itself fails.
 pub async fn serve_local(
     control: Arc<ControlPlane>,
-    socket: &Path,
+    mut socket: LocalSocket,
     access: AccessLayer,
     stop: CancellationToken,
 ) -> Result<(), LocalError> {
-    let failed = |source| LocalError::Listen { path: socket.to_owned(), source };
-    let listener = listen(socket).map_err(failed)?;
+    let Some(listener) = socket.listener.take() else { return Ok(()) };
     let incoming = UnixListenerStream::new(listener).map(|accepted| accepted.map(LocalConnection));
     let routes = Routes::new(LocalAdminServer::new(LocalAdminService { control }));
     server::builder()
@@ -80,8 +105,6 @@ pub async fn serve_local(
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
-    // It may be gone with its directory.
-    let _gone = std::fs::remove_file(socket);
     Ok(())
 }
 

@@ -74,4 +74,3 @@ pub fn parse_roles(numbers: &[i32]) -> Result<Vec<Role>, i32> {
     };
     numbers.iter().map(parse).collect()
 }
-

@@ -15,7 +15,9 @@ mod local;
 mod mesh_sync;
 pub mod message;
 mod page;
+mod policies;
 mod refused;
+mod resources;
 mod rollout;
 mod server;
 pub mod status;
@@ -30,8 +32,9 @@ use tonic::service::Routes;
 
 use crate::app::ControlPlane;
 use crate::push::Push;
+use crate::resources::Resources;
 pub use listener::{Limits, Listening};
-pub use local::{LocalError, issue_through_socket, serve_local};
+pub use local::{LocalError, LocalSocket, issue_through_socket, serve_local};
 pub use server::serve;
 
 /// What agents reach.
@@ -45,6 +48,7 @@ pub fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
 /// When reflection cannot read our own descriptors.
 pub fn admin_routes(
     control: &Arc<ControlPlane>,
+    resources: &Arc<Resources>,
     push: &Arc<Push>,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     Ok(Routes::new(health_service())
@@ -52,6 +56,8 @@ pub fn admin_routes(
         .add_service(audit::service(control))
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))
+        .add_service(policies::service(control, resources, push))
+        .add_service(resources::service(control, resources))
         .add_service(rollout::service(control, push))
         .add_service(system::service(control, push))
         .add_service(reflection().build_v1()?)

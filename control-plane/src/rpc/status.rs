@@ -12,10 +12,15 @@ use crate::enrollment::{EnrollmentError, TokenError};
 use crate::issuance::IssuanceError;
 use crate::push::{Close, ExplainError};
 use crate::registry::StoreError;
+use crate::resources::{ChangeError, Fault, Problem};
 use crate::telemetry::TelemetryError;
 
 /// The domain of our reasons in google.rpc.ErrorInfo.
 const DOMAIN: &str = "hauberk";
+
+/// What the details of one status may weigh, in bytes: with base64 and the other headers it stays below the 8 KiB that
+/// clients take as trailers.
+const DETAILS_BYTES: usize = 5_000;
 
 /// A status with a stable reason.
 pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
@@ -23,9 +28,9 @@ pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> 
 }
 
 /// The caller's message has a field that cannot be.
-pub fn bad_field(field: &'static str, problem: impl std::fmt::Display) -> Status {
-    let problem = problem.to_string();
-    let mut details = ErrorDetails::with_bad_request_violation(field, problem.clone());
+pub fn bad_field(field: impl Into<String>, problem: impl std::fmt::Display) -> Status {
+    let (field, problem) = (field.into(), problem.to_string());
+    let mut details = ErrorDetails::with_bad_request_violation(&field, problem.clone());
     details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
 }
@@ -61,6 +66,50 @@ pub fn of_store(error: &StoreError) -> Status {
         StoreError::Closed => refusal(Code::Unavailable, "STOPPING", error.to_string()),
         StoreError::Damaged { .. } | StoreError::Unreadable { .. } => internal(error),
     }
+}
+
+/// Of a change of resources. `list` is the field of the request that holds them.
+pub fn of_change(error: &ChangeError, list: &str) -> Status {
+    match error {
+        ChangeError::TooMany(_) | ChangeError::TooLarge(_) => {
+            refusal(Code::InvalidArgument, "BATCH_TOO_LARGE", error.to_string())
+        }
+        ChangeError::Refused(problems) => of_problems(problems, list, error.to_string()),
+        ChangeError::Incapable { .. } => {
+            refusal(Code::FailedPrecondition, "AGENT_LACKS_FEATURE", error.to_string())
+        }
+        ChangeError::Contended => refusal(Code::Aborted, "CONFLICT", error.to_string()),
+        ChangeError::Store(error) => of_store(error),
+        ChangeError::NoRandomness(_) => internal(error),
+    }
+}
+
+/// All problems of a change, each with the path of its field: `resources[3].spec.listeners[0].portMapping.port`. What
+/// does not fit into a status is counted.
+fn of_problems(problems: &[Problem], list: &str, message: String) -> Status {
+    let worst = problems.iter().map(|problem| problem.fault).min().unwrap_or(Fault::Invalid);
+    let (code, reason) = match worst {
+        Fault::Invalid => (Code::InvalidArgument, "INVALID"),
+        Fault::Denied => (Code::PermissionDenied, "ROLE_NEEDED"),
+        Fault::Stale => (Code::Aborted, "STALE_VERSION"),
+        Fault::Missing => (Code::NotFound, "NOT_FOUND"),
+        Fault::InUse => (Code::FailedPrecondition, "IN_USE"),
+    };
+    let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    let mut weight = message.len();
+    for (index, problem) in problems.iter().enumerate() {
+        let dot = if problem.field.is_empty() { "" } else { "." };
+        let field = format!("{list}[{}]{dot}{}", problem.resource, problem.field);
+        let description = problem.description();
+        weight += field.len() + description.len() + 8;
+        if weight > DETAILS_BYTES && index > 0 {
+            let more = problems.len() - index;
+            details.add_bad_request_violation("", format!("and {more} more problems, not listed here"));
+            break;
+        }
+        details.add_bad_request_violation(field, description);
+    }
+    Status::with_error_details(code, message, details)
 }
 
 /// Of issuance.
@@ -113,6 +162,7 @@ pub fn of_admin(error: &AdminError) -> Status {
         AdminError::Exists(_) => refusal(Code::AlreadyExists, "ADMIN_EXISTS", error.to_string()),
         AdminError::OtherRoles(_) => refusal(Code::FailedPrecondition, "OTHER_ROLES", error.to_string()),
         AdminError::NoSuchAdmin(_) => refusal(Code::NotFound, "NO_SUCH_ADMIN", error.to_string()),
+        AdminError::Oneself => refusal(Code::FailedPrecondition, "ONESELF", error.to_string()),
         AdminError::LastOwner(_) => refusal(Code::FailedPrecondition, "LAST_OWNER", error.to_string()),
         AdminError::UnknownLogin => refusal(Code::Unauthenticated, "LOGIN_UNKNOWN", error.to_string()),
         AdminError::LoginExpired => refusal(Code::Unauthenticated, "LOGIN_EXPIRED", error.to_string()),

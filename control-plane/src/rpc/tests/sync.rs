@@ -3,11 +3,12 @@
 use hauberk_proto::admin::v1::audit_client::AuditClient;
 use hauberk_proto::admin::v1::flows_client::FlowsClient;
 use hauberk_proto::admin::v1::identities_client::IdentitiesClient;
+use hauberk_proto::admin::v1::policies_client::PoliciesClient;
 use hauberk_proto::admin::v1::rollout_client::RolloutClient;
 use hauberk_proto::admin::v1::system_client::SystemClient;
 use hauberk_proto::admin::v1::{
-    CreateTokenRequest, GetStatusRequest, ListAuditRequest, ListInstancesRequest, ObserveRequest,
-    WaitRequest,
+    CreateTokenRequest, ExplainRequest, GetStatusRequest, ListAuditRequest, ListInstancesRequest,
+    ObserveRequest, Source, WaitRequest,
 };
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::{
@@ -36,7 +37,8 @@ impl Agent {
         let channel = channel(running.addresses.agent, connector).await.unwrap();
         let (up, messages) = mpsc::channel(8);
         let down = MeshClient::new(channel).sync(ReceiverStream::new(messages)).await.unwrap().into_inner();
-        let verifier = ViewVerifier::from_public_keys(trust.view_keys.iter().map(|key| &key.public_key[..])).unwrap();
+        let verifier =
+            ViewVerifier::from_public_keys(trust.view_keys.iter().map(|key| &key.public_key[..])).unwrap();
         (Self { instance: joined.instance_id, up, down }, verifier)
     }
 
@@ -149,5 +151,49 @@ async fn observers_see_decisions_and_refused_acts_are_recorded() {
     assert_eq!(records[0].actor, "spiffe://shop.local/admin/olga");
     let negative = ListAuditRequest { page_size: -1, ..Default::default() };
     assert_eq!(audit.list(negative).await.unwrap_err().code(), Code::InvalidArgument);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
+    let (running, token) = start().await;
+    let mut policies = PoliciesClient::new(owner(&running).await);
+    let (mut agent, _) = Agent::join(&running, &token).await;
+    agent.say(from_agent::Message::Hello(Hello::default())).await;
+    let View { epoch, revision, .. } = View::decode(agent.view().await.view).unwrap();
+    let denial = Decision {
+        id: format!("{}-0001", agent.instance),
+        caller: "spiffe://shop.local/mesh/shop/node/intruder".into(),
+        node: NODE.into(),
+        port: 8080,
+        action: "GET".into(),
+        path: "/orders/1".into(),
+        first_of_kind: true,
+        epoch,
+        revision,
+        ..Decision::default()
+    };
+    let decisions = vec![denial.clone()];
+    agent.say(from_agent::Message::Decisions(Decisions { decisions, dropped: 0 })).await;
+    drop(agent);
+    let asked = ExplainRequest { decision_id: denial.id.clone() };
+    let explained = tokio::time::timeout(DEADLINE, async {
+        loop {
+            match policies.explain(asked.clone()).await {
+                Ok(explained) => return explained.into_inner(),
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    let explained = explained.await.unwrap();
+    assert_eq!(explained.source(), Source::Kept);
+    let detail = explained.decision.unwrap();
+    assert_eq!(detail.decision, Some(denial));
+    assert!(detail.suggestion.starts_with("hauberk allow intruder orders"), "{}", detail.suggestion);
+
+    for (id, code) in [("nonsense", Code::InvalidArgument), ("0000000000-1", Code::NotFound)] {
+        let asked = ExplainRequest { decision_id: id.into() };
+        assert_eq!(policies.explain(asked).await.unwrap_err().code(), code);
+    }
     running.stop().await;
 }

@@ -8,7 +8,8 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::Push;
+use super::recall::recall;
+use super::{Push, wanted};
 use crate::flows::{KeptDecision, instance_of_decision};
 use crate::instances::Ask;
 
@@ -76,9 +77,11 @@ impl Push {
             Err(unanswered) => unanswered,
         };
         if let Some(KeptDecision { decision, kept_at }) = self.flows.kept_decision(id) {
-            let decision = Some(agent::Decision::clone(&decision));
-            let detail = agent::DecisionDetail { decision, ..agent::DecisionDetail::default() };
-            return Ok(Explained { detail, kept_at: Some(kept_at) });
+            let view = {
+                let compilation = self.compilation.borrow();
+                wanted::view_of_decision(&compilation, &decision).cloned()
+            };
+            return Ok(Explained { detail: recall(decision, view).await, kept_at: Some(kept_at) });
         }
         let spiffe_id = self.instances.node_of(instance).ok_or(ExplainError::UnknownInstance(instance))?;
         Err(match unanswered {

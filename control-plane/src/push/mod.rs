@@ -6,6 +6,7 @@ mod explain;
 mod holding;
 mod incoming;
 mod metrics;
+mod recall;
 mod registration;
 mod session;
 #[cfg(test)]
@@ -122,7 +123,7 @@ impl Push {
     }
 
     /// The instances there are.
-    pub fn instances(&self) -> &Instances {
+    pub fn instances(&self) -> &Arc<Instances> {
         &self.instances
     }
 

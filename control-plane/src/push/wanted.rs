@@ -39,6 +39,16 @@ pub(crate) fn service<'a>(
     compilation.services.get(&(mesh.clone(), name.clone()))
 }
 
+/// The view that a decision was made by, if it still stands.
+pub(crate) fn view_of_decision<'a>(
+    compilation: &'a Compilation,
+    decision: &agent::Decision,
+) -> Option<&'a Arc<CompiledView>> {
+    let view = compilation.nodes.get(decision.node.as_str())?;
+    let made_by = (decision.epoch, decision.revision);
+    (made_by == (compilation.epoch, view.revision)).then_some(view)
+}
+
 /// A view by number and content.
 pub(crate) fn mark(compilation: &Compilation, view: &CompiledView) -> ViewMark {
     ViewMark { epoch: compilation.epoch, revision: view.revision, digest: view.digest }

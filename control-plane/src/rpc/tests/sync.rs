@@ -175,17 +175,13 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     };
     let decisions = vec![denial.clone()];
     agent.say(from_agent::Message::Decisions(Decisions { decisions, dropped: 0 })).await;
-    drop(agent);
+    let Agent { up, mut down, .. } = agent;
+    drop(up);
+    while tokio::time::timeout(DEADLINE, down.message()).await.unwrap().is_ok_and(|message| message.is_some())
+    {
+    }
     let asked = ExplainRequest { decision_id: denial.id.clone() };
-    let explained = tokio::time::timeout(DEADLINE, async {
-        loop {
-            match policies.explain(asked.clone()).await {
-                Ok(explained) => return explained.into_inner(),
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        }
-    });
-    let explained = explained.await.unwrap();
+    let explained = policies.explain(asked).await.unwrap().into_inner();
     assert_eq!(explained.source(), Source::Kept);
     let detail = explained.decision.unwrap();
     assert_eq!(detail.decision, Some(denial));

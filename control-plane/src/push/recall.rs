@@ -1,0 +1,58 @@
+//! Why a decision was made, found out without the agent that made it: its node's view is asked the same question again.
+
+use std::sync::Arc;
+
+use hauberk_identity::SpiffeId;
+use hauberk_policy::{Attempt, Caller, CanonicalPath, Engine, Explanation, Protocol, Question, Verb};
+use hauberk_proto::agent::v1 as agent;
+use hauberk_proto::convert::{Body, decode_view, encode_policy_note};
+
+use crate::compile::CompiledView;
+
+/// A kept decision, with what the policies said where the view it was made by still stands.
+pub(super) async fn recall(
+    decision: Arc<agent::Decision>,
+    view: Option<Arc<CompiledView>>,
+) -> agent::DecisionDetail {
+    let known = agent::DecisionDetail {
+        decision: Some(agent::Decision::clone(&decision)),
+        ..agent::DecisionDetail::default()
+    };
+    let Some(view) = view else { return known };
+    // Compiling a large view takes a while.
+    let asked = tokio::task::spawn_blocking(move || ask_again(&view, &decision));
+    match asked.await {
+        Ok(Some(explanation)) => agent::DecisionDetail {
+            policies: explanation.policies.iter().map(encode_policy_note).collect(),
+            suggestion: explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
+            ..known
+        },
+        Ok(None) | Err(_) => known,
+    }
+}
+
+fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanation> {
+    let Body::Node(node) = decode_view(&view.signed.view).ok()?.body else { return None };
+    let port = u16::try_from(decision.port).ok()?;
+    let protocol = node.scope.ports.iter().find(|scope| scope.number == port)?.protocol;
+    let caller = match decision.caller.as_str() {
+        "" => Caller::Anonymous,
+        id => Caller::Peer(SpiffeId::parse(id).ok()?),
+    };
+    let engine = Engine::compile(node.scope, &node.policies).ok()?;
+    let explain = |attempt| Some(engine.explain(&Question { caller: &caller, port, attempt }));
+    match protocol {
+        Protocol::Tcp => explain(Attempt::Stream),
+        Protocol::Grpc => {
+            let path = format!("/{}", decision.path.trim_start_matches('/'));
+            let path = CanonicalPath::parse("POST", &path).ok()?;
+            explain(Attempt::Request { method: "POST", path: &path, upgrade: false })
+        }
+        Protocol::Http | Protocol::Http2 => {
+            let upgrade = decision.action == "upgrade";
+            let method = if upgrade { "GET" } else { decision.action.as_str() };
+            let path = CanonicalPath::parse(method, &decision.path).ok()?;
+            explain(Attempt::Request { method, path: &path, upgrade })
+        }
+    }
+}

@@ -374,3 +374,6 @@ fn named(mut names: impl Iterator<Item = String>) -> String {
         more => format!("{first} and {more} more"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,28 @@
 //! Resources for tests, as short as they can be written.
 
-use hauberk_identity::TrustDomain;
+use std::sync::Arc;
+
+use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::mesh::v1::{
     Backend, BackendVirtualService, Listener, MeshSpec, Metadata, PolicySpec, PortMapping, Resource,
     RouteDeclaration, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider, VirtualServiceSpec,
     resource::Spec, virtual_service_provider::Provider,
 };
 
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
 use super::admit::{Admission, Rights, admit};
+use super::apply::{Applied, Author, Resources, ResourcesParts};
 use super::catalog::Catalog;
+use super::follow::Catalogs;
 use super::problem::Problem;
+use crate::audit::Audit;
+use crate::authority::{self, Authority, KeyEncryptionKey};
+use crate::clock::Clock;
+use crate::compile::{self, Compilation};
+use crate::registry::{SledStore, Store};
 
 pub(crate) const EVERYTHING: Rights = Rights { resources: true, policies: true };
 
@@ -119,4 +132,73 @@ pub(crate) fn catalog_of(batch: &[Resource]) -> Catalog {
         }
     }
     catalog
+}
+
+/// A registry with resources that can be changed, in a scratch directory.
+pub(crate) struct Scratch {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) clock: Clock,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Scratch {
+    pub(crate) async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let kek = KeyEncryptionKey::create(&directory.path().join("kek")).unwrap();
+        let store = SledStore::create(&directory.path().join("registry")).unwrap();
+        let now = UnixMillis(1_790_000_000_000);
+        let (founding, _) = authority::found(&trust_domain(), Vec::new(), &kek, now).unwrap();
+        store.commit(founding).await.unwrap();
+        Self::start(directory, store).await
+    }
+
+    /// The same after the process was stopped and started again.
+    pub(crate) async fn restarted(self) -> Self {
+        let Self { directory, store, tasks, stop, resources, .. } = self;
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        store.close().await;
+        drop((store, resources));
+        let store = SledStore::open(&directory.path().join("registry")).unwrap();
+        Self::start(directory, store).await
+    }
+
+    async fn start(directory: tempfile::TempDir, store: SledStore) -> Self {
+        let store: Arc<dyn Store> = Arc::new(store);
+        let kek = KeyEncryptionKey::load(&directory.path().join("kek")).unwrap();
+        let authority = Arc::new(Authority::load(&*store, &kek).await.unwrap());
+        let clock = Clock::manual(UnixMillis(1_790_000_000_000));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let started = Catalogs::start(Arc::clone(&store), trust_domain(), &tasks, stop.clone());
+        let resources = Arc::new(Resources::new(ResourcesParts {
+            store: Arc::clone(&store),
+            catalogs: started.await.unwrap(),
+            audit: Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await.unwrap()),
+            clock: clock.clone(),
+            trust_domain: trust_domain(),
+            missing_feature: Box::new(|_, _| None),
+        }));
+        Self { directory, store, authority, resources, clock, tasks, stop }
+    }
+
+    /// Applies what is good.
+    pub(crate) async fn apply(&self, batch: &[Resource]) -> Applied {
+        self.resources.apply(&owner(), batch, false).await.unwrap()
+    }
+
+    pub(crate) async fn compilations(&self) -> watch::Receiver<Arc<Compilation>> {
+        let (store, authority) = (Arc::clone(&self.store), Arc::clone(&self.authority));
+        compile::start(store, authority, self.resources.catalogs(), &self.tasks, self.stop.clone())
+            .await
+            .unwrap()
+    }
+}
+
+pub(crate) fn owner() -> Author {
+    Author { actor: crate::testing::actor(), rights: EVERYTHING }
 }

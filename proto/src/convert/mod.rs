@@ -7,6 +7,7 @@
 
 mod decode;
 mod encode;
+mod explanation;
 pub mod features;
 mod view;
 
@@ -20,6 +21,7 @@ use prost_types::Timestamp;
 
 pub use decode::{decode_view, listener_port};
 pub use encode::{encode_node_view, encode_service_view};
+pub use explanation::encode_policy_note;
 pub use view::{Body, Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target, View};
 
 /// An instant as a message.

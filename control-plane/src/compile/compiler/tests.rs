@@ -1,1 +1,235 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_policy::Authorization;
+use hauberk_proto::convert::{Body, NodeView, ServiceView, decode_view};
+use hauberk_proto::mesh::v1::{MeshSpec, resource::Spec};
+use hauberk_tls::signing::ViewVerifier;
+
+use super::*;
+use crate::compile::CompiledView;
+use crate::registry::{Commit, Revision, keys};
+use crate::resources::testing::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+async fn at(compilations: &mut watch::Receiver<Arc<Compilation>>, revision: Revision) -> Arc<Compilation> {
+    let wanted = compilations.wait_for(|compilation| compilation.revision >= revision.0);
+    Arc::clone(&tokio::time::timeout(DEADLINE, wanted).await.unwrap().unwrap())
+}
+
+fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn node_view<'a>(compilation: &'a Compilation, node: &str) -> &'a Arc<CompiledView> {
+    &compilation.nodes[&SpiffeId::node(&trust_domain(), &name("shop"), &name(node))]
+}
+
+fn service_view<'a>(compilation: &'a Compilation, service: &str) -> &'a Arc<CompiledView> {
+    &compilation.services[&(name("shop"), name(service))]
+}
+
+fn node_body(view: &CompiledView) -> NodeView {
+    match decode_view(&view.signed.view).unwrap().body {
+        Body::Node(node) => node,
+        Body::Service(_) => panic!("not a node's view"),
+    }
+}
+
+fn service_body(view: &CompiledView) -> ServiceView {
+    match decode_view(&view.signed.view).unwrap().body {
+        Body::Service(service) => service,
+        Body::Node(_) => panic!("not a service's view"),
+    }
+}
+
+fn services_of(view: &CompiledView, port: u16) -> Vec<String> {
+    let body = node_body(view);
+    let port = body.scope.ports.iter().find(|scope| scope.number == port).unwrap();
+    port.services.iter().map(ToString::to_string).collect()
+}
+
+fn policies_of(view: &CompiledView) -> Vec<String> {
+    node_body(view).policies.policies.into_iter().map(|policy| policy.name).collect()
+}
+
+/// The views that differ between two compilations: `node web`, `service orders`.
+fn changed(before: &Compilation, after: &Compilation) -> BTreeSet<String> {
+    let last = |id: &SpiffeId| id.path().rsplit('/').next().unwrap().to_owned();
+    let nodes = after.nodes.iter().filter(|(id, view)| before.nodes.get(*id) != Some(view));
+    let services = after.services.iter().filter(|(key, view)| before.services.get(*key) != Some(view));
+    let nodes = nodes.map(|(id, _)| format!("node {}", last(id)));
+    nodes.chain(services.map(|((_, service), _)| format!("service {service}"))).collect()
+}
+
+#[tokio::test]
+async fn resources_become_signed_views() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let revision = scratch.apply(&shop()).await.revision;
+    let compilation = at(&mut compilations, revision).await;
+    assert_eq!(compilation.epoch, scratch.authority.epoch());
+    assert!(compilation.findings.is_empty());
+
+    let web = node_view(&compilation, "web");
+    let keys = scratch.authority.view_keys().iter().map(|key| &key.public_key[..]);
+    let verifier = ViewVerifier::from_public_keys(keys).unwrap();
+    verifier.verify(&web.signed.key_id, &web.signed.view, &web.signed.signature).unwrap();
+    let read = decode_view(&web.signed.view).unwrap();
+    assert_eq!((read.epoch, read.revision), (compilation.epoch, revision.0));
+    assert_eq!(web.backends, [name("orders")]);
+    assert!(policies_of(web).is_empty(), "nobody may call web");
+
+    let orders = node_view(&compilation, "orders");
+    assert_eq!(services_of(orders, 8080), ["orders"]);
+    assert!(services_of(orders, 9090).is_empty());
+    assert_eq!(policies_of(orders), ["allow-web-to-orders"]);
+    assert_eq!(orders.features, ["cedar-1"]);
+
+    let service = service_view(&compilation, "orders");
+    let body = service_body(service);
+    assert_eq!(body.ports.iter().map(|port| port.number).collect::<Vec<_>>(), [8080]);
+    let id = SpiffeId::node(&trust_domain(), &name("shop"), &name("orders"));
+    assert_eq!(service.targets, [(id, 8080)]);
+}
+
+#[tokio::test]
+async fn what_does_not_change_keeps_its_bytes() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let first = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let mut labelled = node("web", [listener(8000, "http")]);
+    node_spec(&mut labelled).backends.push(backend("orders"));
+    labelled.labels.insert("team".into(), "front".into());
+    let second = at(&mut compilations, scratch.apply(&[labelled]).await.revision).await;
+    assert_eq!(second.revision, first.revision + 1);
+    assert_eq!(changed(&first, &second), BTreeSet::new());
+
+    let third = scratch.apply(&[permit("p", "orders", "orders")]).await.revision;
+    let third = at(&mut compilations, third).await;
+    assert_eq!(changed(&second, &third), BTreeSet::from(["node orders".to_owned()]));
+    assert_eq!(node_view(&third, "orders").revision, third.revision);
+    assert_eq!(policies_of(node_view(&third, "orders")), ["allow-web-to-orders", "p"]);
+    // A change of something else than resources raises the revision, and that alone.
+    let trust = scratch.store.commit(Commit::new().put("other", "x").raising_revision()).await.unwrap();
+    let fourth = at(&mut compilations, trust.revision).await;
+    assert_eq!(changed(&third, &fourth), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_restart_pushes_nothing() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    scratch.apply(&shop()).await;
+    let second = scratch.apply(&[node("alone", [])]).await.revision;
+    let before = at(&mut compilations, second).await;
+    let scratch = scratch.restarted().await;
+    let after = Arc::clone(&scratch.compilations().await.borrow());
+    assert_eq!(after.revision, before.revision);
+    let digests = |compilation: &Compilation| {
+        let views = compilation.nodes.values().chain(compilation.services.values());
+        views.map(|view| (view.digest, view.revision)).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(digests(&after), digests(&before));
+    assert_eq!(node_view(&after, "web").revision + 1, node_view(&after, "alone").revision);
+}
+
+#[tokio::test]
+async fn a_port_moves_from_one_service_to_another() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    batch.extend([service("admin", "orders", Some(9090)), permit("ops", "web", "admin")]);
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    assert_eq!(services_of(node_view(&first, "orders"), 9090), ["admin"]);
+    let moved = scratch.apply(&[service("admin", "web", None), service("orders", "orders", None)]).await;
+    let second = at(&mut compilations, moved.revision).await;
+    let expected = ["node orders", "node web", "service admin", "service orders"];
+    assert_eq!(changed(&first, &second), expected.into_iter().map(str::to_owned).collect());
+    assert_eq!(services_of(node_view(&second, "orders"), 9090), ["orders"]);
+    assert_eq!(services_of(node_view(&second, "web"), 8000), ["admin"]);
+    assert_eq!(policies_of(node_view(&second, "orders")), ["allow-web-to-orders"]);
+    assert_eq!(policies_of(node_view(&second, "web")), ["ops"]);
+}
+
+#[tokio::test]
+async fn authorization_is_the_listener_s_the_node_s_or_the_mesh_s() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let audits = |word: &str| Some(word.to_owned());
+    let spec = MeshSpec {
+        authorization: audits("AUDIT"),
+        max_view_age: Some(hauberk_proto::mesh::v1::Duration { value: Some(1_500), unit: "ms".into() }),
+        ..MeshSpec::default()
+    };
+    let mut strict = node("strict", [listener(1, "http"), listener(2, "http")]);
+    let body = node_spec(&mut strict);
+    body.authorization = audits("ENFORCE");
+    body.listeners[1].authorization = audits("AUDIT");
+    let batch = [resource("", "shop", Spec::MeshSpec(spec)), node("lax", [listener(1, "http")]), strict];
+    let compilation = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    assert_eq!(node_view(&compilation, "lax").audit_ports, [1]);
+    assert_eq!(node_view(&compilation, "strict").audit_ports, [2]);
+    let body = node_body(node_view(&compilation, "strict"));
+    assert_eq!(body.scope.ports[0].authorization, Authorization::Enforce);
+    assert_eq!(body.max_view_age, Some(Duration::from_millis(1_500)));
+    assert_eq!(node_view(&compilation, "strict").features, ["audit-authorization", "max-view-age"]);
+}
+
+#[tokio::test]
+async fn what_is_deleted_has_no_view() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let key = |kind, text| crate::resources::ResourceKey { kind, mesh: name("shop"), name: name(text) };
+    use crate::resources::Kind::{Mesh, Policy, VirtualNode, VirtualService};
+    let all = [
+        key(VirtualService, "orders"),
+        key(VirtualNode, "orders"),
+        key(VirtualNode, "web"),
+        key(Policy, "allow-web-to-orders"),
+        key(Mesh, "shop"),
+    ];
+    let targets: Vec<_> = all
+        .into_iter()
+        .map(|key| crate::resources::admit::Target { key, resource_version: 0, ignore_missing: false })
+        .collect();
+    let removed = scratch.resources.delete(&owner(), &targets, false).await.unwrap();
+    let compilation = at(&mut compilations, removed.revision).await;
+    assert!(compilation.nodes.is_empty() && compilation.services.is_empty());
+    assert!(scratch.store.list(keys::VIEWS, None, 10).await.unwrap().entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_resource_that_cannot_be_read_leaves_everything_as_it_was() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let first = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let broken = policy("broken", "forbid(");
+    let value = prost::Message::encode_to_vec(&broken);
+    let commit = Commit::new().put(keys::resource("Policy", "shop", "broken"), value).raising_revision();
+    let second = at(&mut compilations, scratch.store.commit(commit).await.unwrap().revision).await;
+    assert_eq!(changed(&first, &second), BTreeSet::new());
+    assert!(second.findings[0].summary.starts_with("the stored policy broken is not accepted"), "{second:?}");
+    // It stays reported, and nothing of its mesh changes, until it is replaced.
+    let other = at(&mut compilations, scratch.apply(&[permit("p", "orders", "orders")]).await.revision).await;
+    assert_eq!((changed(&first, &other), other.findings.len()), (BTreeSet::new(), 1));
+    let healed = scratch.apply(&[forbid("broken", "orders", "orders")]).await.revision;
+    let healed = at(&mut compilations, healed).await;
+    assert!(healed.findings.is_empty());
+    assert_eq!(policies_of(node_view(&healed, "orders")), ["allow-web-to-orders", "broken", "p"]);
+}
+
+#[tokio::test]
+async fn two_replicas_give_one_content_one_number() {
+    let scratch = Scratch::new().await;
+    let mut ours = scratch.compilations().await;
+    let mut theirs = scratch.compilations().await;
+    let revision = scratch.apply(&shop()).await.revision;
+    let (ours, theirs) = (at(&mut ours, revision).await, at(&mut theirs, revision).await);
+    for (id, view) in &ours.nodes {
+        assert_eq!((view.digest, view.revision), (theirs.nodes[id].digest, theirs.nodes[id].revision));
+    }
+}

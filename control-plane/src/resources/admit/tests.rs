@@ -1,6 +1,7 @@
 use hauberk_proto::mesh::v1::{
-    DnsDiscovery, Duration, EgressFilter, FixedDiscovery, FixedEndpoint, Listener, ListenerTls, MeshSpec, PolicySpec,
-    Resource, RouteDeclaration, ServiceDiscovery, VirtualServiceSpec, resource::Spec, service_discovery::Discovery,
+    DnsDiscovery, Duration, EgressFilter, FixedDiscovery, FixedEndpoint, Listener, ListenerTls, MeshSpec,
+    PolicySpec, Resource, RouteDeclaration, ServiceDiscovery, VirtualServiceSpec, resource::Spec,
+    service_discovery::Discovery,
 };
 
 use super::*;
@@ -90,7 +91,10 @@ fn everything_wrong_is_reported_at_once() {
     let last = "6 name: VirtualService shop/orders is already resources[3]";
     assert_eq!(problems.last().unwrap(), last);
     // What is itself refused is not also reported as missing.
-    assert!(!problems.iter().any(|problem| problem.contains("\"odrers\"")), "its node was refused: {problems:#?}");
+    assert!(
+        !problems.iter().any(|problem| problem.contains("\"odrers\"")),
+        "its node was refused: {problems:#?}"
+    );
 }
 
 #[test]
@@ -121,8 +125,10 @@ fn a_port_that_a_service_uses_stays() {
     let without = node("orders", [listener(9090, "http")]);
     assert_eq!(
         refused(&catalog, std::slice::from_ref(&without), EVERYTHING),
-        ["0 spec.listeners: virtual service \"orders\" is port 8080, which this node has no longer; keep the \
-          listener, or move orders to another port first"]
+        [
+            "0 spec.listeners: virtual service \"orders\" is port 8080, which this node has no longer; keep the \
+          listener, or move orders to another port first"
+        ]
     );
     accepted(&catalog, &[without, service("orders", "orders", Some(9090))], EVERYTHING);
 }
@@ -138,7 +144,10 @@ fn names_and_labels_have_limits() {
         labelled("k".repeat(129), "v".into())[0],
         format!("labels.{}: its key has 129 characters: at most 128", "k".repeat(129))
     );
-    assert_eq!(labelled("k".into(), "v".repeat(257)), ["labels.k: its value has 257 characters: at most 256"]);
+    assert_eq!(
+        labelled("k".into(), "v".repeat(257)),
+        ["labels.k: its value has 257 characters: at most 256"]
+    );
     assert_eq!(labelled("k".into(), "a\nb".into()), ["labels.k: it holds a control character"]);
     assert_eq!(labelled(String::new(), "v".into()), ["labels: a label has an empty key"]);
     let mut many = node("orders", []);
@@ -158,10 +167,16 @@ fn names_and_labels_have_limits() {
 fn a_mesh_says_only_what_is_enforced() {
     let refused_mesh = |spec| refused_alone(resource("", "shop", Spec::MeshSpec(spec)));
     let egress = |word: &str| {
-        refused_mesh(MeshSpec { egress_filter: Some(EgressFilter { r#type: word.into() }), ..MeshSpec::default() })
+        refused_mesh(MeshSpec {
+            egress_filter: Some(EgressFilter { r#type: word.into() }),
+            ..MeshSpec::default()
+        })
     };
     assert!(egress("ALLOW_ALL")[0].starts_with("spec.egressFilter.type: ALLOW_ALL is not enforced"));
-    assert_eq!(egress("DROP_AL"), ["spec.egressFilter.type: \"DROP_AL\" is not known; did you mean \"DROP_ALL\"?"]);
+    assert_eq!(
+        egress("DROP_AL"),
+        ["spec.egressFilter.type: \"DROP_AL\" is not known; did you mean \"DROP_ALL\"?"]
+    );
     assert!(egress("")[0].starts_with("spec.egressFilter.type: it is empty"));
     let audit = MeshSpec { authorization: Some("audit".into()), ..MeshSpec::default() };
     assert_eq!(refused_mesh(audit), ["spec.authorization: \"audit\" is not known; did you mean \"AUDIT\"?"]);
@@ -184,10 +199,17 @@ fn a_listener_says_only_what_is_enforced() {
     assert!(tls("strict")[0].contains("did you mean \"STRICT\"?"));
     let word = |change: fn(&mut Listener)| refused_alone(changed_listener(change)).remove(0);
     assert!(
-        word(|listener| listener.authorization = Some("OFF".into())).starts_with("spec.listeners[0].authorization")
+        word(|listener| listener.authorization = Some("OFF".into()))
+            .starts_with("spec.listeners[0].authorization")
     );
-    assert!(word(|listener| listener.undeclared = Some("ALLOW".into())).starts_with("spec.listeners[0].undeclared"));
-    assert!(word(|listener| listener.port_mapping = None).starts_with("spec.listeners[0].portMapping: it is missing"));
+    assert!(
+        word(|listener| listener.undeclared = Some("ALLOW".into()))
+            .starts_with("spec.listeners[0].undeclared")
+    );
+    assert!(
+        word(|listener| listener.port_mapping = None)
+            .starts_with("spec.listeners[0].portMapping: it is missing")
+    );
     let port = |listener: &mut Listener| listener.port_mapping.as_mut().unwrap().port = None;
     assert!(word(port).starts_with("spec.listeners[0].portMapping.port: a port number"));
     let node = changed_node(|spec| spec.authorization = Some("AUDITED".into()));
@@ -199,11 +221,22 @@ fn a_listener_says_only_what_is_enforced() {
 
 #[test]
 fn routes_fit_their_protocol() {
-    let of = |protocol: &str, paths: &[&str]| refused_alone(node("orders", [routes(listener(80, protocol), paths)]));
-    assert!(of("http", &["shop.Orders/Get"])[0].starts_with("spec.listeners[0].routes[0].path: a route of an http"));
-    assert!(of("grpc", &["/orders"])[0].starts_with("spec.listeners[0].routes[0].path: a route of a grpc listener"));
+    let of = |protocol: &str, paths: &[&str]| {
+        refused_alone(node("orders", [routes(listener(80, protocol), paths)]))
+    };
+    assert!(
+        of("http", &["shop.Orders/Get"])[0]
+            .starts_with("spec.listeners[0].routes[0].path: a route of an http")
+    );
+    assert!(
+        of("grpc", &["/orders"])[0]
+            .starts_with("spec.listeners[0].routes[0].path: a route of a grpc listener")
+    );
     assert!(of("tcp", &["/orders"])[0].starts_with("spec.listeners[0].routes: a tcp listener has no routes"));
-    assert!(of("http", &["/ok", "/a/*/b"])[0].starts_with("spec.listeners[0].routes[1].path: \"*\" matches the rest"));
+    assert!(
+        of("http", &["/ok", "/a/*/b"])[0]
+            .starts_with("spec.listeners[0].routes[1].path: \"*\" matches the rest")
+    );
     assert_eq!(of("http", &["/a", "/a"]), ["spec.listeners[0].routes[1]: this is already routes[0]"]);
     assert!(of("http", &["/a/{x}", "/a/{y}"])[0].starts_with("spec.listeners: routes /a/{x} and /a/{y}"));
     let methods = |protocol: &str, path: &str, methods: &[&str]| {
@@ -212,13 +245,18 @@ fn routes_fit_their_protocol() {
         listener.routes.push(RouteDeclaration { path: path.into(), methods });
         refused_alone(node("orders", [listener]))
     };
-    assert!(methods("http", "/a", &["GET", "get"])[0].starts_with("spec.listeners[0].routes[0].methods[1]: \"get\""));
+    assert!(
+        methods("http", "/a", &["GET", "get"])[0]
+            .starts_with("spec.listeners[0].routes[0].methods[1]: \"get\"")
+    );
     assert!(methods("http", "/a", &["GET", "GET"])[0].contains("GET stands here twice"));
     assert!(methods("grpc", "a.B/C", &["GET"])[0].starts_with("spec.listeners[0].routes[0].methods: a gRPC"));
     let denying = changed_listener(|listener| {
         *listener = Listener { undeclared: Some("DENY".into()), ..self::listener(80, "tcp") };
     });
-    assert!(refused_alone(denying)[0].starts_with("spec.listeners[0].undeclared: a tcp listener has no routes"));
+    assert!(
+        refused_alone(denying)[0].starts_with("spec.listeners[0].undeclared: a tcp listener has no routes")
+    );
 }
 
 #[test]
@@ -239,7 +277,10 @@ fn discovery_leads_somewhere() {
         assert!(problems[0].starts_with("spec.serviceDiscovery.dns.hostname"), "{wrong}");
     }
     let problems = dns("a.b", "ENDPOINT", "IPv5_ONLY");
-    assert!(problems[0].starts_with("spec.serviceDiscovery.dns.responseType: \"ENDPOINT\" is not known; did you mean"));
+    assert!(
+        problems[0]
+            .starts_with("spec.serviceDiscovery.dns.responseType: \"ENDPOINT\" is not known; did you mean")
+    );
     assert!(problems[1].starts_with("spec.serviceDiscovery.dns.ipPreference: \"IPv5_ONLY\""));
 
     let fixed = |address: &str, listener_port, port| {
@@ -269,7 +310,8 @@ fn discovery_leads_somewhere() {
 #[test]
 fn policies_are_checked_in_their_places() {
     let alone = |cedar: &str| refused_alone(policy("p", cedar)).remove(0);
-    let typo = refused_alone(policy("p", "permit(principal is Node, action,\n  resource in Servce::\"orders\");"));
+    let typo =
+        refused_alone(policy("p", "permit(principal is Node, action,\n  resource in Servce::\"orders\");"));
     assert!(typo.iter().any(|problem| problem.starts_with("spec.cedar: 2:15: ")), "{typo:?}");
     let role = alone("permit(\n  principal in Role::\"clerks\", action, resource);");
     assert!(role.starts_with("spec.cedar: 2:16: Role::\"clerks\" stands for nobody"), "{role}");
@@ -313,7 +355,8 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
 fn versions_that_others_have_changed_are_refused() {
     let catalog = catalog_of(&shop());
     accepted(&catalog, &[at_version(mesh("shop"), 1)], EDITOR);
-    let problems = try_admit(&catalog, &[at_version(mesh("shop"), 7), at_version(node("new", []), 3)], EDITOR);
+    let problems =
+        try_admit(&catalog, &[at_version(mesh("shop"), 7), at_version(node("new", []), 3)], EDITOR);
     let problems = problems.unwrap_err();
     assert!(problems.iter().all(|problem| problem.fault == Fault::Stale), "{problems:?}");
     assert_eq!(problems[0].field, "metadata.resourceVersion");
@@ -362,7 +405,12 @@ fn placing_a_port_under_a_service_takes_policy_rights() {
     whole[3] = service("orders", "orders", None);
     let three = node("orders", [listener(8080, "http"), listener(9090, "http"), listener(1, "tcp")]);
     let field = "spec.listeners[2].portMapping.port";
-    takes_policy_rights(&catalog_of(&whole), &[three], field, "port 1 of orders under virtual service orders");
+    takes_policy_rights(
+        &catalog_of(&whole),
+        &[three],
+        field,
+        "port 1 of orders under virtual service orders",
+    );
     // A service that is new opens what policies already permit.
     let early = catalog_of(&[mesh("shop"), node("a", [listener(1, "http")]), permit("early", "a", "s")]);
     takes_policy_rights(&early, &[service("s", "a", None)], "spec.provider", "permitted by early");
@@ -375,7 +423,12 @@ fn taking_a_port_from_under_a_forbid_takes_policy_rights() {
     batch.push(forbid("no-web", "web", "orders"));
     let catalog = catalog_of(&batch);
     let moved = [node("other", [listener(80, "http")]), service("orders", "other", None)];
-    takes_policy_rights(&catalog, &moved, "spec.provider", "out of virtual service orders, which is protected by no-web");
+    takes_policy_rights(
+        &catalog,
+        &moved,
+        "spec.provider",
+        "out of virtual service orders, which is protected by no-web",
+    );
     let web = node("web", [listener(8000, "http")]);
     let without_backend = try_admit(&catalog, &[web], EVERYTHING).unwrap().after;
     let target = |kind, name: &str| Target {
@@ -405,24 +458,42 @@ fn loosening_takes_policy_rights() {
     takes_policy_rights(&catalog, &[node_audits], "spec.authorization", "port 9090: AUDIT");
     let spec = MeshSpec { authorization: audit(), ..MeshSpec::default() };
     let mesh_audits = resource("", "shop", Spec::MeshSpec(spec));
-    takes_policy_rights(&catalog, std::slice::from_ref(&mesh_audits), "spec.authorization", "AUDIT lets through");
+    takes_policy_rights(
+        &catalog,
+        std::slice::from_ref(&mesh_audits),
+        "spec.authorization",
+        "AUDIT lets through",
+    );
     takes_policy_rights(&Catalog::default(), &[mesh_audits], "spec.authorization", "AUDIT lets through");
     let tcp = with(|listener| *listener = self::listener(8080, "tcp"));
-    takes_policy_rights(&catalog, &[tcp], "spec.listeners[0].portMapping.protocol", "speaks tcp instead of http");
+    takes_policy_rights(
+        &catalog,
+        &[tcp],
+        "spec.listeners[0].portMapping.protocol",
+        "speaks tcp instead of http",
+    );
 }
 
 #[test]
 fn changing_what_routes_are_takes_policy_rights() {
     let denying = |paths: &[&str]| {
         let undeclared = Some("DENY".to_owned());
-        node("orders", [Listener { undeclared, ..routes(listener(8080, "http"), paths) }, listener(9090, "http")])
+        node(
+            "orders",
+            [Listener { undeclared, ..routes(listener(8080, "http"), paths) }, listener(9090, "http")],
+        )
     };
     let mut batch = shop();
     batch[2] = denying(&["/a", "/b"]);
     let catalog = catalog_of(&batch);
     let open = node("orders", [routes(listener(8080, "http"), &["/a", "/b"]), listener(9090, "http")]);
     takes_policy_rights(&catalog, &[open], "spec.listeners[0].undeclared", "no longer denies requests");
-    takes_policy_rights(&catalog, &[denying(&["/a", "/b", "/c"])], "spec.listeners[0].routes", "no longer denies /c");
+    takes_policy_rights(
+        &catalog,
+        &[denying(&["/a", "/b", "/c"])],
+        "spec.listeners[0].routes",
+        "no longer denies /c",
+    );
     accepted(&catalog, &[denying(&["/a"])], EDITOR);
     batch.push(policy("no-b", "forbid(principal, action, resource == Route::\"orders:8080 /b\");"));
     let catalog = catalog_of(&batch);

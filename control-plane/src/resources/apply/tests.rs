@@ -1,0 +1,163 @@
+use hauberk_proto::mesh::v1::Metadata;
+
+use super::*;
+use crate::audit::{Filter, Outcome as AuditOutcome, Record};
+use crate::registry::keys;
+use crate::resources::Kind;
+use crate::resources::testing::*;
+
+async fn records(scratch: &Scratch) -> Vec<Record> {
+    let filter = Filter { action: "resources.".into(), ..Filter::default() };
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    audit.list(&filter, None, 100).await.unwrap().records
+}
+
+fn metadata(change: &AppliedChange) -> &Metadata {
+    change.resource.metadata.as_ref().unwrap()
+}
+
+fn target(kind: Kind, name: &str) -> Target {
+    let parse = |text| hauberk_identity::Name::parse(text).unwrap();
+    let key = ResourceKey { kind, mesh: parse("shop"), name: parse(name) };
+    Target { key, resource_version: 0, ignore_missing: false }
+}
+
+#[tokio::test]
+async fn a_change_is_stored_numbered_and_recorded() {
+    let scratch = Scratch::new().await;
+    let before = scratch.store.revision().await.unwrap();
+    let applied = scratch.apply(&shop()).await;
+    assert_eq!(applied.revision.0, before.0 + 1);
+    assert_eq!(scratch.store.revision().await.unwrap(), applied.revision);
+    for change in &applied.changes {
+        let metadata = metadata(change);
+        assert_eq!((metadata.resource_version, metadata.revision), (1, applied.revision.0));
+        assert_eq!(metadata.uid.len(), 36);
+        assert_eq!(metadata.created_at, Some(timestamp(scratch.clock.now())));
+    }
+    let stored = scratch.store.get(&keys::resource("VirtualNode", "shop", "web")).await.unwrap().unwrap();
+    assert_eq!(Resource::decode(stored.value).unwrap(), applied.changes[1].resource);
+
+    scratch.clock.advance(std::time::Duration::from_secs(5));
+    let mut web = applied.changes[1].resource.clone();
+    web.labels.insert("team".into(), "front".into());
+    let again = scratch.apply(&[web.clone(), mesh("shop")]).await;
+    assert_eq!(
+        (again.changes[0].outcome, again.changes[1].outcome),
+        (Outcome::Configured, Outcome::Unchanged)
+    );
+    assert_eq!(again.revision.0, applied.revision.0 + 1);
+    let (first, second) = (metadata(&applied.changes[1]), metadata(&again.changes[0]));
+    assert_eq!((second.resource_version, second.revision), (2, again.revision.0));
+    assert_eq!((&second.uid, &second.created_at), (&first.uid, &first.created_at));
+    assert_ne!(second.updated_at, first.updated_at);
+    assert_eq!(metadata(&again.changes[1]).resource_version, 1, "an unchanged resource keeps its version");
+
+    // The version that was read is an old one by now.
+    let refused = scratch.resources.apply(&owner(), &[web], false).await.unwrap_err();
+    assert!(matches!(&refused, ChangeError::Refused(problems) if problems.len() == 1), "{refused}");
+    let records = records(&scratch).await;
+    let outcomes: Vec<_> = records.iter().map(|record| (record.outcome, record.object.as_str())).collect();
+    assert_eq!(outcomes[0], (AuditOutcome::Refused, "shop/web"));
+    assert!(
+        records[0].reason.contains("version 1 was read, but version 2 is stored"),
+        "{}",
+        records[0].reason
+    );
+    assert_eq!(outcomes[1], (AuditOutcome::Ok, "VirtualNode shop/web"));
+    assert!(outcomes[2].1.starts_with("Mesh shop, VirtualNode shop/web, "), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn nothing_changes_where_nothing_is_to_change() {
+    let scratch = Scratch::new().await;
+    let applied = scratch.apply(&shop()).await;
+    let again = scratch.apply(&shop()).await;
+    assert_eq!(again.revision, applied.revision);
+    assert!(again.changes.iter().all(|change| change.outcome == Outcome::Unchanged));
+    assert_eq!(records(&scratch).await[0].reason, "nothing changed");
+
+    let dry = scratch.resources.apply(&owner(), &[node("new", [])], true).await.unwrap();
+    assert_eq!((dry.changes[0].outcome, dry.revision), (Outcome::Created, applied.revision));
+    assert_eq!(metadata(&dry.changes[0]).resource_version, 1);
+    let dry = scratch.resources.delete(&owner(), &[target(Kind::Policy, "allow-web-to-orders")], true).await;
+    assert_eq!(dry.unwrap().resources.len(), 1);
+    assert_eq!(scratch.store.revision().await.unwrap(), applied.revision);
+    assert_eq!(records(&scratch).await.len(), 2, "what was only tried is not recorded");
+}
+
+#[tokio::test]
+async fn a_batch_happens_whole_or_not_at_all() {
+    let scratch = Scratch::new().await;
+    let revision = scratch.store.revision().await.unwrap();
+    let mut batch = shop();
+    batch.push(service("broken", "nobody", None));
+    scratch.resources.apply(&owner(), &batch, false).await.unwrap_err();
+    assert_eq!(scratch.store.revision().await.unwrap(), revision);
+    assert!(scratch.store.list(keys::RESOURCES, None, 10).await.unwrap().entries.is_empty());
+    scratch.apply(&shop()).await;
+    let targets = [target(Kind::Policy, "allow-web-to-orders"), target(Kind::VirtualNode, "orders")];
+    scratch.resources.delete(&owner(), &targets, false).await.unwrap_err();
+    assert_eq!(scratch.store.list(keys::RESOURCES, None, 10).await.unwrap().entries.len(), 5);
+    let removed = scratch.resources.delete(&owner(), &targets[..1], false).await.unwrap();
+    assert_eq!(removed.revision, scratch.store.revision().await.unwrap());
+    assert_eq!(scratch.store.list(keys::RESOURCES, None, 10).await.unwrap().entries.len(), 4);
+    assert_eq!(records(&scratch).await[0].object, "Policy shop/allow-web-to-orders");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_change_the_same_version_one_wins() {
+    let scratch = Arc::new(Scratch::new().await);
+    scratch.apply(&[mesh("shop"), node("web", [])]).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..16 {
+        let scratch = Arc::clone(&scratch);
+        tasks.spawn(async move {
+            let mut web = at_version(node("web", []), 1);
+            web.labels.insert("by".into(), number.to_string());
+            let others = [web, node(&format!("n{number}"), [])];
+            scratch.resources.apply(&owner(), &others, false).await.is_ok()
+        });
+    }
+    let won = tasks.join_all().await.into_iter().filter(|won| *won).count();
+    assert_eq!(won, 1);
+    let nodes = scratch.store.list(&format!("{}VirtualNode/", keys::RESOURCES), None, 100).await.unwrap();
+    assert_eq!(nodes.entries.len(), 2, "the losers' other nodes were not written");
+}
+
+#[tokio::test]
+async fn batches_have_limits() {
+    let scratch = Scratch::new().await;
+    let many: Vec<_> = (0..1_001).map(|number| node(&format!("n{number}"), [])).collect();
+    let refused = scratch.resources.apply(&owner(), &many, false).await;
+    assert!(matches!(refused, Err(ChangeError::TooMany(1_001))));
+    let text = format!("// {}\npermit(principal is Node, action, resource);", "x".repeat(60_000));
+    let large: Vec<_> = (0..80).map(|number| policy(&format!("p{number}"), &text)).collect();
+    assert!(matches!(scratch.resources.apply(&owner(), &large, false).await, Err(ChangeError::TooLarge(_))));
+}
+
+#[tokio::test]
+async fn what_a_running_agent_cannot_enforce_is_refused() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    let instance = random::instance_id().unwrap();
+    let resources = Resources::new(ResourcesParts {
+        store: Arc::clone(&scratch.store),
+        catalogs: scratch.resources.catalogs().clone(),
+        audit: Arc::new(Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap()),
+        clock: scratch.clock.clone(),
+        trust_domain: trust_domain(),
+        missing_feature: Box::new(move |node, needed| {
+            let lacks = needed.contains(&features::ROUTES) && node.as_str().ends_with("/orders");
+            lacks.then_some(instance)
+        }),
+    });
+    let with_routes = node("orders", [routes(listener(8080, "http"), &["/a"]), listener(9090, "http")]);
+    let refused = resources.apply(&owner(), &[with_routes], false).await.unwrap_err();
+    assert!(
+        matches!(&refused, ChangeError::Incapable { features, .. } if *features == ["routes-1"]),
+        "{refused}"
+    );
+    assert!(refused.to_string().contains(&instance.to_string()), "{refused}");
+    resources.apply(&owner(), &[node("web2", [routes(listener(1, "http"), &["/a"])])], false).await.unwrap();
+}

@@ -1,9 +1,38 @@
 //! Stands beside a service: mutual TLS, routing and authorization.
 //!
+//! What is where:
+//!
+//! - `app`: what starts and stops; `config`: what it is told; `child`: the app as our child
+//! - `enroll`, `renew`, `credentials`, `state`: who we are, and what is kept on disk
+//! - `sync`, `control_plane`: the stream from which views, endpoints and trust come
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
+//! - `inbound`, `outbound`, `connections`, `wire`: the data path
 //! - `decisions`: what becomes of each decision: ids, memory, access lines, summaries for the control plane
+//! - `admin`, `health`, `status`, `telemetry`: what people and probes see
 
+mod addresses;
+mod admin;
+pub mod app;
+pub mod child;
 pub mod clock;
+pub mod config;
+pub mod connections;
 pub mod context;
+pub mod control_plane;
+pub mod credentials;
 pub mod decisions;
+pub mod enroll;
+pub mod health;
+pub mod inbound;
+mod local_http;
 pub mod mesh;
+pub mod outbound;
+pub mod random;
+pub mod renew;
+pub mod state;
+mod status;
+pub mod sync;
+pub mod telemetry;
+#[cfg(test)]
+mod testing;
+mod wire;

@@ -1,3 +1,69 @@
 //! The agent's binary.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use hauberk_agent::config::{Config, Flags, RunFlags, Subcommand};
+use hauberk_agent::{app, health, telemetry};
+
+/// Enough for a sidecar; more would only cost memory.
+const MAX_WORKERS: usize = 4;
+/// What a shell takes for a mistake on the command line.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match Flags::parse().subcommand {
+        Subcommand::Run(flags) => match run(*flags) {
+            Ok(code) => code.into(),
+            Err(error) => fail(&format!("{error:#}"), 1),
+        },
+        Subcommand::Healthz(flags) => match health::probe(&flags.address) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(problem) => fail(&problem, 1),
+        },
+        Subcommand::Version => {
+            // A reader that is gone needs no version.
+            let _ = writeln!(std::io::stdout(), "hauberk-agent {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(flags: RunFlags) -> anyhow::Result<u8> {
+    let config = match Config::load(flags, |name| std::env::var_os(name)) {
+        Ok(config) => config,
+        Err(error) => {
+            report(&error.to_string());
+            return Ok(USAGE);
+        }
+    };
+    hauberk_tls::install_provider();
+    let log_filter = telemetry::start(&config.log_filter, config.log_format)?;
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?;
+    let outcome = runtime.block_on(Box::pin(app::run(config, log_filter)));
+    // Blocking work that hangs, such as a name that does not resolve, does not keep us.
+    runtime.shutdown_background();
+    Ok(outcome.unwrap_or_else(|error| {
+        let code = error.exit_code();
+        tracing::error!(event = "failed", code, %error);
+        code
+    }))
+}
+
+fn fail(problem: &str, code: u8) -> ExitCode {
+    report(problem);
+    code.into()
+}
+
+fn report(problem: &str) {
+    // Nobody is left to be told where standard error is gone.
+    let _ = writeln!(std::io::stderr(), "hauberk-agent: {problem}");
+}

@@ -85,9 +85,12 @@ impl Settings {
             command,
         } = flags;
         let control_plane = self.one("control-plane", control_plane, values::host_port);
-        if control_plane.is_none() && !self.mistakes.iter().any(|mistake| mistake.starts_with("control-plane")) {
+        if control_plane.is_none()
+            && !self.mistakes.iter().any(|mistake| mistake.starts_with("control-plane"))
+        {
             self.mistakes.push(
-                "control-plane: where is it? Give --control-plane HOST:PORT or HAUBERK_CONTROL_PLANE".to_owned(),
+                "control-plane: where is it? Give --control-plane HOST:PORT or HAUBERK_CONTROL_PLANE"
+                    .to_owned(),
             );
         }
         let fingerprint = self.one("root-fingerprint", root_fingerprint, |text| {
@@ -246,7 +249,9 @@ fn check_together(config: &Config, mistakes: &mut Vec<String>) {
     let tcp = config.tcp.iter().map(|binding| ("tcp", binding.local));
     let inbound = config.listeners.iter().filter_map(|listener| Some(("listener", listener.inbound?)));
     let mut taken = Vec::<(&str, SocketAddr)>::new();
-    for (name, address) in bound.into_iter().chain(tcp).chain(inbound).filter(|(_, address)| address.port() != 0) {
+    for (name, address) in
+        bound.into_iter().chain(tcp).chain(inbound).filter(|(_, address)| address.port() != 0)
+    {
         if let Some((other, _)) = taken.iter().find(|(_, other)| *other == address) {
             mistakes.push(format!("{name}: {address} is taken by {other} already"));
         }

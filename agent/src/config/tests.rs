@@ -111,7 +111,8 @@ fn flags_come_before_the_file_and_unknown_settings_are_refused() {
 #[test]
 fn a_secret_in_the_environment_is_a_mistake() {
     let flags = RunFlags { control_plane: Some("cp:1".to_owned()), ..RunFlags::default() };
-    let error = Config::load(flags, |name| (name == "HAUBERK_JOIN_TOKEN").then(|| "hbk1-x".into())).unwrap_err();
+    let error =
+        Config::load(flags, |name| (name == "HAUBERK_JOIN_TOKEN").then(|| "hbk1-x".into())).unwrap_err();
     assert!(!error.to_string().contains("hbk1-x"));
     assert_eq!(error.mistakes.len(), 1);
 }

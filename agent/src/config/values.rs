@@ -22,7 +22,9 @@ pub(super) fn host_port(text: &str) -> Result<HostPort, String> {
     let is_name = |host: &str| {
         !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
     };
-    if !is_name(host) && host.parse::<IpAddr>().is_err() || text.matches(':').count() > 1 && !text.starts_with('[') {
+    if !is_name(host) && host.parse::<IpAddr>().is_err()
+        || text.matches(':').count() > 1 && !text.starts_with('[')
+    {
         return Err(wanted.to_owned());
     }
     Ok(HostPort { host: host.to_owned(), port: port_number(port)? })

@@ -1,6 +1,8 @@
 //! Why a remembered decision was made.
 
-use hauberk_policy::{Attempt, CanonicalPath, Effect, Explanation, Mismatch, Mode, PolicyNote, Question, Verb};
+use hauberk_policy::{
+    Attempt, CanonicalPath, Effect, Explanation, Mismatch, Mode, PolicyNote, Question, Verb,
+};
 use hauberk_proto::agent::v1 as pb;
 
 use super::facts::Request;
@@ -8,8 +10,11 @@ use super::memory::Kept;
 
 /// Decides again by the view that decided, if it is still there; otherwise tells what was recorded.
 pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
-    let mut detail =
-        pb::DecisionDetail { decision: Some(kept.to_proto()), policies: Vec::new(), suggestion: String::new() };
+    let mut detail = pb::DecisionDetail {
+        decision: Some(kept.to_proto()),
+        policies: Vec::new(),
+        suggestion: String::new(),
+    };
     if let Some(explanation) = decide_again(kept) {
         detail.policies = explanation.policies.into_iter().map(trace).collect();
         detail.suggestion =
@@ -24,9 +29,8 @@ fn decide_again(kept: &Kept) -> Option<Explanation> {
         return None;
     }
     let facts = kept.facts();
-    let explain = |attempt| {
-        Some(view.engine.explain(&Question { caller: facts.caller, port: facts.port, attempt }))
-    };
+    let explain =
+        |attempt| Some(view.engine.explain(&Question { caller: facts.caller, port: facts.port, attempt }));
     match facts.request {
         Request::Connect => explain(Attempt::Stream),
         Request::Http { method, path, is_upgrade } => {

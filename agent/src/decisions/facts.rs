@@ -187,7 +187,7 @@ impl<'a> Facts<'a> {
     }
 
     pub(super) fn to_proto(
-        &self,
+        self,
         at: UnixMillis,
         id: Option<&DecisionId>,
         outcome: Option<&Outcome>,

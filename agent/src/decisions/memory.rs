@@ -123,8 +123,12 @@ impl Memory {
         (&*record.id.0 == id).then(|| Kept { view: record.view.upgrade(), record })
     }
 
+    pub(super) fn recorded(&self) -> u64 {
+        self.oldest + self.records.len() as u64
+    }
+
     fn next_id(&self) -> DecisionId {
-        let counter = self.oldest + self.records.len() as u64;
+        let counter = self.recorded();
         let mut text = format!("{}-", self.instance);
         text.extend(self.boot);
         let width = (u64::BITS - counter.leading_zeros()).div_ceil(5).max(1);
@@ -265,7 +269,8 @@ impl Kinds {
 }
 
 fn shortened(text: &str) -> Box<str> {
-    text.get(..text.floor_char_boundary(MAX_PATH)).unwrap_or_default().into()
+    let end = (0..=text.len().min(MAX_PATH)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text.get(..end).unwrap_or_default().into()
 }
 
 fn digit(bits: u8) -> char {

@@ -92,6 +92,11 @@ impl Decisions {
         self.memory().set_instance(instance);
     }
 
+    /// How many decisions have been given an id.
+    pub fn recorded(&self) -> u64 {
+        self.memory().recorded()
+    }
+
     /// How many access lines were left out because the log could not be written as fast.
     pub fn dropped_lines(&self) -> u64 {
         self.access_log.as_ref().map_or(0, AccessLog::dropped)

@@ -1,1 +1,201 @@
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_policy::{Caller, Effect, Reason};
+
+use super::*;
+use crate::mesh::NodeView;
+use crate::sync::{Content, Floors, authenticate};
+use crate::testing::{Authorities, node_view, recipient};
+
+fn decisions(log: Option<AccessLog>) -> Decisions {
+    Decisions::new(
+        Clock::starting_at(UnixMillis(1_700_000_000_000)),
+        "0123456789".parse().unwrap(),
+        [1, 2, 3, 4],
+        log,
+    )
+}
+
+fn intruder() -> Caller {
+    Caller::Peer(SpiffeId::parse("spiffe://shop.local/mesh/shop/node/intruder").unwrap())
+}
+
+fn denied() -> hauberk_policy::Decision {
+    hauberk_policy::Decision::denied(Reason::NoPolicyMatched)
+}
+
+fn facts<'a>(caller: &'a Caller, path: &'a str, decision: &'a hauberk_policy::Decision) -> Facts<'a> {
+    Facts {
+        view: None,
+        caller,
+        caller_serial: None,
+        peer_address: "127.0.0.1:9".parse().unwrap(),
+        port: 8080,
+        service: "orders.shop",
+        request: Request::Http { method: "GET", path, is_upgrade: false },
+        ruling: Ruling::Policy(decision),
+    }
+}
+
+fn view() -> Arc<NodeView> {
+    let authorities = Authorities::new();
+    let signed = authorities.signed(&node_view(7));
+    let authentic =
+        authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
+    match authentic.prepare().unwrap().content {
+        Content::Node { view, .. } => view,
+        Content::Service(_) => unreachable!(),
+    }
+}
+
+#[test]
+fn ids_name_the_instance_and_are_not_used_twice() {
+    let (caller, decision) = (intruder(), denied());
+    let first = decisions(None);
+    let ids: std::collections::HashSet<String> =
+        (0..5_000).map(|_| first.record(&facts(&caller, "/", &decision)).to_string()).collect();
+    assert_eq!(ids.len(), 5_000);
+    assert!(ids.iter().all(|id| id.starts_with("0123456789-1234")));
+    let second = Decisions::new(Clock::system(), "0123456789".parse().unwrap(), [9; 4], None);
+    assert!(!ids.contains(second.record(&facts(&caller, "/", &decision)).as_str()));
+}
+
+#[test]
+fn the_last_4096_are_remembered_and_no_more() {
+    let (caller, decision) = (intruder(), denied());
+    let decisions = decisions(None);
+    let ids: Vec<_> =
+        (0..4_100).map(|n| decisions.record(&facts(&caller, &format!("/{n}"), &decision))).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let found = decisions.explain(id.as_str()).map(|detail| detail.decision.unwrap().path);
+        assert_eq!(found, (n >= 4).then(|| format!("/{n}")), "{id}");
+    }
+    for other in
+        ["", "-", "0123456789-", "0123456789-12340", "9999999999-12345", "0123456789-1234zzzzzzzzzzzzzz"]
+    {
+        assert!(decisions.explain(other).is_none(), "{other}");
+    }
+}
+
+#[test]
+fn explains_by_the_engine_that_decided() {
+    let view = view();
+    let caller = intruder();
+    let path = hauberk_policy::CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let attempt = hauberk_policy::Attempt::Request { method: "GET", path: &path, upgrade: false };
+    let question = hauberk_policy::Question { caller: &caller, port: 8080, attempt };
+    let decision = view.engine.decide(&question);
+    assert_eq!(decision.effect, Effect::Deny);
+    let decisions = decisions(None);
+    let id = decisions.record(&Facts { view: Some(&view), ..facts(&caller, "/orders/1", &decision) });
+    drop(view);
+    let detail = decisions.explain(id.as_str()).unwrap();
+    let kept = detail.decision.unwrap();
+    assert_eq!((kept.revision, kept.reason.as_str(), kept.action.as_str()), (7, "no_policy_matched", "GET"));
+    assert!(detail.suggestion.starts_with("hauberk allow intruder orders.shop"), "{}", detail.suggestion);
+}
+
+#[tokio::test]
+async fn the_first_of_a_kind_streams_up_and_all_do_while_observed() {
+    let (caller, decision) = (intruder(), denied());
+    let decisions = decisions(None);
+    for path in ["/a", "/b", "/c"] {
+        decisions.record(&facts(&caller, path, &decision));
+    }
+    let batch = decisions.next_batch().await;
+    assert_eq!(batch.decisions.len(), 1);
+    assert!(batch.decisions[0].first_of_kind);
+    let other = hauberk_policy::Decision::denied(Reason::Forbidden);
+    decisions.record(&facts(&caller, "/a", &other));
+    assert_eq!(decisions.next_batch().await.decisions.len(), 1);
+
+    assert!(!decisions.wants_outcomes());
+    decisions.observe(&pb::Observe { all: true, limit_per_second: 5 });
+    assert!(decisions.wants_outcomes());
+    for _ in 0..8 {
+        decisions.finish(&facts(&caller, "/a", &decision), None, &Outcome::default());
+    }
+    let batch = decisions.next_batch().await;
+    assert_eq!((batch.decisions.len(), batch.dropped), (5, 3));
+    decisions.observe(&pb::Observe { all: false, limit_per_second: 0 });
+    assert!(!decisions.wants_outcomes());
+}
+
+#[test]
+fn what_nobody_fetches_is_bounded() {
+    let decision = denied();
+    let decisions = decisions(None);
+    for n in 0..10_000 {
+        let caller = Caller::Peer(SpiffeId::parse(&format!("spiffe://shop.local/workload/{n}")).unwrap());
+        decisions.record(&facts(&caller, &"/x".repeat(4_000), &decision));
+    }
+    let batch = decisions.upstream.queue_len();
+    assert_eq!(batch, 1_024);
+}
+
+struct Sink(mpsc::Sender<Vec<u8>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn access_lines_are_json_that_steers_no_terminal() {
+    let (sender, written) = mpsc::channel();
+    let (log, writer) = AccessLog::start(Sink(sender)).unwrap();
+    let decisions = decisions(Some(log));
+    let (caller, decision) = (intruder(), denied());
+    let hostile = "/a\n\u{1b}[31m\u{2028}\u{7f}\"\\é😀";
+    let facts = facts(&caller, hostile, &decision);
+    let id = decisions.record(&facts);
+    let outcome = Outcome { status: 403, duration: Duration::from_micros(1_500), bytes_in: 1, bytes_out: 2 };
+    decisions.finish(&facts, Some(&id), &outcome);
+    decisions.finish(&facts, None, &outcome);
+    writer.close();
+    let text = String::from_utf8(written.iter().flatten().collect()).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert!(text.chars().all(|c| c == '\n' || matches!(c, ' '..='~')), "{text}");
+    let line: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
+    assert_eq!(line["path"], hostile);
+    assert_eq!(line["id"], id.as_str());
+    assert_eq!(line["decision"], "deny");
+    assert_eq!(line["status"], 403);
+    assert_eq!(line["duration_us"], 1_500);
+    assert_eq!(line["timestamp"], "2023-11-14T22:13:20Z");
+}
+
+#[test]
+fn a_log_that_is_not_read_costs_lines_and_no_time() {
+    let (sender, written) = mpsc::sync_channel::<Vec<u8>>(0);
+    struct Stuck(mpsc::SyncSender<Vec<u8>>);
+    impl std::io::Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(std::io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let (log, writer) = AccessLog::start(Stuck(sender)).unwrap();
+    let decisions = decisions(Some(log));
+    let (caller, decision) = (intruder(), denied());
+    for _ in 0..20_000 {
+        decisions.finish(&facts(&caller, "/", &decision), None, &Outcome::default());
+    }
+    assert!(decisions.dropped_lines() > 0);
+    drop(written);
+    writer.close();
+}

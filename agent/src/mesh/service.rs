@@ -47,7 +47,13 @@ pub struct Target {
 
 impl Service {
     /// Makes a service of what its view tells.
-    pub fn new(epoch: u64, revision: u64, digest: [u8; 32], view: ServiceView, endpoints: &Endpoints) -> Self {
+    pub fn new(
+        epoch: u64,
+        revision: u64,
+        digest: [u8; 32],
+        view: ServiceView,
+        endpoints: &Endpoints,
+    ) -> Self {
         let ServiceView { name, ports } = view;
         let ports = ports.into_iter().map(|port| ServicePort {
             number: port.number,

@@ -1,0 +1,390 @@
+//! What starts and stops, in which order.
+//!
+//! Start: sockets, so that a port that is taken is told at once; health and admin; the certificate; what is on disk; the
+//! data path; the stream to the control plane; the child, once traffic is served. Stop: the mesh is told to send nothing
+//! new; what is under way ends; the child ends; everything else.
+
+mod listeners;
+mod signals;
+mod sockets;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_proto::agent::v1 as pb;
+use rustix::process::Signal;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::child::{Child, ChildError};
+use crate::clock::Clock;
+use crate::config::{Config, TcpBinding};
+use crate::connections::Connections;
+use crate::context::Context;
+use crate::credentials::{Credentials, CredentialsError};
+use crate::decisions::{AccessLog, AccessLogWriter, Decisions};
+use crate::enroll::{self, EnrollError};
+use crate::health::Health;
+use crate::inbound::Limits;
+use crate::local_http;
+use crate::mesh::Mesh;
+use crate::outbound::{Outbound, TcpService};
+use crate::random::{self, NoRandomness};
+use crate::renew::Renewal;
+use crate::state::{State, StateError};
+use crate::status::{Joined, Status};
+use crate::sync::{Held, Recipient, Sync, ViewAge};
+use crate::telemetry::LogFilter;
+use listeners::{ListenerError, Listeners, advertised_ip};
+use signals::{Signals, exit_code, is_stop};
+use sockets::{Sockets, SocketsError};
+
+/// The most connections from the mesh at once.
+const MAX_CONNECTIONS: usize = 16_384;
+/// How long the news that we are draining may take to reach callers before connections are refused.
+const ANNOUNCE: Duration = Duration::from_millis(500);
+/// How long the rest may take to end at last.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What a shell takes for a mistake in the configuration (`EX_CONFIG` of sysexits.h).
+const EX_CONFIG: u8 = 78;
+
+/// Why the agent could not run.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// There is no certificate to be had.
+    #[error(transparent)]
+    Enroll(#[from] EnrollError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A socket cannot be bound.
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+    /// A listener of the node cannot be bound.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
+    /// What was issued cannot be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The child cannot be run.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The system refuses signals or threads.
+    #[error("the system refuses: {0}")]
+    System(#[from] io::Error),
+    /// The system has no random bytes.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+    /// A task of ours has panicked. The fault is ours.
+    #[error("a part of the agent has failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl AppError {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Enroll(error) if error.is_for_the_administrator() => EX_CONFIG,
+            Self::Child(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+/// Runs the agent until it is told to stop or its child has ended, and gives the exit code.
+///
+/// # Errors
+/// It cannot start, or a part of it has failed.
+pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> {
+    let config = Arc::new(config);
+    let clock = Clock::system();
+    let mut signals = Signals::new()?;
+    let state = Arc::new(State::open(&config.state_dir)?);
+    let sockets = Sockets::bind(&config).await?;
+    let mesh = Mesh::new();
+    let status =
+        Arc::new(Status::new(mesh.clone(), config.control_plane.authority(), sockets.addresses.clone()));
+    state.publish(crate::addresses::FILE, &sockets.addresses.to_json())?;
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let health = Arc::new(Health(Arc::clone(&status)));
+    tasks.spawn(local_http::serve(sockets.health, health, stop.clone()));
+    let admin = Arc::new(Admin { status: Arc::clone(&status), log_filter });
+    tasks.spawn(local_http::serve(sockets.admin, admin, stop.clone()));
+
+    let joining = async {
+        let issued = Box::pin(enroll::obtain(&config, &state, clock, &stop)).await?;
+        Ok::<_, EnrollError>((issued, advertised_ip(&config, &state).await))
+    };
+    let (issued, advertised_ip) = tokio::select! {
+        joined = joining => joined?,
+        signal = signals.next_stop() => return Ok(exit_code(signal)),
+    };
+    let (access_log, access_log_writer) = start_access_log(&config)?;
+    let identity = &issued.identity;
+    let decisions = Arc::new(Decisions::new(clock, identity.instance, random::bytes()?, access_log));
+    let (instance, issued_at) = (identity.instance, identity.issued_at);
+    let recipient = Recipient::of(identity.svid.id())?;
+    let credentials = Credentials::new(issued, Arc::clone(&state))?;
+    let connections = Connections::new(Context {
+        clock,
+        identity: credentials.live().clone(),
+        mesh: mesh.clone(),
+        decisions: Arc::clone(&decisions),
+    });
+    status.joined(Joined {
+        credentials: credentials.clone(),
+        instance,
+        decisions: Arc::clone(&decisions),
+        connections: Arc::clone(&connections),
+    });
+    mesh.gate.set_certificate_valid(true);
+
+    let age = Arc::new(ViewAge::new());
+    let held = Held::load(
+        Arc::clone(&state),
+        mesh.clone(),
+        recipient.clone(),
+        &credentials.view_keys(),
+        Arc::clone(&age),
+    );
+    tasks.spawn(age.watch(Arc::clone(&mesh.gate), clock, stop.clone()));
+    tasks.spawn({
+        let (connections, stop) = (Arc::clone(&connections), stop.clone());
+        async move { connections.enforce(stop).await }
+    });
+    tasks.spawn({
+        let (services, stop) = (Arc::clone(&mesh.services), stop.clone());
+        async move { services.drop_idle(stop).await }
+    });
+    tasks.spawn({
+        let (endpoints, stop) = (Arc::clone(&mesh.endpoints), stop.clone());
+        async move { endpoints.keep_resolved(stop).await }
+    });
+    let renewal = Renewal {
+        config: Arc::clone(&config),
+        state: Arc::clone(&state),
+        clock,
+        credentials: credentials.clone(),
+        gate: Arc::clone(&mesh.gate),
+        decisions: Arc::clone(&decisions),
+        instance,
+        issued_at,
+    };
+    tasks.spawn(renewal.run(stop.clone()));
+    let registrations = watch::Sender::new(pb::Register::default());
+    let sync = Sync {
+        control_plane: config.control_plane.clone(),
+        clock,
+        credentials,
+        recipient,
+        mesh: mesh.clone(),
+        decisions,
+        registrations: registrations.subscribe(),
+        connected: status.connected.clone(),
+    };
+    tasks.spawn(sync.run(held, stop.clone()));
+    serve_outbound(sockets.outbound, sockets.tcp, Outbound::new(Arc::clone(&connections)), &stop, &mut tasks);
+
+    let stop_inbound = CancellationToken::new();
+    let listeners = Listeners {
+        config: Arc::clone(&config),
+        state,
+        mesh,
+        status: Arc::clone(&status),
+        connections,
+        limits: Limits::new(MAX_CONNECTIONS),
+        registrations,
+        advertised_ip,
+    };
+    let mut inbound = JoinSet::new();
+    inbound.spawn(listeners.run(stop_inbound.clone()));
+
+    let agent = Running { config, status, signals, stop, stop_inbound, tasks, inbound, child: None };
+    let outcome = agent.until_stopped().await;
+    if let Some(writer) = access_log_writer {
+        // Its sink may block; whoever reads it slowly does not keep us.
+        let _ = timeout(LAST_WORDS, tokio::task::spawn_blocking(|| writer.close())).await;
+    }
+    outcome
+}
+
+/// Everything that runs.
+struct Running {
+    config: Arc<Config>,
+    status: Arc<Status>,
+    signals: Signals,
+    stop: CancellationToken,
+    stop_inbound: CancellationToken,
+    tasks: JoinSet<()>,
+    inbound: JoinSet<Result<(), ListenerError>>,
+    child: Option<Child>,
+}
+
+/// What happened next.
+enum Event {
+    Signal(Signal),
+    Ready,
+    ChildEnded(Result<u8, ChildError>),
+    TaskEnded(AppError),
+}
+
+impl Running {
+    async fn until_stopped(mut self) -> Result<u8, AppError> {
+        let outcome = self.serve().await;
+        let begun = tokio::select! {
+            stopped = stop_in_order(&self.config, &self.status, &self.stop_inbound, &mut self.inbound, &mut self.child) => {
+                Ok(stopped)
+            }
+            signal = self.signals.next_stop() => Err(signal),
+        };
+        self.stop.cancel();
+        match (outcome, begun) {
+            (_, Err(signal)) => {
+                if let Some(child) = &self.child {
+                    child.send(Signal::KILL);
+                }
+                tracing::warn!(event = "stopped", reason = "a second signal");
+                Ok(exit_code(signal))
+            }
+            (Err(error), _) => Err(error),
+            (Ok(code), Ok(of_child)) => {
+                let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+                if timeout(LAST_WORDS, all_ended).await.is_err() {
+                    tracing::warn!(event = "tasks_cut_off", count = self.tasks.len());
+                }
+                tracing::info!(event = "stopped");
+                Ok(of_child.or(code).unwrap_or(0))
+            }
+        }
+    }
+
+    /// Until there is a reason to stop; the child's exit code, if that is it.
+    async fn serve(&mut self) -> Result<Option<u8>, AppError> {
+        let mut is_ready = false;
+        loop {
+            match self.next_event(is_ready).await {
+                Event::Ready => {
+                    is_ready = true;
+                    let addresses =
+                        serde_json::to_string(&*self.status.addresses.borrow()).unwrap_or_default();
+                    tracing::info!(event = "ready", addresses);
+                    if !self.config.command.is_empty() {
+                        let outbound = self.status.addresses.borrow().outbound;
+                        self.child = Some(Child::start(&self.config.command, outbound)?);
+                    }
+                }
+                Event::Signal(signal) if is_stop(signal) => {
+                    tracing::info!(event = "stopping", signal = signal.as_raw());
+                    return Ok(None);
+                }
+                Event::Signal(signal) => {
+                    if let Some(child) = &self.child {
+                        child.send(signal);
+                    }
+                }
+                Event::ChildEnded(code) => {
+                    self.child = None;
+                    return Ok(Some(code?));
+                }
+                Event::TaskEnded(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn next_event(&mut self, is_ready: bool) -> Event {
+        loop {
+            let child_ended = async {
+                match &mut self.child {
+                    Some(child) => child.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                signal = self.signals.next() => return Event::Signal(signal),
+                () = self.status.ready(), if !is_ready => return Event::Ready,
+                code = child_ended => return Event::ChildEnded(code),
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(error) = ended {
+                        return Event::TaskEnded(error.into());
+                    }
+                }
+                Some(ended) = self.inbound.join_next() => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Event::TaskEnded(error.into()),
+                    Err(error) => return Event::TaskEnded(error.into()),
+                },
+            }
+        }
+    }
+}
+
+/// Drains, then ends the child; its exit code, if there was one.
+async fn stop_in_order(
+    config: &Config,
+    status: &Status,
+    stop_inbound: &CancellationToken,
+    inbound: &mut JoinSet<Result<(), ListenerError>>,
+    child: &mut Option<Child>,
+) -> Option<u8> {
+    status.draining.send_replace(true);
+    if *status.connected.borrow() && !status.addresses.borrow().inbound.is_empty() {
+        tokio::time::sleep(ANNOUNCE).await;
+    }
+    stop_inbound.cancel();
+    let drained = async { while inbound.join_next().await.is_some() {} };
+    if timeout(config.drain_timeout, drained).await.is_err() {
+        tracing::warn!(event = "drain_cut_off", after_ms = config.drain_timeout.as_millis() as u64);
+        inbound.abort_all();
+    }
+    let child = child.as_mut()?;
+    child.send(Signal::TERM);
+    match timeout(config.drain_timeout, child.wait()).await {
+        Ok(ended) => ended.ok(),
+        Err(_) => {
+            tracing::warn!(event = "child_killed", after_ms = config.drain_timeout.as_millis() as u64);
+            child.send(Signal::KILL);
+            child.wait().await.ok()
+        }
+    }
+}
+
+/// Local apps are served until everything else has stopped, for they may need others while they end.
+fn serve_outbound(
+    http: TcpListener,
+    tcp: Vec<(TcpBinding, TcpListener)>,
+    outbound: Arc<Outbound>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) {
+    tasks.spawn({
+        let (outbound, stop) = (Arc::clone(&outbound), stop.clone());
+        async move { outbound.maintain(stop).await }
+    });
+    for (TcpBinding { local: _, service, port }, listener) in tcp {
+        let (outbound, stop) = (Arc::clone(&outbound), stop.clone());
+        let service = TcpService { name: service, port };
+        tasks.spawn(async move { outbound.serve_tcp(listener, service, stop).await });
+    }
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        outbound.serve_http(http, stop).await;
+        outbound.finish().await;
+    });
+}
+
+fn start_access_log(config: &Config) -> io::Result<(Option<AccessLog>, Option<AccessLogWriter>)> {
+    if !config.access_log {
+        return Ok((None, None));
+    }
+    let (log, writer) = AccessLog::start(io::stderr())?;
+    Ok((Some(log), Some(writer)))
+}

@@ -1,0 +1,65 @@
+//! The sockets that are bound before anything else, and who serves them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+use crate::addresses::Addresses;
+use crate::config::{Config, TcpBinding};
+
+/// Bound, and not served yet.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    pub(super) outbound: TcpListener,
+    pub(super) tcp: Vec<(TcpBinding, TcpListener)>,
+    pub(super) admin: TcpListener,
+    pub(super) health: TcpListener,
+    pub(super) addresses: Addresses,
+}
+
+/// A socket cannot be bound. The fault is whoever configured it, or another program's.
+#[derive(Debug, Error)]
+#[error("--{setting}: {address} cannot be bound: {source}")]
+pub struct SocketsError {
+    setting: &'static str,
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl Sockets {
+    pub(super) async fn bind(config: &Config) -> Result<Self, SocketsError> {
+        let (outbound, outbound_address) = bind("outbound", config.outbound).await?;
+        let (admin, admin_address) = bind("admin", config.admin).await?;
+        let (health, health_address) = bind("health", config.health).await?;
+        let mut tcp = Vec::new();
+        let mut tcp_addresses = BTreeMap::new();
+        for binding in &config.tcp {
+            let (socket, address) = bind("tcp", binding.local).await?;
+            let name = match binding.port {
+                Some(port) => format!("{}:{port}", binding.service),
+                None => binding.service.to_string(),
+            };
+            tcp_addresses.insert(name, address);
+            tcp.push((binding.clone(), socket));
+        }
+        let addresses = Addresses {
+            outbound: outbound_address,
+            admin: admin_address,
+            health: health_address,
+            tcp: tcp_addresses,
+            inbound: BTreeMap::new(),
+            is_complete: false,
+        };
+        Ok(Self { outbound, tcp, admin, health, addresses })
+    }
+}
+
+async fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), SocketsError> {
+    let failed = |source| SocketsError { setting, address, source };
+    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
+}

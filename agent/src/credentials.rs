@@ -1,0 +1,186 @@
+//! Who we are and whom we trust: published to every handshake, and kept on disk.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hauberk_identity::{IdentityKind, InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::signing::ViewVerifier;
+use hauberk_tls::{
+    CertificateDer, KeyPair, LiveIdentity, LiveIdentityError, Svid, SvidError, TrustBundle, Usage,
+    VerifyError, verify_svid,
+};
+use thiserror::Error;
+
+use crate::state::{State, StateError, StoredIdentity, StoredTrust};
+
+/// Our certificate, the trust bundle and the keys that sign views. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    live: LiveIdentity,
+    view_keys: Arc<ArcSwap<ViewVerifier>>,
+    state: Arc<State>,
+}
+
+/// A certificate and what came with it, verified.
+#[derive(Debug)]
+pub struct Issued {
+    /// Our certificate and its key.
+    pub identity: StoredIdentity,
+    /// What to trust.
+    pub trust: StoredTrust,
+}
+
+/// Why what the control plane sent cannot be used. The fault is the control plane's, or a disk's.
+#[derive(Debug, Error)]
+pub enum CredentialsError {
+    /// A part of the message is missing.
+    #[error("the control plane's answer lacks {0}")]
+    Missing(&'static str),
+    /// The trust cannot be read.
+    #[error("what the control plane says to trust cannot be: {0}")]
+    Trust(String),
+    /// The certificate cannot be read.
+    #[error("the certificate cannot be read: {0}")]
+    Certificate(#[from] SvidError),
+    /// The certificate is not what peers would accept.
+    #[error("the certificate does not verify: {0}")]
+    Unverified(#[from] VerifyError),
+    /// The certificate is for another key than ours.
+    #[error("the certificate is not for our key")]
+    OtherKey,
+    /// The certificate is of no node or gateway.
+    #[error("the certificate names {0}, which is no node of a mesh")]
+    NoNode(SpiffeId),
+    /// The certificate names somebody else than the one that is renewed.
+    #[error("the certificate names {now}, but we are {before}")]
+    OtherId {
+        /// Whom the new one names.
+        now: SpiffeId,
+        /// Who we are.
+        before: SpiffeId,
+    },
+    /// It cannot be published.
+    #[error(transparent)]
+    Live(#[from] LiveIdentityError),
+    /// It cannot be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl Issued {
+    /// Reads and verifies what the control plane issued for `key`.
+    ///
+    /// # Errors
+    /// It is not a certificate that peers would accept as a node's.
+    pub fn check(
+        certificate: Option<pb::Certificate>,
+        trust: Option<pb::Trust>,
+        instance: InstanceId,
+        key: KeyPair,
+        now: UnixMillis,
+    ) -> Result<Self, CredentialsError> {
+        let certificate = certificate.ok_or(CredentialsError::Missing("the certificate"))?;
+        let trust = StoredTrust::new(trust.ok_or(CredentialsError::Missing("what to trust"))?)
+            .map_err(CredentialsError::Trust)?;
+        let svid = Svid::from_der(certificate.chain.into_iter().map(CertificateDer::from))?;
+        let issued_at = UnixMillis(certificate.issued_at_unix_ms);
+        let issued = Self { identity: StoredIdentity { instance, issued_at, svid, key }, trust };
+        issued.verify(now)?;
+        Ok(issued)
+    }
+
+    /// Verifies as a peer would.
+    ///
+    /// # Errors
+    /// A peer would refuse the certificate now.
+    pub fn verify(&self, now: UnixMillis) -> Result<(), CredentialsError> {
+        let StoredIdentity { svid, key, .. } = &self.identity;
+        if key.public_key().fingerprint() != svid.key_fingerprint() {
+            return Err(CredentialsError::OtherKey);
+        }
+        verify_svid(svid.chain(), &self.trust.bundle, now, Usage::Client)?;
+        mesh_of(svid.id()).map(drop)
+    }
+}
+
+impl Credentials {
+    /// Publishes what was issued or found on disk.
+    ///
+    /// # Errors
+    /// Certificate, key and bundle do not belong together.
+    pub fn new(issued: Issued, state: Arc<State>) -> Result<Self, CredentialsError> {
+        let Issued { identity, trust } = issued;
+        let live = LiveIdentity::new(trust.bundle);
+        live.publish(identity.svid, &identity.key)?;
+        Ok(Self { live, view_keys: Arc::new(ArcSwap::from_pointee(trust.view_keys)), state })
+    }
+
+    /// The identity that every handshake uses.
+    pub fn live(&self) -> &LiveIdentity {
+        &self.live
+    }
+
+    /// The keys whose signatures on views are good.
+    pub fn view_keys(&self) -> Arc<ViewVerifier> {
+        self.view_keys.load_full()
+    }
+
+    /// The bundle that peers are verified against.
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        Arc::clone(self.live.current().bundle())
+    }
+
+    /// Who we are.
+    pub fn spiffe_id(&self) -> Option<SpiffeId> {
+        self.live.current().svid().map(|svid| svid.id().clone())
+    }
+
+    /// Until when our certificate is valid.
+    pub fn not_after(&self) -> UnixMillis {
+        self.live.current().svid().map_or(UnixMillis(0), |svid| svid.validity().not_after())
+    }
+
+    /// Keeps and publishes a new certificate. It must be for the id that we are.
+    ///
+    /// # Errors
+    /// It names somebody else, or cannot be kept.
+    pub fn replace(&self, issued: Issued) -> Result<(), CredentialsError> {
+        if let Some(before) = self.spiffe_id()
+            && before != *issued.identity.svid.id()
+        {
+            return Err(CredentialsError::OtherId { now: issued.identity.svid.id().clone(), before });
+        }
+        self.state.save_trust(&issued.trust)?;
+        self.state.save_identity(&issued.identity)?;
+        // First the bundle: the new certificate may come from an authority that only it vouches for.
+        self.live.publish_bundle(issued.trust.bundle)?;
+        self.view_keys.store(Arc::new(issued.trust.view_keys));
+        self.live.publish(issued.identity.svid, &issued.identity.key)?;
+        Ok(())
+    }
+
+    /// Keeps and publishes what to trust from now on.
+    ///
+    /// # Errors
+    /// It cannot be read or kept, or is of another trust domain.
+    pub fn replace_trust(&self, trust: pb::Trust) -> Result<(), CredentialsError> {
+        let trust = StoredTrust::new(trust).map_err(CredentialsError::Trust)?;
+        self.state.save_trust(&trust)?;
+        self.live.publish_bundle(trust.bundle)?;
+        self.view_keys.store(Arc::new(trust.view_keys));
+        Ok(())
+    }
+}
+
+/// The mesh that a node or gateway belongs to.
+///
+/// # Errors
+/// The id is no node's or gateway's.
+pub fn mesh_of(id: &SpiffeId) -> Result<Name, CredentialsError> {
+    match id.kind() {
+        IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Name::parse(mesh).ok(),
+        _ => None,
+    }
+    .ok_or_else(|| CredentialsError::NoNode(id.clone()))
+}

@@ -1,0 +1,288 @@
+//! How the agent becomes somebody: by what is on disk, or by a join token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{InstanceId, UnixMillis};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
+use hauberk_tls::{
+    BootstrapTrust, BundleError, CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair,
+    SetupError, TrustBundle, bootstrap_connector,
+};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::config::{Config, Pin};
+use crate::control_plane::{self, ConnectError};
+use crate::credentials::{CredentialsError, Issued};
+use crate::random::Backoff;
+use crate::state::{State, StateError};
+
+/// Tokens are far shorter; a larger file is some other file.
+const MAX_TOKEN_LEN: u64 = 4_096;
+
+/// Why there is no certificate.
+#[derive(Debug, Error)]
+pub enum EnrollError {
+    /// There is no certificate and no token to get one with. The fault is the administrator's.
+    #[error(
+        "there is no valid certificate in {state_dir} ({why}) and no token to get one: make one with `hauberk token \
+         create --node NAME` and name its file by --join-token-file"
+    )]
+    NoToken {
+        /// The state directory.
+        state_dir: String,
+        /// Why what is there does not do.
+        why: String,
+    },
+    /// Nothing says which control plane is the right one. The fault is the administrator's.
+    #[error(
+        "nothing says which control plane is the right one: give --root-fingerprint, as `hauberk-control-plane init` \
+         printed it, or --bundle-file"
+    )]
+    NoPin,
+    /// The bundle file cannot be used. The fault is the administrator's.
+    #[error("{path}: {problem}")]
+    BundleFile {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The server that answers is not the control plane that was named. The fault is its, or of the pin.
+    #[error("the server at {address} is not the control plane that was named: {source}")]
+    WrongControlPlane {
+        /// Where it answered.
+        address: String,
+        /// What is wrong with it.
+        source: HandshakeError,
+    },
+    /// The control plane refuses us. Its words say why.
+    #[error("the control plane refuses to let this agent in: {message} ({code:?})")]
+    Refused {
+        /// The gRPC status.
+        code: Code,
+        /// The control plane's reason.
+        message: String,
+    },
+    /// The control plane issued something that we cannot use.
+    #[error(transparent)]
+    Unusable(#[from] CredentialsError),
+    /// The state directory refuses.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// We were told to stop.
+    #[error("stopped before there was a certificate")]
+    Stopped,
+    /// The TLS library refuses. The fault is ours.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// No request can be made of our key. The fault is ours.
+    #[error(transparent)]
+    Request(#[from] CsrError),
+}
+
+/// Why one attempt failed.
+#[derive(Debug, Error)]
+enum Attempt {
+    #[error(transparent)]
+    Final(#[from] EnrollError),
+    #[error("{0}")]
+    Again(String),
+}
+
+impl EnrollError {
+    /// Whether only a person can mend it, so that trying again is of no use.
+    pub fn is_for_the_administrator(&self) -> bool {
+        match self {
+            Self::NoToken { .. }
+            | Self::NoPin
+            | Self::BundleFile { .. }
+            | Self::WrongControlPlane { .. }
+            | Self::Refused { .. } => true,
+            Self::Unusable(_) | Self::State(_) | Self::Stopped | Self::Setup(_) | Self::Request(_) => false,
+        }
+    }
+}
+
+/// Gives the identity that is on disk if it is still valid, and otherwise joins with a token, for as long as the control
+/// plane is away.
+///
+/// # Errors
+/// There is nothing to join with, the control plane refuses, or `stop` came first.
+pub async fn obtain(
+    config: &Config,
+    state: &Arc<State>,
+    clock: Clock,
+    stop: &CancellationToken,
+) -> Result<Issued, EnrollError> {
+    let why = match stored(state, clock.now()) {
+        Ok(issued) => {
+            tracing::info!(event = "identity_loaded", spiffe_id = %issued.identity.svid.id(), instance = %issued.identity.instance);
+            return Ok(issued);
+        }
+        Err(why) => why,
+    };
+    let Some(_) = &config.join_token_file else {
+        return Err(EnrollError::NoToken { state_dir: config.state_dir.display().to_string(), why });
+    };
+    tracing::info!(event = "joining", control_plane = config.control_plane.authority(), why);
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        let problem = tokio::select! {
+            () = stop.cancelled() => return Err(EnrollError::Stopped),
+            joined = join(config, state, clock) => match joined {
+                Ok(issued) => return Ok(issued),
+                Err(Attempt::Final(error)) => return Err(error),
+                Err(Attempt::Again(problem)) => problem,
+            },
+        };
+        let wait = backoff.step();
+        tracing::warn!(event = "join_delayed", problem, retry_in_ms = wait.as_millis() as u64);
+        tokio::select! {
+            () = stop.cancelled() => return Err(EnrollError::Stopped),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Joins once more after the certificate has expired, if there is a token; the problem otherwise.
+pub(crate) async fn join_again(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issued, String> {
+    join(config, state, clock).await.map_err(|attempt| attempt.to_string())
+}
+
+fn stored(state: &State, now: UnixMillis) -> Result<Issued, String> {
+    let problem = |error: StateError| {
+        tracing::error!(event = "state_damaged", %error);
+        error.to_string()
+    };
+    let identity = state.identity().map_err(problem)?.ok_or("there is none yet")?;
+    let trust = state.trust().map_err(problem)?.ok_or("there is no trust bundle beside it")?;
+    let issued = Issued { identity, trust };
+    issued.verify(now).map_err(|error| error.to_string())?;
+    Ok(issued)
+}
+
+async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issued, Attempt> {
+    // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
+    let (trust, pin) = bootstrap_trust(config, state)?;
+    let token = read_token(config)?;
+    let key = state.pending_key().map_err(EnrollError::State)?;
+    let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
+    let connector = bootstrap_connector(trust, control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
+        .map_err(EnrollError::Setup)?;
+    let channel = match control_plane::connect(&config.control_plane, &connector).await {
+        Ok(channel) => channel,
+        Err(ConnectError::Handshake(source @ HandshakeError::PeerRefused(_))) => {
+            let address = config.control_plane.authority();
+            return Err(EnrollError::WrongControlPlane { address, source }.into());
+        }
+        Err(error) => return Err(Attempt::Again(error.to_string())),
+    };
+    let request = pb::AttestRequest {
+        csr,
+        evidence: Some(pb::attest_request::Evidence::JoinToken(token.to_string())),
+        agent: Some(about_us()),
+    };
+    let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
+    accept(answer.into_inner(), key, pin, clock.now(), state).map_err(Attempt::Final)
+}
+
+fn accept(
+    answer: pb::AttestResponse,
+    key: KeyPair,
+    pin: Option<Fingerprint>,
+    now: UnixMillis,
+    state: &State,
+) -> Result<Issued, EnrollError> {
+    let pb::AttestResponse { certificate, trust, instance_id } = answer;
+    let instance = InstanceId::parse(&instance_id)
+        .map_err(|_| CredentialsError::Missing("a well-formed instance id"))?;
+    let issued = Issued::check(certificate, trust, instance, key, now)?;
+    if let Some(pin) = pin
+        && issued.trust.bundle.root(pin).is_none()
+    {
+        return Err(CredentialsError::Trust(format!("it lacks the root {pin} that was pinned")).into());
+    }
+    state.save_trust(&issued.trust)?;
+    state.save_identity(&issued.identity)?;
+    tracing::info!(
+        event = "joined",
+        spiffe_id = %issued.identity.svid.id(),
+        instance = %issued.identity.instance,
+        not_after = %issued.identity.svid.validity().not_after(),
+    );
+    Ok(issued)
+}
+
+/// By what the control plane is known, and the root that its answer must hold.
+fn bootstrap_trust(
+    config: &Config,
+    state: &State,
+) -> Result<(BootstrapTrust, Option<Fingerprint>), EnrollError> {
+    match &config.pin {
+        Some(Pin::RootFingerprint(fingerprint)) => {
+            Ok((BootstrapTrust::Root(*fingerprint), Some(*fingerprint)))
+        }
+        Some(Pin::BundleFile(path)) => {
+            let wrong =
+                |problem: String| EnrollError::BundleFile { path: path.display().to_string(), problem };
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            let bundle = TrustBundle::from_self_describing_pem(&text)
+                .map_err(|error: BundleError| wrong(error.to_string()))?;
+            Ok((BootstrapTrust::Bundle(Arc::new(bundle)), None))
+        }
+        // What a former certificate came with does as well.
+        None => match state.trust() {
+            Ok(Some(trust)) => Ok((BootstrapTrust::Bundle(Arc::new(trust.bundle)), None)),
+            Ok(None) | Err(_) => Err(EnrollError::NoPin),
+        },
+    }
+}
+
+fn read_token(config: &Config) -> Result<Zeroizing<String>, Attempt> {
+    use std::io::Read;
+
+    let Some(path) = &config.join_token_file else {
+        return Err(Attempt::Again("no --join-token-file is configured".to_owned()));
+    };
+    let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
+    // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
+    let again = |problem: &dyn std::fmt::Display| Attempt::Again(format!("{}: {problem}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| again(&error))?;
+    file.take(MAX_TOKEN_LEN).read_to_string(&mut text).map_err(|error| again(&error))?;
+    match text.trim() {
+        "" => Err(again(&"the file is empty")),
+        token => Ok(Zeroizing::new(token.to_owned())),
+    }
+}
+
+/// Whether asking again may help.
+fn judge(status: &tonic::Status) -> Attempt {
+    match status.code() {
+        Code::Unavailable
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Cancelled
+        | Code::Internal
+        | Code::Unknown => Attempt::Again(format!("{:?}: {}", status.code(), status.message())),
+        code => Attempt::Final(EnrollError::Refused { code, message: status.message().to_owned() }),
+    }
+}
+
+fn about_us() -> pb::AgentInfo {
+    pb::AgentInfo { version: env!("CARGO_PKG_VERSION").to_owned(), hostname: hostname() }
+}
+
+/// The name of this host, for people.
+pub(crate) fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests;

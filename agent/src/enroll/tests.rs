@@ -1,0 +1,145 @@
+use super::*;
+use crate::testing::{Authorities, ControlPlane, HOUR, around, config};
+
+struct Newcomer {
+    directory: tempfile::TempDir,
+    state: Arc<State>,
+}
+
+impl Newcomer {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::open(&directory.path().join("state")).unwrap());
+        std::fs::write(directory.path().join("token"), "hbk1-secret\n").unwrap();
+        Self { directory, state }
+    }
+
+    fn config(&self, plane: &ControlPlane, more: &[&str]) -> Config {
+        let token = format!("--join-token-file={}", self.directory.path().join("token").display());
+        let more: Vec<&str> = more.iter().copied().chain([token.as_str()]).collect();
+        config(plane.address, self.state.directory(), &more)
+    }
+
+    async fn obtain(&self, config: &Config) -> Result<Issued, EnrollError> {
+        let stop = CancellationToken::new();
+        let obtaining = Box::pin(obtain(config, &self.state, Clock::system(), &stop));
+        tokio::time::timeout(Duration::from_secs(20), obtaining).await.unwrap()
+    }
+}
+
+fn pin(authorities: &Authorities) -> String {
+    format!("--root-fingerprint={}", authorities.root.fingerprint())
+}
+
+#[tokio::test]
+async fn asks_again_with_the_same_key_until_it_is_answered() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    plane.enrollment.refusals.lock().unwrap().extend([
+        tonic::Status::unavailable("starting"),
+        tonic::Status::internal("disk"),
+        tonic::Status::deadline_exceeded("slow"),
+    ]);
+    let newcomer = Newcomer::new();
+    let config = newcomer.config(&plane, &[&pin(&authorities)]);
+    let issued = newcomer.obtain(&config).await.unwrap();
+    let asked = plane.enrollment.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|one| *one == asked[0]), "one key and one token: {asked:?}");
+    assert_eq!(asked[0].0, "hbk1-secret");
+    assert_eq!(issued.identity.svid.key_fingerprint().to_string(), asked[0].1);
+}
+
+#[tokio::test]
+async fn a_reply_that_was_lost_is_asked_for_again_after_a_restart() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let newcomer = Newcomer::new();
+    let config = newcomer.config(&plane, &[&pin(&authorities)]);
+    let before = newcomer.state.pending_key().unwrap().public_key().fingerprint();
+    let issued = newcomer.obtain(&config).await.unwrap();
+    assert_eq!(issued.identity.svid.key_fingerprint(), before);
+}
+
+#[tokio::test]
+async fn with_a_valid_certificate_nobody_is_asked() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let newcomer = Newcomer::new();
+    newcomer.obtain(&newcomer.config(&plane, &[&pin(&authorities)])).await.unwrap();
+    // Neither token nor pin: what is on disk is enough.
+    let again = newcomer.obtain(&config(plane.address, newcomer.state.directory(), &[])).await.unwrap();
+    assert_eq!(again.identity.svid.id().as_str(), "spiffe://shop.local/mesh/shop/node/orders");
+    assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_replaced_by_a_token_and_its_own_bundle() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let newcomer = Newcomer::new();
+    let now = crate::testing::now();
+    let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
+    let identity = authorities.identity("mesh/shop/node/orders", expired);
+    newcomer.state.save_identity(&identity).unwrap();
+    newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
+    let without = newcomer.obtain(&config(plane.address, newcomer.state.directory(), &[])).await;
+    assert!(matches!(without, Err(EnrollError::NoToken { .. })));
+    let with = newcomer.obtain(&newcomer.config(&plane, &[])).await.unwrap();
+    assert!(with.identity.svid.validity().contains(now));
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_told_in_the_control_planes_words() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    plane.enrollment.refusals.lock().unwrap().push(tonic::Status::permission_denied("the token is used up"));
+    let newcomer = Newcomer::new();
+    let error = newcomer.obtain(&newcomer.config(&plane, &[&pin(&authorities)])).await.unwrap_err();
+    assert!(error.to_string().contains("the token is used up"));
+    assert!(error.is_for_the_administrator());
+    assert!(!error.to_string().contains("secret"));
+}
+
+#[tokio::test]
+async fn another_control_plane_is_not_told_the_token() {
+    let (ours, others) = (Authorities::new(), Authorities::new());
+    let newcomer = Newcomer::new();
+    let other = ControlPlane::start(&others).await;
+    let error = newcomer.obtain(&newcomer.config(&other, &[&pin(&ours)])).await.unwrap_err();
+    assert!(matches!(error, EnrollError::WrongControlPlane { .. }), "{error}");
+    // A workload of the right root poses as control plane.
+    let posing = ControlPlane::start_as(&ours, "mesh/shop/node/evil").await;
+    let error = newcomer.obtain(&newcomer.config(&posing, &[&pin(&ours)])).await.unwrap_err();
+    assert!(matches!(error, EnrollError::WrongControlPlane { .. }), "{error}");
+    assert!(posing.enrollment.asked.lock().unwrap().is_empty());
+    assert!(other.enrollment.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn says_what_is_missing() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let newcomer = Newcomer::new();
+    let no_pin = newcomer.obtain(&newcomer.config(&plane, &[])).await.unwrap_err();
+    assert!(matches!(no_pin, EnrollError::NoPin));
+    let no_file =
+        newcomer.obtain(&newcomer.config(&plane, &["--bundle-file=/nonexistent"])).await.unwrap_err();
+    assert!(matches!(no_file, EnrollError::BundleFile { .. }));
+    assert!(no_file.is_for_the_administrator());
+}
+
+#[tokio::test]
+async fn what_the_control_plane_sends_is_verified() {
+    let (ours, others) = (Authorities::new(), Authorities::new());
+    let identity = others.identity("mesh/shop/node/orders", around(HOUR));
+    let foreign = Issued { identity, trust: ours.stored_trust() };
+    assert!(matches!(foreign.verify(crate::testing::now()), Err(CredentialsError::Unverified(_))));
+    let identity = ours.identity("workload/batch", around(HOUR));
+    let workload = Issued { identity, trust: ours.stored_trust() };
+    assert!(matches!(workload.verify(crate::testing::now()), Err(CredentialsError::NoNode(_))));
+    let mut identity = ours.identity("mesh/shop/node/orders", around(HOUR));
+    identity.key = KeyPair::generate().unwrap();
+    let swapped = Issued { identity, trust: ours.stored_trust() };
+    assert!(matches!(swapped.verify(crate::testing::now()), Err(CredentialsError::OtherKey)));
+}

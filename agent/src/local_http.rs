@@ -1,0 +1,81 @@
+//! The small HTTP/1.1 server behind `admin.rs` and `health.rs`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// More at once than any probe or person needs.
+const MAX_CONNECTIONS: usize = 32;
+/// How long a request's head may take, and how long a connection is kept for the next one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a whole connection may last.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An answer.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// What answers requests.
+pub(crate) trait Answers: Send + Sync + 'static {
+    /// Answers one request.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Answer> + Send;
+}
+
+/// Serves until `stop`.
+pub(crate) async fn serve(listener: TcpListener, answers: Arc<impl Answers>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    let answers = Arc::clone(&answers);
+                    connections.spawn(async move {
+                        let service = service_fn(|request| {
+                            let answers = Arc::clone(&answers);
+                            async move { Ok::<_, Infallible>(answers.answer(request).await) }
+                        });
+                        let serving = http1::Builder::new()
+                            .timer(TokioTimer::new())
+                            .header_read_timeout(HEAD_TIMEOUT)
+                            .max_buf_size(16 * 1024)
+                            .serve_connection(TokioIo::new(stream), service);
+                        // Whoever goes away early is no concern of ours.
+                        let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(event = "accept_failed", %error);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+/// An answer in plain text.
+pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    typed(status, "text/plain; charset=utf-8", text)
+}
+
+/// An answer of another type.
+pub(crate) fn typed(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(content.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

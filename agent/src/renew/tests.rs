@@ -1,0 +1,110 @@
+use hauberk_tls::Fingerprint;
+
+use super::*;
+use crate::mesh::{ClosedReason, Inbound, Mesh};
+use crate::testing::{Authorities, ControlPlane, HOUR, around, config, now};
+
+struct Agent {
+    renewal: Renewal,
+    mesh: Mesh,
+    credentials: Credentials,
+    directory: tempfile::TempDir,
+}
+
+/// An agent whose clock is ahead, with a certificate of one hour.
+fn agent(authorities: &Authorities, plane: &ControlPlane, ahead: Duration, more: &[&str]) -> Agent {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("token"), "hbk1-secret").unwrap();
+    let token = format!("--join-token-file={}", directory.path().join("token").display());
+    let more: Vec<&str> =
+        more.iter().map(|flag| if *flag == "token" { token.as_str() } else { flag }).collect();
+    let state_dir = directory.path().join("state");
+    let state = Arc::new(State::open(&state_dir).unwrap());
+    let identity = authorities.identity("mesh/shop/node/orders", around(HOUR));
+    let (instance, issued_at) = (identity.instance, identity.issued_at);
+    state.save_trust(&authorities.stored_trust()).unwrap();
+    let issued = Issued { identity, trust: authorities.stored_trust() };
+    let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
+    let clock = Clock::starting_at(now().plus(ahead));
+    let mesh = Mesh::new();
+    mesh.gate.set_certificate_valid(true);
+    let renewal = Renewal {
+        config: Arc::new(config(plane.address, &state_dir, &more)),
+        state,
+        clock,
+        credentials: credentials.clone(),
+        gate: Arc::clone(&mesh.gate),
+        decisions: Arc::new(Decisions::new(clock, instance, [0; 4], None)),
+        instance,
+        issued_at,
+    };
+    Agent { renewal, mesh, credentials, directory }
+}
+
+fn key(credentials: &Credentials) -> Fingerprint {
+    credentials.live().current().svid().unwrap().key_fingerprint()
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.unwrap()
+}
+
+#[tokio::test]
+async fn after_half_life_there_is_a_new_certificate_for_a_new_key() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    *plane.enrollment.lifetime.lock().unwrap() = HOUR * 5;
+    plane.enrollment.refusals.lock().unwrap().push(tonic::Status::unavailable("later"));
+    let agent = agent(&authorities, &plane, Duration::from_secs(45 * 60), &[]);
+    let before = key(&agent.credentials);
+    let mut changes = agent.credentials.live().subscribe();
+    changes.mark_unchanged();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(agent.renewal.run(stop.clone()));
+    within(changes.wait_for(|state| state.svid().unwrap().key_fingerprint() != before)).await.unwrap();
+    assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 2);
+    assert!(agent.mesh.has_valid_certificate());
+    stop.cancel();
+    within(tasks.join_next()).await;
+    // It is on disk, key and certificate together.
+    let renewed = key(&agent.credentials);
+    drop((changes, agent.credentials));
+    let state = State::open(&agent.directory.path().join("state")).unwrap();
+    assert_eq!(state.identity().unwrap().unwrap().svid.key_fingerprint(), renewed);
+}
+
+#[tokio::test]
+async fn at_expiry_everything_is_denied_until_a_token_lets_us_in_again() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    *plane.enrollment.lifetime.lock().unwrap() = HOUR * 5;
+    let agent = agent(&authorities, &plane, HOUR * 2, &["token"]);
+    let mut inbound = agent.mesh.inbound();
+    inbound.mark_unchanged();
+    plane.enrollment.refusals.lock().unwrap().push(tonic::Status::unavailable("later"));
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(agent.renewal.run(stop.clone()));
+    let is_expired = |inbound: &Arc<Inbound>| {
+        matches!(**inbound, Inbound::Closed { reason: ClosedReason::CertificateExpired })
+    };
+    within(inbound.wait_for(is_expired)).await.unwrap();
+    assert!(!agent.mesh.has_valid_certificate());
+    within(inbound.wait_for(|inbound| !is_expired(inbound))).await.unwrap();
+    assert!(agent.mesh.has_valid_certificate());
+    assert_eq!(plane.enrollment.asked.lock().unwrap()[0].0, "hbk1-secret");
+    stop.cancel();
+    within(tasks.join_next()).await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_somebody_else_is_not_taken() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let agent = agent(&authorities, &plane, Duration::ZERO, &[]);
+    let identity = authorities.identity("mesh/shop/node/payments", around(HOUR));
+    let other = Issued { identity, trust: authorities.stored_trust() };
+    assert!(agent.credentials.replace(other).is_err());
+    assert!(agent.credentials.spiffe_id().unwrap().as_str().ends_with("/orders"));
+}

@@ -1,0 +1,121 @@
+//! What the files of the state directory hold.
+
+use hauberk_identity::{InstanceId, TrustDomain, UnixMillis};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::signing::ViewVerifier;
+use hauberk_tls::{CertificateDer, KeyPair, Svid, TrustBundle};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+/// Key and certificate, which are of no use without each other.
+#[derive(Debug)]
+pub struct StoredIdentity {
+    /// Our instance among those of the node.
+    pub instance: InstanceId,
+    /// When the certificate was issued.
+    pub issued_at: UnixMillis,
+    /// The certificate and its chain.
+    pub svid: Svid,
+    /// Its key.
+    pub key: KeyPair,
+}
+
+/// What to trust: roots, and the keys that sign views. Holds only what parses.
+#[derive(Debug)]
+pub struct StoredTrust {
+    message: pb::Trust,
+    /// The roots.
+    pub bundle: TrustBundle,
+    /// The keys that sign views.
+    pub view_keys: ViewVerifier,
+}
+
+/// How far an agent has come: views below are never accepted again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mark {
+    /// The control plane's epoch.
+    pub epoch: u64,
+    /// The revision within the epoch.
+    pub revision: u64,
+}
+
+#[derive(Serialize)]
+struct IdentityText<'a> {
+    instance: &'a str,
+    issued_at_unix_ms: u64,
+    chain_pem: String,
+    key_pem: &'a str,
+}
+
+#[derive(Deserialize)]
+struct IdentityTextOwned {
+    instance: String,
+    issued_at_unix_ms: u64,
+    chain_pem: String,
+    key_pem: String,
+}
+
+impl StoredIdentity {
+    pub(super) fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let key_pem = self.key.to_pkcs8_pem();
+        let text = IdentityText {
+            instance: self.instance.as_str(),
+            issued_at_unix_ms: self.issued_at.0,
+            chain_pem: self.svid.to_pem(),
+            key_pem: &key_pem,
+        };
+        // A struct of texts and numbers always serialises; an empty file would be found damaged.
+        Zeroizing::new(serde_json::to_vec_pretty(&text).unwrap_or_default())
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, String> {
+        let text: IdentityTextOwned =
+            serde_json::from_slice(payload).map_err(|error| format!("it is not as written: {error}"))?;
+        let identity = Self {
+            instance: InstanceId::parse(&text.instance).map_err(|error| error.to_string())?,
+            issued_at: UnixMillis(text.issued_at_unix_ms),
+            svid: Svid::from_pem(&text.chain_pem).map_err(|error| error.to_string())?,
+            key: KeyPair::from_pkcs8_pem(&Zeroizing::new(text.key_pem)).map_err(|error| error.to_string())?,
+        };
+        if identity.key.public_key().fingerprint() != identity.svid.key_fingerprint() {
+            return Err("its key is not the certificate's".to_owned());
+        }
+        Ok(identity)
+    }
+}
+
+impl StoredTrust {
+    /// Takes what the control plane says is to be trusted.
+    ///
+    /// # Errors
+    /// A root or a key does not parse, or is of another trust domain; or there is no root at all.
+    pub fn new(message: pb::Trust) -> Result<Self, String> {
+        let pb::Trust { trust_domain, roots, view_keys } = &message;
+        let trust_domain = TrustDomain::parse(trust_domain).map_err(|error| error.to_string())?;
+        let bundle = TrustBundle::new(trust_domain, roots.iter().cloned().map(CertificateDer::from))
+            .map_err(|error| error.to_string())?;
+        if bundle.roots().is_empty() {
+            return Err("it holds no root".to_owned());
+        }
+        let keys = view_keys.iter().map(|pb::ViewKey { key_id: _, public_key }| public_key.as_slice());
+        let view_keys = ViewVerifier::from_public_keys(keys).map_err(|error| error.to_string())?;
+        Ok(Self { bundle, view_keys, message })
+    }
+
+    /// The message that it was made of.
+    pub fn message(&self) -> &pb::Trust {
+        &self.message
+    }
+}
+
+impl Mark {
+    pub(super) fn encode(self) -> Vec<u8> {
+        [self.epoch.to_be_bytes(), self.revision.to_be_bytes()].concat()
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> Option<Self> {
+        let (epoch, rest) = payload.split_first_chunk()?;
+        let revision = rest.try_into().ok()?;
+        Some(Self { epoch: u64::from_be_bytes(*epoch), revision: u64::from_be_bytes(revision) })
+    }
+}

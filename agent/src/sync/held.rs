@@ -1,0 +1,356 @@
+//! What the agent has accepted: in force, and kept on disk.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_proto::convert::listener_port;
+use hauberk_tls::signing::ViewVerifier;
+use thiserror::Error;
+
+use super::age::ViewAge;
+use super::apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
+use crate::mesh::{Endpoint, Mesh, NodeView, Service};
+use crate::state::{Mark, State, StateError};
+
+/// What is accepted, and the way of anything new into force. Owned by the one task that runs sessions.
+#[derive(Debug)]
+pub struct Held {
+    mesh: Mesh,
+    state: Arc<State>,
+    recipient: Recipient,
+    age: Arc<ViewAge>,
+    mark: Mark,
+    node: Option<Arc<NodeView>>,
+    services: BTreeMap<Name, HeldService>,
+    /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied.
+    is_mark_unsaved: bool,
+    are_services_unsaved: bool,
+    are_endpoints_unsaved: bool,
+}
+
+#[derive(Debug, Clone)]
+struct HeldService {
+    signed: pb::SignedView,
+    mark: Mark,
+    digest: [u8; 32],
+}
+
+/// What became of a view that came.
+#[derive(Debug)]
+pub(super) enum Taken {
+    /// It is in force for new traffic; acknowledge it once it is for live traffic too.
+    Node(Arc<NodeView>),
+    /// It is in force.
+    Service(pb::Acknowledge),
+    /// It is not.
+    Refused(pb::Refuse),
+}
+
+/// An update of endpoints that says something impossible. The fault is the control plane's.
+#[derive(Debug, Error)]
+#[error("{field} of the endpoints' update: {problem}")]
+pub(super) struct BadEndpoints {
+    field: &'static str,
+    problem: String,
+}
+
+impl Held {
+    /// Puts in force what is on disk, as far as it is good.
+    ///
+    /// Signatures, numbers and addressees are checked as if the views had just come. What is damaged is reported and
+    /// left out; without a view of our own everything stays denied.
+    pub fn load(
+        state: Arc<State>,
+        mesh: Mesh,
+        recipient: Recipient,
+        keys: &ViewVerifier,
+        age: Arc<ViewAge>,
+    ) -> Self {
+        let mut held = Self {
+            mesh,
+            state,
+            recipient,
+            age,
+            mark: Mark::default(),
+            node: None,
+            services: BTreeMap::new(),
+            is_mark_unsaved: false,
+            are_services_unsaved: false,
+            are_endpoints_unsaved: false,
+        };
+        held.mark = or_report(held.state.mark()).flatten().unwrap_or_default();
+        if let Some(at) = or_report(held.state.view_confirmed_at()).flatten() {
+            held.age.confirmed_until(UnixMillis(at));
+        }
+        for update in or_report(held.state.endpoints()).unwrap_or_default() {
+            if let Err(error) = held.take_endpoints(&update, false) {
+                tracing::error!(event = "state_damaged", %error);
+            }
+        }
+        if let Some(signed) = or_report(held.state.node_view()).flatten() {
+            held.reload(signed, keys);
+        }
+        for signed in or_report(held.state.service_views()).unwrap_or_default() {
+            held.reload(signed, keys);
+        }
+        held.are_services_unsaved = false;
+        held.are_endpoints_unsaved = false;
+        held
+    }
+
+    /// The first message of a session.
+    pub(super) fn hello(&self, now: UnixMillis) -> pb::Hello {
+        let applied = self.mesh.applied.view();
+        let wanted = self.mesh.services.begin_session();
+        let mut services: BTreeMap<Name, Option<pb::Held>> =
+            wanted.into_iter().map(|name| (name, None)).collect();
+        for (name, held) in &self.services {
+            services.insert(name.clone(), Some(to_proto(held.mark, held.digest)));
+        }
+        let services =
+            services.into_iter().map(|(name, held)| pb::HeldService { name: name.to_string(), held });
+        pb::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: crate::enroll::hostname(),
+            features: hauberk_proto::convert::features::ALL.map(str::to_owned).to_vec(),
+            held: applied
+                .map(|view| to_proto(Mark { epoch: view.epoch, revision: view.revision }, view.digest)),
+            services: services.collect(),
+            now_unix_ms: now.0,
+            highest_epoch: self.mark.epoch,
+            highest_revision: self.mark.revision,
+        }
+    }
+
+    /// Checks a view that came and puts it in force, or says why not.
+    pub(super) async fn take(&mut self, signed: pb::SignedView, keys: &ViewVerifier) -> Taken {
+        let authentic = match authenticate(&signed, keys, &self.recipient, &self.floors()) {
+            Ok(authentic) => authentic,
+            Err(rejection) => return self.reject(None, &rejection),
+        };
+        if authentic.service.is_none() && authentic.mark > self.mark {
+            self.mark = authentic.mark;
+            self.is_mark_unsaved = true;
+        }
+        if let Some(current) = self.in_force(&authentic) {
+            return Taken::Node(current);
+        }
+        // Compiling large views takes a while, which the data path's threads do not have.
+        let (authentic, prepared) = match tokio::task::spawn_blocking(move || {
+            let prepared = authentic.prepare();
+            (authentic, prepared)
+        })
+        .await
+        {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        match prepared {
+            Ok(prepared) => self.put_in_force(prepared, signed).await,
+            Err(rejection) => self.reject(Some(&authentic), &rejection),
+        }
+    }
+
+    /// Takes over what the control plane tells of endpoints.
+    pub(super) fn take_endpoints(
+        &mut self,
+        update: &pb::EndpointsUpdate,
+        is_fresh: bool,
+    ) -> Result<(), BadEndpoints> {
+        let bad = |field, problem: String| BadEndpoints { field, problem };
+        let pb::EndpointsUpdate { spiffe_id, listener_port: port, endpoints } = update;
+        let target = SpiffeId::parse(spiffe_id).map_err(|error| bad("spiffe_id", error.to_string()))?;
+        let port = listener_port("listener_port", *port).map_err(|error| bad("port", error.to_string()))?;
+        let endpoints = endpoints
+            .iter()
+            .map(|pb::Endpoint { address, instance_id, confirmed }| {
+                let address: SocketAddr =
+                    address.parse().map_err(|_| bad("address", format!("{address:?} is no IP:port")))?;
+                InstanceId::parse(instance_id).map_err(|error| bad("instance_id", error.to_string()))?;
+                Ok(Endpoint { address, instance: instance_id.clone(), confirmed: *confirmed && is_fresh })
+            })
+            .collect::<Result<Vec<_>, BadEndpoints>>()?;
+        self.mesh.endpoints.update(&target, port, endpoints);
+        self.are_endpoints_unsaved = true;
+        Ok(())
+    }
+
+    /// Takes note of services that do not exist.
+    pub(super) fn take_gone(&mut self, gone: &pb::ServicesGone) {
+        let names: Vec<Name> = gone.names.iter().filter_map(|name| Name::parse(name).ok()).collect();
+        self.mesh.services.remove(&names);
+        self.forget(&names);
+    }
+
+    /// Forgets the views of services that are followed no longer.
+    pub(super) fn forget(&mut self, names: &[Name]) {
+        let before = self.services.len();
+        self.services.retain(|name, _| !names.contains(name));
+        self.are_services_unsaved |= self.services.len() != before;
+    }
+
+    /// Notes that the control plane has nothing newer.
+    pub(super) fn confirmed(&self) {
+        self.age.confirmed_for_now();
+    }
+
+    /// Brings services and endpoints to the disk, if they have changed. They change often and are of use only after a
+    /// restart, so that they are not written at each change.
+    pub(super) async fn save(&mut self, now: UnixMillis) {
+        let services = self
+            .are_services_unsaved
+            .then(|| self.services.values().map(|held| held.signed.clone()).collect::<Vec<_>>());
+        let endpoints = self.are_endpoints_unsaved.then(|| self.endpoints_to_keep());
+        let mark = self.is_mark_unsaved.then_some(self.mark);
+        let confirmed = (self.age.is_limited() && self.age.is_confirmed_for_now()).then_some(now);
+        self.is_mark_unsaved = false;
+        self.are_services_unsaved = false;
+        self.are_endpoints_unsaved = false;
+        if mark.is_none() && services.is_none() && endpoints.is_none() && confirmed.is_none() {
+            return;
+        }
+        self.on_disk(move |state| {
+            mark.map_or(Ok(()), |mark| state.save_mark(mark))?;
+            services.map_or(Ok(()), |services| state.save_service_views(&services))?;
+            endpoints.map_or(Ok(()), |endpoints| state.save_endpoints(&endpoints))?;
+            confirmed.map_or(Ok(()), |now| state.save_view_confirmed_at(now.0))
+        })
+        .await;
+    }
+
+    /// Saves what is unsaved; the view's age counts from now.
+    pub(super) async fn session_ended(&mut self, now: UnixMillis) {
+        self.save(now).await;
+        if self.age.is_confirmed_for_now() {
+            self.age.confirmed_until(now);
+        }
+    }
+
+    fn floors(&self) -> Floors {
+        let services = self.services.iter().map(|(name, held)| (name.clone(), held.mark)).collect();
+        Floors { node: self.mark, services }
+    }
+
+    /// The view in force, if it is this very one.
+    fn in_force(&self, authentic: &Authentic) -> Option<Arc<NodeView>> {
+        let node = self.node.as_ref()?;
+        let is_same = authentic.service.is_none()
+            && authentic.digest == node.digest
+            && authentic.mark == Mark { epoch: node.epoch, revision: node.revision };
+        is_same.then(|| {
+            self.mesh.gate.open(Arc::clone(node));
+            Arc::clone(node)
+        })
+    }
+
+    async fn put_in_force(&mut self, prepared: Prepared, signed: pb::SignedView) -> Taken {
+        match self.publish(prepared, &signed) {
+            Taken::Node(view) => {
+                // Live traffic is brought in line meanwhile.
+                self.on_disk(move |state| state.save_node_view(&signed)).await;
+                Taken::Node(view)
+            }
+            taken => taken,
+        }
+    }
+
+    fn publish(&mut self, prepared: Prepared, signed: &pb::SignedView) -> Taken {
+        let Prepared { mark, digest, content } = prepared;
+        match content {
+            Content::Node { view, backends, max_view_age } => {
+                self.mesh.services.set_backends(backends);
+                self.age.set_limit(max_view_age);
+                self.mesh.gate.open(Arc::clone(&view));
+                self.node = Some(Arc::clone(&view));
+                tracing::info!(event = "view_accepted", epoch = mark.epoch, revision = mark.revision);
+                Taken::Node(view)
+            }
+            Content::Service(service) => {
+                let name = service.name.clone();
+                let service = Service::new(mark.epoch, mark.revision, digest, service, &self.mesh.endpoints);
+                self.mesh.services.install(vec![Arc::new(service)]);
+                tracing::debug!(event = "service_view_accepted", service = %name, revision = mark.revision);
+                let acknowledge =
+                    pb::Acknowledge { epoch: mark.epoch, revision: mark.revision, service: name.to_string() };
+                self.services.insert(name, HeldService { signed: signed.clone(), mark, digest });
+                self.are_services_unsaved = true;
+                Taken::Service(acknowledge)
+            }
+        }
+    }
+
+    fn reject(&self, authentic: Option<&Authentic>, rejection: &Rejection) -> Taken {
+        let reason = rejection.reason();
+        let service = authentic.and_then(|authentic| authentic.service.as_ref());
+        tracing::error!(event = "view_refused", reason, service = service.map(Name::as_str), detail = %rejection);
+        // A view of a service that cannot be applied leaves our own rules as they are.
+        if let (Some(closed), None) = (rejection.closes(), service) {
+            self.mesh.gate.close(closed);
+        }
+        let mark = match rejection {
+            Rejection::Older { offered, .. } => *offered,
+            _ => authentic.map(|authentic| authentic.mark).unwrap_or_default(),
+        };
+        Taken::Refused(pb::Refuse {
+            epoch: mark.epoch,
+            revision: mark.revision,
+            service: service.map(ToString::to_string).unwrap_or_default(),
+            reason: reason.to_owned(),
+            detail: rejection.to_string(),
+        })
+    }
+
+    fn reload(&mut self, signed: pb::SignedView, keys: &ViewVerifier) {
+        let ready = authenticate(&signed, keys, &self.recipient, &self.floors())
+            .and_then(|authentic| authentic.prepare());
+        match ready {
+            Ok(prepared) => {
+                let mark = prepared.mark;
+                if let Taken::Node(_) = self.publish(prepared, &signed) {
+                    self.mark = self.mark.max(mark);
+                }
+            }
+            Err(rejection) => {
+                tracing::error!(event = "stored_view_discarded", reason = rejection.reason(), detail = %rejection);
+            }
+        }
+    }
+
+    fn endpoints_to_keep(&self) -> Vec<pb::EndpointsUpdate> {
+        let all = self.mesh.endpoints.registered_snapshot().into_iter();
+        all.map(|(id, port, endpoints)| pb::EndpointsUpdate {
+            spiffe_id: id.to_string(),
+            listener_port: port.into(),
+            endpoints: endpoints
+                .iter()
+                .map(|endpoint| pb::Endpoint {
+                    address: endpoint.address.to_string(),
+                    instance_id: endpoint.instance.clone(),
+                    confirmed: endpoint.confirmed,
+                })
+                .collect(),
+        })
+        .collect()
+    }
+
+    /// Writes off the runtime's threads. A disk that refuses is reported; what is in force stays so.
+    async fn on_disk(&self, write: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static) {
+        let state = Arc::clone(&self.state);
+        match tokio::task::spawn_blocking(move || write(&state)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
+            Err(error) => tracing::error!(event = "state_not_saved", %error),
+        }
+    }
+}
+
+fn to_proto(mark: Mark, digest: [u8; 32]) -> pb::Held {
+    pb::Held { epoch: mark.epoch, revision: mark.revision, digest: digest.to_vec() }
+}
+
+fn or_report<T>(read: Result<T, StateError>) -> Option<T> {
+    read.map_err(|error| tracing::error!(event = "state_damaged", %error)).ok()
+}

@@ -1,0 +1,107 @@
+//! The stream to the control plane: views, endpoints and trust come down; acknowledgements, registrations and decisions
+//! go up.
+
+mod age;
+mod apply;
+mod held;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::{ServerExpectation, SetupError};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use age::ViewAge;
+pub use apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
+pub use held::Held;
+
+use crate::config::HostPort;
+use crate::control_plane::{self, ConnectError};
+use crate::credentials::Credentials;
+use crate::decisions::Decisions;
+use crate::mesh::Mesh;
+use crate::random::Backoff;
+use session::{End, Session};
+
+/// Keeps a stream to the control plane, for as long as the agent runs.
+#[derive(Debug)]
+pub struct Sync {
+    /// Where the control plane is.
+    pub control_plane: HostPort,
+    /// The time of day, for the control plane to see how far ours is off.
+    pub clock: crate::clock::Clock,
+    /// Who we are.
+    pub credentials: Credentials,
+    /// Whom views must be for.
+    pub recipient: Recipient,
+    /// What is learned goes here.
+    pub mesh: Mesh,
+    /// What was decided comes from here.
+    pub decisions: Arc<Decisions>,
+    /// Where we take traffic, now and at each change.
+    pub registrations: watch::Receiver<pb::Register>,
+    /// Whether there is a stream at the moment.
+    pub connected: watch::Sender<bool>,
+}
+
+/// Why there is no session.
+#[derive(Debug, Error)]
+enum NoSession {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+}
+
+impl Sync {
+    /// Runs one session after the other until `stop`.
+    pub async fn run(self, mut held: Held, stop: CancellationToken) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let end = tokio::select! {
+                () = stop.cancelled() => break,
+                end = self.one_session(&mut held, &mut backoff) => end,
+            };
+            self.session_ended(&mut held).await;
+            let reason = match end {
+                Ok(End::CertificateRenewed) => continue,
+                Ok(End::Closed(reason)) => reason,
+                Err(error) => error.to_string(),
+            };
+            let wait = backoff.step();
+            tracing::warn!(event = "control_plane_away", reason, retry_in_ms = wait.as_millis() as u64);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.session_ended(&mut held).await;
+    }
+
+    async fn one_session(&self, held: &mut Held, backoff: &mut Backoff) -> Result<End, NoSession> {
+        // Taken before the handshake, so that a certificate which is renewed meanwhile ends the session at once.
+        let mut identity = self.credentials.live().subscribe();
+        identity.mark_unchanged();
+        let connector = self.credentials.live().connector(
+            ServerExpectation::ControlPlane,
+            control_plane::ALPN,
+            true,
+            control_plane::HANDSHAKE_TIMEOUT,
+        )?;
+        let channel = control_plane::connect(&self.control_plane, &connector).await?;
+        Ok(Session::new(self, held, identity).run(channel, backoff).await)
+    }
+
+    async fn session_ended(&self, held: &mut Held) {
+        self.connected.send_replace(false);
+        self.decisions.observe(&pb::Observe { all: false, limit_per_second: 0 });
+        held.session_ended(self.clock.now()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! One stream to the control plane, from Hello until it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::Serial;
+use hauberk_proto::agent::v1 as pb;
+use hauberk_proto::agent::v1::from_agent::Message as Up;
+use hauberk_proto::agent::v1::mesh_client::MeshClient;
+use hauberk_proto::agent::v1::to_agent::Message as Down;
+use hauberk_tls::{LiveState, Svid};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+use super::Sync;
+use super::held::{Held, Taken};
+use crate::control_plane::MAX_MESSAGE;
+use crate::mesh::{Inbound, NodeView};
+use crate::random::Backoff;
+
+/// How many messages up may wait for the network.
+const MAX_WAITING: usize = 32;
+/// How long a message up may wait before the control plane counts as gone.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often what has changed is brought to the disk.
+const SAVE: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// We have a new certificate to prove ourselves by.
+    CertificateRenewed,
+    /// For this reason.
+    Closed(String),
+}
+
+pub(super) struct Session<'a> {
+    sync: &'a Sync,
+    held: &'a mut Held,
+    identity: watch::Receiver<LiveState>,
+    /// The view that live traffic does not obey yet.
+    unacknowledged: Option<Arc<NodeView>>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(sync: &'a Sync, held: &'a mut Held, identity: watch::Receiver<LiveState>) -> Self {
+        Self { sync, held, identity, unacknowledged: None }
+    }
+
+    pub(super) async fn run(mut self, channel: Channel, backoff: &mut Backoff) -> End {
+        match self.exchange(channel, backoff).await {
+            Ok(never) => match never {},
+            Err(end) => end,
+        }
+    }
+
+    async fn exchange(&mut self, channel: Channel, backoff: &mut Backoff) -> Result<Never, End> {
+        let (up, waiting) = mpsc::channel(MAX_WAITING);
+        let up = Uplink(up);
+        let mut registrations = self.sync.registrations.clone();
+        let mut wishes = self.sync.mesh.services.wishes();
+        let mut applied = self.sync.mesh.applied.subscribe();
+        let mut save = tokio::time::interval(SAVE);
+        save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let serial = serial_of(&self.identity.borrow());
+
+        up.send(Up::Hello(self.held.hello(self.sync.clock.now()))).await?;
+        let register = registrations.borrow_and_update().clone();
+        up.send(Up::Register(register)).await?;
+        wishes.mark_changed();
+        applied.mark_changed();
+        let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let mut down = client.sync(ReceiverStream::new(waiting)).await.map_err(closed)?.into_inner();
+        self.sync.connected.send_replace(true);
+        tracing::info!(event = "control_plane_connected");
+        loop {
+            tokio::select! {
+                message = next(&mut down) => {
+                    backoff.reset();
+                    self.take(message?, &up).await?;
+                }
+                changed = applied.changed() => {
+                    or_stopping(changed)?;
+                    let now = applied.borrow_and_update().clone();
+                    self.acknowledge(now.as_deref(), &up).await?;
+                }
+                changed = registrations.changed() => {
+                    or_stopping(changed)?;
+                    let register = registrations.borrow_and_update().clone();
+                    up.send(Up::Register(register)).await?;
+                }
+                changed = wishes.changed() => {
+                    or_stopping(changed)?;
+                    self.subscribe(&up).await?;
+                }
+                batch = self.sync.decisions.next_batch() => up.send(Up::Decisions(batch)).await?,
+                changed = self.identity.changed() => {
+                    or_stopping(changed)?;
+                    if serial_of(&self.identity.borrow_and_update()) != serial {
+                        return Err(End::CertificateRenewed);
+                    }
+                }
+                _ = save.tick() => self.held.save(self.sync.clock.now()).await,
+            }
+        }
+    }
+
+    async fn take(&mut self, message: pb::ToAgent, up: &Uplink) -> Result<(), End> {
+        let Some(message) = message.message else {
+            // A newer control plane may say what we do not understand; what must be understood is a view's feature.
+            tracing::debug!(event = "message_not_understood");
+            return Ok(());
+        };
+        match message {
+            Down::View(signed) => self.take_view(signed, up).await?,
+            Down::ServicesGone(gone) => self.held.take_gone(&gone),
+            Down::Endpoints(update) => {
+                if let Err(error) = self.held.take_endpoints(&update, true) {
+                    tracing::error!(event = "endpoints_refused", %error);
+                }
+            }
+            Down::Trust(trust) => {
+                let credentials = self.sync.credentials.clone();
+                match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
+                    Ok(Ok(())) => tracing::info!(event = "trust_replaced"),
+                    Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
+                    Err(error) => tracing::error!(event = "trust_refused", %error),
+                }
+            }
+            Down::Question(pb::Question { question_id, decision_id }) => {
+                let decision = self.sync.decisions.explain(&decision_id);
+                up.send(Up::Answer(pb::Answer { question_id, decision })).await?;
+            }
+            Down::Observe(observe) => self.sync.decisions.observe(&observe),
+            Down::CurrentAt(pb::CurrentAt { .. }) => self.held.confirmed(),
+        }
+        Ok(())
+    }
+
+    async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
+        match self.held.take(signed, &self.sync.credentials.view_keys()).await {
+            Taken::Node(view) => {
+                self.unacknowledged = Some(view);
+                let applied = self.sync.mesh.applied.subscribe().borrow().clone();
+                self.acknowledge(applied.as_deref(), up).await
+            }
+            Taken::Service(acknowledge) => up.send(Up::Acknowledge(acknowledge)).await,
+            Taken::Refused(refuse) => up.send(Up::Refuse(refuse)).await,
+        }
+    }
+
+    /// Acknowledges our own view once live traffic obeys it.
+    async fn acknowledge(&mut self, applied: Option<&Inbound>, up: &Uplink) -> Result<(), End> {
+        let Some(Inbound::Open(applied)) = applied else { return Ok(()) };
+        match &self.unacknowledged {
+            Some(view) if Arc::ptr_eq(view, applied) => {
+                let (epoch, revision) = (view.epoch, view.revision);
+                self.unacknowledged = None;
+                up.send(Up::Acknowledge(pb::Acknowledge { epoch, revision, service: String::new() })).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn subscribe(&mut self, up: &Uplink) -> Result<(), End> {
+        let change = self.sync.mesh.services.next_change();
+        if change.add.is_empty() && change.remove.is_empty() {
+            return Ok(());
+        }
+        self.held.forget(&change.remove);
+        let texts = |names: &[hauberk_identity::Name]| names.iter().map(ToString::to_string).collect();
+        up.send(Up::Subscribe(pb::Subscribe { add: texts(&change.add), remove: texts(&change.remove) })).await
+    }
+}
+
+enum Never {}
+
+struct Uplink(mpsc::Sender<pb::FromAgent>);
+
+impl Uplink {
+    async fn send(&self, message: Up) -> Result<(), End> {
+        match self.0.send_timeout(pb::FromAgent { message: Some(message) }, SEND_TIMEOUT).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => {
+                Err(End::Closed("the control plane takes nothing any longer".to_owned()))
+            }
+            // Why is what the other direction says.
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => {
+                Err(End::Closed("the stream has ended".to_owned()))
+            }
+        }
+    }
+}
+
+async fn next(down: &mut Streaming<pb::ToAgent>) -> Result<pb::ToAgent, End> {
+    match down.message().await {
+        Ok(Some(message)) => Ok(message),
+        Ok(None) => Err(End::Closed("the control plane has ended the stream".to_owned())),
+        Err(status) => Err(closed(status)),
+    }
+}
+
+fn closed(status: tonic::Status) -> End {
+    End::Closed(format!("{:?}: {}", status.code(), status.message()))
+}
+
+fn or_stopping(changed: Result<(), watch::error::RecvError>) -> Result<(), End> {
+    changed.map_err(|_| End::Closed("the agent is stopping".to_owned()))
+}
+
+fn serial_of(state: &LiveState) -> Option<Serial> {
+    state.svid().map(Svid::serial)
+}

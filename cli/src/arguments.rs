@@ -42,10 +42,17 @@ pub(crate) struct Arguments {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// The context to use instead of the current one
-    #[arg(long, global = true, env = "HAUBERK_CONTEXT", value_name = "NAME", add = ArgValueCandidates::new(context_names))]
+    #[arg(long, global = true, help_heading = "Global options", env = "HAUBERK_CONTEXT", value_name = "NAME", add = ArgValueCandidates::new(context_names))]
     pub(crate) context: Option<String>,
     /// The mesh; may be left out where there is only one
-    #[arg(long, short, global = true, help_heading = "Global options", env = "HAUBERK_MESH", value_name = "MESH")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        help_heading = "Global options",
+        env = "HAUBERK_MESH",
+        value_name = "MESH"
+    )]
     pub(crate) mesh: Option<String>,
     /// When to use colours: auto, always or never
     #[arg(

@@ -98,8 +98,9 @@ impl From<Status> for CommandError {
             for violation in violations.field_violations {
                 let field = violation.field;
                 let text = violation.description;
-                let line = if field.is_empty() { text } else { format!("{field}: {text}") };
-                if !message.contains(&line) {
+                // The message often is the only violation, or the first.
+                if !message.contains(&text) {
+                    let line = if field.is_empty() { text } else { format!("{field}: {text}") };
                     let _infallible = write!(message, "\n  {line}");
                 }
             }

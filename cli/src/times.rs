@@ -51,9 +51,11 @@ pub(crate) fn short(span: Duration) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     if seconds < 120 {
         format!("{seconds}s")
+    } else if minutes < 10 && !seconds.is_multiple_of(60) {
+        format!("{minutes}m{}s", seconds % 60)
     } else if minutes < 60 {
         format!("{minutes}m")
-    } else if hours < 10 && minutes % 60 != 0 {
+    } else if hours < 10 && !minutes.is_multiple_of(60) {
         format!("{hours}h{}m", minutes % 60)
     } else if hours < 48 {
         format!("{hours}h")

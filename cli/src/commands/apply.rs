@@ -22,8 +22,9 @@ use crate::session::Session;
 /// # Errors
 /// Everything that is wrong in the files; what the control plane answers; not enforced in time.
 pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), CommandError> {
-    let documents = read(&arguments.files, global)?;
+    let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
     if arguments.dry_run == Some(DryRun::Client) {
+        let documents = check_policies(documents, global)?;
         for resource in documents.resources() {
             output::line(format_args!("{} is well-formed (client dry run)", kinds::label(resource)))?;
         }
@@ -42,18 +43,15 @@ pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), Command
     finish(&session, &answer, validate_only, arguments.wait).await
 }
 
-/// Reads files, and checks the policies in them as far as that can be done here.
-///
-/// # Errors
-/// Everything that is wrong in the files.
-pub(crate) fn read(files: &[std::path::PathBuf], global: &Global) -> Result<Documents, CommandError> {
-    let documents = documents::read(files, global.mesh.as_deref())?;
-    // Which trust domain it is matters only to full SPIFFE ids; without a context the control plane checks those.
-    let Ok((_, context)) = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()))
-    else {
-        return Ok(documents);
+/// Checks policies as the control plane will: for `--dry-run=client`, since otherwise that tells everything at once.
+fn check_policies(documents: Documents, global: &Global) -> Result<Documents, CommandError> {
+    // Without a context the trust domain is not known; it matters only to policies that write full SPIFFE ids.
+    let context = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()));
+    let known = context.ok().and_then(|(_, context)| TrustDomain::parse(&context.trust_domain).ok());
+    let trust_domain = match known.map_or_else(|| TrustDomain::parse("unknown"), Ok) {
+        Ok(trust_domain) => trust_domain,
+        Err(error) => return Err(CommandError::failed(error.to_string())),
     };
-    let Ok(trust_domain) = TrustDomain::parse(&context.trust_domain) else { return Ok(documents) };
     let violations: Vec<_> = documents
         .resources()
         .enumerate()

@@ -53,7 +53,7 @@ fn head(resource: &Resource) -> Result<(), CommandError> {
     let metadata = resource.metadata.clone().unwrap_or_default();
     fact("Kind", kinds::written(kinds::kind_of(resource)))?;
     fact("Name", &resource.name)?;
-    if !resource.mesh.is_empty() {
+    if kinds::kind_of(resource) != Kind::Mesh {
         fact("Mesh", &resource.mesh)?;
     }
     let mut labels: Vec<String> =
@@ -121,12 +121,16 @@ async fn of_node(
         }
     }
     policies_about(session, mesh, &[name.to_owned()], &service_names(&provided)).await?;
+    instances_of(session, mesh, name).await
+}
+
+async fn instances_of(session: &Session, mesh: &str, node: &str) -> Result<(), CommandError> {
     heading("Instances")?;
-    let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: name.to_owned() };
+    let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: node.to_owned() };
     let found = session.identities().list_instances(request).await?.into_inner().instances;
     if found.is_empty() {
         output::line("  none; make a token for one:")?;
-        return output::line(format_args!("  hauberk token create --mesh {mesh} --node {name}"));
+        return output::line(format_args!("  hauberk token create --mesh {mesh} --node {node}"));
     }
     let now = clock::now();
     let rows = found.iter().map(|instance| rows::instance(instance, false, now)).collect();
@@ -160,15 +164,10 @@ async fn of_service(
     fact("Backend of", &none_or(callers.join(", ")))?;
     let nodes: Vec<String> = node.into_iter().map(str::to_owned).collect();
     policies_about(session, mesh, &nodes, &[name.to_owned()]).await?;
-    if let Some(node) = node {
-        heading("Instances")?;
-        let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: node.to_owned() };
-        let found = session.identities().list_instances(request).await?.into_inner().instances;
-        let now = clock::now();
-        let rows = found.iter().map(|instance| rows::instance(instance, false, now)).collect();
-        output::raw(&output::table(&rows::instance_headers(false), rows))?;
+    match node {
+        Some(node) => instances_of(session, mesh, node).await,
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn of_policy(session: &Session, resource: &Resource, spec: &PolicySpec) -> Result<(), CommandError> {

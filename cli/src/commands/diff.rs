@@ -7,7 +7,7 @@ use similar::{ChangeTag, TextDiff};
 
 use crate::arguments::{Diff, Global};
 use crate::commands::apply;
-use crate::documents::{resource_tree, to_yaml};
+use crate::documents::{self, resource_tree, to_yaml};
 use crate::error::CommandError;
 use crate::kinds;
 use crate::output;
@@ -29,7 +29,7 @@ pub(crate) async fn run(global: &Global, arguments: Diff) -> Result<(), CommandE
 }
 
 async fn compare(global: &Global, arguments: Diff) -> Result<bool, CommandError> {
-    let documents = apply::read(&arguments.files, global)?;
+    let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
     let session = Session::open(global).await?;
     // The control plane compares, so that what means the same is the same.
     let answer = apply::send(&session, documents, true).await?;

@@ -59,6 +59,10 @@ async fn resources(
             session.list_all(request).await?
         }
     };
+    if found.is_empty() && !mesh.is_empty() {
+        // Nothing in a mesh that is there differs from a misspelt mesh.
+        session.get(Kind::Mesh, "", mesh).await?;
+    }
     if found.is_empty() && matches!(arguments.output, Format::Table | Format::Wide) {
         let place = if mesh.is_empty() { String::new() } else { format!(" in mesh {mesh}") };
         output::note(format_args!("there is no {}{place}", kinds::said(kind)));

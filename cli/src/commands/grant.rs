@@ -1,12 +1,10 @@
 //! `hauberk allow` and `hauberk deny`
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
-
 use hauberk_identity::Name;
 use hauberk_policy::{Access, Grant, GrantCaller, GrantTarget, PathPattern, Verb};
 use hauberk_proto::admin::v1::ApplyRequest;
 use hauberk_proto::mesh::v1::{Kind, PolicySpec, Resource, resource::Spec};
+use hauberk_tls::Fingerprint;
 
 use crate::arguments::{Global, Grant as Arguments};
 use crate::commands::apply;
@@ -121,9 +119,8 @@ async fn free_name(
     if is_same(&existing, policy) {
         return Ok((name, true));
     }
-    let mut hasher = DefaultHasher::new();
-    policy.cedar.hash(&mut hasher);
-    let longer = format!("{name}-{:06x}", hasher.finish() & 0xff_ffff);
+    let hash = Fingerprint::of(policy.cedar.as_bytes()).to_string();
+    let longer = format!("{name}-{}", hash.get(..6).unwrap_or(&hash));
     output::note(format_args!(
         "another {} is called {name}, so this one is called {longer}",
         kinds::said(Kind::Policy)
@@ -139,5 +136,47 @@ fn is_same(existing: &Resource, policy: &PolicySpec) -> bool {
             spec.cedar == policy.cedar && spec.mode.as_deref().unwrap_or("ENFORCE") == "ENFORCE"
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::arguments::{Arguments as CommandLine, Command};
+
+    fn access_of(line: &str) -> Result<Access, CommandError> {
+        match CommandLine::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Allow(arguments) => access(&arguments),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn words_become_access() {
+        assert_eq!(access_of("hauberk allow web orders").unwrap(), Access::All);
+        let http = access_of("hauberk allow web orders --methods get,HEAD --path /orders/*").unwrap();
+        let methods = vec!["GET".to_owned(), "HEAD".to_owned()];
+        assert_eq!(http, Access::Http { methods, path: Some(PathPattern::parse("/orders/*").unwrap()) });
+        let rpc = access_of("hauberk allow web orders --rpc shop.Orders/*").unwrap();
+        assert_eq!(rpc, Access::Rpc { service: "shop.Orders".to_owned(), method: None });
+        for wrong in ["--rpc Orders", "--path /../x", "--path orders"] {
+            let refused = access_of(&format!("hauberk allow web orders {wrong}"));
+            assert!(matches!(refused, Err(CommandError::Usage(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_same_policy_is_known_again() {
+        let policy = PolicySpec {
+            cedar: "permit(principal is Node, action, resource);".to_owned(),
+            ..Default::default()
+        };
+        let stored =
+            |spec: &PolicySpec| Resource { spec: Some(Spec::Policy(spec.clone())), ..Resource::default() };
+        assert!(is_same(&stored(&policy), &policy));
+        let audited = PolicySpec { mode: Some("AUDIT".to_owned()), ..policy.clone() };
+        assert!(!is_same(&stored(&audited), &policy));
     }
 }

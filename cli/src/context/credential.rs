@@ -115,3 +115,55 @@ pub(crate) fn adopt(credential: &api::Credential, key: &KeyPair, server: &str) -
         admin: credential.name.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use hauberk_identity::{Name, Serial, SpiffeId, Validity};
+    use hauberk_tls::{IssuingAuthority, RootAuthority, SvidTemplate};
+
+    use super::*;
+
+    const NOON: UnixMillis = UnixMillis(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// A context with a credential of two hours that begins at noon.
+    fn issued() -> Context {
+        let trust_domain = TrustDomain::parse("shop.local").unwrap();
+        let year = Validity::new(NOON, NOON.plus(24 * 365 * HOUR)).unwrap();
+        let root = RootAuthority::create(&trust_domain, year, Serial::from_random([1; 16])).unwrap();
+        let issuing = IssuingAuthority::create(&root, year, Serial::from_random([2; 16])).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let template = SvidTemplate {
+            id: SpiffeId::admin(&trust_domain, &Name::parse("carol").unwrap()),
+            public_key: key.public_key(),
+            serial: Serial::from_random([3; 16]),
+            validity: Validity::new(NOON, NOON.plus(2 * HOUR)).unwrap(),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+        };
+        let svid = issuing.sign(&template).unwrap();
+        let answer = api::Credential {
+            name: "carol".to_owned(),
+            chain: svid.chain().iter().map(|der| der.to_vec()).collect(),
+            roots: vec![root.certificate().to_vec()],
+            trust_domain: "shop.local".to_owned(),
+            ..Default::default()
+        };
+        assert!(
+            adopt(&answer, &KeyPair::generate().unwrap(), "127.0.0.1:7444").is_err(),
+            "another key was adopted"
+        );
+        adopt(&answer, &key, "127.0.0.1:7444").unwrap()
+    }
+
+    #[test]
+    fn a_credential_is_due_past_half_of_its_life_and_useless_after_all_of_it() {
+        let context = issued();
+        let at = |now| Credential::of("shop", &context, now);
+        assert!(!at(NOON.plus(HOUR / 2)).unwrap().is_due(NOON.plus(HOUR / 2)));
+        assert!(at(NOON.plus(HOUR)).unwrap().is_due(NOON.plus(HOUR + HOUR / 4)));
+        let expired = at(NOON.plus(3 * HOUR)).unwrap_err();
+        assert_eq!(expired.to_string(), "the credential of context `shop` expired 1h ago");
+        assert_eq!(expired.help(), ["on the control plane's host: hauberk-control-plane admin issue carol"]);
+    }
+}

@@ -4,8 +4,10 @@
 //! a restart too; the rest is what its stream has said since this control plane started.
 
 mod certificates;
+mod connected;
 mod enforcement;
 mod rollout;
+pub(crate) mod wanted;
 
 #[cfg(test)]
 mod tests;
@@ -17,11 +19,11 @@ use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMillis};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use hauberk_proto::agent::v1 as agent;
 
+pub use connected::Connected;
 pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
 pub use rollout::{Laggard, Rollout};
 
@@ -160,15 +162,6 @@ pub struct Report {
     pub registration_refused: Option<String>,
 }
 
-/// A stream that stands for its instance until it is dropped, or a newer one takes its place.
-#[derive(Debug)]
-pub struct Connected {
-    instances: Arc<Instances>,
-    instance: InstanceId,
-    number: u64,
-    superseded: CancellationToken,
-}
-
 impl Default for Instances {
     fn default() -> Self {
         Self { state: Mutex::default(), changes: watch::Sender::new(0) }
@@ -222,7 +215,7 @@ impl Instances {
             }
             number
         });
-        Connected { instances: Arc::clone(self), instance: peer.instance, number, superseded }
+        Connected::new(Arc::clone(self), peer.instance, number, superseded)
     }
 
     /// How many streams are up.
@@ -298,73 +291,6 @@ impl Instances {
     }
 }
 
-impl Connected {
-    /// Its number; later streams have higher ones.
-    pub fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Cancelled once a newer stream stands for the instance.
-    pub fn superseded(&self) -> &CancellationToken {
-        &self.superseded
-    }
-
-    /// The agent has said something.
-    pub fn seen(&self, now: UnixMillis) {
-        let mut state = self.instances.lock();
-        if let Some(instance) = state.of_session(self) {
-            instance.last_seen = Some(now);
-        }
-    }
-
-    /// A view is on its way.
-    pub fn pushed(&self, service: Option<&Name>, mark: ViewMark) {
-        self.change(|instance| instance.enforcement.pushed(service, mark, Instant::now()));
-    }
-
-    /// A view is in force: the time from its push, or `None` where no such view was pushed.
-    pub fn acknowledged(&self, service: Option<&str>, epoch: u64, revision: u64) -> Option<Duration> {
-        let at = Instant::now();
-        self.change(|instance| instance.enforcement.acknowledged(service, epoch, revision, at)).flatten()
-    }
-
-    /// A view was refused.
-    pub fn refused(&self, service: Option<&str>, epoch: u64, refusal: Refusal) {
-        self.change(|instance| instance.enforcement.refused(service, epoch, refusal));
-    }
-
-    /// The agent no longer holds a service.
-    pub fn dropped(&self, service: &str) {
-        self.change(|instance| instance.enforcement.dropped(service));
-    }
-
-    /// What became of a registration: `None`, or why it was not taken.
-    pub fn registered(&self, refused: Option<String>) {
-        self.change(|instance| instance.registration_refused = refused);
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut Instance) -> T) -> Option<T> {
-        self.instances.change(|state| state.of_session(self).map(change))
-    }
-
-    /// Ends it. True if no newer stream stands for the instance.
-    pub fn end(&self) -> bool {
-        self.instances.change(|state| {
-            let current = state.of_session(self).map(|instance| instance.session = None).is_some();
-            if current {
-                state.connected -= 1;
-            }
-            current
-        })
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl State {
     fn know(
         &mut self,
@@ -390,9 +316,9 @@ impl State {
     }
 
     /// The instance of a stream, unless a newer one has taken its place.
-    fn of_session(&mut self, connected: &Connected) -> Option<&mut Instance> {
-        let instance = self.by_id.get_mut(&connected.instance)?;
-        let current = instance.session.as_ref().is_some_and(|session| session.number == connected.number);
+    fn of_session(&mut self, id: InstanceId, number: u64) -> Option<&mut Instance> {
+        let instance = self.by_id.get_mut(&id)?;
+        let current = instance.session.as_ref().is_some_and(|session| session.number == number);
         current.then_some(instance)
     }
 }

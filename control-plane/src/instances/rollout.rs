@@ -2,9 +2,8 @@
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 
-use super::{Instance, Instances, Lag};
+use super::{Instance, Instances, Lag, wanted};
 use crate::compile::Compilation;
-use crate::push::wanted;
 
 /// How many of the live instances concerned enforce a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +49,7 @@ impl Instances {
         now: UnixMillis,
     ) -> Rollout {
         let state = self.lock();
-        let compiled = wanted::revision(compilation) >= revision;
+        let compiled = compilation.revision >= revision;
         let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled };
         for (spiffe_id, ids) in &state.by_node {
             for (id, instance) in ids.iter().filter_map(|id| Some((id, state.by_id.get(id)?))) {
@@ -71,28 +70,22 @@ impl Instances {
         }
         rollout
     }
-
-    /// Why one instance does not enforce what is wanted now; `None` where it does, or has nothing to enforce.
-    pub fn lag(&self, compilation: &Compilation, instance: InstanceId) -> Option<Lag> {
-        let state = self.lock();
-        state.by_id.get(&instance)?.lag(compilation, wanted::revision(compilation)).flatten()
-    }
 }
 
 impl Instance {
     /// `None`: there is no view for it. Otherwise why it does not enforce `revision`, if it does not.
     fn lag(&self, compilation: &Compilation, revision: u64) -> Option<Option<Lag>> {
-        if wanted::revision(compilation) < revision || !wanted::is_complete(compilation, &self.mesh) {
+        if compilation.revision < revision || !wanted::is_complete(compilation, &self.mesh) {
             return Some(Some(Lag::NotCompiled));
         }
-        let view = wanted::node(compilation, &self.spiffe_id)?;
+        let view = compilation.nodes.get(&self.spiffe_id)?;
         let lag = if let Some((epoch, revision)) = self.hello.as_ref().and_then(|hello| hello.ahead) {
             Some(Lag::Ahead { epoch, revision })
         } else {
             let enforcement = &self.enforcement;
             enforcement.node_lag(wanted::mark(compilation, view), revision).or_else(|| {
                 let held = enforcement.services();
-                held.chain(wanted::backends(view)).find_map(|name| {
+                held.chain(&view.backends).find_map(|name| {
                     // A service that is gone has no view to wait for.
                     let view = wanted::service(compilation, &self.mesh, name)?;
                     enforcement.service_lag(name.as_str(), wanted::mark(compilation, view), revision)

@@ -8,8 +8,8 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::recall::recall;
-use super::{Push, wanted};
+use super::Push;
+use super::recall::{recall, view_of};
 use crate::flows::{KeptDecision, instance_of_decision};
 use crate::instances::Ask;
 
@@ -79,7 +79,7 @@ impl Push {
         if let Some(KeptDecision { decision, kept_at }) = self.flows.kept_decision(id) {
             let view = {
                 let compilation = self.compilation.borrow();
-                wanted::view_of_decision(&compilation, &decision).cloned()
+                view_of(&decision, &compilation)
             };
             return Ok(Explained { detail: recall(decision, view).await, kept_at: Some(kept_at) });
         }

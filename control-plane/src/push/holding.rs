@@ -8,9 +8,8 @@ use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
 
 use super::endpoints::{EndpointSnapshot, TargetPort};
-use super::wanted;
 use crate::compile::{Compilation, CompiledView};
-use crate::instances::{Peer, ViewMark};
+use crate::instances::{Peer, ViewMark, wanted};
 
 /// How many services one agent may subscribe to beyond its backends.
 pub(super) const MAX_SUBSCRIPTIONS: usize = 1_000;
@@ -99,19 +98,24 @@ impl Holding {
         endpoints: &EndpointSnapshot,
     ) -> Vec<Name> {
         self.plan.clear();
-        let node = wanted::node(compilation, &peer.spiffe_id);
-        if node.is_some_and(|view| self.node != Some(wanted::mark(compilation, view).digest)) {
+        let node = compilation.nodes.get(&peer.spiffe_id);
+        if node.is_some_and(|view| self.node != Some(view.digest)) {
             self.plan.push_back(Item::Node);
         }
-        let backends = node.map(|view| wanted::backends(view)).unwrap_or_default();
+        let backends = node.map(|view| &view.backends[..]).unwrap_or_default();
         let names: BTreeSet<Name> = self.subscribed.iter().chain(backends).cloned().collect();
         let mut gone = Vec::new();
         let mut targets = BTreeSet::new();
         for name in &names {
             match wanted::service(compilation, &peer.mesh, name) {
                 Some(view) => {
-                    targets.extend(wanted::registered_targets(view));
-                    let digest = wanted::mark(compilation, view).digest;
+                    targets.extend(
+                        view.targets.iter().map(|(spiffe_id, port)| TargetPort {
+                            spiffe_id: spiffe_id.clone(),
+                            port: *port,
+                        }),
+                    );
+                    let digest = view.digest;
                     if self.services.get(name) != Some(&Sent::View(digest)) {
                         self.plan.push_back(Item::Service(name.clone()));
                     }
@@ -130,7 +134,7 @@ impl Holding {
                 self.plan.push_back(Item::Endpoints(target));
             }
         }
-        if self.current_at != Some((wanted::epoch(compilation), wanted::revision(compilation))) {
+        if self.current_at != Some((compilation.epoch, compilation.revision)) {
             self.plan.push_back(Item::CurrentAt);
         }
         let unused: Vec<Name> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
@@ -150,8 +154,8 @@ impl Holding {
         loop {
             let push = match self.plan.pop_front()? {
                 Item::Node => {
-                    let push = wanted::node(compilation, &peer.spiffe_id)
-                        .map(|view| view_push(compilation, None, view));
+                    let push =
+                        compilation.nodes.get(&peer.spiffe_id).map(|view| view_push(compilation, None, view));
                     self.node = push.as_ref().and_then(|push| Some(push.view.as_ref()?.1.digest));
                     push
                 }
@@ -159,7 +163,7 @@ impl Holding {
                 Item::Gone(names) => {
                     self.services.extend(names.iter().map(|name| (name.clone(), Sent::Gone)));
                     let names = names.iter().map(Name::to_string).collect();
-                    let revision = wanted::revision(compilation);
+                    let revision = compilation.revision;
                     Some(Push::without_view(Message::ServicesGone(agent::ServicesGone { names, revision })))
                 }
                 Item::Endpoints(target) => {
@@ -173,7 +177,7 @@ impl Holding {
                     Some(Push::without_view(Message::Endpoints(update)))
                 }
                 Item::CurrentAt => {
-                    let (epoch, revision) = (wanted::epoch(compilation), wanted::revision(compilation));
+                    let (epoch, revision) = (compilation.epoch, compilation.revision);
                     self.current_at = Some((epoch, revision));
                     Some(Push::without_view(Message::CurrentAt(agent::CurrentAt { epoch, revision })))
                 }
@@ -187,7 +191,7 @@ impl Holding {
     fn service_push(&mut self, peer: &Peer, compilation: &Compilation, name: Name) -> Option<Push> {
         let view = wanted::service(compilation, &peer.mesh, &name)?;
         let push = view_push(compilation, Some(name.clone()), view);
-        self.services.insert(name, Sent::View(wanted::mark(compilation, view).digest));
+        self.services.insert(name, Sent::View(view.digest));
         Some(push)
     }
 }
@@ -201,7 +205,7 @@ impl Push {
 /// The signed bytes are shared by all who are sent them.
 fn view_push(compilation: &Compilation, service: Option<Name>, view: &CompiledView) -> Push {
     let mark = wanted::mark(compilation, view);
-    Push { message: Message::View(wanted::signed(view)), view: Some((service, mark)) }
+    Push { message: Message::View(view.signed.clone()), view: Some((service, mark)) }
 }
 
 fn published<'a>(endpoints: &'a EndpointSnapshot, target: &TargetPort) -> &'a [agent::Endpoint] {

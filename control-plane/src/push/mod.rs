@@ -1,17 +1,18 @@
 //! Everything that goes to agents and comes from them once they are somebody: signed views, endpoints, questions;
 //! acknowledgements, registrations, decisions.
 
+mod close;
 mod endpoints;
 mod explain;
 mod holding;
 mod incoming;
 mod metrics;
+mod pace;
 mod recall;
 mod registration;
 mod session;
 #[cfg(test)]
 mod tests;
-pub(crate) mod wanted;
 
 use std::sync::Arc;
 
@@ -29,11 +30,11 @@ use crate::instances::{Instances, Peer};
 use crate::metrics::Metrics;
 use crate::registry::{Store, StoreError};
 
+pub use close::Close;
 pub use endpoints::{EndpointSnapshot, Endpoints, TargetPort, UNCONFIRMED_FOR};
 pub use explain::{ExplainError, Explained};
 pub use incoming::ProtocolError;
 pub use registration::{RegisteredPort, Registration, RegistrationError};
-pub use session::Close;
 
 use metrics::PushMetrics;
 

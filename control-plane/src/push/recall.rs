@@ -7,7 +7,14 @@ use hauberk_policy::{Attempt, Caller, CanonicalPath, Engine, Explanation, Protoc
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::{Body, decode_view, encode_policy_note};
 
-use crate::compile::CompiledView;
+use crate::compile::{Compilation, CompiledView};
+
+/// The view that a decision was made by, if it still stands.
+pub(super) fn view_of(decision: &agent::Decision, compilation: &Compilation) -> Option<Arc<CompiledView>> {
+    let view = compilation.nodes.get(decision.node.as_str())?;
+    let made_by = (decision.epoch, decision.revision);
+    (made_by == (compilation.epoch, view.revision)).then(|| Arc::clone(view))
+}
 
 /// A kept decision, with what the policies said where the view it was made by still stands.
 pub(super) async fn recall(

@@ -1,0 +1,56 @@
+//! Why an agent's stream ends.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::incoming::ProtocolError;
+use crate::registry::StoreError;
+
+/// How long an agent may take to say Hello.
+pub(super) const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a session ended.
+#[derive(Debug, Error)]
+pub enum Close {
+    /// The agent went away, or the network between.
+    #[error("the agent is gone")]
+    Gone,
+    /// The control plane stops.
+    #[error("the control plane is stopping: connect again")]
+    Stopping,
+    /// A newer stream of the same instance has begun.
+    #[error("a newer stream of this instance has taken over")]
+    Superseded,
+    /// The certificate that the agent proved is no longer valid.
+    #[error("the certificate of this connection has expired: renew it and connect again")]
+    CertificateExpired,
+    /// The virtual node is not in the registry (any longer).
+    #[error("the virtual node of this certificate does not exist")]
+    NodeDeleted,
+    /// No Hello in time.
+    #[error("no Hello within {} seconds", HELLO_WITHIN.as_secs())]
+    HelloTimeout,
+    /// The agent broke the protocol.
+    #[error("{0}")]
+    Protocol(#[from] ProtocolError),
+    /// The registry cannot be read.
+    #[error("the registry cannot be read: try again")]
+    Store(#[source] StoreError),
+}
+
+impl Close {
+    /// A stable name, for metrics and logs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Stopping => "stopping",
+            Self::Superseded => "superseded",
+            Self::CertificateExpired => "certificate_expired",
+            Self::NodeDeleted => "node_deleted",
+            Self::HelloTimeout => "hello_timeout",
+            Self::Protocol(_) => "protocol",
+            Self::Store(_) => "store",
+        }
+    }
+}

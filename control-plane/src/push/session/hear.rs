@@ -1,0 +1,127 @@
+//! What an agent says on its stream, and what becomes of it.
+
+use hauberk_identity::Name;
+use hauberk_proto::agent::v1::{self as agent, from_agent, to_agent::Message};
+use tracing::{debug, warn};
+
+use super::Session;
+use crate::instances::Refusal;
+use crate::push::close::Close;
+use crate::push::holding::MAX_SUBSCRIPTIONS;
+use crate::push::incoming::{ProtocolError, shown};
+use crate::push::registration::Registration;
+
+/// The longest name, in bytes, that is told to be none of a service.
+const MAX_ECHOED: usize = 255;
+
+impl Session<'_> {
+    pub(super) fn hear(&mut self, message: from_agent::Message) -> Result<(), Close> {
+        self.presence.connected.seen(self.push.clock.now());
+        match message {
+            from_agent::Message::Hello(_) => return Err(ProtocolError::SecondHello.into()),
+            from_agent::Message::Acknowledge(message) => self.hear_acknowledge(&message),
+            from_agent::Message::Refuse(message) => self.hear_refuse(&message),
+            from_agent::Message::Register(message) => self.hear_register(&message),
+            from_agent::Message::Subscribe(message) => self.hear_subscribe(message)?,
+            from_agent::Message::Decisions(message) => self.hear_decisions(message),
+            from_agent::Message::Answer(message) => self.hear_answer(message),
+        }
+        Ok(())
+    }
+
+    fn hear_acknowledge(&self, message: &agent::Acknowledge) {
+        let agent::Acknowledge { epoch, revision, service } = message;
+        match self.presence.connected.acknowledged(named(service), *epoch, *revision) {
+            Some(after) => self.push.metrics.acknowledged.observe(after.as_secs_f64()),
+            None => debug!(event = "acknowledge_unexpected", instance = %self.peer.instance, revision),
+        }
+    }
+
+    fn hear_refuse(&self, message: &agent::Refuse) {
+        let agent::Refuse { epoch, revision, service, reason, detail } = message;
+        let refusal = Refusal {
+            service: named(service).map(shown),
+            revision: *revision,
+            reason: shown(reason),
+            detail: shown(detail),
+        };
+        warn!(event = "view_refused", instance = %self.peer.instance, spiffe_id = %self.peer.spiffe_id,
+            %refusal, "an agent does not apply a view");
+        self.push.metrics.refusals.inc();
+        self.presence.connected.refused(named(service), *epoch, refusal);
+    }
+
+    fn hear_register(&self, message: &agent::Register) {
+        let refused = match Registration::parse(message) {
+            Ok(registration) => {
+                let (peer, session) = (self.peer, self.presence.connected.number());
+                self.push.endpoints.register(&peer.spiffe_id, peer.instance, session, registration);
+                None
+            }
+            Err(error) => {
+                warn!(event = "registration_refused", instance = %self.peer.instance, %error,
+                    "an agent's endpoints are not taken; its former ones stay");
+                Some(error.to_string())
+            }
+        };
+        self.presence.connected.registered(refused);
+    }
+
+    fn hear_subscribe(&mut self, message: agent::Subscribe) -> Result<(), ProtocolError> {
+        let agent::Subscribe { add, remove } = message;
+        let too_many = ProtocolError::TooMany { field: "subscribe", limit: MAX_SUBSCRIPTIONS };
+        if add.len() > MAX_SUBSCRIPTIONS || remove.len() > MAX_SUBSCRIPTIONS {
+            return Err(too_many);
+        }
+        for name in &remove {
+            self.holding.unsubscribe(name);
+        }
+        let mut impossible = Vec::new();
+        let mut names = Vec::new();
+        for text in add {
+            match Name::parse(&text) {
+                Ok(name) => names.push(name),
+                Err(_) if text.len() <= MAX_ECHOED => impossible.push(text),
+                Err(_) => {}
+            }
+        }
+        if !self.holding.subscribe(names) {
+            return Err(too_many);
+        }
+        if !impossible.is_empty() {
+            let revision = self.world.0.revision;
+            self.urgent.push_back(Message::ServicesGone(agent::ServicesGone { names: impossible, revision }));
+        }
+        self.plan();
+        Ok(())
+    }
+
+    fn hear_decisions(&self, message: agent::Decisions) {
+        let count = message.decisions.len();
+        let (peer, now) = (self.peer, self.push.clock.now());
+        let foreign = self.push.flows.record(&peer.spiffe_id, peer.instance, message, now);
+        self.push.metrics.decisions.inc_by(count as u64);
+        if foreign > 0 {
+            self.push.metrics.foreign_decisions.inc_by(foreign as u64);
+            warn!(event = "foreign_decisions", instance = %peer.instance, spiffe_id = %peer.spiffe_id, foreign,
+                "an agent reported decisions that are not its own: they are left out");
+        }
+    }
+
+    fn hear_answer(&mut self, message: agent::Answer) {
+        let agent::Answer { question_id, decision } = message;
+        if let Some(question) = self.questions.remove(&question_id) {
+            let is_own = |detail: &agent::DecisionDetail| {
+                detail.decision.as_ref().is_some_and(|decision| {
+                    decision.id == question.decision_id && decision.node == self.peer.spiffe_id.as_str()
+                })
+            };
+            // Whoever asked may have stopped waiting.
+            let _heard = question.answer.send(decision.filter(is_own));
+        }
+    }
+}
+
+fn named(service: &str) -> Option<&str> {
+    if service.is_empty() { None } else { Some(service) }
+}

@@ -24,6 +24,10 @@ pub struct AgentOptions {
     pub state_dir: Option<PathBuf>,
     /// An existing token file; none: a new token.
     pub token_file: Option<PathBuf>,
+    /// The roots to trust; none: the mesh's.
+    pub bundle_file: Option<PathBuf>,
+    /// Where to look for the control plane; none: where it is.
+    pub control_plane: Option<String>,
     /// More arguments.
     pub arguments: Vec<String>,
     /// A command for the agent to start.
@@ -41,6 +45,11 @@ impl AgentOptions {
     pub fn tcp(mut self, service: &str) -> Self {
         self.tcp.push(service.to_owned());
         self
+    }
+
+    /// Without access lines.
+    pub fn quiet(self) -> Self {
+        self.argument("--access-log").argument("off")
     }
 
     /// With more arguments.
@@ -79,20 +88,21 @@ impl Agent {
         if options.token_file.is_none() && !state_dir.exists() {
             options.token_file = Some(mesh.token_file(node, &[]));
         }
-        let bundle = mesh.bundle_file();
-        let process = launch(mesh.folder(), node, &state_dir, options, mesh.agent_address(), &bundle);
+        let bundle = options.bundle_file.clone().unwrap_or_else(|| mesh.bundle_file());
+        let control_plane = options.control_plane.clone().unwrap_or_else(|| mesh.agent_address().to_owned());
+        let process = launch(mesh.folder(), node, &state_dir, options, &control_plane, &bundle);
         Self {
             process,
             node: node.to_owned(),
             state_dir,
             options: options.clone(),
-            control_plane: mesh.agent_address().to_owned(),
+            control_plane,
             bundle,
             addresses: Value::Null,
         }
     }
 
-    /// Waits until it is ready.
+    /// The same agent, once it is ready.
     pub fn ready(mut self) -> Self {
         self.wait_ready();
         self
@@ -100,10 +110,15 @@ impl Agent {
 
     /// Ends it at once and starts it again with the state it had.
     pub fn restart(&mut self, folder: &Path) {
+        self.relaunch(folder);
+        self.wait_ready();
+    }
+
+    /// The same, without waiting until it is ready: perhaps it should not be.
+    pub fn relaunch(&mut self, folder: &Path) {
         self.process.kill();
         self.process =
             launch(folder, &self.node, &self.state_dir, &self.options, &self.control_plane, &self.bundle);
-        self.wait_ready();
     }
 
     /// Where its state lies.
@@ -141,7 +156,8 @@ impl Agent {
         text.parse().unwrap()
     }
 
-    fn wait_ready(&mut self) {
+    /// Waits until it is ready.
+    pub fn wait_ready(&mut self) {
         let file = self.state_dir.join("addresses.json");
         let process = &mut self.process;
         self.addresses = eventually(&format!("{} is ready", self.node), Duration::from_secs(30), || {

@@ -4,7 +4,7 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread,
@@ -17,6 +17,7 @@ use std::{
 pub struct App {
     address: SocketAddr,
     requests: Arc<AtomicU64>,
+    heads: Arc<Mutex<Vec<Vec<String>>>>,
 }
 
 impl App {
@@ -25,14 +26,15 @@ impl App {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&requests);
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (counter, memory) = (Arc::clone(&requests), Arc::clone(&heads));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let counter = Arc::clone(&counter);
-                thread::spawn(move || serve(name, stream, &counter));
+                let (counter, memory) = (Arc::clone(&counter), Arc::clone(&memory));
+                thread::spawn(move || serve(name, stream, &counter, &memory));
             }
         });
-        Self { address, requests }
+        Self { address, requests, heads }
     }
 
     /// Where it listens.
@@ -44,13 +46,26 @@ impl App {
     pub fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
+
+    /// The first requests that it has seen, byte for byte: each a request line and the header lines after it.
+    pub fn heads(&self) -> Vec<Vec<String>> {
+        self.heads.lock().unwrap().clone()
+    }
 }
 
-fn serve(name: &str, stream: TcpStream, requests: &AtomicU64) {
+/// How many requests an app remembers: enough for a test, and no leak in a benchmark.
+const REMEMBERED: usize = 4096;
+
+fn serve(name: &str, stream: TcpStream, requests: &AtomicU64, heads: &Mutex<Vec<Vec<String>>>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut writer = stream;
     while let Ok(Some(head)) = read_head(&mut reader) {
         requests.fetch_add(1, Ordering::Relaxed);
+        let mut remembered = heads.lock().unwrap();
+        if remembered.len() < REMEMBERED {
+            remembered.push(head.clone());
+        }
+        drop(remembered);
         let body = match read_body(&mut reader, &head) {
             Ok(body) => body,
             Err(_) => return,

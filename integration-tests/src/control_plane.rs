@@ -101,6 +101,11 @@ impl MeshBox {
         self.control_plane.as_mut().expect("the control plane runs")
     }
 
+    /// Processor time that the control plane has used so far, in seconds.
+    pub fn control_plane_cpu_seconds(&self) -> f64 {
+        self.control_plane.as_ref().map_or(0.0, Process::cpu_seconds)
+    }
+
     /// Ends the control plane at once.
     pub fn kill_control_plane(&mut self) {
         if let Some(mut process) = self.control_plane.take() {
@@ -113,6 +118,61 @@ impl MeshBox {
         self.kill_control_plane();
         let (admin, agent) = (self.admin.clone(), self.agent.clone());
         self.start_control_plane(&admin, &agent);
+    }
+
+    /// Tries to start a control plane on this data directory, which must end by itself, and says how it ended. Every
+    /// listener that the arguments do not name gets a free port.
+    pub fn refused_start(&self, arguments: &[&str]) -> CommandOutput {
+        let mut command = Command::new(binary("hauberk-control-plane"));
+        command.args(["run", "--data-dir", path(&self.data_dir())]).args(arguments);
+        for listener in ["--agent-listen", "--admin-listen", "--health-listen"] {
+            if !arguments.contains(&listener) {
+                command.args([listener, "127.0.0.1:0"]);
+            }
+        }
+        let name = format!("refused-{}", fs::read_dir(self.folder()).unwrap().count());
+        let mut process = Process::start(&name, self.folder(), command);
+        let status = process.wait(Duration::from_secs(30));
+        CommandOutput { code: status.code().unwrap_or(-1), stdout: String::new(), stderr: process.log() }
+    }
+
+    /// Starts the control plane and ends it at once after this long, wherever it is by then.
+    pub fn kill_while_starting(&mut self, after: Duration) {
+        self.kill_control_plane();
+        let mut process = Process::start("control-plane", self.folder(), self.run_command("127.0.0.1:0", "127.0.0.1:0"));
+        std::thread::sleep(after);
+        process.kill();
+    }
+
+    /// Runs `hauberk-control-plane` with these arguments.
+    pub fn control_plane_command(&self, arguments: &[&str]) -> CommandOutput {
+        self.run_binary("hauberk-control-plane", arguments.iter().copied(), None)
+    }
+
+    /// Starts it again, or says how it refused to start.
+    pub fn try_restart_control_plane(&mut self) -> Option<CommandOutput> {
+        self.kill_control_plane();
+        let addresses = self.data_dir().join("addresses.json");
+        let _ = fs::remove_file(&addresses);
+        let name = format!("restart-{}", fs::read_dir(self.folder()).unwrap().count());
+        let mut process = Process::start(&name, self.folder(), self.run_command("127.0.0.1:0", "127.0.0.1:0"));
+        let status = eventually("the control plane is ready or ends", Duration::from_secs(30), || {
+            if addresses.exists() {
+                return Some(None);
+            }
+            (!process.is_running()).then(|| Some(process.wait(Duration::from_secs(1))))
+        });
+        match status {
+            Some(status) => {
+                let stderr = process.log();
+                Some(CommandOutput { code: status.code().unwrap_or(-1), stdout: String::new(), stderr })
+            }
+            None => {
+                process.kill();
+                self.restart_control_plane();
+                None
+            }
+        }
     }
 
     /// Runs `hauberk` with these arguments.
@@ -157,16 +217,22 @@ impl MeshBox {
     }
 
     /// The mesh's roots, PEM, as the context holds them.
+    pub fn bundle_pem(&self) -> String {
+        self.context("bundle_pem")
+    }
+
+    /// The same in a file.
     pub fn bundle_file(&self) -> PathBuf {
-        let contexts = fs::read_to_string(self.cli_home().join("contexts.toml")).unwrap();
-        let begin = contexts.find("-----BEGIN CERTIFICATE-----").unwrap();
-        let key = contexts.find("bundle_pem").unwrap();
-        let begin = begin.max(contexts[key..].find("-----BEGIN").map(|at| key + at).unwrap());
-        let end = contexts[begin..].find("-----END CERTIFICATE-----").unwrap() + begin;
-        let pem = format!("{}-----END CERTIFICATE-----\n", &contexts[begin..end]).replace("\\n", "\n");
         let file = self.folder().join("bundle.pem");
-        fs::write(&file, pem).unwrap();
+        fs::write(&file, self.bundle_pem()).unwrap();
         file
+    }
+
+    /// A value of the command line's own context.
+    pub fn context(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.cli_home().join("contexts.toml")).unwrap();
+        let contexts: toml::Table = text.parse().unwrap();
+        contexts["contexts"]["box"][name].as_str().unwrap().to_owned()
     }
 
     /// Starts an agent for a node and waits until it is ready.
@@ -177,13 +243,7 @@ impl MeshBox {
     fn start_control_plane(&mut self, admin: &str, agent: &str) {
         let addresses = self.data_dir().join("addresses.json");
         let _ = fs::remove_file(&addresses);
-        let mut command = Command::new(binary("hauberk-control-plane"));
-        command
-            .args(["run", "--data-dir", path(&self.data_dir())])
-            .args(["--agent-listen", agent, "--admin-listen", admin, "--health-listen", "127.0.0.1:0"])
-            .args(&self.arguments)
-            .env("HAUBERK_HOME", self.cli_home());
-        let mut process = Process::start("control-plane", self.folder(), command);
+        let mut process = Process::start("control-plane", self.folder(), self.run_command(admin, agent));
         let found = eventually("the control plane is ready", Duration::from_secs(30), || {
             assert!(process.is_running(), "the control plane ended:\n{}", process.log());
             let text = fs::read_to_string(&addresses).ok()?;
@@ -202,6 +262,16 @@ impl MeshBox {
             })
             .collect();
         fs::write(&contexts, lines.join("\n") + "\n").unwrap();
+    }
+
+    fn run_command(&self, admin: &str, agent: &str) -> Command {
+        let mut command = Command::new(binary("hauberk-control-plane"));
+        command
+            .args(["run", "--data-dir", path(&self.data_dir())])
+            .args(["--agent-listen", agent, "--admin-listen", admin, "--health-listen", "127.0.0.1:0"])
+            .args(&self.arguments)
+            .env("HAUBERK_HOME", self.cli_home());
+        command
     }
 
     fn run_binary<'a>(

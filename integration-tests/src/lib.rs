@@ -15,6 +15,7 @@
 mod agent;
 mod app;
 mod control_plane;
+pub mod dial;
 mod process;
 mod wait;
 
@@ -22,4 +23,4 @@ pub use agent::{Agent, AgentOptions};
 pub use app::{App, Response, get, request};
 pub use control_plane::{CommandOutput, MeshBox};
 pub use process::{Process, binary};
-pub use wait::{eventually, free_port, samples, shared, skip};
+pub use wait::{eventually, eventually_async, free_port, samples, shared, skip};

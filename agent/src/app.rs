@@ -49,6 +49,8 @@ use sockets::{Sockets, SocketsError};
 const MAX_CONNECTIONS: usize = 16_384;
 /// How long the news that we are draining may take to reach callers before connections are refused.
 const ANNOUNCE: Duration = Duration::from_millis(500);
+/// How long to wait for the control plane's news before we go on with what is on disk.
+const SETTLE: Duration = Duration::from_secs(3);
 /// How long the rest may take to end at last.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -153,7 +155,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         Arc::clone(&state),
         mesh.clone(),
         recipient.clone(),
-        &credentials.view_keys(),
+        &credentials.trust().view_keys,
         Arc::clone(&age),
     );
     tasks.spawn(age.watch(Arc::clone(&mesh.gate), clock, stop.clone()));
@@ -190,8 +192,17 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         decisions,
         registrations: registrations.subscribe(),
         connected: status.connected.clone(),
+        settled: status.settled.clone(),
     };
     tasks.spawn(sync.run(held, stop.clone()));
+    tasks.spawn({
+        let (settled, stop) = (status.settled.clone(), stop.clone());
+        async move {
+            // Until then or until we stop, whichever is first; after that nobody waits for it.
+            let _ = timeout(SETTLE, stop.cancelled()).await;
+            settled.send_replace(true);
+        }
+    });
     serve_outbound(sockets.outbound, sockets.tcp, Outbound::new(Arc::clone(&connections)), &stop, &mut tasks);
 
     let stop_inbound = CancellationToken::new();
@@ -202,13 +213,23 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         status: Arc::clone(&status),
         connections,
         limits: Limits::new(MAX_CONNECTIONS),
-        registrations,
+        registrations: registrations.clone(),
         advertised_ip,
     };
     let mut inbound = JoinSet::new();
     inbound.spawn(listeners.run(stop_inbound.clone()));
 
-    let agent = Running { config, status, signals, stop, stop_inbound, tasks, inbound, child: None };
+    let agent = Running {
+        config,
+        status,
+        signals,
+        stop,
+        stop_inbound,
+        tasks,
+        inbound,
+        child: None,
+        _registrations: registrations,
+    };
     let outcome = agent.until_stopped().await;
     if let Some(writer) = access_log_writer {
         // Its sink may block; whoever reads it slowly does not keep us.
@@ -227,6 +248,8 @@ struct Running {
     tasks: JoinSet<()>,
     inbound: JoinSet<Result<(), ListenerError>>,
     child: Option<Child>,
+    /// Here so that the session outlives the listeners.
+    _registrations: watch::Sender<pb::Register>,
 }
 
 /// What happened next.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hauberk_identity::{IdentityKind, InstanceId, Name, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
-use hauberk_tls::signing::ViewVerifier;
 use hauberk_tls::{
-    CertificateDer, KeyPair, LiveIdentity, LiveIdentityError, Svid, SvidError, TrustBundle, Usage,
-    VerifyError, verify_svid,
+    CertificateDer, KeyPair, LiveIdentity, LiveIdentityError, Svid, SvidError, Usage, VerifyError,
+    verify_svid,
 };
 use thiserror::Error;
 
@@ -18,7 +17,7 @@ use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 #[derive(Debug, Clone)]
 pub struct Credentials {
     live: LiveIdentity,
-    view_keys: Arc<ArcSwap<ViewVerifier>>,
+    trust: Arc<ArcSwap<StoredTrust>>,
     state: Arc<State>,
 }
 
@@ -111,9 +110,9 @@ impl Credentials {
     /// Certificate, key and bundle do not belong together.
     pub fn new(issued: Issued, state: Arc<State>) -> Result<Self, CredentialsError> {
         let Issued { identity, trust } = issued;
-        let live = LiveIdentity::new(trust.bundle);
+        let live = LiveIdentity::new(trust.bundle.clone());
         live.publish(identity.svid, &identity.key)?;
-        Ok(Self { live, view_keys: Arc::new(ArcSwap::from_pointee(trust.view_keys)), state })
+        Ok(Self { live, trust: Arc::new(ArcSwap::from_pointee(trust)), state })
     }
 
     /// The identity that every handshake uses.
@@ -121,14 +120,9 @@ impl Credentials {
         &self.live
     }
 
-    /// The keys whose signatures on views are good.
-    pub fn view_keys(&self) -> Arc<ViewVerifier> {
-        self.view_keys.load_full()
-    }
-
-    /// The bundle that peers are verified against.
-    pub fn bundle(&self) -> Arc<TrustBundle> {
-        Arc::clone(self.live.current().bundle())
+    /// What to trust: the roots, and the keys whose signatures on views are good.
+    pub fn trust(&self) -> Arc<StoredTrust> {
+        self.trust.load_full()
     }
 
     /// Who we are.
@@ -151,25 +145,32 @@ impl Credentials {
         {
             return Err(CredentialsError::OtherId { now: issued.identity.svid.id().clone(), before });
         }
-        self.state.save_trust(&issued.trust)?;
-        self.state.save_identity(&issued.identity)?;
         // First the bundle: the new certificate may come from an authority that only it vouches for.
-        self.live.publish_bundle(issued.trust.bundle)?;
-        self.view_keys.store(Arc::new(issued.trust.view_keys));
+        self.put_trust_in_force(issued.trust)?;
+        self.state.save_identity(&issued.identity)?;
         self.live.publish(issued.identity.svid, &issued.identity.key)?;
         Ok(())
     }
 
-    /// Keeps and publishes what to trust from now on.
+    /// Keeps and publishes what to trust from now on. Whether it differs from before.
     ///
     /// # Errors
     /// It cannot be read or kept, or is of another trust domain.
-    pub fn replace_trust(&self, trust: pb::Trust) -> Result<(), CredentialsError> {
-        let trust = StoredTrust::new(trust).map_err(CredentialsError::Trust)?;
+    pub fn replace_trust(&self, trust: pb::Trust) -> Result<bool, CredentialsError> {
+        self.put_trust_in_force(StoredTrust::new(trust).map_err(CredentialsError::Trust)?)
+    }
+
+    fn put_trust_in_force(&self, trust: StoredTrust) -> Result<bool, CredentialsError> {
+        if trust.message() == self.trust.load().message() {
+            return Ok(false);
+        }
+        if trust.bundle.trust_domain() != self.trust.load().bundle.trust_domain() {
+            return Err(LiveIdentityError::TrustDomain.into());
+        }
         self.state.save_trust(&trust)?;
-        self.live.publish_bundle(trust.bundle)?;
-        self.view_keys.store(Arc::new(trust.view_keys));
-        Ok(())
+        self.live.publish_bundle(trust.bundle.clone())?;
+        self.trust.store(Arc::new(trust));
+        Ok(true)
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Status {
     pub(crate) addresses: watch::Sender<Addresses>,
     /// Whether there is a stream to the control plane.
     pub(crate) connected: watch::Sender<bool>,
+    /// Whether what is known is as new as it can be for now: from the control plane, or from disk where that is away.
+    pub(crate) settled: watch::Sender<bool>,
     /// Whether new traffic is asked to go elsewhere.
     pub(crate) draining: watch::Sender<bool>,
     joined: OnceLock<Joined>,
@@ -43,6 +45,7 @@ impl Status {
             control_plane,
             addresses: watch::Sender::new(addresses),
             connected: watch::Sender::new(false),
+            settled: watch::Sender::new(false),
             draining: watch::Sender::new(false),
             joined: OnceLock::new(),
         }
@@ -57,6 +60,9 @@ impl Status {
     pub(crate) fn unready(&self) -> Option<&'static str> {
         if self.joined.get().is_none() {
             return Some("not_joined");
+        }
+        if !*self.settled.borrow() {
+            return Some("not_settled");
         }
         if *self.draining.borrow() {
             return Some("draining");
@@ -75,12 +81,14 @@ impl Status {
         let mut inbound = self.mesh.inbound();
         let mut applied = self.mesh.applied.subscribe();
         let mut addresses = self.addresses.subscribe();
+        let mut settled = self.settled.subscribe();
         while self.unready().is_some() {
             // None of the senders goes away while `self` is there.
             tokio::select! {
                 _ = inbound.changed() => {}
                 _ = applied.changed() => {}
                 _ = addresses.changed() => {}
+                _ = settled.changed() => {}
             }
         }
     }

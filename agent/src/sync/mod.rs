@@ -46,6 +46,8 @@ pub struct Sync {
     pub registrations: watch::Receiver<pb::Register>,
     /// Whether there is a stream at the moment.
     pub connected: watch::Sender<bool>,
+    /// Set once the first session has told everything, or has failed: nothing better is to be expected soon.
+    pub settled: watch::Sender<bool>,
 }
 
 /// Why there is no session.
@@ -98,6 +100,7 @@ impl Sync {
 
     async fn session_ended(&self, held: &mut Held) {
         self.connected.send_replace(false);
+        self.settled.send_replace(true);
         self.decisions.observe(&pb::Observe { all: false, limit_per_second: 0 });
         held.session_ended(self.clock.now()).await;
     }

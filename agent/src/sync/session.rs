@@ -124,7 +124,8 @@ impl<'a> Session<'a> {
             Down::Trust(trust) => {
                 let credentials = self.sync.credentials.clone();
                 match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
-                    Ok(Ok(())) => tracing::info!(event = "trust_replaced"),
+                    Ok(Ok(true)) => tracing::info!(event = "trust_replaced"),
+                    Ok(Ok(false)) => {}
                     Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
                     Err(error) => tracing::error!(event = "trust_refused", %error),
                 }
@@ -134,13 +135,16 @@ impl<'a> Session<'a> {
                 up.send(Up::Answer(pb::Answer { question_id, decision })).await?;
             }
             Down::Observe(observe) => self.sync.decisions.observe(&observe),
-            Down::CurrentAt(pb::CurrentAt { .. }) => self.held.confirmed(),
+            Down::CurrentAt(pb::CurrentAt { .. }) => {
+                self.held.confirmed();
+                self.sync.settled.send_replace(true);
+            }
         }
         Ok(())
     }
 
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
-        match self.held.take(signed, &self.sync.credentials.view_keys()).await {
+        match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
             Taken::Node(view) => {
                 self.unacknowledged = Some(view);
                 let applied = self.sync.mesh.applied.subscribe().borrow().clone();

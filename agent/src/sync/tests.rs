@@ -300,6 +300,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
         decisions,
         registrations: registrations.subscribe(),
         connected: connected.clone(),
+        settled: watch::Sender::new(false),
     };
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();

@@ -9,8 +9,8 @@ use futures_util::task::AtomicWaker;
 use hauberk_identity::{IdentityKind, Name, UnixMillis};
 use hauberk_policy::{Caller, CanonicalPath, Protocol};
 use hauberk_tls::{PeerIdentity, TrustBundle, Usage, VerifyError};
-use http::Method;
 use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
 use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -331,6 +331,25 @@ impl Connection {
         connections.decisions().record(&self.facts(rules.view().ok(), &Subject::Stream, &ruling, ""))
     }
 
+    /// Tells of a request that was refused for what it is, before it came to a decision.
+    pub(crate) fn tell_refusal(
+        &self,
+        connections: &Connections,
+        method: &str,
+        path: &str,
+        reason: &'static str,
+        status: StatusCode,
+    ) {
+        let decisions = connections.decisions();
+        if decisions.wants_outcomes() {
+            let rules = connections.rules();
+            let ruling = Ruling::Refused(reason);
+            let request = decisions::Request::Http { method, path, is_upgrade: false };
+            let facts = Facts { request, ..self.facts(rules.view().ok(), &Subject::Stream, &ruling, "") };
+            decisions.finish(&facts, None, &Outcome { status: status.as_u16(), ..Outcome::default() });
+        }
+    }
+
     fn port(&self) -> u16 {
         match self.role {
             Role::Inbound { port, .. } => port,
@@ -402,7 +421,7 @@ impl Passage {
     }
 
     /// Notes the status that was sent.
-    pub(crate) fn set_status(&mut self, status: http::StatusCode) {
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It is registered first. Then the rules of that moment are asked whether its peer may be here at all; each request
 //! and each TCP stream on it is decided by itself (`http.rs`, `tcp.rs`, `tunnel.rs`), in the same order: registered by
-//! [`Connection::admit`](crate::connections::Connection::admit), and only then decided by the policies. When rules,
+//! [`Connection::admit`], and only then decided by the policies. When rules,
 //! trust or time change, [`Connections`](crate::connections::Connections) decides all of them again.
 
 use std::net::SocketAddr;
@@ -11,9 +11,10 @@ use std::sync::Arc;
 use hauberk_policy::Protocol;
 use tokio::io::AsyncWriteExt;
 
+use super::limits::Place;
 use super::listener::{Port, Stream};
 use super::{http, prove, tcp, tunnel};
-use crate::connections::{Registered, Role};
+use crate::connections::{Connection, Registered, Role};
 use crate::wire::alpn;
 use crate::wire::socket::EXPORTER_LABEL;
 
@@ -27,8 +28,22 @@ enum Spoken {
     Proof,
 }
 
+/// A connection's places in the registry and among those that there may be. Shared with the tasks that outlive the one
+/// that accepted it, such as those of upgraded connections.
+#[derive(Debug)]
+pub(super) struct Guest {
+    registered: Registered,
+    _place: Place,
+}
+
 /// Serves a connection for as long as it may live.
-pub(super) async fn connection(port: Arc<Port>, protocol: Protocol, stream: Stream, address: SocketAddr) {
+pub(super) async fn connection(
+    port: Arc<Port>,
+    protocol: Protocol,
+    stream: Stream,
+    address: SocketAddr,
+    place: Place,
+) {
     let Some(spoken) = Spoken::of(protocol, stream.alpn()) else {
         tracing::debug!(event = "connection_refused", %address, reason = "wrong_alpn");
         return;
@@ -52,13 +67,14 @@ pub(super) async fn connection(port: Arc<Port>, protocol: Protocol, stream: Stre
         return;
     }
     let cut = registered.connection().cut_signal().clone();
+    let guest = Arc::new(Guest { registered, _place: place });
     let served = async {
         match spoken {
-            Spoken::Http1 => http::serve_http1(port, registered, stream).await,
-            Spoken::Http2 => http::serve_http2(port, registered, stream).await,
-            Spoken::Tunnel => tunnel::serve(port, registered, stream).await,
-            Spoken::Opaque => tcp::serve(port, registered, stream).await,
-            Spoken::Proof => prove::answer(&port, &registered, stream).await,
+            Spoken::Http1 => http::serve_http1(port, guest, stream).await,
+            Spoken::Http2 => http::serve_http2(port, guest, stream).await,
+            Spoken::Tunnel => tunnel::serve(port, guest, stream).await,
+            Spoken::Opaque => tcp::serve(port, guest, stream).await,
+            Spoken::Proof => prove::answer(&port, guest.connection(), stream).await,
         }
     };
     tokio::select! {
@@ -81,5 +97,9 @@ impl Spoken {
     }
 }
 
-/// Keeps a connection in the registry for those tasks that outlive the one that accepted it.
-pub(super) type Kept = Arc<Registered>;
+impl Guest {
+    /// The connection.
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        self.registered.connection()
+    }
+}

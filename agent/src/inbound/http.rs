@@ -14,10 +14,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::admit::Kept;
+use super::admit::Guest;
 use super::listener::Port;
 use super::tcp::APP_PATIENCE;
-use crate::connections::{Passage, Registered, Subject};
+use crate::connections::{Passage, Role, Subject};
 use crate::mesh;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
@@ -36,44 +36,44 @@ type Answer = Response<ResponseBody<Passage>>;
 /// What the requests of one connection share.
 struct Caller {
     port: Arc<Port>,
-    kept: Kept,
+    guest: Arc<Guest>,
     opaque: Opaque,
     /// What the app is told of who called.
     certificate: Option<HeaderValue>,
 }
 
-pub(super) async fn serve_http1(port: Arc<Port>, registered: Registered, stream: TlsStream<TcpStream>) {
-    let (retired, stop) = (registered.connection().retired().clone(), port.stop.clone());
-    let caller = Caller::new(port, registered);
+pub(super) async fn serve_http1(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
+    let (retired, stop) = (guest.connection().retired().clone(), port.stop.clone());
+    let caller = Caller::new(port, guest);
     let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone());
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let connection = http1::server().serve_connection(TokioIo::new(strict), service).with_upgrades();
     serve_until(connection, &retired, &stop).await;
 }
 
-pub(super) async fn serve_http2(port: Arc<Port>, registered: Registered, stream: TlsStream<TcpStream>) {
+pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
     let (retired, stop, tasks) =
-        (registered.connection().retired().clone(), port.stop.clone(), port.tasks.clone());
-    let caller = Caller::new(port, registered);
+        (guest.connection().retired().clone(), port.stop.clone(), port.tasks.clone());
+    let caller = Caller::new(port, guest);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let connection = http2::server(tasks).serve_connection(TokioIo::new(stream), service);
     serve_until(connection, &retired, &stop).await;
 }
 
 impl Caller {
-    fn new(port: Arc<Port>, registered: Registered) -> Arc<Self> {
+    fn new(port: Arc<Port>, guest: Arc<Guest>) -> Arc<Self> {
         let rules = port.connections.rules();
         let own = rules.view().map(|view| view.spiffe_id.to_string()).unwrap_or_default();
-        let peer = registered.connection().peer();
+        let peer = guest.connection().peer();
         // Ids hold neither `;` nor `,` nor quotes.
         let certificate = HeaderValue::from_str(&format!("By={own};URI={}", peer.id())).ok();
-        Arc::new(Self { port, kept: Arc::new(registered), opaque: Opaque::default(), certificate })
+        Arc::new(Self { port, guest, opaque: Opaque::default(), certificate })
     }
 
     fn protocol(&self) -> Protocol {
-        match self.kept.connection().role() {
-            crate::connections::Role::Inbound { protocol, .. } => protocol,
-            crate::connections::Role::Outbound => Protocol::Http,
+        match self.guest.connection().role() {
+            Role::Inbound { protocol, .. } => protocol,
+            Role::Outbound => Protocol::Http,
         }
     }
 }
@@ -98,7 +98,12 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     };
     let (mut passage, head) = match decide(&caller, &mut request) {
         Ok(decided) => decided,
-        Err(refusal) => return Ok(answer::error(form, refusal.status, refusal.name, &refusal.text)),
+        Err(refusal) => {
+            let connection = caller.guest.connection();
+            let (method, target) = (request.method().as_str(), request.uri().path());
+            connection.tell_refusal(&caller.port.connections, method, target, refusal.name, refusal.status);
+            return Ok(answer::error(form, refusal.status, refusal.name, &refusal.text));
+        }
     };
     if !passage.is_allowed() {
         let id = passage.decision().map(ToString::to_string).unwrap_or_default();
@@ -144,7 +149,7 @@ fn decide(caller: &Caller, request: &mut Request<Incoming>) -> Result<(Passage, 
     };
     let subject = Subject::Request { method, target: target.clone(), is_upgrade: head.upgrade.is_some() };
     let connections = &caller.port.connections;
-    let passage = caller.kept.connection().admit(connections, subject, Some(&path), service);
+    let passage = caller.guest.connection().admit(connections, subject, Some(&path), service);
     *request.uri_mut() = Uri::from(target);
     Ok((passage, head))
 }
@@ -206,10 +211,10 @@ async fn pass_on(
     };
     caller.opaque.begin();
     let from_app = hyper::upgrade::on(&mut response);
-    let kept = Arc::clone(&caller.kept);
+    let guest = Arc::clone(&caller.guest);
     caller.port.tasks.spawn(async move {
         upgrade::carry(from_caller, from_app, link, passage.meter()).await;
-        drop((passage, kept));
+        drop((passage, guest));
     });
     upgrade::answer(response.headers_mut(), upgraded);
     response.map(|_| ResponseBody::empty(None))
@@ -265,7 +270,7 @@ async fn send_http2(
         Multiplexed::open(Transport::Plain(stream), &port.tasks, None).await.map_err(drop)
     };
     match http2::send(&port.multiplexed, request, connect).await {
-        Ok((response, lease)) => Ok((response, Via::Stream(lease))),
+        Ok((response, lease)) => Ok((response, Via::Stream { _lease: lease })),
         Err(SendError::Connect((), _)) => Err(AppFailure::Unreachable),
         Err(SendError::Broken(error) | SendError::Unsent(error, _)) => {
             tracing::debug!(event = "app_broke_off", port = port.number, %error);

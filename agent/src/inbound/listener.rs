@@ -119,13 +119,12 @@ async fn welcome(port: Arc<Port>, limits: Arc<Limits>, place: Place, stream: Tcp
     };
     drop(handshake);
     match outcome {
-        Ok(stream) => Box::pin(admit::connection(port, protocol, stream, address)).await,
+        Ok(stream) => Box::pin(admit::connection(port, protocol, stream, address, place)).await,
         Err(error @ HandshakeError::PeerRefused(_)) => {
             tracing::info!(event = "handshake_refused", %address, %error);
         }
         Err(error) => tracing::debug!(event = "handshake_failed", %address, %error),
     }
-    drop(place);
 }
 
 fn refused(address: SocketAddr, reason: &str) {

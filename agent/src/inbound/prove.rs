@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::listener::Port;
-use crate::connections::{Exporter, Registered, Role};
+use crate::connections::{Connection, Exporter, Role};
 
 /// The most connections that are named at once.
 const MAX_NAMES: usize = 1_024;
@@ -21,24 +21,20 @@ const MAX_NAMES: usize = 1_024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers one list of names.
-pub(super) async fn answer(port: &Port, registered: &Registered, mut stream: TlsStream<TcpStream>) {
-    match tokio::time::timeout(PATIENCE, exchange(port, registered, &mut stream)).await {
+pub(super) async fn answer(port: &Port, prover: &Connection, mut stream: TlsStream<TcpStream>) {
+    match tokio::time::timeout(PATIENCE, exchange(port, prover, &mut stream)).await {
         Ok(Ok(extended)) => tracing::debug!(event = "certificate_proved", extended),
         Ok(Err(error)) => tracing::debug!(event = "certificate_proof_failed", %error),
         Err(_) => tracing::debug!(event = "certificate_proof_failed", error = "too slow"),
     }
 }
 
-async fn exchange(
-    port: &Port,
-    registered: &Registered,
-    stream: &mut TlsStream<TcpStream>,
-) -> io::Result<usize> {
+async fn exchange(port: &Port, prover: &Connection, stream: &mut TlsStream<TcpStream>) -> io::Result<usize> {
     let count = usize::from(stream.read_u16().await?);
     if count > MAX_NAMES {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let peer = registered.connection().peer();
+    let peer = prover.peer();
     let mut answers = Vec::with_capacity(count);
     for _ in 0..count {
         let mut name = Exporter::default();

@@ -8,16 +8,17 @@ use hauberk_tls::TlsStream;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::admit::Guest;
 use super::listener::Port;
-use crate::connections::{Registered, Subject};
+use crate::connections::Subject;
 use crate::wire::pump::pump;
 use crate::wire::socket;
 
 /// How long the app may take to accept a connection.
 pub(super) const APP_PATIENCE: Duration = Duration::from_secs(5);
 
-pub(super) async fn serve(port: Arc<Port>, registered: Registered, mut stream: TlsStream<TcpStream>) {
-    let passage = registered.connection().admit(&port.connections, Subject::Stream, None, None);
+pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, mut stream: TlsStream<TcpStream>) {
+    let passage = guest.connection().admit(&port.connections, Subject::Stream, None, None);
     if passage.is_allowed() {
         let outcome = async {
             let mut app = socket::connect(port.app, APP_PATIENCE).await?;

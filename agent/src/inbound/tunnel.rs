@@ -1,6 +1,7 @@
 //! TCP streams inside a warm tunnel: each one is a CONNECT of HTTP/2, decided by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -10,26 +11,30 @@ use hauberk_tls::TlsStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
-use super::admit::Kept;
+use super::admit::Guest;
 use super::listener::Port;
 use super::tcp::APP_PATIENCE;
-use crate::connections::{Registered, Subject};
+use crate::connections::Subject;
 use crate::wire::headers::{DECISION, ERROR, SERVICE};
 use crate::wire::meter::Direction;
 use crate::wire::{socket, tunnel};
 
-pub(super) async fn serve(port: Arc<Port>, registered: Registered, stream: TlsStream<TcpStream>) {
-    let kept: Kept = Arc::new(registered);
-    let mut tunnel = match tunnel::server().handshake::<_, Bytes>(stream).await {
-        Ok(tunnel) => tunnel,
-        Err(error) => return tracing::debug!(event = "tunnel_broken", %error),
+/// How long a tunnel may take to begin.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
+    let handshake = tunnel::server().handshake::<_, Bytes>(stream);
+    let mut tunnel = match tokio::time::timeout(HANDSHAKE_PATIENCE, handshake).await {
+        Ok(Ok(tunnel)) => tunnel,
+        Ok(Err(error)) => return tracing::debug!(event = "tunnel_broken", %error),
+        Err(_) => return tracing::debug!(event = "tunnel_broken", error = "too slow"),
     };
     let mut is_closing = false;
     loop {
         tokio::select! {
             accepted = tunnel.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    port.tasks.spawn(carry(Arc::clone(&port), Arc::clone(&kept), request, respond));
+                    port.tasks.spawn(carry(Arc::clone(&port), Arc::clone(&guest), request, respond));
                 }
                 Some(Err(error)) => return tracing::debug!(event = "tunnel_broken", %error),
                 None => return,
@@ -42,15 +47,20 @@ pub(super) async fn serve(port: Arc<Port>, registered: Registered, stream: TlsSt
     }
 }
 
-async fn carry(port: Arc<Port>, kept: Kept, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-    if let Err(error) = try_carry(&port, &kept, request, &mut respond).await {
+async fn carry(
+    port: Arc<Port>,
+    guest: Arc<Guest>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    if let Err(error) = try_carry(&port, &guest, request, &mut respond).await {
         tracing::debug!(event = "stream_broken", port = port.number, %error);
     }
 }
 
 async fn try_carry(
     port: &Port,
-    kept: &Kept,
+    guest: &Guest,
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), h2::Error> {
@@ -61,7 +71,7 @@ async fn try_carry(
     let Ok(service) = service_of(port, &request) else {
         return refuse(respond, StatusCode::MISDIRECTED_REQUEST, "wrong_service");
     };
-    let mut passage = kept.connection().admit(&port.connections, Subject::Stream, None, service);
+    let mut passage = guest.connection().admit(&port.connections, Subject::Stream, None, service);
     if !passage.is_allowed() {
         let mut denial = response(StatusCode::FORBIDDEN);
         let id = passage.decision().map(ToString::to_string).unwrap_or_default();

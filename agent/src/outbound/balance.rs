@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -18,6 +19,9 @@ use hauberk_tls::{LiveIdentity, SetupError};
 use super::peer::Peer;
 use super::route::Route;
 use crate::mesh::{Endpoint, EndpointSet, ServicePort};
+
+/// After how many rounds of pruning an unused group is forgotten.
+const MAX_IDLE_ROUNDS: u8 = 60;
 
 /// The endpoints in use, grouped by what they serve.
 #[derive(Debug, Default)]
@@ -37,6 +41,8 @@ pub(super) struct Group {
     made_of: Vec<(Arc<EndpointSet>, Arc<Vec<Endpoint>>)>,
     confirmed: Vec<Arc<Peer>>,
     others: Vec<Arc<Peer>>,
+    /// Rounds of pruning since it was used.
+    idle_rounds: AtomicU8,
 }
 
 impl Balancer {
@@ -55,13 +61,32 @@ impl Balancer {
             .get(&route.service().name)
             .and_then(|of| of.iter().find(|group| group.port == port.number));
         match kept {
-            Some(group) if group.is_made_of(port) => Ok(Some(Arc::clone(group))),
+            Some(group) if group.is_made_of(port) => {
+                // Load before store: this is the path of every request.
+                if group.idle_rounds.load(Ordering::Relaxed) > 0 {
+                    group.idle_rounds.store(0, Ordering::Relaxed);
+                }
+                Ok(Some(Arc::clone(group)))
+            }
             _ => self.regroup(&route.service().name, port, identity).map(Some),
         }
     }
 
-    /// Forgets endpoints that no service has any longer, and closes connections that nobody has used for long.
+    /// Forgets endpoints that no service in use has any longer, and closes connections that nobody has used for long.
     pub(super) fn prune(&self) {
+        let is_used = |group: &Arc<Group>| group.idle_rounds.load(Ordering::Relaxed) < MAX_IDLE_ROUNDS;
+        let groups = self.groups.load();
+        groups.values().flatten().for_each(|group| {
+            group.idle_rounds.fetch_add(1, Ordering::Relaxed);
+        });
+        if !groups.values().flatten().all(is_used) {
+            self.groups.rcu(|groups| {
+                let mut groups = HashMap::clone(groups);
+                groups.values_mut().for_each(|of_service| of_service.retain(is_used));
+                groups.retain(|_, of_service| !of_service.is_empty());
+                groups
+            });
+        }
         let mut peers = self.peers();
         peers.retain(|_, peer| Arc::strong_count(peer) > 1);
         let left: Vec<_> = peers.values().cloned().collect();
@@ -83,6 +108,7 @@ impl Balancer {
             made_of: Vec::with_capacity(port.targets.len()),
             confirmed: Vec::new(),
             others: Vec::new(),
+            idle_rounds: AtomicU8::new(0),
         };
         let mut peers = self.peers();
         for target in &port.targets {

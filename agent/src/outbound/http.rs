@@ -181,7 +181,7 @@ async fn send_http2(
             .map_err(|error| DialError::Http(peer.address(), error))
     };
     let (response, lease) = http2::send(&peer.multiplexed, request, connect).await?;
-    Ok((response, Via::Stream(lease)))
+    Ok((response, Via::Stream { _lease: lease }))
 }
 
 impl Outbound {

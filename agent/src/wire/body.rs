@@ -53,7 +53,10 @@ pub(crate) enum Via {
     /// A link, which goes back to its pool.
     Link(Option<Link>, Arc<LinkPool>),
     /// A stream of an HTTP/2 connection that has a task of its own.
-    Stream(StreamLease),
+    Stream {
+        /// Counts it.
+        _lease: StreamLease,
+    },
 }
 
 #[derive(Debug)]
@@ -87,7 +90,7 @@ impl Via {
     pub(crate) fn into_link(self) -> Option<Link> {
         match self {
             Self::Link(link, _) => link,
-            Self::Stream(_) => None,
+            Self::Stream { .. } => None,
         }
     }
 }
@@ -196,7 +199,7 @@ impl<G> Relay<G> {
                 // Only the link feeds the body, and it has just been polled.
                 metered.poll_frame(cx, &mut Context::from_waker(Waker::noop()))
             }
-            Via::Link(None, _) | Via::Stream(_) => {
+            Via::Link(None, _) | Via::Stream { .. } => {
                 let waker = cx.waker().clone();
                 metered.poll_frame(cx, &mut Context::from_waker(&waker))
             }

@@ -25,7 +25,6 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Body>, Infall
     let path = request.uri().path().to_owned();
     if path == "/ws" && request.headers().contains_key("upgrade") {
         let upgraded = hyper::upgrade::on(&mut request);
-        #[allow(clippy::disallowed_methods, reason = "a test's app; it ends with its connection")]
         tokio::spawn(async move {
             let mut stream = TokioIo::new(upgraded.await.unwrap());
             let (mut reader, mut writer) = tokio::io::split(&mut stream);

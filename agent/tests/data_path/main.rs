@@ -1,6 +1,12 @@
 //! Two data paths, or more, over loopback: real TLS, real policies, no control plane.
 
-#![allow(clippy::indexing_slicing, reason = "in a test a panic is a failure, as it should be")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    unreachable_pub,
+    reason = "all of this is test code, where a panic is a failure, as it should be"
+)]
 
 mod apps;
 mod clients;

@@ -19,7 +19,14 @@ fn peers(count: u16) -> Vec<Arc<Peer>> {
 }
 
 fn group(confirmed: Vec<Arc<Peer>>, others: Vec<Arc<Peer>>) -> Group {
-    Group { port: 80, protocol: Protocol::Http, made_of: Vec::new(), confirmed, others }
+    Group {
+        port: 80,
+        protocol: Protocol::Http,
+        made_of: Vec::new(),
+        confirmed,
+        others,
+        idle_rounds: AtomicU8::new(0),
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use hauberk_proto::convert::Body;
 
 use super::compilation::{Compilation, CompileFinding, CompiledView};
 use super::content::Content;
+use super::policy_changes::PolicyChanges;
 use super::view::MeshViews;
 use super::view_records::ViewKey;
 use crate::authority::Authority;
@@ -79,8 +80,20 @@ impl Draft {
             return;
         }
         let mesh = MeshViews::new(trust_domain, name, resources);
+        // Views that were held back do not reflect the former resources, and nothing can be told from those.
+        let former = views.meshes.get(name).filter(|_| !views.findings.contains_key(name));
+        let policies = former.map(|former| PolicyChanges::new(name, former, resources));
         let nodes = resources.nodes().map(|(node, spec)| {
-            (ViewKey::node(name.clone(), node.clone()), Body::Node(mesh.node(node, spec)))
+            let key = ViewKey::node(name.clone(), node.clone());
+            let scope = mesh.scope(node, spec);
+            let former = views.views.get(&key).map(|former| former.content.body());
+            let slice = match (former, &policies) {
+                (Some(Body::Node(former)), Some(changes)) if former.scope == scope => {
+                    changes.apply_to(&former.policies, &scope)
+                }
+                _ => mesh.slice(&scope),
+            };
+            (key, Body::Node(mesh.node_with(scope, slice, spec)))
         });
         let services = resources.services().map(|(service, spec)| {
             (ViewKey::service(name.clone(), service.clone()), Body::Service(mesh.service(service, spec)))

@@ -7,6 +7,7 @@ mod compilation;
 mod compiler;
 mod content;
 mod draft;
+mod policy_changes;
 pub mod view;
 mod view_records;
 

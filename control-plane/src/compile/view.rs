@@ -1,19 +1,23 @@
 //! Where resources become views: what the agents of a node, and the callers of a service, are to know.
 
-use std::collections::BTreeSet;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
-use hauberk_policy::{Mode, NodeScope, PolicyIndex, PortScope};
+use hauberk_policy::{Mode, NodeScope, PolicyIndex, PolicySlice, PortScope};
 use hauberk_proto::convert::{NodeView, ServicePort, ServiceView, Target, features};
 
-use crate::resources::{Catalog, Discovery, MeshCatalog, Provider, ResourceKey, VirtualNode, VirtualService};
+use crate::resources::{
+    Catalog, Discovery, Kind, MeshCatalog, Provider, ResourceKey, VirtualNode, VirtualService,
+};
 
 /// A mesh with what is looked up in it for every view.
 pub struct MeshViews<'a> {
     trust_domain: &'a TrustDomain,
     mesh: &'a Name,
     resources: &'a MeshCatalog,
-    policies: PolicyIndex<'a>,
+    /// Made at its first use: where only a few policies changed, it is not needed.
+    policies: OnceCell<PolicyIndex<'a>>,
     /// The services of each node, by the node's name.
     provided: Provided<'a>,
 }
@@ -74,20 +78,33 @@ pub(crate) fn node_scope(
 impl<'a> MeshViews<'a> {
     /// Prepares the views of a mesh.
     pub fn new(trust_domain: &'a TrustDomain, mesh: &'a Name, resources: &'a MeshCatalog) -> Self {
-        let policies = PolicyIndex::new(mesh, resources.policies());
-        Self { trust_domain, mesh, resources, policies, provided: Provided::of(resources) }
+        let provided = Provided::of(resources);
+        Self { trust_domain, mesh, resources, policies: OnceCell::new(), provided }
     }
 
     /// The view of a node: its listeners with the services that they are, the policies that can concern it, and the
     /// services it calls.
     pub fn node(&self, name: &Name, node: &VirtualNode) -> NodeView {
-        let scope = node_scope(self.trust_domain, self.mesh, self.resources, &self.provided, name, node);
-        NodeView {
-            policies: self.policies.slice(&scope, &[]),
-            scope,
-            backends: node.backends().to_vec(),
-            max_view_age: self.resources.spec().and_then(|mesh| mesh.max_view_age()),
-        }
+        let scope = self.scope(name, node);
+        let policies = self.slice(&scope);
+        self.node_with(scope, policies, node)
+    }
+
+    /// What a node enforces, its policies aside.
+    pub(super) fn scope(&self, name: &Name, node: &VirtualNode) -> NodeScope {
+        node_scope(self.trust_domain, self.mesh, self.resources, &self.provided, name, node)
+    }
+
+    /// The policies that can concern a node.
+    pub(super) fn slice(&self, scope: &NodeScope) -> PolicySlice {
+        let index = self.policies.get_or_init(|| PolicyIndex::new(self.mesh, self.resources.policies()));
+        index.slice(scope, &[])
+    }
+
+    /// The view of a node whose scope and policies are known.
+    pub(super) fn node_with(&self, scope: NodeScope, policies: PolicySlice, node: &VirtualNode) -> NodeView {
+        let max_view_age = self.resources.spec().and_then(|mesh| mesh.max_view_age());
+        NodeView { scope, policies, backends: node.backends().to_vec(), max_view_age }
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.
@@ -134,39 +151,49 @@ pub(crate) fn needed_features<'a>(
     after: &Catalog,
     changed: impl Iterator<Item = &'a ResourceKey>,
 ) -> Vec<(SpiffeId, Vec<&'static str>)> {
-    let meshes: BTreeSet<&Name> = changed.map(|key| &key.mesh).collect();
+    let mut changes: BTreeMap<&Name, BTreeSet<(Kind, &Name)>> = BTreeMap::new();
+    for key in changed {
+        changes.entry(&key.mesh).or_default().insert((key.kind, &key.name));
+    }
     let mut newly = Vec::new();
-    for mesh in meshes {
+    for (mesh, changed) in changes {
         let Some(after) = after.mesh(mesh.as_str()) else { continue };
-        let of_mesh = |resources: &MeshCatalog| {
-            let audits = resources.policies().any(|policy| policy.mode() == Mode::Audit);
-            let has_policies = resources.policies().next().is_some();
-            let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
-            let of_mesh = [
-                has_policies.then_some(features::CEDAR),
-                audits.then_some(features::AUDIT_POLICIES),
-                ages.then_some(features::MAX_VIEW_AGE),
-            ];
-            of_mesh.into_iter().flatten().collect::<BTreeSet<_>>()
-        };
-        let before = before.mesh(mesh.as_str());
-        let (mesh_before, mesh_after) =
-            (before.map(|mesh| of_mesh(mesh)).unwrap_or_default(), of_mesh(after));
+        let before = before.mesh(mesh.as_str()).map(|before| &**before);
+        let of_mesh_before = before.map(needed_by_mesh).unwrap_or_default();
+        let of_mesh = needed_by_mesh(after);
+        let concerns_all = of_mesh != of_mesh_before || changed.iter().any(|(kind, _)| *kind == Kind::Mesh);
         // Features do not depend on which services a port is.
         let provided = Provided(Vec::new());
-        for (name, node) in after.nodes() {
-            let of_node = |resources: &MeshCatalog, node: &VirtualNode| -> BTreeSet<&'static str> {
-                let scope = node_scope(trust_domain, mesh, resources, &provided, name, node);
-                features::needed_by_scope(&scope).collect()
-            };
-            let was = before.and_then(|mesh| Some(of_node(mesh, mesh.node(name.as_str())?)));
-            let known: BTreeSet<_> = mesh_before.union(&was.unwrap_or_default()).copied().collect();
-            let needed: BTreeSet<_> = mesh_after.union(&of_node(after, node)).copied().collect();
-            let new: Vec<_> = needed.difference(&known).copied().collect();
+        let of_node = |resources: &MeshCatalog, name: &Name| -> BTreeSet<&'static str> {
+            let Some(node) = resources.node(name.as_str()) else { return BTreeSet::new() };
+            let scope = node_scope(trust_domain, mesh, resources, &provided, name, node);
+            features::needed_by_scope(&scope).collect()
+        };
+        for (name, _) in after.nodes() {
+            if !concerns_all && !changed.contains(&(Kind::VirtualNode, name)) {
+                continue;
+            }
+            let known = before.map(|before| of_node(before, name)).unwrap_or_default();
+            let needed = of_node(after, name);
+            let needed = needed.union(&of_mesh).filter(|feature| !known.contains(*feature));
+            let new: Vec<_> = needed.filter(|feature| !of_mesh_before.contains(*feature)).copied().collect();
             if !new.is_empty() {
                 newly.push((SpiffeId::node(trust_domain, mesh, name), new));
             }
         }
     }
     newly
+}
+
+/// What every node of a mesh may have to understand.
+fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
+    let audits = resources.policies().any(|policy| policy.mode() == Mode::Audit);
+    let has_policies = resources.policies().next().is_some();
+    let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
+    let needed = [
+        has_policies.then_some(features::CEDAR),
+        audits.then_some(features::AUDIT_POLICIES),
+        ages.then_some(features::MAX_VIEW_AGE),
+    ];
+    needed.into_iter().flatten().collect()
 }

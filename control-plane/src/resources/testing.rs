@@ -118,8 +118,8 @@ pub(crate) fn catalog_of(batch: &[Resource]) -> Catalog {
     let mut catalog = try_admit(&Catalog::default(), &batch, EVERYTHING).unwrap().after;
     let keys: Vec<_> = catalog
         .meshes()
-        .iter()
-        .flat_map(|(_, mesh)| {
+        .values()
+        .flat_map(|mesh| {
             super::Kind::ALL.into_iter().map(move |kind| (kind, mesh.of_kind(kind).clone()))
         })
         .collect();

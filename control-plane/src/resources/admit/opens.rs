@@ -3,6 +3,7 @@
 //! Policies speak of services and routes. Whoever decides which ports a service is, what a route is, or whether denials
 //! are enforced, decides what those policies reach: that takes the right to change policies, and is told in words.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId};
@@ -46,7 +47,8 @@ struct Comparison<'a> {
     name: &'a Name,
     before: Option<&'a MeshCatalog>,
     after: &'a MeshCatalog,
-    mentions: Mentions<'a>,
+    /// Made at its first use: a batch of policies alone does not ask for it.
+    mentions: OnceCell<Mentions<'a>>,
 }
 
 /// Which policies, as they stand, speak of what.
@@ -85,15 +87,22 @@ impl<'a> Comparison<'a> {
     fn new(step: &'a Step<'a>, name: &'a Name) -> Option<Self> {
         let before = step.before.mesh(name.as_str()).map(|mesh| &**mesh);
         let after = step.after.mesh(name.as_str())?;
-        let mentions = before.map(Mentions::of).unwrap_or_default();
-        Some(Self { step, name, before, after, mentions })
+        Some(Self { step, name, before, after, mentions: OnceCell::new() })
+    }
+
+    fn mentions(&self) -> &Mentions<'a> {
+        self.mentions.get_or_init(|| self.before.map(Mentions::of).unwrap_or_default())
     }
 
     fn openings(&self) -> Vec<Opening> {
         let mut openings = Vec::new();
         self.compare_meshes(&mut openings);
+        let affected = self.affected();
+        if affected.is_empty() {
+            return openings;
+        }
         let (before, after) = (self.before.map(Provided::of), Provided::of(self.after));
-        for node in self.affected() {
+        for node in affected {
             let Some(scope_after) = self.scope(self.after, &after, node) else { continue };
             let scope_before = self
                 .before
@@ -158,7 +167,7 @@ impl<'a> Comparison<'a> {
         let node = self.key(Kind::VirtualNode, name);
         let former_services = former.map(|former| &former.services[..]).unwrap_or_default();
         for service in port.services.iter().filter(|service| !former_services.contains(service)) {
-            let permits = self.mentions.of_service(service, Effect::Allow);
+            let permits = self.mentions().of_service(service, Effect::Allow);
             let is_new = self.before.is_none_or(|mesh| mesh.service(service.as_str()).is_none());
             // A service that is new opens nothing as long as no policy permits calls to it.
             if !is_new || !permits.is_empty() {
@@ -175,7 +184,7 @@ impl<'a> Comparison<'a> {
             return;
         };
         for service in former.services.iter().filter(|service| !port.services.contains(service)) {
-            let forbids = self.mentions.of_service(service, Effect::Deny);
+            let forbids = self.mentions().of_service(service, Effect::Deny);
             if !forbids.is_empty() {
                 let reach = list(&forbids, "", "which is protected by");
                 let message =
@@ -213,7 +222,7 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        if let Some(policies) = self.mentions.routes.get(&(id, number))
+        if let Some(policies) = self.mentions().routes.get(&(id, number))
             && routes(former) != routes(port)
         {
             let reach = list(policies, "", "whose routes are named by");

@@ -169,7 +169,7 @@ fn service_of(described: &mesh::Port, head: &RequestHead) -> Result<Option<Name>
         return found.cloned().map(Some).ok_or_else(wrong);
     }
     let by_host = headers::split_host(&head.host)
-        .and_then(|(host, _)| services.iter().find(|service| service.as_str().eq_ignore_ascii_case(&host)));
+        .and_then(|(host, _)| services.iter().find(|service| service.as_str().eq_ignore_ascii_case(host)));
     match (by_host, services.as_slice()) {
         (Some(service), _) | (None, [service]) => Ok(Some(service.clone())),
         (None, []) => Ok(None),

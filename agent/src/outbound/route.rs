@@ -62,9 +62,15 @@ impl Route {
     /// Finds the route for `host` or `host:port`.
     pub(super) async fn find(services: &Services, authority: &str, kind: Kind) -> Result<Self, RouteError> {
         let (name, port) = split_host(authority).ok_or(RouteError::NoHost)?;
-        let service = match services.lookup(&name) {
+        // Names of services know case, hosts do not; clients write hosts in lower case.
+        let lower = name.to_ascii_lowercase();
+        let service = match services.lookup(name).or_else(|| services.lookup(&lower)) {
             Some(service) => service,
-            None => services.want(&name).await.map_err(|why| RouteError::Unknown { name, why })?,
+            None => match services.want(&lower).await {
+                Ok(service) => service,
+                Err(_) if lower != name => services.want(name).await.map_err(|why| unknown(name, why))?,
+                Err(why) => return Err(unknown(name, why)),
+            },
         };
         Self::to(service, port, kind)
     }
@@ -141,6 +147,10 @@ impl RouteError {
             Self::PortIsTcp { .. } | Self::PortIsHttp { .. } => (StatusCode::BAD_GATEWAY, "wrong_protocol"),
         }
     }
+}
+
+fn unknown(name: &str, why: Unknown) -> RouteError {
+    RouteError::Unknown { name: name.to_owned(), why }
 }
 
 /// The only port that fits.

@@ -138,14 +138,14 @@ pub(crate) fn is_reserved(name: &str) -> bool {
         || PREFIXES.iter().any(|own| begins_like(name, own))
 }
 
-/// A name as policies and services know it, out of `host` or `host:port`: lower case, without a last dot.
-pub(crate) fn split_host(authority: &str) -> Option<(String, Option<u16>)> {
+/// Host, without a last dot, and port of `host` or `host:port`.
+pub(crate) fn split_host(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port.parse().ok()?)),
         _ => (authority, None),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty()).then(|| (host.to_ascii_lowercase(), port))
+    (!host.is_empty()).then_some((host, port))
 }
 
 /// The authority that a request is for.
@@ -348,10 +348,10 @@ mod tests {
 
     #[test]
     fn splits_hosts() {
-        assert_eq!(split_host("Orders.:80"), Some(("orders".into(), Some(80))));
-        assert_eq!(split_host("[::1]:80"), Some(("[::1]".into(), Some(80))));
-        assert_eq!(split_host("[::1]"), Some(("[::1]".into(), None)));
-        assert_eq!(split_host("orders"), Some(("orders".into(), None)));
+        assert_eq!(split_host("Orders.:80"), Some(("Orders", Some(80))));
+        assert_eq!(split_host("[::1]:80"), Some(("[::1]", Some(80))));
+        assert_eq!(split_host("[::1]"), Some(("[::1]", None)));
+        assert_eq!(split_host("orders"), Some(("orders", None)));
         assert_eq!(split_host("a:"), None);
         assert_eq!(split_host("."), None);
     }

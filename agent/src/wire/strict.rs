@@ -1,17 +1,19 @@
-//! Where HTTP/1.1 requests are refused that two servers could frame differently (RFC 9112 §2.2, §5.2, §6.3, §11.2).
+//! Where HTTP/1.1 requests are refused that two servers could read differently (RFC 9112 §2.2, §3.2, §5.2, §6.3,
+//! §11.2).
 //!
-//! hyper resolves such requests in silence: it drops a `Content-Length` beside `Transfer-Encoding`, and its parser ends
-//! lines at a bare LF. Both are safe in themselves, since what we forward is framed anew; but whoever sends them is
-//! probing for a server that reads them otherwise, so they are refused. Since hyper hides them, they must be seen
-//! before: [`StrictRequests`] reads along with the bytes that hyper reads. At the first fault it hands hyper a NUL
-//! instead, at which hyper answers 400 and closes, or breaks off the body; and nothing after it.
+//! hyper resolves such requests in silence: it drops a `Content-Length` beside `Transfer-Encoding`, and a target's
+//! fragment; its parser ends lines at a bare LF. That is safe in itself, since what we forward is written anew; but
+//! whoever sends such requests is probing for a server that reads them otherwise, so they are refused. Since hyper
+//! hides them, they must be seen before: [`StrictRequests`] reads along with the bytes that hyper reads. At the first
+//! fault it hands hyper a NUL instead, at which hyper answers 400 and closes, or breaks off the body; and nothing
+//! after it.
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,11 @@ pub(crate) const MAX_HEAD: usize = 16 * 1024;
 /// How long a head, a chunk line or a trailer section may take from its first byte to its last. hyper's own limit also
 /// ends connections that are merely idle, and costs a timer for each request.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long, and for how many bytes, the rest of a request is read and thrown away when its answer ends the connection:
+/// a reset by unread bytes would take the answer away from whoever is still sending.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 32 << 20;
 
 /// Says that a connection no longer carries HTTP/1.1: set when a 101, or a 2xx to CONNECT, is about to be sent.
 #[derive(Debug, Clone, Default)]
@@ -50,12 +57,22 @@ pub(crate) struct StrictRequests<S> {
     is_poisoned: bool,
     /// Runs while the rest of something begun is waited for.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Bytes thrown away after the last answer.
+    lingered: usize,
 }
 
 impl<S> StrictRequests<S> {
     /// Reads `prefix` first, then `inner`; all of it unread once `opaque` has begun.
     pub(crate) fn new(inner: S, prefix: Bytes, opaque: Opaque) -> Self {
-        Self { inner, prefix, opaque, scanner: Scanner::default(), is_poisoned: false, deadline: None }
+        Self {
+            inner,
+            prefix,
+            opaque,
+            scanner: Scanner::default(),
+            is_poisoned: false,
+            deadline: None,
+            lingered: 0,
+        }
     }
 }
 
@@ -114,7 +131,7 @@ impl<S> StrictRequests<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for StrictRequests<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictRequests<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
@@ -135,8 +152,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for StrictRequests<S> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingered == 0 {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
+        if this.is_poisoned || this.scanner.is_amid_request() && !this.opaque.has_begun() {
+            return this.poll_linger(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> StrictRequests<S> {
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingered == 0 {
+            self.lingered = 1;
+            self.deadline = Some(Box::pin(tokio::time::sleep(LINGER)));
+        }
+        let is_late = self.deadline.as_mut().is_none_or(|deadline| deadline.as_mut().poll(cx).is_ready());
+        let mut scratch = [0; 8 << 10];
+        while !is_late && self.lingered < LINGER_BYTES {
+            let mut unread = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut unread) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !unread.filled().is_empty() => self.lingered += unread.filled().len(),
+                // The other side has ended, or is gone.
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -169,6 +214,7 @@ enum State {
 struct Head {
     content_length: Option<u64>,
     is_chunked: bool,
+    has_host: bool,
 }
 
 /// The bytes cannot be taken for one sequence of requests only.
@@ -178,6 +224,11 @@ impl Scanner {
     /// Whether a head, a chunk line or a trailer section has begun and not ended.
     fn is_amid_section(&self) -> bool {
         self.section > 0
+    }
+
+    /// Whether a request has begun and not ended.
+    fn is_amid_request(&self) -> bool {
+        self.is_amid_section() || !matches!(self.state, State::RequestLine)
     }
 
     /// The index of the byte at which the bytes became unacceptable.
@@ -238,6 +289,8 @@ impl Scanner {
         match self.state {
             // RFC 9112 §2.2: an empty line before the request line is ignored.
             State::RequestLine if line.is_empty() => self.section = 0,
+            // The URI parser that hyper uses would drop a fragment, and with it the path that another server reads.
+            State::RequestLine if line.contains(&b'#') => return Err(Fault),
             State::RequestLine => {
                 self.head = Head::default();
                 self.state = State::HeaderLine;
@@ -278,6 +331,8 @@ impl Scanner {
                 return Err(Fault);
             }
             self.head.is_chunked = true;
+        } else if is_spelling_of(name, b"host") && std::mem::replace(&mut self.head.has_host, true) {
+            return Err(Fault);
         }
         Ok(())
     }
@@ -367,6 +422,8 @@ mod tests {
             b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+            b"GET /a#/../b HTTP/1.1\r\nHost: a\r\n\r\n",
             b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
             b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
             b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",

@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use hauberk_policy::Protocol;
 use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::apps::{http1_app, http2_app};
 use crate::clients::{ask, ask_with, call, http1, http2, over, raw, tls};
-use crate::world::{Agent, World};
+use crate::world::{Agent, PATIENCE, World};
 
 /// web may read, and write to /echo and /big; nobody else may do anything.
 const POLICY: &str = r#"permit(principal == Node::"web", action in Action::"read", resource in Service::"orders");
@@ -269,4 +270,67 @@ async fn an_http2_client_reaches_an_http1_app() {
     let request = http::Request::get("http://orders/a").body(Full::new(Bytes::new())).unwrap();
     let response = client.send_request(request).await.unwrap();
     assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn a_denied_upload_gets_its_answer() {
+    let mut pair = pair(Protocol::Http).await;
+    for _ in 0..5 {
+        let mut client = http1(pair.outbound, &mut pair.clients).await;
+        let answer = ask(&mut client, "POST", "orders", "/denied", &vec![b'x'; 5_000_000]).await;
+        assert_eq!(answer.status, 403);
+        assert!(!answer.header("hauberk-decision").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on() {
+    let pair = pair(Protocol::Http).await;
+    let mut stream = TcpStream::connect(pair.outbound).await.unwrap();
+    let head = b"PUT /big HTTP/1.1\r\nHost: orders\r\nContent-Length: 5\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    let mut interim = [0; 25];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut interim)).await.unwrap().unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let answer = raw(stream, b"hello").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("\n5 bytes\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_chunked_upload_keeps_its_trailers_out_of_our_names() {
+    let pair = pair(Protocol::Http).await;
+    let request =
+        b"PUT /big HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+        5;ext=1\r\nhello\r\n0\r\nhauberk-service: x\r\n\r\n";
+    let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\n5 bytes\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_at_once_take_nothing_from_others() {
+    let mut pair = pair(Protocol::Grpc).await;
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));
+    let mut refused = false;
+    let stream = tls(&web, &pair.orders.id, pair.inbound, &[b"h2"]).await.unwrap();
+    let (mut hostile, connection) = h2::client::handshake(stream).await.unwrap();
+    pair.clients.spawn(async move { drop(connection.await) });
+    for _ in 0..20_000 {
+        let Ok(ready) = hostile.clone().ready().await else {
+            refused = true;
+            break;
+        };
+        hostile = ready;
+        let request = http::Request::post("http://orders/shop.Orders/Get").body(()).unwrap();
+        match hostile.send_request(request, false) {
+            Ok((_, mut send)) => send.send_reset(h2::Reason::CANCEL),
+            Err(_) => {
+                refused = true;
+                break;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    let mut client = http2(pair.outbound, &mut pair.clients).await;
+    let answer = call(&mut client, "http://orders/shop.Orders/Get", b"").await;
+    assert_eq!(answer.status, 200, "refused the hostile one: {refused}");
 }

@@ -1,5 +1,6 @@
 //! A whole control plane on real sockets.
 
+mod changes;
 mod sync;
 
 use std::time::Duration;

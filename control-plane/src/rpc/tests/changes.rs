@@ -1,0 +1,256 @@
+//! Resources over the admin API, and questions about them.
+
+use hauberk_proto::admin::v1::policies_client::PoliciesClient;
+use hauberk_proto::admin::v1::resources_client::ResourcesClient;
+use hauberk_proto::admin::v1::{
+    ApplyRequest, CheckRequest, DeleteRequest, DeleteTarget, GetRequest, ListRequest, Outcome, Role,
+    WatchEvent, WatchRequest, WatchResponse,
+};
+use hauberk_proto::agent::v1::Verdict;
+use hauberk_proto::mesh::v1::{Kind, ResourceRef};
+use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
+
+use super::*;
+
+async fn admin(running: &Running, name: &str, roles: &[Role]) -> Channel {
+    let (key, csr) = request();
+    let roles = roles.iter().map(|role| i32::from(*role)).collect();
+    let asked = IssueCredentialRequest { name: name.into(), roles, csr };
+    let credential = issue_through_socket(&running.data_dir().join("admin.sock"), asked).await.unwrap();
+    let connector = somebody(&key, &credential.chain, &credential.roots);
+    channel(running.addresses.admin, connector).await.unwrap()
+}
+
+fn apply(resources: Vec<Resource>) -> ApplyRequest {
+    ApplyRequest { resources, validate_only: false }
+}
+
+fn named(kind: Kind, name: &str) -> ResourceRef {
+    ResourceRef { kind: kind.into(), mesh: "shop".into(), name: name.into() }
+}
+
+fn delete(kind: Kind, name: &str) -> DeleteRequest {
+    let target = DeleteTarget { r#ref: Some(named(kind, name)), resource_version: 0, ignore_missing: false };
+    DeleteRequest { targets: vec![target], validate_only: false }
+}
+
+/// `field: description` of each violation.
+fn violations(status: &Status) -> Vec<String> {
+    let details = status.get_error_details();
+    let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+    violations.iter().map(|violation| format!("{}: {}", violation.field, violation.description)).collect()
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resources_are_applied_read_listed_and_deleted() {
+    let (running, _) = start().await;
+    let mut client = ResourcesClient::new(admin(&running, "olga", &[Role::Owner]).await);
+    let applied = client.apply(apply(resources::shop())).await.unwrap().into_inner();
+    let outcomes: Vec<_> = applied.resources.iter().map(|applied| applied.outcome()).collect();
+    use Outcome::{Configured, Created, Unchanged};
+    // The mesh stood there without naming itself.
+    assert_eq!(outcomes, [Configured, Created, Configured, Created, Created]);
+    let again = client.apply(apply(resources::shop())).await.unwrap().into_inner();
+    assert!(again.resources.iter().all(|applied| applied.outcome() == Unchanged));
+    assert_eq!(again.revision, applied.revision);
+    assert!(applied.resources[2].previous.is_some());
+
+    let get = |name: &str| GetRequest { r#ref: Some(named(Kind::VirtualNode, name)) };
+    let web = client.get(get("web")).await.unwrap().into_inner().resource.unwrap();
+    assert_eq!(Some(&web), applied.resources[1].resource.as_ref());
+    let missing = client.get(get("wbe")).await.unwrap_err();
+    assert_eq!(missing.code(), Code::NotFound);
+    assert_eq!(missing.message(), "VirtualNode shop/wbe does not exist; did you mean \"web\"?");
+    assert_eq!(client.get(GetRequest { r#ref: None }).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut listed = Vec::new();
+    let mut asked = ListRequest { page_size: 2, ..ListRequest::default() };
+    loop {
+        let page = client.list(asked.clone()).await.unwrap().into_inner();
+        assert_eq!(page.revision, applied.revision);
+        assert!(page.resources.len() <= 2);
+        listed.extend(page.resources.into_iter().map(|resource| resource.name));
+        asked.page_token = page.next_page_token;
+        if asked.page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(listed, ["shop", "allow-web-to-orders", "orders", "web", "orders"]);
+    for wrong in [
+        ListRequest { page_size: -1, ..ListRequest::default() },
+        ListRequest { page_token: "nonsense".into(), ..ListRequest::default() },
+        ListRequest { kind: 99, ..ListRequest::default() },
+    ] {
+        assert_eq!(client.list(wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+    let one =
+        ListRequest { kind: Kind::VirtualService.into(), mesh: "shop".into(), ..ListRequest::default() };
+    assert_eq!(client.list(one).await.unwrap().into_inner().resources.len(), 1);
+    let none = ListRequest { labels: [("a".to_owned(), "b".to_owned())].into(), ..ListRequest::default() };
+    assert!(client.list(none).await.unwrap().into_inner().resources.is_empty());
+
+    let used = client.delete(delete(Kind::VirtualNode, "orders")).await.unwrap_err();
+    assert_eq!((used.code(), reason(&used).as_str()), (Code::FailedPrecondition, "IN_USE"));
+    assert!(violations(&used)[0].starts_with("targets[0]: VirtualNode shop/orders is still used by"));
+    assert_eq!(client.delete(delete(Kind::Policy, "none")).await.unwrap_err().code(), Code::NotFound);
+    let gone = client.delete(delete(Kind::Policy, "allow-web-to-orders")).await.unwrap().into_inner();
+    assert_eq!((gone.resources.len(), gone.revision), (1, applied.revision + 1));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wrong_is_told_by_field() {
+    let (running, _) = start().await;
+    let mut client = ResourcesClient::new(admin(&running, "olga", &[Role::Owner]).await);
+    let batch = vec![
+        resources::node("ok", []),
+        resources::node("web", [resources::listener(0, "htp")]),
+        resources::policy("p", "permit(principal is Node, action, resource)"),
+    ];
+    let refused = client.apply(apply(batch)).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "INVALID"));
+    let told = violations(&refused);
+    assert_eq!(
+        told[..2],
+        [
+            "resources[1].spec.listeners[0].portMapping.port: 0 is not a port number from 1 to 65535",
+            "resources[1].spec.listeners[0].portMapping.protocol: \"htp\" is not known; did you mean \"http\"?",
+        ]
+    );
+    assert!(told[2].starts_with("resources[2].spec.cedar: 1:"), "{told:?}");
+
+    let many: Vec<_> =
+        (0..1_000).map(|n| resources::node(&format!("n{n}"), [resources::listener(0, "x")])).collect();
+    let refused = client.apply(apply(many)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "the answer still reaches the client");
+    let told = violations(&refused);
+    assert!(told.len() > 20, "{}", told.len());
+    assert!(told.last().unwrap().ends_with("more problems, not listed here"), "{told:?}");
+
+    let stale = resources::at_version(resources::mesh("shop"), 77);
+    assert_eq!(client.apply(apply(vec![stale])).await.unwrap_err().code(), Code::Aborted);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_role_changes_its_own() {
+    let (running, _) = start().await;
+    let mut viewer = ResourcesClient::new(admin(&running, "vera", &[Role::Viewer]).await);
+    let mut editor = ResourcesClient::new(admin(&running, "edith", &[Role::Editor]).await);
+    let mut policies = ResourcesClient::new(admin(&running, "paul", &[Role::PolicyAdmin]).await);
+    let denied = viewer.apply(apply(vec![resources::node("new", [])])).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    viewer.list(ListRequest::default()).await.unwrap();
+
+    let mut shop = resources::shop();
+    let permit = shop.pop().unwrap();
+    editor.apply(apply(shop)).await.unwrap();
+    let denied = editor.apply(apply(vec![permit.clone()])).await.unwrap_err();
+    assert_eq!((denied.code(), reason(&denied).as_str()), (Code::PermissionDenied, "ROLE_NEEDED"));
+    policies.apply(apply(vec![permit])).await.unwrap();
+    let wider = vec![resources::service("orders", "orders", None)];
+    let denied = editor.apply(apply(wider.clone())).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    assert!(
+        violations(&denied)[0]
+            .starts_with("resources[0].spec.provider: this places port 9090 of orders under")
+    );
+    let warnings = policies.apply(apply(wider)).await.unwrap().into_inner().warnings;
+    assert!(warnings[0].contains("permitted by allow-web-to-orders"), "{warnings:?}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_tells_what_is_and_what_changes() {
+    let (running, _) = start().await;
+    let channel = admin(&running, "olga", &[Role::Owner]).await;
+    let mut client = ResourcesClient::new(channel);
+    let asked = WatchRequest { kind: Kind::VirtualNode.into(), mesh: "shop".into() };
+    let mut events = client.watch(asked).await.unwrap().into_inner();
+    assert_eq!(next(&mut events).await, (WatchEvent::Applied, "orders".to_owned()));
+    assert_eq!(next(&mut events).await, (WatchEvent::Synced, String::new()));
+    client.apply(apply(resources::shop())).await.unwrap();
+    assert_eq!(next(&mut events).await, (WatchEvent::Applied, "orders".to_owned()));
+    assert_eq!(next(&mut events).await, (WatchEvent::Applied, "web".to_owned()));
+    client.delete(delete(Kind::VirtualNode, "web")).await.unwrap();
+    assert_eq!(next(&mut events).await, (WatchEvent::Deleted, "web".to_owned()));
+    running.stop().await;
+    assert_eq!(events.message().await.unwrap_err().code(), Code::Unavailable);
+}
+
+async fn next(events: &mut Streaming<WatchResponse>) -> (WatchEvent, String) {
+    let event = tokio::time::timeout(DEADLINE, events.message()).await.unwrap().unwrap().unwrap();
+    (event.event(), event.resource.map(|resource| resource.name).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_answered_by_what_is_stored() {
+    let (running, _) = start().await;
+    let channel = admin(&running, "olga", &[Role::Owner]).await;
+    let mut shop = resources::shop();
+    shop.push(resources::node("queue", [resources::listener(5672, "tcp"), resources::listener(1, "grpc")]));
+    ResourcesClient::new(channel.clone()).apply(apply(shop)).await.unwrap();
+    let mut client = PoliciesClient::new(channel);
+    let ask = |caller: &str, target: &str, port, method: &str, path: &str| CheckRequest {
+        mesh: "shop".into(),
+        caller: caller.into(),
+        target: target.into(),
+        port,
+        method: method.into(),
+        path: path.into(),
+    };
+    let mut check = async |asked| {
+        let answered = client.check(asked).await?.into_inner();
+        Ok::<_, Status>(answered.decisions.into_iter().next().unwrap())
+    };
+    let allowed = check(ask("web", "orders", 0, "GET", "/orders/1")).await.unwrap();
+    let decision = allowed.decision.unwrap();
+    assert_eq!((decision.verdict(), decision.reason.as_str()), (Verdict::Allow, "permitted"));
+    assert_eq!(decision.policies, ["allow-web-to-orders"]);
+    assert_eq!(
+        (decision.port, decision.service.as_str(), decision.path.as_str()),
+        (8080, "orders", "/orders/1")
+    );
+    assert_eq!(decision.route, "*undeclared");
+
+    let denied = check(ask("orders", "orders", 8080, "", "")).await.unwrap();
+    let decision = denied.decision.clone().unwrap();
+    assert_eq!((decision.verdict(), decision.reason.as_str()), (Verdict::Deny, "no_policy_matched"));
+    assert!(denied.policies[0].difference.starts_with("principal: "), "{denied:?}");
+    assert!(denied.suggestion.starts_with("hauberk allow orders orders"), "{}", denied.suggestion);
+    let id = "spiffe://shop.local/admin/olga";
+    let nobody = check(ask(id, "web", 0, "GET", "/")).await.unwrap().decision.unwrap();
+    assert_eq!(nobody.reason, "not_a_principal");
+    let rpc = check(ask("web", "queue", 1, "", "shop.Queue/Put")).await.unwrap().decision.unwrap();
+    assert_eq!((rpc.action.as_str(), rpc.path.as_str()), ("call", "shop.Queue/Put"));
+    let stream = check(ask("web", "queue", 5672, "", "")).await.unwrap().decision.unwrap();
+    assert_eq!((stream.action.as_str(), stream.verdict()), ("connect", Verdict::Deny));
+
+    for (asked, code, told) in [
+        (ask("wbe", "orders", 0, "", ""), Code::NotFound, "did you mean \"web\"?"),
+        (ask("web", "oders", 0, "", ""), Code::NotFound, "did you mean \"orders\"?"),
+        (
+            ask("web", "queue", 0, "", ""),
+            Code::InvalidArgument,
+            "port: queue has several ports, 1, 5672: name one",
+        ),
+        (
+            ask("web", "orders", 9090, "", ""),
+            Code::InvalidArgument,
+            "port: orders has no port 9090; it has 8080",
+        ),
+        (ask("web", "queue", 5672, "GET", ""), Code::InvalidArgument, "method: a tcp port has no methods"),
+        (ask("web", "orders", 0, "GET", "/a/%2e%2e%2fb"), Code::InvalidArgument, "path: "),
+        (ask("", "orders", 0, "", ""), Code::InvalidArgument, "caller: a name must not be empty"),
+    ] {
+        let refused = check(asked).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().contains(told), "{refused}");
+    }
+    running.stop().await;
+}

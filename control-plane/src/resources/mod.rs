@@ -7,6 +7,7 @@ pub mod admit;
 mod apply;
 mod catalog;
 mod choice;
+mod discovery;
 mod follow;
 mod key;
 mod mesh;
@@ -23,11 +24,12 @@ pub use apply::{
     ResourcesParts,
 };
 pub use catalog::{Catalog, Entry, MeshCatalog, Model};
+pub use discovery::{Discovery, FixedEndpoint};
 pub use follow::Catalogs;
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;
 pub use problem::{Fault, Problem};
-pub use virtual_node::{Discovery, FixedEndpoint, Listener, VirtualNode};
+pub use virtual_node::{Listener, VirtualNode};
 pub use virtual_service::{Provider, VirtualService};
 
 pub(crate) use choice::did_you_mean;

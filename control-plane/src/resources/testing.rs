@@ -119,9 +119,7 @@ pub(crate) fn catalog_of(batch: &[Resource]) -> Catalog {
     let keys: Vec<_> = catalog
         .meshes()
         .values()
-        .flat_map(|mesh| {
-            super::Kind::ALL.into_iter().map(move |kind| (kind, mesh.of_kind(kind).clone()))
-        })
+        .flat_map(|mesh| super::Kind::ALL.into_iter().map(move |kind| (kind, mesh.of_kind(kind).clone())))
         .collect();
     for (kind, entries) in keys {
         for (name, entry) in entries {

@@ -14,7 +14,7 @@ use super::problem::Problems;
 const LONGEST_DESCRIPTION: usize = 1_000;
 
 /// Reads the spec of the policy `key`, and reports everything that is wrong with it. Places in the text are reported as
-/// `line:column: ` before the message, both counted from 1 within the text.
+/// `line:column+length: ` before the message, counted from 1 in characters within the text.
 pub(crate) fn parse(
     spec: &wire::PolicySpec,
     key: &ResourceKey,
@@ -35,7 +35,8 @@ pub(crate) fn parse(
         Ok(document) => {
             for reference in document.references() {
                 if let Referent::Role(_) = reference.referent {
-                    let place = format!("{}:{}", reference.line, reference.column);
+                    let place =
+                        format!("{}:{}+{}", reference.line, reference.column, reference.text.chars().count());
                     let message =
                         format!("{place}: {} stands for nobody: roles cannot be defined yet", reference.text);
                     problems.invalid_but("spec.cedar", message, "name the nodes themselves");
@@ -45,7 +46,8 @@ pub(crate) fn parse(
         }
         Err(mistakes) => {
             for mistake in mistakes {
-                let message = format!("{}:{}: {}", mistake.line, mistake.column, mistake.message);
+                let message =
+                    format!("{}:{}+{}: {}", mistake.line, mistake.column, mistake.length, mistake.message);
                 match mistake.help {
                     Some(help) => problems.invalid_but("spec.cedar", message, help),
                     None => problems.invalid("spec.cedar", message),

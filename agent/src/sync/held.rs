@@ -200,25 +200,32 @@ impl Held {
     /// Brings services and endpoints to the disk, if they have changed. They change often and are of use only after a
     /// restart, so that they are not written at each change.
     pub(super) async fn save(&mut self, now: UnixMillis) {
+        self.save_mark().await;
         let services = self
             .are_services_unsaved
             .then(|| self.services.values().map(|held| held.signed.clone()).collect::<Vec<_>>());
         let endpoints = self.are_endpoints_unsaved.then(|| self.endpoints_to_keep());
-        let mark = self.is_mark_unsaved.then_some(self.mark);
         let confirmed = (self.age.is_limited() && self.age.is_confirmed_for_now()).then_some(now);
-        self.is_mark_unsaved = false;
         self.are_services_unsaved = false;
         self.are_endpoints_unsaved = false;
-        if mark.is_none() && services.is_none() && endpoints.is_none() && confirmed.is_none() {
+        if services.is_none() && endpoints.is_none() && confirmed.is_none() {
             return;
         }
         self.on_disk(move |state| {
-            mark.map_or(Ok(()), |mark| state.save_mark(mark))?;
             services.map_or(Ok(()), |services| state.save_service_views(&services))?;
             endpoints.map_or(Ok(()), |endpoints| state.save_endpoints(&endpoints))?;
             confirmed.map_or(Ok(()), |now| state.save_view_confirmed_at(now.0))
         })
         .await;
+    }
+
+    /// Brings the mark to the disk, if it has changed: without it, somebody who puts an older view back would find an
+    /// agent that was killed meanwhile ready to obey it.
+    pub(super) async fn save_mark(&mut self) {
+        if std::mem::take(&mut self.is_mark_unsaved) {
+            let mark = self.mark;
+            self.on_disk(move |state| state.save_mark(mark)).await;
+        }
     }
 
     /// Saves what is unsaved; the view's age counts from now.

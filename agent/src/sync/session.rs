@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
     }
 
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
-        match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
+        let told = match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
             Taken::Node(view) => {
                 self.unacknowledged = Some(view);
                 let applied = self.sync.mesh.applied.subscribe().borrow().clone();
@@ -152,7 +152,10 @@ impl<'a> Session<'a> {
             }
             Taken::Service(acknowledge) => up.send(Up::Acknowledge(acknowledge)).await,
             Taken::Refused(refuse) => up.send(Up::Refuse(refuse)).await,
-        }
+        };
+        // Before any other view is taken; the answer does not wait for it.
+        self.held.save_mark().await;
+        told
     }
 
     /// Acknowledges our own view once live traffic obeys it.

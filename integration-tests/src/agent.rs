@@ -183,7 +183,12 @@ fn launch(
     command
         .args(["run", "--control-plane", control_plane, "--state-dir", path(state_dir)])
         .args(["--bundle-file", path(bundle), "--advertise-ip", "127.0.0.1"])
-        .args(["--outbound", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+        .args(&options.arguments);
+    for listener in ["--outbound", "--admin", "--health"] {
+        if !options.arguments.iter().any(|argument| argument == listener) {
+            command.args([listener, "127.0.0.1:0"]);
+        }
+    }
     if let Some(file) = &options.token_file {
         command.args(["--join-token-file", path(file)]);
     }
@@ -193,7 +198,6 @@ fn launch(
     for service in &options.tcp {
         command.args(["--tcp", &format!("127.0.0.1:0={service}")]);
     }
-    command.args(&options.arguments);
     if !options.child.is_empty() {
         command.arg("--").args(&options.child);
     }

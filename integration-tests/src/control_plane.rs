@@ -34,8 +34,9 @@ impl CommandOutput {
 /// A control plane, its folder, and a context for the command line.
 #[derive(Debug)]
 pub struct MeshBox {
-    folder: TempDir,
+    // Before the folder, which holds the log that a failed test shows.
     control_plane: Option<Process>,
+    folder: TempDir,
     arguments: Vec<String>,
     admin: String,
     agent: String,

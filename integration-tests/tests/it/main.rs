@@ -8,4 +8,22 @@
     reason = "tests: a failure is a panic with a reason"
 )]
 
+mod authorization;
+mod child;
+mod client;
+mod forged;
+mod grpc;
 mod house;
+mod live_cut;
+mod load;
+mod outage;
+mod paths;
+mod peer;
+mod replicas;
+mod shop;
+mod spiffe_clients;
+mod streaming_app;
+mod tcp;
+mod tcp_app;
+mod third_party;
+mod traffic;

@@ -1,0 +1,269 @@
+//! Web may read `/public/*` and nothing else. However a path is spelled, the app never gets one that some server could
+//! read as a path outside.
+
+use std::{fs, net::SocketAddr};
+
+use hauberk_integration_tests::{App, request, shared};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::{
+    client::whole,
+    peer::Peer,
+    shop::{self, get_until},
+    streaming_app::empty,
+};
+
+const PUBLIC_ONLY: &str = "permit (principal == Node::\"web\", action == Action::\"GET\", resource in Node::\"orders\")\n\
+     when { context.path like \"/public/*\" };";
+
+/// Paths that have opened doors elsewhere, with the door's name `/admin`.
+const TRICKS: [&str; 56] = [
+    "/admin",
+    "//admin",
+    "/public/../admin",
+    "/public/./../admin",
+    "/public/%2e%2e/admin",
+    "/public/%2E%2E/admin",
+    "/public/.%2e/admin",
+    "/public/%2e./admin",
+    "/public/..%2fadmin",
+    "/public/..%2Fadmin",
+    "/public%2f..%2fadmin",
+    "/public/%2e%2e%2fadmin",
+    "/public/%252e%252e/admin",
+    "/public/%252e%252e%252fadmin",
+    "/public/%25%32%65%25%32%65/admin",
+    "/public/..;/admin",
+    "/public/..;x=y/admin",
+    "/public;/../admin",
+    "/public/;/../admin",
+    "/public/%3b/../admin",
+    "/public/..%3b/admin",
+    "/public/..\\admin",
+    "/public\\..\\admin",
+    "/public/..%5cadmin",
+    "/public/..%5Cadmin",
+    "/public/%5c../admin",
+    "/public/..%00/admin",
+    "/public/%00/../admin",
+    "/admin%00/public/",
+    "/public/../admin#/public/",
+    "/admin#/public/",
+    "/public/#/../../admin",
+    "/admin?/public/",
+    "/public/..%0d%0a/admin",
+    "/public/..%09/admin",
+    "/public/.%09./admin",
+    "/public//../admin",
+    "/public///../../admin",
+    "/public/a/../../admin",
+    "/public/..//admin",
+    "/public/../../../../admin",
+    "/./admin",
+    "/.//admin",
+    "/../admin",
+    "/%61dmin",
+    "/%2fadmin",
+    "/%2e/admin",
+    "/%5cadmin",
+    "/public/..%c0%afadmin",
+    "/public/%c0%ae%c0%ae/admin",
+    "/public/%e0%80%ae%e0%80%ae/admin",
+    "/public/%uff0e%uff0e/admin",
+    "/public/..%ef%bc%8fadmin",
+    "/public/..%",
+    "/public/%zz/../../admin",
+    "/Public/../admin",
+];
+
+/// Spellings that are harmless, and how the app must get them.
+const HARMLESS: [(&str, &str); 8] = [
+    ("/public/a", "/public/a"),
+    ("/public//a", "/public/a"),
+    ("/public/%61", "/public/a"),
+    ("/public/a%20b", "/public/a%20b"),
+    ("/public/%C3%A4", "/public/%C3%A4"),
+    ("/public/a..b", "/public/a..b"),
+    ("/public/a?next=../../admin&b=%2f", "/public/a?next=../../admin&b=%2f"),
+    ("/public/", "/public/"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_spelling_leads_out_of_what_is_permitted() {
+    let mesh = shop::open();
+    shop::set_policy(&mesh, "public", PUBLIC_ONLY);
+    let app = App::start("orders");
+    let orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/public/ready", 200);
+    let peer = Peer::join(&mesh, "web").await;
+    let mesh_port = orders.inbound(8080);
+
+    for (sent, received) in HARMLESS {
+        let before = app.heads().len();
+        let text = format!("GET {sent} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
+        let through_agents = request(web.outbound(), &text).unwrap();
+        assert_eq!(through_agents.status, 200, "{sent}");
+        let directly = peer.exchange("orders", mesh_port, text.as_bytes()).await;
+        assert!(directly.starts_with("HTTP/1.1 200 "), "{sent}: {directly}");
+        for head in &app.heads()[before..] {
+            assert_eq!(head[0], format!("GET {received} HTTP/1.1"), "{sent}");
+        }
+    }
+
+    let from_outside = istio_paths();
+    let tricks: Vec<&str> = TRICKS.into_iter().chain(from_outside.iter().map(String::as_str)).collect();
+    for trick in &tricks {
+        for host in ["host: orders", "host: orders:8080"] {
+            let text = format!("GET {trick} HTTP/1.1\r\n{host}\r\nconnection: close\r\n\r\n");
+            let status = request(web.outbound(), &text).unwrap().status;
+            assert_ne!(status, 0, "{trick}");
+            let answer = peer.exchange("orders", mesh_port, text.as_bytes()).await;
+            assert!(answer.starts_with("HTTP/1.1 "), "{trick}: {answer}");
+            if leads_out(trick) {
+                assert!(matches!(status, 400 | 403), "{trick} by way of an agent: {status}");
+                let refused = answer.starts_with("HTTP/1.1 400 ") || answer.starts_with("HTTP/1.1 403 ");
+                assert!(refused, "{trick} directly: {answer}");
+            }
+        }
+    }
+    // As an absolute target, the form that proxies get.
+    for trick in TRICKS {
+        let text = format!("GET http://orders{trick} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
+        request(web.outbound(), &text).unwrap();
+        peer.exchange("orders", mesh_port, text.as_bytes()).await;
+    }
+    over_http2(&peer, mesh_port).await;
+    check_what_came(&app);
+}
+
+/// The same tricks over HTTP/2, as far as a well-behaved library can be brought to send them.
+async fn over_http2(peer: &Peer, mesh_port: SocketAddr) {
+    let stream = peer.connect("orders", mesh_port, &[b"h2"]).await.unwrap();
+    let builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    let (sender, connection) = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut calls = JoinSet::new();
+    for trick in TRICKS {
+        let Ok(uri) = format!("http://orders{trick}").parse::<http::Uri>() else { continue };
+        let mut sender = sender.clone();
+        calls.spawn(async move {
+            let request = http::Request::get(uri).body(empty()).unwrap();
+            let response = whole(sender.send_request(request).await.unwrap()).await;
+            // The library drops a fragment before it is sent.
+            let is_sent = !trick.contains('#');
+            assert!(
+                !(is_sent && leads_out(trick)) || matches!(response.status, 400 | 403),
+                "{trick}: {response:?}"
+            );
+        });
+    }
+    let sent = calls.len();
+    assert!(sent > 30, "{sent}");
+    while let Some(call) = calls.join_next().await {
+        call.unwrap();
+    }
+}
+
+/// No request that the app has got can be read as one that was not permitted.
+fn check_what_came(app: &App) {
+    for head in app.heads() {
+        let target = head[0].split(' ').nth(1).unwrap();
+        for reading in readings(target) {
+            assert!(reading.starts_with("/public/"), "{target} reads as {reading}");
+        }
+    }
+}
+
+/// Whether some server would read a target as a path that is not permitted.
+fn leads_out(target: &str) -> bool {
+    readings(target).iter().any(|reading| !reading.starts_with("/public/"))
+}
+
+/// The paths that servers of all kinds may find in a target: decoded once, twice or not, with backslashes as slashes,
+/// with path parameters, fragments and what follows a NUL cut off.
+fn readings(target: &str) -> Vec<String> {
+    let raw = target.split('?').next().unwrap();
+    let mut spellings = vec![raw.to_owned()];
+    for step in [
+        decode,
+        decode,
+        |text: &str| text.replace('\\', "/"),
+        cut_parameters,
+        |text: &str| text.split(['#', '\0']).next().unwrap().to_owned(),
+    ] {
+        let changed: Vec<String> = spellings.iter().map(|text| step(text)).collect();
+        spellings.extend(changed);
+    }
+    spellings.iter().map(|text| resolve(text)).collect()
+}
+
+fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = text.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (bytes[at], byte) {
+            (b'%', Some(byte)) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            (byte, _) => {
+                decoded.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn cut_parameters(text: &str) -> String {
+    text.split('/').map(|segment| segment.split(';').next().unwrap()).collect::<Vec<_>>().join("/")
+}
+
+fn resolve(text: &str) -> String {
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in text.split('/').filter(|segment| !matches!(*segment, "" | ".")) {
+        match segment {
+            ".." => drop(segments.pop()),
+            other => segments.push(other),
+        }
+    }
+    let is_folder = ["/", "/.", "/.."].iter().any(|end| text.ends_with(end));
+    let path = format!("/{}", segments.join("/"));
+    if is_folder && path != "/" { path + "/" } else { path }
+}
+
+/// The paths of Istio's own normalisation test, where they lie beside the checkout, led out of `/public`.
+fn istio_paths() -> Vec<String> {
+    let Some(file) = shared("vectors/path/istio-normalization.json") else { return Vec::new() };
+    let vectors: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let cases = vectors["modes"].as_object().unwrap().values().flat_map(|mode| mode.as_array().unwrap());
+    let mut paths: Vec<String> =
+        cases.map(|case| case["in"].as_str().unwrap().replace("/app", "/public")).collect();
+    paths.sort();
+    paths.dedup();
+    assert!(paths.len() > 10);
+    paths
+}
+
+#[test]
+fn the_oracle_sees_through_every_trick() {
+    for trick in TRICKS {
+        let hides =
+            trick.contains("%c0") || trick.contains("%e0") || trick.contains("%u") || trick.contains("%ef");
+        let is_open = trick.ends_with("..%")
+            || trick.contains("%09")
+            || trick.contains("%0d")
+            || trick.contains("%00/");
+        if hides || is_open {
+            continue; // Refused for other reasons; no server that we know of resolves these the same way.
+        }
+        assert!(leads_out(trick), "{trick}");
+    }
+    for (_, received) in HARMLESS {
+        assert!(!leads_out(received), "{received}");
+    }
+}

@@ -6,6 +6,7 @@
 //! cut wherever it is.
 
 mod live;
+mod passage;
 mod rules;
 
 use std::collections::HashMap;
@@ -22,7 +23,8 @@ use crate::context::Context;
 use crate::decisions::Decisions;
 use crate::mesh::{ClosedReason, Inbound};
 
-pub(crate) use live::{Connection, Exporter, Passage, Role, Subject};
+pub(crate) use live::{Connection, Exporter, Role};
+pub(crate) use passage::{Passage, Subject};
 pub(crate) use rules::Rules;
 
 /// How often the time is held against certificates.

@@ -9,14 +9,14 @@ use futures_util::task::AtomicWaker;
 use hauberk_identity::{IdentityKind, Name, UnixMillis};
 use hauberk_policy::{Caller, CanonicalPath, Protocol};
 use hauberk_tls::{PeerIdentity, TrustBundle, Usage, VerifyError};
-use http::uri::PathAndQuery;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Connections;
-use super::rules::{self, Rules, Ruling, SharedMemo};
+use super::passage::{Passage, Subject};
+use super::rules::{Rules, Ruling, SharedMemo};
 use crate::decisions::{self, DecisionId, Facts, Outcome};
 use crate::mesh::NodeView;
 use crate::wire::meter::Meter;
@@ -69,37 +69,6 @@ struct State {
 struct Flow {
     subject: Subject,
     meter: Arc<Meter>,
-}
-
-/// What must be known of a request or stream to decide it again.
-#[derive(Debug, Clone)]
-pub(crate) enum Subject {
-    /// An HTTP request, gRPC calls included.
-    Request {
-        /// Its method.
-        method: Method,
-        /// Its path in canonical form, and its query.
-        target: PathAndQuery,
-        /// Whether it asks for another protocol.
-        is_upgrade: bool,
-    },
-    /// A TCP stream.
-    Stream,
-}
-
-/// A request or stream that was decided. Dropped when it has ended, it leaves the registry and its outcome is told.
-#[derive(Debug)]
-pub(crate) struct Passage {
-    connections: Arc<Connections>,
-    connection: Arc<Connection>,
-    key: usize,
-    meter: Arc<Meter>,
-    view: Option<Arc<NodeView>>,
-    ruling: Ruling,
-    service: Option<Name>,
-    status: u16,
-    since: Instant,
-    decision: Option<DecisionId>,
 }
 
 impl Connection {
@@ -292,7 +261,7 @@ impl Connection {
         }
     }
 
-    fn facts<'a>(
+    pub(super) fn facts<'a>(
         &'a self,
         view: Option<&'a Arc<NodeView>>,
         subject: &'a Subject,
@@ -350,6 +319,11 @@ impl Connection {
         }
     }
 
+    /// Forgets a request or stream that has ended.
+    pub(super) fn end(&self, key: usize) -> Option<Subject> {
+        self.state().flows.try_remove(key).map(|flow| flow.subject)
+    }
+
     fn port(&self) -> u16 {
         match self.role {
             Role::Inbound { port, .. } => port,
@@ -382,73 +356,5 @@ impl State {
         let memo = rules.memo(&connection.caller, connection.id)?;
         self.memo = Some((Arc::clone(rules), Arc::clone(&memo)));
         Ok(memo)
-    }
-}
-
-impl Subject {
-    /// `path` is the target's path, if it has been parsed already.
-    fn decide(&self, memo: &SharedMemo, port: u16, path: Option<&CanonicalPath<'_>>) -> Ruling {
-        let decide = |attempt| Ruling::Policy(rules::decide(memo, port, attempt));
-        match (self, path) {
-            (Self::Stream, _) => decide(hauberk_policy::Attempt::Stream),
-            (Self::Request { method, is_upgrade, .. }, Some(path)) => {
-                decide(rules::request(method.as_str(), path, *is_upgrade))
-            }
-            (Self::Request { method, target, is_upgrade }, None) => {
-                match CanonicalPath::parse(method.as_str(), target.as_str()) {
-                    Ok(path) => decide(rules::request(method.as_str(), &path, *is_upgrade)),
-                    Err(_) => Ruling::Refused("ambiguous_path"),
-                }
-            }
-        }
-    }
-}
-
-impl Passage {
-    /// Whether it may pass.
-    pub(crate) fn is_allowed(&self) -> bool {
-        self.ruling.is_allowed()
-    }
-
-    /// What counts its bytes, and stops it when it is cut.
-    pub(crate) fn meter(&self) -> &Arc<Meter> {
-        &self.meter
-    }
-
-    /// The id of the decision, where it was not plainly to allow.
-    pub(crate) fn decision(&self) -> Option<&DecisionId> {
-        self.decision.as_ref()
-    }
-
-    /// Notes the status that was sent.
-    pub(crate) fn set_status(&mut self, status: StatusCode) {
-        self.status = status.as_u16();
-    }
-
-    /// Tells of whatever is not plainly allowed, at once.
-    fn record(&mut self, subject: &Subject) {
-        let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
-            if decision.reason == hauberk_policy::Reason::Permitted && decision.audit.is_none());
-        if !is_plain {
-            let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
-            let facts = self.connection.facts(self.view.as_ref(), subject, &self.ruling, service);
-            let id = self.connections.decisions().record(&facts);
-            self.decision = Some(id);
-        }
-    }
-}
-
-impl Drop for Passage {
-    fn drop(&mut self) {
-        let flow = self.connection.state().flows.try_remove(self.key);
-        let decisions = self.connections.decisions();
-        let Some(flow) = flow.filter(|_| decisions.wants_outcomes()) else { return };
-        let (bytes_in, bytes_out) = self.meter.counted();
-        let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
-        decisions.finish(
-            &self.connection.facts(self.view.as_ref(), &flow.subject, &self.ruling, service),
-            self.decision.as_ref(),
-            &Outcome { status: self.status, duration: self.since.elapsed(), bytes_in, bytes_out },
-        );
     }
 }

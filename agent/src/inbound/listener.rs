@@ -64,7 +64,7 @@ pub async fn serve(
         number: listener.port,
         app: listener.app,
         connections,
-        links: LinkPool::new(),
+        links: LinkPool::to_app(),
         multiplexed: MultiplexedPool::default(),
         tasks: Tasks::new(tracker.clone()),
         stop: stop.clone(),

@@ -89,7 +89,7 @@ impl Peer {
             address,
             alpn,
             connector: identity.connector(expected, &[alpn], true, HANDSHAKE_PATIENCE)?,
-            links: LinkPool::new(),
+            links: LinkPool::to_agent(),
             multiplexed: MultiplexedPool::default(),
             tunnels: TunnelPool::default(),
             in_flight: AtomicUsize::new(0),

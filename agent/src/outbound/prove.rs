@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_tls::{ServerExpectation, Svid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const ASK_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// How long one proof may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The most proofs at once.
+const MAX_PROOFS: usize = 8;
 /// The most connections that one proof names.
 const MAX_NAMES: usize = 1_024;
 
@@ -37,18 +40,20 @@ pub(super) async fn keep_proved(connections: &Arc<Connections>) {
             _ = tick.tick() => {}
             Ok(()) = identity.changed() => {}
         }
-        for ((address, id), stale) in stale(connections) {
-            for some in stale.chunks(MAX_NAMES) {
-                let proof = prove(connections, address, &id, some);
-                match tokio::time::timeout(PATIENCE, proof).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        tracing::warn!(event = "certificate_not_proved", %address, error = chain(&error))
-                    }
-                    Err(_) => tracing::warn!(event = "certificate_not_proved", %address, error = "too slow"),
+        let proofs = stream::iter(stale(connections));
+        proofs
+            .for_each_concurrent(MAX_PROOFS, |((address, id), stale)| async move {
+                for some in stale.chunks(MAX_NAMES) {
+                    let proof = prove(connections, address, &id, some);
+                    let error = match tokio::time::timeout(PATIENCE, proof).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(error)) => chain(&error),
+                        Err(_) => "too slow".to_owned(),
+                    };
+                    tracing::warn!(event = "certificate_not_proved", %address, error);
                 }
-            }
-        }
+            })
+            .await;
     }
 }
 

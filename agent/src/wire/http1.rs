@@ -15,16 +15,18 @@ use super::strict::MAX_HEAD;
 
 /// How long an idle link is kept.
 const KEEP: Duration = Duration::from_secs(60);
-/// How recently a link must have been used to carry a request that cannot be sent twice: many servers close after a
-/// few seconds without telling beforehand.
-const FRESH: Duration = Duration::from_secs(1);
+/// How recently a link to an app must have been used to carry a request that cannot be sent twice: many servers close
+/// after a few seconds without telling beforehand. Agents do not, except at the end of a certificate or of themselves.
+const FRESH_TO_APP: Duration = Duration::from_secs(1);
+const FRESH_TO_AGENT: Duration = KEEP;
 /// The most idle links to one server.
 const MAX_IDLE: usize = 256;
 
 /// The idle links to one server; the last used is the first to be used again, so that few stay in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LinkPool {
     idle: Mutex<Vec<Idle>>,
+    fresh: Duration,
 }
 
 #[derive(Debug)]
@@ -34,23 +36,29 @@ struct Idle {
 }
 
 impl LinkPool {
-    /// A pool without links.
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::default()
+    /// No links to an app yet.
+    pub(crate) fn to_app() -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_APP })
+    }
+
+    /// No links to an agent yet.
+    pub(crate) fn to_agent() -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_AGENT })
     }
 
     /// An idle link on which this request may be risked, and whether it has been idle for so long that its server may
     /// be closing it just now.
-    pub(crate) fn take(&self, request: &Request<RequestBody>) -> Option<(Link, bool)> {
+    fn take(&self, request: &Request<RequestBody>) -> Option<(Link, bool)> {
         let now = Instant::now();
         loop {
-            let mut idle = self.idle();
-            let newest =
-                idle.pop_if(|newest| now.duration_since(newest.since) < FRESH || is_repeatable(request))?;
-            drop(idle);
-            let mut link = newest.link;
+            let Idle { mut link, since } = self.idle().pop()?;
+            let is_stale = now.duration_since(since) >= self.fresh;
+            if is_stale && !is_repeatable(request) {
+                // The new link takes its place.
+                return None;
+            }
             if link.is_usable() {
-                return Some((link, now.duration_since(newest.since) >= FRESH));
+                return Some((link, is_stale));
             }
         }
     }

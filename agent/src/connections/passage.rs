@@ -1,0 +1,115 @@
+//! One request or stream, from its decision to its end.
+
+use std::sync::Arc;
+
+use hauberk_identity::Name;
+use hauberk_policy::CanonicalPath;
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use tokio::time::Instant;
+
+use super::Connections;
+use super::live::Connection;
+use super::rules::{self, Ruling, SharedMemo};
+use crate::decisions::{DecisionId, Outcome};
+use crate::mesh::NodeView;
+use crate::wire::meter::Meter;
+
+/// What must be known of a request or stream to decide it again.
+#[derive(Debug, Clone)]
+pub(crate) enum Subject {
+    /// An HTTP request, gRPC calls included.
+    Request {
+        /// Its method.
+        method: Method,
+        /// Its path in canonical form, and its query.
+        target: PathAndQuery,
+        /// Whether it asks for another protocol.
+        is_upgrade: bool,
+    },
+    /// A TCP stream.
+    Stream,
+}
+
+/// A request or stream that was decided. Dropped when it has ended, it leaves the registry and its outcome is told.
+#[derive(Debug)]
+pub(crate) struct Passage {
+    pub(super) connections: Arc<Connections>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) key: usize,
+    pub(super) meter: Arc<Meter>,
+    pub(super) view: Option<Arc<NodeView>>,
+    pub(super) ruling: Ruling,
+    pub(super) service: Option<Name>,
+    pub(super) status: u16,
+    pub(super) since: Instant,
+    pub(super) decision: Option<DecisionId>,
+}
+
+impl Subject {
+    /// `path` is the target's path, if it has been parsed already.
+    pub(super) fn decide(&self, memo: &SharedMemo, port: u16, path: Option<&CanonicalPath<'_>>) -> Ruling {
+        let decide = |attempt| Ruling::Policy(rules::decide(memo, port, attempt));
+        match (self, path) {
+            (Self::Stream, _) => decide(hauberk_policy::Attempt::Stream),
+            (Self::Request { method, is_upgrade, .. }, Some(path)) => {
+                decide(rules::request(method.as_str(), path, *is_upgrade))
+            }
+            (Self::Request { method, target, is_upgrade }, None) => {
+                match CanonicalPath::parse(method.as_str(), target.as_str()) {
+                    Ok(path) => decide(rules::request(method.as_str(), &path, *is_upgrade)),
+                    Err(_) => Ruling::Refused("ambiguous_path"),
+                }
+            }
+        }
+    }
+}
+
+impl Passage {
+    /// Whether it may pass.
+    pub(crate) fn is_allowed(&self) -> bool {
+        self.ruling.is_allowed()
+    }
+
+    /// What counts its bytes, and stops it when it is cut.
+    pub(crate) fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// The id of the decision, where it was not plainly to allow.
+    pub(crate) fn decision(&self) -> Option<&DecisionId> {
+        self.decision.as_ref()
+    }
+
+    /// Notes the status that was sent.
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
+    }
+
+    /// Tells of whatever is not plainly allowed, at once.
+    pub(super) fn record(&mut self, subject: &Subject) {
+        let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
+            if decision.reason == hauberk_policy::Reason::Permitted && decision.audit.is_none());
+        if !is_plain {
+            let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
+            let facts = self.connection.facts(self.view.as_ref(), subject, &self.ruling, service);
+            let id = self.connections.decisions().record(&facts);
+            self.decision = Some(id);
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        let subject = self.connection.end(self.key);
+        let decisions = self.connections.decisions();
+        let Some(subject) = subject.filter(|_| decisions.wants_outcomes()) else { return };
+        let (bytes_in, bytes_out) = self.meter.counted();
+        let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
+        decisions.finish(
+            &self.connection.facts(self.view.as_ref(), &subject, &self.ruling, service),
+            self.decision.as_ref(),
+            &Outcome { status: self.status, duration: self.since.elapsed(), bytes_in, bytes_out },
+        );
+    }
+}

@@ -93,6 +93,7 @@ pub async fn serve(
     }
     drop(listener);
     while serving.join_next().await.is_some() {}
+    port.multiplexed.clear();
     tracker.close();
     tracker.wait().await;
 }

@@ -96,6 +96,12 @@ impl Balancer {
         }
     }
 
+    /// Forgets all endpoints. Connections to them end when what is under way on them has.
+    pub(super) fn clear(&self) {
+        self.groups.store(Arc::default());
+        self.peers().clear();
+    }
+
     fn regroup(
         &self,
         name: &Name,

@@ -65,8 +65,10 @@ impl Outbound {
         .await;
     }
 
-    /// Waits for streams that outlive the connections they came on, such as WebSockets.
+    /// Closes idle connections, and waits for streams that outlive the connections they came on, such as WebSockets. To
+    /// be called when all listeners have ended.
     pub async fn finish(&self) {
+        self.balancer.clear();
         self.tracker.close();
         self.tracker.wait().await;
     }

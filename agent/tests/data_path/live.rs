@@ -176,10 +176,22 @@ async fn a_renewed_certificate_that_is_proved_keeps_streams_alive() {
 
 #[tokio::test]
 async fn draining_lets_what_is_under_way_end() {
-    let pair = Pair::new(Protocol::Http, LONG).await;
-    let mut clients = JoinSet::new();
-    let mut client = http1(pair.http, &mut clients).await;
-    assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 200);
-    pair.orders.stop.cancel();
-    until("the idle connection is closed", || pair.orders.connections.is_empty()).await;
+    for protocol in [Protocol::Http, Protocol::Http2, Protocol::Tcp] {
+        let pair = Pair::new(protocol, LONG).await;
+        let mut clients = JoinSet::new();
+        if protocol == Protocol::Tcp {
+            let mut stream = pair.stream().await;
+            pair.orders.stop.cancel();
+            assert!(is_alive(&mut stream).await);
+        } else {
+            let mut client = http1(pair.http, &mut clients).await;
+            assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 200);
+            pair.orders.stop.cancel();
+        }
+        let is_done = |agent: &Agent| agent.listeners.iter().all(tokio::task::AbortHandle::is_finished);
+        until("inbound has ended", || is_done(&pair.orders) && pair.orders.connections.is_empty()).await;
+        pair.web.stop.cancel();
+        until("outbound has ended", || is_done(&pair.web)).await;
+        tokio::time::timeout(PATIENCE, pair.web.outbound.finish()).await.unwrap();
+    }
 }

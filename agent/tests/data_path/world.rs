@@ -19,7 +19,7 @@ use hauberk_policy::{
 use hauberk_proto::convert::Discovery;
 use hauberk_tls::{IssuingAuthority, KeyPair, LiveIdentity, RootAuthority, SvidTemplate, TrustBundle};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How long any one wait may take.
@@ -41,6 +41,7 @@ pub struct Agent {
     pub outbound: Arc<Outbound>,
     pub stop: CancellationToken,
     pub tasks: JoinSet<()>,
+    pub listeners: Vec<AbortHandle>,
 }
 
 pub fn name(text: &str) -> Name {
@@ -116,7 +117,7 @@ impl World {
         tasks.spawn(async move { enforcing.enforce(stopping).await });
         let (maintaining, stopping) = (Arc::clone(&outbound), stop.clone());
         tasks.spawn(async move { maintaining.maintain(stopping).await });
-        Agent { id, context, connections, outbound, stop, tasks }
+        Agent { id, context, connections, outbound, stop, tasks, listeners: Vec::new() }
     }
 
     /// A view for a node with these ports, each a service of the node's own name, decided by these policies.
@@ -186,12 +187,10 @@ impl Agent {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let listener = Listener { port, socket, app };
-        self.tasks.spawn(inbound::serve(
-            listener,
-            Arc::clone(&self.connections),
-            Limits::new(1_000),
-            self.stop.clone(),
-        ));
+        let served =
+            inbound::serve(listener, Arc::clone(&self.connections), Limits::new(1_000), self.stop.clone());
+        let serving = self.tasks.spawn(served);
+        self.listeners.push(serving);
         address
     }
 
@@ -219,7 +218,8 @@ impl Agent {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (outbound, stop) = (Arc::clone(&self.outbound), self.stop.clone());
-        self.tasks.spawn(async move { outbound.serve_http(listener, stop).await });
+        let serving = self.tasks.spawn(async move { outbound.serve_http(listener, stop).await });
+        self.listeners.push(serving);
         address
     }
 
@@ -229,7 +229,8 @@ impl Agent {
         let address = listener.local_addr().unwrap();
         let (outbound, stop) = (Arc::clone(&self.outbound), self.stop.clone());
         let service = TcpService { name: name(service), port: None };
-        self.tasks.spawn(async move { outbound.serve_tcp(listener, service, stop).await });
+        let serving = self.tasks.spawn(async move { outbound.serve_tcp(listener, service, stop).await });
+        self.listeners.push(serving);
         address
     }
 }

@@ -112,7 +112,7 @@ pub fn admit(
         }
     }
     let mut warnings = Vec::new();
-    let step = Step { before: catalog, after: &after, places: &places, trust_domain };
+    let step = Step { batch, before: catalog, after: &after, places: &places, trust_domain };
     references::check(&step, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
     let problems = problems.into_sorted();
@@ -121,6 +121,8 @@ pub fn admit(
 
 /// A batch between before and after.
 struct Step<'a> {
+    /// As it was sent; nothing where resources are removed.
+    batch: &'a [Resource],
     before: &'a Catalog,
     after: &'a Catalog,
     /// Every resource that the batch names, with its place in the request.

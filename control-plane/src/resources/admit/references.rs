@@ -2,6 +2,7 @@
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
+use hauberk_proto::mesh::v1::{Backend, VirtualNodeSpec, resource::Spec};
 
 use super::Step;
 use crate::compile::view::{Provided, node_scope};
@@ -24,9 +25,14 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
                 did_you_mean(key.mesh.as_str(), known).or_else(|| Some("apply the mesh as well".to_owned()));
             problems.report(Fault::Invalid, "mesh", format!("mesh {:?} does not exist", key.mesh), help);
         }
-        let (Some(mesh), Some(entry)) = (step.after.mesh(key.mesh.as_str()), step.after.get(key)) else {
-            continue;
-        };
+        let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
+        // Also where something else is wrong with the node.
+        if let Some(Spec::VirtualNode(spec)) =
+            step.batch.get(*index).and_then(|resource| resource.spec.as_ref())
+        {
+            step.check_backends(key, mesh, spec, problems);
+        }
+        let Some(entry) = step.after.get(key) else { continue };
         match entry.model() {
             Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
             Model::VirtualService(service) => step.check_service(key, mesh, service, problems, warnings),
@@ -43,21 +49,27 @@ impl Step<'_> {
         self.places.contains_key(&key) || self.after.get(&key).is_some()
     }
 
-    fn check_node(&self, key: &ResourceKey, mesh: &MeshCatalog, node: &VirtualNode, problems: &mut Problems) {
-        for backend in node.backends() {
-            if !self.exists(Kind::VirtualService, &key.mesh, backend) {
-                let index = self.backend_index(key, backend);
+    fn check_backends(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        spec: &VirtualNodeSpec,
+        problems: &mut Problems,
+    ) {
+        for (index, Backend { virtual_service }) in spec.backends.iter().enumerate() {
+            let named = virtual_service.as_ref().map(|named| Name::parse(&named.virtual_service_name));
+            let Some(Ok(backend)) = named else { continue };
+            if !self.exists(Kind::VirtualService, &key.mesh, &backend) {
                 let field = format!("spec.backends[{index}].virtualService.virtualServiceName");
                 let known = mesh.of_kind(Kind::VirtualService).keys().map(Name::as_str);
                 let help = did_you_mean(backend.as_str(), known);
-                problems.report(
-                    Fault::Invalid,
-                    field,
-                    format!("virtual service {backend:?} does not exist"),
-                    help,
-                );
+                let message = format!("virtual service {backend:?} does not exist");
+                problems.report(Fault::Invalid, field, message, help);
             }
         }
+    }
+
+    fn check_node(&self, key: &ResourceKey, mesh: &MeshCatalog, node: &VirtualNode, problems: &mut Problems) {
         // The services that others have put on this node.
         for (name, service) in mesh.services() {
             let own = ResourceKey { kind: Kind::VirtualService, mesh: key.mesh.clone(), name: name.clone() };
@@ -78,15 +90,6 @@ impl Step<'_> {
         if let Err(error) = Engine::compile(scope, &PolicySlice::default()) {
             problems.invalid("spec.listeners", error);
         }
-    }
-
-    /// Where the request has a backend: they are sorted once read.
-    fn backend_index(&self, key: &ResourceKey, backend: &Name) -> usize {
-        use hauberk_proto::mesh::v1::resource::Spec;
-        let spec = self.after.get(key).and_then(|entry| entry.resource().spec.as_ref());
-        let Some(Spec::VirtualNode(spec)) = spec else { return 0 };
-        let names = spec.backends.iter().map(|backend| backend.virtual_service.as_ref());
-        names.flatten().position(|named| *backend == *named.virtual_service_name).unwrap_or_default()
     }
 
     fn check_service(

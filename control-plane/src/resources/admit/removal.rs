@@ -68,7 +68,7 @@ pub fn admit_removal(
     for (key, index) in &places {
         check_unused(key, &after, problems.about(*index));
     }
-    let step = Step { before: catalog, after: &after, places: &places, trust_domain };
+    let step = Step { batch: &[], before: catalog, after: &after, places: &places, trust_domain };
     opens::check(&step, rights, &mut problems, &mut Vec::new());
     let mut problems = problems.into_sorted();
     // A target has no fields of the resource itself.

@@ -294,16 +294,13 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
     let (resources, push) = start_push(control).await?;
-    let admin_routes = rpc::admin_routes(control, &resources, &push)?;
+    let admin_routes = rpc::admin_routes(control, &resources, &push).await?;
+    let agent_routes = rpc::agent_routes(control, &push).await;
     let local = LocalSocket::bind(&settings.admin_socket())?;
     write_addresses(settings, &addresses)?;
 
     let stop = &control.stop;
-    serve(
-        control,
-        "agent",
-        rpc::serve(agent, rpc::agent_routes(control, &push), control.access(), stop.clone()),
-    );
+    serve(control, "agent", rpc::serve(agent, agent_routes, control.access(), stop.clone()));
     serve(control, "admin", rpc::serve(admin, admin_routes, control.access(), stop.clone()));
     serve(control, "local", rpc::serve_local(Arc::clone(control), local, control.access(), stop.clone()));
     control.tasks.spawn(health.clone().serve(probes.0, stop.clone()));

@@ -38,20 +38,22 @@ pub use local::{LocalError, LocalSocket, issue_through_socket, serve_local};
 pub use server::serve;
 
 /// What agents reach.
-pub fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
-    Routes::new(agent::service(control)).add_service(mesh_sync::service(push)).add_service(health_service())
+pub async fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
+    Routes::new(agent::service(control))
+        .add_service(mesh_sync::service(push))
+        .add_service(health_service(AGENT_SERVICES).await)
 }
 
 /// What admins reach.
 ///
 /// # Errors
 /// When reflection cannot read our own descriptors.
-pub fn admin_routes(
+pub async fn admin_routes(
     control: &Arc<ControlPlane>,
     resources: &Arc<Resources>,
     push: &Arc<Push>,
 ) -> Result<Routes, tonic_reflection::server::Error> {
-    Ok(Routes::new(health_service())
+    Ok(Routes::new(health_service(ADMIN_SERVICES).await)
         .add_service(admins::service(control))
         .add_service(audit::service(control))
         .add_service(flows::service(push))
@@ -64,7 +66,11 @@ pub fn admin_routes(
         .add_service(reflection().build_v1alpha()?))
 }
 
-/// The services of the admin listener, as reflection lists them.
+/// The services of the agent listener, as health names them.
+const AGENT_SERVICES: &[&str] =
+    &["hauberk.agent.v1.Enrollment", "hauberk.agent.v1.Mesh", "grpc.health.v1.Health"];
+
+/// The services of the admin listener, as reflection lists them and health names them.
 const ADMIN_SERVICES: &[&str] = &[
     "hauberk.admin.v1.Admins",
     "hauberk.admin.v1.Audit",
@@ -84,9 +90,14 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     ADMIN_SERVICES.iter().fold(builder, |builder, name| builder.with_service_name(*name))
 }
 
-/// Answers `SERVING` for the process as a whole: a listener that answers at all serves.
-fn health_service() -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
+/// Answers `SERVING` for the process as a whole and for each of these services: a listener that answers at all serves.
+async fn health_service(
+    services: &[&str],
+) -> tonic_health::pb::health_server::HealthServer<tonic_health::server::HealthService> {
     let reporter = tonic_health::server::HealthReporter::new();
+    for service in services {
+        reporter.set_service_status(*service, tonic_health::ServingStatus::Serving).await;
+    }
     tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(reporter),
     )

@@ -167,6 +167,12 @@ pub(crate) enum ContextCommand {
     },
     /// Print the chosen one
     Current,
+    /// Write its credential to files for other gRPC clients: ca.pem, cert.pem, key.pem
+    Export {
+        /// The folder; made (0700) where there is none
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Forget one, with its credential
     Delete {
         /// Its name

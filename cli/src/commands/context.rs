@@ -1,11 +1,16 @@
 //! `hauberk context`
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
 use crate::arguments::{ContextCommand, Global};
 use crate::clock;
 use crate::commands::rows;
-use crate::context::{ContextError, ContextStore};
+use crate::context::{ContextError, ContextStore, Credential, write_private};
 use crate::error::CommandError;
 use crate::output;
+use crate::times;
 
 /// Runs the command.
 ///
@@ -22,6 +27,7 @@ pub(crate) fn run(global: &Global, command: ContextCommand) -> Result<(), Comman
             Ok(())
         }
         ContextCommand::Current => output::line(store.select(global.context.as_deref())?.0),
+        ContextCommand::Export { dir } => export(&store, global.context.as_deref(), &dir),
         ContextCommand::Delete { name } => {
             let (name, _) = store.select(Some(&name))?;
             store.update(|contexts| {
@@ -33,6 +39,37 @@ pub(crate) fn run(global: &Global, command: ContextCommand) -> Result<(), Comman
             output::line(format_args!("context/{name} deleted"))
         }
     }
+}
+
+/// Writes each part of a credential that is still good to a file of its own.
+fn export(store: &ContextStore, name: Option<&str>, folder: &Path) -> Result<(), CommandError> {
+    let (name, context) = store.select(name)?;
+    let now = clock::now();
+    let credential = Credential::of(&name, &context, now)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|source| ContextError::Io {
+        verb: "make",
+        path: folder.to_owned(),
+        source,
+    })?;
+    for (file, text) in [
+        ("ca.pem", &context.bundle_pem),
+        ("cert.pem", &context.certificate_pem),
+        ("key.pem", &context.key_pem),
+    ] {
+        let path = folder.join(file);
+        write_private(&path, text.as_bytes()).map_err(|source| ContextError::Io {
+            verb: "write",
+            path: path.clone(),
+            source,
+        })?;
+        output::line(path.display())?;
+    }
+    let left = times::short(credential.svid.validity().not_after().since(now));
+    output::note(format_args!(
+        "good for {left} at {}; whoever reads key.pem is {}",
+        context.server, context.admin
+    ));
+    Ok(())
 }
 
 fn list(store: &ContextStore) -> Result<(), CommandError> {

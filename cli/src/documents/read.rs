@@ -10,7 +10,7 @@ use super::locate::{locate, locate_within};
 use super::message::Defect;
 use super::problem::{Problem, Problems, Source};
 use super::resource;
-use super::yaml::{self, Node, Position};
+use super::yaml::{self, Content, Entry, Node, Position};
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 8 << 20;
@@ -82,7 +82,7 @@ pub(crate) fn parse(sources: Vec<Source>, default_mesh: Option<&str>) -> Result<
             message: fault.message,
         }));
         // `---` at the end, or a comment alone, is no document.
-        for node in nodes.into_iter().filter(|node| !node.is_null()) {
+        for node in nodes.into_iter().flat_map(items).filter(|node| !node.is_null()) {
             let mut defects = Vec::new();
             let resource = resource::read(&node, default_mesh, &mut defects);
             problems.extend(defects.into_iter().map(|defect| Problem::from_defect(source, defect)));
@@ -97,6 +97,19 @@ pub(crate) fn parse(sources: Vec<Source>, default_mesh: Option<&str>) -> Result<
         return Err(ReadError::Nothing(names.join(", ")));
     }
     Ok(Documents { sources, documents })
+}
+
+/// The documents of a document that is a list of them, `items:`, as `get -o json` prints several.
+fn items(document: Node) -> Vec<Node> {
+    match document.content {
+        Content::Map(mut entries) if entries.len() == 1 => match entries.pop() {
+            Some(Entry { key, value: Node { content: Content::List(items), .. }, .. }) if key == "items" => {
+                items
+            }
+            other => vec![Node { content: Content::Map(other.into_iter().collect()), ..document }],
+        },
+        content => vec![Node { content, ..document }],
+    }
 }
 
 impl Documents {

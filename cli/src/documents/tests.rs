@@ -161,6 +161,16 @@ name: empty
 }
 
 #[test]
+fn a_list_of_resources_is_read_as_so_many_documents() {
+    let listed =
+        load(r#"{"items": [{"kind": "Mesh", "name": "a"}, {"kind": "Mesh", "name": "b"}]}"#).unwrap();
+    let names: Vec<&str> = listed.resources().map(|resource| resource.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert!(wrong("items: []\nname: a\n").contains("shop.yaml:1:1: items: unknown field"));
+    assert!(wrong("items:\n  - {kind: Mesh, nam: a}\n").contains("shop.yaml:2:18: nam: unknown field"));
+}
+
+#[test]
 fn resources_are_written_as_people_write_them() {
     let text = "kind: Policy\nmesh: shop\nname: web-may-read\nspec:\n  cedar: |\n    permit (\n      principal,\n      action,\n      resource\n    );\n  mode: ENFORCE\n";
     assert_eq!(to_yaml(&resource_tree(&one(text))), text);

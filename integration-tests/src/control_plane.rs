@@ -140,7 +140,8 @@ impl MeshBox {
     /// Starts the control plane and ends it at once after this long, wherever it is by then.
     pub fn kill_while_starting(&mut self, after: Duration) {
         self.kill_control_plane();
-        let mut process = Process::start("control-plane", self.folder(), self.run_command("127.0.0.1:0", "127.0.0.1:0"));
+        let mut process =
+            Process::start("control-plane", self.folder(), self.run_command("127.0.0.1:0", "127.0.0.1:0"));
         std::thread::sleep(after);
         process.kill();
     }
@@ -156,7 +157,8 @@ impl MeshBox {
         let addresses = self.data_dir().join("addresses.json");
         let _ = fs::remove_file(&addresses);
         let name = format!("restart-{}", fs::read_dir(self.folder()).unwrap().count());
-        let mut process = Process::start(&name, self.folder(), self.run_command("127.0.0.1:0", "127.0.0.1:0"));
+        let mut process =
+            Process::start(&name, self.folder(), self.run_command("127.0.0.1:0", "127.0.0.1:0"));
         let status = eventually("the control plane is ready or ends", Duration::from_secs(30), || {
             if addresses.exists() {
                 return Some(None);

@@ -3,12 +3,12 @@
 use std::{fs, io, time::Duration};
 
 use hauberk_identity::TrustDomain;
+use hauberk_proto::agent::v1::{
+    AgentInfo, AttestRequest, AttestResponse, attest_request::Evidence, enrollment_client::EnrollmentClient,
+};
 use hauberk_tls::{
     BootstrapTrust, CertificateRequest, Connector, KeyPair, LiveIdentity, ServerExpectation, Svid,
     TrustBundle, bootstrap_connector, install_provider,
-};
-use hauberk_proto::agent::v1::{
-    AgentInfo, AttestRequest, AttestResponse, attest_request::Evidence, enrollment_client::EnrollmentClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -66,11 +66,8 @@ pub async fn attest(mesh: &MeshBox, token: &str, key: &KeyPair) -> Result<Attest
 /// The same with a certificate request of the caller's.
 pub async fn attest_with(mesh: &MeshBox, token: &str, csr: Vec<u8>) -> Result<AttestResponse, Status> {
     let agent = AgentInfo { version: "test".to_owned(), hostname: "box".to_owned() };
-    let request = AttestRequest {
-        csr,
-        agent: Some(agent),
-        evidence: Some(Evidence::JoinToken(token.to_owned())),
-    };
+    let request =
+        AttestRequest { csr, agent: Some(agent), evidence: Some(Evidence::JoinToken(token.to_owned())) };
     let channel = channel(mesh.agent_address(), stranger(mesh));
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
 }

@@ -8,18 +8,29 @@
     reason = "tests: a failure is a panic with a reason"
 )]
 
+mod admin_access;
 mod authorization;
+mod certificates;
 mod child;
 mod client;
+mod data_directory;
+mod durability;
+mod enrollment;
 mod forged;
 mod grpc;
+mod hostile;
 mod house;
+mod impostors;
+mod http2_frames;
 mod live_cut;
 mod load;
+mod mistakes;
 mod outage;
 mod paths;
 mod peer;
+mod python;
 mod replicas;
+mod resources;
 mod shop;
 mod spiffe_clients;
 mod streaming_app;

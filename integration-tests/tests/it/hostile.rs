@@ -1,0 +1,355 @@
+//! Peers that are not who they should be, on every port that the mesh opens.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use hauberk_identity::{Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually, get, request, skip};
+use hauberk_proto::{
+    admin::v1::{ListAdminsRequest, admins_client::AdminsClient},
+    agent::v1::{SignCertificateRequest, enrollment_client::EnrollmentClient},
+};
+use hauberk_tls::{
+    CertificateRequest, IssuingAuthority, KeyPair, RootAuthority, Svid, SvidTemplate, install_provider,
+};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+const MESH: &str = r#"
+kind: Mesh
+name: shop
+---
+kind: VirtualNode
+mesh: shop
+name: orders
+spec: {listeners: [{portMapping: {port: 8080, protocol: http}}]}
+---
+kind: VirtualService
+mesh: shop
+name: orders
+spec: {provider: {virtualNode: {virtualNodeName: orders}}}
+---
+kind: VirtualNode
+mesh: shop
+name: web
+spec: {}
+---
+kind: VirtualNode
+mesh: shop
+name: intruder
+spec: {}
+---
+kind: Policy
+mesh: shop
+name: web-reads-orders
+spec:
+  cedar: permit(principal == Node::"web", action == Action::"GET", resource in Service::"orders");
+"#;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn shop() -> (MeshBox, App, Agent) {
+    install_provider();
+    let mesh = MeshBox::start();
+    mesh.apply(MESH);
+    let app = App::start("orders");
+    let agent = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    mesh.wait_enforced();
+    (mesh, app, agent)
+}
+
+/// A certificate chain and its key, as a peer presents them.
+type Credential = (Vec<CertificateDer<'static>>, KeyPair);
+
+fn credential((svid, key): (Svid, KeyPair)) -> Credential {
+    (svid.chain().to_vec(), key)
+}
+
+/// A certificate for `id` by an authority of the attacker's, which calls itself by the name of `domain`.
+fn forged(domain: &str, id: &str) -> (Svid, KeyPair) {
+    let domain = TrustDomain::parse(domain).unwrap();
+    let now = UnixMillis::from_secs(UnixTime::now().as_secs());
+    let hour = Duration::from_secs(3600);
+    let validity = Validity::new(now.minus(hour), now.plus(hour)).unwrap();
+    let root = RootAuthority::create(&domain, validity, Serial::from_random([1; 16])).unwrap();
+    let issuing = IssuingAuthority::create(&root, validity, Serial::from_random([2; 16])).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let template = SvidTemplate {
+        id: SpiffeId::parse(id).unwrap(),
+        public_key: key.public_key(),
+        serial: Serial::from_random([3; 16]),
+        validity,
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+    };
+    (issuing.sign(&template).unwrap(), key)
+}
+
+fn named(id: &str) -> rcgen::CertificateParams {
+    let mut params = rcgen::CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+    params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth, rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    params
+}
+
+fn self_signed(id: &str) -> Credential {
+    let key = KeyPair::generate().unwrap();
+    let certificate = named(id).self_signed(&key).unwrap();
+    (vec![certificate.into()], key)
+}
+
+/// A certificate for `id` that a workload has signed with its own key, as if it were an authority.
+fn signed_by_workload(id: &str, (svid, workload): &(Svid, KeyPair)) -> Credential {
+    let key = KeyPair::generate().unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(&svid.chain()[0], workload).unwrap();
+    let certificate = named(id).signed_by(&key, &issuer).unwrap();
+    let chain = std::iter::once(certificate.into()).chain(svid.chain().iter().cloned()).collect();
+    (chain, key)
+}
+
+/// Trusts whoever answers: these tests are about what the other side does.
+#[derive(Debug)]
+struct TrustAnybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Sends a request over TLS with this credential and gives back everything that comes.
+async fn ask(address: SocketAddr, credential: Option<Credential>) -> String {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAnybody(provider)));
+    let mut config = match credential {
+        Some((chain, key)) => {
+            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
+            builder.with_client_auth_cert(chain, key).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        stream.write_all(b"GET /orders/1 HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer).await;
+        Ok::<_, std::io::Error>((answer, ended.err()))
+    };
+    match timeout(PATIENCE, exchange).await.expect("the peer neither answers nor closes") {
+        Ok((answer, _)) => String::from_utf8_lossy(&answer).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_certificates_of_the_mesh_are_heard_on_the_mesh_port() {
+    let (mesh, app, agent) = shop();
+    let port = agent.inbound(8080);
+    let web = dial::join(&mesh, "web").await;
+    let web_id = web.0.id().to_string();
+    let good = || Some((web.0.chain().to_vec(), KeyPair::from_pkcs8_der(&web.1.to_pkcs8_der()).unwrap()));
+    let answer = ask(port, good()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "the permitted caller is served: {answer}");
+    assert_eq!(app.requests(), 1);
+
+    let (mut mixed, mixed_key) = credential(forged("box.test", &web_id));
+    mixed[1] = web.0.chain()[1].clone();
+    let (admin_svid, admin_key) =
+        (Svid::from_pem(&mesh.context("certificate_pem")), KeyPair::from_pkcs8_pem(&mesh.context("key_pem")));
+    for (what, credential) in [
+        ("no certificate", None),
+        ("self-signed", Some(self_signed(&web_id))),
+        ("another authority of the same name", Some(credential(forged("box.test", &web_id)))),
+        ("another authority's leaf beside our issuer", Some((mixed, mixed_key))),
+        (
+            "another trust domain",
+            Some(credential(forged("evil.test", "spiffe://evil.test/mesh/shop/node/web"))),
+        ),
+        ("signed by a workload", Some(signed_by_workload(&web_id, &web))),
+        ("an admin's", Some(credential((admin_svid.unwrap(), admin_key.unwrap())))),
+    ] {
+        let answer = ask(port, credential).await;
+        assert!(!answer.contains("200"), "{what}: {answer}");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 403"), "{what}: {answer}");
+        assert_eq!(app.requests(), 1, "{what}: the app saw it");
+    }
+    // A node of the mesh that nobody permitted is told so, with an id, and goes no further.
+    let answer = ask(port, Some(credential(dial::join(&mesh, "intruder").await))).await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("hauberk-decision: "), "{answer}");
+    assert_eq!(app.requests(), 1);
+
+    let answer = ask(port, good()).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "after all that the permitted caller is served: {answer}");
+}
+
+#[test]
+fn plaintext_on_the_mesh_port_reaches_nobody() {
+    let (mesh, app, agent) = shop();
+    for bytes in
+        ["GET /orders/1 HTTP/1.1\r\nhost: orders\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\r\n\r\n"]
+    {
+        let answer = request(agent.inbound(8080), bytes);
+        assert!(answer.is_err(), "{bytes:?}: {answer:?}");
+    }
+    for port in [mesh.admin_address(), mesh.agent_address()] {
+        assert!(get(port.parse().unwrap(), "control-plane", "/").is_err());
+    }
+    assert_eq!(app.requests(), 0);
+    mesh.hauberk(&["get", "meshes"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_1_2_is_not_spoken() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skip("openssl is not installed");
+    }
+    let (mesh, app, agent) = shop();
+    let (svid, key) = dial::join(&mesh, "web").await;
+    let file = mesh.folder().join("web.pem");
+    std::fs::write(&file, format!("{}{}", *key.to_pkcs8_pem(), svid.to_pem())).unwrap();
+    let client = |version: &str, port: &str| {
+        let mut command = Command::new("openssl");
+        command
+            .args(["s_client", version, "-quiet", "-connect", port, "-cert"])
+            .arg(&file)
+            .arg("-cert_chain");
+        command.arg(&file).arg("-key").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        // It may be refused before it has read anything.
+        let _ = std::io::Write::write_all(
+            &mut input,
+            b"GET /orders/1 HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n",
+        );
+        let output = child.wait_with_output().unwrap();
+        (
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let mesh_port = agent.inbound(8080).to_string();
+    let (answer, said) = client("-tls1_3", &mesh_port);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}{said}");
+    for port in [mesh_port.as_str(), mesh.admin_address(), mesh.agent_address()] {
+        let (answer, said) = client("-tls1_2", port);
+        assert!(answer.is_empty() && said.contains("protocol version"), "{port}: {answer}{said}");
+    }
+    assert_eq!(app.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_credentials_open_neither_api_of_the_control_plane() {
+    let (mesh, _app, _agent) = shop();
+    let list = async |connector| {
+        let channel = dial::channel(mesh.admin_address(), connector);
+        AdminsClient::new(channel).list_admins(ListAdminsRequest {}).await
+    };
+    list(dial::admin(&mesh)).await.unwrap();
+    let (svid, key) = forged("box.test", "spiffe://box.test/admin/admin");
+    list(dial::bearer(&mesh, svid, &key)).await.unwrap_err();
+    list(dial::stranger(&mesh)).await.unwrap_err();
+
+    let renew = async |svid: Svid, key: KeyPair| {
+        let csr = CertificateRequest::create(&key).unwrap();
+        let channel = dial::channel(mesh.agent_address(), dial::bearer(&mesh, svid, &key));
+        let mut client = EnrollmentClient::new(channel);
+        client.sign_certificate(SignCertificateRequest { csr }).await
+    };
+    let (svid, key) = dial::join(&mesh, "web").await;
+    let renewed = renew(svid, key).await.unwrap().into_inner().certificate.unwrap();
+    assert_eq!(renewed.spiffe_id, "spiffe://box.test/mesh/shop/node/web");
+    let (svid, key) = forged("box.test", "spiffe://box.test/mesh/shop/node/web");
+    renew(svid, key).await.unwrap_err();
+    list(dial::admin(&mesh)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_that_connect_and_say_nothing_keep_nobody_out() {
+    let (mesh, _app, agent) = shop();
+    let mut silent = Vec::new();
+    for address in [agent.inbound(8080), mesh.agent_address().parse().unwrap()] {
+        for _ in 0..40 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+    }
+    let web = dial::join(&mesh, "web").await;
+    let answer = ask(agent.inbound(8080), Some(credential(web))).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_certificates_are_refused_everywhere() {
+    if std::env::var_os("HAUBERK_TEST_LONG").is_none() {
+        return skip("takes over a minute, the shortest life of a certificate: set HAUBERK_TEST_LONG=1");
+    }
+    install_provider();
+    let mesh = MeshBox::start_with(&["--svid-ttl", "1m"]);
+    mesh.apply(MESH);
+    let app = App::start("orders");
+    let agent = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    mesh.wait_enforced();
+    let (svid, key) = dial::join(&mesh, "web").await;
+    let again = || Some((svid.chain().to_vec(), KeyPair::from_pkcs8_der(&key.to_pkcs8_der()).unwrap()));
+    assert!(ask(agent.inbound(8080), again()).await.starts_with("HTTP/1.1 200"));
+    let not_after = svid.validity().not_after();
+    let expired = || UnixMillis::from_secs(UnixTime::now().as_secs()) > not_after;
+    eventually("the certificate expires", Duration::from_secs(90), || expired().then_some(()));
+    assert!(!ask(agent.inbound(8080), again()).await.contains("200"));
+    assert_eq!(app.requests(), 1);
+    let csr = CertificateRequest::create(&key).unwrap();
+    let channel = dial::channel(mesh.agent_address(), dial::bearer(&mesh, svid, &key));
+    let mut client = EnrollmentClient::new(channel);
+    client.sign_certificate(SignCertificateRequest { csr }).await.unwrap_err();
+}

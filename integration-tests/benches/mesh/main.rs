@@ -1,0 +1,202 @@
+//! `make bench`: one run that measures direct calls, calls through two agents, and calls through
+//! two of each other proxy that is installed, in turn, and prints ratios. Then memory, issuance and
+//! how fast a change is enforced.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "a benchmark: a failure is a panic with a reason, and it is timed by the real clock"
+)]
+
+mod control;
+mod load;
+mod peers;
+
+use std::{net::SocketAddr, time::Duration};
+
+use hauberk_integration_tests::{Agent, AgentOptions, MeshBox};
+
+const SPAN: Duration = Duration::from_secs(3);
+const ROUNDS: usize = 3;
+
+const MESH: &str = r#"
+kind: Mesh
+name: bench
+---
+kind: VirtualNode
+mesh: bench
+name: client
+spec: {backends: [{virtualService: {virtualServiceName: server}}]}
+---
+kind: VirtualNode
+mesh: bench
+name: server
+spec:
+  listeners:
+    - portMapping: {port: 8080, protocol: http}
+    - portMapping: {port: 9000, protocol: tcp}
+---
+kind: VirtualService
+mesh: bench
+name: server
+spec: {provider: {virtualNode: {virtualNodeName: server}}}
+---
+kind: Policy
+mesh: bench
+name: client-may-call
+spec:
+  cedar: |
+    permit(principal == Node::"client", action, resource in Service::"server");
+"#;
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let backend = runtime.block_on(load::backend());
+    let mesh = MeshBox::start();
+    mesh.apply(MESH);
+    let server = mesh.agent("server", AgentOptions::default().app(8080, backend).app(9000, backend).quiet());
+    let client = mesh.agent("client", AgentOptions::default().tcp("server:9000").quiet());
+    mesh.wait_enforced();
+    let pairs = peers::pairs(mesh.folder(), backend);
+
+    println!("HTTP/1.1 keep-alive, GET with a 3-byte answer; medians of {ROUNDS} runs of {SPAN:?}");
+    for connections in [1, 64] {
+        let ours = || cpu(&client, &server);
+        let mut rows = vec![Row::new("direct"), Row::new("two agents")];
+        rows.extend(pairs.iter().map(|pair| Row::new(pair.name)));
+        for _ in 0..ROUNDS {
+            rows[0].add(&runtime, backend, "server", connections, || 0.0);
+            rows[1].add(&runtime, client.outbound(), "server", connections, ours);
+            for (row, pair) in rows[2..].iter_mut().zip(&pairs) {
+                row.add(&runtime, pair.entry, "server", connections, || pair.cpu_seconds());
+            }
+        }
+        print_rows(connections, &rows);
+    }
+
+    println!("\nBulk TCP, one connection for {SPAN:?}");
+    let (bytes, took) = runtime.block_on(load::bulk(backend, SPAN));
+    let direct = gbit(bytes, took);
+    println!("  {:<14} {direct:>8.2} Gbit/s", "direct");
+    let before = cpu(&client, &server);
+    let (bytes, took) = runtime.block_on(load::bulk(client.tcp("server:9000"), SPAN));
+    let per_gib = (cpu(&client, &server) - before) / (bytes as f64 / f64::from(1 << 30));
+    let through = gbit(bytes, took);
+    println!(
+        "  {:<14} {through:>8.2} Gbit/s   {:.2} of direct   {per_gib:.2} CPU s/GiB",
+        "two agents",
+        through / direct
+    );
+
+    println!("\nNew TCP connections, one request each, 16 in flight, for {SPAN:?}");
+    let direct = runtime.block_on(load::connections(backend, 16, SPAN));
+    println!("  {:<14} {:>8.0} /s", "direct", direct.per_second());
+    let before = cpu(&client, &server);
+    let through = runtime.block_on(load::connections(client.tcp("server:9000"), 16, SPAN));
+    let each = (cpu(&client, &server) - before) / through.done as f64 * 1e3;
+    println!(
+        "  {:<14} {:>8.0} /s   {:.2} of direct   {each:.3} CPU ms each   {} failed",
+        "two agents",
+        through.per_second(),
+        through.per_second() / direct.per_second(),
+        through.failed
+    );
+
+    println!("\nMemory, MiB resident");
+    let fresh = mesh.agent("client", AgentOptions::default().quiet());
+    println!("  an agent that has done nothing     {:>6.1}", mib(&fresh));
+    let (a, b) = (mib(&client), mib(&server));
+    println!("  after the load above               {a:>6.1} calling, {b:.1} called");
+    let held = runtime.block_on(load::idle(client.tcp("server:9000"), 1000));
+    let (idle_a, idle_b) = (mib(&client), mib(&server));
+    println!(
+        "  with {} idle TCP connections     {idle_a:>6.1} calling, {idle_b:.1} called; {:.1} KiB a connection",
+        held.len(),
+        (idle_a + idle_b - a - b) * 1024.0 / held.len() as f64
+    );
+    drop(held);
+    drop(fresh);
+
+    control::issuance(&runtime, &mesh);
+    drop((client, server, pairs));
+    control::enforcement(&mesh, backend);
+}
+
+/// One line of the table.
+struct Row {
+    name: &'static str,
+    rate: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    cpu: Vec<f64>,
+    failed: u64,
+}
+
+impl Row {
+    fn new(name: &'static str) -> Self {
+        Self { name, rate: Vec::new(), p50: Vec::new(), p99: Vec::new(), cpu: Vec::new(), failed: 0 }
+    }
+
+    fn add(
+        &mut self,
+        runtime: &tokio::runtime::Runtime,
+        to: SocketAddr,
+        host: &str,
+        connections: usize,
+        cpu: impl Fn() -> f64,
+    ) {
+        let before = cpu();
+        let rate = runtime.block_on(load::requests(to, host, "/", connections, SPAN));
+        self.cpu.push((cpu() - before) / rate.done.max(1) as f64 * 1e5);
+        self.rate.push(rate.per_second());
+        self.p50.push(rate.quantile_us(0.5));
+        self.p99.push(rate.quantile_us(0.99));
+        self.failed += rate.failed;
+    }
+}
+
+fn print_rows(connections: usize, rows: &[Row]) {
+    println!(
+        "\n  {connections} connection(s)  {:>9} {:>9} {:>9} {:>14} {:>10} {:>10}",
+        "req/s", "p50 µs", "p99 µs", "CPU s/100k", "of direct", "CPU ratio"
+    );
+    let ours = median(&rows[1].cpu);
+    for row in rows {
+        let cpu = median(&row.cpu);
+        let ratio = if cpu > 0.0 { format!("{:.2}", ours / cpu) } else { "-".to_owned() };
+        let failed = if row.failed > 0 { format!("   {} FAILED", row.failed) } else { String::new() };
+        println!(
+            "  {:<14}  {:>9.0} {:>9.0} {:>9.0} {:>14.2} {:>10.2} {:>10}{failed}",
+            row.name,
+            median(&row.rate),
+            median(&row.p50),
+            median(&row.p99),
+            cpu,
+            median(&row.rate) / median(&rows[0].rate),
+            ratio,
+        );
+    }
+    println!("  (CPU: of the two proxies alone; CPU ratio: two agents to that row)");
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+fn cpu(a: &Agent, b: &Agent) -> f64 {
+    a.process.cpu_seconds() + b.process.cpu_seconds()
+}
+
+fn mib(agent: &Agent) -> f64 {
+    agent.process.resident_kib() as f64 / 1024.0
+}
+
+fn gbit(bytes: u64, took: Duration) -> f64 {
+    bytes as f64 * 8.0 / took.as_secs_f64() / 1e9
+}

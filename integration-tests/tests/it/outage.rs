@@ -108,7 +108,7 @@ impl Tampering {
 
     /// Starts orders without a control plane, on this node view, and sees that nothing is let in; then brings the
     /// control plane back and sees that all is well.
-    fn is_refused(mut self, node_view: &[u8]) {
+    fn expect_refusal(mut self, node_view: &[u8]) {
         self.mesh.kill_control_plane();
         self.orders.process.kill();
         fs::write(self.orders.state_dir().join("node-view"), node_view).unwrap();
@@ -145,7 +145,7 @@ fn an_older_view_is_not_taken_back() {
     eventually("how far the agent has come is on its disk", PATIENCE, || {
         (fs::read(&mark).unwrap() != before).then_some(())
     });
-    state.is_refused(&older);
+    state.expect_refusal(&older);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_flipped_byte_is_found() {
     let mut view = state.node_view();
     let last = view.len() / 2;
     view[last] ^= 1;
-    state.is_refused(&view);
+    state.expect_refusal(&view);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_forger_who_mends_the_checksum_is_found() {
     // The policy grants web; let it grant somebody else as well-formed and as long.
     let found = payload.windows(8).position(|bytes| bytes == b"node/web").expect("the view holds the policy");
     payload[found + 5..found + 8].copy_from_slice(b"wab");
-    state.is_refused(&sealed(&payload));
+    state.expect_refusal(&sealed(&payload));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn another_nodes_view_is_not_ours() {
     let payments = state.mesh.agent("payments", AgentOptions::default().app(8080, payments.address()));
     let view = fs::read(payments.state_dir().join("node-view")).unwrap();
     drop(payments);
-    state.is_refused(&view);
+    state.expect_refusal(&view);
 }
 
 /// A file as agents write it.

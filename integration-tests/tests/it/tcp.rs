@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, eventually};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, eventually};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -156,4 +156,39 @@ async fn an_apps_own_tls_passes_untouched() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!(greeting, "cache.internal", "the name that the client sent reaches the app's TLS");
+}
+
+#[test]
+fn a_tunnel_by_connect_leads_to_tcp_services_alone() {
+    let app = TcpApp::echo();
+    let (mesh, _redis, web) = connected(app.address());
+    let orders = App::start("orders");
+    let _orders = shop::orders(&mesh, orders.address());
+    drop(open_echo(web.tcp("cache:6379")));
+    let connect = |target: &str| {
+        let mut stream = TcpStream::connect(web.outbound()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        write!(stream, "CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let status = String::from_utf8(head).unwrap().split(' ').nth(1).unwrap().to_owned();
+        (stream, status)
+    };
+    let (mut stream, status) = connect("cache:6379");
+    assert_eq!(status, "200");
+    stream.write_all(b"GET / HTTP/1.1\n\n").unwrap();
+    let mut echo = [0; 16];
+    stream.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"GET / HTTP/1.1\n\n");
+
+    let before = (app.connections(), orders.requests());
+    for target in ["orders:8080", "nowhere:6379", "cache:1", "127.0.0.1:22", "[::1]:6379"] {
+        let (_, status) = connect(target);
+        assert!(status.starts_with(['4', '5']), "{target}: {status}");
+    }
+    assert_eq!((app.connections(), orders.requests()), before);
 }

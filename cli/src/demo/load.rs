@@ -15,7 +15,7 @@ pub(crate) struct LoadArguments {
     /// Its name, in what it prints
     #[arg(long)]
     name: String,
-    /// What it calls: [METHOD ]http://SERVICE/PATH
+    /// What it calls: http://SERVICE/PATH, after a METHOD where it is not GET
     #[arg(long, value_name = "TARGET")]
     target: String,
     /// Milliseconds from one call to the next

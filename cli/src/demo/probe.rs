@@ -20,7 +20,7 @@ pub(crate) struct ProbeArguments {
 enum Probe {
     /// Call through the agent; succeeds if the answer is 200
     Call {
-        /// [METHOD ]http://SERVICE/PATH
+        /// http://SERVICE/PATH, after a METHOD where it is not GET
         target: String,
         /// The agent's outbound listener [default: $HAUBERK_OUTBOUND, else 127.0.0.1:15001]
         #[arg(long, value_name = "IP:PORT")]

@@ -29,7 +29,7 @@ pub(crate) struct ServeArguments {
     /// Where it listens; keep it to the loopback, so that nobody reaches it past its agent
     #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
-    /// What it calls before it answers: [METHOD ]http://SERVICE/PATH
+    /// What it calls before it answers: http://SERVICE/PATH, after a METHOD where it is not GET
     #[arg(long, value_name = "TARGET")]
     calls: Option<String>,
     /// The agent's outbound listener [default: $HAUBERK_OUTBOUND, else 127.0.0.1:15001]

@@ -23,7 +23,7 @@ test: ## Run every test (needs no network and no privilege; skips what the machi
 check: ## Formatting, lints, docs and dependency rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	$(CARGO) deny --offline check bans licenses sources
 
 demo: ## Run a small shop behind real agents and watch a call be denied (Ctrl-C ends it)

@@ -21,7 +21,7 @@ pub fn bytes<const N: usize>() -> Result<[u8; N], NoRandomness> {
 /// A new serial number.
 ///
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub fn serial() -> Result<Serial, NoRandomness> {
     bytes().map(Serial::from_random)
 }
@@ -29,7 +29,7 @@ pub fn serial() -> Result<Serial, NoRandomness> {
 /// The id of a new instance.
 ///
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub fn instance_id() -> Result<InstanceId, NoRandomness> {
     bytes().map(InstanceId::from_random)
 }

@@ -1,8 +1,8 @@
 //! Where a resource is accepted or refused.
 //!
 //! A batch is judged as one transaction against what is stored: everything that is wrong with it is reported at once,
-//! each with the field that is wrong. What the body of each kind must hold is in [`super::mesh`],
-//! [`super::virtual_node`], [`super::virtual_service`] and [`super::policy`]; what they may refer to in `references`;
+//! each with the field that is wrong. What the body of each kind must hold is in `mesh`,
+//! `virtual_node`, `virtual_service` and `policy`; what they may refer to in `references`;
 //! which changes of a node or service are changes of policy in `opens`; and what may be removed in `removal`.
 
 mod envelope;

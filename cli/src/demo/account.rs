@@ -1,7 +1,6 @@
 //! What the demo tells while it runs.
 
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -9,22 +8,18 @@ use anstream::{eprint, println};
 use owo_colors::OwoColorize as _;
 use tokio::time::Instant;
 
-use super::caller::{Answer, Caller, Target};
+use super::caller::Answer;
 
 /// How many calls are made before the first account of them.
 const FIRST_CALLS: u64 = 20;
 /// How often the status line is written anew.
 const STATUS: Duration = Duration::from_secs(1);
-/// The metric of an agent that counts what reached its app over mutual TLS.
-const INBOUND: &str = "hauberk_inbound_requests_total";
-
 /// The story so far.
 #[derive(Debug)]
 pub(super) struct Account {
     begun: Instant,
     terminal: bool,
     control_plane: Option<u32>,
-    payments: Option<SocketAddr>,
     allowed: u64,
     failed: u64,
     /// Why the last call of web failed.
@@ -44,7 +39,6 @@ impl Account {
             begun: now,
             terminal: std::io::stderr().is_terminal(),
             control_plane: None,
-            payments: None,
             allowed: 0,
             failed: 0,
             trouble: None,
@@ -72,13 +66,8 @@ impl Account {
         ));
     }
 
-    /// Calls begin; the callee's health listener counts them.
-    pub(super) fn begin(&mut self, payments: SocketAddr) {
-        self.payments = Some(payments);
-    }
-
     /// What web was answered.
-    pub(super) async fn web(&mut self, answer: anyhow::Result<Answer>) {
+    pub(super) fn web(&mut self, answer: anyhow::Result<Answer>) {
         let trouble = match answer {
             Ok(Answer { status: 200, .. }) => None,
             Ok(Answer { status, decision: Some(id), .. }) => {
@@ -100,7 +89,7 @@ impl Account {
         self.trouble = trouble;
         if !self.introduced && self.allowed >= FIRST_CALLS && self.denial.is_some() {
             self.introduced = true;
-            self.introduce().await;
+            self.introduce();
         }
         self.status();
     }
@@ -132,12 +121,8 @@ impl Account {
         }
     }
 
-    async fn introduce(&self) {
-        let through = self.over_mutual_tls().await;
-        let counted = through.map_or_else(String::new, |count| {
-            format!("; payments' agent counts {count}, every one over mutual TLS 1.3")
-        });
-        self.good(&format!("{} calls of web answered{counted}", self.allowed));
+    fn introduce(&self) {
+        self.good(&format!("{} calls of web answered, agent to agent over mutual TLS 1.3", self.allowed));
         let id = self.denial.as_deref().unwrap_or_default();
         self.bad(&format!("intruder → payments      DENIED by default: no policy permits it ({id})"));
         let kill = self.control_plane.map_or_else(String::new, |pid| {
@@ -159,16 +144,6 @@ Ctrl-C ends the demo and leaves nothing behind.
             "hauberk tap",
             "hauberk get instances",
         );
-    }
-
-    /// How many requests payments' agent has taken; it takes none but over mutual TLS.
-    async fn over_mutual_tls(&self) -> Option<u64> {
-        let health = self.payments?;
-        let target = Target::parse(&format!("http://{health}/metrics")).ok()?;
-        let metrics = Caller::new(health).call(&target).await.ok()?.body;
-        let counts =
-            metrics.lines().filter(|line| line.starts_with(INBOUND) && line.contains("verdict=\"allow\""));
-        Some(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
     }
 
     fn status(&mut self) {

@@ -95,8 +95,6 @@ async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) ->
 
     let mut web = Call::new(folder, "web", "GET http://orders/orders/1")?;
     let mut intruder = Call::new(folder, "intruder", "POST http://payments/charge")?;
-    let inbound = addresses(&folder.join("payments"))?;
-    account.begin(text(&inbound, "health")?.parse()?);
     let mut ticks = interval(PACE);
     loop {
         ticks.tick().await;
@@ -106,7 +104,7 @@ async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) ->
                 bail!("{name} ended");
             }
         }
-        account.web(web.once().await).await;
+        account.web(web.once().await);
         account.intruder(intruder.once().await);
     }
 }

@@ -4,7 +4,9 @@
 //! data path; the stream to the control plane; the child, once traffic is served. Stop: the mesh is told to send nothing
 //! new; what is under way ends; the child ends; everything else.
 
+mod error;
 mod listeners;
+mod network;
 mod signals;
 mod sockets;
 
@@ -14,7 +16,6 @@ use std::time::Duration;
 
 use hauberk_proto::agent::v1 as pb;
 use rustix::process::Signal;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,7 +28,7 @@ use crate::clock::Clock;
 use crate::config::{Config, TcpBinding};
 use crate::connections::Connections;
 use crate::context::Context;
-use crate::credentials::{Credentials, CredentialsError};
+use crate::credentials::Credentials;
 use crate::decisions::{AccessLog, AccessLogWriter, Decisions};
 use crate::enroll::{self, EnrollError};
 use crate::health::Health;
@@ -35,15 +36,17 @@ use crate::inbound::Limits;
 use crate::local_http;
 use crate::mesh::Mesh;
 use crate::outbound::{Outbound, TcpService};
-use crate::random::{self, NoRandomness};
+use crate::random;
 use crate::renew::Renewal;
-use crate::state::{State, StateError};
+use crate::state::State;
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
 use crate::telemetry::LogFilter;
+pub use error::AppError;
 use listeners::{ListenerError, Listeners, advertised_ip};
+use network::Network;
 use signals::{Signals, exit_code, is_stop};
-use sockets::{Sockets, SocketsError};
+use sockets::Sockets;
 
 /// The most connections from the mesh at once.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -53,52 +56,6 @@ const ANNOUNCE: Duration = Duration::from_millis(500);
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long the rest may take to end at last.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// What a shell takes for a mistake in the configuration (`EX_CONFIG` of sysexits.h).
-const EX_CONFIG: u8 = 78;
-
-/// Why the agent could not run.
-#[derive(Debug, Error)]
-pub enum AppError {
-    /// There is no certificate to be had.
-    #[error(transparent)]
-    Enroll(#[from] EnrollError),
-    /// The state directory cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// A socket cannot be bound.
-    #[error(transparent)]
-    Sockets(#[from] SocketsError),
-    /// A listener of the node cannot be bound.
-    #[error(transparent)]
-    Listener(#[from] ListenerError),
-    /// What was issued cannot be used.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
-    /// The child cannot be run.
-    #[error(transparent)]
-    Child(#[from] ChildError),
-    /// The system refuses signals or threads.
-    #[error("the system refuses: {0}")]
-    System(#[from] io::Error),
-    /// The system has no random bytes.
-    #[error(transparent)]
-    Random(#[from] NoRandomness),
-    /// A task of ours has panicked. The fault is ours.
-    #[error("a part of the agent has failed: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
-
-impl AppError {
-    /// The process's exit code.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Enroll(error) if error.is_for_the_administrator() => EX_CONFIG,
-            Self::Child(error) => error.exit_code(),
-            _ => 1,
-        }
-    }
-}
 
 /// Runs the agent until it is told to stop or its child has ended, and gives the exit code.
 ///
@@ -126,8 +83,10 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         let issued = Box::pin(enroll::obtain(&config, &state, clock, &stop)).await?;
         Ok::<_, EnrollError>((issued, advertised_ip(&config, &state).await))
     };
+    let network = Network::new(&config.control_plane, status.connected.subscribe());
     let (issued, advertised_ip) = tokio::select! {
         joined = joining => joined?,
+        () = network.gone() => return Err(AppError::NetworkGone),
         signal = signals.next_stop() => return Ok(exit_code(signal)),
     };
     let (access_log, access_log_writer) = start_access_log(&config)?;
@@ -228,6 +187,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         tasks,
         inbound,
         child: None,
+        network,
         _registrations: registrations,
     };
     let outcome = agent.until_stopped().await;
@@ -248,6 +208,7 @@ struct Running {
     tasks: JoinSet<()>,
     inbound: JoinSet<Result<(), ListenerError>>,
     child: Option<Child>,
+    network: Network,
     /// Here so that the session outlives the listeners.
     _registrations: watch::Sender<pb::Register>,
 }
@@ -257,7 +218,7 @@ enum Event {
     Signal(Signal),
     Ready,
     ChildEnded(Result<u8, ChildError>),
-    TaskEnded(AppError),
+    Failed(AppError),
 }
 
 impl Running {
@@ -318,7 +279,7 @@ impl Running {
                     self.child = None;
                     return Ok(Some(code?));
                 }
-                Event::TaskEnded(error) => return Err(error),
+                Event::Failed(error) => return Err(error),
             }
         }
     }
@@ -335,15 +296,16 @@ impl Running {
                 signal = self.signals.next() => return Event::Signal(signal),
                 () = self.status.ready(), if !is_ready => return Event::Ready,
                 code = child_ended => return Event::ChildEnded(code),
+                () = self.network.gone() => return Event::Failed(AppError::NetworkGone),
                 Some(ended) = self.tasks.join_next() => {
                     if let Err(error) = ended {
-                        return Event::TaskEnded(error.into());
+                        return Event::Failed(error.into());
                     }
                 }
                 Some(ended) = self.inbound.join_next() => match ended {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => return Event::TaskEnded(error.into()),
-                    Err(error) => return Event::TaskEnded(error.into()),
+                    Ok(Err(error)) => return Event::Failed(error.into()),
+                    Err(error) => return Event::Failed(error.into()),
                 },
             }
         }

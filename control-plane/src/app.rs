@@ -156,7 +156,7 @@ impl ControlPlane {
         if settings.data_dir.join(UNFINISHED_MARKER).exists() {
             return Err(AppError::Unfinished(settings.data_dir));
         }
-        let registry = settings.data_dir.join("registry");
+        let registry = settings.registry_directory();
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&registry)).await;
         let store: Arc<dyn Store> = Arc::new(opened.map_err(|_| StoreError::Closed)??);
         let kek = KeyEncryptionKey::load(&settings.kek_file)?;

@@ -88,6 +88,18 @@ pub struct Founded {
     pub credential_not_after: UnixMillis,
 }
 
+/// Whether a whole installation stands in the data directory. Of its contents nothing is read: a running control plane
+/// holds the registry's lock.
+///
+/// # Errors
+/// An earlier `init` did not finish there.
+pub fn is_founded(settings: &Settings) -> Result<bool, InitError> {
+    if settings.data_dir.join(UNFINISHED_MARKER).exists() {
+        return Err(InitError::Unfinished(settings.data_dir.clone()));
+    }
+    Ok(settings.registry_directory().is_dir())
+}
+
 /// Founds an installation and writes the first admin's context.
 ///
 /// # Errors
@@ -116,7 +128,7 @@ pub async fn init(
     private_file::create(&marker, b"").map_err(failed(&marker))?;
 
     let kek = KeyEncryptionKey::create(&settings.kek_file)?;
-    let registry = SledStore::create(&data_dir.join("registry"))?;
+    let registry = SledStore::create(&settings.registry_directory())?;
     let sans = settings.sans.iter().map(ToString::to_string).collect();
     let (founding, authority) = authority::found(trust_domain, sans, &kek, clock.now())?;
     registry.commit(founding).await?;

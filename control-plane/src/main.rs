@@ -82,6 +82,9 @@ struct InitArguments {
     /// The context file [default: contexts.toml in $HAUBERK_HOME, else in ~/.config/hauberk]
     #[arg(long, value_name = "FILE")]
     context_file: Option<PathBuf>,
+    /// Succeed and change nothing where an installation stands already
+    #[arg(long)]
+    unless_initialized: bool,
 }
 
 #[derive(Args)]
@@ -129,6 +132,9 @@ struct IssueArguments {
     /// may be repeated [default: owner]
     #[arg(long, value_name = "ROLE", value_parser = parse_role)]
     role: Vec<Role>,
+    /// Where this admin reaches the admin API [default: where it listens]
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
     /// The name of the context that is written [default: the trust domain for the first admin, NAME@trust-domain for
     /// others]
     #[arg(long, value_name = "NAME")]
@@ -177,11 +183,25 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
-    let InitArguments { place, trust_domain, san, kek_file, admin_listen, context, context_file } = arguments;
+    let InitArguments {
+        place,
+        trust_domain,
+        san,
+        kek_file,
+        admin_listen,
+        context,
+        context_file,
+        unless_initialized,
+    } = arguments;
     let flags = [("data-dir", place.data_dir), ("kek-file", kek_file), ("admin-listen", admin_listen)]
         .into_iter()
         .collect();
     let settings = load(flags, san, place.config.as_deref())?;
+    if unless_initialized && init::is_founded(&settings)? {
+        let data_dir = settings.data_dir.display();
+        writeln!(std::io::stdout(), "{data_dir} holds an installation already: nothing is changed")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let context_file = context_file.map_or_else(|| admins::contexts_path(variable), Ok)?;
     let context = context.unwrap_or_else(|| trust_domain.to_string());
     let data_dir = settings.data_dir.clone();
@@ -263,7 +283,7 @@ fn stop_or_quit(stop: &CancellationToken) -> bool {
 }
 
 async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {
-    let IssueArguments { name, place, role, context, context_file } = arguments;
+    let IssueArguments { name, place, role, server, context, context_file } = arguments;
     let settings =
         load([("data-dir", place.data_dir)].into_iter().collect(), Vec::new(), place.config.as_deref())?;
     let context_file = context_file.map_or_else(|| admins::contexts_path(variable), Ok)?;
@@ -277,7 +297,7 @@ async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {
     let trust_domain = TrustDomain::parse(&credential.trust_domain)?;
     let svid = Svid::from_der(credential.chain)?;
     let written = Context {
-        server: credential.server,
+        server: server.unwrap_or(credential.server),
         trust_domain: credential.trust_domain.clone(),
         bundle_pem: TrustBundle::new(trust_domain, credential.roots)?.to_pem(),
         certificate_pem: svid.to_pem(),

@@ -30,7 +30,7 @@ pub(crate) async fn scratch() -> Scratch {
     let clock = Clock::manual(Clock::system().now());
     let settings = settings(directory.path());
     let kek = KeyEncryptionKey::create(&settings.kek_file).unwrap();
-    let store = SledStore::create(&settings.data_dir.join("registry")).unwrap();
+    let store = SledStore::create(&settings.registry_directory()).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let (founding, authority) = authority::found(&trust_domain, Vec::new(), &kek, clock.now()).unwrap();
     store.commit(founding).await.unwrap();

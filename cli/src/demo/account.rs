@@ -14,12 +14,32 @@ use super::caller::Answer;
 const FIRST_CALLS: u64 = 20;
 /// How often the status line is written anew.
 const STATUS: Duration = Duration::from_secs(1);
+/// How a command of the story is entered where the shop runs in containers.
+const IN_CONTAINERS: &str = "docker compose -f deploy/demo/compose.yaml";
+
+/// Where the shop runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Processes,
+    Containers,
+}
+
+/// What is known of it.
+#[derive(Debug, Clone, Copy)]
+enum ControlPlane {
+    Awaited,
+    /// With its process id, where that is known.
+    Here(Option<u32>),
+    Away,
+}
+
 /// The story so far.
 #[derive(Debug)]
 pub(super) struct Account {
+    place: Place,
     begun: Instant,
     terminal: bool,
-    control_plane: Option<u32>,
+    control_plane: ControlPlane,
     allowed: u64,
     failed: u64,
     /// Why the last call of web failed.
@@ -33,12 +53,13 @@ pub(super) struct Account {
 
 impl Account {
     /// Nothing has happened yet.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(place: Place) -> Self {
         let now = Instant::now();
         Self {
+            place,
             begun: now,
             terminal: std::io::stderr().is_terminal(),
-            control_plane: None,
+            control_plane: ControlPlane::Awaited,
             allowed: 0,
             failed: 0,
             trouble: None,
@@ -51,11 +72,23 @@ impl Account {
 
     /// The control plane answers.
     pub(super) fn control_plane(&mut self, admin: &str, pid: Option<u32>) {
-        self.control_plane = pid;
-        self.good(&format!(
-            "control plane ready      {}  spiffe://shop.demo, admin API at {admin}",
-            self.elapsed()
-        ));
+        match std::mem::replace(&mut self.control_plane, ControlPlane::Here(pid)) {
+            ControlPlane::Awaited => self.good(&format!(
+                "control plane ready      {}  spiffe://shop.demo, admin API at {admin}",
+                self.elapsed()
+            )),
+            ControlPlane::Away => self.good("the control plane is back"),
+            ControlPlane::Here(_) => {}
+        }
+    }
+
+    /// The control plane, which answered, does not any longer.
+    pub(super) fn control_plane_away(&mut self, reason: &str) {
+        if let ControlPlane::Here(_) = self.control_plane {
+            self.control_plane = ControlPlane::Away;
+            self.bad(&format!("the control plane is away: {reason}"));
+            self.say("  The agents go on with what they have.");
+        }
     }
 
     /// Every agent has its certificate and its view.
@@ -125,25 +158,34 @@ impl Account {
         self.good(&format!("{} calls of web answered, agent to agent over mutual TLS 1.3", self.allowed));
         let id = self.denial.as_deref().unwrap_or_default();
         self.bad(&format!("intruder → payments      DENIED by default: no policy permits it ({id})"));
-        let kill = self.control_plane.map_or_else(String::new, |pid| {
-            format!("\n  {:<72} stop the control plane: calls go on", format!("kill {pid}"))
-        });
-        println!(
-            "
-Try, in another terminal (the context `demo` is set):
-
-  {:<72} why, and what would allow it
-  {:<72} let it through, and look here
-  {:<72} every decision, as it is made
-  {:<72} who runs, and what it enforces{kill}
-
-Ctrl-C ends the demo and leaves nothing behind.
-",
-            format!("hauberk explain {id}"),
-            "hauberk allow intruder payments --methods POST --path /charge --wait",
-            "hauberk tap",
-            "hauberk get instances",
-        );
+        let (first, stop, end) = match (self.place, self.control_plane) {
+            (Place::Containers, _) => (
+                format!(":\n\n  hauberk() {{ {IN_CONTAINERS} exec control-plane hauberk \"$@\"; }}\n"),
+                Some(format!("{IN_CONTAINERS} stop control-plane")),
+                format!("{IN_CONTAINERS} down --volumes ends the demo and leaves nothing behind."),
+            ),
+            (Place::Processes, known) => (
+                " (the context `demo` is set):\n".to_owned(),
+                if let ControlPlane::Here(Some(pid)) = known { Some(format!("kill {pid}")) } else { None },
+                "Ctrl-C ends the demo and leaves nothing behind.".to_owned(),
+            ),
+        };
+        let mut story = format!("\nTry, in another terminal{first}\n");
+        for (command, effect) in [
+            (format!("hauberk explain {id}"), "why, and what would allow it"),
+            (
+                "hauberk allow intruder payments --methods POST --path /charge --wait".to_owned(),
+                "let it through, and look here",
+            ),
+            ("hauberk tap".to_owned(), "every decision, as it is made"),
+            ("hauberk get instances".to_owned(), "who runs, and what it enforces"),
+        ]
+        .into_iter()
+        .chain(stop.map(|command| (command, "stop the control plane: calls go on")))
+        {
+            story.push_str(&format!("  {command:<72} {effect}\n"));
+        }
+        self.say(&format!("{story}\n{end}\n"));
     }
 
     fn status(&mut self) {

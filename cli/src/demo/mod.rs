@@ -8,11 +8,14 @@ mod prepare;
 mod probe;
 mod processes;
 mod serve;
+mod story;
 mod up;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::arguments::Global;
 
 /// The shop's resources, the same ones as in containers.
 const MESH: &str = include_str!("../../../deploy/demo/mesh.yaml");
@@ -30,6 +33,8 @@ pub(crate) enum DemoCommand {
     Probe(probe::ProbeArguments),
     /// Apply the shop's resources and write a join token for each node
     Prepare(prepare::PrepareArguments),
+    /// Tell what happens in a shop of containers
+    Story,
     /// Ends processes that their starter left behind
     #[command(hide = true)]
     Guard,
@@ -39,13 +44,14 @@ pub(crate) enum DemoCommand {
 ///
 /// # Errors
 /// It could not be started, or ended by a fault.
-pub(crate) async fn run(command: DemoCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(global: &Global, command: DemoCommand) -> anyhow::Result<ExitCode> {
     match command {
         DemoCommand::Up(arguments) => up::run(arguments).await,
         DemoCommand::Serve(arguments) => serve::run(arguments).await,
         DemoCommand::Load(arguments) => load::run(arguments).await,
         DemoCommand::Probe(arguments) => probe::run(arguments).await,
         DemoCommand::Prepare(arguments) => prepare::run(&arguments).await,
+        DemoCommand::Story => story::run(global).await,
         DemoCommand::Guard => guard::run().await,
     }
 }

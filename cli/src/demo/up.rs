@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::Value;
 use tokio::time::{Instant, interval, sleep};
 
-use super::account::Account;
+use super::account::{Account, Place};
 use super::caller::{Caller, Target};
 use super::prepare;
 use super::processes::{Processes, told_to_stop};
@@ -33,13 +33,14 @@ const POLL: Duration = Duration::from_millis(25);
 const PACE: Duration = Duration::from_millis(100);
 
 /// A node of the shop, and what its app does.
-struct Node {
-    name: &'static str,
+pub(super) struct Node {
+    pub(super) name: &'static str,
     /// What the app calls, where there is an app that is called.
     app: Option<Option<&'static str>>,
 }
 
-const NODES: [Node; 4] = [
+/// Everybody in the shop.
+pub(super) const NODES: [Node; 4] = [
     Node { name: "payments", app: Some(None) },
     Node { name: "orders", app: Some(Some("POST http://payments/charge")) },
     Node { name: "web", app: None },
@@ -74,7 +75,7 @@ pub(super) async fn run(arguments: UpArguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) -> anyhow::Result<()> {
-    let mut account = Account::new();
+    let mut account = Account::new(Place::Processes);
     let admin = control_plane(processes, store, folder).await?;
     account.control_plane(&admin, processes.pid("control-plane"));
 

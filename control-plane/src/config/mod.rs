@@ -130,6 +130,11 @@ impl Settings {
         self.data_dir.join("admin.sock")
     }
 
+    /// The embedded store.
+    pub fn registry_directory(&self) -> PathBuf {
+        self.data_dir.join("registry")
+    }
+
     /// Where the addresses that were bound are told to programs.
     pub fn addresses_file(&self) -> PathBuf {
         self.data_dir.join("addresses.json")

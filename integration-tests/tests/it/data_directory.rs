@@ -34,6 +34,44 @@ fn a_data_directory_in_use_is_left_alone() {
     mesh.hauberk(&["get", "vn", "orders"]).ok();
 }
 
+#[test]
+fn init_that_may_find_an_installation_changes_nothing_there() {
+    let mesh = MeshBox::start();
+    mesh.apply(MESH);
+    let data = mesh.data_dir();
+    let data = data.to_str().unwrap();
+    let init = [
+        "init",
+        "--unless-initialized",
+        "--trust-domain",
+        "other.test",
+        "--data-dir",
+        data,
+        "--context",
+        "other",
+    ];
+    let found = mesh.control_plane_command(&init);
+    assert_eq!(found.code, 0, "{found:?}");
+    assert!(found.stdout.contains("nothing is changed"), "{}", found.stdout);
+    assert!(!mesh.hauberk(&["context", "list"]).ok().stdout.contains("other"), "a context was written");
+    mesh.hauberk(&["get", "vn", "orders"]).ok();
+
+    let begun = mesh.folder().join("begun");
+    fs::create_dir(&begun).unwrap();
+    fs::write(begun.join("init-unfinished"), b"").unwrap();
+    let begun = begun.to_str().unwrap();
+    let refused = mesh.control_plane_command(&[
+        "init",
+        "--unless-initialized",
+        "--trust-domain",
+        "other.test",
+        "--data-dir",
+        begun,
+    ]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("did not finish"), "{}", refused.stderr);
+}
+
 /// sled's own log in the data directory.
 fn log_file(mesh: &MeshBox) -> PathBuf {
     fn find(folder: &Path) -> Option<PathBuf> {

@@ -13,6 +13,7 @@ mod authorization;
 mod certificates;
 mod child;
 mod client;
+mod compose;
 mod data_directory;
 mod durability;
 mod enrollment;

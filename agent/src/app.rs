@@ -321,9 +321,13 @@ async fn stop_in_order(
     child: &mut Option<Child>,
 ) -> Option<u8> {
     status.draining.send_replace(true);
-    if *status.connected.borrow() && !status.addresses.borrow().inbound.is_empty() {
-        tokio::time::sleep(ANNOUNCE).await;
-    }
+    let somebody_is_told = *status.connected.borrow() && !status.addresses.borrow().inbound.is_empty();
+    tokio::time::sleep(config.drain_delay.unwrap_or(if somebody_is_told {
+        ANNOUNCE
+    } else {
+        Duration::ZERO
+    }))
+    .await;
     stop_inbound.cancel();
     let drained = async { while inbound.join_next().await.is_some() {} };
     if timeout(config.drain_timeout, drained).await.is_err() {

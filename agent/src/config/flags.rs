@@ -78,7 +78,12 @@ pub struct RunFlags {
     /// Probes and scrapers: /livez, /readyz, /metrics [default: 0.0.0.0:15020]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_HEALTH")]
     pub health: Option<String>,
-    /// How long requests may take to end when the agent stops [default: 20s]
+    /// How long the agent goes on as before once it is told to stop, with callers told to go elsewhere: for an app in
+    /// another container that is told at the same moment and needs its agent to finish [default: 500ms where there
+    /// are callers to tell]
+    #[arg(long, value_name = "DURATION", env = "HAUBERK_DRAIN_DELAY")]
+    pub drain_delay: Option<String>,
+    /// How long requests may take to end after that [default: 20s]
     #[arg(long, value_name = "DURATION", env = "HAUBERK_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<String>,
     /// What is logged, such as info or hauberk_agent=debug,info [default: info]

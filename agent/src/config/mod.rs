@@ -40,7 +40,9 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Where probes and scrapers ask.
     pub health: SocketAddr,
-    /// How long requests may take to end when the agent stops.
+    /// How long the agent goes on as before once it is told to stop.
+    pub drain_delay: Option<Duration>,
+    /// How long requests may take to end after that.
     pub drain_timeout: Duration,
     /// What is logged, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,

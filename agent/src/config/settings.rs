@@ -13,7 +13,7 @@ use super::values::{self, on_or_off};
 use super::{Config, ConfigError, HostPort, Pin, RunFlags};
 
 /// The settings that a file may hold, named as the flags are.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "control-plane",
     "state-dir",
     "join-token-file",
@@ -25,6 +25,7 @@ const NAMES: [&str; 16] = [
     "advertise-ip",
     "admin",
     "health",
+    "drain-delay",
     "drain-timeout",
     "log-filter",
     "log-format",
@@ -78,6 +79,7 @@ impl Settings {
             advertise_ip,
             admin,
             health,
+            drain_delay,
             drain_timeout,
             log_filter,
             log_format,
@@ -124,6 +126,7 @@ impl Settings {
             health: self
                 .one("health", health, values::address)
                 .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),
+            drain_delay: self.one("drain-delay", drain_delay, values::duration),
             drain_timeout: self
                 .one("drain-timeout", drain_timeout, values::duration)
                 .unwrap_or(Duration::from_secs(20)),

@@ -101,6 +101,19 @@ impl Shop {
         });
     }
 
+    /// Those that a plain `down` leaves to Docker.
+    fn anonymous_volumes(&self) -> Vec<String> {
+        let project = format!("label=com.docker.compose.project={}", self.project);
+        let containers = docker(&["ps", "--all", "--quiet", "--filter", &project]).ok().stdout;
+        let format = "{{range .Mounts}}{{println .Name}}{{end}}";
+        let inspect: Vec<&str> =
+            ["inspect", "--format", format].into_iter().chain(containers.lines()).collect();
+        let mounts = docker(&inspect).ok().stdout;
+        let is_anonymous =
+            |name: &&str| name.len() == 64 && name.chars().all(|digit| digit.is_ascii_hexdigit());
+        mounts.lines().filter(is_anonymous).map(str::to_owned).collect()
+    }
+
     fn connected(&self, node: &str) -> usize {
         let listed = self.hauberk(&["get", "instances"]);
         listed
@@ -123,6 +136,12 @@ impl Drop for Shop {
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn docker(arguments: &[&str]) -> CommandOutput {
+    let mut command = Command::new("docker");
+    command.args(arguments);
+    run(command)
 }
 
 fn run(mut command: Command) -> CommandOutput {
@@ -185,7 +204,11 @@ fn the_shop_runs_in_containers() {
     shop.compose(&["up", "-d", "--no-build", "--force-recreate"]).ok();
     shop.works("after all containers were made anew");
 
+    let left = shop.anonymous_volumes();
+    assert_eq!(left.len(), 1, "only orders has a volume without a name");
     shop.compose(&["down", "--timeout", "5"]).ok();
+    docker(&[["volume", "rm"].as_slice(), &left.iter().map(String::as_str).collect::<Vec<_>>()].concat())
+        .ok();
     shop.start();
     shop.works("after down and up");
     assert_eq!(shop.call("intruder", CHARGE).code, 0, "policies have survived");

@@ -69,6 +69,15 @@ fn export(store: &ContextStore, name: Option<&str>, folder: &Path) -> Result<(),
         "good for {left} at {}; whoever reads key.pem is {}",
         context.server, context.admin
     ));
+    output::note("any gRPC client can use them, and learns the API by reflection:");
+    let [ca, certificate, key] = ["ca.pem", "cert.pem", "key.pem"].map(|file| folder.join(file));
+    output::note(format_args!(
+        "  grpcurl -cacert {} -cert {} -key {} {} list",
+        ca.display(),
+        certificate.display(),
+        key.display(),
+        context.server
+    ));
     Ok(())
 }
 

@@ -10,7 +10,8 @@ const MILLIS_PER_DAY: u64 = 86_400_000;
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 ///
-/// All arithmetic saturates. `Display` prints RFC 3339 in UTC, with a fraction only where there is one.
+/// All arithmetic saturates. `Display` prints RFC 3339 in UTC, with a fraction only where there is one; `{:.3}` prints
+/// milliseconds always, for logs whose lines are sorted and cut by column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct UnixMillis(pub u64);
 
@@ -56,9 +57,9 @@ impl fmt::Display for UnixMillis {
         let of_day = self.0 % MILLIS_PER_DAY;
         let (hour, minute, second) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1_000 % 60);
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
-        match of_day % MILLIS_PER_SECOND {
-            0 => f.write_str("Z"),
-            millis => write!(f, ".{millis:03}Z"),
+        match (of_day % MILLIS_PER_SECOND, f.precision()) {
+            (0, None) => f.write_str("Z"),
+            (millis, _) => write!(f, ".{millis:03}Z"),
         }
     }
 }
@@ -155,6 +156,8 @@ mod tests {
         ] {
             assert_eq!(UnixMillis(millis).to_string(), text);
         }
+        assert_eq!(format!("{:.3}", UnixMillis(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(format!("{:.3}", UnixMillis(1_709_251_199_999)), "2024-02-29T23:59:59.999Z");
         UnixMillis(u64::MAX).to_string();
     }
 

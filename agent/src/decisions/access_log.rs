@@ -43,7 +43,8 @@ struct Waiting {
 
 #[derive(Serialize)]
 struct Line<'a> {
-    timestamp: Text<UnixMillis>,
+    #[serde(serialize_with = "with_millis")]
+    timestamp: UnixMillis,
     event: &'static str,
     decision: &'static str,
     reason: &'a str,
@@ -100,7 +101,7 @@ impl AccessLog {
         outcome: &Outcome,
     ) {
         let line = Line {
-            timestamp: Text(at),
+            timestamp: at,
             event: "access",
             decision: facts.ruling.verdict().as_str(),
             reason: facts.ruling.reason(),
@@ -227,6 +228,11 @@ impl Formatter for Printable {
     fn write_char_escape<W: ?Sized + Write>(&mut self, writer: &mut W, escape: CharEscape) -> io::Result<()> {
         self.0.write_char_escape(writer, escape)
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn with_millis<S: serde::Serializer>(at: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{at:.3}"))
 }
 
 fn as_texts<S: serde::Serializer>(names: &&[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {

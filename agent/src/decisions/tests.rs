@@ -172,7 +172,7 @@ fn access_lines_are_json_that_steers_no_terminal() {
     assert_eq!(line["decision"], "deny");
     assert_eq!(line["status"], 403);
     assert_eq!(line["duration_us"], 1_500);
-    assert_eq!(line["timestamp"], "2023-11-14T22:13:20Z");
+    assert_eq!(line["timestamp"], "2023-11-14T22:13:20.000Z");
 }
 
 #[test]

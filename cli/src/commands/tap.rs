@@ -54,7 +54,7 @@ pub(crate) async fn run(global: &Global, arguments: Tap) -> Result<(), CommandEr
 
 /// `15:04:05.123 ALLOWED web → orders:8080 GET /orders/1 200 1.2ms allow-web-to-orders`
 fn line(made: &Decision) -> String {
-    let at = UnixMillis(made.at_unix_ms).to_string();
+    let at = format!("{:.3}", UnixMillis(made.at_unix_ms));
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time).trim_end_matches('Z');
     let mut out = format!(
         "{} {} {} → {}:{} {}",

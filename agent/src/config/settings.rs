@@ -116,13 +116,13 @@ impl Settings {
             pin,
             outbound: self
                 .one("outbound", outbound, |text| {
-                    values::loopback(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))
+                    values::speaks_as_node(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))
                 })
                 .unwrap_or_else(|| loopback(15001)),
             tcp: self.many("tcp", tcp, values::tcp_binding),
             listeners: self.many("listener", listener, values::listener),
             advertise_ip: self.one("advertise-ip", advertise_ip, values::advertised_ip),
-            admin: self.one("admin", admin, values::loopback).unwrap_or_else(|| loopback(15000)),
+            admin: self.one("admin", admin, values::admin).unwrap_or_else(|| loopback(15000)),
             health: self
                 .one("health", health, values::address)
                 .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),

@@ -72,6 +72,21 @@ fn reports_all_mistakes_together() {
 }
 
 #[test]
+fn only_this_host_may_speak_as_the_node() {
+    for address in ["0.0.0.0:15001", "[::]:15001", "10.0.0.1:15001", "[::ffff:127.0.0.1]:15001"] {
+        for setting in [format!("--outbound={address}"), format!("--tcp={address}=redis")] {
+            let error = load(&["--control-plane=cp:7443", &setting]).unwrap_err().to_string();
+            assert!(
+                error.contains("with this node's identity; use a loopback address"),
+                "{setting}: {error}"
+            );
+        }
+    }
+    let config = load(&["--control-plane=cp:1", "--outbound=127.0.0.2:1", "--tcp=[::1]:2=redis"]).unwrap();
+    assert_eq!((config.outbound.to_string(), config.tcp.len()), ("127.0.0.2:1".to_owned(), 1));
+}
+
+#[test]
 fn notices_what_only_two_settings_show() {
     let error = load(&[
         "--control-plane=cp:1",

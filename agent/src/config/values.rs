@@ -38,13 +38,26 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
 }
 
-pub(super) fn loopback(text: &str) -> Result<SocketAddr, String> {
+/// Where whoever connects acts in the node's name.
+pub(super) fn speaks_as_node(text: &str) -> Result<SocketAddr, String> {
+    loopback(
+        text,
+        "whoever reaches this address calls services with this node's identity; use a loopback address, such as \
+         127.0.0.1, which only programs on this host (or in this pod) reach",
+    )
+}
+
+pub(super) fn admin(text: &str) -> Result<SocketAddr, String> {
+    loopback(
+        text,
+        "whoever reaches this address administers the agent; use a loopback address, such as 127.0.0.1 (probes and \
+         scrapers have --health)",
+    )
+}
+
+fn loopback(text: &str, why: &str) -> Result<SocketAddr, String> {
     let address = address(text)?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err("this is for local programs alone: use a loopback address, such as 127.0.0.1".to_owned())
-    }
+    if address.ip().is_loopback() { Ok(address) } else { Err(why.to_owned()) }
 }
 
 pub(super) fn advertised_ip(text: &str) -> Result<IpAddr, String> {
@@ -98,7 +111,7 @@ pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
 pub(super) fn tcp_binding(text: &str) -> Result<TcpBinding, String> {
     let (local, service) =
         text.split_once('=').ok_or("write IP:PORT=SERVICE[:PORT], such as 127.0.0.1:6379=redis")?;
-    let local = loopback(local)?;
+    let local = speaks_as_node(local)?;
     let (service, port) = match service.split_once(':') {
         Some((service, port)) => (service, Some(port_number(port)?)),
         None => (service, None),

@@ -1,9 +1,8 @@
 //! Why a remembered decision was made.
 
-use hauberk_policy::{
-    Attempt, CanonicalPath, Effect, Explanation, Mismatch, Mode, PolicyNote, Question, Verb,
-};
+use hauberk_policy::{Attempt, CanonicalPath, Explanation, Question, Verb};
 use hauberk_proto::agent::v1 as pb;
+use hauberk_proto::convert::encode_policy_note;
 
 use super::facts::Request;
 use super::memory::Kept;
@@ -16,7 +15,7 @@ pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
         suggestion: String::new(),
     };
     if let Some(explanation) = decide_again(kept) {
-        detail.policies = explanation.policies.into_iter().map(trace).collect();
+        detail.policies = explanation.policies.iter().map(encode_policy_note).collect();
         detail.suggestion =
             explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default();
     }
@@ -41,25 +40,5 @@ fn decide_again(kept: &Kept) -> Option<Explanation> {
             let path = CanonicalPath::parse("POST", path).ok()?;
             explain(Attempt::Request { method: "POST", path: &path, upgrade: false })
         }
-    }
-}
-
-fn trace(note: PolicyNote) -> pb::PolicyTrace {
-    let PolicyNote { name, effect, mode, principal, action, resource, mismatches, error } = note;
-    let is_scope = |field: &str| matches!(field, "principal" | "action" | "resource");
-    let differences: Vec<String> = mismatches.iter().map(Mismatch::to_string).chain(error.clone()).collect();
-    pb::PolicyTrace {
-        policy: name.to_string(),
-        effect: match effect {
-            Effect::Allow => "permit",
-            Effect::Deny => "forbid",
-        }
-        .to_owned(),
-        audit: mode == Mode::Audit,
-        principal_matched: principal,
-        action_matched: action,
-        resource_matched: resource,
-        conditions_held: error.is_none() && mismatches.iter().all(|mismatch| is_scope(&mismatch.field)),
-        difference: differences.join("; "),
     }
 }

@@ -100,6 +100,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         identity: credentials.live().clone(),
         mesh: mesh.clone(),
         decisions: Arc::clone(&decisions),
+        metrics: Arc::default(),
     });
     status.joined(Joined {
         credentials: credentials.clone(),

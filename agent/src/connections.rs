@@ -126,7 +126,16 @@ impl Connections {
         exporter: Exporter,
     ) -> Registered {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let connection = Arc::new(Connection::new(id, role, peer, address, exporter));
+        let metrics = &self.context.metrics;
+        let listener = match role {
+            Role::Inbound { port, .. } => Some(metrics.listener(port)),
+            Role::Outbound => None,
+        };
+        match &listener {
+            Some(listener) => listener.opened(),
+            None => metrics.outbound_opened(),
+        }
+        let connection = Arc::new(Connection::new(id, role, peer, address, exporter, listener));
         let mut table = self.table();
         table.by_exporter.insert(exporter, id);
         table.live.insert(id, Arc::clone(&connection));
@@ -216,5 +225,10 @@ impl Drop for Registered {
         let mut table = self.connections.table();
         table.live.remove(&self.connection.id());
         table.by_exporter.remove(self.connection.exporter());
+        drop(table);
+        match self.connection.listener() {
+            Some(listener) => listener.closed(),
+            None => self.connections.context.metrics.outbound_closed(),
+        }
     }
 }

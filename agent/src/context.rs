@@ -7,6 +7,7 @@ use hauberk_tls::LiveIdentity;
 use crate::clock::Clock;
 use crate::decisions::Decisions;
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 
 /// Handed to every listener. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,4 +20,6 @@ pub struct Context {
     pub mesh: Mesh,
     /// Where decisions go.
     pub decisions: Arc<Decisions>,
+    /// Where traffic is counted.
+    pub metrics: Arc<Metrics>,
 }

@@ -8,6 +8,7 @@
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
 //! - `decisions`: what becomes of each decision: ids, memory, access lines, summaries for the control plane
+//! - `metrics`: what is counted of traffic
 //! - `admin`, `health`, `status`, `telemetry`: what people and probes see
 
 mod addresses;
@@ -26,6 +27,7 @@ pub mod health;
 pub mod inbound;
 mod local_http;
 pub mod mesh;
+pub mod metrics;
 pub mod outbound;
 pub mod random;
 pub mod renew;

@@ -1,6 +1,5 @@
 //! How the agent is at this moment: what probes, metrics and `/config` tell.
 
-use std::fmt::Write;
 use std::sync::{Arc, OnceLock};
 
 use hauberk_identity::InstanceId;
@@ -12,6 +11,7 @@ use crate::connections::Connections;
 use crate::credentials::Credentials;
 use crate::decisions::Decisions;
 use crate::mesh::{Inbound, Mesh};
+use crate::metrics::Page;
 
 /// Everything that tells how the agent is. Made before there is a certificate, completed when there is one.
 #[derive(Debug)]
@@ -95,47 +95,42 @@ impl Status {
 
     /// In the text format of Prometheus.
     pub(crate) fn metrics(&self) -> String {
-        let mut text = String::new();
-        let mut gauge = |name: &str, kind: &str, help: &str, value: u64| {
-            // Writing into a String does not fail.
-            let _ = writeln!(
-                text,
-                "# HELP hauberk_agent_{name} {help}\n# TYPE hauberk_agent_{name} {kind}\nhauberk_agent_{name} {value}"
-            );
-        };
-        gauge("ready", "gauge", "Whether traffic is served.", self.unready().is_none().into());
-        let is_connected = *self.connected.borrow();
-        gauge("control_plane_connected", "gauge", "Whether there is a stream to it.", is_connected.into());
-        let view = self.mesh.applied.view();
-        gauge(
-            "view_revision",
-            "gauge",
-            "The revision of the view in force, 0 for none.",
-            view.map_or(0, |view| view.revision),
+        let mut page = Page::default();
+        page.gauge("hauberk_agent_ready", "Whether traffic is served.", self.unready().is_none().into());
+        page.gauge(
+            "hauberk_agent_control_plane_connected",
+            "Whether there is a stream to the control plane.",
+            (*self.connected.borrow()).into(),
         );
-        gauge("services", "gauge", "Services followed.", self.mesh.services.all().len() as u64);
+        page.gauge(
+            "hauberk_view_revision",
+            "The revision of the view in force, 0 for none.",
+            self.mesh.applied.view().map_or(0, |view| view.revision),
+        );
+        page.gauge(
+            "hauberk_agent_services",
+            "Services that this agent follows.",
+            self.mesh.services.all().len() as u64,
+        );
         if let Some(Joined { credentials, decisions, connections, .. }) = self.joined.get() {
-            gauge(
-                "certificate_not_after_seconds",
-                "gauge",
+            page.gauge(
+                "hauberk_certificate_not_after_seconds",
                 "When our certificate expires, Unix time.",
                 credentials.not_after().as_secs(),
             );
-            gauge("connections", "gauge", "Live connections between agents.", connections.len() as u64);
-            gauge(
-                "decisions_recorded_total",
-                "counter",
+            page.counter(
+                "hauberk_agent_decisions_recorded_total",
                 "Decisions with an id: denials, and what audit let through.",
                 decisions.recorded(),
             );
-            gauge(
-                "access_lines_dropped_total",
-                "counter",
+            page.counter(
+                "hauberk_agent_access_lines_dropped_total",
                 "Access lines that could not be written as fast.",
                 decisions.dropped_lines(),
             );
+            connections.context().metrics.write(&mut page);
         }
-        text
+        page.into_text()
     }
 
     /// For local administrators. Holds nothing secret.

@@ -9,7 +9,6 @@ use futures_util::task::AtomicWaker;
 use hauberk_identity::{IdentityKind, Name, UnixMillis};
 use hauberk_policy::{Caller, CanonicalPath, Protocol};
 use hauberk_tls::{PeerIdentity, TrustBundle, Usage, VerifyError};
-use http::StatusCode;
 use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use super::Connections;
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
-use crate::decisions::{self, DecisionId, Facts, Outcome};
+use crate::decisions::{self, DecisionId, Facts, Outcome, Verdict};
 use crate::mesh::NodeView;
+use crate::metrics::ListenerMetrics;
 use crate::wire::meter::Meter;
 
 /// The name of a connection, which only its two ends know (RFC 8446 §7.5).
@@ -32,6 +32,8 @@ pub(crate) struct Connection {
     caller: Caller,
     address: SocketAddr,
     exporter: Exporter,
+    /// Where it is counted, if the peer called us.
+    listener: Option<Arc<ListenerMetrics>>,
     /// Whom the peer has proved to be, most recently.
     proven: Mutex<PeerIdentity>,
     proven_until: AtomicU64,
@@ -78,6 +80,7 @@ impl Connection {
         peer: PeerIdentity,
         address: SocketAddr,
         exporter: Exporter,
+        listener: Option<Arc<ListenerMetrics>>,
     ) -> Self {
         Self {
             id,
@@ -85,6 +88,7 @@ impl Connection {
             caller: Caller::Peer(peer.id().clone()),
             address,
             exporter,
+            listener,
             proven_until: AtomicU64::new(peer.not_after().0),
             own_until: AtomicU64::new(u64::MAX),
             driver: AtomicWaker::new(),
@@ -103,6 +107,11 @@ impl Connection {
     /// Which side we are on.
     pub(crate) fn role(&self) -> Role {
         self.role
+    }
+
+    /// Where it is counted, if the peer called us.
+    pub(super) fn listener(&self) -> Option<&ListenerMetrics> {
+        self.listener.as_deref()
     }
 
     /// Its name.
@@ -201,24 +210,31 @@ impl Connection {
         }
     }
 
-    /// Registers a request or stream, and decides it only then, so that no change of rules slips in between.
+    /// Registers a request or stream that began at `since`, and decides it only then, so that no change of rules slips
+    /// in between.
     pub(crate) fn admit(
         self: &Arc<Self>,
         connections: &Arc<Connections>,
         subject: Subject,
         path: Option<&CanonicalPath<'_>>,
         service: Option<Name>,
+        since: Instant,
     ) -> Passage {
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(match &self.listener {
+            Some(listener) => Meter::adding_to(listener.traffic()),
+            None => Meter::default(),
+        });
         let mut state = self.state();
         let key = state.flows.insert(Flow { subject: subject.clone(), meter: Arc::clone(&meter) });
         let rules = connections.rules();
         let memo = state.memo(&rules, self);
         drop(state);
+        let begun = Instant::now();
         let ruling = match memo {
             Ok(memo) => subject.decide(&memo, self.port(), path),
             Err(reason) => Ruling::Refused(reason),
         };
+        connections.context().metrics.decided(begun.elapsed());
         let mut passage = Passage {
             connections: Arc::clone(connections),
             connection: Arc::clone(self),
@@ -228,8 +244,8 @@ impl Connection {
             ruling,
             service,
             status: 0,
-            since: Instant::now(),
-            decision: None,
+            since,
+            recorded: None,
         };
         passage.record(&subject);
         passage
@@ -256,6 +272,9 @@ impl Connection {
                 flow.meter.cut();
                 let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, "");
                 let decision = connections.decisions().record(&facts);
+                if let Some(listener) = &self.listener {
+                    listener.denied(facts.ruling.reason());
+                }
                 tracing::info!(event = "stream_cut", peer = ?self.caller, %decision);
             }
         }
@@ -286,36 +305,47 @@ impl Connection {
                 },
                 (Subject::Stream, _) => decisions::Request::Connect,
             },
-            ruling: match ruling {
-                Ruling::Policy(decision) => decisions::Ruling::Policy(decision),
-                Ruling::Refused(reason) => decisions::Ruling::Refused { reason },
-            },
+            ruling: ruling.as_told(),
         }
     }
 
-    /// Records that the connection as such was refused.
-    pub(crate) fn record_refusal(&self, connections: &Connections, reason: &'static str) -> DecisionId {
+    /// Records that the connection as such, which came at `since`, was refused.
+    pub(crate) fn record_refusal(
+        &self,
+        connections: &Connections,
+        reason: &'static str,
+        since: Instant,
+    ) -> DecisionId {
         let rules = connections.rules();
         let ruling = Ruling::Refused(reason);
-        connections.decisions().record(&self.facts(rules.view().ok(), &Subject::Stream, &ruling, ""))
+        if let Some(listener) = &self.listener {
+            listener.denied(reason);
+        }
+        let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, "");
+        let recorded = connections.decisions().begin(&facts);
+        let outcome = Outcome { duration: since.elapsed(), ..Outcome::default() };
+        connections.decisions().finish(&facts, Some(&recorded), &outcome);
+        recorded.into_id()
     }
 
     /// Tells of a request that was refused for what it is, before it came to a decision.
     pub(crate) fn tell_refusal(
         &self,
         connections: &Connections,
-        method: &str,
-        path: &str,
+        request: decisions::Request<'_>,
         reason: &'static str,
-        status: StatusCode,
+        outcome: &Outcome,
     ) {
+        if let Some(listener) = &self.listener {
+            listener.decided(Verdict::Deny, reason);
+            listener.answered(outcome.status);
+        }
         let decisions = connections.decisions();
         if decisions.wants_outcomes() {
             let rules = connections.rules();
             let ruling = Ruling::Refused(reason);
-            let request = decisions::Request::Http { method, path, is_upgrade: false };
             let facts = Facts { request, ..self.facts(rules.view().ok(), &Subject::Stream, &ruling, "") };
-            decisions.finish(&facts, None, &Outcome { status: status.as_u16(), ..Outcome::default() });
+            decisions.finish(&facts, None, outcome);
         }
     }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use hauberk_identity::Name;
 use hauberk_policy::CanonicalPath;
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode};
+use http::{Method, Response};
 use tokio::time::Instant;
 
 use super::Connections;
 use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
-use crate::decisions::{DecisionId, Outcome};
+use crate::decisions::{DecisionId, Outcome, Recorded};
 use crate::mesh::NodeView;
 use crate::wire::meter::Meter;
 
@@ -43,7 +43,7 @@ pub(crate) struct Passage {
     pub(super) service: Option<Name>,
     pub(super) status: u16,
     pub(super) since: Instant,
-    pub(super) decision: Option<DecisionId>,
+    pub(super) recorded: Option<Recorded>,
 }
 
 impl Subject {
@@ -78,38 +78,54 @@ impl Passage {
 
     /// The id of the decision, where it was not plainly to allow.
     pub(crate) fn decision(&self) -> Option<&DecisionId> {
-        self.decision.as_ref()
+        self.recorded.as_ref().map(Recorded::id)
     }
 
-    /// Notes the status that was sent.
-    pub(crate) fn set_status(&mut self, status: StatusCode) {
-        self.status = status.as_u16();
+    /// Notes what is answered.
+    pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
+        self.status = response.status().as_u16();
+        self.meter.note_grpc_status(response.headers());
     }
 
-    /// Tells of whatever is not plainly allowed, at once.
+    /// Counts what was decided, and gives whatever is not plainly allowed an id.
     pub(super) fn record(&mut self, subject: &Subject) {
         let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
             if decision.reason == hauberk_policy::Reason::Permitted && decision.audit.is_none());
         if !is_plain {
             let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
             let facts = self.connection.facts(self.view.as_ref(), subject, &self.ruling, service);
-            let id = self.connections.decisions().record(&facts);
-            self.decision = Some(id);
+            self.recorded = Some(self.connections.decisions().begin(&facts));
+        }
+        if let Some(listener) = self.connection.listener() {
+            let ruling = self.ruling.as_told();
+            listener.decided(ruling.verdict(), ruling.reason());
         }
     }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        let subject = self.connection.end(self.key);
+        let Some(subject) = self.connection.end(self.key) else { return };
+        let duration = self.since.elapsed();
+        if let (Subject::Request { is_upgrade, .. }, Some(listener)) = (&subject, self.connection.listener())
+        {
+            listener.answered(self.status);
+            // How long other protocols last says nothing of how fast requests are.
+            if self.is_allowed() && !is_upgrade {
+                listener.took(duration);
+            }
+        }
         let decisions = self.connections.decisions();
-        let Some(subject) = subject.filter(|_| decisions.wants_outcomes()) else { return };
+        if self.recorded.is_none() && !decisions.wants_outcomes() {
+            return;
+        }
         let (bytes_in, bytes_out) = self.meter.counted();
+        let grpc_status = self.meter.grpc_status();
         let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
         decisions.finish(
             &self.connection.facts(self.view.as_ref(), &subject, &self.ruling, service),
-            self.decision.as_ref(),
-            &Outcome { status: self.status, duration: self.since.elapsed(), bytes_in, bytes_out },
+            self.recorded.as_ref(),
+            &Outcome { status: self.status, grpc_status, duration, bytes_in, bytes_out },
         );
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_policy::{Attempt, Caller, CallerMemo, CanonicalPath, Decision, Protocol};
 
+use crate::decisions;
 use crate::mesh::{Inbound, NodeView};
 
 /// Memories for one caller, so that its connections seldom wait for each other.
@@ -35,6 +36,14 @@ impl Ruling {
         match self {
             Self::Policy(decision) => decision.is_allowed(),
             Self::Refused(_) => false,
+        }
+    }
+
+    /// The same, as it is told.
+    pub(crate) fn as_told(&self) -> decisions::Ruling<'_> {
+        match self {
+            Self::Policy(decision) => decisions::Ruling::Policy(decision),
+            Self::Refused(reason) => decisions::Ruling::Refused { reason },
         }
     }
 }

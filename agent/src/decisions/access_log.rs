@@ -10,7 +10,7 @@ use hauberk_identity::UnixMillis;
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
-use super::{DecisionId, Facts, Outcome};
+use super::{DecisionId, Facts, OutboundFacts, Outcome};
 
 /// How many bytes of lines may wait; what comes on top is counted and left out.
 const MAX_WAITING: usize = 1 << 20;
@@ -46,6 +46,7 @@ struct Line<'a> {
     #[serde(serialize_with = "with_millis")]
     timestamp: UnixMillis,
     event: &'static str,
+    direction: &'static str,
     decision: &'static str,
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,11 +69,45 @@ struct Line<'a> {
     policies: &'a [Arc<str>],
     #[serde(skip_serializing_if = "is_zero")]
     status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
     duration_us: u64,
     bytes_in: u64,
     bytes_out: u64,
     epoch: u64,
     revision: u64,
+}
+
+/// The same for what local apps send.
+#[derive(Serialize)]
+struct OutboundLine<'a> {
+    #[serde(serialize_with = "with_millis")]
+    timestamp: UnixMillis,
+    event: &'static str,
+    direction: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    service: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    port: u16,
+    action: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<Text<std::net::SocketAddr>>,
+    #[serde(skip_serializing_if = "is_once")]
+    attempts: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
+    duration_us: u64,
+    bytes_in: u64,
+    bytes_out: u64,
 }
 
 /// Serialised as it prints.
@@ -103,6 +138,7 @@ impl AccessLog {
         let line = Line {
             timestamp: at,
             event: "access",
+            direction: "inbound",
             decision: facts.ruling.verdict().as_str(),
             reason: facts.ruling.reason(),
             id: id.map(DecisionId::as_str),
@@ -112,20 +148,44 @@ impl AccessLog {
             port: facts.port,
             service: facts.service,
             action: facts.request.action(),
-            method: match facts.request {
-                super::Request::Http { method, .. } => Some(method),
-                super::Request::Grpc { .. } | super::Request::Connect => None,
-            },
+            method: facts.request.method(),
             path: facts.request.path(),
             route: facts.ruling.route(),
             policies: facts.ruling.policies(),
             status: outcome.status,
-            duration_us: u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX),
+            grpc_status: outcome.grpc_status,
+            duration_us: outcome.micros(),
             bytes_in: outcome.bytes_in,
             bytes_out: outcome.bytes_out,
             epoch: facts.view.map_or(0, |view| view.epoch),
             revision: facts.view.map_or(0, |view| view.revision),
         };
+        self.add(&line);
+    }
+
+    pub(super) fn write_outbound(&self, at: UnixMillis, facts: &OutboundFacts<'_>, outcome: &Outcome) {
+        self.add(&OutboundLine {
+            timestamp: at,
+            event: "access",
+            direction: "outbound",
+            error: facts.error,
+            id: facts.decision,
+            service: facts.service,
+            port: facts.port,
+            action: facts.request.action(),
+            method: facts.request.method(),
+            path: facts.request.path(),
+            endpoint: facts.endpoint.map(Text),
+            attempts: facts.attempts,
+            status: outcome.status,
+            grpc_status: outcome.grpc_status,
+            duration_us: outcome.micros(),
+            bytes_in: outcome.bytes_in,
+            bytes_out: outcome.bytes_out,
+        });
+    }
+
+    fn add(&self, line: &impl Serialize) {
         let mut text = Vec::with_capacity(512);
         let mut serializer = serde_json::Serializer::with_formatter(&mut text, Printable(CompactFormatter));
         // Only a serialiser of ours could fail here, and none does; a half-written line must not go out all the same.
@@ -240,6 +300,11 @@ fn as_texts<S: serde::Serializer>(names: &&[Arc<str>], serializer: S) -> Result<
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
-fn is_zero(status: &u16) -> bool {
-    *status == 0
+fn is_once(attempts: &u32) -> bool {
+    *attempts <= 1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }

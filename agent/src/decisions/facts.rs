@@ -65,6 +65,25 @@ pub enum Request<'a> {
     Connect,
 }
 
+/// What a local app wanted of a service, and who was asked. Borrows, so that gathering it costs nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct OutboundFacts<'a> {
+    /// The virtual service; or the host that the app named, where there is no such service.
+    pub service: &'a str,
+    /// Its port; 0 where there is none.
+    pub port: u16,
+    /// What was asked for. The path is as the app wrote it.
+    pub request: Request<'a>,
+    /// The agent that the request was given to last.
+    pub endpoint: Option<SocketAddr>,
+    /// How many agents it was given to, one after the other.
+    pub attempts: u32,
+    /// Why the service gave no answer: a stable name, such as `no_endpoints` or `denied`.
+    pub error: Option<&'a str>,
+    /// The id of the decision by which the far agent denied it.
+    pub decision: Option<&'a str>,
+}
+
 /// What was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -81,12 +100,20 @@ pub enum Verdict {
 pub struct Outcome {
     /// The HTTP status that was sent; 0 where there is none.
     pub status: u16,
+    /// How a gRPC call ended, where that was seen.
+    pub grpc_status: Option<u8>,
     /// From the first byte of the request, or of the connection, to the last.
     pub duration: Duration,
     /// Bytes of content from the caller.
     pub bytes_in: u64,
     /// Bytes of content to the caller.
     pub bytes_out: u64,
+}
+
+impl Outcome {
+    pub(super) fn micros(&self) -> u64 {
+        u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Request<'_> {
@@ -99,6 +126,14 @@ impl Request<'_> {
             Self::Connect => Action::Connect,
         }
         .as_str()
+    }
+
+    /// The HTTP method; every gRPC call has the same.
+    pub(super) fn method(&self) -> Option<&str> {
+        match self {
+            Self::Http { method, .. } => Some(method),
+            Self::Grpc { .. } | Self::Connect => None,
+        }
     }
 
     /// The path without a leading slash for gRPC methods, as templates write them; empty for TCP.
@@ -207,8 +242,7 @@ impl<'a> Facts<'a> {
             reason: self.ruling.reason().to_owned(),
             policies: self.ruling.policies().iter().map(ToString::to_string).collect(),
             status: outcome.map_or(0, |outcome| outcome.status.into()),
-            duration_us: outcome
-                .map_or(0, |outcome| u64::try_from(outcome.duration.as_micros()).unwrap_or(u64::MAX)),
+            duration_us: outcome.map_or(0, Outcome::micros),
             peer_address: self.peer_address.to_string(),
             first_of_kind: false,
             audit_verdict: self.ruling.audit_verdict().map_or(0, Verdict::to_proto),

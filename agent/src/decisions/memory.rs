@@ -11,7 +11,7 @@ use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
 use hauberk_policy::{Caller, Decision};
 use hauberk_proto::agent::v1 as pb;
 
-use super::facts::{Facts, Request, Ruling};
+use super::facts::{Facts, Outcome, Request, Ruling};
 use crate::mesh::NodeView;
 
 /// How many decisions are remembered.
@@ -57,6 +57,8 @@ struct Record {
     service: Box<str>,
     request: OwnedRequest,
     ruling: OwnedRuling,
+    /// How it ended, once it has.
+    outcome: Option<Outcome>,
     is_first: bool,
 }
 
@@ -112,15 +114,28 @@ impl Memory {
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Kept> {
+        let record = self.records.get(self.index_of(id)?)?.clone();
+        // The instance may have been named otherwise then, and another spelling of the counter is no id of ours.
+        (&*record.id.0 == id).then(|| Kept { view: record.view.upgrade(), record })
+    }
+
+    /// Adds how it ended to what is remembered, if it still is.
+    pub(super) fn complete(&mut self, id: &DecisionId, outcome: &Outcome) {
+        if let Some(index) = self.index_of(id.as_str())
+            && let Some(record) = self.records.get_mut(index)
+        {
+            record.outcome = Some(*outcome);
+        }
+    }
+
+    /// Where the record with this id would be.
+    fn index_of(&self, id: &str) -> Option<usize> {
         let (_, own) = id.split_once('-')?;
         let mut digits = own.chars();
         if !self.boot.iter().all(|digit| digits.next() == Some(*digit)) {
             return None;
         }
-        let index = parse_counter(digits.as_str())?.checked_sub(self.oldest)?;
-        let record = self.records.get(usize::try_from(index).ok()?)?.clone();
-        // The instance may have been named otherwise then, and another spelling of the counter is no id of ours.
-        (&*record.id.0 == id).then(|| Kept { view: record.view.upgrade(), record })
+        usize::try_from(parse_counter(digits.as_str())?.checked_sub(self.oldest)?).ok()
     }
 
     pub(super) fn recorded(&self) -> u64 {
@@ -172,6 +187,7 @@ impl Record {
                 Ruling::Policy(decision) => OwnedRuling::Policy(decision.clone()),
                 Ruling::Refused { reason } => OwnedRuling::Refused { reason },
             },
+            outcome: None,
             is_first,
         }
     }
@@ -208,7 +224,7 @@ impl Kept {
             epoch: record.epoch,
             revision: record.revision,
             first_of_kind: record.is_first,
-            ..self.facts().to_proto(record.at, Some(&record.id), None)
+            ..self.facts().to_proto(record.at, Some(&record.id), record.outcome.as_ref())
         }
     }
 

@@ -11,16 +11,25 @@ mod upstream;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hauberk_identity::InstanceId;
+use hauberk_identity::{InstanceId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 
 pub use access_log::{AccessLog, AccessLogWriter};
-pub use facts::{Facts, Outcome, Request, Ruling, Verdict};
+pub use facts::{Facts, OutboundFacts, Outcome, Request, Ruling, Verdict};
 pub use memory::DecisionId;
 
 use crate::clock::Clock;
 use memory::Memory;
 use upstream::Upstream;
+
+/// A decision that was given an id when it was made. How it ended is told by [`Decisions::finish`].
+#[derive(Debug)]
+pub struct Recorded {
+    id: DecisionId,
+    is_first: bool,
+    /// The control plane has been told already.
+    is_told: bool,
+}
 
 /// Where the data path brings its decisions.
 #[derive(Debug)]
@@ -37,17 +46,25 @@ impl Decisions {
         Self { clock, memory: Mutex::new(Memory::new(instance, boot)), upstream: Upstream::new(), access_log }
     }
 
-    /// Records a decision that was not plainly to allow, when it is made, and names it. Its id goes to the caller.
+    /// Records a decision that was not plainly to allow, when it is made, and names it. Its id goes to the caller. How
+    /// it ends must be told to [`Decisions::finish`].
+    pub fn begin(&self, facts: &Facts<'_>) -> Recorded {
+        let at = self.clock.now();
+        let (id, is_first) = self.memory().keep(at, facts);
+        // What is denied ends at once. What passes may last for days, and whoever wants to close what is open in audit
+        // wants to know today.
+        let is_told = is_first && facts.ruling.verdict() != Verdict::Deny;
+        if is_told {
+            self.tell(at, facts, Some(&id), true, None);
+        }
+        Recorded { id, is_first, is_told }
+    }
+
+    /// Records and tells a decision that ends something under way, whose own end is told as that of an allowed one.
     pub fn record(&self, facts: &Facts<'_>) -> DecisionId {
         let at = self.clock.now();
-        let mut memory = self.memory();
-        let (id, is_first) = memory.keep(at, facts);
-        drop(memory);
-        if is_first || self.upstream.is_observed() {
-            let mut decision = facts.to_proto(at, Some(&id), None);
-            decision.first_of_kind = is_first;
-            self.upstream.push(at, decision);
-        }
+        let (id, is_first) = self.memory().keep(at, facts);
+        self.tell(at, facts, Some(&id), is_first, None);
         id
     }
 
@@ -56,18 +73,31 @@ impl Decisions {
         self.access_log.is_some() || self.upstream.is_observed()
     }
 
-    /// Tells how a request, stream or connection ended. `id` is what [`Decisions::record`] gave, if it was called.
-    pub fn finish(&self, facts: &Facts<'_>, id: Option<&DecisionId>, outcome: &Outcome) {
-        if !self.wants_outcomes() {
-            return;
-        }
+    /// Tells how a request or stream ended. `recorded` is what [`Decisions::begin`] gave, if it was called.
+    pub fn finish(&self, facts: &Facts<'_>, recorded: Option<&Recorded>, outcome: &Outcome) {
         let at = self.clock.now();
+        let id = recorded.map(Recorded::id);
         if let Some(log) = &self.access_log {
             log.write(at, facts, id, outcome);
         }
-        // What has an id was sent when it was decided.
-        if id.is_none() && self.upstream.is_observed() {
-            self.upstream.push(at, facts.to_proto(at, None, Some(outcome)));
+        if let Some(id) = id {
+            self.memory().complete(id, outcome);
+        }
+        if recorded.is_none_or(|recorded| !recorded.is_told) {
+            let is_first = recorded.is_some_and(|recorded| recorded.is_first);
+            self.tell(at, facts, id, is_first, Some(outcome));
+        }
+    }
+
+    /// Whether [`Decisions::finish_outbound`] would do anything.
+    pub fn writes_lines(&self) -> bool {
+        self.access_log.is_some()
+    }
+
+    /// Tells how a request or stream of a local app ended.
+    pub fn finish_outbound(&self, facts: &OutboundFacts<'_>, outcome: &Outcome) {
+        if let Some(log) = &self.access_log {
+            log.write_outbound(self.clock.now(), facts, outcome);
         }
     }
 
@@ -102,8 +132,36 @@ impl Decisions {
         self.access_log.as_ref().map_or(0, AccessLog::dropped)
     }
 
+    /// Tells the control plane, if it wants to know.
+    fn tell(
+        &self,
+        at: UnixMillis,
+        facts: &Facts<'_>,
+        id: Option<&DecisionId>,
+        is_first: bool,
+        outcome: Option<&Outcome>,
+    ) {
+        if is_first || self.upstream.is_observed() {
+            let mut decision = facts.to_proto(at, id, outcome);
+            decision.first_of_kind = is_first;
+            self.upstream.push(at, decision);
+        }
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recorded {
+    /// The decision's id.
+    pub fn id(&self) -> &DecisionId {
+        &self.id
+    }
+
+    /// The decision's id, where nothing more is to be told.
+    pub fn into_id(self) -> DecisionId {
+        self.id
     }
 }
 

@@ -124,6 +124,74 @@ async fn the_first_of_a_kind_streams_up_and_all_do_while_observed() {
     assert!(!decisions.wants_outcomes());
 }
 
+#[tokio::test]
+async fn a_denial_is_told_with_how_it_ended() {
+    let (caller, decision) = (intruder(), denied());
+    let decisions = decisions(None);
+    let facts = facts(&caller, "/a", &decision);
+    let recorded = decisions.begin(&facts);
+    assert_eq!(decisions.upstream.queue_len(), 0);
+    let outcome = Outcome { status: 403, duration: Duration::from_micros(70), ..Outcome::default() };
+    decisions.finish(&facts, Some(&recorded), &outcome);
+    let told = decisions.next_batch().await.decisions.remove(0);
+    assert_eq!((told.status, told.duration_us, told.first_of_kind), (403, 70, true));
+    let kept = decisions.explain(recorded.id().as_str()).unwrap().decision.unwrap();
+    assert_eq!((kept.status, kept.duration_us, &kept.id), (403, 70, &told.id));
+    // The second of a kind is told to nobody who does not ask.
+    decisions.finish(&facts, Some(&decisions.begin(&facts)), &outcome);
+    assert_eq!(decisions.upstream.queue_len(), 0);
+}
+
+#[tokio::test]
+async fn what_audit_lets_through_is_told_at_once_and_only_once() {
+    let (caller, mut decision) = (intruder(), denied());
+    (decision.effect, decision.reason) = (Effect::Allow, Reason::AuditDefaultAllow);
+    let decisions = decisions(None);
+    let facts = facts(&caller, "/a", &decision);
+    decisions.observe(&pb::Observe { all: true, limit_per_second: 5 });
+    let (first, second) = (decisions.begin(&facts), decisions.begin(&facts));
+    assert_eq!(decisions.next_batch().await.decisions.len(), 1);
+    decisions.finish(&facts, Some(&first), &Outcome::default());
+    assert_eq!(decisions.upstream.queue_len(), 0);
+    decisions.finish(&facts, Some(&second), &Outcome { status: 200, ..Outcome::default() });
+    assert_eq!(decisions.next_batch().await.decisions[0].status, 200);
+}
+
+#[test]
+fn outbound_lines_leave_out_what_is_not_known() {
+    let (sender, written) = mpsc::channel();
+    let (log, writer) = AccessLog::start(Sink(sender)).unwrap();
+    let decisions = decisions(Some(log));
+    let request = Request::Http { method: "GET", path: "/orders", is_upgrade: false };
+    let answered = OutboundFacts {
+        service: "orders",
+        port: 8080,
+        request,
+        endpoint: Some("10.0.0.1:8080".parse().unwrap()),
+        attempts: 2,
+        error: None,
+        decision: None,
+    };
+    decisions.finish_outbound(&answered, &Outcome { status: 200, bytes_out: 5, ..Outcome::default() });
+    let unknown = OutboundFacts {
+        service: "oders",
+        port: 0,
+        endpoint: None,
+        attempts: 0,
+        error: Some("x"),
+        ..answered
+    };
+    decisions.finish_outbound(&unknown, &Outcome { status: 502, ..Outcome::default() });
+    writer.close();
+    let text = String::from_utf8(written.iter().flatten().collect()).unwrap();
+    assert_eq!(
+        text,
+        r#"{"timestamp":"2023-11-14T22:13:20.000Z","event":"access","direction":"outbound","service":"orders","port":8080,"action":"GET","method":"GET","path":"/orders","endpoint":"10.0.0.1:8080","attempts":2,"status":200,"duration_us":0,"bytes_in":0,"bytes_out":5}
+{"timestamp":"2023-11-14T22:13:20.000Z","event":"access","direction":"outbound","error":"x","service":"oders","action":"GET","method":"GET","path":"/orders","status":502,"duration_us":0,"bytes_in":0,"bytes_out":0}
+"#
+    );
+}
+
 #[test]
 fn what_nobody_fetches_is_bounded() {
     let decision = denied();
@@ -157,9 +225,15 @@ fn access_lines_are_json_that_steers_no_terminal() {
     let (caller, decision) = (intruder(), denied());
     let hostile = "/a\n\u{1b}[31m\u{2028}\u{7f}\"\\é😀";
     let facts = facts(&caller, hostile, &decision);
-    let id = decisions.record(&facts);
-    let outcome = Outcome { status: 403, duration: Duration::from_micros(1_500), bytes_in: 1, bytes_out: 2 };
-    decisions.finish(&facts, Some(&id), &outcome);
+    let recorded = decisions.begin(&facts);
+    let outcome = Outcome {
+        status: 403,
+        grpc_status: Some(7),
+        duration: Duration::from_micros(1_500),
+        bytes_in: 1,
+        bytes_out: 2,
+    };
+    decisions.finish(&facts, Some(&recorded), &outcome);
     decisions.finish(&facts, None, &outcome);
     writer.close();
     let text = String::from_utf8(written.iter().flatten().collect()).unwrap();
@@ -168,7 +242,9 @@ fn access_lines_are_json_that_steers_no_terminal() {
     assert!(text.chars().all(|c| c == '\n' || matches!(c, ' '..='~')), "{text}");
     let line: serde_json::Value = serde_json::from_str(lines[0]).unwrap();
     assert_eq!(line["path"], hostile);
-    assert_eq!(line["id"], id.as_str());
+    assert_eq!(line["id"], recorded.id().as_str());
+    assert_eq!(line["direction"], "inbound");
+    assert_eq!(line["grpc_status"], 7);
     assert_eq!(line["decision"], "deny");
     assert_eq!(line["status"], 403);
     assert_eq!(line["duration_us"], 1_500);

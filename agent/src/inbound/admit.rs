@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use hauberk_policy::Protocol;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use super::limits::Place;
 use super::listener::{Port, Stream};
@@ -45,6 +46,7 @@ pub(super) async fn connection(
     place: Place,
 ) {
     let Some(spoken) = Spoken::of(protocol, stream.alpn()) else {
+        port.metrics.turned_away("wrong_alpn");
         tracing::debug!(event = "connection_refused", %address, reason = "wrong_alpn");
         return;
     };
@@ -55,17 +57,19 @@ pub(super) async fn connection(
             return;
         }
     };
+    let since = Instant::now();
     let (mut stream, peer) = stream.into_parts();
     let Some(peer) = peer else { return };
     let role = Role::Inbound { port: port.number, protocol };
     let registered = port.connections.register(role, peer, address, exporter);
     if let Err(reason) = registered.connection().check(&port.connections.rules()) {
-        let decision = registered.connection().record_refusal(&port.connections, reason);
+        let decision = registered.connection().record_refusal(&port.connections, reason, since);
         tracing::info!(event = "connection_refused", %address, reason, %decision);
         // The peer may be gone already.
         let _ = stream.shutdown().await;
         return;
     }
+    port.metrics.speaks(spoken.as_str());
     let cut = registered.connection().cut_signal().clone();
     let guest = Arc::new(Guest { registered, _place: place });
     let served = async {
@@ -93,6 +97,17 @@ impl Spoken {
             (Protocol::Tcp, Some(alpn::TUNNEL)) => Some(Self::Tunnel),
             (Protocol::Tcp, None) => Some(Self::Opaque),
             _ => None,
+        }
+    }
+
+    /// The name in figures.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Http1 => "http1",
+            Self::Http2 => "http2",
+            Self::Tunnel => "tunnel",
+            Self::Opaque => "tcp",
+            Self::Proof => "proof",
         }
     }
 }

@@ -13,11 +13,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::admit::Guest;
 use super::listener::Port;
 use super::tcp::APP_PATIENCE;
 use crate::connections::{Passage, Role, Subject};
+use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
@@ -76,6 +78,24 @@ impl Caller {
             Role::Outbound => Protocol::Http,
         }
     }
+
+    /// Answers a request that is refused for what it is, and tells of it.
+    fn refuse(&self, request: &Request<Incoming>, form: Form, refusal: &Refusal, since: Instant) -> Answer {
+        let answer = answer::error(form, refusal.status, refusal.name, &refusal.text);
+        let path = request.uri().path();
+        let asked = match self.protocol() {
+            Protocol::Grpc => decisions::Request::Grpc { path },
+            _ => decisions::Request::Http { method: request.method().as_str(), path, is_upgrade: false },
+        };
+        let outcome = Outcome {
+            status: answer.status().as_u16(),
+            grpc_status: headers::grpc_status(answer.headers()),
+            duration: since.elapsed(),
+            ..Outcome::default()
+        };
+        self.guest.connection().tell_refusal(&self.port.connections, asked, refusal.name, &outcome);
+        answer
+    }
 }
 
 /// Why a request never came to be decided.
@@ -92,23 +112,19 @@ impl Refusal {
 }
 
 async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<Answer, BodyError> {
+    let since = Instant::now();
     let form = match caller.protocol() {
         Protocol::Grpc => Form::Grpc,
         _ => Form::of(request.headers()),
     };
-    let (mut passage, head) = match decide(&caller, &mut request) {
+    let (mut passage, head) = match decide(&caller, &mut request, since) {
         Ok(decided) => decided,
-        Err(refusal) => {
-            let connection = caller.guest.connection();
-            let (method, target) = (request.method().as_str(), request.uri().path());
-            connection.tell_refusal(&caller.port.connections, method, target, refusal.name, refusal.status);
-            return Ok(answer::error(form, refusal.status, refusal.name, &refusal.text));
-        }
+        Err(refusal) => return Ok(caller.refuse(&request, form, &refusal, since)),
     };
     if !passage.is_allowed() {
         let id = passage.decision().map(ToString::to_string).unwrap_or_default();
         let denial = answer::denial(form, &id);
-        passage.set_status(StatusCode::FORBIDDEN);
+        passage.answered(&denial);
         return Ok(denial);
     }
     if let Some(certificate) = &caller.certificate {
@@ -119,7 +135,11 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
 }
 
 /// Reads what the request is for, and decides it. Leaves it addressed by its canonical path, its headers stripped.
-fn decide(caller: &Caller, request: &mut Request<Incoming>) -> Result<(Passage, RequestHead), Refusal> {
+fn decide(
+    caller: &Caller,
+    request: &mut Request<Incoming>,
+    since: Instant,
+) -> Result<(Passage, RequestHead), Refusal> {
     let bad_request =
         |name, text: &dyn ToString| Refusal::new(StatusCode::BAD_REQUEST, name, text.to_string());
     if request.method() == Method::CONNECT {
@@ -149,7 +169,7 @@ fn decide(caller: &Caller, request: &mut Request<Incoming>) -> Result<(Passage, 
     };
     let subject = Subject::Request { method, target: target.clone(), is_upgrade: head.upgrade.is_some() };
     let connections = &caller.port.connections;
-    let passage = caller.guest.connection().admit(connections, subject, Some(&path), service);
+    let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
     *request.uri_mut() = Uri::from(target);
     Ok((passage, head))
 }
@@ -195,19 +215,21 @@ async fn pass_on(
         Ok(sent) => sent,
         Err(failure) => {
             let answer = failure.answer(form, &caller.port);
-            passage.set_status(answer.status());
+            passage.answered(&answer);
             return answer;
         }
     };
     let upgraded = response.headers().get(header::UPGRADE).cloned();
     headers::scrub_response(response.headers_mut(), &[]);
-    passage.set_status(response.status());
+    passage.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let meter = Arc::clone(passage.meter());
         return response.map(|body| ResponseBody::relay(body, meter, via, passage));
     }
     let (Some(from_caller), Some(link)) = (from_caller, via.into_link()) else {
-        return AppFailure::BadUpgrade.answer(form, &caller.port);
+        let answer = AppFailure::BadUpgrade.answer(form, &caller.port);
+        passage.answered(&answer);
+        return answer;
     };
     caller.opaque.begin();
     let from_app = hyper::upgrade::on(&mut response);
@@ -217,7 +239,7 @@ async fn pass_on(
         drop((passage, guest));
     });
     upgrade::answer(response.headers_mut(), upgraded);
-    response.map(|_| ResponseBody::empty(None))
+    response.map(|_| ResponseBody::empty())
 }
 
 /// Why the app gave no answer.

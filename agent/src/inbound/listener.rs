@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::admit;
 use super::limits::{Limits, Place};
 use crate::connections::Connections;
+use crate::metrics::ListenerMetrics;
 use crate::wire::alpn;
 use crate::wire::http1::LinkPool;
 use crate::wire::http2::MultiplexedPool;
@@ -44,6 +45,7 @@ pub(super) struct Port {
     pub(super) number: u16,
     pub(super) app: SocketAddr,
     pub(super) connections: Arc<Connections>,
+    pub(super) metrics: Arc<ListenerMetrics>,
     pub(super) links: Arc<LinkPool>,
     pub(super) multiplexed: MultiplexedPool,
     pub(super) tasks: Tasks,
@@ -63,6 +65,7 @@ pub async fn serve(
     let port = Arc::new(Port {
         number: listener.port,
         app: listener.app,
+        metrics: connections.context().metrics.listener(listener.port),
         connections,
         links: LinkPool::to_app(),
         multiplexed: MultiplexedPool::default(),
@@ -82,7 +85,7 @@ pub async fn serve(
                     Some(place) => {
                         serving.spawn(welcome(Arc::clone(&port), Arc::clone(&limits), place, stream, address));
                     }
-                    None => tracing::debug!(event = "connection_refused", %address, reason = "too_many"),
+                    None => refused(&port, address, "too_many_connections"),
                 },
                 Err(error) => {
                     tracing::warn!(event = "accept_failed", port = port.number, %error);
@@ -102,33 +105,38 @@ async fn welcome(port: Arc<Port>, limits: Arc<Limits>, place: Place, stream: Tcp
     socket::prepare(&stream);
     let protocol = match port.connections.rules().view().map(|view| view.port(port.number)) {
         Ok(Some(described)) => described.protocol,
-        Ok(None) => return refused(address, "no_such_port"),
-        Err(reason) => return refused(address, reason),
+        Ok(None) => return refused(&port, address, "no_such_port"),
+        Err(reason) => return refused(&port, address, reason),
     };
     let acceptor = match port.acceptor(protocol) {
         Ok(acceptor) => acceptor,
         Err(error) => {
             tracing::error!(event = "tls_setup_failed", %error);
-            return;
+            return refused(&port, address, "tls_setup_failed");
         }
     };
     let handshake = limits.begin_handshake();
     let outcome = tokio::select! {
         outcome = acceptor.accept(stream) => outcome,
-        () = handshake.must_give_way() => return refused(address, "too_many_handshakes"),
+        () = handshake.must_give_way() => return refused(&port, address, "too_many_handshakes"),
         () = port.stop.cancelled() => return,
     };
     drop(handshake);
     match outcome {
         Ok(stream) => Box::pin(admit::connection(port, protocol, stream, address, place)).await,
         Err(error @ HandshakeError::PeerRefused(_)) => {
+            port.metrics.turned_away("peer_refused");
             tracing::info!(event = "handshake_refused", %address, %error);
         }
-        Err(error) => tracing::debug!(event = "handshake_failed", %address, %error),
+        Err(error) => {
+            port.metrics.turned_away("handshake_failed");
+            tracing::debug!(event = "handshake_failed", %address, %error);
+        }
     }
 }
 
-fn refused(address: SocketAddr, reason: &str) {
+fn refused(port: &Port, address: SocketAddr, reason: &'static str) {
+    port.metrics.turned_away(reason);
     tracing::debug!(event = "connection_refused", %address, reason);
 }
 

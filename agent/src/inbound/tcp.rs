@@ -7,6 +7,7 @@ use std::time::Duration;
 use hauberk_tls::TlsStream;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::admit::Guest;
 use super::listener::Port;
@@ -18,7 +19,7 @@ use crate::wire::socket;
 pub(super) const APP_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, mut stream: TlsStream<TcpStream>) {
-    let passage = guest.connection().admit(&port.connections, Subject::Stream, None, None);
+    let passage = guest.connection().admit(&port.connections, Subject::Stream, None, None, Instant::now());
     if passage.is_allowed() {
         let outcome = async {
             let mut app = socket::connect(port.app, APP_PATIENCE).await?;
@@ -37,6 +38,8 @@ pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, mut stream: TlsStr
             Err(error) => tracing::debug!(event = "stream_broken", port = port.number, %error),
         }
     }
+    // Told before the close, which waits for the peer.
+    drop(passage);
     // A clean close, unless the peer is gone already.
     let _ = stream.shutdown().await;
 }

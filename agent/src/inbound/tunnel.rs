@@ -10,11 +10,13 @@ use hauberk_identity::Name;
 use hauberk_tls::TlsStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::admit::Guest;
 use super::listener::Port;
 use super::tcp::APP_PATIENCE;
 use crate::connections::Subject;
+use crate::decisions::{self, Outcome};
 use crate::wire::headers::{DECISION, ERROR, SERVICE};
 use crate::wire::meter::Direction;
 use crate::wire::{socket, tunnel};
@@ -64,33 +66,45 @@ async fn try_carry(
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), h2::Error> {
+    let since = Instant::now();
     if request.method() != Method::CONNECT {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return Ok(());
     }
     let Ok(service) = service_of(port, &request) else {
-        return refuse(respond, StatusCode::MISDIRECTED_REQUEST, "wrong_service");
+        let refusal = refusal(StatusCode::MISDIRECTED_REQUEST, "wrong_service");
+        let outcome =
+            Outcome { status: refusal.status().as_u16(), duration: since.elapsed(), ..Outcome::default() };
+        guest.connection().tell_refusal(
+            &port.connections,
+            decisions::Request::Connect,
+            "wrong_service",
+            &outcome,
+        );
+        return respond.send_response(refusal, true).map(drop);
     };
-    let mut passage = guest.connection().admit(&port.connections, Subject::Stream, None, service);
+    let mut passage = guest.connection().admit(&port.connections, Subject::Stream, None, service, since);
     if !passage.is_allowed() {
         let mut denial = response(StatusCode::FORBIDDEN);
         let id = passage.decision().map(ToString::to_string).unwrap_or_default();
         if let Ok(id) = HeaderValue::from_str(&id) {
             denial.headers_mut().insert(DECISION, id);
         }
-        passage.set_status(StatusCode::FORBIDDEN);
+        passage.answered(&denial);
         return respond.send_response(denial, true).map(drop);
     }
     let mut app = match socket::connect(port.app, APP_PATIENCE).await {
         Ok(app) => app,
         Err(error) => {
             tracing::warn!(event = "app_unreachable", port = port.number, app = %port.app, %error);
-            passage.set_status(StatusCode::SERVICE_UNAVAILABLE);
-            return refuse(respond, StatusCode::SERVICE_UNAVAILABLE, "app_unreachable");
+            let refusal = refusal(StatusCode::SERVICE_UNAVAILABLE, "app_unreachable");
+            passage.answered(&refusal);
+            return respond.send_response(refusal, true).map(drop);
         }
     };
-    let send = respond.send_response(response(StatusCode::OK), false)?;
-    passage.set_status(StatusCode::OK);
+    let accepted = response(StatusCode::OK);
+    passage.answered(&accepted);
+    let send = respond.send_response(accepted, false)?;
     let pumped =
         tunnel::pump(&mut app, Bytes::new(), send, request.into_body(), passage.meter(), Direction::Out);
     if let Err(error) = pumped.await {
@@ -112,14 +126,10 @@ fn service_of(port: &Port, request: &Request<RecvStream>) -> Result<Option<Name>
     }
 }
 
-fn refuse(
-    respond: &mut SendResponse<Bytes>,
-    status: StatusCode,
-    name: &'static str,
-) -> Result<(), h2::Error> {
+fn refusal(status: StatusCode, name: &'static str) -> Response<()> {
     let mut refusal = response(status);
     refusal.headers_mut().insert(ERROR, HeaderValue::from_static(name));
-    respond.send_response(refusal, true).map(drop)
+    refusal
 }
 
 fn response(status: StatusCode) -> Response<()> {

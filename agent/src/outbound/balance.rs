@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::Protocol;
-use hauberk_tls::{LiveIdentity, SetupError};
+use hauberk_tls::SetupError;
 
 use super::peer::Peer;
 use super::route::Route;
+use crate::context::Context;
 use crate::mesh::{Endpoint, EndpointSet, ServicePort};
+use crate::metrics::ServiceMetrics;
 
 /// After how many rounds of pruning an unused group is forgotten.
 const MAX_IDLE_ROUNDS: u8 = 60;
@@ -39,6 +41,8 @@ pub(super) struct Group {
     port: u16,
     protocol: Protocol,
     made_of: Vec<(Arc<EndpointSet>, Arc<Vec<Endpoint>>)>,
+    /// Where the service is counted.
+    metrics: Arc<ServiceMetrics>,
     confirmed: Vec<Arc<Peer>>,
     others: Vec<Arc<Peer>>,
     /// Rounds of pruning since it was used.
@@ -50,11 +54,7 @@ impl Balancer {
     ///
     /// # Errors
     /// No TLS configuration can be made.
-    pub(super) fn group(
-        &self,
-        route: &Route,
-        identity: &LiveIdentity,
-    ) -> Result<Option<Arc<Group>>, SetupError> {
+    pub(super) fn group(&self, route: &Route, context: &Context) -> Result<Option<Arc<Group>>, SetupError> {
         let Some(port) = route.port() else { return Ok(None) };
         let groups = self.groups.load();
         let kept = groups
@@ -68,7 +68,7 @@ impl Balancer {
                 }
                 Ok(Some(Arc::clone(group)))
             }
-            _ => self.regroup(&route.service().name, port, identity).map(Some),
+            _ => self.regroup(&route.service().name, port, context).map(Some),
         }
     }
 
@@ -102,16 +102,12 @@ impl Balancer {
         self.peers().clear();
     }
 
-    fn regroup(
-        &self,
-        name: &Name,
-        port: &ServicePort,
-        identity: &LiveIdentity,
-    ) -> Result<Arc<Group>, SetupError> {
+    fn regroup(&self, name: &Name, port: &ServicePort, context: &Context) -> Result<Arc<Group>, SetupError> {
         let mut group = Group {
             port: port.number,
             protocol: port.protocol,
             made_of: Vec::with_capacity(port.targets.len()),
+            metrics: context.metrics.service(name),
             confirmed: Vec::new(),
             others: Vec::new(),
             idle_rounds: AtomicU8::new(0),
@@ -125,7 +121,7 @@ impl Balancer {
                     Some(peer) => Arc::clone(peer),
                     None => {
                         let peer = Arc::new(Peer::new(
-                            identity,
+                            &context.identity,
                             &target.spiffe_id,
                             endpoint.address,
                             port.protocol,
@@ -165,6 +161,11 @@ impl Group {
             .or_else(|| pick_from(&self.confirmed, is_new))
             .or_else(|| pick_from(&self.others, is_new))
             .cloned()
+    }
+
+    /// Where the service is counted.
+    pub(super) fn metrics(&self) -> &Arc<ServiceMetrics> {
+        &self.metrics
     }
 
     /// Whether there is none.

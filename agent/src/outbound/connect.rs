@@ -8,8 +8,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::Outbound;
+use super::call::{Call, Wish};
 use super::http::{Answer, Failure};
 use super::tcp::{self, NotOpened};
+use crate::wire::answer::Form;
 use crate::wire::body::ResponseBody;
 use crate::wire::headers::DECISION;
 use crate::wire::strict::{Opaque, StrictRequests};
@@ -22,22 +24,24 @@ pub(super) async fn begin(
     outbound: &Arc<Outbound>,
     opaque: &Opaque,
     mut request: Request<Incoming>,
-) -> Result<Answer, Failure> {
+) -> Answer {
+    let mut call = Call::begin(outbound, Wish::Stream);
     if request.version() == Version::HTTP_2 {
         let text = "CONNECT is taken over HTTP/1.1 only";
-        return Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, "connect_refused", text));
+        return Failure::new(StatusCode::METHOD_NOT_ALLOWED, "connect_refused", text)
+            .answer(Form::Http, call);
     }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-    let opened = match tcp::open(outbound, &authority).await {
-        Ok(opened) => opened,
-        Err(NotOpened::Failed(failure)) => return Err(failure),
+    let stream = match tcp::open(outbound, &authority, &mut call).await {
+        Ok(stream) => stream,
+        Err(NotOpened::Failed(failure)) => return failure.answer(Form::Http, call),
         Err(NotOpened::Denied(id)) => {
-            let mut denial = Response::new(ResponseBody::empty(None));
+            let mut denial = Response::new(ResponseBody::empty());
             *denial.status_mut() = StatusCode::FORBIDDEN;
             if let Ok(id) = id.parse() {
                 denial.headers_mut().insert(DECISION, id);
             }
-            return Ok(denial);
+            return denial;
         }
     };
     let from_app = hyper::upgrade::on(&mut request);
@@ -49,7 +53,7 @@ pub(super) async fn begin(
             Err(error) => return tracing::debug!(event = "upgrade_failed", %error),
         };
         let (socket, _) = parts.io.into_inner().into_parts();
-        tcp::carry(socket, parts.read_buf, opened).await;
+        tcp::carry(socket, parts.read_buf, stream, call).await;
     });
-    Ok(Response::new(ResponseBody::empty(None)))
+    Response::new(ResponseBody::empty())
 }

@@ -7,10 +7,12 @@ use hauberk_policy::Protocol;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::Outbound;
 use super::balance::Group;
-use super::peer::{DialError, Load, Peer};
+use super::call::{Call, Wish};
+use super::peer::{DialError, Peer};
 use super::route::{Kind, Route};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
@@ -18,7 +20,6 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{self, DECISION, ERROR, RequestHead, SERVICE};
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
-use crate::wire::meter::Meter;
 use crate::wire::strict::Opaque;
 use crate::wire::transport::Transport;
 use crate::wire::{forward, http1, http2, upgrade};
@@ -28,7 +29,7 @@ pub(super) const MAX_TRIES: usize = 3;
 /// How long the first request for a service waits for its endpoints.
 const ENDPOINTS_PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) type Answer = Response<ResponseBody<Load>>;
+pub(super) type Answer = Response<ResponseBody<Call>>;
 
 /// Why we answer instead of the service.
 #[derive(Debug)]
@@ -43,9 +44,12 @@ impl Failure {
         Self { status, name, text: text.into() }
     }
 
-    fn answer(self, form: Form) -> Answer {
+    /// Tells the app, and ends the call.
+    pub(super) fn answer(self, form: Form, mut call: Call) -> Answer {
         tracing::info!(event = "request_not_sent", reason = self.name, detail = self.text);
-        answer::error(form, self.status, self.name, &self.text)
+        let answer = answer::error(form, self.status, self.name, &self.text);
+        call.failed(self.name, Some(&answer));
+        answer
     }
 }
 
@@ -55,61 +59,82 @@ pub(super) async fn handle(
     opaque: Opaque,
     mut request: Request<Incoming>,
 ) -> Answer {
-    let form = Form::of(request.headers());
     if request.method() == Method::CONNECT {
-        return match super::connect::begin(&outbound, &opaque, request).await {
-            Ok(answer) => answer,
-            Err(failure) => failure.answer(form),
-        };
+        return super::connect::begin(&outbound, &opaque, request).await;
     }
-    let head = match headers::scrub_request(&mut request) {
+    let form = Form::of(request.headers());
+    let scrubbed = headers::scrub_request(&mut request);
+    let wish = Wish::Request {
+        method: request.method().clone(),
+        target: request.uri().path_and_query().cloned(),
+        is_upgrade: scrubbed.as_ref().is_ok_and(|head| head.upgrade.is_some()),
+    };
+    let mut call = Call::begin(&outbound, wish);
+    let head = match scrubbed {
         Ok(head) => head,
         Err(problem) => {
-            return Failure::new(StatusCode::BAD_REQUEST, "bad_request", problem.to_string()).answer(form);
+            return Failure::new(StatusCode::BAD_REQUEST, "bad_request", problem.to_string())
+                .answer(form, call);
         }
     };
-    match pass_on(&outbound, &opaque, request, &head).await {
-        Ok(answer) => answer,
-        Err(failure) => failure.answer(form),
+    let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    match pass_on(&outbound, request, &head, &mut call).await {
+        Ok((response, via)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switch(&outbound, &opaque, response, via.into_link().zip(from_app), call)
+        }
+        Ok((mut response, via)) => {
+            call.answered(&response);
+            headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
+            let meter = call.meter();
+            response.map(|body| ResponseBody::relay(body, meter, via, call))
+        }
+        Err(failure) => failure.answer(form, call),
     }
+}
+
+/// Lets the connection be what both sides have agreed on. `between` is what it takes, where the app has asked for it.
+fn switch(
+    outbound: &Outbound,
+    opaque: &Opaque,
+    mut response: Response<Incoming>,
+    between: Option<(Link, OnUpgrade)>,
+    mut call: Call,
+) -> Answer {
+    let Some((link, from_app)) = between else {
+        return Failure::new(StatusCode::BAD_GATEWAY, "unasked_upgrade", "").answer(Form::Http, call);
+    };
+    let upgraded = response.headers().get(header::UPGRADE).cloned();
+    call.answered(&response);
+    headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
+    opaque.begin();
+    let from_service = hyper::upgrade::on(&mut response);
+    outbound.tasks.spawn(async move {
+        let meter = call.meter();
+        upgrade::carry(from_app, from_service, link, &meter).await;
+        drop(call);
+    });
+    upgrade::answer(response.headers_mut(), upgraded);
+    response.map(|_| ResponseBody::empty())
 }
 
 async fn pass_on(
     outbound: &Arc<Outbound>,
-    opaque: &Opaque,
     mut request: Request<Incoming>,
     head: &RequestHead,
-) -> Result<Answer, Failure> {
-    let (route, group) = outbound.find(&head.host, Kind::Http).await?;
+    call: &mut Call,
+) -> Result<(Response<Incoming>, Via), Failure> {
+    let (route, group) = outbound.find(&head.host, Kind::Http, call).await?;
     if let Ok(service) = HeaderValue::from_str(route.service().name.as_str()) {
         request.headers_mut().insert(SERVICE, service);
     }
-    let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let meter = Arc::new(Meter::default());
-    let mut request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)));
+    let mut request = request.map(|body| RequestBody::relay(body, call.meter()));
     let protocol = route.port().map_or(Protocol::Http, |port| port.protocol);
     if protocol == Protocol::Http {
         forward::address_http1(&mut request, head);
     } else {
         forward::address_http2(&mut request, head);
     }
-    let (mut response, via, load) = send(outbound, &group, protocol, request).await?;
-    let upgraded = response.headers().get(header::UPGRADE).cloned();
-    headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(response.map(|body| ResponseBody::relay(body, meter, via, load)));
-    }
-    let (Some(from_app), Some(link)) = (from_app, via.into_link()) else {
-        return Err(Failure::new(StatusCode::BAD_GATEWAY, "unasked_upgrade", ""));
-    };
-    opaque.begin();
-    let from_service = hyper::upgrade::on(&mut response);
-    outbound.tasks.spawn(async move {
-        upgrade::carry(from_app, from_service, link, &meter).await;
-        drop(load);
-    });
-    upgrade::answer(response.headers_mut(), upgraded);
-    Ok(response.map(|_| ResponseBody::empty(None)))
+    send(outbound, &group, protocol, request, call).await
 }
 
 /// Sends a request to one endpoint after another, for as long as nothing of it was sent.
@@ -118,13 +143,14 @@ async fn send(
     group: &Group,
     protocol: Protocol,
     mut request: Request<RequestBody>,
-) -> Result<(Response<Incoming>, Via, Load), Failure> {
+    call: &mut Call,
+) -> Result<(Response<Incoming>, Via), Failure> {
     let mut tried: Vec<Arc<Peer>> = Vec::new();
     let mut last = None;
     while tried.len() < MAX_TRIES
         && let Some(peer) = group.pick(outbound.elapsed(), &tried)
     {
-        let load = Peer::begin(&peer);
+        call.try_at(&peer);
         let sent = match protocol {
             Protocol::Http | Protocol::Tcp => send_http1(outbound, &peer, request).await,
             Protocol::Http2 | Protocol::Grpc => send_http2(outbound, &peer, request).await,
@@ -132,7 +158,7 @@ async fn send(
         match sent {
             Ok((response, via)) => {
                 peer.succeeded();
-                return Ok((response, via, load));
+                return Ok((response, via));
             }
             Err(SendError::Connect(error, unsent)) => {
                 peer.failed(outbound.elapsed());
@@ -186,23 +212,39 @@ async fn send_http2(
 
 impl Outbound {
     /// Finds where a request or stream may go.
-    pub(super) async fn find(&self, authority: &str, kind: Kind) -> Result<(Route, Arc<Group>), Failure> {
-        let route = Route::find(&self.connections.context().mesh.services, authority, kind).await;
-        self.group(route.map_err(|error| {
-            let (status, name) = error.answer();
-            Failure::new(status, name, error.to_string())
-        })?)
-        .await
+    pub(super) async fn find(
+        &self,
+        authority: &str,
+        kind: Kind,
+        call: &mut Call,
+    ) -> Result<(Route, Arc<Group>), Failure> {
+        let context = self.connections.context();
+        let route = match Route::find(&context.mesh.services, authority, kind).await {
+            Ok(route) => route,
+            Err(error) => {
+                call.names(authority);
+                let (status, name) = error.answer();
+                return Err(Failure::new(status, name, error.to_string()));
+            }
+        };
+        let group = self.group(&route).await;
+        // The group knows its counters, so that they are looked up only where there is none.
+        let metrics = match &group {
+            Ok(group) => Arc::clone(group.metrics()),
+            Err(_) => context.metrics.service(&route.service().name),
+        };
+        call.leads_to(route.clone(), metrics);
+        group.map(|group| (route, group))
     }
 
-    async fn group(&self, route: Route) -> Result<(Route, Arc<Group>), Failure> {
+    async fn group(&self, route: &Route) -> Result<Arc<Group>, Failure> {
         let context = self.connections.context();
         if !context.mesh.has_valid_certificate() {
             let text = "this agent has no valid certificate; see its log for why it was not renewed";
             return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "certificate_expired", text));
         }
         let group = || {
-            self.balancer.group(&route, &context.identity).map_err(|error| {
+            self.balancer.group(route, context).map_err(|error| {
                 Failure::new(StatusCode::SERVICE_UNAVAILABLE, "tls_setup_failed", error.to_string())
             })
         };
@@ -215,7 +257,7 @@ impl Outbound {
             found = group()?;
         }
         match found {
-            Some(found) if !found.is_empty() => Ok((route, found)),
+            Some(found) if !found.is_empty() => Ok(found),
             _ => Err(no_endpoints()),
         }
     }

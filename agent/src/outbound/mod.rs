@@ -5,6 +5,7 @@
 //! that endpoint's agent, which must prove to be exactly who is expected (`peer.rs`).
 
 mod balance;
+mod call;
 mod connect;
 mod http;
 mod listener;

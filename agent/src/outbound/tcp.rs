@@ -7,11 +7,12 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 
 use super::Outbound;
-use super::http::{Failure, MAX_TRIES, no_endpoints, unreachable};
-use super::peer::{Load, Peer};
+use super::call::{Call, Wish};
+use super::http::{Answer, Failure, MAX_TRIES, no_endpoints, unreachable};
+use super::peer::Peer;
 use super::route::Kind;
 use super::tunnel::{self, OpenError, TunnelStream};
-use crate::wire::meter::{Direction, Meter};
+use crate::wire::meter::Direction;
 use crate::wire::tunnel::pump;
 
 /// Why a stream was not opened.
@@ -25,12 +26,14 @@ pub(super) enum NotOpened {
 
 /// Serves one connection of an app that wants to speak to `authority`. It is closed cleanly if that cannot be.
 pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, authority: &str) {
-    match open(outbound, authority).await {
-        Ok(opened) => carry(socket, Bytes::new(), opened).await,
+    let mut call = Call::begin(outbound, Wish::Stream);
+    match open(outbound, authority, &mut call).await {
+        Ok(stream) => carry(socket, Bytes::new(), stream, call).await,
         Err(NotOpened::Denied(decision)) => {
             tracing::info!(event = "stream_denied", service = authority, decision);
         }
         Err(NotOpened::Failed(failure)) => {
+            call.failed(failure.name, None::<&Answer>);
             tracing::warn!(
                 event = "stream_not_opened",
                 service = authority,
@@ -45,8 +48,9 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, authority
 pub(super) async fn open(
     outbound: &Arc<Outbound>,
     authority: &str,
-) -> Result<(TunnelStream, Load), NotOpened> {
-    let (route, group) = outbound.find(authority, Kind::Tcp).await.map_err(NotOpened::Failed)?;
+    call: &mut Call,
+) -> Result<TunnelStream, NotOpened> {
+    let (route, group) = outbound.find(authority, Kind::Tcp, call).await.map_err(NotOpened::Failed)?;
     let name = &route.service().name;
     let port = route.port().map_or(0, |port| port.number);
     let mut tried: Vec<Arc<Peer>> = Vec::new();
@@ -56,14 +60,17 @@ pub(super) async fn open(
         && let Some(peer) = group.pick(outbound.elapsed(), &tried)
     {
         tries += 1;
-        let load = Peer::begin(&peer);
+        call.try_at(&peer);
         match tunnel::open(&peer, name, port, &outbound.connections, &outbound.tasks).await {
             Ok(stream) => {
                 peer.succeeded();
-                return Ok((stream, load));
+                call.opened();
+                return Ok(stream);
             }
             Err(OpenError::Refused { status: StatusCode::FORBIDDEN, decision }) => {
-                return Err(NotOpened::Denied(decision.unwrap_or_default()));
+                let decision = decision.unwrap_or_default();
+                call.denied(StatusCode::FORBIDDEN, &decision);
+                return Err(NotOpened::Denied(decision));
             }
             Err(OpenError::Refused { status, .. }) => {
                 peer.failed(outbound.elapsed());
@@ -87,11 +94,11 @@ pub(super) async fn open(
 }
 
 /// Carries an opened stream to its end. `early` is what has been read of the socket already.
-pub(super) async fn carry(mut socket: TcpStream, early: Bytes, (stream, load): (TunnelStream, Load)) {
-    let meter = Meter::default();
+pub(super) async fn carry(mut socket: TcpStream, early: Bytes, stream: TunnelStream, mut call: Call) {
+    let meter = call.meter();
     let (send, receive, lease) = stream.into_parts();
     if let Err(error) = pump(&mut socket, early, send, receive, &meter, Direction::In).await {
         tracing::debug!(event = "stream_broken", %error);
     }
-    drop((lease, load));
+    drop((lease, call));
 }

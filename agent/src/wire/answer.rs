@@ -4,9 +4,8 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVa
 use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
-use super::headers::{DECISION, ERROR};
+use super::headers::{DECISION, ERROR, GRPC_STATUS};
 
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// In which form the caller expects an answer.
@@ -56,7 +55,7 @@ pub(crate) fn denial<G>(form: Form, decision: &str) -> Response<ResponseBody<G>>
 
 fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
     let mut response = if text.is_empty() {
-        let mut response = Response::new(ResponseBody::empty(None));
+        let mut response = Response::new(ResponseBody::empty());
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         response
     } else {
@@ -70,7 +69,7 @@ fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
 
 /// A response of nothing but trailers, sent as its head.
 fn grpc<G>(status: &'static str, message: &str) -> Response<ResponseBody<G>> {
-    let mut response = Response::new(ResponseBody::empty(None));
+    let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from_static(status));

@@ -34,7 +34,7 @@ pub(crate) struct RequestBody(Option<Metered>);
 #[derive(Debug)]
 pub(crate) enum ResponseBody<G> {
     /// A few words of our own, or nothing.
-    Own(Option<Bytes>, Option<G>),
+    Own(Option<Bytes>),
     /// Another's.
     Relayed(Box<Relay<G>>),
 }
@@ -102,14 +102,14 @@ impl<G> ResponseBody<G> {
         Self::Relayed(Box::new(Relay { body, via, _guard: guard }))
     }
 
-    /// No body. What must live until the response has been sent is kept with it.
-    pub(crate) fn empty(guard: Option<G>) -> Self {
-        Self::Own(None, guard)
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self::Own(None)
     }
 
     /// These words.
     pub(crate) fn text(text: String) -> Self {
-        Self::Own(Some(Bytes::from(text)), None)
+        Self::Own(Some(Bytes::from(text)))
     }
 }
 
@@ -131,6 +131,7 @@ impl Metered {
         if let Some(data) = frame.data_ref() {
             self.meter.count(self.direction, data.len());
         } else if let Some(trailers) = frame.trailers_mut() {
+            self.meter.note_grpc_status(trailers);
             scrub_trailers(trailers);
         }
         Poll::Ready(Some(Ok(frame)))
@@ -168,21 +169,21 @@ impl<G: Unpin> Body for ResponseBody<G> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Own(text, _) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Self::Own(text) => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             Self::Relayed(relay) => relay.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Own(text, _) => text.is_none(),
+            Self::Own(text) => text.is_none(),
             Self::Relayed(relay) => relay.body.as_ref().is_none_or(|metered| metered.body.is_end_stream()),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Own(text, _) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            Self::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
             Self::Relayed(relay) => {
                 relay.body.as_ref().map_or(SizeHint::with_exact(0), |metered| metered.body.size_hint())
             }

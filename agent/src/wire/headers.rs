@@ -14,6 +14,9 @@ pub(crate) const ERROR: HeaderName = HeaderName::from_static("hauberk-error");
 /// Says who called, in Envoy's format; set by the app's own agent.
 pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
+/// How a gRPC call ended, among headers or trailers.
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
@@ -193,6 +196,11 @@ impl Found {
         }
         found
     }
+}
+
+/// How a gRPC call ended, if these headers or trailers tell.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 fn is_of_connection(name: &HeaderName) -> bool {

@@ -2,10 +2,15 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
+use http::HeaderMap;
+
+use super::headers;
+use crate::metrics::Traffic;
 
 /// The meter and the valve of one request or stream: its two directions count here, and both stop when it is cut.
 #[derive(Debug, Default)]
@@ -13,6 +18,10 @@ pub(crate) struct Meter {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     is_cut: AtomicBool,
+    /// One more than what gRPC calls the status; 0 where none has been seen.
+    grpc_status: AtomicU8,
+    /// What all of its listener or service have in common.
+    shared: Option<Arc<Traffic>>,
     incoming: AtomicWaker,
     outgoing: AtomicWaker,
 }
@@ -27,6 +36,11 @@ pub(crate) enum Direction {
 }
 
 impl Meter {
+    /// Also counts in `shared`, while bytes pass: a stream may last for days.
+    pub(crate) fn adding_to(shared: &Arc<Traffic>) -> Self {
+        Self { shared: Some(Arc::clone(shared)), ..Self::default() }
+    }
+
     /// Ends both directions, wherever they wait.
     pub(crate) fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
@@ -55,6 +69,21 @@ impl Meter {
             Direction::Out => &self.bytes_out,
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(shared) = &self.shared {
+            shared.count(direction, bytes as u64);
+        }
+    }
+
+    /// Notes how a gRPC call ended, if these headers or trailers tell.
+    pub(crate) fn note_grpc_status(&self, headers: &HeaderMap) {
+        if let Some(status) = headers::grpc_status(headers) {
+            self.grpc_status.store(status.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// How a gRPC call ended, if it was one and is known.
+    pub(crate) fn grpc_status(&self) -> Option<u8> {
+        self.grpc_status.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Bytes from the caller, and to the caller.

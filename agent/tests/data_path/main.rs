@@ -12,5 +12,6 @@ mod apps;
 mod clients;
 mod http;
 mod live;
+mod observed;
 mod tcp;
 mod world;

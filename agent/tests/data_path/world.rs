@@ -1,14 +1,14 @@
 //! A mesh of agents in this process.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hauberk_agent::clock::Clock;
 use hauberk_agent::connections::Connections;
 use hauberk_agent::context::Context;
-use hauberk_agent::decisions::Decisions;
+use hauberk_agent::decisions::{AccessLog, Decisions};
 use hauberk_agent::inbound::{self, Limits, Listener};
 use hauberk_agent::mesh::{Endpoint, EndpointSet, Mesh, NodeView, Port, Service, ServicePort, Target};
 use hauberk_agent::outbound::{Outbound, TcpService};
@@ -42,6 +42,37 @@ pub struct Agent {
     pub stop: CancellationToken,
     pub tasks: JoinSet<()>,
     pub listeners: Vec<AbortHandle>,
+}
+
+/// Access lines as they are written.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    /// The next line, which is taken away.
+    pub async fn next(&self) -> serde_json::Value {
+        let mut line = None;
+        until("an access line is written", || {
+            let mut written = self.0.lock().unwrap();
+            if let Some(end) = written.iter().position(|byte| *byte == b'\n') {
+                line = Some(serde_json::from_slice(&written[..end]).unwrap());
+                written.drain(..=end);
+            }
+            line.is_some()
+        })
+        .await;
+        line.unwrap()
+    }
 }
 
 pub fn name(text: &str) -> Name {
@@ -100,13 +131,26 @@ impl World {
     }
 
     pub fn agent_with_life(&self, node: &str, life: Duration) -> Agent {
+        self.agent_with(node, life, None)
+    }
+
+    /// An agent that writes access lines.
+    pub fn logging_agent(&self, node: &str) -> (Agent, Lines) {
+        let lines = Lines::default();
+        // Its thread ends with the process; what it writes is read as it comes.
+        let (log, _writer) = AccessLog::start(lines.clone()).unwrap();
+        (self.agent_with(node, Duration::from_secs(3_600), Some(log)), lines)
+    }
+
+    fn agent_with(&self, node: &str, life: Duration, log: Option<AccessLog>) -> Agent {
         let id = self.node(node);
         let clock = Clock::system();
         let context = Context {
             clock,
             identity: self.identity(&id, life),
             mesh: Mesh::new(),
-            decisions: Arc::new(Decisions::new(clock, InstanceId::from_random([3; 8]), [1, 2, 3, 4], None)),
+            decisions: Arc::new(Decisions::new(clock, InstanceId::from_random([3; 8]), [1, 2, 3, 4], log)),
+            metrics: Arc::default(),
         };
         context.mesh.gate.set_certificate_valid(true);
         let connections = Connections::new(context.clone());
@@ -170,6 +214,13 @@ impl World {
 }
 
 impl Agent {
+    /// A figure of `/metrics`, 0 where there is none.
+    pub fn figure(&self, sample: &str) -> f64 {
+        let text = self.context.metrics.text();
+        let found = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        found.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// Applies a view and waits until live traffic obeys it.
     pub async fn apply(&self, view: Arc<NodeView>) {
         let mut applied = self.context.mesh.applied.subscribe();

@@ -1,7 +1,7 @@
 use std::collections::HashMap as Map;
 
 use hauberk_identity::TrustDomain;
-use hauberk_tls::TrustBundle;
+use hauberk_tls::{LiveIdentity, TrustBundle};
 
 use super::*;
 
@@ -23,6 +23,7 @@ fn group(confirmed: Vec<Arc<Peer>>, others: Vec<Arc<Peer>>) -> Group {
         port: 80,
         protocol: Protocol::Http,
         made_of: Vec::new(),
+        metrics: Arc::clone(crate::metrics::Metrics::new().unknown_service()),
         confirmed,
         others,
         idle_rounds: AtomicU8::new(0),

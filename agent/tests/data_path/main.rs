@@ -11,6 +11,7 @@
 mod apps;
 mod clients;
 mod http;
+mod interim;
 mod live;
 mod observed;
 mod tcp;

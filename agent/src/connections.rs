@@ -7,6 +7,7 @@
 
 mod live;
 mod passage;
+mod refused;
 mod rules;
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hauberk_tls::PeerIdentity;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -33,6 +35,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// a connection that is just being closed.
 const RETIRE_BEFORE: Duration = Duration::from_secs(5);
 const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
+/// How long a peer may keep a connection for HTTP on which it asks nothing. Our own agents close such connections sooner,
+/// or find them closed when they next need one.
+const IDLE: Duration = Duration::from_secs(300);
 /// After how many connections the walk lets other tasks have a turn.
 const WALK_STEP: usize = 256;
 
@@ -183,6 +188,7 @@ impl Connections {
 
     fn apply_time(&self) {
         let now = self.context.clock.now();
+        let instant = Instant::now();
         let table = self.table();
         for connection in table.live.values() {
             let until = connection.ends_at();
@@ -192,7 +198,7 @@ impl Connections {
             };
             if now > until {
                 connection.cut("certificate_expired");
-            } else if now.plus(before) > until {
+            } else if now.plus(before) > until || connection.is_idle(instant, IDLE) {
                 connection.retired().cancel();
             }
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use hauberk_identity::{IdentityKind, Name, UnixMillis};
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connections;
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
-use crate::decisions::{self, DecisionId, Facts, Outcome, Verdict};
+use crate::decisions::{self, Facts};
 use crate::mesh::NodeView;
 use crate::metrics::ListenerMetrics;
 use crate::wire::meter::Meter;
@@ -60,10 +61,12 @@ pub(crate) enum Role {
     Outbound,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     memo: Option<(Arc<Rules>, SharedMemo)>,
     flows: Slab<Flow>,
+    /// When the last of them ended.
+    quiet_since: Instant,
 }
 
 /// One request or stream that is under way.
@@ -95,7 +98,7 @@ impl Connection {
             proven: Mutex::new(peer),
             retired: CancellationToken::new(),
             cut: CancellationToken::new(),
-            state: Mutex::default(),
+            state: Mutex::new(State { memo: None, flows: Slab::new(), quiet_since: Instant::now() }),
         }
     }
 
@@ -309,49 +312,22 @@ impl Connection {
         }
     }
 
-    /// Records that the connection as such, which came at `since`, was refused.
-    pub(crate) fn record_refusal(
-        &self,
-        connections: &Connections,
-        reason: &'static str,
-        since: Instant,
-    ) -> DecisionId {
-        let rules = connections.rules();
-        let ruling = Ruling::Refused(reason);
-        if let Some(listener) = &self.listener {
-            listener.denied(reason);
-        }
-        let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, "");
-        let recorded = connections.decisions().begin(&facts);
-        let outcome = Outcome { duration: since.elapsed(), ..Outcome::default() };
-        connections.decisions().finish(&facts, Some(&recorded), &outcome);
-        recorded.into_id()
-    }
-
-    /// Tells of a request that was refused for what it is, before it came to a decision.
-    pub(crate) fn tell_refusal(
-        &self,
-        connections: &Connections,
-        request: decisions::Request<'_>,
-        reason: &'static str,
-        outcome: &Outcome,
-    ) {
-        if let Some(listener) = &self.listener {
-            listener.decided(Verdict::Deny, reason);
-            listener.answered(outcome.status);
-        }
-        let decisions = connections.decisions();
-        if decisions.wants_outcomes() {
-            let rules = connections.rules();
-            let ruling = Ruling::Refused(reason);
-            let facts = Facts { request, ..self.facts(rules.view().ok(), &Subject::Stream, &ruling, "") };
-            decisions.finish(&facts, None, outcome);
-        }
-    }
-
     /// Forgets a request or stream that has ended.
-    pub(super) fn end(&self, key: usize) -> Option<Subject> {
-        self.state().flows.try_remove(key).map(|flow| flow.subject)
+    pub(super) fn end(&self, key: usize, now: Instant) -> Option<Subject> {
+        let mut state = self.state();
+        state.quiet_since = now;
+        state.flows.try_remove(key).map(|flow| flow.subject)
+    }
+
+    /// Whether the peer has asked nothing for so long on a connection that is kept for its next request.
+    pub(super) fn is_idle(&self, now: Instant, limit: Duration) -> bool {
+        match self.role {
+            Role::Outbound | Role::Inbound { protocol: Protocol::Tcp, .. } => false,
+            Role::Inbound { .. } => {
+                let state = self.state();
+                state.flows.is_empty() && now.duration_since(state.quiet_since) >= limit
+            }
+        }
     }
 
     fn port(&self) -> u16 {

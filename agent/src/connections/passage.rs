@@ -105,8 +105,9 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        let Some(subject) = self.connection.end(self.key) else { return };
-        let duration = self.since.elapsed();
+        let now = Instant::now();
+        let Some(subject) = self.connection.end(self.key, now) else { return };
+        let duration = now.duration_since(self.since);
         if let (Subject::Request { is_upgrade, .. }, Some(listener)) = (&subject, self.connection.listener())
         {
             listener.answered(self.status);

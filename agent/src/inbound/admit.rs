@@ -43,7 +43,7 @@ pub(super) async fn connection(
     protocol: Protocol,
     stream: Stream,
     address: SocketAddr,
-    place: Place,
+    mut place: Place,
 ) {
     let Some(spoken) = Spoken::of(protocol, stream.alpn()) else {
         port.metrics.turned_away("wrong_alpn");
@@ -60,6 +60,11 @@ pub(super) async fn connection(
     let since = Instant::now();
     let (mut stream, peer) = stream.into_parts();
     let Some(peer) = peer else { return };
+    if !place.is_granted_to(peer.id()) {
+        port.metrics.turned_away("too_many_of_one_identity");
+        tracing::info!(event = "connection_refused", %address, peer = %peer.id(), reason = "too_many_of_one_identity");
+        return;
+    }
     let role = Role::Inbound { port: port.number, protocol };
     let registered = port.connections.register(role, peer, address, exporter);
     if let Err(reason) = registered.connection().check(&port.connections.rules()) {

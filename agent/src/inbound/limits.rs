@@ -1,13 +1,15 @@
 //! How many connections strangers and peers may hold open.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hauberk_identity::SpiffeId;
 use tokio_util::sync::CancellationToken;
 
-/// The most connections from one address, of all that there may be.
-const SHARE_OF_ONE_ADDRESS: (usize, usize) = (3, 4);
+/// The most connections from one address, and of one identity, of all that there may be.
+const SHARE_OF_ONE: (usize, usize) = (3, 4);
 /// The most handshakes at once. When one more begins, the oldest gives way: an honest peer is done in milliseconds.
 const MAX_HANDSHAKES: usize = 1_024;
 
@@ -22,6 +24,7 @@ pub struct Limits {
 struct Held {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
+    by_identity: HashMap<SpiffeId, usize>,
     handshakes: BTreeMap<u64, CancellationToken>,
     next_handshake: u64,
 }
@@ -31,6 +34,7 @@ struct Held {
 pub(super) struct Place {
     limits: Arc<Limits>,
     address: IpAddr,
+    identity: Option<SpiffeId>,
 }
 
 /// A place among the handshakes, until dropped.
@@ -49,15 +53,20 @@ impl Limits {
 
     /// A place for a connection from this address, if there is one.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let (share, of) = SHARE_OF_ONE_ADDRESS;
+        let address = network_of(address);
         let mut held = self.held();
         let from_there = held.by_address.get(&address).copied().unwrap_or(0);
-        if held.total >= self.max_connections || from_there >= self.max_connections * share / of {
+        if held.total >= self.max_connections || from_there >= self.share_of_one() {
             return None;
         }
         held.total += 1;
         held.by_address.insert(address, from_there + 1);
-        Some(Place { limits: Arc::clone(self), address })
+        Some(Place { limits: Arc::clone(self), address, identity: None })
+    }
+
+    fn share_of_one(&self) -> usize {
+        let (share, of) = SHARE_OF_ONE;
+        self.max_connections * share / of
     }
 
     /// A place for a handshake; the oldest one's, if need be.
@@ -80,16 +89,45 @@ impl Limits {
     }
 }
 
+impl Place {
+    /// Counts it for the peer that has proved who it is. Says whether the peer may have one more.
+    pub(super) fn is_granted_to(&mut self, identity: &SpiffeId) -> bool {
+        let mut held = self.limits.held();
+        let count = held.by_identity.entry(identity.clone()).or_default();
+        if *count >= self.limits.share_of_one() {
+            return false;
+        }
+        *count += 1;
+        self.identity = Some(identity.clone());
+        true
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut held = self.limits.held();
         held.total = held.total.saturating_sub(1);
-        if let Some(count) = held.by_address.get_mut(&self.address) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                held.by_address.remove(&self.address);
-            }
+        give_back(&mut held.by_address, &self.address);
+        if let Some(identity) = &self.identity {
+            give_back(&mut held.by_identity, identity);
         }
+    }
+}
+
+fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, of: &K) {
+    if let Some(count) = counts.get_mut(of) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(of);
+        }
+    }
+}
+
+/// Whoever has one IPv6 address has the other 2⁶⁴ of its network, too.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
+        v4 => v4,
     }
 }
 
@@ -123,6 +161,35 @@ mod tests {
         assert!(limits.admit(greedy).is_some());
         drop(last);
         assert!(limits.held().by_address.is_empty());
+    }
+
+    #[test]
+    fn one_network_counts_as_one_address() {
+        let limits = Limits::new(4);
+        let of_one: Vec<_> = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4", "::ffff:10.0.0.1"]
+            .iter()
+            .map(|address| limits.admit(address.parse().unwrap()))
+            .collect();
+        assert_eq!(of_one.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, true, false, true]);
+        assert!(limits.held().by_address.contains_key(&IpAddr::from([10, 0, 0, 1])));
+    }
+
+    #[test]
+    fn one_identity_cannot_take_all_places_from_many_addresses() {
+        let limits = Limits::new(4);
+        let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/workload/{name}")).unwrap();
+        let mut places: Vec<_> =
+            (1..=4).map(|host| limits.admit(IpAddr::from([10, 0, 0, host])).unwrap()).collect();
+        let mut last = places.pop().unwrap();
+        assert!(places.iter_mut().all(|place| place.is_granted_to(&id("greedy"))));
+        assert!(!last.is_granted_to(&id("greedy")));
+        assert!(last.is_granted_to(&id("other")));
+        places.pop();
+        let mut next = limits.admit(IpAddr::from([10, 0, 0, 9])).unwrap();
+        assert!(next.is_granted_to(&id("greedy")));
+        drop((places, last, next));
+        let held = limits.held();
+        assert!(held.by_identity.is_empty() && held.by_address.is_empty() && held.total == 0);
     }
 
     #[test]

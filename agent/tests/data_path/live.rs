@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hauberk_policy::Protocol;
 use hauberk_tls::TrustBundle;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -194,4 +194,49 @@ async fn draining_lets_what_is_under_way_end() {
         until("outbound has ended", || is_done(&pair.web)).await;
         tokio::time::timeout(PATIENCE, pair.web.outbound.finish()).await.unwrap();
     }
+}
+
+/// What a connection shows after five minutes without a request.
+async fn after_five_minutes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<usize>> {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(301)).await;
+    tokio::time::resume();
+    // Ends are noticed once a second; a connection that is kept shows nothing for as long.
+    match tokio::time::timeout(Duration::from_secs(3), stream.read(&mut [0])).await {
+        Ok(read) => read.map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_nothing_for_long_is_let_go() {
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let web = pair.world.identity(&pair.web.id, LONG);
+    // One that never asked, one that was answered, one whose answer is on its way.
+    let mut silent = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+    let mut answered = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+    answered.write_all(b"HEAD / HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tokio::time::timeout(PATIENCE, answered.read_u8()).await.unwrap().unwrap());
+    }
+    let mut waiting = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+    waiting.write_all(b"GET /hang HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
+    let decided = "hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}";
+    until("both requests are decided", || pair.orders.figure(decided) == 2.0).await;
+
+    assert_eq!(after_five_minutes(&mut silent).await.unwrap(), Some(0));
+    assert_eq!(tokio::time::timeout(PATIENCE, answered.read(&mut [0])).await.unwrap().unwrap(), 0);
+    assert_eq!(after_five_minutes(&mut waiting).await.unwrap(), None);
+    until("only one is left", || pair.orders.connections.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_is_kept_for_the_next_stream() {
+    let pair = Pair::new(Protocol::Tcp, LONG).await;
+    drop(pair.stream().await);
+    let mut stream = pair.stream().await;
+    assert_eq!(after_five_minutes(&mut stream).await.unwrap(), None);
+    assert!(is_alive(&mut stream).await);
+    assert_eq!(pair.orders.connections.len(), 1);
 }

@@ -45,6 +45,19 @@ fn a_call_passes_from_web_through_orders_to_payments() {
     assert!(client.contains("By=spiffe://box.test/mesh/shop/node/orders"), "{client}");
     assert!(!seen.headers.keys().any(|name| name.as_str().starts_with("hauberk-")), "{:?}", seen.headers);
 
+    // Both agents have counted it, and a page of figures holds nothing that a caller has sent.
+    for (agent, figure) in [
+        (&orders, "hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"} "),
+        (&web, "hauberk_outbound_requests_total{service=\"orders\",result=\"2xx\"} "),
+    ] {
+        let page = get(agent.health(), "health", "/metrics").unwrap().body;
+        let count =
+            page.lines().find_map(|line| line.strip_prefix(figure)).unwrap_or_else(|| panic!("{page}"));
+        assert!(count.parse::<u64>().unwrap() > 0, "{page}");
+        assert!(page.contains("\nhauberk_certificate_not_after_seconds 1"), "{page}");
+        assert!(!page.contains("/orders/1") && !page.contains("spiffe"), "{page}");
+    }
+
     // Named with its port, with another case, as to a proxy, and over HTTP/1.0.
     for text in [
         "GET /2 HTTP/1.1\r\nhost: orders:8080\r\nconnection: close\r\n\r\n",

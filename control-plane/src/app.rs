@@ -240,6 +240,11 @@ impl ControlPlane {
         let bound = self.addresses.get().map_or(self.settings.admin_listen, |addresses| addresses.admin);
         reachable(bound).to_string()
     }
+
+    /// Where the agent API is bound.
+    pub fn agent_address(&self) -> SocketAddr {
+        self.addresses.get().map_or(self.settings.agent_listen, |addresses| addresses.agent)
+    }
 }
 
 /// Runs until `stop` is cancelled, then stops gracefully.

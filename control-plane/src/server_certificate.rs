@@ -1,6 +1,7 @@
 //! The control plane's own certificate: issued by itself, with names for clients that know no SPIFFE ids, renewed at
 //! half life, and put before the next handshake without touching a listener.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,26 +115,62 @@ impl ServerCertificate {
     }
 }
 
+/// The name or address by which agents on other hosts reach a listener that is bound to `bound`; `None` where only
+/// loopback is known.
+///
+/// # Errors
+/// When a name that was given at `init` is none any longer.
+pub fn host_from_elsewhere(
+    control: &ControlPlane,
+    bound: IpAddr,
+) -> Result<Option<SubjectName>, ServerCertificateError> {
+    Ok(from_elsewhere(bound, given_names(control)?, own_name()))
+}
+
+/// What was told comes first. Where nothing was, the address that is bound is certain, and the host's own name the
+/// best guess.
+fn from_elsewhere(bound: IpAddr, given: Vec<SubjectName>, own: Option<SubjectName>) -> Option<SubjectName> {
+    if bound.is_loopback() {
+        return None;
+    }
+    let bound = Some(bound).filter(|address| !address.is_unspecified()).map(SubjectName::Ip);
+    given.into_iter().chain(bound).chain(own).find(|name| !is_loopback(name))
+}
+
+fn is_loopback(name: &SubjectName) -> bool {
+    match name {
+        SubjectName::Dns(name) => name == "localhost" || name.ends_with(".localhost"),
+        SubjectName::Ip(address) => address.is_loopback(),
+    }
+}
+
 /// The names of the settings, else those of `init`, else those of this host.
 fn subject_names(control: &ControlPlane) -> Result<Vec<SubjectName>, ServerCertificateError> {
-    if !control.settings.sans.is_empty() {
-        return Ok(control.settings.sans.clone());
-    }
-    let given = control.authority.sans();
+    let given = given_names(control)?;
     if !given.is_empty() {
-        let parse = |name: &String| {
-            SubjectName::parse(name).map_err(|_| ServerCertificateError::BadName(name.clone()))
-        };
-        return given.iter().map(parse).collect();
+        return Ok(given);
     }
     let mut names: Vec<_> =
         ["localhost", "127.0.0.1", "::1"].iter().filter_map(|name| SubjectName::parse(name).ok()).collect();
-    // A host whose name is no DNS name does without.
-    let host = rustix::system::uname();
-    names.extend(host.nodename().to_str().ok().and_then(|name| SubjectName::parse(name).ok()));
+    names.extend(own_name());
     names.sort();
     names.dedup();
     Ok(names)
+}
+
+/// The names of the settings, else those of `init`.
+fn given_names(control: &ControlPlane) -> Result<Vec<SubjectName>, ServerCertificateError> {
+    if !control.settings.sans.is_empty() {
+        return Ok(control.settings.sans.clone());
+    }
+    let parse =
+        |name: &String| SubjectName::parse(name).map_err(|_| ServerCertificateError::BadName(name.clone()));
+    control.authority.sans().iter().map(parse).collect()
+}
+
+/// This host's. A host whose name is no DNS name does without.
+fn own_name() -> Option<SubjectName> {
+    rustix::system::uname().nodename().to_str().ok().and_then(|name| SubjectName::parse(name).ok())
 }
 
 /// Sleeps until an instant of the clock of day; `false` when the control plane stops instead.
@@ -147,5 +184,31 @@ async fn sleep_until(control: &ControlPlane, due: UnixMillis) -> bool {
             () = control.stop.cancelled() => return false,
             () = tokio::time::sleep(remaining.min(LONGEST_SLEEP)) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_elsewhere_are_told_what_they_can_reach() {
+        let everywhere: IpAddr = "0.0.0.0".parse().unwrap();
+        let names = |names: &[&str]| -> Vec<SubjectName> {
+            names.iter().map(|name| SubjectName::parse(name).unwrap()).collect()
+        };
+        let told = |bound: IpAddr, given: &[&str], own: &str| {
+            let own = names(&[own]).into_iter().next();
+            from_elsewhere(bound, names(given), own).map(|name| name.to_string())
+        };
+        let given = ["localhost", "127.0.0.1", "cp.shop.example", "10.0.0.7"];
+        assert_eq!(told(everywhere, &given, "host-1").as_deref(), Some("cp.shop.example"));
+        assert_eq!(told(everywhere, &["::1"], "host-1").as_deref(), Some("host-1"));
+        assert_eq!(told(everywhere, &[], "localhost"), None);
+        let one: IpAddr = "10.0.0.9".parse().unwrap();
+        assert_eq!(told(one, &given, "host-1").as_deref(), Some("cp.shop.example"));
+        assert_eq!(told(one, &[], "host-1").as_deref(), Some("10.0.0.9"));
+        // Whatever its names: nobody elsewhere reaches it.
+        assert_eq!(told("127.0.0.1".parse().unwrap(), &given, "host-1"), None);
     }
 }

@@ -13,8 +13,6 @@ use crate::output;
 use crate::session::Session;
 use crate::times;
 
-/// The port of the agents' API where nobody chose another.
-const AGENT_PORT: u16 = 7443;
 /// Where the printed command expects the token.
 const TOKEN_FILE: &str = "join-token";
 
@@ -39,6 +37,8 @@ pub(crate) async fn run(global: &Global, command: Token) -> Result<(), CommandEr
 async fn create(session: &Session, arguments: TokenCreate) -> Result<(), CommandError> {
     let mesh = session.mesh().await?;
     let node = session.get(Kind::VirtualNode, &mesh, &arguments.node).await?;
+    // Before the token is made: one whose secret is never shown would be of no use.
+    let status = session.system().get_status(api::GetStatusRequest {}).await?.into_inner();
     let (uses, unlimited) = match arguments.uses {
         Uses::Times(times) => (times, false),
         Uses::Unlimited => (0, true),
@@ -67,10 +67,9 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
         write_private(path, format!("{}\n", answer.token).as_bytes())
             .map_err(|error| CommandError::failed(format!("cannot write {file}: {error}")))?;
     }
-    let host =
-        session.context.server.rsplit_once(':').map_or(session.context.server.as_str(), |(host, _)| host);
+    let control_plane = agent_api(&status, &session.context.server);
     let agent = format!(
-        "hauberk-agent run --control-plane {host}:{AGENT_PORT} --root-fingerprint {} --join-token-file {file}{listeners}",
+        "hauberk-agent run --control-plane {control_plane} --root-fingerprint {} --join-token-file {file}{listeners}",
         answer.root_fingerprint
     );
     if arguments.output == TextFormat::Json {
@@ -109,4 +108,38 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
     }
     output::note(format_args!("  {agent}"));
     Ok(())
+}
+
+/// Where agents reach the control plane: as it says itself, else on the host that this context reaches it on.
+fn agent_api(status: &api::GetStatusResponse, admin_server: &str) -> String {
+    let port = status.agent_port;
+    match status.agent_host.as_str() {
+        "" => {
+            let host = admin_server.rsplit_once(':').map_or(admin_server, |(host, _)| host);
+            format!("{host}:{port}")
+        }
+        ipv6 if ipv6.contains(':') => format!("[{ipv6}]:{port}"),
+        host => format!("{host}:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_are_sent_to_their_own_port() {
+        let told = |host: &str, server: &str| {
+            let status = api::GetStatusResponse {
+                agent_host: host.to_owned(),
+                agent_port: 1443,
+                ..Default::default()
+            };
+            agent_api(&status, server)
+        };
+        assert_eq!(told("cp.shop.example", "127.0.0.1:7444"), "cp.shop.example:1443");
+        assert_eq!(told("2001:db8::7", "127.0.0.1:7444"), "[2001:db8::7]:1443");
+        assert_eq!(told("", "127.0.0.1:7444"), "127.0.0.1:1443");
+        assert_eq!(told("", "[::1]:7444"), "[::1]:1443");
+    }
 }

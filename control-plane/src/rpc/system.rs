@@ -14,6 +14,7 @@ use crate::app::ControlPlane;
 use crate::audit::Act;
 use crate::push::Push;
 use crate::registry::Condition;
+use crate::server_certificate::host_from_elsewhere;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> SystemServer<SystemService> {
@@ -56,6 +57,9 @@ impl System for SystemService {
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
         });
+        let agent = control.agent_address();
+        // A name of `init` that is none any longer has stopped the control plane at its start.
+        let agent_host = host_from_elsewhere(control, agent.ip()).ok().flatten();
         let not_after = |validity: Option<hauberk_identity::Validity>| {
             validity.map(|validity| message::timestamp(validity.not_after()))
         };
@@ -76,6 +80,8 @@ impl System for SystemService {
             admin,
             roles,
             findings,
+            agent_host: agent_host.map(|host| host.to_string()).unwrap_or_default(),
+            agent_port: agent.port().into(),
         }))
     }
 

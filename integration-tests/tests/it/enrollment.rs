@@ -151,6 +151,22 @@ fn tokens_are_made_only_for_nodes_that_exist_and_within_limits() {
     assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
+#[test]
+fn the_command_that_a_token_comes_with_leads_to_the_agent_api() {
+    let mesh = shop();
+    let made = mesh.hauberk_json(&["token", "create", "--node", "web", "-o", "json"]);
+    let command = made["command"].as_str().unwrap();
+    let mut words = command.split_whitespace().skip_while(|word| *word != "--control-plane").skip(1);
+    let control_plane = words.next().unwrap().to_owned();
+    assert_eq!(control_plane, mesh.agent_address(), "{command}");
+
+    let file = mesh.folder().join("made-token");
+    fs::write(&file, made["token"].as_str().unwrap()).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let control_plane = Some(control_plane);
+    mesh.agent("web", AgentOptions { token_file: Some(file), control_plane, ..AgentOptions::default() });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_parallel_joins_on_a_single_use_token_exactly_one_gets_in() {
     let mesh = std::sync::Arc::new(shop());

@@ -179,7 +179,6 @@ impl ControlPlane {
         let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
         let ledger = Arc::new(Ledger::new(Arc::clone(&store)));
         let issuer = Arc::new(Issuer::new(
-            Arc::clone(&store),
             Arc::clone(&authority),
             Arc::clone(&audit),
             Arc::clone(&metrics),
@@ -345,7 +344,6 @@ async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>
     .await?;
     let (running, clock) = (Arc::clone(&push), control.clock.clone());
     let resources = Resources::new(ResourcesParts {
-        store: Arc::clone(store),
         catalogs,
         audit: Arc::clone(&control.audit),
         clock: control.clock.clone(),

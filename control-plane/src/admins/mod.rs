@@ -174,7 +174,7 @@ impl Admins {
             .put(key.clone(), document::to_bytes(&key, &record)?)
             .put(login_key.clone(), document::to_bytes(&login_key, &login)?);
         let act = Act::done(actor, "admin.create", name.as_str()).because(roles_in_words(&record.roles));
-        match self.store.commit(self.audit.add_to(commit, act)?).await {
+        match self.audit.commit(commit, act).await {
             Ok(_) => Ok(IssuedLogin { secret, admin: AdminView { name: name.clone(), record }, expires_at }),
             Err(StoreError::Conflict { .. }) => Err(AdminError::Exists(name.clone())),
             Err(error) => Err(error.into()),
@@ -218,8 +218,7 @@ impl Admins {
                 // Two owners who delete each other at the same moment: one of them stays.
                 commit = commit.present(admin_key(&other.name));
             }
-            let commit = self.audit.add_to(commit, Act::done(actor, "admin.delete", name.as_str()))?;
-            match self.store.commit(commit).await {
+            match self.audit.commit(commit, Act::done(actor, "admin.delete", name.as_str())).await {
                 Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
                 Ok(_) => {

@@ -15,7 +15,7 @@ use hauberk_identity::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::registry::{Commit, Store, StoreError, document, keys};
+use crate::registry::{Commit, Committed, Store, StoreError, document, keys};
 
 /// How many records are kept; at about 300 bytes each.
 pub const RETAINED: u64 = 100_000;
@@ -186,11 +186,12 @@ impl Audit {
         Ok(Self { store, clock, next_sequence: AtomicU64::new(last + 1), refusals: Mutex::default() })
     }
 
-    /// Adds the record of an act to the commit that does it, so that neither happens without the other.
+    /// Commits what an act does together with its record, so that neither happens without the other. The log tells the
+    /// act once it is known what came of it: `failed` where the store did not take it.
     ///
     /// # Errors
-    /// When the record cannot be encoded.
-    pub fn add_to(&self, commit: Commit, act: Act) -> Result<Commit, StoreError> {
+    /// What the store answers, or when the record cannot be encoded; nothing was done then.
+    pub async fn commit(&self, commit: Commit, act: Act) -> Result<Committed, StoreError> {
         let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
         let key = key_of(sequence);
         let record = Record {
@@ -203,21 +204,18 @@ impl Audit {
             outcome: act.outcome,
             reason: shortened(act.reason),
         };
-        tracing::info!(
-            event = "audit",
-            sequence,
-            actor = record.actor,
-            source = record.source,
-            action = record.action,
-            object = record.object,
-            outcome = record.outcome.as_str(),
-            reason = record.reason,
-        );
         let commit = commit.put(key.clone(), document::to_bytes(&key, &record)?);
-        Ok(match sequence.checked_sub(RETAINED) {
+        let commit = match sequence.checked_sub(RETAINED) {
             Some(expired) if expired > 0 => commit.delete(key_of(expired)),
             _ => commit,
-        })
+        };
+        let mut line = LogLine { record: &record, committed: Committing::Unanswered };
+        let answer = self.store.commit(commit).await;
+        line.committed = match &answer {
+            Ok(_) => Committing::Done,
+            Err(error) => Committing::Failed(error.to_string()),
+        };
+        answer
     }
 
     /// Records an act by itself: one that was refused, or one that changed nothing in the store.
@@ -225,7 +223,7 @@ impl Audit {
     /// # Errors
     /// When the store does not take it.
     pub async fn record(&self, act: Act) -> Result<(), StoreError> {
-        self.store.commit(self.add_to(Commit::new(), act)?).await.map(|_| ())
+        self.commit(Commit::new(), act).await.map(|_| ())
     }
 
     /// Records a refusal that anybody may have provoked, within the limit. A store that does not take it is logged:
@@ -284,6 +282,32 @@ impl Audit {
             }
             after = page.entries.last().map(|(key, _)| key.clone());
         }
+    }
+}
+
+/// The log line of an act. It is written when it is dropped, so that an act also has one where whoever waited for the
+/// store has gone: that does not take a commit back.
+struct LogLine<'a> {
+    record: &'a Record,
+    committed: Committing,
+}
+
+/// What is known of a commit.
+enum Committing {
+    Unanswered,
+    Done,
+    Failed(String),
+}
+
+impl Drop for LogLine<'_> {
+    fn drop(&mut self) {
+        let Record { sequence, at: _, actor, source, action, object, outcome, reason } = self.record;
+        let (outcome, reason) = match &self.committed {
+            Committing::Done => (outcome.as_str(), reason),
+            Committing::Failed(error) => ("failed", error),
+            Committing::Unanswered => ("unknown", reason),
+        };
+        tracing::info!(event = "audit", sequence, actor, source, action, object, outcome, reason);
     }
 }
 

@@ -1,4 +1,7 @@
+use std::io;
 use std::time::Duration;
+
+use futures_util::FutureExt as _;
 
 use super::*;
 use crate::registry::SledStore;
@@ -76,4 +79,62 @@ async fn floods_of_refusals_are_counted_instead_of_kept() {
     assert!(records[1].reason.chars().count() <= LONGEST_TEXT + 1);
     let since = Filter { since: Some(scratch.clock.now()), ..Filter::default() };
     assert_eq!(audit.list(&since, None, 200).await.unwrap().records.len(), 1);
+}
+
+/// What is logged by this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    /// What became of each act that was logged, in order.
+    fn outcomes(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["fields"]["outcome"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_an_act_once_it_is_known_what_came_of_it() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    let act = || Act::done(&actor(), "token.delete", "one");
+    // As long as there is one listener, what is listened to is asked in the thread that happens to ask: other tests'
+    // threads have none. With a second one all are asked.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+
+    let mut commit = Box::pin(audit.commit(Commit::new().absent("a").put("a", "1"), act()));
+    assert!(commit.as_mut().now_or_never().is_none(), "a commit takes a disk's time");
+    assert_eq!(log.outcomes(), Vec::<String>::new(), "nothing is told before it is answered");
+    commit.await.unwrap();
+    assert_eq!(log.outcomes(), ["ok"]);
+
+    audit.commit(Commit::new().absent("a"), act()).await.unwrap_err();
+    audit.record(Act::refused(&actor(), "token.delete", "two", "there is none")).await.unwrap();
+    assert_eq!(log.outcomes(), ["ok", "failed", "refused"]);
+
+    // A caller that goes away in between.
+    assert!(audit.commit(Commit::new(), act()).now_or_never().is_none());
+    scratch.store.close().await;
+    audit.commit(Commit::new(), act()).await.unwrap_err();
+    assert_eq!(log.outcomes(), ["ok", "failed", "refused", "unknown", "failed"]);
 }

@@ -172,8 +172,7 @@ impl Tokens {
             .absent(key.clone())
             .put(key.clone(), document::to_bytes(&key, &record)?);
         let object = format!("{} for {}/{}", hash.short(), record.mesh, record.node);
-        let commit = self.audit.add_to(commit, Act::done(actor, "token.create", object))?;
-        match self.store.commit(commit).await {
+        match self.audit.commit(commit, Act::done(actor, "token.create", object)).await {
             Ok(_) => {
                 let view = TokenView { id: hash.short().to_owned(), record, used_by: Vec::new() };
                 Ok(IssuedToken { secret, view })
@@ -220,8 +219,7 @@ impl Tokens {
         let page = self.store.list(&format!("{}{id}", keys::TOKENS), None, 1).await?;
         let (key, _) = page.entries.into_iter().next().ok_or_else(missing)?;
         let commit = self.forget(Commit::new().present(key.clone()), &key).await?;
-        let commit = self.audit.add_to(commit, Act::done(actor, "token.delete", id))?;
-        match self.store.commit(commit).await {
+        match self.audit.commit(commit, Act::done(actor, "token.delete", id)).await {
             Err(StoreError::Conflict { .. }) => Err(missing()),
             result => result.map(|_| ()).map_err(TokenError::from),
         }

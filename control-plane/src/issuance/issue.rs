@@ -18,7 +18,7 @@ use crate::authority::{Authority, BACKDATED};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::random::{self, NoRandomness};
-use crate::registry::{Commit, Store, StoreError, document, keys};
+use crate::registry::{Commit, StoreError, document, keys};
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,6 @@ pub struct Issued {
 
 /// Issues certificates; the only caller of the issuing authority.
 pub struct Issuer {
-    store: Arc<dyn Store>,
     authority: Arc<Authority>,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
@@ -81,14 +80,8 @@ pub struct Issuer {
 
 impl Issuer {
     /// Puts the parts together.
-    pub fn new(
-        store: Arc<dyn Store>,
-        authority: Arc<Authority>,
-        audit: Arc<Audit>,
-        metrics: Arc<Metrics>,
-        clock: Clock,
-    ) -> Self {
-        Self { store, authority, audit, metrics, clock }
+    pub fn new(authority: Arc<Authority>, audit: Arc<Audit>, metrics: Arc<Metrics>, clock: Clock) -> Self {
+        Self { authority, audit, metrics, clock }
     }
 
     /// Issues one certificate. `entitlement` makes the commit of what entitles to it, given the certificate's serial
@@ -132,7 +125,7 @@ impl Issuer {
         let commit = entitlement(&serial, &record)?
             .put(key.clone(), document::to_bytes(&key, &record)?)
             .put(keys::issued_order(now, &serial), "");
-        self.store.commit(self.audit.add_to(commit, act)?).await?;
+        self.audit.commit(commit, act).await?;
 
         let svid = authority.sign(&template)?;
         self.metrics.certificates_issued.inc();

@@ -17,7 +17,7 @@ use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::compile::view::needed_features;
 use crate::random::{self, NoRandomness};
-use crate::registry::{Commit, Revision, Store, StoreError};
+use crate::registry::{Commit, Revision, StoreError};
 
 /// The most resources of one change.
 pub const MAX_BATCH: usize = 1_000;
@@ -122,8 +122,6 @@ pub struct Removed {
 
 /// What changing resources needs.
 pub struct ResourcesParts {
-    /// The registry.
-    pub store: Arc<dyn Store>,
     /// All resources.
     pub catalogs: Catalogs,
     /// Who did what.
@@ -283,7 +281,7 @@ impl Resources {
 
     /// Commits with a record of the act. `false`: another change came between, and this one must be judged anew.
     async fn commit(&self, commit: Commit, act: Act) -> Result<bool, ChangeError> {
-        match self.parts.store.commit(self.parts.audit.add_to(commit, act)?).await {
+        match self.parts.audit.commit(commit, act).await {
             Ok(_) => Ok(true),
             Err(StoreError::Conflict { .. }) => Ok(false),
             Err(error) => Err(error.into()),

@@ -174,7 +174,6 @@ impl Scratch {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let started = Catalogs::start(Arc::clone(&store), trust_domain(), &tasks, stop.clone());
         let resources = Arc::new(Resources::new(ResourcesParts {
-            store: Arc::clone(&store),
             catalogs: started.await.unwrap(),
             audit: Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await.unwrap()),
             clock: clock.clone(),

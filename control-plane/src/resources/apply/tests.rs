@@ -142,7 +142,6 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
     scratch.apply(&shop()).await;
     let instance = random::instance_id().unwrap();
     let resources = Resources::new(ResourcesParts {
-        store: Arc::clone(&scratch.store),
         catalogs: scratch.resources.catalogs().clone(),
         audit: Arc::new(Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap()),
         clock: scratch.clock.clone(),

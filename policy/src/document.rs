@@ -1,5 +1,7 @@
 //! A policy as its author wrote it: parsed, validated, and its names made full.
 
+mod validation;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -15,6 +17,7 @@ use crate::names::{Namespace, Referent};
 use crate::qualify::{Mention, qualify};
 use crate::statements::{Extent, extents, line_and_column};
 use crate::vocabulary::{Kind, VOCABULARY};
+use validation::worth_telling;
 
 /// The longest policy text, in bytes.
 pub const MAX_TEXT_LEN: usize = 64 * 1024;
@@ -220,8 +223,16 @@ impl Reader<'_> {
     fn validate(&mut self, set: &PolicySet) {
         // The original text: validation reads types and attributes, never the ids that are still short.
         let result = VOCABULARY.validator.validate(set, ValidationMode::Strict);
-        result.validation_errors().for_each(|error| self.report_cedar(error));
-        result.validation_warnings().for_each(|warning| self.report_cedar(warning));
+        let (errors, warnings) = worth_telling(&result);
+        errors.into_iter().for_each(|error| self.report_cedar(error));
+        warnings.into_iter().for_each(|warning| self.report_cedar(warning));
+        // What is wrong for several actions is said of each: one of them will do.
+        let told_first = |problem: &PolicyProblem| {
+            let PolicyProblem { line, column, length, message, help } = problem;
+            (*line, *column, *length, help.is_none(), message.clone())
+        };
+        self.problems.sort_by_cached_key(told_first);
+        self.problems.dedup_by_key(|problem| (problem.line, problem.column, problem.length));
     }
 
     fn statements(

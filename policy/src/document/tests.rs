@@ -165,6 +165,43 @@ fn refuses_what_cedar_and_the_schema_do_not_know() {
 }
 
 #[test]
+fn an_unknown_name_is_told_without_what_follows_from_it() {
+    for (text, places) in [
+        ("permit(principal is Nod, action, resource);", &["1:21"][..]),
+        ("permit(principal == Nod::\"web\", action, resource in Service::\"orders\");", &["1:21"]),
+        ("permit(principal is Node, action, resource in Rout::\"orders:8080 /x\");", &["1:47"]),
+        ("permit(principal is Node, action == Action::\"GETT\", resource);", &["1:37"]),
+        (
+            "permit(principal is Node, action in [Action::\"GETT\", Action::\"GET\"], resource) when { context.path == \"/\" };",
+            &["1:38"],
+        ),
+        (
+            "permit(principal is Nod, action == Action::\"GETT\", resource in Rout::\"x\");",
+            &["1:21", "1:36", "1:64"],
+        ),
+        // What is wrong besides is told as well.
+        (
+            "permit(principal is Node, action == Action::\"GET\", resource in Servic::\"x\") when { context.pth == \"/\" };",
+            &["1:64", "1:84"],
+        ),
+        (
+            "permit(principal is Nod, action, resource);\npermit(principal is Node, action == Action::\"GET\", resource is Port);",
+            &["1:21", "2:1"],
+        ),
+        // In the context of no action at all: one mistake.
+        ("forbid(principal, action, resource) when { context.pth == \"/\" };", &["1:44"]),
+        ("permit(principal is Node, action == Action::\"GET\", resource is Port);", &["1:1"]),
+    ] {
+        let problems = parse(text).expect_err(text);
+        let found: Vec<_> =
+            problems.iter().map(|problem| format!("{}:{}", problem.line, problem.column)).collect();
+        assert_eq!(found, places, "{text}: {problems:?}");
+    }
+    let found = problem("permit(principal is Node, action == Action::\"GET\", resource == Service::\"x\");");
+    assert!(found.contains("replacing `==` with `in`"), "the one that helps is told: {found}");
+}
+
+#[test]
 fn points_at_the_mistake() {
     let found = problem(
         "permit(\n  principal is Node,\n  action == Action::\"GET\",\n  resource\n) when { context.pth == \"/\" };",

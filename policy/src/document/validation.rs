@@ -1,0 +1,37 @@
+//! What of Cedar's findings is told: mistakes, without what only follows from them.
+
+use cedar_policy::{PolicyId, ValidationError, ValidationResult, ValidationWarning};
+
+/// The findings that say something that no other finding says.
+pub(super) fn worth_telling(result: &ValidationResult) -> (Vec<&ValidationError>, Vec<&ValidationWarning>) {
+    let is_error = |policy: &PolicyId, which: fn(&ValidationError) -> bool| {
+        result.validation_errors().any(|error| error.policy_id() == policy && which(error))
+    };
+    let applies_to_nothing = |policy: &PolicyId| {
+        let mut warnings = result.validation_warnings().filter(|warning| warning.policy_id() == policy);
+        warnings.any(|warning| matches!(warning, ValidationWarning::InvalidActionApplication(_)))
+    };
+    let errors = result.validation_errors().filter(|error| {
+        // The conditions of a statement whose actions it does not know, Cedar judges by every action there is.
+        is_unknown_name(error) || !is_error(error.policy_id(), is_unknown_action)
+    });
+    let warnings = result.validation_warnings().filter(|warning| {
+        let policy = warning.policy_id();
+        match warning {
+            ValidationWarning::InvalidActionApplication(_) => !is_error(policy, is_unknown_name),
+            ValidationWarning::ImpossiblePolicy(_) => {
+                !is_error(policy, is_unknown_name) && !applies_to_nothing(policy)
+            }
+            _ => true,
+        }
+    });
+    (errors.collect(), warnings.collect())
+}
+
+fn is_unknown_name(error: &ValidationError) -> bool {
+    is_unknown_action(error) || matches!(error, ValidationError::UnrecognizedEntityType(_))
+}
+
+fn is_unknown_action(error: &ValidationError) -> bool {
+    matches!(error, ValidationError::UnrecognizedActionId(_))
+}

@@ -110,18 +110,25 @@ fn parse_listeners(
         let message = format!("{} listeners are too many: at most {MOST_LISTENERS}", listeners.len());
         problems.invalid("spec.listeners", message);
     }
-    let mut parsed: BTreeMap<u16, (usize, Listener)> = BTreeMap::new();
+    let mut parsed: BTreeMap<u16, Listener> = BTreeMap::new();
+    // Also those of listeners that are refused for something else.
+    let mut ports: BTreeMap<u32, usize> = BTreeMap::new();
     for (index, listener) in listeners.iter().enumerate().take(MOST_LISTENERS) {
         let field = format!("spec.listeners[{index}]");
-        let Some(listener) = Listener::parse(listener, of_node, &field, problems) else { continue };
-        if let Some((first, _)) = parsed.get(&listener.port) {
-            let message = format!("port {} is already that of listeners[{first}]", listener.port);
+        let port = listener.port_mapping.as_ref().and_then(|mapping| mapping.port);
+        let port = port.filter(|port| (1..=u32::from(u16::MAX)).contains(port));
+        let first = port.and_then(|port| ports.get(&port));
+        if let (Some(port), Some(first)) = (port, first) {
+            let message = format!("port {port} is already that of listeners[{first}]");
             problems.invalid(format!("{field}.portMapping.port"), message);
         } else {
-            parsed.insert(listener.port, (index, listener));
+            ports.extend(port.map(|port| (port, index)));
+        }
+        if let Some(listener) = Listener::parse(listener, of_node, &field, problems) {
+            parsed.entry(listener.port).or_insert(listener);
         }
     }
-    parsed.into_values().map(|(_, listener)| listener).collect()
+    parsed.into_values().collect()
 }
 
 impl Listener {

@@ -1,8 +1,13 @@
 //! Whether what resources refer to is there.
 
+use std::collections::BTreeSet;
+
 use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
-use hauberk_proto::mesh::v1::{Backend, VirtualNodeSpec, resource::Spec};
+use hauberk_proto::mesh::v1::{
+    Backend, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
+    virtual_service_provider::Provider,
+};
 
 use super::Step;
 use crate::compile::view::{Provided, node_scope};
@@ -10,7 +15,7 @@ use crate::resources::catalog::{MeshCatalog, Model};
 use crate::resources::choice::did_you_mean;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::problem::{Fault, Problems};
-use crate::resources::virtual_node::VirtualNode;
+use crate::resources::virtual_node::{Listener, VirtualNode};
 use crate::resources::virtual_service::VirtualService;
 
 /// Checks every resource of the batch, and those that refer to what it changes. Policies may speak of what does not
@@ -26,16 +31,16 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             problems.report(Fault::Invalid, "mesh", format!("mesh {:?} does not exist", key.mesh), help);
         }
         let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
-        // Also where something else is wrong with the node.
-        if let Some(Spec::VirtualNode(spec)) =
-            step.batch.get(*index).and_then(|resource| resource.spec.as_ref())
-        {
-            step.check_backends(key, mesh, spec, problems);
+        // Also where something else is wrong with it.
+        match step.batch.get(*index).and_then(|resource| resource.spec.as_ref()) {
+            Some(Spec::VirtualNode(spec)) => step.check_backends(key, mesh, spec, problems),
+            Some(Spec::VirtualService(spec)) => step.check_provider(key, mesh, spec, problems),
+            _ => {}
         }
         let Some(entry) = step.after.get(key) else { continue };
         match entry.model() {
             Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
-            Model::VirtualService(service) => step.check_service(key, mesh, service, problems, warnings),
+            Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
             Model::Policy(document) => step.warn_of(key, document, warnings),
             Model::Mesh(_) | Model::Unreadable(_) => {}
         }
@@ -69,6 +74,54 @@ impl Step<'_> {
         }
     }
 
+    fn check_provider(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        spec: &VirtualServiceSpec,
+        problems: &mut Problems,
+    ) {
+        let provider = spec.provider.as_ref().and_then(|provider| provider.provider.as_ref());
+        let Some(Provider::VirtualNode(VirtualNodeProvider { virtual_node_name, port })) = provider else {
+            return;
+        };
+        let Ok(node) = Name::parse(virtual_node_name) else { return };
+        let field = "spec.provider.virtualNode";
+        if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
+            let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
+            let help = did_you_mean(node.as_str(), known);
+            let message = format!("virtual node {node:?} does not exist");
+            problems.report(Fault::Invalid, format!("{field}.virtualNodeName"), message, help);
+            return;
+        }
+        let Some(port) = port.and_then(port_number) else { return };
+        let own = ResourceKey { kind: Kind::VirtualNode, name: node.clone(), ..key.clone() };
+        if let Some(ports) = self.ports_of(mesh, &own)
+            && !ports.contains(&port)
+        {
+            let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+            let help = if ports.is_empty() {
+                "it has no listeners at all".to_owned()
+            } else {
+                format!("its listeners are {ports}")
+            };
+            let message = format!("virtual node {node:?} has no listener with port {port}");
+            problems.invalid_but(format!("{field}.port"), message, help);
+        }
+    }
+
+    /// The ports of a node, also of one of the batch that is refused for something else.
+    fn ports_of(&self, mesh: &MeshCatalog, node: &ResourceKey) -> Option<BTreeSet<u16>> {
+        let sent = self.places.get(node).and_then(|index| self.batch.get(*index)?.spec.as_ref());
+        match sent {
+            Some(Spec::VirtualNode(spec)) => {
+                let ports = spec.listeners.iter().filter_map(|listener| listener.port_mapping.as_ref()?.port);
+                Some(ports.filter_map(port_number).collect())
+            }
+            _ => Some(mesh.node(node.name.as_str())?.listeners().iter().map(Listener::port).collect()),
+        }
+    }
+
     fn check_node(&self, key: &ResourceKey, mesh: &MeshCatalog, node: &VirtualNode, problems: &mut Problems) {
         // The services that others have put on this node.
         for (name, service) in mesh.services() {
@@ -89,47 +142,6 @@ impl Step<'_> {
         let scope = node_scope(self.trust_domain, &key.mesh, mesh, &provided, &key.name, node);
         if let Err(error) = Engine::compile(scope, &PolicySlice::default()) {
             problems.invalid("spec.listeners", error);
-        }
-    }
-
-    fn check_service(
-        &self,
-        key: &ResourceKey,
-        mesh: &MeshCatalog,
-        service: &VirtualService,
-        problems: &mut Problems,
-        warnings: &mut Vec<String>,
-    ) {
-        let Some(provider) = service.provider() else {
-            warnings.push(format!("{key} has no provider: calls to it fail"));
-            return;
-        };
-        let field = "spec.provider.virtualNode";
-        let Some(node) = mesh.node(provider.node().as_str()) else {
-            if !self.exists(Kind::VirtualNode, &key.mesh, provider.node()) {
-                let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
-                let help = did_you_mean(provider.node().as_str(), known);
-                let message = format!("virtual node {:?} does not exist", provider.node());
-                problems.report(Fault::Invalid, format!("{field}.virtualNodeName"), message, help);
-            }
-            return;
-        };
-        match provider.port() {
-            Some(port) if node.listener(port).is_none() => {
-                let ports = node.listeners().iter().map(|listener| listener.port().to_string());
-                let ports = ports.collect::<Vec<_>>().join(", ");
-                let help = if ports.is_empty() {
-                    "it has no listeners at all".to_owned()
-                } else {
-                    format!("its listeners are {ports}")
-                };
-                let message = format!("virtual node {:?} has no listener with port {port}", provider.node());
-                problems.invalid_but(format!("{field}.port"), message, help);
-            }
-            None if node.listeners().is_empty() => {
-                warnings.push(format!("{key}: {} has no listeners yet: calls to it fail", provider.node()));
-            }
-            _ => {}
         }
     }
 
@@ -190,6 +202,27 @@ impl Step<'_> {
         let why = format!("port {port} of virtual node {node:?} declares no such route");
         Some(did_you_mean(template, declared()).map_or(why.clone(), |hint| format!("{why}; {hint}")))
     }
+}
+
+/// Calls to a service that leads nowhere fail.
+fn warn_of_silence(
+    key: &ResourceKey,
+    mesh: &MeshCatalog,
+    service: &VirtualService,
+    warnings: &mut Vec<String>,
+) {
+    let Some(provider) = service.provider() else {
+        warnings.push(format!("{key} has no provider: calls to it fail"));
+        return;
+    };
+    let is_deaf = mesh.node(provider.node().as_str()).is_some_and(|node| node.listeners().is_empty());
+    if is_deaf && provider.port().is_none() {
+        warnings.push(format!("{key}: {} has no listeners yet: calls to it fail", provider.node()));
+    }
+}
+
+fn port_number(number: u32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
 fn node_name(id: &SpiffeId) -> Option<Name> {

@@ -97,6 +97,38 @@ fn everything_wrong_is_reported_at_once() {
 }
 
 #[test]
+fn one_mistake_does_not_hide_another() {
+    let twice = node("orders", [listener(8080, "htp"), listener(8080, "http"), listener(9090, "http")]);
+    let mut wrong = node("pay", [listener(7070, "http")]);
+    node_spec(&mut wrong).authorization = Some("OFF".into());
+    let batch = [
+        service("lost", "ordesr", Some(70_000)),
+        service("a/b", "ordesr", Some(0)),
+        twice,
+        // These ports are told of nodes that are refused for something else.
+        service("orders", "orders", Some(9090)),
+        service("orders-8080", "orders", Some(8080)),
+        service("orders-80", "orders", Some(80)),
+        wrong,
+        service("pay", "pay", Some(7070)),
+    ];
+    assert_eq!(
+        refused(&catalog_of(&shop()), &batch, EVERYTHING),
+        [
+            "0 spec.provider.virtualNode.port: 70000 is not a port number from 1 to 65535",
+            "0 spec.provider.virtualNode.virtualNodeName: virtual node \"ordesr\" does not exist; did you mean \
+             \"orders\"?",
+            "1 name: a name consists of A-Z a-z 0-9 . _ - and must not contain '/'",
+            "2 spec.listeners[0].portMapping.protocol: \"htp\" is not known; did you mean \"http\"?",
+            "2 spec.listeners[1].portMapping.port: port 8080 is already that of listeners[0]",
+            "5 spec.provider.virtualNode.port: virtual node \"orders\" has no listener with port 80; its listeners \
+             are 8080, 9090",
+            "6 spec.authorization: \"OFF\" is not known; it is one of ENFORCE, AUDIT",
+        ]
+    );
+}
+
+#[test]
 fn references_name_the_nearest() {
     let catalog = catalog_of(&shop());
     let mut web = node("web", []);

@@ -18,6 +18,8 @@ use hauberk_proto::{
 use hauberk_tls::KeyPair;
 use tokio::{runtime::Runtime, task::JoinSet};
 
+use crate::shop::SMALL_SHOP;
+
 const WRITERS: usize = 4;
 
 fn rounds() -> u64 {
@@ -121,36 +123,10 @@ fn nothing_acknowledged_is_lost_when_the_control_plane_is_killed() {
     }
 }
 
-const MESH: &str = r#"
-kind: Mesh
-name: shop
----
-kind: VirtualNode
-mesh: shop
-name: orders
-spec: {listeners: [{portMapping: {port: 8080, protocol: http}}]}
----
-kind: VirtualService
-mesh: shop
-name: orders
-spec: {provider: {virtualNode: {virtualNodeName: orders}}}
----
-kind: VirtualNode
-mesh: shop
-name: web
-spec: {backends: [{virtualService: {virtualServiceName: orders}}]}
----
-kind: Policy
-mesh: shop
-name: web-reads-orders
-spec:
-  cedar: permit(principal == Node::"web", action == Action::"GET", resource in Service::"orders");
-"#;
-
 #[test]
 fn killed_agents_come_back_from_their_state() {
     let mesh = MeshBox::start();
-    mesh.apply(MESH);
+    mesh.apply(SMALL_SHOP);
     let app = App::start("orders");
     let mut orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
     let mut web = mesh.agent("web", AgentOptions::default());
@@ -198,7 +174,7 @@ fn killed_agents_come_back_from_their_state() {
 #[test]
 fn a_graceful_stop_is_one() {
     let mut mesh = MeshBox::start();
-    mesh.apply(MESH);
+    mesh.apply(SMALL_SHOP);
     let agent = mesh.agent("web", AgentOptions::default());
     let status = mesh.control_plane().stop(Duration::from_secs(25));
     assert_eq!(status.code(), Some(0), "{}", mesh.control_plane().log());

@@ -29,43 +29,14 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-const MESH: &str = r#"
-kind: Mesh
-name: shop
----
-kind: VirtualNode
-mesh: shop
-name: orders
-spec: {listeners: [{portMapping: {port: 8080, protocol: http}}]}
----
-kind: VirtualService
-mesh: shop
-name: orders
-spec: {provider: {virtualNode: {virtualNodeName: orders}}}
----
-kind: VirtualNode
-mesh: shop
-name: web
-spec: {}
----
-kind: VirtualNode
-mesh: shop
-name: intruder
-spec: {}
----
-kind: Policy
-mesh: shop
-name: web-reads-orders
-spec:
-  cedar: permit(principal == Node::"web", action == Action::"GET", resource in Service::"orders");
-"#;
+use crate::shop::SMALL_SHOP;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn shop() -> (MeshBox, App, Agent) {
     install_provider();
     let mesh = MeshBox::start();
-    mesh.apply(MESH);
+    mesh.apply(SMALL_SHOP);
     let app = App::start("orders");
     let agent = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
     mesh.wait_enforced();
@@ -336,7 +307,7 @@ async fn expired_certificates_are_refused_everywhere() {
     }
     install_provider();
     let mesh = MeshBox::start_with(&["--svid-ttl", "1m"]);
-    mesh.apply(MESH);
+    mesh.apply(SMALL_SHOP);
     let app = App::start("orders");
     let agent = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
     mesh.wait_enforced();

@@ -69,6 +69,38 @@ name: payments
 spec: {provider: {virtualNode: {virtualNodeName: payments}}}
 ";
 
+/// The smallest shop that trades: web may read from orders, and intruder may not.
+pub(crate) const SMALL_SHOP: &str = r#"
+kind: Mesh
+name: shop
+---
+kind: VirtualNode
+mesh: shop
+name: orders
+spec: {listeners: [{portMapping: {port: 8080, protocol: http}}]}
+---
+kind: VirtualService
+mesh: shop
+name: orders
+spec: {provider: {virtualNode: {virtualNodeName: orders}}}
+---
+kind: VirtualNode
+mesh: shop
+name: web
+spec: {backends: [{virtualService: {virtualServiceName: orders}}]}
+---
+kind: VirtualNode
+mesh: shop
+name: intruder
+spec: {}
+---
+kind: Policy
+mesh: shop
+name: web-reads-orders
+spec:
+  cedar: permit(principal == Node::"web", action == Action::"GET", resource in Service::"orders");
+"#;
+
 /// A permit of everything for web.
 pub(crate) const WEB_MAY_ALL: &str = "permit (principal == Node::\"web\", action, resource);";
 

@@ -83,17 +83,27 @@ impl Session {
     /// # Errors
     /// None is named and there is none, or several.
     pub(crate) async fn mesh(&self) -> Result<String, CommandError> {
+        self.mesh_if_any().await?.ok_or_else(|| {
+            CommandError::advised(
+                "there is no mesh yet",
+                "make one: echo '{kind: Mesh, name: shop}' | hauberk apply -f -",
+            )
+        })
+    }
+
+    /// The same; `None` where none is named and there is none.
+    ///
+    /// # Errors
+    /// None is named and there are several.
+    pub(crate) async fn mesh_if_any(&self) -> Result<Option<String>, CommandError> {
         if let Some(mesh) = &self.mesh {
-            return Ok(mesh.clone());
+            return Ok(Some(mesh.clone()));
         }
         let meshes = self.list(Kind::Mesh, "").await?;
         let names: Vec<&str> = meshes.iter().map(|mesh| mesh.name.as_str()).collect();
         match names.as_slice() {
-            [only] => Ok((*only).to_owned()),
-            [] => Err(CommandError::advised(
-                "there is no mesh yet",
-                "make one: echo '{kind: Mesh, name: shop}' | hauberk apply -f -",
-            )),
+            [only] => Ok(Some((*only).to_owned())),
+            [] => Ok(None),
             several => Err(CommandError::Usage(format!(
                 "which mesh? There are {}: say --mesh NAME or set HAUBERK_MESH",
                 several.join(", ")

@@ -27,7 +27,11 @@ pub(crate) async fn run(global: &Global, arguments: Get) -> Result<(), CommandEr
         _ if arguments.all_meshes => String::new(),
         Listed::Resource(Kind::Mesh) | Listed::Admins | Listed::Certificates => String::new(),
         Listed::Instances | Listed::Tokens => session.named_mesh().unwrap_or_default().to_owned(),
-        Listed::Resource(_) | Listed::All => session.mesh().await?,
+        Listed::Resource(_) | Listed::All if name.is_some() => session.mesh().await?,
+        Listed::Resource(_) | Listed::All => match session.mesh_if_any().await? {
+            Some(mesh) => mesh,
+            None => return nothing(arguments.output),
+        },
     };
     match listed {
         Listed::Resource(kind) => resources(&session, &arguments, kind, &mesh, name, labels).await,
@@ -36,6 +40,18 @@ pub(crate) async fn run(global: &Global, arguments: Get) -> Result<(), CommandEr
         Listed::Tokens => tokens(&session, arguments.output, &mesh, name.as_deref()).await,
         Listed::Certificates => certificates(&session, arguments.output, &mesh, name.as_deref()).await,
         Listed::Admins => admins(&session, arguments.output, name.as_deref()).await,
+    }
+}
+
+/// Of a control plane without a mesh: no failure, as with kubectl.
+fn nothing(format: Format) -> Result<(), CommandError> {
+    match format {
+        Format::Table | Format::Wide => {
+            output::note("No resources found: there is no mesh yet");
+            Ok(())
+        }
+        Format::Name | Format::Yaml => Ok(()),
+        Format::Json => output::trees(format, Vec::new(), false),
     }
 }
 

@@ -80,6 +80,22 @@ fn client(mesh: &MeshBox) -> ResourcesClient<Channel> {
 }
 
 #[test]
+fn an_empty_control_plane_has_nothing_to_get_and_that_is_no_failure() {
+    let mesh = MeshBox::start();
+    for arguments in [&["get", "all"][..], &["get", "virtualnodes"], &["get", "policies", "-o", "wide"]] {
+        let output = mesh.hauberk(arguments).ok();
+        assert_eq!(output.stdout, "");
+        assert!(output.stderr.starts_with("No resources found"), "{output:?}");
+    }
+    assert_eq!(mesh.hauberk(&["get", "all", "-o", "name"]).ok().stdout, "");
+    let listed = mesh.hauberk_json(&["get", "all", "-o", "json"]);
+    assert_eq!(listed, serde_json::json!({"items": []}));
+    let missing = mesh.hauberk(&["get", "virtualnode", "web"]);
+    assert_eq!(missing.code, 1, "{missing:?}");
+    assert!(missing.stderr.contains("there is no mesh yet"), "{}", missing.stderr);
+}
+
+#[test]
 fn resources_are_created_listed_changed_and_deleted() {
     let mesh = MeshBox::start();
     let made = mesh.apply(SHOP).stdout;

@@ -13,6 +13,9 @@ use crate::output;
 use crate::session::Session;
 use crate::times;
 
+/// What to do is said of so many instances one by one.
+const MOST_ADVISED: usize = 5;
+
 /// Runs the command.
 ///
 /// # Errors
@@ -99,12 +102,30 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
                 laggard.instance_id.clone(),
                 laggard.spiffe_id.clone(),
                 laggard.reason.clone(),
+                match laggard.acknowledged_revision {
+                    0 => "nothing known".to_owned(),
+                    revision => format!("revision {revision}"),
+                },
                 times::until(laggard.certificate_not_after.as_ref(), now),
             ]
         })
         .collect();
-    output::note(output::table(&["INSTANCE", "SPIFFE-ID", "REASON", "CERTIFICATE-EXPIRES"], rows).trim_end());
-    CommandError::advised(
+    let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
+    output::note(output::table(&headers, rows).trim_end());
+    let mut help: Vec<String> = state
+        .laggards
+        .iter()
+        .take(MOST_ADVISED)
+        .map(|laggard| format!("{}: {}", laggard.instance_id, laggard.fix))
+        .map(|line| output::printable(&line))
+        .collect();
+    if state.laggards.len() > MOST_ADVISED {
+        help.push("and so with the others".to_owned());
+    }
+    help.push(
+        "those listed act on an older revision until they answer or their certificates expire".to_owned(),
+    );
+    CommandError::Failed(
         format!(
             "after {}, {} of {} enforce revision {}",
             times::short(timeout),
@@ -112,7 +133,7 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
             instances(state.concerned),
             state.revision
         ),
-        "those listed act on an older revision until they answer or their certificates expire",
+        help,
     )
 }
 

@@ -2,7 +2,7 @@
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 
-use super::{Instance, Instances, Lag, wanted};
+use super::{Instance, Instances, Lag, ViewMark, wanted};
 use crate::compile::Compilation;
 
 /// How many of the live instances concerned enforce a revision.
@@ -36,6 +36,8 @@ pub struct Laggard {
     pub lag: Lag,
     /// Until then it may act on what it holds.
     pub certificate_not_after: UnixMillis,
+    /// The view of its node that it is known to hold.
+    pub in_force: Option<ViewMark>,
 }
 
 impl Instances {
@@ -64,6 +66,7 @@ impl Instances {
                         spiffe_id: spiffe_id.clone(),
                         lag,
                         certificate_not_after: instance.certificate.not_after,
+                        in_force: instance.enforcement.in_force(),
                     });
                 }
             }

@@ -96,23 +96,32 @@ fn certificates(certificates: &Certificates, now: UnixMillis) -> Vec<Finding> {
 }
 
 fn laggard(laggard: &Laggard) -> Finding {
-    let Laggard { instance, spiffe_id, lag, certificate_not_after } = laggard;
+    let Laggard { instance, spiffe_id, lag, .. } = laggard;
     let summary = format!("instance {instance} of {spiffe_id}: {lag}");
     match lag {
-        Lag::Refused(_) => error(summary, "its log says more; it may need a newer agent"),
-        Lag::Ahead { .. } => error(
-            summary,
-            "the registry is older than what this agent has seen: restore a later backup, or restore with an epoch above",
-        ),
-        Lag::NotCompiled => error(summary, "another finding says why; the former view stays in force"),
-        Lag::NotConnected => {
-            let fix = format!(
-                "start it again, or wait: until {certificate_not_after} it may act on the view it holds"
-            );
-            warning(summary, fix)
-        }
-        Lag::NotAcknowledged | Lag::NotPushed => warning(summary, "look again in a moment; then see its log"),
+        Lag::Refused(_) | Lag::Ahead { .. } | Lag::NotCompiled => error(summary, fix_of(laggard)),
+        Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed => warning(summary, fix_of(laggard)),
     }
+}
+
+/// What to do about an instance that does not enforce a revision.
+pub(super) fn fix_of(laggard: &Laggard) -> String {
+    let fix = match laggard.lag {
+        Lag::Refused(_) => "its log says more; it may need a newer agent",
+        Lag::Ahead { .. } => {
+            "the registry is older than what this agent has seen: restore a later backup, or restore with an epoch above"
+        }
+        Lag::NotCompiled => "another finding of `hauberk check` says why; the former view stays in force",
+        Lag::NotConnected => {
+            return format!(
+                "start it again with its state directory, or wait: until its certificate expires at {} it may act on \
+                 what it holds; if its virtual node is not needed any longer, delete that",
+                laggard.certificate_not_after
+            );
+        }
+        Lag::NotAcknowledged | Lag::NotPushed => "look again in a moment; then see its log",
+    };
+    fix.to_owned()
 }
 
 fn registration(report: &Report) -> Option<Finding> {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Request, Response, Status};
 
-use super::{message, status};
+use super::{findings, message, status};
 use crate::app::ControlPlane;
 use crate::compile::Compilation;
 use crate::instances;
@@ -114,6 +114,8 @@ fn describe(rollout: &instances::Rollout) -> WaitResponse {
         spiffe_id: laggard.spiffe_id.to_string(),
         reason: laggard.lag.to_string(),
         certificate_not_after: Some(message::timestamp(laggard.certificate_not_after)),
+        acknowledged_revision: laggard.in_force.map_or(0, |view| view.revision),
+        fix: findings::fix_of(laggard),
     });
     let enforced = rollout.concerned.saturating_sub(rollout.laggards.len());
     WaitResponse {

@@ -32,6 +32,7 @@ mod peer;
 mod python;
 mod replicas;
 mod resources;
+mod rollout;
 mod shop;
 mod spiffe_clients;
 mod streaming_app;

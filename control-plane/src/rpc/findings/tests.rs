@@ -98,7 +98,7 @@ impl World {
 }
 
 fn laggard_with(lag: Lag) -> Laggard {
-    Laggard { instance: instance(), spiffe_id: spiffe_id(), lag, certificate_not_after: NOW }
+    Laggard { instance: instance(), spiffe_id: spiffe_id(), lag, certificate_not_after: NOW, in_force: None }
 }
 
 #[test]

@@ -1,0 +1,65 @@
+//! Waiting until a change is enforced, and who holds it up.
+
+use hauberk_integration_tests::{AgentOptions, MeshBox, dial};
+use hauberk_tls::KeyPair;
+use tokio::runtime::Runtime;
+
+use crate::shop::SMALL_SHOP;
+
+/// Runs a command that waits in vain, and checks that it says for whom and what to do.
+fn held_up(mesh: &MeshBox, arguments: &[&str], input: &str, instance: &str, acknowledged: &str) {
+    let output = mesh.hauberk_with_input(arguments, input);
+    assert_eq!(output.code, 1, "{arguments:?}: {output:?}");
+    let row = output.stderr.lines().find(|line| line.starts_with(instance));
+    let row = row.unwrap_or_else(|| panic!("{instance} is not named:\n{}", output.stderr));
+    for words in ["/mesh/shop/node/web", "not connected", acknowledged, "in "] {
+        assert!(row.contains(words), "{words:?} is missing: {row}");
+    }
+    let advice = format!("  {instance}: start it again with its state directory, or wait: until ");
+    let advice = output.stderr.lines().find(|line| line.starts_with(&advice));
+    let advice = advice.unwrap_or_else(|| panic!("no advice:\n{}", output.stderr));
+    assert!(advice.contains("its certificate expires at 20") && advice.contains("delete that"), "{advice}");
+    assert!(output.stderr.contains("error: after 1s, 0 of 1 instance enforce revision"), "{}", output.stderr);
+}
+
+#[test]
+fn an_instance_that_never_connected_is_named_with_what_to_do() {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let token = dial::token(&mesh, "web", &[]);
+    let key = KeyPair::generate().unwrap();
+    let joined = Runtime::new().unwrap().block_on(dial::attest(&mesh, &token, &key)).unwrap();
+
+    let held_up =
+        |arguments: &[&str], input| held_up(&mesh, arguments, input, &joined.instance_id, "nothing known");
+    held_up(&["wait", "--timeout", "1s"], "");
+    let more = "kind: VirtualNode\nmesh: shop\nname: more\nspec: {}\n";
+    held_up(&["apply", "-f", "-", "--wait=1s"], more);
+    held_up(&["allow", "intruder", "orders", "--wait=1s"], "");
+    mesh.hauberk(&["get", "policy", "allow-intruder-to-orders"]).ok();
+
+    mesh.hauberk(&["delete", "virtualnode", "web"]).ok();
+    mesh.wait_enforced();
+}
+
+#[test]
+fn an_instance_that_went_away_is_named_with_what_it_holds() {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let mut web = mesh.agent("web", AgentOptions::default());
+    mesh.wait_enforced();
+    web.process.kill();
+    let listed = mesh.hauberk_json(&["get", "instances", "-o", "json"]);
+    let instance = listed["items"][0]["id"].as_str().unwrap_or_else(|| panic!("{listed}"));
+    let revision = listed["items"][0]["enforcedRevision"].as_u64().unwrap_or_else(|| panic!("{listed}"));
+
+    // It needs nothing new as long as nothing new concerns it.
+    mesh.apply("kind: VirtualNode\nmesh: shop\nname: more\nspec: {}\n");
+    mesh.wait_enforced();
+    // Without its backends.
+    let changed = "kind: VirtualNode\nmesh: shop\nname: web\nspec: {}\n";
+    let acknowledged = format!("revision {revision} ");
+    held_up(&mesh, &["apply", "-f", "-", "--wait=1s"], changed, instance, &acknowledged);
+    web.restart(mesh.folder());
+    mesh.wait_enforced();
+}

@@ -26,10 +26,20 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files(FILES)?
         .file_descriptor_set();
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    // Comments are for the generated docs; reflection does not need them.
+    // Comments are for the generated docs and for `hauberk explain`; reflection does not need them.
     let mut bare = descriptors.clone();
     bare.file.iter_mut().for_each(|file| file.source_code_info = None);
     fs::write(out.join("hauberk.binpb"), bare.encode_to_vec())?;
+    let mut documented = descriptors.clone();
+    documented.file.retain(|file| ["google.protobuf", "hauberk.mesh.v1"].contains(&file.package()));
+    for file in &mut documented.file {
+        let places = file.source_code_info.iter_mut().flat_map(|info| &mut info.location);
+        places.for_each(|place| place.span.clear());
+        if let Some(info) = &mut file.source_code_info {
+            info.location.retain(|place| place.leading_comments.is_some());
+        }
+    }
+    fs::write(out.join("documented.binpb"), documented.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".hauberk.agent.v1.SignedView").compile_fds(descriptors)?;
     Ok(())
 }

@@ -29,7 +29,8 @@ Examples:
   hauberk apply -f shop.yaml --wait        change the mesh, return when every agent enforces it
   hauberk can web orders GET /orders/1     yes or no, and which policy says so
   hauberk tap --denied                     watch what is refused, as it happens
-  hauberk explain DECISION                 why it was refused, and what would allow it"
+  hauberk explain DECISION                 why it was refused, and what would allow it
+  hauberk explain virtualnode.spec         what can be written there"
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -97,7 +98,7 @@ pub(crate) enum Command {
     Deny(Grant),
     /// Ask whether a call would be permitted (exit code 0: yes, 1: no)
     Can(Can),
-    /// Say why a decision was made
+    /// Say why a decision was made, or what the fields of a kind of resource are for
     Explain(Explain),
     /// Watch decisions as they are made
     Tap(Tap),

@@ -63,6 +63,11 @@ pub(crate) fn kind_words() -> Vec<CompletionCandidate> {
     kinds::every_word().map(CompletionCandidate::new).collect()
 }
 
+/// The kinds of resources.
+pub(crate) fn resource_words() -> Vec<CompletionCandidate> {
+    kinds::RESOURCES.iter().filter_map(|name| name.said.first()).map(CompletionCandidate::new).collect()
+}
+
 /// The virtual nodes that there are.
 pub(crate) fn node_names() -> Vec<CompletionCandidate> {
     live_names(&[Kind::VirtualNode])

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::completion::{node_names, target_names};
+use crate::completion::{node_names, resource_words, target_names};
 use crate::times;
 
 /// `allow` and `deny`
@@ -68,9 +68,11 @@ pub(crate) enum TextFormat {
 /// `explain`
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// What the denied caller was given: the `hauberk-decision` header, or what tap shows
-    pub(crate) decision: String,
-    /// How to show it
+    /// What the denied caller was given, in the `hauberk-decision` header or by tap; or a kind of resource or a field of
+    /// it: virtualnode.spec.listeners
+    #[arg(value_name = "DECISION|KIND[.FIELD]", add = ArgValueCandidates::new(resource_words))]
+    pub(crate) subject: String,
+    /// How to show a decision
     #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
     pub(crate) output: TextFormat,
 }

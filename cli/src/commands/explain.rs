@@ -5,18 +5,39 @@ use hauberk_proto::admin::v1::{ExplainRequest, Source};
 
 use crate::arguments::{Explain, Global, TextFormat};
 use crate::commands::decision;
-use crate::documents::{Defaults, to_json, tree_of};
+use crate::documents::{Defaults, describe, to_json, tree_of};
 use crate::error::CommandError;
+use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
 /// Runs the command.
 ///
 /// # Errors
-/// Nobody knows of such a decision.
+/// Nobody knows of such a decision, kind or field.
 pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), CommandError> {
+    let mut words = arguments.subject.split('.');
+    match words.next().map(kinds::resource_kind) {
+        Some(Ok(kind)) => {
+            if arguments.output == TextFormat::Json {
+                return Err(CommandError::Usage(
+                    "-o json shows decisions; kinds are shown as text".to_owned(),
+                ));
+            }
+            let fields: Vec<&str> = words.collect();
+            return output::raw(&describe(kind, &fields).map_err(CommandError::failed)?);
+        }
+        // Ids have a hyphen between the instance and its count; kinds have none.
+        Some(Err(unknown)) if !arguments.subject.contains('-') => {
+            return Err(CommandError::advised(
+                unknown,
+                "explain takes a kind, such as virtualnode.spec.listeners, or a decision's id, such as 3f9k2m7q1x-8c4d0001",
+            ));
+        }
+        _ => {}
+    }
     let session = Session::open(global).await?;
-    let request = ExplainRequest { decision_id: arguments.decision };
+    let request = ExplainRequest { decision_id: arguments.subject };
     let answer = session.policies().explain(request).await?.into_inner();
     if arguments.output == TextFormat::Json {
         return output::raw(&to_json(&tree_of("hauberk.admin.v1.ExplainResponse", &answer, Defaults::Show)));

@@ -4,6 +4,7 @@ mod locate;
 mod message;
 mod problem;
 mod read;
+mod reference;
 mod resource;
 mod schema;
 mod write;
@@ -11,6 +12,7 @@ mod yaml;
 
 pub(crate) use problem::Problems;
 pub(crate) use read::{Documents, ReadError, read};
+pub(crate) use reference::describe;
 pub(crate) use write::{Defaults, Tree, resource_tree, to_json, to_json_line, to_yaml, tree_of};
 
 #[cfg(test)]

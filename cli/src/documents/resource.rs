@@ -30,6 +30,11 @@ const KEYS: [&str; 9] = [
     "spec",
 ];
 
+/// The field of `Resource` that holds the spec of a kind, as files write that.
+pub(super) fn spec_field(kind: &str) -> Option<&'static str> {
+    SPEC_FIELDS.iter().find(|(name, _)| *name == kind).map(|(_, field)| *field)
+}
+
 /// Every way to write the key that errors call `mesh` or `name`.
 pub(crate) fn spellings(key: &str) -> &'static [&'static str] {
     match key {
@@ -85,8 +90,7 @@ pub(crate) fn read(node: &Node, default_mesh: Option<&str>, defects: &mut Vec<De
     }
 
     let mut resource = DynamicMessage::new(schema::message("hauberk.mesh.v1.Resource")?);
-    let (_, field) = SPEC_FIELDS.iter().find(|(name, _)| *name == kind)?;
-    let field = resource.descriptor().get_field_by_name(field)?;
+    let field = resource.descriptor().get_field_by_name(spec_field(kind)?)?;
     if let prost_reflect::Kind::Message(descriptor) = field.kind() {
         let spec = match envelope.entry("spec") {
             Some(entry) => build(&descriptor, &entry.value, "spec", defects),

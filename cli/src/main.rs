@@ -45,9 +45,7 @@ fn main() -> ExitCode {
 async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, CommandError> {
     match command {
         Command::Demo(command) => {
-            return demo::run(&global, command)
-                .await
-                .map_err(|error| CommandError::failed(format!("{error:#}")));
+            return demo::run(&global, command).await.map_err(|error| CommandError::failed(error.in_full()));
         }
         Command::Apply(arguments) => commands::apply::run(&global, arguments).await,
         Command::Get(arguments) => commands::get::run(&global, arguments).await,

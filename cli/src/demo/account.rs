@@ -9,6 +9,7 @@ use owo_colors::OwoColorize as _;
 use tokio::time::Instant;
 
 use super::caller::Answer;
+use super::error::DemoError;
 
 /// How many calls are made before the first account of them.
 const FIRST_CALLS: u64 = 20;
@@ -100,14 +101,14 @@ impl Account {
     }
 
     /// What web was answered.
-    pub(super) fn web(&mut self, answer: anyhow::Result<Answer>) {
+    pub(super) fn web(&mut self, answer: Result<Answer, DemoError>) {
         let trouble = match answer {
             Ok(Answer { status: 200, .. }) => None,
             Ok(Answer { status, decision: Some(id), .. }) => {
                 Some(format!("{status}, denied: hauberk explain {id}"))
             }
             Ok(Answer { status, body, .. }) => Some(format!("{status} {}", body.trim())),
-            Err(error) => Some(format!("{error:#}")),
+            Err(error) => Some(error.in_full()),
         };
         match &trouble {
             None => self.allowed += 1,
@@ -128,7 +129,7 @@ impl Account {
     }
 
     /// What the intruder was answered.
-    pub(super) fn intruder(&mut self, answer: anyhow::Result<Answer>) {
+    pub(super) fn intruder(&mut self, answer: Result<Answer, DemoError>) {
         let Ok(Answer { status, decision, .. }) = answer else { return };
         let changed = self.intruder.replace(status) != Some(status);
         if let Some(id) = &decision {

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -11,6 +10,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+
+use super::error::DemoError;
 
 /// What is called, and how: `http://orders/orders/1` or `POST http://payments/charge`.
 #[derive(Debug, Clone)]
@@ -24,13 +25,14 @@ impl Target {
     ///
     /// # Errors
     /// It is neither, or the URL is not an absolute http one.
-    pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
+    pub(super) fn parse(text: &str) -> Result<Self, DemoError> {
         let (method, url) = text.trim().split_once(' ').unwrap_or(("GET", text.trim()));
-        let uri: Uri = url.parse().with_context(|| format!("`{url}` is no URL"))?;
+        let uri: Uri = url.parse().map_err(|source| DemoError::Url { url: url.to_owned(), source })?;
         if uri.scheme_str() != Some("http") || uri.authority().is_none() {
-            bail!("`{url}` is not of the form http://SERVICE/PATH");
+            return Err(DemoError::NotHttp(url.to_owned()));
         }
-        let method = method.parse().with_context(|| format!("`{method}` is no HTTP method"))?;
+        let method =
+            method.parse().map_err(|source| DemoError::Method { method: method.to_owned(), source })?;
         Ok(Self { method, uri })
     }
 }
@@ -73,12 +75,12 @@ impl Caller {
     ///
     /// # Errors
     /// Nothing answers at `via`, or not in time, or not in HTTP.
-    pub(super) async fn call(&mut self, target: &Target) -> anyhow::Result<Answer> {
+    pub(super) async fn call(&mut self, target: &Target) -> Result<Answer, DemoError> {
         let result = tokio::time::timeout(PATIENCE, self.exchange(target)).await;
-        result.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"))
+        result.unwrap_or(Err(DemoError::Late(PATIENCE)))
     }
 
-    async fn exchange(&mut self, target: &Target) -> anyhow::Result<Answer> {
+    async fn exchange(&mut self, target: &Target) -> Result<Answer, DemoError> {
         let authority = target.uri.authority().map_or("", |authority| authority.as_str());
         let request = Request::builder()
             .method(target.method.clone())
@@ -95,7 +97,7 @@ impl Caller {
         let decision = response.headers().get("hauberk-decision").and_then(|value| value.to_str().ok());
         let decision = decision.map(str::to_owned);
         let body = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("the answer broke off: {error}"))?.to_bytes();
+        let body = body.map_err(|error| DemoError::BrokeOff(error.to_string()))?.to_bytes();
         self.sender = Some(sender);
         Ok(Answer { status, decision, body: String::from_utf8_lossy(&body).into_owned() })
     }
@@ -104,9 +106,9 @@ impl Caller {
 async fn connect(
     via: SocketAddr,
     connections: &mut JoinSet<()>,
-) -> anyhow::Result<http1::SendRequest<Empty<Bytes>>> {
+) -> Result<http1::SendRequest<Empty<Bytes>>, DemoError> {
     while connections.try_join_next().is_some() {}
-    let stream = TcpStream::connect(via).await.with_context(|| format!("nothing answers at {via}"))?;
+    let stream = TcpStream::connect(via).await.map_err(DemoError::io(format!("nothing answers at {via}")))?;
     stream.set_nodelay(true)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // The end of a connection shows as the end of its sender.
@@ -118,13 +120,13 @@ async fn connect(
 ///
 /// # Errors
 /// It is no address.
-pub(super) fn outbound(flag: Option<SocketAddr>) -> anyhow::Result<SocketAddr> {
+pub(super) fn outbound(flag: Option<SocketAddr>) -> Result<SocketAddr, DemoError> {
     if let Some(address) = flag {
         return Ok(address);
     }
     let told = std::env::var("HAUBERK_OUTBOUND").unwrap_or_else(|_| "http://127.0.0.1:15001".to_owned());
     let bare = told.trim_start_matches("http://").trim_end_matches('/');
-    bare.parse().with_context(|| format!("HAUBERK_OUTBOUND is `{told}`, which is no http://IP:PORT"))
+    bare.parse().map_err(|source| DemoError::Outbound { told: told.clone(), source })
 }
 
 #[cfg(test)]

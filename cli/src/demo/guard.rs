@@ -11,12 +11,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tokio::time::{Instant, sleep};
 
+use super::error::DemoError;
+
 /// How long a process has between being asked and being killed.
 const GRACE: Duration = Duration::from_secs(8);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Reads `start PID`, `ended PID`, `folder PATH` and `context NAME PREVIOUS`; acts when there is no more to read.
-pub(super) async fn run() -> anyhow::Result<ExitCode> {
+pub(super) async fn run() -> Result<ExitCode, DemoError> {
     let (mut running, mut folder) = (BTreeSet::new(), None);
     let mut context: Option<(String, String)> = None;
     // Nothing else runs in this process, so the wait may hold the thread.

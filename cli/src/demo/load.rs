@@ -8,6 +8,7 @@ use clap::Args;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::caller::{Answer, Caller, Target, outbound};
+use super::error::DemoError;
 
 /// What it calls and how often.
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ pub(crate) struct LoadArguments {
 }
 
 /// Calls until it is told to stop.
-pub(super) async fn run(arguments: LoadArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: LoadArguments) -> Result<ExitCode, DemoError> {
     let target = Target::parse(&arguments.target)?;
     let mut caller = Caller::new(outbound(arguments.outbound)?);
     let mut ticks = interval(Duration::from_millis(arguments.every_ms));
@@ -48,10 +49,10 @@ pub(super) async fn run(arguments: LoadArguments) -> anyhow::Result<ExitCode> {
 }
 
 /// What counts as a change, and what is printed then.
-fn describe(answer: &anyhow::Result<Answer>) -> (Option<u16>, String) {
+fn describe(answer: &Result<Answer, DemoError>) -> (Option<u16>, String) {
     match answer {
         Ok(Answer { status, decision: Some(id), .. }) => (Some(*status), format!("{status}, denied: {id}")),
         Ok(Answer { status, .. }) => (Some(*status), status.to_string()),
-        Err(error) => (None, format!("{error:#}")),
+        Err(error) => (None, error.in_full()),
     }
 }

@@ -2,6 +2,7 @@
 
 mod account;
 mod caller;
+mod error;
 mod guard;
 mod load;
 mod prepare;
@@ -14,6 +15,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+use error::DemoError;
 
 use crate::arguments::Global;
 
@@ -44,7 +46,7 @@ pub(crate) enum DemoCommand {
 ///
 /// # Errors
 /// It could not be started, or ended by a fault.
-pub(crate) async fn run(global: &Global, command: DemoCommand) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(global: &Global, command: DemoCommand) -> Result<ExitCode, DemoError> {
     match command {
         DemoCommand::Up(arguments) => up::run(arguments).await,
         DemoCommand::Serve(arguments) => serve::run(arguments).await,

@@ -1,14 +1,15 @@
 //! What must be there before agents start: resources, join tokens, the bundle.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
-use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::MESH;
+use super::error::DemoError;
 use crate::context::{ContextStore, write_private};
 
 /// For whom.
@@ -23,12 +24,12 @@ pub(crate) struct PrepareArguments {
 const TOKEN_TTL: &str = "24h";
 
 /// Applies the shop and writes `token` and `bundle.pem` into each folder.
-pub(super) async fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: &PrepareArguments) -> Result<ExitCode, DemoError> {
     let mut nodes = Vec::new();
     for argument in &arguments.nodes {
         match argument.split_once('=') {
             Some((node, folder)) => nodes.push((node, PathBuf::from(folder))),
-            None => bail!("--node takes NODE=FOLDER, not `{argument}`"),
+            None => return Err(DemoError::NodeArgument(argument.clone())),
         }
     }
     apply(None).await?;
@@ -44,7 +45,7 @@ pub(super) async fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitCode
 ///
 /// # Errors
 /// The control plane refuses them or cannot be reached.
-pub(super) async fn apply(context: Option<&str>) -> anyhow::Result<()> {
+pub(super) async fn apply(context: Option<&str>) -> Result<(), DemoError> {
     hauberk(context, &["apply", "--filename", "-"], MESH).await.map(drop)
 }
 
@@ -52,19 +53,28 @@ pub(super) async fn apply(context: Option<&str>) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The control plane refuses it, or the file cannot be written.
-pub(super) async fn token(context: Option<&str>, node: &str, file: &Path, uses: &str) -> anyhow::Result<()> {
+pub(super) async fn token(
+    context: Option<&str>,
+    node: &str,
+    file: &Path,
+    uses: &str,
+) -> Result<(), DemoError> {
     let created = ["token", "create", "--node", node, "--mesh", "shop", "--ttl", TOKEN_TTL, "--uses", uses];
     let token = hauberk(context, &created, "").await?;
-    write_private(file, token.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
+    write_private(file, token.as_bytes()).map_err(cannot_write(file))
 }
 
 /// Writes the mesh's roots into a file.
 ///
 /// # Errors
 /// There is no context, or the file cannot be written.
-pub(super) fn bundle(context: Option<&str>, file: &Path) -> anyhow::Result<()> {
+pub(super) fn bundle(context: Option<&str>, file: &Path) -> Result<(), DemoError> {
     let (_, context) = ContextStore::of_user()?.select(context)?;
-    std::fs::write(file, context.bundle_pem).with_context(|| format!("cannot write {}", file.display()))
+    std::fs::write(file, context.bundle_pem).map_err(cannot_write(file))
+}
+
+fn cannot_write(file: &Path) -> impl FnOnce(io::Error) -> DemoError {
+    DemoError::io(format!("cannot write {}", file.display()))
 }
 
 /// Runs this very program, as a person would, and gives its standard output.
@@ -75,7 +85,7 @@ pub(super) async fn hauberk(
     context: Option<&str>,
     arguments: &[&str],
     input: &str,
-) -> anyhow::Result<String> {
+) -> Result<String, DemoError> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(arguments)
@@ -86,14 +96,16 @@ pub(super) async fn hauberk(
     if let Some(context) = context {
         command.args(["--context", context]);
     }
-    let mut child = command.spawn().context("hauberk does not start")?;
+    let mut child = command.spawn().map_err(DemoError::io("hauberk does not start"))?;
     if let Some(mut pipe) = child.stdin.take() {
         // A command that fails before it has read everything says why itself.
         drop(pipe.write_all(input.as_bytes()).await);
     }
     let output = child.wait_with_output().await?;
     if !output.status.success() {
-        bail!("hauberk {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        let command = format!("hauberk {}", arguments.join(" "));
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(DemoError::Command { command, said });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

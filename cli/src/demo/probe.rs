@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use tokio::net::TcpStream;
 
 use super::caller::{Caller, Target, outbound};
+use super::error::DemoError;
 
 /// What is tried.
 #[derive(Debug, Args)]
@@ -36,7 +37,7 @@ enum Probe {
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Tries it.
-pub(super) async fn run(arguments: ProbeArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: ProbeArguments) -> Result<ExitCode, DemoError> {
     let succeeded = match arguments.probe {
         Probe::Call { target, outbound: flag } => {
             let answer = Caller::new(outbound(flag)?).call(&Target::parse(&target)?).await?;

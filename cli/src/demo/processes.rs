@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
+
+use super::error::DemoError;
 
 /// How long a process has between being asked and being killed.
 const GRACE: Duration = Duration::from_secs(8);
@@ -19,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(8);
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub(super) fn told_to_stop() -> anyhow::Result<impl Future<Output = ()>> {
+pub(super) fn told_to_stop() -> Result<impl Future<Output = ()>, DemoError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -56,15 +57,15 @@ impl Processes {
     ///
     /// # Errors
     /// A binary is missing, or the guard does not start.
-    pub(super) fn new(binaries: Option<PathBuf>, folder: &Path) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("where this program lies is not known")?;
+    pub(super) fn new(binaries: Option<PathBuf>, folder: &Path) -> Result<Self, DemoError> {
+        let own = std::env::current_exe().map_err(DemoError::io("where this program lies is not known"))?;
         let binaries = match binaries.or_else(|| own.parent().map(Path::to_owned)) {
             Some(binaries) => binaries,
-            None => bail!("where this program lies is not known: give --bin-dir"),
+            None => return Err(DemoError::Nowhere),
         };
         for name in ["hauberk-control-plane", "hauberk-agent"] {
             if !binaries.join(name).is_file() {
-                bail!("{name} is not in {}: build it (make build) or give --bin-dir", binaries.display());
+                return Err(DemoError::Missing { name, folder: binaries });
             }
         }
         let mut guard = std::process::Command::new(&own);
@@ -72,7 +73,7 @@ impl Processes {
         // Ctrl-C goes to our group; the guard must outlive us.
         std::os::unix::process::CommandExt::process_group(&mut guard, 0);
         let mut guard = Command::from(guard);
-        let mut guard = guard.spawn().context("the demo's guard does not start")?;
+        let mut guard = guard.spawn().map_err(DemoError::io("the demo's guard does not start"))?;
         let to_guard = guard.stdin.take().map(tokio::process::ChildStdin::into_owned_fd).transpose()?;
         let to_guard = to_guard.map(std::process::ChildStdin::from);
         let mut processes =
@@ -90,9 +91,9 @@ impl Processes {
     ///
     /// # Errors
     /// It does not start.
-    pub(super) fn start(&mut self, name: &str, binary: &str, arguments: &[String]) -> anyhow::Result<()> {
+    pub(super) fn start(&mut self, name: &str, binary: &str, arguments: &[String]) -> Result<(), DemoError> {
         let log = self.folder.join(format!("{name}.log"));
-        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let output = File::create(&log).map_err(DemoError::io(format!("cannot write {}", log.display())))?;
         let child = Command::new(self.binary(binary))
             .args(arguments)
             .stdin(Stdio::null())
@@ -100,8 +101,8 @@ impl Processes {
             .stderr(output)
             .process_group(0)
             .spawn()
-            .with_context(|| format!("{name} does not start"))?;
-        let pid = child.id().context("a process ended as it began")?;
+            .map_err(DemoError::io(format!("{name} does not start")))?;
+        let pid = child.id().ok_or(DemoError::EndedAtOnce)?;
         self.tell_guard(&format!("start {pid}"));
         self.running.push(Running { name: name.to_owned(), pid, child, log });
         Ok(())

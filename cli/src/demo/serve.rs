@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use clap::Args;
 use http::{Request, Response, StatusCode, header};
@@ -19,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::caller::{Caller, Target, outbound};
+use super::error::DemoError;
 
 /// Which service.
 #[derive(Debug, Args)]
@@ -43,14 +43,15 @@ struct Service {
 }
 
 /// Serves until it is told to stop.
-pub(super) async fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, DemoError> {
     let callee = match &arguments.calls {
         Some(calls) => Some((Target::parse(calls)?, Mutex::new(Caller::new(outbound(arguments.outbound)?)))),
         None => None,
     };
     let service = Arc::new(Service { name: arguments.name, callee });
     let listen = arguments.listen;
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let listener =
+        TcpListener::bind(listen).await.map_err(DemoError::io(format!("cannot listen on {listen}")))?;
     eprintln!("{} listens on {}", service.name, listener.local_addr()?);
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(super::processes::told_to_stop()?);
@@ -88,7 +89,7 @@ impl Service {
                 }
                 Err(error) => {
                     status = StatusCode::BAD_GATEWAY;
-                    json!({"target": target.to_string(), "error": format!("{error:#}")})
+                    json!({"target": target.to_string(), "error": error.in_full()})
                 }
             });
         }

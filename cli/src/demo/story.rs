@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::account::{Account, Place};
 use super::caller::Answer;
+use super::error::DemoError;
 use super::processes::told_to_stop;
 use super::up::NODES;
 use crate::arguments::Global;
@@ -24,7 +25,7 @@ const POLL: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Tells the story until it is told to stop.
-pub(super) async fn run(global: &Global) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(global: &Global) -> Result<ExitCode, DemoError> {
     let stop = told_to_stop()?;
     let mut account = Account::new(Place::Containers);
     let mut is_introduced = false;

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::Value;
 use tokio::time::{Instant, interval, sleep};
 
 use super::account::{Account, Place};
 use super::caller::{Caller, Target};
+use super::error::DemoError;
 use super::prepare;
 use super::processes::{Processes, told_to_stop};
 use crate::context::ContextStore;
@@ -48,12 +48,12 @@ pub(super) const NODES: [Node; 4] = [
 ];
 
 /// Runs the shop until it is told to stop.
-pub(super) async fn run(arguments: UpArguments) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(arguments: UpArguments) -> Result<ExitCode, DemoError> {
     let stop = told_to_stop()?;
     let store = ContextStore::of_user()?;
     let previous = claim_context(&store)?;
     let folder = std::env::temp_dir().join(format!("hauberk-demo-{}", std::process::id()));
-    std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir(&folder).map_err(DemoError::io(format!("cannot make {}", folder.display())))?;
     let result = match Processes::new(arguments.bin_dir, &folder) {
         Ok(mut processes) => {
             processes.guard_context(CONTEXT, &previous);
@@ -69,12 +69,13 @@ pub(super) async fn run(arguments: UpArguments) -> anyhow::Result<ExitCode> {
     };
     forget_context(CONTEXT, &previous).await?;
     if folder.exists() {
-        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+        std::fs::remove_dir_all(&folder)
+            .map_err(DemoError::io(format!("cannot remove {}", folder.display())))?;
     }
     result.map(|()| ExitCode::SUCCESS)
 }
 
-async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) -> anyhow::Result<()> {
+async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) -> Result<(), DemoError> {
     let mut account = Account::new(Place::Processes);
     let admin = control_plane(processes, store, folder).await?;
     account.control_plane(&admin, processes.pid("control-plane"));
@@ -102,7 +103,7 @@ async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) ->
         for (name, status, log) in processes.ended() {
             account.ended(&name, status, &log);
             if name != "control-plane" {
-                bail!("{name} ended");
+                return Err(DemoError::Ended(name));
             }
         }
         account.web(web.once().await);
@@ -115,16 +116,17 @@ async fn control_plane(
     processes: &mut Processes,
     store: &ContextStore,
     folder: &Path,
-) -> anyhow::Result<String> {
+) -> Result<String, DemoError> {
     let data = folder.join("store");
     let data_dir = data.display().to_string();
     let init = tokio::process::Command::new(processes.binary("hauberk-control-plane"))
         .args(["init", "--data-dir", &data_dir, "--trust-domain", "shop.demo", "--context", CONTEXT])
         .output()
         .await
-        .context("hauberk-control-plane does not start")?;
+        .map_err(DemoError::io("hauberk-control-plane does not start"))?;
     if !init.status.success() {
-        bail!("hauberk-control-plane init: {}", String::from_utf8_lossy(&init.stderr).trim());
+        let said = String::from_utf8_lossy(&init.stderr).trim().to_owned();
+        return Err(DemoError::Command { command: "hauberk-control-plane init".to_owned(), said });
     }
     let admin = free_port()?.to_string();
     let listen = |flag: &str, address: &str| [flag.to_owned(), address.to_owned()];
@@ -150,7 +152,7 @@ fn agent_arguments(
     folder: &Path,
     control_plane: &str,
     own: &str,
-) -> anyhow::Result<Vec<String>> {
+) -> Result<Vec<String>, DemoError> {
     let place = |file: &str| folder.join(file).display().to_string();
     let (state, token, bundle) =
         (place(node.name), place(&format!("token-{}", node.name)), place("bundle.pem"));
@@ -181,22 +183,22 @@ struct Call {
 }
 
 impl Call {
-    fn new(folder: &Path, node: &str, target: &str) -> anyhow::Result<Self> {
+    fn new(folder: &Path, node: &str, target: &str) -> Result<Self, DemoError> {
         let outbound = text(&addresses(&folder.join(node))?, "outbound")?;
         Ok(Self { caller: Caller::new(outbound.parse()?), target: Target::parse(target)? })
     }
 
-    async fn once(&mut self) -> anyhow::Result<super::caller::Answer> {
+    async fn once(&mut self) -> Result<super::caller::Answer, DemoError> {
         self.caller.call(&self.target).await
     }
 }
 
 /// Waits until a process says where it listens and that it is ready.
-async fn ready(processes: &mut Processes, state: &Path) -> anyhow::Result<()> {
+async fn ready(processes: &mut Processes, state: &Path) -> Result<(), DemoError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some((name, status, log)) = processes.ended().into_iter().next() {
-            bail!("{name} ended with {status}:\n{log}");
+            return Err(DemoError::EndedEarly { name, status, log });
         }
         if let Ok(health) = addresses(state).and_then(|found| text(&found, "health")) {
             let probe = Target::parse(&format!("http://{health}/readyz"))?;
@@ -205,38 +207,35 @@ async fn ready(processes: &mut Processes, state: &Path) -> anyhow::Result<()> {
             }
         }
         if Instant::now() > deadline {
-            bail!("{} is not ready after {PATIENCE:?}", state.display());
+            return Err(DemoError::NotReady { state: state.to_owned(), patience: PATIENCE });
         }
         sleep(POLL).await;
     }
 }
 
-fn addresses(state: &Path) -> anyhow::Result<Value> {
+fn addresses(state: &Path) -> Result<Value, DemoError> {
     Ok(serde_json::from_slice(&std::fs::read(state.join("addresses.json"))?)?)
 }
 
-fn text(value: &Value, name: &str) -> anyhow::Result<String> {
+fn text(value: &Value, name: &str) -> Result<String, DemoError> {
     value
         .get(name)
         .and_then(Value::as_str)
         .map(str::to_owned)
-        .with_context(|| format!("no address for {name}"))
+        .ok_or_else(|| DemoError::NoAddress(name.to_owned()))
 }
 
-fn free_port() -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
+fn free_port() -> Result<SocketAddr, DemoError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(DemoError::io("no free port"))?;
     Ok(listener.local_addr()?)
 }
 
 /// Makes sure that no other demo runs; the name of the context that was current, or nothing.
-fn claim_context(store: &ContextStore) -> anyhow::Result<String> {
+fn claim_context(store: &ContextStore) -> Result<String, DemoError> {
     let contexts = store.load()?;
     if let Some(other) = contexts.contexts.get(CONTEXT) {
         if TcpStream::connect(&other.server).is_ok() {
-            bail!(
-                "the context `{CONTEXT}` is in use at {}: another demo runs; stop that one first",
-                other.server
-            );
+            return Err(DemoError::InUse { context: CONTEXT, server: other.server.clone() });
         }
         store.update(|contexts| contexts.contexts.remove(CONTEXT).map(drop))?;
     }
@@ -247,7 +246,7 @@ fn claim_context(store: &ContextStore) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// The file cannot be read or written.
-pub(super) async fn forget_context(name: &str, previous: &str) -> anyhow::Result<()> {
+pub(super) async fn forget_context(name: &str, previous: &str) -> Result<(), DemoError> {
     let store = ContextStore::of_user()?;
     store.update(|contexts| {
         contexts.contexts.remove(name);

@@ -45,12 +45,22 @@ pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), Command
 
 /// Checks policies as the control plane will: for `--dry-run=client`, since otherwise that tells everything at once.
 fn check_policies(documents: Documents, global: &Global) -> Result<Documents, CommandError> {
-    // Without a context the trust domain is not known; it matters only to policies that write full SPIFFE ids.
     let context = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()));
-    let known = context.ok().and_then(|(_, context)| TrustDomain::parse(&context.trust_domain).ok());
-    let trust_domain = match known.map_or_else(|| TrustDomain::parse("unknown"), Ok) {
-        Ok(trust_domain) => trust_domain,
-        Err(error) => return Err(CommandError::failed(error.to_string())),
+    let trust_domain = match context {
+        Ok((_, context)) => TrustDomain::parse(&context.trust_domain)
+            .map_err(|error| CommandError::failed(format!("the context's trust domain: {error}")))?,
+        Err(error) if global.context.is_some() => return Err(error.into()),
+        Err(_) => match documents.resources().find_map(own_trust_domain) {
+            Some(assumed) => {
+                output::note(format_args!(
+                    "without a context the trust domain is not known: {assumed} is assumed, which the first full id names"
+                ));
+                assumed
+            }
+            // Nothing depends on it, and nobody is told it.
+            None => TrustDomain::parse("placeholder.invalid")
+                .map_err(|error| CommandError::failed(error.to_string()))?,
+        },
     };
     let violations: Vec<_> = documents
         .resources()
@@ -67,6 +77,19 @@ fn check_policies(documents: Documents, global: &Global) -> Result<Documents, Co
         (Some(problems), _) => Err(ReadError::Wrong(problems).into()),
         (None, elsewhere) => Err(CommandError::failed(elsewhere.join("\n"))),
     }
+}
+
+/// The trust domain of the first node, port or route that a policy writes with its full id: these are always of the
+/// control plane's own.
+fn own_trust_domain(resource: &Resource) -> Option<TrustDomain> {
+    let Some(Spec::Policy(policy)) = &resource.spec else { return None };
+    let ids = policy.cedar.split("::\"spiffe://").collect::<Vec<_>>();
+    ids.windows(2).find_map(|around| {
+        let [before, after] = around else { return None };
+        let is_own = ["Node", "Port", "Route"].iter().any(|kind| before.ends_with(kind));
+        let (name, _) = after.split_once('/').filter(|_| is_own)?;
+        TrustDomain::parse(name).ok()
+    })
 }
 
 fn policy_problems(resource: &Resource, trust_domain: &TrustDomain) -> Vec<String> {
@@ -152,5 +175,33 @@ pub(crate) fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Unchanged => "unchanged",
         Outcome::Deleted => "deleted",
         Outcome::Unspecified => "applied",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_proto::mesh::v1::PolicySpec;
+
+    use super::*;
+
+    #[test]
+    fn a_full_id_tells_the_trust_domain() {
+        let told = |cedar: &str| {
+            let policy = PolicySpec { cedar: cedar.to_owned(), ..PolicySpec::default() };
+            let resource = Resource {
+                mesh: "shop".to_owned(),
+                name: "p".to_owned(),
+                spec: Some(Spec::Policy(policy)),
+                ..Resource::default()
+            };
+            own_trust_domain(&resource)
+                .map(|domain| (domain.to_string(), policy_problems(&resource, &domain)))
+        };
+        let partner = "principal == Workload::\"spiffe://partner.example/app\"";
+        let own = "principal == Node::\"spiffe://shop.example/mesh/bank/node/web\"";
+        let both = format!("permit({partner}, action, resource);\npermit({own}, action, resource);");
+        assert_eq!(told(&both), Some(("shop.example".to_owned(), Vec::new())));
+        assert_eq!(told(&format!("permit({partner}, action, resource);")), None);
+        assert_eq!(told("permit(principal == Node::\"web\", action, resource);"), None);
     }
 }

@@ -5,10 +5,11 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use hauberk_integration_tests::{CommandOutput, MeshBox, dial};
+use hauberk_integration_tests::{CommandOutput, MeshBox, binary, dial};
 use hauberk_proto::{
     admin::v1::{ApplyRequest, ListRequest, WatchEvent, WatchRequest, resources_client::ResourcesClient},
     mesh::v1::{Kind, Metadata, Resource, VirtualNodeSpec, resource::Spec},
@@ -77,6 +78,46 @@ pub(crate) fn names(mesh: &MeshBox) -> Vec<String> {
 
 fn client(mesh: &MeshBox) -> ResourcesClient<Channel> {
     ResourcesClient::new(dial::channel(mesh.admin_address(), dial::admin(mesh)))
+}
+
+#[test]
+fn fields_are_explained_and_files_checked_without_a_control_plane() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("policy.yaml");
+    let hauberk = |arguments: &[&str]| {
+        let mut command = Command::new(binary("hauberk"));
+        command.args(arguments).env("HAUBERK_HOME", home.path()).env("NO_COLOR", "1");
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, said, _) = hauberk(&["explain", "virtualnode.spec.listeners"]);
+    assert_eq!(code, Some(0));
+    assert!(
+        said.contains("FIELD:    listeners <[]Listener>") && said.contains("undeclared <string>"),
+        "{said}"
+    );
+    let (code, _, said) = hauberk(&["explain", "virtualnode.spec.listener"]);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("did you mean `listeners`?"), "{said}");
+
+    let check = |principal: &str| {
+        let text = format!(
+            "kind: Policy\nmesh: shop\nname: p\nspec: {{cedar: 'permit(principal == {principal}, action, resource);'}}\n"
+        );
+        fs::write(&file, text).unwrap();
+        hauberk(&["apply", "-f", file.to_str().unwrap(), "--dry-run=client"])
+    };
+    let good = (Some(0), "policy/p is well-formed (client dry run)\n".to_owned());
+    let (code, said, noted) = check("Node::\"web\"");
+    assert_eq!((code, said), good);
+    assert_eq!(noted, "");
+    let (code, said, noted) = check("Node::\"spiffe://shop.example/mesh/bank/node/web\"");
+    assert_eq!((code, said), good);
+    assert!(noted.contains("shop.example is assumed"), "{noted}");
+    let (code, _, said) = check("Node::\"a b\"");
+    assert_eq!(code, Some(1));
+    assert!(said.contains("policy.yaml:4:") && !said.contains("placeholder"), "{said}");
 }
 
 #[test]

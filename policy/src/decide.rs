@@ -77,7 +77,16 @@ enum Outcome {
 /// A request's place among the node's resources.
 pub(crate) struct Target {
     pub(crate) action: Action,
+    /// It is an [`Action::Upgrade`] besides, and must be let through as both.
+    pub(crate) upgrade: bool,
     pub(crate) resource: usize,
+}
+
+impl Target {
+    /// All that it is.
+    pub(crate) fn actions(&self) -> impl Iterator<Item = Action> {
+        [self.action].into_iter().chain(self.upgrade.then_some(Action::Upgrade))
+    }
 }
 
 impl Engine {
@@ -102,6 +111,16 @@ impl CallerMemo {
     /// Decides whether the caller may do this at the node's listener on `port`. What is already remembered is answered
     /// without allocating.
     pub fn decide(&mut self, port: u16, attempt: Attempt<'_>) -> Decision {
+        self.decide_as(port, attempt, |_| true)
+    }
+
+    /// The same for a part of what the attempt is.
+    pub(crate) fn decide_as(
+        &mut self,
+        port: u16,
+        attempt: Attempt<'_>,
+        is_asked: impl Fn(&Action) -> bool,
+    ) -> Decision {
         let Self { engine, principal, entities, cells } = self;
         let inner = &*engine.0;
         let Some(principal) = principal else { return Decision::denied(Reason::NotAPrincipal) };
@@ -115,12 +134,19 @@ impl CallerMemo {
         let Some(entities) = with_caller(entities, inner, principal) else {
             return Decision::denied(Reason::EvaluationError);
         };
-        let case = Case { inner, principal, entities, port, governed, action: target.action, attempt };
-        let cell = cells.entry((target.resource, target.action)).or_insert_with(|| case.open());
-        match cell {
-            Cell::Settled(decision) => decision.clone(),
-            Cell::Open(open) => case.decide_open(open),
-        }
+        let decide_one = |action| {
+            let case = Case { inner, principal, entities, port, governed, action, attempt };
+            match cells.entry((target.resource, action)).or_insert_with(|| case.open()) {
+                Cell::Settled(decision) => decision.clone(),
+                Cell::Open(open) => case.decide_open(open),
+            }
+        };
+        target
+            .actions()
+            .filter(is_asked)
+            .map(decide_one)
+            .reduce(Decision::and)
+            .unwrap_or_else(|| Decision::denied(Reason::EvaluationError))
     }
 }
 
@@ -135,27 +161,28 @@ impl Inner {
     /// Finds the action that an attempt is, and the resource that it is for.
     pub(crate) fn locate(&self, port: u16, attempt: Attempt<'_>) -> Result<(&Port, Target), Reason> {
         let port = self.ports.get(&port).ok_or(Reason::NoSuchPort)?;
-        let (method, path, action) = match (port.protocol, attempt) {
+        let (method, path, action, upgrade) = match (port.protocol, attempt) {
             (Protocol::Tcp, Attempt::Stream) => {
-                return Ok((port, Target { action: Action::Connect, resource: port.stream }));
+                let target = Target { action: Action::Connect, upgrade: false, resource: port.stream };
+                return Ok((port, target));
             }
             (Protocol::Http | Protocol::Http2, Attempt::Request { method, path, upgrade }) => {
-                let action = if upgrade { Action::Upgrade } else { Action::of_method(method) };
-                (method, path, action)
+                (method, path, Action::of_method(method), upgrade)
             }
             (Protocol::Grpc, Attempt::Request { method: "POST", path, upgrade: false })
                 if rpc_of(path).is_some() =>
             {
-                ("POST", path, Action::Call)
+                ("POST", path, Action::Call, false)
             }
             _ => return Err(Reason::WrongProtocol),
         };
         let declared = port.routes.iter().find(|(template, _)| template.matches(method, path));
-        match (declared, port.undeclared) {
-            (Some((_, resource)), _) => Ok((port, Target { action, resource: *resource })),
-            (None, Undeclared::Decide) => Ok((port, Target { action, resource: port.undeclared_route })),
-            (None, Undeclared::Deny) => Err(Reason::UndeclaredRoute),
-        }
+        let resource = match (declared, port.undeclared) {
+            (Some((_, resource)), _) => *resource,
+            (None, Undeclared::Decide) => port.undeclared_route,
+            (None, Undeclared::Deny) => return Err(Reason::UndeclaredRoute),
+        };
+        Ok((port, Target { action, upgrade, resource }))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is asked of a node's policies, and what they answer.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
@@ -26,7 +28,8 @@ pub enum Attempt<'a> {
         method: &'a str,
         /// The path that will be forwarded.
         path: &'a CanonicalPath<'a>,
-        /// Whether the request asks for another protocol (an `Upgrade` header, or extended `CONNECT`).
+        /// Whether the request also asks for another protocol (an `Upgrade` header). It is then two things at once, what
+        /// its method says and an `upgrade`, and both must be let through.
         upgrade: bool,
     },
     /// A stream of bytes.
@@ -95,6 +98,22 @@ impl Reason {
             Self::AmbiguousPath => "ambiguous_path",
         }
     }
+
+    /// How much it weighs beside another: whatever no grant lifts most, and a plain permit least.
+    fn gravity(self) -> u8 {
+        match self {
+            Self::Permitted => 0,
+            Self::AuditDefaultAllow => 1,
+            Self::NoPolicyMatched => 2,
+            Self::EvaluationError => 3,
+            Self::Forbidden => 4,
+            Self::NotAPrincipal
+            | Self::NoSuchPort
+            | Self::WrongProtocol
+            | Self::UndeclaredRoute
+            | Self::AmbiguousPath => 5,
+        }
+    }
 }
 
 /// What was decided, and why. Cheap to clone.
@@ -140,4 +159,35 @@ impl Decision {
     pub fn is_allowed(&self) -> bool {
         self.effect == Effect::Allow
     }
+
+    /// The decision on something that is two things at once: let through only if both are. The graver of the two is
+    /// what it came from; where they are alike, so are their policies, and it counts as `other`.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let audit = self.audit.is_some() || other.audit.is_some();
+        let audit = audit.then(|| {
+            let would_pass = self.would_be() == Effect::Allow && other.would_be() == Effect::Allow;
+            let told = |decision: &Self| decision.audit.as_ref().map(|audit| Arc::clone(&audit.policies));
+            Arc::new(AuditOutcome {
+                effect: if would_pass { Effect::Allow } else { Effect::Deny },
+                policies: united(&told(&self).unwrap_or_default(), &told(&other).unwrap_or_default()),
+            })
+        });
+        let (first, second) = (self.reason.gravity(), other.reason.gravity());
+        let policies = if first == second { united(&self.policies, &other.policies) } else { Arc::default() };
+        match first.cmp(&second) {
+            Ordering::Less => Self { audit, ..other },
+            Ordering::Equal => Self { audit, policies, ..other },
+            Ordering::Greater => Self { audit, ..self },
+        }
+    }
+
+    /// The outcome had the policies in audit mode been enforced too.
+    fn would_be(&self) -> Effect {
+        self.audit.as_ref().map_or(self.effect, |audit| audit.effect)
+    }
+}
+
+/// All names of both, sorted.
+fn united(one: &Arc<[Arc<str>]>, other: &Arc<[Arc<str>]>) -> Arc<[Arc<str>]> {
+    one.iter().chain(other.iter()).cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -8,7 +8,7 @@ use cedar_policy::{
 use serde_json::{Value, json};
 
 use crate::compile::{Compiled, Engine, Governed, permits};
-use crate::decide::{Target, context_of, request_of, rpc_of, with_caller};
+use crate::decide::{context_of, request_of, rpc_of, with_caller};
 use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
@@ -95,10 +95,26 @@ impl Engine {
             && let Some(governed) = inner.resources.get(target.resource)
             && let Some(entities) = with_caller(&mut None, inner, principal)
         {
-            let case =
-                Case { engine: self, principal, governed, entities, target, attempt: question.attempt };
-            policies = inner.policies.iter().map(|compiled| case.note(compiled)).collect();
-            policies.sort_by_key(|note| (note.error.is_none(), note.distance(), note.name.clone()));
+            // Of an upgrade, the half that decided; both, where they came out alike.
+            let mut memo = self.caller(question.caller);
+            let mut decides = |action: &Action| {
+                let half = memo.decide_as(question.port, question.attempt, |asked| asked == action);
+                half.reason == decision.reason
+            };
+            let attempt = question.attempt;
+            let cases: Vec<_> = target
+                .actions()
+                .filter(|action| decides(action))
+                .map(|action| Case { engine: self, principal, governed, entities, action, attempt })
+                .collect();
+            policies = inner
+                .policies
+                .iter()
+                .filter_map(|compiled| {
+                    cases.iter().map(|case| case.note(compiled)).min_by_key(PolicyNote::distance)
+                })
+                .collect();
+            policies.sort_by_key(|note| (note.distance(), note.name.clone()));
             if matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow) {
                 suggestion = self.suggest(question, port.protocol);
             }
@@ -136,9 +152,9 @@ impl Engine {
                 Access::rpc(&format!("{service}/{method}")).ok()?
             }
             Attempt::Request { method, path, upgrade } => {
-                let method = if upgrade { Action::Upgrade.as_str() } else { method };
-                let path = Some(PathPattern::exactly(path.path()));
-                Access::Http { methods: vec![method.to_owned()], path }
+                let upgrade = upgrade.then_some(Action::Upgrade.as_str());
+                let methods = [method].into_iter().chain(upgrade).map(str::to_owned).collect();
+                Access::Http { methods, path: Some(PathPattern::exactly(path.path())) }
             }
         };
         Some(Grant { callers: vec![caller], target, port: needs_port.then_some(question.port), access })
@@ -155,9 +171,10 @@ impl Engine {
 }
 
 impl PolicyNote {
-    /// How far the statement was from applying. Another resource is further away than another caller.
-    fn distance(&self) -> usize {
-        self.mismatches.len() + usize::from(!self.resource)
+    /// How far the statement was from applying: an error is nearest, and another resource is further away than another
+    /// caller.
+    fn distance(&self) -> (bool, usize) {
+        (self.error.is_none(), self.mismatches.len() + usize::from(!self.resource))
     }
 }
 
@@ -167,14 +184,14 @@ struct Case<'a> {
     principal: &'a Principal,
     governed: &'a Governed,
     entities: &'a Entities,
-    target: Target,
+    action: Action,
     attempt: Attempt<'a>,
 }
 
 impl Case<'_> {
     fn note(&self, compiled: &Compiled) -> PolicyNote {
         let principal = compiled.admits_principal(self.principal);
-        let action = compiled.actions.contains(self.target.action);
+        let action = compiled.actions.contains(self.action);
         let resource = admits(&compiled.policy.resource_constraint(), &self.governed.resource);
         let mut mismatches = Vec::new();
         if !principal {
@@ -185,7 +202,7 @@ impl Case<'_> {
         if !action {
             let admitted = Action::ALL.into_iter().filter(|action| compiled.actions.contains(*action));
             let expected = admitted.map(Action::as_str).collect::<Vec<_>>().join(", ");
-            let was = self.target.action.as_str().to_owned();
+            let was = self.action.as_str().to_owned();
             mismatches.push(Mismatch { field: "action".to_owned(), expected, was });
         }
         if !resource {
@@ -221,7 +238,7 @@ impl Case<'_> {
     fn holds_as_written(&self, policy: &Policy) -> Result<bool, String> {
         let id = policy.id().clone();
         let set = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string())?;
-        let request = request_of(self.principal, self.target.action, self.governed, self.attempt)
+        let request = request_of(self.principal, self.action, self.governed, self.attempt)
             .ok_or("the request does not fit the schema")?;
         let response = self.engine.0.authorizer.is_authorized(&request, &set, self.entities);
         match response.diagnostics().errors().next() {
@@ -249,7 +266,7 @@ impl Case<'_> {
             return None;
         }
         let attribute = access.get("attr")?.as_str()?;
-        let context = context_of(self.target.action, self.attempt);
+        let context = context_of(self.action, self.attempt);
         let (_, was) = context.into_iter().find(|(name, _)| *name == attribute)?;
         let text = text_of(condition);
         let expected = match operator.as_str() {

@@ -61,7 +61,7 @@ pub enum Access {
     All,
     /// HTTP requests.
     Http {
-        /// These methods, as HTTP writes them, or `upgrade`; all if empty.
+        /// These methods, as HTTP writes them, or `upgrade`, which a WebSocket needs beside `GET`; all if empty.
         methods: Vec<String>,
         /// These paths only.
         path: Option<PathPattern>,

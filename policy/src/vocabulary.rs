@@ -27,7 +27,7 @@ pub enum Action {
     Patch,
     /// HTTP `DELETE`.
     Delete,
-    /// A request for another protocol on the same connection, such as WebSocket.
+    /// A request for another protocol on the same connection, such as WebSocket, besides what its method says.
     Upgrade,
     /// Any other HTTP method.
     Other,
@@ -83,7 +83,7 @@ impl Action {
         }
     }
 
-    /// The action of an HTTP request that asks for no upgrade. Methods are case-sensitive (RFC 9110 §9.1).
+    /// The action that an HTTP request's method says. Methods are case-sensitive (RFC 9110 §9.1).
     pub fn of_method(method: &str) -> Self {
         let named = Self::HTTP.into_iter().find(|action| action.fixes_method() && action.as_str() == method);
         named.unwrap_or(Self::Other)

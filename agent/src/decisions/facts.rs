@@ -53,7 +53,7 @@ pub enum Request<'a> {
         method: &'a str,
         /// Its path, canonical unless it was refused for being ambiguous.
         path: &'a str,
-        /// Whether it asks for another protocol.
+        /// Whether it asks for another protocol, which only a GET may.
         is_upgrade: bool,
     },
     /// A gRPC call.
@@ -117,7 +117,7 @@ impl Outcome {
 }
 
 impl Request<'_> {
-    /// The action's name in policies.
+    /// The action's name in policies; of an upgrade, which is a `GET` as well, the rarer one.
     pub fn action(&self) -> &'static str {
         match self {
             Self::Http { is_upgrade: true, .. } => Action::Upgrade,

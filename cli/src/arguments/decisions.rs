@@ -17,7 +17,7 @@ pub(crate) struct Grant {
     /// What is called: a virtual service, else a virtual node
     #[arg(add = ArgValueCandidates::new(target_names))]
     pub(crate) target: String,
-    /// Only these HTTP methods
+    /// Only these HTTP methods; `upgrade`, beside GET, for WebSockets
     #[arg(long, value_delimiter = ',', value_name = "GET,HEAD")]
     pub(crate) methods: Vec<String>,
     /// Only these paths; * stands for anything, slashes included
@@ -46,7 +46,7 @@ pub(crate) struct Can {
     /// What is called: a virtual service, else a virtual node
     #[arg(add = ArgValueCandidates::new(target_names))]
     pub(crate) target: String,
-    /// An HTTP method (left out on gRPC and TCP ports), or package.Service/Method
+    /// An HTTP method (left out on gRPC and TCP ports), `upgrade` for a WebSocket, or package.Service/Method
     pub(crate) method: Option<String>,
     /// A path
     pub(crate) path: Option<String>,

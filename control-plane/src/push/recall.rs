@@ -56,6 +56,7 @@ fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanat
             explain(Attempt::Request { method: "POST", path: &path, upgrade: false })
         }
         Protocol::Http | Protocol::Http2 => {
+            // Agents take no other method for an upgrade.
             let upgrade = decision.action == "upgrade";
             let method = if upgrade { "GET" } else { decision.action.as_str() };
             let path = CanonicalPath::parse(method, &decision.path).ok()?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{
-    Attempt, Caller, CanonicalPath, Effect, Engine, Explanation, Protocol, Question, Reason, Verb,
+    Action, Attempt, Caller, CanonicalPath, Effect, Engine, Explanation, Protocol, Question, Reason, Verb,
 };
 use hauberk_proto::admin::v1::policies_server::{Policies, PoliciesServer};
 use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, ExplainRequest, ExplainResponse};
@@ -106,11 +106,12 @@ impl Check<'_> {
                 (explain(attempt), rpc.path().trim_start_matches('/').to_owned())
             }
             Protocol::Http | Protocol::Http2 => {
-                let method = if method.is_empty() { "GET" } else { method };
+                let upgrade = method == Action::Upgrade.as_str();
+                let method = if method.is_empty() || upgrade { "GET" } else { method };
                 let target = if path.is_empty() { "/" } else { path };
                 let target =
                     CanonicalPath::parse(method, target).map_err(|error| status::bad_field("path", error))?;
-                let attempt = Attempt::Request { method, path: &target, upgrade: false };
+                let attempt = Attempt::Request { method, path: &target, upgrade };
                 (explain(attempt), target.path().to_owned())
             }
         };

@@ -133,14 +133,67 @@ fn the_protocol_settles_the_action() {
     assert_eq!(connect(&engine, &web, 8080).reason, Reason::WrongProtocol);
     assert_eq!(ask(&engine, &web, 8080, "PROPFIND", "/").action, Some(Action::Other));
     assert_eq!(ask(&engine, &web, 8080, "get", "/").action, Some(Action::Other));
+    assert_eq!(upgrade(&engine, "GET").action, Some(Action::Upgrade));
     let path = CanonicalPath::parse("GET", "/").unwrap();
-    let upgrade = Attempt::Request { method: "GET", path: &path, upgrade: true };
-    assert_eq!(
-        engine.decide(&Question { caller: &web, port: 8080, attempt: upgrade }).action,
-        Some(Action::Upgrade)
+    let attempt = Attempt::Request { method: "GET", path: &path, upgrade: true };
+    let on_grpc = Question { caller: &web, port: 50051, attempt };
+    assert_eq!(engine.decide(&on_grpc).reason, Reason::WrongProtocol);
+}
+
+/// What web gets who asks for another protocol on port 8080.
+fn upgrade(engine: &Engine, method: &str) -> Decision {
+    let path = CanonicalPath::parse(method, "/ws").unwrap();
+    let attempt = Attempt::Request { method, path: &path, upgrade: true };
+    engine.decide(&Question { caller: &peer("web"), port: 8080, attempt })
+}
+
+#[test]
+fn an_upgrade_is_what_its_method_says_as_well() {
+    let permit =
+        |action: &str| format!("permit(principal is Node, action == Action::\"{action}\", resource);");
+    let (get, delete, upgrades) = (permit("GET"), permit("DELETE"), permit("upgrade"));
+    let both = engine(&[&get, &upgrades]);
+    let decision = upgrade(&both, "GET");
+    assert_eq!(reason(&decision), (Effect::Allow, "permitted"));
+    assert_eq!(decision.policies.as_ref(), ["p0".into(), "p1".into()]);
+    assert_eq!(decision.action, Some(Action::Upgrade));
+    // Neither stands in for the other.
+    let decision = upgrade(&both, "DELETE");
+    assert_eq!(reason(&decision), (Effect::Deny, "no_policy_matched"));
+    assert_eq!(decision.action, Some(Action::Delete));
+    let decision = upgrade(&engine(&[&delete]), "DELETE");
+    assert_eq!(reason(&decision), (Effect::Deny, "no_policy_matched"));
+    assert_eq!(decision.action, Some(Action::Upgrade));
+    let forbid = "forbid(principal, action == Action::\"DELETE\", resource);";
+    let decision = upgrade(&engine(&[ANY_NODE, forbid]), "DELETE");
+    assert_eq!(reason(&decision), (Effect::Deny, "forbidden"));
+    assert_eq!(decision.policies.as_ref(), ["p1".into()]);
+    assert!(upgrade(&engine(&[ANY_NODE, forbid]), "GET").is_allowed());
+}
+
+#[test]
+fn audit_sees_both_halves_of_an_upgrade() {
+    let mut scope = orders();
+    scope.ports.iter_mut().for_each(|port| port.authorization = Authorization::Audit);
+    let decision = upgrade(
+        &engine_for(
+            scope,
+            &[(Mode::Enforce, "permit(principal is Node, action == Action::\"GET\", resource);")],
+        ),
+        "GET",
     );
-    let upgrade = Question { caller: &web, port: 50051, attempt: upgrade };
-    assert_eq!(engine.decide(&upgrade).reason, Reason::WrongProtocol);
+    assert_eq!(reason(&decision), (Effect::Allow, "audit_default_allow"));
+    let audited = engine_for(
+        orders(),
+        &[
+            (Mode::Enforce, ANY_NODE),
+            (Mode::Audit, "forbid(principal, action == Action::\"GET\", resource);"),
+        ],
+    );
+    let decision = upgrade(&audited, "GET");
+    assert_eq!(reason(&decision), (Effect::Allow, "permitted"));
+    let audit = decision.audit.unwrap();
+    assert_eq!((audit.effect, audit.policies.as_ref()), (Effect::Deny, &["p1".into()][..]));
 }
 
 #[test]
@@ -314,8 +367,44 @@ fn remembers_only_what_cannot_change_and_not_too_much() {
     assert!(matches!(memo.cells.values().nth(1), Some(Cell::Settled(_))), "PUT depends on nothing");
 }
 
-/// What plain Cedar says: all policies, all entities, the full context, nothing sliced, indexed or remembered.
+/// What plain Cedar says: all policies, all entities, the full context, nothing sliced, indexed or remembered. An
+/// upgrade is asked about twice, and the worse answer counts.
 fn oracle(
+    scope: &NodeScope,
+    texts: &[(Mode, &str)],
+    caller: &Caller,
+    port: u16,
+    attempt: Attempt<'_>,
+) -> Expected {
+    let Attempt::Request { method, path, upgrade: true } = attempt else {
+        return one_oracle(scope, texts, caller, port, attempt);
+    };
+    let plain = Attempt::Request { method, path, upgrade: false };
+    let halves = [plain, attempt].map(|half| one_oracle(scope, texts, caller, port, half));
+    let from_worst = [
+        Reason::Forbidden,
+        Reason::EvaluationError,
+        Reason::NoPolicyMatched,
+        Reason::AuditDefaultAllow,
+        Reason::Permitted,
+    ];
+    let reason = from_worst.into_iter().find(|reason| halves.iter().any(|half| half.reason == *reason));
+    let reason = reason.unwrap();
+    let deciding = halves.iter().filter(|half| half.reason == reason);
+    let named: BTreeSet<_> = deciding.filter_map(|half| half.policies.clone()).flatten().collect();
+    let passes = |half: &Expected| {
+        let enforced = if half.reason == Reason::Permitted { Effect::Allow } else { Effect::Deny };
+        half.audit.unwrap_or(enforced) == Effect::Allow
+    };
+    let is_audited = halves.iter().any(|half| half.audit.is_some());
+    Expected {
+        reason,
+        policies: (reason != Reason::EvaluationError).then_some(named),
+        audit: is_audited.then(|| if halves.iter().all(passes) { Effect::Allow } else { Effect::Deny }),
+    }
+}
+
+fn one_oracle(
     scope: &NodeScope,
     texts: &[(Mode, &str)],
     caller: &Caller,

@@ -116,6 +116,22 @@ fn suggests_exactly_what_was_missing() {
 }
 
 #[test]
+fn an_upgrade_is_explained_by_the_half_that_decided() {
+    let permit =
+        |action: &str| format!("permit(principal is Node, action == Action::\"{action}\", resource);");
+    let path = CanonicalPath::parse("GET", "/ws").unwrap();
+    let attempt = Attempt::Request { method: "GET", path: &path, upgrade: true };
+    let question = Question { caller: &peer("web"), port: 9000, attempt };
+    let found = engine(&[&permit("upgrade")]).explain(&question);
+    assert_eq!(mismatches(&found), ["action: expected upgrade, was GET"]);
+    let found = engine(&[&permit("GET")]).explain(&question);
+    assert_eq!(mismatches(&found), ["action: expected GET, was upgrade"]);
+    let grant = engine(&[]).explain(&question).suggestion.unwrap();
+    assert_eq!(grant.command(Verb::Allow), "hauberk allow web orders-admin --methods GET,upgrade --path /ws");
+    assert!(engine(&[&grant.to_cedar(Verb::Allow).unwrap()]).decide(&question).is_allowed());
+}
+
+#[test]
 fn failures_of_evaluation_are_told() {
     let engine = engine(&[
         "permit(principal is Node, action, resource);",

@@ -20,6 +20,10 @@ pub(crate) fn address_http1(request: &mut Request<RequestBody>, head: &RequestHe
         request.headers_mut().insert(header::HOST, host);
     }
     headers::address_request(request.headers_mut(), head, Version::HTTP_11);
+    // hyper would leave out the body of a GET whose length nobody said.
+    if !request.body().is_empty() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// For HTTP/2: path and host in the target.

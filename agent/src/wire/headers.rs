@@ -2,8 +2,10 @@
 //! §7.6.1), and those whose names are ours to set.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Request, Version};
+use http::{Method, Request, Version};
 use thiserror::Error;
+
+use super::strict::is_spelling_of;
 
 /// Names the virtual service that a request is for; set by the caller's agent.
 pub(crate) const SERVICE: HeaderName = HeaderName::from_static("hauberk-service");
@@ -28,7 +30,9 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 pub(crate) struct RequestHead {
     /// The service named in `hauberk-service`, if any.
     pub(crate) service: Option<HeaderValue>,
-    /// The protocol that the caller wants to change to, if any.
+    /// The protocol that the caller wants to change to, if any. Only a GET without content has one: with any other
+    /// request `Upgrade` is left out (RFC 9110 §7.8 permits to pass it over), so that no method, and no body, is read by
+    /// the next server as something else than it was here.
     pub(crate) upgrade: Option<HeaderValue>,
     /// The caller takes trailers.
     pub(crate) takes_trailers: bool,
@@ -54,17 +58,32 @@ pub(crate) enum HeaderProblem {
     /// More than one `hauberk-service`.
     #[error("more than one hauberk-service")]
     DuplicateService,
+    /// More than one `Content-Length`, be they equal or not.
+    #[error("more than one Content-Length")]
+    DuplicateLength,
+    /// `content_length` or `transfer_encoding`, which some servers take for the names with a hyphen.
+    #[error("a name of message framing is written with _")]
+    Underscore,
 }
 
 /// Takes out of a request's headers whatever must not be passed on.
 ///
 /// # Errors
-/// The request has no single host.
+/// The request has no single host, service or length.
 pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, HeaderProblem> {
     let mut head = RequestHead { host: host(request)?, ..RequestHead::default() };
-    let version = request.version();
+    let may_upgrade = request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && !has_content(request.headers());
     let headers = request.headers_mut();
     let found = Found::among(headers);
+    // Over HTTP/1.1 `strict.rs` has refused these already; this is for HTTP/2.
+    if found.underscore {
+        return Err(HeaderProblem::Underscore);
+    }
+    if headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+        return Err(HeaderProblem::DuplicateLength);
+    }
     if found.reserved {
         let mut services = headers.get_all(SERVICE).iter();
         head.service = services.next().cloned();
@@ -80,7 +99,7 @@ pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, 
             .get(header::UPGRADE)
             .filter(|value| {
                 // HTTP/2 is spoken here by ALPN or prior knowledge only.
-                version == Version::HTTP_11 && asks_upgrade && !lists(value, "h2c")
+                may_upgrade && asks_upgrade && !lists(value, "h2c")
             })
             .cloned();
         strip_connection(headers);
@@ -91,6 +110,9 @@ pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, 
 /// Adds what the next connection's HTTP version needs for the same request to be understood.
 pub(crate) fn address_request(headers: &mut HeaderMap, head: &RequestHead, version: Version) {
     let is_http1 = version != Version::HTTP_2;
+    if is_http1 {
+        join_cookies(headers);
+    }
     if head.takes_trailers {
         headers.insert(header::TE, TRAILERS);
     }
@@ -99,6 +121,16 @@ pub(crate) fn address_request(headers: &mut HeaderMap, head: &RequestHead, versi
         headers.insert(header::CONNECTION, UPGRADE);
     } else if is_http1 && head.takes_trailers {
         headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+    }
+}
+
+/// HTTP/2 may split what HTTP/1.1 has in one line (RFC 9113 §8.2.3, RFC 6265 §5.4).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -185,6 +217,7 @@ fn is_authority(text: &str) -> bool {
 struct Found {
     reserved: bool,
     connection: bool,
+    underscore: bool,
 }
 
 impl Found {
@@ -193,6 +226,7 @@ impl Found {
         for name in headers.keys() {
             found.reserved |= is_reserved(name.as_str());
             found.connection |= is_of_connection(name);
+            found.underscore |= is_framing_with_underscore(name.as_str());
         }
         found
     }
@@ -201,6 +235,17 @@ impl Found {
 /// How a gRPC call ended, if these headers or trailers tell.
 pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
     headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+fn is_framing_with_underscore(name: &str) -> bool {
+    let framing = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+    name.contains('_') && framing.iter().any(|own| is_spelling_of(name.as_bytes(), own.as_str().as_bytes()))
+}
+
+/// Whether content follows, by what the headers say.
+fn has_content(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 fn is_of_connection(name: &HeaderName) -> bool {
@@ -334,6 +379,53 @@ mod tests {
         address_request(request.headers_mut(), &head, Version::HTTP_11);
         assert_eq!(request.headers()["connection"], "upgrade");
         assert_eq!(request.headers()["te"], "trailers");
+    }
+
+    #[test]
+    fn only_a_get_without_content_asks_for_another_protocol() {
+        let asks = [("host", "a"), ("connection", "upgrade"), ("upgrade", "websocket")];
+        let upgrade = |method: Method, more: &[(&str, &str)]| {
+            let mut request = request(&[&asks, more].concat(), "/");
+            *request.method_mut() = method;
+            let head = scrub_request(&mut request).unwrap();
+            address_request(request.headers_mut(), &head, Version::HTTP_11);
+            assert_eq!(head.upgrade.is_some(), request.headers().contains_key("upgrade"));
+            assert_eq!(head.upgrade.is_some(), request.headers().contains_key("connection"));
+            head.upgrade.is_some()
+        };
+        assert!(upgrade(Method::GET, &[]));
+        assert!(upgrade(Method::GET, &[("content-length", "0")]));
+        assert!(!upgrade(Method::GET, &[("content-length", "1")]));
+        assert!(!upgrade(Method::GET, &[("transfer-encoding", "chunked")]));
+        for method in [Method::DELETE, Method::POST, Method::HEAD, Method::OPTIONS, Method::TRACE] {
+            assert!(!upgrade(method, &[]));
+        }
+    }
+
+    #[test]
+    fn framing_has_one_spelling_and_one_value() {
+        let problem = |fields: &[(&str, &str)]| {
+            let fields = [&[("host", "a")], fields].concat();
+            scrub_request(&mut request(&fields, "/")).unwrap_err()
+        };
+        let twice = [("content-length", "5"), ("content-length", "5")];
+        assert_eq!(problem(&twice), HeaderProblem::DuplicateLength);
+        for name in ["content_length", "transfer_encoding"] {
+            assert_eq!(problem(&[(name, "1")]), HeaderProblem::Underscore, "{name}");
+        }
+    }
+
+    #[test]
+    fn cookies_are_one_line_in_http1() {
+        let fields = [("host", "a"), ("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+        for (version, lines) in
+            [(Version::HTTP_11, &["a=1; b=2; c=3"][..]), (Version::HTTP_2, &["a=1", "b=2", "c=3"])]
+        {
+            let mut request = request(&fields, "/");
+            let head = scrub_request(&mut request).unwrap();
+            address_request(request.headers_mut(), &head, version);
+            assert_eq!(request.headers().get_all("cookie").iter().collect::<Vec<_>>(), lines);
+        }
     }
 
     #[test]

@@ -363,7 +363,8 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
 }
 
-fn is_spelling_of(name: &[u8], wanted: &[u8]) -> bool {
+/// Whether a name is `wanted`, in whatever case and with `_` for `-` or without.
+pub(crate) fn is_spelling_of(name: &[u8], wanted: &[u8]) -> bool {
     name.len() == wanted.len()
         && name
             .iter()

@@ -307,6 +307,46 @@ async fn a_chunked_upload_keeps_its_trailers_out_of_our_names() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_get_passes_whether_its_length_is_known_or_not() {
+    let pair = pair(Protocol::Http).await;
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));
+    let chunked =
+        b"GET /big HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+        5\r\nhello\r\n0\r\n\r\n";
+    let known = b"GET /big HTTP/1.1\r\nHost: orders\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+    for request in [&chunked[..], known] {
+        let foreign = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+        let answers = [
+            raw(foreign, request).await,
+            raw(TcpStream::connect(pair.outbound).await.unwrap(), request).await,
+        ];
+        for answer in answers {
+            assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\n5 bytes\n"), "{answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn asking_for_another_protocol_changes_no_method() {
+    let mut pair = pair(Protocol::Http).await;
+    // What the method may not, it may not with an `Upgrade` either; and web may read, but upgrade only at /ws.
+    for denied in ["DELETE /orders/1", "POST /orders", "GET /orders"] {
+        let request = format!(
+            "{denied} HTTP/1.1\r\nHost: orders\r\nConnection: close, upgrade\r\nUpgrade: echo\r\n\r\n"
+        );
+        let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{denied}: {answer}");
+    }
+    // What it may, the app is asked for without the `Upgrade`.
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    let post = http::Request::post("/ws").header("host", "orders").header("connection", "upgrade");
+    let post = post.header("upgrade", "echo").body(Full::new(Bytes::new())).unwrap();
+    let answer = ask_with(&mut client, post).await;
+    assert!(answer.status == 200 && answer.body.starts_with("POST /ws\n"), "{answer:?}");
+    assert!(!answer.body.contains("upgrade"), "{}", answer.body);
+}
+
+#[tokio::test]
 async fn streams_that_are_reset_at_once_take_nothing_from_others() {
     let mut pair = pair(Protocol::Grpc).await;
     let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));

@@ -40,7 +40,9 @@ type PeerKey = (SpiffeId, SocketAddr, Protocol);
 pub(super) struct Group {
     port: u16,
     protocol: Protocol,
-    made_of: Vec<(Arc<EndpointSet>, Arc<Vec<Endpoint>>)>,
+    /// Of each target: who it must be, and where it was. Two targets may share one set of endpoints, found by one DNS
+    /// name, so that the set alone does not tell who is expected there.
+    made_of: Vec<(SpiffeId, Arc<EndpointSet>, Arc<Vec<Endpoint>>)>,
     /// Where the service is counted.
     metrics: Arc<ServiceMetrics>,
     confirmed: Vec<Arc<Peer>>,
@@ -132,7 +134,7 @@ impl Balancer {
                 };
                 if endpoint.confirmed { group.confirmed.push(peer) } else { group.others.push(peer) }
             }
-            group.made_of.push((Arc::clone(&target.endpoints), endpoints));
+            group.made_of.push((target.spiffe_id.clone(), Arc::clone(&target.endpoints), endpoints));
         }
         drop(peers);
         let group = Arc::new(group);
@@ -176,8 +178,10 @@ impl Group {
     fn is_made_of(&self, port: &ServicePort) -> bool {
         self.protocol == port.protocol
             && self.made_of.len() == port.targets.len()
-            && self.made_of.iter().zip(&port.targets).all(|((set, endpoints), target)| {
-                Arc::ptr_eq(set, &target.endpoints) && Arc::ptr_eq(endpoints, &target.endpoints.snapshot())
+            && self.made_of.iter().zip(&port.targets).all(|((id, set, endpoints), target)| {
+                *id == target.spiffe_id
+                    && Arc::ptr_eq(set, &target.endpoints)
+                    && Arc::ptr_eq(endpoints, &target.endpoints.snapshot())
             })
     }
 }

@@ -1,9 +1,13 @@
 //! HTTP through two agents.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use hauberk_agent::mesh::{EndpointSet, Service, ServicePort, Target};
+use hauberk_identity::SpiffeId;
 use hauberk_policy::Protocol;
+use hauberk_proto::convert::Discovery;
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -344,6 +348,32 @@ async fn asking_for_another_protocol_changes_no_method() {
     let answer = ask_with(&mut client, post).await;
     assert!(answer.status == 200 && answer.body.starts_with("POST /ws\n"), "{answer:?}");
     assert!(!answer.body.contains("upgrade"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_service_that_moves_to_another_node_is_expected_there() {
+    let mut pair = pair(Protocol::Http).await;
+    // Found by one name, at one address: only who must answer there differs.
+    let endpoints = EndpointSet::fixed(&[pair.inbound]);
+    let provided_by = |node: &SpiffeId, revision| {
+        let target = Target {
+            spiffe_id: node.clone(),
+            discovery: Discovery::Fixed(vec![pair.inbound]),
+            endpoints: Arc::clone(&endpoints),
+        };
+        let port = ServicePort { number: 8080, protocol: Protocol::Http, targets: vec![target] };
+        let (name, digest) = (crate::world::name("orders"), [0; 32]);
+        Arc::new(Service { name, epoch: 1, revision, digest, ports: vec![port] })
+    };
+    let services = &pair.web.context.mesh.services;
+    services.install(vec![provided_by(&pair.orders.id, 2)]);
+    let mut client = http1(pair.outbound, &mut pair.clients).await;
+    assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 200);
+    services.install(vec![provided_by(&pair.world.node("green"), 3)]);
+    let answer = ask(&mut client, "GET", "orders", "/", b"").await;
+    assert_eq!((answer.status, answer.header("hauberk-error")), (503, "endpoint_unreachable"));
+    services.install(vec![provided_by(&pair.orders.id, 4)]);
+    assert_eq!(ask(&mut client, "GET", "orders", "/", b"").await.status, 200);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! One live connection, and what passes over it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::Duration;
@@ -246,7 +246,7 @@ impl Connection {
             view: rules.view().ok().cloned(),
             ruling,
             service,
-            status: 0,
+            status: AtomicU16::new(0),
             since,
             recorded: None,
         };

@@ -1,6 +1,7 @@
 //! One request or stream, from its decision to its end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::Name;
 use hauberk_policy::CanonicalPath;
@@ -31,7 +32,8 @@ pub(crate) enum Subject {
     Stream,
 }
 
-/// A request or stream that was decided. Dropped when it has ended, it leaves the registry and its outcome is told.
+/// A request or stream that was decided. Dropped when it has ended, it leaves the registry and its outcome is told. A
+/// request's is shared by its two bodies, either of which may end last.
 #[derive(Debug)]
 pub(crate) struct Passage {
     pub(super) connections: Arc<Connections>,
@@ -41,7 +43,7 @@ pub(crate) struct Passage {
     pub(super) view: Option<Arc<NodeView>>,
     pub(super) ruling: Ruling,
     pub(super) service: Option<Name>,
-    pub(super) status: u16,
+    pub(super) status: AtomicU16,
     pub(super) since: Instant,
     pub(super) recorded: Option<Recorded>,
 }
@@ -82,8 +84,8 @@ impl Passage {
     }
 
     /// Notes what is answered.
-    pub(crate) fn answered<B>(&mut self, response: &Response<B>) {
-        self.status = response.status().as_u16();
+    pub(crate) fn answered<B>(&self, response: &Response<B>) {
+        self.status.store(response.status().as_u16(), Ordering::Relaxed);
         self.meter.note_grpc_status(response.headers());
     }
 
@@ -108,9 +110,10 @@ impl Drop for Passage {
         let now = Instant::now();
         let Some(subject) = self.connection.end(self.key, now) else { return };
         let duration = now.duration_since(self.since);
+        let status = self.status.load(Ordering::Relaxed);
         if let (Subject::Request { is_upgrade, .. }, Some(listener)) = (&subject, self.connection.listener())
         {
-            listener.answered(self.status);
+            listener.answered(status);
             // How long other protocols last says nothing of how fast requests are.
             if self.is_allowed() && !is_upgrade {
                 listener.took(duration);
@@ -126,7 +129,7 @@ impl Drop for Passage {
         decisions.finish(
             &self.connection.facts(self.view.as_ref(), &subject, &self.ruling, service),
             self.recorded.as_ref(),
-            &Outcome { status: self.status, grpc_status, duration, bytes_in, bytes_out },
+            &Outcome { status, grpc_status, duration, bytes_in, bytes_out },
         );
     }
 }

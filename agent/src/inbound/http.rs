@@ -33,7 +33,7 @@ use crate::wire::strict::{Opaque, StrictRequests};
 use crate::wire::transport::Transport;
 use crate::wire::{forward, socket, upgrade};
 
-type Answer = Response<ResponseBody<Passage>>;
+type Answer = Response<ResponseBody<Arc<Passage>>>;
 
 /// What the requests of one connection share.
 struct Caller {
@@ -117,7 +117,7 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
         Protocol::Grpc => Form::Grpc,
         _ => Form::of(request.headers()),
     };
-    let (mut passage, head) = match decide(&caller, &mut request, since) {
+    let (passage, head) = match decide(&caller, &mut request, since) {
         Ok(decided) => decided,
         Err(refusal) => return Ok(caller.refuse(&request, form, &refusal, since)),
     };
@@ -131,7 +131,7 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
         request.headers_mut().insert(CLIENT_CERTIFICATE, certificate.clone());
     }
     let meter = Arc::clone(passage.meter());
-    until_cut(&meter, pass_on(&caller, form, request, head, passage)).await.ok_or(BodyError::Cut)
+    until_cut(&meter, pass_on(&caller, form, request, head, Arc::new(passage))).await.ok_or(BodyError::Cut)
 }
 
 /// Reads what the request is for, and decides it. Leaves it addressed by its canonical path, its headers stripped.
@@ -202,11 +202,11 @@ async fn pass_on(
     form: Form,
     mut request: Request<Incoming>,
     head: RequestHead,
-    mut passage: Passage,
+    passage: Arc<Passage>,
 ) -> Answer {
     let from_caller = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let meter = Arc::clone(passage.meter());
-    let request = request.map(|body| RequestBody::relay(body, meter));
+    let request = request.map(|body| RequestBody::relay(body, meter).under(&passage));
     let sent = match caller.protocol() {
         Protocol::Http2 | Protocol::Grpc => send_http2(&caller.port, request, &head).await,
         Protocol::Http | Protocol::Tcp => send_http1(&caller.port, request, &head).await,

@@ -14,6 +14,7 @@ use super::headers::scrub_trailers;
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
+use crate::connections::Passage;
 
 /// Why a body ends before its end.
 #[derive(Debug, Error)]
@@ -28,7 +29,12 @@ pub(crate) enum BodyError {
 
 /// The body of a request that is passed on.
 #[derive(Debug)]
-pub(crate) struct RequestBody(Option<Metered>);
+pub(crate) struct RequestBody {
+    body: Option<Metered>,
+    /// What is kept until the body has ended, which may be after the response has: as long as bytes pass, they can be
+    /// cut.
+    passage: Option<Arc<Passage>>,
+}
 
 /// The body of a response: our own, or one that is passed on. `G` is dropped when the response has ended.
 #[derive(Debug)]
@@ -71,17 +77,24 @@ impl RequestBody {
     pub(crate) fn relay(body: Incoming, meter: Arc<Meter>) -> Self {
         // A body that has ended already needs no watching over, and may be sent a second time.
         let is_empty = body.is_end_stream();
-        Self((!is_empty).then_some(Metered { body, meter, direction: Direction::In }))
+        let body = (!is_empty).then_some(Metered { body, meter, direction: Direction::In });
+        Self { body, passage: None }
+    }
+
+    /// Keeps `passage` under way until the body has ended.
+    pub(crate) fn under(mut self, passage: &Arc<Passage>) -> Self {
+        self.passage = self.body.is_some().then(|| Arc::clone(passage));
+        self
     }
 
     /// No body.
     pub(crate) fn empty() -> Self {
-        Self(None)
+        Self { body: None, passage: None }
     }
 
     /// Whether there is nothing to send.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
+        self.body.is_none()
     }
 }
 
@@ -146,17 +159,17 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(metered) = &mut self.0 else { return Poll::Ready(None) };
+        let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let waker = cx.waker().clone();
         metered.poll_frame(cx, &mut Context::from_waker(&waker))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|metered| metered.body.is_end_stream())
+        self.body.as_ref().is_none_or(|metered| metered.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or(SizeHint::with_exact(0), |metered| metered.body.size_hint())
+        self.body.as_ref().map_or(SizeHint::with_exact(0), |metered| metered.body.size_hint())
     }
 }
 

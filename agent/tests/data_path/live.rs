@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hauberk_policy::Protocol;
 use hauberk_tls::TrustBundle;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::apps::{http1_app, http2_app, tcp_app};
@@ -131,6 +133,59 @@ async fn a_new_view_cuts_requests_under_way() {
         pair.apply(NOTHING).await;
         let status = tokio::time::timeout(PATIENCE, tasks.join_next()).await.unwrap().unwrap().unwrap();
         assert_eq!(status, 502, "{protocol:?}");
+    }
+}
+
+/// Answers at once, and goes on reading: tells each part of the request's body, and none where it breaks off.
+async fn hasty_app(tasks: &mut JoinSet<()>) -> (SocketAddr, mpsc::UnboundedReceiver<Option<Bytes>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = mpsc::unbounded_channel();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let mut reading = JoinSet::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            respond.send_response(http::Response::new(()), true).unwrap();
+            let tell = tell.clone();
+            reading.spawn(async move {
+                let mut body = request.into_body();
+                while let Some(Ok(part)) = body.data().await {
+                    body.flow_control().release_capacity(part.len()).unwrap();
+                    tell.send(Some(part)).unwrap();
+                }
+                drop(tell.send(None));
+            });
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test]
+async fn a_new_view_cuts_an_upload_that_has_its_answer() {
+    for protocol in [Protocol::Http2, Protocol::Grpc] {
+        let pair = Pair::new(protocol, LONG).await;
+        let mut tasks = JoinSet::new();
+        let (app, mut told) = hasty_app(&mut tasks).await;
+        let mut orders = pair.world.agent("orders");
+        let view = |policy| pair.world.view(&orders.id, "orders", &[(8080, protocol)], &[policy]);
+        let (everything, nothing) = (view(EVERYTHING), view(NOTHING));
+        orders.apply(everything).await;
+        let inbound = orders.listen(8080, app).await;
+        let web = pair.world.identity(&pair.web.id, LONG);
+        let stream = tls(&web, &orders.id, inbound, &[b"h2"]).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tasks.spawn(async move { drop(connection.await) });
+        let request = http::Request::post("http://orders/shop.Orders/Put").body(()).unwrap();
+        let (response, mut body) = client.ready().await.unwrap().send_request(request, false).unwrap();
+        body.send_data(Bytes::from_static(b"before"), false).unwrap();
+        assert_eq!(response.await.unwrap().status(), 200);
+        let mut next = async || tokio::time::timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
+        assert_eq!(next().await.unwrap(), "before");
+        orders.apply(nothing).await;
+        // Whether the caller has heard of it yet or not.
+        let _ = body.send_data(Bytes::from_static(b"after"), false);
+        assert_eq!(next().await, None, "{protocol:?}");
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hauberk_tls::PeerIdentity;
+use hauberk_tls::{PeerIdentity, VerifyError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -122,14 +122,19 @@ impl Connections {
         self.rules.load_full()
     }
 
-    /// Registers a connection. What it may do is decided only afterwards.
+    /// Registers a connection, and verifies its peer only then: what is trusted may have changed during the handshake,
+    /// and the walk that follows each change looks through what is registered. What the connection may do is decided
+    /// afterwards.
+    ///
+    /// # Errors
+    /// The peer's certificate is not good, or no longer.
     pub(crate) fn register(
         self: &Arc<Self>,
         role: Role,
         peer: PeerIdentity,
         address: SocketAddr,
         exporter: Exporter,
-    ) -> Registered {
+    ) -> Result<Registered, VerifyError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let metrics = &self.context.metrics;
         let listener = match role {
@@ -145,7 +150,15 @@ impl Connections {
         table.by_exporter.insert(exporter, id);
         table.live.insert(id, Arc::clone(&connection));
         drop(table);
-        Registered { connections: Arc::clone(self), connection }
+        let registered = Registered { connections: Arc::clone(self), connection };
+        self.verify(&registered.connection.peer(), role)?;
+        Ok(registered)
+    }
+
+    /// Verifies a peer by what is trusted at this moment.
+    fn verify(&self, peer: &PeerIdentity, role: Role) -> Result<(), VerifyError> {
+        let bundle = Arc::clone(self.context.identity.current().bundle());
+        peer.verify_again(&bundle, self.context.clock.now(), role.of_peer())
     }
 
     /// The connection with this name, if it is live.
@@ -238,3 +251,6 @@ impl Drop for Registered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

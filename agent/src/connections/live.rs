@@ -61,6 +61,16 @@ pub(crate) enum Role {
     Outbound,
 }
 
+impl Role {
+    /// What the peer's certificate must be good for.
+    pub(super) fn of_peer(self) -> Usage {
+        match self {
+            Self::Inbound { .. } => Usage::Client,
+            Self::Outbound => Usage::Server,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     memo: Option<(Arc<Rules>, SharedMemo)>,
@@ -181,10 +191,12 @@ impl Connection {
         }
     }
 
-    /// Takes a newer proof of the same identity. Says whether it was one.
-    pub(crate) fn extend(&self, peer: &PeerIdentity) -> bool {
+    /// Takes a newer proof of the same identity. Says whether it was one that holds at this moment.
+    pub(crate) fn extend(&self, peer: &PeerIdentity, connections: &Connections) -> bool {
+        // A change of trust takes this lock for each connection after the new bundle is there: either it finds the new
+        // proof here, or the new bundle is what we hold the proof against.
         let mut proven = self.proven();
-        if proven.id() != peer.id() {
+        if proven.id() != peer.id() || connections.verify(peer, self.role).is_err() {
             return false;
         }
         if peer.not_after() > proven.not_after() {
@@ -196,11 +208,7 @@ impl Connection {
 
     /// Verifies the peer's proof against another bundle.
     pub(super) fn verify_again(&self, bundle: &TrustBundle, now: UnixMillis) -> Result<(), VerifyError> {
-        let usage = match self.role {
-            Role::Inbound { .. } => Usage::Client,
-            Role::Outbound => Usage::Server,
-        };
-        self.proven().verify_again(bundle, now, usage)
+        self.proven().verify_again(bundle, now, self.role.of_peer())
     }
 
     /// Whether these rules let the connection be, whatever is asked on it.
@@ -230,7 +238,8 @@ impl Connection {
         let mut state = self.state();
         let key = state.flows.insert(Flow { subject: subject.clone(), meter: Arc::clone(&meter) });
         let rules = connections.rules();
-        let memo = state.memo(&rules, self);
+        // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
+        let memo = if self.cut.is_cancelled() { Err("connection_cut") } else { state.memo(&rules, self) };
         drop(state);
         let begun = Instant::now();
         let ruling = match memo {

@@ -66,7 +66,14 @@ pub(super) async fn connection(
         return;
     }
     let role = Role::Inbound { port: port.number, protocol };
-    let registered = port.connections.register(role, peer, address, exporter);
+    let registered = match port.connections.register(role, peer, address, exporter) {
+        Ok(registered) => registered,
+        Err(error) => {
+            port.metrics.turned_away("peer_refused");
+            tracing::info!(event = "handshake_refused", %address, %error);
+            return;
+        }
+    };
     if let Err(reason) = registered.connection().check(&port.connections.rules()) {
         let decision = registered.connection().record_refusal(&port.connections, reason, since);
         tracing::info!(event = "connection_refused", %address, reason, %decision);

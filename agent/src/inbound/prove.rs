@@ -1,7 +1,9 @@
 //! Where a peer proves a renewed certificate for connections that it opened with an older one.
 //!
 //! Over a fresh handshake the peer names its older connections by their TLS exporter values, which nobody else can
-//! know. Those of the same SPIFFE id then live as long as the new certificate. The peer sends the number of names as
+//! know. Those of the same SPIFFE id then live as long as the new certificate. Instances of one node share its id, and a
+//! certificate does not say which of them holds it; that one of them proves another's connections takes the other's
+//! exporter values, which never leave the two ends of a connection. The peer sends the number of names as
 //! two bytes, most significant first, and the names; we answer one byte for each: 1 if the connection lives on, 0 if
 //! not.
 
@@ -41,7 +43,7 @@ async fn exchange(port: &Port, prover: &Connection, stream: &mut TlsStream<TcpSt
         stream.read_exact(&mut name).await?;
         let lives_on = port.connections.find(&name).is_some_and(|connection| {
             matches!(connection.role(), Role::Inbound { port: of, .. } if of == port.number)
-                && connection.extend(&peer)
+                && connection.extend(&peer, &port.connections)
         });
         answers.push(u8::from(lives_on));
     }

@@ -127,7 +127,9 @@ impl Peer {
         let (Some(peer), Some(own)) = (peer, own_until) else {
             return Err(DialError::Handshake(self.address, HandshakeError::NoCertificate));
         };
-        let registered = connections.register(Role::Outbound, peer, self.address, exporter);
+        let registered = connections
+            .register(Role::Outbound, peer, self.address, exporter)
+            .map_err(|error| DialError::Handshake(self.address, HandshakeError::PeerRefused(error)))?;
         registered.connection().set_own_until(own.not_after());
         Ok((stream, registered))
     }

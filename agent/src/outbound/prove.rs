@@ -106,7 +106,7 @@ async fn prove(
     for (connection, answer) in stale.iter().zip(answers) {
         if let (1, Some(own), Some(peer)) = (answer, own_until, &peer) {
             connection.set_own_until(own.not_after());
-            connection.extend(peer);
+            connection.extend(peer, connections);
         }
     }
     Ok(())

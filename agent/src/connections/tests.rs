@@ -1,0 +1,76 @@
+use hauberk_policy::Protocol;
+use hauberk_tls::{TrustBundle, Usage, verify_svid};
+
+use super::*;
+use crate::clock::Clock;
+use crate::mesh::Mesh;
+use crate::testing::{Authorities, HOUR, around, now};
+
+const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
+
+fn connections(authorities: &Authorities) -> Arc<Connections> {
+    hauberk_tls::install_provider();
+    let clock = Clock::system();
+    let instance = "0123456789".parse().unwrap();
+    Connections::new(Context {
+        clock,
+        identity: authorities.live("mesh/shop/node/orders"),
+        mesh: Mesh::new(),
+        decisions: Arc::new(Decisions::new(clock, instance, [1, 2, 3, 4], None)),
+        metrics: Arc::default(),
+    })
+}
+
+/// Whom a handshake has just found web to be.
+fn web(authorities: &Authorities, life: Duration) -> PeerIdentity {
+    let svid = authorities.identity("mesh/shop/node/web", around(life)).svid;
+    verify_svid(svid.chain(), authorities.issuing.root_bundle(), now(), Usage::Client).unwrap()
+}
+
+fn nobody(of: &TrustBundle) -> TrustBundle {
+    TrustBundle::empty(of.trust_domain().clone())
+}
+
+#[test]
+fn trust_that_changed_during_a_handshake_counts() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let peer = web(&authorities, HOUR);
+    let address = "127.0.0.1:9".parse().unwrap();
+    assert!(connections.register(INBOUND, peer.clone(), address, [1; 32]).is_ok());
+    connections.context.identity.publish_bundle(nobody(authorities.issuing.root_bundle())).unwrap();
+    for role in [INBOUND, Role::Outbound] {
+        assert!(connections.register(role, peer.clone(), address, [1; 32]).is_err());
+        assert!(connections.is_empty());
+    }
+}
+
+#[test]
+fn a_proof_that_nobody_vouches_for_any_longer_extends_nothing() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let address = "127.0.0.1:9".parse().unwrap();
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, [1; 32]).unwrap();
+    let connection = registered.connection();
+    let newer = web(&authorities, HOUR * 2);
+    assert!(connection.extend(&newer, &connections));
+    assert_eq!(connection.proven_until(), newer.not_after());
+    let newest = web(&authorities, HOUR * 3);
+    connections.context.identity.publish_bundle(nobody(authorities.issuing.root_bundle())).unwrap();
+    assert!(!connection.extend(&newest, &connections));
+    assert_eq!(connection.proven_until(), newer.not_after());
+}
+
+#[test]
+fn nothing_is_admitted_on_a_connection_that_has_been_cut() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let address = "127.0.0.1:9".parse().unwrap();
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, [1; 32]).unwrap();
+    registered.connection().cut("test");
+    let passage = registered.connection().admit(&connections, Subject::Stream, None, None, Instant::now());
+    assert!(!passage.is_allowed());
+    let id = passage.decision().unwrap().as_str().to_owned();
+    let detail = connections.decisions().explain(&id).unwrap();
+    assert_eq!(detail.decision.unwrap().reason, "connection_cut");
+}

@@ -28,6 +28,7 @@ use crate::wire::headers::{self, CLIENT_CERTIFICATE, RequestHead};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed};
 use crate::wire::meter::until_cut;
+use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
 use crate::wire::strict::{Opaque, StrictRequests};
 use crate::wire::transport::Transport;
@@ -58,6 +59,7 @@ pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
         (guest.connection().retired().clone(), port.stop.clone(), port.tasks.clone());
     let caller = Caller::new(port, guest);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
+    let stream = PromptFrames::new(stream);
     let connection = http2::server(tasks).serve_connection(TokioIo::new(stream), service);
     serve_until(connection, &retired, &stop).await;
 }

@@ -19,13 +19,14 @@ use crate::connections::Subject;
 use crate::decisions::{self, Outcome};
 use crate::wire::headers::{DECISION, ERROR, SERVICE};
 use crate::wire::meter::Direction;
+use crate::wire::prompt::PromptFrames;
 use crate::wire::{socket, tunnel};
 
 /// How long a tunnel may take to begin.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
-    let handshake = tunnel::server().handshake::<_, Bytes>(stream);
+    let handshake = tunnel::server().handshake::<_, Bytes>(PromptFrames::new(stream));
     let mut tunnel = match tokio::time::timeout(HANDSHAKE_PATIENCE, handshake).await {
         Ok(Ok(tunnel)) => tunnel,
         Ok(Err(error)) => return tracing::debug!(event = "tunnel_broken", %error),

@@ -9,6 +9,7 @@ pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod meter;
 pub(crate) mod pump;
+pub(crate) mod prompt;
 pub(crate) mod serve;
 pub(crate) mod socket;
 pub(crate) mod strict;

@@ -22,8 +22,8 @@ use tokio::time::Sleep;
 
 /// The longest request head, and the longest chunk line or trailer section, in bytes.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
-/// How long a head, a chunk line or a trailer section may take from its first byte to its last. hyper's own limit also
-/// ends connections that are merely idle, and costs a timer for each request.
+/// How long a connection may take to its first byte, and then each head, chunk line or trailer section from its first
+/// byte to its last. hyper's own limit also ends connections that are merely idle, and costs a timer for each request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long, and for how many bytes, the rest of a request is read and thrown away when its answer ends the connection:
@@ -55,7 +55,8 @@ pub(crate) struct StrictRequests<S> {
     opaque: Opaque,
     scanner: Scanner,
     is_poisoned: bool,
-    /// Runs while the rest of something begun is waited for.
+    has_begun: bool,
+    /// Runs while the first byte, or the rest of something begun, is waited for.
     deadline: Option<Pin<Box<Sleep>>>,
     /// Bytes thrown away after the last answer.
     lingered: usize,
@@ -70,6 +71,7 @@ impl<S> StrictRequests<S> {
             opaque,
             scanner: Scanner::default(),
             is_poisoned: false,
+            has_begun: false,
             deadline: None,
             lingered: 0,
         }
@@ -103,7 +105,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
             buf.set_filled(before + at + 1);
             this.is_poisoned = true;
         }
-        if !this.scanner.is_amid_section() {
+        if !this.has_begun || !this.scanner.is_amid_section() {
+            this.has_begun = true;
             this.deadline = None;
         }
         Poll::Ready(Ok(()))
@@ -118,12 +121,15 @@ impl<S> StrictRequests<S> {
 
     /// Waits on, but not for ever if the rest of something is missing.
     fn poll_patience(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.opaque.has_begun() || !self.scanner.is_amid_section() {
+        if self.opaque.has_begun() || self.has_begun && !self.scanner.is_amid_section() {
             return Poll::Pending;
         }
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
         if deadline.as_mut().poll(cx).is_pending() {
             return Poll::Pending;
+        }
+        if !self.has_begun {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         buf.put_slice(&[0]);
         self.is_poisoned = true;
@@ -460,6 +466,15 @@ mod tests {
         assert_eq!(stream.read(&mut read).await.unwrap(), 8);
         assert_eq!(stream.read(&mut read).await.unwrap(), 1);
         assert_eq!(read[0], 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_for_the_first_byte_only_so_long() {
+        use tokio::io::AsyncReadExt;
+        let (_client, server) = tokio::io::duplex(1024);
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default());
+        let error = tokio::time::timeout(PATIENCE * 2, stream.read_u8()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -351,6 +351,27 @@ async fn asking_for_another_protocol_changes_no_method() {
 }
 
 #[tokio::test]
+async fn a_connection_that_begins_nothing_is_closed() {
+    let pair = pair(Protocol::Http).await;
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let half_block = [&preface[..], b"\0\0\x01\x01\0\0\0\0\x01\x82"].concat();
+    let mut waiting = JoinSet::new();
+    for (alpn, begun) in [
+        (&b"http/1.1"[..], &b""[..]),
+        (b"http/1.1", b"GET / HT"),
+        (b"h2", b""),
+        (b"h2", &preface[..10]),
+        (b"h2", &half_block),
+    ] {
+        let stream = tls(&web, &pair.orders.id, pair.inbound, &[alpn]).await.unwrap();
+        let begun = begun.to_vec();
+        waiting.spawn(async move { raw(stream, &begun).await });
+    }
+    waiting.join_all().await;
+}
+
+#[tokio::test]
 async fn a_service_that_moves_to_another_node_is_expected_there() {
     let mut pair = pair(Protocol::Http).await;
     // Found by one name, at one address: only who must answer there differs.

@@ -7,6 +7,7 @@
 mod error;
 mod listeners;
 mod network;
+mod open_files;
 mod signals;
 mod sockets;
 
@@ -45,11 +46,10 @@ use crate::telemetry::LogFilter;
 pub use error::AppError;
 use listeners::{ListenerError, Listeners, advertised_ip};
 use network::Network;
+use open_files::OpenFiles;
 use signals::{Signals, exit_code, is_stop};
 use sockets::Sockets;
 
-/// The most connections from the mesh at once.
-const MAX_CONNECTIONS: usize = 16_384;
 /// How long the news that we are draining may take to reach callers before connections are refused.
 const ANNOUNCE: Duration = Duration::from_millis(500);
 /// How long to wait for the control plane's news before we go on with what is on disk.
@@ -64,6 +64,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> {
     let config = Arc::new(config);
     let clock = Clock::system();
+    let open_files = OpenFiles::raise();
     let mut signals = Signals::new()?;
     let state = Arc::new(State::open(&config.state_dir)?);
     let sockets = Sockets::bind(&config).await?;
@@ -172,7 +173,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         mesh,
         status: Arc::clone(&status),
         connections,
-        limits: Limits::new(MAX_CONNECTIONS),
+        limits: Limits::new(open_files.connections()),
         registrations: registrations.clone(),
         advertised_ip,
     };
@@ -183,6 +184,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         config,
         status,
         signals,
+        open_files,
         stop,
         stop_inbound,
         tasks,
@@ -204,6 +206,7 @@ struct Running {
     config: Arc<Config>,
     status: Arc<Status>,
     signals: Signals,
+    open_files: OpenFiles,
     stop: CancellationToken,
     stop_inbound: CancellationToken,
     tasks: JoinSet<()>,
@@ -264,7 +267,9 @@ impl Running {
                     tracing::info!(event = "ready", addresses);
                     if !self.config.command.is_empty() {
                         let outbound = self.status.addresses.borrow().outbound;
-                        self.child = Some(Child::start(&self.config.command, outbound)?);
+                        let child = Child::start(&self.config.command, outbound)?;
+                        self.open_files.restore(child.pid());
+                        self.child = Some(child);
                     }
                 }
                 Event::Signal(signal) if is_stop(signal) => {

@@ -73,6 +73,11 @@ impl Child {
         Ok(Self { pid, ended })
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// Waits for the child's end and gives its exit code: its status, or 128 and the signal that killed it.
     ///
     /// # Errors

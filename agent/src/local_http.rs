@@ -16,13 +16,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::wire::accept::Refusals;
+
 /// More at once than any probe or person needs.
 const MAX_CONNECTIONS: usize = 32;
 /// How long a request's head may take, and how long a connection is kept for the next one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a whole connection may last.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// An answer.
 pub(crate) type Answer = Response<Full<Bytes>>;
@@ -36,6 +37,7 @@ pub(crate) trait Answers: Send + Sync + 'static {
 /// Serves until `stop`.
 pub(crate) async fn serve(listener: TcpListener, answers: Arc<impl Answers>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
+    let mut refusals = Refusals::at("admin or health");
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -57,10 +59,7 @@ pub(crate) async fn serve(listener: TcpListener, answers: Arc<impl Answers>, sto
                         let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
                     });
                 }
-                Err(error) => {
-                    tracing::warn!(event = "accept_failed", %error);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => refusals.wait(&error).await,
             },
         }
     }

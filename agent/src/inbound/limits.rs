@@ -8,10 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hauberk_identity::SpiffeId;
 use tokio_util::sync::CancellationToken;
 
-/// The most connections from one address, and of one identity, of all that there may be.
-const SHARE_OF_ONE: (usize, usize) = (3, 4);
-/// The most handshakes at once. When one more begins, the oldest gives way: an honest peer is done in milliseconds.
+/// The most connections from one address, and of one identity, of all that there may be. An identity has less, so that
+/// whoever comes from the same address as a greedy one still gets in.
+const SHARE_OF_ONE_ADDRESS: (usize, usize) = (3, 4);
+const SHARE_OF_ONE_IDENTITY: (usize, usize) = (1, 2);
+/// The most handshakes at once, and of all connections that there may be. When one more begins, the oldest gives way:
+/// an honest peer is done in milliseconds.
 const MAX_HANDSHAKES: usize = 1_024;
+const SHARE_OF_HANDSHAKES: (usize, usize) = (1, 2);
 
 /// The limits of all inbound listeners together.
 #[derive(Debug)]
@@ -56,7 +60,7 @@ impl Limits {
         let address = network_of(address);
         let mut held = self.held();
         let from_there = held.by_address.get(&address).copied().unwrap_or(0);
-        if held.total >= self.max_connections || from_there >= self.share_of_one() {
+        if held.total >= self.max_connections || from_there >= self.share(SHARE_OF_ONE_ADDRESS) {
             return None;
         }
         held.total += 1;
@@ -64,19 +68,19 @@ impl Limits {
         Some(Place { limits: Arc::clone(self), address, identity: None })
     }
 
-    fn share_of_one(&self) -> usize {
-        let (share, of) = SHARE_OF_ONE;
-        self.max_connections * share / of
+    fn share(&self, (share, of): (usize, usize)) -> usize {
+        (self.max_connections * share / of).max(1)
     }
 
     /// A place for a handshake; the oldest one's, if need be.
     pub(super) fn begin_handshake(self: &Arc<Self>) -> HandshakePlace {
         let must_give_way = CancellationToken::new();
+        let most = self.share(SHARE_OF_HANDSHAKES).min(MAX_HANDSHAKES);
         let mut held = self.held();
         let number = held.next_handshake;
         held.next_handshake += 1;
         held.handshakes.insert(number, must_give_way.clone());
-        if held.handshakes.len() > MAX_HANDSHAKES
+        if held.handshakes.len() > most
             && let Some((_, oldest)) = held.handshakes.pop_first()
         {
             oldest.cancel();
@@ -94,7 +98,7 @@ impl Place {
     pub(super) fn is_granted_to(&mut self, identity: &SpiffeId) -> bool {
         let mut held = self.limits.held();
         let count = held.by_identity.entry(identity.clone()).or_default();
-        if *count >= self.limits.share_of_one() {
+        if *count >= self.limits.share(SHARE_OF_ONE_IDENTITY) {
             return false;
         }
         *count += 1;
@@ -176,7 +180,7 @@ mod tests {
 
     #[test]
     fn one_identity_cannot_take_all_places_from_many_addresses() {
-        let limits = Limits::new(4);
+        let limits = Limits::new(6);
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/workload/{name}")).unwrap();
         let mut places: Vec<_> =
             (1..=4).map(|host| limits.admit(IpAddr::from([10, 0, 0, host])).unwrap()).collect();
@@ -194,7 +198,10 @@ mod tests {
 
     #[test]
     fn the_oldest_handshake_gives_way() {
-        let limits = Limits::new(4);
+        let few = Limits::new(4);
+        let of_few: Vec<_> = (0..3).map(|_| few.begin_handshake()).collect();
+        assert!(of_few[0].must_give_way.is_cancelled() && !of_few[1].must_give_way.is_cancelled());
+        let limits = Limits::new(4 * MAX_HANDSHAKES);
         let places: Vec<_> = (0..=MAX_HANDSHAKES).map(|_| limits.begin_handshake()).collect();
         let cancelled = |place: &HandshakePlace| place.must_give_way.is_cancelled();
         assert!(cancelled(&places[0]));

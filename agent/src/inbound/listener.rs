@@ -15,6 +15,7 @@ use super::admit;
 use super::limits::{Limits, Place};
 use crate::connections::Connections;
 use crate::metrics::ListenerMetrics;
+use crate::wire::accept::Refusals;
 use crate::wire::alpn;
 use crate::wire::http1::LinkPool;
 use crate::wire::http2::MultiplexedPool;
@@ -25,8 +26,6 @@ use crate::wire::tasks::Tasks;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often idle connections to the app are looked after.
 const PRUNE_EVERY: Duration = Duration::from_secs(5);
-/// How long to wait when the system has no socket to give.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// One inbound listener.
 #[derive(Debug)]
@@ -75,6 +74,7 @@ pub async fn serve(
     });
     let mut serving = JoinSet::new();
     let mut prune = tokio::time::interval(PRUNE_EVERY);
+    let mut refusals = Refusals::at(format!("inbound {}", port.number));
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -87,10 +87,7 @@ pub async fn serve(
                     }
                     None => refused(&port, address, "too_many_connections"),
                 },
-                Err(error) => {
-                    tracing::warn!(event = "accept_failed", port = port.number, %error);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+                Err(error) => refusals.wait(&error).await,
             },
         }
     }

@@ -15,14 +15,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outbound, http, tcp};
+use crate::wire::accept::Refusals;
 use crate::wire::serve::serve_until;
 use crate::wire::strict::{Opaque, StrictRequests};
 use crate::wire::{http1, http2, socket};
 
 /// How long an app may take to show which version of HTTP it speaks.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long to wait when the system has no socket to give.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// With these bytes every HTTP/2 connection begins, and no HTTP/1.1 request (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI";
 
@@ -82,6 +81,7 @@ impl Outbound {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut serving = JoinSet::new();
+        let mut refusals = Refusals::at("outbound");
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -91,10 +91,7 @@ impl Outbound {
                         socket::prepare(&stream);
                         serving.spawn(serve_one(Arc::clone(self), stream));
                     }
-                    Err(error) => {
-                        tracing::warn!(event = "accept_failed", %error);
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                    Err(error) => refusals.wait(&error).await,
                 },
             }
         }

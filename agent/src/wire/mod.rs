@@ -1,5 +1,6 @@
 //! HTTP messages and byte streams, in what both directions of traffic handle alike.
 
+pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod exchange;
@@ -8,8 +9,8 @@ pub(crate) mod headers;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod meter;
-pub(crate) mod pump;
 pub(crate) mod prompt;
+pub(crate) mod pump;
 pub(crate) mod serve;
 pub(crate) mod socket;
 pub(crate) mod strict;

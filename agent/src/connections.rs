@@ -211,6 +211,9 @@ impl Connections {
             };
             if now > until {
                 connection.cut("certificate_expired");
+            } else if connection.is_idle(instant, 2 * IDLE) {
+                // It was asked to end and does not.
+                connection.cut("idle");
             } else if now.plus(before) > until || connection.is_idle(instant, IDLE) {
                 connection.retired().cancel();
             }

@@ -32,6 +32,8 @@ pub struct AgentOptions {
     pub arguments: Vec<String>,
     /// A command for the agent to start.
     pub child: Vec<String>,
+    /// The most files that the system lets it open; none: as many as this process may.
+    pub open_files: Option<u32>,
 }
 
 impl AgentOptions {
@@ -50,6 +52,12 @@ impl AgentOptions {
     /// Without access lines.
     pub fn quiet(self) -> Self {
         self.argument("--access-log").argument("off")
+    }
+
+    /// With so many files, sockets among them, and no more.
+    pub fn open_files(mut self, most: u32) -> Self {
+        self.open_files = Some(most);
+        self
     }
 
     /// With more arguments.
@@ -179,7 +187,15 @@ fn launch(
     bundle: &Path,
 ) -> Process {
     let _ = fs::remove_file(state_dir.join("addresses.json"));
-    let mut command = Command::new(binary("hauberk-agent"));
+    let mut command = match options.open_files {
+        None => Command::new(binary("hauberk-agent")),
+        Some(most) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()]);
+            shell.arg(binary("hauberk-agent"));
+            shell
+        }
+    };
     command
         .args(["run", "--control-plane", control_plane, "--state-dir", path(state_dir)])
         .args(["--bundle-file", path(bundle), "--advertise-ip", "127.0.0.1"])

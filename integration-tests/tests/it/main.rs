@@ -14,6 +14,7 @@ mod certificates;
 mod child;
 mod client;
 mod compose;
+mod crowd;
 mod data_directory;
 mod durability;
 mod enrollment;

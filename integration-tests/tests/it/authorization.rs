@@ -68,6 +68,13 @@ fn denied_by_default_explained_allowed_and_gone_through_at_once() {
             .unwrap(),
     );
     denial(&request(web.outbound(), "get /orders/1 HTTP/1.1\r\nhost: orders\r\n\r\n").unwrap());
+    // Another protocol takes a permit of its own, beside the GET that it begins with.
+    let upgrade =
+        "GET /orders/1 HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    let id = denial(&request(web.outbound(), upgrade).unwrap());
+    let told = mesh.hauberk(&["explain", &id]).ok().stdout;
+    assert!(told.contains("--methods GET,upgrade --path /orders/1"), "{told}");
+    assert_eq!(mesh.hauberk(&["can", "web", "orders", "upgrade", "/orders/1"]).code, 1);
     denial(&get_until(&intruder, "orders", "/orders/1", 403));
     assert_eq!(app.requests(), 1);
 

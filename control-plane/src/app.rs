@@ -31,7 +31,7 @@ use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::{OpenError, SledStore, Store, StoreError};
 use crate::resources::{Catalogs, Resources, ResourcesParts};
-use crate::rpc::{self, Limits, Listening, LocalSocket};
+use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::{ServerCertificate, ServerCertificateError};
 use crate::telemetry::LogControl;
 
@@ -39,11 +39,21 @@ use crate::telemetry::LogControl;
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What agents may hold open; one address may be that of many.
-const AGENT_LIMITS: Limits =
-    Limits { connections: 20_000, connections_per_address: 10_000, handshakes: 2_048 };
+const AGENT_LIMITS: Limits = Limits {
+    connections: 20_000,
+    connections_per_address: 10_000,
+    handshakes: 2_048,
+    strangers: 256,
+    calls: 16,
+};
 
 /// What admins may hold open.
-const ADMIN_LIMITS: Limits = Limits { connections: 1_024, connections_per_address: 512, handshakes: 256 };
+const ADMIN_LIMITS: Limits =
+    Limits { connections: 1_024, connections_per_address: 512, handshakes: 256, strangers: 64, calls: 64 };
+
+/// How long calls may take until their answers begin.
+const DEADLINES: Deadlines =
+    Deadlines { call: Duration::from_secs(60), call_of_stranger: Duration::from_secs(20) };
 
 /// How long the registry may take to close once everything that uses it has stopped.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -290,6 +300,7 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
             socket,
             acceptor: control.identity.acceptor(&[b"h2"], ClientAuth::Optional, HANDSHAKE_DEADLINE)?,
             limits,
+            deadlines: DEADLINES,
             metrics: Arc::clone(&control.metrics),
             clock: control.clock.clone(),
             admins: Arc::clone(&control.admins),

@@ -10,14 +10,16 @@ use hauberk_proto::admin::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{message, refused, status};
+use super::{LARGEST_PUBLIC_REQUEST, message, refused, status};
 use crate::access::{CallContext, Caller};
 use crate::admins::AdminView;
 use crate::app::ControlPlane;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> AdminsServer<AdminsService> {
-    AdminsServer::new(AdminsService { control: Arc::clone(control) })
+    // Anybody may call Login, and no other RPC here carries more.
+    let service = AdminsService { control: Arc::clone(control) };
+    AdminsServer::new(service).max_decoding_message_size(LARGEST_PUBLIC_REQUEST)
 }
 
 pub(super) struct AdminsService {

@@ -9,18 +9,15 @@ use hauberk_proto::agent::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{message, status};
+use super::{LARGEST_PUBLIC_REQUEST, message, status};
 use crate::access::{CallContext, Caller};
 use crate::app::ControlPlane;
 use crate::enrollment::AgentInfo;
 
-/// The largest message that this service reads: a request for a certificate and little else.
-const LARGEST_MESSAGE: usize = 128 * 1024;
-
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> EnrollmentServer<EnrollmentService> {
     let service = EnrollmentService { control: Arc::clone(control) };
-    EnrollmentServer::new(service).max_decoding_message_size(LARGEST_MESSAGE)
+    EnrollmentServer::new(service).max_decoding_message_size(LARGEST_PUBLIC_REQUEST)
 }
 
 pub(super) struct EnrollmentService {

@@ -14,7 +14,8 @@ use crate::push::Push;
 
 /// The service, ready to be mounted.
 pub(super) fn service(push: &Arc<Push>) -> FlowsServer<FlowsService> {
-    FlowsServer::new(FlowsService { push: Arc::clone(push) })
+    let service = FlowsService { push: Arc::clone(push) };
+    FlowsServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct FlowsService {

@@ -24,7 +24,8 @@ use crate::push::Push;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> IdentitiesServer<IdentitiesService> {
-    IdentitiesServer::new(IdentitiesService { control: Arc::clone(control), push: Arc::clone(push) })
+    let service = IdentitiesService { control: Arc::clone(control), push: Arc::clone(push) };
+    IdentitiesServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct IdentitiesService {

@@ -1,12 +1,13 @@
 //! From a TCP socket to a verified connection: limits before the handshake, a deadline for it, and an end at the
 //! expiry of the certificate that the peer proved.
 
-use std::collections::HashMap;
+mod places;
+
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ use crate::access::ConnectionInfo;
 use crate::admins::Admins;
 use crate::clock::Clock;
 use crate::metrics::{ListenerLabel, Metrics};
+pub use places::Limits;
+use places::{Counts, Place};
 
 /// How long a connection may take to begin speaking HTTP/2 once its handshake is done.
 const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
@@ -36,15 +39,22 @@ const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
 /// After an error of accept that is not the peer's, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How many connections may be open.
+/// How long a call may take until its answer begins: the request must have been sent whole by then.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// In all.
-    pub connections: usize,
-    /// From one address.
-    pub connections_per_address: usize,
-    /// In the middle of their handshake, in all; from one address half as many.
-    pub handshakes: usize,
+pub struct Deadlines {
+    /// Of a peer with a certificate.
+    pub call: Duration,
+    /// Of one without.
+    pub call_of_stranger: Duration,
+}
+
+/// Where connections go whose handshake is done.
+#[derive(Clone)]
+pub(super) struct Doors {
+    /// Those whose peer has proved who it is.
+    pub(super) known: mpsc::Sender<io::Result<Connection>>,
+    /// Those whose peer has proved nothing.
+    pub(super) strangers: mpsc::Sender<io::Result<Connection>>,
 }
 
 /// A listener with its limits.
@@ -57,6 +67,8 @@ pub struct Listening {
     pub acceptor: Acceptor,
     /// How much is too much.
     pub limits: Limits,
+    /// How long is too long.
+    pub deadlines: Deadlines,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// The time, for the expiry of certificates.
@@ -67,18 +79,9 @@ pub struct Listening {
 
 impl Listening {
     /// Accepts until `stop`, handing out connections whose handshake is done. Handshakes under way end with it.
-    pub(super) async fn accept(
-        self,
-        connections: mpsc::Sender<io::Result<Connection>>,
-        stop: CancellationToken,
-    ) {
+    pub(super) async fn accept(self, doors: Doors, stop: CancellationToken) {
         let label = ListenerLabel { listener: self.name };
-        let counts = Arc::new(Counts {
-            limits: self.limits,
-            open: Mutex::default(),
-            metrics: Arc::clone(&self.metrics),
-            label: label.clone(),
-        });
+        let counts = Counts::new(self.limits, Arc::clone(&self.metrics), label.clone());
         let mut handshakes = JoinSet::new();
         loop {
             tokio::select! {
@@ -100,7 +103,7 @@ impl Listening {
                             place,
                             address,
                         };
-                        handshakes.spawn(handshake.finish(stream, connections.clone()));
+                        handshakes.spawn(handshake.finish(stream, doors.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(event = "accept_failed", listener = self.name, %error, "cannot accept");
@@ -123,14 +126,24 @@ struct Handshake {
 }
 
 impl Handshake {
-    async fn finish(mut self, stream: TcpStream, connections: mpsc::Sender<io::Result<Connection>>) {
+    async fn finish(mut self, stream: TcpStream, doors: Doors) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(event = "nodelay_failed", %error, "the connection is slower than it could be");
         }
         match self.acceptor.accept(stream).await {
             Ok(accepted) => {
-                self.place.handshake_done();
                 let (stream, peer) = accepted.into_parts();
+                if !self.place.settle(peer.is_some()) {
+                    self.count_refused();
+                    tracing::debug!(
+                        event = "connection_refused",
+                        listener = self.listener,
+                        address = %self.address,
+                        "too many without a certificate"
+                    );
+                    return;
+                }
+                let door = if peer.is_some() { doors.known } else { doors.strangers };
                 // The clock of day is read once; what remains is measured by the steady one.
                 let now = self.clock.now();
                 let life = peer.as_ref().map_or(ANONYMOUS_LIFE, |peer| peer.not_after().since(now));
@@ -148,12 +161,12 @@ impl Handshake {
                     _place: self.place,
                 };
                 // The server has stopped taking connections: this one closes.
-                let _stopping = connections.send(Ok(connection)).await;
+                let _stopping = door.send(Ok(connection)).await;
             }
             Err(error) => {
-                let label = ListenerLabel { listener: self.listener };
-                self.metrics.connections_refused.get_or_create(&label).inc();
-                tracing::info!(
+                self.count_refused();
+                // Anybody can provoke these, at any rate.
+                tracing::debug!(
                     event = "handshake_failed",
                     listener = self.listener,
                     address = %self.address,
@@ -163,80 +176,10 @@ impl Handshake {
             }
         }
     }
-}
 
-/// How many connections are open, by address.
-struct Counts {
-    limits: Limits,
-    open: Mutex<Open>,
-    metrics: Arc<Metrics>,
-    label: ListenerLabel,
-}
-
-#[derive(Default)]
-struct Open {
-    connections: usize,
-    handshakes: usize,
-    by_address: HashMap<IpAddr, Held>,
-}
-
-#[derive(Default, Clone, Copy)]
-struct Held {
-    connections: usize,
-    handshakes: usize,
-}
-
-impl Counts {
-    fn take_place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = open.by_address.get(&address).copied().unwrap_or_default();
-        if open.connections >= self.limits.connections
-            || open.handshakes >= self.limits.handshakes
-            || held.connections >= self.limits.connections_per_address
-            || held.handshakes >= self.limits.handshakes / 2
-        {
-            return None;
-        }
-        open.connections += 1;
-        open.handshakes += 1;
-        let held = Held { connections: held.connections + 1, handshakes: held.handshakes + 1 };
-        open.by_address.insert(address, held);
-        self.metrics.connections.get_or_create(&self.label).inc();
-        Some(Place { counts: Arc::clone(self), address, in_handshake: true })
-    }
-}
-
-/// One connection's share of the limits; given back when dropped.
-struct Place {
-    counts: Arc<Counts>,
-    address: IpAddr,
-    in_handshake: bool,
-}
-
-impl Place {
-    fn handshake_done(&mut self) {
-        if std::mem::take(&mut self.in_handshake) {
-            let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.handshakes -= 1;
-            if let Some(held) = open.by_address.get_mut(&self.address) {
-                held.handshakes -= 1;
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.handshake_done();
-        let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.connections -= 1;
-        if let Some(held) = open.by_address.get_mut(&self.address) {
-            held.connections -= 1;
-            if held.connections == 0 {
-                open.by_address.remove(&self.address);
-            }
-        }
-        self.counts.metrics.connections.get_or_create(&self.counts.label).dec();
+    fn count_refused(&self) {
+        let label = ListenerLabel { listener: self.listener };
+        self.metrics.connections_refused.get_or_create(&label).inc();
     }
 }
 

@@ -26,12 +26,16 @@ use tonic::transport::{Endpoint, Uri};
 use tonic::{Request, Response, Status};
 use tower::service_fn;
 
-use super::{message, server, status};
+use super::{LARGEST_REQUEST, message, server, status};
 use crate::access::{AccessLayer, CallContext, ConnectionInfo};
 use crate::app::ControlPlane;
 
 /// What a path of a Unix socket may be long, with room to spare (the system's limit is 108).
 const LONGEST_PATH: usize = 100;
+
+/// How many calls a connection may have open, and how many bytes of one and of all of them wait unread.
+const CONCURRENT_CALLS: u32 = 16;
+const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
 
 /// Local administration that does not work.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +103,10 @@ pub async fn serve_local(
 ) -> Result<(), LocalError> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
     let incoming = UnixListenerStream::new(listener).map(|accepted| accepted.map(LocalConnection));
-    let routes = Routes::new(LocalAdminServer::new(LocalAdminService { control }));
-    server::builder()
+    let routes = Routes::new(
+        LocalAdminServer::new(LocalAdminService { control }).max_decoding_message_size(LARGEST_REQUEST),
+    );
+    server::builder(CONCURRENT_CALLS, WINDOWS)
         .layer(access)
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())

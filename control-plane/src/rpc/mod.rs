@@ -33,9 +33,19 @@ use tonic::service::Routes;
 use crate::app::ControlPlane;
 use crate::push::Push;
 use crate::resources::Resources;
-pub use listener::{Limits, Listening};
+pub use listener::{Deadlines, Limits, Listening};
 pub use local::{LocalError, LocalSocket, issue_through_socket, serve_local};
 pub use server::serve;
+
+/// The largest request of an RPC that carries little, in bytes; the services whose requests carry more say so.
+const LARGEST_REQUEST: usize = 64 * 1024;
+
+/// The largest request of a service that anybody may call, in bytes: a request for a certificate, which has less than
+/// 2 KiB with the longest keys in use, and a token.
+const LARGEST_PUBLIC_REQUEST: usize = 16 * 1024;
+
+/// The largest question about health, in bytes: it names a service.
+const LARGEST_HEALTH_REQUEST: usize = 1024;
 
 /// What agents reach.
 pub async fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
@@ -62,8 +72,8 @@ pub async fn admin_routes(
         .add_service(resources::service(control, resources))
         .add_service(rollout::service(control, push))
         .add_service(system::service(control, push))
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?))
+        .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REQUEST)))
 }
 
 /// The services of the agent listener, as health names them.
@@ -101,4 +111,5 @@ async fn health_service(
     tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(reporter),
     )
+    .max_decoding_message_size(LARGEST_HEALTH_REQUEST)
 }

@@ -29,6 +29,7 @@ pub(super) fn service(
         resources: Arc::clone(resources),
         push: Arc::clone(push),
     })
+    .max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct PoliciesService {

@@ -26,7 +26,8 @@ const EXPIRY_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> RolloutServer<RolloutService> {
-    RolloutServer::new(RolloutService { control: Arc::clone(control), push: Arc::clone(push) })
+    let service = RolloutService { control: Arc::clone(control), push: Arc::clone(push) };
+    RolloutServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct RolloutService {

@@ -18,7 +18,8 @@ use crate::server_certificate::host_from_elsewhere;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> SystemServer<SystemService> {
-    SystemServer::new(SystemService { control: Arc::clone(control), push: Arc::clone(push) })
+    let service = SystemService { control: Arc::clone(control), push: Arc::clone(push) };
+    SystemServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct SystemService {

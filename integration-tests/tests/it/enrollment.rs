@@ -94,7 +94,7 @@ async fn unknown_expired_and_orphaned_tokens_are_refused() {
     let mut wrong = good.clone();
     let last = wrong.pop().unwrap();
     wrong.push(if last == 'a' { 'b' } else { 'a' });
-    for token in [wrong.as_str(), "hbk1-", "", "\u{0}", &"x".repeat(100_000)] {
+    for token in [wrong.as_str(), "hbk1-", "", "\u{0}", &"x".repeat(10_000)] {
         let refused = dial::attest(&mesh, token, &key).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{:.80}: {refused}", token);
         assert!(refused.message().contains("unknown"), "{refused}");
@@ -102,7 +102,11 @@ async fn unknown_expired_and_orphaned_tokens_are_refused() {
 
     let short = dial::token(&mesh, "orders", &["--ttl", "1s", "--uses", "unlimited"]);
     let refused = eventually_async("the token expires", Duration::from_secs(10), async || {
-        dial::attest(&mesh, &short, &key).await.err()
+        // Until then the same key gets certificates, and soon no more of them.
+        dial::attest(&mesh, &short, &key)
+            .await
+            .err()
+            .filter(|refused| refused.code() != Code::ResourceExhausted)
     })
     .await;
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
@@ -313,14 +317,15 @@ fn an_agent_with_a_bad_token_ends_and_says_why() {
 
 #[test]
 fn an_agent_that_pins_another_root_never_shows_its_token() {
-    let mut mesh = shop();
+    let mesh = shop();
     let mut options = AgentOptions::default();
     // The root of another control plane of the same trust domain.
     let other = MeshBox::start();
     options.bundle_file = Some(other.bundle_file());
     let _agent = Agent::spawn(&mesh, "orders", &mut options);
     eventually("the agent ends a handshake", Duration::from_secs(20), || {
-        mesh.control_plane().log().contains("handshake_failed").then_some(())
+        let figures = get(mesh.health_address().parse().unwrap(), "health", "/metrics").unwrap().body;
+        figures.contains("hauberk_connections_refused_total{listener=\"agent\"}").then_some(())
     });
     let attempts = mesh.hauberk(&["audit", "list", "--action", "enrollment"]).ok().stdout;
     assert!(!attempts.contains("enrollment.attest"), "{attempts}");

@@ -1,0 +1,99 @@
+//! What those who have proved nothing can make the control plane do.
+
+use futures_util::FutureExt;
+use hauberk_proto::admin::v1::LoginRequest;
+use hauberk_proto::admin::v1::admins_client::AdminsClient;
+use hauberk_tls::ClientAuth;
+use tonic::codec::Streaming;
+
+use super::*;
+use crate::server_certificate::ServerCertificate;
+use crate::testing::{Scratch, scratch};
+
+async fn stranger_at(running: &Running, address: std::net::SocketAddr) -> Channel {
+    channel(address, stranger(running)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_they_send_is_not_gathered_beyond_what_it_can_be() {
+    let (running, token) = start().await;
+    let (agents, admins) = (running.addresses.agent, running.addresses.admin);
+    for address in [agents, admins] {
+        let mut health = HealthClient::new(stranger_at(&running, address).await);
+        let asked = HealthCheckRequest { service: "s".repeat(1_100) };
+        assert_eq!(health.check(asked).await.unwrap_err().code(), Code::OutOfRange);
+        assert!(health.check(HealthCheckRequest::default()).await.is_ok());
+    }
+    let csr = vec![0; 17 * 1024];
+    let asked = LoginRequest { login_token: "none".into(), csr: csr.clone() };
+    let mut login = AdminsClient::new(stranger_at(&running, admins).await);
+    assert_eq!(login.login(asked).await.unwrap_err().code(), Code::OutOfRange);
+    let asked = AttestRequest { csr, evidence: Some(Evidence::JoinToken(token)), agent: None };
+    let mut enrollment = EnrollmentClient::new(stranger_at(&running, agents).await);
+    assert_eq!(enrollment.attest(asked).await.unwrap_err().code(), Code::OutOfRange);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn they_have_few_calls_at_a_time() {
+    let (running, _) = start().await;
+    let address = running.addresses.agent;
+    let one = stranger_at(&running, address).await;
+    let mut watches: Vec<Streaming<_>> = Vec::new();
+    for _ in 0..4 {
+        let watch = HealthClient::new(one.clone()).watch(HealthCheckRequest::default()).await;
+        watches.push(watch.unwrap().into_inner());
+    }
+    let mut health = HealthClient::new(one);
+    let mut fifth = Box::pin(health.check(HealthCheckRequest::default()));
+    assert!(fifth.as_mut().now_or_never().is_none());
+    let mut other = HealthClient::new(stranger_at(&running, address).await);
+    tokio::select! {
+        _ = &mut fifth => panic!("a fifth call was taken"),
+        answer = other.check(HealthCheckRequest::default()) => { answer.unwrap(); }
+    }
+    watches.pop();
+    tokio::time::timeout(DEADLINE, fifth).await.unwrap().unwrap();
+    drop(watches);
+    running.stop().await;
+}
+
+/// An agent listener with limits of the test's own, until the token is cancelled.
+async fn listen(scratch: &Scratch, limits: Limits, deadlines: Deadlines) -> std::net::SocketAddr {
+    let control = &scratch.control;
+    ServerCertificate::obtain(control).await.unwrap();
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let listening = Listening {
+        name: "agent",
+        socket,
+        acceptor: control.identity.acceptor(&[b"h2"], ClientAuth::Optional, DEADLINE).unwrap(),
+        limits,
+        deadlines,
+        metrics: Arc::clone(&control.metrics),
+        clock: control.clock.clone(),
+        admins: Arc::clone(&control.admins),
+    };
+    let routes = Routes::new(agent::service(control)).add_service(health_service(AGENT_SERVICES).await);
+    control.tasks.spawn(serve(listening, routes, control.access(), control.stop.clone()));
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_never_ends_is_ended() {
+    let scratch = scratch().await;
+    let limits = Limits { connections: 8, connections_per_address: 8, handshakes: 8, strangers: 8, calls: 8 };
+    let soon = Duration::from_millis(50);
+    let address = listen(&scratch, limits, Deadlines { call: soon, call_of_stranger: soon }).await;
+    let pin = scratch.control.authority.root_fingerprint().parse().unwrap();
+    let connector = bootstrap_connector(BootstrapTrust::Root(pin), &[b"h2"], DEADLINE).unwrap();
+    let mut client = tonic::client::Grpc::new(channel(address, connector).await.unwrap());
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<AttestRequest, AttestResponse>::default();
+    let path = "/hauberk.agent.v1.Enrollment/Attest".parse().unwrap();
+    let never = tokio_stream::pending::<AttestRequest>();
+    let call = client.client_streaming(Request::new(never), path, codec);
+    let ended = tokio::time::timeout(DEADLINE, call).await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::Cancelled, "{ended}");
+    scratch.control.stop.cancel();
+}

@@ -4,6 +4,7 @@
 //! that node's ports and routes ([`Engine`]) and asked about each request ([`Question`], [`Decision`]). The control
 //! plane and the agents run this same code. The crate is pure: no clock, no I/O, no locks.
 
+mod attributes;
 mod compile;
 mod decide;
 mod decision;

@@ -1,19 +1,22 @@
 //! Which changes of meshes, nodes and services are changes of policy.
 //!
-//! Policies speak of services and routes. Whoever decides which ports a service is, what a route is, or whether denials
-//! are enforced, decides what those policies reach: that takes the right to change policies, and is told in words.
+//! Policies speak of services, ports and routes. Whoever decides which ports a service is, what a route is, or whether
+//! denials are enforced, decides what those policies reach: that takes the right to change policies, and is told in
+//! words. It is asked of every policy that names what is touched, whether it permits or forbids, and also where a port
+//! only comes or goes: what is taken away today may come back otherwise tomorrow. What no policy names is an editor's.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_policy::{Authorization, Effect, NodeScope, PortScope, Referent, RouteTemplate, Undeclared};
+use hauberk_policy::{Authorization, NodeScope, PortScope, Referent, RouteTemplate, Undeclared};
 use hauberk_proto::mesh::v1::resource::Spec;
 
 use super::{Rights, Step};
 use crate::compile::view::{Provided, node_scope};
 use crate::resources::catalog::MeshCatalog;
 use crate::resources::key::{Kind, ResourceKey};
+use crate::resources::mesh::Mesh;
 use crate::resources::problem::{Fault, Problems};
 
 /// Reports each such change as a problem where the author lacks the right, else as a warning.
@@ -41,6 +44,14 @@ struct Opening {
     message: String,
 }
 
+/// Which port is compared.
+#[derive(Clone, Copy)]
+struct Port<'a> {
+    node: &'a Name,
+    id: &'a SpiffeId,
+    number: u16,
+}
+
 /// A mesh before and after.
 struct Comparison<'a> {
     step: &'a Step<'a>,
@@ -51,35 +62,62 @@ struct Comparison<'a> {
     mentions: OnceCell<Mentions<'a>>,
 }
 
-/// Which policies, as they stand, speak of what.
+/// Which policies, as they stand, speak of what; in whatever way.
 #[derive(Default)]
 struct Mentions<'a> {
-    services: BTreeMap<&'a Name, Vec<(Effect, &'a Name)>>,
-    routes: BTreeMap<(&'a SpiffeId, u16), Vec<&'a Name>>,
+    services: BTreeMap<&'a Name, BTreeSet<&'a Name>>,
+    /// By a port's own name or one of its routes'.
+    ports: BTreeMap<(&'a SpiffeId, u16), BTreeSet<&'a Name>>,
+    routes: BTreeMap<(&'a SpiffeId, u16), BTreeSet<&'a Name>>,
+    /// Of any port and route, by what these are.
+    all: BTreeSet<&'a Name>,
 }
 
 impl<'a> Mentions<'a> {
     fn of(mesh: &'a MeshCatalog) -> Self {
         let mut mentions = Self::default();
         for policy in mesh.policies() {
+            let name = policy.name();
+            if policy.reads_resource() {
+                mentions.all.insert(name);
+            }
             for reference in policy.references() {
                 match &reference.referent {
                     Referent::Service(service) => {
-                        mentions.services.entry(service).or_default().push((reference.effect, policy.name()));
+                        mentions.services.entry(service).or_default().insert(name);
+                    }
+                    Referent::Port { node, number } => {
+                        mentions.ports.entry((node, *number)).or_default().insert(name);
                     }
                     Referent::Route { node, port, .. } => {
-                        mentions.routes.entry((node, *port)).or_default().push(policy.name());
+                        mentions.ports.entry((node, *port)).or_default().insert(name);
+                        mentions.routes.entry((node, *port)).or_default().insert(name);
                     }
-                    _ => {}
+                    // What they reach does not depend on the listeners of any node.
+                    Referent::TrustDomain(_)
+                    | Referent::Mesh(_)
+                    | Referent::Role(_)
+                    | Referent::Node { .. }
+                    | Referent::Gateway { .. }
+                    | Referent::Workload(_)
+                    | Referent::Anonymous => {}
                 }
             }
         }
         mentions
     }
 
-    fn of_service(&self, service: &Name, effect: Effect) -> Vec<&'a Name> {
-        let all = self.services.get(service).into_iter().flatten();
-        all.filter(|(own, _)| *own == effect).map(|(_, policy)| *policy).collect()
+    /// The policies that speak of a port, or of its routes.
+    fn of_port(&self, port: (&SpiffeId, u16)) -> String {
+        list(self.ports.get(&port).into_iter().flatten().chain(&self.all))
+    }
+
+    fn of_routes(&self, port: (&SpiffeId, u16)) -> String {
+        list(self.routes.get(&port).into_iter().flatten().chain(&self.all))
+    }
+
+    fn of_service(&self, service: &Name) -> String {
+        list(self.services.get(service).into_iter().flatten())
     }
 }
 
@@ -103,15 +141,22 @@ impl<'a> Comparison<'a> {
         }
         let (before, after) = (self.before.map(Provided::of), Provided::of(self.after));
         for node in affected {
-            let Some(scope_after) = self.scope(self.after, &after, node) else { continue };
             let scope_before = self
                 .before
                 .zip(before.as_ref())
                 .and_then(|(mesh, provided)| self.scope(mesh, provided, node));
-            let ports_before = scope_before.as_ref().map(|scope| &scope.ports[..]).unwrap_or_default();
-            for port in &scope_after.ports {
-                let former = ports_before.iter().find(|former| former.number == port.number);
-                self.compare_ports(node, &scope_after.node, former, port, &mut openings);
+            let scope_after = self.scope(self.after, &after, node);
+            let (former, now) = (by_number(scope_before.as_ref()), by_number(scope_after.as_ref()));
+            let id = SpiffeId::node(self.step.trust_domain, self.name, node);
+            for number in former.keys().chain(now.keys()).copied().collect::<BTreeSet<u16>>() {
+                let port = Port { node, id: &id, number };
+                let (former, now) = (former.get(&number).copied(), now.get(&number).copied());
+                self.compare_places(port, former, now, &mut openings);
+                if self.step.places.contains_key(&self.key(Kind::VirtualNode, node))
+                    && let Some(now) = now
+                {
+                    self.compare_rules(port, former, now, &mut openings);
+                }
             }
         }
         openings
@@ -153,55 +198,75 @@ impl<'a> Comparison<'a> {
                     .to_owned(),
             });
         }
+        let age = |mesh: Option<&MeshCatalog>| mesh.and_then(MeshCatalog::spec).and_then(Mesh::max_view_age);
+        if let Some(former) = age(self.before)
+            && age(Some(self.after)).is_none_or(|age| age > former)
+        {
+            openings.push(Opening {
+                key: self.key(Kind::Mesh, self.name),
+                field: "spec.maxViewAge".to_owned(),
+                message: format!(
+                    "views older than {} s would no longer deny everything",
+                    former.as_secs_f64()
+                ),
+            });
+        }
     }
 
-    fn compare_ports(
+    /// Whether a port is there, and which services it is.
+    fn compare_places(
         &self,
-        name: &Name,
-        id: &SpiffeId,
+        port: Port<'_>,
+        former: Option<&PortScope>,
+        now: Option<&PortScope>,
+        openings: &mut Vec<Opening>,
+    ) {
+        let Port { node, id, number } = port;
+        let services = |port: Option<&'_ PortScope>| -> BTreeSet<Name> {
+            port.into_iter().flat_map(|port| port.services.iter().cloned()).collect()
+        };
+        let (were, are) = (services(former), services(now));
+        let mut change = |service: &Name, (what, whither): (&str, &str)| {
+            let policies = self.mentions().of_service(service);
+            if !policies.is_empty() {
+                let message = format!(
+                    "this {what} port {number} of {node} {whither} virtual service {service}, which is named by {policies}"
+                );
+                openings.push(self.by_service_or_node(service, port, message));
+            }
+        };
+        are.difference(&were).for_each(|service| change(service, ("places", "under")));
+        were.difference(&are).for_each(|service| change(service, ("takes", "out of")));
+        if former.is_some() != now.is_some() {
+            let policies = self.mentions().of_port((id, number));
+            if !policies.is_empty() {
+                let what = if now.is_some() { "adds" } else { "removes" };
+                let message = format!("this {what} port {number} of {node}, which {policies} may speak of");
+                let field = self.listener_field(node, number, "portMapping.port");
+                openings.push(Opening { key: self.key(Kind::VirtualNode, node), field, message });
+            }
+        }
+    }
+
+    /// What a port of a node of the batch does with requests.
+    fn compare_rules(
+        &self,
+        place: Port<'_>,
         former: Option<&PortScope>,
         port: &PortScope,
         openings: &mut Vec<Opening>,
     ) {
-        let number = port.number;
-        let node = self.key(Kind::VirtualNode, name);
-        let former_services = former.map(|former| &former.services[..]).unwrap_or_default();
-        for service in port.services.iter().filter(|service| !former_services.contains(service)) {
-            let permits = self.mentions().of_service(service, Effect::Allow);
-            let is_new = self.before.is_none_or(|mesh| mesh.service(service.as_str()).is_none());
-            // A service that is new opens nothing as long as no policy permits calls to it.
-            if !is_new || !permits.is_empty() {
-                let reach = list(&permits, "no policy permits calls to it yet", "which is permitted by");
-                let message =
-                    format!("this places port {number} of {name} under virtual service {service}: {reach}");
-                openings.push(self.by_service_or_node(service, &node, number, message));
-            }
-        }
-        let Some(former) = former else {
-            if port.authorization == Authorization::Audit && self.step.places.contains_key(&node) {
-                openings.push(self.audited(&node, number));
-            }
-            return;
-        };
-        for service in former.services.iter().filter(|service| !port.services.contains(service)) {
-            let forbids = self.mentions().of_service(service, Effect::Deny);
-            if !forbids.is_empty() {
-                let reach = list(&forbids, "", "which is protected by");
-                let message =
-                    format!("this takes port {number} of {name} out of virtual service {service}, {reach}");
-                openings.push(self.by_service_or_node(service, &node, number, message));
-            }
-        }
-        if !self.step.places.contains_key(&node) {
-            return;
-        }
-        if port.authorization == Authorization::Audit && former.authorization != Authorization::Audit {
-            openings.push(self.audited(&node, number));
-        }
+        let Port { node, id, number } = place;
         let mut open = |field: &str, message: String| {
-            let field = self.listener_field(&node, number, field);
-            openings.push(Opening { key: node.clone(), field, message });
+            let field = self.listener_field(node, number, field);
+            openings.push(Opening { key: self.key(Kind::VirtualNode, node), field, message });
         };
+        if port.authorization == Authorization::Audit
+            && former.is_none_or(|former| former.authorization != Authorization::Audit)
+        {
+            open("authorization", format!("port {number}: AUDIT lets through what no policy permits"));
+        }
+        let Some(former) = former else { return };
         if former.protocol != port.protocol {
             let (was, is) = (former.protocol.as_str(), port.protocol.as_str());
             let message = format!(
@@ -222,34 +287,34 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        if let Some(policies) = self.mentions().routes.get(&(id, number))
-            && routes(former) != routes(port)
-        {
-            let reach = list(policies, "", "whose routes are named by");
-            open(
-                "routes",
-                format!("this changes which requests belong to the routes of port {number}, {reach}"),
-            );
+        if routes(former) != routes(port) {
+            let policies = self.mentions().of_routes((id, number));
+            if !policies.is_empty() {
+                open(
+                    "routes",
+                    format!(
+                        "this changes which requests belong to the routes of port {number}, which {policies} may \
+                         speak of"
+                    ),
+                );
+            }
         }
     }
 
-    fn audited(&self, node: &ResourceKey, port: u16) -> Opening {
-        let message = format!("port {port}: AUDIT lets through what no policy permits");
-        Opening { key: node.clone(), field: self.listener_field(node, port, "authorization"), message }
-    }
-
     /// The change is the service's where the batch holds the service, else the node's.
-    fn by_service_or_node(&self, service: &Name, node: &ResourceKey, port: u16, message: String) -> Opening {
+    fn by_service_or_node(&self, service: &Name, port: Port<'_>, message: String) -> Opening {
         let key = self.key(Kind::VirtualService, service);
         if self.step.places.contains_key(&key) {
             return Opening { key, field: "spec.provider".to_owned(), message };
         }
-        Opening { key: node.clone(), field: self.listener_field(node, port, "portMapping.port"), message }
+        let field = self.listener_field(port.node, port.number, "portMapping.port");
+        Opening { key: self.key(Kind::VirtualNode, port.node), field, message }
     }
 
     /// The path of a field of the listener with this port, in the request's own order.
-    fn listener_field(&self, node: &ResourceKey, port: u16, field: &str) -> String {
-        let spec = self.step.after.get(node).and_then(|entry| entry.resource().spec.as_ref());
+    fn listener_field(&self, node: &Name, port: u16, field: &str) -> String {
+        let key = self.key(Kind::VirtualNode, node);
+        let spec = self.step.after.get(&key).and_then(|entry| entry.resource().spec.as_ref());
         let Some(Spec::VirtualNode(spec)) = spec else { return "spec.listeners".to_owned() };
         let listener = spec.listeners.iter().position(|listener| {
             listener.port_mapping.as_ref().and_then(|mapping| mapping.port) == Some(u32::from(port))
@@ -269,16 +334,19 @@ impl<'a> Comparison<'a> {
     }
 }
 
+fn by_number(scope: Option<&NodeScope>) -> BTreeMap<u16, &PortScope> {
+    scope.into_iter().flat_map(|scope| &scope.ports).map(|port| (port.number, port)).collect()
+}
+
 fn routes(port: &PortScope) -> BTreeSet<&str> {
     port.routes.iter().map(RouteTemplate::as_str).collect()
 }
 
-/// `none`, or `lead` and the names.
-fn list(policies: &[&Name], none: &str, lead: &str) -> String {
-    let names: BTreeSet<&str> = policies.iter().map(|name| name.as_str()).collect();
-    if names.is_empty() {
-        return none.to_owned();
-    }
-    let names = names.into_iter().collect::<Vec<_>>().join(", ");
-    format!("{lead} {names}")
+/// The names of policies, in order.
+fn list<'a>(policies: impl Iterator<Item = &'a &'a Name>) -> String {
+    let names: BTreeSet<&str> = policies.map(|name| name.as_str()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -427,7 +427,7 @@ fn placing_a_port_under_a_service_takes_policy_rights() {
         &catalog,
         &[service("orders", "orders", Some(9090))],
         "spec.provider",
-        "port 9090 of orders under virtual service orders: which is permitted by allow-web-to-orders",
+        "port 9090 of orders under virtual service orders, which is named by allow-web-to-orders",
     );
     // From one port to all.
     takes_policy_rights(&catalog, &[service("orders", "orders", None)], "spec.provider", "port 9090");
@@ -444,7 +444,7 @@ fn placing_a_port_under_a_service_takes_policy_rights() {
     );
     // A service that is new opens what policies already permit.
     let early = catalog_of(&[mesh("shop"), node("a", [listener(1, "http")]), permit("early", "a", "s")]);
-    takes_policy_rights(&early, &[service("s", "a", None)], "spec.provider", "permitted by early");
+    takes_policy_rights(&early, &[service("s", "a", None)], "spec.provider", "named by early");
     accepted(&early, &[service("t", "a", None)], EDITOR);
 }
 
@@ -458,7 +458,7 @@ fn taking_a_port_from_under_a_forbid_takes_policy_rights() {
         &catalog,
         &moved,
         "spec.provider",
-        "out of virtual service orders, which is protected by no-web",
+        "out of virtual service orders, which is named by allow-web-to-orders, no-web",
     );
     let web = node("web", [listener(8000, "http")]);
     let without_backend = try_admit(&catalog, &[web], EVERYTHING).unwrap().after;
@@ -529,7 +529,7 @@ fn changing_what_routes_are_takes_policy_rights() {
     batch.push(policy("no-b", "forbid(principal, action, resource == Route::\"orders:8080 /b\");"));
     let catalog = catalog_of(&batch);
     let field = "spec.listeners[0].routes";
-    takes_policy_rights(&catalog, &[denying(&["/a"])], field, "routes are named by no-b");
+    takes_policy_rights(&catalog, &[denying(&["/a"])], field, "which no-b may speak of");
     let tightened = |listener: Listener| Listener { authorization: Some("ENFORCE".into()), ..listener };
     let mut same = denying(&["/b", "/a"]);
     let spec = node_spec(&mut same);

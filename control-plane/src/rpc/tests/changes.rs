@@ -161,7 +161,7 @@ async fn each_role_changes_its_own() {
             .starts_with("resources[0].spec.provider: this places port 9090 of orders under")
     );
     let warnings = policies.apply(apply(wider)).await.unwrap().into_inner().warnings;
-    assert!(warnings[0].contains("permitted by allow-web-to-orders"), "{warnings:?}");
+    assert!(warnings[0].contains("named by allow-web-to-orders"), "{warnings:?}");
     running.stop().await;
 }
 

@@ -1,0 +1,141 @@
+use hauberk_proto::mesh::v1::{Duration, Listener, MeshSpec, Resource, resource::Spec};
+
+use super::*;
+use crate::resources::Catalog;
+use crate::resources::admit::{Target, admit_removal};
+use crate::resources::testing::routes;
+use crate::resources::testing::*;
+
+const EDITOR: Rights = Rights { resources: true, policies: false };
+
+/// What an editor is told of a change that takes policy rights, and that is good otherwise.
+fn refusals(catalog: &Catalog, batch: &[Resource]) -> Vec<String> {
+    try_admit(catalog, batch, EVERYTHING).unwrap();
+    let problems = try_admit(catalog, batch, EDITOR).err().unwrap_or_default();
+    assert!(problems.iter().all(|problem| problem.fault == Fault::Denied), "{problems:#?}");
+    problems.into_iter().map(|problem| problem.message).collect()
+}
+
+/// The same of a removal.
+fn removals(catalog: &Catalog, kind: Kind, which: &str) -> Vec<String> {
+    let name = |text| Name::parse(text).unwrap();
+    let judge = |rights| {
+        let key = ResourceKey { kind, mesh: name("shop"), name: name(which) };
+        let target = Target { key, resource_version: 0, ignore_missing: false };
+        admit_removal(catalog, &[target], rights, &trust_domain())
+    };
+    judge(EVERYTHING).unwrap();
+    judge(EDITOR).err().unwrap_or_default().into_iter().map(|problem| problem.message).collect()
+}
+
+/// Port 8080 of orders is the service orders; nobody has it as a backend.
+fn shop_with(listeners: impl Into<Vec<Listener>>, policies: &[Resource]) -> Catalog {
+    let service = service("orders", "orders", Some(8080));
+    let mut batch = vec![mesh("shop"), node("web", []), node("orders", listeners), service];
+    batch.extend_from_slice(policies);
+    catalog_of(&batch)
+}
+
+fn http(port: u32) -> Listener {
+    listener(port, "http")
+}
+
+#[test]
+fn a_route_that_a_policy_names_does_not_go_and_come_back_otherwise() {
+    let policies = [
+        policy("all", "permit(principal is Node, action, resource in Mesh::\"shop\");"),
+        policy("no-admin", "forbid(principal, action, resource == Route::\"orders:8080 /admin/*\");"),
+    ];
+    let batch = [
+        mesh("shop"),
+        node("orders", [routes(http(8080), &["/admin/*"]), routes(http(9090), &["/a"])]),
+        node("bare", []),
+    ];
+    let catalog = catalog_of(&[&batch[..], &policies[..]].concat());
+    let without = node("orders", [routes(http(9090), &["/a"])]);
+    assert_eq!(
+        refusals(&catalog, std::slice::from_ref(&without)),
+        ["this removes port 8080 of orders, which no-admin may speak of"]
+    );
+    assert_eq!(
+        removals(&catalog, Kind::VirtualNode, "orders"),
+        ["this removes port 8080 of orders, which no-admin may speak of"]
+    );
+    let catalog = catalog_of(&[&[mesh("shop"), without], &policies[..]].concat());
+    let back = node("orders", [http(8080), routes(http(9090), &["/a"])]);
+    assert_eq!(refusals(&catalog, &[back]), ["this adds port 8080 of orders, which no-admin may speak of"]);
+
+    // What no policy names is an editor's.
+    let catalog = catalog_of(&[&batch[..], &policies[..]].concat());
+    let changed = node("orders", [routes(http(8080), &["/admin/*"]), routes(http(9090), &["/b"])]);
+    assert_eq!(refusals(&catalog, &[changed]), Vec::<String>::new());
+    let changed = node("orders", [routes(http(8080), &["/admin/*"])]);
+    assert_eq!(refusals(&catalog, &[changed, node("bare", [http(1)])]), Vec::<String>::new());
+}
+
+#[test]
+fn a_port_does_not_leave_a_service_that_a_policy_names_by_being_removed() {
+    let catalog = shop_with([http(8080)], &[forbid("no-web", "web", "orders")]);
+    let told = ["this takes port 8080 of orders out of virtual service orders, which is named by no-web"];
+    // A service that names a port keeps its listener there; one that is the node as a whole does not.
+    let whole = shop_whole(&[forbid("no-web", "web", "orders")]);
+    assert_eq!(refusals(&whole, &[node("orders", [])]), told);
+    assert_eq!(removals(&catalog, Kind::VirtualService, "orders"), told);
+}
+
+fn shop_whole(policies: &[Resource]) -> Catalog {
+    let service = service("orders", "orders", None);
+    catalog_of(&[&[mesh("shop"), node("orders", [http(8080)]), service], policies].concat())
+}
+
+#[test]
+fn joining_and_leaving_count_for_permits_and_forbids_alike() {
+    let unless = policy(
+        "only-public",
+        "forbid(principal, action, resource) unless { resource in Service::\"public\" };",
+    );
+    let catalog = shop_with([http(8080)], &[unless]);
+    assert_eq!(
+        refusals(&catalog, &[service("public", "orders", None)]),
+        ["this places port 8080 of orders under virtual service public, which is named by only-public"]
+    );
+    assert_eq!(refusals(&catalog, &[service("other", "orders", None)]), Vec::<String>::new());
+
+    let unless = policy(
+        "all-but",
+        "permit(principal is Node, action, resource) unless { resource in Service::\"orders\" };",
+    );
+    let catalog = shop_with([http(8080)], &[unless]);
+    assert_eq!(
+        removals(&catalog, Kind::VirtualService, "orders"),
+        ["this takes port 8080 of orders out of virtual service orders, which is named by all-but"]
+    );
+    assert_eq!(removals(&shop_with([http(8080)], &[]), Kind::VirtualService, "orders"), Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_that_looks_at_templates_speaks_of_all_routes() {
+    let text = "forbid(principal, action == Action::\"GET\", resource) when { resource.template like \"/admin/*\" };";
+    let catalog = shop_with([routes(http(8080), &["/admin/*"])], &[policy("no-admin", text)]);
+    assert_eq!(
+        refusals(&catalog, &[node("orders", [http(8080)])]),
+        ["this changes which requests belong to the routes of port 8080, which no-admin may speak of"]
+    );
+    assert_eq!(
+        refusals(&catalog, &[node("new", [http(1)])]),
+        ["this adds port 1 of new, which no-admin may speak of"]
+    );
+}
+
+#[test]
+fn views_do_not_get_older_than_a_policy_admin_wanted() {
+    let aged = |age: Option<u32>| {
+        let max_view_age = age.map(|seconds| Duration { value: Some(seconds), unit: "s".into() });
+        resource("", "shop", Spec::MeshSpec(MeshSpec { max_view_age, ..MeshSpec::default() }))
+    };
+    let catalog = catalog_of(&[aged(Some(60))]);
+    let told = ["views older than 60 s would no longer deny everything"];
+    assert_eq!(refusals(&catalog, &[aged(None)]), told);
+    assert_eq!(refusals(&catalog, &[aged(Some(61))]), told);
+    assert_eq!(refusals(&catalog, &[aged(Some(30))]), Vec::<String>::new());
+}

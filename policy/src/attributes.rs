@@ -1,0 +1,67 @@
+//! Which policies look at what a port or route is, rather than at which one it is.
+
+use serde_json::Value;
+
+use crate::document::PolicyDocument;
+
+impl PolicyDocument {
+    /// Whether a condition looks at attributes of the resource, such as `resource.template`: it then speaks of ports and
+    /// routes that it does not name, and a route that is declared otherwise may fall under it or out of it.
+    pub fn reads_resource(&self) -> bool {
+        self.statements().iter().any(|statement| match statement.policy.to_json() {
+            Ok(tree) => tree.get("conditions").is_some_and(reads_resource),
+            // What cannot be looked into may look at anything.
+            Err(_) => true,
+        })
+    }
+}
+
+/// Any mention of the variable counts but for comparisons of the resource itself, whose other side is a name.
+fn reads_resource(tree: &Value) -> bool {
+    match tree {
+        Value::Array(items) => items.iter().any(reads_resource),
+        Value::Object(fields) => fields.iter().any(|(key, value)| match key.as_str() {
+            "in" | "is" | "==" | "!=" => match value.as_object() {
+                Some(sides) => sides.values().any(|side| !is_resource(side) && reads_resource(side)),
+                None => reads_resource(value),
+            },
+            _ => is_resource_name(key, value) || reads_resource(value),
+        }),
+        _ => false,
+    }
+}
+
+fn is_resource(tree: &Value) -> bool {
+    tree.as_object().is_some_and(|fields| fields.iter().any(|(key, value)| is_resource_name(key, value)))
+}
+
+fn is_resource_name(key: &str, value: &Value) -> bool {
+    key == "Var" && value == "resource"
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_identity::{Name, TrustDomain};
+
+    use super::*;
+    use crate::document::Mode;
+
+    fn reads(condition: &str) -> bool {
+        let text = format!("forbid(principal, action == Action::\"GET\", resource) when {{ {condition} }};");
+        let name = |text| Name::parse(text).unwrap();
+        let trust_domain = TrustDomain::parse("shop.local").unwrap();
+        PolicyDocument::parse(name("shop"), &trust_domain, name("p"), Mode::Enforce, &text)
+            .unwrap()
+            .reads_resource()
+    }
+
+    #[test]
+    fn names_are_not_attributes() {
+        assert!(!reads("context.path like \"/admin/*\""));
+        assert!(!reads("resource in Service::\"orders\" || resource == Route::\"orders:8080 /a\""));
+        assert!(!reads("resource is Route in Port::\"orders:8080\""));
+        assert!(reads("resource.template like \"/admin/*\""));
+        assert!(reads("resource in Service::\"orders\" && (if true then resource else resource).port == 1"));
+        assert!(reads("[resource].contains(resource)"));
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod admins;
+pub mod allowance;
 pub mod app;
 pub mod audit;
 pub mod authority;

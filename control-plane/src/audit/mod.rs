@@ -1,33 +1,28 @@
 //! Who did what, from where, and what came of it: durable records of each admin act, enrollment and issuance, also of
 //! those refused.
 //!
-//! The latest [`RETAINED`] records are kept. A record of something that was done stands in the same commit as the deed.
-//! Refusals that anybody on the network can provoke are recorded at most [`REFUSALS_PER_SECOND`] times a second; the
-//! next record counts those left out.
+//! The latest records are kept: of what admins did, of certificates issued, and of refusals each its own number, so that
+//! none of them pushes out the others. A record of something that was done stands in the same commit as the deed.
+//! Refusals are recorded so often for each who provokes them; the next record counts those left out.
 
+mod refusals;
+mod rings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::UnixMillis;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
-use crate::registry::{Commit, Committed, Store, StoreError, document, keys};
-
-/// How many records are kept; at about 300 bytes each.
-pub const RETAINED: u64 = 100_000;
-
-/// How many refusals of unauthenticated callers are recorded in a second.
-pub const REFUSALS_PER_SECOND: u32 = 20;
+use crate::registry::{Commit, Committed, Store, StoreError, document};
+use refusals::Refusals;
+use rings::{Merged, Ring};
+pub use rings::{NotAPosition, Position};
 
 /// The longest text in a record, in characters: some of it is the caller's.
 const LONGEST_TEXT: usize = 512;
-
-/// How many records one reading of the store takes.
-const READ_AT_ONCE: usize = 1_000;
 
 /// How many records one call looks at for those that match.
 const LOOKED_AT: usize = 20_000;
@@ -112,7 +107,7 @@ impl Act {
 /// A record as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Its number; gaps mean acts that were begun and did not happen.
+    /// Its number among all records; gaps mean acts that were begun and did not happen.
     pub sequence: u64,
     /// When, Unix ms.
     pub at: u64,
@@ -156,23 +151,23 @@ impl Filter {
 pub struct Page {
     /// Those that match.
     pub records: Vec<Record>,
-    /// Where to go on: the `before` of the next call. `None` after the last.
-    pub next: Option<u64>,
+    /// Where to go on: the `from` of the next call. `None` after the last.
+    pub next: Option<Position>,
 }
 
 /// The book of records.
 pub struct Audit {
     store: Arc<dyn Store>,
     clock: Clock,
-    next_sequence: AtomicU64,
-    refusals: Mutex<RefusalLimit>,
+    last: Mutex<Last>,
+    refusals: Mutex<Refusals>,
 }
 
+/// The numbers that were given last.
 #[derive(Default)]
-struct RefusalLimit {
-    second: u64,
-    recorded: u32,
-    left_out: u64,
+struct Last {
+    sequence: u64,
+    in_ring: [u64; Ring::ALL.len()],
 }
 
 impl Audit {
@@ -181,9 +176,14 @@ impl Audit {
     /// # Errors
     /// When the store cannot be read.
     pub async fn open(store: Arc<dyn Store>, clock: Clock) -> Result<Self, StoreError> {
-        let latest = store.list(keys::AUDIT, None, 1).await?;
-        let last = latest.entries.first().and_then(|(key, _)| sequence_of(key)).unwrap_or(0);
-        Ok(Self { store, clock, next_sequence: AtomicU64::new(last + 1), refusals: Mutex::default() })
+        let mut last = Last::default();
+        for (ring, in_ring) in Ring::ALL.into_iter().zip(&mut last.in_ring) {
+            let (number, sequence) = ring.last(&*store).await?;
+            *in_ring = number;
+            last.sequence = last.sequence.max(sequence);
+        }
+        let (last, refusals) = (Mutex::new(last), Mutex::new(Refusals::new()));
+        Ok(Self { store, clock, last, refusals })
     }
 
     /// Commits what an act does together with its record, so that neither happens without the other. The log tells the
@@ -192,8 +192,9 @@ impl Audit {
     /// # Errors
     /// What the store answers, or when the record cannot be encoded; nothing was done then.
     pub async fn commit(&self, commit: Commit, act: Act) -> Result<Committed, StoreError> {
-        let sequence = self.next_sequence.fetch_add(1, Ordering::Relaxed);
-        let key = key_of(sequence);
+        let ring = Ring::of(&act);
+        let (sequence, number) = self.next_numbers(ring);
+        let key = ring.key(number);
         let record = Record {
             sequence,
             at: self.clock.now().0,
@@ -205,8 +206,8 @@ impl Audit {
             reason: shortened(act.reason),
         };
         let commit = commit.put(key.clone(), document::to_bytes(&key, &record)?);
-        let commit = match sequence.checked_sub(RETAINED) {
-            Some(expired) if expired > 0 => commit.delete(key_of(expired)),
+        let commit = match number.checked_sub(ring.retained()) {
+            Some(expired) if expired > 0 => commit.delete(ring.key(expired)),
             _ => commit,
         };
         let mut line = LogLine { record: &record, committed: Committing::Unanswered };
@@ -226,61 +227,67 @@ impl Audit {
         self.commit(Commit::new(), act).await.map(|_| ())
     }
 
-    /// Records a refusal that anybody may have provoked, within the limit. A store that does not take it is logged:
-    /// the caller is refused all the same.
+    /// Records a refusal, within the limit of whoever provoked it. A store that does not take it is logged: the caller
+    /// is refused all the same.
     pub async fn record_refusal(&self, mut act: Act) {
-        {
-            let mut limit = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            let second = self.clock.now().as_secs();
-            if limit.second != second {
-                limit.second = second;
-                limit.recorded = 0;
+        let admitted = {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            refusals.admit(&act, self.clock.now())
+        };
+        match admitted {
+            Some(0) => {}
+            // It stands first, since long reasons are cut.
+            Some(left_out) => {
+                act.reason = format!("({left_out} refusals before this were not recorded) {}", act.reason);
             }
-            if limit.recorded >= REFUSALS_PER_SECOND {
-                limit.left_out += 1;
-                return;
-            }
-            limit.recorded += 1;
-            let left_out = std::mem::take(&mut limit.left_out);
-            if left_out > 0 {
-                act.reason =
-                    format!("{} (and {left_out} refusals before this were not recorded)", act.reason);
-            }
+            None => return,
         }
         if let Err(error) = self.record(act).await {
             tracing::error!(event = "audit_failed", %error, "a refusal could not be recorded");
         }
     }
 
-    /// Reads records, the latest first, at most `limit`, beginning before the number `before`. A page may hold fewer
+    /// Reads records, the latest first, at most `limit`, going on from where a former page ended. A page may hold fewer
     /// and still have a next: one call looks at a bounded number of records.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn list(&self, filter: &Filter, before: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        from: Option<Position>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
         let mut records = Vec::new();
-        let mut after = before.map(key_of);
+        let mut all = Merged::new(&*self.store, from.unwrap_or_default());
         let mut looked_at = 0;
-        loop {
-            let page = self.store.list(keys::AUDIT, after.as_deref(), READ_AT_ONCE).await?;
-            for (key, stored) in &page.entries {
-                let record: Record = document::from_stored(key, stored)?;
-                if filter.since.is_some_and(|since| record.at < since.0) {
-                    return Ok(Page { records, next: None });
-                }
-                let sequence = record.sequence;
-                if filter.matches(&record) {
-                    records.push(record);
-                }
-                looked_at += 1;
-                if records.len() >= limit || looked_at >= LOOKED_AT {
-                    return Ok(Page { records, next: Some(sequence) });
-                }
+        while let Some((record, position)) = all.next().await? {
+            if filter.since.is_some_and(|since| record.at < since.0) {
+                break;
             }
-            if !page.more {
-                return Ok(Page { records, next: None });
+            if filter.matches(&record) {
+                records.push(record);
             }
-            after = page.entries.last().map(|(key, _)| key.clone());
+            looked_at += 1;
+            if records.len() >= limit || looked_at >= LOOKED_AT {
+                return Ok(Page { records, next: Some(position) });
+            }
+        }
+        Ok(Page { records, next: None })
+    }
+
+    /// The next number among all records, and in a ring.
+    fn next_numbers(&self, ring: Ring) -> (u64, u64) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.sequence += 1;
+        let sequence = last.sequence;
+        match last.in_ring.get_mut(ring as usize) {
+            Some(number) => {
+                *number += 1;
+                (sequence, *number)
+            }
+            // Every ring has its place.
+            None => (sequence, sequence),
         }
     }
 }
@@ -309,14 +316,6 @@ impl Drop for LogLine<'_> {
         };
         tracing::info!(event = "audit", sequence, actor, source, action, object, outcome, reason);
     }
-}
-
-fn key_of(sequence: u64) -> String {
-    format!("{}{}", keys::AUDIT, keys::newest_first(sequence))
-}
-
-fn sequence_of(key: &str) -> Option<u64> {
-    keys::number_of(key.strip_prefix(keys::AUDIT)?)
 }
 
 fn shortened(mut text: String) -> String {

@@ -56,7 +56,7 @@ async fn the_oldest_records_make_room() {
     let scratch = scratch();
     let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
     audit.record(Act::done(&actor(), "a", "first")).await.unwrap();
-    audit.next_sequence.store(RETAINED + 1, Ordering::Relaxed);
+    audit.last.lock().unwrap().in_ring[Ring::Acts as usize] = Ring::Acts.retained();
     audit.record(Act::done(&actor(), "a", "much later")).await.unwrap();
     let records = audit.list(&Filter::default(), None, 10).await.unwrap().records;
     assert_eq!(records.len(), 1);
@@ -75,7 +75,8 @@ async fn floods_of_refusals_are_counted_instead_of_kept() {
     scratch.clock.advance(Duration::from_secs(1));
     audit.record_refusal(act()).await;
     let records = audit.list(&Filter::default(), None, 200).await.unwrap().records;
-    assert_eq!(records.len(), REFUSALS_PER_SECOND as usize + 1);
+    assert_eq!(records.len(), refusals::AT_ONCE as usize + 1);
+    assert!(records[0].reason.starts_with("(80 refusals before this were not recorded) x"));
     assert!(records[1].reason.chars().count() <= LONGEST_TEXT + 1);
     let since = Filter { since: Some(scratch.clock.now()), ..Filter::default() };
     assert_eq!(audit.list(&since, None, 200).await.unwrap().records.len(), 1);
@@ -137,4 +138,71 @@ async fn the_log_tells_an_act_once_it_is_known_what_came_of_it() {
     scratch.store.close().await;
     audit.commit(Commit::new(), act()).await.unwrap_err();
     assert_eq!(log.outcomes(), ["ok", "failed", "refused", "unknown", "failed"]);
+}
+
+#[tokio::test]
+async fn what_happens_often_pushes_out_only_its_own_kind() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    let stranger = Actor::unauthenticated("10.0.0.1:5");
+    let acts = [
+        Act::done(&actor(), "resources.apply", "0"),
+        Act::done(&actor(), "certificate.renew", "1"),
+        Act::refused(&actor(), "token.create", "2", "no such node"),
+        Act::refused(&stranger, "enrollment.attest", "3", "unknown"),
+        Act::done(&actor(), "token.create", "4"),
+    ];
+    for act in acts {
+        audit.record(act).await.unwrap();
+    }
+    let objects = async |audit: &Audit, page: usize| {
+        let (mut objects, mut from) = (String::new(), None);
+        loop {
+            let page = audit.list(&Filter::default(), from, page).await.unwrap();
+            objects.extend(page.records.into_iter().map(|record| record.object));
+            // As it goes over the wire.
+            from = match page.next {
+                Some(next) => Some(next.to_string().parse().unwrap()),
+                None => return objects,
+            };
+        }
+    };
+    assert_eq!(objects(&audit, 100).await, "43210");
+    assert_eq!(objects(&audit, 1).await, "43210");
+    for (ring, gone) in [(Ring::Issuance, "1"), (Ring::Refusals, "2"), (Ring::Strangers, "3")] {
+        let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+        audit.last.lock().unwrap().in_ring[ring as usize] = ring.retained();
+        let act = match ring {
+            Ring::Acts | Ring::Issuance => Act::done(&actor(), "certificate.renew", ""),
+            Ring::Refusals => Act::refused(&actor(), "token.create", "", "no such node"),
+            Ring::Strangers => Act::refused(&stranger, "admin.login", "", "unknown"),
+        };
+        audit.record(act).await.unwrap();
+        assert!(!objects(&audit, 2).await.contains(gone));
+    }
+    assert_eq!(objects(&audit, 100).await, "40");
+    assert_eq!("1.2.3".parse::<Position>(), Err(NotAPosition));
+    assert_eq!("1.2.3.x".parse::<Position>(), Err(NotAPosition));
+}
+
+#[tokio::test]
+async fn one_flood_of_refusals_hides_nobody_else() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    let refused = |name: &str, source: &str| {
+        let actor = Actor { name: name.into(), source: source.into() };
+        Act::refused(&actor, "access.check", "", "no")
+    };
+    for index in 0..100 {
+        audit.record_refusal(refused("unauthenticated", &format!("10.0.0.{index}:5"))).await;
+        audit.record_refusal(refused("eve", "10.0.0.9:5")).await;
+    }
+    audit.record_refusal(refused("mallory", "10.0.0.9:6")).await;
+    let by = async |actor: &str| {
+        let filter = Filter { actor: actor.into(), ..Filter::default() };
+        audit.list(&filter, None, 200).await.unwrap().records.len()
+    };
+    assert_eq!(by("unauthenticated").await, refusals::OF_STRANGERS_PER_SECOND as usize);
+    assert_eq!(by("eve").await, refusals::AT_ONCE as usize);
+    assert_eq!(by("mallory").await, 1);
 }

@@ -14,7 +14,10 @@
 //! instance/<instance id>                   a running agent and its latest certificate
 //! admin/<name>                             an admin
 //! login/<hash>                             a login token of an admin
-//! audit/<newest first>                     an audit record
+//! audit/<newest first>                     an audit record of what an admin did
+//! audit-issuance/<newest first>            an audit record of a certificate that was issued or renewed
+//! audit-refusal/<newest first>             an audit record of what was refused to somebody
+//! audit-stranger/<newest first>            an audit record of what was refused to nobody in particular
 //! endpoint/<SPIFFE id>/<instance id>       where a running agent takes mesh traffic
 //! decision/<instance id>/<decision id>     a denial, the first of its kind
 //! ```
@@ -60,8 +63,17 @@ pub const ADMINS: &str = "admin/";
 /// Login tokens.
 pub const LOGINS: &str = "login/";
 
-/// Audit records, the latest first.
+/// Audit records of what admins did, the latest first.
 pub const AUDIT: &str = "audit/";
+
+/// Audit records of certificates, the latest first.
+pub const AUDIT_ISSUANCE: &str = "audit-issuance/";
+
+/// Audit records of refusals to those who had proved who they are, the latest first.
+pub const AUDIT_REFUSALS: &str = "audit-refusal/";
+
+/// Audit records of refusals to those who had proved nothing, the latest first.
+pub const AUDIT_STRANGERS: &str = "audit-stranger/";
 
 /// Registered endpoints.
 pub const ENDPOINTS: &str = "endpoint/";

@@ -13,7 +13,7 @@ use super::catalog::Catalog;
 use super::follow::Catalogs;
 use super::key::ResourceKey;
 use super::problem::Problem;
-use crate::audit::{Act, Actor, Audit};
+use crate::audit::{self, Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::compile::view::needed_features;
 use crate::random::{self, NoRandomness};
@@ -302,6 +302,9 @@ impl Resources {
 
     /// Records what left no trace in the registry otherwise. The answer does not depend on it.
     async fn record(&self, act: Act) {
+        if act.outcome == audit::Outcome::Refused {
+            return self.parts.audit.record_refusal(act).await;
+        }
         if let Err(error) = self.parts.audit.record(act).await {
             tracing::error!(event = "audit_failed", %error, "a change of resources could not be recorded");
         }

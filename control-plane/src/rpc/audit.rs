@@ -9,11 +9,12 @@ use tonic::{Request, Response, Status};
 
 use super::{message, page, status};
 use crate::app::ControlPlane;
-use crate::audit::{Filter, Outcome, Record};
+use crate::audit::{Filter, NotAPosition, Outcome, Record};
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> AuditServer<AuditService> {
-    AuditServer::new(AuditService { control: Arc::clone(control) })
+    let service = AuditService { control: Arc::clone(control) };
+    AuditServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct AuditService {
@@ -26,16 +27,15 @@ impl Audit for AuditService {
         let ListAuditRequest { actor, action, refused_only, since, page_size, page_token } =
             request.into_inner();
         let limit = page::size(page_size, 100, 1_000)?;
-        let before =
-            match page_token.as_str() {
-                "" => None,
-                token => Some(token.parse().map_err(|_| {
-                    status::bad_field("pageToken", "not one that this control plane has given")
-                })?),
-            };
+        let from = match page_token.as_str() {
+            "" => None,
+            token => {
+                Some(token.parse().map_err(|error: NotAPosition| status::bad_field("pageToken", error))?)
+            }
+        };
         let since = since.map(|since| instant(&since)).transpose()?;
         let filter = Filter { actor, action, refused_only, since };
-        let page = self.control.audit.list(&filter, before, limit).await;
+        let page = self.control.audit.list(&filter, from, limit).await;
         let page = page.map_err(|error| status::of_store(&error))?;
         Ok(Response::new(ListAuditResponse {
             records: page.records.into_iter().map(record).collect(),

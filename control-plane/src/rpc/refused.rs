@@ -12,7 +12,5 @@ pub(super) async fn record(
     object: impl Into<String>,
     why: impl Display,
 ) {
-    if let Err(error) = audit.record(Act::refused(actor, action, object, why)).await {
-        tracing::error!(event = "audit_failed", %error, action, "a refusal could not be recorded");
-    }
+    audit.record_refusal(Act::refused(actor, action, object, why)).await;
 }

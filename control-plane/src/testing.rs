@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hauberk_identity::TrustDomain;
+use hauberk_proto::mesh::v1::{Metadata, Resource};
 use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
+use prost::Message;
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
@@ -35,12 +37,18 @@ pub(crate) async fn scratch() -> Scratch {
     let (founding, authority) = authority::found(&trust_domain, Vec::new(), &kek, clock.now()).unwrap();
     store.commit(founding).await.unwrap();
     let node = keys::resource("VirtualNode", NODE.0, NODE.1);
-    store.commit(Commit::new().put(node, "a node").raising_revision()).await.unwrap();
+    store.commit(Commit::new().put(node, a_node("first")).raising_revision()).await.unwrap();
     let log = LogControl::detached();
     let control = ControlPlane::assemble(settings, clock.clone(), log, Arc::new(store), Arc::new(authority))
         .await
         .unwrap();
     Scratch { _directory: directory, control, clock }
+}
+
+/// A virtual node as it is stored.
+pub(crate) fn a_node(uid: &str) -> Vec<u8> {
+    let metadata = Some(Metadata { uid: uid.to_owned(), ..Metadata::default() });
+    Resource { metadata, ..crate::resources::testing::node(NODE.1, []) }.encode_to_vec()
 }
 
 /// Settings of a control plane that listens on free ports.

@@ -17,6 +17,7 @@ use hauberk_identity::{IdentityKind, Name, NameError, SpiffeId, TrustDomain, Uni
 use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::issuance::{Holder, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
@@ -35,6 +36,11 @@ const LOGIN_TTL: Duration = Duration::from_secs(600);
 
 /// The life of a credential.
 const CREDENTIAL_TTL: Duration = Duration::from_secs(12 * 3_600);
+
+/// How often an admin may renew a credential at once (several commands may find it due), and how often in a credential's
+/// life from then on.
+const RENEWALS_AT_ONCE: u32 = 20;
+const RENEWALS_IN_A_LIFE: u32 = 20;
 
 /// How often a change is tried again when somebody else changes the same admin at the same moment.
 const ATTEMPTS: u32 = 4;
@@ -75,6 +81,12 @@ pub enum AdminError {
     /// The certificate was good once.
     #[error("the credential is not valid any longer: its admin was deleted, or it has expired")]
     Stale,
+    /// The admin has more credentials than anybody can need.
+    #[error("this credential was renewed too often: again in {} minutes", .again_in.as_secs().div_ceil(60))]
+    TooOften {
+        /// When it may be.
+        again_in: Duration,
+    },
     /// The request is not acceptable.
     #[error("the certificate request is refused: {0}")]
     Request(#[from] CsrError),
@@ -135,6 +147,8 @@ pub struct Admins {
     trust_domain: TrustDomain,
     /// Cancelled when the admin is deleted.
     dismissals: Mutex<HashMap<Name, CancellationToken>>,
+    /// How often each admin may renew.
+    renewals: Mutex<Allowances>,
 }
 
 impl Admins {
@@ -147,7 +161,8 @@ impl Admins {
         clock: Clock,
         trust_domain: TrustDomain,
     ) -> Self {
-        Self { store, issuer, ledger, audit, clock, trust_domain, dismissals: Mutex::default() }
+        let renewals = Mutex::new(Allowances::new(RENEWALS_AT_ONCE, CREDENTIAL_TTL / RENEWALS_IN_A_LIFE));
+        Self { store, issuer, ledger, audit, clock, trust_domain, dismissals: Mutex::default(), renewals }
     }
 
     /// Makes an admin and a login token, good once, for ten minutes.
@@ -259,8 +274,9 @@ impl Admins {
     /// Issues a fresh credential to an admin who has proved the present one.
     ///
     /// # Errors
-    /// When the admin is gone, or the request not acceptable.
+    /// When the admin is gone, renews too often, or the request is not acceptable.
     pub async fn renew(&self, name: &Name, csr: &[u8], actor: &Actor) -> Result<Credential, AdminError> {
+        self.check_renewals(name)?;
         let public_key = CertificateRequest::parse(csr)?;
         for _ in 0..ATTEMPTS {
             let (stored, record) =
@@ -347,6 +363,13 @@ impl Admins {
             self.store.commit(commit).await?;
         }
         Ok(removed)
+    }
+
+    /// Each renewal is a record in the store: they must not fill it.
+    fn check_renewals(&self, name: &Name) -> Result<(), AdminError> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = renewals.take(name.as_str(), self.clock.now());
+        taken.map_err(|again_in| AdminError::TooOften { again_in })
     }
 
     fn dismiss(&self, name: &Name) {

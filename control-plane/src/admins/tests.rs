@@ -104,3 +104,21 @@ fn a_context_is_added_beside_the_others() {
     std::fs::write(&path, "current = 1\ncontexts = 2\n").unwrap();
     assert!(matches!(add_context(&path, "demo", &context("x:1")), Err(ContextFileError::NotOurs { .. })));
 }
+
+#[tokio::test]
+async fn an_admin_renews_only_so_often() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let (_, csr) = request();
+    for who in ["ada", "bob"] {
+        admins.issue_locally(&name(who), &[], &csr, &actor()).await.unwrap();
+    }
+    for _ in 0..20 {
+        admins.renew(&name("ada"), &csr, &actor()).await.unwrap();
+    }
+    let refused = admins.renew(&name("ada"), &csr, &actor()).await;
+    assert!(matches!(refused, Err(AdminError::TooOften { .. })));
+    admins.renew(&name("bob"), &csr, &actor()).await.unwrap();
+    scratch.clock.advance(Duration::from_secs(36 * 60));
+    admins.renew(&name("ada"), &csr, &actor()).await.unwrap();
+}

@@ -1,13 +1,15 @@
 //! The first certificate for a join token, and renewals for a certificate.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, InstanceId, Name, NameError, SpiffeId, UnixMillis};
 use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
 use tokio::sync::Mutex;
 
+use super::node;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
+use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::issuance::{Holder, InstanceRecord, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
@@ -21,6 +23,10 @@ const ATTEMPTS: u32 = 16;
 
 /// Into how many queues users of tokens are sorted, by the token's hash.
 const QUEUES: usize = 64;
+
+/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on.
+const RENEWALS_AT_ONCE: u32 = 5;
+const RENEWALS_IN_A_LIFE: u32 = 10;
 
 /// The longest text that an agent may say about itself, in characters.
 const LONGEST_INFO: usize = 255;
@@ -69,12 +75,26 @@ pub enum EnrollmentError {
         /// The node.
         node: String,
     },
+    /// The node was deleted, and another was made under its name.
+    #[error("virtual node {node} of mesh {mesh} was deleted and made anew: join it with a new token")]
+    NodeMadeAnew {
+        /// The mesh.
+        mesh: String,
+        /// The node.
+        node: String,
+    },
     /// A certificate of another kind asks for renewal.
     #[error("{0} is no node of a mesh: its certificate is not renewed here")]
     NotANode(SpiffeId),
     /// The connection has outlived the certificate.
     #[error("the certificate has expired: join anew with a token")]
     CertificateExpired,
+    /// The instance has more certificates than it can need.
+    #[error("this instance has renewed its certificate too often: again in {}", in_words(*.again_in))]
+    TooOften {
+        /// When it may.
+        again_in: Duration,
+    },
     /// The agent's request is not acceptable.
     #[error("the certificate request is refused: {0}")]
     Request(#[from] CsrError),
@@ -109,6 +129,8 @@ pub struct Enrollment {
     clock: Clock,
     trust_domain: hauberk_identity::TrustDomain,
     svid_ttl: Duration,
+    /// How often each instance may renew.
+    renewals: std::sync::Mutex<Allowances>,
     /// Users of one token go one after the other, so that they do not fail each other's guards over and over.
     queues: Vec<Mutex<()>>,
 }
@@ -138,7 +160,9 @@ impl Enrollment {
     pub fn new(parts: EnrollmentParts) -> Self {
         let EnrollmentParts { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl } = parts;
         let queues = std::iter::repeat_with(|| Mutex::new(())).take(QUEUES).collect();
-        Self { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl, queues }
+        let renewals = Allowances::new(RENEWALS_AT_ONCE, svid_ttl / RENEWALS_IN_A_LIFE);
+        let renewals = std::sync::Mutex::new(renewals);
+        Self { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl, renewals, queues }
     }
 
     /// Exchanges a join token for a first certificate. The use is bound to the key before anything is signed: the
@@ -242,13 +266,17 @@ impl Enrollment {
         };
 
         let (mesh, node) = (Name::parse(&record.mesh)?, Name::parse(&record.node)?);
+        let node_uid = self.same_node(mesh.as_str(), node.as_str(), record.node_uid.as_deref()).await?;
         let mut entitlement =
             Commit::new().present(keys::resource("VirtualNode", &record.mesh, &record.node));
         let instance = match &before {
             Some(used) => {
                 entitlement = entitlement.present(key).present(use_key);
                 match InstanceId::parse(&used.instance) {
-                    Ok(id) => id,
+                    Ok(id) => {
+                        self.check_renewals(&id)?;
+                        id
+                    }
                     Err(_) => {
                         return Err(StoreError::Damaged {
                             key: used.instance.clone(),
@@ -297,8 +325,8 @@ impl Enrollment {
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let record =
-                    instance_record(&record.mesh, &record.node, serial, certificate, info, enrolled_at);
+                let node = (&*record.mesh, &*record.node, node_uid);
+                let record = instance_record(node, serial, certificate, info, enrolled_at);
                 put_instance(entitlement, &instance, &record)
             })
             .await?;
@@ -317,13 +345,16 @@ impl Enrollment {
         let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
-        let public_key = CertificateRequest::parse(csr)?;
         let instance = self.ledger.instance_of(peer).await?;
+        self.check_renewals(&instance)?;
+        let public_key = CertificateRequest::parse(csr)?;
         let former = self.ledger.instance(&instance).await?;
         let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
             version: former.version.clone(),
             hostname: former.hostname.clone(),
         });
+        let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
+        let node_uid = self.same_node(mesh, node, former_uid).await?;
         let enrolled_at = former.map(|former| former.enrolled_at);
         let order = Order {
             id: peer.id().clone(),
@@ -339,7 +370,8 @@ impl Enrollment {
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let record = instance_record(mesh, node, serial, certificate, &info, enrolled_at);
+                let node = (mesh, node, node_uid);
+                let record = instance_record(node, serial, certificate, &info, enrolled_at);
                 put_instance(entitlement, &instance, &record)
             })
             .await;
@@ -358,12 +390,37 @@ impl Enrollment {
         Ok((stored, record))
     }
 
+    /// The id of a node that exists, and is the very one that a token or an instance belongs to.
+    async fn same_node(
+        &self,
+        mesh: &str,
+        node: &str,
+        belongs_to: Option<&str>,
+    ) -> Result<String, EnrollmentError> {
+        let uid = node::uid_of(&*self.store, mesh, node).await?;
+        let (mesh, node) = (mesh.to_owned(), node.to_owned());
+        match (uid, belongs_to) {
+            (None, _) => Err(EnrollmentError::NoSuchNode { mesh, node }),
+            (Some(uid), Some(belongs_to)) if uid != belongs_to => {
+                Err(EnrollmentError::NodeMadeAnew { mesh, node })
+            }
+            (Some(uid), _) => Ok(uid),
+        }
+    }
+
     fn check_expiry(&self, record: &TokenRecord) -> Result<(), EnrollmentError> {
         let (now, expires_at) = (self.clock.now(), UnixMillis(record.expires_at));
         if now >= expires_at {
             return Err(EnrollmentError::Expired { ago: now.since(expires_at) });
         }
         Ok(())
+    }
+
+    /// An agent renews twice in a certificate's life. One that does so in a loop would fill disk and audit log.
+    fn check_renewals(&self, instance: &InstanceId) -> Result<(), EnrollmentError> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = renewals.take(&instance.to_string(), self.clock.now());
+        taken.map_err(|again_in| EnrollmentError::TooOften { again_in })
     }
 
     fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
@@ -382,8 +439,7 @@ impl Enrollment {
 }
 
 fn instance_record(
-    mesh: &str,
-    node: &str,
+    (mesh, node, node_uid): (&str, &str, String),
     serial: &str,
     certificate: &IssuedRecord,
     info: &AgentInfo,
@@ -393,6 +449,7 @@ fn instance_record(
         spiffe_id: certificate.spiffe_id.clone(),
         mesh: mesh.to_owned(),
         node: node.to_owned(),
+        node_uid: Some(node_uid),
         serial: serial.to_owned(),
         issued_at: certificate.issued_at,
         not_after: certificate.not_after,

@@ -1,6 +1,7 @@
 //! How agents come by their identities: join tokens, the first certificate, and its renewals.
 
 mod join;
+mod node;
 mod token;
 
 #[cfg(test)]

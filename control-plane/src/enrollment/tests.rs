@@ -7,7 +7,7 @@ use hauberk_tls::CertificateRequest;
 use super::*;
 use crate::audit::Filter;
 use crate::registry::{Commit, keys};
-use crate::testing::{NODE, Scratch, actor, request, scratch};
+use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
 
 async fn token(scratch: &Scratch, uses: Uses) -> String {
     let asked = TokenRequest {
@@ -207,4 +207,50 @@ async fn neither_strangers_nor_nodes_that_are_gone_renew() {
     scratch.control.store.commit(Commit::new().delete(node)).await.unwrap();
     let gone = scratch.control.enrollment.renew(&peer, &csr, "s").await;
     assert!(matches!(gone, Err(EnrollmentError::NoSuchNode { .. })));
+}
+
+#[tokio::test]
+async fn a_node_that_is_made_anew_is_another() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Unlimited).await;
+    let peer = scratch.peer(&attest(&scratch, &token, &request().1).await.unwrap().issued.svid);
+    let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+    let put = |uid| scratch.control.store.commit(Commit::new().put(node.clone(), a_node(uid)));
+    put("second").await.unwrap();
+    let (_, csr) = request();
+    let renewed = scratch.control.enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(renewed, Err(EnrollmentError::NodeMadeAnew { .. })));
+    let joined = attest(&scratch, &token, &csr).await;
+    assert!(matches!(joined, Err(EnrollmentError::NodeMadeAnew { .. })));
+    let new = self::token(&scratch, Uses::Limited(1)).await;
+    attest(&scratch, &new, &csr).await.unwrap();
+    put("first").await.unwrap();
+    scratch.control.enrollment.renew(&peer, &csr, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_renews_only_so_often() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Limited(2)).await;
+    let (_, csr) = request();
+    let peer = scratch.peer(&attest(&scratch, &token, &csr).await.unwrap().issued.svid);
+    let enrollment = &scratch.control.enrollment;
+    for _ in 0..5 {
+        enrollment.renew(&peer, &csr, "s").await.unwrap();
+    }
+    let six_minutes = Duration::from_secs(360);
+    let refused = enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(refused, Err(EnrollmentError::TooOften { again_in }) if again_in == six_minutes));
+    // The same key may ask again for its first certificate, and no more often.
+    let refused = attest(&scratch, &token, &csr).await;
+    assert!(matches!(refused, Err(EnrollmentError::TooOften { .. })));
+    let other = scratch.peer(&attest(&scratch, &token, &request().1).await.unwrap().issued.svid);
+    enrollment.renew(&other, &csr, "s").await.unwrap();
+    scratch.clock.advance(six_minutes);
+    enrollment.renew(&peer, &csr, "s").await.unwrap();
+    let refused = enrollment.renew(&peer, &csr, "s").await.unwrap_err();
+    let status = crate::rpc::status::of_enrollment(&refused);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    let details = tonic_types::StatusExt::get_error_details(&status);
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(six_minutes));
 }

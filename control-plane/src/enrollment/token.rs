@@ -6,6 +6,7 @@ use std::time::Duration;
 use hauberk_identity::{Name, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+use super::node;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::random::NoRandomness;
@@ -44,6 +45,9 @@ pub struct TokenRecord {
     pub mesh: String,
     /// The virtual node that its bearers become.
     pub node: String,
+    /// Which node of that name; `None` in records of releases that did not look at it.
+    #[serde(default)]
+    pub node_uid: Option<String>,
     /// Unix ms.
     pub created_at: u64,
     /// Unix ms.
@@ -153,12 +157,18 @@ impl Tokens {
         if request.uses == Uses::Limited(0) {
             return Err(TokenError::NoUses);
         }
+        let (mesh, node) = (request.mesh.as_str(), request.node.as_str());
+        let node_uid = node::uid_of(&*self.store, mesh, node).await?;
+        if node_uid.is_none() {
+            return Err(TokenError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() });
+        }
         let now = self.clock.now();
         let secret = Secret::generate(PREFIX)?;
         let hash = secret.hash();
         let record = TokenRecord {
             mesh: request.mesh.to_string(),
             node: request.node.to_string(),
+            node_uid,
             created_at: now.0,
             expires_at: now.plus(ttl).0,
             created_by: actor.name.clone(),

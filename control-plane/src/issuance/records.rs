@@ -53,6 +53,9 @@ pub struct InstanceRecord {
     pub mesh: String,
     /// The virtual node.
     pub node: String,
+    /// Which node of that name; `None` in records of releases that did not look at it.
+    #[serde(default)]
+    pub node_uid: Option<String>,
     /// The latest certificate's serial number.
     pub serial: String,
     /// When that was issued, Unix ms.

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::time::Duration;
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -33,6 +34,13 @@ pub fn bad_field(field: impl Into<String>, problem: impl std::fmt::Display) -> S
     let mut details = ErrorDetails::with_bad_request_violation(&field, problem.clone());
     details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+}
+
+/// The caller does something more often than it needs to.
+fn too_often(reason: &'static str, error: &dyn Error, again_in: Duration) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(again_in));
+    details.set_error_info(reason, DOMAIN, HashMap::new());
+    Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
 }
 
 /// Something failed here that is nobody's business elsewhere.
@@ -131,10 +139,12 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::Expired { .. } => denied("TOKEN_EXPIRED"),
         EnrollmentError::UsedUp { .. } => denied("TOKEN_USED_UP"),
         EnrollmentError::NoSuchNode { .. } => denied("NODE_GONE"),
+        EnrollmentError::NodeMadeAnew { .. } => denied("NODE_MADE_ANEW"),
         EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
+        EnrollmentError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
         EnrollmentError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
         EnrollmentError::Issuance(error) => of_issuance(error),
         EnrollmentError::Store(error) => of_store(error),
@@ -169,6 +179,7 @@ pub fn of_admin(error: &AdminError) -> Status {
         AdminError::NotAnAdmin(_) | AdminError::Stale => {
             refusal(Code::Unauthenticated, "CREDENTIAL_REFUSED", error.to_string())
         }
+        AdminError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
         AdminError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
         AdminError::Issuance(error) => of_issuance(error),
         AdminError::Store(error) => of_store(error),

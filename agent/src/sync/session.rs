@@ -78,8 +78,10 @@ impl<'a> Session<'a> {
         loop {
             tokio::select! {
                 message = next(&mut down) => {
+                    let message = message?;
+                    // Only now: a stream that is opened may still be refused.
                     backoff.reset();
-                    self.take(message?, &up).await?;
+                    self.take(message, &up).await?;
                 }
                 changed = applied.changed() => {
                     or_stopping(changed)?;

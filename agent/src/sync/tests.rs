@@ -352,6 +352,45 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
     assert!(!*connected.borrow());
 }
 
+#[tokio::test]
+async fn who_is_refused_comes_back_later_and_later() {
+    let agent = Agent::new();
+    let mut plane = ControlPlane::start(&agent.authorities).await;
+    let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
+    let issued = Issued { identity, trust: agent.authorities.stored_trust() };
+    let clock = Clock::system();
+    let registrations = watch::Sender::new(pb::Register::default());
+    let sync = Sync {
+        control_plane: crate::testing::config(plane.address, agent.directory.path(), &[]).control_plane,
+        clock,
+        credentials: Credentials::new(issued, Arc::clone(&agent.state)).unwrap(),
+        recipient: recipient(),
+        mesh: agent.mesh.clone(),
+        decisions: Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None)),
+        registrations: registrations.subscribe(),
+        connected: watch::Sender::new(false),
+        settled: watch::Sender::new(false),
+    };
+    let (first, most) = (Duration::from_millis(100), Duration::from_secs(5));
+    let mut backoff = Backoff::new(first, most);
+    for _ in 0..20 {
+        backoff.step();
+    }
+    let mut held = agent.held();
+    let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
+        let stream = plane.streams.recv().await.unwrap();
+        stream.down.send(Err(tonic::Status::not_found("the node is gone"))).await.unwrap();
+    });
+    assert!(ended.is_ok());
+    assert!(backoff.step() >= most / 2);
+    let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
+        let stream = plane.streams.recv().await.unwrap();
+        stream.send(Down::CurrentAt(pb::CurrentAt::default())).await;
+    });
+    assert!(ended.is_ok());
+    assert!(backoff.step() <= first, "it was let in");
+}
+
 #[test]
 fn floors_are_by_service() {
     let agent = Agent::new();

@@ -147,7 +147,8 @@ impl Kept {
         self.bytes -= entry.bytes;
         if let Some(own) = self.by_instance.get_mut(&entry.instance) {
             // Both orders are of age, so this is the first one.
-            own.retain(|other| *other != number);
+            let first = own.pop_front();
+            debug_assert_eq!(first, Some(number));
             if own.is_empty() {
                 self.by_instance.remove(&entry.instance);
             }

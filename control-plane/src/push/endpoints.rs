@@ -115,8 +115,8 @@ impl Endpoints {
         self.published.subscribe()
     }
 
-    /// Takes the whole registration of an instance, sent on the stream `session`, in place of its former one. Whoever
-    /// drains is no longer published.
+    /// Takes the whole registration of an instance, sent on the stream `session`, in place of its former one; nothing
+    /// where a later stream has registered. Whoever drains is no longer published.
     pub fn register(
         &self,
         spiffe_id: &SpiffeId,
@@ -127,6 +127,9 @@ impl Endpoints {
         let mut state = self.lock();
         let instances = state.by_node.entry(spiffe_id.clone()).or_default();
         let former = instances.get(&instance);
+        if former.is_some_and(|former| former.session > session) {
+            return;
+        }
         let written = former.is_none_or(|former| former.registration != registration);
         instances.insert(instance, Registered { registration, session, unconfirmed_until: None });
         state.dirty.insert(spiffe_id.clone());

@@ -9,6 +9,36 @@ use tokio::time::{Instant, sleep_until};
 const BURST: u32 = 2_000;
 const MESSAGES_PER_SECOND: u32 = 200;
 
+/// Decisions that are taken of an agent at once (as many as it keeps while it is away, and some more), and how many more
+/// each second: what it is told to send at the most.
+const DECISIONS_AT_ONCE: usize = 2_048;
+const DECISIONS_PER_SECOND: usize = *super::DECISIONS_PER_AGENT.end();
+
+/// How many decisions are taken of an agent.
+pub(super) struct DecisionPace {
+    left: usize,
+    refilled: Instant,
+}
+
+impl DecisionPace {
+    pub(super) fn new() -> Self {
+        Self { left: DECISIONS_AT_ONCE, refilled: Instant::now() }
+    }
+
+    /// How many of `count` are taken now; the others are not waited for.
+    pub(super) fn take(&mut self, count: usize) -> usize {
+        let seconds = usize::try_from(self.refilled.elapsed().as_secs()).unwrap_or(usize::MAX);
+        if seconds > 0 {
+            let earned = seconds.saturating_mul(DECISIONS_PER_SECOND);
+            self.left = self.left.saturating_add(earned).min(DECISIONS_AT_ONCE);
+            self.refilled = Instant::now();
+        }
+        let taken = count.min(self.left);
+        self.left -= taken;
+        taken
+    }
+}
+
 /// A bucket of tokens, one for each message.
 pub(super) struct Pace {
     tokens: u32,

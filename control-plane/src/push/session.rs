@@ -24,7 +24,7 @@ use super::endpoints::EndpointSnapshot;
 use super::holding::{Holding, Push as Pushed};
 use super::incoming::{Hello, ProtocolError};
 use super::metrics::{KindLabel, ReasonLabel};
-use super::pace::Pace;
+use super::pace::{DecisionPace, Pace};
 use crate::compile::Compilation;
 use crate::instances::{Ask, Connected, Enforcement, Peer};
 use crate::rpc::status;
@@ -109,6 +109,7 @@ struct Session<'a> {
     questions: HashMap<u64, Question>,
     last_question: u64,
     pace: Pace,
+    decisions: DecisionPace,
 }
 
 struct Question {
@@ -165,6 +166,7 @@ impl<'a> Session<'a> {
             questions: HashMap::new(),
             last_question: 0,
             pace: Pace::new(),
+            decisions: DecisionPace::new(),
             observed: push.flows.observed(),
         };
         if *session.observed.borrow() {

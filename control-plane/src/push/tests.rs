@@ -85,6 +85,51 @@ async fn a_revision_is_enforced_once_every_view_is_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flood_of_decisions_is_left_out_and_a_message_full_of_them_ends_the_stream() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    let mut observation = world.push.flows.observe(Filter::default()).unwrap();
+    let many = |count| {
+        let node = node_id("orders").to_string();
+        let decisions = vec![agent::Decision { node, ..agent::Decision::default() }; count];
+        from_agent::Message::Decisions(agent::Decisions { decisions, dropped: 0 })
+    };
+    let mut seen = async |agent: &Agent| {
+        agent.send(many(256)).await;
+        let response = observation.next().await.unwrap();
+        (response.decisions.len(), response.dropped)
+    };
+    for _ in 0..8 {
+        assert_eq!(seen(&agent).await, (256, 0));
+    }
+    // Left out; the next batch says so.
+    agent.send(many(256)).await;
+    world.settle().await;
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(seen(&agent).await, (256, 256));
+    assert_eq!(seen(&agent).await, (244, 12));
+    agent.send(many(257)).await;
+    assert_eq!(agent.ending().await, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_an_older_stream_registers_comes_too_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::create(&directory.path().join("store")).unwrap();
+    let endpoints = Endpoints::load(&store).await.unwrap();
+    let (id, instance) = (node_id("orders"), InstanceId::from_random([1; 8]));
+    let registration = |address: &str| {
+        let ports = vec![agent::Registration { listener_port: 80, address: address.into(), healthy: true }];
+        Registration::parse(&agent::Register { ports, draining: false }).unwrap()
+    };
+    endpoints.register(&id, instance, 2, registration("10.0.0.2:80"));
+    endpoints.register(&id, instance, 1, registration("10.0.0.1:80"));
+    assert_eq!(endpoints.registration(&id, instance), Some(registration("10.0.0.2:80")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_is_shown_until_a_later_view_is_taken() {
     let world = World::new().await;
     let mut agent = world.connect("orders", 1);

@@ -11,6 +11,9 @@ use crate::push::holding::MAX_SUBSCRIPTIONS;
 use crate::push::incoming::{ProtocolError, shown};
 use crate::push::registration::Registration;
 
+/// The most decisions of one message; agents send 256.
+const MAX_DECISIONS: usize = 256;
+
 /// The longest name, in bytes, that is told to be none of a service.
 const MAX_ECHOED: usize = 255;
 
@@ -23,7 +26,7 @@ impl Session<'_> {
             from_agent::Message::Refuse(message) => self.hear_refuse(&message),
             from_agent::Message::Register(message) => self.hear_register(&message),
             from_agent::Message::Subscribe(message) => self.hear_subscribe(message)?,
-            from_agent::Message::Decisions(message) => self.hear_decisions(message),
+            from_agent::Message::Decisions(message) => self.hear_decisions(message)?,
             from_agent::Message::Answer(message) => self.hear_answer(message),
         }
         Ok(())
@@ -96,8 +99,14 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn hear_decisions(&self, message: agent::Decisions) {
+    fn hear_decisions(&mut self, mut message: agent::Decisions) -> Result<(), ProtocolError> {
         let count = message.decisions.len();
+        if count > MAX_DECISIONS {
+            return Err(ProtocolError::TooMany { field: "decisions", limit: MAX_DECISIONS });
+        }
+        let taken = self.decisions.take(count);
+        message.decisions.truncate(taken);
+        message.dropped = message.dropped.saturating_add((count - taken) as u64);
         let (peer, now) = (self.peer, self.push.clock.now());
         let foreign = self.push.flows.record(&peer.spiffe_id, peer.instance, message, now);
         self.push.metrics.decisions.inc_by(count as u64);
@@ -106,6 +115,7 @@ impl Session<'_> {
             warn!(event = "foreign_decisions", instance = %peer.instance, spiffe_id = %peer.spiffe_id, foreign,
                 "an agent reported decisions that are not its own: they are left out");
         }
+        Ok(())
     }
 
     fn hear_answer(&mut self, message: agent::Answer) {

@@ -14,6 +14,9 @@ use crate::kinds::{self, Listed};
 use crate::output::{self, Format};
 use crate::session::Session;
 
+/// How many certificates are shown, the latest: a page of the API.
+const CERTIFICATES_SHOWN: usize = 100;
+
 /// Runs the command.
 ///
 /// # Errors
@@ -221,9 +224,15 @@ async fn certificates(
         }
         None => String::new(),
     };
-    let request = api::ListCertificatesRequest { spiffe_id, ..Default::default() };
-    let answer = session.identities().list_certificates(request).await?.into_inner();
-    let found = answer.certificates;
+    let mut request = api::ListCertificatesRequest { spiffe_id, ..Default::default() };
+    let (mut found, mut has_more) = (Vec::new(), true);
+    // Among many certificates a page may hold few of those that are wanted.
+    while has_more && found.len() < CERTIFICATES_SHOWN {
+        let answer = session.identities().list_certificates(request.clone()).await?.into_inner();
+        found.extend(answer.certificates);
+        has_more = !answer.next_page_token.is_empty();
+        request.page_token = answer.next_page_token;
+    }
     let now = clock::now();
     let rows = found.iter().map(|certificate| rows::certificate(certificate, now)).collect();
     let trees = found
@@ -232,7 +241,7 @@ async fn certificates(
         .collect();
     let ids = found.iter().map(|certificate| format!("certificate/{}", certificate.serial)).collect();
     show(format, "certificate", &rows::CERTIFICATE_HEADERS, rows, trees, ids)?;
-    if !answer.next_page_token.is_empty() {
+    if has_more {
         output::note("these are the latest; name a node to see only its own: hauberk get certificates NODE");
     }
     Ok(())

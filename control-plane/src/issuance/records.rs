@@ -15,6 +15,9 @@ const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
 /// How many records one reading of the store takes.
 const READ_AT_ONCE: usize = 1_000;
 
+/// How many certificates one call looks at for those that are wanted.
+const LOOKED_AT: usize = 10_000;
+
 /// Whose a certificate is, among those that name the same SPIFFE id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -141,7 +144,8 @@ impl Ledger {
         Ok(InstanceId::from_random(seed))
     }
 
-    /// Issued certificates, the latest first, at most `limit`; those of one SPIFFE id where it is given.
+    /// Issued certificates, the latest first, at most `limit`; those of one SPIFFE id where it is given. A page may hold
+    /// fewer and still have a next: one call looks at a bounded number of certificates.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -153,6 +157,7 @@ impl Ledger {
     ) -> Result<IssuedPage, StoreError> {
         let mut certificates = Vec::new();
         let mut after = after.map(|after| format!("{}{after}", keys::ISSUED_ORDER));
+        let mut looked_at = 0;
         loop {
             let page = self.store.list(keys::ISSUED_ORDER, after.as_deref(), READ_AT_ONCE).await?;
             for (key, _) in &page.entries {
@@ -166,7 +171,8 @@ impl Ledger {
                 if spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted) {
                     certificates.push((serial.to_owned(), record));
                 }
-                if certificates.len() >= limit {
+                looked_at += 1;
+                if certificates.len() >= limit || looked_at >= LOOKED_AT {
                     return Ok(IssuedPage { certificates, next: Some(position.to_owned()) });
                 }
             }
@@ -174,6 +180,8 @@ impl Ledger {
                 return Ok(IssuedPage { certificates, next: None });
             }
             after = page.entries.last().map(|(key, _)| key.clone());
+            // The store answers at once, so nothing else lets others go on.
+            tokio::task::yield_now().await;
         }
     }
 

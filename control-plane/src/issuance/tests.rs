@@ -3,7 +3,7 @@ use std::time::Duration;
 use hauberk_identity::{Name, SpiffeId};
 
 use super::*;
-use crate::registry::{Commit, StoreError};
+use crate::registry::{Commit, StoreError, keys};
 use crate::testing::{Scratch, actor, request, scratch};
 
 fn order(scratch: &Scratch, ttl: Duration) -> Order {
@@ -100,4 +100,31 @@ async fn many_at_once_share_flushes() {
     serials.sort();
     serials.dedup();
     assert_eq!(serials.len(), 200);
+}
+
+#[tokio::test]
+async fn one_call_looks_at_a_bounded_number_of_certificates() {
+    let scratch = scratch().await;
+    let now = scratch.clock.now();
+    let issued =
+        scratch.control.issuer.issue(order(&scratch, Duration::from_secs(60)), |_, _| Ok(Commit::new()));
+    let id = scratch.peer(&issued.await.unwrap().svid).id().to_string();
+    let ledger = &scratch.control.ledger;
+    let record = ledger.certificates(None, None, 1).await.unwrap().certificates.remove(0).1;
+    let other = IssuedRecord { spiffe_id: "spiffe://shop.local/mesh/shop/node/other".into(), ..record };
+    for chunk in 0..12 {
+        let mut commit = Commit::new();
+        for index in 0..1_000 {
+            let serial = format!("{:040x}", chunk * 1_000 + index);
+            let key = format!("{}{serial}", keys::ISSUED);
+            let bytes = crate::registry::document::to_bytes(&key, &other).unwrap();
+            commit =
+                commit.put(key, bytes).put(keys::issued_order(now.plus(Duration::from_secs(1)), &serial), "");
+        }
+        scratch.control.store.commit(commit).await.unwrap();
+    }
+    let first = ledger.certificates(Some(&id), None, 10).await.unwrap();
+    assert!(first.certificates.is_empty());
+    let second = ledger.certificates(Some(&id), first.next.as_deref(), 10).await.unwrap();
+    assert_eq!((second.certificates.len(), second.next), (1, None));
 }

@@ -51,7 +51,9 @@ impl Health {
         }
         match self.store.condition() {
             Condition::Writable => None,
-            Condition::ReadOnly(reason) => Some(format!("the registry is read-only: {reason}")),
+            Condition::Full(reason) | Condition::Broken(reason) => {
+                Some(format!("the registry takes no writes: {reason}"))
+            }
         }
     }
 

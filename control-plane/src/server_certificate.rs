@@ -82,7 +82,8 @@ impl ServerCertificate {
             actor: Actor { name: "control-plane".to_owned(), source: "local".to_owned() },
             action: "certificate.issue",
         };
-        let issued = control.issuer.issue(order, |_, _| Ok(Commit::new())).await?;
+        // Without it nobody could be served, not even whoever comes to make room on a full disk.
+        let issued = control.issuer.issue(order, |_, _| Ok(Commit::new().using_reserve())).await?;
         // With the root in the chain, an agent that knows only the root's fingerprint can verify it.
         let svid = match control.authority.root() {
             Some(root) => issued.svid.with_root(root.der())?,

@@ -167,7 +167,7 @@ fn control_plane(report: &mut Report, status: &api::GetStatusResponse, asked: Un
         report.bad(
             GROUP,
             format!("the store takes no writes: {}", status.store_read_only_reason),
-            "make room or mend the disk, then restart the control plane; agents go on meanwhile",
+            "agents go on meanwhile; what to do is under what the control plane says",
         );
     }
     let certificates = [

@@ -79,6 +79,7 @@ pub struct Commit {
     guards: Vec<Guard>,
     writes: BTreeMap<String, Option<Bytes>>,
     raise_revision: bool,
+    uses_reserve: bool,
 }
 
 impl Commit {
@@ -148,6 +149,14 @@ impl Commit {
         self
     }
 
+    /// Says that this commit is small, and that an operator cannot mend a full disk without it: it is taken as long as
+    /// any room is left at all.
+    #[must_use]
+    pub fn using_reserve(mut self) -> Self {
+        self.uses_reserve = true;
+        self
+    }
+
     /// The number of keys written.
     pub fn len(&self) -> usize {
         self.writes.len()
@@ -186,8 +195,10 @@ pub struct Page {
 pub enum Condition {
     /// Reads and writes.
     Writable,
-    /// Reads only, until an operator acts; says why.
-    ReadOnly(String),
+    /// Reads only, until there is room on the disk; says how little there is.
+    Full(String),
+    /// Reads only, until an operator repairs the disk and restarts; says why.
+    Broken(String),
 }
 
 /// The registry's storage. Guards are checked and writes applied in one step; there are no closures, so that a

@@ -39,11 +39,15 @@ pub(super) struct Facts<'a> {
 /// What is not as it should be, errors first.
 pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Condition::ReadOnly(reason) = facts.condition {
-        findings.push(error(
-            format!("the registry takes no writes: {reason}"),
-            "repair the disk or make room on it, then restart the control plane",
-        ));
+    let condition = match facts.condition {
+        Condition::Writable => None,
+        Condition::Full(reason) => {
+            Some((reason, "make room on the disk: writes are taken again by themselves, without a restart"))
+        }
+        Condition::Broken(reason) => Some((reason, "repair the disk, then restart the control plane")),
+    };
+    if let Some((reason, fix)) = condition {
+        findings.push(error(format!("the registry takes no writes: {reason}"), fix));
     }
     findings.extend(certificates(facts.certificates, facts.now));
     findings.extend(facts.compilation.findings.iter().map(|finding| {

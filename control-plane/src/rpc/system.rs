@@ -76,7 +76,7 @@ impl System for SystemService {
             server_certificate_not_after: not_after(certificates.server),
             store_read_only_reason: match condition {
                 Condition::Writable => String::new(),
-                Condition::ReadOnly(reason) => reason,
+                Condition::Full(reason) | Condition::Broken(reason) => reason,
             },
             admin,
             roles,

@@ -20,6 +20,10 @@ use crate::registry::OpenError;
 /// Writes are refused below this much free space, while there is still room to finish what was begun.
 pub(super) const RESERVED_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Below this much even commits that may use the reserve are refused: a write that fails half way makes the store
+/// read-only.
+pub(super) const LAST_BYTES: u64 = 2 * 1024 * 1024;
+
 /// The lock of a store's directory; let go when dropped or when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {

@@ -23,7 +23,7 @@ use super::{
     ChangeRing, Commit, Committed, Condition, MAX_KEY_BYTES, MAX_VALUE_BYTES, OpenError, Page, Revision,
     Store, StoreError, Stored, Version, Watch, record,
 };
-use directory::RESERVED_BYTES;
+use directory::{LAST_BYTES, RESERVED_BYTES};
 use writer::Job;
 
 /// How many commits may wait for the writer before callers are held back.
@@ -53,21 +53,33 @@ struct Shared {
     changes: Arc<ChangeRing>,
     /// Why nothing is written any more, once a write has failed.
     broken: Mutex<Option<String>>,
+    /// What a test says is left on the disk.
+    #[cfg(test)]
+    pretended_room: Mutex<Option<u64>>,
 }
 
 impl Shared {
-    /// Whether a commit would be taken now.
-    fn check_writable(&self) -> Result<(), StoreError> {
+    /// Whether a commit would be taken now, or one that may use the reserve.
+    fn check_writable(&self, uses_reserve: bool) -> Result<(), StoreError> {
+        let needed = if uses_reserve { LAST_BYTES } else { RESERVED_BYTES };
         if let Some(reason) = &*self.broken.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(StoreError::ReadOnly { reason: reason.clone() });
         }
-        match directory::available_bytes(&self.directory) {
-            Ok(available) if available < RESERVED_BYTES => {
+        match self.available_bytes() {
+            Ok(available) if available < needed => {
                 Err(StoreError::Full { available_mib: available / (1024 * 1024) })
             }
             Ok(_) => Ok(()),
             Err(error) => Err(StoreError::Unreadable { reason: error.to_string() }),
         }
+    }
+
+    fn available_bytes(&self) -> std::io::Result<u64> {
+        #[cfg(test)]
+        if let Some(pretended) = *self.pretended_room.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(pretended);
+        }
+        directory::available_bytes(&self.directory)
     }
 }
 
@@ -108,6 +120,8 @@ impl SledStore {
             }),
             changes: Arc::new(ChangeRing::new(opened.state.version)),
             broken: Mutex::new(None),
+            #[cfg(test)]
+            pretended_room: Mutex::new(None),
         });
         let (jobs, waiting) = mpsc::channel(WAITING_COMMITS);
         let (done, closed) = oneshot::channel();
@@ -166,9 +180,10 @@ impl Store for SledStore {
     }
 
     fn condition(&self) -> Condition {
-        match self.shared.check_writable() {
+        match self.shared.check_writable(false) {
             Ok(()) => Condition::Writable,
-            Err(error) => Condition::ReadOnly(error.to_string()),
+            Err(error @ StoreError::Full { .. }) => Condition::Full(error.to_string()),
+            Err(error) => Condition::Broken(error.to_string()),
         }
     }
 

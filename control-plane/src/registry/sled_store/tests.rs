@@ -203,6 +203,26 @@ async fn a_store_that_failed_once_is_read_only_and_shows_what_is_durable() {
     let refused = store.commit(Commit::new().put("a", "more")).await.unwrap_err();
     assert!(matches!(refused, StoreError::ReadOnly { .. }));
     assert_eq!(store.get("a").await.unwrap().unwrap().value, "durable");
-    let Condition::ReadOnly(reason) = store.condition() else { panic!("it says so") };
+    let Condition::Broken(reason) = store.condition() else { panic!("it says so") };
     assert!(reason.contains("input/output error"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_full_disk_takes_only_what_may_use_the_reserve_until_there_is_room() {
+    let scratch = scratch();
+    let store = SledStore::create(&scratch.path).unwrap();
+    let room = |mib: u64| *store.shared.pretended_room.lock().unwrap() = Some(mib * 1024 * 1024);
+    room(7);
+    let refused = store.commit(Commit::new().put("a", "1")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Full { available_mib: 7 }));
+    let Condition::Full(reason) = store.condition() else { panic!("it says so") };
+    assert!(reason.contains("7 MiB left"), "{reason}");
+    store.commit(Commit::new().put("b", "1").using_reserve()).await.unwrap();
+    room(1);
+    let refused = store.commit(Commit::new().put("c", "1").using_reserve()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Full { available_mib: 1 }));
+    room(9);
+    store.commit(Commit::new().put("a", "1")).await.unwrap();
+    assert_eq!(store.condition(), Condition::Writable);
+    assert_eq!(store.get("c").await.unwrap(), None);
 }

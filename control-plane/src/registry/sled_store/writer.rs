@@ -73,12 +73,19 @@ struct Staged {
 
 impl Writer {
     fn commit_group(&mut self, group: Vec<Job>) {
-        if let Err(error) = self.shared.check_writable() {
-            for job in group {
-                job.answer(Err(error.clone()));
+        let group = match self.shared.check_writable(false) {
+            Ok(()) => group,
+            Err(error) => {
+                let (on_reserve, refused): (Vec<_>, Vec<_>) =
+                    group.into_iter().partition(|job| job.commit.uses_reserve);
+                refused.into_iter().for_each(|job| job.answer(Err(error.clone())));
+                if let Err(error) = self.shared.check_writable(true) {
+                    on_reserve.into_iter().for_each(|job| job.answer(Err(error.clone())));
+                    return;
+                }
+                on_reserve
             }
-            return;
-        }
+        };
         let mut staged = Staged { state: self.opened.state, ..Staged::default() };
         let mut decided = Vec::with_capacity(group.len());
         for job in group {

@@ -122,10 +122,22 @@ fn certificates_are_told_of_before_they_expire() {
 }
 
 #[test]
+fn a_full_disk_takes_no_restart_and_a_broken_one_does() {
+    let mut world = World::healthy();
+    for (condition, restart) in
+        [(Condition::Full("full".into()), false), (Condition::Broken("broken".into()), true)]
+    {
+        world.condition = condition;
+        let findings = world.findings();
+        assert_eq!(findings[0].fix.contains("then restart"), restart, "{}", findings[0].fix);
+    }
+}
+
+#[test]
 fn errors_come_first() {
     let mut world = World::healthy();
     world.reports[0].hello = Some(HelloFacts { clock_skew_ms: -45_000, ..HelloFacts::default() });
-    world.condition = Condition::ReadOnly("the disk is full".into());
+    world.condition = Condition::Full("the disk is full".into());
     let refusal = Refusal { service: None, revision: 3, reason: "invalid".into(), detail: String::new() };
     world.rollout.laggards = vec![laggard_with(Lag::NotConnected), laggard_with(Lag::Refused(refusal))];
     world.compilation.findings = Arc::new([CompileFinding {

@@ -166,6 +166,13 @@ impl ControlPlane {
         if settings.data_dir.join(UNFINISHED_MARKER).exists() {
             return Err(AppError::Unfinished(settings.data_dir));
         }
+        // Its files are 0600, but whoever may write the directory could put others in their place.
+        if private_file::is_open_to_others(&settings.data_dir)
+            && let Err(error) = private_file::restrict_directory(&settings.data_dir)
+        {
+            let directory = settings.data_dir.display();
+            tracing::warn!(event = "data_dir_open", %directory, %error, "others may enter it: run `chmod 700` on it");
+        }
         let registry = settings.registry_directory();
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&registry)).await;
         let store: Arc<dyn Store> = Arc::new(opened.map_err(|_| StoreError::Closed)??);

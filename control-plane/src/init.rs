@@ -31,6 +31,13 @@ pub enum InitError {
     /// A former attempt was killed.
     #[error("an earlier `init` did not finish in {}: remove that directory and run `init` again", .0.display())]
     Unfinished(PathBuf),
+    /// A key of another installation may stand there.
+    #[error(
+        "{} exists: `init` makes a new key and overwrites nothing. Choose another --kek-file, or remove it if no \
+         installation needs it",
+        .0.display()
+    )]
+    KeyExists(PathBuf),
     /// The file system refuses.
     #[error("cannot write {}", .path.display())]
     Io {
@@ -124,6 +131,10 @@ pub async fn init(
     private_file::restrict_directory(&data_dir).map_err(failed(&data_dir))?;
     if std::fs::read_dir(&data_dir).map_err(failed(&data_dir))?.next().is_some() {
         return Err(InitError::NotEmpty(data_dir));
+    }
+    // Before anything is written: what was begun would have to be removed.
+    if settings.kek_file.exists() {
+        return Err(InitError::KeyExists(settings.kek_file));
     }
     private_file::create(&marker, b"").map_err(failed(&marker))?;
 

@@ -54,6 +54,11 @@ pub fn restrict_directory(path: &Path) -> io::Result<()> {
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
+/// Whether anybody but its owner may enter a directory; `false` for one that cannot be looked at.
+pub fn is_open_to_others(directory: &Path) -> bool {
+    std::fs::metadata(directory).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -13,6 +14,10 @@ use crate::random::{self, NoRandomness};
 /// The length of the key, in bytes; the file holds these and nothing else.
 const KEY_BYTES: usize = 32;
 
+/// Permissions that let others read the key, or change it. A group may read it: that is how keys are mounted for
+/// programs that run as nobody in particular.
+const EXPOSED: u32 = 0o027;
+
 /// A key that cannot be used, or a sealed secret that does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -23,6 +28,18 @@ pub enum SealError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// Others can read or change the file.
+    #[error(
+        "the key-encryption key {} has mode {mode:04o}: others may read or change it. Run `chmod 600` on it, and ask \
+         yourself who has read it",
+        .path.display()
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// The file holds something else.
     #[error("{} is no key-encryption key: it has {length} bytes instead of {KEY_BYTES}", .path.display())]
@@ -61,10 +78,14 @@ impl KeyEncryptionKey {
     /// Reads the key from its file.
     ///
     /// # Errors
-    /// When the file cannot be read or holds something else.
+    /// When the file cannot be read, others can read it, or it holds something else.
     pub fn load(path: &Path) -> Result<Self, SealError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| SealError::File { path: path.to_owned(), source })?;
+        let failed = |source| SealError::File { path: path.to_owned(), source };
+        let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
+        if mode & EXPOSED != 0 {
+            return Err(SealError::Exposed { path: path.to_owned(), mode });
+        }
+        let bytes = std::fs::read(path).map_err(failed)?;
         Self::from_bytes(path, &Zeroizing::new(bytes))
     }
 
@@ -117,8 +138,6 @@ impl fmt::Debug for KeyEncryptionKey {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -141,6 +160,20 @@ mod tests {
         let other = KeyEncryptionKey::create(&directory.path().join("other")).unwrap();
         assert!(other.open("authority/root/1", &sealed).is_err());
         assert!(reloaded.open("authority/root/1", b"short").is_err());
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kek");
+        KeyEncryptionKey::create(&path).unwrap();
+        for (mode, is_exposed) in
+            [(0o400, false), (0o440, false), (0o644, true), (0o604, true), (0o660, true)]
+        {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let loaded = KeyEncryptionKey::load(&path);
+            assert_eq!(matches!(loaded, Err(SealError::Exposed { .. })), is_exposed, "{mode:o}");
+        }
     }
 
     #[test]

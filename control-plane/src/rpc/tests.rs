@@ -4,6 +4,7 @@ mod changes;
 mod strangers;
 mod sync;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use hauberk_identity::{Name, TrustDomain};
@@ -65,6 +66,7 @@ async fn start() -> (Running, String) {
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let contexts = directory.path().join("contexts.toml");
     let founded = init(settings.clone(), &trust_domain, "demo", &contexts, Clock::system()).await.unwrap();
+    std::fs::set_permissions(&settings.data_dir, std::fs::Permissions::from_mode(0o755)).unwrap();
 
     let control =
         ControlPlane::open(settings.clone(), Clock::system(), LogControl::detached()).await.unwrap();
@@ -173,6 +175,9 @@ async fn an_open_connection_does_not_hold_up_a_stop_and_a_second_process_is_told
     let idle = channel(running.addresses.agent, connector).await.unwrap();
     let mut health = HealthClient::new(idle);
     assert_eq!(health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status, 1);
+    // Others could enter the directory until it was started.
+    let mode = std::fs::metadata(running.data_dir()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o700);
     let second =
         run(settings(&running.data_dir()), Clock::system(), LogControl::detached(), CancellationToken::new());
     let refused = tokio::time::timeout(DEADLINE, second).await.unwrap().unwrap_err();
@@ -230,6 +235,13 @@ async fn taken_ports_and_taken_or_unfinished_places_are_named() {
         run(settings.clone(), Clock::system(), LogControl::detached(), CancellationToken::new()).await;
     let told = refused.unwrap_err().to_string();
     assert!(told.contains("admin-listen") && told.contains(&settings.admin_listen.to_string()), "{told}");
+
+    // A key that stands elsewhere is left alone, and so is the directory.
+    let mut elsewhere = crate::testing::settings(&directory.path().join("other"));
+    elsewhere.kek_file = settings.kek_file.clone();
+    assert!(matches!(found(&elsewhere).await, Err(InitError::KeyExists(_))));
+    elsewhere.kek_file = directory.path().join("kek");
+    found(&elsewhere).await.unwrap();
 
     std::fs::write(settings.data_dir.join(crate::init::UNFINISHED_MARKER), "").unwrap();
     assert!(matches!(found(&settings).await, Err(InitError::Unfinished(_))));

@@ -1,6 +1,8 @@
 //! The admin API's `Resources` service.
 
-use std::collections::{HashMap, VecDeque};
+mod watching;
+
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,20 +14,19 @@ use hauberk_identity::Name;
 use hauberk_proto::admin::v1::resources_server::{self, ResourcesServer};
 use hauberk_proto::admin::v1::{
     Applied, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, DeleteTarget, GetRequest,
-    GetResponse, ListRequest, ListResponse, Outcome, WatchEvent, WatchRequest, WatchResponse,
+    GetResponse, ListRequest, ListResponse, Outcome, WatchRequest, WatchResponse,
 };
 use hauberk_proto::mesh::v1::{Resource, ResourceRef};
 use prost::Message;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::{page, status};
 use crate::access::CallContext;
 use crate::admins::Role;
 use crate::app::ControlPlane;
-use crate::registry::{Change, Store, Stored, Watch, WatchEnd, keys};
 use crate::resources::admit::{self, Rights, Target};
 use crate::resources::{Author, Catalog, Kind, MAX_BATCH_BYTES, ResourceKey, Resources, did_you_mean};
+use watching::{Watchers, Watching};
 
 /// Resources on a page.
 const PAGE: usize = 500;
@@ -39,7 +40,8 @@ pub(super) fn service(
     control: &Arc<ControlPlane>,
     resources: &Arc<Resources>,
 ) -> ResourcesServer<ResourcesService> {
-    let service = ResourcesService { control: Arc::clone(control), resources: Arc::clone(resources) };
+    let (control, resources) = (Arc::clone(control), Arc::clone(resources));
+    let service = ResourcesService { control, resources, watchers: Watchers::default() };
     // Some more than a batch may have, so that one that is too large is told so in our words.
     ResourcesServer::new(service).max_decoding_message_size(2 * MAX_BATCH_BYTES)
 }
@@ -47,6 +49,7 @@ pub(super) fn service(
 pub(super) struct ResourcesService {
     control: Arc<ControlPlane>,
     resources: Arc<Resources>,
+    watchers: Watchers,
 }
 
 #[tonic::async_trait]
@@ -115,10 +118,11 @@ impl resources_server::Resources for ResourcesService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let place = self.watchers.join(CallContext::of(&request)?.actor().name)?;
         let WatchRequest { kind, mesh } = request.into_inner();
         let filter = Filter { kind: kind_filter(kind)?, mesh, labels: HashMap::new() };
-        let store = Arc::clone(&self.control.store);
-        let watching = Watching::begin(&*store, filter, self.control.stop.clone()).await?;
+        let (catalog, store) = (self.catalog().await?, &*self.control.store);
+        let watching = Watching::begin(catalog, store, filter, self.control.stop.clone(), place);
         let events = stream::unfold(Some(watching), |watching| async move {
             let mut watching = watching?;
             match watching.next().await {
@@ -254,71 +258,5 @@ impl Filter {
         resources.filter(|(_, resource)| {
             self.labels.iter().all(|(key, value)| resource.labels.get(key) == Some(value))
         })
-    }
-}
-
-/// One watcher's place in the sequence of changes.
-struct Watching {
-    filter: Filter,
-    ready: VecDeque<WatchResponse>,
-    changes: Watch,
-    stop: CancellationToken,
-}
-
-impl Watching {
-    async fn begin(store: &dyn Store, filter: Filter, stop: CancellationToken) -> Result<Self, Status> {
-        let page = store.list(keys::RESOURCES, None, usize::MAX).await;
-        let page = page.map_err(|error| status::of_store(&error))?;
-        let changes = store.watch(keys::RESOURCES, page.version);
-        let mut watching = Self { filter, ready: VecDeque::new(), changes, stop };
-        let revision = page.revision.0;
-        for (key, stored) in &page.entries {
-            watching.tell(key, Some(stored), revision);
-        }
-        let event = WatchEvent::Synced.into();
-        watching.ready.push_back(WatchResponse { event, resource: None, revision });
-        Ok(watching)
-    }
-
-    async fn next(&mut self) -> Result<WatchResponse, Status> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
-            let change: Arc<Change> = tokio::select! {
-                () = self.stop.cancelled() => return Err(status::stopping()),
-                change = self.changes.next() => change.map_err(|end| match end {
-                    WatchEnd::Compacted => {
-                        let message = "changes came faster than this stream was read: watch again";
-                        status::refusal(Code::OutOfRange, "WATCH_TOO_SLOW", message)
-                    }
-                    WatchEnd::Closed => status::stopping(),
-                })?,
-            };
-            for (key, stored) in change.under(keys::RESOURCES) {
-                self.tell(key, stored, change.revision.0);
-            }
-        }
-    }
-
-    fn tell(&mut self, key: &str, stored: Option<&Stored>, revision: u64) {
-        let Some(key) = ResourceKey::from_store_key(key).filter(|key| self.filter.admits(key)) else {
-            return;
-        };
-        let (event, resource) = match stored {
-            Some(stored) => match Resource::decode(stored.value.clone()) {
-                Ok(resource) => (WatchEvent::Applied, resource),
-                Err(error) => {
-                    tracing::error!(event = "resource_unreadable", resource = %key, %error, "it is not shown");
-                    return;
-                }
-            },
-            None => {
-                let (mesh, name) = (key.mesh.to_string(), key.name.to_string());
-                let spec = Some(key.kind.empty_spec());
-                (WatchEvent::Deleted, Resource { mesh, name, spec, ..Resource::default() })
-            }
-        };
-        self.ready.push_back(WatchResponse { event: event.into(), resource: Some(resource), revision });
     }
 }

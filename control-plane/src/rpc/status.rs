@@ -23,14 +23,27 @@ const DOMAIN: &str = "hauberk";
 /// clients take as trailers.
 const DETAILS_BYTES: usize = 5_000;
 
+/// The longest text in a status, in characters: it may repeat what the caller sent.
+const LONGEST_TEXT: usize = 1_000;
+
+fn cut(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    if let Some((end, _)) = text.char_indices().nth(LONGEST_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// A status with a stable reason.
 pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> Status {
+    let message = cut(message);
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
 }
 
 /// The caller's message has a field that cannot be.
 pub fn bad_field(field: impl Into<String>, problem: impl std::fmt::Display) -> Status {
-    let (field, problem) = (field.into(), problem.to_string());
+    let (field, problem) = (cut(field), cut(problem.to_string()));
     let mut details = ErrorDetails::with_bad_request_violation(&field, problem.clone());
     details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
@@ -104,11 +117,12 @@ fn of_problems(problems: &[Problem], list: &str, message: String) -> Status {
         Fault::InUse => (Code::FailedPrecondition, "IN_USE"),
     };
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    let message = cut(message);
     let mut weight = message.len();
     for (index, problem) in problems.iter().enumerate() {
         let dot = if problem.field.is_empty() { "" } else { "." };
-        let field = format!("{list}[{}]{dot}{}", problem.resource, problem.field);
-        let description = problem.description();
+        let field = cut(format!("{list}[{}]{dot}{}", problem.resource, problem.field));
+        let description = cut(problem.description());
         weight += field.len() + description.len() + 8;
         if weight > DETAILS_BYTES && index > 0 {
             let more = problems.len() - index;
@@ -223,5 +237,34 @@ pub fn of_telemetry(error: &TelemetryError) -> Status {
     match error {
         TelemetryError::BadFilter { .. } => bad_field("filter", error),
         TelemetryError::StartedTwice | TelemetryError::NotReloadable(_) => internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_caller_sent_is_not_sent_back_at_length() {
+        let long = "x".repeat(100_000);
+        let statuses = [
+            bad_field(&long, &long),
+            refusal(Code::NotFound, "NOT_FOUND", &long),
+            of_problems(
+                &[Problem {
+                    resource: 0,
+                    field: long.clone(),
+                    message: long.clone(),
+                    help: Some(long.clone()),
+                    fault: Fault::Invalid,
+                }],
+                "resources",
+                long.clone(),
+            ),
+        ];
+        for status in statuses {
+            assert!(status.message().len() < 3_000);
+            assert!(status.details().len() < 5_000, "{}", status.details().len());
+        }
     }
 }

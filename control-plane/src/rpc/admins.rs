@@ -34,9 +34,18 @@ impl Admins for AdminsService {
     ) -> Result<Response<CreateAdminResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let CreateAdminRequest { name: asked, roles } = request.into_inner();
-        let name = Name::parse(&asked).map_err(|error| status::bad_field("name", error))?;
-        let roles = message::parse_roles(&roles)
-            .map_err(|number| status::bad_field("roles", format!("{number} is no role")))?;
+        let parsed = Name::parse(&asked).map_err(|error| status::bad_field("name", error)).and_then(|name| {
+            let roles = message::parse_roles(&roles)
+                .map_err(|number| status::bad_field("roles", format!("{number} is no role")))?;
+            Ok((name, roles))
+        });
+        let (name, roles) = match parsed {
+            Ok(parsed) => parsed,
+            Err(status) => {
+                refused::record(&self.control.audit, &actor, "admin.create", asked, status.message()).await;
+                return Err(status);
+            }
+        };
         match self.control.admins.create(&name, &roles, &actor).await {
             Ok(login) => Ok(Response::new(CreateAdminResponse {
                 admin: Some(admin(&login.admin)),

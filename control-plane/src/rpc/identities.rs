@@ -40,8 +40,15 @@ impl Identities for IdentitiesService {
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
-        let request = parse_token_request(request.into_inner())?;
+        let request = request.into_inner();
         let object = format!("{}/{}", request.mesh, request.node);
+        let request = match parse_token_request(request) {
+            Ok(request) => request,
+            Err(status) => {
+                refused::record(&self.control.audit, &actor, "token.create", object, status.message()).await;
+                return Err(status);
+            }
+        };
         match self.control.tokens.create(request, &actor).await {
             Ok(issued) => Ok(Response::new(CreateTokenResponse {
                 token: issued.secret.reveal().to_owned(),
@@ -100,7 +107,14 @@ impl Identities for IdentitiesService {
         });
         let instances = reports.iter().map(|report| {
             let latest = compilation.nodes.get(&report.spiffe_id).map(|view| view.revision);
-            self.instance(report, latest.unwrap_or_default(), lags.get(&report.id))
+            let lag = match latest {
+                Some(_) => lags.get(&report.id).map(Lag::to_string),
+                // Nothing is rolled out to it any longer, and until then others believe what it proves.
+                None => {
+                    Some("its virtual node was deleted; it is believed until its certificate expires".into())
+                }
+            };
+            self.instance(report, latest.unwrap_or_default(), lag.unwrap_or_default())
         });
         Ok(Response::new(ListInstancesResponse { instances: instances.collect(), revision }))
     }
@@ -136,7 +150,7 @@ impl Identities for IdentitiesService {
 }
 
 impl IdentitiesService {
-    fn instance(&self, report: &Report, latest_revision: u64, lag: Option<&Lag>) -> Instance {
+    fn instance(&self, report: &Report, latest_revision: u64, lag_reason: String) -> Instance {
         let hello = report.hello.as_ref();
         let registration = self.push.endpoints().registration(&report.spiffe_id, report.id);
         let ports = registration.iter().flat_map(|registration| registration.ports());
@@ -155,7 +169,7 @@ impl IdentitiesService {
             certificate_not_after: Some(message::timestamp(report.certificate.not_after)),
             latest_revision,
             enforced_revision: report.in_force.map(|mark| mark.revision).unwrap_or_default(),
-            lag_reason: lag.map(Lag::to_string).unwrap_or_default(),
+            lag_reason,
             ports: ports
                 .map(|port| InstancePort {
                     listener_port: port.listener_port.into(),

@@ -1,5 +1,6 @@
 //! An agent's stream and what admins see of it.
 
+use hauberk_proto::admin::v1::admins_client::AdminsClient;
 use hauberk_proto::admin::v1::audit_client::AuditClient;
 use hauberk_proto::admin::v1::flows_client::FlowsClient;
 use hauberk_proto::admin::v1::identities_client::IdentitiesClient;
@@ -7,8 +8,8 @@ use hauberk_proto::admin::v1::policies_client::PoliciesClient;
 use hauberk_proto::admin::v1::rollout_client::RolloutClient;
 use hauberk_proto::admin::v1::system_client::SystemClient;
 use hauberk_proto::admin::v1::{
-    CreateTokenRequest, ExplainRequest, GetStatusRequest, ListAuditRequest, ListInstancesRequest,
-    ObserveRequest, Source, WaitRequest,
+    CreateAdminRequest, CreateTokenRequest, ExplainRequest, GetStatusRequest, ListAuditRequest,
+    ListInstancesRequest, ObserveRequest, Source, WaitRequest,
 };
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::{
@@ -145,10 +146,20 @@ async fn observers_see_decisions_and_refused_acts_are_recorded() {
     let refused = IdentitiesClient::new(admin.clone()).create_token(asked).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let asked = ListAuditRequest { refused_only: true, action: "token.".into(), ..Default::default() };
-    let mut audit = AuditClient::new(admin);
+    let mut audit = AuditClient::new(admin.clone());
     let records = audit.list(asked).await.unwrap().into_inner().records;
     assert_eq!((records.len(), records[0].object.as_str()), (1, "shop/nobody"));
     assert_eq!(records[0].actor, "spiffe://shop.local/admin/olga");
+    let malformed = CreateTokenRequest { mesh: "no mesh".into(), node: "web".into(), ..Default::default() };
+    let refused = IdentitiesClient::new(admin.clone()).create_token(malformed).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let malformed = CreateAdminRequest { name: "no/name".into(), roles: vec![1] };
+    let refused = AdminsClient::new(admin.clone()).create_admin(malformed).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let asked = ListAuditRequest { refused_only: true, ..Default::default() };
+    let records = audit.list(asked).await.unwrap().into_inner().records;
+    let objects: Vec<_> = records.iter().map(|record| record.object.as_str()).collect();
+    assert_eq!(objects, ["no/name", "no mesh/web", "shop/nobody"]);
     let negative = ListAuditRequest { page_size: -1, ..Default::default() };
     assert_eq!(audit.list(negative).await.unwrap_err().code(), Code::InvalidArgument);
     running.stop().await;

@@ -92,12 +92,13 @@ impl CommandError {
 
 impl From<Status> for CommandError {
     fn from(status: Status) -> Self {
-        let mut message = status.message().trim().to_owned();
+        let mut message = output::printable_lines(status.message().trim());
         let mut help = Vec::new();
         if let Some(violations) = status.get_details_bad_request() {
             for violation in violations.field_violations {
                 let field = violation.field;
-                let text = violation.description;
+                let field = output::printable(&field);
+                let text = output::printable_lines(&violation.description);
                 // The message often is the only violation, or the first.
                 if !message.contains(&text) {
                     let line = if field.is_empty() { text } else { format!("{field}: {text}") };

@@ -3,6 +3,7 @@
 use hauberk_proto::mesh::v1::{Kind, Resource, ResourceRef, resource::Spec};
 
 use crate::nearest::suggestion;
+use crate::output::printable;
 
 /// One kind of resource.
 pub(crate) struct KindName {
@@ -117,14 +118,14 @@ pub(crate) fn reference(resource: &Resource) -> ResourceRef {
 
 /// `virtualnode/orders`.
 pub(crate) fn label(resource: &Resource) -> String {
-    format!("{}/{}", said(kind_of(resource)), resource.name)
+    format!("{}/{}", said(kind_of(resource)), printable(&resource.name))
 }
 
 fn unknown<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> String {
     if let Some(later) = NOT_YET.iter().find(|kind| kind.eq_ignore_ascii_case(word.trim_end_matches('s'))) {
         return format!("App Mesh's {later} is not supported by this version");
     }
-    format!("there is no kind `{word}`{}", suggestion(word, words))
+    format!("there is no kind `{}`{}", printable(word), suggestion(word, words))
 }
 
 #[cfg(test)]

@@ -1,7 +1,13 @@
 //! "Did you mean …?"
 
+/// Longer words are nobody's slip of the pen, and comparing them takes as long as they are.
+const LONGEST_WORD: usize = 100;
+
 /// The candidate that `word` most likely stands for, if any is near enough.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > LONGEST_WORD {
+        return None;
+    }
     let wanted = word.to_lowercase();
     candidates
         .into_iter()
@@ -26,5 +32,7 @@ mod tests {
         assert_eq!(nearest("Virtualnode", ["VirtualNode", "Mesh"]), Some("VirtualNode"));
         assert_eq!(nearest("colour", ["portMapping", "tls"]), None);
         assert_eq!(nearest("x", ["tls"]), None);
+        let long = "a".repeat(101);
+        assert_eq!(nearest(&long, [long.as_str()]), None);
     }
 }

@@ -24,15 +24,15 @@ pub(crate) enum Format {
     Name,
 }
 
-/// Writes a line of data.
+/// Writes a line of data for a person; what would command a terminal, other than by our colours, is not passed on.
 ///
 /// # Errors
 /// Standard output cannot be written.
 pub(crate) fn line(text: impl Display) -> Result<(), CommandError> {
-    raw(&format!("{text}\n"))
+    raw(&harmless(&format!("{text}\n")))
 }
 
-/// Writes data as it is.
+/// Writes data as it is: for programs, or made harmless already.
 ///
 /// # Errors
 /// Standard output cannot be written.
@@ -43,7 +43,7 @@ pub(crate) fn raw(text: &str) -> Result<(), CommandError> {
 
 /// Writes a message for a person. Where nobody can read it, nothing is lost.
 pub(crate) fn note(text: impl Display) {
-    let _unread = writeln!(anstream::stderr().lock(), "{text}");
+    let _unread = writeln!(anstream::stderr().lock(), "{}", harmless(&text.to_string()));
 }
 
 /// Writes a line that the next one replaces; only on a terminal.
@@ -92,14 +92,65 @@ pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-/// The text without control characters.
+/// The text without control characters, and without those that change the direction of what follows. It stays on its
+/// line, and cannot pass for ours.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if commands(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same for texts that may have several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    text.lines().map(printable).collect::<Vec<_>>().join("\n")
+}
+
+/// The text with lines, tabs and colours, which are ours, and no other command to a terminal.
+fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let taken = match (c, colour(rest)) {
+            (_, Some(colour)) => colour,
+            (c, None) => rest.get(..c.len_utf8()).unwrap_or_default(),
+        };
+        if commands(c) && !matches!(c, '\n' | '\t') && taken.len() == c.len_utf8() {
+            out.push('\u{fffd}');
+        } else {
+            out.push_str(taken);
+        }
+        rest = rest.get(taken.len()..).unwrap_or_default();
+    }
+    out
+}
+
+/// The sequence that sets colours, if the text begins with one.
+fn colour(text: &str) -> Option<&str> {
+    let parameters = text.strip_prefix("\x1b[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    parameters.get(end..)?.starts_with('m').then(|| text.get(..end + 3))?
+}
+
+/// Whether a character does something to a terminal other than standing there.
+fn commands(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_colours_command_a_terminal() {
+        assert_eq!(harmless("\x1b[1;32mok\x1b[0m\tx\ny"), "\x1b[1;32mok\x1b[0m\tx\ny");
+        assert_eq!(harmless("a\x1b]0;t\x07b"), "a\u{fffd}]0;t\u{fffd}b");
+        assert_eq!(
+            harmless("\x1b[2J\x1b[1;1H\r\u{9b}31m\x1b["),
+            "\u{fffd}[2J\u{fffd}[1;1H\u{fffd}\u{fffd}31m\u{fffd}["
+        );
+        assert_eq!(harmless("é\u{202e}evil"), "é\u{fffd}evil");
+        assert_eq!(printable("\x1b[32mALLOWED\u{2066}\n"), "\u{fffd}[32mALLOWED\u{fffd}\u{fffd}");
+        assert_eq!(printable_lines("a\n\x1bb\n"), "a\n\u{fffd}b");
+    }
 
     #[test]
     fn tables_look_like_kubectls() {

@@ -8,7 +8,7 @@ use crate::commands::decision;
 use crate::documents::{Defaults, describe, to_json, tree_of};
 use crate::error::CommandError;
 use crate::kinds;
-use crate::output;
+use crate::output::{self, printable};
 use crate::session::Session;
 
 /// Runs the command.
@@ -49,30 +49,29 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
     let service = if made.service.is_empty() {
         String::new()
     } else {
-        format!(" (service {})", output::printable(&made.service))
+        format!(" (service {})", printable(&made.service))
     };
-    let peer =
-        if made.peer_address.is_empty() { String::new() } else { format!(" from {}", made.peer_address) };
+    let peer = if made.peer_address.is_empty() {
+        String::new()
+    } else {
+        format!(" from {}", printable(&made.peer_address))
+    };
+    let caller = if made.caller.is_empty() { "anonymous".to_owned() } else { printable(&made.caller) };
     let mut lines = vec![
-        format!(
-            "{} {}: {}",
-            decision::verdict(made.verdict()),
-            output::printable(&made.id),
-            decision::reason(&made)
-        ),
+        format!("{} {}: {}", decision::verdict(made.verdict()), printable(&made.id), decision::reason(&made)),
         String::new(),
-        format!("  who    {}{peer}", if made.caller.is_empty() { "anonymous" } else { &made.caller }),
+        format!("  who    {caller}{peer}"),
         format!("  what   {}", decision::act(&made)),
-        format!("  where  {} port {}{service}", made.node, made.port),
+        format!("  where  {} port {}{service}", printable(&made.node), made.port),
         format!("  when   {}", UnixMillis(made.at_unix_ms)),
         format!("  by     revision {}{}", made.revision, source(answer.source())),
     ];
     if !made.route.is_empty() {
-        lines.push(format!("  route  {}", output::printable(&made.route)));
+        lines.push(format!("  route  {}", printable(&made.route)));
     }
     lines.push(String::new());
     lines.push(decision::trace(detail));
-    output::raw(&lines.join("\n"))
+    output::line(lines.join("\n").trim_end())
 }
 
 fn source(source: Source) -> &'static str {

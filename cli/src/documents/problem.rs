@@ -5,9 +5,16 @@ use std::fmt::{self, Write as _};
 use owo_colors::OwoColorize as _;
 
 use super::yaml::Position;
+use crate::output::{printable, printable_lines};
 
 /// How much of a line is shown.
 const WIDTH: usize = 100;
+
+/// How many problems are shown; the others are counted.
+const SHOWN: usize = 50;
+
+/// The longest path and message, in characters: both may repeat what stands in the file.
+const LONGEST_TEXT: usize = 1_000;
 
 /// A file, or standard input, as it was read.
 #[derive(Debug)]
@@ -41,13 +48,16 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut problems: Vec<&Problem> = self.problems.iter().collect();
         problems.sort_by_key(|problem| (problem.source, problem.at));
-        for problem in &problems {
+        for problem in problems.iter().take(SHOWN) {
             let source = self.sources.get(problem.source);
             let name = source.map_or("?", |source| source.name.as_str());
             let line = source.and_then(|source| source.text.lines().nth(problem.at.line.saturating_sub(1)));
             f.write_str(&render(name, line, problem))?;
         }
         let count = problems.len();
+        if count > SHOWN {
+            writeln!(f, "and {} more", count - SHOWN)?;
+        }
         write!(f, "{count} problem{}; nothing was changed", if count == 1 { "" } else { "s" })
     }
 }
@@ -56,9 +66,9 @@ impl std::error::Error for Problems {}
 
 fn render(name: &str, line: Option<&str>, problem: &Problem) -> String {
     let Position { line: number, column } = problem.at;
-    let place = format!("{name}:{number}:{column}:");
-    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", problem.path) };
-    let mut out = format!("{} {path}{}\n", place.bold(), problem.message);
+    let place = format!("{}:{number}:{column}:", printable(name));
+    let path = if problem.path.is_empty() { String::new() } else { format!("{}: ", cut(&problem.path)) };
+    let mut out = format!("{} {path}{}\n", place.bold(), cut(&problem.message));
     if let Some(line) = line.filter(|line| !line.trim().is_empty()) {
         let (shown, offset) = excerpt(line, column);
         let gutter = number.to_string();
@@ -72,12 +82,20 @@ fn render(name: &str, line: Option<&str>, problem: &Problem) -> String {
     out
 }
 
+/// A text that may hold anything, as it can be shown.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_TEXT) {
+        Some((end, _)) => format!("{}…", printable_lines(text.get(..end).unwrap_or_default())),
+        None => printable_lines(text),
+    }
+}
+
 /// The part of a line around a column, without what would command a terminal; and where the column is in it.
 fn excerpt(line: &str, column: usize) -> (String, usize) {
     let offset = column.saturating_sub(1);
     let start = if offset < WIDTH { 0 } else { offset - WIDTH / 2 };
     let mut shown: String =
-        line.chars().skip(start).take(WIDTH).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        printable(&line.chars().skip(start).take(WIDTH).collect::<String>()).replace('\u{fffd}', " ");
     if line.chars().nth(start + WIDTH).is_some() {
         shown.push('…');
     }

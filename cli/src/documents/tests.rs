@@ -30,6 +30,48 @@ fn a_whole_node_is_read() {
 }
 
 #[test]
+fn what_stands_in_a_file_does_not_command_the_terminal() {
+    let evil = r"x\e[31mRED\e]0;PWN\a\u202e";
+    for text in [
+        format!("kind: \"{evil}\"\nmesh: m\nname: n\n"),
+        format!("kind: Mesh\nname: m\n\"{evil}\": 1\n"),
+        format!("kind: Mesh\nname: m\nspec: {{\"{evil}\": 1}}\n"),
+        format!("kind: Mesh\nname: m\nlabels: {{\"{evil}\": 1}}\n"),
+        format!("kind: Mesh\nname: m\nname: m\n\"{evil}\": 1\n\"{evil}\": 1\n"),
+    ] {
+        let told = load(&text).unwrap_err().to_string();
+        assert!(
+            !told.contains("\x1b[31mRED") && !told.contains("\x1b]") && !told.contains('\u{202e}'),
+            "{told:?}"
+        );
+    }
+    let label = crate::kinds::label(&Resource { name: "a\x1b[31mb".into(), ..Resource::default() });
+    assert_eq!(label, "unknown/a\u{fffd}[31mb");
+}
+
+#[test]
+fn aliases_are_counted_by_what_they_hold() {
+    let text = format!(
+        "kind: Policy\nmesh: m\nname: n\nspec:\n  description: &a \"{}\"\n  x: [{}]\n",
+        "x".repeat(1 << 20),
+        "*a,".repeat(100)
+    );
+    let told = wrong(&text);
+    assert!(told.contains("more than 16 MiB of text, aliases counted at each use"), "{}", &told[..300]);
+}
+
+#[test]
+fn many_problems_are_counted_and_found_quickly() {
+    let keys: String = (0..30_000).map(|index| format!("k{index}: 1\n")).collect();
+    let told = wrong(&format!("kind: Mesh\nname: m\n{keys}"));
+    assert!(
+        told.contains("\nand 29950 more\n30000 problems; nothing was changed"),
+        "{}",
+        &told[told.len() - 200..]
+    );
+}
+
+#[test]
 fn every_mistake_of_a_file_is_told_at_once_with_its_place() {
     let text = "\
 kind: VirtualNode

@@ -9,6 +9,9 @@ const MAX_DEPTH: usize = 64;
 /// Values in one file, with each alias counted as often as it is used, so that aliases of aliases cannot explode.
 const MAX_NODES: usize = 100_000;
 
+/// Bytes of text in one file, counted in the same way: no file has as many by itself.
+const MAX_TEXT: usize = 16 << 20;
+
 /// A place in a file, both counted from one, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
@@ -123,19 +126,38 @@ struct Exhausted;
 #[derive(Clone)]
 struct Weighed {
     node: Node,
-    nodes: usize,
+    weight: Weight,
     depth: usize,
+}
+
+/// How much a value holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Weight {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Weight {
+    fn add(&mut self, other: Self) {
+        self.nodes = self.nodes.saturating_add(other.nodes);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 enum Items {
     List(Vec<Node>),
-    Map { entries: Vec<Entry>, key: Option<(String, Position)> },
+    Map {
+        entries: Vec<Entry>,
+        key: Option<(String, Position)>,
+        /// Each key that has come, with its line.
+        lines: HashMap<String, usize>,
+    },
 }
 
 struct Frame {
     at: Position,
     anchor: usize,
-    nodes: usize,
+    weight: Weight,
     depth: usize,
     items: Items,
 }
@@ -146,7 +168,7 @@ struct Builder {
     faults: Vec<Fault>,
     open: Vec<Frame>,
     anchors: HashMap<usize, Weighed>,
-    nodes: usize,
+    weight: Weight,
 }
 
 impl Builder {
@@ -154,11 +176,12 @@ impl Builder {
         let at = position(span);
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                self.count(at, 1)?;
+                let weight = Weight { nodes: 1, bytes: text.len() };
+                self.count(at, weight)?;
                 let style = self.style(style, tag.as_deref(), at);
                 let length = if span.start.line() == span.end.line() { span.len().max(1) } else { 1 };
                 let content = Content::Scalar { text: text.into_owned(), style };
-                self.finish(Weighed { node: Node { at, length, content }, nodes: 1, depth: 1 }, anchor)
+                self.finish(Weighed { node: Node { at, length, content }, weight, depth: 1 }, anchor)
             }
             Event::SequenceStart(anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), at);
@@ -166,13 +189,17 @@ impl Builder {
             }
             Event::MappingStart(anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), at);
-                self.begin(at, anchor, Items::Map { entries: Vec::new(), key: None })
+                self.begin(at, anchor, Items::Map { entries: Vec::new(), key: None, lines: HashMap::new() })
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
-            Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
-                Some(value) => {
-                    self.count(at, value.nodes)?;
-                    self.finish(value, 0)
+            // It is copied only once it is known to fit.
+            Event::Alias(anchor) => match self.anchors.get(&anchor).map(|value| value.weight) {
+                Some(weight) => {
+                    self.count(at, weight)?;
+                    match self.anchors.get(&anchor).cloned() {
+                        Some(value) => self.finish(value, 0),
+                        None => Err(Exhausted),
+                    }
                 }
                 None => {
                     self.fault(at, 1, "this alias stands within its own anchor".to_owned());
@@ -188,22 +215,23 @@ impl Builder {
     }
 
     fn begin(&mut self, at: Position, anchor: usize, items: Items) -> Result<(), Exhausted> {
-        self.count(at, 1)?;
-        self.open.push(Frame { at, anchor, nodes: 1, depth: 1, items });
+        let weight = Weight { nodes: 1, bytes: 0 };
+        self.count(at, weight)?;
+        self.open.push(Frame { at, anchor, weight, depth: 1, items });
         self.check_depth(at, 0)
     }
 
-    fn count(&mut self, at: Position, nodes: usize) -> Result<(), Exhausted> {
-        self.nodes += nodes;
-        if self.nodes > MAX_NODES {
-            self.fault(
-                at,
-                1,
-                format!("this file holds more than {MAX_NODES} values, aliases counted at each use"),
-            );
-            return Err(Exhausted);
-        }
-        Ok(())
+    fn count(&mut self, at: Position, weight: Weight) -> Result<(), Exhausted> {
+        self.weight.add(weight);
+        let too_much = if self.weight.nodes > MAX_NODES {
+            format!("{MAX_NODES} values")
+        } else if self.weight.bytes > MAX_TEXT {
+            format!("{} MiB of text", MAX_TEXT >> 20)
+        } else {
+            return Ok(());
+        };
+        self.fault(at, 1, format!("this file holds more than {too_much}, aliases counted at each use"));
+        Err(Exhausted)
     }
 
     fn end(&mut self) -> Result<(), Exhausted> {
@@ -213,7 +241,7 @@ impl Builder {
             Items::Map { entries, .. } => Content::Map(entries),
         };
         let node = Node { at: frame.at, length: 1, content };
-        self.finish(Weighed { node, nodes: frame.nodes, depth: frame.depth }, frame.anchor)
+        self.finish(Weighed { node, weight: frame.weight, depth: frame.depth }, frame.anchor)
     }
 
     /// Puts a value where it belongs.
@@ -226,20 +254,22 @@ impl Builder {
             self.documents.push(value.node);
             return Ok(());
         };
-        frame.nodes += value.nodes;
+        frame.weight.add(value.weight);
         frame.depth = frame.depth.max(value.depth + 1);
         match &mut frame.items {
             Items::List(items) => items.push(value.node),
-            Items::Map { entries, key } => match key.take() {
+            Items::Map { entries, key, lines } => match key.take() {
                 Some((key, at)) => entries.push(Entry { key, at, value: value.node }),
                 None => {
                     let at = value.node.at;
                     let length = value.node.length;
                     match value.node.content {
                         Content::Scalar { text, .. } => {
-                            let first =
-                                entries.iter().find(|entry| entry.key == text).map(|entry| entry.at.line);
                             *key = Some((text.clone(), at));
+                            let first = lines.get(&text).copied();
+                            if first.is_none() {
+                                lines.insert(text.clone(), at.line);
+                            }
                             if let Some(first) = first {
                                 let message =
                                     format!("the key `{text}` stands here twice, first on line {first}");

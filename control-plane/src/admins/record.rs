@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 pub enum Role {
     /// Reads everything that is not secret; so does every other role.
     Viewer,
-    /// Changes meshes, nodes and services, but grants nothing.
+    /// Changes meshes, nodes and services, as far as no policy names them: it neither grants nor lifts anything.
     Editor,
-    /// Changes policies, and what places a port under a service.
+    /// Changes policies, and whatever a policy names: which ports a service is, listeners and routes.
     PolicyAdmin,
     /// Makes tokens, revokes.
     IdentityAdmin,

@@ -3,10 +3,11 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, Name, NameError, SpiffeId, UnixMillis};
-use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
+use hauberk_identity::{IdentityKind, InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 use tokio::sync::Mutex;
 
+use super::error::EnrollmentError;
 use super::node;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
@@ -14,7 +15,7 @@ use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::issuance::{Holder, InstanceRecord, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
 use crate::metrics::{Metrics, OutcomeLabel};
-use crate::random::{self, NoRandomness};
+use crate::random;
 use crate::registry::{Commit, Guard, Store, StoreError, Stored, document, keys};
 use crate::secret::SecretHash;
 
@@ -47,76 +48,6 @@ pub struct Enrolled {
     pub issued: Issued,
     /// Which instance it is.
     pub instance: InstanceId,
-}
-
-/// Why an agent gets no certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum EnrollmentError {
-    /// Nobody made such a token, or it was taken back, or it expired long ago.
-    #[error("the join token is unknown: it was mistyped, taken back, or made by another control plane")]
-    UnknownToken,
-    /// The agent came too late.
-    #[error("the join token expired {} ago: make a new one", in_words(*.ago))]
-    Expired {
-        /// How late.
-        ago: Duration,
-    },
-    /// Others came before.
-    #[error("the join token is used up: {}", used_by(.by))]
-    UsedUp {
-        /// Who.
-        by: Vec<TokenUse>,
-    },
-    /// The node was deleted.
-    #[error("mesh {mesh} has no virtual node {node} any longer")]
-    NoSuchNode {
-        /// The mesh.
-        mesh: String,
-        /// The node.
-        node: String,
-    },
-    /// The node was deleted, and another was made under its name.
-    #[error("virtual node {node} of mesh {mesh} was deleted and made anew: join it with a new token")]
-    NodeMadeAnew {
-        /// The mesh.
-        mesh: String,
-        /// The node.
-        node: String,
-    },
-    /// A certificate of another kind asks for renewal.
-    #[error("{0} is no node of a mesh: its certificate is not renewed here")]
-    NotANode(SpiffeId),
-    /// The connection has outlived the certificate.
-    #[error("the certificate has expired: join anew with a token")]
-    CertificateExpired,
-    /// The instance has more certificates than it can need.
-    #[error("this instance has renewed its certificate too often: again in {}", in_words(*.again_in))]
-    TooOften {
-        /// When it may.
-        again_in: Duration,
-    },
-    /// The agent's request is not acceptable.
-    #[error("the certificate request is refused: {0}")]
-    Request(#[from] CsrError),
-    /// A record names an impossible node.
-    #[error("the registry names an impossible node")]
-    Name(#[from] NameError),
-    /// Nothing could be issued; not the agent's fault.
-    #[error(transparent)]
-    Issuance(#[from] IssuanceError),
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No instance id can be made.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
-}
-
-impl EnrollmentError {
-    /// Whether the agent was refused, as against something having failed here.
-    pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Name(_) | Self::Issuance(_) | Self::Store(_) | Self::NoRandomness(_))
-    }
 }
 
 /// Lets agents in.
@@ -272,19 +203,11 @@ impl Enrollment {
         let instance = match &before {
             Some(used) => {
                 entitlement = entitlement.present(key).present(use_key);
-                match InstanceId::parse(&used.instance) {
-                    Ok(id) => {
-                        self.check_renewals(&id)?;
-                        id
-                    }
-                    Err(_) => {
-                        return Err(StoreError::Damaged {
-                            key: used.instance.clone(),
-                            what: "it is no instance",
-                        }
-                        .into());
-                    }
-                }
+                let damaged =
+                    |_| StoreError::Damaged { key: used.instance.clone(), what: "it is no instance" };
+                let id = InstanceId::parse(&used.instance).map_err(damaged)?;
+                self.check_renewals(&id)?;
+                id
             }
             None => {
                 let instance = random::instance_id()?;
@@ -468,29 +391,4 @@ fn put_instance(commit: Commit, id: &InstanceId, record: &InstanceRecord) -> Res
 /// What an agent says of itself, without what would confuse a terminal.
 fn presentable(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(LONGEST_INFO).collect()
-}
-
-fn used_by(uses: &[TokenUse]) -> String {
-    match uses {
-        [] => "no use is left".to_owned(),
-        [only] => {
-            format!("instance {} used it at {} from {}", only.instance, UnixMillis(only.at), only.source)
-        }
-        [first, ..] => {
-            format!(
-                "{} instances used it, one of them {} at {}",
-                uses.len(),
-                first.instance,
-                UnixMillis(first.at)
-            )
-        }
-    }
-}
-
-fn in_words(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds if seconds < 120 => format!("{seconds}s"),
-        seconds if seconds < 7_200 => format!("{}m", seconds / 60),
-        seconds => format!("{}h", seconds / 3_600),
-    }
 }

@@ -1,5 +1,6 @@
 //! How agents come by their identities: join tokens, the first certificate, and its renewals.
 
+mod error;
 mod join;
 mod node;
 mod token;
@@ -7,5 +8,6 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-pub use join::{AgentInfo, Enrolled, Enrollment, EnrollmentError, EnrollmentParts};
+pub use error::EnrollmentError;
+pub use join::{AgentInfo, Enrolled, Enrollment, EnrollmentParts};
 pub use token::{IssuedToken, TokenError, TokenRecord, TokenRequest, TokenUse, TokenView, Tokens, Uses};

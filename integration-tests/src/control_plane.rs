@@ -227,7 +227,10 @@ impl MeshBox {
     /// The same in a file.
     pub fn bundle_file(&self) -> PathBuf {
         let file = self.folder().join("bundle.pem");
-        fs::write(&file, self.bundle_pem()).unwrap();
+        // Agents that start meanwhile read it: never half written.
+        let new = tempfile::NamedTempFile::new_in(self.folder()).unwrap();
+        fs::write(new.path(), self.bundle_pem()).unwrap();
+        new.persist(&file).unwrap();
         file
     }
 

@@ -25,9 +25,10 @@ const ATTEMPTS: u32 = 16;
 /// Into how many queues users of tokens are sorted, by the token's hash.
 const QUEUES: usize = 64;
 
-/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on.
-const RENEWALS_AT_ONCE: u32 = 5;
-const RENEWALS_IN_A_LIFE: u32 = 10;
+/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on. One record
+/// takes some three KiB on the disk until its certificate expires, so an instance that goes mad costs a few MiB.
+const RENEWALS_AT_ONCE: u32 = 1000;
+const RENEWALS_IN_A_LIFE: u32 = 100;
 
 /// The longest text that an agent may say about itself, in characters.
 const LONGEST_INFO: usize = 255;

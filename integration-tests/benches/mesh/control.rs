@@ -24,32 +24,35 @@ use hauberk_tls::{CertificateRequest, KeyPair, Svid};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 const IN_FLIGHT: usize = 64;
-const CONNECTIONS: usize = 4;
+/// Each of an instance of its own.
+const CONNECTIONS: usize = 16;
 const INSTANCES: usize = 100;
 const CHANGES: usize = 30;
 
 /// Renewals over mutual TLS, each recorded durably before it is answered.
 pub fn issuance(runtime: &Runtime, mesh: &MeshBox) {
-    let token = fs::read_to_string(mesh.token_file("client", &[])).unwrap();
+    let token = fs::read_to_string(mesh.token_file("client", &["--uses", "unlimited"])).unwrap();
     let span = Duration::from_secs(4);
     let cpu_before = mesh.control_plane_cpu_seconds();
     let (issued, took) = runtime.block_on(async {
-        let key = KeyPair::generate().unwrap();
-        let csr = CertificateRequest::create(&key).unwrap();
-        let request = AttestRequest {
-            csr: csr.clone(),
-            agent: None,
-            evidence: Some(Evidence::JoinToken(token.trim().to_owned())),
-        };
-        let stranger = dial::channel(mesh.agent_address(), dial::stranger(mesh));
-        let attested = EnrollmentClient::new(stranger).attest(request).await.unwrap().into_inner();
-        let svid = Svid::from_der(attested.certificate.unwrap().chain).unwrap();
-
+        let mut instances = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let key = KeyPair::generate().unwrap();
+            let csr = CertificateRequest::create(&key).unwrap();
+            let request = AttestRequest {
+                csr: csr.clone(),
+                agent: None,
+                evidence: Some(Evidence::JoinToken(token.trim().to_owned())),
+            };
+            let stranger = dial::channel(mesh.agent_address(), dial::stranger(mesh));
+            let attested = EnrollmentClient::new(stranger).attest(request).await.unwrap().into_inner();
+            instances.push((Svid::from_der(attested.certificate.unwrap().chain).unwrap(), key, csr));
+        }
         let issued = Arc::new(AtomicU64::new(0));
         let begun = Instant::now();
         let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let channel = dial::channel(mesh.agent_address(), dial::bearer(mesh, svid.clone(), &key));
+        for (svid, key, csr) in instances {
+            let channel = dial::channel(mesh.agent_address(), dial::bearer(mesh, svid, &key));
             for _ in 0..IN_FLIGHT / CONNECTIONS {
                 let mut client = EnrollmentClient::new(channel.clone());
                 let (issued, csr) = (Arc::clone(&issued), csr.clone());

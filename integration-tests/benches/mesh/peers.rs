@@ -10,7 +10,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{Process, eventually, free_port};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// A running pair.
 #[derive(Debug)]
@@ -119,6 +119,8 @@ struct Certificates {
 fn certificates(folder: &Path) -> Certificates {
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // A leaf of its authority's own name would pass for self-signed.
+    ca.distinguished_name.push(DnType::CommonName, "peers");
     let ca_key = KeyPair::generate().unwrap();
     let ca_certificate = ca.self_signed(&ca_key).unwrap();
     let issuer = Issuer::new(ca, ca_key);

@@ -24,6 +24,7 @@ check: ## Formatting, lints, docs and dependency rules
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	$(CARGO) fetch --quiet --locked
 	$(CARGO) deny --offline check bans licenses sources
 
 demo: ## Run a small shop behind real agents and watch a call be denied (Ctrl-C ends it)

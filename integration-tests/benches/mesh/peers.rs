@@ -196,7 +196,8 @@ fn envoy_config(
     let address = |at: SocketAddr| serde_json::json!({"socket_address": {"address": at.ip().to_string(), "port_value": at.port()}});
     let tls = |files: &Certificates| {
         serde_json::json!({
-            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3"},
+            // Envoy's own calls go up to 1.2 unless told.
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
             "tls_certificates": [{"certificate_chain": {"filename": files.chain}, "private_key": {"filename": files.key}}],
             "validation_context": {"trusted_ca": {"filename": files.ca}, "match_typed_subject_alt_names":
                 [{"san_type": "DNS", "matcher": {"exact": "peer.test"}}]},

@@ -121,8 +121,10 @@ fn main() {
     drop(held);
     drop(fresh);
 
-    drop((client, server, pairs));
+    drop(pairs);
     control::enforcement(&mesh, backend);
+    // Not before: an instance that is away holds up every change that concerns it.
+    drop((client, server));
     // Last: its instances never connect, and every change would wait for them.
     control::issuance(&runtime, &mesh);
 }

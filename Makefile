@@ -31,9 +31,9 @@ demo: ## Run a small shop behind real agents and watch a call be denied (Ctrl-C 
 	$(CARGO) build --locked --bins
 	$(TARGET_DIR)/debug/hauberk demo up
 
-bench: ## Measure direct and through two agents, side by side, and print ratios
+bench: ## Measure direct and through two agents, side by side, and print ratios; PARTS="calls bytes memory enforcement issuance"
 	$(CARGO) build --release --locked --bins --benches
-	$(CARGO) bench --locked -p hauberk-integration-tests --bench mesh
+	$(CARGO) bench --locked --bench mesh -- $(PARTS)
 
 image: ## Build the image `hauberk:dev` from binaries of this machine, without any registry
 	$(CARGO) build --profile $(PROFILE) --locked --bins

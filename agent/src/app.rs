@@ -39,6 +39,7 @@ use crate::mesh::Mesh;
 use crate::outbound::{Outbound, TcpService};
 use crate::random;
 use crate::renew::Renewal;
+use crate::resident;
 use crate::state::State;
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
@@ -265,6 +266,10 @@ impl Running {
                     let addresses =
                         serde_json::to_string(&*self.status.addresses.borrow()).unwrap_or_default();
                     tracing::info!(event = "ready", addresses);
+                    match resident::release_code() {
+                        Ok(bytes) => tracing::debug!(event = "code_released", bytes),
+                        Err(error) => tracing::debug!(event = "code_not_released", %error),
+                    }
                     if !self.config.command.is_empty() {
                         let outbound = self.status.addresses.borrow().outbound;
                         let child = Child::start(&self.config.command, outbound)?;

@@ -9,6 +9,7 @@
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
 //! - `decisions`: what becomes of each decision: ids, memory, access lines, summaries for the control plane
 //! - `metrics`: what is counted of traffic
+//! - `resident`: memory that is given back
 //! - `admin`, `health`, `status`, `telemetry`: what people and probes see
 
 mod addresses;
@@ -31,6 +32,7 @@ pub mod metrics;
 pub mod outbound;
 pub mod random;
 pub mod renew;
+mod resident;
 pub mod state;
 mod status;
 pub mod sync;

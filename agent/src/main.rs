@@ -1,4 +1,5 @@
 //! The agent's binary.
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
 //! The hauberk command line.
+#![forbid(unsafe_code)]
 
 mod arguments;
 mod client;

@@ -1,4 +1,5 @@
 //! The control plane of Hauberk: it issues short-lived service certificates and pushes authorization rules.
+#![forbid(unsafe_code)]
 
 pub mod access;
 pub mod admins;

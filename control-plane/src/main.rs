@@ -1,4 +1,5 @@
 //! Issues short-lived service certificates and pushes authorization rules.
+#![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -2,6 +2,7 @@
 //!
 //! Every type here is parsed once at the door and cannot hold an invalid value afterwards. The crate is pure: no
 //! I/O, no clock (instants and random bytes are arguments), no serialisation framework.
+#![forbid(unsafe_code)]
 
 mod name;
 mod serial;

@@ -3,6 +3,7 @@
 //! `benches/mesh` drive it; nothing else depends on it.
 //!
 //! Everything here panics when something does not come about: it is test code.
+#![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -3,6 +3,7 @@
 //! A policy comes as Cedar text ([`PolicyDocument`]), is cut to what one node needs ([`PolicyIndex`]), compiled against
 //! that node's ports and routes ([`Engine`]) and asked about each request ([`Question`], [`Decision`]). The control
 //! plane and the agents run this same code. The crate is pure: no clock, no I/O, no locks.
+#![forbid(unsafe_code)]
 
 mod attributes;
 mod compile;

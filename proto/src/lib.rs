@@ -1,5 +1,6 @@
 //! The messages and services of Hauberk, generated from the `.proto` files beside this crate, and
 //! their conversions to and from the domain types of `hauberk-identity` and `hauberk-policy`.
+#![forbid(unsafe_code)]
 
 pub mod convert;
 

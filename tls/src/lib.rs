@@ -2,6 +2,7 @@
 //!
 //! No other crate names rustls. TLS 1.3 only, mutual by SPIFFE id, without tickets, resumption or early data, so that
 //! every connection is a full handshake against the bundle of that moment.
+#![forbid(unsafe_code)]
 
 mod authority;
 mod bootstrap;

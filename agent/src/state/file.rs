@@ -61,6 +61,6 @@ pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Resul
     File::open(directory)?.sync_all()
 }
 
-fn checksum(payload: &[u8]) -> String {
+pub(super) fn checksum(payload: &[u8]) -> String {
     digest(&SHA256, payload).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,10 +1,12 @@
 //! What an agent keeps on disk: its identity, what to trust, the last good views, and how far it has come.
 //!
 //! A directory of its own (0700), locked while the agent runs. Every file is replaced whole (temporary file, fsync,
-//! rename, fsync of the directory) and carries a checksum. What is damaged is named and never taken for truth.
+//! rename, fsync of the directory) and carries a checksum; the node's own view, which is written before it is
+//! acknowledged, has two slots instead. What is damaged is named and never taken for truth.
 
 mod file;
 mod records;
+mod slots;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -172,8 +174,8 @@ impl State {
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn node_view(&self) -> Result<Option<pb::SignedView>, StateError> {
-        let Some(payload) = self.read(NODE_VIEW)? else { return Ok(None) };
-        pb::SignedView::decode(&**payload)
+        let Some(payload) = self.found(NODE_VIEW, slots::read)? else { return Ok(None) };
+        pb::SignedView::decode(&*payload)
             .map(Some)
             .map_err(|error| self.damaged(NODE_VIEW, error.to_string()))
     }
@@ -183,7 +185,8 @@ impl State {
     /// # Errors
     /// The disk refuses.
     pub fn save_node_view(&self, view: &pb::SignedView) -> Result<(), StateError> {
-        self.write(NODE_VIEW, &view.encode_to_vec())
+        slots::write(&self.directory, NODE_VIEW, &view.encode_to_vec())
+            .map_err(|source| self.io(NODE_VIEW, source))
     }
 
     /// The last good views of services. Their signatures are the reader's to check.
@@ -299,8 +302,16 @@ impl State {
     }
 
     fn read(&self, name: &str) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, StateError> {
+        self.found(name, file::read)
+    }
+
+    fn found<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&Path) -> Result<T, file::ReadError>,
+    ) -> Result<Option<T>, StateError> {
         let path = self.directory.join(name);
-        match file::read(&path) {
+        match read(&path) {
             Ok(payload) => Ok(Some(payload)),
             Err(file::ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(file::ReadError::Io(source)) => Err(StateError::Io { path, source }),

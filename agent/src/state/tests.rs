@@ -48,20 +48,47 @@ fn every_flipped_bit_is_named() {
     let (_directory, state) = opened();
     let view =
         pb::SignedView { view: vec![1, 2, 3].into(), signature: vec![9].into(), key_id: "k".to_owned() };
-    state.save_node_view(&view).unwrap();
-    let path = state.directory().join(NODE_VIEW);
+    state.save_service_views(std::slice::from_ref(&view)).unwrap();
+    let path = state.directory().join(SERVICE_VIEWS);
     let good = fs::read(&path).unwrap();
     for bit in 0..good.len() * 8 {
-        let mut bad = good.clone();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        fs::write(&path, &bad).unwrap();
-        let error = state.node_view().unwrap_err();
-        assert!(error.to_string().contains(NODE_VIEW), "bit {bit}: {error}");
+        fs::write(&path, flipped(&good, bit)).unwrap();
+        let error = state.service_views().unwrap_err();
+        assert!(error.to_string().contains(SERVICE_VIEWS), "bit {bit}: {error}");
     }
     for len in 0..good.len() {
         fs::write(&path, &good[..len]).unwrap();
-        assert!(matches!(state.node_view(), Err(StateError::Damaged { .. })), "{len} bytes");
+        assert!(matches!(state.service_views(), Err(StateError::Damaged { .. })), "{len} bytes");
     }
+}
+
+#[test]
+fn no_flipped_bit_makes_another_view() {
+    let (_directory, state) = opened();
+    let view =
+        pb::SignedView { view: vec![1, 2, 3].into(), signature: vec![9].into(), key_id: "k".to_owned() };
+    state.save_node_view(&view).unwrap();
+    let path = state.directory().join(NODE_VIEW);
+    let good = fs::read(&path).unwrap();
+    let written = good.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    for bit in 0..written * 8 {
+        fs::write(&path, flipped(&good, bit)).unwrap();
+        let error = state.node_view().unwrap_err();
+        assert!(error.to_string().contains(NODE_VIEW), "bit {bit}: {error}");
+    }
+    for len in (0..good.len()).step_by(7) {
+        fs::write(&path, &good[..len]).unwrap();
+        match state.node_view() {
+            Ok(found) => assert_eq!(found.as_ref(), Some(&view), "{len} bytes"),
+            Err(error) => assert!(matches!(error, StateError::Damaged { .. }), "{len} bytes: {error}"),
+        }
+    }
+}
+
+fn flipped(good: &[u8], bit: usize) -> Vec<u8> {
+    let mut bad = good.to_vec();
+    bad[bit / 8] ^= 1 << (bit % 8);
+    bad
 }
 
 #[test]

@@ -25,7 +25,8 @@ pub struct Held {
     mark: Mark,
     node: Option<Arc<NodeView>>,
     services: BTreeMap<Name, HeldService>,
-    /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied.
+    /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied, or is not
+    /// the one that was kept.
     is_mark_unsaved: bool,
     are_services_unsaved: bool,
     are_endpoints_unsaved: bool,

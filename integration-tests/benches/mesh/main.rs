@@ -19,6 +19,7 @@ mod peers;
 use std::{net::SocketAddr, time::Duration};
 
 use hauberk_integration_tests::{Agent, AgentOptions, MeshBox};
+use tokio::runtime::Runtime;
 
 const SPAN: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 3;
@@ -53,7 +54,17 @@ spec:
     permit(principal == Node::"client", action, resource in Service::"server");
 "#;
 
+/// What may be named on the command line; all of it where nothing is.
+const PARTS: [&str; 5] = ["calls", "bytes", "memory", "enforcement", "issuance"];
+
 fn main() {
+    // Cargo adds a flag of its own.
+    let chosen: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let unknown: Vec<_> = chosen.iter().filter(|part| !PARTS.contains(&part.as_str())).collect();
+    assert!(unknown.is_empty(), "there is no part {unknown:?}; there are {PARTS:?}");
+    let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|wanted| wanted == part);
+
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let backend = runtime.block_on(load::backend());
     let mesh = MeshBox::start();
@@ -61,30 +72,52 @@ fn main() {
     let server = mesh.agent("server", AgentOptions::default().app(8080, backend).app(9000, backend).quiet());
     let client = mesh.agent("client", AgentOptions::default().tcp("server:9000").quiet());
     mesh.wait_enforced();
-    let pairs = peers::pairs(mesh.folder(), backend);
+    if wants("calls") {
+        calls(&runtime, &mesh, backend, &client, &server);
+    }
+    if wants("bytes") {
+        bytes(&runtime, backend, &client, &server);
+    }
+    if wants("memory") {
+        memory(&runtime, &mesh, &client, &server);
+    }
+    if wants("enforcement") {
+        control::enforcement(&mesh, backend);
+    }
+    // Not before: an instance that is away holds up every change that concerns it.
+    drop((client, server));
+    // Last: its instances never connect, and every change would wait for them.
+    if wants("issuance") {
+        control::issuance(&runtime, &mesh);
+    }
+}
 
+fn calls(runtime: &Runtime, mesh: &MeshBox, backend: SocketAddr, client: &Agent, server: &Agent) {
+    let pairs = peers::pairs(mesh.folder(), backend);
     println!("HTTP/1.1 keep-alive, GET with a 3-byte answer; medians of {ROUNDS} runs of {SPAN:?}");
     for connections in [1, 64] {
-        let ours = || cpu(&client, &server);
+        let ours = || cpu(client, server);
         let mut rows = vec![Row::new("direct"), Row::new("two agents")];
         rows.extend(pairs.iter().map(|pair| Row::new(pair.name)));
         for _ in 0..ROUNDS {
-            rows[0].add(&runtime, backend, "server", connections, || 0.0);
-            rows[1].add(&runtime, client.outbound(), "server", connections, ours);
+            rows[0].add(runtime, backend, "server", connections, || 0.0);
+            rows[1].add(runtime, client.outbound(), "server", connections, ours);
             for (row, pair) in rows[2..].iter_mut().zip(&pairs) {
-                row.add(&runtime, pair.entry, "server", connections, || pair.cpu_seconds());
+                row.add(runtime, pair.entry, "server", connections, || pair.cpu_seconds());
             }
         }
         print_rows(connections, &rows);
     }
+}
 
+fn bytes(runtime: &Runtime, backend: SocketAddr, client: &Agent, server: &Agent) {
     println!("\nBulk TCP, one connection for {SPAN:?}");
     let (bytes, took) = runtime.block_on(load::bulk(backend, SPAN));
     let direct = gbit(bytes, took);
     println!("  {:<14} {direct:>8.2} Gbit/s", "direct");
-    let before = cpu(&client, &server);
+    let before = cpu(client, server);
     let (bytes, took) = runtime.block_on(load::bulk(client.tcp("server:9000"), SPAN));
-    let per_gib = (cpu(&client, &server) - before) / (bytes as f64 / f64::from(1 << 30));
+    let per_gib = (cpu(client, server) - before) / (bytes as f64 / f64::from(1 << 30));
     let through = gbit(bytes, took);
     println!(
         "  {:<14} {through:>8.2} Gbit/s   {:.2} of direct   {per_gib:.2} CPU s/GiB",
@@ -95,9 +128,9 @@ fn main() {
     println!("\nNew TCP connections, one request each, 16 in flight, for {SPAN:?}");
     let direct = runtime.block_on(load::connections(backend, 16, SPAN));
     println!("  {:<14} {:>8.0} /s", "direct", direct.per_second());
-    let before = cpu(&client, &server);
+    let before = cpu(client, server);
     let through = runtime.block_on(load::connections(client.tcp("server:9000"), 16, SPAN));
-    let each = (cpu(&client, &server) - before) / through.done as f64 * 1e3;
+    let each = (cpu(client, server) - before) / through.done as f64 * 1e3;
     println!(
         "  {:<14} {:>8.0} /s   {:.2} of direct   {each:.3} CPU ms each   {} failed",
         "two agents",
@@ -105,28 +138,21 @@ fn main() {
         through.per_second() / direct.per_second(),
         through.failed
     );
+}
 
+fn memory(runtime: &Runtime, mesh: &MeshBox, client: &Agent, server: &Agent) {
     println!("\nMemory, MiB resident");
     let fresh = mesh.agent("client", AgentOptions::default().quiet());
     println!("  an agent that has done nothing     {:>6.1}", mib(&fresh));
-    let (a, b) = (mib(&client), mib(&server));
+    let (a, b) = (mib(client), mib(server));
     println!("  after the load above               {a:>6.1} calling, {b:.1} called");
     let held = runtime.block_on(load::idle(client.tcp("server:9000"), 1000));
-    let (idle_a, idle_b) = (mib(&client), mib(&server));
+    let (idle_a, idle_b) = (mib(client), mib(server));
     println!(
         "  with {} idle TCP connections     {idle_a:>6.1} calling, {idle_b:.1} called; {:.1} KiB a connection",
         held.len(),
         (idle_a + idle_b - a - b) * 1024.0 / held.len() as f64
     );
-    drop(held);
-    drop(fresh);
-
-    drop(pairs);
-    control::enforcement(&mesh, backend);
-    // Not before: an instance that is away holds up every change that concerns it.
-    drop((client, server));
-    // Last: its instances never connect, and every change would wait for them.
-    control::issuance(&runtime, &mesh);
 }
 
 /// One line of the table.
@@ -146,7 +172,7 @@ impl Row {
 
     fn add(
         &mut self,
-        runtime: &tokio::runtime::Runtime,
+        runtime: &Runtime,
         to: SocketAddr,
         host: &str,
         connections: usize,

@@ -3,20 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use cedar_policy::{
-    Authorizer, Effect as CedarEffect, Entities, Policy, PolicyId, PolicySet, PrincipalConstraint,
-    ValidationMode,
-};
+use cedar_policy::{Authorizer, Entities};
 use hauberk_identity::SpiffeId;
-use serde_json::Value;
 use thiserror::Error;
 
-use crate::document::Mode;
-use crate::facts::{PortResources, Principal, Resource, Roles, entities, resources};
+use crate::compiled::{Compiled, compile_statements};
+use crate::facts::{PortResources, Resource, Roles, entities, resources};
 use crate::route::RouteTemplate;
 use crate::scope::{Authorization, NodeScope, Protocol, Undeclared};
 use crate::slice::{PolicySlice, admits};
-use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
+use crate::vocabulary::{Kind, VOCABULARY};
 
 /// The policies of one node, ready to decide. Immutable, and cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,28 +25,9 @@ pub(crate) struct Inner {
     pub(crate) authorizer: Authorizer,
     /// What does not depend on the caller.
     pub(crate) entities: Entities,
-    pub(crate) policies: Vec<Compiled>,
+    pub(crate) policies: Vec<Arc<Compiled>>,
     pub(crate) resources: Vec<Governed>,
     pub(crate) ports: HashMap<u16, Port>,
-}
-
-/// One statement with what can be told from it beforehand.
-#[derive(Debug)]
-pub(crate) struct Compiled {
-    pub(crate) name: Arc<str>,
-    pub(crate) mode: Mode,
-    pub(crate) policy: Policy,
-    pub(crate) principal: PrincipalConstraint,
-    pub(crate) actions: ActionSet,
-    pub(crate) reads: Reads,
-}
-
-/// What of the context a statement's conditions read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Reads {
-    /// The path, or what follows from it: a gRPC method's two names.
-    pub(crate) path: bool,
-    pub(crate) method: bool,
 }
 
 /// A resource and the statements whose scope admits it.
@@ -130,9 +107,16 @@ impl Engine {
     /// Compiles all that a node enforces. The control plane does so before it pushes a view, the agent before it
     /// accepts one.
     ///
+    /// Statements that `former` has word for word are taken from it, so that a change takes time in proportion to what
+    /// it changes.
+    ///
     /// # Errors
     /// Something in `scope` or `slice` cannot be enforced; nothing is compiled then.
-    pub fn compile(scope: NodeScope, slice: &PolicySlice) -> Result<Self, CompileError> {
+    pub fn compile(
+        scope: NodeScope,
+        slice: &PolicySlice,
+        former: Option<&Self>,
+    ) -> Result<Self, CompileError> {
         check_scope(&scope)?;
         let names = scope.names();
         let mut known = HashSet::new();
@@ -142,12 +126,9 @@ impl Engine {
             }
         }
         let roles = Roles::new(&slice.roles, &names);
-        let policies = compile_policies(slice)?;
+        let policies = compile_statements(slice, former.map_or(&[], |former| &former.0.policies))?;
         for compiled in &policies {
-            let mut mentioned = compiled.policy.entity_literals().into_iter();
-            if let Some(role) =
-                mentioned.find(|uid| Kind::of(uid) == Some(Kind::Role) && !known.contains(uid))
-            {
+            if let Some(role) = compiled.roles.iter().find(|role| !known.contains(role)) {
                 return Err(CompileError::UnknownRole {
                     name: compiled.name.to_string(),
                     role: role.to_string(),
@@ -171,25 +152,6 @@ impl Engine {
     /// Whether two are the very same compilation, so that what was decided by one stands.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Compiled {
-    /// Whether the scope admits this caller and action; the resource aside.
-    pub(crate) fn admits(&self, principal: &Principal, action: Action) -> bool {
-        self.actions.contains(action) && self.admits_principal(principal)
-    }
-
-    pub(crate) fn admits_principal(&self, principal: &Principal) -> bool {
-        match &self.principal {
-            PrincipalConstraint::Any => true,
-            PrincipalConstraint::Eq(uid) => *uid == principal.uid,
-            PrincipalConstraint::In(uid) => principal.within.contains(uid),
-            PrincipalConstraint::Is(type_name) => principal.uid.type_name() == type_name,
-            PrincipalConstraint::IsIn(type_name, uid) => {
-                principal.uid.type_name() == type_name && principal.within.contains(uid)
-            }
-        }
     }
 }
 
@@ -221,36 +183,9 @@ fn check_scope(scope: &NodeScope) -> Result<(), CompileError> {
     Ok(())
 }
 
-fn compile_policies(slice: &PolicySlice) -> Result<Vec<Compiled>, CompileError> {
-    let mut policies = Vec::with_capacity(slice.policies.len());
-    let mut set = PolicySet::new();
-    for sliced in &slice.policies {
-        let invalid = |reason: String| CompileError::Invalid { name: sliced.name.clone(), reason };
-        let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
-            .map_err(|error| invalid(error.to_string()))?;
-        set.add(policy.clone()).map_err(|_| CompileError::Duplicate(sliced.name.clone()))?;
-        let reads = reads(&policy.to_json().map_err(|error| invalid(error.to_string()))?);
-        policies.push(Compiled {
-            name: sliced.name.as_str().into(),
-            mode: sliced.mode,
-            principal: policy.principal_constraint(),
-            actions: VOCABULARY.admitted(&policy.action_constraint()),
-            reads,
-            policy,
-        });
-    }
-    let result = VOCABULARY.validator.validate(&set, ValidationMode::Strict);
-    if let Some(error) = result.validation_errors().next() {
-        let name = error.policy_id().to_string();
-        return Err(CompileError::Invalid { name, reason: error.to_string() });
-    }
-    Ok(policies)
-}
-
-fn govern(resource: Resource, policies: &[Compiled], scope: &NodeScope) -> Governed {
+fn govern(resource: Resource, policies: &[Arc<Compiled>], scope: &NodeScope) -> Governed {
     let in_play = policies.iter().enumerate().filter(|(_, compiled)| {
-        compiled.actions.intersects(resource.actions)
-            && admits(&compiled.policy.resource_constraint(), &resource)
+        compiled.actions.intersects(resource.actions) && admits(&compiled.resource, &resource)
     });
     let policies = in_play.map(|(index, _)| index).collect();
     let label = scope.names().shorten(&resource.uid).into();
@@ -283,42 +218,4 @@ fn ports(scope: &NodeScope, by_port: Vec<PortResources>) -> Result<HashMap<u16, 
         }
     }
     Ok(ports)
-}
-
-/// Finds every mention of the context in a statement's syntax tree. One that is not a plain `context.x` or
-/// `context has x` reads all of it.
-fn reads(tree: &Value) -> Reads {
-    let mut found = Reads::default();
-    match tree {
-        Value::Array(items) => items.iter().for_each(|item| found = found.and(reads(item))),
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let is_context = |tree: Option<&Value>| {
-                    tree.and_then(|tree| tree.get("Var")).and_then(Value::as_str) == Some("context")
-                };
-                let read = match key.as_str() {
-                    "." | "has" if is_context(value.get("left")) => {
-                        let is_method = value.get("attr").and_then(Value::as_str) == Some("method");
-                        Reads { path: !is_method, method: is_method }
-                    }
-                    "Var" if value == "context" => Reads { path: true, method: true },
-                    _ => reads(value),
-                };
-                found = found.and(read);
-            }
-        }
-        _ => {}
-    }
-    found
-}
-
-impl Reads {
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self { path: self.path || other.path, method: self.method || other.method }
-    }
-}
-
-/// Whether Cedar's effect is to permit.
-pub(crate) fn permits(policy: &Policy) -> bool {
-    policy.effect() == CedarEffect::Permit
 }

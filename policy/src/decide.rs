@@ -8,7 +8,8 @@ use cedar_policy::{
     RestrictedExpression,
 };
 
-use crate::compile::{Engine, Governed, Inner, Port, Reads};
+use crate::compile::{Engine, Governed, Inner, Port};
+use crate::compiled::Reads;
 use crate::decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
 use crate::facts::{Principal, anonymous, caller};

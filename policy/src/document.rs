@@ -11,7 +11,7 @@ use hauberk_identity::{Name, TrustDomain};
 use miette::Diagnostic;
 use thiserror::Error;
 
-use crate::compile::permits;
+use crate::compiled::permits;
 use crate::decision::Effect;
 use crate::names::{Namespace, Referent};
 use crate::qualify::{Mention, qualify};

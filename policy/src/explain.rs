@@ -7,7 +7,8 @@ use cedar_policy::{
 };
 use serde_json::{Value, json};
 
-use crate::compile::{Compiled, Engine, Governed, permits};
+use crate::compile::{Engine, Governed};
+use crate::compiled::{Compiled, permits};
 use crate::decide::{context_of, request_of, rpc_of, with_caller};
 use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
@@ -192,7 +193,7 @@ impl Case<'_> {
     fn note(&self, compiled: &Compiled) -> PolicyNote {
         let principal = compiled.admits_principal(self.principal);
         let action = compiled.actions.contains(self.action);
-        let resource = admits(&compiled.policy.resource_constraint(), &self.governed.resource);
+        let resource = admits(&compiled.resource, &self.governed.resource);
         let mut mismatches = Vec::new();
         if !principal {
             let expected = self.wanted_principal(&compiled.principal);
@@ -206,7 +207,7 @@ impl Case<'_> {
             mismatches.push(Mismatch { field: "action".to_owned(), expected, was });
         }
         if !resource {
-            let expected = self.wanted_resource(&compiled.policy.resource_constraint());
+            let expected = self.wanted_resource(&compiled.resource);
             let was = self.name(&self.governed.resource.uid);
             mismatches.push(Mismatch { field: "resource".to_owned(), expected, was });
         }

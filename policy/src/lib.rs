@@ -7,6 +7,7 @@
 
 mod attributes;
 mod compile;
+mod compiled;
 mod decide;
 mod decision;
 mod document;

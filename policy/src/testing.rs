@@ -78,7 +78,7 @@ pub(crate) fn roles() -> Vec<RoleMembers> {
 pub(crate) fn engine_for(scope: NodeScope, texts: &[(Mode, &str)]) -> Engine {
     let documents = documents(texts);
     let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles());
-    Engine::compile(scope, &slice).unwrap()
+    Engine::compile(scope, &slice, None).unwrap()
 }
 
 pub(crate) fn engine(texts: &[&str]) -> Engine {

@@ -45,7 +45,7 @@ fn view() -> Arc<NodeView> {
     let signed = authorities.signed(&node_view(7));
     let authentic =
         authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
-    match authentic.prepare().unwrap().content {
+    match authentic.prepare(None).unwrap().content {
         Content::Node { view, .. } => view,
         Content::Service(_) => unreachable!(),
     }

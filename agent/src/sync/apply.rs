@@ -180,11 +180,11 @@ pub fn authenticate(
 }
 
 impl Authentic {
-    /// Makes the view ready. Takes time in proportion to its policies.
+    /// Makes the view ready. Takes time in proportion to its policies that `former`, what is in force now, does not have.
     ///
     /// # Errors
     /// It cannot be enforced here.
-    pub fn prepare(&self) -> Result<Prepared, Rejection> {
+    pub fn prepare(&self, former: Option<&Engine>) -> Result<Prepared, Rejection> {
         // Before anything else is read: what an unknown feature changes in the meaning of the rest is unknown too.
         let header = pb::View::decode(&*self.encoded)?;
         if let Some(missing) = header.features.iter().find(|needed| !features::ALL.contains(&needed.as_str()))
@@ -204,7 +204,7 @@ impl Authentic {
                     digest: self.digest,
                     spiffe_id: node.scope.node.clone(),
                     ports: ports.collect(),
-                    engine: Engine::compile(node.scope, &node.policies)?,
+                    engine: Engine::compile(node.scope, &node.policies, former)?,
                 };
                 Content::Node {
                     view: Arc::new(view),

@@ -140,8 +140,9 @@ impl Held {
             return Taken::Node(current);
         }
         // Compiling large views takes a while, which the data path's threads do not have.
+        let former = self.node.clone();
         let (authentic, prepared) = match tokio::task::spawn_blocking(move || {
-            let prepared = authentic.prepare();
+            let prepared = authentic.prepare(former.as_ref().map(|view| &view.engine));
             (authentic, prepared)
         })
         .await
@@ -313,7 +314,7 @@ impl Held {
 
     fn reload(&mut self, signed: pb::SignedView, keys: &ViewVerifier) {
         let ready = authenticate(&signed, keys, &self.recipient, &self.floors())
-            .and_then(|authentic| authentic.prepare());
+            .and_then(|authentic| authentic.prepare(None));
         match ready {
             Ok(prepared) => {
                 let mark = prepared.mark;

@@ -207,7 +207,7 @@ impl World {
             revision: self.revision.fetch_add(1, Ordering::Relaxed),
             spiffe_id: id.clone(),
             ports: ports.collect(),
-            engine: Engine::compile(scope.clone(), &slice).unwrap(),
+            engine: Engine::compile(scope.clone(), &slice, None).unwrap(),
             digest: [0; 32],
         })
     }

@@ -82,7 +82,7 @@ impl Content {
             return Err(ContentError::Different);
         }
         if let Body::Node(node) = read.body {
-            Engine::compile(node.scope, &node.policies)?;
+            Engine::compile(node.scope, &node.policies, None)?;
         }
         let digest = sha256(&encoded);
         Ok(Self { mesh: mesh.clone(), body, features, unnumbered, digest })

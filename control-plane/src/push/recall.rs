@@ -46,7 +46,7 @@ fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanat
         "" => Caller::Anonymous,
         id => Caller::Peer(SpiffeId::parse(id).ok()?),
     };
-    let engine = Engine::compile(node.scope, &node.policies).ok()?;
+    let engine = Engine::compile(node.scope, &node.policies, None).ok()?;
     let explain = |attempt| Some(engine.explain(&Question { caller: &caller, port, attempt }));
     match protocol {
         Protocol::Tcp => explain(Attempt::Stream),

@@ -84,7 +84,8 @@ impl Check<'_> {
         let views = MeshViews::new(self.resources.trust_domain(), self.mesh, self.catalog);
         let view = views.node(called.name, called.node);
         let node = view.scope.node.to_string();
-        let engine = Engine::compile(view.scope, &view.policies).map_err(|error| status::internal(&error))?;
+        let engine =
+            Engine::compile(view.scope, &view.policies, None).map_err(|error| status::internal(&error))?;
         let CheckRequest { method, path, .. } = self.request;
         let port = called.listener.port();
         let explain = |attempt| engine.explain(&Question { caller: &caller, port, attempt });

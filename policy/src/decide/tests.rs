@@ -261,7 +261,7 @@ fn a_node_may_call_itself_if_permitted() {
 
 #[test]
 fn compiling_refuses_whole_what_it_cannot_enforce() {
-    let compile = |scope, slice: &PolicySlice| Engine::compile(scope, slice).err();
+    let compile = |scope, slice: &PolicySlice| Engine::compile(scope, slice, None).err();
     let policy = |name: &str, text: &str| SlicedPolicy {
         name: name.to_owned(),
         mode: Mode::Enforce,
@@ -307,6 +307,45 @@ fn compiling_refuses_whole_what_it_cannot_enforce() {
 }
 
 #[test]
+fn what_is_taken_from_a_former_compilation_is_only_what_is_the_same() {
+    let open = "permit(principal is Node, action, resource);";
+    let closed = "forbid(principal is Node, action, resource);";
+    let clerks = "permit(principal in Role::\"clerks\", action, resource);";
+    let slice_of = |texts: &[(Mode, &str)]| {
+        let documents = documents(texts);
+        PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles())
+    };
+    let compile =
+        |slice: &PolicySlice, former: Option<&Engine>| Engine::compile(orders(), slice, former).unwrap();
+    let is_open = |engine: &Engine| ask(engine, &peer("web"), 8080, "GET", "/").is_allowed();
+
+    let first = compile(&slice_of(&[(Mode::Enforce, open), (Mode::Enforce, clerks)]), None);
+    assert!(is_open(&first));
+    let same = compile(&slice_of(&[(Mode::Enforce, open), (Mode::Enforce, clerks)]), Some(&first));
+    for (one, other) in first.0.policies.iter().zip(&same.0.policies) {
+        assert!(Arc::ptr_eq(one, other), "{} was compiled anew", one.name);
+    }
+    for changed in
+        [&[(Mode::Enforce, closed), (Mode::Enforce, clerks)][..], &[(Mode::Audit, open)][..], &[][..]]
+    {
+        let slice = slice_of(changed);
+        let (fresh, after) = (compile(&slice, None), compile(&slice, Some(&first)));
+        assert_eq!(is_open(&fresh), is_open(&after), "{changed:?}");
+        assert!(!is_open(&after), "{changed:?}");
+    }
+
+    let mut forgotten = slice_of(&[(Mode::Enforce, open), (Mode::Enforce, clerks)]);
+    forgotten.roles.clear();
+    assert!(matches!(
+        Engine::compile(orders(), &forgotten, Some(&first)),
+        Err(CompileError::UnknownRole { .. })
+    ));
+    let mut twice = slice_of(&[(Mode::Enforce, open)]);
+    twice.policies.push(twice.policies[0].clone());
+    assert!(matches!(Engine::compile(orders(), &twice, Some(&first)), Err(CompileError::Duplicate(_))));
+}
+
+#[test]
 fn slices_hold_what_concerns_the_node() {
     let texts = [
         "permit(principal is Node, action, resource in Service::\"orders\");",
@@ -334,7 +373,7 @@ fn slices_hold_what_concerns_the_node() {
     assert_eq!(PolicyIndex::new(&bank, &documents).slice(&orders(), &[]), PolicySlice::default());
     // A role without members given makes the whole slice invalid, rather than a forbid on it silent.
     let slice = index.slice(&orders(), &[]);
-    assert!(matches!(Engine::compile(orders(), &slice), Err(CompileError::UnknownRole { .. })));
+    assert!(matches!(Engine::compile(orders(), &slice, None), Err(CompileError::UnknownRole { .. })));
 }
 
 #[test]

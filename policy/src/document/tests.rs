@@ -332,7 +332,7 @@ fn the_deepest_statement_that_is_accepted_does_not_overflow_the_stack() {
             let parse = move || {
                 let document = parse(&text)?;
                 let slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), &[]);
-                let engine = Engine::compile(orders(), &slice).unwrap();
+                let engine = Engine::compile(orders(), &slice, None).unwrap();
                 assert!(!ask(&engine, &peer("web"), 8080, "GET", "/").is_allowed());
                 Ok::<_, Vec<PolicyProblem>>(())
             };

@@ -140,7 +140,7 @@ impl Step<'_> {
         }
         let provided = Provided::of(mesh);
         let scope = node_scope(self.trust_domain, &key.mesh, mesh, &provided, &key.name, node);
-        if let Err(error) = Engine::compile(scope, &PolicySlice::default()) {
+        if let Err(error) = Engine::compile(scope, &PolicySlice::default(), None) {
             problems.invalid("spec.listeners", error);
         }
     }

@@ -1,0 +1,165 @@
+//! The pieces that services are made of, and how they are put together.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use hauberk_tls::LiveIdentity;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::addresses::{Addresses, reachable};
+use super::error::AppError;
+use crate::access::AccessLayer;
+use crate::admins::Admins;
+use crate::audit::Audit;
+use crate::authority::{Authority, KeyEncryptionKey};
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
+use crate::init::UNFINISHED_MARKER;
+use crate::issuance::{Issuer, Ledger};
+use crate::metrics::Metrics;
+use crate::private_file;
+use crate::registry::{SledStore, Store, StoreError};
+use crate::telemetry::LogControl;
+
+/// The pieces that services are made of.
+pub struct ControlPlane {
+    /// What the operator wants.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Clock,
+    /// Everything that is remembered.
+    pub store: Arc<dyn Store>,
+    /// Who did what.
+    pub audit: Arc<Audit>,
+    /// Trust domain, epoch, roots, issuing authority, view keys.
+    pub authority: Arc<Authority>,
+    /// Issues certificates.
+    pub issuer: Arc<Issuer>,
+    /// Which certificates and instances there are.
+    pub ledger: Arc<Ledger>,
+    /// Join tokens.
+    pub tokens: Arc<Tokens>,
+    /// Lets agents in and renews their certificates.
+    pub enrollment: Arc<Enrollment>,
+    /// Admins and their credentials.
+    pub admins: Arc<Admins>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// Changes the log filter.
+    pub log: LogControl,
+    /// Our own certificate and what it is verified against.
+    pub identity: LiveIdentity,
+    /// Cancelled when the control plane stops: tasks and streams end then.
+    pub stop: CancellationToken,
+    /// Owns every task; closed and waited for, within the deadline, when the control plane stops.
+    pub tasks: TaskTracker,
+    pub(super) addresses: OnceLock<Addresses>,
+}
+
+impl ControlPlane {
+    /// Opens what `init` made. Nothing listens yet.
+    ///
+    /// # Errors
+    /// When the data directory is missing, unfinished, in use or damaged, or the key-encryption key is not its own.
+    pub async fn open(settings: Settings, clock: Clock, log: LogControl) -> Result<Arc<Self>, AppError> {
+        if settings.data_dir.join(UNFINISHED_MARKER).exists() {
+            return Err(AppError::Unfinished(settings.data_dir));
+        }
+        // Its files are 0600, but whoever may write the directory could put others in their place.
+        if private_file::is_open_to_others(&settings.data_dir)
+            && let Err(error) = private_file::restrict_directory(&settings.data_dir)
+        {
+            let directory = settings.data_dir.display();
+            tracing::warn!(event = "data_dir_open", %directory, %error, "others may enter it: run `chmod 700` on it");
+        }
+        let registry = settings.registry_directory();
+        let opened = tokio::task::spawn_blocking(move || SledStore::open(&registry)).await;
+        let store: Arc<dyn Store> = Arc::new(opened.map_err(|_| StoreError::Closed)??);
+        let kek = KeyEncryptionKey::load(&settings.kek_file)?;
+        let authority = Arc::new(Authority::load(&*store, &kek).await?);
+        Self::assemble(settings, clock, log, store, authority).await
+    }
+
+    /// Puts the pieces together.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn assemble(
+        settings: Settings,
+        clock: Clock,
+        log: LogControl,
+        store: Arc<dyn Store>,
+        authority: Arc<Authority>,
+    ) -> Result<Arc<Self>, AppError> {
+        let metrics = Arc::new(Metrics::default());
+        let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
+        let ledger = Arc::new(Ledger::new(Arc::clone(&store)));
+        let issuer = Arc::new(Issuer::new(
+            Arc::clone(&authority),
+            Arc::clone(&audit),
+            Arc::clone(&metrics),
+            clock.clone(),
+        ));
+        let tokens = Arc::new(Tokens::new(Arc::clone(&store), Arc::clone(&audit), clock.clone()));
+        let enrollment = Arc::new(Enrollment::new(EnrollmentParts {
+            store: Arc::clone(&store),
+            issuer: Arc::clone(&issuer),
+            ledger: Arc::clone(&ledger),
+            audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+            trust_domain: authority.trust_domain().clone(),
+            svid_ttl: settings.svid_ttl,
+        }));
+        let admins = Arc::new(Admins::new(
+            Arc::clone(&store),
+            Arc::clone(&issuer),
+            Arc::clone(&ledger),
+            Arc::clone(&audit),
+            clock.clone(),
+            authority.trust_domain().clone(),
+        ));
+        let identity = LiveIdentity::new(authority.bundle().clone());
+        Ok(Arc::new(Self {
+            settings,
+            clock,
+            store,
+            audit,
+            authority,
+            issuer,
+            ledger,
+            tokens,
+            enrollment,
+            admins,
+            metrics,
+            log,
+            identity,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            addresses: OnceLock::new(),
+        }))
+    }
+
+    /// The layer that every service stands behind.
+    pub fn access(&self) -> AccessLayer {
+        AccessLayer::new(
+            Arc::clone(&self.admins),
+            Arc::clone(&self.ledger),
+            Arc::clone(&self.audit),
+            Arc::clone(&self.metrics),
+        )
+    }
+
+    /// Where admins connect, for their context files: what was bound, on loopback where it was bound everywhere.
+    pub fn admin_server(&self) -> String {
+        let bound = self.addresses.get().map_or(self.settings.admin_listen, |addresses| addresses.admin);
+        reachable(bound).to_string()
+    }
+
+    /// Where the agent API is bound.
+    pub fn agent_address(&self) -> SocketAddr {
+        self.addresses.get().map_or(self.settings.agent_listen, |addresses| addresses.agent)
+    }
+}

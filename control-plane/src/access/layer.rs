@@ -157,7 +157,7 @@ impl Checks {
             self.audit.record_refusal(Act::refused(actor, "access.check", path, &error)).await;
         }
         match error {
-            AdminError::Store(error) => status::of_store(&error),
+            AdminError::Issuance(error) => status::of_issuance(&error),
             error => status::refusal(Code::Unauthenticated, "CREDENTIAL_REFUSED", error.to_string()),
         }
     }

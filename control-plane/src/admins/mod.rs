@@ -14,14 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, NameError, SpiffeId, TrustDomain, UnixMillis};
-use hauberk_tls::{CertificateRequest, CsrError, PeerIdentity, PublicKey};
+use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::issuance::{Holder, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
-use crate::random::{self, NoRandomness};
+use crate::issuance::{
+    Holder, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order, fails_as_issuance,
+};
+use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::secret::{Secret, SecretHash};
 pub use context_file::{Context, ContextFileError, add_context, contexts_path};
@@ -87,24 +89,20 @@ pub enum AdminError {
         /// When it may be.
         again_in: Duration,
     },
-    /// The request is not acceptable.
-    #[error("the certificate request is refused: {0}")]
-    Request(#[from] CsrError),
     /// Nothing could be issued.
     #[error(transparent)]
     Issuance(#[from] IssuanceError),
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No secret can be made.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
 }
+
+fails_as_issuance!(AdminError);
 
 impl AdminError {
     /// Whether the caller was refused, as against something having failed here.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Issuance(_) | Self::Store(_) | Self::NoRandomness(_))
+        match self {
+            Self::Issuance(error) => error.is_refusal(),
+            _ => true,
+        }
     }
 }
 

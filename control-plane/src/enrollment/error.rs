@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use hauberk_identity::{NameError, SpiffeId, UnixMillis};
-use hauberk_tls::CsrError;
 
 use super::token::TokenUse;
-use crate::issuance::IssuanceError;
-use crate::random::NoRandomness;
-use crate::registry::StoreError;
+use crate::issuance::{IssuanceError, fails_as_issuance};
 
 /// Why an agent gets no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -56,27 +53,24 @@ pub enum EnrollmentError {
         /// When it may.
         again_in: Duration,
     },
-    /// The agent's request is not acceptable.
-    #[error("the certificate request is refused: {0}")]
-    Request(#[from] CsrError),
     /// A record names an impossible node.
     #[error("the registry names an impossible node")]
     Name(#[from] NameError),
-    /// Nothing could be issued; not the agent's fault.
+    /// Nothing could be issued.
     #[error(transparent)]
     Issuance(#[from] IssuanceError),
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No instance id can be made.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
 }
+
+fails_as_issuance!(EnrollmentError);
 
 impl EnrollmentError {
     /// Whether the agent was refused, as against something having failed here.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Name(_) | Self::Issuance(_) | Self::Store(_) | Self::NoRandomness(_))
+        match self {
+            Self::Name(_) => false,
+            Self::Issuance(error) => error.is_refusal(),
+            _ => true,
+        }
     }
 }
 

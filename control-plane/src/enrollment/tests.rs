@@ -6,6 +6,7 @@ use hauberk_tls::CertificateRequest;
 
 use super::*;
 use crate::audit::Filter;
+use crate::issuance::IssuanceError;
 use crate::registry::{Commit, keys};
 use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
 
@@ -96,7 +97,7 @@ async fn refusals_say_precisely_why_and_are_recorded() {
     assert!(matches!(attest(&scratch, "hbk1-none", &csr).await, Err(EnrollmentError::UnknownToken)));
     let late = token(&scratch, Uses::Unlimited).await;
     let garbage = attest(&scratch, &late, b"no request").await;
-    assert!(matches!(garbage, Err(EnrollmentError::Request(_))));
+    assert!(matches!(garbage, Err(EnrollmentError::Issuance(IssuanceError::Request(_)))));
     scratch.clock.advance(Duration::from_secs(600 + 180));
     let told = attest(&scratch, &late, &csr).await.unwrap_err().to_string();
     assert!(told.contains("expired 3m ago"), "{told}");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, UnixMillis, Validity, ValidityError};
-use hauberk_tls::{IssueError, PublicKey, Svid, SvidTemplate};
+use hauberk_tls::{CsrError, IssueError, PublicKey, Svid, SvidTemplate};
 
 use super::records::{Holder, IssuedRecord};
 use crate::audit::{Act, Actor, Audit};
@@ -23,6 +23,9 @@ use crate::registry::{Commit, StoreError, document, keys};
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuanceError {
+    /// Whoever asked sent a request that is not acceptable.
+    #[error("the certificate request is refused: {0}")]
+    Request(#[from] CsrError),
     /// What entitles to it has changed meanwhile, or the registry takes no writes.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -35,10 +38,35 @@ pub enum IssuanceError {
     /// Signing failed, or the check of our own output: nothing left this process.
     #[error("the certificate could not be signed")]
     Sign(#[from] IssueError),
-    /// No serial number can be made.
+    /// No serial number, id or secret can be made.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
 }
+
+impl IssuanceError {
+    /// Whether whoever asked was refused, as against something having failed here.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Request(_))
+    }
+}
+
+/// Lets `?` take what can go wrong on the way to a certificate into an error that holds an [`IssuanceError`] as `Issuance`:
+/// those who let agents and admins in fail in the same ways, which are told once.
+macro_rules! fails_as_issuance {
+    ($error:ty) => {
+        $crate::issuance::fails_as_issuance!($error: hauberk_tls::CsrError, $crate::registry::StoreError,
+            $crate::random::NoRandomness);
+    };
+    ($error:ty: $($cause:ty),+) => {$(
+        impl From<$cause> for $error {
+            fn from(cause: $cause) -> Self {
+                Self::Issuance(cause.into())
+            }
+        }
+    )+};
+}
+
+pub(crate) use fails_as_issuance;
 
 /// A certificate to be issued.
 #[derive(Debug)]

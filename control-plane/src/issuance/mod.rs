@@ -6,5 +6,6 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use issue::fails_as_issuance;
 pub use issue::{IssuanceError, Issued, Issuer, Order};
 pub use records::{Holder, InstanceRecord, IssuedPage, IssuedRecord, Ledger};

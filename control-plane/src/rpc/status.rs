@@ -137,6 +137,7 @@ fn of_problems(problems: &[Problem], list: &str, message: String) -> Status {
 /// Of issuance.
 pub fn of_issuance(error: &IssuanceError) -> Status {
     match error {
+        IssuanceError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
         IssuanceError::Store(error) => of_store(error),
         IssuanceError::AuthorityNotValid => {
             refusal(Code::FailedPrecondition, "AUTHORITY_NOT_VALID", error.to_string())
@@ -159,10 +160,8 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
         EnrollmentError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
-        EnrollmentError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
         EnrollmentError::Issuance(error) => of_issuance(error),
-        EnrollmentError::Store(error) => of_store(error),
-        EnrollmentError::Name(_) | EnrollmentError::NoRandomness(_) => internal(error),
+        EnrollmentError::Name(_) => internal(error),
     }
 }
 
@@ -194,10 +193,7 @@ pub fn of_admin(error: &AdminError) -> Status {
             refusal(Code::Unauthenticated, "CREDENTIAL_REFUSED", error.to_string())
         }
         AdminError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
-        AdminError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
         AdminError::Issuance(error) => of_issuance(error),
-        AdminError::Store(error) => of_store(error),
-        AdminError::NoRandomness(_) => internal(error),
     }
 }
 

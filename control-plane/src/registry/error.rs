@@ -75,6 +75,20 @@ pub enum OpenError {
     /// Another process holds the lock.
     #[error("{} is in use by another control plane (its lock is held): stop that one first", .0.display())]
     InUse(PathBuf),
+    /// There is no room even to check it.
+    #[error(
+        "the disk of {} is full ({available_kib} KiB left): free some space, then try again; it takes {needed_mib} MiB to \
+         start, and nothing was changed",
+        .path.display()
+    )]
+    Full {
+        /// The store's directory.
+        path: PathBuf,
+        /// What is left.
+        available_kib: u64,
+        /// What there must be.
+        needed_mib: u64,
+    },
     /// Written by a later release.
     #[error(
         "the registry has format {found}, and this program knows formats up to {known}: run a newer release"

@@ -274,8 +274,21 @@ fn a_full_disk_is_told_and_nothing_is_lost_by_it() {
     mesh.hauberk(&["get", "vn", "before"]).ok();
     assert_eq!(mesh.hauberk(&["get", "vn", "during"]).code, 1);
 
+    mesh.kill_control_plane();
+    // Its files take no room any longer.
+    while file.write_at(&[7; 4096], written).is_ok_and(|count| count > 0) {
+        written += 4096;
+    }
+    let refused = mesh.refused_start(&[]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    for words in [data.to_str().unwrap(), "is full", "KiB left", "free some space"] {
+        assert!(refused.stderr.contains(words), "{words}: {}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("damaged"), "{}", refused.stderr);
+
     drop(file);
     fs::remove_file(&filler).unwrap();
+    mesh.restart_control_plane();
     mesh.apply("kind: VirtualNode\nmesh: shop\nname: after\nspec: {}\n");
     mesh.restart_control_plane();
     for name in ["before", "after"] {

@@ -188,6 +188,23 @@ pub(super) fn available_bytes(directory: &Path) -> io::Result<u64> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
+/// Whether there is room to open a store: sled writes while it opens, and fails half way on a full disk.
+pub(super) fn check_room(directory: &Path) -> Result<(), OpenError> {
+    let path = directory.to_owned();
+    match available_bytes(directory) {
+        Ok(available) => check_available(available, path),
+        Err(source) => Err(OpenError::Io { what: "cannot tell the free space of", path, source }),
+    }
+}
+
+fn check_available(available: u64, path: PathBuf) -> Result<(), OpenError> {
+    if available >= LAST_BYTES {
+        return Ok(());
+    }
+    let needed_mib = LAST_BYTES / (1024 * 1024);
+    Err(OpenError::Full { path, available_kib: available / 1024, needed_mib })
+}
+
 fn remove_snapshots(sled: &Path, unwanted: impl Fn(&str) -> bool) -> Result<(), OpenError> {
     let failed = |source| OpenError::Io { what: "cannot clean", path: sled.to_owned(), source };
     for entry in std::fs::read_dir(sled).map_err(failed)? {
@@ -213,4 +230,19 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_with_what_to_do() {
+        let path = PathBuf::from("/data/registry");
+        assert!(check_available(LAST_BYTES, path.clone()).is_ok());
+        let told = check_available(LAST_BYTES - 1, path).unwrap_err().to_string();
+        for words in ["/data/registry", "2047 KiB left", "free some space", "2 MiB"] {
+            assert!(told.contains(words), "{told}");
+        }
+    }
 }

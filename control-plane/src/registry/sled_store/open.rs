@@ -64,6 +64,7 @@ pub(super) fn create(directory: &Path) -> Result<Opened, OpenError> {
     if sled.exists() {
         return Err(OpenError::Exists(directory.to_owned()));
     }
+    directory::check_room(directory)?;
     directory::make_private(&sled)?;
     let (db, tree) = open_sled(&sled).map_err(|trouble| trouble.into_error(directory, None))?;
     let state = State::default();
@@ -86,6 +87,7 @@ pub(super) fn open(directory: &Path) -> Result<Opened, OpenError> {
         return Err(OpenError::Missing(directory.to_owned()));
     }
     let lock = DirectoryLock::take(directory)?;
+    directory::check_room(directory)?;
     directory::remove_half_written_snapshots(&sled)?;
     let mark = AcknowledgedMark::open(directory)?;
     let (db, tree, state) = match open_and_verify(&sled, mark.read()) {

@@ -152,6 +152,11 @@ impl Connections {
         drop(table);
         let registered = Registered { connections: Arc::clone(self), connection };
         self.verify(&registered.connection.peer(), role)?;
+        if role == Role::Outbound
+            && let Some(reason) = self.rules().inbound().ends_outbound()
+        {
+            registered.connection.cut(reason.as_str());
+        }
         Ok(registered)
     }
 
@@ -176,12 +181,11 @@ impl Connections {
     async fn apply(&self, inbound: Arc<Inbound>) {
         let rules = Arc::new(Rules::new(inbound));
         self.rules.store(Arc::clone(&rules));
-        let is_expired =
-            matches!(**rules.inbound(), Inbound::Closed { reason: ClosedReason::CertificateExpired });
+        let end = rules.inbound().ends_outbound();
         self.walk(|connection| {
             connection.review(self, &rules);
-            if is_expired {
-                connection.cut(ClosedReason::CertificateExpired.as_str());
+            if let Some(reason) = end {
+                connection.cut(reason.as_str());
             }
         })
         .await;

@@ -143,6 +143,8 @@ async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>
     let compilation = compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
     let push = Push::start(PushParts {
         store: Arc::clone(store),
+        audit: Arc::clone(&control.audit),
+        instances: Arc::clone(&control.instances),
         clock: control.clock.clone(),
         compilation,
         trust: rpc::message::trust(&control.authority),

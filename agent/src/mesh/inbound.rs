@@ -32,9 +32,19 @@ pub enum ClosedReason {
     ViewTooOld,
     /// Our own certificate has expired.
     CertificateExpired,
+    /// Our virtual node was deleted.
+    NodeDeleted,
 }
 
 impl ClosedReason {
+    /// Whether we are nobody any longer, so that nothing is sent out either.
+    fn ends_outbound(self) -> bool {
+        match self {
+            Self::CertificateExpired | Self::NodeDeleted => true,
+            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld => false,
+        }
+    }
+
     /// The stable name.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,6 +53,7 @@ impl ClosedReason {
             Self::InvalidView => "invalid_view",
             Self::ViewTooOld => "view_too_old",
             Self::CertificateExpired => "certificate_expired",
+            Self::NodeDeleted => "node_deleted",
         }
     }
 }
@@ -184,6 +195,14 @@ impl Causes {
 }
 
 impl Inbound {
+    /// Why nothing may be sent out either, where that is so.
+    pub fn ends_outbound(&self) -> Option<ClosedReason> {
+        match self {
+            Self::Closed { reason } if reason.ends_outbound() => Some(*reason),
+            Self::Closed { .. } | Self::Open(_) => None,
+        }
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Closed { reason }, Self::Closed { reason: other }) => reason == other,

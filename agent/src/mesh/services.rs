@@ -168,6 +168,15 @@ impl Services {
         self.answers.send_modify(|count| *count += 1);
     }
 
+    /// Forgets all services and whom they were for.
+    pub fn clear(&self) {
+        let mut wanted = self.wanted();
+        *wanted = Wanted::default();
+        self.forget(|_| true);
+        drop(wanted);
+        self.answers.send_modify(|count| *count += 1);
+    }
+
     /// Sets the services that are followed whether used or not.
     pub fn set_backends(&self, names: impl IntoIterator<Item = Name>) {
         let mut wanted = self.wanted();

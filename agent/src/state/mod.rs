@@ -189,6 +189,19 @@ impl State {
             .map_err(|source| self.io(NODE_VIEW, source))
     }
 
+    /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn forget_node(&self) -> Result<(), StateError> {
+        for name in [IDENTITY, PENDING_KEY, NODE_VIEW, SERVICE_VIEWS, ENDPOINTS] {
+            self.remove(name)?;
+        }
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(|source| StateError::Directory { directory: self.directory.clone(), source })
+    }
+
     /// The last good views of services. Their signatures are the reader's to check.
     ///
     /// # Errors

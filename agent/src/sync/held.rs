@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::age::ViewAge;
 use super::apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
-use crate::mesh::{Endpoint, Mesh, NodeView, Service};
+use crate::mesh::{ClosedReason, Endpoint, Mesh, NodeView, Service};
 use crate::state::{Mark, State, StateError};
 
 /// What is accepted, and the way of anything new into force. Owned by the one task that runs sessions.
@@ -25,6 +25,8 @@ pub struct Held {
     mark: Mark,
     node: Option<Arc<NodeView>>,
     services: BTreeMap<Name, HeldService>,
+/// Our virtual node is gone, and what we kept of it.
+    is_dismissed: bool,
     /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied, or is not
     /// the one that was kept.
     is_mark_unsaved: bool,
@@ -78,6 +80,7 @@ impl Held {
             mark: Mark::default(),
             node: None,
             services: BTreeMap::new(),
+            is_dismissed: false,
             is_mark_unsaved: false,
             are_services_unsaved: false,
             are_endpoints_unsaved: false,
@@ -187,6 +190,30 @@ impl Held {
         self.forget(&names);
     }
 
+    /// Takes note that our virtual node is gone: nothing is let in or sent out, and a restart finds nobody to be. False,
+    /// and nothing changes, where an older control plane says so than the one we have heard.
+    pub(super) async fn take_node_gone(&mut self, at: Mark) -> bool {
+        if at < self.mark {
+            tracing::error!(event = "node_gone_refused", said_at = ?at, held = ?self.mark,
+                "a control plane that is older than our view knows nothing of our node: was it restored from a backup?");
+            return false;
+        }
+        self.mesh.gate.close(ClosedReason::NodeDeleted);
+        self.mesh.services.clear();
+        if std::mem::replace(&mut self.is_dismissed, true) {
+            return true;
+        }
+        tracing::error!(event = "node_deleted", spiffe_id = %self.recipient.spiffe_id,
+            "our virtual node was deleted: everything is denied; to join another, start again with a new token");
+        self.node = None;
+        self.services.clear();
+        (self.are_services_unsaved, self.are_endpoints_unsaved) = (false, false);
+        // The view that tells it goes.
+        self.save_mark().await;
+        self.on_disk(State::forget_node).await;
+        true
+    }
+
     /// Forgets the views of services that are followed no longer.
     pub(super) fn forget(&mut self, names: &[Name]) {
         let before = self.services.len();
@@ -270,6 +297,7 @@ impl Held {
         let Prepared { mark, digest, content } = prepared;
         match content {
             Content::Node { view, backends, max_view_age } => {
+                self.is_dismissed = false;
                 self.mesh.services.set_backends(backends);
                 self.age.set_limit(max_view_age);
                 self.mesh.gate.open(Arc::clone(&view));

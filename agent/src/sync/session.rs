@@ -19,6 +19,7 @@ use super::held::{Held, Taken};
 use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
 use crate::random::Backoff;
+use crate::state::Mark;
 
 /// How many messages up may wait for the network.
 const MAX_WAITING: usize = 32;
@@ -40,8 +41,14 @@ pub(super) struct Session<'a> {
     sync: &'a Sync,
     held: &'a mut Held,
     identity: watch::Receiver<LiveState>,
-    /// The view that live traffic does not obey yet.
-    unacknowledged: Option<Arc<NodeView>>,
+    unacknowledged: Option<Unacknowledged>,
+}
+
+/// What live traffic does not obey yet.
+enum Unacknowledged {
+    View(Arc<NodeView>),
+    /// Our virtual node is gone, as of here.
+    NodeGone(Mark),
 }
 
 impl<'a> Session<'a> {
@@ -79,8 +86,10 @@ impl<'a> Session<'a> {
             tokio::select! {
                 message = next(&mut down) => {
                     let message = message?;
-                    // Only now: a stream that is opened may still be refused.
-                    backoff.reset();
+                    // Only now: a stream that is opened may still be refused, or we be told to go.
+                    if !matches!(message.message, Some(Down::NodeGone(_))) {
+                        backoff.reset();
+                    }
                     self.take(message, &up).await?;
                 }
                 changed = applied.changed() => {
@@ -141,6 +150,13 @@ impl<'a> Session<'a> {
                 self.held.confirmed();
                 self.sync.settled.send_replace(true);
             }
+            Down::NodeGone(pb::NodeGone { epoch, revision }) => {
+                let at = Mark { epoch, revision };
+                if self.held.take_node_gone(at).await {
+                    self.unacknowledged = Some(Unacknowledged::NodeGone(at));
+                    self.acknowledge_what_is_applied(up).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -148,9 +164,8 @@ impl<'a> Session<'a> {
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
         match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
             Taken::Node(view) => {
-                self.unacknowledged = Some(view);
-                let applied = self.sync.mesh.applied.subscribe().borrow().clone();
-                self.acknowledge(applied.as_deref(), up).await
+                self.unacknowledged = Some(Unacknowledged::View(view));
+                self.acknowledge_what_is_applied(up).await
             }
             Taken::Service(acknowledge) => up.send(Up::Acknowledge(acknowledge)).await,
             Taken::Refused(refuse) => {
@@ -162,17 +177,23 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Acknowledges our own view once live traffic obeys it.
+    async fn acknowledge_what_is_applied(&mut self, up: &Uplink) -> Result<(), End> {
+        let applied = self.sync.mesh.applied.subscribe().borrow().clone();
+        self.acknowledge(applied.as_deref(), up).await
+    }
+
+    /// Acknowledges our own view, or that we have none, once live traffic obeys it.
     async fn acknowledge(&mut self, applied: Option<&Inbound>, up: &Uplink) -> Result<(), End> {
-        let Some(Inbound::Open(applied)) = applied else { return Ok(()) };
-        match &self.unacknowledged {
-            Some(view) if Arc::ptr_eq(view, applied) => {
-                let (epoch, revision) = (view.epoch, view.revision);
-                self.unacknowledged = None;
-                up.send(Up::Acknowledge(pb::Acknowledge { epoch, revision, service: String::new() })).await
+        let Some(applied) = applied else { return Ok(()) };
+        let Mark { epoch, revision } = match (&self.unacknowledged, applied) {
+            (Some(Unacknowledged::View(view)), Inbound::Open(applied)) if Arc::ptr_eq(view, applied) => {
+                Mark { epoch: view.epoch, revision: view.revision }
             }
-            Some(_) | None => Ok(()),
-        }
+            (Some(Unacknowledged::NodeGone(at)), applied) if applied.ends_outbound().is_some() => *at,
+            _ => return Ok(()),
+        };
+        self.unacknowledged = None;
+        up.send(Up::Acknowledge(pb::Acknowledge { epoch, revision, service: String::new() })).await
     }
 
     async fn subscribe(&mut self, up: &Uplink) -> Result<(), End> {

@@ -353,6 +353,40 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
 }
 
 #[tokio::test]
+async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
+    let agent = Agent::new();
+    let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
+    agent.state.save_identity(&identity).unwrap();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(5)).await;
+    agent.take(&mut held, &service_view("payments.shop", 3)).await;
+    held.save_mark().await;
+
+    let older = [Mark { epoch: 1, revision: 4 }, Mark { epoch: 0, revision: 9 }];
+    for at in older {
+        assert!(!held.take_node_gone(at).await, "an older control plane says so");
+    }
+    assert_eq!(agent.revision(), Some(5));
+
+    for _ in 0..2 {
+        assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }).await);
+        assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted));
+        assert!(agent.mesh.services.all().is_empty());
+    }
+    held.session_ended(UnixMillis(7)).await;
+    drop(held);
+    let agent = agent.restarted();
+    let mut held = agent.held();
+    assert_eq!(agent.closed(), Some(ClosedReason::NoView));
+    assert!(agent.mesh.services.all().is_empty());
+    assert!(agent.state.identity().unwrap().is_none());
+    // How far it had come is not forgotten.
+    assert_eq!(refusal(agent.take(&mut held, &node_view(4)).await).reason, "older");
+    agent.take(&mut held, &node_view(7)).await;
+    assert_eq!(agent.revision(), Some(7));
+}
+
+#[tokio::test]
 async fn who_is_refused_comes_back_later_and_later() {
     let agent = Agent::new();
     let mut plane = ControlPlane::start(&agent.authorities).await;
@@ -380,6 +414,12 @@ async fn who_is_refused_comes_back_later_and_later() {
     let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
         let stream = plane.streams.recv().await.unwrap();
         stream.down.send(Err(tonic::Status::not_found("the node is gone"))).await.unwrap();
+    });
+    assert!(ended.is_ok());
+    assert!(backoff.step() >= most / 2);
+    let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
+        let stream = plane.streams.recv().await.unwrap();
+        stream.send(Down::NodeGone(pb::NodeGone { epoch: 1, revision: 1 })).await;
     });
     assert!(ended.is_ok());
     assert!(backoff.step() >= most / 2);

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
 use crate::init::UNFINISHED_MARKER;
+use crate::instances::Instances;
 use crate::issuance::{Issuer, Ledger};
 use crate::metrics::Metrics;
 use crate::private_file;
@@ -39,6 +40,8 @@ pub struct ControlPlane {
     pub issuer: Arc<Issuer>,
     /// Which certificates and instances there are.
     pub ledger: Arc<Ledger>,
+    /// The agents there are.
+    pub instances: Arc<Instances>,
     /// Join tokens.
     pub tokens: Arc<Tokens>,
     /// Lets agents in and renews their certificates.
@@ -96,6 +99,7 @@ impl ControlPlane {
         let metrics = Arc::new(Metrics::default());
         let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
         let ledger = Arc::new(Ledger::new(Arc::clone(&store)));
+        let instances = Arc::<Instances>::default();
         let issuer = Arc::new(Issuer::new(
             Arc::clone(&authority),
             Arc::clone(&audit),
@@ -130,6 +134,7 @@ impl ControlPlane {
             authority,
             issuer,
             ledger,
+            instances,
             tokens,
             enrollment,
             admins,

@@ -34,6 +34,8 @@ pub struct CompiledView {
     pub features: Vec<&'static str>,
     /// The mesh.
     pub mesh: Name,
+    /// Which node of its name it is for: one that is made anew is another. Empty for a service.
+    pub uid: String,
     /// The services that a node's agents are sent unasked. None for a service.
     pub backends: Vec<Name>,
     /// A service's targets that are found by registration, each with the listener's port. None for a node.

@@ -21,6 +21,7 @@ const LARGEST: usize = 3 * 1024 * 1024 + 512 * 1024;
 #[derive(Debug)]
 pub(super) struct Content {
     mesh: Name,
+    uid: String,
     body: Body,
     features: Vec<&'static str>,
     /// The message with (epoch, revision) (0, 0).
@@ -59,8 +60,13 @@ impl ContentError {
 }
 
 impl Content {
-    /// Encodes a body and checks that an agent will accept it.
-    pub(super) fn new(trust_domain: &TrustDomain, mesh: &Name, body: Body) -> Result<Self, ContentError> {
+    /// Encodes a body and checks that an agent will accept it. `uid` is the node's, or empty.
+    pub(super) fn new(
+        trust_domain: &TrustDomain,
+        mesh: &Name,
+        uid: &str,
+        body: Body,
+    ) -> Result<Self, ContentError> {
         let features = features::needed(&body);
         let unnumbered = wire::View {
             epoch: 0,
@@ -85,7 +91,12 @@ impl Content {
             Engine::compile(node.scope, &node.policies, None)?;
         }
         let digest = sha256(&encoded);
-        Ok(Self { mesh: mesh.clone(), body, features, unnumbered, digest })
+        Ok(Self { mesh: mesh.clone(), uid: uid.to_owned(), body, features, unnumbered, digest })
+    }
+
+    /// Whether this is what a view is to say, and whom it is for.
+    pub(super) fn is(&self, uid: &str, body: &Body) -> bool {
+        self.uid == uid && self.body == *body
     }
 
     /// What the view says.
@@ -132,6 +143,7 @@ impl Content {
             signed,
             features: self.features.clone(),
             mesh: self.mesh.clone(),
+            uid: self.uid.clone(),
             backends,
             targets,
             audit_ports,

@@ -16,7 +16,7 @@ use super::view::MeshViews;
 use super::view_records::ViewKey;
 use crate::authority::Authority;
 use crate::registry::Revision;
-use crate::resources::{Catalog, MeshCatalog};
+use crate::resources::{Catalog, Kind, MeshCatalog};
 
 /// All views as they stand. Immutable.
 #[derive(Debug, Default)]
@@ -99,10 +99,14 @@ impl Draft {
             (ViewKey::service(name.clone(), service.clone()), Body::Service(mesh.service(service, spec)))
         });
         for (key, body) in nodes.chain(services) {
-            if views.views.get(&key).is_some_and(|former| *former.content.body() == body) {
+            let uid = match key.kind {
+                Kind::VirtualNode => resources.node_uid(key.name.as_str()),
+                Kind::VirtualService | Kind::Mesh | Kind::Policy => "",
+            };
+            if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;
             }
-            match Content::new(trust_domain, name, body) {
+            match Content::new(trust_domain, name, uid, body) {
                 Ok(content) => self.changed.push((key, Arc::new(content))),
                 Err(error) => {
                     tracing::error!(event = "view_compile_failed", view = %key, %error, "the former view stays in force");

@@ -79,13 +79,15 @@ impl Instances {
 
     fn take(&self, key: &str, stored: &Stored) {
         match parse(key, stored) {
-            Some((spiffe_id, instance, certificate)) => self.issued(&spiffe_id, instance, certificate),
+            Some((spiffe_id, instance, node_uid, certificate)) => {
+                self.issued(&spiffe_id, instance, node_uid, certificate);
+            }
             None => error!(event = "instance_record_unreadable", key, "an instance is left out"),
         }
     }
 }
 
-fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, IssuedTo)> {
+fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, Option<String>, IssuedTo)> {
     let instance = InstanceId::parse(key.strip_prefix(keys::INSTANCES)?).ok()?;
     let record: InstanceRecord = document::from_stored(key, stored).ok()?;
     let serial: Serial = record.serial.parse().ok()?;
@@ -94,5 +96,5 @@ fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, IssuedTo)>
         issued_at: Some(UnixMillis(record.issued_at)),
         not_after: UnixMillis(record.not_after),
     };
-    Some((SpiffeId::parse(&record.spiffe_id).ok()?, instance, certificate))
+    Some((SpiffeId::parse(&record.spiffe_id).ok()?, instance, record.node_uid, certificate))
 }

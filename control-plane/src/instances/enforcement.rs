@@ -66,6 +66,8 @@ pub enum Lag {
     NotPushed,
     /// The control plane could not make the view.
     NotCompiled,
+    /// Its virtual node is gone, and it has not said that it denies everything.
+    NotDismissed,
 }
 
 impl fmt::Display for Lag {
@@ -79,6 +81,9 @@ impl fmt::Display for Lag {
             Self::NotAcknowledged => f.write_str("pushed, not acknowledged"),
             Self::NotPushed => f.write_str("not pushed yet"),
             Self::NotCompiled => f.write_str("its view is not compiled"),
+            Self::NotDismissed => f.write_str(
+                "its virtual node was deleted, and it has not confirmed that it denies everything",
+            ),
         }
     }
 }

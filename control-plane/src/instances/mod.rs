@@ -5,6 +5,7 @@
 
 mod certificates;
 mod connected;
+mod dismissal;
 mod enforcement;
 mod rollout;
 pub(crate) mod wanted;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use hauberk_proto::agent::v1 as agent;
 
 pub use connected::Connected;
+use dismissal::Dismissal;
 pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
 pub use rollout::{Laggard, Rollout};
 
@@ -50,6 +52,8 @@ pub struct Peer {
     pub mesh: Name,
     /// The virtual node's or gateway's name.
     pub node: Name,
+    /// Which node of that name it joined, where that is recorded.
+    pub node_uid: Option<String>,
     /// Which instance of it.
     pub instance: InstanceId,
     /// The certificate that it proved.
@@ -63,11 +67,12 @@ impl Peer {
     pub fn new(
         spiffe_id: SpiffeId,
         instance: InstanceId,
+        node_uid: Option<String>,
         certificate: IssuedTo,
         address: Option<SocketAddr>,
     ) -> Option<Self> {
         let (mesh, node) = mesh_and_node(&spiffe_id)?;
-        Some(Self { spiffe_id, mesh, node, instance, certificate, address })
+        Some(Self { spiffe_id, mesh, node, node_uid, instance, certificate, address })
     }
 }
 
@@ -115,12 +120,14 @@ struct Instance {
     spiffe_id: SpiffeId,
     mesh: Name,
     node: Name,
+    node_uid: Option<String>,
     certificate: IssuedTo,
     session: Option<Session>,
     last_seen: Option<UnixMillis>,
     address: Option<SocketAddr>,
     hello: Option<HelloFacts>,
     enforcement: Enforcement,
+    dismissal: Dismissal,
     /// Why its last registration was not taken.
     registration_refused: Option<String>,
 }
@@ -144,6 +151,8 @@ pub struct Report {
     pub mesh: Name,
     /// Its node.
     pub node: Name,
+    /// Which node of that name it joined, where that is recorded.
+    pub node_uid: Option<String>,
     /// Its last certificate.
     pub certificate: IssuedTo,
     /// Since when its stream is up.
@@ -175,10 +184,16 @@ impl Instances {
     }
 
     /// Takes note of an issued certificate; the one that ends last is the instance's.
-    pub fn issued(&self, spiffe_id: &SpiffeId, instance: InstanceId, certificate: IssuedTo) {
-        let Some((mesh, node)) = mesh_and_node(spiffe_id) else { return };
+    pub fn issued(
+        &self,
+        spiffe_id: &SpiffeId,
+        instance: InstanceId,
+        node_uid: Option<String>,
+        certificate: IssuedTo,
+    ) {
+        let Some(peer) = Peer::new(spiffe_id.clone(), instance, node_uid, certificate, None) else { return };
         self.change(|state| {
-            let known = state.know(spiffe_id, mesh, node, instance, certificate);
+            let known = state.know(&peer);
             if known.certificate.not_after <= certificate.not_after {
                 known.certificate = certificate;
             }
@@ -198,8 +213,7 @@ impl Instances {
         let number = self.change(|state| {
             state.last_session += 1;
             let number = state.last_session;
-            let (mesh, node) = (peer.mesh.clone(), peer.node.clone());
-            let instance = state.know(&peer.spiffe_id, mesh, node, peer.instance, peer.certificate);
+            let instance = state.know(peer);
             if instance.certificate.not_after < peer.certificate.not_after {
                 instance.certificate = peer.certificate;
             }
@@ -207,6 +221,7 @@ impl Instances {
             instance.address = peer.address;
             instance.hello = Some(hello);
             instance.enforcement = enforcement;
+            instance.dismissal = Dismissal::default();
             instance.registration_refused = None;
             let session = Session { number, since: now, superseded: superseded.clone(), questions };
             match instance.session.replace(session) {
@@ -245,6 +260,7 @@ impl Instances {
         state.by_node.get(node)?.iter().copied().find(|id| {
             state.by_id.get(id).is_some_and(|instance| {
                 instance.is_live(now)
+                    && !instance.dismissal.is_obeyed
                     && instance.hello.as_ref().is_some_and(|hello| {
                         features.iter().any(|feature| !hello.features.contains(*feature))
                     })
@@ -292,27 +308,27 @@ impl Instances {
 }
 
 impl State {
-    fn know(
-        &mut self,
-        spiffe_id: &SpiffeId,
-        mesh: Name,
-        node: Name,
-        id: InstanceId,
-        certificate: IssuedTo,
-    ) -> &mut Instance {
-        self.by_node.entry(spiffe_id.clone()).or_default().insert(id);
-        self.by_id.entry(id).or_insert_with(|| Instance {
+    fn know(&mut self, peer: &Peer) -> &mut Instance {
+        let Peer { spiffe_id, mesh, node, node_uid, instance: id, certificate, address: _ } = peer;
+        self.by_node.entry(spiffe_id.clone()).or_default().insert(*id);
+        let instance = self.by_id.entry(*id).or_insert_with(|| Instance {
             spiffe_id: spiffe_id.clone(),
-            mesh,
-            node,
-            certificate,
+            mesh: mesh.clone(),
+            node: node.clone(),
+            node_uid: None,
+            certificate: *certificate,
             session: None,
             last_seen: None,
             address: None,
             hello: None,
             enforcement: Enforcement::default(),
+            dismissal: Dismissal::default(),
             registration_refused: None,
-        })
+        });
+        if node_uid.is_some() {
+            instance.node_uid.clone_from(node_uid);
+        }
+        instance
     }
 
     /// The instance of a stream, unless a newer one has taken its place.
@@ -334,6 +350,7 @@ impl Instance {
             spiffe_id: self.spiffe_id.clone(),
             mesh: self.mesh.clone(),
             node: self.node.clone(),
+            node_uid: self.node_uid.clone(),
             certificate: self.certificate,
             connected_since: self.session.as_ref().map(|session| session.since),
             last_seen: self.last_seen,

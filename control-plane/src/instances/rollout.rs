@@ -2,7 +2,8 @@
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 
-use super::{Instance, Instances, Lag, ViewMark, wanted};
+use super::wanted::{self, Standing};
+use super::{Instance, Instances, Lag, ViewMark};
 use crate::compile::Compilation;
 
 /// How many of the live instances concerned enforce a revision.
@@ -41,8 +42,8 @@ pub struct Laggard {
 }
 
 impl Instances {
-    /// Counts the live instances of `mesh`, or of all meshes, that enforce `revision`. An instance whose node is gone
-    /// has no view to enforce and is not counted.
+    /// Counts the live instances of `mesh`, or of all meshes, that enforce `revision`. Those whose virtual node is gone
+    /// are among them: they enforce its deletion once they have said that they deny everything.
     pub fn rollout(
         &self,
         compilation: &Compilation,
@@ -58,9 +59,8 @@ impl Instances {
                 if !instance.is_live(now) || mesh.is_some_and(|mesh| *mesh != instance.mesh) {
                     continue;
                 }
-                let Some(lag) = instance.lag(compilation, revision) else { continue };
                 rollout.concerned += 1;
-                if let Some(lag) = lag {
+                if let Some(lag) = instance.lag(compilation, revision) {
                     rollout.laggards.push(Laggard {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
@@ -76,12 +76,20 @@ impl Instances {
 }
 
 impl Instance {
-    /// `None`: there is no view for it. Otherwise why it does not enforce `revision`, if it does not.
-    fn lag(&self, compilation: &Compilation, revision: u64) -> Option<Option<Lag>> {
+    /// Why it does not enforce `revision`, if it does not.
+    fn lag(&self, compilation: &Compilation, revision: u64) -> Option<Lag> {
         if compilation.revision < revision || !wanted::is_complete(compilation, &self.mesh) {
-            return Some(Some(Lag::NotCompiled));
+            return Some(Lag::NotCompiled);
         }
-        let view = compilation.nodes.get(&self.spiffe_id)?;
+        let standing = wanted::standing(compilation, &self.spiffe_id, self.node_uid.as_deref());
+        let Standing::Here(view) = standing else {
+            // Of an earlier revision its view may have told it everything.
+            let held = self.enforcement.in_force();
+            let is_enough = held
+                .is_some_and(|held| held.epoch == compilation.epoch && held.revision >= revision)
+                || self.dismissal.is_obeyed;
+            return if is_enough { None } else { Some(Lag::NotDismissed) };
+        };
         let lag = if let Some((epoch, revision)) = self.hello.as_ref().and_then(|hello| hello.ahead) {
             Some(Lag::Ahead { epoch, revision })
         } else {
@@ -96,6 +104,6 @@ impl Instance {
             })
         };
         // An instance that is away may be pushed nothing: say that rather than what it has not acknowledged.
-        Some(lag.map(|lag| if self.session.is_some() { lag } else { Lag::NotConnected }))
+        lag.map(|lag| if self.session.is_some() { lag } else { Lag::NotConnected })
     }
 }

@@ -16,7 +16,7 @@ fn certificate(number: u8, minutes: u64) -> IssuedTo {
 }
 
 fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connected {
-    let peer = Peer::new(node("orders"), instance(number), certificate(number, 60), None).unwrap();
+    let peer = Peer::new(node("orders"), instance(number), None, certificate(number, 60), None).unwrap();
     let features = features.iter().map(|feature| (*feature).to_owned()).collect();
     let hello = HelloFacts { features, ..HelloFacts::default() };
     instances.connect(&peer, hello, Enforcement::default(), mpsc::channel(1).0, NOW)
@@ -26,12 +26,13 @@ fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connect
 fn the_certificate_that_ends_last_counts() {
     let instances = Instances::default();
     for minutes in [60, 90, 30] {
-        instances.issued(&node("orders"), instance(1), certificate(1, minutes));
+        instances.issued(&node("orders"), instance(1), None, certificate(1, minutes));
     }
     assert_eq!(instances.reports(|_| true)[0].certificate, certificate(1, 90));
     instances.issued(
         &SpiffeId::parse("spiffe://shop.local/admin/a").unwrap(),
         instance(2),
+        None,
         certificate(2, 1),
     );
     assert_eq!(instances.reports(|_| true).len(), 1, "admins are no instances");
@@ -40,7 +41,7 @@ fn the_certificate_that_ends_last_counts() {
 #[test]
 fn whoever_expired_over_an_hour_ago_is_forgotten() {
     let instances = Arc::new(Instances::default());
-    instances.issued(&node("orders"), instance(1), certificate(1, 60));
+    instances.issued(&node("orders"), instance(1), None, certificate(1, 60));
     let connected = connect(&instances, 2, &[]);
     instances.prune(NOW.plus(Duration::from_secs(2 * 3_600)));
     assert_eq!(instances.reports(|_| true).len(), 2);

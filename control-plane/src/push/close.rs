@@ -26,8 +26,14 @@ pub enum Close {
     #[error("the certificate of this connection has expired: renew it and connect again")]
     CertificateExpired,
     /// The virtual node is not in the registry (any longer).
-    #[error("the virtual node of this certificate does not exist")]
+    #[error("the virtual node of this certificate does not exist: this agent denies everything")]
     NodeDeleted,
+    /// The virtual node was deleted, and another was made under its name.
+    #[error(
+        "the virtual node of this certificate was deleted and made anew: this agent denies everything; start it again with \
+         a new token"
+    )]
+    NodeMadeAnew,
     /// No Hello in time.
     #[error("no Hello within {} seconds", HELLO_WITHIN.as_secs())]
     HelloTimeout,
@@ -40,6 +46,11 @@ pub enum Close {
 }
 
 impl Close {
+    /// Whether the agent is to serve nobody any longer.
+    pub(super) fn is_dismissal(&self) -> bool {
+        matches!(self, Self::NodeDeleted | Self::NodeMadeAnew)
+    }
+
     /// A stable name, for metrics and logs.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -48,6 +59,7 @@ impl Close {
             Self::Superseded => "superseded",
             Self::CertificateExpired => "certificate_expired",
             Self::NodeDeleted => "node_deleted",
+            Self::NodeMadeAnew => "node_made_anew",
             Self::HelloTimeout => "hello_timeout",
             Self::Protocol(_) => "protocol",
             Self::Store(_) => "store",

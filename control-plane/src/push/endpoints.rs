@@ -158,6 +158,18 @@ impl Endpoints {
         self.unwritten.notify_one();
     }
 
+    /// Removes what an instance has registered, at once: nobody is to be sent to it any longer.
+    pub fn forget(&self, spiffe_id: &SpiffeId, instance: InstanceId) {
+        let mut state = self.lock();
+        if !state.by_node.get(spiffe_id).is_some_and(|node| node.contains_key(&instance)) {
+            return;
+        }
+        state.remove(spiffe_id, instance);
+        drop(state);
+        self.changed.notify_one();
+        self.unwritten.notify_one();
+    }
+
     /// What an instance has registered.
     pub fn registration(&self, spiffe_id: &SpiffeId, instance: InstanceId) -> Option<Registration> {
         Some(self.lock().by_node.get(spiffe_id)?.get(&instance)?.registration.clone())

@@ -2,6 +2,7 @@
 //! acknowledgements, registrations, decisions.
 
 mod close;
+mod dismiss;
 mod endpoints;
 mod explain;
 mod holding;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::compile::Compilation;
 use crate::flows::Flows;
@@ -51,6 +53,10 @@ const DECISIONS_PER_AGENT: std::ops::RangeInclusive<usize> = 5..=500;
 pub struct PushParts {
     /// The registry.
     pub store: Arc<dyn Store>,
+    /// Refusals are recorded here.
+    pub audit: Arc<Audit>,
+    /// The instances there are, which this reads and keeps up.
+    pub instances: Arc<Instances>,
     /// The time of day.
     pub clock: Clock,
     /// The views as they stand.
@@ -71,6 +77,7 @@ pub struct Push {
     endpoints: Endpoints,
     flows: Flows,
     store: Arc<dyn Store>,
+    audit: Arc<Audit>,
     clock: Clock,
     compilation: watch::Receiver<Arc<Compilation>>,
     trust: agent::Trust,
@@ -85,14 +92,14 @@ impl Push {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
-        let PushParts { store, clock, compilation, trust, metrics, tasks, stop } = parts;
-        let instances = Arc::new(Instances::default());
+        let PushParts { store, audit, instances, clock, compilation, trust, metrics, tasks, stop } = parts;
         let version = instances.load(&*store).await?;
         let push = Arc::new(Self {
             instances,
             endpoints: Endpoints::load(&*store).await?,
             flows: Flows::load(&*store).await?,
             store,
+            audit,
             clock,
             compilation,
             trust,

@@ -18,14 +18,15 @@ use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info};
 
-use super::Push;
 use super::close::{Close, HELLO_WITHIN};
 use super::endpoints::EndpointSnapshot;
 use super::holding::{Holding, Push as Pushed};
 use super::incoming::{Hello, ProtocolError};
 use super::metrics::{KindLabel, ReasonLabel};
 use super::pace::{DecisionPace, Pace};
+use super::{Push, dismiss};
 use crate::compile::Compilation;
+use crate::instances::wanted::{self, Standing};
 use crate::instances::{Ask, Connected, Enforcement, Peer};
 use crate::rpc::status;
 
@@ -58,6 +59,10 @@ pub(super) async fn run<S>(
         reason = close.reason(), detail = %close);
     // An agent that reads nothing is not told.
     let _told = outgoing.try_send(Err(status::of_close(&close)));
+    drop(outgoing);
+    if close.is_dismissal() {
+        dismiss::record(&push, &peer, &close).await;
+    }
 }
 
 async fn expiry(push: &Push, peer: &Peer) {
@@ -80,14 +85,17 @@ async fn serve<S>(
 where
     S: Stream<Item = Result<FromAgent, Status>> + Send + Unpin,
 {
-    let mut session = match Session::begin(push, peer, &mut incoming).await {
-        Ok(session) => session,
-        Err(close) => return close,
-    };
-    match session.go_on(&mut incoming, outgoing).await {
+    let close = match Session::begin(push, peer, &mut incoming).await {
+        Ok(mut session) => match session.go_on(&mut incoming, outgoing).await {
+            Err(close) => close,
+            Ok(never) => match never {},
+        },
         Err(close) => close,
-        Ok(never) => match never {},
+    };
+    if close.is_dismissal() {
+        dismiss::dismiss(push, peer, &mut incoming, outgoing).await;
     }
+    close
 }
 
 /// A session after its Hello.
@@ -133,9 +141,6 @@ impl<'a> Session<'a> {
         let mut compilation = push.compilation.clone();
         let compiled = compilation.wait_for(|compilation| compilation.revision >= durable).await;
         let compiled = Arc::clone(&*compiled.map_err(|_| Close::Stopping)?);
-        if !compiled.nodes.contains_key(&peer.spiffe_id) {
-            return Err(Close::NodeDeleted);
-        }
         let is_ahead = hello.highest > (compiled.epoch, compiled.revision);
         if is_ahead {
             let (epoch, revision) = hello.highest;
@@ -143,6 +148,7 @@ impl<'a> Session<'a> {
                 "an agent holds a newer configuration than this control plane: nothing is pushed to it");
             hello.facts.ahead = Some(hello.highest);
         }
+        check_node(&compiled, peer)?;
         info!(event = "session_began", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
             version = hello.facts.version, clock_skew_ms = hello.facts.clock_skew_ms);
         let holding = Holding::new(hello.node, &hello.services);
@@ -196,9 +202,7 @@ impl<'a> Session<'a> {
                 changed = self.compilation.changed() => {
                     changed.map_err(|_| Close::Stopping)?;
                     self.world.0 = Arc::clone(&self.compilation.borrow_and_update());
-                    if !self.world.0.nodes.contains_key(&self.peer.spiffe_id) {
-                        return Err(Close::NodeDeleted);
-                    }
+                    check_node(&self.world.0, self.peer)?;
                     self.plan();
                 }
                 changed = self.endpoints.changed() => {
@@ -290,8 +294,19 @@ impl Drop for Presence {
     }
 }
 
+/// Whether the node that the peer joined is there.
+fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
+    match wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref()) {
+        Standing::Here(_) => Ok(()),
+        Standing::Deleted => Err(Close::NodeDeleted),
+        Standing::MadeAnew => Err(Close::NodeMadeAnew),
+    }
+}
+
 /// What came: a message, `None` for one without a known content, or the end.
-fn content(message: Option<Result<FromAgent, Status>>) -> Result<Option<from_agent::Message>, Close> {
+pub(super) fn content(
+    message: Option<Result<FromAgent, Status>>,
+) -> Result<Option<from_agent::Message>, Close> {
     match message {
         Some(Ok(message)) => Ok(message.message),
         Some(Err(_)) | None => Err(Close::Gone),
@@ -307,5 +322,6 @@ fn kind(message: &Message) -> &'static str {
         Message::Question(_) => "question",
         Message::Observe(_) => "observe",
         Message::CurrentAt(_) => "current_at",
+        Message::NodeGone(_) => "node_gone",
     }
 }

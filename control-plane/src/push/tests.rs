@@ -18,6 +18,9 @@ use crate::registry::SledStore;
 const EPOCH: u64 = 1_700_000_000_000;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
+/// The uid of the nodes there are.
+const FIRST: &str = "first";
+
 #[tokio::test(start_paused = true)]
 async fn whoever_says_nothing_is_cut_after_ten_seconds() {
     let world = World::new().await;
@@ -316,6 +319,69 @@ async fn a_stream_ends_with_its_certificate_with_its_node_and_with_the_control_p
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deletion_is_enforced_once_its_instances_deny_everything() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    agent.acknowledge(1, "").await;
+    agent.register("10.0.0.1:80", false).await;
+    world.until(|world| world.endpoints() == ["10.0.0.1:80 confirmed"]).await;
+    world.publish(2, &[("web", 1)], &[], &[]);
+    assert_eq!(agent.next().await, "node gone 2");
+    assert_eq!(world.lag(2).await, Some(Lag::NotDismissed));
+    assert_eq!(world.lag(1).await, None, "it had what revision 1 asked of it");
+    world.until(|world| world.endpoints().is_empty()).await;
+    // Another view's acknowledgement is none of this.
+    agent.acknowledge(1, "").await;
+    assert_eq!(world.lag(2).await, Some(Lag::NotDismissed));
+    agent.acknowledge(2, "").await;
+    assert_eq!(agent.ending().await, Code::NotFound);
+    assert_eq!(world.lag(2).await, None);
+    assert_eq!(world.rollout(2).concerned, 1);
+
+    // One that says nothing is named until its certificate expires; so is one that is away.
+    let mut silent = world.connect("orders", 2);
+    silent.hello().await;
+    assert_eq!(silent.ending().await, Code::NotFound);
+    assert_eq!(world.lag(2).await, Some(Lag::NotDismissed));
+    world.clock.advance(Duration::from_secs(3_601));
+    assert_eq!(world.rollout(2).concerned, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_of_a_former_node_is_cut_and_not_let_in() {
+    let world = World::new().await;
+    let mut former = world.connect_of("orders", 1, Some("former".to_owned()));
+    former.hello().await;
+    assert_eq!(former.next().await, "node gone 1");
+    former.acknowledge(1, "").await;
+    assert_eq!(former.ending().await, Code::PermissionDenied);
+    assert_eq!(world.lag(1).await, None, "it denies everything");
+    let mut again = world.connect_of("orders", 1, Some("former".to_owned()));
+    again.hello().await;
+    assert_eq!(again.ending().await, Code::PermissionDenied);
+
+    let mut own = world.connect_of("orders", 2, Some(FIRST.to_owned()));
+    own.hello().await;
+    own.until_current(1).await;
+    let mut compilation = Compilation::clone(&world.compilation.borrow());
+    for view in compilation.nodes.values_mut() {
+        *view = Arc::new(CompiledView { uid: "second".to_owned(), ..CompiledView::clone(view) });
+    }
+    world.compilation.send_replace(Arc::new(compilation));
+    assert_eq!(own.next().await, "node gone 1");
+    own.acknowledge(1, "").await;
+    assert_eq!(own.ending().await, Code::PermissionDenied);
+
+    world.stop.cancel();
+    world.stopped().await;
+    let refused = crate::audit::Filter { refused_only: true, ..Default::default() };
+    let recorded = world.push.audit.list(&refused, None, 10).await.unwrap().records;
+    assert_eq!(recorded.len(), 2, "each once, however often it comes back: {recorded:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn agents_send_everything_while_somebody_observes() {
     let world = World::new().await;
     let mut agent = world.connect("orders", 1);
@@ -403,6 +469,8 @@ impl World {
         let (clock, stop) = (Clock::manual(NOW), CancellationToken::new());
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
+            audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
+            instances: Arc::default(),
             clock: clock.clone(),
             compilation: receiver,
             trust: agent::Trust { trust_domain: "shop.local".into(), ..agent::Trust::default() },
@@ -442,6 +510,7 @@ impl World {
                 targets: vec![(node_id(name), 80)],
                 features: Vec::new(),
                 mesh: mesh.clone(),
+                uid: FIRST.to_owned(),
                 audit_ports: Vec::new(),
             })
         };
@@ -461,12 +530,16 @@ impl World {
     }
 
     fn connect(&self, node: &str, number: u8) -> Agent {
+        self.connect_of(node, number, None)
+    }
+
+    fn connect_of(&self, node: &str, number: u8, node_uid: Option<String>) -> Agent {
         let certificate = IssuedTo {
             serial: Serial::from_random([number; 16]),
             issued_at: Some(NOW),
             not_after: NOW.plus(Duration::from_secs(3_600)),
         };
-        let peer = Peer::new(node_id(node), instance(number), certificate, None).unwrap();
+        let peer = Peer::new(node_id(node), instance(number), node_uid, certificate, None).unwrap();
         let (up, incoming) = mpsc::channel(1);
         let down = self.push.accept(peer, ReceiverStream::new(incoming));
         Agent { up, down, node: node.to_owned() }
@@ -582,6 +655,7 @@ impl Agent {
             Message::Question(question) => format!("question {}", question.decision_id),
             Message::Observe(observe) => format!("observe {} {}", observe.all, observe.limit_per_second),
             Message::CurrentAt(current) => format!("current {}", current.revision),
+            Message::NodeGone(gone) => format!("node gone {}", gone.revision),
         }
     }
 }

@@ -234,6 +234,12 @@ impl MeshCatalog {
         as_node(self.nodes.get(name)?)
     }
 
+    /// The id that a virtual node got when it was made: one that is made anew under its name has another.
+    pub fn node_uid(&self, name: &str) -> &str {
+        let metadata = self.nodes.get(name).and_then(|entry| entry.resource.metadata.as_ref());
+        metadata.map(|metadata| &*metadata.uid).unwrap_or_default()
+    }
+
     /// A virtual service.
     pub fn service(&self, name: &str) -> Option<&VirtualService> {
         as_service(self.services.get(name)?)

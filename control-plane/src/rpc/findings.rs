@@ -104,7 +104,9 @@ fn laggard(laggard: &Laggard) -> Finding {
     let summary = format!("instance {instance} of {spiffe_id}: {lag}");
     match lag {
         Lag::Refused(_) | Lag::Ahead { .. } | Lag::NotCompiled => error(summary, fix_of(laggard)),
-        Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed => warning(summary, fix_of(laggard)),
+        Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed | Lag::NotDismissed => {
+            warning(summary, fix_of(laggard))
+        }
     }
 }
 
@@ -119,7 +121,14 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
         Lag::NotConnected => {
             return format!(
                 "start it again with its state directory, or wait: until its certificate expires at {} it may act on \
-                 what it holds; if its virtual node is not needed any longer, delete that",
+                 what it holds",
+                laggard.certificate_not_after
+            );
+        }
+        Lag::NotDismissed => {
+            return format!(
+                "make sure that its agent is stopped, or wait: until its certificate expires at {} it may go on with \
+                 what it holds",
                 laggard.certificate_not_after
             );
         }

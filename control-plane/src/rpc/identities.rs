@@ -18,6 +18,7 @@ use super::{message, page, refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::enrollment::{TokenRequest, TokenView, Uses};
+use crate::instances::wanted::{self, Standing};
 use crate::instances::{Lag, Report};
 use crate::issuance::{Holder, IssuedRecord};
 use crate::push::Push;
@@ -106,15 +107,16 @@ impl Identities for IdentitiesService {
             _ => false,
         });
         let instances = reports.iter().map(|report| {
-            let latest = compilation.nodes.get(&report.spiffe_id).map(|view| view.revision);
-            let lag = match latest {
-                Some(_) => lags.get(&report.id).map(Lag::to_string),
-                // Nothing is rolled out to it any longer, and until then others believe what it proves.
-                None => {
-                    Some("its virtual node was deleted; it is believed until its certificate expires".into())
+            let lag = lags.get(&report.id).map(Lag::to_string);
+            match wanted::standing(&compilation, &report.spiffe_id, report.node_uid.as_deref()) {
+                Standing::Here(view) => self.instance(report, view.revision, lag.unwrap_or_default()),
+                Standing::Deleted | Standing::MadeAnew => {
+                    // Nothing is rolled out to it any longer, and until then others believe what it proves.
+                    let believed =
+                        "its virtual node was deleted; it is believed until its certificate expires";
+                    self.instance(report, 0, lag.unwrap_or_else(|| believed.to_owned()))
                 }
-            };
-            self.instance(report, latest.unwrap_or_default(), lag.unwrap_or_default())
+            }
         });
         Ok(Response::new(ListInstancesResponse { instances: instances.collect(), revision }))
     }

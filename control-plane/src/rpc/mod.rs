@@ -50,7 +50,7 @@ const LARGEST_HEALTH_REQUEST: usize = 1024;
 /// What agents reach.
 pub async fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
     Routes::new(agent::service(control))
-        .add_service(mesh_sync::service(push))
+        .add_service(mesh_sync::service(control, push))
         .add_service(health_service(AGENT_SERVICES).await)
 }
 

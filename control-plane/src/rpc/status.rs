@@ -206,6 +206,7 @@ pub fn of_close(close: &Close) -> Status {
         Close::Superseded => ended(Code::Aborted, "SUPERSEDED"),
         Close::CertificateExpired => ended(Code::Unauthenticated, "CERTIFICATE_EXPIRED"),
         Close::NodeDeleted => ended(Code::NotFound, "NODE_GONE"),
+        Close::NodeMadeAnew => ended(Code::PermissionDenied, "NODE_MADE_ANEW"),
         Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
         Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),
         Close::Store(error) => of_store(error),

@@ -16,6 +16,7 @@ mod client;
 mod compose;
 mod crowd;
 mod data_directory;
+mod deleted_nodes;
 mod durability;
 mod enrollment;
 mod forged;

@@ -197,6 +197,27 @@ async fn authorization_is_the_listener_s_the_node_s_or_the_mesh_s() {
 }
 
 #[tokio::test]
+async fn a_view_says_which_node_of_its_name_it_is_for() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let first = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let uid = |compilation: &Compilation| node_view(compilation, "web").uid.clone();
+    let key = crate::resources::ResourceKey {
+        kind: crate::resources::Kind::VirtualNode,
+        mesh: name("shop"),
+        name: name("web"),
+    };
+    let target = crate::resources::admit::Target { key, resource_version: 0, ignore_missing: false };
+    scratch.resources.delete(&owner(), &[target], false).await.unwrap();
+    // Whether or not there was a compilation without it.
+    let second = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    assert_ne!(uid(&second), uid(&first));
+    let third = at(&mut compilations, scratch.apply(&[permit("p", "orders", "web")]).await.revision).await;
+    assert_eq!(uid(&third), uid(&second));
+    assert!(!uid(&third).is_empty());
+}
+
+#[tokio::test]
 async fn what_is_deleted_has_no_view() {
     let scratch = Scratch::new().await;
     let mut compilations = scratch.compilations().await;

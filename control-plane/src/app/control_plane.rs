@@ -111,6 +111,7 @@ impl ControlPlane {
             store: Arc::clone(&store),
             issuer: Arc::clone(&issuer),
             ledger: Arc::clone(&ledger),
+            instances: Arc::clone(&instances),
             audit: Arc::clone(&audit),
             metrics: Arc::clone(&metrics),
             clock: clock.clone(),

@@ -53,6 +53,19 @@ pub enum EnrollmentError {
         /// When it may.
         again_in: Duration,
     },
+    /// The bearers of a token have made more instances than anybody runs.
+    #[error(
+        "virtual node {node} of mesh {mesh} has {most} live instances, and no more are let in: delete the join tokens that \
+         should not be used any longer, and wait until certificates of instances that are gone expire"
+    )]
+    TooManyInstances {
+        /// The mesh.
+        mesh: String,
+        /// The node.
+        node: String,
+        /// How many there may be.
+        most: usize,
+    },
     /// A record names an impossible node.
     #[error("the registry names an impossible node")]
     Name(#[from] NameError),

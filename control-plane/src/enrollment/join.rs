@@ -1,10 +1,10 @@
-//! The first certificate for a join token, and renewals for a certificate.
+//! The first certificate for a join token.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, Name, SpiffeId, UnixMillis};
-use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
+use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
 use super::error::EnrollmentError;
@@ -13,6 +13,7 @@ use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
+use crate::instances::Instances;
 use crate::issuance::{Holder, InstanceRecord, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::random;
@@ -29,6 +30,11 @@ const QUEUES: usize = 64;
 /// takes some three KiB on the disk until its certificate expires, so an instance that goes mad costs a few MiB.
 const RENEWALS_AT_ONCE: u32 = 1000;
 const RENEWALS_IN_A_LIFE: u32 = 100;
+
+/// How many live instances a virtual node may have; each takes some memory and disk until its certificate expires. Far more
+/// than anybody runs, it bounds those who hold a token for any number of agents. Those who join at the very same moment
+/// may be a few more.
+const MOST_INSTANCES: usize = 10_000;
 
 /// The longest text that an agent may say about itself, in characters.
 const LONGEST_INFO: usize = 255;
@@ -54,15 +60,16 @@ pub struct Enrolled {
 /// Lets agents in.
 pub struct Enrollment {
     store: Arc<dyn Store>,
-    issuer: Arc<Issuer>,
-    ledger: Arc<Ledger>,
-    audit: Arc<Audit>,
+    pub(super) issuer: Arc<Issuer>,
+    pub(super) ledger: Arc<Ledger>,
+    instances: Arc<Instances>,
+    pub(super) audit: Arc<Audit>,
     metrics: Arc<Metrics>,
-    clock: Clock,
+    pub(super) clock: Clock,
     trust_domain: hauberk_identity::TrustDomain,
-    svid_ttl: Duration,
+    pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
-    renewals: std::sync::Mutex<Allowances>,
+    pub(super) renewals: std::sync::Mutex<Allowances>,
     /// Users of one token go one after the other, so that they do not fail each other's guards over and over.
     queues: Vec<Mutex<()>>,
 }
@@ -73,8 +80,10 @@ pub struct EnrollmentParts {
     pub store: Arc<dyn Store>,
     /// Certificates.
     pub issuer: Arc<Issuer>,
-    /// Instances.
+    /// What is recorded of instances.
     pub ledger: Arc<Ledger>,
+    /// The instances there are.
+    pub instances: Arc<Instances>,
     /// Records.
     pub audit: Arc<Audit>,
     /// Figures.
@@ -90,11 +99,33 @@ pub struct EnrollmentParts {
 impl Enrollment {
     /// Puts the parts together.
     pub fn new(parts: EnrollmentParts) -> Self {
-        let EnrollmentParts { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl } = parts;
+        let EnrollmentParts {
+            store,
+            issuer,
+            ledger,
+            instances,
+            audit,
+            metrics,
+            clock,
+            trust_domain,
+            svid_ttl,
+        } = parts;
         let queues = std::iter::repeat_with(|| Mutex::new(())).take(QUEUES).collect();
         let renewals = Allowances::new(RENEWALS_AT_ONCE, svid_ttl / RENEWALS_IN_A_LIFE);
         let renewals = std::sync::Mutex::new(renewals);
-        Self { store, issuer, ledger, audit, metrics, clock, trust_domain, svid_ttl, renewals, queues }
+        Self {
+            store,
+            issuer,
+            ledger,
+            instances,
+            audit,
+            metrics,
+            clock,
+            trust_domain,
+            svid_ttl,
+            renewals,
+            queues,
+        }
     }
 
     /// Exchanges a join token for a first certificate. The use is bound to the key before anything is signed: the
@@ -118,27 +149,6 @@ impl Enrollment {
             let actor = Actor::unauthenticated(source);
             let object = format!("token {}", hash.short());
             self.audit.record_refusal(Act::refused(&actor, "enrollment.attest", object, error)).await;
-        }
-        result
-    }
-
-    /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
-    ///
-    /// # Errors
-    /// When the node is gone, the certificate expired meanwhile, or the request is not acceptable.
-    pub async fn renew(
-        &self,
-        peer: &PeerIdentity,
-        csr: &[u8],
-        source: &str,
-    ) -> Result<Enrolled, EnrollmentError> {
-        let result = self.try_renew(peer, csr, source).await;
-        if let Err(error) = &result
-            && error.is_refusal()
-        {
-            let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
-            let object = peer.id().to_string();
-            self.audit.record_refusal(Act::refused(&actor, "certificate.renew", object, error)).await;
         }
         result
     }
@@ -199,6 +209,7 @@ impl Enrollment {
 
         let (mesh, node) = (Name::parse(&record.mesh)?, Name::parse(&record.node)?);
         let node_uid = self.same_node(mesh.as_str(), node.as_str(), record.node_uid.as_deref()).await?;
+        let id = SpiffeId::node(&self.trust_domain, &mesh, &node);
         let mut entitlement =
             Commit::new().present(keys::resource("VirtualNode", &record.mesh, &record.node));
         let instance = match &before {
@@ -211,6 +222,7 @@ impl Enrollment {
                 id
             }
             None => {
+                self.check_room(&id, &node_uid, &record)?;
                 let instance = random::instance_id()?;
                 entitlement = match record.uses {
                     Uses::Unlimited => entitlement.present(key),
@@ -234,9 +246,8 @@ impl Enrollment {
                 instance
             }
         };
-        let id = SpiffeId::node(&self.trust_domain, &mesh, &node);
         let order = Order {
-            id: id.clone(),
+            id,
             holder: Holder::Instance(instance.to_string()),
             public_key: public_key.clone(),
             ttl: self.svid_ttl,
@@ -257,57 +268,6 @@ impl Enrollment {
         Ok(Enrolled { issued, instance })
     }
 
-    async fn try_renew(
-        &self,
-        peer: &PeerIdentity,
-        csr: &[u8],
-        source: &str,
-    ) -> Result<Enrolled, EnrollmentError> {
-        if peer.not_after() < self.clock.now() {
-            return Err(EnrollmentError::CertificateExpired);
-        }
-        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
-            return Err(EnrollmentError::NotANode(peer.id().clone()));
-        };
-        let instance = self.ledger.instance_of(peer).await?;
-        self.check_renewals(&instance)?;
-        let public_key = CertificateRequest::parse(csr)?;
-        let former = self.ledger.instance(&instance).await?;
-        let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
-            version: former.version.clone(),
-            hostname: former.hostname.clone(),
-        });
-        let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
-        let node_uid = self.same_node(mesh, node, former_uid).await?;
-        let enrolled_at = former.map(|former| former.enrolled_at);
-        let order = Order {
-            id: peer.id().clone(),
-            holder: Holder::Instance(instance.to_string()),
-            public_key,
-            ttl: self.svid_ttl,
-            dns_names: Vec::new(),
-            ip_addresses: Vec::new(),
-            actor: Actor { name: peer.id().to_string(), source: source.to_owned() },
-            action: "certificate.renew",
-        };
-        let entitlement = Commit::new().present(keys::resource("VirtualNode", mesh, node));
-        let issued = self
-            .issuer
-            .issue(order, |serial, certificate| {
-                let node = (mesh, node, node_uid);
-                let record = instance_record(node, serial, certificate, &info, enrolled_at);
-                put_instance(entitlement, &instance, &record)
-            })
-            .await;
-        match issued {
-            Ok(issued) => Ok(Enrolled { issued, instance }),
-            Err(IssuanceError::Store(StoreError::Conflict { .. })) => {
-                Err(EnrollmentError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() })
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     async fn token(&self, key: &str) -> Result<(Stored, TokenRecord), EnrollmentError> {
         let stored = self.store.get(key).await?.ok_or(EnrollmentError::UnknownToken)?;
         let record = document::from_stored(key, &stored)?;
@@ -315,7 +275,7 @@ impl Enrollment {
     }
 
     /// The id of a node that exists, and is the very one that a token or an instance belongs to.
-    async fn same_node(
+    pub(super) async fn same_node(
         &self,
         mesh: &str,
         node: &str,
@@ -340,11 +300,13 @@ impl Enrollment {
         Ok(())
     }
 
-    /// An agent renews twice in a certificate's life. One that does so in a loop would fill disk and audit log.
-    fn check_renewals(&self, instance: &InstanceId) -> Result<(), EnrollmentError> {
-        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = renewals.take(&instance.to_string(), self.clock.now());
-        taken.map_err(|again_in| EnrollmentError::TooOften { again_in })
+    /// Whether one more instance of a node is let in.
+    fn check_room(&self, id: &SpiffeId, uid: &str, token: &TokenRecord) -> Result<(), EnrollmentError> {
+        if self.instances.has_live(id, uid, MOST_INSTANCES, self.clock.now()) {
+            let (mesh, node) = (token.mesh.clone(), token.node.clone());
+            return Err(EnrollmentError::TooManyInstances { mesh, node, most: MOST_INSTANCES });
+        }
+        Ok(())
     }
 
     fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
@@ -362,7 +324,7 @@ impl Enrollment {
     }
 }
 
-fn instance_record(
+pub(super) fn instance_record(
     (mesh, node, node_uid): (&str, &str, String),
     serial: &str,
     certificate: &IssuedRecord,
@@ -383,7 +345,11 @@ fn instance_record(
     }
 }
 
-fn put_instance(commit: Commit, id: &InstanceId, record: &InstanceRecord) -> Result<Commit, StoreError> {
+pub(super) fn put_instance(
+    commit: Commit,
+    id: &InstanceId,
+    record: &InstanceRecord,
+) -> Result<Commit, StoreError> {
     let key = format!("{}{id}", keys::INSTANCES);
     let bytes = document::to_bytes(&key, record)?;
     Ok(commit.put(key, bytes))

@@ -3,6 +3,7 @@
 mod error;
 mod join;
 mod node;
+mod renew;
 mod token;
 
 #[cfg(test)]

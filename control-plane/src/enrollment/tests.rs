@@ -1,11 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::Name;
+use hauberk_identity::{InstanceId, Name, Serial};
 use hauberk_tls::CertificateRequest;
 
 use super::*;
 use crate::audit::Filter;
+use crate::instances::IssuedTo;
 use crate::issuance::IssuanceError;
 use crate::registry::{Commit, keys};
 use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
@@ -227,6 +228,43 @@ async fn a_node_that_is_made_anew_is_another() {
     attest(&scratch, &new, &csr).await.unwrap();
     put("first").await.unwrap();
     scratch.control.enrollment.renew(&peer, &csr, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_has_only_so_many_live_instances() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Unlimited).await;
+    let (_, csr) = request();
+    let first = attest(&scratch, &token, &csr).await.unwrap();
+    let not_after = scratch.clock.now().plus(Duration::from_secs(60));
+    let issued = |count: u16, uid: &str| {
+        for number in 0..count {
+            let mut seed = [0; 16];
+            seed[..2].copy_from_slice(&number.to_be_bytes());
+            seed[2] = uid.as_bytes()[0];
+            let certificate = IssuedTo { serial: Serial::from_random(seed), issued_at: None, not_after };
+            let id = InstanceId::from_random(*seed.first_chunk().unwrap());
+            let node = first.issued.svid.id();
+            scratch.control.instances.issued(node, id, Some(uid.to_owned()), certificate);
+        }
+    };
+    // Those of a former node are not counted.
+    issued(10_000, "a former one");
+    issued(9_999, "first");
+    attest(&scratch, &token, &request().1).await.unwrap();
+    issued(10_000, "first");
+    let refused = attest(&scratch, &token, &request().1).await.unwrap_err();
+    let status = crate::rpc::status::of_enrollment(&refused);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains("orders of mesh shop has 10000 live instances"), "{status}");
+    let filter = Filter { refused_only: true, ..Filter::default() };
+    let recorded = scratch.control.audit.list(&filter, None, 10).await.unwrap().records;
+    assert_eq!((recorded.len(), recorded[0].action.as_str()), (1, "enrollment.attest"));
+    // Who is in already stays in.
+    attest(&scratch, &token, &csr).await.unwrap();
+    scratch.control.enrollment.renew(&scratch.peer(&first.issued.svid), &csr, "s").await.unwrap();
+    scratch.clock.advance(Duration::from_secs(61));
+    attest(&scratch, &token, &request().1).await.unwrap();
 }
 
 #[tokio::test]

@@ -233,6 +233,18 @@ impl Instances {
         Connected::new(Arc::clone(self), peer.instance, number, superseded)
     }
 
+    /// Whether a node has this many live instances, or more.
+    pub fn has_live(&self, node: &SpiffeId, uid: &str, count: usize, now: UnixMillis) -> bool {
+        let state = self.lock();
+        let Some(ids) = state.by_node.get(node).filter(|ids| ids.len() >= count) else { return false };
+        let is_live = |id: &&InstanceId| {
+            state.by_id.get(id).is_some_and(|instance| {
+                instance.is_live(now) && instance.node_uid.as_deref().is_none_or(|of| of == uid)
+            })
+        };
+        ids.iter().filter(is_live).count() >= count
+    }
+
     /// How many streams are up.
     pub fn connected(&self) -> usize {
         self.lock().connected

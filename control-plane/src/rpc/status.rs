@@ -160,6 +160,9 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
         EnrollmentError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
+        EnrollmentError::TooManyInstances { .. } => {
+            refusal(Code::ResourceExhausted, "TOO_MANY_INSTANCES", error.to_string())
+        }
         EnrollmentError::Issuance(error) => of_issuance(error),
         EnrollmentError::Name(_) => internal(error),
     }

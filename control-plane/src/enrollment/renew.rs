@@ -1,0 +1,93 @@
+//! Renewals for a certificate.
+
+use std::sync::PoisonError;
+
+use hauberk_identity::{IdentityKind, InstanceId};
+use hauberk_tls::{CertificateRequest, PeerIdentity};
+
+use super::error::EnrollmentError;
+use super::join::{AgentInfo, Enrolled, Enrollment, instance_record, put_instance};
+use crate::audit::{Act, Actor};
+use crate::issuance::{Holder, IssuanceError, Order};
+use crate::registry::{Commit, StoreError, keys};
+
+impl Enrollment {
+    /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
+    ///
+    /// # Errors
+    /// When the node is gone, the certificate expired meanwhile, or the request is not acceptable.
+    pub async fn renew(
+        &self,
+        peer: &PeerIdentity,
+        csr: &[u8],
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let result = self.try_renew(peer, csr, source).await;
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
+            let object = peer.id().to_string();
+            self.audit.record_refusal(Act::refused(&actor, "certificate.renew", object, error)).await;
+        }
+        result
+    }
+
+    async fn try_renew(
+        &self,
+        peer: &PeerIdentity,
+        csr: &[u8],
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        if peer.not_after() < self.clock.now() {
+            return Err(EnrollmentError::CertificateExpired);
+        }
+        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
+            return Err(EnrollmentError::NotANode(peer.id().clone()));
+        };
+        let instance = self.ledger.instance_of(peer).await?;
+        self.check_renewals(&instance)?;
+        let public_key = CertificateRequest::parse(csr)?;
+        let former = self.ledger.instance(&instance).await?;
+        let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
+            version: former.version.clone(),
+            hostname: former.hostname.clone(),
+        });
+        let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
+        let node_uid = self.same_node(mesh, node, former_uid).await?;
+        let enrolled_at = former.map(|former| former.enrolled_at);
+        let order = Order {
+            id: peer.id().clone(),
+            holder: Holder::Instance(instance.to_string()),
+            public_key,
+            ttl: self.svid_ttl,
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            actor: Actor { name: peer.id().to_string(), source: source.to_owned() },
+            action: "certificate.renew",
+        };
+        let entitlement = Commit::new().present(keys::resource("VirtualNode", mesh, node));
+        let issued = self
+            .issuer
+            .issue(order, |serial, certificate| {
+                let node = (mesh, node, node_uid);
+                let record = instance_record(node, serial, certificate, &info, enrolled_at);
+                put_instance(entitlement, &instance, &record)
+            })
+            .await;
+        match issued {
+            Ok(issued) => Ok(Enrolled { issued, instance }),
+            Err(IssuanceError::Store(StoreError::Conflict { .. })) => {
+                Err(EnrollmentError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An agent renews twice in a certificate's life. One that does so in a loop would fill disk and audit log.
+    pub(super) fn check_renewals(&self, instance: &InstanceId) -> Result<(), EnrollmentError> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = renewals.take(&instance.to_string(), self.clock.now());
+        taken.map_err(|again_in| EnrollmentError::TooOften { again_in })
+    }
+}

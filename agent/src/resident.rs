@@ -16,7 +16,8 @@ use rustix::mm::{Advice, madvise};
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
     addresses: Range<usize>,
-    /// Not writable, of a file, and no page differs from that file.
+    /// Not writable, of a file, and no page differs from that file. One that the file system has not written yet does not
+    /// differ, though it counts as dirty.
     is_clean: bool,
 }
 
@@ -47,7 +48,7 @@ fn mappings(smaps: &str) -> Vec<Mapping> {
         if let Some(mapping) = head(line) {
             mappings.push(mapping);
         } else if let (Some(last), Some((field, value))) = (mappings.last_mut(), line.split_once(':'))
-            && matches!(field, "Anonymous" | "Private_Dirty" | "Shared_Dirty" | "Swap" | "Locked")
+            && matches!(field, "Anonymous" | "Swap" | "Locked")
         {
             last.is_clean &= value.trim() == "0 kB";
         }
@@ -74,7 +75,7 @@ mod tests {
     const SMAPS: &str = "\
 1000-3000 r-xp 00000000 fe:00 12                       /usr/bin/hauberk-agent
 Rss:                   8 kB
-Private_Dirty:         0 kB
+Private_Dirty:         8 kB
 Anonymous:             0 kB
 VmFlags: rd ex mr mw me
 3000-4000 r--p 00002000 fe:00 12                       /usr/bin/hauberk-agent

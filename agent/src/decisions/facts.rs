@@ -248,6 +248,7 @@ impl<'a> Facts<'a> {
             audit_verdict: self.ruling.audit_verdict().map_or(0, Verdict::to_proto),
             epoch: self.view.map_or(0, |view| view.epoch),
             revision: self.view.map_or(0, |view| view.revision),
+            grpc_status: outcome.and_then(|outcome| outcome.grpc_status).map(u32::from),
         }
     }
 }

@@ -131,12 +131,15 @@ async fn a_denial_is_told_with_how_it_ended() {
     let facts = facts(&caller, "/a", &decision);
     let recorded = decisions.begin(&facts);
     assert_eq!(decisions.upstream.queue_len(), 0);
-    let outcome = Outcome { status: 403, duration: Duration::from_micros(70), ..Outcome::default() };
+    let duration = Duration::from_micros(70);
+    let outcome = Outcome { status: 200, grpc_status: Some(7), duration, ..Outcome::default() };
     decisions.finish(&facts, Some(&recorded), &outcome);
     let told = decisions.next_batch().await.decisions.remove(0);
-    assert_eq!((told.status, told.duration_us, told.first_of_kind), (403, 70, true));
+    assert_eq!((told.status, told.duration_us, told.first_of_kind), (200, 70, true));
+    assert_eq!(told.grpc_status, Some(7));
     let kept = decisions.explain(recorded.id().as_str()).unwrap().decision.unwrap();
-    assert_eq!((kept.status, kept.duration_us, &kept.id), (403, 70, &told.id));
+    assert_eq!((kept.status, kept.duration_us, &kept.id), (200, 70, &told.id));
+    assert_eq!(kept.grpc_status, Some(7));
     // The second of a kind is told to nobody who does not ask.
     decisions.finish(&facts, Some(&decisions.begin(&facts)), &outcome);
     assert_eq!(decisions.upstream.queue_len(), 0);

@@ -187,6 +187,8 @@ async fn grpc_calls_are_logged_with_their_own_status() {
         assert_eq!(line["id"], denied.header("hauberk-decision"));
         assert!(line["duration_us"].as_u64() > Some(0), "{line}");
     }
+    let kept = pair.orders.context.decisions.explain(denied.header("hauberk-decision")).unwrap();
+    assert_eq!(kept.decision.unwrap().grpc_status, Some(7));
     let sample = "hauberk_inbound_denials_total{listener=\"8080\",reason=\"no_policy_matched\"}";
     pair.orders_show(sample, 1.0).await;
 }

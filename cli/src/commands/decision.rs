@@ -44,6 +44,40 @@ pub(crate) fn act(decision: &Decision) -> String {
     }
 }
 
+/// What the caller was sent, where that is known: `403`, or of a gRPC call `PERMISSION_DENIED (7)`, since HTTP's status
+/// is 200 whatever became of it.
+pub(crate) fn answer(decision: &Decision) -> Option<String> {
+    match (decision.grpc_status, decision.status) {
+        (Some(status), _) => Some(format!("{} ({status})", grpc_name(status))),
+        (None, 0) => None,
+        (None, status) => Some(status.to_string()),
+    }
+}
+
+/// The name that gRPC gives a status (grpc/doc/statuscodes.md).
+fn grpc_name(status: u32) -> &'static str {
+    match status {
+        0 => "OK",
+        1 => "CANCELLED",
+        2 => "UNKNOWN",
+        3 => "INVALID_ARGUMENT",
+        4 => "DEADLINE_EXCEEDED",
+        5 => "NOT_FOUND",
+        6 => "ALREADY_EXISTS",
+        7 => "PERMISSION_DENIED",
+        8 => "RESOURCE_EXHAUSTED",
+        9 => "FAILED_PRECONDITION",
+        10 => "ABORTED",
+        11 => "OUT_OF_RANGE",
+        12 => "UNIMPLEMENTED",
+        13 => "INTERNAL",
+        14 => "UNAVAILABLE",
+        15 => "DATA_LOSS",
+        16 => "UNAUTHENTICATED",
+        _ => "grpc-status",
+    }
+}
+
 /// What a reason's stable name means.
 pub(crate) fn reason(decision: &Decision) -> String {
     let policies = decision.policies.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");

@@ -65,8 +65,8 @@ fn line(made: &Decision) -> String {
         made.port,
         decision::act(made)
     );
-    if made.status > 0 {
-        out.push_str(&format!(" {}", made.status));
+    if let Some(answer) = decision::answer(made) {
+        out.push_str(&format!(" {answer}"));
     }
     if made.duration_us > 0 {
         out.push_str(&format!(
@@ -109,5 +109,10 @@ mod tests {
             ..Default::default()
         };
         insta::assert_snapshot!(anstream::adapter::strip_str(&line(&denied)).to_string());
+
+        // HTTP's 200 would say the opposite of what became of a denied call.
+        let call = Decision { action: "call".to_owned(), status: 200, grpc_status: Some(7), ..denied };
+        let text = anstream::adapter::strip_str(&line(&call)).to_string();
+        assert!(text.contains(" PERMISSION_DENIED (7) 1.2ms: "), "{text}");
     }
 }

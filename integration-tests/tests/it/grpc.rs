@@ -125,6 +125,8 @@ async fn a_real_grpc_server_serves_unary_calls_and_watches() {
     // Another service of the same server is not permitted.
     let denied = call_streaming(&channel, "/test.Echo/Both", tokio_stream::empty()).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
-    assert!(denied.metadata().contains_key("hauberk-decision"), "{denied:?}");
+    let id = denied.metadata().get("hauberk-decision").expect("a denial has an id").to_str().unwrap();
+    let explained = mesh.hauberk(&["explain", id]).ok().stdout;
+    assert!(explained.contains("PERMISSION_DENIED (7)"), "{explained}");
     server.abort();
 }

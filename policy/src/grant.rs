@@ -1,16 +1,15 @@
-//! Policies that a command line writes: from a few words to Cedar text, and back to the words.
+//! Policies that a command line writes: from a few words to Cedar text (`cedar.rs`), and back to the words
+//! (`words.rs`).
 
-use std::fmt::Write;
+mod cedar;
+mod words;
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use thiserror::Error;
 
 use crate::names::principal_kind;
-use crate::pattern::{PathPattern, quote};
-use crate::vocabulary::{Action, Kind};
-
-/// The longest name that [`Grant::name`] makes, in bytes.
-const MAX_NAME_LEN: usize = 120;
+use crate::pattern::PathPattern;
+use crate::vocabulary::Kind;
 
 /// A simple permission, or prohibition: these callers, that target, and what exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,138 +110,6 @@ pub enum Verb {
     Deny,
 }
 
-impl Verb {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-        }
-    }
-
-    fn cedar(self) -> &'static str {
-        match self {
-            Self::Allow => "permit",
-            Self::Deny => "forbid",
-        }
-    }
-}
-
-impl Grant {
-    /// The name of the grant's policy, always the same for the same grant and another for another: such as
-    /// `allow-web-to-orders`, with a few words and digits more where the grant is anything but one node's full access
-    /// to one service.
-    pub fn name(&self, verb: Verb) -> String {
-        let callers: Vec<_> = self.callers.iter().map(GrantCaller::plain).collect();
-        let target = match &self.target {
-            GrantTarget::Node(node) => format!("node/{node}"),
-            other => other.word(),
-        };
-        let mut words = format!("{} {} to {target}", verb.as_str(), callers.join(" and "));
-        for word in self.details() {
-            words.push(' ');
-            words.push_str(&word);
-        }
-        let mut name = String::new();
-        for char in words.chars() {
-            let kept = if char.is_ascii_alphanumeric() || char == '_' || char == '.' { char } else { '-' };
-            if !(kept == '-' && name.ends_with('-')) {
-                name.push(kept);
-            }
-        }
-        if self.is_plain() && name.len() <= MAX_NAME_LEN {
-            return name;
-        }
-        let name = name.get(..name.len().min(MAX_NAME_LEN)).unwrap_or_default().trim_matches('-');
-        format!("{name}-{:06x}", fnv(&words) & 0xff_ffff)
-    }
-
-    /// The grant's policy.
-    ///
-    /// # Errors
-    /// A method or gRPC name in it is malformed.
-    pub fn to_cedar(&self, verb: Verb) -> Result<String, GrantError> {
-        let (action, mut conditions) = self.access.scope()?;
-        let resource = match (&self.target, self.port) {
-            (GrantTarget::Service(service), port) => {
-                conditions.extend(port.map(|port| format!("(resource is Route && resource.port == {port} || resource is Port && resource.number == {port})")));
-                format!("resource in Service::{}", quote(service.as_str()))
-            }
-            (GrantTarget::Node(_) | GrantTarget::Gateway(_), Some(port)) => {
-                format!("resource in Port::{}", quote(&format!("{}:{port}", self.target.word())))
-            }
-            (GrantTarget::Node(_) | GrantTarget::Gateway(_), None) => {
-                format!("resource in Node::{}", quote(&self.target.word()))
-            }
-        };
-        let statements: Vec<String> = self
-            .callers
-            .iter()
-            .map(|caller| {
-                let principal = caller.scope();
-                let mut text = format!("{}(\n  {principal},\n  {action},\n  {resource}\n)", verb.cedar());
-                if !conditions.is_empty() {
-                    let _ = write!(text, "\nwhen {{ {} }}", conditions.join(" && "));
-                }
-                text + ";\n"
-            })
-            .collect();
-        Ok(statements.join("\n"))
-    }
-
-    /// The command that makes the grant, quoted for a POSIX shell.
-    pub fn command(&self, verb: Verb) -> String {
-        let callers: Vec<_> = self.callers.iter().map(GrantCaller::word).collect();
-        let mut words =
-            vec!["hauberk".to_owned(), verb.as_str().to_owned(), callers.join(","), self.target.word()];
-        match &self.access {
-            Access::All => {}
-            Access::Http { methods, path } => {
-                if !methods.is_empty() {
-                    words.extend(["--methods".to_owned(), methods.join(",")]);
-                }
-                if let Some(path) = path {
-                    words.extend(["--path".to_owned(), path.to_string()]);
-                }
-            }
-            Access::Rpc { service, method } => {
-                words.extend(["--rpc".to_owned(), format!("{service}/{}", method.as_deref().unwrap_or("*"))]);
-            }
-        }
-        words.extend(self.port.into_iter().flat_map(|port| ["--port".to_owned(), port.to_string()]));
-        words.iter().map(|word| shell_quote(word)).collect::<Vec<_>>().join(" ")
-    }
-
-    /// Whether the two names alone tell the grant, and where one ends and the other begins.
-    fn is_plain(&self) -> bool {
-        let has_to = |name: &Name| name.as_str().split('-').any(|word| word == "to");
-        let is_told = match (self.callers.as_slice(), &self.target) {
-            ([GrantCaller::Node(caller)], GrantTarget::Service(target)) => !has_to(caller) && !has_to(target),
-            _ => false,
-        };
-        is_told && self.port.is_none() && self.access == Access::All
-    }
-
-    /// What makes the grant narrower than all access, in words.
-    fn details(&self) -> Vec<String> {
-        let mut words: Vec<String> = self.port.iter().map(ToString::to_string).collect();
-        match &self.access {
-            Access::All => {}
-            Access::Http { methods, path } => {
-                words.push(if methods.is_empty() {
-                    "http".to_owned()
-                } else {
-                    methods.join(" ").to_lowercase()
-                });
-                words.extend(path.as_ref().map(ToString::to_string));
-            }
-            Access::Rpc { service, method } => {
-                words.push(format!("{service}/{}", method.as_deref().unwrap_or("*")));
-            }
-        }
-        words
-    }
-}
-
 impl GrantCaller {
     /// Reads a caller as command lines write it.
     ///
@@ -282,45 +149,6 @@ impl GrantCaller {
             _ => Self::Workload(id.clone()),
         })
     }
-
-    /// As the command line takes it.
-    fn word(&self) -> String {
-        match self {
-            Self::Node(name) => name.to_string(),
-            Self::Gateway(name) => format!("gateway/{name}"),
-            Self::Role(name) => format!("role/{name}"),
-            Self::Foreign(id) | Self::Workload(id) => id.to_string(),
-            Self::Anonymous => "@anonymous".to_owned(),
-        }
-    }
-
-    /// The same for a policy's name.
-    fn plain(&self) -> String {
-        match self {
-            Self::Foreign(id) | Self::Workload(id) => id.as_str().trim_start_matches("spiffe://").to_owned(),
-            other => other.word(),
-        }
-    }
-
-    fn scope(&self) -> String {
-        match self {
-            Self::Node(_) | Self::Gateway(_) | Self::Foreign(_) => {
-                format!("principal == Node::{}", quote(&self.word()))
-            }
-            Self::Role(role) => format!("principal in Role::{}", quote(role.as_str())),
-            Self::Workload(id) => format!("principal == Workload::{}", quote(id.as_str())),
-            Self::Anonymous => "principal is Anonymous".to_owned(),
-        }
-    }
-}
-
-impl GrantTarget {
-    fn word(&self) -> String {
-        match self {
-            Self::Service(name) | Self::Node(name) => name.to_string(),
-            Self::Gateway(name) => format!("gateway/{name}"),
-        }
-    }
 }
 
 impl Access {
@@ -334,84 +162,6 @@ impl Access {
         let access = Self::Rpc { service: service.to_owned(), method };
         access.scope().map(|_| access)
     }
-
-    /// The scope's `action` clause, and conditions.
-    fn scope(&self) -> Result<(String, Vec<String>), GrantError> {
-        match self {
-            Self::All => Ok(("action".to_owned(), Vec::new())),
-            Self::Http { methods, path } => {
-                let mut conditions = Vec::new();
-                let action = methods_scope(methods, &mut conditions)?;
-                conditions.extend(path.as_ref().map(|path| format!("context.path {}", path.to_cedar())));
-                Ok((action, conditions))
-            }
-            Self::Rpc { service, method } => {
-                let is_word = |text: &str, more: &str| {
-                    !text.is_empty()
-                        && text.chars().all(|char| char.is_ascii_alphanumeric() || more.contains(char))
-                };
-                if !is_word(service, "._") || !method.as_deref().is_none_or(|method| is_word(method, "_")) {
-                    let method = method.as_deref().unwrap_or("*");
-                    return Err(GrantError::Rpc(format!("{service}/{method}")));
-                }
-                let mut conditions = vec![format!("context.service == {}", quote(service))];
-                conditions.extend(method.as_ref().map(|method| format!("context.rpc == {}", quote(method))));
-                Ok(("action == Action::\"call\"".to_owned(), conditions))
-            }
-        }
-    }
-}
-
-fn methods_scope(methods: &[String], conditions: &mut Vec<String>) -> Result<String, GrantError> {
-    let is_token = |method: &&String| {
-        !method.is_empty()
-            && method.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-    };
-    if let Some(bad) = methods.iter().find(|method| !is_token(method)) {
-        return Err(GrantError::Method(bad.clone()));
-    }
-    let mut actions: Vec<&str> = Vec::new();
-    let mut has_other = false;
-    for method in methods {
-        let action = match method.as_str() {
-            "upgrade" => Action::Upgrade,
-            method => Action::of_method(method),
-        };
-        has_other |= action == Action::Other;
-        if !actions.contains(&action.as_str()) {
-            actions.push(action.as_str());
-        }
-    }
-    if has_other {
-        let methods: Vec<_> =
-            methods.iter().filter(|method| *method != "upgrade").map(|method| quote(method)).collect();
-        let mut condition = format!("[{}].contains(context.method)", methods.join(", "));
-        if actions.contains(&Action::Upgrade.as_str()) {
-            condition = format!("(action == Action::\"upgrade\" || {condition})");
-        }
-        conditions.push(condition);
-    }
-    let uids: Vec<_> = actions.iter().map(|action| format!("Action::{}", quote(action))).collect();
-    Ok(match uids.as_slice() {
-        [] => "action in Action::\"http\"".to_owned(),
-        [one] => format!("action == {one}"),
-        several => format!("action in [{}]", several.join(", ")),
-    })
-}
-
-/// Quotes one word for a POSIX shell, if it needs it.
-fn shell_quote(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,@%+=".contains(&byte);
-    if !word.is_empty() && word.bytes().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
-/// FNV-1a: stable wherever the name is made, which the standard library's hashes are not.
-fn fnv(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 #[cfg(test)]

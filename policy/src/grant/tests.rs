@@ -1,3 +1,4 @@
+use super::words::{MAX_NAME_LEN, shell_quote};
 use super::*;
 use crate::testing::{ask, connect, domain, engine, foreign, name, parse, peer};
 use crate::{Caller, Decision};

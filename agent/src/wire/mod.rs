@@ -19,6 +19,7 @@ pub(crate) mod transport;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 
+mod written;
 /// ALPN protocols (RFC 7301) between agents.
 pub(crate) mod alpn {
     /// HTTP/1.1.

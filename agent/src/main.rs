@@ -42,6 +42,10 @@ fn run(flags: RunFlags) -> anyhow::Result<u8> {
     };
     hauberk_tls::install_provider();
     let log_filter = telemetry::start(&config.log_filter, config.log_format)?;
+    // A process whose memory may be read serves all the same; whoever runs it learns of it.
+    if let Err(error) = hauberk_tls::forbid_dumps() {
+        tracing::warn!(event = "dumps_not_forbidden", %error, "a core file of this process would hold keys");
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)

@@ -168,6 +168,11 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    // Every command but `healthz` holds keys. It works where that cannot be had, and whoever runs it learns of it.
+    if let Err(error) = hauberk_tls::forbid_dumps() {
+        let _closed =
+            writeln!(std::io::stderr(), "warning: a core file of this process would hold keys: {error}");
+    }
     hauberk_tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads")?;
     match command {
@@ -249,7 +254,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     .collect();
     let settings = load(flags.clone(), san.clone(), place.config.as_deref())?;
     let log_control = telemetry::start(&settings.log, settings.log_format)?;
-    hauberk_control_plane::limits::prepare_process();
+    hauberk_control_plane::limits::raise_open_files();
 
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

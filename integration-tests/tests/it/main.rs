@@ -17,6 +17,7 @@ mod compose;
 mod crowd;
 mod data_directory;
 mod deleted_nodes;
+mod dumps;
 mod durability;
 mod enrollment;
 mod forged;

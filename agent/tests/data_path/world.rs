@@ -19,6 +19,7 @@ use hauberk_policy::{
 use hauberk_proto::convert::Discovery;
 use hauberk_tls::{IssuingAuthority, KeyPair, LiveIdentity, RootAuthority, SvidTemplate, TrustBundle};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -46,11 +47,16 @@ pub struct Agent {
 
 /// Access lines as they are written.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<u8>>>);
+pub struct Lines {
+    written: Arc<Mutex<Vec<u8>>>,
+    more: Arc<Notify>,
+}
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        let count = self.written.lock().unwrap().write(bytes);
+        self.more.notify_one();
+        count
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -61,17 +67,23 @@ impl std::io::Write for Lines {
 impl Lines {
     /// The next line, which is taken away.
     pub async fn next(&self) -> serde_json::Value {
-        let mut line = None;
-        until("an access line is written", || {
-            let mut written = self.0.lock().unwrap();
-            if let Some(end) = written.iter().position(|byte| *byte == b'\n') {
-                line = Some(serde_json::from_slice(&written[..end]).unwrap());
-                written.drain(..=end);
+        let reading = async {
+            loop {
+                if let Some(line) = self.take() {
+                    return line;
+                }
+                self.more.notified().await;
             }
-            line.is_some()
-        })
-        .await;
-        line.unwrap()
+        };
+        tokio::time::timeout(PATIENCE, reading).await.unwrap()
+    }
+
+    fn take(&self) -> Option<serde_json::Value> {
+        let mut written = self.written.lock().unwrap();
+        let end = written.iter().position(|byte| *byte == b'\n')?;
+        let line = serde_json::from_slice(&written[..end]).unwrap();
+        written.drain(..=end);
+        Some(line)
     }
 }
 
@@ -144,7 +156,8 @@ impl World {
 
     fn agent_with(&self, node: &str, life: Duration, log: Option<AccessLog>) -> Agent {
         let id = self.node(node);
-        let clock = Clock::system();
+        // Goes on with tokio's time, which tests may let pass at once.
+        let clock = Clock::starting_at(now());
         let context = Context {
             clock,
             identity: self.identity(&id, life),
@@ -286,11 +299,11 @@ impl Agent {
     }
 }
 
-/// Waits until something is so.
+/// Waits until something is so. It is looked at whenever all tasks of the test have had a turn.
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     };
     assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "waited in vain until {what}");

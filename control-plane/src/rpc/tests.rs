@@ -93,7 +93,7 @@ async fn start() -> (Running, String) {
             if let Ok(text) = std::fs::read(settings.addresses_file()) {
                 return serde_json::from_slice(&text).unwrap();
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await

@@ -35,8 +35,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// a connection that is just being closed.
 const RETIRE_BEFORE: Duration = Duration::from_secs(5);
 const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
-/// How long a peer may keep a connection for HTTP on which it asks nothing. Our own agents close such connections sooner,
-/// or find them closed when they next need one.
+/// How long a peer may keep a connection on which it asks nothing, be it for HTTP or a tunnel. Our own agents close such
+/// connections sooner, or find them closed when they next need one.
 const IDLE: Duration = Duration::from_secs(300);
 /// After how many connections the walk lets other tasks have a turn.
 const WALK_STEP: usize = 256;

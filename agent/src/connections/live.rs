@@ -328,10 +328,10 @@ impl Connection {
         state.flows.try_remove(key).map(|flow| flow.subject)
     }
 
-    /// Whether the peer has asked nothing for so long on a connection that is kept for its next request.
+    /// Whether the peer has asked nothing for so long on a connection that is kept for its next request or stream.
     pub(super) fn is_idle(&self, now: Instant, limit: Duration) -> bool {
         match self.role {
-            Role::Outbound | Role::Inbound { protocol: Protocol::Tcp, .. } => false,
+            Role::Outbound => false,
             Role::Inbound { .. } => {
                 let state = self.state();
                 state.flows.is_empty() && now.duration_since(state.quiet_since) >= limit

@@ -80,15 +80,18 @@ async fn a_peer_that_asks_nothing_is_asked_to_go_and_then_made_to() {
     let authorities = Authorities::new();
     let connections = connections(&authorities);
     let address = "127.0.0.1:9".parse().unwrap();
-    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, [1; 32]).unwrap();
-    let connection = registered.connection();
-    let is_told = |connections: &Connections| {
-        connections.apply_time();
-        (connection.retired().is_cancelled(), connection.cut_signal().is_cancelled())
-    };
-    assert_eq!(is_told(&connections), (false, false));
-    tokio::time::advance(IDLE).await;
-    assert_eq!(is_told(&connections), (true, false));
-    tokio::time::advance(IDLE).await;
-    assert_eq!(is_told(&connections), (true, true));
+    for protocol in [Protocol::Http, Protocol::Http2, Protocol::Tcp] {
+        let role = Role::Inbound { port: 8080, protocol };
+        let registered = connections.register(role, web(&authorities, HOUR), address, [1; 32]).unwrap();
+        let connection = registered.connection();
+        let is_told = |connections: &Connections| {
+            connections.apply_time();
+            (connection.retired().is_cancelled(), connection.cut_signal().is_cancelled())
+        };
+        assert_eq!(is_told(&connections), (false, false));
+        tokio::time::advance(IDLE).await;
+        assert_eq!(is_told(&connections), (true, false), "{protocol:?}");
+        tokio::time::advance(IDLE).await;
+        assert_eq!(is_told(&connections), (true, true), "{protocol:?}");
+    }
 }

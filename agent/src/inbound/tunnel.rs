@@ -20,6 +20,7 @@ use crate::decisions::{self, Outcome};
 use crate::wire::headers::{DECISION, ERROR, SERVICE};
 use crate::wire::meter::Direction;
 use crate::wire::prompt::PromptFrames;
+use crate::wire::serve::asked_to_end;
 use crate::wire::{socket, tunnel};
 
 /// How long a tunnel may take to begin.
@@ -32,6 +33,7 @@ pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<
         Ok(Err(error)) => return tracing::debug!(event = "tunnel_broken", %error),
         Err(_) => return tracing::debug!(event = "tunnel_broken", error = "too slow"),
     };
+    let retired = guest.connection().retired().clone();
     let mut is_closing = false;
     loop {
         tokio::select! {
@@ -42,7 +44,7 @@ pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<
                 Some(Err(error)) => return tracing::debug!(event = "tunnel_broken", %error),
                 None => return,
             },
-            () = port.stop.cancelled(), if !is_closing => {
+            () = asked_to_end(&retired, &port.stop), if !is_closing => {
                 is_closing = true;
                 tunnel.graceful_shutdown();
             }

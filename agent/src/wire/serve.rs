@@ -47,6 +47,14 @@ where
     }
 }
 
+/// Waits until a connection should be given nothing new: itself is `retired`, or everything should `stop`.
+pub(crate) async fn asked_to_end(retired: &CancellationToken, stop: &CancellationToken) {
+    tokio::select! {
+        () = retired.cancelled() => {}
+        () = stop.cancelled() => {}
+    }
+}
+
 /// Serves a connection to its end, gracefully once `retired` or `stop` fires.
 pub(crate) async fn serve_until(
     connection: impl EndGracefully,
@@ -54,16 +62,10 @@ pub(crate) async fn serve_until(
     stop: &CancellationToken,
 ) {
     let mut connection = pin!(connection);
-    let asked = async {
-        tokio::select! {
-            () = retired.cancelled() => {}
-            () = stop.cancelled() => {}
-        }
-    };
     let outcome = tokio::select! {
         biased;
         outcome = connection.as_mut() => outcome,
-        () = asked => {
+        () = asked_to_end(retired, stop) => {
             connection.as_mut().end_gracefully();
             connection.await
         }

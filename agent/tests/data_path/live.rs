@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::apps::{http1_app, http2_app, tcp_app};
 use crate::clients::{ask, http1, http2, tls};
-use crate::world::{Agent, PATIENCE, World, until};
+use crate::world::{self, Agent, PATIENCE, World, until};
 
 const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
 const NOTHING: &str = r#"forbid(principal, action, resource in Service::"orders");"#;
@@ -297,6 +297,37 @@ async fn a_peer_that_asks_nothing_for_long_is_let_go() {
     assert_eq!(tokio::time::timeout(PATIENCE, answered.read(&mut [0])).await.unwrap().unwrap(), 0);
     assert_eq!(after_five_minutes(&mut waiting).await.unwrap(), None);
     until("only one is left", || pair.orders.connections.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_on_which_nothing_is_asked_is_let_go() {
+    let pair = Pair::new(Protocol::Tcp, LONG).await;
+    let web = pair.world.identity(&pair.web.id, LONG);
+    let mut silent = tls(&web, &pair.orders.id, pair.inbound, &[b"hauberk-tcp/1"]).await.unwrap();
+    silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    // Frames: the length in three bytes, the kind, flags, and the stream in four bytes.
+    async fn frame(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<(u8, u8)> {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        stream.read_exact(&mut vec![0; length]).await?;
+        Ok((head[3], head[4]))
+    }
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let mut until = async |wanted| {
+        while tokio::time::timeout(PATIENCE, frame(&mut silent)).await.unwrap()? != wanted {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Its preface has been read.
+    until((SETTINGS, 1)).await.unwrap();
+    advance(Duration::from_secs(301)).await;
+    until((GOAWAY, 0)).await.unwrap();
+    // It was asked to go and stays.
+    assert_eq!(pair.orders.connections.len(), 1);
+    advance(Duration::from_secs(301)).await;
+    until((SETTINGS, 0)).await.unwrap_err();
+    world::until("nobody is left", || pair.orders.connections.is_empty()).await;
 }
 
 #[tokio::test]

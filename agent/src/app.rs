@@ -165,7 +165,9 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
             settled.send_replace(true);
         }
     });
-    serve_outbound(sockets.outbound, sockets.tcp, Outbound::new(Arc::clone(&connections)), &stop, &mut tasks);
+    let shares = open_files.shares();
+    let outbound = Outbound::new(Arc::clone(&connections), shares.from_app, shares.to_mesh);
+    serve_outbound(sockets.outbound, sockets.tcp, outbound, &stop, &mut tasks);
 
     let stop_inbound = CancellationToken::new();
     let listeners = Listeners {
@@ -174,7 +176,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         mesh,
         status: Arc::clone(&status),
         connections,
-        limits: Limits::new(open_files.connections()),
+        limits: Limits::new(shares.from_mesh, shares.to_app),
         registrations: registrations.clone(),
         advertised_ip,
     };

@@ -1,18 +1,31 @@
-//! How many files, sockets among them, this process may have open.
+//! How many files, sockets among them, this process may have open, and how sockets share them.
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
-/// The most connections from the mesh at once, wherever the system permits them.
-const MAX_CONNECTIONS: u64 = 16_384;
-/// The part of all files that connections from the mesh may take. Each may need another one to the app, and a quarter is
-/// left for what must go on whoever calls us: outbound traffic, the control plane, probes, and our own state.
-const SHARE_OF_CONNECTIONS: (u64, u64) = (3, 8);
+/// The most sockets of one kind at once, wherever the system permits them.
+const MAX_OF_A_KIND: u64 = 16_384;
+/// What is left for ourselves, whoever calls us and whatever the app does: state, listeners, the control plane, names,
+/// proofs, and the connections of probes and people (`local_http.rs`). Half of all files where there are few.
+const OWN: u64 = 128;
 
 /// The limits of this process.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     found: Rlimit,
     now: Rlimit,
+}
+
+/// How many sockets of each kind there may be: of whatever one kind takes, nothing is missing to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shares {
+    /// Connections from the mesh.
+    pub(super) from_mesh: usize,
+    /// Connections to the app, on their behalf.
+    pub(super) to_app: usize,
+    /// Connections from the app.
+    pub(super) from_app: usize,
+    /// Connections to the mesh, on their behalf.
+    pub(super) to_mesh: usize,
 }
 
 impl OpenFiles {
@@ -26,11 +39,11 @@ impl OpenFiles {
         Self { found, now: getrlimit(Resource::Nofile) }
     }
 
-    /// How many connections from the mesh there may be.
-    pub(super) fn connections(&self) -> usize {
-        let (share, of) = SHARE_OF_CONNECTIONS;
-        let connections = self.now.current.map_or(MAX_CONNECTIONS, |files| files / of * share);
-        usize::try_from(connections.clamp(1, MAX_CONNECTIONS)).unwrap_or(1)
+    /// A quarter for each kind of what is not kept for ourselves.
+    pub(super) fn shares(&self) -> Shares {
+        let of_a_kind = self.now.current.map_or(MAX_OF_A_KIND, |files| (files - OWN.min(files / 2)) / 4);
+        let of_a_kind = usize::try_from(of_a_kind.clamp(1, MAX_OF_A_KIND)).unwrap_or(1);
+        Shares { from_mesh: of_a_kind, to_app: of_a_kind, from_app: of_a_kind, to_mesh: of_a_kind }
     }
 
     /// Gives a child the limit that we found: programs are known that cannot deal with a higher one.
@@ -50,13 +63,17 @@ mod tests {
 
     #[test]
     fn leaves_files_for_all_the_rest() {
-        let connections = |current| {
+        let of = |current| {
             let now = Rlimit { current, maximum: current };
-            OpenFiles { found: now, now }.connections()
+            OpenFiles { found: now, now }.shares()
         };
-        assert_eq!(connections(Some(0)), 1);
-        assert_eq!(connections(Some(1_024)), 384);
-        assert_eq!(connections(Some(1 << 20)), 16_384);
-        assert_eq!(connections(None), 16_384);
+        for (files, of_a_kind) in
+            [(Some(1_024), 224), (Some(256), 32), (Some(1 << 20), 16_384), (None, 16_384)]
+        {
+            let Shares { from_mesh, to_app, from_app, to_mesh } = of(files);
+            assert_eq!([from_mesh, to_app, from_app, to_mesh], [of_a_kind; 4], "{files:?}");
+            assert!(files.is_none_or(|files| 4 * of_a_kind as u64 + OWN.min(files / 2) <= files));
+        }
+        assert_eq!(of(Some(0)).from_mesh, 1);
     }
 }

@@ -12,7 +12,8 @@ use hauberk_policy::Protocol;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use super::limits::Place;
+use super::app::NoConnection;
+use super::limits::{InUse, Place};
 use super::listener::{Port, Stream};
 use super::{http, prove, tcp, tunnel};
 use crate::connections::{Connection, Registered, Role};
@@ -34,7 +35,7 @@ enum Spoken {
 #[derive(Debug)]
 pub(super) struct Guest {
     registered: Registered,
-    _place: Place,
+    place: Place,
 }
 
 /// Serves a connection for as long as it may live.
@@ -83,7 +84,7 @@ pub(super) async fn connection(
     }
     port.metrics.speaks(spoken.as_str());
     let cut = registered.connection().cut_signal().clone();
-    let guest = Arc::new(Guest { registered, _place: place });
+    let guest = Arc::new(Guest { registered, place });
     let served = async {
         match spoken {
             Spoken::Http1 => http::serve_http1(port, guest, stream).await,
@@ -128,5 +129,10 @@ impl Guest {
     /// The connection.
     pub(super) fn connection(&self) -> &Arc<Connection> {
         self.registered.connection()
+    }
+
+    /// Counts a connection to the app for the peer, unless it has too many.
+    pub(super) fn use_one(&self) -> Result<InUse, NoConnection> {
+        self.place.use_one().ok_or(NoConnection::TooManyOfOne)
     }
 }

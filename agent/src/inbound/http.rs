@@ -16,8 +16,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::admit::Guest;
+use super::app::{self, NoConnection};
+use super::limits::InUse;
 use super::listener::Port;
-use super::tcp::APP_PATIENCE;
 use crate::connections::{Passage, Role, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
@@ -32,9 +33,9 @@ use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
 use crate::wire::strict::{Opaque, StrictRequests};
 use crate::wire::transport::Transport;
-use crate::wire::{forward, socket, upgrade};
+use crate::wire::{forward, upgrade};
 
-type Answer = Response<ResponseBody<Arc<Passage>>>;
+type Answer = Response<ResponseBody<(Arc<Passage>, Option<InUse>)>>;
 
 /// What the requests of one connection share.
 struct Caller {
@@ -210,10 +211,12 @@ async fn pass_on(
     let meter = Arc::clone(passage.meter());
     let request = request.map(|body| RequestBody::relay(body, meter).under(&passage));
     let sent = match caller.protocol() {
-        Protocol::Http2 | Protocol::Grpc => send_http2(&caller.port, request, &head).await,
-        Protocol::Http | Protocol::Tcp => send_http1(&caller.port, request, &head).await,
+        Protocol::Http2 | Protocol::Grpc => {
+            send_http2(&caller.port, request, &head).await.map(|(response, via)| (response, via, None))
+        }
+        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head).await,
     };
-    let (mut response, via) = match sent {
+    let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
         Err(failure) => {
             let answer = failure.answer(form, &caller.port);
@@ -226,7 +229,7 @@ async fn pass_on(
     passage.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let meter = Arc::clone(passage.meter());
-        return response.map(|body| ResponseBody::relay(body, meter, via, passage));
+        return response.map(|body| ResponseBody::relay(body, meter, via, (passage, in_use)));
     }
     let (Some(from_caller), Some(link)) = (from_caller, via.into_link()) else {
         let answer = AppFailure::BadUpgrade.answer(form, &caller.port);
@@ -238,7 +241,7 @@ async fn pass_on(
     let guest = Arc::clone(&caller.guest);
     caller.port.tasks.spawn(async move {
         upgrade::carry(from_caller, from_app, link, passage.meter()).await;
-        drop((passage, guest));
+        drop((passage, guest, in_use));
     });
     upgrade::answer(response.headers_mut(), upgraded);
     response.map(|_| ResponseBody::empty())
@@ -246,15 +249,30 @@ async fn pass_on(
 
 /// Why the app gave no answer.
 enum AppFailure {
-    Unreachable,
+    NoConnection(NoConnection),
+    Unspoken,
     Broken,
     BadUpgrade,
 }
 
 impl AppFailure {
+    fn of(error: SendError<Self>, port: &Port) -> Self {
+        match error {
+            SendError::Connect(failure, _) => failure,
+            SendError::Broken(error) | SendError::Unsent(error, _) => {
+                tracing::debug!(event = "app_broke_off", port = port.number, %error);
+                Self::Broken
+            }
+        }
+    }
+
     fn answer(&self, form: Form, port: &Port) -> Answer {
         let (status, name) = match self {
-            Self::Unreachable => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
+            Self::NoConnection(failure) => {
+                failure.log(port);
+                return answer::error(form, StatusCode::SERVICE_UNAVAILABLE, failure.as_str(), "");
+            }
+            Self::Unspoken => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "app_broke_off"),
             Self::BadUpgrade => (StatusCode::BAD_GATEWAY, "unasked_upgrade"),
         };
@@ -264,23 +282,20 @@ impl AppFailure {
 }
 
 async fn send_http1(
-    port: &Port,
+    caller: &Caller,
     mut request: Request<RequestBody>,
     head: &RequestHead,
-) -> Result<(Response<Incoming>, Via), AppFailure> {
+) -> Result<(Response<Incoming>, Via, Option<InUse>), AppFailure> {
+    let in_use = caller.guest.use_one().map_err(AppFailure::NoConnection)?;
+    let port = &caller.port;
     forward::address_http1(&mut request, head);
     let connect = || async {
-        let stream = socket::connect(port.app, APP_PATIENCE).await.map_err(drop)?;
-        Link::open(Transport::Plain(stream), None).await.map_err(drop)
+        let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
+        Link::open(Transport::plain(stream, place), None).await.map_err(|_| AppFailure::Unspoken)
     };
-    match http1::send(&port.links, request, connect).await {
-        Ok((response, link)) => Ok((response, Via::Link(Some(link), Arc::clone(&port.links)))),
-        Err(SendError::Connect((), _)) => Err(AppFailure::Unreachable),
-        Err(SendError::Broken(error) | SendError::Unsent(error, _)) => {
-            tracing::debug!(event = "app_broke_off", port = port.number, %error);
-            Err(AppFailure::Broken)
-        }
-    }
+    let (response, link) =
+        http1::send(&port.links, request, connect).await.map_err(|error| AppFailure::of(error, port))?;
+    Ok((response, Via::Link(Some(link), Arc::clone(&port.links)), Some(in_use)))
 }
 
 async fn send_http2(
@@ -290,15 +305,12 @@ async fn send_http2(
 ) -> Result<(Response<Incoming>, Via), AppFailure> {
     forward::address_http2(&mut request, head);
     let connect = || async {
-        let stream = socket::connect(port.app, APP_PATIENCE).await.map_err(drop)?;
-        Multiplexed::open(Transport::Plain(stream), &port.tasks, None).await.map_err(drop)
+        let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
+        let opened = Multiplexed::open(Transport::plain(stream, place), &port.tasks, None).await;
+        opened.map_err(|_| AppFailure::Unspoken)
     };
-    match http2::send(&port.multiplexed, request, connect).await {
-        Ok((response, lease)) => Ok((response, Via::Stream { _lease: lease })),
-        Err(SendError::Connect((), _)) => Err(AppFailure::Unreachable),
-        Err(SendError::Broken(error) | SendError::Unsent(error, _)) => {
-            tracing::debug!(event = "app_broke_off", port = port.number, %error);
-            Err(AppFailure::Broken)
-        }
-    }
+    let (response, lease) = http2::send(&port.multiplexed, request, connect)
+        .await
+        .map_err(|error| AppFailure::of(error, port))?;
+    Ok((response, Via::Stream { _lease: lease }))
 }

@@ -1,15 +1,19 @@
-//! How many connections strangers and peers may hold open.
+//! How many connections strangers and peers may hold open, and how many to the app on their behalf.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::SpiffeId;
 use tokio_util::sync::CancellationToken;
 
+use crate::wire::budget::Budget;
+
 /// The most connections from one address, and of one identity, of all that there may be. An identity has less, so that
-/// whoever comes from the same address as a greedy one still gets in.
+/// whoever comes from the same address as a greedy one still gets in. The same share of the connections to the app may be
+/// in use for one identity: each stream of a tunnel needs one, and each HTTP/1.1 request.
 const SHARE_OF_ONE_ADDRESS: (usize, usize) = (3, 4);
 const SHARE_OF_ONE_IDENTITY: (usize, usize) = (1, 2);
 /// The most handshakes at once, and of all connections that there may be. When one more begins, the oldest gives way:
@@ -21,6 +25,7 @@ const SHARE_OF_HANDSHAKES: (usize, usize) = (1, 2);
 #[derive(Debug)]
 pub struct Limits {
     max_connections: usize,
+    to_app: Budget,
     held: Mutex<Held>,
 }
 
@@ -28,9 +33,16 @@ pub struct Limits {
 struct Held {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
-    by_identity: HashMap<SpiffeId, usize>,
+    by_identity: HashMap<SpiffeId, OfIdentity>,
     handshakes: BTreeMap<u64, CancellationToken>,
     next_handshake: u64,
+}
+
+/// What one identity has.
+#[derive(Debug, Default)]
+struct OfIdentity {
+    connections: usize,
+    in_use: Arc<AtomicUsize>,
 }
 
 /// A place among the connections, until dropped.
@@ -38,8 +50,12 @@ struct Held {
 pub(super) struct Place {
     limits: Arc<Limits>,
     address: IpAddr,
-    identity: Option<SpiffeId>,
+    identity: Option<(SpiffeId, Arc<AtomicUsize>)>,
 }
+
+/// A connection to the app that is in use for an identity, until dropped.
+#[derive(Debug)]
+pub(super) struct InUse(Arc<AtomicUsize>);
 
 /// A place among the handshakes, until dropped.
 #[derive(Debug)]
@@ -50,9 +66,14 @@ pub(super) struct HandshakePlace {
 }
 
 impl Limits {
-    /// At most this many connections in all.
-    pub fn new(max_connections: usize) -> Arc<Self> {
-        Arc::new(Self { max_connections, held: Mutex::default() })
+    /// At most this many connections in all, and this many to the app.
+    pub fn new(max_connections: usize, to_app: usize) -> Arc<Self> {
+        Arc::new(Self { max_connections, to_app: Budget::of(to_app), held: Mutex::default() })
+    }
+
+    /// The places of connections to the app.
+    pub(super) fn to_app(&self) -> &Budget {
+        &self.to_app
     }
 
     /// A place for a connection from this address, if there is one.
@@ -60,7 +81,9 @@ impl Limits {
         let address = network_of(address);
         let mut held = self.held();
         let from_there = held.by_address.get(&address).copied().unwrap_or(0);
-        if held.total >= self.max_connections || from_there >= self.share(SHARE_OF_ONE_ADDRESS) {
+        if held.total >= self.max_connections
+            || from_there >= share(self.max_connections, SHARE_OF_ONE_ADDRESS)
+        {
             return None;
         }
         held.total += 1;
@@ -68,14 +91,10 @@ impl Limits {
         Some(Place { limits: Arc::clone(self), address, identity: None })
     }
 
-    fn share(&self, (share, of): (usize, usize)) -> usize {
-        (self.max_connections * share / of).max(1)
-    }
-
     /// A place for a handshake; the oldest one's, if need be.
     pub(super) fn begin_handshake(self: &Arc<Self>) -> HandshakePlace {
         let must_give_way = CancellationToken::new();
-        let most = self.share(SHARE_OF_HANDSHAKES).min(MAX_HANDSHAKES);
+        let most = share(self.max_connections, SHARE_OF_HANDSHAKES).min(MAX_HANDSHAKES);
         let mut held = self.held();
         let number = held.next_handshake;
         held.next_handshake += 1;
@@ -97,13 +116,21 @@ impl Place {
     /// Counts it for the peer that has proved who it is. Says whether the peer may have one more.
     pub(super) fn is_granted_to(&mut self, identity: &SpiffeId) -> bool {
         let mut held = self.limits.held();
-        let count = held.by_identity.entry(identity.clone()).or_default();
-        if *count >= self.limits.share(SHARE_OF_ONE_IDENTITY) {
+        let of_identity = held.by_identity.entry(identity.clone()).or_default();
+        if of_identity.connections >= share(self.limits.max_connections, SHARE_OF_ONE_IDENTITY) {
             return false;
         }
-        *count += 1;
-        self.identity = Some(identity.clone());
+        of_identity.connections += 1;
+        self.identity = Some((identity.clone(), Arc::clone(&of_identity.in_use)));
         true
+    }
+
+    /// Counts a connection to the app for the peer, unless so many are in use for it that others would be left without.
+    pub(super) fn use_one(&self) -> Option<InUse> {
+        let (_, in_use) = self.identity.as_ref()?;
+        let most = share(self.limits.to_app.all(), SHARE_OF_ONE_IDENTITY);
+        let one = InUse(Arc::clone(in_use));
+        (in_use.fetch_add(1, Ordering::Relaxed) < most).then_some(one)
     }
 }
 
@@ -111,18 +138,29 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut held = self.limits.held();
         held.total = held.total.saturating_sub(1);
-        give_back(&mut held.by_address, &self.address);
-        if let Some(identity) = &self.identity {
-            give_back(&mut held.by_identity, identity);
+        give_back(&mut held.by_address, &self.address, |count| count);
+        if let Some((identity, _)) = &self.identity {
+            give_back(&mut held.by_identity, identity, |of_identity| &mut of_identity.connections);
         }
     }
 }
 
-fn give_back<K: Eq + Hash>(counts: &mut HashMap<K, usize>, of: &K) {
-    if let Some(count) = counts.get_mut(of) {
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn share(of_all: usize, (share, of): (usize, usize)) -> usize {
+    (of_all * share / of).max(1)
+}
+
+fn give_back<K: Eq + Hash, V>(held: &mut HashMap<K, V>, of: &K, count: impl Fn(&mut V) -> &mut usize) {
+    if let Some(value) = held.get_mut(of) {
+        let count = count(value);
         *count = count.saturating_sub(1);
         if *count == 0 {
-            counts.remove(of);
+            held.remove(of);
         }
     }
 }
@@ -154,7 +192,7 @@ mod tests {
 
     #[test]
     fn one_address_cannot_take_all_places() {
-        let limits = Limits::new(4);
+        let limits = Limits::new(4, 4);
         let (greedy, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
         let places: Vec<_> = (0..4).map(|_| limits.admit(greedy)).collect();
         assert_eq!(places.iter().filter(|place| place.is_some()).count(), 3);
@@ -169,7 +207,7 @@ mod tests {
 
     #[test]
     fn one_network_counts_as_one_address() {
-        let limits = Limits::new(4);
+        let limits = Limits::new(4, 4);
         let of_one: Vec<_> = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4", "::ffff:10.0.0.1"]
             .iter()
             .map(|address| limits.admit(address.parse().unwrap()))
@@ -180,7 +218,7 @@ mod tests {
 
     #[test]
     fn one_identity_cannot_take_all_places_from_many_addresses() {
-        let limits = Limits::new(6);
+        let limits = Limits::new(6, 4);
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/workload/{name}")).unwrap();
         let mut places: Vec<_> =
             (1..=4).map(|host| limits.admit(IpAddr::from([10, 0, 0, host])).unwrap()).collect();
@@ -197,11 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn one_identity_cannot_use_all_connections_to_the_app() {
+        let limits = Limits::new(4, 4);
+        let place = |name: &str| {
+            let mut place = limits.admit(IpAddr::from([10, 0, 0, 1])).unwrap();
+            assert!(place.is_granted_to(&SpiffeId::parse(&format!("spiffe://shop.local/{name}")).unwrap()));
+            place
+        };
+        let (first, second, other) = (place("greedy"), place("greedy"), place("other"));
+        let mut in_use = vec![first.use_one().unwrap(), second.use_one().unwrap()];
+        assert!(first.use_one().is_none() && second.use_one().is_none());
+        assert!(other.use_one().is_some());
+        in_use.pop();
+        assert!(first.use_one().is_some());
+        // Nobody uses anything without having proved who it is.
+        assert!(Limits::new(4, 4).admit(IpAddr::from([10, 0, 0, 1])).unwrap().use_one().is_none());
+    }
+
+    #[test]
     fn the_oldest_handshake_gives_way() {
-        let few = Limits::new(4);
+        let few = Limits::new(4, 4);
         let of_few: Vec<_> = (0..3).map(|_| few.begin_handshake()).collect();
         assert!(of_few[0].must_give_way.is_cancelled() && !of_few[1].must_give_way.is_cancelled());
-        let limits = Limits::new(4 * MAX_HANDSHAKES);
+        let limits = Limits::new(4 * MAX_HANDSHAKES, 4);
         let places: Vec<_> = (0..=MAX_HANDSHAKES).map(|_| limits.begin_handshake()).collect();
         let cancelled = |place: &HandshakePlace| place.must_give_way.is_cancelled();
         assert!(cancelled(&places[0]));

@@ -17,6 +17,7 @@ use crate::connections::Connections;
 use crate::metrics::ListenerMetrics;
 use crate::wire::accept::Refusals;
 use crate::wire::alpn;
+use crate::wire::budget::Budget;
 use crate::wire::http1::LinkPool;
 use crate::wire::http2::MultiplexedPool;
 use crate::wire::socket;
@@ -47,6 +48,7 @@ pub(super) struct Port {
     pub(super) metrics: Arc<ListenerMetrics>,
     pub(super) links: Arc<LinkPool>,
     pub(super) multiplexed: MultiplexedPool,
+    pub(super) to_app: Budget,
     pub(super) tasks: Tasks,
     /// Fires when nothing new should be begun.
     pub(super) stop: CancellationToken,
@@ -66,8 +68,9 @@ pub async fn serve(
         app: listener.app,
         metrics: connections.context().metrics.listener(listener.port),
         connections,
-        links: LinkPool::to_app(),
+        links: LinkPool::to_app(limits.to_app().clone()),
         multiplexed: MultiplexedPool::default(),
+        to_app: limits.to_app().clone(),
         tasks: Tasks::new(tracker.clone()),
         stop: stop.clone(),
         acceptor: Mutex::default(),

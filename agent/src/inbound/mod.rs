@@ -4,6 +4,7 @@
 //! is allowed to the app on loopback.
 
 mod admit;
+mod app;
 mod http;
 mod limits;
 mod listener;

@@ -13,15 +13,15 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::admit::Guest;
+use super::app;
 use super::listener::Port;
-use super::tcp::APP_PATIENCE;
 use crate::connections::Subject;
 use crate::decisions::{self, Outcome};
 use crate::wire::headers::{DECISION, ERROR, SERVICE};
 use crate::wire::meter::Direction;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::asked_to_end;
-use crate::wire::{socket, tunnel};
+use crate::wire::tunnel;
 
 /// How long a tunnel may take to begin.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
@@ -96,11 +96,11 @@ async fn try_carry(
         passage.answered(&denial);
         return respond.send_response(denial, true).map(drop);
     }
-    let mut app = match socket::connect(port.app, APP_PATIENCE).await {
-        Ok(app) => app,
-        Err(error) => {
-            tracing::warn!(event = "app_unreachable", port = port.number, app = %port.app, %error);
-            let refusal = refusal(StatusCode::SERVICE_UNAVAILABLE, "app_unreachable");
+    let (mut app, _places) = match app::dial_for(guest, port).await {
+        Ok(dialled) => dialled,
+        Err(failure) => {
+            failure.log(port);
+            let refusal = refusal(StatusCode::SERVICE_UNAVAILABLE, failure.as_str());
             passage.answered(&refusal);
             return respond.send_response(refusal, true).map(drop);
         }

@@ -21,16 +21,19 @@ use super::route::Route;
 use crate::context::Context;
 use crate::mesh::{Endpoint, EndpointSet, ServicePort};
 use crate::metrics::ServiceMetrics;
+use crate::wire::budget::Budget;
 
 /// After how many rounds of pruning an unused group is forgotten.
 const MAX_IDLE_ROUNDS: u8 = 60;
 
 /// The endpoints in use, grouped by what they serve.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Balancer {
     groups: ArcSwap<HashMap<Name, Vec<Arc<Group>>>>,
     /// Kept while their groups change, with their connections.
     peers: Mutex<HashMap<PeerKey, Arc<Peer>>>,
+    /// The places of connections to all of them.
+    budget: Budget,
 }
 
 type PeerKey = (SpiffeId, SocketAddr, Protocol);
@@ -52,6 +55,11 @@ pub(super) struct Group {
 }
 
 impl Balancer {
+    /// No endpoints yet. Connections to all of them have their places in `budget`.
+    pub(super) fn new(budget: Budget) -> Self {
+        Self { groups: ArcSwap::default(), peers: Mutex::default(), budget }
+    }
+
     /// The endpoints that a route leads to at the moment.
     ///
     /// # Errors
@@ -127,6 +135,7 @@ impl Balancer {
                             &target.spiffe_id,
                             endpoint.address,
                             port.protocol,
+                            &self.budget,
                         )?);
                         peers.insert(key, Arc::clone(&peer));
                         peer

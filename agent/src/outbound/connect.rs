@@ -10,11 +10,12 @@ use tokio::net::TcpStream;
 use super::Outbound;
 use super::call::{Call, Wish};
 use super::http::{Answer, Failure};
+use super::listener::AppConnection;
 use super::tcp::{self, NotOpened};
 use crate::wire::answer::Form;
 use crate::wire::body::ResponseBody;
 use crate::wire::headers::DECISION;
-use crate::wire::strict::{Opaque, StrictRequests};
+use crate::wire::strict::StrictRequests;
 
 /// What hyper hands back of the connections that `listener.rs` gives it.
 type Io = TokioIo<StrictRequests<TcpStream>>;
@@ -22,7 +23,7 @@ type Io = TokioIo<StrictRequests<TcpStream>>;
 /// Opens the stream and answers 200, after which the connection carries it.
 pub(super) async fn begin(
     outbound: &Arc<Outbound>,
-    opaque: &Opaque,
+    connection: Arc<AppConnection>,
     mut request: Request<Incoming>,
 ) -> Answer {
     let mut call = Call::begin(outbound, Wish::Stream);
@@ -45,7 +46,7 @@ pub(super) async fn begin(
         }
     };
     let from_app = hyper::upgrade::on(&mut request);
-    opaque.begin();
+    connection.opaque.begin();
     outbound.tasks.spawn(async move {
         let parts = match from_app.await.map(hyper::upgrade::Upgraded::downcast::<Io>) {
             Ok(Ok(parts)) => parts,
@@ -54,6 +55,7 @@ pub(super) async fn begin(
         };
         let (socket, _) = parts.io.into_inner().into_parts();
         tcp::carry(socket, parts.read_buf, stream, call).await;
+        drop(connection);
     });
     Response::new(ResponseBody::empty())
 }

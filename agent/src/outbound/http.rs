@@ -12,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use super::Outbound;
 use super::balance::Group;
 use super::call::{Call, Wish};
+use super::listener::AppConnection;
 use super::peer::{DialError, Peer};
 use super::route::{Kind, Route};
 use crate::wire::answer::{self, Form};
@@ -20,8 +21,6 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{self, DECISION, ERROR, RequestHead, SERVICE};
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
-use crate::wire::strict::Opaque;
-use crate::wire::transport::Transport;
 use crate::wire::{forward, http1, http2, upgrade};
 
 /// The most endpoints that one request is tried at.
@@ -53,14 +52,14 @@ impl Failure {
     }
 }
 
-/// Answers one request of a local app. `opaque` belongs to the connection that it came on.
+/// Answers one request of a local app that came on this connection.
 pub(super) async fn handle(
     outbound: Arc<Outbound>,
-    opaque: Opaque,
+    connection: Arc<AppConnection>,
     mut request: Request<Incoming>,
 ) -> Answer {
     if request.method() == Method::CONNECT {
-        return super::connect::begin(&outbound, &opaque, request).await;
+        return super::connect::begin(&outbound, connection, request).await;
     }
     let form = Form::of(request.headers());
     let scrubbed = headers::scrub_request(&mut request);
@@ -80,7 +79,7 @@ pub(super) async fn handle(
     let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     match pass_on(&outbound, request, &head, &mut call).await {
         Ok((response, via)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-            switch(&outbound, &opaque, response, via.into_link().zip(from_app), call)
+            switch(&outbound, connection, response, via.into_link().zip(from_app), call)
         }
         Ok((mut response, via)) => {
             call.answered(&response);
@@ -95,7 +94,7 @@ pub(super) async fn handle(
 /// Lets the connection be what both sides have agreed on. `between` is what it takes, where the app has asked for it.
 fn switch(
     outbound: &Outbound,
-    opaque: &Opaque,
+    connection: Arc<AppConnection>,
     mut response: Response<Incoming>,
     between: Option<(Link, OnUpgrade)>,
     mut call: Call,
@@ -106,12 +105,12 @@ fn switch(
     let upgraded = response.headers().get(header::UPGRADE).cloned();
     call.answered(&response);
     headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
-    opaque.begin();
+    connection.opaque.begin();
     let from_service = hyper::upgrade::on(&mut response);
     outbound.tasks.spawn(async move {
         let meter = call.meter();
         upgrade::carry(from_app, from_service, link, &meter).await;
-        drop(call);
+        drop((call, connection));
     });
     upgrade::answer(response.headers_mut(), upgraded);
     response.map(|_| ResponseBody::empty())
@@ -161,7 +160,7 @@ async fn send(
                 return Ok((response, via));
             }
             Err(SendError::Connect(error, unsent)) => {
-                peer.failed(outbound.elapsed());
+                peer.not_dialled(&error, outbound.elapsed());
                 last = Some(unreachable(&error));
                 request = unsent;
             }
@@ -186,8 +185,7 @@ async fn send_http1(
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Via), SendError<DialError>> {
     let connect = || async {
-        let (stream, lease) = peer.dial(&outbound.connections).await?;
-        let transport = Transport::Tls(Box::new(stream));
+        let (transport, lease) = peer.dial(&outbound.connections).await?;
         Link::open(transport, Some(lease)).await.map_err(|error| DialError::Http(peer.address(), error))
     };
     let (response, link) = http1::send(&peer.links, request, connect).await?;
@@ -200,8 +198,7 @@ async fn send_http2(
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Via), SendError<DialError>> {
     let connect = || async {
-        let (stream, lease) = peer.dial(&outbound.connections).await?;
-        let transport = Transport::Tls(Box::new(stream));
+        let (transport, lease) = peer.dial(&outbound.connections).await?;
         Multiplexed::open(transport, &outbound.tasks, Some(lease))
             .await
             .map_err(|error| DialError::Http(peer.address(), error))

@@ -16,14 +16,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Outbound, http, tcp};
 use crate::wire::accept::Refusals;
+use crate::wire::budget::SocketPlace;
 use crate::wire::serve::serve_until;
+use crate::wire::socket::{self, ConnectError};
 use crate::wire::strict::{Opaque, StrictRequests};
-use crate::wire::{http1, http2, socket};
+use crate::wire::{http1, http2};
 
 /// How long an app may take to show which version of HTTP it speaks.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// With these bytes every HTTP/2 connection begins, and no HTTP/1.1 request (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI";
+
+/// A connection of an app that speaks HTTP, for what lasts longer than that, such as upgraded ones.
+#[derive(Debug)]
+pub(super) struct AppConnection {
+    /// To be told when it no longer speaks HTTP/1.1.
+    pub(super) opaque: Opaque,
+    _place: SocketPlace,
+}
 
 /// The service that a bound TCP port leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +48,9 @@ impl Outbound {
     /// Takes HTTP requests of local apps until `stop`, then lets what is under way come to its end. Dropping the future
     /// ends it all.
     pub async fn serve_http(self: &Arc<Self>, listener: TcpListener, stop: CancellationToken) {
-        self.serve(listener, stop.clone(), |outbound, stream| {
+        self.serve(listener, stop.clone(), |outbound, stream, place| {
             let stop = stop.clone();
-            async move { serve_http(outbound, stream, &stop).await }
+            async move { serve_http(outbound, stream, place, &stop).await }
         })
         .await;
     }
@@ -57,9 +67,12 @@ impl Outbound {
             Some(port) => format!("{}:{port}", service.name).into(),
             None => service.name.as_str().into(),
         };
-        self.serve(listener, stop, |outbound, stream| {
+        self.serve(listener, stop, |outbound, stream, place| {
             let authority = Arc::clone(&authority);
-            async move { tcp::serve(&outbound, stream, &authority).await }
+            async move {
+                tcp::serve(&outbound, stream, &authority).await;
+                drop(place);
+            }
         })
         .await;
     }
@@ -76,7 +89,7 @@ impl Outbound {
         self: &Arc<Self>,
         listener: TcpListener,
         stop: CancellationToken,
-        serve_one: impl Fn(Arc<Self>, TcpStream) -> F,
+        serve_one: impl Fn(Arc<Self>, TcpStream, SocketPlace) -> F,
     ) where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -87,10 +100,13 @@ impl Outbound {
                 () = stop.cancelled() => break,
                 Some(_) = serving.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        socket::prepare(&stream);
-                        serving.spawn(serve_one(Arc::clone(self), stream));
-                    }
+                    Ok((stream, _)) => match self.from_apps.take() {
+                        Some(place) => {
+                            socket::prepare(&stream);
+                            serving.spawn(serve_one(Arc::clone(self), stream, place));
+                        }
+                        None => refusals.tell(&ConnectError::NoPlace),
+                    },
                     Err(error) => refusals.wait(&error).await,
                 },
             }
@@ -100,7 +116,12 @@ impl Outbound {
     }
 }
 
-async fn serve_http(outbound: Arc<Outbound>, mut stream: TcpStream, stop: &CancellationToken) {
+async fn serve_http(
+    outbound: Arc<Outbound>,
+    mut stream: TcpStream,
+    place: SocketPlace,
+    stop: &CancellationToken,
+) {
     let begun = tokio::select! {
         begun = tokio::time::timeout(PATIENCE, first_bytes(&mut stream)) => begun,
         () = stop.cancelled() => return,
@@ -113,9 +134,10 @@ async fn serve_http(outbound: Arc<Outbound>, mut stream: TcpStream, stop: &Cance
     }
     let tasks = outbound.tasks.clone();
     let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone()));
+    let connection = Arc::new(AppConnection { opaque, _place: place });
     let service = service_fn(move |request| {
-        let (outbound, opaque) = (Arc::clone(&outbound), opaque.clone());
-        async move { Ok::<_, Infallible>(http::handle(outbound, opaque, request).await) }
+        let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(http::handle(outbound, connection, request).await) }
     });
     // Nothing but `stop` ends a local app's connection.
     let never = CancellationToken::new();

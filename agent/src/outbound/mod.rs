@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connections::Connections;
+use crate::wire::budget::Budget;
 use crate::wire::tasks::Tasks;
 use balance::Balancer;
 
@@ -36,17 +37,26 @@ const PRUNE_EVERY: Duration = Duration::from_secs(5);
 pub struct Outbound {
     connections: Arc<Connections>,
     balancer: Balancer,
+    /// The places of connections of local apps.
+    from_apps: Budget,
     tracker: TaskTracker,
     tasks: Tasks,
     started: Instant,
 }
 
 impl Outbound {
-    /// No connections yet.
-    pub fn new(connections: Arc<Connections>) -> Arc<Self> {
+    /// No connections yet, and never more than so many from apps and to other agents.
+    pub fn new(connections: Arc<Connections>, from_apps: usize, to_agents: usize) -> Arc<Self> {
         let tracker = TaskTracker::new();
         let tasks = Tasks::new(tracker.clone());
-        Arc::new(Self { connections, balancer: Balancer::default(), tracker, tasks, started: Instant::now() })
+        Arc::new(Self {
+            connections,
+            balancer: Balancer::new(Budget::of(to_agents)),
+            from_apps: Budget::of(from_apps),
+            tracker,
+            tasks,
+            started: Instant::now(),
+        })
     }
 
     /// Closes idle connections that have served, and proves renewed certificates on those that stay, until `stop`.

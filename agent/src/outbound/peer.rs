@@ -9,17 +9,18 @@ use std::time::Duration;
 use hauberk_identity::SpiffeId;
 use hauberk_policy::Protocol;
 use hauberk_tls::{
-    Connector, ExporterError, HandshakeError, LiveIdentity, ServerExpectation, SetupError, Svid, TlsStream,
+    Connector, ExporterError, HandshakeError, LiveIdentity, ServerExpectation, SetupError, Svid,
 };
 use thiserror::Error;
-use tokio::net::TcpStream;
 
 use super::tunnel::TunnelPool;
 use crate::connections::{Connections, Registered, Role};
 use crate::wire::alpn;
+use crate::wire::budget::Budget;
 use crate::wire::http1::LinkPool;
 use crate::wire::http2::MultiplexedPool;
-use crate::wire::socket::{self, EXPORTER_LABEL};
+use crate::wire::socket::{self, ConnectError, EXPORTER_LABEL};
+use crate::wire::transport::Transport;
 
 /// How long connecting may take, and then the handshake.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
@@ -36,6 +37,7 @@ pub(super) struct Peer {
     address: SocketAddr,
     alpn: &'static [u8],
     connector: Connector,
+    budget: Budget,
     pub(super) links: Arc<LinkPool>,
     pub(super) multiplexed: MultiplexedPool,
     pub(super) tunnels: TunnelPool,
@@ -48,9 +50,12 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) struct Load(Arc<Peer>);
 
-/// Why there is no connection to an endpoint. The fault lies there, or on the way, but for our own certificate.
+/// Why there is no connection to an endpoint. The fault lies there, or on the way, but for our own certificate and limits.
 #[derive(Debug, Error)]
 pub(super) enum DialError {
+    /// We have no socket for it.
+    #[error("no connection to {0}")]
+    NoPlace(SocketAddr, #[source] ConnectError),
     /// Nobody answers.
     #[error("{0} cannot be reached")]
     Unreachable(SocketAddr, #[source] io::Error),
@@ -72,12 +77,13 @@ pub(super) enum DialError {
 }
 
 impl Peer {
-    /// An endpoint that must prove to be `id`.
+    /// An endpoint that must prove to be `id`. Connections to it have their places in `budget`.
     pub(super) fn new(
         identity: &LiveIdentity,
         id: &SpiffeId,
         address: SocketAddr,
         protocol: Protocol,
+        budget: &Budget,
     ) -> Result<Self, SetupError> {
         let alpn = match protocol {
             Protocol::Http => alpn::HTTP1,
@@ -89,7 +95,8 @@ impl Peer {
             address,
             alpn,
             connector: identity.connector(expected, &[alpn], true, HANDSHAKE_PATIENCE)?,
-            links: LinkPool::to_agent(),
+            budget: budget.clone(),
+            links: LinkPool::to_agent(budget.clone()),
             multiplexed: MultiplexedPool::default(),
             tunnels: TunnelPool::default(),
             in_flight: AtomicUsize::new(0),
@@ -107,13 +114,16 @@ impl Peer {
     pub(super) async fn dial(
         &self,
         connections: &Arc<Connections>,
-    ) -> Result<(TlsStream<TcpStream>, Registered), DialError> {
+    ) -> Result<(Transport, Registered), DialError> {
         // Read before the handshake, so that a renewal during it makes us end the connection too early, not too late.
         let own = connections.context().identity.current();
         let own_until = own.svid().map(Svid::validity);
-        let stream = socket::connect(self.address, CONNECT_PATIENCE)
+        let (stream, place) = socket::connect_within(&self.budget, self.address, CONNECT_PATIENCE)
             .await
-            .map_err(|error| DialError::Unreachable(self.address, error))?;
+            .map_err(|error| match error {
+                ConnectError::NoPlace => DialError::NoPlace(self.address, error),
+                ConnectError::Refused(error) => DialError::Unreachable(self.address, error),
+            })?;
         let stream = self
             .connector
             .connect(stream)
@@ -131,7 +141,7 @@ impl Peer {
             .register(Role::Outbound, peer, self.address, exporter)
             .map_err(|error| DialError::Handshake(self.address, HandshakeError::PeerRefused(error)))?;
         registered.connection().set_own_until(own.not_after());
-        Ok((stream, registered))
+        Ok((Transport::tls(stream, place), registered))
     }
 
     /// Counts a request or stream given to it.
@@ -149,6 +159,14 @@ impl Peer {
     /// Whether it should be let rest.
     pub(super) fn rests(&self, now: u64) -> bool {
         self.rests_until.load(Ordering::Relaxed) > now
+    }
+
+    /// It could not be reached for this reason.
+    pub(super) fn not_dialled(&self, error: &DialError, now: u64) {
+        // Resting does not help against what it is not to blame for.
+        if !matches!(error, DialError::NoPlace(..)) {
+            self.failed(now);
+        }
     }
 
     /// It could not be reached, or broke off.

@@ -79,7 +79,7 @@ pub(super) async fn open(
                 tried.push(peer);
             }
             Err(OpenError::Dial(error)) => {
-                peer.failed(outbound.elapsed());
+                peer.not_dialled(&error, outbound.elapsed());
                 last = Some(unreachable(&error));
                 tried.push(peer);
             }

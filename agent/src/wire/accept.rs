@@ -32,13 +32,18 @@ impl Refusals {
         if self.last.is_none_or(|last| last.elapsed() > 2 * MAX_PAUSE) {
             self.pause = PAUSE;
         }
+        self.tell(error);
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        self.last = Some(Instant::now());
+    }
+
+    /// Tells why a connection is not taken, now and then.
+    pub(crate) fn tell(&mut self, error: &dyn std::error::Error) {
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             self.told = Some(Instant::now());
             tracing::warn!(event = "accept_failed", listener = self.listener, %error);
         }
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(MAX_PAUSE);
-        self.last = Some(Instant::now());
     }
 }
 

@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use tokio::time::Instant;
 
 use super::body::RequestBody;
+use super::budget::Budget;
 use super::exchange::Link;
 use super::strict::MAX_HEAD;
 
@@ -27,6 +28,8 @@ const MAX_IDLE: usize = 256;
 pub(crate) struct LinkPool {
     idle: Mutex<Vec<Idle>>,
     fresh: Duration,
+    /// Where its links have their places.
+    budget: Budget,
 }
 
 #[derive(Debug)]
@@ -37,13 +40,13 @@ struct Idle {
 
 impl LinkPool {
     /// No links to an app yet.
-    pub(crate) fn to_app() -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_APP })
+    pub(crate) fn to_app(budget: Budget) -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_APP, budget })
     }
 
     /// No links to an agent yet.
-    pub(crate) fn to_agent() -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_AGENT })
+    pub(crate) fn to_agent(budget: Budget) -> Arc<Self> {
+        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_AGENT, budget })
     }
 
     /// An idle link on which this request may be risked, and whether it has been idle for so long that its server may
@@ -63,9 +66,9 @@ impl LinkPool {
         }
     }
 
-    /// Keeps a link, if it can be used again.
+    /// Keeps a link, if it can be used again and its place is not needed.
     pub(crate) fn put(&self, mut link: Link) {
-        if !link.is_usable() {
+        if !link.is_usable() || self.budget.is_scarce() {
             return;
         }
         let mut idle = self.idle();

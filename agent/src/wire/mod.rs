@@ -3,6 +3,7 @@
 pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod budget;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod headers;
@@ -18,8 +19,8 @@ pub(crate) mod tasks;
 pub(crate) mod transport;
 pub(crate) mod tunnel;
 pub(crate) mod upgrade;
-
 mod written;
+
 /// ALPN protocols (RFC 7301) between agents.
 pub(crate) mod alpn {
     /// HTTP/1.1.

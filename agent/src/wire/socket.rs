@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use thiserror::Error;
 use tokio::net::TcpStream;
+
+use super::budget::{Budget, SocketPlace};
 
 /// The label under which both ends of a TLS connection derive its name (RFC 8446 §7.5).
 pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-hauberk-prove";
@@ -13,6 +16,20 @@ pub(crate) const EXPORTER_LABEL: &[u8] = b"EXPORTER-hauberk-prove";
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
+
+/// There is no socket to be had for a connection.
+#[derive(Debug, Error)]
+pub(crate) enum ConnectError {
+    /// We may open no more of its kind.
+    #[error(
+        "this agent has as many connections of this kind as its limit of open files allows; \
+         close some, or raise the limit (ulimit -n)"
+    )]
+    NoPlace,
+    /// Nobody listens there, or nobody answers in time.
+    #[error(transparent)]
+    Refused(#[from] io::Error),
+}
 
 /// Sends small writes at once, and finds out when the other side is gone for good.
 pub(crate) fn prepare(stream: &TcpStream) {
@@ -25,6 +42,19 @@ pub(crate) fn prepare(stream: &TcpStream) {
         // It works without, and if the peer is gone already the next read tells.
         tracing::debug!(event = "socket_option_failed", %error);
     }
+}
+
+/// Connects within `patience`, if a place is free.
+///
+/// # Errors
+/// No place is free, nobody listens there, or nobody answers in time.
+pub(crate) async fn connect_within(
+    budget: &Budget,
+    address: SocketAddr,
+    patience: Duration,
+) -> Result<(TcpStream, SocketPlace), ConnectError> {
+    let place = budget.take().ok_or(ConnectError::NoPlace)?;
+    Ok((connect(address, patience).await?, place))
 }
 
 /// Connects within `patience`.

@@ -8,20 +8,42 @@ use hauberk_tls::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A stream to an app on loopback, or to another agent.
+use super::budget::SocketPlace;
+
+/// A stream to an app on loopback, or to another agent, and its socket's place.
 #[derive(Debug)]
 pub(crate) enum Transport {
     /// Plain, to the app beside us.
-    Plain(TcpStream),
+    Plain {
+        /// The stream.
+        stream: TcpStream,
+        _place: SocketPlace,
+    },
     /// Mutually authenticated, between agents.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls {
+        /// The stream.
+        stream: Box<TlsStream<TcpStream>>,
+        _place: SocketPlace,
+    },
+}
+
+impl Transport {
+    /// To the app beside us.
+    pub(crate) fn plain(stream: TcpStream, place: SocketPlace) -> Self {
+        Self::Plain { stream, _place: place }
+    }
+
+    /// To another agent.
+    pub(crate) fn tls(stream: TlsStream<TcpStream>, place: SocketPlace) -> Self {
+        Self::Tls { stream: Box::new(stream), _place: place }
+    }
 }
 
 impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -29,8 +51,8 @@ impl AsyncRead for Transport {
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -40,29 +62,29 @@ impl AsyncWrite for Transport {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Plain { stream, .. } => stream.is_write_vectored(),
+            Self::Tls { stream, .. } => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_flush(cx),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Plain { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -143,7 +143,12 @@ impl World {
     }
 
     pub fn agent_with_life(&self, node: &str, life: Duration) -> Agent {
-        self.agent_with(node, life, None)
+        self.agent_with(node, life, None, 1_000)
+    }
+
+    /// An agent with so few places for connections from apps, and for those to other agents.
+    pub fn cramped_agent(&self, node: &str, places: usize) -> Agent {
+        self.agent_with(node, Duration::from_secs(3_600), None, places)
     }
 
     /// An agent that writes access lines.
@@ -151,10 +156,10 @@ impl World {
         let lines = Lines::default();
         // Its thread ends with the process; what it writes is read as it comes.
         let (log, _writer) = AccessLog::start(lines.clone()).unwrap();
-        (self.agent_with(node, Duration::from_secs(3_600), Some(log)), lines)
+        (self.agent_with(node, Duration::from_secs(3_600), Some(log), 1_000), lines)
     }
 
-    fn agent_with(&self, node: &str, life: Duration, log: Option<AccessLog>) -> Agent {
+    fn agent_with(&self, node: &str, life: Duration, log: Option<AccessLog>, places: usize) -> Agent {
         let id = self.node(node);
         // Goes on with tokio's time, which tests may let pass at once.
         let clock = Clock::starting_at(now());
@@ -167,7 +172,7 @@ impl World {
         };
         context.mesh.gate.set_certificate_valid(true);
         let connections = Connections::new(context.clone());
-        let outbound = Outbound::new(Arc::clone(&connections));
+        let outbound = Outbound::new(Arc::clone(&connections), places, places);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (enforcing, stopping) = (Arc::clone(&connections), stop.clone());
@@ -248,11 +253,15 @@ impl Agent {
 
     /// Listens for the mesh.
     pub async fn listen(&mut self, port: u16, app: SocketAddr) -> SocketAddr {
+        self.listen_within(Limits::new(1_000, 1_000), port, app).await
+    }
+
+    /// The same, within these limits.
+    pub async fn listen_within(&mut self, limits: Arc<Limits>, port: u16, app: SocketAddr) -> SocketAddr {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let listener = Listener { port, socket, app };
-        let served =
-            inbound::serve(listener, Arc::clone(&self.connections), Limits::new(1_000), self.stop.clone());
+        let served = inbound::serve(listener, Arc::clone(&self.connections), limits, self.stop.clone());
         let serving = self.tasks.spawn(served);
         self.listeners.push(serving);
         address

@@ -13,7 +13,7 @@ fn peers(count: u16) -> Vec<Arc<Peer>> {
     (0..count)
         .map(|port| {
             let address = SocketAddr::from(([127, 0, 0, 1], port + 1));
-            Arc::new(Peer::new(&identity, &id, address, Protocol::Http).unwrap())
+            Arc::new(Peer::new(&identity, &id, address, Protocol::Http, &Budget::of(8)).unwrap())
         })
         .collect()
 }

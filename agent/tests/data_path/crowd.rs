@@ -1,0 +1,176 @@
+//! Whoever has much leaves room for the others.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use hauberk_agent::inbound::Limits;
+use hauberk_policy::Protocol;
+use hauberk_tls::LiveIdentity;
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::apps::{http1_app, tcp_app};
+use crate::clients::{ask, call, http1, http2, over, raw, tls};
+use crate::world::{Agent, PATIENCE, World, until};
+
+const ANYBODY: &str = r#"permit(principal is Node, action, resource in Service::"orders");"#;
+const LIFE: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+/// An agent of orders with an app behind it, and so many connections at the most from the mesh, and to the app.
+async fn orders(
+    world: &World,
+    protocol: Protocol,
+    (from_mesh, to_app): (usize, usize),
+) -> (Agent, SocketAddr) {
+    let mut orders = world.agent("orders");
+    let app = match protocol {
+        Protocol::Tcp => tcp_app(&mut orders.tasks).await,
+        _ => http1_app(&mut orders.tasks).await,
+    };
+    orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[ANYBODY])).await;
+    let inbound = orders.listen_within(Limits::new(from_mesh, to_app), 8080, app).await;
+    (orders, inbound)
+}
+
+type Tunnel = h2::client::SendRequest<Bytes>;
+type Stream = (h2::SendStream<Bytes>, h2::RecvStream);
+
+async fn tunnel(who: &LiveIdentity, orders: &Agent, at: SocketAddr, tasks: &mut JoinSet<()>) -> Tunnel {
+    let stream = tls(who, &orders.id, at, &[b"hauberk-tcp/1"]).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tasks.spawn(async move { drop(connection.await) });
+    sender
+}
+
+/// Opens a stream; the name of the error if that is refused.
+async fn open(tunnel: &Tunnel) -> Result<Stream, String> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = "orders:8080".parse().unwrap();
+    let opening = async {
+        let (response, send) = tunnel.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        (response.await.unwrap(), send)
+    };
+    let (response, send) = tokio::time::timeout(PATIENCE, opening).await.unwrap();
+    match response.status() {
+        StatusCode::OK => Ok((send, response.into_body())),
+        _ => Err(response.headers()["hauberk-error"].to_str().unwrap().to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn tunnels_on_which_nothing_is_said_are_counted_for_whoever_opened_them() {
+    let world = World::new();
+    let (orders, inbound) = orders(&world, Protocol::Tcp, (4, 100)).await;
+    let (web, other) = (world.identity(&world.node("web"), LIFE), world.identity(&world.node("other"), LIFE));
+    let mut tasks = JoinSet::new();
+    let _silent =
+        [tunnel(&web, &orders, inbound, &mut tasks).await, tunnel(&web, &orders, inbound, &mut tasks).await];
+    // The handshake is done when it is found out who it is; then the connection is closed.
+    let third = tls(&web, &orders.id, inbound, &[b"hauberk-tcp/1"]).await.unwrap();
+    assert_eq!(raw(third, b"").await, "");
+    let refused =
+        "hauberk_inbound_connections_refused_total{listener=\"8080\",reason=\"too_many_of_one_identity\"}";
+    until("it is told why", || orders.figure(refused) == 1.0).await;
+    let tunnel = tunnel(&other, &orders, inbound, &mut tasks).await;
+    assert!(open(&tunnel).await.is_ok());
+}
+
+#[tokio::test]
+async fn streams_of_one_identity_leave_connections_to_the_app_for_others() {
+    let world = World::new();
+    let (orders, inbound) = orders(&world, Protocol::Tcp, (100, 4)).await;
+    let (web, other) = (world.identity(&world.node("web"), LIFE), world.identity(&world.node("other"), LIFE));
+    let mut tasks = JoinSet::new();
+    let (first, second) =
+        (tunnel(&web, &orders, inbound, &mut tasks).await, tunnel(&web, &orders, inbound, &mut tasks).await);
+    let mut held = vec![open(&first).await.unwrap(), open(&second).await.unwrap()];
+    for tunnel in [&first, &second] {
+        assert_eq!(open(tunnel).await.unwrap_err(), "too_many_of_one_identity");
+    }
+    let third = tunnel(&other, &orders, inbound, &mut tasks).await;
+    held.extend([open(&third).await.unwrap(), open(&third).await.unwrap()]);
+    // Those without an agent have no more than others.
+    let opaque = tls(&web, &orders.id, inbound, &[]).await.unwrap();
+    assert_eq!(raw(opaque, b"").await, "");
+    // A third finds no socket left.
+    let late = world.identity(&world.node("late"), LIFE);
+    let fourth = tunnel(&late, &orders, inbound, &mut tasks).await;
+    assert_eq!(open(&fourth).await.unwrap_err(), "too_many_app_connections");
+    held.clear();
+    let places_come_back = async { while open(&fourth).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, places_come_back).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_of_one_identity_leave_connections_to_the_app_for_others() {
+    let world = World::new();
+    let (orders, inbound) = orders(&world, Protocol::Http, (100, 4)).await;
+    let (web, other) = (world.identity(&world.node("web"), LIFE), world.identity(&world.node("other"), LIFE));
+    let mut tasks = JoinSet::new();
+    let stream = tls(&web, &orders.id, inbound, &[b"h2"]).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tasks.spawn(async move { drop(connection.await) });
+    for _ in 0..2 {
+        let mut sender = sender.clone();
+        let request = Request::builder().uri("http://orders/hang").body(Full::<Bytes>::default()).unwrap();
+        tasks.spawn(async move { drop(sender.send_request(request).await) });
+    }
+    let allowed = "hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}";
+    until("both are under way", || orders.figure(allowed) == 2.0).await;
+    let refused = call(&mut sender.clone(), "http://orders/echo", b"").await;
+    assert_eq!(refused.header("hauberk-error"), "too_many_of_one_identity");
+    let stream = tls(&other, &orders.id, inbound, &[b"http/1.1"]).await.unwrap();
+    let mut client = over(stream, &mut tasks).await;
+    for _ in 0..5 {
+        assert_eq!(ask(&mut client, "POST", "orders", "/echo", b"x").await.body, "x");
+    }
+}
+
+#[tokio::test]
+async fn an_app_has_no_more_connections_than_there_are_places() {
+    let world = World::new();
+    let (orders, inbound) = orders(&world, Protocol::Http, (100, 100)).await;
+    let mut web = world.cramped_agent("web", 2);
+    web.knows("orders", &orders.id, 8080, Protocol::Http, &[inbound]);
+    let local = web.open_http().await;
+    let mut tasks = JoinSet::new();
+    let mut first = http1(local, &mut tasks).await;
+    assert_eq!(ask(&mut first, "GET", "orders", "/echo", b"").await.status, 200);
+    let mut second = http2(local, &mut tasks).await;
+    assert_eq!(call(&mut second, "http://orders/echo", b"").await.status, 200);
+    assert_eq!(raw(TcpStream::connect(local).await.unwrap(), b"").await, "");
+
+    // Each request of another agent's needs a connection; the idle one is used again.
+    for _ in 0..2 {
+        let mut sender = second.clone();
+        let request = Request::builder().uri("http://orders/hang").body(Full::<Bytes>::default()).unwrap();
+        tasks.spawn(async move { drop(sender.send_request(request).await) });
+    }
+    let allowed = "hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}";
+    until("both are under way", || orders.figure(allowed) == 4.0).await;
+    let refused = ask(&mut first, "GET", "orders", "/echo", b"").await;
+    assert_eq!((refused.status, refused.header("hauberk-error")), (503, "endpoint_unreachable"));
+    assert!(refused.body.contains("limit of open files"), "{}", refused.body);
+
+    drop((first, second));
+    tasks.shutdown().await;
+    let places_come_back = async {
+        let mut answer = Vec::new();
+        while !answer.starts_with(b"HTTP/1.1 200") {
+            answer.clear();
+            let mut stream = TcpStream::connect(local).await.unwrap();
+            let request = b"GET /echo HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";
+            // Those that are refused may be reset.
+            if stream.write_all(request).await.is_ok() {
+                let _ = stream.read_to_end(&mut answer).await;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, places_come_back).await.unwrap();
+}

@@ -209,7 +209,7 @@ async fn pass_on(
 ) -> Answer {
     let from_caller = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let meter = Arc::clone(passage.meter());
-    let request = request.map(|body| RequestBody::relay(body, meter).under(&passage));
+    let request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).under(&passage));
     let sent = match caller.protocol() {
         Protocol::Http2 | Protocol::Grpc => {
             send_http2(&caller.port, request, &head).await.map(|(response, via)| (response, via, None))
@@ -219,6 +219,7 @@ async fn pass_on(
     let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
         Err(failure) => {
+            let failure = if meter.is_left() { AppFailure::CallerLeft } else { failure };
             let answer = failure.answer(form, &caller.port);
             passage.answered(&answer);
             return answer;
@@ -253,6 +254,8 @@ enum AppFailure {
     Unspoken,
     Broken,
     BadUpgrade,
+    /// It is not to blame: the request came to no end.
+    CallerLeft,
 }
 
 impl AppFailure {
@@ -271,6 +274,9 @@ impl AppFailure {
             Self::NoConnection(failure) => {
                 failure.log(port);
                 return answer::error(form, StatusCode::SERVICE_UNAVAILABLE, failure.as_str(), "");
+            }
+            Self::CallerLeft => {
+                return answer::error(form, StatusCode::BAD_REQUEST, "request_broken_off", "");
             }
             Self::Unspoken => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "app_broke_off"),

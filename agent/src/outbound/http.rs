@@ -169,6 +169,10 @@ async fn send(
                 last = Some(broken(&peer, &error));
                 request = unsent;
             }
+            Err(SendError::Broken(_)) if call.meter().is_left() => {
+                let text = "the request broke off before its end";
+                return Err(Failure::new(StatusCode::BAD_REQUEST, "request_broken_off", text));
+            }
             Err(SendError::Broken(error)) => {
                 peer.failed(outbound.elapsed());
                 return Err(broken(&peer, &error));

@@ -138,7 +138,12 @@ impl Metered {
         }
         let mut frame = match ready!(Pin::new(&mut self.body).poll_frame(inner)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                if self.direction == Direction::In {
+                    self.meter.leave();
+                }
+                return Poll::Ready(Some(Err(error.into())));
+            }
             None => return Poll::Ready(None),
         };
         if let Some(data) = frame.data_ref() {

@@ -18,6 +18,8 @@ pub(crate) struct Meter {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     is_cut: AtomicBool,
+    /// The caller's side failed before it had sent everything.
+    is_left: AtomicBool,
     /// One more than what gRPC calls the status; 0 where none has been seen.
     grpc_status: AtomicU8,
     /// What all of its listener or service have in common.
@@ -60,6 +62,16 @@ impl Meter {
             Direction::Out => self.outgoing.register(waker),
         }
         self.is_cut()
+    }
+
+    /// Notes that the caller left before it had sent everything.
+    pub(crate) fn leave(&self) {
+        self.is_left.store(true, Ordering::Release);
+    }
+
+    /// Whether the caller left before it had sent everything: whatever then fails is not the server's fault.
+    pub(crate) fn is_left(&self) -> bool {
+        self.is_left.load(Ordering::Acquire)
     }
 
     /// Adds bytes that have passed.

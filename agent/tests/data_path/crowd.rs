@@ -174,3 +174,21 @@ async fn an_app_has_no_more_connections_than_there_are_places() {
     };
     tokio::time::timeout(PATIENCE, places_come_back).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_request_that_breaks_off_is_the_fault_of_its_caller_only() {
+    let world = World::new();
+    let (orders, inbound) = orders(&world, Protocol::Http, (100, 100)).await;
+    let mut web = world.agent("web");
+    web.knows("orders", &orders.id, 8080, Protocol::Http, &[inbound]);
+    // The app reads to the end before it answers; the second chunk has no size.
+    let request =
+        b"POST /x HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nsize\r\n";
+    let local = TcpStream::connect(web.open_http().await).await.unwrap();
+    let foreign = world.identity(&world.node("web"), LIFE);
+    let foreign = tls(&foreign, &orders.id, inbound, &[b"http/1.1"]).await.unwrap();
+    for answer in [raw(local, request).await, raw(foreign, request).await] {
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("hauberk-error: request_broken_off"), "{answer}");
+    }
+}

@@ -26,8 +26,10 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// Streams that a caller may reset before they were looked at (CVE-2023-44487).
 const MAX_PENDING_RESETS: usize = 32;
-/// Bytes of one stream that wait to be written before its sender must wait.
+/// Bytes of one stream that wait to be written before its sender must wait. Callers who open many streams and read none
+/// make us hold that much for each.
 const SEND_BUFFER: usize = 256 << 10;
+const SEND_BUFFER_TO_CALLER: usize = 64 << 10;
 /// After how long a silent connection is asked whether it lives, and how long it may take to say so.
 const PING_AFTER: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +47,7 @@ pub(crate) fn server(tasks: Tasks) -> server::Builder<Tasks> {
         .max_header_list_size(MAX_HEAD as u32)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
+        .max_send_buf_size(SEND_BUFFER_TO_CALLER)
         .keep_alive_interval(PING_AFTER)
         .keep_alive_timeout(PING_PATIENCE)
         .auto_date_header(false);

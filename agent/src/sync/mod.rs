@@ -63,6 +63,7 @@ impl Sync {
     /// Runs one session after the other until `stop`.
     pub async fn run(self, mut held: Held, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut told = None;
         loop {
             let end = tokio::select! {
                 () = stop.cancelled() => break,
@@ -71,11 +72,21 @@ impl Sync {
             self.session_ended(&mut held).await;
             let reason = match end {
                 Ok(End::CertificateRenewed) => continue,
-                Ok(End::Closed(reason)) => reason,
+                Ok(End::Closed(reason)) => {
+                    told = None;
+                    reason
+                }
                 Err(error) => error.to_string(),
             };
             let wait = backoff.step();
-            tracing::warn!(event = "control_plane_away", reason, retry_in_ms = wait.as_millis() as u64);
+            let retry_in_ms = wait.as_millis() as u64;
+            // The same failure again at each attempt would bury everything else.
+            if told.as_ref() == Some(&reason) {
+                tracing::debug!(event = "control_plane_away", reason, retry_in_ms);
+            } else {
+                tracing::warn!(event = "control_plane_away", reason, retry_in_ms);
+                told = Some(reason);
+            }
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}

@@ -89,6 +89,13 @@ impl Account {
             self.control_plane = ControlPlane::Away;
             self.bad(&format!("the control plane is away: {reason}"));
             self.say("  The agents go on with what they have.");
+            if self.place == Place::Containers {
+                // Decisions are heard through the control plane: from here the calls cannot be seen now.
+                self.say(&format!(
+                    "  See it:        {IN_CONTAINERS} exec web hauberk demo probe call http://orders/orders/1\n  \
+                     Bring it back: {IN_CONTAINERS} start control-plane"
+                ));
+            }
         }
     }
 

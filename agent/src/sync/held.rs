@@ -25,7 +25,7 @@ pub struct Held {
     mark: Mark,
     node: Option<Arc<NodeView>>,
     services: BTreeMap<Name, HeldService>,
-/// Our virtual node is gone, and what we kept of it.
+    /// Our virtual node is gone, and what we kept of it.
     is_dismissed: bool,
     /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied, or is not
     /// the one that was kept.

@@ -25,7 +25,7 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 const IN_FLIGHT: usize = 64;
 /// Each of an instance of its own.
-const CONNECTIONS: usize = 16;
+const CONNECTIONS: usize = 64;
 const INSTANCES: usize = 100;
 const CHANGES: usize = 30;
 

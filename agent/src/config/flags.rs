@@ -87,8 +87,8 @@ pub struct RunFlags {
     #[arg(long, value_name = "DURATION", env = "HAUBERK_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<String>,
     /// What is logged, such as info or hauberk_agent=debug,info [default: info]
-    #[arg(long, value_name = "FILTER", env = "HAUBERK_LOG_FILTER")]
-    pub log_filter: Option<String>,
+    #[arg(long, value_name = "FILTER", env = "HAUBERK_LOG")]
+    pub log: Option<String>,
     /// auto, json or text [default: auto]
     #[arg(long, value_name = "FORMAT", env = "HAUBERK_LOG_FORMAT")]
     pub log_format: Option<String>,

@@ -27,7 +27,7 @@ const NAMES: [&str; 17] = [
     "health",
     "drain-delay",
     "drain-timeout",
-    "log-filter",
+    "log",
     "log-format",
     "access-log",
     "command",
@@ -81,7 +81,7 @@ impl Settings {
             health,
             drain_delay,
             drain_timeout,
-            log_filter,
+            log,
             log_format,
             access_log,
             command,
@@ -130,9 +130,7 @@ impl Settings {
             drain_timeout: self
                 .one("drain-timeout", drain_timeout, values::duration)
                 .unwrap_or(Duration::from_secs(20)),
-            log_filter: self
-                .one("log-filter", log_filter, values::log_filter)
-                .unwrap_or_else(|| "info".to_owned()),
+            log_filter: self.one("log", log, values::log_filter).unwrap_or_else(|| "info".to_owned()),
             log_format: self
                 .one("log-format", log_format, values::log_format)
                 .unwrap_or(super::LogFormat::Auto),

@@ -59,14 +59,14 @@ fn reports_all_mistakes_together() {
         "--listener=81,what=127.0.0.1:1",
         "--advertise-ip=0.0.0.0",
         "--drain-timeout=20",
-        "--log-filter=a=b=c",
+        "--log=a=b=c",
         "--log-format=xml",
         "--access-log=maybe",
         "--root-fingerprint=abc",
     ])
     .unwrap_err();
     assert_eq!(error.mistakes.len(), 14, "{error}");
-    for name in ["control-plane", "outbound", "admin", "tcp", "listener", "log-filter", "root-fingerprint"] {
+    for name in ["control-plane", "outbound", "admin", "tcp", "listener", "log", "root-fingerprint"] {
         assert!(error.mistakes.iter().any(|mistake| mistake.starts_with(name)), "{name}: {error}");
     }
 }

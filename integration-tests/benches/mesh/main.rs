@@ -65,7 +65,7 @@ fn main() {
     assert!(unknown.is_empty(), "there is no part {unknown:?}; there are {PARTS:?}");
     let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|wanted| wanted == part);
 
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = Runtime::new().unwrap();
     let backend = runtime.block_on(load::backend());
     let mesh = MeshBox::start();
     mesh.apply(MESH);

@@ -30,6 +30,15 @@ impl Pair {
     }
 }
 
+impl Drop for Pair {
+    fn drop(&mut self) {
+        // Killed, a master would leave its workers behind.
+        for process in &mut self.processes {
+            process.stop(Duration::from_secs(10));
+        }
+    }
+}
+
 fn children_cpu(parent: u32) -> f64 {
     let listed = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
     let of_one = |child: &str| {

@@ -92,12 +92,10 @@ Anonymous:             0 kB
 
     #[test]
     fn only_copies_of_files_are_clean() {
-        let clean: Vec<_> = mappings(SMAPS)
-            .into_iter()
-            .filter(|mapping| mapping.is_clean)
-            .map(|mapping| mapping.addresses)
-            .collect();
-        assert_eq!(clean, [0x1000..0x3000]);
+        let clean: Vec<_> = mappings(SMAPS).iter().map(|mapping| mapping.is_clean).collect();
+        assert_eq!(clean, [true, false, false, false, false, false]);
+        let first = mappings(SMAPS).into_iter().next().map(|mapping| mapping.addresses);
+        assert_eq!(first, Some(0x1000..0x3000));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use rustix::mm::{Advice, madvise};
 
@@ -16,25 +17,29 @@ use rustix::mm::{Advice, madvise};
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
     addresses: Range<usize>,
+    /// The file's; empty where there is none.
+    path: String,
     /// Not writable, of a file, and no page differs from that file. One that the file system has not written yet does not
     /// differ, though it counts as dirty.
     is_clean: bool,
 }
 
-/// Unmaps every page that is a mere copy of a file's. Gives the bytes of the mappings concerned.
+/// Unmaps every page of this program's own file that is a mere copy of it. Gives the bytes of the mappings concerned.
 ///
 /// # Errors
 /// The system does not tell what is mapped.
 pub(crate) fn release_code() -> io::Result<usize> {
+    let program = fs::read_link("/proc/self/exe")?;
     let mut released = 0;
-    for Mapping { addresses, is_clean } in mappings(&fs::read_to_string("/proc/self/smaps")?) {
-        if !is_clean {
+    for Mapping { addresses, path, is_clean } in mappings(&fs::read_to_string("/proc/self/smaps")?) {
+        if !is_clean || Path::new(&path) != program {
             continue;
         }
         let start = std::ptr::with_exposed_provenance_mut(addresses.start);
-        // SAFETY: the mapping is private, cannot be written and holds no page of its own, so that every page that is
-        // dropped is read again from the file with the very same content. Were it gone meanwhile, nobody would be
-        // harmed: programs do not unmap their code, and a range that is not mapped is refused.
+        // SAFETY: this is a part of the program as the kernel mapped it when it was started. Nobody unmaps that while the
+        // program runs, unlike a library or a file that another thread may have mapped for a moment. It is private, cannot
+        // be written and holds no page of its own, so that every page that is dropped is read again from the file with the
+        // very same content.
         if unsafe { madvise(start, addresses.len(), Advice::LinuxDontNeed) }.is_ok() {
             released += addresses.len();
         }
@@ -64,8 +69,8 @@ fn head(line: &str) -> Option<Mapping> {
     let addresses = address(start)?..address(end)?;
     let is_read_only = matches!(words.next()?, "r-xp" | "r--p");
     // Offset, device, inode; what has no file has no path, or one in brackets.
-    let is_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
-    Some(Mapping { addresses, is_clean: is_read_only && is_file })
+    let path = words.nth(3).filter(|path| path.starts_with('/')).unwrap_or_default().to_owned();
+    Some(Mapping { addresses, is_clean: is_read_only && !path.is_empty(), path })
 }
 
 #[cfg(test)]

@@ -80,9 +80,15 @@ pub(super) async fn open(
             }
         }
     };
-    let mut sender = tunnel.sender.ready().await.map_err(OpenError::Broken)?;
+    let Tunnel { sender, done, streams: _ } = tunnel;
+    // Told to go, it takes nothing new from then on, and ends only later: whoever tries again needs another.
+    let broken = |error| {
+        done.cancel();
+        OpenError::Broken(error)
+    };
+    let mut sender = sender.ready().await.map_err(broken)?;
     let request = connect_request(service, port);
-    let (response, send) = sender.send_request(request, false).map_err(OpenError::Broken)?;
+    let (response, send) = sender.send_request(request, false).map_err(broken)?;
     let response = response.await.map_err(OpenError::Broken)?;
     if response.status() == StatusCode::OK {
         return Ok(TunnelStream { send, receive: response.into_body(), lease });

@@ -1,8 +1,8 @@
 //! What an agent keeps on disk: its identity, what to trust, the last good views, and how far it has come.
 //!
 //! A directory of its own (0700), locked while the agent runs. Every file is replaced whole (temporary file, fsync,
-//! rename, fsync of the directory) and carries a checksum; the node's own view, which is written before it is
-//! acknowledged, has two slots instead. What is damaged is named and never taken for truth.
+//! rename, fsync of the directory) and carries a checksum; the node's own view and the high-water mark,
+//! which are written at each change of rules, have two slots instead. What is damaged is named and never taken for truth.
 
 mod file;
 mod records;
@@ -185,8 +185,7 @@ impl State {
     /// # Errors
     /// The disk refuses.
     pub fn save_node_view(&self, view: &pb::SignedView) -> Result<(), StateError> {
-        slots::write(&self.directory, NODE_VIEW, &view.encode_to_vec())
-            .map_err(|source| self.io(NODE_VIEW, source))
+        self.overwrite(NODE_VIEW, &view.encode_to_vec())
     }
 
     /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.
@@ -194,12 +193,16 @@ impl State {
     /// # Errors
     /// The disk refuses.
     pub fn forget_node(&self) -> Result<(), StateError> {
-        for name in [IDENTITY, PENDING_KEY, NODE_VIEW, SERVICE_VIEWS, ENDPOINTS] {
-            self.remove(name)?;
+        // In this order: without views nothing is let in; views without an identity would meet whoever joins next.
+        for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY]] {
+            for name in names {
+                self.remove(name)?;
+            }
+            File::open(&self.directory)
+                .and_then(|directory| directory.sync_all())
+                .map_err(|source| StateError::Directory { directory: self.directory.clone(), source })?;
         }
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|source| StateError::Directory { directory: self.directory.clone(), source })
+        Ok(())
     }
 
     /// The last good views of services. Their signatures are the reader's to check.
@@ -239,7 +242,7 @@ impl State {
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn mark(&self) -> Result<Option<Mark>, StateError> {
-        let Some(payload) = self.read(MARK)? else { return Ok(None) };
+        let Some(payload) = self.found(MARK, slots::read)? else { return Ok(None) };
         Mark::decode(&payload).map(Some).ok_or_else(|| self.damaged(MARK, "its length is wrong".to_owned()))
     }
 
@@ -248,7 +251,7 @@ impl State {
     /// # Errors
     /// The disk refuses.
     pub fn save_mark(&self, mark: Mark) -> Result<(), StateError> {
-        self.write(MARK, &mark.encode())
+        self.overwrite(MARK, &mark.encode())
     }
 
     /// When the view was last known to be the newest, in Unix ms.
@@ -337,6 +340,10 @@ impl State {
 
     fn write(&self, name: &str, payload: &[u8]) -> Result<(), StateError> {
         file::write(&self.directory, name, payload).map_err(|source| self.io(name, source))
+    }
+
+    fn overwrite(&self, name: &str, payload: &[u8]) -> Result<(), StateError> {
+        slots::write(&self.directory, name, payload).map_err(|source| self.io(name, source))
     }
 
     fn remove(&self, name: &str) -> Result<(), StateError> {

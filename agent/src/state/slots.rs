@@ -52,7 +52,8 @@ pub(super) fn write(directory: &Path, name: &str, payload: &[u8]) -> io::Result<
     }
     let offset = if newest.is_first { slot } else { 0 };
     file.write_all_at(&content, offset as u64)?;
-    file.sync_data()
+    // What failed may still be read back, and the next write would go over the only content that is durable.
+    file.sync_data().or_else(|_| create(directory, name, sequence, payload))
 }
 
 struct Slot<'a> {

@@ -115,6 +115,7 @@ fn a_pending_key_is_the_same_until_there_is_a_certificate() {
 #[test]
 fn a_newer_format_is_refused_by_name() {
     let (_directory, state) = opened();
-    fs::write(state.directory().join(MARK), b"hauberk-agent-state 2 x\n").unwrap();
+    fs::write(state.directory().join(MARK), b"hauberk-agent-slots 2 1 0 0\nhauberk-agent-slots 2 1 0 0\n")
+        .unwrap();
     assert!(matches!(state.mark(), Err(StateError::NewerFormat { format: 2, .. })));
 }

@@ -96,6 +96,10 @@ impl Held {
         }
         if let Some(signed) = or_report(held.state.node_view()).flatten() {
             held.reload(signed, keys);
+            // It may have been killed between the two. Until the mark is there, an older view could be put back.
+            if held.is_mark_unsaved && or_report(held.state.save_mark(held.mark)).is_some() {
+                held.is_mark_unsaved = false;
+            }
         }
         for signed in or_report(held.state.service_views()).unwrap_or_default() {
             held.reload(signed, keys);
@@ -190,8 +194,9 @@ impl Held {
         self.forget(&names);
     }
 
-    /// Takes note that our virtual node is gone: nothing is let in or sent out, and a restart finds nobody to be. False,
-    /// and nothing changes, where an older control plane says so than the one we have heard.
+    /// Takes note that our virtual node is gone: nothing is let in or sent out, and a restart finds nobody to be. False
+    /// where that is not so: an older control plane says it than the one we have heard, and nothing changes; or the disk
+    /// does not forget, which is tried again when it is said again.
     pub(super) async fn take_node_gone(&mut self, at: Mark) -> bool {
         if at < self.mark {
             tracing::error!(event = "node_gone_refused", said_at = ?at, held = ?self.mark,
@@ -200,7 +205,7 @@ impl Held {
         }
         self.mesh.gate.close(ClosedReason::NodeDeleted);
         self.mesh.services.clear();
-        if std::mem::replace(&mut self.is_dismissed, true) {
+        if self.is_dismissed {
             return true;
         }
         tracing::error!(event = "node_deleted", spiffe_id = %self.recipient.spiffe_id,
@@ -210,8 +215,8 @@ impl Held {
         (self.are_services_unsaved, self.are_endpoints_unsaved) = (false, false);
         // The view that tells it goes.
         self.save_mark().await;
-        self.on_disk(State::forget_node).await;
-        true
+        self.is_dismissed = self.on_disk(State::forget_node).await;
+        self.is_dismissed
     }
 
     /// Forgets the views of services that are followed no longer.
@@ -251,9 +256,9 @@ impl Held {
     /// Brings the mark to the disk, if it has changed: without it, somebody who puts an older view back would find an
     /// agent that was killed meanwhile ready to obey it.
     pub(super) async fn save_mark(&mut self) {
-        if std::mem::take(&mut self.is_mark_unsaved) {
+        if self.is_mark_unsaved {
             let mark = self.mark;
-            self.on_disk(move |state| state.save_mark(mark)).await;
+            self.is_mark_unsaved = !self.on_disk(move |state| state.save_mark(mark)).await;
         }
     }
 
@@ -346,8 +351,11 @@ impl Held {
         match ready {
             Ok(prepared) => {
                 let mark = prepared.mark;
-                if let Taken::Node(_) = self.publish(prepared, &signed) {
-                    self.mark = self.mark.max(mark);
+                if let Taken::Node(_) = self.publish(prepared, &signed)
+                    && mark > self.mark
+                {
+                    self.mark = mark;
+                    self.is_mark_unsaved = true;
                 }
             }
             Err(rejection) => {
@@ -373,14 +381,15 @@ impl Held {
         .collect()
     }
 
-    /// Writes off the runtime's threads. A disk that refuses is reported; what is in force stays so.
-    async fn on_disk(&self, write: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static) {
+    /// Writes off the runtime's threads. False where the disk refuses, which is reported; what is in force stays so.
+    async fn on_disk(&self, write: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static) -> bool {
         let state = Arc::clone(&self.state);
         match tokio::task::spawn_blocking(move || write(&state)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
             Err(error) => tracing::error!(event = "state_not_saved", %error),
         }
+        false
     }
 }
 

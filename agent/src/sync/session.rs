@@ -162,19 +162,17 @@ impl<'a> Session<'a> {
     }
 
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
-        match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
+        let told = match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
             Taken::Node(view) => {
                 self.unacknowledged = Some(Unacknowledged::View(view));
                 self.acknowledge_what_is_applied(up).await
             }
             Taken::Service(acknowledge) => up.send(Up::Acknowledge(acknowledge)).await,
-            Taken::Refused(refuse) => {
-                let told = up.send(Up::Refuse(refuse)).await;
-                // Nothing else on the disk tells of it. A view that is accepted is there and tells its own mark.
-                self.held.save_mark().await;
-                told
-            }
-        }
+            Taken::Refused(refuse) => up.send(Up::Refuse(refuse)).await,
+        };
+        // Before any other view is taken; the answer does not wait for it.
+        self.held.save_mark().await;
+        told
     }
 
     async fn acknowledge_what_is_applied(&mut self, up: &Uplink) -> Result<(), End> {

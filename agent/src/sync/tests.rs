@@ -387,6 +387,33 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_disk_that_does_not_forget_is_not_taken_for_one_that_did() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(5)).await;
+    let in_the_way = agent.state.directory().join("identity");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let at = Mark { epoch: 1, revision: 6 };
+    assert!(!held.take_node_gone(at).await);
+    assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted), "nothing is let in meanwhile");
+    assert!(agent.state.node_view().unwrap().is_none(), "views go first");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    assert!(held.take_node_gone(at).await, "said again, it is tried again");
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_before_its_mark_was_kept_keeps_it_when_it_starts() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(5)).await;
+    assert_eq!(agent.state.mark().unwrap(), None, "this is the moment");
+    drop(held);
+    let agent = agent.restarted();
+    let _held = agent.held();
+    assert_eq!(agent.state.mark().unwrap(), Some(Mark { epoch: 1, revision: 5 }));
+}
+
+#[tokio::test]
 async fn who_is_refused_comes_back_later_and_later() {
     let agent = Agent::new();
     let mut plane = ControlPlane::start(&agent.authorities).await;

@@ -15,6 +15,9 @@ pub struct Compilation {
     pub revision: u64,
     /// The views of nodes.
     pub nodes: HashMap<SpiffeId, Arc<CompiledView>>,
+    /// All nodes that the configuration has, with a view or without, each with its uid; `None` where it cannot be told. A node
+    /// that is not among them does not exist; one without a view may.
+    pub node_uids: HashMap<SpiffeId, Option<String>>,
     /// The views of services, by mesh and name.
     pub services: HashMap<(Name, Name), Arc<CompiledView>>,
     /// What could not be compiled, each with the view that stays in force.

@@ -63,7 +63,7 @@ impl Compiler {
         let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
         let views = off_the_reactor(move || views.with(draft, &numbers, &authority)).await?;
         self.views = Arc::new(views);
-        Some(self.views.publish(self.authority.epoch(), revision))
+        Some(self.views.publish(self.authority.trust_domain(), self.authority.epoch(), revision))
     }
 }
 

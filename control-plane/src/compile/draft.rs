@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use hauberk_identity::{Name, TrustDomain};
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_proto::convert::Body;
 
 use super::compilation::{Compilation, CompileFinding, CompiledView};
@@ -156,10 +156,19 @@ impl Views {
     }
 
     /// What agents are to have at `revision`.
-    pub(super) fn publish(&self, epoch: u64, revision: Revision) -> Compilation {
+    pub(super) fn publish(&self, trust_domain: &TrustDomain, epoch: u64, revision: Revision) -> Compilation {
+        let nodes = self.meshes.iter().flat_map(|(mesh, resources)| {
+            let names = resources.of_kind(Kind::VirtualNode).keys();
+            names.map(move |name| {
+                // What cannot be read proves nothing, its uid included.
+                let uid = resources.node(name.as_str()).map(|_| resources.node_uid(name.as_str()).to_owned());
+                (SpiffeId::node(trust_domain, mesh, name), uid.filter(|uid| !uid.is_empty()))
+            })
+        });
         let mut compilation = Compilation {
             epoch,
             revision: revision.0,
+            node_uids: nodes.collect(),
             findings: self.findings.values().flatten().cloned().collect(),
             ..Compilation::default()
         };

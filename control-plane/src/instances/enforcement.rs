@@ -68,6 +68,8 @@ pub enum Lag {
     NotCompiled,
     /// Its virtual node is gone, and it has not said that it denies everything.
     NotDismissed,
+    /// Its virtual node does not exist, and nothing proves that it ever did: it is not told.
+    NodeUnknown,
 }
 
 impl fmt::Display for Lag {
@@ -83,6 +85,9 @@ impl fmt::Display for Lag {
             Self::NotCompiled => f.write_str("its view is not compiled"),
             Self::NotDismissed => f.write_str(
                 "its virtual node was deleted, and it has not confirmed that it denies everything",
+            ),
+            Self::NodeUnknown => f.write_str(
+                "its virtual node does not exist, and no record tells that it was deleted: it goes on with what it holds",
             ),
         }
     }

@@ -82,13 +82,18 @@ impl Instance {
             return Some(Lag::NotCompiled);
         }
         let standing = wanted::standing(compilation, &self.spiffe_id, self.node_uid.as_deref());
-        let Standing::Here(view) = standing else {
-            // Of an earlier revision its view may have told it everything.
-            let held = self.enforcement.in_force();
-            let is_enough = held
-                .is_some_and(|held| held.epoch == compilation.epoch && held.revision >= revision)
-                || self.dismissal.is_obeyed;
-            return if is_enough { None } else { Some(Lag::NotDismissed) };
+        let view = match standing {
+            Standing::Here(view) => view,
+            Standing::NotMade => return Some(Lag::NotCompiled),
+            Standing::Unknown => return Some(Lag::NodeUnknown),
+            Standing::Deleted | Standing::MadeAnew => {
+                // Of an earlier revision its view may have told it everything.
+                let held = self.enforcement.in_force();
+                let is_enough = held
+                    .is_some_and(|held| held.epoch == compilation.epoch && held.revision >= revision)
+                    || self.dismissal.is_obeyed;
+                return if is_enough { None } else { Some(Lag::NotDismissed) };
+            }
         };
         let lag = if let Some((epoch, revision)) = self.hello.as_ref().and_then(|hello| hello.ahead) {
             Some(Lag::Ahead { epoch, revision })

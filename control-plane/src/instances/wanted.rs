@@ -18,23 +18,39 @@ pub(crate) fn is_complete(compilation: &Compilation, mesh: &Name) -> bool {
 pub(crate) enum Standing<'a> {
     /// It is the one that the instance joined, and this is its view.
     Here(&'a Arc<CompiledView>),
+    /// It exists, and has no view: none could be made.
+    NotMade,
     /// It was deleted.
     Deleted,
     /// It was deleted, and another was made under its name.
     MadeAnew,
+    /// It does not exist, and whether it ever did cannot be told: this registry may be older than it.
+    Unknown,
 }
 
 /// What has become of the node that an instance joined. `uid` is unknown of instances that joined before it was recorded,
-/// or whose record a restore has taken: they belong to whatever node has the name.
+/// or whose record a restore has taken: they belong to whatever node has the name, and nothing proves that it was deleted.
+///
+/// Who is told of a deletion does not come back from it. So the resources alone tell, not the views: a view may be missing
+/// because it could not be made, and one that is kept may be a former node's.
 pub(crate) fn standing<'a>(
     compilation: &'a Compilation,
     spiffe_id: &SpiffeId,
     uid: Option<&str>,
 ) -> Standing<'a> {
+    let joined = uid.filter(|uid| !uid.is_empty());
+    let Some(existing) = compilation.node_uids.get(spiffe_id) else {
+        return if joined.is_some() { Standing::Deleted } else { Standing::Unknown };
+    };
+    let existing = existing.as_deref();
+    if let (Some(joined), Some(existing)) = (joined, existing)
+        && joined != existing
+    {
+        return Standing::MadeAnew;
+    }
     match compilation.nodes.get(spiffe_id) {
-        None => Standing::Deleted,
-        Some(view) if uid.is_some_and(|uid| uid != view.uid) => Standing::MadeAnew,
-        Some(view) => Standing::Here(view),
+        Some(view) if existing.or(joined).is_none_or(|uid| uid == view.uid) => Standing::Here(view),
+        Some(_) | None => Standing::NotMade,
     }
 }
 

@@ -25,8 +25,8 @@ pub enum Close {
     /// The certificate that the agent proved is no longer valid.
     #[error("the certificate of this connection has expired: renew it and connect again")]
     CertificateExpired,
-    /// The virtual node is not in the registry (any longer).
-    #[error("the virtual node of this certificate does not exist: this agent denies everything")]
+    /// The virtual node was deleted.
+    #[error("the virtual node of this certificate was deleted: this agent denies everything")]
     NodeDeleted,
     /// The virtual node was deleted, and another was made under its name.
     #[error(
@@ -34,6 +34,12 @@ pub enum Close {
          a new token"
     )]
     NodeMadeAnew,
+    /// The virtual node is not in the registry, which has no record either that the instance ever joined it.
+    #[error(
+        "the virtual node of this certificate is unknown here, and no record tells that it was deleted: this agent goes on with \
+         what it holds and tries again; create the node, or start the agent again with a new token"
+    )]
+    NodeUnknown,
     /// No Hello in time.
     #[error("no Hello within {} seconds", HELLO_WITHIN.as_secs())]
     HelloTimeout,
@@ -60,6 +66,7 @@ impl Close {
             Self::CertificateExpired => "certificate_expired",
             Self::NodeDeleted => "node_deleted",
             Self::NodeMadeAnew => "node_made_anew",
+            Self::NodeUnknown => "node_unknown",
             Self::HelloTimeout => "hello_timeout",
             Self::Protocol(_) => "protocol",
             Self::Store(_) => "store",

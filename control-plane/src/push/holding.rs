@@ -9,7 +9,8 @@ use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
 
 use super::endpoints::{EndpointSnapshot, TargetPort};
 use crate::compile::{Compilation, CompiledView};
-use crate::instances::{Peer, ViewMark, wanted};
+use crate::instances::wanted::{self, Standing};
+use crate::instances::{Peer, ViewMark};
 
 /// How many services one agent may subscribe to beyond its backends.
 pub(super) const MAX_SUBSCRIPTIONS: usize = 1_000;
@@ -98,12 +99,15 @@ impl Holding {
         endpoints: &EndpointSnapshot,
     ) -> Vec<Name> {
         self.plan.clear();
-        let node = compilation.nodes.get(&peer.spiffe_id);
-        if node.is_some_and(|view| self.node != Some(view.digest)) {
+        let Standing::Here(node) = wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref())
+        else {
+            // Where its view could not be made others of its mesh may be missing too: they are not gone, nor is it current.
+            return Vec::new();
+        };
+        if self.node != Some(node.digest) {
             self.plan.push_back(Item::Node);
         }
-        let backends = node.map(|view| &view.backends[..]).unwrap_or_default();
-        let names: BTreeSet<Name> = self.subscribed.iter().chain(backends).cloned().collect();
+        let names: BTreeSet<Name> = self.subscribed.iter().chain(&node.backends).cloned().collect();
         let mut gone = Vec::new();
         let mut targets = BTreeSet::new();
         for name in &names {

@@ -294,12 +294,13 @@ impl Drop for Presence {
     }
 }
 
-/// Whether the node that the peer joined is there.
+/// Whether the node that the peer joined is there. Where it has no view its stream stays, so that its endpoints do.
 fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
     match wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref()) {
-        Standing::Here(_) => Ok(()),
+        Standing::Here(_) | Standing::NotMade => Ok(()),
         Standing::Deleted => Err(Close::NodeDeleted),
         Standing::MadeAnew => Err(Close::NodeMadeAnew),
+        Standing::Unknown => Err(Close::NodeUnknown),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
 
+mod standing;
+
 const EPOCH: u64 = 1_700_000_000_000;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -365,11 +367,10 @@ async fn an_instance_of_a_former_node_is_cut_and_not_let_in() {
     let mut own = world.connect_of("orders", 2, Some(FIRST.to_owned()));
     own.hello().await;
     own.until_current(1).await;
-    let mut compilation = Compilation::clone(&world.compilation.borrow());
-    for view in compilation.nodes.values_mut() {
-        *view = Arc::new(CompiledView { uid: "second".to_owned(), ..CompiledView::clone(view) });
-    }
-    world.compilation.send_replace(Arc::new(compilation));
+    // Also where the new node's view cannot be made.
+    world.amend(|compilation| {
+        compilation.node_uids.insert(node_id("orders"), Some("second".to_owned()));
+    });
     assert_eq!(own.next().await, "node gone 1");
     own.acknowledge(1, "").await;
     assert_eq!(own.ending().await, Code::PermissionDenied);
@@ -514,6 +515,7 @@ impl World {
                 audit_ports: Vec::new(),
             })
         };
+        let node_uids = nodes.iter().map(|(name, _)| (node_id(name), Some(FIRST.to_owned()))).collect();
         let nodes: HashMap<_, _> =
             nodes.iter().map(|(name, at)| (node_id(name), view(name, *at, "node"))).collect();
         let services = services
@@ -524,13 +526,21 @@ impl World {
             epoch: EPOCH,
             revision,
             nodes,
+            node_uids,
             services,
             findings: Arc::default(),
         }));
     }
 
+    /// Publishes what is published with a difference.
+    fn amend(&self, change: impl FnOnce(&mut Compilation)) {
+        let mut compilation = Compilation::clone(&self.compilation.borrow());
+        change(&mut compilation);
+        self.compilation.send_replace(Arc::new(compilation));
+    }
+
     fn connect(&self, node: &str, number: u8) -> Agent {
-        self.connect_of(node, number, None)
+        self.connect_of(node, number, Some(FIRST.to_owned()))
     }
 
     fn connect_of(&self, node: &str, number: u8, node_uid: Option<String>) -> Agent {

@@ -104,7 +104,7 @@ fn laggard(laggard: &Laggard) -> Finding {
     let summary = format!("instance {instance} of {spiffe_id}: {lag}");
     match lag {
         Lag::Refused(_) | Lag::Ahead { .. } | Lag::NotCompiled => error(summary, fix_of(laggard)),
-        Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed | Lag::NotDismissed => {
+        Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed | Lag::NotDismissed | Lag::NodeUnknown => {
             warning(summary, fix_of(laggard))
         }
     }
@@ -125,7 +125,7 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
                 laggard.certificate_not_after
             );
         }
-        Lag::NotDismissed => {
+        Lag::NotDismissed | Lag::NodeUnknown => {
             return format!(
                 "make sure that its agent is stopped, or wait: until its certificate expires at {} it may go on with \
                  what it holds",

@@ -110,6 +110,7 @@ impl Identities for IdentitiesService {
             let lag = lags.get(&report.id).map(Lag::to_string);
             match wanted::standing(&compilation, &report.spiffe_id, report.node_uid.as_deref()) {
                 Standing::Here(view) => self.instance(report, view.revision, lag.unwrap_or_default()),
+                Standing::NotMade | Standing::Unknown => self.instance(report, 0, lag.unwrap_or_default()),
                 Standing::Deleted | Standing::MadeAnew => {
                     // Nothing is rolled out to it any longer, and until then others believe what it proves.
                     let believed =

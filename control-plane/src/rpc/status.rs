@@ -210,6 +210,7 @@ pub fn of_close(close: &Close) -> Status {
         Close::CertificateExpired => ended(Code::Unauthenticated, "CERTIFICATE_EXPIRED"),
         Close::NodeDeleted => ended(Code::NotFound, "NODE_GONE"),
         Close::NodeMadeAnew => ended(Code::PermissionDenied, "NODE_MADE_ANEW"),
+        Close::NodeUnknown => ended(Code::NotFound, "NODE_UNKNOWN"),
         Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
         Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),
         Close::Store(error) => of_store(error),

@@ -4,13 +4,15 @@ use std::time::Duration;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::Authorization;
 use hauberk_proto::convert::{Body, NodeView, ServiceView, decode_view};
-use hauberk_proto::mesh::v1::{MeshSpec, resource::Spec};
+use hauberk_proto::mesh::v1::{MeshSpec, Metadata, Resource, resource::Spec};
 use hauberk_tls::signing::ViewVerifier;
 
 use super::*;
 use crate::compile::CompiledView;
+use crate::instances::wanted::{self, Standing};
 use crate::registry::{Commit, Revision, keys};
 use crate::resources::testing::*;
+use crate::resources::{Kind, ResourceKey};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -132,11 +134,7 @@ async fn a_restart_pushes_nothing() {
     ] {
         at(&mut compilations, scratch.apply(&batch).await.revision).await;
     }
-    let key = crate::resources::ResourceKey {
-        kind: crate::resources::Kind::Policy,
-        mesh: name("shop"),
-        name: name("z"),
-    };
+    let key = ResourceKey { kind: Kind::Policy, mesh: name("shop"), name: name("z") };
     let target = crate::resources::admit::Target { key, resource_version: 0, ignore_missing: false };
     scratch.resources.delete(&owner(), &[target], false).await.unwrap();
     let last = scratch.apply(&[node("alone", [])]).await.revision;
@@ -202,11 +200,7 @@ async fn a_view_says_which_node_of_its_name_it_is_for() {
     let mut compilations = scratch.compilations().await;
     let first = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
     let uid = |compilation: &Compilation| node_view(compilation, "web").uid.clone();
-    let key = crate::resources::ResourceKey {
-        kind: crate::resources::Kind::VirtualNode,
-        mesh: name("shop"),
-        name: name("web"),
-    };
+    let key = ResourceKey { kind: Kind::VirtualNode, mesh: name("shop"), name: name("web") };
     let target = crate::resources::admit::Target { key, resource_version: 0, ignore_missing: false };
     scratch.resources.delete(&owner(), &[target], false).await.unwrap();
     // Whether or not there was a compilation without it.
@@ -222,7 +216,7 @@ async fn what_is_deleted_has_no_view() {
     let scratch = Scratch::new().await;
     let mut compilations = scratch.compilations().await;
     at(&mut compilations, scratch.apply(&shop()).await.revision).await;
-    let key = |kind, text| crate::resources::ResourceKey { kind, mesh: name("shop"), name: name(text) };
+    let key = |kind, text| ResourceKey { kind, mesh: name("shop"), name: name(text) };
     use crate::resources::Kind::{Mesh, Policy, VirtualNode, VirtualService};
     let all = [
         key(VirtualService, "orders"),
@@ -259,6 +253,80 @@ async fn a_resource_that_cannot_be_read_leaves_everything_as_it_was() {
     let healed = at(&mut compilations, healed).await;
     assert!(healed.findings.is_empty());
     assert_eq!(policies_of(node_view(&healed, "orders")), ["allow-web-to-orders", "broken", "p"]);
+}
+
+/// Puts resources into the store as no `apply` would.
+async fn store(scratch: &Scratch, resources: &[Resource]) -> Revision {
+    let commit = resources.iter().fold(Commit::new().raising_revision(), |commit, resource| {
+        let kind = Kind::of(resource.spec.as_ref().unwrap());
+        let key = ResourceKey { kind, mesh: name("shop"), name: name(&resource.name) };
+        commit.put(key.store_key(), prost::Message::encode_to_vec(resource))
+    });
+    scratch.store.commit(commit).await.unwrap().revision
+}
+
+fn uid_of<'a>(compilation: &'a Compilation, node: &str) -> Option<&'a Option<String>> {
+    compilation.node_uids.get(&SpiffeId::node(&trust_domain(), &name("shop"), &name(node)))
+}
+
+fn standing(compilation: &Compilation, node: &str, uid: Option<&str>) -> String {
+    let id = SpiffeId::node(&trust_domain(), &name("shop"), &name(node));
+    match wanted::standing(compilation, &id, uid) {
+        Standing::Here(_) => "here".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn after_a_restart_with_a_resource_that_cannot_be_read_nobody_is_gone() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let first = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let uid = uid_of(&first, "web").unwrap().clone();
+    assert_eq!(standing(&first, "web", uid.as_deref()), "here");
+    store(&scratch, &[policy("broken", "forbid(")]).await;
+    let scratch = scratch.restarted().await;
+    let mut compilations = scratch.compilations().await;
+    let second = Arc::clone(&compilations.borrow());
+    assert!(second.nodes.is_empty(), "nothing is compiled from what cannot be read");
+    assert_eq!(standing(&second, "web", uid.as_deref()), "NotMade");
+    assert_eq!(standing(&second, "web", None), "NotMade");
+    // The resources tell it all the same.
+    assert_eq!(standing(&second, "web", Some("former")), "MadeAnew");
+    assert_eq!(standing(&second, "none", Some("former")), "Deleted");
+    assert_eq!(standing(&second, "none", None), "Unknown");
+    // A node's record that cannot be read itself tells nothing, its uid included.
+    let mut web = node("web", [listener(0, "http")]);
+    web.metadata = Some(Metadata { uid: "damaged".into(), ..Metadata::default() });
+    let third = at(&mut compilations, store(&scratch, &[web]).await).await;
+    assert_eq!(uid_of(&third, "web"), Some(&None));
+    assert_eq!(standing(&third, "web", uid.as_deref()), "NotMade");
+}
+
+#[tokio::test]
+async fn a_node_whose_view_cannot_be_made_is_there() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let first = at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let former = uid_of(&first, "web").unwrap().clone();
+    // No view fits into a message any longer.
+    let long = "x".repeat(63_000);
+    let text = format!(
+        "forbid(principal, action == Action::\"GET\", resource) when {{ context.path == \"/{long}\" }};"
+    );
+    let mut batch: Vec<_> = (0..62).map(|number| policy(&format!("long-{number}"), &text)).collect();
+    batch.extend(["new", "web"].map(|name| {
+        let metadata = Some(Metadata { uid: "second".into(), ..Metadata::default() });
+        Resource { metadata, ..node(name, [listener(8000, "http")]) }
+    }));
+    let last = at(&mut compilations, store(&scratch, &batch).await).await;
+    assert!(last.findings[0].summary.contains("cannot be made"), "{:?}", last.findings);
+    for node in ["new", "web"] {
+        assert_eq!(standing(&last, node, Some("second")), "NotMade");
+        assert_eq!(standing(&last, node, None), "NotMade");
+        assert_eq!(standing(&last, node, Some("first")), "MadeAnew");
+    }
+    assert_eq!(Some(&node_view(&last, "web").uid), former.as_ref(), "the former node's view is kept");
 }
 
 #[tokio::test]

@@ -1,0 +1,74 @@
+//! Who is told that its virtual node is gone, and who is not.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_view_is_not_gone() {
+    let world = World::new().await;
+    world.publish(1, &[("orders", 1)], &[("payments", 1)], &["payments"]);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    agent.register("10.0.0.1:80", false).await;
+    // As after a restart with a resource of the mesh that cannot be read.
+    world.amend(|compilation| {
+        compilation.revision = 2;
+        compilation.nodes.clear();
+        compilation.services.clear();
+    });
+    assert_eq!(world.lag(2).await, Some(Lag::NotCompiled));
+    world.until(|world| world.endpoints() == ["10.0.0.1:80 confirmed"]).await;
+    assert!(timeout(Duration::from_secs(60), agent.down.recv()).await.is_err(), "it is told nothing");
+    assert_eq!(world.endpoints(), ["10.0.0.1:80 confirmed"]);
+    let mut unread = world.connect("orders", 2);
+    unread.hello().await;
+    assert_eq!(unread.next().await, "trust");
+    assert!(timeout(Duration::from_secs(60), unread.down.recv()).await.is_err());
+    world.publish(3, &[("orders", 1)], &[("payments", 3)], &["payments"]);
+    assert_eq!(agent.until_current(3).await, ["payments 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_view_of_a_former_node_dismisses_nobody_and_is_not_pushed() {
+    let world = World::new().await;
+    // Made anew, and its new view could not be made: the former one is kept.
+    world.amend(|compilation| {
+        compilation.node_uids.insert(node_id("orders"), Some("second".to_owned()));
+    });
+    for (number, uid) in [(1, Some("second".to_owned())), (2, None)] {
+        let mut agent = world.connect_of("orders", number, uid);
+        agent.hello().await;
+        assert_eq!(agent.next().await, "trust");
+        assert!(timeout(Duration::from_secs(60), agent.down.recv()).await.is_err());
+    }
+    // Which node there is cannot be told: whoever joined the former one has its view, and the others wait.
+    world.amend(|compilation| {
+        compilation.node_uids.insert(node_id("orders"), None);
+    });
+    let mut agent = world.connect("orders", 3);
+    agent.hello().await;
+    assert_eq!(agent.until_current(1).await, ["trust", "node 1"]);
+    let mut other = world.connect_of("orders", 4, Some("second".to_owned()));
+    other.hello().await;
+    assert_eq!(other.next().await, "trust");
+    assert!(timeout(Duration::from_secs(60), other.down.recv()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_without_a_record_is_not_dismissed() {
+    let world = World::new().await;
+    let mut known = world.connect_of("orders", 1, None);
+    known.hello().await;
+    assert_eq!(known.until_current(1).await, ["trust", "node 1"], "it belongs to whatever node has the name");
+    world.publish(2, &[("web", 2)], &[], &[]);
+    let ended = known.received().await.unwrap_err();
+    assert!(ended.message().contains("unknown here"), "{ended}");
+    assert_eq!(world.lag(2).await, Some(Lag::NodeUnknown));
+    for uid in [None, Some(String::new())] {
+        let mut stranger = world.connect_of("orders", 2, uid);
+        stranger.hello().await;
+        let ended = stranger.received().await.unwrap_err();
+        assert_eq!(ended.code(), Code::NotFound);
+        assert!(ended.message().contains("unknown here"), "{ended}");
+    }
+}

@@ -1,18 +1,16 @@
 //! What the agent has accepted: in force, and kept on disk.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_identity::{Name, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
-use hauberk_proto::convert::listener_port;
 use hauberk_tls::signing::ViewVerifier;
-use thiserror::Error;
 
 use super::age::ViewAge;
 use super::apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
-use crate::mesh::{ClosedReason, Endpoint, Mesh, NodeView, Service};
+use super::endpoints::{self, BadEndpoints};
+use crate::mesh::{ClosedReason, Mesh, NodeView, Service};
 use crate::state::{Mark, State, StateError};
 
 /// What is accepted, and the way of anything new into force. Owned by the one task that runs sessions.
@@ -50,14 +48,6 @@ pub(super) enum Taken {
     Service(pb::Acknowledge),
     /// It is not.
     Refused(pb::Refuse),
-}
-
-/// An update of endpoints that says something impossible. The fault is the control plane's.
-#[derive(Debug, Error)]
-#[error("{field} of the endpoints' update: {problem}")]
-pub(super) struct BadEndpoints {
-    field: &'static str,
-    problem: String,
 }
 
 impl Held {
@@ -169,19 +159,7 @@ impl Held {
         update: &pb::EndpointsUpdate,
         is_fresh: bool,
     ) -> Result<(), BadEndpoints> {
-        let bad = |field, problem: String| BadEndpoints { field, problem };
-        let pb::EndpointsUpdate { spiffe_id, listener_port: port, endpoints } = update;
-        let target = SpiffeId::parse(spiffe_id).map_err(|error| bad("spiffe_id", error.to_string()))?;
-        let port = listener_port("listener_port", *port).map_err(|error| bad("port", error.to_string()))?;
-        let endpoints = endpoints
-            .iter()
-            .map(|pb::Endpoint { address, instance_id, confirmed }| {
-                let address: SocketAddr =
-                    address.parse().map_err(|_| bad("address", format!("{address:?} is no IP:port")))?;
-                InstanceId::parse(instance_id).map_err(|error| bad("instance_id", error.to_string()))?;
-                Ok(Endpoint { address, instance: instance_id.clone(), confirmed: *confirmed && is_fresh })
-            })
-            .collect::<Result<Vec<_>, BadEndpoints>>()?;
+        let (target, port, endpoints) = endpoints::read(update, is_fresh)?;
         self.mesh.endpoints.update(&target, port, endpoints);
         self.are_endpoints_unsaved = true;
         Ok(())
@@ -238,7 +216,7 @@ impl Held {
         let services = self
             .are_services_unsaved
             .then(|| self.services.values().map(|held| held.signed.clone()).collect::<Vec<_>>());
-        let endpoints = self.are_endpoints_unsaved.then(|| self.endpoints_to_keep());
+        let endpoints = self.are_endpoints_unsaved.then(|| endpoints::to_keep(&self.mesh.endpoints));
         let confirmed = (self.age.is_limited() && self.age.is_confirmed_for_now()).then_some(now);
         self.are_services_unsaved = false;
         self.are_endpoints_unsaved = false;
@@ -362,23 +340,6 @@ impl Held {
                 tracing::error!(event = "stored_view_discarded", reason = rejection.reason(), detail = %rejection);
             }
         }
-    }
-
-    fn endpoints_to_keep(&self) -> Vec<pb::EndpointsUpdate> {
-        let all = self.mesh.endpoints.registered_snapshot().into_iter();
-        all.map(|(id, port, endpoints)| pb::EndpointsUpdate {
-            spiffe_id: id.to_string(),
-            listener_port: port.into(),
-            endpoints: endpoints
-                .iter()
-                .map(|endpoint| pb::Endpoint {
-                    address: endpoint.address.to_string(),
-                    instance_id: endpoint.instance.clone(),
-                    confirmed: endpoint.confirmed,
-                })
-                .collect(),
-        })
-        .collect()
     }
 
     /// Writes off the runtime's threads. False where the disk refuses, which is reported; what is in force stays so.

@@ -3,6 +3,7 @@
 
 mod age;
 mod apply;
+mod endpoints;
 mod held;
 mod session;
 

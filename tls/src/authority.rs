@@ -221,12 +221,16 @@ fn authority_params(
 pub(crate) fn dated_params(validity: Validity, serial: Serial) -> CertificateParams {
     let mut params = CertificateParams::default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let span = |at: UnixMillis| std::time::Duration::from_secs(at.as_secs().min(LAST_X509_SECOND));
-    params.not_before = epoch + span(validity.not_before());
-    params.not_after = epoch + span(validity.not_after());
+    params.not_before = epoch + since_epoch(validity.not_before());
+    params.not_after = epoch + since_epoch(validity.not_after());
     params.serial_number = Some(serial.as_bytes().to_vec().into());
     params.distinguished_name = DistinguishedName::new();
     params
+}
+
+/// The time from the epoch to an instant as X.509 writes it, in whole seconds.
+pub(crate) fn since_epoch(at: UnixMillis) -> std::time::Duration {
+    std::time::Duration::from_secs(at.as_secs().min(LAST_X509_SECOND))
 }
 
 pub(crate) fn uri(text: &str) -> Result<SanType, rcgen::Error> {

@@ -97,6 +97,16 @@ pub(crate) enum SubjectName<'a> {
     Other,
 }
 
+/// The key id that a certificate says its key has (RFC 5280 §4.2.1.2).
+pub(crate) fn subject_key_id(der: &CertificateDer<'_>) -> Result<Option<Vec<u8>>, CertificateFault> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateFault::Malformed)?;
+    let id = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    Ok(id)
+}
+
 impl<'a> Facts<'a> {
     /// Takes `der` apart.
     pub(crate) fn read(der: &'a CertificateDer<'a>) -> Result<Self, CertificateFault> {

@@ -4,16 +4,18 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 13] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
     "hauberk/agent/v1/view.proto",
+    "hauberk/agent/v1/denylist.proto",
     "hauberk/agent/v1/sync.proto",
     "hauberk/admin/v1/resources.proto",
     "hauberk/admin/v1/policies.proto",
     "hauberk/admin/v1/identities.proto",
     "hauberk/admin/v1/admins.proto",
+    "hauberk/admin/v1/revocations.proto",
     "hauberk/admin/v1/operations.proto",
     "google/protobuf/timestamp.proto",
 ];
@@ -40,6 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     fs::write(out.join("documented.binpb"), documented.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".hauberk.agent.v1.SignedView").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".hauberk.agent.v1.SignedView")
+        .bytes(".hauberk.agent.v1.SignedDenylist")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -102,6 +102,15 @@ impl Authorities {
         ViewVerifier::from_public_keys([self.signer.public_key_der()]).unwrap()
     }
 
+    pub(crate) fn signed_denylist(&self, list: &pb::Denylist) -> pb::SignedDenylist {
+        let encoded = list.encode_to_vec();
+        pb::SignedDenylist {
+            signature: self.signer.sign(Purpose::Denylist, &encoded).unwrap().into(),
+            key_id: self.signer.key_id().to_owned(),
+            denylist: encoded.into(),
+        }
+    }
+
     pub(crate) fn signed(&self, view: &pb::View) -> pb::SignedView {
         let encoded = view.encode_to_vec();
         pb::SignedView {

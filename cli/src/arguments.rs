@@ -3,6 +3,7 @@
 mod access;
 mod decisions;
 mod resources;
+mod revocation;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
@@ -12,6 +13,7 @@ pub(crate) use access::{
 };
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
+pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
 
 use crate::completion::context_names;
 
@@ -107,6 +109,12 @@ pub(crate) enum Command {
     /// Join tokens, with which agents get their identity
     #[command(subcommand)]
     Token(Token),
+    /// Take certificates back, for good
+    #[command(subcommand)]
+    Revoke(Revoke),
+    /// Refuse a virtual node until further notice
+    #[command(subcommand)]
+    Quarantine(Quarantine),
     /// Who may administer
     #[command(subcommand)]
     Admin(Admin),

@@ -61,6 +61,8 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, Comma
         Command::Tap(arguments) => commands::tap::run(&global, arguments).await,
         Command::Check(arguments) => commands::check::run(&global, arguments).await,
         Command::Token(command) => commands::token::run(&global, command).await,
+        Command::Revoke(command) => commands::revoke::revoke(&global, command).await,
+        Command::Quarantine(command) => commands::revoke::quarantine(&global, command).await,
         Command::Admin(command) => commands::admin::run(&global, command).await,
         Command::Audit(command) => commands::audit::run(&global, command).await,
         Command::Login(arguments) => commands::login::run(arguments).await,

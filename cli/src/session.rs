@@ -5,7 +5,7 @@ use hauberk_proto::admin::v1 as api;
 use hauberk_proto::admin::v1::{
     admins_client::AdminsClient, audit_client::AuditClient, flows_client::FlowsClient,
     identities_client::IdentitiesClient, policies_client::PoliciesClient, resources_client::ResourcesClient,
-    rollout_client::RolloutClient, system_client::SystemClient,
+    revocations_client::RevocationsClient, rollout_client::RolloutClient, system_client::SystemClient,
 };
 use hauberk_proto::mesh::v1::{Kind, Resource, ResourceRef};
 use tonic::Code;
@@ -61,6 +61,8 @@ impl Session {
         policies: PoliciesClient;
         /// Tokens, instances, certificates.
         identities: IdentitiesClient;
+        /// Who is refused.
+        revocations: RevocationsClient;
         /// People.
         admins: AdminsClient;
         /// How far a change has come.

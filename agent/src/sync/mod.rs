@@ -3,6 +3,7 @@
 
 mod age;
 mod apply;
+mod denylist;
 mod held;
 mod session;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use age::ViewAge;
 pub use apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
+pub use denylist::BadDenylist;
 pub use held::Held;
 
 use crate::config::HostPort;

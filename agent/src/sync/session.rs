@@ -42,6 +42,7 @@ pub(super) struct Session<'a> {
     held: &'a mut Held,
     identity: watch::Receiver<LiveState>,
     unacknowledged: Option<Unacknowledged>,
+    unacknowledged_denylist: Option<Mark>,
 }
 
 /// What live traffic does not obey yet.
@@ -53,7 +54,7 @@ enum Unacknowledged {
 
 impl<'a> Session<'a> {
     pub(super) fn new(sync: &'a Sync, held: &'a mut Held, identity: watch::Receiver<LiveState>) -> Self {
-        Self { sync, held, identity, unacknowledged: None }
+        Self { sync, held, identity, unacknowledged: None, unacknowledged_denylist: None }
     }
 
     pub(super) async fn run(mut self, channel: Channel, backoff: &mut Backoff) -> End {
@@ -69,6 +70,7 @@ impl<'a> Session<'a> {
         let mut registrations = self.sync.registrations.clone();
         let mut wishes = self.sync.mesh.services.wishes();
         let mut applied = self.sync.mesh.applied.subscribe();
+        let mut denied = self.sync.mesh.denied.applied();
         let mut save = tokio::time::interval(SAVE);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serial = serial_of(&self.identity.borrow());
@@ -87,7 +89,7 @@ impl<'a> Session<'a> {
                 message = next(&mut down) => {
                     let message = message?;
                     // Only now: a stream that is opened may still be refused, or we be told to go.
-                    if !matches!(message.message, Some(Down::NodeGone(_))) {
+                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_))) {
                         backoff.reset();
                     }
                     self.take(message, &up).await?;
@@ -96,6 +98,11 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     let now = applied.borrow_and_update().clone();
                     self.acknowledge(now.as_deref(), &up).await?;
+                }
+                changed = denied.changed() => {
+                    or_stopping(changed)?;
+                    let applied = *denied.borrow_and_update();
+                    self.acknowledge_denylist(applied, &up).await?;
                 }
                 changed = registrations.changed() => {
                     or_stopping(changed)?;
@@ -126,6 +133,18 @@ impl<'a> Session<'a> {
         };
         match message {
             Down::View(signed) => self.take_view(signed, up).await?,
+            Down::Denylist(signed) => {
+                match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {
+                    Ok(mark) => {
+                        self.unacknowledged_denylist = Some(mark);
+                        let applied = *self.sync.mesh.denied.applied().borrow();
+                        self.acknowledge_denylist(applied, up).await?;
+                    }
+                    Err(error) => {
+                        tracing::error!(event = "denylist_refused", %error, "the former stays in force")
+                    }
+                }
+            }
             Down::ServicesGone(gone) => self.held.take_gone(&gone),
             Down::Endpoints(update) => {
                 if let Err(error) = self.held.take_endpoints(&update, true) {
@@ -194,6 +213,16 @@ impl<'a> Session<'a> {
         };
         self.unacknowledged = None;
         up.send(Up::Acknowledge(pb::Acknowledge { epoch, revision, service: String::new() })).await
+    }
+
+    /// Acknowledges the denylist once live traffic obeys it, and the disk has it.
+    async fn acknowledge_denylist(&mut self, applied: Mark, up: &Uplink) -> Result<(), End> {
+        let Some(Mark { epoch, revision }) = self.unacknowledged_denylist.filter(|mark| *mark <= applied)
+        else {
+            return Ok(());
+        };
+        self.unacknowledged_denylist = None;
+        up.send(Up::AcknowledgeDenylist(pb::AcknowledgeDenylist { epoch, revision })).await
     }
 
     async fn subscribe(&mut self, up: &Uplink) -> Result<(), End> {

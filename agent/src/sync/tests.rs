@@ -14,6 +14,8 @@ use crate::mesh::{ClosedReason, Inbound};
 use crate::state::{Mark, State};
 use crate::testing::{Authorities, ControlPlane, HOUR, around, node_view, recipient, service_view};
 
+mod denylist;
+
 struct Agent {
     authorities: Arc<Authorities>,
     mesh: Mesh,

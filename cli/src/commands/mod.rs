@@ -14,6 +14,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod grant;
 pub(crate) mod login;
+pub(crate) mod revoke;
 pub(crate) mod rows;
 pub(crate) mod tap;
 pub(crate) mod token;

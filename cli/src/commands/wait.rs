@@ -23,10 +23,11 @@ const MOST_ADVISED: usize = 5;
 pub(crate) async fn run(global: &Global, arguments: Wait) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
     let mesh = session.named_mesh().unwrap_or_default().to_owned();
-    until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, arguments.timeout).await
+    let waiting = (Instant::now(), arguments.timeout);
+    until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, waiting).await
 }
 
-/// Waits for a revision (0: the current one) of a mesh (empty: all).
+/// Waits for a revision (0: the current one) of a mesh (empty: all), from an instant for so long.
 ///
 /// # Errors
 /// Not enforced in time; the laggards are named.
@@ -34,9 +35,8 @@ pub(crate) async fn until_enforced(
     session: &Session,
     revision: u64,
     mesh: &str,
-    timeout: Duration,
+    (begun, timeout): (Instant, Duration),
 ) -> Result<(), CommandError> {
-    let begun = Instant::now();
     let deadline = begun + timeout;
     let request = WaitRequest { revision, mesh: mesh.to_owned() };
     let mut stream = match timeout_at(deadline, session.rollout().wait(request)).await {

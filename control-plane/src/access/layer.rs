@@ -17,6 +17,7 @@ use crate::admins::{AdminError, Admins};
 use crate::audit::{Act, Actor, Audit};
 use crate::issuance::Ledger;
 use crate::metrics::{Metrics, OutcomeLabel};
+use crate::revocation::Revocations;
 use crate::rpc::status;
 
 /// Puts [`AccessService`] before a service.
@@ -28,14 +29,21 @@ pub struct AccessLayer {
 struct Checks {
     admins: Arc<Admins>,
     ledger: Arc<Ledger>,
+    revocations: Arc<Revocations>,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
 }
 
 impl AccessLayer {
     /// Puts the parts together.
-    pub fn new(admins: Arc<Admins>, ledger: Arc<Ledger>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
-        Self { checks: Arc::new(Checks { admins, ledger, audit, metrics }) }
+    pub fn new(
+        admins: Arc<Admins>,
+        ledger: Arc<Ledger>,
+        revocations: Arc<Revocations>,
+        audit: Arc<Audit>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { checks: Arc::new(Checks { admins, ledger, revocations, audit, metrics }) }
     }
 }
 
@@ -98,13 +106,22 @@ impl Checks {
             Some(ConnectionInfo::Local { uid }) => ("unix".to_owned(), None, Some(uid)),
             None => return Err(Status::permission_denied("the connection is unknown")),
         };
+        // Also of what anybody may call: who shows a certificate is the one it names. A stream is told why, and then ended.
+        if let Some(peer) = &peer
+            && access != Access::AgentStream
+            && let Some(denial) = self.revocations.denylist().denial(peer.id(), peer.serial())
+        {
+            let actor = Actor { name: peer.id().to_string(), source };
+            self.audit.record_refusal(Act::refused(&actor, "access.check", path, denial)).await;
+            return Err(status::of_denial(denial));
+        }
         let caller = match access {
             Access::Public => Caller::Anybody,
             Access::Local => match local {
                 Some(uid) => Caller::Local { uid },
                 None => return Err(Status::unimplemented("this RPC is served on the Unix socket only")),
             },
-            Access::Agent => {
+            Access::Agent | Access::AgentStream => {
                 let peer = peer.ok_or_else(|| no_certificate("an agent"))?;
                 if !matches!(peer.id().kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. }) {
                     return Err(Status::permission_denied(format!("{} is no agent", peer.id())));

@@ -10,6 +10,8 @@ pub enum Access {
     Public,
     /// An agent: a verified certificate that names a node or gateway.
     Agent,
+    /// The same, and one who is revoked or in quarantine too: it is told that it is, and the stream ends.
+    AgentStream,
     /// Any admin, by a verified certificate and a record.
     AnyAdmin,
     /// An admin who has one of these roles, or is an owner.
@@ -22,7 +24,7 @@ pub enum Access {
 pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.agent.v1.Enrollment/Attest", Access::Public),
     ("/hauberk.agent.v1.Enrollment/SignCertificate", Access::Agent),
-    ("/hauberk.agent.v1.Mesh/Sync", Access::Agent),
+    ("/hauberk.agent.v1.Mesh/Sync", Access::AgentStream),
     (
         "/hauberk.admin.v1.Resources/Apply",
         Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin]),
@@ -42,6 +44,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.admin.v1.Identities/ListInstances", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/ListCertificates", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/FetchBundle", Access::AnyAdmin),
+    ("/hauberk.admin.v1.Revocations/Revoke", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Revocations/Quarantine", Access::Roles(&[Role::IdentityAdmin])),
     ("/hauberk.admin.v1.Rollout/Wait", Access::AnyAdmin),
     ("/hauberk.admin.v1.Flows/Observe", Access::AnyAdmin),
     ("/hauberk.admin.v1.Audit/List", Access::AnyAdmin),

@@ -22,6 +22,7 @@ use crate::issuance::{Issuer, Ledger};
 use crate::metrics::Metrics;
 use crate::private_file;
 use crate::registry::{SledStore, Store, StoreError};
+use crate::revocation::{Revocations, RevocationsParts};
 use crate::telemetry::LogControl;
 
 /// The pieces that services are made of.
@@ -46,6 +47,8 @@ pub struct ControlPlane {
     pub tokens: Arc<Tokens>,
     /// Lets agents in and renews their certificates.
     pub enrollment: Arc<Enrollment>,
+    /// Who is refused before their certificates expire.
+    pub revocations: Arc<Revocations>,
     /// Admins and their credentials.
     pub admins: Arc<Admins>,
     /// Figures.
@@ -126,6 +129,15 @@ impl ControlPlane {
             clock.clone(),
             authority.trust_domain().clone(),
         ));
+        let revocations = Revocations::load(RevocationsParts {
+            store: Arc::clone(&store),
+            audit: Arc::clone(&audit),
+            ledger: Arc::clone(&ledger),
+            instances: Arc::clone(&instances),
+            authority: Arc::clone(&authority),
+            clock: clock.clone(),
+        });
+        let revocations = Arc::new(revocations.await?);
         let identity = LiveIdentity::new(authority.bundle().clone());
         Ok(Arc::new(Self {
             settings,
@@ -138,6 +150,7 @@ impl ControlPlane {
             instances,
             tokens,
             enrollment,
+            revocations,
             admins,
             metrics,
             log,
@@ -153,6 +166,7 @@ impl ControlPlane {
         AccessLayer::new(
             Arc::clone(&self.admins),
             Arc::clone(&self.ledger),
+            Arc::clone(&self.revocations),
             Arc::clone(&self.audit),
             Arc::clone(&self.metrics),
         )

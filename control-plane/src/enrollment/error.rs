@@ -6,6 +6,7 @@ use hauberk_identity::{NameError, SpiffeId, UnixMillis};
 
 use super::token::TokenUse;
 use crate::issuance::{IssuanceError, fails_as_issuance};
+use crate::revocation::Denial;
 
 /// Why an agent gets no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +67,9 @@ pub enum EnrollmentError {
         /// How many there may be.
         most: usize,
     },
+    /// The instance was revoked, or the node is in quarantine.
+    #[error("{0}")]
+    Denied(Denial),
     /// A record names an impossible node.
     #[error("the registry names an impossible node")]
     Name(#[from] NameError),

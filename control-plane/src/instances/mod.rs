@@ -5,6 +5,7 @@
 
 mod certificates;
 mod connected;
+mod denied;
 mod dismissal;
 mod enforcement;
 mod rollout;
@@ -22,9 +23,12 @@ use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMil
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::revocation::{Denial, Denylist, Mark};
+
 use hauberk_proto::agent::v1 as agent;
 
 pub use connected::Connected;
+use denied::DenylistProgress;
 use dismissal::Dismissal;
 pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
 pub use rollout::{Laggard, Rollout};
@@ -113,6 +117,8 @@ struct State {
     by_node: BTreeMap<SpiffeId, BTreeSet<InstanceId>>,
     last_session: u64,
     connected: usize,
+    /// Who is refused by everybody, and so counts as nobody.
+    denylist: Arc<Denylist>,
 }
 
 #[derive(Debug)]
@@ -127,6 +133,7 @@ struct Instance {
     address: Option<SocketAddr>,
     hello: Option<HelloFacts>,
     enforcement: Enforcement,
+    denylist: DenylistProgress,
     dismissal: Dismissal,
     /// Why its last registration was not taken.
     registration_refused: Option<String>,
@@ -169,6 +176,8 @@ pub struct Report {
     pub refusal: Option<Refusal>,
     /// Why its last registration was not taken.
     pub registration_refused: Option<String>,
+    /// Why everybody refuses it, if so.
+    pub denial: Option<Denial>,
 }
 
 impl Default for Instances {
@@ -206,6 +215,7 @@ impl Instances {
         peer: &Peer,
         hello: HelloFacts,
         enforcement: Enforcement,
+        denylist: Option<Mark>,
         questions: mpsc::Sender<Ask>,
         now: UnixMillis,
     ) -> Connected {
@@ -221,6 +231,7 @@ impl Instances {
             instance.address = peer.address;
             instance.hello = Some(hello);
             instance.enforcement = enforcement;
+            instance.denylist = DenylistProgress { in_force: denylist, pushed: None };
             instance.dismissal = Dismissal::default();
             instance.registration_refused = None;
             let session = Session { number, since: now, superseded: superseded.clone(), questions };
@@ -239,7 +250,7 @@ impl Instances {
         let Some(ids) = state.by_node.get(node).filter(|ids| ids.len() >= count) else { return false };
         let is_live = |id: &&InstanceId| {
             state.by_id.get(id).is_some_and(|instance| {
-                instance.is_live(now) && instance.node_uid.as_deref().is_none_or(|of| of == uid)
+                state.is_live(instance, now) && instance.node_uid.as_deref().is_none_or(|of| of == uid)
             })
         };
         ids.iter().filter(is_live).count() >= count
@@ -271,7 +282,7 @@ impl Instances {
         let state = self.lock();
         state.by_node.get(node)?.iter().copied().find(|id| {
             state.by_id.get(id).is_some_and(|instance| {
-                instance.is_live(now)
+                state.is_live(instance, now)
                     && !instance.dismissal.is_obeyed
                     && instance.hello.as_ref().is_some_and(|hello| {
                         features.iter().any(|feature| !hello.features.contains(*feature))
@@ -286,7 +297,10 @@ impl Instances {
         let nodes = state.by_node.iter().filter(|(spiffe_id, _)| wanted(spiffe_id));
         nodes
             .flat_map(|(_, ids)| ids)
-            .filter_map(|id| state.by_id.get(id).map(|instance| instance.report(*id)))
+            .filter_map(|id| {
+                let instance = state.by_id.get(id)?;
+                Some(Report { denial: state.denial(instance), ..instance.report(*id) })
+            })
             .collect()
     }
 
@@ -334,6 +348,7 @@ impl State {
             address: None,
             hello: None,
             enforcement: Enforcement::default(),
+            denylist: DenylistProgress::default(),
             dismissal: Dismissal::default(),
             registration_refused: None,
         });
@@ -352,10 +367,6 @@ impl State {
 }
 
 impl Instance {
-    fn is_live(&self, now: UnixMillis) -> bool {
-        now <= self.certificate.not_after
-    }
-
     fn report(&self, id: InstanceId) -> Report {
         Report {
             id,
@@ -371,6 +382,7 @@ impl Instance {
             in_force: self.enforcement.in_force(),
             refusal: self.enforcement.refusal().cloned(),
             registration_refused: self.registration_refused.clone(),
+            denial: None,
         }
     }
 }

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::incoming::ProtocolError;
 use crate::registry::StoreError;
+use crate::revocation::Denial;
 
 /// How long an agent may take to say Hello.
 pub(super) const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -34,6 +35,9 @@ pub enum Close {
          a new token"
     )]
     NodeMadeAnew,
+    /// The certificate was revoked, or the node is in quarantine.
+    #[error("{0}")]
+    Denied(Denial),
     /// No Hello in time.
     #[error("no Hello within {} seconds", HELLO_WITHIN.as_secs())]
     HelloTimeout,
@@ -48,7 +52,7 @@ pub enum Close {
 impl Close {
     /// Whether the agent is to serve nobody any longer.
     pub(super) fn is_dismissal(&self) -> bool {
-        matches!(self, Self::NodeDeleted | Self::NodeMadeAnew)
+        matches!(self, Self::NodeDeleted | Self::NodeMadeAnew | Self::Denied(_))
     }
 
     /// A stable name, for metrics and logs.
@@ -60,6 +64,7 @@ impl Close {
             Self::CertificateExpired => "certificate_expired",
             Self::NodeDeleted => "node_deleted",
             Self::NodeMadeAnew => "node_made_anew",
+            Self::Denied(denial) => denial.as_str(),
             Self::HelloTimeout => "hello_timeout",
             Self::Protocol(_) => "protocol",
             Self::Store(_) => "store",

@@ -31,6 +31,7 @@ use crate::flows::Flows;
 use crate::instances::{Instances, Peer};
 use crate::metrics::Metrics;
 use crate::registry::{Store, StoreError};
+use crate::revocation::Denylist;
 
 pub use close::Close;
 pub use endpoints::{EndpointSnapshot, Endpoints, TargetPort, UNCONFIRMED_FOR};
@@ -59,6 +60,8 @@ pub struct PushParts {
     pub instances: Arc<Instances>,
     /// The time of day.
     pub clock: Clock,
+    /// Who is refused.
+    pub denylist: watch::Receiver<Arc<Denylist>>,
     /// The views as they stand.
     pub compilation: watch::Receiver<Arc<Compilation>>,
     /// Roots and view keys, as agents are told them.
@@ -79,6 +82,7 @@ pub struct Push {
     store: Arc<dyn Store>,
     audit: Arc<Audit>,
     clock: Clock,
+    denylist: watch::Receiver<Arc<Denylist>>,
     compilation: watch::Receiver<Arc<Compilation>>,
     trust: agent::Trust,
     metrics: PushMetrics,
@@ -92,7 +96,8 @@ impl Push {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
-        let PushParts { store, audit, instances, clock, compilation, trust, metrics, tasks, stop } = parts;
+        let PushParts { store, audit, instances, clock, denylist, compilation, trust, metrics, tasks, stop } =
+            parts;
         let version = instances.load(&*store).await?;
         let push = Arc::new(Self {
             instances,
@@ -101,6 +106,7 @@ impl Push {
             store,
             audit,
             clock,
+            denylist,
             compilation,
             trust,
             metrics: PushMetrics::new(&metrics),

@@ -28,6 +28,7 @@ use super::{Push, dismiss};
 use crate::compile::Compilation;
 use crate::instances::wanted::{self, Standing};
 use crate::instances::{Ask, Connected, Enforcement, Peer};
+use crate::revocation::{Denylist, Mark};
 use crate::rpc::status;
 
 /// How often the wall clock is asked whether the peer's certificate has expired, at the least.
@@ -92,8 +93,10 @@ where
         },
         Err(close) => close,
     };
-    if close.is_dismissal() {
-        dismiss::dismiss(push, peer, &mut incoming, outgoing).await;
+    match close {
+        Close::Denied(_) => dismiss::deny(push, peer, &mut incoming, outgoing).await,
+        _ if close.is_dismissal() => dismiss::dismiss(push, peer, &mut incoming, outgoing).await,
+        _ => {}
     }
     close
 }
@@ -103,6 +106,9 @@ struct Session<'a> {
     push: &'a Push,
     peer: &'a Peer,
     presence: Presence,
+    denylist: watch::Receiver<Arc<Denylist>>,
+    /// The denylist that the agent has, or has been sent.
+    told_denylist: Mark,
     compilation: watch::Receiver<Arc<Compilation>>,
     endpoints: watch::Receiver<Arc<EndpointSnapshot>>,
     observed: watch::Receiver<bool>,
@@ -148,13 +154,15 @@ impl<'a> Session<'a> {
                 "an agent holds a newer configuration than this control plane: nothing is pushed to it");
             hello.facts.ahead = Some(hello.highest);
         }
+        let mut denylist = push.denylist.clone();
+        check_denied(&denylist.borrow_and_update(), peer)?;
         check_node(&compiled, peer)?;
         info!(event = "session_began", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
             version = hello.facts.version, clock_skew_ms = hello.facts.clock_skew_ms);
         let holding = Holding::new(hello.node, &hello.services);
         let enforcement = Enforcement::new(hello.node, hello.services);
         let (ask, asks) = mpsc::channel(MAX_QUESTIONS);
-        let connected = push.instances.connect(peer, hello.facts, enforcement, ask, now);
+        let connected = push.instances.connect(peer, hello.facts, enforcement, hello.denylist, ask, now);
         push.metrics.connected.set(push.instances.connected().try_into().unwrap_or(i64::MAX));
         let mut endpoints = push.endpoints.subscribe();
         let known_endpoints = Arc::clone(&endpoints.borrow_and_update());
@@ -162,6 +170,9 @@ impl<'a> Session<'a> {
             push,
             peer,
             presence: Presence { push: Arc::clone(push), peer: peer.clone(), connected },
+            denylist,
+            // To an agent that knows nothing of them, having none is as good as the empty one.
+            told_denylist: hello.denylist.unwrap_or(Mark { epoch: compiled.epoch, revision: 0 }),
             compilation,
             endpoints,
             asks,
@@ -192,12 +203,16 @@ impl<'a> Session<'a> {
     {
         let superseded = self.presence.connected.superseded().clone();
         loop {
-            let has_more = !self.urgent.is_empty() || self.holding.is_behind();
+            let has_more = self.is_denylist_due() || !self.urgent.is_empty() || self.holding.is_behind();
             tokio::select! {
                 () = superseded.cancelled() => return Err(Close::Superseded),
                 message = self.pace.next(incoming), if self.urgent.len() < MAX_URGENT => {
                     let message = content(message)?.ok_or(ProtocolError::Empty)?;
                     self.hear(message)?;
+                }
+                changed = self.denylist.changed() => {
+                    changed.map_err(|_| Close::Stopping)?;
+                    check_denied(&self.denylist.borrow_and_update(), self.peer)?;
                 }
                 changed = self.compilation.changed() => {
                     changed.map_err(|_| Close::Stopping)?;
@@ -236,7 +251,9 @@ impl<'a> Session<'a> {
     }
 
     fn next_message(&mut self) -> Option<Message> {
-        let message = match self.urgent.pop_front() {
+        // Before anything that it could let somebody in by.
+        let first = if self.is_denylist_due() { Some(self.next_denylist()) } else { self.urgent.pop_front() };
+        let message = match first {
             Some(message) => message,
             None => {
                 let (compilation, endpoints) = &self.world;
@@ -251,6 +268,18 @@ impl<'a> Session<'a> {
         };
         self.push.metrics.pushes.get_or_create(&KindLabel { kind: kind(&message) }).inc();
         Some(message)
+    }
+
+    fn is_denylist_due(&self) -> bool {
+        let mark = self.denylist.borrow().mark;
+        !self.is_ahead && mark != self.told_denylist && (mark.epoch, mark.revision) != (0, 0)
+    }
+
+    fn next_denylist(&mut self) -> Message {
+        let denylist = Arc::clone(&self.denylist.borrow());
+        self.told_denylist = denylist.mark;
+        self.presence.connected.pushed_denylist(denylist.mark);
+        Message::Denylist(denylist.signed.clone())
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -303,6 +332,14 @@ fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
     }
 }
 
+/// Whether the peer is let in at all.
+fn check_denied(denylist: &Denylist, peer: &Peer) -> Result<(), Close> {
+    match denylist.denial(&peer.spiffe_id, peer.certificate.serial) {
+        Some(denial) => Err(Close::Denied(denial)),
+        None => Ok(()),
+    }
+}
+
 /// What came: a message, `None` for one without a known content, or the end.
 pub(super) fn content(
     message: Option<Result<FromAgent, Status>>,
@@ -323,5 +360,6 @@ fn kind(message: &Message) -> &'static str {
         Message::Observe(_) => "observe",
         Message::CurrentAt(_) => "current_at",
         Message::NodeGone(_) => "node_gone",
+        Message::Denylist(_) => "denylist",
     }
 }

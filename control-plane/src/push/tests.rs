@@ -15,6 +15,8 @@ use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
 
+mod denylist;
+
 const EPOCH: u64 = 1_700_000_000_000;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -449,6 +451,7 @@ async fn a_decision_of_a_lost_agent_is_explained_from_what_it_had_sent() {
 struct World {
     push: Arc<Push>,
     compilation: watch::Sender<Arc<Compilation>>,
+    denylist: watch::Sender<Arc<Denylist>>,
     clock: Clock,
     stop: CancellationToken,
     store: Arc<SledStore>,
@@ -466,19 +469,21 @@ impl World {
 
     async fn start(store: Arc<SledStore>, directory: tempfile::TempDir) -> Self {
         let (compilation, receiver) = watch::channel(Arc::default());
+        let denylist = watch::Sender::new(Arc::default());
         let (clock, stop) = (Clock::manual(NOW), CancellationToken::new());
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
             instances: Arc::default(),
             clock: clock.clone(),
+            denylist: denylist.subscribe(),
             compilation: receiver,
             trust: agent::Trust { trust_domain: "shop.local".into(), ..agent::Trust::default() },
             metrics: Arc::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
-        Self { push: push.await.unwrap(), compilation, clock, stop, store, directory }
+        Self { push: push.await.unwrap(), compilation, denylist, clock, stop, store, directory }
     }
 
     async fn stopped(&self) {
@@ -655,6 +660,7 @@ impl Agent {
             Message::Question(question) => format!("question {}", question.decision_id),
             Message::Observe(observe) => format!("observe {} {}", observe.all, observe.limit_per_second),
             Message::CurrentAt(current) => format!("current {}", current.revision),
+            Message::Denylist(_) => "denylist".to_owned(),
             Message::NodeGone(gone) => format!("node gone {}", gone.revision),
         }
     }

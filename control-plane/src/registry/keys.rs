@@ -20,6 +20,10 @@
 //! audit-stranger/<newest first>            an audit record of what was refused to nobody in particular
 //! endpoint/<SPIFFE id>/<instance id>       where a running agent takes mesh traffic
 //! decision/<instance id>/<decision id>     a denial, the first of its kind
+//! revocation/number                        the revision at which the denylist last changed
+//! revocation/serial/<serial>               a revoked certificate
+//! revocation/instance/<instance id>        a revoked instance
+//! revocation/node/<mesh>/<name>            a node in quarantine
 //! ```
 
 use hauberk_identity::UnixMillis;
@@ -80,6 +84,21 @@ pub const ENDPOINTS: &str = "endpoint/";
 
 /// Denials that are kept.
 pub const DECISIONS: &str = "decision/";
+
+/// Everybody who is refused.
+pub const REVOCATIONS: &str = "revocation/";
+
+/// The number of the denylist.
+pub const DENYLIST_NUMBER: &str = "revocation/number";
+
+/// Revoked certificates.
+pub const REVOKED_SERIALS: &str = "revocation/serial/";
+
+/// Revoked instances.
+pub const REVOKED_INSTANCES: &str = "revocation/instance/";
+
+/// Nodes in quarantine.
+pub const QUARANTINES: &str = "revocation/node/";
 
 /// A resource. `kind` is spelt as in files (`VirtualNode`); a mesh stands in itself. Names hold no slash.
 pub fn resource(kind: &str, mesh: &str, name: &str) -> String {

@@ -107,7 +107,10 @@ impl Identities for IdentitiesService {
             _ => false,
         });
         let instances = reports.iter().map(|report| {
-            let lag = lags.get(&report.id).map(Lag::to_string);
+            let lag = match report.denial {
+                Some(denial) => Some(format!("{}: everybody refuses it", denial.as_str())),
+                None => lags.get(&report.id).map(Lag::to_string),
+            };
             match wanted::standing(&compilation, &report.spiffe_id, report.node_uid.as_deref()) {
                 Standing::Here(view) => self.instance(report, view.revision, lag.unwrap_or_default()),
                 Standing::Deleted | Standing::MadeAnew => {

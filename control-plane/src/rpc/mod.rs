@@ -18,6 +18,7 @@ mod page;
 mod policies;
 mod refused;
 mod resources;
+mod revocations;
 mod rollout;
 mod server;
 pub mod status;
@@ -70,6 +71,7 @@ pub async fn admin_routes(
         .add_service(identities::service(control, push))
         .add_service(policies::service(control, resources, push))
         .add_service(resources::service(control, resources))
+        .add_service(revocations::service(control))
         .add_service(rollout::service(control, push))
         .add_service(system::service(control, push))
         .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
@@ -88,6 +90,7 @@ const ADMIN_SERVICES: &[&str] = &[
     "hauberk.admin.v1.Identities",
     "hauberk.admin.v1.Policies",
     "hauberk.admin.v1.Resources",
+    "hauberk.admin.v1.Revocations",
     "hauberk.admin.v1.Rollout",
     "hauberk.admin.v1.System",
     "grpc.health.v1.Health",

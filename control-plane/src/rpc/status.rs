@@ -14,6 +14,7 @@ use crate::issuance::IssuanceError;
 use crate::push::{Close, ExplainError};
 use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
+use crate::revocation::{Denial, RevocationError};
 use crate::telemetry::TelemetryError;
 
 /// The domain of our reasons in google.rpc.ErrorInfo.
@@ -163,8 +164,34 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::TooManyInstances { .. } => {
             refusal(Code::ResourceExhausted, "TOO_MANY_INSTANCES", error.to_string())
         }
+        EnrollmentError::Denied(denial) => of_denial(*denial),
         EnrollmentError::Issuance(error) => of_issuance(error),
         EnrollmentError::Name(_) => internal(error),
+    }
+}
+
+/// Of whoever is refused before the certificate expires.
+pub fn of_denial(denial: Denial) -> Status {
+    let reason = match denial {
+        Denial::Revoked => "REVOKED",
+        Denial::Quarantined => "QUARANTINED",
+    };
+    refusal(Code::PermissionDenied, reason, denial.to_string())
+}
+
+/// Of revocations.
+pub fn of_revocation(error: &RevocationError) -> Status {
+    let refused = |code, reason| refusal(code, reason, error.to_string());
+    match error {
+        RevocationError::UnknownSerial(_) => refused(Code::NotFound, "NO_SUCH_CERTIFICATE"),
+        RevocationError::UnknownInstance(_) => refused(Code::NotFound, "NO_SUCH_INSTANCE"),
+        RevocationError::NoSuchNode { .. } => refused(Code::NotFound, "NO_SUCH_NODE"),
+        RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),
+        RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
+        RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
+        RevocationError::TooMany => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
+        RevocationError::Store(error) => of_store(error),
+        RevocationError::Sign(_) => internal(error),
     }
 }
 
@@ -210,6 +237,7 @@ pub fn of_close(close: &Close) -> Status {
         Close::CertificateExpired => ended(Code::Unauthenticated, "CERTIFICATE_EXPIRED"),
         Close::NodeDeleted => ended(Code::NotFound, "NODE_GONE"),
         Close::NodeMadeAnew => ended(Code::PermissionDenied, "NODE_MADE_ANEW"),
+        Close::Denied(denial) => of_denial(*denial),
         Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
         Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),
         Close::Store(error) => of_store(error),

@@ -184,7 +184,10 @@ fn may_call(path: &str, role: Role) -> bool {
     let Some((_, rpc)) = path.rsplit_once(".v1.") else { return false };
     let roles: &[Role] = match rpc {
         "Resources/Apply" | "Resources/Delete" => &[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin],
-        "Identities/CreateToken" | "Identities/DeleteToken" => &[Role::IdentityAdmin],
+        "Identities/CreateToken"
+        | "Identities/DeleteToken"
+        | "Revocations/Revoke"
+        | "Revocations/Quarantine" => &[Role::IdentityAdmin],
         "Admins/CreateAdmin" | "Admins/DeleteAdmin" | "System/SetLogFilter" => &[],
         "LocalAdmin/IssueCredential" => return false,
         _ => return true,

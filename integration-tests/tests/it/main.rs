@@ -35,6 +35,7 @@ mod peer;
 mod python;
 mod replicas;
 mod resources;
+mod revocation;
 mod rollout;
 mod shop;
 mod spiffe_clients;

@@ -36,6 +36,7 @@ fn report() -> Report {
         in_force: None,
         refusal: None,
         registration_refused: None,
+        denial: None,
     }
 }
 

@@ -110,6 +110,7 @@ async fn start(
             metrics: Arc::clone(&control.metrics),
             clock: control.clock.clone(),
             admins: Arc::clone(&control.admins),
+            revocations: Arc::clone(&control.revocations),
         })
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;

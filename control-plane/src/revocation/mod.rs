@@ -16,5 +16,5 @@ mod tests;
 pub(crate) use denylist::Certificate;
 pub use denylist::{Denial, Denylist, Mark};
 pub use error::RevocationError;
-pub use records::{check_instance, check_node};
+pub use records::{check_certificate, check_instance, check_node};
 pub use revocations::{Revocations, RevocationsParts, Revoked, Target};

@@ -69,14 +69,23 @@ pub async fn check_instance(
     instance: &InstanceId,
     renewed: Option<Serial>,
 ) -> Result<Result<Commit, Denial>, StoreError> {
-    let mut guarded = commit;
-    for key in renewed.map(serial_key).into_iter().chain([instance_key(instance)]) {
-        if store.get(&key).await?.is_some() {
-            return Ok(Err(Denial::Revoked));
-        }
-        guarded = guarded.absent(key);
+    let checked = check_absent(store, commit, instance_key(instance), Denial::Revoked).await?;
+    match (checked, renewed) {
+        (Ok(commit), Some(renewed)) => check_certificate(store, commit, renewed).await,
+        (checked, _) => Ok(checked),
     }
-    Ok(Ok(guarded))
+}
+
+/// The same for a certificate alone.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn check_certificate(
+    store: &dyn Store,
+    commit: Commit,
+    serial: Serial,
+) -> Result<Result<Commit, Denial>, StoreError> {
+    check_absent(store, commit, serial_key(serial), Denial::Revoked).await
 }
 
 /// The same for the quarantine of a node.
@@ -89,9 +98,17 @@ pub async fn check_node(
     mesh: &str,
     node: &str,
 ) -> Result<Result<Commit, Denial>, StoreError> {
-    let key = quarantine_key(mesh, node);
+    check_absent(store, commit, quarantine_key(mesh, node), Denial::Quarantined).await
+}
+
+async fn check_absent(
+    store: &dyn Store,
+    commit: Commit,
+    key: String,
+    denial: Denial,
+) -> Result<Result<Commit, Denial>, StoreError> {
     Ok(match store.get(&key).await? {
-        Some(_) => Err(Denial::Quarantined),
+        Some(_) => Err(denial),
         None => Ok(commit.absent(key)),
     })
 }

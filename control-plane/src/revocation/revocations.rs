@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Name, Serial, UnixMillis};
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -103,6 +103,13 @@ impl Revocations {
     /// The same, and its changes.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Denylist>> {
         self.denylist.subscribe()
+    }
+
+    /// Until whoever proves this is refused.
+    pub async fn until_denied(&self, id: &SpiffeId, serial: Serial) {
+        let mut changes = self.subscribe();
+        // The sender is ours, and so there while this runs.
+        let _denied = changes.wait_for(|list| list.denial(id, serial).is_some()).await;
     }
 
     /// Follows what others write, until `stop`.

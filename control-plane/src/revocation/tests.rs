@@ -228,3 +228,18 @@ async fn the_list_for_agents_is_signed_and_numbered() {
     let id = SpiffeId::node(scratch.control.authority.trust_domain(), &mesh, &name);
     assert_eq!(read.spiffe_ids, [id.to_string()]);
 }
+
+#[tokio::test]
+async fn an_admins_credential_is_revoked_like_any_certificate() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let name = Name::parse("ada").unwrap();
+    let (_, csr) = request();
+    let issued = admins.issue_locally(&name, &[], &csr, &actor()).await.unwrap().issued;
+    let peer = scratch.peer(&issued.svid);
+    admins.renew(&name, peer.serial(), &csr, &actor()).await.unwrap();
+    scratch.control.revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+    scratch.control.revocations.until_denied(peer.id(), peer.serial()).await;
+    let renewed = admins.renew(&name, peer.serial(), &csr, &actor()).await;
+    assert!(matches!(renewed, Err(crate::admins::AdminError::Stale)), "{renewed:?}");
+}

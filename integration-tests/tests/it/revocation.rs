@@ -21,6 +21,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     peer::Peer,
@@ -106,8 +107,8 @@ async fn whoever_is_revoked_gets_nothing_of_the_control_plane_but_that() {
     let refused = renewal.sign_certificate(SignCertificateRequest { csr }).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert!(refused.message().contains("revoked"), "{refused}");
-    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
-    let refused = health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap_err();
+    let mut health = HealthClient::new(channel);
+    let refused = health.check(HealthCheckRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "also what anybody may ask: {refused}");
 }
 
@@ -208,6 +209,21 @@ fn an_agent_whose_denylist_is_damaged_lets_nobody_in_until_it_has_another() {
     });
     mesh.restart_control_plane();
     orders.wait_ready();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admins_open_stream_is_cut_with_the_credential() {
+    let mesh = small_shop();
+    let admin = HealthClient::new(dial::channel(mesh.admin_address(), dial::admin(&mesh)));
+    let mut watch = admin.clone().watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    let own = Svid::from_pem(&mesh.context("certificate_pem")).unwrap();
+    // The connection that asks for it is cut too, perhaps before it is answered.
+    mesh.hauberk(&["revoke", "serial", &serial(&own)]);
+    let end = timeout(PATIENCE, watch.message()).await.expect("it ends");
+    assert!(!matches!(end, Ok(Some(_))), "{end:?}");
+    let refused = mesh.hauberk(&["get", "instances"]);
+    assert!(refused.code != 0 && refused.stderr.contains("revoked"), "{refused:?}");
 }
 
 /// What the control plane publishes for programs that are not in the mesh.

@@ -24,7 +24,7 @@ mod stream;
 mod svid;
 mod verifier;
 
-pub use authority::{AuthorityError, IssuingAuthority, RootAuthority};
+pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
 pub use bootstrap::{BootstrapTrust, bootstrap_connector};
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;

@@ -74,7 +74,18 @@ impl Svid {
     /// # Errors
     /// The chain would become too long.
     pub fn with_root(&self, root: &CertificateDer<'static>) -> Result<Self, SvidError> {
-        Self::from_der(self.chain.iter().cloned().chain([root.clone()]))
+        self.followed_by([root.clone()])
+    }
+
+    /// The same SVID with more certificates behind its chain.
+    ///
+    /// # Errors
+    /// The chain would become too long.
+    pub fn followed_by(
+        &self,
+        more: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        Self::from_der(self.chain.iter().cloned().chain(more))
     }
 
     /// The chain, leaf first.
@@ -90,6 +101,11 @@ impl Svid {
     /// Whom the leaf names.
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// The serial number of the authority that signed the leaf, where its certificate comes along.
+    pub fn issuer_serial(&self) -> Option<Serial> {
+        Some(Facts::read(self.chain.get(1)?).ok()?.serial)
     }
 
     /// The leaf's serial number.

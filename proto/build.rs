@@ -4,7 +4,7 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
@@ -17,6 +17,7 @@ const FILES: [&str; 13] = [
     "hauberk/admin/v1/admins.proto",
     "hauberk/admin/v1/revocations.proto",
     "hauberk/admin/v1/operations.proto",
+    "hauberk/admin/v1/authorities.proto",
     "google/protobuf/timestamp.proto",
 ];
 

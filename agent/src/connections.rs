@@ -97,6 +97,8 @@ impl Connections {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         inbound.mark_changed();
+        // None is live yet: each is held against what is trusted as it is registered.
+        trust.mark_changed();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -105,7 +107,8 @@ impl Connections {
                     self.apply(next).await;
                 }
                 Ok(()) = trust.changed() => {
-                    self.apply_trust().await;
+                    let bundle = Arc::clone(trust.borrow_and_update().bundle());
+                    self.apply_trust(bundle).await;
                     self.judge_ourselves();
                 }
                 Ok(()) = denied.changed() => {
@@ -240,8 +243,7 @@ impl Connections {
         self.context.mesh.applied.publish(Arc::clone(rules.inbound()));
     }
 
-    async fn apply_trust(&self) {
-        let bundle = Arc::clone(self.context.identity.current().bundle());
+    async fn apply_trust(&self, bundle: Arc<TrustBundle>) {
         let now = self.context.clock.now();
         self.walk(|connection| {
             if let Err(error) = connection.verify_again(self, &bundle, now) {
@@ -249,6 +251,7 @@ impl Connections {
             }
         })
         .await;
+        self.context.mesh.applied.publish_trust(bundle);
     }
 
     async fn apply_denylist(&self) {

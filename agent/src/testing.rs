@@ -91,6 +91,7 @@ impl Authorities {
                 key_id: self.signer.key_id().to_owned(),
                 public_key: self.signer.public_key_der().to_vec(),
             }],
+            ..pb::Trust::default()
         }
     }
 

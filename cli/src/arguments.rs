@@ -1,6 +1,7 @@
 //! The command line.
 
 mod access;
+mod authority;
 mod decisions;
 mod resources;
 mod revocation;
@@ -11,6 +12,7 @@ use clap_complete::engine::ArgValueCandidates;
 pub(crate) use access::{
     Admin, Audit, AuditList, Completion, ContextCommand, Login, Role, Shell, Token, TokenCreate, Uses,
 };
+pub(crate) use authority::{AuthorityCommand, AuthorityKind, Waiting};
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
 pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
@@ -115,6 +117,9 @@ pub(crate) enum Command {
     /// Refuse a virtual node until further notice
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Who signs certificates, and who is trusted
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
     /// Who may administer
     #[command(subcommand)]
     Admin(Admin),

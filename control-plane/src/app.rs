@@ -17,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority;
 use crate::clock::Clock;
 use crate::compile;
 use crate::config::Settings;
@@ -133,6 +134,7 @@ async fn start(
         async move { revocations.follow(stop).await }
     });
     control.tasks.spawn(crl::publish(Arc::clone(&control.revocations), list, stop.clone()));
+    control.tasks.spawn(authority::keep(Arc::clone(&control.authorities), control.stop.clone()));
     control.tasks.spawn(follow_revision(Arc::clone(control)));
     control.tasks.close();
     health.set_serving(true);
@@ -162,7 +164,8 @@ async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>
         clock: control.clock.clone(),
         denylist: control.revocations.subscribe(),
         compilation,
-        trust: rpc::message::trust(&control.authority),
+        trust: control.authority.trust(),
+        identity: control.identity.clone(),
         metrics: Arc::clone(&control.metrics),
         tasks: tasks.clone(),
         stop: stop.clone(),

@@ -8,7 +8,7 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::from_agent::Message as Up;
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::to_agent::Message as Down;
-use hauberk_tls::{LiveState, Svid};
+use hauberk_tls::{LiveState, Svid, TrustBundle};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -43,6 +43,8 @@ pub(super) struct Session<'a> {
     identity: watch::Receiver<LiveState>,
     unacknowledged: Option<Unacknowledged>,
     unacknowledged_denylist: Option<Mark>,
+    /// A trust bundle that live traffic may not obey yet, and its version.
+    unacknowledged_trust: Option<(u64, Arc<TrustBundle>)>,
 }
 
 /// What live traffic does not obey yet.
@@ -54,7 +56,7 @@ enum Unacknowledged {
 
 impl<'a> Session<'a> {
     pub(super) fn new(sync: &'a Sync, held: &'a mut Held, identity: watch::Receiver<LiveState>) -> Self {
-        Self { sync, held, identity, unacknowledged: None, unacknowledged_denylist: None }
+        Self { sync, held, identity, unacknowledged: None, unacknowledged_denylist: None, unacknowledged_trust: None }
     }
 
     pub(super) async fn run(mut self, channel: Channel, backoff: &mut Backoff) -> End {
@@ -80,6 +82,7 @@ impl<'a> Session<'a> {
         up.send(Up::Register(register)).await?;
         wishes.mark_changed();
         applied.mark_changed();
+        let mut trust_applied = self.sync.mesh.applied.subscribe_trust();
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let mut down = client.sync(ReceiverStream::new(waiting)).await.map_err(closed)?.into_inner();
         self.sync.connected.send_replace(true);
@@ -103,6 +106,11 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     let applied = *denied.borrow_and_update();
                     self.acknowledge_denylist(applied, &up).await?;
+                }
+                changed = trust_applied.changed() => {
+                    or_stopping(changed)?;
+                    trust_applied.mark_unchanged();
+                    self.acknowledge_trust(&up).await?;
                 }
                 changed = registrations.changed() => {
                     or_stopping(changed)?;
@@ -152,13 +160,8 @@ impl<'a> Session<'a> {
                 }
             }
             Down::Trust(trust) => {
-                let credentials = self.sync.credentials.clone();
-                match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
-                    Ok(Ok(true)) => tracing::info!(event = "trust_replaced"),
-                    Ok(Ok(false)) => {}
-                    Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
-                    Err(error) => tracing::error!(event = "trust_refused", %error),
-                }
+                self.take_trust(trust).await;
+                self.acknowledge_trust(up).await?;
             }
             Down::Question(pb::Question { question_id, decision_id }) => {
                 let decision = self.sync.decisions.explain(&decision_id);
@@ -178,6 +181,36 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    async fn take_trust(&mut self, trust: pb::Trust) {
+        let (credentials, version) = (self.sync.credentials.clone(), trust.version);
+        match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
+            Ok(Ok(is_new)) => {
+                if is_new {
+                    tracing::info!(event = "trust_replaced", version);
+                }
+                let bundle = Arc::clone(self.sync.credentials.live().current().bundle());
+                self.unacknowledged_trust = Some((version, bundle));
+            }
+            Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
+            Err(error) => tracing::error!(event = "trust_refused", %error),
+        }
+    }
+
+    /// Acknowledges what is to be trusted once every live connection has been held against it.
+    async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
+        let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
+        let version = match (&self.unacknowledged_trust, applied) {
+            (Some((version, wanted)), Some(applied)) if *wanted == applied => *version,
+            _ => return Ok(()),
+        };
+        self.unacknowledged_trust = None;
+        // A control plane that counts no versions does not know the answer.
+        if version == 0 {
+            return Ok(());
+        }
+        up.send(Up::TrustInForce(pb::TrustInForce { version })).await
     }
 
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {

@@ -247,7 +247,11 @@ async fn certificates(
     Ok(())
 }
 
-fn show(
+/// Shows a list in any format.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn show(
     format: Format,
     kind: &str,
     headers: &[&str],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_proto::admin::v1::{WaitRequest, WaitResponse};
+use hauberk_proto::admin::v1::{Laggard, WaitRequest, WaitResponse};
 use owo_colors::OwoColorize as _;
 use tokio::time::{Instant, timeout_at};
 
@@ -112,16 +112,7 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
         .collect();
     let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
     output::note(output::table(&headers, rows).trim_end());
-    let mut help: Vec<String> = state
-        .laggards
-        .iter()
-        .take(MOST_ADVISED)
-        .map(|laggard| format!("{}: {}", laggard.instance_id, laggard.fix))
-        .map(|line| output::printable(&line))
-        .collect();
-    if state.laggards.len() > MOST_ADVISED {
-        help.push("and so with the others".to_owned());
-    }
+    let mut help = advice(&state.laggards);
     help.push(
         "those listed act on an older revision until they answer or their certificates expire".to_owned(),
     );
@@ -137,6 +128,21 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     )
 }
 
-fn instances(count: u32) -> String {
+/// What to do about the first of those who are late.
+pub(crate) fn advice(laggards: &[Laggard]) -> Vec<String> {
+    let mut help: Vec<String> = laggards
+        .iter()
+        .take(MOST_ADVISED)
+        .map(|laggard| format!("{}: {}", laggard.instance_id, laggard.fix))
+        .map(|line| output::printable(&line))
+        .collect();
+    if laggards.len() > MOST_ADVISED {
+        help.push("and so with the others".to_owned());
+    }
+    help
+}
+
+/// So many, in words.
+pub(crate) fn instances(count: u32) -> String {
     if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hauberk_identity::IdentityKind;
+use hauberk_tls::{PeerIdentity, Usage};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -15,6 +16,8 @@ use super::caller::{CallContext, Caller, ConnectionInfo};
 use super::table::{Access, access_to};
 use crate::admins::{AdminError, Admins};
 use crate::audit::{Act, Actor, Audit};
+use crate::authority::Authority;
+use crate::clock::Clock;
 use crate::issuance::Ledger;
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::revocation::Revocations;
@@ -32,6 +35,8 @@ struct Checks {
     revocations: Arc<Revocations>,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
+    authority: Arc<Authority>,
+    clock: Clock,
 }
 
 impl AccessLayer {
@@ -42,8 +47,10 @@ impl AccessLayer {
         revocations: Arc<Revocations>,
         audit: Arc<Audit>,
         metrics: Arc<Metrics>,
+        authority: Arc<Authority>,
+        clock: Clock,
     ) -> Self {
-        Self { checks: Arc::new(Checks { admins, ledger, revocations, audit, metrics }) }
+        Self { checks: Arc::new(Checks { admins, ledger, revocations, audit, metrics, authority, clock }) }
     }
 }
 
@@ -123,6 +130,7 @@ impl Checks {
             },
             Access::Agent | Access::AgentStream => {
                 let peer = peer.ok_or_else(|| no_certificate("an agent"))?;
+                self.check_trust(&peer)?;
                 if !matches!(peer.id().kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. }) {
                     return Err(Status::permission_denied(format!("{} is no agent", peer.id())));
                 }
@@ -132,6 +140,7 @@ impl Checks {
             }
             Access::AnyAdmin | Access::Roles(_) => {
                 let peer = peer.ok_or_else(|| no_certificate("an admin"))?;
+                self.check_trust(&peer)?;
                 let admin = match self.admins.authenticate(&peer).await {
                     Ok(admin) => admin,
                     Err(error) => {
@@ -150,6 +159,16 @@ impl Checks {
             self.count("ok");
         }
         Ok(context)
+    }
+
+    /// A connection outlives the handshake in which its peer was verified: where an authority was revoked since, by whom
+    /// the peer is vouched for is looked at again.
+    fn check_trust(&self, peer: &PeerIdentity) -> Result<(), Status> {
+        if !self.authority.has_revoked() {
+            return Ok(());
+        }
+        peer.verify_again(&self.authority.bundle(), self.clock.now(), Usage::Client)
+            .map_err(|error| status::refusal(Code::Unauthenticated, "NOT_TRUSTED", error.to_string()))
     }
 
     async fn check_roles(

@@ -12,7 +12,7 @@ use super::error::AppError;
 use crate::access::AccessLayer;
 use crate::admins::Admins;
 use crate::audit::Audit;
-use crate::authority::{Authority, KeyEncryptionKey};
+use crate::authority::{Authorities, AuthoritiesParts, Authority, KeyEncryptionKey};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
@@ -37,6 +37,8 @@ pub struct ControlPlane {
     pub audit: Arc<Audit>,
     /// Trust domain, epoch, roots, issuing authority, view keys.
     pub authority: Arc<Authority>,
+    /// Puts one authority in the place of another.
+    pub authorities: Arc<Authorities>,
     /// Issues certificates.
     pub issuer: Arc<Issuer>,
     /// Which certificates and instances there are.
@@ -138,13 +140,24 @@ impl ControlPlane {
             clock: clock.clone(),
         });
         let revocations = Arc::new(revocations.await?);
-        let identity = LiveIdentity::new(authority.bundle().clone());
+        let identity = LiveIdentity::new((*authority.bundle()).clone());
+        let authorities = Arc::new(Authorities::new(AuthoritiesParts {
+            store: Arc::clone(&store),
+            audit: Arc::clone(&audit),
+            authority: Arc::clone(&authority),
+            identity: identity.clone(),
+            instances: Arc::clone(&instances),
+            ledger: Arc::clone(&ledger),
+            clock: clock.clone(),
+            kek_file: settings.kek_file.clone(),
+        }));
         Ok(Arc::new(Self {
             settings,
             clock,
             store,
             audit,
             authority,
+            authorities,
             issuer,
             ledger,
             instances,
@@ -169,6 +182,8 @@ impl ControlPlane {
             Arc::clone(&self.revocations),
             Arc::clone(&self.audit),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.authority),
+            self.clock.clone(),
         )
     }
 

@@ -95,7 +95,7 @@ impl Connected {
         self.change(|instance| instance.registration_refused = refused);
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Instance) -> T) -> Option<T> {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Instance) -> T) -> Option<T> {
         self.instances.change(|state| state.of_session(self.instance, self.number).map(change))
     }
 

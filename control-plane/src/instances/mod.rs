@@ -9,6 +9,7 @@ mod denied;
 mod dismissal;
 mod enforcement;
 mod rollout;
+mod trust;
 pub(crate) mod wanted;
 
 #[cfg(test)]
@@ -26,12 +27,14 @@ use tokio_util::sync::CancellationToken;
 use crate::revocation::{Denial, Denylist, Mark};
 
 use hauberk_proto::agent::v1 as agent;
+use hauberk_tls::PeerIdentity;
 
 pub use connected::Connected;
 use denied::DenylistProgress;
 use dismissal::Dismissal;
 pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
 pub use rollout::{Laggard, Rollout};
+pub use trust::Trusting;
 
 /// How long an instance is listed after its last certificate has expired.
 const LISTED_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
@@ -64,6 +67,8 @@ pub struct Peer {
     pub certificate: IssuedTo,
     /// Where it called from.
     pub address: Option<SocketAddr>,
+    /// The proof, to be held against what is trusted later.
+    pub proof: Option<PeerIdentity>,
 }
 
 impl Peer {
@@ -76,7 +81,7 @@ impl Peer {
         address: Option<SocketAddr>,
     ) -> Option<Self> {
         let (mesh, node) = mesh_and_node(&spiffe_id)?;
-        Some(Self { spiffe_id, mesh, node, node_uid, instance, certificate, address })
+        Some(Self { spiffe_id, mesh, node, node_uid, instance, certificate, address, proof: None })
     }
 }
 
@@ -137,11 +142,15 @@ struct Instance {
     dismissal: Dismissal,
     /// Why its last registration was not taken.
     registration_refused: Option<String>,
+    /// The version of trust that it has in force.
+    trust_version: u64,
 }
 
 #[derive(Debug)]
 struct Session {
     number: u64,
+    /// Of the certificate that it was begun with.
+    serial: Serial,
     since: UnixMillis,
     superseded: CancellationToken,
     questions: mpsc::Sender<Ask>,
@@ -234,7 +243,8 @@ impl Instances {
             instance.denylist = DenylistProgress { in_force: denylist, pushed: None };
             instance.dismissal = Dismissal::default();
             instance.registration_refused = None;
-            let session = Session { number, since: now, superseded: superseded.clone(), questions };
+            let serial = peer.certificate.serial;
+            let session = Session { number, serial, since: now, superseded: superseded.clone(), questions };
             match instance.session.replace(session) {
                 Some(older) => older.superseded.cancel(),
                 None => state.connected += 1,
@@ -335,7 +345,7 @@ impl Instances {
 
 impl State {
     fn know(&mut self, peer: &Peer) -> &mut Instance {
-        let Peer { spiffe_id, mesh, node, node_uid, instance: id, certificate, address: _ } = peer;
+        let Peer { spiffe_id, mesh, node, node_uid, instance: id, certificate, address: _, proof: _ } = peer;
         self.by_node.entry(spiffe_id.clone()).or_default().insert(*id);
         let instance = self.by_id.entry(*id).or_insert_with(|| Instance {
             spiffe_id: spiffe_id.clone(),
@@ -351,6 +361,7 @@ impl State {
             denylist: DenylistProgress::default(),
             dismissal: Dismissal::default(),
             registration_refused: None,
+            trust_version: 0,
         });
         if node_uid.is_some() {
             instance.node_uid.clone_from(node_uid);

@@ -46,6 +46,9 @@ pub struct IssuedRecord {
     pub not_after: u64,
     /// SHA-256 of the public key, hexadecimal.
     pub key_fingerprint: String,
+    /// The serial number of the authority that signed it; `None` in records of releases that had one.
+    #[serde(default)]
+    pub issuer: Option<String>,
 }
 
 /// A running agent, as far as certificates go; its id is in the key.

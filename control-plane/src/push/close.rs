@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hauberk_tls::VerifyError;
 use thiserror::Error;
 
 use super::incoming::ProtocolError;
@@ -38,6 +39,9 @@ pub enum Close {
     /// The certificate was revoked, or the node is in quarantine.
     #[error("{0}")]
     Denied(Denial),
+    /// The authority that vouched for the agent is not trusted any longer.
+    #[error("the certificate of this connection is not trusted any longer ({0}): join again")]
+    NotTrusted(VerifyError),
     /// No Hello in time.
     #[error("no Hello within {} seconds", HELLO_WITHIN.as_secs())]
     HelloTimeout,
@@ -65,6 +69,7 @@ impl Close {
             Self::NodeDeleted => "node_deleted",
             Self::NodeMadeAnew => "node_made_anew",
             Self::Denied(denial) => denial.as_str(),
+            Self::NotTrusted(_) => "not_trusted",
             Self::HelloTimeout => "hello_timeout",
             Self::Protocol(_) => "protocol",
             Self::Store(_) => "store",

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent};
+use hauberk_tls::LiveIdentity;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,7 +66,9 @@ pub struct PushParts {
     /// The views as they stand.
     pub compilation: watch::Receiver<Arc<Compilation>>,
     /// Roots and view keys, as agents are told them.
-    pub trust: agent::Trust,
+    pub trust: watch::Receiver<Arc<agent::Trust>>,
+    /// What peers are verified against.
+    pub identity: LiveIdentity,
     /// Where figures are shown.
     pub metrics: Arc<Metrics>,
     /// Owns every task.
@@ -84,7 +87,8 @@ pub struct Push {
     clock: Clock,
     denylist: watch::Receiver<Arc<Denylist>>,
     compilation: watch::Receiver<Arc<Compilation>>,
-    trust: agent::Trust,
+    trust: watch::Receiver<Arc<agent::Trust>>,
+    identity: LiveIdentity,
     metrics: PushMetrics,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -96,7 +100,7 @@ impl Push {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
-        let PushParts { store, audit, instances, clock, denylist, compilation, trust, metrics, tasks, stop } =
+        let PushParts { store, audit, instances, clock, denylist, compilation, trust, identity, metrics, tasks, stop } =
             parts;
         let version = instances.load(&*store).await?;
         let push = Arc::new(Self {
@@ -109,6 +113,7 @@ impl Push {
             denylist,
             compilation,
             trust,
+            identity,
             metrics: PushMetrics::new(&metrics),
             tasks,
             stop,

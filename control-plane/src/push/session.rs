@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent, from_agent, to_agent::Message};
+use hauberk_tls::Usage;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -112,6 +113,7 @@ struct Session<'a> {
     compilation: watch::Receiver<Arc<Compilation>>,
     endpoints: watch::Receiver<Arc<EndpointSnapshot>>,
     observed: watch::Receiver<bool>,
+    trust: watch::Receiver<Arc<agent::Trust>>,
     asks: mpsc::Receiver<Ask>,
     /// What the plan of `holding` was made from.
     world: (Arc<Compilation>, Arc<EndpointSnapshot>),
@@ -166,6 +168,8 @@ impl<'a> Session<'a> {
         push.metrics.connected.set(push.instances.connected().try_into().unwrap_or(i64::MAX));
         let mut endpoints = push.endpoints.subscribe();
         let known_endpoints = Arc::clone(&endpoints.borrow_and_update());
+        let mut trust = push.trust.clone();
+        let trusted = agent::Trust::clone(&trust.borrow_and_update());
         let mut session = Session {
             push,
             peer,
@@ -179,13 +183,15 @@ impl<'a> Session<'a> {
             world: (compiled, known_endpoints),
             holding,
             is_ahead,
-            urgent: VecDeque::from([Message::Trust(push.trust.clone())]),
+            urgent: VecDeque::from([Message::Trust(trusted)]),
             questions: HashMap::new(),
             last_question: 0,
             pace: Pace::new(),
             decisions: DecisionPace::new(),
             observed: push.flows.observed(),
+            trust,
         };
+        session.check_trust()?;
         if *session.observed.borrow() {
             session.tell_observed();
         }
@@ -228,6 +234,11 @@ impl<'a> Session<'a> {
                 changed = self.observed.changed() => {
                     changed.map_err(|_| Close::Stopping)?;
                     self.tell_observed();
+                }
+                changed = self.trust.changed() => {
+                    changed.map_err(|_| Close::Stopping)?;
+                    self.check_trust()?;
+                    self.tell_trust();
                 }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 permit = outgoing.reserve(), if has_more => {
@@ -295,6 +306,23 @@ impl<'a> Session<'a> {
             decision_id: decision_id.clone(),
         }));
         self.questions.insert(self.last_question, Question { decision_id, answer });
+    }
+
+    /// Whether the peer would be let in today.
+    fn check_trust(&self) -> Result<(), Close> {
+        let bundle = Arc::clone(self.push.identity.current().bundle());
+        let now = self.push.clock.now();
+        match &self.peer.proof {
+            Some(proof) => proof.verify_again(&bundle, now, Usage::Client).map_err(Close::NotTrusted),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_trust(&mut self) {
+        let trust = agent::Trust::clone(&self.trust.borrow_and_update());
+        self.urgent.retain(|message| !matches!(message, Message::Trust(_)));
+        // Nothing that follows from it may come before it.
+        self.urgent.push_front(Message::Trust(trust));
     }
 
     fn tell_observed(&mut self) {

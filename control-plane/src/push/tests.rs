@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1::{from_agent, to_agent::Message};
+use hauberk_tls::TrustBundle;
 use tokio::time::{advance, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -53,6 +54,21 @@ async fn only_what_has_changed_is_pushed() {
     assert_eq!(agent.until_current(2).await, [""; 0]);
     world.publish(3, &[("orders", 1)], &[("payments", 3)], &["payments"]);
     assert_eq!(agent.until_current(3).await, ["payments 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_is_told_at_each_change_and_acknowledged() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    assert_eq!(agent.until_current(1).await, ["trust", "node 1"]);
+    world.trust.send_modify(|trust| Arc::make_mut(trust).version = 2);
+    assert_eq!(agent.next().await, "trust");
+    let in_force = |version| from_agent::Message::TrustInForce(agent::TrustInForce { version });
+    // What there is not yet, nobody has in force.
+    agent.send(in_force(3)).await;
+    agent.send(in_force(2)).await;
+    world.until(|world| world.push.instances.trusting(NOW)[0].version == 2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -452,6 +468,7 @@ struct World {
     push: Arc<Push>,
     compilation: watch::Sender<Arc<Compilation>>,
     denylist: watch::Sender<Arc<Denylist>>,
+    trust: watch::Sender<Arc<agent::Trust>>,
     clock: Clock,
     stop: CancellationToken,
     store: Arc<SledStore>,
@@ -471,6 +488,8 @@ impl World {
         let (compilation, receiver) = watch::channel(Arc::default());
         let denylist = watch::Sender::new(Arc::default());
         let (clock, stop) = (Clock::manual(NOW), CancellationToken::new());
+        let trust = agent::Trust { trust_domain: "shop.local".into(), version: 1, ..agent::Trust::default() };
+        let trust = watch::Sender::new(Arc::new(trust));
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
@@ -478,12 +497,13 @@ impl World {
             clock: clock.clone(),
             denylist: denylist.subscribe(),
             compilation: receiver,
-            trust: agent::Trust { trust_domain: "shop.local".into(), ..agent::Trust::default() },
+            trust: trust.subscribe(),
+            identity: LiveIdentity::new(TrustBundle::empty(TrustDomain::parse("shop.local").unwrap())),
             metrics: Arc::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
-        Self { push: push.await.unwrap(), compilation, denylist, clock, stop, store, directory }
+        Self { push: push.await.unwrap(), compilation, denylist, trust, clock, stop, store, directory }
     }
 
     async fn stopped(&self) {

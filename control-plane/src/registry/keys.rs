@@ -4,6 +4,7 @@
 //! installation                             trust domain, epoch, names of the server certificate
 //! authority/root/<serial>                  a root: certificate and sealed key
 //! authority/issuing/<serial>               an issuing authority: certificate and sealed key
+//! authority/trust                          how often trust has changed
 //! authority/view/<key id>                  a key that signs views, sealed
 //! resource/<kind>/<mesh>/<name>            a resource
 //! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
@@ -30,6 +31,12 @@ use hauberk_identity::UnixMillis;
 
 /// The record of [`crate::authority`] that says what this installation is.
 pub const INSTALLATION: &str = "installation";
+
+/// All authorities, and how often they have changed.
+pub const AUTHORITIES: &str = "authority/";
+
+/// How often trust has changed.
+pub const TRUST: &str = "authority/trust";
 
 /// Root authorities.
 pub const ROOTS: &str = "authority/root/";

@@ -150,6 +150,7 @@ impl Identities for IdentitiesService {
             trust_domain: authority.trust_domain().to_string(),
             pem: bundle.to_pem(),
             fingerprints: bundle.roots().iter().map(|root| root.fingerprint().to_string()).collect(),
+            renew_issuers: authority.trust().borrow().renew_issuers.clone(),
         }))
     }
 }
@@ -223,7 +224,7 @@ fn token(view: &TokenView) -> Token {
 }
 
 fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {
-    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, key_fingerprint: _ } = record;
+    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, .. } = record;
     IssuedCertificate {
         serial,
         spiffe_id,

@@ -6,6 +6,7 @@
 mod admins;
 mod agent;
 mod audit;
+mod authorities;
 mod explain;
 mod findings;
 mod flows;
@@ -67,6 +68,7 @@ pub async fn admin_routes(
     Ok(Routes::new(health_service(ADMIN_SERVICES).await)
         .add_service(admins::service(control))
         .add_service(audit::service(control))
+        .add_service(authorities::service(control))
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))
         .add_service(policies::service(control, resources, push))
@@ -86,6 +88,7 @@ const AGENT_SERVICES: &[&str] =
 const ADMIN_SERVICES: &[&str] = &[
     "hauberk.admin.v1.Admins",
     "hauberk.admin.v1.Audit",
+    "hauberk.admin.v1.Authorities",
     "hauberk.admin.v1.Flows",
     "hauberk.admin.v1.Identities",
     "hauberk.admin.v1.Policies",

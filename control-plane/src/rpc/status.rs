@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::admins::AdminError;
+use crate::authority::{AuthorityError, LifecycleError};
 use crate::enrollment::{EnrollmentError, TokenError};
 use crate::issuance::IssuanceError;
 use crate::push::{Close, ExplainError};
@@ -227,6 +228,22 @@ pub fn of_admin(error: &AdminError) -> Status {
     }
 }
 
+/// Of authorities.
+pub fn of_authority(error: &LifecycleError) -> Status {
+    let unmet = |reason| refusal(Code::FailedPrecondition, reason, error.to_string());
+    match error {
+        LifecycleError::Unknown(_) => refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string()),
+        LifecycleError::WrongState { .. } => unmet("WRONG_STATE"),
+        LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
+        LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
+        LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
+        LifecycleError::Store(error) | LifecycleError::Authority(AuthorityError::Store(error)) => {
+            of_store(error)
+        }
+        LifecycleError::Authority(_) | LifecycleError::Publish(_) => internal(error),
+    }
+}
+
 /// Of an agent's stream that ends.
 pub fn of_close(close: &Close) -> Status {
     let ended = |code, reason| refusal(code, reason, close.to_string());
@@ -238,6 +255,7 @@ pub fn of_close(close: &Close) -> Status {
         Close::NodeDeleted => ended(Code::NotFound, "NODE_GONE"),
         Close::NodeMadeAnew => ended(Code::PermissionDenied, "NODE_MADE_ANEW"),
         Close::Denied(denial) => of_denial(*denial),
+        Close::NotTrusted(_) => ended(Code::Unauthenticated, "NOT_TRUSTED"),
         Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
         Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),
         Close::Store(error) => of_store(error),

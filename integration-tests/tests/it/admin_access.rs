@@ -187,7 +187,12 @@ fn may_call(path: &str, role: Role) -> bool {
         "Identities/CreateToken"
         | "Identities/DeleteToken"
         | "Revocations/Revoke"
-        | "Revocations/Quarantine" => &[Role::IdentityAdmin],
+        | "Revocations/Quarantine"
+        | "Authorities/PrepareAuthority"
+        | "Authorities/ActivateAuthority"
+        | "Authorities/RotateAuthority"
+        | "Authorities/TaintAuthority"
+        | "Authorities/RevokeAuthority" => &[Role::IdentityAdmin],
         "Admins/CreateAdmin" | "Admins/DeleteAdmin" | "System/SetLogFilter" => &[],
         "LocalAdmin/IssueCredential" => return false,
         _ => return true,

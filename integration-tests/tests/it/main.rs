@@ -9,6 +9,7 @@
 )]
 
 mod admin_access;
+mod authorities;
 mod authorization;
 mod certificates;
 mod child;

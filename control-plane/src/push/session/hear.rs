@@ -36,6 +36,7 @@ impl Session<'_> {
                     self.push.metrics.acknowledged.observe(after.as_secs_f64());
                 }
             }
+            from_agent::Message::TrustInForce(message) => self.hear_trust_in_force(&message),
         }
         Ok(())
     }
@@ -45,6 +46,14 @@ impl Session<'_> {
         match self.presence.connected.acknowledged(named(service), *epoch, *revision) {
             Some(after) => self.push.metrics.acknowledged.observe(after.as_secs_f64()),
             None => debug!(event = "acknowledge_unexpected", instance = %self.peer.instance, revision),
+        }
+    }
+
+    fn hear_trust_in_force(&self, message: &agent::TrustInForce) {
+        let agent::TrustInForce { version } = *message;
+        // Nobody trusts what there is not yet.
+        if version <= self.trust.borrow().version {
+            self.presence.connected.trusts(version);
         }
     }
 

@@ -267,7 +267,7 @@ impl Authorities {
                 return Err(LifecycleError::StillHeld { count: held.len(), named });
             }
         }
-        let commit = change::retire(&book, entry, self.parts.clock.now())?;
+        let commit = change::revoke(&book, entry, self.parts.clock.now())?;
         self.commit(commit, Act::done(actor, "authority.revoke", serial).because(entry.kind.as_str())).await
     }
 

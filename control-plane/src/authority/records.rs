@@ -70,7 +70,7 @@ pub(super) struct AuthorityRecord {
     /// While it is prepared: it becomes active as soon as it can, without being told again.
     #[serde(default)]
     pub(super) goes_on: bool,
-    /// It was tainted on its way.
+    /// It was tainted or revoked by hand: once retired it is distrusted by its key.
     #[serde(default)]
     pub(super) was_tainted: bool,
     /// Of an issuing authority: the serial number of its root; empty where there was only one.

@@ -120,6 +120,15 @@ pub(super) fn retire(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Comm
         .try_fold(book.change()?, |commit, entry| move_to(commit, entry, State::Retired, now))
 }
 
+/// The same by hand, while certificates by it may still be valid: it is distrusted by its key too, for its root may go on
+/// vouching for it.
+pub(super) fn revoke(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
+    with_all_under(book, entry).try_fold(book.change()?, |commit, entry| {
+        let record = AuthorityRecord { was_tainted: true, ..entry.record.clone() };
+        move_to(commit, &Entry { record, ..entry.clone() }, State::Retired, now)
+    })
+}
+
 fn with_all_under<'a>(book: &'a Book, entry: &'a Entry) -> impl Iterator<Item = &'a Entry> {
     let under = book.under(&entry.serial).filter(|under| !under.is(State::Retired));
     std::iter::once(entry).chain(under)

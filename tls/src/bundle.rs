@@ -7,7 +7,7 @@ use hauberk_identity::{TrustDomain, Validity};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use thiserror::Error;
 
-use crate::certificate::{CertificateFault, Facts};
+use crate::certificate::{self, CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
 use crate::pem;
 
@@ -96,6 +96,14 @@ impl TrustBundle {
     pub fn distrusting(mut self, keys: impl IntoIterator<Item = Fingerprint>) -> Self {
         self.distrusted.extend(keys);
         self
+    }
+
+    /// Reads the roots from certificates in DER that follow one another, as the SPIFFE Workload API has them.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::new`].
+    pub fn from_concatenated_der(trust_domain: TrustDomain, bytes: &[u8]) -> Result<Self, BundleError> {
+        Self::new(trust_domain, certificate::split(bytes)?)
     }
 
     /// Reads the roots from PEM; sections that are not certificates are passed over.

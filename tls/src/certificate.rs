@@ -51,6 +51,18 @@ pub enum CertificateFault {
     UnknownCritical,
 }
 
+/// Takes certificates apart that follow one another.
+pub(crate) fn split(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateFault> {
+    let mut certificates = Vec::new();
+    while !bytes.is_empty() {
+        let (rest, _) = X509Certificate::from_der(bytes).map_err(|_| CertificateFault::Malformed)?;
+        let (one, _) = bytes.split_at_checked(bytes.len() - rest.len()).ok_or(CertificateFault::Malformed)?;
+        certificates.push(CertificateDer::from(one.to_vec()));
+        bytes = rest;
+    }
+    Ok(certificates)
+}
+
 /// What a certificate says, checked for form but not yet for truth.
 pub(crate) struct Facts<'a> {
     pub(crate) serial: Serial,

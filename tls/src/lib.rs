@@ -31,7 +31,7 @@ pub use certificate::CertificateFault;
 pub use crl::{CrlEntry, CrlError};
 pub use dumps::forbid_dumps;
 pub use fingerprint::{Fingerprint, FingerprintError};
-pub use issue::{IssueError, SelfCheckError, SvidTemplate, verify_issued};
+pub use issue::{IssueError, SelfCheckError, SvidTemplate, is_dns_name, verify_issued};
 pub use key::{KeyError, KeyPair, PublicKey};
 pub use live::{ClientAuth, LiveIdentity, LiveIdentityError, LiveState, ServerExpectation};
 pub use provider::{SetupError, install_provider};

@@ -6,7 +6,7 @@ use hauberk_identity::{Serial, SpiffeId, Validity};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
-use crate::certificate::{CertificateFault, Facts};
+use crate::certificate::{self, CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
 use crate::pem;
 use crate::verifier::{self, VerifyError};
@@ -59,6 +59,14 @@ impl Svid {
         let (id, serial, validity) = (verifier::spiffe_id(&facts)?, facts.serial, facts.validity);
         let key_fingerprint = Fingerprint::of(facts.spki);
         Ok(Self { chain, id, serial, validity, key_fingerprint })
+    }
+
+    /// Reads a chain, leaf first, from certificates in DER that follow one another, as the SPIFFE Workload API has them.
+    ///
+    /// # Errors
+    /// As [`Svid::from_der`].
+    pub fn from_concatenated_der(bytes: &[u8]) -> Result<Self, SvidError> {
+        Self::from_der(certificate::split(bytes)?)
     }
 
     /// Reads a chain, leaf first, from PEM.

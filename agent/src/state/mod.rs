@@ -4,7 +4,7 @@
 //! rename, fsync of the directory) and carries a checksum; the node's own view, which is written before it is
 //! acknowledged, has two slots instead. What is damaged is named and never taken for truth.
 
-mod file;
+pub(crate) mod file;
 mod records;
 mod slots;
 

@@ -27,6 +27,7 @@ use crate::credentials::Credentials;
 use crate::decisions::Decisions;
 use crate::mesh::Mesh;
 use crate::random::Backoff;
+use crate::workloads::Told;
 use session::{End, Session};
 
 /// Keeps a stream to the control plane, for as long as the agent runs.
@@ -42,6 +43,8 @@ pub struct Sync {
     pub recipient: Recipient,
     /// What is learned goes here.
     pub mesh: Mesh,
+    /// What is told of workloads goes here.
+    pub workloads: watch::Sender<Told>,
     /// What was decided comes from here.
     pub decisions: Arc<Decisions>,
     /// Where we take traffic, now and at each change.

@@ -20,6 +20,7 @@ use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
 use crate::random::Backoff;
 use crate::state::Mark;
+use crate::workloads;
 
 /// How many messages up may wait for the network.
 const MAX_WAITING: usize = 32;
@@ -140,6 +141,9 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         match message {
+            Down::Workloads(entries) => {
+                self.sync.workloads.send_replace(Some(Arc::new(workloads::read(entries))));
+            }
             Down::View(signed) => self.take_view(signed, up).await?,
             Down::Denylist(signed) => {
                 match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {
@@ -173,6 +177,8 @@ impl<'a> Session<'a> {
                 self.sync.settled.send_replace(true);
             }
             Down::NodeGone(pb::NodeGone { epoch, revision }) => {
+                // Who vouched for them is nobody any longer.
+                self.sync.workloads.send_replace(Some(Arc::default()));
                 let at = Mark { epoch, revision };
                 if self.held.take_node_gone(at).await {
                     self.unacknowledged = Some(Unacknowledged::NodeGone(at));

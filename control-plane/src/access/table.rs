@@ -25,13 +25,14 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.agent.v1.Enrollment/Attest", Access::Public),
     ("/hauberk.agent.v1.Enrollment/SignCertificate", Access::Agent),
     ("/hauberk.agent.v1.Mesh/Sync", Access::AgentStream),
+    ("/hauberk.agent.v1.Workloads/SignCertificate", Access::Agent),
     (
         "/hauberk.admin.v1.Resources/Apply",
-        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin]),
+        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::IdentityAdmin, Role::BoundaryAdmin]),
     ),
     (
         "/hauberk.admin.v1.Resources/Delete",
-        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin]),
+        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::IdentityAdmin, Role::BoundaryAdmin]),
     ),
     ("/hauberk.admin.v1.Resources/Get", Access::AnyAdmin),
     ("/hauberk.admin.v1.Resources/List", Access::AnyAdmin),

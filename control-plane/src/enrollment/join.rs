@@ -66,7 +66,7 @@ pub struct Enrollment {
     pub(super) audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     pub(super) clock: Clock,
-    trust_domain: hauberk_identity::TrustDomain,
+    pub(super) trust_domain: hauberk_identity::TrustDomain,
     pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
     pub(super) renewals: std::sync::Mutex<Allowances>,

@@ -25,6 +25,13 @@ const LOOKED_AT: usize = 10_000;
 pub enum Holder {
     /// An instance of a node.
     Instance(String),
+    /// A program beside an instance.
+    Workload {
+        /// The instance whose agent vouched for it.
+        instance: String,
+        /// The enrollment that entitled to it, in the mesh of the instance's node.
+        enrollment: String,
+    },
     /// An admin, by the generation of the record: one that was deleted and made anew is somebody else.
     Admin(String),
     /// The control plane itself.

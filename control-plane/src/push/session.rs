@@ -389,5 +389,6 @@ fn kind(message: &Message) -> &'static str {
         Message::CurrentAt(_) => "current_at",
         Message::NodeGone(_) => "node_gone",
         Message::Denylist(_) => "denylist",
+        Message::Workloads(_) => "workloads",
     }
 }

@@ -72,6 +72,21 @@ async fn trust_is_told_at_each_change_and_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn workloads_are_told_whole_and_at_each_change() {
+    let world = World::new().await;
+    world.enroll(2, "orders", &["worker"]);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    assert_eq!(agent.until_current(2).await, ["trust", "workloads worker", "node 1"]);
+    world.enroll(3, "orders", &["other", "worker"]);
+    assert_eq!(agent.until_current(3).await, ["workloads other worker"]);
+    world.enroll(4, "payments", &["another"]);
+    assert_eq!(agent.until_current(4).await, [""; 0], "another node's are not its concern");
+    world.enroll(5, "orders", &[]);
+    assert_eq!(agent.until_current(5).await, ["workloads "]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_agent_holds_is_not_pushed_again() {
     let world = World::new().await;
     world.publish(7, &[("orders", 5)], &[("payments", 6)], &["payments"]);
@@ -545,13 +560,25 @@ impl World {
             .iter()
             .map(|(name, at)| ((mesh.clone(), Name::parse(name).unwrap()), view(name, *at, "service")))
             .collect();
+        let workloads = self.compilation.borrow().workloads.clone();
         self.compilation.send_replace(Arc::new(Compilation {
             epoch: EPOCH,
             revision,
             nodes,
             services,
+            workloads,
             findings: Arc::default(),
         }));
+    }
+
+    /// Publishes workloads of a node; all else stays.
+    fn enroll(&self, revision: u64, node: &str, names: &[&str]) {
+        let entry = |name: &&str| agent::WorkloadEntry { enrollment: (*name).into(), ..Default::default() };
+        let entries = agent::WorkloadEntries { entries: names.iter().map(entry).collect() };
+        let mut compilation = (**self.compilation.borrow()).clone();
+        compilation.revision = revision;
+        compilation.workloads.insert(node_id(node), Arc::new(entries));
+        self.compilation.send_replace(Arc::new(compilation));
     }
 
     fn connect(&self, node: &str, number: u8) -> Agent {
@@ -567,7 +594,7 @@ impl World {
         let peer = Peer::new(node_id(node), instance(number), node_uid, certificate, None).unwrap();
         let (up, incoming) = mpsc::channel(1);
         let down = self.push.accept(peer, ReceiverStream::new(incoming));
-        Agent { up, down, node: node.to_owned() }
+        Agent { up, down, node: node.to_owned(), knows_workloads: false }
     }
 
     fn rollout(&self, revision: u64) -> crate::instances::Rollout {
@@ -604,6 +631,7 @@ struct Agent {
     up: mpsc::Sender<Result<FromAgent, Status>>,
     down: mpsc::Receiver<Result<ToAgent, Status>>,
     node: String,
+    knows_workloads: bool,
 }
 
 impl Agent {
@@ -640,9 +668,18 @@ impl Agent {
         received.expect("a message in time").expect("an open stream")
     }
 
+    /// What is said next, but for the first word that there are no workloads.
     async fn next(&mut self) -> String {
-        let message = self.received().await.expect("a message").message.expect("with a content");
-        self.describe(message)
+        loop {
+            let message = self.received().await.expect("a message").message.expect("with a content");
+            if let Message::Workloads(entries) = &message {
+                let is_first = !std::mem::replace(&mut self.knows_workloads, true);
+                if is_first && entries.entries.is_empty() {
+                    continue;
+                }
+            }
+            return self.describe(message);
+        }
     }
 
     /// What comes before it is said to be current.
@@ -682,6 +719,10 @@ impl Agent {
             Message::CurrentAt(current) => format!("current {}", current.revision),
             Message::Denylist(_) => "denylist".to_owned(),
             Message::NodeGone(gone) => format!("node gone {}", gone.revision),
+            Message::Workloads(entries) => {
+                let names: Vec<_> = entries.entries.iter().map(|entry| &*entry.enrollment).collect();
+                format!("workloads {}", names.join(" "))
+            }
         }
     }
 }

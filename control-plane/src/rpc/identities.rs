@@ -229,7 +229,7 @@ fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {
         serial,
         spiffe_id,
         instance_id: match holder {
-            Holder::Instance(id) => id,
+            Holder::Instance(id) | Holder::Workload { instance: id, .. } => id,
             Holder::Admin(_) | Holder::ControlPlane => String::new(),
         },
         not_before: Some(message::timestamp(UnixMillis(not_before))),

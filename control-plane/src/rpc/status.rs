@@ -157,6 +157,12 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::UsedUp { .. } => denied("TOKEN_USED_UP"),
         EnrollmentError::NoSuchNode { .. } => denied("NODE_GONE"),
         EnrollmentError::NodeMadeAnew { .. } => denied("NODE_MADE_ANEW"),
+        // Whether another node has it is not for the agent to know; the audit log tells.
+        EnrollmentError::NoSuchEnrollment { .. } | EnrollmentError::OtherParent { .. } => refusal(
+            Code::PermissionDenied,
+            "NOT_ENROLLED",
+            "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
+        ),
         EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())

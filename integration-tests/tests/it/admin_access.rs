@@ -183,7 +183,9 @@ async fn an_admin_is_no_agent_and_the_apis_have_their_own_ports() {
 fn may_call(path: &str, role: Role) -> bool {
     let Some((_, rpc)) = path.rsplit_once(".v1.") else { return false };
     let roles: &[Role] = match rpc {
-        "Resources/Apply" | "Resources/Delete" => &[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin],
+        "Resources/Apply" | "Resources/Delete" => {
+            &[Role::Editor, Role::PolicyAdmin, Role::IdentityAdmin, Role::BoundaryAdmin]
+        }
         "Identities/CreateToken"
         | "Identities/DeleteToken"
         | "Revocations/Revoke"

@@ -45,3 +45,4 @@ mod tcp;
 mod tcp_app;
 mod third_party;
 mod traffic;
+mod workload_api;

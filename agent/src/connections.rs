@@ -211,9 +211,7 @@ impl Connections {
 
     /// Whether we are refused by everybody ourselves.
     fn judge_ourselves(&self) {
-        let current = self.context.identity.current();
-        let denial =
-            current.svid().and_then(|svid| self.context.mesh.denied.denial(svid.id(), svid.serial()));
+        let denial = self.context.mesh.denied.denial_of_us(&self.context.identity.current());
         self.context.mesh.gate.set_denied(denial);
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use hauberk_identity::{Serial, SpiffeId};
+use hauberk_tls::LiveState;
 use tokio::sync::watch;
 
 use crate::state::Mark;
@@ -78,6 +79,11 @@ impl Denied {
     /// Why whoever proves this is refused, if so. Takes no lock and no memory.
     pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
         self.current.load().denial(id, serial)
+    }
+
+    /// Why everybody refuses us, if so.
+    pub fn denial_of_us(&self, us: &LiveState) -> Option<Denial> {
+        us.svid().and_then(|svid| self.denial(svid.id(), svid.serial()))
     }
 
     /// The number of the list in force.

@@ -57,7 +57,14 @@ enum Unacknowledged {
 
 impl<'a> Session<'a> {
     pub(super) fn new(sync: &'a Sync, held: &'a mut Held, identity: watch::Receiver<LiveState>) -> Self {
-        Self { sync, held, identity, unacknowledged: None, unacknowledged_denylist: None, unacknowledged_trust: None }
+        Self {
+            sync,
+            held,
+            identity,
+            unacknowledged: None,
+            unacknowledged_denylist: None,
+            unacknowledged_trust: None,
+        }
     }
 
     pub(super) async fn run(mut self, channel: Channel, backoff: &mut Backoff) -> End {
@@ -149,6 +156,11 @@ impl<'a> Session<'a> {
                 match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {
                     Ok(mark) => {
                         self.unacknowledged_denylist = Some(mark);
+                        // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new session.
+                        let us = self.sync.credentials.live().current();
+                        if self.sync.mesh.denied.denial_of_us(&us).is_some() {
+                            self.sync.workloads.send_replace(Some(Arc::default()));
+                        }
                         let applied = *self.sync.mesh.denied.applied().borrow();
                         self.acknowledge_denylist(applied, up).await?;
                     }

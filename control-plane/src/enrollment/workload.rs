@@ -10,9 +10,10 @@ use prost::Message;
 use super::error::EnrollmentError;
 use super::join::Enrollment;
 use crate::audit::{Act, Actor};
-use crate::issuance::{Holder, Issued, Order};
+use crate::issuance::{Holder, IssuanceError, Issued, Order};
 use crate::registry::{Commit, StoreError, Version, keys};
 use crate::resources::{Problems, WorkloadEnrollment};
+use crate::revocation::Denial;
 
 /// As audit records name it.
 pub(crate) const ACTION: &str = "workload.issue";
@@ -86,7 +87,16 @@ impl Enrollment {
         };
         // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps.
         let entitlement = Commit::new().at(key, version).present(keys::resource("VirtualNode", mesh, node));
-        Ok(self.issuer.issue(order, |_, _| Ok(entitlement)).await?)
+        let entitlement =
+            self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
+        match self.issuer.issue(order, |_, _| Ok(entitlement)).await {
+            Ok(issued) => Ok(issued),
+            Err(IssuanceError::Store(StoreError::Conflict { guard })) => match Denial::of_guard(&guard) {
+                Some(denial) => Err(EnrollmentError::Denied(denial)),
+                None => Err(IssuanceError::Store(StoreError::Conflict { guard }).into()),
+            },
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What the registry holds under an enrollment's key, with its version; `None` where that is nothing acceptable.

@@ -27,7 +27,7 @@ impl Instances {
         let state = self.lock();
         let ids = state.by_node.values().flatten();
         ids.filter_map(|id| Some((*id, state.by_id.get(id)?)))
-            .filter(|(_, instance)| instance.is_live(now) && !instance.dismissal.is_obeyed)
+            .filter(|(_, instance)| state.is_live(instance, now) && !instance.dismissal.is_obeyed)
             .map(|(id, instance)| Trusting {
                 instance: id,
                 spiffe_id: instance.spiffe_id.clone(),

@@ -100,8 +100,19 @@ impl Push {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
-        let PushParts { store, audit, instances, clock, denylist, compilation, trust, identity, metrics, tasks, stop } =
-            parts;
+        let PushParts {
+            store,
+            audit,
+            instances,
+            clock,
+            denylist,
+            compilation,
+            trust,
+            identity,
+            metrics,
+            tasks,
+            stop,
+        } = parts;
         let version = instances.load(&*store).await?;
         let push = Arc::new(Self {
             instances,

@@ -148,7 +148,7 @@ impl Revocations {
 
 fn instance_of(record: &IssuedRecord) -> Option<InstanceId> {
     match &record.holder {
-        Holder::Instance(id) => InstanceId::parse(id).ok(),
+        Holder::Instance(id) | Holder::Workload { instance: id, .. } => InstanceId::parse(id).ok(),
         Holder::Admin(_) | Holder::ControlPlane => None,
     }
 }

@@ -148,19 +148,27 @@ impl Revocations {
     /// There is no such certificate, instance or node, or nothing could be recorded.
     pub async fn revoke(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
         let mut attempt = 1;
+        let mut revoked = Vec::new();
         loop {
             let plan = self.plan(target).await?;
             if plan.commit.is_empty() {
                 let revision = self.denylist().mark.revision;
-                return Ok(Revoked { revision, serials: Vec::new(), left: plan.left });
+                return Ok(Revoked { revision, serials: revoked, left: plan.left });
             }
             let act = Act::done(actor, plan.action, plan.object).because(serials(&plan.serials));
             match self.commit(plan.commit, act).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
                 revision => {
-                    return Ok(Revoked { revision: revision?, serials: plan.serials, left: plan.left });
+                    let revision = revision?;
+                    revoked.extend(plan.serials);
+                    // A workload's certificate that was issued between reading and writing did not change its instance, and
+                    // so did not make this fail. None is issued any longer: the next look sees all there are.
+                    if attempt >= ATTEMPTS || matches!(target, Target::Serial(_)) {
+                        return Ok(Revoked { revision, serials: revoked, left: plan.left });
+                    }
                 }
             }
+            attempt += 1;
         }
     }
 

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
+use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::signing::{Purpose, ViewVerifier};
 use prost::Message as _;
@@ -8,6 +9,7 @@ use prost::Message as _;
 use super::*;
 use crate::audit::Filter;
 use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenRequest, Uses};
+use crate::registry::{Commit, keys};
 use crate::testing::{NODE, Scratch, actor, request, scratch};
 
 async fn token(scratch: &Scratch, uses: Uses) -> String {
@@ -106,6 +108,41 @@ async fn a_revoked_instance_gets_nothing_more_by_its_token() {
     is_denied(attest(&scratch, &token, &csr).await, Denial::Revoked);
     let (_, other) = join(&scratch).await;
     assert_eq!(denial(&scratch, &other), None, "a new instance is another");
+}
+
+#[tokio::test]
+async fn workloads_go_with_the_instance_that_vouches_for_them() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let spec = wire::EnrollmentSpec {
+        parent: Some(wire::EnrollmentParent { virtual_node: NODE.1.to_owned() }),
+        workload: Some(wire::WorkloadEnrollment {
+            path: "worker".to_owned(),
+            selectors: vec!["unix:uid:1000".to_owned()],
+            ..wire::WorkloadEnrollment::default()
+        }),
+    };
+    let spec = Some(wire::resource::Spec::Enrollment(spec));
+    let bytes = wire::Resource { spec, ..wire::Resource::default() }.encode_to_vec();
+    let key = keys::resource("Enrollment", NODE.0, "worker");
+    control.store.commit(Commit::new().put(key, bytes)).await.unwrap();
+    let (enrolled, peer) = join(&scratch).await;
+    let sign = async || {
+        let (_, csr) = request();
+        control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "10.0.0.7:4").await
+    };
+    let workload = scratch.peer(&sign().await.unwrap().svid);
+
+    let (mesh, name) = node();
+    control.revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    is_denied(sign().await, Denial::Quarantined);
+    control.revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+
+    let target = Target::Instance(enrolled.instance);
+    let revoked = control.revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!(revoked.serials.len(), 2, "its own and the workload's");
+    assert_eq!(denial(&scratch, &workload), Some(Denial::Revoked));
+    is_denied(sign().await, Denial::Revoked);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -91,7 +91,7 @@ async fn a_root_becomes_active_only_once_all_live_instances_trust_it() {
     let peer = Peer::new(svid.id().clone(), instance, None, held, None).unwrap();
     let (hello, questions) = (HelloFacts::default(), mpsc::channel(1).0);
     let now = scratch.clock.now();
-    let connected = control.instances.connect(&peer, hello, Enforcement::default(), questions, now);
+    let connected = control.instances.connect(&peer, hello, Enforcement::default(), None, questions, now);
 
     let serial = authorities.prepare(Kind::Root, true, &actor()).await.unwrap();
     assert_eq!(control.authority.bundle().roots().len(), 2);

@@ -11,7 +11,7 @@ use crate::revocation::{Certificate, Mark};
 fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
     let revoked = Certificate { not_after: NOW.plus(Duration::from_secs(3_600)), at: NOW };
     let serials = instances.iter().map(|number| (Serial::from_random([*number; 16]), revoked));
-    let trust_domain = hauberk_identity::TrustDomain::parse("shop.local").unwrap();
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let mark = Mark { epoch: EPOCH, revision };
     let signer = ViewSigner::generate().unwrap();
     Arc::new(Denylist::new(mark, &trust_domain, serials.collect(), HashMap::new(), &signer).unwrap())

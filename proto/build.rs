@@ -4,22 +4,30 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 15] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
     "hauberk/agent/v1/view.proto",
+    "hauberk/agent/v1/denylist.proto",
+    "hauberk/agent/v1/workloads.proto",
     "hauberk/agent/v1/sync.proto",
     "hauberk/admin/v1/resources.proto",
     "hauberk/admin/v1/policies.proto",
     "hauberk/admin/v1/identities.proto",
     "hauberk/admin/v1/admins.proto",
+    "hauberk/admin/v1/revocations.proto",
     "hauberk/admin/v1/operations.proto",
+    "hauberk/admin/v1/authorities.proto",
     "google/protobuf/timestamp.proto",
 ];
 
+/// What others have defined, and agents serve. No part of our own API, so that reflection does not tell of it.
+const FOREIGN: [&str; 1] = ["workload.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-changed=foreign");
     let descriptors = protox::Compiler::new(["proto"])?
         .include_source_info(true)
         .include_imports(true)
@@ -40,6 +48,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
     fs::write(out.join("documented.binpb"), documented.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".hauberk.agent.v1.SignedView").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".hauberk.agent.v1.SignedView")
+        .bytes(".hauberk.agent.v1.SignedDenylist")
+        .compile_fds(descriptors)?;
+    let foreign =
+        protox::Compiler::new(["foreign"])?.include_imports(true).open_files(FOREIGN)?.file_descriptor_set();
+    tonic_prost_build::configure().compile_fds(foreign)?;
     Ok(())
 }

@@ -44,6 +44,7 @@ use crate::state::State;
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
 use crate::telemetry::LogFilter;
+use crate::workloads::{self, Keeper};
 pub use error::AppError;
 use listeners::{ListenerError, Listeners, advertised_ip};
 use network::Network;
@@ -145,12 +146,19 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     };
     tasks.spawn(renewal.run(stop.clone()));
     let registrations = watch::Sender::new(pb::Register::default());
+    let files_for_workloads = workloads::files(sockets.workload_api.as_ref());
+    let (told, telling) = workloads::untold();
+    if let Some(socket) = sockets.workload_api {
+        let keeper = Keeper::new(config.control_plane.clone(), credentials.clone(), clock, telling);
+        workloads::start(socket, keeper, &mut tasks, &stop);
+    }
     let sync = Sync {
         control_plane: config.control_plane.clone(),
         clock,
         credentials,
         recipient,
         mesh: mesh.clone(),
+        workloads: told,
         decisions,
         registrations: registrations.subscribe(),
         connected: status.connected.clone(),
@@ -165,7 +173,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
             settled.send_replace(true);
         }
     });
-    let shares = open_files.shares();
+    let shares = open_files.shares(files_for_workloads);
     let outbound = Outbound::new(Arc::clone(&connections), shares.from_app, shares.to_mesh);
     serve_outbound(sockets.outbound, sockets.tcp, outbound, &stop, &mut tasks);
 

@@ -2,8 +2,8 @@
 //!
 //! A connection, request or stream is registered first and decided then; a change of rules is put in force first and
 //! then walks through what is registered. So whichever comes first, the other sees it. The same holds for trust and
-//! time: a peer whose certificate no root vouches for any longer, or has expired without a newer one being proved, is
-//! cut wherever it is.
+//! time: a peer whose certificate no root vouches for any longer, that is revoked, or has expired without a newer one being
+//! proved, is cut wherever it is.
 
 mod live;
 mod passage;
@@ -17,13 +17,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use hauberk_tls::{PeerIdentity, VerifyError};
+use hauberk_identity::UnixMillis;
+use hauberk_tls::{PeerIdentity, TrustBundle, VerifyError};
+use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::decisions::Decisions;
-use crate::mesh::{ClosedReason, Inbound};
+use crate::mesh::{ClosedReason, Denial, Inbound};
 
 pub(crate) use live::{Connection, Exporter, Role};
 pub(crate) use passage::{Passage, Subject};
@@ -56,6 +58,17 @@ struct Table {
     by_exporter: HashMap<Exporter, u64>,
 }
 
+/// Why a connection is not good, or no longer.
+#[derive(Debug, Error)]
+pub(crate) enum Unwelcome {
+    /// Its peer's certificate is not good.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// Its peer is on the denylist.
+    #[error("the peer is {}", .0.as_str())]
+    Denied(Denial),
+}
+
 /// Keeps a connection in the registry until dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
@@ -79,9 +92,13 @@ impl Connections {
     pub async fn enforce(&self, stop: CancellationToken) {
         let mut inbound = self.context.mesh.inbound();
         let mut trust = self.context.identity.subscribe();
+        let mut denied = self.context.mesh.denied.changes();
+        denied.mark_changed();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         inbound.mark_changed();
+        // None is live yet: each is held against what is trusted as it is registered.
+        trust.mark_changed();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -90,7 +107,20 @@ impl Connections {
                     self.apply(next).await;
                 }
                 Ok(()) = trust.changed() => {
-                    self.apply_trust().await;
+                    let bundle = Arc::clone(trust.borrow_and_update().bundle());
+                    self.apply_trust(bundle).await;
+                    self.judge_ourselves();
+                }
+                Ok(()) = denied.changed() => {
+                    let mark = *denied.borrow_and_update();
+                    self.judge_ourselves();
+                    // First what closes or opens because of it, so that all of it holds once it is said to.
+                    let next = Arc::clone(&inbound.borrow_and_update());
+                    if !Arc::ptr_eq(&next, self.rules().inbound()) {
+                        self.apply(next).await;
+                    }
+                    self.apply_denylist().await;
+                    self.context.mesh.denied.publish_applied(mark);
                 }
                 _ = tick.tick() => self.apply_time(),
             }
@@ -127,14 +157,14 @@ impl Connections {
     /// afterwards.
     ///
     /// # Errors
-    /// The peer's certificate is not good, or no longer.
+    /// The peer's certificate is not good, or no longer, or it is on the denylist.
     pub(crate) fn register(
         self: &Arc<Self>,
         role: Role,
         peer: PeerIdentity,
         address: SocketAddr,
         exporter: Exporter,
-    ) -> Result<Registered, VerifyError> {
+    ) -> Result<Registered, Unwelcome> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let metrics = &self.context.metrics;
         let listener = match role {
@@ -160,10 +190,29 @@ impl Connections {
         Ok(registered)
     }
 
-    /// Verifies a peer by what is trusted at this moment.
-    fn verify(&self, peer: &PeerIdentity, role: Role) -> Result<(), VerifyError> {
+    /// Verifies a peer by what is trusted, and who is refused, at this moment.
+    fn verify(&self, peer: &PeerIdentity, role: Role) -> Result<(), Unwelcome> {
         let bundle = Arc::clone(self.context.identity.current().bundle());
-        peer.verify_again(&bundle, self.context.clock.now(), role.of_peer())
+        self.verify_by(&bundle, peer, role, self.context.clock.now())
+    }
+
+    fn verify_by(
+        &self,
+        bundle: &TrustBundle,
+        peer: &PeerIdentity,
+        role: Role,
+        now: UnixMillis,
+    ) -> Result<(), Unwelcome> {
+        if let Some(denial) = self.context.mesh.denied.denial(peer.id(), peer.serial()) {
+            return Err(Unwelcome::Denied(denial));
+        }
+        Ok(peer.verify_again(bundle, now, role.of_peer())?)
+    }
+
+    /// Whether we are refused by everybody ourselves.
+    fn judge_ourselves(&self) {
+        let denial = self.context.mesh.denied.denial_of_us(&self.context.identity.current());
+        self.context.mesh.gate.set_denied(denial);
     }
 
     /// The connection with this name, if it is live.
@@ -192,12 +241,22 @@ impl Connections {
         self.context.mesh.applied.publish(Arc::clone(rules.inbound()));
     }
 
-    async fn apply_trust(&self) {
-        let bundle = Arc::clone(self.context.identity.current().bundle());
+    async fn apply_trust(&self, bundle: Arc<TrustBundle>) {
         let now = self.context.clock.now();
         self.walk(|connection| {
-            if let Err(error) = connection.verify_again(&bundle, now) {
+            if let Err(error) = connection.verify_again(self, &bundle, now) {
                 connection.cut(&error.to_string());
+            }
+        })
+        .await;
+        self.context.mesh.applied.publish_trust(bundle);
+    }
+
+    async fn apply_denylist(&self) {
+        let denied = &self.context.mesh.denied;
+        self.walk(|connection| {
+            if let Some(denial) = connection.denial(denied) {
+                connection.cut(denial.as_str());
             }
         })
         .await;

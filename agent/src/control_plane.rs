@@ -7,9 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hauberk_tls::{Connector, HandshakeError, TlsStream};
+use hauberk_tls::{Connector, HandshakeError};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -67,7 +68,7 @@ pub async fn connect(address: &HostPort, connector: &Connector) -> Result<Channe
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_with_connector(OneConnection(Mutex::new(Some(stream)))).await?)
+    Ok(endpoint.connect_with_connector(OneConnection::new(stream)).await?)
 }
 
 /// The address of ours that the control plane is reached from. Sends nothing.
@@ -97,10 +98,17 @@ fn local_ip(remote: SocketAddr) -> io::Result<IpAddr> {
 }
 
 /// Gives the one stream that was opened, then refuses.
-struct OneConnection(Mutex<Option<TlsStream<TcpStream>>>);
+pub(crate) struct OneConnection<S>(Mutex<Option<S>>);
 
-impl tower_service::Service<Uri> for OneConnection {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+impl<S> OneConnection<S> {
+    /// This one.
+    pub(crate) fn new(stream: S) -> Self {
+        Self(Mutex::new(Some(stream)))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> tower_service::Service<Uri> for OneConnection<S> {
+    type Response = TokioIo<S>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
 

@@ -1,8 +1,8 @@
 //! Who we are and whom we trust: published to every handshake, and kept on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use hauberk_identity::{IdentityKind, InstanceId, Name, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::{
@@ -10,6 +10,7 @@ use hauberk_tls::{
     verify_svid,
 };
 use thiserror::Error;
+use tokio::sync::watch;
 
 use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 
@@ -17,7 +18,7 @@ use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 #[derive(Debug, Clone)]
 pub struct Credentials {
     live: LiveIdentity,
-    trust: Arc<ArcSwap<StoredTrust>>,
+    trust: watch::Sender<Arc<StoredTrust>>,
     state: Arc<State>,
 }
 
@@ -112,7 +113,7 @@ impl Credentials {
         let Issued { identity, trust } = issued;
         let live = LiveIdentity::new(trust.bundle.clone());
         live.publish(identity.svid, &identity.key)?;
-        Ok(Self { live, trust: Arc::new(ArcSwap::from_pointee(trust)), state })
+        Ok(Self { live, trust: watch::Sender::new(Arc::new(trust)), state })
     }
 
     /// The identity that every handshake uses.
@@ -122,7 +123,17 @@ impl Credentials {
 
     /// What to trust: the roots, and the keys whose signatures on views are good.
     pub fn trust(&self) -> Arc<StoredTrust> {
-        self.trust.load_full()
+        Arc::clone(&self.trust.borrow())
+    }
+
+    /// What to trust, now and at each change.
+    pub fn trust_changes(&self) -> watch::Receiver<Arc<StoredTrust>> {
+        self.trust.subscribe()
+    }
+
+    /// Over which time to renew our certificate, where the authority that signed it signs no longer.
+    pub fn renewal_within(&self) -> Option<Duration> {
+        self.trust.borrow().renewal_within(self.live.current().svid()?)
     }
 
     /// Who we are.
@@ -145,8 +156,11 @@ impl Credentials {
         {
             return Err(CredentialsError::OtherId { now: issued.identity.svid.id().clone(), before });
         }
-        // First the bundle: the new certificate may come from an authority that only it vouches for.
-        self.put_trust_in_force(issued.trust)?;
+        // First the bundle: the new certificate may come from an authority that only it vouches for. What the stream has
+        // told meanwhile is newer than what came with the certificate.
+        if issued.trust.version() >= self.trust().version() {
+            self.put_trust_in_force(issued.trust)?;
+        }
         self.state.save_identity(&issued.identity)?;
         self.live.publish(issued.identity.svid, &issued.identity.key)?;
         Ok(())
@@ -161,15 +175,16 @@ impl Credentials {
     }
 
     fn put_trust_in_force(&self, trust: StoredTrust) -> Result<bool, CredentialsError> {
-        if trust.message() == self.trust.load().message() {
+        let before = self.trust();
+        if trust.message() == before.message() {
             return Ok(false);
         }
-        if trust.bundle.trust_domain() != self.trust.load().bundle.trust_domain() {
+        if trust.bundle.trust_domain() != before.bundle.trust_domain() {
             return Err(LiveIdentityError::TrustDomain.into());
         }
         self.state.save_trust(&trust)?;
         self.live.publish_bundle(trust.bundle.clone())?;
-        self.trust.store(Arc::new(trust));
+        self.trust.send_replace(Arc::new(trust));
         Ok(true)
     }
 }

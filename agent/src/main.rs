@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use hauberk_agent::config::{Config, Flags, RunFlags, Subcommand};
+use hauberk_agent::config::{ApiCommand, Config, FetchFlags, Flags, RunFlags, Subcommand};
+use hauberk_agent::workloads::fetch::fetch;
 use hauberk_agent::{app, health, telemetry};
 
 /// Enough for a sidecar; more would only cost memory.
@@ -24,12 +25,26 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => fail(&problem, 1),
         },
+        Subcommand::Api(ApiCommand::Fetch(flags)) => match ask_api(&flags) {
+            Ok(text) => {
+                // A reader that is gone needs nothing.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&format!("{error:#}"), 1),
+        },
         Subcommand::Version => {
             // A reader that is gone needs no version.
             let _ = writeln!(std::io::stdout(), "hauberk-agent {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
     }
+}
+
+fn ask_api(flags: &FetchFlags) -> anyhow::Result<String> {
+    hauberk_tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(fetch(flags))?)
 }
 
 fn run(flags: RunFlags) -> anyhow::Result<u8> {

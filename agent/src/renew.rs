@@ -55,7 +55,7 @@ impl Renewal {
     async fn renew_for_ever(&mut self) {
         loop {
             let due = renewal_at(self.issued_at, self.credentials.not_after(), fraction());
-            self.wait_until(due).await;
+            self.wait_until_due(due).await;
             let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
             loop {
                 let problem = match self.renew_once().await {
@@ -66,6 +66,24 @@ impl Renewal {
                 let not_after = self.credentials.not_after();
                 tracing::warn!(event = "renewal_delayed", problem, %not_after, retry_in_ms = wait.as_millis() as u64);
                 self.wait_until(self.clock.now().plus(wait)).await;
+            }
+        }
+    }
+
+    /// Sleeps until the instant, or until the control plane says that our authority signs no longer: then for a random
+    /// part of the time over which all who are told so spread.
+    async fn wait_until_due(&self, due: UnixMillis) {
+        let mut trust = self.credentials.trust_changes();
+        loop {
+            let within = self.credentials.renewal_within();
+            let due = match within {
+                Some(within) => due.min(self.clock.now().plus(within.mul_f64(fraction()))),
+                None => due,
+            };
+            tokio::select! {
+                () = self.wait_until(due) => return,
+                // Told again, the wait does not begin anew.
+                Ok(()) = trust.changed(), if within.is_none() => {}
             }
         }
     }

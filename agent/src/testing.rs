@@ -11,7 +11,7 @@ use hauberk_identity::{Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use hauberk_proto::agent::v1::mesh_server::MeshServer;
-use hauberk_tls::signing::{ViewSigner, ViewVerifier};
+use hauberk_tls::signing::{Purpose, ViewSigner, ViewVerifier};
 use hauberk_tls::{
     Acceptor, CertificateRequest, ClientAuth, IssuingAuthority, KeyPair, LiveIdentity, PublicKey,
     RootAuthority, Svid, SvidTemplate,
@@ -91,6 +91,7 @@ impl Authorities {
                 key_id: self.signer.key_id().to_owned(),
                 public_key: self.signer.public_key_der().to_vec(),
             }],
+            ..pb::Trust::default()
         }
     }
 
@@ -102,10 +103,19 @@ impl Authorities {
         ViewVerifier::from_public_keys([self.signer.public_key_der()]).unwrap()
     }
 
+    pub(crate) fn signed_denylist(&self, list: &pb::Denylist) -> pb::SignedDenylist {
+        let encoded = list.encode_to_vec();
+        pb::SignedDenylist {
+            signature: self.signer.sign(Purpose::Denylist, &encoded).unwrap().into(),
+            key_id: self.signer.key_id().to_owned(),
+            denylist: encoded.into(),
+        }
+    }
+
     pub(crate) fn signed(&self, view: &pb::View) -> pb::SignedView {
         let encoded = view.encode_to_vec();
         pb::SignedView {
-            signature: self.signer.sign(&encoded).unwrap().into(),
+            signature: self.signer.sign(Purpose::View, &encoded).unwrap().into(),
             key_id: self.signer.key_id().to_owned(),
             view: encoded.into(),
         }

@@ -1,8 +1,10 @@
 //! The command line.
 
 mod access;
+mod authority;
 mod decisions;
 mod resources;
+mod revocation;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
@@ -10,8 +12,10 @@ use clap_complete::engine::ArgValueCandidates;
 pub(crate) use access::{
     Admin, Audit, AuditList, Completion, ContextCommand, Login, Role, Shell, Token, TokenCreate, Uses,
 };
+pub(crate) use authority::{AuthorityCommand, AuthorityKind, Waiting};
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
+pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
 
 use crate::completion::context_names;
 
@@ -107,6 +111,15 @@ pub(crate) enum Command {
     /// Join tokens, with which agents get their identity
     #[command(subcommand)]
     Token(Token),
+    /// Take certificates back, for good
+    #[command(subcommand)]
+    Revoke(Revoke),
+    /// Refuse a virtual node until further notice
+    #[command(subcommand)]
+    Quarantine(Quarantine),
+    /// Who signs certificates, and who is trusted
+    #[command(subcommand)]
+    Authority(AuthorityCommand),
     /// Who may administer
     #[command(subcommand)]
     Admin(Admin),

@@ -15,7 +15,7 @@ pub(crate) struct KindName {
 }
 
 /// The kinds of resources.
-pub(crate) const RESOURCES: [KindName; 4] = [
+pub(crate) const RESOURCES: [KindName; 5] = [
     KindName { kind: Kind::Mesh, written: "Mesh", said: &["mesh", "meshes"] },
     KindName {
         kind: Kind::VirtualNode,
@@ -28,6 +28,7 @@ pub(crate) const RESOURCES: [KindName; 4] = [
         said: &["virtualservice", "virtualservices", "vs", "service", "services", "svc"],
     },
     KindName { kind: Kind::Policy, written: "Policy", said: &["policy", "policies", "pol"] },
+    KindName { kind: Kind::Enrollment, written: "Enrollment", said: &["enrollment", "enrollments", "enr"] },
 ];
 
 /// Kinds of AWS App Mesh that this version does not have.
@@ -105,6 +106,7 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
         Some(Spec::VirtualNode(_)) => Kind::VirtualNode,
         Some(Spec::VirtualService(_)) => Kind::VirtualService,
         Some(Spec::Policy(_)) => Kind::Policy,
+        Some(Spec::Enrollment(_)) => Kind::Enrollment,
         None => Kind::Unspecified,
     }
 }

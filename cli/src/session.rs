@@ -3,9 +3,10 @@
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::admin::v1::{
-    admins_client::AdminsClient, audit_client::AuditClient, flows_client::FlowsClient,
-    identities_client::IdentitiesClient, policies_client::PoliciesClient, resources_client::ResourcesClient,
-    rollout_client::RolloutClient, system_client::SystemClient,
+    admins_client::AdminsClient, audit_client::AuditClient, authorities_client::AuthoritiesClient,
+    flows_client::FlowsClient, identities_client::IdentitiesClient, policies_client::PoliciesClient,
+    resources_client::ResourcesClient, revocations_client::RevocationsClient, rollout_client::RolloutClient,
+    system_client::SystemClient,
 };
 use hauberk_proto::mesh::v1::{Kind, Resource, ResourceRef};
 use tonic::Code;
@@ -14,7 +15,7 @@ use tonic::transport::Channel;
 use crate::arguments::Global;
 use crate::client;
 use crate::clock;
-use crate::context::{Context, ContextStore, Credential, renew_if_due};
+use crate::context::{Context, ContextStore, Credential, Renewal, renew_if_due};
 use crate::error::CommandError;
 use crate::kinds;
 use crate::nearest::suggestion;
@@ -50,7 +51,12 @@ impl Session {
         let now = clock::now();
         let credential = Credential::of(&name, &context, now)?;
         let channel = client::connect(&context.server, &credential).await?;
-        renew_if_due(&store, &name, &credential, channel.clone(), now).await;
+        if renew_if_due(&store, &name, &credential, channel.clone(), now).await == Renewal::ByNewAuthority {
+            // What this connection has proved may be refused while the command is at work.
+            let (name, context) = store.select(Some(&name))?;
+            let channel = client::connect(&context.server, &Credential::of(&name, &context, now)?).await?;
+            return Ok(Self { context, channel, mesh: global.mesh.clone() });
+        }
         Ok(Self { context, channel, mesh: global.mesh.clone() })
     }
 
@@ -61,6 +67,10 @@ impl Session {
         policies: PoliciesClient;
         /// Tokens, instances, certificates.
         identities: IdentitiesClient;
+        /// Who is refused.
+        revocations: RevocationsClient;
+        /// Who vouches for whom.
+        authorities: AuthoritiesClient;
         /// People.
         admins: AdminsClient;
         /// How far a change has come.

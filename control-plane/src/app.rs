@@ -11,10 +11,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hauberk_tls::ClientAuth;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority;
 use crate::clock::Clock;
 use crate::compile;
 use crate::config::Settings;
@@ -23,6 +26,7 @@ use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
 use crate::resources::{Catalogs, Resources, ResourcesParts};
+use crate::revocation::crl::{self, Crl};
 use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::ServerCertificate;
 use crate::telemetry::LogControl;
@@ -65,8 +69,9 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let control = ControlPlane::open(settings, clock, log).await?;
-    let health = Health::new(Arc::clone(&control.store), Arc::clone(&control.metrics));
-    let result = match start(&control, &health).await {
+    let (list, crl) = Crl::new();
+    let health = Health::new(Arc::clone(&control.store), Arc::clone(&control.metrics), crl);
+    let result = match start(&control, &health, list).await {
         Ok(()) => {
             tokio::select! {
                 () = stop.cancelled() => Ok(()),
@@ -81,7 +86,11 @@ pub async fn run(
 }
 
 /// Binds everything before anything is served: a port that is taken leaves no half of a control plane behind.
-async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppError> {
+async fn start(
+    control: &Arc<ControlPlane>,
+    health: &Health,
+    list: watch::Sender<Bytes>,
+) -> Result<(), AppError> {
     let settings = &control.settings;
     // A process that was killed left its own behind; it is gone where it was stopped.
     let _gone = std::fs::remove_file(settings.addresses_file());
@@ -102,6 +111,7 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
             metrics: Arc::clone(&control.metrics),
             clock: control.clock.clone(),
             admins: Arc::clone(&control.admins),
+            revocations: Arc::clone(&control.revocations),
         })
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
@@ -119,6 +129,12 @@ async fn start(control: &Arc<ControlPlane>, health: &Health) -> Result<(), AppEr
     control.tasks.spawn(health.clone().serve(probes.0, stop.clone()));
     control.tasks.spawn(certificate.keep_current(Arc::clone(control)));
     control.tasks.spawn(prune::run(Arc::clone(control)));
+    control.tasks.spawn({
+        let (revocations, stop) = (Arc::clone(&control.revocations), stop.clone());
+        async move { revocations.follow(stop).await }
+    });
+    control.tasks.spawn(crl::publish(Arc::clone(&control.revocations), list, stop.clone()));
+    control.tasks.spawn(authority::keep(Arc::clone(&control.authorities), control.stop.clone()));
     control.tasks.spawn(follow_revision(Arc::clone(control)));
     control.tasks.close();
     health.set_serving(true);
@@ -146,8 +162,10 @@ async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>
         audit: Arc::clone(&control.audit),
         instances: Arc::clone(&control.instances),
         clock: control.clock.clone(),
+        denylist: control.revocations.subscribe(),
         compilation,
-        trust: rpc::message::trust(&control.authority),
+        trust: control.authority.trust(),
+        identity: control.identity.clone(),
         metrics: Arc::clone(&control.metrics),
         tasks: tasks.clone(),
         stop: stop.clone(),

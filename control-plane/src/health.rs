@@ -1,4 +1,5 @@
-//! The HTTP listener for probes and scrapers: `/livez`, `/readyz` and `/metrics`, and nothing else.
+//! The HTTP listener for probes, scrapers and programs outside the mesh: `/livez`, `/readyz`, `/metrics` and `/crl`, and
+//! nothing else.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
+use crate::revocation::crl::Crl;
 
 /// How long a probe may take, from connecting to the end of its answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -30,13 +32,14 @@ const PROBES_AT_ONCE: usize = 64;
 pub struct Health {
     store: Arc<dyn Store>,
     metrics: Arc<Metrics>,
+    crl: Crl,
     serving: Arc<AtomicBool>,
 }
 
 impl Health {
     /// Not serving yet.
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { store, metrics, serving: Arc::new(AtomicBool::new(false)) }
+    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, crl: Crl) -> Self {
+        Self { store, metrics, crl, serving: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether the API listeners take calls.
@@ -117,7 +120,17 @@ impl Health {
                 );
                 response
             }
-            _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz or /metrics\n".to_owned()),
+            // Signed, so that it matters to nobody by what way it comes (RFC 5280 §4.2.1.13, RFC 2585 §4).
+            "/crl" => match self.crl.der() {
+                Some(der) => {
+                    let mut response = Response::new(Full::new(der));
+                    let kind = header::HeaderValue::from_static("application/pkix-crl");
+                    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                    response
+                }
+                None => plain(StatusCode::SERVICE_UNAVAILABLE, "no revocation list yet\n".to_owned()),
+            },
+            _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics or /crl\n".to_owned()),
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod push;
 pub mod random;
 pub mod registry;
 pub mod resources;
+pub mod revocation;
 pub mod rpc;
 pub mod secret;
 pub mod server_certificate;

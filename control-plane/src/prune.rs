@@ -1,4 +1,4 @@
-//! Forgets what has expired: certificates' and instances' records, join tokens, login tokens.
+//! Forgets what has expired: certificates' and instances' records, join tokens, login tokens, revocations.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,5 +28,6 @@ async fn once(control: &ControlPlane) -> Result<usize, StoreError> {
     let now = control.clock.now();
     let certificates = control.ledger.prune(now).await?;
     let tokens = control.tokens.prune(now).await?;
-    Ok(certificates + tokens + control.admins.prune(now).await?)
+    let revocations = control.revocations.prune(now).await?;
+    Ok(certificates + tokens + revocations + control.admins.prune(now).await?)
 }

@@ -55,6 +55,8 @@ pub enum ServerCertificateError {
 pub struct ServerCertificate {
     issued_at: UnixMillis,
     not_after: UnixMillis,
+    /// Of the authorities that it is by.
+    version: u64,
 }
 
 impl ServerCertificate {
@@ -83,24 +85,26 @@ impl ServerCertificate {
             action: "certificate.issue",
         };
         // Without it nobody could be served, not even whoever comes to make room on a full disk.
+        let (version, chain) = (control.authority.version(), control.authority.server_chain());
         let issued = control.issuer.issue(order, |_, _| Ok(Commit::new().using_reserve())).await?;
         // With the root in the chain, an agent that knows only the root's fingerprint can verify it.
-        let svid = match control.authority.root() {
-            Some(root) => issued.svid.with_root(root.der())?,
-            None => issued.svid,
-        };
+        let svid = issued.svid.followed_by(chain)?;
         let not_after = svid.validity().not_after();
         control.identity.publish(svid, &key)?;
         tracing::info!(event = "server_certificate", %not_after, "the control plane's own certificate is in use");
-        Ok(Self { issued_at: issued.issued_at, not_after })
+        Ok(Self { issued_at: issued.issued_at, not_after, version })
     }
 
-    /// Renews the certificate at half life, over and over, until the control plane stops.
+    /// Renews the certificate at half life, and whenever the authorities change, over and over, until the control plane
+    /// stops.
     pub async fn keep_current(mut self, control: Arc<ControlPlane>) {
+        let mut trust = control.authority.trust();
         loop {
             let due = renewal_at(self.issued_at, self.not_after, random::fraction());
-            if !sleep_until(&control, due).await {
-                return;
+            let has_changed = trust.wait_for(|trust| trust.version != self.version);
+            tokio::select! {
+                goes_on = sleep_until(&control, due) => if !goes_on { return },
+                changed = has_changed => if changed.is_err() { return },
             }
             match Self::obtain(&control).await {
                 Ok(renewed) => self = renewed,

@@ -76,6 +76,6 @@ impl Scratch {
     /// The peer that presents this certificate, verified as a listener would.
     pub(crate) fn peer(&self, svid: &Svid) -> PeerIdentity {
         let bundle = self.control.authority.bundle();
-        hauberk_tls::verify_svid(svid.chain(), bundle, self.clock.now(), hauberk_tls::Usage::Client).unwrap()
+        hauberk_tls::verify_svid(svid.chain(), &bundle, self.clock.now(), hauberk_tls::Usage::Client).unwrap()
     }
 }

@@ -1,15 +1,17 @@
-//! Who somebody is and for how long: SPIFFE ids, resource names, validity windows, serials.
+//! Who somebody is and for how long: SPIFFE ids, resource names, selectors, validity windows, serials.
 //!
 //! Every type here is parsed once at the door and cannot hold an invalid value afterwards. The crate is pure: no
 //! I/O, no clock (instants and random bytes are arguments), no serialisation framework.
 #![forbid(unsafe_code)]
 
 mod name;
+mod selector;
 mod serial;
 mod spiffe_id;
 mod time;
 
 pub use name::{Name, NameError};
+pub use selector::{Selector, SelectorError};
 pub use serial::{InstanceId, InstanceIdError, Serial, SerialError};
 pub use spiffe_id::{IdentityKind, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 pub use time::{UnixMillis, Validity, ValidityError, renewal_at};

@@ -170,10 +170,10 @@ impl Agent {
         let process = &mut self.process;
         self.addresses = eventually(&format!("{} is ready", self.node), Duration::from_secs(30), || {
             assert!(process.is_running(), "the agent ended:\n{}", process.log());
-            let text = fs::read_to_string(&file).ok()?;
-            let addresses: Value = serde_json::from_str(&text).ok()?;
-            let health = addresses["health"].as_str()?.parse().ok()?;
-            (crate::get(health, "health", "/readyz").ok()?.status == 200).then_some(addresses)
+            let read = || serde_json::from_str::<Value>(&fs::read_to_string(&file).ok()?).ok();
+            let health = read()?["health"].as_str()?.parse().ok()?;
+            // Read again: listeners that were bound meanwhile are told there before it is ready.
+            (crate::get(health, "health", "/readyz").ok()?.status == 200).then(read)?
         });
     }
 }

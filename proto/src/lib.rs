@@ -34,7 +34,14 @@ pub mod agent {
     }
 }
 
-/// An encoded `google.protobuf.FileDescriptorSet` of everything above and what it imports, for
+/// The SPIFFE Workload API.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+#[allow(clippy::allow_attributes_without_reason, reason = "generated")]
+pub mod workload {
+    tonic::include_proto!("_");
+}
+
+/// An encoded `google.protobuf.FileDescriptorSet` of our own services and resources and what it imports, for
 /// reflection and for reading files by the messages' own shape.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hauberk.binpb"));
 

@@ -60,6 +60,45 @@ pub enum AuthorityError {
     Sign(String),
 }
 
+/// What the certificate of an authority says, without its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthorityCertificate {
+    validity: Validity,
+    fingerprint: Fingerprint,
+    key_fingerprint: Fingerprint,
+}
+
+impl AuthorityCertificate {
+    /// Reads it; its form is checked, not who signed it.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub fn read(der: impl Into<CertificateDer<'static>>) -> Result<Self, AuthorityError> {
+        let der = der.into();
+        let facts = Facts::read(&der)?;
+        Ok(Self {
+            validity: facts.validity,
+            fingerprint: Fingerprint::of(&der),
+            key_fingerprint: Fingerprint::of(facts.spki),
+        })
+    }
+
+    /// When it is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// Its SHA-256.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The SHA-256 of its public key: what a bundle distrusts it by.
+    pub fn key_fingerprint(&self) -> Fingerprint {
+        self.key_fingerprint
+    }
+}
+
 /// What both kinds of authority have. Its issuer name and key id are parsed once, not with every signature.
 pub(crate) struct Authority {
     pub(crate) issuer: Issuer<'static, KeyPair>,
@@ -126,6 +165,31 @@ impl IssuingAuthority {
         let authority = Authority::load(certificate.into(), key)?;
         let root = TrustBundle::new(authority.trust_domain.clone(), [root.into()])?;
         Ok(Self { authority, root })
+    }
+
+    /// A certificate of this authority by another root: same key, same name, so that whatever it signs is vouched for by
+    /// that root too. Sent along while one root follows another, for those who know the former alone.
+    ///
+    /// # Errors
+    /// No certificate could be made, or nothing of the validity lies within the root's.
+    pub fn cross_signed(
+        &self,
+        root: &RootAuthority,
+        serial: Serial,
+    ) -> Result<CertificateDer<'static>, AuthorityError> {
+        let (authority, root) = (&self.authority, &root.0);
+        let validity = capped(authority.validity, root.validity)?;
+        let mut params = authority_params(
+            &authority.trust_domain,
+            "issuing",
+            ISSUING_PATH_LEN,
+            validity,
+            authority.serial,
+        )?;
+        params.serial_number = Some(serial.as_bytes().to_vec().into());
+        params.use_authority_key_identifier_extension = true;
+        let key = authority.issuer.key();
+        Ok(params.signed_by(key, &root.issuer).map_err(sign_error)?.into())
     }
 
     /// The root that this authority stands under, as a bundle.
@@ -221,12 +285,16 @@ fn authority_params(
 pub(crate) fn dated_params(validity: Validity, serial: Serial) -> CertificateParams {
     let mut params = CertificateParams::default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let span = |at: UnixMillis| std::time::Duration::from_secs(at.as_secs().min(LAST_X509_SECOND));
-    params.not_before = epoch + span(validity.not_before());
-    params.not_after = epoch + span(validity.not_after());
+    params.not_before = epoch + since_epoch(validity.not_before());
+    params.not_after = epoch + since_epoch(validity.not_after());
     params.serial_number = Some(serial.as_bytes().to_vec().into());
     params.distinguished_name = DistinguishedName::new();
     params
+}
+
+/// The time from the epoch to an instant as X.509 writes it, in whole seconds.
+pub(crate) fn since_epoch(at: UnixMillis) -> std::time::Duration {
+    std::time::Duration::from_secs(at.as_secs().min(LAST_X509_SECOND))
 }
 
 pub(crate) fn uri(text: &str) -> Result<SanType, rcgen::Error> {

@@ -1,13 +1,13 @@
 //! The roots of one trust domain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use hauberk_identity::{TrustDomain, Validity};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use thiserror::Error;
 
-use crate::certificate::{CertificateFault, Facts};
+use crate::certificate::{self, CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
 use crate::pem;
 
@@ -22,6 +22,8 @@ pub struct TrustBundle {
     roots: Vec<Root>,
     /// What webpki needs of each root, in the same order.
     anchors: Vec<TrustAnchor<'static>>,
+    /// Public keys of authorities that stand under a root and are believed nothing any longer.
+    distrusted: BTreeSet<Fingerprint>,
 }
 
 /// One root certificate of a bundle.
@@ -81,12 +83,27 @@ impl TrustBundle {
             .map(|root| webpki::anchor_from_trusted_cert(&root.der).map(|anchor| anchor.to_owned()))
             .collect::<Result<_, _>>()
             .map_err(|_| CertificateFault::Malformed)?;
-        Ok(Self { trust_domain, roots, anchors })
+        Ok(Self { trust_domain, roots, anchors, distrusted: BTreeSet::new() })
     }
 
     /// A bundle without roots, which verifies nobody.
     pub fn empty(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, roots: Vec::new(), anchors: Vec::new() }
+        Self { trust_domain, roots: Vec::new(), anchors: Vec::new(), distrusted: BTreeSet::new() }
+    }
+
+    /// The same bundle that believes nothing of the authorities with these public keys, whoever vouches for them.
+    #[must_use]
+    pub fn distrusting(mut self, keys: impl IntoIterator<Item = Fingerprint>) -> Self {
+        self.distrusted.extend(keys);
+        self
+    }
+
+    /// Reads the roots from certificates in DER that follow one another, as the SPIFFE Workload API has them.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::new`].
+    pub fn from_concatenated_der(trust_domain: TrustDomain, bytes: &[u8]) -> Result<Self, BundleError> {
+        Self::new(trust_domain, certificate::split(bytes)?)
     }
 
     /// Reads the roots from PEM; sections that are not certificates are passed over.
@@ -126,6 +143,10 @@ impl TrustBundle {
     /// All roots as one PEM text.
     pub fn to_pem(&self) -> String {
         pem::encode_certificates(self.roots.iter().map(|root| &root.der))
+    }
+
+    pub(crate) fn distrusts(&self, key: Fingerprint) -> bool {
+        self.distrusted.contains(&key)
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
@@ -183,7 +204,9 @@ impl Root {
 
 impl PartialEq for TrustBundle {
     fn eq(&self, other: &Self) -> bool {
-        self.trust_domain == other.trust_domain && self.roots == other.roots
+        self.trust_domain == other.trust_domain
+            && self.roots == other.roots
+            && self.distrusted == other.distrusted
     }
 }
 
@@ -202,6 +225,7 @@ impl fmt::Debug for TrustBundle {
         f.debug_struct("TrustBundle")
             .field("trust_domain", &self.trust_domain)
             .field("roots", &self.roots)
+            .field("distrusted", &self.distrusted)
             .finish()
     }
 }

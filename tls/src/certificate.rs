@@ -51,6 +51,18 @@ pub enum CertificateFault {
     UnknownCritical,
 }
 
+/// Takes certificates apart that follow one another.
+pub(crate) fn split(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateFault> {
+    let mut certificates = Vec::new();
+    while !bytes.is_empty() {
+        let (rest, _) = X509Certificate::from_der(bytes).map_err(|_| CertificateFault::Malformed)?;
+        let (one, _) = bytes.split_at_checked(bytes.len() - rest.len()).ok_or(CertificateFault::Malformed)?;
+        certificates.push(CertificateDer::from(one.to_vec()));
+        bytes = rest;
+    }
+    Ok(certificates)
+}
+
 /// What a certificate says, checked for form but not yet for truth.
 pub(crate) struct Facts<'a> {
     pub(crate) serial: Serial,
@@ -95,6 +107,16 @@ pub(crate) enum SubjectName<'a> {
     Dns(&'a str),
     Ip(&'a [u8]),
     Other,
+}
+
+/// The key id that a certificate says its key has (RFC 5280 §4.2.1.2).
+pub(crate) fn subject_key_id(der: &CertificateDer<'_>) -> Result<Option<Vec<u8>>, CertificateFault> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| CertificateFault::Malformed)?;
+    let id = certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    });
+    Ok(id)
 }
 
 impl<'a> Facts<'a> {

@@ -11,6 +11,7 @@ use webpki::{EndEntityCert, VerifiedPath};
 
 use crate::bundle::TrustBundle;
 use crate::certificate::Facts;
+use crate::fingerprint::Fingerprint;
 use crate::provider::CERTIFICATE_ALGORITHMS;
 use crate::verifier::{Usage, VerifyError};
 
@@ -96,6 +97,10 @@ fn check_path(path: &VerifiedPath<'_>, bundle: &TrustBundle, now: UnixMillis) ->
         let facts = Facts::read(&der).map_err(VerifyError::Intermediate)?;
         check_window(&facts, now)?;
         check_intermediate(&facts)?;
+        let key = Fingerprint::of(facts.spki);
+        if bundle.distrusts(key) {
+            return Err(VerifyError::Distrusted(key));
+        }
         if !facts.self_issued {
             below_root += 1;
         }

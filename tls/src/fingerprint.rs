@@ -23,6 +23,14 @@ impl Fingerprint {
         Self(hash)
     }
 
+    /// A fingerprint that was made elsewhere, from its bytes.
+    ///
+    /// # Errors
+    /// They are not 32.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, FingerprintError> {
+        bytes.try_into().map(Self).map_err(|_| FingerprintError)
+    }
+
     /// The hash itself.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -157,8 +157,9 @@ fn subject_names(template: &SvidTemplate) -> Result<Vec<SanType>, IssueError> {
     Ok(names)
 }
 
-/// RFC 1123 §2.1: letters, digits and hyphens in labels of 1 to 63. No wildcards: a certificate is one server's.
-fn is_dns_name(name: &str) -> bool {
+/// Whether a text may stand in a certificate as a DNS name, by RFC 1123 §2.1: letters, digits and hyphens in labels of 1 to
+/// 63. No wildcards: a certificate is one server's.
+pub fn is_dns_name(name: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')

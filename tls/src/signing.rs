@@ -1,7 +1,7 @@
-//! Signatures on views: the control plane signs, agents verify.
+//! Signatures on views and denylists: the control plane signs, agents verify.
 //!
-//! ECDSA on P-256 with SHA-256, ASN.1 DER, over [`DOMAIN`] followed by the message, so that nothing else that such a
-//! key might ever sign can be taken for a view.
+//! ECDSA on P-256 with SHA-256, ASN.1 DER, over the name of what is signed ([`Purpose`]) followed by the message, so that
+//! nothing else that such a key signs can be taken for it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,8 +16,23 @@ use zeroize::Zeroizing;
 
 use crate::fingerprint::Fingerprint;
 
-/// What stands before every signed message.
-pub const DOMAIN: &[u8] = b"hauberk-view-v1\0";
+/// What a signature is for. Its name stands before the signed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// What the agents of a node, or the callers of a service, are to know.
+    View,
+    /// Who is refused everywhere.
+    Denylist,
+}
+
+impl Purpose {
+    fn name(self) -> &'static [u8] {
+        match self {
+            Self::View => b"hauberk-view-v1\0",
+            Self::Denylist => b"hauberk-denylist-v1\0",
+        }
+    }
+}
 
 /// Why nothing was signed, or a key not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -98,12 +113,13 @@ impl ViewSigner {
         &self.key_id
     }
 
-    /// Signs `message`.
+    /// Signs `message` for a purpose.
     ///
     /// # Errors
     /// The system's random source fails.
-    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SigningError> {
-        let signature = self.key.sign(&self.random, &framed(message)).map_err(|_| SigningError::Unusable)?;
+    pub fn sign(&self, purpose: Purpose, message: &[u8]) -> Result<Vec<u8>, SigningError> {
+        let framed = framed(purpose, message);
+        let signature = self.key.sign(&self.random, &framed).map_err(|_| SigningError::Unusable)?;
         Ok(signature.as_ref().to_vec())
     }
 }
@@ -139,13 +155,19 @@ impl ViewVerifier {
         Ok(Self { keys: parsed })
     }
 
-    /// Checks that `signature` is one over `message` by the trusted key `key_id`.
+    /// Checks that `signature` is one over `message` for this purpose by the trusted key `key_id`.
     ///
     /// # Errors
     /// The key is not trusted, or the signature is wrong.
-    pub fn verify(&self, key_id: &str, message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    pub fn verify(
+        &self,
+        purpose: Purpose,
+        key_id: &str,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), SignatureError> {
         let key = self.keys.get(key_id).ok_or_else(|| SignatureError::UnknownKey(key_id.to_owned()))?;
-        key.verify_sig(&framed(message), signature).map_err(|_| SignatureError::Mismatch)
+        key.verify_sig(&framed(purpose, message), signature).map_err(|_| SignatureError::Mismatch)
     }
 
     /// The ids of the trusted keys, in order.
@@ -164,12 +186,13 @@ fn key_id(spki: &[u8]) -> String {
     Fingerprint::of(spki).to_string()
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
-    [DOMAIN, message].concat()
+fn framed(purpose: Purpose, message: &[u8]) -> Vec<u8> {
+    [purpose.name(), message].concat()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Purpose::{Denylist, View};
     use super::*;
 
     fn verifier(signers: &[&ViewSigner]) -> ViewVerifier {
@@ -179,31 +202,31 @@ mod tests {
     #[test]
     fn what_is_signed_verifies_with_that_key_alone() {
         let (ours, other) = (ViewSigner::generate().unwrap(), ViewSigner::generate().unwrap());
-        let signature = ours.sign(b"view").unwrap();
-        assert_eq!(verifier(&[&ours, &other]).verify(ours.key_id(), b"view", &signature), Ok(()));
+        let signature = ours.sign(View, b"view").unwrap();
+        assert_eq!(verifier(&[&ours, &other]).verify(View, ours.key_id(), b"view", &signature), Ok(()));
         assert_eq!(
-            verifier(&[&ours, &other]).verify(other.key_id(), b"view", &signature),
+            verifier(&[&ours, &other]).verify(View, other.key_id(), b"view", &signature),
             Err(SignatureError::Mismatch)
         );
         assert_eq!(
-            verifier(&[&other]).verify(ours.key_id(), b"view", &signature),
+            verifier(&[&other]).verify(View, ours.key_id(), b"view", &signature),
             Err(SignatureError::UnknownKey(ours.key_id().to_owned()))
         );
-        assert!(verifier(&[]).verify(ours.key_id(), b"view", &signature).is_err());
+        assert!(verifier(&[]).verify(View, ours.key_id(), b"view", &signature).is_err());
     }
 
     #[test]
     fn any_flipped_bit_is_noticed() {
         let signer = ViewSigner::generate().unwrap();
         let verifier = verifier(&[&signer]);
-        let signature = signer.sign(b"view").unwrap();
+        let signature = signer.sign(View, b"view").unwrap();
         for bit in 0..signature.len() * 8 {
             let mut flipped = signature.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(verifier.verify(signer.key_id(), b"view", &flipped).is_err(), "bit {bit}");
+            assert!(verifier.verify(View, signer.key_id(), b"view", &flipped).is_err(), "bit {bit}");
         }
-        assert!(verifier.verify(signer.key_id(), b"viev", &signature).is_err());
-        assert!(verifier.verify(signer.key_id(), b"view", &[]).is_err());
+        assert!(verifier.verify(View, signer.key_id(), b"viev", &signature).is_err());
+        assert!(verifier.verify(View, signer.key_id(), b"view", &[]).is_err());
     }
 
     #[test]
@@ -211,15 +234,25 @@ mod tests {
         let signer = ViewSigner::generate().unwrap();
         let again = ViewSigner::from_pkcs8_der(&signer.to_pkcs8_der().unwrap()).unwrap();
         assert_eq!(again.key_id(), signer.key_id());
-        let signature = again.sign(b"view").unwrap();
-        assert_eq!(verifier(&[&signer]).verify(signer.key_id(), b"view", &signature), Ok(()));
+        let signature = again.sign(View, b"view").unwrap();
+        assert_eq!(verifier(&[&signer]).verify(View, signer.key_id(), b"view", &signature), Ok(()));
     }
 
     #[test]
-    fn a_message_without_the_domain_does_not_verify() {
+    fn a_message_without_its_purpose_does_not_verify() {
         let signer = ViewSigner::generate().unwrap();
         let bare = signer.key.sign(&SystemRandom::new(), b"view").unwrap();
-        assert!(verifier(&[&signer]).verify(signer.key_id(), b"view", bare.as_ref()).is_err());
+        assert!(verifier(&[&signer]).verify(View, signer.key_id(), b"view", bare.as_ref()).is_err());
+    }
+
+    #[test]
+    fn what_is_signed_for_one_purpose_does_not_verify_for_another() {
+        let signer = ViewSigner::generate().unwrap();
+        for (signed, taken) in [(View, Denylist), (Denylist, View)] {
+            let signature = signer.sign(signed, b"view").unwrap();
+            let verified = verifier(&[&signer]).verify(taken, signer.key_id(), b"view", &signature);
+            assert_eq!(verified, Err(SignatureError::Mismatch));
+        }
     }
 
     #[test]

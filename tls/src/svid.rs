@@ -6,7 +6,7 @@ use hauberk_identity::{Serial, SpiffeId, Validity};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
-use crate::certificate::{CertificateFault, Facts};
+use crate::certificate::{self, CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
 use crate::pem;
 use crate::verifier::{self, VerifyError};
@@ -61,6 +61,14 @@ impl Svid {
         Ok(Self { chain, id, serial, validity, key_fingerprint })
     }
 
+    /// Reads a chain, leaf first, from certificates in DER that follow one another, as the SPIFFE Workload API has them.
+    ///
+    /// # Errors
+    /// As [`Svid::from_der`].
+    pub fn from_concatenated_der(bytes: &[u8]) -> Result<Self, SvidError> {
+        Self::from_der(certificate::split(bytes)?)
+    }
+
     /// Reads a chain, leaf first, from PEM.
     ///
     /// # Errors
@@ -74,7 +82,18 @@ impl Svid {
     /// # Errors
     /// The chain would become too long.
     pub fn with_root(&self, root: &CertificateDer<'static>) -> Result<Self, SvidError> {
-        Self::from_der(self.chain.iter().cloned().chain([root.clone()]))
+        self.followed_by([root.clone()])
+    }
+
+    /// The same SVID with more certificates behind its chain.
+    ///
+    /// # Errors
+    /// The chain would become too long.
+    pub fn followed_by(
+        &self,
+        more: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        Self::from_der(self.chain.iter().cloned().chain(more))
     }
 
     /// The chain, leaf first.
@@ -90,6 +109,11 @@ impl Svid {
     /// Whom the leaf names.
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// The serial number of the authority that signed the leaf, where its certificate comes along.
+    pub fn issuer_serial(&self) -> Option<Serial> {
+        Some(Facts::read(self.chain.get(1)?).ok()?.serial)
     }
 
     /// The leaf's serial number.

@@ -86,6 +86,9 @@ pub enum VerifyError {
     /// The chain ends in a root that is itself expired or not valid yet.
     #[error("root {0} is outside its own validity")]
     RootOutsideValidity(Fingerprint),
+    /// An authority of the chain was revoked.
+    #[error("the authority with key {0} was revoked: nothing that it signed is accepted")]
+    Distrusted(Fingerprint),
     /// A signature in the chain is wrong.
     #[error("a signature in the chain is wrong")]
     BadSignature,

@@ -188,17 +188,15 @@ impl Listeners {
         });
         let inbound: BTreeMap<u16, SocketAddr> =
             bound.iter().map(|(port, bound)| (*port, bound.address)).collect();
-        let has_changed = self.status.addresses.send_if_modified(|addresses| {
-            let differs = addresses.inbound != inbound || addresses.is_complete != is_complete;
+        let mut addresses = self.status.addresses.borrow().clone();
+        if addresses.inbound != inbound || addresses.is_complete != is_complete {
             addresses.inbound = inbound;
             addresses.is_complete = is_complete;
-            differs
-        });
-        if has_changed {
-            let content = self.status.addresses.borrow().to_json();
-            if let Err(error) = self.state.publish(addresses::FILE, &content) {
+            // Before we count as ready: whoever waits for that reads the file then.
+            if let Err(error) = self.state.publish(addresses::FILE, &addresses.to_json()) {
                 tracing::error!(event = "state_not_saved", %error);
             }
+            self.status.addresses.send_replace(addresses);
         }
     }
 }

@@ -39,9 +39,10 @@ impl OpenFiles {
         Self { found, now: getrlimit(Resource::Nofile) }
     }
 
-    /// A quarter for each kind of what is not kept for ourselves.
-    pub(super) fn shares(&self) -> Shares {
-        let of_a_kind = self.now.current.map_or(MAX_OF_A_KIND, |files| (files - OWN.min(files / 2)) / 4);
+    /// A quarter for each kind of what is not kept for ourselves and the Workload API.
+    pub(super) fn shares(&self, for_workloads: u64) -> Shares {
+        let own = OWN + for_workloads;
+        let of_a_kind = self.now.current.map_or(MAX_OF_A_KIND, |files| (files - own.min(files / 2)) / 4);
         let of_a_kind = usize::try_from(of_a_kind.clamp(1, MAX_OF_A_KIND)).unwrap_or(1);
         Shares { from_mesh: of_a_kind, to_app: of_a_kind, from_app: of_a_kind, to_mesh: of_a_kind }
     }
@@ -65,7 +66,7 @@ mod tests {
     fn leaves_files_for_all_the_rest() {
         let of = |current| {
             let now = Rlimit { current, maximum: current };
-            OpenFiles { found: now, now }.shares()
+            OpenFiles { found: now, now }.shares(0)
         };
         for (files, of_a_kind) in
             [(Some(1_024), 224), (Some(256), 32), (Some(1 << 20), 16_384), (None, 16_384)]
@@ -75,5 +76,7 @@ mod tests {
             assert!(files.is_none_or(|files| 4 * of_a_kind as u64 + OWN.min(files / 2) <= files));
         }
         assert_eq!(of(Some(0)).from_mesh, 1);
+        let now = Rlimit { current: Some(1_024), maximum: Some(1_024) };
+        assert_eq!(OpenFiles { found: now, now }.shares(512).from_app, 128);
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use crate::addresses::Addresses;
 use crate::config::{Config, TcpBinding};
+use crate::workloads::{ApiSocket, SocketError};
 
 /// Bound, and not served yet.
 #[derive(Debug)]
@@ -17,16 +18,26 @@ pub(super) struct Sockets {
     pub(super) tcp: Vec<(TcpBinding, TcpListener)>,
     pub(super) admin: TcpListener,
     pub(super) health: TcpListener,
+    pub(super) workload_api: Option<ApiSocket>,
     pub(super) addresses: Addresses,
 }
 
 /// A socket cannot be bound. The fault is whoever configured it, or another program's.
 #[derive(Debug, Error)]
-#[error("--{setting}: {address} cannot be bound: {source}")]
-pub struct SocketsError {
-    setting: &'static str,
-    address: SocketAddr,
-    source: io::Error,
+pub enum SocketsError {
+    /// One of TCP.
+    #[error("--{setting}: {address} cannot be bound: {source}")]
+    Tcp {
+        /// Which.
+        setting: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The Workload API's.
+    #[error(transparent)]
+    WorkloadApi(#[from] SocketError),
 }
 
 impl Sockets {
@@ -53,12 +64,13 @@ impl Sockets {
             inbound: BTreeMap::new(),
             is_complete: false,
         };
-        Ok(Self { outbound, tcp, admin, health, addresses })
+        let workload_api = config.workload_api_socket.as_deref().map(ApiSocket::bind).transpose()?;
+        Ok(Self { outbound, tcp, admin, health, workload_api, addresses })
     }
 }
 
 async fn bind(setting: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), SocketsError> {
-    let failed = |source| SocketsError { setting, address, source };
+    let failed = |source| SocketsError::Tcp { setting, address, source };
     let socket = TcpListener::bind(address).await.map_err(failed)?;
     let bound = socket.local_addr().map_err(failed)?;
     Ok((socket, bound))

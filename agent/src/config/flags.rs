@@ -21,6 +21,9 @@ pub enum Subcommand {
     Run(Box<RunFlags>),
     /// Ask a running agent whether it is ready; exit 0 if so, 1 if not
     Healthz(HealthzFlags),
+    /// Ask the SPIFFE Workload API as any program does
+    #[command(subcommand)]
+    Api(ApiCommand),
     /// Print the version
     Version,
 }
@@ -31,6 +34,36 @@ pub struct HealthzFlags {
     /// The agent's health listener; an unspecified address means this host
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_HEALTH", default_value = "127.0.0.1:15020")]
     pub address: String,
+}
+
+/// What `api` can do.
+#[derive(Debug, clap::Subcommand)]
+pub enum ApiCommand {
+    /// Show, or write to files, what this program is given
+    Fetch(FetchFlags),
+}
+
+/// Flags of `api fetch`.
+#[derive(Debug, Args)]
+pub struct FetchFlags {
+    /// Identities with their keys, or what to verify others by
+    #[arg(value_enum)]
+    pub what: Fetched,
+    /// The agent's --workload-api-socket
+    #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
+    pub socket: String,
+    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, into this directory
+    #[arg(long, value_name = "DIR")]
+    pub write: Option<PathBuf>,
+}
+
+/// What is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Fetched {
+    /// X.509-SVIDs.
+    X509,
+    /// Trust bundles.
+    Bundle,
 }
 
 // All values are texts here, so that they are checked together and not up to the first mistake.
@@ -78,6 +111,9 @@ pub struct RunFlags {
     /// Probes and scrapers: /livez, /readyz, /metrics [default: 0.0.0.0:15020]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_HEALTH")]
     pub health: Option<String>,
+    /// Serve the SPIFFE Workload API on this Unix socket, for programs that the node's enrollments name [default: nowhere]
+    #[arg(long, value_name = "PATH", env = "HAUBERK_WORKLOAD_API_SOCKET")]
+    pub workload_api_socket: Option<String>,
     /// How long the agent goes on as before once it is told to stop, with callers told to go elsewhere: for an app in
     /// another container that is told at the same moment and needs its agent to finish [default: 500ms where there
     /// are callers to tell]

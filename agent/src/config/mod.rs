@@ -15,7 +15,7 @@ use hauberk_identity::Name;
 use hauberk_tls::Fingerprint;
 use thiserror::Error;
 
-pub use flags::{Flags, HealthzFlags, RunFlags, Subcommand};
+pub use flags::{ApiCommand, FetchFlags, Fetched, Flags, HealthzFlags, RunFlags, Subcommand};
 
 /// Everything that is configured, checked.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Where probes and scrapers ask.
     pub health: SocketAddr,
+    /// Where the SPIFFE Workload API is served; nowhere by default.
+    pub workload_api_socket: Option<PathBuf>,
     /// How long the agent goes on as before once it is told to stop.
     pub drain_delay: Option<Duration>,
     /// How long requests may take to end after that.

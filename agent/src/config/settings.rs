@@ -13,7 +13,7 @@ use super::values::{self, on_or_off};
 use super::{Config, ConfigError, HostPort, Pin, RunFlags};
 
 /// The settings that a file may hold, named as the flags are.
-const NAMES: [&str; 17] = [
+const NAMES: [&str; 18] = [
     "control-plane",
     "state-dir",
     "join-token-file",
@@ -25,6 +25,7 @@ const NAMES: [&str; 17] = [
     "advertise-ip",
     "admin",
     "health",
+    "workload-api-socket",
     "drain-delay",
     "drain-timeout",
     "log",
@@ -79,6 +80,7 @@ impl Settings {
             advertise_ip,
             admin,
             health,
+            workload_api_socket,
             drain_delay,
             drain_timeout,
             log,
@@ -126,6 +128,7 @@ impl Settings {
             health: self
                 .one("health", health, values::address)
                 .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),
+            workload_api_socket: self.one("workload-api-socket", workload_api_socket, values::unix_socket),
             drain_delay: self.one("drain-delay", drain_delay, values::duration),
             drain_timeout: self
                 .one("drain-timeout", drain_timeout, values::duration)

@@ -27,6 +27,7 @@ fn reads_everything() {
         "--tcp=[::1]:0=postgres.db",
         "--listener=8080",
         "--listener=9090,inbound=0.0.0.0:0,app=127.0.0.1:1,advertise=10.0.0.1:9090",
+        "--workload-api-socket=unix:///run/hauberk/api.sock",
         "--drain-delay=5s",
         "--drain-timeout=500ms",
         "--access-log=off",
@@ -41,6 +42,7 @@ fn reads_everything() {
     assert_eq!(config.tcp[1].service, "postgres.db");
     assert_eq!(config.listeners[0], ListenerConfig::default_for(8080));
     assert_eq!(config.listeners[1].advertise.unwrap().to_string(), "10.0.0.1:9090");
+    assert_eq!(config.workload_api_socket.unwrap().to_str(), Some("/run/hauberk/api.sock"));
     assert_eq!(config.drain_delay, Some(Duration::from_secs(5)));
     assert_eq!(config.drain_timeout, Duration::from_millis(500));
     assert_eq!(config.command, ["app", "--flag"]);
@@ -63,9 +65,10 @@ fn reports_all_mistakes_together() {
         "--log-format=xml",
         "--access-log=maybe",
         "--root-fingerprint=abc",
+        "--workload-api-socket=api.sock",
     ])
     .unwrap_err();
-    assert_eq!(error.mistakes.len(), 14, "{error}");
+    assert_eq!(error.mistakes.len(), 15, "{error}");
     for name in ["control-plane", "outbound", "admin", "tcp", "listener", "log", "root-fingerprint"] {
         assert!(error.mistakes.iter().any(|mistake| mistake.starts_with(name)), "{name}: {error}");
     }

@@ -34,6 +34,19 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
 }
 
+/// The system takes 107 bytes of a Unix socket's path.
+pub(super) fn unix_socket(text: &str) -> Result<PathBuf, String> {
+    // As `SPIFFE_ENDPOINT_SOCKET` of those who connect writes it.
+    let path = text.strip_prefix("unix://").unwrap_or(text);
+    if !path.starts_with('/') || path.ends_with('/') {
+        return Err("write an absolute path, such as /run/hauberk/api.sock".to_owned());
+    }
+    if path.len() > 107 {
+        return Err("a socket's path has at most 107 bytes".to_owned());
+    }
+    Ok(path.into())
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
 }

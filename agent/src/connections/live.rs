@@ -9,16 +9,16 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use hauberk_identity::{IdentityKind, Name, UnixMillis};
 use hauberk_policy::{Caller, CanonicalPath, Protocol};
-use hauberk_tls::{PeerIdentity, TrustBundle, Usage, VerifyError};
+use hauberk_tls::{PeerIdentity, TrustBundle, Usage};
 use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Connections;
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
+use super::{Connections, Unwelcome};
 use crate::decisions::{self, Facts};
-use crate::mesh::NodeView;
+use crate::mesh::{Denial, Denied, NodeView};
 use crate::metrics::ListenerMetrics;
 use crate::wire::meter::Meter;
 
@@ -193,8 +193,8 @@ impl Connection {
 
     /// Takes a newer proof of the same identity. Says whether it was one that holds at this moment.
     pub(crate) fn extend(&self, peer: &PeerIdentity, connections: &Connections) -> bool {
-        // A change of trust takes this lock for each connection after the new bundle is there: either it finds the new
-        // proof here, or the new bundle is what we hold the proof against.
+        // A change of trust or denylist takes this lock for each connection after the new one is there: either it finds the
+        // new proof here, or the new one is what we hold the proof against.
         let mut proven = self.proven();
         if proven.id() != peer.id() || connections.verify(peer, self.role).is_err() {
             return false;
@@ -206,9 +206,20 @@ impl Connection {
         true
     }
 
-    /// Verifies the peer's proof against another bundle.
-    pub(super) fn verify_again(&self, bundle: &TrustBundle, now: UnixMillis) -> Result<(), VerifyError> {
-        self.proven().verify_again(bundle, now, self.role.of_peer())
+    /// Verifies the peer's proof against another bundle and denylist.
+    pub(super) fn verify_again(
+        &self,
+        connections: &Connections,
+        bundle: &TrustBundle,
+        now: UnixMillis,
+    ) -> Result<(), Unwelcome> {
+        connections.verify_by(bundle, &self.proven(), self.role, now)
+    }
+
+    /// Why the peer is refused by now, if so.
+    pub(super) fn denial(&self, denied: &Denied) -> Option<Denial> {
+        let proven = self.proven();
+        denied.denial(proven.id(), proven.serial())
     }
 
     /// Whether these rules let the connection be, whatever is asked on it.

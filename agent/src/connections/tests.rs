@@ -3,7 +3,8 @@ use hauberk_tls::{TrustBundle, Usage, verify_svid};
 
 use super::*;
 use crate::clock::Clock;
-use crate::mesh::Mesh;
+use crate::mesh::{Denylist, Mesh};
+use crate::state::Mark;
 use crate::testing::{Authorities, HOUR, around, now};
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
@@ -94,4 +95,83 @@ async fn a_peer_that_asks_nothing_is_asked_to_go_and_then_made_to() {
         tokio::time::advance(IDLE).await;
         assert_eq!(is_told(&connections), (true, true), "{protocol:?}");
     }
+}
+
+/// Refuses these, and says that it does.
+fn refuse(connections: &Connections, revision: u64, peers: &[&PeerIdentity]) {
+    connections.context.mesh.denied.replace(Denylist {
+        mark: Mark { epoch: 1, revision },
+        serials: peers.iter().map(|peer| peer.serial()).collect(),
+        identities: std::collections::HashSet::new(),
+    });
+}
+
+#[test]
+fn whoever_was_revoked_during_a_handshake_is_not_let_in() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let (revoked, other) = (web(&authorities, HOUR), web(&authorities, HOUR));
+    let address = "127.0.0.1:9".parse().unwrap();
+    refuse(&connections, 1, &[&revoked]);
+    for role in [INBOUND, Role::Outbound] {
+        let refused = connections.register(role, revoked.clone(), address, [1; 32]);
+        assert!(matches!(refused, Err(Unwelcome::Denied(Denial::Revoked))), "{refused:?}");
+        assert!(connections.is_empty());
+        assert!(connections.register(role, other.clone(), address, [1; 32]).is_ok());
+    }
+}
+
+#[test]
+fn a_revoked_proof_extends_nothing() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let address = "127.0.0.1:9".parse().unwrap();
+    let first = web(&authorities, HOUR);
+    let registered = connections.register(INBOUND, first.clone(), address, [1; 32]).unwrap();
+    let newer = web(&authorities, HOUR * 2);
+    refuse(&connections, 1, &[&newer]);
+    assert!(!registered.connection().extend(&newer, &connections));
+    assert_eq!(registered.connection().proven_until(), first.not_after());
+}
+
+#[tokio::test]
+async fn live_connections_of_the_revoked_are_cut_and_then_it_is_said() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let address = "127.0.0.1:9".parse().unwrap();
+    let (revoked, other) = (web(&authorities, HOUR), web(&authorities, HOUR));
+    let [inbound, outbound] = [(INBOUND, [1; 32]), (Role::Outbound, [2; 32])]
+        .map(|(role, exporter)| connections.register(role, revoked.clone(), address, exporter).unwrap());
+    let stays = connections.register(Role::Outbound, other, address, [3; 32]).unwrap();
+    let mesh = connections.context.mesh.clone();
+    mesh.gate.set_certificate_valid(true);
+    let stop = CancellationToken::new();
+    let mut enforcing = tokio::task::JoinSet::new();
+    enforcing.spawn({
+        let (connections, stop) = (Arc::clone(&connections), stop.clone());
+        async move { connections.enforce(stop).await }
+    });
+    let mut applied = mesh.denied.applied();
+    refuse(&connections, 7, &[&revoked]);
+    applied.wait_for(|mark| mark.revision == 7).await.unwrap();
+    assert!(inbound.connection().cut_signal().is_cancelled());
+    assert!(outbound.connection().cut_signal().is_cancelled());
+    assert!(!stays.connection().cut_signal().is_cancelled());
+    assert_eq!(mesh.inbound().borrow().ends_outbound(), None);
+
+    // Ourselves.
+    let own = connections.context.identity.current();
+    mesh.denied.replace(Denylist {
+        mark: Mark { epoch: 1, revision: 8 },
+        identities: [own.svid().unwrap().id().clone()].into(),
+        ..Denylist::default()
+    });
+    applied.wait_for(|mark| mark.revision == 8).await.unwrap();
+    assert!(stays.connection().cut_signal().is_cancelled());
+    assert_eq!(mesh.inbound().borrow().ends_outbound(), Some(ClosedReason::Quarantined));
+    mesh.denied.replace(Denylist { mark: Mark { epoch: 1, revision: 9 }, ..Denylist::default() });
+    applied.wait_for(|mark| mark.revision == 9).await.unwrap();
+    assert_eq!(mesh.inbound().borrow().ends_outbound(), None);
+    stop.cancel();
+    enforcing.join_next().await.unwrap().unwrap();
 }

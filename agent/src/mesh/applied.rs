@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hauberk_tls::TrustBundle;
 use tokio::sync::watch;
 
 use super::{Inbound, NodeView};
@@ -10,27 +11,40 @@ use super::{Inbound, NodeView};
 ///
 /// `connections.rs` publishes here after it has cut what is denied; `sync/` waits here before it acknowledges a view.
 #[derive(Debug)]
-pub struct Applied(watch::Sender<Option<Arc<Inbound>>>);
+pub struct Applied {
+    inbound: watch::Sender<Option<Arc<Inbound>>>,
+    trust: watch::Sender<Option<Arc<TrustBundle>>>,
+}
 
 impl Applied {
     /// Nothing has been applied yet.
     pub fn new() -> Self {
-        Self(watch::Sender::new(None))
+        Self { inbound: watch::Sender::new(None), trust: watch::Sender::new(None) }
     }
 
     /// States that live traffic now obeys `inbound`, the very value that was received.
     pub fn publish(&self, inbound: Arc<Inbound>) {
-        self.0.send_replace(Some(inbound));
+        self.inbound.send_replace(Some(inbound));
+    }
+
+    /// States that every live connection has been held against this bundle.
+    pub fn publish_trust(&self, bundle: Arc<TrustBundle>) {
+        self.trust.send_replace(Some(bundle));
+    }
+
+    /// What live connections have been held against, now and at each change.
+    pub fn subscribe_trust(&self) -> watch::Receiver<Option<Arc<TrustBundle>>> {
+        self.trust.subscribe()
     }
 
     /// What live traffic obeys, now and at each change.
     pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Inbound>>> {
-        self.0.subscribe()
+        self.inbound.subscribe()
     }
 
     /// The view in force for live traffic, unless inbound is closed.
     pub fn view(&self) -> Option<Arc<NodeView>> {
-        match self.0.borrow().as_deref() {
+        match self.inbound.borrow().as_deref() {
             Some(Inbound::Open(view)) => Some(Arc::clone(view)),
             Some(Inbound::Closed { .. }) | None => None,
         }

@@ -7,6 +7,8 @@ use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{Engine, Protocol};
 use tokio::sync::watch;
 
+use super::denylist::Denial;
+
 /// What decides inbound traffic.
 #[derive(Debug, Clone)]
 pub enum Inbound {
@@ -34,14 +36,22 @@ pub enum ClosedReason {
     CertificateExpired,
     /// Our virtual node was deleted.
     NodeDeleted,
+    /// Our own certificate was revoked.
+    Revoked,
+    /// Our node is in quarantine.
+    Quarantined,
+    /// What is kept of the denylist cannot be read, so that it is not known who is to be refused.
+    NoDenylist,
 }
 
 impl ClosedReason {
     /// Whether we are nobody any longer, so that nothing is sent out either.
     fn ends_outbound(self) -> bool {
         match self {
-            Self::CertificateExpired | Self::NodeDeleted => true,
-            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld => false,
+            Self::CertificateExpired | Self::NodeDeleted | Self::Revoked | Self::Quarantined => true,
+            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld | Self::NoDenylist => {
+                false
+            }
         }
     }
 
@@ -54,6 +64,9 @@ impl ClosedReason {
             Self::ViewTooOld => "view_too_old",
             Self::CertificateExpired => "certificate_expired",
             Self::NodeDeleted => "node_deleted",
+            Self::Revoked => "revoked",
+            Self::Quarantined => "quarantined",
+            Self::NoDenylist => "no_denylist",
         }
     }
 }
@@ -108,13 +121,24 @@ struct Causes {
     unusable: Option<ClosedReason>,
     too_old: bool,
     expired: bool,
+    /// Everybody refuses us.
+    denied: Option<ClosedReason>,
+    /// What is kept of the denylist cannot be read.
+    no_denylist: bool,
 }
 
 impl InboundGate {
     /// Closed, since there is no view and no certificate.
     pub fn new() -> Self {
         Self {
-            causes: Mutex::new(Causes { view: None, unusable: None, too_old: false, expired: true }),
+            causes: Mutex::new(Causes {
+                view: None,
+                unusable: None,
+                too_old: false,
+                expired: true,
+                denied: None,
+                no_denylist: false,
+            }),
             current: watch::Sender::new(Arc::new(Inbound::Closed { reason: ClosedReason::NoView })),
             has_valid_certificate: AtomicBool::new(false),
         }
@@ -155,6 +179,21 @@ impl InboundGate {
         self.change(|causes| causes.expired = !valid);
     }
 
+    /// Tells whether everybody refuses us, and why.
+    pub fn set_denied(&self, denial: Option<Denial>) {
+        self.change(|causes| {
+            causes.denied = denial.map(|denial| match denial {
+                Denial::Revoked => ClosedReason::Revoked,
+                Denial::Quarantined => ClosedReason::Quarantined,
+            });
+        });
+    }
+
+    /// Tells whether it is known who is to be refused.
+    pub fn set_denylist_known(&self, known: bool) {
+        self.change(|causes| causes.no_denylist = !known);
+    }
+
     /// The view that was opened last, in force or not.
     pub fn latest_view(&self) -> Option<Arc<NodeView>> {
         self.causes.lock().unwrap_or_else(PoisonError::into_inner).view.clone()
@@ -184,8 +223,15 @@ impl Default for InboundGate {
 impl Causes {
     fn outcome(&self) -> Inbound {
         let closed = |reason| Inbound::Closed { reason };
+        let deleted = self.unusable.filter(|reason| *reason == ClosedReason::NodeDeleted);
+        if self.expired {
+            return closed(ClosedReason::CertificateExpired);
+        }
+        if let Some(reason) = deleted.or(self.denied) {
+            return closed(reason);
+        }
         match (&self.view, self.unusable) {
-            _ if self.expired => closed(ClosedReason::CertificateExpired),
+            _ if self.no_denylist => closed(ClosedReason::NoDenylist),
             (_, Some(reason)) => closed(reason),
             (None, None) => closed(ClosedReason::NoView),
             (Some(_), None) if self.too_old => closed(ClosedReason::ViewTooOld),

@@ -3,6 +3,7 @@
 //! `sync/` writes here, `inbound/` and `outbound/` read.
 
 mod applied;
+mod denylist;
 mod dns;
 mod endpoints;
 mod inbound;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use applied::Applied;
+pub use denylist::{Denial, Denied, Denylist};
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
 pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
 pub use service::{Service, ServicePort, Target};
@@ -30,6 +32,8 @@ pub struct Mesh {
     pub endpoints: Arc<Endpoints>,
     /// How far live traffic has been brought in line with [`Mesh::inbound`].
     pub applied: Arc<Applied>,
+    /// Who is refused everywhere.
+    pub denied: Arc<Denied>,
 }
 
 impl Mesh {
@@ -41,6 +45,7 @@ impl Mesh {
             services: Arc::new(Services::new(Arc::clone(&endpoints))),
             endpoints,
             applied: Arc::new(Applied::new()),
+            denied: Arc::new(Denied::new()),
         }
     }
 

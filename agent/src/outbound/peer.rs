@@ -14,7 +14,7 @@ use hauberk_tls::{
 use thiserror::Error;
 
 use super::tunnel::TunnelPool;
-use crate::connections::{Connections, Registered, Role};
+use crate::connections::{Connections, Registered, Role, Unwelcome};
 use crate::wire::alpn;
 use crate::wire::budget::Budget;
 use crate::wire::http1::LinkPool;
@@ -62,6 +62,9 @@ pub(super) enum DialError {
     /// It is not who is expected, or refuses us.
     #[error("no mutual TLS with {0}: {1}")]
     Handshake(SocketAddr, #[source] HandshakeError),
+    /// It is not who may be called, or no longer.
+    #[error("{0} is not called: {1}")]
+    Unwelcome(SocketAddr, #[source] Unwelcome),
     /// It does not speak the port's protocol.
     #[error("{0} does not speak {1}")]
     Alpn(SocketAddr, &'static str),
@@ -139,7 +142,7 @@ impl Peer {
         };
         let registered = connections
             .register(Role::Outbound, peer, self.address, exporter)
-            .map_err(|error| DialError::Handshake(self.address, HandshakeError::PeerRefused(error)))?;
+            .map_err(|error| DialError::Unwelcome(self.address, error))?;
         registered.connection().set_own_until(own.not_after());
         Ok((Transport::tls(stream, place), registered))
     }

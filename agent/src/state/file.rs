@@ -51,7 +51,7 @@ pub(super) fn write(directory: &Path, name: &str, payload: &[u8]) -> io::Result<
 }
 
 /// Puts a file in place of the former one, so that after a crash or loss of power either is there whole.
-pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.new"));
     let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;

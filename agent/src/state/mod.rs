@@ -4,7 +4,7 @@
 //! rename, fsync of the directory) and carries a checksum; the node's own view and the high-water mark,
 //! which are written at each change of rules, have two slots instead. What is damaged is named and never taken for truth.
 
-mod file;
+pub(crate) mod file;
 mod records;
 mod slots;
 
@@ -25,6 +25,7 @@ const IDENTITY: &str = "identity";
 const PENDING_KEY: &str = "pending-key";
 const TRUST: &str = "trust";
 const NODE_VIEW: &str = "node-view";
+const DENYLIST: &str = "denylist";
 const SERVICE_VIEWS: &str = "service-views";
 const ENDPOINTS: &str = "endpoints";
 const MARK: &str = "high-water-mark";
@@ -186,6 +187,26 @@ impl State {
     /// The disk refuses.
     pub fn save_node_view(&self, view: &pb::SignedView) -> Result<(), StateError> {
         self.overwrite(NODE_VIEW, &view.encode_to_vec())
+    }
+
+    /// The last good denylist. Its signature is the reader's to check.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn denylist(&self) -> Result<Option<pb::SignedDenylist>, StateError> {
+        let Some(payload) = self.found(DENYLIST, slots::read)? else { return Ok(None) };
+        pb::SignedDenylist::decode(&*payload)
+            .map(Some)
+            .map_err(|error| self.damaged(DENYLIST, error.to_string()))
+    }
+
+    /// Keeps the denylist.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save_denylist(&self, denylist: &pb::SignedDenylist) -> Result<(), StateError> {
+        slots::write(&self.directory, DENYLIST, &denylist.encode_to_vec())
+            .map_err(|source| self.io(DENYLIST, source))
     }
 
     /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.

@@ -1,9 +1,11 @@
 //! What the files of the state directory hold.
 
+use std::time::Duration;
+
 use hauberk_identity::{InstanceId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::signing::ViewVerifier;
-use hauberk_tls::{CertificateDer, KeyPair, Svid, TrustBundle};
+use hauberk_tls::{CertificateDer, Fingerprint, KeyPair, Svid, TrustBundle};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -90,16 +92,42 @@ impl StoredTrust {
     /// # Errors
     /// A root or a key does not parse, or is of another trust domain; or there is no root at all.
     pub fn new(message: pb::Trust) -> Result<Self, String> {
-        let pb::Trust { trust_domain, roots, view_keys } = &message;
+        let pb::Trust {
+            trust_domain,
+            roots,
+            view_keys,
+            version: _,
+            renew_issuers: _,
+            distrusted_keys,
+            renew_within_ms: _,
+        } = &message;
         let trust_domain = TrustDomain::parse(trust_domain).map_err(|error| error.to_string())?;
         let bundle = TrustBundle::new(trust_domain, roots.iter().cloned().map(CertificateDer::from))
             .map_err(|error| error.to_string())?;
         if bundle.roots().is_empty() {
             return Err("it holds no root".to_owned());
         }
+        let distrusted: Vec<Fingerprint> = distrusted_keys
+            .iter()
+            .map(|key| Fingerprint::from_bytes(key))
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?;
+        let bundle = bundle.distrusting(distrusted);
         let keys = view_keys.iter().map(|pb::ViewKey { key_id: _, public_key }| public_key.as_slice());
         let view_keys = ViewVerifier::from_public_keys(keys).map_err(|error| error.to_string())?;
         Ok(Self { bundle, view_keys, message })
+    }
+
+    /// Counts the changes of what is to be trusted.
+    pub fn version(&self) -> u64 {
+        self.message.version
+    }
+
+    /// Over which time to renew this certificate, where the authority that signed it signs no longer.
+    pub fn renewal_within(&self, svid: &Svid) -> Option<Duration> {
+        let issuer = svid.issuer_serial()?.to_string();
+        let within = Duration::from_millis(self.message.renew_within_ms.into());
+        self.message.renew_issuers.contains(&issuer).then_some(within)
     }
 
     /// The message that it was made of.

@@ -13,7 +13,7 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{CompileError, Engine};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::{self, Body, ConvertError, ServiceView, features};
-use hauberk_tls::signing::{SignatureError, ViewVerifier};
+use hauberk_tls::signing::{Purpose, SignatureError, ViewVerifier};
 use prost::Message;
 use thiserror::Error;
 
@@ -154,7 +154,7 @@ pub fn authenticate(
     floors: &Floors,
 ) -> Result<Authentic, Rejection> {
     let pb::SignedView { view: encoded, signature, key_id } = signed;
-    keys.verify(key_id, encoded, signature)?;
+    keys.verify(Purpose::View, key_id, encoded, signature)?;
     let view = pb::View::decode(&**encoded)?;
     let mark = Mark { epoch: view.epoch, revision: view.revision };
     let Recipient { spiffe_id, trust_domain, mesh } = recipient;

@@ -16,9 +16,9 @@ use crate::state::{Mark, State, StateError};
 /// What is accepted, and the way of anything new into force. Owned by the one task that runs sessions.
 #[derive(Debug)]
 pub struct Held {
-    mesh: Mesh,
-    state: Arc<State>,
-    recipient: Recipient,
+    pub(super) mesh: Mesh,
+    pub(super) state: Arc<State>,
+    pub(super) recipient: Recipient,
     age: Arc<ViewAge>,
     mark: Mark,
     node: Option<Arc<NodeView>>,
@@ -75,6 +75,7 @@ impl Held {
             are_services_unsaved: false,
             are_endpoints_unsaved: false,
         };
+        held.reload_denylist(keys);
         held.mark = or_report(held.state.mark()).flatten().unwrap_or_default();
         if let Some(at) = or_report(held.state.view_confirmed_at()).flatten() {
             held.age.confirmed_until(UnixMillis(at));
@@ -102,6 +103,7 @@ impl Held {
     /// The first message of a session.
     pub(super) fn hello(&self, now: UnixMillis) -> pb::Hello {
         let applied = self.mesh.applied.view();
+        let denied = self.mesh.denied.mark();
         let wanted = self.mesh.services.begin_session();
         let mut services: BTreeMap<Name, Option<pb::Held>> =
             wanted.into_iter().map(|name| (name, None)).collect();
@@ -120,6 +122,7 @@ impl Held {
             now_unix_ms: now.0,
             highest_epoch: self.mark.epoch,
             highest_revision: self.mark.revision,
+            denylist: Some(pb::HeldDenylist { epoch: denied.epoch, revision: denied.revision }),
         }
     }
 
@@ -343,7 +346,10 @@ impl Held {
     }
 
     /// Writes off the runtime's threads. False where the disk refuses, which is reported; what is in force stays so.
-    async fn on_disk(&self, write: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static) -> bool {
+    pub(super) async fn on_disk(
+        &self,
+        write: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static,
+    ) -> bool {
         let state = Arc::clone(&self.state);
         match tokio::task::spawn_blocking(move || write(&state)).await {
             Ok(Ok(())) => return true,

@@ -3,6 +3,7 @@
 
 mod age;
 mod apply;
+mod denylist;
 mod endpoints;
 mod held;
 mod session;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use age::ViewAge;
 pub use apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
+pub use denylist::BadDenylist;
 pub use held::Held;
 
 use crate::config::HostPort;
@@ -26,6 +28,7 @@ use crate::credentials::Credentials;
 use crate::decisions::Decisions;
 use crate::mesh::Mesh;
 use crate::random::Backoff;
+use crate::workloads::Told;
 use session::{End, Session};
 
 /// Keeps a stream to the control plane, for as long as the agent runs.
@@ -41,6 +44,8 @@ pub struct Sync {
     pub recipient: Recipient,
     /// What is learned goes here.
     pub mesh: Mesh,
+    /// What is told of workloads goes here.
+    pub workloads: watch::Sender<Told>,
     /// What was decided comes from here.
     pub decisions: Arc<Decisions>,
     /// Where we take traffic, now and at each change.

@@ -8,7 +8,7 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::from_agent::Message as Up;
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::to_agent::Message as Down;
-use hauberk_tls::{LiveState, Svid};
+use hauberk_tls::{LiveState, Svid, TrustBundle};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -20,6 +20,7 @@ use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
 use crate::random::Backoff;
 use crate::state::Mark;
+use crate::workloads;
 
 /// How many messages up may wait for the network.
 const MAX_WAITING: usize = 32;
@@ -42,6 +43,9 @@ pub(super) struct Session<'a> {
     held: &'a mut Held,
     identity: watch::Receiver<LiveState>,
     unacknowledged: Option<Unacknowledged>,
+    unacknowledged_denylist: Option<Mark>,
+    /// A trust bundle that live traffic may not obey yet, and its version.
+    unacknowledged_trust: Option<(u64, Arc<TrustBundle>)>,
 }
 
 /// What live traffic does not obey yet.
@@ -53,7 +57,14 @@ enum Unacknowledged {
 
 impl<'a> Session<'a> {
     pub(super) fn new(sync: &'a Sync, held: &'a mut Held, identity: watch::Receiver<LiveState>) -> Self {
-        Self { sync, held, identity, unacknowledged: None }
+        Self {
+            sync,
+            held,
+            identity,
+            unacknowledged: None,
+            unacknowledged_denylist: None,
+            unacknowledged_trust: None,
+        }
     }
 
     pub(super) async fn run(mut self, channel: Channel, backoff: &mut Backoff) -> End {
@@ -69,6 +80,7 @@ impl<'a> Session<'a> {
         let mut registrations = self.sync.registrations.clone();
         let mut wishes = self.sync.mesh.services.wishes();
         let mut applied = self.sync.mesh.applied.subscribe();
+        let mut denied = self.sync.mesh.denied.applied();
         let mut save = tokio::time::interval(SAVE);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serial = serial_of(&self.identity.borrow());
@@ -78,6 +90,7 @@ impl<'a> Session<'a> {
         up.send(Up::Register(register)).await?;
         wishes.mark_changed();
         applied.mark_changed();
+        let mut trust_applied = self.sync.mesh.applied.subscribe_trust();
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let mut down = client.sync(ReceiverStream::new(waiting)).await.map_err(closed)?.into_inner();
         self.sync.connected.send_replace(true);
@@ -87,7 +100,7 @@ impl<'a> Session<'a> {
                 message = next(&mut down) => {
                     let message = message?;
                     // Only now: a stream that is opened may still be refused, or we be told to go.
-                    if !matches!(message.message, Some(Down::NodeGone(_))) {
+                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_))) {
                         backoff.reset();
                     }
                     self.take(message, &up).await?;
@@ -96,6 +109,16 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     let now = applied.borrow_and_update().clone();
                     self.acknowledge(now.as_deref(), &up).await?;
+                }
+                changed = denied.changed() => {
+                    or_stopping(changed)?;
+                    let applied = *denied.borrow_and_update();
+                    self.acknowledge_denylist(applied, &up).await?;
+                }
+                changed = trust_applied.changed() => {
+                    or_stopping(changed)?;
+                    trust_applied.mark_unchanged();
+                    self.acknowledge_trust(&up).await?;
                 }
                 changed = registrations.changed() => {
                     or_stopping(changed)?;
@@ -125,7 +148,27 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         match message {
+            Down::Workloads(entries) => {
+                self.sync.workloads.send_replace(Some(Arc::new(workloads::read(entries))));
+            }
             Down::View(signed) => self.take_view(signed, up).await?,
+            Down::Denylist(signed) => {
+                match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {
+                    Ok(mark) => {
+                        self.unacknowledged_denylist = Some(mark);
+                        // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new session.
+                        let us = self.sync.credentials.live().current();
+                        if self.sync.mesh.denied.denial_of_us(&us).is_some() {
+                            self.sync.workloads.send_replace(Some(Arc::default()));
+                        }
+                        let applied = *self.sync.mesh.denied.applied().borrow();
+                        self.acknowledge_denylist(applied, up).await?;
+                    }
+                    Err(error) => {
+                        tracing::error!(event = "denylist_refused", %error, "the former stays in force")
+                    }
+                }
+            }
             Down::ServicesGone(gone) => self.held.take_gone(&gone),
             Down::Endpoints(update) => {
                 if let Err(error) = self.held.take_endpoints(&update, true) {
@@ -133,13 +176,8 @@ impl<'a> Session<'a> {
                 }
             }
             Down::Trust(trust) => {
-                let credentials = self.sync.credentials.clone();
-                match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
-                    Ok(Ok(true)) => tracing::info!(event = "trust_replaced"),
-                    Ok(Ok(false)) => {}
-                    Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
-                    Err(error) => tracing::error!(event = "trust_refused", %error),
-                }
+                self.take_trust(trust).await;
+                self.acknowledge_trust(up).await?;
             }
             Down::Question(pb::Question { question_id, decision_id }) => {
                 let decision = self.sync.decisions.explain(&decision_id);
@@ -151,6 +189,8 @@ impl<'a> Session<'a> {
                 self.sync.settled.send_replace(true);
             }
             Down::NodeGone(pb::NodeGone { epoch, revision }) => {
+                // Who vouched for them is nobody any longer.
+                self.sync.workloads.send_replace(Some(Arc::default()));
                 let at = Mark { epoch, revision };
                 if self.held.take_node_gone(at).await {
                     self.unacknowledged = Some(Unacknowledged::NodeGone(at));
@@ -159,6 +199,36 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    async fn take_trust(&mut self, trust: pb::Trust) {
+        let (credentials, version) = (self.sync.credentials.clone(), trust.version);
+        match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
+            Ok(Ok(is_new)) => {
+                if is_new {
+                    tracing::info!(event = "trust_replaced", version);
+                }
+                let bundle = Arc::clone(self.sync.credentials.live().current().bundle());
+                self.unacknowledged_trust = Some((version, bundle));
+            }
+            Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
+            Err(error) => tracing::error!(event = "trust_refused", %error),
+        }
+    }
+
+    /// Acknowledges what is to be trusted once every live connection has been held against it.
+    async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
+        let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
+        let version = match (&self.unacknowledged_trust, applied) {
+            (Some((version, wanted)), Some(applied)) if *wanted == applied => *version,
+            _ => return Ok(()),
+        };
+        self.unacknowledged_trust = None;
+        // A control plane that counts no versions does not know the answer.
+        if version == 0 {
+            return Ok(());
+        }
+        up.send(Up::TrustInForce(pb::TrustInForce { version })).await
     }
 
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
@@ -192,6 +262,16 @@ impl<'a> Session<'a> {
         };
         self.unacknowledged = None;
         up.send(Up::Acknowledge(pb::Acknowledge { epoch, revision, service: String::new() })).await
+    }
+
+    /// Acknowledges the denylist once live traffic obeys it, and the disk has it.
+    async fn acknowledge_denylist(&mut self, applied: Mark, up: &Uplink) -> Result<(), End> {
+        let Some(Mark { epoch, revision }) = self.unacknowledged_denylist.filter(|mark| *mark <= applied)
+        else {
+            return Ok(());
+        };
+        self.unacknowledged_denylist = None;
+        up.send(Up::AcknowledgeDenylist(pb::AcknowledgeDenylist { epoch, revision })).await
     }
 
     async fn subscribe(&mut self, up: &Uplink) -> Result<(), End> {

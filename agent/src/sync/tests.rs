@@ -14,6 +14,8 @@ use crate::mesh::{ClosedReason, Inbound};
 use crate::state::{Mark, State};
 use crate::testing::{Authorities, ControlPlane, HOUR, around, node_view, recipient, service_view};
 
+mod denylist;
+
 struct Agent {
     authorities: Arc<Authorities>,
     mesh: Mesh,
@@ -298,6 +300,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
         recipient: recipient(),
         mesh: agent.mesh.clone(),
         decisions,
+        workloads: crate::workloads::untold().0,
         registrations: registrations.subscribe(),
         connected: connected.clone(),
         settled: watch::Sender::new(false),
@@ -428,6 +431,7 @@ async fn who_is_refused_comes_back_later_and_later() {
         recipient: recipient(),
         mesh: agent.mesh.clone(),
         decisions: Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None)),
+        workloads: crate::workloads::untold().0,
         registrations: registrations.subscribe(),
         connected: watch::Sender::new(false),
         settled: watch::Sender::new(false),

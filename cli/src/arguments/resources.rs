@@ -34,7 +34,7 @@ pub(crate) enum DryRun {
 /// `get`
 #[derive(Debug, Args)]
 pub(crate) struct Get {
-    /// A kind (vn, vs, policies, instances, tokens, certificates, admins, all …), or KIND/NAME
+    /// A kind (vn, vs, policies, enrollments, instances, tokens, certificates, admins, all …), or KIND/NAME
     #[arg(value_name = "KIND", add = ArgValueCandidates::new(kind_words))]
     pub(crate) kind: String,
     /// Only this one

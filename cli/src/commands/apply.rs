@@ -5,6 +5,7 @@ use hauberk_policy::{Mode, PolicyDocument};
 use hauberk_proto::admin::v1::{ApplyRequest, ApplyResponse, Outcome};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use owo_colors::OwoColorize as _;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
@@ -155,7 +156,7 @@ pub(crate) async fn finish(
     let changed = answer.resources.iter().any(|applied| applied.outcome() != Outcome::Unchanged);
     match timeout {
         _ if validate_only => Ok(()),
-        Some(timeout) => wait::until_enforced(session, answer.revision, "", timeout).await,
+        Some(timeout) => wait::until_enforced(session, answer.revision, "", (Instant::now(), timeout)).await,
         None if changed => {
             let revision = answer.revision;
             output::note(format_args!(

@@ -4,7 +4,7 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, PolicyDocument, Referent};
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{
-    Kind, PolicySpec, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
+    EnrollmentSpec, Kind, PolicySpec, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
 };
 use owo_colors::OwoColorize as _;
 
@@ -44,6 +44,7 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
         Some(Spec::VirtualNode(spec)) => of_node(&session, &mesh, &name, spec).await,
         Some(Spec::VirtualService(spec)) => of_service(&session, &mesh, &name, spec).await,
         Some(Spec::Policy(spec)) => of_policy(&session, &resource, spec),
+        Some(Spec::Enrollment(spec)) => of_enrollment(&session, &mesh, spec).await,
         None => Ok(()),
     }
 }
@@ -74,7 +75,7 @@ fn head(resource: &Resource) -> Result<(), CommandError> {
 async fn of_mesh(session: &Session, mesh: &str) -> Result<(), CommandError> {
     let found = session.list(Kind::Unspecified, mesh).await?;
     heading("Holds")?;
-    for kind in [Kind::VirtualNode, Kind::VirtualService, Kind::Policy] {
+    for kind in [Kind::VirtualNode, Kind::VirtualService, Kind::Policy, Kind::Enrollment] {
         let names: Vec<String> = found
             .iter()
             .filter(|resource| kinds::kind_of(resource) == kind)
@@ -188,6 +189,25 @@ fn of_policy(session: &Session, resource: &Resource, spec: &PolicySpec) -> Resul
         output::line(format_args!("  {}", output::printable(line)))?;
     }
     Ok(())
+}
+
+async fn of_enrollment(session: &Session, mesh: &str, spec: &EnrollmentSpec) -> Result<(), CommandError> {
+    let workload = spec.workload.clone().unwrap_or_default();
+    let (trust_domain, _) = session.names(mesh)?;
+    let id = SpiffeId::workload(&trust_domain, &workload.path).ok();
+    fact("SPIFFE id", &none_or(id.as_ref().map(ToString::to_string).unwrap_or_default()))?;
+    fact("Life", &rows::life(&workload))?;
+    fact("DNS names", &none_or(workload.dns_names.join(", ")))?;
+    if let Some(hint) = &workload.hint {
+        fact("Hint", hint)?;
+    }
+    heading("Selectors, all of which must hold")?;
+    for selector in &workload.selectors {
+        output::line(format_args!("  {}", output::printable(selector)))?;
+    }
+    let parent = spec.parent.clone().unwrap_or_default().virtual_node;
+    fact("Vouched for by", &format!("agents of virtualnode/{parent}"))?;
+    instances_of(session, mesh, &parent).await
 }
 
 /// Shows the policies that mention one of the nodes or services, or that are about everything.

@@ -112,7 +112,7 @@ async fn all(
         Format::Table | Format::Wide => {}
     }
     let wide = arguments.output == Format::Wide;
-    for kind in [Kind::Mesh, Kind::VirtualNode, Kind::VirtualService, Kind::Policy] {
+    for kind in [Kind::Mesh, Kind::VirtualNode, Kind::VirtualService, Kind::Policy, Kind::Enrollment] {
         let some: Vec<Resource> =
             found.iter().filter(|resource| kinds::kind_of(resource) == kind).cloned().collect();
         if !some.is_empty() {
@@ -247,7 +247,11 @@ async fn certificates(
     Ok(())
 }
 
-fn show(
+/// Shows a list in any format.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn show(
     format: Format,
     kind: &str,
     headers: &[&str],

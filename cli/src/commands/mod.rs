@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod apply;
 pub(crate) mod audit;
+pub(crate) mod authority;
 pub(crate) mod can;
 pub(crate) mod check;
 pub(crate) mod context;
@@ -14,6 +15,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod grant;
 pub(crate) mod login;
+pub(crate) mod revoke;
 pub(crate) mod rows;
 pub(crate) mod tap;
 pub(crate) mod token;

@@ -3,8 +3,8 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
-    service_discovery::Discovery, virtual_service_provider::Provider,
+    EnrollmentSpec, Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec, WorkloadEnrollment,
+    resource::Spec, service_discovery::Discovery, virtual_service_provider::Provider,
 };
 
 use crate::times::{age, short, until};
@@ -16,6 +16,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::VirtualNode => vec!["LISTENERS", "BACKENDS", "DISCOVERY", "AGE"],
         Kind::VirtualService => vec!["PROVIDER", "PORT", "AGE"],
         Kind::Policy => vec!["MODE", "STATEMENTS", "DESCRIPTION", "AGE"],
+        Kind::Enrollment => vec!["PARENT", "WORKLOAD", "SELECTORS", "AGE"],
         Kind::Unspecified => vec!["AGE"],
     };
     if wide {
@@ -41,6 +42,7 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
             statements(&spec.cedar),
             spec.description.clone().unwrap_or_else(|| "-".to_owned()),
         ],
+        Some(Spec::Enrollment(spec)) => enrollment(spec),
         None => Vec::new(),
     };
     cells.push(age(metadata.created_at.as_ref(), now));
@@ -90,6 +92,20 @@ pub(crate) fn provider(spec: &VirtualServiceSpec) -> (Option<&str>, String) {
             (Some(&node.virtual_node_name), port)
         }
         None => (None, "-".to_owned()),
+    }
+}
+
+fn enrollment(spec: &EnrollmentSpec) -> Vec<String> {
+    let parent = spec.parent.clone().unwrap_or_default().virtual_node;
+    let workload = spec.workload.clone().unwrap_or_default();
+    vec![format!("virtualnode/{parent}"), workload.path, or_dash(workload.selectors.join(","))]
+}
+
+/// How long a workload's certificates live.
+pub(crate) fn life(workload: &WorkloadEnrollment) -> String {
+    match &workload.x509_ttl {
+        Some(ttl) => format!("{} {}", ttl.value.unwrap_or_default(), ttl.unit),
+        None => "as agents' own".to_owned(),
     }
 }
 

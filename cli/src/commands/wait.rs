@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_proto::admin::v1::{WaitRequest, WaitResponse};
+use hauberk_proto::admin::v1::{Laggard, WaitRequest, WaitResponse};
 use owo_colors::OwoColorize as _;
 use tokio::time::{Instant, timeout_at};
 
@@ -23,10 +23,11 @@ const MOST_ADVISED: usize = 5;
 pub(crate) async fn run(global: &Global, arguments: Wait) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
     let mesh = session.named_mesh().unwrap_or_default().to_owned();
-    until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, arguments.timeout).await
+    let waiting = (Instant::now(), arguments.timeout);
+    until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, waiting).await
 }
 
-/// Waits for a revision (0: the current one) of a mesh (empty: all).
+/// Waits for a revision (0: the current one) of a mesh (empty: all), from an instant for so long.
 ///
 /// # Errors
 /// Not enforced in time; the laggards are named.
@@ -34,9 +35,8 @@ pub(crate) async fn until_enforced(
     session: &Session,
     revision: u64,
     mesh: &str,
-    timeout: Duration,
+    (begun, timeout): (Instant, Duration),
 ) -> Result<(), CommandError> {
-    let begun = Instant::now();
     let deadline = begun + timeout;
     let request = WaitRequest { revision, mesh: mesh.to_owned() };
     let mut stream = match timeout_at(deadline, session.rollout().wait(request)).await {
@@ -112,16 +112,7 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
         .collect();
     let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
     output::note(output::table(&headers, rows).trim_end());
-    let mut help: Vec<String> = state
-        .laggards
-        .iter()
-        .take(MOST_ADVISED)
-        .map(|laggard| format!("{}: {}", laggard.instance_id, laggard.fix))
-        .map(|line| output::printable(&line))
-        .collect();
-    if state.laggards.len() > MOST_ADVISED {
-        help.push("and so with the others".to_owned());
-    }
+    let mut help = advice(&state.laggards);
     help.push(
         "those listed act on an older revision until they answer or their certificates expire".to_owned(),
     );
@@ -137,6 +128,21 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     )
 }
 
-fn instances(count: u32) -> String {
+/// What to do about the first of those who are late.
+pub(crate) fn advice(laggards: &[Laggard]) -> Vec<String> {
+    let mut help: Vec<String> = laggards
+        .iter()
+        .take(MOST_ADVISED)
+        .map(|laggard| format!("{}: {}", laggard.instance_id, laggard.fix))
+        .map(|line| output::printable(&line))
+        .collect();
+    if laggards.len() > MOST_ADVISED {
+        help.push("and so with the others".to_owned());
+    }
+    help
+}
+
+/// So many, in words.
+pub(crate) fn instances(count: u32) -> String {
     if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") }
 }

@@ -1,10 +1,11 @@
 //! The admin's certificate: parsed, renewed past half of its life, exchanged for a login token.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::admin::v1 as api;
-use hauberk_proto::admin::v1::admins_client::AdminsClient;
+use hauberk_proto::admin::v1::{admins_client::AdminsClient, identities_client::IdentitiesClient};
 use hauberk_tls::{CertificateDer, CertificateRequest, KeyPair, LiveIdentity, Svid, TrustBundle};
 use tonic::transport::Channel;
 
@@ -20,6 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Credential {
     pub(crate) svid: Svid,
     pub(crate) identity: LiveIdentity,
+}
+
+/// What became of a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    /// It was by an authority that signs no longer, and there is another now.
+    ByNewAuthority,
+    /// The one that there was is as good as before.
+    Other,
 }
 
 impl Credential {
@@ -57,24 +67,57 @@ impl Credential {
     }
 }
 
-/// Renews the credential if it is past half of its life and nobody else is doing so. What goes wrong is said, and the
-/// command goes on with the credential that there is.
+/// Takes over what is to be trusted: a root that follows another is learnt while the one before is still good, by every
+/// command. Whether the credential's own authority signs no longer.
+async fn learn_trust(store: &ContextStore, name: &str, credential: &Credential, channel: Channel) -> bool {
+    let mut client = IdentitiesClient::new(channel);
+    let asked = client.fetch_bundle(api::FetchBundleRequest {});
+    // What is wrong with this admin or control plane, the command itself will be told.
+    let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else { return false };
+    let answer = answer.into_inner();
+    let known = Arc::clone(credential.identity.current().bundle());
+    let bundle = TrustBundle::from_pem(known.trust_domain().clone(), &answer.pem);
+    if let Ok(bundle) = bundle
+        && !bundle.roots().is_empty()
+        && bundle != *known
+    {
+        let kept = store.update(|contexts| {
+            if let Some(context) = contexts.contexts.get_mut(name) {
+                context.bundle_pem = bundle.to_pem();
+            }
+        });
+        if let Err(error) = kept {
+            output::note(format_args!("warning: the new trust bundle could not be kept ({error})"));
+        }
+    }
+    let issuer = credential.svid.issuer_serial().map(|serial| serial.to_string());
+    issuer.is_some_and(|issuer| answer.renew_issuers.contains(&issuer))
+}
+
+/// Renews the credential if it is past half of its life, or its authority signs no longer, and nobody else is doing so. What
+/// goes wrong is said, and the command goes on with the credential that there is.
 pub(crate) async fn renew_if_due(
     store: &ContextStore,
     name: &str,
     credential: &Credential,
     channel: Channel,
     now: UnixMillis,
-) {
-    if !credential.is_due(now) {
-        return;
+) -> Renewal {
+    let is_by_former = learn_trust(store, name, credential, channel.clone()).await;
+    if !is_by_former && !credential.is_due(now) {
+        return Renewal::Other;
     }
-    let Ok(Some(_held_until_return)) = store.try_lock("renewal.lock") else { return };
-    if let Err(reason) = renew(store, name, channel).await {
-        let left = short(credential.svid.validity().not_after().since(now));
-        output::note(format_args!(
-            "warning: the credential could not be renewed ({reason}); it is valid for {left}"
-        ));
+    let Ok(Some(_held_until_return)) = store.try_lock("renewal.lock") else { return Renewal::Other };
+    match renew(store, name, channel).await {
+        Ok(()) if is_by_former => Renewal::ByNewAuthority,
+        Ok(()) => Renewal::Other,
+        Err(reason) => {
+            let left = short(credential.svid.validity().not_after().since(now));
+            output::note(format_args!(
+                "warning: the credential could not be renewed ({reason}); it is valid for {left}"
+            ));
+            Renewal::Other
+        }
     }
 }
 

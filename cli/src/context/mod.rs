@@ -3,5 +3,5 @@
 mod credential;
 mod file;
 
-pub(crate) use credential::{Credential, adopt, renew_if_due};
+pub(crate) use credential::{Credential, Renewal, adopt, renew_if_due};
 pub(crate) use file::{Context, ContextError, ContextStore, write_private};

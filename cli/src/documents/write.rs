@@ -61,6 +61,7 @@ pub(crate) fn resource_tree(resource: &Resource) -> Tree {
         Some(Spec::VirtualService(spec)) => {
             tree_of("hauberk.mesh.v1.VirtualServiceSpec", spec, Defaults::Omit)
         }
+        Some(Spec::Enrollment(spec)) => tree_of("hauberk.mesh.v1.EnrollmentSpec", spec, Defaults::Omit),
         Some(Spec::Policy(spec)) => tree_of("hauberk.mesh.v1.PolicySpec", spec, Defaults::Omit),
         None => Tree::Map(Vec::new()),
     };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use hauberk_identity::IdentityKind;
+use hauberk_tls::{PeerIdentity, Usage};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -15,8 +16,11 @@ use super::caller::{CallContext, Caller, ConnectionInfo};
 use super::table::{Access, access_to};
 use crate::admins::{AdminError, Admins};
 use crate::audit::{Act, Actor, Audit};
+use crate::authority::Authority;
+use crate::clock::Clock;
 use crate::issuance::Ledger;
 use crate::metrics::{Metrics, OutcomeLabel};
+use crate::revocation::Revocations;
 use crate::rpc::status;
 
 /// Puts [`AccessService`] before a service.
@@ -28,14 +32,25 @@ pub struct AccessLayer {
 struct Checks {
     admins: Arc<Admins>,
     ledger: Arc<Ledger>,
+    revocations: Arc<Revocations>,
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
+    authority: Arc<Authority>,
+    clock: Clock,
 }
 
 impl AccessLayer {
     /// Puts the parts together.
-    pub fn new(admins: Arc<Admins>, ledger: Arc<Ledger>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
-        Self { checks: Arc::new(Checks { admins, ledger, audit, metrics }) }
+    pub fn new(
+        admins: Arc<Admins>,
+        ledger: Arc<Ledger>,
+        revocations: Arc<Revocations>,
+        audit: Arc<Audit>,
+        metrics: Arc<Metrics>,
+        authority: Arc<Authority>,
+        clock: Clock,
+    ) -> Self {
+        Self { checks: Arc::new(Checks { admins, ledger, revocations, audit, metrics, authority, clock }) }
     }
 }
 
@@ -98,14 +113,24 @@ impl Checks {
             Some(ConnectionInfo::Local { uid }) => ("unix".to_owned(), None, Some(uid)),
             None => return Err(Status::permission_denied("the connection is unknown")),
         };
+        // Also of what anybody may call: who shows a certificate is the one it names. A stream is told why, and then ended.
+        if let Some(peer) = &peer
+            && access != Access::AgentStream
+            && let Some(denial) = self.revocations.denylist().denial(peer.id(), peer.serial())
+        {
+            let actor = Actor { name: peer.id().to_string(), source };
+            self.audit.record_refusal(Act::refused(&actor, "access.check", path, denial)).await;
+            return Err(status::of_denial(denial));
+        }
         let caller = match access {
             Access::Public => Caller::Anybody,
             Access::Local => match local {
                 Some(uid) => Caller::Local { uid },
                 None => return Err(Status::unimplemented("this RPC is served on the Unix socket only")),
             },
-            Access::Agent => {
+            Access::Agent | Access::AgentStream => {
                 let peer = peer.ok_or_else(|| no_certificate("an agent"))?;
+                self.check_trust(&peer)?;
                 if !matches!(peer.id().kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. }) {
                     return Err(Status::permission_denied(format!("{} is no agent", peer.id())));
                 }
@@ -115,6 +140,7 @@ impl Checks {
             }
             Access::AnyAdmin | Access::Roles(_) => {
                 let peer = peer.ok_or_else(|| no_certificate("an admin"))?;
+                self.check_trust(&peer)?;
                 let admin = match self.admins.authenticate(&peer).await {
                     Ok(admin) => admin,
                     Err(error) => {
@@ -133,6 +159,16 @@ impl Checks {
             self.count("ok");
         }
         Ok(context)
+    }
+
+    /// A connection outlives the handshake in which its peer was verified: where an authority was revoked since, by whom
+    /// the peer is vouched for is looked at again.
+    fn check_trust(&self, peer: &PeerIdentity) -> Result<(), Status> {
+        if !self.authority.has_revoked() {
+            return Ok(());
+        }
+        peer.verify_again(&self.authority.bundle(), self.clock.now(), Usage::Client)
+            .map_err(|error| status::refusal(Code::Unauthenticated, "NOT_TRUSTED", error.to_string()))
     }
 
     async fn check_roles(

@@ -10,6 +10,8 @@ pub enum Access {
     Public,
     /// An agent: a verified certificate that names a node or gateway.
     Agent,
+    /// The same, and one who is revoked or in quarantine too: it is told that it is, and the stream ends.
+    AgentStream,
     /// Any admin, by a verified certificate and a record.
     AnyAdmin,
     /// An admin who has one of these roles, or is an owner.
@@ -22,14 +24,15 @@ pub enum Access {
 pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.agent.v1.Enrollment/Attest", Access::Public),
     ("/hauberk.agent.v1.Enrollment/SignCertificate", Access::Agent),
-    ("/hauberk.agent.v1.Mesh/Sync", Access::Agent),
+    ("/hauberk.agent.v1.Mesh/Sync", Access::AgentStream),
+    ("/hauberk.agent.v1.Workloads/SignCertificate", Access::Agent),
     (
         "/hauberk.admin.v1.Resources/Apply",
-        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin]),
+        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::IdentityAdmin, Role::BoundaryAdmin]),
     ),
     (
         "/hauberk.admin.v1.Resources/Delete",
-        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin]),
+        Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::IdentityAdmin, Role::BoundaryAdmin]),
     ),
     ("/hauberk.admin.v1.Resources/Get", Access::AnyAdmin),
     ("/hauberk.admin.v1.Resources/List", Access::AnyAdmin),
@@ -42,6 +45,15 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.admin.v1.Identities/ListInstances", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/ListCertificates", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/FetchBundle", Access::AnyAdmin),
+    ("/hauberk.admin.v1.Revocations/Revoke", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Revocations/Quarantine", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Authorities/ListAuthorities", Access::AnyAdmin),
+    ("/hauberk.admin.v1.Authorities/PrepareAuthority", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Authorities/ActivateAuthority", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Authorities/TaintAuthority", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Authorities/RevokeAuthority", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Authorities/RotateAuthority", Access::Roles(&[Role::IdentityAdmin])),
+    ("/hauberk.admin.v1.Authorities/WaitForAuthorities", Access::AnyAdmin),
     ("/hauberk.admin.v1.Rollout/Wait", Access::AnyAdmin),
     ("/hauberk.admin.v1.Flows/Observe", Access::AnyAdmin),
     ("/hauberk.admin.v1.Audit/List", Access::AnyAdmin),

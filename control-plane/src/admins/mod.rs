@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, Name, NameError, SpiffeId, TrustDomain, UnixMillis};
+use hauberk_identity::{IdentityKind, Name, NameError, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +25,7 @@ use crate::issuance::{
 };
 use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
+use crate::revocation;
 use crate::secret::{Secret, SecretHash};
 pub use context_file::{Context, ContextFileError, add_context, contexts_path};
 use record::LoginRecord;
@@ -273,13 +274,21 @@ impl Admins {
     ///
     /// # Errors
     /// When the admin is gone, renews too often, or the request is not acceptable.
-    pub async fn renew(&self, name: &Name, csr: &[u8], actor: &Actor) -> Result<Credential, AdminError> {
+    pub async fn renew(
+        &self,
+        name: &Name,
+        renewed: Serial,
+        csr: &[u8],
+        actor: &Actor,
+    ) -> Result<Credential, AdminError> {
         self.check_renewals(name)?;
         let public_key = CertificateRequest::parse(csr)?;
         for _ in 0..ATTEMPTS {
             let (stored, record) =
                 self.read(name).await?.ok_or_else(|| AdminError::NoSuchAdmin(name.to_string()))?;
             let commit = Commit::new().at(admin_key(name), stored.version);
+            let checked = revocation::check_certificate(&*self.store, commit, renewed).await?;
+            let commit = checked.map_err(|_| AdminError::Stale)?;
             match self.credential(name, record, &public_key, commit, actor, "admin.renew").await {
                 Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {}
                 result => return result,

@@ -12,7 +12,7 @@ pub enum Role {
     Editor,
     /// Changes policies, and whatever a policy names: which ports a service is, listeners and routes.
     PolicyAdmin,
-    /// Makes tokens, revokes.
+    /// Makes tokens, changes enrollments, revokes.
     IdentityAdmin,
     /// Changes the boundary.
     BoundaryAdmin,

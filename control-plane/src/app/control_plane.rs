@@ -12,7 +12,7 @@ use super::error::AppError;
 use crate::access::AccessLayer;
 use crate::admins::Admins;
 use crate::audit::Audit;
-use crate::authority::{Authority, KeyEncryptionKey};
+use crate::authority::{Authorities, AuthoritiesParts, Authority, KeyEncryptionKey};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
@@ -22,6 +22,7 @@ use crate::issuance::{Issuer, Ledger};
 use crate::metrics::Metrics;
 use crate::private_file;
 use crate::registry::{SledStore, Store, StoreError};
+use crate::revocation::{Revocations, RevocationsParts};
 use crate::telemetry::LogControl;
 
 /// The pieces that services are made of.
@@ -36,6 +37,8 @@ pub struct ControlPlane {
     pub audit: Arc<Audit>,
     /// Trust domain, epoch, roots, issuing authority, view keys.
     pub authority: Arc<Authority>,
+    /// Puts one authority in the place of another.
+    pub authorities: Arc<Authorities>,
     /// Issues certificates.
     pub issuer: Arc<Issuer>,
     /// Which certificates and instances there are.
@@ -46,6 +49,8 @@ pub struct ControlPlane {
     pub tokens: Arc<Tokens>,
     /// Lets agents in and renews their certificates.
     pub enrollment: Arc<Enrollment>,
+    /// Who is refused before their certificates expire.
+    pub revocations: Arc<Revocations>,
     /// Admins and their credentials.
     pub admins: Arc<Admins>,
     /// Figures.
@@ -126,18 +131,39 @@ impl ControlPlane {
             clock.clone(),
             authority.trust_domain().clone(),
         ));
-        let identity = LiveIdentity::new(authority.bundle().clone());
+        let revocations = Revocations::load(RevocationsParts {
+            store: Arc::clone(&store),
+            audit: Arc::clone(&audit),
+            ledger: Arc::clone(&ledger),
+            instances: Arc::clone(&instances),
+            authority: Arc::clone(&authority),
+            clock: clock.clone(),
+        });
+        let revocations = Arc::new(revocations.await?);
+        let identity = LiveIdentity::new((*authority.bundle()).clone());
+        let authorities = Arc::new(Authorities::new(AuthoritiesParts {
+            store: Arc::clone(&store),
+            audit: Arc::clone(&audit),
+            authority: Arc::clone(&authority),
+            identity: identity.clone(),
+            instances: Arc::clone(&instances),
+            ledger: Arc::clone(&ledger),
+            clock: clock.clone(),
+            kek_file: settings.kek_file.clone(),
+        }));
         Ok(Arc::new(Self {
             settings,
             clock,
             store,
             audit,
             authority,
+            authorities,
             issuer,
             ledger,
             instances,
             tokens,
             enrollment,
+            revocations,
             admins,
             metrics,
             log,
@@ -153,8 +179,11 @@ impl ControlPlane {
         AccessLayer::new(
             Arc::clone(&self.admins),
             Arc::clone(&self.ledger),
+            Arc::clone(&self.revocations),
             Arc::clone(&self.audit),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.authority),
+            self.clock.clone(),
         )
     }
 

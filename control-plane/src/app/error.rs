@@ -7,6 +7,7 @@ use hauberk_tls::SetupError;
 
 use crate::authority::{AuthorityError, SealError};
 use crate::registry::{OpenError, StoreError};
+use crate::revocation::RevocationError;
 use crate::rpc;
 use crate::server_certificate::ServerCertificateError;
 
@@ -28,6 +29,9 @@ pub enum AppError {
     /// The registry failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It is not known who is refused.
+    #[error(transparent)]
+    Revocations(#[from] RevocationError),
     /// Our own certificate cannot be had.
     #[error(transparent)]
     ServerCertificate(#[from] ServerCertificateError),

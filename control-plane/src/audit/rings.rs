@@ -34,7 +34,8 @@ impl Ring {
             (Outcome::Refused, _) => Self::Refusals,
             (
                 Outcome::Ok,
-                "enrollment.attest" | "certificate.renew" | "certificate.issue" | "admin.renew",
+                "enrollment.attest" | "certificate.renew" | "certificate.issue" | "admin.renew"
+                | "workload.issue",
             ) => Self::Issuance,
             (Outcome::Ok, _) => Self::Acts,
         }

@@ -1,37 +1,48 @@
-//! The authorities of this installation: what `init` founds, what `run` loads, and what everybody is to trust.
+//! The authorities of this installation: what `init` founds, what `run` loads, how one follows another, and what
+//! everybody is to trust.
 //!
-//! The root's key is used by [`found`] alone and stays sealed afterwards.
+//! A root's key is used where an issuing authority is made, and stays sealed otherwise.
 
+mod book;
+mod found;
+mod in_force;
+mod keeper;
+mod lifecycle;
+mod make;
 mod records;
 mod seal;
+mod steps;
 
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{TrustDomain, TrustDomainError, UnixMillis, Validity, ValidityError};
+use hauberk_identity::{TrustDomain, TrustDomainError, ValidityError};
+use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::signing::{SigningError, ViewSigner};
-use hauberk_tls::{AuthorityError as CertificateError, BundleError, IssuingAuthority, KeyError, KeyPair};
-use hauberk_tls::{RootAuthority, TrustBundle};
+use hauberk_tls::{AuthorityError as CertificateError, BundleError, IssuingAuthority, KeyError};
+use hauberk_tls::{CertificateDer, Root, TrustBundle};
+use tokio::sync::watch;
 
-use crate::random::{self, NoRandomness};
-use crate::registry::{Commit, Store, StoreError, document, keys};
-pub use records::Installation;
-use records::{AuthorityRecord, ViewKeyRecord};
+use crate::random::NoRandomness;
+use crate::registry::{Store, StoreError, document, keys};
+use book::Book;
+pub use book::Kind;
+pub use found::found;
+use in_force::InForce;
+pub use keeper::keep;
+pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError, Progress, Unsettled};
+use records::ViewKeyRecord;
+pub use records::{Installation, State};
 pub use seal::{KeyEncryptionKey, SealError};
 
 /// How far the beginning of a certificate lies before its issuance, for clocks that go slow.
 pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
 
-/// The life of a root.
-const ROOT_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
-
-/// The life of an issuing authority.
-const ISSUING_LIFE: Duration = Duration::from_secs(90 * 86_400);
-
-/// How many authorities of a kind are read; there are a handful.
+/// How many keys that sign views are read; there are a handful.
 const MANY: usize = 1_000;
 
 /// Authorities that cannot be made or used.
@@ -86,72 +97,14 @@ pub struct Authority {
     trust_domain: TrustDomain,
     epoch: u64,
     sans: Vec<String>,
-    issuing: IssuingAuthority,
-    bundle: TrustBundle,
     view_signer: ViewSigner,
     view_keys: Vec<ViewKey>,
-}
-
-/// Makes root, issuing authority and view-signing key, and the commit that founds the installation with them.
-///
-/// # Errors
-/// When keys or certificates cannot be made.
-pub fn found(
-    trust_domain: &TrustDomain,
-    sans: Vec<String>,
-    kek: &KeyEncryptionKey,
-    now: UnixMillis,
-) -> Result<(Commit, Authority), AuthorityError> {
-    let from = now.minus(BACKDATED);
-    let root =
-        RootAuthority::create(trust_domain, Validity::new(from, now.plus(ROOT_LIFE))?, random::serial()?)?;
-    let issuing =
-        IssuingAuthority::create(&root, Validity::new(from, now.plus(ISSUING_LIFE))?, random::serial()?)?;
-    let view_signer = ViewSigner::generate()?;
-
-    let root_key = format!("{}{}", keys::ROOTS, root.serial());
-    let issuing_key = format!("{}{}", keys::ISSUING, issuing.serial());
-    let view_key = format!("{}{}", keys::VIEW_KEYS, view_signer.key_id());
-    let root_record = AuthorityRecord {
-        created_at: now.0,
-        certificate: root.certificate().to_vec(),
-        sealed_key: kek.seal(&root_key, &root.key().to_pkcs8_der())?,
-    };
-    let issuing_record = AuthorityRecord {
-        created_at: now.0,
-        certificate: issuing.certificate().to_vec(),
-        sealed_key: kek.seal(&issuing_key, &issuing.key().to_pkcs8_der())?,
-    };
-    let view_record = ViewKeyRecord {
-        created_at: now.0,
-        public_key: view_signer.public_key_der().to_vec(),
-        sealed_key: kek.seal(&view_key, &view_signer.to_pkcs8_der()?)?,
-    };
-    let installation = Installation { trust_domain: trust_domain.to_string(), epoch: now.0, sans };
-    let commit = Commit::new()
-        .absent(keys::INSTALLATION)
-        .put(keys::INSTALLATION, document::to_bytes(keys::INSTALLATION, &installation)?)
-        .put(root_key.clone(), document::to_bytes(&root_key, &root_record)?)
-        .put(issuing_key.clone(), document::to_bytes(&issuing_key, &issuing_record)?)
-        .put(view_key.clone(), document::to_bytes(&view_key, &view_record)?)
-        .raising_revision();
-    let authority = Authority {
-        trust_domain: trust_domain.clone(),
-        epoch: now.0,
-        sans: installation.sans,
-        bundle: issuing.root_bundle().clone(),
-        issuing,
-        view_keys: vec![ViewKey {
-            key_id: view_signer.key_id().to_owned(),
-            public_key: view_record.public_key,
-        }],
-        view_signer,
-    };
-    Ok((commit, authority))
+    in_force: watch::Sender<Arc<InForce>>,
+    trust: watch::Sender<Arc<agent::Trust>>,
 }
 
 impl Authority {
-    /// Loads what [`found`] put into the registry.
+    /// Loads what [`found`] put into the registry and what has become of it.
     ///
     /// # Errors
     /// When something is missing, damaged, or sealed under another key.
@@ -159,23 +112,7 @@ impl Authority {
         let stored = store.get(keys::INSTALLATION).await?.ok_or(AuthorityError::Unfinished)?;
         let installation: Installation = document::from_stored(keys::INSTALLATION, &stored)?;
         let trust_domain = TrustDomain::parse(&installation.trust_domain)?;
-        let roots: Vec<(String, AuthorityRecord)> = read_all(store, keys::ROOTS).await?;
-        let issuing: Vec<(String, AuthorityRecord)> = read_all(store, keys::ISSUING).await?;
         let view_keys: Vec<(String, ViewKeyRecord)> = read_all(store, keys::VIEW_KEYS).await?;
-
-        let bundle =
-            TrustBundle::new(trust_domain.clone(), roots.iter().map(|(_, root)| root.certificate.clone()))?;
-        let (_, root) = roots
-            .iter()
-            .max_by_key(|(_, record)| record.created_at)
-            .ok_or(AuthorityError::Missing("root"))?;
-        let (name, active) = issuing
-            .iter()
-            .max_by_key(|(_, record)| record.created_at)
-            .ok_or(AuthorityError::Missing("issuing authority"))?;
-        let key = KeyPair::from_pkcs8_der(&kek.open(name, &active.sealed_key)?)?;
-        let issuing = IssuingAuthority::load(active.certificate.clone(), key, root.certificate.clone())?;
-
         let (name, signs) = view_keys
             .iter()
             .max_by_key(|(_, record)| record.created_at)
@@ -188,15 +125,27 @@ impl Authority {
                 public_key: record.public_key.clone(),
             })
             .collect();
-        Ok(Self {
+        let in_force = InForce::of(&Book::read(store).await?, &trust_domain, None, || Ok(kek))?;
+        Ok(Self::new(trust_domain, installation, view_signer, view_keys, in_force))
+    }
+
+    fn new(
+        trust_domain: TrustDomain,
+        installation: Installation,
+        view_signer: ViewSigner,
+        view_keys: Vec<ViewKey>,
+        in_force: InForce,
+    ) -> Self {
+        let trust = in_force.message(&view_keys);
+        Self {
             trust_domain,
             epoch: installation.epoch,
             sans: installation.sans,
-            issuing,
-            bundle,
             view_signer,
             view_keys,
-        })
+            in_force: watch::Sender::new(Arc::new(in_force)),
+            trust: watch::Sender::new(Arc::new(trust)),
+        }
     }
 
     /// The trust domain of all that is issued here.
@@ -214,24 +163,45 @@ impl Authority {
         &self.sans
     }
 
-    /// The authority that signs certificates.
-    pub fn issuing(&self) -> &IssuingAuthority {
-        &self.issuing
+    /// The authority that signs certificates now.
+    pub fn issuing(&self) -> Arc<IssuingAuthority> {
+        Arc::clone(&self.in_force.borrow().issuing)
     }
 
-    /// The roots that everybody is to trust.
-    pub fn bundle(&self) -> &TrustBundle {
-        &self.bundle
+    /// The roots that everybody is to trust now.
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        Arc::clone(&self.in_force.borrow().bundle)
     }
 
     /// The root under which certificates are issued now.
-    pub fn root(&self) -> Option<&hauberk_tls::Root> {
-        self.issuing.root_bundle().roots().first()
+    pub fn root(&self) -> Option<Root> {
+        self.issuing().root_bundle().roots().first().cloned()
     }
 
     /// SHA-256 of that root, hexadecimal: what agents pin.
     pub fn root_fingerprint(&self) -> String {
         self.root().map(|root| root.fingerprint().to_string()).unwrap_or_default()
+    }
+
+    /// What stands behind the control plane's own certificate and its issuing authority, so that whoever knows one of the
+    /// trusted roots, by its fingerprint alone even, can verify it.
+    pub fn server_chain(&self) -> Vec<CertificateDer<'static>> {
+        self.in_force.borrow().server_chain.clone()
+    }
+
+    /// What agents are to trust, now and at each change.
+    pub fn trust(&self) -> watch::Receiver<Arc<agent::Trust>> {
+        self.trust.subscribe()
+    }
+
+    /// How often trust has changed.
+    pub fn version(&self) -> u64 {
+        self.in_force.borrow().version
+    }
+
+    /// Whether an authority was revoked since this process started: connections that were verified before may be by it.
+    pub fn has_revoked(&self) -> bool {
+        self.in_force.borrow().has_revoked
     }
 
     /// Signs views, and says with which key.
@@ -242,6 +212,12 @@ impl Authority {
     /// The keys whose signatures on views are good.
     pub fn view_keys(&self) -> &[ViewKey] {
         &self.view_keys
+    }
+
+    fn publish(&self, in_force: InForce) {
+        let trust = in_force.message(&self.view_keys);
+        self.in_force.send_replace(Arc::new(in_force));
+        self.trust.send_replace(Arc::new(trust));
     }
 }
 

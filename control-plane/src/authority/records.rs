@@ -15,11 +15,70 @@ pub struct Installation {
     pub sans: Vec<String>,
 }
 
+/// What an authority is at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is trusted, and signs nothing yet.
+    Prepared,
+    /// It signs. What was written before there were states is this.
+    #[default]
+    Active,
+    /// It signs nothing more; what it has signed is good.
+    Retiring,
+    /// It signs nothing more, and what it has signed is being replaced.
+    Tainted,
+    /// Nothing that it has signed is good any longer.
+    Retired,
+}
+
+impl State {
+    /// As in answers and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prepared => "prepared",
+            Self::Active => "active",
+            Self::Retiring => "retiring",
+            Self::Tainted => "tainted",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// How often trust has changed: in every commit that changes an authority, and guarded by it, so that no two changes are
+/// made from the same state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct TrustRecord {
+    /// Counts the changes; agents acknowledge it.
+    pub(super) version: u64,
+}
+
 /// An authority: root or issuing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AuthorityRecord {
-    /// When it was made, Unix ms; the latest issuing authority is the active one.
+    /// When it was made, Unix ms.
     pub(super) created_at: u64,
+    /// See [`State`].
+    #[serde(default)]
+    pub(super) state: State,
+    /// When it came into that state, Unix ms.
+    #[serde(default)]
+    pub(super) changed_at: u64,
+    /// While it is prepared: the version of trust that whoever is to meet its certificates must have acknowledged.
+    #[serde(default)]
+    pub(super) needs_version: u64,
+    /// While it is prepared: it becomes active as soon as it can, without being told again.
+    #[serde(default)]
+    pub(super) goes_on: bool,
+    /// It was tainted or revoked by hand: once retired it is distrusted by its key.
+    #[serde(default)]
+    pub(super) was_tainted: bool,
+    /// Of an issuing authority: the serial number of its root; empty where there was only one.
+    #[serde(default)]
+    pub(super) root: String,
+    /// Of an issuing authority that came with a new root: its certificate by the root before, DER.
+    #[serde(default, with = "base64_bytes")]
+    pub(super) cross: Vec<u8>,
     /// DER.
     #[serde(with = "base64_bytes")]
     pub(super) certificate: Vec<u8>,

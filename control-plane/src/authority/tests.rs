@@ -1,3 +1,6 @@
+use hauberk_identity::UnixMillis;
+
+use super::make::ISSUING_LIFE;
 use super::*;
 use crate::registry::SledStore;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_proto::agent::v1::SignedView;
+use hauberk_proto::agent::v1::{SignedView, WorkloadEntries};
 
 /// All views, as they follow from the configuration at one revision. Immutable and shared.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,8 @@ pub struct Compilation {
     pub node_uids: HashMap<SpiffeId, Option<String>>,
     /// The views of services, by mesh and name.
     pub services: HashMap<(Name, Name), Arc<CompiledView>>,
+    /// The workloads that each node's agents vouch for; nodes that vouch for none are left out.
+    pub workloads: HashMap<SpiffeId, Arc<WorkloadEntries>>,
     /// What could not be compiled, each with the view that stays in force.
     pub findings: Arc<[CompileFinding]>,
 }

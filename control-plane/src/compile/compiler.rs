@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::compilation::Compilation;
 use super::draft::{Draft, Views};
 use super::view_records::ViewRecords;
+use super::workloads::{self, Workloads};
 use crate::authority::Authority;
 use crate::registry::{Store, StoreError};
 use crate::resources::{Catalog, Catalogs};
@@ -26,7 +27,8 @@ pub async fn start(
 ) -> Result<watch::Receiver<Arc<Compilation>>, StoreError> {
     let mut catalogs = catalogs.subscribe();
     let records = ViewRecords::load(store).await?;
-    let mut compiler = Compiler { authority, records, views: Arc::default() };
+    let mut compiler =
+        Compiler { authority, records, views: Arc::default(), workloads: Workloads::default() };
     let first = Arc::clone(&catalogs.borrow_and_update());
     let compilation = compiler.compile(first).await.ok_or(StoreError::Closed)?;
     let (sender, receiver) = watch::channel(Arc::new(compilation));
@@ -49,6 +51,7 @@ struct Compiler {
     authority: Arc<Authority>,
     records: ViewRecords,
     views: Arc<Views>,
+    workloads: Workloads,
 }
 
 impl Compiler {
@@ -56,6 +59,7 @@ impl Compiler {
     async fn compile(&mut self, catalog: Arc<Catalog>) -> Option<Compilation> {
         let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
         let revision = catalog.revision();
+        self.workloads = workloads::of(&catalog, authority.trust_domain(), &self.workloads);
         let draft = off_the_reactor(move || Draft::new(&views, &catalog, authority.trust_domain())).await?;
         let changed = draft.changed.iter().map(|(key, content)| (key.clone(), content.digest()));
         // Before anybody sees them, so that no two replicas number one content differently.
@@ -63,7 +67,9 @@ impl Compiler {
         let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
         let views = off_the_reactor(move || views.with(draft, &numbers, &authority)).await?;
         self.views = Arc::new(views);
-        Some(self.views.publish(self.authority.trust_domain(), self.authority.epoch(), revision))
+        let (trust_domain, epoch) = (self.authority.trust_domain(), self.authority.epoch());
+        let compilation = self.views.publish(trust_domain, epoch, revision);
+        Some(Compilation { workloads: self.workloads.clone(), ..compilation })
     }
 }
 

@@ -8,7 +8,7 @@ use hauberk_proto::agent::v1 as wire;
 use hauberk_proto::convert::{
     Body, ConvertError, Discovery, decode_view, encode_node_view, encode_service_view, features,
 };
-use hauberk_tls::signing::{SigningError, ViewSigner};
+use hauberk_tls::signing::{Purpose, SigningError, ViewSigner};
 use prost::Message;
 
 use super::compilation::CompiledView;
@@ -118,7 +118,7 @@ impl Content {
     ) -> Result<CompiledView, SigningError> {
         let view = wire::View { epoch, revision: revision.0, ..self.unnumbered.clone() };
         let view = Bytes::from(view.encode_to_vec());
-        let signature = Bytes::from(signer.sign(&view)?);
+        let signature = Bytes::from(signer.sign(Purpose::View, &view)?);
         let digest = sha256(&view);
         let signed = wire::SignedView { view, signature, key_id: signer.key_id().to_owned() };
         let (mut backends, mut targets, mut audit_ports) = (Vec::new(), Vec::new(), Vec::new());

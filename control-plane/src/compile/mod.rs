@@ -10,6 +10,7 @@ mod draft;
 mod policy_changes;
 pub mod view;
 mod view_records;
+mod workloads;
 
 pub use compilation::{Compilation, CompileFinding, CompiledView};
 pub use compiler::start;

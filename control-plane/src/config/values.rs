@@ -56,13 +56,7 @@ pub(super) fn subject_name(text: &str) -> Result<SubjectName, String> {
     if let Ok(address) = text.parse() {
         return Ok(SubjectName::Ip(address));
     }
-    let label_ok = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if text.len() <= 253 && text.split('.').all(label_ok) {
+    if hauberk_tls::is_dns_name(text) {
         Ok(SubjectName::Dns(text.to_ascii_lowercase()))
     } else {
         Err(format!("{text:?} is neither a DNS name nor an IP address"))

@@ -6,6 +6,7 @@ use hauberk_identity::{NameError, SpiffeId, UnixMillis};
 
 use super::token::TokenUse;
 use crate::issuance::{IssuanceError, fails_as_issuance};
+use crate::revocation::Denial;
 
 /// Why an agent gets no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,22 @@ pub enum EnrollmentError {
         /// The node.
         node: String,
     },
+    /// An agent asks for a workload that is not enrolled, or no longer.
+    #[error("mesh {mesh} has no enrollment of this name")]
+    NoSuchEnrollment {
+        /// The mesh.
+        mesh: String,
+    },
+    /// An agent asks for a workload that another node's agents vouch for.
+    #[error("the parent of enrollment {enrollment} is virtual node {parent}, not {node}")]
+    OtherParent {
+        /// The enrollment.
+        enrollment: String,
+        /// Its parent.
+        parent: String,
+        /// The node of the agent that asked.
+        node: String,
+    },
     /// A certificate of another kind asks for renewal.
     #[error("{0} is no node of a mesh: its certificate is not renewed here")]
     NotANode(SpiffeId),
@@ -66,6 +83,9 @@ pub enum EnrollmentError {
         /// How many there may be.
         most: usize,
     },
+    /// The instance was revoked, or the node is in quarantine.
+    #[error("{0}")]
+    Denied(Denial),
     /// A record names an impossible node.
     #[error("the registry names an impossible node")]
     Name(#[from] NameError),

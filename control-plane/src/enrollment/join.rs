@@ -59,14 +59,14 @@ pub struct Enrolled {
 
 /// Lets agents in.
 pub struct Enrollment {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     pub(super) issuer: Arc<Issuer>,
     pub(super) ledger: Arc<Ledger>,
     instances: Arc<Instances>,
     pub(super) audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     pub(super) clock: Clock,
-    trust_domain: hauberk_identity::TrustDomain,
+    pub(super) trust_domain: hauberk_identity::TrustDomain,
     pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
     pub(super) renewals: std::sync::Mutex<Allowances>,
@@ -210,8 +210,8 @@ impl Enrollment {
         let (mesh, node) = (Name::parse(&record.mesh)?, Name::parse(&record.node)?);
         let node_uid = self.same_node(mesh.as_str(), node.as_str(), record.node_uid.as_deref()).await?;
         let id = SpiffeId::node(&self.trust_domain, &mesh, &node);
-        let mut entitlement =
-            Commit::new().present(keys::resource("VirtualNode", &record.mesh, &record.node));
+        let entitlement = Commit::new().present(keys::resource("VirtualNode", &record.mesh, &record.node));
+        let mut entitlement = self.check_denied(entitlement, (&record.mesh, &record.node), None).await?;
         let instance = match &before {
             Some(used) => {
                 entitlement = entitlement.present(key).present(use_key);
@@ -219,6 +219,9 @@ impl Enrollment {
                     |_| StoreError::Damaged { key: used.instance.clone(), what: "it is no instance" };
                 let id = InstanceId::parse(&used.instance).map_err(damaged)?;
                 self.check_renewals(&id)?;
+                let of_instance = Some((&id, None));
+                entitlement =
+                    self.check_denied(entitlement, (&record.mesh, &record.node), of_instance).await?;
                 id
             }
             None => {

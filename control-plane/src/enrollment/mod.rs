@@ -5,6 +5,7 @@ mod join;
 mod node;
 mod renew;
 mod token;
+mod workload;
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use hauberk_identity::{IdentityKind, InstanceId};
+use hauberk_identity::{IdentityKind, InstanceId, Serial};
 use hauberk_tls::{CertificateRequest, PeerIdentity};
 
 use super::error::EnrollmentError;
@@ -10,6 +10,7 @@ use super::join::{AgentInfo, Enrolled, Enrollment, instance_record, put_instance
 use crate::audit::{Act, Actor};
 use crate::issuance::{Holder, IssuanceError, Order};
 use crate::registry::{Commit, StoreError, keys};
+use crate::revocation::{self, Denial};
 
 impl Enrollment {
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
@@ -67,6 +68,8 @@ impl Enrollment {
             action: "certificate.renew",
         };
         let entitlement = Commit::new().present(keys::resource("VirtualNode", mesh, node));
+        let entitlement =
+            self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
@@ -77,11 +80,30 @@ impl Enrollment {
             .await;
         match issued {
             Ok(issued) => Ok(Enrolled { issued, instance }),
-            Err(IssuanceError::Store(StoreError::Conflict { .. })) => {
-                Err(EnrollmentError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() })
+            Err(IssuanceError::Store(StoreError::Conflict { guard })) => {
+                Err(match Denial::of_guard(&guard) {
+                    Some(denial) => EnrollmentError::Denied(denial),
+                    None => EnrollmentError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() },
+                })
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Lets a certificate be issued only while neither the instance nor the certificate that it renews is revoked, and the
+    /// node is not in quarantine.
+    pub(super) async fn check_denied(
+        &self,
+        commit: Commit,
+        (mesh, node): (&str, &str),
+        instance: Option<(&InstanceId, Option<Serial>)>,
+    ) -> Result<Commit, EnrollmentError> {
+        let mut checked = revocation::check_node(&*self.store, commit, mesh, node).await?;
+        if let (Ok(commit), Some((instance, renewed))) = (&checked, instance) {
+            let commit = commit.clone();
+            checked = revocation::check_instance(&*self.store, commit, instance, renewed).await?;
+        }
+        checked.map_err(EnrollmentError::Denied)
     }
 
     /// An agent renews twice in a certificate's life. One that does so in a loop would fill disk and audit log.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Instance, Instances, Refusal, ViewMark};
+use crate::revocation::Mark;
 
 /// A stream that stands for its instance until it is dropped, or a newer one takes its place.
 #[derive(Debug)]
@@ -57,6 +58,28 @@ impl Connected {
         self.change(|instance| instance.enforcement.acknowledged(service, epoch, revision, at)).flatten()
     }
 
+    /// A denylist is on its way.
+    pub fn pushed_denylist(&self, mark: Mark) {
+        self.change(|instance| instance.denylist.pushed = Some((mark, Instant::now())));
+    }
+
+    /// A denylist is in force: the time from its push, or `None` where another was pushed meanwhile, or none.
+    pub fn acknowledged_denylist(&self, mark: Mark) -> Option<Duration> {
+        let at = Instant::now();
+        let acknowledged = self.change(|instance| {
+            let (pushed, pushed_at) = instance.denylist.pushed?;
+            if mark > pushed {
+                return None;
+            }
+            instance.denylist.in_force = instance.denylist.in_force.max(Some(mark));
+            (mark == pushed).then(|| {
+                instance.denylist.pushed = None;
+                at.saturating_duration_since(pushed_at)
+            })
+        });
+        acknowledged.flatten()
+    }
+
     /// A view was refused.
     pub fn refused(&self, service: Option<&str>, epoch: u64, refusal: Refusal) {
         self.change(|instance| instance.enforcement.refused(service, epoch, refusal));
@@ -72,7 +95,7 @@ impl Connected {
         self.change(|instance| instance.registration_refused = refused);
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Instance) -> T) -> Option<T> {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Instance) -> T) -> Option<T> {
         self.instances.change(|state| state.of_session(self.instance, self.number).map(change))
     }
 

@@ -5,9 +5,11 @@
 
 mod certificates;
 mod connected;
+mod denied;
 mod dismissal;
 mod enforcement;
 mod rollout;
+mod trust;
 pub(crate) mod wanted;
 
 #[cfg(test)]
@@ -22,12 +24,17 @@ use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMil
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::revocation::{Denial, Denylist, Mark};
+
 use hauberk_proto::agent::v1 as agent;
+use hauberk_tls::PeerIdentity;
 
 pub use connected::Connected;
+use denied::DenylistProgress;
 use dismissal::Dismissal;
 pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
 pub use rollout::{Laggard, Rollout};
+pub use trust::Trusting;
 
 /// How long an instance is listed after its last certificate has expired.
 const LISTED_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
@@ -60,6 +67,8 @@ pub struct Peer {
     pub certificate: IssuedTo,
     /// Where it called from.
     pub address: Option<SocketAddr>,
+    /// The proof, to be held against what is trusted later.
+    pub proof: Option<PeerIdentity>,
 }
 
 impl Peer {
@@ -72,7 +81,7 @@ impl Peer {
         address: Option<SocketAddr>,
     ) -> Option<Self> {
         let (mesh, node) = mesh_and_node(&spiffe_id)?;
-        Some(Self { spiffe_id, mesh, node, node_uid, instance, certificate, address })
+        Some(Self { spiffe_id, mesh, node, node_uid, instance, certificate, address, proof: None })
     }
 }
 
@@ -113,6 +122,8 @@ struct State {
     by_node: BTreeMap<SpiffeId, BTreeSet<InstanceId>>,
     last_session: u64,
     connected: usize,
+    /// Who is refused by everybody, and so counts as nobody.
+    denylist: Arc<Denylist>,
 }
 
 #[derive(Debug)]
@@ -127,14 +138,19 @@ struct Instance {
     address: Option<SocketAddr>,
     hello: Option<HelloFacts>,
     enforcement: Enforcement,
+    denylist: DenylistProgress,
     dismissal: Dismissal,
     /// Why its last registration was not taken.
     registration_refused: Option<String>,
+    /// The version of trust that it has in force.
+    trust_version: u64,
 }
 
 #[derive(Debug)]
 struct Session {
     number: u64,
+    /// Of the certificate that it was begun with.
+    serial: Serial,
     since: UnixMillis,
     superseded: CancellationToken,
     questions: mpsc::Sender<Ask>,
@@ -169,6 +185,8 @@ pub struct Report {
     pub refusal: Option<Refusal>,
     /// Why its last registration was not taken.
     pub registration_refused: Option<String>,
+    /// Why everybody refuses it, if so.
+    pub denial: Option<Denial>,
 }
 
 impl Default for Instances {
@@ -206,6 +224,7 @@ impl Instances {
         peer: &Peer,
         hello: HelloFacts,
         enforcement: Enforcement,
+        denylist: Option<Mark>,
         questions: mpsc::Sender<Ask>,
         now: UnixMillis,
     ) -> Connected {
@@ -221,9 +240,11 @@ impl Instances {
             instance.address = peer.address;
             instance.hello = Some(hello);
             instance.enforcement = enforcement;
+            instance.denylist = DenylistProgress { in_force: denylist, pushed: None };
             instance.dismissal = Dismissal::default();
             instance.registration_refused = None;
-            let session = Session { number, since: now, superseded: superseded.clone(), questions };
+            let serial = peer.certificate.serial;
+            let session = Session { number, serial, since: now, superseded: superseded.clone(), questions };
             match instance.session.replace(session) {
                 Some(older) => older.superseded.cancel(),
                 None => state.connected += 1,
@@ -239,7 +260,7 @@ impl Instances {
         let Some(ids) = state.by_node.get(node).filter(|ids| ids.len() >= count) else { return false };
         let is_live = |id: &&InstanceId| {
             state.by_id.get(id).is_some_and(|instance| {
-                instance.is_live(now) && instance.node_uid.as_deref().is_none_or(|of| of == uid)
+                state.is_live(instance, now) && instance.node_uid.as_deref().is_none_or(|of| of == uid)
             })
         };
         ids.iter().filter(is_live).count() >= count
@@ -271,7 +292,7 @@ impl Instances {
         let state = self.lock();
         state.by_node.get(node)?.iter().copied().find(|id| {
             state.by_id.get(id).is_some_and(|instance| {
-                instance.is_live(now)
+                state.is_live(instance, now)
                     && !instance.dismissal.is_obeyed
                     && instance.hello.as_ref().is_some_and(|hello| {
                         features.iter().any(|feature| !hello.features.contains(*feature))
@@ -286,7 +307,10 @@ impl Instances {
         let nodes = state.by_node.iter().filter(|(spiffe_id, _)| wanted(spiffe_id));
         nodes
             .flat_map(|(_, ids)| ids)
-            .filter_map(|id| state.by_id.get(id).map(|instance| instance.report(*id)))
+            .filter_map(|id| {
+                let instance = state.by_id.get(id)?;
+                Some(Report { denial: state.denial(instance), ..instance.report(*id) })
+            })
             .collect()
     }
 
@@ -321,7 +345,7 @@ impl Instances {
 
 impl State {
     fn know(&mut self, peer: &Peer) -> &mut Instance {
-        let Peer { spiffe_id, mesh, node, node_uid, instance: id, certificate, address: _ } = peer;
+        let Peer { spiffe_id, mesh, node, node_uid, instance: id, certificate, address: _, proof: _ } = peer;
         self.by_node.entry(spiffe_id.clone()).or_default().insert(*id);
         let instance = self.by_id.entry(*id).or_insert_with(|| Instance {
             spiffe_id: spiffe_id.clone(),
@@ -334,8 +358,10 @@ impl State {
             address: None,
             hello: None,
             enforcement: Enforcement::default(),
+            denylist: DenylistProgress::default(),
             dismissal: Dismissal::default(),
             registration_refused: None,
+            trust_version: 0,
         });
         if node_uid.is_some() {
             instance.node_uid.clone_from(node_uid);
@@ -352,10 +378,6 @@ impl State {
 }
 
 impl Instance {
-    fn is_live(&self, now: UnixMillis) -> bool {
-        now <= self.certificate.not_after
-    }
-
     fn report(&self, id: InstanceId) -> Report {
         Report {
             id,
@@ -371,6 +393,7 @@ impl Instance {
             in_force: self.enforcement.in_force(),
             refusal: self.enforcement.refusal().cloned(),
             registration_refused: self.registration_refused.clone(),
+            denial: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 use super::wanted::{self, Standing};
 use super::{Instance, Instances, Lag, ViewMark};
 use crate::compile::Compilation;
+use crate::revocation::Mark;
 
 /// How many of the live instances concerned enforce a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +57,11 @@ impl Instances {
         let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled };
         for (spiffe_id, ids) in &state.by_node {
             for (id, instance) in ids.iter().filter_map(|id| Some((id, state.by_id.get(id)?))) {
-                if !instance.is_live(now) || mesh.is_some_and(|mesh| *mesh != instance.mesh) {
+                if !state.is_live(instance, now) || mesh.is_some_and(|mesh| *mesh != instance.mesh) {
                     continue;
                 }
                 rollout.concerned += 1;
-                if let Some(lag) = instance.lag(compilation, revision) {
+                if let Some(lag) = instance.lag(compilation, state.denylist.mark, revision) {
                     rollout.laggards.push(Laggard {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
@@ -77,7 +78,7 @@ impl Instances {
 
 impl Instance {
     /// Why it does not enforce `revision`, if it does not.
-    fn lag(&self, compilation: &Compilation, revision: u64) -> Option<Lag> {
+    fn lag(&self, compilation: &Compilation, denylist: Mark, revision: u64) -> Option<Lag> {
         if compilation.revision < revision || !wanted::is_complete(compilation, &self.mesh) {
             return Some(Lag::NotCompiled);
         }
@@ -99,7 +100,8 @@ impl Instance {
             Some(Lag::Ahead { epoch, revision })
         } else {
             let enforcement = &self.enforcement;
-            enforcement.node_lag(wanted::mark(compilation, view), revision).or_else(|| {
+            let of_node = || enforcement.node_lag(wanted::mark(compilation, view), revision);
+            self.denylist_lag(denylist, revision).or_else(of_node).or_else(|| {
                 let held = enforcement.services();
                 held.chain(&view.backends).find_map(|name| {
                     // A service that is gone has no view to wait for.

@@ -19,7 +19,7 @@ fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connect
     let peer = Peer::new(node("orders"), instance(number), None, certificate(number, 60), None).unwrap();
     let features = features.iter().map(|feature| (*feature).to_owned()).collect();
     let hello = HelloFacts { features, ..HelloFacts::default() };
-    instances.connect(&peer, hello, Enforcement::default(), mpsc::channel(1).0, NOW)
+    instances.connect(&peer, hello, Enforcement::default(), None, mpsc::channel(1).0, NOW)
 }
 
 #[test]

@@ -145,6 +145,7 @@ impl Issuer {
             not_before: template.validity.not_before().0,
             not_after: not_after.0,
             key_fingerprint: template.public_key.fingerprint().to_string(),
+            issuer: Some(authority.serial().to_string()),
         };
         let serial = template.serial.to_string();
         let key = format!("{}{serial}", keys::ISSUED);

@@ -1,5 +1,6 @@
 //! What is remembered of each certificate and of those who hold them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,13 @@ const LOOKED_AT: usize = 10_000;
 pub enum Holder {
     /// An instance of a node.
     Instance(String),
+    /// A program beside an instance.
+    Workload {
+        /// The instance whose agent vouched for it.
+        instance: String,
+        /// The enrollment that entitled to it, in the mesh of the instance's node.
+        enrollment: String,
+    },
     /// An admin, by the generation of the record: one that was deleted and made anew is somebody else.
     Admin(String),
     /// The control plane itself.
@@ -45,6 +53,9 @@ pub struct IssuedRecord {
     pub not_after: u64,
     /// SHA-256 of the public key, hexadecimal.
     pub key_fingerprint: String,
+    /// The serial number of the authority that signed it; `None` in records of releases that had one.
+    #[serde(default)]
+    pub issuer: Option<String>,
 }
 
 /// A running agent, as far as certificates go; its id is in the key.
@@ -181,6 +192,34 @@ impl Ledger {
             }
             after = page.entries.last().map(|(key, _)| key.clone());
             // The store answers at once, so nothing else lets others go on.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The certificates that have not expired at `now` and that are wanted.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn unexpired(
+        &self,
+        now: UnixMillis,
+        wanted: impl Fn(&IssuedRecord) -> bool,
+    ) -> Result<BTreeMap<Serial, IssuedRecord>, StoreError> {
+        let (mut found, mut after) = (BTreeMap::new(), None);
+        loop {
+            let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
+            for (key, stored) in &page.entries {
+                let record: IssuedRecord = document::from_stored(key, stored)?;
+                if now <= UnixMillis(record.not_after) && wanted(&record) {
+                    let serial = key.strip_prefix(keys::ISSUED).and_then(|serial| serial.parse().ok());
+                    let damaged = StoreError::Damaged { key: key.clone(), what: "it is no serial number" };
+                    found.insert(serial.ok_or(damaged)?, record);
+                }
+            }
+            if !page.more {
+                return Ok(found);
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
             tokio::task::yield_now().await;
         }
     }

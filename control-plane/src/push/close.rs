@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use hauberk_tls::VerifyError;
 use thiserror::Error;
 
 use super::incoming::ProtocolError;
 use crate::registry::StoreError;
+use crate::revocation::Denial;
 
 /// How long an agent may take to say Hello.
 pub(super) const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -40,6 +42,12 @@ pub enum Close {
          what it holds and tries again; create the node, or start the agent again with a new token"
     )]
     NodeUnknown,
+    /// The certificate was revoked, or the node is in quarantine.
+    #[error("{0}")]
+    Denied(Denial),
+    /// The authority that vouched for the agent is not trusted any longer.
+    #[error("the certificate of this connection is not trusted any longer ({0}): join again")]
+    NotTrusted(VerifyError),
     /// No Hello in time.
     #[error("no Hello within {} seconds", HELLO_WITHIN.as_secs())]
     HelloTimeout,
@@ -54,7 +62,7 @@ pub enum Close {
 impl Close {
     /// Whether the agent is to serve nobody any longer.
     pub(super) fn is_dismissal(&self) -> bool {
-        matches!(self, Self::NodeDeleted | Self::NodeMadeAnew)
+        matches!(self, Self::NodeDeleted | Self::NodeMadeAnew | Self::Denied(_))
     }
 
     /// A stable name, for metrics and logs.
@@ -67,6 +75,8 @@ impl Close {
             Self::NodeDeleted => "node_deleted",
             Self::NodeMadeAnew => "node_made_anew",
             Self::NodeUnknown => "node_unknown",
+            Self::Denied(denial) => denial.as_str(),
+            Self::NotTrusted(_) => "not_trusted",
             Self::HelloTimeout => "hello_timeout",
             Self::Protocol(_) => "protocol",
             Self::Store(_) => "store",

@@ -1,5 +1,7 @@
-//! Where an agent is told that its virtual node is gone: it denies everything from then on, and says so.
+//! Where an agent is told that it is nobody any longer: its virtual node is gone, its certificate is revoked, or its node is
+//! in quarantine. It denies everything from then on, and says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -15,6 +17,7 @@ use super::pace::Pace;
 use super::session::content;
 use crate::audit::{Act, Actor};
 use crate::instances::Peer;
+use crate::revocation::Mark;
 
 /// How long the agent may take to obey. It comes back, and is told again.
 const OBEYS_WITHIN: Duration = Duration::from_secs(10);
@@ -29,7 +32,8 @@ pub(super) async fn record(push: &Push, peer: &Peer, close: &Close) {
     }
 }
 
-/// Tells the agent, and takes note of its obedience. Nobody is sent to it any longer, whether it obeys or not.
+/// Tells the agent that its node is gone, and takes note of its obedience. Nobody is sent to it any longer, whether it
+/// obeys or not.
 pub(super) async fn dismiss<S>(
     push: &Push,
     peer: &Peer,
@@ -38,21 +42,57 @@ pub(super) async fn dismiss<S>(
 ) where
     S: Stream<Item = Result<FromAgent, Status>> + Unpin,
 {
-    push.endpoints.forget(&peer.spiffe_id, peer.instance);
     let (epoch, revision) = {
         let compilation = push.compilation.borrow();
         (compilation.epoch, compilation.revision)
     };
     let gone = Message::NodeGone(agent::NodeGone { epoch, revision });
+    let is_answer = |message: &from_agent::Message| match message {
+        from_agent::Message::Acknowledge(agent::Acknowledge { epoch: of, revision: at, service }) => {
+            (*of, *at) == (epoch, revision) && service.is_empty()
+        }
+        _ => false,
+    };
+    send_away(push, peer, (gone, is_answer), incoming, outgoing).await;
+}
+
+/// Tells the agent that it is on the denylist, likewise.
+pub(super) async fn deny<S>(
+    push: &Push,
+    peer: &Peer,
+    incoming: &mut S,
+    outgoing: &mpsc::Sender<Result<ToAgent, Status>>,
+) where
+    S: Stream<Item = Result<FromAgent, Status>> + Unpin,
+{
+    let denylist = Arc::clone(&push.denylist.borrow());
+    let Mark { epoch, revision } = denylist.mark;
+    let told = Message::Denylist(denylist.signed.clone());
+    let is_answer = |message: &from_agent::Message| match message {
+        from_agent::Message::AcknowledgeDenylist(message) => {
+            (message.epoch, message.revision) == (epoch, revision)
+        }
+        _ => false,
+    };
+    send_away(push, peer, (told, is_answer), incoming, outgoing).await;
+}
+
+async fn send_away<S>(
+    push: &Push,
+    peer: &Peer,
+    (told, is_answer): (Message, impl Fn(&from_agent::Message) -> bool),
+    incoming: &mut S,
+    outgoing: &mpsc::Sender<Result<ToAgent, Status>>,
+) where
+    S: Stream<Item = Result<FromAgent, Status>> + Unpin,
+{
+    push.endpoints.forget(&peer.spiffe_id, peer.instance);
     let obeys = async {
-        outgoing.send(Ok(ToAgent { message: Some(gone) })).await.map_err(|_| Close::Gone)?;
+        outgoing.send(Ok(ToAgent { message: Some(told) })).await.map_err(|_| Close::Gone)?;
         let mut pace = Pace::new();
         loop {
-            if let Some(from_agent::Message::Acknowledge(message)) = content(pace.next(incoming).await)? {
-                let agent::Acknowledge { epoch: of, revision: at, service } = message;
-                if (of, at) == (epoch, revision) && service.is_empty() {
-                    return Ok::<_, Close>(());
-                }
+            if content(pace.next(incoming).await)?.is_some_and(|message| is_answer(&message)) {
+                return Ok::<_, Close>(());
             }
         }
     };
@@ -60,11 +100,11 @@ pub(super) async fn dismiss<S>(
         Ok(Ok(())) => {
             push.instances.dismissed(peer, push.clock.now());
             info!(event = "instance_dismissed", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
-                "it denies everything, since its virtual node is gone");
+                "it denies everything, since it is let in nowhere any longer");
         }
         Ok(Err(_)) | Err(_) => {
             warn!(event = "instance_not_dismissed", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
-                "it has not confirmed that it denies everything, although its virtual node is gone");
+                "it has not confirmed that it denies everything, although it is let in nowhere any longer");
         }
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Holding {
     services: BTreeMap<Name, Sent>,
     endpoints: HashMap<TargetPort, Arc<[agent::Endpoint]>>,
     current_at: Option<(u64, u64)>,
+    /// `None`: nothing yet, which is not the same as none.
+    workloads: Option<Arc<agent::WorkloadEntries>>,
     plan: VecDeque<Item>,
 }
 
@@ -36,6 +38,7 @@ enum Sent {
 /// One message to be made. What is in it is looked up when it is made.
 #[derive(Debug)]
 enum Item {
+    Workloads,
     Node,
     Service(Name),
     Gone(Vec<Name>),
@@ -62,6 +65,7 @@ impl Holding {
             services: held.collect(),
             endpoints: HashMap::new(),
             current_at: None,
+            workloads: None,
             plan: VecDeque::new(),
         }
     }
@@ -104,6 +108,9 @@ impl Holding {
             // Where its view could not be made others of its mesh may be missing too: they are not gone, nor is it current.
             return Vec::new();
         };
+        if self.workloads != Some(workloads(compilation, peer)) {
+            self.plan.push_back(Item::Workloads);
+        }
         if self.node != Some(node.digest) {
             self.plan.push_back(Item::Node);
         }
@@ -157,6 +164,11 @@ impl Holding {
     ) -> Option<Push> {
         loop {
             let push = match self.plan.pop_front()? {
+                Item::Workloads => {
+                    let entries = workloads(compilation, peer);
+                    self.workloads = Some(Arc::clone(&entries));
+                    Some(Push::without_view(Message::Workloads((*entries).clone())))
+                }
                 Item::Node => {
                     let push =
                         compilation.nodes.get(&peer.spiffe_id).map(|view| view_push(compilation, None, view));
@@ -210,6 +222,10 @@ impl Push {
 fn view_push(compilation: &Compilation, service: Option<Name>, view: &CompiledView) -> Push {
     let mark = wanted::mark(compilation, view);
     Push { message: Message::View(view.signed.clone()), view: Some((service, mark)) }
+}
+
+fn workloads(compilation: &Compilation, peer: &Peer) -> Arc<agent::WorkloadEntries> {
+    compilation.workloads.get(&peer.spiffe_id).cloned().unwrap_or_default()
 }
 
 fn published<'a>(endpoints: &'a EndpointSnapshot, target: &TargetPort) -> &'a [agent::Endpoint] {

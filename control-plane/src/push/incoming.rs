@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::holding::MAX_SUBSCRIPTIONS;
 use crate::instances::{HelloFacts, ViewMark};
+use crate::revocation::Mark;
 
 /// The longest text that an agent can have shown, in characters.
 const MAX_TEXT: usize = 256;
@@ -51,6 +52,8 @@ pub(super) struct Hello {
     pub(super) facts: HelloFacts,
     pub(super) node: Option<ViewMark>,
     pub(super) services: Vec<(Name, Option<ViewMark>)>,
+    /// What it holds; `None` where it knows nothing of denylists.
+    pub(super) denylist: Option<Mark>,
     /// The highest (epoch, revision) that it says it has accepted or holds.
     pub(super) highest: (u64, u64),
 }
@@ -66,6 +69,7 @@ impl Hello {
             now_unix_ms,
             highest_epoch,
             highest_revision,
+            denylist,
         } = message;
         if features.len() > MAX_FEATURES {
             return Err(ProtocolError::TooMany { field: "features", limit: MAX_FEATURES });
@@ -77,6 +81,8 @@ impl Hello {
         let services = services.iter().map(parse_service).collect::<Result<Vec<_>, _>>()?;
         let held = node.iter().chain(services.iter().filter_map(|(_, mark)| mark.as_ref()));
         let highest = held.map(|mark| (mark.epoch, mark.revision)).max().unwrap_or_default();
+        let denylist = denylist.map(|agent::HeldDenylist { epoch, revision }| Mark { epoch, revision });
+        let highest = highest.max(denylist.map(|mark| (mark.epoch, mark.revision)).unwrap_or_default());
         let facts = HelloFacts {
             version: shown(&version),
             hostname: shown(&hostname),
@@ -84,7 +90,8 @@ impl Hello {
             clock_skew_ms: skew(now_unix_ms, now),
             ahead: None,
         };
-        Ok(Self { facts, node, services, highest: highest.max((highest_epoch, highest_revision)) })
+        let highest = highest.max((highest_epoch, highest_revision));
+        Ok(Self { facts, node, services, denylist, highest })
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent};
+use hauberk_tls::LiveIdentity;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,7 @@ use crate::flows::Flows;
 use crate::instances::{Instances, Peer};
 use crate::metrics::Metrics;
 use crate::registry::{Store, StoreError};
+use crate::revocation::Denylist;
 
 pub use close::Close;
 pub use endpoints::{EndpointSnapshot, Endpoints, TargetPort, UNCONFIRMED_FOR};
@@ -59,10 +61,14 @@ pub struct PushParts {
     pub instances: Arc<Instances>,
     /// The time of day.
     pub clock: Clock,
+    /// Who is refused.
+    pub denylist: watch::Receiver<Arc<Denylist>>,
     /// The views as they stand.
     pub compilation: watch::Receiver<Arc<Compilation>>,
     /// Roots and view keys, as agents are told them.
-    pub trust: agent::Trust,
+    pub trust: watch::Receiver<Arc<agent::Trust>>,
+    /// What peers are verified against.
+    pub identity: LiveIdentity,
     /// Where figures are shown.
     pub metrics: Arc<Metrics>,
     /// Owns every task.
@@ -79,8 +85,10 @@ pub struct Push {
     store: Arc<dyn Store>,
     audit: Arc<Audit>,
     clock: Clock,
+    denylist: watch::Receiver<Arc<Denylist>>,
     compilation: watch::Receiver<Arc<Compilation>>,
-    trust: agent::Trust,
+    trust: watch::Receiver<Arc<agent::Trust>>,
+    identity: LiveIdentity,
     metrics: PushMetrics,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -92,7 +100,19 @@ impl Push {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(parts: PushParts) -> Result<Arc<Self>, StoreError> {
-        let PushParts { store, audit, instances, clock, compilation, trust, metrics, tasks, stop } = parts;
+        let PushParts {
+            store,
+            audit,
+            instances,
+            clock,
+            denylist,
+            compilation,
+            trust,
+            identity,
+            metrics,
+            tasks,
+            stop,
+        } = parts;
         let version = instances.load(&*store).await?;
         let push = Arc::new(Self {
             instances,
@@ -101,8 +121,10 @@ impl Push {
             store,
             audit,
             clock,
+            denylist,
             compilation,
             trust,
+            identity,
             metrics: PushMetrics::new(&metrics),
             tasks,
             stop,

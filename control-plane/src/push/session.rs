@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent, from_agent, to_agent::Message};
+use hauberk_tls::Usage;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -28,6 +29,7 @@ use super::{Push, dismiss};
 use crate::compile::Compilation;
 use crate::instances::wanted::{self, Standing};
 use crate::instances::{Ask, Connected, Enforcement, Peer};
+use crate::revocation::{Denylist, Mark};
 use crate::rpc::status;
 
 /// How often the wall clock is asked whether the peer's certificate has expired, at the least.
@@ -92,8 +94,10 @@ where
         },
         Err(close) => close,
     };
-    if close.is_dismissal() {
-        dismiss::dismiss(push, peer, &mut incoming, outgoing).await;
+    match close {
+        Close::Denied(_) => dismiss::deny(push, peer, &mut incoming, outgoing).await,
+        _ if close.is_dismissal() => dismiss::dismiss(push, peer, &mut incoming, outgoing).await,
+        _ => {}
     }
     close
 }
@@ -103,9 +107,13 @@ struct Session<'a> {
     push: &'a Push,
     peer: &'a Peer,
     presence: Presence,
+    denylist: watch::Receiver<Arc<Denylist>>,
+    /// The denylist that the agent has, or has been sent.
+    told_denylist: Mark,
     compilation: watch::Receiver<Arc<Compilation>>,
     endpoints: watch::Receiver<Arc<EndpointSnapshot>>,
     observed: watch::Receiver<bool>,
+    trust: watch::Receiver<Arc<agent::Trust>>,
     asks: mpsc::Receiver<Ask>,
     /// What the plan of `holding` was made from.
     world: (Arc<Compilation>, Arc<EndpointSnapshot>),
@@ -148,33 +156,42 @@ impl<'a> Session<'a> {
                 "an agent holds a newer configuration than this control plane: nothing is pushed to it");
             hello.facts.ahead = Some(hello.highest);
         }
+        let mut denylist = push.denylist.clone();
+        check_denied(&denylist.borrow_and_update(), peer)?;
         check_node(&compiled, peer)?;
         info!(event = "session_began", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
             version = hello.facts.version, clock_skew_ms = hello.facts.clock_skew_ms);
         let holding = Holding::new(hello.node, &hello.services);
         let enforcement = Enforcement::new(hello.node, hello.services);
         let (ask, asks) = mpsc::channel(MAX_QUESTIONS);
-        let connected = push.instances.connect(peer, hello.facts, enforcement, ask, now);
+        let connected = push.instances.connect(peer, hello.facts, enforcement, hello.denylist, ask, now);
         push.metrics.connected.set(push.instances.connected().try_into().unwrap_or(i64::MAX));
         let mut endpoints = push.endpoints.subscribe();
         let known_endpoints = Arc::clone(&endpoints.borrow_and_update());
+        let mut trust = push.trust.clone();
+        let trusted = agent::Trust::clone(&trust.borrow_and_update());
         let mut session = Session {
             push,
             peer,
             presence: Presence { push: Arc::clone(push), peer: peer.clone(), connected },
+            denylist,
+            // To an agent that knows nothing of them, having none is as good as the empty one.
+            told_denylist: hello.denylist.unwrap_or(Mark { epoch: compiled.epoch, revision: 0 }),
             compilation,
             endpoints,
             asks,
             world: (compiled, known_endpoints),
             holding,
             is_ahead,
-            urgent: VecDeque::from([Message::Trust(push.trust.clone())]),
+            urgent: VecDeque::from([Message::Trust(trusted)]),
             questions: HashMap::new(),
             last_question: 0,
             pace: Pace::new(),
             decisions: DecisionPace::new(),
             observed: push.flows.observed(),
+            trust,
         };
+        session.check_trust()?;
         if *session.observed.borrow() {
             session.tell_observed();
         }
@@ -192,12 +209,16 @@ impl<'a> Session<'a> {
     {
         let superseded = self.presence.connected.superseded().clone();
         loop {
-            let has_more = !self.urgent.is_empty() || self.holding.is_behind();
+            let has_more = self.is_denylist_due() || !self.urgent.is_empty() || self.holding.is_behind();
             tokio::select! {
                 () = superseded.cancelled() => return Err(Close::Superseded),
                 message = self.pace.next(incoming), if self.urgent.len() < MAX_URGENT => {
                     let message = content(message)?.ok_or(ProtocolError::Empty)?;
                     self.hear(message)?;
+                }
+                changed = self.denylist.changed() => {
+                    changed.map_err(|_| Close::Stopping)?;
+                    check_denied(&self.denylist.borrow_and_update(), self.peer)?;
                 }
                 changed = self.compilation.changed() => {
                     changed.map_err(|_| Close::Stopping)?;
@@ -213,6 +234,11 @@ impl<'a> Session<'a> {
                 changed = self.observed.changed() => {
                     changed.map_err(|_| Close::Stopping)?;
                     self.tell_observed();
+                }
+                changed = self.trust.changed() => {
+                    changed.map_err(|_| Close::Stopping)?;
+                    self.check_trust()?;
+                    self.tell_trust();
                 }
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 permit = outgoing.reserve(), if has_more => {
@@ -236,7 +262,9 @@ impl<'a> Session<'a> {
     }
 
     fn next_message(&mut self) -> Option<Message> {
-        let message = match self.urgent.pop_front() {
+        // Before anything that it could let somebody in by.
+        let first = if self.is_denylist_due() { Some(self.next_denylist()) } else { self.urgent.pop_front() };
+        let message = match first {
             Some(message) => message,
             None => {
                 let (compilation, endpoints) = &self.world;
@@ -253,6 +281,18 @@ impl<'a> Session<'a> {
         Some(message)
     }
 
+    fn is_denylist_due(&self) -> bool {
+        let mark = self.denylist.borrow().mark;
+        !self.is_ahead && mark != self.told_denylist && (mark.epoch, mark.revision) != (0, 0)
+    }
+
+    fn next_denylist(&mut self) -> Message {
+        let denylist = Arc::clone(&self.denylist.borrow());
+        self.told_denylist = denylist.mark;
+        self.presence.connected.pushed_denylist(denylist.mark);
+        Message::Denylist(denylist.signed.clone())
+    }
+
     fn ask(&mut self, ask: Ask) {
         self.questions.retain(|_, question| !question.answer.is_closed());
         if self.questions.len() >= MAX_QUESTIONS {
@@ -266,6 +306,23 @@ impl<'a> Session<'a> {
             decision_id: decision_id.clone(),
         }));
         self.questions.insert(self.last_question, Question { decision_id, answer });
+    }
+
+    /// Whether the peer would be let in today.
+    fn check_trust(&self) -> Result<(), Close> {
+        let bundle = Arc::clone(self.push.identity.current().bundle());
+        let now = self.push.clock.now();
+        match &self.peer.proof {
+            Some(proof) => proof.verify_again(&bundle, now, Usage::Client).map_err(Close::NotTrusted),
+            None => Ok(()),
+        }
+    }
+
+    fn tell_trust(&mut self) {
+        let trust = agent::Trust::clone(&self.trust.borrow_and_update());
+        self.urgent.retain(|message| !matches!(message, Message::Trust(_)));
+        // Nothing that follows from it may come before it.
+        self.urgent.push_front(Message::Trust(trust));
     }
 
     fn tell_observed(&mut self) {
@@ -304,6 +361,14 @@ fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
     }
 }
 
+/// Whether the peer is let in at all.
+fn check_denied(denylist: &Denylist, peer: &Peer) -> Result<(), Close> {
+    match denylist.denial(&peer.spiffe_id, peer.certificate.serial) {
+        Some(denial) => Err(Close::Denied(denial)),
+        None => Ok(()),
+    }
+}
+
 /// What came: a message, `None` for one without a known content, or the end.
 pub(super) fn content(
     message: Option<Result<FromAgent, Status>>,
@@ -324,5 +389,7 @@ fn kind(message: &Message) -> &'static str {
         Message::Observe(_) => "observe",
         Message::CurrentAt(_) => "current_at",
         Message::NodeGone(_) => "node_gone",
+        Message::Denylist(_) => "denylist",
+        Message::Workloads(_) => "workloads",
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1::{from_agent, to_agent::Message};
+use hauberk_tls::TrustBundle;
 use tokio::time::{advance, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -15,6 +16,7 @@ use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
 
+mod denylist;
 mod standing;
 
 const EPOCH: u64 = 1_700_000_000_000;
@@ -53,6 +55,36 @@ async fn only_what_has_changed_is_pushed() {
     assert_eq!(agent.until_current(2).await, [""; 0]);
     world.publish(3, &[("orders", 1)], &[("payments", 3)], &["payments"]);
     assert_eq!(agent.until_current(3).await, ["payments 3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_is_told_at_each_change_and_acknowledged() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    assert_eq!(agent.until_current(1).await, ["trust", "node 1"]);
+    world.trust.send_modify(|trust| Arc::make_mut(trust).version = 2);
+    assert_eq!(agent.next().await, "trust");
+    let in_force = |version| from_agent::Message::TrustInForce(agent::TrustInForce { version });
+    // What there is not yet, nobody has in force.
+    agent.send(in_force(3)).await;
+    agent.send(in_force(2)).await;
+    world.until(|world| world.push.instances.trusting(NOW)[0].version == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn workloads_are_told_whole_and_at_each_change() {
+    let world = World::new().await;
+    world.enroll(2, "orders", &["worker"]);
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    assert_eq!(agent.until_current(2).await, ["trust", "workloads worker", "node 1"]);
+    world.enroll(3, "orders", &["other", "worker"]);
+    assert_eq!(agent.until_current(3).await, ["workloads other worker"]);
+    world.enroll(4, "payments", &["another"]);
+    assert_eq!(agent.until_current(4).await, [""; 0], "another node's are not its concern");
+    world.enroll(5, "orders", &[]);
+    assert_eq!(agent.until_current(5).await, ["workloads "]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -450,6 +482,8 @@ async fn a_decision_of_a_lost_agent_is_explained_from_what_it_had_sent() {
 struct World {
     push: Arc<Push>,
     compilation: watch::Sender<Arc<Compilation>>,
+    denylist: watch::Sender<Arc<Denylist>>,
+    trust: watch::Sender<Arc<agent::Trust>>,
     clock: Clock,
     stop: CancellationToken,
     store: Arc<SledStore>,
@@ -467,19 +501,24 @@ impl World {
 
     async fn start(store: Arc<SledStore>, directory: tempfile::TempDir) -> Self {
         let (compilation, receiver) = watch::channel(Arc::default());
+        let denylist = watch::Sender::new(Arc::default());
         let (clock, stop) = (Clock::manual(NOW), CancellationToken::new());
+        let trust = agent::Trust { trust_domain: "shop.local".into(), version: 1, ..agent::Trust::default() };
+        let trust = watch::Sender::new(Arc::new(trust));
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
             instances: Arc::default(),
             clock: clock.clone(),
+            denylist: denylist.subscribe(),
             compilation: receiver,
-            trust: agent::Trust { trust_domain: "shop.local".into(), ..agent::Trust::default() },
+            trust: trust.subscribe(),
+            identity: LiveIdentity::new(TrustBundle::empty(TrustDomain::parse("shop.local").unwrap())),
             metrics: Arc::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
-        Self { push: push.await.unwrap(), compilation, clock, stop, store, directory }
+        Self { push: push.await.unwrap(), compilation, denylist, trust, clock, stop, store, directory }
     }
 
     async fn stopped(&self) {
@@ -522,12 +561,14 @@ impl World {
             .iter()
             .map(|(name, at)| ((mesh.clone(), Name::parse(name).unwrap()), view(name, *at, "service")))
             .collect();
+        let workloads = self.compilation.borrow().workloads.clone();
         self.compilation.send_replace(Arc::new(Compilation {
             epoch: EPOCH,
             revision,
             nodes,
             node_uids,
             services,
+            workloads,
             findings: Arc::default(),
         }));
     }
@@ -536,6 +577,16 @@ impl World {
     fn amend(&self, change: impl FnOnce(&mut Compilation)) {
         let mut compilation = Compilation::clone(&self.compilation.borrow());
         change(&mut compilation);
+        self.compilation.send_replace(Arc::new(compilation));
+    }
+
+    /// Publishes workloads of a node; all else stays.
+    fn enroll(&self, revision: u64, node: &str, names: &[&str]) {
+        let entry = |name: &&str| agent::WorkloadEntry { enrollment: (*name).into(), ..Default::default() };
+        let entries = agent::WorkloadEntries { entries: names.iter().map(entry).collect() };
+        let mut compilation = (**self.compilation.borrow()).clone();
+        compilation.revision = revision;
+        compilation.workloads.insert(node_id(node), Arc::new(entries));
         self.compilation.send_replace(Arc::new(compilation));
     }
 
@@ -552,7 +603,7 @@ impl World {
         let peer = Peer::new(node_id(node), instance(number), node_uid, certificate, None).unwrap();
         let (up, incoming) = mpsc::channel(1);
         let down = self.push.accept(peer, ReceiverStream::new(incoming));
-        Agent { up, down, node: node.to_owned() }
+        Agent { up, down, node: node.to_owned(), knows_workloads: false }
     }
 
     fn rollout(&self, revision: u64) -> crate::instances::Rollout {
@@ -589,6 +640,7 @@ struct Agent {
     up: mpsc::Sender<Result<FromAgent, Status>>,
     down: mpsc::Receiver<Result<ToAgent, Status>>,
     node: String,
+    knows_workloads: bool,
 }
 
 impl Agent {
@@ -625,9 +677,18 @@ impl Agent {
         received.expect("a message in time").expect("an open stream")
     }
 
+    /// What is said next, but for the first word that there are no workloads.
     async fn next(&mut self) -> String {
-        let message = self.received().await.expect("a message").message.expect("with a content");
-        self.describe(message)
+        loop {
+            let message = self.received().await.expect("a message").message.expect("with a content");
+            if let Message::Workloads(entries) = &message {
+                let is_first = !std::mem::replace(&mut self.knows_workloads, true);
+                if is_first && entries.entries.is_empty() {
+                    continue;
+                }
+            }
+            return self.describe(message);
+        }
     }
 
     /// What comes before it is said to be current.
@@ -665,7 +726,12 @@ impl Agent {
             Message::Question(question) => format!("question {}", question.decision_id),
             Message::Observe(observe) => format!("observe {} {}", observe.all, observe.limit_per_second),
             Message::CurrentAt(current) => format!("current {}", current.revision),
+            Message::Denylist(_) => "denylist".to_owned(),
             Message::NodeGone(gone) => format!("node gone {}", gone.revision),
+            Message::Workloads(entries) => {
+                let names: Vec<_> = entries.entries.iter().map(|entry| &*entry.enrollment).collect();
+                format!("workloads {}", names.join(" "))
+            }
         }
     }
 }

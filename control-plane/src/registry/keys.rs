@@ -4,6 +4,7 @@
 //! installation                             trust domain, epoch, names of the server certificate
 //! authority/root/<serial>                  a root: certificate and sealed key
 //! authority/issuing/<serial>               an issuing authority: certificate and sealed key
+//! authority/trust                          how often trust has changed
 //! authority/view/<key id>                  a key that signs views, sealed
 //! resource/<kind>/<mesh>/<name>            a resource
 //! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
@@ -20,12 +21,22 @@
 //! audit-stranger/<newest first>            an audit record of what was refused to nobody in particular
 //! endpoint/<SPIFFE id>/<instance id>       where a running agent takes mesh traffic
 //! decision/<instance id>/<decision id>     a denial, the first of its kind
+//! revocation/number                        the revision at which the denylist last changed
+//! revocation/serial/<serial>               a revoked certificate
+//! revocation/instance/<instance id>        a revoked instance
+//! revocation/node/<mesh>/<name>            a node in quarantine
 //! ```
 
 use hauberk_identity::UnixMillis;
 
 /// The record of [`crate::authority`] that says what this installation is.
 pub const INSTALLATION: &str = "installation";
+
+/// All authorities, and how often they have changed.
+pub const AUTHORITIES: &str = "authority/";
+
+/// How often trust has changed.
+pub const TRUST: &str = "authority/trust";
 
 /// Root authorities.
 pub const ROOTS: &str = "authority/root/";
@@ -80,6 +91,21 @@ pub const ENDPOINTS: &str = "endpoint/";
 
 /// Denials that are kept.
 pub const DECISIONS: &str = "decision/";
+
+/// Everybody who is refused.
+pub const REVOCATIONS: &str = "revocation/";
+
+/// The number of the denylist.
+pub const DENYLIST_NUMBER: &str = "revocation/number";
+
+/// Revoked certificates.
+pub const REVOKED_SERIALS: &str = "revocation/serial/";
+
+/// Revoked instances.
+pub const REVOKED_INSTANCES: &str = "revocation/instance/";
+
+/// Nodes in quarantine.
+pub const QUARANTINES: &str = "revocation/node/";
 
 /// A resource. `kind` is spelt as in files (`VirtualNode`); a mesh stands in itself. Names hold no slash.
 pub fn resource(kind: &str, mesh: &str, name: &str) -> String {

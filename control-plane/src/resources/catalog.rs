@@ -8,6 +8,7 @@ use hauberk_policy::PolicyDocument;
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use prost::Message;
 
+use super::enrollment::WorkloadEnrollment;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
 use super::policy;
@@ -27,6 +28,7 @@ pub struct Catalog {
 /// The resources of one mesh.
 #[derive(Debug, Clone, Default)]
 pub struct MeshCatalog {
+    enrollments: BTreeMap<Name, Arc<Entry>>,
     meshes: BTreeMap<Name, Arc<Entry>>,
     policies: BTreeMap<Name, Arc<Entry>>,
     nodes: BTreeMap<Name, Arc<Entry>>,
@@ -43,6 +45,8 @@ pub struct Entry {
 /// What a resource means.
 #[derive(Debug, Clone)]
 pub enum Model {
+    /// Who may become what.
+    Enrollment(WorkloadEnrollment),
     /// A mesh.
     Mesh(Mesh),
     /// A policy.
@@ -65,6 +69,9 @@ impl Model {
         problems: &mut Problems,
     ) -> Option<Self> {
         match spec {
+            Spec::Enrollment(spec) => {
+                WorkloadEnrollment::parse(spec, trust_domain, problems).map(Self::Enrollment)
+            }
             Spec::MeshSpec(spec) => Mesh::parse(spec, problems).map(Self::Mesh),
             Spec::VirtualNode(spec) => VirtualNode::parse(spec, problems).map(Self::VirtualNode),
             Spec::VirtualService(spec) => VirtualService::parse(spec, problems).map(Self::VirtualService),
@@ -201,6 +208,7 @@ impl MeshCatalog {
     /// The resources of one kind, by name.
     pub fn of_kind(&self, kind: Kind) -> &BTreeMap<Name, Arc<Entry>> {
         match kind {
+            Kind::Enrollment => &self.enrollments,
             Kind::Mesh => &self.meshes,
             Kind::Policy => &self.policies,
             Kind::VirtualNode => &self.nodes,
@@ -210,6 +218,7 @@ impl MeshCatalog {
 
     fn of_kind_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Arc<Entry>> {
         match kind {
+            Kind::Enrollment => &mut self.enrollments,
             Kind::Mesh => &mut self.meshes,
             Kind::Policy => &mut self.policies,
             Kind::VirtualNode => &mut self.nodes,
@@ -259,6 +268,14 @@ impl MeshCatalog {
     pub fn policies(&self) -> impl Iterator<Item = &PolicyDocument> {
         self.policies.values().filter_map(|entry| match entry.model() {
             Model::Policy(document) => Some(&**document),
+            _ => None,
+        })
+    }
+
+    /// All enrollments, in order.
+    pub fn enrollments(&self) -> impl Iterator<Item = (&Name, &WorkloadEnrollment)> {
+        self.enrollments.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::Enrollment(enrollment) => Some((name, enrollment)),
             _ => None,
         })
     }

@@ -10,6 +10,8 @@ use crate::registry::keys;
 /// What a resource is. Ordered as lists are: by the kind's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// Who may become what.
+    Enrollment,
     /// A mesh.
     Mesh,
     /// A Cedar document.
@@ -22,11 +24,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Self; 4] = [Self::Mesh, Self::Policy, Self::VirtualNode, Self::VirtualService];
+    pub const ALL: [Self; 5] =
+        [Self::Enrollment, Self::Mesh, Self::Policy, Self::VirtualNode, Self::VirtualService];
 
     /// The kind as files and registry keys spell it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Enrollment => "Enrollment",
             Self::Mesh => "Mesh",
             Self::Policy => "Policy",
             Self::VirtualNode => "VirtualNode",
@@ -37,6 +41,7 @@ impl Kind {
     /// The kind in a sentence.
     pub fn noun(self) -> &'static str {
         match self {
+            Self::Enrollment => "enrollment",
             Self::Mesh => "mesh",
             Self::Policy => "policy",
             Self::VirtualNode => "virtual node",
@@ -47,6 +52,7 @@ impl Kind {
     /// The kind that a request names; `None` where it names none, or one that this release does not know.
     pub fn from_wire(kind: i32) -> Option<Self> {
         match wire::Kind::try_from(kind) {
+            Ok(wire::Kind::Enrollment) => Some(Self::Enrollment),
             Ok(wire::Kind::Mesh) => Some(Self::Mesh),
             Ok(wire::Kind::Policy) => Some(Self::Policy),
             Ok(wire::Kind::VirtualNode) => Some(Self::VirtualNode),
@@ -58,6 +64,7 @@ impl Kind {
     /// The kind of a body.
     pub fn of(spec: &wire::resource::Spec) -> Self {
         match spec {
+            wire::resource::Spec::Enrollment(_) => Self::Enrollment,
             wire::resource::Spec::MeshSpec(_) => Self::Mesh,
             wire::resource::Spec::VirtualNode(_) => Self::VirtualNode,
             wire::resource::Spec::VirtualService(_) => Self::VirtualService,
@@ -68,6 +75,7 @@ impl Kind {
     /// A body of this kind with nothing in it, for messages that only name a resource.
     pub fn empty_spec(self) -> wire::resource::Spec {
         match self {
+            Self::Enrollment => wire::resource::Spec::Enrollment(wire::EnrollmentSpec::default()),
             Self::Mesh => wire::resource::Spec::MeshSpec(wire::MeshSpec::default()),
             Self::Policy => wire::resource::Spec::Policy(wire::PolicySpec::default()),
             Self::VirtualNode => wire::resource::Spec::VirtualNode(wire::VirtualNodeSpec::default()),

@@ -1,4 +1,4 @@
-//! Meshes, virtual nodes, virtual services and policies: what they must be, and how they change.
+//! Meshes, virtual nodes, virtual services, policies and enrollments: what they must be, and how they change.
 //!
 //! [`admit`] is where a change is accepted or refused; [`Resources`] makes it one durable transaction; [`Catalogs`]
 //! keeps all resources in memory, as of the last commit.
@@ -8,6 +8,7 @@ mod apply;
 mod catalog;
 mod choice;
 mod discovery;
+mod enrollment;
 mod follow;
 mod key;
 mod mesh;
@@ -25,6 +26,7 @@ pub use apply::{
 };
 pub use catalog::{Catalog, Entry, MeshCatalog, Model};
 pub use discovery::{Discovery, FixedEndpoint};
+pub use enrollment::WorkloadEnrollment;
 pub use follow::Catalogs;
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;
@@ -33,3 +35,4 @@ pub use virtual_node::{Listener, VirtualNode};
 pub use virtual_service::{Provider, VirtualService};
 
 pub(crate) use choice::did_you_mean;
+pub(crate) use problem::Problems;

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::compile::{self, Compilation};
 use crate::registry::{SledStore, Store};
 
-pub(crate) const EVERYTHING: Rights = Rights { resources: true, policies: true };
+pub(crate) const EVERYTHING: Rights = Rights { resources: true, policies: true, identities: true };
 
 pub(crate) fn trust_domain() -> TrustDomain {
     TrustDomain::parse("shop.example").unwrap()

@@ -97,12 +97,12 @@ impl Admins for AdminsService {
         request: Request<RenewCredentialRequest>,
     ) -> Result<Response<Credential>, Status> {
         let context = CallContext::of(&request)?.clone();
-        let Caller::Admin { name, .. } = &context.caller else {
+        let Caller::Admin { name, peer, .. } = &context.caller else {
             return Err(Status::permission_denied("only admins renew here"));
         };
         let (actor, control) = (context.actor(), &self.control);
         let RenewCredentialRequest { csr } = request.into_inner();
-        match control.admins.renew(name, &csr, &actor).await {
+        match control.admins.renew(name, peer.serial(), &csr, &actor).await {
             Ok(credential) => {
                 let server = control.admin_server();
                 Ok(Response::new(message::credential(&credential, &control.authority, server)))

@@ -69,12 +69,19 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
 fn certificates(certificates: &Certificates, now: UnixMillis) -> Vec<Finding> {
     let Certificates { root, issuing, server } = certificates;
     let expiring = [
-        ("root", root, 180 * DAY, "plan a new root and tell it to every agent before then"),
+        // Both are followed by others a week before their end, by themselves: whoever is later stands in the way.
+        (
+            "root",
+            root,
+            6 * DAY,
+            "`hauberk authority rotate root --wait` names the instances that do not trust the next one yet",
+        ),
         (
             "issuing authority's",
             issuing,
-            21 * DAY,
-            "make a new issuing authority before then: certificates do not outlive it",
+            6 * DAY,
+            "its successor has not come by itself: see the log for authority_step_failed, then run `hauberk authority \
+             rotate issuing`",
         ),
         (
             "control plane's own",

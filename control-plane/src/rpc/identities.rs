@@ -107,7 +107,10 @@ impl Identities for IdentitiesService {
             _ => false,
         });
         let instances = reports.iter().map(|report| {
-            let lag = lags.get(&report.id).map(Lag::to_string);
+            let lag = match report.denial {
+                Some(denial) => Some(format!("{}: everybody refuses it", denial.as_str())),
+                None => lags.get(&report.id).map(Lag::to_string),
+            };
             match wanted::standing(&compilation, &report.spiffe_id, report.node_uid.as_deref()) {
                 Standing::Here(view) => self.instance(report, view.revision, lag.unwrap_or_default()),
                 Standing::NotMade | Standing::Unknown => self.instance(report, 0, lag.unwrap_or_default()),
@@ -148,6 +151,7 @@ impl Identities for IdentitiesService {
             trust_domain: authority.trust_domain().to_string(),
             pem: bundle.to_pem(),
             fingerprints: bundle.roots().iter().map(|root| root.fingerprint().to_string()).collect(),
+            renew_issuers: authority.trust().borrow().renew_issuers.clone(),
         }))
     }
 }
@@ -221,12 +225,12 @@ fn token(view: &TokenView) -> Token {
 }
 
 fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {
-    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, key_fingerprint: _ } = record;
+    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, .. } = record;
     IssuedCertificate {
         serial,
         spiffe_id,
         instance_id: match holder {
-            Holder::Instance(id) => id,
+            Holder::Instance(id) | Holder::Workload { instance: id, .. } => id,
             Holder::Admin(_) | Holder::ControlPlane => String::new(),
         },
         not_before: Some(message::timestamp(UnixMillis(not_before))),

@@ -11,19 +11,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hauberk_tls::{Acceptor, TlsStream};
+use hauberk_tls::{Acceptor, PeerIdentity, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::access::ConnectionInfo;
 use crate::admins::Admins;
 use crate::clock::Clock;
 use crate::metrics::{ListenerLabel, Metrics};
+use crate::revocation::Revocations;
 pub use places::Limits;
 use places::{Counts, Place};
 
@@ -75,6 +76,8 @@ pub struct Listening {
     pub clock: Clock,
     /// Whose connections end when they are deleted.
     pub admins: Arc<Admins>,
+    /// And when their certificates are revoked. Agents are told why first, on their streams.
+    pub revocations: Arc<Revocations>,
 }
 
 impl Listening {
@@ -99,6 +102,7 @@ impl Listening {
                             acceptor: self.acceptor.clone(),
                             clock: self.clock.clone(),
                             admins: Arc::clone(&self.admins),
+                            revocations: Arc::clone(&self.revocations),
                             metrics: Arc::clone(&self.metrics),
                             place,
                             address,
@@ -120,6 +124,7 @@ struct Handshake {
     acceptor: Acceptor,
     clock: Clock,
     admins: Arc<Admins>,
+    revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
     place: Place,
     address: SocketAddr,
@@ -147,7 +152,7 @@ impl Handshake {
                 // The clock of day is read once; what remains is measured by the steady one.
                 let now = self.clock.now();
                 let life = peer.as_ref().map_or(ANONYMOUS_LIFE, |peer| peer.not_after().since(now));
-                let dismissed = peer.as_ref().and_then(|peer| self.admins.dismissal_of(peer));
+                let dismissed = peer.as_ref().and_then(|peer| self.dismissal_of(peer));
                 let info = ConnectionInfo::Tls { address: self.address, peer };
                 let connection = Connection {
                     stream,
@@ -157,7 +162,7 @@ impl Handshake {
                         missing: PREFACE_BYTES,
                         deadline: Box::pin(tokio::time::sleep(PREFACE_DEADLINE)),
                     }),
-                    dismissed: dismissed.map(|token| Box::pin(token.cancelled_owned())),
+                    dismissed,
                     _place: self.place,
                 };
                 // The server has stopped taking connections: this one closes.
@@ -177,22 +182,39 @@ impl Handshake {
         }
     }
 
+    /// For an admin: until the admin is deleted, or the certificate revoked.
+    fn dismissal_of(&self, peer: &PeerIdentity) -> Option<Dismissal> {
+        let deleted = self.admins.dismissal_of(peer)?.cancelled_owned();
+        let (revocations, peer) = (Arc::clone(&self.revocations), peer.clone());
+        // Whoever is already is told so, call by call.
+        let was_denied = revocations.denylist().denial(peer.id(), peer.serial()).is_some();
+        Some(Box::pin(async move {
+            tokio::select! {
+                () = deleted => {}
+                () = revocations.until_denied(peer.id(), peer.serial()), if !was_denied => {}
+            }
+        }))
+    }
+
     fn count_refused(&self) {
         let label = ListenerLabel { listener: self.listener };
         self.metrics.connections_refused.get_or_create(&label).inc();
     }
 }
 
-/// A verified connection. It breaks when its peer's certificate expires, when its peer is an admin who is deleted, and
-/// when its peer does not begin to speak in time.
+/// A verified connection. It breaks when its peer's certificate expires, when its peer is an admin who is deleted or
+/// whose certificate is revoked, and when its peer does not begin to speak in time.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
     expiry: Pin<Box<Sleep>>,
     preface: Option<Preface>,
-    dismissed: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    dismissed: Option<Dismissal>,
     _place: Place,
 }
+
+/// Ends when the peer is to be heard no longer.
+type Dismissal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a peer has yet to send before its connection counts as alive; from then on HTTP/2 pings watch over it.
 struct Preface {
@@ -207,7 +229,7 @@ impl Connection {
             return broken("what the peer proved has expired");
         }
         if self.dismissed.as_mut().is_some_and(|dismissed| dismissed.as_mut().poll(context).is_ready()) {
-            return broken("the admin was deleted");
+            return broken("the admin was deleted, or the certificate revoked");
         }
         if self.preface.as_mut().is_some_and(|preface| preface.deadline.as_mut().poll(context).is_ready()) {
             return broken("the peer does not speak");

@@ -43,8 +43,10 @@ impl Mesh for MeshService {
         let record = self.ledger.instance(instance).await.map_err(|error| status::of_store(&error))?;
         let node_uid = record.and_then(|record| record.node_uid);
         let certificate = IssuedTo { serial: peer.serial(), issued_at: None, not_after: peer.not_after() };
+        let proof = Some(peer.clone());
         let peer = Peer::new(peer.id().clone(), *instance, node_uid, certificate, source.parse().ok())
             .ok_or_else(|| Status::permission_denied("only nodes and gateways synchronise here"))?;
+        let peer = Peer { proof, ..peer };
         Ok(Response::new(ReceiverStream::new(self.push.accept(peer, request.into_inner()))))
     }
 }

@@ -20,14 +20,7 @@ pub fn certificate(issued: &Issued) -> agent::Certificate {
 
 /// What agents are to trust.
 pub fn trust(authority: &Authority) -> agent::Trust {
-    let view_keys = authority.view_keys().iter();
-    agent::Trust {
-        trust_domain: authority.trust_domain().to_string(),
-        roots: authority.bundle().roots().iter().map(|root| root.der().to_vec()).collect(),
-        view_keys: view_keys
-            .map(|key| agent::ViewKey { key_id: key.key_id.clone(), public_key: key.public_key.clone() })
-            .collect(),
-    }
+    agent::Trust::clone(&authority.trust().borrow())
 }
 
 /// A credential for an admin. `server` is where the admin API is, as far as is known.

@@ -6,6 +6,7 @@
 mod admins;
 mod agent;
 mod audit;
+mod authorities;
 mod explain;
 mod findings;
 mod flows;
@@ -18,10 +19,12 @@ mod page;
 mod policies;
 mod refused;
 mod resources;
+mod revocations;
 mod rollout;
 mod server;
 pub mod status;
 mod system;
+mod workloads;
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +54,7 @@ const LARGEST_HEALTH_REQUEST: usize = 1024;
 pub async fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
     Routes::new(agent::service(control))
         .add_service(mesh_sync::service(control, push))
+        .add_service(workloads::service(control))
         .add_service(health_service(AGENT_SERVICES).await)
 }
 
@@ -66,10 +70,12 @@ pub async fn admin_routes(
     Ok(Routes::new(health_service(ADMIN_SERVICES).await)
         .add_service(admins::service(control))
         .add_service(audit::service(control))
+        .add_service(authorities::service(control))
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))
         .add_service(policies::service(control, resources, push))
         .add_service(resources::service(control, resources))
+        .add_service(revocations::service(control))
         .add_service(rollout::service(control, push))
         .add_service(system::service(control, push))
         .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
@@ -77,17 +83,23 @@ pub async fn admin_routes(
 }
 
 /// The services of the agent listener, as health names them.
-const AGENT_SERVICES: &[&str] =
-    &["hauberk.agent.v1.Enrollment", "hauberk.agent.v1.Mesh", "grpc.health.v1.Health"];
+const AGENT_SERVICES: &[&str] = &[
+    "hauberk.agent.v1.Enrollment",
+    "hauberk.agent.v1.Mesh",
+    "hauberk.agent.v1.Workloads",
+    "grpc.health.v1.Health",
+];
 
 /// The services of the admin listener, as reflection lists them and health names them.
 const ADMIN_SERVICES: &[&str] = &[
     "hauberk.admin.v1.Admins",
     "hauberk.admin.v1.Audit",
+    "hauberk.admin.v1.Authorities",
     "hauberk.admin.v1.Flows",
     "hauberk.admin.v1.Identities",
     "hauberk.admin.v1.Policies",
     "hauberk.admin.v1.Resources",
+    "hauberk.admin.v1.Revocations",
     "hauberk.admin.v1.Rollout",
     "hauberk.admin.v1.System",
     "grpc.health.v1.Health",

@@ -145,7 +145,8 @@ fn author(context: &CallContext) -> Author {
     let policies = context.has_role(Role::PolicyAdmin);
     // Who decides what may be called may also say what there is to call.
     let resources = policies || context.has_role(Role::Editor);
-    Author { actor: context.actor(), rights: Rights { resources, policies } }
+    let identities = context.has_role(Role::IdentityAdmin);
+    Author { actor: context.actor(), rights: Rights { resources, policies, identities } }
 }
 
 fn outcome(outcome: admit::Outcome) -> Outcome {

@@ -9,11 +9,13 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::admins::AdminError;
+use crate::authority::{AuthorityError, LifecycleError};
 use crate::enrollment::{EnrollmentError, TokenError};
 use crate::issuance::IssuanceError;
 use crate::push::{Close, ExplainError};
 use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
+use crate::revocation::{Denial, RevocationError};
 use crate::telemetry::TelemetryError;
 
 /// The domain of our reasons in google.rpc.ErrorInfo.
@@ -155,6 +157,12 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::UsedUp { .. } => denied("TOKEN_USED_UP"),
         EnrollmentError::NoSuchNode { .. } => denied("NODE_GONE"),
         EnrollmentError::NodeMadeAnew { .. } => denied("NODE_MADE_ANEW"),
+        // Whether another node has it is not for the agent to know; the audit log tells.
+        EnrollmentError::NoSuchEnrollment { .. } | EnrollmentError::OtherParent { .. } => refusal(
+            Code::PermissionDenied,
+            "NOT_ENROLLED",
+            "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
+        ),
         EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
@@ -163,8 +171,34 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::TooManyInstances { .. } => {
             refusal(Code::ResourceExhausted, "TOO_MANY_INSTANCES", error.to_string())
         }
+        EnrollmentError::Denied(denial) => of_denial(*denial),
         EnrollmentError::Issuance(error) => of_issuance(error),
         EnrollmentError::Name(_) => internal(error),
+    }
+}
+
+/// Of whoever is refused before the certificate expires.
+pub fn of_denial(denial: Denial) -> Status {
+    let reason = match denial {
+        Denial::Revoked => "REVOKED",
+        Denial::Quarantined => "QUARANTINED",
+    };
+    refusal(Code::PermissionDenied, reason, denial.to_string())
+}
+
+/// Of revocations.
+pub fn of_revocation(error: &RevocationError) -> Status {
+    let refused = |code, reason| refusal(code, reason, error.to_string());
+    match error {
+        RevocationError::UnknownSerial(_) => refused(Code::NotFound, "NO_SUCH_CERTIFICATE"),
+        RevocationError::UnknownInstance(_) => refused(Code::NotFound, "NO_SUCH_INSTANCE"),
+        RevocationError::NoSuchNode { .. } => refused(Code::NotFound, "NO_SUCH_NODE"),
+        RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),
+        RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
+        RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
+        RevocationError::TooMany => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
+        RevocationError::Store(error) => of_store(error),
+        RevocationError::Sign(_) => internal(error),
     }
 }
 
@@ -200,6 +234,22 @@ pub fn of_admin(error: &AdminError) -> Status {
     }
 }
 
+/// Of authorities.
+pub fn of_authority(error: &LifecycleError) -> Status {
+    let unmet = |reason| refusal(Code::FailedPrecondition, reason, error.to_string());
+    match error {
+        LifecycleError::Unknown(_) => refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string()),
+        LifecycleError::WrongState { .. } => unmet("WRONG_STATE"),
+        LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
+        LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
+        LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
+        LifecycleError::Store(error) | LifecycleError::Authority(AuthorityError::Store(error)) => {
+            of_store(error)
+        }
+        LifecycleError::Authority(_) | LifecycleError::Publish(_) => internal(error),
+    }
+}
+
 /// Of an agent's stream that ends.
 pub fn of_close(close: &Close) -> Status {
     let ended = |code, reason| refusal(code, reason, close.to_string());
@@ -211,6 +261,8 @@ pub fn of_close(close: &Close) -> Status {
         Close::NodeDeleted => ended(Code::NotFound, "NODE_GONE"),
         Close::NodeMadeAnew => ended(Code::PermissionDenied, "NODE_MADE_ANEW"),
         Close::NodeUnknown => ended(Code::NotFound, "NODE_UNKNOWN"),
+        Close::Denied(denial) => of_denial(*denial),
+        Close::NotTrusted(_) => ended(Code::Unauthenticated, "NOT_TRUSTED"),
         Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
         Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),
         Close::Store(error) => of_store(error),

@@ -13,7 +13,8 @@ use std::{
 use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, dial};
 use hauberk_proto::{
     admin::v1::{
-        ApplyRequest, WaitRequest, resources_client::ResourcesClient, rollout_client::RolloutClient,
+        ApplyRequest, RevokeRequest, WaitRequest, resources_client::ResourcesClient,
+        revocations_client::RevocationsClient, revoke_request::Target, rollout_client::RolloutClient,
     },
     agent::v1::{
         AttestRequest, SignCertificateRequest, attest_request::Evidence, enrollment_client::EnrollmentClient,
@@ -22,6 +23,7 @@ use hauberk_proto::{
 };
 use hauberk_tls::{CertificateRequest, KeyPair, Svid};
 use tokio::{runtime::Runtime, task::JoinSet};
+use tonic::transport::Channel;
 
 const IN_FLIGHT: usize = 64;
 /// Each of an instance of its own.
@@ -80,17 +82,7 @@ pub fn issuance(runtime: &Runtime, mesh: &MeshBox) {
 }
 
 /// From sending a change of policy to its being enforced by every instance.
-pub fn enforcement(mesh: &MeshBox, backend: SocketAddr) {
-    let token = mesh.token_file("server", &["--uses", "unlimited"]);
-    let mut agents: Vec<Agent> = Vec::with_capacity(INSTANCES);
-    for _ in 0..INSTANCES {
-        let mut options = AgentOptions::default().app(8080, backend).app(9000, backend).quiet();
-        options.token_file = Some(token.clone());
-        agents.push(Agent::spawn(mesh, "server", &mut options));
-    }
-    let agents: Vec<Agent> = agents.into_iter().map(Agent::ready).collect();
-    mesh.wait_enforced();
-
+pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut took: Vec<Duration> = runtime.block_on(async {
         let channel = dial::channel(mesh.admin_address(), dial::admin(mesh));
@@ -113,22 +105,65 @@ pub fn enforcement(mesh: &MeshBox, backend: SocketAddr) {
             let begun = Instant::now();
             let request = ApplyRequest { resources: vec![resource], validate_only: false };
             let revision = resources.apply(request).await.unwrap().into_inner().revision;
-            let mut progress =
-                rollout.wait(WaitRequest { revision, mesh: String::new() }).await.unwrap().into_inner();
-            let last = loop {
-                let message = progress.message().await.unwrap().expect("the last message says done");
-                if message.done {
-                    break message;
-                }
-            };
+            until_enforced(&mut rollout, revision).await;
             took.push(begun.elapsed());
-            assert!(last.concerned as usize >= INSTANCES, "every instance is concerned: {last:?}");
         }
         took
     });
+    println!("\nFrom apply to enforced, {} instances, {CHANGES} changes", agents.len());
+    print_spread(&mut took);
+}
+
+/// From asking for a certificate to be revoked to its being refused by every instance.
+pub fn revocation(runtime: &Runtime, mesh: &MeshBox, agents: &[Agent]) {
+    let mut took: Vec<Duration> = runtime.block_on(async {
+        let channel = dial::channel(mesh.admin_address(), dial::admin(mesh));
+        let (mut revocations, mut rollout) =
+            (RevocationsClient::new(channel.clone()), RolloutClient::new(channel));
+        let mut took = Vec::with_capacity(CHANGES);
+        for _ in 0..CHANGES {
+            let (svid, _) = dial::join(mesh, "client").await;
+            let target = Some(Target::Serial(svid.serial().to_string()));
+            let begun = Instant::now();
+            let answer = revocations.revoke(RevokeRequest { target }).await.unwrap().into_inner();
+            until_enforced(&mut rollout, answer.revision).await;
+            took.push(begun.elapsed());
+        }
+        took
+    });
+    println!("\nFrom revoke to enforced, {} instances, {CHANGES} certificates", agents.len());
+    print_spread(&mut took);
+}
+
+/// As many agents of one node as are waited for.
+pub fn many_agents(mesh: &MeshBox, backend: SocketAddr) -> Vec<Agent> {
+    let token = mesh.token_file("server", &["--uses", "unlimited"]);
+    let mut agents: Vec<Agent> = Vec::with_capacity(INSTANCES);
+    for _ in 0..INSTANCES {
+        let mut options = AgentOptions::default().app(8080, backend).app(9000, backend).quiet();
+        options.token_file = Some(token.clone());
+        agents.push(Agent::spawn(mesh, "server", &mut options));
+    }
+    let agents = agents.into_iter().map(Agent::ready).collect();
+    mesh.wait_enforced();
+    agents
+}
+
+async fn until_enforced(rollout: &mut RolloutClient<Channel>, revision: u64) {
+    let mut progress =
+        rollout.wait(WaitRequest { revision, mesh: String::new() }).await.unwrap().into_inner();
+    let last = loop {
+        let message = progress.message().await.unwrap().expect("the last message says done");
+        if message.done {
+            break message;
+        }
+    };
+    assert!(last.concerned as usize >= INSTANCES, "every instance is concerned: {last:?}");
+}
+
+fn print_spread(took: &mut [Duration]) {
     took.sort_unstable();
     let ms =
         |share: f64| took[((took.len() as f64 * share) as usize).min(took.len() - 1)].as_secs_f64() * 1e3;
-    println!("\nFrom apply to enforced, {} instances, {CHANGES} changes", agents.len());
     println!("  p50 {:.1} ms   p99 {:.1} ms   most {:.1} ms", ms(0.5), ms(0.99), ms(1.0));
 }

@@ -55,7 +55,7 @@ spec:
 "#;
 
 /// What may be named on the command line; all of it where nothing is.
-const PARTS: [&str; 5] = ["calls", "bytes", "memory", "enforcement", "issuance"];
+const PARTS: [&str; 6] = ["calls", "bytes", "memory", "enforcement", "revocation", "issuance"];
 
 fn main() {
     // Cargo adds a flag of its own.
@@ -81,8 +81,14 @@ fn main() {
     if wants("memory") {
         memory(&runtime, &mesh, &client, &server);
     }
-    if wants("enforcement") {
-        control::enforcement(&mesh, backend);
+    if wants("enforcement") || wants("revocation") {
+        let agents = control::many_agents(&mesh, backend);
+        if wants("enforcement") {
+            control::enforcement(&mesh, &agents);
+        }
+        if wants("revocation") {
+            control::revocation(&runtime, &mesh, &agents);
+        }
     }
     // Not before: an instance that is away holds up every change that concerns it.
     drop((client, server));

@@ -183,8 +183,18 @@ async fn an_admin_is_no_agent_and_the_apis_have_their_own_ports() {
 fn may_call(path: &str, role: Role) -> bool {
     let Some((_, rpc)) = path.rsplit_once(".v1.") else { return false };
     let roles: &[Role] = match rpc {
-        "Resources/Apply" | "Resources/Delete" => &[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin],
-        "Identities/CreateToken" | "Identities/DeleteToken" => &[Role::IdentityAdmin],
+        "Resources/Apply" | "Resources/Delete" => {
+            &[Role::Editor, Role::PolicyAdmin, Role::IdentityAdmin, Role::BoundaryAdmin]
+        }
+        "Identities/CreateToken"
+        | "Identities/DeleteToken"
+        | "Revocations/Revoke"
+        | "Revocations/Quarantine"
+        | "Authorities/PrepareAuthority"
+        | "Authorities/ActivateAuthority"
+        | "Authorities/RotateAuthority"
+        | "Authorities/TaintAuthority"
+        | "Authorities/RevokeAuthority" => &[Role::IdentityAdmin],
         "Admins/CreateAdmin" | "Admins/DeleteAdmin" | "System/SetLogFilter" => &[],
         "LocalAdmin/IssueCredential" => return false,
         _ => return true,

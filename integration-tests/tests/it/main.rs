@@ -9,6 +9,7 @@
 )]
 
 mod admin_access;
+mod authorities;
 mod authorization;
 mod certificates;
 mod child;
@@ -35,6 +36,7 @@ mod peer;
 mod python;
 mod replicas;
 mod resources;
+mod revocation;
 mod rollout;
 mod shop;
 mod spiffe_clients;
@@ -43,3 +45,4 @@ mod tcp;
 mod tcp_app;
 mod third_party;
 mod traffic;
+mod workload_api;

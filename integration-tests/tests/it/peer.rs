@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hauberk_identity::SpiffeId;
 use hauberk_integration_tests::{MeshBox, dial};
-use hauberk_tls::{LiveIdentity, ServerExpectation, TlsStream};
+use hauberk_tls::{KeyPair, LiveIdentity, ServerExpectation, Svid, TlsStream};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -22,8 +22,13 @@ impl Peer {
     /// Attests as a node.
     pub(crate) async fn join(mesh: &MeshBox, node: &str) -> Self {
         let (svid, key) = dial::join(mesh, node).await;
+        Self::with(mesh, &svid, &key)
+    }
+
+    /// Whoever holds this certificate.
+    pub(crate) fn with(mesh: &MeshBox, svid: &Svid, key: &KeyPair) -> Self {
         let live = LiveIdentity::new(dial::bundle(mesh));
-        live.publish(svid, &key).unwrap();
+        live.publish(svid.clone(), key).unwrap();
         Self { live }
     }
 

@@ -68,6 +68,32 @@ fn signs_exactly_the_template() {
 }
 
 #[test]
+fn a_cross_signed_authority_is_good_under_either_root_and_a_distrusted_one_under_none() {
+    let (old, new) = (
+        RootAuthority::create(&domain(), window(NOW, 1_000), serial(1)).unwrap(),
+        RootAuthority::create(&domain(), window(NOW, 1_000), serial(5)).unwrap(),
+    );
+    let issuing = IssuingAuthority::create(&new, window(NOW, 100), serial(2)).unwrap();
+    let cross = issuing.cross_signed(&old, serial(6)).unwrap();
+    let svid = issuing.sign(&template(KeyPair::generate().unwrap().public_key())).unwrap();
+    assert_eq!(svid.issuer_serial(), Some(serial(2)));
+    let whole = svid.followed_by([cross, new.certificate().clone(), old.certificate().clone()]).unwrap();
+    for (root, other) in [(&old, &new), (&new, &old)] {
+        let bundle = TrustBundle::new(domain(), [root.certificate().clone()]).unwrap();
+        let verify = |svid: &Svid, bundle| verify_svid(svid.chain(), bundle, NOW, Usage::Client).map(drop);
+        assert_eq!(verify(&whole, &bundle), Ok(()));
+        let without = svid.followed_by([other.certificate().clone()]).unwrap();
+        let key = issuing.key().public_key().fingerprint();
+        if root.serial() == old.serial() {
+            assert_eq!(verify(&without, &bundle), Err(VerifyError::UnknownIssuer));
+        }
+        let distrusting = bundle.clone().distrusting([key]);
+        assert_ne!(bundle, distrusting);
+        assert_eq!(verify(&whole, &distrusting), Err(VerifyError::Distrusted(key)));
+    }
+}
+
+#[test]
 fn life_is_capped_by_the_signer_at_both_ends() {
     let root = RootAuthority::create(&domain(), window(NOW, 10), serial(1)).unwrap();
     let issuing = IssuingAuthority::create(&root, window(NOW.minus(HOUR), 100), serial(2)).unwrap();

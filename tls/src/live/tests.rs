@@ -18,6 +18,8 @@ use crate::stream::{Connection, HandshakeError};
 use crate::verifier::Usage;
 use crate::verifier::verify_svid;
 
+mod resumption;
+
 const LIMIT: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -78,7 +78,14 @@ async fn resources_become_signed_views() {
     let web = node_view(&compilation, "web");
     let keys = scratch.authority.view_keys().iter().map(|key| &key.public_key[..]);
     let verifier = ViewVerifier::from_public_keys(keys).unwrap();
-    verifier.verify(&web.signed.key_id, &web.signed.view, &web.signed.signature).unwrap();
+    verifier
+        .verify(
+            hauberk_tls::signing::Purpose::View,
+            &web.signed.key_id,
+            &web.signed.view,
+            &web.signed.signature,
+        )
+        .unwrap();
     let read = decode_view(&web.signed.view).unwrap();
     assert_eq!((read.epoch, read.revision), (compilation.epoch, revision.0));
     assert_eq!(web.backends, [name("orders")]);

@@ -10,6 +10,7 @@ use crate::push::close::Close;
 use crate::push::holding::MAX_SUBSCRIPTIONS;
 use crate::push::incoming::{ProtocolError, shown};
 use crate::push::registration::Registration;
+use crate::revocation::Mark;
 
 /// The most decisions of one message; agents send 256.
 const MAX_DECISIONS: usize = 256;
@@ -28,6 +29,14 @@ impl Session<'_> {
             from_agent::Message::Subscribe(message) => self.hear_subscribe(message)?,
             from_agent::Message::Decisions(message) => self.hear_decisions(message)?,
             from_agent::Message::Answer(message) => self.hear_answer(message),
+            from_agent::Message::AcknowledgeDenylist(message) => {
+                let agent::AcknowledgeDenylist { epoch, revision } = message;
+                let after = self.presence.connected.acknowledged_denylist(Mark { epoch, revision });
+                if let Some(after) = after {
+                    self.push.metrics.acknowledged.observe(after.as_secs_f64());
+                }
+            }
+            from_agent::Message::TrustInForce(message) => self.hear_trust_in_force(&message),
         }
         Ok(())
     }
@@ -37,6 +46,14 @@ impl Session<'_> {
         match self.presence.connected.acknowledged(named(service), *epoch, *revision) {
             Some(after) => self.push.metrics.acknowledged.observe(after.as_secs_f64()),
             None => debug!(event = "acknowledge_unexpected", instance = %self.peer.instance, revision),
+        }
+    }
+
+    fn hear_trust_in_force(&self, message: &agent::TrustInForce) {
+        let agent::TrustInForce { version } = *message;
+        // Nobody trusts what there is not yet.
+        if version <= self.trust.borrow().version {
+            self.presence.connected.trusts(version);
         }
     }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
 use hauberk_proto::mesh::v1::{
-    Backend, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
-    virtual_service_provider::Provider,
+    Backend, EnrollmentParent, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec,
+    resource::Spec, virtual_service_provider::Provider,
 };
 
 use super::Step;
@@ -33,6 +33,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
         // Also where something else is wrong with it.
         match step.batch.get(*index).and_then(|resource| resource.spec.as_ref()) {
+            Some(Spec::Enrollment(spec)) => step.check_parent(key, mesh, spec, problems),
             Some(Spec::VirtualNode(spec)) => step.check_backends(key, mesh, spec, problems),
             Some(Spec::VirtualService(spec)) => step.check_provider(key, mesh, spec, problems),
             _ => {}
@@ -42,7 +43,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
             Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
             Model::Policy(document) => step.warn_of(key, document, warnings),
-            Model::Mesh(_) | Model::Unreadable(_) => {}
+            Model::Enrollment(_) | Model::Mesh(_) | Model::Unreadable(_) => {}
         }
     }
 }
@@ -74,6 +75,27 @@ impl Step<'_> {
         }
     }
 
+    fn check_parent(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        spec: &EnrollmentSpec,
+        problems: &mut Problems,
+    ) {
+        let Some(EnrollmentParent { virtual_node }) = &spec.parent else { return };
+        let Ok(node) = Name::parse(virtual_node) else { return };
+        if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
+            self.report_no_node("spec.parent.virtualNode", mesh, &node, problems);
+        }
+    }
+
+    fn report_no_node(&self, field: &str, mesh: &MeshCatalog, node: &Name, problems: &mut Problems) {
+        let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
+        let help = did_you_mean(node.as_str(), known);
+        let message = format!("virtual node {node:?} does not exist");
+        problems.report(Fault::Invalid, field, message, help);
+    }
+
     fn check_provider(
         &self,
         key: &ResourceKey,
@@ -88,10 +110,7 @@ impl Step<'_> {
         let Ok(node) = Name::parse(virtual_node_name) else { return };
         let field = "spec.provider.virtualNode";
         if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
-            let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
-            let help = did_you_mean(node.as_str(), known);
-            let message = format!("virtual node {node:?} does not exist");
-            problems.report(Fault::Invalid, format!("{field}.virtualNodeName"), message, help);
+            self.report_no_node(&format!("{field}.virtualNodeName"), mesh, &node, problems);
             return;
         }
         let Some(port) = port.and_then(port_number) else { return };

@@ -89,13 +89,18 @@ fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
             .services()
             .filter(|(_, service)| service.provider().is_some_and(|own| *own.node() == key.name))
             .map(|(name, _)| format!("virtual service {name:?}"))
+            .chain(
+                mesh.enrollments()
+                    .filter(|(_, enrollment)| *enrollment.parent() == key.name)
+                    .map(|(name, _)| format!("enrollment {name:?}")),
+            )
             .collect(),
         Kind::VirtualService => mesh
             .nodes()
             .filter(|(_, node)| node.backends().contains(&key.name))
             .map(|(name, _)| format!("virtual node {name:?}"))
             .collect(),
-        Kind::Policy => Vec::new(),
+        Kind::Enrollment | Kind::Policy => Vec::new(),
     };
     if let [first, others @ ..] = &users[..] {
         let more = match others.len() {

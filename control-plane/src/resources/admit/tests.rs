@@ -7,7 +7,7 @@ use hauberk_proto::mesh::v1::{
 use super::*;
 use crate::resources::testing::*;
 
-const EDITOR: Rights = Rights { resources: true, policies: false };
+const EDITOR: Rights = Rights { resources: true, policies: false, identities: false };
 
 /// `field: message; help` of each problem, with the resource's place in front.
 fn refused(catalog: &Catalog, batch: &[Resource], rights: Rights) -> Vec<String> {
@@ -75,7 +75,7 @@ fn everything_wrong_is_reported_at_once() {
     ];
     let problems = refused(&catalog_of(&[mesh("shop")]), &batch, EVERYTHING);
     let expected = [
-        "0 kind: it is missing, or not known to this release; it is one of Mesh, VirtualNode, VirtualService, Policy",
+        "0 kind: it is missing, or not known to this release; it is one of Enrollment, Mesh, VirtualNode, VirtualService, Policy",
         "0 name: a name must not be empty",
         "1 spec.backends[0].virtualService.virtualServiceName: virtual service \"odrers\" does not exist; did you \
          mean \"orders\"?",
@@ -415,7 +415,7 @@ fn editors_change_nodes_and_services_but_not_policies() {
     accepted(&Catalog::default(), &more, EDITOR);
     let problems = refused(&catalog, &[permit("p", "web", "orders")], EDITOR);
     assert_eq!(problems, ["0 kind: to change a policy takes the role policy-admin"]);
-    let nobody = Rights { resources: false, policies: true };
+    let nobody = Rights { resources: false, ..EVERYTHING };
     let problems = refused(&catalog, &[node("new", [])], nobody);
     assert_eq!(problems, ["0 kind: to change a virtual node takes the role editor"]);
 }

@@ -36,6 +36,7 @@ fn report() -> Report {
         in_force: None,
         refusal: None,
         registration_refused: None,
+        denial: None,
     }
 }
 
@@ -111,7 +112,7 @@ fn nothing_is_found_where_all_is_well() {
 #[test]
 fn certificates_are_told_of_before_they_expire() {
     let mut world = World::healthy();
-    world.now = NOW.plus(70 * DAY);
+    world.now = NOW.plus(85 * DAY);
     world.certificates.server = valid_for(world.now, 1);
     world.reports.clear();
     assert_eq!(world.summaries(), ["the issuing authority's certificate expires at 2027-04-15T08:00:00Z"]);

@@ -73,6 +73,7 @@ async fn listen(scratch: &Scratch, limits: Limits, deadlines: Deadlines) -> std:
         metrics: Arc::clone(&control.metrics),
         clock: control.clock.clone(),
         admins: Arc::clone(&control.admins),
+        revocations: Arc::clone(&control.revocations),
     };
     let routes = Routes::new(agent::service(control)).add_service(health_service(AGENT_SERVICES).await);
     control.tasks.spawn(serve(listening, routes, control.access(), control.stop.clone()));

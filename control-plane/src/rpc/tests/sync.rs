@@ -77,7 +77,9 @@ async fn a_view_is_pushed_acknowledged_and_waited_for() {
     let now_unix_ms = Clock::system().now().0;
     agent.say(from_agent::Message::Hello(Hello { now_unix_ms, ..Hello::default() })).await;
     let signed = agent.view().await;
-    verifier.verify(&signed.key_id, &signed.view, &signed.signature).unwrap();
+    verifier
+        .verify(hauberk_tls::signing::Purpose::View, &signed.key_id, &signed.view, &signed.signature)
+        .unwrap();
     let view = View::decode(signed.view).unwrap();
 
     let mut rollout = RolloutClient::new(admin.clone());

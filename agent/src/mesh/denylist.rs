@@ -1,0 +1,114 @@
+//! Who is refused everywhere, whatever policies say: a snapshot that is replaced whole and read without a lock.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hauberk_identity::{Serial, SpiffeId};
+use hauberk_tls::LiveState;
+use tokio::sync::watch;
+
+use crate::state::Mark;
+
+/// Why somebody with a good certificate is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// The certificate was revoked.
+    Revoked,
+    /// The identity is in quarantine.
+    Quarantined,
+}
+
+impl Denial {
+    /// The name in logs and decisions.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+/// Everybody who is refused.
+#[derive(Debug, Default)]
+pub struct Denylist {
+    /// Its number; zeros before the first.
+    pub mark: Mark,
+    /// Revoked certificates.
+    pub serials: HashSet<Serial>,
+    /// Identities in quarantine.
+    pub identities: HashSet<SpiffeId>,
+}
+
+impl Denylist {
+    /// Why whoever proves this is refused, if so.
+    pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
+        if self.serials.contains(&serial) {
+            return Some(Denial::Revoked);
+        }
+        self.identities.contains(id).then_some(Denial::Quarantined)
+    }
+}
+
+/// The denylist in force, and how far live traffic has been brought in line with it. `sync/` writes, `connections.rs`
+/// enforces.
+#[derive(Debug)]
+pub struct Denied {
+    current: ArcSwap<Denylist>,
+    changes: watch::Sender<Mark>,
+    applied: watch::Sender<Mark>,
+}
+
+impl Denied {
+    /// Nobody is refused.
+    pub fn new() -> Self {
+        Self {
+            current: ArcSwap::default(),
+            changes: watch::Sender::new(Mark::default()),
+            applied: watch::Sender::new(Mark::default()),
+        }
+    }
+
+    /// Puts a list in force for whatever begins from now on.
+    pub fn replace(&self, denylist: Denylist) {
+        let mark = denylist.mark;
+        self.current.store(Arc::new(denylist));
+        self.changes.send_replace(mark);
+    }
+
+    /// Why whoever proves this is refused, if so. Takes no lock and no memory.
+    pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
+        self.current.load().denial(id, serial)
+    }
+
+    /// Why everybody refuses us, if so.
+    pub fn denial_of_us(&self, us: &LiveState) -> Option<Denial> {
+        us.svid().and_then(|svid| self.denial(svid.id(), svid.serial()))
+    }
+
+    /// The number of the list in force.
+    pub fn mark(&self) -> Mark {
+        self.current.load().mark
+    }
+
+    /// Each list that is put in force.
+    pub fn changes(&self) -> watch::Receiver<Mark> {
+        self.changes.subscribe()
+    }
+
+    /// States that live traffic obeys this list.
+    pub fn publish_applied(&self, mark: Mark) {
+        self.applied.send_replace(mark);
+    }
+
+    /// The list that live traffic obeys.
+    pub fn applied(&self) -> watch::Receiver<Mark> {
+        self.applied.subscribe()
+    }
+}
+
+impl Default for Denied {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,119 @@
+//! Where an agent accepts a denylist: it must be the control plane's, and not older than the one that is held.
+
+use std::collections::HashSet;
+
+use hauberk_identity::{Serial, SpiffeId};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::signing::{Purpose, SignatureError, ViewVerifier};
+use prost::Message;
+use thiserror::Error;
+
+use super::apply::Recipient;
+use super::held::Held;
+use crate::mesh::Denylist;
+use crate::state::Mark;
+
+/// Why a denylist is not accepted; the former stays in force. The fault is whoever sent it, or the disk's.
+#[derive(Debug, Error)]
+pub enum BadDenylist {
+    /// It is not signed by a key that we trust.
+    #[error("the denylist is not the control plane's: {0}")]
+    BadSignature(#[from] SignatureError),
+    /// It is older than what was accepted before.
+    #[error("the denylist ({offered:?}) is older than the one that was accepted before ({held:?})")]
+    Older {
+        /// Its number.
+        offered: Mark,
+        /// The number of ours.
+        held: Mark,
+    },
+    /// It is another trust domain's.
+    #[error("the denylist is that of {0}")]
+    OtherTrustDomain(String),
+    /// It is no denylist.
+    #[error("the denylist cannot be read: {0}")]
+    Undecodable(#[from] prost::DecodeError),
+    /// It names what cannot be.
+    #[error("the denylist names {0}, which cannot be")]
+    Impossible(String),
+}
+
+impl Held {
+    /// Puts a denylist in force for whatever begins from now on, and brings it to the disk. Live traffic follows.
+    pub(super) async fn take_denylist(
+        &self,
+        signed: pb::SignedDenylist,
+        keys: &ViewVerifier,
+    ) -> Result<Mark, BadDenylist> {
+        let denylist = accept(&signed, keys, &self.recipient, self.mesh.denied.mark())?;
+        let mark = denylist.mark;
+        tracing::info!(
+            event = "denylist_accepted",
+            epoch = mark.epoch,
+            revision = mark.revision,
+            certificates = denylist.serials.len(),
+            identities = denylist.identities.len()
+        );
+        self.mesh.denied.replace(denylist);
+        self.mesh.gate.set_denylist_known(true);
+        self.on_disk(move |state| state.save_denylist(&signed)).await;
+        Ok(mark)
+    }
+
+    /// Where what is kept cannot be read, everybody is refused until the control plane has said who is to be.
+    pub(super) fn reload_denylist(&self, keys: &ViewVerifier) {
+        let kept = match self.state.denylist() {
+            Ok(None) => return,
+            Ok(Some(signed)) => {
+                accept(&signed, keys, &self.recipient, Mark::default()).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match kept {
+            Ok(denylist) => self.mesh.denied.replace(denylist),
+            Err(error) => {
+                tracing::error!(
+                    event = "stored_denylist_discarded",
+                    error,
+                    "nobody is let in until the control plane has said who is revoked"
+                );
+                self.mesh.gate.set_denylist_known(false);
+            }
+        }
+    }
+}
+
+/// Reads a denylist.
+///
+/// # Errors
+/// It is not the control plane's, not ours, older than `held`, or names somebody who cannot be: none is taken in part.
+fn accept(
+    signed: &pb::SignedDenylist,
+    keys: &ViewVerifier,
+    recipient: &Recipient,
+    held: Mark,
+) -> Result<Denylist, BadDenylist> {
+    let pb::SignedDenylist { denylist: encoded, signature, key_id } = signed;
+    keys.verify(Purpose::Denylist, key_id, encoded, signature)?;
+    let pb::Denylist { epoch, revision, trust_domain, certificates, spiffe_ids } =
+        pb::Denylist::decode(&**encoded)?;
+    if trust_domain != recipient.trust_domain.as_str() {
+        return Err(BadDenylist::OtherTrustDomain(trust_domain));
+    }
+    let mark = Mark { epoch, revision };
+    if mark < held {
+        return Err(BadDenylist::Older { offered: mark, held });
+    }
+    let serial = |certificate: &pb::RevokedCertificate| {
+        Serial::from_be_bytes(&certificate.serial)
+            .map_err(|error| BadDenylist::Impossible(format!("a serial number: {error}")))
+    };
+    let identity = |id: &String| {
+        SpiffeId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
+    };
+    Ok(Denylist {
+        mark,
+        serials: certificates.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
+        identities: spiffe_ids.iter().map(identity).collect::<Result<HashSet<_>, _>>()?,
+    })
+}

@@ -1,0 +1,100 @@
+//! What denylists an agent accepts, and what a restart makes of them.
+
+use hauberk_identity::{Serial, SpiffeId};
+
+use super::*;
+use crate::mesh::Denial;
+
+const EPOCH: u64 = 5;
+
+fn serial(number: u8) -> Serial {
+    Serial::from_random([number; 16])
+}
+
+fn list(revision: u64, serials: &[u8]) -> pb::Denylist {
+    let certificates = serials.iter().map(|number| pb::RevokedCertificate {
+        serial: serial(*number).as_bytes().to_vec(),
+        not_after_unix_ms: u64::MAX,
+    });
+    pb::Denylist {
+        epoch: EPOCH,
+        revision,
+        trust_domain: "shop.local".to_owned(),
+        certificates: certificates.collect(),
+        spiffe_ids: vec!["spiffe://shop.local/mesh/shop/node/bad".to_owned()],
+    }
+}
+
+impl Agent {
+    async fn refuse(&self, held: &Held, list: &pb::Denylist) -> Result<Mark, BadDenylist> {
+        held.take_denylist(self.authorities.signed_denylist(list), &self.authorities.view_keys()).await
+    }
+
+    fn denial(&self, node: &str, number: u8) -> Option<Denial> {
+        let id = SpiffeId::parse(&format!("spiffe://shop.local/mesh/shop/node/{node}")).unwrap();
+        self.mesh.denied.denial(&id, serial(number))
+    }
+}
+
+#[tokio::test]
+async fn a_denylist_survives_a_restart_and_an_older_one_changes_nothing() {
+    let agent = Agent::new();
+    let held = agent.held();
+    assert_eq!(held.hello(UnixMillis(0)).denylist, Some(pb::HeldDenylist::default()));
+    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    assert_eq!(agent.denial("web", 1), Some(Denial::Revoked));
+    assert_eq!(agent.denial("bad", 2), Some(Denial::Quarantined));
+    assert_eq!(agent.denial("web", 2), None);
+    assert!(matches!(agent.refuse(&held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
+
+    drop(held);
+    let agent = agent.restarted();
+    let held = agent.held();
+    assert_eq!(agent.denial("web", 1), Some(Denial::Revoked));
+    assert_eq!(held.hello(UnixMillis(0)).denylist, Some(pb::HeldDenylist { epoch: EPOCH, revision: 3 }));
+    assert!(matches!(agent.refuse(&held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
+    agent.refuse(&held, &list(4, &[])).await.unwrap();
+    assert_eq!(agent.denial("web", 1), None, "it is full state");
+}
+
+#[tokio::test]
+async fn a_denylist_that_is_not_ours_or_cannot_be_is_refused_whole() {
+    let agent = Agent::new();
+    let held = agent.held();
+    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    let foreign = pb::Denylist { trust_domain: "other.local".to_owned(), ..list(9, &[]) };
+    assert!(matches!(agent.refuse(&held, &foreign).await, Err(BadDenylist::OtherTrustDomain(_))));
+    let mut impossible = list(9, &[]);
+    impossible.spiffe_ids.push("web".to_owned());
+    assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
+    let mut impossible = list(9, &[2]);
+    impossible.certificates[0].serial.clear();
+    assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
+    let others = Authorities::new().signed_denylist(&list(9, &[]));
+    let taken = held.take_denylist(others, &agent.authorities.view_keys()).await;
+    assert!(matches!(taken, Err(BadDenylist::BadSignature(_))));
+    // A view's signature is none of a denylist's.
+    let encoded = list(9, &[]).encode_to_vec();
+    let signature = agent.authorities.signer.sign(hauberk_tls::signing::Purpose::View, &encoded).unwrap();
+    let key_id = agent.authorities.signer.key_id().to_owned();
+    let posing = pb::SignedDenylist { denylist: encoded.into(), signature: signature.into(), key_id };
+    let taken = held.take_denylist(posing, &agent.authorities.view_keys()).await;
+    assert!(matches!(taken, Err(BadDenylist::BadSignature(_))));
+    assert_eq!(agent.denial("web", 1), Some(Denial::Revoked), "the former stays");
+}
+
+#[tokio::test]
+async fn where_the_kept_list_is_damaged_nobody_is_let_in() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(1)).await;
+    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    assert_eq!(agent.closed(), None);
+    drop(held);
+    std::fs::write(agent.directory.path().join("denylist"), b"nonsense").unwrap();
+    let agent = agent.restarted();
+    let held = agent.held();
+    assert_eq!(agent.closed(), Some(ClosedReason::NoDenylist));
+    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    assert_eq!(agent.closed(), None);
+}

@@ -1,0 +1,78 @@
+//! Who is at the other end of the socket: what is true of it, as selectors.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use hauberk_identity::Selector;
+use tokio::net::UnixStream;
+
+use super::process::{Process, ProcessFacts};
+
+/// The program at the other end of a connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    /// By the kernel, at the moment of connecting.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// `None` where the process is not to be seen from here (another pid namespace), or has ended.
+    process: Option<Process>,
+}
+
+impl Caller {
+    /// Asks the kernel who has connected, and holds on to that process.
+    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
+        let peer = stream.peer_cred()?;
+        let (uid, gid) = (peer.uid(), peer.gid());
+        let process = peer.pid().filter(|pid| *pid > 0).and_then(|pid| Process::hold(pid).ok());
+        Ok(Self { uid, gid, process })
+    }
+
+    /// What is true of it now, but for the digest of its executable, which takes time. Of a process that has ended, and of
+    /// one that runs as somebody else than whoever connected, nothing is true.
+    pub(super) fn selectors(&self) -> BTreeSet<Selector> {
+        let Some(process) = &self.process else {
+            return BTreeSet::from([Selector::UnixUid(self.uid), Selector::UnixGid(self.gid)]);
+        };
+        match process.facts() {
+            Ok(facts) if (facts.uid, facts.gid) == (self.uid, self.gid) => of_facts(facts),
+            Ok(ProcessFacts { uid, gid, .. }) => {
+                tracing::warn!(
+                    event = "workload_changed",
+                    uid = self.uid,
+                    gid = self.gid,
+                    now_uid = uid,
+                    now_gid = gid,
+                    "a program has become another user since it connected: it gets nothing until it connects again"
+                );
+                BTreeSet::new()
+            }
+            Err(error) => {
+                tracing::debug!(event = "workload_unknown", uid = self.uid, %error);
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// The SHA-256 of its executable, if we may know it.
+    pub(super) fn digest(&self) -> Option<Selector> {
+        match self.process.as_ref()?.digest() {
+            Ok(digest) => Some(Selector::UnixSha256(digest)),
+            Err(error) => {
+                tracing::warn!(event = "workload_not_hashed", uid = self.uid, %error,
+                    "an agent reads the executables of other users' programs only with CAP_SYS_PTRACE");
+                None
+            }
+        }
+    }
+}
+
+fn of_facts(facts: ProcessFacts) -> BTreeSet<Selector> {
+    let ProcessFacts { uid, gid, supplementary_gids, path } = facts;
+    let mut selectors = BTreeSet::from([Selector::UnixUid(uid), Selector::UnixGid(gid)]);
+    selectors.extend(supplementary_gids.into_iter().map(Selector::UnixSupplementaryGid));
+    if let Some(path) = path.as_deref().and_then(std::path::Path::to_str) {
+        selectors.insert(Selector::UnixPath(Arc::from(path)));
+    }
+    selectors
+}

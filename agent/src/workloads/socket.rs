@@ -1,0 +1,106 @@
+//! The Unix socket of the Workload API.
+
+use std::fs::{DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use tokio::net::UnixListener;
+
+/// Bound. Its file goes when it is dropped.
+#[derive(Debug)]
+pub struct ApiSocket {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+}
+
+/// There is no socket. The fault is whoever configured it, or another program's.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Another agent serves there.
+    #[error("--workload-api-socket: another program answers on {}: choose another path, or stop it", .0.display())]
+    Taken(PathBuf),
+    /// Something else is there.
+    #[error("--workload-api-socket: {} is there and no socket: choose another path, or remove it", .0.display())]
+    NoSocket(PathBuf),
+    /// The system refuses.
+    #[error("--workload-api-socket: {} cannot be made: {source}", .path.display())]
+    Make {
+        /// What.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl ApiSocket {
+    /// Binds the socket: 0777, for every program of the host may ask who it is (SPIFFE Workload Endpoint §3). Its directory
+    /// is made, 0755, where it is missing.
+    pub(crate) fn bind(path: &Path) -> Result<Self, SocketError> {
+        let failed = |source| SocketError::Make { path: path.to_owned(), source };
+        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+            DirBuilder::new().mode(0o755).create(directory).map_err(failed)?;
+        }
+        remove_dead(path)?;
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let socket = Self { listener, path: path.to_owned() };
+        std::fs::set_permissions(path, Permissions::from_mode(0o777)).map_err(failed)?;
+        warn_of_writable_directory(path);
+        Ok(socket)
+    }
+}
+
+impl Drop for ApiSocket {
+    fn drop(&mut self) {
+        // It may be gone with its directory.
+        let _gone = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What a process that was killed has left behind.
+fn remove_dead(path: &Path) -> Result<(), SocketError> {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(SocketError::NoSocket(path.to_owned()));
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(SocketError::Taken(path.to_owned()));
+    }
+    std::fs::remove_file(path).map_err(|source| SocketError::Make { path: path.to_owned(), source })
+}
+
+fn warn_of_writable_directory(path: &Path) {
+    let Some(directory) = path.parent() else { return };
+    let Ok(found) = std::fs::metadata(directory) else { return };
+    let mode = found.permissions().mode();
+    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        tracing::warn!(event = "workload_api_directory_open", directory = %directory.display(),
+            "others may put a socket of theirs in this one's place, and give programs false identities: chmod 755");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_socket_is_replaced_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made").join("api.sock");
+        let socket = ApiSocket::bind(&path).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o777, 0o755));
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::Taken(_))));
+        drop(socket);
+        assert!(!path.exists());
+        // As a process that is killed leaves it.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(ApiSocket::bind(&path).unwrap());
+        std::fs::write(&path, "text").unwrap();
+        assert!(matches!(ApiSocket::bind(&path), Err(SocketError::NoSocket(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+    }
+}

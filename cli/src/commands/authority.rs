@@ -1,0 +1,159 @@
+//! `hauberk authority`
+
+use std::time::Duration;
+
+use hauberk_proto::admin::v1 as api;
+use owo_colors::OwoColorize as _;
+use tokio::time::{Instant, timeout_at};
+
+use crate::arguments::{AuthorityCommand, AuthorityKind, Global, Waiting};
+use crate::clock;
+use crate::commands::{get, wait};
+use crate::documents::{Defaults, tree_of};
+use crate::error::CommandError;
+use crate::output::{self, Format};
+use crate::session::Session;
+use crate::times;
+
+const HEADERS: [&str; 7] = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLDERS", "FINGERPRINT"];
+
+/// Runs the command.
+///
+/// # Errors
+/// The step cannot be taken, or is not enforced in time.
+pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<(), CommandError> {
+    let session = Session::open(global).await?;
+    let mut client = session.authorities();
+    let (answer, waiting) = match command {
+        AuthorityCommand::List { output } => return list(&session, output).await,
+        AuthorityCommand::Prepare { kind, waiting } => {
+            let request = api::PrepareAuthorityRequest { kind: number(kind) };
+            (client.prepare_authority(request).await, waiting)
+        }
+        AuthorityCommand::Rotate { kind, waiting } => {
+            let request = api::RotateAuthorityRequest { kind: number(kind) };
+            (client.rotate_authority(request).await, waiting)
+        }
+        AuthorityCommand::Activate { serial, waiting } => {
+            (client.activate_authority(api::ActivateAuthorityRequest { serial }).await, waiting)
+        }
+        AuthorityCommand::Taint { serial, waiting } => {
+            (client.taint_authority(api::TaintAuthorityRequest { serial }).await, waiting)
+        }
+        AuthorityCommand::Revoke { serial, now, waiting } => {
+            (client.revoke_authority(api::RevokeAuthorityRequest { serial, now }).await, waiting)
+        }
+    };
+    let authority = answer?.into_inner().authority.unwrap_or_default();
+    let state = if authority.goes_on { "prepared, and goes on by itself" } else { authority.state.as_str() };
+    output::line(format_args!("authority/{} {state}", authority.serial))?;
+    let Waiting { wait } = waiting;
+    match wait {
+        Some(timeout) => until_settled(&session, timeout).await,
+        None => Ok(()),
+    }
+}
+
+async fn list(session: &Session, format: Format) -> Result<(), CommandError> {
+    let answer = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner();
+    let now = clock::now();
+    let rows = answer.authorities.iter().map(|authority| row(authority, now)).collect();
+    let trees = answer
+        .authorities
+        .iter()
+        .map(|item| tree_of("hauberk.admin.v1.Authority", item, Defaults::Show))
+        .collect();
+    let names = answer.authorities.iter().map(|item| format!("authority/{}", item.serial)).collect();
+    get::show(format, "authority", &HEADERS, rows, trees, names)
+}
+
+fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<String> {
+    let kind = match authority.kind() {
+        api::AuthorityKind::Root => "root",
+        api::AuthorityKind::Issuing => "issuing",
+        api::AuthorityKind::Unspecified => "unknown",
+    };
+    vec![
+        authority.serial.clone(),
+        kind.to_owned(),
+        authority.state.clone(),
+        times::age(authority.changed_at.as_ref(), now),
+        times::until(authority.not_after.as_ref(), now),
+        authority.holders.to_string(),
+        authority.fingerprint.clone(),
+    ]
+}
+
+/// Waits until a change of authorities has reached everybody.
+async fn until_settled(session: &Session, timeout: Duration) -> Result<(), CommandError> {
+    let begun = Instant::now();
+    let deadline = begun + timeout;
+    let request = api::WaitForAuthoritiesRequest {};
+    let mut stream = match timeout_at(deadline, session.authorities().wait_for_authorities(request)).await {
+        Ok(answer) => answer?.into_inner(),
+        Err(_) => return Err(CommandError::failed("the control plane did not answer in time")),
+    };
+    let mut last = None;
+    let outcome = loop {
+        match timeout_at(deadline, stream.message()).await {
+            Ok(Ok(Some(state))) if state.done => break Ok(state),
+            Ok(Ok(Some(state))) => {
+                output::progress(&said(&state));
+                last = Some(state);
+            }
+            Ok(Ok(None)) => {
+                break Err(CommandError::failed("the control plane ended the wait: it is probably stopping"));
+            }
+            Ok(Err(status)) => break Err(status.into()),
+            Err(_) => break Err(laggards(last.take(), timeout)),
+        }
+    };
+    output::end_progress();
+    let state = outcome?;
+    output::note(format_args!(
+        "{} {} trust and hold what they should ({} ms)",
+        "✓".green(),
+        wait::instances(state.concerned),
+        begun.elapsed().as_millis()
+    ));
+    Ok(())
+}
+
+fn said(state: &api::WaitForAuthoritiesResponse) -> String {
+    let first = state
+        .laggards
+        .first()
+        .map(|laggard| format!("; waiting for {}", output::printable(&laggard.spiffe_id)))
+        .unwrap_or_default();
+    format!("{} of {} trust and hold what they should{first}", state.settled, state.concerned)
+}
+
+fn laggards(last: Option<api::WaitForAuthoritiesResponse>, timeout: Duration) -> CommandError {
+    let Some(state) = last else {
+        return CommandError::failed(format!("nothing was heard within {}", times::short(timeout)));
+    };
+    let now = clock::now();
+    let row = |laggard: &api::Laggard| {
+        let expires = times::until(laggard.certificate_not_after.as_ref(), now);
+        vec![laggard.instance_id.clone(), laggard.spiffe_id.clone(), laggard.reason.clone(), expires]
+    };
+    let rows = state.laggards.iter().map(row).collect();
+    let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "CERTIFICATE-EXPIRES"];
+    output::note(output::table(&headers, rows).trim_end());
+    let mut help = wait::advice(&state.laggards);
+    if !state.waiting.is_empty() {
+        help.push(format!(
+            "authority {} becomes active by itself once all of them trust it or have expired",
+            state.waiting
+        ));
+    }
+    let after = times::short(timeout);
+    CommandError::Failed(format!("after {after}, {}", said(&state)), help)
+}
+
+fn number(kind: AuthorityKind) -> i32 {
+    match kind {
+        AuthorityKind::Root => api::AuthorityKind::Root.into(),
+        AuthorityKind::Issuing => api::AuthorityKind::Issuing.into(),
+    }
+}

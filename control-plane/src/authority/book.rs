@@ -1,0 +1,186 @@
+//! All authorities as they stand in the registry at one instant, and what follows from them.
+
+use hauberk_identity::UnixMillis;
+use hauberk_tls::{AuthorityCertificate, CertificateDer};
+
+use super::AuthorityError;
+use super::records::{AuthorityRecord, State, TrustRecord};
+use crate::registry::{Commit, Page, Store, StoreError, Stored, document, keys};
+
+/// How many authorities and keys are read; there are a handful.
+const MANY: usize = 1_000;
+
+/// What an authority is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// It vouches for issuing authorities, and everybody trusts it.
+    Root,
+    /// It signs certificates.
+    Issuing,
+}
+
+impl Kind {
+    /// As in answers and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Issuing => "issuing",
+        }
+    }
+
+    pub(super) fn key(self, serial: &str) -> String {
+        let prefix = match self {
+            Self::Root => keys::ROOTS,
+            Self::Issuing => keys::ISSUING,
+        };
+        format!("{prefix}{serial}")
+    }
+}
+
+/// One authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) kind: Kind,
+    pub(super) serial: String,
+    pub(super) record: AuthorityRecord,
+    pub(super) certificate: AuthorityCertificate,
+}
+
+impl Entry {
+    pub(super) fn key(&self) -> String {
+        self.kind.key(&self.serial)
+    }
+
+    pub(super) fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from(self.record.certificate.clone())
+    }
+
+    /// The end of its certificate.
+    pub(super) fn not_after(&self) -> UnixMillis {
+        self.certificate.validity().not_after()
+    }
+
+    pub(super) fn is(&self, state: State) -> bool {
+        self.record.state == state
+    }
+
+    /// Whether what it has signed is still accepted.
+    pub(super) fn is_trusted(&self) -> bool {
+        !self.is(State::Retired)
+    }
+}
+
+/// All authorities at one instant, the oldest first.
+#[derive(Debug, Clone)]
+pub(super) struct Book {
+    pub(super) trust: TrustRecord,
+    stored_trust: Option<Stored>,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Book {
+    /// Reads all of them in one reading: in several, two states could be mixed.
+    pub(super) async fn read(store: &dyn Store) -> Result<Self, AuthorityError> {
+        Self::from_page(store.list(keys::AUTHORITIES, None, MANY).await?)
+    }
+
+    fn from_page(page: Page) -> Result<Self, AuthorityError> {
+        let mut book = Self { trust: TrustRecord::default(), stored_trust: None, entries: Vec::new() };
+        for (key, stored) in page.entries {
+            if key == keys::TRUST {
+                book.trust = document::from_stored(&key, &stored)?;
+                book.stored_trust = Some(stored);
+            } else if let Some(serial) = key.strip_prefix(keys::ROOTS) {
+                book.entries.push(Self::entry(Kind::Root, serial, &key, &stored)?);
+            } else if let Some(serial) = key.strip_prefix(keys::ISSUING) {
+                book.entries.push(Self::entry(Kind::Issuing, serial, &key, &stored)?);
+            }
+        }
+        book.entries.sort_by(|a, b| (a.record.created_at, &a.serial).cmp(&(b.record.created_at, &b.serial)));
+        // A release without states had one root and did not write it down.
+        let first = book.of(Kind::Root).next().map(|root| root.serial.clone()).unwrap_or_default();
+        for entry in &mut book.entries {
+            if entry.kind == Kind::Issuing && entry.record.root.is_empty() {
+                entry.record.root.clone_from(&first);
+            }
+        }
+        Ok(book)
+    }
+
+    fn entry(kind: Kind, serial: &str, key: &str, stored: &Stored) -> Result<Entry, AuthorityError> {
+        let record: AuthorityRecord = document::from_stored(key, stored)?;
+        let certificate = AuthorityCertificate::read(record.certificate.clone())?;
+        Ok(Entry { kind, serial: serial.to_owned(), record, certificate })
+    }
+
+    pub(super) fn of(&self, kind: Kind) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.kind == kind)
+    }
+
+    pub(super) fn find(&self, serial: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.serial == serial)
+    }
+
+    /// The latest one that is active: what was written before there were states may hold several.
+    pub(super) fn active(&self, kind: Kind) -> Option<&Entry> {
+        self.of(kind).filter(|entry| entry.is(State::Active)).last()
+    }
+
+    /// One that waits to become active: a root, or an issuing authority under the active root.
+    pub(super) fn prepared(&self, kind: Kind) -> Option<&Entry> {
+        let root = self.active(Kind::Root).map(|root| root.serial.as_str()).unwrap_or_default();
+        self.of(kind)
+            .find(|entry| entry.is(State::Prepared) && (kind == Kind::Root || entry.record.root == root))
+    }
+
+    /// The issuing authorities under a root.
+    pub(super) fn under<'a>(&'a self, root: &'a str) -> impl Iterator<Item = &'a Entry> {
+        self.of(Kind::Issuing).filter(move |entry| entry.record.root == root)
+    }
+
+    /// Every root that has not been retired.
+    pub(super) fn trusted_roots(&self) -> impl Iterator<Item = &Entry> {
+        self.of(Kind::Root).filter(|entry| entry.is_trusted())
+    }
+
+    /// The root before this one, as long as it is trusted: of several the last, which most know.
+    pub(super) fn before(&self, root: &Entry) -> Option<&Entry> {
+        let made = |entry: &Entry| (entry.record.created_at, entry.serial.clone());
+        self.trusted_roots().filter(|former| made(former) < made(root)).last()
+    }
+
+    /// Issuing authorities that sign no longer: certificates by them are replaced at once.
+    pub(super) fn to_renew(&self) -> impl Iterator<Item = &Entry> {
+        self.of(Kind::Issuing).filter(|entry| !entry.is(State::Active) && !entry.is(State::Prepared))
+    }
+
+    /// Issuing authorities that were tainted and are believed nothing any longer, though their root is.
+    pub(super) fn distrusted(&self) -> impl Iterator<Item = &Entry> {
+        self.of(Kind::Issuing).filter(|entry| {
+            entry.is(State::Retired)
+                && entry.record.was_tainted
+                && self.find(&entry.record.root).is_some_and(Entry::is_trusted)
+        })
+    }
+
+    /// The commit that changes trust from what this book holds, and from nothing else.
+    pub(super) fn change(&self) -> Result<Commit, StoreError> {
+        let next = TrustRecord { version: self.trust.version + 1 };
+        Ok(Commit::new()
+            .unchanged(keys::TRUST, self.stored_trust.as_ref())
+            .put(keys::TRUST, document::to_bytes(keys::TRUST, &next)?)
+            .raising_revision())
+    }
+}
+
+/// The commit with an authority in another state.
+pub(super) fn put(
+    commit: Commit,
+    kind: Kind,
+    serial: &str,
+    record: &AuthorityRecord,
+) -> Result<Commit, StoreError> {
+    let key = kind.key(serial);
+    let bytes = document::to_bytes(&key, record)?;
+    Ok(commit.put(key, bytes))
+}

@@ -1,0 +1,52 @@
+//! What `init` founds.
+
+use hauberk_identity::{TrustDomain, UnixMillis};
+use hauberk_tls::signing::ViewSigner;
+
+use super::book::Kind;
+use super::in_force::InForce;
+use super::make;
+use super::records::{Installation, State, TrustRecord, ViewKeyRecord};
+use super::{Authority, AuthorityError, KeyEncryptionKey, ViewKey};
+use crate::registry::{Commit, document, keys};
+
+/// Makes root, issuing authority and view-signing key, and the commit that founds the installation with them.
+///
+/// # Errors
+/// When keys or certificates cannot be made.
+pub fn found(
+    trust_domain: &TrustDomain,
+    sans: Vec<String>,
+    kek: &KeyEncryptionKey,
+    now: UnixMillis,
+) -> Result<(Commit, Authority), AuthorityError> {
+    let (root, mut root_record) = make::root(trust_domain, kek, now)?;
+    let (issuing, mut issuing_record) = make::issuing(&root, kek, now)?;
+    root_record.state = State::Active;
+    issuing_record.state = State::Active;
+    let view_signer = ViewSigner::generate()?;
+
+    let root_key = Kind::Root.key(&root.serial().to_string());
+    let issuing_key = Kind::Issuing.key(&issuing.serial().to_string());
+    let view_key = format!("{}{}", keys::VIEW_KEYS, view_signer.key_id());
+    let view_record = ViewKeyRecord {
+        created_at: now.0,
+        public_key: view_signer.public_key_der().to_vec(),
+        sealed_key: kek.seal(&view_key, &view_signer.to_pkcs8_der()?)?,
+    };
+    let installation = Installation { trust_domain: trust_domain.to_string(), epoch: now.0, sans };
+    let trust = TrustRecord { version: 1 };
+    let commit = Commit::new()
+        .absent(keys::INSTALLATION)
+        .put(keys::INSTALLATION, document::to_bytes(keys::INSTALLATION, &installation)?)
+        .put(root_key.clone(), document::to_bytes(&root_key, &root_record)?)
+        .put(issuing_key.clone(), document::to_bytes(&issuing_key, &issuing_record)?)
+        .put(keys::TRUST, document::to_bytes(keys::TRUST, &trust)?)
+        .put(view_key.clone(), document::to_bytes(&view_key, &view_record)?)
+        .raising_revision();
+    let view_keys =
+        vec![ViewKey { key_id: view_signer.key_id().to_owned(), public_key: view_record.public_key }];
+    let in_force = InForce::founded(issuing, trust.version);
+    let authority = Authority::new(trust_domain.clone(), installation, view_signer, view_keys, in_force);
+    Ok((commit, authority))
+}

@@ -1,0 +1,105 @@
+//! What follows from the authorities for all who sign and verify: an immutable snapshot.
+
+use std::borrow::Borrow;
+use std::sync::Arc;
+
+use hauberk_identity::TrustDomain;
+use hauberk_proto::agent::v1 as agent;
+use hauberk_tls::{CertificateDer, Fingerprint, IssuingAuthority, TrustBundle};
+
+use super::book::{Book, Entry, Kind};
+use super::{AuthorityError, KeyEncryptionKey, ViewKey, make};
+
+/// The time over which agents spread the renewals of certificates whose authority signs no longer. 10,000 agents then ask
+/// for 2,000 certificates a second, half of what a control plane issues.
+const RENEW_WITHIN_MS: u32 = 5_000;
+
+/// Who signs and who is trusted at one moment.
+pub(super) struct InForce {
+    pub(super) version: u64,
+    pub(super) issuing: Arc<IssuingAuthority>,
+    pub(super) bundle: Arc<TrustBundle>,
+    pub(super) server_chain: Vec<CertificateDer<'static>>,
+    pub(super) has_revoked: bool,
+    renew: Vec<String>,
+    distrusted: Vec<Fingerprint>,
+}
+
+impl InForce {
+    /// What a new installation begins with.
+    pub(super) fn founded(issuing: IssuingAuthority, version: u64) -> Self {
+        let bundle = issuing.root_bundle().clone();
+        Self {
+            version,
+            server_chain: bundle.roots().iter().map(|root| root.der().clone()).collect(),
+            bundle: Arc::new(bundle),
+            issuing: Arc::new(issuing),
+            has_revoked: false,
+            renew: Vec::new(),
+            distrusted: Vec::new(),
+        }
+    }
+
+    /// What follows from the book. The key that seals others is asked for only if another authority signs than did
+    /// before.
+    pub(super) fn of<K: Borrow<KeyEncryptionKey>>(
+        book: &Book,
+        trust_domain: &TrustDomain,
+        before: Option<&Self>,
+        kek: impl FnOnce() -> Result<K, AuthorityError>,
+    ) -> Result<Self, AuthorityError> {
+        let active = book.active(Kind::Issuing).ok_or(AuthorityError::Missing("issuing authority"))?;
+        let root = book.find(&active.record.root).ok_or(AuthorityError::Missing("root"))?;
+        let issuing = match before.filter(|before| before.issuing.serial().to_string() == active.serial) {
+            Some(before) => Arc::clone(&before.issuing),
+            None => Arc::new(make::open_issuing(book, active, kek()?.borrow())?),
+        };
+        let distrusted: Vec<_> = book.distrusted().map(|entry| entry.certificate.key_fingerprint()).collect();
+        let bundle = TrustBundle::new(trust_domain.clone(), book.trusted_roots().map(Entry::der))?
+            .distrusting(distrusted.iter().copied());
+        let trusted_before = |before: &Self| {
+            let roots = before.bundle.roots();
+            roots.iter().all(|root| bundle.root(root.fingerprint()).is_some())
+                && distrusted.iter().all(|key| before.distrusted.contains(key))
+        };
+        let has_revoked = before.is_some_and(|before| before.has_revoked || !trusted_before(before));
+        Ok(Self {
+            version: book.trust.version,
+            server_chain: server_chain(book, active, root),
+            bundle: Arc::new(bundle),
+            issuing,
+            has_revoked,
+            renew: book.to_renew().map(|entry| entry.serial.clone()).collect(),
+            distrusted,
+        })
+    }
+
+    /// The same as agents are told it.
+    pub(super) fn message(&self, view_keys: &[ViewKey]) -> agent::Trust {
+        agent::Trust {
+            trust_domain: self.bundle.trust_domain().to_string(),
+            roots: self.bundle.roots().iter().map(|root| root.der().to_vec()).collect(),
+            view_keys: view_keys
+                .iter()
+                .map(|key| agent::ViewKey { key_id: key.key_id.clone(), public_key: key.public_key.clone() })
+                .collect(),
+            version: self.version,
+            renew_issuers: self.renew.clone(),
+            distrusted_keys: self.distrusted.iter().map(|key| key.as_bytes().to_vec()).collect(),
+            renew_within_ms: RENEW_WITHIN_MS,
+        }
+    }
+}
+
+/// While the root before is still trusted, those who know it alone find a way from our certificate to it too: contexts of
+/// admins who have not looked since, agents that begin with a fingerprint that was printed before.
+fn server_chain(book: &Book, active: &Entry, root: &Entry) -> Vec<CertificateDer<'static>> {
+    let mut chain = Vec::new();
+    let former = book.before(root).filter(|_| !active.record.cross.is_empty());
+    if former.is_some() {
+        chain.push(active.record.cross.clone().into());
+    }
+    chain.push(root.der());
+    chain.extend(former.map(Entry::der));
+    chain
+}

@@ -1,0 +1,373 @@
+//! prepared → active → retiring → retired, or tainted: how one authority follows another.
+//!
+//! Each step is one commit, guarded by the number of the last, with its audit record in it. What is to happen next is read
+//! from the registry alone: after a crash at any point the steps go on from the last one that was written.
+
+mod change;
+mod progress;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_tls::{LiveIdentity, LiveIdentityError};
+use tokio::sync::Mutex;
+
+use super::book::{Book, Entry, Kind};
+use super::in_force::InForce;
+use super::records::State;
+use super::{Authority, AuthorityError, KeyEncryptionKey, SealError};
+use crate::audit::{Act, Actor, Audit};
+use crate::clock::Clock;
+use crate::instances::Instances;
+use crate::issuance::Ledger;
+use crate::registry::{Commit, Store, StoreError};
+pub use progress::{Progress, Unsettled};
+
+/// How many of those who are in the way are named.
+const NAMED: usize = 5;
+
+/// A step that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// The authorities cannot be read, or a new one cannot be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The registry refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was decided cannot be put in force here.
+    #[error("the new trust bundle cannot be used")]
+    Publish(#[from] LiveIdentityError),
+    /// The caller names none.
+    #[error("there is no authority {0}: `hauberk authority list` shows those there are")]
+    Unknown(String),
+    /// The step does not follow from where the authority is.
+    #[error("authority {serial} is {}: {needed}", .state.as_str())]
+    WrongState {
+        /// Which.
+        serial: String,
+        /// What it is.
+        state: State,
+        /// What can be done.
+        needed: &'static str,
+    },
+    /// An issuing authority becomes active with its root.
+    #[error(
+        "issuing authority {serial} stands under root {root}, which is not active: activate that, both become active then"
+    )]
+    UnderPreparedRoot {
+        /// Which.
+        serial: String,
+        /// Its root.
+        root: String,
+    },
+    /// Somebody would meet certificates that they do not trust yet.
+    #[error(
+        "{count} live instances do not trust it yet ({}): wait for them, or until their certificates expire",
+        .named.join(", ")
+    )]
+    NotTrustedYet {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
+    /// Somebody would be cut off.
+    #[error(
+        "{count} live instances hold certificates by it ({}): wait until they have renewed, or cut them off with --now",
+        .named.join(", ")
+    )]
+    StillHeld {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
+}
+
+impl From<SealError> for LifecycleError {
+    fn from(error: SealError) -> Self {
+        Self::Authority(error.into())
+    }
+}
+
+/// What [`Authorities`] is made of.
+pub struct AuthoritiesParts {
+    /// The registry.
+    pub store: Arc<dyn Store>,
+    /// Every step is recorded here.
+    pub audit: Arc<Audit>,
+    /// Told of each change.
+    pub authority: Arc<Authority>,
+    /// What our own listeners trust; told of each change before anybody else.
+    pub identity: LiveIdentity,
+    /// Who is to acknowledge.
+    pub instances: Arc<Instances>,
+    /// Who holds whose certificate.
+    pub ledger: Arc<Ledger>,
+    /// The time.
+    pub clock: Clock,
+    /// The key that seals the others; read when a step needs it.
+    pub kek_file: PathBuf,
+}
+
+/// Changes the authorities.
+pub struct Authorities {
+    parts: AuthoritiesParts,
+    /// Held from a step's reading to its publication, so that nothing older is published after something newer.
+    step: Mutex<()>,
+}
+
+/// One authority as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuthorityView {
+    /// Hexadecimal.
+    pub serial: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// What it is now.
+    pub state: State,
+    /// SHA-256 of its certificate.
+    pub fingerprint: String,
+    /// Of an issuing authority: its root.
+    pub root: Option<String>,
+    /// When it was made.
+    pub created_at: UnixMillis,
+    /// When it came into its state.
+    pub changed_at: UnixMillis,
+    /// The end of its certificate.
+    pub not_after: UnixMillis,
+    /// Live instances whose certificate it has signed.
+    pub holders: usize,
+    /// It becomes active by itself.
+    pub goes_on: bool,
+}
+
+impl Authorities {
+    /// Puts the parts together.
+    pub fn new(parts: AuthoritiesParts) -> Self {
+        Self { parts, step: Mutex::new(()) }
+    }
+
+    /// All authorities, the oldest first, and how often they have changed.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn list(&self) -> Result<(Vec<AuthorityView>, u64), LifecycleError> {
+        let book = Book::read(&*self.parts.store).await?;
+        let holders = self.holders(&book).await?;
+        let views = book.entries.iter().map(|entry| view(entry, &holders)).collect();
+        Ok((views, book.trust.version))
+    }
+
+    /// One authority.
+    ///
+    /// # Errors
+    /// There is none, or the registry cannot be read.
+    pub async fn get(&self, serial: &str) -> Result<AuthorityView, LifecycleError> {
+        let book = Book::read(&*self.parts.store).await?;
+        let entry = find(&book, serial)?;
+        Ok(view(entry, &self.holders(&book).await?))
+    }
+
+    /// Makes an authority that everybody is told to trust. Where one waits already, that one; `goes_on`: it becomes active
+    /// by itself. Gives its serial number.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub async fn prepare(&self, kind: Kind, goes_on: bool, actor: &Actor) -> Result<String, LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let now = self.parts.clock.now();
+        let (serial, commit) = match book.prepared(kind) {
+            Some(waiting) if waiting.record.goes_on || !goes_on => return Ok(waiting.serial.clone()),
+            Some(waiting) => (waiting.serial.clone(), change::go_on(&book, waiting)?),
+            None => {
+                change::prepare(&book, kind, goes_on, self.parts.authority.trust_domain(), &self.kek()?, now)?
+            }
+        };
+        let action = if goes_on { "authority.rotate" } else { "authority.prepare" };
+        self.commit(commit, Act::done(actor, action, serial.clone()).because(kind.as_str())).await?;
+        Ok(serial)
+    }
+
+    /// Makes a prepared authority the one that signs.
+    ///
+    /// # Errors
+    /// It is not prepared, or somebody does not trust it yet.
+    pub async fn activate(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let entry = find(&book, serial)?;
+        if !entry.is(State::Prepared) {
+            let needed = "only a prepared one is activated";
+            return Err(wrong_state(entry, needed));
+        }
+        if entry.kind == Kind::Issuing && book.prepared(Kind::Issuing) != Some(entry) {
+            let (serial, root) = (entry.serial.clone(), entry.record.root.clone());
+            return Err(LifecycleError::UnderPreparedRoot { serial, root });
+        }
+        let late = self.not_trusting(entry.record.needs_version);
+        if !late.is_empty() {
+            let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
+            return Err(LifecycleError::NotTrustedYet { count: late.len(), named });
+        }
+        let commit = change::activate(&book, entry, self.parts.clock.now())?;
+        self.commit(commit, Act::done(actor, "authority.activate", serial).because(entry.kind.as_str())).await
+    }
+
+    /// Has everything that an authority has signed replaced. Where it is the active issuing authority, another takes its
+    /// place in the same commit.
+    ///
+    /// # Errors
+    /// It is the active root, or retired already.
+    pub async fn taint(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let entry = find(&book, serial)?;
+        let commit = match (entry.kind, entry.record.state) {
+            (_, State::Tainted) => return Ok(()),
+            (_, State::Retired) => {
+                return Err(wrong_state(entry, "nothing that it has signed is accepted"));
+            }
+            (Kind::Root, State::Active) => {
+                let needed = "put another in its place first, with `hauberk authority rotate root --wait`";
+                return Err(wrong_state(entry, needed));
+            }
+            _ => change::taint(&book, entry, || Ok(self.kek()?), self.parts.clock.now())?,
+        };
+        self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await
+    }
+
+    /// Takes trust away from what an authority has signed. `now`: even from what live instances hold.
+    ///
+    /// # Errors
+    /// It signs still, or live instances hold certificates by it.
+    pub async fn revoke(&self, serial: &str, now: bool, actor: &Actor) -> Result<(), LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let entry = find(&book, serial)?;
+        match entry.record.state {
+            State::Retired => return Ok(()),
+            State::Active => {
+                let needed = "put another in its place first, with `hauberk authority rotate`";
+                return Err(wrong_state(entry, needed));
+            }
+            State::Prepared | State::Retiring | State::Tainted => {}
+        }
+        if !now {
+            let held: Vec<_> =
+                self.holders(&book).await?.into_iter().filter(|held| held.is_by(entry)).collect();
+            if !held.is_empty() {
+                let named = named(held.iter().map(|held| (&held.spiffe_id, held.instance.to_string())));
+                return Err(LifecycleError::StillHeld { count: held.len(), named });
+            }
+        }
+        let commit = change::revoke(&book, entry, self.parts.clock.now())?;
+        self.commit(commit, Act::done(actor, "authority.revoke", serial).because(entry.kind.as_str())).await
+    }
+
+    /// Takes the next steps that are due by themselves. Whether one was taken.
+    ///
+    /// # Errors
+    /// The registry refuses, or an authority cannot be made; it is tried again later.
+    pub async fn advance(&self, actor: &Actor) -> Result<bool, LifecycleError> {
+        let book = Book::read(&*self.parts.store).await?;
+        if book.trust.version != self.parts.authority.version() {
+            // Another process has changed them, or a caller has gone between commit and publication.
+            let _one_at_a_time = self.step.lock().await;
+            self.publish().await?;
+            return Ok(true);
+        }
+        for step in super::steps::due(&book, self.parts.clock.now()) {
+            if self.take(&book, &step, actor).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn take(
+        &self,
+        book: &Book,
+        step: &super::steps::Step,
+        actor: &Actor,
+    ) -> Result<bool, LifecycleError> {
+        use super::steps::Step;
+        let retire = |commit, serial: &str, action| {
+            self.commit(commit, Act::done(actor, action, serial).because("by age"))
+        };
+        match step {
+            Step::Prepare { kind, goes_on } => self.prepare(*kind, *goes_on, actor).await.map(|_| true),
+            Step::Activate(serial) => match self.activate(serial, actor).await {
+                Ok(()) => Ok(true),
+                Err(LifecycleError::NotTrustedYet { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
+            Step::Retire(serial) => {
+                let _one_at_a_time = self.step.lock().await;
+                let commit = change::retire(book, find(book, serial)?, self.parts.clock.now())?;
+                retire(commit, serial, "authority.retire").await.map(|()| true)
+            }
+            Step::Forget(serial) => {
+                let _one_at_a_time = self.step.lock().await;
+                let commit = book.change()?.delete(find(book, serial)?.key());
+                retire(commit, serial, "authority.forget").await.map(|()| true)
+            }
+        }
+    }
+
+    /// Writes a step and puts it in force. The caller holds the lock.
+    async fn commit(&self, commit: Commit, act: Act) -> Result<(), LifecycleError> {
+        self.parts.audit.commit(commit, act).await?;
+        self.publish().await
+    }
+
+    async fn publish(&self) -> Result<(), LifecycleError> {
+        let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
+        let book = Book::read(&**store).await?;
+        let before = Arc::clone(&authority.in_force.borrow());
+        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), || Ok(self.kek()?))?;
+        // We accept what is new before anybody can be told to use it.
+        identity.publish_bundle((*in_force.bundle).clone())?;
+        authority.publish(in_force);
+        tracing::info!(event = "trust_changed", version = book.trust.version);
+        Ok(())
+    }
+
+    fn kek(&self) -> Result<KeyEncryptionKey, SealError> {
+        KeyEncryptionKey::load(&self.parts.kek_file)
+    }
+}
+
+fn find<'a>(book: &'a Book, serial: &str) -> Result<&'a Entry, LifecycleError> {
+    book.find(serial).ok_or_else(|| LifecycleError::Unknown(serial.to_owned()))
+}
+
+fn wrong_state(entry: &Entry, needed: &'static str) -> LifecycleError {
+    LifecycleError::WrongState { serial: entry.serial.clone(), state: entry.record.state, needed }
+}
+
+fn named<'a>(all: impl Iterator<Item = (&'a SpiffeId, String)>) -> Vec<String> {
+    all.take(NAMED).map(|(spiffe_id, instance)| format!("{instance} of {spiffe_id}")).collect()
+}
+
+fn view(entry: &Entry, holders: &[progress::Holder]) -> AuthorityView {
+    let record = &entry.record;
+    AuthorityView {
+        serial: entry.serial.clone(),
+        kind: entry.kind,
+        state: record.state,
+        fingerprint: entry.certificate.fingerprint().to_string(),
+        root: Some(record.root.clone()).filter(|root| !root.is_empty()),
+        created_at: UnixMillis(record.created_at),
+        changed_at: UnixMillis(record.changed_at.max(record.created_at)),
+        not_after: entry.not_after(),
+        holders: holders.iter().filter(|holder| holder.is_by(entry)).count(),
+        goes_on: record.goes_on && entry.is(State::Prepared),
+    }
+}

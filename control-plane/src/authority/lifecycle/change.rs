@@ -1,0 +1,140 @@
+//! The commit of each step.
+
+use hauberk_identity::{TrustDomain, UnixMillis};
+
+use crate::authority::book::{Book, Entry, Kind, put};
+use crate::authority::records::{AuthorityRecord, State};
+use crate::authority::{AuthorityError, KeyEncryptionKey, make};
+use crate::random;
+use crate::registry::{Commit, StoreError};
+
+/// A new authority, prepared. With a root comes the issuing authority under it, in one commit: neither is of use alone.
+pub(super) fn prepare(
+    book: &Book,
+    kind: Kind,
+    goes_on: bool,
+    trust_domain: &TrustDomain,
+    kek: &KeyEncryptionKey,
+    now: UnixMillis,
+) -> Result<(String, Commit), AuthorityError> {
+    let commit = book.change()?;
+    match kind {
+        Kind::Issuing => {
+            let (serial, mut record) = issuing(book, kek, now)?;
+            record.goes_on = goes_on;
+            record.created_at = after_all(book, now);
+            Ok((serial.clone(), put(commit, Kind::Issuing, &serial, &record)?))
+        }
+        Kind::Root => {
+            let former = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+            let (root, mut record) = make::root(trust_domain, kek, now)?;
+            record.goes_on = goes_on;
+            record.created_at = after_all(book, now);
+            record.needs_version = book.trust.version + 1;
+            let (issuing, mut below) = make::issuing(&root, kek, now)?;
+            below.cross = issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec();
+            let serial = root.serial().to_string();
+            let commit = put(commit, Kind::Root, &serial, &record)?;
+            Ok((serial, put(commit, Kind::Issuing, &issuing.serial().to_string(), &below)?))
+        }
+    }
+}
+
+/// An issuing authority under the active root, vouched for by the root before too as long as that is trusted.
+fn issuing(
+    book: &Book,
+    kek: &KeyEncryptionKey,
+    now: UnixMillis,
+) -> Result<(String, AuthorityRecord), AuthorityError> {
+    let active = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+    let (issuing, mut record) = make::issuing(&make::open_root(active, kek)?, kek, now)?;
+    if let Some(former) = book.before(active) {
+        record.cross = issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec();
+    }
+    Ok((issuing.serial().to_string(), record))
+}
+
+/// Which root came before which is told by these instants, whatever the clock does.
+fn after_all(book: &Book, now: UnixMillis) -> u64 {
+    book.entries.iter().map(|entry| entry.record.created_at + 1).fold(now.0, u64::max)
+}
+
+/// The authority that waits goes on by itself.
+pub(super) fn go_on(book: &Book, waiting: &Entry) -> Result<Commit, StoreError> {
+    let record = AuthorityRecord { goes_on: true, ..waiting.record.clone() };
+    put(book.change()?, waiting.kind, &waiting.serial, &record)
+}
+
+/// A prepared authority signs, and what signed before retires. With a root all under it come and go.
+pub(super) fn activate(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
+    let mut commit = book.change()?;
+    let moved = book.entries.iter().filter_map(|other| {
+        let comes = match (entry.kind, other.kind) {
+            (Kind::Root, Kind::Issuing) => other.record.root == entry.serial && other.is(State::Prepared),
+            _ => other == entry,
+        };
+        let goes = other.is(State::Active) && (other.kind == entry.kind || entry.kind == Kind::Root);
+        // Prepared under a root that goes: it will never sign.
+        let is_left = entry.kind == Kind::Root && other.kind == Kind::Issuing && other.is(State::Prepared);
+        let state = match (comes, goes, is_left) {
+            (true, _, _) => State::Active,
+            (_, true, _) => State::Retiring,
+            (_, _, true) => State::Retired,
+            _ => return None,
+        };
+        Some((other, state))
+    });
+    for (other, state) in moved {
+        commit = move_to(commit, other, state, now)?;
+    }
+    Ok(commit)
+}
+
+/// An authority is tainted, and all under it. The active issuing authority is followed by another at once.
+pub(super) fn taint(
+    book: &Book,
+    entry: &Entry,
+    kek: impl FnOnce() -> Result<KeyEncryptionKey, AuthorityError>,
+    now: UnixMillis,
+) -> Result<Commit, AuthorityError> {
+    let mut commit = book.change()?;
+    if entry.is(State::Active) {
+        let (serial, mut record) = match book.prepared(Kind::Issuing) {
+            Some(waiting) => (waiting.serial.clone(), waiting.record.clone()),
+            None => issuing(book, &kek()?, now)?,
+        };
+        (record.state, record.changed_at) = (State::Active, now.0);
+        commit = put(commit, Kind::Issuing, &serial, &record)?;
+    }
+    for tainted in with_all_under(book, entry) {
+        let record = AuthorityRecord { was_tainted: true, ..tainted.record.clone() };
+        let tainted = Entry { record, ..tainted.clone() };
+        commit = move_to(commit, &tainted, State::Tainted, now)?;
+    }
+    Ok(commit)
+}
+
+/// Nothing that an authority has signed is good any longer, nor what was signed by those under it.
+pub(super) fn retire(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
+    with_all_under(book, entry)
+        .try_fold(book.change()?, |commit, entry| move_to(commit, entry, State::Retired, now))
+}
+
+/// The same by hand, while certificates by it may still be valid: it is distrusted by its key too, for its root may go on
+/// vouching for it.
+pub(super) fn revoke(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
+    with_all_under(book, entry).try_fold(book.change()?, |commit, entry| {
+        let record = AuthorityRecord { was_tainted: true, ..entry.record.clone() };
+        move_to(commit, &Entry { record, ..entry.clone() }, State::Retired, now)
+    })
+}
+
+fn with_all_under<'a>(book: &'a Book, entry: &'a Entry) -> impl Iterator<Item = &'a Entry> {
+    let under = book.under(&entry.serial).filter(|under| !under.is(State::Retired));
+    std::iter::once(entry).chain(under)
+}
+
+fn move_to(commit: Commit, entry: &Entry, state: State, now: UnixMillis) -> Result<Commit, StoreError> {
+    let record = AuthorityRecord { state, changed_at: now.0, goes_on: false, ..entry.record.clone() };
+    put(commit, entry.kind, &entry.serial, &record)
+}

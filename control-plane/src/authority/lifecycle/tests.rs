@@ -1,0 +1,248 @@
+use std::time::Duration;
+
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_tls::{KeyPair, Svid, Usage, verify_svid};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
+use crate::issuance::{Holder, Order};
+use crate::testing::{Scratch, actor, scratch};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn states(views: &[AuthorityView]) -> Vec<(Kind, &'static str)> {
+    views.iter().map(|view| (view.kind, view.state.as_str())).collect()
+}
+
+async fn serial_of(scratch: &Scratch, kind: Kind, state: State) -> String {
+    let (views, _) = scratch.control.authorities.list().await.unwrap();
+    let found = views.into_iter().find(|view| view.kind == kind && view.state == state);
+    found.unwrap_or_else(|| panic!("no {state:?} {kind:?}")).serial
+}
+
+async fn certificate(scratch: &Scratch) -> Svid {
+    let (mesh, node) = (Name::parse("shop").unwrap(), Name::parse("orders").unwrap());
+    let order = Order {
+        id: SpiffeId::node(scratch.control.authority.trust_domain(), &mesh, &node),
+        holder: Holder::Instance("aaaaaaaaaa".into()),
+        public_key: KeyPair::generate().unwrap().public_key(),
+        ttl: Duration::from_secs(3_600),
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        actor: actor(),
+        action: "certificate.issue",
+    };
+    scratch.control.issuer.issue(order, |_, _| Ok(Commit::new())).await.unwrap().svid
+}
+
+fn is_accepted(scratch: &Scratch, svid: &Svid) -> bool {
+    let bundle = scratch.control.authority.bundle();
+    verify_svid(svid.chain(), &bundle, scratch.clock.now(), Usage::Client).is_ok()
+}
+
+/// What a process finds that was killed after the last commit and started again.
+async fn after_a_crash(scratch: &Scratch) -> Authorities {
+    let control = &scratch.control;
+    let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
+    let authority = Arc::new(Authority::load(&*control.store, &kek).await.unwrap());
+    assert_eq!(authority.version(), Book::read(&*control.store).await.unwrap().trust.version);
+    Authorities::new(AuthoritiesParts {
+        store: Arc::clone(&control.store),
+        audit: Arc::clone(&control.audit),
+        identity: LiveIdentity::new((*authority.bundle()).clone()),
+        authority,
+        instances: Arc::clone(&control.instances),
+        ledger: Arc::clone(&control.ledger),
+        clock: control.clock.clone(),
+        kek_file: control.settings.kek_file.clone(),
+    })
+}
+
+#[tokio::test]
+async fn an_issuing_authority_follows_another_under_the_same_root() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    let (before, root) = (certificate(&scratch).await, scratch.control.authority.root_fingerprint());
+    let serial = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    assert_eq!(authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap(), serial, "one waits");
+    assert_ne!(certificate(&scratch).await.issuer_serial().unwrap().to_string(), serial);
+    authorities.activate(&serial, &actor()).await.unwrap();
+    let after = certificate(&scratch).await;
+    assert_eq!(after.issuer_serial().unwrap().to_string(), serial);
+    assert!(is_accepted(&scratch, &before) && is_accepted(&scratch, &after));
+    assert_eq!(scratch.control.authority.root_fingerprint(), root);
+    let trust = Arc::clone(&scratch.control.authority.trust().borrow());
+    assert_eq!(trust.renew_issuers, [before.issuer_serial().unwrap().to_string()]);
+    assert!(matches!(authorities.activate(&serial, &actor()).await, Err(LifecycleError::WrongState { .. })));
+    // By hand it goes at once, though it was never tainted and the root still vouches for it.
+    authorities.revoke(&before.issuer_serial().unwrap().to_string(), false, &actor()).await.unwrap();
+    assert!(!is_accepted(&scratch, &before) && is_accepted(&scratch, &after));
+}
+
+#[tokio::test]
+async fn a_root_becomes_active_only_once_all_live_instances_trust_it() {
+    let scratch = scratch().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let svid = certificate(&scratch).await;
+    let instance = hauberk_identity::InstanceId::parse("aaaaaaaaaa").unwrap();
+    let not_after = svid.validity().not_after();
+    let held = IssuedTo { serial: svid.serial(), issued_at: None, not_after };
+    let peer = Peer::new(svid.id().clone(), instance, None, held, None).unwrap();
+    let (hello, questions) = (HelloFacts::default(), mpsc::channel(1).0);
+    let now = scratch.clock.now();
+    let connected = control.instances.connect(&peer, hello, Enforcement::default(), None, questions, now);
+
+    let serial = authorities.prepare(Kind::Root, true, &actor()).await.unwrap();
+    assert_eq!(control.authority.bundle().roots().len(), 2);
+    assert_eq!(control.identity.current().bundle().roots().len(), 2);
+    let refused = authorities.activate(&serial, &actor()).await.unwrap_err();
+    assert!(refused.to_string().contains("aaaaaaaaaa of spiffe://"), "{refused}");
+    assert!(!authorities.advance(&actor()).await.unwrap());
+    let progress = authorities.progress().await.unwrap();
+    assert_eq!((progress.waiting, progress.unsettled.len()), (Some(serial.clone()), 1));
+
+    connected.trusts(control.authority.version());
+    assert!(authorities.advance(&actor()).await.unwrap());
+    assert_eq!(serial_of(&scratch, Kind::Root, State::Active).await, serial);
+    let progress = authorities.progress().await.unwrap();
+    assert_eq!(progress.unsettled[0].reason, "has not acknowledged the trust bundle");
+    connected.trusts(control.authority.version());
+    let progress = authorities.progress().await.unwrap();
+    assert_eq!(progress.unsettled[0].reason, "holds a certificate of an authority that signs no longer");
+    // One that is expired is not waited for.
+    scratch.clock.advance(Duration::from_secs(3_700));
+    assert!(authorities.progress().await.unwrap().is_done());
+}
+
+#[tokio::test]
+async fn who_knows_either_root_accepts_our_own_certificate_while_one_follows_the_other() {
+    let scratch = scratch().await;
+    let (authorities, authority) = (&scratch.control.authorities, &scratch.control.authority);
+    let former = (*authority.bundle()).clone();
+    let root = authorities.prepare(Kind::Root, false, &actor()).await.unwrap();
+    authorities.activate(&root, &actor()).await.unwrap();
+    for round in ["root", "issuing"] {
+        let new = certificate(&scratch).await.followed_by(authority.server_chain()).unwrap();
+        let current = TrustOfOne::of(&scratch);
+        let now = scratch.clock.now();
+        assert!(verify_svid(new.chain(), &former, now, Usage::Server).is_ok(), "{round}");
+        assert!(verify_svid(new.chain(), &current.0, now, Usage::Server).is_ok(), "{round}");
+        let serial = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+        authorities.activate(&serial, &actor()).await.unwrap();
+    }
+}
+
+/// The active root alone.
+struct TrustOfOne(hauberk_tls::TrustBundle);
+
+impl TrustOfOne {
+    fn of(scratch: &Scratch) -> Self {
+        Self(scratch.control.authority.issuing().root_bundle().clone())
+    }
+}
+
+#[tokio::test]
+async fn rotation_goes_on_after_a_crash_at_every_step() {
+    let scratch = scratch().await;
+    let first = certificate(&scratch).await;
+    let mut seen = Vec::new();
+    after_a_crash(&scratch).await.prepare(Kind::Root, true, &actor()).await.unwrap();
+    // Every step by a process of its own, which knows nothing but what was written.
+    for day in 0..30 {
+        while after_a_crash(&scratch).await.advance(&actor()).await.unwrap() {
+            let (views, version) = after_a_crash(&scratch).await.list().await.unwrap();
+            seen.push(states(&views));
+            assert_eq!(version, seen.len() as u64 + 2, "one step, one commit");
+        }
+        if day == 0 {
+            scratch.control.authorities.advance(&actor()).await.unwrap();
+            assert!(is_accepted(&scratch, &first) && is_accepted(&scratch, &certificate(&scratch).await));
+        }
+        scratch.clock.advance(DAY);
+    }
+    let kinds = [Kind::Root, Kind::Issuing, Kind::Root, Kind::Issuing];
+    let at = |wanted: [&'static str; 4]| kinds.into_iter().zip(wanted).collect();
+    let by_kind = |mut states: Vec<(Kind, &'static str)>| {
+        states.sort();
+        states
+    };
+    let seen: Vec<_> = seen.into_iter().map(by_kind).collect();
+    assert_eq!(
+        seen,
+        [
+            by_kind(at(["retiring", "retiring", "active", "active"])),
+            by_kind(at(["retiring", "retired", "active", "active"])),
+            by_kind(at(["retired", "retired", "active", "active"])),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_is_tainted_is_replaced_at_once_and_believed_nothing_once_revoked() {
+    let scratch = scratch().await;
+    let (authorities, authority) = (&scratch.control.authorities, &scratch.control.authority);
+    let svid = certificate(&scratch).await;
+    let serial = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    let refused = authorities.revoke(&serial, true, &actor()).await;
+    assert!(matches!(refused, Err(LifecycleError::WrongState { .. })), "it signs");
+    let root = serial_of(&scratch, Kind::Root, State::Active).await;
+    assert!(authorities.taint(&root, &actor()).await.is_err(), "everybody hangs on it");
+
+    authorities.taint(&serial, &actor()).await.unwrap();
+    assert_ne!(authority.issuing().serial().to_string(), serial);
+    assert_eq!(authority.trust().borrow().renew_issuers, std::slice::from_ref(&serial));
+    let after = certificate(&scratch).await;
+    assert!(is_accepted(&scratch, &svid) && !authority.has_revoked());
+    authorities.revoke(&serial, false, &actor()).await.unwrap();
+    assert!(!is_accepted(&scratch, &svid) && is_accepted(&scratch, &after) && authority.has_revoked());
+    assert_eq!(authority.trust().borrow().distrusted_keys.len(), 1);
+    // Until its certificate has expired, for longer than that nobody believes it anyway.
+    scratch.clock.advance(92 * DAY);
+    while authorities.advance(&actor()).await.unwrap() {}
+    assert_eq!(authority.trust().borrow().distrusted_keys.len(), 0);
+    assert!(matches!(authorities.get(&serial).await, Err(LifecycleError::Unknown(_))));
+}
+
+#[tokio::test]
+async fn whoever_still_holds_a_certificate_is_named_before_it_is_cut_off() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    let svid = certificate(&scratch).await;
+    let instance = hauberk_identity::InstanceId::parse("aaaaaaaaaa").unwrap();
+    let not_after = svid.validity().not_after();
+    let held = IssuedTo { serial: svid.serial(), issued_at: None, not_after };
+    scratch.control.instances.issued(svid.id(), instance, None, held);
+    let serial = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    authorities.taint(&serial, &actor()).await.unwrap();
+    let refused = authorities.revoke(&serial, false, &actor()).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::StillHeld { count: 1, .. }), "{refused}");
+    authorities.revoke(&serial, true, &actor()).await.unwrap();
+    assert!(!is_accepted(&scratch, &svid));
+}
+
+#[tokio::test]
+async fn the_next_authority_comes_by_itself_before_the_end() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    let begun = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    let advance = async || while authorities.advance(&actor()).await.unwrap() {};
+    scratch.clock.advance(59 * DAY);
+    advance().await;
+    assert_eq!(authorities.list().await.unwrap().0.len(), 2);
+    scratch.clock.advance(DAY + DAY / 24);
+    advance().await;
+    let next = serial_of(&scratch, Kind::Issuing, State::Prepared).await;
+    scratch.clock.advance(22 * DAY);
+    advance().await;
+    assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, begun);
+    scratch.clock.advance(DAY);
+    advance().await;
+    assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, next);
+    scratch.clock.advance(2 * DAY);
+    advance().await;
+    assert_eq!(authorities.get(&begun).await.unwrap().state, State::Retired);
+    scratch.clock.advance(7 * DAY);
+    advance().await;
+    assert!(authorities.get(&begun).await.is_err(), "forgotten a day after its end");
+}

@@ -1,0 +1,77 @@
+//! Which steps are due by themselves: a pure function of the authorities and the time.
+
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+
+use super::book::{Book, Entry, Kind};
+use super::records::State;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The next authority is prepared at half life, but not earlier than this before the end.
+const PREPARED_BEFORE_END: Duration = Duration::from_secs(30 * 86_400);
+
+/// It is activated with a sixth of the life left, but not earlier than this before the end.
+const ACTIVATED_BEFORE_END: Duration = Duration::from_secs(7 * 86_400);
+
+/// Nothing that an authority has signed lives longer than this after its last signature: a day, and room for clocks. Join
+/// tokens live no longer either, nor credentials of admins: whoever knows a root by a token or context that was made
+/// before another followed it has had that long.
+const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
+
+/// How long the record of an authority is kept after its certificate has expired.
+const KEPT_AFTER_EXPIRY: Duration = DAY;
+
+/// A step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Make the next authority of a kind, or let the one that waits go on by itself.
+    Prepare { kind: Kind, goes_on: bool },
+    /// Make it the one that signs, once all who must do trust it.
+    Activate(String),
+    /// Nothing that it has signed is valid any longer.
+    Retire(String),
+    /// Its certificate has long expired.
+    Forget(String),
+}
+
+/// What is due, the most urgent first.
+pub(super) fn due(book: &Book, now: UnixMillis) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for kind in [Kind::Root, Kind::Issuing] {
+        let waiting = book.prepared(kind);
+        if let Some(waiting) = waiting.filter(|waiting| waiting.record.goes_on) {
+            steps.push(Step::Activate(waiting.serial.clone()));
+        }
+        let Some(active) = book.active(kind) else { continue };
+        if now >= before_end(active, 6, ACTIVATED_BEFORE_END)
+            && waiting.is_none_or(|waiting| !waiting.record.goes_on)
+        {
+            steps.push(Step::Prepare { kind, goes_on: true });
+        } else if now >= before_end(active, 2, PREPARED_BEFORE_END) && waiting.is_none() {
+            steps.push(Step::Prepare { kind, goes_on: false });
+        }
+    }
+    for entry in &book.entries {
+        let is_outlived = now >= UnixMillis(entry.record.changed_at).plus(OUTLIVED_AFTER);
+        let has_trusted_under = || book.under(&entry.serial).any(Entry::is_trusted);
+        match entry.record.state {
+            State::Retiring | State::Tainted if is_outlived && !has_trusted_under() => {
+                steps.push(Step::Retire(entry.serial.clone()));
+            }
+            State::Retired if now > entry.not_after().plus(KEPT_AFTER_EXPIRY) => {
+                steps.push(Step::Forget(entry.serial.clone()));
+            }
+            _ => {}
+        }
+    }
+    steps
+}
+
+/// The instant at which a part of the life is left, or the most time before the end.
+fn before_end(entry: &Entry, part: u32, most: Duration) -> UnixMillis {
+    let validity = entry.certificate.validity();
+    let life = validity.not_after().since(validity.not_before());
+    validity.not_after().minus((life / part).min(most))
+}

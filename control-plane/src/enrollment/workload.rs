@@ -1,0 +1,121 @@
+//! Certificates for programs beside an agent, by enrollments whose parent is the agent's node.
+
+use std::sync::PoisonError;
+
+use hauberk_identity::{IdentityKind, InstanceId, Name};
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use hauberk_tls::{CertificateRequest, PeerIdentity};
+use prost::Message;
+
+use super::error::EnrollmentError;
+use super::join::Enrollment;
+use crate::audit::{Act, Actor};
+use crate::issuance::{Holder, IssuanceError, Issued, Order};
+use crate::registry::{Commit, StoreError, Version, keys};
+use crate::resources::{Problems, WorkloadEnrollment};
+use crate::revocation::Denial;
+
+/// As audit records name it.
+pub(crate) const ACTION: &str = "workload.issue";
+
+impl Enrollment {
+    /// Issues a certificate for a workload. `enrollment` is a name in the mesh of the agent's node; whom the certificate
+    /// names comes from that enrollment, and only where the agent's node is its parent.
+    ///
+    /// # Errors
+    /// When the enrollment is not there or another node's, or the request is not acceptable; refusals are recorded.
+    pub async fn sign_workload(
+        &self,
+        peer: &PeerIdentity,
+        instance: InstanceId,
+        enrollment: &str,
+        csr: &[u8],
+        source: &str,
+    ) -> Result<Issued, EnrollmentError> {
+        let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
+        let result = self.try_sign_workload(peer, instance, enrollment, csr, &actor).await;
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            // It may be anything; a name that cannot be one is not repeated.
+            let object = match Name::parse(enrollment) {
+                Ok(name) => format!("enrollment {name}, instance {instance}"),
+                Err(_) => format!("instance {instance}"),
+            };
+            self.audit.record_refusal(Act::refused(&actor, ACTION, object, error)).await;
+        }
+        result
+    }
+
+    async fn try_sign_workload(
+        &self,
+        peer: &PeerIdentity,
+        instance: InstanceId,
+        enrollment: &str,
+        csr: &[u8],
+        actor: &Actor,
+    ) -> Result<Issued, EnrollmentError> {
+        if peer.not_after() < self.clock.now() {
+            return Err(EnrollmentError::CertificateExpired);
+        }
+        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
+            return Err(EnrollmentError::NotANode(peer.id().clone()));
+        };
+        let name = Name::parse(enrollment)
+            .map_err(|_| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
+        let record = self.ledger.instance(&instance).await?;
+        self.same_node(mesh, node, record.as_ref().and_then(|record| record.node_uid.as_deref())).await?;
+        let key = keys::resource("Enrollment", mesh, name.as_str());
+        let (version, workload) = self
+            .enrolled_workload(&key)
+            .await?
+            .ok_or_else(|| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
+        if workload.parent().as_str() != node {
+            let (parent, node) = (workload.parent().to_string(), node.to_owned());
+            return Err(EnrollmentError::OtherParent { enrollment: name.to_string(), parent, node });
+        }
+        self.check_workload_renewals(&instance, &name)?;
+        let order = Order {
+            id: workload.id().clone(),
+            holder: Holder::Workload { instance: instance.to_string(), enrollment: name.to_string() },
+            public_key: CertificateRequest::parse(csr)?,
+            ttl: workload.ttl().unwrap_or(self.svid_ttl),
+            dns_names: workload.dns_names().to_vec(),
+            ip_addresses: Vec::new(),
+            actor: actor.clone(),
+            action: ACTION,
+        };
+        // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps.
+        let entitlement = Commit::new().at(key, version).present(keys::resource("VirtualNode", mesh, node));
+        let entitlement =
+            self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
+        match self.issuer.issue(order, |_, _| Ok(entitlement)).await {
+            Ok(issued) => Ok(issued),
+            Err(IssuanceError::Store(StoreError::Conflict { guard })) => match Denial::of_guard(&guard) {
+                Some(denial) => Err(EnrollmentError::Denied(denial)),
+                None => Err(IssuanceError::Store(StoreError::Conflict { guard }).into()),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the registry holds under an enrollment's key, with its version; `None` where that is nothing acceptable.
+    async fn enrolled_workload(
+        &self,
+        key: &str,
+    ) -> Result<Option<(Version, WorkloadEnrollment)>, EnrollmentError> {
+        let Some(stored) = self.store.get(key).await? else { return Ok(None) };
+        let damaged = |_| StoreError::Damaged { key: key.to_owned(), what: "it is no resource" };
+        let resource = Resource::decode(stored.value).map_err(damaged)?;
+        let Some(Spec::Enrollment(spec)) = &resource.spec else { return Ok(None) };
+        let parsed = WorkloadEnrollment::parse(spec, &self.trust_domain, &mut Problems::default());
+        Ok(parsed.map(|workload| (stored.version, workload)))
+    }
+
+    /// As for agents' own certificates, for each of an instance's workloads.
+    fn check_workload_renewals(&self, instance: &InstanceId, name: &Name) -> Result<(), EnrollmentError> {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = renewals.take(&format!("{instance}/{name}"), self.clock.now());
+        taken.map_err(|again_in| EnrollmentError::TooOften { again_in })
+    }
+}

@@ -1,0 +1,53 @@
+//! Who is on the denylist, and who enforces it.
+
+use std::sync::Arc;
+
+use hauberk_identity::UnixMillis;
+use tokio::time::Instant;
+
+use super::{Instance, Instances, Lag, State};
+use crate::revocation::{Denial, Denylist, Mark};
+
+/// How far the denylist has come with an instance.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct DenylistProgress {
+    /// What it enforces, for all that is known.
+    pub(super) in_force: Option<Mark>,
+    /// What is on its way, and since when.
+    pub(super) pushed: Option<(Mark, Instant)>,
+}
+
+impl Instances {
+    /// From now on, whoever is on this list does not count as live.
+    pub fn deny(&self, denylist: Arc<Denylist>) {
+        self.change(|state| state.denylist = denylist);
+    }
+}
+
+impl State {
+    /// Whether its certificate is neither expired nor revoked.
+    pub(super) fn is_live(&self, instance: &Instance, now: UnixMillis) -> bool {
+        now <= instance.certificate.not_after && self.denial(instance).is_none()
+    }
+
+    /// Why an instance is refused by everybody, if so.
+    pub(super) fn denial(&self, instance: &Instance) -> Option<Denial> {
+        self.denylist.denial(&instance.spiffe_id, instance.certificate.serial)
+    }
+}
+
+impl Instance {
+    /// Why it does not enforce what the denylist had become by `revision`, if it does not.
+    pub(super) fn denylist_lag(&self, wanted: Mark, revision: u64) -> Option<Lag> {
+        if wanted.revision == 0 {
+            return None;
+        }
+        let DenylistProgress { in_force, pushed } = self.denylist;
+        let enforced = in_force
+            .is_some_and(|held| held == wanted || (held.epoch == wanted.epoch && held.revision >= revision));
+        if enforced {
+            return None;
+        }
+        Some(if pushed.is_some() { Lag::NotAcknowledged } else { Lag::NotPushed })
+    }
+}

@@ -1,0 +1,101 @@
+//! Who is refused: told first, told at once, waited for; and whoever is meant is sent away.
+
+use std::collections::HashMap;
+
+use hauberk_tls::signing::ViewSigner;
+
+use super::*;
+use crate::revocation::{Certificate, Mark};
+
+/// A list of these instances' certificates.
+fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
+    let revoked = Certificate { not_after: NOW.plus(Duration::from_secs(3_600)), at: NOW };
+    let serials = instances.iter().map(|number| (Serial::from_random([*number; 16]), revoked));
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let mark = Mark { epoch: EPOCH, revision };
+    let signer = ViewSigner::generate().unwrap();
+    Arc::new(Denylist::new(mark, &trust_domain, serials.collect(), HashMap::new(), &signer).unwrap())
+}
+
+impl World {
+    /// As the control plane does it.
+    fn deny(&self, list: &Arc<Denylist>) {
+        self.push.instances.deny(Arc::clone(list));
+        self.denylist.send_replace(Arc::clone(list));
+    }
+}
+
+impl Agent {
+    async fn acknowledge_denylist(&self, revision: u64) {
+        let message = agent::AcknowledgeDenylist { epoch: EPOCH, revision };
+        self.send(from_agent::Message::AcknowledgeDenylist(message)).await;
+    }
+}
+
+fn holding(revision: u64) -> agent::Hello {
+    agent::Hello { denylist: Some(agent::HeldDenylist { epoch: EPOCH, revision }), ..hello() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_goes_before_everything_and_is_waited_for() {
+    let world = World::new().await;
+    world.deny(&denylist(2, &[9]));
+    world.publish(2, &[("orders", 1)], &[], &[]);
+    let mut agent = world.connect("orders", 1);
+    agent.say(holding(0)).await;
+    assert_eq!(agent.until_current(2).await, ["denylist", "trust", "node 1"]);
+    agent.acknowledge(1, "").await;
+    assert_eq!(world.lag(2).await, Some(Lag::NotAcknowledged));
+    assert_eq!(world.lag(1).await, Some(Lag::NotAcknowledged), "it is not known to hold any list");
+    agent.acknowledge_denylist(3).await;
+    assert_eq!(world.lag(2).await, Some(Lag::NotAcknowledged), "no such list was pushed");
+    agent.acknowledge_denylist(2).await;
+    assert_eq!(world.lag(2).await, None);
+
+    world.deny(&denylist(3, &[9, 8]));
+    assert_eq!(agent.next().await, "denylist", "at once");
+    assert_eq!(world.lag(2).await, None, "what it holds is what there was by then");
+    world.publish(3, &[("orders", 1)], &[], &[]);
+    assert_eq!(world.lag(3).await, Some(Lag::NotAcknowledged));
+    agent.acknowledge_denylist(3).await;
+    assert_eq!(world.lag(3).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_holds_is_not_pushed_again_and_what_it_has_lost_is() {
+    let world = World::new().await;
+    world.deny(&denylist(1, &[9]));
+    let mut agent = world.connect("orders", 1);
+    agent.say(holding(1)).await;
+    assert_eq!(agent.until_current(1).await, ["trust", "node 1"]);
+    let mut older = world.connect("orders", 2);
+    older.hello().await;
+    assert_eq!(older.until_current(1).await, ["denylist", "trust", "node 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_instance_is_told_and_sent_away() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.say(holding(0)).await;
+    agent.until_current(1).await;
+    agent.register("10.0.0.1:1", false).await;
+    let mut other = world.connect("orders", 2);
+    other.say(holding(0)).await;
+    other.until_current(1).await;
+    world.deny(&denylist(2, &[1]));
+    world.publish(2, &[("orders", 1)], &[], &[]);
+    assert_eq!(agent.next().await, "denylist");
+    assert!(world.endpoints().is_empty(), "nobody is sent to it any longer");
+    agent.acknowledge_denylist(2).await;
+    assert_eq!(agent.ending().await, Code::PermissionDenied);
+    world.settle().await;
+    assert_eq!(world.rollout(2).concerned, 1, "it does not count any longer");
+    assert_eq!(world.lag(2).await, Some(Lag::NotAcknowledged), "the other one does");
+
+    // It comes back and does not obey: the stream ends all the same.
+    let mut again = world.connect("orders", 1);
+    again.say(holding(2)).await;
+    assert_eq!(again.next().await, "denylist");
+    assert_eq!(again.ending().await, Code::PermissionDenied);
+}

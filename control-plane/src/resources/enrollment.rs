@@ -1,0 +1,264 @@
+//! An enrollment, as it is accepted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use hauberk_identity::{Name, Selector, SelectorError, SpiffeId, TrustDomain};
+use hauberk_proto::mesh::v1 as wire;
+use hauberk_tls::is_dns_name;
+
+use super::choice::{self, did_you_mean};
+use super::problem::Problems;
+
+/// What a workload's certificates may live.
+const LIVES: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3_600);
+
+/// The most selectors and DNS names of one enrollment.
+const MOST_SELECTORS: usize = 32;
+const MOST_DNS_NAMES: usize = 32;
+
+/// The longest hint, in bytes (SPIFFE Workload API §5.2.1).
+const LONGEST_HINT: usize = 1_024;
+
+/// An enrollment that is well-formed: a program beside the agents of a node gets an identity of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadEnrollment {
+    parent: Name,
+    id: SpiffeId,
+    selectors: BTreeSet<Selector>,
+    ttl: Option<Duration>,
+    dns_names: Vec<String>,
+    hint: Option<String>,
+}
+
+impl WorkloadEnrollment {
+    /// Reads a spec, and reports everything that is wrong with it.
+    pub(crate) fn parse(
+        spec: &wire::EnrollmentSpec,
+        trust_domain: &TrustDomain,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let before = problems.count();
+        let wire::EnrollmentSpec { parent, workload } = spec;
+        let parent = match parent {
+            Some(wire::EnrollmentParent { virtual_node }) => {
+                choice::name(problems, "spec.parent.virtualNode", virtual_node)
+            }
+            None => {
+                let help = "write parent: {virtualNode: …}";
+                problems.invalid_but("spec.parent", "whose agents vouch for it is missing", help);
+                None
+            }
+        };
+        let Some(workload) = workload else {
+            let help = "write workload: {path: …, selectors: […]}";
+            problems.invalid_but("spec.workload", "what it becomes is missing", help);
+            return None;
+        };
+        let wire::WorkloadEnrollment { path, selectors, x509_ttl, dns_names, hint } = workload;
+        let id = read_path(path, trust_domain, problems);
+        let selectors = read_selectors(selectors, problems);
+        let ttl = x509_ttl.as_ref().and_then(|ttl| read_ttl(ttl, problems));
+        check_dns_names(dns_names, problems);
+        if hint.as_ref().is_some_and(|hint| hint.is_empty() || hint.len() > LONGEST_HINT) {
+            problems.invalid("spec.workload.hint", format!("a hint has 1 to {LONGEST_HINT} bytes"));
+        }
+        let (dns_names, hint) = (dns_names.clone(), hint.clone());
+        let enrollment = Self { parent: parent?, id: id?, selectors, ttl, dns_names, hint };
+        (problems.count() == before).then_some(enrollment)
+    }
+
+    /// The virtual node whose agents vouch for it.
+    pub fn parent(&self) -> &Name {
+        &self.parent
+    }
+
+    /// What it becomes.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// What must hold, all of it.
+    pub fn selectors(&self) -> &BTreeSet<Selector> {
+        &self.selectors
+    }
+
+    /// The life of its certificates; `None`: as agents' own.
+    pub fn ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// DNS names in its certificates.
+    pub fn dns_names(&self) -> &[String] {
+        &self.dns_names
+    }
+
+    /// How a program with several identities tells them apart.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+fn read_path(path: &str, trust_domain: &TrustDomain, problems: &mut Problems) -> Option<SpiffeId> {
+    let field = "spec.workload.path";
+    if path.is_empty() {
+        problems.invalid_but(field, "it is empty", "write one such as billing/worker");
+        return None;
+    }
+    let help = "write what follows /workload/ in the SPIFFE id, such as billing/worker";
+    SpiffeId::workload(trust_domain, path).map_err(|error| problems.invalid_but(field, error, help)).ok()
+}
+
+fn read_selectors(texts: &[String], problems: &mut Problems) -> BTreeSet<Selector> {
+    let field = "spec.workload.selectors";
+    if texts.is_empty() {
+        let help = "write at least one, such as unix:uid:1000";
+        problems.invalid_but(field, "without selectors every program of the host would get it", help);
+    }
+    if texts.len() > MOST_SELECTORS {
+        problems.invalid(field, format!("{} are too many: at most {MOST_SELECTORS}", texts.len()));
+    }
+    let mut selectors = BTreeSet::new();
+    for (index, text) in texts.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        match Selector::parse(text) {
+            Ok(selector) => {
+                if !selectors.insert(selector) {
+                    problems.invalid(field, format!("{text} stands there twice"));
+                }
+            }
+            Err(SelectorError::Kind) => {
+                let kind = text.rsplit_once(':').map_or(text.as_str(), |(kind, _)| kind);
+                let help = did_you_mean(&format!("{kind}:"), Selector::KINDS);
+                let help = help.unwrap_or_else(|| format!("it begins with {}", Selector::KINDS.join(", ")));
+                problems.invalid_but(field, format!("{text:?} is no selector that is known"), help);
+            }
+            Err(error) => problems.invalid(field, format!("{text:?}: {error}")),
+        }
+    }
+    selectors
+}
+
+fn read_ttl(ttl: &wire::Duration, problems: &mut Problems) -> Option<Duration> {
+    let field = "spec.workload.x509Ttl";
+    let ttl = choice::duration(problems, field, ttl)?;
+    if !LIVES.contains(&ttl) {
+        problems.invalid(field, "certificates live from 1 minute to 24 hours");
+    }
+    Some(ttl)
+}
+
+fn check_dns_names(names: &[String], problems: &mut Problems) {
+    let field = "spec.workload.dnsNames";
+    if names.len() > MOST_DNS_NAMES {
+        problems.invalid(field, format!("{} are too many: at most {MOST_DNS_NAMES}", names.len()));
+    }
+    for (index, name) in names.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        if !is_dns_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            problems.invalid(field, format!("{name:?} is no DNS name in lower case; wildcards are none"));
+        } else if names.iter().take(index).any(|other| other == name) {
+            problems.invalid(field, format!("{name} stands there twice"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_proto::mesh::v1::resource::Spec;
+
+    use super::*;
+    use crate::resources::admit::{Rights, Target, admit_removal};
+    use crate::resources::testing::*;
+    use crate::resources::{Kind, ResourceKey};
+
+    fn enrollment(change: impl FnOnce(&mut wire::WorkloadEnrollment)) -> wire::Resource {
+        let mut workload = wire::WorkloadEnrollment {
+            path: "billing/worker".into(),
+            selectors: vec!["unix:uid:1000".into(), "unix:path:/usr/bin/worker".into()],
+            ..wire::WorkloadEnrollment::default()
+        };
+        change(&mut workload);
+        let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
+        let spec = wire::EnrollmentSpec { parent, workload: Some(workload) };
+        resource("shop", "worker", Spec::Enrollment(spec))
+    }
+
+    fn problems(resource: wire::Resource, rights: Rights) -> Vec<String> {
+        let catalog = catalog_of(&[mesh("shop"), node("orders", [])]);
+        let problems = try_admit(&catalog, &[resource], rights).err().unwrap_or_default();
+        problems.iter().map(|problem| format!("{}: {}", problem.field, problem.description())).collect()
+    }
+
+    #[test]
+    fn a_whole_one_is_accepted() {
+        let whole = enrollment(|workload| {
+            workload.x509_ttl = Some(wire::Duration { value: Some(60), unit: "s".into() });
+            workload.dns_names = vec!["worker.internal".into()];
+            workload.hint = Some("internal".into());
+        });
+        assert_eq!(problems(whole, EVERYTHING), [""; 0]);
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_place() {
+        let found = problems(
+            enrollment(|workload| {
+                workload.path = "billing//worker".into();
+                let selectors = ["unix:uids:1", "unix:uid:x", "unix:gid:1", "unix:gid:1", "moon:full"];
+                workload.selectors = selectors.map(Into::into).into();
+                workload.x509_ttl = Some(wire::Duration { value: Some(59), unit: "s".into() });
+                workload.dns_names = vec!["*.internal".into()];
+                workload.hint = Some(String::new());
+            }),
+            EVERYTHING,
+        );
+        let begin = [
+            "spec.workload.path: segment 3 of the path is wrong: a name must not be empty; write what follows",
+            "spec.workload.selectors[0]: \"unix:uids:1\" is no selector that is known; did you mean \"unix:uid:\"?",
+            "spec.workload.selectors[1]: \"unix:uid:x\": a number of a user or group is needed",
+            "spec.workload.selectors[3]: unix:gid:1 stands there twice",
+            "spec.workload.selectors[4]: \"moon:full\" is no selector that is known; it begins with unix:uid:",
+            "spec.workload.x509Ttl: certificates live from 1 minute to 24 hours",
+            "spec.workload.dnsNames[0]: \"*.internal\" is no DNS name in lower case; wildcards are none",
+            "spec.workload.hint: a hint has 1 to 1024 bytes",
+        ];
+        assert_eq!(found.len(), begin.len(), "{found:#?}");
+        for (found, begin) in found.iter().zip(begin) {
+            assert!(found.starts_with(begin), "{found}\n{begin}");
+        }
+        let found = problems(enrollment(|workload| workload.selectors.clear()), EVERYTHING);
+        assert!(found[0].contains("every program of the host would get it"), "{found:?}");
+        let empty = resource("shop", "worker", Spec::Enrollment(wire::EnrollmentSpec::default()));
+        let found = problems(empty, EVERYTHING);
+        assert!(
+            found[0].starts_with("spec.parent: ") && found[1].starts_with("spec.workload: "),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn it_takes_a_role_of_its_own() {
+        let editor = Rights { identities: false, ..EVERYTHING };
+        let found = problems(enrollment(|_| {}), editor);
+        assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
+        let identities = Rights { identities: true, resources: false, policies: false };
+        assert_eq!(problems(enrollment(|_| {}), identities), [""; 0]);
+    }
+
+    #[test]
+    fn its_parent_is_there_and_stays() {
+        let mut of_nobody = enrollment(|_| {});
+        let Some(Spec::Enrollment(spec)) = &mut of_nobody.spec else { unreachable!() };
+        spec.parent = Some(wire::EnrollmentParent { virtual_node: "order".into() });
+        let wanted =
+            "spec.parent.virtualNode: virtual node \"order\" does not exist; did you mean \"orders\"?";
+        assert_eq!(problems(of_nobody, EVERYTHING), [wanted]);
+        let catalog = catalog_of(&[mesh("shop"), node("orders", []), enrollment(|_| {})]);
+        let name = |text| Name::parse(text).unwrap();
+        let key = ResourceKey { kind: Kind::VirtualNode, mesh: name("shop"), name: name("orders") };
+        let target = Target { key, resource_version: 0, ignore_missing: false };
+        let problems = admit_removal(&catalog, &[target], EVERYTHING, &trust_domain()).unwrap_err();
+        assert!(problems[0].message.contains("still used by enrollment \"worker\""), "{problems:?}");
+    }
+}

@@ -1,0 +1,93 @@
+//! The revocation list for programs outside the mesh: signed anew at each change, and before it becomes old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hauberk_tls::{CrlEntry, CrlError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Revocations;
+use crate::registry::StoreError;
+
+/// How long a list is good; whoever cannot fetch another then knows nothing.
+const GOOD_FOR: Duration = Duration::from_secs(86_400);
+
+/// How old a list becomes.
+const MADE_ANEW_AFTER: Duration = Duration::from_secs(3_600);
+
+/// After a failure.
+const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// The list as it stands, in DER; empty before the first.
+#[derive(Debug, Clone)]
+pub struct Crl(watch::Receiver<Bytes>);
+
+impl Crl {
+    /// The list, and where it is put.
+    pub fn new() -> (watch::Sender<Bytes>, Self) {
+        let (sender, receiver) = watch::channel(Bytes::new());
+        (sender, Self(receiver))
+    }
+
+    /// The list, once there is one.
+    pub fn der(&self) -> Option<Bytes> {
+        Some(self.0.borrow().clone()).filter(|der| !der.is_empty())
+    }
+}
+
+/// Why there is no newer list.
+#[derive(Debug, thiserror::Error)]
+enum NoCrl {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Sign(#[from] CrlError),
+}
+
+/// Keeps the list up until `stop`.
+pub async fn publish(revocations: Arc<Revocations>, list: watch::Sender<Bytes>, stop: CancellationToken) {
+    let mut changes = revocations.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let again_in = match sign(&revocations).await {
+            Ok(der) => {
+                list.send_replace(der);
+                MADE_ANEW_AFTER
+            }
+            Err(error) => {
+                tracing::error!(event = "crl_not_made", %error, "the former revocation list stays");
+                TRIED_AGAIN_AFTER
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(again_in) => {}
+        }
+    }
+}
+
+async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
+    let now = revocations.clock.now();
+    let list = revocations.denylist();
+    let mut entries: Vec<_> = list
+        .serials()
+        .map(|(serial, revoked)| CrlEntry { serial, revoked_at: revoked.at, is_on_hold: false })
+        .collect();
+    if list.has_quarantines() {
+        let on_hold =
+            revocations.ledger.unexpired(now, |record| list.quarantine(&record.spiffe_id).is_some());
+        for (serial, record) in on_hold.await? {
+            if let Some(revoked_at) = list.quarantine(&record.spiffe_id)
+                && !list.is_revoked(serial)
+            {
+                entries.push(CrlEntry { serial, revoked_at, is_on_hold: true });
+            }
+        }
+    }
+    entries.sort_by_key(|entry| entry.serial);
+    let issuing = revocations.authority.issuing();
+    Ok(issuing.sign_crl(&entries, now, now.plus(GOOD_FOR))?.into())
+}

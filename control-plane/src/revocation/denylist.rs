@@ -1,0 +1,135 @@
+//! Everybody who is refused, at one moment.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use bytes::Bytes;
+use hauberk_identity::{Serial, SpiffeId, TrustDomain, UnixMillis};
+use hauberk_proto::agent::v1 as agent;
+use hauberk_tls::signing::{Purpose, SigningError, ViewSigner};
+use prost::Message;
+
+/// The number of a denylist. Greater is newer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// Unix ms at `init` or at the last restore.
+    pub epoch: u64,
+    /// The revision at which the list last changed; 0: nobody has ever been on it.
+    pub revision: u64,
+}
+
+/// Why somebody with a good certificate is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// The certificate was revoked.
+    Revoked,
+    /// The node is in quarantine.
+    Quarantined,
+}
+
+impl Denial {
+    /// A stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Quarantined => "quarantined",
+        }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Revoked => "this certificate was revoked: join anew with a new token, if an admin makes you one",
+            Self::Quarantined => {
+                "this node is in quarantine: it is let in again once an admin runs `hauberk quarantine node NAME --undo`"
+            }
+        })
+    }
+}
+
+/// Everybody who is refused.
+#[derive(Debug, Clone, Default)]
+pub struct Denylist {
+    /// Its number.
+    pub mark: Mark,
+    /// The same for agents.
+    pub signed: agent::SignedDenylist,
+    serials: HashMap<Serial, Certificate>,
+    /// With the instant at which they were put there.
+    nodes: HashMap<SpiffeId, UnixMillis>,
+}
+
+/// A revoked certificate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Certificate {
+    pub(crate) not_after: UnixMillis,
+    /// When it was revoked.
+    pub(crate) at: UnixMillis,
+}
+
+impl Denylist {
+    /// Puts a list together and signs it.
+    ///
+    /// # Errors
+    /// When the system's random source fails.
+    pub(crate) fn new(
+        mark: Mark,
+        trust_domain: &TrustDomain,
+        serials: HashMap<Serial, Certificate>,
+        nodes: HashMap<SpiffeId, UnixMillis>,
+        signer: &ViewSigner,
+    ) -> Result<Self, SigningError> {
+        let mut certificates: Vec<_> = serials
+            .iter()
+            .map(|(serial, revoked)| agent::RevokedCertificate {
+                serial: serial.as_bytes().to_vec(),
+                not_after_unix_ms: revoked.not_after.0,
+            })
+            .collect();
+        certificates.sort_by(|a, b| a.serial.cmp(&b.serial));
+        let mut spiffe_ids: Vec<_> = nodes.keys().map(ToString::to_string).collect();
+        spiffe_ids.sort();
+        let Mark { epoch, revision } = mark;
+        let trust_domain = trust_domain.to_string();
+        let list = agent::Denylist { epoch, revision, trust_domain, certificates, spiffe_ids };
+        let denylist = Bytes::from(list.encode_to_vec());
+        let signature = Bytes::from(signer.sign(Purpose::Denylist, &denylist)?);
+        let key_id = signer.key_id().to_owned();
+        let signed = agent::SignedDenylist { denylist, signature, key_id };
+        Ok(Self { mark, signed, serials, nodes })
+    }
+
+    /// Why whoever proves this is refused, if so.
+    pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
+        if self.is_revoked(serial) {
+            return Some(Denial::Revoked);
+        }
+        self.nodes.contains_key(id).then_some(Denial::Quarantined)
+    }
+
+    /// Whether this certificate was revoked.
+    pub(super) fn is_revoked(&self, serial: Serial) -> bool {
+        self.serials.contains_key(&serial)
+    }
+
+    /// Whether any node is in quarantine.
+    pub(super) fn has_quarantines(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// Since when a node is in quarantine, if it is.
+    pub(super) fn quarantine(&self, id: &str) -> Option<UnixMillis> {
+        self.nodes.get(&SpiffeId::parse(id).ok()?).copied()
+    }
+
+    /// The revoked certificates.
+    pub(super) fn serials(&self) -> impl Iterator<Item = (Serial, Certificate)> {
+        self.serials.iter().map(|(serial, revoked)| (*serial, *revoked))
+    }
+
+    /// How many certificates are on it.
+    pub fn certificates(&self) -> usize {
+        self.serials.len()
+    }
+}

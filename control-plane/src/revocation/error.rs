@@ -1,0 +1,63 @@
+//! Why nothing was revoked, by whose fault it is.
+
+use hauberk_tls::signing::SigningError;
+
+use super::revocations::MOST_CERTIFICATES;
+use crate::registry::StoreError;
+
+/// Why nothing was revoked or put in quarantine.
+#[derive(Debug, thiserror::Error)]
+pub enum RevocationError {
+    /// No such certificate is on record.
+    #[error(
+        "no certificate with the serial number {0} is on record; if the registry was restored from a backup that is older \
+         than the certificate, put its node in quarantine"
+    )]
+    UnknownSerial(String),
+    /// The certificate is good no longer anyway.
+    #[error("the certificate {0} has expired: it is refused everywhere already")]
+    Expired(String),
+    /// Without its own certificate the control plane could not tell anybody anything.
+    #[error(
+        "{0} is a certificate of the control plane itself, which agents must believe: rotate the authority instead"
+    )]
+    ControlPlane(String),
+    /// No instance of this id holds a certificate.
+    #[error("no instance {0} holds a certificate; `hauberk get instances` lists those that do")]
+    UnknownInstance(String),
+    /// No instance of the node holds a certificate.
+    #[error("no instance of virtual node {node} of mesh {mesh} holds a certificate that is still good")]
+    NoInstances {
+        /// The mesh.
+        mesh: String,
+        /// The node.
+        node: String,
+    },
+    /// There is no such node.
+    #[error("mesh {mesh} has no virtual node {node}")]
+    NoSuchNode {
+        /// The mesh.
+        mesh: String,
+        /// The node.
+        node: String,
+    },
+    /// Every agent keeps the whole list.
+    #[error(
+        "{MOST_CERTIFICATES} revoked certificates that have not expired are as many as agents are sent: put the node in \
+         quarantine instead"
+    )]
+    TooMany,
+    /// The registry cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The record is made, and the list for agents is not.
+    #[error("the denylist cannot be signed")]
+    Sign(#[from] SigningError),
+}
+
+impl RevocationError {
+    /// Whether another change came between.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Conflict { .. }))
+    }
+}

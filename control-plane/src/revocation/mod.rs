@@ -1,0 +1,20 @@
+//! Who is refused before their certificates expire: revoked certificates and instances, nodes in quarantine.
+//!
+//! Each is a durable record. From all of them follows the [`Denylist`]: this control plane holds every call against it,
+//! and it is signed and pushed to all agents.
+
+pub mod crl;
+mod denylist;
+mod error;
+mod plan;
+mod records;
+mod revocations;
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+pub(crate) use denylist::Certificate;
+pub use denylist::{Denial, Denylist, Mark};
+pub use error::RevocationError;
+pub use records::{check_certificate, check_instance, check_node};
+pub use revocations::{Revocations, RevocationsParts, Revoked, Target};

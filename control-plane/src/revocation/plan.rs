@@ -1,0 +1,158 @@
+//! What a revocation writes, and what must not change meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
+
+use super::error::RevocationError;
+use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, serial_key};
+use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
+use crate::issuance::{Holder, IssuedRecord};
+use crate::registry::{Commit, StoreError, document, keys};
+
+/// A commit that is being put together.
+pub(super) struct Plan {
+    pub(super) commit: Commit,
+    /// What is revoked newly.
+    pub(super) serials: Vec<Serial>,
+    /// What of the same instance stays good.
+    pub(super) left: usize,
+    pub(super) action: &'static str,
+    pub(super) object: String,
+}
+
+impl Plan {
+    fn new(action: &'static str, object: String) -> Self {
+        Self { commit: Commit::new(), serials: Vec::new(), left: 0, action, object }
+    }
+}
+
+impl Revocations {
+    /// What it takes to revoke somebody, as things are.
+    pub(super) async fn plan(&self, target: &Target) -> Result<Plan, RevocationError> {
+        let now = self.clock.now();
+        let mut plan = match target {
+            Target::Serial(serial) => self.plan_serial(*serial, now).await?,
+            Target::Instance(id) => {
+                let plan = Plan::new("revoke.instance", format!("instance {id}"));
+                let instances = self.certificates(now, |record| holds(record, *id)).await?;
+                if instances.is_empty() && self.ledger.instance(id).await?.is_none() {
+                    return Err(RevocationError::UnknownInstance(id.to_string()));
+                }
+                self.plan_instances(plan, BTreeSet::from([*id]), now, instances).await?
+            }
+            Target::Node(mesh, node) => {
+                let plan = Plan::new("revoke.node", format!("{mesh}/{node}"));
+                let spiffe_id = SpiffeId::node(self.authority.trust_domain(), mesh, node).to_string();
+                let certificates = self.certificates(now, |record| record.spiffe_id == spiffe_id).await?;
+                let instances: BTreeSet<_> = certificates.values().filter_map(instance_of).collect();
+                if certificates.is_empty() {
+                    return Err(RevocationError::NoInstances {
+                        mesh: mesh.to_string(),
+                        node: node.to_string(),
+                    });
+                }
+                self.plan_instances(plan, instances, now, certificates).await?
+            }
+        };
+        plan.serials.sort();
+        if self.denylist().certificates() + plan.serials.len() > MOST_CERTIFICATES {
+            return Err(RevocationError::TooMany);
+        }
+        Ok(plan)
+    }
+
+    async fn plan_serial(&self, serial: Serial, now: UnixMillis) -> Result<Plan, RevocationError> {
+        let record = self.ledger.certificate(serial).await?;
+        let record = record.ok_or_else(|| RevocationError::UnknownSerial(serial.to_string()))?;
+        if record.holder == Holder::ControlPlane {
+            return Err(RevocationError::ControlPlane(serial.to_string()));
+        }
+        if UnixMillis(record.not_after) < now {
+            return Err(RevocationError::Expired(serial.to_string()));
+        }
+        let mut plan = Plan::new("revoke.serial", record.spiffe_id.clone());
+        if let Some(id) = instance_of(&record) {
+            for other in self.certificates(now, |other| holds(other, id)).await?.keys() {
+                let is_revoked = self.store.get(&serial_key(*other)).await?.is_some();
+                plan.left += usize::from(*other != serial && !is_revoked);
+            }
+        }
+        self.plan_certificate(&mut plan, serial, &record, now).await?;
+        Ok(plan)
+    }
+
+    /// Everything that these instances have. Who renews meanwhile makes the commit fail, and is seen the next time.
+    async fn plan_instances(
+        &self,
+        mut plan: Plan,
+        instances: BTreeSet<InstanceId>,
+        now: UnixMillis,
+        certificates: BTreeMap<Serial, IssuedRecord>,
+    ) -> Result<Plan, RevocationError> {
+        // What each was like before its certificates are looked for again: a renewal in between changes it.
+        for id in &instances {
+            let key = format!("{}{id}", keys::INSTANCES);
+            let stored = self.store.get(&key).await?;
+            plan.commit = plan.commit.unchanged(key, stored.as_ref());
+        }
+        let again =
+            self.certificates(now, |record| instance_of(record).is_some_and(|id| instances.contains(&id)));
+        let all: BTreeMap<_, _> = again.await?.into_iter().chain(certificates).collect();
+        for (serial, record) in &all {
+            self.plan_certificate(&mut plan, *serial, record, now).await?;
+        }
+        for id in &instances {
+            let key = instance_key(id);
+            if records::read::<RevokedInstance>(&*self.store, &key).await?.is_some() {
+                continue;
+            }
+            let last = all.values().filter(|record| holds(record, *id)).map(|record| record.not_after).max();
+            let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
+            let record = RevokedInstance { at: now.0, kept_until };
+            plan.commit = plan.commit.put(key.clone(), document::to_bytes(&key, &record)?);
+        }
+        Ok(plan)
+    }
+
+    async fn plan_certificate(
+        &self,
+        plan: &mut Plan,
+        serial: Serial,
+        record: &IssuedRecord,
+        now: UnixMillis,
+    ) -> Result<(), StoreError> {
+        let key = serial_key(serial);
+        if self.store.get(&key).await?.is_some() {
+            return Ok(());
+        }
+        let revoked = RevokedCertificate {
+            spiffe_id: record.spiffe_id.clone(),
+            not_after: record.not_after,
+            at: now.0,
+        };
+        let bytes = document::to_bytes(&key, &revoked)?;
+        plan.serials.push(serial);
+        plan.commit = std::mem::take(&mut plan.commit).put(key, bytes);
+        Ok(())
+    }
+
+    async fn certificates(
+        &self,
+        now: UnixMillis,
+        wanted: impl Fn(&IssuedRecord) -> bool,
+    ) -> Result<BTreeMap<Serial, IssuedRecord>, StoreError> {
+        self.ledger.unexpired(now, wanted).await
+    }
+}
+
+fn instance_of(record: &IssuedRecord) -> Option<InstanceId> {
+    match &record.holder {
+        Holder::Instance(id) | Holder::Workload { instance: id, .. } => InstanceId::parse(id).ok(),
+        Holder::Admin(_) | Holder::ControlPlane => None,
+    }
+}
+
+fn holds(record: &IssuedRecord, id: InstanceId) -> bool {
+    instance_of(record) == Some(id)
+}

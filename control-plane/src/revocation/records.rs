@@ -1,0 +1,152 @@
+//! What is remembered of those who are refused.
+
+use hauberk_identity::{InstanceId, Serial, SpiffeId, TrustDomain, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use super::denylist::Denial;
+use crate::registry::{Commit, Guard, Store, StoreError, document, keys};
+
+/// A revoked certificate; its serial number is in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RevokedCertificate {
+    /// Whom it names.
+    pub(super) spiffe_id: String,
+    /// Its end, Unix ms.
+    pub(super) not_after: u64,
+    /// When it was revoked, Unix ms.
+    pub(super) at: u64,
+}
+
+/// A revoked instance; its id is in the key. It gets no certificate, whatever token it may show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RevokedInstance {
+    /// Unix ms.
+    pub(super) at: u64,
+    /// Until then it could ask for a certificate by what it has, Unix ms.
+    pub(super) kept_until: u64,
+}
+
+/// A node in quarantine; mesh and name are in the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Quarantine {
+    /// Unix ms.
+    pub(super) at: u64,
+}
+
+/// The revision at which the denylist last changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Number {
+    pub(super) revision: u64,
+}
+
+pub(super) fn serial_key(serial: Serial) -> String {
+    format!("{}{serial}", keys::REVOKED_SERIALS)
+}
+
+pub(super) fn instance_key(instance: &InstanceId) -> String {
+    format!("{}{instance}", keys::REVOKED_INSTANCES)
+}
+
+pub(super) fn quarantine_key(mesh: &str, node: &str) -> String {
+    format!("{}{mesh}/{node}", keys::QUARANTINES)
+}
+
+/// The node behind a [`quarantine_key`].
+pub(super) fn quarantined(key: &str, trust_domain: &TrustDomain) -> Option<SpiffeId> {
+    let (mesh, node) = key.strip_prefix(keys::QUARANTINES)?.split_once('/')?;
+    let (mesh, node) = (mesh.parse().ok()?, node.parse().ok()?);
+    Some(SpiffeId::node(trust_domain, &mesh, &node))
+}
+
+/// Lets a commit that issues a certificate happen only while the instance, and the certificate that it renews, are not
+/// revoked. Gives the denial where they are already.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn check_instance(
+    store: &dyn Store,
+    commit: Commit,
+    instance: &InstanceId,
+    renewed: Option<Serial>,
+) -> Result<Result<Commit, Denial>, StoreError> {
+    let checked = check_absent(store, commit, instance_key(instance), Denial::Revoked).await?;
+    match (checked, renewed) {
+        (Ok(commit), Some(renewed)) => check_certificate(store, commit, renewed).await,
+        (checked, _) => Ok(checked),
+    }
+}
+
+/// The same for a certificate alone.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn check_certificate(
+    store: &dyn Store,
+    commit: Commit,
+    serial: Serial,
+) -> Result<Result<Commit, Denial>, StoreError> {
+    check_absent(store, commit, serial_key(serial), Denial::Revoked).await
+}
+
+/// The same for the quarantine of a node.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn check_node(
+    store: &dyn Store,
+    commit: Commit,
+    mesh: &str,
+    node: &str,
+) -> Result<Result<Commit, Denial>, StoreError> {
+    check_absent(store, commit, quarantine_key(mesh, node), Denial::Quarantined).await
+}
+
+async fn check_absent(
+    store: &dyn Store,
+    commit: Commit,
+    key: String,
+    denial: Denial,
+) -> Result<Result<Commit, Denial>, StoreError> {
+    Ok(match store.get(&key).await? {
+        Some(_) => Err(denial),
+        None => Ok(commit.absent(key)),
+    })
+}
+
+impl Denial {
+    /// What a commit with such guards failed of, if it was one of them.
+    pub(crate) fn of_guard(guard: &Guard) -> Option<Self> {
+        let Guard::Absent(key) = guard else { return None };
+        if key.starts_with(keys::QUARANTINES) {
+            return Some(Self::Quarantined);
+        }
+        let revoked = key.starts_with(keys::REVOKED_SERIALS) || key.starts_with(keys::REVOKED_INSTANCES);
+        revoked.then_some(Self::Revoked)
+    }
+}
+
+impl RevokedCertificate {
+    /// Kept for an hour longer than it could be of use, so that a CRL which is made after its end names it once more
+    /// (RFC 5280 §3.3).
+    pub(super) fn is_over(&self, now: UnixMillis) -> bool {
+        is_over(self.not_after, now)
+    }
+}
+
+impl RevokedInstance {
+    pub(super) fn is_over(&self, now: UnixMillis) -> bool {
+        is_over(self.kept_until, now)
+    }
+}
+
+fn is_over(end: u64, now: UnixMillis) -> bool {
+    UnixMillis(end).plus(std::time::Duration::from_secs(3_600)) < now
+}
+
+/// Reads a record.
+pub(super) async fn read<T: serde::de::DeserializeOwned>(
+    store: &dyn Store,
+    key: &str,
+) -> Result<Option<T>, StoreError> {
+    store.get(key).await?.map(|stored| document::from_stored(key, &stored)).transpose()
+}

@@ -1,0 +1,288 @@
+//! Where somebody is revoked, and where the list of them is kept up.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::denylist::{Certificate, Denylist, Mark};
+use super::error::RevocationError;
+use super::records::{self, Number, Quarantine, RevokedCertificate, RevokedInstance, quarantine_key};
+use crate::audit::{Act, Actor, Audit};
+use crate::authority::Authority;
+use crate::clock::Clock;
+use crate::instances::Instances;
+use crate::issuance::Ledger;
+use crate::registry::{Commit, Store, StoreError, WatchEnd, document, keys};
+
+/// The most certificates on the list: some two MiB for each agent.
+pub(super) const MOST_CERTIFICATES: usize = 50_000;
+
+/// How often a change is tried again because another came between.
+const ATTEMPTS: usize = 32;
+
+/// For how long the token of a revoked instance could be shown again: as long as tokens live.
+pub(super) const TOKENS_LIVE: Duration = Duration::from_secs(86_400);
+
+/// Before the registry is read again after a failure.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Who is to be revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// One certificate.
+    Serial(Serial),
+    /// An instance with all its certificates.
+    Instance(InstanceId),
+    /// All instances that a node has now.
+    Node(Name, Name),
+}
+
+/// What was revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// The revision from which on it holds.
+    pub revision: u64,
+    /// Certificates that had not been revoked before.
+    pub serials: Vec<Serial>,
+    /// Certificates of the same instance that stay good.
+    pub left: usize,
+}
+
+/// What [`Revocations`] is made of.
+pub struct RevocationsParts {
+    /// Records.
+    pub store: Arc<dyn Store>,
+    /// Who revoked whom.
+    pub audit: Arc<Audit>,
+    /// Which certificates there are.
+    pub ledger: Arc<Ledger>,
+    /// The instances there are, which learn who of them lives no longer.
+    pub instances: Arc<Instances>,
+    /// Signs the list.
+    pub authority: Arc<Authority>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// All revocations.
+pub struct Revocations {
+    pub(super) store: Arc<dyn Store>,
+    audit: Arc<Audit>,
+    pub(super) ledger: Arc<Ledger>,
+    instances: Arc<Instances>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) clock: Clock,
+    denylist: watch::Sender<Arc<Denylist>>,
+    /// Held while the list is read and published, so that no older one follows a newer one.
+    reading: Mutex<()>,
+}
+
+impl Revocations {
+    /// Reads who is refused.
+    ///
+    /// # Errors
+    /// When the registry cannot be read: a control plane that does not know who is refused lets nobody in.
+    pub async fn load(parts: RevocationsParts) -> Result<Self, RevocationError> {
+        let RevocationsParts { store, audit, ledger, instances, authority, clock } = parts;
+        let denylist = watch::Sender::new(Arc::default());
+        let reading = Mutex::new(());
+        let revocations = Self { store, audit, ledger, instances, authority, clock, denylist, reading };
+        revocations.read_again().await?;
+        Ok(revocations)
+    }
+
+    /// Who is refused at this moment.
+    pub fn denylist(&self) -> Arc<Denylist> {
+        Arc::clone(&self.denylist.borrow())
+    }
+
+    /// The same, and its changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Denylist>> {
+        self.denylist.subscribe()
+    }
+
+    /// Until whoever proves this is refused.
+    pub async fn until_denied(&self, id: &SpiffeId, serial: Serial) {
+        let mut changes = self.subscribe();
+        // The sender is ours, and so there while this runs.
+        let _denied = changes.wait_for(|list| list.denial(id, serial).is_some()).await;
+    }
+
+    /// Follows what others write, until `stop`.
+    pub async fn follow(&self, stop: CancellationToken) {
+        let follow = async {
+            loop {
+                let Ok(page) = self.store.list(keys::REVOCATIONS, None, 1).await else {
+                    tokio::time::sleep(READ_AGAIN_AFTER).await;
+                    continue;
+                };
+                let mut watch = self.store.watch(keys::REVOCATIONS, page.version);
+                loop {
+                    if let Err(error) = self.read_again().await {
+                        // The former list stays in force.
+                        tracing::error!(event = "revocations_unreadable", %error);
+                        tokio::time::sleep(READ_AGAIN_AFTER).await;
+                        continue;
+                    }
+                    match watch.next().await {
+                        Ok(_) => {}
+                        Err(WatchEnd::Closed) => return,
+                        Err(WatchEnd::Compacted) => break,
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = follow => {}
+        }
+    }
+
+    /// Revokes certificates. When this returns, the control plane refuses them.
+    ///
+    /// # Errors
+    /// There is no such certificate, instance or node, or nothing could be recorded.
+    pub async fn revoke(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
+        let mut attempt = 1;
+        let mut revoked = Vec::new();
+        loop {
+            let plan = self.plan(target).await?;
+            if plan.commit.is_empty() {
+                let revision = self.denylist().mark.revision;
+                return Ok(Revoked { revision, serials: revoked, left: plan.left });
+            }
+            let act = Act::done(actor, plan.action, plan.object).because(serials(&plan.serials));
+            match self.commit(plan.commit, act).await {
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
+                revision => {
+                    let revision = revision?;
+                    revoked.extend(plan.serials);
+                    // A workload's certificate that was issued between reading and writing did not change its instance, and
+                    // so did not make this fail. None is issued any longer: the next look sees all there are.
+                    if attempt >= ATTEMPTS || matches!(target, Target::Serial(_)) {
+                        return Ok(Revoked { revision, serials: revoked, left: plan.left });
+                    }
+                }
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Puts a node in quarantine, or ends that. Gives the revision, and whether anything changed.
+    ///
+    /// # Errors
+    /// There is no such node, or nothing could be recorded.
+    pub async fn quarantine(
+        &self,
+        (mesh, node): (&Name, &Name),
+        undo: bool,
+        actor: &Actor,
+    ) -> Result<(u64, bool), RevocationError> {
+        let key = quarantine_key(mesh.as_str(), node.as_str());
+        let mut attempt = 1;
+        loop {
+            let present = self.store.get(&key).await?;
+            let resource = keys::resource("VirtualNode", mesh.as_str(), node.as_str());
+            if !undo && self.store.get(&resource).await?.is_none() {
+                return Err(RevocationError::NoSuchNode { mesh: mesh.to_string(), node: node.to_string() });
+            }
+            if present.is_some() != undo {
+                return Ok((self.denylist().mark.revision, false));
+            }
+            let commit = Commit::new().unchanged(&key, present.as_ref());
+            let (commit, action) = if undo {
+                (commit.delete(&key), "quarantine.undo")
+            } else {
+                let record = Quarantine { at: self.clock.now().0 };
+                (commit.put(&key, document::to_bytes(&key, &record)?), "quarantine.node")
+            };
+            match self.commit(commit, Act::done(actor, action, format!("{mesh}/{node}"))).await {
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
+                revision => return Ok((revision?, true)),
+            }
+        }
+    }
+
+    /// Forgets revocations of what has been of no use for an hour; nothing that is still good is ever let in again. Gives
+    /// their number.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; the next run goes on.
+    pub async fn prune(&self, now: UnixMillis) -> Result<usize, StoreError> {
+        let mut commit = Commit::new();
+        for (key, stored) in self.store.list(keys::REVOKED_SERIALS, None, usize::MAX).await?.entries {
+            if document::from_stored::<RevokedCertificate>(&key, &stored)?.is_over(now) {
+                commit = commit.delete(key);
+            }
+        }
+        for (key, stored) in self.store.list(keys::REVOKED_INSTANCES, None, usize::MAX).await?.entries {
+            if document::from_stored::<RevokedInstance>(&key, &stored)?.is_over(now) {
+                commit = commit.delete(key);
+            }
+        }
+        let removed = commit.len();
+        if removed > 0 {
+            self.store.commit(commit).await?;
+        }
+        Ok(removed)
+    }
+
+    /// Gives the revision. A conflict means that something came between: the change must be thought through again.
+    async fn commit(&self, commit: Commit, act: Act) -> Result<u64, RevocationError> {
+        let now = self.store.revision().await?;
+        let number = Number { revision: now.0 + 1 };
+        let commit = commit
+            .at_revision(now)
+            .put(keys::DENYLIST_NUMBER, document::to_bytes(keys::DENYLIST_NUMBER, &number)?)
+            .raising_revision()
+            .using_reserve();
+        self.audit.commit(commit, act).await?;
+        self.read_again().await?;
+        Ok(number.revision)
+    }
+
+    /// Reads the records and publishes what follows from them.
+    async fn read_again(&self) -> Result<(), RevocationError> {
+        let _turn = self.reading.lock().await;
+        let page = self.store.list(keys::REVOCATIONS, None, usize::MAX).await?;
+        let now = self.clock.now();
+        let (mut serials, mut nodes, mut revision) = (HashMap::new(), HashMap::new(), 0);
+        let damaged = |key: &str| StoreError::Damaged { key: key.to_owned(), what: "it names nobody" };
+        for (key, stored) in &page.entries {
+            if key == keys::DENYLIST_NUMBER {
+                revision = document::from_stored::<Number>(key, stored)?.revision;
+            } else if let Some(serial) = key.strip_prefix(keys::REVOKED_SERIALS) {
+                let record: RevokedCertificate = document::from_stored(key, stored)?;
+                if !record.is_over(now) {
+                    let revoked =
+                        Certificate { not_after: UnixMillis(record.not_after), at: UnixMillis(record.at) };
+                    serials.insert(serial.parse().map_err(|_| damaged(key))?, revoked);
+                }
+            } else if key.starts_with(keys::QUARANTINES) {
+                let trust_domain = self.authority.trust_domain();
+                let node = records::quarantined(key, trust_domain).ok_or_else(|| damaged(key))?;
+                nodes.insert(node, UnixMillis(document::from_stored::<Quarantine>(key, stored)?.at));
+            }
+        }
+        let mark = Mark { epoch: self.authority.epoch(), revision };
+        let authority = &self.authority;
+        let list = Denylist::new(mark, authority.trust_domain(), serials, nodes, authority.view_signer())?;
+        let list = Arc::new(list);
+        self.instances.deny(Arc::clone(&list));
+        self.denylist.send_replace(list);
+        Ok(())
+    }
+}
+
+/// For the audit record, which has little room.
+fn serials(serials: &[Serial]) -> String {
+    match serials {
+        [] => "no certificate that is still good".to_owned(),
+        [only] => format!("serial {only}"),
+        [first, rest @ ..] => format!("serial {first} and {} more", rest.len()),
+    }
+}

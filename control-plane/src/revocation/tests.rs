@@ -1,0 +1,282 @@
+use std::time::Duration;
+
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_proto::mesh::v1 as wire;
+use hauberk_tls::PeerIdentity;
+use hauberk_tls::signing::{Purpose, ViewVerifier};
+use prost::Message as _;
+
+use super::*;
+use crate::audit::Filter;
+use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenRequest, Uses};
+use crate::registry::{Commit, keys};
+use crate::testing::{NODE, Scratch, actor, request, scratch};
+
+async fn token(scratch: &Scratch, uses: Uses) -> String {
+    let (mesh, node) = node();
+    let asked = TokenRequest { mesh, node, ttl: None, uses };
+    scratch.control.tokens.create(asked, &actor()).await.unwrap().secret.reveal().to_owned()
+}
+
+async fn attest(scratch: &Scratch, token: &str, csr: &[u8]) -> Result<Enrolled, EnrollmentError> {
+    scratch.control.enrollment.attest(token, csr, AgentInfo::default(), "10.0.0.7:4").await
+}
+
+async fn join(scratch: &Scratch) -> (Enrolled, PeerIdentity) {
+    let token = token(scratch, Uses::Limited(1)).await;
+    let enrolled = attest(scratch, &token, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    (enrolled, peer)
+}
+
+async fn renew(scratch: &Scratch, peer: &PeerIdentity) -> Result<Enrolled, EnrollmentError> {
+    scratch.control.enrollment.renew(peer, &request().1, "10.0.0.7:4").await
+}
+
+fn denial(scratch: &Scratch, peer: &PeerIdentity) -> Option<Denial> {
+    scratch.control.revocations.denylist().denial(peer.id(), peer.serial())
+}
+
+fn node() -> (Name, Name) {
+    (Name::parse(NODE.0).unwrap(), Name::parse(NODE.1).unwrap())
+}
+
+fn is_denied<T: std::fmt::Debug>(result: Result<T, EnrollmentError>, denial: Denial) {
+    match result {
+        Err(EnrollmentError::Denied(found)) => assert_eq!(found, denial),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn load_again(scratch: &Scratch) -> Revocations {
+    let control = &scratch.control;
+    Revocations::load(RevocationsParts {
+        store: control.store.clone(),
+        audit: control.audit.clone(),
+        ledger: control.ledger.clone(),
+        instances: control.instances.clone(),
+        authority: control.authority.clone(),
+        clock: control.clock.clone(),
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_is_refused_and_renewed_no_more() {
+    let scratch = scratch().await;
+    let revocations = &scratch.control.revocations;
+    let (_, first) = join(&scratch).await;
+    let second = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
+    let before = scratch.control.store.revision().await.unwrap().0;
+    let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
+    assert_eq!((revoked.revision, revoked.serials, revoked.left), (before + 1, vec![first.serial()], 1));
+    assert_eq!(denial(&scratch, &first), Some(Denial::Revoked));
+    assert_eq!(denial(&scratch, &second), None, "only what was named");
+    is_denied(renew(&scratch, &first).await, Denial::Revoked);
+    renew(&scratch, &second).await.unwrap();
+
+    let again = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
+    assert_eq!((again.revision, again.serials.len()), (before + 1, 0), "it is revoked already");
+    assert_eq!(
+        load_again(&scratch).await.denylist().mark,
+        revocations.denylist().mark,
+        "after a restart too"
+    );
+    let asked = Filter { action: "revoke.".to_owned(), ..Filter::default() };
+    let records = scratch.control.audit.list(&asked, None, 10).await.unwrap().records;
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert!(records[0].reason.contains(&first.serial().to_string()), "{records:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_instance_gets_nothing_more_by_its_token() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let (_, csr) = request();
+    let enrolled = attest(&scratch, &token, &csr).await.unwrap();
+    let first = scratch.peer(&enrolled.issued.svid);
+    let second = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
+    let target = Target::Instance(enrolled.instance);
+    let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!((revoked.serials.len(), revoked.left), (2, 0));
+    for peer in [&first, &second] {
+        assert_eq!(denial(&scratch, peer), Some(Denial::Revoked));
+        is_denied(renew(&scratch, peer).await, Denial::Revoked);
+    }
+    // The reply might have been lost: the same token and key would be answered again.
+    is_denied(attest(&scratch, &token, &csr).await, Denial::Revoked);
+    let (_, other) = join(&scratch).await;
+    assert_eq!(denial(&scratch, &other), None, "a new instance is another");
+}
+
+#[tokio::test]
+async fn workloads_go_with_the_instance_that_vouches_for_them() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let spec = wire::EnrollmentSpec {
+        parent: Some(wire::EnrollmentParent { virtual_node: NODE.1.to_owned() }),
+        workload: Some(wire::WorkloadEnrollment {
+            path: "worker".to_owned(),
+            selectors: vec!["unix:uid:1000".to_owned()],
+            ..wire::WorkloadEnrollment::default()
+        }),
+    };
+    let spec = Some(wire::resource::Spec::Enrollment(spec));
+    let bytes = wire::Resource { spec, ..wire::Resource::default() }.encode_to_vec();
+    let key = keys::resource("Enrollment", NODE.0, "worker");
+    control.store.commit(Commit::new().put(key, bytes)).await.unwrap();
+    let (enrolled, peer) = join(&scratch).await;
+    let sign = async || {
+        let (_, csr) = request();
+        control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "10.0.0.7:4").await
+    };
+    let workload = scratch.peer(&sign().await.unwrap().svid);
+
+    let (mesh, name) = node();
+    control.revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    is_denied(sign().await, Denial::Quarantined);
+    control.revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+
+    let target = Target::Instance(enrolled.instance);
+    let revoked = control.revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!(revoked.serials.len(), 2, "its own and the workload's");
+    assert_eq!(denial(&scratch, &workload), Some(Denial::Revoked));
+    is_denied(sign().await, Denial::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_renewal_slips_past_the_revocation_of_its_instance() {
+    let scratch = std::sync::Arc::new(scratch().await);
+    for _ in 0..8 {
+        let (enrolled, peer) = join(&scratch).await;
+        let mut renewals = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let (scratch, peer) = (scratch.clone(), peer.clone());
+            renewals.spawn(async move { renew(&scratch, &peer).await });
+        }
+        let target = Target::Instance(enrolled.instance);
+        scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
+        for renewed in renewals.join_all().await.into_iter().flatten() {
+            let peer = scratch.peer(&renewed.issued.svid);
+            assert_eq!(denial(&scratch, &peer), Some(Denial::Revoked), "issued before, and so revoked too");
+        }
+        is_denied(renew(&scratch, &peer).await, Denial::Revoked);
+    }
+}
+
+#[tokio::test]
+async fn all_instances_that_a_node_has_are_revoked_and_new_ones_are_not() {
+    let scratch = scratch().await;
+    let (_, first) = join(&scratch).await;
+    let (_, second) = join(&scratch).await;
+    let (mesh, name) = node();
+    let target = Target::Node(mesh.clone(), name.clone());
+    let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!(revoked.serials.len(), 2);
+    assert_eq!([denial(&scratch, &first), denial(&scratch, &second)], [Some(Denial::Revoked); 2]);
+    let (_, third) = join(&scratch).await;
+    assert_eq!(denial(&scratch, &third), None);
+    let target = Target::Node(mesh, Name::parse("nobody").unwrap());
+    let error = scratch.control.revocations.revoke(&target, &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::NoInstances { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_revoked_is_named() {
+    let scratch = scratch().await;
+    let revocations = &scratch.control.revocations;
+    let unknown = hauberk_identity::Serial::from_random([7; 16]);
+    let error = revocations.revoke(&Target::Serial(unknown), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::UnknownSerial(_)), "{error}");
+    let id = hauberk_identity::InstanceId::from_random([7; 8]);
+    let error = revocations.revoke(&Target::Instance(id), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::UnknownInstance(_)), "{error}");
+    let (_, peer) = join(&scratch).await;
+    scratch.clock.advance(Duration::from_secs(2 * 86_400));
+    let error = revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::Expired(_)), "{error}");
+    assert_eq!(revocations.denylist().mark.revision, 0, "nothing was changed");
+}
+
+#[tokio::test]
+async fn a_node_in_quarantine_is_let_in_nowhere_until_that_is_undone() {
+    let scratch = scratch().await;
+    let revocations = &scratch.control.revocations;
+    let token = token(&scratch, Uses::Unlimited).await;
+    let (_, peer) = join(&scratch).await;
+    let (mesh, name) = node();
+    let (revision, changed) = revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    assert!(changed);
+    assert_eq!(denial(&scratch, &peer), Some(Denial::Quarantined));
+    is_denied(renew(&scratch, &peer).await, Denial::Quarantined);
+    is_denied(attest(&scratch, &token, &request().1).await, Denial::Quarantined);
+    assert_eq!(revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap(), (revision, false));
+    assert_eq!(
+        load_again(&scratch).await.denylist().denial(peer.id(), peer.serial()),
+        Some(Denial::Quarantined)
+    );
+
+    let undone = revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+    assert_eq!(undone, (revision + 1, true));
+    assert_eq!(denial(&scratch, &peer), None);
+    renew(&scratch, &peer).await.unwrap();
+    attest(&scratch, &token, &request().1).await.unwrap();
+    let nobody = Name::parse("nobody").unwrap();
+    let error = revocations.quarantine((&mesh, &nobody), false, &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::NoSuchNode { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_is_forgotten_before_it_has_expired() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let (enrolled, peer) = join(&scratch).await;
+    control.revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap();
+    let mark = control.revocations.denylist().mark;
+    let kept_for = peer.not_after().since(scratch.clock.now()) + Duration::from_secs(3_599);
+    scratch.clock.advance(kept_for);
+    assert_eq!(control.revocations.prune(scratch.clock.now()).await.unwrap(), 0);
+    scratch.clock.advance(Duration::from_secs(2));
+    assert_eq!(control.revocations.prune(scratch.clock.now()).await.unwrap(), 1, "the certificate");
+    // Its token lives for a day at the most, and so does what keeps it out.
+    scratch.clock.advance(Duration::from_secs(86_400 + 3_600));
+    assert_eq!(control.revocations.prune(scratch.clock.now()).await.unwrap(), 1, "the instance");
+    let list = load_again(&scratch).await.denylist();
+    assert_eq!((list.certificates(), list.mark), (0, mark), "an agent that holds the list need not be told");
+}
+
+#[tokio::test]
+async fn the_list_for_agents_is_signed_and_numbered() {
+    let scratch = scratch().await;
+    let (_, peer) = join(&scratch).await;
+    let (mesh, name) = node();
+    scratch.control.revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+    scratch.control.revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    let list = scratch.control.revocations.denylist();
+    let keys = scratch.control.authority.view_keys().iter().map(|key| &key.public_key[..]);
+    let verifier = ViewVerifier::from_public_keys(keys).unwrap();
+    let signed = &list.signed;
+    verifier.verify(Purpose::Denylist, &signed.key_id, &signed.denylist, &signed.signature).unwrap();
+    let read = hauberk_proto::agent::v1::Denylist::decode(&*signed.denylist).unwrap();
+    assert_eq!((read.epoch, read.revision), (scratch.control.authority.epoch(), list.mark.revision));
+    assert_eq!(read.certificates[0].serial, peer.serial().as_bytes());
+    assert_eq!(read.certificates[0].not_after_unix_ms, peer.not_after().0);
+    let id = SpiffeId::node(scratch.control.authority.trust_domain(), &mesh, &name);
+    assert_eq!(read.spiffe_ids, [id.to_string()]);
+}
+
+#[tokio::test]
+async fn an_admins_credential_is_revoked_like_any_certificate() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let name = Name::parse("ada").unwrap();
+    let (_, csr) = request();
+    let issued = admins.issue_locally(&name, &[], &csr, &actor()).await.unwrap().issued;
+    let peer = scratch.peer(&issued.svid);
+    admins.renew(&name, peer.serial(), &csr, &actor()).await.unwrap();
+    scratch.control.revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+    scratch.control.revocations.until_denied(peer.id(), peer.serial()).await;
+    let renewed = admins.renew(&name, peer.serial(), &csr, &actor()).await;
+    assert!(matches!(renewed, Err(crate::admins::AdminError::Stale)), "{renewed:?}");
+}

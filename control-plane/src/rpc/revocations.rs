@@ -1,0 +1,108 @@
+//! The admin API's `Revocations` service.
+
+use std::sync::Arc;
+
+use hauberk_identity::{InstanceId, Name};
+use hauberk_proto::admin::v1::revocations_server::{Revocations, RevocationsServer};
+use hauberk_proto::admin::v1::revoke_request::Target as Asked;
+use hauberk_proto::admin::v1::{
+    NodeTarget, QuarantineRequest, QuarantineResponse, RevokeRequest, RevokeResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{refused, status};
+use crate::access::CallContext;
+use crate::app::ControlPlane;
+use crate::revocation::Target;
+
+/// The service, ready to be mounted.
+pub(super) fn service(control: &Arc<ControlPlane>) -> RevocationsServer<RevocationsService> {
+    let service = RevocationsService { control: Arc::clone(control) };
+    RevocationsServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
+}
+
+pub(super) struct RevocationsService {
+    control: Arc<ControlPlane>,
+}
+
+#[tonic::async_trait]
+impl Revocations for RevocationsService {
+    async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let asked = request.into_inner().target;
+        let (action, object) = describe(asked.as_ref());
+        let revoked = match parse(asked) {
+            Ok(target) => {
+                let revoked = self.control.revocations.revoke(&target, &actor).await;
+                revoked.map_err(|error| status::of_revocation(&error))
+            }
+            Err(status) => Err(status),
+        };
+        match revoked {
+            Ok(revoked) => Ok(Response::new(RevokeResponse {
+                revision: revoked.revision,
+                serials: revoked.serials.iter().map(ToString::to_string).collect(),
+                left: u32::try_from(revoked.left).unwrap_or(u32::MAX),
+            })),
+            Err(status) => {
+                refused::record(&self.control.audit, &actor, action, object, status.message()).await;
+                Err(status)
+            }
+        }
+    }
+
+    async fn quarantine(
+        &self,
+        request: Request<QuarantineRequest>,
+    ) -> Result<Response<QuarantineResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let QuarantineRequest { node, undo } = request.into_inner();
+        let node = node.unwrap_or_default();
+        let object = format!("{}/{}", node.mesh, node.name);
+        let changed = match parse_node(&node) {
+            Ok((mesh, name)) => {
+                let changed = self.control.revocations.quarantine((&mesh, &name), undo, &actor).await;
+                changed.map_err(|error| status::of_revocation(&error))
+            }
+            Err(status) => Err(status),
+        };
+        match changed {
+            Ok((revision, changed)) => Ok(Response::new(QuarantineResponse { revision, changed })),
+            Err(status) => {
+                let action = if undo { "quarantine.undo" } else { "quarantine.node" };
+                refused::record(&self.control.audit, &actor, action, object, status.message()).await;
+                Err(status)
+            }
+        }
+    }
+}
+
+/// As an audit record of a refusal names it.
+fn describe(asked: Option<&Asked>) -> (&'static str, String) {
+    match asked {
+        None => ("revoke", String::new()),
+        Some(Asked::Serial(serial)) => ("revoke.serial", format!("serial {serial}")),
+        Some(Asked::InstanceId(id)) => ("revoke.instance", format!("instance {id}")),
+        Some(Asked::Node(node)) => ("revoke.node", format!("{}/{}", node.mesh, node.name)),
+    }
+}
+
+fn parse(asked: Option<Asked>) -> Result<Target, Status> {
+    match asked {
+        None => Err(status::bad_field("target", "name a certificate, an instance or a node")),
+        Some(Asked::Serial(serial)) => {
+            serial.parse().map(Target::Serial).map_err(|error| status::bad_field("serial", error))
+        }
+        Some(Asked::InstanceId(id)) => InstanceId::parse(&id)
+            .map(Target::Instance)
+            .map_err(|error| status::bad_field("instanceId", error)),
+        Some(Asked::Node(node)) => parse_node(&node).map(|(mesh, name)| Target::Node(mesh, name)),
+    }
+}
+
+fn parse_node(node: &NodeTarget) -> Result<(Name, Name), Status> {
+    let NodeTarget { mesh, name } = node;
+    let mesh = Name::parse(mesh).map_err(|error| status::bad_field("node.mesh", error))?;
+    let name = Name::parse(name).map_err(|error| status::bad_field("node.name", error))?;
+    Ok((mesh, name))
+}

@@ -1,0 +1,253 @@
+//! The SPIFFE Workload API: programs beside an agent get identities of their own, those that their enrollments name and
+//! no others.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use hauberk_integration_tests::{
+    Agent, AgentOptions, MeshBox, binary, dial, eventually, eventually_async, skip,
+};
+use hauberk_proto::{
+    admin::v1::{AuditOutcome, ListAuditRequest, audit_client::AuditClient},
+    agent::v1::{SignWorkloadCertificateRequest, workloads_client::WorkloadsClient},
+    workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+};
+use hauberk_tls::{CertificateRequest, KeyPair, Svid};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
+use tonic::{
+    Code, Request, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+use tower::service_fn;
+
+use crate::shop::{PATIENCE, SMALL_SHOP};
+
+fn uid() -> String {
+    format!("unix:uid:{}", rustix::process::geteuid().as_raw())
+}
+
+fn enrollment(name: &str, parent: &str, selector: &str, more: &str) -> String {
+    format!(
+        "kind: Enrollment\nmesh: shop\nname: {name}\nspec:\n  parent: {{virtualNode: {parent}}}\n  workload: \
+         {{path: test/{name}, selectors: [\"{selector}\"]{more}}}\n"
+    )
+}
+
+/// A shop whose agent of web serves the Workload API.
+fn shop() -> (MeshBox, Agent, PathBuf) {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let socket = mesh.folder().join("run").join("api.sock");
+    let options =
+        AgentOptions::default().argument("--workload-api-socket").argument(socket.to_str().unwrap());
+    let agent = mesh.agent("web", options);
+    (mesh, agent, socket)
+}
+
+async fn client(socket: &Path) -> SpiffeWorkloadApiClient<Channel> {
+    let socket = socket.to_owned();
+    let dial = service_fn(move |_| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector(dial).await.unwrap();
+    SpiffeWorkloadApiClient::new(channel)
+}
+
+async fn svids(socket: &Path) -> Streaming<X509svidResponse> {
+    let mut request = Request::new(X509svidRequest {});
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
+    client(socket).await.fetch_x509svid(request).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<Vec<Svid>, Status> {
+    let answer = timeout(PATIENCE, stream.message()).await.expect("in time")?;
+    let svids = answer.expect("a stream ends with its status").svids;
+    Ok(svids.iter().map(|svid| Svid::from_concatenated_der(&svid.x509_svid).unwrap()).collect())
+}
+
+/// A stream, and its first answer, once the agent has heard of the enrollment that was just applied.
+async fn begun(socket: &Path) -> (Vec<Svid>, Streaming<X509svidResponse>) {
+    eventually_async("an identity is given", PATIENCE, async || {
+        let mut stream = svids(socket).await;
+        let first = next(&mut stream).await.ok()?;
+        Some((first, stream))
+    })
+    .await
+}
+
+fn ids(svids: &[Svid]) -> Vec<String> {
+    svids.iter().map(|svid| svid.id().to_string()).collect()
+}
+
+fn fetch(socket: &Path, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(binary("hauberk-agent"))
+        .args(["api", "fetch", "--socket", socket.to_str().unwrap()])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_change_reaches_a_program_that_waits() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ", dnsNames: [worker.internal]"));
+    let (first, mut stream) = begun(&socket).await;
+    assert_eq!(ids(&first), ["spiffe://box.test/workload/test/worker"]);
+
+    mesh.apply(&enrollment("another", "web", &uid(), ""));
+    let both = next(&mut stream).await.unwrap();
+    assert_eq!(
+        ids(&both),
+        ["spiffe://box.test/workload/test/another", "spiffe://box.test/workload/test/worker"],
+        "full state, in the order of names"
+    );
+    assert_eq!(both[1].serial(), first[0].serial(), "what has not changed is not issued again");
+
+    // Other DNS names need another certificate.
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let mut now = next(&mut stream).await.unwrap();
+    while now.len() < 2 {
+        now = next(&mut stream).await.unwrap();
+    }
+    assert_ne!(now[1].serial(), first[0].serial());
+
+    mesh.hauberk(&["delete", "enrollment", "another"]).ok();
+    assert_eq!(ids(&next(&mut stream).await.unwrap()), ["spiffe://box.test/workload/test/worker"]);
+    mesh.hauberk(&["delete", "enrollment", "worker"]).ok();
+    assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::PermissionDenied, "the last has gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_renewed_at_half_its_life() {
+    if std::env::var_os("HAUBERK_TEST_LONG").is_none() {
+        return skip("HAUBERK_TEST_LONG is not set: half a minute of a certificate's life");
+    }
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ", x509Ttl: {value: 60, unit: s}"));
+    let (first, mut stream) = begun(&socket).await;
+    let answer = timeout(std::time::Duration::from_secs(45), stream.message()).await.expect("at half life");
+    let renewed = Svid::from_concatenated_der(&answer.unwrap().unwrap().svids[0].x509_svid).unwrap();
+    assert_ne!(renewed.serial(), first[0].serial());
+    assert_ne!(renewed.key_fingerprint(), first[0].key_fingerprint(), "with a key of its own");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_those_whom_an_enrollment_names_get_anything() {
+    let (mesh, agent, socket) = shop();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o777);
+    let refused = next(&mut svids(&socket).await).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    // Somebody else's, and one that this very program is not.
+    mesh.apply(&enrollment("of-orders", "orders", &uid(), ""));
+    mesh.apply(&enrollment("other-program", "web", "unix:path:/usr/bin/none", ""));
+    let logged = eventually("the agent says which selector is missing", PATIENCE, || {
+        let (ok, said) = fetch(&socket, &["x509"]);
+        assert!(!ok && said.contains("no identity for this program"), "{said}");
+        let log = agent.process.log();
+        log.contains("unix:path:/usr/bin/none").then_some(log)
+    });
+    let line = logged.lines().find(|line| line.contains("unix:path:/usr/bin/none")).unwrap();
+    assert!(line.contains("workload_denied") && line.contains("other-program"), "{line}");
+    assert!(line.contains(&uid()), "what is true of it is told too: {line}");
+
+    // A request that does not say that it is meant.
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    begun(&socket).await;
+    let status = client(&socket).await.fetch_x509svid(X509svidRequest {}).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_gets_nothing_of_another_nodes_enrollments() {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let ask = async |node: &str, name: &str| {
+        let (svid, key) = dial::join(&mesh, node).await;
+        let channel = dial::channel(mesh.agent_address(), dial::bearer(&mesh, svid, &key));
+        let csr = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
+        let request = SignWorkloadCertificateRequest { enrollment: name.to_owned(), csr };
+        WorkloadsClient::new(channel).sign_certificate(request).await
+    };
+    let issued = ask("web", "worker").await.unwrap().into_inner().certificate.unwrap();
+    assert_eq!(issued.spiffe_id, "spiffe://box.test/workload/test/worker");
+    // Its certificate makes nobody an agent.
+    let names = ["worker", "none", "../VirtualNode/shop/orders", ""];
+    for name in names {
+        let refused = ask("orders", name).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{name}: {refused}");
+        assert!(!refused.message().contains("web"), "{refused}");
+    }
+    let stranger = dial::channel(mesh.agent_address(), dial::stranger(&mesh));
+    let request = SignWorkloadCertificateRequest { enrollment: "worker".to_owned(), csr: Vec::new() };
+    let refused = WorkloadsClient::new(stranger).sign_certificate(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+
+    let admin = dial::channel(mesh.admin_address(), dial::admin(&mesh));
+    let asked = ListAuditRequest { action: "workload.issue".to_owned(), ..Default::default() };
+    let records = AuditClient::new(admin).list(asked).await.unwrap().into_inner().records;
+    let refused: Vec<_> = records.iter().filter(|record| record.outcome() == AuditOutcome::Refused).collect();
+    assert_eq!((refused.len(), records.len()), (names.len(), names.len() + 1), "{records:#?}");
+    let other = refused.iter().find(|record| record.reason.contains("is virtual node web, not orders"));
+    assert!(other.is_some_and(|record| record.actor.ends_with("/node/orders")), "{refused:#?}");
+}
+
+#[test]
+fn people_get_files() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ", hint: internal"));
+    let folder = mesh.folder().join("files");
+    std::fs::create_dir(&folder).unwrap();
+    let said = eventually("the identity is there", PATIENCE, || {
+        let (ok, said) = fetch(&socket, &["x509", "--write", folder.to_str().unwrap()]);
+        ok.then_some(said)
+    });
+    assert!(said.starts_with("spiffe://box.test/workload/test/worker  hint internal\n"), "{said}");
+    let (ok, said) = fetch(&socket, &["bundle"]);
+    assert!(ok && said.contains("root of box.test"), "{said}");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let svid = Svid::from_pem(&read("svid.0.pem")).unwrap();
+    let key = KeyPair::from_pkcs8_pem(&read("svid.0.key")).unwrap();
+    assert_eq!(svid.key_fingerprint(), key.public_key().fingerprint());
+    assert_eq!(read("bundle.0.pem"), mesh.bundle_pem());
+    let mode = std::fs::metadata(folder.join("svid.0.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let described = mesh.hauberk(&["describe", "enrollment", "worker"]).ok().stdout;
+    assert!(described.contains("spiffe://box.test/workload/test/worker"), "{described}");
+    assert!(mesh.hauberk(&["get", "enrollments"]).ok().stdout.contains("test/worker"));
+}
+
+const CLIENT: &str = r#"
+import sys
+from spiffe import TrustDomain, WorkloadApiClient
+with WorkloadApiClient(socket_path="unix://" + sys.argv[1]) as client:
+    context = client.fetch_x509_context()
+    print(context.default_svid.spiffe_id)
+    print(len(context.default_svid.cert_chain))
+    bundle = client.fetch_x509_bundles().get_bundle_for_trust_domain(TrustDomain("box.test"))
+    print(len(bundle.x509_authorities))
+"#;
+
+#[test]
+fn the_stock_python_client_works_unchanged() {
+    let Some(python) = std::env::var_os("HAUBERK_TEST_PYTHON") else {
+        return skip("HAUBERK_TEST_PYTHON names no Python that has spiffe");
+    };
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    eventually("the identity is there", PATIENCE, || fetch(&socket, &["x509"]).0.then_some(()));
+    let output = Command::new(python).args(["-c", CLIENT, socket.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said, ["spiffe://box.test/workload/test/worker", "2", "1"], "{said:?}");
+}

@@ -1,7 +1,7 @@
 //! Identities for programs beside the agent: the SPIFFE Workload API on a Unix socket.
 //!
-//! The control plane tells which workloads this node's agents vouch for ([`Entries`]); [`Keeper`] holds a certificate for
-//! each of them; [`serve`] gives them to programs of which all that an entry asks for is true.
+//! The control plane tells which workloads this node's agents vouch for ([`Entries`]); `Keeper` holds a certificate for
+//! each of them; `serve` gives them to programs of which all that an entry asks for is true.
 
 mod api;
 mod attest;

@@ -13,6 +13,7 @@ mod dumps;
 mod fingerprint;
 mod handshake;
 mod issue;
+pub mod jwt;
 mod key;
 mod live;
 mod pem;
@@ -22,6 +23,7 @@ pub mod signing;
 mod stream;
 mod svid;
 mod verifier;
+mod web;
 
 pub use authority::{AuthorityError, IssuingAuthority, RootAuthority};
 pub use bootstrap::{BootstrapTrust, bootstrap_connector};
@@ -39,3 +41,4 @@ pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError}
 pub use svid::{Svid, SvidError};
 pub use tokio_rustls::TlsStream;
 pub use verifier::{PeerIdentity, Usage, VerifyError, verify_svid};
+pub use web::{WebCertificate, WebCertificateError};

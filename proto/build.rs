@@ -4,12 +4,13 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
     "hauberk/agent/v1/view.proto",
     "hauberk/agent/v1/sync.proto",
+    "hauberk/agent/v1/svid_tokens.proto",
     "hauberk/admin/v1/resources.proto",
     "hauberk/admin/v1/policies.proto",
     "hauberk/admin/v1/identities.proto",

@@ -23,6 +23,7 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.agent.v1.Enrollment/Attest", Access::Public),
     ("/hauberk.agent.v1.Enrollment/SignCertificate", Access::Agent),
     ("/hauberk.agent.v1.Mesh/Sync", Access::Agent),
+    ("/hauberk.agent.v1.SvidTokens/MintToken", Access::Agent),
     (
         "/hauberk.admin.v1.Resources/Apply",
         Access::Roles(&[Role::Editor, Role::PolicyAdmin, Role::BoundaryAdmin]),

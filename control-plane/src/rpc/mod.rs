@@ -21,6 +21,7 @@ mod resources;
 mod rollout;
 mod server;
 pub mod status;
+mod svid_tokens;
 mod system;
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ const LARGEST_HEALTH_REQUEST: usize = 1024;
 pub async fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Routes {
     Routes::new(agent::service(control))
         .add_service(mesh_sync::service(control, push))
+        .add_service(svid_tokens::service(control))
         .add_service(health_service(AGENT_SERVICES).await)
 }
 
@@ -77,8 +79,12 @@ pub async fn admin_routes(
 }
 
 /// The services of the agent listener, as health names them.
-const AGENT_SERVICES: &[&str] =
-    &["hauberk.agent.v1.Enrollment", "hauberk.agent.v1.Mesh", "grpc.health.v1.Health"];
+const AGENT_SERVICES: &[&str] = &[
+    "hauberk.agent.v1.Enrollment",
+    "hauberk.agent.v1.Mesh",
+    "hauberk.agent.v1.SvidTokens",
+    "grpc.health.v1.Health",
+];
 
 /// The services of the admin listener, as reflection lists them and health names them.
 const ADMIN_SERVICES: &[&str] = &[

@@ -11,6 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::admins::AdminError;
 use crate::enrollment::{EnrollmentError, TokenError};
 use crate::issuance::IssuanceError;
+use crate::jwt_svid::MintError;
 use crate::push::{Close, ExplainError};
 use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
@@ -165,6 +166,17 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         }
         EnrollmentError::Issuance(error) => of_issuance(error),
         EnrollmentError::Name(_) => internal(error),
+    }
+}
+
+/// Of JWT-SVIDs.
+pub fn of_mint(error: &MintError) -> Status {
+    match error {
+        MintError::NoAudience | MintError::TooManyAudiences => bad_field("audience", error),
+        MintError::NotEntitled(error) => of_enrollment(error),
+        MintError::TooOften { again_in } => too_often("TOO_MANY_TOKENS", error, *again_in),
+        MintError::NoKey => refusal(Code::Unavailable, "NO_SIGNING_KEY", error.to_string()),
+        MintError::Sign(_) | MintError::NoRandomness(_) => internal(error),
     }
 }
 

@@ -4,7 +4,7 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
@@ -12,6 +12,7 @@ const FILES: [&str; 15] = [
     "hauberk/agent/v1/denylist.proto",
     "hauberk/agent/v1/workloads.proto",
     "hauberk/agent/v1/sync.proto",
+    "hauberk/agent/v1/svid_tokens.proto",
     "hauberk/admin/v1/resources.proto",
     "hauberk/admin/v1/policies.proto",
     "hauberk/admin/v1/identities.proto",

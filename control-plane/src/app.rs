@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::compile;
 use crate::config::Settings;
 use crate::health::Health;
+use crate::oidc::{Documents, Oidc, OidcCertificate};
 use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
@@ -97,10 +98,20 @@ async fn start(
     let agent = listen(settings.agent_listen, "agent-listen").await?;
     let admin = listen(settings.admin_listen, "admin-listen").await?;
     let probes = listen(settings.health_listen, "health-listen").await?;
-    let addresses = Addresses { agent: agent.1, admin: admin.1, health: probes.1 };
+    let oidc = match settings.oidc_listen {
+        Some(address) => Some(listen(address, "oidc-listen").await?),
+        None => None,
+    };
+    let addresses = Addresses {
+        agent: agent.1,
+        admin: admin.1,
+        health: probes.1,
+        oidc: oidc.as_ref().map(|(_, bound)| *bound),
+    };
     control.addresses.get_or_init(|| addresses.clone());
 
     let certificate = ServerCertificate::obtain(control).await?;
+    control.signing_keys.begin().await;
     let listening = |name, socket, limits| -> Result<Listening, AppError> {
         Ok(Listening {
             name,
@@ -119,6 +130,15 @@ async fn start(
     let (resources, push) = start_push(control).await?;
     let admin_routes = rpc::admin_routes(control, &resources, &push).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
+    let oidc = match (oidc, &settings.oidc_issuer) {
+        (Some((socket, _)), Some(issuer)) => Some(Oidc {
+            socket,
+            certificate: OidcCertificate::open(settings.oidc_certificate.as_ref(), &control.identity).await?,
+            documents: Documents::new(issuer),
+            keys: Arc::clone(&control.signing_keys),
+        }),
+        _ => None,
+    };
     let local = LocalSocket::bind(&settings.admin_socket())?;
     addresses::write(settings, &addresses)?;
 
@@ -127,7 +147,13 @@ async fn start(
     serve(control, "admin", rpc::serve(admin, admin_routes, control.access(), stop.clone()));
     serve(control, "local", rpc::serve_local(Arc::clone(control), local, control.access(), stop.clone()));
     control.tasks.spawn(health.clone().serve(probes.0, stop.clone()));
+    if let Some(oidc) = oidc {
+        control.tasks.spawn(oidc.serve(stop.clone()));
+    }
     control.tasks.spawn(certificate.keep_current(Arc::clone(control)));
+    let signing_keys = Arc::clone(&control.signing_keys);
+    let stopping = stop.clone();
+    control.tasks.spawn(async move { signing_keys.keep_current(stopping).await });
     control.tasks.spawn(prune::run(Arc::clone(control)));
     control.tasks.spawn({
         let (revocations, stop) = (Arc::clone(&control.revocations), stop.clone());

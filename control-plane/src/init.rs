@@ -138,7 +138,7 @@ pub async fn init(
     }
     private_file::create(&marker, b"").map_err(failed(&marker))?;
 
-    let kek = KeyEncryptionKey::create(&settings.kek_file)?;
+    let kek = std::sync::Arc::new(KeyEncryptionKey::create(&settings.kek_file)?);
     let registry = SledStore::create(&settings.registry_directory())?;
     let sans = settings.sans.iter().map(ToString::to_string).collect();
     let (founding, authority) = authority::found(trust_domain, sans, &kek, clock.now())?;
@@ -153,6 +153,7 @@ pub async fn init(
         LogControl::detached(),
         std::sync::Arc::new(registry),
         authority.into(),
+        kek,
     )
     .await?;
     let key = KeyPair::generate()?;

@@ -108,6 +108,24 @@ struct RunArguments {
     /// The life of agents' certificates, 1m to 24h [default: 1h] [env: HAUBERK_SVID_TTL]
     #[arg(long, value_name = "DURATION")]
     svid_ttl: Option<String>,
+    /// The life of JWT-SVIDs, 1m to 1h [default: 5m] [env: HAUBERK_JWT_SVID_TTL]
+    #[arg(long, value_name = "DURATION")]
+    jwt_svid_ttl: Option<String>,
+    /// Where the keys that verify JWT-SVIDs are served over HTTPS, for OpenID Connect [default: nowhere]
+    /// [env: HAUBERK_OIDC_LISTEN]
+    #[arg(long, value_name = "ADDRESS")]
+    oidc_listen: Option<String>,
+    /// The URL by which others reach that listener, such as https://oidc.shop.example: JWT-SVIDs name it as their issuer
+    /// [env: HAUBERK_OIDC_ISSUER]
+    #[arg(long, value_name = "URL")]
+    oidc_issuer: Option<String>,
+    /// The certificate chain of that listener, PEM, read again when it changes [default: the control plane's own
+    /// certificate] [env: HAUBERK_OIDC_CERTIFICATE]
+    #[arg(long, value_name = "FILE")]
+    oidc_certificate: Option<String>,
+    /// The private key of that certificate, PEM [env: HAUBERK_OIDC_KEY]
+    #[arg(long, value_name = "FILE")]
+    oidc_key: Option<String>,
     /// The file of the key-encryption key [default: key-encryption-key in the data directory]
     /// [env: HAUBERK_KEK_FILE]
     #[arg(long, value_name = "FILE")]
@@ -234,6 +252,11 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         health_listen,
         san,
         svid_ttl,
+        jwt_svid_ttl,
+        oidc_listen,
+        oidc_issuer,
+        oidc_certificate,
+        oidc_key,
         kek_file,
         log,
         log_format,
@@ -245,6 +268,11 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         ("admin-listen", admin_listen),
         ("health-listen", health_listen),
         ("svid-ttl", svid_ttl),
+        ("jwt-svid-ttl", jwt_svid_ttl),
+        ("oidc-listen", oidc_listen),
+        ("oidc-issuer", oidc_issuer),
+        ("oidc-certificate", oidc_certificate),
+        ("oidc-key", oidc_key),
         ("kek-file", kek_file),
         ("log", log),
         ("log-format", log_format),

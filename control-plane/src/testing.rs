@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hauberk_identity::TrustDomain;
+use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::mesh::v1::{Metadata, Resource};
 use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
 use prost::Message;
@@ -13,6 +13,7 @@ use crate::audit::Actor;
 use crate::authority::{self, KeyEncryptionKey};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
+use crate::enrollment::{AgentInfo, TokenRequest, Uses};
 use crate::registry::{Commit, SledStore, Store, keys};
 use crate::telemetry::LogControl;
 
@@ -31,7 +32,7 @@ pub(crate) async fn scratch() -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Clock::system().now());
     let settings = settings(directory.path());
-    let kek = KeyEncryptionKey::create(&settings.kek_file).unwrap();
+    let kek = Arc::new(KeyEncryptionKey::create(&settings.kek_file).unwrap());
     let store = SledStore::create(&settings.registry_directory()).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let (founding, authority) = authority::found(&trust_domain, Vec::new(), &kek, clock.now()).unwrap();
@@ -39,9 +40,8 @@ pub(crate) async fn scratch() -> Scratch {
     let node = keys::resource("VirtualNode", NODE.0, NODE.1);
     store.commit(Commit::new().put(node, a_node("first")).raising_revision()).await.unwrap();
     let log = LogControl::detached();
-    let control = ControlPlane::assemble(settings, clock.clone(), log, Arc::new(store), Arc::new(authority))
-        .await
-        .unwrap();
+    let (store, authority) = (Arc::new(store), Arc::new(authority));
+    let control = ControlPlane::assemble(settings, clock.clone(), log, store, authority, kek).await.unwrap();
     Scratch { _directory: directory, control, clock }
 }
 
@@ -70,6 +70,21 @@ pub(crate) fn request() -> (KeyPair, Vec<u8>) {
     let key = KeyPair::generate().unwrap();
     let csr = CertificateRequest::create(&key).unwrap();
     (key, csr)
+}
+
+/// An agent of the node, with its first certificate.
+pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
+    let asked = TokenRequest {
+        mesh: Name::parse(NODE.0).unwrap(),
+        node: Name::parse(NODE.1).unwrap(),
+        ttl: None,
+        uses: Uses::Limited(1),
+    };
+    let token = scratch.control.tokens.create(asked, &actor()).await.unwrap();
+    let info = AgentInfo::default();
+    let enrolled =
+        scratch.control.enrollment.attest(token.secret.reveal(), &request().1, info, "10.0.0.7:4").await;
+    scratch.peer(&enrolled.unwrap().issued.svid)
 }
 
 impl Scratch {

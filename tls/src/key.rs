@@ -18,9 +18,9 @@ use crate::fingerprint::Fingerprint;
 use crate::pem;
 
 /// The smallest and largest RSA modulus, in bits.
-const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+pub(crate) const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// RSA exponents below invite attacks on padding, those above only slow the verifier down.
-const RSA_EXPONENTS: std::ops::RangeInclusive<u64> = 65_537..=0x1_ffff_ffff;
+pub(crate) const RSA_EXPONENTS: std::ops::RangeInclusive<u64> = 65_537..=0x1_ffff_ffff;
 
 /// An ECDSA P-256 key pair. The private part is wiped on drop and never printed.
 pub struct KeyPair(rcgen::KeyPair);

@@ -14,6 +14,7 @@ mod dumps;
 mod fingerprint;
 mod handshake;
 mod issue;
+pub mod jwt;
 mod key;
 mod live;
 mod pem;
@@ -23,6 +24,7 @@ pub mod signing;
 mod stream;
 mod svid;
 mod verifier;
+mod web;
 
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
 pub use bootstrap::{BootstrapTrust, bootstrap_connector};
@@ -41,3 +43,4 @@ pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError}
 pub use svid::{Svid, SvidError};
 pub use tokio_rustls::TlsStream;
 pub use verifier::{PeerIdentity, Usage, VerifyError, verify_svid};
+pub use web::{WebCertificate, WebCertificateError};

@@ -17,6 +17,9 @@ pub struct Addresses {
     pub admin: SocketAddr,
     /// Where probes and scrapers connect.
     pub health: SocketAddr,
+    /// Where the keys that verify JWT-SVIDs are served, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<SocketAddr>,
 }
 
 /// An address that a client on this host can use.

@@ -19,6 +19,7 @@ use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
 use crate::init::UNFINISHED_MARKER;
 use crate::instances::Instances;
 use crate::issuance::{Issuer, Ledger};
+use crate::jwt_svid::{Minter, MinterParts, SigningKeys};
 use crate::metrics::Metrics;
 use crate::private_file;
 use crate::registry::{SledStore, Store, StoreError};
@@ -51,6 +52,10 @@ pub struct ControlPlane {
     pub enrollment: Arc<Enrollment>,
     /// Who is refused before their certificates expire.
     pub revocations: Arc<Revocations>,
+    /// The keys that sign JWT-SVIDs.
+    pub signing_keys: Arc<SigningKeys>,
+    /// Mints JWT-SVIDs.
+    pub minter: Arc<Minter>,
     /// Admins and their credentials.
     pub admins: Arc<Admins>,
     /// Figures.
@@ -85,21 +90,22 @@ impl ControlPlane {
         let registry = settings.registry_directory();
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&registry)).await;
         let store: Arc<dyn Store> = Arc::new(opened.map_err(|_| StoreError::Closed)??);
-        let kek = KeyEncryptionKey::load(&settings.kek_file)?;
+        let kek = Arc::new(KeyEncryptionKey::load(&settings.kek_file)?);
         let authority = Arc::new(Authority::load(&*store, &kek).await?);
-        Self::assemble(settings, clock, log, store, authority).await
+        Self::assemble(settings, clock, log, store, authority, kek).await
     }
 
     /// Puts the pieces together.
     ///
     /// # Errors
-    /// When the registry cannot be read.
+    /// When the registry cannot be read, or the key-encryption key is another's.
     pub async fn assemble(
         settings: Settings,
         clock: Clock,
         log: LogControl,
         store: Arc<dyn Store>,
         authority: Arc<Authority>,
+        kek: Arc<KeyEncryptionKey>,
     ) -> Result<Arc<Self>, AppError> {
         let metrics = Arc::new(Metrics::default());
         let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
@@ -122,6 +128,25 @@ impl ControlPlane {
             clock: clock.clone(),
             trust_domain: authority.trust_domain().clone(),
             svid_ttl: settings.svid_ttl,
+        }));
+        let signing_keys = Arc::new(
+            SigningKeys::load(
+                Arc::clone(&store),
+                Arc::clone(&audit),
+                kek,
+                clock.clone(),
+                authority.trust_domain().clone(),
+            )
+            .await?,
+        );
+        let minter = Arc::new(Minter::new(MinterParts {
+            keys: Arc::clone(&signing_keys),
+            enrollment: Arc::clone(&enrollment),
+            audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+            token_life: settings.jwt_svid_ttl,
+            issuer: settings.oidc_issuer.as_ref().map(ToString::to_string),
         }));
         let admins = Arc::new(Admins::new(
             Arc::clone(&store),
@@ -164,6 +189,8 @@ impl ControlPlane {
             tokens,
             enrollment,
             revocations,
+            signing_keys,
+            minter,
             admins,
             metrics,
             log,

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use hauberk_tls::SetupError;
 
 use crate::authority::{AuthorityError, SealError};
+use crate::jwt_svid::SigningKeyError;
+use crate::oidc::OidcCertificateError;
 use crate::registry::{OpenError, StoreError};
 use crate::revocation::RevocationError;
 use crate::rpc;
@@ -26,6 +28,9 @@ pub enum AppError {
     /// The authorities cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The keys that sign tokens cannot be read.
+    #[error(transparent)]
+    SigningKeys(#[from] SigningKeyError),
     /// The registry failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -56,6 +61,9 @@ pub enum AppError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The certificate for `oidc-listen` cannot be used.
+    #[error(transparent)]
+    OidcCertificate(#[from] OidcCertificateError),
     /// Reflection cannot read our own descriptors.
     #[error("reflection cannot be set up")]
     Reflection(#[from] tonic_reflection::server::Error),

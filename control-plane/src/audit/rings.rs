@@ -17,7 +17,7 @@ const READ_AT_ONCE: usize = 1_000;
 pub(super) enum Ring {
     /// What admins did.
     Acts,
-    /// Certificates of agents, those that renew, and our own.
+    /// Certificates of agents, those that renew, and our own; keys that sign tokens.
     Issuance,
     /// What was refused to those who had proved who they are.
     Refusals,
@@ -35,7 +35,7 @@ impl Ring {
             (
                 Outcome::Ok,
                 "enrollment.attest" | "certificate.renew" | "certificate.issue" | "admin.renew"
-                | "workload.issue",
+                | "workload.issue" | "jwt-key.prepare" | "jwt-key.retire",
             ) => Self::Issuance,
             (Outcome::Ok, _) => Self::Acts,
         }

@@ -12,8 +12,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::jwt_svid::LONGEST_TOKEN_LIFE;
 use sources::Sources;
-pub use values::{LogFormat, SubjectName};
+pub use values::{IssuerUrl, LogFormat, SubjectName};
 
 /// The names of all settings, as flags and in the file; variables are `HAUBERK_` and the name in capitals.
 pub const NAMES: &[&str] = &[
@@ -23,6 +24,11 @@ pub const NAMES: &[&str] = &[
     "health-listen",
     "san",
     "svid-ttl",
+    "jwt-svid-ttl",
+    "oidc-listen",
+    "oidc-issuer",
+    "oidc-certificate",
+    "oidc-key",
     "kek-file",
     "log",
     "log-format",
@@ -48,6 +54,14 @@ pub struct Settings {
     pub sans: Vec<SubjectName>,
     /// The life of an agent's certificate.
     pub svid_ttl: Duration,
+    /// The life of a JWT-SVID.
+    pub jwt_svid_ttl: Duration,
+    /// Where the keys that verify JWT-SVIDs are served, over HTTPS; nowhere unless told.
+    pub oidc_listen: Option<SocketAddr>,
+    /// The URL that JWT-SVIDs name as their issuer, under which those keys are found.
+    pub oidc_issuer: Option<IssuerUrl>,
+    /// Certificate chain and private key of that listener; without them, the control plane's own.
+    pub oidc_certificate: Option<CertificateFiles>,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
     /// Which log events are written, in the syntax of tracing-subscriber's `EnvFilter`.
@@ -58,6 +72,15 @@ pub struct Settings {
     pub shutdown_deadline: Duration,
     /// The file that these came from, in part; read again on SIGHUP.
     pub file: Option<PathBuf>,
+}
+
+/// A certificate chain and its private key, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The key, PKCS#8, SEC 1 or PKCS#1.
+    pub key: PathBuf,
 }
 
 /// One mistake: where it is and what is wrong there.
@@ -104,6 +127,15 @@ impl Settings {
     ) -> Result<Self, ConfigError> {
         let mut sources = Sources::open(flags, variables, file);
         let data_dir = sources.one("data-dir", PathBuf::from(DEFAULT_DATA_DIR), values::path);
+        let oidc_listen = sources.one("oidc-listen", None, |text| values::address(text).map(Some));
+        let oidc_issuer = sources.one("oidc-issuer", None, |text| IssuerUrl::parse(text).map(Some));
+        let oidc_certificate = certificate_files(&mut sources);
+        if oidc_listen.is_some() && oidc_issuer.is_none() {
+            sources.needs("oidc-listen", "oidc-issuer");
+        }
+        if oidc_certificate.is_some() && oidc_listen.is_none() {
+            sources.needs("oidc-certificate", "oidc-listen");
+        }
         let settings = Self {
             agent_listen: sources.one("agent-listen", listen(Ipv4Addr::UNSPECIFIED, 7443), values::address),
             admin_listen: sources.one("admin-listen", listen(Ipv4Addr::LOCALHOST, 7444), values::address),
@@ -112,6 +144,12 @@ impl Settings {
             svid_ttl: sources.one("svid-ttl", Duration::from_secs(3_600), |text| {
                 values::duration(text, Duration::from_secs(60), Duration::from_secs(86_400))
             }),
+            jwt_svid_ttl: sources.one("jwt-svid-ttl", Duration::from_secs(300), |text| {
+                values::duration(text, Duration::from_secs(60), LONGEST_TOKEN_LIFE)
+            }),
+            oidc_listen,
+            oidc_issuer,
+            oidc_certificate,
             kek_file: sources.one("kek-file", data_dir.join("key-encryption-key"), values::path),
             log: sources.one("log", "info".to_owned(), values::log_filter),
             log_format: sources.one("log-format", LogFormat::Auto, values::log_format),
@@ -138,6 +176,24 @@ impl Settings {
     /// Where the addresses that were bound are told to programs.
     pub fn addresses_file(&self) -> PathBuf {
         self.data_dir.join("addresses.json")
+    }
+}
+
+/// Both or neither.
+fn certificate_files(sources: &mut Sources<'_>) -> Option<CertificateFiles> {
+    let certificate = sources.one("oidc-certificate", None, |text| values::path(text).map(Some));
+    let key = sources.one("oidc-key", None, |text| values::path(text).map(Some));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(CertificateFiles { certificate, key }),
+        (Some(_), None) => {
+            sources.needs("oidc-certificate", "oidc-key");
+            None
+        }
+        (None, Some(_)) => {
+            sources.needs("oidc-key", "oidc-certificate");
+            None
+        }
+        (None, None) => None,
     }
 }
 

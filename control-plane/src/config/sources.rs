@@ -72,6 +72,12 @@ impl<'a> Sources<'a> {
         values
     }
 
+    /// Says that a setting that was given cannot do without another.
+    pub(super) fn needs(&mut self, name: &str, other: &str) {
+        let place = self.given(name).map_or_else(|| format!("--{name}"), |given| given.place);
+        self.mistake(place, format!("is of no use without {other}"));
+    }
+
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigError { mistakes: self.mistakes }) }
     }

@@ -76,6 +76,52 @@ fn all_mistakes_are_told_together() {
 }
 
 #[test]
+fn an_issuer_is_named_as_it_is_compared() {
+    for (url, path) in [
+        ("https://oidc.shop.test", ""),
+        ("https://oidc.shop.test:8443", ""),
+        ("https://shop.test/mesh/one", "/mesh/one"),
+    ] {
+        let issuer = IssuerUrl::parse(url).unwrap();
+        assert_eq!((issuer.to_string().as_str(), issuer.path()), (url, path));
+    }
+    for url in [
+        "",
+        "shop.test",
+        "http://shop.test",
+        "https://",
+        "https:///x",
+        "https://shop.test/",
+        "https://a@shop.test",
+        "https://shop.test?x",
+        "https://shop.test#x",
+        "https://shop.test/x/",
+        "HTTPS://shop.test",
+        " https://shop.test",
+    ] {
+        assert!(IssuerUrl::parse(url).is_err(), "{url}");
+    }
+}
+
+#[test]
+fn what_goes_together_is_given_together() {
+    let given = flags(&[("oidc-listen", "127.0.0.1:0"), ("oidc-key", "/k"), ("jwt-svid-ttl", "2h")]);
+    let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
+    for part in [
+        "--oidc-listen: is of no use without oidc-issuer",
+        "--oidc-key: is of no use without oidc-certificate",
+        "--jwt-svid-ttl: \"2h\" is outside of 1m to 1h",
+    ] {
+        assert!(error.contains(part), "{part:?} is missing in {error}");
+    }
+    let given = flags(&[("oidc-certificate", "/c"), ("oidc-key", "/k")]);
+    let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
+    assert!(error.contains("--oidc-certificate: is of no use without oidc-listen"), "{error}");
+    let given = flags(&[("oidc-issuer", "https://oidc.shop.test")]);
+    assert_eq!(Settings::load(&given, &variables(&[]), None).unwrap().jwt_svid_ttl, Duration::from_secs(300));
+}
+
+#[test]
 fn a_file_that_is_missing_or_no_toml_is_a_mistake() {
     let missing = Settings::load(&Flags::new(), &variables(&[("HAUBERK_CONFIG", "/nonexistent.toml")]), None);
     assert!(missing.unwrap_err().to_string().contains("/nonexistent.toml: cannot be read"));

@@ -63,6 +63,44 @@ pub(super) fn subject_name(text: &str) -> Result<SubjectName, String> {
     }
 }
 
+/// The URL of an OpenID Connect issuer: `https://`, a host, and no slash at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerUrl {
+    url: String,
+    path: String,
+}
+
+impl IssuerUrl {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "{text:?} is no issuer's URL such as https://oidc.shop.example: https, no query, no slash at the end"
+            )
+        };
+        let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+        let host = uri.authority().filter(|authority| !authority.as_str().contains('@')).ok_or_else(wrong)?;
+        let path = uri.path().trim_end_matches('/').to_owned();
+        let url = format!("https://{host}{path}");
+        // As it was written, or nobody who compares it as text would find it the same.
+        if url == text { Ok(Self { url, path }) } else { Err(wrong()) }
+    }
+
+    /// The path under which its documents are, such as `/mesh`; mostly empty.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+}
+
+impl std::fmt::Display for IssuerUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.url)
+    }
+}
+
 pub(super) fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
     let (least_text, most_text) = (in_words(least), in_words(most));
     let duration = text

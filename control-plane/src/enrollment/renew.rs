@@ -8,11 +8,40 @@ use hauberk_tls::{CertificateRequest, PeerIdentity};
 use super::error::EnrollmentError;
 use super::join::{AgentInfo, Enrolled, Enrollment, instance_record, put_instance};
 use crate::audit::{Act, Actor};
-use crate::issuance::{Holder, IssuanceError, Order};
+use crate::issuance::{Holder, InstanceRecord, IssuanceError, Order};
 use crate::registry::{Commit, StoreError, keys};
 use crate::revocation::{self, Denial};
 
+/// What an agent is entitled to its name by.
+pub(crate) struct Entitled<'a> {
+    /// Which instance it is.
+    pub(crate) instance: InstanceId,
+    mesh: &'a str,
+    node: &'a str,
+    node_uid: String,
+    former: Option<InstanceRecord>,
+}
+
 impl Enrollment {
+    /// Whether an agent that has proved its certificate is still entitled to the name in it: the certificate has not
+    /// expired meanwhile, and the node is there and the one that it joined.
+    ///
+    /// # Errors
+    /// When it is not, or nothing can be read.
+    pub(crate) async fn entitled<'a>(&self, peer: &'a PeerIdentity) -> Result<Entitled<'a>, EnrollmentError> {
+        if peer.not_after() < self.clock.now() {
+            return Err(EnrollmentError::CertificateExpired);
+        }
+        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
+            return Err(EnrollmentError::NotANode(peer.id().clone()));
+        };
+        let instance = self.ledger.instance_of(peer).await?;
+        let former = self.ledger.instance(&instance).await?;
+        let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
+        let node_uid = self.same_node(mesh, node, former_uid).await?;
+        Ok(Entitled { instance, mesh, node, node_uid, former })
+    }
+
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
     ///
     /// # Errors
@@ -40,22 +69,13 @@ impl Enrollment {
         csr: &[u8],
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        if peer.not_after() < self.clock.now() {
-            return Err(EnrollmentError::CertificateExpired);
-        }
-        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
-            return Err(EnrollmentError::NotANode(peer.id().clone()));
-        };
-        let instance = self.ledger.instance_of(peer).await?;
+        let Entitled { instance, mesh, node, node_uid, former } = self.entitled(peer).await?;
         self.check_renewals(&instance)?;
         let public_key = CertificateRequest::parse(csr)?;
-        let former = self.ledger.instance(&instance).await?;
         let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
             version: former.version.clone(),
             hostname: former.hostname.clone(),
         });
-        let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
-        let node_uid = self.same_node(mesh, node, former_uid).await?;
         let enrolled_at = former.map(|former| former.enrolled_at);
         let order = Order {
             id: peer.id().clone(),

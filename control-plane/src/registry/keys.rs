@@ -6,6 +6,7 @@
 //! authority/issuing/<serial>               an issuing authority: certificate and sealed key
 //! authority/trust                          how often trust has changed
 //! authority/view/<key id>                  a key that signs views, sealed
+//! jwt-key/<key id>                         a key that signs JWT-SVIDs, sealed, and when it does
 //! resource/<kind>/<mesh>/<name>            a resource
 //! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
 //! token/<hash>                             a join token
@@ -46,6 +47,9 @@ pub const ISSUING: &str = "authority/issuing/";
 
 /// Keys that sign views.
 pub const VIEW_KEYS: &str = "authority/view/";
+
+/// Keys that sign JWT-SVIDs.
+pub const JWT_KEYS: &str = "jwt-key/";
 
 /// All resources.
 pub const RESOURCES: &str = "resource/";

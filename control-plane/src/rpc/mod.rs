@@ -23,6 +23,7 @@ mod revocations;
 mod rollout;
 mod server;
 pub mod status;
+mod svid_tokens;
 mod system;
 mod workloads;
 
@@ -55,6 +56,7 @@ pub async fn agent_routes(control: &Arc<ControlPlane>, push: &Arc<Push>) -> Rout
     Routes::new(agent::service(control))
         .add_service(mesh_sync::service(control, push))
         .add_service(workloads::service(control))
+        .add_service(svid_tokens::service(control))
         .add_service(health_service(AGENT_SERVICES).await)
 }
 
@@ -87,6 +89,7 @@ const AGENT_SERVICES: &[&str] = &[
     "hauberk.agent.v1.Enrollment",
     "hauberk.agent.v1.Mesh",
     "hauberk.agent.v1.Workloads",
+    "hauberk.agent.v1.SvidTokens",
     "grpc.health.v1.Health",
 ];
 

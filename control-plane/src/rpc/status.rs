@@ -12,6 +12,7 @@ use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
 use crate::enrollment::{EnrollmentError, TokenError};
 use crate::issuance::IssuanceError;
+use crate::jwt_svid::MintError;
 use crate::push::{Close, ExplainError};
 use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
@@ -199,6 +200,17 @@ pub fn of_revocation(error: &RevocationError) -> Status {
         RevocationError::TooMany => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
         RevocationError::Store(error) => of_store(error),
         RevocationError::Sign(_) => internal(error),
+    }
+}
+
+/// Of JWT-SVIDs.
+pub fn of_mint(error: &MintError) -> Status {
+    match error {
+        MintError::NoAudience | MintError::TooManyAudiences => bad_field("audience", error),
+        MintError::NotEntitled(error) => of_enrollment(error),
+        MintError::TooOften { again_in } => too_often("TOO_MANY_TOKENS", error, *again_in),
+        MintError::NoKey => refusal(Code::Unavailable, "NO_SIGNING_KEY", error.to_string()),
+        MintError::Sign(_) | MintError::NoRandomness(_) => internal(error),
     }
 }
 

@@ -157,11 +157,18 @@ async fn a_workload_is_no_admin() {
     assert_eq!(call(&workload, "/grpc.health.v1.Health/Check").await, Code::Ok);
 }
 
+/// What only an agent may call.
+const FOR_AGENTS: [&str; 3] = [
+    "/hauberk.agent.v1.Enrollment/SignCertificate",
+    "/hauberk.agent.v1.Mesh/Sync",
+    "/hauberk.agent.v1.SvidTokens/MintToken",
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_is_no_agent_and_the_apis_have_their_own_ports() {
     let mesh = shop();
     let owner_at_agents = dial::channel(mesh.agent_address(), dial::admin(&mesh));
-    for path in ["/hauberk.agent.v1.Enrollment/SignCertificate", "/hauberk.agent.v1.Mesh/Sync"] {
+    for path in FOR_AGENTS {
         let code = call(&owner_at_agents, path).await;
         assert!(matches!(code, Code::Unauthenticated | Code::PermissionDenied), "{path}: {code:?}");
     }
@@ -173,7 +180,7 @@ async fn an_admin_is_no_agent_and_the_apis_have_their_own_ports() {
         assert_ne!(call(&owner, &path).await, Code::Ok, "{path} is served on the admins' port");
     }
     let stranger = dial::channel(mesh.agent_address(), dial::stranger(&mesh));
-    for path in ["/hauberk.agent.v1.Enrollment/SignCertificate", "/hauberk.agent.v1.Mesh/Sync"] {
+    for path in FOR_AGENTS {
         assert_eq!(call(&stranger, path).await, Code::Unauthenticated, "{path}");
     }
 }

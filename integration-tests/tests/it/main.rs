@@ -27,6 +27,7 @@ mod hostile;
 mod house;
 mod http2_frames;
 mod impostors;
+mod jwt_svids;
 mod live_cut;
 mod load;
 mod mistakes;

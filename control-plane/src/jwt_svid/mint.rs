@@ -1,0 +1,192 @@
+//! Where a token is minted. It names the caller's own SPIFFE id, which its certificate proved.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hauberk_identity::UnixMillis;
+use hauberk_tls::PeerIdentity;
+use hauberk_tls::jwt::Claims;
+use hauberk_tls::signing::SigningError;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use zeroize::Zeroizing;
+
+use super::keys::SigningKeys;
+use crate::allowance::Allowances;
+use crate::audit::{Act, Actor, Audit};
+use crate::clock::Clock;
+use crate::enrollment::{Enrollment, EnrollmentError};
+use crate::metrics::{Metrics, OutcomeLabel};
+use crate::random::{self, NoRandomness};
+
+/// The longest life that a token may be given.
+pub const LONGEST_TOKEN_LIFE: Duration = Duration::from_secs(3_600);
+
+/// For how many a token may be meant, and how many bytes their names may have together: so that it fits into a header.
+const MOST_AUDIENCES: usize = 32;
+const MOST_AUDIENCE_BYTES: usize = 4 * 1024;
+
+/// How many tokens an instance may ask for at once, and how often from then on: a token for each of many audiences after a
+/// restart, and not one for each request that is forwarded.
+const AT_ONCE: u32 = 500;
+const ONE_EVERY: Duration = Duration::from_millis(100);
+
+/// Why no token was minted.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// A token for anybody would be good anywhere.
+    #[error("a token needs an audience: at least one, and none of them empty")]
+    NoAudience,
+    /// More than fits.
+    #[error(
+        "a token is for at most {MOST_AUDIENCES} audiences of {MOST_AUDIENCE_BYTES} bytes together: ask for several"
+    )]
+    TooManyAudiences,
+    /// The caller is not entitled to its name any longer.
+    #[error(transparent)]
+    NotEntitled(#[from] EnrollmentError),
+    /// More tokens than anybody needs.
+    #[error(
+        "this instance has asked for too many tokens: keep them until they expire. Again in {again_in:?}"
+    )]
+    TooOften {
+        /// When it may.
+        again_in: Duration,
+    },
+    /// There is no key, or none that is valid now.
+    #[error("the control plane has no key to sign tokens with: its log says why")]
+    NoKey,
+    /// Signing failed.
+    #[error("the token could not be signed")]
+    Sign(#[from] SigningError),
+    /// No number for the token can be made.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl MintError {
+    /// Whether the caller was refused, as against something having failed here.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::NoAudience | Self::TooManyAudiences | Self::TooOften { .. } => true,
+            Self::NotEntitled(error) => error.is_refusal(),
+            Self::NoKey | Self::Sign(_) | Self::NoRandomness(_) => false,
+        }
+    }
+}
+
+/// A token that was minted.
+pub struct Minted {
+    /// In compact form. Whoever has it is who it names, until it expires.
+    pub token: Zeroizing<String>,
+    /// When it was made.
+    pub issued_at: UnixMillis,
+    /// When it ends.
+    pub expires_at: UnixMillis,
+}
+
+/// Mints tokens.
+pub struct Minter {
+    keys: Arc<SigningKeys>,
+    enrollment: Arc<Enrollment>,
+    audit: Arc<Audit>,
+    clock: Clock,
+    token_life: Duration,
+    issuer: Option<String>,
+    allowances: Mutex<Allowances>,
+    outcomes: Family<OutcomeLabel, Counter>,
+}
+
+/// The parts that [`Minter`] is made of.
+pub struct MinterParts {
+    /// What signs.
+    pub keys: Arc<SigningKeys>,
+    /// Who is entitled to a name.
+    pub enrollment: Arc<Enrollment>,
+    /// Records of refusals.
+    pub audit: Arc<Audit>,
+    /// Where the figures are shown.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
+    /// The life of a token.
+    pub token_life: Duration,
+    /// The URL that tokens name as their issuer, where the keys are served there.
+    pub issuer: Option<String>,
+}
+
+impl Minter {
+    /// Puts the parts together.
+    pub fn new(parts: MinterParts) -> Self {
+        let MinterParts { keys, enrollment, audit, metrics, clock, token_life, issuer } = parts;
+        let outcomes = Family::<OutcomeLabel, Counter>::default();
+        metrics.register(|registry| {
+            registry.register("jwt_svids", "JWT-SVIDs asked for by agents, by outcome", outcomes.clone());
+        });
+        let allowances = Mutex::new(Allowances::new(AT_ONCE, ONE_EVERY));
+        Self { keys, enrollment, audit, clock, token_life, issuer, allowances, outcomes }
+    }
+
+    /// Mints a token that names the caller. Tokens are counted, not recorded one by one: there may be many in a minute, and
+    /// who may have them is recorded with the certificate. Refusals are recorded.
+    ///
+    /// # Errors
+    /// When the audience cannot be, the caller is not entitled, or there is no key.
+    pub async fn mint(
+        &self,
+        caller: &PeerIdentity,
+        audience: &[String],
+        source: &str,
+    ) -> Result<Minted, MintError> {
+        let result = self.try_mint(caller, audience).await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(error) if error.is_refusal() => "refused",
+            Err(_) => "failed",
+        };
+        self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            let actor = Actor { name: caller.id().to_string(), source: source.to_owned() };
+            self.audit
+                .record_refusal(Act::refused(&actor, "jwt-svid.mint", caller.id().to_string(), error))
+                .await;
+        }
+        result
+    }
+
+    async fn try_mint(&self, caller: &PeerIdentity, audience: &[String]) -> Result<Minted, MintError> {
+        if audience.is_empty() || audience.iter().any(String::is_empty) {
+            return Err(MintError::NoAudience);
+        }
+        let bytes: usize = audience.iter().map(String::len).sum();
+        if audience.len() > MOST_AUDIENCES || bytes > MOST_AUDIENCE_BYTES {
+            return Err(MintError::TooManyAudiences);
+        }
+        let entitled = self.enrollment.entitled(caller).await?;
+        let now = self.clock.now();
+        self.take(&entitled.instance.to_string(), now)?;
+
+        let keys = self.keys.current();
+        let key = keys.signing_at(now).ok_or(MintError::NoKey)?;
+        let token_id = URL_SAFE_NO_PAD.encode(random::bytes::<16>()?);
+        let expires_at = now.plus(self.token_life).min(key.not_after).floor_to_second();
+        let token = key.signer.sign(&Claims {
+            id: caller.id(),
+            audience,
+            issued_at: now,
+            expires_at,
+            token_id: &token_id,
+            issuer: self.issuer.as_deref(),
+        })?;
+        Ok(Minted { token, issued_at: now, expires_at })
+    }
+
+    fn take(&self, instance: &str, now: UnixMillis) -> Result<(), MintError> {
+        let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        allowances.take(instance, now).map_err(|again_in| MintError::TooOften { again_in })
+    }
+}

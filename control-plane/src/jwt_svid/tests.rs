@@ -1,0 +1,196 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+use hauberk_tls::PeerIdentity;
+use hauberk_tls::jwt::verify_jwt_svid;
+
+use super::rotate::{KEY_LIFE, PREPARED_BEFORE_END, PUBLISHED_FOR, SIGNS_BEFORE_END};
+use super::*;
+use crate::authority::KeyEncryptionKey;
+use crate::registry::{Commit, keys};
+use crate::testing::{NODE, Scratch, joined, scratch};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+async fn token(scratch: &Scratch, peer: &PeerIdentity) -> Result<String, MintError> {
+    let minted = scratch.control.minter.mint(peer, &["db".to_owned()], "127.0.0.1:9").await?;
+    assert_eq!(minted.issued_at, scratch.clock.now());
+    Ok(minted.token.to_string())
+}
+
+/// The id of the key that signs now.
+fn signs(keys: &SigningKeys, now: UnixMillis) -> Option<String> {
+    keys.current().signing_at(now).map(|key| key.signer.key_id().to_owned())
+}
+
+/// The keys as a control plane that starts now finds them.
+async fn found_at_start(scratch: &Scratch) -> SigningKeys {
+    let control = &scratch.control;
+    let kek = Arc::new(KeyEncryptionKey::load(&control.settings.kek_file).unwrap());
+    SigningKeys::load(
+        Arc::clone(&control.store),
+        Arc::clone(&control.audit),
+        kek,
+        scratch.clock.clone(),
+        control.authority.trust_domain().clone(),
+    )
+    .await
+    .unwrap()
+}
+
+fn published(keys: &SigningKeys) -> usize {
+    keys.current().bundle().keys().count()
+}
+
+#[tokio::test]
+async fn a_token_names_its_caller_and_verifies() {
+    let scratch = scratch().await;
+    let peer = joined(&scratch).await;
+    assert!(matches!(token(&scratch, &peer).await, Err(MintError::NoKey)));
+    scratch.control.signing_keys.rotate().await.unwrap();
+    let token = token(&scratch, &peer).await.unwrap();
+    let keys = scratch.control.signing_keys.current();
+    let now = scratch.clock.now();
+    let svid = verify_jwt_svid(&token, "db", keys.bundle(), now).unwrap();
+    assert_eq!(svid.id(), peer.id());
+    assert_eq!(svid.expires_at(), now.plus(Duration::from_secs(300)).floor_to_second());
+    assert!(!svid.claims()["jti"].as_str().unwrap().is_empty());
+    assert!(svid.claims().get("iss").is_none());
+}
+
+#[tokio::test]
+async fn who_may_not_have_a_token_gets_none() {
+    let scratch = scratch().await;
+    let peer = joined(&scratch).await;
+    let minter = &scratch.control.minter;
+    scratch.control.signing_keys.rotate().await.unwrap();
+    for none in [vec![], vec![String::new()], vec!["db".to_owned(), String::new()]] {
+        assert!(matches!(minter.mint(&peer, &none, "").await, Err(MintError::NoAudience)));
+    }
+    for many in [vec!["db".to_owned(); 33], vec!["x".repeat(4_097)]] {
+        assert!(matches!(minter.mint(&peer, &many, "").await, Err(MintError::TooManyAudiences)));
+    }
+    let mut minted = 0;
+    let refusal = loop {
+        match token(&scratch, &peer).await {
+            Ok(_) => minted += 1,
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(matches!(refusal, MintError::TooOften { .. }), "{refusal}");
+    assert_eq!(minted, 500);
+    scratch.clock.advance(Duration::from_millis(100));
+    token(&scratch, &peer).await.unwrap();
+
+    let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+    scratch.control.store.commit(Commit::new().delete(node).raising_revision()).await.unwrap();
+    assert!(matches!(token(&scratch, &peer).await, Err(MintError::NotEntitled(_))));
+    scratch.clock.advance(2 * HOUR);
+    let expired = token(&scratch, &peer).await;
+    assert!(matches!(expired, Err(MintError::NotEntitled(error)) if error.to_string().contains("expired")));
+}
+
+/// Each step is seen from a control plane that was killed right after it as well.
+#[tokio::test]
+async fn keys_follow_each_other_whenever_it_is_killed() {
+    let scratch = scratch().await;
+    let keys = &scratch.control.signing_keys;
+    let (clock, begun) = (&scratch.clock, scratch.clock.now());
+    keys.rotate().await.unwrap();
+    let first = signs(keys, begun).unwrap();
+    let old_token = |keys: &SigningKeys| {
+        let current = keys.current();
+        let key = current.signing_at(clock.now()).unwrap();
+        (key.signer.key_id().to_owned(), key.not_after)
+    };
+    assert_eq!(old_token(keys), (first.clone(), begun.plus(KEY_LIFE)));
+
+    // Nothing is due until half its life has passed.
+    clock.advance(KEY_LIFE - PREPARED_BEFORE_END - Duration::from_millis(1));
+    keys.rotate().await.unwrap();
+    assert_eq!((published(keys), signs(keys, clock.now())), (1, Some(first.clone())));
+
+    // Prepared and published, and it does not sign yet.
+    clock.advance(Duration::from_millis(1));
+    keys.rotate().await.unwrap();
+    for keys in [&**keys, &found_at_start(&scratch).await] {
+        keys.rotate().await.unwrap();
+        assert_eq!((published(keys), signs(keys, clock.now())), (2, Some(first.clone())));
+    }
+
+    // It signs, and the first is still published for its tokens.
+    clock.advance(PREPARED_BEFORE_END - SIGNS_BEFORE_END);
+    let second = signs(keys, clock.now()).unwrap();
+    assert_ne!(second, first);
+    for keys in [&**keys, &found_at_start(&scratch).await] {
+        keys.rotate().await.unwrap();
+        assert_eq!((published(keys), signs(keys, clock.now())), (2, Some(second.clone())));
+        assert!(keys.current().bundle().key(&first).is_some());
+    }
+
+    // The last of its tokens has expired.
+    clock.advance(SIGNS_BEFORE_END);
+    for keys in [&**keys, &found_at_start(&scratch).await] {
+        keys.rotate().await.unwrap();
+        assert!(keys.current().bundle().key(&first).is_none());
+        assert_eq!(signs(keys, clock.now()), Some(second.clone()));
+    }
+    let stored = scratch.control.store.list(keys::JWT_KEYS, None, 10).await.unwrap();
+    assert_eq!(stored.entries.len(), published(keys));
+
+    // Through some days, there is always one that signs, and it was published before it did.
+    let mut seen = Vec::new();
+    for _ in 0..96 {
+        keys.rotate().await.unwrap();
+        let signs = signs(keys, clock.now()).unwrap();
+        assert!(seen.is_empty() || seen.contains(&signs), "{signs} signs and was not published before");
+        seen = keys.current().bundle().keys().map(|key| key.id().to_owned()).collect();
+        clock.advance(HOUR);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_that_is_late_leaves_no_gap() {
+    for (late, signs_at_once) in [
+        // Prepared late, but in time to be published before it signs.
+        (KEY_LIFE - 2 * HOUR, false),
+        (KEY_LIFE - HOUR - PUBLISHED_FOR, false),
+        // Too late for that.
+        (KEY_LIFE - HOUR, true),
+        (KEY_LIFE, true),
+        (100 * KEY_LIFE, true),
+    ] {
+        let scratch = scratch().await;
+        let keys = &scratch.control.signing_keys;
+        keys.rotate().await.unwrap();
+        let first = signs(keys, scratch.clock.now());
+        scratch.clock.advance(late);
+        keys.rotate().await.unwrap();
+        let now = scratch.clock.now();
+        assert_eq!(signs(keys, now) != first, signs_at_once, "{late:?}");
+        scratch.clock.advance(PUBLISHED_FOR);
+        let next = signs(keys, scratch.clock.now());
+        assert!(next.is_some() && next != first, "{late:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_are_sealed_and_open_for_their_owner_alone() {
+    let scratch = scratch().await;
+    let keys = &scratch.control.signing_keys;
+    keys.rotate().await.unwrap();
+    let stored = scratch.control.store.list(keys::JWT_KEYS, None, 10).await.unwrap();
+    let (name, record) = stored.entries.first().unwrap();
+    let current = keys.current();
+    let private = current.signing_at(scratch.clock.now()).unwrap().signer.to_pkcs8_der().unwrap();
+    let text = String::from_utf8(record.value.to_vec()).unwrap();
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &*private);
+    assert!(!text.contains(&encoded[40..80]), "{text}");
+    // A record that was put in another's place does not open.
+    let moved = format!("{}moved", keys::JWT_KEYS);
+    let commit = Commit::new().put(moved, record.value.clone()).delete(name.clone());
+    scratch.control.store.commit(commit).await.unwrap();
+    assert!(matches!(keys.rotate().await, Err(SigningKeyError::Seal(_))));
+    assert_eq!(published(keys), 1, "what was published stays");
+}

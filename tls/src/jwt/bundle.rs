@@ -1,0 +1,146 @@
+//! The keys of one trust domain, as a JSON Web Key Set.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hauberk_identity::TrustDomain;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use super::key::{JwtKey, JwtKeyError};
+use super::strict_json;
+
+/// The largest set that is read, in bytes.
+const MAX_SET_BYTES: usize = 1024 * 1024;
+
+/// The most keys that a set may hold.
+const MAX_KEYS: usize = 256;
+
+/// What a set says that its keys are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyUse {
+    /// `sig`, for OpenID Connect.
+    Signature,
+    /// Nothing, for the Workload API: some libraries refuse what SPIFFE would have there.
+    Unsaid,
+}
+
+/// The keys that verify the tokens of one trust domain. Without any, nothing verifies.
+pub struct JwtBundle {
+    trust_domain: TrustDomain,
+    keys: BTreeMap<String, JwtKey>,
+}
+
+/// Why a set of keys is not taken: not in part, lest a key vanish unseen. The fault is whoever published it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JwtBundleError {
+    /// Not a key set.
+    #[error("not a JSON Web Key Set: an object with an array `keys`, in which no member stands twice")]
+    NotASet,
+    /// Too large.
+    #[error("the key set is larger than 1 MiB, or has more than 256 keys")]
+    TooLarge,
+    /// A key is wrong.
+    #[error("key number {number} is refused: {source}")]
+    Key {
+        /// Which, counted from 1.
+        number: usize,
+        /// What is wrong.
+        source: JwtKeyError,
+    },
+    /// Two keys of one id: a token would not say which.
+    #[error("two keys have the id {0:?}")]
+    SameId(String),
+}
+
+impl JwtBundle {
+    /// These keys, for tokens of this trust domain.
+    ///
+    /// # Errors
+    /// Two have the same id.
+    pub fn new(
+        trust_domain: TrustDomain,
+        keys: impl IntoIterator<Item = JwtKey>,
+    ) -> Result<Self, JwtBundleError> {
+        let mut by_id = BTreeMap::new();
+        for key in keys {
+            if let Some(former) = by_id.insert(key.id().to_owned(), key) {
+                return Err(JwtBundleError::SameId(former.id().to_owned()));
+            }
+        }
+        Ok(Self { trust_domain, keys: by_id })
+    }
+
+    /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, and of kinds unknown here, are passed
+    /// over.
+    ///
+    /// # Errors
+    /// It is no key set, or one of its keys for tokens is wrong.
+    pub fn from_jwks(trust_domain: TrustDomain, jwks: &[u8]) -> Result<Self, JwtBundleError> {
+        if jwks.len() > MAX_SET_BYTES {
+            return Err(JwtBundleError::TooLarge);
+        }
+        let set = strict_json::object(jwks).ok_or(JwtBundleError::NotASet)?;
+        let listed = set.get("keys").and_then(Value::as_array).ok_or(JwtBundleError::NotASet)?;
+        if listed.len() > MAX_KEYS {
+            return Err(JwtBundleError::TooLarge);
+        }
+        let mut keys = Vec::new();
+        for (index, jwk) in listed.iter().enumerate() {
+            let jwk = jwk.as_object().ok_or(JwtBundleError::NotASet)?;
+            if jwk.get("use").is_some_and(|purpose| purpose != "sig" && purpose != "jwt-svid") {
+                continue;
+            }
+            let key = JwtKey::from_jwk(jwk);
+            keys.extend(key.map_err(|source| JwtBundleError::Key { number: index + 1, source })?);
+        }
+        Self::new(trust_domain, keys)
+    }
+
+    /// The set in RFC 7517's form, in the order of the ids.
+    pub fn to_jwks(&self, purpose: KeyUse) -> String {
+        let keys: Vec<_> = self
+            .keys()
+            .map(|key| {
+                let mut jwk = key.to_jwk();
+                if purpose == KeyUse::Signature {
+                    jwk.insert("use".to_owned(), json!("sig"));
+                }
+                jwk
+            })
+            .collect();
+        json!({ "keys": keys }).to_string()
+    }
+
+    /// Whose tokens these keys verify.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The key of this id.
+    pub fn key(&self, id: &str) -> Option<&JwtKey> {
+        self.keys.get(id)
+    }
+
+    /// All keys, in the order of their ids.
+    pub fn keys(&self) -> impl Iterator<Item = &JwtKey> {
+        self.keys.values()
+    }
+}
+
+impl PartialEq for JwtBundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain && self.keys == other.keys
+    }
+}
+
+impl Eq for JwtBundle {}
+
+impl fmt::Debug for JwtBundle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtBundle")
+            .field("trust_domain", &self.trust_domain)
+            .field("keys", &self.keys.keys())
+            .finish()
+    }
+}

@@ -1,0 +1,77 @@
+//! The signed form: three parts in base64url, of which the first says by which key (RFC 7515 §7.1).
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::algorithm::Algorithm;
+use super::bundle::JwtBundle;
+use super::key::JwtKey;
+use super::strict_json;
+
+/// The largest token that is looked at, in bytes: what fits into a header line.
+pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
+
+/// Why a token's signature counts for nothing. The fault is whoever made or sent the token.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JwsError {
+    /// Larger than any of ours.
+    #[error("the token has {0} bytes; {MAX_TOKEN_BYTES} are the most")]
+    TooLarge(usize),
+    /// Not three parts in base64url without padding.
+    #[error("the token is not three parts in base64url, with a dot between each")]
+    NotCompact,
+    /// The header is no object, or says something twice.
+    #[error("the token's header is not a JSON object in which no member stands twice")]
+    Header,
+    /// `crit` names extensions, and none is known here.
+    #[error("the token's header demands extensions (`crit`) that are not known here")]
+    Critical,
+    /// `typ` is something else.
+    #[error("the token's `typ` is neither JWT nor JOSE")]
+    Type,
+    /// Without an id, or with one that is no text, there is no saying which key.
+    #[error("the token's header names no key (`kid`)")]
+    NoKeyId,
+    /// No key of this id.
+    #[error("the token is signed by the key {0:?}, which is not in the bundle")]
+    UnknownKey(String),
+    /// `alg` is missing, unknown, or another than the key's.
+    #[error("the token is not signed with {0}, which is all that its key may sign with")]
+    Algorithm(Algorithm),
+    /// The signature is wrong.
+    #[error("the token's signature is wrong")]
+    Signature,
+}
+
+/// Checks the signature of `token` by the key that it names, and yields what was signed.
+pub(super) fn verify<'a>(token: &str, bundle: &'a JwtBundle) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(JwsError::TooLarge(token.len()));
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(JwsError::NotCompact)?;
+    let (header, payload) = signed.split_once('.').ok_or(JwsError::NotCompact)?;
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::NotCompact);
+    let (header, payload, signature) = (decode(header)?, decode(payload)?, decode(signature)?);
+
+    let header = strict_json::object(&header).ok_or(JwsError::Header)?;
+    let key = key_of(&header, bundle)?;
+    if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
+}
+
+/// The key that the header names. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
+fn key_of<'a>(header: &Map<String, Value>, bundle: &'a JwtBundle) -> Result<&'a JwtKey, JwsError> {
+    if header.contains_key("crit") {
+        return Err(JwsError::Critical);
+    }
+    if header.get("typ").is_some_and(|kind| kind != "JWT" && kind != "JOSE") {
+        return Err(JwsError::Type);
+    }
+    let id = header.get("kid").and_then(Value::as_str).ok_or(JwsError::NoKeyId)?;
+    let key = bundle.key(id).ok_or_else(|| JwsError::UnknownKey(id.chars().take(64).collect()))?;
+    match header.get("alg").and_then(Value::as_str) {
+        Some(named) if named == key.algorithm().as_str() => Ok(key),
+        _ => Err(JwsError::Algorithm(key.algorithm())),
+    }
+}

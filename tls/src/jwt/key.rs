@@ -1,0 +1,194 @@
+//! A public key that verifies tokens, by one algorithm.
+
+use std::fmt;
+
+use aws_lc_rs::signature::{ParsedPublicKey, RsaPublicKeyComponents};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+use thiserror::Error;
+
+use super::algorithm::{Algorithm, CURVES};
+use crate::key::{RSA_BITS, RSA_EXPONENTS};
+
+/// The longest key id, in bytes.
+const MAX_KEY_ID_BYTES: usize = 256;
+
+/// A public key. What it verifies is decided by the key alone: a token's `alg` must say the same, or the token is refused.
+pub struct JwtKey {
+    id: String,
+    algorithm: Algorithm,
+    material: Material,
+    parsed: ParsedPublicKey,
+}
+
+/// A key as RFC 7518 §6 writes it.
+#[derive(Clone, PartialEq, Eq)]
+enum Material {
+    Ec { curve: &'static str, x: Vec<u8>, y: Vec<u8> },
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+}
+
+/// Why a key is not taken. The fault is whoever published it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum JwtKeyError {
+    /// Without an id no token can name it.
+    #[error("`kid` is missing, empty or longer than 256 bytes")]
+    KeyId,
+    /// A member that the key cannot do without is missing, or not base64url.
+    #[error("`{0}` is missing or not base64url")]
+    Member(&'static str),
+    /// Not a point of the curve.
+    #[error("the coordinates are no point of their curve")]
+    Point,
+    /// `alg` is not what such a key signs with.
+    #[error("`alg` does not fit the type of the key")]
+    Algorithm,
+    /// An RSA key that is too small, too large, or has a bad exponent.
+    #[error("an RSA key has 2048 to 8192 bits and an odd exponent from 65537 to 2^33")]
+    RsaStrength,
+    /// `use` or `key_ops` say that it verifies nothing.
+    #[error("`use` or `key_ops` do not let it verify signatures")]
+    NotForSignatures,
+}
+
+impl JwtKey {
+    /// A P-256 key from its uncompressed point (SEC 1 §2.3.3), as our own are.
+    ///
+    /// # Errors
+    /// It is no such point, or the id is empty or too long.
+    pub fn es256(id: &str, point: &[u8]) -> Result<Self, JwtKeyError> {
+        let [4, coordinates @ ..] = point else { return Err(JwtKeyError::Point) };
+        let (x, y) = coordinates.split_at_checked(32).ok_or(JwtKeyError::Point)?;
+        Self::ec(check_id(id)?, "P-256", x.to_vec(), y.to_vec())
+    }
+
+    /// Reads a key of RFC 7517. `None` for one of a type, curve or algorithm that is unknown here, which is to be passed
+    /// over (RFC 7517 §5).
+    ///
+    /// # Errors
+    /// It is of a known kind, and wrong.
+    pub(super) fn from_jwk(jwk: &Map<String, Value>) -> Result<Option<Self>, JwtKeyError> {
+        let text = |name| jwk.get(name).and_then(Value::as_str);
+        let algorithm = match jwk.get("alg") {
+            None => None,
+            Some(named) => match named.as_str().and_then(Algorithm::parse) {
+                Some(algorithm) => Some(algorithm),
+                None => return Ok(None),
+            },
+        };
+        let octets = |name: &'static str| {
+            let decoded = text(name).and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
+            decoded.ok_or(JwtKeyError::Member(name))
+        };
+        let key = match text("kty") {
+            Some("EC") => {
+                let curve = text("crv").ok_or(JwtKeyError::Member("crv"))?;
+                if !CURVES.iter().any(|known| known.name == curve) {
+                    return Ok(None);
+                }
+                Self::ec(check_id(text("kid").unwrap_or_default())?, curve, octets("x")?, octets("y")?)?
+            }
+            // SPIRE names no algorithm beside its RSA keys, and signs with this one.
+            Some("RSA") => {
+                let id = check_id(text("kid").unwrap_or_default())?;
+                Self::rsa(id, algorithm.unwrap_or(Algorithm::Rs256), octets("n")?, octets("e")?)?
+            }
+            _ => return Ok(None),
+        };
+        if algorithm.is_some_and(|named| named != key.algorithm) {
+            return Err(JwtKeyError::Algorithm);
+        }
+        match jwk.get("key_ops") {
+            None => Ok(Some(key)),
+            Some(Value::Array(permitted)) if permitted.iter().any(|name| name == "verify") => Ok(Some(key)),
+            Some(_) => Err(JwtKeyError::NotForSignatures),
+        }
+    }
+
+    fn ec(id: String, curve: &str, x: Vec<u8>, y: Vec<u8>) -> Result<Self, JwtKeyError> {
+        let curve = CURVES.iter().find(|known| known.name == curve).ok_or(JwtKeyError::Point)?;
+        if x.len() != curve.coordinate || y.len() != curve.coordinate {
+            return Err(JwtKeyError::Point);
+        }
+        let point = [&[4], x.as_slice(), y.as_slice()].concat();
+        let parsed = ParsedPublicKey::new(curve.verification, point).map_err(|_| JwtKeyError::Point)?;
+        Ok(Self {
+            id,
+            algorithm: curve.algorithm,
+            material: Material::Ec { curve: curve.name, x, y },
+            parsed,
+        })
+    }
+
+    fn rsa(id: String, algorithm: Algorithm, n: Vec<u8>, e: Vec<u8>) -> Result<Self, JwtKeyError> {
+        let parameters = algorithm.rsa().ok_or(JwtKeyError::Algorithm)?;
+        let unused = n.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        // An exponent of more than eight bytes is out of range in any case.
+        let exponent = e.iter().fold(0_u64, |value, byte| value.saturating_mul(256) | u64::from(*byte));
+        let is_strong = RSA_BITS.contains(&(n.len() * 8 - unused))
+            && e.len() <= 8
+            && exponent % 2 == 1
+            && RSA_EXPONENTS.contains(&exponent);
+        if !is_strong {
+            return Err(JwtKeyError::RsaStrength);
+        }
+        let parsed = RsaPublicKeyComponents { n: &n, e: &e }.to_parsed_public_key(parameters);
+        let parsed = parsed.map_err(|_| JwtKeyError::RsaStrength)?;
+        Ok(Self { id, algorithm, material: Material::Rsa { n, e }, parsed })
+    }
+
+    /// The key in RFC 7517's form, without `use`.
+    pub(super) fn to_jwk(&self) -> Map<String, Value> {
+        let mut jwk = Map::new();
+        let mut set = |name: &str, value: &str| jwk.insert(name.to_owned(), json!(value));
+        set("kid", &self.id);
+        set("alg", self.algorithm.as_str());
+        match &self.material {
+            Material::Ec { curve, x, y } => {
+                set("kty", "EC");
+                set("crv", curve);
+                set("x", &URL_SAFE_NO_PAD.encode(x));
+                set("y", &URL_SAFE_NO_PAD.encode(y));
+            }
+            Material::Rsa { n, e } => {
+                set("kty", "RSA");
+                set("n", &URL_SAFE_NO_PAD.encode(n));
+                set("e", &URL_SAFE_NO_PAD.encode(e));
+            }
+        }
+        jwk
+    }
+
+    /// What tokens name it by.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What its signatures are made with, and nothing else.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        self.parsed.verify_sig(message, signature).is_ok()
+    }
+}
+
+fn check_id(id: &str) -> Result<String, JwtKeyError> {
+    if (1..=MAX_KEY_ID_BYTES).contains(&id.len()) { Ok(id.to_owned()) } else { Err(JwtKeyError::KeyId) }
+}
+
+impl PartialEq for JwtKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.algorithm == other.algorithm && self.material == other.material
+    }
+}
+
+impl Eq for JwtKey {}
+
+impl fmt::Debug for JwtKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JwtKey({} {})", self.algorithm, self.id)
+    }
+}

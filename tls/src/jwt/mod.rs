@@ -1,0 +1,23 @@
+//! JWT-SVIDs: the keys that sign and verify them, the sets they are published in, and the one strict check.
+//!
+//! Here because it is cryptography that control plane, agent and command line share, and nothing in it waits or asks
+//! the time. By the JWT-SVID standard and RFC 7515 (JWS), 7517 (JWK) and 7518 (algorithms); where those leave a choice,
+//! the narrow one is taken.
+
+mod algorithm;
+mod bundle;
+mod jws;
+mod key;
+mod signer;
+mod strict_json;
+mod svid;
+
+#[cfg(test)]
+mod tests;
+
+pub use algorithm::Algorithm;
+pub use bundle::{JwtBundle, JwtBundleError, KeyUse};
+pub use jws::{JwsError, MAX_TOKEN_BYTES};
+pub use key::{JwtKey, JwtKeyError};
+pub use signer::{Claims, JwtSigner};
+pub use svid::{JwtSvid, JwtSvidError, verify_jwt_svid};

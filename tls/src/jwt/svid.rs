@@ -1,0 +1,155 @@
+//! What a token says, once its signature is good: the one check of a JWT-SVID.
+
+use std::fmt;
+
+use hauberk_identity::{SpiffeId, SpiffeIdError, TrustDomain, UnixMillis};
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::bundle::JwtBundle;
+use super::jws::{self, JwsError};
+use super::strict_json;
+
+/// Instants beyond are refused rather than rounded: the integers that every reader of JSON holds exactly.
+const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
+
+/// A token that was verified.
+#[derive(Clone)]
+pub struct JwtSvid {
+    id: SpiffeId,
+    audience: Vec<String>,
+    expires_at: UnixMillis,
+    claims: Map<String, Value>,
+}
+
+/// Why a token proves nothing. The fault is whoever made or sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JwtSvidError {
+    /// Form or signature.
+    #[error(transparent)]
+    Signature(#[from] JwsError),
+    /// The content is no object, or says something twice.
+    #[error("the token's content is not a JSON object in which no member stands twice")]
+    Claims,
+    /// A claim is missing or not what the standard says.
+    #[error("the token's claim `{0}` is missing or malformed")]
+    Claim(&'static str),
+    /// Too late.
+    #[error("the token expired at {expired_at}; it is {now}")]
+    Expired {
+        /// When.
+        expired_at: UnixMillis,
+        /// The time that was checked.
+        now: UnixMillis,
+    },
+    /// Too early.
+    #[error("the token is valid from {valid_from}; it is {now}")]
+    NotYetValid {
+        /// From when.
+        valid_from: UnixMillis,
+        /// The time that was checked.
+        now: UnixMillis,
+    },
+    /// Meant for others.
+    #[error("the token is not for the audience {0:?}")]
+    Audience(String),
+    /// Nobody in particular.
+    #[error("the token's `sub` is not a SPIFFE id: {0}")]
+    NotSpiffeId(#[from] SpiffeIdError),
+    /// The key's domain says who somebody else's are.
+    #[error("{id} is not of trust domain {trust_domain}, whose key signed the token")]
+    ForeignTrustDomain {
+        /// Whom the token names.
+        id: SpiffeId,
+        /// Whose key it was.
+        trust_domain: TrustDomain,
+    },
+}
+
+/// Verifies a token (JWT-SVID §4): signed by a key of `bundle` with that key's algorithm, not expired, meant for
+/// `audience`, and about a member of the bundle's trust domain. No leeway is given: clocks are the callers' to keep.
+///
+/// # Errors
+/// The first rule that it breaks; see [`JwtSvidError`].
+pub fn verify_jwt_svid(
+    token: &str,
+    audience: &str,
+    bundle: &JwtBundle,
+    now: UnixMillis,
+) -> Result<JwtSvid, JwtSvidError> {
+    let (payload, _) = jws::verify(token, bundle)?;
+    let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
+    let expires_at = instant(&claims, "exp")?.ok_or(JwtSvidError::Claim("exp"))?;
+    if expires_at <= now {
+        return Err(JwtSvidError::Expired { expired_at: expires_at, now });
+    }
+    if let Some(valid_from) = instant(&claims, "nbf")?
+        && valid_from > now
+    {
+        return Err(JwtSvidError::NotYetValid { valid_from, now });
+    }
+    instant(&claims, "iat")?;
+    let meant_for = audiences(&claims)?;
+    if audience.is_empty() || !meant_for.iter().any(|named| named == audience) {
+        return Err(JwtSvidError::Audience(audience.to_owned()));
+    }
+    let subject = claims.get("sub").and_then(Value::as_str).ok_or(JwtSvidError::Claim("sub"))?;
+    let id = SpiffeId::parse(subject)?;
+    if !id.is_member_of(bundle.trust_domain()) {
+        return Err(JwtSvidError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
+    }
+    Ok(JwtSvid { id, audience: meant_for, expires_at, claims })
+}
+
+/// A NumericDate of RFC 7519 §2, where there is one.
+fn instant(claims: &Map<String, Value>, name: &'static str) -> Result<Option<UnixMillis>, JwtSvidError> {
+    let Some(value) = claims.get(name) else { return Ok(None) };
+    let seconds = value.as_f64().filter(|seconds| (0.0..=MAX_NUMBER / 1_000.0).contains(seconds));
+    let seconds = seconds.ok_or(JwtSvidError::Claim(name))?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked above")]
+    let millis = (seconds * 1_000.0) as u64;
+    Ok(Some(UnixMillis(millis)))
+}
+
+/// One text or a list of texts, none empty, and at least one (RFC 7519 §4.1.3).
+fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtSvidError> {
+    let named = match claims.get("aud") {
+        Some(Value::Array(values)) => values.iter().map(Value::as_str).collect::<Option<Vec<_>>>(),
+        Some(Value::String(one)) => Some(vec![one.as_str()]),
+        _ => None,
+    };
+    let named = named.filter(|named| !named.is_empty() && named.iter().all(|text| !text.is_empty()));
+    Ok(named.ok_or(JwtSvidError::Claim("aud"))?.into_iter().map(str::to_owned).collect())
+}
+
+impl JwtSvid {
+    /// Who it is about.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Whom it is for.
+    pub fn audience(&self) -> &[String] {
+        &self.audience
+    }
+
+    /// From when on it proves nothing.
+    pub fn expires_at(&self) -> UnixMillis {
+        self.expires_at
+    }
+
+    /// All that it says, these three included.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+}
+
+impl fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSvid")
+            .field("id", &self.id)
+            .field("audience", &self.audience)
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

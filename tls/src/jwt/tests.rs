@@ -1,0 +1,279 @@
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+mod wycheproof;
+
+const NOW: UnixMillis = UnixMillis::from_secs(1_800_000_000);
+
+fn domain(name: &str) -> TrustDomain {
+    TrustDomain::parse(name).unwrap()
+}
+
+fn bundle(signers: &[&JwtSigner]) -> JwtBundle {
+    JwtBundle::new(domain("shop.test"), signers.iter().map(|signer| signer.public_key().unwrap())).unwrap()
+}
+
+fn content() -> Value {
+    json!({ "sub": "spiffe://shop.test/workload/a", "aud": ["db", "cache"], "exp": NOW.as_secs() + 60 })
+}
+
+fn header(signer: &JwtSigner) -> Value {
+    json!({ "alg": "ES256", "kid": signer.key_id(), "typ": "JWT" })
+}
+
+/// The token with one member of its header or content changed, signed anew.
+fn changed(signer: &JwtSigner, part: &str, name: &str, value: Option<Value>) -> String {
+    let (mut header, mut content) = (header(signer), content());
+    let members = if part == "header" { &mut header } else { &mut content };
+    let members = members.as_object_mut().unwrap();
+    match value {
+        Some(value) => drop(members.insert(name.to_owned(), value)),
+        None => drop(members.remove(name)),
+    }
+    signer.sign_parts(&header, &content).unwrap().to_string()
+}
+
+/// Signs any bytes as header and content.
+fn raw(signer: &JwtSigner, header: &str, content: &str) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(content));
+    let signature = signer.sign_bytes(signed.as_bytes()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn what_is_signed_verifies() {
+    let (ours, other) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let id = SpiffeId::parse("spiffe://shop.test/mesh/shop/node/web").unwrap();
+    let audience = ["db".to_owned()];
+    let claims = Claims {
+        id: &id,
+        audience: &audience,
+        issued_at: NOW,
+        expires_at: NOW.plus(Duration::from_secs(300)),
+        token_id: "one",
+        issuer: Some("https://shop.test"),
+    };
+    let token = ours.sign(&claims).unwrap();
+    let svid = verify_jwt_svid(&token, "db", &bundle(&[&ours, &other]), NOW).unwrap();
+    assert_eq!((svid.id(), svid.audience()), (&id, &audience[..]));
+    assert_eq!(svid.expires_at(), NOW.plus(Duration::from_secs(300)));
+    assert_eq!(svid.claims()["iss"], "https://shop.test");
+    assert_eq!(svid.claims()["jti"], "one");
+    assert_eq!(
+        verify_jwt_svid(&token, "db", &bundle(&[&other]), NOW).unwrap_err(),
+        JwsError::UnknownKey(ours.key_id().to_owned()).into()
+    );
+    assert!(verify_jwt_svid(&token, "db", &bundle(&[]), NOW).is_err());
+    let expired = NOW.plus(Duration::from_secs(300));
+    assert!(matches!(
+        verify_jwt_svid(&token, "db", &bundle(&[&ours]), expired).unwrap_err(),
+        JwtSvidError::Expired { .. }
+    ));
+    let again = JwtSigner::from_pkcs8_der(&ours.to_pkcs8_der().unwrap()).unwrap();
+    let token = again.sign(&claims).unwrap();
+    assert!(verify_jwt_svid(&token, "db", &bundle(&[&ours]), NOW).is_ok());
+    assert!(!format!("{ours:?}").contains("PRIVATE"));
+}
+
+#[test]
+fn each_rule_refuses_by_name() {
+    let signer = JwtSigner::generate().unwrap();
+    let keys = bundle(&[&signer]);
+    let refusal = |token: &str| verify_jwt_svid(token, "db", &keys, NOW).unwrap_err();
+    assert!(verify_jwt_svid(&changed(&signer, "header", "typ", None), "db", &keys, NOW).is_ok());
+    assert!(
+        verify_jwt_svid(&changed(&signer, "header", "typ", Some(json!("JOSE"))), "db", &keys, NOW).is_ok()
+    );
+    assert!(
+        verify_jwt_svid(&changed(&signer, "content", "aud", Some(json!("db"))), "db", &keys, NOW).is_ok()
+    );
+
+    let algorithm: JwtSvidError = JwsError::Algorithm(Algorithm::Es256).into();
+    for alg in ["none", "None", "HS256", "RS256", "ES384", "es256", ""] {
+        assert_eq!(refusal(&changed(&signer, "header", "alg", Some(json!(alg)))), algorithm, "{alg}");
+    }
+    let cases = [
+        ("header", "alg", None, algorithm.clone()),
+        ("header", "alg", Some(json!(["ES256"])), algorithm),
+        ("header", "kid", None, JwsError::NoKeyId.into()),
+        ("header", "kid", Some(json!(1)), JwsError::NoKeyId.into()),
+        ("header", "kid", Some(json!("x")), JwsError::UnknownKey("x".into()).into()),
+        ("header", "crit", Some(json!([])), JwsError::Critical.into()),
+        ("header", "crit", Some(json!(["b64"])), JwsError::Critical.into()),
+        ("header", "typ", Some(json!("at+jwt")), JwsError::Type.into()),
+        ("content", "exp", None, JwtSvidError::Claim("exp")),
+        ("content", "exp", Some(json!("1900000000")), JwtSvidError::Claim("exp")),
+        ("content", "exp", Some(json!(-1)), JwtSvidError::Claim("exp")),
+        ("content", "exp", Some(json!(1e300)), JwtSvidError::Claim("exp")),
+        ("content", "iat", Some(json!("now")), JwtSvidError::Claim("iat")),
+        ("content", "nbf", Some(json!(null)), JwtSvidError::Claim("nbf")),
+        ("content", "aud", None, JwtSvidError::Claim("aud")),
+        ("content", "aud", Some(json!([])), JwtSvidError::Claim("aud")),
+        ("content", "aud", Some(json!("")), JwtSvidError::Claim("aud")),
+        ("content", "aud", Some(json!(["db", ""])), JwtSvidError::Claim("aud")),
+        ("content", "aud", Some(json!(["db", 1])), JwtSvidError::Claim("aud")),
+        ("content", "aud", Some(json!(["DB", "db "])), JwtSvidError::Audience("db".into())),
+        ("content", "sub", None, JwtSvidError::Claim("sub")),
+        ("content", "sub", Some(json!(["spiffe://shop.test/a"])), JwtSvidError::Claim("sub")),
+    ];
+    for (part, name, value, expected) in cases {
+        let described = format!("{part} {name} {value:?}");
+        assert_eq!(refusal(&changed(&signer, part, name, value)), expected, "{described}");
+    }
+    let expired = changed(&signer, "content", "exp", Some(json!(NOW.as_secs())));
+    assert!(matches!(refusal(&expired), JwtSvidError::Expired { .. }));
+    let early = changed(&signer, "content", "nbf", Some(json!(NOW.as_secs() + 1)));
+    assert!(matches!(refusal(&early), JwtSvidError::NotYetValid { .. }));
+    for subject in ["spiffe://other.test/a", "spiffe://shop.test.evil/a"] {
+        let token = changed(&signer, "content", "sub", Some(json!(subject)));
+        assert!(matches!(refusal(&token), JwtSvidError::ForeignTrustDomain { .. }), "{subject}");
+    }
+    for subject in
+        ["spiffe://shop.test", "spiffe://SHOP.test/a", "https://shop.test/a", "spiffe://shop.test/a/../b"]
+    {
+        let token = changed(&signer, "content", "sub", Some(json!(subject)));
+        assert!(matches!(refusal(&token), JwtSvidError::NotSpiffeId(_)), "{subject}");
+    }
+    // Nobody's audience is meant by nobody.
+    let token = changed(&signer, "header", "typ", None);
+    assert!(verify_jwt_svid(&token, "", &keys, NOW).is_err());
+}
+
+#[test]
+fn members_that_stand_twice_are_refused() {
+    let signer = JwtSigner::generate().unwrap();
+    let keys = bundle(&[&signer]);
+    let (head, body) = (header(&signer).to_string(), content().to_string());
+    assert!(verify_jwt_svid(&raw(&signer, &head, &body), "db", &keys, NOW).is_ok());
+    let twice = |json: &str, member: &str| json.replacen('{', &format!("{{{member},"), 1);
+    let refused =
+        |head: &str, body: &str| verify_jwt_svid(&raw(&signer, head, body), "db", &keys, NOW).unwrap_err();
+    assert_eq!(refused(&twice(&head, r#""alg":"ES256""#), &body), JwsError::Header.into());
+    for member in [
+        r#""sub":"spiffe://shop.test/b""#,
+        r#""\u0073ub":"x""#,
+        r#""x":{"y":1,"y":1}"#,
+        r#""x":[{"y":1,"y":1}]"#,
+    ] {
+        assert_eq!(refused(&head, &twice(&body, member)), JwtSvidError::Claims, "{member}");
+    }
+    for broken in ["", "[]", "null", "{", "{}{}", "\u{feff}{}"] {
+        assert_eq!(refused(broken, &body), JwsError::Header.into(), "{broken:?}");
+        assert_eq!(refused(&head, broken), JwtSvidError::Claims, "{broken:?}");
+    }
+    let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
+    assert_eq!(refused(&head, &deep), JwtSvidError::Claims);
+}
+
+#[test]
+fn the_form_is_exact() {
+    let signer = JwtSigner::generate().unwrap();
+    let keys = bundle(&[&signer]);
+    let token = changed(&signer, "header", "typ", None);
+    let refusal = |token: &str| verify_jwt_svid(token, "db", &keys, NOW).unwrap_err();
+    let (signed, signature) = token.rsplit_once('.').unwrap();
+    for wrong in [
+        String::new(),
+        "..".to_owned(),
+        signed.to_owned(),
+        format!("{token}."),
+        format!("{token}=="),
+        format!(" {token}"),
+        format!("{token}\n"),
+        format!("{token}.{signature}"),
+    ] {
+        assert!(verify_jwt_svid(&wrong, "db", &keys, NOW).is_err(), "{wrong:?}");
+    }
+    assert_eq!(refusal(&format!("{signed}.{signature}=")), JwsError::NotCompact.into());
+    assert_eq!(refusal(&format!("{signed}.")), JwsError::Signature.into());
+    let large = changed(&signer, "content", "x", Some(json!("x".repeat(MAX_TOKEN_BYTES))));
+    assert_eq!(refusal(&large), JwsError::TooLarge(large.len()).into());
+    // The last character of 64 bytes in base64url holds unused bits: a second spelling of the same signature.
+    let last = signature.chars().next_back().unwrap();
+    for other in ('A'..='Z').chain('a'..='z').chain('0'..='9').filter(|other| *other != last) {
+        let respelt = format!("{}{other}", &token[..token.len() - 1]);
+        assert!(verify_jwt_svid(&respelt, "db", &keys, NOW).is_err(), "{other}");
+    }
+}
+
+#[test]
+fn any_flipped_bit_is_noticed() {
+    let signer = JwtSigner::generate().unwrap();
+    let keys = bundle(&[&signer]);
+    let token = changed(&signer, "header", "typ", None);
+    for index in 0..token.len() * 7 {
+        let mut bytes = token.clone().into_bytes();
+        bytes[index / 7] ^= 1 << (index % 7);
+        let flipped = String::from_utf8(bytes).unwrap();
+        assert!(verify_jwt_svid(&flipped, "db", &keys, NOW).is_err(), "bit {index}: {flipped}");
+    }
+}
+
+#[test]
+fn key_sets_go_there_and_back() {
+    let (one, two) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let keys = bundle(&[&one, &two]);
+    for purpose in [KeyUse::Signature, KeyUse::Unsaid] {
+        let jwks = keys.to_jwks(purpose);
+        assert_eq!(jwks.contains(r#""use":"sig""#), purpose == KeyUse::Signature, "{jwks}");
+        assert!(!jwks.contains("\"d\""), "{jwks}");
+        assert_eq!(JwtBundle::from_jwks(domain("shop.test"), jwks.as_bytes()).unwrap(), keys);
+    }
+    let twice = JwtBundle::new(domain("a"), [&one, &one].map(|signer| signer.public_key().unwrap()));
+    assert_eq!(twice.unwrap_err(), JwtBundleError::SameId(one.key_id().to_owned()));
+    let mut point = one.public_point().to_vec();
+    point[40] ^= 1;
+    assert_eq!(JwtKey::es256("x", &point).unwrap_err(), JwtKeyError::Point);
+    assert_eq!(JwtKey::es256("", one.public_point()).unwrap_err(), JwtKeyError::KeyId);
+    assert_eq!(JwtKey::es256("x", &one.public_point()[1..]).unwrap_err(), JwtKeyError::Point);
+}
+
+/// Of go-spiffe: what others publish.
+#[test]
+fn foreign_key_sets_are_read() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/spiffe");
+    if !folder.is_dir() {
+        eprintln!("skipped: {} is absent", folder.display());
+        return;
+    }
+    let read =
+        |name: &str| JwtBundle::from_jwks(domain("domain.test"), &std::fs::read(folder.join(name)).unwrap());
+    for (name, keys) in [
+        ("jwks_valid_1.json", 1),
+        ("jwks_valid_2.json", 2),
+        ("spiffebundle_valid_1.json", 1),
+        ("spiffebundle_valid_2.json", 6),
+    ] {
+        assert_eq!(read(name).unwrap().keys().count(), keys, "{name}");
+    }
+    for name in ["jwks_missing_kid.json", "spiffebundle_missing_kid.json"] {
+        let refusal = read(name).unwrap_err();
+        assert!(
+            matches!(refusal, JwtBundleError::Key { source: JwtKeyError::KeyId, .. }),
+            "{name}: {refusal}"
+        );
+    }
+    for wrong in ["", "{}", "[]", r#"{"keys":{}}"#, r#"{"keys":[1]}"#, r#"{"keys":[],"keys":[]}"#] {
+        assert_eq!(
+            JwtBundle::from_jwks(domain("a"), wrong.as_bytes()).unwrap_err(),
+            JwtBundleError::NotASet,
+            "{wrong}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(token in ".{0,64}\\.?.{0,64}\\.?.{0,64}", jwks in ".{0,200}") {
+        let keys = bundle(&[]);
+        prop_assert!(verify_jwt_svid(&token, "db", &keys, NOW).is_err());
+        let _ = JwtBundle::from_jwks(domain("a"), jwks.as_bytes());
+    }
+}

@@ -1,0 +1,136 @@
+//! HTTPS for clients that know no SPIFFE ids: the certificate is an operator's own, or our SVID, and clients present none.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::live::LiveIdentity;
+use crate::pem;
+use crate::provider::{self, SetupError};
+use crate::stream::Acceptor;
+
+/// An operator's certificate and key, replaceable while the listener stays. Clones share one state.
+#[derive(Clone)]
+pub struct WebCertificate(watch::Sender<Arc<CertifiedKey>>);
+
+/// Why a certificate and its key are not taken. The fault is whoever wrote the files.
+#[derive(Debug, Error)]
+pub enum WebCertificateError {
+    /// No certificate in PEM.
+    #[error("there is no certificate in PEM")]
+    NoCertificate,
+    /// No private key in PEM, or one that is encrypted or of an unknown kind.
+    #[error("there is no unencrypted private key in PEM, of ECDSA, Ed25519 or RSA")]
+    NoKey,
+    /// The key is another certificate's.
+    #[error("the private key does not belong to the first certificate")]
+    Mismatch,
+}
+
+impl WebCertificate {
+    /// Takes a chain, leaf first, and the leaf's key.
+    ///
+    /// # Errors
+    /// They are not there, or do not belong together.
+    pub fn from_pem(chain: &str, key: &[u8]) -> Result<Self, WebCertificateError> {
+        Ok(Self(watch::Sender::new(Arc::new(certified(chain, key)?))))
+    }
+
+    /// Takes others in their place, from the next handshake on.
+    ///
+    /// # Errors
+    /// As [`WebCertificate::from_pem`]; the former ones stay then.
+    pub fn replace(&self, chain: &str, key: &[u8]) -> Result<(), WebCertificateError> {
+        self.0.send_replace(Arc::new(certified(chain, key)?));
+        Ok(())
+    }
+
+    /// What accepts connections with this certificate.
+    ///
+    /// # Errors
+    /// The TLS library refuses the configuration.
+    pub fn acceptor(&self, timeout: Duration) -> Result<Acceptor, SetupError> {
+        acceptor(Arc::new(self.clone()), timeout)
+    }
+}
+
+impl LiveIdentity {
+    /// What accepts connections of clients that know no SPIFFE ids, with the SVID of the moment: they go by the DNS names in
+    /// it, and must trust our root.
+    ///
+    /// # Errors
+    /// The TLS library refuses the configuration.
+    pub fn web_acceptor(&self, timeout: Duration) -> Result<Acceptor, SetupError> {
+        acceptor(Arc::new(self.clone()), timeout)
+    }
+}
+
+fn acceptor(certificate: Arc<dyn ResolvesServerCert>, timeout: Duration) -> Result<Acceptor, SetupError> {
+    let mut config = ServerConfig::builder_with_provider(provider::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Acceptor::new(Arc::new(config), timeout))
+}
+
+fn certified(chain: &str, key: &[u8]) -> Result<CertifiedKey, WebCertificateError> {
+    let chain = pem::decode_certificates(chain).map_err(|_| WebCertificateError::NoCertificate)?;
+    if chain.is_empty() {
+        return Err(WebCertificateError::NoCertificate);
+    }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| WebCertificateError::NoKey)?;
+    let key = any_supported_type(&key).map_err(|_| WebCertificateError::NoKey)?;
+    let certified = CertifiedKey::new(chain, key);
+    certified.keys_match().map_err(|_| WebCertificateError::Mismatch)?;
+    Ok(certified)
+}
+
+impl ResolvesServerCert for WebCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.borrow()))
+    }
+}
+
+impl fmt::Debug for WebCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WebCertificate").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(["oidc.shop.test".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[test]
+    fn what_does_not_belong_together_changes_nothing() {
+        let ((chain, key), (other_chain, other_key)) = (made(), made());
+        let served = WebCertificate::from_pem(&chain, key.as_bytes()).unwrap();
+        let first = served.0.borrow().cert.clone();
+        let refused = served.replace(&chain, other_key.as_bytes()).unwrap_err();
+        assert!(matches!(refused, WebCertificateError::Mismatch), "{refused}");
+        let refused = served.replace("", key.as_bytes()).unwrap_err();
+        assert!(matches!(refused, WebCertificateError::NoCertificate), "{refused}");
+        let refused = served.replace(&chain, chain.as_bytes()).unwrap_err();
+        assert!(matches!(refused, WebCertificateError::NoKey), "{refused}");
+        assert_eq!(served.0.borrow().cert, first);
+        served.replace(&other_chain, other_key.as_bytes()).unwrap();
+        assert_ne!(served.0.borrow().cert, first);
+    }
+}

@@ -149,7 +149,7 @@ impl Credentials {
     /// Keeps and publishes a new certificate. It must be for the id that we are.
     ///
     /// # Errors
-    /// It names somebody else, or cannot be kept.
+    /// It names somebody else, cannot be kept, or comes when our virtual node is gone.
     pub fn replace(&self, issued: Issued) -> Result<(), CredentialsError> {
         if let Some(before) = self.spiffe_id()
             && before != *issued.identity.svid.id()
@@ -161,7 +161,9 @@ impl Credentials {
         if issued.trust.version() >= self.trust().version() {
             self.put_trust_in_force(issued.trust)?;
         }
-        self.state.save_identity(&issued.identity)?;
+        // Held until it is in force: if our node goes meanwhile, that is known only afterwards.
+        let membership = self.state.membership()?;
+        membership.save_identity(&issued.identity)?;
         self.live.publish(issued.identity.svid, &issued.identity.key)?;
         Ok(())
     }

@@ -171,7 +171,8 @@ async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issue
     // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
     let (trust, pin) = bootstrap_trust(config, state)?;
     let token = read_token(config)?;
-    let key = state.pending_key().map_err(EnrollError::State)?;
+    // A token would be spent in vain.
+    let key = state.membership().and_then(|_| state.pending_key()).map_err(EnrollError::State)?;
     let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
     let connector = bootstrap_connector(trust, control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
         .map_err(EnrollError::Setup)?;
@@ -209,7 +210,7 @@ fn accept(
         return Err(CredentialsError::Trust(format!("it lacks the root {pin} that was pinned")).into());
     }
     state.save_trust(&issued.trust)?;
-    state.save_identity(&issued.identity)?;
+    state.membership()?.save_identity(&issued.identity)?;
     tracing::info!(
         event = "joined",
         spiffe_id = %issued.identity.svid.id(),

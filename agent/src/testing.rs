@@ -206,6 +206,8 @@ pub(crate) struct Desk {
     /// The token and the key of everyone who asked.
     pub(crate) asked: Mutex<Vec<(String, String)>>,
     pub(crate) lifetime: Mutex<Duration>,
+    /// Whoever holds it keeps renewals that were asked for from being answered.
+    pub(crate) may_answer: tokio::sync::Mutex<()>,
 }
 
 struct Gatherer(mpsc::Sender<Stream>);
@@ -225,6 +227,7 @@ impl ControlPlane {
             refusals: Mutex::default(),
             asked: Mutex::default(),
             lifetime: Mutex::new(HOUR),
+            may_answer: tokio::sync::Mutex::default(),
         });
         let (opened, streams) = mpsc::channel(8);
         let mut serving = JoinSet::new();
@@ -281,6 +284,7 @@ impl Enrollment for Desk {
         request: Request<pb::SignCertificateRequest>,
     ) -> Result<Response<pb::SignCertificateResponse>, Status> {
         let certificate = self.certify(&request.into_inner().csr, String::new())?;
+        let _answers = self.may_answer.lock().await;
         Ok(Response::new(pb::SignCertificateResponse {
             certificate: Some(certificate),
             trust: Some(self.authorities.trust()),

@@ -81,7 +81,7 @@ async fn an_expired_certificate_is_replaced_by_a_token_and_its_own_bundle() {
     let now = crate::testing::now();
     let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
     let identity = authorities.identity("mesh/shop/node/orders", expired);
-    newcomer.state.save_identity(&identity).unwrap();
+    newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
     newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
     let without = newcomer.obtain(&config(plane.address, newcomer.state.directory(), &[])).await;
     assert!(matches!(without, Err(EnrollError::NoToken { .. })));

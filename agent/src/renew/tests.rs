@@ -108,3 +108,36 @@ async fn a_certificate_for_somebody_else_is_not_taken() {
     assert!(agent.credentials.replace(other).is_err());
     assert!(agent.credentials.spiffe_id().unwrap().as_str().ends_with("/orders"));
 }
+
+#[tokio::test]
+async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_put_in_force() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let state = Arc::clone(&agent.renewal.state);
+    let before = key(&agent.credentials);
+    let answers = plane.enrollment.may_answer.lock().await;
+    let forgetting = async {
+        while plane.enrollment.asked.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        state.forget_node().unwrap();
+        drop(answers);
+    };
+    let (renewed, ()) = within(async { tokio::join!(agent.renewal.renew_once(), forgetting) }).await;
+    assert!(renewed.unwrap_err().contains("was deleted"));
+    assert_eq!(key(&agent.credentials), before);
+    assert!(state.identity().unwrap().is_none());
+
+    // Nor does a token make somebody of us, or is it spent.
+    agent.renewal.clock = Clock::starting_at(now().plus(HOUR * 2));
+    assert!(within(agent.renewal.renew_once()).await.unwrap_err().contains("was deleted"));
+    assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 1);
+
+    // A view of ours says that we are somebody again.
+    state.remember_node();
+    agent.renewal.clock = Clock::starting_at(now());
+    within(agent.renewal.renew_once()).await.unwrap();
+    assert_ne!(key(&agent.credentials), before);
+    assert!(state.identity().unwrap().is_some());
+}

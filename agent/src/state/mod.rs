@@ -5,6 +5,7 @@
 //! which are written at each change of rules, have two slots instead. What is damaged is named and never taken for truth.
 
 pub(crate) mod file;
+mod membership;
 mod records;
 mod slots;
 
@@ -12,6 +13,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::KeyPair;
@@ -19,6 +21,7 @@ use prost::Message;
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
+pub use membership::Membership;
 pub use records::{Mark, StoredIdentity, StoredTrust};
 
 const IDENTITY: &str = "identity";
@@ -36,6 +39,8 @@ const ADVERTISED: &str = "advertised-ip";
 #[derive(Debug)]
 pub struct State {
     directory: PathBuf,
+    /// Our virtual node is gone, so that we are nobody. See `membership.rs`.
+    is_node_gone: Mutex<bool>,
     _lock: File,
 }
 
@@ -77,6 +82,9 @@ pub enum StateError {
         /// Its format.
         format: u32,
     },
+    /// Our virtual node is gone: whatever was issued for it is kept no longer.
+    #[error("our virtual node was deleted; to join another, start again with a new token")]
+    NodeGone,
 }
 
 impl State {
@@ -100,7 +108,9 @@ impl State {
             .open(directory.join("lock"))
             .map_err(refused)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Ok(()) => {
+                Ok(Self { directory: directory.to_owned(), is_node_gone: Mutex::default(), _lock: lock })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::InUse(directory.to_owned())),
             Err(error) => Err(refused(error.into())),
         }
@@ -118,15 +128,6 @@ impl State {
     pub fn identity(&self) -> Result<Option<StoredIdentity>, StateError> {
         let Some(payload) = self.read(IDENTITY)? else { return Ok(None) };
         StoredIdentity::decode(&payload).map(Some).map_err(|problem| self.damaged(IDENTITY, problem))
-    }
-
-    /// Keeps key and certificate, together.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn save_identity(&self, identity: &StoredIdentity) -> Result<(), StateError> {
-        self.write(IDENTITY, &identity.encode())?;
-        self.remove(PENDING_KEY)
     }
 
     /// The key that the first certificate is asked for, kept before it is used, so that a reply that was lost can be
@@ -207,23 +208,6 @@ impl State {
     pub fn save_denylist(&self, denylist: &pb::SignedDenylist) -> Result<(), StateError> {
         slots::write(&self.directory, DENYLIST, &denylist.encode_to_vec())
             .map_err(|source| self.io(DENYLIST, source))
-    }
-
-    /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.
-    ///
-    /// # Errors
-    /// The disk refuses.
-    pub fn forget_node(&self) -> Result<(), StateError> {
-        // In this order: without views nothing is let in; views without an identity would meet whoever joins next.
-        for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY]] {
-            for name in names {
-                self.remove(name)?;
-            }
-            File::open(&self.directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|source| StateError::Directory { directory: self.directory.clone(), source })?;
-        }
-        Ok(())
     }
 
     /// The last good views of services. Their signatures are the reader's to check.

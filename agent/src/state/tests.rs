@@ -113,6 +113,21 @@ fn a_pending_key_is_the_same_until_there_is_a_certificate() {
 }
 
 #[test]
+fn nothing_of_an_identity_is_left_when_its_node_is_gone() {
+    let (_directory, state) = opened();
+    state.pending_key().unwrap();
+    let names = [IDENTITY, ".identity.new", PENDING_KEY, ".pending-key.new", NODE_VIEW, ENDPOINTS];
+    for name in names {
+        fs::write(state.directory().join(name), b"left").unwrap();
+    }
+    state.forget_node().unwrap();
+    assert_eq!(names.map(|name| state.directory().join(name).exists()), [false; 6]);
+    assert!(matches!(state.membership(), Err(StateError::NodeGone)));
+    state.remember_node();
+    assert!(state.membership().is_ok());
+}
+
+#[test]
 fn a_newer_format_is_refused_by_name() {
     let (_directory, state) = opened();
     fs::write(state.directory().join(MARK), b"hauberk-agent-slots 2 1 0 0\nhauberk-agent-slots 2 1 0 0\n")

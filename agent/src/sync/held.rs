@@ -284,6 +284,7 @@ impl Held {
         match content {
             Content::Node { view, backends, max_view_age } => {
                 self.is_dismissed = false;
+                self.state.remember_node();
                 self.mesh.services.set_backends(backends);
                 self.age.set_limit(max_view_age);
                 self.mesh.gate.open(Arc::clone(&view));

@@ -359,7 +359,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
 async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
     let agent = Agent::new();
     let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
-    agent.state.save_identity(&identity).unwrap();
+    agent.state.membership().unwrap().save_identity(&identity).unwrap();
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
     agent.take(&mut held, &service_view("payments.shop", 3)).await;
@@ -400,8 +400,12 @@ async fn a_disk_that_does_not_forget_is_not_taken_for_one_that_did() {
     assert!(!held.take_node_gone(at).await);
     assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted), "nothing is let in meanwhile");
     assert!(agent.state.node_view().unwrap().is_none(), "views go first");
+    assert!(agent.state.membership().is_err(), "nor is an identity kept");
     std::fs::remove_dir(&in_the_way).unwrap();
     assert!(held.take_node_gone(at).await, "said again, it is tried again");
+    assert!(agent.state.membership().is_err());
+    agent.take(&mut held, &node_view(7)).await;
+    assert!(agent.state.membership().is_ok(), "a view says that we are somebody");
 }
 
 #[tokio::test]

@@ -3,14 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hauberk_policy::Protocol;
+use hauberk_tls::ClientAuth;
+use http::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::apps::tcp_app;
 use crate::clients::{raw, tls};
-use crate::world::{Agent, PATIENCE, World};
+use crate::world::{Agent, PATIENCE, World, until};
 
 const POLICY: &str =
     r#"permit(principal == Node::"web", action == Action::"connect", resource in Service::"redis");"#;
@@ -152,4 +155,75 @@ async fn a_proxy_client_connects_by_name() {
     );
     let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+}
+
+/// The next stream that a tunnel carries.
+type Accepted = (Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
+
+#[tokio::test]
+async fn a_tunnel_that_is_told_to_go_keeps_what_is_open_and_gets_nothing_new() {
+    let world = World::new();
+    let mut web = world.agent("web");
+    // The far agent is played here, so that it says at the right moment that it goes.
+    let redis = world.node("redis");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    web.knows("redis", &redis, 6379, Protocol::Tcp, &[listener.local_addr().unwrap()]);
+    let local = web.open_tcp("redis").await;
+    // So long that nobody asks for a newer proof meanwhile.
+    let identity = world.identity(&redis, Duration::from_secs(3_600));
+    let acceptor = identity.acceptor(&[b"hauberk-tcp/1"], ClientAuth::Required, PATIENCE).unwrap();
+    let accept = async || {
+        let (socket, _) = listener.accept().await.unwrap();
+        let stream = acceptor.accept(socket).await.unwrap().into_parts().0;
+        h2::server::handshake(stream).await.unwrap()
+    };
+    let mut tasks = JoinSet::new();
+
+    let mut first = TcpStream::connect(local).await.unwrap();
+    let mut tunnel = accept().await;
+    let opened = tunnel.accept().await.unwrap().unwrap();
+    tunnel.graceful_shutdown();
+    let ended = tasks.spawn(async move { assert!(tunnel.accept().await.is_none()) });
+    tasks.spawn(echo(opened));
+    // It answers, so that what was said before has been heard.
+    assert_eq!(exchange(&mut first, b"one").await, b"one");
+
+    let mut second = TcpStream::connect(local).await.unwrap();
+    let mut tunnel = tokio::time::timeout(PATIENCE, accept()).await.unwrap();
+    let opened = tunnel.accept().await.unwrap().unwrap();
+    tasks.spawn(async move { while tunnel.accept().await.is_some() {} });
+    tasks.spawn(echo(opened));
+    assert_eq!(exchange(&mut second, b"two").await, b"two");
+
+    // The first one is as it was, for as long as it lasts; then its tunnel ends.
+    assert!(!ended.is_finished());
+    assert_eq!(exchange(&mut first, b"three").await, b"three");
+    first.shutdown().await.unwrap();
+    let mut rest = String::new();
+    first.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "bye");
+    until("the tunnel has ended", || ended.is_finished()).await;
+    assert_eq!(exchange(&mut second, b"four").await, b"four");
+}
+
+/// Accepts a stream and sends everything back; at its end, says so.
+async fn echo((request, mut respond): Accepted) {
+    let mut receive = request.into_body();
+    let mut send = respond.send_response(Response::new(()), false).unwrap();
+    while let Some(data) = receive.data().await {
+        let data = data.unwrap();
+        receive.flow_control().release_capacity(data.len()).unwrap();
+        send.send_data(data, false).unwrap();
+    }
+    send.send_data(Bytes::from_static(b"bye"), true).unwrap();
+}
+
+async fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> Vec<u8> {
+    let mut got = vec![0; bytes.len()];
+    let both = async {
+        stream.write_all(bytes).await.unwrap();
+        stream.read_exact(&mut got).await.unwrap();
+    };
+    tokio::time::timeout(PATIENCE, both).await.unwrap();
+    got
 }

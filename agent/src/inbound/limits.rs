@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::wire::budget::Budget;
 
-/// The most connections from one address, and of one identity, of all that there may be. An identity has less, so that
-/// whoever comes from the same address as a greedy one still gets in. The same share of the connections to the app may be
-/// in use for one identity: each stream of a tunnel needs one, and each HTTP/1.1 request.
-const SHARE_OF_ONE_ADDRESS: (usize, usize) = (3, 4);
-const SHARE_OF_ONE_IDENTITY: (usize, usize) = (1, 2);
+/// How many times what is then still free one identity may have, and one address: alone they get nine tenths and nineteen
+/// twentieths of all; the more others have, the less each may, and something is left for whoever has nothing yet. An
+/// identity may have less, so that whoever comes from the same address as a greedy one still gets in. What holds for an
+/// identity's connections also holds for those to the app that are in use for it: each stream of a tunnel needs one, and
+/// each HTTP/1.1 request.
+const TIMES_FOR_ONE_IDENTITY: usize = 9;
+const TIMES_FOR_ONE_ADDRESS: usize = 19;
 /// The most handshakes at once, and of all connections that there may be. When one more begins, the oldest gives way:
 /// an honest peer is done in milliseconds.
 const MAX_HANDSHAKES: usize = 1_024;
@@ -26,6 +28,8 @@ const SHARE_OF_HANDSHAKES: (usize, usize) = (1, 2);
 pub struct Limits {
     max_connections: usize,
     to_app: Budget,
+    /// Connections to the app that are in use for whomever.
+    in_use: AtomicUsize,
     held: Mutex<Held>,
 }
 
@@ -55,7 +59,10 @@ pub(super) struct Place {
 
 /// A connection to the app that is in use for an identity, until dropped.
 #[derive(Debug)]
-pub(super) struct InUse(Arc<AtomicUsize>);
+pub(super) struct InUse {
+    limits: Arc<Limits>,
+    of_identity: Arc<AtomicUsize>,
+}
 
 /// A place among the handshakes, until dropped.
 #[derive(Debug)]
@@ -68,7 +75,12 @@ pub(super) struct HandshakePlace {
 impl Limits {
     /// At most this many connections in all, and this many to the app.
     pub fn new(max_connections: usize, to_app: usize) -> Arc<Self> {
-        Arc::new(Self { max_connections, to_app: Budget::of(to_app), held: Mutex::default() })
+        Arc::new(Self {
+            max_connections,
+            to_app: Budget::of(to_app),
+            in_use: AtomicUsize::new(0),
+            held: Mutex::default(),
+        })
     }
 
     /// The places of connections to the app.
@@ -81,9 +93,8 @@ impl Limits {
         let address = network_of(address);
         let mut held = self.held();
         let from_there = held.by_address.get(&address).copied().unwrap_or(0);
-        if held.total >= self.max_connections
-            || from_there >= share(self.max_connections, SHARE_OF_ONE_ADDRESS)
-        {
+        let left = self.max_connections.checked_sub(held.total + 1)?;
+        if !may_have_one_more(from_there, TIMES_FOR_ONE_ADDRESS, left) {
             return None;
         }
         held.total += 1;
@@ -116,8 +127,10 @@ impl Place {
     /// Counts it for the peer that has proved who it is. Says whether the peer may have one more.
     pub(super) fn is_granted_to(&mut self, identity: &SpiffeId) -> bool {
         let mut held = self.limits.held();
+        // It is among the total already.
+        let left = self.limits.max_connections.saturating_sub(held.total);
         let of_identity = held.by_identity.entry(identity.clone()).or_default();
-        if of_identity.connections >= share(self.limits.max_connections, SHARE_OF_ONE_IDENTITY) {
+        if !may_have_one_more(of_identity.connections, TIMES_FOR_ONE_IDENTITY, left) {
             return false;
         }
         of_identity.connections += 1;
@@ -127,10 +140,12 @@ impl Place {
 
     /// Counts a connection to the app for the peer, unless so many are in use for it that others would be left without.
     pub(super) fn use_one(&self) -> Option<InUse> {
-        let (_, in_use) = self.identity.as_ref()?;
-        let most = share(self.limits.to_app.all(), SHARE_OF_ONE_IDENTITY);
-        let one = InUse(Arc::clone(in_use));
-        (in_use.fetch_add(1, Ordering::Relaxed) < most).then_some(one)
+        let (_, of_identity) = self.identity.as_ref()?;
+        let one = InUse { limits: Arc::clone(&self.limits), of_identity: Arc::clone(of_identity) };
+        let has = of_identity.fetch_add(1, Ordering::Relaxed);
+        let in_use = self.limits.in_use.fetch_add(1, Ordering::Relaxed) + 1;
+        let left = self.limits.to_app.all().saturating_sub(in_use);
+        may_have_one_more(has, TIMES_FOR_ONE_IDENTITY, left).then_some(one)
     }
 }
 
@@ -147,8 +162,15 @@ impl Drop for Place {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.of_identity.fetch_sub(1, Ordering::Relaxed);
+        self.limits.in_use.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Whether somebody who has so many may have one more, where so many are free when it is taken. The first one anybody may
+/// have.
+fn may_have_one_more(has: usize, times: usize, left: usize) -> bool {
+    has < times.saturating_mul(left).max(1)
 }
 
 fn share(of_all: usize, (share, of): (usize, usize)) -> usize {
@@ -218,14 +240,15 @@ mod tests {
 
     #[test]
     fn one_identity_cannot_take_all_places_from_many_addresses() {
-        let limits = Limits::new(6, 4);
+        let limits = Limits::new(5, 4);
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/workload/{name}")).unwrap();
         let mut places: Vec<_> =
             (1..=4).map(|host| limits.admit(IpAddr::from([10, 0, 0, host])).unwrap()).collect();
-        let mut last = places.pop().unwrap();
         assert!(places.iter_mut().all(|place| place.is_granted_to(&id("greedy"))));
+        let mut last = limits.admit(IpAddr::from([10, 0, 0, 5])).unwrap();
         assert!(!last.is_granted_to(&id("greedy")));
         assert!(last.is_granted_to(&id("other")));
+        places.pop();
         places.pop();
         let mut next = limits.admit(IpAddr::from([10, 0, 0, 9])).unwrap();
         assert!(next.is_granted_to(&id("greedy")));
@@ -243,13 +266,60 @@ mod tests {
             place
         };
         let (first, second, other) = (place("greedy"), place("greedy"), place("other"));
-        let mut in_use = vec![first.use_one().unwrap(), second.use_one().unwrap()];
+        let mut in_use = vec![first.use_one().unwrap(), second.use_one().unwrap(), first.use_one().unwrap()];
         assert!(first.use_one().is_none() && second.use_one().is_none());
         assert!(other.use_one().is_some());
         in_use.pop();
         assert!(first.use_one().is_some());
         // Nobody uses anything without having proved who it is.
         assert!(Limits::new(4, 4).admit(IpAddr::from([10, 0, 0, 1])).unwrap().use_one().is_none());
+    }
+
+    /// How many each of these takes, one after the other, of so many.
+    fn taken_in_turn(of: usize, identities: usize) -> Vec<usize> {
+        let limits = Limits::new(of, of);
+        let mut taken = Vec::new();
+        let (mut places, mut in_use) = (Vec::new(), Vec::new());
+        for number in 0..identities {
+            let id = SpiffeId::parse(&format!("spiffe://shop.local/{number}")).unwrap();
+            let address = |host: usize| IpAddr::from(((10 << 24 | number << 16 | host) as u32).to_be_bytes());
+            let next = (0..).map_while(|host| {
+                let mut place = limits.admit(address(host))?;
+                place.is_granted_to(&id).then_some(place)
+            });
+            let of_one: Vec<_> = next.collect();
+            let used: Vec<_> = (0..of).map_while(|_| of_one.first()?.use_one()).collect();
+            assert_eq!(of_one.len(), used.len());
+            taken.push(of_one.len());
+            places.push(of_one);
+            in_use.push(used);
+        }
+        taken
+    }
+
+    #[test]
+    fn one_identity_has_most_of_what_nobody_else_needs_and_others_get_in() {
+        // As many as there are where 1,024 files may be open.
+        assert_eq!(taken_in_turn(224, 4), [201, 20, 2, 1]);
+        assert_eq!(taken_in_turn(16_384, 3), [14_745, 1_475, 147]);
+        assert_eq!(taken_in_turn(4, 2), [3, 1]);
+        assert_eq!(taken_in_turn(1, 1), [1]);
+    }
+
+    #[test]
+    fn whoever_comes_from_the_address_of_a_greedy_identity_gets_in() {
+        let limits = Limits::new(224, 224);
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/{name}")).unwrap();
+        let mut granted = Vec::new();
+        while let Some(mut place) = limits.admit(address).filter(|_| granted.len() < 224) {
+            if !place.is_granted_to(&id("greedy")) {
+                break;
+            }
+            granted.push(place);
+        }
+        assert_eq!(granted.len(), 201);
+        assert!(limits.admit(address).unwrap().is_granted_to(&id("other")));
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! How many sockets of one kind may be open, so that files are left for the other kinds.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::http1::LinkPool;
 
 /// The places for sockets of one kind.
 #[derive(Debug, Clone)]
 pub(crate) struct Budget {
     free: Arc<Semaphore>,
     all: usize,
+    /// Where links that have places are kept while nobody uses them.
+    pools: Arc<Mutex<Vec<Weak<LinkPool>>>>,
 }
 
 /// A socket's place, until dropped.
@@ -21,12 +25,29 @@ impl Budget {
     /// So many places.
     pub(crate) fn of(sockets: usize) -> Self {
         let all = sockets.min(Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(all)), all }
+        Self { free: Arc::new(Semaphore::new(all)), all, pools: Arc::default() }
     }
 
-    /// A place, if one is free.
+    /// A place, if one is free, or else that of the link which has been idle for the longest.
     pub(crate) fn take(&self) -> Option<SocketPlace> {
-        Arc::clone(&self.free).try_acquire_owned().ok().map(|permit| SocketPlace { _permit: permit })
+        loop {
+            if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+                return Some(SocketPlace { _permit: permit });
+            }
+            if !self.close_longest_idle() {
+                return None;
+            }
+        }
+    }
+
+    /// Links that are idle in this pool have their places here.
+    pub(crate) fn lends_to(&self, pool: &Arc<LinkPool>) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before more room is made for them, those that are no longer there are forgotten.
+        if pools.len() == pools.capacity() {
+            pools.retain(|pool| pool.strong_count() > 0);
+        }
+        pools.push(Arc::downgrade(pool));
     }
 
     /// Whether so few places are free that nobody should keep one for later: three quarters are taken.
@@ -37,6 +58,18 @@ impl Budget {
     /// How many places there are, taken or not.
     pub(crate) fn all(&self) -> usize {
         self.all
+    }
+
+    /// False if no link is idle.
+    fn close_longest_idle(&self) -> bool {
+        let pools: Vec<_> = {
+            let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.iter().filter_map(Weak::upgrade).collect()
+        };
+        let longest =
+            pools.iter().filter_map(|pool| Some((pool.idle_since()?, pool))).min_by_key(|(since, _)| *since);
+        // Somebody else may have taken it up meanwhile; then the next one is looked for.
+        longest.inspect(|(_, pool)| pool.close_longest_idle()).is_some()
     }
 }
 

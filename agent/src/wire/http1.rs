@@ -26,6 +26,7 @@ const MAX_IDLE: usize = 256;
 /// The idle links to one server; the last used is the first to be used again, so that few stay in use.
 #[derive(Debug)]
 pub(crate) struct LinkPool {
+    /// The longest idle first.
     idle: Mutex<Vec<Idle>>,
     fresh: Duration,
     /// Where its links have their places.
@@ -41,12 +42,18 @@ struct Idle {
 impl LinkPool {
     /// No links to an app yet.
     pub(crate) fn to_app(budget: Budget) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_APP, budget })
+        Self::new(FRESH_TO_APP, budget)
     }
 
     /// No links to an agent yet.
     pub(crate) fn to_agent(budget: Budget) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), fresh: FRESH_TO_AGENT, budget })
+        Self::new(FRESH_TO_AGENT, budget)
+    }
+
+    fn new(fresh: Duration, budget: Budget) -> Arc<Self> {
+        let pool = Arc::new(Self { idle: Mutex::default(), fresh, budget });
+        pool.budget.lends_to(&pool);
+        pool
     }
 
     /// An idle link on which this request may be risked, and whether it has been idle for so long that its server may
@@ -81,6 +88,19 @@ impl LinkPool {
     pub(crate) fn prune(&self) {
         let now = Instant::now();
         self.idle().retain_mut(|idle| now.duration_since(idle.since) < KEEP && idle.link.is_usable());
+    }
+
+    /// Since when its longest idle link has been idle.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        self.idle().first().map(|idle| idle.since)
+    }
+
+    /// Closes that link, so that its place is free.
+    pub(crate) fn close_longest_idle(&self) {
+        let mut idle = self.idle();
+        let longest = (!idle.is_empty()).then(|| idle.remove(0));
+        drop(idle);
+        drop(longest);
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {

@@ -1,5 +1,6 @@
 //! Whoever has much leaves room for the others.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -7,11 +8,13 @@ use hauberk_agent::inbound::Limits;
 use hauberk_policy::Protocol;
 use hauberk_tls::LiveIdentity;
 use http::{Method, Request, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::apps::{http1_app, tcp_app};
 use crate::clients::{ask, call, http1, http2, over, raw, tls};
@@ -65,14 +68,16 @@ async fn open(tunnel: &Tunnel) -> Result<Stream, String> {
 #[tokio::test]
 async fn tunnels_on_which_nothing_is_said_are_counted_for_whoever_opened_them() {
     let world = World::new();
-    let (orders, inbound) = orders(&world, Protocol::Tcp, (4, 100)).await;
+    let (orders, inbound) = orders(&world, Protocol::Tcp, (20, 100)).await;
     let (web, other) = (world.identity(&world.node("web"), LIFE), world.identity(&world.node("other"), LIFE));
     let mut tasks = JoinSet::new();
-    let _silent =
-        [tunnel(&web, &orders, inbound, &mut tasks).await, tunnel(&web, &orders, inbound, &mut tasks).await];
+    let mut silent = Vec::new();
+    for _ in 0..18 {
+        silent.push(tunnel(&web, &orders, inbound, &mut tasks).await);
+    }
     // The handshake is done when it is found out who it is; then the connection is closed.
-    let third = tls(&web, &orders.id, inbound, &[b"hauberk-tcp/1"]).await.unwrap();
-    assert_eq!(raw(third, b"").await, "");
+    let one_more = tls(&web, &orders.id, inbound, &[b"hauberk-tcp/1"]).await.unwrap();
+    assert_eq!(raw(one_more, b"").await, "");
     let refused =
         "hauberk_inbound_connections_refused_total{listener=\"8080\",reason=\"too_many_of_one_identity\"}";
     until("it is told why", || orders.figure(refused) == 1.0).await;
@@ -88,12 +93,15 @@ async fn streams_of_one_identity_leave_connections_to_the_app_for_others() {
     let mut tasks = JoinSet::new();
     let (first, second) =
         (tunnel(&web, &orders, inbound, &mut tasks).await, tunnel(&web, &orders, inbound, &mut tasks).await);
-    let mut held = vec![open(&first).await.unwrap(), open(&second).await.unwrap()];
+    let mut held = Vec::new();
+    for tunnel in [&first, &second, &first] {
+        held.push(open(tunnel).await.unwrap());
+    }
     for tunnel in [&first, &second] {
         assert_eq!(open(tunnel).await.unwrap_err(), "too_many_of_one_identity");
     }
     let third = tunnel(&other, &orders, inbound, &mut tasks).await;
-    held.extend([open(&third).await.unwrap(), open(&third).await.unwrap()]);
+    held.push(open(&third).await.unwrap());
     // Those without an agent have no more than others.
     let opaque = tls(&web, &orders.id, inbound, &[]).await.unwrap();
     assert_eq!(raw(opaque, b"").await, "");
@@ -116,13 +124,13 @@ async fn requests_of_one_identity_leave_connections_to_the_app_for_others() {
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tasks.spawn(async move { drop(connection.await) });
-    for _ in 0..2 {
+    for _ in 0..3 {
         let mut sender = sender.clone();
         let request = Request::builder().uri("http://orders/hang").body(Full::<Bytes>::default()).unwrap();
         tasks.spawn(async move { drop(sender.send_request(request).await) });
     }
     let allowed = "hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}";
-    until("both are under way", || orders.figure(allowed) == 2.0).await;
+    until("all are under way", || orders.figure(allowed) == 3.0).await;
     let refused = call(&mut sender.clone(), "http://orders/echo", b"").await;
     assert_eq!(refused.header("hauberk-error"), "too_many_of_one_identity");
     let stream = tls(&other, &orders.id, inbound, &[b"http/1.1"]).await.unwrap();
@@ -130,6 +138,55 @@ async fn requests_of_one_identity_leave_connections_to_the_app_for_others() {
     for _ in 0..5 {
         assert_eq!(ask(&mut client, "POST", "orders", "/echo", b"x").await.body, "x");
     }
+}
+
+#[tokio::test]
+async fn links_that_nobody_uses_make_room_for_whoever_needs_one() {
+    let world = World::new();
+    let mut orders = world.agent("orders");
+    let (app, database) = (http1_app(&mut orders.tasks).await, tcp_app(&mut orders.tasks).await);
+    let ports = [(8080, Protocol::Http), (6379, Protocol::Tcp)];
+    orders.apply(world.view(&orders.id, "orders", &ports, &[ANYBODY])).await;
+    let limits = Limits::new(100, 8);
+    let inbound = orders.listen_within(limits.clone(), 8080, app).await;
+    let streams = orders.listen_within(limits, 6379, database).await;
+    let (web, other) = (world.identity(&world.node("web"), LIFE), world.identity(&world.node("other"), LIFE));
+    let mut tasks = JoinSet::new();
+    let stream = tls(&web, &orders.id, inbound, &[b"h2"]).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tasks.spawn(async move { drop(connection.await) });
+    // Six at once, each of which is answered from its beginning and ends when all have begun.
+    let (all_begun, mut responses) = (CancellationToken::new(), Vec::new());
+    for _ in 0..6 {
+        let end = all_begun.clone();
+        let rest = async move {
+            end.cancelled().await;
+            Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x")))
+        };
+        let body = BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::once(rest)));
+        let request = Request::post("http://orders/echo").body(body).unwrap();
+        let responding = tokio::time::timeout(PATIENCE, sender.clone().send_request(request));
+        responses.push(responding.await.unwrap().unwrap());
+    }
+    all_begun.cancel();
+    for response in responses {
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "x");
+    }
+
+    let tunnel = tunnel(&other, &orders, streams, &mut tasks).await;
+    let mut held = Vec::new();
+    for _ in 0..7 {
+        held.push(open(&tunnel).await.unwrap());
+    }
+    // What is in use stays so.
+    assert_eq!(open(&tunnel).await.unwrap_err(), "too_many_of_one_identity");
+    let mut client = sender.clone();
+    let request = || {
+        let nothing = http_body_util::Empty::<Bytes>::new();
+        Request::get("http://orders/").body(BodyExt::boxed_unsync(nothing)).unwrap()
+    };
+    assert_eq!(client.send_request(request()).await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -124,7 +124,8 @@ async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_
         state.forget_node().unwrap();
         drop(answers);
     };
-    let (renewed, ()) = within(async { tokio::join!(agent.renewal.renew_once(), forgetting) }).await;
+    let both = Box::pin(async { tokio::join!(agent.renewal.renew_once(), forgetting) });
+    let (renewed, ()) = within(both).await;
     assert!(renewed.unwrap_err().contains("was deleted"));
     assert_eq!(key(&agent.credentials), before);
     assert!(state.identity().unwrap().is_none());

@@ -1,17 +1,43 @@
 //! Connections to the app beside us.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use hauberk_identity::SpiffeId;
 use tokio::net::TcpStream;
 
 use super::admit::Guest;
 use super::limits::InUse;
 use super::listener::Port;
 use crate::wire::budget::SocketPlace;
+use crate::wire::http2::MultiplexedPool;
 use crate::wire::socket::{self, ConnectError};
 
 /// How long the app may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The HTTP/2 connections to the app, apart for each identity that calls. Streams on one connection share its window and
+/// the app's limit of streams, so that a caller who reads no answers, or ends no requests, holds up itself only.
+#[derive(Debug, Default)]
+pub(super) struct PoolsByCaller(Mutex<HashMap<SpiffeId, Weak<MultiplexedPool>>>);
+
+impl PoolsByCaller {
+    /// The connections for this one, which end when none of its own is left.
+    pub(super) fn of(&self, identity: &SpiffeId) -> Arc<MultiplexedPool> {
+        let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(identity).and_then(Weak::upgrade) {
+            return pool;
+        }
+        // Before more room is made for them, those that are no longer there are forgotten.
+        if pools.len() == pools.capacity() {
+            pools.retain(|_, pool| pool.strong_count() > 0);
+        }
+        let pool = Arc::default();
+        pools.insert(identity.clone(), Arc::downgrade(&pool));
+        pool
+    }
+}
 
 /// Why there is none.
 #[derive(Debug)]

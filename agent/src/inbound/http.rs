@@ -27,7 +27,7 @@ use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLIENT_CERTIFICATE, RequestHead};
 use crate::wire::http1::{self, SendError};
-use crate::wire::http2::{self, Multiplexed};
+use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::until_cut;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
@@ -42,6 +42,8 @@ struct Caller {
     port: Arc<Port>,
     guest: Arc<Guest>,
     opaque: Opaque,
+    /// Where its requests go to an app that speaks HTTP/2.
+    multiplexed: Arc<MultiplexedPool>,
     /// What the app is told of who called.
     certificate: Option<HeaderValue>,
 }
@@ -72,7 +74,8 @@ impl Caller {
         let peer = guest.connection().peer();
         // Ids hold neither `;` nor `,` nor quotes.
         let certificate = HeaderValue::from_str(&format!("By={own};URI={}", peer.id())).ok();
-        Arc::new(Self { port, guest, opaque: Opaque::default(), certificate })
+        let multiplexed = port.multiplexed.of(peer.id());
+        Arc::new(Self { port, guest, opaque: Opaque::default(), multiplexed, certificate })
     }
 
     fn protocol(&self) -> Protocol {
@@ -212,7 +215,7 @@ async fn pass_on(
     let request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).under(&passage));
     let sent = match caller.protocol() {
         Protocol::Http2 | Protocol::Grpc => {
-            send_http2(&caller.port, request, &head).await.map(|(response, via)| (response, via, None))
+            send_http2(caller, request, &head).await.map(|(response, via)| (response, via, None))
         }
         Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head).await,
     };
@@ -305,17 +308,18 @@ async fn send_http1(
 }
 
 async fn send_http2(
-    port: &Port,
+    caller: &Caller,
     mut request: Request<RequestBody>,
     head: &RequestHead,
 ) -> Result<(Response<Incoming>, Via), AppFailure> {
+    let port = &caller.port;
     forward::address_http2(&mut request, head);
     let connect = || async {
         let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
         let opened = Multiplexed::open(Transport::plain(stream, place), &port.tasks, None).await;
         opened.map_err(|_| AppFailure::Unspoken)
     };
-    let (response, lease) = http2::send(&port.multiplexed, request, connect)
+    let (response, lease) = http2::send(&caller.multiplexed, request, connect)
         .await
         .map_err(|error| AppFailure::of(error, port))?;
     Ok((response, Via::Stream { _lease: lease }))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admit;
+use super::app::PoolsByCaller;
 use super::limits::{Limits, Place};
 use crate::connections::Connections;
 use crate::metrics::ListenerMetrics;
@@ -19,7 +20,6 @@ use crate::wire::accept::Refusals;
 use crate::wire::alpn;
 use crate::wire::budget::Budget;
 use crate::wire::http1::LinkPool;
-use crate::wire::http2::MultiplexedPool;
 use crate::wire::socket;
 use crate::wire::tasks::Tasks;
 
@@ -47,7 +47,7 @@ pub(super) struct Port {
     pub(super) connections: Arc<Connections>,
     pub(super) metrics: Arc<ListenerMetrics>,
     pub(super) links: Arc<LinkPool>,
-    pub(super) multiplexed: MultiplexedPool,
+    pub(super) multiplexed: PoolsByCaller,
     pub(super) to_app: Budget,
     pub(super) tasks: Tasks,
     /// Fires when nothing new should be begun.
@@ -69,7 +69,7 @@ pub async fn serve(
         metrics: connections.context().metrics.listener(listener.port),
         connections,
         links: LinkPool::to_app(limits.to_app().clone()),
-        multiplexed: MultiplexedPool::default(),
+        multiplexed: PoolsByCaller::default(),
         to_app: limits.to_app().clone(),
         tasks: Tasks::new(tracker.clone()),
         stop: stop.clone(),
@@ -96,7 +96,6 @@ pub async fn serve(
     }
     drop(listener);
     while serving.join_next().await.is_some() {}
-    port.multiplexed.clear();
     tracker.close();
     tracker.wait().await;
 }

@@ -133,11 +133,6 @@ impl MultiplexedPool {
         (busy(&least) < SPREAD_FROM || open.len() >= MAX_CONNECTIONS).then(|| least.clone())
     }
 
-    /// Uses none of the connections again. Each ends when its streams have.
-    pub(crate) fn clear(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
     /// Keeps a connection.
     fn put(&self, connection: Multiplexed) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).push(connection);

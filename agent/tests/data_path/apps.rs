@@ -41,6 +41,9 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Body>, Infall
         response.headers_mut().insert("content-type", HeaderValue::from_static("application/octet-stream"));
         return Ok(response);
     }
+    if path == "/shop.Orders/Flood" {
+        return Ok(Response::new(full(vec![b'x'; 4 << 20])));
+    }
     if path == "/trailers" || path.starts_with("/shop.Orders/") {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", HeaderValue::from_static("0"));

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apps::{http1_app, tcp_app};
+use crate::apps::{http1_app, http2_app, tcp_app};
 use crate::clients::{ask, call, http1, http2, over, raw, tls};
 use crate::world::{Agent, PATIENCE, World, until};
 
@@ -32,6 +32,7 @@ async fn orders(
     let mut orders = world.agent("orders");
     let app = match protocol {
         Protocol::Tcp => tcp_app(&mut orders.tasks).await,
+        Protocol::Grpc => http2_app(&mut orders.tasks).await,
         _ => http1_app(&mut orders.tasks).await,
     };
     orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[ANYBODY])).await;
@@ -247,5 +248,31 @@ async fn a_request_that_breaks_off_is_the_fault_of_its_caller_only() {
     for answer in [raw(local, request).await, raw(foreign, request).await] {
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
         assert!(answer.contains("hauberk-error: request_broken_off"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_reads_no_answers_holds_up_no_other() {
+    let world = World::new();
+    let (orders, inbound) = orders(&world, Protocol::Grpc, (100, 100)).await;
+    let (web, other) = (world.identity(&world.node("web"), LIFE), world.identity(&world.node("other"), LIFE));
+    let mut tasks = JoinSet::new();
+    let stream = tls(&web, &orders.id, inbound, &[b"h2"]).await.unwrap();
+    let (mut hostile, connection) = h2::client::handshake(stream).await.unwrap();
+    tasks.spawn(async move { drop(connection.await) });
+    let mut unread = Vec::new();
+    for _ in 0..64 {
+        hostile = hostile.ready().await.unwrap();
+        let request = Request::post("http://orders/shop.Orders/Flood").body(()).unwrap();
+        let (response, _) = hostile.send_request(request, true).unwrap();
+        unread.push(tokio::time::timeout(PATIENCE, response).await.unwrap().unwrap());
+    }
+    let stream = tls(&other, &orders.id, inbound, &[b"h2"]).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tasks.spawn(async move { drop(connection.await) });
+    for _ in 0..300 {
+        let answer = call(&mut client, "http://orders/shop.Orders/Get", b"").await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "message"));
     }
 }

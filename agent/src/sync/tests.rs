@@ -376,7 +376,20 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
         assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted));
         assert!(agent.mesh.services.all().is_empty());
     }
+    // What was on its way is not kept.
+    let update = pb::EndpointsUpdate {
+        spiffe_id: "spiffe://shop.local/mesh/shop/node/payments".to_owned(),
+        listener_port: 9090,
+        endpoints: vec![pb::Endpoint {
+            instance_id: "0123456789".to_owned(),
+            address: "10.0.0.1:9090".to_owned(),
+            confirmed: true,
+        }],
+    };
+    held.take_endpoints(&update, true).unwrap();
+    agent.take(&mut held, &service_view("payments.shop", 8)).await;
     held.session_ended(UnixMillis(7)).await;
+    assert!(agent.state.endpoints().unwrap().is_empty() && agent.state.service_views().unwrap().is_empty());
     drop(held);
     let agent = agent.restarted();
     let mut held = agent.held();

@@ -1,6 +1,8 @@
 //! What the demo tells while it runs.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -173,7 +175,7 @@ impl Account {
                 format!("{IN_CONTAINERS} down --volumes ends the demo and leaves nothing behind."),
             ),
             (Place::Processes, known) => (
-                " (the context `demo` is set):\n".to_owned(),
+                format!(" (the context `demo` is set):\n{}", how_to_be_found()),
                 if let ControlPlane::Here(Some(pid)) = known { Some(format!("kill {pid}")) } else { None },
                 "Ctrl-C ends the demo and leaves nothing behind.".to_owned(),
             ),
@@ -231,5 +233,42 @@ impl Account {
             eprint!("\r\x1b[2K");
         }
         println!("{text}");
+    }
+}
+
+/// What another terminal needs so that its `hauberk` is this program; empty where it is already.
+fn how_to_be_found() -> String {
+    let Ok(own) = std::env::current_exe() else { return String::new() };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match own.parent() {
+        Some(folder) if !is_found(&own, &path) => format!("\n  PATH=\"{}:$PATH\"\n", folder.display()),
+        _ => String::new(),
+    }
+}
+
+/// Whether a shell with this `PATH` takes `hauberk` for the program `own`.
+fn is_found(own: &Path, path: &OsStr) -> bool {
+    let first =
+        std::env::split_paths(path).map(|folder| folder.join("hauberk")).find(|found| found.is_file());
+    first.and_then(|found| found.canonicalize().ok()) == own.canonicalize().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_program_of_the_path_is_the_one_that_a_shell_takes() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = |name: &str| folder.path().join(name).join("hauberk");
+        for name in ["ours", "theirs"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(own(name), name).unwrap();
+        }
+        let path =
+            |names: &[&str]| std::env::join_paths(names.iter().map(|name| folder.path().join(name))).unwrap();
+        assert!(is_found(&own("ours"), &path(&["none", "ours", "theirs"])));
+        assert!(!is_found(&own("ours"), &path(&["theirs", "ours"])));
+        assert!(!is_found(&own("ours"), OsStr::new("")));
     }
 }

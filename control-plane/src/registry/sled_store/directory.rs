@@ -101,7 +101,7 @@ impl AcknowledgedMark {
 /// Carries sled's files to the disk itself, which sled's flush does not.
 #[derive(Debug)]
 pub(super) struct DiskSync {
-    log: File,
+    pub(super) log: File,
     blobs: PathBuf,
     synced_blobs: HashSet<OsString>,
 }

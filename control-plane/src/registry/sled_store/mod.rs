@@ -180,6 +180,10 @@ impl Store for SledStore {
     }
 
     fn condition(&self) -> Condition {
+        // Closed, or its thread has ended by a panic of sled's.
+        if self.sender().is_none_or(|jobs| jobs.is_closed()) {
+            return Condition::Broken("its writer has ended".to_owned());
+        }
         match self.shared.check_writable(false) {
             Ok(()) => Condition::Writable,
             Err(error @ StoreError::Full { .. }) => Condition::Full(error.to_string()),

@@ -3,7 +3,9 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::*;
+use crate::health::Health;
 use crate::registry::suite;
+use crate::revocation::crl::Crl;
 
 struct Scratch {
     _directory: tempfile::TempDir,
@@ -205,6 +207,67 @@ async fn a_store_that_failed_once_is_read_only_and_shows_what_is_durable() {
     assert_eq!(store.get("a").await.unwrap().unwrap().value, "durable");
     let Condition::Broken(reason) = store.condition() else { panic!("it says so") };
     assert!(reason.contains("input/output error"), "{reason}");
+}
+
+/// A store whose disk does not confirm what it is handed: fdatasync of /dev/null fails.
+fn on_a_failing_disk(path: &Path) -> SledStore {
+    let mut opened = open::create(path).unwrap();
+    opened.disk.log = std::fs::File::open("/dev/null").unwrap();
+    SledStore::start(opened)
+}
+
+#[tokio::test]
+async fn what_the_disk_does_not_confirm_is_not_acknowledged_and_nothing_follows_it() {
+    let scratch = scratch();
+    let store = Arc::new(on_a_failing_disk(&scratch.path));
+    let health = Health::new(store.clone(), Arc::default(), Crl::new().1);
+    health.set_serving(true);
+    assert_eq!(health.unready_reason(), None);
+    let mut watch = store.watch("", Version(0));
+
+    // Of one group or of several: none is acknowledged, nor is a refusal that rests on one that was not written.
+    let writes =
+        ["a", "b", "c"].map(|key| store.commit(Commit::new().absent(key).put(key, "1").raising_revision()));
+    let twice = store.commit(Commit::new().absent("a").put("a", "2"));
+    let (writes, twice) = futures_util::future::join(futures_util::future::join_all(writes), twice).await;
+    for answer in writes.into_iter().chain([twice]) {
+        assert!(matches!(answer, Err(StoreError::ReadOnly { .. })), "{answer:?}");
+    }
+    // Nor is anything after, not even what may use the reserve, and nobody is shown what is not durable.
+    let refused = store.commit(Commit::new().put("d", "1").using_reserve()).await.unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly { .. }), "{refused}");
+    for key in ["a", "b", "c", "d"] {
+        assert_eq!(store.get(key).await.unwrap(), None);
+    }
+    let page = store.list("", None, 10).await.unwrap();
+    assert_eq!((page.entries.len(), page.version, page.revision), (0, Version(0), Revision(0)));
+    assert_eq!(store.revision().await.unwrap(), Revision(0));
+    assert!(watch.next().now_or_never().is_none(), "nobody is told of it");
+    let unready = health.unready_reason().unwrap();
+    assert!(
+        unready.contains("the registry takes no writes") && unready.contains("nvalid argument"),
+        "{unready}"
+    );
+
+    store.close().await;
+    drop((health, watch));
+    drop(Arc::into_inner(store).unwrap());
+    // It was handed to the disk, which may have kept it after all, whole.
+    let store = SledStore::open(&scratch.path).unwrap();
+    assert_eq!(store.condition(), Condition::Writable);
+    let version = store.commit(Commit::new().put("d", "2")).await.unwrap().version;
+    assert_eq!(store.get("d").await.unwrap().unwrap(), Stored { version, value: "2".into() });
+}
+
+#[tokio::test]
+async fn a_store_whose_writer_has_ended_says_so() {
+    let scratch = scratch();
+    let store = SledStore::create(&scratch.path).unwrap();
+    // As a panic leaves it.
+    *store.jobs.lock().unwrap() = Some(mpsc::channel(1).0);
+    let refused = store.commit(Commit::new().put("a", "1")).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Closed), "{refused}");
+    assert!(matches!(store.condition(), Condition::Broken(_)), "{:?}", store.condition());
 }
 
 #[tokio::test]

@@ -31,6 +31,23 @@ impl SecretHash {
     }
 }
 
+/// [`SecretHash::short`] as somebody writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretId(String);
+
+impl SecretId {
+    /// Reads an id; `None` where it cannot be one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        (text.len() == 12 && text.bytes().all(is_hexadecimal)).then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// A new secret's text. Wiped on drop and never printed by `Debug`.
 pub struct Secret(Zeroizing<String>);
 

@@ -1,8 +1,10 @@
 //! A control plane in a scratch directory, for unit tests.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::mesh::v1::{Metadata, Resource};
 use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
@@ -14,7 +16,9 @@ use crate::authority::{self, KeyEncryptionKey};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::enrollment::{AgentInfo, TokenRequest, Uses};
-use crate::registry::{Commit, SledStore, Store, keys};
+use crate::registry::{
+    Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch, keys,
+};
 use crate::telemetry::LogControl;
 
 /// The mesh and the node that exist.
@@ -29,6 +33,11 @@ pub(crate) struct Scratch {
 /// A founded control plane with one node. Its clock begins now, since certificates are held against the real time in
 /// handshakes, and stands still.
 pub(crate) async fn scratch() -> Scratch {
+    scratch_over(Arc::new).await
+}
+
+/// The same with something around its store.
+pub(crate) async fn scratch_over<S: Store>(around: impl FnOnce(SledStore) -> Arc<S>) -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Clock::system().now());
     let settings = settings(directory.path());
@@ -40,7 +49,7 @@ pub(crate) async fn scratch() -> Scratch {
     let node = keys::resource("VirtualNode", NODE.0, NODE.1);
     store.commit(Commit::new().put(node, a_node("first")).raising_revision()).await.unwrap();
     let log = LogControl::detached();
-    let (store, authority) = (Arc::new(store), Arc::new(authority));
+    let (store, authority) = (around(store), Arc::new(authority));
     let control = ControlPlane::assemble(settings, clock.clone(), log, store, authority, kek).await.unwrap();
     Scratch { _directory: directory, control, clock }
 }
@@ -92,5 +101,64 @@ impl Scratch {
     pub(crate) fn peer(&self, svid: &Svid) -> PeerIdentity {
         let bundle = self.control.authority.bundle();
         hauberk_tls::verify_svid(svid.chain(), &bundle, self.clock.now(), hauberk_tls::Usage::Client).unwrap()
+    }
+}
+
+/// A store in which others write: each of `first` just before one commit.
+pub(crate) struct Busy {
+    store: SledStore,
+    pub(crate) first: Mutex<VecDeque<Commit>>,
+}
+
+impl Busy {
+    pub(crate) fn new(store: SledStore) -> Arc<Self> {
+        Arc::new(Self { store, first: Mutex::default() })
+    }
+
+    /// Has this written just before the next commit.
+    pub(crate) fn before_next(&self, commit: Commit) {
+        self.first.lock().unwrap().push_back(commit);
+    }
+}
+
+impl Store for Busy {
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        let first = self.first.lock().unwrap().pop_front();
+        async move {
+            if let Some(first) = first {
+                self.store.commit(first).await.unwrap();
+            }
+            self.store.commit(commit).await
+        }
+        .boxed()
+    }
+
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        self.store.get(key)
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        self.store.list(prefix, after, limit)
+    }
+
+    fn watch(&self, prefix: &str, after: Version) -> Watch {
+        self.store.watch(prefix, after)
+    }
+
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
+        self.store.revision()
+    }
+
+    fn condition(&self) -> Condition {
+        self.store.condition()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.store.close()
     }
 }

@@ -27,6 +27,14 @@ pub(crate) enum Revoke {
         #[command(flatten)]
         wait: WaitEnforced,
     },
+    /// All instances that joined by a token, and the token itself
+    Token {
+        /// As `get tokens` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+        #[command(flatten)]
+        wait: WaitEnforced,
+    },
     /// All instances that a virtual node has now; new ones may join with new tokens
     Node {
         /// The virtual node

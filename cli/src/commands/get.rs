@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hauberk_proto::admin::v1 as api;
+use hauberk_proto::admin::v1::{self as api, Instance};
 use hauberk_proto::mesh::v1::{Kind, Resource};
 
 use crate::arguments::{Get, Global};
@@ -147,7 +147,7 @@ fn names(found: &[Resource]) -> Result<(), CommandError> {
     found.iter().try_for_each(|resource| output::line(kinds::label(resource)))
 }
 
-/// Instances of a mesh (empty: all), or of one node or id.
+/// Instances of a mesh (empty: all), or of one node, one id, or one token.
 pub(crate) async fn instances(
     session: &Session,
     format: Format,
@@ -157,10 +157,13 @@ pub(crate) async fn instances(
     let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: String::new() };
     let mut found = session.identities().list_instances(request).await?.into_inner().instances;
     if let Some(name) = name {
-        found.retain(|instance| instance.id == name || instance.node == name);
+        found.retain(|instance| {
+            let Instance { id, node, token_id, .. } = instance;
+            [id, node, token_id].into_iter().any(|is| is == name)
+        });
         if found.is_empty() {
             return Err(CommandError::failed(format!(
-                "there is no instance or node `{name}` with instances"
+                "there is no instance `{name}`, and no node or token of that name with instances"
             )));
         }
     }

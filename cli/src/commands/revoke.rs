@@ -21,6 +21,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
             (Target::Serial(serial.clone()), format!("certificate/{serial}"), wait)
         }
         Revoke::Instance { id, wait } => (Target::InstanceId(id.clone()), format!("instance/{id}"), wait),
+        Revoke::Token { id, wait } => (Target::TokenId(id.clone()), format!("token/{id}"), wait),
         Revoke::Node { name, wait } => {
             let said = format!("virtualnode/{name}");
             let mesh = session.mesh().await?;
@@ -31,6 +32,9 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     let request = RevokeRequest { target: Some(target) };
     let answer = session.revocations().revoke(request).await?.into_inner();
     match answer.serials.len() {
+        0 if answer.token_deleted => {
+            output::line(format_args!("{said} deleted; nobody holds a certificate by it"))?
+        }
         0 => output::line(format_args!("{said} unchanged: it was revoked before"))?,
         1 => output::line(format_args!("{said} revoked (1 certificate)"))?,
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,

@@ -129,7 +129,7 @@ fn statements(cedar: &str) -> String {
 pub(crate) fn instance_headers(wide: bool) -> Vec<&'static str> {
     let mut headers = vec!["INSTANCE", "NODE", "STATE", "ENFORCES", "CERTIFICATE", "LISTENS"];
     if wide {
-        headers.extend(["VERSION", "HOST", "PEER", "CLOCK", "SERIAL"]);
+        headers.extend(["VERSION", "HOST", "PEER", "CLOCK", "SERIAL", "TOKEN"]);
     }
     headers
 }
@@ -164,6 +164,7 @@ pub(crate) fn instance(instance: &Instance, wide: bool, now: UnixMillis) -> Vec<
             or_dash(instance.peer_address.clone()),
             format!("{:+} ms", instance.clock_skew_ms),
             or_dash(instance.serial.clone()),
+            or_dash(instance.token_id.clone()),
         ]);
     }
     cells
@@ -178,7 +179,7 @@ pub(crate) fn token(token: &Token, now: UnixMillis) -> Vec<String> {
     vec![
         token.id.clone(),
         format!("{}/{}", token.mesh, token.node),
-        format!("{} of {uses}", token.used_by.len()),
+        format!("{} of {uses}", token.used),
         until(token.expires_at.as_ref(), now),
         token.created_by.clone(),
         age(token.created_at.as_ref(), now),

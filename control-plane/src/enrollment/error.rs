@@ -6,6 +6,7 @@ use hauberk_identity::{NameError, SpiffeId, UnixMillis};
 
 use super::token::TokenUse;
 use crate::issuance::{IssuanceError, fails_as_issuance};
+use crate::registry::StoreError;
 use crate::revocation::Denial;
 
 /// Why an agent gets no certificate.
@@ -70,10 +71,22 @@ pub enum EnrollmentError {
         /// When it may.
         again_in: Duration,
     },
+    /// A token makes instances faster than anybody starts them.
+    #[error(
+        "join token {token} has made too many instances lately: again in {}. If they are not yours: `hauberk revoke token \
+         {token}`", in_words(*.again_in)
+    )]
+    TooFast {
+        /// Its id, which is no secret.
+        token: String,
+        /// When it makes one more.
+        again_in: Duration,
+    },
     /// The bearers of a token have made more instances than anybody runs.
     #[error(
-        "virtual node {node} of mesh {mesh} has {most} live instances, and no more are let in: delete the join tokens that \
-         should not be used any longer, and wait until certificates of instances that are gone expire"
+        "virtual node {node} of mesh {mesh} has {most} live instances, and no more are let in: `hauberk check` says \
+         which join tokens made them, and `hauberk revoke token ID` takes back those of one; those that are gone count until \
+         their certificates expire"
     )]
     TooManyInstances {
         /// The mesh.
@@ -97,6 +110,11 @@ pub enum EnrollmentError {
 fails_as_issuance!(EnrollmentError);
 
 impl EnrollmentError {
+    /// Whether what was read has changed before it could be relied on: worth another attempt.
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Issuance(IssuanceError::Store(StoreError::Conflict { .. })))
+    }
+
     /// Whether the agent was refused, as against something having failed here.
     pub fn is_refusal(&self) -> bool {
         match self {

@@ -1,27 +1,28 @@
 //! The first certificate for a join token.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
+use super::arrivals::Arrivals;
 use super::error::EnrollmentError;
-use super::node;
+use super::node::StoredNode;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
-use crate::issuance::{Holder, InstanceRecord, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order};
+use crate::issuance::{Holder, InstanceRecord, Issued, IssuedRecord, Issuer, Ledger, Order};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::random;
-use crate::registry::{Commit, Guard, Store, StoreError, Stored, document, keys};
+use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::secret::SecretHash;
 
-/// How often an enrollment is tried again when others use the same token at the same moment through other replicas.
-const ATTEMPTS: u32 = 16;
+/// How often it is tried again because something that it rests on has changed meanwhile: the token, the node.
+pub(super) const ATTEMPTS: u32 = 16;
 
 /// Into how many queues users of tokens are sorted, by the token's hash.
 const QUEUES: usize = 64;
@@ -34,7 +35,7 @@ const RENEWALS_IN_A_LIFE: u32 = 100;
 /// How many live instances a virtual node may have; each takes some memory and disk until its certificate expires. Far more
 /// than anybody runs, it bounds those who hold a token for any number of agents. Those who join at the very same moment
 /// may be a few more.
-const MOST_INSTANCES: usize = 10_000;
+pub(crate) const MOST_INSTANCES: usize = 10_000;
 
 /// The longest text that an agent may say about itself, in characters.
 const LONGEST_INFO: usize = 255;
@@ -70,6 +71,8 @@ pub struct Enrollment {
     pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
     pub(super) renewals: std::sync::Mutex<Allowances>,
+    /// How fast each token makes instances.
+    arrivals: std::sync::Mutex<Arrivals>,
     /// Users of one token go one after the other, so that they do not fail each other's guards over and over.
     queues: Vec<Mutex<()>>,
 }
@@ -124,6 +127,7 @@ impl Enrollment {
             trust_domain,
             svid_ttl,
             renewals,
+            arrivals: std::sync::Mutex::new(Arrivals::new()),
             queues,
         }
     }
@@ -171,32 +175,23 @@ impl Enrollment {
             Some(queue) => Some(queue.lock().await),
             None => None,
         };
-        let mut attempt = 1;
+        let (mut attempt, mut is_counted) = (1, false);
         loop {
-            match self.use_token(hash, &public_key, &info, source).await {
-                Err(EnrollmentError::Issuance(IssuanceError::Store(StoreError::Conflict { guard }))) => {
-                    if let Guard::Present(key) = &guard
-                        && key.starts_with(keys::RESOURCES)
-                    {
-                        return Err(EnrollmentError::NoSuchNode { mesh: record.mesh, node: record.node });
-                    }
-                    if attempt == ATTEMPTS {
-                        return Err(StoreError::Conflict { guard }.into());
-                    }
-                    attempt += 1;
-                }
+            match self.use_token(hash, &public_key, &info, source, &mut is_counted).await {
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
                 result => return result,
             }
         }
     }
 
-    /// One attempt: fails with a conflict where the token changed in between.
+    /// One attempt: fails with a conflict where the token, or the node, changed in between. A new instance is counted once.
     async fn use_token(
         &self,
         hash: &SecretHash,
         public_key: &PublicKey,
         info: &AgentInfo,
         source: &str,
+        is_counted: &mut bool,
     ) -> Result<Enrolled, EnrollmentError> {
         let key = token_key(hash);
         let (stored, record) = self.token(&key).await?;
@@ -208,9 +203,9 @@ impl Enrollment {
         };
 
         let (mesh, node) = (Name::parse(&record.mesh)?, Name::parse(&record.node)?);
-        let node_uid = self.same_node(mesh.as_str(), node.as_str(), record.node_uid.as_deref()).await?;
         let id = SpiffeId::node(&self.trust_domain, &mesh, &node);
-        let entitlement = Commit::new().present(keys::resource("VirtualNode", &record.mesh, &record.node));
+        let node = self.same_node(&record.mesh, &record.node, record.node_uid.as_deref()).await?;
+        let entitlement = node.guard(Commit::new());
         let mut entitlement = self.check_denied(entitlement, (&record.mesh, &record.node), None).await?;
         let instance = match &before {
             Some(used) => {
@@ -225,7 +220,7 @@ impl Enrollment {
                 id
             }
             None => {
-                self.check_room(&id, &node_uid, &record)?;
+                self.check_room(&id, &node.uid, &record)?;
                 let instance = random::instance_id()?;
                 entitlement = match record.uses {
                     Uses::Unlimited => entitlement.present(key),
@@ -239,6 +234,9 @@ impl Enrollment {
                         return Err(EnrollmentError::UsedUp { by });
                     }
                 };
+                if !std::mem::replace(is_counted, true) {
+                    self.count_arrival(hash, source)?;
+                }
                 let used = TokenUse {
                     instance: instance.to_string(),
                     at: self.clock.now().0,
@@ -259,12 +257,12 @@ impl Enrollment {
             actor: Actor { name: format!("token:{}", hash.short()), source: source.to_owned() },
             action: "enrollment.attest",
         };
-        let enrolled_at = before.map(|used| used.at);
+        let joined = Joined { at: before.map(|used| used.at), token: Some(hash.short().to_owned()) };
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let node = (&*record.mesh, &*record.node, node_uid);
-                let record = instance_record(node, serial, certificate, info, enrolled_at);
+                let node = (&*record.mesh, &*record.node, node.uid);
+                let record = instance_record(node, serial, certificate, info, joined);
                 put_instance(entitlement, &instance, &record)
             })
             .await?;
@@ -277,21 +275,21 @@ impl Enrollment {
         Ok((stored, record))
     }
 
-    /// The id of a node that exists, and is the very one that a token or an instance belongs to.
+    /// The node that exists, where it is the very one that a token or an instance belongs to.
     pub(super) async fn same_node(
         &self,
         mesh: &str,
         node: &str,
         belongs_to: Option<&str>,
-    ) -> Result<String, EnrollmentError> {
-        let uid = node::uid_of(&*self.store, mesh, node).await?;
+    ) -> Result<StoredNode, EnrollmentError> {
+        let existing = StoredNode::read(&*self.store, mesh, node).await?;
         let (mesh, node) = (mesh.to_owned(), node.to_owned());
-        match (uid, belongs_to) {
+        match (existing, belongs_to) {
             (None, _) => Err(EnrollmentError::NoSuchNode { mesh, node }),
-            (Some(uid), Some(belongs_to)) if uid != belongs_to => {
+            (Some(existing), Some(belongs_to)) if existing.uid != belongs_to => {
                 Err(EnrollmentError::NodeMadeAnew { mesh, node })
             }
-            (Some(uid), _) => Ok(uid),
+            (Some(existing), _) => Ok(existing),
         }
     }
 
@@ -312,6 +310,11 @@ impl Enrollment {
         Ok(())
     }
 
+    pub(super) fn count_arrival(&self, token: &SecretHash, source: &str) -> Result<(), EnrollmentError> {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.admit(token, source, self.clock.now())
+    }
+
     fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
         let number = usize::from_str_radix(hash.as_str().get(..4)?, 16).ok()?;
         self.queues.get(number % QUEUES)
@@ -327,12 +330,20 @@ impl Enrollment {
     }
 }
 
+/// How an instance came, as far as that is known.
+pub(super) struct Joined {
+    /// Unix ms; `None`: now.
+    pub(super) at: Option<u64>,
+    /// The id of the token.
+    pub(super) token: Option<String>,
+}
+
 pub(super) fn instance_record(
     (mesh, node, node_uid): (&str, &str, String),
     serial: &str,
     certificate: &IssuedRecord,
     info: &AgentInfo,
-    enrolled_at: Option<u64>,
+    joined: Joined,
 ) -> InstanceRecord {
     InstanceRecord {
         spiffe_id: certificate.spiffe_id.clone(),
@@ -342,9 +353,11 @@ pub(super) fn instance_record(
         serial: serial.to_owned(),
         issued_at: certificate.issued_at,
         not_after: certificate.not_after,
-        enrolled_at: enrolled_at.unwrap_or(certificate.issued_at),
+        enrolled_at: joined.at.unwrap_or(certificate.issued_at),
         version: info.version.clone(),
         hostname: info.hostname.clone(),
+        token: joined.token,
+        dismissed_at: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! How agents come by their identities: join tokens, the first certificate, and its renewals.
 
+mod arrivals;
 mod error;
 mod join;
 mod node;
@@ -11,5 +12,6 @@ mod workload;
 mod tests;
 
 pub use error::EnrollmentError;
+pub(crate) use join::MOST_INSTANCES;
 pub use join::{AgentInfo, Enrolled, Enrollment, EnrollmentParts};
 pub use token::{IssuedToken, TokenError, TokenRecord, TokenRequest, TokenUse, TokenView, Tokens, Uses};

@@ -3,17 +3,38 @@
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use crate::registry::{Store, StoreError, keys};
+use crate::registry::{Commit, Store, StoreError, Version, keys};
 
-/// The id that a virtual node got when it was made; `None` where there is no such node.
-///
-/// # Errors
-/// When the store cannot be read.
-pub(super) async fn uid_of(store: &dyn Store, mesh: &str, node: &str) -> Result<Option<String>, StoreError> {
-    let key = keys::resource("VirtualNode", mesh, node);
-    let Some(stored) = store.get(&key).await? else { return Ok(None) };
-    match Resource::decode(stored.value) {
-        Ok(resource) => Ok(Some(resource.metadata.map(|metadata| metadata.uid).unwrap_or_default())),
-        Err(_) => Err(StoreError::Damaged { key, what: "it is no resource" }),
+/// A virtual node as it was read.
+#[derive(Debug)]
+pub(super) struct StoredNode {
+    /// The id that it got when it was made.
+    pub(super) uid: String,
+    key: String,
+    version: Version,
+}
+
+impl StoredNode {
+    /// Reads a node; `None` where there is no such node.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) async fn read(store: &dyn Store, mesh: &str, node: &str) -> Result<Option<Self>, StoreError> {
+        let key = keys::resource("VirtualNode", mesh, node);
+        let Some(stored) = store.get(&key).await? else { return Ok(None) };
+        let version = stored.version;
+        match Resource::decode(stored.value) {
+            Ok(resource) => {
+                let uid = resource.metadata.map(|metadata| metadata.uid).unwrap_or_default();
+                Ok(Some(Self { uid, key, version }))
+            }
+            Err(_) => Err(StoreError::Damaged { key, what: "it is no resource" }),
+        }
+    }
+
+    /// Lets a commit happen only while the node is the very one that was read. One that was merely changed makes it fail
+    /// too: the caller reads again.
+    pub(super) fn guard(&self, commit: Commit) -> Commit {
+        commit.at(self.key.clone(), self.version)
     }
 }

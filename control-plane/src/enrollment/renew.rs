@@ -3,22 +3,23 @@
 use std::sync::PoisonError;
 
 use hauberk_identity::{IdentityKind, InstanceId, Serial};
-use hauberk_tls::{CertificateRequest, PeerIdentity};
+use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 
 use super::error::EnrollmentError;
-use super::join::{AgentInfo, Enrolled, Enrollment, instance_record, put_instance};
+use super::join::{ATTEMPTS, AgentInfo, Enrolled, Enrollment, Joined, instance_record, put_instance};
+use super::node::StoredNode;
 use crate::audit::{Act, Actor};
-use crate::issuance::{Holder, InstanceRecord, IssuanceError, Order};
-use crate::registry::{Commit, StoreError, keys};
-use crate::revocation::{self, Denial};
+use crate::issuance::{Holder, InstanceRecord, Order};
+use crate::registry::Commit;
+use crate::revocation;
 
 /// What an agent is entitled to its name by.
 pub(crate) struct Entitled<'a> {
     /// Which instance it is.
     pub(crate) instance: InstanceId,
     mesh: &'a str,
-    node: &'a str,
-    node_uid: String,
+    name: &'a str,
+    node: StoredNode,
     former: Option<InstanceRecord>,
 }
 
@@ -32,14 +33,14 @@ impl Enrollment {
         if peer.not_after() < self.clock.now() {
             return Err(EnrollmentError::CertificateExpired);
         }
-        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
+        let IdentityKind::Node { mesh, name } = peer.id().kind() else {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
         let instance = self.ledger.instance_of(peer).await?;
         let former = self.ledger.instance(&instance).await?;
         let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
-        let node_uid = self.same_node(mesh, node, former_uid).await?;
-        Ok(Entitled { instance, mesh, node, node_uid, former })
+        let node = self.same_node(mesh, name, former_uid).await?;
+        Ok(Entitled { instance, mesh, name, node, former })
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
@@ -69,45 +70,55 @@ impl Enrollment {
         csr: &[u8],
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let Entitled { instance, mesh, node, node_uid, former } = self.entitled(peer).await?;
-        self.check_renewals(&instance)?;
+        let mut entitled = self.entitled(peer).await?;
+        self.check_renewals(&entitled.instance)?;
         let public_key = CertificateRequest::parse(csr)?;
+        let mut attempt = 1;
+        loop {
+            match self.renew_entitled(entitled, peer, &public_key, source).await {
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+            entitled = self.entitled(peer).await?;
+        }
+    }
+
+    /// One attempt: fails with a conflict where the node, or what is refused, changed in between.
+    async fn renew_entitled(
+        &self,
+        entitled: Entitled<'_>,
+        peer: &PeerIdentity,
+        public_key: &PublicKey,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let Entitled { instance, mesh, name, node, former } = entitled;
         let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
             version: former.version.clone(),
             hostname: former.hostname.clone(),
         });
-        let enrolled_at = former.map(|former| former.enrolled_at);
+        let at = former.as_ref().map(|former| former.enrolled_at);
+        let joined = Joined { at, token: former.and_then(|former| former.token) };
         let order = Order {
             id: peer.id().clone(),
             holder: Holder::Instance(instance.to_string()),
-            public_key,
+            public_key: public_key.clone(),
             ttl: self.svid_ttl,
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
             actor: Actor { name: peer.id().to_string(), source: source.to_owned() },
             action: "certificate.renew",
         };
-        let entitlement = Commit::new().present(keys::resource("VirtualNode", mesh, node));
-        let entitlement =
-            self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
+        let of_instance = Some((&instance, Some(peer.serial())));
+        let entitlement = self.check_denied(node.guard(Commit::new()), (mesh, name), of_instance).await?;
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let node = (mesh, node, node_uid);
-                let record = instance_record(node, serial, certificate, &info, enrolled_at);
+                let node = (mesh, name, node.uid);
+                let record = instance_record(node, serial, certificate, &info, joined);
                 put_instance(entitlement, &instance, &record)
             })
-            .await;
-        match issued {
-            Ok(issued) => Ok(Enrolled { issued, instance }),
-            Err(IssuanceError::Store(StoreError::Conflict { guard })) => {
-                Err(match Denial::of_guard(&guard) {
-                    Some(denial) => EnrollmentError::Denied(denial),
-                    None => EnrollmentError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() },
-                })
-            }
-            Err(error) => Err(error.into()),
-        }
+            .await?;
+        Ok(Enrolled { issued, instance })
     }
 
     /// Lets a certificate be issued only while neither the instance nor the certificate that it renews is revoked, and the

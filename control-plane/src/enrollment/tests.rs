@@ -6,10 +6,11 @@ use hauberk_tls::CertificateRequest;
 
 use super::*;
 use crate::audit::Filter;
-use crate::instances::IssuedTo;
+use crate::instances::{IssuedTo, Recorded};
 use crate::issuance::IssuanceError;
 use crate::registry::{Commit, keys};
-use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
+use crate::secret::SecretHash;
+use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scratch_over};
 
 async fn token(scratch: &Scratch, uses: Uses) -> String {
     let asked = TokenRequest {
@@ -244,8 +245,14 @@ async fn a_node_has_only_so_many_live_instances() {
             seed[2] = uid.as_bytes()[0];
             let certificate = IssuedTo { serial: Serial::from_random(seed), issued_at: None, not_after };
             let id = InstanceId::from_random(*seed.first_chunk().unwrap());
-            let node = first.issued.svid.id();
-            scratch.control.instances.issued(node, id, Some(uid.to_owned()), certificate);
+            scratch.control.instances.recorded(Recorded {
+                spiffe_id: first.issued.svid.id().clone(),
+                instance: id,
+                node_uid: Some(uid.to_owned()),
+                token: None,
+                certificate,
+                is_dismissed: false,
+            });
         }
     };
     // Those of a former node are not counted.
@@ -294,4 +301,118 @@ async fn an_instance_renews_only_so_often() {
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     let details = tonic_types::StatusExt::get_error_details(&status);
     assert_eq!(details.retry_info().unwrap().retry_delay, Some(a_hundredth_of_a_life));
+}
+
+#[tokio::test]
+async fn a_token_makes_instances_only_so_fast_and_the_audit_log_says_which() {
+    let scratch = scratch().await;
+    let token = token(&scratch, Uses::Unlimited).await;
+    let enrollment = &scratch.control.enrollment;
+    let (_, csr) = request();
+    let first = attest(&scratch, &token, &csr).await.unwrap();
+    let hash = SecretHash::of(&token);
+    for port in 1..arrivals::AT_ONCE_OF_ADDRESS {
+        enrollment.count_arrival(&hash, &format!("10.0.0.7:{port}")).unwrap();
+    }
+    let (_, other) = request();
+    let refused = attest(&scratch, &token, &other).await.unwrap_err();
+    let status = crate::rpc::status::of_enrollment(&refused);
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert!(status.message().contains(&format!("hauberk revoke token {}", hash.short())), "{status}");
+    let details = tonic_types::StatusExt::get_error_details(&status);
+    assert_eq!(details.retry_info().unwrap().retry_delay, Some(arrivals::EVERY_OF_ADDRESS));
+    let filter = Filter { refused_only: true, ..Filter::default() };
+    let recorded = scratch.control.audit.list(&filter, None, 10).await.unwrap().records;
+    assert_eq!(recorded[0].object, format!("token {}", hash.short()));
+    // Who is in already stays in, and others come from elsewhere.
+    attest(&scratch, &token, &csr).await.unwrap();
+    enrollment.renew(&scratch.peer(&first.issued.svid), &csr, "10.0.0.7:4").await.unwrap();
+    let info = AgentInfo::default();
+    enrollment.attest(&token, &request().1, info, "10.0.0.8:4").await.unwrap();
+    scratch.clock.advance(arrivals::EVERY_OF_ADDRESS);
+    attest(&scratch, &token, &other).await.unwrap();
+    let listed = scratch.control.tokens.list(None).await.unwrap();
+    assert_eq!((listed[0].used, listed[0].used_by.len()), (3, 3));
+}
+
+/// A control plane whose node is changed at the last moment by whatever `before_next` is given.
+async fn busy() -> (Scratch, Arc<Busy>) {
+    let mut busy = None;
+    let scratch = scratch_over(|store| Arc::clone(busy.insert(Busy::new(store)))).await;
+    (scratch, busy.unwrap())
+}
+
+fn put_node(uid: &str) -> Commit {
+    Commit::new().put(keys::resource("VirtualNode", NODE.0, NODE.1), a_node(uid))
+}
+
+#[tokio::test]
+async fn a_node_that_is_made_anew_while_somebody_joins_or_renews_is_another() {
+    let (scratch, busy) = busy().await;
+    let token = token(&scratch, Uses::Unlimited).await;
+    let (_, csr) = request();
+    busy.before_next(put_node("second"));
+    let joined = attest(&scratch, &token, &csr).await;
+    assert!(matches!(joined, Err(EnrollmentError::NodeMadeAnew { .. })), "{joined:?}");
+    scratch.control.store.commit(put_node("first")).await.unwrap();
+    let peer = scratch.peer(&attest(&scratch, &token, &csr).await.unwrap().issued.svid);
+    busy.before_next(put_node("second"));
+    let renewed = scratch.control.enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(renewed, Err(EnrollmentError::NodeMadeAnew { .. })), "{renewed:?}");
+    let issued = scratch.control.ledger.certificates(None, None, 100).await.unwrap().certificates;
+    assert_eq!(issued.len(), 1, "{issued:?}");
+
+    scratch.control.store.commit(put_node("first")).await.unwrap();
+    busy.before_next(Commit::new().delete(keys::resource("VirtualNode", NODE.0, NODE.1)));
+    let renewed = scratch.control.enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(renewed, Err(EnrollmentError::NoSuchNode { .. })), "{renewed:?}");
+}
+
+#[tokio::test]
+async fn a_change_of_a_node_keeps_nobody_from_joining_or_renewing() {
+    let (scratch, busy) = busy().await;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let (_, csr) = request();
+    for _ in 0..3 {
+        busy.before_next(put_node("first"));
+    }
+    let peer = scratch.peer(&attest(&scratch, &token, &csr).await.unwrap().issued.svid);
+    for _ in 0..3 {
+        busy.before_next(put_node("first"));
+    }
+    scratch.control.enrollment.renew(&peer, &csr, "s").await.unwrap();
+    assert!(busy.first.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
+    use hauberk_proto::mesh::v1 as wire;
+    use prost::Message as _;
+    let (scratch, busy) = busy().await;
+    let spec = wire::EnrollmentSpec {
+        parent: Some(wire::EnrollmentParent { virtual_node: NODE.1.to_owned() }),
+        workload: Some(wire::WorkloadEnrollment {
+            path: "worker".to_owned(),
+            selectors: vec!["unix:uid:1000".to_owned()],
+            ..wire::WorkloadEnrollment::default()
+        }),
+    };
+    let spec = Some(wire::resource::Spec::Enrollment(spec));
+    let bytes = wire::Resource { spec, ..wire::Resource::default() }.encode_to_vec();
+    let put = Commit::new().put(keys::resource("Enrollment", NODE.0, "worker"), bytes);
+    scratch.control.store.commit(put.clone()).await.unwrap();
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let (_, csr) = request();
+    let enrolled = attest(&scratch, &token, &csr).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    let sign = async || {
+        scratch.control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "s").await
+    };
+    // Changes that leave it what it is are no obstacle.
+    busy.before_next(put_node("first"));
+    busy.before_next(put);
+    sign().await.unwrap();
+    busy.before_next(put_node("second"));
+    let refused = sign().await;
+    assert!(matches!(refused, Err(EnrollmentError::NodeMadeAnew { .. })), "{refused:?}");
 }

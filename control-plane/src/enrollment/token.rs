@@ -6,7 +6,7 @@ use std::time::Duration;
 use hauberk_identity::{Name, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use super::node;
+use super::node::StoredNode;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::random::NoRandomness;
@@ -100,6 +100,8 @@ pub struct TokenView {
     pub id: String,
     /// What is kept.
     pub record: TokenRecord,
+    /// How many have used it.
+    pub used: usize,
     /// Those who used it, in no order; at most a thousand.
     pub used_by: Vec<TokenUse>,
 }
@@ -158,17 +160,16 @@ impl Tokens {
             return Err(TokenError::NoUses);
         }
         let (mesh, node) = (request.mesh.as_str(), request.node.as_str());
-        let node_uid = node::uid_of(&*self.store, mesh, node).await?;
-        if node_uid.is_none() {
+        let Some(existing) = StoredNode::read(&*self.store, mesh, node).await? else {
             return Err(TokenError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() });
-        }
+        };
         let now = self.clock.now();
         let secret = Secret::generate(PREFIX)?;
         let hash = secret.hash();
         let record = TokenRecord {
             mesh: request.mesh.to_string(),
             node: request.node.to_string(),
-            node_uid,
+            node_uid: Some(existing.uid),
             created_at: now.0,
             expires_at: now.plus(ttl).0,
             created_by: actor.name.clone(),
@@ -184,7 +185,8 @@ impl Tokens {
         let object = format!("{} for {}/{}", hash.short(), record.mesh, record.node);
         match self.audit.commit(commit, Act::done(actor, "token.create", object)).await {
             Ok(_) => {
-                let view = TokenView { id: hash.short().to_owned(), record, used_by: Vec::new() };
+                let id = hash.short().to_owned();
+                let view = TokenView { id, record, used: 0, used_by: Vec::new() };
                 Ok(IssuedToken { secret, view })
             }
             Err(StoreError::Conflict { guard: Guard::Present(_) }) => {
@@ -207,10 +209,16 @@ impl Tokens {
                 continue;
             }
             let hash = key.strip_prefix(keys::TOKENS).unwrap_or(key);
+            let uses =
+                self.store.list(&format!("{}{hash}/", keys::TOKEN_USES), None, usize::MAX).await?.entries;
+            let listed = uses.iter().take(USES_LISTED);
             tokens.push(TokenView {
                 id: hash.get(..12).unwrap_or(hash).to_owned(),
                 record,
-                used_by: uses_of(&*self.store, hash).await?,
+                used: uses.len(),
+                used_by: listed
+                    .map(|(key, stored)| document::from_stored(key, stored))
+                    .collect::<Result<_, _>>()?,
             });
         }
         tokens.sort_by_key(|token| std::cmp::Reverse(token.record.created_at));

@@ -4,16 +4,15 @@ use std::sync::PoisonError;
 
 use hauberk_identity::{IdentityKind, InstanceId, Name};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
-use hauberk_tls::{CertificateRequest, PeerIdentity};
+use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 use prost::Message;
 
 use super::error::EnrollmentError;
-use super::join::Enrollment;
+use super::join::{ATTEMPTS, Enrollment};
 use crate::audit::{Act, Actor};
-use crate::issuance::{Holder, IssuanceError, Issued, Order};
+use crate::issuance::{Holder, Issued, Order};
 use crate::registry::{Commit, StoreError, Version, keys};
 use crate::resources::{Problems, WorkloadEnrollment};
-use crate::revocation::Denial;
 
 /// As audit records name it.
 pub(crate) const ACTION: &str = "workload.issue";
@@ -55,6 +54,25 @@ impl Enrollment {
         csr: &[u8],
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
+        let (mut attempt, mut public_key) = (1, None);
+        loop {
+            let asked = (enrollment, csr, &mut public_key);
+            match self.sign_workload_once(peer, instance, asked, actor).await {
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between. The request
+    /// is read, and counted, at the first.
+    async fn sign_workload_once(
+        &self,
+        peer: &PeerIdentity,
+        instance: InstanceId,
+        (enrollment, csr, public_key): (&str, &[u8], &mut Option<PublicKey>),
+        actor: &Actor,
+    ) -> Result<Issued, EnrollmentError> {
         if peer.not_after() < self.clock.now() {
             return Err(EnrollmentError::CertificateExpired);
         }
@@ -64,7 +82,8 @@ impl Enrollment {
         let name = Name::parse(enrollment)
             .map_err(|_| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
         let record = self.ledger.instance(&instance).await?;
-        self.same_node(mesh, node, record.as_ref().and_then(|record| record.node_uid.as_deref())).await?;
+        let joined = record.as_ref().and_then(|record| record.node_uid.as_deref());
+        let existing = self.same_node(mesh, node, joined).await?;
         let key = keys::resource("Enrollment", mesh, name.as_str());
         let (version, workload) = self
             .enrolled_workload(&key)
@@ -74,29 +93,28 @@ impl Enrollment {
             let (parent, node) = (workload.parent().to_string(), node.to_owned());
             return Err(EnrollmentError::OtherParent { enrollment: name.to_string(), parent, node });
         }
-        self.check_workload_renewals(&instance, &name)?;
+        let public_key = match public_key {
+            Some(public_key) => public_key,
+            None => {
+                self.check_workload_renewals(&instance, &name)?;
+                public_key.insert(CertificateRequest::parse(csr)?)
+            }
+        };
         let order = Order {
             id: workload.id().clone(),
             holder: Holder::Workload { instance: instance.to_string(), enrollment: name.to_string() },
-            public_key: CertificateRequest::parse(csr)?,
+            public_key: public_key.clone(),
             ttl: workload.ttl().unwrap_or(self.svid_ttl),
             dns_names: workload.dns_names().to_vec(),
             ip_addresses: Vec::new(),
             actor: actor.clone(),
             action: ACTION,
         };
-        // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps.
-        let entitlement = Commit::new().at(key, version).present(keys::resource("VirtualNode", mesh, node));
+        // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps. The node likewise.
+        let entitlement = existing.guard(Commit::new().at(key, version));
         let entitlement =
             self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
-        match self.issuer.issue(order, |_, _| Ok(entitlement)).await {
-            Ok(issued) => Ok(issued),
-            Err(IssuanceError::Store(StoreError::Conflict { guard })) => match Denial::of_guard(&guard) {
-                Some(denial) => Err(EnrollmentError::Denied(denial)),
-                None => Err(IssuanceError::Store(StoreError::Conflict { guard }).into()),
-            },
-            Err(error) => Err(error.into()),
-        }
+        Ok(self.issuer.issue(order, |_, _| Ok(entitlement)).await?)
     }
 
     /// What the registry holds under an enrollment's key, with its version; `None` where that is nothing acceptable.

@@ -6,7 +6,7 @@ use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{Instances, IssuedTo};
+use super::{Instances, IssuedTo, Peer};
 use crate::clock::Clock;
 use crate::issuance::InstanceRecord;
 use crate::registry::{Store, StoreError, Stored, Version, WatchEnd, document, keys};
@@ -17,7 +17,41 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60);
 /// Before the registry is read again after a failure.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// What the registry tells of an instance.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Whom its certificates name.
+    pub spiffe_id: SpiffeId,
+    /// Which.
+    pub instance: InstanceId,
+    /// Which node of that name it joined, where that is recorded.
+    pub node_uid: Option<String>,
+    /// The id of the join token that it came by, likewise.
+    pub token: Option<String>,
+    /// A certificate of its.
+    pub certificate: IssuedTo,
+    /// Whether it has said that it denies everything since its node is gone.
+    pub is_dismissed: bool,
+}
+
 impl Instances {
+    /// Takes note of what is recorded of an instance; the certificate that ends last is its own.
+    pub fn recorded(&self, recorded: Recorded) {
+        let Recorded { spiffe_id, instance, node_uid, token, certificate, is_dismissed } = recorded;
+        let Some(peer) = Peer::new(spiffe_id, instance, node_uid, certificate, None) else { return };
+        self.change(|state| {
+            let known = state.know(&peer);
+            if known.certificate.not_after <= certificate.not_after {
+                known.certificate = certificate;
+            }
+            if token.is_some() {
+                known.token = token;
+            }
+            // A stream that stands was begun later.
+            known.dismissal.is_obeyed |= is_dismissed && known.session.is_none();
+        });
+    }
+
     /// Reads all instances that the registry knows. Gives the point to follow it from.
     ///
     /// # Errors
@@ -79,15 +113,13 @@ impl Instances {
 
     fn take(&self, key: &str, stored: &Stored) {
         match parse(key, stored) {
-            Some((spiffe_id, instance, node_uid, certificate)) => {
-                self.issued(&spiffe_id, instance, node_uid, certificate);
-            }
+            Some(recorded) => self.recorded(recorded),
             None => error!(event = "instance_record_unreadable", key, "an instance is left out"),
         }
     }
 }
 
-fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, Option<String>, IssuedTo)> {
+fn parse(key: &str, stored: &Stored) -> Option<Recorded> {
     let instance = InstanceId::parse(key.strip_prefix(keys::INSTANCES)?).ok()?;
     let record: InstanceRecord = document::from_stored(key, stored).ok()?;
     let serial: Serial = record.serial.parse().ok()?;
@@ -96,5 +128,12 @@ fn parse(key: &str, stored: &Stored) -> Option<(SpiffeId, InstanceId, Option<Str
         issued_at: Some(UnixMillis(record.issued_at)),
         not_after: UnixMillis(record.not_after),
     };
-    Some((SpiffeId::parse(&record.spiffe_id).ok()?, instance, record.node_uid, certificate))
+    Some(Recorded {
+        spiffe_id: SpiffeId::parse(&record.spiffe_id).ok()?,
+        instance,
+        node_uid: record.node_uid,
+        token: record.token,
+        certificate,
+        is_dismissed: record.dismissed_at.is_some(),
+    })
 }

@@ -29,6 +29,7 @@ use crate::revocation::{Denial, Denylist, Mark};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::PeerIdentity;
 
+pub use certificates::Recorded;
 pub use connected::Connected;
 use denied::DenylistProgress;
 use dismissal::Dismissal;
@@ -132,6 +133,7 @@ struct Instance {
     mesh: Name,
     node: Name,
     node_uid: Option<String>,
+    token: Option<String>,
     certificate: IssuedTo,
     session: Option<Session>,
     last_seen: Option<UnixMillis>,
@@ -169,6 +171,8 @@ pub struct Report {
     pub node: Name,
     /// Which node of that name it joined, where that is recorded.
     pub node_uid: Option<String>,
+    /// The id of the join token that it came by, where that is recorded.
+    pub token: Option<String>,
     /// Its last certificate.
     pub certificate: IssuedTo,
     /// Since when its stream is up.
@@ -199,23 +203,6 @@ impl Instances {
     /// Follows the fact that something has changed.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
-    }
-
-    /// Takes note of an issued certificate; the one that ends last is the instance's.
-    pub fn issued(
-        &self,
-        spiffe_id: &SpiffeId,
-        instance: InstanceId,
-        node_uid: Option<String>,
-        certificate: IssuedTo,
-    ) {
-        let Some(peer) = Peer::new(spiffe_id.clone(), instance, node_uid, certificate, None) else { return };
-        self.change(|state| {
-            let known = state.know(&peer);
-            if known.certificate.not_after <= certificate.not_after {
-                known.certificate = certificate;
-            }
-        });
     }
 
     /// A stream of `peer` begins with its Hello. An older stream of the same instance is told to end.
@@ -352,6 +339,7 @@ impl State {
             mesh: mesh.clone(),
             node: node.clone(),
             node_uid: None,
+            token: None,
             certificate: *certificate,
             session: None,
             last_seen: None,
@@ -385,6 +373,7 @@ impl Instance {
             mesh: self.mesh.clone(),
             node: self.node.clone(),
             node_uid: self.node_uid.clone(),
+            token: self.token.clone(),
             certificate: self.certificate,
             connected_since: self.session.as_ref().map(|session| session.since),
             last_seen: self.last_seen,

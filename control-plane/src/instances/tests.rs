@@ -15,6 +15,11 @@ fn certificate(number: u8, minutes: u64) -> IssuedTo {
     IssuedTo { serial: Serial::from_random([number; 16]), issued_at: Some(NOW), not_after }
 }
 
+fn recorded(spiffe_id: SpiffeId, number: u8, certificate: IssuedTo) -> Recorded {
+    let instance = instance(number);
+    Recorded { spiffe_id, instance, node_uid: None, token: None, certificate, is_dismissed: false }
+}
+
 fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connected {
     let peer = Peer::new(node("orders"), instance(number), None, certificate(number, 60), None).unwrap();
     let features = features.iter().map(|feature| (*feature).to_owned()).collect();
@@ -26,22 +31,18 @@ fn connect(instances: &Arc<Instances>, number: u8, features: &[&str]) -> Connect
 fn the_certificate_that_ends_last_counts() {
     let instances = Instances::default();
     for minutes in [60, 90, 30] {
-        instances.issued(&node("orders"), instance(1), None, certificate(1, minutes));
+        instances.recorded(recorded(node("orders"), 1, certificate(1, minutes)));
     }
     assert_eq!(instances.reports(|_| true)[0].certificate, certificate(1, 90));
-    instances.issued(
-        &SpiffeId::parse("spiffe://shop.local/admin/a").unwrap(),
-        instance(2),
-        None,
-        certificate(2, 1),
-    );
+    let admin = SpiffeId::parse("spiffe://shop.local/admin/a").unwrap();
+    instances.recorded(recorded(admin, 2, certificate(2, 1)));
     assert_eq!(instances.reports(|_| true).len(), 1, "admins are no instances");
 }
 
 #[test]
 fn whoever_expired_over_an_hour_ago_is_forgotten() {
     let instances = Arc::new(Instances::default());
-    instances.issued(&node("orders"), instance(1), None, certificate(1, 60));
+    instances.recorded(recorded(node("orders"), 1, certificate(1, 60)));
     let connected = connect(&instances, 2, &[]);
     instances.prune(NOW.plus(Duration::from_secs(2 * 3_600)));
     assert_eq!(instances.reports(|_| true).len(), 2);

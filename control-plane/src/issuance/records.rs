@@ -82,6 +82,12 @@ pub struct InstanceRecord {
     pub version: String,
     /// What the agent says about itself.
     pub hostname: String,
+    /// The id of the token that it joined by; `None` in records of releases that did not keep it.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// When it said that it denies everything since its node is gone, Unix ms.
+    #[serde(default)]
+    pub dismissed_at: Option<u64>,
 }
 
 /// Issued certificates, the latest first.

@@ -25,6 +25,9 @@ pub enum RevocationError {
     /// No instance of this id holds a certificate.
     #[error("no instance {0} holds a certificate; `hauberk get instances` lists those that do")]
     UnknownInstance(String),
+    /// No instance joined by the token, or all are forgotten.
+    #[error("there is no token {0}, nor an instance that joined by it and may hold a certificate")]
+    UnknownToken(String),
     /// No instance of the node holds a certificate.
     #[error("no instance of virtual node {node} of mesh {mesh} holds a certificate that is still good")]
     NoInstances {

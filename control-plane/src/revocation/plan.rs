@@ -8,7 +8,7 @@ use super::error::RevocationError;
 use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, serial_key};
 use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
 use crate::issuance::{Holder, IssuedRecord};
-use crate::registry::{Commit, StoreError, document, keys};
+use crate::registry::{Commit, StoreError, document};
 
 /// A commit that is being put together.
 pub(super) struct Plan {
@@ -54,6 +54,17 @@ impl Revocations {
                 }
                 self.plan_instances(plan, instances, now, certificates).await?
             }
+            Target::Token(id) => {
+                let plan = Plan::new("revoke.token", format!("token {}", id.as_str()));
+                let all = self.ledger.instances().await?;
+                let joined =
+                    all.into_iter().filter(|(_, record)| record.token.as_deref() == Some(id.as_str()));
+                let instances: BTreeSet<_> = joined.map(|(instance, _)| instance).collect();
+                if instances.is_empty() {
+                    return Err(RevocationError::UnknownToken(id.as_str().to_owned()));
+                }
+                self.plan_instances(plan, instances, now, BTreeMap::new()).await?
+            }
         };
         plan.serials.sort();
         if self.denylist().certificates() + plan.serials.len() > MOST_CERTIFICATES {
@@ -82,7 +93,8 @@ impl Revocations {
         Ok(plan)
     }
 
-    /// Everything that these instances have. Who renews meanwhile makes the commit fail, and is seen the next time.
+    /// Everything that these instances have, and that they get nothing more. What one of them is issued before that is
+    /// written is seen the next time: many who renew in a loop must not keep the commit from ever happening.
     async fn plan_instances(
         &self,
         mut plan: Plan,
@@ -90,24 +102,25 @@ impl Revocations {
         now: UnixMillis,
         certificates: BTreeMap<Serial, IssuedRecord>,
     ) -> Result<Plan, RevocationError> {
-        // What each was like before its certificates are looked for again: a renewal in between changes it.
-        for id in &instances {
-            let key = format!("{}{id}", keys::INSTANCES);
-            let stored = self.store.get(&key).await?;
-            plan.commit = plan.commit.unchanged(key, stored.as_ref());
-        }
         let again =
             self.certificates(now, |record| instance_of(record).is_some_and(|id| instances.contains(&id)));
         let all: BTreeMap<_, _> = again.await?.into_iter().chain(certificates).collect();
         for (serial, record) in &all {
             self.plan_certificate(&mut plan, *serial, record, now).await?;
         }
+        let mut ends = BTreeMap::<InstanceId, u64>::new();
+        for record in all.values() {
+            if let Some(id) = instance_of(record) {
+                let end = ends.entry(id).or_default();
+                *end = record.not_after.max(*end);
+            }
+        }
         for id in &instances {
             let key = instance_key(id);
             if records::read::<RevokedInstance>(&*self.store, &key).await?.is_some() {
                 continue;
             }
-            let last = all.values().filter(|record| holds(record, *id)).map(|record| record.not_after).max();
+            let last = ends.get(id).copied();
             let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
             let record = RevokedInstance { at: now.0, kept_until };
             plan.commit = plan.commit.put(key.clone(), document::to_bytes(&key, &record)?);

@@ -4,7 +4,7 @@ use hauberk_identity::{InstanceId, Serial, SpiffeId, TrustDomain, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::denylist::Denial;
-use crate::registry::{Commit, Guard, Store, StoreError, document, keys};
+use crate::registry::{Commit, Store, StoreError, document, keys};
 
 /// A revoked certificate; its serial number is in the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,18 +111,6 @@ async fn check_absent(
         Some(_) => Err(denial),
         None => Ok(commit.absent(key)),
     })
-}
-
-impl Denial {
-    /// What a commit with such guards failed of, if it was one of them.
-    pub(crate) fn of_guard(guard: &Guard) -> Option<Self> {
-        let Guard::Absent(key) = guard else { return None };
-        if key.starts_with(keys::QUARANTINES) {
-            return Some(Self::Quarantined);
-        }
-        let revoked = key.starts_with(keys::REVOKED_SERIALS) || key.starts_with(keys::REVOKED_INSTANCES);
-        revoked.then_some(Self::Revoked)
-    }
 }
 
 impl RevokedCertificate {

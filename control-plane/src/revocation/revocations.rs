@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::instances::Instances;
 use crate::issuance::Ledger;
 use crate::registry::{Commit, Store, StoreError, WatchEnd, document, keys};
+use crate::secret::SecretId;
 
 /// The most certificates on the list: some two MiB for each agent.
 pub(super) const MOST_CERTIFICATES: usize = 50_000;
@@ -39,6 +40,8 @@ pub enum Target {
     Instance(InstanceId),
     /// All instances that a node has now.
     Node(Name, Name),
+    /// All instances that joined by a token, which must have been deleted: none joins by it any longer.
+    Token(SecretId),
 }
 
 /// What was revoked.
@@ -161,8 +164,8 @@ impl Revocations {
                 revision => {
                     let revision = revision?;
                     revoked.extend(plan.serials);
-                    // A workload's certificate that was issued between reading and writing did not change its instance, and
-                    // so did not make this fail. None is issued any longer: the next look sees all there are.
+                    // A certificate that was issued between reading and writing is not among them. None is issued any longer:
+                    // the next look sees all there are.
                     if attempt >= ATTEMPTS || matches!(target, Target::Serial(_)) {
                         return Ok(Revoked { revision, serials: revoked, left: plan.left });
                     }

@@ -10,7 +10,8 @@ use super::*;
 use crate::audit::Filter;
 use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenRequest, Uses};
 use crate::registry::{Commit, keys};
-use crate::testing::{NODE, Scratch, actor, request, scratch};
+use crate::secret::{SecretHash, SecretId};
+use crate::testing::{Busy, NODE, Scratch, actor, request, scratch, scratch_over};
 
 async fn token(scratch: &Scratch, uses: Uses) -> String {
     let (mesh, node) = node();
@@ -180,6 +181,50 @@ async fn all_instances_that_a_node_has_are_revoked_and_new_ones_are_not() {
     let target = Target::Node(mesh, Name::parse("nobody").unwrap());
     let error = scratch.control.revocations.revoke(&target, &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::NoInstances { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn all_who_joined_by_a_token_are_revoked_also_when_it_is_gone() {
+    let scratch = scratch().await;
+    let stolen = token(&scratch, Uses::Unlimited).await;
+    let id = SecretId::parse(SecretHash::of(&stolen).short()).unwrap();
+    let (_, csr) = request();
+    let first = scratch.peer(&attest(&scratch, &stolen, &csr).await.unwrap().issued.svid);
+    let renewed = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
+    let again = scratch.peer(&attest(&scratch, &stolen, &csr).await.unwrap().issued.svid);
+    let second = scratch.peer(&attest(&scratch, &stolen, &request().1).await.unwrap().issued.svid);
+    let (_, other) = join(&scratch).await;
+    scratch.control.tokens.delete(id.as_str(), &actor()).await.unwrap();
+    let target = Target::Token(id);
+    let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!(revoked.serials.len(), 4);
+    for peer in [&first, &renewed, &again, &second] {
+        assert_eq!(denial(&scratch, peer), Some(Denial::Revoked));
+        is_denied(renew(&scratch, peer).await, Denial::Revoked);
+    }
+    assert_eq!(denial(&scratch, &other), None, "it joined by another");
+    let asked = Filter { action: "revoke.token".to_owned(), ..Filter::default() };
+    assert_eq!(scratch.control.audit.list(&asked, None, 10).await.unwrap().records.len(), 1);
+    let nobody = Target::Token(SecretId::parse("0123456789ab").unwrap());
+    let error = scratch.control.revocations.revoke(&nobody, &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::UnknownToken(_)), "{error}");
+}
+
+#[tokio::test]
+async fn instances_that_renew_in_a_loop_are_revoked_all_the_same() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (enrolled, peer) = join(&scratch).await;
+    let key = format!("{}{}", keys::INSTANCES, enrolled.instance);
+    let record = scratch.control.store.get(&key).await.unwrap().unwrap().value;
+    let busy = busy.unwrap();
+    // As a renewal does just before each attempt.
+    for _ in 0..100 {
+        busy.before_next(Commit::new().put(key.clone(), record.clone()));
+    }
+    let target = Target::Instance(enrolled.instance);
+    scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!(denial(&scratch, &peer), Some(Denial::Revoked));
 }
 
 #[tokio::test]

@@ -1,16 +1,21 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
 
 use crate::compile::Compilation;
+use crate::enrollment::MOST_INSTANCES;
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
 
 /// How far a clock may be off.
 const SKEW_TOLERATED_MS: u64 = 30_000;
+
+/// How many live instances one join token may have made before it is told: as many as few nodes have.
+const MANY_BY_TOKEN: usize = 1_000;
 
 /// How many findings of a kind are told one by one.
 const EACH_AT_MOST: usize = 50;
@@ -61,6 +66,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(each(live().filter_map(registration), "instances have registered what cannot be called"));
     findings.extend(each(live().filter_map(skew), "instances have a wrong clock"));
     findings.extend(each(live().filter_map(|report| renewal(report, facts.now)), "instances do not renew"));
+    findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
@@ -177,6 +183,26 @@ fn renewal(report: &Report, now: UnixMillis) -> Option<Finding> {
     } else {
         None
     }
+}
+
+/// Join tokens that have made many instances: they are what somebody who has stolen one fills a node with.
+fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
+    let mut by_token = BTreeMap::<_, usize>::new();
+    for report in live.filter(|report| report.denial.is_none()) {
+        if let Some(token) = &report.token {
+            *by_token.entry((token, &report.spiffe_id)).or_default() += 1;
+        }
+    }
+    let findings = by_token.into_iter().filter(|(_, count)| *count >= MANY_BY_TOKEN).map(|((token, id), count)| {
+        warning(
+            format!("{count} live instances of {id} have joined by token {token}; a node has at most {MOST_INSTANCES}"),
+            format!(
+                "if you do not run as many: `hauberk revoke token {token}` deletes the token and revokes them all, and \
+                 `hauberk audit list --actor token:{token}` says from where they came"
+            ),
+        )
+    });
+    each(findings, "join tokens have made many instances")
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

@@ -186,6 +186,7 @@ impl IdentitiesService {
                 .collect(),
             draining: registration.as_ref().is_some_and(|registration| registration.draining),
             clock_skew_ms: hello.map(|hello| hello.clock_skew_ms).unwrap_or_default(),
+            token_id: report.token.clone().unwrap_or_default(),
         }
     }
 }
@@ -208,7 +209,7 @@ fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Stat
 }
 
 fn token(view: &TokenView) -> Token {
-    let TokenView { id, record, used_by } = view;
+    let TokenView { id, record, used, used_by } = view;
     Token {
         id: id.clone(),
         mesh: record.mesh.clone(),
@@ -221,6 +222,7 @@ fn token(view: &TokenView) -> Token {
             Uses::Unlimited => 0,
         },
         used_by: used_by.iter().map(|used| used.instance.clone()).collect(),
+        used: u32::try_from(*used).unwrap_or(u32::MAX),
     }
 }
 

@@ -13,7 +13,10 @@ use tonic::{Request, Response, Status};
 use super::{refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
-use crate::revocation::Target;
+use crate::audit::Actor;
+use crate::enrollment::TokenError;
+use crate::revocation::{RevocationError, Revoked, Target};
+use crate::secret::SecretId;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> RevocationsServer<RevocationsService> {
@@ -32,14 +35,12 @@ impl Revocations for RevocationsService {
         let asked = request.into_inner().target;
         let (action, object) = describe(asked.as_ref());
         let revoked = match parse(asked) {
-            Ok(target) => {
-                let revoked = self.control.revocations.revoke(&target, &actor).await;
-                revoked.map_err(|error| status::of_revocation(&error))
-            }
+            Ok(target) => self.carry_out(&target, &actor).await,
             Err(status) => Err(status),
         };
         match revoked {
-            Ok(revoked) => Ok(Response::new(RevokeResponse {
+            Ok((revoked, token_deleted)) => Ok(Response::new(RevokeResponse {
+                token_deleted,
                 revision: revoked.revision,
                 serials: revoked.serials.iter().map(ToString::to_string).collect(),
                 left: u32::try_from(revoked.left).unwrap_or(u32::MAX),
@@ -77,6 +78,30 @@ impl Revocations for RevocationsService {
     }
 }
 
+impl RevocationsService {
+    /// Revokes somebody. A token is deleted first, so that nobody joins by it while its instances are looked for; whether it
+    /// was.
+    async fn carry_out(&self, target: &Target, actor: &Actor) -> Result<(Revoked, bool), Status> {
+        let token_deleted = match target {
+            Target::Token(id) => match self.control.tokens.delete(id.as_str(), actor).await {
+                Ok(()) => true,
+                // Deleted or expired before: those who joined by it may be there all the same.
+                Err(TokenError::NoSuchToken(_)) => false,
+                Err(error) => return Err(status::of_token(&error)),
+            },
+            Target::Serial(_) | Target::Instance(_) | Target::Node(..) => false,
+        };
+        match self.control.revocations.revoke(target, actor).await {
+            Ok(revoked) => Ok((revoked, token_deleted)),
+            Err(RevocationError::UnknownToken(_)) if token_deleted => {
+                let revision = self.control.revocations.denylist().mark.revision;
+                Ok((Revoked { revision, serials: Vec::new(), left: 0 }, true))
+            }
+            Err(error) => Err(status::of_revocation(&error)),
+        }
+    }
+}
+
 /// As an audit record of a refusal names it.
 fn describe(asked: Option<&Asked>) -> (&'static str, String) {
     match asked {
@@ -84,12 +109,13 @@ fn describe(asked: Option<&Asked>) -> (&'static str, String) {
         Some(Asked::Serial(serial)) => ("revoke.serial", format!("serial {serial}")),
         Some(Asked::InstanceId(id)) => ("revoke.instance", format!("instance {id}")),
         Some(Asked::Node(node)) => ("revoke.node", format!("{}/{}", node.mesh, node.name)),
+        Some(Asked::TokenId(id)) => ("revoke.token", format!("token {id}")),
     }
 }
 
 fn parse(asked: Option<Asked>) -> Result<Target, Status> {
     match asked {
-        None => Err(status::bad_field("target", "name a certificate, an instance or a node")),
+        None => Err(status::bad_field("target", "name a certificate, an instance, a node or a token")),
         Some(Asked::Serial(serial)) => {
             serial.parse().map(Target::Serial).map_err(|error| status::bad_field("serial", error))
         }
@@ -97,6 +123,9 @@ fn parse(asked: Option<Asked>) -> Result<Target, Status> {
             .map(Target::Instance)
             .map_err(|error| status::bad_field("instanceId", error)),
         Some(Asked::Node(node)) => parse_node(&node).map(|(mesh, name)| Target::Node(mesh, name)),
+        Some(Asked::TokenId(id)) => SecretId::parse(&id).map(Target::Token).ok_or_else(|| {
+            status::bad_field("tokenId", "12 hexadecimal digits, as `hauberk get tokens` shows it")
+        }),
     }
 }
 

@@ -169,6 +169,7 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
         EnrollmentError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
+        EnrollmentError::TooFast { again_in, .. } => too_often("JOINED_TOO_OFTEN", error, *again_in),
         EnrollmentError::TooManyInstances { .. } => {
             refusal(Code::ResourceExhausted, "TOO_MANY_INSTANCES", error.to_string())
         }
@@ -193,6 +194,7 @@ pub fn of_revocation(error: &RevocationError) -> Status {
     match error {
         RevocationError::UnknownSerial(_) => refused(Code::NotFound, "NO_SUCH_CERTIFICATE"),
         RevocationError::UnknownInstance(_) => refused(Code::NotFound, "NO_SUCH_INSTANCE"),
+        RevocationError::UnknownToken(_) => refused(Code::NotFound, "NO_SUCH_TOKEN"),
         RevocationError::NoSuchNode { .. } => refused(Code::NotFound, "NO_SUCH_NODE"),
         RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),
         RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),

@@ -212,7 +212,14 @@ async fn whoever_still_holds_a_certificate_is_named_before_it_is_cut_off() {
     let instance = hauberk_identity::InstanceId::parse("aaaaaaaaaa").unwrap();
     let not_after = svid.validity().not_after();
     let held = IssuedTo { serial: svid.serial(), issued_at: None, not_after };
-    scratch.control.instances.issued(svid.id(), instance, None, held);
+    scratch.control.instances.recorded(crate::instances::Recorded {
+        spiffe_id: svid.id().clone(),
+        instance,
+        node_uid: None,
+        token: None,
+        certificate: held,
+        is_dismissed: false,
+    });
     let serial = serial_of(&scratch, Kind::Issuing, State::Active).await;
     authorities.taint(&serial, &actor()).await.unwrap();
     let refused = authorities.revoke(&serial, false, &actor()).await.unwrap_err();

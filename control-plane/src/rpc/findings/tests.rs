@@ -28,6 +28,7 @@ fn report() -> Report {
         mesh: Name::parse("shop").unwrap(),
         node: Name::parse("orders").unwrap(),
         node_uid: None,
+        token: None,
         certificate,
         connected_since: Some(NOW),
         last_seen: Some(NOW),
@@ -180,4 +181,29 @@ fn every_listener_in_audit_is_told_up_to_a_limit() {
     assert_eq!(summaries.len(), 51);
     assert!(summaries[0].starts_with("port 1 of spiffe://shop.local/mesh/shop/node/orders lets through"));
     assert_eq!(summaries[50], "10 more listeners are in AUDIT");
+}
+
+#[test]
+fn a_token_that_has_made_a_crowd_is_told_with_what_to_do() {
+    let mut world = World::healthy();
+    let token = Some("0123456789ab".to_owned());
+    world.reports = vec![Report { token: token.clone(), ..report() }; 999];
+    assert_eq!(world.summaries(), [""; 0]);
+    world.reports.push(Report {
+        denial: Some(crate::revocation::Denial::Revoked),
+        token: token.clone(),
+        ..report()
+    });
+    assert_eq!(world.summaries(), [""; 0], "nobody counts whom everybody refuses");
+    world.reports.push(Report { token, ..report() });
+    let findings = world.findings();
+    assert_eq!(findings.len(), 1);
+    let told = &findings[0].summary;
+    assert!(
+        told.starts_with("1000 live instances of spiffe://") && told.contains("token 0123456789ab"),
+        "{told}"
+    );
+    assert!(findings[0].fix.contains("`hauberk revoke token 0123456789ab`"), "{}", findings[0].fix);
+    world.now = NOW.plus(Duration::from_secs(3_601));
+    assert_eq!(world.summaries(), [""; 0], "they have expired");
 }

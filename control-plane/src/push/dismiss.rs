@@ -9,7 +9,7 @@ use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent, from_agent, to
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::Status;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Push;
 use super::close::Close;
@@ -53,7 +53,12 @@ pub(super) async fn dismiss<S>(
         }
         _ => false,
     };
-    send_away(push, peer, (gone, is_answer), incoming, outgoing).await;
+    if send_away(push, peer, (gone, is_answer), incoming, outgoing).await
+        && let Err(error) = push.instances.dismissed(&*push.store, peer, push.clock.now()).await
+    {
+        error!(event = "dismissal_not_recorded", instance = %peer.instance, spiffe_id = %peer.spiffe_id, %error,
+            "it denies everything, and is named as one that may not until its certificate expires");
+    }
 }
 
 /// Tells the agent that it is on the denylist, likewise.
@@ -74,16 +79,21 @@ pub(super) async fn deny<S>(
         }
         _ => false,
     };
-    send_away(push, peer, (told, is_answer), incoming, outgoing).await;
+    if send_away(push, peer, (told, is_answer), incoming, outgoing).await {
+        // Not for good: a quarantine ends. Whoever is on the list is not waited for, so that it need not be durable.
+        push.instances.obeyed(peer, push.clock.now());
+    }
 }
 
+/// Whether the agent obeys.
 async fn send_away<S>(
     push: &Push,
     peer: &Peer,
     (told, is_answer): (Message, impl Fn(&from_agent::Message) -> bool),
     incoming: &mut S,
     outgoing: &mpsc::Sender<Result<ToAgent, Status>>,
-) where
+) -> bool
+where
     S: Stream<Item = Result<FromAgent, Status>> + Unpin,
 {
     push.endpoints.forget(&peer.spiffe_id, peer.instance);
@@ -98,13 +108,14 @@ async fn send_away<S>(
     };
     match timeout(OBEYS_WITHIN, obeys).await {
         Ok(Ok(())) => {
-            push.instances.dismissed(peer, push.clock.now());
             info!(event = "instance_dismissed", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
                 "it denies everything, since it is let in nowhere any longer");
+            true
         }
         Ok(Err(_)) | Err(_) => {
             warn!(event = "instance_not_dismissed", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
                 "it has not confirmed that it denies everything, although it is let in nowhere any longer");
+            false
         }
     }
 }

@@ -14,6 +14,7 @@ mod registration;
 mod session;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::sync::Arc;
 
@@ -41,9 +42,13 @@ pub use incoming::ProtocolError;
 pub use registration::{RegisteredPort, Registration, RegistrationError};
 
 use metrics::PushMetrics;
+use turns::Turns;
 
 /// Messages that wait for one agent's network before no more are made for it.
 const OUTGOING_MESSAGES: usize = 8;
+
+/// How many agents are sent away at once; each has ten seconds to say that it has heard.
+const DISMISSALS: usize = 4_096;
 
 /// Decisions that all agents together may send in a second while somebody observes.
 const DECISIONS_PER_SECOND: usize = 5_000;
@@ -92,6 +97,10 @@ pub struct Push {
     metrics: PushMetrics,
     tasks: TaskTracker,
     stop: CancellationToken,
+    /// Streams that have not said Hello.
+    arriving: Arc<Turns>,
+    /// Streams of those who are sent away.
+    leaving: Arc<Turns>,
 }
 
 impl Push {
@@ -128,6 +137,8 @@ impl Push {
             metrics: PushMetrics::new(&metrics),
             tasks,
             stop,
+            arriving: Turns::new(usize::MAX),
+            leaving: Turns::new(DISMISSALS),
         });
         let upkeep = Arc::clone(&push);
         push.tasks.spawn(async move {

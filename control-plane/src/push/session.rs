@@ -87,17 +87,31 @@ async fn serve<S>(
 where
     S: Stream<Item = Result<FromAgent, Status>> + Send + Unpin,
 {
-    let close = match Session::begin(push, peer, &mut incoming).await {
+    let arriving = push.arriving.take(peer.instance);
+    let begun = tokio::select! {
+        begun = Session::begin(push, peer, &mut incoming) => begun,
+        () = arriving.lost() => Err(Close::Superseded),
+    };
+    drop(arriving);
+    let close = match begun {
         Ok(mut session) => match session.go_on(&mut incoming, outgoing).await {
             Err(close) => close,
             Ok(never) => match never {},
         },
         Err(close) => close,
     };
-    match close {
-        Close::Denied(_) => dismiss::deny(push, peer, &mut incoming, outgoing).await,
-        _ if close.is_dismissal() => dismiss::dismiss(push, peer, &mut incoming, outgoing).await,
-        _ => {}
+    if close.is_dismissal() {
+        let leaving = push.leaving.take(peer.instance);
+        let told = async {
+            match close {
+                Close::Denied(_) => dismiss::deny(push, peer, &mut incoming, outgoing).await,
+                _ => dismiss::dismiss(push, peer, &mut incoming, outgoing).await,
+            }
+        };
+        tokio::select! {
+            () = told => {}
+            () = leaving.lost() => {}
+        }
     }
     close
 }

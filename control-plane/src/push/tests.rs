@@ -17,6 +17,7 @@ use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
 
 mod denylist;
+mod dismissal;
 mod standing;
 
 const EPOCH: u64 = 1_700_000_000_000;

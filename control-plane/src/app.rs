@@ -43,14 +43,21 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const AGENT_LIMITS: Limits = Limits {
     connections: 20_000,
     connections_per_address: 10_000,
+    connections_per_certificate: 32,
     handshakes: 2_048,
     strangers: 256,
     calls: 16,
 };
 
 /// What admins may hold open.
-const ADMIN_LIMITS: Limits =
-    Limits { connections: 1_024, connections_per_address: 512, handshakes: 256, strangers: 64, calls: 64 };
+const ADMIN_LIMITS: Limits = Limits {
+    connections: 1_024,
+    connections_per_address: 512,
+    connections_per_certificate: 256,
+    handshakes: 256,
+    strangers: 64,
+    calls: 64,
+};
 
 /// How long calls may take until their answers begin.
 const DEADLINES: Deadlines =

@@ -9,6 +9,7 @@ use hauberk_proto::agent::v1 as agent;
 use prost::Message;
 use tracing::error;
 
+use crate::allowance::Allowances;
 use crate::registry::{Commit, Store, StoreError, keys};
 
 /// How many denials are kept in all.
@@ -19,6 +20,11 @@ const MAX_KEPT_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many one instance may have, so that a noisy or hostile one does not push out those of the others.
 const MAX_KEPT_PER_INSTANCE: usize = 1_000;
+
+/// How many first denials one instance has written at once, and after how long one more: there are as many kinds as it says, and
+/// the disk is everybody's. What is above that is kept in memory, as denials are that are not the first of their kind.
+const WRITTEN_AT_ONCE: u32 = 2_048;
+const WRITTEN_EVERY: Duration = Duration::from_millis(100);
 
 /// Denials that come closer together than this are written together.
 pub(super) const WRITE_EVERY: Duration = Duration::from_millis(200);
@@ -45,7 +51,7 @@ struct Record {
 }
 
 /// The ring: the oldest goes first, an instance's own oldest before anybody else's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Kept {
     by_id: HashMap<String, Entry>,
     order: BTreeMap<u64, String>,
@@ -54,6 +60,8 @@ pub(super) struct Kept {
     bytes: usize,
     /// Keys to write, with what they become.
     unwritten: BTreeMap<String, Option<Record>>,
+    /// How many more each instance has written.
+    written: Allowances,
 }
 
 #[derive(Debug)]
@@ -66,6 +74,18 @@ struct Entry {
 }
 
 impl Kept {
+    fn new() -> Self {
+        Self {
+            by_id: HashMap::new(),
+            order: BTreeMap::new(),
+            by_instance: HashMap::new(),
+            next: 0,
+            bytes: 0,
+            unwritten: BTreeMap::new(),
+            written: Allowances::new(WRITTEN_AT_ONCE, WRITTEN_EVERY),
+        }
+    }
+
     pub(super) async fn load(store: &dyn Store) -> Result<Self, StoreError> {
         let mut found = Vec::new();
         let mut after = None;
@@ -83,7 +103,7 @@ impl Kept {
             }
         }
         found.sort_by_key(|(_, _, kept_at)| *kept_at);
-        let mut kept = Self::default();
+        let mut kept = Self::new();
         for (instance, decision, kept_at) in found {
             kept.add(instance, decision, kept_at, true);
         }
@@ -95,11 +115,12 @@ impl Kept {
         if self.by_id.contains_key(&decision.id) {
             return false;
         }
-        if decision.first_of_kind {
+        let is_written = decision.first_of_kind && self.written.take(&instance.to_string(), now).is_ok();
+        if is_written {
             let record = Record { decision: Some(decision.clone()), kept_at_unix_ms: now.0 };
             self.unwritten.insert(key(instance, &decision.id), Some(record));
         }
-        self.add(instance, decision.clone(), now, decision.first_of_kind);
+        self.add(instance, decision.clone(), now, is_written);
         !self.unwritten.is_empty()
     }
 

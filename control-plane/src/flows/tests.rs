@@ -73,6 +73,26 @@ async fn a_noisy_instance_pushes_out_its_own_denials_alone() {
 }
 
 #[tokio::test]
+async fn an_instance_has_only_so_many_denials_written() {
+    let (flows, store, _directory) = flows().await;
+    let record = |from: u32, to: u32, now| {
+        let all = (from..to).map(|n| denial(2, &n.to_string()));
+        flows.record(&node("orders"), instance(2), batch(all), now);
+    };
+    record(0, 2_048, NOW);
+    record(2_048, 2_100, NOW);
+    flows.write_all(&store).await.unwrap();
+    let written = async || store.list("decision/", None, 10_000).await.unwrap().entries.len();
+    assert_eq!(written().await, 1_000 - 52);
+    assert!(flows.kept_decision(&denial(2, "2099").id).is_some(), "in memory");
+    flows.record(&node("orders"), instance(1), batch([denial(1, "a")]), NOW);
+    record(2_100, 2_102, NOW.plus(std::time::Duration::from_millis(100)));
+    flows.write_all(&store).await.unwrap();
+    // Another's is written, and one more of its own, which with what is not written pushes out two.
+    assert_eq!(written().await, 1_000 - 52 + 1 + 1 - 2);
+}
+
+#[tokio::test]
 async fn an_instance_speaks_for_itself_alone() {
     let (flows, _store, _directory) = flows().await;
     let of_other_node = agent::Decision { node: node("payments").to_string(), ..denial(1, "a") };

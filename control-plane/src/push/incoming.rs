@@ -13,8 +13,10 @@ use crate::revocation::Mark;
 /// The longest text that an agent can have shown, in characters.
 const MAX_TEXT: usize = 256;
 
-/// How many features an agent may announce.
+/// How many features an agent may announce, and how long the name of one is at the most, in bytes: they are remembered for as
+/// long as the instance is.
 const MAX_FEATURES: usize = 256;
+const MAX_FEATURE: usize = 64;
 
 /// Something that no agent of ours says. The fault is the agent's.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -73,6 +75,9 @@ impl Hello {
         } = message;
         if features.len() > MAX_FEATURES {
             return Err(ProtocolError::TooMany { field: "features", limit: MAX_FEATURES });
+        }
+        if features.iter().any(|feature| feature.len() > MAX_FEATURE) {
+            return Err(ProtocolError::Field { field: "features", why: "no name of a feature" });
         }
         if services.len() > MAX_SUBSCRIPTIONS {
             return Err(ProtocolError::TooMany { field: "services", limit: MAX_SUBSCRIPTIONS });

@@ -9,6 +9,10 @@ use tokio::time::{Instant, sleep_until};
 const BURST: u32 = 2_000;
 const MESSAGES_PER_SECOND: u32 = 200;
 
+/// For how many messages a registration counts: all who call the node are told of it, so that ten are taken at once and then
+/// one each second.
+pub(super) const REGISTRATION: u32 = 200;
+
 /// Decisions that are taken of an agent at once (as many as it keeps while it is away, and some more), and how many more
 /// each second: what it is told to send at the most.
 const DECISIONS_AT_ONCE: usize = 2_048;
@@ -50,6 +54,15 @@ impl Pace {
         Self { tokens: BURST, refilled: Instant::now() }
     }
 
+    /// What was said last counts for so many messages.
+    pub(super) fn charge(&mut self, messages: u32) {
+        let more = messages.saturating_sub(1);
+        let at_once = more.min(self.tokens);
+        self.tokens -= at_once;
+        // What is not there is earned before anything else.
+        self.refilled += Duration::from_secs(1) / MESSAGES_PER_SECOND * (more - at_once);
+    }
+
     /// The next message, as soon as its turn has come. May be cancelled without loss.
     pub(super) async fn next<S>(&mut self, incoming: &mut S) -> Option<S::Item>
     where
@@ -71,5 +84,28 @@ impl Pace {
         let message = incoming.next().await;
         self.tokens -= 1;
         message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_charged_is_earned_before_more_is_heard() {
+        let mut messages = futures_util::stream::repeat(());
+        let mut pace = Pace::new();
+        let begun = Instant::now();
+        let mut register = async || {
+            pace.next(&mut messages).await.unwrap();
+            pace.charge(REGISTRATION);
+            begun.elapsed().as_millis()
+        };
+        for _ in 0..10 {
+            assert_eq!(register().await, 0);
+        }
+        assert!((0..50).contains(&register().await));
+        assert!((1_000..1_050).contains(&register().await));
+        assert!((2_000..2_050).contains(&register().await));
     }
 }

@@ -257,6 +257,29 @@ async fn a_bad_registration_leaves_the_former_one_and_is_shown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_registers_over_and_over_is_heard_more_slowly() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    let begun = tokio::time::Instant::now();
+    for number in 1..14 {
+        agent.register(&format!("10.0.0.{number}:80"), false).await;
+    }
+    world.until(|world| world.endpoints() == ["10.0.0.13:80 confirmed"]).await;
+    assert!(begun.elapsed() >= Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_of_a_hello_is_short() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.say(agent::Hello { features: vec!["x".repeat(64), "y".repeat(65)], ..hello() }).await;
+    assert_eq!(agent.ending().await, Code::InvalidArgument);
+    assert_eq!(world.push.instances.connected(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_keeps_endpoints_for_thirty_seconds() {
     let world = World::new().await;
     let agent = world.connect("orders", 1);

@@ -138,13 +138,13 @@ impl Handshake {
         match self.acceptor.accept(stream).await {
             Ok(accepted) => {
                 let (stream, peer) = accepted.into_parts();
-                if !self.place.settle(peer.is_some()) {
+                if !self.place.settle(peer.as_ref().map(PeerIdentity::serial)) {
                     self.count_refused();
                     tracing::debug!(
                         event = "connection_refused",
                         listener = self.listener,
                         address = %self.address,
-                        "too many without a certificate"
+                        "too many by this certificate, or without one"
                     );
                     return;
                 }

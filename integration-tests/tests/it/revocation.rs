@@ -88,6 +88,44 @@ async fn a_revoked_certificate_is_cut_and_refused_also_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_joined_by_a_stolen_token_is_listed_and_revoked_with_it() {
+    let mesh = small_shop();
+    let app = App::start("orders");
+    let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    let token = dial::token(&mesh, "web", &["--uses", "unlimited"]);
+    let tokens = mesh.hauberk_json(&["get", "tokens", "-o", "json"]);
+    let stolen = tokens["items"].as_array().unwrap().iter().find(|token| token["node"] == "web").unwrap();
+    let id = stolen["id"].as_str().unwrap();
+    let mut thieves = Vec::new();
+    for _ in 0..3 {
+        let key = KeyPair::generate().unwrap();
+        let answer = dial::attest(&mesh, &token, &key).await.unwrap();
+        let svid = Svid::from_der(answer.certificate.unwrap().chain).unwrap();
+        thieves.push(Peer::with(&mesh, &svid, &key));
+    }
+    let honest = Peer::join(&mesh, "web").await;
+    let listed = mesh.hauberk(&["get", "instances", id]).ok();
+    assert_eq!(listed.stdout.lines().count(), 4, "a header and three: {listed:?}");
+    for peer in thieves.iter().chain([&honest]) {
+        assert!(is_served(peer, orders.inbound(8080)).await);
+    }
+
+    let told = mesh.hauberk(&["revoke", "token", id, WAIT]).ok();
+    assert!(told.stdout.contains(&format!("token/{id} revoked (3 certificates)")), "{told:?}");
+    for thief in &thieves {
+        assert!(!is_served(thief, orders.inbound(8080)).await);
+    }
+    assert!(is_served(&honest, orders.inbound(8080)).await);
+    let refused = dial::attest(&mesh, &token, &KeyPair::generate().unwrap()).await.unwrap_err();
+    assert!(refused.message().contains("unknown"), "{refused}");
+    let again = mesh.hauberk(&["revoke", "token", id]).ok();
+    assert!(again.stdout.contains("unchanged"), "{again:?}");
+    let unused = mesh.hauberk_json(&["token", "create", "--node", "web", "-o", "json"]);
+    let told = mesh.hauberk(&["revoke", "token", unused["id"].as_str().unwrap()]).ok();
+    assert!(told.stdout.contains("deleted; nobody holds a certificate by it"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_is_revoked_gets_nothing_of_the_control_plane_but_that() {
     let mesh = small_shop();
     let (svid, key) = dial::join(&mesh, "web").await;

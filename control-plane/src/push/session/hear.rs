@@ -9,6 +9,7 @@ use crate::instances::Refusal;
 use crate::push::close::Close;
 use crate::push::holding::MAX_SUBSCRIPTIONS;
 use crate::push::incoming::{ProtocolError, shown};
+use crate::push::pace::REGISTRATION;
 use crate::push::registration::Registration;
 use crate::revocation::Mark;
 
@@ -25,7 +26,10 @@ impl Session<'_> {
             from_agent::Message::Hello(_) => return Err(ProtocolError::SecondHello.into()),
             from_agent::Message::Acknowledge(message) => self.hear_acknowledge(&message),
             from_agent::Message::Refuse(message) => self.hear_refuse(&message),
-            from_agent::Message::Register(message) => self.hear_register(&message),
+            from_agent::Message::Register(message) => {
+                self.pace.charge(REGISTRATION);
+                self.hear_register(&message);
+            }
             from_agent::Message::Subscribe(message) => self.hear_subscribe(message)?,
             from_agent::Message::Decisions(message) => self.hear_decisions(message)?,
             from_agent::Message::Answer(message) => self.hear_answer(message),

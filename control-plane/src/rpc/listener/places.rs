@@ -1,8 +1,11 @@
 //! How many connections may be open, and which of them count for what.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use hauberk_identity::Serial;
 
 use crate::metrics::{ListenerLabel, Metrics};
 
@@ -13,6 +16,9 @@ pub struct Limits {
     pub connections: usize,
     /// From one address.
     pub connections_per_address: usize,
+    /// By one certificate, wherever they come from: whoever has one takes no places of the others, also if it is refused
+    /// everything.
+    pub connections_per_certificate: usize,
     /// In the middle of their handshake, in all; from one address half as many.
     pub handshakes: usize,
     /// Without a certificate, in all; from one address half as many. They take no place of those that have one.
@@ -33,6 +39,7 @@ pub(super) struct Counts {
 struct Open {
     all: Held,
     by_address: HashMap<IpAddr, Held>,
+    by_certificate: HashMap<Serial, usize>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -92,17 +99,22 @@ pub(super) struct Place {
 #[derive(Clone, Copy)]
 enum Standing {
     Handshake,
-    Known,
+    Known(Serial),
     Stranger,
 }
 
 impl Place {
-    /// Ends the handshake. `false`: the peer has proved nothing, and there are too many of these already.
-    pub(super) fn settle(&mut self, is_known: bool) -> bool {
+    /// Ends the handshake. `false`: there are too many already of those who have proved this certificate, or nothing.
+    pub(super) fn settle(&mut self, proved: Option<Serial>) -> bool {
         let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_known {
+        if let Some(serial) = proved {
+            let by_certificate = open.by_certificate.entry(serial).or_default();
+            if *by_certificate >= self.counts.limits.connections_per_certificate {
+                return false;
+            }
+            *by_certificate += 1;
             open.change(self.address, |held| held.handshakes -= 1);
-            self.standing = Standing::Known;
+            self.standing = Standing::Known(serial);
             return true;
         }
         let most = self.counts.limits.strangers;
@@ -128,9 +140,17 @@ impl Drop for Place {
                 held.handshakes -= 1;
                 held.connections -= 1;
             }
-            Standing::Known => held.connections -= 1,
+            Standing::Known(_) => held.connections -= 1,
             Standing::Stranger => held.strangers -= 1,
         });
+        if let Standing::Known(serial) = standing
+            && let Entry::Occupied(mut held) = open.by_certificate.entry(serial)
+        {
+            *held.get_mut() -= 1;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
         self.counts.metrics.connections.get_or_create(&self.counts.label).dec();
     }
 }
@@ -140,18 +160,31 @@ mod tests {
     use super::*;
 
     fn counts() -> Arc<Counts> {
-        let limits =
-            Limits { connections: 4, connections_per_address: 3, handshakes: 4, strangers: 4, calls: 1 };
+        let limits = Limits {
+            connections: 4,
+            connections_per_address: 3,
+            connections_per_certificate: 2,
+            handshakes: 4,
+            strangers: 4,
+            calls: 1,
+        };
         Counts::new(limits, Arc::default(), ListenerLabel { listener: "agent" })
+    }
+
+    fn serial(number: u8) -> Serial {
+        Serial::from_random([number; 16])
     }
 
     #[test]
     fn strangers_take_no_place_of_those_with_a_certificate() {
         let counts = counts();
         let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let connect = |address, is_known| {
+        let last = std::cell::Cell::new(0);
+        let connect = |address, is_known: bool| {
             let mut place = counts.take_place(address)?;
-            place.settle(is_known).then_some(place)
+            // Each has a certificate of its own.
+            last.set(last.get() + 1);
+            place.settle(is_known.then(|| serial(last.get()))).then_some(place)
         };
         let mut strangers: Vec<_> = (0..2).map(|_| connect(one, false).unwrap()).collect();
         assert!(connect(one, false).is_none(), "half of them may come from one address");
@@ -166,7 +199,22 @@ mod tests {
         drop((strangers, known, last));
         assert!(connect(one, false).is_some());
         let open = counts.open.lock().unwrap();
-        assert!(open.all == Held::default() && open.by_address.is_empty());
+        assert!(open.all == Held::default() && open.by_address.is_empty() && open.by_certificate.is_empty());
+    }
+
+    #[test]
+    fn one_certificate_takes_no_places_of_the_others() {
+        let counts = counts();
+        let connect = |address: [u8; 4], number| {
+            let mut place = counts.take_place(address.into())?;
+            place.settle(Some(serial(number))).then_some(place)
+        };
+        let first = connect([10, 0, 0, 1], 1).unwrap();
+        let _second = connect([10, 0, 0, 2], 1).unwrap();
+        assert!(connect([10, 0, 0, 3], 1).is_none(), "so many by one certificate");
+        let _other = connect([10, 0, 0, 3], 2).unwrap();
+        drop(first);
+        let _again = connect([10, 0, 0, 3], 1).unwrap();
     }
 
     #[test]
@@ -176,7 +224,7 @@ mod tests {
         let mut first = counts.take_place(address).unwrap();
         let second = counts.take_place(address).unwrap();
         assert!(counts.take_place(address).is_none());
-        assert!(first.settle(true));
+        assert!(first.settle(Some(serial(1))));
         drop(second);
         let _third = counts.take_place(address).unwrap();
     }

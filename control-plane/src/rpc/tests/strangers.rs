@@ -83,7 +83,14 @@ async fn listen(scratch: &Scratch, limits: Limits, deadlines: Deadlines) -> std:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_never_ends_is_ended() {
     let scratch = scratch().await;
-    let limits = Limits { connections: 8, connections_per_address: 8, handshakes: 8, strangers: 8, calls: 8 };
+    let limits = Limits {
+        connections: 8,
+        connections_per_address: 8,
+        connections_per_certificate: 8,
+        handshakes: 8,
+        strangers: 8,
+        calls: 8,
+    };
     let soon = Duration::from_millis(50);
     let address = listen(&scratch, limits, Deadlines { call: soon, call_of_stranger: soon }).await;
     let pin = scratch.control.authority.root_fingerprint().parse().unwrap();

@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use hauberk_proto::agent::v1::to_agent::Message;
+
 use crate::metrics::Metrics;
 
 /// Upper bounds of the time from a push to its acknowledgement, in seconds.
@@ -63,5 +65,21 @@ impl PushMetrics {
             );
         });
         push
+    }
+}
+
+/// What kind of message is pushed.
+pub(super) fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::View(_) => "view",
+        Message::ServicesGone(_) => "services_gone",
+        Message::Endpoints(_) => "endpoints",
+        Message::Trust(_) => "trust",
+        Message::Question(_) => "question",
+        Message::Observe(_) => "observe",
+        Message::CurrentAt(_) => "current_at",
+        Message::NodeGone(_) => "node_gone",
+        Message::Denylist(_) => "denylist",
+        Message::Workloads(_) => "workloads",
     }
 }

@@ -23,7 +23,7 @@ use super::close::{Close, HELLO_WITHIN};
 use super::endpoints::EndpointSnapshot;
 use super::holding::{Holding, Push as Pushed};
 use super::incoming::{Hello, ProtocolError};
-use super::metrics::{KindLabel, ReasonLabel};
+use super::metrics::{KindLabel, ReasonLabel, kind};
 use super::pace::{DecisionPace, Pace};
 use super::{Push, dismiss};
 use crate::compile::Compilation;
@@ -390,20 +390,5 @@ pub(super) fn content(
     match message {
         Some(Ok(message)) => Ok(message.message),
         Some(Err(_)) | None => Err(Close::Gone),
-    }
-}
-
-fn kind(message: &Message) -> &'static str {
-    match message {
-        Message::View(_) => "view",
-        Message::ServicesGone(_) => "services_gone",
-        Message::Endpoints(_) => "endpoints",
-        Message::Trust(_) => "trust",
-        Message::Question(_) => "question",
-        Message::Observe(_) => "observe",
-        Message::CurrentAt(_) => "current_at",
-        Message::NodeGone(_) => "node_gone",
-        Message::Denylist(_) => "denylist",
-        Message::Workloads(_) => "workloads",
     }
 }

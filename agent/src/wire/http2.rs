@@ -13,6 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
 use super::body::RequestBody;
+use super::cuttable::Cuttable;
 use super::http1::SendError;
 use super::strict::MAX_HEAD;
 use super::tasks::Tasks;
@@ -94,18 +95,12 @@ impl Multiplexed {
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING_AFTER)
             .keep_alive_timeout(PING_PATIENCE);
-        let (sender, connection) = builder.handshake(TokioIo::new(transport)).await?;
         let retired = lease.as_ref().map(|lease| lease.connection().retired().clone()).unwrap_or_default();
+        let stream = Cuttable::new(transport, lease);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         tasks.spawn(async move {
-            let Some(lease) = lease else {
-                // What went wrong reaches the streams.
-                let _ = connection.await;
-                return;
-            };
-            tokio::select! {
-                _ = connection => {}
-                () = lease.connection().cut_signal().cancelled() => {}
-            }
+            // What went wrong reaches the streams.
+            let _ = connection.await;
         });
         Ok(Self { sender, streams: Arc::default(), retired })
     }

@@ -4,6 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod budget;
+mod cuttable;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod headers;

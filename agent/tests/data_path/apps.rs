@@ -21,7 +21,7 @@ fn full(text: impl Into<Bytes>) -> Body {
 }
 
 /// Answers what it received.
-async fn answer(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub async fn answer(mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     if path == "/ws" && request.headers().contains_key("upgrade") {
         let upgraded = hyper::upgrade::on(&mut request);

@@ -18,20 +18,27 @@ use crate::world::{self, Agent, PATIENCE, World, until};
 const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
 const NOTHING: &str = r#"forbid(principal, action, resource in Service::"orders");"#;
 
-struct Pair {
-    world: World,
-    web: Agent,
-    orders: Agent,
-    inbound: SocketAddr,
-    http: SocketAddr,
-    tcp: SocketAddr,
+/// web, which calls, and orders, which is called, with an app that sends back what it gets.
+pub struct Pair {
+    pub world: World,
+    pub web: Agent,
+    pub orders: Agent,
+    pub inbound: SocketAddr,
+    pub http: SocketAddr,
+    pub tcp: SocketAddr,
     protocol: Protocol,
 }
 
 impl Pair {
-    async fn new(protocol: Protocol, life: Duration) -> Self {
+    pub async fn new(protocol: Protocol, life: Duration) -> Self {
+        Self::with_lives(protocol, life, LONG).await
+    }
+
+    /// With certificates of these lives, web's first.
+    pub async fn with_lives(protocol: Protocol, webs: Duration, orders: Duration) -> Self {
         let world = World::new();
-        let (mut web, mut orders) = (world.agent_with_life("web", life), world.agent("orders"));
+        let (mut web, mut orders) =
+            (world.agent_with_life("web", webs), world.agent_with_life("orders", orders));
         let app = match protocol {
             Protocol::Http => http1_app(&mut orders.tasks).await,
             Protocol::Http2 | Protocol::Grpc => http2_app(&mut orders.tasks).await,
@@ -50,14 +57,14 @@ impl Pair {
     }
 
     /// A TCP stream that has already carried something both ways.
-    async fn stream(&self) -> TcpStream {
+    pub async fn stream(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.tcp).await.unwrap();
         assert!(is_alive(&mut stream).await);
         stream
     }
 
     /// A WebSocket, or whatever a 101 makes of a connection.
-    async fn upgraded(&self) -> TcpStream {
+    pub async fn upgraded(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
         let request = b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
         stream.write_all(request).await.unwrap();
@@ -72,7 +79,7 @@ impl Pair {
     }
 }
 
-async fn is_alive(stream: &mut TcpStream) -> bool {
+pub async fn is_alive(stream: &mut TcpStream) -> bool {
     // Not HTTP, and bytes that the framing guard would refuse.
     let mut echo = [0; 6];
     let both =
@@ -88,8 +95,8 @@ async fn ends(stream: &mut TcpStream) {
 }
 
 /// Lives of certificates.
-const LONG: Duration = Duration::from_secs(3_600);
-const SHORT: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(3_600);
+pub const SHORT: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn a_new_view_cuts_tcp_streams_and_only_what_it_denies() {
@@ -260,7 +267,7 @@ async fn draining_lets_what_is_under_way_end() {
 }
 
 /// Lets time pass at once.
-async fn advance(by: Duration) {
+pub async fn advance(by: Duration) {
     tokio::time::pause();
     tokio::time::advance(by).await;
     tokio::time::resume();

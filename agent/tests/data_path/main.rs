@@ -15,5 +15,6 @@ mod http;
 mod interim;
 mod live;
 mod observed;
+mod renewal;
 mod tcp;
 mod world;

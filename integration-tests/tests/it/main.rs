@@ -35,6 +35,7 @@ mod outage;
 mod paths;
 mod peer;
 mod python;
+mod renewal;
 mod replicas;
 mod resources;
 mod revocation;

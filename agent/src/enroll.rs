@@ -20,6 +20,7 @@ use crate::config::{Config, Pin};
 use crate::control_plane::{self, ConnectError};
 use crate::credentials::{CredentialsError, Issued};
 use crate::random::Backoff;
+use crate::skew;
 use crate::state::{State, StateError};
 
 /// Tokens are far shorter; a larger file is some other file.
@@ -174,16 +175,25 @@ async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issue
     // A token would be spent in vain.
     let key = state.membership().and_then(|_| state.pending_key()).map_err(EnrollError::State)?;
     let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
-    let connector = bootstrap_connector(trust, control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
+    let connector = bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
         .map_err(EnrollError::Setup)?;
-    let channel = match control_plane::connect(&config.control_plane, &connector).await {
+    let address = &config.control_plane;
+    let mut channel = match control_plane::connect(address, &connector).await {
         Ok(channel) => channel,
+        // A clock may yet be set, as while a host starts.
+        Err(ConnectError::Handshake(error)) if error.is_about_time() => {
+            let skew = skew::ask(address, trust, clock).await;
+            return Err(Attempt::Again(skew::named(skew, error.to_string())));
+        }
         Err(ConnectError::Handshake(source @ HandshakeError::PeerRefused(_))) => {
-            let address = config.control_plane.authority();
-            return Err(EnrollError::WrongControlPlane { address, source }.into());
+            return Err(EnrollError::WrongControlPlane { address: address.authority(), source }.into());
         }
         Err(error) => return Err(Attempt::Again(error.to_string())),
     };
+    // Before the token is used: what is issued to a host whose clock is off is of no use, or of more than it should be.
+    if let Some(skew) = skew::over(&mut channel, clock).await {
+        return Err(Attempt::Again(skew.to_string()));
+    }
     let request = pb::AttestRequest {
         csr,
         evidence: Some(pb::attest_request::Evidence::JoinToken(token.to_string())),

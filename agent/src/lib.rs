@@ -3,7 +3,7 @@
 //! What is where:
 //!
 //! - `app`: what starts and stops; `config`: what it is told; `child`: the app as our child
-//! - `enroll`, `renew`, `credentials`, `state`: who we are, and what is kept on disk
+//! - `enroll`, `renew`, `credentials`, `state`: who we are, and what is kept on disk; `skew`: what our clock is off by
 //! - `sync`, `control_plane`: the stream from which views, endpoints and trust come
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
@@ -34,6 +34,7 @@ pub mod outbound;
 pub mod random;
 pub mod renew;
 mod resident;
+mod skew;
 pub mod state;
 mod status;
 pub mod sync;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use hauberk_identity::{InstanceId, UnixMillis, renewal_at};
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
-use hauberk_tls::{CertificateRequest, KeyPair, ServerExpectation};
+use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair, ServerExpectation};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -17,6 +17,7 @@ use crate::decisions::Decisions;
 use crate::enroll;
 use crate::mesh::InboundGate;
 use crate::random::{Backoff, fraction};
+use crate::skew::{self, Skew};
 use crate::state::State;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
@@ -109,7 +110,15 @@ impl Renewal {
 
     async fn renew_once(&mut self) -> Result<(), String> {
         let issued = if self.clock.now() < self.credentials.not_after() {
-            self.sign_again().await?
+            match self.sign_again().await {
+                Ok(issued) => issued,
+                Err(problem) => {
+                    let trust =
+                        BootstrapTrust::Bundle(Arc::clone(self.credentials.live().current().bundle()));
+                    let skew = skew::ask(&self.config.control_plane, trust, self.clock).await;
+                    return Err(skew::named(skew, problem));
+                }
+            }
         } else {
             enroll::join_again(&self.config, &self.state, self.clock).await?
         };
@@ -137,9 +146,17 @@ impl Renewal {
                 control_plane::HANDSHAKE_TIMEOUT,
             )
             .map_err(|error| error.to_string())?;
-        let channel = control_plane::connect(&self.config.control_plane, &connector)
+        let mut channel = control_plane::connect(&self.config.control_plane, &connector)
             .await
             .map_err(|error| error.to_string())?;
+        match skew::over(&mut channel, self.clock).await {
+            Some(Skew::Behind(_)) => {
+                return Err("a certificate that is issued now would not be valid here yet".to_owned());
+            }
+            // What is valid there is valid here, for a shorter time.
+            Some(skew) => tracing::warn!(event = "clock_skew", %skew),
+            None => {}
+        }
         let answer = EnrollmentClient::new(channel)
             .sign_certificate(SignCertificateRequest { csr })
             .await

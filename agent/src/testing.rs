@@ -208,6 +208,8 @@ pub(crate) struct Desk {
     pub(crate) lifetime: Mutex<Duration>,
     /// Whoever holds it keeps renewals that were asked for from being answered.
     pub(crate) may_answer: tokio::sync::Mutex<()>,
+    /// How far its clock is ahead of this host's.
+    pub(crate) ahead: Mutex<Duration>,
 }
 
 struct Gatherer(mpsc::Sender<Stream>);
@@ -228,6 +230,7 @@ impl ControlPlane {
             asked: Mutex::default(),
             lifetime: Mutex::new(HOUR),
             may_answer: tokio::sync::Mutex::default(),
+            ahead: Mutex::default(),
         });
         let (opened, streams) = mpsc::channel(8);
         let mut serving = JoinSet::new();
@@ -247,11 +250,16 @@ async fn accept(listener: TcpListener, acceptor: Acceptor, desk: Arc<Desk>, gath
             let service = service_fn(|request: http::Request<Incoming>| {
                 let mut enrollment = EnrollmentServer::from_arc(Arc::clone(&desk));
                 let mut mesh = MeshServer::from_arc(Arc::clone(&gatherer));
+                let date = desk.date();
                 async move {
-                    match request.uri().path().starts_with("/hauberk.agent.v1.Mesh/") {
+                    let answer = match request.uri().path().starts_with("/hauberk.agent.v1.Mesh/") {
                         true => mesh.call(request).await,
                         false => enrollment.call(request).await,
-                    }
+                    };
+                    answer.map(|mut answer| {
+                        answer.headers_mut().insert(http::header::DATE, date);
+                        answer
+                    })
                 }
             });
             let io = TokioIo::new(connection.into_parts().0);
@@ -293,6 +301,12 @@ impl Enrollment for Desk {
 }
 
 impl Desk {
+    fn date(&self) -> http::HeaderValue {
+        let now = now().plus(*self.ahead.lock().unwrap());
+        let date = std::time::UNIX_EPOCH + now.since(UnixMillis(0));
+        httpdate::fmt_http_date(date).parse().unwrap()
+    }
+
     fn certify(&self, csr: &[u8], token: String) -> Result<pb::Certificate, Status> {
         let key =
             CertificateRequest::parse(csr).map_err(|error| Status::invalid_argument(error.to_string()))?;

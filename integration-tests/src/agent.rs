@@ -34,6 +34,8 @@ pub struct AgentOptions {
     pub child: Vec<String>,
     /// The most files that the system lets it open; none: as many as this process may.
     pub open_files: Option<u32>,
+    /// By how much its clock is off, as faketime writes it (`-2h`), and its library; none: it is right.
+    pub clock: Option<(String, PathBuf)>,
 }
 
 impl AgentOptions {
@@ -57,6 +59,12 @@ impl AgentOptions {
     /// With so many files, sockets among them, and no more.
     pub fn open_files(mut self, most: u32) -> Self {
         self.open_files = Some(most);
+        self
+    }
+
+    /// With a clock that is off.
+    pub fn clock(mut self, offset: &str, faketime: &Path) -> Self {
+        self.clock = Some((offset.to_owned(), faketime.to_owned()));
         self
     }
 
@@ -129,6 +137,11 @@ impl Agent {
             launch(folder, &self.node, &self.state_dir, &self.options, &self.control_plane, &self.bundle);
     }
 
+    /// From the next start on its clock is off by this, or right.
+    pub fn set_clock(&mut self, clock: Option<(String, PathBuf)>) {
+        self.options.clock = clock;
+    }
+
     /// Where its state lies.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
@@ -196,6 +209,10 @@ fn launch(
             shell
         }
     };
+    if let Some((offset, faketime)) = &options.clock {
+        // Timers go by the steady clock, which stays as it is.
+        command.env("LD_PRELOAD", faketime).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
+    }
     command
         .args(["run", "--control-plane", control_plane, "--state-dir", path(state_dir)])
         .args(["--bundle-file", path(bundle), "--advertise-ip", "127.0.0.1"])

@@ -41,6 +41,22 @@ pub fn bootstrap_connector(
     Ok(Connector::new(config, None, timeout))
 }
 
+/// What connects to a control plane only to ask what time it is there: certificates are held against an instant at which the
+/// server's own is valid, for it is this host's clock that is in doubt.
+///
+/// For people to read, never to decide by: whoever has the key of a control plane's former certificate passes here.
+///
+/// # Errors
+/// The TLS library refuses the configuration.
+pub fn clock_connector(
+    trust: BootstrapTrust,
+    alpn: &[&[u8]],
+    timeout: Duration,
+) -> Result<Connector, SetupError> {
+    let config = live::client_config(VerifyServer(ServerTrust::AtAnyTime(trust)), None, alpn)?;
+    Ok(Connector::new(config, None, timeout))
+}
+
 impl BootstrapTrust {
     pub(crate) fn verify(
         &self,

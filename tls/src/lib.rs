@@ -27,7 +27,7 @@ mod verifier;
 mod web;
 
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
-pub use bootstrap::{BootstrapTrust, bootstrap_connector};
+pub use bootstrap::{BootstrapTrust, bootstrap_connector, clock_connector};
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;
 pub use crl::{CrlEntry, CrlError};

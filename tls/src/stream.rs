@@ -67,6 +67,20 @@ pub enum HandshakeError {
 #[error("the connection cannot export keying material")]
 pub struct ExporterError(#[source] rustls::Error);
 
+impl HandshakeError {
+    /// Whether a certificate was refused for the time that it is here.
+    pub fn is_about_time(&self) -> bool {
+        matches!(
+            self,
+            Self::PeerRefused(
+                VerifyError::Expired { .. }
+                    | VerifyError::NotYetValid { .. }
+                    | VerifyError::RootOutsideValidity(_)
+            )
+        )
+    }
+}
+
 impl Acceptor {
     pub(crate) fn new(config: Arc<ServerConfig>, timeout: Duration) -> Self {
         Self { inner: config.into(), timeout }

@@ -46,16 +46,23 @@ pub enum VerifyError {
     /// A certificate between it and the root breaks the profile.
     #[error("an intermediate certificate is refused: {0}")]
     Intermediate(#[source] CertificateFault),
-    /// The time is past notAfter.
-    #[error("the certificate expired at {not_after}; it is {now}")]
+    /// The time is past notAfter. Whose fault it is cannot be said: the peer's, if it has not renewed, or this host's clock's.
+    #[error(
+        "the certificate expired at {not_after}, {} s ago by this host's clock, which says {now}",
+        now.since(*not_after).as_secs()
+    )]
     Expired {
         /// The last valid instant.
         not_after: UnixMillis,
         /// The time that was checked.
         now: UnixMillis,
     },
-    /// The time is before notBefore.
-    #[error("the certificate is valid from {not_before}; it is {now}")]
+    /// The time is before notBefore. Nobody issues for the future: a clock is wrong.
+    #[error(
+        "the certificate is valid from {not_before}, which by this host's clock is {} s ahead: this clock, which says {now}, \
+         is behind by as much or more",
+        not_before.since(*now).as_secs()
+    )]
     NotYetValid {
         /// The first valid instant.
         not_before: UnixMillis,

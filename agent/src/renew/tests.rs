@@ -79,6 +79,8 @@ async fn at_expiry_everything_is_denied_until_a_token_lets_us_in_again() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;
     *plane.enrollment.lifetime.lock().unwrap() = HOUR * 5;
+    // Time has passed there too.
+    *plane.enrollment.ahead.lock().unwrap() = HOUR * 2;
     let agent = agent(&authorities, &plane, HOUR * 2, &["token"]);
     let mut inbound = agent.mesh.inbound();
     inbound.mark_unchanged();
@@ -132,13 +134,13 @@ async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_
 
     // Nor does a token make somebody of us, or is it spent.
     agent.renewal.clock = Clock::starting_at(now().plus(HOUR * 2));
-    assert!(within(agent.renewal.renew_once()).await.unwrap_err().contains("was deleted"));
+    assert!(within(Box::pin(agent.renewal.renew_once())).await.unwrap_err().contains("was deleted"));
     assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 1);
 
     // A view of ours says that we are somebody again.
     state.remember_node();
     agent.renewal.clock = Clock::starting_at(now());
-    within(agent.renewal.renew_once()).await.unwrap();
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
     assert_ne!(key(&agent.credentials), before);
     assert!(state.identity().unwrap().is_some());
 }

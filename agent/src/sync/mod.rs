@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_proto::agent::v1 as pb;
-use hauberk_tls::{ServerExpectation, SetupError};
+use hauberk_tls::{BootstrapTrust, ServerExpectation, SetupError};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::credentials::Credentials;
 use crate::decisions::Decisions;
 use crate::mesh::Mesh;
 use crate::random::Backoff;
+use crate::skew::{self, Skew};
 use crate::workloads::Told;
 use session::{End, Session};
 
@@ -75,14 +76,19 @@ impl Sync {
                 () = stop.cancelled() => break,
                 end = self.one_session(&mut held, &mut backoff) => end,
             };
+            let was_connected = *self.connected.borrow();
             self.session_ended(&mut held).await;
+            let mut may_be_clock = !was_connected;
             let reason = match end {
                 Ok(End::CertificateRenewed) => continue,
                 Ok(End::Closed(reason)) => {
                     told = None;
                     reason
                 }
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    may_be_clock &= !matches!(error, NoSession::Connect(ConnectError::Unreachable { .. }));
+                    error.to_string()
+                }
             };
             let wait = backoff.step();
             let retry_in_ms = wait.as_millis() as u64;
@@ -90,7 +96,9 @@ impl Sync {
             if told.as_ref() == Some(&reason) {
                 tracing::debug!(event = "control_plane_away", reason, retry_in_ms);
             } else {
-                tracing::warn!(event = "control_plane_away", reason, retry_in_ms);
+                let skew = if may_be_clock { self.skew(&stop).await } else { None };
+                let named = skew::named(skew, reason.clone());
+                tracing::warn!(event = "control_plane_away", reason = named, retry_in_ms);
                 told = Some(reason);
             }
             tokio::select! {
@@ -113,6 +121,14 @@ impl Sync {
         )?;
         let channel = control_plane::connect(&self.control_plane, &connector).await?;
         Ok(Session::new(self, held, identity).run(channel, backoff).await)
+    }
+
+    async fn skew(&self, stop: &CancellationToken) -> Option<Skew> {
+        let trust = BootstrapTrust::Bundle(Arc::clone(self.credentials.live().current().bundle()));
+        tokio::select! {
+            () = stop.cancelled() => None,
+            skew = skew::ask(&self.control_plane, trust, self.clock) => skew,
+        }
     }
 
     async fn session_ended(&self, held: &mut Held) {

@@ -253,14 +253,6 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
                 "look at that agent's log; hauberk get instances -o wide says where it runs",
             );
         }
-        let skew = Duration::from_millis(instance.clock_skew_ms.unsigned_abs());
-        if skew > MAX_SKEW {
-            report.bad(
-                AGENTS,
-                format!("{name}: its clock is {} off", short(skew)),
-                "let that machine keep time by NTP",
-            );
-        }
     }
     Ok(())
 }

@@ -11,11 +11,14 @@ use crate::enrollment::MOST_INSTANCES;
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
 
-/// How far a clock may be off.
+/// How far a clock may be off before it is told.
 const SKEW_TOLERATED_MS: u64 = 30_000;
 
 /// How many live instances one join token may have made before it is told: as many as few nodes have.
 const MANY_BY_TOKEN: usize = 1_000;
+
+/// How far before certificates are refused for it: they are valid from so long before they are issued.
+const SKEW_WORKS_MS: u64 = 300_000;
 
 /// How many findings of a kind are told one by one.
 const EACH_AT_MOST: usize = 50;
@@ -164,7 +167,8 @@ fn skew(report: &Report) -> Option<Finding> {
     let (seconds, direction) = (skew.unsigned_abs() / 1_000, if skew < 0 { "behind" } else { "ahead" });
     let summary =
         format!("the clock of instance {} of {} is {seconds} s {direction}", report.id, report.spiffe_id);
-    Some(warning(summary, "synchronise the clocks: certificates are refused by clocks that are far off"))
+    let fix = "let its host keep time by NTP: certificates are refused by clocks that are five minutes off";
+    Some(if skew.unsigned_abs() < SKEW_WORKS_MS { warning(summary, fix) } else { error(summary, fix) })
 }
 
 /// Renewal is due at half life; at three quarters something is wrong.

@@ -14,6 +14,7 @@ mod authorization;
 mod certificates;
 mod child;
 mod client;
+mod clocks;
 mod compose;
 mod crowd;
 mod data_directory;

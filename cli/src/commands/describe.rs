@@ -10,7 +10,7 @@ use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Describe, Global};
 use crate::clock;
-use crate::commands::{get, kind_and_name, rows};
+use crate::commands::{describe_instance, get, kind_and_name, rows};
 use crate::error::CommandError;
 use crate::kinds::{self, Listed};
 use crate::output::{self, Format};
@@ -25,9 +25,13 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
     let (word, name) = kind_and_name(&arguments.kind, arguments.name.as_deref())?;
     let kind = match kinds::listed(&word).map_err(CommandError::Usage)? {
         Listed::Resource(kind) => kind,
+        Listed::Instances => {
+            let which = "which instance? Write: hauberk describe instance ID".to_owned();
+            return describe_instance::show(global, name.ok_or(CommandError::Usage(which))?).await;
+        }
         _ => {
             return Err(CommandError::Usage(format!(
-                "describe is for resources; try: hauberk get {word} -o wide"
+                "describe is for resources and instances; try: hauberk get {word} -o wide"
             )));
         }
     };

@@ -10,6 +10,7 @@ pub(crate) mod context;
 pub(crate) mod decision;
 pub(crate) mod delete;
 pub(crate) mod describe;
+mod describe_instance;
 pub(crate) mod diff;
 pub(crate) mod explain;
 pub(crate) mod get;

@@ -141,19 +141,12 @@ pub(crate) fn instance(instance: &Instance, wide: bool, now: UnixMillis) -> Vec<
         (true, false) => "connected".to_owned(),
         (false, _) => format!("away {}", age(instance.last_seen.as_ref(), now)),
     };
-    let enforces = if instance.enforced_revision >= instance.latest_revision && instance.lag_reason.is_empty()
-    {
-        format!("latest ({})", instance.enforced_revision)
-    } else {
-        let reason = if instance.lag_reason.is_empty() { "behind" } else { instance.lag_reason.as_str() };
-        format!("{} of {}: {reason}", instance.enforced_revision, instance.latest_revision)
-    };
     let ports = instance.ports.iter().map(|port| format!("{}@{}", port.listener_port, port.address));
     let mut cells = vec![
         instance.id.clone(),
         format!("{}/{}", instance.mesh, instance.node),
         state,
-        enforces,
+        enforces(instance),
         until(instance.certificate_not_after.as_ref(), now),
         or_dash(ports.collect::<Vec<_>>().join(",")),
     ];
@@ -168,6 +161,15 @@ pub(crate) fn instance(instance: &Instance, wide: bool, now: UnixMillis) -> Vec<
         ]);
     }
     cells
+}
+
+/// What an instance enforces of what is meant for it.
+pub(crate) fn enforces(instance: &Instance) -> String {
+    if instance.enforced_revision >= instance.latest_revision && instance.lag_reason.is_empty() {
+        return format!("latest ({})", instance.enforced_revision);
+    }
+    let reason = if instance.lag_reason.is_empty() { "behind" } else { instance.lag_reason.as_str() };
+    format!("{} of {}: {reason}", instance.enforced_revision, instance.latest_revision)
 }
 
 /// The headers of the tokens' table.

@@ -119,7 +119,9 @@ impl Checks {
             && let Some(denial) = self.revocations.denylist().denial(peer.id(), peer.serial())
         {
             let actor = Actor { name: peer.id().to_string(), source };
-            self.audit.record_refusal(Act::refused(&actor, "access.check", path, denial)).await;
+            // Several instances may have this name.
+            let why = format!("serial {}: {denial}", peer.serial());
+            self.audit.record_refusal(Act::refused(&actor, "access.check", path, why)).await;
             return Err(status::of_denial(denial));
         }
         let caller = match access {

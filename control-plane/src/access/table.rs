@@ -44,6 +44,7 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.admin.v1.Identities/DeleteToken", Access::Roles(&[Role::IdentityAdmin])),
     ("/hauberk.admin.v1.Identities/ListTokens", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/ListInstances", Access::AnyAdmin),
+    ("/hauberk.admin.v1.Identities/DescribeInstance", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/ListCertificates", Access::AnyAdmin),
     ("/hauberk.admin.v1.Identities/FetchBundle", Access::AnyAdmin),
     ("/hauberk.admin.v1.Revocations/Revoke", Access::Roles(&[Role::IdentityAdmin])),

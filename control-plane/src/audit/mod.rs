@@ -10,6 +10,7 @@ mod rings;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::UnixMillis;
@@ -136,6 +137,8 @@ pub struct Filter {
     pub refused_only: bool,
     /// Only acts since then.
     pub since: Option<UnixMillis>,
+    /// Only those whose object or reason has one of these words.
+    pub words: BTreeSet<String>,
 }
 
 impl Filter {
@@ -143,6 +146,11 @@ impl Filter {
         (self.actor.is_empty() || record.actor == self.actor)
             && record.action.starts_with(&self.action)
             && (!self.refused_only || record.outcome == Outcome::Refused)
+            && (self.words.is_empty() || self.names(&record.object) || self.names(&record.reason))
+    }
+
+    fn names(&self, text: &str) -> bool {
+        text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| self.words.contains(word))
     }
 }
 

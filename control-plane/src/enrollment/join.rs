@@ -257,7 +257,11 @@ impl Enrollment {
             actor: Actor { name: format!("token:{}", hash.short()), source: source.to_owned() },
             action: "enrollment.attest",
         };
-        let joined = Joined { at: before.map(|used| used.at), token: Some(hash.short().to_owned()) };
+        let joined = Joined {
+            at: before.as_ref().map(|used| used.at),
+            token: Some(hash.short().to_owned()),
+            from: Some(before.map_or_else(|| source.to_owned(), |used| used.source)),
+        };
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
@@ -336,6 +340,8 @@ pub(super) struct Joined {
     pub(super) at: Option<u64>,
     /// The id of the token.
     pub(super) token: Option<String>,
+    /// From where.
+    pub(super) from: Option<String>,
 }
 
 pub(super) fn instance_record(
@@ -357,6 +363,7 @@ pub(super) fn instance_record(
         version: info.version.clone(),
         hostname: info.hostname.clone(),
         token: joined.token,
+        joined_from: joined.from,
         dismissed_at: None,
     }
 }

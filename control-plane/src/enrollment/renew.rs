@@ -59,7 +59,9 @@ impl Enrollment {
         {
             let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
             let object = peer.id().to_string();
-            self.audit.record_refusal(Act::refused(&actor, "certificate.renew", object, error)).await;
+            // Several instances have this name.
+            let why = format!("serial {}: {error}", peer.serial());
+            self.audit.record_refusal(Act::refused(&actor, "certificate.renew", object, why)).await;
         }
         result
     }
@@ -97,7 +99,8 @@ impl Enrollment {
             hostname: former.hostname.clone(),
         });
         let at = former.as_ref().map(|former| former.enrolled_at);
-        let joined = Joined { at, token: former.and_then(|former| former.token) };
+        let (token, from) = former.map(|former| (former.token, former.joined_from)).unwrap_or_default();
+        let joined = Joined { at, token, from };
         let order = Order {
             id: peer.id().clone(),
             holder: Holder::Instance(instance.to_string()),

@@ -85,6 +85,9 @@ pub struct InstanceRecord {
     /// The id of the token that it joined by; `None` in records of releases that did not keep it.
     #[serde(default)]
     pub token: Option<String>,
+    /// From where it joined; `None` in records of releases that did not keep it.
+    #[serde(default)]
+    pub joined_from: Option<String>,
     /// When it said that it denies everything since its node is gone, Unix ms.
     #[serde(default)]
     pub dismissed_at: Option<u64>,
@@ -172,6 +175,32 @@ impl Ledger {
         after: Option<&str>,
         limit: usize,
     ) -> Result<IssuedPage, StoreError> {
+        self.wanted(|record| spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted), after, limit).await
+    }
+
+    /// The same of an instance, and of workloads that it vouched for.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn certificates_of(
+        &self,
+        instance: &InstanceId,
+        limit: usize,
+    ) -> Result<IssuedPage, StoreError> {
+        let instance = instance.to_string();
+        let is_its = |record: &IssuedRecord| match &record.holder {
+            Holder::Instance(id) | Holder::Workload { instance: id, .. } => *id == instance,
+            Holder::Admin(_) | Holder::ControlPlane => false,
+        };
+        self.wanted(is_its, None, limit).await
+    }
+
+    async fn wanted(
+        &self,
+        wanted: impl Fn(&IssuedRecord) -> bool,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<IssuedPage, StoreError> {
         let mut certificates = Vec::new();
         let mut after = after.map(|after| format!("{}{after}", keys::ISSUED_ORDER));
         let mut looked_at = 0;
@@ -185,7 +214,7 @@ impl Ledger {
                 else {
                     continue;
                 };
-                if spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted) {
+                if wanted(&record) {
                     certificates.push((serial.to_owned(), record));
                 }
                 looked_at += 1;

@@ -34,7 +34,7 @@ impl Audit for AuditService {
             }
         };
         let since = since.map(|since| instant(&since)).transpose()?;
-        let filter = Filter { actor, action, refused_only, since };
+        let filter = Filter { actor, action, refused_only, since, ..Filter::default() };
         let page = self.control.audit.list(&filter, from, limit).await;
         let page = page.map_err(|error| status::of_store(&error))?;
         Ok(Response::new(ListAuditResponse {
@@ -51,7 +51,8 @@ fn instant(since: &prost_types::Timestamp) -> Result<UnixMillis, Status> {
     Ok(UnixMillis(UnixMillis::from_secs(seconds).0.saturating_add(nanos / 1_000_000)))
 }
 
-fn record(record: Record) -> AuditRecord {
+/// A record as it is told.
+pub(super) fn record(record: Record) -> AuditRecord {
     let Record { sequence, at, actor, source, action, object, outcome, reason } = record;
     let outcome = match outcome {
         Outcome::Ok => AuditOutcome::Ok,

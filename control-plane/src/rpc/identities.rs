@@ -1,16 +1,18 @@
 //! The admin API's `Identities` service.
 
+mod life;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, Name, UnixMillis};
+use hauberk_identity::{IdentityKind, InstanceId, Name, UnixMillis};
 use hauberk_proto::admin::v1::identities_server::{Identities, IdentitiesServer};
 use hauberk_proto::admin::v1::{
-    CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse, FetchBundleRequest,
-    FetchBundleResponse, Instance, InstancePort, IssuedCertificate, ListCertificatesRequest,
-    ListCertificatesResponse, ListInstancesRequest, ListInstancesResponse, ListTokensRequest,
-    ListTokensResponse, Token,
+    CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
+    DescribeInstanceRequest, DescribeInstanceResponse, FetchBundleRequest, FetchBundleResponse, Instance,
+    InstancePort, IssuedCertificate, ListCertificatesRequest, ListCertificatesResponse, ListInstancesRequest,
+    ListInstancesResponse, ListTokensRequest, ListTokensResponse, Token,
 };
 use tonic::{Request, Response, Status};
 
@@ -123,6 +125,23 @@ impl Identities for IdentitiesService {
             }
         });
         Ok(Response::new(ListInstancesResponse { instances: instances.collect(), revision }))
+    }
+
+    async fn describe_instance(
+        &self,
+        request: Request<DescribeInstanceRequest>,
+    ) -> Result<Response<DescribeInstanceResponse>, Status> {
+        let DescribeInstanceRequest { id } = request.into_inner();
+        let id = InstanceId::parse(&id).map_err(|error| status::bad_field("id", error))?;
+        let record = self.control.ledger.instance(&id).await.map_err(|error| status::of_store(&error))?;
+        let of_node = record.as_ref().map_or_else(ListInstancesRequest::default, |record| {
+            ListInstancesRequest { mesh: record.mesh.clone(), node: record.node.clone() }
+        });
+        let listed = self.list_instances(Request::new(of_node)).await?.into_inner().instances;
+        let instance = listed.into_iter().find(|instance| instance.id == id.to_string());
+        let instance = instance.ok_or_else(|| status::no_such_instance(&id))?;
+        let life = life::of(&self.control, &id, instance, record).await;
+        Ok(Response::new(life.map_err(|error| status::of_store(&error))?))
     }
 
     async fn list_certificates(

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::time::Duration;
 
+use hauberk_identity::InstanceId;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -50,6 +51,11 @@ pub fn bad_field(field: impl Into<String>, problem: impl std::fmt::Display) -> S
     let mut details = ErrorDetails::with_bad_request_violation(&field, problem.clone());
     details.set_error_info("BAD_FIELD", DOMAIN, HashMap::new());
     Status::with_error_details(Code::InvalidArgument, format!("{field}: {problem}"), details)
+}
+
+/// The caller names an instance that is not there.
+pub fn no_such_instance(id: &InstanceId) -> Status {
+    refusal(Code::NotFound, "NO_SUCH_INSTANCE", RevocationError::UnknownInstance(id.to_string()).to_string())
 }
 
 /// The caller does something more often than it needs to.

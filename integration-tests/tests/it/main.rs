@@ -28,6 +28,7 @@ mod hostile;
 mod house;
 mod http2_frames;
 mod impostors;
+mod instance_life;
 mod jwt_svids;
 mod live_cut;
 mod load;

@@ -22,6 +22,7 @@ impl World {
             version: String::new(),
             hostname: String::new(),
             token: None,
+            joined_from: None,
             dismissed_at: None,
         };
         let bytes = document::to_bytes(&key, &record).unwrap();

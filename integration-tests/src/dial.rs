@@ -63,6 +63,13 @@ pub async fn attest(mesh: &MeshBox, token: &str, key: &KeyPair) -> Result<Attest
     attest_with(mesh, token, CertificateRequest::create(key).unwrap()).await
 }
 
+/// The same over a channel that is there.
+pub async fn attest_over(channel: Channel, token: String, key: KeyPair) -> Result<AttestResponse, Status> {
+    let csr = CertificateRequest::create(&key).map_err(|error| Status::internal(error.to_string()))?;
+    let request = AttestRequest { csr, agent: None, evidence: Some(Evidence::JoinToken(token)) };
+    EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
+}
+
 /// The same with a certificate request of the caller's.
 pub async fn attest_with(mesh: &MeshBox, token: &str, csr: Vec<u8>) -> Result<AttestResponse, Status> {
     let agent = AgentInfo { version: "test".to_owned(), hostname: "box".to_owned() };

@@ -67,6 +67,38 @@ fn openssl_accepts_svids_strictly_and_refuses_to_let_them_issue() {
     }
 }
 
+#[test]
+fn requests_by_weak_keys_of_openssls_are_refused() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: openssl is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let request = |key: &[&str], more: &[&str]| {
+        let making = [&["genpkey", "-out", "key.pem"], key].concat();
+        openssl(folder.path(), &making);
+        let asking =
+            ["req", "-new", "-key", "key.pem", "-subj", "/CN=x", "-outform", "DER", "-out", "request.der"];
+        openssl(folder.path(), &[&asking[..], more].concat());
+        CertificateRequest::parse(&std::fs::read(folder.path().join("request.der")).unwrap())
+    };
+    let ec = |curve: &'static str| ["-algorithm", "EC", "-pkeyopt", curve];
+    let rsa = |bits: &'static str| ["-algorithm", "RSA", "-pkeyopt", bits];
+    let (p256, rsa2048) = (ec("ec_paramgen_curve:P-256"), rsa("rsa_keygen_bits:2048"));
+    assert!(request(&p256, &[]).is_ok() && request(&rsa2048, &[]).is_ok());
+    for (key, more) in [
+        (rsa("rsa_keygen_bits:1024"), &[][..]),
+        (rsa("rsa_keygen_bits:2047"), &[]),
+        (ec("ec_paramgen_curve:secp224r1"), &[]),
+        (ec("ec_paramgen_curve:secp256k1"), &[]),
+        // A good key, and a proof of possession that proves little.
+        (p256, &["-sha1"]),
+        (rsa2048, &["-sha1"]),
+    ] {
+        assert!(request(&key, more).is_err(), "{key:?} {more:?}");
+    }
+}
+
 #[cfg(test)]
 fn openssl(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();

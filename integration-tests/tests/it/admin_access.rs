@@ -158,9 +158,10 @@ async fn a_workload_is_no_admin() {
 }
 
 /// What only an agent may call.
-const FOR_AGENTS: [&str; 3] = [
+const FOR_AGENTS: [&str; 4] = [
     "/hauberk.agent.v1.Enrollment/SignCertificate",
     "/hauberk.agent.v1.Mesh/Sync",
+    "/hauberk.agent.v1.Workloads/SignCertificate",
     "/hauberk.agent.v1.SvidTokens/MintToken",
 ];
 

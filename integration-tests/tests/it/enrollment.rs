@@ -209,6 +209,39 @@ async fn of_64_parallel_joins_on_a_single_use_token_exactly_one_gets_in() {
     assert_eq!(tokens[0].used_by, std::slice::from_ref(&first.instance_id));
 }
 
+#[test]
+fn a_kill_in_the_middle_lets_nobody_in_twice() {
+    let mut mesh = shop();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for round in 0..6 {
+        let token = dial::token(&mesh, "orders", &[]);
+        let address = mesh.agent_address().to_owned();
+        let mut joins = JoinSet::new();
+        let _guard = runtime.enter();
+        for _ in 0..16 {
+            let channel = dial::channel(&address, dial::stranger(&mesh));
+            let join = dial::attest_over(channel, token.clone(), KeyPair::generate().unwrap());
+            joins.spawn_on(join, runtime.handle());
+        }
+        // Before, while and after the first of them is let in.
+        std::thread::sleep(Duration::from_millis(round * 5));
+        mesh.kill_control_plane();
+        runtime.block_on(async { while joins.join_next().await.is_some() {} });
+        mesh.restart_control_plane();
+        for _ in 0..2 {
+            let _ = runtime.block_on(dial::attest(&mesh, &token, &KeyPair::generate().unwrap()));
+        }
+        let listed = runtime.block_on(async {
+            let mut identities = IdentitiesClient::new(admin_channel(&mesh));
+            identities.list_tokens(ListTokensRequest::default()).await.unwrap().into_inner().tokens
+        });
+        let users: Vec<usize> = listed.iter().map(|token| token.used_by.len()).collect();
+        assert!(users.iter().all(|users| *users == 1), "round {round}: {users:?}");
+        let instances = mesh.hauberk_json(&["get", "instances", "-o", "json"]);
+        assert_eq!(ids(&instances).len() as u64, round + 1, "round {round}: {instances}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_for_three_lets_in_three() {
     let mesh = shop();

@@ -34,6 +34,7 @@ mod live_cut;
 mod load;
 mod mistakes;
 mod outage;
+mod overreach;
 mod paths;
 mod peer;
 mod python;

@@ -73,7 +73,8 @@ pub struct Enrollment {
     pub(super) renewals: std::sync::Mutex<Allowances>,
     /// How fast each token makes instances.
     arrivals: std::sync::Mutex<Arrivals>,
-    /// Users of one token go one after the other, so that they do not fail each other's guards over and over.
+    /// Users of one token that is for so many go one after the other, so that they do not fail each other's guards over
+    /// and over.
     queues: Vec<Mutex<()>>,
 }
 
@@ -171,7 +172,9 @@ impl Enrollment {
         let public_key = CertificateRequest::parse(csr)?;
         let info = AgentInfo { version: presentable(&info.version), hostname: presentable(&info.hostname) };
 
-        let _turn = match self.queue(hash) {
+        // Who uses a token for any number of agents changes nothing that others look at.
+        let queue = if record.uses == Uses::Unlimited { None } else { self.queue(hash) };
+        let _turn = match queue {
             Some(queue) => Some(queue.lock().await),
             None => None,
         };

@@ -1,12 +1,7 @@
-//! The control plane's part: certificates issued a second, and how soon a change is enforced.
+//! How soon a change is enforced, by agents that are processes of their own.
 
 use std::{
-    fs,
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -16,70 +11,13 @@ use hauberk_proto::{
         ApplyRequest, RevokeRequest, WaitRequest, resources_client::ResourcesClient,
         revocations_client::RevocationsClient, revoke_request::Target, rollout_client::RolloutClient,
     },
-    agent::v1::{
-        AttestRequest, SignCertificateRequest, attest_request::Evidence, enrollment_client::EnrollmentClient,
-    },
     mesh::v1::{PolicySpec, Resource, resource::Spec},
 };
-use hauberk_tls::{CertificateRequest, KeyPair, Svid};
-use tokio::{runtime::Runtime, task::JoinSet};
+use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
-const IN_FLIGHT: usize = 64;
-/// Each of an instance of its own.
-const CONNECTIONS: usize = 64;
 const INSTANCES: usize = 100;
 const CHANGES: usize = 30;
-
-/// Renewals over mutual TLS, each recorded durably before it is answered.
-pub fn issuance(runtime: &Runtime, mesh: &MeshBox) {
-    let token = fs::read_to_string(mesh.token_file("client", &["--uses", "unlimited"])).unwrap();
-    let span = Duration::from_secs(4);
-    let cpu_before = mesh.control_plane_cpu_seconds();
-    let (issued, took) = runtime.block_on(async {
-        let mut instances = Vec::with_capacity(CONNECTIONS);
-        for _ in 0..CONNECTIONS {
-            let key = KeyPair::generate().unwrap();
-            let csr = CertificateRequest::create(&key).unwrap();
-            let request = AttestRequest {
-                csr: csr.clone(),
-                agent: None,
-                evidence: Some(Evidence::JoinToken(token.trim().to_owned())),
-            };
-            let stranger = dial::channel(mesh.agent_address(), dial::stranger(mesh));
-            let attested = EnrollmentClient::new(stranger).attest(request).await.unwrap().into_inner();
-            instances.push((Svid::from_der(attested.certificate.unwrap().chain).unwrap(), key, csr));
-        }
-        let issued = Arc::new(AtomicU64::new(0));
-        let begun = Instant::now();
-        let mut tasks = JoinSet::new();
-        for (svid, key, csr) in instances {
-            let channel = dial::channel(mesh.agent_address(), dial::bearer(mesh, svid, &key));
-            for _ in 0..IN_FLIGHT / CONNECTIONS {
-                let mut client = EnrollmentClient::new(channel.clone());
-                let (issued, csr) = (Arc::clone(&issued), csr.clone());
-                tasks.spawn(async move {
-                    while begun.elapsed() < span {
-                        client.sign_certificate(SignCertificateRequest { csr: csr.clone() }).await.unwrap();
-                        issued.fetch_add(1, Ordering::Relaxed);
-                    }
-                });
-            }
-        }
-        while let Some(result) = tasks.join_next().await {
-            result.unwrap();
-        }
-        (issued.load(Ordering::Relaxed), begun.elapsed())
-    });
-    let cpu = (mesh.control_plane_cpu_seconds() - cpu_before) / issued as f64 * 1e3;
-    println!(
-        "\nIssuance, over mutual TLS, {IN_FLIGHT} in flight on {CONNECTIONS} connections, recorded durably"
-    );
-    println!(
-        "  {:.0} certificates/s, {cpu:.2} CPU ms each (control plane)",
-        issued as f64 / took.as_secs_f64()
-    );
-}
 
 /// From sending a change of policy to its being enforced by every instance.
 pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
@@ -105,7 +43,7 @@ pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
             let begun = Instant::now();
             let request = ApplyRequest { resources: vec![resource], validate_only: false };
             let revision = resources.apply(request).await.unwrap().into_inner().revision;
-            until_enforced(&mut rollout, revision).await;
+            until_enforced(&mut rollout, revision, INSTANCES).await;
             took.push(begun.elapsed());
         }
         took
@@ -114,8 +52,8 @@ pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
     print_spread(&mut took);
 }
 
-/// From asking for a certificate to be revoked to its being refused by every instance.
-pub fn revocation(runtime: &Runtime, mesh: &MeshBox, agents: &[Agent]) {
+/// From asking for a certificate to be revoked to its being refused by every instance, of which there are so many.
+pub fn revocation(runtime: &Runtime, mesh: &MeshBox, instances: usize) {
     let mut took: Vec<Duration> = runtime.block_on(async {
         let channel = dial::channel(mesh.admin_address(), dial::admin(mesh));
         let (mut revocations, mut rollout) =
@@ -126,12 +64,12 @@ pub fn revocation(runtime: &Runtime, mesh: &MeshBox, agents: &[Agent]) {
             let target = Some(Target::Serial(svid.serial().to_string()));
             let begun = Instant::now();
             let answer = revocations.revoke(RevokeRequest { target }).await.unwrap().into_inner();
-            until_enforced(&mut rollout, answer.revision).await;
+            until_enforced(&mut rollout, answer.revision, instances).await;
             took.push(begun.elapsed());
         }
         took
     });
-    println!("\nFrom revoke to enforced, {} instances, {CHANGES} certificates", agents.len());
+    println!("\nFrom revoke to enforced, {instances} instances, {CHANGES} certificates");
     print_spread(&mut took);
 }
 
@@ -149,7 +87,7 @@ pub fn many_agents(mesh: &MeshBox, backend: SocketAddr) -> Vec<Agent> {
     agents
 }
 
-async fn until_enforced(rollout: &mut RolloutClient<Channel>, revision: u64) {
+async fn until_enforced(rollout: &mut RolloutClient<Channel>, revision: u64, instances: usize) {
     let mut progress =
         rollout.wait(WaitRequest { revision, mesh: String::new() }).await.unwrap().into_inner();
     let last = loop {
@@ -158,10 +96,11 @@ async fn until_enforced(rollout: &mut RolloutClient<Channel>, revision: u64) {
             break message;
         }
     };
-    assert!(last.concerned as usize >= INSTANCES, "every instance is concerned: {last:?}");
+    assert!(last.concerned as usize >= instances, "every instance is concerned: {last:?}");
 }
 
-fn print_spread(took: &mut [Duration]) {
+/// Prints the median of what was measured, what one in a hundred exceeds, and the most.
+pub fn print_spread(took: &mut [Duration]) {
     took.sort_unstable();
     let ms =
         |share: f64| took[((took.len() as f64 * share) as usize).min(took.len() - 1)].as_secs_f64() * 1e3;

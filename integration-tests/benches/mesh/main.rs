@@ -1,6 +1,6 @@
 //! `make bench`: one run that measures direct calls, calls through two agents, and calls through
 //! two of each other proxy that is installed, in turn, and prints ratios. Then memory, how fast a
-//! change is enforced, and issuance.
+//! change is enforced, and what concerns identities: issuance, a thousand agents at once, workloads.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +13,7 @@
 )]
 
 mod control;
+mod identities;
 mod load;
 mod peers;
 
@@ -55,7 +56,8 @@ spec:
 "#;
 
 /// What may be named on the command line; all of it where nothing is.
-const PARTS: [&str; 6] = ["calls", "bytes", "memory", "enforcement", "revocation", "issuance"];
+const PARTS: [&str; 8] =
+    ["calls", "bytes", "memory", "enforcement", "revocation", "workloads", "thousand", "issuance"];
 
 fn main() {
     // Cargo adds a flag of its own.
@@ -87,14 +89,20 @@ fn main() {
             control::enforcement(&mesh, &agents);
         }
         if wants("revocation") {
-            control::revocation(&runtime, &mesh, &agents);
+            control::revocation(&runtime, &mesh, agents.len());
         }
+    }
+    if wants("workloads") {
+        identities::workloads(&runtime, &mesh);
     }
     // Not before: an instance that is away holds up every change that concerns it.
     drop((client, server));
-    // Last: its instances never connect, and every change would wait for them.
+    // Last: instances that have gone, or never connected, hold up every change.
+    if wants("thousand") {
+        identities::thousand(&runtime, &mesh);
+    }
     if wants("issuance") {
-        control::issuance(&runtime, &mesh);
+        identities::issuance(&runtime, &mesh);
     }
 }
 

@@ -52,6 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".hauberk.agent.v1.SignedView")
         .bytes(".hauberk.agent.v1.SignedDenylist")
+        .bytes(".hauberk.agent.v1.RevocationList")
         .compile_fds(descriptors)?;
     let foreign =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(FOREIGN)?.file_descriptor_set();

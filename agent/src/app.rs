@@ -44,7 +44,7 @@ use crate::state::State;
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
 use crate::telemetry::LogFilter;
-use crate::workloads::{self, Keeper};
+use crate::workloads::{self, Board};
 pub use error::AppError;
 use listeners::{ListenerError, Listeners, advertised_ip};
 use network::Network;
@@ -147,10 +147,10 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     tasks.spawn(renewal.run(stop.clone()));
     let registrations = watch::Sender::new(pb::Register::default());
     let files_for_workloads = workloads::files(sockets.workload_api.as_ref());
-    let (told, telling) = workloads::untold();
+    let board = Board::new(sockets.workload_api.is_some());
     if let Some(socket) = sockets.workload_api {
-        let keeper = Keeper::new(config.control_plane.clone(), credentials.clone(), clock, telling);
-        workloads::start(socket, keeper, &mut tasks, &stop);
+        let parts = (config.control_plane.clone(), credentials.clone(), clock, Arc::clone(&mesh.denied));
+        workloads::start(socket, &board, parts, &mut tasks, &stop);
     }
     let sync = Sync {
         control_plane: config.control_plane.clone(),
@@ -158,7 +158,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         credentials,
         recipient,
         mesh: mesh.clone(),
-        workloads: told,
+        workloads: board,
         decisions,
         registrations: registrations.subscribe(),
         connected: status.connected.clone(),

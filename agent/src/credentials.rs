@@ -136,6 +136,11 @@ impl Credentials {
         self.trust.borrow().renewal_within(self.live.current().svid()?)
     }
 
+    /// Where they are kept.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
     /// Who we are.
     pub fn spiffe_id(&self) -> Option<SpiffeId> {
         self.live.current().svid().map(|svid| svid.id().clone())

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use hauberk_agent::config::{ApiCommand, Config, FetchFlags, Flags, RunFlags, Subcommand};
-use hauberk_agent::workloads::fetch::fetch;
+use hauberk_agent::workloads::fetch::{Answer, fetch};
 use hauberk_agent::{app, health, telemetry};
 
 /// Enough for a sidecar; more would only cost memory.
@@ -26,9 +26,10 @@ fn main() -> ExitCode {
             Err(problem) => fail(&problem, 1),
         },
         Subcommand::Api(ApiCommand::Fetch(flags)) => match ask_api(&flags) {
-            Ok(text) => {
+            Ok(Answer { data, remarks }) => {
                 // A reader that is gone needs nothing.
-                let _ = std::io::stdout().write_all(text.as_bytes());
+                let _ = std::io::stderr().write_all(remarks.as_bytes());
+                let _ = std::io::stdout().write_all(data.as_bytes());
                 ExitCode::SUCCESS
             }
             Err(error) => fail(&format!("{error:#}"), 1),
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn ask_api(flags: &FetchFlags) -> anyhow::Result<String> {
+fn ask_api(flags: &FetchFlags) -> anyhow::Result<Answer> {
     hauberk_tls::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(fetch(flags))?)

@@ -134,7 +134,7 @@ async fn start(
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
-    let (resources, push) = start_push(control).await?;
+    let (resources, push) = start_push(control, list.subscribe()).await?;
     let admin_routes = rpc::admin_routes(control, &resources, &push).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
     let oidc = match (oidc, &settings.oidc_issuer) {
@@ -184,7 +184,10 @@ async fn start(
 }
 
 /// From the registry to the agents: resources are followed, compiled into views, and pushed.
-async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
+async fn start_push(
+    control: &ControlPlane,
+    revocation_list: watch::Receiver<Bytes>,
+) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
     let (store, tasks, stop) = (&control.store, &control.tasks, &control.stop);
     let trust_domain = control.authority.trust_domain().clone();
     let catalogs = Catalogs::start(Arc::clone(store), trust_domain, tasks, stop.clone()).await?;
@@ -198,6 +201,8 @@ async fn start_push(control: &ControlPlane) -> Result<(Arc<Resources>, Arc<Push>
         denylist: control.revocations.subscribe(),
         compilation,
         trust: control.authority.trust(),
+        signing_keys: control.signing_keys.subscribe(),
+        revocation_list,
         identity: control.identity.clone(),
         metrics: Arc::clone(&control.metrics),
         tasks: tasks.clone(),

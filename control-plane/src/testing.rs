@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_proto::mesh::v1::{Metadata, Resource};
+use hauberk_proto::mesh::v1::{
+    EnrollmentParent, EnrollmentSpec, Metadata, Resource, WorkloadEnrollment, resource,
+};
 use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
 use prost::Message;
 
@@ -97,6 +99,19 @@ pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
 }
 
 impl Scratch {
+    /// Enrolls a workload of the node's agents.
+    pub(crate) async fn enroll(&self, name: &str, workload: WorkloadEnrollment) {
+        let (path, selectors) = (name.to_owned(), vec!["unix:uid:1000".to_owned()]);
+        let spec = EnrollmentSpec {
+            parent: Some(EnrollmentParent { virtual_node: NODE.1.to_owned() }),
+            workload: Some(WorkloadEnrollment { path, selectors, ..workload }),
+        };
+        let spec = Some(resource::Spec::Enrollment(spec));
+        let bytes = Resource { spec, ..Resource::default() }.encode_to_vec();
+        let key = keys::resource("Enrollment", NODE.0, name);
+        self.control.store.commit(Commit::new().put(key, bytes)).await.unwrap();
+    }
+
     /// The peer that presents this certificate, verified as a listener would.
     pub(crate) fn peer(&self, svid: &Svid) -> PeerIdentity {
         let bundle = self.control.authority.bundle();

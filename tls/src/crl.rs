@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::authority::{IssuingAuthority, since_epoch};
 use crate::certificate::{CertificateFault, subject_key_id};
+use crate::pem;
 
 /// One entry of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,11 @@ pub enum CrlError {
     /// The library could not build the list.
     #[error("the revocation list could not be signed: {0}")]
     Sign(String),
+}
+
+/// A list in PEM (RFC 7468 §6).
+pub fn crl_to_pem(der: &[u8]) -> String {
+    pem::encode("X509 CRL", der)
 }
 
 impl IssuingAuthority {

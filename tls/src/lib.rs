@@ -30,7 +30,7 @@ pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, Root
 pub use bootstrap::{BootstrapTrust, bootstrap_connector, clock_connector};
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;
-pub use crl::{CrlEntry, CrlError};
+pub use crl::{CrlEntry, CrlError, crl_to_pem};
 pub use dumps::forbid_dumps;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use issue::{IssueError, SelfCheckError, SvidTemplate, is_dns_name, verify_issued};

@@ -46,7 +46,7 @@ pub enum ApiCommand {
 /// Flags of `api fetch`.
 #[derive(Debug, Args)]
 pub struct FetchFlags {
-    /// Identities with their keys, or what to verify others by
+    /// Identities with their keys, tokens, or what to verify others by
     #[arg(value_enum)]
     pub what: Fetched,
     /// The agent's --workload-api-socket
@@ -55,6 +55,12 @@ pub struct FetchFlags {
     /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, into this directory
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
+    /// For whom tokens are; may be repeated
+    #[arg(long, value_name = "NAME", required_if_eq("what", "jwt"))]
+    pub audience: Vec<String>,
+    /// A token of this identity alone [default: of each that this program has]
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub spiffe_id: Option<String>,
 }
 
 /// What is fetched.
@@ -64,6 +70,8 @@ pub enum Fetched {
     X509,
     /// Trust bundles.
     Bundle,
+    /// JWT-SVIDs.
+    Jwt,
 }
 
 // All values are texts here, so that they are checked together and not up to the first mistake.

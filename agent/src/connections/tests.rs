@@ -102,7 +102,7 @@ fn refuse(connections: &Connections, revision: u64, peers: &[&PeerIdentity]) {
     connections.context.mesh.denied.replace(Denylist {
         mark: Mark { epoch: 1, revision },
         serials: peers.iter().map(|peer| peer.serial()).collect(),
-        identities: std::collections::HashSet::new(),
+        ..Denylist::default()
     });
 }
 

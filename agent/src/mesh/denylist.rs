@@ -36,6 +36,8 @@ pub struct Denylist {
     pub mark: Mark,
     /// Revoked certificates.
     pub serials: HashSet<Serial>,
+    /// Certificates of workloads whose nodes are in quarantine.
+    pub on_hold: HashSet<Serial>,
     /// Identities in quarantine.
     pub identities: HashSet<SpiffeId>,
 }
@@ -46,7 +48,8 @@ impl Denylist {
         if self.serials.contains(&serial) {
             return Some(Denial::Revoked);
         }
-        self.identities.contains(id).then_some(Denial::Quarantined)
+        let is_held = self.identities.contains(id) || self.on_hold.contains(&serial);
+        is_held.then_some(Denial::Quarantined)
     }
 }
 
@@ -79,6 +82,11 @@ impl Denied {
     /// Why whoever proves this is refused, if so. Takes no lock and no memory.
     pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
         self.current.load().denial(id, serial)
+    }
+
+    /// Whether everybody refuses whoever has this identity.
+    pub fn is_in_quarantine(&self, id: &SpiffeId) -> bool {
+        self.current.load().identities.contains(id)
     }
 
     /// Why everybody refuses us, if so.

@@ -29,6 +29,7 @@ const PENDING_KEY: &str = "pending-key";
 const TRUST: &str = "trust";
 const NODE_VIEW: &str = "node-view";
 const DENYLIST: &str = "denylist";
+const JWT_KEYS: &str = "jwt-keys";
 const SERVICE_VIEWS: &str = "service-views";
 const ENDPOINTS: &str = "endpoints";
 const MARK: &str = "high-water-mark";
@@ -157,10 +158,8 @@ impl State {
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn trust(&self) -> Result<Option<StoredTrust>, StateError> {
-        let Some(payload) = self.read(TRUST)? else { return Ok(None) };
-        let message =
-            pb::Trust::decode(&**payload).map_err(|error| self.damaged(TRUST, error.to_string()))?;
-        StoredTrust::new(message).map(Some).map_err(|problem| self.damaged(TRUST, problem))
+        let message = self.decode(TRUST, self.read(TRUST)?.as_deref().map(Vec::as_slice))?;
+        message.map(StoredTrust::new).transpose().map_err(|problem| self.damaged(TRUST, problem))
     }
 
     /// Keeps what to trust.
@@ -176,10 +175,7 @@ impl State {
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn node_view(&self) -> Result<Option<pb::SignedView>, StateError> {
-        let Some(payload) = self.found(NODE_VIEW, slots::read)? else { return Ok(None) };
-        pb::SignedView::decode(&*payload)
-            .map(Some)
-            .map_err(|error| self.damaged(NODE_VIEW, error.to_string()))
+        self.decode(NODE_VIEW, self.found(NODE_VIEW, slots::read)?.as_deref())
     }
 
     /// Keeps the node's own view.
@@ -195,10 +191,7 @@ impl State {
     /// # Errors
     /// The file cannot be read, or is damaged.
     pub fn denylist(&self) -> Result<Option<pb::SignedDenylist>, StateError> {
-        let Some(payload) = self.found(DENYLIST, slots::read)? else { return Ok(None) };
-        pb::SignedDenylist::decode(&*payload)
-            .map(Some)
-            .map_err(|error| self.damaged(DENYLIST, error.to_string()))
+        self.decode(DENYLIST, self.found(DENYLIST, slots::read)?.as_deref())
     }
 
     /// Keeps the denylist.
@@ -206,8 +199,23 @@ impl State {
     /// # Errors
     /// The disk refuses.
     pub fn save_denylist(&self, denylist: &pb::SignedDenylist) -> Result<(), StateError> {
-        slots::write(&self.directory, DENYLIST, &denylist.encode_to_vec())
-            .map_err(|source| self.io(DENYLIST, source))
+        self.overwrite(DENYLIST, &denylist.encode_to_vec())
+    }
+
+    /// The keys that verified tokens last.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn jwt_keys(&self) -> Result<Option<pb::JwtKeys>, StateError> {
+        self.decode(JWT_KEYS, self.read(JWT_KEYS)?.as_deref().map(Vec::as_slice))
+    }
+
+    /// Keeps the keys that verify tokens.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save_jwt_keys(&self, keys: &pb::JwtKeys) -> Result<(), StateError> {
+        self.write(JWT_KEYS, &keys.encode_to_vec())
     }
 
     /// The last good views of services. Their signatures are the reader's to check.
@@ -341,6 +349,13 @@ impl State {
             }
             Err(file::ReadError::Format(format)) => Err(StateError::NewerFormat { path, format }),
         }
+    }
+
+    fn decode<T>(&self, name: &str, payload: Option<&[u8]>) -> Result<Option<T>, StateError>
+    where
+        T: Message + Default,
+    {
+        payload.map(T::decode).transpose().map_err(|error| self.damaged(name, error.to_string()))
     }
 
     fn write(&self, name: &str, payload: &[u8]) -> Result<(), StateError> {

@@ -111,9 +111,12 @@ fn accept(
     let identity = |id: &String| {
         SpiffeId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
     };
+    let (on_hold, revoked): (Vec<_>, Vec<_>) =
+        certificates.into_iter().partition(|certificate| certificate.on_hold);
     Ok(Denylist {
         mark,
-        serials: certificates.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
+        serials: revoked.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
+        on_hold: on_hold.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
         identities: spiffe_ids.iter().map(identity).collect::<Result<HashSet<_>, _>>()?,
     })
 }

@@ -101,7 +101,7 @@ impl Held {
     }
 
     /// The first message of a session.
-    pub(super) fn hello(&self, now: UnixMillis) -> pb::Hello {
+    pub(super) fn hello(&self, now: UnixMillis, serves_workload_api: bool) -> pb::Hello {
         let applied = self.mesh.applied.view();
         let denied = self.mesh.denied.mark();
         let wanted = self.mesh.services.begin_session();
@@ -123,6 +123,7 @@ impl Held {
             highest_epoch: self.mark.epoch,
             highest_revision: self.mark.revision,
             denylist: Some(pb::HeldDenylist { epoch: denied.epoch, revision: denied.revision }),
+            serves_workload_api,
         }
     }
 

@@ -29,7 +29,7 @@ use crate::decisions::Decisions;
 use crate::mesh::Mesh;
 use crate::random::Backoff;
 use crate::skew::{self, Skew};
-use crate::workloads::Told;
+use crate::workloads::Board;
 use session::{End, Session};
 
 /// Keeps a stream to the control plane, for as long as the agent runs.
@@ -46,7 +46,7 @@ pub struct Sync {
     /// What is learned goes here.
     pub mesh: Mesh,
     /// What is told of workloads goes here.
-    pub workloads: watch::Sender<Told>,
+    pub workloads: Board,
     /// What was decided comes from here.
     pub decisions: Arc<Decisions>,
     /// Where we take traffic, now and at each change.

@@ -20,7 +20,6 @@ use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
 use crate::random::Backoff;
 use crate::state::Mark;
-use crate::workloads;
 
 /// How many messages up may wait for the network.
 const MAX_WAITING: usize = 32;
@@ -85,7 +84,8 @@ impl<'a> Session<'a> {
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serial = serial_of(&self.identity.borrow());
 
-        up.send(Up::Hello(self.held.hello(self.sync.clock.now()))).await?;
+        let hello = self.held.hello(self.sync.clock.now(), self.sync.workloads.is_served());
+        up.send(Up::Hello(hello)).await?;
         let register = registrations.borrow_and_update().clone();
         up.send(Up::Register(register)).await?;
         wishes.mark_changed();
@@ -148,9 +148,9 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         match message {
-            Down::Workloads(entries) => {
-                self.sync.workloads.send_replace(Some(Arc::new(workloads::read(entries))));
-            }
+            Down::Workloads(entries) => self.sync.workloads.take_entries(entries),
+            Down::JwtKeys(keys) => self.take_jwt_keys(keys).await,
+            Down::RevocationList(list) => self.sync.workloads.take_revocation_list(list),
             Down::View(signed) => self.take_view(signed, up).await?,
             Down::Denylist(signed) => {
                 match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {
@@ -159,7 +159,7 @@ impl<'a> Session<'a> {
                         // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new session.
                         let us = self.sync.credentials.live().current();
                         if self.sync.mesh.denied.denial_of_us(&us).is_some() {
-                            self.sync.workloads.send_replace(Some(Arc::default()));
+                            self.sync.workloads.vouch_for_nobody();
                         }
                         let applied = *self.sync.mesh.denied.applied().borrow();
                         self.acknowledge_denylist(applied, up).await?;
@@ -190,7 +190,7 @@ impl<'a> Session<'a> {
             }
             Down::NodeGone(pb::NodeGone { epoch, revision }) => {
                 // Who vouched for them is nobody any longer.
-                self.sync.workloads.send_replace(Some(Arc::default()));
+                self.sync.workloads.vouch_for_nobody();
                 let at = Mark { epoch, revision };
                 if self.held.take_node_gone(at).await {
                     self.unacknowledged = Some(Unacknowledged::NodeGone(at));
@@ -199,6 +199,15 @@ impl<'a> Session<'a> {
             }
         }
         Ok(())
+    }
+
+    async fn take_jwt_keys(&mut self, keys: pb::JwtKeys) {
+        match self.sync.workloads.take_jwt_keys(&keys, &self.sync.recipient.trust_domain) {
+            Ok(()) => {
+                self.held.on_disk(move |state| state.save_jwt_keys(&keys)).await;
+            }
+            Err(error) => tracing::error!(event = "jwt_keys_refused", %error, "the former stay in force"),
+        }
     }
 
     async fn take_trust(&mut self, trust: pb::Trust) {

@@ -1,34 +1,44 @@
 //! The SPIFFE Workload API, as one connection is served it.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::Stream;
-use hauberk_identity::Name;
+use hauberk_identity::{Name, SpiffeId};
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
-    X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
+    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
+    X509svidResponse,
 };
+use hauberk_tls::jwt::JwtBundle;
 use hauberk_tls::{LiveIdentity, LiveState, TrustBundle};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::attest::Caller;
 use super::entry::Entries;
-use super::keeper::{Kept, WorkloadSvid};
+use super::jwt;
+use super::keeper::{Keeper, Kept, WorkloadSvid};
 use super::matching::Matching;
+use super::tokens::Tokens;
+use super::told::Board;
+use crate::mesh::Denied;
 
 /// What every caller must say, so that no request that a browser or proxy was tricked into is answered (SPIFFE Workload
 /// Endpoint §4.1).
 const METADATA: &str = "workload.spiffe.io";
 
 /// How long a caller waits for what is on its way.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many tokens one connection may have minted or verified at once. Each holds a request in memory.
+const TOKENS_AT_ONCE: usize = 32;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -36,40 +46,72 @@ pub(crate) struct Shared {
     kept: watch::Receiver<Kept>,
     live: LiveIdentity,
     matching: Matching,
+    pub(super) tokens: Tokens,
+    pub(super) board: Board,
+    pub(super) denied: Arc<Denied>,
     stop: CancellationToken,
 }
 
 impl Shared {
-    pub(crate) fn new(kept: watch::Receiver<Kept>, live: LiveIdentity, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { kept, live, matching: Matching::new(), stop })
+    pub(crate) fn new(keeper: &Keeper, tokens: Tokens, board: Board, stop: CancellationToken) -> Arc<Self> {
+        let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
+        Arc::new(Self { kept, live, matching: Matching::new(), tokens, board, denied, stop })
     }
 
     pub(super) fn stop(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    /// Forgets the tokens of whoever is vouched for no longer.
+    pub(super) fn forget_tokens(&self) {
+        if let Some(entries) = &self.kept.borrow().entries {
+            self.tokens.retain(entries);
+        }
     }
 }
 
 /// The API for one caller.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     caller: Arc<Caller>,
+    tokens_at_once: Arc<Semaphore>,
 }
 
 /// What a caller is given at one moment.
 #[derive(Debug)]
 pub(super) struct Given {
-    /// Its identities, the default first, each with its hint.
+    /// Its identities, the default first.
+    pub(super) identities: Vec<Identity>,
+    /// The certificates that there are for them, each with its hint.
     pub(super) svids: Vec<(Arc<WorkloadSvid>, String)>,
-    /// What to verify others by.
+    /// What to verify others' certificates by.
     pub(super) bundle: Arc<TrustBundle>,
+    /// Which of those are good no longer; empty where that is not known yet.
+    pub(super) revocation_list: Bytes,
+    /// What to verify others' tokens by.
+    pub(super) jwt_keys: Option<Arc<JwtBundle>>,
 }
+
+/// One identity of a caller's.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) enrollment: Name,
+    pub(super) id: SpiffeId,
+    /// Unique among the caller's, or empty.
+    pub(super) hint: String,
+}
+
+/// Whether what a caller is given suffices for its answer; otherwise what it waits for.
+pub(super) type Suffices = fn(&Given) -> Result<(), &'static str>;
 
 /// One caller's view of what changes.
 pub(super) struct Following {
     api: Api,
     kept: watch::Receiver<Kept>,
     live: watch::Receiver<LiveState>,
+    revocation_list: watch::Receiver<Bytes>,
+    jwt_keys: watch::Receiver<Option<Arc<JwtBundle>>>,
 }
 
 /// A stream of answers.
@@ -77,15 +119,33 @@ pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 
 impl Api {
     pub(crate) fn new(shared: Arc<Shared>, caller: Caller) -> Self {
-        Self { shared, caller: Arc::new(caller) }
+        let tokens_at_once = Arc::new(Semaphore::new(TOKENS_AT_ONCE));
+        Self { shared, caller: Arc::new(caller), tokens_at_once }
     }
 
     pub(super) fn follow(&self) -> Following {
-        Following { api: self.clone(), kept: self.shared.kept.clone(), live: self.shared.live.subscribe() }
+        let Shared { kept, live, board, .. } = &*self.shared;
+        Following {
+            api: self.clone(),
+            kept: kept.clone(),
+            live: live.subscribe(),
+            revocation_list: board.revocation_list(),
+            jwt_keys: board.jwt_keys(),
+        }
+    }
+
+    /// A turn to have a token minted or verified.
+    fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+        let too_many = |_| {
+            Status::resource_exhausted(format!(
+                "{TOKENS_AT_ONCE} such calls are under way on this connection"
+            ))
+        };
+        self.tokens_at_once.try_acquire().map_err(too_many)
     }
 
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.
-    pub(super) fn answers<T>(&self, make: fn(&Given) -> T) -> Answers<T>
+    pub(super) fn answers<T>(&self, suffices: Suffices, make: fn(&Given) -> T) -> Answers<T>
     where
         T: Clone + PartialEq + Send + 'static,
     {
@@ -93,7 +153,7 @@ impl Api {
         Box::pin(futures_util::stream::unfold(Some(first), move |state| async move {
             let (mut following, mut last) = state?;
             loop {
-                let given = match following.next(last.is_some()).await {
+                let given = match following.until(last.is_some(), suffices).await {
                     Ok(given) => given,
                     Err(status) => return Some((Err(status), None)),
                 };
@@ -108,12 +168,12 @@ impl Api {
 }
 
 impl Following {
-    /// What the caller is given: now, or, where it `has_been_told`, once something has changed. Who it is is looked at each
-    /// time.
+    /// What the caller is given, once it suffices: now, or, where it `has_been_told`, once something has changed. Who it is
+    /// is looked at each time.
     ///
     /// # Errors
     /// The status that ends its stream.
-    pub(super) async fn next(&mut self, has_been_told: bool) -> Result<Given, Status> {
+    pub(super) async fn until(&mut self, has_been_told: bool, suffices: Suffices) -> Result<Given, Status> {
         if has_been_told {
             self.changed().await?;
         }
@@ -121,6 +181,8 @@ impl Following {
         loop {
             let kept = self.kept.borrow_and_update().clone();
             let bundle = Arc::clone(self.live.borrow_and_update().bundle());
+            let revocation_list = self.revocation_list.borrow_and_update().clone();
+            let jwt_keys = self.jwt_keys.borrow_and_update().clone();
             let reason = match &kept.entries {
                 None => "the control plane has not told yet who is who here",
                 Some(entries) => {
@@ -128,11 +190,16 @@ impl Following {
                     if names.is_empty() {
                         return Err(Status::permission_denied("no identity issued"));
                     }
-                    let svids = with_hints(&names, entries, &kept.svids);
-                    if !svids.is_empty() {
-                        return Ok(Given { svids, bundle });
+                    let identities = with_hints(&names, entries);
+                    let svids = identities.iter().filter_map(|Identity { enrollment, hint, .. }| {
+                        Some((Arc::clone(kept.svids.get(enrollment)?), hint.clone()))
+                    });
+                    let svids = svids.collect();
+                    let given = Given { identities, svids, bundle, revocation_list, jwt_keys };
+                    match suffices(&given) {
+                        Ok(()) => return Ok(given),
+                        Err(lack) => lack,
                     }
-                    "the control plane has not issued the certificate yet"
                 }
             };
             tokio::select! {
@@ -148,23 +215,31 @@ impl Following {
             () = self.api.shared.stop.cancelled() => Err(stopping()),
             changed = self.kept.changed() => changed.map_err(|_| stopping()),
             changed = self.live.changed() => changed.map_err(|_| stopping()),
+            changed = self.revocation_list.changed() => changed.map_err(|_| stopping()),
+            changed = self.jwt_keys.changed() => changed.map_err(|_| stopping()),
         }
     }
 }
 
 /// Hints are unique in an answer: the first of a kind stays (SPIFFE Workload API §5.2.1).
-fn with_hints(
-    names: &[Name],
-    entries: &Entries,
-    svids: &BTreeMap<Name, Arc<WorkloadSvid>>,
-) -> Vec<(Arc<WorkloadSvid>, String)> {
-    let mut given: Vec<(Arc<WorkloadSvid>, String)> = Vec::new();
-    for name in names {
-        let (Some(entry), Some(svid)) = (entries.get(name), svids.get(name)) else { continue };
-        let is_taken = given.iter().any(|(_, hint)| *hint == entry.hint);
-        given.push((Arc::clone(svid), if is_taken { String::new() } else { entry.hint.clone() }));
-    }
-    given
+fn with_hints(names: &[Name], entries: &Entries) -> Vec<Identity> {
+    let mut taken = HashSet::new();
+    let identities = names.iter().filter_map(|name| {
+        let entry = entries.get(name)?;
+        let hint = if taken.insert(&entry.hint) { entry.hint.clone() } else { String::new() };
+        Some(Identity { enrollment: name.clone(), id: entry.certificate.id.clone(), hint })
+    });
+    identities.collect()
+}
+
+/// There is a certificate.
+pub(super) fn has_certificate(given: &Given) -> Result<(), &'static str> {
+    if given.svids.is_empty() { Err("the control plane has not issued the certificate yet") } else { Ok(()) }
+}
+
+/// It is somebody.
+pub(super) fn has_identity(_: &Given) -> Result<(), &'static str> {
+    Ok(())
 }
 
 #[tonic::async_trait]
@@ -176,7 +251,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         check_metadata(&request)?;
-        Ok(Response::new(self.answers(x509_svids)))
+        Ok(Response::new(self.answers(has_certificate, x509_svids)))
     }
 
     type FetchX509BundlesStream = Answers<X509BundlesResponse>;
@@ -186,7 +261,35 @@ impl SpiffeWorkloadApi for Api {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         check_metadata(&request)?;
-        Ok(Response::new(self.answers(x509_bundles)))
+        Ok(Response::new(self.answers(has_identity, x509_bundles)))
+    }
+
+    async fn fetch_jwtsvid(
+        &self,
+        request: Request<JwtsvidRequest>,
+    ) -> Result<Response<JwtsvidResponse>, Status> {
+        check_metadata(&request)?;
+        let _turn = self.turn()?;
+        jwt::fetch(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type FetchJWTBundlesStream = Answers<JwtBundlesResponse>;
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<JwtBundlesRequest>,
+    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
+        check_metadata(&request)?;
+        Ok(Response::new(self.answers(jwt::has_keys, jwt::bundles)))
+    }
+
+    async fn validate_jwtsvid(
+        &self,
+        request: Request<ValidateJwtsvidRequest>,
+    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
+        check_metadata(&request)?;
+        let _turn = self.turn()?;
+        jwt::validate(&self.shared, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -210,14 +313,107 @@ fn x509_svids(given: &Given) -> X509svidResponse {
         bundle: bundle.clone(),
         hint: hint.clone(),
     });
-    X509svidResponse { svids: svids.collect(), crl: Vec::new(), federated_bundles: HashMap::new() }
+    X509svidResponse { svids: svids.collect(), crl: crl(given), federated_bundles: HashMap::new() }
 }
 
 fn x509_bundles(given: &Given) -> X509BundlesResponse {
     let own = (given.bundle.trust_domain().id_string(), concatenated(&given.bundle));
-    X509BundlesResponse { crl: Vec::new(), bundles: HashMap::from([own]) }
+    X509BundlesResponse { crl: crl(given), bundles: HashMap::from([own]) }
+}
+
+fn crl(given: &Given) -> Vec<Vec<u8>> {
+    let list = &given.revocation_list;
+    if list.is_empty() { Vec::new() } else { vec![list.to_vec()] }
 }
 
 fn concatenated(bundle: &TrustBundle) -> Vec<u8> {
     bundle.roots().iter().flat_map(|root| root.der().iter().copied()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use hauberk_identity::TrustDomain;
+    use hauberk_proto::agent::v1 as pb;
+    use hauberk_tls::jwt::{JwtSigner, KeyUse};
+    use tokio::net::UnixStream;
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+    use tonic::Code;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::HostPort;
+    use crate::credentials::{Credentials, Issued};
+    use crate::state::{State, StoredTrust};
+    use crate::testing::{Authorities, HOUR, around};
+
+    /// The keys of so many signers, as they are told.
+    fn told(signers: &[JwtSigner]) -> pb::JwtKeys {
+        let keys = signers.iter().map(|signer| signer.public_key().unwrap());
+        let bundle = JwtBundle::new(domain(), keys).unwrap();
+        pb::JwtKeys { jwks: bundle.to_jwks(KeyUse::Unsaid) }
+    }
+
+    fn domain() -> TrustDomain {
+        TrustDomain::parse("shop.local").unwrap()
+    }
+
+    #[tokio::test]
+    async fn keys_that_are_rotated_reach_whoever_waits_and_the_latest_whoever_is_slow() {
+        let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
+        let state = Arc::new(State::open(folder.path()).unwrap());
+        let trust = StoredTrust::new(authorities.trust()).unwrap();
+        let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
+        let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
+        let board = Board::new(true);
+        let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let (denied, clock) = (Arc::new(Denied::new()), Clock::system());
+        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
+        let stop = CancellationToken::new();
+        let tokens = Tokens::new(nowhere, credentials, clock);
+        let shared = Shared::new(&keeper, tokens, board.clone(), stop.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.run(stop.clone()));
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let api = Api::new(shared, Caller::of(&ours).unwrap());
+
+        let entry = pb::WorkloadEntry {
+            enrollment: "worker".to_owned(),
+            spiffe_id: "spiffe://shop.local/workload/worker".to_owned(),
+            selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+            ..pb::WorkloadEntry::default()
+        };
+        let signers: Vec<JwtSigner> = (0..20).map(|_| JwtSigner::generate().unwrap()).collect();
+        let mut stream = api.answers(jwt::has_keys, jwt::bundles);
+        board.take_entries(pb::WorkloadEntries { entries: vec![entry] });
+        board.take_jwt_keys(&told(&signers[..1]), &domain()).unwrap();
+        let mut next = async || {
+            let answer = timeout(4 * PATIENCE, stream.next()).await.expect("in time").expect("a stream");
+            answer.map(|answer: JwtBundlesResponse| {
+                let jwks = answer.bundles.get("spiffe://shop.local").expect("our own").clone();
+                String::from_utf8(jwks).unwrap()
+            })
+        };
+        assert_eq!(next().await.unwrap(), told(&signers[..1]).jwks);
+        board.take_jwt_keys(&told(&signers[..2]), &domain()).unwrap();
+        assert_eq!(next().await.unwrap(), told(&signers[..2]).jwks);
+        // What is no key set changes nothing; whoever reads nothing for a while has missed nothing that counts.
+        assert!(board.take_jwt_keys(&pb::JwtKeys { jwks: "{}".to_owned() }, &domain()).is_err());
+        for many in 3..=signers.len() {
+            board.take_jwt_keys(&told(&signers[..many]), &domain()).unwrap();
+        }
+        assert_eq!(next().await.unwrap(), told(&signers).jwks);
+
+        // As they are kept, another agent finds them.
+        state.save_jwt_keys(&told(&signers)).unwrap();
+        let again = Board::new(true);
+        again.reload(&state, &domain());
+        assert_eq!(again.jwt_keys().borrow().as_ref().unwrap().keys().count(), signers.len());
+
+        board.vouch_for_nobody();
+        assert_eq!(next().await.unwrap_err().code(), Code::PermissionDenied);
+        stop.cancel();
+        tasks.join_all().await;
+    }
 }

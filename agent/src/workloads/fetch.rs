@@ -2,93 +2,58 @@
 //! files.
 
 use std::fmt::Write as _;
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use hauberk_identity::{TrustDomain, TrustDomainError};
-use hauberk_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use hauberk_proto::workload::{X509BundlesRequest, X509svidRequest, X509svidResponse};
-use hauberk_tls::{BundleError, KeyError, KeyPair, Svid, SvidError, TrustBundle};
-use thiserror::Error;
-use tokio::net::UnixStream;
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use hauberk_proto::workload::{JwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse};
+use hauberk_tls::{KeyPair, Svid, TrustBundle};
+use tonic::Status;
 use zeroize::Zeroizing;
 
+use super::client::{ApiError, Client, connect, expiry, judge, marked, nothing, read_bundle};
 use crate::config::{FetchFlags, Fetched};
-use crate::control_plane::OneConnection;
 use crate::state::file::replace;
 
 /// How long an answer may take: an agent that has just begun waits for its control plane.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Nothing was fetched, or not kept.
-#[derive(Debug, Error)]
-pub enum FetchError {
-    /// Nobody answers. The fault is whoever named the socket, or the agent does not run.
-    #[error("no agent answers on {socket}: does it run with --workload-api-socket? ({source})")]
-    NobodyThere {
-        /// The socket.
-        socket: String,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The connection broke.
-    #[error("the connection to the agent broke: {0}")]
-    Broken(#[from] tonic::transport::Error),
-    /// The agent knows nobody like us.
-    #[error(
-        "no identity for this program: no enrollment of the agent's node has selectors that are all true of it; the agent's log \
-         (workload_denied) says which are missing"
-    )]
-    NoIdentity,
-    /// The agent answers something else.
-    #[error("the agent answers {:?}: {}", .0.code(), .0.message())]
-    Answer(Status),
-    /// The agent's answer cannot be read. The fault is the agent's.
-    #[error("the agent's answer cannot be read: {0}")]
-    Svid(#[from] SvidError),
-    /// The agent's answer cannot be read. The fault is the agent's.
-    #[error("the agent's answer cannot be read: {0}")]
-    Key(#[from] KeyError),
-    /// The agent's answer cannot be read. The fault is the agent's.
-    #[error("the agent's answer cannot be read: {0}")]
-    Bundle(#[from] BundleError),
-    /// The agent's answer cannot be read. The fault is the agent's.
-    #[error("the agent's answer cannot be read: {0}")]
-    TrustDomain(#[from] TrustDomainError),
-    /// The directory takes no files. The fault is whoever named it.
-    #[error("{path} cannot be written: {source}")]
-    Write {
-        /// The file.
-        path: String,
-        /// What the system says.
-        source: io::Error,
-    },
+/// What to print. There are secrets in it.
+#[derive(Default)]
+pub struct Answer {
+    /// What was asked for.
+    pub data: String,
+    /// What is to be said about it.
+    pub remarks: String,
 }
 
-/// Asks once; gives what to print.
+/// Asks once.
 ///
 /// # Errors
-/// See [`FetchError`].
-pub async fn fetch(flags: &FetchFlags) -> Result<String, FetchError> {
-    let FetchFlags { what, socket, write } = flags;
-    let directory = write.as_deref();
-    match tokio::time::timeout(PATIENCE, ask(*what, socket, directory)).await {
+/// See [`ApiError`].
+pub async fn fetch(flags: &FetchFlags) -> Result<Answer, ApiError> {
+    if flags.what != Fetched::Jwt && (flags.spiffe_id.is_some() || !flags.audience.is_empty()) {
+        return Err(ApiError::Usage("--audience and --spiffe-id go with jwt".to_owned()));
+    }
+    match tokio::time::timeout(PATIENCE, ask(flags)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(FetchError::Answer(Status::deadline_exceeded("nothing within ten seconds"))),
+        Err(_) => Err(ApiError::Answer(Status::deadline_exceeded("nothing within ten seconds"))),
     }
 }
 
-async fn ask(what: Fetched, socket: &str, directory: Option<&Path>) -> Result<String, FetchError> {
-    let mut client = SpiffeWorkloadApiClient::new(connect(socket).await?);
-    match what {
+async fn ask(flags: &FetchFlags) -> Result<Answer, ApiError> {
+    let FetchFlags { what, socket, write, audience, spiffe_id } = flags;
+    let directory = write.as_deref();
+    let mut client = connect(socket).await?;
+    let data = match what {
+        Fetched::Jwt => {
+            let spiffe_id = spiffe_id.clone().unwrap_or_default();
+            let request = JwtsvidRequest { audience: audience.clone(), spiffe_id };
+            return show_tokens(&mut client, request, directory).await;
+        }
         Fetched::X509 => {
             let mut answers =
                 client.fetch_x509svid(marked(X509svidRequest {})).await.map_err(judge)?.into_inner();
-            show_svids(answers.message().await.map_err(judge)?.ok_or_else(nothing)?, directory)
+            show_svids(answers.message().await.map_err(judge)?.ok_or_else(nothing)?, directory)?
         }
         Fetched::Bundle => {
             let asked = marked(X509BundlesRequest {});
@@ -102,41 +67,38 @@ async fn ask(what: Fetched, socket: &str, directory: Option<&Path>) -> Result<St
                 describe_bundle(&mut text, &bundle);
                 put(directory, &format!("bundle.{number}.pem"), bundle.to_pem().as_bytes())?;
             }
-            Ok(text)
+            text
         }
+    };
+    Ok(Answer { data, remarks: String::new() })
+}
+
+/// Tokens alone are what was asked for: `$(hauberk-agent api fetch jwt …)` is one.
+async fn show_tokens(
+    client: &mut Client,
+    request: JwtsvidRequest,
+    directory: Option<&Path>,
+) -> Result<Answer, ApiError> {
+    let audience = request.audience.first().cloned().unwrap_or_default();
+    let svids = client.fetch_jwtsvid(marked(request)).await.map_err(judge)?.into_inner().svids;
+    let mut answer = Answer::default();
+    for (number, one) in svids.into_iter().enumerate() {
+        let token = Zeroizing::new(one.svid);
+        put(directory, &format!("jwt.{number}.token"), token.as_bytes())?;
+        let until = expiry(client, &token, &audience).await?;
+        answer.remarks += &format!("{}{} until {until}\n", one.spiffe_id, shown(&one.hint));
+        answer.data += &format!("{}\n", token.as_str());
     }
+    Ok(answer)
 }
 
-async fn connect(socket: &str) -> Result<Channel, FetchError> {
-    let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
-    let stream = UnixStream::connect(path)
-        .await
-        .map_err(|source| FetchError::NobodyThere { socket: path.to_owned(), source })?;
-    Ok(Endpoint::from_static("http://localhost").connect_with_connector(OneConnection::new(stream)).await?)
-}
-
-fn marked<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
-    request
-}
-
-fn judge(status: Status) -> FetchError {
-    if status.code() == Code::PermissionDenied { FetchError::NoIdentity } else { FetchError::Answer(status) }
-}
-
-fn nothing() -> FetchError {
-    FetchError::Answer(Status::internal("the stream ended without an answer"))
-}
-
-fn show_svids(answer: X509svidResponse, directory: Option<&Path>) -> Result<String, FetchError> {
+fn show_svids(answer: X509svidResponse, directory: Option<&Path>) -> Result<String, ApiError> {
     let mut text = String::new();
     for (number, one) in answer.svids.into_iter().enumerate() {
         let svid = Svid::from_concatenated_der(&one.x509_svid)?;
         let key = KeyPair::from_pkcs8_der(&Zeroizing::new(one.x509_svid_key))?;
         let bundle = read_bundle(svid.id().trust_domain().as_str(), &one.bundle)?;
-        let hint =
-            if one.hint.is_empty() { String::new() } else { format!("  hint {}", one.hint.escape_default()) };
+        let hint = shown(&one.hint);
         let _infallible = writeln!(
             text,
             "{}{hint}\n  serial {}\n  valid until {}",
@@ -152,8 +114,8 @@ fn show_svids(answer: X509svidResponse, directory: Option<&Path>) -> Result<Stri
     Ok(text)
 }
 
-fn read_bundle(trust_domain: &str, der: &[u8]) -> Result<TrustBundle, FetchError> {
-    Ok(TrustBundle::from_concatenated_der(TrustDomain::parse(trust_domain)?, der)?)
+fn shown(hint: &str) -> String {
+    if hint.is_empty() { String::new() } else { format!("  hint {}", hint.escape_default()) }
 }
 
 fn describe_bundle(text: &mut String, bundle: &TrustBundle) {
@@ -164,8 +126,8 @@ fn describe_bundle(text: &mut String, bundle: &TrustBundle) {
     }
 }
 
-fn put(directory: Option<&Path>, name: &str, content: &[u8]) -> Result<(), FetchError> {
+fn put(directory: Option<&Path>, name: &str, content: &[u8]) -> Result<(), ApiError> {
     let Some(directory) = directory else { return Ok(()) };
     replace(directory, name, content)
-        .map_err(|source| FetchError::Write { path: directory.join(name).display().to_string(), source })
+        .map_err(|source| ApiError::Write { path: directory.join(name).display().to_string(), source })
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hauberk_identity::{Name, UnixMillis, renewal_at};
+use hauberk_identity::{Name, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_tls::{
@@ -20,11 +20,12 @@ use tonic::transport::Channel;
 
 use super::Told;
 use super::entry::{Certified, Entries};
+use super::hold::Held;
 use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::control_plane;
 use crate::credentials::Credentials;
-use crate::random::{Backoff, fraction};
+use crate::mesh::Denied;
 
 /// How many certificates are asked for at once.
 const AT_ONCE: usize = 8;
@@ -53,21 +54,14 @@ pub(crate) struct Keeper {
     credentials: Credentials,
     clock: Clock,
     told: watch::Receiver<Told>,
+    denied: Arc<Denied>,
     kept: watch::Sender<Kept>,
     held: BTreeMap<Name, Held>,
 }
 
-/// One entry's certificate, or the lack of it.
-struct Held {
-    certified: Certified,
-    svid: Option<Arc<WorkloadSvid>>,
-    due: UnixMillis,
-    backoff: Backoff,
-}
-
-struct Obtained {
-    svid: WorkloadSvid,
-    issued_at: UnixMillis,
+pub(super) struct Obtained {
+    pub(super) svid: WorkloadSvid,
+    pub(super) issued_at: UnixMillis,
 }
 
 /// Certificates that are being asked for, and for what.
@@ -79,14 +73,20 @@ impl Keeper {
         credentials: Credentials,
         clock: Clock,
         told: watch::Receiver<Told>,
+        denied: Arc<Denied>,
     ) -> Self {
         let kept = watch::Sender::new(Kept::default());
-        Self { control_plane, credentials, clock, told, kept, held: BTreeMap::new() }
+        Self { control_plane, credentials, clock, told, denied, kept, held: BTreeMap::new() }
     }
 
     /// What is kept, now and at each change.
     pub(super) fn kept(&self) -> watch::Receiver<Kept> {
         self.kept.subscribe()
+    }
+
+    /// Who is refused everywhere.
+    pub(super) fn denied(&self) -> &Arc<Denied> {
+        &self.denied
     }
 
     /// Who the agent itself is, and what it trusts.
@@ -104,6 +104,7 @@ impl Keeper {
 
     async fn keep(&mut self) {
         let mut round: Option<Round> = None;
+        let (mut trust, mut denied) = (self.credentials.trust_changes(), self.denied.changes());
         self.told.mark_changed();
         loop {
             if round.is_none() {
@@ -127,7 +128,19 @@ impl Keeper {
                     round = None;
                     self.take_obtained(obtained);
                 }
-                () = tokio::time::sleep(wake) => self.drop_expired(),
+                changed = trust.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.judge();
+                }
+                changed = denied.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.judge();
+                }
+                () = tokio::time::sleep(wake) => self.judge(),
             }
         }
     }
@@ -153,33 +166,31 @@ impl Keeper {
                 continue;
             };
             match result {
-                Ok(Obtained { svid, issued_at }) => {
-                    let not_after = svid.svid.validity().not_after();
-                    tracing::info!(event = "workload_certificate", enrollment = %name, spiffe_id = %svid.svid.id(), %not_after);
-                    held.due = renewal_at(issued_at, not_after, fraction());
-                    held.backoff.reset();
-                    held.svid = Some(Arc::new(svid));
+                Ok(obtained) => {
+                    let (id, not_after) =
+                        (obtained.svid.svid.id(), obtained.svid.svid.validity().not_after());
+                    tracing::info!(event = "workload_certificate", enrollment = %name, spiffe_id = %id, %not_after);
+                    held.take(obtained);
                 }
                 Err(problem) => {
-                    let wait = held.backoff.step();
-                    held.due = now.plus(wait);
+                    let wait = held.try_again_after(now);
                     tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
                         retry_in_ms = wait.as_millis() as u64);
                 }
             }
         }
+        self.judge();
         self.publish();
     }
 
-    fn drop_expired(&mut self) {
+    /// Drops certificates that nobody accepts any longer; others are asked for at once. Those of an authority that signs no
+    /// longer are renewed as the agent's own is.
+    fn judge(&mut self) {
         let now = self.clock.now();
+        let (trust, live) = (self.credentials.trust(), self.credentials.live().current());
         let mut has_changed = false;
         for (name, held) in &mut self.held {
-            if held.svid.as_ref().is_some_and(|svid| svid.svid.validity().not_after() < now) {
-                tracing::error!(event = "workload_certificate_expired", enrollment = %name);
-                held.svid = None;
-                has_changed = true;
-            }
+            has_changed |= held.judge(name, &self.denied, live.bundle(), &trust, now);
         }
         if has_changed {
             self.publish();
@@ -230,14 +241,8 @@ impl Keeper {
     }
 }
 
-impl Held {
-    fn new(certified: Certified) -> Self {
-        let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-        Self { certified, svid: None, due: UnixMillis(0), backoff }
-    }
-}
-
-async fn connect(control_plane: &HostPort, credentials: &Credentials) -> Result<Channel, String> {
+/// Connects to the control plane as ourselves.
+pub(super) async fn connect(control_plane: &HostPort, credentials: &Credentials) -> Result<Channel, String> {
     let connector = credentials
         .live()
         .connector(

@@ -1,49 +1,63 @@
 //! Identities for programs beside the agent: the SPIFFE Workload API on a Unix socket.
 //!
 //! The control plane tells which workloads this node's agents vouch for ([`Entries`]); `Keeper` holds a certificate for
-//! each of them; `serve` gives them to programs of which all that an entry asks for is true.
+//! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry asks
+//! for is true.
 
 mod api;
 mod attest;
+mod audience;
 mod authority;
+mod client;
 mod entry;
 pub mod fetch;
+mod hold;
+mod jwt;
 mod keeper;
 mod matching;
 mod process;
 mod serve;
 mod socket;
+mod token_cache;
+mod tokens;
+mod told;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use entry::read;
+pub use client::ApiError;
 pub use entry::{Certified, Entries, Entry};
-pub(crate) use keeper::Keeper;
 pub use socket::{ApiSocket, SocketError};
+pub use told::{Board, Told};
 
+use crate::clock::Clock;
+use crate::config::HostPort;
+use crate::credentials::Credentials;
+use crate::mesh::Denied;
 use api::Shared;
+use keeper::Keeper;
 use serve::{MAX_CONNECTIONS, serve};
-
-/// What the control plane has told of workloads; `None` until it has.
-pub type Told = Option<Arc<Entries>>;
-
-/// Nothing yet.
-pub fn untold() -> (watch::Sender<Told>, watch::Receiver<Told>) {
-    watch::channel(None)
-}
+use tokens::Tokens;
 
 /// How many files all of it may have open.
 pub(crate) fn files(socket: Option<&ApiSocket>) -> u64 {
     if socket.is_some() { 2 * MAX_CONNECTIONS as u64 } else { 0 }
 }
 
-/// Begins to obtain certificates, and to serve them.
-pub(crate) fn start(socket: ApiSocket, keeper: Keeper, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
-    let shared = Shared::new(keeper.kept(), keeper.live().clone(), stop.clone());
+/// Begins to obtain certificates, and to serve them and what the board holds.
+pub(crate) fn start(
+    socket: ApiSocket,
+    board: &Board,
+    (control_plane, credentials, clock, denied): (HostPort, Credentials, Clock, Arc<Denied>),
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) {
+    board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
+    let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
+    let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), denied);
+    let shared = Shared::new(&keeper, tokens, board.clone(), stop.clone());
     tasks.spawn(keeper.run(stop.clone()));
     tasks.spawn(serve(socket, shared));
 }

@@ -200,7 +200,8 @@ async fn of_enrollment(session: &Session, mesh: &str, spec: &EnrollmentSpec) -> 
     let (trust_domain, _) = session.names(mesh)?;
     let id = SpiffeId::workload(&trust_domain, &workload.path).ok();
     fact("SPIFFE id", &none_or(id.as_ref().map(ToString::to_string).unwrap_or_default()))?;
-    fact("Life", &rows::life(&workload))?;
+    fact("Life", &rows::life(workload.x509_ttl.as_ref()))?;
+    fact("Token life", &rows::life(workload.jwt_ttl.as_ref()))?;
     fact("DNS names", &none_or(workload.dns_names.join(", ")))?;
     if let Some(hint) = &workload.hint {
         fact("Hint", hint)?;

@@ -3,8 +3,8 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    EnrollmentSpec, Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec, WorkloadEnrollment,
-    resource::Spec, service_discovery::Discovery, virtual_service_provider::Provider,
+    Duration, EnrollmentSpec, Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
+    service_discovery::Discovery, virtual_service_provider::Provider,
 };
 
 use crate::times::{age, short, until};
@@ -101,9 +101,9 @@ fn enrollment(spec: &EnrollmentSpec) -> Vec<String> {
     vec![format!("virtualnode/{parent}"), workload.path, or_dash(workload.selectors.join(","))]
 }
 
-/// How long a workload's certificates live.
-pub(crate) fn life(workload: &WorkloadEnrollment) -> String {
-    match &workload.x509_ttl {
+/// How long a workload's certificates or tokens live.
+pub(crate) fn life(ttl: Option<&Duration>) -> String {
+    match ttl {
         Some(ttl) => format!("{} {}", ttl.value.unwrap_or_default(), ttl.unit),
         None => "as agents' own".to_owned(),
     }

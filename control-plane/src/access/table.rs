@@ -26,6 +26,7 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.agent.v1.Enrollment/SignCertificate", Access::Agent),
     ("/hauberk.agent.v1.Mesh/Sync", Access::AgentStream),
     ("/hauberk.agent.v1.Workloads/SignCertificate", Access::Agent),
+    ("/hauberk.agent.v1.Workloads/MintToken", Access::Agent),
     ("/hauberk.agent.v1.SvidTokens/MintToken", Access::Agent),
     (
         "/hauberk.admin.v1.Resources/Apply",

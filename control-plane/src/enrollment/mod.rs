@@ -15,3 +15,4 @@ pub use error::EnrollmentError;
 pub(crate) use join::MOST_INSTANCES;
 pub use join::{AgentInfo, Enrolled, Enrollment, EnrollmentParts};
 pub use token::{IssuedToken, TokenError, TokenRecord, TokenRequest, TokenUse, TokenView, Tokens, Uses};
+pub(crate) use workload::{EntitledWorkload, object as workload_object};

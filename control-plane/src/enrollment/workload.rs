@@ -1,4 +1,4 @@
-//! Certificates for programs beside an agent, by enrollments whose parent is the agent's node.
+//! Certificates and tokens for programs beside an agent, by enrollments whose parent is the agent's node.
 
 use std::sync::PoisonError;
 
@@ -16,6 +16,24 @@ use crate::resources::{Problems, WorkloadEnrollment};
 
 /// As audit records name it.
 pub(crate) const ACTION: &str = "workload.issue";
+
+/// What an agent may vouch for, and what that rests on.
+pub(crate) struct EntitledWorkload {
+    /// What it becomes, and how.
+    pub(crate) workload: WorkloadEnrollment,
+    /// The enrollment's name.
+    pub(crate) name: Name,
+    /// Holds only while nothing of it has changed, and nobody is refused.
+    entitlement: Commit,
+}
+
+/// What a refusal is about, as audit records name it: not the name that was asked for where that can be none.
+pub(crate) fn object(enrollment: &str, instance: InstanceId) -> String {
+    match Name::parse(enrollment) {
+        Ok(name) => format!("enrollment {name}, instance {instance}"),
+        Err(_) => format!("instance {instance}"),
+    }
+}
 
 impl Enrollment {
     /// Issues a certificate for a workload. `enrollment` is a name in the mesh of the agent's node; whom the certificate
@@ -36,11 +54,7 @@ impl Enrollment {
         if let Err(error) = &result
             && error.is_refusal()
         {
-            // It may be anything; a name that cannot be one is not repeated.
-            let object = match Name::parse(enrollment) {
-                Ok(name) => format!("enrollment {name}, instance {instance}"),
-                Err(_) => format!("instance {instance}"),
-            };
+            let object = object(enrollment, instance);
             self.audit.record_refusal(Act::refused(&actor, ACTION, object, error)).await;
         }
         result
@@ -73,6 +87,42 @@ impl Enrollment {
         (enrollment, csr, public_key): (&str, &[u8], &mut Option<PublicKey>),
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
+        let EntitledWorkload { workload, name, entitlement } =
+            self.entitled_workload(peer, instance, enrollment).await?;
+        let public_key = match public_key {
+            Some(public_key) => public_key,
+            None => {
+                self.check_workload_renewals(&instance, &name)?;
+                public_key.insert(CertificateRequest::parse(csr)?)
+            }
+        };
+        let order = Order {
+            id: workload.id().clone(),
+            holder: Holder::Workload {
+                instance: instance.to_string(),
+                enrollment: name.to_string(),
+                node: peer.id().to_string(),
+            },
+            public_key: public_key.clone(),
+            ttl: workload.ttl().unwrap_or(self.svid_ttl),
+            dns_names: workload.dns_names().to_vec(),
+            ip_addresses: Vec::new(),
+            actor: actor.clone(),
+            action: ACTION,
+        };
+        Ok(self.issuer.issue(order, |_, _| Ok(entitlement)).await?)
+    }
+
+    /// The workload that an agent may vouch for by this enrollment, now.
+    ///
+    /// # Errors
+    /// When the enrollment is not there or another node's, or the agent is let in no longer.
+    pub(crate) async fn entitled_workload(
+        &self,
+        peer: &PeerIdentity,
+        instance: InstanceId,
+        enrollment: &str,
+    ) -> Result<EntitledWorkload, EnrollmentError> {
         if peer.not_after() < self.clock.now() {
             return Err(EnrollmentError::CertificateExpired);
         }
@@ -93,28 +143,11 @@ impl Enrollment {
             let (parent, node) = (workload.parent().to_string(), node.to_owned());
             return Err(EnrollmentError::OtherParent { enrollment: name.to_string(), parent, node });
         }
-        let public_key = match public_key {
-            Some(public_key) => public_key,
-            None => {
-                self.check_workload_renewals(&instance, &name)?;
-                public_key.insert(CertificateRequest::parse(csr)?)
-            }
-        };
-        let order = Order {
-            id: workload.id().clone(),
-            holder: Holder::Workload { instance: instance.to_string(), enrollment: name.to_string() },
-            public_key: public_key.clone(),
-            ttl: workload.ttl().unwrap_or(self.svid_ttl),
-            dns_names: workload.dns_names().to_vec(),
-            ip_addresses: Vec::new(),
-            actor: actor.clone(),
-            action: ACTION,
-        };
         // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps. The node likewise.
         let entitlement = existing.guard(Commit::new().at(key, version));
         let entitlement =
             self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
-        Ok(self.issuer.issue(order, |_, _| Ok(entitlement)).await?)
+        Ok(EntitledWorkload { workload, name, entitlement })
     }
 
     /// What the registry holds under an enrollment's key, with its version; `None` where that is nothing acceptable.

@@ -31,6 +31,9 @@ pub enum Holder {
         instance: String,
         /// The enrollment that entitled to it, in the mesh of the instance's node.
         enrollment: String,
+        /// The node's SPIFFE id; empty in records of releases that did not look at it.
+        #[serde(default)]
+        node: String,
     },
     /// An admin, by the generation of the record: one that was deleted and made anew is somebody else.
     Admin(String),

@@ -72,8 +72,7 @@ impl SigningKeys {
         clock: Clock,
         trust_domain: TrustDomain,
     ) -> Result<Self, SigningKeyError> {
-        let none = KeySet { keys: Vec::new(), bundle: JwtBundle::new(trust_domain.clone(), [])? };
-        let current = watch::Sender::new(Arc::new(none));
+        let current = watch::Sender::new(Arc::new(KeySet::none(trust_domain.clone())?));
         let signing_keys = Self { store, audit, kek, clock, trust_domain, current };
         let records = signing_keys.records().await?;
         signing_keys.publish(records.iter().map(|(name, record, _)| (name, record)))?;
@@ -128,6 +127,11 @@ impl SigningKeys {
 }
 
 impl KeySet {
+    /// No keys.
+    pub(crate) fn none(trust_domain: TrustDomain) -> Result<Self, JwtBundleError> {
+        Ok(Self { keys: Vec::new(), bundle: JwtBundle::new(trust_domain, [])? })
+    }
+
     /// What verifies the tokens of all keys: those that sign, will sign, and have signed.
     pub fn bundle(&self) -> &JwtBundle {
         &self.bundle

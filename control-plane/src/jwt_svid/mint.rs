@@ -1,11 +1,12 @@
-//! Where a token is minted. It names the caller's own SPIFFE id, which its certificate proved.
+//! Where a token is minted. It names the caller's own SPIFFE id, which its certificate proved, or that of a workload
+//! which it may vouch for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::jwt::Claims;
 use hauberk_tls::signing::SigningError;
@@ -17,7 +18,7 @@ use super::keys::SigningKeys;
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::enrollment::{Enrollment, EnrollmentError};
+use crate::enrollment::{Enrollment, EnrollmentError, EntitledWorkload, workload_object};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::random::{self, NoRandomness};
 
@@ -28,8 +29,8 @@ pub const LONGEST_TOKEN_LIFE: Duration = Duration::from_secs(3_600);
 const MOST_AUDIENCES: usize = 32;
 const MOST_AUDIENCE_BYTES: usize = 4 * 1024;
 
-/// How many tokens an instance may ask for at once, and how often from then on: a token for each of many audiences after a
-/// restart, and not one for each request that is forwarded.
+/// How many tokens an instance may ask for at once, for itself and for each of its workloads, and how often from then on: a
+/// token for each of many audiences after a restart, and not one for each request that is forwarded.
 const AT_ONCE: u32 = 500;
 const ONE_EVERY: Duration = Duration::from_millis(100);
 
@@ -79,6 +80,8 @@ impl MintError {
 
 /// A token that was minted.
 pub struct Minted {
+    /// Whom it names.
+    pub id: SpiffeId,
     /// In compact form. Whoever has it is who it names, until it expires.
     pub token: Zeroizing<String>,
     /// When it was made.
@@ -141,52 +144,101 @@ impl Minter {
         source: &str,
     ) -> Result<Minted, MintError> {
         let result = self.try_mint(caller, audience).await;
-        let outcome = match &result {
+        self.tell(&result, caller, "jwt-svid.mint", || caller.id().to_string(), source).await;
+        result
+    }
+
+    /// Mints a token that names a workload. `enrollment` is a name in the mesh of the caller's node; whom the token names
+    /// comes from that enrollment, and only where that node is its parent. Counted and recorded as the caller's own.
+    ///
+    /// # Errors
+    /// As for the caller's own, and when the enrollment is not there or another node's.
+    pub async fn mint_for_workload(
+        &self,
+        caller: &PeerIdentity,
+        instance: InstanceId,
+        enrollment: &str,
+        audience: &[String],
+        source: &str,
+    ) -> Result<Minted, MintError> {
+        let result = self.try_mint_for_workload(caller, instance, enrollment, audience).await;
+        self.tell(&result, caller, "workload.mint", || workload_object(enrollment, instance), source).await;
+        result
+    }
+
+    async fn tell(
+        &self,
+        result: &Result<Minted, MintError>,
+        caller: &PeerIdentity,
+        action: &'static str,
+        object: impl FnOnce() -> String,
+        source: &str,
+    ) {
+        let outcome = match result {
             Ok(_) => "ok",
             Err(error) if error.is_refusal() => "refused",
             Err(_) => "failed",
         };
         self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
-        if let Err(error) = &result
+        if let Err(error) = result
             && error.is_refusal()
         {
             let actor = Actor { name: caller.id().to_string(), source: source.to_owned() };
-            self.audit
-                .record_refusal(Act::refused(&actor, "jwt-svid.mint", caller.id().to_string(), error))
-                .await;
+            self.audit.record_refusal(Act::refused(&actor, action, object(), error)).await;
         }
-        result
     }
 
     async fn try_mint(&self, caller: &PeerIdentity, audience: &[String]) -> Result<Minted, MintError> {
-        if audience.is_empty() || audience.iter().any(String::is_empty) {
-            return Err(MintError::NoAudience);
-        }
-        let bytes: usize = audience.iter().map(String::len).sum();
-        if audience.len() > MOST_AUDIENCES || bytes > MOST_AUDIENCE_BYTES {
-            return Err(MintError::TooManyAudiences);
-        }
+        check_audience(audience)?;
         let entitled = self.enrollment.entitled(caller).await?;
-        let now = self.clock.now();
-        self.take(&entitled.instance.to_string(), now)?;
+        self.take(&entitled.instance.to_string())?;
+        self.sign(caller.id(), audience, self.token_life)
+    }
 
+    async fn try_mint_for_workload(
+        &self,
+        caller: &PeerIdentity,
+        instance: InstanceId,
+        enrollment: &str,
+        audience: &[String],
+    ) -> Result<Minted, MintError> {
+        check_audience(audience)?;
+        let EntitledWorkload { workload, name, .. } =
+            self.enrollment.entitled_workload(caller, instance, enrollment).await?;
+        self.take(&format!("{instance}/{name}"))?;
+        self.sign(workload.id(), audience, workload.token_ttl().unwrap_or(self.token_life))
+    }
+
+    fn sign(&self, id: &SpiffeId, audience: &[String], life: Duration) -> Result<Minted, MintError> {
+        let now = self.clock.now();
         let keys = self.keys.current();
         let key = keys.signing_at(now).ok_or(MintError::NoKey)?;
         let token_id = URL_SAFE_NO_PAD.encode(random::bytes::<16>()?);
-        let expires_at = now.plus(self.token_life).min(key.not_after).floor_to_second();
+        let expires_at = now.plus(life).min(key.not_after).floor_to_second();
         let token = key.signer.sign(&Claims {
-            id: caller.id(),
+            id,
             audience,
             issued_at: now,
             expires_at,
             token_id: &token_id,
             issuer: self.issuer.as_deref(),
         })?;
-        Ok(Minted { token, issued_at: now, expires_at })
+        Ok(Minted { id: id.clone(), token, issued_at: now, expires_at })
     }
 
-    fn take(&self, instance: &str, now: UnixMillis) -> Result<(), MintError> {
+    fn take(&self, whose: &str) -> Result<(), MintError> {
         let mut allowances = self.allowances.lock().unwrap_or_else(PoisonError::into_inner);
-        allowances.take(instance, now).map_err(|again_in| MintError::TooOften { again_in })
+        allowances.take(whose, self.clock.now()).map_err(|again_in| MintError::TooOften { again_in })
     }
+}
+
+fn check_audience(audience: &[String]) -> Result<(), MintError> {
+    if audience.is_empty() || audience.iter().any(String::is_empty) {
+        return Err(MintError::NoAudience);
+    }
+    let bytes: usize = audience.iter().map(String::len).sum();
+    if audience.len() > MOST_AUDIENCES || bytes > MOST_AUDIENCE_BYTES {
+        return Err(MintError::TooManyAudiences);
+    }
+    Ok(())
 }

@@ -2,14 +2,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::UnixMillis;
+use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::jwt::verify_jwt_svid;
 
 use super::rotate::{KEY_LIFE, PREPARED_BEFORE_END, PUBLISHED_FOR, SIGNS_BEFORE_END};
 use super::*;
+use crate::audit::Filter;
 use crate::authority::KeyEncryptionKey;
+use crate::enrollment::EnrollmentError;
 use crate::registry::{Commit, keys};
-use crate::testing::{NODE, Scratch, joined, scratch};
+use crate::revocation::Target;
+use crate::testing::{NODE, Scratch, actor, joined, scratch};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -57,6 +61,51 @@ async fn a_token_names_its_caller_and_verifies() {
     assert_eq!(svid.expires_at(), now.plus(Duration::from_secs(300)).floor_to_second());
     assert!(!svid.claims()["jti"].as_str().unwrap().is_empty());
     assert!(svid.claims().get("iss").is_none());
+}
+
+#[tokio::test]
+async fn a_workload_gets_a_token_by_an_enrollment_of_the_agents_node() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    control.signing_keys.rotate().await.unwrap();
+    let short = wire::Duration { value: Some(120), unit: "s".to_owned() };
+    let short = wire::WorkloadEnrollment { jwt_ttl: Some(short), ..wire::WorkloadEnrollment::default() };
+    scratch.enroll("short", short).await;
+    scratch.enroll("worker", wire::WorkloadEnrollment::default()).await;
+    let peer = joined(&scratch).await;
+    let instance = control.ledger.instance_of(&peer).await.unwrap();
+    let audience = ["db".to_owned()];
+    let mint = async |enrollment: &str| {
+        control.minter.mint_for_workload(&peer, instance, enrollment, &audience, "").await
+    };
+    let (now, keys) = (scratch.clock.now(), control.signing_keys.current());
+    for (name, life) in [("worker", 300), ("short", 120)] {
+        let minted = mint(name).await.unwrap();
+        let svid = verify_jwt_svid(&minted.token, "db", keys.bundle(), now).unwrap();
+        assert_eq!(svid.id().as_str(), format!("spiffe://shop.local/workload/{name}"));
+        assert_eq!(svid.expires_at(), now.plus(Duration::from_secs(life)).floor_to_second());
+    }
+    for none in ["other", "../orders", ""] {
+        assert!(matches!(mint(none).await, Err(MintError::NotEntitled(_))), "{none}");
+    }
+
+    // Those of one workload are not taken from another's.
+    while mint("short").await.is_ok() {}
+    assert!(matches!(mint("short").await, Err(MintError::TooOften { .. })));
+    mint("worker").await.unwrap();
+
+    let (mesh, node) = (NODE.0.parse().unwrap(), NODE.1.parse().unwrap());
+    control.revocations.quarantine((&mesh, &node), false, &actor()).await.unwrap();
+    let denied = mint("worker").await.err().unwrap();
+    assert!(matches!(&denied, MintError::NotEntitled(EnrollmentError::Denied(_))), "{denied}");
+    control.revocations.quarantine((&mesh, &node), true, &actor()).await.unwrap();
+    control.revocations.revoke(&Target::Instance(instance), &actor()).await.unwrap();
+    let denied = mint("worker").await.err().unwrap();
+    assert!(matches!(&denied, MintError::NotEntitled(EnrollmentError::Denied(_))), "{denied}");
+    let asked = Filter { action: "workload.mint".to_owned(), ..Filter::default() };
+    let records = control.audit.list(&asked, None, 100).await.unwrap().records;
+    let denied = |object: &str| records.iter().any(|record| record.object.starts_with(object));
+    assert!(denied("enrollment worker, instance ") && denied("instance "), "{records:?}");
 }
 
 #[tokio::test]

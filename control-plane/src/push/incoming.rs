@@ -58,6 +58,8 @@ pub(super) struct Hello {
     pub(super) denylist: Option<Mark>,
     /// The highest (epoch, revision) that it says it has accepted or holds.
     pub(super) highest: (u64, u64),
+    /// It serves a Workload API.
+    pub(super) serves_workload_api: bool,
 }
 
 impl Hello {
@@ -72,6 +74,7 @@ impl Hello {
             highest_epoch,
             highest_revision,
             denylist,
+            serves_workload_api,
         } = message;
         if features.len() > MAX_FEATURES {
             return Err(ProtocolError::TooMany { field: "features", limit: MAX_FEATURES });
@@ -96,7 +99,7 @@ impl Hello {
             ahead: None,
         };
         let highest = highest.max((highest_epoch, highest_revision));
-        Ok(Self { facts, node, services, denylist, highest })
+        Ok(Self { facts, node, services, denylist, highest, serves_workload_api })
     }
 }
 

@@ -81,5 +81,7 @@ pub(super) fn kind(message: &Message) -> &'static str {
         Message::NodeGone(_) => "node_gone",
         Message::Denylist(_) => "denylist",
         Message::Workloads(_) => "workloads",
+        Message::JwtKeys(_) => "jwt_keys",
+        Message::RevocationList(_) => "revocation_list",
     }
 }

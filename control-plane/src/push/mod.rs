@@ -15,9 +15,11 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod workload_api;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::Stream;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent};
 use hauberk_tls::LiveIdentity;
@@ -31,6 +33,7 @@ use crate::clock::Clock;
 use crate::compile::Compilation;
 use crate::flows::Flows;
 use crate::instances::{Instances, Peer};
+use crate::jwt_svid::KeySet;
 use crate::metrics::Metrics;
 use crate::registry::{Store, StoreError};
 use crate::revocation::Denylist;
@@ -72,6 +75,10 @@ pub struct PushParts {
     pub compilation: watch::Receiver<Arc<Compilation>>,
     /// Roots and view keys, as agents are told them.
     pub trust: watch::Receiver<Arc<agent::Trust>>,
+    /// The keys that sign JWT-SVIDs.
+    pub signing_keys: watch::Receiver<Arc<KeySet>>,
+    /// The revocation list in DER; empty before the first.
+    pub revocation_list: watch::Receiver<Bytes>,
     /// What peers are verified against.
     pub identity: LiveIdentity,
     /// Where figures are shown.
@@ -93,6 +100,8 @@ pub struct Push {
     denylist: watch::Receiver<Arc<Denylist>>,
     compilation: watch::Receiver<Arc<Compilation>>,
     trust: watch::Receiver<Arc<agent::Trust>>,
+    signing_keys: watch::Receiver<Arc<KeySet>>,
+    revocation_list: watch::Receiver<Bytes>,
     identity: LiveIdentity,
     metrics: PushMetrics,
     tasks: TaskTracker,
@@ -117,6 +126,8 @@ impl Push {
             denylist,
             compilation,
             trust,
+            signing_keys,
+            revocation_list,
             identity,
             metrics,
             tasks,
@@ -133,6 +144,8 @@ impl Push {
             denylist,
             compilation,
             trust,
+            signing_keys,
+            revocation_list,
             identity,
             metrics: PushMetrics::new(&metrics),
             tasks,

@@ -25,6 +25,7 @@ use super::holding::{Holding, Push as Pushed};
 use super::incoming::{Hello, ProtocolError};
 use super::metrics::{KindLabel, ReasonLabel, kind};
 use super::pace::{DecisionPace, Pace};
+use super::workload_api::{self, ForWorkloadApi};
 use super::{Push, dismiss};
 use crate::compile::Compilation;
 use crate::instances::wanted::{self, Standing};
@@ -128,6 +129,7 @@ struct Session<'a> {
     endpoints: watch::Receiver<Arc<EndpointSnapshot>>,
     observed: watch::Receiver<bool>,
     trust: watch::Receiver<Arc<agent::Trust>>,
+    for_workload_api: ForWorkloadApi,
     asks: mpsc::Receiver<Ask>,
     /// What the plan of `holding` was made from.
     world: (Arc<Compilation>, Arc<EndpointSnapshot>),
@@ -183,7 +185,8 @@ impl<'a> Session<'a> {
         let mut endpoints = push.endpoints.subscribe();
         let known_endpoints = Arc::clone(&endpoints.borrow_and_update());
         let mut trust = push.trust.clone();
-        let trusted = agent::Trust::clone(&trust.borrow_and_update());
+        let mut urgent = VecDeque::from([Message::Trust((**trust.borrow_and_update()).clone())]);
+        let for_workload_api = ForWorkloadApi::begin(push, hello.serves_workload_api, &mut urgent);
         let mut session = Session {
             push,
             peer,
@@ -197,13 +200,14 @@ impl<'a> Session<'a> {
             world: (compiled, known_endpoints),
             holding,
             is_ahead,
-            urgent: VecDeque::from([Message::Trust(trusted)]),
+            urgent,
             questions: HashMap::new(),
             last_question: 0,
             pace: Pace::new(),
             decisions: DecisionPace::new(),
             observed: push.flows.observed(),
             trust,
+            for_workload_api,
         };
         session.check_trust()?;
         if *session.observed.borrow() {
@@ -254,6 +258,7 @@ impl<'a> Session<'a> {
                     self.check_trust()?;
                     self.tell_trust();
                 }
+                message = self.for_workload_api.next() => workload_api::queue(message?, &mut self.urgent),
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 permit = outgoing.reserve(), if has_more => {
                     let permit = permit.map_err(|_| Close::Gone)?;

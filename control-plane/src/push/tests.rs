@@ -89,6 +89,31 @@ async fn workloads_are_told_whole_and_at_each_change() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_serves_a_workload_api_is_told_what_that_takes_before_workloads() {
+    let world = World::new().await;
+    world.enroll(2, "orders", &["worker"]);
+    let serving = agent::Hello { serves_workload_api: true, ..hello() };
+    let mut agent = world.connect("orders", 1);
+    agent.say(serving.clone()).await;
+    assert_eq!(agent.until_current(2).await, ["trust", "jwt keys", "workloads worker", "node 1"]);
+    world.revocation_list.send_replace(Bytes::from_static(b"123"));
+    assert_eq!(agent.next().await, "revocation list 3");
+    world.signing_keys.send_modify(|_| {});
+    assert_eq!(agent.next().await, "jwt keys");
+
+    let mut other = world.connect("orders", 2);
+    other.say(serving).await;
+    let told = other.until_current(2).await;
+    assert_eq!(told, ["trust", "jwt keys", "revocation list 3", "workloads worker", "node 1"]);
+    let mut bare = world.connect("orders", 3);
+    bare.hello().await;
+    assert_eq!(bare.until_current(2).await, ["trust", "workloads worker", "node 1"]);
+    world.revocation_list.send_replace(Bytes::from_static(b"1234"));
+    world.publish(3, &[("orders", 3)], &[], &[]);
+    assert_eq!(bare.until_current(3).await, ["node 3"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_agent_holds_is_not_pushed_again() {
     let world = World::new().await;
     world.publish(7, &[("orders", 5)], &[("payments", 6)], &["payments"]);
@@ -508,6 +533,8 @@ struct World {
     compilation: watch::Sender<Arc<Compilation>>,
     denylist: watch::Sender<Arc<Denylist>>,
     trust: watch::Sender<Arc<agent::Trust>>,
+    signing_keys: watch::Sender<Arc<KeySet>>,
+    revocation_list: watch::Sender<Bytes>,
     clock: Clock,
     stop: CancellationToken,
     store: Arc<SledStore>,
@@ -529,6 +556,9 @@ impl World {
         let (clock, stop) = (Clock::manual(NOW), CancellationToken::new());
         let trust = agent::Trust { trust_domain: "shop.local".into(), version: 1, ..agent::Trust::default() };
         let trust = watch::Sender::new(Arc::new(trust));
+        let trust_domain = TrustDomain::parse("shop.local").unwrap();
+        let signing_keys = watch::Sender::new(Arc::new(KeySet::none(trust_domain.clone()).unwrap()));
+        let revocation_list = watch::Sender::new(Bytes::new());
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
@@ -537,12 +567,26 @@ impl World {
             denylist: denylist.subscribe(),
             compilation: receiver,
             trust: trust.subscribe(),
-            identity: LiveIdentity::new(TrustBundle::empty(TrustDomain::parse("shop.local").unwrap())),
+            signing_keys: signing_keys.subscribe(),
+            revocation_list: revocation_list.subscribe(),
+            identity: LiveIdentity::new(TrustBundle::empty(trust_domain)),
             metrics: Arc::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         });
-        Self { push: push.await.unwrap(), compilation, denylist, trust, clock, stop, store, directory }
+        let push = push.await.unwrap();
+        Self {
+            push,
+            compilation,
+            denylist,
+            trust,
+            signing_keys,
+            revocation_list,
+            clock,
+            stop,
+            store,
+            directory,
+        }
     }
 
     async fn stopped(&self) {
@@ -756,6 +800,8 @@ impl Agent {
                 let names: Vec<_> = entries.entries.iter().map(|entry| &*entry.enrollment).collect();
                 format!("workloads {}", names.join(" "))
             }
+            Message::JwtKeys(_) => "jwt keys".to_owned(),
+            Message::RevocationList(list) => format!("revocation list {}", list.der.len()),
         }
     }
 }

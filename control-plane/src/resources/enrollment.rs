@@ -1,6 +1,7 @@
 //! An enrollment, as it is accepted.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use hauberk_identity::{Name, Selector, SelectorError, SpiffeId, TrustDomain};
@@ -9,9 +10,11 @@ use hauberk_tls::is_dns_name;
 
 use super::choice::{self, did_you_mean};
 use super::problem::Problems;
+use crate::jwt_svid::LONGEST_TOKEN_LIFE;
 
-/// What a workload's certificates may live.
-const LIVES: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3_600);
+/// What a workload's certificates may live, and what its tokens may.
+const LIVES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3_600);
+const TOKEN_LIVES: RangeInclusive<Duration> = Duration::from_secs(60)..=LONGEST_TOKEN_LIFE;
 
 /// The most selectors and DNS names of one enrollment.
 const MOST_SELECTORS: usize = 32;
@@ -27,6 +30,7 @@ pub struct WorkloadEnrollment {
     id: SpiffeId,
     selectors: BTreeSet<Selector>,
     ttl: Option<Duration>,
+    token_ttl: Option<Duration>,
     dns_names: Vec<String>,
     hint: Option<String>,
 }
@@ -55,16 +59,19 @@ impl WorkloadEnrollment {
             problems.invalid_but("spec.workload", "what it becomes is missing", help);
             return None;
         };
-        let wire::WorkloadEnrollment { path, selectors, x509_ttl, dns_names, hint } = workload;
+        let wire::WorkloadEnrollment { path, selectors, x509_ttl, dns_names, hint, jwt_ttl } = workload;
         let id = read_path(path, trust_domain, problems);
         let selectors = read_selectors(selectors, problems);
-        let ttl = x509_ttl.as_ref().and_then(|ttl| read_ttl(ttl, problems));
+        let x509 = ("spec.workload.x509Ttl", LIVES, "certificates live from 1 minute to 24 hours");
+        let ttl = x509_ttl.as_ref().and_then(|ttl| read_ttl(ttl, x509, problems));
+        let jwt = ("spec.workload.jwtTtl", TOKEN_LIVES, "tokens live from 1 minute to 1 hour");
+        let token_ttl = jwt_ttl.as_ref().and_then(|ttl| read_ttl(ttl, jwt, problems));
         check_dns_names(dns_names, problems);
         if hint.as_ref().is_some_and(|hint| hint.is_empty() || hint.len() > LONGEST_HINT) {
             problems.invalid("spec.workload.hint", format!("a hint has 1 to {LONGEST_HINT} bytes"));
         }
         let (dns_names, hint) = (dns_names.clone(), hint.clone());
-        let enrollment = Self { parent: parent?, id: id?, selectors, ttl, dns_names, hint };
+        let enrollment = Self { parent: parent?, id: id?, selectors, ttl, token_ttl, dns_names, hint };
         (problems.count() == before).then_some(enrollment)
     }
 
@@ -86,6 +93,11 @@ impl WorkloadEnrollment {
     /// The life of its certificates; `None`: as agents' own.
     pub fn ttl(&self) -> Option<Duration> {
         self.ttl
+    }
+
+    /// The life of its tokens; `None`: as agents' own.
+    pub fn token_ttl(&self) -> Option<Duration> {
+        self.token_ttl
     }
 
     /// DNS names in its certificates.
@@ -139,11 +151,14 @@ fn read_selectors(texts: &[String], problems: &mut Problems) -> BTreeSet<Selecto
     selectors
 }
 
-fn read_ttl(ttl: &wire::Duration, problems: &mut Problems) -> Option<Duration> {
-    let field = "spec.workload.x509Ttl";
+fn read_ttl(
+    ttl: &wire::Duration,
+    (field, lives, rule): (&str, RangeInclusive<Duration>, &str),
+    problems: &mut Problems,
+) -> Option<Duration> {
     let ttl = choice::duration(problems, field, ttl)?;
-    if !LIVES.contains(&ttl) {
-        problems.invalid(field, "certificates live from 1 minute to 24 hours");
+    if !lives.contains(&ttl) {
+        problems.invalid(field, rule);
     }
     Some(ttl)
 }
@@ -194,6 +209,7 @@ mod tests {
     fn a_whole_one_is_accepted() {
         let whole = enrollment(|workload| {
             workload.x509_ttl = Some(wire::Duration { value: Some(60), unit: "s".into() });
+            workload.jwt_ttl = Some(wire::Duration { value: Some(3_600), unit: "s".into() });
             workload.dns_names = vec!["worker.internal".into()];
             workload.hint = Some("internal".into());
         });
@@ -208,6 +224,7 @@ mod tests {
                 let selectors = ["unix:uids:1", "unix:uid:x", "unix:gid:1", "unix:gid:1", "moon:full"];
                 workload.selectors = selectors.map(Into::into).into();
                 workload.x509_ttl = Some(wire::Duration { value: Some(59), unit: "s".into() });
+                workload.jwt_ttl = Some(wire::Duration { value: Some(3_601), unit: "s".into() });
                 workload.dns_names = vec!["*.internal".into()];
                 workload.hint = Some(String::new());
             }),
@@ -220,6 +237,7 @@ mod tests {
             "spec.workload.selectors[3]: unix:gid:1 stands there twice",
             "spec.workload.selectors[4]: \"moon:full\" is no selector that is known; it begins with unix:uid:",
             "spec.workload.x509Ttl: certificates live from 1 minute to 24 hours",
+            "spec.workload.jwtTtl: tokens live from 1 minute to 1 hour",
             "spec.workload.dnsNames[0]: \"*.internal\" is no DNS name in lower case; wildcards are none",
             "spec.workload.hint: a hint has 1 to 1024 bytes",
         ];

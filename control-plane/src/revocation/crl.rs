@@ -39,7 +39,7 @@ impl Crl {
 
 /// Why there is no newer list.
 #[derive(Debug, thiserror::Error)]
-enum NoCrl {
+pub(super) enum NoCrl {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -49,8 +49,11 @@ enum NoCrl {
 /// Keeps the list up until `stop`.
 pub async fn publish(revocations: Arc<Revocations>, list: watch::Sender<Bytes>, stop: CancellationToken) {
     let mut changes = revocations.subscribe();
+    // Another authority may sign.
+    let mut authorities = revocations.authority.trust();
     loop {
         changes.mark_unchanged();
+        authorities.mark_unchanged();
         let again_in = match sign(&revocations).await {
             Ok(der) => {
                 list.send_replace(der);
@@ -64,18 +67,24 @@ pub async fn publish(revocations: Arc<Revocations>, list: watch::Sender<Bytes>, 
         tokio::select! {
             () = stop.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
+            changed = authorities.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(again_in) => {}
         }
     }
 }
 
-async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
+pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
     let now = revocations.clock.now();
     let list = revocations.denylist();
     let mut entries: Vec<_> = list
         .serials()
         .map(|(serial, revoked)| CrlEntry { serial, revoked_at: revoked.at, is_on_hold: false })
         .collect();
+    entries.extend(list.on_hold().map(|(serial, held)| CrlEntry {
+        serial,
+        revoked_at: held.at,
+        is_on_hold: true,
+    }));
     if list.has_quarantines() {
         let on_hold =
             revocations.ledger.unexpired(now, |record| list.quarantine(&record.spiffe_id).is_some());

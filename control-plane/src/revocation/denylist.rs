@@ -55,16 +55,25 @@ pub struct Denylist {
     pub mark: Mark,
     /// The same for agents.
     pub signed: agent::SignedDenylist,
-    serials: HashMap<Serial, Certificate>,
-    /// With the instant at which they were put there.
-    nodes: HashMap<SpiffeId, UnixMillis>,
+    listed: Listed,
 }
 
-/// A revoked certificate.
+/// Whom it names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listed {
+    /// Revoked certificates.
+    pub(crate) serials: HashMap<Serial, Certificate>,
+    /// Certificates of workloads whose nodes are in quarantine.
+    pub(crate) on_hold: HashMap<Serial, Certificate>,
+    /// Nodes in quarantine, with the instant at which they were put there.
+    pub(crate) nodes: HashMap<SpiffeId, UnixMillis>,
+}
+
+/// A certificate that is refused.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Certificate {
     pub(crate) not_after: UnixMillis,
-    /// When it was revoked.
+    /// Since when it is.
     pub(crate) at: UnixMillis,
 }
 
@@ -76,17 +85,19 @@ impl Denylist {
     pub(crate) fn new(
         mark: Mark,
         trust_domain: &TrustDomain,
-        serials: HashMap<Serial, Certificate>,
-        nodes: HashMap<SpiffeId, UnixMillis>,
+        mut listed: Listed,
         signer: &ViewSigner,
     ) -> Result<Self, SigningError> {
-        let mut certificates: Vec<_> = serials
-            .iter()
-            .map(|(serial, revoked)| agent::RevokedCertificate {
-                serial: serial.as_bytes().to_vec(),
-                not_after_unix_ms: revoked.not_after.0,
-            })
-            .collect();
+        let Listed { serials, on_hold, nodes } = &mut listed;
+        on_hold.retain(|serial, _| !serials.contains_key(serial));
+        let certificate = |(serial, refused): (&Serial, &Certificate), on_hold| agent::RevokedCertificate {
+            serial: serial.as_bytes().to_vec(),
+            not_after_unix_ms: refused.not_after.0,
+            on_hold,
+        };
+        let revoked = serials.iter().map(|entry| certificate(entry, false));
+        let mut certificates: Vec<_> =
+            revoked.chain(on_hold.iter().map(|entry| certificate(entry, true))).collect();
         certificates.sort_by(|a, b| a.serial.cmp(&b.serial));
         let mut spiffe_ids: Vec<_> = nodes.keys().map(ToString::to_string).collect();
         spiffe_ids.sort();
@@ -97,7 +108,7 @@ impl Denylist {
         let signature = Bytes::from(signer.sign(Purpose::Denylist, &denylist)?);
         let key_id = signer.key_id().to_owned();
         let signed = agent::SignedDenylist { denylist, signature, key_id };
-        Ok(Self { mark, signed, serials, nodes })
+        Ok(Self { mark, signed, listed })
     }
 
     /// Why whoever proves this is refused, if so.
@@ -105,31 +116,37 @@ impl Denylist {
         if self.is_revoked(serial) {
             return Some(Denial::Revoked);
         }
-        self.nodes.contains_key(id).then_some(Denial::Quarantined)
+        let is_held = self.listed.nodes.contains_key(id) || self.listed.on_hold.contains_key(&serial);
+        is_held.then_some(Denial::Quarantined)
     }
 
     /// Whether this certificate was revoked.
     pub(super) fn is_revoked(&self, serial: Serial) -> bool {
-        self.serials.contains_key(&serial)
+        self.listed.serials.contains_key(&serial)
     }
 
     /// Whether any node is in quarantine.
     pub(super) fn has_quarantines(&self) -> bool {
-        !self.nodes.is_empty()
+        !self.listed.nodes.is_empty()
     }
 
     /// Since when a node is in quarantine, if it is.
     pub(super) fn quarantine(&self, id: &str) -> Option<UnixMillis> {
-        self.nodes.get(&SpiffeId::parse(id).ok()?).copied()
+        self.listed.nodes.get(&SpiffeId::parse(id).ok()?).copied()
     }
 
     /// The revoked certificates.
     pub(super) fn serials(&self) -> impl Iterator<Item = (Serial, Certificate)> {
-        self.serials.iter().map(|(serial, revoked)| (*serial, *revoked))
+        self.listed.serials.iter().map(|(serial, revoked)| (*serial, *revoked))
     }
 
-    /// How many certificates are on it.
+    /// The certificates of workloads whose nodes are in quarantine, but for those that are revoked.
+    pub(super) fn on_hold(&self) -> impl Iterator<Item = (Serial, Certificate)> {
+        self.listed.on_hold.iter().map(|(serial, held)| (*serial, *held))
+    }
+
+    /// How many revoked certificates are on it.
     pub fn certificates(&self) -> usize {
-        self.serials.len()
+        self.listed.serials.len()
     }
 }

@@ -13,7 +13,7 @@ mod revocations;
 mod tests;
 
 #[cfg(test)]
-pub(crate) use denylist::Certificate;
+pub(crate) use denylist::{Certificate, Listed};
 pub use denylist::{Denial, Denylist, Mark};
 pub use error::RevocationError;
 pub use records::{check_certificate, check_instance, check_node};

@@ -8,14 +8,14 @@ use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::denylist::{Certificate, Denylist, Mark};
+use super::denylist::{Certificate, Denylist, Listed, Mark};
 use super::error::RevocationError;
 use super::records::{self, Number, Quarantine, RevokedCertificate, RevokedInstance, quarantine_key};
 use crate::audit::{Act, Actor, Audit};
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::instances::Instances;
-use crate::issuance::Ledger;
+use crate::issuance::{Holder, Ledger};
 use crate::registry::{Commit, Store, StoreError, WatchEnd, document, keys};
 use crate::secret::SecretId;
 
@@ -273,11 +273,36 @@ impl Revocations {
         }
         let mark = Mark { epoch: self.authority.epoch(), revision };
         let authority = &self.authority;
-        let list = Denylist::new(mark, authority.trust_domain(), serials, nodes, authority.view_signer())?;
+        let on_hold = self.of_workloads_of(&nodes, now).await?;
+        let listed = Listed { serials, on_hold, nodes };
+        let list = Denylist::new(mark, authority.trust_domain(), listed, authority.view_signer())?;
         let list = Arc::new(list);
         self.instances.deny(Arc::clone(&list));
         self.denylist.send_replace(list);
         Ok(())
+    }
+
+    /// The certificates of workloads that nodes in quarantine vouch for. While the quarantine lasts there will be no more:
+    /// what issues them looks at it in the same commit.
+    async fn of_workloads_of(
+        &self,
+        nodes: &HashMap<SpiffeId, UnixMillis>,
+        now: UnixMillis,
+    ) -> Result<HashMap<Serial, Certificate>, StoreError> {
+        if nodes.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let since: HashMap<_, _> = nodes.iter().map(|(id, at)| (id.to_string(), *at)).collect();
+        let since = |holder: &Holder| match holder {
+            Holder::Workload { node, .. } => since.get(node).copied(),
+            Holder::Instance(_) | Holder::Admin(_) | Holder::ControlPlane => None,
+        };
+        let found = self.ledger.unexpired(now, |record| since(&record.holder).is_some()).await?;
+        let held = found.into_iter().filter_map(|(serial, record)| {
+            let at = since(&record.holder)?;
+            Some((serial, Certificate { not_after: UnixMillis(record.not_after), at }))
+        });
+        Ok(held.collect())
     }
 }
 

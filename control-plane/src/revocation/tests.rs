@@ -115,18 +115,7 @@ async fn a_revoked_instance_gets_nothing_more_by_its_token() {
 async fn workloads_go_with_the_instance_that_vouches_for_them() {
     let scratch = scratch().await;
     let control = &scratch.control;
-    let spec = wire::EnrollmentSpec {
-        parent: Some(wire::EnrollmentParent { virtual_node: NODE.1.to_owned() }),
-        workload: Some(wire::WorkloadEnrollment {
-            path: "worker".to_owned(),
-            selectors: vec!["unix:uid:1000".to_owned()],
-            ..wire::WorkloadEnrollment::default()
-        }),
-    };
-    let spec = Some(wire::resource::Spec::Enrollment(spec));
-    let bytes = wire::Resource { spec, ..wire::Resource::default() }.encode_to_vec();
-    let key = keys::resource("Enrollment", NODE.0, "worker");
-    control.store.commit(Commit::new().put(key, bytes)).await.unwrap();
+    scratch.enroll("worker", wire::WorkloadEnrollment::default()).await;
     let (enrolled, peer) = join(&scratch).await;
     let sign = async || {
         let (_, csr) = request();
@@ -137,7 +126,26 @@ async fn workloads_go_with_the_instance_that_vouches_for_them() {
     let (mesh, name) = node();
     control.revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
     is_denied(sign().await, Denial::Quarantined);
+    // What the workload has is held back for as long, by every agent and by those who read the CRL.
+    for list in [control.revocations.denylist(), load_again(&scratch).await.denylist()] {
+        assert_eq!(list.denial(workload.id(), workload.serial()), Some(Denial::Quarantined));
+        let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
+        let [held] = &told.certificates[..] else { panic!("{told:?}") };
+        assert_eq!((&held.serial[..], held.on_hold), (&workload.serial().as_bytes()[..], true));
+    }
+    let crl = crl::sign(&control.revocations).await.unwrap();
+    let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
+    let mut on_hold: Vec<_> = crl
+        .iter_revoked_certificates()
+        .filter(|entry| entry.reason_code().unwrap().1 == x509_parser::x509::ReasonCode::CertificateHold)
+        .map(|entry| entry.raw_serial().to_vec())
+        .collect();
+    on_hold.sort();
+    let mut expected = [workload.serial().as_bytes().to_vec(), peer.serial().as_bytes().to_vec()];
+    expected.sort();
+    assert_eq!(on_hold, expected);
     control.revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+    assert_eq!(denial(&scratch, &workload), None);
 
     let target = Target::Instance(enrolled.instance);
     let revoked = control.revocations.revoke(&target, &actor()).await.unwrap();

@@ -7,6 +7,7 @@ pub use hauberk_proto::convert::timestamp;
 use crate::admins::{Credential, Role};
 use crate::authority::Authority;
 use crate::issuance::Issued;
+use crate::jwt_svid::Minted;
 
 /// A certificate for an agent.
 pub fn certificate(issued: &Issued) -> agent::Certificate {
@@ -15,6 +16,16 @@ pub fn certificate(issued: &Issued) -> agent::Certificate {
         spiffe_id: issued.svid.id().to_string(),
         issued_at_unix_ms: issued.issued_at.0,
         not_after_unix_ms: issued.svid.validity().not_after().0,
+    }
+}
+
+/// A token for an agent or a workload.
+pub fn token(minted: &Minted) -> agent::MintTokenResponse {
+    agent::MintTokenResponse {
+        token: minted.token.to_string(),
+        spiffe_id: minted.id.to_string(),
+        issued_at_unix_ms: minted.issued_at.0,
+        expires_at_unix_ms: minted.expires_at.0,
     }
 }
 

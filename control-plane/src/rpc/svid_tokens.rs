@@ -6,7 +6,7 @@ use hauberk_proto::agent::v1::svid_tokens_server::{SvidTokens, SvidTokensServer}
 use hauberk_proto::agent::v1::{MintTokenRequest, MintTokenResponse};
 use tonic::{Request, Response, Status};
 
-use super::{LARGEST_PUBLIC_REQUEST, status};
+use super::{LARGEST_PUBLIC_REQUEST, message, status};
 use crate::access::{CallContext, Caller};
 use crate::app::ControlPlane;
 use crate::jwt_svid::Minter;
@@ -34,11 +34,6 @@ impl SvidTokens for SvidTokensService {
         let MintTokenRequest { audience } = request.into_inner();
         let minted = self.minter.mint(peer, &audience, &source).await;
         let minted = minted.map_err(|error| status::of_mint(&error))?;
-        Ok(Response::new(MintTokenResponse {
-            token: minted.token.to_string(),
-            spiffe_id: peer.id().to_string(),
-            issued_at_unix_ms: minted.issued_at.0,
-            expires_at_unix_ms: minted.expires_at.0,
-        }))
+        Ok(Response::new(message::token(&minted)))
     }
 }

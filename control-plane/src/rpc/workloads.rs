@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use hauberk_proto::agent::v1::workloads_server::{Workloads, WorkloadsServer};
-use hauberk_proto::agent::v1::{SignWorkloadCertificateRequest, SignWorkloadCertificateResponse};
+use hauberk_proto::agent::v1::{
+    MintTokenResponse, MintWorkloadTokenRequest, SignWorkloadCertificateRequest,
+    SignWorkloadCertificateResponse,
+};
 use tonic::{Request, Response, Status};
 
 use super::{LARGEST_PUBLIC_REQUEST, message, status};
@@ -40,5 +43,23 @@ impl Workloads for WorkloadsService {
         Ok(Response::new(SignWorkloadCertificateResponse {
             certificate: Some(message::certificate(&issued)),
         }))
+    }
+
+    async fn mint_token(
+        &self,
+        request: Request<MintWorkloadTokenRequest>,
+    ) -> Result<Response<MintTokenResponse>, Status> {
+        let context = CallContext::of(&request)?.clone();
+        let Caller::Agent { peer, instance } = &context.caller else {
+            return Err(Status::permission_denied("only agents ask for workloads"));
+        };
+        let MintWorkloadTokenRequest { enrollment, audience } = request.into_inner();
+        let minted = self
+            .control
+            .minter
+            .mint_for_workload(peer, *instance, &enrollment, &audience, &context.source)
+            .await
+            .map_err(|error| status::of_mint(&error))?;
+        Ok(Response::new(message::token(&minted)))
     }
 }

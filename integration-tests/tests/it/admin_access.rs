@@ -158,11 +158,12 @@ async fn a_workload_is_no_admin() {
 }
 
 /// What only an agent may call.
-const FOR_AGENTS: [&str; 4] = [
+const FOR_AGENTS: [&str; 5] = [
     "/hauberk.agent.v1.Enrollment/SignCertificate",
     "/hauberk.agent.v1.Mesh/Sync",
-    "/hauberk.agent.v1.Workloads/SignCertificate",
     "/hauberk.agent.v1.SvidTokens/MintToken",
+    "/hauberk.agent.v1.Workloads/MintToken",
+    "/hauberk.agent.v1.Workloads/SignCertificate",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,6 +56,13 @@ fn authorities(mesh: &MeshBox) -> Vec<Value> {
     listed.as_array().or_else(|| listed["items"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone()
 }
 
+/// The serial number of the issuing authority that signs.
+pub(crate) fn issuing(mesh: &MeshBox) -> String {
+    let found = authorities(mesh);
+    let active = found.iter().find(|one| one["kind"] == "issuing" && one["state"] == "active");
+    active.unwrap_or_else(|| panic!("{found:?}"))["serial"].as_str().unwrap().to_owned()
+}
+
 /// What tells one certificate of an agent from the next.
 fn identity(agent: &Agent) -> Vec<u8> {
     std::fs::read(agent.state_dir().join("identity")).unwrap()

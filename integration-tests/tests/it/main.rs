@@ -51,3 +51,5 @@ mod tcp_app;
 mod third_party;
 mod traffic;
 mod workload_api;
+mod workload_revocations;
+mod workload_tokens;

@@ -26,11 +26,11 @@ use tower::service_fn;
 
 use crate::shop::{PATIENCE, SMALL_SHOP};
 
-fn uid() -> String {
+pub(crate) fn uid() -> String {
     format!("unix:uid:{}", rustix::process::geteuid().as_raw())
 }
 
-fn enrollment(name: &str, parent: &str, selector: &str, more: &str) -> String {
+pub(crate) fn enrollment(name: &str, parent: &str, selector: &str, more: &str) -> String {
     format!(
         "kind: Enrollment\nmesh: shop\nname: {name}\nspec:\n  parent: {{virtualNode: {parent}}}\n  workload: \
          {{path: test/{name}, selectors: [\"{selector}\"]{more}}}\n"
@@ -38,7 +38,7 @@ fn enrollment(name: &str, parent: &str, selector: &str, more: &str) -> String {
 }
 
 /// A shop whose agent of web serves the Workload API.
-fn shop() -> (MeshBox, Agent, PathBuf) {
+pub(crate) fn shop() -> (MeshBox, Agent, PathBuf) {
     let mesh = MeshBox::start();
     mesh.apply(SMALL_SHOP);
     let socket = mesh.folder().join("run").join("api.sock");
@@ -48,7 +48,7 @@ fn shop() -> (MeshBox, Agent, PathBuf) {
     (mesh, agent, socket)
 }
 
-async fn client(socket: &Path) -> SpiffeWorkloadApiClient<Channel> {
+pub(crate) async fn client(socket: &Path) -> SpiffeWorkloadApiClient<Channel> {
     let socket = socket.to_owned();
     let dial = service_fn(move |_| {
         let socket = socket.clone();
@@ -58,10 +58,14 @@ async fn client(socket: &Path) -> SpiffeWorkloadApiClient<Channel> {
     SpiffeWorkloadApiClient::new(channel)
 }
 
-async fn svids(socket: &Path) -> Streaming<X509svidResponse> {
-    let mut request = Request::new(X509svidRequest {});
+pub(crate) async fn svids(socket: &Path) -> Streaming<X509svidResponse> {
+    client(socket).await.fetch_x509svid(marked(X509svidRequest {})).await.unwrap().into_inner()
+}
+
+pub(crate) fn marked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
     request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
-    client(socket).await.fetch_x509svid(request).await.unwrap().into_inner()
+    request
 }
 
 async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<Vec<Svid>, Status> {
@@ -71,7 +75,7 @@ async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<Vec<Svid>, Sta
 }
 
 /// A stream, and its first answer, once the agent has heard of the enrollment that was just applied.
-async fn begun(socket: &Path) -> (Vec<Svid>, Streaming<X509svidResponse>) {
+pub(crate) async fn begun(socket: &Path) -> (Vec<Svid>, Streaming<X509svidResponse>) {
     eventually_async("an identity is given", PATIENCE, async || {
         let mut stream = svids(socket).await;
         let first = next(&mut stream).await.ok()?;
@@ -84,7 +88,7 @@ fn ids(svids: &[Svid]) -> Vec<String> {
     svids.iter().map(|svid| svid.id().to_string()).collect()
 }
 
-fn fetch(socket: &Path, arguments: &[&str]) -> (bool, String) {
+pub(crate) fn fetch(socket: &Path, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(binary("hauberk-agent"))
         .args(["api", "fetch", "--socket", socket.to_str().unwrap()])
         .args(arguments)
@@ -224,30 +228,4 @@ fn people_get_files() {
     let described = mesh.hauberk(&["describe", "enrollment", "worker"]).ok().stdout;
     assert!(described.contains("spiffe://box.test/workload/test/worker"), "{described}");
     assert!(mesh.hauberk(&["get", "enrollments"]).ok().stdout.contains("test/worker"));
-}
-
-const CLIENT: &str = r#"
-import sys
-from spiffe import TrustDomain, WorkloadApiClient
-with WorkloadApiClient(socket_path="unix://" + sys.argv[1]) as client:
-    context = client.fetch_x509_context()
-    print(context.default_svid.spiffe_id)
-    print(len(context.default_svid.cert_chain))
-    bundle = client.fetch_x509_bundles().get_bundle_for_trust_domain(TrustDomain("box.test"))
-    print(len(bundle.x509_authorities))
-"#;
-
-#[test]
-fn the_stock_python_client_works_unchanged() {
-    let Some(python) = std::env::var_os("HAUBERK_TEST_PYTHON") else {
-        return skip("HAUBERK_TEST_PYTHON names no Python that has spiffe");
-    };
-    let (mesh, _agent, socket) = shop();
-    mesh.apply(&enrollment("worker", "web", &uid(), ""));
-    eventually("the identity is there", PATIENCE, || fetch(&socket, &["x509"]).0.then_some(()));
-    let output = Command::new(python).args(["-c", CLIENT, socket.to_str().unwrap()]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    let said: Vec<&str> = said.lines().collect();
-    assert_eq!(said, ["spiffe://box.test/workload/test/worker", "2", "1"], "{said:?}");
 }

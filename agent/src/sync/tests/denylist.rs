@@ -11,10 +11,12 @@ fn serial(number: u8) -> Serial {
     Serial::from_random([number; 16])
 }
 
+/// Those from 200 on are on hold.
 fn list(revision: u64, serials: &[u8]) -> pb::Denylist {
     let certificates = serials.iter().map(|number| pb::RevokedCertificate {
         serial: serial(*number).as_bytes().to_vec(),
         not_after_unix_ms: u64::MAX,
+        on_hold: *number >= 200,
     });
     pb::Denylist {
         epoch: EPOCH,
@@ -40,9 +42,10 @@ impl Agent {
 async fn a_denylist_survives_a_restart_and_an_older_one_changes_nothing() {
     let agent = Agent::new();
     let held = agent.held();
-    assert_eq!(held.hello(UnixMillis(0)).denylist, Some(pb::HeldDenylist::default()));
-    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    assert_eq!(held.hello(UnixMillis(0), false).denylist, Some(pb::HeldDenylist::default()));
+    agent.refuse(&held, &list(3, &[1, 200])).await.unwrap();
     assert_eq!(agent.denial("web", 1), Some(Denial::Revoked));
+    assert_eq!(agent.denial("web", 200), Some(Denial::Quarantined));
     assert_eq!(agent.denial("bad", 2), Some(Denial::Quarantined));
     assert_eq!(agent.denial("web", 2), None);
     assert!(matches!(agent.refuse(&held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
@@ -51,7 +54,10 @@ async fn a_denylist_survives_a_restart_and_an_older_one_changes_nothing() {
     let agent = agent.restarted();
     let held = agent.held();
     assert_eq!(agent.denial("web", 1), Some(Denial::Revoked));
-    assert_eq!(held.hello(UnixMillis(0)).denylist, Some(pb::HeldDenylist { epoch: EPOCH, revision: 3 }));
+    assert_eq!(
+        held.hello(UnixMillis(0), false).denylist,
+        Some(pb::HeldDenylist { epoch: EPOCH, revision: 3 })
+    );
     assert!(matches!(agent.refuse(&held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
     agent.refuse(&held, &list(4, &[])).await.unwrap();
     assert_eq!(agent.denial("web", 1), None, "it is full state");

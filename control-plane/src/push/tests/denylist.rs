@@ -1,11 +1,9 @@
 //! Who is refused: told first, told at once, waited for; and whoever is meant is sent away.
 
-use std::collections::HashMap;
-
 use hauberk_tls::signing::ViewSigner;
 
 use super::*;
-use crate::revocation::{Certificate, Mark};
+use crate::revocation::{Certificate, Listed, Mark};
 
 /// A list of these instances' certificates.
 fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
@@ -14,7 +12,8 @@ fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let mark = Mark { epoch: EPOCH, revision };
     let signer = ViewSigner::generate().unwrap();
-    Arc::new(Denylist::new(mark, &trust_domain, serials.collect(), HashMap::new(), &signer).unwrap())
+    let listed = Listed { serials: serials.collect(), ..Listed::default() };
+    Arc::new(Denylist::new(mark, &trust_domain, listed, &signer).unwrap())
 }
 
 impl World {

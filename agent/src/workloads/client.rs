@@ -1,0 +1,118 @@
+//! How a program asks a Workload API, for the commands that do.
+
+use std::io;
+
+use hauberk_identity::{TrustDomain, TrustDomainError, UnixMillis};
+use hauberk_proto::workload::ValidateJwtsvidRequest;
+use hauberk_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use hauberk_tls::{BundleError, KeyError, SvidError, TrustBundle};
+use prost_types::value::Kind;
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::control_plane::OneConnection;
+
+/// The largest answer: revocation lists are long, and other libraries' limit of 4 MiB is no law.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// Asks on one connection.
+pub(super) type Client = SpiffeWorkloadApiClient<Channel>;
+
+/// Nothing came of asking a Workload API.
+#[derive(Debug, Error)]
+pub enum ApiError {
+    /// Nobody answers. The fault is whoever named the socket, or the agent does not run.
+    #[error("no agent answers on {socket}: does it run with --workload-api-socket? ({source})")]
+    NobodyThere {
+        /// The socket.
+        socket: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to the agent broke: {0}")]
+    Broken(#[from] tonic::transport::Error),
+    /// The agent knows nobody like us.
+    #[error(
+        "no identity for this program: no enrollment of the agent's node has selectors that are all true of it; the agent's log \
+         (workload_denied) says which are missing"
+    )]
+    NoIdentity,
+    /// The agent answers something else.
+    #[error("the agent answers {:?}: {}", .0.code(), .0.message())]
+    Answer(Status),
+    /// The agent's answer cannot be read. The fault is the agent's.
+    #[error("the agent's answer cannot be read: {0}")]
+    Svid(#[from] SvidError),
+    /// The agent's answer cannot be read. The fault is the agent's.
+    #[error("the agent's answer cannot be read: {0}")]
+    Key(#[from] KeyError),
+    /// The agent's answer cannot be read. The fault is the agent's.
+    #[error("the agent's answer cannot be read: {0}")]
+    Bundle(#[from] BundleError),
+    /// The agent's answer cannot be read. The fault is the agent's.
+    #[error("the agent's answer cannot be read: {0}")]
+    TrustDomain(#[from] TrustDomainError),
+    /// The flags do not go together. The fault is whoever wrote them.
+    #[error("{0}")]
+    Usage(String),
+    /// The directory takes no files. The fault is whoever named it.
+    #[error("{path} cannot be written: {source}")]
+    Write {
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Connects.
+pub(super) async fn connect(socket: &str) -> Result<Client, ApiError> {
+    let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
+    let stream = UnixStream::connect(path)
+        .await
+        .map_err(|source| ApiError::NobodyThere { socket: path.to_owned(), source })?;
+    let channel =
+        Endpoint::from_static("http://localhost").connect_with_connector(OneConnection::new(stream)).await?;
+    Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
+}
+
+/// A request that says that it is meant.
+pub(super) fn marked<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    request
+}
+
+/// What a status means.
+pub(super) fn judge(status: Status) -> ApiError {
+    if status.code() == Code::PermissionDenied { ApiError::NoIdentity } else { ApiError::Answer(status) }
+}
+
+/// The stream ended.
+pub(super) fn nothing() -> ApiError {
+    ApiError::Answer(Status::internal("the stream ended without an answer"))
+}
+
+/// Until when a token is good, as the Workload API reads it.
+pub(super) async fn expiry(client: &mut Client, token: &str, audience: &str) -> Result<UnixMillis, ApiError> {
+    let request = ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.to_owned() };
+    let answer = client.validate_jwtsvid(marked(request)).await.map_err(judge)?.into_inner();
+    match answer.claims.unwrap_or_default().fields.remove("exp").and_then(|claim| claim.kind) {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "`as` goes to the nearest"
+        )]
+        Some(Kind::NumberValue(seconds)) => Ok(UnixMillis::from_secs(seconds as u64)),
+        _ => Err(ApiError::Answer(Status::internal("a token without an end"))),
+    }
+}
+
+/// Reads the roots of a trust domain.
+pub(super) fn read_bundle(trust_domain: &str, der: &[u8]) -> Result<TrustBundle, ApiError> {
+    Ok(TrustBundle::from_concatenated_der(TrustDomain::parse(trust_domain)?, der)?)
+}

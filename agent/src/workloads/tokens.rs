@@ -1,0 +1,181 @@
+//! Tokens for the workloads that this agent vouches for: asked for when a program wants one, and kept for the next.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
+use hauberk_tls::jwt::MAX_TOKEN_BYTES;
+use tokio::sync::{Mutex, Semaphore};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use zeroize::Zeroizing;
+
+use super::api::Identity;
+use super::audience::Audience;
+use super::entry::Entries;
+use super::keeper::connect;
+use super::token_cache::{HeldToken, TokenCache};
+use crate::clock::Clock;
+use crate::config::HostPort;
+use crate::credentials::Credentials;
+
+/// How many tokens are asked for at once, for all programs together; the control plane takes as many calls of a connection.
+const AT_ONCE: usize = 16;
+
+/// Has tokens minted.
+pub(crate) struct Tokens {
+    control_plane: HostPort,
+    credentials: Credentials,
+    clock: Clock,
+    cache: TokenCache,
+    at_once: Semaphore,
+    /// Shared by those who need it at the same time; the last one to leave closes it.
+    connection: Mutex<Weak<Channel>>,
+}
+
+impl Tokens {
+    /// None yet.
+    pub(crate) fn new(control_plane: HostPort, credentials: Credentials, clock: Clock) -> Self {
+        Self {
+            control_plane,
+            credentials,
+            clock,
+            cache: TokenCache::default(),
+            at_once: Semaphore::new(AT_ONCE),
+            connection: Mutex::default(),
+        }
+    }
+
+    /// The time by which tokens are judged.
+    pub(super) fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    /// A token that names this identity, with half of its life left, or more; with less where the control plane does not
+    /// answer.
+    ///
+    /// # Errors
+    /// There is none. What the program is told, it may know.
+    pub(super) async fn token(
+        &self,
+        identity: &Identity,
+        audience: &Audience,
+    ) -> Result<Arc<Zeroizing<String>>, Status> {
+        let slot = self.cache.slot(&identity.enrollment, audience);
+        let mut held = slot.lock().await;
+        if let Some(held) = held.as_ref().filter(|held| held.is_fresh(&identity.id, self.now())) {
+            return Ok(Arc::clone(&held.token));
+        }
+        match self.mint(identity, audience).await {
+            Ok(minted) => Ok(Arc::clone(&held.insert(minted).token)),
+            Err(status) if status.code() == Code::PermissionDenied => {
+                *held = None;
+                Err(status)
+            }
+            Err(status) => match held.as_ref().filter(|held| held.is_valid(&identity.id, self.now())) {
+                Some(held) => Ok(Arc::clone(&held.token)),
+                None => Err(status),
+            },
+        }
+    }
+
+    /// Forgets what is vouched for no longer.
+    pub(super) fn retain(&self, entries: &Entries) {
+        self.cache.retain(|enrollment| entries.contains_key(enrollment));
+    }
+
+    async fn mint(&self, identity: &Identity, audience: &Audience) -> Result<HeldToken, Status> {
+        let unavailable = |problem: &str| {
+            tracing::warn!(event = "workload_token_delayed", enrollment = %identity.enrollment, problem);
+            Status::unavailable("the control plane has minted no token: the agent's log says why")
+        };
+        let _turn = self.at_once.acquire().await.map_err(|_| unavailable("the agent is stopping"))?;
+        let channel = self.connected().await.map_err(|problem| unavailable(&problem))?;
+        let request = pb::MintWorkloadTokenRequest {
+            enrollment: identity.enrollment.to_string(),
+            audience: audience.names().to_vec(),
+        };
+        let asked_at = self.now();
+        let answer = WorkloadsClient::new((*channel).clone()).mint_token(request).await;
+        let answer = answer.map_err(|status| match status.code() {
+            // Too many, too often: the program's own doing.
+            Code::InvalidArgument | Code::ResourceExhausted => Status::new(status.code(), status.message()),
+            Code::PermissionDenied => {
+                let (problem, enrollment) = (status.message(), &identity.enrollment);
+                tracing::warn!(event = "workload_token_denied", %enrollment, problem);
+                Status::permission_denied("no identity issued")
+            }
+            code => unavailable(&format!("{code:?}: {}", status.message())),
+        })?;
+        read(answer.into_inner(), &identity.id, asked_at).map_err(unavailable)
+    }
+
+    async fn connected(&self) -> Result<Arc<Channel>, String> {
+        let mut connection = self.connection.lock().await;
+        if let Some(channel) = connection.upgrade() {
+            return Ok(channel);
+        }
+        let channel = Arc::new(connect(&self.control_plane, &self.credentials).await?);
+        *connection = Arc::downgrade(&channel);
+        Ok(channel)
+    }
+}
+
+/// Takes a token over. Its instants are by the control plane's clock, of which only how far they are apart is used.
+fn read(
+    answer: pb::MintTokenResponse,
+    id: &SpiffeId,
+    asked_at: UnixMillis,
+) -> Result<HeldToken, &'static str> {
+    let pb::MintTokenResponse { token, spiffe_id, issued_at_unix_ms, expires_at_unix_ms } = answer;
+    let token = Zeroizing::new(token);
+    if spiffe_id != id.as_str() {
+        // The enrollment was changed at this moment: its new form is on its way.
+        return Err("the token names somebody else");
+    }
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
+        return Err("the token cannot be one");
+    }
+    let life = Duration::from_millis(expires_at_unix_ms.saturating_sub(issued_at_unix_ms));
+    Ok(HeldToken {
+        id: id.clone(),
+        token: Arc::new(token),
+        renew_at: asked_at.plus(life / 2),
+        not_after: asked_at.plus(life),
+    })
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_kept_for_half_its_life_by_our_own_clock() {
+        let id = SpiffeId::parse("spiffe://shop.local/workload/a").unwrap();
+        let answer = |token: &str, spiffe_id: &str| pb::MintTokenResponse {
+            token: token.to_owned(),
+            spiffe_id: spiffe_id.to_owned(),
+            issued_at_unix_ms: 1_000_000,
+            expires_at_unix_ms: 1_300_000,
+        };
+        let at = |seconds| UnixMillis(5_000_000).plus(Duration::from_secs(seconds));
+        let held = read(answer("a.b.c", id.as_str()), &id, at(0)).unwrap();
+        assert!(held.is_fresh(&id, at(149)) && !held.is_fresh(&id, at(150)));
+        assert!(held.is_valid(&id, at(299)) && !held.is_valid(&id, at(300)));
+        let other = SpiffeId::parse("spiffe://shop.local/workload/b").unwrap();
+        assert!(!held.is_fresh(&other, at(0)) && !held.is_valid(&other, at(0)));
+        for (token, spiffe_id) in
+            [("a.b.c", other.as_str()), ("", id.as_str()), (&"x".repeat(20_000), id.as_str())]
+        {
+            assert!(read(answer(token, spiffe_id), &id, at(0)).is_err());
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! What the control plane tells that concerns workloads: `sync/` writes, the Workload API reads.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hauberk_identity::TrustDomain;
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::jwt::{JwtBundle, JwtBundleError};
+use tokio::sync::watch;
+
+use super::entry::{self, Entries};
+use crate::state::State;
+
+/// The workloads that are vouched for; `None` until the control plane has told.
+pub type Told = Option<Arc<Entries>>;
+
+/// Everything that was told. Cheap to clone; all clones are one.
+#[derive(Debug, Clone)]
+pub struct Board {
+    is_served: bool,
+    entries: watch::Sender<Told>,
+    jwt_keys: watch::Sender<Option<Arc<JwtBundle>>>,
+    revocation_list: watch::Sender<Bytes>,
+}
+
+impl Board {
+    /// Nothing yet. `is_served`: there is a Workload API that needs it.
+    pub fn new(is_served: bool) -> Self {
+        Self {
+            is_served,
+            entries: watch::Sender::new(None),
+            jwt_keys: watch::Sender::new(None),
+            revocation_list: watch::Sender::new(Bytes::new()),
+        }
+    }
+
+    /// Puts in force what was kept of the keys that verify tokens, so that tokens are verified while the control plane is
+    /// away.
+    pub(crate) fn reload(&self, state: &State, trust_domain: &TrustDomain) {
+        let kept = match state.jwt_keys() {
+            Ok(None) => return,
+            Ok(Some(kept)) => self.take_jwt_keys(&kept, trust_domain).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = kept {
+            tracing::error!(
+                event = "state_damaged",
+                error,
+                "no token is verified until the control plane tells the keys"
+            );
+        }
+    }
+
+    /// Whether there is a Workload API that needs all this.
+    pub(crate) fn is_served(&self) -> bool {
+        self.is_served
+    }
+
+    /// Takes over who is vouched for.
+    pub(crate) fn take_entries(&self, message: pb::WorkloadEntries) {
+        self.entries.send_replace(Some(Arc::new(entry::read(message))));
+    }
+
+    /// Nobody is vouched for any longer.
+    pub(crate) fn vouch_for_nobody(&self) {
+        self.entries.send_replace(Some(Arc::default()));
+    }
+
+    /// Takes over the keys that verify tokens.
+    ///
+    /// # Errors
+    /// They are no key set: the former stay.
+    pub(crate) fn take_jwt_keys(
+        &self,
+        message: &pb::JwtKeys,
+        trust_domain: &TrustDomain,
+    ) -> Result<(), JwtBundleError> {
+        let bundle = JwtBundle::from_jwks(trust_domain.clone(), message.jwks.as_bytes())?;
+        self.jwt_keys.send_replace(Some(Arc::new(bundle)));
+        Ok(())
+    }
+
+    /// Takes over the revocation list, which programs verify themselves.
+    pub(crate) fn take_revocation_list(&self, message: pb::RevocationList) {
+        self.revocation_list.send_replace(message.der);
+    }
+
+    /// Who is vouched for, now and at each change.
+    pub(crate) fn entries(&self) -> watch::Receiver<Told> {
+        self.entries.subscribe()
+    }
+
+    /// The keys that verify tokens; `None` until they were told.
+    pub(super) fn jwt_keys(&self) -> watch::Receiver<Option<Arc<JwtBundle>>> {
+        self.jwt_keys.subscribe()
+    }
+
+    /// The revocation list in DER; empty until it was told.
+    pub(super) fn revocation_list(&self) -> watch::Receiver<Bytes> {
+        self.revocation_list.subscribe()
+    }
+}

@@ -1,0 +1,70 @@
+//! What agents that serve a Workload API are told besides: the keys that verify JWT-SVIDs, and the revocation list.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
+use hauberk_tls::jwt::KeyUse;
+use tokio::sync::watch;
+
+use super::Push;
+use super::close::Close;
+use crate::jwt_svid::KeySet;
+
+/// What one agent is still to be told of that. `None`: it serves no Workload API.
+pub(super) struct ForWorkloadApi(Option<Changes>);
+
+struct Changes {
+    keys: watch::Receiver<Arc<KeySet>>,
+    list: watch::Receiver<Bytes>,
+}
+
+impl ForWorkloadApi {
+    /// Puts what there is now among the messages of the beginning: before workloads, so that a program's first answer holds
+    /// all of it.
+    pub(super) fn begin(push: &Push, serves: bool, messages: &mut VecDeque<Message>) -> Self {
+        if !serves {
+            return Self(None);
+        }
+        let mut changes = Changes { keys: push.signing_keys.clone(), list: push.revocation_list.clone() };
+        messages.push_back(keys(&changes.keys.borrow_and_update()));
+        messages.extend(list(&changes.list.borrow_and_update()));
+        Self(Some(changes))
+    }
+
+    /// What changes next.
+    pub(super) async fn next(&mut self) -> Result<Message, Close> {
+        let Some(changes) = &mut self.0 else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                changed = changes.keys.changed() => {
+                    changed.map_err(|_| Close::Stopping)?;
+                    return Ok(keys(&changes.keys.borrow_and_update()));
+                }
+                changed = changes.list.changed() => {
+                    changed.map_err(|_| Close::Stopping)?;
+                    if let Some(message) = list(&changes.list.borrow_and_update()) {
+                        return Ok(message);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Puts a message among those that wait, in place of what it follows.
+pub(super) fn queue(message: Message, waiting: &mut VecDeque<Message>) {
+    waiting.retain(|other| mem::discriminant(other) != mem::discriminant(&message));
+    waiting.push_back(message);
+}
+
+fn keys(keys: &KeySet) -> Message {
+    Message::JwtKeys(agent::JwtKeys { jwks: keys.bundle().to_jwks(KeyUse::Unsaid) })
+}
+
+/// There is none before the first has been signed.
+fn list(der: &Bytes) -> Option<Message> {
+    (!der.is_empty()).then(|| Message::RevocationList(agent::RevocationList { der: der.clone() }))
+}

@@ -1,0 +1,154 @@
+//! What programs learn of revocations by the Workload API, and what becomes of their own certificates.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use hauberk_integration_tests::{AgentOptions, App, MeshBox, dial, eventually};
+use hauberk_proto::workload::{X509BundlesRequest, X509svidResponse};
+use hauberk_tls::Svid;
+use tokio::time::timeout;
+use tonic::{Code, Status, Streaming};
+use x509_parser::{revocation_list::CertificateRevocationList, x509::ReasonCode};
+
+use crate::{
+    authorities::issuing,
+    shop::PATIENCE,
+    workload_api::{begun, client, enrollment, marked, shop, svids, uid},
+};
+
+const WAIT: &str = "--wait=20s";
+
+/// Serial numbers on a list, and whether they are on hold.
+fn listed(crl: &CertificateRevocationList<'_>) -> Vec<(String, bool)> {
+    let mut listed: Vec<_> = crl
+        .iter_revoked_certificates()
+        .map(|entry| {
+            let serial: String = entry.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
+            let on_hold = entry.reason_code().is_some_and(|(_, code)| code == ReasonCode::CertificateHold);
+            (serial, on_hold)
+        })
+        .collect();
+    listed.sort();
+    listed
+}
+
+async fn next(stream: &mut Streaming<X509svidResponse>) -> Result<X509svidResponse, Status> {
+    Ok(timeout(PATIENCE, stream.message()).await.expect("in time")?.expect("a stream ends with its status"))
+}
+
+fn svid(answer: &X509svidResponse) -> Option<Svid> {
+    Some(Svid::from_concatenated_der(&answer.svids.first()?.x509_svid).unwrap())
+}
+
+/// The list that every answer must hold.
+fn crl(lists: &[Vec<u8>]) -> CertificateRevocationList<'_> {
+    let [der] = lists else { panic!("{} lists", lists.len()) };
+    x509_parser::parse_x509_crl(der).unwrap().1
+}
+
+/// Answers until one is as it should be.
+async fn until(
+    stream: &mut Streaming<X509svidResponse>,
+    is_it: impl Fn(&X509svidResponse) -> bool,
+) -> X509svidResponse {
+    loop {
+        let answer = next(stream).await.unwrap();
+        if is_it(&answer) {
+            return answer;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_holds_the_revocation_list_as_it_is() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    begun(&socket).await;
+    let mut stream = svids(&socket).await;
+    let first = next(&mut stream).await.unwrap();
+    let own = svid(&first).unwrap();
+    assert!(listed(&crl(&first.crl)).is_empty());
+    let issuer = x509_parser::parse_x509_certificate(&own.chain()[1]).unwrap().1;
+    assert_eq!(crl(&first.crl).issuer().to_string(), issuer.subject().to_string());
+
+    let (other, _) = dial::join(&mesh, "orders").await;
+    let serial = other.serial().to_string();
+    mesh.hauberk(&["revoke", "serial", &serial]).ok();
+    let told = next(&mut stream).await.unwrap();
+    assert_eq!(listed(&crl(&told.crl)), [(serial.clone(), false)], "at once");
+    assert_eq!(svid(&told).unwrap().serial(), own.serial(), "nothing else has changed");
+    let answers = client(&socket).await.fetch_x509_bundles(marked(X509BundlesRequest {})).await.unwrap();
+    let bundles = timeout(PATIENCE, answers.into_inner().message()).await.unwrap().unwrap().unwrap();
+    assert_eq!(listed(&crl(&bundles.crl)), [(serial, false)]);
+
+    // Its own: the program has another before anybody could ask for it.
+    mesh.hauberk(&["revoke", "serial", &own.serial().to_string(), WAIT]).ok();
+    let renewed =
+        until(&mut stream, |answer| svid(answer).is_some_and(|now| now.serial() != own.serial())).await;
+    assert_ne!(svid(&renewed).unwrap().key_fingerprint(), own.key_fingerprint());
+    let mut again = svids(&socket).await;
+    let now = next(&mut again).await.unwrap();
+    let on_list = listed(&crl(&now.crl));
+    assert!(on_list.contains(&(own.serial().to_string(), false)), "{on_list:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_workloads_are_held_while_their_node_is_in_quarantine() {
+    let (mesh, _web, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (own, mut stream) = begun(&socket).await;
+    let serial = own[0].serial().to_string();
+    let orders_socket = mesh.folder().join("orders.sock");
+    let app = App::start("orders");
+    let serving = AgentOptions::default().app(8080, app.address()).argument("--workload-api-socket");
+    let _orders = mesh.agent("orders", serving.argument(orders_socket.to_str().unwrap()));
+    mesh.apply(&enrollment("clerk", "orders", &uid(), ""));
+    let (_, mut others) = begun(&orders_socket).await;
+
+    mesh.hauberk(&["quarantine", "node", "web", WAIT]).ok();
+    let ended = loop {
+        // The list may come first.
+        if let Err(status) = next(&mut stream).await {
+            break status;
+        }
+    };
+    assert_eq!(ended.code(), Code::PermissionDenied, "who vouched for it is refused: {ended}");
+    let on_hold = (serial.clone(), true);
+    let told = until(&mut others, |answer| !listed(&crl(&answer.crl)).is_empty()).await;
+    assert!(listed(&crl(&told.crl)).contains(&on_hold), "{:?}", listed(&crl(&told.crl)));
+    let fetched = fetch_crl(&mesh);
+    assert!(listed(&x509_parser::parse_x509_crl(&fetched).unwrap().1).contains(&on_hold));
+
+    mesh.hauberk(&["quarantine", "node", "web", "--undo", WAIT]).ok();
+    until(&mut others, |answer| listed(&crl(&answer.crl)).is_empty()).await;
+    begun(&socket).await;
+}
+
+fn fetch_crl(mesh: &MeshBox) -> Vec<u8> {
+    let mut stream = TcpStream::connect(mesh.health_address()).unwrap();
+    stream.write_all(b"GET /crl HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
+    answer.split_off(end + 4)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tainted_authority_has_signed_is_replaced_in_programs_too() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (first, mut stream) = begun(&socket).await;
+    let tainted = issuing(&mesh);
+    mesh.hauberk(&["authority", "taint", &tainted, "--wait=60s"]).ok();
+    let renewed =
+        until(&mut stream, |answer| svid(answer).is_some_and(|now| now.serial() != first[0].serial())).await;
+    assert_ne!(svid(&renewed).unwrap().issuer_serial(), first[0].issuer_serial());
+    eventually("nobody who is live holds a certificate by it", PATIENCE, || {
+        let output = mesh.hauberk(&["authority", "revoke", &tainted, "--wait=60s"]);
+        (output.code == 0).then_some(())
+    });
+    let now = next(&mut svids(&socket).await).await.unwrap();
+    assert_eq!(svid(&now).unwrap().serial(), svid(&renewed).unwrap().serial(), "what is good stays");
+}

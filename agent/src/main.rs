@@ -6,9 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use hauberk_agent::config::{ApiCommand, Config, FetchFlags, Flags, RunFlags, Subcommand};
+use hauberk_agent::config::{ApiCommand, Config, FetchFlags, Flags, RunFlags, Subcommand, WatchFlags};
 use hauberk_agent::workloads::fetch::{Answer, fetch};
+use hauberk_agent::workloads::watch::watch;
 use hauberk_agent::{app, health, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Enough for a sidecar; more would only cost memory.
 const MAX_WORKERS: usize = 4;
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
             }
             Err(error) => fail(&format!("{error:#}"), 1),
         },
+        Subcommand::Api(ApiCommand::Watch(flags)) => match watch_api(&flags) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&format!("{error:#}"), 1),
+        },
         Subcommand::Version => {
             // A reader that is gone needs no version.
             let _ = writeln!(std::io::stdout(), "hauberk-agent {}", env!("CARGO_PKG_VERSION"));
@@ -46,6 +52,19 @@ fn ask_api(flags: &FetchFlags) -> anyhow::Result<Answer> {
     hauberk_tls::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(fetch(flags))?)
+}
+
+fn watch_api(flags: &WatchFlags) -> anyhow::Result<()> {
+    hauberk_tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut stop = signal(SignalKind::terminate())?;
+        tokio::select! {
+            ended = Box::pin(watch(flags)) => Ok(ended?),
+            _ = stop.recv() => Ok(()),
+            stopped = tokio::signal::ctrl_c() => Ok(stopped?),
+        }
+    })
 }
 
 fn run(flags: RunFlags) -> anyhow::Result<u8> {

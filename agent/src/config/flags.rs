@@ -41,6 +41,8 @@ pub struct HealthzFlags {
 pub enum ApiCommand {
     /// Show, or write to files, what this program is given
     Fetch(FetchFlags),
+    /// Keep files of what this program is given up to date, for programs that only read files
+    Watch(WatchFlags),
 }
 
 /// Flags of `api fetch`.
@@ -61,6 +63,38 @@ pub struct FetchFlags {
     /// A token of this identity alone [default: of each that this program has]
     #[arg(long, value_name = "SPIFFE-ID")]
     pub spiffe_id: Option<String>,
+}
+
+/// Flags of `api watch`.
+#[derive(Debug, Args)]
+pub struct WatchFlags {
+    /// The agent's --workload-api-socket
+    #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
+    pub socket: String,
+    /// Write svid.pem, svid.key, bundle.pem, crl.pem and jwks.json into this directory: all of them change at once
+    #[arg(long, value_name = "DIR")]
+    pub write: PathBuf,
+    /// Which identity, where this program has several [default: the first]
+    #[arg(long, value_name = "SPIFFE-ID")]
+    pub spiffe_id: Option<String>,
+    /// Write a token for an audience into another file of the directory too; may be repeated
+    #[arg(long, value_name = "FILE=AUDIENCE")]
+    pub jwt: Vec<String>,
+    /// Who may read keys and tokens
+    #[arg(long, value_name = "OCTAL", default_value = "0600")]
+    pub key_mode: String,
+    /// End once the files are there
+    #[arg(long)]
+    pub once: bool,
+    /// Send this signal after each change, such as HUP
+    #[arg(long, value_name = "NAME", requires = "pid_file")]
+    pub signal: Option<String>,
+    /// To the process whose number stands in this file
+    #[arg(long, value_name = "FILE", requires = "signal")]
+    pub pid_file: Option<PathBuf>,
+    /// Run this after each change, and wait for its end for a minute at most
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// What is fetched.

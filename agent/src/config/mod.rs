@@ -15,7 +15,7 @@ use hauberk_identity::Name;
 use hauberk_tls::Fingerprint;
 use thiserror::Error;
 
-pub use flags::{ApiCommand, FetchFlags, Fetched, Flags, HealthzFlags, RunFlags, Subcommand};
+pub use flags::{ApiCommand, FetchFlags, Fetched, Flags, HealthzFlags, RunFlags, Subcommand, WatchFlags};
 
 /// Everything that is configured, checked.
 #[derive(Debug, Clone)]

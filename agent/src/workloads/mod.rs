@@ -11,6 +11,7 @@ mod authority;
 mod client;
 mod entry;
 pub mod fetch;
+mod file_set;
 mod hold;
 mod jwt;
 mod keeper;
@@ -21,6 +22,7 @@ mod socket;
 mod token_cache;
 mod tokens;
 mod told;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -51,5 +51,6 @@ mod tcp_app;
 mod third_party;
 mod traffic;
 mod workload_api;
+mod workload_files;
 mod workload_revocations;
 mod workload_tokens;

@@ -1,0 +1,169 @@
+//! Files that belong together and change at once, as Kubernetes does it for mounted secrets: each lies in the directory of
+//! its generation, `..data` is a link to the newest of those, and every file that programs know is a link through it. One
+//! rename of `..data` changes all of them. The generation before stays, for who is reading there.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use crate::random;
+
+/// The link to the newest generation.
+const NEWEST: &str = "..data";
+/// What the directories of generations begin with.
+const GENERATION: &str = "..generation-";
+
+/// A file of a set.
+#[derive(PartialEq, Eq)]
+pub(super) struct SetFile {
+    /// Its name alone.
+    pub(super) name: String,
+    pub(super) content: Zeroizing<Vec<u8>>,
+    pub(super) mode: u32,
+}
+
+/// Puts a set in place of the former. After a crash either is there whole.
+pub(super) fn publish(directory: &Path, files: &[SetFile]) -> io::Result<()> {
+    if !directory.exists() {
+        DirBuilder::new().mode(0o755).create(directory)?;
+    }
+    let former = fs::read_link(directory.join(NEWEST)).ok();
+    let unique = random::bytes::<8>().map_err(io::Error::other)?;
+    let generation = format!("{GENERATION}{:016x}", u64::from_be_bytes(unique));
+    write(&directory.join(&generation), files)?;
+    link(directory, NEWEST, generation.as_ref())?;
+    for SetFile { name, .. } in files {
+        let target = Path::new(NEWEST).join(name);
+        if fs::read_link(directory.join(name)).ok().as_deref() != Some(&target) {
+            link(directory, name, target.as_os_str())?;
+        }
+    }
+    let kept = [Some(generation.as_ref()), former.as_deref().and_then(Path::file_name)];
+    tidy(directory, files, &kept)
+}
+
+fn write(generation: &Path, files: &[SetFile]) -> io::Result<()> {
+    DirBuilder::new().mode(0o755).create(generation)?;
+    for SetFile { name, content, mode } in files {
+        let path = generation.join(name);
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.set_permissions(Permissions::from_mode(*mode))?;
+        file.sync_all()?;
+    }
+    File::open(generation)?.sync_all()
+}
+
+/// Makes a link in place of what has its name.
+fn link(directory: &Path, name: &str, target: &OsStr) -> io::Result<()> {
+    let temporary = directory.join(format!("..new-{}", name.trim_start_matches('.')));
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    symlink(target, &temporary)?;
+    fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
+}
+
+/// Removes former generations, and links to files that are in the set no longer.
+fn tidy(directory: &Path, files: &[SetFile], kept: &[Option<&OsStr>]) -> io::Result<()> {
+    let names: BTreeSet<&OsStr> = files.iter().map(|file| file.name.as_ref()).collect();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_generation = name.to_str().is_some_and(|name| name.starts_with(GENERATION));
+        if is_generation {
+            if !kept.contains(&Some(&name)) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        } else if !names.contains(&*name)
+            && fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(NEWEST))
+        {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    fn file(name: &str, content: &str, mode: u32) -> SetFile {
+        SetFile { name: name.to_owned(), content: Zeroizing::new(content.as_bytes().to_vec()), mode }
+    }
+
+    fn text(directory: &Path, name: &str) -> String {
+        fs::read_to_string(directory.join(name)).unwrap()
+    }
+
+    #[test]
+    fn all_of_a_set_change_and_what_is_in_it_no_longer_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("made");
+        publish(&directory, &[file("key", "k1", 0o640), file("old", "o1", 0o644)]).unwrap();
+        fs::write(directory.join("cert"), "somebody else's, in the way").unwrap();
+        fs::write(directory.join("mine"), "not ours").unwrap();
+        publish(&directory, &[file("key", "k2", 0o600), file("cert", "c2", 0o644)]).unwrap();
+        assert_eq!((text(&directory, "key"), text(&directory, "cert")), ("k2".to_owned(), "c2".to_owned()));
+        assert!(fs::symlink_metadata(directory.join("old")).is_err());
+        assert_eq!(text(&directory, "mine"), "not ours");
+        let mode = |name: &str| fs::metadata(directory.join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("key"), mode("cert")), (0o600, 0o644));
+        for round in 3..9 {
+            publish(&directory, &[file("key", &format!("k{round}"), 0o600)]).unwrap();
+        }
+        let generations = fs::read_dir(&directory)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(GENERATION));
+        assert_eq!(generations.count(), 2, "the newest, and the one before");
+    }
+
+    #[test]
+    fn nobody_sees_halves_of_two_sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path();
+        let set = |number: usize| {
+            let text = number.to_string();
+            [file("key", &text, 0o600), file("cert", &text, 0o644)]
+        };
+        publish(directory, &set(0)).unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    // As a program does that wants both: it finds the generation first.
+                    let generation = fs::canonicalize(directory.join(NEWEST)).unwrap();
+                    let read = |name: &str| fs::read_to_string(generation.join(name));
+                    match (read("key"), read("cert")) {
+                        (Ok(key), Ok(cert)) => {
+                            assert_eq!(key, cert);
+                            seen += 1;
+                        }
+                        // Two changes went by meanwhile.
+                        (Err(error), _) | (_, Err(error)) => {
+                            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+                        }
+                    }
+                }
+                seen
+            });
+            for number in 1..100 {
+                publish(directory, &set(number)).unwrap();
+                // Each on its own is always there.
+                assert_eq!(text(directory, "key"), number.to_string());
+            }
+            is_over.store(true, Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 0);
+        });
+    }
+}

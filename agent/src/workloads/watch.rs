@@ -1,0 +1,280 @@
+//! `hauberk-agent api watch`: keeps files of what a program is given up to date, and tells the program.
+
+mod notify;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::time::Duration;
+
+use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_proto::workload::{
+    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse,
+};
+use hauberk_tls::{KeyPair, Svid, crl_to_pem};
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use super::client::{ApiError, Client, connect, expiry, judge, marked, nothing, read_bundle};
+use super::file_set::{SetFile, publish};
+use crate::clock::Clock;
+use crate::config::WatchFlags;
+use crate::random::Backoff;
+use notify::Notify;
+
+/// Names that are taken.
+const FIXED: [&str; 6] = ["svid.pem", "svid.key", "svid-and-key.pem", "bundle.pem", "crl.pem", "jwks.json"];
+
+/// The longest sleep without looking at the clock.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// For everybody to read.
+const PUBLIC: u32 = 0o644;
+
+/// What is wanted, checked.
+struct Wanted<'a> {
+    flags: &'a WatchFlags,
+    spiffe_id: Option<SpiffeId>,
+    /// Audiences, by the names of their files.
+    tokens: BTreeMap<String, String>,
+    key_mode: u32,
+    notify: Notify,
+}
+
+/// What there is of it.
+#[derive(Default)]
+struct Found {
+    x509: Option<Certificates>,
+    jwks: Option<Vec<u8>>,
+    tokens: BTreeMap<String, Token>,
+}
+
+struct Certificates {
+    id: String,
+    files: Vec<SetFile>,
+}
+
+struct Token {
+    text: Zeroizing<String>,
+    renew_at: UnixMillis,
+}
+
+/// Runs until it is stopped, or, with `--once`, until the files are there.
+///
+/// # Errors
+/// The flags do not go together, or the directory takes no files. An agent that is away, or knows nobody like us, is waited
+/// for.
+pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
+    let wanted = Wanted::new(flags)?;
+    let mut published = Vec::new();
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let mut told = String::new();
+    loop {
+        let error = match follow(&wanted, &mut published, &mut backoff).await {
+            Ok(()) => return Ok(()),
+            Err(error @ ApiError::Write { .. }) => return Err(error),
+            Err(error) => error.to_string(),
+        };
+        if told != error {
+            say(&format!("{error}; the files stay as they are, and it is tried again"));
+            told = error;
+        }
+        sleep(backoff.step()).await;
+    }
+}
+
+impl<'a> Wanted<'a> {
+    fn new(flags: &'a WatchFlags) -> Result<Self, ApiError> {
+        let usage = |problem: String| ApiError::Usage(problem);
+        let spiffe_id = flags.spiffe_id.as_deref().map(SpiffeId::parse).transpose();
+        let mut tokens = BTreeMap::new();
+        for text in &flags.jwt {
+            let (name, audience) = text.split_once('=').unwrap_or_default();
+            let is_name = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
+            if !is_name || audience.is_empty() || FIXED.contains(&name) {
+                return Err(usage(format!(
+                    "--jwt: {text:?} is not FILE=AUDIENCE, where FILE is a new name for a file of the directory"
+                )));
+            }
+            if tokens.insert(name.to_owned(), audience.to_owned()).is_some() {
+                return Err(usage(format!("--jwt: {name} is named twice")));
+            }
+        }
+        let key_mode =
+            u32::from_str_radix(&flags.key_mode, 8).ok().filter(|mode| matches!(mode, 0o400..=0o666));
+        Ok(Self {
+            flags,
+            spiffe_id: spiffe_id.map_err(|error| usage(format!("--spiffe-id: {error}")))?,
+            tokens,
+            key_mode: key_mode
+                .ok_or_else(|| usage("--key-mode: an octal number such as 0640 is needed".to_owned()))?,
+            notify: Notify::new(flags).map_err(usage)?,
+        })
+    }
+
+    /// All files, once everything is there.
+    fn files(&self, found: &mut Found) -> Option<Vec<SetFile>> {
+        let is_whole = self.tokens.keys().all(|name| found.tokens.contains_key(name));
+        let (x509, jwks) = (found.x509.as_ref()?, found.jwks.as_ref().filter(|_| is_whole)?);
+        let mut files = vec![public("jwks.json", jwks.clone())];
+        files.extend(x509.files.iter().map(|file| SetFile {
+            name: file.name.clone(),
+            content: file.content.clone(),
+            mode: file.mode,
+        }));
+        files.extend(found.tokens.iter().map(|(name, token)| SetFile {
+            name: name.clone(),
+            content: Zeroizing::new(token.text.as_bytes().to_vec()),
+            mode: self.key_mode,
+        }));
+        Some(files)
+    }
+
+    fn certificates(&self, answer: X509svidResponse) -> Result<Certificates, ApiError> {
+        let X509svidResponse { svids, crl, .. } = answer;
+        let is_wanted =
+            |one: &X509svid| self.spiffe_id.as_ref().is_none_or(|id| id.as_str() == one.spiffe_id);
+        let one = svids.into_iter().find(is_wanted).ok_or(ApiError::NoIdentity)?;
+        let svid = Svid::from_concatenated_der(&one.x509_svid)?;
+        let key = KeyPair::from_pkcs8_der(&Zeroizing::new(one.x509_svid_key))?.to_pkcs8_pem();
+        let bundle = read_bundle(svid.id().trust_domain().as_str(), &one.bundle)?;
+        let chain = svid.to_pem();
+        let secret = |name: &str, content: Vec<u8>| SetFile {
+            name: name.to_owned(),
+            content: Zeroizing::new(content),
+            mode: self.key_mode,
+        };
+        let mut files = vec![
+            public("svid.pem", chain.clone().into_bytes()),
+            secret("svid.key", key.as_bytes().to_vec()),
+            secret("svid-and-key.pem", [chain.as_bytes(), key.as_bytes()].concat()),
+            public("bundle.pem", bundle.to_pem().into_bytes()),
+        ];
+        if !crl.is_empty() {
+            files.push(public(
+                "crl.pem",
+                crl.iter().map(|der| crl_to_pem(der)).collect::<String>().into_bytes(),
+            ));
+        }
+        Ok(Certificates { id: one.spiffe_id, files })
+    }
+}
+
+fn public(name: &str, content: Vec<u8>) -> SetFile {
+    SetFile { name: name.to_owned(), content: Zeroizing::new(content), mode: PUBLIC }
+}
+
+/// Follows an agent until it is gone.
+async fn follow(
+    wanted: &Wanted<'_>,
+    published: &mut Vec<SetFile>,
+    backoff: &mut Backoff,
+) -> Result<(), ApiError> {
+    let mut client = connect(&wanted.flags.socket).await?;
+    let mut x509 = client.fetch_x509svid(marked(X509svidRequest {})).await.map_err(judge)?.into_inner();
+    let mut bundles =
+        client.fetch_jwt_bundles(marked(JwtBundlesRequest {})).await.map_err(judge)?.into_inner();
+    let mut found = Found::default();
+    loop {
+        renew_tokens(wanted, &mut client, &mut found).await?;
+        if let Some(files) = wanted.files(&mut found) {
+            backoff.reset();
+            if *published != files {
+                put(wanted, &files).await?;
+                *published = files;
+            }
+            if wanted.flags.once {
+                return Ok(());
+            }
+        }
+        let now = Clock::system().now();
+        let due = found.tokens.values().map(|token| token.renew_at.since(now)).min().unwrap_or(LOOK);
+        tokio::select! {
+            answer = x509.message() => {
+                let answer = answer.map_err(judge)?.ok_or_else(nothing)?;
+                found.x509 = Some(wanted.certificates(answer)?);
+            }
+            answer = bundles.message() => {
+                let JwtBundlesResponse { bundles } = answer.map_err(judge)?.ok_or_else(nothing)?;
+                // The agent serves its own trust domain's alone.
+                found.jwks = bundles.into_values().next();
+            }
+            () = sleep(due.clamp(Duration::from_millis(10), LOOK)) => {}
+        }
+    }
+}
+
+/// Each at half of what it has left.
+async fn renew_tokens(wanted: &Wanted<'_>, client: &mut Client, found: &mut Found) -> Result<(), ApiError> {
+    let Some(Certificates { id, .. }) = &found.x509 else { return Ok(()) };
+    for (name, audience) in &wanted.tokens {
+        if found.tokens.get(name).is_some_and(|token| Clock::system().now() < token.renew_at) {
+            continue;
+        }
+        let request = JwtsvidRequest { audience: vec![audience.clone()], spiffe_id: id.clone() };
+        let answer = client.fetch_jwtsvid(marked(request)).await.map_err(judge)?.into_inner();
+        let text = Zeroizing::new(answer.svids.into_iter().next().ok_or_else(nothing)?.svid);
+        let expires_at = expiry(client, &text, audience).await?;
+        let now = Clock::system().now();
+        // One that is over is asked for again, but not without end.
+        let left = expires_at.since(now).max(Duration::from_secs(2));
+        found.tokens.insert(name.clone(), Token { text, renew_at: now.plus(left / 2) });
+    }
+    Ok(())
+}
+
+async fn put(wanted: &Wanted<'_>, files: &[SetFile]) -> Result<(), ApiError> {
+    let directory = &wanted.flags.write;
+    publish(directory, files)
+        .map_err(|source| ApiError::Write { path: directory.display().to_string(), source })?;
+    if let Err(problem) = wanted.notify.all().await {
+        say(&problem);
+    }
+    Ok(())
+}
+
+fn say(problem: &str) {
+    // Nobody is left to be told where standard error is gone.
+    let _ = writeln!(std::io::stderr(), "hauberk-agent: {problem}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::{ApiCommand, Flags, Subcommand};
+
+    fn problem(arguments: &[&str]) -> Option<String> {
+        let common = ["hauberk-agent", "api", "watch", "--socket", "/s", "--write", "/d"];
+        let flags = Flags::try_parse_from(common.iter().chain(arguments)).unwrap();
+        let Subcommand::Api(ApiCommand::Watch(flags)) = flags.subcommand else { panic!("{arguments:?}") };
+        Wanted::new(&flags).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_before_anything_begins() {
+        for good in [
+            &[][..],
+            &["--key-mode", "0640", "--jwt", "db.token=db", "--jwt", "a=https://x/?y=z"],
+            &["--signal", "SIGHUP", "--pid-file", "/p"],
+            &["--", "systemctl", "reload", "nginx"],
+        ] {
+            assert_eq!(problem(good), None, "{good:?}");
+        }
+        for (bad, of) in [
+            (&["--jwt", "svid.key=db"][..], "--jwt"),
+            (&["--jwt", "../x=db"], "--jwt"),
+            (&["--jwt", "..data=db"], "--jwt"),
+            (&["--jwt", "x="], "--jwt"),
+            (&["--jwt", "x"], "--jwt"),
+            (&["--jwt", "x=a", "--jwt", "x=b"], "twice"),
+            (&["--key-mode", "777"], "--key-mode"),
+            (&["--key-mode", "rw"], "--key-mode"),
+            (&["--spiffe-id", "x"], "--spiffe-id"),
+            (&["--signal", "BOO", "--pid-file", "/p"], "--signal"),
+        ] {
+            let problem = problem(bad);
+            assert!(problem.as_deref().is_some_and(|text| text.contains(of)), "{bad:?}: {problem:?}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! `hauberk-agent api watch`: files for programs that only read files.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use hauberk_integration_tests::{MeshBox, Process, binary, eventually};
+use hauberk_tls::{KeyPair, Svid, TrustBundle};
+use rustix::process::Signal;
+
+use crate::{
+    shop::PATIENCE,
+    workload_api::{enrollment, shop, uid},
+};
+
+fn watch(mesh: &MeshBox, name: &str, socket: &Path, arguments: &[&str]) -> (Process, PathBuf) {
+    let directory = mesh.folder().join(name);
+    let mut command = Command::new(binary("hauberk-agent"));
+    command.args([
+        "api",
+        "watch",
+        "--socket",
+        socket.to_str().unwrap(),
+        "--write",
+        directory.to_str().unwrap(),
+    ]);
+    command.args(arguments);
+    (Process::start(name, mesh.folder(), command), directory)
+}
+
+/// Certificate and key of one generation, which must belong together.
+fn pair(directory: &Path) -> Option<Svid> {
+    let generation = fs::canonicalize(directory.join("..data")).ok()?;
+    let read = |name: &str| fs::read_to_string(generation.join(name)).ok();
+    let svid = Svid::from_pem(&read("svid.pem")?).unwrap();
+    let key = KeyPair::from_pkcs8_pem(&read("svid.key")?).unwrap();
+    assert_eq!(svid.key_fingerprint(), key.public_key().fingerprint());
+    Some(svid)
+}
+
+#[test]
+fn files_follow_each_change_and_programs_are_told() {
+    let (mesh, mut agent, socket) = shop();
+    let told = mesh.folder().join("told");
+    // A program that counts signals in a file, and says when it is ready for them.
+    let (counted, pid_file) = (mesh.folder().join("counted"), mesh.folder().join("pid"));
+    let mut program = Command::new("sh");
+    let script = "trap 'echo hup >> \"$1\"' HUP; echo $$ > \"$2\"; while :; do sleep 0.05; done";
+    program.args(["-c", script, "sh"]).args([&counted, &pid_file]);
+    let _program = Process::start("program", mesh.folder(), program);
+    eventually("the program is ready", PATIENCE, || {
+        fs::read_to_string(&pid_file).ok().filter(|text| text.ends_with('\n'))
+    });
+    let arguments = ["--jwt", "db.token=db", "--signal", "HUP", "--pid-file", pid_file.to_str().unwrap()];
+    let command = ["--", "sh", "-c", "echo changed >> \"$1\"", "sh", told.to_str().unwrap()];
+    let (mut watcher, directory) = watch(&mesh, "files", &socket, &[&arguments[..], &command].concat());
+    eventually("it says that it is nobody yet", PATIENCE, || {
+        watcher.log().contains("no identity for this program").then_some(())
+    });
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let first = eventually("the files are there", PATIENCE, || pair(&directory));
+    assert_eq!(first.id().as_str(), "spiffe://box.test/workload/test/worker");
+    let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
+    eventually("the program is told", PATIENCE, || (lines(&told) >= 1 && lines(&counted) >= 1).then_some(()));
+
+    // Through the links that programs know.
+    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+    let domain = hauberk_identity::TrustDomain::parse("box.test").unwrap();
+    assert_eq!(TrustBundle::from_pem(domain, &read("bundle.pem")).unwrap().roots().len(), 1);
+    assert_eq!(read("svid-and-key.pem"), format!("{}{}", read("svid.pem"), read("svid.key")));
+    assert!(read("jwks.json").contains("\"kid\""));
+    assert_eq!(read("db.token").split('.').count(), 3);
+    let mode = |name: &str| fs::metadata(directory.join(name)).unwrap().permissions().mode() & 0o777;
+    for (name, expected) in
+        [("svid.key", 0o600), ("svid-and-key.pem", 0o600), ("db.token", 0o600), ("svid.pem", 0o644)]
+    {
+        assert_eq!(mode(name), expected, "{name}");
+    }
+    let output = Command::new("openssl")
+        .args([
+            "verify",
+            "-x509_strict",
+            "-purpose",
+            "sslclient",
+            "-CAfile",
+            "bundle.pem",
+            "-untrusted",
+            "svid.pem",
+        ])
+        .arg("svid.pem")
+        .current_dir(&directory)
+        .output();
+    if let Ok(output) = output {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    // A new certificate, while the files are read all the time.
+    mesh.hauberk(&["revoke", "serial", &first.serial().to_string()]).ok();
+    let second = eventually("the files are new", PATIENCE, || {
+        pair(&directory).filter(|svid| svid.serial() != first.serial())
+    });
+    eventually("its serial number is on the list", PATIENCE, || {
+        directory.join("crl.pem").exists().then_some(()).filter(|()| read("crl.pem").contains("X509 CRL"))
+    });
+    let before = lines(&told);
+
+    // The agent goes and comes back: the files stay.
+    agent.process.kill();
+    assert_eq!(pair(&directory).unwrap().serial(), second.serial());
+    agent.restart(mesh.folder());
+    eventually("it has found the agent again", PATIENCE, || {
+        pair(&directory).filter(|svid| svid.serial() != second.serial())
+    });
+    eventually("and has told the program", PATIENCE, || (lines(&told) > before).then_some(()));
+
+    watcher.signal(Signal::TERM);
+    assert!(watcher.wait(PATIENCE).success());
+    assert!(pair(&directory).is_some(), "the files outlive it");
+}
+
+#[test]
+fn once_is_enough_for_a_container_that_prepares_another() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    mesh.apply(&enrollment("another", "web", &uid(), ""));
+    let id = "spiffe://box.test/workload/test/worker";
+    let (mut once, directory) =
+        watch(&mesh, "once", &socket, &["--once", "--spiffe-id", id, "--key-mode", "0640"]);
+    assert!(once.wait(PATIENCE).success(), "{}", once.log());
+    assert_eq!(pair(&directory).unwrap().id().as_str(), id);
+    let mode = fs::metadata(directory.join("svid.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+
+    let (mut refused, _) = watch(&mesh, "refused", &socket, &["--jwt", "../db=db"]);
+    assert!(!refused.wait(PATIENCE).success() && refused.log().contains("--jwt"), "{}", refused.log());
+    fs::write(mesh.folder().join("file"), "").unwrap();
+    let (mut refused, _) = watch(&mesh, "file", &socket, &[]);
+    assert!(
+        !refused.wait(PATIENCE).success() && refused.log().contains("cannot be written"),
+        "{}",
+        refused.log()
+    );
+}

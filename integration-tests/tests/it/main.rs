@@ -51,6 +51,7 @@ mod tcp_app;
 mod third_party;
 mod traffic;
 mod workload_api;
+mod workload_clients;
 mod workload_files;
 mod workload_revocations;
 mod workload_tokens;

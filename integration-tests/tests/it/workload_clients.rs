@@ -1,0 +1,150 @@
+//! Clients of the SPIFFE Workload API that others have written, unchanged: the crates `spiffe` and `spiffe-rustls`, and
+//! Python's `spiffe`.
+
+use std::{path::Path, process::Command, sync::Arc};
+
+use hauberk_integration_tests::{AgentOptions, App, eventually, eventually_async, skip};
+use rustls::pki_types::ServerName;
+use spiffe::{TrustDomain, WorkloadApiClient, X509Source};
+use spiffe_rustls::{authorizer, mtls_client, mtls_server};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::{
+    shop::PATIENCE,
+    workload_api::{begun, enrollment, fetch, shop, uid},
+};
+
+const WORKER: &str = "spiffe://box.test/workload/test/worker";
+const CLERK: &str = "spiffe://box.test/workload/test/clerk";
+
+fn endpoint(socket: &Path) -> String {
+    format!("unix://{}", socket.display())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_crate_spiffe_gets_everything_there_is() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ", hint: internal"));
+    begun(&socket).await;
+    let client = WorkloadApiClient::connect_to(endpoint(&socket)).await.unwrap();
+    let own: TrustDomain = "box.test".parse().unwrap();
+    let svid = client.fetch_x509_svid().await.unwrap();
+    assert_eq!((svid.spiffe_id().to_string().as_str(), svid.hint()), (WORKER, Some("internal")));
+    assert_eq!(svid.cert_chain().len(), 2);
+    assert_eq!(client.fetch_x509_bundles().await.unwrap().get(&own).unwrap().authorities().len(), 1);
+
+    let svid = client.fetch_jwt_svid(["db", "cache"], None).await.unwrap();
+    assert_eq!((svid.spiffe_id().to_string().as_str(), svid.hint()), (WORKER, Some("internal")));
+    let named = client.fetch_jwt_svid(["db"], Some(svid.spiffe_id())).await.unwrap();
+    assert_eq!(named.audience(), ["db"]);
+    let other = WORKER.replace("worker", "another").parse().unwrap();
+    assert!(client.fetch_jwt_svid(["db"], Some(&other)).await.is_err());
+    let bundles = client.fetch_jwt_bundles().await.unwrap();
+    assert!(bundles.get(&own).unwrap().find_jwt_authority(svid.key_id()).is_some());
+    let valid = client.validate_jwt_token("cache", svid.token()).await.unwrap();
+    assert_eq!(valid.spiffe_id().to_string(), WORKER);
+    assert!(client.validate_jwt_token("web", svid.token()).await.is_err());
+    assert!(client.validate_jwt_token("cache", &svid.token().replace('.', "..")).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_programs_talk_by_the_crate_spiffe_rustls_until_one_is_revoked() {
+    let (mesh, _web, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    mesh.apply(&enrollment("clerk", "orders", &uid(), ""));
+    let other = mesh.folder().join("orders.sock");
+    let app = App::start("orders");
+    let serving = AgentOptions::default().app(8080, app.address()).argument("--workload-api-socket");
+    let _orders = mesh.agent("orders", serving.argument(other.to_str().unwrap()));
+    let (before, _) = begun(&socket).await;
+    begun(&other).await;
+    let source = async |socket| X509Source::builder().endpoint(endpoint(socket)).build().await.unwrap();
+    let client = source(&socket).await;
+    let served = mtls_server(source(&other).await).authorize(authorizer::exact([WORKER]).unwrap());
+    let acceptor = TlsAcceptor::from(Arc::new(served.build().unwrap()));
+    let talk = async |expected: &str| {
+        let called = mtls_client(client.clone()).authorize(authorizer::exact([expected]).unwrap());
+        let connector = TlsConnector::from(Arc::new(called.build().unwrap()));
+        let (near, far) = duplex(64 * 1024);
+        let serving = async {
+            let mut stream = acceptor.accept(far).await?;
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).await?;
+            stream.write_all(&word).await?;
+            stream.flush().await
+        };
+        let calling = async {
+            let mut stream = connector.connect(ServerName::try_from("localhost").unwrap(), near).await?;
+            stream.write_all(b"ping").await?;
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).await?;
+            Ok::<_, std::io::Error>(word)
+        };
+        let (served, called) = timeout(PATIENCE, async { tokio::join!(serving, calling) }).await.unwrap();
+        served.and(called)
+    };
+    assert_eq!(&talk(CLERK).await.unwrap(), b"ping");
+    assert!(talk(WORKER).await.is_err(), "the server is somebody else");
+
+    // Its certificate is revoked: it has another at once, and goes on.
+    mesh.hauberk(&["revoke", "serial", &before[0].serial().to_string(), "--wait=20s"]).ok();
+    eventually_async("the program has another certificate", PATIENCE, async || {
+        let svid = client.svid().ok()?;
+        (svid.leaf().as_bytes() != &*before[0].chain()[0]).then_some(())
+    })
+    .await;
+    assert_eq!(&talk(CLERK).await.unwrap(), b"ping");
+}
+
+const CLIENT: &str = r#"
+import sys
+from spiffe import JwtSvid, SpiffeId, TrustDomain, WorkloadApiClient
+domain = TrustDomain("box.test")
+with WorkloadApiClient(socket_path="unix://" + sys.argv[1]) as client:
+    context = client.fetch_x509_context()
+    print(context.default_svid.spiffe_id)
+    print(len(context.default_svid.cert_chain))
+    bundle = client.fetch_x509_bundles().get_bundle_for_trust_domain(domain)
+    print(len(bundle.x509_authorities))
+    svid = client.fetch_jwt_svid(audience={"db", "cache"})
+    print(svid.spiffe_id)
+    keys = client.fetch_jwt_bundles().get_bundle_for_trust_domain(domain)
+    print(JwtSvid.parse_and_validate(svid.token, keys, {"db"}).spiffe_id)
+    print(client.validate_jwt_svid(svid.token, "cache").spiffe_id)
+    named = client.fetch_jwt_svid(audience={"db"}, subject=SpiffeId("spiffe://box.test/workload/test/worker"))
+    print(named.spiffe_id)
+    for refused in [
+        lambda: client.validate_jwt_svid(svid.token, "web"),
+        lambda: client.validate_jwt_svid(svid.token[:-4] + "AAAA", "db"),
+        lambda: client.fetch_jwt_svid(audience={"db"}, subject=SpiffeId("spiffe://box.test/workload/other")),
+    ]:
+        try:
+            refused()
+            print("it was answered")
+        except Exception as error:
+            print(type(error).__name__)
+"#;
+
+#[test]
+fn the_stock_python_client_works_unchanged() {
+    let Some(python) = std::env::var_os("HAUBERK_TEST_PYTHON") else {
+        return skip("HAUBERK_TEST_PYTHON names no Python that has spiffe");
+    };
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    eventually("the identity is there", PATIENCE, || fetch(&socket, &["x509"]).0.then_some(()));
+    let output = Command::new(python).args(["-c", CLIENT, socket.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let said: Vec<&str> = said.lines().collect();
+    let refused = ["ValidateJwtSvidError", "ValidateJwtSvidError", "FetchJwtSvidError"];
+    assert_eq!(
+        said,
+        [&[WORKER, "2", "1", WORKER, WORKER, WORKER, WORKER][..], &refused].concat(),
+        "{said:?}"
+    );
+}

@@ -25,6 +25,7 @@ const FILES: [&str; 16] = [
 
 /// What others have defined, and agents serve. No part of our own API, so that reflection does not tell of it.
 const FOREIGN: [&str; 1] = ["workload.proto"];
+const ENVOY: [&str; 2] = ["envoy/sds.proto", "envoy/secret.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -57,5 +58,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let foreign =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(FOREIGN)?.file_descriptor_set();
     tonic_prost_build::configure().compile_fds(foreign)?;
+    let envoy =
+        protox::Compiler::new(["foreign"])?.include_imports(true).open_files(ENVOY)?.file_descriptor_set();
+    tonic_prost_build::configure().include_file("sds.rs").compile_fds(envoy)?;
     Ok(())
 }

@@ -7,7 +7,7 @@
 //! - `sync`, `control_plane`: the stream from which views, endpoints and trust come
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
-//! - `workloads`: identities for programs beside us, by the SPIFFE Workload API
+//! - `workloads`: identities for programs beside us, by the SPIFFE Workload API and Envoy's SDS
 //! - `decisions`: what becomes of each decision: ids, memory, access lines, summaries for the control plane
 //! - `metrics`: what is counted of traffic
 //! - `resident`: memory that is given back

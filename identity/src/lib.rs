@@ -11,7 +11,7 @@ mod spiffe_id;
 mod time;
 
 pub use name::{Name, NameError};
-pub use selector::{Selector, SelectorError};
+pub use selector::{Image, Pair, Selector, SelectorError, Unit};
 pub use serial::{InstanceId, InstanceIdError, Serial, SerialError};
 pub use spiffe_id::{IdentityKind, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
 pub use time::{UnixMillis, Validity, ValidityError, renewal_at};

@@ -41,6 +41,13 @@ pub mod workload {
     tonic::include_proto!("_");
 }
 
+/// Envoy's Secret Discovery Service, in modules named as Envoy's packages are.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+#[allow(clippy::allow_attributes_without_reason, reason = "generated")]
+pub mod sds {
+    include!(concat!(env!("OUT_DIR"), "/sds.rs"));
+}
+
 /// An encoded `google.protobuf.FileDescriptorSet` of our own services and resources and what it imports, for
 /// reflection and for reading files by the messages' own shape.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hauberk.binpb"));

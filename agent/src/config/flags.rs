@@ -156,6 +156,9 @@ pub struct RunFlags {
     /// Serve the SPIFFE Workload API on this Unix socket, for programs that the node's enrollments name [default: nowhere]
     #[arg(long, value_name = "PATH", env = "HAUBERK_WORKLOAD_API_SOCKET")]
     pub workload_api_socket: Option<String>,
+    /// Ask the Docker Engine on this Unix socket what container a program is in, for selectors `docker:…` [default: nobody]
+    #[arg(long, value_name = "PATH", env = "HAUBERK_DOCKER_SOCKET")]
+    pub docker_socket: Option<String>,
     /// How long the agent goes on as before once it is told to stop, with callers told to go elsewhere: for an app in
     /// another container that is told at the same moment and needs its agent to finish [default: 500ms where there
     /// are callers to tell]

@@ -42,6 +42,8 @@ pub struct Config {
     pub health: SocketAddr,
     /// Where the SPIFFE Workload API is served; nowhere by default.
     pub workload_api_socket: Option<PathBuf>,
+    /// Where the Docker Engine is asked of containers.
+    pub docker_socket: Option<PathBuf>,
     /// How long the agent goes on as before once it is told to stop.
     pub drain_delay: Option<Duration>,
     /// How long requests may take to end after that.

@@ -13,7 +13,7 @@ use super::values::{self, on_or_off};
 use super::{Config, ConfigError, HostPort, Pin, RunFlags};
 
 /// The settings that a file may hold, named as the flags are.
-const NAMES: [&str; 18] = [
+const NAMES: [&str; 19] = [
     "control-plane",
     "state-dir",
     "join-token-file",
@@ -26,6 +26,7 @@ const NAMES: [&str; 18] = [
     "admin",
     "health",
     "workload-api-socket",
+    "docker-socket",
     "drain-delay",
     "drain-timeout",
     "log",
@@ -81,6 +82,7 @@ impl Settings {
             admin,
             health,
             workload_api_socket,
+            docker_socket,
             drain_delay,
             drain_timeout,
             log,
@@ -129,6 +131,7 @@ impl Settings {
                 .one("health", health, values::address)
                 .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),
             workload_api_socket: self.one("workload-api-socket", workload_api_socket, values::unix_socket),
+            docker_socket: self.one("docker-socket", docker_socket, values::unix_socket),
             drain_delay: self.one("drain-delay", drain_delay, values::duration),
             drain_timeout: self
                 .one("drain-timeout", drain_timeout, values::duration)
@@ -237,6 +240,11 @@ fn read(path: &Path, mistakes: &mut Vec<String>) -> Table {
 
 /// What each setting alone cannot show.
 fn check_together(config: &Config, mistakes: &mut Vec<String>) {
+    if config.docker_socket.is_some() && config.workload_api_socket.is_none() {
+        mistakes.push(
+            "docker-socket: nobody asks who is in which container without workload-api-socket".to_owned(),
+        );
+    }
     let mut ports = HashSet::new();
     for listener in &config.listeners {
         if !ports.insert(listener.port) {

@@ -28,6 +28,7 @@ fn reads_everything() {
         "--listener=8080",
         "--listener=9090,inbound=0.0.0.0:0,app=127.0.0.1:1,advertise=10.0.0.1:9090",
         "--workload-api-socket=unix:///run/hauberk/api.sock",
+        "--docker-socket=/var/run/docker.sock",
         "--drain-delay=5s",
         "--drain-timeout=500ms",
         "--access-log=off",
@@ -43,6 +44,7 @@ fn reads_everything() {
     assert_eq!(config.listeners[0], ListenerConfig::default_for(8080));
     assert_eq!(config.listeners[1].advertise.unwrap().to_string(), "10.0.0.1:9090");
     assert_eq!(config.workload_api_socket.unwrap().to_str(), Some("/run/hauberk/api.sock"));
+    assert_eq!(config.docker_socket.unwrap().to_str(), Some("/var/run/docker.sock"));
     assert_eq!(config.drain_delay, Some(Duration::from_secs(5)));
     assert_eq!(config.drain_timeout, Duration::from_millis(500));
     assert_eq!(config.command, ["app", "--flag"]);
@@ -98,9 +100,10 @@ fn notices_what_only_two_settings_show() {
         "--listener=81,inbound=127.0.0.1:81",
         "--admin=127.0.0.1:5",
         "--outbound=127.0.0.1:5",
+        "--docker-socket=/var/run/docker.sock",
     ])
     .unwrap_err();
-    assert_eq!(error.mistakes.len(), 3, "{error}");
+    assert_eq!(error.mistakes.len(), 4, "{error}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::attest::Caller;
+use super::docker::Docker;
 use super::entry::Entries;
 use super::jwt;
 use super::keeper::{Keeper, Kept, WorkloadSvid};
@@ -53,9 +54,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(keeper: &Keeper, tokens: Tokens, board: Board, stop: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(
+        keeper: &Keeper,
+        tokens: Tokens,
+        board: Board,
+        docker: Option<Docker>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
-        Arc::new(Self { kept, live, matching: Matching::new(), tokens, board, denied, stop })
+        Arc::new(Self { kept, live, matching: Matching::new(docker), tokens, board, denied, stop })
     }
 
     pub(super) fn stop(&self) -> &CancellationToken {
@@ -209,7 +216,11 @@ impl Following {
         }
     }
 
-    async fn changed(&mut self) -> Result<(), Status> {
+    /// Waits until something has changed of which the caller may be given something else. Whoever stops waiting misses nothing.
+    ///
+    /// # Errors
+    /// The agent stops.
+    pub(super) async fn changed(&mut self) -> Result<(), Status> {
         let stopping = || Status::unavailable("the agent is stopping");
         tokio::select! {
             () = self.api.shared.stop.cancelled() => Err(stopping()),
@@ -372,7 +383,7 @@ mod tests {
         let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
         let stop = CancellationToken::new();
         let tokens = Tokens::new(nowhere, credentials, clock);
-        let shared = Shared::new(&keeper, tokens, board.clone(), stop.clone());
+        let shared = Shared::new(&keeper, tokens, board.clone(), None, stop.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(stop.clone()));
         let (ours, _theirs) = UnixStream::pair().unwrap();

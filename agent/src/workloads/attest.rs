@@ -8,6 +8,7 @@ use hauberk_identity::Selector;
 use tokio::net::UnixStream;
 
 use super::process::{Process, ProcessFacts};
+use super::{docker, systemd};
 
 /// The program at the other end of a connection.
 #[derive(Debug)]
@@ -17,6 +18,9 @@ pub(crate) struct Caller {
     pub(super) gid: u32,
     /// `None` where the process is not to be seen from here (another pid namespace), or has ended.
     process: Option<Process>,
+    /// What was found out of it that takes asking others.
+    pub(super) container: docker::Remembered,
+    pub(super) unit_file: systemd::Remembered,
 }
 
 impl Caller {
@@ -25,17 +29,36 @@ impl Caller {
         let peer = stream.peer_cred()?;
         let (uid, gid) = (peer.uid(), peer.gid());
         let process = peer.pid().filter(|pid| *pid > 0).and_then(|pid| Process::hold(pid).ok());
-        Ok(Self { uid, gid, process })
+        Ok(Self {
+            uid,
+            gid,
+            process,
+            container: docker::Remembered::default(),
+            unit_file: systemd::Remembered::default(),
+        })
     }
 
-    /// What is true of it now, but for the digest of its executable, which takes time. Of a process that has ended, and of
-    /// one that runs as somebody else than whoever connected, nothing is true.
+    /// The process.
+    ///
+    /// # Errors
+    /// It is not to be seen from here.
+    pub(super) fn process(&self) -> io::Result<&Process> {
+        self.process
+            .as_ref()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its process is not to be seen from here"))
+    }
+
+    /// What is true of it now, as far as the kernel tells at once. Of a process that has ended, and of one that runs as somebody
+    /// else than whoever connected, nothing is true.
     pub(super) fn selectors(&self) -> BTreeSet<Selector> {
         let Some(process) = &self.process else {
             return BTreeSet::from([Selector::UnixUid(self.uid), Selector::UnixGid(self.gid)]);
         };
         match process.facts() {
-            Ok(facts) if (facts.uid, facts.gid) == (self.uid, self.gid) => of_facts(facts),
+            Ok(facts) if (facts.uid, facts.gid) == (self.uid, self.gid) => {
+                let unit = process.cgroups().ok().and_then(|groups| groups.unit());
+                of_facts(facts).into_iter().chain(unit).collect()
+            }
             Ok(ProcessFacts { uid, gid, .. }) => {
                 tracing::warn!(
                     event = "workload_changed",
@@ -65,6 +88,19 @@ impl Caller {
             }
         }
     }
+}
+
+/// /proc is read, and files may lie on disks that are slow.
+///
+/// # Errors
+/// Those of the work.
+pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+{
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
 fn of_facts(facts: ProcessFacts) -> BTreeSet<Selector> {

@@ -1,13 +1,16 @@
 //! Which identities a program gets: those of the entries all of whose selectors are true of it.
 
 use std::collections::{BTreeSet, HashSet};
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{Name, Selector};
 use tokio::sync::Semaphore;
 
-use super::attest::Caller;
+use super::attest::{Caller, blocking};
+use super::docker::Docker;
 use super::entry::Entries;
+use super::systemd::Systemd;
 
 /// How many refusals are remembered as told.
 const TOLD: usize = 1_024;
@@ -17,7 +20,18 @@ const TOLD: usize = 1_024;
 pub(super) struct Matching {
     /// One executable at a time is read: whoever connects a thousand times does not take the whole processor.
     hashing: Semaphore,
+    /// `None`: nobody is asked for containers.
+    docker: Option<Docker>,
+    systemd: Systemd,
     told: Mutex<HashSet<String>>,
+}
+
+/// What is found out only where nothing else is missing, for it takes time or takes asking others; in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Costly {
+    Container,
+    UnitFile,
+    Digest,
 }
 
 /// What an entry still lacks of a program.
@@ -28,27 +42,73 @@ struct Lack {
 }
 
 impl Matching {
-    pub(super) fn new() -> Self {
-        Self { hashing: Semaphore::new(1), told: Mutex::default() }
+    pub(super) fn new(docker: Option<Docker>) -> Self {
+        Self { hashing: Semaphore::new(1), docker, systemd: Systemd::new(), told: Mutex::default() }
     }
 
     /// The enrollments that are the caller's, in order. Why it has none goes into the log, once.
     pub(super) async fn of(&self, caller: &Arc<Caller>, entries: &Entries) -> Vec<Name> {
         let asked = Arc::clone(caller);
-        let mut holds = blocking(move || asked.selectors()).await.unwrap_or_default();
+        let mut holds = blocking(move || Ok::<_, io::Error>(asked.selectors())).await.unwrap_or_default();
         let (mut found, mut lacks) = judge(entries, &holds);
-        // Only where the digest alone is still open is it worth its time.
-        if lacks.iter().any(Lack::is_of_a_digest)
-            && let Ok(_turn) = self.hashing.acquire().await
-        {
-            let asked = Arc::clone(caller);
-            holds.extend(blocking(move || asked.digest()).await.flatten());
-            (found, lacks) = judge(entries, &holds);
+        for costly in [Costly::Container, Costly::UnitFile, Costly::Digest] {
+            // Of whom nothing at all is true, nothing more is.
+            if !holds.is_empty() && lacks.iter().any(|lack| lack.is_open_to(costly)) {
+                holds.extend(self.find_out(costly, caller, entries).await);
+                (found, lacks) = judge(entries, &holds);
+            }
         }
         if found.is_empty() {
             self.tell(caller, &holds, lacks);
         }
         found
+    }
+
+    /// Nothing is true of what cannot be found out. Why goes into the log, once.
+    async fn find_out(&self, costly: Costly, caller: &Arc<Caller>, entries: &Entries) -> BTreeSet<Selector> {
+        let problem = match costly {
+            Costly::Container => {
+                let all = entries.values().flat_map(|entry| &entry.selectors);
+                let asked: BTreeSet<Selector> =
+                    all.filter(|selector| matches!(selector, Selector::DockerEnv(_))).cloned().collect();
+                match &self.docker {
+                    Some(docker) => match docker.selectors(caller, &asked).await {
+                        Ok(selectors) => return selectors,
+                        Err(error) => error.to_string(),
+                    },
+                    None => "an enrollment asks for containers, and the agent runs without --docker-socket"
+                        .to_owned(),
+                }
+            }
+            Costly::UnitFile => match self.systemd.unit_file(caller).await {
+                Ok(selector) => return selector.into_iter().collect(),
+                Err(error) => error.to_string(),
+            },
+            Costly::Digest => {
+                let Ok(_turn) = self.hashing.acquire().await else { return BTreeSet::new() };
+                let asked = Arc::clone(caller);
+                let digest = blocking(move || Ok::<_, io::Error>(asked.digest())).await;
+                return digest.ok().flatten().into_iter().collect();
+            }
+        };
+        if self.is_news(format!("{costly:?} {problem}")) {
+            tracing::warn!(
+                event = "workload_not_examined",
+                uid = caller.uid,
+                problem,
+                "selectors that ask for it are not true"
+            );
+        }
+        BTreeSet::new()
+    }
+
+    /// Whether this was not told before.
+    fn is_news(&self, text: String) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= TOLD {
+            told.clear();
+        }
+        told.insert(text)
     }
 
     fn tell(&self, caller: &Caller, holds: &BTreeSet<Selector>, lacks: Vec<Lack>) {
@@ -58,12 +118,7 @@ impl Matching {
             None => ("none".to_owned(), "no enrollment has this node as its parent".to_owned()),
         };
         let holds = in_words(holds);
-        let refusal = format!("{holds}/{enrollment}/{missing}");
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.len() >= TOLD {
-            told.clear();
-        }
-        if told.insert(refusal) {
+        if self.is_news(format!("{holds}/{enrollment}/{missing}")) {
             tracing::warn!(
                 event = "workload_denied",
                 uid = caller.uid,
@@ -78,8 +133,28 @@ impl Matching {
 }
 
 impl Lack {
-    fn is_of_a_digest(&self) -> bool {
-        self.missing.iter().all(|selector| matches!(selector, Selector::UnixSha256(_)))
+    /// Whether this could be true yet, and takes that.
+    fn is_open_to(&self, costly: Costly) -> bool {
+        // What still lacks something that was looked for before is lost.
+        self.missing.iter().all(|selector| cost(selector).is_some_and(|cost| cost >= costly))
+            && self.missing.iter().any(|selector| cost(selector) == Some(costly))
+    }
+}
+
+/// `None`: it would have been found out already.
+fn cost(selector: &Selector) -> Option<Costly> {
+    match selector {
+        Selector::DockerLabel(_)
+        | Selector::DockerEnv(_)
+        | Selector::DockerImageId(_)
+        | Selector::DockerImageConfigDigest(_) => Some(Costly::Container),
+        Selector::SystemdFragmentPath(_) => Some(Costly::UnitFile),
+        Selector::UnixSha256(_) => Some(Costly::Digest),
+        Selector::UnixUid(_)
+        | Selector::UnixGid(_)
+        | Selector::UnixSupplementaryGid(_)
+        | Selector::UnixPath(_)
+        | Selector::SystemdId(_) => None,
     }
 }
 
@@ -99,11 +174,6 @@ fn judge(entries: &Entries, holds: &BTreeSet<Selector>) -> (Vec<Name>, Vec<Lack>
 
 fn in_words<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> String {
     selectors.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// /proc is read, and files may lie on disks that are slow.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
 }
 
 #[cfg(test)]
@@ -129,7 +199,7 @@ mod tests {
     async fn found(all: &[(&str, &[&str])]) -> Vec<String> {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
         let caller = Arc::new(Caller::of(&ours).unwrap());
-        let found = Matching::new().of(&caller, &entries(all)).await;
+        let found = Matching::new(None).of(&caller, &entries(all)).await;
         found.iter().map(Name::to_string).collect()
     }
 

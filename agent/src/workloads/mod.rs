@@ -1,4 +1,4 @@
-//! Identities for programs beside the agent: the SPIFFE Workload API on a Unix socket.
+//! Identities for programs beside the agent: the SPIFFE Workload API and Envoy's SDS on a Unix socket.
 //!
 //! The control plane tells which workloads this node's agents vouch for ([`Entries`]); `Keeper` holds a certificate for
 //! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry asks
@@ -8,7 +8,9 @@ mod api;
 mod attest;
 mod audience;
 mod authority;
+mod cgroup;
 mod client;
+mod docker;
 mod entry;
 pub mod fetch;
 mod file_set;
@@ -17,8 +19,10 @@ mod jwt;
 mod keeper;
 mod matching;
 mod process;
+mod sds;
 mod serve;
 mod socket;
+mod systemd;
 mod token_cache;
 mod tokens;
 mod told;
@@ -35,31 +39,36 @@ pub use socket::{ApiSocket, SocketError};
 pub use told::{Board, Told};
 
 use crate::clock::Clock;
-use crate::config::HostPort;
+use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::mesh::Denied;
 use api::Shared;
+use docker::Docker;
 use keeper::Keeper;
 use serve::{MAX_CONNECTIONS, serve};
 use tokens::Tokens;
 
 /// How many files all of it may have open.
 pub(crate) fn files(socket: Option<&ApiSocket>) -> u64 {
-    if socket.is_some() { 2 * MAX_CONNECTIONS as u64 } else { 0 }
+    let asking = docker::AT_ONCE + systemd::AT_ONCE;
+    if socket.is_some() { (2 * MAX_CONNECTIONS + 2 * asking) as u64 } else { 0 }
 }
 
 /// Begins to obtain certificates, and to serve them and what the board holds.
 pub(crate) fn start(
     socket: ApiSocket,
     board: &Board,
-    (control_plane, credentials, clock, denied): (HostPort, Credentials, Clock, Arc<Denied>),
+    config: &Config,
+    (credentials, clock, denied): (Credentials, Clock, Arc<Denied>),
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
     board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
+    let control_plane = config.control_plane.clone();
     let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
     let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), denied);
-    let shared = Shared::new(&keeper, tokens, board.clone(), stop.clone());
+    let docker = config.docker_socket.clone().map(Docker::new);
+    let shared = Shared::new(&keeper, tokens, board.clone(), docker, stop.clone());
     tasks.spawn(keeper.run(stop.clone()));
     tasks.spawn(serve(socket, shared));
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
 
+use super::cgroup::Cgroups;
+
 /// The largest executable whose digest is taken, in bytes.
 const LARGEST_EXECUTABLE: u64 = 512 * 1024 * 1024;
 
@@ -75,6 +77,20 @@ impl Process {
         <[u8; 32]>::try_from(context.finish().as_ref()).map_err(|_| malformed("exe"))
     }
 
+    /// Where the kernel has put it.
+    pub(super) fn cgroups(&self) -> io::Result<Cgroups> {
+        let text = self.read("cgroup")?;
+        self.check_same()?;
+        Cgroups::parse(&text).ok_or_else(|| malformed("cgroup"))
+    }
+
+    /// What is mounted for it.
+    pub(super) fn mountinfo(&self) -> io::Result<String> {
+        let text = self.read("mountinfo")?;
+        self.check_same()?;
+        Ok(text)
+    }
+
     fn executable(&self) -> io::Result<Option<PathBuf>> {
         let link = readlinkat(&self.directory, "exe", Vec::new())?;
         let path = Path::new(std::ffi::OsStr::from_bytes(link.to_bytes()));
@@ -84,7 +100,8 @@ impl Process {
         Ok(is_same.then(|| path.to_owned()))
     }
 
-    fn check_same(&self) -> io::Result<()> {
+    /// Fails if it has ended.
+    pub(super) fn check_same(&self) -> io::Result<()> {
         let is_same = self.start_time()? == self.started;
         if is_same { Ok(()) } else { Err(io::Error::other("another process has its number")) }
     }

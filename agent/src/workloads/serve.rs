@@ -5,6 +5,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::{
+    SERVICE_NAME as SECRETS, SecretDiscoveryServiceServer,
+};
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use http::Request;
 use hyper::body::Incoming;
@@ -20,6 +23,7 @@ use tower_service::Service;
 use super::api::{Api, Shared};
 use super::attest::Caller;
 use super::authority::ReadableAuthority;
+use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
 use crate::wire::accept::Refusals;
 use crate::wire::http2;
@@ -86,14 +90,19 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     let stop = shared.stop().clone();
-    let workload =
-        SpiffeWorkloadApiServer::new(Api::new(shared, caller)).max_decoding_message_size(LARGEST_REQUEST);
+    let api = Api::new(shared, caller);
+    let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
+        .max_decoding_message_size(sds::LARGEST_REQUEST);
+    let workload = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(LARGEST_REQUEST);
     let service = service_fn(move |request: Request<Incoming>| {
-        let mut workload = workload.clone();
+        let (mut secrets, mut workload) = (secrets.clone(), workload.clone());
         async move {
-            Ok::<_, Infallible>(
-                workload.call(request.map(Body::new)).await.unwrap_or_else(|never| match never {}),
-            )
+            let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
+                secrets.call(request.map(Body::new)).await
+            } else {
+                workload.call(request.map(Body::new)).await
+            };
+            Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
         }
     });
     let tasks = TaskTracker::new();

@@ -140,8 +140,9 @@ fn read_selectors(texts: &[String], problems: &mut Problems) -> BTreeSet<Selecto
                 }
             }
             Err(SelectorError::Kind) => {
-                let kind = text.rsplit_once(':').map_or(text.as_str(), |(kind, _)| kind);
-                let help = did_you_mean(&format!("{kind}:"), Selector::KINDS);
+                // Values may hold colons, so that the kind ends at the second one.
+                let kind: Vec<&str> = text.splitn(3, ':').take(2).collect();
+                let help = did_you_mean(&format!("{}:", kind.join(":")), Selector::KINDS);
                 let help = help.unwrap_or_else(|| format!("it begins with {}", Selector::KINDS.join(", ")));
                 problems.invalid_but(field, format!("{text:?} is no selector that is known"), help);
             }

@@ -9,6 +9,7 @@
 )]
 
 mod admin_access;
+mod attestors;
 mod authorities;
 mod authorization;
 mod certificates;
@@ -22,6 +23,7 @@ mod deleted_nodes;
 mod dumps;
 mod durability;
 mod enrollment;
+mod envoy;
 mod forged;
 mod grpc;
 mod hostile;
@@ -43,6 +45,7 @@ mod replicas;
 mod resources;
 mod revocation;
 mod rollout;
+mod sds;
 mod shop;
 mod spiffe_clients;
 mod streaming_app;

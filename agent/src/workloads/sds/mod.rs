@@ -1,0 +1,95 @@
+//! Envoy's Secret Discovery Service, as one connection is served it: the same identities and bundles as the Workload API's,
+//! to the same callers, in the form in which Envoy takes them.
+
+mod secrets;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::api::{Answers, Api, Following, has_certificate};
+use subscription::Subscription;
+
+/// The largest request, in bytes: Envoy's first one tells of itself, with every extension that it was built with.
+pub(super) const LARGEST_REQUEST: usize = 1024 * 1024;
+
+/// The service for one caller.
+#[derive(Debug, Clone)]
+pub(super) struct Secrets {
+    api: Api,
+}
+
+/// One stream.
+struct Exchange {
+    asked: Streaming<DiscoveryRequest>,
+    following: Following,
+    subscription: Subscription,
+}
+
+impl Secrets {
+    pub(super) fn new(api: Api) -> Self {
+        Self { api }
+    }
+}
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for Secrets {
+    type StreamSecretsStream = Answers<DiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let (asked, following) = (request.into_inner(), self.api.follow());
+        let first = Exchange { asked, following, subscription: Subscription::default() };
+        let answers = futures_util::stream::unfold(Some(first), async |exchange| {
+            let mut exchange = exchange?;
+            match exchange.next().await {
+                Ok(answer) => Some((Ok(answer?), Some(exchange))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        request: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        let mut subscription = Subscription::default();
+        subscription.take(request.into_inner())?;
+        let given = self.api.follow().until(false, has_certificate).await?;
+        Ok(Response::new(subscription.whole_answer(&given)))
+    }
+}
+
+impl Exchange {
+    /// The next answer: to what is asked, or because something has changed. `None` once nothing more is asked.
+    ///
+    /// # Errors
+    /// The status that ends the stream.
+    async fn next(&mut self) -> Result<Option<DiscoveryResponse>, Status> {
+        loop {
+            let is_answer_due = tokio::select! {
+                request = self.asked.message() => match request? {
+                    Some(request) => self.subscription.take(request)?,
+                    None => return Ok(None),
+                },
+                changed = self.following.changed() => {
+                    changed?;
+                    self.subscription.has_begun()
+                }
+            };
+            if is_answer_due {
+                let given = self.following.until(false, has_certificate).await?;
+                let answer = self.subscription.answer(&given);
+                if answer.is_some() {
+                    return Ok(answer);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use hauberk_proto::sds::envoy::config::core::v3::data_source::Specifier;
+use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::{Secret, SpiffeCertValidatorConfig};
+use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use hauberk_proto::sds::google::rpc;
+use hauberk_tls::{KeyPair, Svid};
+use prost::Message;
+use tonic::Code;
+
+use super::super::api::Given;
+use super::super::keeper::WorkloadSvid;
+use super::secrets::TYPE_URL;
+use super::subscription::Subscription;
+use crate::testing::{Authorities, HOUR, around};
+
+const BILLING: &str = "spiffe://shop.local/workload/billing";
+const TRUST_DOMAIN: &str = "spiffe://shop.local";
+
+fn given(authorities: &Authorities, paths: &[&str]) -> Given {
+    let svids = paths.iter().map(|path| {
+        let key = KeyPair::generate().unwrap();
+        let svid = authorities.sign(path, key.public_key(), around(HOUR));
+        (Arc::new(WorkloadSvid { svid, key }), String::new())
+    });
+    Given {
+        identities: Vec::new(),
+        svids: svids.collect(),
+        bundle: Arc::new(authorities.issuing.root_bundle().clone()),
+        revocation_list: Bytes::new(),
+        jwt_keys: None,
+    }
+}
+
+fn request(names: &[&str], nonce: &str) -> DiscoveryRequest {
+    DiscoveryRequest {
+        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        type_url: TYPE_URL.to_owned(),
+        response_nonce: nonce.to_owned(),
+        ..DiscoveryRequest::default()
+    }
+}
+
+fn secrets(answer: &DiscoveryResponse) -> Vec<Secret> {
+    assert!(answer.resources.iter().all(|resource| resource.type_url == TYPE_URL));
+    answer.resources.iter().map(|resource| Secret::decode(resource.value.as_slice()).unwrap()).collect()
+}
+
+fn names(answer: &DiscoveryResponse) -> Vec<String> {
+    secrets(answer).into_iter().map(|secret| secret.name).collect()
+}
+
+/// The whole of what one stream is answered that asks once.
+fn asked(given: &Given, names: &[&str]) -> DiscoveryResponse {
+    let mut subscription = Subscription::default();
+    assert!(subscription.take(request(names, "")).unwrap());
+    subscription.answer(given).unwrap()
+}
+
+fn text(source: Option<hauberk_proto::sds::envoy::config::core::v3::DataSource>) -> String {
+    let Some(Specifier::InlineBytes(bytes)) = source.unwrap().specifier else { unreachable!() };
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn each_name_has_its_secret() {
+    let authorities = Authorities::new();
+    let given = given(&authorities, &["workload/billing", "workload/worker"]);
+    let bundle = given.bundle.to_pem();
+    for (name, path) in
+        [("default", "billing"), (BILLING, "billing"), ("spiffe://shop.local/workload/worker", "worker")]
+    {
+        let answer = asked(&given, &[name]);
+        let [Secret { name: found, r#type: Some(Type::TlsCertificate(certificate)) }] = &secrets(&answer)[..]
+        else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(found, name, "by the name that was asked for");
+        let svid = Svid::from_pem(&text(certificate.certificate_chain.clone())).unwrap();
+        let key = KeyPair::from_pkcs8_pem(&text(certificate.private_key.clone())).unwrap();
+        assert_eq!(svid.id().as_str(), format!("spiffe://shop.local/workload/{path}"));
+        assert_eq!(svid.key_fingerprint(), key.public_key().fingerprint());
+    }
+    for name in ["ROOTCA", TRUST_DOMAIN] {
+        let answer = asked(&given, &[name]);
+        let [Secret { r#type: Some(Type::ValidationContext(context)), .. }] = &secrets(&answer)[..] else {
+            panic!("{answer:?}")
+        };
+        assert_eq!(text(context.trusted_ca.clone()), bundle);
+    }
+    let answer = asked(&given, &["ALL"]);
+    let [Secret { r#type: Some(Type::ValidationContext(context)), .. }] = &secrets(&answer)[..] else {
+        panic!("{answer:?}")
+    };
+    let validator = context.custom_validator_config.clone().unwrap();
+    assert_eq!(validator.name, "envoy.tls.cert_validator.spiffe");
+    let config = SpiffeCertValidatorConfig::decode(validator.typed_config.unwrap().value.as_slice()).unwrap();
+    let domains: Vec<_> =
+        config.trust_domains.into_iter().map(|domain| (domain.name, text(domain.trust_bundle))).collect();
+    assert_eq!(domains, [("shop.local".to_owned(), bundle)]);
+
+    let everything = asked(&given, &[]);
+    assert_eq!(names(&everything), [TRUST_DOMAIN, BILLING, "spiffe://shop.local/workload/worker"]);
+}
+
+#[test]
+fn what_is_not_given_is_absent() {
+    let authorities = Authorities::new();
+    let given = given(&authorities, &["workload/billing"]);
+    let others =
+        ["spiffe://shop.local/workload/worker", "spiffe://other.test", "rootca", "spiffe://shop.local/"];
+    for name in others {
+        let mut subscription = Subscription::default();
+        assert!(subscription.take(request(&[name], "")).unwrap());
+        assert_eq!(subscription.answer(&given), None, "{name}");
+        // Once it is asked for beside something that there is, that is answered.
+        assert!(subscription.take(request(&[name, "default"], "")).unwrap());
+        assert_eq!(names(&subscription.answer(&given).unwrap()), ["default"]);
+    }
+    let mut once = Subscription::default();
+    once.take(request(&others, "")).unwrap();
+    assert_eq!(once.whole_answer(&given).resources, []);
+}
+
+#[test]
+fn each_change_is_answered_once_and_a_refusal_is_no_reason_to_repeat() {
+    let authorities = Authorities::new();
+    let mut given = given(&authorities, &["workload/billing"]);
+    let mut subscription = Subscription::default();
+    assert!(!subscription.has_begun());
+    assert!(subscription.take(request(&["default"], "")).unwrap());
+    let first = subscription.answer(&given).unwrap();
+    assert_eq!((first.version_info.as_str(), first.nonce.as_str()), ("1", "1"));
+    // Taken.
+    let mut taken = request(&["default"], "1");
+    taken.version_info = "1".to_owned();
+    assert!(!subscription.take(taken).unwrap());
+    assert_eq!(subscription.answer(&given), None, "nothing that it wants has changed");
+
+    given.svids = self::given(&authorities, &["workload/billing"]).svids;
+    let second = subscription.answer(&given).unwrap();
+    assert_eq!(second.nonce, "2");
+    assert_ne!(second.resources, first.resources);
+    let mut refused = request(&["default"], "2");
+    refused.version_info = "1".to_owned();
+    refused.error_detail = Some(rpc::Status { code: 13, message: "no".repeat(10_000) });
+    assert!(!subscription.take(refused).unwrap());
+    assert_eq!(subscription.answer(&given), None, "no loop");
+
+    // A request that crossed the last answer is passed over, what it says of names too.
+    assert!(!subscription.take(request(&["ROOTCA"], "1")).unwrap());
+    assert!(subscription.take(request(&["ROOTCA"], "2")).unwrap());
+    assert_eq!(names(&subscription.answer(&given).unwrap()), ["ROOTCA"]);
+    // All given up, which is not the same as asking for everything; then asked for anew.
+    assert!(subscription.take(request(&[], "3")).unwrap());
+    assert_eq!(subscription.answer(&given), None);
+    assert!(subscription.take(request(&["ROOTCA"], "3")).unwrap());
+    assert_eq!(names(&subscription.answer(&given).unwrap()), ["ROOTCA"]);
+}
+
+#[test]
+fn only_secrets_are_served_and_not_without_end() {
+    let mut subscription = Subscription::default();
+    let mut other = request(&["default"], "");
+    other.type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster".to_owned();
+    assert_eq!(subscription.take(other).unwrap_err().code(), Code::InvalidArgument);
+    let many = request(&["a"; 65], "");
+    assert_eq!(subscription.take(many).unwrap_err().code(), Code::InvalidArgument);
+    let mut unsaid = request(&["default"], "");
+    unsaid.type_url.clear();
+    assert!(subscription.take(unsaid).unwrap());
+}

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hauberk_integration_tests::{AgentOptions, MeshBox, dial};
+use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, dial};
 use hauberk_proto::{
     admin::v1::{ApplyRequest, DeleteRequest, DeleteTarget, resources_client::ResourcesClient},
     agent::v1::{
@@ -206,12 +206,12 @@ async fn obey(channel: Channel, tell: mpsc::Sender<()>) {
     }
 }
 
-/// How soon a program that waits has an identity of a new enrollment, and how fast one that asks is answered.
-pub fn workloads(runtime: &Runtime, mesh: &MeshBox) {
+/// How soon a program that waits has an identity of a new enrollment, and how fast one that asks is answered. Gives the agent.
+pub fn workloads(runtime: &Runtime, mesh: &MeshBox) -> Agent {
     let socket = mesh.folder().join("workload-api.sock");
     let options =
         AgentOptions::default().argument("--workload-api-socket").argument(socket.to_str().unwrap());
-    let _agent = mesh.agent("client", options.quiet());
+    let agent = mesh.agent("client", options.quiet());
     let (mut fresh, mut fetched) = runtime.block_on(async {
         let admin = dial::channel(mesh.admin_address(), dial::admin(mesh));
         let mut resources = ResourcesClient::new(admin);
@@ -245,6 +245,7 @@ pub fn workloads(runtime: &Runtime, mesh: &MeshBox) {
     print_spread(&mut fresh);
     println!("\nFetchX509SVID on a warm connection, {FETCHES} times");
     print_spread(&mut fetched);
+    agent
 }
 
 fn token(mesh: &MeshBox) -> String {

@@ -83,6 +83,8 @@ fn main() {
     if wants("memory") {
         memory(&runtime, &mesh, &client, &server);
     }
+    // An instance that has gone holds up every change that concerns it: all stay until the last change was made.
+    let mut standing = Vec::new();
     if wants("enforcement") || wants("revocation") {
         let agents = control::many_agents(&mesh, backend);
         if wants("enforcement") {
@@ -91,16 +93,16 @@ fn main() {
         if wants("revocation") {
             control::revocation(&runtime, &mesh, agents.len());
         }
+        standing.extend(agents);
     }
     if wants("workloads") {
-        identities::workloads(&runtime, &mesh);
+        standing.push(identities::workloads(&runtime, &mesh));
     }
-    // Not before: an instance that is away holds up every change that concerns it.
-    drop((client, server));
-    // Last: instances that have gone, or never connected, hold up every change.
     if wants("thousand") {
         identities::thousand(&runtime, &mesh);
     }
+    drop((client, server, standing));
+    // Last: its instances never connect.
     if wants("issuance") {
         identities::issuance(&runtime, &mesh);
     }

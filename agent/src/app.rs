@@ -93,14 +93,14 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         signal = signals.next_stop() => return Ok(exit_code(signal)),
     };
     let (access_log, access_log_writer) = start_access_log(&config)?;
-    let identity = &issued.identity;
-    let decisions = Arc::new(Decisions::new(clock, identity.instance, random::bytes()?, access_log));
-    let (instance, issued_at) = (identity.instance, identity.issued_at);
-    let recipient = Recipient::of(identity.svid.id())?;
+    let (instance, issued_at) = (issued.identity.instance, issued.identity.issued_at);
+    let decisions = Arc::new(Decisions::new(clock, instance, random::bytes()?, access_log));
+    let recipient = Recipient::of(issued.identity.svid.id())?;
     let credentials = Credentials::new(issued, Arc::clone(&state))?;
     let connections = Connections::new(Context {
         clock,
         identity: credentials.live().clone(),
+        trust: credentials.trust_changes(),
         mesh: mesh.clone(),
         decisions: Arc::clone(&decisions),
         metrics: Arc::default(),

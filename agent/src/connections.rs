@@ -9,6 +9,7 @@ mod live;
 mod passage;
 mod refused;
 mod rules;
+mod succession;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hauberk_identity::UnixMillis;
-use hauberk_tls::{PeerIdentity, TrustBundle, VerifyError};
+use hauberk_tls::{LiveState, PeerIdentity, Svid, TrustBundle, VerifyError};
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,10 +27,12 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::decisions::Decisions;
 use crate::mesh::{ClosedReason, Denial, Inbound};
+use succession::{Lagging, Succession};
 
 pub(crate) use live::{Connection, Exporter, Role};
 pub(crate) use passage::{Passage, Subject};
 pub(crate) use rules::Rules;
+pub(crate) use succession::Shown;
 
 /// How often the time is held against certificates.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +53,7 @@ pub struct Connections {
     rules: ArcSwap<Rules>,
     table: Mutex<Table>,
     next_id: AtomicU64,
+    succession: Mutex<Succession>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +84,9 @@ impl Connections {
     /// None yet. Nothing is let in before [`Connections::enforce`] runs.
     pub fn new(context: Context) -> Arc<Self> {
         let closed = Inbound::Closed { reason: ClosedReason::NoView };
+        let succession = Succession::new(Arc::clone(&context.trust.borrow()));
         Arc::new(Self {
+            succession: Mutex::new(succession),
             context,
             rules: ArcSwap::from_pointee(Rules::new(Arc::new(closed))),
             table: Mutex::default(),
@@ -99,6 +105,9 @@ impl Connections {
         inbound.mark_changed();
         // None is live yet: each is held against what is trusted as it is registered.
         trust.mark_changed();
+        let mut told = self.context.trust.clone();
+        told.mark_changed();
+        let mut own = shown_by(&trust.borrow());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -107,9 +116,18 @@ impl Connections {
                     self.apply(next).await;
                 }
                 Ok(()) = trust.changed() => {
-                    let bundle = Arc::clone(trust.borrow_and_update().bundle());
-                    self.apply_trust(bundle).await;
+                    let state = trust.borrow_and_update().clone();
+                    let shown = shown_by(&state);
+                    if std::mem::replace(&mut own, shown) != shown {
+                        self.succession().renewed(Instant::now());
+                    }
+                    self.apply_trust(Arc::clone(state.bundle())).await;
                     self.judge_ourselves();
+                }
+                Ok(()) = told.changed() => {
+                    let next = Arc::clone(&told.borrow_and_update());
+                    self.succession().told(next, Instant::now());
+                    self.follow();
                 }
                 Ok(()) = denied.changed() => {
                     let mark = *denied.borrow_and_update();
@@ -122,7 +140,10 @@ impl Connections {
                     self.apply_denylist().await;
                     self.context.mesh.denied.publish_applied(mark);
                 }
-                _ = tick.tick() => self.apply_time(),
+                _ = tick.tick() => {
+                    self.apply_time();
+                    self.follow();
+                }
             }
         }
     }
@@ -283,6 +304,45 @@ impl Connections {
         }
     }
 
+    /// Whether the far end of a connection that we opened should by now have a certificate by another authority, and has
+    /// not proved it.
+    pub(crate) fn is_proof_due(&self, connection: &Connection) -> bool {
+        let succession = self.succession();
+        succession.is_proof_due(Instant::now()) && succession.is_lagging(connection)
+    }
+
+    /// Whether connections are passing from one authority to the next.
+    pub(crate) fn is_succession_under_way(&self) -> bool {
+        self.succession().done().is_none()
+    }
+
+    /// Brings connections from an authority that signs no longer to the next, and says when that is done.
+    fn follow(&self) {
+        let now = Instant::now();
+        let own = shown_by(&self.context.identity.current());
+        let mut succession = self.succession();
+        if succession.done().is_none() {
+            let table = self.table();
+            let lagging: Vec<_> =
+                table.live.values().filter(|live| succession.is_lagging(live)).cloned().collect();
+            drop(table);
+            let next = self.next_id.load(Ordering::Relaxed);
+            succession.advance(own.and_then(|own| own.issuer), !lagging.is_empty(), next, now);
+            for connection in lagging {
+                if succession.verdict(&connection, now) == Lagging::Retire {
+                    connection.retired().cancel();
+                }
+            }
+        }
+        if let Some(version) = succession.done() {
+            self.context.mesh.applied.publish_followed(version);
+        }
+    }
+
+    fn succession(&self) -> MutexGuard<'_, Succession> {
+        self.succession.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn walk(&self, review: impl Fn(&Connection)) {
         let all: Vec<_> = self.table().live.values().cloned().collect();
         for some in all.chunks(WALK_STEP) {
@@ -296,6 +356,11 @@ impl Connections {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The certificate that handshakes show at a moment.
+pub(crate) fn shown_by(state: &LiveState) -> Option<Shown> {
+    state.svid().map(|svid| Shown { serial: svid.serial(), issuer: Svid::issuer_serial(svid) })
 }
 
 impl Registered {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use hauberk_tls::LiveIdentity;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::decisions::Decisions;
 use crate::mesh::Mesh;
 use crate::metrics::Metrics;
+use crate::state::StoredTrust;
 
 /// Handed to every listener. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub struct Context {
     pub clock: Clock,
     /// Our certificate, key and bundle.
     pub identity: LiveIdentity,
+    /// What the control plane says is to be trusted, of which the bundle is a part.
+    pub trust: watch::Receiver<Arc<StoredTrust>>,
     /// What is known of the mesh.
     pub mesh: Mesh,
     /// Where decisions go.

@@ -26,6 +26,7 @@ pub enum Usage {
 pub struct PeerIdentity {
     id: SpiffeId,
     serial: Serial,
+    issuer_serial: Option<Serial>,
     not_after: UnixMillis,
     key_fingerprint: Fingerprint,
     chain: Arc<[CertificateDer<'static>]>,
@@ -190,6 +191,7 @@ impl PeerIdentity {
         Ok(Self {
             id: spiffe_id(&facts)?,
             serial: facts.serial,
+            issuer_serial: chain.get(1).and_then(|issuer| Some(Facts::read(issuer).ok()?.serial)),
             not_after: facts.validity.not_after(),
             key_fingerprint: Fingerprint::of(facts.spki),
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
@@ -209,6 +211,11 @@ impl PeerIdentity {
     /// The last instant at which the certificate is valid.
     pub fn not_after(&self) -> UnixMillis {
         self.not_after
+    }
+
+    /// The serial number of the authority that signed the certificate, where its own came along.
+    pub fn issuer_serial(&self) -> Option<Serial> {
+        self.issuer_serial
     }
 
     /// The SHA-256 of the certificate's SubjectPublicKeyInfo.

@@ -7,7 +7,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use hauberk_identity::{IdentityKind, Name, UnixMillis};
+use hauberk_identity::{Name, Serial, UnixMillis};
 use hauberk_policy::{Caller, CanonicalPath, Protocol};
 use hauberk_tls::{PeerIdentity, TrustBundle, Usage};
 use slab::Slab;
@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::passage::{Passage, Subject};
-use super::rules::{Rules, Ruling, SharedMemo};
+use super::rules::{Rules, Ruling, SharedMemo, is_principal};
+use super::succession::Shown;
 use super::{Connections, Unwelcome};
 use crate::decisions::{self, Facts};
 use crate::mesh::{Denial, Denied, NodeView};
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     proven_until: AtomicU64,
     /// Until when the peer takes us for who we are; without end where that is not ours to prove.
     own_until: AtomicU64,
+    /// Which certificate of ours the peer has seen most recently.
+    shown: Mutex<Option<Shown>>,
     /// Who drives the connection, if that task cannot wait for `cut`.
     driver: AtomicWaker,
     retired: CancellationToken,
@@ -104,6 +107,7 @@ impl Connection {
             listener,
             proven_until: AtomicU64::new(peer.not_after().0),
             own_until: AtomicU64::new(u64::MAX),
+            shown: Mutex::default(),
             driver: AtomicWaker::new(),
             proven: Mutex::new(peer),
             retired: CancellationToken::new(),
@@ -157,6 +161,21 @@ impl Connection {
         self.own_until.store(until.0, Ordering::Release);
     }
 
+    /// The authority that signed the certificate which the peer has proved most recently.
+    pub(super) fn peer_issuer(&self) -> Option<Serial> {
+        self.proven().issuer_serial()
+    }
+
+    /// Which certificate of ours the peer has seen most recently.
+    pub(crate) fn shown(&self) -> Option<Shown> {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes which certificate of ours the peer has seen.
+    pub(crate) fn set_shown(&self, shown: Option<Shown>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+    }
+
     /// The instant at which it must end.
     pub(super) fn ends_at(&self) -> UnixMillis {
         self.proven_until().min(self.own_until())
@@ -191,7 +210,8 @@ impl Connection {
         }
     }
 
-    /// Takes a newer proof of the same identity. Says whether it was one that holds at this moment.
+    /// Takes another proof of the same identity, which a handshake has just given: the last one counts. Says whether it
+    /// was one that holds at this moment.
     pub(crate) fn extend(&self, peer: &PeerIdentity, connections: &Connections) -> bool {
         // A change of trust or denylist takes this lock for each connection after the new one is there: either it finds the
         // new proof here, or the new one is what we hold the proof against.
@@ -199,10 +219,8 @@ impl Connection {
         if proven.id() != peer.id() || connections.verify(peer, self.role).is_err() {
             return false;
         }
-        if peer.not_after() > proven.not_after() {
-            self.proven_until.store(peer.not_after().0, Ordering::Release);
-            *proven = peer.clone();
-        }
+        self.proven_until.store(peer.not_after().0, Ordering::Release);
+        *proven = peer.clone();
         true
     }
 
@@ -364,11 +382,6 @@ impl Connection {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Admins and control planes never call services.
-fn is_principal(kind: &IdentityKind<'_>) -> bool {
-    !matches!(kind, IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })
 }
 
 impl State {

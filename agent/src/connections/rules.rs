@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hauberk_identity::IdentityKind;
 use hauberk_policy::{Attempt, Caller, CallerMemo, CanonicalPath, Decision, Protocol};
 
 use crate::decisions;
@@ -95,4 +96,9 @@ pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>) -> Deci
 /// A request as policies see it.
 pub(crate) fn request<'a>(method: &'a str, path: &'a CanonicalPath<'a>, upgrade: bool) -> Attempt<'a> {
     Attempt::Request { method, path, upgrade }
+}
+
+/// Admins and control planes never call services.
+pub(super) fn is_principal(kind: &IdentityKind<'_>) -> bool {
+    !matches!(kind, IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })
 }

@@ -1,11 +1,13 @@
 use hauberk_policy::Protocol;
-use hauberk_tls::{TrustBundle, Usage, verify_svid};
+use hauberk_tls::{IssuingAuthority, KeyPair, SvidTemplate, TrustBundle, Usage, verify_svid};
+use tokio::sync::watch;
 
 use super::*;
 use crate::clock::Clock;
 use crate::mesh::{Denylist, Mesh};
 use crate::state::Mark;
-use crate::testing::{Authorities, HOUR, around, now};
+use crate::state::StoredTrust;
+use crate::testing::{Authorities, HOUR, around, now, serial};
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 
@@ -16,6 +18,7 @@ fn connections(authorities: &Authorities) -> Arc<Connections> {
     Connections::new(Context {
         clock,
         identity: authorities.live("mesh/shop/node/orders"),
+        trust: watch::Sender::new(Arc::new(authorities.stored_trust())).subscribe(),
         mesh: Mesh::new(),
         decisions: Arc::new(Decisions::new(clock, instance, [1, 2, 3, 4], None)),
         metrics: Arc::default(),
@@ -174,4 +177,105 @@ async fn live_connections_of_the_revoked_are_cut_and_then_it_is_said() {
     assert_eq!(mesh.inbound().borrow().ends_outbound(), None);
     stop.cancel();
     enforcing.join_next().await.unwrap().unwrap();
+}
+
+/// What is to be trusted once the authority of these tests signs no longer.
+fn succeeded(authorities: &Authorities) -> Arc<StoredTrust> {
+    let mut trust = authorities.trust();
+    trust.version = 2;
+    trust.renew_issuers = vec![authorities.issuing.serial().to_string()];
+    trust.renew_within_ms = 5_000;
+    Arc::new(StoredTrust::new(trust).unwrap())
+}
+
+fn followed(connections: &Connections) -> Option<u64> {
+    connections.follow();
+    *connections.context.mesh.applied.subscribe_followed().borrow()
+}
+
+/// Has ourselves shown a certificate by the next authority.
+fn renew_ourselves(connections: &Connections, next: &IssuingAuthority) {
+    let key = KeyPair::generate().unwrap();
+    let svid = next.sign(&template("mesh/shop/node/orders", &key)).unwrap();
+    connections.context.identity.publish(svid, &key).unwrap();
+}
+
+fn template(path: &str, key: &KeyPair) -> SvidTemplate {
+    SvidTemplate {
+        id: format!("spiffe://shop.local/{path}").parse().unwrap(),
+        public_key: key.public_key(),
+        serial: serial(),
+        validity: around(HOUR),
+        dns_names: vec![],
+        ip_addresses: vec![],
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn trust_is_followed_once_both_ends_of_every_connection_have_proved_the_next_authority() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let next = IssuingAuthority::create(&authorities.root, around(HOUR * 80), serial()).unwrap();
+    let address = "127.0.0.1:9".parse().unwrap();
+    assert_eq!(followed(&connections), Some(0));
+    let [inbound, outbound] = [(INBOUND, [1; 32]), (Role::Outbound, [2; 32])].map(|(role, exporter)| {
+        let peer = web(&authorities, HOUR);
+        let registered = connections.register(role, peer, address, exporter).unwrap();
+        registered.connection().set_shown(shown_by(&connections.context.identity.current()));
+        registered
+    });
+    connections.succession().told(succeeded(&authorities), Instant::now());
+    assert_eq!(followed(&connections), Some(0));
+    renew_ourselves(&connections, &next);
+    connections.succession().renewed(Instant::now());
+    let shown = shown_by(&connections.context.identity.current());
+    let key = KeyPair::generate().unwrap();
+    let svid = next.sign(&template("mesh/shop/node/web", &key)).unwrap();
+    let newer = verify_svid(svid.chain(), next.root_bundle(), now(), Usage::Client).unwrap();
+    for registered in [&inbound, &outbound] {
+        assert!(registered.connection().extend(&newer, &connections));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(followed(&connections), Some(0), "the peer knows us by the former authority");
+        registered.connection().set_shown(shown);
+    }
+    assert_eq!(followed(&connections), Some(2));
+    assert!(![inbound, outbound].iter().any(|lived| lived.connection().retired().is_cancelled()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_and_waited_for_so_long() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let next = IssuingAuthority::create(&authorities.root, around(HOUR * 80), serial()).unwrap();
+    let address = "127.0.0.1:9".parse().unwrap();
+    let register = |role, exporter| connections.register(role, web(&authorities, HOUR), address, exporter);
+    let (inbound, outbound) =
+        (register(INBOUND, [1; 32]).unwrap(), register(Role::Outbound, [2; 32]).unwrap());
+    assert_eq!(followed(&connections), Some(0));
+    connections.succession().told(succeeded(&authorities), Instant::now());
+    renew_ourselves(&connections, &next);
+    let are_retired = || {
+        let followed = followed(&connections);
+        let retired = [&outbound, &inbound].map(|each| each.connection().retired().is_cancelled());
+        (followed, retired, connections.is_proof_due(outbound.connection()))
+    };
+    assert_eq!(are_retired(), (Some(0), [false, false], false));
+    let mut seen = Vec::new();
+    for _ in 0..4 {
+        tokio::time::advance(Duration::from_secs(5)).await;
+        seen.push(are_retired());
+    }
+    assert_eq!(
+        seen,
+        [
+            (Some(0), [false, false], true),
+            (Some(0), [true, false], true),
+            (Some(0), [true, true], true),
+            (Some(2), [true, true], false),
+        ]
+    );
+    // What begins only now met an old certificate, and so would the next one.
+    let late = register(Role::Outbound, [3; 32]).unwrap();
+    assert_eq!(followed(&connections), Some(2));
+    assert!(!late.connection().retired().is_cancelled() && !inbound.connection().cut_signal().is_cancelled());
 }

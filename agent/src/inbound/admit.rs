@@ -16,7 +16,7 @@ use super::app::NoConnection;
 use super::limits::{InUse, Place};
 use super::listener::{Port, Stream};
 use super::{http, prove, tcp, tunnel};
-use crate::connections::{Connection, Registered, Role};
+use crate::connections::{Connection, Registered, Role, Shown};
 use crate::wire::alpn;
 use crate::wire::socket::EXPORTER_LABEL;
 
@@ -43,6 +43,7 @@ pub(super) async fn connection(
     port: Arc<Port>,
     protocol: Protocol,
     stream: Stream,
+    shown: Option<Shown>,
     address: SocketAddr,
     mut place: Place,
 ) {
@@ -75,6 +76,7 @@ pub(super) async fn connection(
             return;
         }
     };
+    registered.connection().set_shown(shown);
     if let Err(reason) = registered.connection().check(&port.connections.rules()) {
         let decision = registered.connection().record_refusal(&port.connections, reason, since);
         tracing::info!(event = "connection_refused", %address, reason, %decision);

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::admit;
 use super::app::PoolsByCaller;
 use super::limits::{Limits, Place};
-use crate::connections::Connections;
+use crate::connections::{Connections, shown_by};
 use crate::metrics::ListenerMetrics;
 use crate::wire::accept::Refusals;
 use crate::wire::alpn;
@@ -114,6 +114,8 @@ async fn welcome(port: Arc<Port>, limits: Arc<Limits>, place: Place, stream: Tcp
             return refused(&port, address, "tls_setup_failed");
         }
     };
+    // Read before the handshake, which may show a newer one.
+    let shown = shown_by(&port.connections.context().identity.current());
     let handshake = limits.begin_handshake();
     let outcome = tokio::select! {
         outcome = acceptor.accept(stream) => outcome,
@@ -122,7 +124,7 @@ async fn welcome(port: Arc<Port>, limits: Arc<Limits>, place: Place, stream: Tcp
     };
     drop(handshake);
     match outcome {
-        Ok(stream) => Box::pin(admit::connection(port, protocol, stream, address, place)).await,
+        Ok(stream) => Box::pin(admit::connection(port, protocol, stream, shown, address, place)).await,
         Err(error @ HandshakeError::PeerRefused(_)) => {
             port.metrics.turned_away("peer_refused");
             tracing::info!(event = "handshake_refused", %address, %error);

@@ -36,16 +36,20 @@ async fn exchange(port: &Port, prover: &Connection, stream: &mut TlsStream<TcpSt
     if count > MAX_NAMES {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let peer = prover.peer();
+    let (peer, shown) = (prover.peer(), prover.shown());
     let mut answers = Vec::with_capacity(count);
     for _ in 0..count {
         let mut name = Exporter::default();
         stream.read_exact(&mut name).await?;
-        let lives_on = port.connections.find(&name).is_some_and(|connection| {
+        let named = port.connections.find(&name).filter(|connection| {
             matches!(connection.role(), Role::Inbound { port: of, .. } if of == port.number)
                 && connection.extend(&peer, &port.connections)
         });
-        answers.push(u8::from(lives_on));
+        // The prover has seen ours afresh too.
+        if let Some(connection) = &named {
+            connection.set_shown(shown);
+        }
+        answers.push(u8::from(named.is_some()));
     }
     stream.write_all(&answers).await?;
     stream.shutdown().await?;

@@ -14,12 +14,17 @@ use super::{Inbound, NodeView};
 pub struct Applied {
     inbound: watch::Sender<Option<Arc<Inbound>>>,
     trust: watch::Sender<Option<Arc<TrustBundle>>>,
+    followed: watch::Sender<Option<u64>>,
 }
 
 impl Applied {
     /// Nothing has been applied yet.
     pub fn new() -> Self {
-        Self { inbound: watch::Sender::new(None), trust: watch::Sender::new(None) }
+        Self {
+            inbound: watch::Sender::new(None),
+            trust: watch::Sender::new(None),
+            followed: watch::Sender::new(None),
+        }
     }
 
     /// States that live traffic now obeys `inbound`, the very value that was received.
@@ -35,6 +40,17 @@ impl Applied {
     /// What live connections have been held against, now and at each change.
     pub fn subscribe_trust(&self) -> watch::Receiver<Option<Arc<TrustBundle>>> {
         self.trust.subscribe()
+    }
+
+    /// States that no live connection rests on an authority that signs no longer, as of this version of what is to be
+    /// trusted; or that this was waited for long enough.
+    pub fn publish_followed(&self, version: u64) {
+        self.followed.send_if_modified(|followed| followed.replace(version) != Some(version));
+    }
+
+    /// The version of what is to be trusted up to which that holds, now and at each change.
+    pub fn subscribe_followed(&self) -> watch::Receiver<Option<u64>> {
+        self.followed.subscribe()
     }
 
     /// What live traffic obeys, now and at each change.

@@ -14,7 +14,7 @@ use hauberk_tls::{
 use thiserror::Error;
 
 use super::tunnel::TunnelPool;
-use crate::connections::{Connections, Registered, Role, Unwelcome};
+use crate::connections::{Connections, Registered, Role, Unwelcome, shown_by};
 use crate::wire::alpn;
 use crate::wire::budget::Budget;
 use crate::wire::http1::LinkPool;
@@ -137,13 +137,14 @@ impl Peer {
         }
         let exporter = stream.exporter(EXPORTER_LABEL)?;
         let (stream, peer) = stream.into_parts();
-        let (Some(peer), Some(own)) = (peer, own_until) else {
+        let (Some(peer), Some(own_until)) = (peer, own_until) else {
             return Err(DialError::Handshake(self.address, HandshakeError::NoCertificate));
         };
         let registered = connections
             .register(Role::Outbound, peer, self.address, exporter)
             .map_err(|error| DialError::Unwelcome(self.address, error))?;
-        registered.connection().set_own_until(own.not_after());
+        registered.connection().set_own_until(own_until.not_after());
+        registered.connection().set_shown(shown_by(&own));
         Ok((Transport::tls(stream, place), registered))
     }
 

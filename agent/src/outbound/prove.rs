@@ -9,17 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_identity::SpiffeId;
 use hauberk_tls::{ServerExpectation, Svid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::http::chain;
 use super::peer::HANDSHAKE_PATIENCE;
-use crate::connections::{Connection, Connections};
+use crate::connections::{Connection, Connections, shown_by};
 use crate::wire::{alpn, socket};
 
 /// How often connections are looked through.
 const EVERY: Duration = Duration::from_secs(5);
+/// How often, while one authority follows another and there are peers that have not proved a certificate by the new one.
+const EVERY_IN_SUCCESSION: Duration = Duration::from_secs(1);
 /// How long before the far agent's certificate ends it is asked for a newer one: it renews at half life, so that there is
 /// one unless its life is shorter than a few minutes.
 const ASK_BEFORE: Duration = Duration::from_secs(5 * 60);
@@ -33,11 +35,10 @@ const MAX_NAMES: usize = 1_024;
 /// Proves, again and again, whatever needs it.
 pub(super) async fn keep_proved(connections: &Arc<Connections>) {
     let mut identity = connections.context().identity.subscribe();
-    let mut tick = tokio::time::interval(EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let pause = if connections.is_succession_under_way() { EVERY_IN_SUCCESSION } else { EVERY };
         tokio::select! {
-            _ = tick.tick() => {}
+            () = tokio::time::sleep(pause) => {}
             Ok(()) = identity.changed() => {}
         }
         let proofs = stream::iter(stale(connections));
@@ -63,13 +64,12 @@ type ByPeer = HashMap<(SocketAddr, SpiffeId), Vec<Arc<Connection>>>;
 fn stale(connections: &Connections) -> ByPeer {
     let context = connections.context();
     let now = context.clock.now();
-    let own_until =
-        context.identity.current().svid().map_or(UnixMillis(0), |svid| svid.validity().not_after());
+    let own = shown_by(&context.identity.current());
     let mut by_peer = ByPeer::new();
     for connection in connections.outgoing() {
         let ends_soon = now.plus(ASK_BEFORE) > connection.proven_until();
         // What has been retired is about to end by itself, unless something is still going on.
-        if own_until > connection.own_until() || ends_soon {
+        if own != connection.shown() || ends_soon || connections.is_proof_due(&connection) {
             let key = (connection.address(), connection.peer().id().clone());
             by_peer.entry(key).or_default().push(connection);
         }
@@ -84,7 +84,8 @@ async fn prove(
     stale: &[Arc<Connection>],
 ) -> io::Result<()> {
     let identity = &connections.context().identity;
-    let own_until = identity.current().svid().map(Svid::validity);
+    let current = identity.current();
+    let own_until = current.svid().map(Svid::validity);
     let expected = ServerExpectation::AnyOf([id.clone()].into());
     let connector =
         identity.connector(expected, &[alpn::PROVE], true, HANDSHAKE_PATIENCE).map_err(io::Error::other)?;
@@ -106,6 +107,7 @@ async fn prove(
     for (connection, answer) in stale.iter().zip(answers) {
         if let (1, Some(own), Some(peer)) = (answer, own_until, &peer) {
             connection.set_own_until(own.not_after());
+            connection.set_shown(shown_by(&current));
             connection.extend(peer, connections);
         }
     }

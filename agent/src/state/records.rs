@@ -1,8 +1,9 @@
 //! What the files of the state directory hold.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, TrustDomain, UnixMillis};
+use hauberk_identity::{InstanceId, Serial, SerialError, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::signing::ViewVerifier;
 use hauberk_tls::{CertificateDer, Fingerprint, KeyPair, Svid, TrustBundle};
@@ -26,6 +27,7 @@ pub struct StoredIdentity {
 #[derive(Debug)]
 pub struct StoredTrust {
     message: pb::Trust,
+    former: HashSet<Serial>,
     /// The roots.
     pub bundle: TrustBundle,
     /// The keys that sign views.
@@ -97,7 +99,7 @@ impl StoredTrust {
             roots,
             view_keys,
             version: _,
-            renew_issuers: _,
+            renew_issuers,
             distrusted_keys,
             renew_within_ms: _,
         } = &message;
@@ -115,7 +117,12 @@ impl StoredTrust {
         let bundle = bundle.distrusting(distrusted);
         let keys = view_keys.iter().map(|pb::ViewKey { key_id: _, public_key }| public_key.as_slice());
         let view_keys = ViewVerifier::from_public_keys(keys).map_err(|error| error.to_string())?;
-        Ok(Self { bundle, view_keys, message })
+        let former = renew_issuers
+            .iter()
+            .map(|serial| serial.parse())
+            .collect::<Result<_, _>>()
+            .map_err(|error: SerialError| error.to_string())?;
+        Ok(Self { bundle, view_keys, former, message })
     }
 
     /// Counts the changes of what is to be trusted.
@@ -125,9 +132,22 @@ impl StoredTrust {
 
     /// Over which time to renew this certificate, where the authority that signed it signs no longer.
     pub fn renewal_within(&self, svid: &Svid) -> Option<Duration> {
-        let issuer = svid.issuer_serial()?.to_string();
-        let within = Duration::from_millis(self.message.renew_within_ms.into());
-        self.message.renew_issuers.contains(&issuer).then_some(within)
+        self.is_former(svid.issuer_serial()?).then_some(self.renew_within())
+    }
+
+    /// Over which time everybody renews whose authority signs no longer.
+    pub fn renew_within(&self) -> Duration {
+        Duration::from_millis(self.message.renew_within_ms.into())
+    }
+
+    /// The issuing authorities that sign no longer.
+    pub fn signs_no_longer(&self) -> impl Iterator<Item = Serial> {
+        self.former.iter().copied()
+    }
+
+    /// Whether this is one of them.
+    pub fn is_former(&self, issuer: Serial) -> bool {
+        self.former.contains(&issuer)
     }
 
     /// The message that it was made of.

@@ -91,6 +91,7 @@ impl<'a> Session<'a> {
         wishes.mark_changed();
         applied.mark_changed();
         let mut trust_applied = self.sync.mesh.applied.subscribe_trust();
+        let mut followed = self.sync.mesh.applied.subscribe_followed();
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let mut down = client.sync(ReceiverStream::new(waiting)).await.map_err(closed)?.into_inner();
         self.sync.connected.send_replace(true);
@@ -118,6 +119,11 @@ impl<'a> Session<'a> {
                 changed = trust_applied.changed() => {
                     or_stopping(changed)?;
                     trust_applied.mark_unchanged();
+                    self.acknowledge_trust(&up).await?;
+                }
+                changed = followed.changed() => {
+                    or_stopping(changed)?;
+                    followed.mark_unchanged();
                     self.acknowledge_trust(&up).await?;
                 }
                 changed = registrations.changed() => {
@@ -225,11 +231,15 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Acknowledges what is to be trusted once every live connection has been held against it.
+    /// Acknowledges what is to be trusted once every live connection has been held against it, and none rests on an
+    /// authority that signs no longer.
     async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
+        let followed = *self.sync.mesh.applied.subscribe_followed().borrow();
         let version = match (&self.unacknowledged_trust, applied) {
-            (Some((version, wanted)), Some(applied)) if *wanted == applied => *version,
+            (Some((version, wanted)), Some(applied)) if *wanted == applied && followed == Some(*version) => {
+                *version
+            }
             _ => return Ok(()),
         };
         self.unacknowledged_trust = None;

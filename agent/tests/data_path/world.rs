@@ -12,14 +12,16 @@ use hauberk_agent::decisions::{AccessLog, Decisions};
 use hauberk_agent::inbound::{self, Limits, Listener};
 use hauberk_agent::mesh::{Endpoint, EndpointSet, Mesh, NodeView, Port, Service, ServicePort, Target};
 use hauberk_agent::outbound::{Outbound, TcpService};
+use hauberk_agent::state::StoredTrust;
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
 use hauberk_policy::{
     Authorization, Engine, Mode, NodeScope, PolicyDocument, PolicyIndex, PortScope, Protocol, Undeclared,
 };
+use hauberk_proto::agent::v1::Trust;
 use hauberk_proto::convert::Discovery;
 use hauberk_tls::{IssuingAuthority, KeyPair, LiveIdentity, RootAuthority, SvidTemplate, TrustBundle};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -138,6 +140,13 @@ impl World {
         identity
     }
 
+    /// What a control plane would say is to be trusted.
+    fn trust(&self) -> watch::Receiver<Arc<StoredTrust>> {
+        let roots = self.bundle().roots().iter().map(|root| root.der().to_vec()).collect();
+        let trust = Trust { trust_domain: self.domain.to_string(), roots, ..Trust::default() };
+        watch::Sender::new(Arc::new(StoredTrust::new(trust).unwrap())).subscribe()
+    }
+
     pub fn agent(&self, node: &str) -> Agent {
         self.agent_with_life(node, Duration::from_secs(3_600))
     }
@@ -166,6 +175,7 @@ impl World {
         let context = Context {
             clock,
             identity: self.identity(&id, life),
+            trust: self.trust(),
             mesh: Mesh::new(),
             decisions: Arc::new(Decisions::new(clock, InstanceId::from_random([3; 8]), [1, 2, 3, 4], log)),
             metrics: Arc::default(),

@@ -87,6 +87,18 @@ pub enum LifecycleError {
         /// The first of them.
         named: Vec<String>,
     },
+    /// Calls that are under way would be cut.
+    #[error(
+        "{count} live instances may have connections on which nothing newer is proved ({}): wait some seconds, see \
+         `hauberk authority list`, or cut those connections with --now",
+        .named.join(", ")
+    )]
+    StillProved {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
 }
 
 impl From<SealError> for LifecycleError {
@@ -243,10 +255,11 @@ impl Authorities {
         self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await
     }
 
-    /// Takes trust away from what an authority has signed. `now`: even from what live instances hold.
+    /// Takes trust away from what an authority has signed. `now`: even from what live instances hold, or have proved on
+    /// connections that are open.
     ///
     /// # Errors
-    /// It signs still, or live instances hold certificates by it.
+    /// It signs still, or live instances hold certificates by it, or have not said that none of their connections rests on it.
     pub async fn revoke(&self, serial: &str, now: bool, actor: &Actor) -> Result<(), LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
@@ -265,6 +278,11 @@ impl Authorities {
             if !held.is_empty() {
                 let named = named(held.iter().map(|held| (&held.spiffe_id, held.instance.to_string())));
                 return Err(LifecycleError::StillHeld { count: held.len(), named });
+            }
+            let late = self.not_trusting(entry.record.needs_version);
+            if !late.is_empty() && !entry.is(State::Prepared) {
+                let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
+                return Err(LifecycleError::StillProved { count: late.len(), named });
             }
         }
         let commit = change::revoke(&book, entry, self.parts.clock.now())?;

@@ -64,7 +64,8 @@ pub(super) struct AuthorityRecord {
     /// When it came into that state, Unix ms.
     #[serde(default)]
     pub(super) changed_at: u64,
-    /// While it is prepared: the version of trust that whoever is to meet its certificates must have acknowledged.
+    /// The version of trust that all live instances must have acknowledged before the next step: while it is prepared, the one
+    /// that tells to trust it; once it signs no longer, the one that says so.
     #[serde(default)]
     pub(super) needs_version: u64,
     /// While it is prepared: it becomes active as soon as it can, without being told again.

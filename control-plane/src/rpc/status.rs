@@ -263,6 +263,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
+        LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
         LifecycleError::Store(error) | LifecycleError::Authority(AuthorityError::Store(error)) => {
             of_store(error)
         }

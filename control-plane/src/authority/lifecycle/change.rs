@@ -85,7 +85,7 @@ pub(super) fn activate(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Co
         Some((other, state))
     });
     for (other, state) in moved {
-        commit = move_to(commit, other, state, now)?;
+        commit = move_to(commit, book, other, state, now)?;
     }
     Ok(commit)
 }
@@ -109,7 +109,7 @@ pub(super) fn taint(
     for tainted in with_all_under(book, entry) {
         let record = AuthorityRecord { was_tainted: true, ..tainted.record.clone() };
         let tainted = Entry { record, ..tainted.clone() };
-        commit = move_to(commit, &tainted, State::Tainted, now)?;
+        commit = move_to(commit, book, &tainted, State::Tainted, now)?;
     }
     Ok(commit)
 }
@@ -117,7 +117,7 @@ pub(super) fn taint(
 /// Nothing that an authority has signed is good any longer, nor what was signed by those under it.
 pub(super) fn retire(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
     with_all_under(book, entry)
-        .try_fold(book.change()?, |commit, entry| move_to(commit, entry, State::Retired, now))
+        .try_fold(book.change()?, |commit, entry| move_to(commit, book, entry, State::Retired, now))
 }
 
 /// The same by hand, while certificates by it may still be valid: it is distrusted by its key too, for its root may go on
@@ -125,7 +125,7 @@ pub(super) fn retire(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Comm
 pub(super) fn revoke(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
     with_all_under(book, entry).try_fold(book.change()?, |commit, entry| {
         let record = AuthorityRecord { was_tainted: true, ..entry.record.clone() };
-        move_to(commit, &Entry { record, ..entry.clone() }, State::Retired, now)
+        move_to(commit, book, &Entry { record, ..entry.clone() }, State::Retired, now)
     })
 }
 
@@ -134,7 +134,18 @@ fn with_all_under<'a>(book: &'a Book, entry: &'a Entry) -> impl Iterator<Item = 
     std::iter::once(entry).chain(under)
 }
 
-fn move_to(commit: Commit, entry: &Entry, state: State, now: UnixMillis) -> Result<Commit, StoreError> {
-    let record = AuthorityRecord { state, changed_at: now.0, goes_on: false, ..entry.record.clone() };
+fn move_to(
+    commit: Commit,
+    book: &Book,
+    entry: &Entry,
+    state: State,
+    now: UnixMillis,
+) -> Result<Commit, StoreError> {
+    let needs_version = match state {
+        State::Retiring | State::Tainted => book.trust.version + 1,
+        State::Prepared | State::Active | State::Retired => entry.record.needs_version,
+    };
+    let record =
+        AuthorityRecord { state, changed_at: now.0, needs_version, goes_on: false, ..entry.record.clone() };
     put(commit, entry.kind, &entry.serial, &record)
 }

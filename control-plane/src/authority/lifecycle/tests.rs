@@ -229,6 +229,28 @@ async fn whoever_still_holds_a_certificate_is_named_before_it_is_cut_off() {
 }
 
 #[tokio::test]
+async fn whoever_has_not_proved_anew_is_named_before_its_connections_are_cut() {
+    let scratch = scratch().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let former = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    authorities.taint(&former, &actor()).await.unwrap();
+    let svid = certificate(&scratch).await;
+    let instance = hauberk_identity::InstanceId::parse("aaaaaaaaaa").unwrap();
+    let held = IssuedTo { serial: svid.serial(), issued_at: None, not_after: svid.validity().not_after() };
+    let peer = Peer::new(svid.id().clone(), instance, None, held, None).unwrap();
+    let (hello, questions) = (HelloFacts::default(), mpsc::channel(1).0);
+    let now = scratch.clock.now();
+    let connected = control.instances.connect(&peer, hello, Enforcement::default(), None, questions, now);
+    connected.trusts(control.authority.version() - 1);
+    let refused = authorities.revoke(&former, false, &actor()).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::StillProved { count: 1, .. }), "{refused}");
+    assert!(refused.to_string().contains("aaaaaaaaaa of spiffe://"), "{refused}");
+    connected.trusts(control.authority.version());
+    authorities.revoke(&former, false, &actor()).await.unwrap();
+    assert_eq!(serial_of(&scratch, Kind::Issuing, State::Retired).await, former);
+}
+
+#[tokio::test]
 async fn the_next_authority_comes_by_itself_before_the_end() {
     let scratch = scratch().await;
     let authorities = &scratch.control.authorities;

@@ -4,7 +4,7 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
@@ -20,6 +20,7 @@ const FILES: [&str; 16] = [
     "hauberk/admin/v1/revocations.proto",
     "hauberk/admin/v1/operations.proto",
     "hauberk/admin/v1/authorities.proto",
+    "hauberk/admin/v1/federation.proto",
     "google/protobuf/timestamp.proto",
 ];
 

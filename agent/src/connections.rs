@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hauberk_identity::UnixMillis;
-use hauberk_tls::{LiveState, PeerIdentity, Svid, TrustBundle, VerifyError};
+use hauberk_tls::{FederatedBundles, LiveState, PeerIdentity, Svid, VerifyError};
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -121,7 +121,7 @@ impl Connections {
                     if std::mem::replace(&mut own, shown) != shown {
                         self.succession().renewed(Instant::now());
                     }
-                    self.apply_trust(Arc::clone(state.bundle())).await;
+                    self.apply_trust(&state).await;
                     self.judge_ourselves();
                 }
                 Ok(()) = told.changed() => {
@@ -213,13 +213,12 @@ impl Connections {
 
     /// Verifies a peer by what is trusted, and who is refused, at this moment.
     fn verify(&self, peer: &PeerIdentity, role: Role) -> Result<(), Unwelcome> {
-        let bundle = Arc::clone(self.context.identity.current().bundle());
-        self.verify_by(&bundle, peer, role, self.context.clock.now())
+        self.verify_by(&self.context.identity.current(), peer, role, self.context.clock.now())
     }
 
     fn verify_by(
         &self,
-        bundle: &TrustBundle,
+        trusted: &LiveState,
         peer: &PeerIdentity,
         role: Role,
         now: UnixMillis,
@@ -227,7 +226,7 @@ impl Connections {
         if let Some(denial) = self.context.mesh.denied.denial(peer.id(), peer.serial()) {
             return Err(Unwelcome::Denied(denial));
         }
-        Ok(peer.verify_again(bundle, now, role.of_peer())?)
+        Ok(trusted.verify_again(peer, now, role.of_peer())?)
     }
 
     /// Whether we are refused by everybody ourselves.
@@ -252,25 +251,29 @@ impl Connections {
         let rules = Arc::new(Rules::new(inbound));
         self.rules.store(Arc::clone(&rules));
         let end = rules.inbound().ends_outbound();
+        // Whom handshakes let in, and then those whom they have let in. Without rules nobody of another domain is.
+        let others_changed = self.context.identity.publish_federated(match rules.view() {
+            Ok(view) => view.federated.clone(),
+            Err(_) => FederatedBundles::default(),
+        });
+        let (trusted, now) = (self.context.identity.current(), self.context.clock.now());
         self.walk(|connection| {
             connection.review(self, &rules);
             if let Some(reason) = end {
                 connection.cut(reason.as_str());
+            }
+            if others_changed {
+                connection.hold_against(self, &trusted, now);
             }
         })
         .await;
         self.context.mesh.applied.publish(Arc::clone(rules.inbound()));
     }
 
-    async fn apply_trust(&self, bundle: Arc<TrustBundle>) {
+    async fn apply_trust(&self, trusted: &LiveState) {
         let now = self.context.clock.now();
-        self.walk(|connection| {
-            if let Err(error) = connection.verify_again(self, &bundle, now) {
-                connection.cut(&error.to_string());
-            }
-        })
-        .await;
-        self.context.mesh.applied.publish_trust(bundle);
+        self.walk(|connection| connection.hold_against(self, trusted, now)).await;
+        self.context.mesh.applied.publish_trust(Arc::clone(trusted.bundle()));
     }
 
     async fn apply_denylist(&self) {

@@ -2,6 +2,7 @@
 
 mod access;
 mod authority;
+mod bundle;
 mod decisions;
 mod resources;
 mod revocation;
@@ -13,6 +14,7 @@ pub(crate) use access::{
     Admin, Audit, AuditList, Completion, ContextCommand, Login, Role, Shell, Token, TokenCreate, Uses,
 };
 pub(crate) use authority::{AuthorityCommand, AuthorityKind, Waiting};
+pub(crate) use bundle::{BundleCommand, BundleFormat};
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
 pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
@@ -120,6 +122,9 @@ pub(crate) enum Command {
     /// Who signs certificates, and who is trusted
     #[command(subcommand)]
     Authority(AuthorityCommand),
+    /// What members of trust domains are verified by: ours, and those that are followed
+    #[command(subcommand)]
+    Bundle(BundleCommand),
     /// Who may administer
     #[command(subcommand)]
     Admin(Admin),

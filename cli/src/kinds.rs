@@ -15,7 +15,7 @@ pub(crate) struct KindName {
 }
 
 /// The kinds of resources.
-pub(crate) const RESOURCES: [KindName; 5] = [
+pub(crate) const RESOURCES: [KindName; 6] = [
     KindName { kind: Kind::Mesh, written: "Mesh", said: &["mesh", "meshes"] },
     KindName {
         kind: Kind::VirtualNode,
@@ -29,6 +29,11 @@ pub(crate) const RESOURCES: [KindName; 5] = [
     },
     KindName { kind: Kind::Policy, written: "Policy", said: &["policy", "policies", "pol"] },
     KindName { kind: Kind::Enrollment, written: "Enrollment", said: &["enrollment", "enrollments", "enr"] },
+    KindName {
+        kind: Kind::FederatedTrustDomain,
+        written: "FederatedTrustDomain",
+        said: &["federatedtrustdomain", "federatedtrustdomains", "ftd"],
+    },
 ];
 
 /// Kinds of AWS App Mesh that this version does not have.
@@ -107,6 +112,7 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
         Some(Spec::VirtualService(_)) => Kind::VirtualService,
         Some(Spec::Policy(_)) => Kind::Policy,
         Some(Spec::Enrollment(_)) => Kind::Enrollment,
+        Some(Spec::FederatedTrustDomain(_)) => Kind::FederatedTrustDomain,
         None => Kind::Unspecified,
     }
 }

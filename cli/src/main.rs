@@ -64,6 +64,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, Comma
         Command::Revoke(command) => commands::revoke::revoke(&global, command).await,
         Command::Quarantine(command) => commands::revoke::quarantine(&global, command).await,
         Command::Authority(command) => commands::authority::run(&global, command).await,
+        Command::Bundle(command) => commands::bundle::run(&global, command).await,
         Command::Admin(command) => commands::admin::run(&global, command).await,
         Command::Audit(command) => commands::audit::run(&global, command).await,
         Command::Login(arguments) => commands::login::run(arguments).await,

@@ -4,9 +4,9 @@ use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::admin::v1::{
     admins_client::AdminsClient, audit_client::AuditClient, authorities_client::AuthoritiesClient,
-    flows_client::FlowsClient, identities_client::IdentitiesClient, policies_client::PoliciesClient,
-    resources_client::ResourcesClient, revocations_client::RevocationsClient, rollout_client::RolloutClient,
-    system_client::SystemClient,
+    federation_client::FederationClient, flows_client::FlowsClient, identities_client::IdentitiesClient,
+    policies_client::PoliciesClient, resources_client::ResourcesClient,
+    revocations_client::RevocationsClient, rollout_client::RolloutClient, system_client::SystemClient,
 };
 use hauberk_proto::mesh::v1::{Kind, Resource, ResourceRef};
 use tonic::Code;
@@ -71,6 +71,8 @@ impl Session {
         revocations: RevocationsClient;
         /// Who vouches for whom.
         authorities: AuthoritiesClient;
+        /// Bundles of trust domains.
+        federation: FederationClient;
         /// People.
         admins: AdminsClient;
         /// How far a change has come.

@@ -21,8 +21,9 @@ use crate::authority;
 use crate::clock::Clock;
 use crate::compile;
 use crate::config::Settings;
+use crate::federation::{self, Federation, FederationParts, OwnBundleParts};
 use crate::health::Health;
-use crate::oidc::{Documents, Oidc, OidcCertificate};
+use crate::oidc::Documents;
 use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
@@ -31,6 +32,7 @@ use crate::revocation::crl::{self, Crl};
 use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::ServerCertificate;
 use crate::telemetry::LogControl;
+use crate::web::{Respond, ServedCertificate, WebListener};
 
 pub use addresses::{Addresses, reachable};
 pub use control_plane::ControlPlane;
@@ -105,15 +107,14 @@ async fn start(
     let agent = listen(settings.agent_listen, "agent-listen").await?;
     let admin = listen(settings.admin_listen, "admin-listen").await?;
     let probes = listen(settings.health_listen, "health-listen").await?;
-    let oidc = match settings.oidc_listen {
-        Some(address) => Some(listen(address, "oidc-listen").await?),
-        None => None,
-    };
+    let oidc = listen_if(settings.oidc_listen, "oidc-listen").await?;
+    let bundle = listen_if(settings.bundle_listen, "bundle-listen").await?;
     let addresses = Addresses {
         agent: agent.1,
         admin: admin.1,
         health: probes.1,
         oidc: oidc.as_ref().map(|(_, bound)| *bound),
+        bundle: bundle.as_ref().map(|(_, bound)| *bound),
     };
     control.addresses.get_or_init(|| addresses.clone());
 
@@ -135,17 +136,24 @@ async fn start(
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
     let (resources, push) = start_push(control, list.subscribe()).await?;
-    let admin_routes = rpc::admin_routes(control, &resources, &push).await?;
+    let federation = start_federation(control, &resources);
+    let admin_routes = rpc::admin_routes(control, &resources, &push, &federation).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
-    let oidc = match (oidc, &settings.oidc_issuer) {
-        (Some((socket, _)), Some(issuer)) => Some(Oidc {
-            socket,
-            certificate: OidcCertificate::open(settings.oidc_certificate.as_ref(), &control.identity).await?,
-            documents: Documents::new(issuer),
-            keys: Arc::clone(&control.signing_keys),
-        }),
-        _ => None,
-    };
+    let mut of_web = Vec::new();
+    if let (Some((socket, _)), Some(issuer)) = (oidc, &settings.oidc_issuer) {
+        let files = settings.oidc_certificate.as_ref();
+        let certificate = ServedCertificate::open("oidc", files, &control.identity).await?;
+        let (documents, keys) = (Documents::new(issuer), Arc::clone(&control.signing_keys));
+        let respond: Arc<Respond> = Arc::new(move |path| documents.respond(path, &keys.current()));
+        of_web.push(WebListener { socket, certificate, respond });
+    }
+    if let Some((socket, _)) = bundle {
+        let files = settings.bundle_certificate.as_ref();
+        let certificate = ServedCertificate::open("bundle", files, &control.identity).await?;
+        let federation = Arc::clone(&federation);
+        let respond: Arc<Respond> = Arc::new(move |path| federation.respond(path));
+        of_web.push(WebListener { socket, certificate, respond });
+    }
     let local = LocalSocket::bind(&settings.admin_socket())?;
     addresses::write(settings, &addresses)?;
 
@@ -154,9 +162,10 @@ async fn start(
     serve(control, "admin", rpc::serve(admin, admin_routes, control.access(), stop.clone()));
     serve(control, "local", rpc::serve_local(Arc::clone(control), local, control.access(), stop.clone()));
     control.tasks.spawn(health.clone().serve(probes.0, stop.clone()));
-    if let Some(oidc) = oidc {
-        control.tasks.spawn(oidc.serve(stop.clone()));
+    for listener in of_web {
+        control.tasks.spawn(listener.serve(stop.clone()));
     }
+    control.tasks.spawn(federation.run(stop.clone()));
     control.tasks.spawn(certificate.keep_current(Arc::clone(control)));
     let signing_keys = Arc::clone(&control.signing_keys);
     let stopping = stop.clone();
@@ -222,6 +231,27 @@ async fn start_push(
     Ok((Arc::new(resources), push))
 }
 
+/// Numbers our own bundle from now on; others' are asked for once [`Federation::run`] does.
+fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federation> {
+    let (sender, own) = watch::channel(Arc::default());
+    let parts = OwnBundleParts {
+        store: Arc::clone(&control.store),
+        authority: Arc::clone(&control.authority),
+        signing_keys: Arc::clone(&control.signing_keys),
+        clock: control.clock.clone(),
+    };
+    control.tasks.spawn(federation::publish(parts, sender, control.stop.clone()));
+    Federation::new(FederationParts {
+        store: Arc::clone(&control.store),
+        catalogs: resources.catalogs().clone(),
+        audit: Arc::clone(&control.audit),
+        clock: control.clock.clone(),
+        metrics: Arc::clone(&control.metrics),
+        web_roots: control.settings.web_roots.clone(),
+        own,
+    })
+}
+
 /// Starts a listener's task. One that fails stops the whole: half a control plane looks healthy and is not.
 fn serve<E: std::error::Error + Send>(
     control: &Arc<ControlPlane>,
@@ -270,6 +300,16 @@ async fn follow_revision(control: Arc<ControlPlane>) {
             () = control.stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
+    }
+}
+
+async fn listen_if(
+    address: Option<SocketAddr>,
+    setting: &'static str,
+) -> Result<Option<(TcpListener, SocketAddr)>, AppError> {
+    match address {
+        Some(address) => listen(address, setting).await.map(Some),
+        None => Ok(None),
     }
 }
 

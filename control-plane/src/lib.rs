@@ -11,6 +11,7 @@ pub mod clock;
 pub mod compile;
 pub mod config;
 pub mod enrollment;
+pub mod federation;
 pub mod flows;
 pub mod health;
 pub mod init;
@@ -31,6 +32,7 @@ pub mod rpc;
 pub mod secret;
 pub mod server_certificate;
 pub mod telemetry;
+pub mod web;
 
 #[cfg(test)]
 mod testing;

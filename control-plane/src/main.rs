@@ -1,6 +1,8 @@
 //! Issues short-lived service certificates and pushes authorization rules.
 #![forbid(unsafe_code)]
 
+mod web_arguments;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -19,6 +21,8 @@ use hauberk_proto::admin::v1::IssueCredentialRequest;
 use hauberk_tls::{CertificateRequest, KeyPair, Svid, TrustBundle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use web_arguments::WebArguments;
 
 /// The mistake is in the command line or the configuration.
 const EXIT_USAGE: u8 = 2;
@@ -111,21 +115,8 @@ struct RunArguments {
     /// The life of JWT-SVIDs, 1m to 1h [default: 5m] [env: HAUBERK_JWT_SVID_TTL]
     #[arg(long, value_name = "DURATION")]
     jwt_svid_ttl: Option<String>,
-    /// Where the keys that verify JWT-SVIDs are served over HTTPS, for OpenID Connect [default: nowhere]
-    /// [env: HAUBERK_OIDC_LISTEN]
-    #[arg(long, value_name = "ADDRESS")]
-    oidc_listen: Option<String>,
-    /// The URL by which others reach that listener, such as https://oidc.shop.example: JWT-SVIDs name it as their issuer
-    /// [env: HAUBERK_OIDC_ISSUER]
-    #[arg(long, value_name = "URL")]
-    oidc_issuer: Option<String>,
-    /// The certificate chain of that listener, PEM, read again when it changes [default: the control plane's own
-    /// certificate] [env: HAUBERK_OIDC_CERTIFICATE]
-    #[arg(long, value_name = "FILE")]
-    oidc_certificate: Option<String>,
-    /// The private key of that certificate, PEM [env: HAUBERK_OIDC_KEY]
-    #[arg(long, value_name = "FILE")]
-    oidc_key: Option<String>,
+    #[command(flatten)]
+    web: WebArguments,
     /// The file of the key-encryption key [default: key-encryption-key in the data directory]
     /// [env: HAUBERK_KEK_FILE]
     #[arg(long, value_name = "FILE")]
@@ -253,10 +244,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         san,
         svid_ttl,
         jwt_svid_ttl,
-        oidc_listen,
-        oidc_issuer,
-        oidc_certificate,
-        oidc_key,
+        web,
         kek_file,
         log,
         log_format,
@@ -269,16 +257,13 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         ("health-listen", health_listen),
         ("svid-ttl", svid_ttl),
         ("jwt-svid-ttl", jwt_svid_ttl),
-        ("oidc-listen", oidc_listen),
-        ("oidc-issuer", oidc_issuer),
-        ("oidc-certificate", oidc_certificate),
-        ("oidc-key", oidc_key),
         ("kek-file", kek_file),
         ("log", log),
         ("log-format", log_format),
         ("shutdown-deadline", shutdown_deadline),
     ]
     .into_iter()
+    .chain(web.flags())
     .collect();
     let settings = load(flags.clone(), san.clone(), place.config.as_deref())?;
     let log_control = telemetry::start(&settings.log, settings.log_format)?;

@@ -51,6 +51,11 @@ impl MeshBox {
 
     /// The same, with more arguments for `run`.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_in("box.test", arguments)
+    }
+
+    /// The same for another trust domain.
+    pub fn start_in(trust_domain: &str, arguments: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("hauberk-it-").tempdir().unwrap();
         let mut mesh = Self {
             folder,
@@ -61,7 +66,7 @@ impl MeshBox {
             health: String::new(),
         };
         let data = mesh.data_dir();
-        let init = ["init", "--trust-domain", "box.test", "--context", "box", "--data-dir"];
+        let init = ["init", "--trust-domain", trust_domain, "--context", "box", "--data-dir"];
         mesh.run_binary("hauberk-control-plane", init.iter().copied().chain([path(&data)]), None).ok();
         mesh.start_control_plane("127.0.0.1:0", "127.0.0.1:0");
         mesh

@@ -2,7 +2,6 @@
 
 use std::{fs, io, time::Duration};
 
-use hauberk_identity::TrustDomain;
 use hauberk_proto::agent::v1::{
     AgentInfo, AttestRequest, AttestResponse, attest_request::Evidence, enrollment_client::EnrollmentClient,
 };
@@ -95,5 +94,5 @@ pub async fn join(mesh: &MeshBox, node: &str) -> (Svid, KeyPair) {
 
 /// The roots of the mesh in the box.
 pub fn bundle(mesh: &MeshBox) -> TrustBundle {
-    TrustBundle::from_pem(TrustDomain::parse("box.test").unwrap(), &mesh.bundle_pem()).unwrap()
+    TrustBundle::from_self_describing_pem(&mesh.bundle_pem()).unwrap()
 }

@@ -296,8 +296,11 @@ impl Case<'_> {
             (Outcome::Permit, _) => (Effect::Allow, Reason::Permitted),
             (Outcome::Forbid, _) => (Effect::Deny, Reason::Forbidden),
             (Outcome::Error, _) => (Effect::Deny, Reason::EvaluationError),
-            (Outcome::Silent, Authorization::Enforce) => (Effect::Deny, Reason::NoPolicyMatched),
-            (Outcome::Silent, Authorization::Audit) => (Effect::Allow, Reason::AuditDefaultAllow),
+            // AUDIT is for beginners with their own services; strangers whose bundle is followed are not meant.
+            (Outcome::Silent, Authorization::Audit) if !self.principal.is_foreign => {
+                (Effect::Allow, Reason::AuditDefaultAllow)
+            }
+            (Outcome::Silent, _) => (Effect::Deny, Reason::NoPolicyMatched),
         };
         let audited = self.ask(&request, &in_play.audit, &in_play.names);
         let audit = (audited.outcome != Outcome::Silent).then(|| {

@@ -156,6 +156,12 @@ impl PolicyDocument {
         &self.references
     }
 
+    /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
+    pub fn permits_all_workloads(&self) -> bool {
+        let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
+        self.statements.iter().any(|statement| permits(&statement.policy) && reaches_all(&statement.policy))
+    }
+
     pub(crate) fn statements(&self) -> &[Statement] {
         &self.statements
     }

@@ -134,17 +134,21 @@ pub(crate) struct Principal {
     /// Itself and all that it is in.
     pub(crate) within: HashSet<EntityUid>,
     pub(crate) entity: Entity,
+    /// It belongs to another trust domain.
+    pub(crate) is_foreign: bool,
 }
 
 /// The principal that `id` is, or nobody where it never calls services.
 pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, roles: &Roles) -> Option<Principal> {
-    principal_kind(id, &scope.trust_domain).map(|kind| principal(kind, id, roles))
+    let kind = principal_kind(id, &scope.trust_domain)?;
+    let is_foreign = !id.is_member_of(&scope.trust_domain);
+    Some(Principal { is_foreign, ..principal(kind, id, roles) })
 }
 
 pub(crate) fn anonymous() -> Principal {
     let uid = Kind::Anonymous.uid(ANONYMOUS);
     let entity = Entity::new_no_attrs(uid.clone(), HashSet::new());
-    Principal { within: HashSet::from([uid.clone()]), uid, entity }
+    Principal { within: HashSet::from([uid.clone()]), uid, entity, is_foreign: false }
 }
 
 fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
@@ -157,5 +161,5 @@ fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
         parents.insert(Kind::Mesh.uid(mesh));
     }
     let within = parents.iter().cloned().chain([uid.clone()]).collect();
-    Principal { entity: Entity::new_no_attrs(uid.clone(), parents), uid, within }
+    Principal { entity: Entity::new_no_attrs(uid.clone(), parents), uid, within, is_foreign: false }
 }

@@ -75,7 +75,8 @@ pub enum Authorization {
     /// It is denied.
     #[default]
     Enforce,
-    /// It is let through and recorded. Explicit forbids and errors still deny.
+    /// It is let through and recorded. Explicit forbids and errors still deny, and members of other trust domains are let
+    /// through by permits alone.
     Audit,
 }
 

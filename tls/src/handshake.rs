@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{SpiffeId, UnixMillis};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::bootstrap::BootstrapTrust;
+use crate::bundle::TrustBundle;
 use crate::certificate::Facts;
 use crate::live::{ClientAuth, LiveIdentity, ServerExpectation};
 use crate::provider;
 use crate::verifier::{Usage, VerifyError, verify_parts};
 
-/// A server's check of its clients: any member of the trust domain.
+/// A server's check of its clients: any member of the trust domain, and of those whose bundles are published.
 #[derive(Debug)]
 pub(crate) struct VerifyClients {
     pub(crate) live: LiveIdentity,
@@ -34,6 +35,8 @@ pub(crate) enum ServerTrust {
     Bootstrap(BootstrapTrust),
     /// The same, whatever the time is.
     AtAnyTime(BootstrapTrust),
+    /// One bundle, and the only server that is expected.
+    Fixed(Arc<TrustBundle>, SpiffeId),
 }
 
 impl ServerTrust {
@@ -51,6 +54,10 @@ impl ServerTrust {
             Self::AtAnyTime(trust) => {
                 let valid = Facts::read(leaf).map_err(VerifyError::Leaf)?.validity;
                 trust.verify(leaf, others, now.clamp(valid.not_before(), valid.not_after()))
+            }
+            Self::Fixed(bundle, expected) => {
+                let id = verify_parts(leaf, others, bundle, now, Usage::Server)?;
+                if id == *expected { Ok(()) } else { Err(VerifyError::UnexpectedId(id)) }
             }
         }
     }
@@ -71,7 +78,7 @@ impl ClientCertVerifier for VerifyClients {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        verify_parts(leaf, others, self.live.current().bundle(), unix_millis(now), Usage::Client)?;
+        self.live.current().verify_client(leaf, others, unix_millis(now))?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -4,23 +4,25 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, SpiffeId};
+use hauberk_identity::{IdentityKind, SpiffeId, TrustDomain, UnixMillis};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
-use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::bundle::TrustBundle;
+use crate::certificate::Facts;
+use crate::federated::FederatedBundles;
 use crate::handshake::{ServerTrust, VerifyClients, VerifyServer};
 use crate::key::KeyPair;
 use crate::provider::{self, SetupError};
 use crate::stream::{Acceptor, Connector};
 use crate::svid::Svid;
-use crate::verifier::VerifyError;
+use crate::verifier::{PeerIdentity, Usage, VerifyError, spiffe_id, verify_parts};
 
 /// This process's SVID, key and trust bundle, replaceable while listeners and connectors stay.
 ///
@@ -35,6 +37,7 @@ pub struct LiveIdentity {
 pub struct LiveState {
     certified: Option<Arc<Certified>>,
     bundle: Arc<TrustBundle>,
+    federated: FederatedBundles,
 }
 
 struct Certified {
@@ -77,7 +80,8 @@ pub enum ServerExpectation {
 impl LiveIdentity {
     /// An identity that trusts `bundle` and has no SVID yet.
     pub fn new(bundle: TrustBundle) -> Self {
-        Self { state: watch::Sender::new(LiveState { certified: None, bundle: Arc::new(bundle) }) }
+        let (certified, bundle, federated) = (None, Arc::new(bundle), FederatedBundles::default());
+        Self { state: watch::Sender::new(LiveState { certified, bundle, federated }) }
     }
 
     /// Publishes a new SVID with its key, for the next handshake and all after it.
@@ -113,6 +117,17 @@ impl LiveIdentity {
             changed
         });
         Ok(())
+    }
+
+    /// Publishes the bundles of other trust domains, by which acceptors let their members in, each by its own domain's alone.
+    /// One of our own domain counts for nothing. Says whether they differ from before: live connections are the caller's to
+    /// judge (see [`LiveState::verify_again`]).
+    pub fn publish_federated(&self, federated: FederatedBundles) -> bool {
+        self.state.send_if_modified(|state| {
+            let changed = state.federated != federated;
+            state.federated = federated;
+            changed
+        })
     }
 
     /// What is published now.
@@ -172,9 +187,55 @@ impl LiveState {
         self.certified.as_ref().map(|certified| &certified.svid)
     }
 
-    /// The bundle that peers are verified against.
+    /// The bundle that peers of our own trust domain are verified against.
     pub fn bundle(&self) -> &Arc<TrustBundle> {
         &self.bundle
+    }
+
+    /// The bundles that clients of other trust domains are verified against.
+    pub fn federated(&self) -> &FederatedBundles {
+        &self.federated
+    }
+
+    /// Verifies a client's chain by the bundle of exactly the trust domain that its certificate names.
+    pub(crate) fn verify_client(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        now: UnixMillis,
+    ) -> Result<SpiffeId, VerifyError> {
+        // What names nobody is refused by our own bundle, as it always was.
+        let named = Facts::read(leaf).ok().filter(|_| !self.federated.is_empty());
+        let named = named.and_then(|facts| spiffe_id(&facts).ok());
+        let bundle = named.map_or(&*self.bundle, |id| self.bundle_of(&id.trust_domain()));
+        verify_parts(leaf, others, bundle, now, Usage::Client)
+    }
+
+    /// Verifies the chain of a live connection's peer again. As a client it may be of another trust domain, as a server
+    /// only of our own.
+    ///
+    /// # Errors
+    /// The chain would not be accepted today.
+    pub fn verify_again(
+        &self,
+        peer: &PeerIdentity,
+        now: UnixMillis,
+        usage: Usage,
+    ) -> Result<(), VerifyError> {
+        let bundle = match usage {
+            Usage::Client => self.bundle_of(&peer.id().trust_domain()),
+            Usage::Server => &self.bundle,
+        };
+        peer.verify_again(bundle, now, usage)
+    }
+
+    /// What vouches for members of a trust domain: where nothing does, our own bundle, which refuses them for what they are.
+    fn bundle_of(&self, trust_domain: &TrustDomain) -> &TrustBundle {
+        let own = &*self.bundle;
+        if trust_domain == own.trust_domain() {
+            return own;
+        }
+        self.federated.get(trust_domain).map_or(own, |bundle| bundle.x509())
     }
 
     fn certified_key(&self) -> Option<Arc<CertifiedKey>> {
@@ -247,6 +308,7 @@ impl fmt::Debug for LiveState {
         f.debug_struct("LiveState")
             .field("id", &self.svid().map(Svid::id))
             .field("bundle", &self.bundle)
+            .field("federated", &self.federated)
             .finish_non_exhaustive()
     }
 }

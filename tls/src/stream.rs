@@ -171,7 +171,7 @@ impl<S> Connection<S> {
     }
 }
 
-fn handshake_error(error: io::Error) -> HandshakeError {
+pub(crate) fn handshake_error(error: io::Error) -> HandshakeError {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return HandshakeError::Io(error);
     };

@@ -9,15 +9,15 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use hauberk_identity::{Name, Serial, UnixMillis};
 use hauberk_policy::{Caller, CanonicalPath, Protocol};
-use hauberk_tls::{PeerIdentity, TrustBundle, Usage};
+use hauberk_tls::{LiveState, PeerIdentity, Usage};
 use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Connections;
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo, is_principal};
 use super::succession::Shown;
-use super::{Connections, Unwelcome};
 use crate::decisions::{self, Facts};
 use crate::mesh::{Denial, Denied, NodeView};
 use crate::metrics::ListenerMetrics;
@@ -224,14 +224,12 @@ impl Connection {
         true
     }
 
-    /// Verifies the peer's proof against another bundle and denylist.
-    pub(super) fn verify_again(
-        &self,
-        connections: &Connections,
-        bundle: &TrustBundle,
-        now: UnixMillis,
-    ) -> Result<(), Unwelcome> {
-        connections.verify_by(bundle, &self.proven(), self.role, now)
+    /// Verifies the peer's proof by what is trusted and who is refused now, and cuts the connection where it does not hold.
+    pub(super) fn hold_against(&self, connections: &Connections, trusted: &LiveState, now: UnixMillis) {
+        let held = connections.verify_by(trusted, &self.proven(), self.role, now);
+        if let Err(error) = held {
+            self.cut(&error.to_string());
+        }
     }
 
     /// Why the peer is refused by now, if so.
@@ -245,7 +243,7 @@ impl Connection {
         let Role::Inbound { port, protocol } = self.role else { return Ok(()) };
         rules.check_port(port, protocol)?;
         match &self.caller {
-            Caller::Peer(id) if is_principal(&id.kind()) => Ok(()),
+            Caller::Peer(id) if is_principal(id, rules.view()?) => Ok(()),
             _ => Err("not_a_principal"),
         }
     }

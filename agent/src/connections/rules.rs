@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hauberk_identity::IdentityKind;
+use hauberk_identity::{IdentityKind, SpiffeId};
 use hauberk_policy::{Attempt, Caller, CallerMemo, CanonicalPath, Decision, Protocol};
 
 use crate::decisions;
@@ -11,6 +11,9 @@ use crate::mesh::{Inbound, NodeView};
 
 /// Memories for one caller, so that its connections seldom wait for each other.
 const STRIPES: u64 = 4;
+
+/// How many callers are remembered at once: another trust domain makes as many as it likes.
+const MAX_CALLERS: usize = 4_096;
 
 /// What decides inbound traffic until it is replaced as a whole.
 #[derive(Debug)]
@@ -81,9 +84,12 @@ impl Rules {
     pub(crate) fn memo(&self, caller: &Caller, stripe: u64) -> Result<SharedMemo, &'static str> {
         let view = self.view()?;
         let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
-        let memo = memos
-            .entry((caller.clone(), stripe % STRIPES))
-            .or_insert_with(|| Arc::new(Mutex::new(view.engine.caller(caller))));
+        let key = (caller.clone(), stripe % STRIPES);
+        if memos.len() >= MAX_CALLERS && !memos.contains_key(&key) {
+            // Connections keep theirs.
+            memos.clear();
+        }
+        let memo = memos.entry(key).or_insert_with(|| Arc::new(Mutex::new(view.engine.caller(caller))));
         Ok(Arc::clone(memo))
     }
 }
@@ -98,7 +104,9 @@ pub(crate) fn request<'a>(method: &'a str, path: &'a CanonicalPath<'a>, upgrade:
     Attempt::Request { method, path, upgrade }
 }
 
-/// Admins and control planes never call services.
-pub(super) fn is_principal(kind: &IdentityKind<'_>) -> bool {
-    !matches!(kind, IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })
+/// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us all
+/// of theirs are workloads.
+pub(super) fn is_principal(id: &SpiffeId, view: &NodeView) -> bool {
+    !id.is_member_of(&view.engine.scope().trust_domain)
+        || !matches!(id.kind(), IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })
 }

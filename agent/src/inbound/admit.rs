@@ -62,7 +62,8 @@ pub(super) async fn connection(
     let since = Instant::now();
     let (mut stream, peer) = stream.into_parts();
     let Some(peer) = peer else { return };
-    if !place.is_granted_to(peer.id()) {
+    let identity = port.connections.context().identity.current();
+    if !place.is_granted_to(peer.id(), identity.bundle().trust_domain()) {
         port.metrics.turned_away("too_many_of_one_identity");
         tracing::info!(event = "connection_refused", %address, peer = %peer.id(), reason = "too_many_of_one_identity");
         return;

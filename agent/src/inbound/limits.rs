@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hauberk_identity::SpiffeId;
+use hauberk_identity::{SpiffeId, TrustDomain};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::budget::Budget;
@@ -37,7 +37,7 @@ pub struct Limits {
 struct Held {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
-    by_identity: HashMap<SpiffeId, OfIdentity>,
+    by_identity: HashMap<Arc<str>, OfIdentity>,
     handshakes: BTreeMap<u64, CancellationToken>,
     next_handshake: u64,
 }
@@ -54,7 +54,7 @@ struct OfIdentity {
 pub(super) struct Place {
     limits: Arc<Limits>,
     address: IpAddr,
-    identity: Option<(SpiffeId, Arc<AtomicUsize>)>,
+    identity: Option<(Arc<str>, Arc<AtomicUsize>)>,
 }
 
 /// A connection to the app that is in use for an identity, until dropped.
@@ -124,17 +124,20 @@ impl Limits {
 }
 
 impl Place {
-    /// Counts it for the peer that has proved who it is. Says whether the peer may have one more.
-    pub(super) fn is_granted_to(&mut self, identity: &SpiffeId) -> bool {
+    /// Counts it for the peer that has proved who it is. Says whether the peer may have one more. Another trust domain than
+    /// `own` counts as one: it makes as many identities as it likes.
+    pub(super) fn is_granted_to(&mut self, peer: &SpiffeId, own: &TrustDomain) -> bool {
+        let identity: Arc<str> =
+            if peer.is_member_of(own) { peer.as_str().into() } else { peer.trust_domain().as_str().into() };
         let mut held = self.limits.held();
         // It is among the total already.
         let left = self.limits.max_connections.saturating_sub(held.total);
-        let of_identity = held.by_identity.entry(identity.clone()).or_default();
+        let of_identity = held.by_identity.entry(Arc::clone(&identity)).or_default();
         if !may_have_one_more(of_identity.connections, TIMES_FOR_ONE_IDENTITY, left) {
             return false;
         }
         of_identity.connections += 1;
-        self.identity = Some((identity.clone(), Arc::clone(&of_identity.in_use)));
+        self.identity = Some((identity, Arc::clone(&of_identity.in_use)));
         true
     }
 
@@ -238,20 +241,38 @@ mod tests {
         assert!(limits.held().by_address.contains_key(&IpAddr::from([10, 0, 0, 1])));
     }
 
+    fn own() -> TrustDomain {
+        TrustDomain::parse("shop.local").unwrap()
+    }
+
+    #[test]
+    fn another_trust_domain_counts_as_one_identity() {
+        let limits = Limits::new(5, 4);
+        let id = |id: &str| SpiffeId::parse(id).unwrap();
+        let place = |host| limits.admit(IpAddr::from([10, 0, 0, host])).unwrap();
+        let mut places: Vec<_> = (1..=4).map(place).collect();
+        for (number, place) in places.iter_mut().enumerate() {
+            assert!(place.is_granted_to(&id(&format!("spiffe://partner.example/{number}")), &own()));
+        }
+        let mut last = place(5);
+        assert!(!last.is_granted_to(&id("spiffe://partner.example/new"), &own()));
+        assert!(last.is_granted_to(&id("spiffe://shop.local/new"), &own()));
+    }
+
     #[test]
     fn one_identity_cannot_take_all_places_from_many_addresses() {
         let limits = Limits::new(5, 4);
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/workload/{name}")).unwrap();
         let mut places: Vec<_> =
             (1..=4).map(|host| limits.admit(IpAddr::from([10, 0, 0, host])).unwrap()).collect();
-        assert!(places.iter_mut().all(|place| place.is_granted_to(&id("greedy"))));
+        assert!(places.iter_mut().all(|place| place.is_granted_to(&id("greedy"), &own())));
         let mut last = limits.admit(IpAddr::from([10, 0, 0, 5])).unwrap();
-        assert!(!last.is_granted_to(&id("greedy")));
-        assert!(last.is_granted_to(&id("other")));
+        assert!(!last.is_granted_to(&id("greedy"), &own()));
+        assert!(last.is_granted_to(&id("other"), &own()));
         places.pop();
         places.pop();
         let mut next = limits.admit(IpAddr::from([10, 0, 0, 9])).unwrap();
-        assert!(next.is_granted_to(&id("greedy")));
+        assert!(next.is_granted_to(&id("greedy"), &own()));
         drop((places, last, next));
         let held = limits.held();
         assert!(held.by_identity.is_empty() && held.by_address.is_empty() && held.total == 0);
@@ -262,7 +283,8 @@ mod tests {
         let limits = Limits::new(4, 4);
         let place = |name: &str| {
             let mut place = limits.admit(IpAddr::from([10, 0, 0, 1])).unwrap();
-            assert!(place.is_granted_to(&SpiffeId::parse(&format!("spiffe://shop.local/{name}")).unwrap()));
+            let id = SpiffeId::parse(&format!("spiffe://shop.local/{name}")).unwrap();
+            assert!(place.is_granted_to(&id, &own()));
             place
         };
         let (first, second, other) = (place("greedy"), place("greedy"), place("other"));
@@ -285,7 +307,7 @@ mod tests {
             let address = |host: usize| IpAddr::from(((10 << 24 | number << 16 | host) as u32).to_be_bytes());
             let next = (0..).map_while(|host| {
                 let mut place = limits.admit(address(host))?;
-                place.is_granted_to(&id).then_some(place)
+                place.is_granted_to(&id, &own()).then_some(place)
             });
             let of_one: Vec<_> = next.collect();
             let used: Vec<_> = (0..of).map_while(|_| of_one.first()?.use_one()).collect();
@@ -313,13 +335,13 @@ mod tests {
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/{name}")).unwrap();
         let mut granted = Vec::new();
         while let Some(mut place) = limits.admit(address).filter(|_| granted.len() < 224) {
-            if !place.is_granted_to(&id("greedy")) {
+            if !place.is_granted_to(&id("greedy"), &own()) {
                 break;
             }
             granted.push(place);
         }
         assert_eq!(granted.len(), 201);
-        assert!(limits.admit(address).unwrap().is_granted_to(&id("other")));
+        assert!(limits.admit(address).unwrap().is_granted_to(&id("other"), &own()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{Engine, Protocol};
+use hauberk_tls::FederatedBundles;
 use tokio::sync::watch;
 
 use super::denylist::Denial;
@@ -86,6 +87,8 @@ pub struct NodeView {
     pub ports: Vec<Port>,
     /// What decides.
     pub engine: Engine,
+    /// What clients of other trust domains are verified by.
+    pub federated: FederatedBundles,
 }
 
 /// One listener, as the view describes it.

@@ -12,8 +12,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{CompileError, Engine};
 use hauberk_proto::agent::v1 as pb;
-use hauberk_proto::convert::{self, Body, ConvertError, ServiceView, features};
+use hauberk_proto::convert::{self, Body, ConvertError, FederatedBundle, ServiceView, features};
 use hauberk_tls::signing::{Purpose, SignatureError, ViewVerifier};
+use hauberk_tls::{FederatedBundles, SpiffeBundle};
 use prost::Message;
 use thiserror::Error;
 
@@ -205,6 +206,7 @@ impl Authentic {
                     spiffe_id: node.scope.node.clone(),
                     ports: ports.collect(),
                     engine: Engine::compile(node.scope, &node.policies, former)?,
+                    federated: federated(&node.federated),
                 };
                 Content::Node {
                     view: Arc::new(view),
@@ -216,6 +218,20 @@ impl Authentic {
         };
         Ok(Prepared { mark: self.mark, digest: self.digest, content })
     }
+}
+
+/// The bundles of other trust domains. One that cannot be read is left out, and told: nobody of that domain is let in.
+fn federated(bundles: &[FederatedBundle]) -> FederatedBundles {
+    let read = |FederatedBundle { trust_domain, document }: &FederatedBundle| {
+        let parsed = SpiffeBundle::parse(trust_domain, document);
+        parsed
+            .inspect_err(|error| {
+                tracing::error!(event = "federated_bundle_refused", %trust_domain, %error, "nobody of it is let in");
+            })
+            .ok()
+            .map(Arc::new)
+    };
+    bundles.iter().filter_map(read).collect()
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! The SPIFFE Workload API, as one connection is served it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use hauberk_proto::workload::{
     X509svidResponse,
 };
 use hauberk_tls::jwt::JwtBundle;
-use hauberk_tls::{LiveIdentity, LiveState, TrustBundle};
+use hauberk_tls::{LiveIdentity, LiveState, SpiffeBundle, TrustBundle};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -92,11 +92,13 @@ pub(super) struct Given {
     pub(super) identities: Vec<Identity>,
     /// The certificates that there are for them, each with its hint.
     pub(super) svids: Vec<(Arc<WorkloadSvid>, String)>,
-    /// What to verify others' certificates by.
+    /// What to verify others of our own trust domain by.
     pub(super) bundle: Arc<TrustBundle>,
-    /// Which of those are good no longer; empty where that is not known yet.
+    /// And those of other domains, as far as its enrollments name them.
+    pub(super) federated: Vec<Arc<SpiffeBundle>>,
+    /// Which certificates of our own are good no longer; empty where that is not known yet.
     pub(super) revocation_list: Bytes,
-    /// What to verify others' tokens by.
+    /// What to verify tokens of our own trust domain by.
     pub(super) jwt_keys: Option<Arc<JwtBundle>>,
 }
 
@@ -187,7 +189,7 @@ impl Following {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let kept = self.kept.borrow_and_update().clone();
-            let bundle = Arc::clone(self.live.borrow_and_update().bundle());
+            let live = self.live.borrow_and_update().clone();
             let revocation_list = self.revocation_list.borrow_and_update().clone();
             let jwt_keys = self.jwt_keys.borrow_and_update().clone();
             let reason = match &kept.entries {
@@ -202,7 +204,8 @@ impl Following {
                         Some((Arc::clone(kept.svids.get(enrollment)?), hint.clone()))
                     });
                     let svids = svids.collect();
-                    let given = Given { identities, svids, bundle, revocation_list, jwt_keys };
+                    let (bundle, federated) = (Arc::clone(live.bundle()), federated(&names, entries, &live));
+                    let given = Given { identities, svids, bundle, federated, revocation_list, jwt_keys };
                     match suffices(&given) {
                         Ok(()) => return Ok(given),
                         Err(lack) => lack,
@@ -251,6 +254,13 @@ pub(super) fn has_certificate(given: &Given) -> Result<(), &'static str> {
 /// It is somebody.
 pub(super) fn has_identity(_: &Given) -> Result<(), &'static str> {
     Ok(())
+}
+
+/// The bundles of the trust domains that the entries of a caller name, each once.
+fn federated(names: &[Name], entries: &Entries, live: &LiveState) -> Vec<Arc<SpiffeBundle>> {
+    let named: BTreeSet<_> =
+        names.iter().filter_map(|name| entries.get(name)).flat_map(|entry| &entry.federates_with).collect();
+    named.into_iter().filter_map(|trust_domain| live.federated().get(trust_domain).cloned()).collect()
 }
 
 #[tonic::async_trait]
@@ -324,12 +334,18 @@ fn x509_svids(given: &Given) -> X509svidResponse {
         bundle: bundle.clone(),
         hint: hint.clone(),
     });
-    X509svidResponse { svids: svids.collect(), crl: crl(given), federated_bundles: HashMap::new() }
+    let federated = given.federated.iter().map(|bundle| x509_bundle(bundle.x509()));
+    X509svidResponse { svids: svids.collect(), crl: crl(given), federated_bundles: federated.collect() }
 }
 
 fn x509_bundles(given: &Given) -> X509BundlesResponse {
-    let own = (given.bundle.trust_domain().id_string(), concatenated(&given.bundle));
-    X509BundlesResponse { crl: crl(given), bundles: HashMap::from([own]) }
+    let federated = given.federated.iter().map(|bundle| bundle.x509());
+    let all = federated.chain([&*given.bundle]).map(x509_bundle);
+    X509BundlesResponse { crl: crl(given), bundles: all.collect::<HashMap<_, _>>() }
+}
+
+fn x509_bundle(bundle: &TrustBundle) -> (String, Vec<u8>) {
+    (bundle.trust_domain().id_string(), concatenated(bundle))
 }
 
 fn crl(given: &Given) -> Vec<Vec<u8>> {

@@ -1,9 +1,11 @@
 //! What the control plane says of workloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hauberk_identity::{Name, NameError, Selector, SelectorError, SpiffeId, SpiffeIdError};
+use hauberk_identity::{
+    Name, NameError, Selector, SelectorError, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError,
+};
 use hauberk_proto::agent::v1 as pb;
 use thiserror::Error;
 
@@ -17,6 +19,8 @@ pub struct Entry {
     pub selectors: Vec<Selector>,
     /// How a program with several identities tells them apart.
     pub hint: String,
+    /// Other trust domains whose bundles it is given, where they are followed.
+    pub federates_with: BTreeSet<TrustDomain>,
     /// What its certificates say. Other than before: a new certificate is needed.
     pub certificate: Certified,
 }
@@ -41,6 +45,9 @@ pub(super) enum EntryError {
     /// Its id.
     #[error("its id: {0}")]
     Id(#[from] SpiffeIdError),
+    /// One of the trust domains that it federates with.
+    #[error("a trust domain that it federates with: {0}")]
+    TrustDomain(#[from] TrustDomainError),
     /// A selector that this agent cannot tell to be true.
     #[error("a selector that this agent does not know: {0}")]
     Selector(#[from] SelectorError),
@@ -67,14 +74,17 @@ pub(crate) fn read(message: pb::WorkloadEntries) -> Entries {
 }
 
 fn read_one(message: pb::WorkloadEntry) -> Result<(Name, Entry), EntryError> {
-    let pb::WorkloadEntry { enrollment, spiffe_id, selectors, hint, ttl_ms, dns_names } = message;
+    let pb::WorkloadEntry { enrollment, spiffe_id, selectors, hint, ttl_ms, dns_names, federates_with } =
+        message;
     let selectors = selectors.iter().map(|text| Selector::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if selectors.is_empty() {
         return Err(EntryError::NoSelectors);
     }
     let ttl = (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms));
     let certificate = Certified { id: SpiffeId::parse(&spiffe_id)?, dns_names, ttl };
-    Ok((Name::parse(&enrollment)?, Entry { selectors, hint, certificate }))
+    let federates_with =
+        federates_with.iter().map(|name| TrustDomain::parse(name)).collect::<Result<_, _>>()?;
+    Ok((Name::parse(&enrollment)?, Entry { selectors, hint, federates_with, certificate }))
 }
 
 #[cfg(test)]

@@ -67,11 +67,11 @@ pub(super) fn has_keys(given: &Given) -> Result<(), &'static str> {
 }
 
 pub(super) fn bundles(given: &Given) -> JwtBundlesResponse {
-    let own = given
-        .jwt_keys
-        .iter()
-        .map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes()));
-    JwtBundlesResponse { bundles: own.collect::<HashMap<_, _>>() }
+    let own = given.jwt_keys.iter().map(|keys| &**keys);
+    let all = own.chain(given.federated.iter().map(|bundle| bundle.jwt()));
+    let bundles =
+        all.map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes()));
+    JwtBundlesResponse { bundles: bundles.collect::<HashMap<_, _>>() }
 }
 
 /// Verifies a token for whoever asks: that takes no secret, and so no identity.

@@ -187,6 +187,7 @@ mod tests {
         let entry = |selectors: &[&str]| Entry {
             selectors: selectors.iter().map(|text| text.parse().unwrap()).collect(),
             hint: String::new(),
+            federates_with: BTreeSet::new(),
             certificate: Certified {
                 id: SpiffeId::parse("spiffe://shop.local/workload/x").unwrap(),
                 dns_names: Vec::new(),

@@ -19,7 +19,9 @@ use hauberk_policy::{
 };
 use hauberk_proto::agent::v1::Trust;
 use hauberk_proto::convert::Discovery;
-use hauberk_tls::{IssuingAuthority, KeyPair, LiveIdentity, RootAuthority, SvidTemplate, TrustBundle};
+use hauberk_tls::{
+    FederatedBundles, IssuingAuthority, KeyPair, LiveIdentity, RootAuthority, SvidTemplate, TrustBundle,
+};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -237,6 +239,7 @@ impl World {
             ports: ports.collect(),
             engine: Engine::compile(scope.clone(), &slice, None).unwrap(),
             digest: [0; 32],
+            federated: FederatedBundles::default(),
         })
     }
 }

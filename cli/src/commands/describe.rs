@@ -4,13 +4,14 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, PolicyDocument, Referent};
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{
-    EnrollmentSpec, Kind, PolicySpec, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
+    EnrollmentSpec, FederatedTrustDomainSpec, Kind, PolicySpec, Resource, VirtualNodeSpec,
+    VirtualServiceSpec, resource::Spec,
 };
 use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Describe, Global};
 use crate::clock;
-use crate::commands::{describe_instance, get, kind_and_name, rows};
+use crate::commands::{bundle, describe_instance, get, kind_and_name, rows};
 use crate::error::CommandError;
 use crate::kinds::{self, Listed};
 use crate::output::{self, Format};
@@ -49,6 +50,7 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
         Some(Spec::VirtualService(spec)) => of_service(&session, &mesh, &name, spec).await,
         Some(Spec::Policy(spec)) => of_policy(&session, &resource, spec),
         Some(Spec::Enrollment(spec)) => of_enrollment(&session, &mesh, spec).await,
+        Some(Spec::FederatedTrustDomain(spec)) => of_followed(&session, &mesh, &name, spec).await,
         None => Ok(()),
     }
 }
@@ -79,7 +81,7 @@ fn head(resource: &Resource) -> Result<(), CommandError> {
 async fn of_mesh(session: &Session, mesh: &str) -> Result<(), CommandError> {
     let found = session.list(Kind::Unspecified, mesh).await?;
     heading("Holds")?;
-    for kind in [Kind::VirtualNode, Kind::VirtualService, Kind::Policy, Kind::Enrollment] {
+    for kind in kinds::RESOURCES.iter().map(|name| name.kind).filter(|kind| *kind != Kind::Mesh) {
         let names: Vec<String> = found
             .iter()
             .filter(|resource| kinds::kind_of(resource) == kind)
@@ -210,9 +212,54 @@ async fn of_enrollment(session: &Session, mesh: &str, spec: &EnrollmentSpec) -> 
     for selector in &workload.selectors {
         output::line(format_args!("  {}", output::printable(selector)))?;
     }
+    if !workload.federates_with.is_empty() {
+        fact("Federates with", &workload.federates_with.join(", "))?;
+    }
     let parent = spec.parent.clone().unwrap_or_default().virtual_node;
     fact("Vouched for by", &format!("agents of virtualnode/{parent}"))?;
     instances_of(session, mesh, &parent).await
+}
+
+async fn of_followed(
+    session: &Session,
+    mesh: &str,
+    name: &str,
+    spec: &FederatedTrustDomainSpec,
+) -> Result<(), CommandError> {
+    let profile = spec.bundle_endpoint_profile.clone().unwrap_or_default();
+    fact("Endpoint", &none_or(spec.bundle_endpoint_url.clone()))?;
+    if !profile.r#type.is_empty() {
+        fact("Profile", &format!("{} {}", profile.r#type, profile.endpoint_spiffe_id))?;
+    }
+    let request = api::ListBundlesRequest { mesh: mesh.to_owned() };
+    let bundles = session.federation().list_bundles(request).await?.into_inner().bundles;
+    if let Some(bundle) = bundles.iter().find(|bundle| bundle.mesh == mesh && bundle.trust_domain == name) {
+        bundle::facts(bundle)?;
+    }
+    heading("Policies that name it")?;
+    let (trust_domain, _) = session.names(mesh)?;
+    let names_it = |referent: &Referent| match referent {
+        Referent::TrustDomain(named) => named.as_str() == name,
+        Referent::Workload(id) => id.trust_domain().as_str() == name,
+        _ => false,
+    };
+    let mut any = false;
+    for resource in session.list(Kind::Policy, mesh).await? {
+        let Some(Spec::Policy(spec)) = &resource.spec else { continue };
+        let Some(document) = document(&resource, spec, &trust_domain) else { continue };
+        let named = document.references().iter().filter(|reference| names_it(&reference.referent));
+        let mut texts: Vec<&str> = named.map(|reference| reference.text.as_str()).collect();
+        texts.dedup();
+        if !texts.is_empty() || document.permits_all_workloads() {
+            any = true;
+            let about = if texts.is_empty() { "all workloads".to_owned() } else { texts.join(", ") };
+            output::line(format_args!("  {}  {about}", resource.name))?;
+        }
+    }
+    if !any {
+        output::line("  none: nobody of it may do anything")?;
+    }
+    Ok(())
 }
 
 /// Shows the policies that mention one of the nodes or services, or that are about everything.
@@ -270,7 +317,7 @@ fn heading(text: &str) -> Result<(), CommandError> {
     output::line(format_args!("{}", format!("{text}:").bold()))
 }
 
-fn fact(name: &str, value: &str) -> Result<(), CommandError> {
+pub(crate) fn fact(name: &str, value: &str) -> Result<(), CommandError> {
     output::line(format_args!("{:<18}{}", format!("{name}:"), output::printable(value)))
 }
 

@@ -112,7 +112,7 @@ async fn all(
         Format::Table | Format::Wide => {}
     }
     let wide = arguments.output == Format::Wide;
-    for kind in [Kind::Mesh, Kind::VirtualNode, Kind::VirtualService, Kind::Policy, Kind::Enrollment] {
+    for kind in kinds::RESOURCES.iter().map(|name| name.kind) {
         let some: Vec<Resource> =
             found.iter().filter(|resource| kinds::kind_of(resource) == kind).cloned().collect();
         if !some.is_empty() {

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod authority;
+pub(crate) mod bundle;
 pub(crate) mod can;
 pub(crate) mod check;
 pub(crate) mod context;

@@ -3,8 +3,8 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    Duration, EnrollmentSpec, Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
-    service_discovery::Discovery, virtual_service_provider::Provider,
+    Duration, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Listener, Resource, VirtualNodeSpec,
+    VirtualServiceSpec, resource::Spec, service_discovery::Discovery, virtual_service_provider::Provider,
 };
 
 use crate::times::{age, short, until};
@@ -17,6 +17,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::VirtualService => vec!["PROVIDER", "PORT", "AGE"],
         Kind::Policy => vec!["MODE", "STATEMENTS", "DESCRIPTION", "AGE"],
         Kind::Enrollment => vec!["PARENT", "WORKLOAD", "SELECTORS", "AGE"],
+        Kind::FederatedTrustDomain => vec!["PROFILE", "ENDPOINT", "AGE"],
         Kind::Unspecified => vec!["AGE"],
     };
     if wide {
@@ -43,6 +44,7 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
             spec.description.clone().unwrap_or_else(|| "-".to_owned()),
         ],
         Some(Spec::Enrollment(spec)) => enrollment(spec),
+        Some(Spec::FederatedTrustDomain(spec)) => followed(spec),
         None => Vec::new(),
     };
     cells.push(age(metadata.created_at.as_ref(), now));
@@ -99,6 +101,12 @@ fn enrollment(spec: &EnrollmentSpec) -> Vec<String> {
     let parent = spec.parent.clone().unwrap_or_default().virtual_node;
     let workload = spec.workload.clone().unwrap_or_default();
     vec![format!("virtualnode/{parent}"), workload.path, or_dash(workload.selectors.join(","))]
+}
+
+fn followed(spec: &FederatedTrustDomainSpec) -> Vec<String> {
+    let profile = spec.bundle_endpoint_profile.clone().unwrap_or_default().r#type;
+    let profile = if profile.is_empty() { "static".to_owned() } else { profile };
+    vec![profile, or_dash(spec.bundle_endpoint_url.clone())]
 }
 
 /// How long a workload's certificates or tokens live.

@@ -10,12 +10,13 @@ use crate::kinds::{NOT_YET, RESOURCES};
 use crate::nearest::suggestion;
 
 /// Names of the field of `Resource` that holds each kind's spec.
-const SPEC_FIELDS: [(&str, &str); 5] = [
+const SPEC_FIELDS: [(&str, &str); 6] = [
     ("Mesh", "mesh_spec"),
     ("VirtualNode", "virtual_node"),
     ("VirtualService", "virtual_service"),
     ("Policy", "policy"),
     ("Enrollment", "enrollment"),
+    ("FederatedTrustDomain", "federated_trust_domain"),
 ];
 
 /// What may stand at the top of a document.

@@ -62,6 +62,9 @@ pub(crate) fn resource_tree(resource: &Resource) -> Tree {
             tree_of("hauberk.mesh.v1.VirtualServiceSpec", spec, Defaults::Omit)
         }
         Some(Spec::Enrollment(spec)) => tree_of("hauberk.mesh.v1.EnrollmentSpec", spec, Defaults::Omit),
+        Some(Spec::FederatedTrustDomain(spec)) => {
+            tree_of("hauberk.mesh.v1.FederatedTrustDomainSpec", spec, Defaults::Omit)
+        }
         Some(Spec::Policy(spec)) => tree_of("hauberk.mesh.v1.PolicySpec", spec, Defaults::Omit),
         None => Tree::Map(Vec::new()),
     };

@@ -57,6 +57,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.admin.v1.Authorities/RevokeAuthority", Access::Roles(&[Role::IdentityAdmin])),
     ("/hauberk.admin.v1.Authorities/RotateAuthority", Access::Roles(&[Role::IdentityAdmin])),
     ("/hauberk.admin.v1.Authorities/WaitForAuthorities", Access::AnyAdmin),
+    ("/hauberk.admin.v1.Federation/ListBundles", Access::AnyAdmin),
+    ("/hauberk.admin.v1.Federation/RefreshBundle", Access::Roles(&[Role::IdentityAdmin])),
     ("/hauberk.admin.v1.Rollout/Wait", Access::AnyAdmin),
     ("/hauberk.admin.v1.Flows/Observe", Access::AnyAdmin),
     ("/hauberk.admin.v1.Audit/List", Access::AnyAdmin),

@@ -20,6 +20,9 @@ pub struct Addresses {
     /// Where the keys that verify JWT-SVIDs are served, if anywhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oidc: Option<SocketAddr>,
+    /// Where our trust bundle is served, if anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<SocketAddr>,
 }
 
 /// An address that a client on this host can use.

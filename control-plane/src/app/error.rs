@@ -7,11 +7,11 @@ use hauberk_tls::SetupError;
 
 use crate::authority::{AuthorityError, SealError};
 use crate::jwt_svid::SigningKeyError;
-use crate::oidc::OidcCertificateError;
 use crate::registry::{OpenError, StoreError};
 use crate::revocation::RevocationError;
 use crate::rpc;
 use crate::server_certificate::ServerCertificateError;
+use crate::web::WebCertificateFault;
 
 /// A control plane that does not start, or stops badly.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +61,9 @@ pub enum AppError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The certificate for `oidc-listen` cannot be used.
+    /// The certificate for `oidc-listen` or `bundle-listen` cannot be used.
     #[error(transparent)]
-    OidcCertificate(#[from] OidcCertificateError),
+    WebCertificate(#[from] WebCertificateFault),
     /// Reflection cannot read our own descriptors.
     #[error("reflection cannot be set up")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -101,7 +101,11 @@ impl Draft {
         for (key, body) in nodes.chain(services) {
             let uid = match key.kind {
                 Kind::VirtualNode => resources.node_uid(key.name.as_str()),
-                Kind::Enrollment | Kind::VirtualService | Kind::Mesh | Kind::Policy => "",
+                Kind::Enrollment
+                | Kind::FederatedTrustDomain
+                | Kind::VirtualService
+                | Kind::Mesh
+                | Kind::Policy => "",
             };
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, NodeScope, PolicyIndex, PolicySlice, PortScope};
-use hauberk_proto::convert::{NodeView, ServicePort, ServiceView, Target, features};
+use hauberk_proto::convert::{FederatedBundle, NodeView, ServicePort, ServiceView, Target, features};
 
 use crate::resources::{
     Catalog, Discovery, Kind, MeshCatalog, Provider, ResourceKey, VirtualNode, VirtualService,
@@ -104,7 +104,13 @@ impl<'a> MeshViews<'a> {
     /// The view of a node whose scope and policies are known.
     pub(super) fn node_with(&self, scope: NodeScope, policies: PolicySlice, node: &VirtualNode) -> NodeView {
         let max_view_age = self.resources.spec().and_then(|mesh| mesh.max_view_age());
-        NodeView { scope, policies, backends: node.backends().to_vec(), max_view_age }
+        let federated = self.resources.federated().filter_map(|(_, followed, bundle)| {
+            let bundle = bundle.filter(|bundle| !bundle.is_empty())?;
+            let (trust_domain, document) = (followed.trust_domain().clone(), bundle.to_keys().into_bytes());
+            Some(FederatedBundle { trust_domain, document })
+        });
+        let (backends, federated) = (node.backends().to_vec(), federated.collect());
+        NodeView { scope, policies, backends, max_view_age, federated }
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.

@@ -35,5 +35,6 @@ fn entry(name: &str, enrollment: &WorkloadEnrollment) -> WorkloadEntry {
         hint: enrollment.hint().unwrap_or_default().to_owned(),
         ttl_ms: enrollment.ttl().map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         dns_names: enrollment.dns_names().to_vec(),
+        federates_with: enrollment.federates_with().iter().map(ToString::to_string).collect(),
     }
 }

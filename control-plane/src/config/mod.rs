@@ -29,6 +29,10 @@ pub const NAMES: &[&str] = &[
     "oidc-issuer",
     "oidc-certificate",
     "oidc-key",
+    "bundle-listen",
+    "bundle-certificate",
+    "bundle-key",
+    "web-roots",
     "kek-file",
     "log",
     "log-format",
@@ -62,6 +66,13 @@ pub struct Settings {
     pub oidc_issuer: Option<IssuerUrl>,
     /// Certificate chain and private key of that listener; without them, the control plane's own.
     pub oidc_certificate: Option<CertificateFiles>,
+    /// Where our trust bundle is served over HTTPS, for other trust domains; nowhere unless told.
+    pub bundle_listen: Option<SocketAddr>,
+    /// Certificate chain and private key of that listener (profile `https_web`); without them, the control plane's own
+    /// (`https_spiffe`).
+    pub bundle_certificate: Option<CertificateFiles>,
+    /// The roots of the web, PEM, by which bundle endpoints of others are verified; unless told, the system's.
+    pub web_roots: Option<PathBuf>,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
     /// Which log events are written, in the syntax of tracing-subscriber's `EnvFilter`.
@@ -129,7 +140,12 @@ impl Settings {
         let data_dir = sources.one("data-dir", PathBuf::from(DEFAULT_DATA_DIR), values::path);
         let oidc_listen = sources.one("oidc-listen", None, |text| values::address(text).map(Some));
         let oidc_issuer = sources.one("oidc-issuer", None, |text| IssuerUrl::parse(text).map(Some));
-        let oidc_certificate = certificate_files(&mut sources);
+        let oidc_certificate = certificate_files(&mut sources, "oidc-certificate", "oidc-key");
+        let bundle_listen = sources.one("bundle-listen", None, |text| values::address(text).map(Some));
+        let bundle_certificate = certificate_files(&mut sources, "bundle-certificate", "bundle-key");
+        if bundle_certificate.is_some() && bundle_listen.is_none() {
+            sources.needs("bundle-certificate", "bundle-listen");
+        }
         if oidc_listen.is_some() && oidc_issuer.is_none() {
             sources.needs("oidc-listen", "oidc-issuer");
         }
@@ -150,6 +166,9 @@ impl Settings {
             oidc_listen,
             oidc_issuer,
             oidc_certificate,
+            bundle_listen,
+            bundle_certificate,
+            web_roots: sources.one("web-roots", None, |text| values::path(text).map(Some)),
             kek_file: sources.one("kek-file", data_dir.join("key-encryption-key"), values::path),
             log: sources.one("log", "info".to_owned(), values::log_filter),
             log_format: sources.one("log-format", LogFormat::Auto, values::log_format),
@@ -180,17 +199,21 @@ impl Settings {
 }
 
 /// Both or neither.
-fn certificate_files(sources: &mut Sources<'_>) -> Option<CertificateFiles> {
-    let certificate = sources.one("oidc-certificate", None, |text| values::path(text).map(Some));
-    let key = sources.one("oidc-key", None, |text| values::path(text).map(Some));
+fn certificate_files(
+    sources: &mut Sources<'_>,
+    certificate_name: &str,
+    key_name: &str,
+) -> Option<CertificateFiles> {
+    let certificate = sources.one(certificate_name, None, |text| values::path(text).map(Some));
+    let key = sources.one(key_name, None, |text| values::path(text).map(Some));
     match (certificate, key) {
         (Some(certificate), Some(key)) => Some(CertificateFiles { certificate, key }),
         (Some(_), None) => {
-            sources.needs("oidc-certificate", "oidc-key");
+            sources.needs(certificate_name, key_name);
             None
         }
         (None, Some(_)) => {
-            sources.needs("oidc-key", "oidc-certificate");
+            sources.needs(key_name, certificate_name);
             None
         }
         (None, None) => None,

@@ -117,6 +117,13 @@ fn what_goes_together_is_given_together() {
     let given = flags(&[("oidc-certificate", "/c"), ("oidc-key", "/k")]);
     let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
     assert!(error.contains("--oidc-certificate: is of no use without oidc-listen"), "{error}");
+    let given = flags(&[("bundle-certificate", "/c"), ("bundle-key", "/k")]);
+    let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
+    assert!(error.contains("--bundle-certificate: is of no use without bundle-listen"), "{error}");
+    let given = flags(&[("bundle-listen", "127.0.0.1:0"), ("bundle-key", "/k"), ("web-roots", "")]);
+    let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
+    assert!(error.contains("--bundle-key: is of no use without bundle-certificate"), "{error}");
+    assert!(error.contains("--web-roots: a path is needed"), "{error}");
     let given = flags(&[("oidc-issuer", "https://oidc.shop.test")]);
     assert_eq!(Settings::load(&given, &variables(&[]), None).unwrap().jwt_svid_ttl, Duration::from_secs(300));
 }

@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 use hauberk_tls::jwt::KeyUse;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::Response;
 use http_body_util::Full;
 use serde_json::json;
 
 use crate::config::IssuerUrl;
 use crate::jwt_svid::{KeySet, PUBLISHED_FOR};
+use crate::web::{document, nothing};
 
 /// How long either document may be kept, in seconds: less than a key is published before it signs.
 const KEPT_FOR: u64 = 300;
@@ -42,37 +43,13 @@ impl Documents {
     }
 
     /// The answer to one request.
-    pub fn respond(&self, method: &Method, path: &str, keys: &KeySet) -> Response<Full<Bytes>> {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered\n");
-            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return refusal;
-        }
+    pub fn respond(&self, path: &str, keys: &KeySet) -> Response<Full<Bytes>> {
         if path == self.configuration_path {
-            document(self.configuration.clone())
+            document(self.configuration.clone(), KEPT_FOR)
         } else if path == self.keys_path {
-            document(keys.bundle().to_jwks(KeyUse::Signature).into())
+            document(keys.bundle().to_jwks(KeyUse::Signature).into(), KEPT_FOR)
         } else {
-            plain(StatusCode::NOT_FOUND, "there is nothing here\n")
+            nothing()
         }
     }
-}
-
-fn document(text: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Ok(kept) = HeaderValue::from_str(&format!("public, max-age={KEPT_FOR}")) {
-        headers.insert(header::CACHE_CONTROL, kept);
-    }
-    response
-}
-
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
 }

@@ -8,6 +8,8 @@
 //! authority/view/<key id>                  a key that signs views, sealed
 //! jwt-key/<key id>                         a key that signs JWT-SVIDs, sealed, and when it does
 //! resource/<kind>/<mesh>/<name>            a resource
+//! federation/bundle/<mesh>/<trust domain>  the last good bundle of a trust domain that is followed
+//! federation/own                           which number our own bundle has, as others are told it
 //! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
 //! token/<hash>                             a join token
 //! token-use/<hash>/<key fingerprint>       who used it
@@ -53,6 +55,12 @@ pub const JWT_KEYS: &str = "jwt-key/";
 
 /// All resources.
 pub const RESOURCES: &str = "resource/";
+
+/// The last good bundles of trust domains that are followed.
+pub const FETCHED_BUNDLES: &str = "federation/bundle/";
+
+/// The number of our own bundle.
+pub const OWN_BUNDLE: &str = "federation/own";
 
 /// Contents of views and the revisions they got.
 pub const VIEWS: &str = "view/";

@@ -2,7 +2,7 @@
 //!
 //! A batch is judged as one transaction against what is stored: everything that is wrong with it is reported at once,
 //! each with the field that is wrong. What the body of each kind must hold is in `mesh`,
-//! `virtual_node`, `virtual_service`, `policy` and `enrollment`; what they may refer to in `references`;
+//! `virtual_node`, `virtual_service`, `policy`, `enrollment` and `federated_trust_domain`; what they may refer to in `references`;
 //! which changes of a node or service are changes of policy in `opens`; and what may be removed in `removal`.
 
 mod envelope;
@@ -32,7 +32,7 @@ pub struct Rights {
     pub resources: bool,
     /// Policies, and what changes their reach.
     pub policies: bool,
-    /// Enrollments.
+    /// Enrollments and federated trust domains.
     pub identities: bool,
 }
 
@@ -134,7 +134,7 @@ struct Step<'a> {
 
 fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {
     let (may, role) = match key.kind {
-        Kind::Enrollment => (rights.identities, "identity-admin"),
+        Kind::Enrollment | Kind::FederatedTrustDomain => (rights.identities, "identity-admin"),
         Kind::Policy => (rights.policies, "policy-admin"),
         Kind::Mesh | Kind::VirtualNode | Kind::VirtualService => (rights.resources, "editor"),
     };

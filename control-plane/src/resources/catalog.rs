@@ -6,9 +6,12 @@ use std::sync::Arc;
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::PolicyDocument;
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use hauberk_tls::SpiffeBundle;
 use prost::Message;
 
 use super::enrollment::WorkloadEnrollment;
+use super::federated_trust_domain::FederatedTrustDomain;
+use super::fetched::FetchedBundle;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
 use super::policy;
@@ -29,10 +32,13 @@ pub struct Catalog {
 #[derive(Debug, Clone, Default)]
 pub struct MeshCatalog {
     enrollments: BTreeMap<Name, Arc<Entry>>,
+    federated: BTreeMap<Name, Arc<Entry>>,
     meshes: BTreeMap<Name, Arc<Entry>>,
     policies: BTreeMap<Name, Arc<Entry>>,
     nodes: BTreeMap<Name, Arc<Entry>>,
     services: BTreeMap<Name, Arc<Entry>>,
+    /// The last good bundles of followed trust domains; `None`: what is stored cannot be read.
+    fetched: BTreeMap<Name, Option<Arc<FetchedBundle>>>,
 }
 
 /// One resource, as it is stored and as it is understood.
@@ -47,6 +53,8 @@ pub struct Entry {
 pub enum Model {
     /// Who may become what.
     Enrollment(WorkloadEnrollment),
+    /// A trust domain whose members are known.
+    FederatedTrustDomain(FederatedTrustDomain),
     /// A mesh.
     Mesh(Mesh),
     /// A policy.
@@ -71,6 +79,9 @@ impl Model {
         match spec {
             Spec::Enrollment(spec) => {
                 WorkloadEnrollment::parse(spec, trust_domain, problems).map(Self::Enrollment)
+            }
+            Spec::FederatedTrustDomain(spec) => {
+                FederatedTrustDomain::parse(spec, key, trust_domain, problems).map(Self::FederatedTrustDomain)
             }
             Spec::MeshSpec(spec) => Mesh::parse(spec, problems).map(Self::Mesh),
             Spec::VirtualNode(spec) => VirtualNode::parse(spec, problems).map(Self::VirtualNode),
@@ -121,6 +132,11 @@ impl Entry {
         &self.model
     }
 
+    /// The id that it got when it was made.
+    pub fn uid(&self) -> &str {
+        self.resource.metadata.as_ref().map(|metadata| &*metadata.uid).unwrap_or_default()
+    }
+
     /// Its own counter.
     pub fn resource_version(&self) -> u64 {
         self.resource.metadata.as_ref().map_or(0, |metadata| metadata.resource_version)
@@ -128,13 +144,34 @@ impl Entry {
 }
 
 impl Catalog {
-    /// Reads a listing of all resources.
-    pub fn from_page(page: &Page, trust_domain: &TrustDomain) -> Self {
-        let mut catalog = Self { revision: page.revision, version: page.version, ..Self::default() };
-        for (key, stored) in &page.entries {
+    /// Reads listings of all resources and of all fetched bundles, at one revision.
+    pub fn from_pages(resources: &Page, fetched: &Page, trust_domain: &TrustDomain) -> Self {
+        let mut catalog =
+            Self { revision: resources.revision, version: resources.version, ..Self::default() };
+        for (key, stored) in &resources.entries {
             catalog.write(key, Some(stored), trust_domain);
         }
+        for (key, stored) in &fetched.entries {
+            catalog.write_fetched(key, Some(stored));
+        }
         catalog
+    }
+
+    /// Takes over one write of a bundle that was fetched. Those that no resource of a mesh asks for are left alone.
+    pub(crate) fn write_fetched(&mut self, key: &str, stored: Option<&Stored>) {
+        let Some(key) = FetchedBundle::resource_of(key) else { return };
+        let Some(mesh) = self.meshes.get_mut(&key.mesh) else { return };
+        let mesh = Arc::make_mut(mesh);
+        match stored {
+            Some(stored) => {
+                let read = FetchedBundle::from_stored(&key, stored);
+                if let Err(error) = &read {
+                    tracing::error!(event = "fetched_bundle_unreadable", resource = %key, error, "nobody of it is let in");
+                }
+                mesh.fetched.insert(key.name, read.ok().map(Arc::new));
+            }
+            None => drop(mesh.fetched.remove(&key.name)),
+        }
     }
 
     /// Takes over one write of the registry.
@@ -209,6 +246,7 @@ impl MeshCatalog {
     pub fn of_kind(&self, kind: Kind) -> &BTreeMap<Name, Arc<Entry>> {
         match kind {
             Kind::Enrollment => &self.enrollments,
+            Kind::FederatedTrustDomain => &self.federated,
             Kind::Mesh => &self.meshes,
             Kind::Policy => &self.policies,
             Kind::VirtualNode => &self.nodes,
@@ -219,6 +257,7 @@ impl MeshCatalog {
     fn of_kind_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Arc<Entry>> {
         match kind {
             Kind::Enrollment => &mut self.enrollments,
+            Kind::FederatedTrustDomain => &mut self.federated,
             Kind::Mesh => &mut self.meshes,
             Kind::Policy => &mut self.policies,
             Kind::VirtualNode => &mut self.nodes,
@@ -245,8 +284,7 @@ impl MeshCatalog {
 
     /// The id that a virtual node got when it was made: one that is made anew under its name has another.
     pub fn node_uid(&self, name: &str) -> &str {
-        let metadata = self.nodes.get(name).and_then(|entry| entry.resource.metadata.as_ref());
-        metadata.map(|metadata| &*metadata.uid).unwrap_or_default()
+        self.nodes.get(name).map(|entry| entry.uid()).unwrap_or_default()
     }
 
     /// A virtual service.
@@ -278,6 +316,30 @@ impl MeshCatalog {
             Model::Enrollment(enrollment) => Some((name, enrollment)),
             _ => None,
         })
+    }
+
+    /// All trust domains that are followed, in order, each with the bundle that counts: the last good one that was fetched
+    /// for the very resource, else what the resource itself says.
+    pub fn federated(
+        &self,
+    ) -> impl Iterator<Item = (&Name, &FederatedTrustDomain, Option<&Arc<SpiffeBundle>>)> {
+        self.federated.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::FederatedTrustDomain(followed) => {
+                let bundle = match self.fetched.get(name) {
+                    Some(None) => None,
+                    Some(Some(fetched)) if fetched.is_for(entry) => Some(fetched.bundle()),
+                    Some(Some(_)) | None => followed.initial(),
+                };
+                Some((name, followed, bundle))
+            }
+            _ => None,
+        })
+    }
+
+    /// What was fetched last for a trust domain that is followed, if it counts.
+    pub fn fetched(&self, name: &str) -> Option<&Arc<FetchedBundle>> {
+        let entry = self.federated.get(name)?;
+        self.fetched.get(name)?.as_ref().filter(|fetched| fetched.is_for(entry))
     }
 
     /// Stored resources that this release does not accept, each with the reason.

@@ -33,6 +33,7 @@ pub struct WorkloadEnrollment {
     token_ttl: Option<Duration>,
     dns_names: Vec<String>,
     hint: Option<String>,
+    federates_with: BTreeSet<TrustDomain>,
 }
 
 impl WorkloadEnrollment {
@@ -59,7 +60,8 @@ impl WorkloadEnrollment {
             problems.invalid_but("spec.workload", "what it becomes is missing", help);
             return None;
         };
-        let wire::WorkloadEnrollment { path, selectors, x509_ttl, dns_names, hint, jwt_ttl } = workload;
+        let wire::WorkloadEnrollment { path, selectors, x509_ttl, dns_names, hint, jwt_ttl, federates_with } =
+            workload;
         let id = read_path(path, trust_domain, problems);
         let selectors = read_selectors(selectors, problems);
         let x509 = ("spec.workload.x509Ttl", LIVES, "certificates live from 1 minute to 24 hours");
@@ -70,8 +72,10 @@ impl WorkloadEnrollment {
         if hint.as_ref().is_some_and(|hint| hint.is_empty() || hint.len() > LONGEST_HINT) {
             problems.invalid("spec.workload.hint", format!("a hint has 1 to {LONGEST_HINT} bytes"));
         }
+        let federates_with = read_trust_domains(federates_with, trust_domain, problems);
         let (dns_names, hint) = (dns_names.clone(), hint.clone());
-        let enrollment = Self { parent: parent?, id: id?, selectors, ttl, token_ttl, dns_names, hint };
+        let (parent, id) = (parent?, id?);
+        let enrollment = Self { parent, id, selectors, ttl, token_ttl, dns_names, hint, federates_with };
         (problems.count() == before).then_some(enrollment)
     }
 
@@ -103,6 +107,11 @@ impl WorkloadEnrollment {
     /// DNS names in its certificates.
     pub fn dns_names(&self) -> &[String] {
         &self.dns_names
+    }
+
+    /// Other trust domains whose bundles it is given.
+    pub fn federates_with(&self) -> &BTreeSet<TrustDomain> {
+        &self.federates_with
     }
 
     /// How a program with several identities tells them apart.
@@ -177,6 +186,24 @@ fn check_dns_names(names: &[String], problems: &mut Problems) {
             problems.invalid(field, format!("{name} stands there twice"));
         }
     }
+}
+
+fn read_trust_domains(names: &[String], own: &TrustDomain, problems: &mut Problems) -> BTreeSet<TrustDomain> {
+    let mut found = BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        let field = format!("spec.workload.federatesWith[{index}]");
+        match TrustDomain::parse(name) {
+            Ok(trust_domain) if trust_domain == *own => {
+                problems.invalid(field, format!("{own} is our own: its bundle is given in any case"));
+            }
+            Ok(trust_domain) if !found.insert(trust_domain.clone()) => {
+                problems.invalid(field, format!("{trust_domain} stands there twice"));
+            }
+            Ok(_) => {}
+            Err(error) => problems.invalid(field, error),
+        }
+    }
+    found
 }
 
 #[cfg(test)]

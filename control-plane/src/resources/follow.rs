@@ -97,13 +97,22 @@ impl Follower {
         for (key, stored) in change.under(keys::RESOURCES) {
             catalog.write(key, stored, &self.trust_domain);
         }
+        for (key, stored) in change.under(keys::FETCHED_BUNDLES) {
+            catalog.write_fetched(key, stored);
+        }
         catalog.move_on(change.version, change.revision);
         self.sender.send_replace(Arc::new(catalog));
     }
 }
 
-/// Reads all resources at one instant: a listing in several parts could mix two commits.
+/// Reads all resources at one instant: a listing in several parts could mix two commits. So could two listings, unless no
+/// commit that counts came between them.
 async fn list(store: &dyn Store, trust_domain: &TrustDomain) -> Result<Catalog, StoreError> {
-    let page = store.list(keys::RESOURCES, None, usize::MAX).await?;
-    Ok(Catalog::from_page(&page, trust_domain))
+    loop {
+        let resources = store.list(keys::RESOURCES, None, usize::MAX).await?;
+        let fetched = store.list(keys::FETCHED_BUNDLES, None, usize::MAX).await?;
+        if resources.revision == fetched.revision {
+            return Ok(Catalog::from_pages(&resources, &fetched, trust_domain));
+        }
+    }
 }

@@ -12,6 +12,8 @@ use crate::registry::keys;
 pub enum Kind {
     /// Who may become what.
     Enrollment,
+    /// A trust domain whose members are known.
+    FederatedTrustDomain,
     /// A mesh.
     Mesh,
     /// A Cedar document.
@@ -24,13 +26,20 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Enrollment, Self::Mesh, Self::Policy, Self::VirtualNode, Self::VirtualService];
+    pub const ALL: [Self; 6] = [
+        Self::Enrollment,
+        Self::FederatedTrustDomain,
+        Self::Mesh,
+        Self::Policy,
+        Self::VirtualNode,
+        Self::VirtualService,
+    ];
 
     /// The kind as files and registry keys spell it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enrollment => "Enrollment",
+            Self::FederatedTrustDomain => "FederatedTrustDomain",
             Self::Mesh => "Mesh",
             Self::Policy => "Policy",
             Self::VirtualNode => "VirtualNode",
@@ -42,6 +51,7 @@ impl Kind {
     pub fn noun(self) -> &'static str {
         match self {
             Self::Enrollment => "enrollment",
+            Self::FederatedTrustDomain => "federated trust domain",
             Self::Mesh => "mesh",
             Self::Policy => "policy",
             Self::VirtualNode => "virtual node",
@@ -53,6 +63,7 @@ impl Kind {
     pub fn from_wire(kind: i32) -> Option<Self> {
         match wire::Kind::try_from(kind) {
             Ok(wire::Kind::Enrollment) => Some(Self::Enrollment),
+            Ok(wire::Kind::FederatedTrustDomain) => Some(Self::FederatedTrustDomain),
             Ok(wire::Kind::Mesh) => Some(Self::Mesh),
             Ok(wire::Kind::Policy) => Some(Self::Policy),
             Ok(wire::Kind::VirtualNode) => Some(Self::VirtualNode),
@@ -65,6 +76,7 @@ impl Kind {
     pub fn of(spec: &wire::resource::Spec) -> Self {
         match spec {
             wire::resource::Spec::Enrollment(_) => Self::Enrollment,
+            wire::resource::Spec::FederatedTrustDomain(_) => Self::FederatedTrustDomain,
             wire::resource::Spec::MeshSpec(_) => Self::Mesh,
             wire::resource::Spec::VirtualNode(_) => Self::VirtualNode,
             wire::resource::Spec::VirtualService(_) => Self::VirtualService,
@@ -76,6 +88,9 @@ impl Kind {
     pub fn empty_spec(self) -> wire::resource::Spec {
         match self {
             Self::Enrollment => wire::resource::Spec::Enrollment(wire::EnrollmentSpec::default()),
+            Self::FederatedTrustDomain => {
+                wire::resource::Spec::FederatedTrustDomain(wire::FederatedTrustDomainSpec::default())
+            }
             Self::Mesh => wire::resource::Spec::MeshSpec(wire::MeshSpec::default()),
             Self::Policy => wire::resource::Spec::Policy(wire::PolicySpec::default()),
             Self::VirtualNode => wire::resource::Spec::VirtualNode(wire::VirtualNodeSpec::default()),
@@ -96,6 +111,11 @@ pub struct ResourceKey {
 }
 
 impl ResourceKey {
+    /// That of a trust domain that a mesh follows.
+    pub fn federated_trust_domain(mesh: Name, name: Name) -> Self {
+        Self { kind: Kind::FederatedTrustDomain, mesh, name }
+    }
+
     /// Where it stands in the registry.
     pub fn store_key(&self) -> String {
         keys::resource(self.kind.as_str(), self.mesh.as_str(), self.name.as_str())

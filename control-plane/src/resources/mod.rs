@@ -1,4 +1,4 @@
-//! Meshes, virtual nodes, virtual services, policies and enrollments: what they must be, and how they change.
+//! Meshes, virtual nodes, virtual services, policies, enrollments and federated trust domains: what they must be, and how they change.
 //!
 //! [`admit`] is where a change is accepted or refused; [`Resources`] makes it one durable transaction; [`Catalogs`]
 //! keeps all resources in memory, as of the last commit.
@@ -9,6 +9,8 @@ mod catalog;
 mod choice;
 mod discovery;
 mod enrollment;
+mod federated_trust_domain;
+mod fetched;
 mod follow;
 mod key;
 mod mesh;
@@ -27,6 +29,8 @@ pub use apply::{
 pub use catalog::{Catalog, Entry, MeshCatalog, Model};
 pub use discovery::{Discovery, FixedEndpoint};
 pub use enrollment::WorkloadEnrollment;
+pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, EndpointUrl, FederatedTrustDomain};
+pub use fetched::FetchedBundle;
 pub use follow::Catalogs;
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;

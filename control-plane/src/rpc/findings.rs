@@ -8,6 +8,7 @@ use hauberk_proto::admin::v1::{Finding, Severity};
 
 use crate::compile::Compilation;
 use crate::enrollment::MOST_INSTANCES;
+use crate::federation::Followed;
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
 
@@ -42,6 +43,7 @@ pub(super) struct Facts<'a> {
     pub(super) compilation: &'a Compilation,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
+    pub(super) followed: &'a [Followed],
 }
 
 /// What is not as it should be, errors first.
@@ -71,6 +73,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(each(live().filter_map(|report| renewal(report, facts.now)), "instances do not renew"));
     findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
+    findings.extend(facts.followed.iter().filter_map(|followed| federation(followed, facts.now)));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
@@ -207,6 +210,27 @@ fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
         )
     });
     each(findings, "join tokens have made many instances")
+}
+
+/// A trust domain whose members are not known, or soon may not be.
+fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
+    let Followed { key, bundle, problem, .. } = followed;
+    let trust_domain = &followed.trust_domain;
+    let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
+    let failing = problem
+        .as_ref()
+        .map(|(problem, since)| format!("its bundle cannot be fetched since {since}: {problem}"));
+    let fix = "see that its endpoint answers, then `hauberk bundle refresh`; or apply the resource with its present bundle";
+    if !roots.iter().any(|root| root.validity().contains(now)) {
+        let what = match bundle {
+            None => "there is no bundle of it",
+            Some(_) if roots.is_empty() => "its bundle has no root: it has taken all back",
+            Some(_) => "every root of its bundle has expired",
+        };
+        let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
+        return Some(error(format!("{key}: nobody of {trust_domain} is let in: {what}{failing}"), fix));
+    }
+    failing.map(|failing| warning(format!("{key}: {failing}; the former one stays in force"), fix))
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

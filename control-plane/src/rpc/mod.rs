@@ -8,6 +8,7 @@ mod agent;
 mod audit;
 mod authorities;
 mod explain;
+mod federation;
 mod findings;
 mod flows;
 mod identities;
@@ -35,6 +36,7 @@ use std::sync::Arc;
 use tonic::service::Routes;
 
 use crate::app::ControlPlane;
+use crate::federation::Federation;
 use crate::push::Push;
 use crate::resources::Resources;
 pub use listener::{Deadlines, Limits, Listening};
@@ -68,18 +70,20 @@ pub async fn admin_routes(
     control: &Arc<ControlPlane>,
     resources: &Arc<Resources>,
     push: &Arc<Push>,
+    federation: &Arc<Federation>,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     Ok(Routes::new(health_service(ADMIN_SERVICES).await)
         .add_service(admins::service(control))
         .add_service(audit::service(control))
         .add_service(authorities::service(control))
+        .add_service(federation::service(control, resources, federation))
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))
         .add_service(policies::service(control, resources, push))
         .add_service(resources::service(control, resources))
         .add_service(revocations::service(control))
         .add_service(rollout::service(control, push))
-        .add_service(system::service(control, push))
+        .add_service(system::service(control, resources, push, federation))
         .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REQUEST)))
 }
@@ -98,6 +102,7 @@ const ADMIN_SERVICES: &[&str] = &[
     "hauberk.admin.v1.Admins",
     "hauberk.admin.v1.Audit",
     "hauberk.admin.v1.Authorities",
+    "hauberk.admin.v1.Federation",
     "hauberk.admin.v1.Flows",
     "hauberk.admin.v1.Identities",
     "hauberk.admin.v1.Policies",

@@ -12,6 +12,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
 use crate::enrollment::{EnrollmentError, TokenError};
+use crate::federation::RefreshError;
 use crate::issuance::IssuanceError;
 use crate::jwt_svid::MintError;
 use crate::push::{Close, ExplainError};
@@ -192,6 +193,15 @@ pub fn of_denial(denial: Denial) -> Status {
         Denial::Quarantined => "QUARANTINED",
     };
     refusal(Code::PermissionDenied, reason, denial.to_string())
+}
+
+/// Of questions to bundle endpoints.
+pub fn of_refresh(error: &RefreshError) -> Status {
+    match error {
+        RefreshError::NoEndpoint(_) => refusal(Code::NotFound, "NO_BUNDLE_ENDPOINT", error.to_string()),
+        RefreshError::Fetch(_) => refusal(Code::Unavailable, "BUNDLE_NOT_FETCHED", error.to_string()),
+        RefreshError::Store(error) => of_store(error),
+    }
 }
 
 /// Of revocations.

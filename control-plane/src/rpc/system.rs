@@ -12,19 +12,33 @@ use super::{findings, message, refused, status};
 use crate::access::{CallContext, Caller};
 use crate::app::ControlPlane;
 use crate::audit::Act;
+use crate::federation::Federation;
 use crate::push::Push;
 use crate::registry::Condition;
+use crate::resources::Resources;
 use crate::server_certificate::host_from_elsewhere;
 
 /// The service, ready to be mounted.
-pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> SystemServer<SystemService> {
-    let service = SystemService { control: Arc::clone(control), push: Arc::clone(push) };
+pub(super) fn service(
+    control: &Arc<ControlPlane>,
+    resources: &Arc<Resources>,
+    push: &Arc<Push>,
+    federation: &Arc<Federation>,
+) -> SystemServer<SystemService> {
+    let service = SystemService {
+        control: Arc::clone(control),
+        resources: Arc::clone(resources),
+        push: Arc::clone(push),
+        federation: Arc::clone(federation),
+    };
     SystemServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct SystemService {
     control: Arc<ControlPlane>,
+    resources: Arc<Resources>,
     push: Arc<Push>,
+    federation: Arc<Federation>,
 }
 
 #[tonic::async_trait]
@@ -50,6 +64,7 @@ impl System for SystemService {
             issuing: Some(authority.issuing().validity()),
             server: control.identity.current().svid().map(|svid| svid.validity()),
         };
+        let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
         let findings = findings::collect(&findings::Facts {
             now,
             condition: &condition,
@@ -57,6 +72,7 @@ impl System for SystemService {
             compilation: &compilation,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
+            followed: &self.federation.followed(&catalog),
         });
         let agent = control.agent_address();
         // A name of `init` that is none any longer has stopped the control plane at its start.

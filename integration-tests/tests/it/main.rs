@@ -24,6 +24,7 @@ mod dumps;
 mod durability;
 mod enrollment;
 mod envoy;
+mod federation;
 mod forged;
 mod grpc;
 mod hostile;

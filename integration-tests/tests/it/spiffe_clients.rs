@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hauberk_integration_tests::{App, MeshBox, dial};
+use hauberk_tls::{KeyPair, Svid};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -71,14 +72,20 @@ impl ServerCertVerifier for ById {
     }
 }
 
-/// A client with the identity of a node.
-struct Foreigner {
+/// A client with an identity and no agent.
+pub(crate) struct Foreigner {
     config: ClientConfig,
 }
 
 impl Foreigner {
     async fn join(mesh: &MeshBox, node: &str) -> Self {
         let (svid, key) = dial::join(mesh, node).await;
+        Self::with(&svid, &key)
+    }
+
+    /// Whoever holds this certificate.
+    pub(crate) fn with(svid: &Svid, key: &KeyPair) -> Self {
+        hauberk_tls::install_provider();
         let verifier = ById {
             ids: ["spiffe://box.test/mesh/shop/node/orders", "spiffe://box.test/mesh/shop/node/redis"],
             provider: Arc::clone(CryptoProvider::get_default().unwrap()),
@@ -94,7 +101,11 @@ impl Foreigner {
         Self { config }
     }
 
-    async fn connect(&self, address: SocketAddr, alpn: &[&[u8]]) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(
+        &self,
+        address: SocketAddr,
+        alpn: &[&[u8]],
+    ) -> io::Result<TlsStream<TcpStream>> {
         let mut config = self.config.clone();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let stream = TcpStream::connect(address).await?;
@@ -104,7 +115,7 @@ impl Foreigner {
     }
 
     /// One GET, and the status of its answer.
-    async fn status(&self, address: SocketAddr, alpn: &[&[u8]], host: &str) -> String {
+    pub(crate) async fn status(&self, address: SocketAddr, alpn: &[&[u8]], host: &str) -> String {
         let mut stream = self.connect(address, alpn).await.unwrap();
         let text = format!("GET /foreign HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
         let answer = converse(&mut stream, text.as_bytes()).await;

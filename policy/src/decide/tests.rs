@@ -81,6 +81,38 @@ fn audit_lets_default_denials_through_and_nothing_else() {
     assert_eq!(reason(&connect(&engine, &peer("cart"), 6379)), (Effect::Deny, "evaluation_error"));
     let admin = foreign("spiffe://shop.example/admin/alice");
     assert_eq!(reason(&ask(&engine, &admin, 8080, "GET", "/")), (Effect::Deny, "not_a_principal"));
+    // Who belongs to another trust domain needs a permit.
+    let own = foreign("spiffe://shop.example/workload/a");
+    assert_eq!(reason(&ask(&engine, &own, 8080, "GET", "/")), (Effect::Allow, "audit_default_allow"));
+    for id in ["spiffe://partner.example/workload/a", "spiffe://partner.example/mesh/shop/node/web"] {
+        let decision = ask(&engine, &foreign(id), 8080, "GET", "/");
+        assert_eq!(reason(&decision), (Effect::Deny, "no_policy_matched"), "{id}");
+    }
+}
+
+#[test]
+fn members_of_another_trust_domain_are_named_by_exactly_that_domain() {
+    let engine = engine(&[
+        "permit(principal is Workload in TrustDomain::\"partner.example\", action == Action::\"GET\", resource);",
+        "permit(principal == Workload::\"spiffe://partner.example/payments\", action == Action::\"PUT\", resource);",
+        "permit(principal is Workload in TrustDomain::\"shop.example\", action == Action::\"POST\", resource);",
+        "permit(principal is Node in TrustDomain::\"partner.example\", action == Action::\"PATCH\", resource);",
+        ANY_NODE,
+    ]);
+    for (id, methods) in [
+        ("spiffe://partner.example/payments", "GET PUT"),
+        ("spiffe://partner.example/payments/x", "GET"),
+        ("spiffe://partner.example/mesh/shop/node/orders", "GET"),
+        ("spiffe://x.partner.example/payments", ""),
+        ("spiffe://partner.example.x/payments", ""),
+        ("spiffe://partner.examp1e/payments", ""),
+        ("spiffe://partner/payments", ""),
+        ("spiffe://shop.example/payments", "POST"),
+    ] {
+        let is_allowed = |method: &&str| ask(&engine, &foreign(id), 8081, method, "/").is_allowed();
+        let allowed: Vec<_> = ["GET", "PUT", "POST", "PATCH"].into_iter().filter(is_allowed).collect();
+        assert_eq!(allowed.join(" "), methods, "{id}");
+    }
 }
 
 #[test]

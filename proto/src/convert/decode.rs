@@ -11,7 +11,9 @@ use hauberk_policy::{
 use prost::Message;
 
 use super::ConvertError;
-use super::view::{Body, Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target, View};
+use super::view::{
+    Body, Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target, View,
+};
 use crate::agent::v1 as wire;
 
 /// Reads an encoded `View`, as a `SignedView` carries it.
@@ -51,7 +53,7 @@ fn node_view(
     trust_domain: &TrustDomain,
     mesh: &Name,
 ) -> Result<NodeView, ConvertError> {
-    let wire::NodeView { spiffe_id, ports, policies, backends, max_view_age_ms } = view;
+    let wire::NodeView { spiffe_id, ports, policies, backends, max_view_age_ms, federated_bundles } = view;
     let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
     let owner = match node.kind() {
         IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Some(mesh),
@@ -68,7 +70,20 @@ fn node_view(
     let backends = names("node.backends", backends)?;
     let scope = NodeScope { trust_domain: trust_domain.clone(), mesh: mesh.clone(), node, ports };
     let max_view_age = (max_view_age_ms > 0).then(|| Duration::from_millis(max_view_age_ms));
-    Ok(NodeView { scope, policies: PolicySlice { policies, roles: Vec::new() }, backends, max_view_age })
+    let federated = each("node.federated_bundles", federated_bundles, federated_bundle)?;
+    distinct("node.federated_bundles", federated.iter().map(|bundle| bundle.trust_domain.clone()))?;
+    if federated.iter().any(|bundle| bundle.trust_domain == *trust_domain) {
+        return Err(ConvertError::new("node.federated_bundles", format!("{trust_domain} is our own")));
+    }
+    let policies = PolicySlice { policies, roles: Vec::new() };
+    Ok(NodeView { scope, policies, backends, max_view_age, federated })
+}
+
+fn federated_bundle(field: &str, bundle: wire::FederatedBundle) -> Result<FederatedBundle, ConvertError> {
+    let wire::FederatedBundle { trust_domain, bundle: document } = bundle;
+    let trust_domain = TrustDomain::parse(&trust_domain)
+        .map_err(|error| ConvertError::new(format!("{field}.trust_domain"), error))?;
+    Ok(FederatedBundle { trust_domain, document })
 }
 
 fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, ConvertError> {

@@ -2,19 +2,27 @@
 
 use hauberk_policy::{Authorization, Mode, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared};
 
-use super::view::{Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target};
+use super::view::{
+    Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target,
+};
 use crate::agent::v1 as wire;
 
 /// The message for a node's view.
 pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
-    let NodeView { scope, policies, backends, max_view_age } = view;
+    let NodeView { scope, policies, backends, max_view_age, federated } = view;
     wire::NodeView {
         spiffe_id: scope.node.to_string(),
         ports: scope.ports.iter().map(inbound_port).collect(),
         policies: policies.policies.iter().map(policy).collect(),
         backends: backends.iter().map(ToString::to_string).collect(),
         max_view_age_ms: max_view_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        federated_bundles: federated.iter().map(federated_bundle).collect(),
     }
+}
+
+fn federated_bundle(bundle: &FederatedBundle) -> wire::FederatedBundle {
+    let FederatedBundle { trust_domain, document } = bundle;
+    wire::FederatedBundle { trust_domain: trust_domain.to_string(), bundle: document.clone() }
 }
 
 /// The message for a service's view.

@@ -22,7 +22,9 @@ use prost_types::Timestamp;
 pub use decode::{decode_view, listener_port};
 pub use encode::{encode_node_view, encode_service_view};
 pub use explanation::encode_policy_note;
-pub use view::{Body, Discovery, Dns, IpPreference, NodeView, ServicePort, ServiceView, Target, View};
+pub use view::{
+    Body, Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target, View,
+};
 
 /// An instant as a message.
 pub fn timestamp(at: UnixMillis) -> Timestamp {

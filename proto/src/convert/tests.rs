@@ -44,6 +44,10 @@ fn node_view() -> NodeView {
         },
         backends: vec![name("payments")],
         max_view_age: Some(Duration::from_secs(60)),
+        federated: vec![FederatedBundle {
+            trust_domain: TrustDomain::parse("partner.example").unwrap(),
+            document: b"{\"keys\":[]}".to_vec(),
+        }],
     }
 }
 
@@ -152,6 +156,16 @@ fn a_wrong_field_of_a_node_view_is_named() {
             node_of(view).policies.push(policy);
         }),
         ("node.backends[0]", |view| node_of(view).backends[0] = "..".into()),
+        ("node.federated_bundles[0].trust_domain", |view| {
+            node_of(view).federated_bundles[0].trust_domain = "Partner.example".into();
+        }),
+        ("node.federated_bundles[1]", |view| {
+            let bundle = node_of(view).federated_bundles[0].clone();
+            node_of(view).federated_bundles.push(bundle);
+        }),
+        ("node.federated_bundles", |view| {
+            node_of(view).federated_bundles[0].trust_domain = "shop.example".into();
+        }),
     ];
     for (field, change) in cases {
         let mut view = wire_node();

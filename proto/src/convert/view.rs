@@ -43,6 +43,17 @@ pub struct NodeView {
     pub backends: Vec<Name>,
     /// Older views deny everything.
     pub max_view_age: Option<Duration>,
+    /// The bundles of other trust domains, in their order.
+    pub federated: Vec<FederatedBundle>,
+}
+
+/// The keys of another trust domain, as they travel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FederatedBundle {
+    /// Whose.
+    pub trust_domain: TrustDomain,
+    /// In SPIFFE's bundle format. What it says is the reader's to check.
+    pub document: Vec<u8>,
 }
 
 /// What callers of a service need to know.

@@ -68,7 +68,7 @@ impl JwtKey {
     ///
     /// # Errors
     /// It is of a known kind, and wrong.
-    pub(super) fn from_jwk(jwk: &Map<String, Value>) -> Result<Option<Self>, JwtKeyError> {
+    pub(crate) fn from_jwk(jwk: &Map<String, Value>) -> Result<Option<Self>, JwtKeyError> {
         let text = |name| jwk.get(name).and_then(Value::as_str);
         let algorithm = match jwk.get("alg") {
             None => None,
@@ -139,7 +139,7 @@ impl JwtKey {
     }
 
     /// The key in RFC 7517's form, without `use`.
-    pub(super) fn to_jwk(&self) -> Map<String, Value> {
+    pub(crate) fn to_jwk(&self) -> Map<String, Value> {
         let mut jwk = Map::new();
         let mut set = |name: &str, value: &str| jwk.insert(name.to_owned(), json!(value));
         set("kid", &self.id);

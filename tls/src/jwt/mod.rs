@@ -9,7 +9,7 @@ mod bundle;
 mod jws;
 mod key;
 mod signer;
-mod strict_json;
+pub(crate) mod strict_json;
 mod svid;
 
 #[cfg(test)]

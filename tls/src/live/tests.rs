@@ -18,6 +18,7 @@ use crate::stream::{Connection, HandshakeError};
 use crate::verifier::Usage;
 use crate::verifier::verify_svid;
 
+mod federation;
 mod resumption;
 
 const LIMIT: Duration = Duration::from_secs(20);

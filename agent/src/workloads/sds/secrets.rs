@@ -31,9 +31,11 @@ pub(super) fn named(given: &Given, name: &str) -> Option<Secret> {
     let secret = match name {
         DEFAULT_SVID => certificate(&given.svids.first()?.0),
         OWN_BUNDLE => roots(&given.bundle),
-        ALL_BUNDLES => every_trust_domain(&given.bundle),
-        id if id == given.bundle.trust_domain().id_string() => roots(&given.bundle),
-        id => certificate(&given.svids.iter().find(|(workload, _)| workload.svid.id().as_str() == id)?.0),
+        ALL_BUNDLES => every_trust_domain(given),
+        id => match bundles(given).find(|bundle| bundle.trust_domain().id_string() == id) {
+            Some(bundle) => roots(bundle),
+            None => certificate(&given.svids.iter().find(|(held, _)| held.svid.id().as_str() == id)?.0),
+        },
     };
     Some(Secret { name: name.to_owned(), r#type: Some(secret) })
 }
@@ -41,7 +43,12 @@ pub(super) fn named(given: &Given, name: &str) -> Option<Secret> {
 /// The names of everything that a caller is given: each identity and each trust domain under its own.
 pub(super) fn all_names(given: &Given) -> impl Iterator<Item = String> {
     let ids = given.svids.iter().map(|(workload, _)| workload.svid.id().to_string());
-    ids.chain([given.bundle.trust_domain().id_string()])
+    ids.chain(bundles(given).map(|bundle| bundle.trust_domain().id_string()))
+}
+
+/// Of our own trust domain first, then of those that the caller is to know besides.
+fn bundles(given: &Given) -> impl Iterator<Item = &TrustBundle> {
+    [&*given.bundle].into_iter().chain(given.federated.iter().map(|bundle| bundle.x509()))
 }
 
 fn certificate(workload: &WorkloadSvid) -> Type {
@@ -59,10 +66,12 @@ fn roots(bundle: &TrustBundle) -> Type {
     })
 }
 
-fn every_trust_domain(own: &TrustBundle) -> Type {
-    let own =
-        TrustDomain { name: own.trust_domain().to_string(), trust_bundle: inline(own.to_pem().as_bytes()) };
-    let config = SpiffeCertValidatorConfig { trust_domains: vec![own] };
+fn every_trust_domain(given: &Given) -> Type {
+    let trust_domains = bundles(given).map(|bundle| TrustDomain {
+        name: bundle.trust_domain().to_string(),
+        trust_bundle: inline(bundle.to_pem().as_bytes()),
+    });
+    let config = SpiffeCertValidatorConfig { trust_domains: trust_domains.collect() };
     let config =
         prost_types::Any { type_url: SPIFFE_VALIDATOR_CONFIG.to_owned(), value: config.encode_to_vec() };
     Type::ValidationContext(CertificateValidationContext {

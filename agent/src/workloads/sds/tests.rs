@@ -2,12 +2,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use hauberk_identity::TrustDomain;
 use hauberk_proto::sds::envoy::config::core::v3::data_source::Specifier;
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::{Secret, SpiffeCertValidatorConfig};
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use hauberk_proto::sds::google::rpc;
-use hauberk_tls::{KeyPair, Svid};
+use hauberk_tls::{KeyPair, SpiffeBundle, Svid};
 use prost::Message;
 use tonic::Code;
 
@@ -30,6 +31,7 @@ fn given(authorities: &Authorities, paths: &[&str]) -> Given {
         identities: Vec::new(),
         svids: svids.collect(),
         bundle: Arc::new(authorities.issuing.root_bundle().clone()),
+        federated: Vec::new(),
         revocation_list: Bytes::new(),
         jwt_keys: None,
     }
@@ -104,6 +106,31 @@ fn each_name_has_its_secret() {
 
     let everything = asked(&given, &[]);
     assert_eq!(names(&everything), [TRUST_DOMAIN, BILLING, "spiffe://shop.local/workload/worker"]);
+}
+
+#[test]
+fn each_trust_domain_has_its_own_roots() {
+    let authorities = Authorities::new();
+    let mut given = given(&authorities, &["workload/billing"]);
+    let partner = TrustDomain::parse("partner.example").unwrap();
+    let document = br#"{"keys": []}"#;
+    given.federated = vec![Arc::new(SpiffeBundle::parse(&partner, document).unwrap())];
+    let answer = asked(&given, &["spiffe://partner.example", "ALL"]);
+    let contexts: Vec<_> = secrets(&answer)
+        .into_iter()
+        .map(|secret| match secret.r#type {
+            Some(Type::ValidationContext(context)) => (secret.name, context),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(text(contexts.iter().find(|(name, _)| name != "ALL").unwrap().1.trusted_ca.clone()), "");
+    let all = &contexts.iter().find(|(name, _)| name == "ALL").unwrap().1;
+    let config = all.custom_validator_config.clone().unwrap().typed_config.unwrap();
+    let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
+    let domains: Vec<_> =
+        config.trust_domains.into_iter().map(|domain| (domain.name, text(domain.trust_bundle))).collect();
+    let own = ("shop.local".to_owned(), given.bundle.to_pem());
+    assert_eq!(domains, [own, ("partner.example".to_owned(), String::new())]);
 }
 
 #[test]

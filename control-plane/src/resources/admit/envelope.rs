@@ -27,7 +27,7 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
     check_labels(resource, problems);
     let kind = spec.as_ref().map(Kind::of);
     if kind.is_none() {
-        let help = "it is one of Enrollment, Mesh, VirtualNode, VirtualService, Policy";
+        let help = "it is one of Enrollment, FederatedTrustDomain, Mesh, VirtualNode, VirtualService, Policy";
         problems.invalid_but("kind", "it is missing, or not known to this release", help);
     }
     let name = choice::name(problems, "name", name);
@@ -41,9 +41,11 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
             }
             name.clone()
         }
-        Kind::Enrollment | Kind::Policy | Kind::VirtualNode | Kind::VirtualService => {
-            read_mesh(mesh, kind, problems)
-        }
+        Kind::Enrollment
+        | Kind::FederatedTrustDomain
+        | Kind::Policy
+        | Kind::VirtualNode
+        | Kind::VirtualService => read_mesh(mesh, kind, problems),
     };
     let key = ResourceKey { kind, mesh: mesh?, name: name? };
     let normal = Resource {

@@ -167,7 +167,7 @@ impl<'a> Comparison<'a> {
         let mut affected = BTreeSet::new();
         for key in self.step.places.keys().filter(|key| key.mesh == *self.name) {
             match key.kind {
-                Kind::Enrollment | Kind::Mesh | Kind::Policy => {}
+                Kind::Enrollment | Kind::FederatedTrustDomain | Kind::Mesh | Kind::Policy => {}
                 Kind::VirtualNode => {
                     affected.insert(&key.name);
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{IdentityKind, Name, SpiffeId};
+use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
 use hauberk_proto::mesh::v1::{
     Backend, EnrollmentParent, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec,
@@ -17,6 +17,9 @@ use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::problem::{Fault, Problems};
 use crate::resources::virtual_node::{Listener, VirtualNode};
 use crate::resources::virtual_service::VirtualService;
+
+/// The most trust domains that a mesh follows: their bundles travel in every view of its nodes.
+const MOST_FEDERATED: usize = 32;
 
 /// Checks every resource of the batch, and those that refer to what it changes. Policies may speak of what does not
 /// exist yet, which is only a warning.
@@ -33,7 +36,10 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
         // Also where something else is wrong with it.
         match step.batch.get(*index).and_then(|resource| resource.spec.as_ref()) {
-            Some(Spec::Enrollment(spec)) => step.check_parent(key, mesh, spec, problems),
+            Some(Spec::Enrollment(spec)) => {
+                step.check_parent(key, mesh, spec, problems);
+                step.check_federates_with(key, mesh, spec, problems);
+            }
             Some(Spec::VirtualNode(spec)) => step.check_backends(key, mesh, spec, problems),
             Some(Spec::VirtualService(spec)) => step.check_provider(key, mesh, spec, problems),
             _ => {}
@@ -42,7 +48,11 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         match entry.model() {
             Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
             Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
-            Model::Policy(document) => step.warn_of(key, document, warnings),
+            Model::Policy(document) => {
+                step.warn_of(key, document, warnings);
+                warn_of_reach(key, document, mesh, warnings);
+            }
+            Model::FederatedTrustDomain(_) => check_followed(mesh, problems, warnings),
             Model::Enrollment(_) | Model::Mesh(_) | Model::Unreadable(_) => {}
         }
     }
@@ -87,6 +97,38 @@ impl Step<'_> {
         if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
             self.report_no_node("spec.parent.virtualNode", mesh, &node, problems);
         }
+    }
+
+    fn check_federates_with(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        spec: &EnrollmentSpec,
+        problems: &mut Problems,
+    ) {
+        let named = spec.workload.iter().flat_map(|workload| &workload.federates_with);
+        for (index, name) in named.enumerate() {
+            // What is wrong with the name itself has been told.
+            let is_foreign = TrustDomain::parse(name).is_ok_and(|domain| domain != *self.trust_domain);
+            let Ok(followed) = Name::parse(name) else { continue };
+            if is_foreign && !self.exists(Kind::FederatedTrustDomain, &key.mesh, &followed) {
+                let known = mesh.of_kind(Kind::FederatedTrustDomain).keys().map(Name::as_str);
+                let help = did_you_mean(name, known);
+                let message = format!("federated trust domain {name:?} does not exist");
+                let field = format!("spec.workload.federatesWith[{index}]");
+                problems.report(Fault::Invalid, field, message, help);
+            }
+        }
+    }
+
+    /// Why nobody of another trust domain can be known in this mesh, if so.
+    fn unfollowed(&self, mesh: &Name, trust_domain: &TrustDomain) -> Option<String> {
+        if trust_domain == self.trust_domain {
+            return None;
+        }
+        let is_followed = Name::parse(trust_domain.as_str())
+            .is_ok_and(|name| self.exists(Kind::FederatedTrustDomain, mesh, &name));
+        (!is_followed).then(|| format!("mesh {mesh:?} has no FederatedTrustDomain {trust_domain}"))
     }
 
     fn report_no_node(&self, field: &str, mesh: &MeshCatalog, node: &Name, problems: &mut Problems) {
@@ -200,9 +242,9 @@ impl Step<'_> {
                     .or_else(|| self.missing_port(mesh, &name, *port))
                     .or_else(|| self.missing_route(mesh, &name, *port, template))
             }
-            Referent::TrustDomain(_) | Referent::Role(_) | Referent::Workload(_) | Referent::Anonymous => {
-                None
-            }
+            Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
+            Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
+            Referent::Role(_) | Referent::Anonymous => None,
         }
     }
 
@@ -220,6 +262,40 @@ impl Step<'_> {
         }
         let why = format!("port {port} of virtual node {node:?} declares no such route");
         Some(did_you_mean(template, declared()).map_or(why.clone(), |hint| format!("{why}; {hint}")))
+    }
+}
+
+/// What follows of a trust domain that is followed: how many there may be, and which policies let its members in unnamed.
+fn check_followed(mesh: &MeshCatalog, problems: &mut Problems, warnings: &mut Vec<String>) {
+    let count = mesh.of_kind(Kind::FederatedTrustDomain).len();
+    if count > MOST_FEDERATED {
+        problems.invalid("", format!("the mesh follows {count} trust domains: at most {MOST_FEDERATED}"));
+    }
+    for document in mesh.policies() {
+        let key =
+            ResourceKey { kind: Kind::Policy, mesh: document.mesh().clone(), name: document.name().clone() };
+        warn_of_reach(&key, document, mesh, warnings);
+    }
+}
+
+/// A permit for all workloads may have been meant for those of our own trust domain.
+fn warn_of_reach(
+    key: &ResourceKey,
+    document: &PolicyDocument,
+    mesh: &MeshCatalog,
+    warnings: &mut Vec<String>,
+) {
+    let followed: Vec<_> = mesh.of_kind(Kind::FederatedTrustDomain).keys().map(Name::as_str).collect();
+    if followed.is_empty() || !document.permits_all_workloads() {
+        return;
+    }
+    let warning = format!(
+        "{key} permits workloads of any trust domain, those of {} too: write `principal is Workload in TrustDomain::\"…\"` \
+         to say of which",
+        followed.join(", ")
+    );
+    if !warnings.contains(&warning) {
+        warnings.push(warning);
     }
 }
 

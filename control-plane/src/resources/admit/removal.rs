@@ -100,6 +100,13 @@ fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
             .filter(|(_, node)| node.backends().contains(&key.name))
             .map(|(name, _)| format!("virtual node {name:?}"))
             .collect(),
+        Kind::FederatedTrustDomain => mesh
+            .enrollments()
+            .filter(|(_, enrollment)| {
+                enrollment.federates_with().iter().any(|named| named.as_str() == key.name.as_str())
+            })
+            .map(|(name, _)| format!("enrollment {name:?}"))
+            .collect(),
         Kind::Enrollment | Kind::Policy => Vec::new(),
     };
     if let [first, others @ ..] = &users[..] {

@@ -66,6 +66,7 @@ struct World {
     compilation: Compilation,
     rollout: Rollout,
     reports: Vec<Report>,
+    followed: Vec<Followed>,
 }
 
 impl World {
@@ -82,6 +83,7 @@ impl World {
             compilation: Compilation::default(),
             rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
             reports: vec![report()],
+            followed: Vec::new(),
         }
     }
 
@@ -93,6 +95,7 @@ impl World {
             compilation: &self.compilation,
             rollout: &self.rollout,
             reports: &self.reports,
+            followed: &self.followed,
         })
     }
 
@@ -206,4 +209,56 @@ fn a_token_that_has_made_a_crowd_is_told_with_what_to_do() {
     assert!(findings[0].fix.contains("`hauberk revoke token 0123456789ab`"), "{}", findings[0].fix);
     world.now = NOW.plus(Duration::from_secs(3_601));
     assert_eq!(world.summaries(), [""; 0], "they have expired");
+}
+
+#[test]
+fn trust_domains_whose_members_are_not_known_are_told() {
+    use hauberk_identity::TrustDomain;
+    use hauberk_tls::jwt::JwtBundle;
+    use hauberk_tls::{RootAuthority, SpiffeBundle, TrustBundle, bundle_document};
+    let trust_domain = TrustDomain::parse("partner.example").unwrap();
+    let validity = valid_for(NOW, 30).unwrap();
+    let root = RootAuthority::create(&trust_domain, validity, Serial::from_random([1; 16])).unwrap();
+    let bundle = |roots: &[&RootAuthority]| {
+        let roots = roots.iter().map(|root| root.certificate().clone());
+        let roots = TrustBundle::new(trust_domain.clone(), roots).unwrap();
+        let none = JwtBundle::new(trust_domain.clone(), []).unwrap();
+        let document = bundle_document(&roots, &none, None, None);
+        Some(Arc::new(SpiffeBundle::parse(&trust_domain, document.as_bytes()).unwrap()))
+    };
+    let name = |text| Name::parse(text).unwrap();
+    let followed = |bundle, problem: Option<&str>| Followed {
+        key: crate::resources::ResourceKey::federated_trust_domain(name("shop"), name("partner.example")),
+        trust_domain: trust_domain.clone(),
+        bundle,
+        endpoint: None,
+        fetched_at: None,
+        problem: problem.map(|problem| (problem.to_owned(), NOW)),
+    };
+    let mut world = World::healthy();
+    let mut told = |followed: Followed, now: UnixMillis| {
+        world.followed = vec![followed];
+        world.now = now;
+        world.certificates.server = valid_for(now, 1);
+        world.reports.clear();
+        world.findings().into_iter().map(|finding| (finding.severity(), finding.summary)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(followed(bundle(&[&root]), None), NOW), []);
+    let failing = told(followed(bundle(&[&root]), Some("nobody answers")), NOW);
+    assert_eq!(failing[0].0, Severity::Warning);
+    let wanted = "FederatedTrustDomain shop/partner.example: its bundle cannot be fetched since 2027-01-15T08:00:00Z: \
+                  nobody answers; the former one stays in force";
+    assert_eq!(failing[0].1, wanted);
+    for (bundle, now, wanted) in [
+        (None, NOW, "there is no bundle of it; its bundle cannot be fetched since"),
+        (bundle(&[]), NOW, "its bundle has no root: it has taken all back"),
+        (bundle(&[&root]), NOW.plus(DAY * 31), "every root of its bundle has expired"),
+    ] {
+        let found = told(followed(bundle, Some("late")), now);
+        assert_eq!(found[0].0, Severity::Error);
+        assert!(
+            found[0].1.contains("nobody of partner.example is let in: ") && found[0].1.contains(wanted),
+            "{found:?}"
+        );
+    }
 }

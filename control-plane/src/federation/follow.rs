@@ -1,0 +1,234 @@
+//! Asks each endpoint in its own time, and keeps the last good bundle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::Federation;
+use super::fetch::{FetchError, fetch};
+use super::metrics::FollowedLabel;
+use crate::audit::{Act, Actor};
+use crate::metrics::OutcomeLabel;
+use crate::random;
+use crate::registry::{Commit, StoreError, keys};
+use crate::resources::{Catalog, Entry, FetchedBundle, Model, ResourceKey};
+
+/// How often an endpoint is asked that gives no hint.
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The least and the greatest interval, whatever it hints; after a failure it is the least.
+const LEAST_INTERVAL: Duration = Duration::from_secs(60);
+const GREATEST_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// How often within the time that an endpoint hints at, so that one answer may be missed.
+const QUESTIONS_PER_HINT: u32 = 4;
+
+/// By which part of it an interval is prolonged at the most, so that many do not ask together.
+const JITTER: f64 = 0.1;
+
+/// A bundle that was asked for by hand and did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// There is nothing to ask.
+    #[error("{0} does not exist, or has no bundle endpoint")]
+    NoEndpoint(ResourceKey),
+    /// It cannot be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The registry failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a task follows: the resource as it was made, and what it says.
+type Binding = (String, [u8; 32]);
+
+/// Follows all trust domains with an endpoint, and each change of them.
+pub(super) async fn all(federation: &Arc<Federation>) {
+    let mut catalogs = federation.catalogs.subscribe();
+    let mut tasks = JoinSet::new();
+    let mut following: BTreeMap<ResourceKey, (Binding, AbortHandle)> = BTreeMap::new();
+    let mut is_first = true;
+    loop {
+        let catalog = Arc::clone(&catalogs.borrow_and_update());
+        let wanted = bindings(&catalog);
+        let mut has_gone = std::mem::take(&mut is_first);
+        following.retain(|key, (binding, task)| {
+            let stays = wanted.get(key) == Some(binding);
+            if !stays {
+                task.abort();
+                federation.forget(key);
+                has_gone = true;
+            }
+            stays
+        });
+        if has_gone && let Err(error) = prune(federation, &catalog).await {
+            tracing::warn!(event = "federation_prune_failed", %error, "it is tried again with the next change");
+        }
+        for (key, binding) in wanted {
+            following.entry(key).or_insert_with_key(|key| {
+                let task = one(Arc::clone(federation), key.clone());
+                (binding, tasks.spawn(task))
+            });
+        }
+        tokio::select! {
+            changed = catalogs.changed() => if changed.is_err() { return },
+            Some(_ended) = tasks.join_next() => {}
+        }
+    }
+}
+
+fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
+    let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
+        resources.federated().filter(|(_, followed, _)| followed.endpoint().is_some()).filter_map(
+            |(name, followed, _)| {
+                let key = ResourceKey::federated_trust_domain(mesh.clone(), name.clone());
+                let uid = catalog.get(&key)?.uid().to_owned();
+                Some((key, (uid, followed.digest())))
+            },
+        )
+    });
+    of_mesh.collect()
+}
+
+async fn one(federation: Arc<Federation>, key: ResourceKey) {
+    loop {
+        let interval = match federation.refresh(&key).await {
+            Ok(hint) => interval(hint),
+            Err(_) => LEAST_INTERVAL,
+        };
+        tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())).await;
+    }
+}
+
+/// How long to wait where the endpoint hints at this.
+pub(super) fn interval(hint: Option<Duration>) -> Duration {
+    let wished = hint.map_or(DEFAULT_INTERVAL, |hint| hint / QUESTIONS_PER_HINT);
+    wished.clamp(LEAST_INTERVAL, GREATEST_INTERVAL)
+}
+
+/// Forgets bundles of trust domains that are followed no longer.
+async fn prune(federation: &Federation, catalog: &Catalog) -> Result<(), StoreError> {
+    let page = federation.store.list(keys::FETCHED_BUNDLES, None, usize::MAX).await?;
+    for (record, stored) in page.entries {
+        let Some(key) = FetchedBundle::resource_of(&record) else { continue };
+        if catalog.get(&key).is_some() {
+            continue;
+        }
+        let commit = Commit::new().absent(key.store_key()).at(record.clone(), stored.version).delete(record);
+        match federation.store.commit(commit).await {
+            // It was made again, or somebody else has done it.
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Federation {
+    /// Asks an endpoint now, and puts what it answers in force. Says how often it hints to ask.
+    ///
+    /// # Errors
+    /// What was in force before stays so.
+    pub async fn refresh(&self, key: &ResourceKey) -> Result<Option<Duration>, RefreshError> {
+        let asking = self.statuses().entry(key.clone()).or_default().asking();
+        let _one_at_a_time = asking.lock().await;
+        let result = self.try_refresh(key).await;
+        let now = self.clock.now();
+        let outcome = if result.is_ok() { "ok" } else { "failed" };
+        self.metrics.fetches.get_or_create(&OutcomeLabel { outcome }).inc();
+        let (label, mut statuses) = (FollowedLabel::of(key), self.statuses());
+        // Who is followed no longer is not heard of again.
+        let Some(status) = statuses.get_mut(key) else { return result };
+        match &result {
+            Ok(_) => {
+                status.succeed(now);
+                self.metrics.failing.get_or_create(&label).set(0);
+                let seconds = i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX);
+                self.metrics.fetched_at.get_or_create(&label).set(seconds);
+            }
+            Err(RefreshError::NoEndpoint(_)) => drop(statuses.remove(key)),
+            Err(error) => {
+                self.metrics.failing.get_or_create(&label).set(1);
+                // The same failure again at each attempt would bury everything else.
+                if status.fail(&error.to_string(), now) {
+                    tracing::error!(event = "federation_failed", resource = %key, %error, "the former bundle stays in force");
+                }
+            }
+        }
+        result
+    }
+
+    async fn try_refresh(&self, key: &ResourceKey) -> Result<Option<Duration>, RefreshError> {
+        let catalog = self.catalogs.current().await?;
+        let none = || RefreshError::NoEndpoint(key.clone());
+        let entry = catalog.get(key).ok_or_else(none)?;
+        let Model::FederatedTrustDomain(followed) = entry.model() else { return Err(none()) };
+        let endpoint = followed.endpoint().ok_or_else(none)?;
+        let record = FetchedBundle::store_key(key);
+        let stored = self.store.get(&record).await?;
+        let read = stored.as_ref().map(|stored| FetchedBundle::from_stored(key, stored));
+        // While what is stored cannot be read, nothing is in force.
+        let is_damaged = matches!(read, Some(Err(_)));
+        let former = read.and_then(Result::ok).filter(|former| former.is_for(entry));
+        let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
+        let bundle = fetch(followed, endpoint, held.map(|held| &**held), self.web_roots.as_deref()).await?;
+        let seen = former.as_ref().and_then(FetchedBundle::highest_sequence);
+        if let (Some(offered), Some(seen)) = (bundle.sequence(), seen)
+            && offered < seen
+        {
+            return Err(FetchError::Older { offered, seen }.into());
+        }
+        let hint = bundle.refresh_hint();
+        let is_in_force = !is_damaged && held.is_some_and(|held| held.has_same_keys(&bundle));
+        if is_in_force && former.is_some() && bundle.sequence().is_none_or(|number| Some(number) == seen) {
+            return Ok(hint);
+        }
+        let Some(fetched) = FetchedBundle::new(entry, former.as_ref(), bundle, self.clock.now()) else {
+            return Ok(hint);
+        };
+        let commit = Commit::new()
+            .present(key.store_key())
+            .unchanged(record.clone(), stored.as_ref())
+            .put(record, fetched.to_bytes(key)?);
+        if is_in_force {
+            self.store.commit(commit).await?;
+        } else {
+            self.put_in_force(key, entry, &fetched, commit.raising_revision()).await?;
+        }
+        Ok(hint)
+    }
+
+    async fn put_in_force(
+        &self,
+        key: &ResourceKey,
+        entry: &Entry,
+        fetched: &FetchedBundle,
+        commit: Commit,
+    ) -> Result<(), StoreError> {
+        let bundle = fetched.bundle();
+        let (roots, tokens) = (bundle.x509().roots().len(), bundle.jwt().keys().count());
+        let sequence =
+            bundle.sequence().map_or_else(|| "no number".to_owned(), |number| format!("number {number}"));
+        let what = format!("{roots} roots, {tokens} keys for tokens, {sequence}");
+        let actor = Actor { name: "control-plane".to_owned(), source: "local".to_owned() };
+        self.audit
+            .commit(commit, Act::done(&actor, "federation.bundle", key.to_string()).because(&*what))
+            .await?;
+        let resource_version = entry.resource_version();
+        if bundle.is_empty() {
+            tracing::error!(event = "federation_bundle_empty", resource = %key, resource_version,
+                "the trust domain has taken back all its keys: nobody of it is let in");
+        } else {
+            tracing::info!(event = "federation_bundle", resource = %key, resource_version, what, "another bundle is in force");
+        }
+        Ok(())
+    }
+
+    fn forget(&self, key: &ResourceKey) {
+        self.statuses().remove(key);
+        self.metrics.forget(key);
+    }
+}

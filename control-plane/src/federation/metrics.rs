@@ -1,0 +1,59 @@
+//! What is counted about federation.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::metrics::{Metrics, OutcomeLabel};
+use crate::resources::ResourceKey;
+
+/// A trust domain that a mesh follows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct FollowedLabel {
+    mesh: String,
+    trust_domain: String,
+}
+
+impl FollowedLabel {
+    pub(super) fn of(key: &ResourceKey) -> Self {
+        Self { mesh: key.mesh.to_string(), trust_domain: key.name.to_string() }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FederationMetrics {
+    pub(super) fetches: Family<OutcomeLabel, Counter>,
+    pub(super) failing: Family<FollowedLabel, Gauge>,
+    pub(super) fetched_at: Family<FollowedLabel, Gauge>,
+}
+
+impl FederationMetrics {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let federation =
+            Self { fetches: Family::default(), failing: Family::default(), fetched_at: Family::default() };
+        metrics.register(|registry| {
+            registry.register(
+                "federation_fetches",
+                "Questions to bundle endpoints, by outcome",
+                federation.fetches.clone(),
+            );
+            registry.register(
+                "federation_failing",
+                "1 while the bundle of a trust domain cannot be fetched",
+                federation.failing.clone(),
+            );
+            registry.register(
+                "federation_fetched_timestamp_seconds",
+                "When the bundle of a trust domain was last fetched, in Unix seconds",
+                federation.fetched_at.clone(),
+            );
+        });
+        federation
+    }
+
+    pub(super) fn forget(&self, key: &ResourceKey) {
+        self.failing.remove(&FollowedLabel::of(key));
+        self.fetched_at.remove(&FollowedLabel::of(key));
+    }
+}

@@ -1,0 +1,147 @@
+//! Federation by SPIFFE's standard: our bundle for others to fetch, and theirs for our agents.
+//!
+//! The control plane alone asks ([`follow`]), one question at a time ([`fetch`]); what it was told last and found good is
+//! in the registry, and reaches agents in their views. Our own bundle gets its number in [`own`].
+
+mod fetch;
+mod follow;
+mod metrics;
+mod own;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use hauberk_identity::{TrustDomain, UnixMillis};
+use hauberk_tls::SpiffeBundle;
+use http::Response;
+use http_body_util::Full;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Audit;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::registry::Store;
+use crate::resources::{Catalog, Catalogs, ResourceKey};
+use crate::web::{document, nothing};
+
+pub use fetch::FetchError;
+pub use follow::RefreshError;
+pub use own::{OwnBundle, OwnBundleParts, REFRESH_HINT, publish};
+
+use metrics::FederationMetrics;
+use status::Status;
+
+/// What federation needs.
+pub struct FederationParts {
+    /// The registry.
+    pub store: Arc<dyn Store>,
+    /// All resources.
+    pub catalogs: Catalogs,
+    /// Changes of what others are verified by are recorded here.
+    pub audit: Arc<Audit>,
+    /// The time of day.
+    pub clock: Clock,
+    /// Where figures are shown.
+    pub metrics: Arc<Metrics>,
+    /// The roots of the web; `None`: the system's.
+    pub web_roots: Option<PathBuf>,
+    /// Our own bundle.
+    pub own: watch::Receiver<Arc<OwnBundle>>,
+}
+
+/// Follows other trust domains, and knows our own bundle.
+pub struct Federation {
+    store: Arc<dyn Store>,
+    catalogs: Catalogs,
+    audit: Arc<Audit>,
+    clock: Clock,
+    metrics: FederationMetrics,
+    web_roots: Option<PathBuf>,
+    own: watch::Receiver<Arc<OwnBundle>>,
+    statuses: Mutex<BTreeMap<ResourceKey, Status>>,
+}
+
+/// A trust domain that is followed, as it stands.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// Which resource says so.
+    pub key: ResourceKey,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// What its members are verified by.
+    pub bundle: Option<Arc<SpiffeBundle>>,
+    /// Where later ones come from.
+    pub endpoint: Option<String>,
+    /// When it was last fetched.
+    pub fetched_at: Option<UnixMillis>,
+    /// Why the latest attempt failed, and since when they do.
+    pub problem: Option<(String, UnixMillis)>,
+}
+
+impl Federation {
+    /// Puts the parts together. Nothing is asked before [`Federation::run`].
+    pub fn new(parts: FederationParts) -> Arc<Self> {
+        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own } = parts;
+        let metrics = FederationMetrics::new(&metrics);
+        let statuses = Mutex::default();
+        Arc::new(Self { store, catalogs, audit, clock, metrics, web_roots, own, statuses })
+    }
+
+    /// Asks all bundle endpoints, each in its own time, until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = follow::all(&self) => {}
+        }
+    }
+
+    /// Our own bundle, as others are told it.
+    pub fn own(&self) -> Arc<OwnBundle> {
+        Arc::clone(&self.own.borrow())
+    }
+
+    /// The answer of our bundle endpoint to one request.
+    pub fn respond(&self, path: &str) -> Response<Full<Bytes>> {
+        let own = self.own();
+        if path != "/" || own.document.is_empty() {
+            return nothing();
+        }
+        // A cache on the way would hold back what was revoked.
+        document(own.document.clone().into(), 0)
+    }
+
+    /// All trust domains that are followed, in order.
+    pub fn followed(&self, catalog: &Catalog) -> Vec<Followed> {
+        let statuses = self.statuses();
+        let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
+            resources.federated().map(move |(key, followed, bundle)| {
+                let key = ResourceKey::federated_trust_domain(mesh.clone(), key.clone());
+                (key, resources, followed, bundle)
+            })
+        });
+        let followed = of_mesh.map(|(key, resources, followed, bundle)| {
+            let status = statuses.get(&key);
+            let stored = resources.fetched(key.name.as_str()).map(|fetched| fetched.fetched_at());
+            Followed {
+                trust_domain: followed.trust_domain().clone(),
+                bundle: bundle.cloned(),
+                endpoint: followed.endpoint().map(|endpoint| endpoint.url().to_string()),
+                fetched_at: status.and_then(Status::succeeded_at).or(stored),
+                problem: status.and_then(Status::problem),
+                key,
+            }
+        });
+        followed.collect()
+    }
+
+    fn statuses(&self) -> MutexGuard<'_, BTreeMap<ResourceKey, Status>> {
+        self.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,281 @@
+use hauberk_identity::{Name, Serial, UnixMillis, Validity};
+use hauberk_proto::mesh::v1::{self as wire, resource::Spec};
+use hauberk_tls::jwt::JwtBundle;
+use hauberk_tls::{RootAuthority, TrustBundle, bundle_document};
+
+use super::*;
+use crate::resources::admit::{Rights, Target, admit_removal};
+use crate::resources::testing::*;
+use crate::resources::{Catalog, Kind};
+
+/// The bundle of a trust domain with one root.
+pub(crate) fn bundle(trust_domain: &str) -> String {
+    let trust_domain = TrustDomain::parse(trust_domain).unwrap();
+    let validity = Validity::new(UnixMillis(0), UnixMillis::from_secs(4_000_000_000)).unwrap();
+    let root = RootAuthority::create(&trust_domain, validity, Serial::from_random([9; 16])).unwrap();
+    let roots = TrustBundle::new(trust_domain.clone(), [root.certificate().clone()]).unwrap();
+    bundle_document(&roots, &JwtBundle::new(trust_domain, []).unwrap(), Some(1), None)
+}
+
+fn followed(name: &str, change: impl FnOnce(&mut wire::FederatedTrustDomainSpec)) -> wire::Resource {
+    let mut spec = wire::FederatedTrustDomainSpec {
+        trust_domain_bundle: bundle("partner.example"),
+        bundle_endpoint_url: "https://bundles.partner.example:8443/spiffe".into(),
+        bundle_endpoint_profile: Some(wire::BundleEndpointProfile {
+            r#type: "https_spiffe".into(),
+            endpoint_spiffe_id: "spiffe://partner.example/control-plane/one".into(),
+        }),
+        allow_private_addresses: None,
+    };
+    change(&mut spec);
+    resource("shop", name, Spec::FederatedTrustDomain(spec))
+}
+
+fn shop() -> Catalog {
+    catalog_of(&[mesh("shop"), node("orders", [listener(8080, "http")])])
+}
+
+fn problems(resource: wire::Resource, rights: Rights) -> Vec<String> {
+    let problems = try_admit(&shop(), &[resource], rights).err().unwrap_or_default();
+    problems.iter().map(|problem| format!("{}: {}", problem.field, problem.description())).collect()
+}
+
+#[test]
+fn whole_ones_are_accepted() {
+    let web = |spec: &mut wire::FederatedTrustDomainSpec| {
+        let r#type = "https_web".into();
+        let profile = wire::BundleEndpointProfile { r#type, endpoint_spiffe_id: String::new() };
+        spec.bundle_endpoint_profile = Some(profile);
+        spec.trust_domain_bundle.clear();
+    };
+    let only_static = |spec: &mut wire::FederatedTrustDomainSpec| {
+        spec.bundle_endpoint_url.clear();
+        spec.bundle_endpoint_profile = None;
+    };
+    for resource in [
+        followed("partner.example", |_| {}),
+        followed("partner.example", web),
+        followed("partner.example", only_static),
+    ] {
+        assert_eq!(problems(resource, EVERYTHING), [""; 0]);
+    }
+}
+
+#[test]
+fn it_takes_the_role_for_identities() {
+    let rights = Rights { resources: true, policies: true, identities: false };
+    let found = problems(followed("partner.example", |_| {}), rights);
+    assert_eq!(found, ["kind: to change a federated trust domain takes the role identity-admin"]);
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let one = |name: &str, change: &dyn Fn(&mut wire::FederatedTrustDomainSpec), begin: &str| {
+        let found = problems(followed(name, |spec| change(spec)), EVERYTHING);
+        assert!(found.len() == 1 && found[0].starts_with(begin), "{begin}: {found:#?}");
+    };
+    one("Partner.example", &|_| {}, "name: a trust domain consists of a-z");
+    one("shop.example", &|_| {}, "name: this is our own trust domain");
+    // Roots of a domain with a similar name vouch for nobody of this one.
+    let without_endpoint = |spec: &mut wire::FederatedTrustDomainSpec| {
+        spec.bundle_endpoint_url.clear();
+        spec.bundle_endpoint_profile = None;
+    };
+    one("partner.example.", &without_endpoint, "spec.trustDomainBundle: the keys for X.509");
+    let of_other = |spec: &mut wire::FederatedTrustDomainSpec| {
+        spec.trust_domain_bundle = bundle("shop.example");
+        spec.bundle_endpoint_url.clear();
+        spec.bundle_endpoint_profile = None;
+    };
+    one("partner.example", &of_other, "spec.trustDomainBundle: the keys for X.509-SVIDs are refused: root");
+    let profile = |r#type: &str, id: &str| {
+        let (r#type, endpoint_spiffe_id) = (r#type.to_owned(), id.to_owned());
+        move |spec: &mut wire::FederatedTrustDomainSpec| {
+            let profile = wire::BundleEndpointProfile {
+                r#type: r#type.clone(),
+                endpoint_spiffe_id: endpoint_spiffe_id.clone(),
+            };
+            spec.bundle_endpoint_profile = Some(profile);
+        }
+    };
+    let id = "spec.bundleEndpointProfile.endpointSpiffeId: ";
+    one("partner.example", &profile("https_spiffe", "spiffe://shop.example/x"), id);
+    one("partner.example", &profile("https_spiffe", ""), id);
+    one("partner.example", &profile("https_web", "spiffe://partner.example/x"), id);
+    one(
+        "partner.example",
+        &profile("https_spif", ""),
+        "spec.bundleEndpointProfile.type: \"https_spif\" is not known",
+    );
+    one("partner.example", &|spec| spec.bundle_endpoint_profile = None, "spec.bundleEndpointProfile: ");
+    one(
+        "partner.example",
+        &|spec| spec.bundle_endpoint_url.clear(),
+        "spec.bundleEndpointUrl: a profile is of no use",
+    );
+    one(
+        "partner.example",
+        &|spec| spec.trust_domain_bundle.clear(),
+        "spec.trustDomainBundle: with https_spiffe",
+    );
+    let empty = |spec: &mut wire::FederatedTrustDomainSpec| *spec = wire::FederatedTrustDomainSpec::default();
+    one("partner.example", &empty, "spec: it says nowhere");
+    let no_keys = |spec: &mut wire::FederatedTrustDomainSpec| {
+        *spec = wire::FederatedTrustDomainSpec {
+            trust_domain_bundle: "{\"keys\":[]}".into(),
+            ..Default::default()
+        };
+    };
+    one("partner.example", &no_keys, "spec.trustDomainBundle: it has no key of SPIFFE's");
+}
+
+#[test]
+fn only_plain_https_urls_are_taken() {
+    let good = [
+        ("https://a.example", "https://a.example/", 443),
+        ("https://A.example:443/x/y", "https://a.example/x/y", 443),
+        ("https://a.example:8443/", "https://a.example:8443/", 8443),
+        ("https://[2001:db8::1]:8443/b", "https://[2001:db8::1]:8443/b", 8443),
+        ("https://192.0.2.7/", "https://192.0.2.7/", 443),
+    ];
+    for (text, shown, port) in good {
+        let url = EndpointUrl::parse(text).unwrap();
+        assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
+    }
+    assert_eq!(EndpointUrl::parse("https://[2001:db8::1]/").unwrap().host(), "2001:db8::1");
+    for text in [
+        "http://a.example/",
+        "https://",
+        "https:///x",
+        "a.example",
+        "file:///etc/passwd",
+        "https://user@a.example/",
+        "https://user:secret@a.example/",
+        "https://a.example/?x=1",
+        "https://a.example/#x",
+        "https://a.example:22/",
+        "https://a.example:0/",
+        "https://a.example:/",
+        "https://a.example:99999/",
+        "https://a_b.example/",
+        "https://a.example\\@b.example/",
+        "https://a.example /",
+        "",
+    ] {
+        assert!(EndpointUrl::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn endpoints_are_not_asked_inside_our_own_network_unless_that_is_allowed() {
+    let endpoint = |allows_private| BundleEndpoint {
+        url: EndpointUrl::parse("https://a.example/").unwrap(),
+        profile: EndpointProfile::Web,
+        allows_private,
+    };
+    let outside = ["1.1.1.1", "192.0.1.1", "2606:4700::1111", "::ffff:1.1.1.1"];
+    let inside = [
+        "127.0.0.1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "::1",
+        "fd00::1",
+        "::ffff:10.0.0.1",
+    ];
+    let never = [
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "fe80::1",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "255.255.255.255",
+        "ff02::1",
+        "192.0.0.192",
+        "2002:a9fe:a9fe::1",
+        "64:ff9b::a9fe:a9fe",
+        "2001:0:1::1",
+    ];
+    let may = |allows, address: &str| endpoint(allows).may_be_at(address.parse().unwrap());
+    for address in outside {
+        assert!(may(false, address) && may(true, address), "{address}");
+    }
+    for address in inside {
+        assert!(!may(false, address) && may(true, address), "{address}");
+    }
+    for address in never {
+        assert!(!may(false, address) && !may(true, address), "{address}");
+    }
+}
+
+#[test]
+fn what_reaches_everybody_of_it_unnamed_is_told() {
+    let catalog = shop();
+    let broad = policy("all", "permit(principal is Workload, action, resource);");
+    let narrow = "permit(principal is Workload in TrustDomain::\"partner.example\", action, resource);";
+    let told = |batch: &[wire::Resource]| try_admit(&catalog, batch, EVERYTHING).unwrap().warnings;
+    let both = told(&[followed("partner.example", |_| {}), broad.clone()]);
+    assert_eq!(both.len(), 1, "{both:?}");
+    assert!(
+        both[0]
+            .contains("Policy shop/all permits workloads of any trust domain, those of partner.example too")
+    );
+    assert_eq!(told(&[broad]), [""; 0], "before anybody is followed there is nothing to tell");
+    assert_eq!(told(&[followed("partner.example", |_| {}), policy("some", narrow)]), [""; 0]);
+    let dangling = told(&[policy("some", narrow)]);
+    assert!(
+        dangling[0].ends_with("mesh \"shop\" has no FederatedTrustDomain partner.example"),
+        "{dangling:?}"
+    );
+    let workload = "permit(principal == Workload::\"spiffe://partner.example/a\", action, resource);";
+    assert_eq!(told(&[policy("some", workload)]).len(), 1);
+    let own = "permit(principal == Workload::\"batch/a\", action, resource);";
+    assert_eq!(told(&[policy("some", own)]), [""; 0]);
+    // Nobody of it is somebody of ours, whatever its path.
+    let node =
+        "permit(principal == Node::\"spiffe://partner.example/mesh/shop/node/web\", action, resource);";
+    assert!(try_admit(&catalog, &[policy("node", node)], EVERYTHING).is_err());
+}
+
+#[test]
+fn enrollments_federate_with_what_is_followed() {
+    let enrollment = |domains: &[&str]| {
+        let workload = wire::WorkloadEnrollment {
+            path: "worker".into(),
+            selectors: vec!["unix:uid:1".into()],
+            federates_with: domains.iter().map(|&domain| domain.into()).collect(),
+            ..Default::default()
+        };
+        let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
+        let spec = wire::EnrollmentSpec { parent, workload: Some(workload) };
+        resource("shop", "worker", Spec::Enrollment(spec))
+    };
+    let found = problems(enrollment(&["partner.example", "shop.example", "A"]), EVERYTHING);
+    assert_eq!(found.len(), 3, "{found:?}");
+    let known = || catalog_of(&[mesh("shop"), node("orders", []), followed("partner.example", |_| {})]);
+    let refused = try_admit(&known(), &[enrollment(&["partner.exampel"])], EVERYTHING).unwrap_err();
+    assert!(refused[0].description().ends_with("did you mean \"partner.example\"?"), "{refused:?}");
+    let after = try_admit(&known(), &[enrollment(&["partner.example"])], EVERYTHING).unwrap().after;
+    let name = |text| Name::parse(text).unwrap();
+    let key =
+        ResourceKey { kind: Kind::FederatedTrustDomain, mesh: name("shop"), name: name("partner.example") };
+    let target = Target { key, resource_version: 0, ignore_missing: false };
+    let problems = admit_removal(&after, &[target], EVERYTHING, &trust_domain()).unwrap_err();
+    assert!(problems[0].message.contains("still used by enrollment \"worker\""), "{problems:?}");
+}
+
+#[test]
+fn a_mesh_follows_so_many_and_no_more() {
+    let bundle = |n: usize| {
+        let name = format!("partner-{n}.example");
+        let trust_domain_bundle = bundle(&name);
+        let spec = wire::FederatedTrustDomainSpec { trust_domain_bundle, ..Default::default() };
+        resource("shop", &name, Spec::FederatedTrustDomain(spec))
+    };
+    let many: Vec<_> = (0..33).map(bundle).collect();
+    assert!(try_admit(&shop(), &many[..32], EVERYTHING).is_ok());
+    let refused = try_admit(&shop(), &many, EVERYTHING).unwrap_err();
+    assert!(refused[0].message.contains("33 trust domains: at most 32"), "{refused:?}");
+}

@@ -1,0 +1,146 @@
+use std::path::Path;
+
+use hauberk_identity::{Serial, UnixMillis, Validity};
+
+use super::*;
+use crate::authority::RootAuthority;
+use crate::jwt::JwtSigner;
+
+fn domain(name: &str) -> TrustDomain {
+    TrustDomain::parse(name).unwrap()
+}
+
+fn root(trust_domain: &str, n: u8) -> RootAuthority {
+    let validity = Validity::new(UnixMillis(0), UnixMillis::from_secs(4_000_000_000)).unwrap();
+    RootAuthority::create(&domain(trust_domain), validity, Serial::from_random([n; 16])).unwrap()
+}
+
+fn document(trust_domain: &str, roots: &[&RootAuthority], keys: &[&JwtSigner], sequence: u64) -> String {
+    let roots = roots.iter().map(|root| root.certificate().clone());
+    let x509 = TrustBundle::new(domain(trust_domain), roots).unwrap();
+    let keys = keys.iter().map(|key| key.public_key().unwrap());
+    let jwt = JwtBundle::new(domain(trust_domain), keys).unwrap();
+    bundle_document(&x509, &jwt, Some(sequence), Some(Duration::from_secs(300)))
+}
+
+/// A vector of another implementation's suite; `None` where the suite is absent.
+fn vector(name: &str) -> Option<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/spiffe").join(name);
+    let read = std::fs::read(&path);
+    if read.is_err() {
+        eprintln!("skipped: {} is absent", path.display());
+    }
+    read.ok()
+}
+
+#[test]
+fn every_vector_is_read_or_refused_as_its_suite_says() {
+    let local = domain("local");
+    let parse = |name: &str| Some(SpiffeBundle::parse(&local, &vector(name)?));
+    let shape = |parsed: &SpiffeBundle| {
+        let seconds = parsed.refresh_hint().map(|hint| hint.as_secs());
+        (parsed.x509().roots().len(), parsed.jwt().keys().count(), parsed.sequence(), seconds)
+    };
+    let good = [
+        ("spiffebundle_valid_1.json", (1, 1, None, None)),
+        ("spiffebundle_valid_2.json", (1, 6, Some(1), Some(60))),
+        ("spiffebundle_valid_with_wit.json", (1, 2, Some(1), Some(60))),
+        // Key sets of OpenID Connect: what has no `use` is not for SVIDs.
+        ("jwks_valid_1.json", (0, 0, None, None)),
+        ("jwks_valid_2.json", (0, 0, None, None)),
+        ("jwks_missing_kid.json", (0, 0, None, None)),
+    ];
+    for (name, wanted) in good {
+        let Some(parsed) = parse(name) else { return };
+        let parsed = parsed.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(shape(&parsed), wanted, "{name}");
+        let again = SpiffeBundle::parse(&local, parsed.to_document().as_bytes()).unwrap();
+        assert_eq!(again, parsed, "{name}");
+    }
+    let bad = [
+        (
+            "spiffebundle_missing_kid.json",
+            SpiffeBundleError::JwtKey { number: 2, source: JwtKeyError::KeyId },
+        ),
+        ("spiffebundle_multiple_x509.json", SpiffeBundleError::NotOneCertificate(1)),
+        ("spiffebundle_no_keys.json", SpiffeBundleError::NotASet),
+    ];
+    for (name, wanted) in bad {
+        assert_eq!(parse(name), Some(Err(wanted)), "{name}");
+    }
+    // The same roots are no other domain's, however alike its name.
+    for other in ["loca1", "local.", "x.local", "local.x"] {
+        let refused = SpiffeBundle::parse(&domain(other), &vector("spiffebundle_valid_1.json").unwrap());
+        assert!(matches!(refused, Err(SpiffeBundleError::X509(BundleError::TrustDomain(_)))), "{refused:?}");
+    }
+}
+
+#[test]
+fn key_sets_of_the_same_suite_are_read_as_such() {
+    let parse = |name: &str| Some(JwtBundle::from_jwks(domain("local"), &vector(name)?));
+    for (name, keys) in [("jwks_valid_1.json", 1), ("jwks_valid_2.json", 2)] {
+        let Some(parsed) = parse(name) else { return };
+        assert_eq!(parsed.unwrap().keys().count(), keys, "{name}");
+    }
+    let refused = parse("jwks_missing_kid.json").unwrap().unwrap_err();
+    assert!(matches!(refused, JwtBundleError::Key { number: 2, source: JwtKeyError::KeyId }), "{refused}");
+}
+
+#[test]
+fn what_is_published_reads_back_and_has_the_members_that_the_standard_wants() {
+    let (one, two) = (root("shop.test", 1), root("shop.test", 2));
+    let key = JwtSigner::generate().unwrap();
+    let text = document("shop.test", &[&one, &two], &[&key], 7);
+    let parsed = SpiffeBundle::parse(&domain("shop.test"), text.as_bytes()).unwrap();
+    assert_eq!((parsed.x509().roots().len(), parsed.jwt().keys().count()), (2, 1));
+    assert_eq!((parsed.sequence(), parsed.refresh_hint()), (Some(7), Some(Duration::from_secs(300))));
+    assert_eq!(parsed.to_document(), text);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let keys = value["keys"].as_array().unwrap();
+    for x509 in &keys[..2] {
+        assert_eq!((&x509["use"], &x509["kty"]), (&json!("x509-svid"), &json!("EC")));
+        assert_eq!(x509["x5c"].as_array().unwrap().len(), 1);
+        assert!(x509.get("kid").is_none() && x509["x"].is_string() && x509["y"].is_string(), "{x509}");
+    }
+    assert_eq!((&keys[2]["use"], &keys[2]["kid"]), (&json!("jwt-svid"), &json!(key.key_id())));
+}
+
+#[test]
+fn foreign_documents_are_taken_whole_or_not_at_all() {
+    let own = root("shop.test", 1);
+    let parse = |document: &Value| SpiffeBundle::parse(&domain("shop.test"), document.to_string().as_bytes());
+    let good: Value = serde_json::from_str(&document("shop.test", &[&own], &[], 1)).unwrap();
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut changed = good.clone();
+        change(&mut changed);
+        parse(&changed)
+    };
+    // An empty set takes everything back.
+    let empty = with(&|set| set["keys"] = json!([])).unwrap();
+    assert!(empty.is_empty() && !empty.has_same_keys(&parse(&good).unwrap()));
+    // Unknown uses and types are passed over, and so is what has no use.
+    let unknown = json!({"kty": "AKP", "use": "x509-svid", "x5c": []});
+    let passed = with(&|set| {
+        let keys = set["keys"].as_array_mut().unwrap();
+        keys.extend([unknown.clone(), json!({"kty": "EC", "use": "X509-SVID"}), json!({"kty": "EC"})]);
+    });
+    assert!(passed.unwrap().has_same_keys(&parse(&good).unwrap()));
+    let refused = [
+        with(&|set| set["keys"] = json!({})),
+        with(&|set| set["keys"][0]["kty"] = Value::Null),
+        with(&|set| set["keys"][0]["x5c"] = json!([])),
+        with(&|set| set["keys"][0]["x5c"] = json!(["AAAA"])),
+        with(&|set| set["keys"][0]["x5c"] = json!("AAAA")),
+        with(&|set| set["spiffe_sequence"] = json!(-1)),
+        with(&|set| set["spiffe_sequence"] = json!("1")),
+        with(&|set| set["spiffe_refresh_hint"] = json!(1.5)),
+    ];
+    for (index, refused) in refused.iter().enumerate() {
+        assert!(refused.is_err(), "{index}: {refused:?}");
+    }
+    let twice = br#"{"keys": [], "keys": []}"#;
+    assert_eq!(SpiffeBundle::parse(&domain("shop.test"), twice), Err(SpiffeBundleError::NotASet));
+    let large = format!("{{\"keys\": [], \"x\": \"{}\"}}", "x".repeat(MAX_BUNDLE_BYTES));
+    let large = SpiffeBundle::parse(&domain("shop.test"), large.as_bytes());
+    assert_eq!(large, Err(SpiffeBundleError::TooLarge));
+}

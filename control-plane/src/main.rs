@@ -40,7 +40,7 @@ enum Command {
     /// Found an installation: data directory, authorities, first admin
     Init(InitArguments),
     /// Serve agents and admins
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Issue admins' credentials on this host
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -187,7 +187,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Init(arguments) => runtime.block_on(found(arguments)),
         Command::Run(arguments) => {
-            let result = runtime.block_on(serve(arguments));
+            let result = runtime.block_on(serve(*arguments));
             // Calls that outlived the deadline are cut, not waited for.
             runtime.shutdown_background();
             result

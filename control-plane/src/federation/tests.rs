@@ -313,7 +313,7 @@ async fn an_admins_word_is_the_last() {
     let changed = partner.resource_with(|spec| {
         spec.trust_domain_bundle = document("partner.example", &[&partner.root, &second, &third], None);
     });
-    scratch.apply(&[changed.clone()]).await;
+    scratch.apply(std::slice::from_ref(&changed)).await;
     assert_eq!(standing(&scratch, &federation).await.0.unwrap().x509().roots().len(), 3);
     partner.says(ok(&document("partner.example", &[&partner.root], Some(3))));
     federation.refresh(&key()).await.unwrap();

@@ -131,7 +131,7 @@ async fn workloads_go_with_the_instance_that_vouches_for_them() {
         assert_eq!(list.denial(workload.id(), workload.serial()), Some(Denial::Quarantined));
         let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
         let [held] = &told.certificates[..] else { panic!("{told:?}") };
-        assert_eq!((&held.serial[..], held.on_hold), (&workload.serial().as_bytes()[..], true));
+        assert_eq!((&held.serial[..], held.on_hold), (workload.serial().as_bytes(), true));
     }
     let crl = crl::sign(&control.revocations).await.unwrap();
     let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();

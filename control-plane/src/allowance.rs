@@ -29,10 +29,18 @@ impl Allowances {
     /// # Errors
     /// How long from now there is none; nothing is used up.
     pub fn take(&mut self, who: &str, now: UnixMillis) -> Result<(), Duration> {
-        let most = self.every.saturating_mul(self.at_once);
+        self.take_at_rate(who, self.every, now)
+    }
+
+    /// The same for somebody whose times come back once in `every`, whatever those of the others do.
+    ///
+    /// # Errors
+    /// How long from now there is none; nothing is used up.
+    pub fn take_at_rate(&mut self, who: &str, every: Duration, now: UnixMillis) -> Result<(), Duration> {
+        let most = every.saturating_mul(self.at_once);
         // A clock that was set back must not keep anybody waiting for longer than that.
         let busy_until = self.busy_until.get(who).copied().unwrap_or(now).clamp(now, now.plus(most));
-        let after = busy_until.plus(self.every);
+        let after = busy_until.plus(every);
         if after > now.plus(most) {
             return Err(after.since(now.plus(most)));
         }
@@ -42,6 +50,13 @@ impl Allowances {
         }
         self.busy_until.insert(who.to_owned(), after);
         Ok(())
+    }
+
+    /// What was taken last was not needed.
+    pub fn give_back(&mut self, who: &str) {
+        if let Some(until) = self.busy_until.get_mut(who) {
+            *until = until.minus(self.every);
+        }
     }
 }
 
@@ -60,11 +75,16 @@ mod tests {
         }
         assert_eq!(allowances.take("a", now), Err(10 * SECOND));
         assert_eq!(allowances.take("a", now.plus(4 * SECOND)), Err(6 * SECOND));
+        for _ in 0..4 {
+            allowances.take("b", now).unwrap();
+            allowances.give_back("b");
+        }
         allowances.take("b", now).unwrap();
         let later = now.plus(10 * SECOND);
         allowances.take("a", later).unwrap();
         assert_eq!(allowances.take("a", later), Err(10 * SECOND));
         let at_rest = now.plus(100 * SECOND);
+        allowances.give_back("a");
         for _ in 0..3 {
             allowances.take("a", at_rest).unwrap();
         }

@@ -41,11 +41,12 @@ pub use error::AppError;
 /// How long a TLS handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What agents may hold open; one address may be that of many.
+/// What agents may hold open. One address may be that of as many as a node has instances, for a token for many lets in a
+/// thousand of them at once; one instance has a connection for its stream and few more.
 const AGENT_LIMITS: Limits = Limits {
     connections: 20_000,
     connections_per_address: 10_000,
-    connections_per_certificate: 32,
+    connections_per_holder: 32,
     handshakes: 2_048,
     strangers: 256,
     calls: 16,
@@ -55,7 +56,7 @@ const AGENT_LIMITS: Limits = Limits {
 const ADMIN_LIMITS: Limits = Limits {
     connections: 1_024,
     connections_per_address: 512,
-    connections_per_certificate: 256,
+    connections_per_holder: 256,
     handshakes: 256,
     strangers: 64,
     calls: 64,
@@ -131,6 +132,7 @@ async fn start(
             clock: control.clock.clone(),
             admins: Arc::clone(&control.admins),
             revocations: Arc::clone(&control.revocations),
+            ledger: Arc::clone(&control.ledger),
         })
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;

@@ -20,7 +20,7 @@ use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::issuance::Ledger;
 use crate::metrics::{Metrics, OutcomeLabel};
-use crate::revocation::Revocations;
+use crate::revocation::{Denial, Revocations};
 use crate::rpc::status;
 
 /// Puts [`AccessService`] before a service.
@@ -118,11 +118,7 @@ impl Checks {
             && access != Access::AgentStream
             && let Some(denial) = self.revocations.denylist().denial(peer.id(), peer.serial())
         {
-            let actor = Actor { name: peer.id().to_string(), source };
-            // Several instances may have this name.
-            let why = format!("serial {}: {denial}", peer.serial());
-            self.audit.record_refusal(Act::refused(&actor, "access.check", path, why)).await;
-            return Err(status::of_denial(denial));
+            return Err(self.deny(peer, source, path, denial).await);
         }
         let caller = match access {
             Access::Public => Caller::Anybody,
@@ -138,6 +134,10 @@ impl Checks {
                 }
                 let instance =
                     self.ledger.instance_of(&peer).await.map_err(|error| status::of_store(&error))?;
+                if access != Access::AgentStream && self.revocations.denylist().is_instance_revoked(instance)
+                {
+                    return Err(self.deny(&peer, source, path, Denial::Revoked).await);
+                }
                 Caller::Agent { peer, instance }
             }
             Access::AnyAdmin | Access::Roles(_) => {
@@ -187,6 +187,14 @@ impl Checks {
         self.count("refused");
         self.audit.record_refusal(Act::refused(&context.actor(), "access.check", path, &reason)).await;
         Err(status::refusal(Code::PermissionDenied, "ROLE_MISSING", reason))
+    }
+
+    async fn deny(&self, peer: &PeerIdentity, source: String, path: &str, denial: Denial) -> Status {
+        let actor = Actor { name: peer.id().to_string(), source };
+        // Several instances may have this name.
+        let why = format!("serial {}: {denial}", peer.serial());
+        self.audit.record_refusal(Act::refused(&actor, "access.check", path, why)).await;
+        status::of_denial(denial)
     }
 
     async fn refuse(&self, actor: &Actor, path: &str, error: AdminError) -> Status {

@@ -73,8 +73,9 @@ pub enum EnrollmentError {
     },
     /// A token makes instances faster than anybody starts them.
     #[error(
-        "join token {token} has made too many instances lately: again in {}. If they are not yours: `hauberk revoke token \
-         {token}`", in_words(*.again_in)
+        "join token {token} has made too many instances lately: again in {}. If it may be in other hands: `hauberk token \
+         delete {token}` and make a new one, which keeps nobody waiting; `hauberk revoke token {token}` also revokes whoever \
+         has joined by it", in_words(*.again_in)
     )]
     TooFast {
         /// Its id, which is no secret.
@@ -111,7 +112,7 @@ fails_as_issuance!(EnrollmentError);
 
 impl EnrollmentError {
     /// Whether what was read has changed before it could be relied on: worth another attempt.
-    pub(super) fn is_conflict(&self) -> bool {
+    fn is_conflict(&self) -> bool {
         matches!(self, Self::Issuance(IssuanceError::Store(StoreError::Conflict { .. })))
     }
 
@@ -121,6 +122,23 @@ impl EnrollmentError {
             Self::Name(_) => false,
             Self::Issuance(error) => error.is_refusal(),
             _ => true,
+        }
+    }
+}
+
+/// How often it is tried again because something that it rests on has changed meanwhile: the token, the node.
+const ATTEMPTS: u32 = 16;
+
+/// Makes attempts until nothing that they rest on changes meanwhile.
+pub(super) async fn without_conflict<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, EnrollmentError>
+where
+    F: Future<Output = Result<T, EnrollmentError>>,
+{
+    let mut attempts = 1;
+    loop {
+        match attempt().await {
+            Err(error) if error.is_conflict() && attempts < ATTEMPTS => attempts += 1,
+            result => return result,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The first certificate for a join token.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
@@ -8,29 +8,28 @@ use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
 use super::arrivals::Arrivals;
-use super::error::EnrollmentError;
+use super::error::{EnrollmentError, without_conflict};
+use super::instance::{Joined, instance_record, put_instance};
 use super::node::StoredNode;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
-use crate::issuance::{Holder, InstanceRecord, Issued, IssuedRecord, Issuer, Ledger, Order};
+use crate::issuance::{Holder, Issued, Issuer, Ledger, Order};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::secret::SecretHash;
 
-/// How often it is tried again because something that it rests on has changed meanwhile: the token, the node.
-pub(super) const ATTEMPTS: u32 = 16;
-
 /// Into how many queues users of tokens are sorted, by the token's hash.
 const QUEUES: usize = 64;
 
-/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on. One record
-/// takes some three KiB on the disk until its certificate expires, so an instance that goes mad costs a few MiB.
-const RENEWALS_AT_ONCE: u32 = 1000;
-const RENEWALS_IN_A_LIFE: u32 = 100;
+/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on. It needs two in
+/// a life, and one at each change of authority. Whoever has its key holds twenty good certificates at the most, each of which
+/// takes a place on the denylist once it is revoked.
+const RENEWALS_AT_ONCE: u32 = 10;
+pub(super) const RENEWALS_IN_A_LIFE: u32 = 10;
 
 /// How many live instances a virtual node may have; each takes some memory and disk until its certificate expires. Far more
 /// than anybody runs, it bounds those who hold a token for any number of agents. Those who join at the very same moment
@@ -70,7 +69,7 @@ pub struct Enrollment {
     pub(super) trust_domain: hauberk_identity::TrustDomain,
     pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
-    pub(super) renewals: std::sync::Mutex<Allowances>,
+    renewals: std::sync::Mutex<Allowances>,
     /// How fast each token makes instances.
     arrivals: std::sync::Mutex<Arrivals>,
     /// Users of one token that is for so many go one after the other, so that they do not fail each other's guards over
@@ -178,23 +177,17 @@ impl Enrollment {
             Some(queue) => Some(queue.lock().await),
             None => None,
         };
-        let (mut attempt, mut is_counted) = (1, false);
-        loop {
-            match self.use_token(hash, &public_key, &info, source, &mut is_counted).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
+        without_conflict(|| self.use_token(hash, &public_key, &info, source)).await
     }
 
-    /// One attempt: fails with a conflict where the token, or the node, changed in between. A new instance is counted once.
+    /// One attempt: fails with a conflict where the token, or the node, changed in between. One that lets nobody in uses up
+    /// nothing of what the token, or the instance, may do.
     async fn use_token(
         &self,
         hash: &SecretHash,
         public_key: &PublicKey,
         info: &AgentInfo,
         source: &str,
-        is_counted: &mut bool,
     ) -> Result<Enrolled, EnrollmentError> {
         let key = token_key(hash);
         let (stored, record) = self.token(&key).await?;
@@ -216,7 +209,6 @@ impl Enrollment {
                 let damaged =
                     |_| StoreError::Damaged { key: used.instance.clone(), what: "it is no instance" };
                 let id = InstanceId::parse(&used.instance).map_err(damaged)?;
-                self.check_renewals(&id)?;
                 let of_instance = Some((&id, None));
                 entitlement =
                     self.check_denied(entitlement, (&record.mesh, &record.node), of_instance).await?;
@@ -237,9 +229,6 @@ impl Enrollment {
                         return Err(EnrollmentError::UsedUp { by });
                     }
                 };
-                if !std::mem::replace(is_counted, true) {
-                    self.count_arrival(hash, source)?;
-                }
                 let used = TokenUse {
                     instance: instance.to_string(),
                     at: self.clock.now().0,
@@ -260,6 +249,17 @@ impl Enrollment {
             actor: Actor { name: format!("token:{}", hash.short()), source: source.to_owned() },
             action: "enrollment.attest",
         };
+        let counted = match (&before, record.uses) {
+            (Some(_), _) => Counted::Renewal,
+            (None, Uses::Unlimited) => Counted::Arrival,
+            // As many as an admin has chosen may come at once.
+            (None, Uses::Limited(_)) => Counted::Nothing,
+        };
+        match counted {
+            Counted::Renewal => self.count_renewal(&instance.to_string(), self.svid_ttl)?,
+            Counted::Arrival => self.arrivals().take(hash, source, self.clock.now())?,
+            Counted::Nothing => {}
+        }
         let joined = Joined {
             at: before.as_ref().map(|used| used.at),
             token: Some(hash.short().to_owned()),
@@ -272,8 +272,13 @@ impl Enrollment {
                 let record = instance_record(node, serial, certificate, info, joined);
                 put_instance(entitlement, &instance, &record)
             })
-            .await?;
-        Ok(Enrolled { issued, instance })
+            .await;
+        match (&issued, counted) {
+            (Ok(_), _) | (Err(_), Counted::Nothing) => {}
+            (Err(_), Counted::Renewal) => self.renewals().give_back(&instance.to_string()),
+            (Err(_), Counted::Arrival) => self.arrivals().give_back(hash, source),
+        }
+        Ok(Enrolled { issued: issued?, instance })
     }
 
     async fn token(&self, key: &str) -> Result<(Stored, TokenRecord), EnrollmentError> {
@@ -317,9 +322,21 @@ impl Enrollment {
         Ok(())
     }
 
-    pub(super) fn count_arrival(&self, token: &SecretHash, source: &str) -> Result<(), EnrollmentError> {
-        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        arrivals.admit(token, source, self.clock.now())
+    pub(super) fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renewals(&self) -> MutexGuard<'_, Allowances> {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a certificate of this life for somebody who has had one.
+    ///
+    /// # Errors
+    /// When that is too often: it would fill disk, audit log and, once it is revoked, the denylist.
+    pub(super) fn count_renewal(&self, who: &str, life: Duration) -> Result<(), EnrollmentError> {
+        let every = life / RENEWALS_IN_A_LIFE;
+        self.renewals().take_at_rate(who, every, self.clock.now()).map_err(too_often)
     }
 
     fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
@@ -337,48 +354,18 @@ impl Enrollment {
     }
 }
 
-/// How an instance came, as far as that is known.
-pub(super) struct Joined {
-    /// Unix ms; `None`: now.
-    pub(super) at: Option<u64>,
-    /// The id of the token.
-    pub(super) token: Option<String>,
-    /// From where.
-    pub(super) from: Option<String>,
+/// As what the use of a token counts.
+#[derive(Clone, Copy)]
+enum Counted {
+    /// As a renewal: its instance is there.
+    Renewal,
+    /// As one of the new instances of a token for any number.
+    Arrival,
+    Nothing,
 }
 
-pub(super) fn instance_record(
-    (mesh, node, node_uid): (&str, &str, String),
-    serial: &str,
-    certificate: &IssuedRecord,
-    info: &AgentInfo,
-    joined: Joined,
-) -> InstanceRecord {
-    InstanceRecord {
-        spiffe_id: certificate.spiffe_id.clone(),
-        mesh: mesh.to_owned(),
-        node: node.to_owned(),
-        node_uid: Some(node_uid),
-        serial: serial.to_owned(),
-        issued_at: certificate.issued_at,
-        not_after: certificate.not_after,
-        enrolled_at: joined.at.unwrap_or(certificate.issued_at),
-        version: info.version.clone(),
-        hostname: info.hostname.clone(),
-        token: joined.token,
-        joined_from: joined.from,
-        dismissed_at: None,
-    }
-}
-
-pub(super) fn put_instance(
-    commit: Commit,
-    id: &InstanceId,
-    record: &InstanceRecord,
-) -> Result<Commit, StoreError> {
-    let key = format!("{}{id}", keys::INSTANCES);
-    let bytes = document::to_bytes(&key, record)?;
-    Ok(commit.put(key, bytes))
+fn too_often(again_in: Duration) -> EnrollmentError {
+    EnrollmentError::TooOften { again_in }
 }
 
 /// What an agent says of itself, without what would confuse a terminal.

@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod error;
+mod instance;
 mod join;
 mod node;
 mod renew;
@@ -11,6 +12,7 @@ mod workload;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use arrivals::AT_ONCE as JOINS_AT_ONCE;
 pub use error::EnrollmentError;
 pub(crate) use join::MOST_INSTANCES;
 pub use join::{AgentInfo, Enrolled, Enrollment, EnrollmentParts};

@@ -1,12 +1,11 @@
 //! Renewals for a certificate.
 
-use std::sync::PoisonError;
-
 use hauberk_identity::{IdentityKind, InstanceId, Serial};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 
-use super::error::EnrollmentError;
-use super::join::{ATTEMPTS, AgentInfo, Enrolled, Enrollment, Joined, instance_record, put_instance};
+use super::error::{EnrollmentError, without_conflict};
+use super::instance::{Joined, instance_record, put_instance};
+use super::join::{AgentInfo, Enrolled, Enrollment};
 use super::node::StoredNode;
 use crate::audit::{Act, Actor};
 use crate::issuance::{Holder, InstanceRecord, Order};
@@ -72,28 +71,20 @@ impl Enrollment {
         csr: &[u8],
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let mut entitled = self.entitled(peer).await?;
-        self.check_renewals(&entitled.instance)?;
+        let instance = self.entitled(peer).await?.instance;
+        self.count_renewal(&instance.to_string(), self.svid_ttl)?;
         let public_key = CertificateRequest::parse(csr)?;
-        let mut attempt = 1;
-        loop {
-            match self.renew_entitled(entitled, peer, &public_key, source).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-            entitled = self.entitled(peer).await?;
-        }
+        without_conflict(|| self.renew_once(peer, &public_key, source)).await
     }
 
     /// One attempt: fails with a conflict where the node, or what is refused, changed in between.
-    async fn renew_entitled(
+    async fn renew_once(
         &self,
-        entitled: Entitled<'_>,
         peer: &PeerIdentity,
         public_key: &PublicKey,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let Entitled { instance, mesh, name, node, former } = entitled;
+        let Entitled { instance, mesh, name, node, former } = self.entitled(peer).await?;
         let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
             version: former.version.clone(),
             hostname: former.hostname.clone(),
@@ -138,12 +129,5 @@ impl Enrollment {
             checked = revocation::check_instance(&*self.store, commit, instance, renewed).await?;
         }
         checked.map_err(EnrollmentError::Denied)
-    }
-
-    /// An agent renews twice in a certificate's life. One that does so in a loop would fill disk and audit log.
-    pub(super) fn check_renewals(&self, instance: &InstanceId) -> Result<(), EnrollmentError> {
-        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = renewals.take(&instance.to_string(), self.clock.now());
-        taken.map_err(|again_in| EnrollmentError::TooOften { again_in })
     }
 }

@@ -28,6 +28,9 @@ const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(86_400);
 /// How many uses of a token are listed.
 const USES_LISTED: usize = 1_000;
 
+/// How many records one reading of the store takes.
+const READ_AT_ONCE: usize = 1_000;
+
 /// How many agents may use a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -100,8 +103,6 @@ pub struct TokenView {
     pub id: String,
     /// What is kept.
     pub record: TokenRecord,
-    /// How many have used it.
-    pub used: usize,
     /// Those who used it, in no order; at most a thousand.
     pub used_by: Vec<TokenUse>,
 }
@@ -186,7 +187,7 @@ impl Tokens {
         match self.audit.commit(commit, Act::done(actor, "token.create", object)).await {
             Ok(_) => {
                 let id = hash.short().to_owned();
-                let view = TokenView { id, record, used: 0, used_by: Vec::new() };
+                let view = TokenView { id, record, used_by: Vec::new() };
                 Ok(IssuedToken { secret, view })
             }
             Err(StoreError::Conflict { guard: Guard::Present(_) }) => {
@@ -209,23 +210,15 @@ impl Tokens {
                 continue;
             }
             let hash = key.strip_prefix(keys::TOKENS).unwrap_or(key);
-            let uses =
-                self.store.list(&format!("{}{hash}/", keys::TOKEN_USES), None, usize::MAX).await?.entries;
-            let listed = uses.iter().take(USES_LISTED);
-            tokens.push(TokenView {
-                id: hash.get(..12).unwrap_or(hash).to_owned(),
-                record,
-                used: uses.len(),
-                used_by: listed
-                    .map(|(key, stored)| document::from_stored(key, stored))
-                    .collect::<Result<_, _>>()?,
-            });
+            let used_by = uses_of(&*self.store, hash).await?;
+            tokens.push(TokenView { id: hash.get(..12).unwrap_or(hash).to_owned(), record, used_by });
         }
         tokens.sort_by_key(|token| std::cmp::Reverse(token.record.created_at));
         Ok(tokens)
     }
 
-    /// Takes a token back, by its id. Instances that used it keep their certificates.
+    /// Takes a token back, by its id. Instances that used it keep their certificates. Who used it is forgotten by
+    /// [`Tokens::prune`]: on a full disk a token must still be taken back, and that is small.
     ///
     /// # Errors
     /// When there is none of this id.
@@ -236,14 +229,14 @@ impl Tokens {
         }
         let page = self.store.list(&format!("{}{id}", keys::TOKENS), None, 1).await?;
         let (key, _) = page.entries.into_iter().next().ok_or_else(missing)?;
-        let commit = self.forget(Commit::new().present(key.clone()), &key).await?;
+        let commit = Commit::new().present(key.clone()).delete(key).using_reserve();
         match self.audit.commit(commit, Act::done(actor, "token.delete", id)).await {
             Err(StoreError::Conflict { .. }) => Err(missing()),
             result => result.map(|_| ()).map_err(TokenError::from),
         }
     }
 
-    /// Forgets tokens that expired more than a day before `now`. Gives their number.
+    /// Forgets tokens that expired more than a day before `now`, and who used those that are gone. Gives the number of both.
     ///
     /// # Errors
     /// When the store cannot be read or written; the next run goes on.
@@ -252,18 +245,40 @@ impl Tokens {
         for (key, stored) in self.store.list(keys::TOKENS, None, usize::MAX).await?.entries {
             let record: TokenRecord = document::from_stored(&key, &stored)?;
             if UnixMillis(record.expires_at).plus(KEPT_AFTER_EXPIRY) < now {
-                let commit = self.forget(Commit::new(), &key).await?;
-                self.store.commit(commit).await?;
+                self.store.commit(Commit::new().delete(key)).await?;
                 removed += 1;
             }
         }
-        Ok(removed)
+        Ok(removed + self.prune_uses().await?)
     }
 
-    async fn forget(&self, commit: Commit, key: &str) -> Result<Commit, StoreError> {
-        let hash = key.strip_prefix(keys::TOKENS).unwrap_or(key);
-        let uses = self.store.list(&format!("{}{hash}/", keys::TOKEN_USES), None, usize::MAX).await?;
-        Ok(uses.entries.into_iter().fold(commit.delete(key), |commit, (key, _)| commit.delete(key)))
+    /// Whoever is on record when the tokens are read has used one that was there: where it is not, nobody uses it again.
+    async fn prune_uses(&self) -> Result<usize, StoreError> {
+        let (mut removed, mut after) = (0, None);
+        loop {
+            let page = self.store.list(keys::TOKEN_USES, after.as_deref(), READ_AT_ONCE).await?;
+            let mut commit = Commit::new();
+            let mut last = (String::new(), false);
+            for (key, _) in &page.entries {
+                let token = key.strip_prefix(keys::TOKEN_USES).and_then(|rest| rest.split_once('/'));
+                let token = token.map_or("", |(hash, _)| hash);
+                if last.0 != token {
+                    let is_there = self.store.get(&format!("{}{token}", keys::TOKENS)).await?.is_some();
+                    last = (token.to_owned(), is_there);
+                }
+                if !last.1 {
+                    commit = commit.delete(key);
+                }
+            }
+            removed += commit.len();
+            if !commit.is_empty() {
+                self.store.commit(commit).await?;
+            }
+            if !page.more {
+                return Ok(removed);
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+        }
     }
 }
 

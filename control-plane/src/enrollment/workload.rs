@@ -1,14 +1,12 @@
 //! Certificates and tokens for programs beside an agent, by enrollments whose parent is the agent's node.
 
-use std::sync::PoisonError;
-
 use hauberk_identity::{IdentityKind, InstanceId, Name};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 use prost::Message;
 
-use super::error::EnrollmentError;
-use super::join::{ATTEMPTS, Enrollment};
+use super::error::{EnrollmentError, without_conflict};
+use super::join::Enrollment;
 use crate::audit::{Act, Actor};
 use crate::issuance::{Holder, Issued, Order};
 use crate::registry::{Commit, StoreError, Version, keys};
@@ -68,34 +66,26 @@ impl Enrollment {
         csr: &[u8],
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
-        let (mut attempt, mut public_key) = (1, None);
-        loop {
-            let asked = (enrollment, csr, &mut public_key);
-            match self.sign_workload_once(peer, instance, asked, actor).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
-                result => return result,
-            }
-        }
+        let EntitledWorkload { workload, name, .. } =
+            self.entitled_workload(peer, instance, enrollment).await?;
+        // As for agents' own certificates, for each of an instance's workloads.
+        let life = workload.ttl().unwrap_or(self.svid_ttl);
+        self.count_renewal(&format!("{instance}/{name}"), life)?;
+        let public_key = CertificateRequest::parse(csr)?;
+        without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor)).await
     }
 
-    /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between. The request
-    /// is read, and counted, at the first.
+    /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between.
     async fn sign_workload_once(
         &self,
         peer: &PeerIdentity,
         instance: InstanceId,
-        (enrollment, csr, public_key): (&str, &[u8], &mut Option<PublicKey>),
+        enrollment: &str,
+        public_key: &PublicKey,
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
         let EntitledWorkload { workload, name, entitlement } =
             self.entitled_workload(peer, instance, enrollment).await?;
-        let public_key = match public_key {
-            Some(public_key) => public_key,
-            None => {
-                self.check_workload_renewals(&instance, &name)?;
-                public_key.insert(CertificateRequest::parse(csr)?)
-            }
-        };
         let order = Order {
             id: workload.id().clone(),
             holder: Holder::Workload {
@@ -161,12 +151,5 @@ impl Enrollment {
         let Some(Spec::Enrollment(spec)) = &resource.spec else { return Ok(None) };
         let parsed = WorkloadEnrollment::parse(spec, &self.trust_domain, &mut Problems::default());
         Ok(parsed.map(|workload| (stored.version, workload)))
-    }
-
-    /// As for agents' own certificates, for each of an instance's workloads.
-    fn check_workload_renewals(&self, instance: &InstanceId, name: &Name) -> Result<(), EnrollmentError> {
-        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = renewals.take(&format!("{instance}/{name}"), self.clock.now());
-        taken.map_err(|again_in| EnrollmentError::TooOften { again_in })
     }
 }

@@ -1,5 +1,6 @@
 //! Which instances hold a certificate, as the registry tells it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
@@ -50,6 +51,18 @@ impl Instances {
             // A stream that stands was begun later.
             known.dismissal.is_obeyed |= is_dismissed && known.session.is_none();
         });
+    }
+
+    /// How many live instances have joined by each token.
+    pub fn live_by_token(&self, now: UnixMillis) -> HashMap<String, usize> {
+        let state = self.lock();
+        let mut joined = HashMap::new();
+        for instance in state.by_id.values().filter(|instance| state.is_live(instance, now)) {
+            if let Some(token) = &instance.token {
+                *joined.entry(token.clone()).or_default() += 1;
+            }
+        }
+        joined
     }
 
     /// Reads all instances that the registry knows. Gives the point to follow it from.

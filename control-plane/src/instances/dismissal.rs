@@ -18,8 +18,8 @@ pub(super) struct Dismissal {
 }
 
 impl Instances {
-    /// An instance whose virtual node is gone has said that it denies everything. It has forgotten who it is and does not say
-    /// so again, so this counts only once it is durable; it is written once.
+    /// An instance whose virtual node is gone has said that it denies everything. It says so again only while it runs: once it
+    /// has ended nobody is left who knows who it was. So this counts only once it is durable; it is written once.
     ///
     /// # Errors
     /// When it cannot be written: then the instance is named until its certificate expires.

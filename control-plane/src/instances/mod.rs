@@ -111,7 +111,7 @@ pub struct Ask {
 }
 
 /// All instances. Every change is told to whoever follows [`Instances::changes`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Instances {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
@@ -191,12 +191,6 @@ pub struct Report {
     pub registration_refused: Option<String>,
     /// Why everybody refuses it, if so.
     pub denial: Option<Denial>,
-}
-
-impl Default for Instances {
-    fn default() -> Self {
-        Self { state: Mutex::default(), changes: watch::Sender::new(0) }
-    }
 }
 
 impl Instances {

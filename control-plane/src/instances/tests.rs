@@ -80,3 +80,16 @@ fn a_superseded_stream_changes_nothing_any_more() {
     assert!(newer.end() && !newer.end());
     assert_eq!(instances.connected(), 0);
 }
+
+#[test]
+fn live_instances_are_counted_by_the_token_that_they_joined_by() {
+    let instances = Instances::default();
+    for (number, token) in [(1, "one"), (2, "one"), (3, "two")] {
+        let recorded = recorded(node("orders"), number, certificate(number, 60 * u64::from(number)));
+        instances.recorded(Recorded { token: Some(token.to_owned()), ..recorded });
+    }
+    let count = |now| instances.live_by_token(now).into_iter().collect::<BTreeMap<_, _>>();
+    assert_eq!(count(NOW), BTreeMap::from([("one".to_owned(), 2), ("two".to_owned(), 1)]));
+    let later = NOW.plus(Duration::from_secs(2 * 3_600 - 1));
+    assert_eq!(count(later), BTreeMap::from([("one".to_owned(), 1), ("two".to_owned(), 1)]));
+}

@@ -160,11 +160,19 @@ impl Ledger {
         {
             return Ok(id);
         }
-        let mut seed = [0; 8];
-        seed.copy_from_slice(
-            Fingerprint::of(peer.serial().as_bytes()).as_bytes().first_chunk::<8>().unwrap_or(&[0; 8]),
-        );
-        Ok(InstanceId::from_random(seed))
+        Ok(made_from(peer.serial()))
+    }
+
+    /// Who answers for what is done with a certificate: the instance that holds it, or that vouches for its holder. Of any other
+    /// certificate, and where the store cannot be read, an id made from its serial number.
+    pub async fn answerable(&self, serial: Serial) -> InstanceId {
+        match self.certificate(serial).await {
+            Ok(Some(IssuedRecord {
+                holder: Holder::Instance(id) | Holder::Workload { instance: id, .. },
+                ..
+            })) => InstanceId::parse(&id).unwrap_or_else(|_| made_from(serial)),
+            Ok(_) | Err(_) => made_from(serial),
+        }
     }
 
     /// Issued certificates, the latest first, at most `limit`; those of one SPIFFE id where it is given. A page may hold
@@ -312,4 +320,9 @@ impl Ledger {
     async fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
         self.store.get(key).await?.map(|stored| document::from_stored(key, &stored)).transpose()
     }
+}
+
+fn made_from(serial: Serial) -> InstanceId {
+    let fingerprint = Fingerprint::of(serial.as_bytes());
+    InstanceId::from_random(fingerprint.as_bytes().first_chunk().copied().unwrap_or_default())
 }

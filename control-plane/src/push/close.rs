@@ -6,8 +6,9 @@ use hauberk_tls::VerifyError;
 use thiserror::Error;
 
 use super::incoming::ProtocolError;
+use crate::instances::Peer;
 use crate::registry::StoreError;
-use crate::revocation::Denial;
+use crate::revocation::{Denial, Denylist};
 
 /// How long an agent may take to say Hello.
 pub(super) const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -45,6 +46,9 @@ pub enum Close {
     /// The certificate was revoked, or the node is in quarantine.
     #[error("{0}")]
     Denied(Denial),
+    /// The instance was revoked with more certificates than the denylist takes: agents believe this one until it expires.
+    #[error("this instance was revoked: join anew with a new token, if an admin makes you one")]
+    InstanceRevoked,
     /// The authority that vouched for the agent is not trusted any longer.
     #[error("the certificate of this connection is not trusted any longer ({0}): join again")]
     NotTrusted(VerifyError),
@@ -76,10 +80,20 @@ impl Close {
             Self::NodeMadeAnew => "node_made_anew",
             Self::NodeUnknown => "node_unknown",
             Self::Denied(denial) => denial.as_str(),
+            Self::InstanceRevoked => "instance_revoked",
             Self::NotTrusted(_) => "not_trusted",
             Self::HelloTimeout => "hello_timeout",
             Self::Protocol(_) => "protocol",
             Self::Store(_) => "store",
         }
+    }
+}
+
+/// Whether the peer is let in at all.
+pub(super) fn check_denied(denylist: &Denylist, peer: &Peer) -> Result<(), Close> {
+    match denylist.denial(&peer.spiffe_id, peer.certificate.serial) {
+        Some(denial) => Err(Close::Denied(denial)),
+        None if denylist.is_instance_revoked(peer.instance) => Err(Close::InstanceRevoked),
+        None => Ok(()),
     }
 }

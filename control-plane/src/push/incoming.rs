@@ -15,7 +15,7 @@ const MAX_TEXT: usize = 256;
 
 /// How many features an agent may announce, and how long the name of one is at the most, in bytes: they are remembered for as
 /// long as the instance is.
-const MAX_FEATURES: usize = 256;
+const MAX_FEATURES: usize = 32;
 const MAX_FEATURE: usize = 64;
 
 /// Something that no agent of ours says. The fault is the agent's.

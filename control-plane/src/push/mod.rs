@@ -31,6 +31,7 @@ use tonic::Status;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::compile::Compilation;
+use crate::enrollment::MOST_INSTANCES;
 use crate::flows::Flows;
 use crate::instances::{Instances, Peer};
 use crate::jwt_svid::KeySet;
@@ -45,13 +46,15 @@ pub use incoming::ProtocolError;
 pub use registration::{RegisteredPort, Registration, RegistrationError};
 
 use metrics::PushMetrics;
+use pace::Shares;
 use turns::Turns;
 
 /// Messages that wait for one agent's network before no more are made for it.
 const OUTGOING_MESSAGES: usize = 8;
 
-/// How many agents are sent away at once; each has ten seconds to say that it has heard.
-const DISMISSALS: usize = 4_096;
+/// How many agents are sent away at once: all that a node has, when it is deleted. Each has ten seconds to say that it has
+/// heard.
+const DISMISSALS: usize = MOST_INSTANCES;
 
 /// Decisions that all agents together may send in a second while somebody observes.
 const DECISIONS_PER_SECOND: usize = 5_000;
@@ -110,6 +113,7 @@ pub struct Push {
     arriving: Arc<Turns>,
     /// Streams of those who are sent away.
     leaving: Arc<Turns>,
+    shares: Shares,
 }
 
 impl Push {
@@ -152,6 +156,7 @@ impl Push {
             stop,
             arriving: Turns::new(usize::MAX),
             leaving: Turns::new(DISMISSALS),
+            shares: Shares::new(),
         });
         let upkeep = Arc::clone(&push);
         push.tasks.spawn(async move {

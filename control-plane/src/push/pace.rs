@@ -1,45 +1,56 @@
 //! How fast an agent is listened to.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
+use hauberk_identity::{InstanceId, UnixMillis};
 use tokio::time::{Instant, sleep_until};
+
+use crate::allowance::Allowances;
 
 /// Messages that an agent may send at once, and how many more each second. Above that it is read more slowly.
 const BURST: u32 = 2_000;
 const MESSAGES_PER_SECOND: u32 = 200;
 
-/// For how many messages a registration counts: all who call the node are told of it, so that ten are taken at once and then
-/// one each second.
-pub(super) const REGISTRATION: u32 = 200;
+/// How many registrations are taken of an instance at once, and how often one more: all who call the node are told of each.
+const REGISTRATIONS_AT_ONCE: u32 = 10;
+const REGISTRATION_EVERY: Duration = Duration::from_secs(1);
 
-/// Decisions that are taken of an agent at once (as many as it keeps while it is away, and some more), and how many more
-/// each second: what it is told to send at the most.
-const DECISIONS_AT_ONCE: usize = 2_048;
-const DECISIONS_PER_SECOND: usize = *super::DECISIONS_PER_AGENT.end();
+/// Decisions that are taken of an instance at once (as many as it keeps while it is away, and some more), and how often one
+/// more: what it is told to send at the most.
+const DECISIONS_AT_ONCE: u32 = 2_048;
+const DECISION_EVERY: Duration = Duration::from_millis(1_000 / *super::DECISIONS_PER_AGENT.end() as u64);
 
-/// How many decisions are taken of an agent.
-pub(super) struct DecisionPace {
-    left: usize,
-    refilled: Instant,
+/// What instances may do over all of their streams, for each begins anew with nothing said.
+#[derive(Debug)]
+pub(super) struct Shares {
+    registrations: Mutex<Allowances>,
+    decisions: Mutex<Allowances>,
 }
 
-impl DecisionPace {
+impl Shares {
     pub(super) fn new() -> Self {
-        Self { left: DECISIONS_AT_ONCE, refilled: Instant::now() }
+        Self {
+            registrations: Mutex::new(Allowances::new(REGISTRATIONS_AT_ONCE, REGISTRATION_EVERY)),
+            decisions: Mutex::new(Allowances::new(DECISIONS_AT_ONCE, DECISION_EVERY)),
+        }
     }
 
-    /// How many of `count` are taken now; the others are not waited for.
-    pub(super) fn take(&mut self, count: usize) -> usize {
-        let seconds = usize::try_from(self.refilled.elapsed().as_secs()).unwrap_or(usize::MAX);
-        if seconds > 0 {
-            let earned = seconds.saturating_mul(DECISIONS_PER_SECOND);
-            self.left = self.left.saturating_add(earned).min(DECISIONS_AT_ONCE);
-            self.refilled = Instant::now();
-        }
-        let taken = count.min(self.left);
-        self.left -= taken;
-        taken
+    /// Counts a registration.
+    ///
+    /// # Errors
+    /// How long from now it is taken.
+    pub(super) fn register(&self, instance: InstanceId, now: UnixMillis) -> Result<(), Duration> {
+        let mut registrations = self.registrations.lock().unwrap_or_else(PoisonError::into_inner);
+        registrations.take(&instance.to_string(), now)
+    }
+
+    /// How many of `count` decisions are taken now; the others are not waited for.
+    pub(super) fn decisions(&self, instance: InstanceId, count: usize, now: UnixMillis) -> usize {
+        let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
+        let instance = instance.to_string();
+        (0..count).take_while(|_| decisions.take(&instance, now).is_ok()).count()
     }
 }
 
@@ -52,15 +63,6 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new() -> Self {
         Self { tokens: BURST, refilled: Instant::now() }
-    }
-
-    /// What was said last counts for so many messages.
-    pub(super) fn charge(&mut self, messages: u32) {
-        let more = messages.saturating_sub(1);
-        let at_once = more.min(self.tokens);
-        self.tokens -= at_once;
-        // What is not there is earned before anything else.
-        self.refilled += Duration::from_secs(1) / MESSAGES_PER_SECOND * (more - at_once);
     }
 
     /// The next message, as soon as its turn has come. May be cancelled without loss.
@@ -91,21 +93,20 @@ impl Pace {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_charged_is_earned_before_more_is_heard() {
-        let mut messages = futures_util::stream::repeat(());
-        let mut pace = Pace::new();
-        let begun = Instant::now();
-        let mut register = async || {
-            pace.next(&mut messages).await.unwrap();
-            pace.charge(REGISTRATION);
-            begun.elapsed().as_millis()
-        };
+    #[test]
+    fn each_instance_has_a_share_of_its_own() {
+        let shares = Shares::new();
+        let (one, other) = (InstanceId::from_random([1; 8]), InstanceId::from_random([2; 8]));
+        let now = UnixMillis(1_800_000_000_000);
         for _ in 0..10 {
-            assert_eq!(register().await, 0);
+            shares.register(one, now).unwrap();
         }
-        assert!((0..50).contains(&register().await));
-        assert!((1_000..1_050).contains(&register().await));
-        assert!((2_000..2_050).contains(&register().await));
+        assert_eq!(shares.register(one, now), Err(Duration::from_secs(1)));
+        shares.register(other, now).unwrap();
+        shares.register(one, now.plus(Duration::from_secs(1))).unwrap();
+        assert_eq!(shares.decisions(one, 2_000, now), 2_000);
+        assert_eq!(shares.decisions(one, 256, now), 48);
+        assert_eq!(shares.decisions(other, 256, now), 256);
+        assert_eq!(shares.decisions(one, 600, now.plus(Duration::from_secs(1))), 500);
     }
 }

@@ -15,16 +15,16 @@ use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent, from_agent, to_agent::Message};
 use hauberk_tls::Usage;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info};
 
-use super::close::{Close, HELLO_WITHIN};
+use super::close::{Close, HELLO_WITHIN, check_denied};
 use super::endpoints::EndpointSnapshot;
 use super::holding::{Holding, Push as Pushed};
 use super::incoming::{Hello, ProtocolError};
 use super::metrics::{KindLabel, ReasonLabel, kind};
-use super::pace::{DecisionPace, Pace};
+use super::pace::Pace;
 use super::workload_api::{self, ForWorkloadApi};
 use super::{Push, dismiss};
 use crate::compile::Compilation;
@@ -141,7 +141,8 @@ struct Session<'a> {
     questions: HashMap<u64, Question>,
     last_question: u64,
     pace: Pace,
-    decisions: DecisionPace,
+    /// Nothing more is heard before it is taken.
+    registering: Option<(agent::Register, Instant)>,
 }
 
 struct Question {
@@ -204,7 +205,7 @@ impl<'a> Session<'a> {
             questions: HashMap::new(),
             last_question: 0,
             pace: Pace::new(),
-            decisions: DecisionPace::new(),
+            registering: None,
             observed: push.flows.observed(),
             trust,
             for_workload_api,
@@ -230,7 +231,10 @@ impl<'a> Session<'a> {
             let has_more = self.is_denylist_due() || !self.urgent.is_empty() || self.holding.is_behind();
             tokio::select! {
                 () = superseded.cancelled() => return Err(Close::Superseded),
-                message = self.pace.next(incoming), if self.urgent.len() < MAX_URGENT => {
+                () = hear::turn(self.registering.as_ref()), if self.registering.is_some() => self.register(),
+                message = self.pace.next(incoming),
+                    if self.registering.is_none() && self.urgent.len() < MAX_URGENT =>
+                {
                     let message = content(message)?.ok_or(ProtocolError::Empty)?;
                     self.hear(message)?;
                 }
@@ -377,14 +381,6 @@ fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
         Standing::Deleted => Err(Close::NodeDeleted),
         Standing::MadeAnew => Err(Close::NodeMadeAnew),
         Standing::Unknown => Err(Close::NodeUnknown),
-    }
-}
-
-/// Whether the peer is let in at all.
-fn check_denied(denylist: &Denylist, peer: &Peer) -> Result<(), Close> {
-    match denylist.denial(&peer.spiffe_id, peer.certificate.serial) {
-        Some(denial) => Err(Close::Denied(denial)),
-        None => Ok(()),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Everybody who is refused, at one moment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
-use hauberk_identity::{Serial, SpiffeId, TrustDomain, UnixMillis};
+use hauberk_identity::{InstanceId, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::signing::{Purpose, SigningError, ViewSigner};
 use prost::Message;
@@ -67,6 +67,9 @@ pub(crate) struct Listed {
     pub(crate) on_hold: HashMap<Serial, Certificate>,
     /// Nodes in quarantine, with the instant at which they were put there.
     pub(crate) nodes: HashMap<SpiffeId, UnixMillis>,
+    /// Revoked instances, which the control plane refuses whatever they prove. Agents are told of their certificates, as many as
+    /// the list takes.
+    pub(crate) instances: HashSet<InstanceId>,
 }
 
 /// A certificate that is refused.
@@ -88,7 +91,7 @@ impl Denylist {
         mut listed: Listed,
         signer: &ViewSigner,
     ) -> Result<Self, SigningError> {
-        let Listed { serials, on_hold, nodes } = &mut listed;
+        let Listed { serials, on_hold, nodes, instances: _ } = &mut listed;
         on_hold.retain(|serial, _| !serials.contains_key(serial));
         let certificate = |(serial, refused): (&Serial, &Certificate), on_hold| agent::RevokedCertificate {
             serial: serial.as_bytes().to_vec(),
@@ -118,6 +121,11 @@ impl Denylist {
         }
         let is_held = self.listed.nodes.contains_key(id) || self.listed.on_hold.contains_key(&serial);
         is_held.then_some(Denial::Quarantined)
+    }
+
+    /// Whether this instance was revoked, with certificates that the list may not have had room for.
+    pub fn is_instance_revoked(&self, instance: InstanceId) -> bool {
+        self.listed.instances.contains(&instance)
     }
 
     /// Whether this certificate was revoked.

@@ -46,8 +46,8 @@ pub enum RevocationError {
     },
     /// Every agent keeps the whole list.
     #[error(
-        "{MOST_CERTIFICATES} revoked certificates that have not expired are as many as agents are sent: put the node in \
-         quarantine instead"
+        "{MOST_CERTIFICATES} revoked certificates that have not expired are as many as agents are sent: no instance that was \
+         meant is issued another, and agents believe those that there are until they expire; put the node in quarantine until then"
     )]
     TooMany,
     /// The registry cannot be read or written.

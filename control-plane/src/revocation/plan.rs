@@ -12,9 +12,10 @@ use crate::registry::{Commit, StoreError, document};
 
 /// A commit that is being put together.
 pub(super) struct Plan {
-    pub(super) commit: Commit,
+    /// Who gets nothing more.
+    instances: Commit,
     /// What is revoked newly.
-    pub(super) serials: Vec<Serial>,
+    certificates: BTreeMap<Serial, RevokedCertificate>,
     /// What of the same instance stays good.
     pub(super) left: usize,
     pub(super) action: &'static str,
@@ -23,7 +24,33 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(action: &'static str, object: String) -> Self {
-        Self { commit: Commit::new(), serials: Vec::new(), left: 0, action, object }
+        Self { instances: Commit::new(), certificates: BTreeMap::new(), left: 0, action, object }
+    }
+
+    /// Whether the list has no room for these beside so many.
+    pub(super) fn is_too_many(&self, listed: usize) -> bool {
+        listed + self.certificates.len() > MOST_CERTIFICATES
+    }
+
+    /// Leaves out the certificates: that nobody gets more of them needs no room on the list.
+    pub(super) fn leave_certificates(&mut self) {
+        self.certificates.clear();
+    }
+
+    /// What is revoked newly.
+    pub(super) fn serials(&self) -> Vec<Serial> {
+        self.certificates.keys().copied().collect()
+    }
+
+    /// What is to be written; empty where all is so already.
+    pub(super) fn commit(&self) -> Result<Commit, StoreError> {
+        let mut commit = self.instances.clone();
+        for (serial, revoked) in &self.certificates {
+            let key = serial_key(*serial);
+            let bytes = document::to_bytes(&key, revoked)?;
+            commit = commit.put(key, bytes);
+        }
+        Ok(commit)
     }
 }
 
@@ -31,7 +58,7 @@ impl Revocations {
     /// What it takes to revoke somebody, as things are.
     pub(super) async fn plan(&self, target: &Target) -> Result<Plan, RevocationError> {
         let now = self.clock.now();
-        let mut plan = match target {
+        let plan = match target {
             Target::Serial(serial) => self.plan_serial(*serial, now).await?,
             Target::Instance(id) => {
                 let plan = Plan::new("revoke.instance", format!("instance {id}"));
@@ -66,10 +93,6 @@ impl Revocations {
                 self.plan_instances(plan, instances, now, BTreeMap::new()).await?
             }
         };
-        plan.serials.sort();
-        if self.denylist().certificates() + plan.serials.len() > MOST_CERTIFICATES {
-            return Err(RevocationError::TooMany);
-        }
         Ok(plan)
     }
 
@@ -123,7 +146,7 @@ impl Revocations {
             let last = ends.get(id).copied();
             let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
             let record = RevokedInstance { at: now.0, kept_until };
-            plan.commit = plan.commit.put(key.clone(), document::to_bytes(&key, &record)?);
+            plan.instances = plan.instances.put(key.clone(), document::to_bytes(&key, &record)?);
         }
         Ok(plan)
     }
@@ -135,8 +158,7 @@ impl Revocations {
         record: &IssuedRecord,
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        let key = serial_key(serial);
-        if self.store.get(&key).await?.is_some() {
+        if self.store.get(&serial_key(serial)).await?.is_some() {
             return Ok(());
         }
         let revoked = RevokedCertificate {
@@ -144,9 +166,7 @@ impl Revocations {
             not_after: record.not_after,
             at: now.0,
         };
-        let bytes = document::to_bytes(&key, &revoked)?;
-        plan.serials.push(serial);
-        plan.commit = std::mem::take(&mut plan.commit).put(key, bytes);
+        plan.certificates.insert(serial, revoked);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Where somebody is revoked, and where the list of them is kept up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -148,22 +148,38 @@ impl Revocations {
     /// Revokes certificates. When this returns, the control plane refuses them.
     ///
     /// # Errors
-    /// There is no such certificate, instance or node, or nothing could be recorded.
+    /// There is no such certificate, instance or node, or nothing could be recorded. Where there are too many certificates for
+    /// the list, their instances get nothing more all the same.
     pub async fn revoke(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
         let mut attempt = 1;
         let mut revoked = Vec::new();
         loop {
-            let plan = self.plan(target).await?;
-            if plan.commit.is_empty() {
+            let mut plan = self.plan(target).await?;
+            let is_too_many = plan.is_too_many(self.denylist().certificates());
+            if is_too_many {
+                plan.leave_certificates();
+            }
+            let (commit, serials) = (plan.commit()?, plan.serials());
+            if commit.is_empty() && is_too_many {
+                return Err(RevocationError::TooMany);
+            }
+            if commit.is_empty() {
                 let revision = self.denylist().mark.revision;
                 return Ok(Revoked { revision, serials: revoked, left: plan.left });
             }
-            let act = Act::done(actor, plan.action, plan.object).because(serials(&plan.serials));
-            match self.commit(plan.commit, act).await {
+            let why = if is_too_many {
+                "too many certificates for the denylist: renewals and streams are refused".to_owned()
+            } else {
+                in_words(&serials)
+            };
+            match self.commit(commit, Act::done(actor, plan.action, plan.object).because(why)).await {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
                 revision => {
                     let revision = revision?;
-                    revoked.extend(plan.serials);
+                    if is_too_many {
+                        return Err(RevocationError::TooMany);
+                    }
+                    revoked.extend(serials);
                     // A certificate that was issued between reading and writing is not among them. None is issued any longer:
                     // the next look sees all there are.
                     if attempt >= ATTEMPTS || matches!(target, Target::Serial(_)) {
@@ -254,6 +270,7 @@ impl Revocations {
         let page = self.store.list(keys::REVOCATIONS, None, usize::MAX).await?;
         let now = self.clock.now();
         let (mut serials, mut nodes, mut revision) = (HashMap::new(), HashMap::new(), 0);
+        let mut instances = HashSet::new();
         let damaged = |key: &str| StoreError::Damaged { key: key.to_owned(), what: "it names nobody" };
         for (key, stored) in &page.entries {
             if key == keys::DENYLIST_NUMBER {
@@ -265,6 +282,10 @@ impl Revocations {
                         Certificate { not_after: UnixMillis(record.not_after), at: UnixMillis(record.at) };
                     serials.insert(serial.parse().map_err(|_| damaged(key))?, revoked);
                 }
+            } else if let Some(instance) = key.strip_prefix(keys::REVOKED_INSTANCES) {
+                if !document::from_stored::<RevokedInstance>(key, stored)?.is_over(now) {
+                    instances.insert(InstanceId::parse(instance).map_err(|_| damaged(key))?);
+                }
             } else if key.starts_with(keys::QUARANTINES) {
                 let trust_domain = self.authority.trust_domain();
                 let node = records::quarantined(key, trust_domain).ok_or_else(|| damaged(key))?;
@@ -274,7 +295,7 @@ impl Revocations {
         let mark = Mark { epoch: self.authority.epoch(), revision };
         let authority = &self.authority;
         let on_hold = self.of_workloads_of(&nodes, now).await?;
-        let listed = Listed { serials, on_hold, nodes };
+        let listed = Listed { serials, on_hold, nodes, instances };
         let list = Denylist::new(mark, authority.trust_domain(), listed, authority.view_signer())?;
         let list = Arc::new(list);
         self.instances.deny(Arc::clone(&list));
@@ -307,7 +328,7 @@ impl Revocations {
 }
 
 /// For the audit record, which has little room.
-fn serials(serials: &[Serial]) -> String {
+fn in_words(serials: &[Serial]) -> String {
     match serials {
         [] => "no certificate that is still good".to_owned(),
         [only] => format!("serial {only}"),

@@ -1,15 +1,16 @@
 use std::time::Duration;
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, Serial, SpiffeId};
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::signing::{Purpose, ViewVerifier};
 use prost::Message as _;
 
+use super::revocations::MOST_CERTIFICATES;
 use super::*;
 use crate::audit::Filter;
 use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenRequest, Uses};
-use crate::registry::{Commit, keys};
+use crate::registry::{Commit, document, keys};
 use crate::secret::{SecretHash, SecretId};
 use crate::testing::{Busy, NODE, Scratch, actor, request, scratch, scratch_over};
 
@@ -122,6 +123,9 @@ async fn workloads_go_with_the_instance_that_vouches_for_them() {
         control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "10.0.0.7:4").await
     };
     let workload = scratch.peer(&sign().await.unwrap().svid);
+    for serial in [peer.serial(), workload.serial()] {
+        assert_eq!(control.ledger.answerable(serial).await, enrolled.instance);
+    }
 
     let (mesh, name) = node();
     control.revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
@@ -233,6 +237,40 @@ async fn instances_that_renew_in_a_loop_are_revoked_all_the_same() {
     let target = Target::Instance(enrolled.instance);
     scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
     assert_eq!(denial(&scratch, &peer), Some(Denial::Revoked));
+}
+
+#[tokio::test]
+async fn whoever_has_more_certificates_than_the_list_takes_gets_nothing_more() {
+    let scratch = scratch().await;
+    let (enrolled, peer) = join(&scratch).await;
+    let not_after = scratch.clock.now().plus(Duration::from_secs(3_600)).0;
+    let record =
+        records::RevokedCertificate { spiffe_id: String::new(), not_after, at: scratch.clock.now().0 };
+    let listed = document::to_bytes("listed", &record).unwrap();
+    let full = (0..MOST_CERTIFICATES as u64).fold(Commit::new(), |commit, number| {
+        let mut seed = [0; 16];
+        seed[..8].copy_from_slice(&number.to_be_bytes());
+        commit.put(records::serial_key(Serial::from_random(seed)), listed.clone())
+    });
+    scratch.control.store.commit(full).await.unwrap();
+    let revocations = load_again(&scratch).await;
+    let target = Target::Instance(enrolled.instance);
+    for _ in 0..2 {
+        let error = revocations.revoke(&target, &actor()).await.unwrap_err();
+        assert!(matches!(error, RevocationError::TooMany), "{error}");
+    }
+    let list = revocations.denylist();
+    assert_eq!((list.denial(peer.id(), peer.serial()), list.certificates()), (None, MOST_CERTIFICATES));
+    assert!(list.is_instance_revoked(enrolled.instance), "it is let in nowhere here");
+    is_denied(renew(&scratch, &peer).await, Denial::Revoked);
+    let asked = Filter { action: "revoke.instance".to_owned(), ..Filter::default() };
+    let records = scratch.control.audit.list(&asked, None, 10).await.unwrap().records;
+    assert_eq!(records.len(), 1, "{records:?}");
+    // Once there is room, it is done as asked.
+    scratch.clock.advance(Duration::from_secs(60));
+    let forgotten = Commit::new().delete(records::serial_key(Serial::from_random([0; 16])));
+    scratch.control.store.commit(forgotten).await.unwrap();
+    assert_eq!(load_again(&scratch).await.revoke(&target, &actor()).await.unwrap().serials, [peer.serial()]);
 }
 
 #[tokio::test]

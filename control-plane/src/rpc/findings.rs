@@ -7,7 +7,7 @@ use hauberk_identity::{SpiffeId, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
 
 use crate::compile::Compilation;
-use crate::enrollment::MOST_INSTANCES;
+use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES};
 use crate::federation::Followed;
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
@@ -15,8 +15,9 @@ use crate::registry::Condition;
 /// How far a clock may be off before it is told.
 const SKEW_TOLERATED_MS: u64 = 30_000;
 
-/// How many live instances one join token may have made before it is told: as many as few nodes have.
-const MANY_BY_TOKEN: usize = 1_000;
+/// How many live instances one join token may have made before it is told: as many as it lets in at once, which few nodes have
+/// and a thief makes.
+const MANY_BY_TOKEN: usize = JOINS_AT_ONCE as usize;
 
 /// How far before certificates are refused for it: they are valid from so long before they are issued.
 const SKEW_WORKS_MS: u64 = 300_000;
@@ -204,8 +205,8 @@ fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
         warning(
             format!("{count} live instances of {id} have joined by token {token}; a node has at most {MOST_INSTANCES}"),
             format!(
-                "if you do not run as many: `hauberk revoke token {token}` deletes the token and revokes them all, and \
-                 `hauberk audit list --actor token:{token}` says from where they came"
+                "if you run as many, make tokens of their own for parts of them; if not, `hauberk describe instance ID` says \
+                 from where one joined, and `hauberk revoke token {token}` deletes the token and revokes them all"
             ),
         )
     });

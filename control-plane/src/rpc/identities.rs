@@ -55,7 +55,7 @@ impl Identities for IdentitiesService {
         match self.control.tokens.create(request, &actor).await {
             Ok(issued) => Ok(Response::new(CreateTokenResponse {
                 token: issued.secret.reveal().to_owned(),
-                record: Some(token(&issued.view)),
+                record: Some(token(&issued.view, 0)),
                 root_fingerprint: self.control.authority.root_fingerprint(),
             })),
             Err(error) => {
@@ -72,7 +72,12 @@ impl Identities for IdentitiesService {
         let ListTokensRequest { mesh } = request.into_inner();
         let mesh = Some(mesh.as_str()).filter(|mesh| !mesh.is_empty());
         let tokens = self.control.tokens.list(mesh).await.map_err(|error| status::of_token(&error))?;
-        Ok(Response::new(ListTokensResponse { tokens: tokens.iter().map(token).collect() }))
+        let joined = self.control.instances.live_by_token(self.control.clock.now());
+        let tokens = tokens.iter().map(|view| {
+            let live = joined.get(&view.id).copied().unwrap_or_default();
+            token(view, live)
+        });
+        Ok(Response::new(ListTokensResponse { tokens: tokens.collect() }))
     }
 
     async fn delete_token(
@@ -227,8 +232,8 @@ fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Stat
     })
 }
 
-fn token(view: &TokenView) -> Token {
-    let TokenView { id, record, used, used_by } = view;
+fn token(view: &TokenView, live: usize) -> Token {
+    let TokenView { id, record, used_by } = view;
     Token {
         id: id.clone(),
         mesh: record.mesh.clone(),
@@ -241,7 +246,10 @@ fn token(view: &TokenView) -> Token {
             Uses::Unlimited => 0,
         },
         used_by: used_by.iter().map(|used| used.instance.clone()).collect(),
-        used: u32::try_from(*used).unwrap_or(u32::MAX),
+        used: match record.uses {
+            Uses::Limited(_) => record.used,
+            Uses::Unlimited => u32::try_from(live).unwrap_or(u32::MAX),
+        },
     }
 }
 

@@ -23,6 +23,7 @@ use tonic::transport::server::Connected;
 use crate::access::ConnectionInfo;
 use crate::admins::Admins;
 use crate::clock::Clock;
+use crate::issuance::Ledger;
 use crate::metrics::{ListenerLabel, Metrics};
 use crate::revocation::Revocations;
 pub use places::Limits;
@@ -78,6 +79,8 @@ pub struct Listening {
     pub admins: Arc<Admins>,
     /// And when their certificates are revoked. Agents are told why first, on their streams.
     pub revocations: Arc<Revocations>,
+    /// Who answers for a certificate.
+    pub ledger: Arc<Ledger>,
 }
 
 impl Listening {
@@ -103,6 +106,7 @@ impl Listening {
                             clock: self.clock.clone(),
                             admins: Arc::clone(&self.admins),
                             revocations: Arc::clone(&self.revocations),
+                            ledger: Arc::clone(&self.ledger),
                             metrics: Arc::clone(&self.metrics),
                             place,
                             address,
@@ -125,6 +129,7 @@ struct Handshake {
     clock: Clock,
     admins: Arc<Admins>,
     revocations: Arc<Revocations>,
+    ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
     place: Place,
     address: SocketAddr,
@@ -138,13 +143,17 @@ impl Handshake {
         match self.acceptor.accept(stream).await {
             Ok(accepted) => {
                 let (stream, peer) = accepted.into_parts();
-                if !self.place.settle(peer.as_ref().map(PeerIdentity::serial)) {
+                let holder = match &peer {
+                    Some(peer) => Some(self.ledger.answerable(peer.serial()).await),
+                    None => None,
+                };
+                if !self.place.settle(holder) {
                     self.count_refused();
                     tracing::debug!(
                         event = "connection_refused",
                         listener = self.listener,
                         address = %self.address,
-                        "too many by this certificate, or without one"
+                        "too many by the holder of this certificate, or without one"
                     );
                     return;
                 }

@@ -135,3 +135,33 @@ fn parse_node(node: &NodeTarget) -> Result<(Name, Name), Status> {
     let name = Name::parse(name).map_err(|error| status::bad_field("node.name", error))?;
     Ok((mesh, name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enrollment::{AgentInfo, EnrollmentError, TokenRequest, Uses};
+    use crate::secret::SecretHash;
+    use crate::testing::{NODE, actor, request, scratch_over};
+
+    #[tokio::test]
+    async fn a_token_is_revoked_on_a_full_disk() {
+        let mut store = None;
+        let scratch = scratch_over(|made| Arc::clone(store.insert(Arc::new(made)))).await;
+        let control = &scratch.control;
+        let (mesh, node) = (Name::parse(NODE.0).unwrap(), Name::parse(NODE.1).unwrap());
+        let asked = TokenRequest { mesh, node, ttl: None, uses: Uses::Unlimited };
+        let token = control.tokens.create(asked, &actor()).await.unwrap();
+        let token = token.secret.reveal();
+        let join = async || {
+            let info = AgentInfo::default();
+            control.enrollment.attest(token, &request().1, info, "10.0.0.7:4").await
+        };
+        let joined = scratch.peer(&join().await.unwrap().issued.svid);
+        store.unwrap().pretend_room(7);
+        let target = Target::Token(SecretId::parse(SecretHash::of(token).short()).unwrap());
+        let service = RevocationsService { control: Arc::clone(control) };
+        let (revoked, token_deleted) = service.carry_out(&target, &actor()).await.unwrap();
+        assert_eq!((revoked.serials, token_deleted), (vec![joined.serial()], true));
+        assert!(matches!(join().await, Err(EnrollmentError::UnknownToken)));
+    }
+}

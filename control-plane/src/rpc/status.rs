@@ -293,6 +293,7 @@ pub fn of_close(close: &Close) -> Status {
         Close::NodeMadeAnew => ended(Code::PermissionDenied, "NODE_MADE_ANEW"),
         Close::NodeUnknown => ended(Code::NotFound, "NODE_UNKNOWN"),
         Close::Denied(denial) => of_denial(*denial),
+        Close::InstanceRevoked => of_denial(Denial::Revoked),
         Close::NotTrusted(_) => ended(Code::Unauthenticated, "NOT_TRUSTED"),
         Close::HelloTimeout => ended(Code::DeadlineExceeded, "NO_HELLO"),
         Close::Protocol(_) => ended(Code::InvalidArgument, "PROTOCOL"),

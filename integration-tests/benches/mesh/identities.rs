@@ -35,9 +35,11 @@ use tower::service_fn;
 
 use crate::control::{self, print_spread};
 
-/// Connections, each of an instance of its own, with one request at a time.
-const CONNECTIONS: usize = 64;
-const SPAN: Duration = Duration::from_secs(4);
+/// How many requests are on their way at a time.
+const IN_FLIGHT: usize = 64;
+/// Instances, each with a connection of its own, and how often each of them renews once it is connected: as often as one may.
+const INSTANCES: usize = 768;
+const RENEWALS: usize = 9;
 const AGENTS: usize = 1_000;
 /// Changes, and fetches, that are measured.
 const CHANGES: usize = 100;
@@ -49,12 +51,12 @@ struct Prepared {
     csr: Vec<u8>,
 }
 
-/// Renewals over mutual TLS, each recorded durably before it is answered: as many as there can be, then half as many.
+/// Renewals over mutual TLS, each recorded durably before it is answered: as fast as they can be, then half as fast.
 pub fn issuance(runtime: &Runtime, mesh: &MeshBox) {
     let token = token(mesh);
     let prepared: Vec<Arc<Prepared>> = runtime.block_on(async {
-        let mut prepared = Vec::with_capacity(CONNECTIONS);
-        for _ in 0..CONNECTIONS {
+        let mut prepared = Vec::with_capacity(INSTANCES);
+        for _ in 0..INSTANCES {
             let key = KeyPair::generate().unwrap();
             let csr = CertificateRequest::create(&key).unwrap();
             let attested = Door::of(mesh).attest(&token, &csr).await.unwrap();
@@ -66,30 +68,31 @@ pub fn issuance(runtime: &Runtime, mesh: &MeshBox) {
         }
         prepared
     });
-    println!("\nIssuance, over mutual TLS, {CONNECTIONS} connections, recorded durably");
+    println!("\nIssuance, over mutual TLS, {IN_FLIGHT} in flight, {INSTANCES} instances, recorded durably");
+    let (fast, slow) = prepared.split_at(INSTANCES / 3 * 2);
     let cpu_before = mesh.control_plane_cpu_seconds();
-    let (took, each) = runtime.block_on(renewals(&prepared, None));
+    let (took, each) = runtime.block_on(renewals(fast, None));
     let cpu = (mesh.control_plane_cpu_seconds() - cpu_before) / each.len() as f64 * 1e3;
     let rate = each.len() as f64 / took.as_secs_f64();
     println!("  {rate:.0} certificates/s, {cpu:.2} CPU ms each (control plane)");
-    let (took, mut each) = runtime.block_on(renewals(&prepared, Some(rate / 2.0)));
+    let (took, mut each) = runtime.block_on(renewals(slow, Some(rate / 2.0)));
     println!("  at {:.0}/s, from when each was due:", each.len() as f64 / took.as_secs_f64());
     print_spread(&mut each);
 }
 
-/// Renews on all connections for a while: one after the other, or at so many a second in all. How long each took; where a
-/// rate is given, from when it was due.
+/// Renews for all of them: one after the other, or at so many a second in all. How long each took; where a rate is given,
+/// from when it was due.
 async fn renewals(prepared: &[Arc<Prepared>], rate: Option<f64>) -> (Duration, Vec<Duration>) {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
-    for (number, prepared) in prepared.iter().enumerate() {
-        let prepared = Arc::clone(prepared);
-        let every = rate.map(|rate| Duration::from_secs_f64(CONNECTIONS as f64 / rate));
+    for (number, prepared) in prepared.chunks(prepared.len() / IN_FLIGHT).enumerate() {
+        let prepared = prepared.to_vec();
+        let every = rate.map(|rate| Duration::from_secs_f64(IN_FLIGHT as f64 / rate));
         tasks.spawn(async move {
             let mut took = Vec::new();
             // Not all at the same instant.
-            let mut due = begun + every.unwrap_or_default().mul_f64(number as f64 / CONNECTIONS as f64);
-            while begun.elapsed() < SPAN {
+            let mut due = begun + every.unwrap_or_default().mul_f64(number as f64 / IN_FLIGHT as f64);
+            for prepared in prepared.iter().flat_map(|prepared| std::iter::repeat_n(prepared, RENEWALS)) {
                 match every {
                     Some(every) => {
                         tokio::time::sleep_until(due.into()).await;

@@ -2,6 +2,7 @@
 
 use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, from_agent, to_agent::Message};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::Session;
@@ -9,7 +10,6 @@ use crate::instances::Refusal;
 use crate::push::close::Close;
 use crate::push::holding::MAX_SUBSCRIPTIONS;
 use crate::push::incoming::{ProtocolError, shown};
-use crate::push::pace::REGISTRATION;
 use crate::push::registration::Registration;
 use crate::revocation::Mark;
 
@@ -27,8 +27,8 @@ impl Session<'_> {
             from_agent::Message::Acknowledge(message) => self.hear_acknowledge(&message),
             from_agent::Message::Refuse(message) => self.hear_refuse(&message),
             from_agent::Message::Register(message) => {
-                self.pace.charge(REGISTRATION);
-                self.hear_register(&message);
+                self.registering = Some((message, Instant::now()));
+                self.register();
             }
             from_agent::Message::Subscribe(message) => self.hear_subscribe(message)?,
             from_agent::Message::Decisions(message) => self.hear_decisions(message)?,
@@ -73,6 +73,15 @@ impl Session<'_> {
             %refusal, "an agent does not apply a view");
         self.push.metrics.refusals.inc();
         self.presence.connected.refused(named(service), *epoch, refusal);
+    }
+
+    /// Takes the registration that waits, if its turn has come.
+    pub(super) fn register(&mut self) {
+        let Some((message, _)) = self.registering.take() else { return };
+        match self.push.shares.register(self.peer.instance, self.push.clock.now()) {
+            Ok(()) => self.hear_register(&message),
+            Err(again_in) => self.registering = Some((message, Instant::now() + again_in)),
+        }
     }
 
     fn hear_register(&self, message: &agent::Register) {
@@ -125,7 +134,7 @@ impl Session<'_> {
         if count > MAX_DECISIONS {
             return Err(ProtocolError::TooMany { field: "decisions", limit: MAX_DECISIONS });
         }
-        let taken = self.decisions.take(count);
+        let taken = self.push.shares.decisions(self.peer.instance, count, self.push.clock.now());
         message.decisions.truncate(taken);
         message.dropped = message.dropped.saturating_add((count - taken) as u64);
         let (peer, now) = (self.peer, self.push.clock.now());
@@ -150,6 +159,14 @@ impl Session<'_> {
             // Whoever asked may have stopped waiting.
             let _heard = question.answer.send(decision.filter(is_own));
         }
+    }
+}
+
+/// Until a registration may be taken.
+pub(super) async fn turn(registering: Option<&(agent::Register, Instant)>) {
+    match registering {
+        Some((_, at)) => sleep_until(*at).await,
+        None => std::future::pending().await,
     }
 }
 

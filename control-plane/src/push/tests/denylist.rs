@@ -1,5 +1,7 @@
 //! Who is refused: told first, told at once, waited for; and whoever is meant is sent away.
 
+use std::collections::HashSet;
+
 use hauberk_tls::signing::ViewSigner;
 
 use super::*;
@@ -97,4 +99,28 @@ async fn a_revoked_instance_is_told_and_sent_away() {
     again.say(holding(2)).await;
     assert_eq!(again.next().await, "denylist");
     assert_eq!(again.ending().await, Code::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_instance_has_no_stream_where_the_list_has_no_room_for_its_certificate() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.say(holding(0)).await;
+    agent.until_current(1).await;
+    let mark = Mark { epoch: EPOCH, revision: 2 };
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let listed = Listed { instances: HashSet::from([instance(1)]), ..Listed::default() };
+    let list = Denylist::new(mark, &trust_domain, listed, &ViewSigner::generate().unwrap());
+    world.deny(&Arc::new(list.unwrap()));
+    assert_eq!(agent.ending().await, Code::PermissionDenied);
+    world.settle().await;
+    world.publish(2, &[("orders", 1)], &[], &[]);
+    assert_eq!(
+        world.lag(2).await,
+        Some(Lag::NotConnected),
+        "others believe it, and it does not deny everything"
+    );
+    let mut other = world.connect("orders", 2);
+    other.say(holding(0)).await;
+    assert_eq!(other.next().await, "denylist");
 }

@@ -129,6 +129,13 @@ impl SledStore {
         Self { shared, jobs: Mutex::new(Some(jobs)), closed: tokio::sync::Mutex::new(Some(closed)) }
     }
 
+    /// Has the store believe that so much is left on the disk.
+    #[cfg(test)]
+    pub(crate) fn pretend_room(&self, mib: u64) {
+        let mut pretended = self.shared.pretended_room.lock().unwrap_or_else(PoisonError::into_inner);
+        *pretended = Some(mib * 1024 * 1024);
+    }
+
     fn sender(&self) -> Option<mpsc::Sender<Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

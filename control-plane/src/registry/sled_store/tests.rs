@@ -274,7 +274,7 @@ async fn a_store_whose_writer_has_ended_says_so() {
 async fn a_full_disk_takes_only_what_may_use_the_reserve_until_there_is_room() {
     let scratch = scratch();
     let store = SledStore::create(&scratch.path).unwrap();
-    let room = |mib: u64| *store.shared.pretended_room.lock().unwrap() = Some(mib * 1024 * 1024);
+    let room = |mib: u64| store.pretend_room(mib);
     room(7);
     let refused = store.commit(Commit::new().put("a", "1")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Full { available_mib: 7 }));

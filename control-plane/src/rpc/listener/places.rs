@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hauberk_identity::Serial;
+use hauberk_identity::InstanceId;
 
 use crate::metrics::{ListenerLabel, Metrics};
 
@@ -16,9 +16,9 @@ pub struct Limits {
     pub connections: usize,
     /// From one address.
     pub connections_per_address: usize,
-    /// By one certificate, wherever they come from: whoever has one takes no places of the others, also if it is refused
-    /// everything.
-    pub connections_per_certificate: usize,
+    /// By one instance, whatever certificates it has, or by one certificate of somebody else, wherever they come from: whoever
+    /// has one takes no places of the others, also if it is refused everything.
+    pub connections_per_holder: usize,
     /// In the middle of their handshake, in all; from one address half as many.
     pub handshakes: usize,
     /// Without a certificate, in all; from one address half as many. They take no place of those that have one.
@@ -39,7 +39,7 @@ pub(super) struct Counts {
 struct Open {
     all: Held,
     by_address: HashMap<IpAddr, Held>,
-    by_certificate: HashMap<Serial, usize>,
+    by_holder: HashMap<InstanceId, usize>,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
@@ -99,22 +99,23 @@ pub(super) struct Place {
 #[derive(Clone, Copy)]
 enum Standing {
     Handshake,
-    Known(Serial),
+    Known(InstanceId),
     Stranger,
 }
 
 impl Place {
-    /// Ends the handshake. `false`: there are too many already of those who have proved this certificate, or nothing.
-    pub(super) fn settle(&mut self, proved: Option<Serial>) -> bool {
+    /// Ends the handshake. `false`: there are too many already of the holder of the certificate that was proved, or of those who
+    /// have proved nothing.
+    pub(super) fn settle(&mut self, holder: Option<InstanceId>) -> bool {
         let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(serial) = proved {
-            let by_certificate = open.by_certificate.entry(serial).or_default();
-            if *by_certificate >= self.counts.limits.connections_per_certificate {
+        if let Some(holder) = holder {
+            let by_holder = open.by_holder.entry(holder).or_default();
+            if *by_holder >= self.counts.limits.connections_per_holder {
                 return false;
             }
-            *by_certificate += 1;
+            *by_holder += 1;
             open.change(self.address, |held| held.handshakes -= 1);
-            self.standing = Standing::Known(serial);
+            self.standing = Standing::Known(holder);
             return true;
         }
         let most = self.counts.limits.strangers;
@@ -143,8 +144,8 @@ impl Drop for Place {
             Standing::Known(_) => held.connections -= 1,
             Standing::Stranger => held.strangers -= 1,
         });
-        if let Standing::Known(serial) = standing
-            && let Entry::Occupied(mut held) = open.by_certificate.entry(serial)
+        if let Standing::Known(holder) = standing
+            && let Entry::Occupied(mut held) = open.by_holder.entry(holder)
         {
             *held.get_mut() -= 1;
             if *held.get() == 0 {
@@ -163,7 +164,7 @@ mod tests {
         let limits = Limits {
             connections: 4,
             connections_per_address: 3,
-            connections_per_certificate: 2,
+            connections_per_holder: 2,
             handshakes: 4,
             strangers: 4,
             calls: 1,
@@ -171,8 +172,8 @@ mod tests {
         Counts::new(limits, Arc::default(), ListenerLabel { listener: "agent" })
     }
 
-    fn serial(number: u8) -> Serial {
-        Serial::from_random([number; 16])
+    fn holder(number: u8) -> InstanceId {
+        InstanceId::from_random([number; 8])
     }
 
     #[test]
@@ -184,7 +185,7 @@ mod tests {
             let mut place = counts.take_place(address)?;
             // Each has a certificate of its own.
             last.set(last.get() + 1);
-            place.settle(is_known.then(|| serial(last.get()))).then_some(place)
+            place.settle(is_known.then(|| holder(last.get()))).then_some(place)
         };
         let mut strangers: Vec<_> = (0..2).map(|_| connect(one, false).unwrap()).collect();
         assert!(connect(one, false).is_none(), "half of them may come from one address");
@@ -199,19 +200,19 @@ mod tests {
         drop((strangers, known, last));
         assert!(connect(one, false).is_some());
         let open = counts.open.lock().unwrap();
-        assert!(open.all == Held::default() && open.by_address.is_empty() && open.by_certificate.is_empty());
+        assert!(open.all == Held::default() && open.by_address.is_empty() && open.by_holder.is_empty());
     }
 
     #[test]
-    fn one_certificate_takes_no_places_of_the_others() {
+    fn one_holder_takes_no_places_of_the_others() {
         let counts = counts();
         let connect = |address: [u8; 4], number| {
             let mut place = counts.take_place(address.into())?;
-            place.settle(Some(serial(number))).then_some(place)
+            place.settle(Some(holder(number))).then_some(place)
         };
         let first = connect([10, 0, 0, 1], 1).unwrap();
         let _second = connect([10, 0, 0, 2], 1).unwrap();
-        assert!(connect([10, 0, 0, 3], 1).is_none(), "so many by one certificate");
+        assert!(connect([10, 0, 0, 3], 1).is_none(), "so many by one holder");
         let _other = connect([10, 0, 0, 3], 2).unwrap();
         drop(first);
         let _again = connect([10, 0, 0, 3], 1).unwrap();
@@ -224,7 +225,7 @@ mod tests {
         let mut first = counts.take_place(address).unwrap();
         let second = counts.take_place(address).unwrap();
         assert!(counts.take_place(address).is_none());
-        assert!(first.settle(Some(serial(1))));
+        assert!(first.settle(Some(holder(1))));
         drop(second);
         let _third = counts.take_place(address).unwrap();
     }

@@ -74,6 +74,7 @@ async fn listen(scratch: &Scratch, limits: Limits, deadlines: Deadlines) -> std:
         clock: control.clock.clone(),
         admins: Arc::clone(&control.admins),
         revocations: Arc::clone(&control.revocations),
+        ledger: Arc::clone(&control.ledger),
     };
     let routes = Routes::new(agent::service(control)).add_service(health_service(AGENT_SERVICES).await);
     control.tasks.spawn(serve(listening, routes, control.access(), control.stop.clone()));
@@ -86,7 +87,7 @@ async fn a_request_that_never_ends_is_ended() {
     let limits = Limits {
         connections: 8,
         connections_per_address: 8,
-        connections_per_certificate: 8,
+        connections_per_holder: 8,
         handshakes: 8,
         strangers: 8,
         calls: 8,

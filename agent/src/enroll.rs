@@ -172,7 +172,7 @@ async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issue
     // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
     let (trust, pin) = bootstrap_trust(config, state)?;
     let token = read_token(config)?;
-    // A token would be spent in vain.
+    // If our virtual node is gone, a token would be spent in vain.
     let key = state.membership().and_then(|_| state.pending_key()).map_err(EnrollError::State)?;
     let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
     let connector = bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)

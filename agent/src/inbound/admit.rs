@@ -13,11 +13,12 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::app::NoConnection;
-use super::limits::{InUse, Place};
+use super::limits::Place;
 use super::listener::{Port, Stream};
 use super::{http, prove, tcp, tunnel};
 use crate::connections::{Connection, Registered, Role, Shown};
 use crate::wire::alpn;
+use crate::wire::budget::InUse;
 use crate::wire::socket::EXPORTER_LABEL;
 
 /// What is spoken on a connection.

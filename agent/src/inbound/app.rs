@@ -1,16 +1,15 @@
 //! Connections to the app beside us.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::SpiffeId;
 use tokio::net::TcpStream;
 
 use super::admit::Guest;
-use super::limits::InUse;
 use super::listener::Port;
-use crate::wire::budget::SocketPlace;
+use crate::wire::budget::{Budget, InUse, SocketPlace};
 use crate::wire::http2::MultiplexedPool;
 use crate::wire::socket::{self, ConnectError};
 
@@ -19,23 +18,38 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The HTTP/2 connections to the app, apart for each identity that calls. Streams on one connection share its window and
 /// the app's limit of streams, so that a caller who reads no answers, or ends no requests, holds up itself only.
-#[derive(Debug, Default)]
-pub(super) struct PoolsByCaller(Mutex<HashMap<SpiffeId, Weak<MultiplexedPool>>>);
+#[derive(Debug)]
+pub(super) struct PoolsByCaller {
+    by_caller: Mutex<HashMap<SpiffeId, Arc<MultiplexedPool>>>,
+    /// Where their connections have their places.
+    budget: Budget,
+}
 
 impl PoolsByCaller {
-    /// The connections for this one, which end when none of its own is left.
+    /// No connections yet.
+    pub(super) fn new(budget: Budget) -> Self {
+        Self { by_caller: Mutex::default(), budget }
+    }
+
+    /// The connections for this one. They are kept for a while when it has left, since it may come back.
     pub(super) fn of(&self, identity: &SpiffeId) -> Arc<MultiplexedPool> {
-        let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(identity).and_then(Weak::upgrade) {
-            return pool;
+        let mut pools = self.by_caller();
+        if let Some(pool) = pools.get(identity) {
+            return Arc::clone(pool);
         }
-        // Before more room is made for them, those that are no longer there are forgotten.
-        if pools.len() == pools.capacity() {
-            pools.retain(|_, pool| pool.strong_count() > 0);
-        }
-        let pool = Arc::default();
-        pools.insert(identity.clone(), Arc::downgrade(&pool));
+        let pool = MultiplexedPool::new(&self.budget);
+        pools.insert(identity.clone(), Arc::clone(&pool));
         pool
+    }
+
+    /// Closes connections that nobody has used for long. Forgets whoever has left and has none, or may keep none.
+    pub(super) fn prune(&self) {
+        let may_keep = !self.budget.is_scarce();
+        self.by_caller().retain(|_, pool| pool.prune() && may_keep || Arc::strong_count(pool) > 1);
+    }
+
+    fn by_caller(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<MultiplexedPool>>> {
+        self.by_caller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -81,4 +95,19 @@ pub(super) async fn dial_for(
     let in_use = guest.use_one()?;
     let (stream, place) = dial(port).await?;
     Ok((stream, (in_use, place)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_left_without_connections_is_forgotten() {
+        let pools = PoolsByCaller::new(Budget::of(4));
+        let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/workload/{name}")).unwrap();
+        let (web, _) = (pools.of(&id("web")), pools.of(&id("other")));
+        pools.prune();
+        assert!(Arc::ptr_eq(&web, &pools.of(&id("web"))));
+        assert_eq!(pools.by_caller().len(), 1);
+    }
 }

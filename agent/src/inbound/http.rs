@@ -1,6 +1,6 @@
 //! HTTP requests from the mesh: each one canonicalised, decided, and passed on to the app.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hauberk_identity::Name;
@@ -17,13 +17,13 @@ use tokio::time::Instant;
 
 use super::admit::Guest;
 use super::app::{self, NoConnection};
-use super::limits::InUse;
 use super::listener::Port;
 use crate::connections::{Passage, Role, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
+use crate::wire::budget::InUse;
 use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLIENT_CERTIFICATE, RequestHead};
 use crate::wire::http1::{self, SendError};
@@ -43,7 +43,7 @@ struct Caller {
     guest: Arc<Guest>,
     opaque: Opaque,
     /// Where its requests go to an app that speaks HTTP/2.
-    multiplexed: Arc<MultiplexedPool>,
+    multiplexed: OnceLock<Arc<MultiplexedPool>>,
     /// What the app is told of who called.
     certificate: Option<HeaderValue>,
 }
@@ -74,8 +74,8 @@ impl Caller {
         let peer = guest.connection().peer();
         // Ids hold neither `;` nor `,` nor quotes.
         let certificate = HeaderValue::from_str(&format!("By={own};URI={}", peer.id())).ok();
-        let multiplexed = port.multiplexed.of(peer.id());
-        Arc::new(Self { port, guest, opaque: Opaque::default(), multiplexed, certificate })
+        let (opaque, multiplexed) = (Opaque::default(), OnceLock::new());
+        Arc::new(Self { port, guest, opaque, multiplexed, certificate })
     }
 
     fn protocol(&self) -> Protocol {
@@ -319,8 +319,9 @@ async fn send_http2(
         let opened = Multiplexed::open(Transport::plain(stream, place), &port.tasks, None).await;
         opened.map_err(|_| AppFailure::Unspoken)
     };
-    let (response, lease) = http2::send(&caller.multiplexed, request, connect)
-        .await
-        .map_err(|error| AppFailure::of(error, port))?;
+    let claim = || caller.guest.use_one().map(Some).map_err(AppFailure::NoConnection);
+    let pool = caller.multiplexed.get_or_init(|| port.multiplexed.of(caller.guest.connection().peer().id()));
+    let (response, lease) =
+        http2::send(pool, request, claim, connect).await.map_err(|error| AppFailure::of(error, port))?;
     Ok((response, Via::Stream { _lease: lease }))
 }

@@ -3,23 +3,23 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::{SpiffeId, TrustDomain};
 use tokio_util::sync::CancellationToken;
 
-use crate::wire::budget::Budget;
+use crate::wire::budget::{Budget, InUse};
 
 /// How many times what is then still free one identity may have, and one address: alone they get nine tenths and nineteen
-/// twentieths of all; the more others have, the less each may, and something is left for whoever has nothing yet. An
-/// identity may have less, so that whoever comes from the same address as a greedy one still gets in. What holds for an
-/// identity's connections also holds for those to the app that are in use for it: each stream of a tunnel needs one, and
-/// each HTTP/1.1 request.
+/// twentieths of all; the more others have, the less each may. Whoever has nothing yet may have one while there is one: a
+/// handful in league, from several addresses, can take all. An identity may have less, so that whoever comes from the same
+/// address as a greedy one still gets in. What holds for an identity's connections also holds for those to the app that are
+/// in use for it: each stream of a tunnel needs one, each HTTP/1.1 request, and each HTTP/2 connection with requests on it.
 const TIMES_FOR_ONE_IDENTITY: usize = 9;
 const TIMES_FOR_ONE_ADDRESS: usize = 19;
-/// The most handshakes at once, and of all connections that there may be. When one more begins, the oldest gives way:
-/// an honest peer is done in milliseconds.
+/// The most handshakes at once, and of the places that nobody has who has proved who it is. When one more begins, the
+/// oldest gives way: an honest peer is done in milliseconds.
 const MAX_HANDSHAKES: usize = 1_024;
 const SHARE_OF_HANDSHAKES: (usize, usize) = (1, 2);
 
@@ -29,7 +29,7 @@ pub struct Limits {
     max_connections: usize,
     to_app: Budget,
     /// Connections to the app that are in use for whomever.
-    in_use: AtomicUsize,
+    in_use: Arc<AtomicUsize>,
     held: Mutex<Held>,
 }
 
@@ -57,13 +57,6 @@ pub(super) struct Place {
     identity: Option<(Arc<str>, Arc<AtomicUsize>)>,
 }
 
-/// A connection to the app that is in use for an identity, until dropped.
-#[derive(Debug)]
-pub(super) struct InUse {
-    limits: Arc<Limits>,
-    of_identity: Arc<AtomicUsize>,
-}
-
 /// A place among the handshakes, until dropped.
 #[derive(Debug)]
 pub(super) struct HandshakePlace {
@@ -78,7 +71,7 @@ impl Limits {
         Arc::new(Self {
             max_connections,
             to_app: Budget::of(to_app),
-            in_use: AtomicUsize::new(0),
+            in_use: Arc::default(),
             held: Mutex::default(),
         })
     }
@@ -105,8 +98,10 @@ impl Limits {
     /// A place for a handshake; the oldest one's, if need be.
     pub(super) fn begin_handshake(self: &Arc<Self>) -> HandshakePlace {
         let must_give_way = CancellationToken::new();
-        let most = share(self.max_connections, SHARE_OF_HANDSHAKES).min(MAX_HANDSHAKES);
         let mut held = self.held();
+        let granted = held.total.saturating_sub(held.handshakes.len() + 1);
+        let not_granted = self.max_connections.saturating_sub(granted);
+        let most = share(not_granted, SHARE_OF_HANDSHAKES).min(MAX_HANDSHAKES);
         let number = held.next_handshake;
         held.next_handshake += 1;
         held.handshakes.insert(number, must_give_way.clone());
@@ -144,11 +139,9 @@ impl Place {
     /// Counts a connection to the app for the peer, unless so many are in use for it that others would be left without.
     pub(super) fn use_one(&self) -> Option<InUse> {
         let (_, of_identity) = self.identity.as_ref()?;
-        let one = InUse { limits: Arc::clone(&self.limits), of_identity: Arc::clone(of_identity) };
-        let has = of_identity.fetch_add(1, Ordering::Relaxed);
-        let in_use = self.limits.in_use.fetch_add(1, Ordering::Relaxed) + 1;
-        let left = self.limits.to_app.all().saturating_sub(in_use);
-        may_have_one_more(has, TIMES_FOR_ONE_IDENTITY, left).then_some(one)
+        let (one, of_this_one, of_all) = InUse::count(of_identity, &self.limits.in_use);
+        let left = self.limits.to_app.all().saturating_sub(of_all);
+        may_have_one_more(of_this_one - 1, TIMES_FOR_ONE_IDENTITY, left).then_some(one)
     }
 }
 
@@ -160,13 +153,6 @@ impl Drop for Place {
         if let Some((identity, _)) = &self.identity {
             give_back(&mut held.by_identity, identity, |of_identity| &mut of_identity.connections);
         }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.of_identity.fetch_sub(1, Ordering::Relaxed);
-        self.limits.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -342,6 +328,30 @@ mod tests {
         }
         assert_eq!(granted.len(), 201);
         assert!(limits.admit(address).unwrap().is_granted_to(&id("other"), &own()));
+    }
+
+    #[test]
+    fn handshakes_leave_room_for_others_where_one_identity_has_most_places() {
+        let limits = Limits::new(224, 224);
+        let id = |name: &str| SpiffeId::parse(&format!("spiffe://shop.local/{name}")).unwrap();
+        let address = |network: u8, host: usize| IpAddr::from([10, network, 0, host as u8]);
+        let mut granted = Vec::new();
+        for host in 0..201 {
+            let mut place = limits.admit(address(1, host)).unwrap();
+            assert!(place.is_granted_to(&id("greedy"), &own()));
+            granted.push(place);
+        }
+        let mut silent = Vec::new();
+        for host in 0..100 {
+            let place = limits.admit(address(2, host)).unwrap();
+            silent.push((limits.begin_handshake(), place));
+            // Those whose time has come go, as the listener's do.
+            silent.retain(|(handshake, _)| !handshake.must_give_way.is_cancelled());
+        }
+        let mut newcomer = limits.admit(address(3, 1)).unwrap();
+        let handshake = limits.begin_handshake();
+        assert!(!handshake.must_give_way.is_cancelled());
+        assert!(newcomer.is_granted_to(&id("newcomer"), &own()));
     }
 
     #[test]

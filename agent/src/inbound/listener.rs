@@ -69,7 +69,7 @@ pub async fn serve(
         metrics: connections.context().metrics.listener(listener.port),
         connections,
         links: LinkPool::to_app(limits.to_app().clone()),
-        multiplexed: PoolsByCaller::default(),
+        multiplexed: PoolsByCaller::new(limits.to_app().clone()),
         to_app: limits.to_app().clone(),
         tasks: Tasks::new(tracker.clone()),
         stop: stop.clone(),
@@ -82,7 +82,10 @@ pub async fn serve(
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_) = serving.join_next() => {}
-            _ = prune.tick() => port.links.prune(),
+            _ = prune.tick() => {
+                port.links.prune();
+                port.multiplexed.prune();
+            }
             accepted = listener.socket.accept() => match accepted {
                 Ok((stream, address)) => match limits.admit(address.ip()) {
                     Some(place) => {
@@ -96,6 +99,8 @@ pub async fn serve(
     }
     drop(listener);
     while serving.join_next().await.is_some() {}
+    // Kept connections to the app end with it.
+    drop(port);
     tracker.close();
     tracker.wait().await;
 }

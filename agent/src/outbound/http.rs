@@ -207,7 +207,7 @@ async fn send_http2(
             .await
             .map_err(|error| DialError::Http(peer.address(), error))
     };
-    let (response, lease) = http2::send(&peer.multiplexed, request, connect).await?;
+    let (response, lease) = http2::send(&peer.multiplexed, request, || Ok(None), connect).await?;
     Ok((response, Via::Stream { _lease: lease }))
 }
 

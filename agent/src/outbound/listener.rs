@@ -100,7 +100,7 @@ impl Outbound {
                 () = stop.cancelled() => break,
                 Some(_) = serving.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => match self.from_apps.take() {
+                    Ok((stream, _)) => match self.from_apps.take_free() {
                         Some(place) => {
                             socket::prepare(&stream);
                             serving.spawn(serve_one(Arc::clone(self), stream, place));

@@ -275,7 +275,11 @@ impl Held {
         match self.publish(prepared, &signed) {
             Taken::Node(view) => {
                 // Live traffic is brought in line meanwhile.
-                self.on_disk(move |state| state.save_node_view(&signed)).await;
+                self.on_disk(move |state| {
+                    state.remember_node();
+                    state.save_node_view(&signed)
+                })
+                .await;
                 Taken::Node(view)
             }
             taken => taken,
@@ -287,7 +291,10 @@ impl Held {
         match content {
             Content::Node { view, backends, max_view_age } => {
                 self.is_dismissed = false;
-                self.state.remember_node();
+                if self.node.is_none() {
+                    // What came while our node was gone was not written.
+                    (self.are_services_unsaved, self.are_endpoints_unsaved) = (true, true);
+                }
                 self.mesh.services.set_backends(backends);
                 self.age.set_limit(max_view_age);
                 self.mesh.gate.open(Arc::clone(&view));

@@ -403,6 +403,36 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn what_came_while_a_node_was_gone_is_kept_once_it_is_back() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(5)).await;
+    assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }).await);
+    agent.take(&mut held, &service_view("payments.shop", 8)).await;
+    held.save(UnixMillis(7)).await;
+    assert!(agent.state.service_views().unwrap().is_empty());
+    agent.take(&mut held, &node_view(7)).await;
+    held.save(UnixMillis(8)).await;
+    assert_eq!(agent.state.service_views().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_view_is_in_force_while_somebody_else_keeps_an_identity() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    let membership = agent.state.membership().unwrap();
+    let view = node_view(5);
+    let it_is_in_force = async {
+        while agent.revision().is_none() {
+            tokio::task::yield_now().await;
+        }
+        drop(membership);
+    };
+    let (taken, ()) = tokio::join!(agent.take(&mut held, &view), it_is_in_force);
+    assert!(matches!(taken, Taken::Node(_)));
+}
+
+#[tokio::test]
 async fn a_disk_that_does_not_forget_is_not_taken_for_one_that_did() {
     let agent = Agent::new();
     let mut held = agent.held();

@@ -10,12 +10,12 @@ use hyper::server::conn::http1;
 use tokio::time::Instant;
 
 use super::body::RequestBody;
-use super::budget::Budget;
+use super::budget::{Budget, KeepsIdle};
 use super::exchange::Link;
 use super::strict::MAX_HEAD;
 
-/// How long an idle link is kept.
-const KEEP: Duration = Duration::from_secs(60);
+/// How long an idle connection is kept.
+pub(super) const KEEP: Duration = Duration::from_secs(60);
 /// How recently a link to an app must have been used to carry a request that cannot be sent twice: many servers close
 /// after a few seconds without telling beforehand. Agents do not, except at the end of a certificate or of themselves.
 const FRESH_TO_APP: Duration = Duration::from_secs(1);
@@ -90,21 +90,22 @@ impl LinkPool {
         self.idle().retain_mut(|idle| now.duration_since(idle.since) < KEEP && idle.link.is_usable());
     }
 
-    /// Since when its longest idle link has been idle.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KeepsIdle for LinkPool {
+    fn idle_since(&self) -> Option<Instant> {
         self.idle().first().map(|idle| idle.since)
     }
 
-    /// Closes that link, so that its place is free.
-    pub(crate) fn close_longest_idle(&self) {
+    fn close_longest_idle(&self) -> bool {
         let mut idle = self.idle();
         let longest = (!idle.is_empty()).then(|| idle.remove(0));
         drop(idle);
-        drop(longest);
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        // Its place is free once it is dropped.
+        longest.is_some()
     }
 }
 

@@ -1,8 +1,7 @@
 //! HTTP/2 connections: their limits, and the few that are kept to one server.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -10,11 +9,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http2 as client;
 use hyper::server::conn::http2 as server;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::body::RequestBody;
+use super::budget::{Budget, InUse, KeepsIdle};
 use super::cuttable::Cuttable;
-use super::http1::SendError;
+use super::http1::{KEEP, SendError};
 use super::strict::MAX_HEAD;
 use super::tasks::Tasks;
 use super::transport::Transport;
@@ -55,21 +56,36 @@ pub(crate) fn server(tasks: Tasks) -> server::Builder<Tasks> {
     builder
 }
 
-/// An HTTP/2 connection to a server, driven by a task of its own.
-#[derive(Debug, Clone)]
+/// An HTTP/2 connection to a server, driven by a task of its own, which ends when this is dropped and no stream is left.
+#[derive(Debug)]
 pub(crate) struct Multiplexed {
     sender: client::SendRequest<RequestBody>,
-    streams: Arc<AtomicUsize>,
+    streams: Streams,
     /// Fires when nothing new should be sent on it.
     retired: CancellationToken,
 }
 
+/// The streams of one connection.
+#[derive(Debug, Clone)]
+struct Streams(Arc<Mutex<UnderWay>>);
+
+#[derive(Debug)]
+struct UnderWay {
+    count: usize,
+    /// Counts the connection for whoever uses it, while there are streams.
+    in_use: Option<InUse>,
+    idle_since: Instant,
+}
+
 /// Counts one stream for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct StreamLease(Arc<AtomicUsize>);
+pub(crate) struct StreamLease(Streams);
+
+/// What sends one request, and what counts it.
+type Stream = (client::SendRequest<RequestBody>, StreamLease);
 
 /// The HTTP/2 connections to one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct MultiplexedPool {
     open: Mutex<Vec<Multiplexed>>,
     /// Held while a connection is opened, so that the many who need one wait for the same.
@@ -102,79 +118,175 @@ impl Multiplexed {
             // What went wrong reaches the streams.
             let _ = connection.await;
         });
-        Ok(Self { sender, streams: Arc::default(), retired })
+        Ok(Self { sender, streams: Streams::none(), retired })
     }
 
-    /// What sends one request, and what counts it.
-    fn stream(&self) -> (client::SendRequest<RequestBody>, StreamLease) {
-        self.streams.fetch_add(1, Ordering::Relaxed);
-        (self.sender.clone(), StreamLease(Arc::clone(&self.streams)))
+    /// Begins a stream. Where it is the first, `claim` says whether the connection may be used.
+    fn begin<E>(&self, claim: impl FnOnce() -> Result<Option<InUse>, E>) -> Result<Stream, E> {
+        let mut streams = self.streams.lock();
+        if streams.count == 0 {
+            streams.in_use = claim()?;
+        }
+        streams.count += 1;
+        Ok((self.sender.clone(), StreamLease(self.streams.clone())))
+    }
+
+    /// Since when no stream is left. None also where the server has closed it: it has no place any more.
+    fn idle_since(&self) -> Option<Instant> {
+        let streams = self.streams.lock();
+        (streams.count == 0 && !self.sender.is_closed()).then_some(streams.idle_since)
+    }
+}
+
+impl Streams {
+    fn none() -> Self {
+        Self(Arc::new(Mutex::new(UnderWay { count: 0, in_use: None, idle_since: Instant::now() })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for StreamLease {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let mut streams = self.0.lock();
+        streams.count = streams.count.saturating_sub(1);
+        if streams.count == 0 {
+            streams.in_use = None;
+            streams.idle_since = Instant::now();
+        }
     }
 }
 
 impl MultiplexedPool {
-    /// The least busy connection, unless one more should be opened.
-    fn take(&self) -> Option<Multiplexed> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|connection| !connection.sender.is_closed() && !connection.retired.is_cancelled());
-        let busy = |connection: &&Multiplexed| connection.streams.load(Ordering::Relaxed);
-        let least = open.iter().min_by_key(busy)?;
-        (busy(&least) < SPREAD_FROM || open.len() >= MAX_CONNECTIONS).then(|| least.clone())
+    /// No connections yet. They have their places in `budget`.
+    pub(crate) fn new(budget: &Budget) -> Arc<Self> {
+        let pool = Arc::new(Self { open: Mutex::default(), opening: tokio::sync::Mutex::default() });
+        budget.lends_to(&pool);
+        pool
     }
 
-    /// Keeps a connection.
-    fn put(&self, connection: Multiplexed) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    /// A stream on the least busy connection of those that `claim` allows. None where another should be opened: all are
+    /// busy, and there `may_be_more`.
+    fn take<E>(
+        &self,
+        claim: impl Fn() -> Result<Option<InUse>, E>,
+        may_be_more: bool,
+    ) -> Result<Option<Stream>, E> {
+        let mut open = self.open();
+        open.retain(|connection| !connection.sender.is_closed() && !connection.retired.is_cancelled());
+        open.sort_by_cached_key(|connection| connection.streams.lock().count);
+        let may_be_more = may_be_more && open.len() < MAX_CONNECTIONS;
+        let mut outcome = Ok(None);
+        for connection in open.iter() {
+            if may_be_more && connection.streams.lock().count >= SPREAD_FROM {
+                break;
+            }
+            outcome = connection.begin(&claim).map(Some);
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// Keeps a new connection, and begins a stream on it.
+    fn put<E>(&self, connection: Multiplexed, in_use: Option<InUse>) -> Result<Stream, E> {
+        let stream = connection.begin(|| Ok(in_use));
+        self.open().push(connection);
+        stream
+    }
+
+    /// Closes connections that nobody has used for long, and forgets those that the server has closed. Whether any is left.
+    pub(crate) fn prune(&self) -> bool {
+        let now = Instant::now();
+        let mut open = self.open();
+        open.retain(|connection| {
+            let is_old = connection.idle_since().is_some_and(|since| now.duration_since(since) >= KEEP);
+            !is_old && !connection.sender.is_closed()
+        });
+        !open.is_empty()
+    }
+
+    /// Streams begin under this lock only.
+    fn open(&self) -> MutexGuard<'_, Vec<Multiplexed>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sends a request as one stream of a connection, which is opened where there is none with room.
+impl KeepsIdle for MultiplexedPool {
+    fn idle_since(&self) -> Option<Instant> {
+        self.open().iter().filter_map(Multiplexed::idle_since).min()
+    }
+
+    fn close_longest_idle(&self) -> bool {
+        let mut open = self.open();
+        let idle =
+            open.iter().enumerate().filter_map(|(at, connection)| Some((connection.idle_since()?, at)));
+        let longest = idle.min().map(|(_, at)| open.swap_remove(at));
+        longest.is_some()
+    }
+}
+
+/// Sends a request as one stream of a connection, which is opened where there is none with room. `claim` counts one that
+/// nobody uses as in use, or says why it may not be. Where it may not, or none can be opened, one that is in use must do.
 ///
 /// # Errors
 /// There is no response, and perhaps the request may be tried elsewhere.
 pub(crate) async fn send<E, F, C>(
     pool: &MultiplexedPool,
     request: Request<RequestBody>,
+    claim: impl Fn() -> Result<Option<InUse>, E>,
     connect: C,
 ) -> Result<(Response<Incoming>, StreamLease), SendError<E>>
 where
     C: Fn() -> F,
     F: Future<Output = Result<Multiplexed, E>>,
 {
-    let request = match pool.take() {
-        Some(connection) => match send_on(&connection, request).await {
+    let request = match pool.take(&claim, true) {
+        Ok(Some(stream)) => match send_on(stream, request).await {
             // It has just been closed.
             Err(SendError::Unsent(_, unsent)) => unsent,
             done => return done,
         },
-        None => request,
+        Ok(None) | Err(_) => request,
     };
     let opening = pool.opening.lock().await;
-    let connection = match pool.take() {
-        Some(connection) => connection,
-        None => match connect().await {
-            Ok(connection) => {
-                pool.put(connection.clone());
-                connection
-            }
-            Err(error) => return Err(SendError::Connect(error, request)),
+    let obtained = match pool.take(&claim, true) {
+        Ok(Some(stream)) => Ok(stream),
+        Ok(None) => open_one(pool, &claim, connect).await,
+        Err(error) => Err(error),
+    };
+    let stream = match obtained {
+        Ok(stream) => stream,
+        Err(error) => match pool.take(&claim, false) {
+            Ok(Some(stream)) => stream,
+            Ok(None) | Err(_) => return Err(SendError::Connect(error, request)),
         },
     };
     drop(opening);
-    send_on(&connection, request).await
+    send_on(stream, request).await
+}
+
+async fn open_one<E, F, C>(
+    pool: &MultiplexedPool,
+    claim: impl Fn() -> Result<Option<InUse>, E>,
+    connect: C,
+) -> Result<Stream, E>
+where
+    C: Fn() -> F,
+    F: Future<Output = Result<Multiplexed, E>>,
+{
+    let in_use = claim()?;
+    let connection = connect().await?;
+    pool.put(connection, in_use)
 }
 
 async fn send_on<E>(
-    connection: &Multiplexed,
+    (mut sender, lease): Stream,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, StreamLease), SendError<E>> {
-    let (mut sender, lease) = connection.stream();
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, lease)),
         Err(mut failure) => Err(match failure.take_message() {

@@ -44,7 +44,7 @@ pub(crate) fn prepare(stream: &TcpStream) {
     }
 }
 
-/// Connects within `patience`, if a place is free.
+/// Connects within `patience`, if a place is free, or that of a connection which nobody uses.
 ///
 /// # Errors
 /// No place is free, nobody listens there, or nobody answers in time.
@@ -53,7 +53,8 @@ pub(crate) async fn connect_within(
     address: SocketAddr,
     patience: Duration,
 ) -> Result<(TcpStream, SocketPlace), ConnectError> {
-    let place = budget.take().ok_or(ConnectError::NoPlace)?;
+    let taking = tokio::time::timeout(patience, budget.take());
+    let place = taking.await.ok().flatten().ok_or(ConnectError::NoPlace)?;
     Ok((connect(address, patience).await?, place))
 }
 

@@ -98,6 +98,19 @@ pub async fn http2_app(tasks: &mut JoinSet<()>) -> SocketAddr {
     address
 }
 
+/// Takes one connection, and no other.
+pub async fn http2_app_of_one_connection(tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        drop(listener);
+        let builder = http2::Builder::new(TokioExecutor::new());
+        drop(builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await);
+    });
+    address
+}
+
 /// Sends everything back; at the end of what it reads, says so and closes.
 pub async fn tcp_app(tasks: &mut JoinSet<()>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

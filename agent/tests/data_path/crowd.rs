@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apps::{http1_app, http2_app, tcp_app};
+use crate::apps::{http1_app, http2_app, http2_app_of_one_connection, tcp_app};
 use crate::clients::{ask, call, http1, http2, over, raw, tls};
 use crate::world::{Agent, PATIENCE, World, until};
 
@@ -275,4 +275,124 @@ async fn a_caller_that_reads_no_answers_holds_up_no_other() {
         let answer = call(&mut client, "http://orders/shop.Orders/Get", b"").await;
         assert_eq!((answer.status, answer.body.as_str()), (200, "message"));
     }
+}
+
+/// An agent of orders with a gRPC port and one for TCP, and so many connections to the apps at the most.
+async fn orders_of_two_kinds(world: &World, to_app: usize) -> (Agent, SocketAddr, SocketAddr) {
+    let mut orders = world.agent("orders");
+    let (app, database) = (http2_app(&mut orders.tasks).await, tcp_app(&mut orders.tasks).await);
+    let ports = [(8080, Protocol::Grpc), (6379, Protocol::Tcp)];
+    orders.apply(world.view(&orders.id, "orders", &ports, &[ANYBODY])).await;
+    let limits = Limits::new(100, to_app);
+    let calls = orders.listen_within(limits.clone(), 8080, app).await;
+    let streams = orders.listen_within(limits, 6379, database).await;
+    (orders, calls, streams)
+}
+
+async fn grpc(who: &LiveIdentity, orders: &Agent, at: SocketAddr, tasks: &mut JoinSet<()>) -> Tunnel {
+    let stream = tls(who, &orders.id, at, &[b"h2"]).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tasks.spawn(async move { drop(connection.await) });
+    sender
+}
+
+/// Begins a call that ends with what is returned; the name of the error if that is refused.
+async fn begin(client: &Tunnel) -> Result<Stream, String> {
+    let request = Request::post("http://orders/shop.Orders/Echo").body(()).unwrap();
+    let beginning = async {
+        let (response, send) = client.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        (response.await.unwrap(), send)
+    };
+    let (response, send) = tokio::time::timeout(PATIENCE, beginning).await.unwrap();
+    match response.headers().get("hauberk-error") {
+        None => Ok((send, response.into_body())),
+        Some(error) => Err(error.to_str().unwrap().to_owned()),
+    }
+}
+
+async fn end((mut send, mut body): Stream) {
+    send.send_data(Bytes::new(), true).unwrap();
+    while let Some(data) = tokio::time::timeout(PATIENCE, body.data()).await.unwrap() {
+        data.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn http2_connections_to_the_app_are_counted_while_there_are_calls_on_them() {
+    let world = World::new();
+    let (orders, calls, streams) = orders_of_two_kinds(&world, 4).await;
+    let web = world.identity(&world.node("web"), LIFE);
+    let mut tasks = JoinSet::new();
+    let client = grpc(&web, &orders, calls, &mut tasks).await;
+    let tunnel = tunnel(&web, &orders, streams, &mut tasks).await;
+    let under_way = (begin(&client).await.unwrap(), begin(&client).await.unwrap());
+    let mut held = vec![open(&tunnel).await.unwrap(), open(&tunnel).await.unwrap()];
+    assert_eq!(open(&tunnel).await.unwrap_err(), "too_many_of_one_identity");
+    end(under_way.0).await;
+    assert_eq!(open(&tunnel).await.unwrap_err(), "too_many_of_one_identity");
+    end(under_way.1).await;
+    let it_is_idle = async {
+        loop {
+            if let Ok(stream) = open(&tunnel).await {
+                return stream;
+            }
+        }
+    };
+    held.push(tokio::time::timeout(PATIENCE, it_is_idle).await.unwrap());
+    // The place is kept, but may not be used.
+    assert_eq!(begin(&client).await.unwrap_err(), "too_many_of_one_identity");
+}
+
+#[tokio::test]
+async fn http2_connections_that_nobody_uses_make_room_for_whoever_needs_one() {
+    let world = World::new();
+    let (orders, calls, streams) = orders_of_two_kinds(&world, 8).await;
+    let id = |name: &str| world.identity(&world.node(name), LIFE);
+    let mut tasks = JoinSet::new();
+    let client = grpc(&id("web"), &orders, calls, &mut tasks).await;
+    end(begin(&client).await.unwrap()).await;
+    let greedy = tunnel(&id("greedy"), &orders, streams, &mut tasks).await;
+    let mut held = Vec::new();
+    for _ in 0..7 {
+        held.push(open(&greedy).await.unwrap());
+    }
+    let late = tunnel(&id("late"), &orders, streams, &mut tasks).await;
+    let newcomer = open(&late).await.unwrap();
+    assert_eq!(begin(&client).await.unwrap_err(), "too_many_app_connections");
+    drop(newcomer);
+    let another_is_opened = async { while begin(&client).await.is_err() {} };
+    tokio::time::timeout(PATIENCE, another_is_opened).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_go_on_a_busy_connection_where_no_further_one_can_be_opened() {
+    let world = World::new();
+    let (orders, calls, _) = orders_of_two_kinds(&world, 1).await;
+    let mut tasks = JoinSet::new();
+    let client = grpc(&world.identity(&world.node("web"), LIFE), &orders, calls, &mut tasks).await;
+    let mut under_way = Vec::new();
+    for _ in 0..110 {
+        under_way.push(begin(&client).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_comes_back_finds_its_connection_to_the_app_which_ends_with_the_listener() {
+    let world = World::new();
+    let mut orders = world.agent("orders");
+    let app = http2_app_of_one_connection(&mut orders.tasks).await;
+    orders.apply(world.view(&orders.id, "orders", &[(8080, Protocol::Grpc)], &[ANYBODY])).await;
+    let inbound = orders.listen_within(Limits::new(100, 100), 8080, app).await;
+    let web = world.identity(&world.node("web"), LIFE);
+    for _ in 0..2 {
+        let mut tasks = JoinSet::new();
+        let client = grpc(&web, &orders, inbound, &mut tasks).await;
+        end(begin(&client).await.unwrap()).await;
+        drop(client);
+        tasks.shutdown().await;
+        let open = "hauberk_inbound_connections{listener=\"8080\"}";
+        until("it has left", || orders.figure(open) == 0.0).await;
+    }
+    orders.stop.cancel();
+    until("the listener has ended", || orders.listeners.iter().all(|listener| listener.is_finished())).await;
 }

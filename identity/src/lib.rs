@@ -4,12 +4,14 @@
 //! I/O, no clock (instants and random bytes are arguments), no serialisation framework.
 #![forbid(unsafe_code)]
 
+mod evidence;
 mod name;
 mod selector;
 mod serial;
 mod spiffe_id;
 mod time;
 
+pub use evidence::{Attestor, EvidenceKind, EvidenceSelector, EvidenceSelectorError};
 pub use name::{Name, NameError};
 pub use selector::{Image, Pair, Selector, SelectorError, Unit};
 pub use serial::{InstanceId, InstanceIdError, Serial, SerialError};

@@ -85,7 +85,8 @@ fn acceptor(certificate: Arc<dyn ResolvesServerCert>, timeout: Duration) -> Resu
     Ok(Acceptor::new(Arc::new(config), timeout))
 }
 
-fn certified(chain: &str, key: &[u8]) -> Result<CertifiedKey, WebCertificateError> {
+/// A chain, leaf first, and the leaf's key, which belong together.
+pub(crate) fn certified(chain: &str, key: &[u8]) -> Result<CertifiedKey, WebCertificateError> {
     let chain = pem::decode_certificates(chain).map_err(|_| WebCertificateError::NoCertificate)?;
     if chain.is_empty() {
         return Err(WebCertificateError::NoCertificate);

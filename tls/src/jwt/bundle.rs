@@ -1,20 +1,13 @@
 //! The keys of one trust domain, as a JSON Web Key Set.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use hauberk_identity::TrustDomain;
-use serde_json::{Value, json};
+use serde_json::json;
 use thiserror::Error;
 
 use super::key::{JwtKey, JwtKeyError};
-use super::strict_json;
-
-/// The largest set that is read, in bytes.
-const MAX_SET_BYTES: usize = 1024 * 1024;
-
-/// The most keys that a set may hold.
-const MAX_KEYS: usize = 256;
+use super::key_set::JwtKeySet;
 
 /// What a set says that its keys are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +21,7 @@ pub enum KeyUse {
 /// The keys that verify the tokens of one trust domain. Without any, nothing verifies.
 pub struct JwtBundle {
     trust_domain: TrustDomain,
-    keys: BTreeMap<String, JwtKey>,
+    keys: JwtKeySet,
 }
 
 /// Why a set of keys is not taken: not in part, lest a key vanish unseen. The fault is whoever published it.
@@ -62,13 +55,7 @@ impl JwtBundle {
         trust_domain: TrustDomain,
         keys: impl IntoIterator<Item = JwtKey>,
     ) -> Result<Self, JwtBundleError> {
-        let mut by_id = BTreeMap::new();
-        for key in keys {
-            if let Some(former) = by_id.insert(key.id().to_owned(), key) {
-                return Err(JwtBundleError::SameId(former.id().to_owned()));
-            }
-        }
-        Ok(Self { trust_domain, keys: by_id })
+        Ok(Self { trust_domain, keys: JwtKeySet::new(keys)? })
     }
 
     /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, and of kinds unknown here, are passed
@@ -77,24 +64,7 @@ impl JwtBundle {
     /// # Errors
     /// It is no key set, or one of its keys for tokens is wrong.
     pub fn from_jwks(trust_domain: TrustDomain, jwks: &[u8]) -> Result<Self, JwtBundleError> {
-        if jwks.len() > MAX_SET_BYTES {
-            return Err(JwtBundleError::TooLarge);
-        }
-        let set = strict_json::object(jwks).ok_or(JwtBundleError::NotASet)?;
-        let listed = set.get("keys").and_then(Value::as_array).ok_or(JwtBundleError::NotASet)?;
-        if listed.len() > MAX_KEYS {
-            return Err(JwtBundleError::TooLarge);
-        }
-        let mut keys = Vec::new();
-        for (index, jwk) in listed.iter().enumerate() {
-            let jwk = jwk.as_object().ok_or(JwtBundleError::NotASet)?;
-            if jwk.get("use").is_some_and(|purpose| purpose != "sig" && purpose != "jwt-svid") {
-                continue;
-            }
-            let key = JwtKey::from_jwk(jwk);
-            keys.extend(key.map_err(|source| JwtBundleError::Key { number: index + 1, source })?);
-        }
-        Self::new(trust_domain, keys)
+        Ok(Self { trust_domain, keys: JwtKeySet::from_jwks(jwks)? })
     }
 
     /// The set in RFC 7517's form, in the order of the ids.
@@ -119,12 +89,16 @@ impl JwtBundle {
 
     /// The key of this id.
     pub fn key(&self, id: &str) -> Option<&JwtKey> {
-        self.keys.get(id)
+        self.keys.key(id)
     }
 
     /// All keys, in the order of their ids.
     pub fn keys(&self) -> impl Iterator<Item = &JwtKey> {
-        self.keys.values()
+        self.keys.keys()
+    }
+
+    pub(super) fn key_set(&self) -> &JwtKeySet {
+        &self.keys
     }
 }
 
@@ -140,7 +114,7 @@ impl fmt::Debug for JwtBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtBundle")
             .field("trust_domain", &self.trust_domain)
-            .field("keys", &self.keys.keys())
+            .field("keys", &self.keys)
             .finish()
     }
 }

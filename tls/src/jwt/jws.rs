@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::algorithm::Algorithm;
-use super::bundle::JwtBundle;
 use super::key::JwtKey;
+use super::key_set::JwtKeySet;
 use super::strict_json;
 
 /// The largest token that is looked at, in bytes: what fits into a header line.
@@ -46,7 +46,7 @@ pub enum JwsError {
 }
 
 /// Checks the signature of `token` by the key that it names, and yields what was signed.
-pub(super) fn verify<'a>(token: &str, bundle: &'a JwtBundle) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
+pub(super) fn verify<'a>(token: &str, keys: &'a JwtKeySet) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(JwsError::TooLarge(token.len()));
     }
@@ -56,12 +56,12 @@ pub(super) fn verify<'a>(token: &str, bundle: &'a JwtBundle) -> Result<(Vec<u8>,
     let (header, payload, signature) = (decode(header)?, decode(payload)?, decode(signature)?);
 
     let header = strict_json::object(&header).ok_or(JwsError::Header)?;
-    let key = key_of(&header, bundle)?;
+    let key = key_of(&header, keys)?;
     if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
 }
 
 /// The key that the header names. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
-fn key_of<'a>(header: &Map<String, Value>, bundle: &'a JwtBundle) -> Result<&'a JwtKey, JwsError> {
+fn key_of<'a>(header: &Map<String, Value>, keys: &'a JwtKeySet) -> Result<&'a JwtKey, JwsError> {
     if header.contains_key("crit") {
         return Err(JwsError::Critical);
     }
@@ -69,7 +69,7 @@ fn key_of<'a>(header: &Map<String, Value>, bundle: &'a JwtBundle) -> Result<&'a 
         return Err(JwsError::Type);
     }
     let id = header.get("kid").and_then(Value::as_str).ok_or(JwsError::NoKeyId)?;
-    let key = bundle.key(id).ok_or_else(|| JwsError::UnknownKey(id.chars().take(64).collect()))?;
+    let key = keys.key(id).ok_or_else(|| JwsError::UnknownKey(id.chars().take(64).collect()))?;
     match header.get("alg").and_then(Value::as_str) {
         Some(named) if named == key.algorithm().as_str() => Ok(key),
         _ => Err(JwsError::Algorithm(key.algorithm())),

@@ -6,8 +6,10 @@
 
 mod algorithm;
 mod bundle;
+mod issued;
 mod jws;
 mod key;
+mod key_set;
 mod signer;
 pub(crate) mod strict_json;
 mod svid;
@@ -17,7 +19,9 @@ mod tests;
 
 pub use algorithm::Algorithm;
 pub use bundle::{JwtBundle, JwtBundleError, KeyUse};
+pub use issued::{IssuedTokenError, verify_issued_token};
 pub use jws::{JwsError, MAX_TOKEN_BYTES};
 pub use key::{JwtKey, JwtKeyError};
+pub use key_set::JwtKeySet;
 pub use signer::{Claims, JwtSigner};
 pub use svid::{JwtSvid, JwtSvidError, verify_jwt_svid};

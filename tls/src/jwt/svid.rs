@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::bundle::JwtBundle;
 use super::jws::{self, JwsError};
+use super::key_set::JwtKeySet;
 use super::strict_json;
 
 /// Instants beyond are refused rather than rounded: the integers that every reader of JSON holds exactly.
@@ -77,7 +78,30 @@ pub fn verify_jwt_svid(
     bundle: &JwtBundle,
     now: UnixMillis,
 ) -> Result<JwtSvid, JwtSvidError> {
-    let (payload, _) = jws::verify(token, bundle)?;
+    let Verified { claims, audience, expires_at } = claims_of(token, audience, bundle.key_set(), now)?;
+    let subject = claims.get("sub").and_then(Value::as_str).ok_or(JwtSvidError::Claim("sub"))?;
+    let id = SpiffeId::parse(subject)?;
+    if !id.is_member_of(bundle.trust_domain()) {
+        return Err(JwtSvidError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
+    }
+    Ok(JwtSvid { id, audience, expires_at, claims })
+}
+
+/// A token that is signed, for us, and not expired, whoever it is about.
+pub(super) struct Verified {
+    pub(super) claims: Map<String, Value>,
+    pub(super) audience: Vec<String>,
+    pub(super) expires_at: UnixMillis,
+}
+
+/// What every token must be.
+pub(super) fn claims_of(
+    token: &str,
+    audience: &str,
+    keys: &JwtKeySet,
+    now: UnixMillis,
+) -> Result<Verified, JwtSvidError> {
+    let (payload, _) = jws::verify(token, keys)?;
     let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
     let expires_at = instant(&claims, "exp")?.ok_or(JwtSvidError::Claim("exp"))?;
     if expires_at <= now {
@@ -93,12 +117,7 @@ pub fn verify_jwt_svid(
     if audience.is_empty() || !meant_for.iter().any(|named| named == audience) {
         return Err(JwtSvidError::Audience(audience.to_owned()));
     }
-    let subject = claims.get("sub").and_then(Value::as_str).ok_or(JwtSvidError::Claim("sub"))?;
-    let id = SpiffeId::parse(subject)?;
-    if !id.is_member_of(bundle.trust_domain()) {
-        return Err(JwtSvidError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
-    }
-    Ok(JwtSvid { id, audience: meant_for, expires_at, claims })
+    Ok(Verified { claims, audience: meant_for, expires_at })
 }
 
 /// A NumericDate of RFC 7519 §2, where there is one.

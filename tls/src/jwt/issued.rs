@@ -1,0 +1,37 @@
+//! Tokens of other issuers than ourselves: the same strict check, and who issued it.
+
+use hauberk_identity::UnixMillis;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::key_set::JwtKeySet;
+use super::svid::{JwtSvidError, claims_of};
+
+/// Why a token of an issuer proves nothing. The fault is whoever made or sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum IssuedTokenError {
+    /// Form, signature, times or audience.
+    #[error(transparent)]
+    Token(#[from] JwtSvidError),
+    /// Signed by a key of the issuer's, for another.
+    #[error("the token's issuer is not {0:?}")]
+    Issuer(String),
+}
+
+/// Verifies a token as [`super::verify_jwt_svid`] does, of `issuer` instead of a trust domain, and yields what it says.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn verify_issued_token(
+    token: &str,
+    issuer: &str,
+    audience: &str,
+    keys: &JwtKeySet,
+    now: UnixMillis,
+) -> Result<Map<String, Value>, IssuedTokenError> {
+    let claims = claims_of(token, audience, keys, now)?.claims;
+    if issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(issuer) {
+        return Err(IssuedTokenError::Issuer(issuer.to_owned()));
+    }
+    Ok(claims)
+}

@@ -1,0 +1,77 @@
+//! Keys that verify tokens, as a JSON Web Key Set has them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::Value;
+
+use super::bundle::JwtBundleError;
+use super::key::JwtKey;
+use super::strict_json;
+
+/// The largest set that is read, in bytes.
+const MAX_SET_BYTES: usize = 1024 * 1024;
+
+/// The most keys that a set may hold.
+const MAX_KEYS: usize = 256;
+
+/// Keys by their ids. Without any, nothing verifies.
+#[derive(PartialEq, Eq)]
+pub struct JwtKeySet(BTreeMap<String, JwtKey>);
+
+impl JwtKeySet {
+    /// These keys.
+    ///
+    /// # Errors
+    /// Two have the same id.
+    pub fn new(keys: impl IntoIterator<Item = JwtKey>) -> Result<Self, JwtBundleError> {
+        let mut by_id = BTreeMap::new();
+        for key in keys {
+            if let Some(former) = by_id.insert(key.id().to_owned(), key) {
+                return Err(JwtBundleError::SameId(former.id().to_owned()));
+            }
+        }
+        Ok(Self(by_id))
+    }
+
+    /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, and of kinds unknown here, are passed over.
+    ///
+    /// # Errors
+    /// It is no key set, or one of its keys for tokens is wrong.
+    pub fn from_jwks(jwks: &[u8]) -> Result<Self, JwtBundleError> {
+        if jwks.len() > MAX_SET_BYTES {
+            return Err(JwtBundleError::TooLarge);
+        }
+        let set = strict_json::object(jwks).ok_or(JwtBundleError::NotASet)?;
+        let listed = set.get("keys").and_then(Value::as_array).ok_or(JwtBundleError::NotASet)?;
+        if listed.len() > MAX_KEYS {
+            return Err(JwtBundleError::TooLarge);
+        }
+        let mut keys = Vec::new();
+        for (index, jwk) in listed.iter().enumerate() {
+            let jwk = jwk.as_object().ok_or(JwtBundleError::NotASet)?;
+            if jwk.get("use").is_some_and(|purpose| purpose != "sig" && purpose != "jwt-svid") {
+                continue;
+            }
+            let key = JwtKey::from_jwk(jwk);
+            keys.extend(key.map_err(|source| JwtBundleError::Key { number: index + 1, source })?);
+        }
+        Self::new(keys)
+    }
+
+    /// The key of this id.
+    pub fn key(&self, id: &str) -> Option<&JwtKey> {
+        self.0.get(id)
+    }
+
+    /// All keys, in the order of their ids.
+    pub fn keys(&self) -> impl Iterator<Item = &JwtKey> {
+        self.0.values()
+    }
+}
+
+impl fmt::Debug for JwtKeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

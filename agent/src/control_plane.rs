@@ -7,7 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hauberk_tls::{Connector, HandshakeError};
+use hauberk_tls::device::ChannelBinding;
+use hauberk_tls::{Connector, ExporterError, HandshakeError};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,6 +44,9 @@ pub enum ConnectError {
     /// It is there, and it or we refuse.
     #[error("no secure connection to the control plane: {0}")]
     Handshake(#[from] HandshakeError),
+    /// The TLS library does not name it. The fault is ours.
+    #[error(transparent)]
+    Unnamed(#[from] ExporterError),
     /// The connection broke before it could be used.
     #[error("the connection to the control plane broke: {0}")]
     Broken(#[from] tonic::transport::Error),
@@ -54,6 +58,17 @@ pub enum ConnectError {
 /// # Errors
 /// See [`ConnectError`].
 pub async fn connect(address: &HostPort, connector: &Connector) -> Result<Channel, ConnectError> {
+    Ok(connect_named(address, connector).await?.0)
+}
+
+/// The same, with what names the connection: for evidence that is good on this one alone.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect_named(
+    address: &HostPort,
+    connector: &Connector,
+) -> Result<(Channel, ChannelBinding), ConnectError> {
     let unreachable = |source| ConnectError::Unreachable { address: address.authority(), source };
     let tcp =
         tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address.host.as_str(), address.port)))
@@ -61,14 +76,16 @@ pub async fn connect(address: &HostPort, connector: &Connector) -> Result<Channe
             .map_err(|_| unreachable(io::Error::from(io::ErrorKind::TimedOut)))?
             .map_err(unreachable)?;
     tcp.set_nodelay(true).map_err(unreachable)?;
-    let (stream, _peer) = connector.connect(tcp).await?.into_parts();
+    let connection = connector.connect(tcp).await?;
+    let name = ChannelBinding::of(&connection)?;
+    let (stream, _peer) = connection.into_parts();
     // The name stands in requests only; who the server is was decided by its certificate.
     let endpoint = Endpoint::from_static("http://control-plane.hauberk")
         .timeout(RPC_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_with_connector(OneConnection::new(stream)).await?)
+    Ok((endpoint.connect_with_connector(OneConnection::new(stream)).await?, name))
 }
 
 /// The address of ours that the control plane is reached from. Sends nothing.

@@ -1,5 +1,6 @@
-//! How the agent becomes somebody: by what is on disk, or by a join token.
+//! How the agent becomes somebody: by what is on disk, by a join token, or by evidence of where it runs.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use zeroize::Zeroizing;
 
+use crate::attestation;
 use crate::clock::Clock;
-use crate::config::{Config, Pin};
+use crate::config::{Config, EnrollmentName, Join, Pin};
 use crate::control_plane::{self, ConnectError};
 use crate::credentials::{CredentialsError, Issued};
 use crate::random::Backoff;
@@ -31,8 +33,8 @@ const MAX_TOKEN_LEN: u64 = 4_096;
 pub enum EnrollError {
     /// There is no certificate and no token to get one with. The fault is the administrator's.
     #[error(
-        "there is no valid certificate in {state_dir} ({why}) and no token to get one: make one with `hauberk token \
-         create --node NAME` and name its file by --join-token-file"
+        "there is no valid certificate in {state_dir} ({why}) and nothing to get one with: make a token by `hauberk token \
+         create --node NAME` and name its file by --join-token-file, or show evidence by --enrollment"
     )]
     NoToken {
         /// The state directory.
@@ -73,6 +75,9 @@ pub enum EnrollError {
     /// The control plane issued something that we cannot use.
     #[error(transparent)]
     Unusable(#[from] CredentialsError),
+    /// Nothing can be proved with the evidence that was configured. The fault is the administrator's.
+    #[error("the evidence cannot be shown: {0}")]
+    Evidence(String),
     /// The state directory refuses.
     #[error(transparent)]
     State(#[from] StateError),
@@ -104,14 +109,14 @@ impl EnrollError {
             | Self::NoPin
             | Self::BundleFile { .. }
             | Self::WrongControlPlane { .. }
+            | Self::Evidence(_)
             | Self::Refused { .. } => true,
             Self::Unusable(_) | Self::State(_) | Self::Stopped | Self::Setup(_) | Self::Request(_) => false,
         }
     }
 }
 
-/// Gives the identity that is on disk if it is still valid, and otherwise joins with a token, for as long as the control
-/// plane is away.
+/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is away.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or `stop` came first.
@@ -128,7 +133,7 @@ pub async fn obtain(
         }
         Err(why) => why,
     };
-    let Some(_) = &config.join_token_file else {
+    let Some(_) = &config.join else {
         return Err(EnrollError::NoToken { state_dir: config.state_dir.display().to_string(), why });
     };
     tracing::info!(event = "joining", control_plane = config.control_plane.authority(), why);
@@ -151,7 +156,7 @@ pub async fn obtain(
     }
 }
 
-/// Joins once more after the certificate has expired, if there is a token; the problem otherwise.
+/// Joins once more after the certificate has expired, if there is anything to join with; the problem otherwise.
 pub(crate) async fn join_again(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issued, String> {
     join(config, state, clock).await.map_err(|attempt| attempt.to_string())
 }
@@ -171,15 +176,14 @@ fn stored(state: &State, now: UnixMillis) -> Result<Issued, String> {
 async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issued, Attempt> {
     // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
     let (trust, pin) = bootstrap_trust(config, state)?;
-    let token = read_token(config)?;
-    // If our virtual node is gone, a token would be spent in vain.
-    let key = state.membership().and_then(|_| state.pending_key()).map_err(EnrollError::State)?;
+    let evidence = read_evidence(config).await?;
+    let key = own_key(config, state)?;
     let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
     let connector = bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
         .map_err(EnrollError::Setup)?;
     let address = &config.control_plane;
-    let mut channel = match control_plane::connect(address, &connector).await {
-        Ok(channel) => channel,
+    let (mut channel, name) = match control_plane::connect_named(address, &connector).await {
+        Ok(connected) => connected,
         // A clock may yet be set, as while a host starts.
         Err(ConnectError::Handshake(error)) if error.is_about_time() => {
             let skew = skew::ask(address, trust, clock).await;
@@ -190,17 +194,35 @@ async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issue
         }
         Err(error) => return Err(Attempt::Again(error.to_string())),
     };
-    // Before the token is used: what is issued to a host whose clock is off is of no use, or of more than it should be.
+    // Before a token is used: what is issued to a host whose clock is off is of no use, or of more than it should be.
     if let Some(skew) = skew::over(&mut channel, clock).await {
         return Err(Attempt::Again(skew.to_string()));
     }
-    let request = pb::AttestRequest {
-        csr,
-        evidence: Some(pb::attest_request::Evidence::JoinToken(token.to_string())),
-        agent: Some(about_us()),
+    let (evidence, enrollment) = match evidence {
+        Evidence::Token(token) => (pb::attest_request::Evidence::JoinToken(token.to_string()), None),
+        Evidence::Machine(evidence, enrollment) => {
+            let shown = evidence.show(&name, &key.public_key(), &enrollment);
+            let shown = shown.map_err(|error| EnrollError::Evidence(error.to_string()))?;
+            let EnrollmentName { mesh, name } = enrollment;
+            (shown, Some(pb::EnrollmentName { mesh: mesh.to_string(), name: name.to_string() }))
+        }
     };
+    let request = pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment };
     let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
     accept(answer.into_inner(), key, pin, clock.now(), state).map_err(Attempt::Final)
+}
+
+/// The key that is to be certified. Evidence may count for one key alone: whoever was in by it comes back by the last key
+/// that it had.
+fn own_key(config: &Config, state: &State) -> Result<KeyPair, EnrollError> {
+    // A token would be spent in vain.
+    state.membership()?;
+    if let Some(Join::Evidence { .. }) = &config.join
+        && let Ok(Some(identity)) = state.identity()
+    {
+        return Ok(identity.key);
+    }
+    Ok(state.pending_key()?)
 }
 
 fn accept(
@@ -255,12 +277,28 @@ fn bootstrap_trust(
     }
 }
 
-fn read_token(config: &Config) -> Result<Zeroizing<String>, Attempt> {
+/// What the control plane is shown.
+enum Evidence {
+    Token(Zeroizing<String>),
+    Machine(attestation::Evidence, EnrollmentName),
+}
+
+async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> {
+    match &config.join {
+        None => Err(Attempt::Again("neither --join-token-file nor --enrollment is configured".to_owned())),
+        Some(Join::TokenFile(path)) => read_token(path).map(Evidence::Token),
+        Some(Join::Evidence { enrollment, evidence }) => {
+            // As a token that is on its way: a machine's certificate may be written, or renewed, at this moment.
+            let read = attestation::Evidence::read(evidence).await;
+            let read = read.map_err(|error| Attempt::Again(error.to_string()))?;
+            Ok(Evidence::Machine(read, enrollment.clone()))
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<Zeroizing<String>, Attempt> {
     use std::io::Read;
 
-    let Some(path) = &config.join_token_file else {
-        return Err(Attempt::Again("no --join-token-file is configured".to_owned()));
-    };
     let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
     // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
     let again = |problem: &dyn std::fmt::Display| Attempt::Again(format!("{}: {problem}", path.display()));

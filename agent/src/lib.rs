@@ -3,7 +3,8 @@
 //! What is where:
 //!
 //! - `app`: what starts and stops; `config`: what it is told; `child`: the app as our child
-//! - `enroll`, `renew`, `credentials`, `state`: who we are, and what is kept on disk; `skew`: what our clock is off by
+//! - `enroll`, `attestation`, `renew`, `credentials`, `state`: who we are, how we show it, and what is kept on disk; `skew`:
+//!   what our clock is off by
 //! - `sync`, `control_plane`: the stream from which views, endpoints and trust come
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
@@ -16,6 +17,7 @@
 mod addresses;
 mod admin;
 pub mod app;
+mod attestation;
 pub mod child;
 pub mod clock;
 pub mod config;

@@ -275,7 +275,7 @@ impl Enrollment for Desk {
         &self,
         request: Request<pb::AttestRequest>,
     ) -> Result<Response<pb::AttestResponse>, Status> {
-        let pb::AttestRequest { csr, evidence, agent: _ } = request.into_inner();
+        let pb::AttestRequest { csr, evidence, agent: _, enrollment: _ } = request.into_inner();
         let Some(pb::attest_request::Evidence::JoinToken(token)) = evidence else {
             return Err(Status::invalid_argument("no token"));
         };

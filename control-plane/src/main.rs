@@ -6,7 +6,7 @@ mod web_arguments;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use hauberk_control_plane::admins::{self, Context, Role};
 use hauberk_control_plane::app::{self, Addresses};
 use hauberk_control_plane::clock::Clock;
-use hauberk_control_plane::config::{ConfigError, Flags, Settings};
+use hauberk_control_plane::config::{ConfigError, Settings};
 use hauberk_control_plane::{health, init, rpc, telemetry};
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::admin::v1::IssueCredentialRequest;
@@ -117,6 +117,10 @@ struct RunArguments {
     jwt_svid_ttl: Option<String>,
     #[command(flatten)]
     web: WebArguments,
+    /// A Kubernetes cluster that can be asked whose a pod's token is, for enrollments with `tokenReview: NAME`; DIRECTORY
+    /// holds its ca.crt, and a token of ours; may be repeated [env: HAUBERK_TOKEN_REVIEW]
+    #[arg(long, value_name = "NAME=HOST:PORT=DIRECTORY")]
+    token_review: Vec<String>,
     /// The file of the key-encryption key [default: key-encryption-key in the data directory]
     /// [env: HAUBERK_KEK_FILE]
     #[arg(long, value_name = "FILE")]
@@ -211,7 +215,7 @@ async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
     let flags = [("data-dir", place.data_dir), ("kek-file", kek_file), ("admin-listen", admin_listen)]
         .into_iter()
         .collect();
-    let settings = load(flags, san, place.config.as_deref())?;
+    let settings = Settings::of_process(flags, [("san", san)], place.config.as_deref())?;
     if unless_initialized && init::is_founded(&settings)? {
         let data_dir = settings.data_dir.display();
         writeln!(std::io::stdout(), "{data_dir} holds an installation already: nothing is changed")?;
@@ -245,6 +249,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         svid_ttl,
         jwt_svid_ttl,
         web,
+        token_review,
         kek_file,
         log,
         log_format,
@@ -265,7 +270,8 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     .into_iter()
     .chain(web.flags())
     .collect();
-    let settings = load(flags.clone(), san.clone(), place.config.as_deref())?;
+    let many = [("san", san), ("token-review", token_review)];
+    let settings = Settings::of_process(flags.clone(), many.clone(), place.config.as_deref())?;
     let log_control = telemetry::start(&settings.log, settings.log_format)?;
     hauberk_control_plane::limits::raise_open_files();
 
@@ -278,7 +284,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         tokio::select! {
             result = &mut running => return result.map(|()| ExitCode::SUCCESS).map_err(Into::into),
             _ = hangup.recv() => {
-                let reloaded = load(flags.clone(), san.clone(), place.config.as_deref())
+                let reloaded = Settings::of_process(flags.clone(), many.clone(), place.config.as_deref())
                     .map_err(anyhow::Error::from)
                     .and_then(|settings| log_control.set_filter(&settings.log).map_err(Into::into));
                 if let Err(error) = reloaded {
@@ -303,8 +309,7 @@ fn stop_or_quit(stop: &CancellationToken) -> bool {
 
 async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {
     let IssueArguments { name, place, role, server, context, context_file } = arguments;
-    let settings =
-        load([("data-dir", place.data_dir)].into_iter().collect(), Vec::new(), place.config.as_deref())?;
+    let settings = Settings::of_process([("data-dir", place.data_dir)].into(), [], place.config.as_deref())?;
     let context_file = context_file.map_or_else(|| admins::contexts_path(variable), Ok)?;
     let key = KeyPair::generate()?;
     let request = IssueCredentialRequest {
@@ -343,8 +348,7 @@ async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {
 
 async fn healthz(arguments: HealthzArguments) -> anyhow::Result<ExitCode> {
     let HealthzArguments { place, address } = arguments;
-    let settings =
-        load([("data-dir", place.data_dir)].into_iter().collect(), Vec::new(), place.config.as_deref())?;
+    let settings = Settings::of_process([("data-dir", place.data_dir)].into(), [], place.config.as_deref())?;
     let address = address.unwrap_or_else(|| {
         let bound = std::fs::read(settings.addresses_file()).ok();
         let bound = bound.and_then(|text| serde_json::from_slice::<Addresses>(&text).ok());
@@ -354,20 +358,6 @@ async fn healthz(arguments: HealthzArguments) -> anyhow::Result<ExitCode> {
         health::probe(address).await.with_context(|| format!("nothing answers on {address}"))?;
     writeln!(std::io::stdout(), "{text}")?;
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn load(
-    given: BTreeMap<&'static str, Option<String>>,
-    sans: Vec<String>,
-    file: Option<&Path>,
-) -> Result<Settings, ConfigError> {
-    let mut flags: Flags =
-        given.into_iter().filter_map(|(name, value)| value.map(|value| (name, vec![value]))).collect();
-    flags.insert("san", sans);
-    let variables = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
-        .collect();
-    Settings::load(&flags, &variables, file)
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -26,8 +26,10 @@ pub async fn run(control: Arc<ControlPlane>) {
 
 async fn once(control: &ControlPlane) -> Result<usize, StoreError> {
     let now = control.clock.now();
+    // First, so that what was revoked is remembered before the revocations are forgotten.
+    let attested = control.enrollment.prune_attested().await?;
     let certificates = control.ledger.prune(now).await?;
     let tokens = control.tokens.prune(now).await?;
     let revocations = control.revocations.prune(now).await?;
-    Ok(certificates + tokens + revocations + control.admins.prune(now).await?)
+    Ok(attested + certificates + tokens + revocations + control.admins.prune(now).await?)
 }

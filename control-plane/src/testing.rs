@@ -105,6 +105,7 @@ impl Scratch {
         let spec = EnrollmentSpec {
             parent: Some(EnrollmentParent { virtual_node: NODE.1.to_owned() }),
             workload: Some(WorkloadEnrollment { path, selectors, ..workload }),
+            attest: None,
         };
         let spec = Some(resource::Spec::Enrollment(spec));
         let bytes = Resource { spec, ..Resource::default() }.encode_to_vec();

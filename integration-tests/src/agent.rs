@@ -101,7 +101,8 @@ impl Agent {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let state_dir =
             options.state_dir.clone().unwrap_or_else(|| mesh.folder().join(format!("agent-{node}-{number}")));
-        if options.token_file.is_none() && !state_dir.exists() {
+        let shows_evidence = options.arguments.iter().any(|argument| argument == "--enrollment");
+        if options.token_file.is_none() && !state_dir.exists() && !shows_evidence {
             options.token_file = Some(mesh.token_file(node, &[]));
         }
         let bundle = options.bundle_file.clone().unwrap_or_else(|| mesh.bundle_file());

@@ -7,7 +7,7 @@ use hauberk_proto::agent::v1::{
 };
 use hauberk_tls::{
     BootstrapTrust, CertificateRequest, Connector, KeyPair, LiveIdentity, ServerExpectation, Svid,
-    TrustBundle, bootstrap_connector, install_provider,
+    TrustBundle, bootstrap_connector, device::ChannelBinding, install_provider,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -65,17 +65,32 @@ pub async fn attest(mesh: &MeshBox, token: &str, key: &KeyPair) -> Result<Attest
 /// The same over a channel that is there.
 pub async fn attest_over(channel: Channel, token: String, key: KeyPair) -> Result<AttestResponse, Status> {
     let csr = CertificateRequest::create(&key).map_err(|error| Status::internal(error.to_string()))?;
-    let request = AttestRequest { csr, agent: None, evidence: Some(Evidence::JoinToken(token)) };
+    let evidence = Some(Evidence::JoinToken(token));
+    let request = AttestRequest { csr, agent: None, evidence, enrollment: None };
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
 }
 
 /// The same with a certificate request of the caller's.
 pub async fn attest_with(mesh: &MeshBox, token: &str, csr: Vec<u8>) -> Result<AttestResponse, Status> {
     let agent = AgentInfo { version: "test".to_owned(), hostname: "box".to_owned() };
-    let request =
-        AttestRequest { csr, agent: Some(agent), evidence: Some(Evidence::JoinToken(token.to_owned())) };
+    let evidence = Some(Evidence::JoinToken(token.to_owned()));
+    let request = AttestRequest { csr, agent: Some(agent), evidence, enrollment: None };
     let channel = channel(mesh.agent_address(), stranger(mesh));
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
+}
+
+/// A connection to the agent API without a certificate: its channel, and its name.
+pub async fn named_stranger(mesh: &MeshBox) -> (Channel, ChannelBinding) {
+    let stream = TcpStream::connect(mesh.agent_address()).await.unwrap();
+    let connection = stranger(mesh).connect(stream).await.unwrap();
+    let name = ChannelBinding::of(&connection).unwrap();
+    let mut stream = Some(TokioIo::new(connection.into_parts().0));
+    let dial = service_fn(move |_| {
+        let stream = stream.take().ok_or_else(|| io::Error::other("there is one connection only"));
+        async move { stream }
+    });
+    let endpoint = Endpoint::from_static("http://control-plane.test");
+    (endpoint.connect_with_connector(dial).await.unwrap(), name)
 }
 
 /// The text of a new join token.

@@ -124,6 +124,24 @@ pub struct RunFlags {
     /// A file that holds a join token; needed until there is a certificate
     #[arg(long, value_name = "FILE", env = "HAUBERK_JOIN_TOKEN_FILE")]
     pub join_token_file: Option<String>,
+    /// Join by evidence instead of a token, which this enrollment judges; takes the flags of one kind of evidence, below
+    #[arg(long, value_name = "MESH/NAME", env = "HAUBERK_ENROLLMENT")]
+    pub enrollment: Option<String>,
+    /// Evidence: this machine's certificate in PEM, with those between it and the enrollment's authority after it
+    #[arg(long, value_name = "FILE", env = "HAUBERK_X509POP_CERTIFICATE")]
+    pub x509pop_certificate: Option<String>,
+    /// Its private key, of which possession is proved
+    #[arg(long, value_name = "FILE", env = "HAUBERK_X509POP_KEY")]
+    pub x509pop_key: Option<String>,
+    /// Evidence: the token of this pod's service account, from a projected volume
+    #[arg(long, value_name = "FILE", env = "HAUBERK_KUBERNETES_TOKEN_FILE")]
+    pub kubernetes_token_file: Option<String>,
+    /// Evidence: this EC2 instance's identity document, from its metadata service: on or off [default: off]
+    #[arg(long, value_name = "on|off", env = "HAUBERK_AWS_IDENTITY_DOCUMENT")]
+    pub aws_identity_document: Option<String>,
+    /// For tests only: a metadata service in the place of 169.254.169.254
+    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_AWS_METADATA_FOR_TESTS", hide = true)]
+    pub aws_metadata_for_tests: Option<String>,
     /// SHA-256 of the control plane's root, as `init` prints it; for the first contact
     #[arg(long, value_name = "HEX", env = "HAUBERK_ROOT_FINGERPRINT")]
     pub root_fingerprint: Option<String>,

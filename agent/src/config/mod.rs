@@ -24,8 +24,8 @@ pub struct Config {
     pub control_plane: HostPort,
     /// The directory that only this agent uses.
     pub state_dir: PathBuf,
-    /// Where the join token is, for as long as there is no certificate.
-    pub join_token_file: Option<PathBuf>,
+    /// What a certificate is got by, for as long as there is none.
+    pub join: Option<Join>,
     /// How the control plane is known before there is a bundle.
     pub pin: Option<Pin>,
     /// Where local apps send HTTP.
@@ -65,6 +65,48 @@ pub struct HostPort {
     pub host: String,
     /// The port.
     pub port: u16,
+}
+
+/// What a first certificate is got by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Join {
+    /// A join token, in this file.
+    TokenFile(PathBuf),
+    /// Evidence of where the agent runs.
+    Evidence {
+        /// What judges it.
+        enrollment: EnrollmentName,
+        /// Where it comes from.
+        evidence: EvidenceSource,
+    },
+}
+
+/// Names an enrollment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnrollmentName {
+    /// Its mesh.
+    pub mesh: Name,
+    /// Its name there.
+    pub name: Name,
+}
+
+/// Where evidence comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EvidenceSource {
+    /// A certificate of this machine and its key.
+    X509Pop {
+        /// The chain in PEM.
+        certificate: PathBuf,
+        /// The key in PEM.
+        key: PathBuf,
+    },
+    /// The token of this pod's service account, in this file.
+    Kubernetes(PathBuf),
+    /// The identity document of this EC2 instance.
+    Aws {
+        /// Its metadata service.
+        imds: SocketAddr,
+    },
 }
 
 /// How the control plane is known at first.

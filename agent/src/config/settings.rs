@@ -3,20 +3,29 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::{Table, Value};
 
 use super::values::{self, on_or_off};
-use super::{Config, ConfigError, HostPort, Pin, RunFlags};
+use super::{Config, ConfigError, EnrollmentName, EvidenceSource, HostPort, Join, Pin, RunFlags};
+
+/// Where EC2 instances find their metadata service.
+const IMDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 
 /// The settings that a file may hold, named as the flags are.
-const NAMES: [&str; 19] = [
+const NAMES: [&str; 25] = [
     "control-plane",
     "state-dir",
     "join-token-file",
+    "enrollment",
+    "x509pop-certificate",
+    "x509pop-key",
+    "kubernetes-token-file",
+    "aws-identity-document",
+    "aws-metadata-for-tests",
     "root-fingerprint",
     "bundle-file",
     "outbound",
@@ -73,6 +82,12 @@ impl Settings {
             control_plane,
             state_dir,
             join_token_file,
+            enrollment,
+            x509pop_certificate,
+            x509pop_key,
+            kubernetes_token_file,
+            aws_identity_document,
+            aws_metadata_for_tests,
             root_fingerprint,
             bundle_file,
             outbound,
@@ -111,12 +126,23 @@ impl Settings {
             (Some(fingerprint), None) => Some(Pin::RootFingerprint(fingerprint)),
             (None, bundle) => bundle.map(Pin::BundleFile),
         };
+        let join_token_file = self.one("join-token-file", join_token_file, values::path);
+        let enrollment = self.one("enrollment", enrollment, values::enrollment);
+        let certificate = self.one("x509pop-certificate", x509pop_certificate, values::path);
+        let key = self.one("x509pop-key", x509pop_key, values::path);
+        let x509pop = self.x509pop(certificate, key);
+        let token = self.one("kubernetes-token-file", kubernetes_token_file, values::path);
+        let aws = self.one("aws-identity-document", aws_identity_document, on_or_off).unwrap_or(false);
+        let imds = self.one("aws-metadata-for-tests", aws_metadata_for_tests, values::metadata_for_tests);
+        let aws = aws.then(|| EvidenceSource::Aws { imds: imds.unwrap_or(IMDS) });
+        let evidence = [x509pop, token.map(EvidenceSource::Kubernetes), aws];
+        let join = self.join(join_token_file, enrollment, evidence.into_iter().flatten().collect());
         let config = Config {
             control_plane: control_plane.unwrap_or_else(|| HostPort { host: String::new(), port: 0 }),
             state_dir: self
                 .one("state-dir", state_dir, values::path)
                 .unwrap_or_else(|| "/var/lib/hauberk-agent".into()),
-            join_token_file: self.one("join-token-file", join_token_file, values::path),
+            join,
             pin,
             outbound: self
                 .one("outbound", outbound, |text| {
@@ -144,6 +170,44 @@ impl Settings {
             command: self.command(command),
         };
         (!config.control_plane.host.is_empty()).then_some(config)
+    }
+
+    fn x509pop(&mut self, certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<EvidenceSource> {
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => Some(EvidenceSource::X509Pop { certificate, key }),
+            (None, None) => None,
+            _ => {
+                let mistake = "x509pop-certificate, x509pop-key: one is of no use without the other";
+                self.mistakes.push(mistake.to_owned());
+                None
+            }
+        }
+    }
+
+    /// The one way to get a first certificate, if there is any.
+    fn join(
+        &mut self,
+        token_file: Option<PathBuf>,
+        enrollment: Option<EnrollmentName>,
+        mut evidence: Vec<EvidenceSource>,
+    ) -> Option<Join> {
+        if evidence.len() > 1 {
+            self.mistakes.push("enrollment: give evidence of one kind".to_owned());
+            return None;
+        }
+        let mistake = match (token_file, enrollment, evidence.pop()) {
+            (None, None, None) => return None,
+            (Some(file), None, None) => return Some(Join::TokenFile(file)),
+            (None, Some(enrollment), Some(evidence)) => return Some(Join::Evidence { enrollment, evidence }),
+            (Some(_), ..) => "join-token-file: an agent joins by a token or by evidence, not by both",
+            (None, Some(_), None) => {
+                "enrollment: what is shown to it? Give --x509pop-certificate and --x509pop-key, --kubernetes-token-file, or \
+                 --aws-identity-document on"
+            }
+            (None, None, Some(_)) => "enrollment: which one judges the evidence? Give --enrollment MESH/NAME",
+        };
+        self.mistakes.push(mistake.to_owned());
+        None
     }
 
     fn one<T>(

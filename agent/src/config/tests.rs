@@ -139,3 +139,41 @@ fn a_secret_in_the_environment_is_a_mistake() {
     assert!(!error.to_string().contains("hbk1-x"));
     assert_eq!(error.mistakes.len(), 1);
 }
+
+#[test]
+fn an_agent_joins_in_one_way() {
+    let join = |more: &[&str]| load(&[&["--control-plane=cp:1"], more].concat());
+    let evidence = |more: &[&str]| match join(&[&["--enrollment=shop/vms"], more].concat()).unwrap().join {
+        Some(Join::Evidence { enrollment, evidence }) => {
+            assert_eq!((enrollment.mesh.as_str(), enrollment.name.as_str()), ("shop", "vms"));
+            evidence
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(join(&[]).unwrap().join, None);
+    assert_eq!(join(&["--join-token-file=t"]).unwrap().join, Some(Join::TokenFile("t".into())));
+    let x509pop = evidence(&["--x509pop-certificate=c", "--x509pop-key=k"]);
+    assert_eq!(x509pop, EvidenceSource::X509Pop { certificate: "c".into(), key: "k".into() });
+    assert_eq!(evidence(&["--kubernetes-token-file=t"]), EvidenceSource::Kubernetes("t".into()));
+    let EvidenceSource::Aws { imds } = evidence(&["--aws-identity-document=on"]) else { panic!() };
+    assert_eq!(imds.to_string(), "169.254.169.254:80");
+    for (wrong, why) in [
+        (&["--enrollment=shop/vms"][..], "what is shown to it?"),
+        (&["--kubernetes-token-file=t"], "which one judges the evidence?"),
+        (&["--enrollment=shop/vms", "--x509pop-certificate=c"], "one is of no use without the other"),
+        (&["--enrollment=vms", "--kubernetes-token-file=t"], "write MESH/NAME"),
+        (&["--enrollment=shop/vms", "--join-token-file=t", "--kubernetes-token-file=t"], "not by both"),
+        (
+            &["--enrollment=shop/vms", "--kubernetes-token-file=t", "--aws-identity-document=on"],
+            "evidence of one kind",
+        ),
+        // Nobody else gets to say which instance this is.
+        (
+            &["--enrollment=a/b", "--aws-identity-document=on", "--aws-metadata-for-tests=10.0.0.1:80"],
+            "this is for tests, on loopback",
+        ),
+    ] {
+        let told = join(wrong).unwrap_err().to_string();
+        assert!(told.contains(why), "{wrong:?}: {told}");
+    }
+}

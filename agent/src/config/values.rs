@@ -7,7 +7,7 @@ use std::time::Duration;
 use hauberk_identity::Name;
 use tracing_subscriber::EnvFilter;
 
-use super::{HostPort, ListenerConfig, LogFormat, TcpBinding};
+use super::{EnrollmentName, HostPort, ListenerConfig, LogFormat, TcpBinding};
 
 pub(super) fn host_port(text: &str) -> Result<HostPort, String> {
     let wanted = "write HOST:PORT, such as control-plane:7443 or [::1]:7443";
@@ -32,6 +32,12 @@ pub(super) fn host_port(text: &str) -> Result<HostPort, String> {
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
+}
+
+pub(super) fn enrollment(text: &str) -> Result<EnrollmentName, String> {
+    let (mesh, name) = text.split_once('/').ok_or("write MESH/NAME, such as shop/machines")?;
+    let name_of = |text| Name::parse(text).map_err(|error| error.to_string());
+    Ok(EnrollmentName { mesh: name_of(mesh)?, name: name_of(name)? })
 }
 
 /// The system takes 107 bytes of a Unix socket's path.
@@ -66,6 +72,10 @@ pub(super) fn admin(text: &str) -> Result<SocketAddr, String> {
         "whoever reaches this address administers the agent; use a loopback address, such as 127.0.0.1 (probes and \
          scrapers have --health)",
     )
+}
+
+pub(super) fn metadata_for_tests(text: &str) -> Result<SocketAddr, String> {
+    loopback(text, "this is for tests, on loopback: whoever answers there says which instance this is")
 }
 
 fn loopback(text: &str, why: &str) -> Result<SocketAddr, String> {

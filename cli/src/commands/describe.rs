@@ -4,7 +4,7 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, PolicyDocument, Referent};
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{
-    EnrollmentSpec, FederatedTrustDomainSpec, Kind, PolicySpec, Resource, VirtualNodeSpec,
+    AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, PolicySpec, Resource, VirtualNodeSpec,
     VirtualServiceSpec, resource::Spec,
 };
 use owo_colors::OwoColorize as _;
@@ -197,7 +197,21 @@ fn of_policy(session: &Session, resource: &Resource, spec: &PolicySpec) -> Resul
     Ok(())
 }
 
+fn of_attest(attest: &AttestEnrollment) -> Result<(), CommandError> {
+    fact("Evidence", rows::evidence(attest))?;
+    for rule in &attest.rules {
+        heading(&format!("virtualnode/{}, for evidence of which all this is true", rule.virtual_node))?;
+        for selector in &rule.selectors {
+            output::line(format_args!("  {}", output::printable(selector)))?;
+        }
+    }
+    Ok(())
+}
+
 async fn of_enrollment(session: &Session, mesh: &str, spec: &EnrollmentSpec) -> Result<(), CommandError> {
+    if let Some(attest) = &spec.attest {
+        return of_attest(attest);
+    }
     let workload = spec.workload.clone().unwrap_or_default();
     let (trust_domain, _) = session.names(mesh)?;
     let id = SpiffeId::workload(&trust_domain, &workload.path).ok();

@@ -3,7 +3,7 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{
     AuditOutcome, AuditRecord, CertificateOfInstance, DescribeInstanceRequest, DescribeInstanceResponse,
-    Instance,
+    Evidence, Instance,
 };
 use owo_colors::OwoColorize as _;
 
@@ -35,6 +35,9 @@ fn text(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
         present(&mut lines, instance, now);
     }
     joined(&mut lines, life, now);
+    if let Some(evidence) = life.instance.as_ref().and_then(|instance| instance.evidence.as_ref()) {
+        proved(&mut lines, evidence, now);
+    }
     let text = lines.join("\n") + "\n";
     text + &certificates(life, now) + &records(life, now)
 }
@@ -79,9 +82,21 @@ fn joined(lines: &mut Vec<String>, life: &DescribeInstanceResponse, now: UnixMil
     if !token.is_empty() {
         lines.push(fact("By", &format!("join token {token}")));
     }
+    let evidence = life.instance.as_ref().and_then(|instance| instance.evidence.as_ref());
+    if let Some(Evidence { attestor, enrollment, .. }) = evidence {
+        lines.push(fact("By", &format!("{attestor} evidence, enrollment/{enrollment}")));
+    }
     if !life.joined_from.is_empty() {
         lines.push(fact("From", &life.joined_from));
     }
+}
+
+/// All that was true of the evidence, when it was last looked at.
+fn proved(lines: &mut Vec<String>, evidence: &Evidence, now: UnixMillis) {
+    let Evidence { attestor: _, enrollment: _, selectors, verified_at, source } = evidence;
+    let when = format!("{} ago, from {source}", age(verified_at.as_ref(), now));
+    lines.push(fact("Verified", &when));
+    lines.extend(selectors.iter().map(|selector| fact("Evidence", selector)));
 }
 
 fn certificates(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
@@ -261,6 +276,25 @@ mod tests {
             more_records: true,
         };
         insta::assert_snapshot!(plain(&life));
+    }
+
+    #[test]
+    fn evidence_stands_in_the_place_of_a_token() {
+        let evidence = Evidence {
+            attestor: "x509pop".to_owned(),
+            enrollment: "machines".to_owned(),
+            selectors: vec!["x509pop:subject:cn:vm\x1b[2J-1".to_owned()],
+            verified_at: ago(3_500),
+            source: "10.0.0.5:41200".to_owned(),
+        };
+        let instance = Instance { evidence: Some(evidence), ..Instance::default() };
+        let shown = plain(&DescribeInstanceResponse { instance: Some(instance), ..Default::default() });
+        for part in
+            ["x509pop evidence, enrollment/machines", "58m ago, from 10.0.0.5:41200", "x509pop:subject:cn:vm"]
+        {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.contains('\x1b'), "{shown}");
     }
 
     #[test]

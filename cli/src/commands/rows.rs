@@ -3,8 +3,9 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    Duration, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Listener, Resource, VirtualNodeSpec,
-    VirtualServiceSpec, resource::Spec, service_discovery::Discovery, virtual_service_provider::Provider,
+    AttestEnrollment, Duration, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Listener, Resource,
+    VirtualNodeSpec, VirtualServiceSpec, attest_enrollment::Evidence, resource::Spec,
+    service_discovery::Discovery, virtual_service_provider::Provider,
 };
 
 use crate::times::{age, short, until};
@@ -16,7 +17,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::VirtualNode => vec!["LISTENERS", "BACKENDS", "DISCOVERY", "AGE"],
         Kind::VirtualService => vec!["PROVIDER", "PORT", "AGE"],
         Kind::Policy => vec!["MODE", "STATEMENTS", "DESCRIPTION", "AGE"],
-        Kind::Enrollment => vec!["PARENT", "WORKLOAD", "SELECTORS", "AGE"],
+        Kind::Enrollment => vec!["SHOWN BY", "BECOMES", "SELECTORS", "AGE"],
         Kind::FederatedTrustDomain => vec!["PROFILE", "ENDPOINT", "AGE"],
         Kind::Unspecified => vec!["AGE"],
     };
@@ -98,9 +99,28 @@ pub(crate) fn provider(spec: &VirtualServiceSpec) -> (Option<&str>, String) {
 }
 
 fn enrollment(spec: &EnrollmentSpec) -> Vec<String> {
+    if let Some(attest) = &spec.attest {
+        let nodes = attest.rules.iter().map(|rule| format!("virtualnode/{}", rule.virtual_node));
+        let selectors = attest.rules.iter().map(|rule| rule.selectors.join(","));
+        return vec![
+            evidence(attest).to_owned(),
+            or_dash(nodes.collect::<Vec<_>>().join(" ")),
+            or_dash(selectors.collect::<Vec<_>>().join(" ")),
+        ];
+    }
     let parent = spec.parent.clone().unwrap_or_default().virtual_node;
     let workload = spec.workload.clone().unwrap_or_default();
     vec![format!("virtualnode/{parent}"), workload.path, or_dash(workload.selectors.join(","))]
+}
+
+/// What agents show for an enrollment.
+pub(crate) fn evidence(attest: &AttestEnrollment) -> &'static str {
+    match &attest.evidence {
+        Some(Evidence::X509pop(_)) => "x509pop",
+        Some(Evidence::Kubernetes(_)) => "kubernetes",
+        Some(Evidence::Aws(_)) => "aws",
+        None => "-",
+    }
 }
 
 fn followed(spec: &FederatedTrustDomainSpec) -> Vec<String> {

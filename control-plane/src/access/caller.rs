@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use hauberk_identity::{InstanceId, Name};
 use hauberk_tls::PeerIdentity;
+use hauberk_tls::device::ChannelBinding;
 
 use crate::admins::Role;
 use crate::audit::Actor;
@@ -17,6 +18,8 @@ pub enum ConnectionInfo {
         address: SocketAddr,
         /// The verified certificate, where one was presented.
         peer: Option<PeerIdentity>,
+        /// What names the connection, for evidence that is good on this one alone.
+        channel: ChannelBinding,
     },
     /// The Unix socket of local administration.
     Local {
@@ -60,6 +63,8 @@ pub struct CallContext {
     pub caller: Caller,
     /// `IP:port`, or `unix`.
     pub source: String,
+    /// What names the connection; `None` on the Unix socket.
+    pub channel: Option<ChannelBinding>,
 }
 
 impl CallContext {

@@ -108,9 +108,11 @@ impl Checks {
         let access = access_to(path).ok_or_else(|| {
             Status::unimplemented("there is no such RPC here: does it need a newer control plane?")
         })?;
-        let (source, peer, local) = match connection {
-            Some(ConnectionInfo::Tls { address, peer }) => (address.to_string(), peer, None),
-            Some(ConnectionInfo::Local { uid }) => ("unix".to_owned(), None, Some(uid)),
+        let (source, peer, channel, local) = match connection {
+            Some(ConnectionInfo::Tls { address, peer, channel }) => {
+                (address.to_string(), peer, Some(channel), None)
+            }
+            Some(ConnectionInfo::Local { uid }) => ("unix".to_owned(), None, None, Some(uid)),
             None => return Err(Status::permission_denied("the connection is unknown")),
         };
         // Also of what anybody may call: who shows a certificate is the one it names. A stream is told why, and then ended.
@@ -153,7 +155,7 @@ impl Checks {
                 Caller::Admin { name: admin.name, roles: admin.record.roles, peer }
             }
         };
-        let context = CallContext { caller, source };
+        let context = CallContext { caller, source, channel };
         if let Access::Roles(needed) = access {
             self.check_roles(&context, path, needed).await?;
         }

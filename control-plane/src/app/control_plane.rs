@@ -11,6 +11,7 @@ use super::addresses::{Addresses, reachable};
 use super::error::AppError;
 use crate::access::AccessLayer;
 use crate::admins::Admins;
+use crate::attestation::TokenReviewers;
 use crate::audit::Audit;
 use crate::authority::{Authorities, AuthoritiesParts, Authority, KeyEncryptionKey};
 use crate::clock::Clock;
@@ -128,6 +129,7 @@ impl ControlPlane {
             clock: clock.clone(),
             trust_domain: authority.trust_domain().clone(),
             svid_ttl: settings.svid_ttl,
+            reviewers: TokenReviewers::new(settings.token_review.iter().cloned()),
         }));
         let signing_keys = Arc::new(
             SigningKeys::load(

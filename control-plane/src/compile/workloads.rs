@@ -15,7 +15,7 @@ pub(super) type Workloads = HashMap<SpiffeId, Arc<WorkloadEntries>>;
 pub(super) fn of(catalog: &Catalog, trust_domain: &TrustDomain, former: &Workloads) -> Workloads {
     let mut found = BTreeMap::<SpiffeId, WorkloadEntries>::new();
     for (mesh, resources) in catalog.meshes() {
-        for (name, enrollment) in resources.enrollments() {
+        for (name, enrollment) in resources.workloads() {
             let node = SpiffeId::node(trust_domain, mesh, enrollment.parent());
             found.entry(node).or_default().entries.push(entry(name.as_str(), enrollment));
         }

@@ -1,6 +1,7 @@
 //! What an operator may set: each setting by flag, by `HAUBERK_*` variable or in a TOML file, in this order of
 //! precedence. All mistakes are reported together.
 
+mod process;
 mod sources;
 mod values;
 
@@ -12,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::attestation::ReviewCluster;
 use crate::jwt_svid::LONGEST_TOKEN_LIFE;
 use sources::Sources;
 pub use values::{IssuerUrl, LogFormat, SubjectName};
@@ -33,6 +35,7 @@ pub const NAMES: &[&str] = &[
     "bundle-certificate",
     "bundle-key",
     "web-roots",
+    "token-review",
     "kek-file",
     "log",
     "log-format",
@@ -73,6 +76,8 @@ pub struct Settings {
     pub bundle_certificate: Option<CertificateFiles>,
     /// The roots of the web, PEM, by which bundle endpoints of others are verified; unless told, the system's.
     pub web_roots: Option<PathBuf>,
+    /// The Kubernetes clusters that can be asked whose a token is.
+    pub token_review: Vec<ReviewCluster>,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
     /// Which log events are written, in the syntax of tracing-subscriber's `EnvFilter`.
@@ -169,6 +174,7 @@ impl Settings {
             bundle_listen,
             bundle_certificate,
             web_roots: sources.one("web-roots", None, |text| values::path(text).map(Some)),
+            token_review: sources.many("token-review", values::review_cluster),
             kek_file: sources.one("kek-file", data_dir.join("key-encryption-key"), values::path),
             log: sources.one("log", "info".to_owned(), values::log_filter),
             log_format: sources.one("log-format", LogFormat::Auto, values::log_format),

@@ -135,3 +135,21 @@ fn a_file_that_is_missing_or_no_toml_is_a_mistake() {
     let file = file("svid-ttl 1h");
     assert!(Settings::load(&Flags::new(), &variables(&[]), Some(file.path())).is_err());
 }
+
+#[test]
+fn clusters_that_can_be_asked_are_named_with_their_credentials() {
+    let given = flags(&[
+        ("token-review", "prod=kubernetes.default.svc:443=/var/run/secrets/kubernetes.io/serviceaccount"),
+        ("token-review", "lab=[2001:db8::1]:6443=/etc/hauberk/lab"),
+    ]);
+    let settings = Settings::load(&given, &variables(&[]), None).unwrap();
+    let [prod, lab] = settings.token_review.as_slice() else { panic!("{settings:?}") };
+    assert_eq!((prod.name.as_str(), prod.host.as_str(), prod.port), ("prod", "kubernetes.default.svc", 443));
+    assert_eq!((lab.host.as_str(), lab.credentials.to_str().unwrap()), ("2001:db8::1", "/etc/hauberk/lab"));
+    for wrong in
+        ["prod", "prod=host=/d", "prod=host:0=/d", "prod=host:1=d", "prod=ho st:1=/d", "a/b=host:1=/d"]
+    {
+        let error = Settings::load(&flags(&[("token-review", wrong)]), &variables(&[]), None).unwrap_err();
+        assert_eq!(error.mistakes.len(), 1, "{wrong}");
+    }
+}

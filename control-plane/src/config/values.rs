@@ -4,6 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hauberk_identity::Name;
+
+use crate::attestation::ReviewCluster;
+
 /// How log events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -61,6 +65,26 @@ pub(super) fn subject_name(text: &str) -> Result<SubjectName, String> {
     } else {
         Err(format!("{text:?} is neither a DNS name nor an IP address"))
     }
+}
+
+/// `NAME=HOST:PORT=DIRECTORY`.
+pub(super) fn review_cluster(text: &str) -> Result<ReviewCluster, String> {
+    let wrong = || {
+        format!(
+            "{text:?} is not NAME=HOST:PORT=DIRECTORY, such as \
+             prod=kubernetes.default.svc:443=/var/run/secrets/kubernetes.io/serviceaccount"
+        )
+    };
+    let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
+    let (server, credentials) = rest.split_once('=').ok_or_else(wrong)?;
+    let (host, port) = server.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let name = Name::parse(name).map_err(|error| format!("{text:?}: {error}"))?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    if !hauberk_tls::is_dns_name(host) && host.parse::<IpAddr>().is_err() || !credentials.starts_with('/') {
+        return Err(wrong());
+    }
+    Ok(ReviewCluster { name, host: host.to_owned(), port, credentials: credentials.into() })
 }
 
 /// The URL of an OpenID Connect issuer: `https://`, a host, and no slash at the end.

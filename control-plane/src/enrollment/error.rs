@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hauberk_identity::{NameError, SpiffeId, UnixMillis};
 
+use super::attest::NotAttested;
 use super::token::TokenUse;
 use crate::issuance::{IssuanceError, fails_as_issuance};
 use crate::registry::StoreError;
@@ -83,6 +84,15 @@ pub enum EnrollmentError {
         /// When it makes one more.
         again_in: Duration,
     },
+    /// The evidence that an agent shows, or showed once, makes nothing of it.
+    #[error(transparent)]
+    NotAttested(#[from] NotAttested),
+    /// A machine shows its evidence with new keys more often than agents lose theirs.
+    #[error("this machine's evidence was used with many new keys lately: again in {}", in_words(*.again_in))]
+    TooManyKeys {
+        /// When it may.
+        again_in: Duration,
+    },
     /// The bearers of a token have made more instances than anybody runs.
     #[error(
         "virtual node {node} of mesh {mesh} has {most} live instances, and no more are let in: `hauberk check` says \
@@ -112,7 +122,7 @@ fails_as_issuance!(EnrollmentError);
 
 impl EnrollmentError {
     /// Whether what was read has changed before it could be relied on: worth another attempt.
-    fn is_conflict(&self) -> bool {
+    pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Issuance(IssuanceError::Store(StoreError::Conflict { .. })))
     }
 
@@ -120,6 +130,7 @@ impl EnrollmentError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Name(_) => false,
+            Self::NotAttested(NotAttested::Evidence(error)) => !error.is_unjudged(),
             Self::Issuance(error) => error.is_refusal(),
             _ => true,
         }
@@ -127,7 +138,7 @@ impl EnrollmentError {
 }
 
 /// How often it is tried again because something that it rests on has changed meanwhile: the token, the node.
-const ATTEMPTS: u32 = 16;
+pub(super) const ATTEMPTS: u32 = 16;
 
 /// Makes attempts until nothing that they rest on changes meanwhile.
 pub(super) async fn without_conflict<T, F>(mut attempt: impl FnMut() -> F) -> Result<T, EnrollmentError>

@@ -1,10 +1,21 @@
-//! What is recorded of an instance with each of its certificates.
+//! What is recorded of an instance that gets a certificate.
 
 use hauberk_identity::InstanceId;
 
-use super::join::AgentInfo;
-use crate::issuance::{InstanceRecord, IssuedRecord};
+use crate::issuance::{EvidenceRecord, InstanceRecord, IssuedRecord};
 use crate::registry::{Commit, StoreError, document, keys};
+
+/// The longest text that an agent may say about itself, in characters.
+const LONGEST_INFO: usize = 255;
+
+/// What an agent says about itself; shown to admins, trusted for nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// Its version.
+    pub version: String,
+    /// Its host.
+    pub hostname: String,
+}
 
 /// How an instance came, as far as that is known.
 pub(super) struct Joined {
@@ -12,6 +23,8 @@ pub(super) struct Joined {
     pub(super) at: Option<u64>,
     /// The id of the token.
     pub(super) token: Option<String>,
+    /// The evidence.
+    pub(super) evidence: Option<EvidenceRecord>,
     /// From where.
     pub(super) from: Option<String>,
 }
@@ -35,6 +48,7 @@ pub(super) fn instance_record(
         version: info.version.clone(),
         hostname: info.hostname.clone(),
         token: joined.token,
+        evidence: joined.evidence,
         joined_from: joined.from,
         dismissed_at: None,
     }
@@ -48,4 +62,9 @@ pub(super) fn put_instance(
     let key = format!("{}{id}", keys::INSTANCES);
     let bytes = document::to_bytes(&key, record)?;
     Ok(commit.put(key, bytes))
+}
+
+/// What an agent says of itself, without what would confuse a terminal.
+pub(super) fn presentable(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(LONGEST_INFO).collect()
 }

@@ -8,11 +8,13 @@ use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
 use super::arrivals::Arrivals;
+use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
 use super::error::{EnrollmentError, without_conflict};
-use super::instance::{Joined, instance_record, put_instance};
+use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::node::StoredNode;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
+use crate::attestation::TokenReviewers;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
@@ -36,18 +38,6 @@ pub(super) const RENEWALS_IN_A_LIFE: u32 = 10;
 /// may be a few more.
 pub(crate) const MOST_INSTANCES: usize = 10_000;
 
-/// The longest text that an agent may say about itself, in characters.
-const LONGEST_INFO: usize = 255;
-
-/// What an agent says about itself; shown to admins, trusted for nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AgentInfo {
-    /// Its version.
-    pub version: String,
-    /// Its host.
-    pub hostname: String,
-}
-
 /// An agent that has a certificate.
 #[derive(Debug, Clone)]
 pub struct Enrolled {
@@ -70,6 +60,10 @@ pub struct Enrollment {
     pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
     renewals: std::sync::Mutex<Allowances>,
+    /// How often each machine that shows evidence may do so with a new key.
+    pub(super) machines: std::sync::Mutex<Allowances>,
+    /// The clusters that can be asked whose a token is.
+    pub(super) reviewers: TokenReviewers,
     /// How fast each token makes instances.
     arrivals: std::sync::Mutex<Arrivals>,
     /// Users of one token that is for so many go one after the other, so that they do not fail each other's guards over
@@ -97,6 +91,8 @@ pub struct EnrollmentParts {
     pub trust_domain: hauberk_identity::TrustDomain,
     /// The life of agents' certificates.
     pub svid_ttl: Duration,
+    /// The clusters that can be asked whose a token is.
+    pub reviewers: TokenReviewers,
 }
 
 impl Enrollment {
@@ -112,10 +108,12 @@ impl Enrollment {
             clock,
             trust_domain,
             svid_ttl,
+            reviewers,
         } = parts;
         let queues = std::iter::repeat_with(|| Mutex::new(())).take(QUEUES).collect();
         let renewals = Allowances::new(RENEWALS_AT_ONCE, svid_ttl / RENEWALS_IN_A_LIFE);
         let renewals = std::sync::Mutex::new(renewals);
+        let machines = std::sync::Mutex::new(Allowances::new(KEYS_AT_ONCE, svid_ttl / KEYS_IN_A_LIFE));
         Self {
             store,
             issuer,
@@ -127,6 +125,8 @@ impl Enrollment {
             trust_domain,
             svid_ttl,
             renewals,
+            machines,
+            reviewers,
             arrivals: std::sync::Mutex::new(Arrivals::new()),
             queues,
         }
@@ -215,7 +215,7 @@ impl Enrollment {
                 id
             }
             None => {
-                self.check_room(&id, &node.uid, &record)?;
+                self.check_room(&id, &node.uid, &record.mesh, &record.node)?;
                 let instance = random::instance_id()?;
                 entitlement = match record.uses {
                     Uses::Unlimited => entitlement.present(key),
@@ -263,6 +263,7 @@ impl Enrollment {
         let joined = Joined {
             at: before.as_ref().map(|used| used.at),
             token: Some(hash.short().to_owned()),
+            evidence: None,
             from: Some(before.map_or_else(|| source.to_owned(), |used| used.source)),
         };
         let issued = self
@@ -314,9 +315,15 @@ impl Enrollment {
     }
 
     /// Whether one more instance of a node is let in.
-    fn check_room(&self, id: &SpiffeId, uid: &str, token: &TokenRecord) -> Result<(), EnrollmentError> {
+    pub(super) fn check_room(
+        &self,
+        id: &SpiffeId,
+        uid: &str,
+        mesh: &str,
+        node: &str,
+    ) -> Result<(), EnrollmentError> {
         if self.instances.has_live(id, uid, MOST_INSTANCES, self.clock.now()) {
-            let (mesh, node) = (token.mesh.clone(), token.node.clone());
+            let (mesh, node) = (mesh.to_owned(), node.to_owned());
             return Err(EnrollmentError::TooManyInstances { mesh, node, most: MOST_INSTANCES });
         }
         Ok(())
@@ -326,7 +333,7 @@ impl Enrollment {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn renewals(&self) -> MutexGuard<'_, Allowances> {
+    pub(super) fn renewals(&self) -> MutexGuard<'_, Allowances> {
         self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -344,7 +351,7 @@ impl Enrollment {
         self.queues.get(number % QUEUES)
     }
 
-    fn count(&self, error: Option<&EnrollmentError>) {
+    pub(super) fn count(&self, error: Option<&EnrollmentError>) {
         let outcome = match error {
             None => "ok",
             Some(error) if error.is_refusal() => "refused",
@@ -366,9 +373,4 @@ enum Counted {
 
 fn too_often(again_in: Duration) -> EnrollmentError {
     EnrollmentError::TooOften { again_in }
-}
-
-/// What an agent says of itself, without what would confuse a terminal.
-fn presentable(text: &str) -> String {
-    text.chars().filter(|character| !character.is_control()).take(LONGEST_INFO).collect()
 }

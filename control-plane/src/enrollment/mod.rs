@@ -1,6 +1,7 @@
-//! How agents come by their identities: join tokens, the first certificate, and its renewals.
+//! How agents come by their identities: join tokens and evidence, the first certificate, and its renewals.
 
 mod arrivals;
+mod attest;
 mod error;
 mod instance;
 mod join;
@@ -13,8 +14,10 @@ mod workload;
 mod tests;
 
 pub(crate) use arrivals::AT_ONCE as JOINS_AT_ONCE;
+pub use attest::{NotAttested, Shown};
 pub use error::EnrollmentError;
+pub use instance::AgentInfo;
 pub(crate) use join::MOST_INSTANCES;
-pub use join::{AgentInfo, Enrolled, Enrollment, EnrollmentParts};
+pub use join::{Enrolled, Enrollment, EnrollmentParts};
 pub use token::{IssuedToken, TokenError, TokenRecord, TokenRequest, TokenUse, TokenView, Tokens, Uses};
 pub(crate) use workload::{EntitledWorkload, object as workload_object};

@@ -4,12 +4,12 @@ use hauberk_identity::{IdentityKind, InstanceId, Serial};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 
 use super::error::{EnrollmentError, without_conflict};
-use super::instance::{Joined, instance_record, put_instance};
-use super::join::{AgentInfo, Enrolled, Enrollment};
+use super::instance::{AgentInfo, Joined, instance_record, put_instance};
+use super::join::{Enrolled, Enrollment};
 use super::node::StoredNode;
 use crate::audit::{Act, Actor};
 use crate::issuance::{Holder, InstanceRecord, Order};
-use crate::registry::Commit;
+use crate::registry::{Commit, Guard};
 use crate::revocation;
 
 /// What an agent is entitled to its name by.
@@ -20,11 +20,14 @@ pub(crate) struct Entitled<'a> {
     name: &'a str,
     node: StoredNode,
     former: Option<InstanceRecord>,
+    /// The enrollment that it still rests on, where it came by evidence.
+    enrollment: Option<Guard>,
 }
 
 impl Enrollment {
     /// Whether an agent that has proved its certificate is still entitled to the name in it: the certificate has not
-    /// expired meanwhile, and the node is there and the one that it joined.
+    /// expired meanwhile, the node is there and the one that it joined, and the enrollment that let it in, if one did, still
+    /// would.
     ///
     /// # Errors
     /// When it is not, or nothing can be read.
@@ -39,7 +42,12 @@ impl Enrollment {
         let former = self.ledger.instance(&instance).await?;
         let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
         let node = self.same_node(mesh, name, former_uid).await?;
-        Ok(Entitled { instance, mesh, name, node, former })
+        let evidence = former.as_ref().and_then(|former| former.evidence.as_ref());
+        let enrollment = match evidence {
+            Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
+            None => None,
+        };
+        Ok(Entitled { instance, mesh, name, node, former, enrollment })
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
@@ -77,21 +85,27 @@ impl Enrollment {
         without_conflict(|| self.renew_once(peer, &public_key, source)).await
     }
 
-    /// One attempt: fails with a conflict where the node, or what is refused, changed in between.
+    /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between.
     async fn renew_once(
         &self,
         peer: &PeerIdentity,
         public_key: &PublicKey,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let Entitled { instance, mesh, name, node, former } = self.entitled(peer).await?;
+        let Entitled { instance, mesh, name, node, former, enrollment } = self.entitled(peer).await?;
         let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
             version: former.version.clone(),
             hostname: former.hostname.clone(),
         });
         let at = former.as_ref().map(|former| former.enrolled_at);
-        let (token, from) = former.map(|former| (former.token, former.joined_from)).unwrap_or_default();
-        let joined = Joined { at, token, from };
+        let former = former.map(|former| (former.token, former.evidence, former.joined_from));
+        let (token, evidence, from) = former.unwrap_or_default();
+        let mut entitlement = enrollment.into_iter().fold(node.guard(Commit::new()), Commit::guard);
+        if let Some(evidence) = &evidence {
+            let (of, to) = (peer.key_fingerprint(), public_key.fingerprint());
+            entitlement = self.pass_on(entitlement, evidence, of, to).await?;
+        }
+        let joined = Joined { at, token, evidence, from };
         let order = Order {
             id: peer.id().clone(),
             holder: Holder::Instance(instance.to_string()),
@@ -103,7 +117,7 @@ impl Enrollment {
             action: "certificate.renew",
         };
         let of_instance = Some((&instance, Some(peer.serial())));
-        let entitlement = self.check_denied(node.guard(Commit::new()), (mesh, name), of_instance).await?;
+        let entitlement = self.check_denied(entitlement, (mesh, name), of_instance).await?;
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {

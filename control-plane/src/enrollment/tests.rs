@@ -433,6 +433,7 @@ async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
             selectors: vec!["unix:uid:1000".to_owned()],
             ..wire::WorkloadEnrollment::default()
         }),
+        attest: None,
     };
     let spec = Some(wire::resource::Spec::Enrollment(spec));
     let bytes = wire::Resource { spec, ..wire::Resource::default() }.encode_to_vec();

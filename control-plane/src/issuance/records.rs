@@ -94,6 +94,28 @@ pub struct InstanceRecord {
     /// When it said that it denies everything since its node is gone, Unix ms.
     #[serde(default)]
     pub dismissed_at: Option<u64>,
+    /// What it was let in by; `None` where that was a join token.
+    #[serde(default)]
+    pub evidence: Option<EvidenceRecord>,
+}
+
+/// The evidence that an instance was let in by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceRecord {
+    /// What verified it.
+    pub attestor: String,
+    /// Whose it was: the machine's.
+    pub subject: String,
+    /// The enrollment, in the mesh of the instance's node.
+    pub enrollment: String,
+    /// All that was true of it.
+    pub selectors: Vec<String>,
+    /// Who vouched for it, of those that the enrollment named.
+    pub voucher: String,
+    /// When it was last verified, Unix ms.
+    pub at: u64,
+    /// From where it came.
+    pub source: String,
 }
 
 /// Issued certificates, the latest first.

@@ -13,6 +13,8 @@
 //! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
 //! token/<hash>                             a join token
 //! token-use/<hash>/<key fingerprint>       who used it
+//! attested/<enrollment uid>/<machine>/<key>  the instance that a machine's key became by evidence
+//! attested-once/<attestor>/<machine>       the keys for which evidence counts that counts for one
 //! issued/<serial>                          an issued certificate
 //! issued-order/<newest first>/<serial>     the same, in order
 //! instance/<instance id>                   a running agent and its latest certificate
@@ -70,6 +72,12 @@ pub const TOKENS: &str = "token/";
 
 /// Uses of join tokens.
 pub const TOKEN_USES: &str = "token-use/";
+
+/// What keys became by the evidence of their machines.
+pub const ATTESTED: &str = "attested/";
+
+/// For which keys evidence counts that counts for one.
+pub const ATTESTED_ONCE: &str = "attested-once/";
 
 /// Issued certificates.
 pub const ISSUED: &str = "issued/";

@@ -9,7 +9,7 @@ use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use hauberk_tls::SpiffeBundle;
 use prost::Message;
 
-use super::enrollment::WorkloadEnrollment;
+use super::enrollment::{Enrollment, WorkloadEnrollment};
 use super::federated_trust_domain::FederatedTrustDomain;
 use super::fetched::FetchedBundle;
 use super::key::{Kind, ResourceKey};
@@ -52,7 +52,7 @@ pub struct Entry {
 #[derive(Debug, Clone)]
 pub enum Model {
     /// Who may become what.
-    Enrollment(WorkloadEnrollment),
+    Enrollment(Enrollment),
     /// A trust domain whose members are known.
     FederatedTrustDomain(FederatedTrustDomain),
     /// A mesh.
@@ -77,9 +77,7 @@ impl Model {
         problems: &mut Problems,
     ) -> Option<Self> {
         match spec {
-            Spec::Enrollment(spec) => {
-                WorkloadEnrollment::parse(spec, trust_domain, problems).map(Self::Enrollment)
-            }
+            Spec::Enrollment(spec) => Enrollment::parse(spec, trust_domain, problems).map(Self::Enrollment),
             Spec::FederatedTrustDomain(spec) => {
                 FederatedTrustDomain::parse(spec, key, trust_domain, problems).map(Self::FederatedTrustDomain)
             }
@@ -311,10 +309,18 @@ impl MeshCatalog {
     }
 
     /// All enrollments, in order.
-    pub fn enrollments(&self) -> impl Iterator<Item = (&Name, &WorkloadEnrollment)> {
+    pub fn enrollments(&self) -> impl Iterator<Item = (&Name, &Enrollment)> {
         self.enrollments.iter().filter_map(|(name, entry)| match entry.model() {
             Model::Enrollment(enrollment) => Some((name, enrollment)),
             _ => None,
+        })
+    }
+
+    /// Those of programs beside agents, in order.
+    pub fn workloads(&self) -> impl Iterator<Item = (&Name, &WorkloadEnrollment)> {
+        self.enrollments().filter_map(|(name, enrollment)| match enrollment {
+            Enrollment::Workload(workload) => Some((name, workload)),
+            Enrollment::Attest(_) => None,
         })
     }
 

@@ -8,6 +8,7 @@ use hauberk_identity::{Name, Selector, SelectorError, SpiffeId, TrustDomain};
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::is_dns_name;
 
+use super::attest::AttestEnrollment;
 use super::choice::{self, did_you_mean};
 use super::problem::Problems;
 use crate::jwt_svid::LONGEST_TOKEN_LIFE;
@@ -23,7 +24,55 @@ const MOST_DNS_NAMES: usize = 32;
 /// The longest hint, in bytes (SPIFFE Workload API §5.2.1).
 const LONGEST_HINT: usize = 1_024;
 
-/// An enrollment that is well-formed: a program beside the agents of a node gets an identity of its own.
+/// An enrollment that is well-formed, in one of its two forms.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Enrollment {
+    /// Of a program beside an agent.
+    Workload(WorkloadEnrollment),
+    /// Of agents that show evidence.
+    Attest(AttestEnrollment),
+}
+
+impl Enrollment {
+    /// Reads a spec, and reports everything that is wrong with it.
+    pub(crate) fn parse(
+        spec: &wire::EnrollmentSpec,
+        trust_domain: &TrustDomain,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let wire::EnrollmentSpec { parent, workload, attest } = spec;
+        let Some(attest) = attest else {
+            return WorkloadEnrollment::parse(spec, trust_domain, problems).map(Self::Workload);
+        };
+        let mixed = [("spec.parent", parent.is_some()), ("spec.workload", workload.is_some())];
+        for (field, _) in mixed.into_iter().filter(|(_, is_there)| *is_there) {
+            let message = "an enrollment is either of a program beside an agent or, by attest, of agents";
+            problems.invalid_but(field, message, "write two enrollments");
+        }
+        let is_mixed = parent.is_some() || workload.is_some();
+        AttestEnrollment::parse(attest, problems).filter(|_| !is_mixed).map(Self::Attest)
+    }
+
+    /// The virtual nodes that it cannot do without.
+    pub fn nodes(&self) -> Vec<&Name> {
+        match self {
+            Self::Workload(workload) => vec![workload.parent()],
+            Self::Attest(attest) => attest.nodes().collect(),
+        }
+    }
+
+    /// Whether it is of a program that is to know this trust domain.
+    pub fn federates_with(&self, trust_domain: &str) -> bool {
+        match self {
+            Self::Workload(workload) => {
+                workload.federates_with().iter().any(|named| named.as_str() == trust_domain)
+            }
+            Self::Attest(_) => false,
+        }
+    }
+}
+
+/// A program beside the agents of a node gets an identity of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadEnrollment {
     parent: Name,
@@ -44,13 +93,14 @@ impl WorkloadEnrollment {
         problems: &mut Problems,
     ) -> Option<Self> {
         let before = problems.count();
-        let wire::EnrollmentSpec { parent, workload } = spec;
+        let wire::EnrollmentSpec { parent, workload, attest: _ } = spec;
         let parent = match parent {
             Some(wire::EnrollmentParent { virtual_node }) => {
                 choice::name(problems, "spec.parent.virtualNode", virtual_node)
             }
             None => {
-                let help = "write parent: {virtualNode: …}";
+                let help =
+                    "write parent: {virtualNode: …}; or attest: {…} instead, for agents that show evidence";
                 problems.invalid_but("spec.parent", "whose agents vouch for it is missing", help);
                 None
             }
@@ -223,7 +273,7 @@ mod tests {
         };
         change(&mut workload);
         let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
-        let spec = wire::EnrollmentSpec { parent, workload: Some(workload) };
+        let spec = wire::EnrollmentSpec { parent, workload: Some(workload), attest: None };
         resource("shop", "worker", Spec::Enrollment(spec))
     }
 

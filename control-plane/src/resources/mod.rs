@@ -5,6 +5,7 @@
 
 pub mod admit;
 mod apply;
+mod attest;
 mod catalog;
 mod choice;
 mod discovery;
@@ -26,9 +27,10 @@ pub use apply::{
     Applied, Author, ChangeError, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed, Resources,
     ResourcesParts,
 };
+pub use attest::{AttestEnrollment, ClusterSource, EvidenceSource, NoRule, TokenVerifier};
 pub use catalog::{Catalog, Entry, MeshCatalog, Model};
 pub use discovery::{Discovery, FixedEndpoint};
-pub use enrollment::WorkloadEnrollment;
+pub use enrollment::{Enrollment, WorkloadEnrollment};
 pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, EndpointUrl, FederatedTrustDomain};
 pub use fetched::FetchedBundle;
 pub use follow::Catalogs;

@@ -277,7 +277,7 @@ async fn whoever_has_more_certificates_than_the_list_takes_gets_nothing_more() {
 async fn what_cannot_be_revoked_is_named() {
     let scratch = scratch().await;
     let revocations = &scratch.control.revocations;
-    let unknown = hauberk_identity::Serial::from_random([7; 16]);
+    let unknown = Serial::from_random([7; 16]);
     let error = revocations.revoke(&Target::Serial(unknown), &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::UnknownSerial(_)), "{error}");
     let id = hauberk_identity::InstanceId::from_random([7; 8]);

@@ -10,9 +10,9 @@ use hauberk_identity::{IdentityKind, InstanceId, Name, UnixMillis};
 use hauberk_proto::admin::v1::identities_server::{Identities, IdentitiesServer};
 use hauberk_proto::admin::v1::{
     CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
-    DescribeInstanceRequest, DescribeInstanceResponse, FetchBundleRequest, FetchBundleResponse, Instance,
-    InstancePort, IssuedCertificate, ListCertificatesRequest, ListCertificatesResponse, ListInstancesRequest,
-    ListInstancesResponse, ListTokensRequest, ListTokensResponse, Token,
+    DescribeInstanceRequest, DescribeInstanceResponse, Evidence, FetchBundleRequest, FetchBundleResponse,
+    Instance, InstancePort, IssuedCertificate, ListCertificatesRequest, ListCertificatesResponse,
+    ListInstancesRequest, ListInstancesResponse, ListTokensRequest, ListTokensResponse, Token,
 };
 use tonic::{Request, Response, Status};
 
@@ -22,7 +22,7 @@ use crate::app::ControlPlane;
 use crate::enrollment::{TokenRequest, TokenView, Uses};
 use crate::instances::wanted::{self, Standing};
 use crate::instances::{Lag, Report};
-use crate::issuance::{Holder, IssuedRecord};
+use crate::issuance::{EvidenceRecord, Holder, IssuedRecord};
 use crate::push::Push;
 
 /// The service, ready to be mounted.
@@ -145,6 +145,8 @@ impl Identities for IdentitiesService {
         let listed = self.list_instances(Request::new(of_node)).await?.into_inner().instances;
         let instance = listed.into_iter().find(|instance| instance.id == id.to_string());
         let instance = instance.ok_or_else(|| status::no_such_instance(&id))?;
+        let evidence = record.as_ref().and_then(|record| record.evidence.clone()).map(evidence);
+        let instance = Instance { evidence, ..instance };
         let life = life::of(&self.control, &id, instance, record).await;
         Ok(Response::new(life.map_err(|error| status::of_store(&error))?))
     }
@@ -211,6 +213,7 @@ impl IdentitiesService {
             draining: registration.as_ref().is_some_and(|registration| registration.draining),
             clock_skew_ms: hello.map(|hello| hello.clock_skew_ms).unwrap_or_default(),
             token_id: report.token.clone().unwrap_or_default(),
+            evidence: None,
         }
     }
 }
@@ -251,6 +254,12 @@ fn token(view: &TokenView, live: usize) -> Token {
             Uses::Unlimited => u32::try_from(live).unwrap_or(u32::MAX),
         },
     }
+}
+
+fn evidence(record: EvidenceRecord) -> Evidence {
+    let EvidenceRecord { attestor, subject: _, enrollment, selectors, voucher: _, at, source } = record;
+    let verified_at = Some(message::timestamp(UnixMillis(at)));
+    Evidence { attestor, enrollment, selectors, verified_at, source }
 }
 
 fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {

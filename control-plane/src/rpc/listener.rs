@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hauberk_tls::device::ChannelBinding;
 use hauberk_tls::{Acceptor, PeerIdentity, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -142,6 +143,15 @@ impl Handshake {
         }
         match self.acceptor.accept(stream).await {
             Ok(accepted) => {
+                let Ok(channel) = ChannelBinding::of(&accepted) else {
+                    self.count_refused();
+                    tracing::error!(
+                        event = "connection_unnamed",
+                        listener = self.listener,
+                        "a handshake is not done"
+                    );
+                    return;
+                };
                 let (stream, peer) = accepted.into_parts();
                 let holder = match &peer {
                     Some(peer) => Some(self.ledger.answerable(peer.serial()).await),
@@ -162,7 +172,7 @@ impl Handshake {
                 let now = self.clock.now();
                 let life = peer.as_ref().map_or(ANONYMOUS_LIFE, |peer| peer.not_after().since(now));
                 let dismissed = peer.as_ref().and_then(|peer| self.dismissal_of(peer));
-                let info = ConnectionInfo::Tls { address: self.address, peer };
+                let info = ConnectionInfo::Tls { address: self.address, peer, channel };
                 let connection = Connection {
                     stream,
                     info,

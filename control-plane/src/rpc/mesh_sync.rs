@@ -36,7 +36,7 @@ impl Mesh for MeshService {
         &self,
         request: Request<Streaming<FromAgent>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
-        let CallContext { caller, source } = CallContext::of(&request)?;
+        let CallContext { caller, source, channel: _ } = CallContext::of(&request)?;
         let Caller::Agent { peer, instance } = caller else {
             return Err(Status::permission_denied("only agents synchronise here"));
         };

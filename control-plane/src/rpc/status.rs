@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
-use crate::enrollment::{EnrollmentError, TokenError};
+use crate::enrollment::{EnrollmentError, NotAttested, TokenError};
 use crate::federation::RefreshError;
 use crate::issuance::IssuanceError;
 use crate::jwt_svid::MintError;
@@ -175,6 +175,17 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
+        EnrollmentError::NotAttested(NotAttested::Evidence(unjudged)) if unjudged.is_unjudged() => {
+            tracing::warn!(event = "evidence_unjudged", error = %unjudged, "an agent could not be let in");
+            refusal(Code::Unavailable, "NOT_ATTESTED_YET", "the evidence cannot be judged now: try again")
+        }
+        // Which rule it broke is for administrators to know; the audit log tells them.
+        EnrollmentError::NotAttested(_) => refusal(
+            Code::PermissionDenied,
+            "NOT_ATTESTED",
+            "the evidence makes nothing of this agent: the control plane's audit log says why",
+        ),
+        EnrollmentError::TooManyKeys { again_in } => too_often("TOO_MANY_KEYS", error, *again_in),
         EnrollmentError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
         EnrollmentError::TooFast { again_in, .. } => too_often("JOINED_TOO_OFTEN", error, *again_in),
         EnrollmentError::TooManyInstances { .. } => {

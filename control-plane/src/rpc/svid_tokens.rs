@@ -27,7 +27,7 @@ impl SvidTokens for SvidTokensService {
         &self,
         request: Request<MintTokenRequest>,
     ) -> Result<Response<MintTokenResponse>, Status> {
-        let CallContext { caller, source } = CallContext::of(&request)?.clone();
+        let CallContext { caller, source, channel: _ } = CallContext::of(&request)?.clone();
         let Caller::Agent { peer, .. } = &caller else {
             return Err(Status::permission_denied("only agents get tokens here"));
         };

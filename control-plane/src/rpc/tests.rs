@@ -132,7 +132,12 @@ fn somebody(key: &KeyPair, chain: &[Vec<u8>], roots: &[Vec<u8>]) -> Connector {
 async fn attest(running: &Running, token: &str) -> (KeyPair, AttestResponse) {
     let (key, csr) = request();
     let channel = channel(running.addresses.agent, stranger(running)).await.unwrap();
-    let asked = AttestRequest { csr, evidence: Some(Evidence::JoinToken(token.to_owned())), agent: None };
+    let asked = AttestRequest {
+        csr,
+        evidence: Some(Evidence::JoinToken(token.to_owned())),
+        agent: None,
+        enrollment: None,
+    };
     (key, EnrollmentClient::new(channel).attest(asked).await.unwrap().into_inner())
 }
 

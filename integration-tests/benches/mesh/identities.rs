@@ -269,7 +269,7 @@ impl Door {
     /// Over a connection of its own.
     async fn attest(&self, token: &str, csr: &[u8]) -> Result<AttestResponse, tonic::Status> {
         let evidence = Some(Evidence::JoinToken(token.to_owned()));
-        let request = AttestRequest { csr: csr.to_vec(), agent: None, evidence };
+        let request = AttestRequest { csr: csr.to_vec(), agent: None, evidence, enrollment: None };
         let channel = dial::channel(&self.address, self.connector.clone());
         EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
     }
@@ -306,6 +306,7 @@ async fn apply(resources: &mut ResourcesClient<Channel>, name: &str) {
     let spec = EnrollmentSpec {
         parent: Some(EnrollmentParent { virtual_node: "client".to_owned() }),
         workload: Some(WorkloadEnrollment { path, selectors, ..WorkloadEnrollment::default() }),
+        attest: None,
     };
     let resource = Resource {
         mesh: "bench".to_owned(),

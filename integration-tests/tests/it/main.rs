@@ -9,6 +9,7 @@
 )]
 
 mod admin_access;
+mod attestation;
 mod attestors;
 mod authorities;
 mod authorization;

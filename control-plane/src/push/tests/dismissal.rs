@@ -24,6 +24,7 @@ impl World {
             token: None,
             joined_from: None,
             dismissed_at: None,
+            evidence: None,
         };
         let bytes = document::to_bytes(&key, &record).unwrap();
         self.store.commit(Commit::new().put(key, bytes)).await.unwrap();

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
 use hauberk_proto::mesh::v1::{
-    Backend, EnrollmentParent, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec,
-    resource::Spec, virtual_service_provider::Provider,
+    Backend, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
+    virtual_service_provider::Provider,
 };
 
 use super::Step;
@@ -37,7 +37,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         // Also where something else is wrong with it.
         match step.batch.get(*index).and_then(|resource| resource.spec.as_ref()) {
             Some(Spec::Enrollment(spec)) => {
-                step.check_parent(key, mesh, spec, problems);
+                step.check_enrolled(key, mesh, spec, problems);
                 step.check_federates_with(key, mesh, spec, problems);
             }
             Some(Spec::VirtualNode(spec)) => step.check_backends(key, mesh, spec, problems),
@@ -85,17 +85,23 @@ impl Step<'_> {
         }
     }
 
-    fn check_parent(
+    fn check_enrolled(
         &self,
         key: &ResourceKey,
         mesh: &MeshCatalog,
         spec: &EnrollmentSpec,
         problems: &mut Problems,
     ) {
-        let Some(EnrollmentParent { virtual_node }) = &spec.parent else { return };
-        let Ok(node) = Name::parse(virtual_node) else { return };
-        if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
-            self.report_no_node("spec.parent.virtualNode", mesh, &node, problems);
+        let EnrollmentSpec { parent, workload: _, attest } = spec;
+        let parent = parent.iter().map(|parent| ("spec.parent.virtualNode".to_owned(), &parent.virtual_node));
+        let rules = attest.iter().flat_map(|attest| &attest.rules).enumerate();
+        let rules = rules
+            .map(|(index, rule)| (format!("spec.attest.rules[{index}].virtualNode"), &rule.virtual_node));
+        for (field, virtual_node) in parent.chain(rules) {
+            let Ok(node) = Name::parse(virtual_node) else { continue };
+            if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
+                self.report_no_node(&field, mesh, &node, problems);
+            }
         }
     }
 

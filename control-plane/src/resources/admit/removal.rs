@@ -91,7 +91,7 @@ fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
             .map(|(name, _)| format!("virtual service {name:?}"))
             .chain(
                 mesh.enrollments()
-                    .filter(|(_, enrollment)| *enrollment.parent() == key.name)
+                    .filter(|(_, enrollment)| enrollment.nodes().contains(&&key.name))
                     .map(|(name, _)| format!("enrollment {name:?}")),
             )
             .collect(),
@@ -102,9 +102,7 @@ fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
             .collect(),
         Kind::FederatedTrustDomain => mesh
             .enrollments()
-            .filter(|(_, enrollment)| {
-                enrollment.federates_with().iter().any(|named| named.as_str() == key.name.as_str())
-            })
+            .filter(|(_, enrollment)| enrollment.federates_with(key.name.as_str()))
             .map(|(name, _)| format!("enrollment {name:?}"))
             .collect(),
         Kind::Enrollment | Kind::Policy => Vec::new(),

@@ -249,7 +249,7 @@ fn enrollments_federate_with_what_is_followed() {
             ..Default::default()
         };
         let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
-        let spec = wire::EnrollmentSpec { parent, workload: Some(workload) };
+        let spec = wire::EnrollmentSpec { parent, workload: Some(workload), attest: None };
         resource("shop", "worker", Spec::Enrollment(spec))
     };
     let found = problems(enrollment(&["partner.example", "shop.example", "A"]), EVERYTHING);

@@ -28,7 +28,8 @@ async fn what_they_send_is_not_gathered_beyond_what_it_can_be() {
     let asked = LoginRequest { login_token: "none".into(), csr: csr.clone() };
     let mut login = AdminsClient::new(stranger_at(&running, admins).await);
     assert_eq!(login.login(asked).await.unwrap_err().code(), Code::OutOfRange);
-    let asked = AttestRequest { csr, evidence: Some(Evidence::JoinToken(token)), agent: None };
+    let evidence = Some(Evidence::JoinToken(token));
+    let asked = AttestRequest { csr, evidence, agent: None, enrollment: None };
     let mut enrollment = EnrollmentClient::new(stranger_at(&running, agents).await);
     assert_eq!(enrollment.attest(asked).await.unwrap_err().code(), Code::OutOfRange);
     running.stop().await;

@@ -1,0 +1,29 @@
+//! `x509pop`: a certificate of this machine, and proof that we have its key.
+
+use std::path::Path;
+
+use hauberk_proto::agent::v1::X509PopProof;
+use hauberk_tls::PublicKey;
+use hauberk_tls::device::{ChannelBinding, DeviceKey, DeviceKeyError, statement};
+
+use super::{EvidenceError, text_of};
+use crate::config::EnrollmentName;
+
+pub(super) fn read(certificate: &Path, key: &Path) -> Result<DeviceKey, EvidenceError> {
+    let chain = text_of(certificate)?;
+    let key = text_of(key)?;
+    let wrong = |source| EvidenceError::Device { path: certificate.to_owned(), source };
+    DeviceKey::from_pem(&chain, key.as_bytes()).map_err(wrong)
+}
+
+pub(super) fn show(
+    device: &DeviceKey,
+    channel: &ChannelBinding,
+    agent_key: &PublicKey,
+    enrollment: &EnrollmentName,
+) -> Result<X509PopProof, DeviceKeyError> {
+    let EnrollmentName { mesh, name } = enrollment;
+    let signature = device.prove(&statement(channel, agent_key, mesh.as_str(), name.as_str()))?;
+    let chain = device.chain().iter().map(|certificate| certificate.to_vec()).collect();
+    Ok(X509PopProof { chain, signature })
+}

@@ -1,0 +1,221 @@
+//! Asks a Kubernetes cluster whose a token is (TokenReview, authentication.k8s.io/v1).
+//!
+//! Which clusters are asked, and where they are, only the operator of the control plane says (`--token-review`): a resource
+//! names one of them. Otherwise whoever may write enrollments could have the control plane send its credentials anywhere.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hauberk_identity::Name;
+use hauberk_tls::{EndpointConnector, HandshakeError, SetupError, WebRoots, WebRootsError};
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+/// How long one question may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many are asked at once: whoever asks through us has proved nothing yet.
+const AT_ONCE: usize = 16;
+
+/// The largest answer, in bytes.
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// Where it is asked.
+const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+
+/// A cluster that can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReviewCluster {
+    /// As enrollments name it.
+    pub name: Name,
+    /// Its API server, by DNS name or IP address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The directory with `ca.crt`, which the API server is known by, and `token`, which we are: as pods have it.
+    pub credentials: PathBuf,
+}
+
+/// The clusters that can be asked.
+#[derive(Debug)]
+pub struct TokenReviewers {
+    clusters: BTreeMap<Name, ReviewCluster>,
+    places: Semaphore,
+}
+
+/// Why there is no answer to act on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviewError {
+    /// The enrollment names one that the control plane was not told of. The fault is the administrator's.
+    #[error(
+        "the control plane was told of no cluster {0}: start it with --token-review {0}=HOST:PORT=DIRECTORY"
+    )]
+    UnknownCluster(Name),
+    /// Too many ask at once.
+    #[error("{AT_ONCE} tokens are being reviewed already")]
+    Busy,
+    /// The cluster does not know the token, or not for this audience.
+    #[error("cluster {cluster} does not vouch for the token: {why}")]
+    Refused {
+        /// The cluster.
+        cluster: Name,
+        /// What it says.
+        why: String,
+    },
+    /// Nobody answers, or not as they should.
+    #[error("cluster {cluster} cannot be asked: {source}")]
+    Unanswered {
+        /// The cluster.
+        cluster: Name,
+        /// Why not.
+        source: Box<Unanswered>,
+    },
+}
+
+/// Why a cluster does not answer. The fault is its, or its administrator's.
+#[derive(Debug, thiserror::Error)]
+pub enum Unanswered {
+    /// It took too long.
+    #[error("it took longer than {} s", DEADLINE.as_secs())]
+    Late,
+    /// A file of ours, or the network.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The certificates to know it by are none.
+    #[error("ca.crt: {0}")]
+    Authority(#[from] WebRootsError),
+    /// TLS cannot be set up. The fault is ours.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// Who answers is not the cluster.
+    #[error("who answers is not believed: {0}")]
+    Handshake(#[from] HandshakeError),
+    /// It does not speak HTTP as it should.
+    #[error("it does not speak HTTP/1.1: {0}")]
+    Http(#[from] hyper::Error),
+    /// It will not be asked by us.
+    #[error("it answers with status {0}: does the account of `token` have the role system:auth-delegator?")]
+    Status(StatusCode),
+    /// Its answer is no TokenReview.
+    #[error("its answer is no TokenReview of at most {MAX_ANSWER} bytes")]
+    Answer,
+}
+
+impl TokenReviewers {
+    /// These clusters.
+    pub fn new(clusters: impl IntoIterator<Item = ReviewCluster>) -> Self {
+        let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
+        Self { clusters, places: Semaphore::new(AT_ONCE) }
+    }
+
+    /// The user whose token it is (`status.user`), if it is one for this audience.
+    ///
+    /// # Errors
+    /// It is not, or nobody says so.
+    pub(super) async fn ask(
+        &self,
+        cluster: &Name,
+        token: &str,
+        audience: &str,
+    ) -> Result<Value, ReviewError> {
+        let known = self.clusters.get(cluster);
+        let known = known.ok_or_else(|| ReviewError::UnknownCluster(cluster.clone()))?;
+        // Nothing else can be a token, and need not be asked about.
+        let is_jwt = token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && token.bytes().filter(|byte| *byte == b'.').count() == 2;
+        let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
+        if !is_jwt {
+            return Err(refused("it is no token"));
+        }
+        let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy) };
+        let asked = tokio::time::timeout(DEADLINE, known.post(token, audience)).await;
+        let unanswered =
+            |source| ReviewError::Unanswered { cluster: cluster.clone(), source: Box::new(source) };
+        let answer = asked.unwrap_or(Err(Unanswered::Late)).map_err(unanswered)?;
+        let status = answer.get("status").ok_or_else(|| unanswered(Unanswered::Answer))?;
+        let said = status.get("error").and_then(Value::as_str).filter(|error| !error.is_empty());
+        if status.get("authenticated") != Some(&Value::Bool(true)) || said.is_some() {
+            return Err(refused(said.unwrap_or("it is not authentic, or has expired")));
+        }
+        // A cluster that says nothing of audiences has not looked at them.
+        let audiences = status.get("audiences").and_then(Value::as_array);
+        if !audiences.is_some_and(|audiences| audiences.iter().any(|named| named == audience)) {
+            return Err(refused("it is not for this audience"));
+        }
+        status.get("user").cloned().ok_or_else(|| unanswered(Unanswered::Answer))
+    }
+}
+
+impl ReviewCluster {
+    async fn post(&self, token: &str, audience: &str) -> Result<Value, Unanswered> {
+        // Read each time: both are replaced while we run.
+        let own = Zeroizing::new(self.read("token").await?);
+        let authority = self.read("ca.crt").await?;
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| Unanswered::Io { what, source }
+        };
+        let stream =
+            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed("connecting"))?;
+        let client = EndpointConnector::web(WebRoots::from_pem(&authority)?, DEADLINE)?;
+        let stream = client.connect(&self.host, stream).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let asked = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": { "token": token, "audiences": [audience] },
+        });
+        let bearer = Zeroizing::new(format!("Bearer {}", own.trim()));
+        let mut bearer = header::HeaderValue::from_str(&bearer).map_err(|_| Unanswered::Io {
+            what: "token".to_owned(),
+            source: io::ErrorKind::InvalidData.into(),
+        })?;
+        bearer.set_sensitive(true);
+        let request = Request::post(PATH)
+            .header(header::HOST, format!("{}:{}", self.host, self.port))
+            .header(header::AUTHORIZATION, bearer)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONNECTION, "close")
+            .body(Full::new(Bytes::from(asked.to_string())))
+            .map_err(|_| Unanswered::Answer)?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            if ![StatusCode::OK, StatusCode::CREATED].contains(&response.status()) {
+                return Err(Unanswered::Status(response.status()));
+            }
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let body = body.map_err(|_| Unanswered::Answer)?.to_bytes();
+            serde_json::from_slice(&body).map_err(|_| Unanswered::Answer)
+        };
+        tokio::pin!(connection, exchange);
+        tokio::select! {
+            answer = &mut exchange => answer,
+            ended = &mut connection => {
+                ended?;
+                // What came before the end is there all the same.
+                exchange.await
+            }
+        }
+    }
+
+    async fn read(&self, name: &str) -> Result<String, Unanswered> {
+        let path = self.credentials.join(name);
+        let text = tokio::fs::read_to_string(&path).await;
+        text.map_err(|source| Unanswered::Io { what: path.display().to_string(), source })
+    }
+}

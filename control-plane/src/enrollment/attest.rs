@@ -1,0 +1,324 @@
+//! The first certificate for evidence of where an agent runs.
+//!
+//! The agent names an enrollment; what it becomes follows from the evidence and that enrollment's rules. The same key gets
+//! the same instance again, as with join tokens. Another key of the same machine gets another instance: the agent may have
+//! lost its state.
+
+mod machines;
+
+use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use hauberk_tls::device::ChannelBinding;
+use hauberk_tls::{CertificateRequest, PublicKey};
+use prost::Message;
+
+use machines::{AttestedRecord, machine_prefix};
+pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
+
+use super::error::{ATTEMPTS, EnrollmentError};
+use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
+use super::join::{Enrolled, Enrollment};
+use crate::attestation::{self, Attested, Evidence, EvidenceError, Occasion};
+use crate::audit::{Act, Actor};
+use crate::issuance::{EvidenceRecord, Holder, Order};
+use crate::random;
+use crate::registry::{Commit, Guard, StoreError, Version, document, keys};
+use crate::resources::{self, AttestEnrollment, EvidenceSource, NoRule, Problems};
+
+/// What an agent shows, and how.
+pub struct Shown<'a> {
+    /// The mesh of the enrollment that it names.
+    pub mesh: &'a str,
+    /// The name of that.
+    pub enrollment: &'a str,
+    /// The evidence.
+    pub evidence: Evidence,
+    /// The connection.
+    pub channel: &'a ChannelBinding,
+}
+
+/// Why an agent gets nothing for its evidence. Administrators are told; the agent is told only that it does not.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAttested {
+    /// There is no such enrollment, or it is not for agents, or this release cannot read it.
+    #[error("mesh {mesh:?} has no enrollment {name:?} of agents by evidence")]
+    NoSuchEnrollment {
+        /// The mesh.
+        mesh: String,
+        /// The name.
+        name: String,
+    },
+    /// The evidence is not believed.
+    #[error("the evidence is not believed: {0}")]
+    Evidence(#[from] EvidenceError),
+    /// It is, and stands for nothing.
+    #[error("evidence of {subject} is good, but {why}")]
+    NoRule {
+        /// Whose.
+        subject: String,
+        /// Why not.
+        why: NoRule,
+    },
+    /// The machine had an instance that was revoked.
+    #[error(
+        "instance {instance} of {subject} was revoked: its machine is let in by this enrollment no longer"
+    )]
+    Revoked {
+        /// Whose.
+        subject: String,
+        /// Which.
+        instance: String,
+    },
+    /// Evidence that counts for one key, which was another.
+    #[error(
+        "evidence of {subject} counts for the first key that shows it, which came from {source_address} at {at}, and not for \
+         another: if the agent has lost its key, let it join by a token"
+    )]
+    Taken {
+        /// Whose.
+        subject: String,
+        /// From where the first came.
+        source_address: String,
+        /// When.
+        at: UnixMillis,
+    },
+    /// At renewal: the enrollment that let it in lets it in no longer.
+    #[error("enrollment {enrollment} would not let it in any longer: {why}")]
+    NoLonger {
+        /// The enrollment.
+        enrollment: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// An enrollment of agents by evidence, as it stands in the registry.
+struct Stored {
+    version: Version,
+    /// One that is made anew under its name has another.
+    uid: String,
+    enrollment: AttestEnrollment,
+}
+
+impl Enrollment {
+    /// Exchanges evidence for a first certificate.
+    ///
+    /// # Errors
+    /// Says precisely why not; refusals are recorded.
+    pub async fn attest_evidence(
+        &self,
+        shown: Shown<'_>,
+        csr: &[u8],
+        info: AgentInfo,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let result = self.try_attest_evidence(&shown, csr, info, source).await;
+        self.count(result.as_ref().err());
+        if let Err(error) = &result
+            && error.is_refusal()
+        {
+            let actor = Actor::unauthenticated(source);
+            // They may be anything; what cannot be a name is not repeated.
+            let object = match (Name::parse(shown.mesh), Name::parse(shown.enrollment)) {
+                (Ok(mesh), Ok(name)) => format!("enrollment {mesh}/{name}"),
+                _ => "an enrollment".to_owned(),
+            };
+            self.audit.record_refusal(Act::refused(&actor, "enrollment.attest", object, error)).await;
+        }
+        result
+    }
+
+    async fn try_attest_evidence(
+        &self,
+        shown: &Shown<'_>,
+        csr: &[u8],
+        info: AgentInfo,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let info = AgentInfo { version: presentable(&info.version), hostname: presentable(&info.hostname) };
+        let (mut agent_key, mut verified) = (None, None);
+        let mut attempt = 1;
+        loop {
+            let stored = self.enrollment_of_agents(shown.mesh, shown.enrollment).await?;
+            let believed = stored.enrollment.source();
+            // Signatures are checked only for those who name an enrollment, and once.
+            let agent_key = match &agent_key {
+                Some(agent_key) => agent_key,
+                None => agent_key.insert(CertificateRequest::parse(csr)?),
+            };
+            let attested = match &verified {
+                Some((by, attested)) if by == believed => attested,
+                _ => {
+                    let attested = self.verify(shown, believed, agent_key).await?;
+                    &verified.insert((believed.clone(), attested)).1
+                }
+            };
+            match self.let_in(shown, &stored, attested, agent_key, &info, source).await {
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
+                result => return result,
+            }
+        }
+    }
+
+    async fn verify(
+        &self,
+        shown: &Shown<'_>,
+        source: &EvidenceSource,
+        agent_key: &PublicKey,
+    ) -> Result<Attested, EnrollmentError> {
+        let now = self.clock.now();
+        let occasion = Occasion {
+            channel: shown.channel,
+            agent_key,
+            mesh: shown.mesh,
+            enrollment: shown.enrollment,
+            now,
+        };
+        let verified = attestation::verify(&shown.evidence, source, &self.reviewers, occasion).await;
+        Ok(verified.map_err(NotAttested::from)?)
+    }
+
+    /// One attempt: fails with a conflict where the enrollment, or what the key became before, changed in between.
+    async fn let_in(
+        &self,
+        shown: &Shown<'_>,
+        enrollment: &Stored,
+        attested: &Attested,
+        agent_key: &PublicKey,
+        info: &AgentInfo,
+        source: &str,
+    ) -> Result<Enrolled, EnrollmentError> {
+        let subject = || attested.subject.clone();
+        let node = enrollment.enrollment.node_of(&attested.selectors);
+        let node = node.map_err(|why| NotAttested::NoRule { subject: subject(), why })?;
+        let mesh = Name::parse(shown.mesh)?;
+        let id = SpiffeId::node(&self.trust_domain, &mesh, node);
+        let existing = self.same_node(mesh.as_str(), node.as_str(), None).await?;
+        let entitlement = existing
+            .guard(Commit::new())
+            .at(keys::resource("Enrollment", mesh.as_str(), shown.enrollment), enrollment.version);
+        let entitlement = self.check_denied(entitlement, (mesh.as_str(), node.as_str()), None).await?;
+        let machine = machine_prefix(&enrollment.uid, attested);
+        let mut entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
+
+        entitlement = self.check_once(entitlement, shown, enrollment, attested, agent_key, source).await?;
+
+        let key = format!("{machine}{}", agent_key.fingerprint());
+        let stored = self.store.get(&key).await?;
+        let before = stored.as_ref().map(|stored| document::from_stored::<AttestedRecord>(&key, stored));
+        let before = before
+            .transpose()?
+            .filter(|before| before.node == node.as_str() && before.node_uid == existing.uid);
+        entitlement = entitlement.unchanged(key.clone(), stored.as_ref());
+        let instance = match &before {
+            Some(before) => {
+                let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no instance" };
+                let instance = InstanceId::parse(&before.instance).map_err(damaged)?;
+                self.count_renewal(&instance.to_string(), self.svid_ttl)?;
+                instance
+            }
+            None => {
+                self.check_room(&id, &existing.uid, mesh.as_str(), node.as_str())?;
+                self.check_new_key(&machine)?;
+                let instance = random::instance_id()?;
+                let record = AttestedRecord {
+                    mesh: mesh.to_string(),
+                    enrollment: shown.enrollment.to_owned(),
+                    node: node.to_string(),
+                    node_uid: existing.uid.clone(),
+                    instance: instance.to_string(),
+                    at: self.clock.now().0,
+                    source: source.to_owned(),
+                    revoked: false,
+                };
+                entitlement = entitlement.put(key.clone(), document::to_bytes(&key, &record)?);
+                instance
+            }
+        };
+        let order = Order {
+            id,
+            holder: Holder::Instance(instance.to_string()),
+            public_key: agent_key.clone(),
+            ttl: self.svid_ttl,
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            actor: Actor {
+                name: format!("{}:{}", attested.attestor, attested.subject),
+                source: source.to_owned(),
+            },
+            action: "enrollment.attest",
+        };
+        let evidence = EvidenceRecord {
+            attestor: attested.attestor.to_string(),
+            subject: attested.subject.clone(),
+            enrollment: shown.enrollment.to_owned(),
+            selectors: attested.selectors.iter().map(ToString::to_string).collect(),
+            voucher: attested.voucher.clone(),
+            at: self.clock.now().0,
+            source: source.to_owned(),
+        };
+        let from = Some(before.as_ref().map_or_else(|| source.to_owned(), |before| before.source.clone()));
+        let (at, is_renewal) = (before.as_ref().map(|before| before.at), before.is_some());
+        let joined = Joined { at, token: None, evidence: Some(evidence), from };
+        let issued = self
+            .issuer
+            .issue(order, |serial, certificate| {
+                let node = (mesh.as_str(), node.as_str(), existing.uid);
+                let record = instance_record(node, serial, certificate, info, joined);
+                put_instance(entitlement, &instance, &record)
+            })
+            .await;
+        if issued.is_err() && is_renewal {
+            self.renewals().give_back(&instance.to_string());
+        }
+        Ok(Enrolled { issued: issued?, instance })
+    }
+
+    async fn enrollment_of_agents(&self, mesh: &str, name: &str) -> Result<Stored, EnrollmentError> {
+        let missing =
+            || NotAttested::NoSuchEnrollment { mesh: mesh.to_owned(), name: name.to_owned() }.into();
+        // Neither may lead to another record.
+        let (Ok(mesh), Ok(name)) = (Name::parse(mesh), Name::parse(name)) else { return Err(missing()) };
+        let key = keys::resource("Enrollment", mesh.as_str(), name.as_str());
+        let stored = self.store.get(&key).await?.ok_or_else(missing)?;
+        let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no resource" };
+        let resource = Resource::decode(stored.value).map_err(damaged)?;
+        let Some(Spec::Enrollment(spec)) = &resource.spec else { return Err(missing()) };
+        match resources::Enrollment::parse(spec, &self.trust_domain, &mut Problems::default()) {
+            Some(resources::Enrollment::Attest(enrollment)) => {
+                let uid = resource.metadata.map(|metadata| metadata.uid).unwrap_or_default();
+                Ok(Stored { version: stored.version, uid, enrollment })
+            }
+            Some(resources::Enrollment::Workload(_)) | None => Err(missing()),
+        }
+    }
+
+    /// Whether an instance of `node` that came by evidence would still be let in, by its enrollment as it is now; the
+    /// condition that makes a commit rest on that.
+    pub(super) async fn still_permitted(
+        &self,
+        mesh: &str,
+        node: &str,
+        evidence: &EvidenceRecord,
+    ) -> Result<Guard, EnrollmentError> {
+        let EvidenceRecord { attestor, enrollment: name, selectors, voucher, .. } = evidence;
+        let Stored { version, uid: _, enrollment } = self.enrollment_of_agents(mesh, name).await?;
+        let no_longer = |why: String| NotAttested::NoLonger { enrollment: name.clone(), why };
+        if !attestation::still_believed(enrollment.source(), attestor, voucher) {
+            let why = format!("it does not believe {attestor} evidence by {voucher} any longer");
+            return Err(no_longer(why).into());
+        }
+        // One that no release reads any longer is not there.
+        let found = selectors.iter().filter_map(|text| hauberk_identity::EvidenceSelector::parse(text).ok());
+        match enrollment.node_of(&found.collect()) {
+            Ok(now) if now.as_str() == node => {
+                Ok(Guard::At(keys::resource("Enrollment", mesh, name), version))
+            }
+            Ok(now) => Err(no_longer(format!("its evidence now makes it virtual node {now}")).into()),
+            Err(why) => Err(no_longer(why.to_string()).into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

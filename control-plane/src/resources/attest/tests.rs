@@ -1,0 +1,186 @@
+use hauberk_proto::mesh::v1::resource::Spec;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+use super::*;
+use crate::resources::admit::{Rights, Target, admit_removal};
+use crate::resources::testing::*;
+use crate::resources::{Kind, ResourceKey};
+
+fn ca() -> String {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+fn rule(node: &str, selectors: &[&str]) -> wire::AttestRule {
+    let selectors = selectors.iter().map(|text| (*text).to_owned()).collect();
+    wire::AttestRule { virtual_node: node.to_owned(), selectors }
+}
+
+fn enrollment(rules: &[wire::AttestRule]) -> wire::EnrollmentSpec {
+    let evidence = Some(Evidence::X509pop(wire::X509PopEvidence { ca: ca() }));
+    let attest = Some(wire::AttestEnrollment { rules: rules.to_vec(), evidence });
+    wire::EnrollmentSpec { attest, ..wire::EnrollmentSpec::default() }
+}
+
+fn problems(spec: wire::EnrollmentSpec, rights: Rights) -> Vec<String> {
+    let catalog = catalog_of(&[mesh("shop"), node("orders", []), node("web", [])]);
+    let resource = resource("shop", "machines", Spec::Enrollment(spec));
+    let problems = try_admit(&catalog, &[resource], rights).err().unwrap_or_default();
+    problems.iter().map(|problem| format!("{}: {}", problem.field, problem.description())).collect()
+}
+
+fn begin_so(found: &[String], begin: &[&str]) {
+    assert_eq!(found.len(), begin.len(), "{found:#?}");
+    for (found, begin) in found.iter().zip(begin) {
+        assert!(found.starts_with(begin), "{found}\n{begin}");
+    }
+}
+
+#[test]
+fn a_whole_one_is_accepted_and_takes_a_role_of_its_own() {
+    let whole = enrollment(&[
+        rule("orders", &["x509pop:subject:cn:vm-1"]),
+        rule("web", &["x509pop:subject:cn:vm-2"]),
+    ]);
+    assert_eq!(problems(whole.clone(), EVERYTHING), [""; 0]);
+    let identities = Rights { identities: true, resources: false, policies: false };
+    assert_eq!(problems(whole.clone(), identities), [""; 0]);
+    let found = problems(whole, Rights { identities: false, ..EVERYTHING });
+    assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let mut spec = enrollment(&[
+        rule("order", &["x509pop:subject:nc:vm-1", "x509pop:san:ip:010.0.0.1"]),
+        rule("", &[]),
+        rule("web", &["x509pop:subject:cn:a", "x509pop:subject:cn:a", "unix:uid:1"]),
+    ]);
+    let Some(Evidence::X509pop(evidence)) = &mut spec.attest.as_mut().unwrap().evidence else {
+        unreachable!()
+    };
+    evidence.ca = "none".to_owned();
+    begin_so(
+        &problems(spec, EVERYTHING),
+        &[
+            "spec.attest.x509pop.ca: there is no certificate in PEM; write the authorities' certificates",
+            "spec.attest.rules[0].selectors[0]: \"x509pop:subject:nc:vm-1\" is no selector that is known; did you mean \
+             \"x509pop:subject:cn:\"?",
+            "spec.attest.rules[0].selectors[1]: \"x509pop:san:ip:010.0.0.1\": an IP address in its shortest form",
+            "spec.attest.rules[1].virtualNode: a name must not be empty",
+            "spec.attest.rules[1].selectors: without selectors whoever has any such evidence would become it",
+            "spec.attest.rules[2].selectors[1]: x509pop:subject:cn:a stands there twice",
+            "spec.attest.rules[2].selectors[2]: \"unix:uid:1\" is no selector that is known",
+            "spec.attest.rules[0].virtualNode: virtual node \"order\" does not exist; did you mean \"orders\"?",
+        ],
+    );
+    let empty = wire::EnrollmentSpec {
+        attest: Some(wire::AttestEnrollment::default()),
+        parent: Some(wire::EnrollmentParent { virtual_node: "orders".to_owned() }),
+        ..wire::EnrollmentSpec::default()
+    };
+    begin_so(
+        &problems(empty, EVERYTHING),
+        &[
+            "spec.parent: an enrollment is either of a program beside an agent or, by attest, of agents",
+            "spec.attest: what agents show is missing; write x509pop: {ca: …}, kubernetes: {…} or aws: {certificates: …}",
+            "spec.attest.rules: what agents become is missing",
+        ],
+    );
+}
+
+#[test]
+fn each_kind_of_evidence_is_read_with_its_own_selectors() {
+    let of = |evidence, selector: &str| wire::EnrollmentSpec {
+        attest: Some(wire::AttestEnrollment {
+            rules: vec![rule("orders", &[selector])],
+            evidence: Some(evidence),
+        }),
+        ..wire::EnrollmentSpec::default()
+    };
+    let cluster = |change: fn(&mut wire::KubernetesEvidence)| {
+        let mut evidence = wire::KubernetesEvidence::default();
+        change(&mut evidence);
+        of(Evidence::Kubernetes(evidence), "k8s:ns:shop")
+    };
+    const KEYS: &str = r#"{"keys":[{"kty":"EC","kid":"a","crv":"P-256","use":"sig",
+        "x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#;
+    let good = cluster(|own| (own.issuer, own.jwks) = ("https://k8s".into(), KEYS.into()));
+    assert_eq!(problems(good, EVERYTHING), [""; 0]);
+    assert_eq!(problems(cluster(|own| own.token_review = "prod".into()), EVERYTHING), [""; 0]);
+    for (wrong, begin) in [
+        (
+            cluster(|_| {}),
+            "spec.attest.kubernetes: what verifies its tokens is missing; write issuer and jwks, or",
+        ),
+        (
+            cluster(|own| (own.token_review, own.jwks) = ("prod".into(), KEYS.into())),
+            "spec.attest.kubernetes: its tokens are verified either by jwks or by tokenReview",
+        ),
+        (
+            cluster(|own| own.jwks = KEYS.into()),
+            "spec.attest.kubernetes.issuer: it is missing; write what `kubectl",
+        ),
+        (
+            cluster(|own| (own.issuer, own.jwks) = ("https://k8s".into(), r#"{"keys":[]}"#.into())),
+            "spec.attest.kubernetes.jwks: it holds no key",
+        ),
+        (
+            cluster(|own| (own.issuer, own.jwks) = ("https://k8s".into(), "{}".into())),
+            "spec.attest.kubernetes.jwks: not a JSON Web Key Set",
+        ),
+        (
+            cluster(|own| (own.issuer, own.token_review) = ("https://k8s".into(), "prod".into())),
+            "spec.attest.kubernetes.issuer: it is of no use with tokenReview",
+        ),
+        (
+            cluster(|own| (own.audience, own.token_review) = (Some(String::new()), "prod".into())),
+            "spec.attest.kubernetes.audience: it is empty",
+        ),
+        (
+            of(Evidence::Aws(wire::AwsEvidence { certificates: ca() }), "aws:region:eu-west-1"),
+            "spec.attest.aws.certificates: certificate 1 has no RSA key",
+        ),
+        (
+            of(Evidence::X509pop(wire::X509PopEvidence { ca: ca() }), "k8s:ns:shop"),
+            "spec.attest.rules[0].selectors[0]: \"k8s:ns:shop\" is never true of this evidence; selectors here begin with x509pop:",
+        ),
+    ] {
+        begin_so(&problems(wrong, EVERYTHING), &[begin]);
+    }
+}
+
+#[test]
+fn rules_that_could_only_be_ambiguous_are_refused() {
+    let (one, both) = (&["x509pop:subject:cn:a"][..], &["x509pop:subject:cn:a", "x509pop:san:dns:a"][..]);
+    for (rules, at) in [
+        (
+            [rule("orders", one), rule("web", both)],
+            &["spec.attest.rules[1].selectors: whatever fits it fits rules[0]"][..],
+        ),
+        (
+            [rule("orders", one), rule("web", one)],
+            &[
+                "spec.attest.rules[0].selectors: whatever fits",
+                "spec.attest.rules[1].selectors: whatever fits",
+            ][..],
+        ),
+        ([rule("orders", one), rule("orders", both)], &[]),
+    ] {
+        begin_so(&problems(enrollment(&rules), EVERYTHING), at);
+    }
+}
+
+#[test]
+fn its_nodes_stay() {
+    let spec =
+        enrollment(&[rule("web", &["x509pop:subject:cn:a"]), rule("orders", &["x509pop:subject:cn:b"])]);
+    let machines = resource("shop", "machines", Spec::Enrollment(spec));
+    let catalog = catalog_of(&[mesh("shop"), node("orders", []), node("web", []), machines]);
+    let name = |text| Name::parse(text).unwrap();
+    let key = ResourceKey { kind: Kind::VirtualNode, mesh: name("shop"), name: name("orders") };
+    let target = Target { key, resource_version: 0, ignore_missing: false };
+    let problems = admit_removal(&catalog, &[target], EVERYTHING, &trust_domain()).unwrap_err();
+    assert!(problems[0].message.contains("still used by enrollment \"machines\""), "{problems:?}");
+}

@@ -45,16 +45,16 @@ fn pair(directory: &Path) -> Option<Svid> {
 fn files_follow_each_change_and_programs_are_told() {
     let (mesh, mut agent, socket) = shop();
     let told = mesh.folder().join("told");
-    // A program that counts signals in a file, and says when it is ready for them.
+    // A program that counts signals in a file, and says when it is ready for them. Not hang-ups, which `nohup` has them ignore.
     let (counted, pid_file) = (mesh.folder().join("counted"), mesh.folder().join("pid"));
     let mut program = Command::new("sh");
-    let script = "trap 'echo hup >> \"$1\"' HUP; echo $$ > \"$2\"; while :; do sleep 0.05; done";
+    let script = "trap 'echo usr1 >> \"$1\"' USR1; echo $$ > \"$2\"; while :; do sleep 0.05; done";
     program.args(["-c", script, "sh"]).args([&counted, &pid_file]);
     let _program = Process::start("program", mesh.folder(), program);
     eventually("the program is ready", PATIENCE, || {
         fs::read_to_string(&pid_file).ok().filter(|text| text.ends_with('\n'))
     });
-    let arguments = ["--jwt", "db.token=db", "--signal", "HUP", "--pid-file", pid_file.to_str().unwrap()];
+    let arguments = ["--jwt", "db.token=db", "--signal", "USR1", "--pid-file", pid_file.to_str().unwrap()];
     let command = ["--", "sh", "-c", "echo changed >> \"$1\"", "sh", told.to_str().unwrap()];
     let (mut watcher, directory) = watch(&mesh, "files", &socket, &[&arguments[..], &command].concat());
     eventually("it says that it is nobody yet", PATIENCE, || {

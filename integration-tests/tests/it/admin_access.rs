@@ -203,7 +203,8 @@ fn may_call(path: &str, role: Role) -> bool {
         | "Authorities/ActivateAuthority"
         | "Authorities/RotateAuthority"
         | "Authorities/TaintAuthority"
-        | "Authorities/RevokeAuthority" => &[Role::IdentityAdmin],
+        | "Authorities/RevokeAuthority"
+        | "Federation/RefreshBundle" => &[Role::IdentityAdmin],
         "Admins/CreateAdmin" | "Admins/DeleteAdmin" | "System/SetLogFilter" => &[],
         "LocalAdmin/IssueCredential" => return false,
         _ => return true,

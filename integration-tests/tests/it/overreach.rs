@@ -65,18 +65,18 @@ async fn a_renewal_names_its_caller_whatever_the_request_names() {
     let (mesh, channel) = intruder().await;
     let before = named(&mesh);
     let key = KeyPair::generate().unwrap();
-    for other in OTHERS {
-        for names in [&[other][..], &[other, INTRUDER], &[INTRUDER, other]] {
-            let request = SignCertificateRequest { csr: csr_for(&key, names) };
-            let renewed = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap();
-            let certificate = renewed.into_inner().certificate.unwrap();
-            // Reading it takes exactly one URI among its names.
-            let svid = Svid::from_der(certificate.chain).unwrap();
-            assert_eq!(svid.id().as_str(), INTRUDER, "{names:?}");
-            assert_eq!(certificate.spiffe_id, INTRUDER);
-        }
+    for (number, other) in OTHERS.into_iter().enumerate() {
+        // In turn: an instance may renew ten times at once.
+        let names = [&[other][..], &[other, INTRUDER], &[INTRUDER, other]][number % 3];
+        let request = SignCertificateRequest { csr: csr_for(&key, names) };
+        let renewed = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap();
+        let certificate = renewed.into_inner().certificate.unwrap();
+        // Reading it takes exactly one URI among its names.
+        let svid = Svid::from_der(certificate.chain).unwrap();
+        assert_eq!(svid.id().as_str(), INTRUDER, "{names:?}");
+        assert_eq!(certificate.spiffe_id, INTRUDER);
     }
-    let (after, asked) = (named(&mesh), 3 * OTHERS.len());
+    let (after, asked) = (named(&mesh), OTHERS.len());
     assert_eq!(after.iter().filter(|id| *id == INTRUDER).count(), 1 + asked);
     assert_eq!(after.len(), before.len() + asked, "nobody else was certified: {after:?}");
 }

@@ -67,8 +67,12 @@ async fn a_renewal_names_its_caller_whatever_the_request_names() {
     let key = KeyPair::generate().unwrap();
     for (number, other) in OTHERS.into_iter().enumerate() {
         // In turn: an instance may renew ten times at once.
-        let names = [&[other][..], &[other, INTRUDER], &[INTRUDER, other]][number % 3];
-        let request = SignCertificateRequest { csr: csr_for(&key, names) };
+        let names = match number % 3 {
+            0 => vec![other],
+            1 => vec![other, INTRUDER],
+            _ => vec![INTRUDER, other],
+        };
+        let request = SignCertificateRequest { csr: csr_for(&key, &names) };
         let renewed = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap();
         let certificate = renewed.into_inner().certificate.unwrap();
         // Reading it takes exactly one URI among its names.

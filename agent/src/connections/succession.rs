@@ -53,9 +53,10 @@ pub(super) enum Lagging {
 }
 
 impl Succession {
-    /// Begins with what is trusted when nothing is live yet.
+    /// Begins with what is trusted when nothing is live yet. Our own certificate may be a former one, as after a restart.
     pub(super) fn new(trust: Arc<StoredTrust>) -> Self {
-        Self { trust, begun_at: Instant::now(), renewed_at: None, retires: None, is_done: true }
+        let is_done = trust.signs_no_longer().next().is_none();
+        Self { trust, begun_at: Instant::now(), renewed_at: None, retires: None, is_done }
     }
 
     /// Takes note of what is to be trusted from now on.
@@ -79,14 +80,13 @@ impl Succession {
     /// Whether the certificates by which the ends of a connection know each other are by an authority that signs no longer.
     pub(super) fn is_lagging(&self, connection: &Connection) -> bool {
         let is_former = |issuer: Option<Serial>| issuer.is_some_and(|issuer| self.trust.is_former(issuer));
-        !self.is_done
-            && (is_former(connection.peer_issuer())
-                || is_former(connection.shown().and_then(|own| own.issuer)))
+        is_former(connection.peer_issuer()) || is_former(connection.shown().and_then(|own| own.issuer))
     }
 
-    /// Whether everybody should have renewed by now, and there are connections on which that is not proved.
+    /// Whether everybody should have renewed by now. Also once we are done ourselves: a connection that was begun since may have
+    /// found its peer with a former certificate.
     pub(super) fn is_proof_due(&self, now: Instant) -> bool {
-        !self.is_done && now.duration_since(self.begun_at) >= self.trust.renew_within()
+        now.duration_since(self.begun_at) >= self.trust.renew_within()
     }
 
     /// Goes on. `lagging` says whether any connection is, `next` is the number of the next connection.
@@ -97,7 +97,11 @@ impl Succession {
         }
         let are_handshakes_over = self.renewed_at.is_none_or(|at| now.duration_since(at) >= HANDSHAKES_END);
         let is_renewed = !own.is_some_and(|issuer| self.trust.is_former(issuer));
-        self.is_done |= waited >= AT_MOST || (!lagging && is_renewed && are_handshakes_over);
+        // Until everybody should have renewed, a peer may still show a former certificate on a new connection.
+        let is_peers_turn_over =
+            now.duration_since(self.begun_at) >= self.trust.renew_within() + HANDSHAKES_END;
+        self.is_done |=
+            waited >= AT_MOST || (!lagging && is_renewed && are_handshakes_over && is_peers_turn_over);
     }
 
     /// What to do with a connection that lags.

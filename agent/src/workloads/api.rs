@@ -102,6 +102,15 @@ pub(super) struct Given {
     pub(super) jwt_keys: Option<Arc<JwtBundle>>,
 }
 
+impl Given {
+    /// Of its own trust domain first, then of the others that have roots: clients take an empty set for a mistake, or for
+    /// no check at all.
+    pub(super) fn x509_bundles(&self) -> impl Iterator<Item = &TrustBundle> {
+        let others = self.federated.iter().map(|bundle| bundle.x509());
+        [&*self.bundle].into_iter().chain(others.filter(|bundle| !bundle.roots().is_empty()))
+    }
+}
+
 /// One identity of a caller's.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
@@ -334,14 +343,13 @@ fn x509_svids(given: &Given) -> X509svidResponse {
         bundle: bundle.clone(),
         hint: hint.clone(),
     });
-    let federated = given.federated.iter().map(|bundle| x509_bundle(bundle.x509()));
+    let federated = given.x509_bundles().skip(1).map(x509_bundle);
     X509svidResponse { svids: svids.collect(), crl: crl(given), federated_bundles: federated.collect() }
 }
 
 fn x509_bundles(given: &Given) -> X509BundlesResponse {
-    let federated = given.federated.iter().map(|bundle| bundle.x509());
-    let all = federated.chain([&*given.bundle]).map(x509_bundle);
-    X509BundlesResponse { crl: crl(given), bundles: all.collect::<HashMap<_, _>>() }
+    let bundles = given.x509_bundles().map(x509_bundle);
+    X509BundlesResponse { crl: crl(given), bundles: bundles.collect::<HashMap<_, _>>() }
 }
 
 fn x509_bundle(bundle: &TrustBundle) -> (String, Vec<u8>) {

@@ -68,7 +68,8 @@ pub(super) fn has_keys(given: &Given) -> Result<(), &'static str> {
 
 pub(super) fn bundles(given: &Given) -> JwtBundlesResponse {
     let own = given.jwt_keys.iter().map(|keys| &**keys);
-    let all = own.chain(given.federated.iter().map(|bundle| bundle.jwt()));
+    let others = given.federated.iter().map(|bundle| bundle.jwt());
+    let all = own.chain(others.filter(|keys| keys.keys().next().is_some()));
     let bundles =
         all.map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes()));
     JwtBundlesResponse { bundles: bundles.collect::<HashMap<_, _>>() }

@@ -172,8 +172,16 @@ fn judge(entries: &Entries, holds: &BTreeSet<Selector>) -> (Vec<Name>, Vec<Lack>
     (found, lacks)
 }
 
+/// For the log. Variables of a container may hold what is nobody's business: their names suffice.
 fn in_words<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> String {
-    selectors.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let words = selectors.into_iter().map(|selector| {
+        let text = selector.to_string();
+        match (selector, text.split_once('=')) {
+            (Selector::DockerEnv(_), Some((name, _))) => format!("{name}=…"),
+            _ => text,
+        }
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -195,6 +203,13 @@ mod tests {
             },
         };
         all.iter().map(|(name, selectors)| (Name::parse(name).unwrap(), entry(selectors))).collect()
+    }
+
+    #[test]
+    fn no_value_of_a_variable_is_told() {
+        let selectors: Vec<Selector> =
+            ["docker:env:KEY=s3cret=", "unix:uid:7"].iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(in_words(&selectors), "docker:env:KEY=…, unix:uid:7");
     }
 
     async fn found(all: &[(&str, &[&str])]) -> Vec<String> {

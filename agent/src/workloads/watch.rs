@@ -2,7 +2,7 @@
 
 mod notify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::time::Duration;
 
@@ -44,12 +44,15 @@ struct Wanted<'a> {
 #[derive(Default)]
 struct Found {
     x509: Option<Certificates>,
-    jwks: Option<Vec<u8>>,
+    /// The keys of each trust domain, by its SPIFFE id.
+    jwks: HashMap<String, Vec<u8>>,
     tokens: BTreeMap<String, Token>,
 }
 
 struct Certificates {
     id: String,
+    /// The SPIFFE id of the trust domain.
+    trust_domain: String,
     files: Vec<SetFile>,
 }
 
@@ -114,7 +117,9 @@ impl<'a> Wanted<'a> {
     /// All files, once everything is there.
     fn files(&self, found: &mut Found) -> Option<Vec<SetFile>> {
         let is_whole = self.tokens.keys().all(|name| found.tokens.contains_key(name));
-        let (x509, jwks) = (found.x509.as_ref()?, found.jwks.as_ref().filter(|_| is_whole)?);
+        let x509 = found.x509.as_ref().filter(|_| is_whole)?;
+        // Keys of other trust domains verify nobody of ours, and a JWK set does not say whose they are.
+        let jwks = found.jwks.get(&x509.trust_domain)?;
         let mut files = vec![public("jwks.json", jwks.clone())];
         files.extend(x509.files.iter().map(|file| SetFile {
             name: file.name.clone(),
@@ -155,7 +160,7 @@ impl<'a> Wanted<'a> {
                 crl.iter().map(|der| crl_to_pem(der)).collect::<String>().into_bytes(),
             ));
         }
-        Ok(Certificates { id: one.spiffe_id, files })
+        Ok(Certificates { id: one.spiffe_id, trust_domain: svid.id().trust_domain().id_string(), files })
     }
 }
 
@@ -195,8 +200,7 @@ async fn follow(
             }
             answer = bundles.message() => {
                 let JwtBundlesResponse { bundles } = answer.map_err(judge)?.ok_or_else(nothing)?;
-                // The agent serves its own trust domain's alone.
-                found.jwks = bundles.into_values().next();
+                found.jwks = bundles;
             }
             () = sleep(due.clamp(Duration::from_millis(10), LOOK)) => {}
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use hauberk_identity::{Attestor, EvidenceKind, EvidenceSelector, UnixMillis};
+use hauberk_tls::Fingerprint;
 use hauberk_tls::jwt::{JwtKeySet, MAX_TOKEN_BYTES, verify_issued_token};
 use serde_json::{Map, Value};
 
@@ -31,22 +32,34 @@ pub(super) async fn verify(
     if token.len() > MAX_TOKEN_BYTES {
         return Err(EvidenceError::TokenTooLong(token.len()));
     }
-    let pod = match source.verifier() {
-        TokenVerifier::Keys { issuer, keys } => by_keys(token, issuer, source.audience(), keys, now)?,
+    match source.verifier() {
+        TokenVerifier::Keys { issuer, keys } => {
+            let (pod, key) = by_keys(token, issuer, source.audience(), keys, now)?;
+            pod.attested(by_key(issuer, key))
+        }
         TokenVerifier::Review { cluster } => {
             let user = reviewers.ask(cluster, token, source.audience()).await?;
-            Pod::of_user(&user).ok_or(EvidenceError::NoPod)?
+            Pod::of_user(&user).ok_or(EvidenceError::NoPod)?.attested(by_cluster(cluster))
         }
-    };
-    pod.attested(voucher(source))
+    }
 }
 
-/// Who vouches for a cluster's pods.
-pub(super) fn voucher(source: &ClusterSource) -> String {
+/// Whether `voucher` still vouches for a cluster's pods: many clusters call their issuer the same, so the key counts too.
+pub(super) fn is_voucher(source: &ClusterSource, voucher: &str) -> bool {
     match source.verifier() {
-        TokenVerifier::Keys { issuer, .. } => format!("issuer {issuer}"),
-        TokenVerifier::Review { cluster } => format!("cluster {cluster}"),
+        TokenVerifier::Keys { issuer, keys } => {
+            keys.keys().any(|key| by_key(issuer, key.fingerprint()) == voucher)
+        }
+        TokenVerifier::Review { cluster } => by_cluster(cluster) == voucher,
     }
+}
+
+fn by_key(issuer: &str, key: Fingerprint) -> String {
+    format!("issuer {issuer}, key {key}")
+}
+
+fn by_cluster(cluster: impl std::fmt::Display) -> String {
+    format!("cluster {cluster}")
 }
 
 fn by_keys(
@@ -55,9 +68,9 @@ fn by_keys(
     audience: &str,
     keys: &JwtKeySet,
     now: UnixMillis,
-) -> Result<Pod, EvidenceError> {
-    let claims = verify_issued_token(token, issuer, audience, keys, now)?;
-    Pod::of_claims(&claims).ok_or(EvidenceError::NoPod)
+) -> Result<(Pod, Fingerprint), EvidenceError> {
+    let (claims, key) = verify_issued_token(token, issuer, audience, keys, now)?;
+    Ok((Pod::of_claims(&claims).ok_or(EvidenceError::NoPod)?, key))
 }
 
 impl Pod {

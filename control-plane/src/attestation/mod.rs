@@ -161,7 +161,7 @@ pub fn still_believed(source: &EvidenceSource, attestor: &str, voucher: &str) ->
         EvidenceSource::X509Pop(authorities) => {
             voucher.parse::<Fingerprint>().is_ok_and(|voucher| authorities.holds(voucher))
         }
-        EvidenceSource::Kubernetes(cluster) => kubernetes::voucher(cluster) == voucher,
+        EvidenceSource::Kubernetes(cluster) => kubernetes::is_voucher(cluster, voucher),
         EvidenceSource::Aws(signers) => {
             voucher.parse::<Fingerprint>().is_ok_and(|voucher| signers.holds(voucher))
         }

@@ -86,7 +86,7 @@ fn source(evidence: Source) -> EvidenceSource {
     let selector = match &evidence {
         Source::X509pop(_) => "x509pop:subject:cn:a",
         Source::Kubernetes(_) => "k8s:ns:shop",
-        Source::Aws(_) => "aws:region:eu-west-1",
+        Source::Aws(_) => "aws:account:123456789012",
     };
     let rules =
         vec![wire::AttestRule { virtual_node: "orders".into(), selectors: vec![selector.to_owned()] }];
@@ -146,6 +146,8 @@ async fn a_pod_is_what_its_token_says() {
     assert!(still_believed(&by_keys, "kubernetes", &attested.voucher));
     assert!(!still_believed(&by_keys, "x509pop", &attested.voucher));
     assert!(!still_believed(&by_keys, "kubernetes", "issuer https://another"));
+    // Another cluster that calls its issuer the same.
+    assert!(!still_believed(&self::by_keys(&Cluster::new()), "kubernetes", &attested.voucher));
 }
 
 #[tokio::test]

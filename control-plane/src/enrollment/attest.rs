@@ -12,8 +12,8 @@ use hauberk_tls::device::ChannelBinding;
 use hauberk_tls::{CertificateRequest, PublicKey};
 use prost::Message;
 
-use machines::{AttestedRecord, machine_prefix};
-pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
+use machines::AttestedRecord;
+pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, machine_prefix};
 
 use super::error::{ATTEMPTS, EnrollmentError};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
@@ -98,6 +98,14 @@ struct Stored {
     /// One that is made anew under its name has another.
     uid: String,
     enrollment: AttestEnrollment,
+}
+
+/// That an enrollment would still let an instance in.
+pub(super) struct Permit {
+    /// Makes a commit rest on it.
+    pub(super) guard: Guard,
+    /// Which of the enrollments of that name it is.
+    pub(super) enrollment_uid: String,
 }
 
 impl Enrollment {
@@ -198,7 +206,7 @@ impl Enrollment {
             .guard(Commit::new())
             .at(keys::resource("Enrollment", mesh.as_str(), shown.enrollment), enrollment.version);
         let entitlement = self.check_denied(entitlement, (mesh.as_str(), node.as_str()), None).await?;
-        let machine = machine_prefix(&enrollment.uid, attested);
+        let machine = machine_prefix(&enrollment.uid, &attested.subject);
         let mut entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
 
         entitlement = self.check_once(entitlement, shown, enrollment, attested, agent_key, source).await?;
@@ -300,9 +308,10 @@ impl Enrollment {
         mesh: &str,
         node: &str,
         evidence: &EvidenceRecord,
-    ) -> Result<Guard, EnrollmentError> {
+    ) -> Result<Permit, EnrollmentError> {
         let EvidenceRecord { attestor, enrollment: name, selectors, voucher, .. } = evidence;
-        let Stored { version, uid: _, enrollment } = self.enrollment_of_agents(mesh, name).await?;
+        let Stored { version, uid: enrollment_uid, enrollment } =
+            self.enrollment_of_agents(mesh, name).await?;
         let no_longer = |why: String| NotAttested::NoLonger { enrollment: name.clone(), why };
         if !attestation::still_believed(enrollment.source(), attestor, voucher) {
             let why = format!("it does not believe {attestor} evidence by {voucher} any longer");
@@ -312,7 +321,8 @@ impl Enrollment {
         let found = selectors.iter().filter_map(|text| hauberk_identity::EvidenceSelector::parse(text).ok());
         match enrollment.node_of(&found.collect()) {
             Ok(now) if now.as_str() == node => {
-                Ok(Guard::At(keys::resource("Enrollment", mesh, name), version))
+                let guard = Guard::At(keys::resource("Enrollment", mesh, name), version);
+                Ok(Permit { guard, enrollment_uid })
             }
             Ok(now) => Err(no_longer(format!("its evidence now makes it virtual node {now}")).into()),
             Err(why) => Err(no_longer(why.to_string()).into()),

@@ -3,13 +3,14 @@
 use hauberk_identity::{IdentityKind, InstanceId, Serial};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 
+use super::attest::{Permit, machine_prefix};
 use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, put_instance};
 use super::join::{Enrolled, Enrollment};
 use super::node::StoredNode;
 use crate::audit::{Act, Actor};
 use crate::issuance::{Holder, InstanceRecord, Order};
-use crate::registry::{Commit, Guard};
+use crate::registry::Commit;
 use crate::revocation;
 
 /// What an agent is entitled to its name by.
@@ -21,7 +22,7 @@ pub(crate) struct Entitled<'a> {
     node: StoredNode,
     former: Option<InstanceRecord>,
     /// The enrollment that it still rests on, where it came by evidence.
-    enrollment: Option<Guard>,
+    permit: Option<Permit>,
 }
 
 impl Enrollment {
@@ -43,11 +44,11 @@ impl Enrollment {
         let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
         let node = self.same_node(mesh, name, former_uid).await?;
         let evidence = former.as_ref().and_then(|former| former.evidence.as_ref());
-        let enrollment = match evidence {
+        let permit = match evidence {
             Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
             None => None,
         };
-        Ok(Entitled { instance, mesh, name, node, former, enrollment })
+        Ok(Entitled { instance, mesh, name, node, former, permit })
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
@@ -82,7 +83,11 @@ impl Enrollment {
         let instance = self.entitled(peer).await?.instance;
         self.count_renewal(&instance.to_string(), self.svid_ttl)?;
         let public_key = CertificateRequest::parse(csr)?;
-        without_conflict(|| self.renew_once(peer, &public_key, source)).await
+        let renewed = without_conflict(|| self.renew_once(peer, &public_key, source)).await;
+        if renewed.is_err() {
+            self.renewals().give_back(&instance.to_string());
+        }
+        renewed
     }
 
     /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between.
@@ -92,7 +97,7 @@ impl Enrollment {
         public_key: &PublicKey,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let Entitled { instance, mesh, name, node, former, enrollment } = self.entitled(peer).await?;
+        let Entitled { instance, mesh, name, node, former, permit } = self.entitled(peer).await?;
         let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
             version: former.version.clone(),
             hostname: former.hostname.clone(),
@@ -100,10 +105,11 @@ impl Enrollment {
         let at = former.as_ref().map(|former| former.enrolled_at);
         let former = former.map(|former| (former.token, former.evidence, former.joined_from));
         let (token, evidence, from) = former.unwrap_or_default();
-        let mut entitlement = enrollment.into_iter().fold(node.guard(Commit::new()), Commit::guard);
-        if let Some(evidence) = &evidence {
+        let mut entitlement = node.guard(Commit::new());
+        if let (Some(evidence), Some(permit)) = (&evidence, &permit) {
             let (of, to) = (peer.key_fingerprint(), public_key.fingerprint());
-            entitlement = self.pass_on(entitlement, evidence, of, to).await?;
+            entitlement = entitlement.guard(permit.guard.clone());
+            entitlement = self.pass_on(entitlement, (mesh, permit, evidence), of, to).await?;
         }
         let joined = Joined { at, token, evidence, from };
         let order = Order {
@@ -117,7 +123,11 @@ impl Enrollment {
             action: "certificate.renew",
         };
         let of_instance = Some((&instance, Some(peer.serial())));
-        let entitlement = self.check_denied(entitlement, (mesh, name), of_instance).await?;
+        let mut entitlement = self.check_denied(entitlement, (mesh, name), of_instance).await?;
+        if let (Some(evidence), Some(permit)) = (&joined.evidence, &permit) {
+            let machine = machine_prefix(&permit.enrollment_uid, &evidence.subject);
+            entitlement = self.check_machine(entitlement, &machine, &evidence.subject).await?;
+        }
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {

@@ -175,7 +175,9 @@ impl Federation {
         let former = read.and_then(Result::ok).filter(|former| former.is_for(entry));
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
         let bundle = fetch(followed, endpoint, held.map(|held| &**held), self.web_roots.as_deref()).await?;
-        let seen = former.as_ref().and_then(FetchedBundle::highest_sequence);
+        // What was fetched for this very resource, or else what it says itself.
+        let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
+        let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
         if let (Some(offered), Some(seen)) = (bundle.sequence(), seen)
             && offered < seen
         {

@@ -1,7 +1,7 @@
 //! Federation by SPIFFE's standard: our bundle for others to fetch, and theirs for our agents.
 //!
-//! The control plane alone asks ([`follow`]), one question at a time ([`fetch`]); what it was told last and found good is
-//! in the registry, and reaches agents in their views. Our own bundle gets its number in [`own`].
+//! The control plane alone asks (`follow`), one question at a time (`fetch`); what it was told last and found good is
+//! in the registry, and reaches agents in their views. Our own bundle gets its number in `own`.
 
 mod fetch;
 mod follow;

@@ -182,18 +182,21 @@ impl Ledger {
         {
             return Ok(id);
         }
-        Ok(made_from(peer.serial()))
+        Ok(made_from(peer.serial().as_bytes()))
     }
 
-    /// Who answers for what is done with a certificate: the instance that holds it, or that vouches for its holder. Of any other
-    /// certificate, and where the store cannot be read, an id made from its serial number.
+    /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for
+    /// answer together, apart from it, so that none of them takes its agent's place. Of any other certificate, and where the store
+    /// cannot be read, an id made from its serial number.
     pub async fn answerable(&self, serial: Serial) -> InstanceId {
         match self.certificate(serial).await {
-            Ok(Some(IssuedRecord {
-                holder: Holder::Instance(id) | Holder::Workload { instance: id, .. },
-                ..
-            })) => InstanceId::parse(&id).unwrap_or_else(|_| made_from(serial)),
-            Ok(_) | Err(_) => made_from(serial),
+            Ok(Some(IssuedRecord { holder: Holder::Instance(id), .. })) => {
+                InstanceId::parse(&id).unwrap_or_else(|_| made_from(serial.as_bytes()))
+            }
+            Ok(Some(IssuedRecord { holder: Holder::Workload { instance, .. }, .. })) => {
+                made_from(format!("workloads of {instance}").as_bytes())
+            }
+            Ok(_) | Err(_) => made_from(serial.as_bytes()),
         }
     }
 
@@ -344,7 +347,7 @@ impl Ledger {
     }
 }
 
-fn made_from(serial: Serial) -> InstanceId {
-    let fingerprint = Fingerprint::of(serial.as_bytes());
+fn made_from(name: &[u8]) -> InstanceId {
+    let fingerprint = Fingerprint::of(name);
     InstanceId::from_random(fingerprint.as_bytes().first_chunk().copied().unwrap_or_default())
 }

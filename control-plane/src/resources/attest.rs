@@ -274,7 +274,23 @@ fn read_rule(
     let field = format!("spec.attest.rules[{index}]");
     let node = choice::name(problems, &format!("{field}.virtualNode"), virtual_node);
     let selectors = read_selectors(&format!("{field}.selectors"), selectors, attestor, problems);
+    check_whose(&format!("{field}.selectors"), &selectors, problems);
     Some(AttestRule { node: node?, selectors })
+}
+
+/// A cloud vouches for the instances of all its customers, and a cluster for the pods of all who use it: a rule must say of
+/// whose it speaks.
+fn check_whose(field: &str, selectors: &BTreeSet<EvidenceSelector>, problems: &mut Problems) {
+    use EvidenceKind::{AwsAccount, AwsInstanceId, K8sNs, K8sPodName, K8sPodUid, K8sSa};
+    let has = |kinds: &[EvidenceKind]| selectors.iter().any(|selector| kinds.contains(&selector.kind()));
+    let is_aws = selectors.iter().any(|selector| selector.kind().attestor() == Attestor::Aws);
+    if is_aws && !has(&[AwsAccount, AwsInstanceId]) {
+        let help = "add aws:account: or aws:instance-id:";
+        problems.invalid_but(field, "instances of every customer of the cloud would fit", help);
+    }
+    if has(&[K8sSa, K8sPodName]) && !has(&[K8sNs, K8sPodUid]) {
+        problems.invalid_but(field, "pods of every namespace of the cluster would fit", "add k8s:ns:");
+    }
 }
 
 fn read_selectors(

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::key_set::JwtKeySet;
-use super::svid::{JwtSvidError, claims_of};
+use super::svid::{JwtSvidError, Verified, claims_of};
+use crate::fingerprint::Fingerprint;
 
 /// Why a token of an issuer proves nothing. The fault is whoever made or sent it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -18,7 +19,8 @@ pub enum IssuedTokenError {
     Issuer(String),
 }
 
-/// Verifies a token as [`super::verify_jwt_svid`] does, of `issuer` instead of a trust domain, and yields what it says.
+/// Verifies a token as [`super::verify_jwt_svid`] does, of `issuer` instead of a trust domain, and yields what it says, and
+/// which key verified it.
 ///
 /// # Errors
 /// The first rule that it breaks.
@@ -28,10 +30,10 @@ pub fn verify_issued_token(
     audience: &str,
     keys: &JwtKeySet,
     now: UnixMillis,
-) -> Result<Map<String, Value>, IssuedTokenError> {
-    let claims = claims_of(token, audience, keys, now)?.claims;
+) -> Result<(Map<String, Value>, Fingerprint), IssuedTokenError> {
+    let Verified { claims, key, .. } = claims_of(token, audience, keys, now)?;
     if issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(issuer) {
         return Err(IssuedTokenError::Issuer(issuer.to_owned()));
     }
-    Ok(claims)
+    Ok((claims, key))
 }

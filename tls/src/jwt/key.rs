@@ -1,5 +1,6 @@
 //! A public key that verifies tokens, by one algorithm.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::signature::{ParsedPublicKey, RsaPublicKeyComponents};
@@ -9,6 +10,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::algorithm::{Algorithm, CURVES};
+use crate::fingerprint::Fingerprint;
 use crate::key::{RSA_BITS, RSA_EXPONENTS};
 
 /// The longest key id, in bytes.
@@ -163,6 +165,15 @@ impl JwtKey {
     /// What tokens name it by.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// SHA-256 of what it is, whatever it is called (as the thumbprint of RFC 7638).
+    pub fn fingerprint(&self) -> Fingerprint {
+        let mut members: BTreeMap<String, Value> = self.to_jwk().into_iter().collect();
+        members.retain(|name, _| name != "kid" && name != "alg");
+        let members: Vec<String> =
+            members.into_iter().map(|(name, value)| format!("{}:{value}", Value::String(name))).collect();
+        Fingerprint::of(format!("{{{}}}", members.join(",")).as_bytes())
     }
 
     /// What its signatures are made with, and nothing else.

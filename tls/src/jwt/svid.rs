@@ -10,6 +10,7 @@ use super::bundle::JwtBundle;
 use super::jws::{self, JwsError};
 use super::key_set::JwtKeySet;
 use super::strict_json;
+use crate::fingerprint::Fingerprint;
 
 /// Instants beyond are refused rather than rounded: the integers that every reader of JSON holds exactly.
 const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
@@ -78,7 +79,8 @@ pub fn verify_jwt_svid(
     bundle: &JwtBundle,
     now: UnixMillis,
 ) -> Result<JwtSvid, JwtSvidError> {
-    let Verified { claims, audience, expires_at } = claims_of(token, audience, bundle.key_set(), now)?;
+    let Verified { claims, audience, expires_at, key: _ } =
+        claims_of(token, audience, bundle.key_set(), now)?;
     let subject = claims.get("sub").and_then(Value::as_str).ok_or(JwtSvidError::Claim("sub"))?;
     let id = SpiffeId::parse(subject)?;
     if !id.is_member_of(bundle.trust_domain()) {
@@ -92,6 +94,8 @@ pub(super) struct Verified {
     pub(super) claims: Map<String, Value>,
     pub(super) audience: Vec<String>,
     pub(super) expires_at: UnixMillis,
+    /// The key that verified it.
+    pub(super) key: Fingerprint,
 }
 
 /// What every token must be.
@@ -101,7 +105,7 @@ pub(super) fn claims_of(
     keys: &JwtKeySet,
     now: UnixMillis,
 ) -> Result<Verified, JwtSvidError> {
-    let (payload, _) = jws::verify(token, keys)?;
+    let (payload, key) = jws::verify(token, keys)?;
     let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
     let expires_at = instant(&claims, "exp")?.ok_or(JwtSvidError::Claim("exp"))?;
     if expires_at <= now {
@@ -117,7 +121,7 @@ pub(super) fn claims_of(
     if audience.is_empty() || !meant_for.iter().any(|named| named == audience) {
         return Err(JwtSvidError::Audience(audience.to_owned()));
     }
-    Ok(Verified { claims, audience: meant_for, expires_at })
+    Ok(Verified { claims, audience: meant_for, expires_at, key: key.fingerprint() })
 }
 
 /// A NumericDate of RFC 7519 §2, where there is one.

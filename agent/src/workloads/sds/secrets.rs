@@ -32,23 +32,17 @@ pub(super) fn named(given: &Given, name: &str) -> Option<Secret> {
         DEFAULT_SVID => certificate(&given.svids.first()?.0),
         OWN_BUNDLE => roots(&given.bundle),
         ALL_BUNDLES => every_trust_domain(given),
-        id => match bundles(given).find(|bundle| bundle.trust_domain().id_string() == id) {
-            Some(bundle) => roots(bundle),
-            None => certificate(&given.svids.iter().find(|(held, _)| held.svid.id().as_str() == id)?.0),
-        },
+        id if id == given.bundle.trust_domain().id_string() => roots(&given.bundle),
+        id => certificate(&given.svids.iter().find(|(held, _)| held.svid.id().as_str() == id)?.0),
     };
     Some(Secret { name: name.to_owned(), r#type: Some(secret) })
 }
 
-/// The names of everything that a caller is given: each identity and each trust domain under its own.
+/// The names of everything that a caller is given: each identity and its own trust domain. Others stand in `ALL` alone: an
+/// Envoy that asked for one by name would keep its roots when it is followed no longer.
 pub(super) fn all_names(given: &Given) -> impl Iterator<Item = String> {
     let ids = given.svids.iter().map(|(workload, _)| workload.svid.id().to_string());
-    ids.chain(bundles(given).map(|bundle| bundle.trust_domain().id_string()))
-}
-
-/// Of our own trust domain first, then of those that the caller is to know besides.
-fn bundles(given: &Given) -> impl Iterator<Item = &TrustBundle> {
-    [&*given.bundle].into_iter().chain(given.federated.iter().map(|bundle| bundle.x509()))
+    ids.chain([given.bundle.trust_domain().id_string()])
 }
 
 fn certificate(workload: &WorkloadSvid) -> Type {
@@ -67,7 +61,7 @@ fn roots(bundle: &TrustBundle) -> Type {
 }
 
 fn every_trust_domain(given: &Given) -> Type {
-    let trust_domains = bundles(given).map(|bundle| TrustDomain {
+    let trust_domains = given.x509_bundles().map(|bundle| TrustDomain {
         name: bundle.trust_domain().to_string(),
         trust_bundle: inline(bundle.to_pem().as_bytes()),
     });

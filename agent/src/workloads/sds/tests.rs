@@ -8,7 +8,8 @@ use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::secret::T
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::{Secret, SpiffeCertValidatorConfig};
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use hauberk_proto::sds::google::rpc;
-use hauberk_tls::{KeyPair, SpiffeBundle, Svid};
+use hauberk_tls::jwt::JwtBundle;
+use hauberk_tls::{CertificateDer, KeyPair, SpiffeBundle, Svid, TrustBundle, bundle_document};
 use prost::Message;
 use tonic::Code;
 
@@ -109,28 +110,34 @@ fn each_name_has_its_secret() {
 }
 
 #[test]
-fn each_trust_domain_has_its_own_roots() {
+fn other_trust_domains_stand_in_all_with_their_own_roots() {
     let authorities = Authorities::new();
     let mut given = given(&authorities, &["workload/billing"]);
-    let partner = TrustDomain::parse("partner.example").unwrap();
-    let document = br#"{"keys": []}"#;
-    given.federated = vec![Arc::new(SpiffeBundle::parse(&partner, document).unwrap())];
-    let answer = asked(&given, &["spiffe://partner.example", "ALL"]);
-    let contexts: Vec<_> = secrets(&answer)
-        .into_iter()
-        .map(|secret| match secret.r#type {
-            Some(Type::ValidationContext(context)) => (secret.name, context),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(text(contexts.iter().find(|(name, _)| name != "ALL").unwrap().1.trusted_ca.clone()), "");
-    let all = &contexts.iter().find(|(name, _)| name == "ALL").unwrap().1;
-    let config = all.custom_validator_config.clone().unwrap().typed_config.unwrap();
+    let followed = |name: &str, roots: &TrustBundle| {
+        let domain = TrustDomain::parse(name).unwrap();
+        let tokens = JwtBundle::new(domain.clone(), []).unwrap();
+        let document = bundle_document(roots, &tokens, None, None);
+        Arc::new(SpiffeBundle::parse(&domain, document.as_bytes()).unwrap())
+    };
+    let none =
+        TrustBundle::new(TrustDomain::parse("empty.example").unwrap(), Vec::<CertificateDer<'static>>::new())
+            .unwrap();
+    // Of our own domain in the tests, so it is given under its own name here.
+    let own = given.bundle.clone();
+    given.federated = vec![followed("empty.example", &none), followed("shop.local", &own)];
+    let answer = asked(&given, &["ALL"]);
+    let [Secret { r#type: Some(Type::ValidationContext(context)), .. }] = &secrets(&answer)[..] else {
+        panic!("{answer:?}")
+    };
+    let config = context.custom_validator_config.clone().unwrap().typed_config.unwrap();
     let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
     let domains: Vec<_> =
         config.trust_domains.into_iter().map(|domain| (domain.name, text(domain.trust_bundle))).collect();
-    let own = ("shop.local".to_owned(), given.bundle.to_pem());
-    assert_eq!(domains, [own, ("partner.example".to_owned(), String::new())]);
+    let with_roots = ("shop.local".to_owned(), own.to_pem());
+    assert_eq!(domains, [with_roots.clone(), with_roots], "one without roots is left out");
+    let mut subscription = Subscription::default();
+    assert!(subscription.take(request(&["spiffe://empty.example"], "")).unwrap());
+    assert!(subscription.answer(&given).is_none(), "others are not given by name");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hauberk_tls::{Fingerprint, PublicKey};
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use super::{NotAttested, Shown, Stored};
+use super::{NotAttested, Permit, Shown, Stored};
 use crate::attestation::{self, Attested};
 use crate::enrollment::error::EnrollmentError;
 use crate::enrollment::join::Enrollment;
@@ -57,14 +57,19 @@ pub(super) struct AttestedRecord {
 }
 
 impl Enrollment {
-    /// Lets nothing be issued to a machine of which an instance was revoked: it would only come back as another.
-    pub(super) async fn check_machine(
+    /// Lets nothing be issued to a machine of which an instance was revoked, to none of its instances: it would only go on as
+    /// another.
+    pub(in crate::enrollment) async fn check_machine(
         &self,
         mut commit: Commit,
         machine: &str,
         subject: &str,
     ) -> Result<Commit, EnrollmentError> {
         let page = self.store.list(machine, None, MOST_OF_A_MACHINE).await?;
+        // One that is not looked at may be revoked.
+        if page.more {
+            return Err(EnrollmentError::TooManyKeys { again_in: self.svid_ttl });
+        }
         for (key, stored) in &page.entries {
             let AttestedRecord { instance, revoked, .. } = document::from_stored(key, stored)?;
             let refused = || NotAttested::Revoked { subject: subject.to_owned(), instance: instance.clone() };
@@ -122,7 +127,7 @@ impl Enrollment {
     pub(in crate::enrollment) async fn pass_on(
         &self,
         commit: Commit,
-        evidence: &EvidenceRecord,
+        (mesh, permit, evidence): (&str, &Permit, &EvidenceRecord),
         former: Fingerprint,
         renewed: Fingerprint,
     ) -> Result<Commit, EnrollmentError> {
@@ -130,9 +135,21 @@ impl Enrollment {
             return Ok(commit);
         }
         let key = once_key(&evidence.attestor, &evidence.subject);
-        let Some(stored) = self.store.get(&key).await? else { return Ok(commit) };
-        let record: OnceRecord = document::from_stored(&key, &stored)?;
         let former = former.to_string();
+        let Some(stored) = self.store.get(&key).await? else {
+            // The enrollment was made anew: whoever is in keeps others from coming by the same evidence.
+            let record = OnceRecord {
+                mesh: mesh.to_owned(),
+                enrollment: evidence.enrollment.clone(),
+                enrollment_uid: permit.enrollment_uid.clone(),
+                keys: vec![renewed.to_string(), former],
+                at: self.clock.now().0,
+                source: evidence.source.clone(),
+            };
+            let bytes = document::to_bytes(&key, &record)?;
+            return Ok(commit.absent(key.clone()).put(key, bytes));
+        };
+        let record: OnceRecord = document::from_stored(&key, &stored)?;
         // One that is not the latest is not let in by it either, and does not get to say who is.
         if !record.keys.contains(&former) {
             return Ok(commit);
@@ -209,8 +226,8 @@ impl Enrollment {
 }
 
 /// Where the keys of a machine stand in the registry. What a subject is called may hold anything; its hash does not.
-pub(super) fn machine_prefix(enrollment_uid: &str, attested: &Attested) -> String {
-    format!("{}{}/", enrollment_prefix(enrollment_uid), Fingerprint::of(attested.subject.as_bytes()))
+pub(in crate::enrollment) fn machine_prefix(enrollment_uid: &str, subject: &str) -> String {
+    format!("{}{}/", enrollment_prefix(enrollment_uid), Fingerprint::of(subject.as_bytes()))
 }
 
 /// Where it stands for which keys evidence counts.

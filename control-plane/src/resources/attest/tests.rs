@@ -139,7 +139,7 @@ fn each_kind_of_evidence_is_read_with_its_own_selectors() {
             "spec.attest.kubernetes.audience: it is empty",
         ),
         (
-            of(Evidence::Aws(wire::AwsEvidence { certificates: ca() }), "aws:region:eu-west-1"),
+            of(Evidence::Aws(wire::AwsEvidence { certificates: ca() }), "aws:account:123456789012"),
             "spec.attest.aws.certificates: certificate 1 has no RSA key",
         ),
         (

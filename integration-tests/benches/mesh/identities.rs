@@ -228,12 +228,14 @@ pub fn workloads(runtime: &Runtime, mesh: &MeshBox) -> Agent {
             }
         };
         let mut fresh = Vec::with_capacity(CHANGES);
-        for _ in 0..CHANGES {
+        for number in 0..CHANGES {
+            // Each is another identity: certificates of one and the same are issued at a limited rate.
+            let moving = format!("moving-{number}");
             let begun = Instant::now();
-            apply(&mut resources, "moving").await;
+            apply(&mut resources, &moving).await;
             until(&mut stream, 2).await;
             fresh.push(begun.elapsed());
-            delete(&mut resources, "moving").await;
+            delete(&mut resources, &moving).await;
             until(&mut stream, 1).await;
         }
         let mut fetched = Vec::with_capacity(FETCHES);

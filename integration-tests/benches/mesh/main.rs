@@ -80,11 +80,11 @@ fn main() {
     if wants("bytes") {
         bytes(&runtime, backend, &client, &server);
     }
-    if wants("memory") {
-        memory(&runtime, &mesh, &client, &server);
-    }
     // An instance that has gone holds up every change that concerns it: all stay until the last change was made.
     let mut standing = Vec::new();
+    if wants("memory") {
+        standing.push(memory(&runtime, &mesh, &client, &server));
+    }
     if wants("enforcement") || wants("revocation") {
         let agents = control::many_agents(&mesh, backend);
         if wants("enforcement") {
@@ -156,7 +156,8 @@ fn bytes(runtime: &Runtime, backend: SocketAddr, client: &Agent, server: &Agent)
     );
 }
 
-fn memory(runtime: &Runtime, mesh: &MeshBox, client: &Agent, server: &Agent) {
+/// Gives the agent that was started for it.
+fn memory(runtime: &Runtime, mesh: &MeshBox, client: &Agent, server: &Agent) -> Agent {
     println!("\nMemory, MiB resident");
     let fresh = mesh.agent("client", AgentOptions::default().quiet());
     println!("  an agent that has done nothing     {:>6.1}", mib(&fresh));
@@ -169,6 +170,7 @@ fn memory(runtime: &Runtime, mesh: &MeshBox, client: &Agent, server: &Agent) {
         held.len(),
         (idle_a + idle_b - a - b) * 1024.0 / held.len() as f64
     );
+    fresh
 }
 
 /// One line of the table.

@@ -1,6 +1,7 @@
 //! Certificate authorities of a trust domain: the root, and the issuing authority under it.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use hauberk_identity::{Serial, TrustDomain, UnixMillis, Validity, ValidityError};
 use rcgen::string::Ia5String;
@@ -32,6 +33,9 @@ pub struct IssuingAuthority {
     pub(crate) authority: Authority,
     /// The root alone, to check what was signed.
     pub(crate) root: TrustBundle,
+    /// This authority alone as a root, once something that it signed was verified up to the root: the path between the two
+    /// never changes, so that from then on the last signature is all there is to verify.
+    pub(crate) proven: OnceLock<TrustBundle>,
 }
 
 /// Why an authority cannot be made or loaded.
@@ -164,7 +168,7 @@ impl IssuingAuthority {
     ) -> Result<Self, AuthorityError> {
         let authority = Authority::load(certificate.into(), key)?;
         let root = TrustBundle::new(authority.trust_domain.clone(), [root.into()])?;
-        Ok(Self { authority, root })
+        Ok(Self { authority, root, proven: OnceLock::new() })
     }
 
     /// A certificate of this authority by another root: same key, same name, so that whatever it signs is vouched for by

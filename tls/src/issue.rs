@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use hauberk_identity::{Serial, SpiffeId, Validity, ValidityError};
 use rcgen::string::Ia5String;
 use rcgen::{ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::authority::{self, IssuingAuthority};
@@ -94,8 +95,20 @@ impl IssuingAuthority {
             .map_err(|error| IssueError::Sign(error.to_string()))?;
         let chain = [leaf.into(), self.authority.der.clone()];
         let svid = Svid::from_der(chain).map_err(SelfCheckError::from)?;
-        verify_issued(&svid, template, validity, &self.root)?;
+        self.check(&svid, template, validity)?;
         Ok(svid)
+    }
+
+    fn check(&self, svid: &Svid, template: &SvidTemplate, validity: Validity) -> Result<(), SelfCheckError> {
+        if let Some(itself) = self.proven.get() {
+            return verify_leaf(svid.chain().get(..1).unwrap_or_default(), template, validity, itself);
+        }
+        verify_issued(svid, template, validity, &self.root)?;
+        // An authority that cannot stand as a root is verified with its path each time.
+        if let Ok(itself) = TrustBundle::new(self.trust_domain().clone(), [self.authority.der.clone()]) {
+            self.proven.get_or_init(|| itself);
+        }
+        Ok(())
     }
 }
 
@@ -109,12 +122,25 @@ pub fn verify_issued(
     validity: Validity,
     root: &TrustBundle,
 ) -> Result<(), SelfCheckError> {
+    if *svid.id() != template.id {
+        return Err(SelfCheckError::Field("SPIFFE id"));
+    }
+    verify_leaf(svid.chain(), template, validity, root)
+}
+
+/// The same of a chain under any authority that may sign such a leaf.
+fn verify_leaf(
+    chain: &[CertificateDer<'_>],
+    template: &SvidTemplate,
+    validity: Validity,
+    authority: &TrustBundle,
+) -> Result<(), SelfCheckError> {
     let differs = |field| Err(SelfCheckError::Field(field));
     let at = validity.not_before();
-    let peer = verify_svid(svid.chain(), root, at, Usage::Server)?;
-    let leaf = svid.chain().first().ok_or(SvidError::Length(0))?;
+    let peer = verify_svid(chain, authority, at, Usage::Server)?;
+    let leaf = chain.first().ok_or(SvidError::Length(0))?;
     let facts = Facts::read(leaf)?;
-    if *peer.id() != template.id || *svid.id() != template.id {
+    if *peer.id() != template.id {
         return differs("SPIFFE id");
     }
     if facts.spki != template.public_key.spki_der() {

@@ -74,6 +74,20 @@ impl Instances {
         }
         rollout
     }
+
+    /// Whether an instance that was late still is.
+    pub fn is_late(
+        &self,
+        instance: &InstanceId,
+        compilation: &Compilation,
+        revision: u64,
+        now: UnixMillis,
+    ) -> bool {
+        let state = self.lock();
+        state.by_id.get(instance).is_some_and(|instance| {
+            state.is_live(instance, now) && instance.lag(compilation, state.denylist.mark, revision).is_some()
+        })
+    }
 }
 
 impl Instance {

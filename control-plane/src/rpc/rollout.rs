@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use hauberk_identity::Name;
+use hauberk_identity::{InstanceId, Name};
 use hauberk_proto::admin::v1::rollout_server::{Rollout, RolloutServer};
 use hauberk_proto::admin::v1::{Laggard, WaitRequest, WaitResponse};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Request, Response, Status};
 
 use super::{findings, message, status};
@@ -58,6 +58,7 @@ impl Rollout for RolloutService {
             revision: if revision == 0 { current } else { revision },
             mesh,
             told: None,
+            counted: None,
         };
         let progress = stream::unfold(Some(waiting), |waiting| async move {
             let mut waiting = waiting?;
@@ -77,6 +78,16 @@ struct Waiting {
     revision: u64,
     mesh: Option<Name>,
     told: Option<(instances::Rollout, Instant)>,
+    counted: Option<Counted>,
+}
+
+/// That all instances were counted.
+struct Counted {
+    at: Instant,
+    /// One that was late then.
+    late: Option<InstanceId>,
+    /// When they are counted again, though that one still is.
+    again_at: Instant,
 }
 
 impl Waiting {
@@ -86,26 +97,45 @@ impl Waiting {
             let now = Instant::now();
             self.instances.mark_unchanged();
             let compilation = Arc::clone(&self.compilation.borrow_and_update());
-            let today = self.control.clock.now();
-            let rollout =
-                self.push.instances().rollout(&compilation, self.revision, self.mesh.as_ref(), today);
-            let (differs, next_telling) = match &self.told {
-                None => (true, now),
-                Some((told, at)) => (*told != rollout, *at + PROGRESS_EVERY),
-            };
-            if differs && (rollout.is_done() || next_telling <= now) {
-                let response = describe(&rollout);
-                self.told = Some((rollout, now));
+            if let Some(response) = self.look(&compilation, now) {
                 return Ok(response);
             }
+            let again_at = self.counted.as_ref().map_or(now, |counted| counted.again_at);
             tokio::select! {
                 () = self.push.stopping().cancelled() => return Err(status::stopping()),
                 changed = self.instances.changed() => changed.map_err(|_| status::stopping())?,
                 changed = self.compilation.changed() => changed.map_err(|_| status::stopping())?,
-                () = sleep_until(next_telling), if differs => {}
-                () = sleep(EXPIRY_LOOKED_AT_EVERY) => {}
+                () = sleep_until(again_at) => {}
             }
         }
+    }
+
+    /// What is to be told now, if anything is. To count a thousand instances at each acknowledgement of one of them would take
+    /// the time from those that are still to come: as long as one is known to be late, the others are counted rarely.
+    fn look(&mut self, compilation: &Compilation, now: Instant) -> Option<WaitResponse> {
+        let (instances, today) = (self.push.instances(), self.control.clock.now());
+        if let Some(Counted { at, late: Some(late), again_at }) = &mut self.counted
+            && now < *again_at
+            && instances.is_late(late, compilation, self.revision, today)
+        {
+            *again_at = (*again_at).min(*at + PROGRESS_EVERY);
+            return None;
+        }
+        let rollout = instances.rollout(compilation, self.revision, self.mesh.as_ref(), today);
+        let (differs, next_telling) = match &self.told {
+            None => (true, now),
+            Some((told, at)) => (*told != rollout, *at + PROGRESS_EVERY),
+        };
+        let late = rollout.laggards.last().map(|laggard| laggard.instance);
+        let again_at = now + EXPIRY_LOOKED_AT_EVERY;
+        let again_at = if differs { again_at.min(next_telling) } else { again_at };
+        self.counted = Some(Counted { at: now, late, again_at });
+        if !differs || (next_telling > now && !rollout.is_done()) {
+            return None;
+        }
+        let response = describe(&rollout);
+        self.told = Some((rollout, now));
+        Some(response)
     }
 }
 

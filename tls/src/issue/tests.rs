@@ -68,6 +68,23 @@ fn signs_exactly_the_template() {
 }
 
 #[test]
+fn what_is_signed_after_the_first_is_checked_as_well() {
+    let (issuing, other) = (issuing(), issuing());
+    let template = template(KeyPair::generate().unwrap().public_key());
+    let first = issuing.sign(&template).unwrap();
+    assert!(issuing.proven.get().is_some());
+    assert_eq!(issuing.check(&first, &template, template.validity), Ok(()));
+    // Of the same names, by another key.
+    let forged = other.sign(&template).unwrap();
+    let refused = issuing.check(&forged, &template, template.validity);
+    assert!(matches!(refused, Err(SelfCheckError::Verify(_))), "{refused:?}");
+    let mut meant = template.clone();
+    meant.serial = serial(9);
+    let differs = issuing.check(&first, &meant, template.validity);
+    assert_eq!(differs, Err(SelfCheckError::Field("serial number")));
+}
+
+#[test]
 fn a_cross_signed_authority_is_good_under_either_root_and_a_distrusted_one_under_none() {
     let (old, new) = (
         RootAuthority::create(&domain(), window(NOW, 1_000), serial(1)).unwrap(),

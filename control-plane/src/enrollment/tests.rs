@@ -7,7 +7,7 @@ use hauberk_tls::CertificateRequest;
 use super::*;
 use crate::audit::Filter;
 use crate::instances::{IssuedTo, Recorded};
-use crate::issuance::IssuanceError;
+use crate::issuance::{Holder, IssuanceError, Order};
 use crate::registry::{Commit, keys};
 use crate::secret::SecretHash;
 use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scratch_over};
@@ -187,16 +187,90 @@ async fn a_renewal_keeps_name_and_instance() {
     assert_eq!(record.enrolled_at, enrolled.issued.issued_at.0);
     assert_eq!(record.joined_from.as_deref(), Some("10.0.0.7:4"), "not from where it renews");
 
-    // As after a restore of an older backup: the certificate is good, but the registry does not know it.
-    let forgotten = format!("{}{}", keys::ISSUED, peer.serial());
-    scratch.control.store.commit(Commit::new().delete(forgotten)).await.unwrap();
-    let adopted = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.unwrap();
-    assert_ne!(adopted.instance, enrolled.instance);
-    assert_eq!(scratch.control.ledger.instance_of(&peer).await.unwrap(), adopted.instance);
-
     scratch.clock.advance(Duration::from_secs(1_801));
     let late = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await;
     assert!(matches!(late, Err(EnrollmentError::CertificateExpired)));
+}
+
+#[tokio::test]
+async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    control.signing_keys.rotate().await.unwrap();
+    scratch.enroll("worker", Default::default()).await;
+    let first = token(&scratch, Uses::Limited(1)).await;
+    let enrolled = attest(&scratch, &first, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    // As after a restore of an older backup: the certificate is good, and the registry knows neither it nor its holder.
+    for forgotten in [
+        Commit::new().delete(format!("{}{}", keys::INSTANCES, enrolled.instance)),
+        Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial())),
+    ] {
+        control.store.commit(forgotten).await.unwrap();
+        let instance = control.ledger.instance_of(&peer).await.unwrap();
+        let (_, csr) = request();
+        let refused = [
+            control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.map(drop),
+            control.enrollment.sign_workload(&peer, instance, "worker", &csr, "10.0.0.7:4").await.map(drop),
+        ];
+        for refused in refused {
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, EnrollmentError::NotOnRecord), "{refused}");
+            let status = crate::rpc::status::of_enrollment(&refused);
+            assert_eq!(status.code(), tonic::Code::PermissionDenied);
+            assert!(status.message().contains("join it anew"), "{status}");
+        }
+        let audience = ["db".to_owned()];
+        assert!(control.minter.mint(&peer, &audience, "").await.is_err());
+        assert!(control.minter.mint_for_workload(&peer, instance, "worker", &audience, "").await.is_err());
+    }
+    for action in ["certificate.renew", "workload.issue", "jwt-svid.mint", "workload.mint"] {
+        let asked = Filter { action: action.to_owned(), refused_only: true, ..Filter::default() };
+        let records = control.audit.list(&asked, None, 10).await.unwrap().records;
+        assert_eq!(records.len(), 2, "{action}");
+        assert!(records[0].reason.contains("join it anew"), "{records:?}");
+    }
+    let second = token(&scratch, Uses::Limited(1)).await;
+    let anew = attest(&scratch, &second, &request().1).await.unwrap();
+    control.enrollment.renew(&scratch.peer(&anew.issued.svid), &request().1, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_is_on_record_until_the_last_of_its_certificates_has_expired() {
+    let scratch = scratch().await;
+    let (control, hour) = (&scratch.control, Duration::from_secs(3_600));
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let (key, csr) = request();
+    let enrolled = attest(&scratch, &token, &csr).await.unwrap();
+    let id = enrolled.instance;
+    // From before --svid-ttl was lowered, as a certificate of an authority that lives for longer.
+    let order = Order {
+        id: enrolled.issued.svid.id().clone(),
+        holder: Holder::Instance(id.to_string()),
+        public_key: key.public_key(),
+        ttl: 24 * hour,
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        actor: actor(),
+        action: "certificate.renew",
+    };
+    let long = control.issuer.issue(order, |_, _| Ok(Commit::new())).await.unwrap();
+    let peer = scratch.peer(&long.svid);
+    scratch.clock.advance(20 * hour);
+    assert_eq!(control.ledger.prune(scratch.clock.now()).await.unwrap(), 1, "the short certificate");
+    control.store.commit(put_node("second")).await.unwrap();
+    let renewed = control.enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(renewed, Err(EnrollmentError::NodeMadeAnew { .. })), "{renewed:?}");
+    control.store.commit(put_node("first")).await.unwrap();
+    assert_eq!(control.enrollment.renew(&peer, &csr, "s").await.unwrap().instance, id);
+
+    scratch.clock.advance(6 * hour);
+    assert_eq!(
+        control.ledger.prune(scratch.clock.now()).await.unwrap(),
+        3,
+        "both certificates and the instance"
+    );
+    assert_eq!(control.ledger.instance(&id).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -106,7 +106,7 @@ impl Enrollment {
     /// The workload that an agent may vouch for by this enrollment, now.
     ///
     /// # Errors
-    /// When the enrollment is not there or another node's, or the agent is let in no longer.
+    /// When the enrollment is not there or another node's, or the agent is let in no longer, or not on record.
     pub(crate) async fn entitled_workload(
         &self,
         peer: &PeerIdentity,
@@ -121,9 +121,8 @@ impl Enrollment {
         };
         let name = Name::parse(enrollment)
             .map_err(|_| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
-        let record = self.ledger.instance(&instance).await?;
-        let joined = record.as_ref().and_then(|record| record.node_uid.as_deref());
-        let existing = self.same_node(mesh, node, joined).await?;
+        let joined = self.recorded(&instance).await?.node_uid;
+        let existing = self.same_node(mesh, node, joined.as_deref()).await?;
         let key = keys::resource("Enrollment", mesh, name.as_str());
         let (version, workload) = self
             .enrolled_workload(&key)

@@ -1,6 +1,6 @@
 //! What is remembered of each certificate and of those who hold them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,7 +171,8 @@ impl Ledger {
     }
 
     /// Which instance a peer with a verified certificate is. After a restore from an older backup the registry may not
-    /// know a certificate that is nevertheless good: such an instance gets an id made from its serial number.
+    /// know a certificate that is nevertheless good: such an instance has an id made from its serial number, under which
+    /// nothing is on record.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -295,14 +296,15 @@ impl Ledger {
         }
     }
 
-    /// Removes the records of certificates, and of instances, that expired more than an hour before `now`. Gives the
-    /// number of records removed.
+    /// Removes the records of certificates that expired more than an hour before `now`, and of instances all of whose
+    /// certificates did: not only the latest, which may be shorter than one before it. Gives the number of records removed.
     ///
     /// # Errors
     /// When the store cannot be read or written; the next run goes on.
     pub async fn prune(&self, now: UnixMillis) -> Result<usize, StoreError> {
         let expired = |not_after: u64| UnixMillis(not_after).plus(KEPT_AFTER_EXPIRY) < now;
         let mut removed = 0;
+        let mut holders = HashSet::new();
         let mut after = None;
         loop {
             let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
@@ -314,6 +316,8 @@ impl Ledger {
                     let order = keys::issued_order(UnixMillis(record.issued_at), serial);
                     commit = commit.delete(key.clone()).delete(order);
                     removed += 1;
+                } else if let Holder::Instance(id) | Holder::Workload { instance: id, .. } = record.holder {
+                    holders.insert(id);
                 }
             }
             if !commit.is_empty() {
@@ -325,7 +329,7 @@ impl Ledger {
             after = page.entries.last().map(|(key, _)| key.clone());
         }
         for (id, record) in self.instances().await? {
-            if expired(record.not_after) {
+            if expired(record.not_after) && !holders.contains(id.as_str()) {
                 let key = format!("{}{id}", keys::INSTANCES);
                 // An instance that renews at this moment is kept.
                 if let Some(stored) = self.store.get(&key).await?

@@ -172,6 +172,7 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
         ),
         EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
+        EnrollmentError::NotOnRecord => denied("NOT_ON_RECORD"),
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }

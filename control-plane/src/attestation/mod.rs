@@ -109,7 +109,7 @@ pub enum EvidenceError {
 impl EvidenceError {
     /// Whether it could not be judged, as against being refused.
     pub fn is_unjudged(&self) -> bool {
-        matches!(self, Self::Review(ReviewError::Busy | ReviewError::Unanswered { .. }))
+        matches!(self, Self::Review(error) if error.is_unanswered())
     }
 }
 

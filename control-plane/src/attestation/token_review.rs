@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hauberk_identity::Name;
+use hauberk_identity::{Name, UnixMillis};
 use hauberk_tls::{EndpointConnector, HandshakeError, SetupError, WebRoots, WebRootsError};
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -19,11 +20,16 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::allowance::Allowances;
+
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many are asked at once: whoever asks through us has proved nothing yet.
+/// How many questions each cluster is asked at once: whoever asks through us has proved nothing yet.
 const AT_ONCE: usize = 16;
+
+/// How often it is logged that a cluster cannot be asked.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The largest answer, in bytes.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -46,9 +52,21 @@ pub struct ReviewCluster {
 
 /// The clusters that can be asked.
 #[derive(Debug)]
-pub struct TokenReviewers {
-    clusters: BTreeMap<Name, ReviewCluster>,
+pub struct TokenReviewers(BTreeMap<Name, Reviewer>);
+
+/// A cluster, and what is under way there.
+#[derive(Debug)]
+struct Reviewer {
+    cluster: ReviewCluster,
     places: Semaphore,
+    told: Mutex<Told>,
+}
+
+/// How often it was said in the log that it cannot be asked: as often as it is asked would bury everything else.
+#[derive(Debug)]
+struct Told {
+    allowance: Allowances,
+    left_out: u64,
 }
 
 /// Why there is no answer to act on.
@@ -60,8 +78,8 @@ pub enum ReviewError {
     )]
     UnknownCluster(Name),
     /// Too many ask at once.
-    #[error("{AT_ONCE} tokens are being reviewed already")]
-    Busy,
+    #[error("cluster {0} is asked about {AT_ONCE} tokens already")]
+    Busy(Name),
     /// The cluster does not know the token, or not for this audience.
     #[error("cluster {cluster} does not vouch for the token: {why}")]
     Refused {
@@ -117,8 +135,7 @@ pub enum Unanswered {
 impl TokenReviewers {
     /// These clusters.
     pub fn new(clusters: impl IntoIterator<Item = ReviewCluster>) -> Self {
-        let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { clusters, places: Semaphore::new(AT_ONCE) }
+        Self(clusters.into_iter().map(|cluster| (cluster.name.clone(), Reviewer::new(cluster))).collect())
     }
 
     /// The user whose token it is (`status.user`), if it is one for this audience.
@@ -130,18 +147,30 @@ impl TokenReviewers {
         cluster: &Name,
         token: &str,
         audience: &str,
+        now: UnixMillis,
     ) -> Result<Value, ReviewError> {
-        let known = self.clusters.get(cluster);
-        let known = known.ok_or_else(|| ReviewError::UnknownCluster(cluster.clone()))?;
-        // Nothing else can be a token, and need not be asked about.
-        let is_jwt = token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && token.bytes().filter(|byte| *byte == b'.').count() == 2;
-        let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
-        if !is_jwt {
-            return Err(refused("it is no token"));
+        let known = self.0.get(cluster).ok_or_else(|| ReviewError::UnknownCluster(cluster.clone()))?;
+        let answer = known.ask(token, audience).await;
+        if let Err(error) = &answer
+            && error.is_unanswered()
+        {
+            known.tell(error, now);
         }
-        let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy) };
-        let asked = tokio::time::timeout(DEADLINE, known.post(token, audience)).await;
+        answer
+    }
+}
+
+impl Reviewer {
+    fn new(cluster: ReviewCluster) -> Self {
+        let told = Told { allowance: Allowances::new(1, TOLD_EVERY), left_out: 0 };
+        Self { cluster, places: Semaphore::new(AT_ONCE), told: Mutex::new(told) }
+    }
+
+    async fn ask(&self, token: &str, audience: &str) -> Result<Value, ReviewError> {
+        let cluster = &self.cluster.name;
+        let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
+        let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy(cluster.clone())) };
+        let asked = tokio::time::timeout(DEADLINE, self.cluster.post(token, audience)).await;
         let unanswered =
             |source| ReviewError::Unanswered { cluster: cluster.clone(), source: Box::new(source) };
         let answer = asked.unwrap_or(Err(Unanswered::Late)).map_err(unanswered)?;
@@ -156,6 +185,34 @@ impl TokenReviewers {
             return Err(refused("it is not for this audience"));
         }
         status.get("user").cloned().ok_or_else(|| unanswered(Unanswered::Answer))
+    }
+
+    fn tell(&self, error: &ReviewError, now: UnixMillis) {
+        let left_out = self.told.lock().unwrap_or_else(PoisonError::into_inner).admit(now);
+        match left_out {
+            Some(left_out) => {
+                tracing::warn!(event = "evidence_unjudged", %error, left_out, "agents cannot be let in");
+            }
+            None => tracing::debug!(event = "evidence_unjudged", %error, "an agent cannot be let in"),
+        }
+    }
+}
+
+impl Told {
+    /// Whether it is said again; how often it was not since the last time, then.
+    fn admit(&mut self, now: UnixMillis) -> Option<u64> {
+        if self.allowance.take("", now).is_ok() {
+            return Some(std::mem::take(&mut self.left_out));
+        }
+        self.left_out += 1;
+        None
+    }
+}
+
+impl ReviewError {
+    /// Whether the token was not judged, as against being refused.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Unanswered { .. })
     }
 }
 
@@ -217,5 +274,22 @@ impl ReviewCluster {
         let path = self.credentials.join(name);
         let text = tokio::fs::read_to_string(&path).await;
         text.map_err(|source| Unanswered::Io { what: path.display().to_string(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_cluster_cannot_be_asked_is_said_once_a_minute_and_how_often_it_was_not() {
+        let mut told = Told { allowance: Allowances::new(1, TOLD_EVERY), left_out: 0 };
+        let now = UnixMillis(1_000_000);
+        assert_eq!(told.admit(now), Some(0));
+        for _ in 0..1_000 {
+            assert_eq!(told.admit(now.plus(TOLD_EVERY / 2)), None);
+        }
+        assert_eq!(told.admit(now.plus(TOLD_EVERY)), Some(1_000));
+        assert_eq!(told.admit(now.plus(TOLD_EVERY)), None);
     }
 }

@@ -177,7 +177,6 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
         EnrollmentError::NotAttested(NotAttested::Evidence(unjudged)) if unjudged.is_unjudged() => {
-            tracing::warn!(event = "evidence_unjudged", error = %unjudged, "an agent could not be let in");
             refusal(Code::Unavailable, "NOT_ATTESTED_YET", "the evidence cannot be judged now: try again")
         }
         // Which rule it broke is for administrators to know; the audit log tells them.

@@ -23,7 +23,7 @@ use hauberk_tls::{Fingerprint, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::resources::EvidenceSource;
-pub use token_review::{ReviewCluster, ReviewError, TokenReviewers, Unanswered};
+pub use token_review::{ReviewCluster, ReviewError, TokenReviewers, Unreviewed};
 
 /// What an agent shows.
 #[derive(Clone)]

@@ -329,7 +329,7 @@ async fn what_a_cluster_does_not_vouch_for_is_refused() {
         (|asked| but(asked, |status| status["user"]["extra"] = json!({})), "bound to the pod", false),
         (|_| (StatusCode::FORBIDDEN, Value::Null), "system:auth-delegator", true),
         (|_| (StatusCode::CREATED, json!({})), "no TokenReview", true),
-        (|_| (StatusCode::CREATED, json!("x".repeat(300_000))), "no TokenReview", true),
+        (|_| (StatusCode::CREATED, json!("x".repeat(300_000))), "larger than 262144 bytes", true),
     ];
     for (answer, why, is_unjudged) in answers {
         let server = ApiServer::start(answer).await;

@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hauberk_identity::{Name, UnixMillis};
-use hauberk_tls::{EndpointConnector, HandshakeError, SetupError, WebRoots, WebRootsError};
+use hauberk_tls::{EndpointConnector, WebRoots, WebRootsError};
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::allowance::Allowances;
+use crate::ask::{Unanswered, ask, within};
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -94,16 +94,13 @@ pub enum ReviewError {
         /// The cluster.
         cluster: Name,
         /// Why not.
-        source: Box<Unanswered>,
+        source: Box<Unreviewed>,
     },
 }
 
-/// Why a cluster does not answer. The fault is its, or its administrator's.
+/// Why a cluster cannot be asked. The fault is its, or its administrator's.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// It took too long.
-    #[error("it took longer than {} s", DEADLINE.as_secs())]
-    Late,
+pub enum Unreviewed {
     /// A file of ours, or the network.
     #[error("{what}: {source}")]
     Io {
@@ -115,20 +112,14 @@ pub enum Unanswered {
     /// The certificates to know it by are none.
     #[error("ca.crt: {0}")]
     Authority(#[from] WebRootsError),
-    /// TLS cannot be set up. The fault is ours.
+    /// There is no answer.
     #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// Who answers is not the cluster.
-    #[error("who answers is not believed: {0}")]
-    Handshake(#[from] HandshakeError),
-    /// It does not speak HTTP as it should.
-    #[error("it does not speak HTTP/1.1: {0}")]
-    Http(#[from] hyper::Error),
+    Unanswered(#[from] Unanswered),
     /// It will not be asked by us.
     #[error("it answers with status {0}: does the account of `token` have the role system:auth-delegator?")]
     Status(StatusCode),
-    /// Its answer is no TokenReview.
-    #[error("its answer is no TokenReview of at most {MAX_ANSWER} bytes")]
+    /// Its answer is something else.
+    #[error("its answer is no TokenReview")]
     Answer,
 }
 
@@ -170,11 +161,11 @@ impl Reviewer {
         let cluster = &self.cluster.name;
         let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
         let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy(cluster.clone())) };
-        let asked = tokio::time::timeout(DEADLINE, self.cluster.post(token, audience)).await;
+        let asked = within(DEADLINE, self.cluster.post(token, audience)).await;
         let unanswered =
             |source| ReviewError::Unanswered { cluster: cluster.clone(), source: Box::new(source) };
-        let answer = asked.unwrap_or(Err(Unanswered::Late)).map_err(unanswered)?;
-        let status = answer.get("status").ok_or_else(|| unanswered(Unanswered::Answer))?;
+        let answer = asked.map_err(unanswered)?;
+        let status = answer.get("status").ok_or_else(|| unanswered(Unreviewed::Answer))?;
         let said = status.get("error").and_then(Value::as_str).filter(|error| !error.is_empty());
         if status.get("authenticated") != Some(&Value::Bool(true)) || said.is_some() {
             return Err(refused(said.unwrap_or("it is not authentic, or has expired")));
@@ -184,7 +175,7 @@ impl Reviewer {
         if !audiences.is_some_and(|audiences| audiences.iter().any(|named| named == audience)) {
             return Err(refused("it is not for this audience"));
         }
-        status.get("user").cloned().ok_or_else(|| unanswered(Unanswered::Answer))
+        status.get("user").cloned().ok_or_else(|| unanswered(Unreviewed::Answer))
     }
 
     fn tell(&self, error: &ReviewError, now: UnixMillis) {
@@ -217,31 +208,32 @@ impl ReviewError {
 }
 
 impl ReviewCluster {
-    async fn post(&self, token: &str, audience: &str) -> Result<Value, Unanswered> {
+    async fn post(&self, token: &str, audience: &str) -> Result<Value, Unreviewed> {
         // Read each time: both are replaced while we run.
         let own = Zeroizing::new(self.read("token").await?);
-        let authority = self.read("ca.crt").await?;
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |source| Unanswered::Io { what, source }
-        };
-        let stream =
-            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed("connecting"))?;
-        let client = EndpointConnector::web(WebRoots::from_pem(&authority)?, DEADLINE)?;
-        let stream = client.connect(&self.host, stream).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let authority = WebRoots::from_pem(&self.read("ca.crt").await?)?;
+        let connector = EndpointConnector::web(authority, DEADLINE).map_err(Unanswered::from)?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let stream = stream.map_err(|source| Unreviewed::Io { what: "connecting".to_owned(), source })?;
+        let request = self.question(&own, token, audience)?;
+        let (status, answer) = ask(&connector, &self.host, stream, request, MAX_ANSWER).await?;
+        if ![StatusCode::OK, StatusCode::CREATED].contains(&status) {
+            return Err(Unreviewed::Status(status));
+        }
+        serde_json::from_slice(&answer).map_err(|_| Unreviewed::Answer)
+    }
+
+    fn question(&self, own: &str, token: &str, audience: &str) -> Result<Request<Full<Bytes>>, Unreviewed> {
+        let unusable =
+            |_| Unreviewed::Io { what: "token".to_owned(), source: io::ErrorKind::InvalidData.into() };
+        let bearer = Zeroizing::new(format!("Bearer {}", own.trim()));
+        let mut bearer = header::HeaderValue::from_str(&bearer).map_err(unusable)?;
+        bearer.set_sensitive(true);
         let asked = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
             "spec": { "token": token, "audiences": [audience] },
         });
-        let bearer = Zeroizing::new(format!("Bearer {}", own.trim()));
-        let mut bearer = header::HeaderValue::from_str(&bearer).map_err(|_| Unanswered::Io {
-            what: "token".to_owned(),
-            source: io::ErrorKind::InvalidData.into(),
-        })?;
-        bearer.set_sensitive(true);
         let request = Request::post(PATH)
             .header(header::HOST, format!("{}:{}", self.host, self.port))
             .header(header::AUTHORIZATION, bearer)
@@ -249,31 +241,14 @@ impl ReviewCluster {
             .header(header::ACCEPT, "application/json")
             .header(header::CONNECTION, "close")
             .body(Full::new(Bytes::from(asked.to_string())))
-            .map_err(|_| Unanswered::Answer)?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            if ![StatusCode::OK, StatusCode::CREATED].contains(&response.status()) {
-                return Err(Unanswered::Status(response.status()));
-            }
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|_| Unanswered::Answer)?.to_bytes();
-            serde_json::from_slice(&body).map_err(|_| Unanswered::Answer)
-        };
-        tokio::pin!(connection, exchange);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            ended = &mut connection => {
-                ended?;
-                // What came before the end is there all the same.
-                exchange.await
-            }
-        }
+            .map_err(Unanswered::from)?;
+        Ok(request)
     }
 
-    async fn read(&self, name: &str) -> Result<String, Unanswered> {
+    async fn read(&self, name: &str) -> Result<String, Unreviewed> {
         let path = self.credentials.join(name);
         let text = tokio::fs::read_to_string(&path).await;
-        text.map_err(|source| Unanswered::Io { what: path.display().to_string(), source })
+        text.map_err(|source| Unreviewed::Io { what: path.display().to_string(), source })
     }
 }
 

@@ -85,11 +85,11 @@ impl Enrollment {
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let instance = self.entitled(peer).await?.instance;
-        self.count_renewal(&instance.to_string(), self.svid_ttl)?;
+        self.renewals.take(instance, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
         let renewed = without_conflict(|| self.renew_once(peer, &public_key, source)).await;
         if renewed.is_err() {
-            self.renewals().give_back(&instance.to_string());
+            self.renewals.give_back(instance);
         }
         renewed
     }

@@ -2,7 +2,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, Serial};
-use hauberk_tls::CertificateRequest;
+use hauberk_proto::mesh::v1 as wire;
+use hauberk_tls::{CertificateRequest, PeerIdentity};
 
 use super::*;
 use crate::audit::Filter;
@@ -497,7 +498,6 @@ async fn a_change_of_a_node_keeps_nobody_from_joining_or_renewing() {
 
 #[tokio::test]
 async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
-    use hauberk_proto::mesh::v1 as wire;
     use prost::Message as _;
     let (scratch, busy) = busy().await;
     let spec = wire::EnrollmentSpec {
@@ -527,4 +527,83 @@ async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
     busy.before_next(put_node("second"));
     let refused = sign().await;
     assert!(matches!(refused, Err(EnrollmentError::NodeMadeAnew { .. })), "{refused:?}");
+}
+
+/// An agent that asks for the certificate of its workload, as it does each time that it starts.
+struct Starting {
+    scratch: Scratch,
+    peer: PeerIdentity,
+    instance: InstanceId,
+    csr: Vec<u8>,
+}
+
+impl Starting {
+    async fn new(life_s: u32) -> (Self, Arc<Busy>) {
+        let (scratch, busy) = busy().await;
+        let life = wire::Duration { value: Some(life_s), unit: "s".to_owned() };
+        let workload = wire::WorkloadEnrollment { x509_ttl: Some(life), ..Default::default() };
+        scratch.enroll("worker", workload).await;
+        let token = token(&scratch, Uses::Limited(1)).await;
+        let enrolled = attest(&scratch, &token, &request().1).await.unwrap();
+        let peer = scratch.peer(&enrolled.issued.svid);
+        (Self { scratch, peer, instance: enrolled.instance, csr: request().1 }, busy)
+    }
+
+    async fn start(&self) -> Result<(), EnrollmentError> {
+        let Self { scratch, peer, instance, csr } = self;
+        scratch.control.enrollment.sign_workload(peer, *instance, "worker", csr, "s").await.map(drop)
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_restarts_again_and_again_gets_its_workloads_certificates() {
+    let minute = Duration::from_secs(60);
+    for life in [60, 3_600] {
+        let (agent, _) = Starting::new(life).await;
+        // Twice ten times within a minute, beside the renewals of a life that has just passed.
+        agent.start().await.unwrap();
+        agent.start().await.unwrap();
+        for _ in 0..2 {
+            for _ in 0..10 {
+                agent.start().await.unwrap_or_else(|refused| panic!("of {life} s: {refused}"));
+                agent.scratch.clock.advance(minute / 10);
+            }
+            agent.scratch.clock.advance(10 * minute);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_workload_gets_only_so_many_certificates_in_a_life() {
+    let (agent, _) = Starting::new(3_600).await;
+    for _ in 0..renewals::OF_WORKLOAD_AT_ONCE {
+        agent.start().await.unwrap();
+    }
+    let every = Duration::from_secs(3_600) / renewals::OF_WORKLOAD_IN_A_LIFE;
+    let refused = agent.start().await;
+    assert!(
+        matches!(refused, Err(EnrollmentError::TooOften { again_in }) if again_in == every),
+        "{refused:?}"
+    );
+    agent.scratch.clock.advance(every);
+    agent.start().await.unwrap();
+    assert!(matches!(agent.start().await, Err(EnrollmentError::TooOften { .. })));
+    // Its agent renews all the same.
+    let control = &agent.scratch.control;
+    control.enrollment.renew(&agent.peer, &agent.csr, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_fails_takes_nothing_from_what_a_workload_may_have() {
+    let (agent, busy) = Starting::new(60).await;
+    for _ in 0..3 * renewals::OF_WORKLOAD_AT_ONCE {
+        busy.before_next(put_node("second"));
+        let refused = agent.start().await;
+        assert!(matches!(refused, Err(EnrollmentError::NodeMadeAnew { .. })), "{refused:?}");
+        agent.scratch.control.store.commit(put_node("first")).await.unwrap();
+    }
+    for _ in 0..renewals::OF_WORKLOAD_AT_ONCE {
+        agent.start().await.unwrap();
+    }
+    assert!(matches!(agent.start().await, Err(EnrollmentError::TooOften { .. })));
 }

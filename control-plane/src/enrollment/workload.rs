@@ -68,11 +68,16 @@ impl Enrollment {
     ) -> Result<Issued, EnrollmentError> {
         let EntitledWorkload { workload, name, .. } =
             self.entitled_workload(peer, instance, enrollment).await?;
-        // As for agents' own certificates, for each of an instance's workloads.
-        let life = workload.ttl().unwrap_or(self.svid_ttl);
-        self.count_renewal(&format!("{instance}/{name}"), life)?;
+        let (of, life) = ((instance, &name), workload.ttl().unwrap_or(self.svid_ttl));
+        self.renewals.take_for_workload(of, life, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
-        without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor)).await
+        let signed =
+            without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor))
+                .await;
+        if signed.is_err() {
+            self.renewals.give_back_for_workload(of, life);
+        }
+        signed
     }
 
     /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hauberk_identity::{Serial, SpiffeId};
+use hauberk_identity::{InstanceId, Serial, SpiffeId};
 use hauberk_tls::LiveState;
 use tokio::sync::watch;
 
@@ -36,6 +36,8 @@ pub struct Denylist {
     pub mark: Mark,
     /// Revoked certificates.
     pub serials: HashSet<Serial>,
+    /// Revoked instances: all certificates that say that they are theirs.
+    pub instances: HashSet<InstanceId>,
     /// Certificates of workloads whose nodes are in quarantine.
     pub on_hold: HashSet<Serial>,
     /// Identities in quarantine.
@@ -45,7 +47,8 @@ pub struct Denylist {
 impl Denylist {
     /// Why whoever proves this is refused, if so.
     pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
-        if self.serials.contains(&serial) {
+        let is_of_revoked = || serial.instance().is_some_and(|instance| self.instances.contains(&instance));
+        if self.serials.contains(&serial) || is_of_revoked() {
             return Some(Denial::Revoked);
         }
         let is_held = self.identities.contains(id) || self.on_hold.contains(&serial);

@@ -41,6 +41,16 @@ pub enum Holder {
     ControlPlane,
 }
 
+impl Holder {
+    /// The instance that answers for the certificate; `None` where that is no agent.
+    pub fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Instance(id) | Self::Workload { instance: id, .. } => InstanceId::parse(id).ok(),
+            Self::Admin(_) | Self::ControlPlane => None,
+        }
+    }
+}
+
 /// An issued certificate; its serial number is in the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuedRecord {
@@ -224,12 +234,7 @@ impl Ledger {
         instance: &InstanceId,
         limit: usize,
     ) -> Result<IssuedPage, StoreError> {
-        let instance = instance.to_string();
-        let is_its = |record: &IssuedRecord| match &record.holder {
-            Holder::Instance(id) | Holder::Workload { instance: id, .. } => *id == instance,
-            Holder::Admin(_) | Holder::ControlPlane => false,
-        };
-        self.wanted(is_its, None, limit).await
+        self.wanted(|record| record.holder.instance() == Some(*instance), None, limit).await
     }
 
     async fn wanted(
@@ -316,8 +321,8 @@ impl Ledger {
                     let order = keys::issued_order(UnixMillis(record.issued_at), serial);
                     commit = commit.delete(key.clone()).delete(order);
                     removed += 1;
-                } else if let Holder::Instance(id) | Holder::Workload { instance: id, .. } = record.holder {
-                    holders.insert(id);
+                } else {
+                    holders.extend(record.holder.instance());
                 }
             }
             if !commit.is_empty() {
@@ -329,7 +334,7 @@ impl Ledger {
             after = page.entries.last().map(|(key, _)| key.clone());
         }
         for (id, record) in self.instances().await? {
-            if expired(record.not_after) && !holders.contains(id.as_str()) {
+            if expired(record.not_after) && !holders.contains(&id) {
                 let key = format!("{}{id}", keys::INSTANCES);
                 // An instance that renews at this moment is kept.
                 if let Some(stored) = self.store.get(&key).await?

@@ -90,7 +90,7 @@ pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
             revocations.ledger.unexpired(now, |record| list.quarantine(&record.spiffe_id).is_some());
         for (serial, record) in on_hold.await? {
             if let Some(revoked_at) = list.quarantine(&record.spiffe_id)
-                && !list.is_revoked(serial)
+                && !list.is_listed(serial)
             {
                 entries.push(CrlEntry { serial, revoked_at, is_on_hold: true });
             }

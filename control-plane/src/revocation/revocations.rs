@@ -19,7 +19,8 @@ use crate::issuance::{Holder, Ledger};
 use crate::registry::{Commit, Store, StoreError, WatchEnd, document, keys};
 use crate::secret::SecretId;
 
-/// The most certificates on the list: some two MiB for each agent.
+/// The most certificates on the list: some two MiB for each agent. Certificates of revoked instances need no room there, and have
+/// it while there is some: those who read the CRL go by it.
 pub(super) const MOST_CERTIFICATES: usize = 50_000;
 
 /// How often a change is tried again because another came between.
@@ -155,16 +156,22 @@ impl Revocations {
         let mut revoked = Vec::new();
         loop {
             let mut plan = self.plan(target).await?;
-            let is_too_many = plan.is_too_many(self.denylist().certificates());
+            let list = self.denylist();
+            let serials: Vec<_> = plan.serials().filter(|serial| !list.is_revoked(*serial)).collect();
+            // Agents know them by their instances; who goes by serial numbers alone does not.
+            if plan.is_too_many(list.certificates()) {
+                plan.leave_certificates_of_instances();
+            }
+            let is_too_many = plan.is_too_many(list.certificates());
             if is_too_many {
                 plan.leave_certificates();
             }
-            let (commit, serials) = (plan.commit()?, plan.serials());
+            let commit = plan.commit()?;
             if commit.is_empty() && is_too_many {
                 return Err(RevocationError::TooMany);
             }
             if commit.is_empty() {
-                let revision = self.denylist().mark.revision;
+                let revision = list.mark.revision;
                 return Ok(Revoked { revision, serials: revoked, left: plan.left });
             }
             let why = if is_too_many {

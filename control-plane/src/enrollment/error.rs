@@ -68,9 +68,9 @@ pub enum EnrollmentError {
     CertificateExpired,
     /// Nothing tells any longer which node it joined, and by what.
     #[error(
-        "the registry has no record of this instance, as where it was restored from an older backup, and renews nothing for it: \
-         join it anew, by evidence or a new token. Its agent does so once this certificate has expired, or at once without \
-         its state directory"
+        "the registry has no record of this instance, as where it was restored from a backup older than the instance: nothing \
+         is renewed for it. Join it anew, by evidence or a new token: its agent does so once this certificate has expired, or at \
+         once without its state directory"
     )]
     NotOnRecord,
     /// The instance has more certificates than it can need.

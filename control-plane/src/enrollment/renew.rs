@@ -40,7 +40,7 @@ impl Enrollment {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
         let instance = self.ledger.instance_of(peer).await?;
-        let former = self.recorded(&instance).await?;
+        let former = self.recorded(&instance, peer).await?;
         let node = self.same_node(mesh, name, former.node_uid.as_deref()).await?;
         let permit = match &former.evidence {
             Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
@@ -51,8 +51,14 @@ impl Enrollment {
 
     /// What an instance joined, and by what. It is on record for as long as any of its certificates is good: of one that is not
     /// there is no saying what it may have.
-    pub(super) async fn recorded(&self, instance: &InstanceId) -> Result<InstanceRecord, EnrollmentError> {
-        self.ledger.instance(instance).await?.ok_or(EnrollmentError::NotOnRecord)
+    pub(super) async fn recorded(
+        &self,
+        instance: &InstanceId,
+        peer: &PeerIdentity,
+    ) -> Result<InstanceRecord, EnrollmentError> {
+        let record = self.ledger.instance(instance).await?;
+        let its = record.filter(|record| record.spiffe_id == peer.id().as_str());
+        its.ok_or(EnrollmentError::NotOnRecord)
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.

@@ -8,8 +8,8 @@ use hauberk_tls::{CertificateRequest, PeerIdentity};
 use super::*;
 use crate::audit::Filter;
 use crate::instances::{IssuedTo, Recorded};
-use crate::issuance::{Holder, IssuanceError, Order};
-use crate::registry::{Commit, keys};
+use crate::issuance::{Holder, InstanceRecord, IssuanceError, Order};
+use crate::registry::{Commit, document, keys};
 use crate::secret::SecretHash;
 use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scratch_over};
 
@@ -219,7 +219,7 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
             assert!(matches!(refused, EnrollmentError::NotOnRecord), "{refused}");
             let status = crate::rpc::status::of_enrollment(&refused);
             assert_eq!(status.code(), tonic::Code::PermissionDenied);
-            assert!(status.message().contains("join it anew"), "{status}");
+            assert!(status.message().contains("Join it anew"), "{status}");
         }
         let audience = ["db".to_owned()];
         assert!(control.minter.mint(&peer, &audience, "").await.is_err());
@@ -229,11 +229,38 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
         let asked = Filter { action: action.to_owned(), refused_only: true, ..Filter::default() };
         let records = control.audit.list(&asked, None, 10).await.unwrap().records;
         assert_eq!(records.len(), 2, "{action}");
-        assert!(records[0].reason.contains("join it anew"), "{records:?}");
+        assert!(records[0].reason.contains("Join it anew"), "{records:?}");
     }
     let second = token(&scratch, Uses::Limited(1)).await;
     let anew = attest(&scratch, &second, &request().1).await.unwrap();
     control.enrollment.renew(&scratch.peer(&anew.issued.svid), &request().1, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_that_is_on_record_renews_by_a_certificate_that_is_not() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let enrolled = attest(&scratch, &token, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    // As after a restore of a backup that was made before it renewed.
+    let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial()));
+    control.store.commit(forgotten).await.unwrap();
+    let renewed = control.enrollment.renew(&peer, &request().1, "s").await.unwrap();
+    assert_eq!(renewed.instance, enrolled.instance);
+    // It rests on what is on record of it, as ever.
+    control.store.commit(put_node("second")).await.unwrap();
+    let anew = control.enrollment.renew(&peer, &request().1, "s").await;
+    assert!(matches!(anew, Err(EnrollmentError::NodeMadeAnew { .. })), "{anew:?}");
+    control.store.commit(put_node("first")).await.unwrap();
+    // A record of somebody else's is none of its.
+    let key = format!("{}{}", keys::INSTANCES, enrolled.instance);
+    let record = control.ledger.instance(&enrolled.instance).await.unwrap().unwrap();
+    let spiffe_id = "spiffe://shop.local/mesh/shop/node/other".to_owned();
+    let others = document::to_bytes(&key, &InstanceRecord { spiffe_id, ..record }).unwrap();
+    control.store.commit(Commit::new().put(key, others)).await.unwrap();
+    let refused = control.enrollment.renew(&peer, &request().1, "s").await;
+    assert!(matches!(refused, Err(EnrollmentError::NotOnRecord)), "{refused:?}");
 }
 
 #[tokio::test]

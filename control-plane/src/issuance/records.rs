@@ -181,19 +181,17 @@ impl Ledger {
     }
 
     /// Which instance a peer with a verified certificate is. After a restore from an older backup the registry may not
-    /// know a certificate that is nevertheless good: such an instance has an id made from its serial number, under which
-    /// nothing is on record.
+    /// know a certificate that is nevertheless good: its serial number tells all the same. One of an earlier release, which
+    /// does not, has an id made from it, under which nothing is on record.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn instance_of(&self, peer: &PeerIdentity) -> Result<InstanceId, StoreError> {
-        if let Some(IssuedRecord { holder: Holder::Instance(id), .. }) =
-            self.certificate(peer.serial()).await?
-            && let Ok(id) = InstanceId::parse(&id)
-        {
-            return Ok(id);
-        }
-        Ok(made_from(peer.serial().as_bytes()))
+        let serial = peer.serial();
+        let recorded =
+            self.certificate(serial).await?.filter(|record| matches!(record.holder, Holder::Instance(_)));
+        let known = recorded.and_then(|record| record.holder.instance()).or_else(|| serial.instance());
+        Ok(known.unwrap_or_else(|| made_from(serial.as_bytes())))
     }
 
     /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for

@@ -40,6 +40,8 @@ pub struct Denylist {
     pub instances: HashSet<InstanceId>,
     /// Certificates of workloads whose nodes are in quarantine.
     pub on_hold: HashSet<Serial>,
+    /// Instances that have vouched for such workloads, likewise.
+    pub held_instances: HashSet<InstanceId>,
     /// Identities in quarantine.
     pub identities: HashSet<SpiffeId>,
 }
@@ -47,11 +49,14 @@ pub struct Denylist {
 impl Denylist {
     /// Why whoever proves this is refused, if so.
     pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
-        let is_of_revoked = || serial.instance().is_some_and(|instance| self.instances.contains(&instance));
-        if self.serials.contains(&serial) || is_of_revoked() {
+        let is_of = |instances: &HashSet<InstanceId>| {
+            serial.instance().is_some_and(|instance| instances.contains(&instance))
+        };
+        if self.serials.contains(&serial) || is_of(&self.instances) {
             return Some(Denial::Revoked);
         }
-        let is_held = self.identities.contains(id) || self.on_hold.contains(&serial);
+        let is_held =
+            self.identities.contains(id) || self.on_hold.contains(&serial) || is_of(&self.held_instances);
         is_held.then_some(Denial::Quarantined)
     }
 }

@@ -96,8 +96,15 @@ fn accept(
 ) -> Result<Denylist, BadDenylist> {
     let pb::SignedDenylist { denylist: encoded, signature, key_id } = signed;
     keys.verify(Purpose::Denylist, key_id, encoded, signature)?;
-    let pb::Denylist { epoch, revision, trust_domain, certificates, spiffe_ids, instance_ids } =
-        pb::Denylist::decode(&**encoded)?;
+    let pb::Denylist {
+        epoch,
+        revision,
+        trust_domain,
+        certificates,
+        spiffe_ids,
+        instance_ids,
+        held_instance_ids,
+    } = pb::Denylist::decode(&**encoded)?;
     if trust_domain != recipient.trust_domain.as_str() {
         return Err(BadDenylist::OtherTrustDomain(trust_domain));
     }
@@ -112,8 +119,11 @@ fn accept(
     let identity = |id: &String| {
         SpiffeId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
     };
-    let instance = |id: &String| {
-        InstanceId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
+    let instances = |ids: &[String]| {
+        let parsed = ids.iter().map(|id| {
+            InstanceId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
+        });
+        parsed.collect::<Result<HashSet<_>, _>>()
     };
     let (on_hold, revoked): (Vec<_>, Vec<_>) =
         certificates.into_iter().partition(|certificate| certificate.on_hold);
@@ -121,7 +131,8 @@ fn accept(
         mark,
         serials: revoked.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
         on_hold: on_hold.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
-        instances: instance_ids.iter().map(instance).collect::<Result<HashSet<_>, _>>()?,
+        instances: instances(&instance_ids)?,
+        held_instances: instances(&held_instance_ids)?,
         identities: spiffe_ids.iter().map(identity).collect::<Result<HashSet<_>, _>>()?,
     })
 }

@@ -63,8 +63,10 @@ pub struct Denylist {
 pub(crate) struct Listed {
     /// Revoked certificates.
     pub(crate) serials: HashMap<Serial, Certificate>,
-    /// Certificates of workloads whose nodes are in quarantine.
+    /// Certificates of workloads whose nodes are in quarantine, as many as there is room for.
     pub(crate) on_hold: HashMap<Serial, Certificate>,
+    /// The instances that vouched for such certificates.
+    pub(crate) held_instances: HashSet<InstanceId>,
     /// Nodes in quarantine, with the instant at which they were put there.
     pub(crate) nodes: HashMap<SpiffeId, UnixMillis>,
     /// Revoked instances. Their certificates say whose they are, but for those of earlier releases.
@@ -90,7 +92,7 @@ impl Denylist {
         mut listed: Listed,
         signer: &ViewSigner,
     ) -> Result<Self, SigningError> {
-        let Listed { serials, on_hold, nodes, instances } = &mut listed;
+        let Listed { serials, on_hold, held_instances, nodes, instances } = &mut listed;
         on_hold.retain(|serial, _| !serials.contains_key(serial));
         let certificate = |(serial, refused): (&Serial, &Certificate), on_hold| agent::RevokedCertificate {
             serial: serial.as_bytes().to_vec(),
@@ -103,11 +105,16 @@ impl Denylist {
         certificates.sort_by(|a, b| a.serial.cmp(&b.serial));
         let mut spiffe_ids: Vec<_> = nodes.keys().map(ToString::to_string).collect();
         spiffe_ids.sort();
-        let mut instance_ids: Vec<_> = instances.iter().map(ToString::to_string).collect();
-        instance_ids.sort();
         let Mark { epoch, revision } = mark;
-        let trust_domain = trust_domain.to_string();
-        let list = agent::Denylist { epoch, revision, trust_domain, certificates, spiffe_ids, instance_ids };
+        let list = agent::Denylist {
+            epoch,
+            revision,
+            trust_domain: trust_domain.to_string(),
+            certificates,
+            spiffe_ids,
+            instance_ids: sorted(instances),
+            held_instance_ids: sorted(held_instances),
+        };
         let denylist = Bytes::from(list.encode_to_vec());
         let signature = Bytes::from(signer.sign(Purpose::Denylist, &denylist)?);
         let key_id = signer.key_id().to_owned();
@@ -120,7 +127,9 @@ impl Denylist {
         if self.is_revoked(serial) {
             return Some(Denial::Revoked);
         }
-        let is_held = self.listed.nodes.contains_key(id) || self.listed.on_hold.contains_key(&serial);
+        let Listed { nodes, on_hold, held_instances, .. } = &self.listed;
+        let is_of_held = || serial.instance().is_some_and(|instance| held_instances.contains(&instance));
+        let is_held = nodes.contains_key(id) || on_hold.contains_key(&serial) || is_of_held();
         is_held.then_some(Denial::Quarantined)
     }
 
@@ -163,4 +172,10 @@ impl Denylist {
     pub fn certificates(&self) -> usize {
         self.listed.serials.len()
     }
+}
+
+fn sorted(instances: &HashSet<InstanceId>) -> Vec<String> {
+    let mut ids: Vec<_> = instances.iter().map(ToString::to_string).collect();
+    ids.sort();
+    ids
 }

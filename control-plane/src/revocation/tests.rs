@@ -291,6 +291,30 @@ async fn an_instance_is_revoked_with_however_many_certificates() {
 }
 
 #[tokio::test]
+async fn workloads_of_a_node_in_quarantine_are_held_back_with_however_many_certificates() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    scratch.enroll("worker", wire::WorkloadEnrollment::default()).await;
+    let (enrolled, peer) = join(&scratch).await;
+    let (_, csr) = request();
+    let worker = control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "s").await;
+    let worker = scratch.peer(&worker.unwrap().svid);
+    let revocations = fill(&scratch).await;
+    let (mesh, name) = node();
+    revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    let list = revocations.denylist();
+    assert_eq!(list.denial(worker.id(), worker.serial()), Some(Denial::Quarantined));
+    let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
+    assert_eq!(told.held_instance_ids, [enrolled.instance.to_string()]);
+    assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "there is no room for more");
+    let crl = crl::sign(&revocations).await.unwrap();
+    let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
+    assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
+    revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+    assert_eq!(revocations.denylist().denial(worker.id(), worker.serial()), None);
+}
+
+#[tokio::test]
 async fn whoever_has_more_certificates_of_an_earlier_release_than_the_list_takes_gets_nothing_more() {
     let scratch = scratch().await;
     let (enrolled, peer) = join(&scratch).await;

@@ -25,6 +25,7 @@ fn list(revision: u64, serials: &[u8]) -> pb::Denylist {
         certificates: certificates.collect(),
         spiffe_ids: vec!["spiffe://shop.local/mesh/shop/node/bad".to_owned()],
         instance_ids: Vec::new(),
+        held_instance_ids: Vec::new(),
     }
 }
 
@@ -65,12 +66,14 @@ async fn a_denylist_survives_a_restart_and_an_older_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_revoked_instance_is_refused_by_whatever_certificate_says_that_it_is_its() {
+async fn an_instance_that_is_listed_is_refused_by_whatever_certificate_says_that_it_is_its() {
     let agent = Agent::new();
     let held = agent.held();
-    let (revoked, other) = (InstanceId::from_random([1; 8]), InstanceId::from_random([2; 8]));
+    let [revoked, on_hold, other] = [1, 2, 3].map(|number| InstanceId::from_random([number; 8]));
     let instance_ids = vec![revoked.to_string()];
-    agent.refuse(&held, &pb::Denylist { instance_ids, ..list(3, &[]) }).await.unwrap();
+    let held_instance_ids = vec![on_hold.to_string(), revoked.to_string()];
+    let denylist = pb::Denylist { instance_ids, held_instance_ids, ..list(3, &[]) };
+    agent.refuse(&held, &denylist).await.unwrap();
     drop(held);
     let agent = agent.restarted();
     let _held = agent.held();
@@ -80,6 +83,7 @@ async fn a_revoked_instance_is_refused_by_whatever_certificate_says_that_it_is_i
     for path in ["mesh/shop/node/web", "workload/worker"] {
         for random in [[3; 16], [4; 16]] {
             assert_eq!(denial(path, Serial::of_instance(revoked, random)), Some(Denial::Revoked));
+            assert_eq!(denial(path, Serial::of_instance(on_hold, random)), Some(Denial::Quarantined));
             assert_eq!(denial(path, Serial::of_instance(other, random)), None);
         }
         assert_eq!(denial(path, serial(1)), None);

@@ -174,6 +174,35 @@ async fn a_copied_document_is_of_no_use_while_whoever_came_by_it_holds_a_certifi
     show(&scratch, document(), &request().1).await.unwrap();
 }
 
+#[tokio::test]
+async fn whoever_renews_keeps_others_from_coming_by_the_same_document() {
+    let (scratch, region) = (scratch().await, Region::new());
+    enroll_instances(&scratch, "first", &region).await;
+    let document = || region.document("i-0123456789abcdef0");
+    let (control, (_, first)) = (&scratch.control, request());
+    let renew = async |peer, csr: &[u8]| control.enrollment.renew(peer, csr, "10.0.0.7:4").await.unwrap();
+    let peer = scratch.peer(&show(&scratch, document(), &first).await.unwrap().issued.svid);
+    // For whom it counted is forgotten, as releases did whose enrollment was made anew.
+    for (key, _) in control.store.list(keys::ATTESTED_ONCE, None, 10).await.unwrap().entries {
+        control.store.commit(Commit::new().delete(key)).await.unwrap();
+    }
+    enroll_instances(&scratch, "second", &region).await;
+    let (_, second) = request();
+    let renewed = scratch.peer(&renew(&peer, &second).await.issued.svid);
+    refused_at_all(show(&scratch, document(), &request().1).await);
+    for key in [&second, &first] {
+        show(&scratch, document(), key).await.unwrap();
+    }
+    let (_, third) = request();
+    renew(&renewed, &third).await;
+    show(&scratch, document(), &third).await.unwrap();
+    // A certificate before the last two does not get to say for whom it counts.
+    let (_, stale) = request();
+    renew(&peer, &stale).await;
+    refused_at_all(show(&scratch, document(), &stale).await);
+    show(&scratch, document(), &third).await.unwrap();
+}
+
 /// Its authority may have expired meanwhile, which is no matter here.
 fn refused_at_all(result: Result<Enrolled, EnrollmentError>) {
     let refused = result.unwrap_err();

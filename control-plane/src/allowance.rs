@@ -54,8 +54,13 @@ impl Allowances {
 
     /// What was taken last was not needed.
     pub fn give_back(&mut self, who: &str) {
+        self.give_back_at_rate(who, self.every);
+    }
+
+    /// The same for what was taken at this rate.
+    pub fn give_back_at_rate(&mut self, who: &str, every: Duration) {
         if let Some(until) = self.busy_until.get_mut(who) {
-            *until = until.minus(self.every);
+            *until = until.minus(every);
         }
     }
 }
@@ -90,6 +95,22 @@ mod tests {
         }
         // The clock was set back.
         assert_eq!(allowances.take("a", now), Err(10 * SECOND));
+    }
+
+    #[test]
+    fn what_is_given_back_is_what_was_taken() {
+        let mut allowances = Allowances::new(3, 10 * SECOND);
+        let now = UnixMillis(1_000_000);
+        for _ in 0..100 {
+            allowances.take_at_rate("a", SECOND, now).unwrap();
+            allowances.give_back_at_rate("a", SECOND);
+        }
+        for _ in 0..3 {
+            allowances.take_at_rate("a", SECOND, now).unwrap();
+        }
+        allowances.give_back_at_rate("a", SECOND);
+        allowances.take_at_rate("a", SECOND, now).unwrap();
+        assert_eq!(allowances.take_at_rate("a", SECOND, now), Err(SECOND));
     }
 
     #[test]

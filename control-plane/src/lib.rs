@@ -5,6 +5,7 @@ pub mod access;
 pub mod admins;
 pub mod allowance;
 pub mod app;
+pub mod ask;
 pub mod attestation;
 pub mod audit;
 pub mod authority;

@@ -29,7 +29,8 @@ async fn once(control: &ControlPlane) -> Result<usize, StoreError> {
     // First, so that what was revoked is remembered before the revocations are forgotten.
     let attested = control.enrollment.prune_attested().await?;
     let certificates = control.ledger.prune(now).await?;
+    let trust = control.instances.prune_trust(&*control.store).await?;
     let tokens = control.tokens.prune(now).await?;
     let revocations = control.revocations.prune(now).await?;
-    Ok(attested + certificates + tokens + revocations + control.admins.prune(now).await?)
+    Ok(attested + certificates + trust + tokens + revocations + control.admins.prune(now).await?)
 }

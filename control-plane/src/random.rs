@@ -26,6 +26,14 @@ pub fn serial() -> Result<Serial, NoRandomness> {
     bytes().map(Serial::from_random)
 }
 
+/// A new serial number that says which instance answers for the certificate.
+///
+/// # Errors
+/// As [`bytes()`].
+pub fn serial_of(instance: InstanceId) -> Result<Serial, NoRandomness> {
+    Ok(Serial::of_instance(instance, bytes()?))
+}
+
 /// The id of a new instance.
 ///
 /// # Errors

@@ -8,9 +8,14 @@ use thiserror::Error;
 /// The longest serial number that RFC 5280 §4.1.2.2 lets a certificate carry, in octets.
 const MAX_SERIAL_LEN: usize = 20;
 
+/// The top three bits of a serial number that says which instance answers for the certificate, and how many of its lowest are
+/// random.
+const OF_INSTANCE: u128 = 0b001;
+const RANDOM_BITS: u32 = 128 - 3 - INSTANCE_BITS;
+
 /// The serial number of a certificate: a positive integer of at most 20 octets (RFC 5280 §4.1.2.2).
 ///
-/// Ours always have exactly 16 octets and 126 random bits; those of foreign peers may be shorter or longer.
+/// Ours always have exactly 16 octets, of which at least 75 bits are random; those of foreign peers may be shorter or longer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Serial {
     /// Big-endian, right-aligned, zero-filled on the left.
@@ -39,9 +44,35 @@ impl Serial {
     /// Forum asks for.
     pub fn from_random(mut random: [u8; 16]) -> Self {
         random[0] = random[0] & 0x7f | 0x40;
+        Self::of_sixteen(random)
+    }
+
+    /// Makes a new serial number, from 16 random octets, of a certificate that an instance answers for: its own, or that of a
+    /// workload which it vouches for. It says which instance, so that all of them can be refused by one name.
+    ///
+    /// The top bits are 001, which no other serial number of ours has; 50 bits are the instance's, and 75 remain random.
+    pub fn of_instance(instance: InstanceId, random: [u8; 16]) -> Self {
+        let random = u128::from_be_bytes(random) & ((1 << RANDOM_BITS) - 1);
+        let number = OF_INSTANCE << (128 - 3) | u128::from(instance.bits()) << RANDOM_BITS | random;
+        Self::of_sixteen(number.to_be_bytes())
+    }
+
+    /// The instance that answers for the certificate, where the number says so. Only of a certificate of our own authority does
+    /// that mean anything.
+    pub fn instance(&self) -> Option<InstanceId> {
+        let (&head, tail) = self.octets.split_first_chunk::<{ MAX_SERIAL_LEN - 16 }>()?;
+        let number = u128::from_be_bytes(*tail.first_chunk()?);
+        if head != [0; MAX_SERIAL_LEN - 16] || number >> (128 - 3) != OF_INSTANCE {
+            return None;
+        }
+        let bits = number >> RANDOM_BITS & ((1 << INSTANCE_BITS) - 1);
+        u64::try_from(bits).ok().map(InstanceId::from_bits)
+    }
+
+    fn of_sixteen(tail: [u8; 16]) -> Self {
         let mut octets = [0; MAX_SERIAL_LEN];
-        if let Some(tail) = octets.last_chunk_mut::<16>() {
-            *tail = random;
+        if let Some(last) = octets.last_chunk_mut() {
+            *last = tail;
         }
         Self { octets }
     }
@@ -115,8 +146,9 @@ impl fmt::Debug for Serial {
 /// Digits of an instance id: no i, l, o, u, so that one read aloud is typed correctly.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 
-/// How many digits an instance id has.
+/// How many digits an instance id has, of five bits each.
 const INSTANCE_LEN: usize = 10;
+const INSTANCE_BITS: u32 = 50;
 
 /// One running agent among those that share a SPIFFE id: 10 lower-case base32 digits (50 random bits).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,6 +176,18 @@ impl InstanceId {
     pub fn parse(text: &str) -> Result<Self, InstanceIdError> {
         let digits: [u8; INSTANCE_LEN] = text.as_bytes().try_into().map_err(|_| InstanceIdError)?;
         if digits.iter().all(|d| DIGITS.contains(d)) { Ok(Self(digits)) } else { Err(InstanceIdError) }
+    }
+
+    /// From its lowest 50 bits.
+    fn from_bits(bits: u64) -> Self {
+        Self::from_random((bits << (u64::BITS - INSTANCE_BITS)).to_be_bytes())
+    }
+
+    fn bits(self) -> u64 {
+        self.0.iter().fold(0, |bits, digit| {
+            let value = DIGITS.iter().position(|known| known == digit).unwrap_or_default();
+            bits << 5 | value as u64
+        })
     }
 
     /// The id as text.
@@ -186,7 +230,9 @@ mod tests {
 
     #[test]
     fn foreign_serials_have_other_lengths() {
-        assert_eq!(Serial::from_be_bytes(&[0, 0, 1]).unwrap().to_string(), "01");
+        let short = Serial::from_be_bytes(&[0, 0, 1]).unwrap();
+        assert_eq!((short.to_string().as_str(), short.instance()), ("01", None));
+        assert_eq!(Serial::from_be_bytes(&[0x20; 20]).unwrap().instance(), None);
         assert_eq!(Serial::from_be_bytes(&[0, 0]), Err(SerialError::NotPositive));
         assert_eq!(Serial::from_be_bytes(&[]), Err(SerialError::NotPositive));
         assert_eq!(Serial::from_be_bytes(&[1; 21]), Err(SerialError::TooLong));
@@ -218,6 +264,18 @@ mod tests {
             prop_assert_eq!(serial.to_string().to_uppercase().parse(), Ok(serial));
             prop_assert_eq!(Serial::from_be_bytes(serial.as_bytes()), Ok(serial));
             prop_assert_eq!(serial.as_bytes().len(), 16);
+        }
+
+        #[test]
+        fn a_serial_says_which_instance_answers_for_it(id: [u8; 8], random: [u8; 16], other: [u8; 16]) {
+            let id = InstanceId::from_random(id);
+            let serial = Serial::of_instance(id, random);
+            prop_assert_eq!(serial.instance(), Some(id));
+            prop_assert_eq!(serial.to_string().parse::<Serial>().unwrap().instance(), Some(id));
+            prop_assert_eq!(serial.as_bytes().len(), 16);
+            let differs = u128::from_be_bytes(random) << 53 != u128::from_be_bytes(other) << 53;
+            prop_assert_eq!(serial != Serial::of_instance(id, other), differs);
+            prop_assert_eq!(Serial::from_random(random).instance(), None);
         }
 
         #[test]

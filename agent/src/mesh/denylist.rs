@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use hauberk_identity::{Serial, SpiffeId};
+use hauberk_identity::{InstanceId, Serial, SpiffeId};
 use hauberk_tls::LiveState;
 use tokio::sync::watch;
 
@@ -36,8 +36,12 @@ pub struct Denylist {
     pub mark: Mark,
     /// Revoked certificates.
     pub serials: HashSet<Serial>,
+    /// Revoked instances: all certificates that say that they are theirs.
+    pub instances: HashSet<InstanceId>,
     /// Certificates of workloads whose nodes are in quarantine.
     pub on_hold: HashSet<Serial>,
+    /// Instances that have vouched for such workloads, likewise.
+    pub held_instances: HashSet<InstanceId>,
     /// Identities in quarantine.
     pub identities: HashSet<SpiffeId>,
 }
@@ -45,10 +49,14 @@ pub struct Denylist {
 impl Denylist {
     /// Why whoever proves this is refused, if so.
     pub fn denial(&self, id: &SpiffeId, serial: Serial) -> Option<Denial> {
-        if self.serials.contains(&serial) {
+        let is_of = |instances: &HashSet<InstanceId>| {
+            serial.instance().is_some_and(|instance| instances.contains(&instance))
+        };
+        if self.serials.contains(&serial) || is_of(&self.instances) {
             return Some(Denial::Revoked);
         }
-        let is_held = self.identities.contains(id) || self.on_hold.contains(&serial);
+        let is_held =
+            self.identities.contains(id) || self.on_hold.contains(&serial) || is_of(&self.held_instances);
         is_held.then_some(Denial::Quarantined)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use hauberk_identity::{Serial, SpiffeId};
+use hauberk_identity::{InstanceId, Serial, SpiffeId};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::signing::{Purpose, SignatureError, ViewVerifier};
 use prost::Message;
@@ -52,6 +52,7 @@ impl Held {
             epoch = mark.epoch,
             revision = mark.revision,
             certificates = denylist.serials.len(),
+            instances = denylist.instances.len(),
             identities = denylist.identities.len()
         );
         self.mesh.denied.replace(denylist);
@@ -95,8 +96,15 @@ fn accept(
 ) -> Result<Denylist, BadDenylist> {
     let pb::SignedDenylist { denylist: encoded, signature, key_id } = signed;
     keys.verify(Purpose::Denylist, key_id, encoded, signature)?;
-    let pb::Denylist { epoch, revision, trust_domain, certificates, spiffe_ids } =
-        pb::Denylist::decode(&**encoded)?;
+    let pb::Denylist {
+        epoch,
+        revision,
+        trust_domain,
+        certificates,
+        spiffe_ids,
+        instance_ids,
+        held_instance_ids,
+    } = pb::Denylist::decode(&**encoded)?;
     if trust_domain != recipient.trust_domain.as_str() {
         return Err(BadDenylist::OtherTrustDomain(trust_domain));
     }
@@ -111,12 +119,20 @@ fn accept(
     let identity = |id: &String| {
         SpiffeId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
     };
+    let instances = |ids: &[String]| {
+        let parsed = ids.iter().map(|id| {
+            InstanceId::parse(id).map_err(|error| BadDenylist::Impossible(format!("{id:?}: {error}")))
+        });
+        parsed.collect::<Result<HashSet<_>, _>>()
+    };
     let (on_hold, revoked): (Vec<_>, Vec<_>) =
         certificates.into_iter().partition(|certificate| certificate.on_hold);
     Ok(Denylist {
         mark,
         serials: revoked.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
         on_hold: on_hold.iter().map(serial).collect::<Result<HashSet<_>, _>>()?,
+        instances: instances(&instance_ids)?,
+        held_instances: instances(&held_instance_ids)?,
         identities: spiffe_ids.iter().map(identity).collect::<Result<HashSet<_>, _>>()?,
     })
 }

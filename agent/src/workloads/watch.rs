@@ -248,11 +248,35 @@ mod tests {
     use super::*;
     use crate::config::{ApiCommand, Flags, Subcommand};
 
-    fn problem(arguments: &[&str]) -> Option<String> {
+    fn flags(arguments: &[&str]) -> WatchFlags {
         let common = ["hauberk-agent", "api", "watch", "--socket", "/s", "--write", "/d"];
         let flags = Flags::try_parse_from(common.iter().chain(arguments)).unwrap();
         let Subcommand::Api(ApiCommand::Watch(flags)) = flags.subcommand else { panic!("{arguments:?}") };
-        Wanted::new(&flags).err().map(|error| error.to_string())
+        flags
+    }
+
+    fn problem(arguments: &[&str]) -> Option<String> {
+        Wanted::new(&flags(arguments)).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn keys_of_other_trust_domains_are_not_written() {
+        let flags = flags(&[]);
+        let wanted = Wanted::new(&flags).unwrap();
+        let keys = |of: &str| (format!("spiffe://{of}"), format!("keys of {of}").into_bytes());
+        let x509 = Certificates {
+            id: "spiffe://shop.local/workload/a".to_owned(),
+            trust_domain: "spiffe://shop.local".to_owned(),
+            files: vec![public("svid.pem", b"chain".to_vec())],
+        };
+        let jwks = HashMap::from([keys("a.example"), keys("z.example")]);
+        let mut found = Found { x509: Some(x509), jwks, ..Found::default() };
+        assert!(wanted.files(&mut found).is_none(), "our own have not come");
+        found.jwks.extend([keys("shop.local")]);
+        let files = wanted.files(&mut found).unwrap();
+        let written: Vec<_> =
+            files.iter().map(|file| (file.name.as_str(), file.content.as_slice())).collect();
+        assert_eq!(written, [("jwks.json", &b"keys of shop.local"[..]), ("svid.pem", b"chain")]);
     }
 
     #[test]

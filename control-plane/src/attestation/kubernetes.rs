@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use hauberk_identity::{Attestor, EvidenceKind, EvidenceSelector, UnixMillis};
 use hauberk_tls::Fingerprint;
-use hauberk_tls::jwt::{JwtKeySet, MAX_TOKEN_BYTES, verify_issued_token};
+use hauberk_tls::jwt::{JwtKeySet, MAX_TOKEN_BYTES, check_before_asking, verify_issued_token};
 use serde_json::{Map, Value};
 
 use super::token_review::TokenReviewers;
@@ -38,7 +38,9 @@ pub(super) async fn verify(
             pod.attested(by_key(issuer, key))
         }
         TokenVerifier::Review { cluster } => {
-            let user = reviewers.ask(cluster, token, source.audience()).await?;
+            // What the cluster could not vouch for, it is not asked about: strangers may show anything.
+            check_before_asking(token, source.audience(), now)?;
+            let user = reviewers.ask(cluster, token, source.audience(), now).await?;
             Pod::of_user(&user).ok_or(EvidenceError::NoPod)?.attested(by_cluster(cluster))
         }
     }

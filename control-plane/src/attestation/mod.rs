@@ -23,7 +23,7 @@ use hauberk_tls::{Fingerprint, PublicKey};
 use zeroize::Zeroizing;
 
 use crate::resources::EvidenceSource;
-pub use token_review::{ReviewCluster, ReviewError, TokenReviewers, Unanswered};
+pub use token_review::{ReviewCluster, ReviewError, TokenReviewers, Unreviewed};
 
 /// What an agent shows.
 #[derive(Clone)]
@@ -109,7 +109,7 @@ pub enum EvidenceError {
 impl EvidenceError {
     /// Whether it could not be judged, as against being refused.
     pub fn is_unjudged(&self) -> bool {
-        matches!(self, Self::Review(ReviewError::Busy | ReviewError::Unanswered { .. }))
+        matches!(self, Self::Review(error) if error.is_unanswered())
     }
 }
 

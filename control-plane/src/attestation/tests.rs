@@ -230,12 +230,13 @@ impl ApiServer {
     }
 
     fn reviewers(&self) -> TokenReviewers {
-        TokenReviewers::new([ReviewCluster {
-            name: Name::parse("prod").unwrap(),
-            host: "127.0.0.1".to_owned(),
-            port: self.port,
-            credentials: self.folder.path().to_owned(),
-        }])
+        TokenReviewers::new([self.cluster("prod", self.port)])
+    }
+
+    /// A cluster that is known as this one is, and listens on this port.
+    fn cluster(&self, name: &str, port: u16) -> ReviewCluster {
+        let credentials = self.folder.path().to_owned();
+        ReviewCluster { name: Name::parse(name).unwrap(), host: "127.0.0.1".to_owned(), port, credentials }
     }
 }
 
@@ -275,14 +276,27 @@ fn review(asked: &Value) -> (StatusCode, Value) {
 }
 
 fn by_review() -> EvidenceSource {
+    by_review_of("prod")
+}
+
+fn by_review_of(cluster: &str) -> EvidenceSource {
     source(Source::Kubernetes(wire::KubernetesEvidence {
-        token_review: "prod".to_owned(),
+        token_review: cluster.to_owned(),
         ..wire::KubernetesEvidence::default()
     }))
 }
 
+/// What only a cluster can tell from a token of its own.
 fn token() -> Evidence {
-    Evidence::Kubernetes("a.b.c".to_owned().into())
+    token_but(|_| {})
+}
+
+fn token_but(change: impl FnOnce(&mut Value)) -> Evidence {
+    let mut claims = claims();
+    change(&mut claims);
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = json!({ "alg": "RS256", "kid": "k1" });
+    Evidence::Kubernetes(format!("{}.{}.{}", part(&header), part(&claims), part(&json!("signed"))).into())
 }
 
 #[tokio::test]
@@ -315,7 +329,7 @@ async fn what_a_cluster_does_not_vouch_for_is_refused() {
         (|asked| but(asked, |status| status["user"]["extra"] = json!({})), "bound to the pod", false),
         (|_| (StatusCode::FORBIDDEN, Value::Null), "system:auth-delegator", true),
         (|_| (StatusCode::CREATED, json!({})), "no TokenReview", true),
-        (|_| (StatusCode::CREATED, json!("x".repeat(300_000))), "no TokenReview", true),
+        (|_| (StatusCode::CREATED, json!("x".repeat(300_000))), "larger than 262144 bytes", true),
     ];
     for (answer, why, is_unjudged) in answers {
         let server = ApiServer::start(answer).await;
@@ -330,16 +344,7 @@ async fn only_the_cluster_that_the_operator_named_is_asked() {
     let server = ApiServer::start(review).await;
     let unknown = show(token(), &by_review(), &nobody()).await.unwrap_err();
     assert!(unknown.to_string().contains("--token-review prod=HOST:PORT=DIRECTORY"), "{unknown}");
-    // What is no token is not sent anywhere.
-    let gone = Arc::new(TokenReviewers::new([ReviewCluster {
-        name: Name::parse("prod").unwrap(),
-        host: "127.0.0.1".to_owned(),
-        port: 1,
-        credentials: server.folder.path().to_owned(),
-    }]));
-    let injected = Evidence::Kubernetes("a.b.c\r\nHost: x".to_owned().into());
-    let refused = show(injected, &by_review(), &gone).await.unwrap_err();
-    assert!(refused.to_string().contains("it is no token"), "{refused}");
+    let gone = TokenReviewers::new([server.cluster("prod", 1)]);
     let away = show(token(), &by_review(), &gone).await.unwrap_err();
     assert!(away.is_unjudged(), "{away}");
 
@@ -352,4 +357,53 @@ async fn only_the_cluster_that_the_operator_named_is_asked() {
     std::fs::write(other.folder.path().join("token"), "somebody else").unwrap();
     let stranger = show(token(), &by_review(), &other.reviewers()).await.unwrap_err();
     assert!(stranger.to_string().contains("401"), "{stranger}");
+}
+
+#[tokio::test]
+async fn a_cluster_is_not_asked_about_what_it_could_not_vouch_for() {
+    let server = ApiServer::start(review).await;
+    // Whoever is asked here does not answer.
+    let gone = TokenReviewers::new([server.cluster("prod", 1)]);
+    let text = |text: &str| Evidence::Kubernetes(text.to_owned().into());
+    let now = NOW.0 / 1_000;
+    for (shown, why) in [
+        (text(""), "three parts"),
+        (text("a.b.c\r\nHost: x"), "three parts"),
+        (text("bm8.dG9rZW4.YQ"), "header is not a JSON object"),
+        (token_but(|claims| claims["exp"] = json!(now)), "expired"),
+        (token_but(|claims| drop(claims.as_object_mut().unwrap().remove("exp"))), "`exp` is missing"),
+        (token_but(|claims| claims["aud"] = json!("https://kubernetes.default.svc")), "audience"),
+        (token_but(|claims| drop(claims.as_object_mut().unwrap().remove("aud"))), "`aud` is missing"),
+        (text(&format!("e30.{}.YQ", "A".repeat(MAX_TOKEN_BYTES))), "are the most"),
+    ] {
+        let refused = show(shown, &by_review(), &gone).await.unwrap_err();
+        assert!(!refused.is_unjudged() && refused.to_string().contains(why), "{why}: {refused}");
+    }
+    // One that is for others too, and one whose cluster's clock is ahead of ours, are for it to judge.
+    let more = token_but(|claims| claims["aud"] = json!(["https://kubernetes.default.svc", "hauberk"]));
+    let early = token_but(|claims| claims["nbf"] = json!(now + 60));
+    for shown in [more, early] {
+        assert!(show(shown.clone(), &by_review(), &gone).await.unwrap_err().is_unjudged());
+        show(shown, &by_review(), &server.reviewers()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn questions_that_one_cluster_does_not_answer_take_nothing_from_another() {
+    let server = ApiServer::start(review).await;
+    // Its connections are taken, and nothing is said on them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = server.cluster("slow", silent.local_addr().unwrap().port());
+    let reviewers = Arc::new(TokenReviewers::new([slow, server.cluster("prod", server.port)]));
+    let mut asking = JoinSet::new();
+    for _ in 0..17 {
+        let reviewers = Arc::clone(&reviewers);
+        asking.spawn(async move { show(token(), &by_review_of("slow"), &reviewers).await.unwrap_err() });
+    }
+    let busy = asking.join_next().await.unwrap().unwrap();
+    assert!(
+        busy.is_unjudged() && busy.to_string().contains("cluster slow is asked about 16 tokens"),
+        "{busy}"
+    );
+    show(token(), &by_review(), &reviewers).await.unwrap();
 }

@@ -6,24 +6,30 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hauberk_identity::Name;
-use hauberk_tls::{EndpointConnector, HandshakeError, SetupError, WebRoots, WebRootsError};
+use hauberk_identity::{Name, UnixMillis};
+use hauberk_tls::{EndpointConnector, WebRoots, WebRootsError};
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::allowance::Allowances;
+use crate::ask::{Unanswered, ask, within};
+
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many are asked at once: whoever asks through us has proved nothing yet.
+/// How many questions each cluster is asked at once: whoever asks through us has proved nothing yet.
 const AT_ONCE: usize = 16;
+
+/// How often it is logged that a cluster cannot be asked.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The largest answer, in bytes.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -46,9 +52,21 @@ pub struct ReviewCluster {
 
 /// The clusters that can be asked.
 #[derive(Debug)]
-pub struct TokenReviewers {
-    clusters: BTreeMap<Name, ReviewCluster>,
+pub struct TokenReviewers(BTreeMap<Name, Reviewer>);
+
+/// A cluster, and what is under way there.
+#[derive(Debug)]
+struct Reviewer {
+    cluster: ReviewCluster,
     places: Semaphore,
+    told: Mutex<Told>,
+}
+
+/// How often it was said in the log that it cannot be asked: as often as it is asked would bury everything else.
+#[derive(Debug)]
+struct Told {
+    allowance: Allowances,
+    left_out: u64,
 }
 
 /// Why there is no answer to act on.
@@ -60,8 +78,8 @@ pub enum ReviewError {
     )]
     UnknownCluster(Name),
     /// Too many ask at once.
-    #[error("{AT_ONCE} tokens are being reviewed already")]
-    Busy,
+    #[error("cluster {0} is asked about {AT_ONCE} tokens already")]
+    Busy(Name),
     /// The cluster does not know the token, or not for this audience.
     #[error("cluster {cluster} does not vouch for the token: {why}")]
     Refused {
@@ -76,16 +94,13 @@ pub enum ReviewError {
         /// The cluster.
         cluster: Name,
         /// Why not.
-        source: Box<Unanswered>,
+        source: Box<Unreviewed>,
     },
 }
 
-/// Why a cluster does not answer. The fault is its, or its administrator's.
+/// Why a cluster cannot be asked. The fault is its, or its administrator's.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswered {
-    /// It took too long.
-    #[error("it took longer than {} s", DEADLINE.as_secs())]
-    Late,
+pub enum Unreviewed {
     /// A file of ours, or the network.
     #[error("{what}: {source}")]
     Io {
@@ -97,28 +112,21 @@ pub enum Unanswered {
     /// The certificates to know it by are none.
     #[error("ca.crt: {0}")]
     Authority(#[from] WebRootsError),
-    /// TLS cannot be set up. The fault is ours.
+    /// There is no answer.
     #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// Who answers is not the cluster.
-    #[error("who answers is not believed: {0}")]
-    Handshake(#[from] HandshakeError),
-    /// It does not speak HTTP as it should.
-    #[error("it does not speak HTTP/1.1: {0}")]
-    Http(#[from] hyper::Error),
+    Unanswered(#[from] Unanswered),
     /// It will not be asked by us.
     #[error("it answers with status {0}: does the account of `token` have the role system:auth-delegator?")]
     Status(StatusCode),
-    /// Its answer is no TokenReview.
-    #[error("its answer is no TokenReview of at most {MAX_ANSWER} bytes")]
+    /// Its answer is something else.
+    #[error("its answer is no TokenReview")]
     Answer,
 }
 
 impl TokenReviewers {
     /// These clusters.
     pub fn new(clusters: impl IntoIterator<Item = ReviewCluster>) -> Self {
-        let clusters = clusters.into_iter().map(|cluster| (cluster.name.clone(), cluster)).collect();
-        Self { clusters, places: Semaphore::new(AT_ONCE) }
+        Self(clusters.into_iter().map(|cluster| (cluster.name.clone(), Reviewer::new(cluster))).collect())
     }
 
     /// The user whose token it is (`status.user`), if it is one for this audience.
@@ -130,22 +138,34 @@ impl TokenReviewers {
         cluster: &Name,
         token: &str,
         audience: &str,
+        now: UnixMillis,
     ) -> Result<Value, ReviewError> {
-        let known = self.clusters.get(cluster);
-        let known = known.ok_or_else(|| ReviewError::UnknownCluster(cluster.clone()))?;
-        // Nothing else can be a token, and need not be asked about.
-        let is_jwt = token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && token.bytes().filter(|byte| *byte == b'.').count() == 2;
-        let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
-        if !is_jwt {
-            return Err(refused("it is no token"));
+        let known = self.0.get(cluster).ok_or_else(|| ReviewError::UnknownCluster(cluster.clone()))?;
+        let answer = known.ask(token, audience).await;
+        if let Err(error) = &answer
+            && error.is_unanswered()
+        {
+            known.tell(error, now);
         }
-        let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy) };
-        let asked = tokio::time::timeout(DEADLINE, known.post(token, audience)).await;
+        answer
+    }
+}
+
+impl Reviewer {
+    fn new(cluster: ReviewCluster) -> Self {
+        let told = Told { allowance: Allowances::new(1, TOLD_EVERY), left_out: 0 };
+        Self { cluster, places: Semaphore::new(AT_ONCE), told: Mutex::new(told) }
+    }
+
+    async fn ask(&self, token: &str, audience: &str) -> Result<Value, ReviewError> {
+        let cluster = &self.cluster.name;
+        let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
+        let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy(cluster.clone())) };
+        let asked = within(DEADLINE, self.cluster.post(token, audience)).await;
         let unanswered =
             |source| ReviewError::Unanswered { cluster: cluster.clone(), source: Box::new(source) };
-        let answer = asked.unwrap_or(Err(Unanswered::Late)).map_err(unanswered)?;
-        let status = answer.get("status").ok_or_else(|| unanswered(Unanswered::Answer))?;
+        let answer = asked.map_err(unanswered)?;
+        let status = answer.get("status").ok_or_else(|| unanswered(Unreviewed::Answer))?;
         let said = status.get("error").and_then(Value::as_str).filter(|error| !error.is_empty());
         if status.get("authenticated") != Some(&Value::Bool(true)) || said.is_some() {
             return Err(refused(said.unwrap_or("it is not authentic, or has expired")));
@@ -155,36 +175,65 @@ impl TokenReviewers {
         if !audiences.is_some_and(|audiences| audiences.iter().any(|named| named == audience)) {
             return Err(refused("it is not for this audience"));
         }
-        status.get("user").cloned().ok_or_else(|| unanswered(Unanswered::Answer))
+        status.get("user").cloned().ok_or_else(|| unanswered(Unreviewed::Answer))
+    }
+
+    fn tell(&self, error: &ReviewError, now: UnixMillis) {
+        let left_out = self.told.lock().unwrap_or_else(PoisonError::into_inner).admit(now);
+        match left_out {
+            Some(left_out) => {
+                tracing::warn!(event = "evidence_unjudged", %error, left_out, "agents cannot be let in");
+            }
+            None => tracing::debug!(event = "evidence_unjudged", %error, "an agent cannot be let in"),
+        }
+    }
+}
+
+impl Told {
+    /// Whether it is said again; how often it was not since the last time, then.
+    fn admit(&mut self, now: UnixMillis) -> Option<u64> {
+        if self.allowance.take("", now).is_ok() {
+            return Some(std::mem::take(&mut self.left_out));
+        }
+        self.left_out += 1;
+        None
+    }
+}
+
+impl ReviewError {
+    /// Whether the token was not judged, as against being refused.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Unanswered { .. })
     }
 }
 
 impl ReviewCluster {
-    async fn post(&self, token: &str, audience: &str) -> Result<Value, Unanswered> {
+    async fn post(&self, token: &str, audience: &str) -> Result<Value, Unreviewed> {
         // Read each time: both are replaced while we run.
         let own = Zeroizing::new(self.read("token").await?);
-        let authority = self.read("ca.crt").await?;
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            move |source| Unanswered::Io { what, source }
-        };
-        let stream =
-            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed("connecting"))?;
-        let client = EndpointConnector::web(WebRoots::from_pem(&authority)?, DEADLINE)?;
-        let stream = client.connect(&self.host, stream).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let authority = WebRoots::from_pem(&self.read("ca.crt").await?)?;
+        let connector = EndpointConnector::web(authority, DEADLINE).map_err(Unanswered::from)?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await;
+        let stream = stream.map_err(|source| Unreviewed::Io { what: "connecting".to_owned(), source })?;
+        let request = self.question(&own, token, audience)?;
+        let (status, answer) = ask(&connector, &self.host, stream, request, MAX_ANSWER).await?;
+        if ![StatusCode::OK, StatusCode::CREATED].contains(&status) {
+            return Err(Unreviewed::Status(status));
+        }
+        serde_json::from_slice(&answer).map_err(|_| Unreviewed::Answer)
+    }
+
+    fn question(&self, own: &str, token: &str, audience: &str) -> Result<Request<Full<Bytes>>, Unreviewed> {
+        let unusable =
+            |_| Unreviewed::Io { what: "token".to_owned(), source: io::ErrorKind::InvalidData.into() };
+        let bearer = Zeroizing::new(format!("Bearer {}", own.trim()));
+        let mut bearer = header::HeaderValue::from_str(&bearer).map_err(unusable)?;
+        bearer.set_sensitive(true);
         let asked = json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
             "spec": { "token": token, "audiences": [audience] },
         });
-        let bearer = Zeroizing::new(format!("Bearer {}", own.trim()));
-        let mut bearer = header::HeaderValue::from_str(&bearer).map_err(|_| Unanswered::Io {
-            what: "token".to_owned(),
-            source: io::ErrorKind::InvalidData.into(),
-        })?;
-        bearer.set_sensitive(true);
         let request = Request::post(PATH)
             .header(header::HOST, format!("{}:{}", self.host, self.port))
             .header(header::AUTHORIZATION, bearer)
@@ -192,30 +241,30 @@ impl ReviewCluster {
             .header(header::ACCEPT, "application/json")
             .header(header::CONNECTION, "close")
             .body(Full::new(Bytes::from(asked.to_string())))
-            .map_err(|_| Unanswered::Answer)?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            if ![StatusCode::OK, StatusCode::CREATED].contains(&response.status()) {
-                return Err(Unanswered::Status(response.status()));
-            }
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|_| Unanswered::Answer)?.to_bytes();
-            serde_json::from_slice(&body).map_err(|_| Unanswered::Answer)
-        };
-        tokio::pin!(connection, exchange);
-        tokio::select! {
-            answer = &mut exchange => answer,
-            ended = &mut connection => {
-                ended?;
-                // What came before the end is there all the same.
-                exchange.await
-            }
-        }
+            .map_err(Unanswered::from)?;
+        Ok(request)
     }
 
-    async fn read(&self, name: &str) -> Result<String, Unanswered> {
+    async fn read(&self, name: &str) -> Result<String, Unreviewed> {
         let path = self.credentials.join(name);
         let text = tokio::fs::read_to_string(&path).await;
-        text.map_err(|source| Unanswered::Io { what: path.display().to_string(), source })
+        text.map_err(|source| Unreviewed::Io { what: path.display().to_string(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_cluster_cannot_be_asked_is_said_once_a_minute_and_how_often_it_was_not() {
+        let mut told = Told { allowance: Allowances::new(1, TOLD_EVERY), left_out: 0 };
+        let now = UnixMillis(1_000_000);
+        assert_eq!(told.admit(now), Some(0));
+        for _ in 0..1_000 {
+            assert_eq!(told.admit(now.plus(TOLD_EVERY / 2)), None);
+        }
+        assert_eq!(told.admit(now.plus(TOLD_EVERY)), Some(1_000));
+        assert_eq!(told.admit(now.plus(TOLD_EVERY)), None);
     }
 }

@@ -222,7 +222,7 @@ impl Enrollment {
             Some(before) => {
                 let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no instance" };
                 let instance = InstanceId::parse(&before.instance).map_err(damaged)?;
-                self.count_renewal(&instance.to_string(), self.svid_ttl)?;
+                self.renewals.take(instance, self.clock.now())?;
                 instance
             }
             None => {
@@ -277,7 +277,7 @@ impl Enrollment {
             })
             .await;
         if issued.is_err() && is_renewal {
-            self.renewals().give_back(&instance.to_string());
+            self.renewals.give_back(instance);
         }
         Ok(Enrolled { issued: issued?, instance })
     }

@@ -66,6 +66,13 @@ pub enum EnrollmentError {
     /// The connection has outlived the certificate.
     #[error("the certificate has expired: join anew with a token")]
     CertificateExpired,
+    /// Nothing tells any longer which node it joined, and by what.
+    #[error(
+        "the registry has no record of this instance, as where it was restored from a backup older than the instance: nothing \
+         is renewed for it. Join it anew, by evidence or a new token: its agent does so once this certificate has expired, or at \
+         once without its state directory"
+    )]
+    NotOnRecord,
     /// The instance has more certificates than it can need.
     #[error("this instance has renewed its certificate too often: again in {}", in_words(*.again_in))]
     TooOften {

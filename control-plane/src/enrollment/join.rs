@@ -12,6 +12,7 @@ use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
 use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::node::StoredNode;
+use super::renewals::Renewals;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::attestation::TokenReviewers;
@@ -26,12 +27,6 @@ use crate::secret::SecretHash;
 
 /// Into how many queues users of tokens are sorted, by the token's hash.
 const QUEUES: usize = 64;
-
-/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on. It needs two in
-/// a life, and one at each change of authority. Whoever has its key holds twenty good certificates at the most, each of which
-/// takes a place on the denylist once it is revoked.
-const RENEWALS_AT_ONCE: u32 = 10;
-pub(super) const RENEWALS_IN_A_LIFE: u32 = 10;
 
 /// How many live instances a virtual node may have; each takes some memory and disk until its certificate expires. Far more
 /// than anybody runs, it bounds those who hold a token for any number of agents. Those who join at the very same moment
@@ -59,7 +54,7 @@ pub struct Enrollment {
     pub(super) trust_domain: hauberk_identity::TrustDomain,
     pub(super) svid_ttl: Duration,
     /// How often each instance may renew.
-    renewals: std::sync::Mutex<Allowances>,
+    pub(super) renewals: Renewals,
     /// How often each machine that shows evidence may do so with a new key.
     pub(super) machines: std::sync::Mutex<Allowances>,
     /// The clusters that can be asked whose a token is.
@@ -111,8 +106,6 @@ impl Enrollment {
             reviewers,
         } = parts;
         let queues = std::iter::repeat_with(|| Mutex::new(())).take(QUEUES).collect();
-        let renewals = Allowances::new(RENEWALS_AT_ONCE, svid_ttl / RENEWALS_IN_A_LIFE);
-        let renewals = std::sync::Mutex::new(renewals);
         let machines = std::sync::Mutex::new(Allowances::new(KEYS_AT_ONCE, svid_ttl / KEYS_IN_A_LIFE));
         Self {
             store,
@@ -124,7 +117,7 @@ impl Enrollment {
             clock,
             trust_domain,
             svid_ttl,
-            renewals,
+            renewals: Renewals::new(svid_ttl),
             machines,
             reviewers,
             arrivals: std::sync::Mutex::new(Arrivals::new()),
@@ -256,7 +249,7 @@ impl Enrollment {
             (None, Uses::Limited(_)) => Counted::Nothing,
         };
         match counted {
-            Counted::Renewal => self.count_renewal(&instance.to_string(), self.svid_ttl)?,
+            Counted::Renewal => self.renewals.take(instance, self.clock.now())?,
             Counted::Arrival => self.arrivals().take(hash, source, self.clock.now())?,
             Counted::Nothing => {}
         }
@@ -276,7 +269,7 @@ impl Enrollment {
             .await;
         match (&issued, counted) {
             (Ok(_), _) | (Err(_), Counted::Nothing) => {}
-            (Err(_), Counted::Renewal) => self.renewals().give_back(&instance.to_string()),
+            (Err(_), Counted::Renewal) => self.renewals.give_back(instance),
             (Err(_), Counted::Arrival) => self.arrivals().give_back(hash, source),
         }
         Ok(Enrolled { issued: issued?, instance })
@@ -333,19 +326,6 @@ impl Enrollment {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn renewals(&self) -> MutexGuard<'_, Allowances> {
-        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts a certificate of this life for somebody who has had one.
-    ///
-    /// # Errors
-    /// When that is too often: it would fill disk, audit log and, once it is revoked, the denylist.
-    pub(super) fn count_renewal(&self, who: &str, life: Duration) -> Result<(), EnrollmentError> {
-        let every = life / RENEWALS_IN_A_LIFE;
-        self.renewals().take_at_rate(who, every, self.clock.now()).map_err(too_often)
-    }
-
     fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
         let number = usize::from_str_radix(hash.as_str().get(..4)?, 16).ok()?;
         self.queues.get(number % QUEUES)
@@ -369,8 +349,4 @@ enum Counted {
     /// As one of the new instances of a token for any number.
     Arrival,
     Nothing,
-}
-
-fn too_often(again_in: Duration) -> EnrollmentError {
-    EnrollmentError::TooOften { again_in }
 }

@@ -7,6 +7,7 @@ mod instance;
 mod join;
 mod node;
 mod renew;
+mod renewals;
 mod token;
 mod workload;
 

@@ -20,15 +20,15 @@ pub(crate) struct Entitled<'a> {
     mesh: &'a str,
     name: &'a str,
     node: StoredNode,
-    former: Option<InstanceRecord>,
+    former: InstanceRecord,
     /// The enrollment that it still rests on, where it came by evidence.
     permit: Option<Permit>,
 }
 
 impl Enrollment {
     /// Whether an agent that has proved its certificate is still entitled to the name in it: the certificate has not
-    /// expired meanwhile, the node is there and the one that it joined, and the enrollment that let it in, if one did, still
-    /// would.
+    /// expired meanwhile, the instance is on record, the node is there and the one that it joined, and the enrollment that let
+    /// it in, if one did, still would.
     ///
     /// # Errors
     /// When it is not, or nothing can be read.
@@ -40,15 +40,25 @@ impl Enrollment {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
         let instance = self.ledger.instance_of(peer).await?;
-        let former = self.ledger.instance(&instance).await?;
-        let former_uid = former.as_ref().and_then(|former| former.node_uid.as_deref());
-        let node = self.same_node(mesh, name, former_uid).await?;
-        let evidence = former.as_ref().and_then(|former| former.evidence.as_ref());
-        let permit = match evidence {
+        let former = self.recorded(&instance, peer).await?;
+        let node = self.same_node(mesh, name, former.node_uid.as_deref()).await?;
+        let permit = match &former.evidence {
             Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
             None => None,
         };
         Ok(Entitled { instance, mesh, name, node, former, permit })
+    }
+
+    /// What an instance joined, and by what. It is on record for as long as any of its certificates is good: of one that is not
+    /// there is no saying what it may have.
+    pub(super) async fn recorded(
+        &self,
+        instance: &InstanceId,
+        peer: &PeerIdentity,
+    ) -> Result<InstanceRecord, EnrollmentError> {
+        let record = self.ledger.instance(instance).await?;
+        let its = record.filter(|record| record.spiffe_id == peer.id().as_str());
+        its.ok_or(EnrollmentError::NotOnRecord)
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
@@ -81,11 +91,11 @@ impl Enrollment {
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let instance = self.entitled(peer).await?.instance;
-        self.count_renewal(&instance.to_string(), self.svid_ttl)?;
+        self.renewals.take(instance, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
         let renewed = without_conflict(|| self.renew_once(peer, &public_key, source)).await;
         if renewed.is_err() {
-            self.renewals().give_back(&instance.to_string());
+            self.renewals.give_back(instance);
         }
         renewed
     }
@@ -98,20 +108,15 @@ impl Enrollment {
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let Entitled { instance, mesh, name, node, former, permit } = self.entitled(peer).await?;
-        let info = former.as_ref().map_or_else(AgentInfo::default, |former| AgentInfo {
-            version: former.version.clone(),
-            hostname: former.hostname.clone(),
-        });
-        let at = former.as_ref().map(|former| former.enrolled_at);
-        let former = former.map(|former| (former.token, former.evidence, former.joined_from));
-        let (token, evidence, from) = former.unwrap_or_default();
+        let InstanceRecord { version, hostname, enrolled_at, token, evidence, joined_from, .. } = former;
+        let info = AgentInfo { version, hostname };
         let mut entitlement = node.guard(Commit::new());
         if let (Some(evidence), Some(permit)) = (&evidence, &permit) {
             let (of, to) = (peer.key_fingerprint(), public_key.fingerprint());
             entitlement = entitlement.guard(permit.guard.clone());
             entitlement = self.pass_on(entitlement, (mesh, permit, evidence), of, to).await?;
         }
-        let joined = Joined { at, token, evidence, from };
+        let joined = Joined { at: Some(enrolled_at), token, evidence, from: joined_from };
         let order = Order {
             id: peer.id().clone(),
             holder: Holder::Instance(instance.to_string()),

@@ -2,13 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, Serial};
-use hauberk_tls::CertificateRequest;
+use hauberk_proto::mesh::v1 as wire;
+use hauberk_tls::{CertificateRequest, PeerIdentity};
 
 use super::*;
 use crate::audit::Filter;
 use crate::instances::{IssuedTo, Recorded};
-use crate::issuance::IssuanceError;
-use crate::registry::{Commit, keys};
+use crate::issuance::{Holder, InstanceRecord, IssuanceError, Order};
+use crate::registry::{Commit, document, keys};
 use crate::secret::SecretHash;
 use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scratch_over};
 
@@ -187,16 +188,117 @@ async fn a_renewal_keeps_name_and_instance() {
     assert_eq!(record.enrolled_at, enrolled.issued.issued_at.0);
     assert_eq!(record.joined_from.as_deref(), Some("10.0.0.7:4"), "not from where it renews");
 
-    // As after a restore of an older backup: the certificate is good, but the registry does not know it.
-    let forgotten = format!("{}{}", keys::ISSUED, peer.serial());
-    scratch.control.store.commit(Commit::new().delete(forgotten)).await.unwrap();
-    let adopted = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.unwrap();
-    assert_ne!(adopted.instance, enrolled.instance);
-    assert_eq!(scratch.control.ledger.instance_of(&peer).await.unwrap(), adopted.instance);
-
     scratch.clock.advance(Duration::from_secs(1_801));
     let late = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await;
     assert!(matches!(late, Err(EnrollmentError::CertificateExpired)));
+}
+
+#[tokio::test]
+async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    control.signing_keys.rotate().await.unwrap();
+    scratch.enroll("worker", Default::default()).await;
+    let first = token(&scratch, Uses::Limited(1)).await;
+    let enrolled = attest(&scratch, &first, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    // As after a restore of an older backup: the certificate is good, and the registry knows neither it nor its holder.
+    for forgotten in [
+        Commit::new().delete(format!("{}{}", keys::INSTANCES, enrolled.instance)),
+        Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial())),
+    ] {
+        control.store.commit(forgotten).await.unwrap();
+        let instance = control.ledger.instance_of(&peer).await.unwrap();
+        let (_, csr) = request();
+        let refused = [
+            control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.map(drop),
+            control.enrollment.sign_workload(&peer, instance, "worker", &csr, "10.0.0.7:4").await.map(drop),
+        ];
+        for refused in refused {
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, EnrollmentError::NotOnRecord), "{refused}");
+            let status = crate::rpc::status::of_enrollment(&refused);
+            assert_eq!(status.code(), tonic::Code::PermissionDenied);
+            assert!(status.message().contains("Join it anew"), "{status}");
+        }
+        let audience = ["db".to_owned()];
+        assert!(control.minter.mint(&peer, &audience, "").await.is_err());
+        assert!(control.minter.mint_for_workload(&peer, instance, "worker", &audience, "").await.is_err());
+    }
+    for action in ["certificate.renew", "workload.issue", "jwt-svid.mint", "workload.mint"] {
+        let asked = Filter { action: action.to_owned(), refused_only: true, ..Filter::default() };
+        let records = control.audit.list(&asked, None, 10).await.unwrap().records;
+        assert_eq!(records.len(), 2, "{action}");
+        assert!(records[0].reason.contains("Join it anew"), "{records:?}");
+    }
+    let second = token(&scratch, Uses::Limited(1)).await;
+    let anew = attest(&scratch, &second, &request().1).await.unwrap();
+    control.enrollment.renew(&scratch.peer(&anew.issued.svid), &request().1, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_that_is_on_record_renews_by_a_certificate_that_is_not() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let enrolled = attest(&scratch, &token, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    // As after a restore of a backup that was made before it renewed.
+    let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial()));
+    control.store.commit(forgotten).await.unwrap();
+    let renewed = control.enrollment.renew(&peer, &request().1, "s").await.unwrap();
+    assert_eq!(renewed.instance, enrolled.instance);
+    // It rests on what is on record of it, as ever.
+    control.store.commit(put_node("second")).await.unwrap();
+    let anew = control.enrollment.renew(&peer, &request().1, "s").await;
+    assert!(matches!(anew, Err(EnrollmentError::NodeMadeAnew { .. })), "{anew:?}");
+    control.store.commit(put_node("first")).await.unwrap();
+    // A record of somebody else's is none of its.
+    let key = format!("{}{}", keys::INSTANCES, enrolled.instance);
+    let record = control.ledger.instance(&enrolled.instance).await.unwrap().unwrap();
+    let spiffe_id = "spiffe://shop.local/mesh/shop/node/other".to_owned();
+    let others = document::to_bytes(&key, &InstanceRecord { spiffe_id, ..record }).unwrap();
+    control.store.commit(Commit::new().put(key, others)).await.unwrap();
+    let refused = control.enrollment.renew(&peer, &request().1, "s").await;
+    assert!(matches!(refused, Err(EnrollmentError::NotOnRecord)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_instance_is_on_record_until_the_last_of_its_certificates_has_expired() {
+    let scratch = scratch().await;
+    let (control, hour) = (&scratch.control, Duration::from_secs(3_600));
+    let token = token(&scratch, Uses::Limited(1)).await;
+    let (key, csr) = request();
+    let enrolled = attest(&scratch, &token, &csr).await.unwrap();
+    let id = enrolled.instance;
+    // From before --svid-ttl was lowered, as a certificate of an authority that lives for longer.
+    let order = Order {
+        id: enrolled.issued.svid.id().clone(),
+        holder: Holder::Instance(id.to_string()),
+        public_key: key.public_key(),
+        ttl: 24 * hour,
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        actor: actor(),
+        action: "certificate.renew",
+    };
+    let long = control.issuer.issue(order, |_, _| Ok(Commit::new())).await.unwrap();
+    let peer = scratch.peer(&long.svid);
+    scratch.clock.advance(20 * hour);
+    assert_eq!(control.ledger.prune(scratch.clock.now()).await.unwrap(), 1, "the short certificate");
+    control.store.commit(put_node("second")).await.unwrap();
+    let renewed = control.enrollment.renew(&peer, &csr, "s").await;
+    assert!(matches!(renewed, Err(EnrollmentError::NodeMadeAnew { .. })), "{renewed:?}");
+    control.store.commit(put_node("first")).await.unwrap();
+    assert_eq!(control.enrollment.renew(&peer, &csr, "s").await.unwrap().instance, id);
+
+    scratch.clock.advance(6 * hour);
+    assert_eq!(
+        control.ledger.prune(scratch.clock.now()).await.unwrap(),
+        3,
+        "both certificates and the instance"
+    );
+    assert_eq!(control.ledger.instance(&id).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -423,7 +525,6 @@ async fn a_change_of_a_node_keeps_nobody_from_joining_or_renewing() {
 
 #[tokio::test]
 async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
-    use hauberk_proto::mesh::v1 as wire;
     use prost::Message as _;
     let (scratch, busy) = busy().await;
     let spec = wire::EnrollmentSpec {
@@ -453,4 +554,83 @@ async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
     busy.before_next(put_node("second"));
     let refused = sign().await;
     assert!(matches!(refused, Err(EnrollmentError::NodeMadeAnew { .. })), "{refused:?}");
+}
+
+/// An agent that asks for the certificate of its workload, as it does each time that it starts.
+struct Starting {
+    scratch: Scratch,
+    peer: PeerIdentity,
+    instance: InstanceId,
+    csr: Vec<u8>,
+}
+
+impl Starting {
+    async fn new(life_s: u32) -> (Self, Arc<Busy>) {
+        let (scratch, busy) = busy().await;
+        let life = wire::Duration { value: Some(life_s), unit: "s".to_owned() };
+        let workload = wire::WorkloadEnrollment { x509_ttl: Some(life), ..Default::default() };
+        scratch.enroll("worker", workload).await;
+        let token = token(&scratch, Uses::Limited(1)).await;
+        let enrolled = attest(&scratch, &token, &request().1).await.unwrap();
+        let peer = scratch.peer(&enrolled.issued.svid);
+        (Self { scratch, peer, instance: enrolled.instance, csr: request().1 }, busy)
+    }
+
+    async fn start(&self) -> Result<(), EnrollmentError> {
+        let Self { scratch, peer, instance, csr } = self;
+        scratch.control.enrollment.sign_workload(peer, *instance, "worker", csr, "s").await.map(drop)
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_restarts_again_and_again_gets_its_workloads_certificates() {
+    let minute = Duration::from_secs(60);
+    for life in [60, 3_600] {
+        let (agent, _) = Starting::new(life).await;
+        // Twice ten times within a minute, beside the renewals of a life that has just passed.
+        agent.start().await.unwrap();
+        agent.start().await.unwrap();
+        for _ in 0..2 {
+            for _ in 0..10 {
+                agent.start().await.unwrap_or_else(|refused| panic!("of {life} s: {refused}"));
+                agent.scratch.clock.advance(minute / 10);
+            }
+            agent.scratch.clock.advance(10 * minute);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_workload_gets_only_so_many_certificates_in_a_life() {
+    let (agent, _) = Starting::new(3_600).await;
+    for _ in 0..renewals::OF_WORKLOAD_AT_ONCE {
+        agent.start().await.unwrap();
+    }
+    let every = Duration::from_secs(3_600) / renewals::OF_WORKLOAD_IN_A_LIFE;
+    let refused = agent.start().await;
+    assert!(
+        matches!(refused, Err(EnrollmentError::TooOften { again_in }) if again_in == every),
+        "{refused:?}"
+    );
+    agent.scratch.clock.advance(every);
+    agent.start().await.unwrap();
+    assert!(matches!(agent.start().await, Err(EnrollmentError::TooOften { .. })));
+    // Its agent renews all the same.
+    let control = &agent.scratch.control;
+    control.enrollment.renew(&agent.peer, &agent.csr, "s").await.unwrap();
+}
+
+#[tokio::test]
+async fn what_fails_takes_nothing_from_what_a_workload_may_have() {
+    let (agent, busy) = Starting::new(60).await;
+    for _ in 0..3 * renewals::OF_WORKLOAD_AT_ONCE {
+        busy.before_next(put_node("second"));
+        let refused = agent.start().await;
+        assert!(matches!(refused, Err(EnrollmentError::NodeMadeAnew { .. })), "{refused:?}");
+        agent.scratch.control.store.commit(put_node("first")).await.unwrap();
+    }
+    for _ in 0..renewals::OF_WORKLOAD_AT_ONCE {
+        agent.start().await.unwrap();
+    }
+    assert!(matches!(agent.start().await, Err(EnrollmentError::TooOften { .. })));
 }

@@ -68,11 +68,16 @@ impl Enrollment {
     ) -> Result<Issued, EnrollmentError> {
         let EntitledWorkload { workload, name, .. } =
             self.entitled_workload(peer, instance, enrollment).await?;
-        // As for agents' own certificates, for each of an instance's workloads.
-        let life = workload.ttl().unwrap_or(self.svid_ttl);
-        self.count_renewal(&format!("{instance}/{name}"), life)?;
+        let (of, life) = ((instance, &name), workload.ttl().unwrap_or(self.svid_ttl));
+        self.renewals.take_for_workload(of, life, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
-        without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor)).await
+        let signed =
+            without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor))
+                .await;
+        if signed.is_err() {
+            self.renewals.give_back_for_workload(of, life);
+        }
+        signed
     }
 
     /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between.
@@ -106,7 +111,7 @@ impl Enrollment {
     /// The workload that an agent may vouch for by this enrollment, now.
     ///
     /// # Errors
-    /// When the enrollment is not there or another node's, or the agent is let in no longer.
+    /// When the enrollment is not there or another node's, or the agent is let in no longer, or not on record.
     pub(crate) async fn entitled_workload(
         &self,
         peer: &PeerIdentity,
@@ -121,9 +126,8 @@ impl Enrollment {
         };
         let name = Name::parse(enrollment)
             .map_err(|_| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
-        let record = self.ledger.instance(&instance).await?;
-        let joined = record.as_ref().and_then(|record| record.node_uid.as_deref());
-        let existing = self.same_node(mesh, node, joined).await?;
+        let joined = self.recorded(&instance, peer).await?.node_uid;
+        let existing = self.same_node(mesh, node, joined.as_deref()).await?;
         let key = keys::resource("Enrollment", mesh, name.as_str());
         let (version, workload) = self
             .enrolled_workload(&key)

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hauberk_tls::{
-    EndpointConnector, HandshakeError, MAX_BUNDLE_BYTES, SetupError, SpiffeBundle, SpiffeBundleError,
-    WebRoots, WebRootsError,
+    EndpointConnector, MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, WebRoots, WebRootsError,
 };
 use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Empty;
 use tokio::net::TcpStream;
 
+use crate::ask::{Unanswered, ask, within};
 use crate::resources::{BundleEndpoint, EndpointProfile, EndpointUrl, FederatedTrustDomain};
 
 /// How long all of it may take.
@@ -27,9 +26,6 @@ const STEP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How many addresses of a name are tried.
 const MOST_ADDRESSES: usize = 4;
-
-/// The largest head of an answer, in bytes.
-const HEAD_BYTES: usize = 16 * 1024;
 
 /// Where operating systems keep the roots of the web, in the order in which they are looked for.
 const SYSTEM_ROOTS: &[&str] = &[
@@ -42,9 +38,6 @@ const SYSTEM_ROOTS: &[&str] = &[
 /// Why a bundle was not fetched. What was held before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// It took too long.
-    #[error("it took longer than {} s", DEADLINE.as_secs())]
-    Late,
     /// The name has no address.
     #[error("{host} cannot be resolved: {source}")]
     Resolve {
@@ -80,24 +73,12 @@ pub enum FetchError {
         /// Why they are of no use.
         reason: String,
     },
-    /// TLS cannot be set up. The fault is ours.
+    /// There is no answer.
     #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// Who answers is not authenticated.
-    #[error("who answers is not believed: {0}")]
-    Handshake(#[from] HandshakeError),
-    /// It does not speak HTTP as it should.
-    #[error("it does not speak HTTP/1.1: {0}")]
-    Http(#[from] hyper::Error),
+    Unanswered(#[from] Unanswered),
     /// It answers something else than the bundle. Redirects are not followed: an admin says where bundles come from.
     #[error("it answers with status {0}; only 200 is taken, and no redirect followed")]
     Status(StatusCode),
-    /// The answer is too large.
-    #[error("its answer is larger than {MAX_BUNDLE_BYTES} bytes")]
-    TooLarge,
-    /// The answer broke off.
-    #[error("its answer broke off: {0}")]
-    Body(String),
     /// The answer is no bundle of this trust domain.
     #[error("its answer is no bundle of the trust domain: {0}")]
     Bundle(#[from] SpiffeBundleError),
@@ -124,11 +105,15 @@ pub(super) async fn fetch(
     let asked = async {
         let connector = connector(followed, endpoint, held, web_roots).await?;
         let stream = connect(endpoint).await?;
-        let stream = connector.connect(endpoint.url().host(), stream).await?;
-        let document = ask(endpoint.url(), stream).await?;
+        let url = endpoint.url();
+        let (status, document) =
+            ask(&connector, url.host(), stream, question(url)?, MAX_BUNDLE_BYTES).await?;
+        if status != StatusCode::OK {
+            return Err(FetchError::Status(status));
+        }
         Ok(SpiffeBundle::parse(followed.trust_domain(), &document)?)
     };
-    tokio::time::timeout(DEADLINE, asked).await.unwrap_or(Err(FetchError::Late))
+    within(DEADLINE, asked).await
 }
 
 async fn connector(
@@ -141,9 +126,13 @@ async fn connector(
         EndpointProfile::Spiffe(id) => {
             let none = || hauberk_tls::TrustBundle::empty(followed.trust_domain().clone());
             let bundle = held.map_or_else(none, |held| held.x509().clone());
-            Ok(EndpointConnector::spiffe(Arc::new(bundle), id.clone(), STEP_DEADLINE)?)
+            Ok(EndpointConnector::spiffe(Arc::new(bundle), id.clone(), STEP_DEADLINE)
+                .map_err(Unanswered::from)?)
         }
-        EndpointProfile::Web => Ok(EndpointConnector::web(read_roots(web_roots).await?, STEP_DEADLINE)?),
+        EndpointProfile::Web => {
+            let roots = read_roots(web_roots).await?;
+            Ok(EndpointConnector::web(roots, STEP_DEADLINE).map_err(Unanswered::from)?)
+        }
     }
 }
 
@@ -186,35 +175,12 @@ async fn connect(endpoint: &BundleEndpoint) -> Result<TcpStream, FetchError> {
     Err(error.unwrap_or_else(|| FetchError::Address { host: host.to_owned(), address }))
 }
 
-async fn ask(url: &EndpointUrl, stream: hauberk_tls::TlsStream<TcpStream>) -> Result<Bytes, FetchError> {
-    let mut builder = hyper::client::conn::http1::Builder::new();
-    builder.max_buf_size(HEAD_BYTES);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+fn question(url: &EndpointUrl) -> Result<Request<Empty<Bytes>>, Unanswered> {
     let request = Request::get(url.path())
         .header(header::HOST, url.authority())
         .header(header::ACCEPT, "application/json")
         .header(header::USER_AGENT, concat!("hauberk/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| FetchError::Body(error.to_string()))?;
-    let exchange = async move {
-        let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
-        match Limited::new(response.into_body(), MAX_BUNDLE_BYTES).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLarge),
-            Err(error) => Err(FetchError::Body(error.to_string())),
-        }
-    };
-    // Its end is told to the exchange, which has what came before it.
-    let driven = async {
-        let _ended = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = driven => never,
-    }
+        .body(Empty::new())?;
+    Ok(request)
 }

@@ -65,7 +65,8 @@ impl Instances {
         joined
     }
 
-    /// Reads all instances that the registry knows. Gives the point to follow it from.
+    /// Reads all instances that the registry knows, and what they have acknowledged of trust. Gives the point to follow it
+    /// from.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -81,6 +82,7 @@ impl Instances {
             }
             after = page.entries.last().map(|(key, _)| key.clone());
             if !page.more {
+                self.load_trust(store).await?;
                 return Ok(from.unwrap_or_default());
             }
         }

@@ -13,8 +13,8 @@ use crate::revocation::Mark;
 /// A stream that stands for its instance until it is dropped, or a newer one takes its place.
 #[derive(Debug)]
 pub struct Connected {
-    instances: Arc<Instances>,
-    instance: InstanceId,
+    pub(super) instances: Arc<Instances>,
+    pub(super) instance: InstanceId,
     number: u64,
     superseded: CancellationToken,
 }

@@ -115,6 +115,7 @@ pub struct Ask {
 pub struct Instances {
     state: Mutex<State>,
     changes: watch::Sender<u64>,
+    unwritten_trust: trust::Unwritten,
 }
 
 #[derive(Debug, Default)]

@@ -1,8 +1,30 @@
 //! Which version of trust each instance has in force.
+//!
+//! It is durable, so that an authority can be replaced although an instance that has done its part is away when the control plane
+//! starts. Each instance acknowledges each version once, so that it is written as rarely.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::{Connected, Instances};
+use crate::registry::{Commit, Store, StoreError, document, keys};
+
+/// What is acknowledged within so long is written together.
+const WRITE_EVERY: Duration = Duration::from_millis(200);
+
+/// Before a write is tried again after a failure.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// How many records one commit writes.
+const WRITES_PER_COMMIT: usize = 500;
 
 /// A live instance and what it trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,10 +37,23 @@ pub struct Trusting {
     pub serial: Serial,
     /// Until then it is live.
     pub not_after: UnixMillis,
-    /// What it has acknowledged; 0 where nothing was heard since this control plane started.
+    /// What it has acknowledged; 0 where it never has.
     pub version: u64,
     /// Whether its stream is up.
     pub is_connected: bool,
+}
+
+/// What an instance has acknowledged; its id is in the registry's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct TrustRecord {
+    version: u64,
+}
+
+/// What was acknowledged and is not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Unwritten {
+    versions: Mutex<BTreeMap<InstanceId, u64>>,
+    added: Notify,
 }
 
 impl Instances {
@@ -43,9 +78,127 @@ impl Instances {
     }
 }
 
+impl Instances {
+    /// Reads what instances that are known have acknowledged. What was heard from them since counts more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) async fn load_trust(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let page = store.list(keys::TRUST_IN_FORCE, None, usize::MAX).await?;
+        let mut known = BTreeMap::new();
+        for (key, stored) in &page.entries {
+            let TrustRecord { version } = document::from_stored(key, stored)?;
+            if let Some(id) = instance_of(key) {
+                known.insert(id, version);
+            }
+        }
+        self.change(|state| {
+            for (id, version) in known {
+                if let Some(instance) = state.by_id.get_mut(&id).filter(|known| known.trust_version == 0) {
+                    instance.trust_version = version;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Writes what is acknowledged, until `stop`; what is unwritten then is written before this returns.
+    pub async fn write_trust(&self, store: &dyn Store, stop: &CancellationToken) {
+        loop {
+            let stopping = tokio::select! {
+                () = stop.cancelled() => true,
+                () = self.unwritten_trust.added.notified() => false,
+            };
+            let pause = match self.write_all_trust(store).await {
+                Ok(()) => WRITE_EVERY,
+                Err(error) => {
+                    warn!(event = "trust_not_written", %error, "which trust is in force is not durable");
+                    self.unwritten_trust.added.notify_one();
+                    WRITE_AGAIN_AFTER
+                }
+            };
+            if stopping {
+                return;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn write_all_trust(&self, store: &dyn Store) -> Result<(), StoreError> {
+        loop {
+            let taken = self.unwritten_trust.take();
+            if taken.is_empty() {
+                return Ok(());
+            }
+            let mut commit = Commit::new();
+            for (id, version) in &taken {
+                let key = format!("{}{id}", keys::TRUST_IN_FORCE);
+                let bytes = document::to_bytes(&key, &TrustRecord { version: *version })?;
+                commit = commit.put(key, bytes);
+            }
+            if let Err(error) = store.commit(commit).await {
+                self.unwritten_trust.give_back(taken);
+                return Err(error);
+            }
+        }
+    }
+
+    /// Forgets what instances that are on record no longer have acknowledged. Gives the number of records removed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; the next run goes on.
+    pub async fn prune_trust(&self, store: &dyn Store) -> Result<usize, StoreError> {
+        let mut commit = Commit::new();
+        for (key, _) in store.list(keys::TRUST_IN_FORCE, None, usize::MAX).await?.entries {
+            let id = key.strip_prefix(keys::TRUST_IN_FORCE).unwrap_or_default();
+            if store.get(&format!("{}{id}", keys::INSTANCES)).await?.is_none() {
+                commit = commit.delete(key);
+            }
+        }
+        let removed = commit.len();
+        if removed > 0 {
+            store.commit(commit).await?;
+        }
+        Ok(removed)
+    }
+}
+
+impl Unwritten {
+    fn take(&self) -> BTreeMap<InstanceId, u64> {
+        let mut versions = self.lock();
+        let after = versions.keys().nth(WRITES_PER_COMMIT).copied();
+        let rest = after.map(|after| versions.split_off(&after)).unwrap_or_default();
+        std::mem::replace(&mut *versions, rest)
+    }
+
+    /// What was not written; what was acknowledged since is newer.
+    fn give_back(&self, taken: BTreeMap<InstanceId, u64>) {
+        let mut versions = self.lock();
+        for (id, version) in taken {
+            versions.entry(id).or_insert(version);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, u64>> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Connected {
     /// The agent has kept this version of trust and put it in force.
     pub fn trusts(&self, version: u64) {
-        self.change(|instance| instance.trust_version = version);
+        let former = self.change(|instance| std::mem::replace(&mut instance.trust_version, version));
+        if former.is_some_and(|former| former != version) {
+            let unwritten = &self.instances.unwritten_trust;
+            unwritten.lock().insert(self.instance, version);
+            unwritten.added.notify_one();
+        }
     }
+}
+
+fn instance_of(key: &str) -> Option<InstanceId> {
+    InstanceId::parse(key.strip_prefix(keys::TRUST_IN_FORCE)?).ok()
 }

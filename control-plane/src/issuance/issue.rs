@@ -132,7 +132,7 @@ impl Issuer {
         let template = SvidTemplate {
             id: order.id,
             public_key: order.public_key,
-            serial: random::serial()?,
+            serial: order.holder.instance().map_or_else(random::serial, random::serial_of)?,
             validity: Validity::new(now.minus(BACKDATED).floor_to_second(), not_after)?,
             dns_names: order.dns_names,
             ip_addresses: order.ip_addresses,

@@ -1,6 +1,6 @@
 //! What is remembered of each certificate and of those who hold them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,16 @@ pub enum Holder {
     Admin(String),
     /// The control plane itself.
     ControlPlane,
+}
+
+impl Holder {
+    /// The instance that answers for the certificate; `None` where that is no agent.
+    pub fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Instance(id) | Self::Workload { instance: id, .. } => InstanceId::parse(id).ok(),
+            Self::Admin(_) | Self::ControlPlane => None,
+        }
+    }
 }
 
 /// An issued certificate; its serial number is in the key.
@@ -171,18 +181,17 @@ impl Ledger {
     }
 
     /// Which instance a peer with a verified certificate is. After a restore from an older backup the registry may not
-    /// know a certificate that is nevertheless good: such an instance gets an id made from its serial number.
+    /// know a certificate that is nevertheless good: its serial number tells all the same. One of an earlier release, which
+    /// does not, has an id made from it, under which nothing is on record.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub async fn instance_of(&self, peer: &PeerIdentity) -> Result<InstanceId, StoreError> {
-        if let Some(IssuedRecord { holder: Holder::Instance(id), .. }) =
-            self.certificate(peer.serial()).await?
-            && let Ok(id) = InstanceId::parse(&id)
-        {
-            return Ok(id);
-        }
-        Ok(made_from(peer.serial().as_bytes()))
+        let serial = peer.serial();
+        let recorded =
+            self.certificate(serial).await?.filter(|record| matches!(record.holder, Holder::Instance(_)));
+        let known = recorded.and_then(|record| record.holder.instance()).or_else(|| serial.instance());
+        Ok(known.unwrap_or_else(|| made_from(serial.as_bytes())))
     }
 
     /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for
@@ -223,12 +232,7 @@ impl Ledger {
         instance: &InstanceId,
         limit: usize,
     ) -> Result<IssuedPage, StoreError> {
-        let instance = instance.to_string();
-        let is_its = |record: &IssuedRecord| match &record.holder {
-            Holder::Instance(id) | Holder::Workload { instance: id, .. } => *id == instance,
-            Holder::Admin(_) | Holder::ControlPlane => false,
-        };
-        self.wanted(is_its, None, limit).await
+        self.wanted(|record| record.holder.instance() == Some(*instance), None, limit).await
     }
 
     async fn wanted(
@@ -295,14 +299,15 @@ impl Ledger {
         }
     }
 
-    /// Removes the records of certificates, and of instances, that expired more than an hour before `now`. Gives the
-    /// number of records removed.
+    /// Removes the records of certificates that expired more than an hour before `now`, and of instances all of whose
+    /// certificates did: not only the latest, which may be shorter than one before it. Gives the number of records removed.
     ///
     /// # Errors
     /// When the store cannot be read or written; the next run goes on.
     pub async fn prune(&self, now: UnixMillis) -> Result<usize, StoreError> {
         let expired = |not_after: u64| UnixMillis(not_after).plus(KEPT_AFTER_EXPIRY) < now;
         let mut removed = 0;
+        let mut holders = HashSet::new();
         let mut after = None;
         loop {
             let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
@@ -314,6 +319,8 @@ impl Ledger {
                     let order = keys::issued_order(UnixMillis(record.issued_at), serial);
                     commit = commit.delete(key.clone()).delete(order);
                     removed += 1;
+                } else {
+                    holders.extend(record.holder.instance());
                 }
             }
             if !commit.is_empty() {
@@ -325,7 +332,7 @@ impl Ledger {
             after = page.entries.last().map(|(key, _)| key.clone());
         }
         for (id, record) in self.instances().await? {
-            if expired(record.not_after) {
+            if expired(record.not_after) && !holders.contains(&id) {
                 let key = format!("{}{id}", keys::INSTANCES);
                 // An instance that renews at this moment is kept.
                 if let Some(stored) = self.store.get(&key).await?

@@ -46,7 +46,8 @@ pub enum Close {
     /// The certificate was revoked, or the node is in quarantine.
     #[error("{0}")]
     Denied(Denial),
-    /// The instance was revoked with more certificates than the denylist takes: agents believe this one until it expires.
+    /// The instance was revoked, and this certificate, of an earlier release, found no room on the denylist: agents believe it until
+    /// it expires.
     #[error("this instance was revoked: join anew with a new token, if an admin makes you one")]
     InstanceRevoked,
     /// The authority that vouched for the agent is not trusted any longer.

@@ -163,6 +163,7 @@ impl Push {
             let Self { instances, endpoints, flows, store, clock, stop, .. } = &*upkeep;
             tokio::join!(
                 instances.follow(&**store, version, clock, stop),
+                instances.write_trust(&**store, stop),
                 endpoints.run(&**store, stop),
                 flows.run(&**store, stop),
             );

@@ -18,6 +18,7 @@
 //! issued/<serial>                          an issued certificate
 //! issued-order/<newest first>/<serial>     the same, in order
 //! instance/<instance id>                   a running agent and its latest certificate
+//! trust-in-force/<instance id>             which version of trust it has acknowledged
 //! admin/<name>                             an admin
 //! login/<hash>                             a login token of an admin
 //! audit/<newest first>                     an audit record of what an admin did
@@ -87,6 +88,9 @@ pub const ISSUED_ORDER: &str = "issued-order/";
 
 /// Running agents.
 pub const INSTANCES: &str = "instance/";
+
+/// Which versions of trust running agents have acknowledged.
+pub const TRUST_IN_FORCE: &str = "trust-in-force/";
 
 /// Admins.
 pub const ADMINS: &str = "admin/";

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Revocations;
+use super::revocations::MOST_CERTIFICATES;
 use crate::registry::StoreError;
 
 /// How long a list is good; whoever cannot fetch another then knows nothing.
@@ -90,7 +91,8 @@ pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
             revocations.ledger.unexpired(now, |record| list.quarantine(&record.spiffe_id).is_some());
         for (serial, record) in on_hold.await? {
             if let Some(revoked_at) = list.quarantine(&record.spiffe_id)
-                && !list.is_revoked(serial)
+                && !list.is_listed(serial)
+                && entries.len() < MOST_CERTIFICATES
             {
                 entries.push(CrlEntry { serial, revoked_at, is_on_hold: true });
             }

@@ -63,12 +63,13 @@ pub struct Denylist {
 pub(crate) struct Listed {
     /// Revoked certificates.
     pub(crate) serials: HashMap<Serial, Certificate>,
-    /// Certificates of workloads whose nodes are in quarantine.
+    /// Certificates of workloads whose nodes are in quarantine, as many as there is room for.
     pub(crate) on_hold: HashMap<Serial, Certificate>,
+    /// The instances that vouched for such certificates.
+    pub(crate) held_instances: HashSet<InstanceId>,
     /// Nodes in quarantine, with the instant at which they were put there.
     pub(crate) nodes: HashMap<SpiffeId, UnixMillis>,
-    /// Revoked instances, which the control plane refuses whatever they prove. Agents are told of their certificates, as many as
-    /// the list takes.
+    /// Revoked instances. Their certificates say whose they are, but for those of earlier releases.
     pub(crate) instances: HashSet<InstanceId>,
 }
 
@@ -91,7 +92,7 @@ impl Denylist {
         mut listed: Listed,
         signer: &ViewSigner,
     ) -> Result<Self, SigningError> {
-        let Listed { serials, on_hold, nodes, instances: _ } = &mut listed;
+        let Listed { serials, on_hold, held_instances, nodes, instances } = &mut listed;
         on_hold.retain(|serial, _| !serials.contains_key(serial));
         let certificate = |(serial, refused): (&Serial, &Certificate), on_hold| agent::RevokedCertificate {
             serial: serial.as_bytes().to_vec(),
@@ -105,8 +106,15 @@ impl Denylist {
         let mut spiffe_ids: Vec<_> = nodes.keys().map(ToString::to_string).collect();
         spiffe_ids.sort();
         let Mark { epoch, revision } = mark;
-        let trust_domain = trust_domain.to_string();
-        let list = agent::Denylist { epoch, revision, trust_domain, certificates, spiffe_ids };
+        let list = agent::Denylist {
+            epoch,
+            revision,
+            trust_domain: trust_domain.to_string(),
+            certificates,
+            spiffe_ids,
+            instance_ids: sorted(instances),
+            held_instance_ids: sorted(held_instances),
+        };
         let denylist = Bytes::from(list.encode_to_vec());
         let signature = Bytes::from(signer.sign(Purpose::Denylist, &denylist)?);
         let key_id = signer.key_id().to_owned();
@@ -119,17 +127,24 @@ impl Denylist {
         if self.is_revoked(serial) {
             return Some(Denial::Revoked);
         }
-        let is_held = self.listed.nodes.contains_key(id) || self.listed.on_hold.contains_key(&serial);
+        let Listed { nodes, on_hold, held_instances, .. } = &self.listed;
+        let is_of_held = || serial.instance().is_some_and(|instance| held_instances.contains(&instance));
+        let is_held = nodes.contains_key(id) || on_hold.contains_key(&serial) || is_of_held();
         is_held.then_some(Denial::Quarantined)
     }
 
-    /// Whether this instance was revoked, with certificates that the list may not have had room for.
+    /// Whether this instance was revoked, perhaps with certificates of an earlier release for which the list had no room.
     pub fn is_instance_revoked(&self, instance: InstanceId) -> bool {
         self.listed.instances.contains(&instance)
     }
 
-    /// Whether this certificate was revoked.
+    /// Whether this certificate was revoked, by itself or with its instance.
     pub(super) fn is_revoked(&self, serial: Serial) -> bool {
+        self.is_listed(serial) || serial.instance().is_some_and(|instance| self.is_instance_revoked(instance))
+    }
+
+    /// Whether it stands on the list by itself.
+    pub(super) fn is_listed(&self, serial: Serial) -> bool {
         self.listed.serials.contains_key(&serial)
     }
 
@@ -157,4 +172,10 @@ impl Denylist {
     pub fn certificates(&self) -> usize {
         self.listed.serials.len()
     }
+}
+
+fn sorted(instances: &HashSet<InstanceId>) -> Vec<String> {
+    let mut ids: Vec<_> = instances.iter().map(ToString::to_string).collect();
+    ids.sort();
+    ids
 }

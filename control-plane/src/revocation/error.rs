@@ -44,10 +44,12 @@ pub enum RevocationError {
         /// The node.
         node: String,
     },
-    /// Every agent keeps the whole list.
+    /// Every agent keeps the whole list, and certificates that do not say whose they are take a place each.
     #[error(
-        "{MOST_CERTIFICATES} revoked certificates that have not expired are as many as agents are sent: no instance that was \
-         meant is issued another, and agents believe those that there are until they expire; put the node in quarantine until then"
+        "{MOST_CERTIFICATES} revoked certificates that have not expired are as many as agents are sent one by one. Instances need no \
+         room among them: `hauberk revoke instance ID`. Where that was meant, certificates of a release that did not say whose they \
+         are were in the way: the instance is issued nothing more, and agents believe those until they expire; put the node in \
+         quarantine until then"
     )]
     TooMany,
     /// The registry cannot be read or written.

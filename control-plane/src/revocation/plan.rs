@@ -14,6 +14,8 @@ use crate::registry::{Commit, StoreError, document};
 pub(super) struct Plan {
     /// Who gets nothing more.
     instances: Commit,
+    /// Which they are.
+    named: BTreeSet<InstanceId>,
     /// What is revoked newly.
     certificates: BTreeMap<Serial, RevokedCertificate>,
     /// What of the same instance stays good.
@@ -24,7 +26,8 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(action: &'static str, object: String) -> Self {
-        Self { instances: Commit::new(), certificates: BTreeMap::new(), left: 0, action, object }
+        let (named, certificates) = (BTreeSet::new(), BTreeMap::new());
+        Self { instances: Commit::new(), named, certificates, left: 0, action, object }
     }
 
     /// Whether the list has no room for these beside so many.
@@ -32,14 +35,20 @@ impl Plan {
         listed + self.certificates.len() > MOST_CERTIFICATES
     }
 
-    /// Leaves out the certificates: that nobody gets more of them needs no room on the list.
+    /// Leaves out the certificates that agents refuse by the instance which they name.
+    pub(super) fn leave_certificates_of_instances(&mut self) {
+        let Self { named, certificates, .. } = self;
+        certificates.retain(|serial, _| serial.instance().is_none_or(|id| !named.contains(&id)));
+    }
+
+    /// Leaves out all certificates: that nobody gets more of them needs no room on the list.
     pub(super) fn leave_certificates(&mut self) {
         self.certificates.clear();
     }
 
     /// What is revoked newly.
-    pub(super) fn serials(&self) -> Vec<Serial> {
-        self.certificates.keys().copied().collect()
+    pub(super) fn serials(&self) -> impl Iterator<Item = Serial> {
+        self.certificates.keys().copied()
     }
 
     /// What is to be written; empty where all is so already.
@@ -72,7 +81,8 @@ impl Revocations {
                 let plan = Plan::new("revoke.node", format!("{mesh}/{node}"));
                 let spiffe_id = SpiffeId::node(self.authority.trust_domain(), mesh, node).to_string();
                 let certificates = self.certificates(now, |record| record.spiffe_id == spiffe_id).await?;
-                let instances: BTreeSet<_> = certificates.values().filter_map(instance_of).collect();
+                let instances: BTreeSet<_> =
+                    certificates.values().filter_map(|record| record.holder.instance()).collect();
                 if certificates.is_empty() {
                     return Err(RevocationError::NoInstances {
                         mesh: mesh.to_string(),
@@ -106,7 +116,7 @@ impl Revocations {
             return Err(RevocationError::Expired(serial.to_string()));
         }
         let mut plan = Plan::new("revoke.serial", record.spiffe_id.clone());
-        if let Some(id) = instance_of(&record) {
+        if let Some(id) = record.holder.instance() {
             for other in self.certificates(now, |other| holds(other, id)).await?.keys() {
                 let is_revoked = self.store.get(&serial_key(*other)).await?.is_some();
                 plan.left += usize::from(*other != serial && !is_revoked);
@@ -125,15 +135,15 @@ impl Revocations {
         now: UnixMillis,
         certificates: BTreeMap<Serial, IssuedRecord>,
     ) -> Result<Plan, RevocationError> {
-        let again =
-            self.certificates(now, |record| instance_of(record).is_some_and(|id| instances.contains(&id)));
+        let again = self
+            .certificates(now, |record| record.holder.instance().is_some_and(|id| instances.contains(&id)));
         let all: BTreeMap<_, _> = again.await?.into_iter().chain(certificates).collect();
         for (serial, record) in &all {
             self.plan_certificate(&mut plan, *serial, record, now).await?;
         }
         let mut ends = BTreeMap::<InstanceId, u64>::new();
         for record in all.values() {
-            if let Some(id) = instance_of(record) {
+            if let Some(id) = record.holder.instance() {
                 let end = ends.entry(id).or_default();
                 *end = record.not_after.max(*end);
             }
@@ -148,6 +158,7 @@ impl Revocations {
             let record = RevokedInstance { at: now.0, kept_until };
             plan.instances = plan.instances.put(key.clone(), document::to_bytes(&key, &record)?);
         }
+        plan.named = instances;
         Ok(plan)
     }
 
@@ -179,13 +190,6 @@ impl Revocations {
     }
 }
 
-fn instance_of(record: &IssuedRecord) -> Option<InstanceId> {
-    match &record.holder {
-        Holder::Instance(id) | Holder::Workload { instance: id, .. } => InstanceId::parse(id).ok(),
-        Holder::Admin(_) | Holder::ControlPlane => None,
-    }
-}
-
 fn holds(record: &IssuedRecord, id: InstanceId) -> bool {
-    instance_of(record) == Some(id)
+    record.holder.instance() == Some(id)
 }

@@ -19,7 +19,8 @@ use crate::issuance::{Holder, Ledger};
 use crate::registry::{Commit, Store, StoreError, WatchEnd, document, keys};
 use crate::secret::SecretId;
 
-/// The most certificates on the list: some two MiB for each agent.
+/// The most certificates on the list: some two MiB for each agent. Certificates of revoked instances need no room there, and have
+/// it while there is some: those who read the CRL go by it.
 pub(super) const MOST_CERTIFICATES: usize = 50_000;
 
 /// How often a change is tried again because another came between.
@@ -155,16 +156,22 @@ impl Revocations {
         let mut revoked = Vec::new();
         loop {
             let mut plan = self.plan(target).await?;
-            let is_too_many = plan.is_too_many(self.denylist().certificates());
+            let list = self.denylist();
+            let serials: Vec<_> = plan.serials().filter(|serial| !list.is_revoked(*serial)).collect();
+            // Agents know them by their instances; who goes by serial numbers alone does not.
+            if plan.is_too_many(list.certificates()) {
+                plan.leave_certificates_of_instances();
+            }
+            let is_too_many = plan.is_too_many(list.certificates());
             if is_too_many {
                 plan.leave_certificates();
             }
-            let (commit, serials) = (plan.commit()?, plan.serials());
+            let commit = plan.commit()?;
             if commit.is_empty() && is_too_many {
                 return Err(RevocationError::TooMany);
             }
             if commit.is_empty() {
-                let revision = self.denylist().mark.revision;
+                let revision = list.mark.revision;
                 return Ok(Revoked { revision, serials: revoked, left: plan.left });
             }
             let why = if is_too_many {
@@ -294,8 +301,8 @@ impl Revocations {
         }
         let mark = Mark { epoch: self.authority.epoch(), revision };
         let authority = &self.authority;
-        let on_hold = self.of_workloads_of(&nodes, now).await?;
-        let listed = Listed { serials, on_hold, nodes, instances };
+        let (on_hold, held_instances) = self.of_workloads_of(&nodes, serials.len(), now).await?;
+        let listed = Listed { serials, on_hold, held_instances, nodes, instances };
         let list = Denylist::new(mark, authority.trust_domain(), listed, authority.view_signer())?;
         let list = Arc::new(list);
         self.instances.deny(Arc::clone(&list));
@@ -303,15 +310,18 @@ impl Revocations {
         Ok(())
     }
 
-    /// The certificates of workloads that nodes in quarantine vouch for. While the quarantine lasts there will be no more:
-    /// what issues them looks at it in the same commit.
+    /// The certificates of workloads that nodes in quarantine vouch for, and the instances that they name. Beside so many that are
+    /// listed, those that name one stand there themselves as long as there is room. While the quarantine lasts there will be no
+    /// more: what issues them looks at it in the same commit.
     async fn of_workloads_of(
         &self,
         nodes: &HashMap<SpiffeId, UnixMillis>,
+        listed: usize,
         now: UnixMillis,
-    ) -> Result<HashMap<Serial, Certificate>, StoreError> {
+    ) -> Result<(HashMap<Serial, Certificate>, HashSet<InstanceId>), StoreError> {
+        let (mut on_hold, mut instances) = (HashMap::new(), HashSet::new());
         if nodes.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((on_hold, instances));
         }
         let since: HashMap<_, _> = nodes.iter().map(|(id, at)| (id.to_string(), *at)).collect();
         let since = |holder: &Holder| match holder {
@@ -319,11 +329,18 @@ impl Revocations {
             Holder::Instance(_) | Holder::Admin(_) | Holder::ControlPlane => None,
         };
         let found = self.ledger.unexpired(now, |record| since(&record.holder).is_some()).await?;
-        let held = found.into_iter().filter_map(|(serial, record)| {
-            let at = since(&record.holder)?;
-            Some((serial, Certificate { not_after: UnixMillis(record.not_after), at }))
-        });
-        Ok(held.collect())
+        // Those that name nobody take their places first.
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_by_key(|(serial, _)| serial.instance().is_some());
+        for (serial, record) in found {
+            let Some(at) = since(&record.holder) else { continue };
+            let instance = serial.instance();
+            instances.extend(instance);
+            if instance.is_none() || listed + on_hold.len() < MOST_CERTIFICATES {
+                on_hold.insert(serial, Certificate { not_after: UnixMillis(record.not_after), at });
+            }
+        }
+        Ok((on_hold, instances))
     }
 }
 

@@ -239,10 +239,8 @@ async fn instances_that_renew_in_a_loop_are_revoked_all_the_same() {
     assert_eq!(denial(&scratch, &peer), Some(Denial::Revoked));
 }
 
-#[tokio::test]
-async fn whoever_has_more_certificates_than_the_list_takes_gets_nothing_more() {
-    let scratch = scratch().await;
-    let (enrolled, peer) = join(&scratch).await;
+/// Has the list hold as many certificates as it takes.
+async fn fill(scratch: &Scratch) -> Revocations {
     let not_after = scratch.clock.now().plus(Duration::from_secs(3_600)).0;
     let record =
         records::RevokedCertificate { spiffe_id: String::new(), not_after, at: scratch.clock.now().0 };
@@ -253,14 +251,87 @@ async fn whoever_has_more_certificates_than_the_list_takes_gets_nothing_more() {
         commit.put(records::serial_key(Serial::from_random(seed)), listed.clone())
     });
     scratch.control.store.commit(full).await.unwrap();
-    let revocations = load_again(&scratch).await;
+    load_again(scratch).await
+}
+
+#[tokio::test]
+async fn an_instance_is_revoked_with_however_many_certificates() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    scratch.enroll("worker", wire::WorkloadEnrollment::default()).await;
+    let stolen = token(&scratch, Uses::Unlimited).await;
+    let first = attest(&scratch, &stolen, &request().1).await.unwrap();
+    let second = attest(&scratch, &stolen, &request().1).await.unwrap();
+    let peer = scratch.peer(&first.issued.svid);
+    let mut peers = vec![peer.clone(), scratch.peer(&second.issued.svid)];
+    peers.push(scratch.peer(&renew(&scratch, &peer).await.unwrap().issued.svid));
+    let (_, csr) = request();
+    let worker = control.enrollment.sign_workload(&peer, first.instance, "worker", &csr, "s").await.unwrap();
+    peers.push(scratch.peer(&worker.svid));
+    let (_, other) = join(&scratch).await;
+
+    let revocations = fill(&scratch).await;
+    let target = Target::Token(SecretId::parse(SecretHash::of(&stolen).short()).unwrap());
+    let revoked = revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!(revoked.serials.len(), 4);
+    for list in [revocations.denylist(), load_again(&scratch).await.denylist()] {
+        assert_eq!(list.certificates(), MOST_CERTIFICATES);
+        let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
+        let mut expected = [first.instance.to_string(), second.instance.to_string()];
+        expected.sort();
+        assert_eq!(told.instance_ids, expected);
+        for peer in &peers {
+            assert_eq!(list.denial(peer.id(), peer.serial()), Some(Denial::Revoked));
+        }
+        assert_eq!(list.denial(other.id(), other.serial()), None);
+    }
+    let again = revocations.revoke(&target, &actor()).await.unwrap();
+    assert_eq!((again.revision, again.serials.len()), (revoked.revision, 0), "they are revoked already");
+    is_denied(renew(&scratch, &peer).await, Denial::Revoked);
+}
+
+#[tokio::test]
+async fn workloads_of_a_node_in_quarantine_are_held_back_with_however_many_certificates() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    scratch.enroll("worker", wire::WorkloadEnrollment::default()).await;
+    let (enrolled, peer) = join(&scratch).await;
+    let (_, csr) = request();
+    let worker = control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "s").await;
+    let worker = scratch.peer(&worker.unwrap().svid);
+    let revocations = fill(&scratch).await;
+    let (mesh, name) = node();
+    revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    let list = revocations.denylist();
+    assert_eq!(list.denial(worker.id(), worker.serial()), Some(Denial::Quarantined));
+    let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
+    assert_eq!(told.held_instance_ids, [enrolled.instance.to_string()]);
+    assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "there is no room for more");
+    let crl = crl::sign(&revocations).await.unwrap();
+    let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
+    assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
+    revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+    assert_eq!(revocations.denylist().denial(worker.id(), worker.serial()), None);
+}
+
+#[tokio::test]
+async fn whoever_has_more_certificates_of_an_earlier_release_than_the_list_takes_gets_nothing_more() {
+    let scratch = scratch().await;
+    let (enrolled, peer) = join(&scratch).await;
+    // One that does not say whose it is.
+    let key = |serial: Serial| format!("{}{serial}", keys::ISSUED);
+    let (old, record) = (Serial::from_random([9; 16]), scratch.control.store.get(&key(peer.serial())).await);
+    let put = Commit::new().put(key(old), record.unwrap().unwrap().value);
+    scratch.control.store.commit(put).await.unwrap();
+    let revocations = fill(&scratch).await;
     let target = Target::Instance(enrolled.instance);
     for _ in 0..2 {
         let error = revocations.revoke(&target, &actor()).await.unwrap_err();
         assert!(matches!(error, RevocationError::TooMany), "{error}");
     }
     let list = revocations.denylist();
-    assert_eq!((list.denial(peer.id(), peer.serial()), list.certificates()), (None, MOST_CERTIFICATES));
+    assert_eq!((list.denial(peer.id(), old), list.certificates()), (None, MOST_CERTIFICATES));
+    assert_eq!(list.denial(peer.id(), peer.serial()), Some(Denial::Revoked));
     assert!(list.is_instance_revoked(enrolled.instance), "it is let in nowhere here");
     is_denied(renew(&scratch, &peer).await, Denial::Revoked);
     let asked = Filter { action: "revoke.instance".to_owned(), ..Filter::default() };
@@ -270,7 +341,7 @@ async fn whoever_has_more_certificates_than_the_list_takes_gets_nothing_more() {
     scratch.clock.advance(Duration::from_secs(60));
     let forgotten = Commit::new().delete(records::serial_key(Serial::from_random([0; 16])));
     scratch.control.store.commit(forgotten).await.unwrap();
-    assert_eq!(load_again(&scratch).await.revoke(&target, &actor()).await.unwrap().serials, [peer.serial()]);
+    assert_eq!(load_again(&scratch).await.revoke(&target, &actor()).await.unwrap().serials, [old]);
 }
 
 #[tokio::test]

@@ -172,11 +172,11 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
         ),
         EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
+        EnrollmentError::NotOnRecord => denied("NOT_ON_RECORD"),
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
         EnrollmentError::NotAttested(NotAttested::Evidence(unjudged)) if unjudged.is_unjudged() => {
-            tracing::warn!(event = "evidence_unjudged", error = %unjudged, "an agent could not be let in");
             refusal(Code::Unavailable, "NOT_ATTESTED_YET", "the evidence cannot be judged now: try again")
         }
         // Which rule it broke is for administrators to know; the audit log tells them.

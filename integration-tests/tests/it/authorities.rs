@@ -149,6 +149,18 @@ fn what_a_tainted_authority_signed_is_replaced_within_seconds_and_then_refused()
 }
 
 #[test]
+fn whoever_has_done_its_part_and_is_away_holds_up_no_revocation_after_a_restart() {
+    let mut mesh = shop::open();
+    let mut web = shop::caller(&mesh, "web");
+    let tainted = issuing(&mesh);
+    mesh.hauberk(&["authority", "taint", &tainted, "--wait=60s"]).ok();
+    web.process.kill();
+    mesh.control_plane().stop(PATIENCE);
+    mesh.restart_control_plane();
+    mesh.hauberk(&["authority", "revoke", &tainted]).ok();
+}
+
+#[test]
 fn a_rotation_survives_kills_at_any_moment() {
     let mut trading = Trading::start();
     for kind in ["issuing", "root"] {

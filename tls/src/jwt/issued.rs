@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::key_set::JwtKeySet;
-use super::svid::{JwtSvidError, Verified, claims_of};
+use super::svid::{JwtSvidError, Verified, check_unverified, claims_of};
 use crate::fingerprint::Fingerprint;
 
 /// Why a token of an issuer proves nothing. The fault is whoever made or sent it.
@@ -36,4 +36,13 @@ pub fn verify_issued_token(
         return Err(IssuedTokenError::Issuer(issuer.to_owned()));
     }
     Ok((claims, key))
+}
+
+/// Whether it is worth while to ask an issuer about a token: by its own words, which nothing proves, it is one, is for
+/// `audience`, and has not expired.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn check_before_asking(token: &str, audience: &str, now: UnixMillis) -> Result<(), IssuedTokenError> {
+    Ok(check_unverified(token, audience, now)?)
 }

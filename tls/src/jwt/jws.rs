@@ -45,8 +45,16 @@ pub enum JwsError {
     Signature,
 }
 
-/// Checks the signature of `token` by the key that it names, and yields what was signed.
-pub(super) fn verify<'a>(token: &str, keys: &'a JwtKeySet) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
+/// A token's parts; nothing says that they are anybody's.
+pub(super) struct Parts<'a> {
+    header: Map<String, Value>,
+    pub(super) payload: Vec<u8>,
+    signed: &'a str,
+    signature: Vec<u8>,
+}
+
+/// Takes a token apart.
+pub(super) fn parts(token: &str) -> Result<Parts<'_>, JwsError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(JwsError::TooLarge(token.len()));
     }
@@ -54,8 +62,13 @@ pub(super) fn verify<'a>(token: &str, keys: &'a JwtKeySet) -> Result<(Vec<u8>, &
     let (header, payload) = signed.split_once('.').ok_or(JwsError::NotCompact)?;
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| JwsError::NotCompact);
     let (header, payload, signature) = (decode(header)?, decode(payload)?, decode(signature)?);
-
     let header = strict_json::object(&header).ok_or(JwsError::Header)?;
+    Ok(Parts { header, payload, signed, signature })
+}
+
+/// Checks the signature of `token` by the key that it names, and yields what was signed.
+pub(super) fn verify<'a>(token: &str, keys: &'a JwtKeySet) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
+    let Parts { header, payload, signed, signature } = parts(token)?;
     let key = key_of(&header, keys)?;
     if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
 }

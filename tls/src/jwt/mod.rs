@@ -19,7 +19,7 @@ mod tests;
 
 pub use algorithm::Algorithm;
 pub use bundle::{JwtBundle, JwtBundleError, KeyUse};
-pub use issued::{IssuedTokenError, verify_issued_token};
+pub use issued::{IssuedTokenError, check_before_asking, verify_issued_token};
 pub use jws::{JwsError, MAX_TOKEN_BYTES};
 pub use key::{JwtKey, JwtKeyError};
 pub use key_set::JwtKeySet;

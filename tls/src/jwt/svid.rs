@@ -107,21 +107,32 @@ pub(super) fn claims_of(
 ) -> Result<Verified, JwtSvidError> {
     let (payload, key) = jws::verify(token, keys)?;
     let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
-    let expires_at = instant(&claims, "exp")?.ok_or(JwtSvidError::Claim("exp"))?;
-    if expires_at <= now {
-        return Err(JwtSvidError::Expired { expired_at: expires_at, now });
-    }
+    let expires_at = end(&claims, now)?;
     if let Some(valid_from) = instant(&claims, "nbf")?
         && valid_from > now
     {
         return Err(JwtSvidError::NotYetValid { valid_from, now });
     }
     instant(&claims, "iat")?;
-    let meant_for = audiences(&claims)?;
-    if audience.is_empty() || !meant_for.iter().any(|named| named == audience) {
-        return Err(JwtSvidError::Audience(audience.to_owned()));
+    let audience = audiences(&claims, audience)?;
+    Ok(Verified { claims, audience, expires_at, key: key.fingerprint() })
+}
+
+/// Whether a token could be good, by what it says: that it is one, is for us, and has not expired. Anybody can write that.
+pub(super) fn check_unverified(token: &str, audience: &str, now: UnixMillis) -> Result<(), JwtSvidError> {
+    let claims = strict_json::object(&jws::parts(token)?.payload).ok_or(JwtSvidError::Claims)?;
+    end(&claims, now)?;
+    audiences(&claims, audience)?;
+    Ok(())
+}
+
+/// When it ends, which it has not done.
+fn end(claims: &Map<String, Value>, now: UnixMillis) -> Result<UnixMillis, JwtSvidError> {
+    let expires_at = instant(claims, "exp")?.ok_or(JwtSvidError::Claim("exp"))?;
+    if expires_at <= now {
+        return Err(JwtSvidError::Expired { expired_at: expires_at, now });
     }
-    Ok(Verified { claims, audience: meant_for, expires_at, key: key.fingerprint() })
+    Ok(expires_at)
 }
 
 /// A NumericDate of RFC 7519 §2, where there is one.
@@ -134,15 +145,19 @@ fn instant(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Uni
     Ok(Some(UnixMillis(millis)))
 }
 
-/// One text or a list of texts, none empty, and at least one (RFC 7519 §4.1.3).
-fn audiences(claims: &Map<String, Value>) -> Result<Vec<String>, JwtSvidError> {
+/// One text or a list of texts, none empty, and at least one (RFC 7519 §4.1.3): this audience among them.
+fn audiences(claims: &Map<String, Value>, audience: &str) -> Result<Vec<String>, JwtSvidError> {
     let named = match claims.get("aud") {
         Some(Value::Array(values)) => values.iter().map(Value::as_str).collect::<Option<Vec<_>>>(),
         Some(Value::String(one)) => Some(vec![one.as_str()]),
         _ => None,
     };
     let named = named.filter(|named| !named.is_empty() && named.iter().all(|text| !text.is_empty()));
-    Ok(named.ok_or(JwtSvidError::Claim("aud"))?.into_iter().map(str::to_owned).collect())
+    let named = named.ok_or(JwtSvidError::Claim("aud"))?;
+    if audience.is_empty() || !named.contains(&audience) {
+        return Err(JwtSvidError::Audience(audience.to_owned()));
+    }
+    Ok(named.into_iter().map(str::to_owned).collect())
 }
 
 impl JwtSvid {

@@ -1,6 +1,6 @@
 //! What denylists an agent accepts, and what a restart makes of them.
 
-use hauberk_identity::{Serial, SpiffeId};
+use hauberk_identity::{InstanceId, Serial, SpiffeId};
 
 use super::*;
 use crate::mesh::Denial;
@@ -24,6 +24,8 @@ fn list(revision: u64, serials: &[u8]) -> pb::Denylist {
         trust_domain: "shop.local".to_owned(),
         certificates: certificates.collect(),
         spiffe_ids: vec!["spiffe://shop.local/mesh/shop/node/bad".to_owned()],
+        instance_ids: Vec::new(),
+        held_instance_ids: Vec::new(),
     }
 }
 
@@ -64,6 +66,31 @@ async fn a_denylist_survives_a_restart_and_an_older_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_listed_is_refused_by_whatever_certificate_says_that_it_is_its() {
+    let agent = Agent::new();
+    let held = agent.held();
+    let [revoked, on_hold, other] = [1, 2, 3].map(|number| InstanceId::from_random([number; 8]));
+    let instance_ids = vec![revoked.to_string()];
+    let held_instance_ids = vec![on_hold.to_string(), revoked.to_string()];
+    let denylist = pb::Denylist { instance_ids, held_instance_ids, ..list(3, &[]) };
+    agent.refuse(&held, &denylist).await.unwrap();
+    drop(held);
+    let agent = agent.restarted();
+    let _held = agent.held();
+    let denial = |path: &str, serial| {
+        agent.mesh.denied.denial(&SpiffeId::parse(&format!("spiffe://shop.local/{path}")).unwrap(), serial)
+    };
+    for path in ["mesh/shop/node/web", "workload/worker"] {
+        for random in [[3; 16], [4; 16]] {
+            assert_eq!(denial(path, Serial::of_instance(revoked, random)), Some(Denial::Revoked));
+            assert_eq!(denial(path, Serial::of_instance(on_hold, random)), Some(Denial::Quarantined));
+            assert_eq!(denial(path, Serial::of_instance(other, random)), None);
+        }
+        assert_eq!(denial(path, serial(1)), None);
+    }
+}
+
+#[tokio::test]
 async fn a_denylist_that_is_not_ours_or_cannot_be_is_refused_whole() {
     let agent = Agent::new();
     let held = agent.held();
@@ -72,6 +99,9 @@ async fn a_denylist_that_is_not_ours_or_cannot_be_is_refused_whole() {
     assert!(matches!(agent.refuse(&held, &foreign).await, Err(BadDenylist::OtherTrustDomain(_))));
     let mut impossible = list(9, &[]);
     impossible.spiffe_ids.push("web".to_owned());
+    assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
+    let mut impossible = list(9, &[]);
+    impossible.instance_ids.push("web".to_owned());
     assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
     let mut impossible = list(9, &[2]);
     impossible.certificates[0].serial.clear();

@@ -3,11 +3,13 @@ use std::time::Duration;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_tls::{KeyPair, Svid, Usage, verify_svid};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
 use crate::issuance::{Holder, Order};
-use crate::testing::{Scratch, actor, scratch};
+use crate::registry::keys;
+use crate::testing::{Scratch, actor, joined, request, scratch};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -43,6 +45,10 @@ fn is_accepted(scratch: &Scratch, svid: &Svid) -> bool {
 
 /// What a process finds that was killed after the last commit and started again.
 async fn after_a_crash(scratch: &Scratch) -> Authorities {
+    after_a_crash_with(scratch, Arc::clone(&scratch.control.instances)).await
+}
+
+async fn after_a_crash_with(scratch: &Scratch, instances: Arc<Instances>) -> Authorities {
     let control = &scratch.control;
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
     let authority = Arc::new(Authority::load(&*control.store, &kek).await.unwrap());
@@ -52,7 +58,7 @@ async fn after_a_crash(scratch: &Scratch) -> Authorities {
         audit: Arc::clone(&control.audit),
         identity: LiveIdentity::new((*authority.bundle()).clone()),
         authority,
-        instances: Arc::clone(&control.instances),
+        instances,
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
         kek_file: control.settings.kek_file.clone(),
@@ -248,6 +254,49 @@ async fn whoever_has_not_proved_anew_is_named_before_its_connections_are_cut() {
     connected.trusts(control.authority.version());
     authorities.revoke(&former, false, &actor()).await.unwrap();
     assert_eq!(serial_of(&scratch, Kind::Issuing, State::Retired).await, former);
+}
+
+#[tokio::test]
+async fn what_an_instance_has_acknowledged_is_known_after_a_restart_though_it_is_away() {
+    let scratch = scratch().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let first = joined(&scratch).await;
+    let former = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    authorities.taint(&former, &actor()).await.unwrap();
+    let renewed = control.enrollment.renew(&first, &request().1, "10.0.0.7:4").await.unwrap();
+    control.instances.load(&*control.store).await.unwrap();
+    let peer = scratch.peer(&renewed.issued.svid);
+    let held = IssuedTo { serial: peer.serial(), issued_at: None, not_after: peer.not_after() };
+    let peer = Peer::new(peer.id().clone(), renewed.instance, None, held, None).unwrap();
+    let (hello, questions) = (HelloFacts::default(), mpsc::channel(1).0);
+    let now = scratch.clock.now();
+    let connected = control.instances.connect(&peer, hello, Enforcement::default(), None, questions, now);
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    let restart = async || {
+        control.instances.write_trust(&*control.store, &stopped).await;
+        let instances = Arc::new(Instances::default());
+        instances.load(&*control.store).await.unwrap();
+        after_a_crash_with(&scratch, instances).await
+    };
+    connected.trusts(control.authority.version() - 1);
+    let refused = restart().await.revoke(&former, false, &actor()).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::StillProved { count: 1, .. }), "{refused}");
+    connected.trusts(control.authority.version());
+    let restarted = restart().await;
+    assert!(restarted.progress().await.unwrap().is_done());
+    restarted.revoke(&former, false, &actor()).await.unwrap();
+
+    // The same again is not written again.
+    let key = format!("{}{}", keys::TRUST_IN_FORCE, renewed.instance);
+    let written = control.store.get(&key).await.unwrap().unwrap().version;
+    connected.trusts(control.authority.version());
+    restart().await;
+    assert_eq!(control.store.get(&key).await.unwrap().unwrap().version, written);
+    assert_eq!(control.instances.prune_trust(&*control.store).await.unwrap(), 0);
+    let gone = format!("{}{}", keys::INSTANCES, renewed.instance);
+    control.store.commit(Commit::new().delete(gone)).await.unwrap();
+    assert_eq!(control.instances.prune_trust(&*control.store).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What is remembered of machines that showed evidence: what their keys became, and for which keys it counts.
 
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ impl Enrollment {
                 (keys, at, source)
             }
         };
-        // The enrollment that it was last shown to keeps it: see `prune_attested`.
+        // The enrollment that it was last shown to keeps it: see `prune_once`.
         let record = OnceRecord {
             mesh: shown.mesh.to_owned(),
             enrollment: shown.enrollment.to_owned(),
@@ -166,7 +167,8 @@ impl Enrollment {
     }
 
     /// Forgets what keys of machines became once the instance, or the very enrollment, is gone. That an instance was revoked
-    /// is remembered for as long as there is the enrollment. Gives the number of records removed.
+    /// is remembered for as long as there is the enrollment. For whom evidence counts is kept also while an instance that came
+    /// by it is on record. Gives the number of records removed.
     ///
     /// # Errors
     /// When the store cannot be read or written; the next run goes on.
@@ -195,9 +197,23 @@ impl Enrollment {
                 Err(error) => return Err(error),
             }
         }
-        for (key, stored) in self.store.list(keys::ATTESTED_ONCE, None, usize::MAX).await?.entries {
+        Ok(removed + self.prune_once().await?)
+    }
+
+    /// Forgets for which keys evidence counts once the very enrollment that it was last shown to is gone, and nobody who came by
+    /// it may hold a certificate: otherwise another key could show it before they renew. Whoever comes meanwhile writes it anew.
+    async fn prune_once(&self) -> Result<usize, StoreError> {
+        let mut removed = 0;
+        let entries = self.store.list(keys::ATTESTED_ONCE, None, usize::MAX).await?.entries;
+        let instances = self.ledger.instances().await?;
+        let evidence = instances.iter().filter_map(|(_, record)| record.evidence.as_ref());
+        let held: HashSet<_> =
+            evidence.map(|evidence| once_key(&evidence.attestor, &evidence.subject)).collect();
+        for (key, stored) in entries {
             let OnceRecord { mesh, enrollment, enrollment_uid, .. } = document::from_stored(&key, &stored)?;
-            if self.enrollment_uid(&mesh, &enrollment).await?.is_none_or(|uid| uid != enrollment_uid) {
+            let is_enrolled =
+                self.enrollment_uid(&mesh, &enrollment).await?.is_some_and(|uid| uid == enrollment_uid);
+            if !is_enrolled && !held.contains(&key) {
                 match self.store.commit(Commit::new().at(key.clone(), stored.version).delete(key)).await {
                     Ok(_) => removed += 1,
                     Err(StoreError::Conflict { .. }) => {}

@@ -283,6 +283,34 @@ async fn a_machine_of_which_an_instance_was_revoked_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_machine_of_which_an_instance_was_revoked_renews_none_of_its_others() {
+    let (scratch, ca) = (scratch().await, Machines::new());
+    enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-1")]).await;
+    let (machine, other) = (ca.machine("vm-1"), ca.machine("vm-1"));
+    let mut peers = Vec::new();
+    for machine in [&machine, &machine, &other] {
+        let enrolled = join(&scratch, machine, &request().1).await.unwrap();
+        peers.push((enrolled.instance, scratch.peer(&enrolled.issued.svid)));
+    }
+    let control = &scratch.control;
+    let renew = async |peer| control.enrollment.renew(peer, &request().1, "10.0.0.7:4").await;
+    for (instance, peer) in &peers {
+        assert_eq!(renew(peer).await.unwrap().instance, *instance);
+    }
+    let [(revoked, its), (_, second), (_, of_other)] = &peers[..] else { unreachable!() };
+    control.revocations.revoke(&Target::Instance(*revoked), &actor()).await.unwrap();
+    let refused_itself = renew(its).await;
+    assert!(matches!(refused_itself, Err(EnrollmentError::Denied(_))), "{refused_itself:?}");
+    refused(&scratch, renew(second).await, &format!("instance {revoked} of key ")).await;
+    renew(of_other).await.unwrap();
+    // Also once only the machine is remembered.
+    control.enrollment.prune_attested().await.unwrap();
+    let forgotten = Commit::new().delete(format!("{}{revoked}", keys::REVOKED_INSTANCES));
+    control.store.commit(forgotten).await.unwrap();
+    refused(&scratch, renew(second).await, &format!("instance {revoked} of key ")).await;
+}
+
+#[tokio::test]
 async fn one_machine_does_not_use_up_its_nodes_instances() {
     let (scratch, ca) = (scratch().await, Machines::new());
     enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-1")]).await;

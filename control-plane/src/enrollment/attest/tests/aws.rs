@@ -142,6 +142,67 @@ async fn for_whom_a_document_counted_is_kept_while_its_enrollment_is_there() {
     assert!(control.store.list(keys::ATTESTED_ONCE, None, 10).await.unwrap().entries.is_empty());
 }
 
+#[tokio::test]
+async fn a_copied_document_is_of_no_use_while_whoever_came_by_it_holds_a_certificate() {
+    let (scratch, region) = (scratch().await, Region::new());
+    enroll_instances(&scratch, "first", &region).await;
+    let document = || region.document("i-0123456789abcdef0");
+    let (_, csr) = request();
+    let peer = scratch.peer(&show(&scratch, document(), &csr).await.unwrap().issued.svid);
+    let control = &scratch.control;
+    let prune = async || {
+        control.ledger.prune(scratch.clock.now()).await.unwrap();
+        control.enrollment.prune_attested().await.unwrap();
+    };
+    // The enrollment is deleted and made anew, and what is forgotten is forgotten in between and after.
+    let key = keys::resource("Enrollment", NODE.0, "vms");
+    control.store.commit(Commit::new().delete(key)).await.unwrap();
+    prune().await;
+    enroll_instances(&scratch, "second", &region).await;
+    prune().await;
+    refused_at_all(show(&scratch, document(), &request().1).await);
+    show(&scratch, document(), &csr).await.unwrap();
+    enroll_instances(&scratch, "third", &region).await;
+    // The certificate has expired a moment ago.
+    scratch.clock.advance(Duration::from_secs(3_601));
+    prune().await;
+    refused_at_all(show(&scratch, document(), &request().1).await);
+    let late = control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await;
+    assert!(matches!(late, Err(EnrollmentError::CertificateExpired)), "{late:?}");
+    scratch.clock.advance(Duration::from_secs(3_600));
+    prune().await;
+    show(&scratch, document(), &request().1).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_renews_keeps_others_from_coming_by_the_same_document() {
+    let (scratch, region) = (scratch().await, Region::new());
+    enroll_instances(&scratch, "first", &region).await;
+    let document = || region.document("i-0123456789abcdef0");
+    let (control, (_, first)) = (&scratch.control, request());
+    let renew = async |peer, csr: &[u8]| control.enrollment.renew(peer, csr, "10.0.0.7:4").await.unwrap();
+    let peer = scratch.peer(&show(&scratch, document(), &first).await.unwrap().issued.svid);
+    // For whom it counted is forgotten, as releases did whose enrollment was made anew.
+    for (key, _) in control.store.list(keys::ATTESTED_ONCE, None, 10).await.unwrap().entries {
+        control.store.commit(Commit::new().delete(key)).await.unwrap();
+    }
+    enroll_instances(&scratch, "second", &region).await;
+    let (_, second) = request();
+    let renewed = scratch.peer(&renew(&peer, &second).await.issued.svid);
+    refused_at_all(show(&scratch, document(), &request().1).await);
+    for key in [&second, &first] {
+        show(&scratch, document(), key).await.unwrap();
+    }
+    let (_, third) = request();
+    renew(&renewed, &third).await;
+    show(&scratch, document(), &third).await.unwrap();
+    // A certificate before the last two does not get to say for whom it counts.
+    let (_, stale) = request();
+    renew(&peer, &stale).await;
+    refused_at_all(show(&scratch, document(), &stale).await);
+    show(&scratch, document(), &third).await.unwrap();
+}
+
 /// Its authority may have expired meanwhile, which is no matter here.
 fn refused_at_all(result: Result<Enrolled, EnrollmentError>) {
     let refused = result.unwrap_err();

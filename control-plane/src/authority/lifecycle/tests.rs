@@ -1,3 +1,5 @@
+mod upstream;
+
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
@@ -43,6 +45,11 @@ fn is_accepted(scratch: &Scratch, svid: &Svid) -> bool {
 
 /// What a process finds that was killed after the last commit and started again.
 async fn after_a_crash(scratch: &Scratch) -> Authorities {
+    after_a_crash_with(scratch, None).await
+}
+
+/// The same with settings that say who signs.
+async fn after_a_crash_with(scratch: &Scratch, upstream: Option<Upstream>) -> Authorities {
     let control = &scratch.control;
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
     let authority = Arc::new(Authority::load(&*control.store, &kek).await.unwrap());
@@ -56,6 +63,9 @@ async fn after_a_crash(scratch: &Scratch) -> Authorities {
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
         kek_file: control.settings.kek_file.clone(),
+        upstream,
+        server_names: ServerNames::of(&control.settings, &control.authority).unwrap(),
+        metrics: Arc::clone(&control.metrics),
     })
 }
 

@@ -1,6 +1,7 @@
 //! A whole control plane on real sockets.
 
 mod changes;
+mod parent;
 mod strangers;
 mod sync;
 

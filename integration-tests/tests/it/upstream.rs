@@ -368,6 +368,14 @@ fn another_hauberk_signs_by_hand_through_the_command_line() {
     let delegated = authorities(&parent).into_iter().find(|one| one["state"] == "delegated").unwrap();
     assert!(delegated["delegate"].as_str().unwrap().ends_with("/admin/admin"), "{delegated}");
 
+    // It takes its parent's next root by hand too, before the parent stands under it.
+    parent.hauberk(&["authority", "prepare", "root", "--wait=60s"]).ok();
+    let roots = parent.hauberk(&["bundle", "export", "--format", "pem"]).ok().stdout;
+    let taken = child.hauberk_with_input(&["authority", "install", "-"], &roots).ok();
+    assert!(taken.stderr.contains("nothing stands under it yet"), "{}", taken.stderr);
+    let next = root(&parent, "prepared").unwrap();
+    assert!(authorities(&child).iter().any(|one| one["fingerprint"] == next.as_str()));
+
     // A child has no key of the root's, and signs for nobody.
     let other = MeshBox::start();
     let request = other.hauberk(&["authority", "csr"]).ok().stdout;

@@ -4,7 +4,8 @@ use std::io::Read as _;
 use std::path::Path;
 
 use hauberk_proto::admin::v1 as api;
-use hauberk_tls::{CertificateDer, CertificateRequest, certificates_from_pem, certificates_to_pem};
+use hauberk_tls::{CertificateDer, CertificateRequest};
+use hauberk_tls::{certificates_from_pem, certificates_to_pem, is_self_issued};
 
 use super::told;
 use crate::context::write_private;
@@ -64,7 +65,13 @@ pub(super) async fn install(
     let authority = session.authorities().install_authority(request).await?.into_inner().authority;
     let authority = authority.unwrap_or_default();
     told(&authority)?;
-    output::note(format_args!("next: hauberk authority activate {} --wait", authority.serial));
+    if given.iter().all(is_self_issued) {
+        output::note(
+            "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr",
+        );
+    } else {
+        output::note(format_args!("next: hauberk authority activate {} --wait", authority.serial));
+    }
     Ok(())
 }
 

@@ -70,14 +70,17 @@ impl Authorities {
         root: Option<CertificateDer<'static>>,
         actor: &Actor,
     ) -> Result<String, LifecycleError> {
-        match (certificates.as_slice(), root) {
-            ([], Some(root)) => self.announce(root, actor).await,
-            ([only], None) if is_self_issued(only) => self.announce(only.clone(), actor).await,
-            (_, root) => {
-                let signed = Signed { certificates, root };
-                self.take_in(signed, Wish { kind: Kind::Issuing, goes_on: false }, actor).await
-            }
+        let (mut roots, others): (Vec<_>, Vec<_>) = certificates.iter().cloned().partition(is_self_issued);
+        roots.extend(root.clone());
+        if !others.is_empty() || roots.is_empty() {
+            let signed = Signed { certificates, root };
+            return self.take_in(signed, Wish { kind: Kind::Issuing, goes_on: false }, actor).await;
         }
+        let mut announced = String::new();
+        for root in roots {
+            announced = self.announce(root, actor).await?;
+        }
+        Ok(announced)
     }
 
     /// A root of our own in the place of somebody else's, prepared. Gives its serial number.

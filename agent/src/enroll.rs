@@ -259,13 +259,14 @@ fn bootstrap_trust(
 ) -> Result<(BootstrapTrust, Option<Fingerprint>), EnrollError> {
     match &config.pin {
         Some(Pin::RootFingerprint(fingerprint)) => {
-            Ok((BootstrapTrust::Root(*fingerprint), Some(*fingerprint)))
+            let (pin, trust_domain) = (*fingerprint, config.trust_domain.clone());
+            Ok((BootstrapTrust::Root { pin, trust_domain }, Some(pin)))
         }
         Some(Pin::BundleFile(path)) => {
             let wrong =
                 |problem: String| EnrollError::BundleFile { path: path.display().to_string(), problem };
             let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-            let bundle = TrustBundle::from_self_describing_pem(&text)
+            let bundle = TrustBundle::from_self_describing_pem(&text, config.trust_domain.as_ref())
                 .map_err(|error: BundleError| wrong(error.to_string()))?;
             Ok((BootstrapTrust::Bundle(Arc::new(bundle)), None))
         }

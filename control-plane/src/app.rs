@@ -179,6 +179,7 @@ async fn start(
     });
     control.tasks.spawn(crl::publish(Arc::clone(&control.revocations), list, stop.clone()));
     control.tasks.spawn(authority::keep(Arc::clone(&control.authorities), control.stop.clone()));
+    control.tasks.spawn(authority::follow(Arc::clone(&control.authorities), control.stop.clone()));
     control.tasks.spawn(follow_revision(Arc::clone(control)));
     control.tasks.close();
     health.set_serving(true);

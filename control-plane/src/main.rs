@@ -1,6 +1,7 @@
 //! Issues short-lived service certificates and pushes authorization rules.
 #![forbid(unsafe_code)]
 
+mod upstream_arguments;
 mod web_arguments;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use hauberk_tls::{CertificateRequest, KeyPair, Svid, TrustBundle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use upstream_arguments::UpstreamArguments;
 use web_arguments::WebArguments;
 
 /// The mistake is in the command line or the configuration.
@@ -117,6 +119,8 @@ struct RunArguments {
     jwt_svid_ttl: Option<String>,
     #[command(flatten)]
     web: WebArguments,
+    #[command(flatten)]
+    upstream: UpstreamArguments,
     /// A Kubernetes cluster that can be asked whose a pod's token is, for enrollments with `tokenReview: NAME`; DIRECTORY
     /// holds its ca.crt, and a token of ours; may be repeated [env: HAUBERK_TOKEN_REVIEW]
     #[arg(long, value_name = "NAME=HOST:PORT=DIRECTORY")]
@@ -249,6 +253,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         svid_ttl,
         jwt_svid_ttl,
         web,
+        upstream,
         token_review,
         kek_file,
         log,
@@ -269,6 +274,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     ]
     .into_iter()
     .chain(web.flags())
+    .chain(upstream.flags())
     .collect();
     let many = [("san", san), ("token-review", token_review)];
     let settings = Settings::of_process(flags.clone(), many.clone(), place.config.as_deref())?;

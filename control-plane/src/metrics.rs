@@ -23,6 +23,13 @@ pub struct ListenerLabel {
     pub listener: &'static str,
 }
 
+/// The label of an authority: `root` or `issuing`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AuthorityLabel {
+    /// The label's value.
+    pub kind: &'static str,
+}
+
 /// All figures of the control plane. Parts that come with figures of their own add them by [`Metrics::register`].
 #[derive(Debug)]
 pub struct Metrics {
@@ -37,6 +44,10 @@ pub struct Metrics {
     pub connections: Family<ListenerLabel, Gauge>,
     /// Connections closed before a call, by listener.
     pub connections_refused: Family<ListenerLabel, Counter>,
+    /// When the active authorities end, Unix seconds.
+    pub authority_not_after: Family<AuthorityLabel, Gauge>,
+    /// 1 while the next authority is missing because somebody else has not signed it.
+    pub authority_needed: Gauge,
     /// 1 while the registry takes writes.
     pub registry_writable: Gauge,
     /// The configuration revision.
@@ -52,6 +63,8 @@ impl Default for Metrics {
             admin_calls: Family::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
+            authority_not_after: Family::default(),
+            authority_needed: Gauge::default(),
             registry_writable: Gauge::default(),
             revision: Gauge::default(),
         };
@@ -68,6 +81,16 @@ impl Default for Metrics {
                 "connections_refused",
                 "Connections that were closed before their first call",
                 metrics.connections_refused.clone(),
+            );
+            registry.register(
+                "authority_not_after_timestamp_seconds",
+                "When the active authorities end",
+                metrics.authority_not_after.clone(),
+            );
+            registry.register(
+                "authority_needed",
+                "1 while the next authority is missing because somebody else has not signed it",
+                metrics.authority_needed.clone(),
             );
             registry.register(
                 "registry_writable",

@@ -5,6 +5,19 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+/// Permissions that let others read a key, or change it. A group may read it: that is how keys are mounted for programs that
+/// run as nobody in particular.
+const EXPOSED: u32 = 0o027;
+
+/// The permissions of a file that others may read or change; `None` for one that is kept from them.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn exposed(path: &Path) -> io::Result<Option<u32>> {
+    let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
+    Ok((mode & EXPOSED != 0).then_some(mode))
+}
+
 /// Writes a new file, 0600, and makes it durable.
 ///
 /// # Errors

@@ -10,7 +10,8 @@ use hauberk_tls::{KeyError, KeyPair, LiveIdentityError, SvidError};
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::config::SubjectName;
+use crate::authority::Authority;
+use crate::config::{Settings, SubjectName};
 use crate::issuance::{Holder, IssuanceError, Order};
 use crate::random;
 use crate::registry::Commit;
@@ -50,6 +51,32 @@ pub enum ServerCertificateError {
     Publish(#[from] LiveIdentityError),
 }
 
+/// What the certificate says beside our SPIFFE id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerNames {
+    /// DNS names.
+    pub dns_names: Vec<String>,
+    /// IP addresses.
+    pub ip_addresses: Vec<IpAddr>,
+}
+
+impl ServerNames {
+    /// The names of the settings, else those of `init`, else those of this host.
+    ///
+    /// # Errors
+    /// When a name that was given at `init` is none any longer.
+    pub fn of(settings: &Settings, authority: &Authority) -> Result<Self, ServerCertificateError> {
+        let mut names = Self::default();
+        for name in subject_names(settings, authority)? {
+            match name {
+                SubjectName::Dns(name) => names.dns_names.push(name),
+                SubjectName::Ip(address) => names.ip_addresses.push(address),
+            }
+        }
+        Ok(names)
+    }
+}
+
 /// The certificate in use.
 #[derive(Debug)]
 pub struct ServerCertificate {
@@ -65,13 +92,7 @@ impl ServerCertificate {
     /// # Errors
     /// When it cannot be issued or used.
     pub async fn obtain(control: &ControlPlane) -> Result<Self, ServerCertificateError> {
-        let (mut dns_names, mut ip_addresses) = (Vec::new(), Vec::new());
-        for name in subject_names(control)? {
-            match name {
-                SubjectName::Dns(name) => dns_names.push(name),
-                SubjectName::Ip(address) => ip_addresses.push(address),
-            }
-        }
+        let ServerNames { dns_names, ip_addresses } = ServerNames::of(&control.settings, &control.authority)?;
         let key = KeyPair::generate()?;
         let id = SpiffeId::control_plane(control.authority.trust_domain(), &Name::parse(REPLICA)?);
         let order = Order {
@@ -129,7 +150,7 @@ pub fn host_from_elsewhere(
     control: &ControlPlane,
     bound: IpAddr,
 ) -> Result<Option<SubjectName>, ServerCertificateError> {
-    Ok(from_elsewhere(bound, given_names(control)?, own_name()))
+    Ok(from_elsewhere(bound, given_names(&control.settings, &control.authority)?, own_name()))
 }
 
 /// What was told comes first. Where nothing was, the address that is bound is certain, and the host's own name the
@@ -150,8 +171,11 @@ fn is_loopback(name: &SubjectName) -> bool {
 }
 
 /// The names of the settings, else those of `init`, else those of this host.
-fn subject_names(control: &ControlPlane) -> Result<Vec<SubjectName>, ServerCertificateError> {
-    let given = given_names(control)?;
+fn subject_names(
+    settings: &Settings,
+    authority: &Authority,
+) -> Result<Vec<SubjectName>, ServerCertificateError> {
+    let given = given_names(settings, authority)?;
     if !given.is_empty() {
         return Ok(given);
     }
@@ -164,13 +188,16 @@ fn subject_names(control: &ControlPlane) -> Result<Vec<SubjectName>, ServerCerti
 }
 
 /// The names of the settings, else those of `init`.
-fn given_names(control: &ControlPlane) -> Result<Vec<SubjectName>, ServerCertificateError> {
-    if !control.settings.sans.is_empty() {
-        return Ok(control.settings.sans.clone());
+fn given_names(
+    settings: &Settings,
+    authority: &Authority,
+) -> Result<Vec<SubjectName>, ServerCertificateError> {
+    if !settings.sans.is_empty() {
+        return Ok(settings.sans.clone());
     }
     let parse =
         |name: &String| SubjectName::parse(name).map_err(|_| ServerCertificateError::BadName(name.clone()));
-    control.authority.sans().iter().map(parse).collect()
+    authority.sans().iter().map(parse).collect()
 }
 
 /// This host's. A host whose name is no DNS name does without.

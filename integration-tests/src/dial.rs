@@ -109,5 +109,5 @@ pub async fn join(mesh: &MeshBox, node: &str) -> (Svid, KeyPair) {
 
 /// The roots of the mesh in the box.
 pub fn bundle(mesh: &MeshBox) -> TrustBundle {
-    TrustBundle::from_self_describing_pem(&mesh.bundle_pem()).unwrap()
+    TrustBundle::from_self_describing_pem(&mesh.bundle_pem(), None).unwrap()
 }

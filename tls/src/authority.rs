@@ -1,5 +1,12 @@
 //! Certificate authorities of a trust domain: the root, and the issuing authority under it.
 
+mod operator;
+mod profile;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -16,6 +23,8 @@ use crate::bundle::{self, BundleError, TrustBundle};
 use crate::certificate::{CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyError, KeyPair};
+pub use operator::{OperatorAuthority, OperatorAuthorityError};
+pub use upstream::{Place, UpstreamChain, UpstreamError, check_root, is_self_issued};
 
 /// Seconds from the epoch to the end of year 9999, the last instant that X.509 can write.
 const LAST_X509_SECOND: u64 = 253_402_300_799;
@@ -31,6 +40,8 @@ pub struct RootAuthority(Authority);
 /// The authority that signs SVIDs (see [`IssuingAuthority::sign`]).
 pub struct IssuingAuthority {
     pub(crate) authority: Authority,
+    /// What stands between it and its root, its own signer first.
+    pub(crate) intermediates: Vec<CertificateDer<'static>>,
     /// The root alone, to check what was signed.
     pub(crate) root: TrustBundle,
     /// This authority alone as a root, once something that it signed was verified up to the root: the path between the two
@@ -67,6 +78,7 @@ pub enum AuthorityError {
 /// What the certificate of an authority says, without its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthorityCertificate {
+    serial: Serial,
     validity: Validity,
     fingerprint: Fingerprint,
     key_fingerprint: Fingerprint,
@@ -81,10 +93,16 @@ impl AuthorityCertificate {
         let der = der.into();
         let facts = Facts::read(&der)?;
         Ok(Self {
+            serial: facts.serial,
             validity: facts.validity,
             fingerprint: Fingerprint::of(&der),
             key_fingerprint: Fingerprint::of(facts.spki),
         })
+    }
+
+    /// Its serial number.
+    pub fn serial(&self) -> Serial {
+        self.serial
     }
 
     /// When it is valid.
@@ -148,13 +166,9 @@ impl IssuingAuthority {
     /// # Errors
     /// No key or certificate could be made, or nothing of the validity lies within the root's.
     pub fn create(root: &RootAuthority, validity: Validity, serial: Serial) -> Result<Self, AuthorityError> {
-        let root = &root.0;
         let key = KeyPair::generate()?;
-        let validity = capped(validity, root.validity)?;
-        let mut params = authority_params(&root.trust_domain, "issuing", ISSUING_PATH_LEN, validity, serial)?;
-        params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &root.issuer).map_err(sign_error)?;
-        Self::load(certificate, key, root.der.clone())
+        let certificate = root.certify(&key.public_key(), validity, serial)?;
+        Self::load(certificate, key, root.0.der.clone())
     }
 
     /// Loads an issuing authority and the root that it stands under.
@@ -168,7 +182,7 @@ impl IssuingAuthority {
     ) -> Result<Self, AuthorityError> {
         let authority = Authority::load(certificate.into(), key)?;
         let root = TrustBundle::new(authority.trust_domain.clone(), [root.into()])?;
-        Ok(Self { authority, root, proven: OnceLock::new() })
+        Ok(Self { authority, intermediates: Vec::new(), root, proven: OnceLock::new() })
     }
 
     /// A certificate of this authority by another root: same key, same name, so that whatever it signs is vouched for by
@@ -183,15 +197,8 @@ impl IssuingAuthority {
     ) -> Result<CertificateDer<'static>, AuthorityError> {
         let (authority, root) = (&self.authority, &root.0);
         let validity = capped(authority.validity, root.validity)?;
-        let mut params = authority_params(
-            &authority.trust_domain,
-            "issuing",
-            ISSUING_PATH_LEN,
-            validity,
-            authority.serial,
-        )?;
-        params.serial_number = Some(serial.as_bytes().to_vec().into());
-        params.use_authority_key_identifier_extension = true;
+        let mut params = upstream::issuing_params(&authority.trust_domain, validity, serial)?;
+        params.distinguished_name = upstream::subject_of(&authority.der)?;
         let key = authority.issuer.key();
         Ok(params.signed_by(key, &root.issuer).map_err(sign_error)?.into())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{TrustDomain, UnixMillis};
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{self, TrustBundle};
@@ -18,9 +18,13 @@ use crate::verifier::{Usage, VerifyError, verify_parts};
 /// How a newcomer knows the right control plane.
 #[derive(Debug, Clone)]
 pub enum BootstrapTrust {
-    /// By the SHA-256 of the root's certificate, which the control plane sends in its chain. The trust domain is the
-    /// one that the root names.
-    Root(Fingerprint),
+    /// By its root, which it sends in its chain.
+    Root {
+        /// The SHA-256 of the root's certificate.
+        pin: Fingerprint,
+        /// The trust domain, for a root that names none: whoever it vouches for in another one is refused.
+        trust_domain: Option<TrustDomain>,
+    },
     /// By a bundle that was copied here.
     Bundle(Arc<TrustBundle>),
 }
@@ -66,18 +70,26 @@ impl BootstrapTrust {
     ) -> Result<(), VerifyError> {
         let id = match self {
             Self::Bundle(bundle) => verify_parts(leaf, others, bundle, now, Usage::Server)?,
-            Self::Root(pin) => verify_parts(leaf, others, &pinned_root(others, *pin)?, now, Usage::Server)?,
+            Self::Root { pin, trust_domain } => {
+                let bundle = pinned_root(others, *pin, trust_domain.as_ref())?;
+                verify_parts(leaf, others, &bundle, now, Usage::Server)?
+            }
         };
         ServerExpectation::ControlPlane.check(id)
     }
 }
 
 /// The bundle that consists of the one presented certificate whose fingerprint is pinned.
-fn pinned_root(presented: &[CertificateDer<'_>], pin: Fingerprint) -> Result<TrustBundle, VerifyError> {
+fn pinned_root(
+    presented: &[CertificateDer<'_>],
+    pin: Fingerprint,
+    told: Option<&TrustDomain>,
+) -> Result<TrustBundle, VerifyError> {
     let root =
         presented.iter().find(|der| Fingerprint::of(der) == pin).ok_or(VerifyError::PinNotPresented(pin))?;
-    let trust_domain = bundle::trust_domain_of(&Facts::read(root).map_err(VerifyError::Intermediate)?);
-    trust_domain
-        .and_then(|trust_domain| TrustBundle::new(trust_domain, [root.clone().into_owned()]).ok())
-        .ok_or(VerifyError::PinNotRoot(pin))
+    let facts = Facts::read(root).map_err(VerifyError::Intermediate)?;
+    let names_nobody = facts.uris().next().is_none();
+    let none = if names_nobody { VerifyError::PinOfNoTrustDomain(pin) } else { VerifyError::PinNotRoot(pin) };
+    let trust_domain = told.cloned().or_else(|| bundle::trust_domain_of(&facts)).ok_or(none)?;
+    TrustBundle::new(trust_domain, [root.clone().into_owned()]).map_err(|_| VerifyError::PinNotRoot(pin))
 }

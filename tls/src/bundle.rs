@@ -33,6 +33,7 @@ pub struct Root {
     fingerprint: Fingerprint,
     validity: Validity,
     path_len: Option<u32>,
+    names_trust_domain: bool,
 }
 
 /// Why a bundle is refused. The fault is whoever supplied it.
@@ -50,9 +51,12 @@ pub enum BundleError {
     /// One certificate is not that of an authority.
     #[error("certificate {0} is not that of an authority")]
     NotAnAuthority(Fingerprint),
-    /// One root names another trust domain, or, where the domain is to be learnt from them, none or a second.
+    /// One root names another trust domain.
     #[error("root {0} is not of the bundle's trust domain")]
     TrustDomain(Fingerprint),
+    /// The domain was to be learnt from the roots, and none of them names one.
+    #[error("no root names its trust domain: say which one is meant (--trust-domain)")]
+    NoTrustDomain,
     /// There is no root to learn the trust domain from.
     #[error("the bundle holds no certificate")]
     Empty,
@@ -114,15 +118,22 @@ impl TrustBundle {
         Self::new(trust_domain, pem::decode_certificates(text).map_err(|_| BundleError::Pem)?)
     }
 
-    /// Reads the roots from PEM and learns the trust domain from the URI that they all carry.
+    /// Reads the roots from PEM. The trust domain is the one that was told, else the one that roots among them name.
     ///
     /// # Errors
-    /// As [`TrustBundle::from_pem`], and where there is no root or the first names no trust domain.
-    pub fn from_self_describing_pem(text: &str) -> Result<Self, BundleError> {
+    /// As [`TrustBundle::from_pem`], and where there is no root, or nobody says of which trust domain.
+    pub fn from_self_describing_pem(text: &str, told: Option<&TrustDomain>) -> Result<Self, BundleError> {
         let roots = pem::decode_certificates(text).map_err(|_| BundleError::Pem)?;
-        let first = roots.first().ok_or(BundleError::Empty)?;
-        let trust_domain = trust_domain_of(&Facts::read(first)?);
-        Self::new(trust_domain.ok_or_else(|| BundleError::TrustDomain(Fingerprint::of(first)))?, roots)
+        if roots.is_empty() {
+            return Err(BundleError::Empty);
+        }
+        let mut named = told.cloned();
+        for root in &roots {
+            if named.is_none() {
+                named = trust_domain_of(&Facts::read(root)?);
+            }
+        }
+        Self::new(named.ok_or(BundleError::NoTrustDomain)?, roots)
     }
 
     /// The trust domain whose members the roots vouch for.
@@ -179,7 +190,8 @@ impl Root {
             return Err(BundleError::TrustDomain(fingerprint));
         }
         let (validity, path_len) = (facts.validity, authority.path_len);
-        Ok(Self { der, fingerprint, validity, path_len })
+        let names_trust_domain = facts.uris().next().is_some();
+        Ok(Self { der, fingerprint, validity, path_len, names_trust_domain })
     }
 
     /// The certificate in DER.
@@ -195,6 +207,11 @@ impl Root {
     /// When the root is valid.
     pub fn validity(&self) -> Validity {
         self.validity
+    }
+
+    /// Whether it names its trust domain: one that does not may vouch for others too.
+    pub fn names_trust_domain(&self) -> bool {
+        self.names_trust_domain
     }
 
     pub(crate) fn path_len(&self) -> Option<u32> {

@@ -68,6 +68,9 @@ pub(crate) struct Facts<'a> {
     pub(crate) serial: Serial,
     pub(crate) validity: Validity,
     pub(crate) self_issued: bool,
+    /// The names of both as they stand in their bytes.
+    pub(crate) subject: &'a [u8],
+    pub(crate) issuer: &'a [u8],
     pub(crate) spki: &'a [u8],
     /// Set for an authority: cA is TRUE.
     pub(crate) authority: Option<Authority>,
@@ -145,6 +148,8 @@ impl<'a> Facts<'a> {
             )
             .map_err(|_| CertificateFault::Validity)?,
             self_issued: tbs.subject.as_raw() == tbs.issuer.as_raw(),
+            subject: tbs.subject.as_raw(),
+            issuer: tbs.issuer.as_raw(),
             spki: tbs.subject_pki.raw,
             authority: None,
             has_basic_constraints: false,

@@ -15,8 +15,9 @@ use crate::fingerprint::Fingerprint;
 use crate::provider::CERTIFICATE_ALGORITHMS;
 use crate::verifier::{Usage, VerifyError};
 
-/// The most certificates that a peer may send besides its leaf.
-const MAX_INTERMEDIATES: usize = 4;
+/// The most certificates that a peer may send besides its leaf: its issuing authority's and two above that, and, of a control
+/// plane while one root follows another, its issuing authority's by the former root, and both roots.
+const MAX_INTERMEDIATES: usize = 6;
 
 /// Verifies that `leaf` may act as `usage` at `now` under one of the bundle's roots.
 pub(crate) fn verify_chain<'a>(
@@ -97,6 +98,11 @@ fn check_path(path: &VerifiedPath<'_>, bundle: &TrustBundle, now: UnixMillis) ->
         let facts = Facts::read(&der).map_err(VerifyError::Intermediate)?;
         check_window(&facts, now)?;
         check_intermediate(&facts)?;
+        // Where a root vouches for authorities of several trust domains, each is believed about its own only (X509-SVID
+        // §3.2).
+        if facts.uris().any(|uri| uri != bundle.trust_domain().id_string()) {
+            return Err(VerifyError::ForeignAuthority(bundle.trust_domain().clone()));
+        }
         let key = Fingerprint::of(facts.spki);
         if bundle.distrusts(key) {
             return Err(VerifyError::Distrusted(key));

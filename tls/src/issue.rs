@@ -93,7 +93,8 @@ impl IssuingAuthority {
         let leaf = params
             .signed_by(&template.public_key, &self.authority.issuer)
             .map_err(|error| IssueError::Sign(error.to_string()))?;
-        let chain = [leaf.into(), self.authority.der.clone()];
+        let above = self.intermediates.iter().cloned();
+        let chain = [leaf.into(), self.authority.der.clone()].into_iter().chain(above);
         let svid = Svid::from_der(chain).map_err(SelfCheckError::from)?;
         self.check(&svid, template, validity)?;
         Ok(svid)

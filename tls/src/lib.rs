@@ -32,6 +32,8 @@ mod verifier;
 mod web;
 
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
+pub use authority::{OperatorAuthority, OperatorAuthorityError};
+pub use authority::{Place, UpstreamChain, UpstreamError, check_root, is_self_issued};
 pub use bootstrap::{BootstrapTrust, bootstrap_connector, clock_connector};
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;
@@ -43,6 +45,7 @@ pub use fingerprint::{Fingerprint, FingerprintError};
 pub use issue::{IssueError, SelfCheckError, SvidTemplate, is_dns_name, verify_issued};
 pub use key::{KeyError, KeyPair, PublicKey};
 pub use live::{ClientAuth, LiveIdentity, LiveIdentityError, LiveState, ServerExpectation};
+pub use pem::{NotPem, certificates_from_pem, certificates_to_pem};
 pub use provider::{SetupError, install_provider};
 pub use request::{CertificateRequest, CsrError};
 pub use rustls_pki_types::CertificateDer;

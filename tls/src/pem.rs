@@ -2,6 +2,25 @@
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject};
+use thiserror::Error;
+
+/// A text that is no PEM. The fault is whoever supplied it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("it is not PEM")]
+pub struct NotPem;
+
+/// All certificates in a PEM text; sections of other kinds are passed over.
+///
+/// # Errors
+/// The text is not PEM.
+pub fn certificates_from_pem(text: &str) -> Result<Vec<CertificateDer<'static>>, NotPem> {
+    decode_certificates(text).map_err(|_| NotPem)
+}
+
+/// The certificates as one PEM text, in the order given.
+pub fn certificates_to_pem<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> String {
+    encode_certificates(certificates)
+}
 
 /// The certificates as one PEM text, in the order given.
 pub(crate) fn encode_certificates<'a>(

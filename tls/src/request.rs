@@ -1,8 +1,11 @@
 //! Certificate signing requests (PKCS#10, RFC 2986): ours out; of others', the public key and nothing else.
 
+use rustls_pki_types::CertificateSigningRequestDer;
+use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 
 use crate::key::{KeyError, KeyPair, PublicKey};
+use crate::pem;
 use crate::provider::CERTIFICATE_ALGORITHMS;
 
 /// The longest request that is read, in bytes.
@@ -24,6 +27,9 @@ pub enum CsrError {
     /// Our own request could not be made.
     #[error("the request could not be signed")]
     Create,
+    /// The text holds no request.
+    #[error("there is no certificate request in PEM")]
+    Pem,
     /// More than 64 KiB.
     #[error("the request has {0} bytes; 65536 are the most")]
     TooLong(usize),
@@ -50,6 +56,20 @@ impl CertificateRequest {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.serialize_request(key).map(|request| request.der().to_vec()).map_err(|_| CsrError::Create)
+    }
+
+    /// A request as PEM, as OpenSSL reads it.
+    pub fn to_pem(der: &[u8]) -> String {
+        pem::encode("CERTIFICATE REQUEST", der)
+    }
+
+    /// The first request of a PEM text, in DER.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn from_pem(text: &str) -> Result<Vec<u8>, CsrError> {
+        let request = CertificateSigningRequestDer::from_pem_slice(text.as_bytes());
+        request.map(|request| request.to_vec()).map_err(|_| CsrError::Pem)
     }
 
     /// Takes the public key out of a request, once its signature has proved possession of the private one.

@@ -11,8 +11,8 @@ use crate::fingerprint::Fingerprint;
 use crate::pem;
 use crate::verifier::{self, VerifyError};
 
-/// The most certificates that one SVID's chain holds.
-const MAX_CHAIN: usize = 5;
+/// The most certificates that one SVID's chain holds: as many as a peer may send.
+const MAX_CHAIN: usize = 7;
 
 /// A leaf certificate with its chain. Cheap to clone; holds no private key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub enum SvidError {
     /// The text is not PEM.
     #[error("the certificate chain is not PEM")]
     Pem,
-    /// No certificate, or more than 5.
-    #[error("a certificate chain has 1 to 5 certificates, this one has {0}")]
+    /// No certificate, or more than 7.
+    #[error("a certificate chain has 1 to 7 certificates, this one has {0}")]
     Length(usize),
     /// A certificate is malformed.
     #[error("the certificate is refused: {0}")]

@@ -39,7 +39,7 @@ pub enum VerifyError {
     #[error("no certificate was presented")]
     NoCertificate,
     /// More certificates than anybody needs.
-    #[error("{0} certificates were presented; 5 are the most")]
+    #[error("{0} certificates were presented: that is too many")]
     TooManyCertificates(usize),
     /// The peer's own certificate breaks the profile.
     #[error("the certificate is refused: {0}")]
@@ -97,6 +97,9 @@ pub enum VerifyError {
     /// An authority of the chain was revoked.
     #[error("the authority with key {0} was revoked: nothing that it signed is accepted")]
     Distrusted(Fingerprint),
+    /// An authority between the leaf and the root says that it is of another trust domain.
+    #[error("an authority of the chain is not of trust domain {0}")]
+    ForeignAuthority(TrustDomain),
     /// A signature in the chain is wrong.
     #[error("a signature in the chain is wrong")]
     BadSignature,
@@ -127,8 +130,11 @@ pub enum VerifyError {
     #[error("no certificate presented has the pinned fingerprint {0}")]
     PinNotPresented(Fingerprint),
     /// The pinned certificate cannot be a root.
-    #[error("the pinned certificate {0} cannot serve as a root of a trust domain")]
+    #[error("the pinned certificate {0} cannot serve as a root of the trust domain")]
     PinNotRoot(Fingerprint),
+    /// The pinned root may be that of many trust domains.
+    #[error("root {0} names no trust domain: say which one is meant (--trust-domain)")]
+    PinOfNoTrustDomain(Fingerprint),
 }
 
 /// Verifies a chain, leaf first, and says whom it proves.

@@ -148,6 +148,9 @@ pub struct RunFlags {
     /// A file with the control plane's roots in PEM, instead of the fingerprint
     #[arg(long, value_name = "FILE", env = "HAUBERK_BUNDLE_FILE")]
     pub bundle_file: Option<String>,
+    /// The trust domain, where the root that is pinned names none [default: the one that it names]
+    #[arg(long, value_name = "NAME", env = "HAUBERK_TRUST_DOMAIN")]
+    pub trust_domain: Option<String>,
     /// Where local apps send HTTP, by Host header or as to a proxy [default: 127.0.0.1:15001]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_OUTBOUND")]
     pub outbound: Option<String>,

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, TrustDomain};
 use hauberk_tls::Fingerprint;
 use thiserror::Error;
 
@@ -28,6 +28,8 @@ pub struct Config {
     pub join: Option<Join>,
     /// How the control plane is known before there is a bundle.
     pub pin: Option<Pin>,
+    /// Whose control plane that is, where the root does not say.
+    pub trust_domain: Option<TrustDomain>,
     /// Where local apps send HTTP.
     pub outbound: SocketAddr,
     /// Local ports that lead to TCP services.

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hauberk_identity::TrustDomain;
 use toml::{Table, Value};
 
 use super::values::{self, on_or_off};
@@ -16,7 +17,7 @@ use super::{Config, ConfigError, EnrollmentName, EvidenceSource, HostPort, Join,
 const IMDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
 
 /// The settings that a file may hold, named as the flags are.
-const NAMES: [&str; 25] = [
+const NAMES: [&str; 26] = [
     "control-plane",
     "state-dir",
     "join-token-file",
@@ -28,6 +29,7 @@ const NAMES: [&str; 25] = [
     "aws-metadata-for-tests",
     "root-fingerprint",
     "bundle-file",
+    "trust-domain",
     "outbound",
     "tcp",
     "listener",
@@ -90,6 +92,7 @@ impl Settings {
             aws_metadata_for_tests,
             root_fingerprint,
             bundle_file,
+            trust_domain,
             outbound,
             tcp,
             listener,
@@ -126,6 +129,9 @@ impl Settings {
             (Some(fingerprint), None) => Some(Pin::RootFingerprint(fingerprint)),
             (None, bundle) => bundle.map(Pin::BundleFile),
         };
+        let trust_domain = self.one("trust-domain", trust_domain, |text| {
+            TrustDomain::parse(text).map_err(|error| error.to_string())
+        });
         let join_token_file = self.one("join-token-file", join_token_file, values::path);
         let enrollment = self.one("enrollment", enrollment, values::enrollment);
         let certificate = self.one("x509pop-certificate", x509pop_certificate, values::path);
@@ -144,6 +150,7 @@ impl Settings {
                 .unwrap_or_else(|| "/var/lib/hauberk-agent".into()),
             join,
             pin,
+            trust_domain,
             outbound: self
                 .one("outbound", outbound, |text| {
                     values::speaks_as_node(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))

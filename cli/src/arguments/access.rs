@@ -146,6 +146,9 @@ pub(crate) struct Login {
     /// SHA-256 of the root's certificate, as `init` and `admin create` print it
     #[arg(long, value_name = "HEX")]
     pub(crate) root_fingerprint: String,
+    /// The trust domain, where that root names none [default: the one that it names]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) trust_domain: Option<String>,
     /// The file with the login token; - for standard input
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) token_file: PathBuf,

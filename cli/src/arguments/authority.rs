@@ -1,5 +1,6 @@
 //! Arguments of `authority`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -21,6 +22,9 @@ pub(crate) enum AuthorityCommand {
         /// Which
         #[arg(value_enum)]
         kind: AuthorityKind,
+        /// A root of the installation's own, although certificates stand under somebody else's
+        #[arg(long)]
+        own: bool,
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -45,6 +49,45 @@ pub(crate) enum AuthorityCommand {
         serial: String,
         #[command(flatten)]
         waiting: Waiting,
+    },
+    /// Print a request for an issuing authority under a root of yours, to be signed by whoever holds its key
+    ///
+    /// The key stays with the control plane. The request is the same until what was signed for it is installed.
+    #[command(after_help = "\
+Examples:
+  hauberk authority csr --out request.pem
+  openssl x509 -req -in request.pem -CA root.pem -CAkey root.key -days 90 -copy_extensions copy -out issuing.pem
+  hauberk authority install issuing.pem root.pem
+  hauberk authority activate SERIAL --wait")]
+    Csr {
+        /// With a new key, whatever waits: what was signed for the former request is of no use any longer
+        #[arg(long)]
+        new: bool,
+        /// Write it to a file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Take in what was signed, or a root alone that everybody shall trust early: it is prepared
+    Install {
+        /// PEM: the issuing authority's certificate, those between it and the root, and the root's, unless that is known here;
+        /// - for standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// PEM: the certificate that everybody is to trust, where it is not a self-signed one of these
+        #[arg(long, value_name = "FILE")]
+        root: Option<PathBuf>,
+    },
+    /// Sign another Hauberk's request, for the same trust domain, under the active root
+    #[command(after_help = "\
+Examples:
+  hauberk authority csr --context child | hauberk authority sign --context parent | hauberk authority install - --context child")]
+    Sign {
+        /// PEM: the request; - for standard input
+        #[arg(default_value = "-", value_name = "FILE")]
+        file: PathBuf,
+        /// Write the certificates to a file
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// Accept nothing any longer that an authority has signed
     Revoke {

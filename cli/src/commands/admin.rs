@@ -4,7 +4,7 @@ use hauberk_proto::admin::v1 as api;
 
 use crate::arguments::{Admin, Global, Role};
 use crate::clock;
-use crate::commands::get;
+use crate::commands::{get, token};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -30,8 +30,10 @@ pub(crate) async fn run(global: &Global, command: Admin) -> Result<(), CommandEr
                 "give it to them by a channel that you trust; they run, with the token on standard input:",
             );
             output::note(format_args!(
-                "  hauberk login --server {} --root-fingerprint {}",
-                session.context.server, answer.root_fingerprint
+                "  hauberk login --server {} --root-fingerprint {}{}",
+                session.context.server,
+                answer.root_fingerprint,
+                token::of_trust_domain(&answer.trust_domain)
             ));
             Ok(())
         }

@@ -1,5 +1,7 @@
 //! `hauberk authority`
 
+mod upstream;
+
 use std::time::Duration;
 
 use hauberk_proto::admin::v1 as api;
@@ -26,8 +28,13 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     let mut client = session.authorities();
     let (answer, waiting) = match command {
         AuthorityCommand::List { output } => return list(&session, output).await,
-        AuthorityCommand::Prepare { kind, waiting } => {
-            let request = api::PrepareAuthorityRequest { kind: number(kind) };
+        AuthorityCommand::Csr { new, out } => return upstream::request(&session, new, out.as_deref()).await,
+        AuthorityCommand::Sign { file, out } => return upstream::sign(&session, &file, out.as_deref()).await,
+        AuthorityCommand::Install { files, root } => {
+            return upstream::install(&session, &files, root.as_deref()).await;
+        }
+        AuthorityCommand::Prepare { kind, own, waiting } => {
+            let request = api::PrepareAuthorityRequest { kind: number(kind), own };
             (client.prepare_authority(request).await, waiting)
         }
         AuthorityCommand::Rotate { kind, waiting } => {
@@ -45,13 +52,17 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
         }
     };
     let authority = answer?.into_inner().authority.unwrap_or_default();
-    let state = if authority.goes_on { "prepared, and goes on by itself" } else { authority.state.as_str() };
-    output::line(format_args!("authority/{} {state}", authority.serial))?;
+    told(&authority)?;
     let Waiting { wait } = waiting;
     match wait {
         Some(timeout) => until_settled(&session, timeout).await,
         None => Ok(()),
     }
+}
+
+fn told(authority: &api::Authority) -> Result<(), CommandError> {
+    let state = if authority.goes_on { "prepared, and goes on by itself" } else { authority.state.as_str() };
+    output::line(format_args!("authority/{} {state}", authority.serial))
 }
 
 async fn list(session: &Session, format: Format) -> Result<(), CommandError> {
@@ -64,11 +75,16 @@ async fn list(session: &Session, format: Format) -> Result<(), CommandError> {
         .map(|item| tree_of("hauberk.admin.v1.Authority", item, Defaults::Show))
         .collect();
     let names = answer.authorities.iter().map(|item| format!("authority/{}", item.serial)).collect();
-    get::show(format, "authority", &HEADERS, rows, trees, names)
+    get::show(format, "authority", &HEADERS, rows, trees, names)?;
+    if !answer.needed.is_empty() {
+        output::note(format_args!("{} {}", "‼".yellow(), output::printable(&answer.needed)));
+    }
+    Ok(())
 }
 
 fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<String> {
     let kind = match authority.kind() {
+        api::AuthorityKind::Root if authority.upstream => "upstream root",
         api::AuthorityKind::Root => "root",
         api::AuthorityKind::Issuing => "issuing",
         api::AuthorityKind::Unspecified => "unknown",

@@ -175,9 +175,14 @@ fn control_plane(report: &mut Report, status: &api::GetStatusResponse, asked: Un
             "root authority",
             status.root_not_after.as_ref(),
             AUTHORITY_WARNING,
-            "plan a new installation in time",
+            "hauberk authority list says what follows it",
         ),
-        ("issuing authority", status.issuing_not_after.as_ref(), AUTHORITY_WARNING, "renew it before then"),
+        (
+            "issuing authority",
+            status.issuing_not_after.as_ref(),
+            AUTHORITY_WARNING,
+            "hauberk authority list says what follows it",
+        ),
         (
             "server certificate",
             status.server_certificate_not_after.as_ref(),

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use hauberk_identity::TrustDomain;
 use hauberk_proto::admin::v1::LoginRequest;
 use hauberk_proto::admin::v1::admins_client::AdminsClient;
 use hauberk_tls::{BootstrapTrust, CertificateRequest, Fingerprint, KeyPair};
@@ -24,11 +25,15 @@ pub(crate) async fn run(arguments: Login) -> Result<(), CommandError> {
         .root_fingerprint
         .parse()
         .map_err(|error| CommandError::Usage(format!("--root-fingerprint: {error}")))?;
+    let trust_domain = arguments.trust_domain.as_deref().map(TrustDomain::parse).transpose();
+    let trust_domain =
+        trust_domain.map_err(|error| CommandError::Usage(format!("--trust-domain: {error}")))?;
     let login_token = token(&arguments.token_file)?;
     let store = ContextStore::of_user()?;
     let key = KeyPair::generate().map_err(|error| CommandError::failed(error.to_string()))?;
     let csr = CertificateRequest::create(&key).map_err(|error| CommandError::failed(error.to_string()))?;
-    let channel = client::connect_pinned(&arguments.server, BootstrapTrust::Root(pin)).await?;
+    let channel =
+        client::connect_pinned(&arguments.server, BootstrapTrust::Root { pin, trust_domain }).await?;
     let credential = AdminsClient::new(channel).login(LoginRequest { login_token, csr }).await?.into_inner();
     let context = adopt(&credential, &key, &arguments.server).map_err(|error| {
         CommandError::failed(format!("the control plane's answer cannot be used: {error}"))

@@ -34,6 +34,11 @@ pub(crate) async fn run(global: &Global, command: Token) -> Result<(), CommandEr
     }
 }
 
+/// What stands behind a pinned root that names no trust domain.
+pub(crate) fn of_trust_domain(unnamed: &str) -> String {
+    if unnamed.is_empty() { String::new() } else { format!(" --trust-domain {unnamed}") }
+}
+
 async fn create(session: &Session, arguments: TokenCreate) -> Result<(), CommandError> {
     let mesh = session.mesh().await?;
     let node = session.get(Kind::VirtualNode, &mesh, &arguments.node).await?;
@@ -69,8 +74,9 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
     }
     let control_plane = agent_api(&status, &session.context.server);
     let agent = format!(
-        "hauberk-agent run --control-plane {control_plane} --root-fingerprint {} --join-token-file {file}{listeners}",
-        answer.root_fingerprint
+        "hauberk-agent run --control-plane {control_plane} --root-fingerprint {}{} --join-token-file {file}{listeners}",
+        answer.root_fingerprint,
+        of_trust_domain(&answer.trust_domain)
     );
     if arguments.output == TextFormat::Json {
         let mut entries = vec![
@@ -80,6 +86,9 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
             ("rootFingerprint", Tree::text(&answer.root_fingerprint)),
             ("command", Tree::text(&agent)),
         ];
+        if !answer.trust_domain.is_empty() {
+            entries.push(("trustDomain", Tree::text(&answer.trust_domain)));
+        }
         if arguments.out.is_none() {
             entries.push(("token", Tree::text(&answer.token)));
         }

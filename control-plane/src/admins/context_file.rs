@@ -1,12 +1,13 @@
 //! The command line's contexts: `contexts.toml` in `$HAUBERK_HOME`, else in `~/.config/hauberk`. The command line
 //! reads and writes the same file.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::private_file;
 
@@ -26,6 +27,14 @@ pub enum ContextFileError {
         /// Why not.
         source: io::Error,
     },
+    /// The file system refuses to show it.
+    #[error("the context file {} cannot be read: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// Somebody wrote something else there.
     #[error("{} is not a context file: {reason}", .path.display())]
     NotOurs {
@@ -36,8 +45,15 @@ pub enum ContextFileError {
     },
 }
 
+impl ContextFileError {
+    /// That a file cannot be read.
+    pub fn read(path: &Path, source: io::Error) -> Self {
+        Self::Read { path: path.to_owned(), source }
+    }
+}
+
 /// How to reach a control plane as an admin.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Context {
     /// Host and port of the admin API.
     pub server: String,
@@ -63,6 +79,31 @@ pub fn contexts_path(variable: impl Fn(&str) -> Option<String>) -> Result<PathBu
         .or_else(|| set("HOME").map(|home| home.join(".config/hauberk")))
         .map(|directory| directory.join("contexts.toml"))
         .ok_or(ContextFileError::NoHome)
+}
+
+/// The current context of a file, with its name; the only one, where none is current.
+///
+/// # Errors
+/// When the file cannot be read, is not ours, or has no current context.
+pub fn current_context(path: &Path) -> Result<(String, Context), ContextFileError> {
+    #[derive(Deserialize)]
+    struct Contexts {
+        current: Option<String>,
+        #[serde(default)]
+        contexts: BTreeMap<String, Context>,
+    }
+    let text = std::fs::read_to_string(path).map_err(|source| ContextFileError::read(path, source))?;
+    let not_ours =
+        |reason: &str| ContextFileError::NotOurs { path: path.to_owned(), reason: reason.to_owned() };
+    // The message of the parser alone: what it quotes may be a key.
+    let Contexts { current, mut contexts } =
+        toml::from_str(&text).map_err(|error: toml::de::Error| not_ours(error.message()))?;
+    match current {
+        Some(name) => contexts.remove_entry(&name),
+        None if contexts.len() == 1 => contexts.pop_first(),
+        None => None,
+    }
+    .ok_or_else(|| not_ours("no context is current"))
 }
 
 /// Adds a context, or puts it in the place of one of the same name, and makes it the current one. Others are kept.

@@ -27,7 +27,7 @@ use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::revocation;
 use crate::secret::{Secret, SecretHash};
-pub use context_file::{Context, ContextFileError, add_context, contexts_path};
+pub use context_file::{Context, ContextFileError, add_context, contexts_path, current_context};
 use record::LoginRecord;
 pub use record::{AdminRecord, Role};
 

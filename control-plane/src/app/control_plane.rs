@@ -13,7 +13,7 @@ use crate::access::AccessLayer;
 use crate::admins::Admins;
 use crate::attestation::TokenReviewers;
 use crate::audit::Audit;
-use crate::authority::{Authorities, AuthoritiesParts, Authority, KeyEncryptionKey};
+use crate::authority::{Authorities, AuthoritiesParts, Authority, KeyEncryptionKey, Upstream};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 use crate::private_file;
 use crate::registry::{SledStore, Store, StoreError};
 use crate::revocation::{Revocations, RevocationsParts};
+use crate::server_certificate::ServerNames;
 use crate::telemetry::LogControl;
 
 /// The pieces that services are made of.
@@ -177,6 +178,12 @@ impl ControlPlane {
             ledger: Arc::clone(&ledger),
             clock: clock.clone(),
             kek_file: settings.kek_file.clone(),
+            upstream: settings
+                .upstream
+                .as_ref()
+                .map(|upstream| Upstream::of(upstream, authority.trust_domain(), &clock)),
+            server_names: ServerNames::of(&settings, &authority)?,
+            metrics: Arc::clone(&metrics),
         }));
         Ok(Arc::new(Self {
             settings,

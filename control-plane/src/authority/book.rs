@@ -4,7 +4,7 @@ use hauberk_identity::UnixMillis;
 use hauberk_tls::{AuthorityCertificate, CertificateDer};
 
 use super::AuthorityError;
-use super::records::{AuthorityRecord, State, TrustRecord};
+use super::records::{AuthorityRecord, RequestRecord, State, TrustRecord};
 use crate::registry::{Commit, Page, Store, StoreError, Stored, document, keys};
 
 /// How many authorities and keys are read; there are a handful.
@@ -64,10 +64,22 @@ impl Entry {
         self.record.state == state
     }
 
+    /// Whether something can be signed with it here.
+    pub(super) fn has_key(&self) -> bool {
+        !self.record.is_upstream && !self.is(State::Delegated)
+    }
+
     /// Whether what it has signed is still accepted.
     pub(super) fn is_trusted(&self) -> bool {
         !self.is(State::Retired)
     }
+}
+
+/// A request that waits, as it stands in the registry.
+#[derive(Debug, Clone)]
+pub(super) struct Waiting {
+    pub(super) record: RequestRecord,
+    pub(super) stored: Stored,
 }
 
 /// All authorities at one instant, the oldest first.
@@ -75,6 +87,8 @@ impl Entry {
 pub(super) struct Book {
     pub(super) trust: TrustRecord,
     stored_trust: Option<Stored>,
+    /// What waits to be signed by somebody else.
+    pub(super) request: Option<Waiting>,
     pub(super) entries: Vec<Entry>,
 }
 
@@ -85,11 +99,14 @@ impl Book {
     }
 
     fn from_page(page: Page) -> Result<Self, AuthorityError> {
-        let mut book = Self { trust: TrustRecord::default(), stored_trust: None, entries: Vec::new() };
+        let trust = TrustRecord::default();
+        let mut book = Self { trust, stored_trust: None, request: None, entries: Vec::new() };
         for (key, stored) in page.entries {
             if key == keys::TRUST {
                 book.trust = document::from_stored(&key, &stored)?;
                 book.stored_trust = Some(stored);
+            } else if key == keys::AUTHORITY_REQUEST {
+                book.request = Some(Waiting { record: document::from_stored(&key, &stored)?, stored });
             } else if let Some(serial) = key.strip_prefix(keys::ROOTS) {
                 book.entries.push(Self::entry(Kind::Root, serial, &key, &stored)?);
             } else if let Some(serial) = key.strip_prefix(keys::ISSUING) {
@@ -126,11 +143,26 @@ impl Book {
         self.of(kind).filter(|entry| entry.is(State::Active)).last()
     }
 
-    /// One that waits to become active: a root, or an issuing authority under the active root.
+    /// One that waits to become active: an issuing authority under the active root, or a root under which one waits.
     pub(super) fn prepared(&self, kind: Kind) -> Option<&Entry> {
         let root = self.active(Kind::Root).map(|root| root.serial.as_str()).unwrap_or_default();
-        self.of(kind)
-            .find(|entry| entry.is(State::Prepared) && (kind == Kind::Root || entry.record.root == root))
+        self.of(kind).find(|entry| {
+            let may_follow = || match kind {
+                Kind::Root => self.waits_under(entry).is_some(),
+                Kind::Issuing => entry.record.root == root,
+            };
+            entry.is(State::Prepared) && may_follow()
+        })
+    }
+
+    /// The issuing authority that becomes active with a root.
+    pub(super) fn waits_under<'a>(&'a self, root: &'a Entry) -> Option<&'a Entry> {
+        self.under(&root.serial).find(|entry| entry.is(State::Prepared))
+    }
+
+    /// Roots that everybody is told to trust long before anything stands under them.
+    pub(super) fn announced(&self) -> impl Iterator<Item = &Entry> {
+        self.of(Kind::Root).filter(|root| root.is(State::Prepared) && self.waits_under(root).is_none())
     }
 
     /// The issuing authorities under a root.
@@ -146,12 +178,15 @@ impl Book {
     /// The root before this one, as long as it is trusted: of several the last, which most know.
     pub(super) fn before(&self, root: &Entry) -> Option<&Entry> {
         let made = |entry: &Entry| (entry.record.created_at, entry.serial.clone());
-        self.trusted_roots().filter(|former| made(former) < made(root)).last()
+        let was_active = |former: &&Entry| !former.is(State::Prepared);
+        self.trusted_roots().filter(was_active).filter(|former| made(former) < made(root)).last()
     }
 
     /// Issuing authorities that sign no longer: certificates by them are replaced at once.
     pub(super) fn to_renew(&self) -> impl Iterator<Item = &Entry> {
-        self.of(Kind::Issuing).filter(|entry| !entry.is(State::Active) && !entry.is(State::Prepared))
+        let signs_no_longer =
+            |entry: &&Entry| matches!(entry.record.state, State::Retiring | State::Tainted | State::Retired);
+        self.of(Kind::Issuing).filter(signs_no_longer)
     }
 
     /// Issuing authorities that were tainted and are believed nothing any longer, though their root is.

@@ -4,7 +4,11 @@
 //! from the registry alone: after a crash at any point the steps go on from the last one that was written.
 
 mod change;
+mod dealings;
+mod delegate;
+mod error;
 mod progress;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -13,99 +17,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hauberk_identity::{SpiffeId, UnixMillis};
-use hauberk_tls::{LiveIdentity, LiveIdentityError};
+use hauberk_tls::LiveIdentity;
 use tokio::sync::Mutex;
 
 use super::book::{Book, Entry, Kind};
 use super::in_force::InForce;
 use super::records::State;
-use super::{Authority, AuthorityError, KeyEncryptionKey, SealError};
+use super::{Authority, KeyEncryptionKey, SealError, Upstream};
+use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
 use crate::issuance::Ledger;
-use crate::registry::{Commit, Store, StoreError};
+use crate::metrics::Metrics;
+use crate::registry::{Commit, Store};
+use crate::server_certificate::ServerNames;
+use dealings::Dealings;
+pub use dealings::Need;
+pub use error::LifecycleError;
 pub use progress::{Progress, Unsettled};
+pub use upstream::Requested;
 
 /// How many of those who are in the way are named.
 const NAMED: usize = 5;
-
-/// A step that was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum LifecycleError {
-    /// The authorities cannot be read, or a new one cannot be made.
-    #[error(transparent)]
-    Authority(#[from] AuthorityError),
-    /// The registry refuses.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// What was decided cannot be put in force here.
-    #[error("the new trust bundle cannot be used")]
-    Publish(#[from] LiveIdentityError),
-    /// The caller names none.
-    #[error("there is no authority {0}: `hauberk authority list` shows those there are")]
-    Unknown(String),
-    /// The step does not follow from where the authority is.
-    #[error("authority {serial} is {}: {needed}", .state.as_str())]
-    WrongState {
-        /// Which.
-        serial: String,
-        /// What it is.
-        state: State,
-        /// What can be done.
-        needed: &'static str,
-    },
-    /// An issuing authority becomes active with its root.
-    #[error(
-        "issuing authority {serial} stands under root {root}, which is not active: activate that, both become active then"
-    )]
-    UnderPreparedRoot {
-        /// Which.
-        serial: String,
-        /// Its root.
-        root: String,
-    },
-    /// Somebody would meet certificates that they do not trust yet.
-    #[error(
-        "{count} live instances do not trust it yet ({}): wait for them, or until their certificates expire",
-        .named.join(", ")
-    )]
-    NotTrustedYet {
-        /// How many.
-        count: usize,
-        /// The first of them.
-        named: Vec<String>,
-    },
-    /// Somebody would be cut off.
-    #[error(
-        "{count} live instances hold certificates by it ({}): wait until they have renewed, or cut them off with --now",
-        .named.join(", ")
-    )]
-    StillHeld {
-        /// How many.
-        count: usize,
-        /// The first of them.
-        named: Vec<String>,
-    },
-    /// Calls that are under way would be cut.
-    #[error(
-        "{count} live instances may have connections on which nothing newer is proved ({}): wait some seconds, see \
-         `hauberk authority list`, or cut those connections with --now",
-        .named.join(", ")
-    )]
-    StillProved {
-        /// How many.
-        count: usize,
-        /// The first of them.
-        named: Vec<String>,
-    },
-}
-
-impl From<SealError> for LifecycleError {
-    fn from(error: SealError) -> Self {
-        Self::Authority(error.into())
-    }
-}
 
 /// What [`Authorities`] is made of.
 pub struct AuthoritiesParts {
@@ -125,6 +59,12 @@ pub struct AuthoritiesParts {
     pub clock: Clock,
     /// The key that seals the others; read when a step needs it.
     pub kek_file: PathBuf,
+    /// Who signs our issuing authorities, if that is not a root of our own.
+    pub upstream: Option<Upstream>,
+    /// What our own certificate says beside our SPIFFE id: whoever signs our authorities must permit it.
+    pub server_names: ServerNames,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Changes the authorities.
@@ -132,6 +72,10 @@ pub struct Authorities {
     parts: AuthoritiesParts,
     /// Held from a step's reading to its publication, so that nothing older is published after something newer.
     step: Mutex<()>,
+    /// How it stands with whoever else has to sign.
+    dealings: std::sync::Mutex<Dealings>,
+    /// How often each admin may have authorities signed for other control planes.
+    signed: std::sync::Mutex<Allowances>,
 }
 
 /// One authority as it is shown.
@@ -157,12 +101,23 @@ pub struct AuthorityView {
     pub holders: usize,
     /// It becomes active by itself.
     pub goes_on: bool,
+    /// Of a root: it is somebody else's.
+    pub is_upstream: bool,
+    /// Of one that is delegated: who had it signed.
+    pub delegate: String,
 }
 
 impl Authorities {
     /// Puts the parts together.
     pub fn new(parts: AuthoritiesParts) -> Self {
-        Self { parts, step: Mutex::new(()) }
+        let authorities = Self {
+            parts,
+            step: Mutex::new(()),
+            dealings: Default::default(),
+            signed: delegate::allowances(),
+        };
+        authorities.show_ends();
+        authorities
     }
 
     /// All authorities, the oldest first, and how often they have changed.
@@ -192,18 +147,23 @@ impl Authorities {
     /// # Errors
     /// It cannot be made or written.
     pub async fn prepare(&self, kind: Kind, goes_on: bool, actor: &Actor) -> Result<String, LifecycleError> {
-        let _one_at_a_time = self.step.lock().await;
+        let one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
         let now = self.parts.clock.now();
         let (serial, commit) = match book.prepared(kind) {
             Some(waiting) if waiting.record.goes_on || !goes_on => return Ok(waiting.serial.clone()),
             Some(waiting) => (waiting.serial.clone(), change::go_on(&book, waiting)?),
+            None if self.parts.upstream.is_some() => {
+                drop(one_at_a_time);
+                return self.prepare_upstream(kind, goes_on, actor).await;
+            }
             None => {
                 change::prepare(&book, kind, goes_on, self.parts.authority.trust_domain(), &self.kek()?, now)?
             }
         };
         let action = if goes_on { "authority.rotate" } else { "authority.prepare" };
         self.commit(commit, Act::done(actor, action, serial.clone()).because(kind.as_str())).await?;
+        self.forget_dealings();
         Ok(serial)
     }
 
@@ -223,13 +183,19 @@ impl Authorities {
             let (serial, root) = (entry.serial.clone(), entry.record.root.clone());
             return Err(LifecycleError::UnderPreparedRoot { serial, root });
         }
+        if entry.kind == Kind::Root && book.waits_under(entry).is_none() {
+            return Err(LifecycleError::NothingUnder(entry.serial.clone()));
+        }
         let late = self.not_trusting(entry.record.needs_version);
         if !late.is_empty() {
             let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
             return Err(LifecycleError::NotTrustedYet { count: late.len(), named });
         }
         let commit = change::activate(&book, entry, self.parts.clock.now())?;
-        self.commit(commit, Act::done(actor, "authority.activate", serial).because(entry.kind.as_str())).await
+        let act = Act::done(actor, "authority.activate", serial).because(entry.kind.as_str());
+        self.commit(commit, act).await?;
+        self.forget_dealings();
+        Ok(())
     }
 
     /// Has everything that an authority has signed replaced. Where it is the active issuing authority, another takes its
@@ -238,6 +204,7 @@ impl Authorities {
     /// # Errors
     /// It is the active root, or retired already.
     pub async fn taint(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
+        self.have_successor(serial, actor).await?;
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
         let entry = find(&book, serial)?;
@@ -270,7 +237,7 @@ impl Authorities {
                 let needed = "put another in its place first, with `hauberk authority rotate`";
                 return Err(wrong_state(entry, needed));
             }
-            State::Prepared | State::Retiring | State::Tainted => {}
+            State::Prepared | State::Retiring | State::Tainted | State::Delegated => {}
         }
         if !now {
             let held: Vec<_> =
@@ -280,12 +247,18 @@ impl Authorities {
                 return Err(LifecycleError::StillHeld { count: held.len(), named });
             }
             let late = self.not_trusting(entry.record.needs_version);
-            if !late.is_empty() && !entry.is(State::Prepared) {
+            if !late.is_empty() && !entry.is(State::Prepared) && !entry.is(State::Delegated) {
                 let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
                 return Err(LifecycleError::StillProved { count: late.len(), named });
             }
         }
-        let commit = change::revoke(&book, entry, self.parts.clock.now())?;
+        let now = self.parts.clock.now();
+        let commit = if entry.is(State::Prepared) && entry.kind == Kind::Root && !entry.has_key() {
+            // It has never been used here, and may come again.
+            change::retire(&book, entry, now)?
+        } else {
+            change::revoke(&book, entry, now)?
+        };
         self.commit(commit, Act::done(actor, "authority.revoke", serial).because(entry.kind.as_str())).await
     }
 
@@ -301,7 +274,8 @@ impl Authorities {
             self.publish().await?;
             return Ok(true);
         }
-        for step in super::steps::due(&book, self.parts.clock.now()) {
+        let has_upstream = self.parts.upstream.is_some();
+        for step in super::steps::due(&book, has_upstream, self.parts.clock.now()) {
             if self.take(&book, &step, actor).await? {
                 return Ok(true);
             }
@@ -320,7 +294,7 @@ impl Authorities {
             self.commit(commit, Act::done(actor, action, serial).because("by age"))
         };
         match step {
-            Step::Prepare { kind, goes_on } => self.prepare(*kind, *goes_on, actor).await.map(|_| true),
+            Step::Prepare { kind, goes_on } => self.prepare_when_due(book, *kind, *goes_on, actor).await,
             Step::Activate(serial) => match self.activate(serial, actor).await {
                 Ok(()) => Ok(true),
                 Err(LifecycleError::NotTrustedYet { .. }) => Ok(false),
@@ -353,6 +327,7 @@ impl Authorities {
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
         authority.publish(in_force);
+        self.show_ends();
         tracing::info!(event = "trust_changed", version = book.trust.version);
         Ok(())
     }
@@ -387,5 +362,7 @@ fn view(entry: &Entry, holders: &[progress::Holder]) -> AuthorityView {
         not_after: entry.not_after(),
         holders: holders.iter().filter(|holder| holder.is_by(entry)).count(),
         goes_on: record.goes_on && entry.is(State::Prepared),
+        is_upstream: record.is_upstream,
+        delegate: record.delegate.clone(),
     }
 }

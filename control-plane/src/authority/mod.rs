@@ -12,6 +12,7 @@ mod make;
 mod records;
 mod seal;
 mod steps;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
@@ -34,10 +35,12 @@ pub use book::Kind;
 pub use found::found;
 use in_force::InForce;
 pub use keeper::keep;
-pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError, Progress, Unsettled};
+pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError, Need, Progress};
+pub use lifecycle::{Requested, Unsettled};
 use records::ViewKeyRecord;
 pub use records::{Installation, State};
 pub use seal::{KeyEncryptionKey, SealError};
+pub use upstream::{Upstream, UpstreamFault, follow};
 
 /// How far the beginning of a certificate lies before its issuance, for clocks that go slow.
 pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
@@ -54,6 +57,12 @@ pub enum AuthorityError {
     /// The registry holds no authority of a kind that is needed.
     #[error("the registry holds no {0}: restore it from a backup")]
     Missing(&'static str),
+    /// Somebody else has the key that would be needed.
+    #[error(
+        "root {0} is not this installation's own, and its key is not here: have the next issuing authority signed, with \
+         `hauberk authority csr`, then `hauberk authority install`"
+    )]
+    KeyElsewhere(String),
     /// The registry cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -30,6 +30,8 @@ pub enum State {
     Tainted,
     /// Nothing that it has signed is good any longer.
     Retired,
+    /// It was signed for another control plane, which has its key.
+    Delegated,
 }
 
 impl State {
@@ -41,6 +43,7 @@ impl State {
             Self::Retiring => "retiring",
             Self::Tainted => "tainted",
             Self::Retired => "retired",
+            Self::Delegated => "delegated",
         }
     }
 }
@@ -80,9 +83,36 @@ pub(super) struct AuthorityRecord {
     /// Of an issuing authority that came with a new root: its certificate by the root before, DER.
     #[serde(default, with = "base64_bytes")]
     pub(super) cross: Vec<u8>,
+    /// Of a root: it is somebody else's, and its key is not here.
+    #[serde(default)]
+    pub(super) is_upstream: bool,
+    /// Of an issuing authority by somebody else: what stands between it and its root, its own signer first.
+    #[serde(default)]
+    pub(super) intermediates: Vec<Der>,
+    /// Of one that is delegated: who had it signed.
+    #[serde(default)]
+    pub(super) delegate: String,
     /// DER.
     #[serde(with = "base64_bytes")]
     pub(super) certificate: Vec<u8>,
+    /// PKCS#8, sealed for this record; empty where the key is not here.
+    #[serde(with = "base64_bytes")]
+    pub(super) sealed_key: Vec<u8>,
+}
+
+/// A certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Der(#[serde(with = "base64_bytes")] pub(super) Vec<u8>);
+
+/// An issuing authority that somebody else is to sign: the same request until it is installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RequestRecord {
+    /// When it was made, Unix ms.
+    pub(super) created_at: u64,
+    /// PKCS#10, DER.
+    #[serde(with = "base64_bytes")]
+    pub(super) csr: Vec<u8>,
     /// PKCS#8, sealed for this record.
     #[serde(with = "base64_bytes")]
     pub(super) sealed_key: Vec<u8>,

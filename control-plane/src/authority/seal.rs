@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -13,10 +12,6 @@ use crate::random::{self, NoRandomness};
 
 /// The length of the key, in bytes; the file holds these and nothing else.
 const KEY_BYTES: usize = 32;
-
-/// Permissions that let others read the key, or change it. A group may read it: that is how keys are mounted for
-/// programs that run as nobody in particular.
-const EXPOSED: u32 = 0o027;
 
 /// A key that cannot be used, or a sealed secret that does not open.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +76,7 @@ impl KeyEncryptionKey {
     /// When the file cannot be read, others can read it, or it holds something else.
     pub fn load(path: &Path) -> Result<Self, SealError> {
         let failed = |source| SealError::File { path: path.to_owned(), source };
-        let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
-        if mode & EXPOSED != 0 {
+        if let Some(mode) = private_file::exposed(path).map_err(failed)? {
             return Err(SealError::Exposed { path: path.to_owned(), mode });
         }
         let bytes = std::fs::read(path).map_err(failed)?;
@@ -138,6 +132,8 @@ impl fmt::Debug for KeyEncryptionKey {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

@@ -36,15 +36,25 @@ pub(super) enum Step {
     Forget(String),
 }
 
-/// What is due, the most urgent first.
-pub(super) fn due(book: &Book, now: UnixMillis) -> Vec<Step> {
+/// What is due, the most urgent first. `has_upstream`: the settings say who signs our issuing authorities.
+pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step> {
     let mut steps = Vec::new();
+    let root = book.active(Kind::Root);
+    if has_upstream && root.is_some_and(Entry::has_key) && book.prepared(Kind::Root).is_none() {
+        steps.push(Step::Prepare { kind: Kind::Root, goes_on: true });
+    }
     for kind in [Kind::Root, Kind::Issuing] {
         let waiting = book.prepared(kind);
-        if let Some(waiting) = waiting.filter(|waiting| waiting.record.goes_on) {
+        if let Some(waiting) =
+            waiting.filter(|waiting| waiting.record.goes_on && is_known(book, waiting, now))
+        {
             steps.push(Step::Activate(waiting.serial.clone()));
         }
         let Some(active) = book.active(kind) else { continue };
+        // Under somebody else's root a successor may have been signed by that root's own successor.
+        let other_root = book.prepared(Kind::Root).filter(|_| !root.is_some_and(Entry::has_key));
+        let waiting = waiting.or(other_root);
+        let kind = waiting.map_or(kind, |waiting| waiting.kind);
         if now >= before_end(active, 6, ACTIVATED_BEFORE_END)
             && waiting.is_none_or(|waiting| !waiting.record.goes_on)
         {
@@ -60,6 +70,7 @@ pub(super) fn due(book: &Book, now: UnixMillis) -> Vec<Step> {
             State::Retiring | State::Tainted if is_outlived && !has_trusted_under() => {
                 steps.push(Step::Retire(entry.serial.clone()));
             }
+            State::Delegated if now > entry.not_after() => steps.push(Step::Retire(entry.serial.clone())),
             State::Retired if now > entry.not_after().plus(KEPT_AFTER_EXPIRY) => {
                 steps.push(Step::Forget(entry.serial.clone()));
             }
@@ -67,6 +78,18 @@ pub(super) fn due(book: &Book, now: UnixMillis) -> Vec<Step> {
         }
     }
     steps
+}
+
+/// Whether those who know the former root alone have had the time to learn this one, or need not: its issuing authority is
+/// vouched for by the former root too, or the former authorities end before.
+fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
+    let is_crossed = || book.waits_under(waiting).is_some_and(|issuing| !issuing.record.cross.is_empty());
+    let known = UnixMillis(waiting.record.changed_at).plus(OUTLIVED_AFTER);
+    let ends_before = || {
+        let ends = |kind| book.active(kind).is_none_or(|active| active.not_after() < known.plus(DAY));
+        ends(Kind::Root) || ends(Kind::Issuing)
+    };
+    waiting.kind == Kind::Issuing || is_crossed() || now >= known || ends_before()
 }
 
 /// The instant at which a part of the life is left, or the most time before the end.

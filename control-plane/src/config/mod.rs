@@ -36,6 +36,10 @@ pub const NAMES: &[&str] = &[
     "bundle-key",
     "web-roots",
     "token-review",
+    "upstream-certificate",
+    "upstream-key",
+    "upstream-root",
+    "upstream-context",
     "kek-file",
     "log",
     "log-format",
@@ -78,6 +82,8 @@ pub struct Settings {
     pub web_roots: Option<PathBuf>,
     /// The Kubernetes clusters that can be asked whose a token is.
     pub token_review: Vec<ReviewCluster>,
+    /// Who signs our issuing authorities, if that is not a root of our own.
+    pub upstream: Option<UpstreamSettings>,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
     /// Which log events are written, in the syntax of tracing-subscriber's `EnvFilter`.
@@ -97,6 +103,20 @@ pub struct CertificateFiles {
     pub certificate: PathBuf,
     /// The key, PKCS#8, SEC 1 or PKCS#1.
     pub key: PathBuf,
+}
+
+/// Who signs our issuing authorities.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamSettings {
+    /// An operator's authority.
+    Files {
+        /// Its certificate and key.
+        files: CertificateFiles,
+        /// The root, where it is not a self-signed certificate in the first file.
+        root: Option<PathBuf>,
+    },
+    /// Another Hauberk, as the admin of this context file.
+    Context(PathBuf),
 }
 
 /// One mistake: where it is and what is wrong there.
@@ -157,6 +177,7 @@ impl Settings {
         if oidc_certificate.is_some() && oidc_listen.is_none() {
             sources.needs("oidc-certificate", "oidc-listen");
         }
+        let upstream = upstream(&mut sources);
         let settings = Self {
             agent_listen: sources.one("agent-listen", listen(Ipv4Addr::UNSPECIFIED, 7443), values::address),
             admin_listen: sources.one("admin-listen", listen(Ipv4Addr::LOCALHOST, 7444), values::address),
@@ -175,6 +196,7 @@ impl Settings {
             bundle_certificate,
             web_roots: sources.one("web-roots", None, |text| values::path(text).map(Some)),
             token_review: sources.many("token-review", values::review_cluster),
+            upstream,
             kek_file: sources.one("kek-file", data_dir.join("key-encryption-key"), values::path),
             log: sources.one("log", "info".to_owned(), values::log_filter),
             log_format: sources.one("log-format", LogFormat::Auto, values::log_format),
@@ -223,6 +245,26 @@ fn certificate_files(
             None
         }
         (None, None) => None,
+    }
+}
+
+/// Files, or a context, or neither.
+fn upstream(sources: &mut Sources<'_>) -> Option<UpstreamSettings> {
+    let files = certificate_files(sources, "upstream-certificate", "upstream-key");
+    let root = sources.one("upstream-root", None, |text| values::path(text).map(Some));
+    let context = sources.one("upstream-context", None, |text| values::path(text).map(Some));
+    match (files, context) {
+        (Some(_), Some(_)) => {
+            sources.excludes("upstream-context", "upstream-certificate");
+            None
+        }
+        (Some(files), None) => Some(UpstreamSettings::Files { files, root }),
+        (None, context) => {
+            if root.is_some() {
+                sources.needs("upstream-root", "upstream-certificate");
+            }
+            context.map(UpstreamSettings::Context)
+        }
     }
 }
 

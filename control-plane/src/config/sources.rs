@@ -78,6 +78,12 @@ impl<'a> Sources<'a> {
         self.mistake(place, format!("is of no use without {other}"));
     }
 
+    /// Says that a setting that was given cannot be with another.
+    pub(super) fn excludes(&mut self, name: &str, other: &str) {
+        let place = self.given(name).map_or_else(|| format!("--{name}"), |given| given.place);
+        self.mistake(place, format!("cannot be given with {other}: choose one of them"));
+    }
+
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigError { mistakes: self.mistakes }) }
     }

@@ -5,6 +5,7 @@
 //! authority/root/<serial>                  a root: certificate and sealed key
 //! authority/issuing/<serial>               an issuing authority: certificate and sealed key
 //! authority/trust                          how often trust has changed
+//! authority/request                        what waits to be signed by somebody else, and its sealed key
 //! authority/view/<key id>                  a key that signs views, sealed
 //! jwt-key/<key id>                         a key that signs JWT-SVIDs, sealed, and when it does
 //! resource/<kind>/<mesh>/<name>            a resource
@@ -43,6 +44,9 @@ pub const AUTHORITIES: &str = "authority/";
 
 /// How often trust has changed.
 pub const TRUST: &str = "authority/trust";
+
+/// An issuing authority that somebody else is to sign.
+pub const AUTHORITY_REQUEST: &str = "authority/request";
 
 /// Root authorities.
 pub const ROOTS: &str = "authority/root/";

@@ -52,6 +52,7 @@ impl Admins for AdminsService {
                 login_token: login.secret.reveal().to_owned(),
                 expires_at: Some(message::timestamp(login.expires_at)),
                 root_fingerprint: self.control.authority.root_fingerprint(),
+                trust_domain: message::unnamed_trust_domain(&self.control.authority),
             })),
             Err(error) => {
                 refused::record(&self.control.audit, &actor, "admin.create", asked, &error).await;

@@ -7,10 +7,12 @@ use std::time::Duration;
 use futures_util::{Stream, stream};
 use hauberk_proto::admin::v1::authorities_server::{Authorities, AuthoritiesServer};
 use hauberk_proto::admin::v1::{
-    ActivateAuthorityRequest, Authority, AuthorityKind, AuthorityResponse, Laggard, ListAuthoritiesRequest,
-    ListAuthoritiesResponse, PrepareAuthorityRequest, RevokeAuthorityRequest, RotateAuthorityRequest,
-    TaintAuthorityRequest, WaitForAuthoritiesRequest, WaitForAuthoritiesResponse,
+    ActivateAuthorityRequest, Authority, AuthorityKind, AuthorityResponse, InstallAuthorityRequest, Laggard,
+    ListAuthoritiesRequest, ListAuthoritiesResponse, PrepareAuthorityRequest, RequestAuthorityRequest,
+    RequestAuthorityResponse, RevokeAuthorityRequest, RotateAuthorityRequest, SignAuthorityRequest,
+    SignAuthorityResponse, TaintAuthorityRequest, WaitForAuthoritiesRequest, WaitForAuthoritiesResponse,
 };
+use hauberk_tls::CertificateDer;
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
@@ -18,7 +20,7 @@ use super::{message, refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{AuthorityView, Kind, LifecycleError, Progress, Unsettled};
+use crate::authority::{AuthorityView, Kind, LifecycleError, Need, Progress, Requested, Unsettled};
 
 /// How often it is looked how far it has come.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
@@ -45,7 +47,9 @@ impl Authorities for AuthoritiesService {
         let listed = self.control.authorities.list().await;
         let (authorities, version) = listed.map_err(|error| status::of_authority(&error))?;
         let authorities = authorities.into_iter().map(authority).collect();
-        Ok(Response::new(ListAuthoritiesResponse { authorities, version }))
+        let need = self.control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
+        let needed = need.map(|Need { what, fix, .. }| format!("{what}: {fix}")).unwrap_or_default();
+        Ok(Response::new(ListAuthoritiesResponse { authorities, version, needed }))
     }
 
     async fn prepare_authority(
@@ -53,8 +57,13 @@ impl Authorities for AuthoritiesService {
         request: Request<PrepareAuthorityRequest>,
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
-        let kind = parse_kind(request.into_inner().kind)?;
-        let prepared = self.control.authorities.prepare(kind, false, &actor).await;
+        let PrepareAuthorityRequest { kind, own } = request.into_inner();
+        let kind = parse_kind(kind)?;
+        let prepared = match (own, kind) {
+            (false, _) => self.control.authorities.prepare(kind, false, &actor).await,
+            (true, Kind::Root) => self.control.authorities.prepare_own_root(&actor).await,
+            (true, Kind::Issuing) => return Err(status::bad_field("own", "only a root can be one's own")),
+        };
         self.answer(&actor, "authority.prepare", kind.as_str(), prepared).await
     }
 
@@ -98,6 +107,48 @@ impl Authorities for AuthoritiesService {
         self.answer(&actor, "authority.revoke", &serial, revoked).await
     }
 
+    async fn request_authority(
+        &self,
+        request: Request<RequestAuthorityRequest>,
+    ) -> Result<Response<RequestAuthorityResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let RequestAuthorityRequest { anew } = request.into_inner();
+        match self.control.authorities.request(anew, &actor).await {
+            Ok(Requested { csr, created_at }) => Ok(Response::new(RequestAuthorityResponse {
+                csr,
+                trust_domain: self.control.authority.trust_domain().to_string(),
+                created_at: Some(message::timestamp(created_at)),
+            })),
+            Err(error) => Err(self.refuse(&actor, "authority.request", "issuing", &error).await),
+        }
+    }
+
+    async fn install_authority(
+        &self,
+        request: Request<InstallAuthorityRequest>,
+    ) -> Result<Response<AuthorityResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let InstallAuthorityRequest { certificates, root } = request.into_inner();
+        let certificates = certificates.into_iter().map(CertificateDer::from).collect();
+        let root = Some(root).filter(|root| !root.is_empty()).map(CertificateDer::from);
+        let installed = self.control.authorities.install(certificates, root, &actor).await;
+        self.answer(&actor, "authority.install", "issuing", installed).await
+    }
+
+    async fn sign_authority(
+        &self,
+        request: Request<SignAuthorityRequest>,
+    ) -> Result<Response<SignAuthorityResponse>, Status> {
+        let actor = CallContext::of(&request)?.actor();
+        let SignAuthorityRequest { csr } = request.into_inner();
+        match self.control.authorities.sign(&csr, &actor).await {
+            Ok(signed) => Ok(Response::new(SignAuthorityResponse {
+                certificates: signed.iter().map(|der| der.to_vec()).collect(),
+            })),
+            Err(error) => Err(self.refuse(&actor, "authority.sign", "issuing", &error).await),
+        }
+    }
+
     async fn wait_for_authorities(
         &self,
         _request: Request<WaitForAuthoritiesRequest>,
@@ -124,13 +175,21 @@ impl AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let shown = match outcome {
             Ok(serial) => self.control.authorities.get(&serial).await,
-            Err(error) => {
-                refused::record(&self.control.audit, actor, action, object, &error).await;
-                Err(error)
-            }
+            Err(error) => return Err(self.refuse(actor, action, object, &error).await),
         };
         let shown = shown.map_err(|error| status::of_authority(&error))?;
         Ok(Response::new(AuthorityResponse { authority: Some(authority(shown)) }))
+    }
+
+    async fn refuse(
+        &self,
+        actor: &Actor,
+        action: &'static str,
+        object: &str,
+        error: &LifecycleError,
+    ) -> Status {
+        refused::record(&self.control.audit, actor, action, object, error).await;
+        status::of_authority(error)
     }
 }
 
@@ -206,5 +265,7 @@ fn authority(view: AuthorityView) -> Authority {
         not_after: Some(message::timestamp(view.not_after)),
         holders: u32::try_from(view.holders).unwrap_or(u32::MAX),
         goes_on: view.goes_on,
+        upstream: view.is_upstream,
+        delegate: view.delegate,
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hauberk_identity::{SpiffeId, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
 
+use crate::authority::Need;
 use crate::compile::Compilation;
 use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES};
 use crate::federation::Followed;
@@ -41,6 +42,7 @@ pub(super) struct Facts<'a> {
     pub(super) now: UnixMillis,
     pub(super) condition: &'a Condition,
     pub(super) certificates: &'a Certificates,
+    pub(super) need: Option<&'a Need>,
     pub(super) compilation: &'a Compilation,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
@@ -60,7 +62,10 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     if let Some((reason, fix)) = condition {
         findings.push(error(format!("the registry takes no writes: {reason}"), fix));
     }
-    findings.extend(certificates(facts.certificates, facts.now));
+    findings.extend(certificates(facts.certificates, facts.need.is_some(), facts.now));
+    findings.extend(facts.need.map(|Need { what, fix, is_urgent }| {
+        if *is_urgent { error(what.clone(), fix) } else { warning(what.clone(), fix) }
+    }));
     findings.extend(facts.compilation.findings.iter().map(|finding| {
         error(
             format!("mesh {}: {}; the former view stays in force", finding.mesh, finding.summary),
@@ -79,8 +84,11 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-fn certificates(certificates: &Certificates, now: UnixMillis) -> Vec<Finding> {
-    let Certificates { root, issuing, server } = certificates;
+/// `is_needed`: what is to be done about the authorities is told already.
+fn certificates(certificates: &Certificates, is_needed: bool, now: UnixMillis) -> Vec<Finding> {
+    let Certificates { server, .. } = certificates;
+    let (root, issuing) =
+        if is_needed { (&None, &None) } else { (&certificates.root, &certificates.issuing) };
     let expiring = [
         // Both are followed by others a week before their end, by themselves: whoever is later stands in the way.
         (

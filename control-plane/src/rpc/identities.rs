@@ -57,6 +57,7 @@ impl Identities for IdentitiesService {
                 token: issued.secret.reveal().to_owned(),
                 record: Some(token(&issued.view, 0)),
                 root_fingerprint: self.control.authority.root_fingerprint(),
+                trust_domain: message::unnamed_trust_domain(&self.control.authority),
             })),
             Err(error) => {
                 refused::record(&self.control.audit, &actor, "token.create", object, &error).await;
@@ -178,6 +179,7 @@ impl Identities for IdentitiesService {
             pem: bundle.to_pem(),
             fingerprints: bundle.roots().iter().map(|root| root.fingerprint().to_string()).collect(),
             renew_issuers: authority.trust().borrow().renew_issuers.clone(),
+            active_root: authority.root_fingerprint(),
         }))
     }
 }

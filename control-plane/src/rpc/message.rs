@@ -34,6 +34,12 @@ pub fn trust(authority: &Authority) -> agent::Trust {
     agent::Trust::clone(&authority.trust().borrow())
 }
 
+/// What has to be told beside the active root's fingerprint: the trust domain, where that root does not name it.
+pub fn unnamed_trust_domain(authority: &Authority) -> String {
+    let names_none = authority.root().is_some_and(|root| !root.names_trust_domain());
+    if names_none { authority.trust_domain().to_string() } else { String::new() }
+}
+
 /// A credential for an admin. `server` is where the admin API is, as far as is known.
 pub fn credential(credential: &Credential, authority: &Authority, server: String) -> admin::Credential {
     let Credential { issued, admin } = credential;

@@ -17,6 +17,7 @@ mod local;
 mod mesh_sync;
 pub mod message;
 mod page;
+mod parent;
 mod policies;
 mod refused;
 mod resources;
@@ -41,6 +42,7 @@ use crate::push::Push;
 use crate::resources::Resources;
 pub use listener::{Deadlines, Limits, Listening};
 pub use local::{LocalError, LocalSocket, issue_through_socket, serve_local};
+pub use parent::{Parent, ParentError, Told};
 pub use server::serve;
 
 /// The largest request of an RPC that carries little, in bytes; the services whose requests carry more say so.

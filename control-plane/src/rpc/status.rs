@@ -285,6 +285,22 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
         LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
+        LifecycleError::NothingUnder(_) => unmet("NO_ISSUING_AUTHORITY"),
+        LifecycleError::Waits(_) => unmet("PREPARED_ALREADY"),
+        LifecycleError::NoRequest => unmet("NO_REQUEST"),
+        LifecycleError::FormerRoot { .. } => unmet("FORMER_ROOT"),
+        LifecycleError::SameRoot(_) => unmet("SAME_ROOT"),
+        LifecycleError::UpstreamIsSet => unmet("UPSTREAM_IS_SET"),
+        LifecycleError::Authority(AuthorityError::KeyElsewhere(_)) => unmet("KEY_ELSEWHERE"),
+        LifecycleError::Unacceptable(_) | LifecycleError::SerialTaken(_) => {
+            refusal(Code::InvalidArgument, "NOT_ACCEPTABLE", error.to_string())
+        }
+        LifecycleError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
+        LifecycleError::Upstream(_) => refusal(Code::Unavailable, "UPSTREAM_FAILED", error.to_string()),
+        LifecycleError::TooManyRoots(_) | LifecycleError::TooManyDelegated(_) => {
+            refusal(Code::ResourceExhausted, "TOO_MANY_AUTHORITIES", error.to_string())
+        }
+        LifecycleError::TooOften { again_in } => too_often("SIGNED_TOO_OFTEN", error, *again_in),
         LifecycleError::Store(error) | LifecycleError::Authority(AuthorityError::Store(error)) => {
             of_store(error)
         }

@@ -65,10 +65,12 @@ impl System for SystemService {
             server: control.identity.current().svid().map(|svid| svid.validity()),
         };
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
+        let need = control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
         let findings = findings::collect(&findings::Facts {
             now,
             condition: &condition,
             certificates: &certificates,
+            need: need.as_ref(),
             compilation: &compilation,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),

@@ -1,6 +1,7 @@
 //! A whole control plane on real sockets.
 
 mod changes;
+mod parent;
 mod strangers;
 mod sync;
 
@@ -117,7 +118,7 @@ async fn channel(
 }
 
 fn stranger(running: &Running) -> Connector {
-    let pin = BootstrapTrust::Root(running.fingerprint.parse().unwrap());
+    let pin = BootstrapTrust::Root { pin: running.fingerprint.parse().unwrap(), trust_domain: None };
     bootstrap_connector(pin, &[b"h2"], DEADLINE).unwrap()
 }
 

@@ -204,6 +204,9 @@ fn may_call(path: &str, role: Role) -> bool {
         | "Authorities/RotateAuthority"
         | "Authorities/TaintAuthority"
         | "Authorities/RevokeAuthority"
+        | "Authorities/RequestAuthority"
+        | "Authorities/InstallAuthority"
+        | "Authorities/SignAuthority"
         | "Federation/RefreshBundle" => &[Role::IdentityAdmin],
         "Admins/CreateAdmin" | "Admins/DeleteAdmin" | "System/SetLogFilter" => &[],
         "LocalAdmin/IssueCredential" => return false,

@@ -11,16 +11,16 @@ use crate::{
 };
 
 /// A mesh in which web calls orders, with real agents and a steady load between them.
-struct Trading {
-    load: Load,
-    web: Agent,
+pub(crate) struct Trading {
+    pub(crate) load: Load,
+    pub(crate) web: Agent,
     orders: Agent,
     _app: App,
-    mesh: MeshBox,
+    pub(crate) mesh: MeshBox,
 }
 
 impl Trading {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mesh = shop::open();
         shop::set_policy(&mesh, "all", WEB_MAY_ALL);
         let app = App::start("orders");
@@ -32,17 +32,17 @@ impl Trading {
         Self { load, web, orders, _app: app, mesh }
     }
 
-    fn agents(&self) -> [&Agent; 2] {
+    pub(crate) fn agents(&self) -> [&Agent; 2] {
         [&self.web, &self.orders]
     }
 
-    fn authority(&self, arguments: &[&str]) {
+    pub(crate) fn authority(&self, arguments: &[&str]) {
         let output = self.mesh.hauberk(&[&["authority"], arguments].concat());
         assert_eq!(output.code, 0, "{arguments:?}: {} {}", output.stdout, output.stderr);
     }
 
     /// The one authority of a kind in a state.
-    fn serial(&self, kind: &str, state: &str) -> String {
+    pub(crate) fn serial(&self, kind: &str, state: &str) -> String {
         let found = authorities(&self.mesh);
         let found: Vec<&Value> =
             found.iter().filter(|one| one["kind"] == kind && one["state"] == state).collect();
@@ -51,7 +51,7 @@ impl Trading {
     }
 }
 
-fn authorities(mesh: &MeshBox) -> Vec<Value> {
+pub(crate) fn authorities(mesh: &MeshBox) -> Vec<Value> {
     let listed = mesh.hauberk_json(&["authority", "list", "-o", "json"]);
     listed.as_array().or_else(|| listed["items"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone()
 }
@@ -64,7 +64,7 @@ pub(crate) fn issuing(mesh: &MeshBox) -> String {
 }
 
 /// What tells one certificate of an agent from the next.
-fn identity(agent: &Agent) -> Vec<u8> {
+pub(crate) fn identity(agent: &Agent) -> Vec<u8> {
     std::fs::read(agent.state_dir().join("identity")).unwrap()
 }
 

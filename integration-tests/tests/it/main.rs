@@ -55,6 +55,7 @@ mod tcp;
 mod tcp_app;
 mod third_party;
 mod traffic;
+mod upstream;
 mod workload_api;
 mod workload_clients;
 mod workload_files;

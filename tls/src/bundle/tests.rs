@@ -21,7 +21,7 @@ fn is_a_sorted_set_whatever_the_spelling() {
     assert_eq!(one, other);
     assert_eq!(one.roots().len(), 2);
     assert_eq!(TrustBundle::from_pem(domain(), &one.to_pem()).unwrap(), one);
-    assert_eq!(TrustBundle::from_self_describing_pem(&one.to_pem()).unwrap(), one);
+    assert_eq!(TrustBundle::from_self_describing_pem(&one.to_pem(), None).unwrap(), one);
     assert!(one.root(Fingerprint::of(&a)).is_some());
     assert!(TrustBundle::empty(domain()).roots().is_empty());
 }
@@ -31,7 +31,7 @@ fn refuses_what_is_no_root_of_the_domain() {
     let foreign = root("other.org", 1);
     let error = BundleError::TrustDomain(foreign.fingerprint());
     assert_eq!(TrustBundle::new(domain(), [foreign.certificate().clone()]), Err(error));
-    assert_eq!(TrustBundle::from_self_describing_pem(""), Err(BundleError::Empty));
+    assert_eq!(TrustBundle::from_self_describing_pem("", None), Err(BundleError::Empty));
     assert!(TrustBundle::new(domain(), [vec![1, 2, 3]]).is_err());
     let leaf = rcgen::CertificateParams::new(vec!["x.org".to_owned()]).unwrap();
     let leaf = leaf.self_signed(&crate::KeyPair::generate().unwrap()).unwrap();

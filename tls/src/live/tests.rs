@@ -242,7 +242,7 @@ async fn a_newcomer_finds_the_pinned_control_plane_and_no_other() {
         live.publish(svid, &key).unwrap();
         live.acceptor(&[b"h2"], ClientAuth::Optional, LIMIT).unwrap()
     };
-    let pin = BootstrapTrust::Root(Fingerprint::of(root));
+    let pin = BootstrapTrust::Root { pin: Fingerprint::of(root), trust_domain: None };
     let by_pin = bootstrap_connector(pin, &[b"h2"], LIMIT).unwrap();
     let by_bundle = BootstrapTrust::Bundle(Arc::new(OURS.bundle()));
     let by_bundle = bootstrap_connector(by_bundle, &[b"h2"], LIMIT).unwrap();
@@ -272,7 +272,7 @@ async fn a_newcomer_finds_the_pinned_control_plane_and_no_other() {
     let leaf = svid.chain()[0].clone();
     let live = LiveIdentity::new(OURS.bundle());
     live.publish(svid.with_root(&leaf).unwrap(), &key).unwrap();
-    let by_leaf = BootstrapTrust::Root(Fingerprint::of(&leaf));
+    let by_leaf = BootstrapTrust::Root { pin: Fingerprint::of(&leaf), trust_domain: None };
     let by_leaf = bootstrap_connector(by_leaf, &[b"h2"], LIMIT).unwrap();
     let (client, _) = shake(&by_leaf, &live.acceptor(&[b"h2"], ClientAuth::Optional, LIMIT).unwrap()).await;
     assert_eq!(refused(client), VerifyError::PinNotRoot(Fingerprint::of(&leaf)));
@@ -391,7 +391,7 @@ fn chains_must_lead_to_a_root_of_the_bundle() {
     assert_eq!(verify(&[]), Err(VerifyError::NoCertificate));
     assert_eq!(verify(std::slice::from_ref(leaf)), Err(VerifyError::UnknownIssuer));
     assert_eq!(verify(&[leaf.clone(), issuing.clone(), OURS.root.certificate().clone()]), Ok(()));
-    assert_eq!(verify(&vec![leaf.clone(); 6]), Err(VerifyError::TooManyCertificates(6)));
+    assert_eq!(verify(&vec![leaf.clone(); 8]), Err(VerifyError::TooManyCertificates(8)));
     assert_eq!(verify(std::slice::from_ref(issuing)), Err(VerifyError::AuthorityAsLeaf));
     assert_eq!(verify(&[OURS.root.certificate().clone()]), Err(VerifyError::AuthorityAsLeaf));
     let mut params = CertificateParams::default();

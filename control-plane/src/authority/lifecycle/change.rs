@@ -1,6 +1,7 @@
 //! The commit of each step.
 
 use hauberk_identity::{TrustDomain, UnixMillis};
+use hauberk_tls::IssuingAuthority;
 
 use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::records::{AuthorityRecord, State};
@@ -17,26 +18,50 @@ pub(super) fn prepare(
     kek: &KeyEncryptionKey,
     now: UnixMillis,
 ) -> Result<(String, Commit), AuthorityError> {
-    let commit = book.change()?;
     match kind {
         Kind::Issuing => {
             let (serial, mut record) = issuing(book, kek, now)?;
             record.goes_on = goes_on;
             record.created_at = after_all(book, now);
-            Ok((serial.clone(), put(commit, Kind::Issuing, &serial, &record)?))
+            Ok((serial.clone(), put(book.change()?, Kind::Issuing, &serial, &record)?))
         }
-        Kind::Root => {
-            let former = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-            let (root, mut record) = make::root(trust_domain, kek, now)?;
-            record.goes_on = goes_on;
-            record.created_at = after_all(book, now);
-            record.needs_version = book.trust.version + 1;
-            let (issuing, mut below) = make::issuing(&root, kek, now)?;
-            below.cross = issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec();
-            let serial = root.serial().to_string();
-            let commit = put(commit, Kind::Root, &serial, &record)?;
-            Ok((serial, put(commit, Kind::Issuing, &issuing.serial().to_string(), &below)?))
-        }
+        Kind::Root => match book.active(Kind::Root) {
+            Some(active) if !active.has_key() => Err(AuthorityError::KeyElsewhere(active.serial.clone())),
+            _ => own_root(book, goes_on, trust_domain, kek, now),
+        },
+    }
+}
+
+/// A new root of our own, whoever's the active one is.
+pub(super) fn own_root(
+    book: &Book,
+    goes_on: bool,
+    trust_domain: &TrustDomain,
+    kek: &KeyEncryptionKey,
+    now: UnixMillis,
+) -> Result<(String, Commit), AuthorityError> {
+    let former = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+    let (root, mut record) = make::root(trust_domain, kek, now)?;
+    record.goes_on = goes_on;
+    record.created_at = after_all(book, now);
+    record.needs_version = book.trust.version + 1;
+    let (issuing, mut below) = make::issuing(&root, kek, now)?;
+    below.cross = cross(&issuing, Some(former), kek)?;
+    let serial = root.serial().to_string();
+    let commit = put(book.change()?, Kind::Root, &serial, &record)?;
+    Ok((serial, put(commit, Kind::Issuing, &issuing.serial().to_string(), &below)?))
+}
+
+/// An issuing authority's certificate by the former root. Where that root's key is somebody else's there is none: whoever
+/// knows the former root alone has to learn the new one while it is prepared.
+pub(super) fn cross(
+    issuing: &IssuingAuthority,
+    former: Option<&Entry>,
+    kek: &KeyEncryptionKey,
+) -> Result<Vec<u8>, AuthorityError> {
+    match former.filter(|former| former.has_key()) {
+        Some(former) => Ok(issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec()),
+        None => Ok(Vec::new()),
     }
 }
 
@@ -48,14 +73,12 @@ fn issuing(
 ) -> Result<(String, AuthorityRecord), AuthorityError> {
     let active = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
     let (issuing, mut record) = make::issuing(&make::open_root(active, kek)?, kek, now)?;
-    if let Some(former) = book.before(active) {
-        record.cross = issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec();
-    }
+    record.cross = cross(&issuing, book.before(active), kek)?;
     Ok((issuing.serial().to_string(), record))
 }
 
 /// Which root came before which is told by these instants, whatever the clock does.
-fn after_all(book: &Book, now: UnixMillis) -> u64 {
+pub(super) fn after_all(book: &Book, now: UnixMillis) -> u64 {
     book.entries.iter().map(|entry| entry.record.created_at + 1).fold(now.0, u64::max)
 }
 
@@ -143,7 +166,7 @@ fn move_to(
 ) -> Result<Commit, StoreError> {
     let needs_version = match state {
         State::Retiring | State::Tainted => book.trust.version + 1,
-        State::Prepared | State::Active | State::Retired => entry.record.needs_version,
+        State::Prepared | State::Active | State::Retired | State::Delegated => entry.record.needs_version,
     };
     let record =
         AuthorityRecord { state, changed_at: now.0, needs_version, goes_on: false, ..entry.record.clone() };

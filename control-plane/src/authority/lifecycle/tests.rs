@@ -1,3 +1,5 @@
+mod upstream;
+
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
@@ -45,10 +47,15 @@ fn is_accepted(scratch: &Scratch, svid: &Svid) -> bool {
 
 /// What a process finds that was killed after the last commit and started again.
 async fn after_a_crash(scratch: &Scratch) -> Authorities {
-    after_a_crash_with(scratch, Arc::clone(&scratch.control.instances)).await
+    after_a_crash_with(scratch, None, Arc::clone(&scratch.control.instances)).await
 }
 
-async fn after_a_crash_with(scratch: &Scratch, instances: Arc<Instances>) -> Authorities {
+/// The same with settings that say who signs, and with what is heard from agents.
+async fn after_a_crash_with(
+    scratch: &Scratch,
+    upstream: Option<Upstream>,
+    instances: Arc<Instances>,
+) -> Authorities {
     let control = &scratch.control;
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
     let authority = Arc::new(Authority::load(&*control.store, &kek).await.unwrap());
@@ -62,6 +69,9 @@ async fn after_a_crash_with(scratch: &Scratch, instances: Arc<Instances>) -> Aut
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
         kek_file: control.settings.kek_file.clone(),
+        upstream,
+        server_names: ServerNames::of(&control.settings, &control.authority).unwrap(),
+        metrics: Arc::clone(&control.metrics),
     })
 }
 
@@ -277,7 +287,7 @@ async fn what_an_instance_has_acknowledged_is_known_after_a_restart_though_it_is
         control.instances.write_trust(&*control.store, &stopped).await;
         let instances = Arc::new(Instances::default());
         instances.load(&*control.store).await.unwrap();
-        after_a_crash_with(&scratch, instances).await
+        after_a_crash_with(&scratch, None, instances).await
     };
     connected.trusts(control.authority.version() - 1);
     let refused = restart().await.revoke(&former, false, &actor()).await.unwrap_err();

@@ -63,6 +63,7 @@ struct World {
     now: UnixMillis,
     condition: Condition,
     certificates: Certificates,
+    need: Option<Need>,
     compilation: Compilation,
     rollout: Rollout,
     reports: Vec<Report>,
@@ -80,6 +81,7 @@ impl World {
             now: NOW,
             condition: Condition::Writable,
             certificates,
+            need: None,
             compilation: Compilation::default(),
             rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
             reports: vec![report()],
@@ -92,6 +94,7 @@ impl World {
             now: self.now,
             condition: &self.condition,
             certificates: &self.certificates,
+            need: self.need.as_ref(),
             compilation: &self.compilation,
             rollout: &self.rollout,
             reports: &self.reports,
@@ -263,4 +266,17 @@ fn trust_domains_whose_members_are_not_known_are_told() {
             "{found:?}"
         );
     }
+}
+
+#[test]
+fn what_somebody_else_has_to_sign_is_told_instead_of_what_would_come_by_itself() {
+    let mut world = World::healthy();
+    world.certificates.issuing = valid_for(NOW.minus(89 * DAY), 90);
+    let plain = world.summaries();
+    assert!(plain.len() == 1 && plain[0].starts_with("the issuing authority's certificate expires"), "{plain:?}");
+    world.need = Some(Need { what: "it ends".into(), fix: "sign it".into(), is_urgent: false });
+    assert_eq!(world.summaries(), ["it ends"]);
+    assert_eq!(world.findings()[0].severity(), Severity::Warning);
+    world.need = Some(Need { is_urgent: true, ..world.need.unwrap() });
+    assert_eq!(world.findings()[0].severity(), Severity::Error);
 }

@@ -96,7 +96,8 @@ async fn a_request_that_never_ends_is_ended() {
     let soon = Duration::from_millis(50);
     let address = listen(&scratch, limits, Deadlines { call: soon, call_of_stranger: soon }).await;
     let pin = scratch.control.authority.root_fingerprint().parse().unwrap();
-    let connector = bootstrap_connector(BootstrapTrust::Root(pin), &[b"h2"], DEADLINE).unwrap();
+    let connector =
+        bootstrap_connector(BootstrapTrust::Root { pin, trust_domain: None }, &[b"h2"], DEADLINE).unwrap();
     let mut client = tonic::client::Grpc::new(channel(address, connector).await.unwrap());
     client.ready().await.unwrap();
     let codec = tonic_prost::ProstCodec::<AttestRequest, AttestResponse>::default();

@@ -1,0 +1,245 @@
+//! How it stands with whoever else has to sign: asked again, followed, and named in time where it is a person.
+
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+use hauberk_tls::{CertificateDer, Fingerprint};
+
+use super::upstream::Wish;
+use super::{Authorities, LifecycleError, find};
+use crate::audit::Actor;
+use crate::authority::book::{Book, Entry, Kind};
+use crate::authority::records::State;
+use crate::authority::steps::{self, Step};
+use crate::authority::{AuthorityError, Upstream};
+use crate::metrics::AuthorityLabel;
+use crate::rpc::Parent;
+
+/// Before whoever signs for us is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How often it is said that somebody has to sign.
+const SAY_AGAIN: Duration = Duration::from_secs(3_600);
+
+/// From when on it is urgent.
+const URGENT_BEFORE_END: Duration = Duration::from_secs(7 * 86_400);
+
+/// How it stands with whoever else has to sign.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dealings {
+    /// Nobody is asked or told before.
+    not_before: UnixMillis,
+    /// What went wrong, and since when.
+    problem: Option<(String, UnixMillis)>,
+    /// The same of learning whom to trust.
+    not_followed: Option<(String, UnixMillis)>,
+}
+
+/// What somebody has to do so that the next authority comes in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// What is the matter.
+    pub what: String,
+    /// What to do.
+    pub fix: String,
+    /// Whether there is little time left.
+    pub is_urgent: bool,
+}
+
+impl Authorities {
+    /// Trusts the roots that whoever signs for us trusts, as far as it tells, and moves under its active one.
+    ///
+    /// # Errors
+    /// One of them cannot be a root here, or a step fails.
+    pub async fn follow(
+        &self,
+        theirs: &[CertificateDer<'static>],
+        active: Fingerprint,
+        actor: &Actor,
+    ) -> Result<(), LifecycleError> {
+        let book = Book::read(&*self.parts.store).await?;
+        let is_theirs = |entry: &Entry| theirs.contains(&entry.der());
+        let is_known = |root: &CertificateDer<'_>| {
+            let mut known = book.of(Kind::Root).filter(|entry| entry.der() == *root);
+            known.any(|entry| entry.is_trusted() || entry.record.was_tainted)
+        };
+        for root in theirs.iter().filter(|root| !is_known(root)) {
+            self.announce(root.clone(), actor).await?;
+        }
+        let gone = book.of(Kind::Root).filter(|root| !root.has_key() && !is_theirs(root));
+        for root in gone {
+            let is_announced = book.announced().any(|announced| announced == root);
+            if is_announced || root.is(State::Retiring) || root.is(State::Tainted) {
+                match self.revoke(&root.serial, false, actor).await {
+                    // Looked at again the next time.
+                    Err(LifecycleError::StillHeld { .. } | LifecycleError::StillProved { .. }) | Ok(()) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        // An own root is left by itself; under another of theirs we are asked in.
+        let Some(ours) = book.active(Kind::Root).filter(|ours| !ours.has_key()) else { return Ok(()) };
+        if ours.certificate.fingerprint() == active {
+            return Ok(());
+        }
+        match book.prepared(Kind::Root) {
+            None => {
+                self.prepare_when_due(&book, Kind::Root, true, actor).await?;
+            }
+            // Nobody of theirs believes what we sign any longer: there is nothing to wait for.
+            Some(waiting) if !is_theirs(ours) => match self.activate(&waiting.serial, actor).await {
+                Err(LifecycleError::NotTrustedYet { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            },
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// What somebody has to do so that the next authority comes in time.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn need(&self) -> Result<Option<Need>, LifecycleError> {
+        let book = Book::read(&*self.parts.store).await?;
+        let now = self.parts.clock.now();
+        if self.parts.upstream.is_some() {
+            let Dealings { problem, not_followed, .. } = self.dealings().clone();
+            let ends = book.active(Kind::Issuing).map(Entry::not_after).unwrap_or(now);
+            return Ok(problem.or(not_followed).map(|(problem, since)| Need {
+                what: format!("who signs the authorities of this installation is of no help since {since}: {problem}"),
+                fix: format!(
+                    "mend that before the present issuing authority ends, at {ends}: it is tried again every minute"
+                ),
+                is_urgent: ends.since(now) < URGENT_BEFORE_END,
+            }));
+        }
+        let has_key = book.active(Kind::Root).is_none_or(Entry::has_key);
+        let due = steps::due(&book, false, now).into_iter().find_map(|step| match step {
+            Step::Prepare { kind, .. } if !has_key && book.prepared(kind).is_none() => Some(kind),
+            _ => None,
+        });
+        Ok(due.and_then(|kind| Some(need(kind, book.active(kind)?, book.request.is_some(), now))))
+    }
+
+    /// Has an authority signed by whoever does that for us, and takes it in.
+    pub(super) async fn prepare_upstream(
+        &self,
+        kind: Kind,
+        goes_on: bool,
+        actor: &Actor,
+    ) -> Result<String, LifecycleError> {
+        let Some(upstream) = &self.parts.upstream else { return Err(LifecycleError::NoRequest) };
+        let requested = self.request(false, actor).await?;
+        let trust_domain = self.parts.authority.trust_domain();
+        let signed = upstream.sign(trust_domain, &requested.csr, self.parts.clock.now()).await?;
+        self.take_in(signed, Wish { kind, goes_on }, actor).await
+    }
+
+    /// Prepares what is due, or says that somebody else has to; whether a step was taken.
+    pub(super) async fn prepare_when_due(
+        &self,
+        book: &Book,
+        kind: Kind,
+        goes_on: bool,
+        actor: &Actor,
+    ) -> Result<bool, LifecycleError> {
+        let now = self.parts.clock.now();
+        let waits = book.prepared(kind).is_some();
+        if !waits && now < self.dealings().not_before {
+            return Ok(false);
+        }
+        let error = match self.prepare(kind, goes_on, actor).await {
+            Ok(_) => return Ok(true),
+            Err(error) => error,
+        };
+        match error {
+            LifecycleError::Authority(AuthorityError::KeyElsewhere(_)) => {
+                if let Some(Need { what, fix, is_urgent }) = self.need().await? {
+                    tracing::warn!(event = "authority_needed", is_urgent, "{what}: {fix}");
+                }
+                self.dealings().not_before = now.plus(SAY_AGAIN);
+                self.parts.metrics.authority_needed.set(1);
+                Ok(false)
+            }
+            error if self.parts.upstream.is_some() => {
+                let mut dealings = self.dealings();
+                dealings.not_before = now.plus(ASK_AGAIN);
+                let since = dealings.problem.take().map_or(now, |(_, since)| since);
+                dealings.problem = Some((error.to_string(), since));
+                self.parts.metrics.authority_needed.set(1);
+                Err(error)
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Before the authority that signs is tainted, another has to be there where only somebody else can sign it.
+    pub(super) async fn have_successor(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
+        if self.parts.upstream.is_none() {
+            return Ok(());
+        }
+        let book = Book::read(&*self.parts.store).await?;
+        let entry = find(&book, serial)?;
+        if entry.kind == Kind::Issuing && entry.is(State::Active) && book.prepared(Kind::Issuing).is_none() {
+            self.prepare_upstream(Kind::Issuing, false, actor).await?;
+        }
+        Ok(())
+    }
+
+    /// The other Hauberk that signs for us.
+    pub fn parent(&self) -> Option<&Parent> {
+        match &self.parts.upstream {
+            Some(Upstream::Hauberk(parent)) => Some(parent),
+            Some(Upstream::Files { .. }) | None => None,
+        }
+    }
+
+    /// Whether it said whom to trust, or why not.
+    pub fn not_followed(&self, problem: Option<String>) {
+        let now = self.parts.clock.now();
+        let mut dealings = self.dealings();
+        let since = dealings.not_followed.take().map_or(now, |(_, since)| since);
+        dealings.not_followed = problem.map(|problem| (problem, since));
+    }
+
+    /// Another authority changes how it stands with those who have to sign.
+    pub(super) fn forget_dealings(&self) {
+        let mut dealings = self.dealings();
+        (dealings.not_before, dealings.problem) = (UnixMillis(0), None);
+        self.parts.metrics.authority_needed.set(0);
+    }
+
+    /// Shows among the figures when the active authorities end.
+    pub(super) fn show_ends(&self) {
+        let authority = &self.parts.authority;
+        let root = authority.root().map(|root| root.validity());
+        for (kind, validity) in [(Kind::Root, root), (Kind::Issuing, Some(authority.issuing().validity()))] {
+            let end = validity.map_or(0, |validity| validity.not_after().as_secs());
+            let label = AuthorityLabel { kind: kind.as_str() };
+            let gauge = self.parts.metrics.authority_not_after.get_or_create(&label);
+            gauge.set(i64::try_from(end).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn dealings(&self) -> MutexGuard<'_, Dealings> {
+        self.dealings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn need(kind: Kind, active: &Entry, is_requested: bool, now: UnixMillis) -> Need {
+    let (ends, waits) = (active.not_after(), if is_requested { ", which waits," } else { "" });
+    let (what, signed_by) = match kind {
+        Kind::Root => ("root", "its successor"),
+        Kind::Issuing => ("issuing authority", "whoever holds the root's key"),
+    };
+    Need {
+        what: format!("the {what} ends at {ends}, and what follows it has to be signed elsewhere"),
+        fix: format!(
+            "`hauberk authority csr --out request.pem`: have that request{waits} signed by {signed_by}, then `hauberk authority \
+             install FILE...`; what was installed becomes active by itself in time"
+        ),
+        is_urgent: ends.since(now) < URGENT_BEFORE_END,
+    }
+}

@@ -1,0 +1,66 @@
+//! Authorities that are signed here for other control planes of the same trust domain.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hauberk_tls::{CertificateDer, CertificateRequest};
+
+use super::{Authorities, LifecycleError, change};
+use crate::allowance::Allowances;
+use crate::audit::{Act, Actor};
+use crate::authority::AuthorityError;
+use crate::authority::book::{Book, Kind, put};
+use crate::authority::make;
+use crate::authority::records::{AuthorityRecord, State};
+
+/// How many authorities may sign for other control planes.
+const MOST_DELEGATED: usize = 32;
+
+/// How often an admin may have authorities signed at once, and how often from then on.
+const SIGNED_AT_ONCE: u32 = 10;
+const SIGNED_EVERY: Duration = Duration::from_secs(3_600);
+
+pub(super) fn allowances() -> Mutex<Allowances> {
+    Mutex::new(Allowances::new(SIGNED_AT_ONCE, SIGNED_EVERY))
+}
+
+impl Authorities {
+    /// Signs an issuing authority of our trust domain for another control plane, under the active root, and gives both
+    /// certificates. The same one again for the same key.
+    ///
+    /// # Errors
+    /// The request is no good, the root's key is not here, or there are too many already.
+    pub async fn sign(
+        &self,
+        csr: &[u8],
+        actor: &Actor,
+    ) -> Result<[CertificateDer<'static>; 2], LifecycleError> {
+        let key = CertificateRequest::parse(csr)?;
+        let now = self.parts.clock.now();
+        let taken = self.signed.lock().unwrap_or_else(PoisonError::into_inner).take(&actor.name, now);
+        taken.map_err(|again_in| LifecycleError::TooOften { again_in })?;
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let root = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+        let delegated = || book.of(Kind::Issuing).filter(|entry| entry.is(State::Delegated));
+        let again = delegated().find(|entry| {
+            let validity = entry.certificate.validity();
+            let is_young = validity.remaining(now) > validity.not_after().since(validity.not_before()) / 2;
+            let is_same = entry.certificate.key_fingerprint() == key.fingerprint();
+            is_same && is_young && entry.record.root == root.serial
+        });
+        if let Some(again) = again {
+            return Ok([again.der(), root.der()]);
+        }
+        if delegated().count() >= MOST_DELEGATED {
+            return Err(LifecycleError::TooManyDelegated(MOST_DELEGATED));
+        }
+        let opened = make::open_root(root, &self.kek()?)?;
+        let (certificate, serial, record) = make::delegated(&opened, &key, actor.name.clone(), now)?;
+        let record = AuthorityRecord { created_at: change::after_all(&book, now), ..record };
+        let commit = put(book.change()?, Kind::Issuing, &serial, &record)?;
+        let act = Act::done(actor, "authority.sign", serial).because(format!("key {}", key.fingerprint()));
+        self.commit(commit, act).await?;
+        Ok([certificate, root.der()])
+    }
+}

@@ -1,0 +1,142 @@
+//! Why a step is not taken.
+
+use std::time::Duration;
+
+use hauberk_tls::{CsrError, LiveIdentityError, UpstreamError};
+
+use crate::authority::records::State;
+use crate::authority::{AuthorityError, SealError, UpstreamFault};
+use crate::registry::StoreError;
+
+/// A step that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// The authorities cannot be read, or a new one cannot be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The registry refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What was decided cannot be put in force here.
+    #[error("the new trust bundle cannot be used")]
+    Publish(#[from] LiveIdentityError),
+    /// The caller names none.
+    #[error("there is no authority {0}: `hauberk authority list` shows those there are")]
+    Unknown(String),
+    /// The step does not follow from where the authority is.
+    #[error("authority {serial} is {}: {needed}", .state.as_str())]
+    WrongState {
+        /// Which.
+        serial: String,
+        /// What it is.
+        state: State,
+        /// What can be done.
+        needed: &'static str,
+    },
+    /// An issuing authority becomes active with its root.
+    #[error(
+        "issuing authority {serial} stands under root {root}, which is not active: activate that, both become active then"
+    )]
+    UnderPreparedRoot {
+        /// Which.
+        serial: String,
+        /// Its root.
+        root: String,
+    },
+    /// Nothing could be signed once this root is active.
+    #[error(
+        "no issuing authority stands under root {0} yet: have one signed, with `hauberk authority csr`, then `hauberk \
+         authority install`"
+    )]
+    NothingUnder(String),
+    /// Another one would wait beside it.
+    #[error(
+        "authority {0} is prepared already: activate it, or take it away with `hauberk authority revoke`"
+    )]
+    Waits(String),
+    /// Nobody asked for it.
+    #[error("no request waits: `hauberk authority csr` makes one")]
+    NoRequest,
+    /// The caller's request cannot be signed.
+    #[error(transparent)]
+    Request(#[from] CsrError),
+    /// What was signed elsewhere will not do.
+    #[error(transparent)]
+    Unacceptable(#[from] UpstreamError),
+    /// Authorities are told apart by their serial numbers.
+    #[error("there is an authority {0} already: have it signed again, with a random serial number")]
+    SerialTaken(String),
+    /// It was retired, or is about to be.
+    #[error("root {serial} was in use before and is {}: choose another", .state.as_str())]
+    FormerRoot {
+        /// Which.
+        serial: String,
+        /// What it is.
+        state: State,
+    },
+    /// Everybody verifies with every one of them.
+    #[error("{0} roots are announced already: take one away with `hauberk authority revoke`")]
+    TooManyRoots(usize),
+    /// Another root was asked for.
+    #[error(
+        "root {0} is still the one by which authorities are signed for us: that one has to be replaced first"
+    )]
+    SameRoot(String),
+    /// An installation has one source of authorities.
+    #[error("the settings say who signs the authorities of this installation: take those away first")]
+    UpstreamIsSet,
+    /// Who signs for us did not.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamFault),
+    /// There is one for each control plane, and one of its successors.
+    #[error(
+        "{0} authorities are delegated already: take away those that sign no longer, with `hauberk authority revoke`"
+    )]
+    TooManyDelegated(usize),
+    /// Another control plane needs one in months.
+    #[error("you have had authorities signed too often: again in {} minutes", .again_in.as_secs().div_ceil(60))]
+    TooOften {
+        /// When it may be.
+        again_in: Duration,
+    },
+    /// Somebody would meet certificates that they do not trust yet.
+    #[error(
+        "{count} live instances do not trust it yet ({}): wait for them, or until their certificates expire",
+        .named.join(", ")
+    )]
+    NotTrustedYet {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
+    /// Somebody would be cut off.
+    #[error(
+        "{count} live instances hold certificates by it ({}): wait until they have renewed, or cut them off with --now",
+        .named.join(", ")
+    )]
+    StillHeld {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
+    /// Calls that are under way would be cut.
+    #[error(
+        "{count} live instances may have connections on which nothing newer is proved ({}): wait some seconds, see \
+         `hauberk authority list`, or cut those connections with --now",
+        .named.join(", ")
+    )]
+    StillProved {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
+}
+
+impl From<SealError> for LifecycleError {
+    fn from(error: SealError) -> Self {
+        Self::Authority(error.into())
+    }
+}

@@ -1,0 +1,234 @@
+//! Authorities under somebody else's root: asked for, taken in, announced.
+
+use hauberk_identity::UnixMillis;
+use hauberk_tls::{
+    AuthorityCertificate, CertificateDer, IssuingAuthority, UpstreamChain, check_root, is_self_issued,
+};
+
+use super::{Authorities, LifecycleError, change};
+use crate::audit::{Act, Actor};
+use crate::authority::book::{Book, Entry, Kind, put};
+use crate::authority::make;
+use crate::authority::records::{AuthorityRecord, RequestRecord, State};
+use crate::authority::upstream::Signed;
+use crate::authority::{AuthorityError, KeyEncryptionKey};
+use crate::registry::{Commit, document, keys};
+use crate::server_certificate::ServerNames;
+
+/// How many roots everybody may be told to trust before anything stands under them.
+const MOST_ANNOUNCED: usize = 8;
+
+/// A request that waits to be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requested {
+    /// PKCS#10, DER.
+    pub csr: Vec<u8>,
+    /// When it was made.
+    pub created_at: UnixMillis,
+}
+
+/// What is to come of what was signed.
+#[derive(Clone, Copy)]
+pub(super) struct Wish {
+    /// A root: under the active one it is not wanted.
+    pub(super) kind: Kind,
+    /// It becomes active by itself.
+    pub(super) goes_on: bool,
+}
+
+impl Authorities {
+    /// The request for an issuing authority that waits to be signed, or a new one. `anew`: a new one in any case.
+    ///
+    /// # Errors
+    /// It cannot be made or written.
+    pub async fn request(&self, anew: bool, actor: &Actor) -> Result<Requested, LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        if let Some(waiting) = book.request.as_ref().filter(|_| !anew) {
+            let RequestRecord { created_at, csr, .. } = waiting.record.clone();
+            return Ok(Requested { csr, created_at: UnixMillis(created_at) });
+        }
+        let created_at = self.parts.clock.now();
+        let trust_domain = self.parts.authority.trust_domain();
+        let (record, key) = make::request(trust_domain, &self.kek()?, created_at)?;
+        let commit = Commit::new()
+            .unchanged(keys::AUTHORITY_REQUEST, book.request.as_ref().map(|waiting| &waiting.stored))
+            .put(keys::AUTHORITY_REQUEST, document::to_bytes(keys::AUTHORITY_REQUEST, &record)?);
+        let object = key.fingerprint().to_string();
+        self.parts.audit.commit(commit, Act::done(actor, "authority.request", object)).await?;
+        Ok(Requested { csr: record.csr, created_at })
+    }
+
+    /// Takes in what somebody signed for the request that waits, prepared: an issuing authority, and its root with it where
+    /// that is new. Or, where there is nothing but a root, that root alone. Gives the serial number of what is to be activated.
+    ///
+    /// # Errors
+    /// It will not do, no request waits, or something else does.
+    pub async fn install(
+        &self,
+        certificates: Vec<CertificateDer<'static>>,
+        root: Option<CertificateDer<'static>>,
+        actor: &Actor,
+    ) -> Result<String, LifecycleError> {
+        let (mut roots, others): (Vec<_>, Vec<_>) = certificates.iter().cloned().partition(is_self_issued);
+        roots.extend(root.clone());
+        if !others.is_empty() || roots.is_empty() {
+            let signed = Signed { certificates, root };
+            return self.take_in(signed, Wish { kind: Kind::Issuing, goes_on: false }, actor).await;
+        }
+        let mut announced = String::new();
+        for root in roots {
+            announced = self.announce(root, actor).await?;
+        }
+        Ok(announced)
+    }
+
+    /// A root of our own in the place of somebody else's, prepared. Gives its serial number.
+    ///
+    /// # Errors
+    /// The settings name who signs for us, another root waits, or it cannot be made or written.
+    pub async fn prepare_own_root(&self, actor: &Actor) -> Result<String, LifecycleError> {
+        if self.parts.upstream.is_some() {
+            return Err(LifecycleError::UpstreamIsSet);
+        }
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        if let Some(waiting) = book.prepared(Kind::Root) {
+            return Err(LifecycleError::Waits(waiting.serial.clone()));
+        }
+        let trust_domain = self.parts.authority.trust_domain();
+        let now = self.parts.clock.now();
+        let (serial, commit) = change::own_root(&book, false, trust_domain, &self.kek()?, now)?;
+        self.commit(commit, Act::done(actor, "authority.prepare", serial.clone()).because("root")).await?;
+        Ok(serial)
+    }
+
+    /// Takes in what was signed for the request that waits.
+    pub(super) async fn take_in(
+        &self,
+        signed: Signed,
+        wish: Wish,
+        actor: &Actor,
+    ) -> Result<String, LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let (now, kek) = (self.parts.clock.now(), self.kek()?);
+        let waiting = book.request.as_ref().ok_or(LifecycleError::NoRequest)?;
+        let key = make::open_request(&waiting.record, &kek)?;
+        let known: Vec<_> = book.trusted_roots().map(Entry::der).collect();
+        let trust_domain = self.parts.authority.trust_domain();
+        let Signed { certificates, root } = signed;
+        let chain =
+            UpstreamChain::find(trust_domain, &key.public_key(), &certificates, root.as_ref(), &known, now)?;
+        let ServerNames { dns_names, ip_addresses } = self.parts.server_names.clone();
+        let issuing = IssuingAuthority::adopt(&chain, key, dns_names, ip_addresses, now)?;
+        if wish.kind == Kind::Root
+            && let Some(root) = book.active(Kind::Root).filter(|root| root.der() == *chain.root())
+        {
+            return Err(LifecycleError::SameRoot(root.serial.clone()));
+        }
+        let (serial, commit) = taken_in(&book, &chain, &issuing, &kek, wish.goes_on, now)?;
+        let commit =
+            commit.unchanged(keys::AUTHORITY_REQUEST, Some(&waiting.stored)).delete(keys::AUTHORITY_REQUEST);
+        let act = Act::done(actor, "authority.install", serial.clone());
+        self.commit(commit, act.because(format!("issuing {}", issuing.serial()))).await?;
+        self.forget_dealings();
+        Ok(serial)
+    }
+
+    /// Has everybody trust a root under which nothing stands yet. Gives its serial number.
+    pub(super) async fn announce(
+        &self,
+        root: CertificateDer<'static>,
+        actor: &Actor,
+    ) -> Result<String, LifecycleError> {
+        let _one_at_a_time = self.step.lock().await;
+        let book = Book::read(&*self.parts.store).await?;
+        let now = self.parts.clock.now();
+        check_root(self.parts.authority.trust_domain(), &root, now)?;
+        match book.of(Kind::Root).find(|entry| entry.der() == root) {
+            Some(known) if known.is_trusted() => return Ok(known.serial.clone()),
+            Some(known) if known.record.was_tainted => return Err(former(known)),
+            Some(_) | None => {}
+        }
+        if book.announced().count() >= MOST_ANNOUNCED {
+            return Err(LifecycleError::TooManyRoots(MOST_ANNOUNCED));
+        }
+        let (serial, commit) = with_root(&book, book.change()?, &root, false, now)?;
+        let act = Act::done(actor, "authority.install", serial.clone()).because("root");
+        self.commit(commit, act).await?;
+        Ok(serial)
+    }
+}
+
+/// The commit that prepares an issuing authority which somebody else signed, and the serial number of what is to be
+/// activated: its root's, unless that is active already.
+fn taken_in(
+    book: &Book,
+    chain: &UpstreamChain,
+    issuing: &IssuingAuthority,
+    kek: &KeyEncryptionKey,
+    goes_on: bool,
+    now: UnixMillis,
+) -> Result<(String, Commit), LifecycleError> {
+    let serial = issuing.serial().to_string();
+    if book.find(&serial).is_some() {
+        return Err(LifecycleError::SerialTaken(serial));
+    }
+    let root = book.of(Kind::Root).find(|entry| entry.der() == *chain.root());
+    let is_active = root.is_some_and(|root| root.is(State::Active));
+    let kind = if is_active { Kind::Issuing } else { Kind::Root };
+    if let Some(waiting) = book.prepared(kind) {
+        return Err(LifecycleError::Waits(waiting.serial.clone()));
+    }
+    let (commit, root_serial, before) = match root {
+        Some(root) if root.is(State::Retired) && root.record.was_tainted => return Err(former(root)),
+        root if root.is_none_or(|root| root.is(State::Retired)) => {
+            let (root, commit) = with_root(book, book.change()?, chain.root(), goes_on, now)?;
+            (commit, root, book.active(Kind::Root))
+        }
+        Some(root) if is_active => (book.change()?, root.serial.clone(), book.before(root)),
+        Some(root) if root.is(State::Prepared) => {
+            let created_at = change::after_all(book, now);
+            let record = AuthorityRecord { goes_on, created_at, ..root.record.clone() };
+            let commit = put(book.change()?, Kind::Root, &root.serial, &record)?;
+            (commit, root.serial.clone(), book.active(Kind::Root))
+        }
+        Some(root) => return Err(former(root)),
+        None => return Err(AuthorityError::Missing("root").into()),
+    };
+    let record = AuthorityRecord {
+        goes_on: goes_on && is_active,
+        created_at: change::after_all(book, now),
+        cross: change::cross(issuing, before, kek)?,
+        ..make::adopted(issuing, chain.intermediates(), root_serial.clone(), kek, now)?
+    };
+    let commit = put(commit, Kind::Issuing, &serial, &record)?;
+    Ok((if is_active { serial } else { root_serial }, commit))
+}
+
+/// The commit with somebody else's root, prepared.
+fn with_root(
+    book: &Book,
+    commit: Commit,
+    root: &CertificateDer<'static>,
+    goes_on: bool,
+    now: UnixMillis,
+) -> Result<(String, Commit), LifecycleError> {
+    let serial = AuthorityCertificate::read(root.clone()).map_err(AuthorityError::from)?.serial().to_string();
+    if book.find(&serial).is_some_and(|known| known.der() != *root) {
+        return Err(LifecycleError::SerialTaken(serial));
+    }
+    let record = AuthorityRecord {
+        goes_on,
+        created_at: change::after_all(book, now),
+        needs_version: book.trust.version + 1,
+        ..make::upstream_root(root, now)
+    };
+    let commit = put(commit, Kind::Root, &serial, &record)?;
+    Ok((serial, commit))
+}
+
+fn former(root: &Entry) -> LifecycleError {
+    LifecycleError::FormerRoot { serial: root.serial.clone(), state: root.record.state }
+}

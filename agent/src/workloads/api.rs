@@ -45,7 +45,7 @@ const TOKENS_AT_ONCE: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Shared {
     kept: watch::Receiver<Kept>,
-    live: LiveIdentity,
+    pub(super) live: LiveIdentity,
     matching: Matching,
     pub(super) tokens: Tokens,
     pub(super) board: Board,
@@ -319,7 +319,7 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         check_metadata(&request)?;
         let _turn = self.turn()?;
-        jwt::validate(&self.shared, request.into_inner()).await.map(Response::new)
+        jwt::validate(self, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -371,17 +371,11 @@ mod tests {
     use hauberk_identity::TrustDomain;
     use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::jwt::{JwtSigner, KeyUse};
-    use tokio::net::UnixStream;
-    use tokio::task::JoinSet;
     use tokio::time::timeout;
     use tonic::Code;
 
+    use super::super::testing::{Served, worker};
     use super::*;
-    use crate::clock::Clock;
-    use crate::config::HostPort;
-    use crate::credentials::{Credentials, Issued};
-    use crate::state::{State, StoredTrust};
-    use crate::testing::{Authorities, HOUR, around};
 
     /// The keys of so many signers, as they are told.
     fn told(signers: &[JwtSigner]) -> pb::JwtKeys {
@@ -396,32 +390,11 @@ mod tests {
 
     #[tokio::test]
     async fn keys_that_are_rotated_reach_whoever_waits_and_the_latest_whoever_is_slow() {
-        let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
-        let state = Arc::new(State::open(folder.path()).unwrap());
-        let trust = StoredTrust::new(authorities.trust()).unwrap();
-        let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
-        let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
-        let board = Board::new(true);
-        let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
-        let (denied, clock) = (Arc::new(Denied::new()), Clock::system());
-        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
-        let stop = CancellationToken::new();
-        let tokens = Tokens::new(nowhere, credentials, clock);
-        let shared = Shared::new(&keeper, tokens, board.clone(), None, stop.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run(stop.clone()));
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let api = Api::new(shared, Caller::of(&ours).unwrap());
-
-        let entry = pb::WorkloadEntry {
-            enrollment: "worker".to_owned(),
-            spiffe_id: "spiffe://shop.local/workload/worker".to_owned(),
-            selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
-            ..pb::WorkloadEntry::default()
-        };
+        let served = Served::new();
+        let (board, state, api) = (&served.board, &served.state, served.api());
         let signers: Vec<JwtSigner> = (0..20).map(|_| JwtSigner::generate().unwrap()).collect();
         let mut stream = api.answers(jwt::has_keys, jwt::bundles);
-        board.take_entries(pb::WorkloadEntries { entries: vec![entry] });
+        board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         board.take_jwt_keys(&told(&signers[..1]), &domain()).unwrap();
         let mut next = async || {
             let answer = timeout(4 * PATIENCE, stream.next()).await.expect("in time").expect("a stream");
@@ -443,12 +416,10 @@ mod tests {
         // As they are kept, another agent finds them.
         state.save_jwt_keys(&told(&signers)).unwrap();
         let again = Board::new(true);
-        again.reload(&state, &domain());
+        again.reload(state, &domain());
         assert_eq!(again.jwt_keys().borrow().as_ref().unwrap().keys().count(), signers.len());
 
         board.vouch_for_nobody();
         assert_eq!(next().await.unwrap_err().code(), Code::PermissionDenied);
-        stop.cancel();
-        tasks.join_all().await;
     }
 }

@@ -23,6 +23,8 @@ mod sds;
 mod serve;
 mod socket;
 mod systemd;
+#[cfg(test)]
+mod testing;
 mod token_cache;
 mod tokens;
 mod told;

@@ -18,6 +18,7 @@ mod hold;
 mod jwt;
 mod keeper;
 mod matching;
+mod peer;
 mod process;
 mod sds;
 mod serve;

@@ -165,9 +165,10 @@ impl Api {
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.
     pub(super) fn answers<T>(&self, suffices: Suffices, make: fn(&Given) -> T) -> Answers<T>
     where
-        T: Clone + PartialEq + Send + 'static,
+        T: PartialEq + Send + 'static,
     {
-        let first = (self.follow(), None::<T>);
+        // What answers are made of is everybody's; a copy of an answer would be each stream's own.
+        let first = (self.follow(), None::<Given>);
         Box::pin(futures_util::stream::unfold(Some(first), move |state| async move {
             let (mut following, mut last) = state?;
             loop {
@@ -176,8 +177,9 @@ impl Api {
                     Err(status) => return Some((Err(status), None)),
                 };
                 let answer = make(&given);
-                if last.as_ref() != Some(&answer) {
-                    last = Some(answer.clone());
+                let is_news = last.as_ref().is_none_or(|last| make(last) != answer);
+                last = Some(given);
+                if is_news {
                     return Some((Ok(answer), Some((following, last))));
                 }
             }

@@ -29,6 +29,7 @@ mod testing;
 mod token_cache;
 mod tokens;
 mod told;
+mod untaken;
 pub mod watch;
 
 use std::sync::Arc;

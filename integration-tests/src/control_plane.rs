@@ -41,6 +41,7 @@ pub struct MeshBox {
     admin: String,
     agent: String,
     health: String,
+    clock: Option<(String, PathBuf)>,
 }
 
 impl MeshBox {
@@ -64,6 +65,7 @@ impl MeshBox {
             admin: String::new(),
             agent: String::new(),
             health: String::new(),
+            clock: None,
         };
         let data = mesh.data_dir();
         let init = ["init", "--trust-domain", trust_domain, "--context", "box", "--data-dir"];
@@ -117,6 +119,11 @@ impl MeshBox {
         if let Some(mut process) = self.control_plane.take() {
             process.kill();
         }
+    }
+
+    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right.
+    pub fn set_clock(&mut self, clock: Option<(String, PathBuf)>) {
+        self.clock = clock;
     }
 
     /// Starts it again on the addresses it had.
@@ -282,6 +289,10 @@ impl MeshBox {
             .args(["--agent-listen", agent, "--admin-listen", admin, "--health-listen", "127.0.0.1:0"])
             .args(&self.arguments)
             .env("HAUBERK_HOME", self.cli_home());
+        if let Some((offset, faketime)) = &self.clock {
+            // Timers go by the steady clock, which stays as it is.
+            command.env("LD_PRELOAD", faketime).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
+        }
         command
     }
 

@@ -1,17 +1,22 @@
 //! Where renewed certificates are proved for connections that stay open (see `inbound/prove.rs` for the other side).
 //!
 //! The fresh handshake is mutual: we prove ours, and the far agent its own, for all the connections between us.
+//!
+//! Whoever is gone does not answer, and must not keep the living waiting: a peer is first given little time, and more only
+//! at places of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use hauberk_identity::SpiffeId;
 use hauberk_tls::{ServerExpectation, Svid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::http::chain;
 use super::peer::HANDSHAKE_PATIENCE;
@@ -25,40 +30,101 @@ const EVERY_IN_SUCCESSION: Duration = Duration::from_secs(1);
 /// How long before the far agent's certificate ends it is asked for a newer one: it renews at half life, so that there is
 /// one unless its life is shorter than a few minutes.
 const ASK_BEFORE: Duration = Duration::from_secs(5 * 60);
-/// How long one proof may take.
+/// How long one proof may take at first, and how long where that was not enough.
+const PROMPT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The most proofs at once.
-const MAX_PROOFS: usize = 8;
+/// The most proofs at once with peers of which nothing bad is known, and with those that were too slow.
+const MAX_PROMPT: usize = 32;
+const MAX_PATIENT: usize = 16;
 /// The most connections that one proof names.
 const MAX_NAMES: usize = 1_024;
 
 /// Proves, again and again, whatever needs it.
 pub(super) async fn keep_proved(connections: &Arc<Connections>) {
     let mut identity = connections.context().identity.subscribe();
+    let places = Places { prompt: Semaphore::new(MAX_PROMPT), patient: Semaphore::new(MAX_PATIENT) };
+    let mut proofs = FuturesUnordered::new();
+    let (mut under_way, mut slow) = (HashSet::new(), HashSet::new());
+    let mut next_look = Instant::now() + pause(connections);
     loop {
-        let pause = if connections.is_succession_under_way() { EVERY_IN_SUCCESSION } else { EVERY };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = sleep_until(next_look) => {}
             Ok(()) = identity.changed() => {}
+            Some((peer, is_slow)) = proofs.next() => {
+                under_way.remove(&peer);
+                if is_slow { slow.insert(peer) } else { slow.remove(&peer) };
+                continue;
+            }
         }
-        let proofs = stream::iter(stale(connections));
-        proofs
-            .for_each_concurrent(MAX_PROOFS, |((address, id), stale)| async move {
-                for some in stale.chunks(MAX_NAMES) {
-                    let proof = prove(connections, address, &id, some);
-                    let error = match tokio::time::timeout(PATIENCE, proof).await {
-                        Ok(Ok(())) => continue,
-                        Ok(Err(error)) => chain(&error),
-                        Err(_) => "too slow".to_owned(),
-                    };
-                    tracing::warn!(event = "certificate_not_proved", %address, error);
-                }
-            })
-            .await;
+        let by_peer = stale(connections);
+        slow.retain(|peer| by_peer.contains_key(peer));
+        for (peer, stale) in by_peer {
+            if under_way.insert(peer.clone()) {
+                let is_slow = slow.contains(&peer);
+                proofs.push(places.prove_all(connections, peer, stale, is_slow));
+            }
+        }
+        next_look = Instant::now() + pause(connections);
     }
 }
 
-type ByPeer = HashMap<(SocketAddr, SpiffeId), Vec<Arc<Connection>>>;
+fn pause(connections: &Connections) -> Duration {
+    if connections.is_succession_under_way() { EVERY_IN_SUCCESSION } else { EVERY }
+}
+
+/// Whom connections lead to.
+type Peer = (SocketAddr, SpiffeId);
+type ByPeer = HashMap<Peer, Vec<Arc<Connection>>>;
+
+/// How many proofs there are at once.
+struct Places {
+    prompt: Semaphore,
+    patient: Semaphore,
+}
+
+impl Places {
+    /// Gives the peer back, and whether it was too slow.
+    async fn prove_all(
+        &self,
+        connections: &Connections,
+        peer: Peer,
+        stale: Vec<Arc<Connection>>,
+        mut is_slow: bool,
+    ) -> (Peer, bool) {
+        for some in stale.chunks(MAX_NAMES) {
+            is_slow = self.prove(connections, &peer, some, is_slow).await;
+        }
+        (peer, is_slow)
+    }
+
+    async fn prove(
+        &self,
+        connections: &Connections,
+        (address, id): &Peer,
+        stale: &[Arc<Connection>],
+        is_slow: bool,
+    ) -> bool {
+        if !is_slow {
+            let _place = self.prompt.acquire().await;
+            if let Ok(outcome) = timeout(PROMPT, prove(connections, *address, id, stale)).await {
+                tell(*address, outcome);
+                return false;
+            }
+        }
+        let _place = self.patient.acquire().await;
+        let outcome = timeout(PATIENCE, prove(connections, *address, id, stale)).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(io::Error::other("too slow")));
+        let is_slow = outcome.is_err();
+        tell(*address, outcome);
+        is_slow
+    }
+}
+
+fn tell(address: SocketAddr, outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::warn!(event = "certificate_not_proved", %address, error = chain(&error));
+    }
+}
 
 /// The connections on which our certificate, or the far agent's, is no longer the newest, by whom they lead to.
 fn stale(connections: &Connections) -> ByPeer {
@@ -113,3 +179,6 @@ async fn prove(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -176,11 +176,14 @@ impl MultiplexedPool {
     ) -> Result<Option<Stream>, E> {
         let mut open = self.open();
         open.retain(|connection| !connection.sender.is_closed() && !connection.retired.is_cancelled());
-        open.sort_by_cached_key(|connection| connection.streams.lock().count);
         let may_be_more = may_be_more && open.len() < MAX_CONNECTIONS;
         let mut outcome = Ok(None);
-        for connection in open.iter() {
-            if may_be_more && connection.streams.lock().count >= SPREAD_FROM {
+        // Only what nobody uses may be refused, and all of that for the same reason.
+        for least in [0, 1] {
+            let counted = open.iter().map(|connection| (connection.streams.lock().count, connection));
+            let usable = counted.filter(|(count, _)| *count >= least);
+            let Some((count, connection)) = usable.min_by_key(|(count, _)| *count) else { break };
+            if may_be_more && count >= SPREAD_FROM {
                 break;
             }
             outcome = connection.begin(&claim).map(Some);

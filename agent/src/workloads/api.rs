@@ -45,7 +45,7 @@ const TOKENS_AT_ONCE: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Shared {
     kept: watch::Receiver<Kept>,
-    live: LiveIdentity,
+    pub(super) live: LiveIdentity,
     matching: Matching,
     pub(super) tokens: Tokens,
     pub(super) board: Board,
@@ -165,9 +165,10 @@ impl Api {
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.
     pub(super) fn answers<T>(&self, suffices: Suffices, make: fn(&Given) -> T) -> Answers<T>
     where
-        T: Clone + PartialEq + Send + 'static,
+        T: PartialEq + Send + 'static,
     {
-        let first = (self.follow(), None::<T>);
+        // What answers are made of is everybody's; a copy of an answer would be each stream's own.
+        let first = (self.follow(), None::<Given>);
         Box::pin(futures_util::stream::unfold(Some(first), move |state| async move {
             let (mut following, mut last) = state?;
             loop {
@@ -176,8 +177,9 @@ impl Api {
                     Err(status) => return Some((Err(status), None)),
                 };
                 let answer = make(&given);
-                if last.as_ref() != Some(&answer) {
-                    last = Some(answer.clone());
+                let is_news = last.as_ref().is_none_or(|last| make(last) != answer);
+                last = Some(given);
+                if is_news {
                     return Some((Ok(answer), Some((following, last))));
                 }
             }
@@ -319,7 +321,7 @@ impl SpiffeWorkloadApi for Api {
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
         check_metadata(&request)?;
         let _turn = self.turn()?;
-        jwt::validate(&self.shared, request.into_inner()).await.map(Response::new)
+        jwt::validate(self, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -371,17 +373,11 @@ mod tests {
     use hauberk_identity::TrustDomain;
     use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::jwt::{JwtSigner, KeyUse};
-    use tokio::net::UnixStream;
-    use tokio::task::JoinSet;
     use tokio::time::timeout;
     use tonic::Code;
 
+    use super::super::testing::{Served, worker};
     use super::*;
-    use crate::clock::Clock;
-    use crate::config::HostPort;
-    use crate::credentials::{Credentials, Issued};
-    use crate::state::{State, StoredTrust};
-    use crate::testing::{Authorities, HOUR, around};
 
     /// The keys of so many signers, as they are told.
     fn told(signers: &[JwtSigner]) -> pb::JwtKeys {
@@ -396,32 +392,11 @@ mod tests {
 
     #[tokio::test]
     async fn keys_that_are_rotated_reach_whoever_waits_and_the_latest_whoever_is_slow() {
-        let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
-        let state = Arc::new(State::open(folder.path()).unwrap());
-        let trust = StoredTrust::new(authorities.trust()).unwrap();
-        let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
-        let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
-        let board = Board::new(true);
-        let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
-        let (denied, clock) = (Arc::new(Denied::new()), Clock::system());
-        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
-        let stop = CancellationToken::new();
-        let tokens = Tokens::new(nowhere, credentials, clock);
-        let shared = Shared::new(&keeper, tokens, board.clone(), None, stop.clone());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(keeper.run(stop.clone()));
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let api = Api::new(shared, Caller::of(&ours).unwrap());
-
-        let entry = pb::WorkloadEntry {
-            enrollment: "worker".to_owned(),
-            spiffe_id: "spiffe://shop.local/workload/worker".to_owned(),
-            selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
-            ..pb::WorkloadEntry::default()
-        };
+        let served = Served::new();
+        let (board, state, api) = (&served.board, &served.state, served.api());
         let signers: Vec<JwtSigner> = (0..20).map(|_| JwtSigner::generate().unwrap()).collect();
         let mut stream = api.answers(jwt::has_keys, jwt::bundles);
-        board.take_entries(pb::WorkloadEntries { entries: vec![entry] });
+        board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         board.take_jwt_keys(&told(&signers[..1]), &domain()).unwrap();
         let mut next = async || {
             let answer = timeout(4 * PATIENCE, stream.next()).await.expect("in time").expect("a stream");
@@ -443,12 +418,10 @@ mod tests {
         // As they are kept, another agent finds them.
         state.save_jwt_keys(&told(&signers)).unwrap();
         let again = Board::new(true);
-        again.reload(&state, &domain());
+        again.reload(state, &domain());
         assert_eq!(again.jwt_keys().borrow().as_ref().unwrap().keys().count(), signers.len());
 
         board.vouch_for_nobody();
         assert_eq!(next().await.unwrap_err().code(), Code::PermissionDenied);
-        stop.cancel();
-        tasks.join_all().await;
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hauberk_identity::Selector;
 use tokio::net::UnixStream;
 
-use super::process::{Process, ProcessFacts};
+use super::process::{Executed, Process, ProcessFacts};
 use super::{docker, systemd};
 
 /// The program at the other end of a connection.
@@ -28,7 +28,7 @@ impl Caller {
     pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let peer = stream.peer_cred()?;
         let (uid, gid) = (peer.uid(), peer.gid());
-        let process = peer.pid().filter(|pid| *pid > 0).and_then(|pid| Process::hold(pid).ok());
+        let process = peer.pid().filter(|pid| *pid > 0).and_then(|pid| Process::hold_peer(stream, pid).ok());
         Ok(Self {
             uid,
             gid,
@@ -70,11 +70,20 @@ impl Caller {
                 );
                 BTreeSet::new()
             }
+            Err(error) if error.get_ref().is_some_and(|error| error.is::<Executed>()) => {
+                tracing::warn!(event = "workload_changed", uid = self.uid, %error);
+                BTreeSet::new()
+            }
             Err(error) => {
                 tracing::debug!(event = "workload_unknown", uid = self.uid, %error);
                 BTreeSet::new()
             }
         }
+    }
+
+    /// Why its path is not known; `None` where it is.
+    pub(super) fn path_problem(&self) -> Option<String> {
+        self.process().and_then(Process::path).err().map(|error| error.to_string())
     }
 
     /// The SHA-256 of its executable, if we may know it.

@@ -1,14 +1,16 @@
 //! The SPIFFE Workload API's JWT profile: tokens for programs, the keys that verify them, and the check itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::workload::{
     JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse,
 };
-use hauberk_tls::jwt::{JwtBundle, JwtSvid, KeyUse, verify_jwt_svid};
+use hauberk_tls::SpiffeBundle;
+use hauberk_tls::jwt::{JwtBundle, JwtSvid, KeyUse, unverified_trust_domain, verify_jwt_svid};
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 use tokio::time::timeout;
@@ -75,26 +77,50 @@ pub(super) fn bundles(given: &Given) -> JwtBundlesResponse {
     JwtBundlesResponse { bundles: bundles.collect::<HashMap<_, _>>() }
 }
 
-/// Verifies a token for whoever asks: that takes no secret, and so no identity.
+/// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret, and so
+/// no identity; of the others a program knows those whose keys it is given.
 pub(super) async fn validate(
-    shared: &Shared,
+    api: &Api,
     request: ValidateJwtsvidRequest,
 ) -> Result<ValidateJwtsvidResponse, Status> {
     let ValidateJwtsvidRequest { audience, svid } = request;
     if audience.is_empty() || audience.len() > LONGEST_AUDIENCE {
         return Err(Status::invalid_argument(format!("an audience has 1 to {LONGEST_AUDIENCE} bytes")));
     }
+    let shared = &api.shared;
+    let claimed =
+        unverified_trust_domain(&svid).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let judge = |keys: &JwtBundle| judge(&svid, &audience, keys, &shared.denied, shared.tokens.now());
+    let verified = if claimed == *shared.live.current().bundle().trust_domain() {
+        judge(&*own_keys(shared).await?)
+    } else {
+        judge(bundle_of(&claimed, api).await?.jwt())
+    };
+    let svid = verified.map_err(Status::invalid_argument)?;
+    Ok(ValidateJwtsvidResponse {
+        spiffe_id: svid.id().to_string(),
+        claims: Some(Struct { fields: members(svid.claims()) }),
+    })
+}
+
+async fn own_keys(shared: &Shared) -> Result<Arc<JwtBundle>, Status> {
     let mut told = shared.board.jwt_keys();
     let keys = match timeout(PATIENCE, told.wait_for(Option::is_some)).await {
         Ok(Ok(keys)) => keys.clone(),
         _ => None,
     };
-    let keys = keys.ok_or_else(|| Status::unavailable(NO_KEYS))?;
-    let svid = judge(&svid, &audience, &keys, &shared.denied, shared.tokens.now())
-        .map_err(Status::invalid_argument)?;
-    Ok(ValidateJwtsvidResponse {
-        spiffe_id: svid.id().to_string(),
-        claims: Some(Struct { fields: members(svid.claims()) }),
+    keys.ok_or_else(|| Status::unavailable(NO_KEYS))
+}
+
+/// The bundle of another trust domain, where the caller is given it.
+async fn bundle_of(trust_domain: &TrustDomain, api: &Api) -> Result<Arc<SpiffeBundle>, Status> {
+    let given = api.follow().until(false, has_identity).await?;
+    let found = given.federated.into_iter().find(|bundle| bundle.trust_domain() == trust_domain);
+    found.ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "the token is of trust domain {trust_domain}, whose keys this program is not given: no enrollment of its names the \
+             domain (`federatesWith`), or nobody follows it"
+        ))
     })
 }
 
@@ -134,10 +160,13 @@ fn in_protobuf(value: &serde_json::Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use hauberk_identity::TrustDomain;
+    use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::jwt::{Claims, JwtSigner};
+    use hauberk_tls::{TrustBundle, bundle_document};
     use serde_json::json;
+    use tonic::Code;
 
+    use super::super::testing::{Served, worker};
     use super::*;
     use crate::mesh::Denylist;
     use crate::testing::{HOUR, now};
@@ -160,21 +189,90 @@ mod tests {
         assert_eq!(told, BTreeMap::from(expected));
     }
 
-    #[test]
-    fn nobody_in_quarantine_is_believed() {
-        let signer = JwtSigner::generate().unwrap();
-        let domain = TrustDomain::parse("shop.local").unwrap();
-        let keys = JwtBundle::new(domain, [signer.public_key().unwrap()]).unwrap();
-        let id = SpiffeId::parse("spiffe://shop.local/mesh/shop/node/orders").unwrap();
-        let token = signer.sign(&Claims {
-            id: &id,
+    fn domain(name: &str) -> TrustDomain {
+        TrustDomain::parse(name).unwrap()
+    }
+
+    fn keys_of(trust_domain: &str, signer: &JwtSigner) -> JwtBundle {
+        JwtBundle::new(domain(trust_domain), [signer.public_key().unwrap()]).unwrap()
+    }
+
+    /// A token for `db`.
+    fn token(signer: &JwtSigner, id: &str) -> String {
+        let claims = Claims {
+            id: &SpiffeId::parse(id).unwrap(),
             audience: &["db".to_owned()],
             issued_at: now(),
             expires_at: now().plus(HOUR),
             token_id: "1",
             issuer: None,
+        };
+        signer.sign(&claims).unwrap().to_string()
+    }
+
+    /// Whom a token turns out to be about, or why it proves nothing.
+    async fn validated(api: &Api, svid: String) -> Result<String, (Code, String)> {
+        let request = ValidateJwtsvidRequest { audience: "db".to_owned(), svid };
+        match validate(api, request).await {
+            Ok(answer) => Ok(answer.spiffe_id),
+            Err(status) => Err((status.code(), status.message().to_owned())),
+        }
+    }
+
+    #[tokio::test]
+    async fn tokens_of_another_trust_domain_verify_by_its_own_keys_alone() {
+        const THEIRS: &str = "spiffe://partner.example/payments";
+        const OURS: &str = "spiffe://shop.local/mesh/shop/node/orders";
+        let served = Served::new();
+        let api = served.api();
+        let [ours, theirs, others] = [(); 3].map(|()| JwtSigner::generate().unwrap());
+        let told = pb::JwtKeys { jwks: keys_of("shop.local", &ours).to_jwks(KeyUse::Unsaid) };
+        served.board.take_jwt_keys(&told, &domain("shop.local")).unwrap();
+        let followed = [("partner.example", &theirs), ("other.example", &others)].map(|(name, signer)| {
+            let nobody = TrustBundle::empty(domain(name));
+            let document = bundle_document(&nobody, &keys_of(name, signer), None, None);
+            Arc::new(SpiffeBundle::parse(&domain(name), document.as_bytes()).unwrap())
         });
-        let token = token.unwrap();
+        assert!(served.live.publish_federated(followed.into_iter().collect()));
+        let federates_with = vec!["partner.example".to_owned()];
+        let entries = vec![pb::WorkloadEntry { federates_with, ..worker() }];
+        served.board.take_entries(pb::WorkloadEntries { entries });
+
+        assert_eq!(validated(&api, token(&theirs, THEIRS)).await, Ok(THEIRS.to_owned()));
+        assert_eq!(validated(&api, token(&ours, OURS)).await, Ok(OURS.to_owned()));
+        for (signer, id, reason) in [
+            (&ours, THEIRS, "not in the bundle"),
+            (&others, THEIRS, "not in the bundle"),
+            (&theirs, OURS, "not in the bundle"),
+            // Followed, but not for this program; followed by nobody.
+            (&others, "spiffe://other.example/x", "trust domain other.example"),
+            (&others, "spiffe://nobody.example/x", "trust domain nobody.example"),
+        ] {
+            let (code, said) = validated(&api, token(signer, id)).await.unwrap_err();
+            assert_eq!(code, Code::InvalidArgument, "{id}: {said}");
+            assert!(said.contains(reason), "{id}: {said}");
+        }
+
+        // Whoever is nobody verifies what everybody may, and knows of no other domain.
+        served.board.vouch_for_nobody();
+        assert_eq!(validated(&api, token(&ours, OURS)).await, Ok(OURS.to_owned()));
+        let refused = async {
+            loop {
+                match validated(&api, token(&theirs, THEIRS)).await {
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err((code, _)) => return code,
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, refused).await, Ok(Code::PermissionDenied));
+    }
+
+    #[test]
+    fn nobody_in_quarantine_is_believed() {
+        const ORDERS: &str = "spiffe://shop.local/mesh/shop/node/orders";
+        let signer = JwtSigner::generate().unwrap();
+        let (keys, id) = (keys_of("shop.local", &signer), SpiffeId::parse(ORDERS).unwrap());
+        let token = token(&signer, ORDERS);
         let denied = Denied::new();
         assert_eq!(*judge(&token, "db", &keys, &denied, now()).unwrap().id(), id);
         assert!(judge(&token, "other", &keys, &denied, now()).unwrap_err().contains("other"));

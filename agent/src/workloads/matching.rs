@@ -59,7 +59,7 @@ impl Matching {
             }
         }
         if found.is_empty() {
-            self.tell(caller, &holds, lacks);
+            self.tell(caller, &holds, lacks).await;
         }
         found
     }
@@ -111,14 +111,20 @@ impl Matching {
         told.insert(text)
     }
 
-    fn tell(&self, caller: &Caller, holds: &BTreeSet<Selector>, lacks: Vec<Lack>) {
+    async fn tell(&self, caller: &Arc<Caller>, holds: &BTreeSet<Selector>, lacks: Vec<Lack>) {
         let nearest = lacks.into_iter().min_by_key(|lack| lack.missing.len());
+        let lacks_path = nearest.as_ref().is_some_and(Lack::is_of_path);
         let (enrollment, missing) = match nearest {
             Some(Lack { enrollment, missing }) => (enrollment.to_string(), in_words(&missing)),
             None => ("none".to_owned(), "no enrollment has this node as its parent".to_owned()),
         };
         let holds = in_words(holds);
-        if self.is_news(format!("{holds}/{enrollment}/{missing}")) {
+        let asked = Arc::clone(caller);
+        let problem = match lacks_path {
+            true => blocking(move || Ok::<_, io::Error>(asked.path_problem())).await.ok().flatten(),
+            false => None,
+        };
+        if self.is_news(format!("{holds}/{enrollment}/{missing}/{problem:?}")) {
             tracing::warn!(
                 event = "workload_denied",
                 uid = caller.uid,
@@ -126,6 +132,7 @@ impl Matching {
                 nearest = enrollment,
                 missing,
                 holds,
+                problem,
                 "a program asked for an identity and no enrollment is its"
             );
         }
@@ -133,6 +140,10 @@ impl Matching {
 }
 
 impl Lack {
+    fn is_of_path(&self) -> bool {
+        self.missing.iter().any(|selector| matches!(selector, Selector::UnixPath(_)))
+    }
+
     /// Whether this could be true yet, and takes that.
     fn is_open_to(&self, costly: Costly) -> bool {
         // What still lacks something that was looked for before is lost.

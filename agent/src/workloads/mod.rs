@@ -18,14 +18,18 @@ mod hold;
 mod jwt;
 mod keeper;
 mod matching;
+mod peer;
 mod process;
 mod sds;
 mod serve;
 mod socket;
 mod systemd;
+#[cfg(test)]
+mod testing;
 mod token_cache;
 mod tokens;
 mod told;
+mod untaken;
 pub mod watch;
 
 use std::sync::Arc;

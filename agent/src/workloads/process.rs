@@ -1,14 +1,18 @@
 //! The process at the other end of a Unix socket, held on to so that another one in its place is noticed.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat, statat};
+use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use thiserror::Error;
 
 use super::cgroup::Cgroups;
+use super::peer::PeerHandle;
 
 /// The largest executable whose digest is taken, in bytes.
 const LARGEST_EXECUTABLE: u64 = 512 * 1024 * 1024;
@@ -21,7 +25,21 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 pub(super) struct Process {
     directory: File,
     started: u64,
+    /// What it executed when it was first looked at; `None` where we may not see that.
+    executable: Option<FileId>,
 }
+
+/// A file, wherever it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// A process that is another program by now: who it was when it connected says nothing about it any longer.
+#[derive(Debug, Error)]
+#[error("it has executed another program since it connected: it gets nothing until it connects again")]
+pub(super) struct Executed;
 
 /// What is known of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,8 +47,7 @@ pub(super) struct ProcessFacts {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) supplementary_gids: Vec<u32>,
-    /// Its executable, where that is the same file for us under the same path: in a mount namespace of its own a process
-    /// may give any file any name.
+    /// See [`Process::path`].
     pub(super) path: Option<PathBuf>,
 }
 
@@ -38,9 +55,22 @@ impl Process {
     /// Holds on to the process of this number.
     pub(super) fn hold(pid: i32) -> io::Result<Self> {
         let directory = File::open(format!("/proc/{pid}"))?;
-        let mut process = Self { directory, started: 0 };
+        let mut process = Self { directory, started: 0, executable: None };
         process.started = process.start_time()?;
+        process.executable = process.executable().ok();
         Ok(process)
+    }
+
+    /// Holds on to the process of this number that has connected. Where the kernel does not tell for certain which one that
+    /// was, it is whichever has the number now.
+    pub(super) fn hold_peer(stream: impl AsFd, pid: i32) -> io::Result<Self> {
+        let peer = PeerHandle::of(stream)?;
+        let process = Self::hold(pid)?;
+        // While it lives its number is nobody else's: what was opened was its own.
+        match peer.map(|peer| peer.has_ended()).transpose()? {
+            Some(true) => Err(io::Error::other("it has ended")),
+            Some(false) | None => Ok(process),
+        }
     }
 
     /// What is true of it now; an error if it has ended.
@@ -48,7 +78,7 @@ impl Process {
         self.check_same()?;
         let status = self.read("status")?;
         let facts = read_status(&status).ok_or_else(|| malformed("status"))?;
-        let facts = ProcessFacts { path: self.executable().ok().flatten(), ..facts };
+        let facts = ProcessFacts { path: self.path().ok(), ..facts };
         self.check_same()?;
         Ok(facts)
     }
@@ -56,7 +86,11 @@ impl Process {
     /// The SHA-256 of its executable; an error where that is too large, or we may not read it.
     pub(super) fn digest(&self) -> io::Result<[u8; 32]> {
         let mut file = self.open("exe")?;
-        let length = file.metadata()?.len();
+        let metadata = file.metadata()?;
+        if Some(FileId::of(&metadata)) != self.executable {
+            return Err(io::Error::other(Executed));
+        }
+        let length = metadata.len();
         if length > LARGEST_EXECUTABLE {
             let problem = format!("it has {length} bytes; at most {LARGEST_EXECUTABLE} are read");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
@@ -91,19 +125,45 @@ impl Process {
         Ok(text)
     }
 
-    fn executable(&self) -> io::Result<Option<PathBuf>> {
+    /// Its executable, where that is the same file for us under the same path: in a mount namespace of its own a process may
+    /// give any file any name. That it has such a namespace is not held against it: services of systemd often do.
+    ///
+    /// # Errors
+    /// It is not, or we may not see it.
+    pub(super) fn path(&self) -> io::Result<PathBuf> {
         let link = readlinkat(&self.directory, "exe", Vec::new())?;
+        let executable = self.executable()?;
+        if self.executable != Some(executable) {
+            return Err(io::Error::other(Executed));
+        }
         let path = Path::new(std::ffi::OsStr::from_bytes(link.to_bytes()));
-        let own = statat(&self.directory, "exe", AtFlags::empty())?;
-        let ours = rustix::fs::stat(path)?;
-        let is_same = (own.st_dev, own.st_ino) == (ours.st_dev, ours.st_ino);
-        Ok(is_same.then(|| path.to_owned()))
+        let ours = std::fs::metadata(path).ok().map(|metadata| FileId::of(&metadata));
+        if ours != Some(executable) {
+            let problem = format!(
+                "its executable is {} for itself, where we find another file or none",
+                path.display()
+            );
+            return Err(io::Error::other(problem));
+        }
+        Ok(path.to_owned())
     }
 
-    /// Fails if it has ended.
+    fn executable(&self) -> io::Result<FileId> {
+        // Only to look at it: it need not be readable.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = File::from(openat(&self.directory, "exe", flags, Mode::empty())?);
+        Ok(FileId::of(&file.metadata()?))
+    }
+
+    /// Fails if it has ended, or is another program than it was.
     pub(super) fn check_same(&self) -> io::Result<()> {
-        let is_same = self.start_time()? == self.started;
-        if is_same { Ok(()) } else { Err(io::Error::other("another process has its number")) }
+        if self.start_time()? != self.started {
+            return Err(io::Error::other("another process has its number"));
+        }
+        match self.executable {
+            Some(executable) if self.executable()? != executable => Err(io::Error::other(Executed)),
+            _ => Ok(()),
+        }
     }
 
     fn start_time(&self) -> io::Result<u64> {
@@ -119,6 +179,12 @@ impl Process {
         self.open(name)?.take(LARGEST_FILE).read_to_end(&mut bytes)?;
         // Names of programs may hold anything; what is looked for is ASCII.
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
@@ -146,6 +212,8 @@ fn malformed(name: &str) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
@@ -183,6 +251,98 @@ mod tests {
         let mut own = Process::hold(pid(std::process::id())).unwrap();
         own.started += 1;
         assert!(own.facts().unwrap_err().to_string().contains("another process"));
+    }
+
+    #[test]
+    fn whoever_has_executed_another_program_since_is_nobody() {
+        let mut shell = Command::new("sh");
+        let script = "read line; exec cat";
+        let mut child =
+            shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let process = Process::hold(pid(child.id())).unwrap();
+        let path = process.facts().unwrap().path;
+        process.digest().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        let link = format!("/proc/{}/exe", child.id());
+        while std::fs::read_link(&link).ok() == path {
+            std::thread::yield_now();
+        }
+        for refused in [process.facts().map(drop), process.digest().map(drop), process.cgroups().map(drop)] {
+            assert!(refused.unwrap_err().get_ref().unwrap().is::<Executed>());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_path_is_not_believed_where_another_file_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("worker");
+        std::fs::copy("/bin/cat", &path).unwrap();
+        // What we find there is `cat`; what it executes there is a copy of `tail` in a mount namespace of its own.
+        let script = "mount --bind /usr/bin/tail \"$1\" && exec \"$1\" -f /dev/null";
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&path);
+        let Ok(mut child) = unshare.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return };
+        let link = format!("/proc/{}/exe", child.id());
+        while std::fs::read_link(&link).is_ok_and(|executed| executed != path) {
+            if child.try_wait().unwrap().is_some() {
+                // Nobody may do that here.
+                return;
+            }
+            std::thread::yield_now();
+        }
+        let process = Process::hold(pid(child.id())).unwrap();
+        assert_eq!(process.facts().unwrap().path, None);
+        let problem = process.path().unwrap_err().to_string();
+        assert!(problem.contains("another file") && problem.contains("worker"), "{problem}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    const SOCKET: &str = "HAUBERK_TEST_SOCKET";
+
+    #[test]
+    #[ignore = "it is what a process does that another test starts"]
+    fn connects_and_is_gone() {
+        let Some(path) = std::env::var_os(SOCKET) else { return };
+        UnixStream::connect(path).unwrap();
+    }
+
+    #[test]
+    fn whoever_has_the_number_of_the_process_that_connected_is_not_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        // Others are started meanwhile, and take the number.
+        for _ in 0..100 {
+            let mut itself = Command::new(std::env::current_exe().unwrap());
+            itself.args(["--exact", "workloads::process::tests::connects_and_is_gone", "--ignored"]);
+            let mut child = itself.env(SOCKET, &socket).stdout(Stdio::null()).spawn().unwrap();
+            assert!(child.wait().unwrap().success());
+            let (stream, _) = listener.accept().unwrap();
+            let before = (child.id() - 1).to_string();
+            if std::fs::write("/proc/sys/kernel/ns_last_pid", before).is_err() {
+                return;
+            }
+            let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+            let held = (other.id() == child.id()).then(|| {
+                let number = pid(child.id());
+                (Process::hold(number), Process::hold_peer(&stream, number), PeerHandle::of(&stream))
+            });
+            other.kill().unwrap();
+            other.wait().unwrap();
+            match held {
+                None => {}
+                // The kernel does not tell.
+                Some((_, _, Ok(None))) => return,
+                Some((anybody, peer, _)) => {
+                    assert!(anybody.is_ok() && peer.is_err(), "{peer:?}");
+                    return;
+                }
+            }
+        }
+        eprintln!("the number was always somebody else's");
     }
 
     #[test]

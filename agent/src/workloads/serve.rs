@@ -25,8 +25,10 @@ use super::attest::Caller;
 use super::authority::ReadableAuthority;
 use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
+use super::untaken::Untaken;
 use crate::wire::accept::Refusals;
 use crate::wire::http2;
+use crate::wire::prompt::PromptFrames;
 use crate::wire::tasks::Tasks;
 
 /// Connections at once, of all programs and of those of one user. Each takes two files: the socket and its process.
@@ -35,6 +37,13 @@ const MAX_OF_ONE_USER: usize = 128;
 
 /// The largest request, in bytes: there is next to nothing in one.
 const LARGEST_REQUEST: usize = 64 * 1024;
+
+/// What one connection may have under way: programs open a few streams, an Envoy one for each secret, and ask for next to
+/// nothing.
+const MAX_STREAMS: u32 = 100;
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// How long the streams of a connection may take to end when the agent stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -89,34 +98,126 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
 }
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
-    let stop = shared.stop().clone();
+    let (stop, uid) = (shared.stop().clone(), caller.uid);
     let api = Api::new(shared, caller);
     let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
         .max_decoding_message_size(sds::LARGEST_REQUEST);
     let workload = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(LARGEST_REQUEST);
+    let untaken = Untaken::none();
+    let counted = Arc::clone(&untaken);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (mut secrets, mut workload) = (secrets.clone(), workload.clone());
+        let (mut secrets, mut workload, untaken) = (secrets.clone(), workload.clone(), Arc::clone(&counted));
         async move {
             let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
                 secrets.call(request.map(Body::new)).await
             } else {
                 workload.call(request.map(Body::new)).await
             };
-            Ok::<_, Infallible>(answer.unwrap_or_else(|never| match never {}))
+            let answer = answer.unwrap_or_else(|never| match never {});
+            Ok::<_, Infallible>(answer.map(|body| untaken.of(body)))
         }
     });
     let tasks = TaskTracker::new();
-    let serving = http2::server(Tasks::new(tasks.clone()))
-        .serve_connection(TokioIo::new(ReadableAuthority::new(stream)), service);
-    tokio::pin!(serving);
+    let stream = PromptFrames::new(ReadableAuthority::new(stream));
+    let mut serving = Box::pin(
+        http2::server(Tasks::new(tasks.clone()))
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .serve_connection(TokioIo::new(stream), service),
+    );
     // Whoever goes away early is no concern of ours.
     tokio::select! {
         _ = &mut serving => {}
+        () = untaken.until_left() => {
+            tracing::warn!(event = "workload_connection_cut", uid, "a program left an answer unread for too long");
+        }
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
-            let _ = timeout(LAST_WORDS, serving).await;
+            let _ = timeout(LAST_WORDS, &mut serving).await;
         }
     }
+    drop(serving);
     tasks.close();
     let _ = timeout(LAST_WORDS, tasks.wait()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use h2::client;
+    use hauberk_proto::agent::v1 as pb;
+    use tokio::time::Instant;
+
+    use super::super::testing::{Served, worker};
+    use super::*;
+    use crate::workloads::untaken;
+
+    /// A connection on which nothing can be read before more is asked for than this.
+    async fn connect(
+        path: &std::path::Path,
+        window: u32,
+        tasks: &mut JoinSet<()>,
+    ) -> client::SendRequest<Bytes> {
+        let stream = UnixStream::connect(path).await.unwrap();
+        let (sender, connection) =
+            client::Builder::new().initial_window_size(window).handshake(stream).await.unwrap();
+        tasks.spawn(async move { drop(connection.await) });
+        sender.ready().await.unwrap()
+    }
+
+    async fn follow(sender: &mut client::SendRequest<Bytes>) -> h2::RecvStream {
+        let request = Request::post("http://localhost/SpiffeWorkloadAPI/FetchX509Bundles")
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("workload.spiffe.io", "true");
+        let (answer, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+        body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+        answer.await.unwrap().into_body()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_reads_nothing_holds_nobody_up_and_is_cut() {
+        let served = Served::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let socket = ApiSocket::bind(&path).unwrap();
+        served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(socket, Arc::clone(&served.shared)));
+
+        let mut silent = connect(&path, 0, &mut tasks).await;
+        let since = Instant::now();
+        let mut unread = Vec::new();
+        for _ in 0..MAX_STREAMS {
+            unread.push(follow(&mut silent).await);
+        }
+        let mut reader = connect(&path, 1 << 20, &mut tasks).await;
+        let mut reading = follow(&mut reader).await;
+        let mut next = async || {
+            let answer = reading.data().await.unwrap().unwrap();
+            reading.flow_control().release_capacity(answer.len()).unwrap();
+            answer
+        };
+        next().await;
+        for number in 0..100 {
+            let mark = format!("list number {number}");
+            let list = [&[0; 32 * 1024], mark.as_bytes()].concat();
+            served.board.take_revocation_list(pb::RevocationList { der: list.into() });
+            let mut told = Vec::new();
+            while !told.windows(mark.len()).any(|part| part == mark.as_bytes()) {
+                told.extend(next().await);
+            }
+        }
+        assert!(since.elapsed() < untaken::PATIENCE, "nobody waits for them");
+
+        for mut stream in unread {
+            let end = timeout(2 * untaken::PATIENCE, stream.data()).await.expect("it is cut");
+            assert!(end.is_none_or(|data| data.is_err()));
+        }
+        assert!(since.elapsed() <= 2 * untaken::PATIENCE, "{:?}", since.elapsed());
+        served.board.take_revocation_list(pb::RevocationList { der: Bytes::from_static(b"still") });
+        assert!(!next().await.is_empty());
+    }
 }

@@ -11,6 +11,7 @@ use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse,
 };
 use hauberk_tls::{KeyPair, Svid, crl_to_pem};
+use tokio::sync::watch;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
@@ -68,11 +69,20 @@ struct Token {
 /// for.
 pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
     let wanted = Wanted::new(flags)?;
+    let (change, changes) = watch::channel(());
+    tokio::select! {
+        outcome = keep(&wanted, &change) => outcome,
+        () = wanted.notify.follow(changes) => Ok(()),
+    }
+}
+
+/// Keeps the files, and says when they have changed.
+async fn keep(wanted: &Wanted<'_>, change: &watch::Sender<()>) -> Result<(), ApiError> {
     let mut published = Vec::new();
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     let mut told = String::new();
     loop {
-        let error = match follow(&wanted, &mut published, &mut backoff).await {
+        let error = match follow(wanted, change, &mut published, &mut backoff).await {
             Ok(()) => return Ok(()),
             Err(error @ ApiError::Write { .. }) => return Err(error),
             Err(error) => error.to_string(),
@@ -171,6 +181,7 @@ fn public(name: &str, content: Vec<u8>) -> SetFile {
 /// Follows an agent until it is gone.
 async fn follow(
     wanted: &Wanted<'_>,
+    change: &watch::Sender<()>,
     published: &mut Vec<SetFile>,
     backoff: &mut Backoff,
 ) -> Result<(), ApiError> {
@@ -184,10 +195,14 @@ async fn follow(
         if let Some(files) = wanted.files(&mut found) {
             backoff.reset();
             if *published != files {
-                put(wanted, &files).await?;
+                put(wanted, &files)?;
                 *published = files;
+                if !wanted.flags.once {
+                    change.send_replace(());
+                }
             }
             if wanted.flags.once {
+                wanted.notify.once().await;
                 return Ok(());
             }
         }
@@ -226,14 +241,10 @@ async fn renew_tokens(wanted: &Wanted<'_>, client: &mut Client, found: &mut Foun
     Ok(())
 }
 
-async fn put(wanted: &Wanted<'_>, files: &[SetFile]) -> Result<(), ApiError> {
+fn put(wanted: &Wanted<'_>, files: &[SetFile]) -> Result<(), ApiError> {
     let directory = &wanted.flags.write;
     publish(directory, files)
-        .map_err(|source| ApiError::Write { path: directory.display().to_string(), source })?;
-    if let Err(problem) = wanted.notify.all().await {
-        say(&problem);
-    }
-    Ok(())
+        .map_err(|source| ApiError::Write { path: directory.display().to_string(), source })
 }
 
 fn say(problem: &str) {

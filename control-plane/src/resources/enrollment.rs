@@ -343,6 +343,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_anybody_may_execute_is_worth_a_warning() {
+        let catalog = catalog_of(&[mesh("shop"), node("orders", [])]);
+        let digest = format!("unix:sha256:{}", "0".repeat(64));
+        for (selectors, warns) in [
+            (&["unix:path:/usr/bin/worker"][..], true),
+            (&["unix:path:/usr/bin/worker", &digest], true),
+            (&["unix:path:/usr/bin/worker", "unix:uid:1000"], false),
+            (&["unix:path:/usr/bin/worker", "systemd:id:worker.service"], false),
+            (&[&digest, "docker:label:app:worker"], false),
+        ] {
+            let selectors = selectors.iter().map(|text| (*text).to_owned()).collect();
+            let enrollment = enrollment(|workload| workload.selectors = selectors);
+            let warnings = try_admit(&catalog, &[enrollment], EVERYTHING).unwrap().warnings;
+            assert_eq!(warnings.iter().any(|warning| warning.contains("unix:uid:")), warns, "{warnings:?}");
+        }
+    }
+
+    #[test]
     fn its_parent_is_there_and_stays() {
         let mut of_nobody = enrollment(|_| {});
         let Some(Spec::Enrollment(spec)) = &mut of_nobody.spec else { unreachable!() };

@@ -18,6 +18,7 @@ use crate::{
     shop::{self, PATIENCE, SMALL_SHOP, WEB_MAY_ALL},
     spiffe_clients::Foreigner,
     workload_api::{svids, uid},
+    workload_tokens::{tokens, validate},
 };
 
 const HTTP1: &[&[u8]] = &[b"http/1.1"];
@@ -218,6 +219,14 @@ async fn a_bundle_is_fetched_by_the_roots_of_the_web_and_given_to_workloads() {
     .await;
     let root = dial::bundle(&partner.mesh).roots()[0].der().to_vec();
     assert_eq!(answer.federated_bundles, [("spiffe://partner.test".to_owned(), root)].into());
+    let token = eventually_async("a token of theirs", PATIENCE, async || {
+        tokens(&partner.socket, &["db"], PAYMENTS).await.ok()?.pop()
+    });
+    let token = token.await.svid;
+    assert_eq!(validate(&socket, "db", &token).await.unwrap().spiffe_id, PAYMENTS);
+    let ours = tokens(&socket, &["db"], "").await.unwrap().remove(0).svid;
+    let unknown = validate(&partner.socket, "db", &ours).await.unwrap_err();
+    assert!(unknown.message().contains("trust domain box.test"), "they follow nobody: {unknown}");
     let refused = mesh.hauberk(&["delete", "federatedtrustdomain", "partner.test"]);
     assert!(refused.code != 0 && refused.stderr.contains("enrollment \"worker\""), "{refused:?}");
 

@@ -157,9 +157,9 @@ fn no_room_is_called_misc() {
     }
 }
 
-/// One small module needs it, and says why; the other crates forbid it at their root.
+/// Two small modules need it, each for one system call, and say why; the other crates forbid it at their root.
 #[test]
-fn unsafe_code_stands_in_one_file() {
+fn unsafe_code_stands_in_two_files() {
     let mut allowing = Vec::new();
     for path in sources() {
         let text = fs::read_to_string(&path).expect("a source is readable");
@@ -171,5 +171,5 @@ fn unsafe_code_stands_in_one_file() {
             assert!(text.contains("#![forbid(unsafe_code)]"), "{name} does not forbid unsafe code");
         }
     }
-    assert_eq!(allowing, ["agent/src/resident.rs"]);
+    assert_eq!(allowing, ["agent/src/resident.rs", "agent/src/workloads/peer.rs"]);
 }

@@ -1,6 +1,7 @@
 //! JWT-SVIDs from minting to those who accept them: with curl, with our own verifier, and with PyJWT.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,7 +19,7 @@ use tonic::{Code, Status};
 
 use crate::shop::SMALL_SHOP;
 
-const ISSUER: &str = "https://oidc.box.test/mesh";
+pub(crate) const ISSUER: &str = "https://oidc.box.test/mesh";
 
 fn mesh(more: &[&str]) -> MeshBox {
     let arguments = ["--oidc-listen", "127.0.0.1:0", "--oidc-issuer", ISSUER];
@@ -40,12 +41,12 @@ async fn agent(mesh: &MeshBox) -> Connector {
 }
 
 fn oidc_address(mesh: &MeshBox) -> String {
-    let text = std::fs::read_to_string(mesh.data_dir().join("addresses.json")).unwrap();
+    let text = fs::read_to_string(mesh.data_dir().join("addresses.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["oidc"].as_str().unwrap().to_owned()
 }
 
 /// Head and body of what curl gets over HTTPS, trusting this certificate.
-fn curl(mesh: &MeshBox, trusted: &Path, path: &str, more: &[&str]) -> Option<(String, String)> {
+pub(crate) fn curl(mesh: &MeshBox, trusted: &Path, path: &str, more: &[&str]) -> Option<(String, String)> {
     let url = format!("https://{}{path}", oidc_address(mesh));
     let trusted = trusted.to_str().unwrap();
     let output = Command::new("curl")
@@ -64,11 +65,11 @@ fn curl(mesh: &MeshBox, trusted: &Path, path: &str, more: &[&str]) -> Option<(St
     Some((head.to_lowercase(), body.to_owned()))
 }
 
-fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     UnixMillis::from_secs(UnixTime::now().as_secs())
 }
 
-fn keys(jwks: &str) -> JwtBundle {
+pub(crate) fn keys(jwks: &str) -> JwtBundle {
     JwtBundle::from_jwks(TrustDomain::parse("box.test").unwrap(), jwks.as_bytes()).unwrap()
 }
 
@@ -136,18 +137,20 @@ async fn tokens_are_for_agents_and_for_somebody() {
     assert!(audit.contains("jwt-svid.mint") && audit.contains("jwt-key.prepare"), "{audit}");
 }
 
+/// Files with a certificate that vouches for itself, good for ever, and its key.
+pub(crate) fn self_signed(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
+    fs::write(&chain, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    (chain, key)
+}
+
 #[test]
 fn an_operators_certificate_is_served() {
-    let certificate = |folder: &Path, name: &str| {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-        let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
-        std::fs::write(&chain, made.cert.pem()).unwrap();
-        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        (chain, key)
-    };
     let folder = tempfile::tempdir().unwrap();
-    let (chain, key) = certificate(folder.path(), "one");
-    let (_, other_key) = certificate(folder.path(), "two");
+    let (chain, key) = self_signed(folder.path(), "one");
+    let (_, other_key) = self_signed(folder.path(), "two");
     let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
     let mut mesh = mesh(&["--oidc-certificate", &text(&chain), "--oidc-key", &text(&key)]);
     let Some((head, _)) = curl(&mesh, &chain, "/mesh/keys", &[]) else { return };

@@ -33,6 +33,7 @@ mod house;
 mod http2_frames;
 mod impostors;
 mod instance_life;
+mod jwt_key_rotation;
 mod jwt_svids;
 mod live_cut;
 mod load;

@@ -27,14 +27,22 @@ use crate::{
 
 const WORKER: &str = "spiffe://box.test/workload/test/worker";
 
-async fn tokens(socket: &Path, audience: &[&str], spiffe_id: &str) -> Result<Vec<Jwtsvid>, Status> {
+pub(crate) async fn tokens(
+    socket: &Path,
+    audience: &[&str],
+    spiffe_id: &str,
+) -> Result<Vec<Jwtsvid>, Status> {
     let audience = audience.iter().map(|name| (*name).to_owned()).collect();
     let request = JwtsvidRequest { audience, spiffe_id: spiffe_id.to_owned() };
     let answer = client(socket).await.fetch_jwtsvid(marked(request)).await?;
     Ok(answer.into_inner().svids)
 }
 
-async fn validate(socket: &Path, audience: &str, token: &str) -> Result<ValidateJwtsvidResponse, Status> {
+pub(crate) async fn validate(
+    socket: &Path,
+    audience: &str,
+    token: &str,
+) -> Result<ValidateJwtsvidResponse, Status> {
     let request = ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.to_owned() };
     client(socket).await.validate_jwtsvid(marked(request)).await.map(tonic::Response::into_inner)
 }

@@ -24,4 +24,4 @@ pub use jws::{JwsError, MAX_TOKEN_BYTES};
 pub use key::{JwtKey, JwtKeyError};
 pub use key_set::JwtKeySet;
 pub use signer::{Claims, JwtSigner};
-pub use svid::{JwtSvid, JwtSvidError, verify_jwt_svid};
+pub use svid::{JwtSvid, JwtSvidError, unverified_trust_domain, verify_jwt_svid};

@@ -81,12 +81,25 @@ pub fn verify_jwt_svid(
 ) -> Result<JwtSvid, JwtSvidError> {
     let Verified { claims, audience, expires_at, key: _ } =
         claims_of(token, audience, bundle.key_set(), now)?;
-    let subject = claims.get("sub").and_then(Value::as_str).ok_or(JwtSvidError::Claim("sub"))?;
-    let id = SpiffeId::parse(subject)?;
+    let id = subject(&claims)?;
     if !id.is_member_of(bundle.trust_domain()) {
         return Err(JwtSvidError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
     }
     Ok(JwtSvid { id, audience, expires_at, claims })
+}
+
+/// The trust domain of whom a token claims to be about: the one whose bundle to verify it by. Nothing is verified yet.
+///
+/// # Errors
+/// The token cannot be read, or is about nobody in particular.
+pub fn unverified_trust_domain(token: &str) -> Result<TrustDomain, JwtSvidError> {
+    let claims = strict_json::object(&jws::parts(token)?.payload).ok_or(JwtSvidError::Claims)?;
+    Ok(subject(&claims)?.trust_domain())
+}
+
+fn subject(claims: &Map<String, Value>) -> Result<SpiffeId, JwtSvidError> {
+    let subject = claims.get("sub").and_then(Value::as_str).ok_or(JwtSvidError::Claim("sub"))?;
+    Ok(SpiffeId::parse(subject)?)
 }
 
 /// A token that is signed, for us, and not expired, whoever it is about.

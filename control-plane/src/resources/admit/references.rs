@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
+use hauberk_identity::{IdentityKind, Name, Selector, SpiffeId, TrustDomain};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
 use hauberk_proto::mesh::v1::{
     Backend, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
@@ -13,6 +13,7 @@ use super::Step;
 use crate::compile::view::{Provided, node_scope};
 use crate::resources::catalog::{MeshCatalog, Model};
 use crate::resources::choice::did_you_mean;
+use crate::resources::enrollment::{Enrollment, WorkloadEnrollment};
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::problem::{Fault, Problems};
 use crate::resources::virtual_node::{Listener, VirtualNode};
@@ -53,7 +54,8 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
                 warn_of_reach(key, document, mesh, warnings);
             }
             Model::FederatedTrustDomain(_) => check_followed(mesh, problems, warnings),
-            Model::Enrollment(_) | Model::Mesh(_) | Model::Unreadable(_) => {}
+            Model::Enrollment(Enrollment::Workload(workload)) => warn_of_anybody(key, workload, warnings),
+            Model::Enrollment(Enrollment::Attest(_)) | Model::Mesh(_) | Model::Unreadable(_) => {}
         }
     }
 }
@@ -302,6 +304,18 @@ fn warn_of_reach(
     );
     if !warnings.contains(&warning) {
         warnings.push(warning);
+    }
+}
+
+/// A file says nothing about who executes it, and whoever does has its process do anything.
+fn warn_of_anybody(key: &ResourceKey, workload: &WorkloadEnrollment, warnings: &mut Vec<String>) {
+    let is_of_file =
+        |selector: &Selector| matches!(selector, Selector::UnixPath(_) | Selector::UnixSha256(_));
+    if workload.selectors().iter().all(is_of_file) {
+        warnings.push(format!(
+            "{key} is for every user of the host who may execute that file, and may have it load code of their own: name the \
+             user too, as unix:uid:…"
+        ));
     }
 }
 

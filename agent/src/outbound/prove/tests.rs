@@ -1,0 +1,131 @@
+use hauberk_tls::{ClientAuth, PeerIdentity, Usage, verify_svid};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::clock::Clock;
+use crate::connections::{Registered, Role};
+use crate::context::Context;
+use crate::decisions::Decisions;
+use crate::mesh::Mesh;
+use crate::testing::{Authorities, HOUR, around, now};
+
+/// More than there are places for proofs.
+const DEAD: usize = MAX_PROMPT + MAX_PATIENT + 1;
+
+struct Mine {
+    authorities: Arc<Authorities>,
+    connections: Arc<Connections>,
+    opened: Vec<Registered>,
+}
+
+impl Mine {
+    fn new() -> Self {
+        hauberk_tls::install_provider();
+        let authorities = Authorities::new();
+        let clock = Clock::system();
+        let instance = "0123456789".parse().unwrap();
+        let connections = Connections::new(Context {
+            clock,
+            identity: authorities.live("mesh/shop/node/web"),
+            trust: watch::Sender::new(Arc::new(authorities.stored_trust())).subscribe(),
+            mesh: Mesh::new(),
+            decisions: Arc::new(Decisions::new(clock, instance, [1, 2, 3, 4], None)),
+            metrics: Arc::default(),
+        });
+        Self { authorities, connections, opened: Vec::new() }
+    }
+
+    /// A connection to this node's agent, on which we have shown no certificate that we hold now.
+    fn open(&mut self, path: &str, address: SocketAddr) -> Arc<Connection> {
+        let exporter = [u8::try_from(self.opened.len()).unwrap(); 32];
+        let peer = self.peer(path);
+        let opened = self.connections.register(Role::Outbound, peer, address, exporter).unwrap();
+        let connection = Arc::clone(opened.connection());
+        self.opened.push(opened);
+        connection
+    }
+
+    fn peer(&self, path: &str) -> PeerIdentity {
+        let svid = self.authorities.identity(path, around(HOUR)).svid;
+        verify_svid(svid.chain(), self.authorities.issuing.root_bundle(), now(), Usage::Server).unwrap()
+    }
+
+    fn renew(&self) {
+        let identity = self.authorities.identity("mesh/shop/node/web", around(HOUR));
+        self.connections.context().identity.publish(identity.svid, &identity.key).unwrap();
+    }
+
+    /// Waits until our certificate is proved on all of these.
+    async fn until_proved(&self, connections: &[Arc<Connection>]) {
+        let own = shown_by(&self.connections.context().identity.current());
+        while connections.iter().any(|connection| connection.shown() != own) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// An agent that takes every proof.
+async fn living(authorities: &Authorities, path: &str, tasks: &mut JoinSet<()>) -> SocketAddr {
+    let identity = authorities.live(path);
+    let acceptor = identity.acceptor(&[alpn::PROVE], ClientAuth::Required, PATIENCE).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (mut stream, _) = acceptor.accept(stream).await.unwrap().into_parts();
+            let count = usize::from(stream.read_u16().await.unwrap());
+            stream.read_exact(&mut vec![0; 32 * count]).await.unwrap();
+            stream.write_all(&vec![1; count]).await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    });
+    address
+}
+
+/// Takes connections and says nothing on them. Gives how many there have been.
+async fn dead(tasks: &mut JoinSet<()>) -> (SocketAddr, watch::Receiver<usize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (count, counted) = watch::channel(0);
+    tasks.spawn(async move {
+        let mut held = Vec::new();
+        loop {
+            held.push(listener.accept().await.unwrap());
+            count.send_replace(held.len());
+        }
+    });
+    (address, counted)
+}
+
+#[tokio::test]
+async fn the_dead_do_not_keep_the_living_waiting() {
+    let mut mine = Mine::new();
+    let mut tasks = JoinSet::new();
+    let (silent, mut asked) = dead(&mut tasks).await;
+    for number in 0..DEAD {
+        mine.open(&format!("mesh/shop/node/dead-{number}"), silent);
+    }
+    let mut alive = Vec::new();
+    for number in 0..4 {
+        let path = format!("mesh/shop/node/living-{number}");
+        let address = living(&mine.authorities, &path, &mut tasks).await;
+        alive.push(mine.open(&path, address));
+    }
+    let proving = async {
+        // First nothing is known of anybody; then all places for the dead are taken.
+        for attempts in [0, DEAD + MAX_PATIENT] {
+            asked.wait_for(|count| *count >= attempts).await.unwrap();
+            mine.renew();
+            let proved = timeout(3 * PROMPT, mine.until_proved(&alive)).await;
+            assert!(proved.is_ok(), "the living wait for the dead, of whom {attempts} were asked");
+        }
+    };
+    tokio::select! {
+        biased;
+        () = keep_proved(&mine.connections) => {}
+        () = proving => {}
+    }
+}

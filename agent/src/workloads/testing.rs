@@ -1,0 +1,68 @@
+//! The Workload API of an agent without a control plane, which is told what a test likes.
+
+use std::sync::Arc;
+
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::LiveIdentity;
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::api::{Api, Shared};
+use super::attest::Caller;
+use super::keeper::Keeper;
+use super::tokens::Tokens;
+use super::told::Board;
+use crate::clock::Clock;
+use crate::config::HostPort;
+use crate::credentials::{Credentials, Issued};
+use crate::mesh::Denied;
+use crate::state::{State, StoredTrust};
+use crate::testing::{Authorities, HOUR, around};
+
+/// It, until dropped.
+pub(super) struct Served {
+    pub(super) board: Board,
+    pub(super) live: LiveIdentity,
+    pub(super) state: Arc<State>,
+    pub(super) shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+    _folder: TempDir,
+}
+
+impl Served {
+    pub(super) fn new() -> Self {
+        hauberk_tls::install_provider();
+        let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
+        let state = Arc::new(State::open(folder.path()).unwrap());
+        let trust = StoredTrust::new(authorities.trust()).unwrap();
+        let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
+        let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
+        let (board, live) = (Board::new(true), credentials.live().clone());
+        let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let (denied, clock, stop) = (Arc::new(Denied::new()), Clock::system(), CancellationToken::new());
+        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
+        let tokens = Tokens::new(nowhere, credentials, clock);
+        let shared = Shared::new(&keeper, tokens, board.clone(), None, stop.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper.run(stop));
+        Self { board, live, state, shared, _tasks: tasks, _folder: folder }
+    }
+
+    /// As this process is served it.
+    pub(super) fn api(&self) -> Api {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        Api::new(Arc::clone(&self.shared), Caller::of(&ours).unwrap())
+    }
+}
+
+/// An entry that is this process's.
+pub(super) fn worker() -> pb::WorkloadEntry {
+    pb::WorkloadEntry {
+        enrollment: "worker".to_owned(),
+        spiffe_id: "spiffe://shop.local/workload/worker".to_owned(),
+        selectors: vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())],
+        ..pb::WorkloadEntry::default()
+    }
+}

@@ -113,7 +113,7 @@ pub(super) fn upstream_root(root: &CertificateDer<'static>, now: UnixMillis) -> 
 /// A root with its key, for as long as something is signed with it.
 pub(super) fn open_root(entry: &Entry, kek: &KeyEncryptionKey) -> Result<RootAuthority, AuthorityError> {
     if !entry.has_key() {
-        return Err(AuthorityError::KeyElsewhere(entry.serial.clone()));
+        return Err(AuthorityError::RootElsewhere(entry.serial.clone()));
     }
     let key = KeyPair::from_pkcs8_der(&kek.open(&entry.key(), &entry.record.sealed_key)?)?;
     Ok(RootAuthority::load(entry.der(), key)?)

@@ -62,7 +62,7 @@ pub enum AuthorityError {
         "root {0} is not this installation's own, and its key is not here: have the next issuing authority signed, with \
          `hauberk authority csr`, then `hauberk authority install`"
     )]
-    KeyElsewhere(String),
+    RootElsewhere(String),
     /// The registry cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -291,7 +291,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::FormerRoot { .. } => unmet("FORMER_ROOT"),
         LifecycleError::SameRoot(_) => unmet("SAME_ROOT"),
         LifecycleError::UpstreamIsSet => unmet("UPSTREAM_IS_SET"),
-        LifecycleError::Authority(AuthorityError::KeyElsewhere(_)) => unmet("KEY_ELSEWHERE"),
+        LifecycleError::Authority(AuthorityError::RootElsewhere(_)) => unmet("ROOT_ELSEWHERE"),
         LifecycleError::Unacceptable(_) | LifecycleError::SerialTaken(_) => {
             refusal(Code::InvalidArgument, "NOT_ACCEPTABLE", error.to_string())
         }

@@ -26,7 +26,7 @@ pub(super) fn prepare(
             Ok((serial.clone(), put(book.change()?, Kind::Issuing, &serial, &record)?))
         }
         Kind::Root => match book.active(Kind::Root) {
-            Some(active) if !active.has_key() => Err(AuthorityError::KeyElsewhere(active.serial.clone())),
+            Some(active) if !active.has_key() => Err(AuthorityError::RootElsewhere(active.serial.clone())),
             _ => own_root(book, goes_on, trust_domain, kek, now),
         },
     }

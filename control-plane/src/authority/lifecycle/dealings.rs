@@ -155,7 +155,7 @@ impl Authorities {
             Err(error) => error,
         };
         match error {
-            LifecycleError::Authority(AuthorityError::KeyElsewhere(_)) => {
+            LifecycleError::Authority(AuthorityError::RootElsewhere(_)) => {
                 if let Some(Need { what, fix, is_urgent }) = self.need().await? {
                     tracing::warn!(event = "authority_needed", is_urgent, "{what}: {fix}");
                 }

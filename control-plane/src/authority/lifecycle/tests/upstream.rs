@@ -177,7 +177,7 @@ async fn under_a_root_whose_key_is_elsewhere_somebody_is_told_in_time() {
     assert_eq!(authorities.need().await.unwrap(), None);
     for kind in [Kind::Issuing, Kind::Root] {
         let refused = authorities.prepare(kind, true, &actor()).await.unwrap_err();
-        let expected = matches!(refused, LifecycleError::Authority(AuthorityError::KeyElsewhere(_)));
+        let expected = matches!(refused, LifecycleError::Authority(AuthorityError::RootElsewhere(_)));
         assert!(expected && refused.to_string().contains("hauberk authority csr"), "{refused}");
     }
     let active = serial_of(&scratch, Kind::Issuing, State::Active).await;

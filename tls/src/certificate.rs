@@ -75,7 +75,7 @@ pub(crate) struct Facts<'a> {
     /// Set for an authority: cA is TRUE.
     pub(crate) authority: Option<Authority>,
     pub(crate) has_basic_constraints: bool,
-    has_name_constraints: bool,
+    pub(crate) has_name_constraints: bool,
     pub(crate) key_usage: Option<KeyUsage>,
     pub(crate) extended_key_usage: Option<ExtendedKeyUsage>,
     pub(crate) names: Vec<SubjectName<'a>>,

@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::authority::{self, IssuingAuthority};
-use crate::bundle::TrustBundle;
+use crate::bundle::{Root, TrustBundle};
 use crate::certificate::{CertificateFault, Facts, SubjectName};
 use crate::key::PublicKey;
 use crate::svid::{Svid, SvidError};
@@ -105,6 +105,12 @@ impl IssuingAuthority {
             return verify_leaf(svid.chain().get(..1).unwrap_or_default(), template, validity, itself);
         }
         verify_issued(svid, template, validity, &self.root)?;
+        // What stands above may permit some names and not others.
+        let above = self.root.roots().iter().map(Root::der).chain(&self.intermediates);
+        let is_constrained = |der| Facts::read(der).is_ok_and(|facts| facts.has_name_constraints);
+        if above.into_iter().any(is_constrained) {
+            return Ok(());
+        }
         // An authority that cannot stand as a root is verified with its path each time.
         if let Ok(itself) = TrustBundle::new(self.trust_domain().clone(), [self.authority.der.clone()]) {
             self.proven.get_or_init(|| itself);

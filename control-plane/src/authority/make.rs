@@ -104,10 +104,7 @@ pub(super) fn delegated(
 
 /// The record of somebody else's root, prepared.
 pub(super) fn upstream_root(root: &CertificateDer<'static>, now: UnixMillis) -> AuthorityRecord {
-    AuthorityRecord {
-        is_upstream: true,
-        ..prepared(root.to_vec(), Vec::new(), String::new(), now)
-    }
+    AuthorityRecord { is_upstream: true, ..prepared(root.to_vec(), Vec::new(), String::new(), now) }
 }
 
 /// A root with its key, for as long as something is signed with it.
@@ -131,12 +128,7 @@ pub(super) fn open_issuing(
     Ok(IssuingAuthority::load(entry.der(), key, root.der())?.through(between))
 }
 
-fn prepared(
-    certificate: Vec<u8>,
-    sealed_key: Vec<u8>,
-    root: String,
-    now: UnixMillis,
-) -> AuthorityRecord {
+fn prepared(certificate: Vec<u8>, sealed_key: Vec<u8>, root: String, now: UnixMillis) -> AuthorityRecord {
     AuthorityRecord {
         created_at: now.0,
         state: State::Prepared,

@@ -251,6 +251,32 @@ fn authorities_above_are_held_to_their_profile_too() {
     assert!(said.starts_with("a certificate that it signed on trial would be refused"), "{said}");
 }
 
+#[test]
+fn what_stands_above_may_permit_some_names_and_not_others_each_time() {
+    let (root, key) = (Corporate::root(1), KeyPair::generate().unwrap());
+    let between = Corporate::make(2, Some(&root), |params| {
+        let permitted_subtrees = vec![GeneralSubtree::DnsName("corporate.example".into())];
+        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    });
+    let given = [between.sign(&key, |_| {}), between.der.clone(), root.der.clone()];
+    let chain = find(&key, &given, &[]).unwrap();
+    let copied = KeyPair::from_pkcs8_der(&key.to_pkcs8_der()).unwrap();
+    let names = vec!["control.corporate.example".to_owned()];
+    let issuing = IssuingAuthority::adopt(&chain, copied, names, Vec::new(), NOW).unwrap();
+    let named = |name: &str| {
+        let template = SvidTemplate {
+            id: SpiffeId::control_plane(&domain(), &Name::parse("0").unwrap()),
+            public_key: KeyPair::generate().unwrap().public_key(),
+            serial: serial(9),
+            validity: days(1),
+            dns_names: vec![name.to_owned()],
+            ip_addresses: vec![],
+        };
+        issuing.sign(&template).is_ok()
+    };
+    assert!(named("worker.corporate.example") && !named("worker.internal"));
+}
+
 /// A corporate root may stand above many trust domains.
 #[test]
 fn an_authority_of_another_trust_domain_under_the_same_root_is_believed_nothing_here() {

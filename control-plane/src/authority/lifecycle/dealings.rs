@@ -12,7 +12,7 @@ use crate::audit::Actor;
 use crate::authority::book::{Book, Entry, Kind};
 use crate::authority::records::State;
 use crate::authority::steps::{self, Step};
-use crate::authority::{AuthorityError, Upstream};
+use crate::authority::{AuthorityError, Upstream, UpstreamFault};
 use crate::metrics::AuthorityLabel;
 use crate::rpc::Parent;
 
@@ -131,6 +131,15 @@ impl Authorities {
         actor: &Actor,
     ) -> Result<String, LifecycleError> {
         let Some(upstream) = &self.parts.upstream else { return Err(LifecycleError::NoRequest) };
+        if let (Kind::Root, Upstream::Hauberk(parent)) = (kind, upstream) {
+            // Asked before anything is signed in vain, which would be one of the few that it signs.
+            let active = parent.look().await.map_err(UpstreamFault::from)?.active;
+            let book = Book::read(&*self.parts.store).await?;
+            let ours = book.active(Kind::Root).filter(|ours| ours.certificate.fingerprint() == active);
+            if let Some(ours) = ours {
+                return Err(LifecycleError::SameRoot(ours.serial.clone()));
+            }
+        }
         let requested = self.request(false, actor).await?;
         let trust_domain = self.parts.authority.trust_domain();
         let signed = upstream.sign(trust_domain, &requested.csr, self.parts.clock.now()).await?;
@@ -164,8 +173,9 @@ impl Authorities {
                 Ok(false)
             }
             error if self.parts.upstream.is_some() => {
+                let is_unchanged = matches!(error, LifecycleError::SameRoot(_));
                 let mut dealings = self.dealings();
-                dealings.not_before = now.plus(ASK_AGAIN);
+                dealings.not_before = now.plus(if is_unchanged { SAY_AGAIN } else { ASK_AGAIN });
                 let since = dealings.problem.take().map_or(now, |(_, since)| since);
                 dealings.problem = Some((error.to_string(), since));
                 self.parts.metrics.authority_needed.set(1);

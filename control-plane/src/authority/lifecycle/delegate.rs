@@ -37,8 +37,6 @@ impl Authorities {
     ) -> Result<[CertificateDer<'static>; 2], LifecycleError> {
         let key = CertificateRequest::parse(csr)?;
         let now = self.parts.clock.now();
-        let taken = self.signed.lock().unwrap_or_else(PoisonError::into_inner).take(&actor.name, now);
-        taken.map_err(|again_in| LifecycleError::TooOften { again_in })?;
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
         let root = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
@@ -55,6 +53,8 @@ impl Authorities {
         if delegated().count() >= MOST_DELEGATED {
             return Err(LifecycleError::TooManyDelegated(MOST_DELEGATED));
         }
+        let taken = self.signed.lock().unwrap_or_else(PoisonError::into_inner).take(&actor.name, now);
+        taken.map_err(|again_in| LifecycleError::TooOften { again_in })?;
         let opened = make::open_root(root, &self.kek()?)?;
         let (certificate, serial, record) = make::delegated(&opened, &key, actor.name.clone(), now)?;
         let record = AuthorityRecord { created_at: change::after_all(&book, now), ..record };

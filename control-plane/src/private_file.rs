@@ -5,6 +5,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+/// Permissions that let others read a secret, or change it. A group may read it: that is how secrets are mounted for
+/// programs that run as nobody in particular.
+const EXPOSED: u32 = 0o027;
+
+/// Whether a secret in a file of this mode is not secret.
+pub fn is_exposed(mode: u32) -> bool {
+    mode & EXPOSED != 0
+}
+
 /// Writes a new file, 0600, and makes it durable.
 ///
 /// # Errors

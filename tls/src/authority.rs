@@ -11,6 +11,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
+use crate::authority_key::{self, AuthorityKey};
 use crate::bundle::{self, BundleError, TrustBundle};
 use crate::certificate::{CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
@@ -101,7 +102,7 @@ impl AuthorityCertificate {
 
 /// What both kinds of authority have. Its issuer name and key id are parsed once, not with every signature.
 pub(crate) struct Authority {
-    pub(crate) issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Issuer<'static, AuthorityKey>,
     pub(crate) der: CertificateDer<'static>,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) validity: Validity,
@@ -118,7 +119,19 @@ impl RootAuthority {
         validity: Validity,
         serial: Serial,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate()?;
+        Self::create_with(trust_domain, validity, serial, KeyPair::generate()?.into())
+    }
+
+    /// The same with a key that was made for it.
+    ///
+    /// # Errors
+    /// No certificate could be made.
+    pub fn create_with(
+        trust_domain: &TrustDomain,
+        validity: Validity,
+        serial: Serial,
+        key: AuthorityKey,
+    ) -> Result<Self, AuthorityError> {
         let params = authority_params(trust_domain, "root", ROOT_PATH_LEN, validity, serial)?;
         let certificate = params.self_signed(&key).map_err(sign_error)?;
         Authority::load(certificate.into(), key).map(Self)
@@ -130,9 +143,9 @@ impl RootAuthority {
     /// Key and certificate do not belong together, or the certificate is not that of an authority.
     pub fn load(
         certificate: impl Into<CertificateDer<'static>>,
-        key: KeyPair,
+        key: impl Into<AuthorityKey>,
     ) -> Result<Self, AuthorityError> {
-        let authority = Authority::load(certificate.into(), key)?;
+        let authority = Authority::load(certificate.into(), key.into())?;
         TrustBundle::new(authority.trust_domain.clone(), [authority.der.clone()])?;
         Ok(Self(authority))
     }
@@ -144,8 +157,20 @@ impl IssuingAuthority {
     /// # Errors
     /// No key or certificate could be made, or nothing of the validity lies within the root's.
     pub fn create(root: &RootAuthority, validity: Validity, serial: Serial) -> Result<Self, AuthorityError> {
+        Self::create_with(root, validity, serial, KeyPair::generate()?.into())
+    }
+
+    /// The same with a key that was made for it.
+    ///
+    /// # Errors
+    /// No certificate could be made, or nothing of the validity lies within the root's.
+    pub fn create_with(
+        root: &RootAuthority,
+        validity: Validity,
+        serial: Serial,
+        key: AuthorityKey,
+    ) -> Result<Self, AuthorityError> {
         let root = &root.0;
-        let key = KeyPair::generate()?;
         let validity = capped(validity, root.validity)?;
         let mut params = authority_params(&root.trust_domain, "issuing", ISSUING_PATH_LEN, validity, serial)?;
         params.use_authority_key_identifier_extension = true;
@@ -159,10 +184,10 @@ impl IssuingAuthority {
     /// Key and certificate do not belong together, or one of the certificates is not that of an authority.
     pub fn load(
         certificate: impl Into<CertificateDer<'static>>,
-        key: KeyPair,
+        key: impl Into<AuthorityKey>,
         root: impl Into<CertificateDer<'static>>,
     ) -> Result<Self, AuthorityError> {
-        let authority = Authority::load(certificate.into(), key)?;
+        let authority = Authority::load(certificate.into(), key.into())?;
         let root = TrustBundle::new(authority.trust_domain.clone(), [root.into()])?;
         Ok(Self { authority, root })
     }
@@ -199,9 +224,9 @@ impl IssuingAuthority {
 }
 
 impl Authority {
-    fn load(der: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
+    fn load(der: CertificateDer<'static>, key: AuthorityKey) -> Result<Self, AuthorityError> {
         let facts = Facts::read(&der)?;
-        if facts.spki != key.public_key_der() {
+        if facts.spki != key.public_key().spki_der() {
             return Err(AuthorityError::KeyMismatch);
         }
         let trust_domain = bundle::trust_domain_of(&facts).ok_or(AuthorityError::TrustDomain)?;
@@ -220,8 +245,8 @@ macro_rules! authority_accessors {
                 &self.$field.der
             }
 
-            /// The authority's key, to be stored encrypted.
-            pub fn key(&self) -> &KeyPair {
+            /// What the authority signs with.
+            pub fn key(&self) -> &AuthorityKey {
                 self.$field.issuer.key()
             }
 
@@ -310,5 +335,5 @@ pub(crate) fn capped(asked: Validity, signer: Validity) -> Result<Validity, Vali
 }
 
 fn sign_error(error: rcgen::Error) -> AuthorityError {
-    AuthorityError::Sign(error.to_string())
+    AuthorityError::Sign(authority_key::reason(error))
 }

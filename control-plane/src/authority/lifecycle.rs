@@ -4,12 +4,12 @@
 //! from the registry alone: after a crash at any point the steps go on from the last one that was written.
 
 mod change;
+mod keys;
 mod progress;
 
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use hauberk_identity::{SpiffeId, UnixMillis};
@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use super::book::{Book, Entry, Kind};
 use super::in_force::InForce;
 use super::records::State;
-use super::{Authority, AuthorityError, KeyEncryptionKey, SealError};
+use super::{Authority, AuthorityError, KeyStore};
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
@@ -101,12 +101,6 @@ pub enum LifecycleError {
     },
 }
 
-impl From<SealError> for LifecycleError {
-    fn from(error: SealError) -> Self {
-        Self::Authority(error.into())
-    }
-}
-
 /// What [`Authorities`] is made of.
 pub struct AuthoritiesParts {
     /// The registry.
@@ -123,8 +117,8 @@ pub struct AuthoritiesParts {
     pub ledger: Arc<Ledger>,
     /// The time.
     pub clock: Clock,
-    /// The key that seals the others; read when a step needs it.
-    pub kek_file: PathBuf,
+    /// Where keys are made.
+    pub keys: KeyStore,
 }
 
 /// Changes the authorities.
@@ -157,6 +151,8 @@ pub struct AuthorityView {
     pub holders: usize,
     /// It becomes active by itself.
     pub goes_on: bool,
+    /// Where its private key is: `sealed`, or `token:` and its label.
+    pub key: String,
 }
 
 impl Authorities {
@@ -199,7 +195,8 @@ impl Authorities {
             Some(waiting) if waiting.record.goes_on || !goes_on => return Ok(waiting.serial.clone()),
             Some(waiting) => (waiting.serial.clone(), change::go_on(&book, waiting)?),
             None => {
-                change::prepare(&book, kind, goes_on, self.parts.authority.trust_domain(), &self.kek()?, now)?
+                let trust_domain = self.parts.authority.trust_domain().clone();
+                self.make(move |keys| change::prepare(&book, kind, goes_on, &trust_domain, keys, now)).await?
             }
         };
         let action = if goes_on { "authority.rotate" } else { "authority.prepare" };
@@ -250,7 +247,10 @@ impl Authorities {
                 let needed = "put another in its place first, with `hauberk authority rotate root --wait`";
                 return Err(wrong_state(entry, needed));
             }
-            _ => change::taint(&book, entry, || Ok(self.kek()?), self.parts.clock.now())?,
+            _ => {
+                let (book, entry, now) = (book.clone(), entry.clone(), self.parts.clock.now());
+                self.make(move |keys| change::taint(&book, &entry, keys, now)).await?
+            }
         };
         self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await
     }
@@ -301,12 +301,16 @@ impl Authorities {
             self.publish().await?;
             return Ok(true);
         }
+        let mut failed = None;
         for step in super::steps::due(&book, self.parts.clock.now()) {
-            if self.take(&book, &step, actor).await? {
-                return Ok(true);
+            match self.take(&book, &step, actor).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                // A token that is away keeps nothing from happening that takes no key.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     async fn take(
@@ -316,9 +320,6 @@ impl Authorities {
         actor: &Actor,
     ) -> Result<bool, LifecycleError> {
         use super::steps::Step;
-        let retire = |commit, serial: &str, action| {
-            self.commit(commit, Act::done(actor, action, serial).because("by age"))
-        };
         match step {
             Step::Prepare { kind, goes_on } => self.prepare(*kind, *goes_on, actor).await.map(|_| true),
             Step::Activate(serial) => match self.activate(serial, actor).await {
@@ -329,12 +330,16 @@ impl Authorities {
             Step::Retire(serial) => {
                 let _one_at_a_time = self.step.lock().await;
                 let commit = change::retire(book, find(book, serial)?, self.parts.clock.now())?;
-                retire(commit, serial, "authority.retire").await.map(|()| true)
+                let act = Act::done(actor, "authority.retire", serial).because("by age");
+                self.commit(commit, act).await.map(|()| true)
             }
             Step::Forget(serial) => {
                 let _one_at_a_time = self.step.lock().await;
-                let commit = book.change()?.delete(find(book, serial)?.key());
-                retire(commit, serial, "authority.forget").await.map(|()| true)
+                let entry = find(book, serial)?;
+                let commit = book.change()?.delete(entry.key());
+                let because = self.destroy_key(entry).await?;
+                let act = Act::done(actor, "authority.forget", serial).because(because);
+                self.commit(commit, act).await.map(|()| true)
             }
         }
     }
@@ -349,16 +354,15 @@ impl Authorities {
         let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
         let book = Book::read(&**store).await?;
         let before = Arc::clone(&authority.in_force.borrow());
-        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), || Ok(self.kek()?))?;
+        let trust_domain = authority.trust_domain().clone();
+        let version = book.trust.version;
+        let opened = self.parts.keys.run(move |keys| InForce::of(&book, &trust_domain, Some(&before), keys));
+        let in_force = opened.await?;
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
         authority.publish(in_force);
-        tracing::info!(event = "trust_changed", version = book.trust.version);
+        tracing::info!(event = "trust_changed", version);
         Ok(())
-    }
-
-    fn kek(&self) -> Result<KeyEncryptionKey, SealError> {
-        KeyEncryptionKey::load(&self.parts.kek_file)
     }
 }
 
@@ -387,5 +391,9 @@ fn view(entry: &Entry, holders: &[progress::Holder]) -> AuthorityView {
         not_after: entry.not_after(),
         holders: holders.iter().filter(|holder| holder.is_by(entry)).count(),
         goes_on: record.goes_on && entry.is(State::Prepared),
+        key: record
+            .token_key
+            .as_ref()
+            .map_or_else(|| "sealed".to_owned(), |key| format!("token:{}", key.label)),
     }
 }

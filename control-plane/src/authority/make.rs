@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use hauberk_identity::{TrustDomain, UnixMillis, Validity};
-use hauberk_tls::{IssuingAuthority, KeyPair, RootAuthority};
+use hauberk_tls::{IssuingAuthority, RootAuthority};
 
 use super::book::{Book, Entry, Kind};
+use super::key_store::{KeyStore, StoredKey};
 use super::records::{AuthorityRecord, State};
-use super::{AuthorityError, BACKDATED, KeyEncryptionKey};
+use super::{AuthorityError, BACKDATED};
 use crate::random;
 
 /// The life of a root.
@@ -19,49 +20,51 @@ pub(super) const ISSUING_LIFE: Duration = Duration::from_secs(90 * 86_400);
 /// A new root and its record, prepared.
 pub(super) fn root(
     trust_domain: &TrustDomain,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(RootAuthority, AuthorityRecord), AuthorityError> {
     let validity = Validity::new(now.minus(BACKDATED), now.plus(ROOT_LIFE))?;
-    let root = RootAuthority::create(trust_domain, validity, random::serial()?)?;
-    let key = Kind::Root.key(&root.serial().to_string());
-    let sealed_key = kek.seal(&key, &root.key().to_pkcs8_der())?;
-    let record = prepared(root.certificate().to_vec(), sealed_key, String::new(), now);
+    let serial = random::serial()?;
+    let (key, stored) = keys.generate(trust_domain, Kind::Root, serial)?;
+    let root = RootAuthority::create_with(trust_domain, validity, serial, key)?;
+    let record = prepared(root.certificate().to_vec(), stored, String::new(), now);
     Ok((root, record))
 }
 
 /// A new issuing authority under a root and its record, prepared.
 pub(super) fn issuing(
     root: &RootAuthority,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(IssuingAuthority, AuthorityRecord), AuthorityError> {
     let validity = Validity::new(now.minus(BACKDATED), now.plus(ISSUING_LIFE))?;
-    let issuing = IssuingAuthority::create(root, validity, random::serial()?)?;
-    let key = Kind::Issuing.key(&issuing.serial().to_string());
-    let sealed_key = kek.seal(&key, &issuing.key().to_pkcs8_der())?;
-    let record = prepared(issuing.certificate().to_vec(), sealed_key, root.serial().to_string(), now);
+    let serial = random::serial()?;
+    let (key, stored) = keys.generate(root.trust_domain(), Kind::Issuing, serial)?;
+    let issuing = IssuingAuthority::create_with(root, validity, serial, key)?;
+    let record = prepared(issuing.certificate().to_vec(), stored, root.serial().to_string(), now);
     Ok((issuing, record))
 }
 
 /// A root with its key, for as long as something is signed with it.
-pub(super) fn open_root(entry: &Entry, kek: &KeyEncryptionKey) -> Result<RootAuthority, AuthorityError> {
-    let key = KeyPair::from_pkcs8_der(&kek.open(&entry.key(), &entry.record.sealed_key)?)?;
-    Ok(RootAuthority::load(entry.der(), key)?)
+pub(super) fn open_root(entry: &Entry, keys: &KeyStore) -> Result<RootAuthority, AuthorityError> {
+    Ok(RootAuthority::load(entry.der(), keys.open(entry)?)?)
 }
 
 /// The issuing authority that signs, with its key.
 pub(super) fn open_issuing(
     book: &Book,
     entry: &Entry,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
 ) -> Result<IssuingAuthority, AuthorityError> {
     let root = book.find(&entry.record.root).ok_or(AuthorityError::Missing("root"))?;
-    let key = KeyPair::from_pkcs8_der(&kek.open(&entry.key(), &entry.record.sealed_key)?)?;
-    Ok(IssuingAuthority::load(entry.der(), key, root.der())?)
+    Ok(IssuingAuthority::load(entry.der(), keys.open(entry)?, root.der())?)
 }
 
-fn prepared(certificate: Vec<u8>, sealed_key: Vec<u8>, root: String, now: UnixMillis) -> AuthorityRecord {
+fn prepared(certificate: Vec<u8>, key: StoredKey, root: String, now: UnixMillis) -> AuthorityRecord {
+    let (sealed_key, token_key) = match key {
+        StoredKey::Sealed(sealed) => (sealed, None),
+        StoredKey::InToken(record) => (Vec::new(), Some(record)),
+    };
     AuthorityRecord {
         created_at: now.0,
         state: State::Prepared,
@@ -73,5 +76,6 @@ fn prepared(certificate: Vec<u8>, sealed_key: Vec<u8>, root: String, now: UnixMi
         cross: Vec::new(),
         certificate,
         sealed_key,
+        token_key,
     }
 }

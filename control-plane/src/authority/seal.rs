@@ -14,10 +14,6 @@ use crate::random::{self, NoRandomness};
 /// The length of the key, in bytes; the file holds these and nothing else.
 const KEY_BYTES: usize = 32;
 
-/// Permissions that let others read the key, or change it. A group may read it: that is how keys are mounted for
-/// programs that run as nobody in particular.
-const EXPOSED: u32 = 0o027;
-
 /// A key that cannot be used, or a sealed secret that does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -82,7 +78,7 @@ impl KeyEncryptionKey {
     pub fn load(path: &Path) -> Result<Self, SealError> {
         let failed = |source| SealError::File { path: path.to_owned(), source };
         let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode() & 0o777;
-        if mode & EXPOSED != 0 {
+        if private_file::is_exposed(mode) {
             return Err(SealError::Exposed { path: path.to_owned(), mode });
         }
         let bytes = std::fs::read(path).map_err(failed)?;

@@ -9,15 +9,16 @@ const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 #[tokio::test]
 async fn what_is_founded_is_loaded_again_and_keys_are_sealed() {
     let directory = tempfile::tempdir().unwrap();
-    let kek = KeyEncryptionKey::create(&directory.path().join("kek")).unwrap();
+    let sealing = |kek| KeyStore::new(Arc::new(kek), None);
+    let keys = sealing(KeyEncryptionKey::create(&directory.path().join("kek")).unwrap());
     let store = SledStore::create(&directory.path().join("registry")).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
-    assert!(matches!(Authority::load(&store, &kek).await, Err(AuthorityError::Unfinished)));
-    let (commit, founded) = found(&trust_domain, vec!["cp.test".into()], &kek, NOW).unwrap();
+    assert!(matches!(Authority::load(&store, &keys).await, Err(AuthorityError::Unfinished)));
+    let (commit, founded) = found(&trust_domain, vec!["cp.test".into()], &keys, NOW).await.unwrap();
     store.commit(commit.clone()).await.unwrap();
     assert!(store.commit(commit).await.is_err(), "an installation is founded once");
 
-    let loaded = Authority::load(&store, &kek).await.unwrap();
+    let loaded = Authority::load(&store, &keys).await.unwrap();
     assert_eq!(loaded.root_fingerprint(), founded.root_fingerprint());
     assert_eq!(loaded.root_fingerprint().len(), 64);
     assert_eq!(loaded.issuing().serial(), founded.issuing().serial());
@@ -26,13 +27,13 @@ async fn what_is_founded_is_loaded_again_and_keys_are_sealed() {
     let life = loaded.issuing().validity().not_after().since(NOW);
     assert_eq!(life, ISSUING_LIFE);
 
-    let plain = founded.issuing().key().to_pkcs8_der();
+    let plain = founded.issuing().key().to_pkcs8_der().unwrap();
     for (_, stored) in store.list("", None, 100).await.unwrap().entries {
         let text = String::from_utf8(stored.value.to_vec()).unwrap();
         let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, plain.as_slice());
         assert!(!text.contains(&encoded));
     }
-    let other = KeyEncryptionKey::create(&directory.path().join("other")).unwrap();
+    let other = sealing(KeyEncryptionKey::create(&directory.path().join("other")).unwrap());
     let error = Authority::load(&store, &other).await.unwrap_err().to_string();
     assert!(error.contains("does not open under this key-encryption key"), "{error}");
 }

@@ -206,5 +206,6 @@ fn authority(view: AuthorityView) -> Authority {
         not_after: Some(message::timestamp(view.not_after)),
         holders: u32::try_from(view.holders).unwrap_or(u32::MAX),
         goes_on: view.goes_on,
+        key: view.key,
     }
 }

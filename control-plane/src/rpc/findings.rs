@@ -40,6 +40,7 @@ pub(super) struct Certificates {
 pub(super) struct Facts<'a> {
     pub(super) now: UnixMillis,
     pub(super) condition: &'a Condition,
+    pub(super) cannot_sign: Option<&'a str>,
     pub(super) certificates: &'a Certificates,
     pub(super) compilation: &'a Compilation,
     pub(super) rollout: &'a Rollout,
@@ -59,6 +60,10 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     };
     if let Some((reason, fix)) = condition {
         findings.push(error(format!("the registry takes no writes: {reason}"), fix));
+    }
+    if let Some(reason) = facts.cannot_sign {
+        let fix = "nothing has to be restarted: it is tried every second; whoever has a certificate goes on until it expires";
+        findings.push(error(format!("no certificates can be signed: {reason}"), fix));
     }
     findings.extend(certificates(facts.certificates, facts.now));
     findings.extend(facts.compilation.findings.iter().map(|finding| {

@@ -68,6 +68,7 @@ impl System for SystemService {
         let findings = findings::collect(&findings::Facts {
             now,
             condition: &condition,
+            cannot_sign: authority.cannot_sign().as_deref(),
             certificates: &certificates,
             compilation: &compilation,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),

@@ -4,7 +4,7 @@ use hauberk_identity::{TrustDomain, UnixMillis};
 
 use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::records::{AuthorityRecord, State};
-use crate::authority::{AuthorityError, KeyEncryptionKey, make};
+use crate::authority::{AuthorityError, KeyStore, make};
 use crate::random;
 use crate::registry::{Commit, StoreError};
 
@@ -14,25 +14,27 @@ pub(super) fn prepare(
     kind: Kind,
     goes_on: bool,
     trust_domain: &TrustDomain,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(String, Commit), AuthorityError> {
     let commit = book.change()?;
     match kind {
         Kind::Issuing => {
-            let (serial, mut record) = issuing(book, kek, now)?;
+            let (serial, mut record) = issuing(book, keys, now)?;
             record.goes_on = goes_on;
             record.created_at = after_all(book, now);
             Ok((serial.clone(), put(commit, Kind::Issuing, &serial, &record)?))
         }
         Kind::Root => {
+            // Opened before a key is made, which would stay in its token if there were no certificate for it.
             let former = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-            let (root, mut record) = make::root(trust_domain, kek, now)?;
+            let former = make::open_root(former, keys)?;
+            let (root, mut record) = make::root(trust_domain, keys, now)?;
             record.goes_on = goes_on;
             record.created_at = after_all(book, now);
             record.needs_version = book.trust.version + 1;
-            let (issuing, mut below) = make::issuing(&root, kek, now)?;
-            below.cross = issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec();
+            let (issuing, mut below) = make::issuing(&root, keys, now)?;
+            below.cross = issuing.cross_signed(&former, random::serial()?)?.to_vec();
             let serial = root.serial().to_string();
             let commit = put(commit, Kind::Root, &serial, &record)?;
             Ok((serial, put(commit, Kind::Issuing, &issuing.serial().to_string(), &below)?))
@@ -43,13 +45,14 @@ pub(super) fn prepare(
 /// An issuing authority under the active root, vouched for by the root before too as long as that is trusted.
 fn issuing(
     book: &Book,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(String, AuthorityRecord), AuthorityError> {
     let active = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-    let (issuing, mut record) = make::issuing(&make::open_root(active, kek)?, kek, now)?;
-    if let Some(former) = book.before(active) {
-        record.cross = issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec();
+    let former = book.before(active).map(|former| make::open_root(former, keys)).transpose()?;
+    let (issuing, mut record) = make::issuing(&make::open_root(active, keys)?, keys, now)?;
+    if let Some(former) = former {
+        record.cross = issuing.cross_signed(&former, random::serial()?)?.to_vec();
     }
     Ok((issuing.serial().to_string(), record))
 }
@@ -94,14 +97,14 @@ pub(super) fn activate(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Co
 pub(super) fn taint(
     book: &Book,
     entry: &Entry,
-    kek: impl FnOnce() -> Result<KeyEncryptionKey, AuthorityError>,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<Commit, AuthorityError> {
     let mut commit = book.change()?;
     if entry.is(State::Active) {
         let (serial, mut record) = match book.prepared(Kind::Issuing) {
             Some(waiting) => (waiting.serial.clone(), waiting.record.clone()),
-            None => issuing(book, &kek()?, now)?,
+            None => issuing(book, keys, now)?,
         };
         (record.state, record.changed_at) = (State::Active, now.0);
         commit = put(commit, Kind::Issuing, &serial, &record)?;

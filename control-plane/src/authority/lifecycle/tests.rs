@@ -5,6 +5,7 @@ use hauberk_tls::{KeyPair, Svid, Usage, verify_svid};
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::authority::KeyEncryptionKey;
 use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
 use crate::issuance::{Holder, Order};
 use crate::testing::{Scratch, actor, scratch};
@@ -45,7 +46,8 @@ fn is_accepted(scratch: &Scratch, svid: &Svid) -> bool {
 async fn after_a_crash(scratch: &Scratch) -> Authorities {
     let control = &scratch.control;
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
-    let authority = Arc::new(Authority::load(&*control.store, &kek).await.unwrap());
+    let keys = KeyStore::new(Arc::new(kek), None);
+    let authority = Arc::new(Authority::load(&*control.store, &keys).await.unwrap());
     assert_eq!(authority.version(), Book::read(&*control.store).await.unwrap().trust.version);
     Authorities::new(AuthoritiesParts {
         store: Arc::clone(&control.store),
@@ -55,7 +57,7 @@ async fn after_a_crash(scratch: &Scratch) -> Authorities {
         instances: Arc::clone(&control.instances),
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
-        kek_file: control.settings.kek_file.clone(),
+        keys,
     })
 }
 

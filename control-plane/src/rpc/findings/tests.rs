@@ -91,6 +91,7 @@ impl World {
         collect(&Facts {
             now: self.now,
             condition: &self.condition,
+            cannot_sign: None,
             certificates: &self.certificates,
             compilation: &self.compilation,
             rollout: &self.rollout,

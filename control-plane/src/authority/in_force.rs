@@ -40,7 +40,7 @@ impl InForce {
     }
 
     /// What follows from the book. A key is opened only if another authority signs than did before.
-    pub(super) fn of(
+    pub(super) async fn of(
         book: &Book,
         trust_domain: &TrustDomain,
         before: Option<&Self>,
@@ -50,7 +50,10 @@ impl InForce {
         let root = book.find(&active.record.root).ok_or(AuthorityError::Missing("root"))?;
         let issuing = match before.filter(|before| before.issuing.serial().to_string() == active.serial) {
             Some(before) => Arc::clone(&before.issuing),
-            None => Arc::new(make::open_issuing(book, active, keys)?),
+            None => {
+                let (book, active) = (book.clone(), active.clone());
+                Arc::new(keys.run(move |keys| make::open_issuing(&book, &active, keys)).await?)
+            }
         };
         let distrusted: Vec<_> = book.distrusted().map(|entry| entry.certificate.key_fingerprint()).collect();
         let bundle = TrustBundle::new(trust_domain.clone(), book.trusted_roots().map(Entry::der))?

@@ -62,6 +62,9 @@ impl KeyStore {
         match &self.token {
             None => work(self),
             Some(token) => {
+                if let Some(reason) = token.out_of_order() {
+                    return Err(TokenError::OutOfOrder(reason).into());
+                }
                 let keys = self.clone();
                 token.makes(move || work(&keys)).await?
             }

@@ -225,6 +225,7 @@ impl Authorities {
             let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
             return Err(LifecycleError::NotTrustedYet { count: late.len(), named });
         }
+        self.see_to_sign(&book, entry).await?;
         let commit = change::activate(&book, entry, self.parts.clock.now())?;
         self.commit(commit, Act::done(actor, "authority.activate", serial).because(entry.kind.as_str())).await
     }
@@ -354,14 +355,11 @@ impl Authorities {
         let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
         let book = Book::read(&**store).await?;
         let before = Arc::clone(&authority.in_force.borrow());
-        let trust_domain = authority.trust_domain().clone();
-        let version = book.trust.version;
-        let opened = self.parts.keys.run(move |keys| InForce::of(&book, &trust_domain, Some(&before), keys));
-        let in_force = opened.await?;
+        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), &self.parts.keys).await?;
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
         authority.publish(in_force);
-        tracing::info!(event = "trust_changed", version);
+        tracing::info!(event = "trust_changed", version = book.trust.version);
         Ok(())
     }
 }

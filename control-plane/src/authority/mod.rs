@@ -153,12 +153,10 @@ impl Authority {
                 public_key: record.public_key.clone(),
             })
             .collect();
-        let (book, name) = (Book::read(store).await?, trust_domain.clone());
-        let in_force = key_store.run(move |key_store| {
-            report_root(&book, key_store);
-            InForce::of(&book, &name, None, key_store)
-        });
-        let (in_force, token) = (in_force.await?, key_store.token().cloned());
+        let book = Book::read(store).await?;
+        report_root(&book, key_store).await;
+        let in_force = InForce::of(&book, &trust_domain, None, key_store).await?;
+        let token = key_store.token().cloned();
         Ok(Self::new(trust_domain, installation, view_signer, view_keys, in_force, token))
     }
 
@@ -264,10 +262,13 @@ impl fmt::Debug for Authority {
 
 /// A root in a token is looked for when the control plane starts, not when it is needed, in months. Without it certificates
 /// are issued as before.
-fn report_root(book: &Book, key_store: &KeyStore) {
-    let Some(root) = book.active(Kind::Root).filter(|root| root.record.token_key.is_some()) else { return };
-    if let Err(error) = make::open_root(root, key_store) {
-        let (authority, cause) = (&root.serial, std::error::Error::source(&error).map(ToString::to_string));
+async fn report_root(book: &Book, key_store: &KeyStore) {
+    let Some(root) = book.active(Kind::Root).filter(|root| root.record.token_key.is_some()).cloned() else {
+        return;
+    };
+    let authority = root.serial.clone();
+    if let Err(error) = key_store.run(move |key_store| make::open_root(&root, key_store)).await {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
         tracing::error!(
             event = "root_key_missing", authority, %error, cause, "no issuing authority can be made under this root"
         );

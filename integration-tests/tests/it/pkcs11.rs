@@ -17,6 +17,7 @@ use cryptoki::{
     types::AuthPin,
 };
 use hauberk_integration_tests::{App, MeshBox, MeshOptions, eventually, get, skip};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -346,12 +347,12 @@ fn what_is_wrong_with_a_token_is_told_before_anything_is_begun() {
     assert_eq!(
         told(&missing_module, "mesh", &right),
         format!(
-            "the PKCS#11 module {missing_module} cannot be loaded: No such file or directory (os error 2): see \
+            "the PKCS#11 module {missing_module} cannot be used: No such file or directory (os error 2): see \
              --pkcs11-module"
         )
     );
     let error = told(&right, "mesh", &right);
-    let begins = format!("the PKCS#11 module {right} cannot be loaded: {right}: ");
+    let begins = format!("the PKCS#11 module {right} cannot be used: {right}: ");
     assert!(error.starts_with(&begins) && error.ends_with(": see --pkcs11-module"), "{error}");
     let error = told(&module, "mash", &right);
     let begins = format!("the PKCS#11 module {module} has no token that is labelled \"mash\", but \"");
@@ -446,8 +447,9 @@ fn a_token_that_was_away_is_named_and_found_again() {
         let (status, text) = ready();
         (status == 503).then_some(text)
     });
-    let begins = "no certificates can be signed: the PKCS#11 module ";
-    assert!(reason.starts_with(begins) || reason.contains("the token \"mesh\" fails: C_"), "{reason}");
+    let (begins, ends) =
+        ("no certificates can be signed: the token \"mesh\" fails: C_", " says CKR_GENERAL_ERROR.");
+    assert!(reason.starts_with(begins) && reason.contains(ends), "{reason}");
     let checked = mesh.hauberk(&["check"]);
     assert!(checked.code != 0 && checked.stdout.contains("no certificates can be signed: "), "{checked:?}");
     // From now on nothing is recorded of what cannot be signed; and who has a certificate trades on.
@@ -459,6 +461,7 @@ fn a_token_that_was_away_is_named_and_found_again() {
     get_until(&web, "orders", "/", 200);
     let rotated = mesh.hauberk(&["authority", "rotate", "issuing"]);
     assert_eq!(rotated.code, 1, "{rotated:?}");
+    assert!(rotated.stderr.contains("the token \"mesh\" fails: C_"), "{rotated:?}");
 
     // Back, but the PIN has changed meanwhile: it is not tried again and again.
     fs::write(hsm.pin_file(), "1111").unwrap();
@@ -476,6 +479,71 @@ fn a_token_that_was_away_is_named_and_found_again() {
     let log = mesh.control_plane().log();
     assert!(log.contains("token_failed") && log.contains("token_works"), "{log}");
     assert!(!log.contains(PIN) && !log.contains("1111"), "a PIN is in the log");
+}
+
+/// Locks that SoftHSM waits for, with each call that looks at a key.
+fn hold(folder: &Path, held: &mut Vec<fs::File>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            hold(&path, held);
+        } else {
+            let file = fs::File::options().read(true).write(true).open(&path).unwrap();
+            fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
+            held.push(file);
+        }
+    }
+}
+
+#[test]
+fn a_token_that_hangs_holds_up_nothing_but_signatures() {
+    let Some(hsm) = SoftHsm::new() else { return };
+    let mut mesh = hsm.shop();
+    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    let health = mesh.health_address().parse().unwrap();
+    let data = mesh.data_dir();
+    let issue = |mesh: &MeshBox, name: &str| {
+        mesh.control_plane_command(&["admin", "issue", name, "--data-dir", data.to_str().unwrap()])
+    };
+
+    let mut held = Vec::new();
+    hold(&hsm.tokens(), &mut held);
+    std::thread::scope(|scope| {
+        // More than there are sessions.
+        let mesh = &mesh;
+        let names = (0..12).map(|number| format!("eve-{number}"));
+        let issued: Vec<_> = names.map(|name| scope.spawn(move || issue(mesh, &name))).collect();
+        // Each of these would be late if a thread of the runtime waited for the token.
+        for name in ["one", "two", "three"] {
+            mesh.apply(&format!("kind: VirtualNode\nmesh: shop\nname: {name}\nspec: {{}}\n"));
+            mesh.wait_enforced();
+            get_until(&web, "orders", "/", 200);
+        }
+        assert!(issued.iter().any(|issued| !issued.is_finished()), "the token hangs");
+        for issued in issued {
+            let issued = issued.join().unwrap();
+            assert!(issued.code == 1 && issued.stderr.contains("signs nothing just now"), "{issued:?}");
+        }
+    });
+    let late = "no certificates can be signed: the token \"mesh\" has not answered within 10s: ";
+    eventually("it is named", PATIENCE, || {
+        let answer = get(health, "health", "/readyz").unwrap();
+        (answer.status == 503 && answer.body.starts_with(late)).then_some(())
+    });
+    drop(held);
+    eventually("it is ready again", PATIENCE, || {
+        (get(health, "health", "/readyz").unwrap().status == 200).then_some(())
+    });
+    issue(&mesh, "eve").ok();
+
+    // And it does not keep the control plane from ending.
+    let mut held = Vec::new();
+    hold(&hsm.tokens(), &mut held);
+    assert_eq!(issue(&mesh, "eve").code, 1);
+    mesh.control_plane().stop(PATIENCE);
 }
 
 /// By age: with clocks that go on for three months.

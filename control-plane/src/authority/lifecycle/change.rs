@@ -103,7 +103,10 @@ pub(super) fn taint(
     let mut commit = book.change()?;
     if entry.is(State::Active) {
         let (serial, mut record) = match book.prepared(Kind::Issuing) {
-            Some(waiting) => (waiting.serial.clone(), waiting.record.clone()),
+            Some(waiting) => {
+                make::open_issuing(book, waiting, keys)?;
+                (waiting.serial.clone(), waiting.record.clone())
+            }
             None => issuing(book, keys, now)?,
         };
         (record.state, record.changed_at) = (State::Active, now.0);

@@ -1,9 +1,10 @@
 //! Steps that take keys: where those are in a token, they wait for it.
 
 use super::{Authorities, LifecycleError};
-use crate::authority::book::Entry;
+use crate::authority::book::{Book, Entry, Kind};
 use crate::authority::key_store::Destroyed;
-use crate::authority::{AuthorityError, KeyStore};
+use crate::authority::records::State;
+use crate::authority::{AuthorityError, KeyStore, make};
 use crate::registry::{Condition, StoreError};
 
 impl Authorities {
@@ -20,6 +21,17 @@ impl Authorities {
             return Err(StoreError::ReadOnly { reason }.into());
         }
         Ok(keys.run(work).await?)
+    }
+
+    /// Opens the key of what signs once this has become active: afterwards there would be no other.
+    pub(super) async fn see_to_sign(&self, book: &Book, entry: &Entry) -> Result<(), LifecycleError> {
+        let signs = match entry.kind {
+            Kind::Issuing => Some(entry),
+            Kind::Root => book.under(&entry.serial).find(|under| under.is(State::Prepared)),
+        };
+        let signs = signs.cloned().ok_or(AuthorityError::Missing("issuing authority"))?;
+        let book = book.clone();
+        Ok(self.parts.keys.run(move |keys| make::open_issuing(&book, &signs, keys).map(drop)).await?)
     }
 
     /// Destroys the key of an authority that is about to be forgotten: before it is, so that a crash leaves none behind.

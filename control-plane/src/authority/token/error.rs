@@ -13,8 +13,8 @@ use crate::random::NoRandomness;
 /// A token that does not do what is asked of it.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// What talks to the token cannot be loaded.
-    #[error("the PKCS#11 module {} cannot be loaded: {reason}: see --pkcs11-module", .path.display())]
+    /// What talks to the token cannot be loaded, or does not begin.
+    #[error("the PKCS#11 module {} cannot be used: {reason}: see --pkcs11-module", .path.display())]
     Module {
         /// Where it should be.
         path: PathBuf,

@@ -32,7 +32,7 @@ impl Module {
             error => failed(said(&error)),
         })?;
         let module = Self { context, path: path.clone(), label: label.clone() };
-        module.initialize()?;
+        module.initialize().map_err(|error| failed(said(&error)))?;
         Ok(module)
     }
 
@@ -41,12 +41,11 @@ impl Module {
         // One that cannot end was not begun.
         let _ended = self.context.clone().finalize();
         self.initialize()
+            .map_err(|error| TokenError::Failed { label: self.label.clone(), reason: said(&error) })
     }
 
-    fn initialize(&self) -> Result<(), TokenError> {
-        self.context
-            .initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
-            .map_err(|error| TokenError::Module { path: self.path.clone(), reason: said(&error) })
+    fn initialize(&self) -> Result<(), Error> {
+        self.context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK))
     }
 
     pub(super) fn context(&self) -> &Pkcs11 {

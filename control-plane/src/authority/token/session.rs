@@ -51,8 +51,10 @@ impl KeySession {
             let label = Attribute::Label(label.as_bytes().to_vec());
             [Attribute::Token(true), Attribute::Id(id.0.clone()), label].into_iter()
         };
-        let public =
-            both().chain([Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)]).collect::<Vec<_>>();
+        let public = both()
+            .chain([Attribute::EcParams(P256.to_vec()), Attribute::Verify(true)])
+            .chain([Attribute::Encrypt(false), Attribute::Wrap(false)])
+            .collect::<Vec<_>>();
         let private = both()
             .chain([Attribute::Private(true), Attribute::Sensitive(true), Attribute::Extractable(false)])
             .chain([Attribute::Sign(true), Attribute::SignRecover(false), Attribute::Decrypt(false)])

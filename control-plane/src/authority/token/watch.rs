@@ -37,13 +37,14 @@ pub async fn watch(authority: Arc<Authority>, stop: CancellationToken) {
 }
 
 async fn look(token: &Arc<Token>, issuing: &Arc<IssuingAuthority>) -> Result<(), String> {
-    if try_out(token, issuing).await.is_ok() {
-        return Ok(());
-    }
+    let Err(failed) = try_out(token, issuing).await else { return Ok(()) };
     let again = Arc::clone(token);
-    let begun = token.signs(move || again.begin_anew()).await.and_then(|begun| begun);
-    begun.map_err(|error| error.to_string())?;
-    try_out(token, issuing).await
+    match token.signs(move || again.begin_anew()).await.and_then(|begun| begun) {
+        Ok(()) => try_out(token, issuing).await,
+        // It hangs: why is known.
+        Err(TokenError::Busy(_)) => Err(failed),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Has it sign with the key that certificates are signed with; where that is not in it, logs in.

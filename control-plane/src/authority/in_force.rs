@@ -50,10 +50,7 @@ impl InForce {
         let root = book.find(&active.record.root).ok_or(AuthorityError::Missing("root"))?;
         let issuing = match before.filter(|before| before.issuing.serial().to_string() == active.serial) {
             Some(before) => Arc::clone(&before.issuing),
-            None => {
-                let (book, active) = (book.clone(), active.clone());
-                Arc::new(keys.run(move |keys| make::open_issuing(&book, &active, keys)).await?)
-            }
+            None => Arc::new(make::open_issuing(book, active, keys).await?),
         };
         let distrusted: Vec<_> = book.distrusted().map(|entry| entry.certificate.key_fingerprint()).collect();
         let bundle = TrustBundle::new(trust_domain.clone(), book.trusted_roots().map(Entry::der))?

@@ -1,7 +1,7 @@
 //! Where the keys of authorities are made and found again: in a token, if there is one, else sealed in the registry.
 //!
-//! Which of both it was is in an authority's record, so that those of before a token came, or after it went, go on signing
-//! until others follow them.
+//! Which of both it was is in an authority's record, so that those of before a token came go on signing until others follow
+//! them.
 
 use std::sync::Arc;
 
@@ -91,6 +91,15 @@ impl KeyStore {
                 Err(error)
             }
         }
+    }
+
+    /// The same as [`KeyStore::open`]; one that is in a token is waited for where that may be.
+    pub(super) async fn open_in_time(&self, entry: &Entry) -> Result<AuthorityKey, AuthorityError> {
+        if entry.record.token_key.is_none() {
+            return self.open(entry);
+        }
+        let entry = entry.clone();
+        self.run(move |keys| keys.open(&entry)).await
     }
 
     pub(super) fn open(&self, entry: &Entry) -> Result<AuthorityKey, AuthorityError> {

@@ -50,14 +50,14 @@ pub(super) fn open_root(entry: &Entry, keys: &KeyStore) -> Result<RootAuthority,
     Ok(RootAuthority::load(entry.der(), keys.open(entry)?)?)
 }
 
-/// The issuing authority that signs, with its key.
-pub(super) fn open_issuing(
+/// An issuing authority that signs, or will, with its key.
+pub(super) async fn open_issuing(
     book: &Book,
     entry: &Entry,
     keys: &KeyStore,
 ) -> Result<IssuingAuthority, AuthorityError> {
     let root = book.find(&entry.record.root).ok_or(AuthorityError::Missing("root"))?;
-    Ok(IssuingAuthority::load(entry.der(), keys.open(entry)?, root.der())?)
+    Ok(IssuingAuthority::load(entry.der(), keys.open_in_time(entry).await?, root.der())?)
 }
 
 fn prepared(certificate: Vec<u8>, key: StoredKey, root: String, now: UnixMillis) -> AuthorityRecord {

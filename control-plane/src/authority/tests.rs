@@ -2,7 +2,7 @@ use hauberk_identity::UnixMillis;
 
 use super::make::ISSUING_LIFE;
 use super::*;
-use crate::registry::SledStore;
+use crate::registry::{Commit, SledStore};
 
 const NOW: UnixMillis = UnixMillis(1_790_000_000_000);
 
@@ -36,4 +36,35 @@ async fn what_is_founded_is_loaded_again_and_keys_are_sealed() {
     let other = sealing(KeyEncryptionKey::create(&directory.path().join("other")).unwrap());
     let error = Authority::load(&store, &other).await.unwrap_err().to_string();
     assert!(error.contains("does not open under this key-encryption key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_in_a_token_is_not_looked_for_anywhere_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let kek = Arc::new(KeyEncryptionKey::create(&directory.path().join("kek")).unwrap());
+    let keys = KeyStore::new(kek, None);
+    let store = SledStore::create(&directory.path().join("registry")).unwrap();
+    let (commit, founded) =
+        found(&TrustDomain::parse("shop.local").unwrap(), Vec::new(), &keys, NOW).await.unwrap();
+    store.commit(commit).await.unwrap();
+
+    let serial = founded.issuing().serial().to_string();
+    let key = Kind::Issuing.key(&serial);
+    let stored = store.get(&key).await.unwrap().unwrap();
+    let mut record: records::AuthorityRecord = document::from_stored(&key, &stored).unwrap();
+    record.token_key = Some(records::TokenKeyRecord {
+        label: "mesh".to_owned(),
+        token_serial: "6b4d34a81cb1eab2".to_owned(),
+        id: vec![7; 16],
+        public_key: founded.issuing().key().public_key().spki_der().to_vec(),
+    });
+    let value = document::to_bytes(&key, &record).unwrap();
+    store.commit(Commit::new().put(key, value)).await.unwrap();
+    assert_eq!(
+        Authority::load(&store, &keys).await.unwrap_err().to_string(),
+        format!(
+            "the key of issuing authority {serial} is in the PKCS#11 token \"mesh\" (serial number \
+             6b4d34a81cb1eab2): set --pkcs11-module, --pkcs11-token and --pkcs11-pin-file"
+        )
+    );
 }

@@ -104,7 +104,8 @@ pub(super) fn taint(
     if entry.is(State::Active) {
         let (serial, mut record) = match book.prepared(Kind::Issuing) {
             Some(waiting) => {
-                make::open_issuing(book, waiting, keys)?;
+                // Afterwards there would be no other that signs.
+                keys.open(waiting)?;
                 (waiting.serial.clone(), waiting.record.clone())
             }
             None => issuing(book, keys, now)?,

@@ -29,9 +29,8 @@ impl Authorities {
             Kind::Issuing => Some(entry),
             Kind::Root => book.under(&entry.serial).find(|under| under.is(State::Prepared)),
         };
-        let signs = signs.cloned().ok_or(AuthorityError::Missing("issuing authority"))?;
-        let book = book.clone();
-        Ok(self.parts.keys.run(move |keys| make::open_issuing(&book, &signs, keys).map(drop)).await?)
+        let signs = signs.ok_or(AuthorityError::Missing("issuing authority"))?;
+        Ok(make::open_issuing(book, signs, &self.parts.keys).await.map(drop)?)
     }
 
     /// Destroys the key of an authority that is about to be forgotten: before it is, so that a crash leaves none behind.

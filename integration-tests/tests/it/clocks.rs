@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Debian's library, for programs with threads; says so and gives nothing if it is not installed.
-fn faketime() -> Option<PathBuf> {
+pub(crate) fn faketime() -> Option<PathBuf> {
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let found = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1")).find(|path| path.exists());
     if found.is_none() {

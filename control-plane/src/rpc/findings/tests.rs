@@ -93,6 +93,7 @@ impl World {
         collect(&Facts {
             now: self.now,
             condition: &self.condition,
+            cannot_sign: None,
             certificates: &self.certificates,
             need: self.need.as_ref(),
             compilation: &self.compilation,
@@ -273,7 +274,10 @@ fn what_somebody_else_has_to_sign_is_told_instead_of_what_would_come_by_itself()
     let mut world = World::healthy();
     world.certificates.issuing = valid_for(NOW.minus(89 * DAY), 90);
     let plain = world.summaries();
-    assert!(plain.len() == 1 && plain[0].starts_with("the issuing authority's certificate expires"), "{plain:?}");
+    assert!(
+        plain.len() == 1 && plain[0].starts_with("the issuing authority's certificate expires"),
+        "{plain:?}"
+    );
     world.need = Some(Need { what: "it ends".into(), fix: "sign it".into(), is_urgent: false });
     assert_eq!(world.summaries(), ["it ends"]);
     assert_eq!(world.findings()[0].severity(), Severity::Warning);

@@ -314,7 +314,7 @@ async fn an_authority_in_files_signs_by_itself_and_another_in_its_place_is_moved
 async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_taken_back() {
     let scratch = scratch().await;
     let (authorities, authority) = (&scratch.control.authorities, &scratch.control.authority);
-    let (key, csr) = crate::testing::request();
+    let (key, csr) = request();
     let [certificate, root] = authorities.sign(&csr, &actor()).await.unwrap();
     let again = authorities.sign(&csr, &actor()).await.unwrap();
     assert_eq!(again, [certificate.clone(), root.clone()], "the same for the same key");
@@ -356,14 +356,14 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
 
     // Nobody fills the registry with them.
     let refused = loop {
-        if let Err(refused) = authorities.sign(&crate::testing::request().1, &actor()).await {
+        if let Err(refused) = authorities.sign(&request().1, &actor()).await {
             break refused;
         }
     };
     assert!(matches!(refused, LifecycleError::TooOften { .. }), "{refused}");
     for number in 0.. {
         let somebody = Actor { name: format!("admin {number}"), ..actor() };
-        match authorities.sign(&crate::testing::request().1, &somebody).await {
+        match authorities.sign(&request().1, &somebody).await {
             Ok(_) => assert!(number < 40),
             Err(LifecycleError::TooManyDelegated(_)) => break,
             Err(error) => panic!("{error}"),

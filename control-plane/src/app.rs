@@ -81,7 +81,12 @@ pub async fn run(
 ) -> Result<(), AppError> {
     let control = ControlPlane::open(settings, clock, log).await?;
     let (list, crl) = Crl::new();
-    let health = Health::new(Arc::clone(&control.store), Arc::clone(&control.metrics), crl);
+    let health = Health::new(
+        Arc::clone(&control.store),
+        Arc::clone(&control.authority),
+        Arc::clone(&control.metrics),
+        crl,
+    );
     let result = match start(&control, &health, list).await {
         Ok(()) => {
             tokio::select! {
@@ -180,6 +185,7 @@ async fn start(
     control.tasks.spawn(crl::publish(Arc::clone(&control.revocations), list, stop.clone()));
     control.tasks.spawn(authority::keep(Arc::clone(&control.authorities), control.stop.clone()));
     control.tasks.spawn(authority::follow(Arc::clone(&control.authorities), control.stop.clone()));
+    control.tasks.spawn(authority::watch_token(Arc::clone(&control.authority), control.stop.clone()));
     control.tasks.spawn(follow_revision(Arc::clone(control)));
     control.tasks.close();
     health.set_serving(true);

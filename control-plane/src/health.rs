@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Authority;
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
 use crate::revocation::crl::Crl;
@@ -31,6 +32,7 @@ const PROBES_AT_ONCE: usize = 64;
 #[derive(Clone)]
 pub struct Health {
     store: Arc<dyn Store>,
+    authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     crl: Crl,
     serving: Arc<AtomicBool>,
@@ -38,8 +40,8 @@ pub struct Health {
 
 impl Health {
     /// Not serving yet.
-    pub fn new(store: Arc<dyn Store>, metrics: Arc<Metrics>, crl: Crl) -> Self {
-        Self { store, metrics, crl, serving: Arc::new(AtomicBool::new(false)) }
+    pub fn new(store: Arc<dyn Store>, authority: Arc<Authority>, metrics: Arc<Metrics>, crl: Crl) -> Self {
+        Self { store, authority, metrics, crl, serving: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether the API listeners take calls.
@@ -53,7 +55,9 @@ impl Health {
             return Some("starting or stopping".to_owned());
         }
         match self.store.condition() {
-            Condition::Writable => None,
+            Condition::Writable => {
+                self.authority.cannot_sign().map(|reason| format!("no certificates can be signed: {reason}"))
+            }
             Condition::Full(reason) | Condition::Broken(reason) => {
                 Some(format!("the registry takes no writes: {reason}"))
             }

@@ -9,7 +9,7 @@ use hauberk_tls::{CertificateRequest, CsrError, KeyError, KeyPair};
 use crate::admins::{AdminError, Context, ContextFileError, Credential, Role, add_context};
 use crate::app::{AppError, ControlPlane, reachable};
 use crate::audit::Actor;
-use crate::authority::{self, AuthorityError, KeyEncryptionKey, SealError};
+use crate::authority::{self, AuthorityError, KeyEncryptionKey, KeyStore, SealError, Token, TokenError};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::private_file;
@@ -55,6 +55,9 @@ pub enum InitError {
     /// The registry failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The token is missing, or does not do what is needed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The authorities could not be made.
     #[error("the authorities could not be made")]
     Authority(#[from] AuthorityError),
@@ -93,6 +96,8 @@ pub struct Founded {
     pub root_fingerprint: String,
     /// When the first credential expires.
     pub credential_not_after: UnixMillis,
+    /// The token in which the authorities' keys are, if in one: its label and serial number.
+    pub token: Option<(String, String)>,
 }
 
 /// Whether a whole installation stands in the data directory. Of its contents nothing is read: a running control plane
@@ -136,12 +141,14 @@ pub async fn init(
     if settings.kek_file.exists() {
         return Err(InitError::KeyExists(settings.kek_file));
     }
+    let token = Token::open_if(settings.token.as_ref()).await?;
     private_file::create(&marker, b"").map_err(failed(&marker))?;
 
     let kek = std::sync::Arc::new(KeyEncryptionKey::create(&settings.kek_file)?);
+    let keys = KeyStore::new(kek, token);
     let registry = SledStore::create(&settings.registry_directory())?;
     let sans = settings.sans.iter().map(ToString::to_string).collect();
-    let (founding, authority) = authority::found(trust_domain, sans, &kek, clock.now())?;
+    let (founding, authority) = authority::found(trust_domain, sans, &keys, clock.now()).await?;
     registry.commit(founding).await?;
 
     let server = reachable(settings.admin_listen).to_string();
@@ -153,7 +160,7 @@ pub async fn init(
         LogControl::detached(),
         std::sync::Arc::new(registry),
         authority.into(),
-        kek,
+        keys,
     )
     .await?;
     let key = KeyPair::generate()?;
@@ -164,7 +171,9 @@ pub async fn init(
     control.store.close().await;
     std::fs::remove_file(&marker).map_err(failed(&marker))?;
 
+    let token = control.authority.token().map(|token| (token.label().to_owned(), token.serial().to_owned()));
     let founded = Founded {
+        token,
         root_fingerprint: control.authority.root_fingerprint(),
         credential_not_after: credential.issued.svid.validity().not_after(),
     };

@@ -1,6 +1,7 @@
 //! Issues short-lived service certificates and pushes authorization rules.
 #![forbid(unsafe_code)]
 
+mod token_arguments;
 mod upstream_arguments;
 mod web_arguments;
 
@@ -23,6 +24,7 @@ use hauberk_tls::{CertificateRequest, KeyPair, Svid, TrustBundle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use token_arguments::TokenArguments;
 use upstream_arguments::UpstreamArguments;
 use web_arguments::WebArguments;
 
@@ -80,6 +82,8 @@ struct InitArguments {
     /// [env: HAUBERK_KEK_FILE]
     #[arg(long, value_name = "FILE")]
     kek_file: Option<String>,
+    #[command(flatten)]
+    token: TokenArguments,
     /// Where the admin API will be [default: 127.0.0.1:7444] [env: HAUBERK_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
@@ -129,6 +133,8 @@ struct RunArguments {
     /// [env: HAUBERK_KEK_FILE]
     #[arg(long, value_name = "FILE")]
     kek_file: Option<String>,
+    #[command(flatten)]
+    token: TokenArguments,
     /// Which log events are written, such as info or hauberk_control_plane=debug [default: info] [env: HAUBERK_LOG]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -192,17 +198,15 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     }
     hauberk_tls::install_provider();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads")?;
-    match command {
+    let result = match command {
         Command::Init(arguments) => runtime.block_on(found(arguments)),
-        Command::Run(arguments) => {
-            let result = runtime.block_on(serve(*arguments));
-            // Calls that outlived the deadline are cut, not waited for.
-            runtime.shutdown_background();
-            result
-        }
+        Command::Run(arguments) => runtime.block_on(serve(*arguments)),
         Command::Admin(AdminCommand::Issue(arguments)) => runtime.block_on(issue(arguments)),
         Command::Healthz(arguments) => runtime.block_on(healthz(arguments)),
-    }
+    };
+    // Calls that outlived their deadline are cut, not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
@@ -211,6 +215,7 @@ async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
         trust_domain,
         san,
         kek_file,
+        token,
         admin_listen,
         context,
         context_file,
@@ -218,6 +223,7 @@ async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
     } = arguments;
     let flags = [("data-dir", place.data_dir), ("kek-file", kek_file), ("admin-listen", admin_listen)]
         .into_iter()
+        .chain(token.flags())
         .collect();
     let settings = Settings::of_process(flags, [("san", san)], place.config.as_deref())?;
     if unless_initialized && init::is_founded(&settings)? {
@@ -227,14 +233,25 @@ async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
     }
     let context_file = context_file.map_or_else(|| admins::contexts_path(variable), Ok)?;
     let context = context.unwrap_or_else(|| trust_domain.to_string());
-    let data_dir = settings.data_dir.clone();
+    let (data_dir, token) = (settings.data_dir.clone(), settings.token.clone());
     let founded = init::init(settings, &trust_domain, &context, &context_file, Clock::system()).await?;
+    let (keys, next) = match (founded.token, token) {
+        (Some((label, serial)), Some(settings)) => (
+            format!("authorities' keys in the token {label:?} (serial number {serial})\n"),
+            format!(
+                " --pkcs11-module {} --pkcs11-token {label:?} --pkcs11-pin-file {}",
+                settings.module.display(),
+                settings.pin_file.display()
+            ),
+        ),
+        _ => (String::new(), String::new()),
+    };
     writeln!(
         std::io::stdout(),
         "trust domain      {trust_domain}\n\
          root fingerprint  {}\n\
-         context           {context} in {} (good until {})\n\n\
-         Next: hauberk-control-plane run --data-dir {}",
+         {keys}context           {context} in {} (good until {})\n\n\
+         Next: hauberk-control-plane run --data-dir {}{next}",
         founded.root_fingerprint,
         context_file.display(),
         founded.credential_not_after,
@@ -256,6 +273,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         upstream,
         token_review,
         kek_file,
+        token,
         log,
         log_format,
         shutdown_deadline,
@@ -274,6 +292,7 @@ async fn serve(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     ]
     .into_iter()
     .chain(web.flags())
+    .chain(token.flags())
     .chain(upstream.flags())
     .collect();
     let many = [("san", san), ("token-review", token_review)];

@@ -14,7 +14,7 @@ use prost::Message;
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{self, KeyEncryptionKey};
+use crate::authority::{self, KeyEncryptionKey, KeyStore};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::enrollment::{AgentInfo, TokenRequest, Uses};
@@ -44,15 +44,17 @@ pub(crate) async fn scratch_over<S: Store>(around: impl FnOnce(SledStore) -> Arc
     let clock = Clock::manual(Clock::system().now());
     let settings = settings(directory.path());
     let kek = Arc::new(KeyEncryptionKey::create(&settings.kek_file).unwrap());
+    let keys = KeyStore::new(kek, None);
     let store = SledStore::create(&settings.registry_directory()).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
-    let (founding, authority) = authority::found(&trust_domain, Vec::new(), &kek, clock.now()).unwrap();
+    let (founding, authority) =
+        authority::found(&trust_domain, Vec::new(), &keys, clock.now()).await.unwrap();
     store.commit(founding).await.unwrap();
     let node = keys::resource("VirtualNode", NODE.0, NODE.1);
     store.commit(Commit::new().put(node, a_node("first")).raising_revision()).await.unwrap();
     let log = LogControl::detached();
     let (store, authority) = (around(store), Arc::new(authority));
-    let control = ControlPlane::assemble(settings, clock.clone(), log, store, authority, kek).await.unwrap();
+    let control = ControlPlane::assemble(settings, clock.clone(), log, store, authority, keys).await.unwrap();
     Scratch { _directory: directory, control, clock }
 }
 

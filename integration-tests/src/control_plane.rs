@@ -31,13 +31,26 @@ impl CommandOutput {
     }
 }
 
+/// How a control plane is founded and run.
+#[derive(Debug, Clone, Default)]
+pub struct MeshOptions {
+    /// The trust domain; none: `box.test`.
+    pub trust_domain: Option<String>,
+    /// More arguments of `init`.
+    pub init: Vec<String>,
+    /// More arguments of `run`.
+    pub run: Vec<String>,
+    /// Variables of both.
+    pub variables: Vec<(String, String)>,
+}
+
 /// A control plane, its folder, and a context for the command line.
 #[derive(Debug)]
 pub struct MeshBox {
     // Before the folder, which holds the log that a failed test shows.
     control_plane: Option<Process>,
     folder: TempDir,
-    arguments: Vec<String>,
+    options: MeshOptions,
     admin: String,
     agent: String,
     health: String,
@@ -57,21 +70,37 @@ impl MeshBox {
 
     /// The same for another trust domain.
     pub fn start_in(trust_domain: &str, arguments: &[&str]) -> Self {
+        Self::start_as(MeshOptions {
+            trust_domain: Some(trust_domain.to_owned()),
+            run: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            ..MeshOptions::default()
+        })
+    }
+
+    /// The same in any way.
+    pub fn start_as(options: MeshOptions) -> Self {
         let folder = tempfile::Builder::new().prefix("hauberk-it-").tempdir().unwrap();
         let mut mesh = Self {
             folder,
             control_plane: None,
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            options,
             admin: String::new(),
             agent: String::new(),
             health: String::new(),
             clock: None,
         };
         let data = mesh.data_dir();
-        let init = ["init", "--trust-domain", trust_domain, "--context", "box", "--data-dir"];
-        mesh.run_binary("hauberk-control-plane", init.iter().copied().chain([path(&data)]), None).ok();
+        let trust_domain = mesh.options.trust_domain.as_deref().unwrap_or("box.test");
+        let init = ["init", "--trust-domain", trust_domain, "--context", "box", "--data-dir", path(&data)];
+        let more = mesh.options.init.iter().map(String::as_str);
+        mesh.run_binary("hauberk-control-plane", init.into_iter().chain(more), None).ok();
         mesh.start_control_plane("127.0.0.1:0", "127.0.0.1:0");
         mesh
+    }
+
+    /// How the next start differs.
+    pub fn options(&mut self) -> &mut MeshOptions {
+        &mut self.options
     }
 
     /// The temporary folder.
@@ -138,6 +167,7 @@ impl MeshBox {
     pub fn refused_start(&self, arguments: &[&str]) -> CommandOutput {
         let mut command = Command::new(binary("hauberk-control-plane"));
         command.args(["run", "--data-dir", path(&self.data_dir())]).args(arguments);
+        command.envs(self.options.variables.iter().cloned());
         for listener in ["--agent-listen", "--admin-listen", "--health-listen"] {
             if !arguments.contains(&listener) {
                 command.args([listener, "127.0.0.1:0"]);
@@ -287,7 +317,8 @@ impl MeshBox {
         command
             .args(["run", "--data-dir", path(&self.data_dir())])
             .args(["--agent-listen", agent, "--admin-listen", admin, "--health-listen", "127.0.0.1:0"])
-            .args(&self.arguments)
+            .args(&self.options.run)
+            .envs(self.options.variables.iter().cloned())
             .env("HAUBERK_HOME", self.cli_home());
         if let Some((offset, faketime)) = &self.clock {
             // Timers go by the steady clock, which stays as it is.
@@ -304,6 +335,7 @@ impl MeshBox {
     ) -> CommandOutput {
         let mut child = Command::new(binary(name))
             .args(arguments)
+            .envs(self.options.variables.iter().cloned())
             .env("HAUBERK_HOME", self.cli_home())
             .env("NO_COLOR", "1")
             .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })

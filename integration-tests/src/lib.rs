@@ -22,6 +22,6 @@ mod wait;
 
 pub use agent::{Agent, AgentOptions};
 pub use app::{App, Response, get, request};
-pub use control_plane::{CommandOutput, MeshBox};
+pub use control_plane::{CommandOutput, MeshBox, MeshOptions};
 pub use process::{Process, binary};
 pub use wait::{eventually, eventually_async, free_port, samples, shared, skip};

@@ -19,6 +19,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
+use crate::authority_key::{self, AuthorityKey};
 use crate::bundle::{self, BundleError, TrustBundle};
 use crate::certificate::{CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
@@ -123,7 +124,7 @@ impl AuthorityCertificate {
 
 /// What both kinds of authority have. Its issuer name and key id are parsed once, not with every signature.
 pub(crate) struct Authority {
-    pub(crate) issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Issuer<'static, AuthorityKey>,
     pub(crate) der: CertificateDer<'static>,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) validity: Validity,
@@ -140,7 +141,19 @@ impl RootAuthority {
         validity: Validity,
         serial: Serial,
     ) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate()?;
+        Self::create_with(trust_domain, validity, serial, KeyPair::generate()?.into())
+    }
+
+    /// The same with a key that was made for it.
+    ///
+    /// # Errors
+    /// No certificate could be made.
+    pub fn create_with(
+        trust_domain: &TrustDomain,
+        validity: Validity,
+        serial: Serial,
+        key: AuthorityKey,
+    ) -> Result<Self, AuthorityError> {
         let params = authority_params(trust_domain, "root", ROOT_PATH_LEN, validity, serial)?;
         let certificate = params.self_signed(&key).map_err(sign_error)?;
         Authority::load(certificate.into(), key).map(Self)
@@ -152,9 +165,9 @@ impl RootAuthority {
     /// Key and certificate do not belong together, or the certificate is not that of an authority.
     pub fn load(
         certificate: impl Into<CertificateDer<'static>>,
-        key: KeyPair,
+        key: impl Into<AuthorityKey>,
     ) -> Result<Self, AuthorityError> {
-        let authority = Authority::load(certificate.into(), key)?;
+        let authority = Authority::load(certificate.into(), key.into())?;
         TrustBundle::new(authority.trust_domain.clone(), [authority.der.clone()])?;
         Ok(Self(authority))
     }
@@ -166,7 +179,19 @@ impl IssuingAuthority {
     /// # Errors
     /// No key or certificate could be made, or nothing of the validity lies within the root's.
     pub fn create(root: &RootAuthority, validity: Validity, serial: Serial) -> Result<Self, AuthorityError> {
-        let key = KeyPair::generate()?;
+        Self::create_with(root, validity, serial, KeyPair::generate()?.into())
+    }
+
+    /// The same with a key that was made for it.
+    ///
+    /// # Errors
+    /// No certificate could be made, or nothing of the validity lies within the root's.
+    pub fn create_with(
+        root: &RootAuthority,
+        validity: Validity,
+        serial: Serial,
+        key: AuthorityKey,
+    ) -> Result<Self, AuthorityError> {
         let certificate = root.certify(&key.public_key(), validity, serial)?;
         Self::load(certificate, key, root.0.der.clone())
     }
@@ -177,10 +202,10 @@ impl IssuingAuthority {
     /// Key and certificate do not belong together, or one of the certificates is not that of an authority.
     pub fn load(
         certificate: impl Into<CertificateDer<'static>>,
-        key: KeyPair,
+        key: impl Into<AuthorityKey>,
         root: impl Into<CertificateDer<'static>>,
     ) -> Result<Self, AuthorityError> {
-        let authority = Authority::load(certificate.into(), key)?;
+        let authority = Authority::load(certificate.into(), key.into())?;
         let root = TrustBundle::new(authority.trust_domain.clone(), [root.into()])?;
         Ok(Self { authority, intermediates: Vec::new(), root, proven: OnceLock::new() })
     }
@@ -210,9 +235,9 @@ impl IssuingAuthority {
 }
 
 impl Authority {
-    fn load(der: CertificateDer<'static>, key: KeyPair) -> Result<Self, AuthorityError> {
+    fn load(der: CertificateDer<'static>, key: AuthorityKey) -> Result<Self, AuthorityError> {
         let facts = Facts::read(&der)?;
-        if facts.spki != key.public_key_der() {
+        if facts.spki != key.public_key().spki_der() {
             return Err(AuthorityError::KeyMismatch);
         }
         let trust_domain = bundle::trust_domain_of(&facts).ok_or(AuthorityError::TrustDomain)?;
@@ -231,8 +256,8 @@ macro_rules! authority_accessors {
                 &self.$field.der
             }
 
-            /// The authority's key, to be stored encrypted.
-            pub fn key(&self) -> &KeyPair {
+            /// What the authority signs with.
+            pub fn key(&self) -> &AuthorityKey {
                 self.$field.issuer.key()
             }
 
@@ -321,5 +346,5 @@ pub(crate) fn capped(asked: Validity, signer: Validity) -> Result<Validity, Vali
 }
 
 fn sign_error(error: rcgen::Error) -> AuthorityError {
-    AuthorityError::Sign(error.to_string())
+    AuthorityError::Sign(authority_key::reason(error))
 }

@@ -7,6 +7,7 @@ use rcgen::{
 use thiserror::Error;
 
 use crate::authority::{IssuingAuthority, since_epoch};
+use crate::authority_key;
 use crate::certificate::{CertificateFault, subject_key_id};
 use crate::pem;
 
@@ -68,8 +69,8 @@ impl IssuingAuthority {
             revoked_certs: revoked_certs.collect(),
             key_identifier_method: KeyIdMethod::PreSpecified(key_id),
         };
-        let signed =
-            list.signed_by(&self.authority.issuer).map_err(|error| CrlError::Sign(error.to_string()))?;
+        let signed = list.signed_by(&self.authority.issuer);
+        let signed = signed.map_err(|error| CrlError::Sign(authority_key::reason(error)))?;
         Ok(signed.der().to_vec())
     }
 }

@@ -10,6 +10,7 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::authority::{self, IssuingAuthority};
+use crate::authority_key::reason_elsewhere;
 use crate::bundle::{Root, TrustBundle};
 use crate::certificate::{CertificateFault, Facts, SubjectName};
 use crate::key::PublicKey;
@@ -48,6 +49,9 @@ pub enum IssueError {
     /// The library could not build the certificate.
     #[error("the certificate could not be signed: {0}")]
     Sign(String),
+    /// What holds the authority's key elsewhere did not sign.
+    #[error("{0}")]
+    KeyElsewhere(String),
     /// Our own output failed the check: a bug, and nothing was issued.
     #[error("the certificate that was signed is not the one that was meant: {0}")]
     SelfCheck(#[from] SelfCheckError),
@@ -90,9 +94,7 @@ impl IssuingAuthority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let leaf = params
-            .signed_by(&template.public_key, &self.authority.issuer)
-            .map_err(|error| IssueError::Sign(error.to_string()))?;
+        let leaf = params.signed_by(&template.public_key, &self.authority.issuer).map_err(sign_error)?;
         let above = self.intermediates.iter().cloned();
         let chain = [leaf.into(), self.authority.der.clone()].into_iter().chain(above);
         let svid = Svid::from_der(chain).map_err(SelfCheckError::from)?;
@@ -178,7 +180,6 @@ fn verify_leaf(
 }
 
 fn subject_names(template: &SvidTemplate) -> Result<Vec<SanType>, IssueError> {
-    let sign_error = |error: rcgen::Error| IssueError::Sign(error.to_string());
     let mut names = vec![authority::uri(template.id.as_str()).map_err(sign_error)?];
     for name in &template.dns_names {
         if !is_dns_name(name) {
@@ -188,6 +189,13 @@ fn subject_names(template: &SvidTemplate) -> Result<Vec<SanType>, IssueError> {
     }
     names.extend(template.ip_addresses.iter().map(|ip| SanType::IpAddress(*ip)));
     Ok(names)
+}
+
+fn sign_error(error: rcgen::Error) -> IssueError {
+    match reason_elsewhere(&error) {
+        Some(reason) => IssueError::KeyElsewhere(reason.to_owned()),
+        None => IssueError::Sign(error.to_string()),
+    }
 }
 
 /// Whether a text may stand in a certificate as a DNS name, by RFC 1123 §2.1: letters, digits and hyphens in labels of 1 to

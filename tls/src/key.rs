@@ -22,6 +22,13 @@ pub(crate) const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 /// RSA exponents below invite attacks on padding, those above only slow the verifier down.
 pub(crate) const RSA_EXPONENTS: std::ops::RangeInclusive<u64> = 65_537..=0x1_ffff_ffff;
 
+/// What stands before an uncompressed point of P-256 in SubjectPublicKeyInfo (RFC 5480 §2): all lengths, the algorithm, and
+/// that no bit of the last octet is unused.
+const P256_SPKI: &[u8] = &[
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
 /// An ECDSA P-256 key pair. The private part is wiped on drop and never printed.
 pub struct KeyPair(rcgen::KeyPair);
 
@@ -162,6 +169,14 @@ impl PublicKey {
             return Err(KeyError::NotPublicKey);
         }
         Ok(Self { algorithm: key.algorithm(), bits: key.der_bytes().to_vec(), spki: der.to_vec() })
+    }
+
+    /// A key on P-256 by its point, 65 bytes in the uncompressed form (SEC 1 §2.3.3), as tokens tell it.
+    ///
+    /// # Errors
+    /// It is no such point.
+    pub fn from_p256_point(point: &[u8]) -> Result<Self, KeyError> {
+        Self::from_spki_der(&[P256_SPKI, point].concat()).map_err(|_| KeyError::Point)
     }
 
     /// The key as SubjectPublicKeyInfo DER.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod authority;
+mod authority_key;
 mod bootstrap;
 mod bundle;
 mod certificate;
@@ -34,6 +35,7 @@ mod web;
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
 pub use authority::{OperatorAuthority, OperatorAuthorityError};
 pub use authority::{Place, UpstreamChain, UpstreamError, check_root, is_self_issued};
+pub use authority_key::{AuthorityKey, SignDigest};
 pub use bootstrap::{BootstrapTrust, bootstrap_connector, clock_connector};
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;

@@ -17,7 +17,7 @@ use crate::output::{self, Format};
 use crate::session::Session;
 use crate::times;
 
-const HEADERS: [&str; 7] = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLDERS", "FINGERPRINT"];
+const HEADERS: [&str; 8] = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLDERS", "KEY", "FINGERPRINT"];
 
 /// Runs the command.
 ///
@@ -96,6 +96,7 @@ fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<Str
         times::age(authority.changed_at.as_ref(), now),
         times::until(authority.not_after.as_ref(), now),
         authority.holders.to_string(),
+        authority.key.clone(),
         authority.fingerprint.clone(),
     ]
 }

@@ -13,7 +13,9 @@ use crate::access::AccessLayer;
 use crate::admins::Admins;
 use crate::attestation::TokenReviewers;
 use crate::audit::Audit;
-use crate::authority::{Authorities, AuthoritiesParts, Authority, KeyEncryptionKey, Upstream};
+use crate::authority::{
+    Authorities, AuthoritiesParts, Authority, KeyEncryptionKey, KeyStore, Token, Upstream,
+};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
@@ -93,8 +95,9 @@ impl ControlPlane {
         let opened = tokio::task::spawn_blocking(move || SledStore::open(&registry)).await;
         let store: Arc<dyn Store> = Arc::new(opened.map_err(|_| StoreError::Closed)??);
         let kek = Arc::new(KeyEncryptionKey::load(&settings.kek_file)?);
-        let authority = Arc::new(Authority::load(&*store, &kek).await?);
-        Self::assemble(settings, clock, log, store, authority, kek).await
+        let keys = KeyStore::new(kek, Token::open_if(settings.token.as_ref()).await?);
+        let authority = Arc::new(Authority::load(&*store, &keys).await?);
+        Self::assemble(settings, clock, log, store, authority, keys).await
     }
 
     /// Puts the pieces together.
@@ -107,7 +110,7 @@ impl ControlPlane {
         log: LogControl,
         store: Arc<dyn Store>,
         authority: Arc<Authority>,
-        kek: Arc<KeyEncryptionKey>,
+        keys: KeyStore,
     ) -> Result<Arc<Self>, AppError> {
         let metrics = Arc::new(Metrics::default());
         let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
@@ -136,7 +139,7 @@ impl ControlPlane {
             SigningKeys::load(
                 Arc::clone(&store),
                 Arc::clone(&audit),
-                kek,
+                Arc::clone(keys.kek()),
                 clock.clone(),
                 authority.trust_domain().clone(),
             )
@@ -177,7 +180,7 @@ impl ControlPlane {
             instances: Arc::clone(&instances),
             ledger: Arc::clone(&ledger),
             clock: clock.clone(),
-            kek_file: settings.kek_file.clone(),
+            keys,
             upstream: settings
                 .upstream
                 .as_ref()

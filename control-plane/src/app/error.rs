@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hauberk_tls::SetupError;
 
-use crate::authority::{AuthorityError, SealError};
+use crate::authority::{AuthorityError, SealError, TokenError};
 use crate::jwt_svid::SigningKeyError;
 use crate::registry::{OpenError, StoreError};
 use crate::revocation::RevocationError;
@@ -25,6 +25,9 @@ pub enum AppError {
     /// The key-encryption key is missing or wrong.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The token is missing, or does not do what is needed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// The authorities cannot be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

@@ -66,7 +66,7 @@ impl Entry {
 
     /// Whether something can be signed with it here.
     pub(super) fn has_key(&self) -> bool {
-        !self.record.is_upstream && !self.is(State::Delegated)
+        self.record.token_key.is_some() || !self.record.sealed_key.is_empty()
     }
 
     /// Whether what it has signed is still accepted.

@@ -7,21 +7,26 @@ use super::book::Kind;
 use super::in_force::InForce;
 use super::make;
 use super::records::{Installation, State, TrustRecord, ViewKeyRecord};
-use super::{Authority, AuthorityError, KeyEncryptionKey, ViewKey};
+use super::{Authority, AuthorityError, KeyStore, ViewKey};
 use crate::registry::{Commit, document, keys};
 
 /// Makes root, issuing authority and view-signing key, and the commit that founds the installation with them.
 ///
 /// # Errors
 /// When keys or certificates cannot be made.
-pub fn found(
+pub async fn found(
     trust_domain: &TrustDomain,
     sans: Vec<String>,
-    kek: &KeyEncryptionKey,
+    key_store: &KeyStore,
     now: UnixMillis,
 ) -> Result<(Commit, Authority), AuthorityError> {
-    let (root, mut root_record) = make::root(trust_domain, kek, now)?;
-    let (issuing, mut issuing_record) = make::issuing(&root, kek, now)?;
+    let domain = trust_domain.clone();
+    let made = key_store.run(move |key_store| {
+        let (root, root_record) = make::root(&domain, key_store, now)?;
+        let (issuing, issuing_record) = make::issuing(&root, key_store, now)?;
+        Ok::<_, AuthorityError>((root, root_record, issuing, issuing_record))
+    });
+    let (root, mut root_record, issuing, mut issuing_record) = made.await?;
     root_record.state = State::Active;
     issuing_record.state = State::Active;
     let view_signer = ViewSigner::generate()?;
@@ -32,7 +37,7 @@ pub fn found(
     let view_record = ViewKeyRecord {
         created_at: now.0,
         public_key: view_signer.public_key_der().to_vec(),
-        sealed_key: kek.seal(&view_key, &view_signer.to_pkcs8_der()?)?,
+        sealed_key: key_store.kek().seal(&view_key, &view_signer.to_pkcs8_der()?)?,
     };
     let installation = Installation { trust_domain: trust_domain.to_string(), epoch: now.0, sans };
     let trust = TrustRecord { version: 1 };
@@ -47,6 +52,8 @@ pub fn found(
     let view_keys =
         vec![ViewKey { key_id: view_signer.key_id().to_owned(), public_key: view_record.public_key }];
     let in_force = InForce::founded(issuing, trust.version);
-    let authority = Authority::new(trust_domain.clone(), installation, view_signer, view_keys, in_force);
+    let token = key_store.token().cloned();
+    let authority =
+        Authority::new(trust_domain.clone(), installation, view_signer, view_keys, in_force, token);
     Ok((commit, authority))
 }

@@ -1,6 +1,5 @@
 //! What follows from the authorities for all who sign and verify: an immutable snapshot.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 
 use hauberk_identity::TrustDomain;
@@ -8,7 +7,7 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::{CertificateDer, Fingerprint, IssuingAuthority, TrustBundle};
 
 use super::book::{Book, Entry, Kind};
-use super::{AuthorityError, KeyEncryptionKey, ViewKey, make};
+use super::{AuthorityError, KeyStore, ViewKey, make};
 
 /// The time over which agents spread the renewals of certificates whose authority signs no longer. 10,000 agents then ask
 /// for 2,000 certificates a second, half of what a control plane issues.
@@ -40,19 +39,18 @@ impl InForce {
         }
     }
 
-    /// What follows from the book. The key that seals others is asked for only if another authority signs than did
-    /// before.
-    pub(super) fn of<K: Borrow<KeyEncryptionKey>>(
+    /// What follows from the book. A key is opened only if another authority signs than did before.
+    pub(super) async fn of(
         book: &Book,
         trust_domain: &TrustDomain,
         before: Option<&Self>,
-        kek: impl FnOnce() -> Result<K, AuthorityError>,
+        keys: &KeyStore,
     ) -> Result<Self, AuthorityError> {
         let active = book.active(Kind::Issuing).ok_or(AuthorityError::Missing("issuing authority"))?;
         let root = book.find(&active.record.root).ok_or(AuthorityError::Missing("root"))?;
         let issuing = match before.filter(|before| before.issuing.serial().to_string() == active.serial) {
             Some(before) => Arc::clone(&before.issuing),
-            None => Arc::new(make::open_issuing(book, active, kek()?.borrow())?),
+            None => Arc::new(make::open_issuing(book, active, keys).await?),
         };
         let distrusted: Vec<_> = book.distrusted().map(|entry| entry.certificate.key_fingerprint()).collect();
         let bundle = TrustBundle::new(trust_domain.clone(), book.trusted_roots().map(Entry::der))?

@@ -7,13 +7,13 @@ mod change;
 mod dealings;
 mod delegate;
 mod error;
+mod keys;
 mod progress;
 mod upstream;
 
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use hauberk_identity::{SpiffeId, UnixMillis};
@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 use super::book::{Book, Entry, Kind};
 use super::in_force::InForce;
 use super::records::State;
-use super::{Authority, KeyEncryptionKey, SealError, Upstream};
+use super::{Authority, KeyStore, Upstream};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
@@ -57,8 +57,8 @@ pub struct AuthoritiesParts {
     pub ledger: Arc<Ledger>,
     /// The time.
     pub clock: Clock,
-    /// The key that seals the others; read when a step needs it.
-    pub kek_file: PathBuf,
+    /// Where keys are made.
+    pub keys: KeyStore,
     /// Who signs our issuing authorities, if that is not a root of our own.
     pub upstream: Option<Upstream>,
     /// What our own certificate says beside our SPIFFE id: whoever signs our authorities must permit it.
@@ -105,6 +105,8 @@ pub struct AuthorityView {
     pub is_upstream: bool,
     /// Of one that is delegated: who had it signed.
     pub delegate: String,
+    /// Where its private key is: `sealed`, `token:` and its label, or `elsewhere`.
+    pub key: String,
 }
 
 impl Authorities {
@@ -158,7 +160,8 @@ impl Authorities {
                 return self.prepare_upstream(kind, goes_on, actor).await;
             }
             None => {
-                change::prepare(&book, kind, goes_on, self.parts.authority.trust_domain(), &self.kek()?, now)?
+                let trust_domain = self.parts.authority.trust_domain().clone();
+                self.make(move |keys| change::prepare(&book, kind, goes_on, &trust_domain, keys, now)).await?
             }
         };
         let action = if goes_on { "authority.rotate" } else { "authority.prepare" };
@@ -191,6 +194,7 @@ impl Authorities {
             let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
             return Err(LifecycleError::NotTrustedYet { count: late.len(), named });
         }
+        self.see_to_sign(&book, entry).await?;
         let commit = change::activate(&book, entry, self.parts.clock.now())?;
         let act = Act::done(actor, "authority.activate", serial).because(entry.kind.as_str());
         self.commit(commit, act).await?;
@@ -217,7 +221,10 @@ impl Authorities {
                 let needed = "put another in its place first, with `hauberk authority rotate root --wait`";
                 return Err(wrong_state(entry, needed));
             }
-            _ => change::taint(&book, entry, || Ok(self.kek()?), self.parts.clock.now())?,
+            _ => {
+                let (book, entry, now) = (book.clone(), entry.clone(), self.parts.clock.now());
+                self.make(move |keys| change::taint(&book, &entry, keys, now)).await?
+            }
         };
         self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await
     }
@@ -275,12 +282,16 @@ impl Authorities {
             return Ok(true);
         }
         let has_upstream = self.parts.upstream.is_some();
+        let mut failed = None;
         for step in super::steps::due(&book, has_upstream, self.parts.clock.now()) {
-            if self.take(&book, &step, actor).await? {
-                return Ok(true);
+            match self.take(&book, &step, actor).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                // A token that is away keeps nothing from happening that takes no key.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(false)
+        failed.map_or(Ok(false), Err)
     }
 
     async fn take(
@@ -290,9 +301,6 @@ impl Authorities {
         actor: &Actor,
     ) -> Result<bool, LifecycleError> {
         use super::steps::Step;
-        let retire = |commit, serial: &str, action| {
-            self.commit(commit, Act::done(actor, action, serial).because("by age"))
-        };
         match step {
             Step::Prepare { kind, goes_on } => self.prepare_when_due(book, *kind, *goes_on, actor).await,
             Step::Activate(serial) => match self.activate(serial, actor).await {
@@ -303,12 +311,16 @@ impl Authorities {
             Step::Retire(serial) => {
                 let _one_at_a_time = self.step.lock().await;
                 let commit = change::retire(book, find(book, serial)?, self.parts.clock.now())?;
-                retire(commit, serial, "authority.retire").await.map(|()| true)
+                let act = Act::done(actor, "authority.retire", serial).because("by age");
+                self.commit(commit, act).await.map(|()| true)
             }
             Step::Forget(serial) => {
                 let _one_at_a_time = self.step.lock().await;
-                let commit = book.change()?.delete(find(book, serial)?.key());
-                retire(commit, serial, "authority.forget").await.map(|()| true)
+                let entry = find(book, serial)?;
+                let commit = book.change()?.delete(entry.key());
+                let because = self.destroy_key(entry).await?;
+                let act = Act::done(actor, "authority.forget", serial).because(because);
+                self.commit(commit, act).await.map(|()| true)
             }
         }
     }
@@ -323,17 +335,13 @@ impl Authorities {
         let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
         let book = Book::read(&**store).await?;
         let before = Arc::clone(&authority.in_force.borrow());
-        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), || Ok(self.kek()?))?;
+        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), &self.parts.keys).await?;
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
         authority.publish(in_force);
         self.show_ends();
         tracing::info!(event = "trust_changed", version = book.trust.version);
         Ok(())
-    }
-
-    fn kek(&self) -> Result<KeyEncryptionKey, SealError> {
-        KeyEncryptionKey::load(&self.parts.kek_file)
     }
 }
 
@@ -364,5 +372,10 @@ fn view(entry: &Entry, holders: &[progress::Holder]) -> AuthorityView {
         goes_on: record.goes_on && entry.is(State::Prepared),
         is_upstream: record.is_upstream,
         delegate: record.delegate.clone(),
+        key: match &record.token_key {
+            Some(key) => format!("token:{}", key.label),
+            None if entry.has_key() => "sealed".to_owned(),
+            None => "elsewhere".to_owned(),
+        },
     }
 }

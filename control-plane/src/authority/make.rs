@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use hauberk_identity::{TrustDomain, UnixMillis, Validity};
-use hauberk_tls::{CertificateDer, IssuingAuthority, KeyPair, PublicKey, RootAuthority};
+use hauberk_tls::{CertificateDer, IssuingAuthority, PublicKey, RootAuthority};
 
 use super::book::{Book, Entry, Kind};
+use super::key_store::{KeyStore, StoredKey};
 use super::records::{AuthorityRecord, Der, RequestRecord, State};
-use super::{AuthorityError, BACKDATED, KeyEncryptionKey};
+use super::{AuthorityError, BACKDATED};
 use crate::random;
-use crate::registry::keys;
 
 /// The life of a root.
 pub(super) const ROOT_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
@@ -20,68 +20,56 @@ pub(super) const ISSUING_LIFE: Duration = Duration::from_secs(90 * 86_400);
 /// A new root and its record, prepared.
 pub(super) fn root(
     trust_domain: &TrustDomain,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(RootAuthority, AuthorityRecord), AuthorityError> {
     let validity = Validity::new(now.minus(BACKDATED), now.plus(ROOT_LIFE))?;
-    let root = RootAuthority::create(trust_domain, validity, random::serial()?)?;
-    let key = Kind::Root.key(&root.serial().to_string());
-    let sealed_key = kek.seal(&key, &root.key().to_pkcs8_der())?;
-    let record = prepared(root.certificate().to_vec(), sealed_key, String::new(), now);
+    let serial = random::serial()?;
+    let (key, stored) = keys.generate(trust_domain, Kind::Root, serial)?;
+    let root = RootAuthority::create_with(trust_domain, validity, serial, key)?;
+    let record = prepared(root.certificate().to_vec(), Some(stored), String::new(), now);
     Ok((root, record))
 }
 
 /// A new issuing authority under a root and its record, prepared.
 pub(super) fn issuing(
     root: &RootAuthority,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(IssuingAuthority, AuthorityRecord), AuthorityError> {
     let validity = Validity::new(now.minus(BACKDATED), now.plus(ISSUING_LIFE))?;
-    let issuing = IssuingAuthority::create(root, validity, random::serial()?)?;
-    let key = Kind::Issuing.key(&issuing.serial().to_string());
-    let sealed_key = kek.seal(&key, &issuing.key().to_pkcs8_der())?;
-    let record = prepared(issuing.certificate().to_vec(), sealed_key, root.serial().to_string(), now);
+    let serial = random::serial()?;
+    let (key, stored) = keys.generate(root.trust_domain(), Kind::Issuing, serial)?;
+    let issuing = IssuingAuthority::create_with(root, validity, serial, key)?;
+    let record = prepared(issuing.certificate().to_vec(), Some(stored), root.serial().to_string(), now);
     Ok((issuing, record))
 }
 
 /// A request for an issuing authority that somebody else is to sign: its record, and its public key.
 pub(super) fn request(
     trust_domain: &TrustDomain,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(RequestRecord, PublicKey), AuthorityError> {
-    let key = KeyPair::generate()?;
-    let record = RequestRecord {
-        created_at: now.0,
-        csr: IssuingAuthority::request(trust_domain, &key, random::serial()?)?,
-        sealed_key: kek.seal(keys::AUTHORITY_REQUEST, &key.to_pkcs8_der())?,
-    };
-    Ok((record, key.public_key()))
-}
-
-/// The key of a request.
-pub(super) fn open_request(
-    record: &RequestRecord,
-    kek: &KeyEncryptionKey,
-) -> Result<KeyPair, AuthorityError> {
-    Ok(KeyPair::from_pkcs8_der(&kek.open(keys::AUTHORITY_REQUEST, &record.sealed_key)?)?)
+    let unique = random::serial()?;
+    let (key, stored) = keys.generate_for_request(trust_domain, unique)?;
+    let csr = IssuingAuthority::request(trust_domain, &key, unique)?;
+    let (sealed_key, token_key) = stored.into_parts();
+    Ok((RequestRecord { created_at: now.0, csr, sealed_key, token_key }, key.public_key()))
 }
 
 /// The record of an issuing authority that somebody else signed, prepared.
 pub(super) fn adopted(
     issuing: &IssuingAuthority,
     intermediates: &[CertificateDer<'static>],
+    key: StoredKey,
     root: String,
-    kek: &KeyEncryptionKey,
     now: UnixMillis,
-) -> Result<AuthorityRecord, AuthorityError> {
-    let key = Kind::Issuing.key(&issuing.serial().to_string());
-    let sealed_key = kek.seal(&key, &issuing.key().to_pkcs8_der())?;
-    Ok(AuthorityRecord {
+) -> AuthorityRecord {
+    AuthorityRecord {
         intermediates: intermediates.iter().map(|der| Der(der.to_vec())).collect(),
-        ..prepared(issuing.certificate().to_vec(), sealed_key, root, now)
-    })
+        ..prepared(issuing.certificate().to_vec(), Some(key), root, now)
+    }
 }
 
 /// An issuing authority of another control plane's key: its certificate, serial number and record.
@@ -97,38 +85,38 @@ pub(super) fn delegated(
     let record = AuthorityRecord {
         state: State::Delegated,
         delegate,
-        ..prepared(certificate.to_vec(), Vec::new(), root.serial().to_string(), now)
+        ..prepared(certificate.to_vec(), None, root.serial().to_string(), now)
     };
     Ok((certificate, serial.to_string(), record))
 }
 
 /// The record of somebody else's root, prepared.
 pub(super) fn upstream_root(root: &CertificateDer<'static>, now: UnixMillis) -> AuthorityRecord {
-    AuthorityRecord { is_upstream: true, ..prepared(root.to_vec(), Vec::new(), String::new(), now) }
+    AuthorityRecord { is_upstream: true, ..prepared(root.to_vec(), None, String::new(), now) }
 }
 
 /// A root with its key, for as long as something is signed with it.
-pub(super) fn open_root(entry: &Entry, kek: &KeyEncryptionKey) -> Result<RootAuthority, AuthorityError> {
+pub(super) fn open_root(entry: &Entry, keys: &KeyStore) -> Result<RootAuthority, AuthorityError> {
     if !entry.has_key() {
         return Err(AuthorityError::RootElsewhere(entry.serial.clone()));
     }
-    let key = KeyPair::from_pkcs8_der(&kek.open(&entry.key(), &entry.record.sealed_key)?)?;
-    Ok(RootAuthority::load(entry.der(), key)?)
+    Ok(RootAuthority::load(entry.der(), keys.open(entry)?)?)
 }
 
-/// The issuing authority that signs, with its key.
-pub(super) fn open_issuing(
+/// An issuing authority that signs, or will, with its key.
+pub(super) async fn open_issuing(
     book: &Book,
     entry: &Entry,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
 ) -> Result<IssuingAuthority, AuthorityError> {
     let root = book.find(&entry.record.root).ok_or(AuthorityError::Missing("root"))?;
-    let key = KeyPair::from_pkcs8_der(&kek.open(&entry.key(), &entry.record.sealed_key)?)?;
+    let key = keys.open_in_time(entry).await?;
     let between = entry.record.intermediates.iter().map(|der| der.0.clone().into());
     Ok(IssuingAuthority::load(entry.der(), key, root.der())?.through(between))
 }
 
-fn prepared(certificate: Vec<u8>, sealed_key: Vec<u8>, root: String, now: UnixMillis) -> AuthorityRecord {
+fn prepared(certificate: Vec<u8>, key: Option<StoredKey>, root: String, now: UnixMillis) -> AuthorityRecord {
+    let (sealed_key, token_key) = key.map(StoredKey::into_parts).unwrap_or_default();
     AuthorityRecord {
         created_at: now.0,
         state: State::Prepared,
@@ -143,5 +131,6 @@ fn prepared(certificate: Vec<u8>, sealed_key: Vec<u8>, root: String, now: UnixMi
         delegate: String::new(),
         certificate,
         sealed_key,
+        token_key,
     }
 }

@@ -7,11 +7,14 @@ mod book;
 mod found;
 mod in_force;
 mod keeper;
+mod key_store;
 mod lifecycle;
 mod make;
 mod records;
 mod seal;
+mod signing;
 mod steps;
+mod token;
 mod upstream;
 
 #[cfg(test)]
@@ -35,11 +38,14 @@ pub use book::Kind;
 pub use found::found;
 use in_force::InForce;
 pub use keeper::keep;
+pub use key_store::KeyStore;
 pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError, Need, Progress};
 pub use lifecycle::{Requested, Unsettled};
 use records::ViewKeyRecord;
 pub use records::{Installation, State};
 pub use seal::{KeyEncryptionKey, SealError};
+pub use signing::Turn;
+pub use token::{Token, TokenError, TokenSettings, watch as watch_token};
 pub use upstream::{Upstream, UpstreamFault, follow};
 
 /// How far the beginning of a certificate lies before its issuance, for clocks that go slow.
@@ -81,6 +87,25 @@ pub enum AuthorityError {
     /// A private key could not be made or read.
     #[error("a private key cannot be used")]
     Key(#[from] KeyError),
+    /// A token does not do what is needed.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// A token does not sign with a key that was made in it.
+    #[error("{0}")]
+    TokenKey(String),
+    /// A key is in a token, and there is none.
+    #[error(
+        "the key of {whose} is in the PKCS#11 token {label:?} (serial number {serial}): set --pkcs11-module, \
+         --pkcs11-token and --pkcs11-pin-file"
+    )]
+    NoToken {
+        /// Which authority's, or the request's.
+        whose: String,
+        /// The token's label.
+        label: String,
+        /// The token's serial number.
+        serial: String,
+    },
     /// The key that signs views could not be made or read.
     #[error("the view-signing key cannot be used")]
     ViewKey(#[from] SigningError),
@@ -108,6 +133,7 @@ pub struct Authority {
     sans: Vec<String>,
     view_signer: ViewSigner,
     view_keys: Vec<ViewKey>,
+    token: Option<Arc<Token>>,
     in_force: watch::Sender<Arc<InForce>>,
     trust: watch::Sender<Arc<agent::Trust>>,
 }
@@ -116,8 +142,8 @@ impl Authority {
     /// Loads what [`found`] put into the registry and what has become of it.
     ///
     /// # Errors
-    /// When something is missing, damaged, or sealed under another key.
-    pub async fn load(store: &dyn Store, kek: &KeyEncryptionKey) -> Result<Self, AuthorityError> {
+    /// When something is missing, damaged, sealed under another key, or in a token that does not sign with it.
+    pub async fn load(store: &dyn Store, key_store: &KeyStore) -> Result<Self, AuthorityError> {
         let stored = store.get(keys::INSTALLATION).await?.ok_or(AuthorityError::Unfinished)?;
         let installation: Installation = document::from_stored(keys::INSTALLATION, &stored)?;
         let trust_domain = TrustDomain::parse(&installation.trust_domain)?;
@@ -126,7 +152,7 @@ impl Authority {
             .iter()
             .max_by_key(|(_, record)| record.created_at)
             .ok_or(AuthorityError::Missing("view-signing key"))?;
-        let view_signer = ViewSigner::from_pkcs8_der(&kek.open(name, &signs.sealed_key)?)?;
+        let view_signer = ViewSigner::from_pkcs8_der(&key_store.kek().open(name, &signs.sealed_key)?)?;
         let view_keys = view_keys
             .iter()
             .map(|(key, record)| ViewKey {
@@ -134,8 +160,11 @@ impl Authority {
                 public_key: record.public_key.clone(),
             })
             .collect();
-        let in_force = InForce::of(&Book::read(store).await?, &trust_domain, None, || Ok(kek))?;
-        Ok(Self::new(trust_domain, installation, view_signer, view_keys, in_force))
+        let book = Book::read(store).await?;
+        report_root(&book, key_store).await;
+        let in_force = InForce::of(&book, &trust_domain, None, key_store).await?;
+        let token = key_store.token().cloned();
+        Ok(Self::new(trust_domain, installation, view_signer, view_keys, in_force, token))
     }
 
     fn new(
@@ -144,6 +173,7 @@ impl Authority {
         view_signer: ViewSigner,
         view_keys: Vec<ViewKey>,
         in_force: InForce,
+        token: Option<Arc<Token>>,
     ) -> Self {
         let trust = in_force.message(&view_keys);
         Self {
@@ -152,6 +182,7 @@ impl Authority {
             sans: installation.sans,
             view_signer,
             view_keys,
+            token,
             in_force: watch::Sender::new(Arc::new(in_force)),
             trust: watch::Sender::new(Arc::new(trust)),
         }
@@ -233,6 +264,21 @@ impl Authority {
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+    }
+}
+
+/// A root in a token is looked for when the control plane starts, not when it is needed, in months. Without it certificates
+/// are issued as before.
+async fn report_root(book: &Book, key_store: &KeyStore) {
+    let Some(root) = book.active(Kind::Root).filter(|root| root.record.token_key.is_some()).cloned() else {
+        return;
+    };
+    let authority = root.serial.clone();
+    if let Err(error) = key_store.run(move |key_store| make::open_root(&root, key_store)).await {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(
+            event = "root_key_missing", authority, %error, cause, "no issuing authority can be made under this root"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::token::KeyId;
 use crate::registry::document::base64_bytes;
 
 /// What this installation is; written once, by `init`.
@@ -95,9 +96,12 @@ pub(super) struct AuthorityRecord {
     /// DER.
     #[serde(with = "base64_bytes")]
     pub(super) certificate: Vec<u8>,
-    /// PKCS#8, sealed for this record; empty where the key is not here.
-    #[serde(with = "base64_bytes")]
+    /// PKCS#8, sealed for this record; empty where the key is in a token, or somebody else's.
+    #[serde(default, with = "base64_bytes")]
     pub(super) sealed_key: Vec<u8>,
+    /// Where it is, if in a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token_key: Option<TokenKeyRecord>,
 }
 
 /// A certificate.
@@ -113,9 +117,33 @@ pub(super) struct RequestRecord {
     /// PKCS#10, DER.
     #[serde(with = "base64_bytes")]
     pub(super) csr: Vec<u8>,
-    /// PKCS#8, sealed for this record.
-    #[serde(with = "base64_bytes")]
+    /// PKCS#8, sealed for this record; empty where the key is in a token.
+    #[serde(default, with = "base64_bytes")]
     pub(super) sealed_key: Vec<u8>,
+    /// Where it is, if in a token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) token_key: Option<TokenKeyRecord>,
+}
+
+/// A key in a PKCS#11 token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TokenKeyRecord {
+    /// The label of the token that it was made in. For people: another token that has the key serves as well.
+    pub(super) label: String,
+    /// The serial number of that token.
+    pub(super) token_serial: String,
+    /// CKA_ID, by which it is found.
+    #[serde(with = "base64_bytes")]
+    pub(super) id: Vec<u8>,
+    /// SubjectPublicKeyInfo.
+    #[serde(with = "base64_bytes")]
+    pub(super) public_key: Vec<u8>,
+}
+
+impl TokenKeyRecord {
+    pub(super) fn key_id(&self) -> KeyId {
+        KeyId(self.id.clone())
+    }
 }
 
 /// A key that signs views.

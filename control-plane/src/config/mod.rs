@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::attestation::ReviewCluster;
+use crate::authority::TokenSettings;
 use crate::jwt_svid::LONGEST_TOKEN_LIFE;
 use sources::Sources;
 pub use values::{IssuerUrl, LogFormat, SubjectName};
@@ -41,6 +42,9 @@ pub const NAMES: &[&str] = &[
     "upstream-root",
     "upstream-context",
     "kek-file",
+    "pkcs11-module",
+    "pkcs11-token",
+    "pkcs11-pin-file",
     "log",
     "log-format",
     "shutdown-deadline",
@@ -86,6 +90,8 @@ pub struct Settings {
     pub upstream: Option<UpstreamSettings>,
     /// The file of the key-encryption key.
     pub kek_file: PathBuf,
+    /// The PKCS#11 token in which keys of authorities are made; without it they are sealed in the registry.
+    pub token: Option<TokenSettings>,
     /// Which log events are written, in the syntax of tracing-subscriber's `EnvFilter`.
     pub log: String,
     /// How they are written.
@@ -198,6 +204,7 @@ impl Settings {
             token_review: sources.many("token-review", values::review_cluster),
             upstream,
             kek_file: sources.one("kek-file", data_dir.join("key-encryption-key"), values::path),
+            token: token(&mut sources),
             log: sources.one("log", "info".to_owned(), values::log_filter),
             log_format: sources.one("log-format", LogFormat::Auto, values::log_format),
             shutdown_deadline: sources.one("shutdown-deadline", Duration::from_secs(20), |text| {
@@ -266,6 +273,22 @@ fn upstream(sources: &mut Sources<'_>) -> Option<UpstreamSettings> {
             context.map(UpstreamSettings::Context)
         }
     }
+}
+
+/// All three or none.
+fn token(sources: &mut Sources<'_>) -> Option<TokenSettings> {
+    const NAMES: [&str; 3] = ["pkcs11-module", "pkcs11-token", "pkcs11-pin-file"];
+    let [module_name, label_name, pin_file_name] = NAMES;
+    let module = sources.one(module_name, None, |text| values::absolute_path(text).map(Some));
+    let label = sources.one(label_name, None, |text| values::token_label(text).map(Some));
+    let pin_file = sources.one(pin_file_name, None, |text| values::path(text).map(Some));
+    let is_given = [module.is_some(), label.is_some(), pin_file.is_some()];
+    let missing = NAMES.iter().zip(is_given).find(|(_, is_given)| !is_given);
+    let given = NAMES.iter().zip(is_given).find(|(_, is_given)| *is_given);
+    if let (Some((given, _)), Some((missing, _))) = (given, missing) {
+        sources.needs(given, missing);
+    }
+    Some(TokenSettings { module: module?, label: label?, pin_file: pin_file? })
 }
 
 fn listen(address: Ipv4Addr, port: u16) -> SocketAddr {

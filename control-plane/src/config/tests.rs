@@ -153,3 +153,31 @@ fn clusters_that_can_be_asked_are_named_with_their_credentials() {
         assert_eq!(error.mistakes.len(), 1, "{wrong}");
     }
 }
+
+#[test]
+fn a_token_takes_its_module_its_label_and_its_pin() {
+    let all = [
+        ("pkcs11-module", "/usr/lib/softhsm/libsofthsm2.so"),
+        ("pkcs11-token", "mesh"),
+        ("pkcs11-pin-file", "/run/pin"),
+    ];
+    let token = Settings::load(&flags(&all), &variables(&[]), None).unwrap().token.unwrap();
+    assert_eq!((token.label.as_str(), token.pin_file.to_str().unwrap()), ("mesh", "/run/pin"));
+    assert_eq!(Settings::load(&flags(&[]), &variables(&[]), None).unwrap().token, None);
+    for missing in 0..all.len() {
+        let given: Vec<_> =
+            (0..all.len()).filter(|index| *index != missing).map(|index| all[index]).collect();
+        let error = Settings::load(&flags(&given), &variables(&[]), None).unwrap_err();
+        let [mistake] = error.mistakes.as_slice() else { panic!("{error}") };
+        assert_eq!(mistake.place, format!("--{}", given[0].0));
+        assert_eq!(mistake.message, format!("is of no use without {}", all[missing].0));
+    }
+    for (name, wrong) in
+        [("pkcs11-module", "libsofthsm2.so"), ("pkcs11-token", ""), ("pkcs11-token", "mesh ")]
+    {
+        let given: Vec<_> =
+            all.iter().map(|(key, value)| (*key, if *key == name { wrong } else { value })).collect();
+        let error = Settings::load(&flags(&given), &variables(&[]), None).unwrap_err();
+        assert!(error.mistakes[0].place.ends_with(name), "{error}");
+    }
+}

@@ -41,6 +41,24 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() { Err("a path is needed".to_owned()) } else { Ok(PathBuf::from(text)) }
 }
 
+/// The loader looks for others in more than one place.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    if text.starts_with('/') {
+        Ok(PathBuf::from(text))
+    } else {
+        Err(format!("{text:?} is not an absolute path such as /usr/lib/softhsm/libsofthsm2.so"))
+    }
+}
+
+/// As long as tokens hold it (PKCS#11 §3.2, `CK_TOKEN_INFO`).
+pub(super) fn token_label(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 32 || text.ends_with(' ') {
+        Err(format!("{text:?} is not the label of a token: 1 to 32 bytes, without spaces at the end"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not an IP address and port such as 127.0.0.1:7444 or [::]:7443"))

@@ -14,7 +14,7 @@ use hauberk_tls::{CsrError, IssueError, PublicKey, Svid, SvidTemplate};
 
 use super::records::{Holder, IssuedRecord};
 use crate::audit::{Act, Actor, Audit};
-use crate::authority::{Authority, BACKDATED};
+use crate::authority::{Authority, BACKDATED, TokenError};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::random::{self, NoRandomness};
@@ -35,6 +35,9 @@ pub enum IssuanceError {
     /// The clock is wrong.
     #[error("the clock is wrong")]
     Clock(#[from] ValidityError),
+    /// The authority's key is in a token that does not work, or cannot keep up: an operator must act, or wait.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// Signing failed, or the check of our own output: nothing left this process.
     #[error("the certificate could not be signed")]
     Sign(#[from] IssueError),
@@ -127,6 +130,7 @@ impl Issuer {
         if !authority.validity().contains(now) {
             return Err(IssuanceError::AuthorityNotValid);
         }
+        let turn = self.authority.turn(&authority).await?;
 
         let not_after = now.plus(order.ttl).min(authority.validity().not_after()).floor_to_second();
         let template = SvidTemplate {
@@ -156,7 +160,7 @@ impl Issuer {
             .put(keys::issued_order(now, &serial), "");
         self.audit.commit(commit, act).await?;
 
-        let svid = authority.sign(&template)?;
+        let svid = turn.sign(move || authority.sign(&template)).await??;
         self.metrics.certificates_issued.inc();
         Ok(Issued { svid, issued_at: now })
     }

@@ -19,7 +19,7 @@ use super::catalog::Catalog;
 use super::follow::Catalogs;
 use super::problem::Problem;
 use crate::audit::Audit;
-use crate::authority::{self, Authority, KeyEncryptionKey};
+use crate::authority::{self, Authority, KeyEncryptionKey, KeyStore};
 use crate::clock::Clock;
 use crate::compile::{self, Compilation};
 use crate::registry::{SledStore, Store};
@@ -147,9 +147,10 @@ impl Scratch {
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kek = KeyEncryptionKey::create(&directory.path().join("kek")).unwrap();
+        let keys = KeyStore::new(Arc::new(kek), None);
         let store = SledStore::create(&directory.path().join("registry")).unwrap();
         let now = UnixMillis(1_790_000_000_000);
-        let (founding, _) = authority::found(&trust_domain(), Vec::new(), &kek, now).unwrap();
+        let (founding, _) = authority::found(&trust_domain(), Vec::new(), &keys, now).await.unwrap();
         store.commit(founding).await.unwrap();
         Self::start(directory, store).await
     }
@@ -169,7 +170,8 @@ impl Scratch {
     async fn start(directory: tempfile::TempDir, store: SledStore) -> Self {
         let store: Arc<dyn Store> = Arc::new(store);
         let kek = KeyEncryptionKey::load(&directory.path().join("kek")).unwrap();
-        let authority = Arc::new(Authority::load(&*store, &kek).await.unwrap());
+        let keys = KeyStore::new(Arc::new(kek), None);
+        let authority = Arc::new(Authority::load(&*store, &keys).await.unwrap());
         let clock = Clock::manual(UnixMillis(1_790_000_000_000));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let started = Catalogs::start(Arc::clone(&store), trust_domain(), &tasks, stop.clone());

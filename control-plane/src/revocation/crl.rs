@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Revocations;
 use super::revocations::MOST_CERTIFICATES;
+use crate::authority::TokenError;
 use crate::registry::StoreError;
 
 /// How long a list is good; whoever cannot fetch another then knows nothing.
@@ -45,6 +46,8 @@ pub(super) enum NoCrl {
     Store(#[from] StoreError),
     #[error(transparent)]
     Sign(#[from] CrlError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 /// Keeps the list up until `stop`.
@@ -100,5 +103,6 @@ pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
     }
     entries.sort_by_key(|entry| entry.serial);
     let issuing = revocations.authority.issuing();
-    Ok(issuing.sign_crl(&entries, now, now.plus(GOOD_FOR))?.into())
+    let turn = revocations.authority.turn(&issuing).await?;
+    Ok(turn.sign(move || issuing.sign_crl(&entries, now, now.plus(GOOD_FOR))).await??.into())
 }

@@ -267,5 +267,6 @@ fn authority(view: AuthorityView) -> Authority {
         goes_on: view.goes_on,
         upstream: view.is_upstream,
         delegate: view.delegate,
+        key: view.key,
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Certificates {
 pub(super) struct Facts<'a> {
     pub(super) now: UnixMillis,
     pub(super) condition: &'a Condition,
+    pub(super) cannot_sign: Option<&'a str>,
     pub(super) certificates: &'a Certificates,
     pub(super) need: Option<&'a Need>,
     pub(super) compilation: &'a Compilation,
@@ -61,6 +62,10 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     };
     if let Some((reason, fix)) = condition {
         findings.push(error(format!("the registry takes no writes: {reason}"), fix));
+    }
+    if let Some(reason) = facts.cannot_sign {
+        let fix = "nothing has to be restarted: it is tried every second; whoever has a certificate goes on until it expires";
+        findings.push(error(format!("no certificates can be signed: {reason}"), fix));
     }
     findings.extend(certificates(facts.certificates, facts.need.is_some(), facts.now));
     findings.extend(facts.need.map(|Need { what, fix, is_urgent }| {

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use hauberk_identity::InstanceId;
+use hauberk_tls::IssueError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -152,6 +153,12 @@ pub fn of_issuance(error: &IssuanceError) -> Status {
         IssuanceError::AuthorityNotValid => {
             refusal(Code::FailedPrecondition, "AUTHORITY_NOT_VALID", error.to_string())
         }
+        // The token's own words are for whoever runs the control plane: its log and /readyz have them.
+        IssuanceError::Token(_) | IssuanceError::Sign(IssueError::KeyElsewhere(_)) => refusal(
+            Code::Unavailable,
+            "TOKEN_UNAVAILABLE",
+            "the control plane's PKCS#11 token signs nothing just now: try again; its log says why",
+        ),
         IssuanceError::Clock(_) | IssuanceError::Sign(_) | IssuanceError::NoRandomness(_) => internal(error),
     }
 }
@@ -304,6 +311,9 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::Store(error) | LifecycleError::Authority(AuthorityError::Store(error)) => {
             of_store(error)
         }
+        LifecycleError::Authority(
+            AuthorityError::Token(_) | AuthorityError::TokenKey(_) | AuthorityError::NoToken { .. },
+        ) => refusal(Code::Unavailable, "TOKEN_UNAVAILABLE", error.to_string()),
         LifecycleError::Authority(_) | LifecycleError::Publish(_) => internal(error),
     }
 }

@@ -69,6 +69,7 @@ impl System for SystemService {
         let findings = findings::collect(&findings::Facts {
             now,
             condition: &condition,
+            cannot_sign: authority.cannot_sign().as_deref(),
             certificates: &certificates,
             need: need.as_ref(),
             compilation: &compilation,

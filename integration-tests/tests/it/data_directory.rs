@@ -73,7 +73,7 @@ fn init_that_may_find_an_installation_changes_nothing_there() {
 }
 
 /// sled's own log in the data directory.
-fn log_file(mesh: &MeshBox) -> PathBuf {
+pub(crate) fn log_file(mesh: &MeshBox) -> PathBuf {
     fn find(folder: &Path) -> Option<PathBuf> {
         let entries: Vec<PathBuf> =
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();

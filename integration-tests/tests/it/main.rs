@@ -42,6 +42,7 @@ mod outage;
 mod overreach;
 mod paths;
 mod peer;
+mod pkcs11;
 mod python;
 mod renewal;
 mod replicas;

@@ -266,7 +266,7 @@ async fn an_admins_open_stream_is_cut_with_the_credential() {
 }
 
 /// What the control plane publishes for programs that are not in the mesh.
-fn crl(mesh: &MeshBox) -> Vec<u8> {
+pub(crate) fn crl(mesh: &MeshBox) -> Vec<u8> {
     let mut stream = TcpStream::connect(mesh.health_address()).unwrap();
     stream.write_all(b"GET /crl HTTP/1.1\r\nhost: crl\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = Vec::new();

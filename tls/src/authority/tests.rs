@@ -335,7 +335,8 @@ fn an_authority_by_an_operator_is_vouched_for_by_our_own_former_root_too() {
 fn a_request_says_what_is_wanted_and_a_root_certifies_its_key() {
     let (key, own) =
         (KeyPair::generate().unwrap(), RootAuthority::create(&domain(), days(9), serial(1)).unwrap());
-    let csr = IssuingAuthority::request(&domain(), &key, serial(2)).unwrap();
+    let signs = KeyPair::from_pkcs8_der(&key.to_pkcs8_der()).unwrap();
+    let csr = IssuingAuthority::request(&domain(), &signs.into(), serial(2)).unwrap();
     let public = CertificateRequest::parse(&csr).unwrap();
     assert_eq!(public, key.public_key());
     assert_eq!(CertificateRequest::from_pem(&CertificateRequest::to_pem(&csr)).unwrap(), csr);

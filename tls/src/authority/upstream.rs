@@ -20,6 +20,7 @@ use x509_parser::x509::X509Name;
 use super::profile::{check, climb, field, read_all};
 use super::{AuthorityError, ISSUING_PATH_LEN, IssuingAuthority, RootAuthority};
 use super::{authority_params, capped, sign_error};
+use crate::authority_key::AuthorityKey;
 use crate::bundle::{BundleError, TrustBundle};
 use crate::certificate::{CertificateFault, Facts};
 use crate::issue::{IssueError, SvidTemplate};
@@ -220,7 +221,7 @@ impl IssuingAuthority {
     /// It cannot be signed.
     pub fn request(
         trust_domain: &TrustDomain,
-        key: &KeyPair,
+        key: &AuthorityKey,
         unique: Serial,
     ) -> Result<Vec<u8>, AuthorityError> {
         let whenever = Validity::new(UnixMillis(0), UnixMillis(0))?;
@@ -235,7 +236,7 @@ impl IssuingAuthority {
     /// It is not what it seems, or what it signs would be refused.
     pub fn adopt(
         chain: &UpstreamChain,
-        key: KeyPair,
+        key: impl Into<AuthorityKey>,
         dns_names: Vec<String>,
         ip_addresses: Vec<IpAddr>,
         now: UnixMillis,

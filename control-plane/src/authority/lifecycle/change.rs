@@ -1,11 +1,11 @@
 //! The commit of each step.
 
 use hauberk_identity::{TrustDomain, UnixMillis};
-use hauberk_tls::IssuingAuthority;
+use hauberk_tls::{IssuingAuthority, RootAuthority};
 
 use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::records::{AuthorityRecord, State};
-use crate::authority::{AuthorityError, KeyEncryptionKey, make};
+use crate::authority::{AuthorityError, KeyStore, make};
 use crate::random;
 use crate::registry::{Commit, StoreError};
 
@@ -15,19 +15,19 @@ pub(super) fn prepare(
     kind: Kind,
     goes_on: bool,
     trust_domain: &TrustDomain,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(String, Commit), AuthorityError> {
     match kind {
         Kind::Issuing => {
-            let (serial, mut record) = issuing(book, kek, now)?;
+            let (serial, mut record) = issuing(book, keys, now)?;
             record.goes_on = goes_on;
             record.created_at = after_all(book, now);
             Ok((serial.clone(), put(book.change()?, Kind::Issuing, &serial, &record)?))
         }
         Kind::Root => match book.active(Kind::Root) {
             Some(active) if !active.has_key() => Err(AuthorityError::RootElsewhere(active.serial.clone())),
-            _ => own_root(book, goes_on, trust_domain, kek, now),
+            _ => own_root(book, goes_on, trust_domain, keys, now),
         },
     }
 }
@@ -37,43 +37,52 @@ pub(super) fn own_root(
     book: &Book,
     goes_on: bool,
     trust_domain: &TrustDomain,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(String, Commit), AuthorityError> {
     let former = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-    let (root, mut record) = make::root(trust_domain, kek, now)?;
+    let former = vouching(Some(former), keys)?;
+    let (root, mut record) = make::root(trust_domain, keys, now)?;
     record.goes_on = goes_on;
     record.created_at = after_all(book, now);
     record.needs_version = book.trust.version + 1;
-    let (issuing, mut below) = make::issuing(&root, kek, now)?;
-    below.cross = cross(&issuing, Some(former), kek)?;
+    let (issuing, mut below) = make::issuing(&root, keys, now)?;
+    below.cross = cross(&issuing, former.as_ref())?;
     let serial = root.serial().to_string();
     let commit = put(book.change()?, Kind::Root, &serial, &record)?;
     Ok((serial, put(commit, Kind::Issuing, &issuing.serial().to_string(), &below)?))
 }
 
-/// An issuing authority's certificate by the former root. Where that root's key is somebody else's there is none: whoever
-/// knows the former root alone has to learn the new one while it is prepared.
+/// The former root, to vouch for what stands under another; none where its key is somebody else's. It is opened before a key
+/// is made, which would stay in its token if there were no certificate for it.
+pub(super) fn vouching(
+    former: Option<&Entry>,
+    keys: &KeyStore,
+) -> Result<Option<RootAuthority>, AuthorityError> {
+    former.filter(|former| former.has_key()).map(|former| make::open_root(former, keys)).transpose()
+}
+
+/// An issuing authority's certificate by the former root. Where there is none, whoever knows that root alone has to learn the
+/// new one while it is prepared.
 pub(super) fn cross(
     issuing: &IssuingAuthority,
-    former: Option<&Entry>,
-    kek: &KeyEncryptionKey,
+    former: Option<&RootAuthority>,
 ) -> Result<Vec<u8>, AuthorityError> {
-    match former.filter(|former| former.has_key()) {
-        Some(former) => Ok(issuing.cross_signed(&make::open_root(former, kek)?, random::serial()?)?.to_vec()),
-        None => Ok(Vec::new()),
-    }
+    let cross =
+        former.map(|former| issuing.cross_signed(former, random::serial()?).map_err(AuthorityError::from));
+    Ok(cross.transpose()?.map(|der| der.to_vec()).unwrap_or_default())
 }
 
 /// An issuing authority under the active root, vouched for by the root before too as long as that is trusted.
 fn issuing(
     book: &Book,
-    kek: &KeyEncryptionKey,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<(String, AuthorityRecord), AuthorityError> {
     let active = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-    let (issuing, mut record) = make::issuing(&make::open_root(active, kek)?, kek, now)?;
-    record.cross = cross(&issuing, book.before(active), kek)?;
+    let former = vouching(book.before(active), keys)?;
+    let (issuing, mut record) = make::issuing(&make::open_root(active, keys)?, keys, now)?;
+    record.cross = cross(&issuing, former.as_ref())?;
     Ok((issuing.serial().to_string(), record))
 }
 
@@ -117,14 +126,18 @@ pub(super) fn activate(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Co
 pub(super) fn taint(
     book: &Book,
     entry: &Entry,
-    kek: impl FnOnce() -> Result<KeyEncryptionKey, AuthorityError>,
+    keys: &KeyStore,
     now: UnixMillis,
 ) -> Result<Commit, AuthorityError> {
     let mut commit = book.change()?;
     if entry.is(State::Active) {
         let (serial, mut record) = match book.prepared(Kind::Issuing) {
-            Some(waiting) => (waiting.serial.clone(), waiting.record.clone()),
-            None => issuing(book, &kek()?, now)?,
+            Some(waiting) => {
+                // Afterwards there would be no other that signs.
+                keys.open(waiting)?;
+                (waiting.serial.clone(), waiting.record.clone())
+            }
+            None => issuing(book, keys, now)?,
         };
         (record.state, record.changed_at) = (State::Active, now.0);
         commit = put(commit, Kind::Issuing, &serial, &record)?;

@@ -140,7 +140,11 @@ impl Authorities {
                 return Err(LifecycleError::SameRoot(ours.serial.clone()));
             }
         }
-        let requested = self.request(false, actor).await?;
+        // Nobody has been given what waits; its key is to be where keys are made now.
+        let waits = Book::read(&*self.parts.store).await?.request;
+        let in_token = self.parts.keys.token().is_some();
+        let anew = waits.is_some_and(|waits| waits.record.token_key.is_some() != in_token);
+        let requested = self.request(anew, actor).await?;
         let trust_domain = self.parts.authority.trust_domain();
         let signed = upstream.sign(trust_domain, &requested.csr, self.parts.clock.now()).await?;
         self.take_in(signed, Wish { kind, goes_on }, actor).await

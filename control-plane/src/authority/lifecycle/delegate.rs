@@ -55,8 +55,10 @@ impl Authorities {
         }
         let taken = self.signed.lock().unwrap_or_else(PoisonError::into_inner).take(&actor.name, now);
         taken.map_err(|again_in| LifecycleError::TooOften { again_in })?;
-        let opened = make::open_root(root, &self.kek()?)?;
-        let (certificate, serial, record) = make::delegated(&opened, &key, actor.name.clone(), now)?;
+        let (signer, for_key, delegate) = (root.clone(), key.clone(), actor.name.clone());
+        let signed =
+            self.make(move |keys| make::delegated(&make::open_root(&signer, keys)?, &for_key, delegate, now));
+        let (certificate, serial, record) = signed.await?;
         let record = AuthorityRecord { created_at: change::after_all(&book, now), ..record };
         let commit = put(book.change()?, Kind::Issuing, &serial, &record)?;
         let act = Act::done(actor, "authority.sign", serial).because(format!("key {}", key.fingerprint()));

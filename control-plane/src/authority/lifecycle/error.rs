@@ -5,7 +5,7 @@ use std::time::Duration;
 use hauberk_tls::{CsrError, LiveIdentityError, UpstreamError};
 
 use crate::authority::records::State;
-use crate::authority::{AuthorityError, SealError, UpstreamFault};
+use crate::authority::{AuthorityError, TokenError, UpstreamFault};
 use crate::registry::StoreError;
 
 /// A step that was not taken.
@@ -135,8 +135,8 @@ pub enum LifecycleError {
     },
 }
 
-impl From<SealError> for LifecycleError {
-    fn from(error: SealError) -> Self {
+impl From<TokenError> for LifecycleError {
+    fn from(error: TokenError) -> Self {
         Self::Authority(error.into())
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::authority::KeyEncryptionKey;
 use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
 use crate::issuance::{Holder, Order};
 use crate::registry::keys;
@@ -58,7 +59,8 @@ async fn after_a_crash_with(
 ) -> Authorities {
     let control = &scratch.control;
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
-    let authority = Arc::new(Authority::load(&*control.store, &kek).await.unwrap());
+    let keys = KeyStore::new(Arc::new(kek), None);
+    let authority = Arc::new(Authority::load(&*control.store, &keys).await.unwrap());
     assert_eq!(authority.version(), Book::read(&*control.store).await.unwrap().trust.version);
     Authorities::new(AuthoritiesParts {
         store: Arc::clone(&control.store),
@@ -68,7 +70,7 @@ async fn after_a_crash_with(
         instances,
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
-        kek_file: control.settings.kek_file.clone(),
+        keys,
         upstream,
         server_names: ServerNames::of(&control.settings, &control.authority).unwrap(),
         metrics: Arc::clone(&control.metrics),

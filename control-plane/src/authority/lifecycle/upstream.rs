@@ -1,17 +1,19 @@
 //! Authorities under somebody else's root: asked for, taken in, announced.
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_tls::{
-    AuthorityCertificate, CertificateDer, IssuingAuthority, UpstreamChain, check_root, is_self_issued,
+    AuthorityCertificate, CertificateDer, IssueError, IssuingAuthority, UpstreamChain, UpstreamError,
+    check_root, is_self_issued,
 };
 
 use super::{Authorities, LifecycleError, change};
 use crate::audit::{Act, Actor};
 use crate::authority::book::{Book, Entry, Kind, put};
+use crate::authority::key_store::StoredKey;
 use crate::authority::make;
 use crate::authority::records::{AuthorityRecord, RequestRecord, State};
 use crate::authority::upstream::Signed;
-use crate::authority::{AuthorityError, KeyEncryptionKey};
+use crate::authority::{AuthorityError, KeyStore};
 use crate::registry::{Commit, document, keys};
 use crate::server_certificate::ServerNames;
 
@@ -49,8 +51,15 @@ impl Authorities {
             return Ok(Requested { csr, created_at: UnixMillis(created_at) });
         }
         let created_at = self.parts.clock.now();
-        let trust_domain = self.parts.authority.trust_domain();
-        let (record, key) = make::request(trust_domain, &self.kek()?, created_at)?;
+        let trust_domain = self.parts.authority.trust_domain().clone();
+        let former = book.request.as_ref().and_then(|former| former.record.token_key.clone());
+        let made = self.make(move |keys| {
+            let made = make::request(&trust_domain, keys, created_at)?;
+            // Nobody would ever sign with it.
+            keys.destroy(former.as_ref())?;
+            Ok::<_, AuthorityError>(made)
+        });
+        let (record, key) = made.await?;
         let commit = Commit::new()
             .unchanged(keys::AUTHORITY_REQUEST, book.request.as_ref().map(|waiting| &waiting.stored))
             .put(keys::AUTHORITY_REQUEST, document::to_bytes(keys::AUTHORITY_REQUEST, &record)?);
@@ -96,9 +105,10 @@ impl Authorities {
         if let Some(waiting) = book.prepared(Kind::Root) {
             return Err(LifecycleError::Waits(waiting.serial.clone()));
         }
-        let trust_domain = self.parts.authority.trust_domain();
+        let trust_domain = self.parts.authority.trust_domain().clone();
         let now = self.parts.clock.now();
-        let (serial, commit) = change::own_root(&book, false, trust_domain, &self.kek()?, now)?;
+        let made = self.make(move |keys| change::own_root(&book, false, &trust_domain, keys, now));
+        let (serial, commit) = made.await?;
         self.commit(commit, Act::done(actor, "authority.prepare", serial.clone()).because("root")).await?;
         Ok(serial)
     }
@@ -112,26 +122,25 @@ impl Authorities {
     ) -> Result<String, LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
-        let (now, kek) = (self.parts.clock.now(), self.kek()?);
-        let waiting = book.request.as_ref().ok_or(LifecycleError::NoRequest)?;
-        let key = make::open_request(&waiting.record, &kek)?;
-        let known: Vec<_> = book.trusted_roots().map(Entry::der).collect();
-        let trust_domain = self.parts.authority.trust_domain();
-        let Signed { certificates, root } = signed;
-        let chain =
-            UpstreamChain::find(trust_domain, &key.public_key(), &certificates, root.as_ref(), &known, now)?;
-        let ServerNames { dns_names, ip_addresses } = self.parts.server_names.clone();
-        let issuing = IssuingAuthority::adopt(&chain, key, dns_names, ip_addresses, now)?;
-        if wish.kind == Kind::Root
-            && let Some(root) = book.active(Kind::Root).filter(|root| root.der() == *chain.root())
-        {
-            return Err(LifecycleError::SameRoot(root.serial.clone()));
-        }
-        let (serial, commit) = taken_in(&book, &chain, &issuing, &kek, wish.goes_on, now)?;
-        let commit =
-            commit.unchanged(keys::AUTHORITY_REQUEST, Some(&waiting.stored)).delete(keys::AUTHORITY_REQUEST);
+        let now = self.parts.clock.now();
+        let waiting = book.request.clone().ok_or(LifecycleError::NoRequest)?;
+        let trust_domain = self.parts.authority.trust_domain().clone();
+        let names = self.parts.server_names.clone();
+        let stored = waiting.stored.clone();
+        let taken = self.make(move |keys| {
+            let adopted = adopted(&book, &waiting.record, &trust_domain, signed, names, keys, now)?;
+            if wish.kind == Kind::Root
+                && let Some(root) = book.active(Kind::Root).filter(|root| root.der() == *adopted.chain.root())
+            {
+                return Err(LifecycleError::SameRoot(root.serial.clone()));
+            }
+            let (serial, commit) = taken_in(&book, &adopted, keys, wish.goes_on, now)?;
+            Ok((serial, commit, adopted.issuing.serial()))
+        });
+        let (serial, commit, issuing) = taken.await?;
+        let commit = commit.unchanged(keys::AUTHORITY_REQUEST, Some(&stored)).delete(keys::AUTHORITY_REQUEST);
         let act = Act::done(actor, "authority.install", serial.clone());
-        self.commit(commit, act.because(format!("issuing {}", issuing.serial()))).await?;
+        self.commit(commit, act.because(format!("issuing {issuing}"))).await?;
         self.forget_dealings();
         Ok(serial)
     }
@@ -161,16 +170,49 @@ impl Authorities {
     }
 }
 
+/// What somebody else signed, once it was looked at and has signed something on trial.
+struct Adopted {
+    chain: UpstreamChain,
+    issuing: IssuingAuthority,
+    key: StoredKey,
+}
+
+fn adopted(
+    book: &Book,
+    request: &RequestRecord,
+    trust_domain: &TrustDomain,
+    signed: Signed,
+    names: ServerNames,
+    keys: &KeyStore,
+    now: UnixMillis,
+) -> Result<Adopted, LifecycleError> {
+    let key = keys.open_request(request)?;
+    let known: Vec<_> = book.trusted_roots().map(Entry::der).collect();
+    let Signed { certificates, root } = signed;
+    let public_key = key.public_key();
+    let chain = UpstreamChain::find(trust_domain, &public_key, &certificates, root.as_ref(), &known, now)?;
+    let ServerNames { dns_names, ip_addresses } = names;
+    let issuing = IssuingAuthority::adopt(&chain, key, dns_names, ip_addresses, now).map_err(|error| {
+        match error {
+            // The fault is the token's, not that of what was signed.
+            UpstreamError::Trial(IssueError::KeyElsewhere(reason)) => AuthorityError::TokenKey(reason).into(),
+            error => LifecycleError::from(error),
+        }
+    })?;
+    let key = keys.hand_over(request, issuing.serial())?;
+    Ok(Adopted { chain, issuing, key })
+}
+
 /// The commit that prepares an issuing authority which somebody else signed, and the serial number of what is to be
 /// activated: its root's, unless that is active already.
 fn taken_in(
     book: &Book,
-    chain: &UpstreamChain,
-    issuing: &IssuingAuthority,
-    kek: &KeyEncryptionKey,
+    adopted: &Adopted,
+    keys: &KeyStore,
     goes_on: bool,
     now: UnixMillis,
 ) -> Result<(String, Commit), LifecycleError> {
+    let Adopted { chain, issuing, key } = adopted;
     let serial = issuing.serial().to_string();
     if book.find(&serial).is_some() {
         return Err(LifecycleError::SerialTaken(serial));
@@ -200,8 +242,8 @@ fn taken_in(
     let record = AuthorityRecord {
         goes_on: goes_on && is_active,
         created_at: change::after_all(book, now),
-        cross: change::cross(issuing, before, kek)?,
-        ..make::adopted(issuing, chain.intermediates(), root_serial.clone(), kek, now)?
+        cross: change::cross(issuing, change::vouching(before, keys)?.as_ref())?,
+        ..make::adopted(issuing, chain.intermediates(), key.clone(), root_serial.clone(), now)
     };
     let commit = put(commit, Kind::Issuing, &serial, &record)?;
     Ok((if is_active { serial } else { root_serial }, commit))

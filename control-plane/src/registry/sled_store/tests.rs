@@ -220,7 +220,8 @@ fn on_a_failing_disk(path: &Path) -> SledStore {
 async fn what_the_disk_does_not_confirm_is_not_acknowledged_and_nothing_follows_it() {
     let scratch = scratch();
     let store = Arc::new(on_a_failing_disk(&scratch.path));
-    let health = Health::new(store.clone(), Arc::default(), Crl::new().1);
+    let authority = Arc::clone(&crate::testing::scratch().await.control.authority);
+    let health = Health::new(store.clone(), authority, Arc::default(), Crl::new().1);
     health.set_serving(true);
     assert_eq!(health.unready_reason(), None);
     let mut watch = store.watch("", Version(0));

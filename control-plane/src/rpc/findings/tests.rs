@@ -93,6 +93,7 @@ impl World {
         collect(&Facts {
             now: self.now,
             condition: &self.condition,
+            cannot_sign: None,
             certificates: &self.certificates,
             need: self.need.as_ref(),
             compilation: &self.compilation,

@@ -1,0 +1,54 @@
+//! Where signatures are made: here and at once, or by a token, one after another.
+
+use std::sync::Arc;
+
+use hauberk_tls::IssuingAuthority;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Authority;
+use super::token::{Token, TokenError};
+
+/// The right to have something signed. It is had before anything is recorded of what is to be signed: where a token does not
+/// work, or cannot keep up, nothing is.
+pub struct Turn(Option<(Arc<Token>, OwnedSemaphorePermit)>);
+
+impl Turn {
+    /// Does what signs.
+    ///
+    /// # Errors
+    /// The token does not answer in time.
+    pub async fn sign<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, TokenError> {
+        match self.0 {
+            None => Ok(work()),
+            Some((token, _place)) => token.signs(work).await,
+        }
+    }
+}
+
+impl Authority {
+    /// A turn to sign with the key of an authority of ours.
+    ///
+    /// # Errors
+    /// It is in a token that does not work, or has too much to sign.
+    pub async fn turn(&self, issuing: &IssuingAuthority) -> Result<Turn, TokenError> {
+        match &self.token {
+            Some(token) if issuing.key().is_elsewhere() => {
+                Ok(Turn(Some((Arc::clone(token), token.place().await?))))
+            }
+            _ => Ok(Turn(None)),
+        }
+    }
+
+    /// The token in which keys are made, if there is one.
+    pub fn token(&self) -> Option<&Arc<Token>> {
+        self.token.as_ref()
+    }
+
+    /// Why nothing can be signed now; `None` while it can.
+    pub fn cannot_sign(&self) -> Option<Arc<str>> {
+        self.token.as_ref().filter(|_| self.issuing().key().is_elsewhere())?.out_of_order()
+    }
+}

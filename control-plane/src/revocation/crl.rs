@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Revocations;
 use super::revocations::MOST_CERTIFICATES;
-use crate::authority::TokenError;
+use crate::authority::{BACKDATED, TokenError};
 use crate::registry::StoreError;
 
 /// How long a list is good; whoever cannot fetch another then knows nothing.
@@ -104,5 +104,7 @@ pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
     entries.sort_by_key(|entry| entry.serial);
     let issuing = revocations.authority.issuing();
     let turn = revocations.authority.turn(&issuing).await?;
-    Ok(turn.sign(move || issuing.sign_crl(&entries, now, now.plus(GOOD_FOR))).await??.into())
+    // Backdated as certificates are: a program whose clock is behind would refuse a list from the future.
+    let (since, until) = (now.minus(BACKDATED), now.plus(GOOD_FOR));
+    Ok(turn.sign(move || issuing.sign_crl(&entries, since, until)).await??.into())
 }

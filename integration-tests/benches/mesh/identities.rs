@@ -36,7 +36,7 @@ use tower::service_fn;
 use crate::control::{self, print_spread};
 
 /// How many requests are on their way at a time.
-const IN_FLIGHT: usize = 64;
+const IN_FLIGHT: usize = 128;
 /// Instances, each with a connection of its own, and how often each of them renews once it is connected: as often as one may.
 const INSTANCES: usize = 768;
 const RENEWALS: usize = 9;

@@ -83,6 +83,18 @@ impl KeyStore {
         }
     }
 
+    /// Does something with the key of one authority: one that is not in a token takes no waiting for it.
+    pub(super) async fn run_with<T: Send + 'static, E: From<TokenError> + Send + 'static>(
+        &self,
+        entry: &Entry,
+        work: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        match entry.record.token_key {
+            None => work(self),
+            Some(_) => self.run(work).await,
+        }
+    }
+
     pub(super) fn generate(
         &self,
         trust_domain: &TrustDomain,
@@ -121,11 +133,8 @@ impl KeyStore {
 
     /// The same as [`KeyStore::open`]; one that is in a token is waited for where that may be.
     pub(super) async fn open_in_time(&self, entry: &Entry) -> Result<AuthorityKey, AuthorityError> {
-        if entry.record.token_key.is_none() {
-            return self.open(entry);
-        }
-        let entry = entry.clone();
-        self.run(move |keys| keys.open(&entry)).await
+        let whose = entry.clone();
+        self.run_with(entry, move |keys| keys.open(&whose)).await
     }
 
     pub(super) fn open(&self, entry: &Entry) -> Result<AuthorityKey, AuthorityError> {

@@ -26,6 +26,7 @@ use crate::{
     data_directory::log_file,
     revocation::crl,
     shop::{self, PATIENCE, SHOP, WEB_MAY_ALL, get_until},
+    upstream::Operator,
 };
 
 const PIN: &str = "hauberk-0000";
@@ -309,6 +310,75 @@ fn an_installation_moves_into_a_token_by_replacing_its_root() {
         "{}",
         refused.stderr
     );
+}
+
+/// A root of the operator's own, made with OpenSSL: its key is nowhere here, and that of the issuing authority is in the token.
+#[test]
+fn a_request_whose_key_is_in_the_token_is_signed_elsewhere_and_agents_enrol_under_it() {
+    let Some(hsm) = SoftHsm::new() else { return };
+    let mut mesh = hsm.shop();
+    let Some(operator) = Operator::open(mesh.folder()) else { return };
+    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
+    let requests = || {
+        let keys = hsm.keys();
+        assert!(keys.values().all(|told| told == KEPT), "{keys:?}");
+        keys.into_keys().filter(|label| label.contains(" request ")).collect::<Vec<_>>()
+    };
+    operator.request(&mesh);
+    let first = requests();
+    operator.request(&mesh);
+    assert!(first.len() == 1 && requests() == first, "the same until it is installed");
+    let out = operator.path("request.pem");
+    mesh.hauberk(&["authority", "csr", "--new", "--out", out.to_str().unwrap()]).ok();
+    let second = requests();
+    assert!(second.len() == 1 && second != first, "{first:?}: nobody signs with it any longer; {second:?}");
+
+    // Whoever has the request signed may take days.
+    mesh.restart_control_plane();
+    operator.sign("root", "-days 90 -copy_extensions copy", "issuing.pem");
+    let root = operator.install(&mesh, &["issuing.pem", "root.pem"]);
+    mesh.hauberk(&["authority", "activate", &root, "--wait=60s"]).ok();
+    assert_eq!(places(&mesh), ["elsewhere", "token:mesh"]);
+    assert_eq!(requests(), second, "it has become that of the authority");
+    operator.verifies_what_is_issued(&mesh);
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/", 200);
+    mesh.restart_control_plane();
+    get_until(&web, "orders", "/", 200);
+
+    // The next one, whose key is away when it is installed: nothing is refused, and it is told what to wait for.
+    operator.request(&mesh);
+    operator.sign("root", "-days 60 -copy_extensions copy", "next.pem");
+    let (here, away) = (hsm.tokens(), hsm.folder.path().join("away"));
+    move_to(&here, &away);
+    let next = operator.path("next.pem");
+    let refused = mesh.hauberk(&["authority", "install", next.to_str().unwrap()]);
+    assert!(refused.code != 0 && refused.stderr.contains("the token \"mesh\" fails: C_"), "{refused:?}");
+    move_to(&away, &here);
+    let health = mesh.health_address().parse().unwrap();
+    eventually("it is ready again", PATIENCE, || {
+        (get(health, "health", "/readyz").unwrap().status == 200).then_some(())
+    });
+    let serial = operator.install(&mesh, &["next.pem"]);
+    mesh.hauberk(&["authority", "activate", &serial, "--wait=60s"]).ok();
+    get_until(&web, "orders", "/", 200);
+
+    // Back to a root of its own, in the token.
+    let said = mesh.hauberk(&["authority", "prepare", "root", "--own", "--wait=60s"]).ok().stdout;
+    let own = said.strip_prefix("authority/").and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    mesh.hauberk(&["authority", "activate", &own, "--wait=60s"]).ok();
+    assert_eq!(places(&mesh), ["token:mesh", "token:mesh"]);
+    get_until(&web, "orders", "/", 200);
+
+    // And signs for another Hauberk, whose key it never sees.
+    let child = MeshBox::start();
+    let request = child.hauberk(&["authority", "csr"]).ok().stdout;
+    let signed = mesh.hauberk_with_input(&["authority", "sign"], &request).ok().stdout;
+    child.hauberk_with_input(&["authority", "install", "-"], &signed).ok();
+    let delegated = authorities(&mesh).into_iter().find(|one| one["state"] == "delegated").unwrap();
+    assert_eq!(delegated["key"], "elsewhere");
 }
 
 /// What `init` says where the token is not what it was told, and `run` too.

@@ -20,11 +20,11 @@ use crate::{
 };
 
 /// A certificate authority as people make them with OpenSSL.
-struct Operator(PathBuf);
+pub(crate) struct Operator(PathBuf);
 
 impl Operator {
     /// In a folder of its own, with a root; nothing where there is no OpenSSL.
-    fn open(folder: &Path) -> Option<Self> {
+    pub(crate) fn open(folder: &Path) -> Option<Self> {
         if Command::new("openssl").arg("version").output().is_err() {
             skip("openssl is not installed");
             return None;
@@ -58,13 +58,13 @@ impl Operator {
     }
 
     /// Signs request.pem as `signer`, into `out`.
-    fn sign(&self, signer: &str, more: &str, out: &str) {
+    pub(crate) fn sign(&self, signer: &str, more: &str, out: &str) {
         self.ok(&format!(
             "openssl x509 -req -in request.pem -CA {signer}.pem -CAkey {signer}.key {more} -out {out}"
         ));
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
@@ -81,13 +81,13 @@ impl Operator {
     }
 
     /// Asks the control plane for its request; what is said beside it.
-    fn request(&self, mesh: &MeshBox) -> String {
+    pub(crate) fn request(&self, mesh: &MeshBox) -> String {
         let out = self.path("request.pem");
         mesh.hauberk(&["authority", "csr", "--out", out.to_str().unwrap()]).ok().stderr
     }
 
     /// Installs files, and gives the serial number of what is to be activated.
-    fn install(&self, mesh: &MeshBox, files: &[&str]) -> String {
+    pub(crate) fn install(&self, mesh: &MeshBox, files: &[&str]) -> String {
         let paths: Vec<PathBuf> = files.iter().map(|name| self.path(name)).collect();
         let paths = paths.iter().map(|path| path.to_str().unwrap());
         let arguments: Vec<&str> = ["authority", "install"].into_iter().chain(paths).collect();
@@ -97,7 +97,7 @@ impl Operator {
     }
 
     /// The admin's own certificate, which is by the authority that signs now, as stock OpenSSL judges it by the root.
-    fn verifies_what_is_issued(&self, mesh: &MeshBox) {
+    pub(crate) fn verifies_what_is_issued(&self, mesh: &MeshBox) {
         mesh.hauberk(&["get", "meshes"]).ok();
         let exported = self.path("exported");
         mesh.hauberk(&["context", "export", "--dir", exported.to_str().unwrap()]).ok();

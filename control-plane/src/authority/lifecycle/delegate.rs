@@ -56,8 +56,9 @@ impl Authorities {
         let taken = self.signed.lock().unwrap_or_else(PoisonError::into_inner).take(&actor.name, now);
         taken.map_err(|again_in| LifecycleError::TooOften { again_in })?;
         let (signer, for_key, delegate) = (root.clone(), key.clone(), actor.name.clone());
-        let signed =
-            self.make(move |keys| make::delegated(&make::open_root(&signer, keys)?, &for_key, delegate, now));
+        let signed = self.parts.keys.run_with(root, move |keys| {
+            make::delegated(&make::open_root(&signer, keys)?, &for_key, delegate, now)
+        });
         let (certificate, serial, record) = signed.await?;
         let record = AuthorityRecord { created_at: change::after_all(&book, now), ..record };
         let commit = put(book.change()?, Kind::Issuing, &serial, &record)?;

@@ -127,7 +127,7 @@ impl Authorities {
         let trust_domain = self.parts.authority.trust_domain().clone();
         let names = self.parts.server_names.clone();
         let stored = waiting.stored.clone();
-        let taken = self.make(move |keys| {
+        let taken = self.parts.keys.run(move |keys| {
             let adopted = adopted(&book, &waiting.record, &trust_domain, signed, names, keys, now)?;
             if wish.kind == Kind::Root
                 && let Some(root) = book.active(Kind::Root).filter(|root| root.der() == *adopted.chain.root())

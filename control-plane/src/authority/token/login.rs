@@ -95,7 +95,6 @@ fn is_about_the_pin(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

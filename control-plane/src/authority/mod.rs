@@ -138,6 +138,15 @@ pub struct Authority {
     trust: watch::Sender<Arc<agent::Trust>>,
 }
 
+/// The epoch of the installation whose registry this is; 0 before there is one.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn epoch_of(store: &dyn Store) -> Result<u64, StoreError> {
+    let Some(stored) = store.get(keys::INSTALLATION).await? else { return Ok(0) };
+    Ok(document::from_stored::<Installation>(keys::INSTALLATION, &stored)?.epoch)
+}
+
 impl Authority {
     /// Loads what [`found`] put into the registry and what has become of it.
     ///

@@ -1,6 +1,7 @@
 //! What a stream tells of its instance.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, UnixMillis};
@@ -17,6 +18,8 @@ pub struct Connected {
     pub(super) instance: InstanceId,
     number: u64,
     superseded: CancellationToken,
+    /// The highest version of trust that it has acknowledged.
+    pub(super) trusted: AtomicU64,
 }
 
 impl Connected {
@@ -26,7 +29,7 @@ impl Connected {
         number: u64,
         superseded: CancellationToken,
     ) -> Self {
-        Self { instances, instance, number, superseded }
+        Self { instances, instance, number, superseded, trusted: AtomicU64::new(0) }
     }
 
     /// Its number; later streams have higher ones.

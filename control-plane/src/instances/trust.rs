@@ -4,6 +4,7 @@
 //! starts. Each instance acknowledges each version once, so that it is written as rarely.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Connected, Instances};
+use crate::authority::epoch_of;
 use crate::registry::{Commit, Store, StoreError, document, keys};
 
 /// What is acknowledged within so long is written together.
@@ -47,6 +49,10 @@ pub struct Trusting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct TrustRecord {
     version: u64,
+    /// Of the installation. A restored registry counts versions anew from where its backup stood: an acknowledgement from before
+    /// names another trust by the same number.
+    #[serde(default)]
+    epoch: u64,
 }
 
 /// What was acknowledged and is not written yet.
@@ -79,16 +85,17 @@ impl Instances {
 }
 
 impl Instances {
-    /// Reads what instances that are known have acknowledged. What was heard from them since counts more.
+    /// Reads what instances that are known have acknowledged in this epoch. What was heard from them since counts more.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub(super) async fn load_trust(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let now = epoch_of(store).await?;
         let page = store.list(keys::TRUST_IN_FORCE, None, usize::MAX).await?;
         let mut known = BTreeMap::new();
         for (key, stored) in &page.entries {
-            let TrustRecord { version } = document::from_stored(key, stored)?;
-            if let Some(id) = instance_of(key) {
+            let TrustRecord { version, epoch } = document::from_stored(key, stored)?;
+            if let Some(id) = instance_of(key).filter(|_| epoch == now) {
                 known.insert(id, version);
             }
         }
@@ -106,6 +113,7 @@ impl Instances {
     pub async fn write_trust(&self, store: &dyn Store, stop: &CancellationToken) {
         loop {
             let stopping = tokio::select! {
+                biased;
                 () = stop.cancelled() => true,
                 () = self.unwritten_trust.added.notified() => false,
             };
@@ -127,23 +135,21 @@ impl Instances {
         }
     }
 
+    /// Writes what is unwritten now. What is acknowledged meanwhile waits for the next round: it must not keep this one from
+    /// its end.
     async fn write_all_trust(&self, store: &dyn Store) -> Result<(), StoreError> {
-        loop {
-            let taken = self.unwritten_trust.take();
-            if taken.is_empty() {
-                return Ok(());
-            }
-            let mut commit = Commit::new();
-            for (id, version) in &taken {
-                let key = format!("{}{id}", keys::TRUST_IN_FORCE);
-                let bytes = document::to_bytes(&key, &TrustRecord { version: *version })?;
-                commit = commit.put(key, bytes);
-            }
-            if let Err(error) = store.commit(commit).await {
-                self.unwritten_trust.give_back(taken);
+        let mut unwritten = self.unwritten_trust.take();
+        while !unwritten.is_empty() {
+            let after = unwritten.keys().nth(WRITES_PER_COMMIT).copied();
+            let rest = after.map(|after| unwritten.split_off(&after)).unwrap_or_default();
+            if let Err(error) = write(store, &unwritten).await {
+                unwritten.extend(rest);
+                self.unwritten_trust.give_back(unwritten);
                 return Err(error);
             }
+            unwritten = rest;
         }
+        Ok(())
     }
 
     /// Forgets what instances that are on record no longer have acknowledged. Gives the number of records removed.
@@ -168,10 +174,7 @@ impl Instances {
 
 impl Unwritten {
     fn take(&self) -> BTreeMap<InstanceId, u64> {
-        let mut versions = self.lock();
-        let after = versions.keys().nth(WRITES_PER_COMMIT).copied();
-        let rest = after.map(|after| versions.split_off(&after)).unwrap_or_default();
-        std::mem::replace(&mut *versions, rest)
+        std::mem::take(&mut *self.lock())
     }
 
     /// What was not written; what was acknowledged since is newer.
@@ -188,8 +191,12 @@ impl Unwritten {
 }
 
 impl Connected {
-    /// The agent has kept this version of trust and put it in force.
+    /// The agent has kept this version of trust and put it in force. A stream that goes back behind what it has said is not
+    /// believed: an agent never does, and each change costs a write.
     pub fn trusts(&self, version: u64) {
+        if self.trusted.fetch_max(version, Ordering::Relaxed) > version {
+            return;
+        }
         let former = self.change(|instance| std::mem::replace(&mut instance.trust_version, version));
         if former.is_some_and(|former| former != version) {
             let unwritten = &self.instances.unwritten_trust;
@@ -197,6 +204,18 @@ impl Connected {
             unwritten.added.notify_one();
         }
     }
+}
+
+async fn write(store: &dyn Store, versions: &BTreeMap<InstanceId, u64>) -> Result<(), StoreError> {
+    let epoch = epoch_of(store).await?;
+    let mut commit = Commit::new();
+    for (id, version) in versions {
+        let key = format!("{}{id}", keys::TRUST_IN_FORCE);
+        let bytes = document::to_bytes(&key, &TrustRecord { version: *version, epoch })?;
+        commit = commit.put(key, bytes);
+    }
+    store.commit(commit).await?;
+    Ok(())
 }
 
 fn instance_of(key: &str) -> Option<InstanceId> {

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::authority::KeyEncryptionKey;
+use crate::authority::{Installation, KeyEncryptionKey};
 use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
 use crate::issuance::{Holder, Order};
-use crate::registry::keys;
+use crate::registry::{document, keys};
 use crate::testing::{Scratch, actor, joined, request, scratch};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -299,12 +299,27 @@ async fn what_an_instance_has_acknowledged_is_known_after_a_restart_though_it_is
     assert!(restarted.progress().await.unwrap().is_done());
     restarted.revoke(&former, false, &actor()).await.unwrap();
 
-    // The same again is not written again.
+    // The same again is not written again, nor what a stream takes back.
     let key = format!("{}{}", keys::TRUST_IN_FORCE, renewed.instance);
     let written = control.store.get(&key).await.unwrap().unwrap().version;
     connected.trusts(control.authority.version());
+    connected.trusts(control.authority.version() - 1);
     restart().await;
     assert_eq!(control.store.get(&key).await.unwrap().unwrap().version, written);
+
+    // A registry that was restored counts anew: the same number is another trust.
+    let known = async || {
+        let instances = Arc::new(Instances::default());
+        instances.load(&*control.store).await.unwrap();
+        instances.trusting(now).iter().map(|known| known.version).max()
+    };
+    assert_eq!(known().await, Some(control.authority.version()));
+    let stored = control.store.get(keys::INSTALLATION).await.unwrap().unwrap();
+    let mut restored: Installation = document::from_stored(keys::INSTALLATION, &stored).unwrap();
+    restored.epoch += 1;
+    let restored = document::to_bytes(keys::INSTALLATION, &restored).unwrap();
+    control.store.commit(Commit::new().put(keys::INSTALLATION, restored)).await.unwrap();
+    assert_eq!(known().await, Some(0));
     assert_eq!(control.instances.prune_trust(&*control.store).await.unwrap(), 0);
     let gone = format!("{}{}", keys::INSTANCES, renewed.instance);
     control.store.commit(Commit::new().delete(gone)).await.unwrap();

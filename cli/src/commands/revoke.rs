@@ -35,7 +35,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         0 if answer.token_deleted => {
             output::line(format_args!("{said} deleted; nobody holds a certificate by it"))?
         }
-        0 => output::line(format_args!("{said} unchanged: it was revoked before"))?,
+        0 => output::line(format_args!("{said} is revoked; no other certificate is on record"))?,
         1 => output::line(format_args!("{said} revoked (1 certificate)"))?,
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,
     }

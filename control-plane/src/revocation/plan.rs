@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
 
+use super::denylist::Denylist;
 use super::error::RevocationError;
 use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, serial_key};
 use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
@@ -30,15 +31,26 @@ impl Plan {
         Self { instances: Commit::new(), named, certificates, left: 0, action, object }
     }
 
-    /// Whether the list has no room for these beside so many.
-    pub(super) fn is_too_many(&self, listed: usize) -> bool {
-        listed + self.certificates.len() > MOST_CERTIFICATES
+    /// Whether the list has no room for those of these that need a place of their own.
+    pub(super) fn is_too_many(&self, list: &Denylist) -> bool {
+        let is_alone = |serial: &Serial| !self.is_covered(*serial, list);
+        let listed = list.serials().filter(|(serial, _)| is_alone(serial)).count();
+        listed + self.certificates.keys().filter(|serial| is_alone(serial)).count() > MOST_CERTIFICATES
     }
 
-    /// Leaves out the certificates that agents refuse by the instance which they name.
-    pub(super) fn leave_certificates_of_instances(&mut self) {
-        let Self { named, certificates, .. } = self;
-        certificates.retain(|serial, _| serial.instance().is_none_or(|id| !named.contains(&id)));
+    /// Leaves out the certificates that agents refuse by the instance which they name, where the list has no room for all.
+    pub(super) fn leave_covered_without_room(&mut self, list: &Denylist) {
+        if list.certificates() + self.certificates.len() <= MOST_CERTIFICATES {
+            return;
+        }
+        let mut certificates = std::mem::take(&mut self.certificates);
+        certificates.retain(|serial, _| !self.is_covered(*serial, list));
+        self.certificates = certificates;
+    }
+
+    /// Whether the instance that a certificate names is revoked, or is to be.
+    fn is_covered(&self, serial: Serial, list: &Denylist) -> bool {
+        serial.instance().is_some_and(|id| self.named.contains(&id) || list.is_instance_revoked(id))
     }
 
     /// Leaves out all certificates: that nobody gets more of them needs no room on the list.
@@ -71,19 +83,19 @@ impl Revocations {
             Target::Serial(serial) => self.plan_serial(*serial, now).await?,
             Target::Instance(id) => {
                 let plan = Plan::new("revoke.instance", format!("instance {id}"));
-                let instances = self.certificates(now, |record| holds(record, *id)).await?;
-                if instances.is_empty() && self.ledger.instance(id).await?.is_none() {
-                    return Err(RevocationError::UnknownInstance(id.to_string()));
-                }
-                self.plan_instances(plan, BTreeSet::from([*id]), now, instances).await?
+                // Also one that is not on record: a registry restored from a backup does not know who has joined since.
+                self.plan_instances(plan, BTreeSet::from([*id]), now, BTreeMap::new()).await?
             }
             Target::Node(mesh, node) => {
                 let plan = Plan::new("revoke.node", format!("{mesh}/{node}"));
                 let spiffe_id = SpiffeId::node(self.authority.trust_domain(), mesh, node).to_string();
                 let certificates = self.certificates(now, |record| record.spiffe_id == spiffe_id).await?;
-                let instances: BTreeSet<_> =
+                let mut instances: BTreeSet<_> =
                     certificates.values().filter_map(|record| record.holder.instance()).collect();
-                if certificates.is_empty() {
+                // Those on record may hold more than is: a registry restored from a backup knows only older certificates.
+                let on_record = self.ledger.instances().await?.into_iter();
+                instances.extend(on_record.filter(|(_, it)| it.spiffe_id == spiffe_id).map(|(id, _)| id));
+                if certificates.is_empty() && instances.is_empty() {
                     return Err(RevocationError::NoInstances {
                         mesh: mesh.to_string(),
                         node: node.to_string(),

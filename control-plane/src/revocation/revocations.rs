@@ -159,10 +159,8 @@ impl Revocations {
             let list = self.denylist();
             let serials: Vec<_> = plan.serials().filter(|serial| !list.is_revoked(*serial)).collect();
             // Agents know them by their instances; who goes by serial numbers alone does not.
-            if plan.is_too_many(list.certificates()) {
-                plan.leave_certificates_of_instances();
-            }
-            let is_too_many = plan.is_too_many(list.certificates());
+            plan.leave_covered_without_room(&list);
+            let is_too_many = plan.is_too_many(&list);
             if is_too_many {
                 plan.leave_certificates();
             }
@@ -276,7 +274,7 @@ impl Revocations {
         let _turn = self.reading.lock().await;
         let page = self.store.list(keys::REVOCATIONS, None, usize::MAX).await?;
         let now = self.clock.now();
-        let (mut serials, mut nodes, mut revision) = (HashMap::new(), HashMap::new(), 0);
+        let (mut serials, mut nodes, mut revision) = (Vec::new(), HashMap::new(), 0);
         let mut instances = HashSet::new();
         let damaged = |key: &str| StoreError::Damaged { key: key.to_owned(), what: "it names nobody" };
         for (key, stored) in &page.entries {
@@ -287,7 +285,7 @@ impl Revocations {
                 if !record.is_over(now) {
                     let revoked =
                         Certificate { not_after: UnixMillis(record.not_after), at: UnixMillis(record.at) };
-                    serials.insert(serial.parse().map_err(|_| damaged(key))?, revoked);
+                    serials.push((serial.parse().map_err(|_| damaged(key))?, revoked));
                 }
             } else if let Some(instance) = key.strip_prefix(keys::REVOKED_INSTANCES) {
                 if !document::from_stored::<RevokedInstance>(key, stored)?.is_over(now) {
@@ -299,6 +297,7 @@ impl Revocations {
                 nodes.insert(node, UnixMillis(document::from_stored::<Quarantine>(key, stored)?.at));
             }
         }
+        let serials = with_room(serials, &instances);
         let mark = Mark { epoch: self.authority.epoch(), revision };
         let authority = &self.authority;
         let (on_hold, held_instances) = self.of_workloads_of(&nodes, serials.len(), now).await?;
@@ -310,8 +309,9 @@ impl Revocations {
         Ok(())
     }
 
-    /// The certificates of workloads that nodes in quarantine vouch for, and the instances that they name. Beside so many that are
-    /// listed, those that name one stand there themselves as long as there is room. While the quarantine lasts there will be no
+    /// The certificates of workloads that nodes in quarantine vouch for, the instances that they name, and those that are on
+    /// record, which may vouch for others that are not: a registry restored from a backup does not know them. Beside so many that
+    /// are listed, those that name one stand there themselves as long as there is room. While the quarantine lasts there will be no
     /// more: what issues them looks at it in the same commit.
     async fn of_workloads_of(
         &self,
@@ -324,6 +324,8 @@ impl Revocations {
             return Ok((on_hold, instances));
         }
         let since: HashMap<_, _> = nodes.iter().map(|(id, at)| (id.to_string(), *at)).collect();
+        let on_record = self.ledger.instances().await?.into_iter();
+        instances.extend(on_record.filter(|(_, it)| since.contains_key(&it.spiffe_id)).map(|(id, _)| id));
         let since = |holder: &Holder| match holder {
             Holder::Workload { node, .. } => since.get(node).copied(),
             Holder::Instance(_) | Holder::Admin(_) | Holder::ControlPlane => None,
@@ -342,6 +344,17 @@ impl Revocations {
         }
         Ok((on_hold, instances))
     }
+}
+
+/// All certificates that no revoked instance stands for, and of the others as many as there is room for beside them.
+fn with_room(
+    serials: Vec<(Serial, Certificate)>,
+    instances: &HashSet<InstanceId>,
+) -> HashMap<Serial, Certificate> {
+    let is_covered = |serial: Serial| serial.instance().is_some_and(|id| instances.contains(&id));
+    let (covered, alone): (Vec<_>, Vec<_>) = serials.into_iter().partition(|(serial, _)| is_covered(*serial));
+    let room = MOST_CERTIFICATES.saturating_sub(alone.len());
+    alone.into_iter().chain(covered.into_iter().take(room)).collect()
 }
 
 /// For the audit record, which has little room.

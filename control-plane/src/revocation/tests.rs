@@ -241,14 +241,19 @@ async fn instances_that_renew_in_a_loop_are_revoked_all_the_same() {
 
 /// Has the list hold as many certificates as it takes.
 async fn fill(scratch: &Scratch) -> Revocations {
+    fill_with(scratch, Serial::from_random).await
+}
+
+/// The same with such ones.
+async fn fill_with(scratch: &Scratch, serial: impl Fn([u8; 16]) -> Serial) -> Revocations {
     let not_after = scratch.clock.now().plus(Duration::from_secs(3_600)).0;
     let record =
         records::RevokedCertificate { spiffe_id: String::new(), not_after, at: scratch.clock.now().0 };
     let listed = document::to_bytes("listed", &record).unwrap();
     let full = (0..MOST_CERTIFICATES as u64).fold(Commit::new(), |commit, number| {
         let mut seed = [0; 16];
-        seed[..8].copy_from_slice(&number.to_be_bytes());
-        commit.put(records::serial_key(Serial::from_random(seed)), listed.clone())
+        seed[8..].copy_from_slice(&number.to_be_bytes());
+        commit.put(records::serial_key(serial(seed)), listed.clone())
     });
     scratch.control.store.commit(full).await.unwrap();
     load_again(scratch).await
@@ -288,6 +293,32 @@ async fn an_instance_is_revoked_with_however_many_certificates() {
     let again = revocations.revoke(&target, &actor()).await.unwrap();
     assert_eq!((again.revision, again.serials.len()), (revoked.revision, 0), "they are revoked already");
     is_denied(renew(&scratch, &peer).await, Denial::Revoked);
+}
+
+#[tokio::test]
+async fn certificates_of_revoked_instances_take_no_place_from_one_that_is_revoked_by_itself() {
+    let scratch = scratch().await;
+    let (thief, of_thief) = join(&scratch).await;
+    let (_, other) = join(&scratch).await;
+    let revocations = fill_with(&scratch, |seed| Serial::of_instance(thief.instance, seed)).await;
+    let error = revocations.revoke(&Target::Serial(other.serial()), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::TooMany), "each stands for itself as yet: {error}");
+    revocations.revoke(&Target::Instance(thief.instance), &actor()).await.unwrap();
+    let revoked = revocations.revoke(&Target::Serial(other.serial()), &actor()).await.unwrap();
+    assert_eq!(revoked.serials, [other.serial()]);
+    for revocations in [&revocations, &load_again(&scratch).await] {
+        let list = revocations.denylist();
+        assert_eq!(list.denial(other.id(), other.serial()), Some(Denial::Revoked));
+        assert_eq!(list.denial(of_thief.id(), of_thief.serial()), Some(Denial::Revoked));
+        let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
+        assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "the others as long as there is room");
+        assert!(told.certificates.iter().any(|told| told.serial == other.serial().as_bytes()));
+        let crl = crl::sign(revocations).await.unwrap();
+        let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
+        assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
+        let mut listed = crl.iter_revoked_certificates();
+        assert!(listed.any(|entry| entry.raw_serial() == other.serial().as_bytes()));
+    }
 }
 
 #[tokio::test]
@@ -345,15 +376,43 @@ async fn whoever_has_more_certificates_of_an_earlier_release_than_the_list_takes
 }
 
 #[tokio::test]
+async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
+    let scratch = scratch().await;
+    let revocations = &scratch.control.revocations;
+    let (enrolled, peer) = join(&scratch).await;
+    let unrecorded = |instance| Serial::of_instance(instance, [7; 16]);
+    let denial = |instance| {
+        // Another node's id, as a workload's would be: only the instance tells.
+        let other = SpiffeId::parse("spiffe://shop.local/mesh/shop/node/other").unwrap();
+        revocations.denylist().denial(&other, unrecorded(instance))
+    };
+    // The last certificate on record is gone, the instance is still known, and holds another.
+    let issued = format!("{}{}", keys::ISSUED, peer.serial());
+    scratch.control.store.commit(Commit::new().delete(issued)).await.unwrap();
+    let (mesh, name) = node();
+    revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    assert_eq!(denial(enrolled.instance), Some(Denial::Quarantined));
+    revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
+    assert_eq!(denial(enrolled.instance), None);
+    revocations.revoke(&Target::Node(mesh, name), &actor()).await.unwrap();
+    assert_eq!(denial(enrolled.instance), Some(Denial::Revoked));
+
+    let unknown = hauberk_identity::InstanceId::from_random([7; 8]);
+    let revoked = revocations.revoke(&Target::Instance(unknown), &actor()).await.unwrap();
+    assert_eq!(revoked.serials, []);
+    assert_eq!(denial(unknown), Some(Denial::Revoked));
+    // As long as any certificate lives that it may hold.
+    scratch.clock.advance(Duration::from_secs(86_400));
+    assert_eq!(revocations.prune(scratch.clock.now()).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn what_cannot_be_revoked_is_named() {
     let scratch = scratch().await;
     let revocations = &scratch.control.revocations;
     let unknown = Serial::from_random([7; 16]);
     let error = revocations.revoke(&Target::Serial(unknown), &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::UnknownSerial(_)), "{error}");
-    let id = hauberk_identity::InstanceId::from_random([7; 8]);
-    let error = revocations.revoke(&Target::Instance(id), &actor()).await.unwrap_err();
-    assert!(matches!(error, RevocationError::UnknownInstance(_)), "{error}");
     let (_, peer) = join(&scratch).await;
     scratch.clock.advance(Duration::from_secs(2 * 86_400));
     let error = revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap_err();

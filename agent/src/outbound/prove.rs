@@ -3,7 +3,7 @@
 //! The fresh handshake is mutual: we prove ours, and the far agent its own, for all the connections between us.
 //!
 //! Whoever is gone does not answer, and must not keep the living waiting: a peer is first given little time, and more only
-//! at places of its own.
+//! at other places; where that was not enough either, it waits among its like from then on.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -33,35 +33,37 @@ const ASK_BEFORE: Duration = Duration::from_secs(5 * 60);
 /// How long one proof may take at first, and how long where that was not enough.
 const PROMPT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The most proofs at once with peers of which nothing bad is known, and with those that were too slow.
+/// The most proofs at once with peers of which nothing bad is known, with those that were too slow, and with those that have
+/// failed even so: they are mostly dead, and the slow do not wait for them.
 const MAX_PROMPT: usize = 32;
 const MAX_PATIENT: usize = 16;
+const MAX_FAILED: usize = 16;
 /// The most connections that one proof names.
 const MAX_NAMES: usize = 1_024;
 
 /// Proves, again and again, whatever needs it.
 pub(super) async fn keep_proved(connections: &Arc<Connections>) {
     let mut identity = connections.context().identity.subscribe();
-    let places = Places { prompt: Semaphore::new(MAX_PROMPT), patient: Semaphore::new(MAX_PATIENT) };
+    let places = Places::new();
     let mut proofs = FuturesUnordered::new();
-    let (mut under_way, mut slow) = (HashSet::new(), HashSet::new());
+    let (mut under_way, mut failed) = (HashSet::new(), HashSet::new());
     let mut next_look = Instant::now() + pause(connections);
     loop {
         tokio::select! {
             () = sleep_until(next_look) => {}
             Ok(()) = identity.changed() => {}
-            Some((peer, is_slow)) = proofs.next() => {
+            Some((peer, has_failed)) = proofs.next() => {
                 under_way.remove(&peer);
-                if is_slow { slow.insert(peer) } else { slow.remove(&peer) };
+                if has_failed { failed.insert(peer) } else { failed.remove(&peer) };
                 continue;
             }
         }
         let by_peer = stale(connections);
-        slow.retain(|peer| by_peer.contains_key(peer));
+        failed.retain(|peer| by_peer.contains_key(peer));
         for (peer, stale) in by_peer {
             if under_way.insert(peer.clone()) {
-                let is_slow = slow.contains(&peer);
-                proofs.push(places.prove_all(connections, peer, stale, is_slow));
+                let has_failed = failed.contains(&peer);
+                proofs.push(places.prove_all(connections, peer, stale, has_failed));
             }
         }
         next_look = Instant::now() + pause(connections);
@@ -80,21 +82,30 @@ type ByPeer = HashMap<Peer, Vec<Arc<Connection>>>;
 struct Places {
     prompt: Semaphore,
     patient: Semaphore,
+    failed: Semaphore,
 }
 
 impl Places {
-    /// Gives the peer back, and whether it was too slow.
+    fn new() -> Self {
+        Self {
+            prompt: Semaphore::new(MAX_PROMPT),
+            patient: Semaphore::new(MAX_PATIENT),
+            failed: Semaphore::new(MAX_FAILED),
+        }
+    }
+
+    /// Gives the peer back, and whether it has failed with patience too.
     async fn prove_all(
         &self,
         connections: &Connections,
         peer: Peer,
         stale: Vec<Arc<Connection>>,
-        mut is_slow: bool,
+        mut has_failed: bool,
     ) -> (Peer, bool) {
         for some in stale.chunks(MAX_NAMES) {
-            is_slow = self.prove(connections, &peer, some, is_slow).await;
+            has_failed = self.prove(connections, &peer, some, has_failed).await;
         }
-        (peer, is_slow)
+        (peer, has_failed)
     }
 
     async fn prove(
@@ -102,21 +113,22 @@ impl Places {
         connections: &Connections,
         (address, id): &Peer,
         stale: &[Arc<Connection>],
-        is_slow: bool,
+        has_failed: bool,
     ) -> bool {
-        if !is_slow {
+        if !has_failed {
             let _place = self.prompt.acquire().await;
             if let Ok(outcome) = timeout(PROMPT, prove(connections, *address, id, stale)).await {
                 tell(*address, outcome);
                 return false;
             }
         }
-        let _place = self.patient.acquire().await;
+        let places = if has_failed { &self.failed } else { &self.patient };
+        let _place = places.acquire().await;
         let outcome = timeout(PATIENCE, prove(connections, *address, id, stale)).await;
         let outcome = outcome.unwrap_or_else(|_| Err(io::Error::other("too slow")));
-        let is_slow = outcome.is_err();
+        let has_failed = outcome.is_err();
         tell(*address, outcome);
-        is_slow
+        has_failed
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) struct Caller {
     /// By the kernel, at the moment of connecting.
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// `None` where the process is not to be seen from here (another pid namespace), or has ended.
+    /// `None` where the process is not to be seen from here (another pid namespace).
     process: Option<Process>,
     /// What was found out of it that takes asking others.
     pub(super) container: docker::Remembered,
@@ -25,10 +25,13 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Asks the kernel who has connected, and holds on to that process.
+    ///
+    /// # Errors
+    /// It has ended, or that cannot be told: whoever inherited its socket is not the user that connected.
     pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
         let peer = stream.peer_cred()?;
         let (uid, gid) = (peer.uid(), peer.gid());
-        let process = peer.pid().filter(|pid| *pid > 0).and_then(|pid| Process::hold_peer(stream, pid).ok());
+        let process = Process::hold_peer(stream, peer.pid().filter(|pid| *pid > 0))?;
         Ok(Self {
             uid,
             gid,

@@ -14,7 +14,7 @@ impl PeerHandle {
     /// `None` where the kernel does not tell: Linux does from 6.5 on.
     ///
     /// # Errors
-    /// The process has gone.
+    /// The process has gone, or there is no room for its handle.
     pub(super) fn of(stream: impl AsFd) -> io::Result<Option<Self>> {
         let mut handle: libc::c_int = -1;
         let mut length = size_of_val(&handle) as libc::socklen_t;
@@ -30,7 +30,12 @@ impl PeerHandle {
         };
         if outcome != 0 {
             let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ENOPROTOOPT) { Ok(None) } else { Err(error) };
+            return match error.raw_os_error() {
+                Some(libc::ENOPROTOOPT) => Ok(None),
+                // Until Linux 6.15 there is no handle to whom nobody waits for any longer.
+                Some(libc::EINVAL | libc::ESRCH) => Err(ended()),
+                _ => Err(error),
+            };
         }
         // SAFETY: the kernel has just opened it for us; nobody else has this number.
         Ok(Some(Self(unsafe { OwnedFd::from_raw_fd(handle) })))
@@ -44,6 +49,11 @@ impl PeerHandle {
         let mut asked = [PollFd::new(&self.0, PollFlags::IN)];
         Ok(poll(&mut asked, Some(&Timespec::default()))? > 0)
     }
+}
+
+/// Why whoever has the socket of such a process gets nothing.
+pub(super) fn ended() -> io::Error {
+    io::Error::other("the program that connected has ended: whoever has its socket now gets nothing")
 }
 
 #[cfg(test)]

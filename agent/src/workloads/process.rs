@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use thiserror::Error;
 
 use super::cgroup::Cgroups;
-use super::peer::PeerHandle;
+use super::peer::{PeerHandle, ended};
 
 /// The largest executable whose digest is taken, in bytes.
 const LARGEST_EXECUTABLE: u64 = 512 * 1024 * 1024;
@@ -61,15 +61,20 @@ impl Process {
         Ok(process)
     }
 
-    /// Holds on to the process of this number that has connected. Where the kernel does not tell for certain which one that
-    /// was, it is whichever has the number now.
-    pub(super) fn hold_peer(stream: impl AsFd, pid: i32) -> io::Result<Self> {
+    /// Holds on to the process that has connected; `None` where it is not to be seen from here: it has no number in our pid
+    /// namespace, or lives and is hidden in /proc. Where the kernel does not tell for certain which one has connected, it is
+    /// whichever has the number now.
+    ///
+    /// # Errors
+    /// It has ended, or that cannot be told: whoever has its socket now may be anybody.
+    pub(super) fn hold_peer(stream: impl AsFd, pid: Option<i32>) -> io::Result<Option<Self>> {
         let peer = PeerHandle::of(stream)?;
-        let process = Self::hold(pid)?;
+        let process = pid.map(Self::hold).transpose();
         // While it lives its number is nobody else's: what was opened was its own.
-        match peer.map(|peer| peer.has_ended()).transpose()? {
-            Some(true) => Err(io::Error::other("it has ended")),
-            Some(false) | None => Ok(process),
+        match (peer.map(|peer| peer.has_ended()).transpose()?, process) {
+            (Some(true), _) => Err(ended()),
+            (Some(false), Err(error)) if is_hidden(&error) => Ok(None),
+            (_, process) => process,
         }
     }
 
@@ -206,6 +211,10 @@ fn read_status(status: &str) -> Option<ProcessFacts> {
     })
 }
 
+fn is_hidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+}
+
 fn malformed(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc/PID/{name} is not what it should be"))
 }
@@ -217,6 +226,7 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
+    use super::super::attest::Caller;
     use super::*;
 
     fn pid(number: u32) -> i32 {
@@ -309,6 +319,31 @@ mod tests {
         UnixStream::connect(path).unwrap();
     }
 
+    /// Gives the number of the process that was.
+    fn connect_and_be_gone(socket: &Path) -> u32 {
+        let mut itself = Command::new(std::env::current_exe().unwrap());
+        itself.args(["--exact", "workloads::process::tests::connects_and_is_gone", "--ignored"]);
+        let mut child = itself.env(SOCKET, socket).stdout(Stdio::null()).spawn().unwrap();
+        assert!(child.wait().unwrap().success());
+        child.id()
+    }
+
+    #[tokio::test]
+    async fn whoever_has_ended_since_it_connected_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        connect_and_be_gone(&socket);
+        let (stream, _) = listener.accept().await.unwrap();
+        let problem = Caller::of(&stream).unwrap_err();
+        assert!(is_hidden(&problem) || problem.to_string().contains("has ended"), "{problem}");
+        // Of another pid namespace there is no number.
+        assert!(
+            Process::hold_peer(&stream, None).is_err()
+                || PeerHandle::of(&stream).is_ok_and(|peer| peer.is_none())
+        );
+    }
+
     #[test]
     fn whoever_has_the_number_of_the_process_that_connected_is_not_that() {
         let folder = tempfile::tempdir().unwrap();
@@ -316,19 +351,16 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         // Others are started meanwhile, and take the number.
         for _ in 0..100 {
-            let mut itself = Command::new(std::env::current_exe().unwrap());
-            itself.args(["--exact", "workloads::process::tests::connects_and_is_gone", "--ignored"]);
-            let mut child = itself.env(SOCKET, &socket).stdout(Stdio::null()).spawn().unwrap();
-            assert!(child.wait().unwrap().success());
+            let gone = connect_and_be_gone(&socket);
             let (stream, _) = listener.accept().unwrap();
-            let before = (child.id() - 1).to_string();
+            let before = (gone - 1).to_string();
             if std::fs::write("/proc/sys/kernel/ns_last_pid", before).is_err() {
                 return;
             }
             let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-            let held = (other.id() == child.id()).then(|| {
-                let number = pid(child.id());
-                (Process::hold(number), Process::hold_peer(&stream, number), PeerHandle::of(&stream))
+            let held = (other.id() == gone).then(|| {
+                let number = pid(gone);
+                (Process::hold(number), Process::hold_peer(&stream, Some(number)), PeerHandle::of(&stream))
             });
             other.kill().unwrap();
             other.wait().unwrap();

@@ -66,15 +66,25 @@ impl Mine {
     }
 }
 
-/// An agent that takes every proof.
-async fn living(authorities: &Authorities, path: &str, tasks: &mut JoinSet<()>) -> SocketAddr {
+/// An agent that takes every proof but the first so many, on which it says nothing.
+async fn living(
+    authorities: &Authorities,
+    path: &str,
+    unanswered: usize,
+    tasks: &mut JoinSet<()>,
+) -> SocketAddr {
     let identity = authorities.live(path);
     let acceptor = identity.acceptor(&[alpn::PROVE], ClientAuth::Required, PATIENCE).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tasks.spawn(async move {
+        let mut held = Vec::new();
         loop {
             let (stream, _) = listener.accept().await.unwrap();
+            if held.len() < unanswered {
+                held.push(stream);
+                continue;
+            }
             let (mut stream, _) = acceptor.accept(stream).await.unwrap().into_parts();
             let count = usize::from(stream.read_u16().await.unwrap());
             stream.read_exact(&mut vec![0; 32 * count]).await.unwrap();
@@ -111,7 +121,7 @@ async fn the_dead_do_not_keep_the_living_waiting() {
     let mut alive = Vec::new();
     for number in 0..4 {
         let path = format!("mesh/shop/node/living-{number}");
-        let address = living(&mine.authorities, &path, &mut tasks).await;
+        let address = living(&mine.authorities, &path, 0, &mut tasks).await;
         alive.push(mine.open(&path, address));
     }
     let proving = async {
@@ -127,5 +137,41 @@ async fn the_dead_do_not_keep_the_living_waiting() {
         biased;
         () = keep_proved(&mine.connections) => {}
         () = proving => {}
+    }
+}
+
+#[tokio::test]
+async fn the_slow_do_not_wait_for_those_that_have_failed() {
+    let mut mine = Mine::new();
+    let mut tasks = JoinSet::new();
+    let places = Places::new();
+    let (silent, mut asked) = dead(&mut tasks).await;
+    let mut failed = Vec::new();
+    for number in 0..=MAX_FAILED {
+        let connection = mine.open(&format!("mesh/shop/node/dead-{number}"), silent);
+        let peer = (silent, connection.peer().id().clone());
+        failed.push((peer, vec![connection]));
+    }
+    let path = "mesh/shop/node/slow";
+    let address = living(&mine.authorities, path, 1, &mut tasks).await;
+    let slow = mine.open(path, address);
+    mine.renew();
+    let proving = async {
+        asked.wait_for(|count| *count == MAX_FAILED).await.unwrap();
+        let peer = (address, slow.peer().id().clone());
+        let proof = places.prove_all(&mine.connections, peer, vec![Arc::clone(&slow)], false);
+        let (_, has_failed) =
+            timeout(3 * PROMPT, proof).await.expect("the slow wait for those that have failed");
+        assert!(!has_failed);
+        mine.until_proved(&[slow]).await;
+    };
+    let attempts: FuturesUnordered<_> = failed
+        .into_iter()
+        .map(|(peer, stale)| places.prove_all(&mine.connections, peer, stale, true))
+        .collect();
+    tokio::select! {
+        biased;
+        () = proving => {}
+        _ = attempts.collect::<Vec<_>>() => panic!("those that have failed are given up before the slow are proved"),
     }
 }

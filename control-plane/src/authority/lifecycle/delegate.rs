@@ -9,7 +9,7 @@ use super::{Authorities, LifecycleError, change};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor};
 use crate::authority::AuthorityError;
-use crate::authority::book::{Book, Kind, put};
+use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::make;
 use crate::authority::records::{AuthorityRecord, State};
 
@@ -40,12 +40,17 @@ impl Authorities {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
         let root = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+        // Signed again, a key that was taken back would be believed again once its first authority is forgotten.
+        let has_key = |entry: &&Entry| entry.certificate.key_fingerprint() == key.fingerprint();
+        let used = book.entries.iter().filter(has_key).find(|entry| !entry.is(State::Delegated));
+        if let Some(used) = used {
+            return Err(LifecycleError::KeyUsed { serial: used.serial.clone(), state: used.record.state });
+        }
         let delegated = || book.of(Kind::Issuing).filter(|entry| entry.is(State::Delegated));
         let again = delegated().find(|entry| {
             let validity = entry.certificate.validity();
             let is_young = validity.remaining(now) > validity.not_after().since(validity.not_before()) / 2;
-            let is_same = entry.certificate.key_fingerprint() == key.fingerprint();
-            is_same && is_young && entry.record.root == root.serial
+            has_key(&entry) && is_young && entry.record.root == root.serial
         });
         if let Some(again) = again {
             return Ok([again.der(), root.der()]);

@@ -60,6 +60,18 @@ pub enum LifecycleError {
     /// The caller's request cannot be signed.
     #[error(transparent)]
     Request(#[from] CsrError),
+    /// A key that was taken back would come again.
+    #[error(
+        "the key of this request is that of authority {serial}, which is {}: make another request, with `hauberk authority \
+         csr --new`",
+        .state.as_str()
+    )]
+    KeyUsed {
+        /// Whose key it is.
+        serial: String,
+        /// What that is.
+        state: State,
+    },
     /// What was signed elsewhere will not do.
     #[error(transparent)]
     Unacceptable(#[from] UpstreamError),

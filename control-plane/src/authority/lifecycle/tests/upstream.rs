@@ -349,6 +349,8 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
     while authorities.advance(&actor()).await.unwrap() {}
     let former = serial_of(&scratch, Kind::Root, State::Retiring).await;
     authorities.revoke(&serial, false, &actor()).await.unwrap();
+    let refused = authorities.sign(&csr, &actor()).await.unwrap_err();
+    assert!(matches!(&refused, LifecycleError::KeyUsed { serial: used, .. } if *used == serial), "{refused}");
     assert!(!is_accepted(&scratch, &theirs));
     assert_eq!(authority.trust().borrow().distrusted_keys.len(), 1);
     while authorities.advance(&actor()).await.unwrap() {}

@@ -53,18 +53,16 @@ impl Authorities {
         let created_at = self.parts.clock.now();
         let trust_domain = self.parts.authority.trust_domain().clone();
         let former = book.request.as_ref().and_then(|former| former.record.token_key.clone());
-        let made = self.make(move |keys| {
-            let made = make::request(&trust_domain, keys, created_at)?;
-            // Nobody would ever sign with it.
-            keys.destroy(former.as_ref())?;
-            Ok::<_, AuthorityError>(made)
-        });
-        let (record, key) = made.await?;
+        let (record, key) = self.make(move |keys| make::request(&trust_domain, keys, created_at)).await?;
         let commit = Commit::new()
             .unchanged(keys::AUTHORITY_REQUEST, book.request.as_ref().map(|waiting| &waiting.stored))
             .put(keys::AUTHORITY_REQUEST, document::to_bytes(keys::AUTHORITY_REQUEST, &record)?);
         let object = key.fingerprint().to_string();
         self.parts.audit.commit(commit, Act::done(actor, "authority.request", object)).await?;
+        // Nobody would ever sign with it. Before the commit, a request could be left whose key is gone.
+        if let Some(former) = former {
+            self.destroy_former(former).await;
+        }
         Ok(Requested { csr: record.csr, created_at })
     }
 

@@ -212,7 +212,8 @@ fn taken_in(
 ) -> Result<(String, Commit), LifecycleError> {
     let Adopted { chain, issuing, key } = adopted;
     let serial = issuing.serial().to_string();
-    if book.find(&serial).is_some() {
+    // Side by side in one commit, neither would be told from the other afterwards.
+    if book.find(&serial).is_some() || serial_of(chain.root())? == serial {
         return Err(LifecycleError::SerialTaken(serial));
     }
     let root = book.of(Kind::Root).find(|entry| entry.der() == *chain.root());
@@ -255,7 +256,7 @@ fn with_root(
     goes_on: bool,
     now: UnixMillis,
 ) -> Result<(String, Commit), LifecycleError> {
-    let serial = AuthorityCertificate::read(root.clone()).map_err(AuthorityError::from)?.serial().to_string();
+    let serial = serial_of(root)?;
     if book.find(&serial).is_some_and(|known| known.der() != *root) {
         return Err(LifecycleError::SerialTaken(serial));
     }
@@ -267,6 +268,10 @@ fn with_root(
     };
     let commit = put(commit, Kind::Root, &serial, &record)?;
     Ok((serial, commit))
+}
+
+fn serial_of(root: &CertificateDer<'static>) -> Result<String, LifecycleError> {
+    Ok(AuthorityCertificate::read(root.clone()).map_err(AuthorityError::from)?.serial().to_string())
 }
 
 fn former(root: &Entry) -> LifecycleError {

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
-use hauberk_identity::{TrustDomain, Validity};
+use hauberk_identity::{Serial, TrustDomain, Validity};
 use hauberk_tls::{
-    CertificateDer, CertificateRequest, OperatorAuthority, TrustBundle, UpstreamError, certificates_from_pem,
+    AuthorityCertificate, CertificateDer, CertificateRequest, OperatorAuthority, TrustBundle, UpstreamError, certificates_from_pem,
 };
 
 use super::*;
@@ -34,12 +34,16 @@ impl Corporate {
 
     /// What it makes of a request: the issuing certificate, then its own.
     fn sign(&self, scratch: &Scratch, csr: &[u8]) -> Vec<CertificateDer<'static>> {
+        self.sign_as(random::serial().unwrap(), scratch, csr)
+    }
+
+    fn sign_as(&self, serial: Serial, scratch: &Scratch, csr: &[u8]) -> Vec<CertificateDer<'static>> {
         let operator = OperatorAuthority::from_pem(&self.pem, self.key_pem.as_bytes()).unwrap();
         let now = scratch.clock.now();
         let (key, validity) =
             (CertificateRequest::parse(csr).unwrap(), Validity::new(now, now.plus(90 * DAY)).unwrap());
         let domain = scratch.control.authority.trust_domain();
-        operator.certify(domain, &key, validity, random::serial().unwrap()).unwrap()
+        operator.certify(domain, &key, validity, serial).unwrap()
     }
 
     /// It and its key in files, as the settings name them.
@@ -140,6 +144,10 @@ async fn what_will_not_do_changes_nothing() {
     assert!(matches!(refused, LifecycleError::Unacceptable(UpstreamError::Gap { .. })), "{refused}");
     let refused = install(good.clone(), Some(stranger)).await.unwrap_err();
     assert!(matches!(refused, LifecycleError::Unacceptable(UpstreamError::Gap { .. })), "{refused}");
+    let own_serial = AuthorityCertificate::read(corporate.der()).unwrap().serial();
+    let same = corporate.sign_as(own_serial, &scratch, &newer);
+    let refused = install(same, None).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::SerialTaken(_)), "{refused}");
     assert_eq!(authorities.list().await.unwrap().1, 1);
 
     let root = install(good.clone(), None).await.unwrap();

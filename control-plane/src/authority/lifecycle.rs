@@ -233,7 +233,7 @@ impl Authorities {
     /// connections that are open.
     ///
     /// # Errors
-    /// It signs still, or live instances hold certificates by it, or have not said that none of their connections rests on it.
+    /// It signs still, here or for another control plane, or live instances hold certificates by it, or have not said that none of their connections rests on it.
     pub async fn revoke(&self, serial: &str, now: bool, actor: &Actor) -> Result<(), LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
@@ -247,6 +247,7 @@ impl Authorities {
             State::Prepared | State::Retiring | State::Tainted | State::Delegated => {}
         }
         if !now {
+            delegate::signs_no_longer(&book, entry, self.parts.clock.now())?;
             let held: Vec<_> =
                 self.holders(&book).await?.into_iter().filter(|held| held.is_by(entry)).collect();
             if !held.is_empty() {

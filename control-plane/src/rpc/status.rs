@@ -291,6 +291,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
+        LifecycleError::StillDelegated { .. } => unmet("STILL_DELEGATED"),
         LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
         LifecycleError::NothingUnder(_) => unmet("NO_ISSUING_AUTHORITY"),
         LifecycleError::Waits(_) => unmet("PREPARED_ALREADY"),

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hauberk_identity::UnixMillis;
 use hauberk_tls::{CertificateDer, CertificateRequest};
 
 use super::{Authorities, LifecycleError, change};
@@ -22,6 +23,21 @@ const SIGNED_EVERY: Duration = Duration::from_secs(3_600);
 
 pub(super) fn allowances() -> Mutex<Allowances> {
     Mutex::new(Allowances::new(SIGNED_AT_ONCE, SIGNED_EVERY))
+}
+
+/// Whether an authority, and all under it, sign for no other control plane any longer: who holds certificates by those is
+/// not known here.
+pub(super) fn signs_no_longer(book: &Book, entry: &Entry, now: UnixMillis) -> Result<(), LifecycleError> {
+    let mut all = std::iter::once(entry).chain(book.under(&entry.serial));
+    let signs = all.find(|entry| entry.is(State::Delegated) && entry.not_after() >= now);
+    match signs {
+        Some(signs) => Err(LifecycleError::StillDelegated {
+            serial: signs.serial.clone(),
+            delegate: signs.record.delegate.clone(),
+            ends: signs.not_after(),
+        }),
+        None => Ok(()),
+    }
 }
 
 impl Authorities {

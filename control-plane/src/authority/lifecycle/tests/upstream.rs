@@ -356,7 +356,12 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
     scratch.clock.advance(3 * DAY);
     while authorities.advance(&actor()).await.unwrap() {}
     let former = serial_of(&scratch, Kind::Root, State::Retiring).await;
-    authorities.revoke(&serial, false, &actor()).await.unwrap();
+    for resting in [&serial, &former] {
+        let refused = authorities.revoke(resting, false, &actor()).await.unwrap_err();
+        let names = matches!(&refused, LifecycleError::StillDelegated { serial: named, .. } if *named == serial);
+        assert!(names && is_accepted(&scratch, &theirs), "{refused}");
+    }
+    authorities.revoke(&serial, true, &actor()).await.unwrap();
     let refused = authorities.sign(&csr, &actor()).await.unwrap_err();
     assert!(matches!(&refused, LifecycleError::KeyUsed { serial: used, .. } if *used == serial), "{refused}");
     assert!(!is_accepted(&scratch, &theirs));

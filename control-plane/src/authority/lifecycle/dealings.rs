@@ -123,7 +123,16 @@ impl Authorities {
         Ok(due.and_then(|kind| Some(need(kind, book.active(kind)?, book.request.is_some(), now))))
     }
 
-    /// Has an authority signed by whoever does that for us, and takes it in.
+    /// Waits until nobody else asks whoever signs for us; nobody is in the way where there is none.
+    pub(super) async fn may_ask(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.parts.upstream {
+            Some(_) => Some(self.asking.lock().await),
+            None => None,
+        }
+    }
+
+    /// Has an authority signed by whoever does that for us, and takes it in. The caller holds what
+    /// [`Authorities::may_ask`] gives, and has read since that none waits.
     pub(super) async fn prepare_upstream(
         &self,
         kind: Kind,
@@ -194,6 +203,7 @@ impl Authorities {
         if self.parts.upstream.is_none() {
             return Ok(());
         }
+        let _asks = self.may_ask().await;
         let book = Book::read(&*self.parts.store).await?;
         let entry = find(&book, serial)?;
         if entry.kind == Kind::Issuing && entry.is(State::Active) && book.prepared(Kind::Issuing).is_none() {

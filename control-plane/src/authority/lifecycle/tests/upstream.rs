@@ -274,6 +274,13 @@ async fn an_authority_in_files_signs_by_itself_and_another_in_its_place_is_moved
     ));
     assert!(matches!(authorities.prepare_own_root(&actor()).await, Err(LifecycleError::UpstreamIsSet)));
 
+    // Two who ask at once have one signed.
+    let (one, other) = tokio::join!(
+        authorities.prepare(Kind::Issuing, false, &actor()),
+        authorities.prepare(Kind::Issuing, false, &actor())
+    );
+    assert_eq!(one.unwrap(), other.unwrap());
+
     // Its successor comes by itself, without anybody's hand.
     scratch.clock.advance(84 * DAY);
     while authorities.advance(&actor()).await.unwrap() {}

@@ -72,6 +72,8 @@ pub struct Authorities {
     parts: AuthoritiesParts,
     /// Held from a step's reading to its publication, so that nothing older is published after something newer.
     step: Mutex<()>,
+    /// Held while somebody else is asked to sign, and taken before `step`: two at once would have two signed for one place.
+    asking: Mutex<()>,
     /// How it stands with whoever else has to sign.
     dealings: std::sync::Mutex<Dealings>,
     /// How often each admin may have authorities signed for other control planes.
@@ -115,6 +117,7 @@ impl Authorities {
         let authorities = Self {
             parts,
             step: Mutex::new(()),
+            asking: Mutex::new(()),
             dealings: Default::default(),
             signed: delegate::allowances(),
         };
@@ -149,6 +152,7 @@ impl Authorities {
     /// # Errors
     /// It cannot be made or written.
     pub async fn prepare(&self, kind: Kind, goes_on: bool, actor: &Actor) -> Result<String, LifecycleError> {
+        let _asks = self.may_ask().await;
         let one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
         let now = self.parts.clock.now();
@@ -233,7 +237,7 @@ impl Authorities {
     /// connections that are open.
     ///
     /// # Errors
-    /// It signs still, or live instances hold certificates by it, or have not said that none of their connections rests on it.
+    /// It signs still, here or for another control plane, or live instances hold certificates by it, or have not said that none of their connections rests on it.
     pub async fn revoke(&self, serial: &str, now: bool, actor: &Actor) -> Result<(), LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
@@ -247,6 +251,7 @@ impl Authorities {
             State::Prepared | State::Retiring | State::Tainted | State::Delegated => {}
         }
         if !now {
+            delegate::signs_no_longer(&book, entry, self.parts.clock.now())?;
             let held: Vec<_> =
                 self.holders(&book).await?.into_iter().filter(|held| held.is_by(entry)).collect();
             if !held.is_empty() {

@@ -168,7 +168,7 @@ pub async fn follow(authorities: Arc<Authorities>, stop: CancellationToken) {
     loop {
         let look = async {
             let told = parent.look().await.map_err(UpstreamFault::from)?;
-            authorities.follow(&told.roots, told.active, &actor).await
+            authorities.follow(&told.roots, told.active, &told.renew_issuers, &actor).await
         };
         let outcome: Result<(), LifecycleError> = tokio::select! {
             () = stop.cancelled() => return,

@@ -40,6 +40,8 @@ pub struct Told {
     pub roots: Vec<CertificateDer<'static>>,
     /// The one under which it issues.
     pub active: Fingerprint,
+    /// The serial numbers of issuing authorities whose certificates are to be replaced.
+    pub renew_issuers: Vec<String>,
 }
 
 /// Why another control plane is of no help.
@@ -170,7 +172,8 @@ impl Parent {
             }
             add_context(&self.context_file, &name, &context)?;
         }
-        Ok(Told { roots: theirs.roots().iter().map(|root| root.der().clone()).collect(), active })
+        let roots = theirs.roots().iter().map(|root| root.der().clone()).collect();
+        Ok(Told { roots, active, renew_issuers: answer.renew_issuers })
     }
 
     async fn renew(&self, context: Context, channel: Channel) -> Result<Context, ParentError> {

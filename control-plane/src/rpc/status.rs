@@ -291,6 +291,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
+        LifecycleError::StillDelegated { .. } => unmet("STILL_DELEGATED"),
         LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
         LifecycleError::NothingUnder(_) => unmet("NO_ISSUING_AUTHORITY"),
         LifecycleError::Waits(_) => unmet("PREPARED_ALREADY"),
@@ -299,7 +300,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::SameRoot(_) => unmet("SAME_ROOT"),
         LifecycleError::UpstreamIsSet => unmet("UPSTREAM_IS_SET"),
         LifecycleError::Authority(AuthorityError::RootElsewhere(_)) => unmet("ROOT_ELSEWHERE"),
-        LifecycleError::Unacceptable(_) | LifecycleError::SerialTaken(_) => {
+        LifecycleError::Unacceptable(_) | LifecycleError::SerialTaken(_) | LifecycleError::KeyUsed { .. } => {
             refusal(Code::InvalidArgument, "NOT_ACCEPTABLE", error.to_string())
         }
         LifecycleError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),

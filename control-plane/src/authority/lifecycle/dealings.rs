@@ -34,6 +34,8 @@ pub(super) struct Dealings {
     problem: Option<(String, UnixMillis)>,
     /// The same of learning whom to trust.
     not_followed: Option<(String, UnixMillis)>,
+    /// The issuing authority of ours that they have tainted or revoked.
+    disowned: Option<String>,
 }
 
 /// What somebody has to do so that the next authority comes in time.
@@ -48,7 +50,8 @@ pub struct Need {
 }
 
 impl Authorities {
-    /// Trusts the roots that whoever signs for us trusts, as far as it tells, and moves under its active one.
+    /// Trusts the roots that whoever signs for us trusts, as far as it tells, and moves under its active one. `renew`: the
+    /// serial numbers of issuing authorities whose certificates it has replaced; another takes the place of ours.
     ///
     /// # Errors
     /// One of them cannot be a root here, or a step fails.
@@ -56,6 +59,7 @@ impl Authorities {
         &self,
         theirs: &[CertificateDer<'static>],
         active: Fingerprint,
+        renew: &[String],
         actor: &Actor,
     ) -> Result<(), LifecycleError> {
         let book = Book::read(&*self.parts.store).await?;
@@ -80,7 +84,11 @@ impl Authorities {
         }
         // An own root is left by itself; under another of theirs we are asked in.
         let Some(ours) = book.active(Kind::Root).filter(|ours| !ours.has_key()) else { return Ok(()) };
+        let is_disowned = self.note_disowned(&book, renew);
         if ours.certificate.fingerprint() == active {
+            if is_disowned {
+                self.replace_disowned(&book, renew, actor).await?;
+            }
             return Ok(());
         }
         match book.prepared(Kind::Root) {
@@ -97,6 +105,37 @@ impl Authorities {
         Ok(())
     }
 
+    /// Whether whoever signs for us has tainted or revoked the issuing authority that signs here; it is said once.
+    fn note_disowned(&self, book: &Book, renew: &[String]) -> bool {
+        let active = book.active(Kind::Issuing).map(|active| active.serial.clone());
+        let disowned = active.filter(|serial| renew.contains(serial));
+        let mut dealings = self.dealings();
+        if let Some(serial) = disowned.as_ref().filter(|serial| dealings.disowned.as_ref() != Some(*serial)) {
+            tracing::error!(
+                event = "authority_disowned",
+                serial,
+                "whoever signed this issuing authority has tainted or revoked it: another takes its place"
+            );
+        }
+        dealings.disowned = disowned;
+        dealings.disowned.is_some()
+    }
+
+    async fn replace_disowned(
+        &self,
+        book: &Book,
+        renew: &[String],
+        actor: &Actor,
+    ) -> Result<(), LifecycleError> {
+        if let Some(waiting) = book.prepared(Kind::Issuing).filter(|waiting| renew.contains(&waiting.serial))
+        {
+            // Nothing that it signed would be believed there either.
+            self.revoke(&waiting.serial, false, actor).await?;
+        }
+        let book = Book::read(&*self.parts.store).await?;
+        self.prepare_when_due(&book, Kind::Issuing, true, actor).await.map(drop)
+    }
+
     /// What somebody has to do so that the next authority comes in time.
     ///
     /// # Errors
@@ -105,7 +144,23 @@ impl Authorities {
         let book = Book::read(&*self.parts.store).await?;
         let now = self.parts.clock.now();
         if self.parts.upstream.is_some() {
-            let Dealings { problem, not_followed, .. } = self.dealings().clone();
+            let Dealings { problem, not_followed, disowned, .. } = self.dealings().clone();
+            if let Some(active) =
+                book.active(Kind::Issuing).filter(|active| Some(&active.serial) == disowned.as_ref())
+            {
+                let hindered = problem.map(|(problem, since)| format!(", but since {since}: {problem}"));
+                return Ok(Some(Need {
+                    what: format!(
+                        "who signed issuing authority {} has tainted or revoked it: what it signs is believed no longer there",
+                        active.serial
+                    ),
+                    fix: format!(
+                        "another is signed by itself, and becomes active once all agents trust it{}",
+                        hindered.unwrap_or_default()
+                    ),
+                    is_urgent: true,
+                }));
+            }
             let ends = book.active(Kind::Issuing).map(Entry::not_after).unwrap_or(now);
             return Ok(problem.or(not_followed).map(|(problem, since)| Need {
                 what: format!("who signs the authorities of this installation is of no help since {since}: {problem}"),
@@ -123,7 +178,16 @@ impl Authorities {
         Ok(due.and_then(|kind| Some(need(kind, book.active(kind)?, book.request.is_some(), now))))
     }
 
-    /// Has an authority signed by whoever does that for us, and takes it in.
+    /// Waits until nobody else asks whoever signs for us; nobody is in the way where there is none.
+    pub(super) async fn may_ask(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.parts.upstream {
+            Some(_) => Some(self.asking.lock().await),
+            None => None,
+        }
+    }
+
+    /// Has an authority signed by whoever does that for us, and takes it in. The caller holds what
+    /// [`Authorities::may_ask`] gives, and has read since that none waits.
     pub(super) async fn prepare_upstream(
         &self,
         kind: Kind,
@@ -194,6 +258,7 @@ impl Authorities {
         if self.parts.upstream.is_none() {
             return Ok(());
         }
+        let _asks = self.may_ask().await;
         let book = Book::read(&*self.parts.store).await?;
         let entry = find(&book, serial)?;
         if entry.kind == Kind::Issuing && entry.is(State::Active) && book.prepared(Kind::Issuing).is_none() {

@@ -3,13 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use hauberk_identity::UnixMillis;
 use hauberk_tls::{CertificateDer, CertificateRequest};
 
 use super::{Authorities, LifecycleError, change};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor};
 use crate::authority::AuthorityError;
-use crate::authority::book::{Book, Kind, put};
+use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::make;
 use crate::authority::records::{AuthorityRecord, State};
 
@@ -22,6 +23,21 @@ const SIGNED_EVERY: Duration = Duration::from_secs(3_600);
 
 pub(super) fn allowances() -> Mutex<Allowances> {
     Mutex::new(Allowances::new(SIGNED_AT_ONCE, SIGNED_EVERY))
+}
+
+/// Whether an authority, and all under it, sign for no other control plane any longer: who holds certificates by those is
+/// not known here.
+pub(super) fn signs_no_longer(book: &Book, entry: &Entry, now: UnixMillis) -> Result<(), LifecycleError> {
+    let mut all = std::iter::once(entry).chain(book.under(&entry.serial));
+    let signs = all.find(|entry| entry.is(State::Delegated) && entry.not_after() >= now);
+    match signs {
+        Some(signs) => Err(LifecycleError::StillDelegated {
+            serial: signs.serial.clone(),
+            delegate: signs.record.delegate.clone(),
+            ends: signs.not_after(),
+        }),
+        None => Ok(()),
+    }
 }
 
 impl Authorities {
@@ -40,12 +56,17 @@ impl Authorities {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
         let root = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+        // Signed again, a key that was taken back would be believed again once its first authority is forgotten.
+        let has_key = |entry: &&Entry| entry.certificate.key_fingerprint() == key.fingerprint();
+        let used = book.entries.iter().filter(has_key).find(|entry| !entry.is(State::Delegated));
+        if let Some(used) = used {
+            return Err(LifecycleError::KeyUsed { serial: used.serial.clone(), state: used.record.state });
+        }
         let delegated = || book.of(Kind::Issuing).filter(|entry| entry.is(State::Delegated));
         let again = delegated().find(|entry| {
             let validity = entry.certificate.validity();
             let is_young = validity.remaining(now) > validity.not_after().since(validity.not_before()) / 2;
-            let is_same = entry.certificate.key_fingerprint() == key.fingerprint();
-            is_same && is_young && entry.record.root == root.serial
+            has_key(&entry) && is_young && entry.record.root == root.serial
         });
         if let Some(again) = again {
             return Ok([again.der(), root.der()]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hauberk_identity::UnixMillis;
 use hauberk_tls::{CsrError, LiveIdentityError, UpstreamError};
 
 use crate::authority::records::State;
@@ -60,6 +61,18 @@ pub enum LifecycleError {
     /// The caller's request cannot be signed.
     #[error(transparent)]
     Request(#[from] CsrError),
+    /// A key that was taken back would come again.
+    #[error(
+        "the key of this request is that of authority {serial}, which is {}: make another request, with `hauberk authority \
+         csr --new`",
+        .state.as_str()
+    )]
+    KeyUsed {
+        /// Whose key it is.
+        serial: String,
+        /// What that is.
+        state: State,
+    },
     /// What was signed elsewhere will not do.
     #[error(transparent)]
     Unacceptable(#[from] UpstreamError),
@@ -90,7 +103,8 @@ pub enum LifecycleError {
     Upstream(#[from] UpstreamFault),
     /// There is one for each control plane, and one of its successors.
     #[error(
-        "{0} authorities are delegated already: take away those that sign no longer, with `hauberk authority revoke`"
+        "{0} authorities are delegated already: take away those that sign no longer, with `hauberk authority revoke SERIAL \
+         --now`"
     )]
     TooManyDelegated(usize),
     /// Another control plane needs one in months.
@@ -120,6 +134,19 @@ pub enum LifecycleError {
         count: usize,
         /// The first of them.
         named: Vec<String>,
+    },
+    /// Another control plane would be cut off.
+    #[error(
+        "authority {serial} signs for another control plane until {ends} (asked for by {delegate}), whose instances are not \
+         known here: have that one signed for anew first, or cut off what it has signed with --now"
+    )]
+    StillDelegated {
+        /// Which.
+        serial: String,
+        /// Who had it signed.
+        delegate: String,
+        /// The end of its certificate.
+        ends: UnixMillis,
     },
     /// Calls that are under way would be cut.
     #[error(

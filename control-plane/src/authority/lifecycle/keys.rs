@@ -3,6 +3,7 @@
 use super::{Authorities, LifecycleError};
 use crate::authority::book::{Book, Entry, Kind};
 use crate::authority::key_store::Destroyed;
+use crate::authority::records::TokenKeyRecord;
 use crate::authority::{AuthorityError, KeyStore, TokenError, make};
 use crate::registry::{Condition, StoreError};
 
@@ -35,6 +36,23 @@ impl Authorities {
         };
         let signs = signs.ok_or(AuthorityError::Missing("issuing authority"))?;
         Ok(make::open_issuing(book, signs, &self.parts.keys).await.map(drop)?)
+    }
+
+    /// Destroys the key of a request in whose place another was written; where that fails it is left, and said.
+    pub(super) async fn destroy_former(&self, former: TokenKeyRecord) {
+        let (label, id) = (former.label.clone(), former.key_id());
+        let problem = match self.parts.keys.run(move |keys| keys.destroy(Some(&former))).await {
+            Ok(Destroyed::Left) => "that token is not there".to_owned(),
+            Ok(Destroyed::WithItsRecord | Destroyed::InToken) => return,
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(
+            event = "token_key_left",
+            token = label,
+            %id,
+            problem,
+            "the key of the former request is left in its token: nobody signs with it, delete it there"
+        );
     }
 
     /// Destroys the key of an authority that is about to be forgotten: before it is, so that a crash leaves none behind.

@@ -53,18 +53,16 @@ impl Authorities {
         let created_at = self.parts.clock.now();
         let trust_domain = self.parts.authority.trust_domain().clone();
         let former = book.request.as_ref().and_then(|former| former.record.token_key.clone());
-        let made = self.make(move |keys| {
-            let made = make::request(&trust_domain, keys, created_at)?;
-            // Nobody would ever sign with it.
-            keys.destroy(former.as_ref())?;
-            Ok::<_, AuthorityError>(made)
-        });
-        let (record, key) = made.await?;
+        let (record, key) = self.make(move |keys| make::request(&trust_domain, keys, created_at)).await?;
         let commit = Commit::new()
             .unchanged(keys::AUTHORITY_REQUEST, book.request.as_ref().map(|waiting| &waiting.stored))
             .put(keys::AUTHORITY_REQUEST, document::to_bytes(keys::AUTHORITY_REQUEST, &record)?);
         let object = key.fingerprint().to_string();
         self.parts.audit.commit(commit, Act::done(actor, "authority.request", object)).await?;
+        // Nobody would ever sign with it. Before the commit, a request could be left whose key is gone.
+        if let Some(former) = former {
+            self.destroy_former(former).await;
+        }
         Ok(Requested { csr: record.csr, created_at })
     }
 
@@ -214,7 +212,8 @@ fn taken_in(
 ) -> Result<(String, Commit), LifecycleError> {
     let Adopted { chain, issuing, key } = adopted;
     let serial = issuing.serial().to_string();
-    if book.find(&serial).is_some() {
+    // Side by side in one commit, neither would be told from the other afterwards.
+    if book.find(&serial).is_some() || serial_of(chain.root())? == serial {
         return Err(LifecycleError::SerialTaken(serial));
     }
     let root = book.of(Kind::Root).find(|entry| entry.der() == *chain.root());
@@ -257,7 +256,7 @@ fn with_root(
     goes_on: bool,
     now: UnixMillis,
 ) -> Result<(String, Commit), LifecycleError> {
-    let serial = AuthorityCertificate::read(root.clone()).map_err(AuthorityError::from)?.serial().to_string();
+    let serial = serial_of(root)?;
     if book.find(&serial).is_some_and(|known| known.der() != *root) {
         return Err(LifecycleError::SerialTaken(serial));
     }
@@ -269,6 +268,10 @@ fn with_root(
     };
     let commit = put(commit, Kind::Root, &serial, &record)?;
     Ok((serial, commit))
+}
+
+fn serial_of(root: &CertificateDer<'static>) -> Result<String, LifecycleError> {
+    Ok(AuthorityCertificate::read(root.clone()).map_err(AuthorityError::from)?.serial().to_string())
 }
 
 fn former(root: &Entry) -> LifecycleError {

@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 
-use hauberk_identity::{TrustDomain, Validity};
+use hauberk_identity::{Serial, TrustDomain, Validity};
 use hauberk_tls::{
-    CertificateDer, CertificateRequest, OperatorAuthority, TrustBundle, UpstreamError, certificates_from_pem,
+    AuthorityCertificate, CertificateDer, CertificateRequest, OperatorAuthority, TrustBundle, UpstreamError,
+    certificates_from_pem,
 };
 
 use super::*;
@@ -34,12 +35,16 @@ impl Corporate {
 
     /// What it makes of a request: the issuing certificate, then its own.
     fn sign(&self, scratch: &Scratch, csr: &[u8]) -> Vec<CertificateDer<'static>> {
+        self.sign_as(random::serial().unwrap(), scratch, csr)
+    }
+
+    fn sign_as(&self, serial: Serial, scratch: &Scratch, csr: &[u8]) -> Vec<CertificateDer<'static>> {
         let operator = OperatorAuthority::from_pem(&self.pem, self.key_pem.as_bytes()).unwrap();
         let now = scratch.clock.now();
         let (key, validity) =
             (CertificateRequest::parse(csr).unwrap(), Validity::new(now, now.plus(90 * DAY)).unwrap());
         let domain = scratch.control.authority.trust_domain();
-        operator.certify(domain, &key, validity, random::serial().unwrap()).unwrap()
+        operator.certify(domain, &key, validity, serial).unwrap()
     }
 
     /// It and its key in files, as the settings name them.
@@ -140,6 +145,10 @@ async fn what_will_not_do_changes_nothing() {
     assert!(matches!(refused, LifecycleError::Unacceptable(UpstreamError::Gap { .. })), "{refused}");
     let refused = install(good.clone(), Some(stranger)).await.unwrap_err();
     assert!(matches!(refused, LifecycleError::Unacceptable(UpstreamError::Gap { .. })), "{refused}");
+    let own_serial = AuthorityCertificate::read(corporate.der()).unwrap().serial();
+    let same = corporate.sign_as(own_serial, &scratch, &newer);
+    let refused = install(same, None).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::SerialTaken(_)), "{refused}");
     assert_eq!(authorities.list().await.unwrap().1, 1);
 
     let root = install(good.clone(), None).await.unwrap();
@@ -266,6 +275,11 @@ async fn an_authority_in_files_signs_by_itself_and_another_in_its_place_is_moved
     ));
     assert!(matches!(authorities.prepare_own_root(&actor()).await, Err(LifecycleError::UpstreamIsSet)));
 
+    // Two who ask at once have one signed.
+    let ask = async || authorities.prepare(Kind::Issuing, false, &actor()).await;
+    let (one, other) = tokio::join!(ask(), ask());
+    assert_eq!(one.unwrap(), other.unwrap());
+
     // Its successor comes by itself, without anybody's hand.
     scratch.clock.advance(84 * DAY);
     while authorities.advance(&actor()).await.unwrap() {}
@@ -348,7 +362,15 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
     scratch.clock.advance(3 * DAY);
     while authorities.advance(&actor()).await.unwrap() {}
     let former = serial_of(&scratch, Kind::Root, State::Retiring).await;
-    authorities.revoke(&serial, false, &actor()).await.unwrap();
+    for resting in [&serial, &former] {
+        let refused = authorities.revoke(resting, false, &actor()).await.unwrap_err();
+        let names =
+            matches!(&refused, LifecycleError::StillDelegated { serial: named, .. } if *named == serial);
+        assert!(names && is_accepted(&scratch, &theirs), "{refused}");
+    }
+    authorities.revoke(&serial, true, &actor()).await.unwrap();
+    let refused = authorities.sign(&csr, &actor()).await.unwrap_err();
+    assert!(matches!(&refused, LifecycleError::KeyUsed { serial: used, .. } if *used == serial), "{refused}");
     assert!(!is_accepted(&scratch, &theirs));
     assert_eq!(authority.trust().borrow().distrusted_keys.len(), 1);
     while authorities.advance(&actor()).await.unwrap() {}
@@ -380,7 +402,7 @@ async fn whom_another_hauberk_trusts_is_trusted_here_before_anything_stands_unde
     let fingerprint = |of: &Corporate| hauberk_tls::Fingerprint::of(&of.der());
     let follow = async |theirs: &[&Corporate], active: &Corporate| {
         let theirs: Vec<_> = theirs.iter().map(|root| root.der()).collect();
-        authorities.follow(&theirs, fingerprint(active), &actor()).await
+        authorities.follow(&theirs, fingerprint(active), &[], &actor()).await
     };
     let trusts = |root: &Corporate| scratch.control.authority.bundle().root(fingerprint(root)).is_some();
     follow(&[&one], &one).await.unwrap();
@@ -401,4 +423,37 @@ async fn whom_another_hauberk_trusts_is_trusted_here_before_anything_stands_unde
     follow(&[&two], &two).await.unwrap();
     assert!(trusts(&one) && trusts(&two));
     assert_eq!(scratch.control.metrics.authority_needed.get(), 1, "and somebody has to sign");
+}
+
+#[tokio::test]
+async fn what_another_hauberk_has_taken_back_signs_here_no_longer() {
+    let scratch = scratch().await;
+    let folder = tempfile::tempdir().unwrap();
+    let corporate = Corporate::new("corporate");
+    let upstream = Some(corporate.files(folder.path()));
+    let authorities = after_a_crash_with(&scratch, upstream, Arc::clone(&scratch.control.instances)).await;
+    while authorities.advance(&actor()).await.unwrap() {}
+    let first = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    let active = hauberk_tls::Fingerprint::of(&corporate.der());
+    let follow = async |renew: &[String]| {
+        authorities.follow(&[corporate.der()], active, renew, &actor()).await.unwrap();
+    };
+    let waiting = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    follow(&["0a".to_owned()]).await;
+    assert_eq!(authorities.need().await.unwrap(), None, "none of ours");
+    assert!(!authorities.get(&waiting).await.unwrap().goes_on);
+
+    // What waits was taken back too: it does not follow.
+    let renew = [first.clone(), waiting.clone()];
+    follow(&renew).await;
+    let need = authorities.need().await.unwrap().unwrap();
+    assert!(need.is_urgent && need.what.contains(&first), "{need:?}");
+    while authorities.advance(&actor()).await.unwrap() {}
+    let next = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    assert!(!renew.contains(&next));
+    assert_eq!(authorities.get(&waiting).await.unwrap().state, State::Retired);
+    assert_eq!(authorities.need().await.unwrap(), None);
+    let version = authorities.list().await.unwrap().1;
+    follow(&renew).await;
+    assert_eq!(authorities.list().await.unwrap().1, version, "nothing to do, nothing done");
 }

@@ -66,7 +66,7 @@ impl Authorities {
         let again = delegated().find(|entry| {
             let validity = entry.certificate.validity();
             let is_young = validity.remaining(now) > validity.not_after().since(validity.not_before()) / 2;
-            has_key(&entry) && is_young && entry.record.root == root.serial
+            has_key(entry) && is_young && entry.record.root == root.serial
         });
         if let Some(again) = again {
             return Ok([again.der(), root.der()]);

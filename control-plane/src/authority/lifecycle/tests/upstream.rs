@@ -345,7 +345,7 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
             id,
             public_key: KeyPair::generate().unwrap().public_key(),
             serial: random::serial().unwrap(),
-            validity: Validity::new(now, now.plus(DAY)).unwrap(),
+            validity: Validity::new(now, now.plus(9 * DAY)).unwrap(),
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
         })

@@ -28,6 +28,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
             (Target::Node(NodeTarget { mesh, name }), said, wait)
         }
     };
+    let is_instance = matches!(target, Target::InstanceId(_));
     let begun = Instant::now();
     let request = RevokeRequest { target: Some(target) };
     let answer = session.revocations().revoke(request).await?.into_inner();
@@ -35,7 +36,11 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         0 if answer.token_deleted => {
             output::line(format_args!("{said} deleted; nobody holds a certificate by it"))?
         }
-        0 => output::line(format_args!("{said} is revoked; no other certificate is on record"))?,
+        // By an id that it has from elsewhere, as from a serial number after a restore.
+        0 if is_instance => {
+            output::line(format_args!("{said} is revoked; no certificate of it that was good is on record"))?
+        }
+        0 => output::line(format_args!("{said} unchanged: it was revoked before"))?,
         1 => output::line(format_args!("{said} revoked (1 certificate)"))?,
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,
     }

@@ -34,6 +34,7 @@ demo: ## Run a small shop behind real agents and watch a call be denied (Ctrl-C 
 bench: ## Measure direct and through two agents, side by side, and print ratios; PARTS="calls bytes memory enforcement revocation workloads thousand issuance"
 	$(CARGO) build --release --locked --bins --benches
 	$(CARGO) bench --locked --bench mesh -- $(PARTS)
+	$(CARGO) bench --locked --bench decide
 
 image: ## Build the image `hauberk:dev` from binaries of this machine, without any registry
 	$(CARGO) build --profile $(PROFILE) --locked --bins

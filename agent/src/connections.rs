@@ -5,6 +5,7 @@
 //! time: a peer whose certificate no root vouches for any longer, that is revoked, or has expired without a newer one being
 //! proved, is cut wherever it is.
 
+mod flows;
 mod live;
 mod passage;
 mod refused;
@@ -19,7 +20,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hauberk_identity::UnixMillis;
-use hauberk_tls::{FederatedBundles, LiveState, PeerIdentity, Svid, VerifyError};
+use hauberk_policy::Tls;
+use hauberk_tls::{FederatedBundles, LiveState, Negotiated, PeerIdentity, Svid, VerifyError};
 use thiserror::Error;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +36,7 @@ pub(crate) use passage::{Passage, Subject};
 pub(crate) use rules::Rules;
 pub(crate) use succession::Shown;
 
-/// How often the time is held against certificates.
+/// How often the time is held against certificates, and against what policies say of it.
 const TICK: Duration = Duration::from_secs(1);
 /// How long before its end a connection is given nothing new. Whoever opened it stops first, so that no request meets
 /// a connection that is just being closed.
@@ -142,6 +144,7 @@ impl Connections {
                 }
                 _ = tick.tick() => {
                     self.apply_time();
+                    self.review_changing().await;
                     self.follow();
                 }
             }
@@ -184,6 +187,7 @@ impl Connections {
         role: Role,
         peer: PeerIdentity,
         address: SocketAddr,
+        tls: Option<Negotiated>,
         exporter: Exporter,
     ) -> Result<Registered, Unwelcome> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -196,7 +200,8 @@ impl Connections {
             Some(listener) => listener.opened(),
             None => metrics.outbound_opened(),
         }
-        let connection = Arc::new(Connection::new(id, role, peer, address, exporter, listener));
+        let tls = tls.map(|tls| Tls { version: tls.version.into(), group: tls.group.into() });
+        let connection = Arc::new(Connection::new(id, role, peer, address, tls, exporter, listener));
         let mut table = self.table();
         table.by_exporter.insert(exporter, id);
         table.live.insert(id, Arc::clone(&connection));

@@ -3,16 +3,19 @@
 use serde_json::Value;
 
 use crate::document::PolicyDocument;
+use crate::reads::Fact;
 
 impl PolicyDocument {
-    /// Whether a condition looks at attributes of the resource, such as `resource.template`: it then speaks of ports and
-    /// routes that it does not name, and a route that is declared otherwise may fall under it or out of it.
+    /// Whether a condition looks at attributes of the resource, such as `resource.template`, or at the parameters of its
+    /// template: it then speaks of ports and routes that it does not name, and a route that is declared otherwise may fall
+    /// under it or out of it.
     pub fn reads_resource(&self) -> bool {
-        self.statements().iter().any(|statement| match statement.policy.to_json() {
-            Ok(tree) => tree.get("conditions").is_some_and(reads_resource),
-            // What cannot be looked into may look at anything.
-            Err(_) => true,
-        })
+        self.reads().contains(Fact::Params)
+            || self.statements().iter().any(|statement| match statement.policy.to_json() {
+                Ok(tree) => tree.get("conditions").is_some_and(reads_resource),
+                // What cannot be looked into may look at anything.
+                Err(_) => true,
+            })
     }
 }
 
@@ -63,5 +66,6 @@ mod tests {
         assert!(reads("resource.template like \"/admin/*\""));
         assert!(reads("resource in Service::\"orders\" && (if true then resource else resource).port == 1"));
         assert!(reads("[resource].contains(resource)"));
+        assert!(reads("context.params.hasTag(\"id\")"));
     }
 }

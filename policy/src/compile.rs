@@ -1,14 +1,16 @@
 //! From a node's scope and slice to something that decides.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Entities};
 use hauberk_identity::SpiffeId;
 use thiserror::Error;
 
+use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
 use crate::facts::{PortResources, Resource, Roles, entities, resources};
+use crate::reads::Fact;
 use crate::route::RouteTemplate;
 use crate::scope::{Authorization, NodeScope, Protocol, Undeclared};
 use crate::slice::{PolicySlice, admits};
@@ -47,6 +49,8 @@ pub(crate) struct Port {
     pub(crate) routes: Vec<(RouteTemplate, usize)>,
     pub(crate) undeclared_route: usize,
     pub(crate) stream: usize,
+    /// What of its requests policies read besides method and path.
+    pub(crate) wanted: Option<Wanted>,
 }
 
 /// Why a node's policies cannot be enforced; none of them is then. The fault is the sender's.
@@ -136,8 +140,9 @@ impl Engine {
             }
         }
         let (resources, by_port) = resources(&scope, &roles);
-        let resources = resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
-        let ports = ports(&scope, by_port)?;
+        let resources: Vec<_> =
+            resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
+        let ports = ports(&scope, by_port, |of| wanted(of, &resources, &policies))?;
         let entities = Entities::from_entities(entities(&scope, &roles), Some(&VOCABULARY.schema))
             .map_err(|error| CompileError::Facts(error.to_string()))?;
         let authorizer = Authorizer::new();
@@ -192,9 +197,25 @@ fn govern(resource: Resource, policies: &[Arc<Compiled>], scope: &NodeScope) -> 
     Governed { resource, label, policies }
 }
 
-fn ports(scope: &NodeScope, by_port: Vec<PortResources>) -> Result<HashMap<u16, Port>, CompileError> {
+/// What must be gathered of requests for these resources.
+fn wanted(of: &PortResources, resources: &[Governed], policies: &[Arc<Compiled>]) -> Option<Wanted> {
+    let routes = of.routes.iter().chain([&of.undeclared]).filter_map(|index| resources.get(*index));
+    let in_play: HashSet<usize> = routes.flat_map(|governed| &governed.policies).copied().collect();
+    let in_play: Vec<_> = in_play.into_iter().filter_map(|index| policies.get(index)).collect();
+    let host = in_play.iter().any(|compiled| compiled.reads.facts.contains(Fact::Host));
+    let headers: BTreeSet<&Arc<str>> = in_play.iter().flat_map(|compiled| &compiled.headers).collect();
+    let headers = headers.into_iter().cloned().collect::<Vec<_>>().into();
+    Some(Wanted { host, headers }).filter(|wanted| *wanted != Wanted::default())
+}
+
+fn ports(
+    scope: &NodeScope,
+    by_port: Vec<PortResources>,
+    wanted: impl Fn(&PortResources) -> Option<Wanted>,
+) -> Result<HashMap<u16, Port>, CompileError> {
     let mut ports = HashMap::new();
     for (port, resources) in scope.ports.iter().zip(by_port) {
+        let wanted = wanted(&resources);
         let mut routes: Vec<_> = port.routes.iter().cloned().zip(resources.routes).collect();
         routes.sort_by(|(one, _), (other, _)| one.by_specificity(other));
         for (index, (first, _)) in routes.iter().enumerate() {
@@ -212,6 +233,7 @@ fn ports(scope: &NodeScope, by_port: Vec<PortResources>) -> Result<HashMap<u16, 
             routes,
             undeclared_route: resources.undeclared,
             stream: resources.port,
+            wanted,
         };
         if ports.insert(port.number, compiled).is_some() {
             return Err(CompileError::DuplicatePort(port.number));

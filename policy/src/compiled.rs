@@ -7,11 +7,11 @@ use cedar_policy::{
     Effect as CedarEffect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint,
     ValidationMode,
 };
-use serde_json::Value;
 
 use crate::compile::CompileError;
 use crate::document::Mode;
 use crate::facts::Principal;
+use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
 use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
 
@@ -28,15 +28,11 @@ pub(crate) struct Compiled {
     pub(crate) actions: ActionSet,
     /// The roles that it mentions.
     pub(crate) roles: Vec<EntityUid>,
+    /// All entities that it mentions.
+    pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
-}
-
-/// What of the context a statement's conditions read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Reads {
-    /// The path, or what follows from it: a gRPC method's two names.
-    pub(crate) path: bool,
-    pub(crate) method: bool,
+    /// The header fields that it names.
+    pub(crate) headers: Box<[Arc<str>]>,
 }
 
 /// Compiles a slice's statements, except those that are among `former`.
@@ -79,8 +75,12 @@ impl Compiled {
         let invalid = |reason: String| CompileError::Invalid { name: sliced.name.clone(), reason };
         let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
             .map_err(|error| invalid(error.to_string()))?;
-        let reads = reads(&policy.to_json().map_err(|error| invalid(error.to_string()))?);
-        let mentioned = policy.entity_literals().into_iter();
+        let reads = Reads::of(&policy.to_json().map_err(|error| invalid(error.to_string()))?);
+        if let Some(flaw) = reads.flaws.first() {
+            return Err(invalid(format!("{}: {}", flaw.text, flaw.message)));
+        }
+        let literals = policy.entity_literals();
+        let roles = literals.iter().filter(|uid| Kind::of(uid) == Some(Kind::Role)).cloned().collect();
         Ok(Self {
             name: sliced.name.as_str().into(),
             mode: sliced.mode,
@@ -88,7 +88,9 @@ impl Compiled {
             principal: policy.principal_constraint(),
             resource: policy.resource_constraint(),
             actions: VOCABULARY.admitted(&policy.action_constraint()),
-            roles: mentioned.filter(|uid| Kind::of(uid) == Some(Kind::Role)).collect(),
+            roles,
+            literals,
+            headers: reads.headers.iter().map(|name| Arc::from(&**name)).collect(),
             reads,
             policy,
         })
@@ -113,39 +115,6 @@ impl Compiled {
                 principal.uid.type_name() == type_name && principal.within.contains(uid)
             }
         }
-    }
-}
-
-/// Finds every mention of the context in a statement's syntax tree. One that is not a plain `context.x` or
-/// `context has x` reads all of it.
-fn reads(tree: &Value) -> Reads {
-    let mut found = Reads::default();
-    match tree {
-        Value::Array(items) => items.iter().for_each(|item| found = found.and(reads(item))),
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let is_context = |tree: Option<&Value>| {
-                    tree.and_then(|tree| tree.get("Var")).and_then(Value::as_str) == Some("context")
-                };
-                let read = match key.as_str() {
-                    "." | "has" if is_context(value.get("left")) => {
-                        let is_method = value.get("attr").and_then(Value::as_str) == Some("method");
-                        Reads { path: !is_method, method: is_method }
-                    }
-                    "Var" if value == "context" => Reads { path: true, method: true },
-                    _ => reads(value),
-                };
-                found = found.and(read);
-            }
-        }
-        _ => {}
-    }
-    found
-}
-
-impl Reads {
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self { path: self.path || other.path, method: self.method || other.method }
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
 
+use crate::circumstances::{Gathered, Moment, Peer};
 use crate::path::CanonicalPath;
+use crate::reads::FactSet;
 use crate::vocabulary::Action;
 
 /// Who calls, as the connection proved it.
@@ -31,6 +33,8 @@ pub enum Attempt<'a> {
         /// Whether the request also asks for another protocol (an `Upgrade` header). It is then two things at once, what
         /// its method says and an `upgrade`, and both must be let through.
         upgrade: bool,
+        /// What was gathered besides.
+        gathered: &'a Gathered,
     },
     /// A stream of bytes.
     Stream,
@@ -41,10 +45,14 @@ pub enum Attempt<'a> {
 pub struct Question<'a> {
     /// Who.
     pub caller: &'a Caller,
+    /// What is known of the connection.
+    pub peer: &'a Peer,
     /// At which of the node's listeners.
     pub port: u16,
     /// What.
     pub attempt: Attempt<'a>,
+    /// When.
+    pub moment: Moment,
 }
 
 /// The outcome of a decision.
@@ -70,6 +78,12 @@ pub enum Reason {
     NoPolicyMatched,
     /// A policy could not be evaluated, so nobody knows what it would have said.
     EvaluationError,
+    /// A policy reads a fact that was not gathered when the request came, since none read it then.
+    FactsMissing,
+    /// A policy reads the query, and it has no single reading.
+    UnreadableQuery,
+    /// A policy reads a header field of which a value is no text, or whose name is spelled in two ways.
+    UnreadableHeader,
     /// The caller's identity is one that never calls services, such as an admin's.
     NotAPrincipal,
     /// The node has no such port.
@@ -91,6 +105,9 @@ impl Reason {
             Self::Forbidden => "forbidden",
             Self::NoPolicyMatched => "no_policy_matched",
             Self::EvaluationError => "evaluation_error",
+            Self::FactsMissing => "facts_missing",
+            Self::UnreadableQuery => "unreadable_query",
+            Self::UnreadableHeader => "unreadable_header",
             Self::NotAPrincipal => "not_a_principal",
             Self::NoSuchPort => "no_such_port",
             Self::WrongProtocol => "wrong_protocol",
@@ -105,7 +122,7 @@ impl Reason {
             Self::Permitted => 0,
             Self::AuditDefaultAllow => 1,
             Self::NoPolicyMatched => 2,
-            Self::EvaluationError => 3,
+            Self::EvaluationError | Self::FactsMissing | Self::UnreadableQuery | Self::UnreadableHeader => 3,
             Self::Forbidden => 4,
             Self::NotAPrincipal
             | Self::NoSuchPort
@@ -131,6 +148,8 @@ pub struct Decision {
     pub action: Option<Action>,
     /// The route or port that was asked for, as policies write it, such as `orders:8080 /orders/{id}`.
     pub resource: Option<Arc<str>>,
+    /// What of the context the policies in play read: on nothing else of it does the outcome depend.
+    pub reads: FactSet,
 }
 
 /// What would have been decided had the policies in audit mode been enforced too.
@@ -152,6 +171,7 @@ impl Decision {
             audit: None,
             action: None,
             resource: None,
+            reads: FactSet::NONE,
         }
     }
 
@@ -174,10 +194,11 @@ impl Decision {
         });
         let (first, second) = (self.reason.gravity(), other.reason.gravity());
         let policies = if first == second { united(&self.policies, &other.policies) } else { Arc::default() };
+        let reads = self.reads.and(other.reads);
         match first.cmp(&second) {
-            Ordering::Less => Self { audit, ..other },
-            Ordering::Equal => Self { audit, policies, ..other },
-            Ordering::Greater => Self { audit, ..self },
+            Ordering::Less => Self { audit, reads, ..other },
+            Ordering::Equal => Self { audit, policies, reads, ..other },
+            Ordering::Greater => Self { audit, reads, ..self },
         }
     }
 

@@ -14,7 +14,8 @@ use thiserror::Error;
 use crate::compiled::permits;
 use crate::decision::Effect;
 use crate::names::{Namespace, Referent};
-use crate::qualify::{Mention, qualify};
+use crate::qualify::{Mention, Qualified, qualify};
+use crate::reads::FactSet;
 use crate::statements::{Extent, extents, line_and_column};
 use crate::vocabulary::{Kind, VOCABULARY};
 use validation::worth_telling;
@@ -61,6 +62,7 @@ pub(crate) struct Statement {
     pub(crate) policy: Policy,
     pub(crate) text: String,
     pub(crate) roles: Vec<Name>,
+    pub(crate) reads: FactSet,
 }
 
 /// A name that a policy mentions, for checks that what it stands for exists.
@@ -160,6 +162,11 @@ impl PolicyDocument {
     pub fn permits_all_workloads(&self) -> bool {
         let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
         self.statements.iter().any(|statement| permits(&statement.policy) && reaches_all(&statement.policy))
+    }
+
+    /// What of the context its conditions read.
+    pub fn reads(&self) -> FactSet {
+        self.statements.iter().fold(FactSet::NONE, |reads, statement| reads.and(statement.reads))
     }
 
     pub(crate) fn statements(&self) -> &[Statement] {
@@ -274,8 +281,8 @@ impl Reader<'_> {
             match qualify(policy, names) {
                 Ok(qualified) => {
                     let effect = if permits(policy) { Effect::Allow } else { Effect::Deny };
-                    let mentions = qualified.mentions.into_iter();
-                    let roles = mentions.filter_map(|mention| {
+                    let Qualified { policy: full, reads, text, mentions } = qualified;
+                    let roles = mentions.into_iter().filter_map(|mention| {
                         let (line, column) =
                             line_and_column(self.text, self.place_of(extent, &mention.text).0);
                         let Mention { referent, text } = mention;
@@ -287,12 +294,7 @@ impl Reader<'_> {
                         role
                     });
                     let roles = roles.collect();
-                    statements.push(Statement {
-                        name,
-                        policy: qualified.policy,
-                        text: qualified.text,
-                        roles,
-                    });
+                    statements.push(Statement { name, policy: full, text, roles, reads });
                 }
                 Err(flaws) => {
                     for flaw in flaws {

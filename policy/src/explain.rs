@@ -1,23 +1,29 @@
 //! Why a decision came out as it did, and what would change it.
 
+mod conditions;
+
 use std::sync::Arc;
 
 use cedar_policy::{
-    AuthorizationError, Entities, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
+    AuthorizationError, Entities, EntityUid, Policy, PolicySet, PrincipalConstraint, Request,
+    ResourceConstraint,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::compile::{Engine, Governed};
 use crate::compiled::{Compiled, permits};
-use crate::decide::{context_of, request_of, rpc_of, with_caller};
+use crate::context::{Circumstances, rpc_of};
+use crate::decide::with_caller;
 use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
 use crate::grant::{Access, Grant, GrantCaller, GrantTarget};
 use crate::pattern::PathPattern;
+use crate::reads::FactSet;
 use crate::scope::Protocol;
 use crate::slice::admits;
 use crate::vocabulary::Action;
+use conditions::{alone, conditions, failed};
 
 /// A decision with its grounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,20 +100,23 @@ impl Engine {
         if let (Some(principal), Ok((port, target))) =
             (&principal, inner.locate(question.port, question.attempt))
             && let Some(governed) = inner.resources.get(target.resource)
-            && let Some(entities) = with_caller(&mut None, inner, principal)
+            && let Some(entities) = with_caller(inner, principal)
         {
             // Of an upgrade, the half that decided; both, where they came out alike.
-            let mut memo = self.caller(question.caller);
+            let Question { caller, peer, attempt, moment, .. } = *question;
+            let mut memo = self.caller(caller, peer);
             let mut decides = |action: &Action| {
-                let half = memo.decide_as(question.port, question.attempt, |asked| asked == action);
+                let half = memo.decide_as(question.port, attempt, moment, |asked| asked == action);
                 half.reason == decision.reason
             };
-            let attempt = question.attempt;
-            let cases: Vec<_> = target
-                .actions()
-                .filter(|action| decides(action))
-                .map(|action| Case { engine: self, principal, governed, entities, action, attempt })
-                .collect();
+            let (is_foreign, template) = (principal.is_foreign, target.template);
+            let case = |action| {
+                let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
+                let carried = about.entities(FactSet::all())?;
+                let entities = entities.clone().add_entities(carried, None).ok()?;
+                Some(Case { engine: self, principal, governed, entities, about })
+            };
+            let cases: Vec<_> = target.actions().filter(|action| decides(action)).filter_map(case).collect();
             policies = inner
                 .policies
                 .iter()
@@ -152,7 +161,7 @@ impl Engine {
                 let (service, method) = rpc_of(path)?;
                 Access::rpc(&format!("{service}/{method}")).ok()?
             }
-            Attempt::Request { method, path, upgrade } => {
+            Attempt::Request { method, path, upgrade, .. } => {
                 let upgrade = upgrade.then_some(Action::Upgrade.as_str());
                 let methods = [method].into_iter().chain(upgrade).map(str::to_owned).collect();
                 Access::Http { methods, path: Some(PathPattern::exactly(path.path())) }
@@ -184,15 +193,14 @@ struct Case<'a> {
     engine: &'a Engine,
     principal: &'a Principal,
     governed: &'a Governed,
-    entities: &'a Entities,
-    action: Action,
-    attempt: Attempt<'a>,
+    entities: Entities,
+    about: Circumstances<'a>,
 }
 
 impl Case<'_> {
     fn note(&self, compiled: &Compiled) -> PolicyNote {
         let principal = compiled.admits_principal(self.principal);
-        let action = compiled.actions.contains(self.action);
+        let action = compiled.actions.contains(self.about.action);
         let resource = admits(&compiled.resource, &self.governed.resource);
         let mut mismatches = Vec::new();
         if !principal {
@@ -203,7 +211,7 @@ impl Case<'_> {
         if !action {
             let admitted = Action::ALL.into_iter().filter(|action| compiled.actions.contains(*action));
             let expected = admitted.map(Action::as_str).collect::<Vec<_>>().join(", ");
-            let was = self.action.as_str().to_owned();
+            let was = self.about.action.as_str().to_owned();
             mismatches.push(Mismatch { field: "action".to_owned(), expected, was });
         }
         if !resource {
@@ -212,70 +220,49 @@ impl Case<'_> {
             mismatches.push(Mismatch { field: "resource".to_owned(), expected, was });
         }
         let is_in_scope = mismatches.is_empty();
-        let mut error = None;
-        for condition in conditions(&compiled.policy) {
-            match self.holds(&condition) {
+        let lack = self.about.lack(compiled.reads.facts, &compiled.headers);
+        let mut error = lack.filter(|_| is_in_scope).map(|reason| reason.as_str().to_owned());
+        let conditions = if error.is_none() { conditions(&compiled.policy) } else { Vec::new() };
+        let request = self.request();
+        for condition in conditions {
+            match self.holds(&condition, request.as_ref()) {
                 Ok(true) => {}
                 // Outside the scope a condition may well not make sense.
                 Err(cause) if is_in_scope => error = Some(cause),
-                Ok(false) | Err(_) => mismatches.push(self.failed(&condition)),
+                Ok(false) | Err(_) => {
+                    mismatches.push(failed(&condition, request.as_ref(), &self.entities));
+                }
             }
         }
         if error.is_none() && is_in_scope {
             // The statement as a whole has the last word: a condition that failed before spares those after it.
-            error = self.holds_as_written(&compiled.policy).err();
+            error = self.holds_as_written(&compiled.policy, request.as_ref()).err();
         }
         let effect = if permits(&compiled.policy) { Effect::Allow } else { Effect::Deny };
         let (name, mode) = (compiled.name.clone(), compiled.mode);
         PolicyNote { name, effect, mode, principal, action, resource, mismatches, error }
     }
 
-    /// Whether one condition holds by itself.
-    fn holds(&self, condition: &Value) -> Result<bool, String> {
-        let policy = Policy::from_json(None, alone(condition)).map_err(|error| error.to_string())?;
-        self.holds_as_written(&policy)
+    fn request(&self) -> Option<Request> {
+        let (principal, resource) = (self.principal.uid.clone(), self.governed.resource.uid.clone());
+        self.about.request(principal, resource, FactSet::all())
     }
 
-    fn holds_as_written(&self, policy: &Policy) -> Result<bool, String> {
+    /// Whether one condition holds by itself.
+    fn holds(&self, condition: &Value, request: Option<&Request>) -> Result<bool, String> {
+        let policy = Policy::from_json(None, alone(condition)).map_err(|error| error.to_string())?;
+        self.holds_as_written(&policy, request)
+    }
+
+    fn holds_as_written(&self, policy: &Policy, request: Option<&Request>) -> Result<bool, String> {
         let id = policy.id().clone();
         let set = PolicySet::from_policies([policy.clone()]).map_err(|error| error.to_string())?;
-        let request = request_of(self.principal, self.action, self.governed, self.attempt)
-            .ok_or("the request does not fit the schema")?;
-        let response = self.engine.0.authorizer.is_authorized(&request, &set, self.entities);
+        let request = request.ok_or("the request does not fit the schema")?;
+        let response = self.engine.0.authorizer.is_authorized(request, &set, &self.entities);
         match response.diagnostics().errors().next() {
             Some(AuthorizationError::PolicyEvaluationError(error)) => Err(error.inner().to_string()),
             None => Ok(response.diagnostics().reason().any(|reason| *reason == id)),
         }
-    }
-
-    fn failed(&self, condition: &Value) -> Mismatch {
-        self.failed_comparison(condition).unwrap_or_else(|| Mismatch {
-            field: text_of(condition),
-            expected: "true".to_owned(),
-            was: "false".to_owned(),
-        })
-    }
-
-    /// A failed `context.x == "…"` or `context.x like "…"` in terms of its values.
-    fn failed_comparison(&self, condition: &Value) -> Option<Mismatch> {
-        if condition.get("kind")? != "when" {
-            return None;
-        }
-        let (operator, sides) = condition.get("body")?.as_object()?.iter().next()?;
-        let access = sides.get("left")?.get(".")?;
-        if access.get("left")?.get("Var")? != "context" {
-            return None;
-        }
-        let attribute = access.get("attr")?.as_str()?;
-        let context = context_of(self.action, self.attempt);
-        let (_, was) = context.into_iter().find(|(name, _)| *name == attribute)?;
-        let text = text_of(condition);
-        let expected = match operator.as_str() {
-            "==" => text.split_once(" == ")?.1.to_owned(),
-            "like" => format!("like {}", text.split_once(" like ")?.1),
-            _ => return None,
-        };
-        Some(Mismatch { field: format!("context.{attribute}"), expected, was: format!("{was:?}") })
     }
 
     fn wanted_principal(&self, constraint: &PrincipalConstraint) -> String {
@@ -302,55 +289,6 @@ impl Case<'_> {
     fn name(&self, uid: &EntityUid) -> String {
         format!("{} {:?}", uid.type_name(), self.engine.0.scope.names().shorten(uid))
     }
-}
-
-/// A statement's conditions, `when` split at `&&`.
-fn conditions(policy: &Policy) -> Vec<Value> {
-    let Ok(mut tree) = policy.to_json() else { return Vec::new() };
-    let Some(Value::Array(conditions)) = tree.get_mut("conditions").map(Value::take) else {
-        return Vec::new();
-    };
-    let mut split = Vec::new();
-    for mut condition in conditions {
-        if condition.get("kind").is_some_and(|kind| kind == "when")
-            && let Some(body) = condition.get_mut("body").map(Value::take)
-        {
-            split_conjunction(body, &mut split);
-        } else {
-            split.push(condition);
-        }
-    }
-    split
-}
-
-fn split_conjunction(mut body: Value, split: &mut Vec<Value>) {
-    let sides = body.get_mut("&&").map(|sides| {
-        let mut side = |name| sides.get_mut(name).map(Value::take);
-        (side("left"), side("right"))
-    });
-    match sides {
-        Some((Some(left), Some(right))) => {
-            split_conjunction(left, split);
-            split_conjunction(right, split);
-        }
-        _ => split.push(json!({"kind": "when", "body": body})),
-    }
-}
-
-/// A statement with this condition alone.
-fn alone(condition: &Value) -> Value {
-    let all = json!({"op": "All"});
-    json!({"effect": "permit", "principal": all, "action": all, "resource": all, "conditions": [condition]})
-}
-
-/// A condition as Cedar text, with its keyword where that is `unless`.
-fn text_of(condition: &Value) -> String {
-    let policy = Policy::from_json(None, alone(condition)).ok();
-    let text = policy.and_then(|policy| policy.to_cedar()).unwrap_or_default();
-    let inner = text.find('{').zip(text.rfind('}')).and_then(|(open, close)| text.get(open + 1..close));
-    let inner = inner.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
-    let is_unless = condition.get("kind").is_some_and(|kind| kind == "unless");
-    if is_unless { format!("unless {inner}") } else { inner }
 }
 
 #[cfg(test)]

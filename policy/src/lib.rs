@@ -6,18 +6,23 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod cell;
+mod circumstances;
 mod compile;
 mod compiled;
+mod context;
 mod decide;
 mod decision;
 mod document;
 mod explain;
 mod facts;
+mod fields;
 mod grant;
 mod names;
 mod path;
 mod pattern;
 mod qualify;
+mod reads;
 mod route;
 mod scope;
 mod slice;
@@ -26,6 +31,7 @@ mod statements;
 mod testing;
 mod vocabulary;
 
+pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
 pub use compile::{CompileError, Engine};
 pub use decide::CallerMemo;
 pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
@@ -35,6 +41,7 @@ pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::Referent;
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use pattern::PathPattern;
+pub use reads::{Fact, FactSet};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{Authorization, NodeScope, PortScope, Protocol, RoleMembers, Undeclared};
 pub use slice::{PolicyIndex, PolicySlice, SlicedPolicy};

@@ -97,7 +97,7 @@ impl<'a> CanonicalPath<'a> {
         &self.path
     }
 
-    /// The query, untouched, without its question mark. No rule reads it.
+    /// The query, untouched, without its question mark.
     pub fn query(&self) -> Option<&str> {
         self.query
     }

@@ -3,13 +3,17 @@
 use cedar_policy::{EntityUid, Policy, ResourceConstraint};
 use serde_json::{Map, Value};
 
+use crate::context::CARRIED;
+use crate::fields::canonical_host;
 use crate::names::{BadName, Namespace, Referent};
 use crate::path::CanonicalPath;
+use crate::reads::{FactSet, FieldFlaw, Reads};
 use crate::vocabulary::Kind;
 
 /// A statement with full names.
 pub(crate) struct Qualified {
     pub(crate) policy: Policy,
+    pub(crate) reads: FactSet,
     pub(crate) text: String,
     pub(crate) mentions: Vec<Mention>,
 }
@@ -35,6 +39,10 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
     let mut tree = tree;
     walk.visit(&mut tree);
+    let reads = Reads::of(&tree);
+    let of_fields =
+        reads.flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
+    walk.flaws.extend(of_fields);
     if !walk.flaws.is_empty() {
         return Err(walk.flaws);
     }
@@ -43,7 +51,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let text = policy.to_cedar().ok_or_else(|| vec![Flaw::of_all("this statement has no text")])?;
     walk.check_governs_own_mesh(&policy);
     if walk.flaws.is_empty() {
-        Ok(Qualified { policy, text, mentions: walk.mentions })
+        Ok(Qualified { policy, reads: reads.facts, text, mentions: walk.mentions })
     } else {
         Err(walk.flaws)
     }
@@ -90,6 +98,12 @@ impl Walk<'_> {
             // Not a name after all, but an attribute that is called like one.
             return self.visit(uid);
         };
+        if CARRIED.contains(&type_name.as_str()) {
+            let message = "this is what a request brings along, and has no name".to_owned();
+            let help = format!("write context.{}", type_name.to_lowercase());
+            self.flaws.push(Flaw { text: type_name, message, help });
+            return;
+        }
         let Some(kind) = Kind::parse(&type_name) else { return };
         let text = format!("{type_name}::\"{}\"", id.escape_debug());
         match self.names.qualify(kind, &id) {
@@ -103,22 +117,28 @@ impl Walk<'_> {
         }
     }
 
-    /// Refuses to compare `context.path` with what no canonical path can be: a forbid would never match.
+    /// Refuses to compare `context.path` and `context.host` with what no canonical path or host can be: a forbid would
+    /// never match.
     fn check_path(&mut self, expression: &Map<String, Value>) {
         if let Some(sides) = expression.get("==").or_else(|| expression.get("!=")) {
             let (left, right) = (sides.get("left"), sides.get("right"));
-            for (path, literal) in [(left, right), (right, left)] {
+            for (compared, literal) in [(left, right), (right, left)] {
                 let literal = literal.and_then(|literal| literal.get("Value")).and_then(Value::as_str);
-                if let (true, Some(literal)) = (path.is_some_and(is_context_path), literal)
+                let (Some(compared), Some(literal)) = (compared, literal) else { continue };
+                if is_of_context("path", compared)
                     && literal != "*"
                     && let Some(help) = why_not_canonical(literal)
                 {
                     self.flaw_of_path(literal, help);
                 }
+                let host = canonical_host(literal);
+                if is_of_context("host", compared) && host != literal {
+                    self.flaw_of_host(literal, &host);
+                }
             }
         }
         if let Some(like) = expression.get("like")
-            && like.get("left").is_some_and(is_context_path)
+            && let Some(compared) = like.get("left")
         {
             let pattern =
                 like.get("pattern").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -129,12 +149,23 @@ impl Walk<'_> {
             {
                 let literal: String = run.iter().filter_map(|part| part.get("Literal")?.as_str()).collect();
                 if !literal.is_empty()
+                    && is_of_context("path", compared)
                     && let Some(help) = why_not_part_of_canonical(&literal, index == 0)
                 {
                     self.flaw_of_path(&literal, help);
                 }
+                let host = literal.to_ascii_lowercase();
+                if is_of_context("host", compared) && host != literal {
+                    self.flaw_of_host(&literal, &host);
+                }
             }
         }
+    }
+
+    fn flaw_of_host(&mut self, literal: &str, host: &str) {
+        let message = "no request has such a host, so this never matches".to_owned();
+        let help = format!("write {host:?}: hosts are compared in lower case and without a port");
+        self.flaws.push(Flaw { text: literal.to_owned(), message, help });
     }
 
     fn flaw_of_path(&mut self, literal: &str, help: String) {
@@ -157,11 +188,11 @@ impl Walk<'_> {
     }
 }
 
-fn is_context_path(expression: &Value) -> bool {
+fn is_of_context(name: &str, expression: &Value) -> bool {
     let access = expression.get(".");
     let attribute = access.and_then(|access| access.get("attr")).and_then(Value::as_str);
     let variable = access.and_then(|access| access.get("left")?.get("Var")?.as_str());
-    attribute == Some("path") && variable == Some("context")
+    attribute == Some(name) && variable == Some("context")
 }
 
 fn why_not_canonical(path: &str) -> Option<String> {

@@ -1,11 +1,13 @@
 //! Templates of routes: which declared route a request belongs to.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::fields::decode;
 use crate::path::CanonicalPath;
 
 /// The name of the route that holds whatever no template of a port matches.
@@ -25,6 +27,8 @@ pub struct RouteTemplate {
     text: Arc<str>,
     methods: Arc<[String]>,
     segments: Arc<[Segment]>,
+    /// The names of parameters, each with the place of its segment.
+    parameters: Arc<[(usize, Box<str>)]>,
     is_rpc: bool,
 }
 
@@ -50,6 +54,9 @@ pub enum RouteTemplateError {
     /// Braces that do not enclose one whole segment.
     #[error("{0:?} is not a parameter; write a whole segment such as {{id}}, or {{rest...}} at the end")]
     Parameter(String),
+    /// Two parameters with one name.
+    #[error("the parameter {{{0}}} stands there twice")]
+    DuplicateParameter(String),
     /// A literal segment that no canonical path holds.
     #[error("{0:?} is not spelled as paths are matched; nothing would ever match it")]
     Literal(String),
@@ -66,14 +73,16 @@ impl RouteTemplate {
             None => (Vec::new(), text),
         };
         let is_rpc = !path.starts_with('/');
-        let segments = parse_segments(path.strip_prefix('/').unwrap_or(path))?;
+        let relative = path.strip_prefix('/').unwrap_or(path);
+        let (segments, parameters) = (parse_segments(relative)?, parse_parameters(relative)?);
         if is_rpc
             && !(methods.is_empty()
                 && matches!(*segments, [Segment::Literal(_), ref last] if *last != Segment::Any))
         {
             return Err(RouteTemplateError::Shape);
         }
-        Ok(Self { text: text.into(), methods: methods.into(), segments: segments.into(), is_rpc })
+        let (methods, segments, parameters) = (methods.into(), segments.into(), parameters.into());
+        Ok(Self { text: text.into(), methods, segments, parameters, is_rpc })
     }
 
     /// The template as it was written.
@@ -102,6 +111,19 @@ impl RouteTemplate {
             }
         }
         found.next().is_none()
+    }
+
+    /// The parameters of a path that the template matches, by name, decoded.
+    pub(crate) fn parameters<'p>(&self, path: &'p CanonicalPath<'_>) -> Vec<(&str, Cow<'p, str>)> {
+        let path = path.path().strip_prefix('/').unwrap_or_default();
+        let value = |place: usize| {
+            let rest = path.splitn(place + 1, '/').nth(place)?;
+            let is_rest = self.segments.get(place) == Some(&Segment::Rest);
+            let segment = if is_rest { rest } else { rest.split('/').next()? };
+            // Every canonical path decodes.
+            decode(segment, false)
+        };
+        self.parameters.iter().filter_map(|(place, name)| Some((&**name, value(*place)?))).collect()
     }
 
     /// Orders the more specific template first; equal exactly when both match the same paths and neither has
@@ -177,6 +199,19 @@ fn parse_segments(path: &str) -> Result<Vec<Segment>, RouteTemplateError> {
     Ok(segments)
 }
 
+fn parse_parameters(path: &str) -> Result<Vec<(usize, Box<str>)>, RouteTemplateError> {
+    let mut parameters: Vec<(usize, Box<str>)> = Vec::new();
+    for (place, text) in path.split('/').enumerate() {
+        let Some(name) = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else { continue };
+        let name = name.strip_suffix("...").unwrap_or(name);
+        if parameters.iter().any(|(_, own)| **own == *name) {
+            return Err(RouteTemplateError::DuplicateParameter(name.to_owned()));
+        }
+        parameters.push((place, name.into()));
+    }
+    Ok(parameters)
+}
+
 fn parse_segment(text: &str) -> Result<Segment, RouteTemplateError> {
     if text == "*" {
         return Ok(Segment::Rest);
@@ -238,6 +273,28 @@ mod tests {
         }
         assert!(matches("GET,HEAD /a", "HEAD", "/a"));
         assert!(!matches("GET,HEAD /a", "get", "/a"));
+    }
+
+    #[test]
+    fn parameters_are_decoded_segment_by_segment() {
+        for (template, path, expected) in [
+            ("/orders/{id}", "/orders/a%20b+c", "id=a b+c"),
+            ("/{a}/x/{b}", "/1/x/2", "a=1 b=2"),
+            ("/files/{rest...}", "/files/a/b%25", "rest=a/b%"),
+            ("/files/{rest...}", "/files/", "rest="),
+            ("/files/*", "/files/a", ""),
+            ("/a", "/a", ""),
+        ] {
+            let template = RouteTemplate::parse(template).unwrap();
+            let path = CanonicalPath::parse("GET", path).unwrap();
+            assert!(template.matches("GET", &path));
+            let found = template.parameters(&path).into_iter().map(|(name, value)| format!("{name}={value}"));
+            assert_eq!(found.collect::<Vec<_>>().join(" "), expected, "{template}");
+        }
+        assert_eq!(
+            RouteTemplate::parse("/{a}/{a}").unwrap_err(),
+            RouteTemplateError::DuplicateParameter("a".to_owned())
+        );
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use cedar_policy::{EntityTypeName, EntityUid, ResourceConstraint};
+use cedar_policy::{EntityTypeName, EntityUid, Policy, ResourceConstraint};
 use hauberk_identity::Name;
 
 use crate::document::{Mode, PolicyDocument, Statement};
 use crate::facts::{Resource, Roles, resources};
+use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::{NodeScope, RoleMembers};
 use crate::vocabulary::{ActionSet, VOCABULARY};
 
@@ -49,6 +50,19 @@ pub struct SlicedPolicy {
     pub mode: Mode,
     /// Cedar text with full names.
     pub text: String,
+}
+
+impl SlicedPolicy {
+    /// What of the context its conditions read at most; everything, where the text cannot be read itself.
+    pub fn reads(&self) -> FactSet {
+        // Most read the path at most, and need no parsing.
+        let count = |word: &str| self.text.matches(word).count();
+        if ["context.path", "context.method"].map(count).iter().sum::<usize>() == count("context") {
+            return FactSet::of(&[Fact::Path, Fact::Method]);
+        }
+        let tree = Policy::parse(None, &self.text).ok().and_then(|policy| policy.to_json().ok());
+        tree.map_or(FactSet::all(), |tree| Reads::of(&tree).facts)
+    }
 }
 
 impl<'a> PolicyIndex<'a> {

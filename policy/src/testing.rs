@@ -1,10 +1,13 @@
 //! A small shop for the tests of this crate.
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use std::sync::LazyLock;
+
+use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 
 use crate::{
-    Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, Mode, NodeScope, PolicyDocument,
-    PolicyIndex, PolicyProblem, PortScope, Protocol, Question, RoleMembers, RouteTemplate, Undeclared,
+    Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, Gathered, Mode, Moment, NodeScope, Peer,
+    PolicyDocument, PolicyIndex, PolicyProblem, PortScope, Protocol, Question, RoleMembers, RouteTemplate,
+    Tls, Undeclared,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -85,12 +88,32 @@ pub(crate) fn engine(texts: &[&str]) -> Engine {
     engine_for(orders(), &texts.iter().map(|text| (Mode::Enforce, *text)).collect::<Vec<_>>())
 }
 
+/// An ordinary connection.
+pub(crate) static HERE: LazyLock<Peer> = LazyLock::new(|| {
+    let tls = Tls { version: "TLSv1.3".into(), group: "X25519MLKEM768".into() };
+    Peer::new(Some("10.1.2.3".parse().unwrap()), Some(tls))
+});
+
+/// 2026-03-02T10:00:00Z, a Monday; with a certificate that is 700 seconds old.
+pub(crate) const NOW: Moment = Moment {
+    time: UnixMillis::from_secs(1_772_445_600),
+    certificate_since: Some(UnixMillis::from_secs(1_772_444_900)),
+};
+
+pub(crate) fn question<'a>(caller: &'a Caller, port: u16, attempt: Attempt<'a>) -> Question<'a> {
+    Question { caller, peer: &HERE, port, attempt, moment: NOW }
+}
+
+/// A request of which nothing more was gathered.
+pub(crate) fn request<'a>(method: &'a str, path: &'a CanonicalPath<'a>, upgrade: bool) -> Attempt<'a> {
+    Attempt::Request { method, path, upgrade, gathered: Gathered::nothing() }
+}
+
 pub(crate) fn ask(engine: &Engine, caller: &Caller, port: u16, method: &str, path: &str) -> Decision {
     let path = CanonicalPath::parse(method, path).unwrap();
-    let attempt = Attempt::Request { method, path: &path, upgrade: false };
-    engine.decide(&Question { caller, port, attempt })
+    engine.decide(&question(caller, port, request(method, &path, false)))
 }
 
 pub(crate) fn connect(engine: &Engine, caller: &Caller, port: u16) -> Decision {
-    engine.decide(&Question { caller, port, attempt: Attempt::Stream })
+    engine.decide(&question(caller, port, Attempt::Stream))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
-use cedar_policy::{ActionConstraint, EntityId, EntityTypeName, EntityUid, Schema, Validator};
+use cedar_policy::{ActionConstraint, Entities, EntityId, EntityTypeName, EntityUid, Schema, Validator};
 
 /// The schema that policies are validated against, as Cedar text: for those who write policies.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -190,6 +190,8 @@ struct Types {
 pub(crate) struct Vocabulary {
     pub(crate) schema: Schema,
     pub(crate) validator: Validator,
+    /// The actions and their groups.
+    pub(crate) actions: Entities,
     types: Types,
     action_type: EntityTypeName,
     /// For each action and group of actions: the actions that are in it.
@@ -210,16 +212,16 @@ pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         port: must("Port".parse()),
         route: must("Route".parse()),
     };
-    let entities = must(schema.action_entities());
+    let actions = must(schema.action_entities());
     let mut members: HashMap<EntityUid, ActionSet> = HashMap::new();
     for action in Action::ALL {
         let uid = EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(action.as_str()));
-        let groups = entities.ancestors(&uid).into_iter().flatten().cloned().collect::<Vec<_>>();
+        let groups = actions.ancestors(&uid).into_iter().flatten().cloned().collect::<Vec<_>>();
         for group in groups.into_iter().chain([uid]) {
             members.entry(group).or_default().0 |= action.bit().0;
         }
     }
-    Vocabulary { validator: Validator::new(schema.clone()), schema, types, action_type, members }
+    Vocabulary { validator: Validator::new(schema.clone()), schema, actions, types, action_type, members }
 });
 
 impl Vocabulary {
@@ -251,11 +253,13 @@ fn must<T, E: Debug>(result: Result<T, E>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::CARRIED;
 
     #[test]
     fn the_schema_knows_all_that_the_code_names() {
         let known: Vec<_> = VOCABULARY.schema.entity_types().map(ToString::to_string).collect();
-        assert_eq!(known.len(), Kind::ALL.len());
+        assert_eq!(known.len(), Kind::ALL.len() + CARRIED.len());
+        assert!(CARRIED.iter().all(|name| known.iter().any(|known| known == name)));
         for (kind, name) in Kind::ALL {
             assert!(known.iter().any(|known| known == name), "{name}");
             assert_eq!(Kind::of(&kind.uid("x")), Some(kind));

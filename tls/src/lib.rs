@@ -52,7 +52,7 @@ pub use provider::{SetupError, install_provider};
 pub use request::{CertificateRequest, CsrError};
 pub use rustls_pki_types::CertificateDer;
 pub use spiffe_bundle::{MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, bundle_document};
-pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError};
+pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError, Negotiated};
 pub use svid::{Svid, SvidError};
 pub use tokio_rustls::TlsStream;
 pub use verifier::{PeerIdentity, Usage, VerifyError, verify_svid};

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{AlertDescription, ClientConfig, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, ProtocolVersion, ServerConfig};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -37,6 +37,15 @@ pub struct Connector {
 pub struct Connection<S> {
     stream: TlsStream<S>,
     peer: Option<PeerIdentity>,
+}
+
+/// What a handshake settled on, by the names that OpenSSL and others show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The protocol's version: `TLSv1.3`.
+    pub version: &'static str,
+    /// The group of the key exchange, such as `X25519MLKEM768`, `X25519` or `secp256r1`.
+    pub group: &'static str,
 }
 
 /// Why a handshake failed.
@@ -149,6 +158,18 @@ impl<S> Connection<S> {
     /// The protocol that ALPN settled on (RFC 7301), or `None` where the client offered none.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.stream.get_ref().1.alpn_protocol()
+    }
+
+    /// What the handshake settled on.
+    pub fn negotiated(&self) -> Option<Negotiated> {
+        let connection = self.stream.get_ref().1;
+        let version = match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            _ => return None,
+        };
+        let group = connection.negotiated_key_exchange_group()?.name().as_str()?;
+        Some(Negotiated { version, group })
     }
 
     /// `N` bytes that both ends of this connection, and nobody else, can derive (RFC 8446 §7.5).

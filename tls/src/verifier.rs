@@ -27,6 +27,7 @@ pub struct PeerIdentity {
     id: SpiffeId,
     serial: Serial,
     issuer_serial: Option<Serial>,
+    not_before: UnixMillis,
     not_after: UnixMillis,
     key_fingerprint: Fingerprint,
     chain: Arc<[CertificateDer<'static>]>,
@@ -198,6 +199,7 @@ impl PeerIdentity {
             id: spiffe_id(&facts)?,
             serial: facts.serial,
             issuer_serial: chain.get(1).and_then(|issuer| Some(Facts::read(issuer).ok()?.serial)),
+            not_before: facts.validity.not_before(),
             not_after: facts.validity.not_after(),
             key_fingerprint: Fingerprint::of(facts.spki),
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
@@ -212,6 +214,11 @@ impl PeerIdentity {
     /// The serial number of the certificate.
     pub fn serial(&self) -> Serial {
         self.serial
+    }
+
+    /// The first instant at which the certificate is valid.
+    pub fn not_before(&self) -> UnixMillis {
+        self.not_before
     }
 
     /// The last instant at which the certificate is valid.

@@ -1,27 +1,23 @@
 //! One live connection, and what passes over it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
-use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use hauberk_identity::{Name, Serial, UnixMillis};
-use hauberk_policy::{Caller, CanonicalPath, Protocol};
+use hauberk_identity::{Serial, UnixMillis};
+use hauberk_policy::{Caller, Peer, Protocol, Tls};
 use hauberk_tls::{LiveState, PeerIdentity, Usage};
-use slab::Slab;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Connections;
-use super::passage::{Passage, Subject};
-use super::rules::{Rules, Ruling, SharedMemo, is_principal};
+use super::flows::State;
+use super::rules::{Rules, is_principal};
 use super::succession::Shown;
-use crate::decisions::{self, Facts};
-use crate::mesh::{Denial, Denied, NodeView};
+use crate::mesh::{Denial, Denied};
 use crate::metrics::ListenerMetrics;
-use crate::wire::meter::Meter;
 
 /// The name of a connection, which only its two ends know (RFC 8446 §7.5).
 pub(crate) type Exporter = [u8; 32];
@@ -31,13 +27,16 @@ pub(crate) type Exporter = [u8; 32];
 pub(crate) struct Connection {
     id: u64,
     role: Role,
-    caller: Caller,
+    pub(super) caller: Caller,
     address: SocketAddr,
+    /// What policies may know of it.
+    pub(super) circumstances: Peer,
     exporter: Exporter,
     /// Where it is counted, if the peer called us.
     listener: Option<Arc<ListenerMetrics>>,
     /// Whom the peer has proved to be, most recently.
     proven: Mutex<PeerIdentity>,
+    proven_since: AtomicU64,
     proven_until: AtomicU64,
     /// Until when the peer takes us for who we are; without end where that is not ours to prove.
     own_until: AtomicU64,
@@ -47,6 +46,8 @@ pub(crate) struct Connection {
     driver: AtomicWaker,
     retired: CancellationToken,
     cut: CancellationToken,
+    /// How many requests and streams under way were decided by what changes as time passes.
+    pub(super) changing: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -74,27 +75,13 @@ impl Role {
     }
 }
 
-#[derive(Debug)]
-struct State {
-    memo: Option<(Arc<Rules>, SharedMemo)>,
-    flows: Slab<Flow>,
-    /// When the last of them ended.
-    quiet_since: Instant,
-}
-
-/// One request or stream that is under way.
-#[derive(Debug)]
-struct Flow {
-    subject: Subject,
-    meter: Arc<Meter>,
-}
-
 impl Connection {
     pub(super) fn new(
         id: u64,
         role: Role,
         peer: PeerIdentity,
         address: SocketAddr,
+        tls: Option<Tls>,
         exporter: Exporter,
         listener: Option<Arc<ListenerMetrics>>,
     ) -> Self {
@@ -103,8 +90,10 @@ impl Connection {
             role,
             caller: Caller::Peer(peer.id().clone()),
             address,
+            circumstances: Peer::new(Some(address.ip()), tls),
             exporter,
             listener,
+            proven_since: AtomicU64::new(peer.not_before().0),
             proven_until: AtomicU64::new(peer.not_after().0),
             own_until: AtomicU64::new(u64::MAX),
             shown: Mutex::default(),
@@ -112,7 +101,8 @@ impl Connection {
             proven: Mutex::new(peer),
             retired: CancellationToken::new(),
             cut: CancellationToken::new(),
-            state: Mutex::new(State { memo: None, flows: Slab::new(), quiet_since: Instant::now() }),
+            changing: AtomicUsize::new(0),
+            state: Mutex::new(State::new(Instant::now())),
         }
     }
 
@@ -149,6 +139,11 @@ impl Connection {
     /// The instant at which the peer's proof ends.
     pub(crate) fn proven_until(&self) -> UnixMillis {
         UnixMillis(self.proven_until.load(Ordering::Acquire))
+    }
+
+    /// The instant since which the peer's proof holds.
+    pub(super) fn proven_since(&self) -> UnixMillis {
+        UnixMillis(self.proven_since.load(Ordering::Acquire))
     }
 
     /// The instant at which our own proof ends, on connections that we opened.
@@ -205,9 +200,7 @@ impl Connection {
         tracing::info!(event = "connection_cut", peer = ?self.caller, address = %self.address, reason);
         self.cut.cancel();
         self.driver.wake();
-        for (_, flow) in &self.state().flows {
-            flow.meter.cut();
-        }
+        self.state().cut_all();
     }
 
     /// Takes another proof of the same identity, which a handshake has just given: the last one counts. Says whether it
@@ -219,6 +212,7 @@ impl Connection {
         if proven.id() != peer.id() || connections.verify(peer, self.role).is_err() {
             return false;
         }
+        self.proven_since.store(peer.not_before().0, Ordering::Release);
         self.proven_until.store(peer.not_after().0, Ordering::Release);
         *proven = peer.clone();
         true
@@ -248,150 +242,18 @@ impl Connection {
         }
     }
 
-    /// Registers a request or stream that began at `since`, and decides it only then, so that no change of rules slips
-    /// in between.
-    pub(crate) fn admit(
-        self: &Arc<Self>,
-        connections: &Arc<Connections>,
-        subject: Subject,
-        path: Option<&CanonicalPath<'_>>,
-        service: Option<Name>,
-        since: Instant,
-    ) -> Passage {
-        let meter = Arc::new(match &self.listener {
-            Some(listener) => Meter::adding_to(listener.traffic()),
-            None => Meter::default(),
-        });
-        let mut state = self.state();
-        let key = state.flows.insert(Flow { subject: subject.clone(), meter: Arc::clone(&meter) });
-        let rules = connections.rules();
-        // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
-        let memo = if self.cut.is_cancelled() { Err("connection_cut") } else { state.memo(&rules, self) };
-        drop(state);
-        let begun = Instant::now();
-        let ruling = match memo {
-            Ok(memo) => subject.decide(&memo, self.port(), path),
-            Err(reason) => Ruling::Refused(reason),
-        };
-        connections.context().metrics.decided(begun.elapsed());
-        let mut passage = Passage {
-            connections: Arc::clone(connections),
-            connection: Arc::clone(self),
-            key,
-            meter,
-            view: rules.view().ok().cloned(),
-            ruling,
-            service,
-            status: AtomicU16::new(0),
-            since,
-            recorded: None,
-        };
-        passage.record(&subject);
-        passage
-    }
-
-    /// Decides everything under way again, and cuts what is denied.
-    pub(super) fn review(&self, connections: &Connections, rules: &Arc<Rules>) {
-        if let Err(reason) = self.check(rules) {
-            self.cut(reason);
-            return;
-        }
-        if self.role == Role::Outbound {
-            return;
-        }
-        let mut state = self.state();
-        // Also lets go of the former rules' memory.
-        let memo = state.memo(rules, self);
-        for (_, flow) in &state.flows {
-            let ruling = match &memo {
-                Ok(memo) => flow.subject.decide(memo, self.port(), None),
-                Err(reason) => Ruling::Refused(reason),
-            };
-            if !ruling.is_allowed() && !flow.meter.is_cut() {
-                flow.meter.cut();
-                let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, "");
-                let decision = connections.decisions().record(&facts);
-                if let Some(listener) = &self.listener {
-                    listener.denied(facts.ruling.reason());
-                }
-                tracing::info!(event = "stream_cut", peer = ?self.caller, %decision);
-            }
-        }
-    }
-
-    pub(super) fn facts<'a>(
-        &'a self,
-        view: Option<&'a Arc<NodeView>>,
-        subject: &'a Subject,
-        ruling: &'a Ruling,
-        service: &'a str,
-    ) -> Facts<'a> {
-        Facts {
-            view,
-            caller: &self.caller,
-            caller_serial: Some(self.proven().serial()),
-            peer_address: self.address,
-            port: self.port(),
-            service,
-            request: match (subject, self.role) {
-                (Subject::Request { target, .. }, Role::Inbound { protocol: Protocol::Grpc, .. }) => {
-                    decisions::Request::Grpc { path: target.path() }
-                }
-                (Subject::Request { method, target, is_upgrade }, _) => decisions::Request::Http {
-                    method: method.as_str(),
-                    path: target.path(),
-                    is_upgrade: *is_upgrade,
-                },
-                (Subject::Stream, _) => decisions::Request::Connect,
-            },
-            ruling: ruling.as_told(),
-        }
-    }
-
-    /// Forgets a request or stream that has ended.
-    pub(super) fn end(&self, key: usize, now: Instant) -> Option<Subject> {
-        let mut state = self.state();
-        state.quiet_since = now;
-        state.flows.try_remove(key).map(|flow| flow.subject)
-    }
-
-    /// Whether the peer has asked nothing for so long on a connection that is kept for its next request or stream.
-    pub(super) fn is_idle(&self, now: Instant, limit: Duration) -> bool {
-        match self.role {
-            Role::Outbound => false,
-            Role::Inbound { .. } => {
-                let state = self.state();
-                state.flows.is_empty() && now.duration_since(state.quiet_since) >= limit
-            }
-        }
-    }
-
-    fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         match self.role {
             Role::Inbound { port, .. } => port,
             Role::Outbound => 0,
         }
     }
 
-    fn proven(&self) -> MutexGuard<'_, PeerIdentity> {
+    pub(super) fn proven(&self) -> MutexGuard<'_, PeerIdentity> {
         self.proven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn memo(&mut self, rules: &Arc<Rules>, connection: &Connection) -> Result<SharedMemo, &'static str> {
-        if let Some((of, memo)) = &self.memo
-            && Arc::ptr_eq(of, rules)
-        {
-            return Ok(Arc::clone(memo));
-        }
-        self.memo = None;
-        let memo = rules.memo(&connection.caller, connection.id)?;
-        self.memo = Some((Arc::clone(rules), Arc::clone(&memo)));
-        Ok(memo)
     }
 }

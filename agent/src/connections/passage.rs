@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::Name;
-use hauberk_policy::CanonicalPath;
+use hauberk_policy::{Attempt, CanonicalPath, Gathered, Moment};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -27,6 +27,8 @@ pub(crate) enum Subject {
         target: PathAndQuery,
         /// Whether it asks for another protocol.
         is_upgrade: bool,
+        /// What policies want to know besides; none where they want nothing.
+        gathered: Option<Arc<Gathered>>,
     },
     /// A TCP stream.
     Stream,
@@ -42,6 +44,8 @@ pub(crate) struct Passage {
     pub(super) meter: Arc<Meter>,
     pub(super) view: Option<Arc<NodeView>>,
     pub(super) ruling: Ruling,
+    /// When it was decided.
+    pub(super) moment: Moment,
     pub(super) service: Option<Name>,
     pub(super) status: AtomicU16,
     pub(super) since: Instant,
@@ -50,20 +54,30 @@ pub(crate) struct Passage {
 
 impl Subject {
     /// `path` is the target's path, if it has been parsed already.
-    pub(super) fn decide(&self, memo: &SharedMemo, port: u16, path: Option<&CanonicalPath<'_>>) -> Ruling {
-        let decide = |attempt| Ruling::Policy(rules::decide(memo, port, attempt));
-        match (self, path) {
-            (Self::Stream, _) => decide(hauberk_policy::Attempt::Stream),
-            (Self::Request { method, is_upgrade, .. }, Some(path)) => {
-                decide(rules::request(method.as_str(), path, *is_upgrade))
-            }
-            (Self::Request { method, target, is_upgrade }, None) => {
-                match CanonicalPath::parse(method.as_str(), target.as_str()) {
-                    Ok(path) => decide(rules::request(method.as_str(), &path, *is_upgrade)),
-                    Err(_) => Ruling::Refused("ambiguous_path"),
+    pub(super) fn decide(
+        &self,
+        memo: &SharedMemo,
+        port: u16,
+        path: Option<&CanonicalPath<'_>>,
+        moment: Moment,
+    ) -> Ruling {
+        let decide = |attempt: Attempt<'_>| Ruling::Policy(rules::decide(memo, port, attempt, moment));
+        let Self::Request { method, target, is_upgrade, gathered } = self else {
+            return decide(Attempt::Stream);
+        };
+        let gathered = gathered.as_deref().unwrap_or(Gathered::nothing());
+        let parsed;
+        let path = match path {
+            Some(path) => path,
+            None => match CanonicalPath::parse(method.as_str(), target.as_str()) {
+                Ok(path) => {
+                    parsed = path;
+                    &parsed
                 }
-            }
-        }
+                Err(_) => return Ruling::Refused("ambiguous_path"),
+            },
+        };
+        decide(Attempt::Request { method: method.as_str(), path, upgrade: *is_upgrade, gathered })
     }
 }
 
@@ -95,7 +109,8 @@ impl Passage {
             if decision.reason == hauberk_policy::Reason::Permitted && decision.audit.is_none());
         if !is_plain {
             let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
-            let facts = self.connection.facts(self.view.as_ref(), subject, &self.ruling, service);
+            let (view, moment) = (self.view.as_ref(), self.moment);
+            let facts = self.connection.facts(view, subject, &self.ruling, moment, service);
             self.recorded = Some(self.connections.decisions().begin(&facts));
         }
         if let Some(listener) = self.connection.listener() {
@@ -127,7 +142,7 @@ impl Drop for Passage {
         let grpc_status = self.meter.grpc_status();
         let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
         decisions.finish(
-            &self.connection.facts(self.view.as_ref(), &subject, &self.ruling, service),
+            &self.connection.facts(self.view.as_ref(), &subject, &self.ruling, self.moment, service),
             self.recorded.as_ref(),
             &Outcome { status, grpc_status, duration, bytes_in, bytes_out },
         );

@@ -21,7 +21,7 @@ impl Connection {
         if let Some(listener) = self.listener() {
             listener.denied(reason);
         }
-        let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, "");
+        let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, self.moment(connections), "");
         let recorded = connections.decisions().begin(&facts);
         let outcome = Outcome { duration: since.elapsed(), ..Outcome::default() };
         connections.decisions().finish(&facts, Some(&recorded), &outcome);
@@ -46,7 +46,9 @@ impl Connection {
         if decisions.wants_outcomes() {
             let rules = connections.rules();
             let ruling = Ruling::Refused(reason);
-            let facts = Facts { request, ..self.facts(rules.view().ok(), &Subject::Stream, &ruling, "") };
+            let moment = self.moment(connections);
+            let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, moment, "");
+            let facts = Facts { request, ..facts };
             decisions.finish(&facts, None, outcome);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_policy::{Attempt, Caller, CallerMemo, CanonicalPath, Decision, Protocol};
+use hauberk_policy::{Attempt, Caller, CallerMemo, Decision, Moment, Peer, Protocol};
 
 use crate::decisions;
 use crate::mesh::{Inbound, NodeView};
@@ -12,14 +12,15 @@ use crate::mesh::{Inbound, NodeView};
 /// Memories for one caller, so that its connections seldom wait for each other.
 const STRIPES: u64 = 4;
 
-/// How many callers are remembered at once: another trust domain makes as many as it likes.
+/// How many callers, and places that they call from, are remembered at once: another trust domain makes as many as it
+/// likes.
 const MAX_CALLERS: usize = 4_096;
 
 /// What decides inbound traffic until it is replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct Rules {
     inbound: Arc<Inbound>,
-    memos: Mutex<HashMap<(Caller, u64), SharedMemo>>,
+    memos: Mutex<HashMap<(Caller, Peer, u64), SharedMemo>>,
 }
 
 /// One caller's memory of decisions, shared by some of its connections.
@@ -41,6 +42,11 @@ impl Ruling {
             Self::Policy(decision) => decision.is_allowed(),
             Self::Refused(_) => false,
         }
+    }
+
+    /// Whether it may be another one a moment later, although nothing new is asked.
+    pub(crate) fn changes_with_time(&self) -> bool {
+        matches!(self, Self::Policy(decision) if decision.reads.change_with_time())
     }
 
     /// The same, as it is told.
@@ -80,28 +86,24 @@ impl Rules {
         }
     }
 
-    /// The memory for a caller. Connections with different `stripe` use different ones.
-    pub(crate) fn memo(&self, caller: &Caller, stripe: u64) -> Result<SharedMemo, &'static str> {
+    /// The memory for a caller on connections of one sort. Those with different `stripe` use different ones.
+    pub(crate) fn memo(&self, caller: &Caller, peer: &Peer, stripe: u64) -> Result<SharedMemo, &'static str> {
         let view = self.view()?;
         let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (caller.clone(), stripe % STRIPES);
+        let key = (caller.clone(), peer.clone(), stripe % STRIPES);
         if memos.len() >= MAX_CALLERS && !memos.contains_key(&key) {
             // Connections keep theirs.
             memos.clear();
         }
-        let memo = memos.entry(key).or_insert_with(|| Arc::new(Mutex::new(view.engine.caller(caller))));
+        let make = || Arc::new(Mutex::new(view.engine.caller(caller, peer)));
+        let memo = memos.entry(key).or_insert_with(make);
         Ok(Arc::clone(memo))
     }
 }
 
 /// Asks a caller's memory.
-pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>) -> Decision {
-    memo.lock().unwrap_or_else(PoisonError::into_inner).decide(port, attempt)
-}
-
-/// A request as policies see it.
-pub(crate) fn request<'a>(method: &'a str, path: &'a CanonicalPath<'a>, upgrade: bool) -> Attempt<'a> {
-    Attempt::Request { method, path, upgrade }
+pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Decision {
+    memo.lock().unwrap_or_else(PoisonError::into_inner).decide(port, attempt, moment)
 }
 
 /// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us all

@@ -1,19 +1,25 @@
-use hauberk_policy::Protocol;
+use hauberk_policy::{Gathered, Protocol};
+use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::{IssuingAuthority, KeyPair, SvidTemplate, TrustBundle, Usage, verify_svid};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::clock::Clock;
-use crate::mesh::{Denylist, Mesh};
+use crate::mesh::{Denylist, Mesh, NodeView};
 use crate::state::Mark;
 use crate::state::StoredTrust;
-use crate::testing::{Authorities, HOUR, around, now, serial};
+use crate::sync::{Content, Floors, authenticate};
+use crate::testing::{Authorities, HOUR, around, node_view, now, recipient, serial};
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 
 fn connections(authorities: &Authorities) -> Arc<Connections> {
+    connections_at(authorities, Clock::system())
+}
+
+fn connections_at(authorities: &Authorities, clock: Clock) -> Arc<Connections> {
     hauberk_tls::install_provider();
-    let clock = Clock::system();
     let instance = "0123456789".parse().unwrap();
     Connections::new(Context {
         clock,
@@ -41,10 +47,10 @@ fn trust_that_changed_during_a_handshake_counts() {
     let connections = connections(&authorities);
     let peer = web(&authorities, HOUR);
     let address = "127.0.0.1:9".parse().unwrap();
-    assert!(connections.register(INBOUND, peer.clone(), address, [1; 32]).is_ok());
+    assert!(connections.register(INBOUND, peer.clone(), address, None, [1; 32]).is_ok());
     connections.context.identity.publish_bundle(nobody(authorities.issuing.root_bundle())).unwrap();
     for role in [INBOUND, Role::Outbound] {
-        assert!(connections.register(role, peer.clone(), address, [1; 32]).is_err());
+        assert!(connections.register(role, peer.clone(), address, None, [1; 32]).is_err());
         assert!(connections.is_empty());
     }
 }
@@ -54,7 +60,7 @@ fn a_proof_that_nobody_vouches_for_any_longer_extends_nothing() {
     let authorities = Authorities::new();
     let connections = connections(&authorities);
     let address = "127.0.0.1:9".parse().unwrap();
-    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, [1; 32]).unwrap();
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
     let connection = registered.connection();
     let newer = web(&authorities, HOUR * 2);
     assert!(connection.extend(&newer, &connections));
@@ -70,7 +76,7 @@ fn nothing_is_admitted_on_a_connection_that_has_been_cut() {
     let authorities = Authorities::new();
     let connections = connections(&authorities);
     let address = "127.0.0.1:9".parse().unwrap();
-    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, [1; 32]).unwrap();
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
     registered.connection().cut("test");
     let passage = registered.connection().admit(&connections, Subject::Stream, None, None, Instant::now());
     assert!(!passage.is_allowed());
@@ -86,7 +92,7 @@ async fn a_peer_that_asks_nothing_is_asked_to_go_and_then_made_to() {
     let address = "127.0.0.1:9".parse().unwrap();
     for protocol in [Protocol::Http, Protocol::Http2, Protocol::Tcp] {
         let role = Role::Inbound { port: 8080, protocol };
-        let registered = connections.register(role, web(&authorities, HOUR), address, [1; 32]).unwrap();
+        let registered = connections.register(role, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
         let connection = registered.connection();
         let is_told = |connections: &Connections| {
             connections.apply_time();
@@ -117,10 +123,10 @@ fn whoever_was_revoked_during_a_handshake_is_not_let_in() {
     let address = "127.0.0.1:9".parse().unwrap();
     refuse(&connections, 1, &[&revoked]);
     for role in [INBOUND, Role::Outbound] {
-        let refused = connections.register(role, revoked.clone(), address, [1; 32]);
+        let refused = connections.register(role, revoked.clone(), address, None, [1; 32]);
         assert!(matches!(refused, Err(Unwelcome::Denied(Denial::Revoked))), "{refused:?}");
         assert!(connections.is_empty());
-        assert!(connections.register(role, other.clone(), address, [1; 32]).is_ok());
+        assert!(connections.register(role, other.clone(), address, None, [1; 32]).is_ok());
     }
 }
 
@@ -130,7 +136,7 @@ fn a_revoked_proof_extends_nothing() {
     let connections = connections(&authorities);
     let address = "127.0.0.1:9".parse().unwrap();
     let first = web(&authorities, HOUR);
-    let registered = connections.register(INBOUND, first.clone(), address, [1; 32]).unwrap();
+    let registered = connections.register(INBOUND, first.clone(), address, None, [1; 32]).unwrap();
     let newer = web(&authorities, HOUR * 2);
     refuse(&connections, 1, &[&newer]);
     assert!(!registered.connection().extend(&newer, &connections));
@@ -143,13 +149,14 @@ async fn live_connections_of_the_revoked_are_cut_and_then_it_is_said() {
     let connections = connections(&authorities);
     let address = "127.0.0.1:9".parse().unwrap();
     let (revoked, other) = (web(&authorities, HOUR), web(&authorities, HOUR));
-    let [inbound, outbound] = [(INBOUND, [1; 32]), (Role::Outbound, [2; 32])]
-        .map(|(role, exporter)| connections.register(role, revoked.clone(), address, exporter).unwrap());
-    let stays = connections.register(Role::Outbound, other, address, [3; 32]).unwrap();
+    let [inbound, outbound] = [(INBOUND, [1; 32]), (Role::Outbound, [2; 32])].map(|(role, exporter)| {
+        connections.register(role, revoked.clone(), address, None, exporter).unwrap()
+    });
+    let stays = connections.register(Role::Outbound, other, address, None, [3; 32]).unwrap();
     let mesh = connections.context.mesh.clone();
     mesh.gate.set_certificate_valid(true);
     let stop = CancellationToken::new();
-    let mut enforcing = tokio::task::JoinSet::new();
+    let mut enforcing = JoinSet::new();
     enforcing.spawn({
         let (connections, stop) = (Arc::clone(&connections), stop.clone());
         async move { connections.enforce(stop).await }
@@ -220,7 +227,7 @@ async fn trust_is_followed_once_both_ends_of_every_connection_have_proved_the_ne
     assert_eq!(followed(&connections), Some(0));
     let [inbound, outbound] = [(INBOUND, [1; 32]), (Role::Outbound, [2; 32])].map(|(role, exporter)| {
         let peer = web(&authorities, HOUR);
-        let registered = connections.register(role, peer, address, exporter).unwrap();
+        let registered = connections.register(role, peer, address, None, exporter).unwrap();
         registered.connection().set_shown(shown_by(&connections.context.identity.current()));
         registered
     });
@@ -250,7 +257,8 @@ async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_
     let connections = connections(&authorities);
     let next = IssuingAuthority::create(&authorities.root, around(HOUR * 80), serial()).unwrap();
     let address = "127.0.0.1:9".parse().unwrap();
-    let register = |role, exporter| connections.register(role, web(&authorities, HOUR), address, exporter);
+    let register =
+        |role, exporter| connections.register(role, web(&authorities, HOUR), address, None, exporter);
     let (inbound, outbound) =
         (register(INBOUND, [1; 32]).unwrap(), register(Role::Outbound, [2; 32]).unwrap());
     assert_eq!(followed(&connections), Some(0));
@@ -280,4 +288,140 @@ async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_
     let late = register(Role::Outbound, [3; 32]).unwrap();
     assert_eq!(followed(&connections), Some(2));
     assert!(!late.connection().retired().is_cancelled() && !inbound.connection().cut_signal().is_cancelled());
+}
+
+/// The view of a node with these policies.
+fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> Arc<NodeView> {
+    let mut view = node_view(revision);
+    if let Some(pb::view::Body::Node(node)) = &mut view.body {
+        node.policies = policies
+            .iter()
+            .enumerate()
+            .map(|(index, cedar)| pb::Policy {
+                name: format!("p{index}"),
+                cedar: cedar.clone(),
+                audit: false,
+            })
+            .collect();
+    }
+    let signed = authorities.signed(&view);
+    let authentic =
+        authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
+    match authentic.prepare(None).unwrap().content {
+        Content::Node { view, .. } => view,
+        Content::Service(_) => unreachable!(),
+    }
+}
+
+/// Connections under this view, and what enforces it.
+async fn enforcing(authorities: &Authorities, view: Arc<NodeView>) -> (Arc<Connections>, JoinSet<()>) {
+    let connections = connections_at(authorities, Clock::starting_at(now()));
+    let mesh = connections.context.mesh.clone();
+    let mut applied = mesh.applied.subscribe();
+    mesh.gate.set_certificate_valid(true);
+    mesh.gate.open(view);
+    let mut enforcing = JoinSet::new();
+    enforcing.spawn({
+        let connections = Arc::clone(&connections);
+        async move { connections.enforce(CancellationToken::new()).await }
+    });
+    applied.wait_for(|inbound| matches!(inbound.as_deref(), Some(Inbound::Open(_)))).await.unwrap();
+    (connections, enforcing)
+}
+
+fn request(method: http::Method, path: &str, gathered: Option<Gathered>) -> Subject {
+    let target = path.parse().unwrap();
+    Subject::Request { method, target, is_upgrade: false, gathered: gathered.map(Arc::new) }
+}
+
+fn get(path: &str) -> Subject {
+    request(http::Method::GET, path, None)
+}
+
+fn permit(path: &str, condition: &str) -> String {
+    format!(
+        "permit(principal is Node, action == Action::\"GET\", resource) when {{ context.path == \"{path}\" && {condition} }};"
+    )
+}
+
+/// How long it takes until what a passage lets through is cut, tried for `patience`.
+async fn cut_after(passage: &Passage, patience: Duration) -> Option<Duration> {
+    let begun = Instant::now();
+    let cut = crate::wire::meter::until_cut(passage.meter(), std::future::pending::<()>());
+    tokio::time::timeout(patience, cut).await.ok().map(|_| begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_by_time_or_age_is_cut_within_a_second_of_its_end_and_nothing_else() {
+    let authorities = Authorities::new();
+    let begun = now();
+    let until = begun.plus(Duration::from_secs(30));
+    let policies = [
+        "permit(principal is Node, action == Action::\"PUT\", resource);".to_owned(),
+        permit("/timed", &format!("context.time < datetime(\"{until:.3}\")")),
+        permit("/aged", "context.peer has certificateAge && context.peer.certificateAge < 3660"),
+    ];
+    let (connections, _enforcing) = enforcing(&authorities, view_with(&authorities, 1, &policies)).await;
+    let address = "127.0.0.1:9".parse().unwrap();
+    // Its certificate is an hour old.
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
+    let connection = registered.connection();
+    let admit = |subject| connection.admit(&connections, subject, None, None, Instant::now());
+    let [plain, timed, aged] =
+        [request(http::Method::PUT, "/", None), get("/timed"), get("/aged")].map(admit);
+    assert!([&plain, &timed, &aged].into_iter().all(Passage::is_allowed));
+    assert_eq!(connection.changing.load(Ordering::Relaxed), 2);
+    let timed_out = cut_after(&timed, HOUR).await.unwrap();
+    assert!((29_000..=31_500).contains(&timed_out.as_millis()), "{timed_out:?}");
+    let aged_out = cut_after(&aged, HOUR).await.unwrap() + timed_out;
+    assert!((58_000..=63_000).contains(&aged_out.as_millis()), "{aged_out:?}");
+    assert_eq!(cut_after(&plain, Duration::from_secs(600)).await, None);
+    drop((timed, aged));
+    assert_eq!(connection.changing.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_certificate_makes_what_depends_on_its_age_young_again() {
+    let authorities = Authorities::new();
+    let policies = [permit("/", "context.peer has certificateAge && context.peer.certificateAge < 3660")];
+    let (connections, _enforcing) = enforcing(&authorities, view_with(&authorities, 1, &policies)).await;
+    let address = "127.0.0.1:9".parse().unwrap();
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
+    let connection = registered.connection();
+    let passage = connection.admit(&connections, get("/"), None, None, Instant::now());
+    assert_eq!(cut_after(&passage, Duration::from_secs(30)).await, None);
+    let validity = hauberk_identity::Validity::new(now().minus(Duration::from_secs(60)), now().plus(HOUR));
+    let svid = authorities.identity("mesh/shop/node/web", validity.unwrap()).svid;
+    let newer = verify_svid(svid.chain(), authorities.issuing.root_bundle(), now(), Usage::Client).unwrap();
+    assert!(connection.extend(&newer, &connections));
+    assert_eq!(cut_after(&passage, Duration::from_secs(1_800)).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_new_view_reads_and_nobody_gathered_is_cut_with_that_reason() {
+    let authorities = Authorities::new();
+    let tenant = "context.headers.hasTag(\"x-tenant\")";
+    let first = view_with(&authorities, 1, &[permit("/", tenant)]);
+    let (connections, _enforcing) = enforcing(&authorities, Arc::clone(&first)).await;
+    let address = "127.0.0.1:9".parse().unwrap();
+    let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
+    let connection = registered.connection();
+    let gathered = first.engine.wanted(8080).unwrap().gather("", [("x-tenant", &b"blue"[..])]);
+    let passage = connection.admit(
+        &connections,
+        request(http::Method::GET, "/", Some(gathered)),
+        None,
+        None,
+        Instant::now(),
+    );
+    assert!(passage.is_allowed());
+    let open = |revision, policies: &[String]| {
+        connections.context.mesh.gate.open(view_with(&authorities, revision, policies));
+    };
+    open(2, &[permit("/", tenant), permit("/other", "context.method == \"GET\"")]);
+    assert_eq!(cut_after(&passage, Duration::from_secs(5)).await, None);
+    open(3, &[permit("/", tenant), permit("/other", "context.host == \"a\"")]);
+    assert!(cut_after(&passage, Duration::from_secs(5)).await.is_some());
+    let told = connections.decisions().next_batch().await.decisions;
+    assert_eq!(told.last().unwrap().reason, "facts_missing");
 }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hauberk_identity::UnixMillis;
+use hauberk_policy::{Fact, HeaderLines};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, CompactFormatter, Formatter};
 
@@ -65,6 +66,8 @@ struct Line<'a> {
     path: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     route: &'a str,
+    #[serde(flatten)]
+    facts: FactsRead<'a>,
     #[serde(serialize_with = "as_texts")]
     policies: &'a [Arc<str>],
     #[serde(skip_serializing_if = "is_zero")]
@@ -76,6 +79,23 @@ struct Line<'a> {
     bytes_out: u64,
     epoch: u64,
     revision: u64,
+}
+
+/// What else the policies in play read.
+#[derive(Serialize, Default)]
+struct FactsRead<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_age_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_fields")]
+    headers: &'a [HeaderLines],
 }
 
 /// The same for what local apps send.
@@ -151,6 +171,7 @@ impl AccessLog {
             method: facts.request.method(),
             path: facts.request.path(),
             route: facts.ruling.route(),
+            facts: FactsRead::of(facts),
             policies: facts.ruling.policies(),
             status: outcome.status,
             grpc_status: outcome.grpc_status,
@@ -199,6 +220,22 @@ impl AccessLog {
 
     pub(super) fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl<'a> FactsRead<'a> {
+    fn of(facts: &Facts<'a>) -> Self {
+        let reads = facts.ruling.reads();
+        let tls = facts.peer.tls().filter(|_| reads.contains(Fact::Tls));
+        let reads_age = reads.contains(Fact::CertificateAge);
+        Self {
+            tls_version: tls.map(|tls| &*tls.version),
+            tls_group: tls.map(|tls| &*tls.group),
+            certificate_age_s: facts.moment.certificate_age().filter(|_| reads_age),
+            host: facts.host_read(),
+            query: facts.query_read(),
+            headers: facts.headers_read(),
+        }
     }
 }
 
@@ -297,6 +334,11 @@ fn with_millis<S: serde::Serializer>(at: &UnixMillis, serializer: S) -> Result<S
 
 fn as_texts<S: serde::Serializer>(names: &&[Arc<str>], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(names.iter().map(|name| &**name))
+}
+
+/// By name; a field that cannot be read is null.
+fn as_fields<S: serde::Serializer>(headers: &&[HeaderLines], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(headers.iter().map(|lines| (&*lines.name, lines.values.as_deref())))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]

@@ -1,6 +1,6 @@
 //! Why a remembered decision was made.
 
-use hauberk_policy::{Attempt, CanonicalPath, Explanation, Question, Verb};
+use hauberk_policy::{Attempt, CanonicalPath, Explanation, Gathered, Question, Verb};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::encode_policy_note;
 
@@ -28,17 +28,19 @@ fn decide_again(kept: &Kept) -> Option<Explanation> {
         return None;
     }
     let facts = kept.facts();
-    let explain =
-        |attempt| Some(view.engine.explain(&Question { caller: facts.caller, port: facts.port, attempt }));
+    let (caller, peer, port, moment) = (facts.caller, facts.peer, facts.port, facts.moment);
+    let explain = |attempt| Some(view.engine.explain(&Question { caller, peer, port, attempt, moment }));
+    let gathered = facts.gathered.map_or(Gathered::nothing(), |gathered| gathered);
     match facts.request {
         Request::Connect => explain(Attempt::Stream),
-        Request::Http { method, path, is_upgrade } => {
-            let path = CanonicalPath::parse(method, path).ok()?;
-            explain(Attempt::Request { method, path: &path, upgrade: is_upgrade })
+        Request::Http { method, path, is_upgrade: upgrade } => {
+            let target = facts.query.map(|query| format!("{path}?{query}"));
+            let path = CanonicalPath::parse(method, target.as_deref().unwrap_or(path)).ok()?;
+            explain(Attempt::Request { method, path: &path, upgrade, gathered })
         }
         Request::Grpc { path } => {
             let path = CanonicalPath::parse("POST", path).ok()?;
-            explain(Attempt::Request { method: "POST", path: &path, upgrade: false })
+            explain(Attempt::Request { method: "POST", path: &path, upgrade: false, gathered })
         }
     }
 }

@@ -5,11 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{Serial, UnixMillis};
-use hauberk_policy::{Action, Caller, Decision, Effect, Reason};
+use hauberk_policy::{
+    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, Peer, Reason,
+};
 use hauberk_proto::agent::v1 as pb;
+use hauberk_proto::convert::encode_header_lines;
 
 use super::DecisionId;
 use crate::mesh::NodeView;
+
+/// The longest query, and the most bytes of host and header fields, that come into a record, so that callers cannot fill
+/// our memory or keep a denial from being told.
+const MAX_READ: usize = 2_048;
 
 /// Who asked for what, and what was decided. Borrows, so that gathering it costs nothing.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +29,20 @@ pub struct Facts<'a> {
     pub caller_serial: Option<Serial>,
     /// Where the caller connected from.
     pub peer_address: SocketAddr,
+    /// What policies may know of the connection.
+    pub peer: &'a Peer,
+    /// When it was decided, by which certificate of the caller's.
+    pub moment: Moment,
     /// The listener's number in the mesh.
     pub port: u16,
     /// The virtual service that was asked for; empty where none was named.
     pub service: &'a str,
     /// What was asked for.
     pub request: Request<'a>,
+    /// The request's query, if it has one. It comes into records only where policies read it: it may hold secrets.
+    pub query: Option<&'a str>,
+    /// What was gathered of the request besides, if anything.
+    pub gathered: Option<&'a Arc<Gathered>>,
     /// What was decided, and why.
     pub ruling: Ruling<'a>,
 }
@@ -184,6 +199,14 @@ impl<'a> Ruling<'a> {
         }
     }
 
+    /// What of the context the policies in play read.
+    pub fn reads(&self) -> FactSet {
+        match self {
+            Self::Policy(decision) => decision.reads,
+            Self::Refused { .. } => FactSet::NONE,
+        }
+    }
+
     /// The policies that decided.
     pub fn policies(&self) -> &'a [Arc<str>] {
         match self {
@@ -221,6 +244,53 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// The query, where policies read it.
+    pub(super) fn query_read(&self) -> Option<&'a str> {
+        self.query.filter(|_| self.ruling.reads().contains(Fact::Query))
+    }
+
+    /// The host, where policies read it.
+    pub(super) fn host_read(&self) -> Option<&'a str> {
+        let host = self.gathered.and_then(|gathered| gathered.host());
+        host.filter(|_| self.ruling.reads().contains(Fact::Host))
+    }
+
+    /// The header fields that were looked for, where policies read any.
+    pub(super) fn headers_read(&self) -> &'a [HeaderLines] {
+        let gathered = self.gathered.filter(|_| self.ruling.reads().contains(Fact::Headers));
+        gathered.map_or(&[], |gathered| gathered.headers())
+    }
+
+    /// What was gathered, where policies read any of it.
+    pub(super) fn gathered_read(&self) -> Option<&'a Arc<Gathered>> {
+        self.gathered.filter(|_| self.ruling.reads().contains_any(&[Fact::Headers, Fact::Host]))
+    }
+
+    /// Whether the query or the header fields that were read are too long for a record.
+    pub(super) fn is_long(&self) -> bool {
+        self.query_read().is_some_and(|query| query.len() > MAX_READ)
+            || self.gathered_read().is_some_and(|gathered| gathered.size() > MAX_READ)
+    }
+
+    fn known_to_policies(&self) -> pb::DecisionFacts {
+        let is_long = self.is_long();
+        let tls = self.peer.tls();
+        pb::DecisionFacts {
+            time_unix_ms: self.moment.time.0,
+            certificate_not_before_unix_ms: self.moment.certificate_since.map_or(0, |since| since.0),
+            tls_version: tls.map(|tls| tls.version.to_string()).unwrap_or_default(),
+            tls_group: tls.map(|tls| tls.group.to_string()).unwrap_or_default(),
+            method: self.request.method().unwrap_or_default().to_owned(),
+            host: self.host_read().filter(|_| !is_long).map(str::to_owned),
+            query: self.query_read().filter(|_| !is_long).map(str::to_owned),
+            headers: if is_long { &[] } else { self.headers_read() }
+                .iter()
+                .map(encode_header_lines)
+                .collect(),
+            shortened: is_long,
+        }
+    }
+
     pub(super) fn to_proto(
         self,
         at: UnixMillis,
@@ -249,6 +319,7 @@ impl<'a> Facts<'a> {
             epoch: self.view.map_or(0, |view| view.epoch),
             revision: self.view.map_or(0, |view| view.revision),
             grpc_status: outcome.and_then(|outcome| outcome.grpc_status).map(u32::from),
+            facts: Some(self.known_to_policies()),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
 use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
-use hauberk_policy::{Caller, Decision};
+use hauberk_policy::{Caller, Decision, Gathered, Moment, Peer};
 use hauberk_proto::agent::v1 as pb;
 
 use super::facts::{Facts, Outcome, Request, Ruling};
@@ -53,9 +53,16 @@ struct Record {
     caller: Caller,
     caller_serial: Option<Serial>,
     peer_address: SocketAddr,
+    peer: Peer,
+    moment: Moment,
     port: u16,
     service: Box<str>,
     request: OwnedRequest,
+    /// Where policies read it.
+    query: Option<Box<str>>,
+    gathered: Option<Arc<Gathered>>,
+    /// Something was longer than what is remembered.
+    is_shortened: bool,
     ruling: OwnedRuling,
     /// How it ended, once it has.
     outcome: Option<Outcome>,
@@ -164,6 +171,10 @@ impl Memory {
 
 impl Record {
     fn new(id: DecisionId, at: UnixMillis, facts: &Facts<'_>, is_first: bool) -> Self {
+        let is_long = |text: &str| text.len() >= MAX_PATH;
+        let is_much = facts.is_long();
+        let query = facts.query_read().filter(|_| !is_much);
+        let (method, path) = (facts.request.method().unwrap_or_default(), facts.request.path());
         Self {
             id,
             at,
@@ -174,6 +185,8 @@ impl Record {
             caller: facts.caller.clone(),
             caller_serial: facts.caller_serial,
             peer_address: facts.peer_address,
+            peer: facts.peer.clone(),
+            moment: facts.moment,
             port: facts.port,
             service: shortened(facts.service),
             request: match facts.request {
@@ -183,6 +196,9 @@ impl Record {
                 Request::Grpc { path } => OwnedRequest::Grpc { path: shortened(path) },
                 Request::Connect => OwnedRequest::Connect,
             },
+            query: query.map(Into::into),
+            gathered: facts.gathered_read().filter(|_| !is_much).cloned(),
+            is_shortened: is_much || is_long(method) || is_long(path),
             ruling: match facts.ruling {
                 Ruling::Policy(decision) => OwnedRuling::Policy(decision.clone()),
                 Ruling::Refused { reason } => OwnedRuling::Refused { reason },
@@ -201,6 +217,8 @@ impl Kept {
             caller: &record.caller,
             caller_serial: record.caller_serial,
             peer_address: record.peer_address,
+            peer: &record.peer,
+            moment: record.moment,
             port: record.port,
             service: &record.service,
             request: match &record.request {
@@ -210,6 +228,8 @@ impl Kept {
                 OwnedRequest::Grpc { path } => Request::Grpc { path },
                 OwnedRequest::Connect => Request::Connect,
             },
+            query: record.query.as_deref(),
+            gathered: record.gathered.as_ref(),
             ruling: match &record.ruling {
                 OwnedRuling::Policy(decision) => Ruling::Policy(decision),
                 OwnedRuling::Refused { reason } => Ruling::Refused { reason },
@@ -219,22 +239,21 @@ impl Kept {
 
     pub(super) fn to_proto(&self) -> pb::Decision {
         let record = &self.record;
+        let told = self.facts().to_proto(record.at, Some(&record.id), record.outcome.as_ref());
+        let facts = told.facts.map(|facts| pb::DecisionFacts { shortened: record.is_shortened, ..facts });
         pb::Decision {
             node: record.node.as_ref().map(ToString::to_string).unwrap_or_default(),
             epoch: record.epoch,
             revision: record.revision,
             first_of_kind: record.is_first,
-            ..self.facts().to_proto(record.at, Some(&record.id), record.outcome.as_ref())
+            facts,
+            ..told
         }
     }
 
     /// Whether the request was longer than what is remembered, so that it cannot be decided again.
     pub(super) fn is_shortened(&self) -> bool {
-        match &self.record.request {
-            OwnedRequest::Http { method, path, .. } => method.len() >= MAX_PATH || path.len() >= MAX_PATH,
-            OwnedRequest::Grpc { path } => path.len() >= MAX_PATH,
-            OwnedRequest::Connect => false,
-        }
+        self.record.is_shortened
     }
 }
 

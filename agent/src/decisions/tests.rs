@@ -1,9 +1,11 @@
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, UnixMillis};
-use hauberk_policy::{Caller, Effect, Reason};
+use hauberk_policy::{
+    Attempt, Caller, CanonicalPath, Effect, Fact, Gathered, Moment, Peer, Question, Reason, Tls,
+};
 
 use super::*;
 use crate::mesh::NodeView;
@@ -23,6 +25,13 @@ fn intruder() -> Caller {
     Caller::Peer(SpiffeId::parse("spiffe://shop.local/mesh/shop/node/intruder").unwrap())
 }
 
+static HERE: LazyLock<Peer> = LazyLock::new(|| {
+    let tls = Tls { version: "TLSv1.3".into(), group: "X25519MLKEM768".into() };
+    Peer::new(Some("127.0.0.1".parse().unwrap()), Some(tls))
+});
+const NOW: Moment =
+    Moment { time: UnixMillis(1_700_000_000_000), certificate_since: Some(UnixMillis(1_699_999_900_000)) };
+
 fn denied() -> hauberk_policy::Decision {
     hauberk_policy::Decision::denied(Reason::NoPolicyMatched)
 }
@@ -33,9 +42,13 @@ fn facts<'a>(caller: &'a Caller, path: &'a str, decision: &'a hauberk_policy::De
         caller,
         caller_serial: None,
         peer_address: "127.0.0.1:9".parse().unwrap(),
+        peer: &HERE,
+        moment: NOW,
         port: 8080,
         service: "orders.shop",
         request: Request::Http { method: "GET", path, is_upgrade: false },
+        query: None,
+        gathered: None,
         ruling: Ruling::Policy(decision),
     }
 }
@@ -84,9 +97,10 @@ fn the_last_4096_are_remembered_and_no_more() {
 fn explains_by_the_engine_that_decided() {
     let view = view();
     let caller = intruder();
-    let path = hauberk_policy::CanonicalPath::parse("GET", "/orders/1").unwrap();
-    let attempt = hauberk_policy::Attempt::Request { method: "GET", path: &path, upgrade: false };
-    let question = hauberk_policy::Question { caller: &caller, port: 8080, attempt };
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let gathered = Gathered::nothing();
+    let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false, gathered };
+    let question = Question { caller: &caller, peer: &HERE, port: 8080, attempt, moment: NOW };
     let decision = view.engine.decide(&question);
     assert_eq!(decision.effect, Effect::Deny);
     let decisions = decisions(None);
@@ -277,4 +291,58 @@ fn a_log_that_is_not_read_costs_lines_and_no_time() {
     assert!(decisions.dropped_lines() > 0);
     drop(written);
     writer.close();
+}
+
+#[test]
+fn what_policies_read_is_kept_and_the_rest_is_not() {
+    let authorities = Authorities::new();
+    let mut signed = node_view(7);
+    if let Some(pb::view::Body::Node(node)) = &mut signed.body {
+        let cedar = "permit(principal is Node, action == Action::\"GET\", resource) when { \
+                     context.query.hasTag(\"id\") && context.query.getTag(\"id\").contains(\"1\") && \
+                     context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\") };";
+        node.policies = vec![pb::Policy { name: "p".to_owned(), cedar: cedar.to_owned(), audit: false }];
+    }
+    let signed = authorities.signed(&signed);
+    let authentic =
+        authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
+    let Content::Node { view, .. } = authentic.prepare(None).unwrap().content else { unreachable!() };
+    let (sender, written) = mpsc::channel();
+    let (log, writer) = AccessLog::start(Sink(sender)).unwrap();
+    let decisions = decisions(Some(log));
+    let caller = intruder();
+    let path = CanonicalPath::parse("GET", "/orders?id=1").unwrap();
+    let lines = [("x-tenant", &b"red"[..]), ("x-other", b"secret")];
+    let gathered = Arc::new(view.engine.wanted(8080).unwrap().gather("orders.shop", lines));
+    let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false, gathered: &gathered };
+    let question = Question { caller: &caller, peer: &HERE, port: 8080, attempt, moment: NOW };
+    let decision = view.engine.decide(&question);
+    assert!(decision.reads.contains(Fact::Query) && !decision.reads.contains(Fact::Host));
+    let asked = |decision| Facts {
+        view: Some(&view),
+        query: Some("id=1"),
+        gathered: Some(&gathered),
+        ..facts(&caller, "/orders", decision)
+    };
+    let asked_of = asked(&decision);
+    let recorded = decisions.begin(&asked_of);
+    decisions.finish(&asked_of, Some(&recorded), &Outcome::default());
+    let detail = decisions.explain(recorded.id().as_str()).unwrap();
+    assert_eq!(
+        detail.policies[0].difference,
+        "context.headers.getTag(\"x-tenant\"): expected contains(\"blue\"), was [\"red\"]"
+    );
+    let kept = detail.decision.unwrap().facts.unwrap();
+    assert_eq!((kept.query.as_deref(), kept.host), (Some("id=1"), None));
+    assert_eq!((kept.headers.len(), kept.headers[0].values.join("|").as_str()), (1, "red"));
+    assert_eq!((kept.tls_group.as_str(), kept.time_unix_ms), ("X25519MLKEM768", NOW.time.0));
+    writer.close();
+    let line = String::from_utf8(written.iter().flatten().collect()).unwrap();
+    assert!(line.contains(r#""query":"id=1","headers":{"x-tenant":["red"]}"#), "{line}");
+    assert!(!line.contains("secret") && !line.contains("tls_group"), "{line}");
+    // A decision that read none of it.
+    let plain = denied();
+    let id = decisions.record(&asked(&plain));
+    let kept = decisions.explain(id.as_str()).unwrap().decision.unwrap().facts.unwrap();
+    assert_eq!((kept.query, kept.headers.len()), (None, 0));
 }

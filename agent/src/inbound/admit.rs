@@ -61,6 +61,7 @@ pub(super) async fn connection(
         }
     };
     let since = Instant::now();
+    let tls = stream.negotiated();
     let (mut stream, peer) = stream.into_parts();
     let Some(peer) = peer else { return };
     let identity = port.connections.context().identity.current();
@@ -70,7 +71,7 @@ pub(super) async fn connection(
         return;
     }
     let role = Role::Inbound { port: port.number, protocol };
-    let registered = match port.connections.register(role, peer, address, exporter) {
+    let registered = match port.connections.register(role, peer, address, tls, exporter) {
         Ok(registered) => registered,
         Err(error) => {
             port.metrics.turned_away("peer_refused");

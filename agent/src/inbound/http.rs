@@ -173,7 +173,13 @@ fn decide(
         // The decision says why there is none.
         None => None,
     };
-    let subject = Subject::Request { method, target: target.clone(), is_upgrade: head.upgrade.is_some() };
+    let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
+    let gathered = wanted.map(|wanted| {
+        let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        Arc::new(wanted.gather(&head.host, fields))
+    });
+    let is_upgrade = head.upgrade.is_some();
+    let subject = Subject::Request { method, target: target.clone(), is_upgrade, gathered };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
     *request.uri_mut() = Uri::from(target);

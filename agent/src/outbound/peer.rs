@@ -136,12 +136,13 @@ impl Peer {
             return Err(DialError::Alpn(self.address, std::str::from_utf8(self.alpn).unwrap_or_default()));
         }
         let exporter = stream.exporter(EXPORTER_LABEL)?;
+        let tls = stream.negotiated();
         let (stream, peer) = stream.into_parts();
         let (Some(peer), Some(own_until)) = (peer, own_until) else {
             return Err(DialError::Handshake(self.address, HandshakeError::NoCertificate));
         };
         let registered = connections
-            .register(Role::Outbound, peer, self.address, exporter)
+            .register(Role::Outbound, peer, self.address, tls, exporter)
             .map_err(|error| DialError::Unwelcome(self.address, error))?;
         registered.connection().set_own_until(own_until.not_after());
         registered.connection().set_shown(shown_by(&own));

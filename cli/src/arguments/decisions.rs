@@ -1,5 +1,6 @@
 //! Arguments of the commands about who may do what.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -53,6 +54,21 @@ pub(crate) struct Can {
     /// The port, where the target has several
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
+    /// The address that the caller connects from; without it, what policies make depend on it is denied
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: Option<IpAddr>,
+    /// The host that the request names, if it is not the target's name
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// A header field of the request; may be repeated
+    #[arg(long = "header", value_name = "NAME=VALUE")]
+    pub(crate) headers: Vec<String>,
+    /// When: an instant, or a duration before now
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// How old the caller's certificate is
+    #[arg(long, value_name = "DURATION", value_parser = times::duration)]
+    pub(crate) certificate_age: Option<Duration>,
     /// How to show it
     #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
     pub(crate) output: TextFormat,

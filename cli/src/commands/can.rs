@@ -1,15 +1,17 @@
 //! `hauberk can`
 
 use hauberk_proto::admin::v1::CheckRequest;
-use hauberk_proto::agent::v1::Verdict;
+use hauberk_proto::agent::v1::{HeaderLines, Verdict};
 use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Can, Global, TextFormat};
+use crate::clock;
 use crate::commands::decision;
 use crate::documents::{Defaults, to_json, tree_of};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
+use crate::times;
 
 /// Runs the command.
 ///
@@ -36,6 +38,9 @@ async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
         }
         (method, path) => (method.unwrap_or_default(), path.unwrap_or_default()),
     };
+    let headers = arguments.headers.iter().map(|line| header(line)).collect::<Result<_, _>>()?;
+    let at = arguments.at.as_deref().map(|text| times::since(text, clock::now())).transpose();
+    let at = at.map_err(CommandError::Usage)?;
     let session = Session::open(global).await?;
     let request = CheckRequest {
         mesh: session.mesh().await?,
@@ -44,6 +49,11 @@ async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
         port: arguments.port.map_or(0, u32::from),
         method,
         path,
+        address: arguments.from.map(|address| address.to_string()).unwrap_or_default(),
+        host: arguments.host.unwrap_or_default(),
+        headers,
+        at: at.map(times::timestamp),
+        certificate_age_s: arguments.certificate_age.unwrap_or_default().as_secs(),
     };
     let answer = session.policies().check(request).await?.into_inner();
     let allowed = !answer.decisions.is_empty()
@@ -73,4 +83,13 @@ async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
         }
     }
     Ok(allowed)
+}
+
+/// Reads `NAME=VALUE`.
+fn header(line: &str) -> Result<HeaderLines, CommandError> {
+    let (name, value) = line
+        .split_once('=')
+        .ok_or_else(|| CommandError::Usage(format!("`{line}` is no header field: write x-tenant=blue")))?;
+    let (name, values) = (name.to_ascii_lowercase(), vec![value.to_owned()]);
+    Ok(HeaderLines { name, values, unreadable: false })
 }

@@ -87,6 +87,15 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "no_policy_matched" => "no policy permits it".to_owned(),
         "audit_default_allow" => "no policy permits it, but the port is in mode AUDIT".to_owned(),
         "evaluation_error" => format!("a policy could not be evaluated ({policies})"),
+        "facts_missing" => {
+            format!("what policy {policies} reads was not known when it was asked")
+        }
+        "unreadable_query" => {
+            format!("the query can be read in more than one way, and policy {policies} reads it")
+        }
+        "unreadable_header" => {
+            format!("a header field that policy {policies} reads is no text, or is spelled in two ways")
+        }
         "no_such_port" => "the node has no such port".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),

@@ -196,8 +196,10 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let audits = resources.policies().any(|policy| policy.mode() == Mode::Audit);
     let has_policies = resources.policies().next().is_some();
     let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
+    let reads_context = resources.policies().any(|policy| policy.reads().are_beyond_path_and_method());
     let needed = [
         has_policies.then_some(features::CEDAR),
+        reads_context.then_some(features::CONTEXT),
         audits.then_some(features::AUDIT_POLICIES),
         ages.then_some(features::MAX_VIEW_AGE),
     ];

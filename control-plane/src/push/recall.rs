@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
-use hauberk_policy::{Attempt, Caller, CanonicalPath, Engine, Explanation, Protocol, Question, Verb};
+use hauberk_policy::{Action, Attempt, Caller, CanonicalPath, Engine, Explanation, Protocol, Question, Verb};
 use hauberk_proto::agent::v1 as agent;
-use hauberk_proto::convert::{Body, decode_view, encode_policy_note};
+use hauberk_proto::convert::{Body, Circumstances, decode_circumstances, decode_view, encode_policy_note};
 
 use crate::compile::{Compilation, CompiledView};
 
@@ -47,20 +47,25 @@ fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanat
         id => Caller::Peer(SpiffeId::parse(id).ok()?),
     };
     let engine = Engine::compile(node.scope, &node.policies, None).ok()?;
-    let explain = |attempt| Some(engine.explain(&Question { caller: &caller, port, attempt }));
+    let known = decode_circumstances(decision);
+    let Circumstances { peer, moment, gathered, query, method, is_shortened: false } = known else {
+        return None;
+    };
+    let (caller, peer, gathered) = (&caller, &peer, &gathered);
+    let explain = |attempt| Some(engine.explain(&Question { caller, peer, port, attempt, moment }));
     match protocol {
         Protocol::Tcp => explain(Attempt::Stream),
         Protocol::Grpc => {
             let path = format!("/{}", decision.path.trim_start_matches('/'));
             let path = CanonicalPath::parse("POST", &path).ok()?;
-            explain(Attempt::Request { method: "POST", path: &path, upgrade: false })
+            explain(Attempt::Request { method: "POST", path: &path, upgrade: false, gathered })
         }
         Protocol::Http | Protocol::Http2 => {
-            // Agents take no other method for an upgrade.
-            let upgrade = decision.action == "upgrade";
-            let method = if upgrade { "GET" } else { decision.action.as_str() };
-            let path = CanonicalPath::parse(method, &decision.path).ok()?;
-            explain(Attempt::Request { method, path: &path, upgrade })
+            let upgrade = decision.action == Action::Upgrade.as_str();
+            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+            let target = format!("{}{query}", decision.path);
+            let path = CanonicalPath::parse(&method, &target).ok()?;
+            explain(Attempt::Request { method: &method, path: &path, upgrade, gathered })
         }
     }
 }

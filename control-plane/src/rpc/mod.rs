@@ -7,6 +7,7 @@ mod admins;
 mod agent;
 mod audit;
 mod authorities;
+mod check;
 mod explain;
 mod federation;
 mod findings;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, SpiffeId, UnixMillis};
 use hauberk_policy::{
     Action, Attempt, Caller, CanonicalPath, Effect, Engine, Explanation, Protocol, Question, Reason, Verb,
 };
@@ -12,6 +12,7 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::encode_policy_note;
 use tonic::{Code, Request, Response, Status};
 
+use super::check::{Circumstances, gathered};
 use super::{explain, status};
 use crate::app::ControlPlane;
 use crate::compile::view::MeshViews;
@@ -51,7 +52,7 @@ impl Policies for PoliciesService {
         })?;
         let check =
             Check { resources: self.resources.as_ref(), mesh: &mesh, catalog: resources, request: &request };
-        let decision = check.decide(self.control.clock.now().0)?;
+        let decision = check.decide(self.control.clock.now())?;
         Ok(Response::new(CheckResponse { decisions: vec![decision], revision: catalog.revision().0 }))
     }
 
@@ -78,9 +79,10 @@ struct Called<'a> {
 }
 
 impl Check<'_> {
-    fn decide(&self, now_unix_ms: u64) -> Result<agent::DecisionDetail, Status> {
+    fn decide(&self, now: UnixMillis) -> Result<agent::DecisionDetail, Status> {
         let caller = self.caller()?;
         let called = self.called()?;
+        let circumstances = Circumstances::of(self.request, now)?;
         let views = MeshViews::new(self.resources.trust_domain(), self.mesh, self.catalog);
         let view = views.node(called.name, called.node);
         let node = view.scope.node.to_string();
@@ -88,7 +90,10 @@ impl Check<'_> {
             Engine::compile(view.scope, &view.policies, None).map_err(|error| status::internal(&error))?;
         let CheckRequest { method, path, .. } = self.request;
         let port = called.listener.port();
-        let explain = |attempt| engine.explain(&Question { caller: &caller, port, attempt });
+        let Circumstances { peer, moment } = &circumstances;
+        let gathered = gathered(self.request, &engine, port);
+        let explain =
+            |attempt| engine.explain(&Question { caller: &caller, peer, port, attempt, moment: *moment });
         let refused = |field, problem: &str| Err(status::bad_field(field, problem));
         let (explanation, path) = match called.listener.protocol() {
             Protocol::Tcp if !method.is_empty() => return refused("method", "a tcp port has no methods"),
@@ -104,7 +109,8 @@ impl Check<'_> {
                 let rooted = format!("/{}", path.trim_start_matches('/'));
                 let rpc = CanonicalPath::parse("POST", &rooted)
                     .map_err(|error| status::bad_field("path", error))?;
-                let attempt = Attempt::Request { method: "POST", path: &rpc, upgrade: false };
+                let attempt =
+                    Attempt::Request { method: "POST", path: &rpc, upgrade: false, gathered: &gathered };
                 (explain(attempt), rpc.path().trim_start_matches('/').to_owned())
             }
             Protocol::Http | Protocol::Http2 => {
@@ -113,13 +119,13 @@ impl Check<'_> {
                 let target = if path.is_empty() { "/" } else { path };
                 let target =
                     CanonicalPath::parse(method, target).map_err(|error| status::bad_field("path", error))?;
-                let attempt = Attempt::Request { method, path: &target, upgrade };
+                let attempt = Attempt::Request { method, path: &target, upgrade, gathered: &gathered };
                 (explain(attempt), target.path().to_owned())
             }
         };
         let service = called.service.map(ToString::to_string).unwrap_or_default();
         let known = agent::Decision {
-            at_unix_ms: now_unix_ms,
+            at_unix_ms: moment.time.0,
             node,
             port: port.into(),
             service,

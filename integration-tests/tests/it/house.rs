@@ -109,7 +109,9 @@ fn join(names: &BTreeSet<String>) -> String {
 
 #[test]
 fn documents_name_files_that_exist() {
-    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/security-model.md"] {
+    for document in
+        ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/authorization.md", "docs/security-model.md"]
+    {
         let text = read(document);
         for quoted in text.split('`').skip(1).step_by(2) {
             let looks_like_a_file = quoted.contains('/')

@@ -18,6 +18,7 @@ mod child;
 mod client;
 mod clocks;
 mod compose;
+mod context;
 mod crowd;
 mod data_directory;
 mod deleted_nodes;

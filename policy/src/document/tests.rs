@@ -303,6 +303,46 @@ fn refuses_paths_that_no_request_has() {
 }
 
 #[test]
+fn refuses_facts_that_agents_do_not_supply() {
+    let on_get = |condition: &str| {
+        format!("forbid(principal, action == Action::\"GET\", resource) when {{ {condition} }};")
+    };
+    for (condition, told) in [
+        ("context.headers.hasTag(\"X-Tenant\")", "lower case"),
+        ("context.headers.hasTag(\"cookie\")", "secrets"),
+        ("context.headers.hasTag(\"te\")", "one connection"),
+        ("context.headers.hasTag(\"x-forwarded-client-cert\")", "set it themselves"),
+        ("context.headers.hasTag(\"host\")", "context.host"),
+        ("context.headers.hasTag(context.method)", "written out"),
+        ("context.headers == context.headers", "by name"),
+        ("Headers::\"request\".hasTag(\"cookie\")", "context.headers"),
+        ("Query::\"request\" == context.query", "context.query"),
+        ("context.host == \"Orders.shop\"", "never matches"),
+        ("context.host == \"orders.shop:80\"", "never matches"),
+        ("context.host like \"*.Shop\"", "never matches"),
+        // Cedar's strict validation: what may be absent is asked for first.
+        ("context.peer.tlsGroup == \"X25519\"", "tlsGroup"),
+        ("context.headers.getTag(\"x-tenant\").contains(\"blue\")", "x-tenant"),
+        ("context.peer.adress == ip(\"::1\")", "address"),
+        ("context.time < datetime(\"tomorrow\")", "datetime"),
+        ("context.peer.address.isInRange(ip(\"10.0.0.0/99\"))", "IP address"),
+    ] {
+        let found = problem(&on_get(condition));
+        assert!(found.contains(told), "{condition}: {found}");
+    }
+    for condition in [
+        "context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\")",
+        "context.peer has tlsGroup && context.peer.tlsGroup == \"X25519\"",
+        "context.host like \"*.shop\" || context.host == \"[::1]\"",
+        "context.time.toTime() < duration(\"8h\")",
+    ] {
+        assert!(parse(&on_get(condition)).is_ok(), "{condition}: {:?}", parse(&on_get(condition)));
+    }
+    assert!(problem("forbid(principal, action, resource) when { context.host == \"a\" };").contains("host"));
+    assert!(parse("forbid(principal, action, resource) when { context.peer.federated };").is_ok());
+}
+
+#[test]
 fn refuses_templates_and_too_much() {
     assert!(problem("permit(principal == ?principal, action, resource);").contains("templates"));
     let long = format!("forbid(principal, action, resource); //{}", "x".repeat(MAX_TEXT_LEN));

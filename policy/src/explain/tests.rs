@@ -1,12 +1,12 @@
 use super::*;
 use crate::CanonicalPath;
 use crate::grant::Verb;
-use crate::testing::{engine, foreign, peer};
+use crate::testing::{engine, foreign, peer, question, request};
 
 fn explain(engine: &Engine, caller: &Caller, port: u16, method: &str, path: &str) -> Explanation {
     let path = CanonicalPath::parse(method, path).unwrap();
-    let attempt = Attempt::Request { method, path: &path, upgrade: false };
-    engine.explain(&Question { caller, port, attempt })
+    let attempt = request(method, &path, false);
+    engine.explain(&question(caller, port, attempt))
 }
 
 const WEB_READS: &str = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when \
@@ -109,7 +109,8 @@ fn suggests_exactly_what_was_missing() {
         assert!(!explain(&opened, &peer("intruder"), port, method, path).decision.is_allowed());
         assert!(!explain(&opened, &caller, port, "DELETE", "/else").decision.is_allowed());
     }
-    let question = Question { caller: &peer("web"), port: 6379, attempt: Attempt::Stream };
+    let web = peer("web");
+    let question = question(&web, 6379, Attempt::Stream);
     let grant = narrow.explain(&question).suggestion.unwrap();
     assert_eq!(grant.command(Verb::Allow), "hauberk allow web cache");
     assert!(engine(&[&grant.to_cedar(Verb::Allow).unwrap()]).decide(&question).is_allowed());
@@ -120,8 +121,9 @@ fn an_upgrade_is_explained_by_the_half_that_decided() {
     let permit =
         |action: &str| format!("permit(principal is Node, action == Action::\"{action}\", resource);");
     let path = CanonicalPath::parse("GET", "/ws").unwrap();
-    let attempt = Attempt::Request { method: "GET", path: &path, upgrade: true };
-    let question = Question { caller: &peer("web"), port: 9000, attempt };
+    let attempt = request("GET", &path, true);
+    let web = peer("web");
+    let question = question(&web, 9000, attempt);
     let found = engine(&[&permit("upgrade")]).explain(&question);
     assert_eq!(mismatches(&found), ["action: expected upgrade, was GET"]);
     let found = engine(&[&permit("GET")]).explain(&question);
@@ -137,7 +139,7 @@ fn failures_of_evaluation_are_told() {
         "permit(principal is Node, action, resource);",
         "forbid(principal, action == Action::\"connect\", resource) when { resource.number * 9223372036854775807 > 0 };",
     ]);
-    let found = engine.explain(&Question { caller: &peer("web"), port: 6379, attempt: Attempt::Stream });
+    let found = engine.explain(&question(&peer("web"), 6379, Attempt::Stream));
     assert_eq!(found.decision.reason, Reason::EvaluationError);
     assert!(found.nearest().unwrap().error.as_ref().unwrap().contains("overflow"), "{found:?}");
 }
@@ -152,4 +154,60 @@ fn questions_that_no_policy_was_asked_are_explained_too() {
     );
     let admin = foreign("spiffe://shop.example/admin/alice");
     assert_eq!(explain(&engine, &admin, 8080, "GET", "/").decision.reason, Reason::NotAPrincipal);
+}
+
+#[test]
+fn names_the_fact_that_differed() {
+    let orders = |condition: &str| {
+        format!("permit(principal is Node, action == Action::\"GET\", resource) when {{ {condition} }};")
+    };
+    for (condition, expected) in [
+        (
+            "context.peer.address.isInRange(ip(\"10.9.0.0/16\"))",
+            "context.peer.address: expected isInRange(ip(\"10.9.0.0/16\")), was ip(\"10.1.2.3\")",
+        ),
+        (
+            "context.peer has tlsGroup && context.peer.tlsGroup == \"X25519\"",
+            "context.peer.tlsGroup: expected \"X25519\", was \"X25519MLKEM768\"",
+        ),
+        (
+            "context.peer has certificateAge && context.peer.certificateAge < 600",
+            "context.peer.certificateAge: expected < 600, was 700",
+        ),
+        (
+            "context.time < datetime(\"2026-01-01\")",
+            "context.time: expected < datetime(\"2026-01-01\"), was datetime(\"2026-03-02T10:00:00.000Z\")",
+        ),
+        ("context.host == \"a\"", "context.host: expected \"a\", was \"orders.shop\""),
+        ("context.headers.hasTag(\"x-none\")", "context.headers: expected hasTag(\"x-none\"), was absent"),
+        (
+            "context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\")",
+            "context.headers.getTag(\"x-tenant\"): expected contains(\"blue\"), was [\"red\"]",
+        ),
+        (
+            "context.query.hasTag(\"id\") && context.query.getTag(\"id\").contains(\"2\")",
+            "context.query.getTag(\"id\"): expected contains(\"2\"), was [\"1\"]",
+        ),
+        (
+            "context.params.hasTag(\"id\") && context.params.getTag(\"id\") == \"8\"",
+            "context.params.getTag(\"id\"): expected \"8\", was \"7\"",
+        ),
+    ] {
+        let engine = engine(&[&orders(condition)]);
+        let path = CanonicalPath::parse("GET", "/orders/7?id=1").unwrap();
+        let wanted = engine.wanted(8080).cloned().unwrap_or_default();
+        let gathered = wanted.gather("orders.shop", [("x-tenant", &b"red"[..])]);
+        let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false, gathered: &gathered };
+        assert_eq!(mismatches(&engine.explain(&question(&peer("web"), 8080, attempt))), [expected]);
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_told() {
+    let engine = engine(&[
+        "forbid(principal, action == Action::\"GET\", resource) when { context.query.hasTag(\"a\") };",
+    ]);
+    let found = explain(&engine, &peer("web"), 8080, "GET", "/?a=%zz");
+    assert_eq!(found.decision.reason, Reason::UnreadableQuery);
+    assert_eq!(found.nearest().unwrap().error.as_deref(), Some("unreadable_query"));
 }

@@ -11,6 +11,8 @@ use super::view::{Body, Discovery};
 
 /// Policies in Cedar, in the first version of this product's schema.
 pub const CEDAR: &str = "cedar-1";
+/// Policies that read more of the context than the path and the method.
+pub const CONTEXT: &str = "context-1";
 /// Policies that are recorded and do not decide.
 pub const AUDIT_POLICIES: &str = "audit-policies";
 /// `authorization: AUDIT`.
@@ -27,8 +29,8 @@ pub const DNS: &str = "dns-discovery";
 pub const FIXED: &str = "fixed-discovery";
 
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 8] =
-    [AUDIT_AUTHORIZATION, AUDIT_POLICIES, CEDAR, DENY_UNDECLARED, DNS, FIXED, MAX_VIEW_AGE, ROUTES];
+pub const ALL: [&str; 9] =
+    [AUDIT_AUTHORIZATION, AUDIT_POLICIES, CEDAR, CONTEXT, DENY_UNDECLARED, DNS, FIXED, MAX_VIEW_AGE, ROUTES];
 
 /// What a view with this body needs, in order.
 pub fn needed(body: &Body) -> Vec<&'static str> {
@@ -65,8 +67,9 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
 }
 
 fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str> {
-    slice.policies.iter().flat_map(|policy| match policy.mode {
-        Mode::Enforce => [Some(CEDAR), None].into_iter().flatten(),
-        Mode::Audit => [Some(CEDAR), Some(AUDIT_POLICIES)].into_iter().flatten(),
+    slice.policies.iter().flat_map(|policy| {
+        let audits = policy.mode == Mode::Audit;
+        let context = policy.reads().are_beyond_path_and_method();
+        [Some(CEDAR), audits.then_some(AUDIT_POLICIES), context.then_some(CONTEXT)].into_iter().flatten()
     })
 }

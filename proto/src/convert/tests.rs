@@ -1,8 +1,9 @@
 use std::time::Duration;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Authorization, Mode, NodeScope, PolicySlice, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared,
+    Authorization, Gathered, HeaderLines, Mode, Moment, NodeScope, Peer, PolicySlice, PortScope, Protocol,
+    RouteTemplate, SlicedPolicy, Tls, Undeclared,
 };
 use prost::Message;
 
@@ -121,6 +122,16 @@ fn a_view_lists_what_it_needs() {
         all,
         ["audit-authorization", "audit-policies", "cedar-1", "deny-undeclared", "max-view-age", "routes-1"]
     );
+    let reads = |condition: &str| {
+        let text =
+            format!("permit(principal is Node, action == Action::\"GET\", resource) when {{ {condition} }};");
+        let mut view = node_view();
+        view.policies.policies[0].text = text;
+        features::needed(&Body::Node(view)).contains(&features::CONTEXT)
+    };
+    assert!(!reads("context.path like \"/peer/*\" && context.method == \"context.host\""));
+    assert!(reads("context.path == \"/\" && context.peer.federated"));
+    assert!(reads("context == context"));
     assert_eq!(features::needed(&Body::Service(service_view())), ["dns-discovery", "fixed-discovery"]);
     let mut sorted = features::ALL;
     sorted.sort_unstable();
@@ -215,6 +226,51 @@ fn a_wrong_field_of_a_service_view_is_named() {
         change(&mut view);
         assert_eq!(decode_view(&view.encode_to_vec()).unwrap_err().field, *field);
     }
+}
+
+#[test]
+fn what_was_known_of_a_decision_comes_back_as_it_went() {
+    let lines = HeaderLines { name: "x-tenant".into(), values: Some(vec!["blue".into()]) };
+    let unreadable = HeaderLines { name: "x-team".into(), values: None };
+    let mut decision = wire::Decision {
+        at_unix_ms: 9,
+        action: "upgrade".into(),
+        peer_address: "10.1.2.3:4".into(),
+        facts: Some(wire::DecisionFacts {
+            time_unix_ms: 7,
+            certificate_not_before_unix_ms: 5,
+            tls_version: "TLSv1.3".into(),
+            tls_group: "X25519".into(),
+            method: "GET".into(),
+            host: Some("orders".into()),
+            query: Some("a=b".into()),
+            headers: [&lines, &unreadable].map(encode_header_lines).to_vec(),
+            shortened: true,
+        }),
+        ..wire::Decision::default()
+    };
+    let tls = Tls { version: "TLSv1.3".into(), group: "X25519".into() };
+    let address = Some("10.1.2.3".parse().unwrap());
+    let expected = Circumstances {
+        peer: Peer::new(address, Some(tls)),
+        moment: Moment { time: UnixMillis(7), certificate_since: Some(UnixMillis(5)) },
+        gathered: Gathered::recorded(Some("orders".into()), vec![lines, unreadable]),
+        query: Some("a=b".into()),
+        method: "GET".into(),
+        is_shortened: true,
+    };
+    assert_eq!(decode_circumstances(&decision), expected);
+    // As an older agent told it.
+    decision.facts = None;
+    let expected = Circumstances {
+        peer: Peer::new(address, None),
+        moment: Moment { time: UnixMillis(9), certificate_since: None },
+        gathered: Gathered::default(),
+        query: None,
+        method: "GET".into(),
+        is_shortened: false,
+    };
+    assert_eq!(decode_circumstances(&decision), expected);
 }
 
 #[test]

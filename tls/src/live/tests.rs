@@ -148,6 +148,8 @@ async fn two_members_meet_and_know_each_other() {
     assert_eq!(peer.verify_again(&OURS.bundle(), now(), Usage::Client), Ok(()));
     let empty = TrustBundle::empty(OURS.bundle().trust_domain().clone());
     assert_eq!(peer.verify_again(&empty, now(), Usage::Client), Err(VerifyError::UnknownIssuer));
+    let negotiated = crate::Negotiated { version: "TLSv1.3", group: "X25519MLKEM768" };
+    assert_eq!((client.negotiated(), server.negotiated()), (Some(negotiated), Some(negotiated)));
     assert_eq!((client.alpn(), server.alpn()), (Some(&b"h2"[..]), Some(&b"h2"[..])));
     let name = client.exporter::<32>(b"EXPORTER-test").unwrap();
     assert_eq!(name, server.exporter::<32>(b"EXPORTER-test").unwrap());

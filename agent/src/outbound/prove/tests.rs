@@ -41,7 +41,7 @@ impl Mine {
     fn open(&mut self, path: &str, address: SocketAddr) -> Arc<Connection> {
         let exporter = [u8::try_from(self.opened.len()).unwrap(); 32];
         let peer = self.peer(path);
-        let opened = self.connections.register(Role::Outbound, peer, address, exporter).unwrap();
+        let opened = self.connections.register(Role::Outbound, peer, address, None, exporter).unwrap();
         let connection = Arc::clone(opened.connection());
         self.opened.push(opened);
         connection

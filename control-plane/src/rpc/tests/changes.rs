@@ -203,6 +203,7 @@ async fn a_question_is_answered_by_what_is_stored() {
         port,
         method: method.into(),
         path: path.into(),
+        ..CheckRequest::default()
     };
     let mut check = async |asked| {
         let answered = client.check(asked).await?.into_inner();

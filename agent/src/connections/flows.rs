@@ -1,0 +1,241 @@
+//! What passes over a connection: registered first and decided then, and decided again whenever rules or time change.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hauberk_identity::Name;
+use hauberk_policy::{CanonicalPath, Moment, Protocol};
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::live::{Connection, Role};
+use super::passage::{Passage, Subject};
+use super::rules::{Rules, Ruling, SharedMemo};
+use super::{Connections, WALK_STEP};
+use crate::decisions::{self, Facts};
+use crate::mesh::NodeView;
+use crate::wire::meter::Meter;
+
+#[derive(Debug)]
+pub(super) struct State {
+    memo: Option<(Arc<Rules>, SharedMemo)>,
+    flows: Slab<Flow>,
+    /// When the last of them ended.
+    quiet_since: Instant,
+}
+
+/// One request or stream that is under way.
+#[derive(Debug)]
+struct Flow {
+    subject: Subject,
+    meter: Arc<Meter>,
+    /// Whether the decision depends on what changes as time passes.
+    is_changing: bool,
+}
+
+impl Connections {
+    /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing was
+    /// are passed over.
+    pub(super) async fn review_changing(&self) {
+        let is_changing = |connection: &&Arc<Connection>| connection.changing.load(Ordering::Relaxed) > 0;
+        let changing: Vec<_> = self.table().live.values().filter(is_changing).cloned().collect();
+        let rules = self.rules();
+        for some in changing.chunks(WALK_STEP) {
+            for connection in some {
+                connection.decide_again(self, &rules, |flow| flow.is_changing);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Connection {
+    /// Registers a request or stream that began at `since`, and decides it only then, so that no change of rules slips
+    /// in between.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        connections: &Arc<Connections>,
+        subject: Subject,
+        path: Option<&CanonicalPath<'_>>,
+        service: Option<Name>,
+        since: Instant,
+    ) -> Passage {
+        let meter = Arc::new(match self.listener() {
+            Some(listener) => Meter::adding_to(listener.traffic()),
+            None => Meter::default(),
+        });
+        let mut state = self.state();
+        let flow = Flow { subject: subject.clone(), meter: Arc::clone(&meter), is_changing: false };
+        let key = state.flows.insert(flow);
+        let rules = connections.rules();
+        // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
+        let memo =
+            if self.cut_signal().is_cancelled() { Err("connection_cut") } else { state.memo(&rules, self) };
+        drop(state);
+        let begun = Instant::now();
+        let moment = self.moment(connections);
+        let ruling = match memo {
+            Ok(memo) => subject.decide(&memo, self.port(), path, moment),
+            Err(reason) => Ruling::Refused(reason),
+        };
+        connections.context().metrics.decided(begun.elapsed());
+        if ruling.changes_with_time() {
+            self.state().mark_changing(key, &self.changing);
+        }
+        let mut passage = Passage {
+            connections: Arc::clone(connections),
+            connection: Arc::clone(self),
+            key,
+            meter,
+            view: rules.view().ok().cloned(),
+            ruling,
+            moment,
+            service,
+            status: AtomicU16::new(0),
+            since,
+            recorded: None,
+        };
+        passage.record(&subject);
+        passage
+    }
+
+    /// Decides everything under way again, and cuts what is denied.
+    pub(super) fn review(&self, connections: &Connections, rules: &Arc<Rules>) {
+        if let Err(reason) = self.check(rules) {
+            self.cut(reason);
+            return;
+        }
+        if self.role() == Role::Outbound {
+            return;
+        }
+        self.decide_again(connections, rules, |_| true);
+    }
+
+    fn decide_again(&self, connections: &Connections, rules: &Arc<Rules>, is_meant: impl Fn(&Flow) -> bool) {
+        let moment = self.moment(connections);
+        let mut state = self.state();
+        // Also lets go of the former rules' memory.
+        let memo = state.memo(rules, self);
+        for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
+            let ruling = match &memo {
+                Ok(memo) => flow.subject.decide(memo, self.port(), None, moment),
+                Err(reason) => Ruling::Refused(reason),
+            };
+            flow.set_changing(ruling.changes_with_time(), &self.changing);
+            if !ruling.is_allowed() && !flow.meter.is_cut() {
+                flow.meter.cut();
+                let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, moment, "");
+                let decision = connections.decisions().record(&facts);
+                if let Some(listener) = self.listener() {
+                    listener.denied(facts.ruling.reason());
+                }
+                tracing::info!(event = "stream_cut", peer = ?self.caller, %decision);
+            }
+        }
+    }
+
+    /// What policies may know of this moment.
+    pub(super) fn moment(&self, connections: &Connections) -> Moment {
+        let (time, certificate_since) = (connections.context().clock.now(), Some(self.proven_since()));
+        Moment { time, certificate_since }
+    }
+
+    pub(super) fn facts<'a>(
+        &'a self,
+        view: Option<&'a Arc<NodeView>>,
+        subject: &'a Subject,
+        ruling: &'a Ruling,
+        moment: Moment,
+        service: &'a str,
+    ) -> Facts<'a> {
+        let (query, gathered) = match subject {
+            Subject::Request { target, gathered, .. } => (target.query(), gathered.as_ref()),
+            Subject::Stream => (None, None),
+        };
+        Facts {
+            view,
+            caller: &self.caller,
+            caller_serial: Some(self.proven().serial()),
+            peer_address: self.address(),
+            peer: &self.circumstances,
+            moment,
+            port: self.port(),
+            service,
+            request: match (subject, self.role()) {
+                (Subject::Request { target, .. }, Role::Inbound { protocol: Protocol::Grpc, .. }) => {
+                    decisions::Request::Grpc { path: target.path() }
+                }
+                (Subject::Request { method, target, is_upgrade, .. }, _) => decisions::Request::Http {
+                    method: method.as_str(),
+                    path: target.path(),
+                    is_upgrade: *is_upgrade,
+                },
+                (Subject::Stream, _) => decisions::Request::Connect,
+            },
+            query,
+            gathered,
+            ruling: ruling.as_told(),
+        }
+    }
+
+    /// Forgets a request or stream that has ended.
+    pub(super) fn end(&self, key: usize, now: Instant) -> Option<Subject> {
+        let mut state = self.state();
+        state.quiet_since = now;
+        let mut flow = state.flows.try_remove(key)?;
+        flow.set_changing(false, &self.changing);
+        Some(flow.subject)
+    }
+
+    /// Whether the peer has asked nothing for so long on a connection that is kept for its next request or stream.
+    pub(super) fn is_idle(&self, now: Instant, limit: Duration) -> bool {
+        match self.role() {
+            Role::Outbound => false,
+            Role::Inbound { .. } => {
+                let state = self.state();
+                state.flows.is_empty() && now.duration_since(state.quiet_since) >= limit
+            }
+        }
+    }
+}
+
+impl Flow {
+    fn set_changing(&mut self, is_changing: bool, count: &AtomicUsize) {
+        match (self.is_changing, is_changing) {
+            (false, true) => drop(count.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(count.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        self.is_changing = is_changing;
+    }
+}
+
+impl State {
+    /// Nothing is under way since `now`.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { memo: None, flows: Slab::new(), quiet_since: now }
+    }
+
+    pub(super) fn cut_all(&self) {
+        self.flows.iter().for_each(|(_, flow)| flow.meter.cut());
+    }
+
+    fn mark_changing(&mut self, key: usize, count: &AtomicUsize) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            flow.set_changing(true, count);
+        }
+    }
+
+    fn memo(&mut self, rules: &Arc<Rules>, connection: &Connection) -> Result<SharedMemo, &'static str> {
+        if let Some((of, memo)) = &self.memo
+            && Arc::ptr_eq(of, rules)
+        {
+            return Ok(Arc::clone(memo));
+        }
+        self.memo = None;
+        let memo = rules.memo(&connection.caller, &connection.circumstances, connection.id())?;
+        self.memo = Some((Arc::clone(rules), Arc::clone(&memo)));
+        Ok(memo)
+    }
+}

@@ -1,0 +1,235 @@
+//! What is known of one caller, action and resource: which policies are in play, and what they decided.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use cedar_policy::{AuthorizationError, Decision as CedarDecision, Entities, EntityUid, PolicySet, Request};
+
+use crate::compile::{Governed, Inner, Port};
+use crate::compiled::Compiled;
+use crate::context::Circumstances;
+use crate::decision::{Attempt, AuditOutcome, Decision, Effect, Reason};
+use crate::document::Mode;
+use crate::facts::Principal;
+use crate::reads::{Fact, FactSet};
+use crate::scope::Authorization;
+use crate::vocabulary::VOCABULARY;
+
+/// How many paths one caller's memory of one route and action holds before it starts afresh.
+pub(crate) const MAX_REMEMBERED_PATHS: usize = 64;
+
+/// The longest path that is remembered, in bytes.
+const MAX_REMEMBERED_PATH_LEN: usize = 256;
+
+/// What is known of one route, or port, and action.
+#[derive(Debug, Clone)]
+pub(crate) enum Cell {
+    /// No policy in play reads what may vary: always the same.
+    Settled(Decision),
+    Open(Box<OpenCell>),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct OpenCell {
+    in_play: InPlay,
+    /// Whether the path alone tells the outcome; otherwise nothing is remembered.
+    by_path: bool,
+    pub(crate) remembered: HashMap<Box<str>, Decision>,
+}
+
+/// The policies whose scope admits one caller, action and resource, and the entities that they can look at.
+#[derive(Debug, Clone)]
+struct InPlay {
+    enforce: Half,
+    audit: Half,
+    entities: Entities,
+}
+
+/// Those in one mode.
+#[derive(Debug, Clone, Default)]
+struct Half {
+    policies: PolicySet,
+    members: Vec<Arc<Compiled>>,
+    reads: FactSet,
+}
+
+/// What one set of policies says.
+struct Verdict {
+    outcome: Outcome,
+    policies: Arc<[Arc<str>]>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Silent,
+    Permit,
+    Forbid,
+    /// Nobody knows what a policy would say.
+    Unknown(Reason),
+}
+
+/// One question with all that bears on it.
+pub(crate) struct Case<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) principal: &'a Principal,
+    pub(crate) port: &'a Port,
+    pub(crate) governed: &'a Governed,
+    pub(crate) about: Circumstances<'a>,
+}
+
+impl Case<'_> {
+    /// Finds the policies in play, and settles the question for good where none of them reads what may vary.
+    pub(crate) fn open(&self) -> Cell {
+        let Some(in_play) = self.in_play() else { return Cell::Settled(self.denied()) };
+        let reads = in_play.reads();
+        let reads_method = reads.contains(Fact::Method) && !self.about.action.fixes_method();
+        let by_path = !reads.vary() && !reads_method;
+        if by_path && !reads.contains_any(&[Fact::Path, Fact::Params]) {
+            return Cell::Settled(self.decide(&in_play));
+        }
+        Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: HashMap::new() }))
+    }
+
+    pub(crate) fn decide_open(&self, open: &mut OpenCell) -> Decision {
+        let path = match self.about.attempt {
+            Attempt::Request { path, .. } if open.by_path => Some(path.path()),
+            _ => None,
+        };
+        if let Some(decision) = path.and_then(|path| open.remembered.get(path)) {
+            return decision.clone();
+        }
+        let decision = self.decide(&open.in_play);
+        if let Some(path) = path.filter(|path| path.len() <= MAX_REMEMBERED_PATH_LEN) {
+            if open.remembered.len() >= MAX_REMEMBERED_PATHS {
+                open.remembered.clear();
+            }
+            open.remembered.insert(path.into(), decision.clone());
+        }
+        decision
+    }
+
+    fn in_play(&self) -> Option<InPlay> {
+        let (mut enforce, mut audit) = (Half::default(), Half::default());
+        for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
+            if compiled.admits(self.principal, self.about.action) {
+                let half = match compiled.mode {
+                    Mode::Enforce => &mut enforce,
+                    Mode::Audit => &mut audit,
+                };
+                half.policies.add(compiled.policy.clone()).ok()?;
+                half.reads = half.reads.and(compiled.reads.facts);
+                half.members.push(Arc::clone(compiled));
+            }
+        }
+        let entities = self.entities(enforce.members.iter().chain(&audit.members))?;
+        Some(InPlay { enforce, audit, entities })
+    }
+
+    /// What these policies can look at: the caller, the action and the resource with all that they are in, and what the
+    /// policies name.
+    fn entities<'c>(&self, policies: impl Iterator<Item = &'c Arc<Compiled>>) -> Option<Entities> {
+        let mut wanted: HashSet<EntityUid> = HashSet::new();
+        let action = VOCABULARY.action(self.about.action);
+        let named = policies.flat_map(|compiled| &compiled.literals).chain([&action]);
+        for uid in named {
+            let of_node = self.inner.entities.ancestors(uid).into_iter().flatten();
+            let of_actions = VOCABULARY.actions.ancestors(uid).into_iter().flatten();
+            wanted.extend(of_node.chain(of_actions).chain([uid]).cloned());
+        }
+        wanted.extend(self.principal.within.iter().chain(&self.governed.resource.within).cloned());
+        let known = |uid| self.inner.entities.get(uid).or_else(|| VOCABULARY.actions.get(uid));
+        // The node may call itself, and is then there already.
+        let caller = self.inner.entities.get(&self.principal.uid).is_none().then_some(&self.principal.entity);
+        let entities = wanted.iter().filter_map(known).chain(caller).cloned();
+        Entities::from_entities(entities, None).ok()
+    }
+
+    fn decide(&self, in_play: &InPlay) -> Decision {
+        let reads = in_play.reads();
+        let (principal, resource) = (self.principal.uid.clone(), self.governed.resource.uid.clone());
+        let (Some(request), Some(carried)) =
+            (self.about.request(principal, resource, reads), self.about.entities(reads))
+        else {
+            return Decision { reads, ..self.denied() };
+        };
+        let with_carried;
+        let entities = if carried.is_empty() {
+            &in_play.entities
+        } else {
+            match in_play.entities.clone().add_entities(carried, None) {
+                Ok(entities) => with_carried = entities,
+                Err(_) => return Decision { reads, ..self.denied() },
+            }
+            &with_carried
+        };
+        let enforced = self.ask(&request, entities, &in_play.enforce);
+        let (effect, reason) = match (enforced.outcome, self.port.authorization) {
+            (Outcome::Permit, _) => (Effect::Allow, Reason::Permitted),
+            (Outcome::Forbid, _) => (Effect::Deny, Reason::Forbidden),
+            (Outcome::Unknown(reason), _) => (Effect::Deny, reason),
+            // AUDIT is for beginners with their own services; strangers whose bundle is followed are not meant.
+            (Outcome::Silent, Authorization::Audit) if !self.principal.is_foreign => {
+                (Effect::Allow, Reason::AuditDefaultAllow)
+            }
+            (Outcome::Silent, _) => (Effect::Deny, Reason::NoPolicyMatched),
+        };
+        let audited = self.ask(&request, entities, &in_play.audit);
+        let audit = (audited.outcome != Outcome::Silent).then(|| {
+            let stops = |outcome| matches!(outcome, Outcome::Forbid | Outcome::Unknown(_));
+            let is_stopped = stops(enforced.outcome) || stops(audited.outcome);
+            let effect = if is_stopped { Effect::Deny } else { Effect::Allow };
+            Arc::new(AuditOutcome { effect, policies: audited.policies })
+        });
+        let (action, resource) = (Some(self.about.action), Some(self.governed.label.clone()));
+        Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads }
+    }
+
+    fn ask(&self, request: &Request, entities: &Entities, half: &Half) -> Verdict {
+        if half.members.is_empty() {
+            return Verdict { outcome: Outcome::Silent, policies: Arc::default() };
+        }
+        // What is not known is left out of the request: whatever reads it must not be asked.
+        let lack = |compiled: &Compiled| self.about.lack(compiled.reads.facts, &compiled.headers);
+        if let Some(reason) = half.members.iter().find_map(|compiled| lack(compiled)) {
+            let lacking = half.members.iter().filter(|compiled| lack(compiled).is_some());
+            return Verdict { outcome: Outcome::Unknown(reason), policies: names(lacking) };
+        }
+        let response = self.inner.authorizer.is_authorized(request, &half.policies, entities);
+        let diagnostics = response.diagnostics();
+        let named = |ids: &mut dyn Iterator<Item = &str>| {
+            names(ids.filter_map(|id| half.members.iter().find(|member| *member.name == *id)))
+        };
+        let reasons = named(&mut diagnostics.reason().map(AsRef::as_ref));
+        let errors = named(&mut diagnostics.errors().map(|error| match error {
+            AuthorizationError::PolicyEvaluationError(error) => error.policy_id().as_ref(),
+        }));
+        // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
+        match response.decision() {
+            CedarDecision::Deny if !reasons.is_empty() => {
+                Verdict { outcome: Outcome::Forbid, policies: reasons }
+            }
+            _ if diagnostics.errors().next().is_some() => {
+                Verdict { outcome: Outcome::Unknown(Reason::EvaluationError), policies: errors }
+            }
+            CedarDecision::Allow => Verdict { outcome: Outcome::Permit, policies: reasons },
+            CedarDecision::Deny => Verdict { outcome: Outcome::Silent, policies: reasons },
+        }
+    }
+
+    fn denied(&self) -> Decision {
+        let (action, resource) = (Some(self.about.action), Some(self.governed.label.clone()));
+        Decision { action, resource, ..Decision::denied(Reason::EvaluationError) }
+    }
+}
+
+impl InPlay {
+    fn reads(&self) -> FactSet {
+        self.enforce.reads.and(self.audit.reads)
+    }
+}
+
+fn names<'a>(policies: impl Iterator<Item = &'a Arc<Compiled>>) -> Arc<[Arc<str>]> {
+    let mut names: Vec<_> = policies.map(|compiled| Arc::clone(&compiled.name)).collect();
+    names.sort();
+    names.into()
+}

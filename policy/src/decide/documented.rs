@@ -1,0 +1,98 @@
+//! The examples of docs/authorization.md, with the requests below each.
+
+use std::time::Duration;
+
+use super::*;
+use crate::circumstances::Tls;
+use crate::path::CanonicalPath;
+use crate::testing::{HERE, NOW, engine, foreign, peer};
+
+const PAGE: &str = include_str!("../../../docs/authorization.md");
+
+/// The contents of the page's fences, each with its language.
+fn fences() -> Vec<(&'static str, String)> {
+    let mut fences: Vec<(&str, String)> = Vec::new();
+    let mut is_open = false;
+    for line in PAGE.lines() {
+        match line.strip_prefix("```") {
+            Some(language) => {
+                if !is_open {
+                    fences.push((language, String::new()));
+                }
+                is_open = !is_open;
+            }
+            None if is_open => {
+                let (_, text) = fences.last_mut().unwrap();
+                text.extend([line, "\n"]);
+            }
+            None => {}
+        }
+    }
+    fences
+}
+
+/// Asks what a line such as `GET /orders/1 x-tenant=blue` says.
+fn ask(engine: &Engine, line: &str) -> Decision {
+    let mut words = line.split_whitespace();
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let (mut caller, mut peer_facts, mut moment, mut host) = (peer("web"), HERE.clone(), NOW, "");
+    let mut fields = Vec::new();
+    for (name, value) in words.map(|word| word.split_once('=').unwrap()) {
+        match name {
+            "caller" if value.starts_with("spiffe:") => caller = foreign(value),
+            "caller" => caller = peer(value),
+            "from" => peer_facts = Peer::new(Some(value.parse().unwrap()), HERE.tls().cloned()),
+            "group" => {
+                let tls = Tls { version: "TLSv1.3".into(), group: value.into() };
+                peer_facts = Peer::new(HERE.address(), Some(tls));
+            }
+            "age" => {
+                let age = Duration::from_secs(value.parse().unwrap());
+                moment.certificate_since = Some(moment.time.minus(age));
+            }
+            "at" => moment.time = instant(value),
+            "host" => host = value,
+            _ => fields.push((name, value.as_bytes())),
+        }
+    }
+    let (port, method) = if method == "CALL" { (50051, "POST") } else { (8080, method) };
+    let path = CanonicalPath::parse(method, target).unwrap();
+    let gathered = engine.wanted(port).map(|wanted| wanted.gather(host, fields)).unwrap_or_default();
+    let attempt = Attempt::Request { method, path: &path, upgrade: false, gathered: &gathered };
+    engine.decide(&Question { caller: &caller, peer: &peer_facts, port, attempt, moment })
+}
+
+/// The second that prints so.
+fn instant(text: &str) -> hauberk_identity::UnixMillis {
+    let at = hauberk_identity::UnixMillis::from_secs;
+    let (mut low, mut high) = (0, 4_102_444_800);
+    while low < high {
+        let middle = (low + high) / 2;
+        if at(middle).to_string().as_str() < text { low = middle + 1 } else { high = middle }
+    }
+    assert_eq!(at(low).to_string(), text);
+    at(low)
+}
+
+#[test]
+fn every_example_of_the_page_does_what_it_says() {
+    let fences = fences();
+    let mut tried = 0;
+    for pair in fences.windows(2) {
+        let [("cedar", cedar), (language, requests)] = pair else { continue };
+        assert_eq!(*language, "requests", "{cedar}");
+        let engine = engine(&[cedar]);
+        for line in requests.lines() {
+            let (expected, line) = line.split_once(' ').unwrap();
+            let decision = ask(&engine, line);
+            assert_eq!(
+                decision.is_allowed(),
+                expected == "allow",
+                "{line}: {}: {cedar}",
+                decision.reason.as_str()
+            );
+            tried += 1;
+        }
+    }
+    assert!(tried > 30, "{tried}");
+}

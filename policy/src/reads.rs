@@ -1,0 +1,311 @@
+//! Which facts of the context a statement reads: only those are gathered, and what reads none of those that change is
+//! remembered.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::fields::why_not_listed;
+
+/// One thing that policies may know of a question through `context`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Fact {
+    /// `context.method`.
+    Method,
+    /// `context.path`, and a gRPC method's `service` and `rpc`, which follow from it.
+    Path,
+    /// `context.params`.
+    Params,
+    /// `context.host`.
+    Host,
+    /// `context.query`.
+    Query,
+    /// `context.headers`.
+    Headers,
+    /// `context.time`.
+    Time,
+    /// `context.peer.certificateAge`.
+    CertificateAge,
+    /// `context.peer.address`.
+    Address,
+    /// `context.peer.tlsVersion` and `tlsGroup`.
+    Tls,
+    /// `context.peer.spiffeId`, `trustDomain` and `federated`.
+    Identity,
+}
+
+/// A set of facts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct FactSet(u16);
+
+impl Fact {
+    const ALL: [Self; 11] = [
+        Self::Method,
+        Self::Path,
+        Self::Params,
+        Self::Host,
+        Self::Query,
+        Self::Headers,
+        Self::Time,
+        Self::CertificateAge,
+        Self::Address,
+        Self::Tls,
+        Self::Identity,
+    ];
+    const PEER: [Self; 4] = [Self::CertificateAge, Self::Address, Self::Tls, Self::Identity];
+    /// What passes on a connection may vary in these, or the connection does as time passes.
+    const VARYING: [Self; 5] = [Self::Host, Self::Query, Self::Headers, Self::Time, Self::CertificateAge];
+}
+
+impl FactSet {
+    /// No fact.
+    pub const NONE: Self = Self(0);
+
+    /// Every fact.
+    pub(crate) fn all() -> Self {
+        Self::of(&Fact::ALL)
+    }
+
+    pub(crate) fn of(facts: &[Fact]) -> Self {
+        Self(facts.iter().fold(0, |bits, fact| bits | 1 << *fact as u8))
+    }
+
+    /// Whether the fact is among them.
+    pub fn contains(self, fact: Fact) -> bool {
+        self.0 & 1 << fact as u8 != 0
+    }
+
+    /// Whether any of these facts is among them.
+    pub fn contains_any(self, facts: &[Fact]) -> bool {
+        self.0 & Self::of(facts).0 != 0
+    }
+
+    /// Whether what depends on them may be otherwise a moment later, although nothing new is asked.
+    pub fn change_with_time(self) -> bool {
+        self.contains_any(&[Fact::Time, Fact::CertificateAge])
+    }
+
+    /// Whether agents of the first release cannot supply them all.
+    pub fn are_beyond_path_and_method(self) -> bool {
+        self.0 & !Self::of(&[Fact::Method, Fact::Path]).0 != 0
+    }
+
+    /// Whether they vary from question to question in more than path and method.
+    pub(crate) fn vary(self) -> bool {
+        self.contains_any(&Fact::VARYING)
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl fmt::Debug for FactSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(Fact::ALL.iter().filter(|fact| self.contains(**fact))).finish()
+    }
+}
+
+/// What of the context a statement's conditions read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Reads {
+    pub(crate) facts: FactSet,
+    /// The header fields that it names.
+    pub(crate) headers: BTreeSet<Box<str>>,
+    /// Why what it does with header fields cannot be supported.
+    pub(crate) flaws: Vec<FieldFlaw>,
+}
+
+/// A use of header fields that agents cannot supply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FieldFlaw {
+    /// What is wrong, as it is written.
+    pub(crate) text: String,
+    pub(crate) message: String,
+    pub(crate) help: String,
+}
+
+impl Reads {
+    /// Finds every mention of the context in a statement's syntax tree. One that is not a plain `context.x` or
+    /// `context has x` reads all of it.
+    pub(crate) fn of(tree: &Value) -> Self {
+        let mut found = Self::default();
+        found.visit(tree);
+        found
+    }
+
+    fn visit(&mut self, tree: &Value) {
+        match tree {
+            Value::Array(items) => items.iter().for_each(|item| self.visit(item)),
+            Value::Object(fields) => {
+                for (key, value) in fields {
+                    match key.as_str() {
+                        "." | "has" => self.visit_access(key, value),
+                        "hasTag" | "getTag" => self.visit_tag(value),
+                        "Var" if value == "context" => self.add(FactSet::all()),
+                        _ => self.visit(value),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn visit_access(&mut self, operator: &str, access: &Value) {
+        match path_of(access).as_deref() {
+            // What is asked of its tags is seen before; `context has headers` is always so.
+            Some(["headers"]) if operator == "has" => self.add(FactSet::of(&[Fact::Headers])),
+            Some(["headers"]) => self.flaw_of_use(),
+            Some(path) => self.add(facts_of(path)),
+            None => {
+                if attributes(access).contains(&"headers") {
+                    self.flaw_of_use();
+                }
+                self.visit(access);
+            }
+        }
+    }
+
+    fn visit_tag(&mut self, call: &Value) {
+        let path = call.get("left").and_then(|left| left.get(".")).and_then(path_of);
+        if path.as_deref() != Some(&["headers"]) {
+            return self.visit(call);
+        }
+        self.add(FactSet::of(&[Fact::Headers]));
+        let name = call.get("right");
+        match name.and_then(|name| name.get("Value")).and_then(Value::as_str) {
+            Some(name) => match why_not_listed(name) {
+                None => drop(self.headers.insert(name.into())),
+                Some((message, help)) => self.flaw(name, message, help),
+            },
+            None => self.flaw(
+                "context.headers",
+                "the name of a header field must be written out",
+                "agents gather only the fields that policies name: write context.headers.hasTag(\"x-tenant\")",
+            ),
+        }
+        name.into_iter().for_each(|name| self.visit(name));
+    }
+
+    fn flaw_of_use(&mut self) {
+        self.add(FactSet::of(&[Fact::Headers]));
+        self.flaw(
+            "headers",
+            "header fields can only be asked for by name",
+            "write context.headers.hasTag(\"x-tenant\") or context.headers.getTag(\"x-tenant\")",
+        );
+    }
+
+    fn flaw(&mut self, text: &str, message: &str, help: &str) {
+        let [text, message, help] = [text, message, help].map(str::to_owned);
+        self.flaws.push(FieldFlaw { text, message, help });
+    }
+
+    fn add(&mut self, facts: FactSet) {
+        self.facts = self.facts.and(facts);
+    }
+}
+
+/// The attributes that lead from the context to what is accessed, such as `["peer", "address"]`.
+fn path_of(access: &Value) -> Option<Vec<&str>> {
+    let left = access.get("left")?;
+    let mut path = match left.get(".") {
+        Some(inner) => path_of(inner)?,
+        None if left.get("Var")? == "context" => Vec::new(),
+        None => return None,
+    };
+    path.extend(attributes(access));
+    Some(path)
+}
+
+/// Of `has a.b` both names.
+fn attributes(access: &Value) -> Vec<&str> {
+    match access.get("attr") {
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
+        Some(name) => name.as_str().into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
+fn facts_of(path: &[&str]) -> FactSet {
+    let facts: &[Fact] = match path {
+        ["method"] => &[Fact::Method],
+        ["path" | "service" | "rpc"] => &[Fact::Path],
+        ["params"] => &[Fact::Params],
+        ["host"] => &[Fact::Host],
+        ["query"] => &[Fact::Query],
+        ["time"] => &[Fact::Time],
+        ["peer"] => &Fact::PEER,
+        ["peer", "address"] => &[Fact::Address],
+        ["peer", "certificateAge"] => &[Fact::CertificateAge],
+        ["peer", "tlsVersion" | "tlsGroup"] => &[Fact::Tls],
+        ["peer", "spiffeId" | "trustDomain" | "federated"] => &[Fact::Identity],
+        _ => return FactSet::all(),
+    };
+    FactSet::of(facts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads(condition: &str) -> Reads {
+        let text = format!("forbid(principal, action == Action::\"GET\", resource) when {{ {condition} }};");
+        let policy = cedar_policy::Policy::parse(None, &text).unwrap();
+        Reads::of(&policy.to_json().unwrap())
+    }
+
+    #[test]
+    fn sees_what_a_condition_reads() {
+        use Fact::{
+            Address, CertificateAge, Headers, Host, Identity, Method, Params, Path, Query, Time, Tls,
+        };
+        for (condition, facts) in [
+            ("true", &[][..]),
+            ("context.path == \"/a\" || context.method == \"GET\"", &[Path, Method]),
+            ("context has service && context.rpc == \"Get\"", &[Path]),
+            ("context.peer.address.isInRange(ip(\"10.0.0.0/8\"))", &[Address]),
+            ("context.peer has tlsGroup && context.peer.tlsGroup == \"X25519\"", &[Tls]),
+            ("context has peer.certificateAge", &[CertificateAge]),
+            ("context.peer.federated", &[Identity]),
+            ("context.peer == context.peer", &[Address, CertificateAge, Identity, Tls]),
+            ("context.time.toTime() < duration(\"8h\")", &[Time]),
+            (
+                "context.query.hasTag(context.path) && context.params.getTag(\"id\") == \"1\"",
+                &[Params, Path, Query],
+            ),
+            ("[context.host].contains(\"a\")", &[Host]),
+            ("context.headers.hasTag(\"x-tenant\")", &[Headers]),
+            (
+                "{\"has\": context.path, \"hasTag\": context.method} == {\"has\": \"/\", \"hasTag\": \"\"}",
+                &[Path, Method],
+            ),
+            ("(if true then context else context).path == \"/\"", &Fact::ALL),
+            ("context == context", &Fact::ALL),
+        ] {
+            let found = reads(condition);
+            assert_eq!(found.facts, FactSet::of(facts), "{condition}");
+            assert!(found.flaws.is_empty(), "{condition}: {:?}", found.flaws);
+        }
+    }
+
+    #[test]
+    fn header_fields_are_named_by_literals_that_agents_can_supply() {
+        let named = reads("context.headers.hasTag(\"b\") && context.headers.getTag(\"a-b\").contains(\"x\")");
+        assert_eq!(named.headers.iter().map(|name| &**name).collect::<Vec<_>>(), ["a-b", "b"]);
+        for condition in [
+            "context.headers.hasTag(context.path)",
+            "context.headers.hasTag(\"X-Tenant\")",
+            "context.headers.hasTag(\"cookie\")",
+            "context.headers == context.headers",
+            "(if true then context.headers else context.headers).hasTag(\"a\")",
+            "(if true then context else context).headers.hasTag(\"a\")",
+            "{a: context}.a.headers.hasTag(\"a\")",
+            "[context.headers].contains(context.headers)",
+        ] {
+            assert!(!reads(condition).flaws.is_empty(), "{condition}");
+        }
+    }
+}

@@ -157,8 +157,6 @@ pub(crate) fn with_caller(inner: &Inner, principal: &Principal) -> Option<Entiti
 }
 
 #[cfg(test)]
-mod differential;
-#[cfg(test)]
 mod documented;
 #[cfg(test)]
 mod tests;

@@ -317,7 +317,8 @@ fn reads_unreadable(asked: &Asked, text: &str) -> bool {
     let What::Request { query, headers, port, .. } = &asked.what else { return false };
     let unreadable = headers.iter().filter(|(_, value)| value.is_none());
     let mut of_headers = unreadable.filter(|(name, _)| text.contains(&format!("headers.hasTag(\"{name}\")")));
-    let reads_query = text.contains("context.query") || text.contains("context == context");
+    let mentions = ["context.query", "context has query", "context == context"];
+    let reads_query = mentions.iter().any(|mention| text.contains(mention));
     query.is_none() && *port != 50051 && reads_query || of_headers.next().is_some()
 }
 

@@ -583,7 +583,13 @@ fn decides_as_plain_cedar_does() {
     let compared = Cell::new(0);
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases()) };
     let mut runner = TestRunner::new(config);
-    let outcome = runner.run(&(policies, any::<bool>(), questions), |(policies, is_open, questions)| {
+    // Few callers ask much, so that what is remembered for one question meets others that differ in a little.
+    let callers = prop::collection::vec(some_question(), 1..3);
+    let worlds = (policies, any::<bool>(), callers, questions);
+    let outcome = runner.run(&worlds, |(policies, is_open, callers, mut questions)| {
+        for (asked, of) in questions.iter_mut().zip(callers.iter().cycle()) {
+            (asked.caller, asked.address, asked.group) = (of.caller.clone(), of.address, of.group);
+        }
         compared.set(compared.get() + 2 * questions.len());
         compare(&policies, is_open, &questions)
     });

@@ -26,7 +26,7 @@ const FILES: [&str; 17] = [
 
 /// What others have defined, and agents serve. No part of our own API, so that reflection does not tell of it.
 const FOREIGN: [&str; 1] = ["workload.proto"];
-const ENVOY: [&str; 2] = ["envoy/sds.proto", "envoy/secret.proto"];
+const ENVOY: [&str; 3] = ["envoy/sds.proto", "envoy/secret.proto", "google/rpc/error_details.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

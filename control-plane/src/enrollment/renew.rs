@@ -40,7 +40,7 @@ impl Enrollment {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
         let instance = self.ledger.instance_of(peer).await?;
-        let former = self.recorded(&instance, peer).await?;
+        let former = self.recorded((mesh, name), &instance, peer).await?;
         let node = self.same_node(mesh, name, former.node_uid.as_deref()).await?;
         let permit = match &former.evidence {
             Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
@@ -50,15 +50,22 @@ impl Enrollment {
     }
 
     /// What an instance joined, and by what. It is on record for as long as any of its certificates is good: of one that is not
-    /// there is no saying what it may have.
+    /// there is no saying what it may have. One that is revoked, or of a node in quarantine, is told that instead: it is not to
+    /// come back as another.
     pub(super) async fn recorded(
         &self,
+        node: (&str, &str),
         instance: &InstanceId,
         peer: &PeerIdentity,
     ) -> Result<InstanceRecord, EnrollmentError> {
         let record = self.ledger.instance(instance).await?;
-        let its = record.filter(|record| record.spiffe_id == peer.id().as_str());
-        its.ok_or(EnrollmentError::NotOnRecord)
+        match record.filter(|record| record.spiffe_id == peer.id().as_str()) {
+            Some(record) => Ok(record),
+            None => {
+                self.check_denied(Commit::new(), node, Some((instance, Some(peer.serial())))).await?;
+                Err(EnrollmentError::NotOnRecord)
+            }
+        }
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.

@@ -126,7 +126,7 @@ impl Enrollment {
         };
         let name = Name::parse(enrollment)
             .map_err(|_| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
-        let joined = self.recorded(&instance, peer).await?.node_uid;
+        let joined = self.recorded((mesh, node), &instance, peer).await?.node_uid;
         let existing = self.same_node(mesh, node, joined.as_deref()).await?;
         let key = keys::resource("Enrollment", mesh, name.as_str());
         let (version, workload) = self

@@ -180,7 +180,7 @@ fn each_change_is_answered_once_and_a_refusal_is_no_reason_to_repeat() {
     assert_ne!(second.resources, first.resources);
     let mut refused = request(&["default"], "2");
     refused.version_info = "1".to_owned();
-    refused.error_detail = Some(rpc::Status { code: 13, message: "no".repeat(10_000) });
+    refused.error_detail = Some(rpc::Status { code: 13, message: "no".repeat(10_000), details: vec![] });
     assert!(!subscription.take(refused).unwrap());
     assert_eq!(subscription.answer(&given), None, "no loop");
 

@@ -19,6 +19,7 @@ mod jwt;
 mod keeper;
 mod matching;
 mod peer;
+mod places;
 mod process;
 mod sds;
 mod serve;

@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(descriptors)?;
     let foreign =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(FOREIGN)?.file_descriptor_set();
-    tonic_prost_build::configure().compile_fds(foreign)?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(foreign)?;
     let envoy =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(ENVOY)?.file_descriptor_set();
     tonic_prost_build::configure().include_file("sds.rs").compile_fds(envoy)?;

@@ -19,11 +19,12 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower_service::Service;
 
+use super::answers::carried;
 use super::api::{Api, Shared};
 use super::attest::Caller;
 use super::authority::ReadableAuthority;
-use super::sds::{self, Secrets};
 use super::places::{NoPlace, Places};
+use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
 use super::untaken::Untaken;
 use crate::wire::accept::Refusals;
@@ -91,6 +92,7 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     let (stop, uid) = (shared.stop().clone(), caller.uid);
+    let lists = shared.board.revocation_list();
     let api = Api::new(shared, caller);
     let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
         .max_decoding_message_size(sds::LARGEST_REQUEST);
@@ -105,8 +107,9 @@ async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
             } else {
                 workload.call(request.map(Body::new)).await
             };
-            let answer = answer.unwrap_or_else(|never| match never {});
-            Ok::<_, Infallible>(answer.map(|body| untaken.of(body)))
+            let mut answer = answer.unwrap_or_else(|never| match never {});
+            let streaming = carried(&mut answer);
+            Ok::<_, Infallible>(answer.map(|body| untaken.of(body, streaming)))
         }
     });
     let tasks = TaskTracker::new();
@@ -122,7 +125,7 @@ async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     // Whoever goes away early is no concern of ours.
     tokio::select! {
         _ = &mut serving => {}
-        () = untaken.until_left() => {
+        () = untaken.until_left(lists) => {
             tracing::warn!(event = "workload_connection_cut", uid, "a program left an answer unread for too long");
         }
         () = stop.cancelled() => {

@@ -210,7 +210,7 @@ fn stored(state: &State, now: UnixMillis) -> Result<Issued, String> {
         tracing::error!(event = "state_damaged", %error);
         error.to_string()
     };
-    let identity = state.identity().map_err(problem)?.ok_or("there is none yet")?;
+    let identity = state.identity().map_err(problem)?.ok_or("none was issued yet")?;
     let trust = state.trust().map_err(problem)?.ok_or("there is no trust bundle beside it")?;
     let issued = Issued { identity, trust };
     issued.verify(now).map_err(|error| error.to_string())?;

@@ -47,6 +47,7 @@ mod python;
 mod renewal;
 mod replicas;
 mod resources;
+mod restored;
 mod revocation;
 mod rollout;
 mod sds;

@@ -122,25 +122,34 @@ impl Scratch {
     }
 }
 
-/// A store in which others write: each of `first` just before one commit.
+/// A store that others use too.
 pub(crate) struct Busy {
     store: SledStore,
+    /// What they write, each just before one commit.
     pub(crate) first: Mutex<VecDeque<Commit>>,
+    /// What they do at each commit.
+    at_each: Mutex<Box<dyn FnMut() + Send>>,
 }
 
 impl Busy {
     pub(crate) fn new(store: SledStore) -> Arc<Self> {
-        Arc::new(Self { store, first: Mutex::default() })
+        Arc::new(Self { store, first: Mutex::default(), at_each: Mutex::new(Box::new(|| {})) })
     }
 
     /// Has this written just before the next commit.
     pub(crate) fn before_next(&self, commit: Commit) {
         self.first.lock().unwrap().push_back(commit);
     }
+
+    /// Has this done at each commit from now on.
+    pub(crate) fn at_each_commit(&self, act: impl FnMut() + Send + 'static) {
+        *self.at_each.lock().unwrap() = Box::new(act);
+    }
 }
 
 impl Store for Busy {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        (self.at_each.lock().unwrap())();
         let first = self.first.lock().unwrap().pop_front();
         async move {
             if let Some(first) = first {

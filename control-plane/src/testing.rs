@@ -129,11 +129,14 @@ pub(crate) struct Busy {
     pub(crate) first: Mutex<VecDeque<Commit>>,
     /// What they do at each commit.
     at_each: Mutex<Box<dyn FnMut() + Send>>,
+    /// Below which prefix nothing can be read.
+    damaged: Mutex<Option<&'static str>>,
 }
 
 impl Busy {
     pub(crate) fn new(store: SledStore) -> Arc<Self> {
-        Arc::new(Self { store, first: Mutex::default(), at_each: Mutex::new(Box::new(|| {})) })
+        let at_each: Mutex<Box<dyn FnMut() + Send>> = Mutex::new(Box::new(|| {}));
+        Arc::new(Self { store, first: Mutex::default(), at_each, damaged: Mutex::default() })
     }
 
     /// Has this written just before the next commit.
@@ -144,6 +147,11 @@ impl Busy {
     /// Has this done at each commit from now on.
     pub(crate) fn at_each_commit(&self, act: impl FnMut() + Send + 'static) {
         *self.at_each.lock().unwrap() = Box::new(act);
+    }
+
+    /// Nothing can be read below this prefix from now on, and below any other again.
+    pub(crate) fn damage(&self, prefix: Option<&'static str>) {
+        *self.damaged.lock().unwrap() = prefix;
     }
 }
 
@@ -170,6 +178,10 @@ impl Store for Busy {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        if *self.damaged.lock().unwrap() == Some(prefix) {
+            let reason = "it was damaged".to_owned();
+            return std::future::ready(Err(StoreError::Unreadable { reason })).boxed();
+        }
         self.store.list(prefix, after, limit)
     }
 

@@ -1,5 +1,7 @@
 //! A control plane in a scratch directory, for unit tests.
 
+pub(crate) mod softhsm;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +16,7 @@ use prost::Message;
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{self, KeyEncryptionKey, KeyStore};
+use crate::authority::{self, KeyEncryptionKey, KeyStore, Token};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::enrollment::{AgentInfo, TokenRequest, Uses};
@@ -40,11 +42,19 @@ pub(crate) async fn scratch() -> Scratch {
 
 /// The same with something around its store.
 pub(crate) async fn scratch_over<S: Store>(around: impl FnOnce(SledStore) -> Arc<S>) -> Scratch {
+    scratch_with(around, None).await
+}
+
+/// The same with the keys of its authorities in a token, if there is one.
+pub(crate) async fn scratch_with<S: Store>(
+    around: impl FnOnce(SledStore) -> Arc<S>,
+    token: Option<Arc<Token>>,
+) -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Clock::system().now());
     let settings = settings(directory.path());
     let kek = Arc::new(KeyEncryptionKey::create(&settings.kek_file).unwrap());
-    let keys = KeyStore::new(kek, None);
+    let keys = KeyStore::new(kek, token);
     let store = SledStore::create(&settings.registry_directory()).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let (founding, authority) =

@@ -341,7 +341,7 @@ impl Authorities {
         let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
         let book = Book::read(&**store).await?;
         let before = Arc::clone(&authority.in_force.borrow());
-        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), &self.parts.keys).await?;
+        let in_force = InForce::after(&book, authority.trust_domain(), &before, &self.parts.keys)?;
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
         authority.publish(in_force);

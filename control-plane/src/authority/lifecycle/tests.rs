@@ -1,3 +1,4 @@
+mod token;
 mod upstream;
 
 use std::time::Duration;

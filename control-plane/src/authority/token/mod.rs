@@ -149,7 +149,7 @@ impl Token {
         })
     }
 
-    /// A key that was made here, once it has signed something. It waits, and so does whoever signs with it.
+    /// A key that was made here. The token is not asked for it; whoever signs with it waits.
     pub(super) fn key(self: &Arc<Self>, record: &TokenKeyRecord) -> Result<AuthorityKey, AuthorityError> {
         let public_key = PublicKey::from_spki_der(&record.public_key)?;
         let (token, id) = (Arc::clone(self), record.key_id());
@@ -159,9 +159,7 @@ impl Token {
                 error.to_string()
             })
         };
-        let key = AuthorityKey::elsewhere(public_key, Box::new(sign))?;
-        key.prove().map_err(AuthorityError::TokenKey)?;
-        Ok(key)
+        Ok(AuthorityKey::elsewhere(public_key, Box::new(sign))?)
     }
 
     /// Destroys a key. Whether it was there. It waits.
@@ -175,7 +173,7 @@ impl Token {
     }
 
     /// Has the module begin anew, which ends all sessions: some find a token that was away only then. It waits.
-    fn begin_anew(&self) -> Result<(), TokenError> {
+    pub(super) fn begin_anew(&self) -> Result<(), TokenError> {
         let mut module = match self.module.try_write() {
             Ok(module) => module,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),

@@ -78,7 +78,7 @@ impl KeyStore {
                     return Err(TokenError::OutOfOrder(reason).into());
                 }
                 let keys = self.clone();
-                token.makes(move || work(&keys)).await?
+                token.makes(move || work(&keys)).await
             }
         }
     }
@@ -121,14 +121,7 @@ impl KeyStore {
             return Ok((key.into(), StoredKey::Sealed(sealed)));
         };
         let record = token.generate(label)?;
-        match token.key(&record).and_then(proven) {
-            Ok(key) => Ok((key, StoredKey::InToken(record))),
-            Err(error) => {
-                // Nothing is written of it.
-                let _left = token.destroy(&record);
-                Err(error)
-            }
-        }
+        Ok((token.key(&record).and_then(proven)?, StoredKey::InToken(record)))
     }
 
     /// The same as [`KeyStore::open`]; one that is in a token is waited for where that may be.

@@ -19,6 +19,7 @@ const MODULES: [&str; 3] = [
 const PIN: &str = "hauberk-0000";
 
 /// A token, `mesh`, in a folder.
+#[derive(Clone)]
 pub(crate) struct SoftHsm {
     pub(crate) settings: TokenSettings,
     folder: PathBuf,

@@ -286,6 +286,7 @@ impl Authorities {
             self.publish().await?;
             return Ok(true);
         }
+        self.say_what_ends_above(&book);
         let has_upstream = self.parts.upstream.is_some();
         let mut failed = None;
         for step in super::steps::due(&book, has_upstream, self.parts.clock.now()) {

@@ -42,8 +42,13 @@ impl Token {
                 if outcome.is_err() || is_waiting.strong_count() == 0 {
                     token.leave();
                     if let Err(error) = token.clear_away() {
-                        let (event, token) = ("token_key_left", token.label());
-                        tracing::warn!(event, token, %error, "it is destroyed before another is made");
+                        let token = token.label();
+                        tracing::warn!(
+                            event = "token_key_left",
+                            token,
+                            %error,
+                            "a new key that nobody needs is in its token: it is destroyed before another is made"
+                        );
                     }
                 }
                 (outcome, turn)

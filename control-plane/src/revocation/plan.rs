@@ -81,9 +81,11 @@ impl Revocations {
         let now = self.clock.now();
         let plan = match target {
             Target::Serial(serial) => self.plan_serial(*serial, now).await?,
-            Target::Instance(id) => {
+            Target::Instance(id) | Target::UnrecordedInstance(id) => {
+                if matches!(target, Target::Instance(_)) {
+                    self.check_known(id, now).await?;
+                }
                 let plan = Plan::new("revoke.instance", format!("instance {id}"));
-                // Also one that is not on record: a registry restored from a backup does not know who has joined since.
                 self.plan_instances(plan, BTreeSet::from([*id]), now, BTreeMap::new()).await?
             }
             Target::Node(mesh, node) => {
@@ -116,6 +118,21 @@ impl Revocations {
             }
         };
         Ok(plan)
+    }
+
+    /// One that was mistyped is not revoked, and then believed to be.
+    async fn check_known(&self, id: &InstanceId, now: UnixMillis) -> Result<(), RevocationError> {
+        let is_on_record = self.ledger.instance(id).await?.is_some()
+            || self.instances.node_of(*id).is_some()
+            || records::read::<RevokedInstance>(&*self.store, &instance_key(id)).await?.is_some()
+            || !self.certificates(now, |record| holds(record, *id)).await?.is_empty();
+        if is_on_record {
+            return Ok(());
+        }
+        let known: Vec<_> =
+            self.ledger.instances().await?.iter().map(|(known, _)| known.to_string()).collect();
+        let near = did_you_mean(&id.to_string(), known.iter().map(String::as_str));
+        Err(RevocationError::NotOnRecord { id: *id, near: near.unwrap_or_default() })
     }
 
     async fn plan_serial(&self, serial: Serial, now: UnixMillis) -> Result<Plan, RevocationError> {

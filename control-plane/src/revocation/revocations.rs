@@ -39,6 +39,8 @@ pub enum Target {
     Serial(Serial),
     /// An instance with all its certificates.
     Instance(InstanceId),
+    /// The same, also where nothing is on record of it: a registry restored from a backup does not know who has joined since.
+    UnrecordedInstance(InstanceId),
     /// All instances that a node has now.
     Node(Name, Name),
     /// All instances that joined by a token, which must have been deleted: none joins by it any longer.
@@ -77,7 +79,7 @@ pub struct Revocations {
     pub(super) store: Arc<dyn Store>,
     audit: Arc<Audit>,
     pub(super) ledger: Arc<Ledger>,
-    instances: Arc<Instances>,
+    pub(super) instances: Arc<Instances>,
     pub(super) authority: Arc<Authority>,
     pub(super) clock: Clock,
     denylist: watch::Sender<Arc<Denylist>>,

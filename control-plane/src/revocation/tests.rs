@@ -398,8 +398,12 @@ async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
     assert_eq!(denial(enrolled.instance), Some(Denial::Revoked));
 
     let unknown = hauberk_identity::InstanceId::from_random([7; 8]);
-    let revoked = revocations.revoke(&Target::Instance(unknown), &actor()).await.unwrap();
+    let error = revocations.revoke(&Target::Instance(unknown), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::NotOnRecord { .. }), "{error}");
+    assert_eq!(denial(unknown), None);
+    let revoked = revocations.revoke(&Target::UnrecordedInstance(unknown), &actor()).await.unwrap();
     assert_eq!(revoked.serials, []);
+    revocations.revoke(&Target::Instance(unknown), &actor()).await.expect("it is known by that");
     assert_eq!(denial(unknown), Some(Denial::Revoked));
     // As long as any certificate lives that it may hold.
     scratch.clock.advance(Duration::from_secs(86_400));
@@ -410,6 +414,13 @@ async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
 async fn what_cannot_be_revoked_is_named() {
     let scratch = scratch().await;
     let revocations = &scratch.control.revocations;
+    let (enrolled, _) = join(&scratch).await;
+    let id = enrolled.instance.to_string();
+    let mistyped = format!("{}{}", &id[..9], if id.ends_with('2') { '3' } else { '2' });
+    let mistyped = hauberk_identity::InstanceId::parse(&mistyped).unwrap();
+    let error = revocations.revoke(&Target::Instance(mistyped), &actor()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("did you mean \"{}\"? ", enrolled.instance)), "{error}");
+    assert!(error.contains("`hauberk get instances`") && error.contains("--unrecorded"), "{error}");
     let unknown = Serial::from_random([7; 16]);
     let error = revocations.revoke(&Target::Serial(unknown), &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::UnknownSerial(_)), "{error}");

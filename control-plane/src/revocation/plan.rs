@@ -10,6 +10,7 @@ use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, se
 use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
 use crate::issuance::{Holder, IssuedRecord};
 use crate::registry::{Commit, StoreError, document};
+use crate::resources::did_you_mean;
 
 /// A commit that is being put together.
 pub(super) struct Plan {

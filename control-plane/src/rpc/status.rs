@@ -225,7 +225,9 @@ pub fn of_revocation(error: &RevocationError) -> Status {
     let refused = |code, reason| refusal(code, reason, error.to_string());
     match error {
         RevocationError::UnknownSerial(_) => refused(Code::NotFound, "NO_SUCH_CERTIFICATE"),
-        RevocationError::UnknownInstance(_) => refused(Code::NotFound, "NO_SUCH_INSTANCE"),
+        RevocationError::UnknownInstance(_) | RevocationError::NotOnRecord { .. } => {
+            refused(Code::NotFound, "NO_SUCH_INSTANCE")
+        }
         RevocationError::UnknownToken(_) => refused(Code::NotFound, "NO_SUCH_TOKEN"),
         RevocationError::NoSuchNode { .. } => refused(Code::NotFound, "NO_SUCH_NODE"),
         RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),

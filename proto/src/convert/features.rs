@@ -26,9 +26,21 @@ pub const DNS: &str = "dns-discovery";
 /// Targets that are found in a list.
 pub const FIXED: &str = "fixed-discovery";
 
+/// Denylists that name instances, of whose certificates no more is said. No view needs it.
+pub const DENIED_INSTANCES: &str = "denied-instances";
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 8] =
-    [AUDIT_AUTHORIZATION, AUDIT_POLICIES, CEDAR, DENY_UNDECLARED, DNS, FIXED, MAX_VIEW_AGE, ROUTES];
+pub const ALL: [&str; 9] = [
+    AUDIT_AUTHORIZATION,
+    AUDIT_POLICIES,
+    CEDAR,
+    DENIED_INSTANCES,
+    DENY_UNDECLARED,
+    DNS,
+    FIXED,
+    MAX_VIEW_AGE,
+    ROUTES,
+];
 
 /// What a view with this body needs, in order.
 pub fn needed(body: &Body) -> Vec<&'static str> {

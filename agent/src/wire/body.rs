@@ -215,9 +215,7 @@ impl<G> Relay<G> {
         let polled = match &mut self.via {
             Via::Link(Some(link), _) => {
                 // Only the link feeds the body.
-                link.drive_and_read(cx, |cx| {
-                    metered.poll_frame(cx, &mut Context::from_waker(Waker::noop()))
-                })
+                link.drive_and_read(cx, |cx| metered.poll_frame(cx, &mut Context::from_waker(Waker::noop())))
             }
             Via::Link(None, _) | Via::Stream { .. } => {
                 let waker = cx.waker().clone();

@@ -72,6 +72,7 @@ impl Wake for User {
 }
 
 /// Why there is no response.
+#[derive(Debug)]
 pub(crate) struct SendFailure {
     pub(crate) error: hyper::Error,
     /// The request, if nothing of it was sent.

@@ -233,7 +233,11 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
     }
     // Whoever is refused is told that, and not to come back as another.
     let instance = control.ledger.instance_of(&peer).await.unwrap();
-    control.revocations.revoke(&crate::revocation::Target::Instance(instance), &actor()).await.unwrap();
+    control
+        .revocations
+        .revoke(&crate::revocation::Target::UnrecordedInstance(instance), &actor())
+        .await
+        .unwrap();
     let refused = control.enrollment.renew(&peer, &request().1, "10.0.0.7:4").await;
     assert!(matches!(refused, Err(EnrollmentError::Denied(_))), "{refused:?}");
 

@@ -126,6 +126,7 @@ pub(crate) enum Kind {
     TrustDomain,
     Mesh,
     Role,
+    DataClass,
     Node,
     Workload,
     Anonymous,
@@ -135,10 +136,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::TrustDomain, "TrustDomain"),
         (Self::Mesh, "Mesh"),
         (Self::Role, "Role"),
+        (Self::DataClass, "DataClass"),
         (Self::Node, "Node"),
         (Self::Workload, "Workload"),
         (Self::Anonymous, "Anonymous"),
@@ -162,6 +164,7 @@ impl Kind {
             Self::TrustDomain => &types.trust_domain,
             Self::Mesh => &types.mesh,
             Self::Role => &types.role,
+            Self::DataClass => &types.data_class,
             Self::Node => &types.node,
             Self::Workload => &types.workload,
             Self::Anonymous => &types.anonymous,
@@ -178,6 +181,7 @@ struct Types {
     trust_domain: EntityTypeName,
     mesh: EntityTypeName,
     role: EntityTypeName,
+    data_class: EntityTypeName,
     node: EntityTypeName,
     workload: EntityTypeName,
     anonymous: EntityTypeName,
@@ -203,6 +207,7 @@ pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         trust_domain: must("TrustDomain".parse()),
         mesh: must("Mesh".parse()),
         role: must("Role".parse()),
+        data_class: must("DataClass".parse()),
         node: must("Node".parse()),
         workload: must("Workload".parse()),
         anonymous: must("Anonymous".parse()),

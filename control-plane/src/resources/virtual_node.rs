@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
-use hauberk_policy::{Authorization, Protocol, RouteTemplate, Undeclared};
+use hauberk_policy::{Authorization, DeclaredRoute, Protocol, RouteTemplate, Undeclared};
 use hauberk_proto::mesh::v1 as wire;
 
 use super::choice;
@@ -14,6 +14,8 @@ use super::problem::Problems;
 const MOST_LISTENERS: usize = 64;
 /// The most declared routes of a listener.
 const MOST_ROUTES: usize = 1_000;
+/// The most data classes that a route names.
+const MOST_CLASSES: usize = 32;
 /// The most backends of a node: what one agent subscribes to.
 const MOST_BACKENDS: usize = 1_000;
 
@@ -33,7 +35,7 @@ pub struct VirtualNode {
 pub struct Listener {
     port: u16,
     protocol: Protocol,
-    routes: Vec<RouteTemplate>,
+    routes: Vec<DeclaredRoute>,
     undeclared: Undeclared,
     authorization: Option<Authorization>,
 }
@@ -85,8 +87,8 @@ impl Listener {
         self.protocol
     }
 
-    /// The declared routes.
-    pub fn routes(&self) -> &[RouteTemplate] {
+    /// The declared routes, each with the data classes that it names itself.
+    pub fn routes(&self) -> &[DeclaredRoute] {
         &self.routes
     }
 
@@ -182,7 +184,7 @@ fn parse_routes(
     protocol: Protocol,
     field: &str,
     problems: &mut Problems,
-) -> Vec<RouteTemplate> {
+) -> Vec<DeclaredRoute> {
     if protocol == Protocol::Tcp && !routes.is_empty() {
         problems.invalid(field, "a tcp listener has no routes: there are no requests on it");
         return Vec::new();
@@ -193,8 +195,9 @@ fn parse_routes(
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut parsed = Vec::new();
     for (index, route) in routes.iter().enumerate().take(MOST_ROUTES) {
-        let wire::RouteDeclaration { path, methods } = route;
+        let wire::RouteDeclaration { path, methods, data_classes } = route;
         let field = format!("{field}[{index}]");
+        let classes = choice::names(problems, &format!("{field}.dataClasses"), data_classes, MOST_CLASSES);
         let Some(methods) = parse_methods(methods, protocol, &field, problems) else { continue };
         let text = if methods.is_empty() { path.clone() } else { format!("{} {path}", methods.join(",")) };
         let template = match RouteTemplate::parse(&text) {
@@ -215,7 +218,7 @@ fn parse_routes(
             }
             _ => match seen.insert(text, index) {
                 Some(first) => problems.invalid(field, format!("this is already routes[{first}]")),
-                None => parsed.push(template),
+                None => parsed.push(DeclaredRoute { template, classes }),
             },
         }
     }

@@ -5,7 +5,7 @@ use hauberk_policy::Referent;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{
     AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Resource, VirtualNodeSpec,
-    VirtualServiceSpec, resource::Spec,
+    VirtualServiceSpec, api_description::Description, resource::Spec,
 };
 use owo_colors::OwoColorize as _;
 
@@ -128,6 +128,13 @@ async fn of_node(
         let loud =
             authorization.filter(|mode| *mode != "ENFORCE").map(|mode| format!("  {}", mode.yellow().bold()));
         output::line(format_args!("  {}{}", rows::listener(listener), loud.unwrap_or_default()))?;
+        if let Some(description) = listener.api.as_ref().and_then(|api| api.description.as_ref()) {
+            let (what, bytes) = match description {
+                Description::Openapi(text) => ("an OpenAPI document", text.len()),
+                Description::Protobuf(set) => ("a protobuf descriptor set", set.len()),
+            };
+            output::line(format_args!("    routes of {what} ({bytes} bytes)"))?;
+        }
         for route in &listener.routes {
             let methods =
                 if route.methods.is_empty() { "any method".to_owned() } else { route.methods.join(",") };

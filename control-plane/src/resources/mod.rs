@@ -4,6 +4,7 @@
 //! keeps all resources in memory, as of the last commit.
 
 pub mod admit;
+mod api;
 mod apply;
 mod attest;
 mod catalog;

@@ -6,6 +6,7 @@ use hauberk_identity::Name;
 use hauberk_policy::{Authorization, DeclaredRoute, Protocol, RouteTemplate, Undeclared};
 use hauberk_proto::mesh::v1 as wire;
 
+use super::api;
 use super::choice;
 use super::discovery::Discovery;
 use super::problem::Problems;
@@ -140,7 +141,7 @@ impl Listener {
         field: &str,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let wire::Listener { port_mapping, tls, authorization, routes, undeclared } = listener;
+        let wire::Listener { port_mapping, tls, authorization, routes, undeclared, api } = listener;
         if let Some(wire::ListenerTls { mode }) = tls {
             check_tls(mode, &format!("{field}.tls.mode"), problems);
         }
@@ -163,7 +164,12 @@ impl Listener {
             let help = "leave it out: on tcp there are no requests, and policies decide each stream";
             problems.invalid_but(format!("{field}.undeclared"), "a tcp listener has no routes", help);
         }
-        let routes = parse_routes(routes, protocol, &format!("{field}.routes"), problems);
+        let mut routes = parse_routes(routes, protocol, &format!("{field}.routes"), problems);
+        if let Some(api) = api {
+            let field = format!("{field}.api");
+            routes.extend(api::routes(api, &routes, protocol, &field, problems));
+            check_described(&routes, &field, problems);
+        }
         Some(Self { port: port?, protocol, routes, undeclared, authorization: authorization.or(of_node) })
     }
 }
@@ -223,6 +229,19 @@ fn parse_routes(
         }
     }
     parsed
+}
+
+/// Holds what a description says to the same limits.
+fn check_described(routes: &[DeclaredRoute], field: &str, problems: &mut Problems) {
+    if routes.len() > MOST_ROUTES {
+        let message = format!("{} routes by it are too many: at most {MOST_ROUTES}", routes.len());
+        problems.invalid(field, message);
+    }
+    if let Some(route) = routes.iter().find(|route| route.classes.len() > MOST_CLASSES) {
+        let message =
+            format!("{} has {} data classes: at most {MOST_CLASSES}", route.template, route.classes.len());
+        problems.invalid(field, message);
+    }
 }
 
 fn parse_methods(

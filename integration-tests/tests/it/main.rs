@@ -23,6 +23,7 @@ mod crowd;
 mod data_classes;
 mod data_directory;
 mod deleted_nodes;
+mod described_routes;
 mod dumps;
 mod durability;
 mod enrollment;

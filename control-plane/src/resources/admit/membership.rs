@@ -181,7 +181,15 @@ impl Step<'_> {
         spec: &VirtualNodeSpec,
         problems: &mut Problems,
     ) {
-        for (listener, Listener { routes, .. }) in spec.listeners.iter().enumerate() {
+        for (listener, sent) in spec.listeners.iter().enumerate() {
+            let Listener { routes, .. } = sent;
+            self.check_described_classes(
+                key,
+                mesh,
+                sent,
+                &format!("spec.listeners[{listener}].api"),
+                problems,
+            );
             for (route, RouteDeclaration { data_classes, .. }) in routes.iter().enumerate() {
                 for (index, class) in data_classes.iter().enumerate() {
                     let Ok(class) = Name::parse(class) else { continue };
@@ -189,6 +197,36 @@ impl Step<'_> {
                     self.check_there(Kind::DataClass, mesh, &key.mesh, &class, &field, problems);
                 }
             }
+        }
+    }
+
+    /// The same of the routes that a listener's description says.
+    fn check_described_classes(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        sent: &Listener,
+        field: &str,
+        problems: &mut Problems,
+    ) {
+        let port = sent.port_mapping.as_ref().and_then(|mapping| u16::try_from(mapping.port?).ok());
+        let node = self.after.get(key).and_then(|entry| match entry.model() {
+            Model::VirtualNode(node) => Some(node),
+            _ => None,
+        });
+        let described = sent.api.as_ref().and(node).zip(port).and_then(|(node, port)| node.listener(port));
+        let by_hand = |class: &Name| {
+            let mut classes = sent.routes.iter().flat_map(|route| &route.data_classes);
+            classes.any(|named| named == class.as_str())
+        };
+        let classes: BTreeSet<&Name> = described
+            .into_iter()
+            .flat_map(|listener| listener.routes())
+            .flat_map(|route| &route.classes)
+            .filter(|class| !by_hand(class))
+            .collect();
+        for class in classes {
+            self.check_there(Kind::DataClass, mesh, &key.mesh, class, field, problems);
         }
     }
 

@@ -15,6 +15,7 @@ mod explain;
 mod facts;
 mod grant;
 mod names;
+mod overlap;
 mod path;
 mod pattern;
 mod qualify;
@@ -34,6 +35,7 @@ pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, 
 pub use explain::{Explanation, Mismatch, PolicyNote};
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::{BadName, Referent, node_named, workload_named};
+pub use overlap::{Overlap, overlaps};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use pattern::PathPattern;
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};

@@ -108,6 +108,10 @@ impl ActionSet {
         self.0 & action.bit().0 != 0
     }
 
+    pub(crate) fn includes(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+
     pub(crate) fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }

@@ -8,6 +8,7 @@
 mod envelope;
 mod membership;
 mod opens;
+mod overlaps;
 mod references;
 mod removal;
 mod templates;
@@ -123,6 +124,7 @@ pub fn admit(
     templates::check(&step, &mut problems, &mut warnings);
     membership::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
+    overlaps::warn(&step, &mut warnings);
     let problems = problems.into_sorted();
     if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }
 }

@@ -55,6 +55,7 @@ struct OpenCell {
 /// The policies whose scope admits one caller, action and resource.
 #[derive(Debug, Clone, Default)]
 struct InPlay {
+    boundary: PolicySet,
     enforce: PolicySet,
     audit: PolicySet,
     names: Vec<Arc<str>>,
@@ -277,6 +278,7 @@ impl Case<'_> {
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.action) {
                 let set = match compiled.mode {
+                    Mode::Boundary => &mut in_play.boundary,
                     Mode::Enforce => &mut in_play.enforce,
                     Mode::Audit => &mut in_play.audit,
                 };
@@ -291,9 +293,14 @@ impl Case<'_> {
     fn decide(&self, in_play: &InPlay) -> Decision {
         let request = request_of(self.principal, self.action, self.governed, self.attempt);
         let Some(request) = request else { return self.denied() };
-        let enforced = self.ask(&request, &in_play.enforce, &in_play.names);
+        // Before all others, so that a denial names the boundary and nothing that whoever is denied could have changed.
+        let bounded = self.ask(&request, &in_play.boundary, &in_play.names);
+        let is_bounded = bounded.outcome != Outcome::Silent;
+        let enforced =
+            if is_bounded { bounded } else { self.ask(&request, &in_play.enforce, &in_play.names) };
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
             (Outcome::Permit, _) => (Effect::Allow, Reason::Permitted),
+            (Outcome::Forbid, _) if is_bounded => (Effect::Deny, Reason::ForbiddenByBoundary),
             (Outcome::Forbid, _) => (Effect::Deny, Reason::Forbidden),
             (Outcome::Error, _) => (Effect::Deny, Reason::EvaluationError),
             // AUDIT is for beginners with their own services; strangers whose bundle is followed are not meant.

@@ -66,6 +66,8 @@ pub enum Reason {
     AuditDefaultAllow,
     /// A policy forbids it.
     Forbidden,
+    /// The mesh's boundary forbids it, whatever policies say.
+    ForbiddenByBoundary,
     /// No policy permits it.
     NoPolicyMatched,
     /// A policy could not be evaluated, so nobody knows what it would have said.
@@ -89,6 +91,7 @@ impl Reason {
             Self::Permitted => "permitted",
             Self::AuditDefaultAllow => "audit_default_allow",
             Self::Forbidden => "forbidden",
+            Self::ForbiddenByBoundary => "forbidden_by_boundary",
             Self::NoPolicyMatched => "no_policy_matched",
             Self::EvaluationError => "evaluation_error",
             Self::NotAPrincipal => "not_a_principal",
@@ -107,11 +110,12 @@ impl Reason {
             Self::NoPolicyMatched => 2,
             Self::EvaluationError => 3,
             Self::Forbidden => 4,
+            Self::ForbiddenByBoundary => 5,
             Self::NotAPrincipal
             | Self::NoSuchPort
             | Self::WrongProtocol
             | Self::UndeclaredRoute
-            | Self::AmbiguousPath => 5,
+            | Self::AmbiguousPath => 6,
         }
     }
 }

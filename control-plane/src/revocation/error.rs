@@ -28,7 +28,8 @@ pub enum RevocationError {
     UnknownInstance(String),
     /// Nothing is known of an instance of this id: it may have been mistyped.
     #[error(
-        "nothing is on record of an instance {id}, so nobody was revoked: {near}{}`hauberk get instances` lists those that are; if the          registry was restored from a backup that is older than the instance, `hauberk revoke instance {id} --unrecorded`",
+        "nothing is on record of an instance {id}, so nobody was revoked: {near}{}`hauberk get instances` lists those that are; if the \
+         registry was restored from a backup that is older than the instance, `hauberk revoke instance {id} --unrecorded`",
         if near.is_empty() { "" } else { " " }
     )]
     NotOnRecord {

@@ -493,7 +493,8 @@ fn one_oracle(
             ("connect", crate::vocabulary::Kind::Port.uid(format!("{}:{}", scope.node, port.number)))
         }
         Attempt::Request { method, path, upgrade } => {
-            let declared = port.routes.iter().filter(|route| route.matches(method, path));
+            let declared =
+                port.routes.iter().map(|route| &route.template).filter(|own| own.matches(method, path));
             let route = declared.min_by(|one, other| one.by_specificity(other));
             let template = route.map_or("*undeclared", |route| route.as_str());
             let action = match (port.protocol, upgrade) {
@@ -728,4 +729,60 @@ proptest! {
         }
         let _ = node("web");
     }
+}
+
+#[test]
+fn routes_are_decided_by_their_data_classes() {
+    let mut scope = orders();
+    scope.ports[0].routes[0].classes = vec![name("card"), name("pii")];
+    let texts = [
+        (Mode::Enforce, "permit(principal is Node, action, resource in Service::\"orders\");"),
+        (Mode::Enforce, "forbid(principal == Node::\"web\", action, resource in DataClass::\"pii\");"),
+        (
+            Mode::Enforce,
+            "forbid(principal == Node::\"cart\", action in Action::\"http\", resource) when { resource in \
+             DataClass::\"card\" };",
+        ),
+    ];
+    let engine = engine_for(scope, &texts);
+    let reason = |caller: &str, path: &str| ask(&engine, &peer(caller), 8080, "GET", path).reason;
+    assert_eq!(reason("web", "/orders/1"), Reason::Forbidden);
+    assert_eq!(reason("web", "/orders/1/2"), Reason::Permitted);
+    assert_eq!(reason("web", "/other"), Reason::Permitted);
+    assert_eq!(reason("cart", "/orders/1"), Reason::Forbidden);
+    assert_eq!(reason("cart", "/health"), Reason::Permitted);
+    assert_eq!(reason("payments", "/orders/1"), Reason::Permitted);
+}
+
+#[test]
+fn nothing_lifts_what_the_boundary_forbids() {
+    let mut scope = orders();
+    scope.ports.iter_mut().for_each(|port| port.authorization = Authorization::Audit);
+    let texts = [
+        (Mode::Enforce, "permit(principal is Node, action, resource);"),
+        (
+            Mode::Boundary,
+            "forbid(principal == Node::\"web\", action, resource) when { context has path && context.path like \
+             \"/orders/*\" };",
+        ),
+        (Mode::Enforce, "forbid(principal == Node::\"web\", action in Action::\"http\", resource);"),
+        (Mode::Audit, "forbid(principal, action, resource);"),
+    ];
+    let engine = engine_for(scope, &texts);
+    let bounded = ask(&engine, &peer("web"), 8080, "GET", "/orders/1");
+    assert_eq!(reason(&bounded), (Effect::Deny, "forbidden_by_boundary"));
+    assert_eq!(&*bounded.policies, ["boundary:p1".into()]);
+    assert_eq!(bounded.audit.unwrap().effect, Effect::Deny);
+    let forbidden = ask(&engine, &peer("web"), 8080, "GET", "/other");
+    assert_eq!(reason(&forbidden), (Effect::Deny, "forbidden"));
+    assert_eq!(&*forbidden.policies, ["p2".into()]);
+    assert_eq!(ask(&engine, &peer("cart"), 8080, "GET", "/orders/1").reason, Reason::Permitted);
+
+    let caller = peer("web");
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false };
+    let explained = engine.explain(&Question { caller: &caller, port: 8080, attempt });
+    assert_eq!(&*explained.policies[0].name, "boundary:p1");
+    assert_eq!(explained.nearest().unwrap().mode, Mode::Boundary);
+    assert_eq!(explained.suggestion, None);
 }

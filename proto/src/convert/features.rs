@@ -11,6 +11,8 @@ use super::view::{Body, Discovery};
 
 /// Policies in Cedar, in the first version of this product's schema.
 pub const CEDAR: &str = "cedar-1";
+/// Policies of the mesh's boundary, which decide before all others.
+pub const BOUNDARIES: &str = "boundaries-1";
 /// Policies that are recorded and do not decide.
 pub const AUDIT_POLICIES: &str = "audit-policies";
 /// `authorization: AUDIT`.
@@ -28,17 +30,24 @@ pub const FIXED: &str = "fixed-discovery";
 
 /// Denylists that name instances, of whose certificates no more is said. No view needs it.
 pub const DENIED_INSTANCES: &str = "denied-instances";
+/// Data classes of routes, and policies that name them.
+pub const DATA_CLASSES: &str = "data-classes-1";
+/// Roles, with the members that the view says.
+pub const ROLES: &str = "roles-1";
 
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 9] = [
+pub const ALL: [&str; 12] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
+    BOUNDARIES,
     CEDAR,
+    DATA_CLASSES,
     DENIED_INSTANCES,
     DENY_UNDECLARED,
     DNS,
     FIXED,
     MAX_VIEW_AGE,
+    ROLES,
     ROUTES,
 ];
 
@@ -68,6 +77,7 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
     scope.ports.iter().flat_map(|port| {
         [
             (!port.routes.is_empty()).then_some(ROUTES),
+            port.routes.iter().any(|route| !route.classes.is_empty()).then_some(DATA_CLASSES),
             (port.undeclared == Undeclared::Deny).then_some(DENY_UNDECLARED),
             (port.authorization == Authorization::Audit).then_some(AUDIT_AUTHORIZATION),
         ]
@@ -77,8 +87,13 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
 }
 
 fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str> {
-    slice.policies.iter().flat_map(|policy| match policy.mode {
+    let of_policies = slice.policies.iter().flat_map(|policy| match policy.mode {
         Mode::Enforce => [Some(CEDAR), None].into_iter().flatten(),
         Mode::Audit => [Some(CEDAR), Some(AUDIT_POLICIES)].into_iter().flatten(),
-    })
+        Mode::Boundary => [Some(CEDAR), Some(BOUNDARIES)].into_iter().flatten(),
+    });
+    // Whoever does not know the type refuses the policy: better before it is pushed than after.
+    let names_classes = slice.policies.iter().any(|policy| policy.text.contains("DataClass::"));
+    let others = [(!slice.roles.is_empty()).then_some(ROLES), names_classes.then_some(DATA_CLASSES)];
+    of_policies.chain(others.into_iter().flatten())
 }

@@ -26,7 +26,7 @@ const FILES: [&str; 17] = [
 
 /// What others have defined, and agents serve. No part of our own API, so that reflection does not tell of it.
 const FOREIGN: [&str; 1] = ["workload.proto"];
-const ENVOY: [&str; 2] = ["envoy/sds.proto", "envoy/secret.proto"];
+const ENVOY: [&str; 3] = ["envoy/sds.proto", "envoy/secret.proto", "google/rpc/error_details.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(descriptors)?;
     let foreign =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(FOREIGN)?.file_descriptor_set();
-    tonic_prost_build::configure().compile_fds(foreign)?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(foreign)?;
     let envoy =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(ENVOY)?.file_descriptor_set();
     tonic_prost_build::configure().include_file("sds.rs").compile_fds(envoy)?;

@@ -107,7 +107,6 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     });
     status.joined(Joined {
         credentials: credentials.clone(),
-        instance,
         decisions: Arc::clone(&decisions),
         connections: Arc::clone(&connections),
     });

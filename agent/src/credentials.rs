@@ -151,19 +151,33 @@ impl Credentials {
         self.live.current().svid().map_or(UnixMillis(0), |svid| svid.validity().not_after())
     }
 
-    /// Keeps and publishes a new certificate. It must be for the id that we are.
+    /// Keeps and publishes a renewed certificate. It must be for the id that we are.
     ///
     /// # Errors
     /// It names somebody else, cannot be kept, or comes when our virtual node is gone.
     pub fn replace(&self, issued: Issued) -> Result<(), CredentialsError> {
+        // What the stream has told meanwhile is newer than what came with the certificate.
+        let is_news = issued.trust.version() >= self.trust().version();
+        self.put_in_force(issued, is_news)
+    }
+
+    /// The same for a certificate of an instance that has joined anew: the control plane may have been restored and count
+    /// what to trust anew too.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn begin_anew(&self, issued: Issued) -> Result<(), CredentialsError> {
+        self.put_in_force(issued, true)
+    }
+
+    fn put_in_force(&self, issued: Issued, is_news: bool) -> Result<(), CredentialsError> {
         if let Some(before) = self.spiffe_id()
             && before != *issued.identity.svid.id()
         {
             return Err(CredentialsError::OtherId { now: issued.identity.svid.id().clone(), before });
         }
-        // First the bundle: the new certificate may come from an authority that only it vouches for. What the stream has
-        // told meanwhile is newer than what came with the certificate.
-        if issued.trust.version() >= self.trust().version() {
+        // First the bundle: the new certificate may come from an authority that only it vouches for.
+        if is_news {
             self.put_trust_in_force(issued.trust)?;
         }
         // Held until it is in force: if our node goes meanwhile, that is known only afterwards.

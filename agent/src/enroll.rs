@@ -7,6 +7,7 @@ use std::time::Duration;
 use hauberk_identity::{InstanceId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
+use hauberk_proto::refusal;
 use hauberk_tls::{
     BootstrapTrust, BundleError, CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair,
     SetupError, TrustBundle, bootstrap_connector,
@@ -69,6 +70,8 @@ pub enum EnrollError {
     Refused {
         /// The gRPC status.
         code: Code,
+        /// Its reason, for programs.
+        reason: Option<String>,
         /// The control plane's reason.
         message: String,
     },
@@ -97,8 +100,27 @@ pub enum EnrollError {
 enum Attempt {
     #[error(transparent)]
     Final(#[from] EnrollError),
+    /// There is nothing to join with yet.
+    #[error("{0}")]
+    Nothing(String),
     #[error("{0}")]
     Again(String),
+}
+
+/// Why whoever was in has not joined anew.
+#[derive(Debug, Error)]
+pub(crate) enum NotJoined {
+    /// It may come by itself.
+    #[error("{0}")]
+    Yet(String),
+    /// There is nothing to join with, or what there is does not do.
+    #[error("{problem}")]
+    ByNothing {
+        /// In words.
+        problem: String,
+        /// Stays the same while the problem does, whatever times its words name.
+        kind: String,
+    },
 }
 
 impl EnrollError {
@@ -142,9 +164,13 @@ pub async fn obtain(
         let problem = tokio::select! {
             () = stop.cancelled() => return Err(EnrollError::Stopped),
             joined = join(config, state, clock) => match joined {
-                Ok(issued) => return Ok(issued),
+                Ok(issued) => {
+                    state.save_trust(&issued.trust)?;
+                    state.membership()?.save_identity(&issued.identity)?;
+                    return Ok(issued);
+                }
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Again(problem)) => problem,
+                Err(Attempt::Nothing(problem) | Attempt::Again(problem)) => problem,
             },
         };
         let wait = backoff.step();
@@ -156,9 +182,27 @@ pub async fn obtain(
     }
 }
 
-/// Joins once more after the certificate has expired, if there is anything to join with; the problem otherwise.
-pub(crate) async fn join_again(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issued, String> {
-    join(config, state, clock).await.map_err(|attempt| attempt.to_string())
+/// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is the
+/// caller's to keep, once it is looked at: it may be somebody else's, by another token.
+///
+/// # Errors
+/// There is nothing to join with, the control plane refuses, or is away.
+pub(crate) async fn join_anew(
+    config: &Config,
+    state: &Arc<State>,
+    clock: Clock,
+) -> Result<Issued, NotJoined> {
+    join(config, state, clock).await.map_err(|attempt| {
+        let problem = attempt.to_string();
+        let kind = match attempt {
+            Attempt::Final(EnrollError::Refused { reason: Some(reason), .. }) => reason,
+            Attempt::Final(EnrollError::Refused { .. } | EnrollError::Evidence(_)) | Attempt::Nothing(_) => {
+                problem.clone()
+            }
+            Attempt::Final(_) | Attempt::Again(_) => return NotJoined::Yet(problem),
+        };
+        NotJoined::ByNothing { problem, kind }
+    })
 }
 
 fn stored(state: &State, now: UnixMillis) -> Result<Issued, String> {
@@ -166,7 +210,7 @@ fn stored(state: &State, now: UnixMillis) -> Result<Issued, String> {
         tracing::error!(event = "state_damaged", %error);
         error.to_string()
     };
-    let identity = state.identity().map_err(problem)?.ok_or("there is none yet")?;
+    let identity = state.identity().map_err(problem)?.ok_or("none was issued yet")?;
     let trust = state.trust().map_err(problem)?.ok_or("there is no trust bundle beside it")?;
     let issued = Issued { identity, trust };
     issued.verify(now).map_err(|error| error.to_string())?;
@@ -209,7 +253,7 @@ async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issue
     };
     let request = pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment };
     let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
-    accept(answer.into_inner(), key, pin, clock.now(), state).map_err(Attempt::Final)
+    accept(answer.into_inner(), key, pin, clock.now()).map_err(Attempt::Final)
 }
 
 /// The key that is to be certified. Evidence may count for one key alone: whoever was in by it comes back by the last key
@@ -230,7 +274,6 @@ fn accept(
     key: KeyPair,
     pin: Option<Fingerprint>,
     now: UnixMillis,
-    state: &State,
 ) -> Result<Issued, EnrollError> {
     let pb::AttestResponse { certificate, trust, instance_id } = answer;
     let instance = InstanceId::parse(&instance_id)
@@ -241,8 +284,6 @@ fn accept(
     {
         return Err(CredentialsError::Trust(format!("it lacks the root {pin} that was pinned")).into());
     }
-    state.save_trust(&issued.trust)?;
-    state.membership()?.save_identity(&issued.identity)?;
     tracing::info!(
         event = "joined",
         spiffe_id = %issued.identity.svid.id(),
@@ -286,12 +327,12 @@ enum Evidence {
 
 async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> {
     match &config.join {
-        None => Err(Attempt::Again("neither --join-token-file nor --enrollment is configured".to_owned())),
+        None => Err(Attempt::Nothing("neither --join-token-file nor --enrollment is configured".to_owned())),
         Some(Join::TokenFile(path)) => read_token(path).map(Evidence::Token),
         Some(Join::Evidence { enrollment, evidence }) => {
             // As a token that is on its way: a machine's certificate may be written, or renewed, at this moment.
             let read = attestation::Evidence::read(evidence).await;
-            let read = read.map_err(|error| Attempt::Again(error.to_string()))?;
+            let read = read.map_err(|error| Attempt::Nothing(error.to_string()))?;
             Ok(Evidence::Machine(read, enrollment.clone()))
         }
     }
@@ -302,11 +343,11 @@ fn read_token(path: &Path) -> Result<Zeroizing<String>, Attempt> {
 
     let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
     // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
-    let again = |problem: &dyn std::fmt::Display| Attempt::Again(format!("{}: {problem}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| again(&error))?;
-    file.take(MAX_TOKEN_LEN).read_to_string(&mut text).map_err(|error| again(&error))?;
+    let none = |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| none(&error))?;
+    file.take(MAX_TOKEN_LEN).read_to_string(&mut text).map_err(|error| none(&error))?;
     match text.trim() {
-        "" => Err(again(&"the file is empty")),
+        "" => Err(none(&"the file is empty")),
         token => Ok(Zeroizing::new(token.to_owned())),
     }
 }
@@ -321,7 +362,10 @@ fn judge(status: &tonic::Status) -> Attempt {
         | Code::Cancelled
         | Code::Internal
         | Code::Unknown => Attempt::Again(format!("{:?}: {}", status.code(), status.message())),
-        code => Attempt::Final(EnrollError::Refused { code, message: status.message().to_owned() }),
+        code => {
+            let (message, reason) = (status.message().to_owned(), refusal::reason(status));
+            Attempt::Final(EnrollError::Refused { code, reason, message })
+        }
     }
 }
 

@@ -34,11 +34,12 @@ fn main() -> ExitCode {
                 let _ = std::io::stdout().write_all(data.as_bytes());
                 ExitCode::SUCCESS
             }
-            Err(error) => fail(&format!("{error:#}"), 1),
+            // Their causes are in their words.
+            Err(error) => fail(&error.to_string(), 1),
         },
         Subcommand::Api(ApiCommand::Watch(flags)) => match watch_api(&flags) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&format!("{error:#}"), 1),
+            Err(error) => fail(&error.to_string(), 1),
         },
         Subcommand::Version => {
             // A reader that is gone needs no version.

@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, UnixMillis, renewal_at};
+use hauberk_identity::{IdentityKind, InstanceId, SpiffeId, UnixMillis, renewal_at};
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
+use hauberk_proto::refusal;
 use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair, ServerExpectation};
+use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane;
-use crate::credentials::{Credentials, Issued};
+use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::decisions::Decisions;
-use crate::enroll;
+use crate::enroll::{self, NotJoined};
 use crate::mesh::InboundGate;
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
@@ -44,6 +46,30 @@ pub struct Renewal {
     pub issued_at: UnixMillis,
 }
 
+/// What comes of a request for renewal.
+enum Signed {
+    Anew(Box<Issued>),
+    /// Nothing is renewed for us any longer, and why; we may join anew.
+    Never(&'static str),
+}
+
+/// Why there is no new certificate yet.
+#[derive(Debug, Error)]
+enum RenewError {
+    /// It may come by itself.
+    #[error("{0}")]
+    Delayed(String),
+    /// Nothing is renewed for us, and we have not joined anew.
+    #[error("{why}; {problem}")]
+    NotJoined {
+        /// Why nothing is.
+        why: &'static str,
+        /// Why we have not.
+        #[source]
+        problem: NotJoined,
+    },
+}
+
 impl Renewal {
     /// Renews until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -58,16 +84,61 @@ impl Renewal {
             let due = renewal_at(self.issued_at, self.credentials.not_after(), fraction());
             self.wait_until_due(due).await;
             let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-            loop {
-                let problem = match self.renew_once().await {
-                    Ok(()) => break,
-                    Err(problem) => problem,
-                };
+            let mut told = None;
+            while let Err(problem) = self.renew_once().await {
                 let wait = backoff.step();
-                let not_after = self.credentials.not_after();
-                tracing::warn!(event = "renewal_delayed", problem, %not_after, retry_in_ms = wait.as_millis() as u64);
+                self.tell(&problem, &mut told, wait);
                 self.wait_until(self.clock.now().plus(wait)).await;
             }
+        }
+    }
+
+    /// What only a person can mend is told with what to do, once for as long as it is the same: it lasts for hours.
+    fn tell(&self, problem: &RenewError, told: &mut Option<String>, wait: Duration) {
+        let (not_after, retry_in_ms) = (self.credentials.not_after(), wait.as_millis() as u64);
+        match problem {
+            RenewError::Delayed(problem) => {
+                tracing::warn!(event = "renewal_delayed", problem, %not_after, retry_in_ms);
+            }
+            RenewError::NotJoined { why, problem: NotJoined::Yet(problem) } => {
+                tracing::warn!(event = "join_delayed", why, problem, %not_after, retry_in_ms);
+            }
+            RenewError::NotJoined { why, problem: NotJoined::ByNothing { problem, kind } } => {
+                if told.as_ref() == Some(kind) {
+                    tracing::debug!(event = "join_delayed", why, problem, %not_after, retry_in_ms);
+                } else {
+                    let to_do = self.what_to_do();
+                    tracing::error!(event = "join_delayed", why, problem, to_do, %not_after, retry_in_ms);
+                    *told = Some(kind.clone());
+                }
+            }
+        }
+    }
+
+    /// What lets this agent join anew, for whoever runs it.
+    fn what_to_do(&self) -> String {
+        let by_token = |to: &str| match self.credentials.spiffe_id().as_ref().map(SpiffeId::kind) {
+            Some(IdentityKind::Node { mesh, name }) => {
+                format!("`hauberk token create --mesh {mesh} --node {name} --out {to}`")
+            }
+            _ => format!("`hauberk token create --out {to}`"),
+        };
+        match &self.config.join {
+            Some(Join::TokenFile(path)) => {
+                let path = path.display();
+                format!(
+                    "make a new token in the file: {}; it is looked for until there is one, without a restart",
+                    by_token(&path.to_string())
+                )
+            }
+            Some(Join::Evidence { enrollment: EnrollmentName { mesh, name }, .. }) => format!(
+                "`hauberk audit list --refused` says why, and `hauberk describe enrollment {name} --mesh {mesh}` what is believed; it is \
+                 tried again until this agent is let in"
+            ),
+            None => format!(
+                "{}, and start the agent again with --join-token-file FILE, or with --enrollment",
+                by_token("FILE")
+            ),
         }
     }
 
@@ -108,22 +179,28 @@ impl Renewal {
         }
     }
 
-    async fn renew_once(&mut self) -> Result<(), String> {
-        let issued = if self.clock.now() < self.credentials.not_after() {
-            match self.sign_again().await {
-                Ok(issued) => issued,
-                Err(problem) => {
-                    let trust =
-                        BootstrapTrust::Bundle(Arc::clone(self.credentials.live().current().bundle()));
-                    let skew = skew::ask(&self.config.control_plane, trust, self.clock).await;
-                    return Err(skew::named(skew, problem));
-                }
+    /// Renews, or joins anew where nothing is renewed for us: after expiry, and at once where the control plane has no record
+    /// of us. The former certificate is used until there is another.
+    async fn renew_once(&mut self) -> Result<(), RenewError> {
+        let is_expired = self.clock.now() >= self.credentials.not_after();
+        let signed =
+            if is_expired { Signed::Never("the certificate has expired") } else { self.sign_again().await? };
+        let delayed = |error: CredentialsError| RenewError::Delayed(error.to_string());
+        let (instance, issued_at) = match signed {
+            Signed::Anew(issued) => {
+                let named = (issued.identity.instance, issued.identity.issued_at);
+                self.credentials.replace(*issued).map_err(delayed)?;
+                named
             }
-        } else {
-            enroll::join_again(&self.config, &self.state, self.clock).await?
+            Signed::Never(why) => {
+                let joined = enroll::join_anew(&self.config, &self.state, self.clock).await;
+                let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
+                let named = (issued.identity.instance, issued.identity.issued_at);
+                self.credentials.begin_anew(issued).map_err(delayed)?;
+                tracing::info!(event = "joined_anew", why, former = %self.instance, instance = %named.0);
+                named
+            }
         };
-        let (instance, issued_at) = (issued.identity.instance, issued.identity.issued_at);
-        self.credentials.replace(issued).map_err(|error| error.to_string())?;
         self.instance = instance;
         self.issued_at = issued_at;
         self.decisions.set_instance(instance);
@@ -132,8 +209,18 @@ impl Renewal {
         Ok(())
     }
 
+    async fn sign_again(&self) -> Result<Signed, RenewError> {
+        let problem = match self.ask_to_sign().await {
+            Ok(signed) => return Ok(signed),
+            Err(problem) => problem,
+        };
+        let trust = BootstrapTrust::Bundle(Arc::clone(self.credentials.live().current().bundle()));
+        let skew = skew::ask(&self.config.control_plane, trust, self.clock).await;
+        Err(RenewError::Delayed(skew::named(skew, problem)))
+    }
+
     /// A fresh key each time, so that one that leaked is of use for one life at the most.
-    async fn sign_again(&self) -> Result<Issued, String> {
+    async fn ask_to_sign(&self) -> Result<Signed, String> {
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
         let csr = CertificateRequest::create(&key).map_err(|error| error.to_string())?;
         let connector = self
@@ -157,12 +244,16 @@ impl Renewal {
             Some(skew) => tracing::warn!(event = "clock_skew", %skew),
             None => {}
         }
-        let answer = EnrollmentClient::new(channel)
-            .sign_certificate(SignCertificateRequest { csr })
-            .await
-            .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?
-            .into_inner();
+        let answer = EnrollmentClient::new(channel).sign_certificate(SignCertificateRequest { csr }).await;
+        let answer = match answer {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if refusal::reason(&status).as_deref() == Some(refusal::NOT_ON_RECORD) => {
+                return Ok(Signed::Never("the control plane has no record of this instance"));
+            }
+            Err(status) => return Err(format!("{:?}: {}", status.code(), status.message())),
+        };
         Issued::check(answer.certificate, answer.trust, self.instance, key, self.clock.now())
+            .map(|issued| Signed::Anew(Box::new(issued)))
             .map_err(|error| error.to_string())
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, OnceLock};
 
-use hauberk_identity::InstanceId;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -33,7 +32,6 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) credentials: Credentials,
-    pub(crate) instance: InstanceId,
     pub(crate) decisions: Arc<Decisions>,
     pub(crate) connections: Arc<Connections>,
 }
@@ -193,7 +191,7 @@ fn identity(joined: &Joined) -> Value {
     let current = joined.credentials.live().current();
     json!({
         "spiffe_id": current.svid().map(|svid| svid.id().to_string()),
-        "instance": joined.instance.as_str(),
+        "instance": joined.decisions.instance().as_str(),
         "serial": current.svid().map(|svid| svid.serial().to_string()),
         "not_after": current.svid().map(|svid| svid.validity().not_after().to_string()),
         "roots": current.bundle().roots().iter().map(|root| root.fingerprint().to_string()).collect::<Vec<_>>(),

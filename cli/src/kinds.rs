@@ -15,7 +15,7 @@ pub(crate) struct KindName {
 }
 
 /// The kinds of resources.
-pub(crate) const RESOURCES: [KindName; 6] = [
+pub(crate) const RESOURCES: [KindName; 10] = [
     KindName { kind: Kind::Mesh, written: "Mesh", said: &["mesh", "meshes"] },
     KindName {
         kind: Kind::VirtualNode,
@@ -28,6 +28,14 @@ pub(crate) const RESOURCES: [KindName; 6] = [
         said: &["virtualservice", "virtualservices", "vs", "service", "services", "svc"],
     },
     KindName { kind: Kind::Policy, written: "Policy", said: &["policy", "policies", "pol"] },
+    KindName {
+        kind: Kind::PolicyTemplate,
+        written: "PolicyTemplate",
+        said: &["policytemplate", "policytemplates", "template", "templates"],
+    },
+    KindName { kind: Kind::Boundary, written: "Boundary", said: &["boundary", "boundaries"] },
+    KindName { kind: Kind::Role, written: "Role", said: &["role", "roles"] },
+    KindName { kind: Kind::DataClass, written: "DataClass", said: &["dataclass", "dataclasses", "dc"] },
     KindName { kind: Kind::Enrollment, written: "Enrollment", said: &["enrollment", "enrollments", "enr"] },
     KindName {
         kind: Kind::FederatedTrustDomain,
@@ -111,6 +119,10 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
         Some(Spec::VirtualNode(_)) => Kind::VirtualNode,
         Some(Spec::VirtualService(_)) => Kind::VirtualService,
         Some(Spec::Policy(_)) => Kind::Policy,
+        Some(Spec::PolicyTemplate(_)) => Kind::PolicyTemplate,
+        Some(Spec::Boundary(_)) => Kind::Boundary,
+        Some(Spec::Role(_)) => Kind::Role,
+        Some(Spec::DataClass(_)) => Kind::DataClass,
         Some(Spec::Enrollment(_)) => Kind::Enrollment,
         Some(Spec::FederatedTrustDomain(_)) => Kind::FederatedTrustDomain,
         None => Kind::Unspecified,

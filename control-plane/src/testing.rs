@@ -1,5 +1,7 @@
 //! A control plane in a scratch directory, for unit tests.
 
+pub(crate) mod softhsm;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +16,7 @@ use prost::Message;
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{self, KeyEncryptionKey, KeyStore};
+use crate::authority::{self, KeyEncryptionKey, KeyStore, Token};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::enrollment::{AgentInfo, TokenRequest, Uses};
@@ -40,11 +42,19 @@ pub(crate) async fn scratch() -> Scratch {
 
 /// The same with something around its store.
 pub(crate) async fn scratch_over<S: Store>(around: impl FnOnce(SledStore) -> Arc<S>) -> Scratch {
+    scratch_with(around, None).await
+}
+
+/// The same with the keys of its authorities in a token, if there is one.
+pub(crate) async fn scratch_with<S: Store>(
+    around: impl FnOnce(SledStore) -> Arc<S>,
+    token: Option<Arc<Token>>,
+) -> Scratch {
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::manual(Clock::system().now());
     let settings = settings(directory.path());
     let kek = Arc::new(KeyEncryptionKey::create(&settings.kek_file).unwrap());
-    let keys = KeyStore::new(kek, None);
+    let keys = KeyStore::new(kek, token);
     let store = SledStore::create(&settings.registry_directory()).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let (founding, authority) =
@@ -122,25 +132,42 @@ impl Scratch {
     }
 }
 
-/// A store in which others write: each of `first` just before one commit.
+/// A store that others use too.
 pub(crate) struct Busy {
     store: SledStore,
+    /// What they write, each just before one commit.
     pub(crate) first: Mutex<VecDeque<Commit>>,
+    /// What they do at each commit.
+    at_each: Mutex<Box<dyn FnMut() + Send>>,
+    /// Below which prefix nothing can be read.
+    damaged: Mutex<Option<&'static str>>,
 }
 
 impl Busy {
     pub(crate) fn new(store: SledStore) -> Arc<Self> {
-        Arc::new(Self { store, first: Mutex::default() })
+        let at_each: Mutex<Box<dyn FnMut() + Send>> = Mutex::new(Box::new(|| {}));
+        Arc::new(Self { store, first: Mutex::default(), at_each, damaged: Mutex::default() })
     }
 
     /// Has this written just before the next commit.
     pub(crate) fn before_next(&self, commit: Commit) {
         self.first.lock().unwrap().push_back(commit);
     }
+
+    /// Has this done at each commit from now on.
+    pub(crate) fn at_each_commit(&self, act: impl FnMut() + Send + 'static) {
+        *self.at_each.lock().unwrap() = Box::new(act);
+    }
+
+    /// Nothing can be read below this prefix from now on, and below any other again.
+    pub(crate) fn damage(&self, prefix: Option<&'static str>) {
+        *self.damaged.lock().unwrap() = prefix;
+    }
 }
 
 impl Store for Busy {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        (self.at_each.lock().unwrap())();
         let first = self.first.lock().unwrap().pop_front();
         async move {
             if let Some(first) = first {
@@ -161,6 +188,10 @@ impl Store for Busy {
         after: Option<&'a str>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Page, StoreError>> {
+        if *self.damaged.lock().unwrap() == Some(prefix) {
+            let reason = "it was damaged".to_owned();
+            return std::future::ready(Err(StoreError::Unreadable { reason })).boxed();
+        }
         self.store.list(prefix, after, limit)
     }
 

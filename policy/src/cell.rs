@@ -40,14 +40,15 @@ pub(crate) struct OpenCell {
 /// The policies whose scope admits one caller, action and resource, and the entities that they can look at.
 #[derive(Debug, Clone)]
 struct InPlay {
-    enforce: Half,
-    audit: Half,
+    boundary: Part,
+    enforce: Part,
+    audit: Part,
     entities: Entities,
 }
 
 /// Those in one mode.
 #[derive(Debug, Clone, Default)]
-struct Half {
+struct Part {
     policies: PolicySet,
     members: Vec<Arc<Compiled>>,
     reads: FactSet,
@@ -109,20 +110,22 @@ impl Case<'_> {
     }
 
     fn in_play(&self) -> Option<InPlay> {
-        let (mut enforce, mut audit) = (Half::default(), Half::default());
+        let (mut boundary, mut enforce, mut audit) = (Part::default(), Part::default(), Part::default());
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.about.action) {
-                let half = match compiled.mode {
+                let part = match compiled.mode {
+                    Mode::Boundary => &mut boundary,
                     Mode::Enforce => &mut enforce,
                     Mode::Audit => &mut audit,
                 };
-                half.policies.add(compiled.policy.clone()).ok()?;
-                half.reads = half.reads.and(compiled.reads.facts);
-                half.members.push(Arc::clone(compiled));
+                part.policies.add(compiled.policy.clone()).ok()?;
+                part.reads = part.reads.and(compiled.reads.facts);
+                part.members.push(Arc::clone(compiled));
             }
         }
-        let entities = self.entities(enforce.members.iter().chain(&audit.members))?;
-        Some(InPlay { enforce, audit, entities })
+        let members = boundary.members.iter().chain(&enforce.members).chain(&audit.members);
+        let entities = self.entities(members)?;
+        Some(InPlay { boundary, enforce, audit, entities })
     }
 
     /// What these policies can look at: the caller, the action and the resource with all that they are in, and what the
@@ -162,9 +165,13 @@ impl Case<'_> {
             }
             &with_carried
         };
-        let enforced = self.ask(&request, entities, &in_play.enforce);
+        // Before all others, so that a denial names the boundary and nothing that whoever is denied could have changed.
+        let bounded = self.ask(&request, entities, &in_play.boundary);
+        let is_bounded = bounded.outcome != Outcome::Silent;
+        let enforced = if is_bounded { bounded } else { self.ask(&request, entities, &in_play.enforce) };
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
             (Outcome::Permit, _) => (Effect::Allow, Reason::Permitted),
+            (Outcome::Forbid, _) if is_bounded => (Effect::Deny, Reason::ForbiddenByBoundary),
             (Outcome::Forbid, _) => (Effect::Deny, Reason::Forbidden),
             (Outcome::Unknown(reason), _) => (Effect::Deny, reason),
             // AUDIT is for beginners with their own services; strangers whose bundle is followed are not meant.
@@ -184,20 +191,20 @@ impl Case<'_> {
         Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads }
     }
 
-    fn ask(&self, request: &Request, entities: &Entities, half: &Half) -> Verdict {
-        if half.members.is_empty() {
+    fn ask(&self, request: &Request, entities: &Entities, part: &Part) -> Verdict {
+        if part.members.is_empty() {
             return Verdict { outcome: Outcome::Silent, policies: Arc::default() };
         }
         // What is not known is left out of the request: whatever reads it must not be asked.
         let lack = |compiled: &Compiled| self.about.lack(compiled.reads.facts, &compiled.headers);
-        if let Some(reason) = half.members.iter().find_map(|compiled| lack(compiled)) {
-            let lacking = half.members.iter().filter(|compiled| lack(compiled).is_some());
+        if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
+            let lacking = part.members.iter().filter(|compiled| lack(compiled).is_some());
             return Verdict { outcome: Outcome::Unknown(reason), policies: names(lacking) };
         }
-        let response = self.inner.authorizer.is_authorized(request, &half.policies, entities);
+        let response = self.inner.authorizer.is_authorized(request, &part.policies, entities);
         let diagnostics = response.diagnostics();
         let named = |ids: &mut dyn Iterator<Item = &str>| {
-            names(ids.filter_map(|id| half.members.iter().find(|member| *member.name == *id)))
+            names(ids.filter_map(|id| part.members.iter().find(|member| *member.name == *id)))
         };
         let reasons = named(&mut diagnostics.reason().map(AsRef::as_ref));
         let errors = named(&mut diagnostics.errors().map(|error| match error {
@@ -224,7 +231,7 @@ impl Case<'_> {
 
 impl InPlay {
     fn reads(&self) -> FactSet {
-        self.enforce.reads.and(self.audit.reads)
+        self.boundary.reads.and(self.enforce.reads).and(self.audit.reads)
     }
 }
 

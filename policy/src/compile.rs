@@ -171,15 +171,16 @@ fn check_scope(scope: &NodeScope) -> Result<(), CompileError> {
     }
     for port in &scope.ports {
         for route in &port.routes {
+            let template = &route.template;
             let fits = match port.protocol {
-                Protocol::Http | Protocol::Http2 => !route.is_rpc(),
-                Protocol::Grpc => route.is_rpc(),
+                Protocol::Http | Protocol::Http2 => !template.is_rpc(),
+                Protocol::Grpc => template.is_rpc(),
                 Protocol::Tcp => false,
             };
             if !fits {
                 return Err(CompileError::RouteKind {
                     port: port.number,
-                    template: route.to_string(),
+                    template: template.to_string(),
                     protocol: port.protocol.as_str(),
                 });
             }
@@ -216,7 +217,8 @@ fn ports(
     let mut ports = HashMap::new();
     for (port, resources) in scope.ports.iter().zip(by_port) {
         let wanted = wanted(&resources);
-        let mut routes: Vec<_> = port.routes.iter().cloned().zip(resources.routes).collect();
+        let mut routes: Vec<_> =
+            port.routes.iter().map(|route| route.template.clone()).zip(resources.routes).collect();
         routes.sort_by(|(one, _), (other, _)| one.by_specificity(other));
         for (index, (first, _)) in routes.iter().enumerate() {
             let same =

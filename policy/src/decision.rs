@@ -74,6 +74,8 @@ pub enum Reason {
     AuditDefaultAllow,
     /// A policy forbids it.
     Forbidden,
+    /// The mesh's boundary forbids it, whatever policies say.
+    ForbiddenByBoundary,
     /// No policy permits it.
     NoPolicyMatched,
     /// A policy could not be evaluated, so nobody knows what it would have said.
@@ -103,6 +105,7 @@ impl Reason {
             Self::Permitted => "permitted",
             Self::AuditDefaultAllow => "audit_default_allow",
             Self::Forbidden => "forbidden",
+            Self::ForbiddenByBoundary => "forbidden_by_boundary",
             Self::NoPolicyMatched => "no_policy_matched",
             Self::EvaluationError => "evaluation_error",
             Self::FactsMissing => "facts_missing",
@@ -124,11 +127,12 @@ impl Reason {
             Self::NoPolicyMatched => 2,
             Self::EvaluationError | Self::FactsMissing | Self::UnreadableQuery | Self::UnreadableHeader => 3,
             Self::Forbidden => 4,
+            Self::ForbiddenByBoundary => 5,
             Self::NotAPrincipal
             | Self::NoSuchPort
             | Self::WrongProtocol
             | Self::UndeclaredRoute
-            | Self::AmbiguousPath => 5,
+            | Self::AmbiguousPath => 6,
         }
     }
 }

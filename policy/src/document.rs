@@ -1,12 +1,14 @@
 //! A policy as its author wrote it: parsed, validated, and its names made full.
 
+mod reach;
+mod template;
 mod validation;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, PrincipalConstraint, ValidationMode};
+use cedar_policy::{Policy, PolicyId, PolicySet, PrincipalConstraint, ValidationMode};
 use hauberk_identity::{Name, TrustDomain};
 use miette::Diagnostic;
 use thiserror::Error;
@@ -14,11 +16,15 @@ use thiserror::Error;
 use crate::compiled::permits;
 use crate::decision::Effect;
 use crate::names::{Namespace, Referent};
-use crate::qualify::{Mention, Qualified, qualify};
+use crate::qualify::{Flaw, Mention, Qualified, qualify};
 use crate::reads::FactSet;
 use crate::statements::{Extent, extents, line_and_column};
 use crate::vocabulary::{Kind, VOCABULARY};
+pub(crate) use template::read_template;
 use validation::worth_telling;
+
+/// What the names of a boundary's statements begin with, so that no policy has them: names hold no colon.
+pub const BOUNDARY: &str = "boundary:";
 
 /// The longest policy text, in bytes.
 pub const MAX_TEXT_LEN: usize = 64 * 1024;
@@ -36,6 +42,8 @@ pub enum Mode {
     Enforce,
     /// It is evaluated and recorded, and decides nothing.
     Audit,
+    /// It is of the mesh's boundary: it only forbids, before all others, and nothing lifts it.
+    Boundary,
 }
 
 /// A policy of one mesh: one or more Cedar statements that are valid by the schema.
@@ -56,7 +64,7 @@ pub struct PolicyDocument {
 /// One `permit` or `forbid`.
 #[derive(Debug, Clone)]
 pub(crate) struct Statement {
-    /// The document's name where it holds one statement, otherwise `<document>/<@id or ordinal>`.
+    /// The document's label where it holds one statement, otherwise `<label>/<@id or ordinal>`.
     pub(crate) name: String,
     /// With full names.
     pub(crate) policy: Policy,
@@ -126,9 +134,9 @@ impl PolicyDocument {
         reader.check_size();
         let set = reader.finish_stage(|reader| reader.parse())?;
         reader.finish_stage(|reader| reader.validate(&set))?;
-        let names = Namespace { trust_domain: trust_domain.clone(), mesh: mesh.clone() };
+        let names = Namespace::of(trust_domain, &mesh);
         let (statements, references) =
-            reader.finish_stage(|reader| reader.statements(&set, &names, &name))?;
+            reader.finish_stage(|reader| reader.statements(&set, &names, &label(&name, mode), mode))?;
         Ok(Self { mesh, name, mode, text: text.to_owned(), statements, references })
     }
 
@@ -147,6 +155,11 @@ impl PolicyDocument {
         self.mode
     }
 
+    /// What the names of its statements begin with: its own name, of a boundary after [`BOUNDARY`].
+    pub fn label(&self) -> String {
+        label(&self.name, self.mode)
+    }
+
     /// The text as its author wrote it.
     pub fn text(&self) -> &str {
         &self.text
@@ -156,6 +169,17 @@ impl PolicyDocument {
     /// they stand for exists; roles above all, since a node refuses policies with a role that it was not told of.
     pub fn references(&self) -> &[Reference] {
         &self.references
+    }
+
+    /// The roles that it mentions; one may come several times.
+    pub fn roles(&self) -> impl Iterator<Item = &Name> {
+        self.statements.iter().flat_map(|statement| &statement.roles)
+    }
+
+    /// The roles that one statement mentions, by the statement's name in a slice.
+    pub fn roles_of(&self, statement: &str) -> &[Name] {
+        let found = self.statements.iter().find(|own| own.name == statement);
+        found.map_or(&[], |statement| &statement.roles)
     }
 
     /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
@@ -215,22 +239,24 @@ impl Reader<'_> {
     }
 
     fn parse(&mut self) -> PolicySet {
-        let set = match PolicySet::from_str(self.text) {
-            Ok(set) => set,
-            Err(errors) => {
-                errors.iter().for_each(|error| self.report_cedar(error));
-                return PolicySet::new();
-            }
-        };
+        let set = self.parse_any();
         for template in set.templates() {
             let extent = self.extent_of(template.id());
-            let help = "name the principal and the resource instead of ?principal and ?resource";
-            self.report_at(extent, "templates are not supported", Some(help.to_owned()));
+            let help = "name the principal and the resource instead of ?principal and ?resource, or make it a PolicyTemplate";
+            self.report_at(extent, "this is a template, not a policy", Some(help.to_owned()));
         }
         if set.is_empty() && self.problems.is_empty() {
             self.report(0, 1, "a policy holds at least one permit or forbid".to_owned(), None);
         }
         set
+    }
+
+    /// Statements with slots and without.
+    fn parse_any(&mut self) -> PolicySet {
+        PolicySet::from_str(self.text).unwrap_or_else(|errors| {
+            errors.iter().for_each(|error| self.report_cedar(error));
+            PolicySet::new()
+        })
     }
 
     fn validate(&mut self, set: &PolicySet) {
@@ -252,7 +278,8 @@ impl Reader<'_> {
         &mut self,
         set: &PolicySet,
         names: &Namespace,
-        document: &Name,
+        document: &str,
+        mode: Mode,
     ) -> (Vec<Statement>, Vec<Reference>) {
         let mut policies: Vec<&Policy> = set.policies().collect();
         policies.sort_by_key(|policy| ordinal(policy.id()));
@@ -261,7 +288,7 @@ impl Reader<'_> {
         let mut places: HashMap<String, usize> = HashMap::new();
         for (index, policy) in policies.iter().enumerate() {
             let extent = self.extent_of(policy.id());
-            self.check_reach(policy, extent);
+            self.check_reach(policy, mode, extent);
             let id = match policy.annotation("id") {
                 None => (index + 1).to_string(),
                 Some(id) => {
@@ -277,7 +304,7 @@ impl Reader<'_> {
                 let place = self.place_of(extent, "@id");
                 self.report(place.0, place.1, format!("the id {id:?} is already that of line {line}"), None);
             }
-            let name = if policies.len() == 1 { document.to_string() } else { format!("{document}/{id}") };
+            let name = if policies.len() == 1 { document.to_owned() } else { format!("{document}/{id}") };
             match qualify(policy, names) {
                 Ok(qualified) => {
                     let effect = if permits(policy) { Effect::Allow } else { Effect::Deny };
@@ -296,35 +323,17 @@ impl Reader<'_> {
                     let roles = roles.collect();
                     statements.push(Statement { name, policy: full, text, roles, reads });
                 }
-                Err(flaws) => {
-                    for flaw in flaws {
-                        let (start, length) = self.place_of(extent, &flaw.text);
-                        let message = if flaw.text.is_empty() {
-                            flaw.message
-                        } else {
-                            format!("{}: {}", flaw.text, flaw.message)
-                        };
-                        self.report(start, length, message, (!flaw.help.is_empty()).then_some(flaw.help));
-                    }
-                }
+                Err(flaws) => self.report_flaws(extent, flaws),
             }
         }
         (statements, references)
     }
 
-    /// Refuses a permit that workloads or anonymous callers would benefit from unnoticed.
-    fn check_reach(&mut self, policy: &Policy, extent: Extent) {
-        let reaches = match policy.principal_constraint() {
-            PrincipalConstraint::Any => "anonymous callers and workloads",
-            PrincipalConstraint::In(uid) if Kind::of(&uid) == Some(Kind::TrustDomain) => "workloads",
-            _ => return,
-        };
-        if policy.effect() == CedarEffect::Permit {
-            let place = self.place_of(extent, "principal");
-            let message = format!("this permit also reaches {reaches} without naming them");
-            let help = "write `principal is Node` for all nodes and gateways, or `principal == Node::\"web\"`, or \
-                        `principal is Workload` or `principal is Anonymous` in a permit of their own";
-            self.report(place.0, place.1, message, Some(help.to_owned()));
+    fn report_flaws(&mut self, extent: Extent, flaws: Vec<Flaw>) {
+        for Flaw { text, message, help } in flaws {
+            let (start, length) = self.place_of(extent, &text);
+            let message = if text.is_empty() { message } else { format!("{text}: {message}") };
+            self.report(start, length, message, (!help.is_empty()).then_some(help));
         }
     }
 
@@ -370,6 +379,13 @@ impl Reader<'_> {
         let concerned = start..start.saturating_add(length);
         let length = self.text.char_indices().filter(|(index, _)| concerned.contains(index)).count().max(1);
         self.problems.push(PolicyProblem { line, column, length, message, help });
+    }
+}
+
+fn label(name: &Name, mode: Mode) -> String {
+    match mode {
+        Mode::Enforce | Mode::Audit => name.to_string(),
+        Mode::Boundary => format!("{BOUNDARY}{name}"),
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Explanation {
     pub attempt: String,
     /// The outcome.
     pub decision: Decision,
-    /// All statements that the node holds, those that came nearest first. Empty where the question failed before any
+    /// All statements that the node holds: those of the boundary that applied, then those that came nearest. Empty where the question failed before any
     /// policy was asked.
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
@@ -124,7 +124,7 @@ impl Engine {
                     cases.iter().map(|case| case.note(compiled)).min_by_key(PolicyNote::distance)
                 })
                 .collect();
-            policies.sort_by_key(|note| (note.distance(), note.name.clone()));
+            policies.sort_by_key(|note| (!note.is_bound(), note.distance(), note.name.clone()));
             if matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow) {
                 suggestion = self.suggest(question, port.protocol);
             }
@@ -181,6 +181,11 @@ impl Engine {
 }
 
 impl PolicyNote {
+    /// Whether it is of the boundary and stopped this, and so stands before all others.
+    fn is_bound(&self) -> bool {
+        self.mode == Mode::Boundary && (self.mismatches.is_empty() || self.error.is_some())
+    }
+
     /// How far the statement was from applying: an error is nearest, and another resource is further away than another
     /// caller.
     fn distance(&self) -> (bool, usize) {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use cedar_policy::{Entity, EntityUid, RestrictedExpression};
-use hauberk_identity::{IdentityKind, SpiffeId};
+use hauberk_identity::{IdentityKind, Name, SpiffeId};
 
 use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
 use crate::route::UNDECLARED;
@@ -53,7 +53,7 @@ impl Roles {
 
 impl NodeScope {
     pub(crate) fn names(&self) -> Namespace {
-        Namespace { trust_domain: self.trust_domain.clone(), mesh: self.mesh.clone() }
+        Namespace::of(&self.trust_domain, &self.mesh)
     }
 }
 
@@ -82,13 +82,13 @@ pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec
             resources.push(resource);
             resources.len() - 1
         };
-        let mut route = |template: &str| {
+        let mut route = |template: &str, classes: &[Name]| {
             let uid = Kind::Route.uid(route_id(&scope.node, port.number, template));
-            let within = within.iter().cloned().chain([uid.clone()]).collect();
-            push(Resource { uid, within, actions: of_routes })
+            let within = within.iter().cloned().chain(in_classes(classes, &names)).chain([uid.clone()]);
+            push(Resource { uid, within: within.collect(), actions: of_routes })
         };
-        let routes = port.routes.iter().map(|template| route(template.as_str())).collect();
-        let undeclared = route(UNDECLARED);
+        let routes = port.routes.iter().map(|own| route(own.template.as_str(), &own.classes)).collect();
+        let undeclared = route(UNDECLARED, &[]);
         let port = push(Resource { uid, within: within.clone(), actions: of_port });
         ports.push(PortResources { port, routes, undeclared });
     }
@@ -113,18 +113,24 @@ pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
         let attributes =
             HashMap::from([("number".to_owned(), number.clone()), ("protocol".to_owned(), protocol)]);
         entities.extend(Entity::new(uid.clone(), attributes, parents));
-        for template in port.routes.iter().map(|template| template.as_str()).chain([UNDECLARED]) {
+        let declared = port.routes.iter().map(|route| (route.template.as_str(), &*route.classes));
+        for (template, classes) in declared.chain([(UNDECLARED, &[][..])]) {
             let attributes = HashMap::from([
                 ("template".to_owned(), RestrictedExpression::new_string(template.to_owned())),
                 ("port".to_owned(), number.clone()),
             ]);
             let route = Kind::Route.uid(route_id(&scope.node, port.number, template));
-            entities.extend(Entity::new(route, attributes, HashSet::from([uid.clone()])));
+            let parents = in_classes(classes, &names).chain([uid.clone()]).collect();
+            entities.extend(Entity::new(route, attributes, parents));
         }
     }
     let of_mesh = HashSet::from([mesh]);
     entities.extend(services.into_iter().map(|service| Entity::new_no_attrs(service, of_mesh.clone())));
     entities
+}
+
+fn in_classes(classes: &[Name], names: &Namespace) -> impl Iterator<Item = EntityUid> {
+    classes.iter().map(|class| Kind::DataClass.uid(names.data_class_id(class)))
 }
 
 /// A caller as policies see it.

@@ -18,6 +18,8 @@ pub enum Referent {
     Mesh(Name),
     /// A role of the policy's mesh.
     Role(Name),
+    /// A data class of the policy's mesh.
+    DataClass(Name),
     /// A virtual node, perhaps of another mesh.
     Node {
         /// Its mesh.
@@ -64,13 +66,35 @@ pub(crate) struct Namespace {
 }
 
 /// Why a name in a policy stands for nothing.
-#[derive(Debug)]
-pub(crate) struct BadName {
-    pub(crate) message: String,
-    pub(crate) help: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadName {
+    /// What is wrong with it.
+    pub message: String,
+    /// What to write instead; empty where nothing can be told.
+    pub help: String,
+}
+
+/// The virtual node, or virtual gateway, that policies of `mesh` write as `Node::"name"`.
+///
+/// # Errors
+/// It stands for none.
+pub fn node_named(trust_domain: &TrustDomain, mesh: &Name, name: &str) -> Result<SpiffeId, BadName> {
+    Namespace::of(trust_domain, mesh).node(name).map(|(id, _)| id)
+}
+
+/// The workload, or member of another trust domain, that policies of `mesh` write as `Workload::"name"`.
+///
+/// # Errors
+/// It stands for none.
+pub fn workload_named(trust_domain: &TrustDomain, mesh: &Name, name: &str) -> Result<SpiffeId, BadName> {
+    Namespace::of(trust_domain, mesh).workload(name)
 }
 
 impl Namespace {
+    pub(crate) fn of(trust_domain: &TrustDomain, mesh: &Name) -> Self {
+        Self { trust_domain: trust_domain.clone(), mesh: mesh.clone() }
+    }
+
     /// The full id of what a policy of this mesh calls `kind::"id"`.
     pub(crate) fn qualify(&self, kind: Kind, id: &str) -> Result<(EntityUid, Referent), BadName> {
         match kind {
@@ -81,6 +105,9 @@ impl Namespace {
             }
             Kind::Mesh => Ok((kind.uid(id), Referent::Mesh(name(id)?))),
             Kind::Role => self.of_mesh(id).map(|role| (kind.uid(self.role_id(&role)), Referent::Role(role))),
+            Kind::DataClass => self
+                .of_mesh(id)
+                .map(|class| (kind.uid(self.data_class_id(&class)), Referent::DataClass(class))),
             Kind::Service => self
                 .of_mesh(id)
                 .map(|service| (kind.uid(self.service_id(&service)), Referent::Service(service))),
@@ -123,7 +150,7 @@ impl Namespace {
         let prefixes: &[&str] = match Kind::of(uid) {
             Some(Kind::Node | Kind::Port | Kind::Route) => &[&own_nodes, &own_mesh],
             Some(Kind::Workload) => &[&own_domain],
-            Some(Kind::Service | Kind::Role) => &[&of_mesh],
+            Some(Kind::Service | Kind::Role | Kind::DataClass) => &[&of_mesh],
             _ => &[],
         };
         prefixes.iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(&id).to_owned()
@@ -135,6 +162,10 @@ impl Namespace {
 
     pub(crate) fn role_id(&self, role: &Name) -> String {
         format!("{}/{role}", self.mesh)
+    }
+
+    pub(crate) fn data_class_id(&self, class: &Name) -> String {
+        format!("{}/{class}", self.mesh)
     }
 
     /// `orders`, or `<own mesh>/orders`.

@@ -57,6 +57,13 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     }
 }
 
+/// What is wrong with the names in a statement's syntax tree, slots aside.
+pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
+    let mut walk = Walk { names, mentions: Vec::new(), flaws: Vec::new() };
+    walk.visit(&mut tree.clone());
+    walk.flaws
+}
+
 impl Flaw {
     fn of_all(message: impl ToString) -> Self {
         Self { text: String::new(), message: message.to_string(), help: String::new() }

@@ -90,6 +90,16 @@ impl RouteTemplate {
         &self.text
     }
 
+    /// The HTTP methods that it matches; none: every one.
+    pub fn methods(&self) -> &[String] {
+        &self.methods
+    }
+
+    /// Whether both match the same paths, their methods aside.
+    pub fn is_of_same_paths(&self, other: &Self) -> bool {
+        self.is_rpc == other.is_rpc && self.segments == other.segments
+    }
+
     /// Whether it is a pattern of gRPC methods.
     pub fn is_rpc(&self) -> bool {
         self.is_rpc

@@ -27,11 +27,27 @@ pub struct PortScope {
     /// The virtual services whose provider or routes target this port.
     pub services: Vec<Name>,
     /// The declared routes.
-    pub routes: Vec<RouteTemplate>,
+    pub routes: Vec<DeclaredRoute>,
     /// What happens to requests that match none of them.
     pub undeclared: Undeclared,
     /// Whether default denials are enforced.
     pub authorization: Authorization,
+}
+
+/// One declared route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredRoute {
+    /// Which requests belong to it.
+    pub template: RouteTemplate,
+    /// The data classes that it is in, those around them among them, in order.
+    pub classes: Vec<Name>,
+}
+
+impl From<RouteTemplate> for DeclaredRoute {
+    /// A route of no data class.
+    fn from(template: RouteTemplate) -> Self {
+        Self { template, classes: Vec::new() }
+    }
 }
 
 /// What a listener speaks; it settles which actions exist there.

@@ -92,7 +92,12 @@ impl<'a> PolicyIndex<'a> {
         if scope.mesh != *self.mesh {
             return PolicySlice::default();
         }
-        let (resources, _) = resources(scope, &Roles::new(roles, &scope.names()));
+        // Of its resources only the node's own roles are asked for.
+        let own = roles.iter().filter(|role| role.members.contains(&scope.node));
+        let own: Vec<RoleMembers> = own
+            .map(|role| RoleMembers { role: role.role.clone(), members: vec![scope.node.clone()] })
+            .collect();
+        let (resources, _) = resources(scope, &Roles::new(&own, &scope.names()));
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
         for resource in &resources {
             let named = resource.within.iter().filter_map(|uid| self.by_resource.get(uid)).flatten();

@@ -48,7 +48,7 @@ pub(crate) fn port(number: u16, protocol: Protocol, services: &[&str], routes: &
         number,
         protocol,
         services: services.iter().map(|service| name(service)).collect(),
-        routes: routes.iter().map(|route| RouteTemplate::parse(route).unwrap()).collect(),
+        routes: routes.iter().map(|route| RouteTemplate::parse(route).unwrap().into()).collect(),
         undeclared: Undeclared::Decide,
         authorization: Authorization::Enforce,
     }

@@ -108,6 +108,10 @@ impl ActionSet {
         self.0 & action.bit().0 != 0
     }
 
+    pub(crate) fn includes(self, other: Self) -> bool {
+        other.0 & !self.0 == 0
+    }
+
     pub(crate) fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -126,6 +130,7 @@ pub(crate) enum Kind {
     TrustDomain,
     Mesh,
     Role,
+    DataClass,
     Node,
     Workload,
     Anonymous,
@@ -135,10 +140,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::TrustDomain, "TrustDomain"),
         (Self::Mesh, "Mesh"),
         (Self::Role, "Role"),
+        (Self::DataClass, "DataClass"),
         (Self::Node, "Node"),
         (Self::Workload, "Workload"),
         (Self::Anonymous, "Anonymous"),
@@ -162,6 +168,7 @@ impl Kind {
             Self::TrustDomain => &types.trust_domain,
             Self::Mesh => &types.mesh,
             Self::Role => &types.role,
+            Self::DataClass => &types.data_class,
             Self::Node => &types.node,
             Self::Workload => &types.workload,
             Self::Anonymous => &types.anonymous,
@@ -178,6 +185,7 @@ struct Types {
     trust_domain: EntityTypeName,
     mesh: EntityTypeName,
     role: EntityTypeName,
+    data_class: EntityTypeName,
     node: EntityTypeName,
     workload: EntityTypeName,
     anonymous: EntityTypeName,
@@ -205,6 +213,7 @@ pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         trust_domain: must("TrustDomain".parse()),
         mesh: must("Mesh".parse()),
         role: must("Role".parse()),
+        data_class: must("DataClass".parse()),
         node: must("Node".parse()),
         workload: must("Workload".parse()),
         anonymous: must("Anonymous".parse()),

@@ -63,7 +63,7 @@ fn a_remembered_decision_allocates_nothing() {
             number: 8080,
             protocol: Protocol::Http,
             services: vec![name("orders")],
-            routes: vec![RouteTemplate::parse("/orders/{id}").unwrap()],
+            routes: vec![RouteTemplate::parse("/orders/{id}").unwrap().into()],
             undeclared: Undeclared::Decide,
             authorization: Authorization::Enforce,
         }],

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod convert;
+pub mod refusal;
 
 /// Resources: what files hold and what the admin API moves.
 pub mod mesh {
@@ -41,7 +42,7 @@ pub mod workload {
     tonic::include_proto!("_");
 }
 
-/// Envoy's Secret Discovery Service, in modules named as Envoy's packages are.
+/// Envoy's Secret Discovery Service and gRPC's details of errors, in modules named as their packages are.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
 #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod sds {

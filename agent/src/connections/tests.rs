@@ -300,7 +300,7 @@ fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> A
             .map(|(index, cedar)| pb::Policy {
                 name: format!("p{index}"),
                 cedar: cedar.clone(),
-                audit: false,
+                ..pb::Policy::default()
             })
             .collect();
     }

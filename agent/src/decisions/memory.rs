@@ -101,6 +101,10 @@ impl Memory {
         }
     }
 
+    pub(super) fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
     pub(super) fn set_instance(&mut self, instance: InstanceId) {
         self.instance = instance;
     }

@@ -122,6 +122,11 @@ impl Decisions {
         self.memory().set_instance(instance);
     }
 
+    /// Our instance, as it is named in them.
+    pub fn instance(&self) -> InstanceId {
+        self.memory().instance()
+    }
+
     /// How many decisions have been given an id.
     pub fn recorded(&self) -> u64 {
         self.memory().recorded()

@@ -301,7 +301,8 @@ fn what_policies_read_is_kept_and_the_rest_is_not() {
         let cedar = "permit(principal is Node, action == Action::\"GET\", resource) when { \
                      context.query.hasTag(\"id\") && context.query.getTag(\"id\").contains(\"1\") && \
                      context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\") };";
-        node.policies = vec![pb::Policy { name: "p".to_owned(), cedar: cedar.to_owned(), audit: false }];
+        node.policies =
+            vec![pb::Policy { name: "p".to_owned(), cedar: cedar.to_owned(), ..pb::Policy::default() }];
     }
     let signed = authorities.signed(&signed);
     let authentic =

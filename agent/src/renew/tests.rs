@@ -1,4 +1,6 @@
+use hauberk_proto::sds::google::rpc::{ErrorInfo, Status};
 use hauberk_tls::Fingerprint;
+use prost::Message;
 
 use super::*;
 use crate::mesh::{ClosedReason, Inbound, Mesh};
@@ -128,13 +130,14 @@ async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_
     };
     let both = Box::pin(async { tokio::join!(agent.renewal.renew_once(), forgetting) });
     let (renewed, ()) = within(both).await;
-    assert!(renewed.unwrap_err().contains("was deleted"));
+    assert!(renewed.unwrap_err().to_string().contains("was deleted"));
     assert_eq!(key(&agent.credentials), before);
     assert!(state.identity().unwrap().is_none());
 
     // Nor does a token make somebody of us, or is it spent.
     agent.renewal.clock = Clock::starting_at(now().plus(HOUR * 2));
-    assert!(within(Box::pin(agent.renewal.renew_once())).await.unwrap_err().contains("was deleted"));
+    let joined = within(Box::pin(agent.renewal.renew_once())).await;
+    assert!(joined.unwrap_err().to_string().contains("was deleted"));
     assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 1);
 
     // A view of ours says that we are somebody again.
@@ -143,4 +146,80 @@ async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_
     within(Box::pin(agent.renewal.renew_once())).await.unwrap();
     assert_ne!(key(&agent.credentials), before);
     assert!(state.identity().unwrap().is_some());
+}
+
+/// As the control plane answers of whom it has no record.
+fn not_on_record() -> tonic::Status {
+    let info = ErrorInfo { reason: "NOT_ON_RECORD".to_owned(), domain: "hauberk".to_owned() };
+    let type_url = "type.googleapis.com/google.rpc.ErrorInfo".to_owned();
+    let details = vec![prost_types::Any { type_url, value: info.encode_to_vec() }];
+    let details = Status { code: 7, message: String::new(), details }.encode_to_vec();
+    tonic::Status::with_details(tonic::Code::PermissionDenied, "no record", details.into())
+}
+
+#[tokio::test]
+async fn whoever_is_on_no_record_joins_anew_at_once_by_a_certificate_that_is_still_valid() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let before = key(&agent.credentials);
+    plane.enrollment.refusals.lock().unwrap().push(not_on_record());
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    let asked = plane.enrollment.asked.lock().unwrap().clone();
+    let tokens: Vec<&str> = asked.iter().map(|(token, _)| token.as_str()).collect();
+    assert_eq!(tokens, ["", "hbk1-secret"]);
+    let now = key(&agent.credentials);
+    assert_ne!(now, before);
+    assert_eq!(now.to_string(), asked[1].1);
+    // It is on disk, and renewed from now on.
+    assert_eq!(agent.renewal.state.identity().unwrap().unwrap().svid.key_fingerprint(), now);
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    assert_eq!(plane.enrollment.asked.lock().unwrap()[2].0, "");
+}
+
+#[tokio::test]
+async fn whoever_cannot_join_anew_serves_on_and_is_told_once_what_to_do() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &[]);
+    let before = key(&agent.credentials);
+    let mut told = None;
+    plane.enrollment.refusals.lock().unwrap().extend([not_on_record(), not_on_record()]);
+    for round in 0..2 {
+        let problem = within(Box::pin(agent.renewal.renew_once())).await.unwrap_err();
+        let RenewError::NotJoined { why, problem: NotJoined::ByNothing { problem: lack, kind } } = &problem
+        else {
+            panic!("{problem}")
+        };
+        assert!(why.contains("no record") && lack.contains("--join-token-file"), "{problem}");
+        assert_eq!(told.as_ref() == Some(kind), round == 1);
+        agent.renewal.tell(&problem, &mut told, Duration::ZERO);
+    }
+    assert!(agent.mesh.has_valid_certificate());
+    assert_eq!(key(&agent.credentials), before);
+    let to_do = agent.renewal.what_to_do();
+    assert!(to_do.contains("hauberk token create --mesh shop --node orders --out FILE"), "{to_do}");
+    assert!(to_do.contains("start the agent again with --join-token-file FILE"), "{to_do}");
+    // A backup of later may know it again.
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_for_another_node_is_neither_kept_nor_put_in_force() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let identity = authorities.identity("mesh/shop/node/payments", around(HOUR));
+    let others = Credentials::new(
+        Issued { identity, trust: authorities.stored_trust() },
+        Arc::clone(&agent.renewal.state),
+    )
+    .unwrap();
+    agent.renewal.credentials = others.clone();
+    let before = key(&others);
+    plane.enrollment.refusals.lock().unwrap().push(not_on_record());
+    let problem = within(Box::pin(agent.renewal.renew_once())).await.unwrap_err();
+    assert!(problem.to_string().contains("names spiffe://shop.local/mesh/shop/node/orders"), "{problem}");
+    assert_eq!(key(&others), before);
+    assert!(agent.renewal.state.identity().unwrap().is_none());
 }

@@ -134,7 +134,7 @@ async fn what_cannot_be_enforced_closes_until_something_better_comes() {
         ("invalid", ClosedReason::InvalidView, |view| node_of(view).ports[0].protocol = 99),
         ("invalid", ClosedReason::InvalidView, |view| {
             let cedar = "permit(principal is Nobody, action, resource);".to_owned();
-            node_of(view).policies.push(pb::Policy { name: "p".to_owned(), cedar, audit: false });
+            node_of(view).policies.push(pb::Policy { name: "p".to_owned(), cedar, ..pb::Policy::default() });
         }),
     ];
     for (reason, closed, spoil) in unenforceable {

@@ -214,9 +214,8 @@ impl<G> Relay<G> {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let polled = match &mut self.via {
             Via::Link(Some(link), _) => {
-                link.drive(cx);
-                // Only the link feeds the body, and it has just been polled.
-                metered.poll_frame(cx, &mut Context::from_waker(Waker::noop()))
+                // Only the link feeds the body.
+                link.drive_and_read(cx, |cx| metered.poll_frame(cx, &mut Context::from_waker(Waker::noop())))
             }
             Via::Link(None, _) | Via::Stream { .. } => {
                 let waker = cx.waker().clone();
@@ -230,11 +229,16 @@ impl<G> Relay<G> {
     }
 
     fn finish(&mut self) {
+        let link = match &mut self.via {
+            Via::Link(link, pool) => link.take().map(|link| (link, pool)),
+            Via::Stream { .. } => None,
+        };
+        if let Some((link, _)) = &link {
+            link.rest();
+        }
         // The body first: a link is free again only when nobody reads from it.
         self.body = None;
-        if let Via::Link(link, pool) = &mut self.via
-            && let Some(link) = link.take()
-        {
+        if let Some((link, pool)) = link {
             pool.put(link);
         }
     }

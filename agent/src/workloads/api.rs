@@ -1,12 +1,9 @@
 //! The SPIFFE Workload API, as one connection is served it.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::pin::Pin;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::Stream;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
@@ -21,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use super::answers::{Answer, Answers, Content, Elsewhere, Encoded, carrying};
 use super::attest::Caller;
 use super::docker::Docker;
 use super::entry::Entries;
@@ -28,7 +26,7 @@ use super::jwt;
 use super::keeper::{Keeper, Kept, WorkloadSvid};
 use super::matching::Matching;
 use super::tokens::Tokens;
-use super::told::Board;
+use super::told::{Board, RevocationList};
 use crate::mesh::Denied;
 
 /// What every caller must say, so that no request that a browser or proxy was tricked into is answered (SPIFFE Workload
@@ -96,8 +94,8 @@ pub(super) struct Given {
     pub(super) bundle: Arc<TrustBundle>,
     /// And those of other domains, as far as its enrollments name them.
     pub(super) federated: Vec<Arc<SpiffeBundle>>,
-    /// Which certificates of our own are good no longer; empty where that is not known yet.
-    pub(super) revocation_list: Bytes,
+    /// Which certificates of our own are good no longer.
+    pub(super) revocation_list: RevocationList,
     /// What to verify tokens of our own trust domain by.
     pub(super) jwt_keys: Option<Arc<JwtBundle>>,
 }
@@ -128,12 +126,9 @@ pub(super) struct Following {
     api: Api,
     kept: watch::Receiver<Kept>,
     live: watch::Receiver<LiveState>,
-    revocation_list: watch::Receiver<Bytes>,
+    revocation_list: watch::Receiver<RevocationList>,
     jwt_keys: watch::Receiver<Option<Arc<JwtBundle>>>,
 }
-
-/// A stream of answers.
-pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Api {
     pub(crate) fn new(shared: Arc<Shared>, caller: Caller) -> Self {
@@ -163,24 +158,18 @@ impl Api {
     }
 
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.
-    pub(super) fn answers<T>(&self, suffices: Suffices, make: fn(&Given) -> T) -> Answers<T>
-    where
-        T: PartialEq + Send + 'static,
-    {
-        // What answers are made of is everybody's; a copy of an answer would be each stream's own.
-        let first = (self.follow(), None::<Given>);
-        Box::pin(futures_util::stream::unfold(Some(first), move |state| async move {
-            let (mut following, mut last) = state?;
+    pub(super) fn answers<A: Answer>(&self, suffices: Suffices) -> Answers {
+        let first = (self.follow(), None::<Content>);
+        Answers::new(futures_util::stream::unfold(Some(first), move |state| async move {
+            let (mut following, mut told) = state?;
             loop {
-                let given = match following.until(last.is_some(), suffices).await {
-                    Ok(given) => given,
+                let given = following.until(told.is_some(), suffices).await;
+                let (answer, content) = match given.and_then(|given| Encoded::of::<A>(&given)) {
+                    Ok(answer) => answer,
                     Err(status) => return Some((Err(status), None)),
                 };
-                let answer = make(&given);
-                let is_news = last.as_ref().is_none_or(|last| make(last) != answer);
-                last = Some(given);
-                if is_news {
-                    return Some((Ok(answer), Some((following, last))));
+                if told.replace(content.clone()) != Some(content) {
+                    return Some((Ok(answer), Some((following, told))));
                 }
             }
         }))
@@ -276,24 +265,24 @@ fn federated(names: &[Name], entries: &Entries, live: &LiveState) -> Vec<Arc<Spi
 
 #[tonic::async_trait]
 impl SpiffeWorkloadApi for Api {
-    type FetchX509SVIDStream = Answers<X509svidResponse>;
+    type FetchX509SVIDStream = Elsewhere<X509svidResponse>;
 
     async fn fetch_x509svid(
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         check_metadata(&request)?;
-        Ok(Response::new(self.answers(has_certificate, x509_svids)))
+        Ok(carrying(self.answers::<X509svidResponse>(has_certificate)))
     }
 
-    type FetchX509BundlesStream = Answers<X509BundlesResponse>;
+    type FetchX509BundlesStream = Elsewhere<X509BundlesResponse>;
 
     async fn fetch_x509_bundles(
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         check_metadata(&request)?;
-        Ok(Response::new(self.answers(has_identity, x509_bundles)))
+        Ok(carrying(self.answers::<X509BundlesResponse>(has_identity)))
     }
 
     async fn fetch_jwtsvid(
@@ -305,14 +294,14 @@ impl SpiffeWorkloadApi for Api {
         jwt::fetch(self, request.into_inner()).await.map(Response::new)
     }
 
-    type FetchJWTBundlesStream = Answers<JwtBundlesResponse>;
+    type FetchJWTBundlesStream = Elsewhere<JwtBundlesResponse>;
 
     async fn fetch_jwt_bundles(
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         check_metadata(&request)?;
-        Ok(Response::new(self.answers(jwt::has_keys, jwt::bundles)))
+        Ok(carrying(self.answers::<JwtBundlesResponse>(jwt::has_keys)))
     }
 
     async fn validate_jwtsvid(
@@ -336,31 +325,43 @@ fn check_metadata<T>(request: &Request<T>) -> Result<(), Status> {
     }
 }
 
-fn x509_svids(given: &Given) -> X509svidResponse {
-    let bundle = concatenated(&given.bundle);
-    let svids = given.svids.iter().map(|(workload, hint)| X509svid {
-        spiffe_id: workload.svid.id().to_string(),
-        x509_svid: workload.svid.chain().iter().flat_map(|der| der.iter().copied()).collect(),
-        x509_svid_key: workload.key.to_pkcs8_der().to_vec(),
-        bundle: bundle.clone(),
-        hint: hint.clone(),
-    });
-    let federated = given.x509_bundles().skip(1).map(x509_bundle);
-    X509svidResponse { svids: svids.collect(), crl: crl(given), federated_bundles: federated.collect() }
+impl Answer for X509svidResponse {
+    /// `crl = 2`.
+    const LIST_KEY: Option<u8> = Some(2 << 3 | 2);
+
+    fn of(given: &Given) -> Self {
+        let bundle = concatenated(&given.bundle);
+        let svids = given.svids.iter().map(|(workload, hint)| X509svid {
+            spiffe_id: workload.svid.id().to_string(),
+            x509_svid: workload.svid.chain().iter().flat_map(|der| der.iter().copied()).collect(),
+            x509_svid_key: workload.key.to_pkcs8_der().to_vec(),
+            bundle: bundle.clone(),
+            hint: hint.clone(),
+        });
+        let federated = given.x509_bundles().skip(1).map(x509_bundle);
+        Self { svids: svids.collect(), crl: Vec::new(), federated_bundles: federated.collect() }
+    }
 }
 
-fn x509_bundles(given: &Given) -> X509BundlesResponse {
-    let bundles = given.x509_bundles().map(x509_bundle);
-    X509BundlesResponse { crl: crl(given), bundles: bundles.collect::<HashMap<_, _>>() }
+impl Answer for X509BundlesResponse {
+    /// `crl = 1`.
+    const LIST_KEY: Option<u8> = Some(1 << 3 | 2);
+
+    fn of(given: &Given) -> Self {
+        Self { crl: Vec::new(), bundles: given.x509_bundles().map(x509_bundle).collect() }
+    }
+}
+
+impl Answer for JwtBundlesResponse {
+    const LIST_KEY: Option<u8> = None;
+
+    fn of(given: &Given) -> Self {
+        Self { bundles: jwt::bundles(given) }
+    }
 }
 
 fn x509_bundle(bundle: &TrustBundle) -> (String, Vec<u8>) {
     (bundle.trust_domain().id_string(), concatenated(bundle))
-}
-
-fn crl(given: &Given) -> Vec<Vec<u8>> {
-    let list = &given.revocation_list;
-    if list.is_empty() { Vec::new() } else { vec![list.to_vec()] }
 }
 
 fn concatenated(bundle: &TrustBundle) -> Vec<u8> {
@@ -369,10 +370,12 @@ fn concatenated(bundle: &TrustBundle) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
+    use bytes::Buf;
     use hauberk_identity::TrustDomain;
     use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::jwt::{JwtSigner, KeyUse};
+    use http_body_util::BodyExt;
+    use prost::Message;
     use tokio::time::timeout;
     use tonic::Code;
 
@@ -395,15 +398,18 @@ mod tests {
         let served = Served::new();
         let (board, state, api) = (&served.board, &served.state, served.api());
         let signers: Vec<JwtSigner> = (0..20).map(|_| JwtSigner::generate().unwrap()).collect();
-        let mut stream = api.answers(jwt::has_keys, jwt::bundles);
+        let mut stream = api.answers::<JwtBundlesResponse>(jwt::has_keys);
         board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         board.take_jwt_keys(&told(&signers[..1]), &domain()).unwrap();
         let mut next = async || {
-            let answer = timeout(4 * PATIENCE, stream.next()).await.expect("in time").expect("a stream");
-            answer.map(|answer: JwtBundlesResponse| {
-                let jwks = answer.bundles.get("spiffe://shop.local").expect("our own").clone();
-                String::from_utf8(jwks).unwrap()
-            })
+            let frame = timeout(4 * PATIENCE, stream.frame()).await.expect("in time").expect("a stream");
+            let mut answer = frame.unwrap().into_data().map_err(|trailers| {
+                Status::from_header_map(trailers.trailers_ref().unwrap()).unwrap().code()
+            })?;
+            answer.advance(5);
+            let bundles = JwtBundlesResponse::decode(answer).unwrap().bundles;
+            let jwks = bundles.get("spiffe://shop.local").expect("our own").clone();
+            Ok::<_, Code>(String::from_utf8(jwks).unwrap())
         };
         assert_eq!(next().await.unwrap(), told(&signers[..1]).jwks);
         board.take_jwt_keys(&told(&signers[..2]), &domain()).unwrap();
@@ -422,6 +428,6 @@ mod tests {
         assert_eq!(again.jwt_keys().borrow().as_ref().unwrap().keys().count(), signers.len());
 
         board.vouch_for_nobody();
-        assert_eq!(next().await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(next().await.unwrap_err(), Code::PermissionDenied);
     }
 }

@@ -1,13 +1,12 @@
 //! The SPIFFE Workload API's JWT profile: tokens for programs, the keys that verify them, and the check itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::workload::{
-    JwtBundlesResponse, Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse,
+    Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
 };
 use hauberk_tls::SpiffeBundle;
 use hauberk_tls::jwt::{JwtBundle, JwtSvid, KeyUse, unverified_trust_domain, verify_jwt_svid};
@@ -68,13 +67,12 @@ pub(super) fn has_keys(given: &Given) -> Result<(), &'static str> {
     given.jwt_keys.as_ref().map(drop).ok_or(NO_KEYS)
 }
 
-pub(super) fn bundles(given: &Given) -> JwtBundlesResponse {
+/// The keys of each trust domain, by its SPIFFE id.
+pub(super) fn bundles(given: &Given) -> BTreeMap<String, Vec<u8>> {
     let own = given.jwt_keys.iter().map(|keys| &**keys);
     let others = given.federated.iter().map(|bundle| bundle.jwt());
     let all = own.chain(others.filter(|keys| keys.keys().next().is_some()));
-    let bundles =
-        all.map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes()));
-    JwtBundlesResponse { bundles: bundles.collect::<HashMap<_, _>>() }
+    all.map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes())).collect()
 }
 
 /// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret, and so

@@ -4,6 +4,7 @@
 //! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry asks
 //! for is true.
 
+mod answers;
 mod api;
 mod attest;
 mod audience;
@@ -19,6 +20,7 @@ mod jwt;
 mod keeper;
 mod matching;
 mod peer;
+mod places;
 mod process;
 mod sds;
 mod serve;

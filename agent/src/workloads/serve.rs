@@ -1,6 +1,5 @@
 //! Who is let in at the Workload API's socket, and what each connection is served.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +19,11 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower_service::Service;
 
+use super::answers::carried;
 use super::api::{Api, Shared};
 use super::attest::Caller;
 use super::authority::ReadableAuthority;
+use super::places::{NoPlace, Places};
 use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
 use super::untaken::Untaken;
@@ -31,9 +32,8 @@ use crate::wire::http2;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::tasks::Tasks;
 
-/// Connections at once, of all programs and of those of one user. Each takes two files: the socket and its process.
+/// Connections at once, of all programs. Each takes two files: the socket and its process.
 pub(super) const MAX_CONNECTIONS: usize = 256;
-const MAX_OF_ONE_USER: usize = 128;
 
 /// The largest request, in bytes: there is next to nothing in one.
 const LARGEST_REQUEST: usize = 64 * 1024;
@@ -52,19 +52,12 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
     let stop = shared.stop().clone();
     let mut connections = JoinSet::new();
-    let mut of_user: HashMap<u32, usize> = HashMap::new();
+    let places = Places::new(MAX_CONNECTIONS);
     let mut refusals = Refusals::at("workload API");
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(ended) = connections.join_next() => {
-                if let Ok(uid) = ended
-                    && let Some(count) = of_user.get_mut(&uid)
-                {
-                    *count -= 1;
-                }
-                of_user.retain(|_, count| *count > 0);
-            }
+            Some(_ended) = connections.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let caller = match Caller::of(&stream) {
@@ -75,17 +68,17 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
                         }
                     };
                     let uid = caller.uid;
-                    let count = of_user.entry(uid).or_default();
-                    if *count >= MAX_OF_ONE_USER || connections.len() >= MAX_CONNECTIONS {
-                        tracing::warn!(event = "workload_connection_refused", uid, of_user = *count, all = connections.len());
-                        of_user.retain(|_, count| *count > 0);
-                        continue;
-                    }
-                    *count += 1;
+                    let place = match places.take(uid) {
+                        Ok(place) => place,
+                        Err(NoPlace { of_user, all }) => {
+                            tracing::warn!(event = "workload_connection_refused", uid, of_user, all);
+                            continue;
+                        }
+                    };
                     let shared = Arc::clone(&shared);
                     connections.spawn(async move {
                         serve_one(stream, caller, shared).await;
-                        uid
+                        drop(place);
                     });
                 }
                 Err(error) => refusals.wait(&error).await,
@@ -99,6 +92,7 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     let (stop, uid) = (shared.stop().clone(), caller.uid);
+    let lists = shared.board.revocation_list();
     let api = Api::new(shared, caller);
     let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
         .max_decoding_message_size(sds::LARGEST_REQUEST);
@@ -113,8 +107,9 @@ async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
             } else {
                 workload.call(request.map(Body::new)).await
             };
-            let answer = answer.unwrap_or_else(|never| match never {});
-            Ok::<_, Infallible>(answer.map(|body| untaken.of(body)))
+            let mut answer = answer.unwrap_or_else(|never| match never {});
+            let streaming = carried(&mut answer);
+            Ok::<_, Infallible>(answer.map(|body| untaken.of(body, streaming)))
         }
     });
     let tasks = TaskTracker::new();
@@ -130,7 +125,7 @@ async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     // Whoever goes away early is no concern of ours.
     tokio::select! {
         _ = &mut serving => {}
-        () = untaken.until_left() => {
+        () = untaken.until_left(lists) => {
             tracing::warn!(event = "workload_connection_cut", uid, "a program left an answer unread for too long");
         }
         () = stop.cancelled() => {
@@ -148,6 +143,7 @@ mod tests {
     use bytes::Bytes;
     use h2::client;
     use hauberk_proto::agent::v1 as pb;
+    use tokio::io::AsyncReadExt;
     use tokio::time::Instant;
 
     use super::super::testing::{Served, worker};
@@ -175,6 +171,33 @@ mod tests {
         let (answer, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
         body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
         answer.await.unwrap().into_body()
+    }
+
+    #[tokio::test]
+    async fn a_user_has_half_of_the_places_and_gets_them_back() {
+        let served = Served::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let socket = ApiSocket::bind(&path).unwrap();
+        served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(socket, Arc::clone(&served.shared)));
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS / 2 {
+            let mut sender = connect(&path, 1 << 20, &mut tasks).await;
+            let answers = follow(&mut sender).await;
+            held.push((sender, answers));
+        }
+        let is_served = async || {
+            let mut stream = UnixStream::connect(&path).await.unwrap();
+            // The first frame of ours, or the end.
+            matches!(stream.read(&mut [0; 9]).await, Ok(1..))
+        };
+        assert!(!is_served().await);
+        held.pop();
+        while !is_served().await {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -20,7 +20,16 @@ pub struct Board {
     is_served: bool,
     entries: watch::Sender<Told>,
     jwt_keys: watch::Sender<Option<Arc<JwtBundle>>>,
-    revocation_list: watch::Sender<Bytes>,
+    revocation_list: watch::Sender<RevocationList>,
+}
+
+/// Which certificates of our own trust domain are good no longer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct RevocationList {
+    /// DER; empty until it was told.
+    pub(super) der: Bytes,
+    /// Counts those that were told.
+    pub(super) number: u64,
 }
 
 impl Board {
@@ -30,7 +39,7 @@ impl Board {
             is_served,
             entries: watch::Sender::new(None),
             jwt_keys: watch::Sender::new(None),
-            revocation_list: watch::Sender::new(Bytes::new()),
+            revocation_list: watch::Sender::default(),
         }
     }
 
@@ -82,7 +91,14 @@ impl Board {
 
     /// Takes over the revocation list, which programs verify themselves.
     pub(crate) fn take_revocation_list(&self, message: pb::RevocationList) {
-        self.revocation_list.send_replace(message.der);
+        self.revocation_list.send_if_modified(|list| {
+            // Told again at each new stream.
+            let is_new = list.der != message.der;
+            if is_new {
+                *list = RevocationList { der: message.der, number: list.number + 1 };
+            }
+            is_new
+        });
     }
 
     /// Who is vouched for, now and at each change.
@@ -95,8 +111,8 @@ impl Board {
         self.jwt_keys.subscribe()
     }
 
-    /// The revocation list in DER; empty until it was told.
-    pub(super) fn revocation_list(&self) -> watch::Receiver<Bytes> {
+    /// The revocation list, now and at each change.
+    pub(super) fn revocation_list(&self) -> watch::Receiver<RevocationList> {
         self.revocation_list.subscribe()
     }
 }

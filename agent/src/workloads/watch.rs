@@ -2,7 +2,7 @@
 
 mod notify;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ struct Wanted<'a> {
 struct Found {
     x509: Option<Certificates>,
     /// The keys of each trust domain, by its SPIFFE id.
-    jwks: HashMap<String, Vec<u8>>,
+    jwks: BTreeMap<String, Vec<u8>>,
     tokens: BTreeMap<String, Token>,
 }
 
@@ -280,7 +280,7 @@ mod tests {
             trust_domain: "spiffe://shop.local".to_owned(),
             files: vec![public("svid.pem", b"chain".to_vec())],
         };
-        let jwks = HashMap::from([keys("a.example"), keys("z.example")]);
+        let jwks = BTreeMap::from([keys("a.example"), keys("z.example")]);
         let mut found = Found { x509: Some(x509), jwks, ..Found::default() };
         assert!(wanted.files(&mut found).is_none(), "our own have not come");
         found.jwks.extend([keys("shop.local")]);

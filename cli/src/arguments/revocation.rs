@@ -24,6 +24,9 @@ pub(crate) enum Revoke {
         /// As `get instances` shows it
         #[arg(value_name = "ID")]
         id: String,
+        /// Also if nothing is on record of it: for a registry that was restored from a backup older than the instance
+        #[arg(long)]
+        unrecorded: bool,
         #[command(flatten)]
         wait: WaitEnforced,
     },

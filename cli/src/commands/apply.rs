@@ -1,7 +1,7 @@
 //! `hauberk apply`
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::{Mode, PolicyDocument};
+use hauberk_policy::{Mode, PolicyDocument, PolicyTemplate};
 use hauberk_proto::admin::v1::{ApplyRequest, ApplyResponse, Outcome};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use owo_colors::OwoColorize as _;
@@ -83,8 +83,7 @@ fn check_policies(documents: Documents, global: &Global) -> Result<Documents, Co
 /// The trust domain of the first node, port or route that a policy writes with its full id: these are always of the
 /// control plane's own.
 fn own_trust_domain(resource: &Resource) -> Option<TrustDomain> {
-    let Some(Spec::Policy(policy)) = &resource.spec else { return None };
-    let ids = policy.cedar.split("::\"spiffe://").collect::<Vec<_>>();
+    let ids = cedar_of(resource)?.1.split("::\"spiffe://").collect::<Vec<_>>();
     ids.windows(2).find_map(|around| {
         let [before, after] = around else { return None };
         let is_own = ["Node", "Port", "Route"].iter().any(|kind| before.ends_with(kind));
@@ -93,12 +92,27 @@ fn own_trust_domain(resource: &Resource) -> Option<TrustDomain> {
     })
 }
 
+/// The Cedar of a policy or boundary.
+fn cedar_of(resource: &Resource) -> Option<(Mode, &str)> {
+    match &resource.spec {
+        // What follows a template is known to the control plane alone.
+        Some(Spec::Policy(policy)) if policy.template.is_none() => Some((Mode::Enforce, &policy.cedar)),
+        Some(Spec::Boundary(boundary)) => Some((Mode::Boundary, &boundary.cedar)),
+        _ => None,
+    }
+}
+
 fn policy_problems(resource: &Resource, trust_domain: &TrustDomain) -> Vec<String> {
-    let Some(Spec::Policy(policy)) = &resource.spec else { return Vec::new() };
     let (Ok(mesh), Ok(name)) = (Name::parse(&resource.mesh), Name::parse(&resource.name)) else {
         return Vec::new();
     };
-    let problems = PolicyDocument::parse(mesh, trust_domain, name, Mode::Enforce, &policy.cedar).err();
+    let problems = match &resource.spec {
+        Some(Spec::PolicyTemplate(template)) => {
+            PolicyTemplate::parse(mesh, trust_domain, &template.cedar).err()
+        }
+        _ => cedar_of(resource)
+            .and_then(|(mode, cedar)| PolicyDocument::parse(mesh, trust_domain, name, mode, cedar).err()),
+    };
     problems
         .unwrap_or_default()
         .into_iter()

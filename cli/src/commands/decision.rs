@@ -84,6 +84,7 @@ pub(crate) fn reason(decision: &Decision) -> String {
     match decision.reason.as_str() {
         "permitted" => format!("policy {policies} permits it"),
         "forbidden" => format!("policy {policies} forbids it"),
+        "forbidden_by_boundary" => format!("the mesh's boundary forbids it ({policies})"),
         "no_policy_matched" => "no policy permits it".to_owned(),
         "audit_default_allow" => "no policy permits it, but the port is in mode AUDIT".to_owned(),
         "evaluation_error" => format!("a policy could not be evaluated ({policies})"),

@@ -1,17 +1,20 @@
 //! `hauberk describe`
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
-use hauberk_policy::{Mode, PolicyDocument, Referent};
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_policy::Referent;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, PolicySpec, Resource, VirtualNodeSpec,
-    VirtualServiceSpec, resource::Spec,
+    AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Resource, VirtualNodeSpec,
+    VirtualServiceSpec, api_description::Description, resource::Spec,
 };
 use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Describe, Global};
 use crate::clock;
-use crate::commands::{bundle, describe_instance, get, kind_and_name, rows};
+use crate::commands::describe_policies::Stated;
+use crate::commands::{
+    bundle, describe_groups, describe_instance, describe_policies, get, kind_and_name, rows,
+};
 use crate::error::CommandError;
 use crate::kinds::{self, Listed};
 use crate::output::{self, Format};
@@ -48,7 +51,11 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
         Some(Spec::MeshSpec(_)) => of_mesh(&session, &mesh).await,
         Some(Spec::VirtualNode(spec)) => of_node(&session, &mesh, &name, spec).await,
         Some(Spec::VirtualService(spec)) => of_service(&session, &mesh, &name, spec).await,
-        Some(Spec::Policy(spec)) => of_policy(&session, &resource, spec),
+        Some(Spec::Policy(spec)) => describe_policies::of_policy(&session, &resource, spec).await,
+        Some(Spec::PolicyTemplate(spec)) => describe_policies::of_template(&session, &resource, spec).await,
+        Some(Spec::Boundary(spec)) => describe_policies::of_boundary(&session, &resource, spec),
+        Some(Spec::Role(spec)) => describe_groups::of_role(&session, &mesh, &name, spec).await,
+        Some(Spec::DataClass(spec)) => describe_groups::of_data_class(&session, &mesh, &name, spec).await,
         Some(Spec::Enrollment(spec)) => of_enrollment(&session, &mesh, spec).await,
         Some(Spec::FederatedTrustDomain(spec)) => of_followed(&session, &mesh, &name, spec).await,
         None => Ok(()),
@@ -121,13 +128,25 @@ async fn of_node(
         let loud =
             authorization.filter(|mode| *mode != "ENFORCE").map(|mode| format!("  {}", mode.yellow().bold()));
         output::line(format_args!("  {}{}", rows::listener(listener), loud.unwrap_or_default()))?;
+        if let Some(description) = listener.api.as_ref().and_then(|api| api.description.as_ref()) {
+            let (what, bytes) = match description {
+                Description::Openapi(text) => ("an OpenAPI document", text.len()),
+                Description::Protobuf(set) => ("a protobuf descriptor set", set.len()),
+            };
+            output::line(format_args!("    routes of {what} ({bytes} bytes)"))?;
+        }
         for route in &listener.routes {
             let methods =
                 if route.methods.is_empty() { "any method".to_owned() } else { route.methods.join(",") };
-            output::line(format_args!("    {}  {methods}", route.path))?;
+            let classes = if route.data_classes.is_empty() {
+                String::new()
+            } else {
+                format!("  {}", route.data_classes.join(", "))
+            };
+            output::line(format_args!("    {}  {methods}{classes}", route.path))?;
         }
     }
-    policies_about(session, mesh, &[name.to_owned()], &service_names(&provided)).await?;
+    describe_policies::about(session, mesh, &[name.to_owned()], &service_names(&provided)).await?;
     instances_of(session, mesh, name).await
 }
 
@@ -170,31 +189,11 @@ async fn of_service(
         .collect();
     fact("Backend of", &none_or(callers.join(", ")))?;
     let nodes: Vec<String> = node.into_iter().map(str::to_owned).collect();
-    policies_about(session, mesh, &nodes, &[name.to_owned()]).await?;
+    describe_policies::about(session, mesh, &nodes, &[name.to_owned()]).await?;
     match node {
         Some(node) => instances_of(session, mesh, node).await,
         None => Ok(()),
     }
-}
-
-fn of_policy(session: &Session, resource: &Resource, spec: &PolicySpec) -> Result<(), CommandError> {
-    fact("Mode", spec.mode.as_deref().unwrap_or("ENFORCE"))?;
-    if let Some(description) = &spec.description {
-        fact("For", description)?;
-    }
-    let (trust_domain, _) = session.names(&resource.mesh)?;
-    if let Some(document) = document(resource, spec, &trust_domain) {
-        let mut mentioned: Vec<String> =
-            document.references().iter().map(|reference| reference.text.clone()).collect();
-        mentioned.sort();
-        mentioned.dedup();
-        fact("Mentions", &none_or(mentioned.join(", ")))?;
-    }
-    heading("Cedar")?;
-    for line in spec.cedar.lines() {
-        output::line(format_args!("  {}", output::printable(line)))?;
-    }
-    Ok(())
 }
 
 fn of_attest(attest: &AttestEnrollment) -> Result<(), CommandError> {
@@ -251,23 +250,20 @@ async fn of_followed(
         bundle::facts(bundle)?;
     }
     heading("Policies that name it")?;
-    let (trust_domain, _) = session.names(mesh)?;
     let names_it = |referent: &Referent| match referent {
         Referent::TrustDomain(named) => named.as_str() == name,
         Referent::Workload(id) => id.trust_domain().as_str() == name,
         _ => false,
     };
     let mut any = false;
-    for resource in session.list(Kind::Policy, mesh).await? {
-        let Some(Spec::Policy(spec)) = &resource.spec else { continue };
-        let Some(document) = document(&resource, spec, &trust_domain) else { continue };
+    for Stated { label, document } in describe_policies::stated(session, mesh).await? {
         let named = document.references().iter().filter(|reference| names_it(&reference.referent));
         let mut texts: Vec<&str> = named.map(|reference| reference.text.as_str()).collect();
         texts.dedup();
         if !texts.is_empty() || document.permits_all_workloads() {
             any = true;
             let about = if texts.is_empty() { "all workloads".to_owned() } else { texts.join(", ") };
-            output::line(format_args!("  {}  {about}", resource.name))?;
+            output::line(format_args!("  {label}  {about}"))?;
         }
     }
     if !any {
@@ -276,58 +272,7 @@ async fn of_followed(
     Ok(())
 }
 
-/// Shows the policies that mention one of the nodes or services, or that are about everything.
-async fn policies_about(
-    session: &Session,
-    mesh: &str,
-    nodes: &[String],
-    services: &[String],
-) -> Result<(), CommandError> {
-    let (trust_domain, _) = session.names(mesh)?;
-    heading("Policies")?;
-    let mut any = false;
-    for resource in session.list(Kind::Policy, mesh).await? {
-        let Some(Spec::Policy(spec)) = &resource.spec else { continue };
-        let Some(document) = document(&resource, spec, &trust_domain) else { continue };
-        let texts: Vec<&str> = document
-            .references()
-            .iter()
-            .filter(|reference| concerns(&reference.referent, nodes, services))
-            .map(|reference| reference.text.as_str())
-            .collect();
-        let about = match texts.as_slice() {
-            [] if document.references().is_empty() => "everything".to_owned(),
-            [] => continue,
-            texts => texts.join(", "),
-        };
-        any = true;
-        let audit = if spec.mode.as_deref() == Some("AUDIT") { "  AUDIT" } else { "" };
-        output::line(format_args!("  {}  mentions {about}{audit}", resource.name))?;
-    }
-    if !any {
-        output::line("  none: every call to it is denied by default")?;
-    }
-    Ok(())
-}
-
-fn document(resource: &Resource, spec: &PolicySpec, trust_domain: &TrustDomain) -> Option<PolicyDocument> {
-    let mesh = Name::parse(&resource.mesh).ok()?;
-    let name = Name::parse(&resource.name).ok()?;
-    let mode = if spec.mode.as_deref() == Some("AUDIT") { Mode::Audit } else { Mode::Enforce };
-    PolicyDocument::parse(mesh, trust_domain, name, mode, &spec.cedar).ok()
-}
-
-fn concerns(referent: &Referent, nodes: &[String], services: &[String]) -> bool {
-    let of_node = |id: &SpiffeId| nodes.iter().any(|node| id.path().ends_with(&format!("/node/{node}")));
-    match referent {
-        Referent::Node { node, .. } => nodes.iter().any(|name| node.as_str() == name),
-        Referent::Service(service) => services.iter().any(|name| service.as_str() == name),
-        Referent::Port { node, .. } | Referent::Route { node, .. } => of_node(node),
-        _ => false,
-    }
-}
-
-fn heading(text: &str) -> Result<(), CommandError> {
+pub(super) fn heading(text: &str) -> Result<(), CommandError> {
     output::line(format_args!("{}", format!("{text}:").bold()))
 }
 
@@ -335,6 +280,6 @@ pub(crate) fn fact(name: &str, value: &str) -> Result<(), CommandError> {
     output::line(format_args!("{:<18}{}", format!("{name}:"), output::printable(value)))
 }
 
-fn none_or(text: String) -> String {
+pub(super) fn none_or(text: String) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
 }

@@ -25,7 +25,8 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
     let callers = callers(&session, &mesh, &arguments.callers).await?;
     let grant = Grant { callers, target, port: arguments.port, access: access(&arguments)? };
     let cedar = grant.to_cedar(verb).map_err(usage)?;
-    let policy = PolicySpec { cedar: cedar.clone(), mode: None, description: Some(grant.command(verb)) };
+    let description = Some(grant.command(verb));
+    let policy = PolicySpec { cedar: cedar.clone(), description, ..PolicySpec::default() };
     let (name, exists) = free_name(&session, &mesh, grant.name(verb), &policy).await?;
     output::note(format_args!("policy {name} of mesh {mesh}:"));
     output::raw(&cedar)?;

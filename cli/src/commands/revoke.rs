@@ -16,11 +16,14 @@ use crate::session::Session;
 /// There is nothing of that name, what the control plane answers, or not enforced in time.
 pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
+    let is_unrecorded = matches!(command, Revoke::Instance { unrecorded: true, .. });
     let (target, said, waiting) = match command {
         Revoke::Serial { serial, wait } => {
             (Target::Serial(serial.clone()), format!("certificate/{serial}"), wait)
         }
-        Revoke::Instance { id, wait } => (Target::InstanceId(id.clone()), format!("instance/{id}"), wait),
+        Revoke::Instance { id, unrecorded: _, wait } => {
+            (Target::InstanceId(id.clone()), format!("instance/{id}"), wait)
+        }
         Revoke::Token { id, wait } => (Target::TokenId(id.clone()), format!("token/{id}"), wait),
         Revoke::Node { name, wait } => {
             let said = format!("virtualnode/{name}");
@@ -30,7 +33,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     };
     let is_instance = matches!(target, Target::InstanceId(_));
     let begun = Instant::now();
-    let request = RevokeRequest { target: Some(target) };
+    let request = RevokeRequest { target: Some(target), unrecorded: is_unrecorded };
     let answer = session.revocations().revoke(request).await?.into_inner();
     match answer.serials.len() {
         0 if answer.token_deleted => {

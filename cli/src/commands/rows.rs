@@ -17,6 +17,9 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::VirtualNode => vec!["LISTENERS", "BACKENDS", "DISCOVERY", "AGE"],
         Kind::VirtualService => vec!["PROVIDER", "PORT", "AGE"],
         Kind::Policy => vec!["MODE", "STATEMENTS", "DESCRIPTION", "AGE"],
+        Kind::Boundary | Kind::PolicyTemplate => vec!["STATEMENTS", "DESCRIPTION", "AGE"],
+        Kind::Role => vec!["MEMBERS", "ROLES", "DESCRIPTION", "AGE"],
+        Kind::DataClass => vec!["HOLDS", "DESCRIPTION", "AGE"],
         Kind::Enrollment => vec!["SHOWN BY", "BECOMES", "SELECTORS", "AGE"],
         Kind::FederatedTrustDomain => vec!["PROFILE", "ENDPOINT", "AGE"],
         Kind::Unspecified => vec!["AGE"],
@@ -41,7 +44,25 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
         }
         Some(Spec::Policy(spec)) => vec![
             spec.mode.clone().unwrap_or_else(|| "ENFORCE".to_owned()),
-            statements(&spec.cedar),
+            match &spec.template {
+                Some(link) => format!("of {}", link.name),
+                None => statements(&spec.cedar),
+            },
+            spec.description.clone().unwrap_or_else(|| "-".to_owned()),
+        ],
+        Some(Spec::PolicyTemplate(spec)) => {
+            vec![statements(&spec.cedar), spec.description.clone().unwrap_or_else(|| "-".to_owned())]
+        }
+        Some(Spec::Boundary(spec)) => {
+            vec![statements(&spec.cedar), spec.description.clone().unwrap_or_else(|| "-".to_owned())]
+        }
+        Some(Spec::Role(spec)) => vec![
+            spec.members.len().to_string(),
+            or_dash(spec.roles.join(",")),
+            spec.description.clone().unwrap_or_else(|| "-".to_owned()),
+        ],
+        Some(Spec::DataClass(spec)) => vec![
+            or_dash(spec.data_classes.join(",")),
             spec.description.clone().unwrap_or_else(|| "-".to_owned()),
         ],
         Some(Spec::Enrollment(spec)) => enrollment(spec),

@@ -10,11 +10,15 @@ use crate::kinds::{NOT_YET, RESOURCES};
 use crate::nearest::suggestion;
 
 /// Names of the field of `Resource` that holds each kind's spec.
-const SPEC_FIELDS: [(&str, &str); 6] = [
+const SPEC_FIELDS: [(&str, &str); 10] = [
     ("Mesh", "mesh_spec"),
     ("VirtualNode", "virtual_node"),
     ("VirtualService", "virtual_service"),
     ("Policy", "policy"),
+    ("PolicyTemplate", "policy_template"),
+    ("Boundary", "boundary"),
+    ("Role", "role"),
+    ("DataClass", "data_class"),
     ("Enrollment", "enrollment"),
     ("FederatedTrustDomain", "federated_trust_domain"),
 ];

@@ -66,6 +66,12 @@ pub(crate) fn resource_tree(resource: &Resource) -> Tree {
             tree_of("hauberk.mesh.v1.FederatedTrustDomainSpec", spec, Defaults::Omit)
         }
         Some(Spec::Policy(spec)) => tree_of("hauberk.mesh.v1.PolicySpec", spec, Defaults::Omit),
+        Some(Spec::Role(spec)) => tree_of("hauberk.mesh.v1.RoleSpec", spec, Defaults::Omit),
+        Some(Spec::DataClass(spec)) => tree_of("hauberk.mesh.v1.DataClassSpec", spec, Defaults::Omit),
+        Some(Spec::Boundary(spec)) => tree_of("hauberk.mesh.v1.BoundarySpec", spec, Defaults::Omit),
+        Some(Spec::PolicyTemplate(spec)) => {
+            tree_of("hauberk.mesh.v1.PolicyTemplateSpec", spec, Defaults::Omit)
+        }
         None => Tree::Map(Vec::new()),
     };
     entries.push(("spec".to_owned(), spec));

@@ -5,6 +5,7 @@
 
 mod context_file;
 mod record;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::secret::{Secret, SecretHash};
 pub use context_file::{Context, ContextFileError, add_context, contexts_path, current_context};
 use record::LoginRecord;
 pub use record::{AdminRecord, Role};
+use turn::Turns;
 
 /// What every login token's text begins with.
 const PREFIX: &str = "hbl1-";
@@ -105,6 +107,11 @@ impl AdminError {
             _ => true,
         }
     }
+
+    /// Whether somebody else was faster.
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Issuance(IssuanceError::Store(StoreError::Conflict { .. })))
+    }
 }
 
 /// An admin as shown.
@@ -148,6 +155,7 @@ pub struct Admins {
     dismissals: Mutex<HashMap<Name, CancellationToken>>,
     /// How often each admin may renew.
     renewals: Mutex<Allowances>,
+    turns: Turns,
 }
 
 impl Admins {
@@ -161,7 +169,8 @@ impl Admins {
         trust_domain: TrustDomain,
     ) -> Self {
         let renewals = Mutex::new(Allowances::new(RENEWALS_AT_ONCE, CREDENTIAL_TTL / RENEWALS_IN_A_LIFE));
-        Self { store, issuer, ledger, audit, clock, trust_domain, dismissals: Mutex::default(), renewals }
+        let (dismissals, turns) = (Mutex::default(), Turns::default());
+        Self { store, issuer, ledger, audit, clock, trust_domain, dismissals, renewals, turns }
     }
 
     /// Makes an admin and a login token, good once, for ten minutes.
@@ -283,18 +292,19 @@ impl Admins {
     ) -> Result<Credential, AdminError> {
         self.check_renewals(name)?;
         let public_key = CertificateRequest::parse(csr)?;
-        for _ in 0..ATTEMPTS {
+        let _turn = self.turns.of(name).await;
+        let mut attempt = 1;
+        loop {
             let (stored, record) =
                 self.read(name).await?.ok_or_else(|| AdminError::NoSuchAdmin(name.to_string()))?;
             let commit = Commit::new().at(admin_key(name), stored.version);
             let checked = revocation::check_certificate(&*self.store, commit, renewed).await?;
             let commit = checked.map_err(|_| AdminError::Stale)?;
             match self.credential(name, record, &public_key, commit, actor, "admin.renew").await {
-                Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {}
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
                 result => return result,
             }
         }
-        Err(AdminError::Stale)
     }
 
     /// Issues a credential on the host itself, making the admin if need be: an owner where no role is given.
@@ -309,7 +319,9 @@ impl Admins {
         actor: &Actor,
     ) -> Result<Credential, AdminError> {
         let public_key = CertificateRequest::parse(csr)?;
-        for _ in 0..ATTEMPTS {
+        let _turn = self.turns.of(name).await;
+        let mut attempt = 1;
+        loop {
             let (record, commit) = match self.read(name).await? {
                 Some((stored, record)) => {
                     if !roles.is_empty() && sorted(roles) != record.roles {
@@ -323,11 +335,10 @@ impl Admins {
                 }
             };
             match self.credential(name, record, &public_key, commit, actor, "admin.issue").await {
-                Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {}
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
                 result => return result,
             }
         }
-        Err(AdminError::Stale)
     }
 
     /// Who a peer with a verified certificate is among the admins, now.
@@ -394,6 +405,7 @@ impl Admins {
         }
         let public_key = CertificateRequest::parse(csr)?;
         let name = Name::parse(&login.admin)?;
+        let _turn = self.turns.of(&name).await;
         let (admin, record) = self.read(&name).await?.ok_or(AdminError::UnknownLogin)?;
         if record.generation != login.generation {
             return Err(AdminError::UnknownLogin);
@@ -405,9 +417,7 @@ impl Admins {
         let actor =
             Actor { name: SpiffeId::admin(&self.trust_domain, &name).to_string(), source: source.to_owned() };
         match self.credential(&name, record, &public_key, commit, &actor, "admin.login").await {
-            Err(AdminError::Issuance(IssuanceError::Store(StoreError::Conflict { .. }))) => {
-                Err(AdminError::UnknownLogin)
-            }
+            Err(error) if error.is_conflict() => Err(AdminError::UnknownLogin),
             result => result,
         }
     }

@@ -14,7 +14,7 @@ pub enum Role {
     PolicyAdmin,
     /// Makes tokens, changes enrollments, revokes.
     IdentityAdmin,
-    /// Changes the boundary.
+    /// Changes the boundary, and with the other roles what it names.
     BoundaryAdmin,
     /// Everything, admins included.
     Owner,

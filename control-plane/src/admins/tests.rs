@@ -36,6 +36,28 @@ async fn a_login_token_is_good_once() {
 }
 
 #[tokio::test]
+async fn many_credentials_for_one_admin_are_issued_at_once() {
+    let scratch = scratch().await;
+    let (admins, ada) = (&scratch.control.admins, name("ada"));
+    let issue = async || {
+        let csr = request().1;
+        admins.issue_locally(&ada, &[Role::Viewer], &csr, &actor()).await
+    };
+    let issued = futures_util::future::join_all((0..12).map(|_| issue())).await;
+    let issued: Vec<_> = issued.into_iter().map(Result::unwrap).collect();
+    for credential in &issued {
+        let peer = scratch.peer(&credential.issued.svid);
+        assert_eq!(admins.authenticate(&peer).await.unwrap().record.roles, [Role::Viewer]);
+    }
+    let renew = async |credential: &Credential| {
+        admins.renew(&ada, credential.issued.svid.serial(), &request().1, &actor()).await
+    };
+    for renewed in futures_util::future::join_all(issued.iter().map(renew)).await {
+        renewed.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_deleted_admin_is_refused_at_once_and_stays_so_under_the_same_name() {
     let scratch = scratch().await;
     let admins = &scratch.control.admins;

@@ -60,6 +60,13 @@ impl Entry {
         self.certificate.validity().not_after()
     }
 
+    /// What stands between it and its root, where somebody else has signed it.
+    pub(super) fn above(&self) -> impl Iterator<Item = AuthorityCertificate> {
+        let above = self.record.intermediates.iter();
+        // Each was read when it was installed.
+        above.filter_map(|der| AuthorityCertificate::read(der.0.clone()).ok())
+    }
+
     pub(super) fn is(&self, state: State) -> bool {
         self.record.state == state
     }

@@ -39,19 +39,40 @@ impl InForce {
         }
     }
 
-    /// What follows from the book. A key is opened only if another authority signs than did before.
-    pub(super) async fn of(
+    /// What the book holds when the control plane starts: whoever signs has to be able to.
+    pub(super) async fn at_start(
+        book: &Book,
+        trust_domain: &TrustDomain,
+        keys: &KeyStore,
+    ) -> Result<Self, AuthorityError> {
+        let issuing = make::open_issuing(book, active(book)?, keys).await?;
+        Self::of(book, trust_domain, None, Arc::new(issuing))
+    }
+
+    /// What follows from the book after a step. It takes no token: revocations must not wait for one.
+    pub(super) fn after(
+        book: &Book,
+        trust_domain: &TrustDomain,
+        before: &Self,
+        keys: &KeyStore,
+    ) -> Result<Self, AuthorityError> {
+        let active = active(book)?;
+        let issuing = if before.issuing.serial().to_string() == active.serial {
+            Arc::clone(&before.issuing)
+        } else {
+            Arc::new(make::load_issuing(book, active, keys)?)
+        };
+        Self::of(book, trust_domain, Some(before), issuing)
+    }
+
+    fn of(
         book: &Book,
         trust_domain: &TrustDomain,
         before: Option<&Self>,
-        keys: &KeyStore,
+        issuing: Arc<IssuingAuthority>,
     ) -> Result<Self, AuthorityError> {
-        let active = book.active(Kind::Issuing).ok_or(AuthorityError::Missing("issuing authority"))?;
+        let active = active(book)?;
         let root = book.find(&active.record.root).ok_or(AuthorityError::Missing("root"))?;
-        let issuing = match before.filter(|before| before.issuing.serial().to_string() == active.serial) {
-            Some(before) => Arc::clone(&before.issuing),
-            None => Arc::new(make::open_issuing(book, active, keys).await?),
-        };
         let distrusted: Vec<_> = book.distrusted().map(|entry| entry.certificate.key_fingerprint()).collect();
         let bundle = TrustBundle::new(trust_domain.clone(), book.trusted_roots().map(Entry::der))?
             .distrusting(distrusted.iter().copied());
@@ -87,6 +108,10 @@ impl InForce {
             renew_within_ms: RENEW_WITHIN_MS,
         }
     }
+}
+
+fn active(book: &Book) -> Result<&Entry, AuthorityError> {
+    book.active(Kind::Issuing).ok_or(AuthorityError::Missing("issuing authority"))
 }
 
 /// While the root before is still trusted, those who know it alone find a way from our certificate to it too: contexts of

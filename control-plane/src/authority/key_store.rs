@@ -78,7 +78,7 @@ impl KeyStore {
                     return Err(TokenError::OutOfOrder(reason).into());
                 }
                 let keys = self.clone();
-                token.makes(move || work(&keys)).await?
+                token.makes(move || work(&keys)).await
             }
         }
     }
@@ -121,14 +121,7 @@ impl KeyStore {
             return Ok((key.into(), StoredKey::Sealed(sealed)));
         };
         let record = token.generate(label)?;
-        match token.key(&record) {
-            Ok(key) => Ok((key, StoredKey::InToken(record))),
-            Err(error) => {
-                // Nothing is written of it.
-                let _left = token.destroy(&record);
-                Err(error)
-            }
-        }
+        Ok((token.key(&record).and_then(proven)?, StoredKey::InToken(record)))
     }
 
     /// The same as [`KeyStore::open`]; one that is in a token is waited for where that may be.
@@ -137,18 +130,25 @@ impl KeyStore {
         self.run_with(entry, move |keys| keys.open(&whose)).await
     }
 
+    /// The key of an authority, once it has signed something where it is in a token.
     pub(super) fn open(&self, entry: &Entry) -> Result<AuthorityKey, AuthorityError> {
+        self.load(entry).and_then(proven)
+    }
+
+    /// The same without a signature: a token is asked for nothing.
+    pub(super) fn load(&self, entry: &Entry) -> Result<AuthorityKey, AuthorityError> {
         let whose = || format!("{} authority {}", entry.kind.as_str(), entry.serial);
-        self.open_stored(&entry.key(), &entry.record.sealed_key, entry.record.token_key.as_ref(), whose)
+        self.load_stored(&entry.key(), &entry.record.sealed_key, entry.record.token_key.as_ref(), whose)
     }
 
     /// The key of a request.
     pub(super) fn open_request(&self, request: &RequestRecord) -> Result<AuthorityKey, AuthorityError> {
         let whose = || "the request that waits".to_owned();
-        self.open_stored(keys::AUTHORITY_REQUEST, &request.sealed_key, request.token_key.as_ref(), whose)
+        self.load_stored(keys::AUTHORITY_REQUEST, &request.sealed_key, request.token_key.as_ref(), whose)
+            .and_then(proven)
     }
 
-    fn open_stored(
+    fn load_stored(
         &self,
         name: &str,
         sealed_key: &[u8],
@@ -191,4 +191,12 @@ impl KeyStore {
             }
         }
     }
+}
+
+/// A key that signs: one that is in a token has to show it.
+fn proven(key: AuthorityKey) -> Result<AuthorityKey, AuthorityError> {
+    if key.is_elsewhere() {
+        key.prove().map_err(AuthorityError::TokenKey)?;
+    }
+    Ok(key)
 }

@@ -286,6 +286,7 @@ impl Authorities {
             self.publish().await?;
             return Ok(true);
         }
+        self.say_what_ends_above(&book);
         let has_upstream = self.parts.upstream.is_some();
         let mut failed = None;
         for step in super::steps::due(&book, has_upstream, self.parts.clock.now()) {
@@ -341,7 +342,7 @@ impl Authorities {
         let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
         let book = Book::read(&**store).await?;
         let before = Arc::clone(&authority.in_force.borrow());
-        let in_force = InForce::of(&book, authority.trust_domain(), Some(&before), &self.parts.keys).await?;
+        let in_force = InForce::after(&book, authority.trust_domain(), &before, &self.parts.keys)?;
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
         authority.publish(in_force);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hauberk_identity::{TrustDomain, UnixMillis, Validity};
-use hauberk_tls::{CertificateDer, IssuingAuthority, PublicKey, RootAuthority};
+use hauberk_tls::{AuthorityKey, CertificateDer, IssuingAuthority, PublicKey, RootAuthority};
 
 use super::book::{Book, Entry, Kind};
 use super::key_store::{KeyStore, StoredKey};
@@ -109,8 +109,21 @@ pub(super) async fn open_issuing(
     entry: &Entry,
     keys: &KeyStore,
 ) -> Result<IssuingAuthority, AuthorityError> {
+    issuing_with(keys.open_in_time(entry).await?, book, entry)
+}
+
+/// The same without a signature of its key, for one that has given one before it was made the authority that signs: a token
+/// that has failed since keeps nothing from being published, and signs once it works again.
+pub(super) fn load_issuing(
+    book: &Book,
+    entry: &Entry,
+    keys: &KeyStore,
+) -> Result<IssuingAuthority, AuthorityError> {
+    issuing_with(keys.load(entry)?, book, entry)
+}
+
+fn issuing_with(key: AuthorityKey, book: &Book, entry: &Entry) -> Result<IssuingAuthority, AuthorityError> {
     let root = book.find(&entry.record.root).ok_or(AuthorityError::Missing("root"))?;
-    let key = keys.open_in_time(entry).await?;
     let between = entry.record.intermediates.iter().map(|der| der.0.clone().into());
     Ok(IssuingAuthority::load(entry.der(), key, root.der())?.through(between))
 }

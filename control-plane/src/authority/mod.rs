@@ -171,7 +171,7 @@ impl Authority {
             .collect();
         let book = Book::read(store).await?;
         report_root(&book, key_store).await;
-        let in_force = InForce::of(&book, &trust_domain, None, key_store).await?;
+        let in_force = InForce::at_start(&book, &trust_domain, key_store).await?;
         let token = key_store.token().cloned();
         Ok(Self::new(trust_domain, installation, view_signer, view_keys, in_force, token))
     }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{UnixMillis, Validity};
+use hauberk_tls::AuthorityCertificate;
 
 use super::book::{Book, Entry, Kind};
 use super::records::State;
@@ -55,11 +56,12 @@ pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step>
         let other_root = book.prepared(Kind::Root).filter(|_| !root.is_some_and(Entry::has_key));
         let waiting = waiting.or(other_root);
         let kind = waiting.map_or(kind, |waiting| waiting.kind);
-        if now >= before_end(active, 6, ACTIVATED_BEFORE_END)
+        let validity = active.certificate.validity();
+        if now >= before_end(validity, 6, ACTIVATED_BEFORE_END)
             && waiting.is_none_or(|waiting| !waiting.record.goes_on)
         {
             steps.push(Step::Prepare { kind, goes_on: true });
-        } else if now >= before_end(active, 2, PREPARED_BEFORE_END) && waiting.is_none() {
+        } else if now >= before_end(validity, 2, PREPARED_BEFORE_END) && waiting.is_none() {
             steps.push(Step::Prepare { kind, goes_on: false });
         }
     }
@@ -80,6 +82,15 @@ pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step>
     steps
 }
 
+/// Of what stands between our latest issuing authority and its root, what ends first, once that is near: nothing that is
+/// signed under it lives longer, our next authorities included.
+pub(super) fn ends_above(book: &Book, now: UnixMillis) -> Option<(&Entry, AuthorityCertificate)> {
+    let next = book.prepared(Kind::Root).and_then(|root| book.waits_under(root));
+    let latest = next.or_else(|| book.prepared(Kind::Issuing)).or_else(|| book.active(Kind::Issuing))?;
+    let first = latest.above().min_by_key(|above| above.validity().not_after())?;
+    (now >= before_end(first.validity(), 2, PREPARED_BEFORE_END)).then_some((latest, first))
+}
+
 /// Whether those who know the former root alone have had the time to learn this one, or need not: its issuing authority is
 /// vouched for by the former root too, or the former authorities end before.
 fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
@@ -93,8 +104,7 @@ fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
 }
 
 /// The instant at which a part of the life is left, or the most time before the end.
-fn before_end(entry: &Entry, part: u32, most: Duration) -> UnixMillis {
-    let validity = entry.certificate.validity();
+fn before_end(validity: Validity, part: u32, most: Duration) -> UnixMillis {
     let life = validity.not_after().since(validity.not_before());
     validity.not_after().minus((life / part).min(most))
 }

@@ -82,14 +82,14 @@ impl Draft {
         let mesh = MeshViews::new(trust_domain, name, resources);
         // Views that were held back do not reflect the former resources, and nothing can be told from those.
         let former = views.meshes.get(name).filter(|_| !views.findings.contains_key(name));
-        let policies = former.map(|former| PolicyChanges::new(name, former, resources));
+        let policies = former.and_then(|former| PolicyChanges::new(name, former, resources));
         let nodes = resources.nodes().map(|(node, spec)| {
             let key = ViewKey::node(name.clone(), node.clone());
             let scope = mesh.scope(node, spec);
             let former = views.views.get(&key).map(|former| former.content.body());
             let slice = match (former, &policies) {
                 (Some(Body::Node(former)), Some(changes)) if former.scope == scope => {
-                    changes.apply_to(&former.policies, &scope)
+                    changes.apply_to(&former.policies, &scope, mesh.roles())
                 }
                 _ => mesh.slice(&scope),
             };
@@ -101,11 +101,15 @@ impl Draft {
         for (key, body) in nodes.chain(services) {
             let uid = match key.kind {
                 Kind::VirtualNode => resources.node_uid(key.name.as_str()),
-                Kind::Enrollment
+                Kind::Boundary
+                | Kind::DataClass
+                | Kind::Enrollment
                 | Kind::FederatedTrustDomain
                 | Kind::VirtualService
                 | Kind::Mesh
-                | Kind::Policy => "",
+                | Kind::Policy
+                | Kind::PolicyTemplate
+                | Kind::Role => "",
             };
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;

@@ -4,11 +4,13 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
-use hauberk_policy::{Mode, NodeScope, PolicyIndex, PolicySlice, PortScope};
+use hauberk_policy::{
+    DeclaredRoute, Mode, NodeScope, PolicyIndex, PolicySlice, PortScope, Reference, Referent, RoleMembers,
+};
 use hauberk_proto::convert::{FederatedBundle, NodeView, ServicePort, ServiceView, Target, features};
 
 use crate::resources::{
-    Catalog, Discovery, Kind, MeshCatalog, Provider, ResourceKey, VirtualNode, VirtualService,
+    Catalog, Discovery, Enclosing, Kind, MeshCatalog, Provider, ResourceKey, VirtualNode, VirtualService,
 };
 
 /// A mesh with what is looked up in it for every view.
@@ -18,6 +20,8 @@ pub struct MeshViews<'a> {
     resources: &'a MeshCatalog,
     /// Made at its first use: where only a few policies changed, it is not needed.
     policies: OnceCell<PolicyIndex<'a>>,
+    /// Those that policies mention, with all their members.
+    roles: OnceCell<Vec<RoleMembers>>,
     /// The services of each node, by the node's name.
     provided: Provided<'a>,
 }
@@ -59,11 +63,19 @@ pub(crate) fn node_scope(
     node: &VirtualNode,
 ) -> NodeScope {
     let default = resources.spec().map(|mesh| mesh.authorization()).unwrap_or_default();
+    let enclosing = OnceCell::new();
+    let declared = |route: &DeclaredRoute| {
+        if route.classes.is_empty() {
+            return route.clone();
+        }
+        let classes = enclosing.get_or_init(|| Enclosing::of(resources)).with(&route.classes);
+        DeclaredRoute { classes, template: route.template.clone() }
+    };
     let ports = node.listeners().iter().map(|listener| PortScope {
         number: listener.port(),
         protocol: listener.protocol(),
         services: provided.services(name, listener.port()),
-        routes: listener.routes().to_vec(),
+        routes: listener.routes().iter().map(&declared).collect(),
         undeclared: listener.undeclared(),
         authorization: listener.authorization().unwrap_or(default),
     });
@@ -79,7 +91,7 @@ impl<'a> MeshViews<'a> {
     /// Prepares the views of a mesh.
     pub fn new(trust_domain: &'a TrustDomain, mesh: &'a Name, resources: &'a MeshCatalog) -> Self {
         let provided = Provided::of(resources);
-        Self { trust_domain, mesh, resources, policies: OnceCell::new(), provided }
+        Self { trust_domain, mesh, resources, policies: OnceCell::new(), roles: OnceCell::new(), provided }
     }
 
     /// The view of a node: its listeners with the services that they are, the policies that can concern it, and the
@@ -98,7 +110,21 @@ impl<'a> MeshViews<'a> {
     /// The policies that can concern a node.
     pub(super) fn slice(&self, scope: &NodeScope) -> PolicySlice {
         let index = self.policies.get_or_init(|| PolicyIndex::new(self.mesh, self.resources.policies()));
-        index.slice(scope, &[])
+        index.slice(scope, self.roles())
+    }
+
+    /// The roles that any policy mentions, in order, each with all its members.
+    pub(super) fn roles(&self) -> &[RoleMembers] {
+        self.roles.get_or_init(|| {
+            let mentioned: BTreeSet<&Name> =
+                self.resources.policies().flat_map(|policy| policy.roles()).collect();
+            let members = |role: &&Name| RoleMembers {
+                role: (*role).clone(),
+                members: self.resources.members_of(role).into_iter().cloned().collect(),
+            };
+            let known = |role: &&Name| self.resources.role(role.as_str()).is_some();
+            mentioned.into_iter().filter(known).map(|role| members(&role)).collect()
+        })
     }
 
     /// The view of a node whose scope and policies are known.
@@ -194,14 +220,21 @@ pub(crate) fn needed_features<'a>(
 /// What every node of a mesh may have to understand.
 fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let audits = resources.policies().any(|policy| policy.mode() == Mode::Audit);
+    let bounds = resources.policies().any(|policy| policy.mode() == Mode::Boundary);
     let has_policies = resources.policies().next().is_some();
+    let is_class = |reference: &Reference| matches!(reference.referent, Referent::DataClass(_));
+    let names_roles = resources.policies().any(|policy| policy.roles().next().is_some());
+    let names_classes = resources.policies().flat_map(|policy| policy.references()).any(is_class);
     let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
     let reads_context = resources.policies().any(|policy| policy.reads().are_beyond_path_and_method());
     let needed = [
         has_policies.then_some(features::CEDAR),
         reads_context.then_some(features::CONTEXT),
         audits.then_some(features::AUDIT_POLICIES),
+        bounds.then_some(features::BOUNDARIES),
         ages.then_some(features::MAX_VIEW_AGE),
+        names_roles.then_some(features::ROLES),
+        names_classes.then_some(features::DATA_CLASSES),
     ];
     needed.into_iter().flatten().collect()
 }

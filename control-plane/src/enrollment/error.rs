@@ -69,8 +69,7 @@ pub enum EnrollmentError {
     /// Nothing tells any longer which node it joined, and by what.
     #[error(
         "the registry has no record of this instance, as where it was restored from a backup older than the instance: nothing \
-         is renewed for it. Join it anew, by evidence or a new token: its agent does so once this certificate has expired, or at \
-         once without its state directory"
+         is renewed for it. Join it anew, by evidence or a new token: its agent does so by itself where it finds either"
     )]
     NotOnRecord,
     /// The instance has more certificates than it can need.

@@ -17,8 +17,10 @@ use crate::revocation;
 pub(crate) struct Entitled<'a> {
     /// Which instance it is.
     pub(crate) instance: InstanceId,
-    mesh: &'a str,
-    name: &'a str,
+    /// Of its node.
+    pub(super) mesh: &'a str,
+    /// Its node.
+    pub(super) name: &'a str,
     node: StoredNode,
     former: InstanceRecord,
     /// The enrollment that it still rests on, where it came by evidence.
@@ -40,7 +42,7 @@ impl Enrollment {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
         let instance = self.ledger.instance_of(peer).await?;
-        let former = self.recorded(&instance, peer).await?;
+        let former = self.recorded((mesh, name), &instance, peer).await?;
         let node = self.same_node(mesh, name, former.node_uid.as_deref()).await?;
         let permit = match &former.evidence {
             Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
@@ -49,16 +51,42 @@ impl Enrollment {
         Ok(Entitled { instance, mesh, name, node, former, permit })
     }
 
-    /// What an instance joined, and by what. It is on record for as long as any of its certificates is good: of one that is not
-    /// there is no saying what it may have.
-    pub(super) async fn recorded(
+    /// A commit that comes about only while an agent is entitled, to its own name and to those of workloads: while nothing of
+    /// that changes, neither the instance nor its present certificate is revoked, the node is not in quarantine, and no other
+    /// instance of its machine is revoked, where it came by evidence.
+    ///
+    /// # Errors
+    /// When it is refused already, or nothing can be read.
+    pub(super) async fn entitlement(
         &self,
+        entitled: &Entitled<'_>,
+        peer: &PeerIdentity,
+    ) -> Result<Commit, EnrollmentError> {
+        let Entitled { instance, mesh, name, node, former, permit } = entitled;
+        let of_instance = Some((instance, Some(peer.serial())));
+        let commit = self.check_denied(node.guard(Commit::new()), (mesh, name), of_instance).await?;
+        let (Some(evidence), Some(permit)) = (&former.evidence, permit) else { return Ok(commit) };
+        let machine = machine_prefix(&permit.enrollment_uid, &evidence.subject);
+        self.check_machine(commit.guard(permit.guard.clone()), &machine, &evidence.subject).await
+    }
+
+    /// What an instance joined, and by what. It is on record for as long as any of its certificates is good: of one that is not
+    /// there is no saying what it may have. One that is revoked, or of a node in quarantine, is told that instead: it is not to
+    /// come back as another.
+    async fn recorded(
+        &self,
+        node: (&str, &str),
         instance: &InstanceId,
         peer: &PeerIdentity,
     ) -> Result<InstanceRecord, EnrollmentError> {
         let record = self.ledger.instance(instance).await?;
-        let its = record.filter(|record| record.spiffe_id == peer.id().as_str());
-        its.ok_or(EnrollmentError::NotOnRecord)
+        match record.filter(|record| record.spiffe_id == peer.id().as_str()) {
+            Some(record) => Ok(record),
+            None => {
+                self.check_denied(Commit::new(), node, Some((instance, Some(peer.serial())))).await?;
+                Err(EnrollmentError::NotOnRecord)
+            }
+        }
     }
 
     /// Renews the certificate of an agent that has proved its present one. Name and instance come from that.
@@ -107,13 +135,13 @@ impl Enrollment {
         public_key: &PublicKey,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let Entitled { instance, mesh, name, node, former, permit } = self.entitled(peer).await?;
+        let entitled = self.entitled(peer).await?;
+        let mut entitlement = self.entitlement(&entitled, peer).await?;
+        let Entitled { instance, mesh, name, node, former, permit } = entitled;
         let InstanceRecord { version, hostname, enrolled_at, token, evidence, joined_from, .. } = former;
         let info = AgentInfo { version, hostname };
-        let mut entitlement = node.guard(Commit::new());
         if let (Some(evidence), Some(permit)) = (&evidence, &permit) {
             let (of, to) = (peer.key_fingerprint(), public_key.fingerprint());
-            entitlement = entitlement.guard(permit.guard.clone());
             entitlement = self.pass_on(entitlement, (mesh, permit, evidence), of, to).await?;
         }
         let joined = Joined { at: Some(enrolled_at), token, evidence, from: joined_from };
@@ -127,12 +155,6 @@ impl Enrollment {
             actor: Actor { name: peer.id().to_string(), source: source.to_owned() },
             action: "certificate.renew",
         };
-        let of_instance = Some((&instance, Some(peer.serial())));
-        let mut entitlement = self.check_denied(entitlement, (mesh, name), of_instance).await?;
-        if let (Some(evidence), Some(permit)) = (&joined.evidence, &permit) {
-            let machine = machine_prefix(&permit.enrollment_uid, &evidence.subject);
-            entitlement = self.check_machine(entitlement, &machine, &evidence.subject).await?;
-        }
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {

@@ -231,6 +231,16 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
         assert_eq!(records.len(), 2, "{action}");
         assert!(records[0].reason.contains("Join it anew"), "{records:?}");
     }
+    // Whoever is refused is told that, and not to come back as another.
+    let instance = control.ledger.instance_of(&peer).await.unwrap();
+    control
+        .revocations
+        .revoke(&crate::revocation::Target::UnrecordedInstance(instance), &actor())
+        .await
+        .unwrap();
+    let refused = control.enrollment.renew(&peer, &request().1, "10.0.0.7:4").await;
+    assert!(matches!(refused, Err(EnrollmentError::Denied(_))), "{refused:?}");
+
     let second = token(&scratch, Uses::Limited(1)).await;
     let anew = attest(&scratch, &second, &request().1).await.unwrap();
     control.enrollment.renew(&scratch.peer(&anew.issued.svid), &request().1, "s").await.unwrap();

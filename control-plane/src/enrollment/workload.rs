@@ -1,6 +1,6 @@
 //! Certificates and tokens for programs beside an agent, by enrollments whose parent is the agent's node.
 
-use hauberk_identity::{IdentityKind, InstanceId, Name};
+use hauberk_identity::{InstanceId, Name};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 use prost::Message;
@@ -66,8 +66,7 @@ impl Enrollment {
         csr: &[u8],
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
-        let EntitledWorkload { workload, name, .. } =
-            self.entitled_workload(peer, instance, enrollment).await?;
+        let EntitledWorkload { workload, name, .. } = self.entitled_workload(peer, enrollment).await?;
         let (of, life) = ((instance, &name), workload.ttl().unwrap_or(self.svid_ttl));
         self.renewals.take_for_workload(of, life, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
@@ -90,7 +89,7 @@ impl Enrollment {
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
         let EntitledWorkload { workload, name, entitlement } =
-            self.entitled_workload(peer, instance, enrollment).await?;
+            self.entitled_workload(peer, enrollment).await?;
         let order = Order {
             id: workload.id().clone(),
             holder: Holder::Workload {
@@ -108,39 +107,27 @@ impl Enrollment {
         Ok(self.issuer.issue(order, |_, _| Ok(entitlement)).await?)
     }
 
-    /// The workload that an agent may vouch for by this enrollment, now.
+    /// The workload that an agent may vouch for by this enrollment, now: whoever would not be renewed itself vouches for nobody.
     ///
     /// # Errors
     /// When the enrollment is not there or another node's, or the agent is let in no longer, or not on record.
     pub(crate) async fn entitled_workload(
         &self,
         peer: &PeerIdentity,
-        instance: InstanceId,
         enrollment: &str,
     ) -> Result<EntitledWorkload, EnrollmentError> {
-        if peer.not_after() < self.clock.now() {
-            return Err(EnrollmentError::CertificateExpired);
-        }
-        let IdentityKind::Node { mesh, name: node } = peer.id().kind() else {
-            return Err(EnrollmentError::NotANode(peer.id().clone()));
-        };
-        let name = Name::parse(enrollment)
-            .map_err(|_| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
-        let joined = self.recorded(&instance, peer).await?.node_uid;
-        let existing = self.same_node(mesh, node, joined.as_deref()).await?;
+        let agent = self.entitled(peer).await?;
+        let (mesh, node) = (agent.mesh, agent.name);
+        let missing = || EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() };
+        let name = Name::parse(enrollment).map_err(|_| missing())?;
         let key = keys::resource("Enrollment", mesh, name.as_str());
-        let (version, workload) = self
-            .enrolled_workload(&key)
-            .await?
-            .ok_or_else(|| EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() })?;
+        let (version, workload) = self.enrolled_workload(&key).await?.ok_or_else(missing)?;
         if workload.parent().as_str() != node {
             let (parent, node) = (workload.parent().to_string(), node.to_owned());
             return Err(EnrollmentError::OtherParent { enrollment: name.to_string(), parent, node });
         }
-        // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps. The node likewise.
-        let entitlement = existing.guard(Commit::new().at(key, version));
-        let entitlement =
-            self.check_denied(entitlement, (mesh, node), Some((&instance, Some(peer.serial())))).await?;
+        // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps.
+        let entitlement = self.entitlement(&agent, peer).await?.at(key, version);
         Ok(EntitledWorkload { workload, name, entitlement })
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hauberk_identity::UnixMillis;
+use hauberk_proto::convert::features;
 use tokio::time::Instant;
 
 use super::{Instance, Instances, Lag, State};
@@ -38,7 +39,8 @@ impl State {
 
 impl Instance {
     /// Why it does not enforce what the denylist had become by `revision`, if it does not.
-    pub(super) fn denylist_lag(&self, wanted: Mark, revision: u64) -> Option<Lag> {
+    pub(super) fn denylist_lag(&self, denylist: &Denylist, revision: u64, now: UnixMillis) -> Option<Lag> {
+        let wanted = denylist.mark;
         if wanted.revision == 0 {
             return None;
         }
@@ -46,7 +48,10 @@ impl Instance {
         let enforced = in_force
             .is_some_and(|held| held == wanted || (held.epoch == wanted.epoch && held.revision >= revision));
         if enforced {
-            return None;
+            let knows_instances =
+                self.hello.as_ref().is_some_and(|hello| hello.features.contains(features::DENIED_INSTANCES));
+            let until = denylist.rests_on_instances(now).filter(|_| !knows_instances);
+            return until.map(|until| Lag::KnowsNoInstances { until });
         }
         Some(if pushed.is_some() { Lag::NotAcknowledged } else { Lag::NotPushed })
     }

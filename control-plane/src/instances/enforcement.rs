@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, UnixMillis};
 use tokio::time::Instant;
 
 /// How many views may be on their way to one instance before the oldest is no longer waited for.
@@ -70,6 +70,11 @@ pub enum Lag {
     NotDismissed,
     /// Its virtual node does not exist, and nothing proves that it ever did: it is not told.
     NodeUnknown,
+    /// It knows who is revoked by the serial numbers of certificates alone, and there are too many to name.
+    KnowsNoInstances {
+        /// The end of the last certificate that it does not refuse.
+        until: UnixMillis,
+    },
 }
 
 impl fmt::Display for Lag {
@@ -88,6 +93,11 @@ impl fmt::Display for Lag {
             ),
             Self::NodeUnknown => f.write_str(
                 "its virtual node does not exist, and no record tells that it was deleted: it goes on with what it holds",
+            ),
+            Self::KnowsNoInstances { until } => write!(
+                f,
+                "its release does not know revoked instances, and accepts certificates of theirs that are not named one by \
+                 one, until {until}"
             ),
         }
     }

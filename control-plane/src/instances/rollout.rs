@@ -5,7 +5,7 @@ use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 use super::wanted::{self, Standing};
 use super::{Instance, Instances, Lag, ViewMark};
 use crate::compile::Compilation;
-use crate::revocation::Mark;
+use crate::revocation::Denylist;
 
 /// How many of the live instances concerned enforce a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Instances {
                     continue;
                 }
                 rollout.concerned += 1;
-                if let Some(lag) = instance.lag(compilation, state.denylist.mark, revision) {
+                if let Some(lag) = instance.lag(compilation, &state.denylist, revision, now) {
                     rollout.laggards.push(Laggard {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
@@ -85,14 +85,21 @@ impl Instances {
     ) -> bool {
         let state = self.lock();
         state.by_id.get(instance).is_some_and(|instance| {
-            state.is_live(instance, now) && instance.lag(compilation, state.denylist.mark, revision).is_some()
+            state.is_live(instance, now)
+                && instance.lag(compilation, &state.denylist, revision, now).is_some()
         })
     }
 }
 
 impl Instance {
     /// Why it does not enforce `revision`, if it does not.
-    fn lag(&self, compilation: &Compilation, denylist: Mark, revision: u64) -> Option<Lag> {
+    fn lag(
+        &self,
+        compilation: &Compilation,
+        denylist: &Denylist,
+        revision: u64,
+        now: UnixMillis,
+    ) -> Option<Lag> {
         if compilation.revision < revision || !wanted::is_complete(compilation, &self.mesh) {
             return Some(Lag::NotCompiled);
         }
@@ -115,7 +122,7 @@ impl Instance {
         } else {
             let enforcement = &self.enforcement;
             let of_node = || enforcement.node_lag(wanted::mark(compilation, view), revision);
-            self.denylist_lag(denylist, revision).or_else(of_node).or_else(|| {
+            self.denylist_lag(denylist, revision, now).or_else(of_node).or_else(|| {
                 let held = enforcement.services();
                 held.chain(&view.backends).find_map(|name| {
                     // A service that is gone has no view to wait for.

@@ -1,11 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::future::BoxFuture;
-
 use super::*;
-use crate::registry::{
-    Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch,
-};
+use crate::registry::SledStore;
+use crate::testing::Busy;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -101,65 +98,25 @@ fn live_instances_are_counted_by_the_token_that_they_joined_by() {
     assert_eq!(count(later), BTreeMap::from([("one".to_owned(), 1), ("two".to_owned(), 1)]));
 }
 
-/// A registry in which an agent acknowledges something during each commit.
-struct Answered {
-    store: SledStore,
-    connected: Connected,
-    commits: AtomicU64,
-}
-
-impl Store for Answered {
-    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, StoreError>> {
-        let commits = self.commits.fetch_add(1, Ordering::Relaxed) + 1;
-        // It gives up some time, so that what waits for it fails and does not hang.
-        if commits < 100 {
-            self.connected.trusts(1 + commits);
-        }
-        self.store.commit(commit)
-    }
-
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
-        self.store.get(key)
-    }
-
-    fn list<'a>(
-        &'a self,
-        prefix: &'a str,
-        after: Option<&'a str>,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Page, StoreError>> {
-        self.store.list(prefix, after, limit)
-    }
-
-    fn watch(&self, prefix: &str, after: Version) -> Watch {
-        self.store.watch(prefix, after)
-    }
-
-    fn revision(&self) -> BoxFuture<'_, Result<Revision, StoreError>> {
-        self.store.revision()
-    }
-
-    fn condition(&self) -> Condition {
-        self.store.condition()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.store.close()
-    }
-}
-
 #[tokio::test]
 async fn an_agent_that_acknowledges_without_end_keeps_no_round_of_writing_from_its_end() {
     let instances = Arc::new(Instances::default());
     let directory = tempfile::tempdir().unwrap();
-    let store = SledStore::create(&directory.path().join("store")).unwrap();
-    let connected = connect(&instances, 1, &[]);
+    let store = Busy::new(SledStore::create(&directory.path().join("store")).unwrap());
+    let (connected, commits) = (Arc::new(connect(&instances, 1, &[])), Arc::new(AtomicU64::new(0)));
     connected.trusts(1);
-    let store = Answered { store, connected, commits: AtomicU64::new(0) };
+    let (agent, counted) = (Arc::clone(&connected), Arc::clone(&commits));
+    store.at_each_commit(move || {
+        let commits = counted.fetch_add(1, Ordering::Relaxed) + 1;
+        // It gives up some time, so that what waits for it fails and does not hang.
+        if commits < 100 {
+            agent.trusts(1 + commits);
+        }
+    });
     let stopped = CancellationToken::new();
     stopped.cancel();
-    instances.write_trust(&store, &stopped).await;
-    assert_eq!(store.commits.load(Ordering::Relaxed), 1);
-    store.connected.trusts(1);
+    instances.write_trust(&*store, 0, &stopped).await;
+    assert_eq!(commits.load(Ordering::Relaxed), 1);
+    connected.trusts(1);
     assert_eq!(instances.trusting(NOW)[0].version, 2, "a stream does not go back behind what it has said");
 }

@@ -5,28 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::{Connected, Instances};
 use crate::authority::epoch_of;
-use crate::registry::{Commit, Store, StoreError, document, keys};
+use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, document, keys};
 
-/// What is acknowledged within so long is written together.
-const WRITE_EVERY: Duration = Duration::from_millis(200);
-
-/// Before a write is tried again after a failure.
-const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(5);
-
-/// How many records one commit writes.
-const WRITES_PER_COMMIT: usize = 500;
+/// How acknowledgements are written.
+const PACE: Pace = Pace {
+    every: Duration::from_millis(200),
+    again_after: Duration::from_secs(5),
+    event: "trust_not_written",
+    meaning: "which trust is in force is not durable",
+};
 
 /// A live instance and what it trusts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,11 +50,14 @@ struct TrustRecord {
     epoch: u64,
 }
 
-/// What was acknowledged and is not written yet.
-#[derive(Debug, Default)]
-pub(super) struct Unwritten {
-    versions: Mutex<BTreeMap<InstanceId, u64>>,
-    added: Notify,
+/// Whose acknowledgement is not written yet.
+#[derive(Debug)]
+pub(super) struct Unwritten(WriteBehind<InstanceId>);
+
+impl Default for Unwritten {
+    fn default() -> Self {
+        Self(WriteBehind::new(PACE))
+    }
 }
 
 impl Instances {
@@ -109,47 +107,16 @@ impl Instances {
         Ok(())
     }
 
-    /// Writes what is acknowledged, until `stop`; what is unwritten then is written before this returns.
-    pub async fn write_trust(&self, store: &dyn Store, stop: &CancellationToken) {
-        loop {
-            let stopping = tokio::select! {
-                biased;
-                () = stop.cancelled() => true,
-                () = self.unwritten_trust.added.notified() => false,
-            };
-            let pause = match self.write_all_trust(store).await {
-                Ok(()) => WRITE_EVERY,
-                Err(error) => {
-                    warn!(event = "trust_not_written", %error, "which trust is in force is not durable");
-                    self.unwritten_trust.added.notify_one();
-                    WRITE_AGAIN_AFTER
-                }
-            };
-            if stopping {
-                return;
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = sleep(pause) => {}
-            }
-        }
-    }
-
-    /// Writes what is unwritten now. What is acknowledged meanwhile waits for the next round: it must not keep this one from
-    /// its end.
-    async fn write_all_trust(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let mut unwritten = self.unwritten_trust.take();
-        while !unwritten.is_empty() {
-            let after = unwritten.keys().nth(WRITES_PER_COMMIT).copied();
-            let rest = after.map(|after| unwritten.split_off(&after)).unwrap_or_default();
-            if let Err(error) = write(store, &unwritten).await {
-                unwritten.extend(rest);
-                self.unwritten_trust.give_back(unwritten);
-                return Err(error);
-            }
-            unwritten = rest;
-        }
-        Ok(())
+    /// Writes what is acknowledged in this epoch, until `stop`; what is unwritten then is written before this returns.
+    pub async fn write_trust(&self, store: &dyn Store, epoch: u64, stop: &CancellationToken) {
+        let record = |commit: Commit, id: &InstanceId| {
+            let version = self.lock().by_id.get(id).map(|instance| instance.trust_version);
+            let Some(version) = version else { return Ok(commit) };
+            let key = format!("{}{id}", keys::TRUST_IN_FORCE);
+            let bytes = document::to_bytes(&key, &TrustRecord { version, epoch })?;
+            Ok(commit.put(key, bytes))
+        };
+        self.unwritten_trust.0.run(store, record, stop).await;
     }
 
     /// Forgets what instances that are on record no longer have acknowledged. Gives the number of records removed.
@@ -172,24 +139,6 @@ impl Instances {
     }
 }
 
-impl Unwritten {
-    fn take(&self) -> BTreeMap<InstanceId, u64> {
-        std::mem::take(&mut *self.lock())
-    }
-
-    /// What was not written; what was acknowledged since is newer.
-    fn give_back(&self, taken: BTreeMap<InstanceId, u64>) {
-        let mut versions = self.lock();
-        for (id, version) in taken {
-            versions.entry(id).or_insert(version);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, u64>> {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Connected {
     /// The agent has kept this version of trust and put it in force. A stream that goes back behind what it has said is not
     /// believed: an agent never does, and each change costs a write.
@@ -199,23 +148,9 @@ impl Connected {
         }
         let former = self.change(|instance| std::mem::replace(&mut instance.trust_version, version));
         if former.is_some_and(|former| former != version) {
-            let unwritten = &self.instances.unwritten_trust;
-            unwritten.lock().insert(self.instance, version);
-            unwritten.added.notify_one();
+            self.instances.unwritten_trust.0.add(self.instance);
         }
     }
-}
-
-async fn write(store: &dyn Store, versions: &BTreeMap<InstanceId, u64>) -> Result<(), StoreError> {
-    let epoch = epoch_of(store).await?;
-    let mut commit = Commit::new();
-    for (id, version) in versions {
-        let key = format!("{}{id}", keys::TRUST_IN_FORCE);
-        let bytes = document::to_bytes(&key, &TrustRecord { version: *version, epoch })?;
-        commit = commit.put(key, bytes);
-    }
-    store.commit(commit).await?;
-    Ok(())
 }
 
 fn instance_of(key: &str) -> Option<InstanceId> {

@@ -204,7 +204,7 @@ impl Minter {
     ) -> Result<Minted, MintError> {
         check_audience(audience)?;
         let EntitledWorkload { workload, name, .. } =
-            self.enrollment.entitled_workload(caller, instance, enrollment).await?;
+            self.enrollment.entitled_workload(caller, enrollment).await?;
         self.take(&format!("{instance}/{name}"))?;
         self.sign(workload.id(), audience, workload.token_ttl().unwrap_or(self.token_life))
     }

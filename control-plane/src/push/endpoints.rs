@@ -14,10 +14,10 @@ use prost::Message;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::registration::Registration;
-use crate::registry::{Commit, Store, StoreError, keys};
+use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
 
 /// How long an endpoint outlives the stream of its agent.
 pub const UNCONFIRMED_FOR: Duration = Duration::from_secs(30);
@@ -25,14 +25,13 @@ pub const UNCONFIRMED_FOR: Duration = Duration::from_secs(30);
 /// Changes that come closer together than this are published together.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
-/// Registrations that come closer together than this are written together.
-const WRITE_EVERY: Duration = Duration::from_millis(100);
-
-/// After a failed write.
-const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
-
-/// How many registrations one commit writes.
-const WRITES_PER_COMMIT: usize = 500;
+/// How registrations are written.
+const PACE: Pace = Pace {
+    every: Duration::from_millis(100),
+    again_after: Duration::from_secs(1),
+    event: "endpoints_not_written",
+    meaning: "registered endpoints are not durable",
+};
 
 /// One listener of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,8 +52,8 @@ pub struct Endpoints {
     published: watch::Sender<Arc<EndpointSnapshot>>,
     /// Something is to be published, or a deadline was set.
     changed: Notify,
-    /// Something is to be written.
-    unwritten: Notify,
+    /// Registrations that the store does not hold as they are.
+    unwritten: WriteBehind<(SpiffeId, InstanceId)>,
 }
 
 #[derive(Debug, Default)]
@@ -62,8 +61,6 @@ struct State {
     by_node: BTreeMap<SpiffeId, BTreeMap<InstanceId, Registered>>,
     /// Nodes whose lists are to be made anew.
     dirty: BTreeSet<SpiffeId>,
-    /// Registrations that the store does not hold as they are.
-    unwritten: BTreeSet<(SpiffeId, InstanceId)>,
 }
 
 #[derive(Debug)]
@@ -106,7 +103,7 @@ impl Endpoints {
             state: Mutex::new(state),
             published: watch::Sender::new(Arc::new(snapshot)),
             changed: Notify::new(),
-            unwritten: Notify::new(),
+            unwritten: WriteBehind::new(PACE),
         })
     }
 
@@ -133,12 +130,11 @@ impl Endpoints {
         let written = former.is_none_or(|former| former.registration != registration);
         instances.insert(instance, Registered { registration, session, unconfirmed_until: None });
         state.dirty.insert(spiffe_id.clone());
-        if written {
-            state.unwritten.insert((spiffe_id.clone(), instance));
-        }
         drop(state);
         self.changed.notify_one();
-        self.unwritten.notify_one();
+        if written {
+            self.unwritten.add((spiffe_id.clone(), instance));
+        }
     }
 
     /// Marks an instance as unconfirmed, because its stream is lost, unless a later stream has registered. One that
@@ -147,7 +143,8 @@ impl Endpoints {
         let mut state = self.lock();
         let registered = state.by_node.get_mut(spiffe_id).and_then(|node| node.get_mut(&instance));
         let Some(registered) = registered.filter(|registered| registered.session <= session) else { return };
-        if registered.registration.draining {
+        let is_gone = registered.registration.draining;
+        if is_gone {
             state.remove(spiffe_id, instance);
         } else {
             registered.unconfirmed_until = Some(Instant::now() + UNCONFIRMED_FOR);
@@ -155,7 +152,9 @@ impl Endpoints {
         state.dirty.insert(spiffe_id.clone());
         drop(state);
         self.changed.notify_one();
-        self.unwritten.notify_one();
+        if is_gone {
+            self.unwritten.add((spiffe_id.clone(), instance));
+        }
     }
 
     /// Removes what an instance has registered, at once: nobody is to be sent to it any longer.
@@ -167,7 +166,7 @@ impl Endpoints {
         state.remove(spiffe_id, instance);
         drop(state);
         self.changed.notify_one();
-        self.unwritten.notify_one();
+        self.unwritten.add((spiffe_id.clone(), instance));
     }
 
     /// What an instance has registered.
@@ -178,7 +177,8 @@ impl Endpoints {
     /// Publishes changes, removes what stays unconfirmed and writes registrations, until `stop`; what is unwritten
     /// then is written before this returns.
     pub async fn run(&self, store: &dyn Store, stop: &CancellationToken) {
-        tokio::join!(self.publish(stop), self.write(store, stop));
+        let record = |commit, key: &(SpiffeId, InstanceId)| Ok(self.record(commit, key));
+        tokio::join!(self.publish(stop), self.unwritten.run(store, record, stop));
     }
 
     async fn publish(&self, stop: &CancellationToken) {
@@ -197,10 +197,8 @@ impl Endpoints {
     /// Gives the instant at which the next endpoint is to be removed.
     fn publish_once(&self) -> Option<Instant> {
         let mut state = self.lock();
-        let next_removal = state.remove_overdue(Instant::now());
-        if !state.unwritten.is_empty() {
-            self.unwritten.notify_one();
-        }
+        let (removed, next_removal) = state.remove_overdue(Instant::now());
+        removed.into_iter().for_each(|key| self.unwritten.add(key));
         if !state.dirty.is_empty() {
             let mut snapshot = EndpointSnapshot::clone(&self.published.borrow());
             if state.refresh(&mut snapshot) {
@@ -210,40 +208,13 @@ impl Endpoints {
         next_removal
     }
 
-    async fn write(&self, store: &dyn Store, stop: &CancellationToken) {
-        loop {
-            let stopping = tokio::select! {
-                () = stop.cancelled() => true,
-                () = self.unwritten.notified() => false,
-            };
-            let pause = match self.write_all(store).await {
-                Ok(()) => WRITE_EVERY,
-                Err(error) => {
-                    warn!(event = "endpoints_not_written", %error, "registered endpoints are not durable");
-                    self.unwritten.notify_one();
-                    WRITE_AGAIN_AFTER
-                }
-            };
-            if stopping {
-                return;
-            }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = sleep(pause) => {}
-            }
-        }
-    }
-
-    async fn write_all(&self, store: &dyn Store) -> Result<(), StoreError> {
-        loop {
-            let (commit, keys) = self.lock().next_commit();
-            if keys.is_empty() {
-                return Ok(());
-            }
-            if let Err(error) = store.commit(commit).await {
-                self.lock().unwritten.extend(keys);
-                return Err(error);
-            }
+    /// Adds to a commit what an instance has registered; nothing is remembered of one that drains.
+    fn record(&self, commit: Commit, (spiffe_id, instance): &(SpiffeId, InstanceId)) -> Commit {
+        let key = format!("{}{spiffe_id}/{instance}", keys::ENDPOINTS);
+        let registration = self.registration(spiffe_id, *instance).filter(|registered| !registered.draining);
+        match registration {
+            Some(registration) => commit.put(key, registration.to_message().encode_to_vec()),
+            None => commit.delete(key),
         }
     }
 
@@ -261,11 +232,10 @@ impl State {
             }
         }
         self.dirty.insert(spiffe_id.clone());
-        self.unwritten.insert((spiffe_id.clone(), instance));
     }
 
-    /// Removes what has been unconfirmed for long enough, and says when there is more to remove.
-    fn remove_overdue(&mut self, now: Instant) -> Option<Instant> {
+    /// Removes what has been unconfirmed for long enough: says what, and when there is more to remove.
+    fn remove_overdue(&mut self, now: Instant) -> (Vec<(SpiffeId, InstanceId)>, Option<Instant>) {
         let mut next: Option<Instant> = None;
         let mut overdue = Vec::new();
         for (spiffe_id, node) in &self.by_node {
@@ -277,11 +247,11 @@ impl State {
                 }
             }
         }
-        for (spiffe_id, instance) in overdue {
+        for (spiffe_id, instance) in &overdue {
             info!(event = "endpoint_removed", %spiffe_id, %instance, "its agent has not come back");
-            self.remove(&spiffe_id, instance);
+            self.remove(spiffe_id, *instance);
         }
-        next
+        (overdue, next)
     }
 
     /// Makes the lists of the dirty nodes anew and puts those that changed into the snapshot.
@@ -310,28 +280,6 @@ impl State {
             }
         }
         changed
-    }
-
-    fn next_commit(&mut self) -> (Commit, Vec<(SpiffeId, InstanceId)>) {
-        let mut commit = Commit::new();
-        let mut keys = Vec::new();
-        while keys.len() < WRITES_PER_COMMIT
-            && let Some((spiffe_id, instance)) = self.unwritten.pop_first()
-        {
-            let key = format!("{}{spiffe_id}/{instance}", keys::ENDPOINTS);
-            let registration = self
-                .by_node
-                .get(&spiffe_id)
-                .and_then(|node| node.get(&instance))
-                .map(|registered| &registered.registration)
-                .filter(|registration| !registration.draining);
-            commit = match registration {
-                Some(registration) => commit.put(key, registration.to_message().encode_to_vec()),
-                None => commit.delete(key),
-            };
-            keys.push((spiffe_id, instance));
-        }
-        (commit, keys)
     }
 }
 

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use crate::audit::Audit;
+use crate::authority::epoch_of;
 use crate::clock::Clock;
 use crate::compile::Compilation;
 use crate::enrollment::MOST_INSTANCES;
@@ -138,6 +139,7 @@ impl Push {
             stop,
         } = parts;
         let version = instances.load(&*store).await?;
+        let epoch = epoch_of(&*store).await?;
         let push = Arc::new(Self {
             instances,
             endpoints: Endpoints::load(&*store).await?,
@@ -163,7 +165,7 @@ impl Push {
             let Self { instances, endpoints, flows, store, clock, stop, .. } = &*upkeep;
             tokio::join!(
                 instances.follow(&**store, version, clock, stop),
-                instances.write_trust(&**store, stop),
+                instances.write_trust(&**store, epoch, stop),
                 endpoints.run(&**store, stop),
                 flows.run(&**store, stop),
             );

@@ -1,6 +1,7 @@
 //! Sessions over in-memory streams, on paused time.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
@@ -15,6 +16,7 @@ use crate::compile::CompiledView;
 use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
+use crate::testing::Busy;
 
 mod denylist;
 mod dismissal;
@@ -190,6 +192,33 @@ async fn what_an_older_stream_registers_comes_too_late() {
     endpoints.register(&id, instance, 2, registration("10.0.0.2:80"));
     endpoints.register(&id, instance, 1, registration("10.0.0.1:80"));
     assert_eq!(endpoints.registration(&id, instance), Some(registration("10.0.0.2:80")));
+}
+
+#[tokio::test]
+async fn an_agent_that_registers_without_end_keeps_no_round_of_writing_from_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Busy::new(SledStore::create(&directory.path().join("store")).unwrap());
+    let endpoints = Arc::new(Endpoints::load(&*store).await.unwrap());
+    let registered = |endpoints: &Endpoints, port: u32| {
+        let address = format!("10.0.0.2:{port}");
+        let ports = vec![agent::Registration { listener_port: 80, address, healthy: true }];
+        let registration = Registration::parse(&agent::Register { ports, draining: false }).unwrap();
+        endpoints.register(&node_id("orders"), instance(1), 1, registration);
+    };
+    registered(&endpoints, 1);
+    let commits = Arc::new(AtomicU32::new(0));
+    let (agent, counted) = (Arc::clone(&endpoints), Arc::clone(&commits));
+    store.at_each_commit(move || {
+        let commits = counted.fetch_add(1, Ordering::Relaxed) + 1;
+        // It gives up some time, so that what waits for it fails and does not hang.
+        if commits < 100 {
+            registered(&agent, 1 + commits);
+        }
+    });
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    endpoints.run(&*store, &stopped).await;
+    assert_eq!(commits.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

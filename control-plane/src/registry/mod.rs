@@ -11,6 +11,7 @@ mod error;
 pub mod keys;
 mod record;
 mod sled_store;
+mod write_behind;
 
 #[cfg(test)]
 mod suite;
@@ -23,6 +24,7 @@ use futures_util::future::BoxFuture;
 pub use changes::{Change, ChangeRing, Watch, WatchEnd};
 pub use error::{OpenError, StoreError};
 pub use sled_store::SledStore;
+pub use write_behind::{Pace, WriteBehind};
 
 /// The greatest size of one value in bytes: what fits into an etcd transaction with room for the rest of it.
 pub const MAX_VALUE_BYTES: usize = 1024 * 1024;

@@ -1,14 +1,17 @@
 //! Where a resource is accepted or refused.
 //!
 //! A batch is judged as one transaction against what is stored: everything that is wrong with it is reported at once,
-//! each with the field that is wrong. What the body of each kind must hold is in `mesh`,
-//! `virtual_node`, `virtual_service`, `policy`, `enrollment` and `federated_trust_domain`; what they may refer to in `references`;
-//! which changes of a node or service are changes of policy in `opens`; and what may be removed in `removal`.
+//! each with the field that is wrong. What the body of each kind must hold is in the file of its name; what they may refer to
+//! in `references`, and for roles, data classes and templates in `membership` and `templates`; which changes of a node or service
+//! are changes of policy in `opens`; and what may be removed in `removal`.
 
 mod envelope;
+mod membership;
 mod opens;
+mod overlaps;
 mod references;
 mod removal;
+mod templates;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +35,8 @@ pub struct Rights {
     pub resources: bool,
     /// Policies, and what changes their reach.
     pub policies: bool,
+    /// Boundaries, and what changes their reach.
+    pub boundaries: bool,
     /// Enrollments and federated trust domains.
     pub identities: bool,
 }
@@ -116,7 +121,10 @@ pub fn admit(
     let mut warnings = Vec::new();
     let step = Step { batch, before: catalog, after: &after, places: &places, trust_domain };
     references::check(&step, &mut problems, &mut warnings);
+    templates::check(&step, &mut problems, &mut warnings);
+    membership::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
+    overlaps::warn(&step, &mut warnings);
     let problems = problems.into_sorted();
     if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }
 }
@@ -135,7 +143,10 @@ struct Step<'a> {
 fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {
     let (may, role) = match key.kind {
         Kind::Enrollment | Kind::FederatedTrustDomain => (rights.identities, "identity-admin"),
-        Kind::Policy => (rights.policies, "policy-admin"),
+        Kind::Boundary => (rights.boundaries, "boundary-admin"),
+        Kind::DataClass | Kind::Policy | Kind::PolicyTemplate | Kind::Role => {
+            (rights.policies, "policy-admin")
+        }
         Kind::Mesh | Kind::VirtualNode | Kind::VirtualService => (rights.resources, "editor"),
     };
     if !may {

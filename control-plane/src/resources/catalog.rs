@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::PolicyDocument;
+use hauberk_policy::{PolicyDocument, PolicyTemplate};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
-use hauberk_tls::SpiffeBundle;
 use prost::Message;
 
-use super::enrollment::{Enrollment, WorkloadEnrollment};
+use super::data_class::DataClass;
+use super::enrollment::Enrollment;
 use super::federated_trust_domain::FederatedTrustDomain;
 use super::fetched::FetchedBundle;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
+use super::mesh_catalog::MeshCatalog;
 use super::policy;
 use super::problem::Problems;
+use super::role::Role;
+use super::template::{self, LinkedPolicy};
 use super::virtual_node::VirtualNode;
 use super::virtual_service::VirtualService;
 use crate::registry::{Page, Revision, Stored, Version};
@@ -28,19 +31,6 @@ pub struct Catalog {
     meshes: BTreeMap<Name, Arc<MeshCatalog>>,
 }
 
-/// The resources of one mesh.
-#[derive(Debug, Clone, Default)]
-pub struct MeshCatalog {
-    enrollments: BTreeMap<Name, Arc<Entry>>,
-    federated: BTreeMap<Name, Arc<Entry>>,
-    meshes: BTreeMap<Name, Arc<Entry>>,
-    policies: BTreeMap<Name, Arc<Entry>>,
-    nodes: BTreeMap<Name, Arc<Entry>>,
-    services: BTreeMap<Name, Arc<Entry>>,
-    /// The last good bundles of followed trust domains; `None`: what is stored cannot be read.
-    fetched: BTreeMap<Name, Option<Arc<FetchedBundle>>>,
-}
-
 /// One resource, as it is stored and as it is understood.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -51,14 +41,24 @@ pub struct Entry {
 /// What a resource means.
 #[derive(Debug, Clone)]
 pub enum Model {
+    /// What no policy permits.
+    Boundary(Arc<PolicyDocument>),
+    /// A sort of data.
+    DataClass(DataClass),
     /// Who may become what.
     Enrollment(Enrollment),
     /// A trust domain whose members are known.
     FederatedTrustDomain(FederatedTrustDomain),
     /// A mesh.
     Mesh(Mesh),
-    /// A policy.
+    /// A policy that follows a template.
+    Linked(LinkedPolicy),
+    /// A policy with a text of its own.
     Policy(Arc<PolicyDocument>),
+    /// What policies are made from.
+    PolicyTemplate(Arc<PolicyTemplate>),
+    /// A named group of callers.
+    Role(Role),
     /// A virtual node.
     VirtualNode(VirtualNode),
     /// A virtual service.
@@ -77,14 +77,22 @@ impl Model {
         problems: &mut Problems,
     ) -> Option<Self> {
         match spec {
+            Spec::Boundary(spec) => {
+                policy::parse_boundary(spec, key, trust_domain, problems).map(Self::Boundary)
+            }
+            Spec::DataClass(spec) => DataClass::parse(spec, problems).map(Self::DataClass),
             Spec::Enrollment(spec) => Enrollment::parse(spec, trust_domain, problems).map(Self::Enrollment),
             Spec::FederatedTrustDomain(spec) => {
                 FederatedTrustDomain::parse(spec, key, trust_domain, problems).map(Self::FederatedTrustDomain)
             }
             Spec::MeshSpec(spec) => Mesh::parse(spec, problems).map(Self::Mesh),
+            Spec::Role(spec) => Role::parse(spec, key, trust_domain, problems).map(Self::Role),
             Spec::VirtualNode(spec) => VirtualNode::parse(spec, problems).map(Self::VirtualNode),
             Spec::VirtualService(spec) => VirtualService::parse(spec, problems).map(Self::VirtualService),
-            Spec::Policy(spec) => policy::parse(spec, key, trust_domain, problems).map(Self::Policy),
+            Spec::Policy(spec) => policy::parse(spec, key, trust_domain, problems),
+            Spec::PolicyTemplate(spec) => {
+                template::parse(spec, key, trust_domain, problems).map(Self::PolicyTemplate)
+            }
         }
     }
 }
@@ -128,6 +136,15 @@ impl Entry {
     /// What it means.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The statements of a policy or boundary.
+    pub fn document(&self) -> Option<&PolicyDocument> {
+        match &self.model {
+            Model::Policy(document) | Model::Boundary(document) => Some(document),
+            Model::Linked(policy) => policy.document(),
+            _ => None,
+        }
     }
 
     /// The id that it got when it was made.
@@ -200,6 +217,7 @@ impl Catalog {
     pub(crate) fn set(&mut self, key: &ResourceKey, entry: Entry) {
         let mesh = Arc::make_mut(self.meshes.entry(key.mesh.clone()).or_default());
         mesh.of_kind_mut(key.kind).insert(key.name.clone(), Arc::new(entry));
+        mesh.relink(key);
     }
 
     /// Takes a resource out.
@@ -207,6 +225,7 @@ impl Catalog {
         if let Some(mesh) = self.meshes.get_mut(&key.mesh) {
             let resources = Arc::make_mut(mesh);
             resources.of_kind_mut(key.kind).remove(&key.name);
+            resources.relink(key);
             if resources.is_empty() {
                 self.meshes.remove(&key.mesh);
             }
@@ -236,139 +255,5 @@ impl Catalog {
     /// All meshes that have any resources, in order.
     pub fn meshes(&self) -> &BTreeMap<Name, Arc<MeshCatalog>> {
         &self.meshes
-    }
-}
-
-impl MeshCatalog {
-    /// The resources of one kind, by name.
-    pub fn of_kind(&self, kind: Kind) -> &BTreeMap<Name, Arc<Entry>> {
-        match kind {
-            Kind::Enrollment => &self.enrollments,
-            Kind::FederatedTrustDomain => &self.federated,
-            Kind::Mesh => &self.meshes,
-            Kind::Policy => &self.policies,
-            Kind::VirtualNode => &self.nodes,
-            Kind::VirtualService => &self.services,
-        }
-    }
-
-    fn of_kind_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Arc<Entry>> {
-        match kind {
-            Kind::Enrollment => &mut self.enrollments,
-            Kind::FederatedTrustDomain => &mut self.federated,
-            Kind::Mesh => &mut self.meshes,
-            Kind::Policy => &mut self.policies,
-            Kind::VirtualNode => &mut self.nodes,
-            Kind::VirtualService => &mut self.services,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        Kind::ALL.into_iter().all(|kind| self.of_kind(kind).is_empty())
-    }
-
-    /// What the mesh itself says.
-    pub fn spec(&self) -> Option<&Mesh> {
-        self.meshes.values().find_map(|entry| match entry.model() {
-            Model::Mesh(mesh) => Some(mesh),
-            _ => None,
-        })
-    }
-
-    /// A virtual node.
-    pub fn node(&self, name: &str) -> Option<&VirtualNode> {
-        as_node(self.nodes.get(name)?)
-    }
-
-    /// The id that a virtual node got when it was made: one that is made anew under its name has another.
-    pub fn node_uid(&self, name: &str) -> &str {
-        self.nodes.get(name).map(|entry| entry.uid()).unwrap_or_default()
-    }
-
-    /// A virtual service.
-    pub fn service(&self, name: &str) -> Option<&VirtualService> {
-        as_service(self.services.get(name)?)
-    }
-
-    /// All virtual nodes, in order.
-    pub fn nodes(&self) -> impl Iterator<Item = (&Name, &VirtualNode)> {
-        self.nodes.iter().filter_map(|(name, entry)| Some((name, as_node(entry)?)))
-    }
-
-    /// All virtual services, in order.
-    pub fn services(&self) -> impl Iterator<Item = (&Name, &VirtualService)> {
-        self.services.iter().filter_map(|(name, entry)| Some((name, as_service(entry)?)))
-    }
-
-    /// All policies, in order.
-    pub fn policies(&self) -> impl Iterator<Item = &PolicyDocument> {
-        self.policies.values().filter_map(|entry| match entry.model() {
-            Model::Policy(document) => Some(&**document),
-            _ => None,
-        })
-    }
-
-    /// All enrollments, in order.
-    pub fn enrollments(&self) -> impl Iterator<Item = (&Name, &Enrollment)> {
-        self.enrollments.iter().filter_map(|(name, entry)| match entry.model() {
-            Model::Enrollment(enrollment) => Some((name, enrollment)),
-            _ => None,
-        })
-    }
-
-    /// Those of programs beside agents, in order.
-    pub fn workloads(&self) -> impl Iterator<Item = (&Name, &WorkloadEnrollment)> {
-        self.enrollments().filter_map(|(name, enrollment)| match enrollment {
-            Enrollment::Workload(workload) => Some((name, workload)),
-            Enrollment::Attest(_) => None,
-        })
-    }
-
-    /// All trust domains that are followed, in order, each with the bundle that counts: the last good one that was fetched
-    /// for the very resource, else what the resource itself says.
-    pub fn federated(
-        &self,
-    ) -> impl Iterator<Item = (&Name, &FederatedTrustDomain, Option<&Arc<SpiffeBundle>>)> {
-        self.federated.iter().filter_map(|(name, entry)| match entry.model() {
-            Model::FederatedTrustDomain(followed) => {
-                let bundle = match self.fetched.get(name) {
-                    Some(None) => None,
-                    Some(Some(fetched)) if fetched.is_for(entry) => Some(fetched.bundle()),
-                    Some(Some(_)) | None => followed.initial(),
-                };
-                Some((name, followed, bundle))
-            }
-            _ => None,
-        })
-    }
-
-    /// What was fetched last for a trust domain that is followed, if it counts.
-    pub fn fetched(&self, name: &str) -> Option<&Arc<FetchedBundle>> {
-        let entry = self.federated.get(name)?;
-        self.fetched.get(name)?.as_ref().filter(|fetched| fetched.is_for(entry))
-    }
-
-    /// Stored resources that this release does not accept, each with the reason.
-    pub fn unreadable(&self) -> impl Iterator<Item = (Kind, &Name, &str)> {
-        Kind::ALL.into_iter().flat_map(|kind| {
-            self.of_kind(kind).iter().filter_map(move |(name, entry)| match entry.model() {
-                Model::Unreadable(reason) => Some((kind, name, reason.as_str())),
-                _ => None,
-            })
-        })
-    }
-}
-
-fn as_node(entry: &Entry) -> Option<&VirtualNode> {
-    match entry.model() {
-        Model::VirtualNode(node) => Some(node),
-        _ => None,
-    }
-}
-
-fn as_service(entry: &Entry) -> Option<&VirtualService> {
-    match entry.model() {
-        Model::VirtualService(service) => Some(service),
-        _ => None,
     }
 }

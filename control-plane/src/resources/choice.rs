@@ -1,5 +1,6 @@
 //! Values that are one of a few words, and names that were perhaps mistyped.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hauberk_identity::Name;
@@ -7,6 +8,9 @@ use hauberk_policy::Authorization;
 use hauberk_proto::mesh::v1 as wire;
 
 use super::problem::Problems;
+
+/// The longest description, in characters.
+const LONGEST_DESCRIPTION: usize = 1_000;
 
 /// `did you mean "http"?`, ready to follow a message; `None` where nothing is near.
 pub(crate) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
@@ -48,6 +52,15 @@ pub(crate) fn authorization(
     choose(problems, field, word?, &[("ENFORCE", Authorization::Enforce), ("AUDIT", Authorization::Audit)])
 }
 
+/// Looks at a description, in a person's words.
+pub(crate) fn description(problems: &mut Problems, text: Option<&str>) {
+    let length = text.map_or(0, |text| text.chars().count());
+    if length > LONGEST_DESCRIPTION {
+        let message = format!("it has {length} characters; at most {LONGEST_DESCRIPTION} are kept");
+        problems.invalid("spec.description", message);
+    }
+}
+
 /// Reads a port number; `None` in the message means it was left out.
 pub(crate) fn port(problems: &mut Problems, field: &str, number: Option<u32>) -> Option<u16> {
     match number.map(u16::try_from) {
@@ -64,6 +77,23 @@ pub(crate) fn port(problems: &mut Problems, field: &str, number: Option<u32>) ->
 /// Reads a name.
 pub(crate) fn name(problems: &mut Problems, field: &str, text: &str) -> Option<Name> {
     Name::parse(text).map_err(|error| problems.invalid(field, error)).ok()
+}
+
+/// Reads a list of at most `most` names, each once, and puts them in order.
+pub(crate) fn names(problems: &mut Problems, field: &str, texts: &[String], most: usize) -> Vec<Name> {
+    if texts.len() > most {
+        problems.invalid(field, format!("{} names are too many: at most {most}", texts.len()));
+    }
+    let mut parsed = BTreeSet::new();
+    for (index, text) in texts.iter().enumerate().take(most) {
+        let field = format!("{field}[{index}]");
+        if let Some(name) = name(problems, &field, text)
+            && !parsed.insert(name)
+        {
+            problems.invalid(field, format!("{text:?} stands here twice"));
+        }
+    }
+    parsed.into_iter().collect()
 }
 
 /// Reads a duration, `{value: 30, unit: s}`.

@@ -338,7 +338,7 @@ mod tests {
         let editor = Rights { identities: false, ..EVERYTHING };
         let found = problems(enrollment(|_| {}), editor);
         assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
-        let identities = Rights { identities: true, resources: false, policies: false };
+        let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
         assert_eq!(problems(enrollment(|_| {}), identities), [""; 0]);
     }
 

@@ -10,6 +10,10 @@ use crate::registry::keys;
 /// What a resource is. Ordered as lists are: by the kind's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
+    /// What no policy permits.
+    Boundary,
+    /// A sort of data.
+    DataClass,
     /// Who may become what.
     Enrollment,
     /// A trust domain whose members are known.
@@ -18,6 +22,10 @@ pub enum Kind {
     Mesh,
     /// A Cedar document.
     Policy,
+    /// What policies are made from.
+    PolicyTemplate,
+    /// A named group of callers.
+    Role,
     /// A virtual node.
     VirtualNode,
     /// A virtual service.
@@ -26,11 +34,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
+        Self::Boundary,
+        Self::DataClass,
         Self::Enrollment,
         Self::FederatedTrustDomain,
         Self::Mesh,
         Self::Policy,
+        Self::PolicyTemplate,
+        Self::Role,
         Self::VirtualNode,
         Self::VirtualService,
     ];
@@ -38,10 +50,14 @@ impl Kind {
     /// The kind as files and registry keys spell it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Boundary => "Boundary",
+            Self::DataClass => "DataClass",
             Self::Enrollment => "Enrollment",
             Self::FederatedTrustDomain => "FederatedTrustDomain",
             Self::Mesh => "Mesh",
             Self::Policy => "Policy",
+            Self::PolicyTemplate => "PolicyTemplate",
+            Self::Role => "Role",
             Self::VirtualNode => "VirtualNode",
             Self::VirtualService => "VirtualService",
         }
@@ -50,10 +66,14 @@ impl Kind {
     /// The kind in a sentence.
     pub fn noun(self) -> &'static str {
         match self {
+            Self::Boundary => "boundary",
+            Self::DataClass => "data class",
             Self::Enrollment => "enrollment",
             Self::FederatedTrustDomain => "federated trust domain",
             Self::Mesh => "mesh",
             Self::Policy => "policy",
+            Self::PolicyTemplate => "policy template",
+            Self::Role => "role",
             Self::VirtualNode => "virtual node",
             Self::VirtualService => "virtual service",
         }
@@ -62,10 +82,14 @@ impl Kind {
     /// The kind that a request names; `None` where it names none, or one that this release does not know.
     pub fn from_wire(kind: i32) -> Option<Self> {
         match wire::Kind::try_from(kind) {
+            Ok(wire::Kind::Boundary) => Some(Self::Boundary),
+            Ok(wire::Kind::DataClass) => Some(Self::DataClass),
             Ok(wire::Kind::Enrollment) => Some(Self::Enrollment),
             Ok(wire::Kind::FederatedTrustDomain) => Some(Self::FederatedTrustDomain),
             Ok(wire::Kind::Mesh) => Some(Self::Mesh),
             Ok(wire::Kind::Policy) => Some(Self::Policy),
+            Ok(wire::Kind::PolicyTemplate) => Some(Self::PolicyTemplate),
+            Ok(wire::Kind::Role) => Some(Self::Role),
             Ok(wire::Kind::VirtualNode) => Some(Self::VirtualNode),
             Ok(wire::Kind::VirtualService) => Some(Self::VirtualService),
             Ok(wire::Kind::Unspecified) | Err(_) => None,
@@ -75,24 +99,32 @@ impl Kind {
     /// The kind of a body.
     pub fn of(spec: &wire::resource::Spec) -> Self {
         match spec {
+            wire::resource::Spec::Boundary(_) => Self::Boundary,
+            wire::resource::Spec::DataClass(_) => Self::DataClass,
             wire::resource::Spec::Enrollment(_) => Self::Enrollment,
             wire::resource::Spec::FederatedTrustDomain(_) => Self::FederatedTrustDomain,
             wire::resource::Spec::MeshSpec(_) => Self::Mesh,
             wire::resource::Spec::VirtualNode(_) => Self::VirtualNode,
             wire::resource::Spec::VirtualService(_) => Self::VirtualService,
             wire::resource::Spec::Policy(_) => Self::Policy,
+            wire::resource::Spec::PolicyTemplate(_) => Self::PolicyTemplate,
+            wire::resource::Spec::Role(_) => Self::Role,
         }
     }
 
     /// A body of this kind with nothing in it, for messages that only name a resource.
     pub fn empty_spec(self) -> wire::resource::Spec {
         match self {
+            Self::Boundary => wire::resource::Spec::Boundary(wire::BoundarySpec::default()),
+            Self::DataClass => wire::resource::Spec::DataClass(wire::DataClassSpec::default()),
             Self::Enrollment => wire::resource::Spec::Enrollment(wire::EnrollmentSpec::default()),
             Self::FederatedTrustDomain => {
                 wire::resource::Spec::FederatedTrustDomain(wire::FederatedTrustDomainSpec::default())
             }
             Self::Mesh => wire::resource::Spec::MeshSpec(wire::MeshSpec::default()),
             Self::Policy => wire::resource::Spec::Policy(wire::PolicySpec::default()),
+            Self::PolicyTemplate => wire::resource::Spec::PolicyTemplate(wire::PolicyTemplateSpec::default()),
+            Self::Role => wire::resource::Spec::Role(wire::RoleSpec::default()),
             Self::VirtualNode => wire::resource::Spec::VirtualNode(wire::VirtualNodeSpec::default()),
             Self::VirtualService => wire::resource::Spec::VirtualService(wire::VirtualServiceSpec::default()),
         }

@@ -1,13 +1,15 @@
-//! Meshes, virtual nodes, virtual services, policies, enrollments and federated trust domains: what they must be, and how they change.
+//! The kinds of resources: what they must be, and how they change.
 //!
 //! [`admit`] is where a change is accepted or refused; [`Resources`] makes it one durable transaction; [`Catalogs`]
 //! keeps all resources in memory, as of the last commit.
 
 pub mod admit;
+mod api;
 mod apply;
 mod attest;
 mod catalog;
 mod choice;
+mod data_class;
 mod discovery;
 mod enrollment;
 mod federated_trust_domain;
@@ -15,8 +17,12 @@ mod fetched;
 mod follow;
 mod key;
 mod mesh;
+mod mesh_catalog;
+mod nesting;
 mod policy;
 mod problem;
+mod role;
+mod template;
 mod virtual_node;
 mod virtual_service;
 
@@ -28,7 +34,8 @@ pub use apply::{
     ResourcesParts,
 };
 pub use attest::{AttestEnrollment, ClusterSource, EvidenceSource, NoRule, TokenVerifier};
-pub use catalog::{Catalog, Entry, MeshCatalog, Model};
+pub use catalog::{Catalog, Entry, Model};
+pub use data_class::DataClass;
 pub use discovery::{Discovery, FixedEndpoint};
 pub use enrollment::{Enrollment, WorkloadEnrollment};
 pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, EndpointUrl, FederatedTrustDomain};
@@ -36,9 +43,13 @@ pub use fetched::FetchedBundle;
 pub use follow::Catalogs;
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;
+pub use mesh_catalog::MeshCatalog;
 pub use problem::{Fault, Problem};
+pub use role::Role;
+pub use template::LinkedPolicy;
 pub use virtual_node::{Listener, VirtualNode};
 pub use virtual_service::{Provider, VirtualService};
 
 pub(crate) use choice::did_you_mean;
+pub(crate) use data_class::Enclosing;
 pub(crate) use problem::Problems;

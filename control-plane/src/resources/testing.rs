@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::mesh::v1::{
-    Backend, BackendVirtualService, Listener, MeshSpec, Metadata, PolicySpec, PortMapping, Resource,
-    RouteDeclaration, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider, VirtualServiceSpec,
-    resource::Spec, virtual_service_provider::Provider,
+    Backend, BackendVirtualService, BoundarySpec, DataClassSpec, Listener, MeshSpec, Metadata, PolicySpec,
+    PolicyTemplateSpec, PortMapping, Resource, RoleMember, RoleSpec, RouteDeclaration, TemplateLink,
+    VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider, VirtualServiceSpec, resource::Spec,
+    role_member::Member, virtual_service_provider::Provider,
 };
 
 use tokio::sync::watch;
@@ -24,7 +25,8 @@ use crate::clock::Clock;
 use crate::compile::{self, Compilation};
 use crate::registry::{SledStore, Store};
 
-pub(crate) const EVERYTHING: Rights = Rights { resources: true, policies: true, identities: true };
+pub(crate) const EVERYTHING: Rights =
+    Rights { resources: true, policies: true, boundaries: true, identities: true };
 
 pub(crate) fn trust_domain() -> TrustDomain {
     TrustDomain::parse("shop.example").unwrap()
@@ -44,7 +46,7 @@ pub(crate) fn listener(port: u32, protocol: &str) -> Listener {
 }
 
 pub(crate) fn routes(listener: Listener, paths: &[&str]) -> Listener {
-    let route = |path: &&str| RouteDeclaration { path: (*path).into(), methods: Vec::new() };
+    let route = |path: &&str| RouteDeclaration { path: (*path).into(), ..RouteDeclaration::default() };
     Listener { routes: paths.iter().map(route).collect(), ..listener }
 }
 
@@ -200,4 +202,46 @@ impl Scratch {
 
 pub(crate) fn owner() -> Author {
     Author { actor: crate::testing::actor(), rights: EVERYTHING }
+}
+
+/// A role of virtual nodes, of workloads (by path or full id), and of other roles.
+pub(crate) fn role(name: &str, nodes: &[&str], workloads: &[&str], roles: &[&str]) -> Resource {
+    let member = |member| RoleMember { member: Some(member) };
+    let nodes = nodes.iter().map(|name| member(Member::VirtualNode((*name).into())));
+    let workloads = workloads.iter().map(|name| member(Member::Workload((*name).into())));
+    let spec = RoleSpec {
+        members: nodes.chain(workloads).collect(),
+        roles: roles.iter().map(|role| (*role).into()).collect(),
+        description: None,
+    };
+    resource("shop", name, Spec::Role(spec))
+}
+
+/// A listener with one more route, of these data classes.
+pub(crate) fn classified(mut listener: Listener, path: &str, classes: &[&str]) -> Listener {
+    let data_classes = classes.iter().map(|class| (*class).into()).collect();
+    listener.routes.push(RouteDeclaration { path: path.into(), methods: Vec::new(), data_classes });
+    listener
+}
+
+/// A data class with others within it.
+pub(crate) fn data_class(name: &str, classes: &[&str]) -> Resource {
+    let data_classes = classes.iter().map(|class| (*class).into()).collect();
+    resource("shop", name, Spec::DataClass(DataClassSpec { data_classes, description: None }))
+}
+
+pub(crate) fn boundary(name: &str, cedar: &str) -> Resource {
+    resource("shop", name, Spec::Boundary(BoundarySpec { cedar: cedar.into(), description: None }))
+}
+
+pub(crate) fn template(name: &str, cedar: &str) -> Resource {
+    let spec = PolicyTemplateSpec { cedar: cedar.into(), description: None };
+    resource("shop", name, Spec::PolicyTemplate(spec))
+}
+
+/// A policy that follows a template.
+pub(crate) fn linked(name: &str, template: &str, principal: Option<&str>, to: Option<&str>) -> Resource {
+    let (principal, resource) = (principal.map(Into::into), to.map(Into::into));
+    let template = Some(TemplateLink { name: template.into(), principal, resource });
+    self::resource("shop", name, Spec::Policy(PolicySpec { template, ..PolicySpec::default() }))
 }

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
-use hauberk_policy::{Authorization, Protocol, RouteTemplate, Undeclared};
+use hauberk_policy::{Authorization, DeclaredRoute, Protocol, RouteTemplate, Undeclared};
 use hauberk_proto::mesh::v1 as wire;
 
+use super::api;
 use super::choice;
 use super::discovery::Discovery;
 use super::problem::Problems;
@@ -14,6 +15,8 @@ use super::problem::Problems;
 const MOST_LISTENERS: usize = 64;
 /// The most declared routes of a listener.
 const MOST_ROUTES: usize = 1_000;
+/// The most data classes that a route names.
+const MOST_CLASSES: usize = 32;
 /// The most backends of a node: what one agent subscribes to.
 const MOST_BACKENDS: usize = 1_000;
 
@@ -33,7 +36,7 @@ pub struct VirtualNode {
 pub struct Listener {
     port: u16,
     protocol: Protocol,
-    routes: Vec<RouteTemplate>,
+    routes: Vec<DeclaredRoute>,
     undeclared: Undeclared,
     authorization: Option<Authorization>,
 }
@@ -85,8 +88,8 @@ impl Listener {
         self.protocol
     }
 
-    /// The declared routes.
-    pub fn routes(&self) -> &[RouteTemplate] {
+    /// The declared routes, each with the data classes that it names itself.
+    pub fn routes(&self) -> &[DeclaredRoute] {
         &self.routes
     }
 
@@ -138,7 +141,7 @@ impl Listener {
         field: &str,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let wire::Listener { port_mapping, tls, authorization, routes, undeclared } = listener;
+        let wire::Listener { port_mapping, tls, authorization, routes, undeclared, api } = listener;
         if let Some(wire::ListenerTls { mode }) = tls {
             check_tls(mode, &format!("{field}.tls.mode"), problems);
         }
@@ -161,7 +164,12 @@ impl Listener {
             let help = "leave it out: on tcp there are no requests, and policies decide each stream";
             problems.invalid_but(format!("{field}.undeclared"), "a tcp listener has no routes", help);
         }
-        let routes = parse_routes(routes, protocol, &format!("{field}.routes"), problems);
+        let mut routes = parse_routes(routes, protocol, &format!("{field}.routes"), problems);
+        if let Some(api) = api {
+            let field = format!("{field}.api");
+            routes.extend(api::routes(api, &routes, protocol, &field, problems));
+            check_described(&routes, &field, problems);
+        }
         Some(Self { port: port?, protocol, routes, undeclared, authorization: authorization.or(of_node) })
     }
 }
@@ -182,7 +190,7 @@ fn parse_routes(
     protocol: Protocol,
     field: &str,
     problems: &mut Problems,
-) -> Vec<RouteTemplate> {
+) -> Vec<DeclaredRoute> {
     if protocol == Protocol::Tcp && !routes.is_empty() {
         problems.invalid(field, "a tcp listener has no routes: there are no requests on it");
         return Vec::new();
@@ -193,8 +201,9 @@ fn parse_routes(
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut parsed = Vec::new();
     for (index, route) in routes.iter().enumerate().take(MOST_ROUTES) {
-        let wire::RouteDeclaration { path, methods } = route;
+        let wire::RouteDeclaration { path, methods, data_classes } = route;
         let field = format!("{field}[{index}]");
+        let classes = choice::names(problems, &format!("{field}.dataClasses"), data_classes, MOST_CLASSES);
         let Some(methods) = parse_methods(methods, protocol, &field, problems) else { continue };
         let text = if methods.is_empty() { path.clone() } else { format!("{} {path}", methods.join(",")) };
         let template = match RouteTemplate::parse(&text) {
@@ -215,11 +224,24 @@ fn parse_routes(
             }
             _ => match seen.insert(text, index) {
                 Some(first) => problems.invalid(field, format!("this is already routes[{first}]")),
-                None => parsed.push(template),
+                None => parsed.push(DeclaredRoute { template, classes }),
             },
         }
     }
     parsed
+}
+
+/// Holds what a description says to the same limits.
+fn check_described(routes: &[DeclaredRoute], field: &str, problems: &mut Problems) {
+    if routes.len() > MOST_ROUTES {
+        let message = format!("{} routes by it are too many: at most {MOST_ROUTES}", routes.len());
+        problems.invalid(field, message);
+    }
+    if let Some(route) = routes.iter().find(|route| route.classes.len() > MOST_CLASSES) {
+        let message =
+            format!("{} has {} data classes: at most {MOST_CLASSES}", route.template, route.classes.len());
+        problems.invalid(field, message);
+    }
 }
 
 fn parse_methods(

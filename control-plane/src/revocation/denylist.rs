@@ -71,6 +71,8 @@ pub(crate) struct Listed {
     pub(crate) nodes: HashMap<SpiffeId, UnixMillis>,
     /// Revoked instances. Their certificates say whose they are, but for those of earlier releases.
     pub(crate) instances: HashSet<InstanceId>,
+    /// The end of the last certificate that is refused by its instance alone.
+    pub(crate) unlisted_until: UnixMillis,
 }
 
 /// A certificate that is refused.
@@ -92,7 +94,7 @@ impl Denylist {
         mut listed: Listed,
         signer: &ViewSigner,
     ) -> Result<Self, SigningError> {
-        let Listed { serials, on_hold, held_instances, nodes, instances } = &mut listed;
+        let Listed { serials, on_hold, held_instances, nodes, instances, unlisted_until: _ } = &mut listed;
         on_hold.retain(|serial, _| !serials.contains_key(serial));
         let certificate = |(serial, refused): (&Serial, &Certificate), on_hold| agent::RevokedCertificate {
             serial: serial.as_bytes().to_vec(),
@@ -166,6 +168,11 @@ impl Denylist {
     /// The certificates of workloads whose nodes are in quarantine, but for those that are revoked.
     pub(super) fn on_hold(&self) -> impl Iterator<Item = (Serial, Certificate)> {
         self.listed.on_hold.iter().map(|(serial, held)| (*serial, *held))
+    }
+
+    /// Until when there may be certificates that only those refuse who know revoked instances; `None` where there are none.
+    pub fn rests_on_instances(&self, now: UnixMillis) -> Option<UnixMillis> {
+        Some(self.listed.unlisted_until).filter(|until| now <= *until)
     }
 
     /// How many revoked certificates are on it.

@@ -1,5 +1,6 @@
 //! Why nothing was revoked, by whose fault it is.
 
+use hauberk_identity::InstanceId;
 use hauberk_tls::signing::SigningError;
 
 use super::revocations::MOST_CERTIFICATES;
@@ -25,6 +26,18 @@ pub enum RevocationError {
     /// No instance of this id holds a certificate.
     #[error("no instance {0} holds a certificate; `hauberk get instances` lists those that do")]
     UnknownInstance(String),
+    /// Nothing is known of an instance of this id: it may have been mistyped.
+    #[error(
+        "nothing is on record of an instance {id}, so nobody was revoked: {near}{}`hauberk get instances` lists those that are; if the \
+         registry was restored from a backup that is older than the instance, `hauberk revoke instance {id} --unrecorded`",
+        if near.is_empty() { "" } else { " " }
+    )]
+    NotOnRecord {
+        /// What was named.
+        id: InstanceId,
+        /// `did you mean …?`, where one is called nearly so.
+        near: String,
+    },
     /// No instance joined by the token, or all are forgotten.
     #[error("there is no token {0}, nor an instance that joined by it and may hold a certificate")]
     UnknownToken(String),

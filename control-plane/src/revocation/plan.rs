@@ -10,13 +10,12 @@ use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, se
 use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
 use crate::issuance::{Holder, IssuedRecord};
 use crate::registry::{Commit, StoreError, document};
+use crate::resources::did_you_mean;
 
 /// A commit that is being put together.
 pub(super) struct Plan {
-    /// Who gets nothing more.
-    instances: Commit,
-    /// Which they are.
-    named: BTreeSet<InstanceId>,
+    /// Who gets nothing more: what is on record of that, and what is to be.
+    instances: BTreeMap<InstanceId, (Option<RevokedInstance>, RevokedInstance)>,
     /// What is revoked newly.
     certificates: BTreeMap<Serial, RevokedCertificate>,
     /// What of the same instance stays good.
@@ -27,8 +26,7 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(action: &'static str, object: String) -> Self {
-        let (named, certificates) = (BTreeSet::new(), BTreeMap::new());
-        Self { instances: Commit::new(), named, certificates, left: 0, action, object }
+        Self { instances: BTreeMap::new(), certificates: BTreeMap::new(), left: 0, action, object }
     }
 
     /// Whether the list has no room for those of these that need a place of their own.
@@ -43,14 +41,18 @@ impl Plan {
         if list.certificates() + self.certificates.len() <= MOST_CERTIFICATES {
             return;
         }
-        let mut certificates = std::mem::take(&mut self.certificates);
-        certificates.retain(|serial, _| !self.is_covered(*serial, list));
-        self.certificates = certificates;
+        for (serial, revoked) in std::mem::take(&mut self.certificates) {
+            if !self.is_covered(serial, list) {
+                self.certificates.insert(serial, revoked);
+            } else if let Some((_, instance)) = serial.instance().and_then(|id| self.instances.get_mut(&id)) {
+                instance.unlisted_until = revoked.not_after.max(instance.unlisted_until);
+            }
+        }
     }
 
     /// Whether the instance that a certificate names is revoked, or is to be.
     fn is_covered(&self, serial: Serial, list: &Denylist) -> bool {
-        serial.instance().is_some_and(|id| self.named.contains(&id) || list.is_instance_revoked(id))
+        serial.instance().is_some_and(|id| self.instances.contains_key(&id) || list.is_instance_revoked(id))
     }
 
     /// Leaves out all certificates: that nobody gets more of them needs no room on the list.
@@ -65,7 +67,14 @@ impl Plan {
 
     /// What is to be written; empty where all is so already.
     pub(super) fn commit(&self) -> Result<Commit, StoreError> {
-        let mut commit = self.instances.clone();
+        let mut commit = Commit::new();
+        for (id, (on_record, revoked)) in &self.instances {
+            if on_record.as_ref() != Some(revoked) {
+                let key = instance_key(id);
+                let bytes = document::to_bytes(&key, revoked)?;
+                commit = commit.put(key, bytes);
+            }
+        }
         for (serial, revoked) in &self.certificates {
             let key = serial_key(*serial);
             let bytes = document::to_bytes(&key, revoked)?;
@@ -81,9 +90,11 @@ impl Revocations {
         let now = self.clock.now();
         let plan = match target {
             Target::Serial(serial) => self.plan_serial(*serial, now).await?,
-            Target::Instance(id) => {
+            Target::Instance(id) | Target::UnrecordedInstance(id) => {
+                if matches!(target, Target::Instance(_)) {
+                    self.check_known(id, now).await?;
+                }
                 let plan = Plan::new("revoke.instance", format!("instance {id}"));
-                // Also one that is not on record: a registry restored from a backup does not know who has joined since.
                 self.plan_instances(plan, BTreeSet::from([*id]), now, BTreeMap::new()).await?
             }
             Target::Node(mesh, node) => {
@@ -116,6 +127,21 @@ impl Revocations {
             }
         };
         Ok(plan)
+    }
+
+    /// One that was mistyped is not revoked, and then believed to be.
+    async fn check_known(&self, id: &InstanceId, now: UnixMillis) -> Result<(), RevocationError> {
+        let is_on_record = self.ledger.instance(id).await?.is_some()
+            || self.instances.node_of(*id).is_some()
+            || records::read::<RevokedInstance>(&*self.store, &instance_key(id)).await?.is_some()
+            || !self.certificates(now, |record| holds(record, *id)).await?.is_empty();
+        if is_on_record {
+            return Ok(());
+        }
+        let known: Vec<_> =
+            self.ledger.instances().await?.iter().map(|(known, _)| known.to_string()).collect();
+        let near = did_you_mean(&id.to_string(), known.iter().map(String::as_str));
+        Err(RevocationError::NotOnRecord { id: *id, near: near.unwrap_or_default() })
     }
 
     async fn plan_serial(&self, serial: Serial, now: UnixMillis) -> Result<Plan, RevocationError> {
@@ -160,18 +186,32 @@ impl Revocations {
                 *end = record.not_after.max(*end);
             }
         }
-        for id in &instances {
-            let key = instance_key(id);
-            if records::read::<RevokedInstance>(&*self.store, &key).await?.is_some() {
-                continue;
-            }
-            let last = ends.get(id).copied();
-            let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
-            let record = RevokedInstance { at: now.0, kept_until };
-            plan.instances = plan.instances.put(key.clone(), document::to_bytes(&key, &record)?);
+        for id in instances {
+            let on_record = records::read::<RevokedInstance>(&*self.store, &instance_key(&id)).await?;
+            let revoked = match &on_record {
+                Some(revoked) => revoked.clone(),
+                None => self.newly_revoked(id, ends.get(&id).copied(), now).await?,
+            };
+            plan.instances.insert(id, (on_record, revoked));
         }
-        plan.named = instances;
         Ok(plan)
+    }
+
+    /// `last`: the end of its last certificate that is on record.
+    async fn newly_revoked(
+        &self,
+        id: InstanceId,
+        last: Option<u64>,
+        now: UnixMillis,
+    ) -> Result<RevokedInstance, StoreError> {
+        let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
+        // A registry that was restored knows no serial number of what it may hold.
+        let unlisted_until = match (last, self.ledger.instance(&id).await?) {
+            (Some(_), _) => 0,
+            (None, Some(instance)) => instance.not_after,
+            (None, None) => kept_until,
+        };
+        Ok(RevokedInstance { at: now.0, kept_until, unlisted_until })
     }
 
     async fn plan_certificate(

@@ -24,6 +24,9 @@ pub(super) struct RevokedInstance {
     pub(super) at: u64,
     /// Until then it could ask for a certificate by what it has, Unix ms.
     pub(super) kept_until: u64,
+    /// The end of the last certificate of it, Unix ms, that stands on the list by the instance alone; 0 where there is none.
+    #[serde(default)]
+    pub(super) unlisted_until: u64,
 }
 
 /// A node in quarantine; mesh and name are in the key.

@@ -39,6 +39,8 @@ pub enum Target {
     Serial(Serial),
     /// An instance with all its certificates.
     Instance(InstanceId),
+    /// The same, also where nothing is on record of it: a registry restored from a backup does not know who has joined since.
+    UnrecordedInstance(InstanceId),
     /// All instances that a node has now.
     Node(Name, Name),
     /// All instances that joined by a token, which must have been deleted: none joins by it any longer.
@@ -77,7 +79,7 @@ pub struct Revocations {
     pub(super) store: Arc<dyn Store>,
     audit: Arc<Audit>,
     pub(super) ledger: Arc<Ledger>,
-    instances: Arc<Instances>,
+    pub(super) instances: Arc<Instances>,
     pub(super) authority: Arc<Authority>,
     pub(super) clock: Clock,
     denylist: watch::Sender<Arc<Denylist>>,
@@ -275,7 +277,7 @@ impl Revocations {
         let page = self.store.list(keys::REVOCATIONS, None, usize::MAX).await?;
         let now = self.clock.now();
         let (mut serials, mut nodes, mut revision) = (Vec::new(), HashMap::new(), 0);
-        let mut instances = HashSet::new();
+        let (mut instances, mut unlisted_until) = (HashSet::new(), UnixMillis(0));
         let damaged = |key: &str| StoreError::Damaged { key: key.to_owned(), what: "it names nobody" };
         for (key, stored) in &page.entries {
             if key == keys::DENYLIST_NUMBER {
@@ -288,7 +290,9 @@ impl Revocations {
                     serials.push((serial.parse().map_err(|_| damaged(key))?, revoked));
                 }
             } else if let Some(instance) = key.strip_prefix(keys::REVOKED_INSTANCES) {
-                if !document::from_stored::<RevokedInstance>(key, stored)?.is_over(now) {
+                let record: RevokedInstance = document::from_stored(key, stored)?;
+                if !record.is_over(now) {
+                    unlisted_until = unlisted_until.max(UnixMillis(record.unlisted_until));
                     instances.insert(InstanceId::parse(instance).map_err(|_| damaged(key))?);
                 }
             } else if key.starts_with(keys::QUARANTINES) {
@@ -297,11 +301,13 @@ impl Revocations {
                 nodes.insert(node, UnixMillis(document::from_stored::<Quarantine>(key, stored)?.at));
             }
         }
-        let serials = with_room(serials, &instances);
+        let (serials, without_room) = with_room(serials, &instances);
         let mark = Mark { epoch: self.authority.epoch(), revision };
         let authority = &self.authority;
-        let (on_hold, held_instances) = self.of_workloads_of(&nodes, serials.len(), now).await?;
-        let listed = Listed { serials, on_hold, held_instances, nodes, instances };
+        let (on_hold, held_instances, held_without_room) =
+            self.of_workloads_of(&nodes, serials.len(), now).await?;
+        let unlisted_until = unlisted_until.max(without_room).max(held_without_room);
+        let listed = Listed { serials, on_hold, held_instances, nodes, instances, unlisted_until };
         let list = Denylist::new(mark, authority.trust_domain(), listed, authority.view_signer())?;
         let list = Arc::new(list);
         self.instances.deny(Arc::clone(&list));
@@ -312,16 +318,16 @@ impl Revocations {
     /// The certificates of workloads that nodes in quarantine vouch for, the instances that they name, and those that are on
     /// record, which may vouch for others that are not: a registry restored from a backup does not know them. Beside so many that
     /// are listed, those that name one stand there themselves as long as there is room. While the quarantine lasts there will be no
-    /// more: what issues them looks at it in the same commit.
+    /// more: what issues them looks at it in the same commit. And the end of the last for which there is no room.
     async fn of_workloads_of(
         &self,
         nodes: &HashMap<SpiffeId, UnixMillis>,
         listed: usize,
         now: UnixMillis,
-    ) -> Result<(HashMap<Serial, Certificate>, HashSet<InstanceId>), StoreError> {
-        let (mut on_hold, mut instances) = (HashMap::new(), HashSet::new());
+    ) -> Result<(HashMap<Serial, Certificate>, HashSet<InstanceId>, UnixMillis), StoreError> {
+        let (mut on_hold, mut instances, mut without_room) = (HashMap::new(), HashSet::new(), UnixMillis(0));
         if nodes.is_empty() {
-            return Ok((on_hold, instances));
+            return Ok((on_hold, instances, without_room));
         }
         let since: HashMap<_, _> = nodes.iter().map(|(id, at)| (id.to_string(), *at)).collect();
         let on_record = self.ledger.instances().await?.into_iter();
@@ -338,23 +344,30 @@ impl Revocations {
             let Some(at) = since(&record.holder) else { continue };
             let instance = serial.instance();
             instances.extend(instance);
+            let not_after = UnixMillis(record.not_after);
             if instance.is_none() || listed + on_hold.len() < MOST_CERTIFICATES {
-                on_hold.insert(serial, Certificate { not_after: UnixMillis(record.not_after), at });
+                on_hold.insert(serial, Certificate { not_after, at });
+            } else {
+                without_room = without_room.max(not_after);
             }
         }
-        Ok((on_hold, instances))
+        Ok((on_hold, instances, without_room))
     }
 }
 
-/// All certificates that no revoked instance stands for, and of the others as many as there is room for beside them.
+/// All certificates that no revoked instance stands for, and of the others as many as there is room for beside them; and the end
+/// of the last of those for which there is none.
 fn with_room(
     serials: Vec<(Serial, Certificate)>,
     instances: &HashSet<InstanceId>,
-) -> HashMap<Serial, Certificate> {
+) -> (HashMap<Serial, Certificate>, UnixMillis) {
     let is_covered = |serial: Serial| serial.instance().is_some_and(|id| instances.contains(&id));
-    let (covered, alone): (Vec<_>, Vec<_>) = serials.into_iter().partition(|(serial, _)| is_covered(*serial));
+    let (mut covered, alone): (Vec<_>, Vec<_>) =
+        serials.into_iter().partition(|(serial, _)| is_covered(*serial));
     let room = MOST_CERTIFICATES.saturating_sub(alone.len());
-    alone.into_iter().chain(covered.into_iter().take(room)).collect()
+    let left = covered.split_off(room.min(covered.len()));
+    let without_room = left.iter().map(|(_, certificate)| certificate.not_after).max();
+    (alone.into_iter().chain(covered).collect(), without_room.unwrap_or_default())
 }
 
 /// For the audit record, which has little room.

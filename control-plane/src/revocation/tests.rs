@@ -102,6 +102,8 @@ async fn a_revoked_instance_gets_nothing_more_by_its_token() {
     let target = Target::Instance(enrolled.instance);
     let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
     assert_eq!((revoked.serials.len(), revoked.left), (2, 0));
+    let rests_on = |list: &Denylist| list.rests_on_instances(scratch.clock.now());
+    assert_eq!(rests_on(&scratch.control.revocations.denylist()), None, "each is named");
     for peer in [&first, &second] {
         assert_eq!(denial(&scratch, peer), Some(Denial::Revoked));
         is_denied(renew(&scratch, peer).await, Denial::Revoked);
@@ -289,6 +291,10 @@ async fn an_instance_is_revoked_with_however_many_certificates() {
             assert_eq!(list.denial(peer.id(), peer.serial()), Some(Denial::Revoked));
         }
         assert_eq!(list.denial(other.id(), other.serial()), None);
+        // Whoever knows serial numbers alone accepts them until the last has expired.
+        let last = peers.iter().map(PeerIdentity::not_after).max().unwrap();
+        assert_eq!(list.rests_on_instances(last), Some(last));
+        assert_eq!(list.rests_on_instances(last.plus(Duration::from_millis(1))), None);
     }
     let again = revocations.revoke(&target, &actor()).await.unwrap();
     assert_eq!((again.revision, again.serials.len()), (revoked.revision, 0), "they are revoked already");
@@ -312,6 +318,7 @@ async fn certificates_of_revoked_instances_take_no_place_from_one_that_is_revoke
         assert_eq!(list.denial(of_thief.id(), of_thief.serial()), Some(Denial::Revoked));
         let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
         assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "the others as long as there is room");
+        assert!(list.rests_on_instances(scratch.clock.now()).is_some());
         assert!(told.certificates.iter().any(|told| told.serial == other.serial().as_bytes()));
         let crl = crl::sign(revocations).await.unwrap();
         let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
@@ -338,11 +345,13 @@ async fn workloads_of_a_node_in_quarantine_are_held_back_with_however_many_certi
     let told = hauberk_proto::agent::v1::Denylist::decode(&*list.signed.denylist).unwrap();
     assert_eq!(told.held_instance_ids, [enrolled.instance.to_string()]);
     assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "there is no room for more");
+    assert_eq!(list.rests_on_instances(scratch.clock.now()), Some(worker.not_after()));
     let crl = crl::sign(&revocations).await.unwrap();
     let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
     assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
     revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
     assert_eq!(revocations.denylist().denial(worker.id(), worker.serial()), None);
+    assert_eq!(revocations.denylist().rests_on_instances(scratch.clock.now()), None);
 }
 
 #[tokio::test]
@@ -398,8 +407,12 @@ async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
     assert_eq!(denial(enrolled.instance), Some(Denial::Revoked));
 
     let unknown = hauberk_identity::InstanceId::from_random([7; 8]);
-    let revoked = revocations.revoke(&Target::Instance(unknown), &actor()).await.unwrap();
+    let error = revocations.revoke(&Target::Instance(unknown), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::NotOnRecord { .. }), "{error}");
+    assert_eq!(denial(unknown), None);
+    let revoked = revocations.revoke(&Target::UnrecordedInstance(unknown), &actor()).await.unwrap();
     assert_eq!(revoked.serials, []);
+    revocations.revoke(&Target::Instance(unknown), &actor()).await.expect("it is known by that");
     assert_eq!(denial(unknown), Some(Denial::Revoked));
     // As long as any certificate lives that it may hold.
     scratch.clock.advance(Duration::from_secs(86_400));
@@ -410,6 +423,13 @@ async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
 async fn what_cannot_be_revoked_is_named() {
     let scratch = scratch().await;
     let revocations = &scratch.control.revocations;
+    let (enrolled, _) = join(&scratch).await;
+    let id = enrolled.instance.to_string();
+    let mistyped = format!("{}{}", &id[..9], if id.ends_with('2') { '3' } else { '2' });
+    let mistyped = hauberk_identity::InstanceId::parse(&mistyped).unwrap();
+    let error = revocations.revoke(&Target::Instance(mistyped), &actor()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("did you mean \"{}\"? ", enrolled.instance)), "{error}");
+    assert!(error.contains("`hauberk get instances`") && error.contains("--unrecorded"), "{error}");
     let unknown = Serial::from_random([7; 16]);
     let error = revocations.revoke(&Target::Serial(unknown), &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::UnknownSerial(_)), "{error}");

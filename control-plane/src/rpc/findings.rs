@@ -136,7 +136,9 @@ fn laggard(laggard: &Laggard) -> Finding {
     let Laggard { instance, spiffe_id, lag, .. } = laggard;
     let summary = format!("instance {instance} of {spiffe_id}: {lag}");
     match lag {
-        Lag::Refused(_) | Lag::Ahead { .. } | Lag::NotCompiled => error(summary, fix_of(laggard)),
+        Lag::Refused(_) | Lag::Ahead { .. } | Lag::NotCompiled | Lag::KnowsNoInstances { .. } => {
+            error(summary, fix_of(laggard))
+        }
         Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed | Lag::NotDismissed | Lag::NodeUnknown => {
             warning(summary, fix_of(laggard))
         }
@@ -150,6 +152,7 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
         Lag::Ahead { .. } => {
             "the registry is older than what this agent has seen: restore a later backup, or restore with an epoch above"
         }
+        Lag::KnowsNoInstances { .. } => "update its agent",
         Lag::NotCompiled => "another finding of `hauberk check` says why; the former view stays in force",
         Lag::NotConnected => {
             return format!(

@@ -58,7 +58,7 @@ pub enum LocalError {
     },
     /// The control plane refused.
     #[error("{}", .0.message())]
-    Refused(#[from] Status),
+    Refused(Status),
     /// The server failed.
     #[error("the local administration failed")]
     Serve(#[from] tonic::transport::Error),
@@ -134,7 +134,10 @@ pub async fn issue_through_socket(
         .connect_with_connector(connector)
         .await
         .map_err(|source| LocalError::NobodyThere { path: socket.to_owned(), source })?;
-    Ok(LocalAdminClient::new(channel).issue_credential(request).await?.into_inner())
+    // The message alone is for people: as a source, the whole status would be told after it.
+    let issued =
+        LocalAdminClient::new(channel).issue_credential(request).await.map_err(LocalError::Refused)?;
+    Ok(issued.into_inner())
 }
 
 fn listen(socket: &Path) -> io::Result<UnixListener> {
@@ -221,5 +224,19 @@ impl AsyncWrite for LocalConnection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once() {
+        let refused = LocalError::Refused(Status::unavailable("try again"));
+        assert_eq!(refused.to_string(), "try again");
+        assert!(refused.source().is_none(), "it would be told after that");
     }
 }

@@ -146,7 +146,8 @@ fn author(context: &CallContext) -> Author {
     // Who decides what may be called may also say what there is to call.
     let resources = policies || context.has_role(Role::Editor);
     let identities = context.has_role(Role::IdentityAdmin);
-    Author { actor: context.actor(), rights: Rights { resources, policies, identities } }
+    let boundaries = context.has_role(Role::BoundaryAdmin);
+    Author { actor: context.actor(), rights: Rights { resources, policies, boundaries, identities } }
 }
 
 fn outcome(outcome: admit::Outcome) -> Outcome {

@@ -32,9 +32,9 @@ pub(super) struct RevocationsService {
 impl Revocations for RevocationsService {
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
-        let asked = request.into_inner().target;
+        let RevokeRequest { target: asked, unrecorded } = request.into_inner();
         let (action, object) = describe(asked.as_ref());
-        let revoked = match parse(asked) {
+        let revoked = match parse(asked, unrecorded) {
             Ok(target) => self.carry_out(&target, &actor).await,
             Err(status) => Err(status),
         };
@@ -89,7 +89,9 @@ impl RevocationsService {
                 Err(TokenError::NoSuchToken(_)) => false,
                 Err(error) => return Err(status::of_token(&error)),
             },
-            Target::Serial(_) | Target::Instance(_) | Target::Node(..) => false,
+            Target::Serial(_) | Target::Instance(_) | Target::UnrecordedInstance(_) | Target::Node(..) => {
+                false
+            }
         };
         match self.control.revocations.revoke(target, actor).await {
             Ok(revoked) => Ok((revoked, token_deleted)),
@@ -113,14 +115,17 @@ fn describe(asked: Option<&Asked>) -> (&'static str, String) {
     }
 }
 
-fn parse(asked: Option<Asked>) -> Result<Target, Status> {
+fn parse(asked: Option<Asked>, unrecorded: bool) -> Result<Target, Status> {
     match asked {
+        Some(Asked::Serial(_) | Asked::Node(_) | Asked::TokenId(_)) if unrecorded => {
+            Err(status::bad_field("unrecorded", "instances alone are revoked without a record"))
+        }
         None => Err(status::bad_field("target", "name a certificate, an instance, a node or a token")),
         Some(Asked::Serial(serial)) => {
             serial.parse().map(Target::Serial).map_err(|error| status::bad_field("serial", error))
         }
         Some(Asked::InstanceId(id)) => InstanceId::parse(&id)
-            .map(Target::Instance)
+            .map(if unrecorded { Target::UnrecordedInstance } else { Target::Instance })
             .map_err(|error| status::bad_field("instanceId", error)),
         Some(Asked::Node(node)) => parse_node(&node).map(|(mesh, name)| Target::Node(mesh, name)),
         Some(Asked::TokenId(id)) => SecretId::parse(&id).map(Target::Token).ok_or_else(|| {

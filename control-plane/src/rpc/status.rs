@@ -6,6 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use hauberk_identity::InstanceId;
+use hauberk_proto::refusal::{DOMAIN, NOT_ON_RECORD};
 use hauberk_tls::IssueError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -21,9 +22,6 @@ use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
 use crate::revocation::{Denial, RevocationError};
 use crate::telemetry::TelemetryError;
-
-/// The domain of our reasons in google.rpc.ErrorInfo.
-const DOMAIN: &str = "hauberk";
 
 /// What the details of one status may weigh, in bytes: with base64 and the other headers it stays below the 8 KiB that
 /// clients take as trailers.
@@ -179,7 +177,7 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
         ),
         EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
-        EnrollmentError::NotOnRecord => denied("NOT_ON_RECORD"),
+        EnrollmentError::NotOnRecord => denied(NOT_ON_RECORD),
         EnrollmentError::CertificateExpired => {
             refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
         }
@@ -227,7 +225,9 @@ pub fn of_revocation(error: &RevocationError) -> Status {
     let refused = |code, reason| refusal(code, reason, error.to_string());
     match error {
         RevocationError::UnknownSerial(_) => refused(Code::NotFound, "NO_SUCH_CERTIFICATE"),
-        RevocationError::UnknownInstance(_) => refused(Code::NotFound, "NO_SUCH_INSTANCE"),
+        RevocationError::UnknownInstance(_) | RevocationError::NotOnRecord { .. } => {
+            refused(Code::NotFound, "NO_SUCH_INSTANCE")
+        }
         RevocationError::UnknownToken(_) => refused(Code::NotFound, "NO_SUCH_TOKEN"),
         RevocationError::NoSuchNode { .. } => refused(Code::NotFound, "NO_SUCH_NODE"),
         RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),

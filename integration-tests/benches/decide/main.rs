@@ -66,7 +66,7 @@ impl Bench {
                 number: PORT,
                 protocol: Protocol::Http,
                 services: vec![name("orders")],
-                routes: routes.map(|route| RouteTemplate::parse(&route).unwrap()).collect(),
+                routes: routes.map(|route| RouteTemplate::parse(&route).unwrap().into()).collect(),
                 undeclared: Undeclared::Decide,
                 authorization: Authorization::Enforce,
             }],

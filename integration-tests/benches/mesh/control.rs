@@ -63,7 +63,8 @@ pub fn revocation(runtime: &Runtime, mesh: &MeshBox, instances: usize) {
             let (svid, _) = dial::join(mesh, "client").await;
             let target = Some(Target::Serial(svid.serial().to_string()));
             let begun = Instant::now();
-            let answer = revocations.revoke(RevokeRequest { target }).await.unwrap().into_inner();
+            let answer =
+                revocations.revoke(RevokeRequest { target, unrecorded: false }).await.unwrap().into_inner();
             until_enforced(&mut rollout, answer.revision, instances).await;
             took.push(begun.elapsed());
         }

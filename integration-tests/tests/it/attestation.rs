@@ -33,13 +33,13 @@ use tonic::{Code, Status, transport::Channel};
 use crate::enrollment::{ORDERS, shop, svid};
 
 /// An authority of machines.
-struct Machines {
+pub(crate) struct Machines {
     issuer: Issuer<'static, rcgen::KeyPair>,
     pem: String,
 }
 
 impl Machines {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "machines");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -50,7 +50,7 @@ impl Machines {
     }
 
     /// Certificate and key of a machine, in PEM.
-    fn machine(&self, name: &str) -> (String, String) {
+    pub(crate) fn machine(&self, name: &str) -> (String, String) {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -58,7 +58,7 @@ impl Machines {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn enrollment(&self, node: &str, selector: &str) -> String {
+    pub(crate) fn enrollment(&self, node: &str, selector: &str) -> String {
         let ca = self.pem.replace('\n', "\n        ");
         format!(
             "kind: Enrollment\nmesh: shop\nname: machines\nspec:\n  attest:\n    x509pop:\n      ca: |\n        {ca}\n    \
@@ -86,7 +86,7 @@ async fn show(channel: Channel, proof: X509PopProof, key: &KeyPair) -> Result<At
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
 }
 
-fn written(mesh: &MeshBox, name: &str, (certificate, key): &(String, String)) -> [PathBuf; 2] {
+pub(crate) fn written(mesh: &MeshBox, name: &str, (certificate, key): &(String, String)) -> [PathBuf; 2] {
     let files = [mesh.folder().join(format!("{name}.pem")), mesh.folder().join(format!("{name}.key"))];
     fs::write(&files[0], certificate).unwrap();
     fs::write(&files[1], key).unwrap();
@@ -156,7 +156,7 @@ async fn whom_the_enrollment_no_longer_lets_in_does_not_renew() {
 }
 
 /// An agent that shows something of its own.
-fn showing(enrollment: &str, more: &[&str]) -> AgentOptions {
+pub(crate) fn showing(enrollment: &str, more: &[&str]) -> AgentOptions {
     let options = AgentOptions::default().argument("--enrollment").argument(enrollment);
     more.iter().fold(options, |options, argument| options.argument(argument))
 }

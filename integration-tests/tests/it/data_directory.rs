@@ -84,7 +84,7 @@ pub(crate) fn log_file(mesh: &MeshBox) -> PathBuf {
 }
 
 /// Copies the data directory aside.
-fn keep(mesh: &MeshBox) -> PathBuf {
+pub(crate) fn keep(mesh: &MeshBox) -> PathBuf {
     let kept = mesh.folder().join("kept");
     let status = Command::new("cp").arg("-a").arg(mesh.data_dir()).arg(&kept).status().unwrap();
     assert!(status.success());
@@ -92,7 +92,7 @@ fn keep(mesh: &MeshBox) -> PathBuf {
 }
 
 /// Puts the copy back.
-fn put_back(mesh: &MeshBox, kept: &Path) {
+pub(crate) fn put_back(mesh: &MeshBox, kept: &Path) {
     fs::remove_dir_all(mesh.data_dir()).unwrap();
     let status = Command::new("cp").arg("-a").arg(kept).arg(mesh.data_dir()).status().unwrap();
     assert!(status.success());

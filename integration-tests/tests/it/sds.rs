@@ -70,7 +70,8 @@ impl Exchange {
 
     /// Answers an answer.
     async fn reply(&self, names: &[&str], answer: &DiscoveryResponse, problem: Option<&str>) {
-        let error_detail = problem.map(|text| rpc::Status { code: 13, message: text.to_owned() });
+        let error_detail =
+            problem.map(|text| rpc::Status { code: 13, message: text.to_owned(), details: vec![] });
         let version_info = if problem.is_none() { answer.version_info.clone() } else { String::new() };
         let response_nonce = answer.nonce.clone();
         let reply =

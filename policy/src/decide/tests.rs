@@ -585,3 +585,59 @@ fn what_a_policy_names_elsewhere_can_be_looked_at() {
     ]);
     assert!(ask(&engine, &peer("web"), 8080, "GET", "/").is_allowed());
 }
+
+#[test]
+fn routes_are_decided_by_their_data_classes() {
+    let mut scope = orders();
+    scope.ports[0].routes[0].classes = vec![name("card"), name("pii")];
+    let texts = [
+        (Mode::Enforce, "permit(principal is Node, action, resource in Service::\"orders\");"),
+        (Mode::Enforce, "forbid(principal == Node::\"web\", action, resource in DataClass::\"pii\");"),
+        (
+            Mode::Enforce,
+            "forbid(principal == Node::\"cart\", action in Action::\"http\", resource) when { resource in \
+             DataClass::\"card\" };",
+        ),
+    ];
+    let engine = engine_for(scope, &texts);
+    let reason = |caller: &str, path: &str| ask(&engine, &peer(caller), 8080, "GET", path).reason;
+    assert_eq!(reason("web", "/orders/1"), Reason::Forbidden);
+    assert_eq!(reason("web", "/orders/1/2"), Reason::Permitted);
+    assert_eq!(reason("web", "/other"), Reason::Permitted);
+    assert_eq!(reason("cart", "/orders/1"), Reason::Forbidden);
+    assert_eq!(reason("cart", "/health"), Reason::Permitted);
+    assert_eq!(reason("payments", "/orders/1"), Reason::Permitted);
+}
+
+#[test]
+fn nothing_lifts_what_the_boundary_forbids() {
+    let mut scope = orders();
+    scope.ports.iter_mut().for_each(|port| port.authorization = Authorization::Audit);
+    let texts = [
+        (Mode::Enforce, "permit(principal is Node, action, resource);"),
+        (
+            Mode::Boundary,
+            "forbid(principal == Node::\"web\", action, resource) when { context has path && context.path like \
+             \"/orders/*\" };",
+        ),
+        (Mode::Enforce, "forbid(principal == Node::\"web\", action in Action::\"http\", resource);"),
+        (Mode::Audit, "forbid(principal, action, resource);"),
+    ];
+    let engine = engine_for(scope, &texts);
+    let bounded = ask(&engine, &peer("web"), 8080, "GET", "/orders/1");
+    assert_eq!(reason(&bounded), (Effect::Deny, "forbidden_by_boundary"));
+    assert_eq!(&*bounded.policies, ["boundary:p1".into()]);
+    assert_eq!(bounded.audit.unwrap().effect, Effect::Deny);
+    let forbidden = ask(&engine, &peer("web"), 8080, "GET", "/other");
+    assert_eq!(reason(&forbidden), (Effect::Deny, "forbidden"));
+    assert_eq!(&*forbidden.policies, ["p2".into()]);
+    assert_eq!(ask(&engine, &peer("cart"), 8080, "GET", "/orders/1").reason, Reason::Permitted);
+
+    let caller = peer("web");
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let attempt = request("GET", &path, false);
+    let explained = engine.explain(&question(&caller, 8080, attempt));
+    assert_eq!(&*explained.policies[0].name, "boundary:p1");
+    assert_eq!(explained.nearest().unwrap().mode, Mode::Boundary);
+    assert_eq!(explained.suggestion, None);
+}

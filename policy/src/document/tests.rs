@@ -344,7 +344,10 @@ fn refuses_facts_that_agents_do_not_supply() {
 
 #[test]
 fn refuses_templates_and_too_much() {
-    assert!(problem("permit(principal == ?principal, action, resource);").contains("templates"));
+    assert!(
+        problem("permit(principal == ?principal, action, resource);")
+            .contains("this is a template, not a policy")
+    );
     let long = format!("forbid(principal, action, resource); //{}", "x".repeat(MAX_TEXT_LEN));
     assert!(problem(&long).contains("at most 65536 bytes"));
     let deep = format!("forbid(principal, action, resource) when {{ {}true }};", "true && ".repeat(2_000));
@@ -398,4 +401,20 @@ proptest::proptest! {
     fn never_panics(text in "(permit|forbid|\\(|\\)|principal|action|resource|==|in|Node::\"web\"|\"|;|,| |\\{|\\}|é|\n){0,20}") {
         let _ = parse(&text);
     }
+}
+
+#[test]
+fn a_boundary_only_forbids() {
+    let parse = |text: &str| PolicyDocument::parse(name("shop"), &domain(), name("b"), Mode::Boundary, text);
+    let text = "forbid(principal, action, resource);\n  permit(principal is Node, action, resource);";
+    let problems = parse(text).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(
+        problems[0].to_string(),
+        "2:3: a boundary only forbids (write what is permitted into a Policy; a boundary says what no policy \
+         permits)"
+    );
+    let document = parse("forbid(principal, action, resource);").unwrap();
+    assert_eq!(document.label(), "boundary:b");
+    assert_eq!(document.statements()[0].name, "boundary:b");
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    Authorization, Mode, NodeScope, PolicySlice, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared,
+    Authorization, DeclaredRoute, Mode, NodeScope, PolicySlice, PortScope, Protocol, RoleMembers,
+    RouteTemplate, SlicedPolicy, Undeclared,
 };
 use prost::Message;
 
@@ -53,7 +54,8 @@ fn node_view(
     trust_domain: &TrustDomain,
     mesh: &Name,
 ) -> Result<NodeView, ConvertError> {
-    let wire::NodeView { spiffe_id, ports, policies, backends, max_view_age_ms, federated_bundles } = view;
+    let wire::NodeView { spiffe_id, ports, policies, backends, max_view_age_ms, federated_bundles, roles } =
+        view;
     let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
     let owner = match node.kind() {
         IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Some(mesh),
@@ -75,8 +77,17 @@ fn node_view(
     if federated.iter().any(|bundle| bundle.trust_domain == *trust_domain) {
         return Err(ConvertError::new("node.federated_bundles", format!("{trust_domain} is our own")));
     }
-    let policies = PolicySlice { policies, roles: Vec::new() };
+    let roles = each("node.roles", roles, role)?;
+    distinct("node.roles", roles.iter().map(|role| role.role.as_str()))?;
+    let policies = PolicySlice { policies, roles };
     Ok(NodeView { scope, policies, backends, max_view_age, federated })
+}
+
+fn role(field: &str, role: wire::RoleMembers) -> Result<RoleMembers, ConvertError> {
+    let wire::RoleMembers { role, members } = role;
+    let role = name(&format!("{field}.role"), &role)?;
+    let members = each(&format!("{field}.members"), members, |field, id| spiffe_id(field, &id))?;
+    Ok(RoleMembers { role, members })
 }
 
 fn federated_bundle(field: &str, bundle: wire::FederatedBundle) -> Result<FederatedBundle, ConvertError> {
@@ -89,7 +100,7 @@ fn federated_bundle(field: &str, bundle: wire::FederatedBundle) -> Result<Federa
 fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, ConvertError> {
     let wire::InboundPort { number, protocol, services, routes, deny_undeclared, audit } = port;
     let routes = each(&format!("{field}.routes"), routes, route)?;
-    distinct(&format!("{field}.routes"), routes.iter().map(RouteTemplate::as_str))?;
+    distinct(&format!("{field}.routes"), routes.iter().map(|route| route.template.as_str()))?;
     Ok(PortScope {
         number: listener_port(&format!("{field}.number"), number)?,
         protocol: decode_protocol(&format!("{field}.protocol"), protocol)?,
@@ -100,18 +111,27 @@ fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, Conve
     })
 }
 
-fn route(field: &str, route: wire::Route) -> Result<RouteTemplate, ConvertError> {
-    let wire::Route { template, methods } = route;
+fn route(field: &str, route: wire::Route) -> Result<DeclaredRoute, ConvertError> {
+    let wire::Route { template, methods, data_classes } = route;
     let text = if methods.is_empty() { template } else { format!("{} {template}", methods.join(",")) };
-    RouteTemplate::parse(&text).map_err(|error| ConvertError::new(field, error))
+    let template = RouteTemplate::parse(&text).map_err(|error| ConvertError::new(field, error))?;
+    Ok(DeclaredRoute { template, classes: names(&format!("{field}.data_classes"), data_classes)? })
 }
 
 fn policy(field: &str, policy: wire::Policy) -> Result<SlicedPolicy, ConvertError> {
-    let wire::Policy { name, cedar, audit } = policy;
+    let wire::Policy { name, cedar, audit, boundary } = policy;
     if name.is_empty() {
         return Err(ConvertError::new(format!("{field}.name"), "it is empty"));
     }
-    Ok(SlicedPolicy { name, mode: if audit { Mode::Audit } else { Mode::Enforce }, text: cedar })
+    let mode = match (audit, boundary) {
+        (false, false) => Mode::Enforce,
+        (true, false) => Mode::Audit,
+        (false, true) => Mode::Boundary,
+        (true, true) => {
+            return Err(ConvertError::new(format!("{field}.boundary"), "a boundary always decides"));
+        }
+    };
+    Ok(SlicedPolicy { name, mode, text: cedar })
 }
 
 fn service_view(view: wire::ServiceView, trust_domain: &TrustDomain) -> Result<ServiceView, ConvertError> {

@@ -1,6 +1,8 @@
 //! From the domain to messages. What is well-formed by its types always has a message.
 
-use hauberk_policy::{Authorization, Mode, PortScope, Protocol, RouteTemplate, SlicedPolicy, Undeclared};
+use hauberk_policy::{
+    Authorization, DeclaredRoute, Mode, PortScope, Protocol, RoleMembers, SlicedPolicy, Undeclared,
+};
 
 use super::view::{
     Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target,
@@ -17,7 +19,13 @@ pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
         backends: backends.iter().map(ToString::to_string).collect(),
         max_view_age_ms: max_view_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         federated_bundles: federated.iter().map(federated_bundle).collect(),
+        roles: policies.roles.iter().map(role).collect(),
     }
+}
+
+fn role(role: &RoleMembers) -> wire::RoleMembers {
+    let RoleMembers { role, members } = role;
+    wire::RoleMembers { role: role.to_string(), members: members.iter().map(ToString::to_string).collect() }
 }
 
 fn federated_bundle(bundle: &FederatedBundle) -> wire::FederatedBundle {
@@ -43,19 +51,27 @@ fn inbound_port(port: &PortScope) -> wire::InboundPort {
     }
 }
 
-fn route(route: &RouteTemplate) -> wire::Route {
-    match route.as_str().split_once(' ') {
-        Some((methods, template)) => wire::Route {
-            template: template.to_owned(),
-            methods: methods.split(',').map(ToOwned::to_owned).collect(),
-        },
-        None => wire::Route { template: route.to_string(), methods: Vec::new() },
+fn route(route: &DeclaredRoute) -> wire::Route {
+    let DeclaredRoute { template, classes } = route;
+    let (methods, template) = match template.as_str().split_once(' ') {
+        Some((methods, template)) => (methods.split(',').map(ToOwned::to_owned).collect(), template),
+        None => (Vec::new(), template.as_str()),
+    };
+    wire::Route {
+        template: template.to_owned(),
+        methods,
+        data_classes: classes.iter().map(ToString::to_string).collect(),
     }
 }
 
 fn policy(policy: &SlicedPolicy) -> wire::Policy {
     let SlicedPolicy { name, mode, text } = policy;
-    wire::Policy { name: name.clone(), cedar: text.clone(), audit: *mode == Mode::Audit }
+    wire::Policy {
+        name: name.clone(),
+        cedar: text.clone(),
+        audit: *mode == Mode::Audit,
+        boundary: *mode == Mode::Boundary,
+    }
 }
 
 fn service_port(port: &ServicePort) -> wire::ServicePort {

@@ -11,6 +11,8 @@ use super::view::{Body, Discovery};
 
 /// Policies in Cedar, in the first version of this product's schema.
 pub const CEDAR: &str = "cedar-1";
+/// Policies of the mesh's boundary, which decide before all others.
+pub const BOUNDARIES: &str = "boundaries-1";
 /// Policies that read more of the context than the path and the method.
 pub const CONTEXT: &str = "context-1";
 /// Policies that are recorded and do not decide.
@@ -28,9 +30,29 @@ pub const DNS: &str = "dns-discovery";
 /// Targets that are found in a list.
 pub const FIXED: &str = "fixed-discovery";
 
+/// Denylists that name instances, of whose certificates no more is said. No view needs it.
+pub const DENIED_INSTANCES: &str = "denied-instances";
+/// Data classes of routes, and policies that name them.
+pub const DATA_CLASSES: &str = "data-classes-1";
+/// Roles, with the members that the view says.
+pub const ROLES: &str = "roles-1";
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 9] =
-    [AUDIT_AUTHORIZATION, AUDIT_POLICIES, CEDAR, CONTEXT, DENY_UNDECLARED, DNS, FIXED, MAX_VIEW_AGE, ROUTES];
+pub const ALL: [&str; 13] = [
+    AUDIT_AUTHORIZATION,
+    AUDIT_POLICIES,
+    BOUNDARIES,
+    CEDAR,
+    CONTEXT,
+    DATA_CLASSES,
+    DENIED_INSTANCES,
+    DENY_UNDECLARED,
+    DNS,
+    FIXED,
+    MAX_VIEW_AGE,
+    ROLES,
+    ROUTES,
+];
 
 /// What a view with this body needs, in order.
 pub fn needed(body: &Body) -> Vec<&'static str> {
@@ -58,6 +80,7 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
     scope.ports.iter().flat_map(|port| {
         [
             (!port.routes.is_empty()).then_some(ROUTES),
+            port.routes.iter().any(|route| !route.classes.is_empty()).then_some(DATA_CLASSES),
             (port.undeclared == Undeclared::Deny).then_some(DENY_UNDECLARED),
             (port.authorization == Authorization::Audit).then_some(AUDIT_AUTHORIZATION),
         ]
@@ -67,9 +90,18 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
 }
 
 fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str> {
-    slice.policies.iter().flat_map(|policy| {
-        let audits = policy.mode == Mode::Audit;
-        let context = policy.reads().are_beyond_path_and_method();
-        [Some(CEDAR), audits.then_some(AUDIT_POLICIES), context.then_some(CONTEXT)].into_iter().flatten()
-    })
+    let of_policies = slice.policies.iter().flat_map(|policy| match policy.mode {
+        Mode::Enforce => [Some(CEDAR), None].into_iter().flatten(),
+        Mode::Audit => [Some(CEDAR), Some(AUDIT_POLICIES)].into_iter().flatten(),
+        Mode::Boundary => [Some(CEDAR), Some(BOUNDARIES)].into_iter().flatten(),
+    });
+    // Whoever does not know the type refuses the policy: better before it is pushed than after.
+    let names_classes = slice.policies.iter().any(|policy| policy.text.contains("DataClass::"));
+    let context = slice.policies.iter().any(|policy| policy.reads().are_beyond_path_and_method());
+    let others = [
+        context.then_some(CONTEXT),
+        (!slice.roles.is_empty()).then_some(ROLES),
+        names_classes.then_some(DATA_CLASSES),
+    ];
+    of_policies.chain(others.into_iter().flatten())
 }

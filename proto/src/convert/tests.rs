@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Authorization, Gathered, HeaderLines, Mode, Moment, NodeScope, Peer, PolicySlice, PortScope, Protocol,
-    RouteTemplate, SlicedPolicy, Tls, Undeclared,
+    Authorization, DeclaredRoute, Gathered, HeaderLines, Mode, Moment, NodeScope, Peer, PolicySlice,
+    PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Tls, Undeclared,
 };
 use prost::Message;
 
@@ -20,7 +20,13 @@ fn node_view() -> NodeView {
         number,
         protocol,
         services: vec![name("orders")],
-        routes: routes.iter().map(|text| RouteTemplate::parse(text).unwrap()).collect(),
+        routes: routes
+            .iter()
+            .map(|text| DeclaredRoute {
+                template: RouteTemplate::parse(text).unwrap(),
+                classes: vec![name("card"), name("pii")],
+            })
+            .collect(),
         undeclared: Undeclared::Deny,
         authorization: Authorization::Audit,
     };
@@ -41,7 +47,10 @@ fn node_view() -> NodeView {
                 mode: Mode::Audit,
                 text: "permit(principal is Node, action, resource);".into(),
             }],
-            roles: Vec::new(),
+            roles: vec![RoleMembers {
+                role: name("clerks"),
+                members: vec![SpiffeId::parse("spiffe://partner.example/clerk").unwrap()],
+            }],
         },
         backends: vec![name("payments")],
         max_view_age: Some(Duration::from_secs(60)),
@@ -120,7 +129,16 @@ fn a_view_lists_what_it_needs() {
     let all = features::needed(&Body::Node(node_view()));
     assert_eq!(
         all,
-        ["audit-authorization", "audit-policies", "cedar-1", "deny-undeclared", "max-view-age", "routes-1"]
+        [
+            "audit-authorization",
+            "audit-policies",
+            "cedar-1",
+            "data-classes-1",
+            "deny-undeclared",
+            "max-view-age",
+            "roles-1",
+            "routes-1"
+        ]
     );
     let reads = |condition: &str| {
         let text =
@@ -136,6 +154,17 @@ fn a_view_lists_what_it_needs() {
     let mut sorted = features::ALL;
     sorted.sort_unstable();
     assert_eq!(sorted, features::ALL);
+}
+
+#[test]
+fn statements_of_the_boundary_come_back_as_such() {
+    let mut view = node_view();
+    view.policies.policies[0].mode = Mode::Boundary;
+    let body = Body::Node(view);
+    let Body::Node(node) = &body else { unreachable!() };
+    let encoded = wire_view(wire::view::Body::Node(encode_node_view(node))).encode_to_vec();
+    assert_eq!(decode_view(&encoded).unwrap().body, body);
+    assert!(features::needed(&body).contains(&"boundaries-1"));
 }
 
 #[test]
@@ -161,10 +190,23 @@ fn a_wrong_field_of_a_node_view_is_named() {
             let route = node_of(view).ports[0].routes[0].clone();
             node_of(view).ports[0].routes[1] = route;
         }),
+        ("node.ports[0].routes[0].data_classes[0]", |view| {
+            node_of(view).ports[0].routes[0].data_classes[0].clear();
+        }),
+        ("node.ports[0].routes[0].data_classes[2]", |view| {
+            node_of(view).ports[0].routes[0].data_classes.push("pii".into());
+        }),
         ("node.policies[0].name", |view| node_of(view).policies[0].name.clear()),
+        ("node.policies[0].boundary", |view| node_of(view).policies[0].boundary = true),
         ("node.policies[1]", |view| {
             let policy = node_of(view).policies[0].clone();
             node_of(view).policies.push(policy);
+        }),
+        ("node.roles[0].role", |view| node_of(view).roles[0].role.clear()),
+        ("node.roles[0].members[0]", |view| node_of(view).roles[0].members[0] = "clerk".into()),
+        ("node.roles[1]", |view| {
+            let role = node_of(view).roles[0].clone();
+            node_of(view).roles.push(role);
         }),
         ("node.backends[0]", |view| node_of(view).backends[0] = "..".into()),
         ("node.federated_bundles[0].trust_domain", |view| {

@@ -6,11 +6,14 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
+use std::pin::Pin;
+
+use futures_util::Stream;
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::api::{Answers, Api, Following, has_certificate};
+use super::api::{Api, Following, has_certificate};
 use subscription::Subscription;
 
 /// The largest request, in bytes: Envoy's first one tells of itself, with every extension that it was built with.
@@ -37,7 +40,7 @@ impl Secrets {
 
 #[tonic::async_trait]
 impl SecretDiscoveryService for Secrets {
-    type StreamSecretsStream = Answers<DiscoveryResponse>;
+    type StreamSecretsStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
 
     async fn stream_secrets(
         &self,

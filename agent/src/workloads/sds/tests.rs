@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use hauberk_identity::TrustDomain;
 use hauberk_proto::sds::envoy::config::core::v3::data_source::Specifier;
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::secret::Type;
@@ -15,6 +13,7 @@ use tonic::Code;
 
 use super::super::api::Given;
 use super::super::keeper::WorkloadSvid;
+use super::super::told::RevocationList;
 use super::secrets::TYPE_URL;
 use super::subscription::Subscription;
 use crate::testing::{Authorities, HOUR, around};
@@ -33,7 +32,7 @@ fn given(authorities: &Authorities, paths: &[&str]) -> Given {
         svids: svids.collect(),
         bundle: Arc::new(authorities.issuing.root_bundle().clone()),
         federated: Vec::new(),
-        revocation_list: Bytes::new(),
+        revocation_list: RevocationList::default(),
         jwt_keys: None,
     }
 }
@@ -180,7 +179,7 @@ fn each_change_is_answered_once_and_a_refusal_is_no_reason_to_repeat() {
     assert_ne!(second.resources, first.resources);
     let mut refused = request(&["default"], "2");
     refused.version_info = "1".to_owned();
-    refused.error_detail = Some(rpc::Status { code: 13, message: "no".repeat(10_000) });
+    refused.error_detail = Some(rpc::Status { code: 13, message: "no".repeat(10_000), details: vec![] });
     assert!(!subscription.take(refused).unwrap());
     assert_eq!(subscription.answer(&given), None, "no loop");
 

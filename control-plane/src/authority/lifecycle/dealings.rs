@@ -30,6 +30,8 @@ const URGENT_BEFORE_END: Duration = Duration::from_secs(7 * 86_400);
 pub(super) struct Dealings {
     /// Nobody is asked or told before.
     not_before: UnixMillis,
+    /// Before that it is not said again that something ends above our authorities.
+    said_until: UnixMillis,
     /// What went wrong, and since when.
     problem: Option<(String, UnixMillis)>,
     /// The same of learning whom to trust.
@@ -162,20 +164,74 @@ impl Authorities {
                 }));
             }
             let ends = book.active(Kind::Issuing).map(Entry::not_after).unwrap_or(now);
-            return Ok(problem.or(not_followed).map(|(problem, since)| Need {
+            let of_no_help = problem.or(not_followed).map(|(problem, since)| Need {
                 what: format!("who signs the authorities of this installation is of no help since {since}: {problem}"),
                 fix: format!(
                     "mend that before the present issuing authority ends, at {ends}: it is tried again every minute"
                 ),
                 is_urgent: ends.since(now) < URGENT_BEFORE_END,
-            }));
+            });
+            return Ok(of_no_help.or_else(|| self.ends_above(&book, now)));
         }
         let has_key = book.active(Kind::Root).is_none_or(Entry::has_key);
         let due = steps::due(&book, false, now).into_iter().find_map(|step| match step {
             Step::Prepare { kind, .. } if !has_key && book.prepared(kind).is_none() => Some(kind),
             _ => None,
         });
-        Ok(due.and_then(|kind| Some(need(kind, book.active(kind)?, book.request.is_some(), now))))
+        let due = due.and_then(|kind| Some(need(kind, book.active(kind)?, book.request.is_some(), now)));
+        // Whoever signs the next one under the same would have to sign another soon.
+        Ok(match (due, self.ends_above(&book, now)) {
+            (Some(due), Some(above)) => {
+                Some(Need { what: format!("{}; and {}", due.what, above.what), ..due })
+            }
+            (due, above) => due.or(above),
+        })
+    }
+
+    /// That a certificate of an operator's ends which stands above our latest issuing authority, and what helps.
+    fn ends_above(&self, book: &Book, now: UnixMillis) -> Option<Need> {
+        let (latest, above) = steps::ends_above(book, now)?;
+        let ends = above.validity().not_after();
+        let fix = match &self.parts.upstream {
+            Some(Upstream::Files { .. }) => {
+                "have it renewed, or take another authority, and put that into the files of --upstream-certificate and                  --upstream-key: what follows is signed with those by itself"
+                    .to_owned()
+            }
+            Some(Upstream::Hauberk(_)) => {
+                "have whoever signs for this installation put another in its place, then run `hauberk authority rotate                  issuing`"
+                    .to_owned()
+            }
+            None => {
+                let first = match latest.is(State::Prepared) {
+                    true => format!("`hauberk authority activate {}`, then ", latest.serial),
+                    false => String::new(),
+                };
+                format!(
+                    "have it renewed, or take another; {first}`hauberk authority csr --out request.pem`, have that request                      signed under it, and `hauberk authority install FILE...` with the new intermediate"
+                )
+            }
+        };
+        Some(Need {
+            what: format!(
+                "the intermediate certificate {} above issuing authority {} ends at {ends}, and nothing under it lives longer",
+                above.serial(),
+                latest.serial
+            ),
+            fix,
+            is_urgent: ends.since(now) < URGENT_BEFORE_END,
+        })
+    }
+
+    /// Says it as often as that somebody has to sign.
+    pub(super) fn say_what_ends_above(&self, book: &Book) {
+        let now = self.parts.clock.now();
+        if now < self.dealings().said_until {
+            return;
+        }
+        let Some(Need { what, fix, is_urgent }) = self.ends_above(book, now) else { return };
+        tracing::warn!(event = "authority_needed", is_urgent, "{what}: {fix}");
+        self.dealings().said_until = now.plus(SAY_AGAIN);
+        self.parts.metrics.authority_needed.set(1);
     }
 
     /// Waits until nobody else asks whoever signs for us; nobody is in the way where there is none.
@@ -286,7 +342,7 @@ impl Authorities {
     /// Another authority changes how it stands with those who have to sign.
     pub(super) fn forget_dealings(&self) {
         let mut dealings = self.dealings();
-        (dealings.not_before, dealings.problem) = (UnixMillis(0), None);
+        (dealings.not_before, dealings.said_until, dealings.problem) = (UnixMillis(0), UnixMillis(0), None);
         self.parts.metrics.authority_needed.set(0);
     }
 

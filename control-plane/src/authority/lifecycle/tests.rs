@@ -1,3 +1,4 @@
+mod token;
 mod upstream;
 
 use std::time::Duration;
@@ -286,7 +287,7 @@ async fn what_an_instance_has_acknowledged_is_known_after_a_restart_though_it_is
     let stopped = CancellationToken::new();
     stopped.cancel();
     let restart = async || {
-        control.instances.write_trust(&*control.store, &stopped).await;
+        control.instances.write_trust(&*control.store, control.authority.epoch(), &stopped).await;
         let instances = Arc::new(Instances::default());
         instances.load(&*control.store).await.unwrap();
         after_a_crash_with(&scratch, None, instances).await

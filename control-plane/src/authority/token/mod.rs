@@ -6,6 +6,7 @@
 
 mod error;
 mod login;
+mod making;
 mod module;
 mod session;
 mod watch;
@@ -24,6 +25,7 @@ use super::records::TokenKeyRecord;
 pub use error::TokenError;
 use error::said;
 use login::Pin;
+use making::{MAKING_DEADLINE, NewKeys};
 use module::Module;
 use session::KeySession;
 pub use watch::watch;
@@ -39,9 +41,6 @@ const PLACE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a signature may take, with those before it.
 const SIGNATURE_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long it may take to make authorities: keys too are made then, for which smart cards need seconds.
-const MAKING_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Of a panic in what calls the module.
 const BROKE_OFF: &str = "what was asked of it broke off";
@@ -83,6 +82,9 @@ pub struct Token {
     idle: Mutex<Vec<KeySession>>,
     sessions: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    /// Whose turn it is to make keys.
+    makers: Arc<Semaphore>,
+    new_keys: Mutex<NewKeys>,
     /// Why nothing is asked of it.
     out_of_order: Mutex<Option<Arc<str>>>,
     /// Somebody has seen it fail.
@@ -116,6 +118,8 @@ impl Token {
             idle: Mutex::default(),
             sessions: Arc::new(Semaphore::new(SESSIONS)),
             places: Arc::new(Semaphore::new(PLACES)),
+            makers: Arc::new(Semaphore::new(1)),
+            new_keys: Mutex::default(),
             out_of_order: Mutex::default(),
             doubt: Notify::new(),
         };
@@ -138,18 +142,7 @@ impl Token {
         lock(&self.out_of_order).clone()
     }
 
-    /// Makes a key for an authority. It waits.
-    pub(super) fn generate(&self, label: &str) -> Result<TokenKeyRecord, TokenError> {
-        let (id, public_key) = self.over_one_that_writes(|session| session.generate(label))?;
-        Ok(TokenKeyRecord {
-            label: self.place.label.clone(),
-            token_serial: self.place.serial.clone(),
-            id: id.0,
-            public_key: public_key.spki_der().to_vec(),
-        })
-    }
-
-    /// A key that was made here, once it has signed something. It waits, and so does whoever signs with it.
+    /// A key that was made here. The token is not asked for it; whoever signs with it waits.
     pub(super) fn key(self: &Arc<Self>, record: &TokenKeyRecord) -> Result<AuthorityKey, AuthorityError> {
         let public_key = PublicKey::from_spki_der(&record.public_key)?;
         let (token, id) = (Arc::clone(self), record.key_id());
@@ -159,14 +152,16 @@ impl Token {
                 error.to_string()
             })
         };
-        let key = AuthorityKey::elsewhere(public_key, Box::new(sign))?;
-        key.prove().map_err(AuthorityError::TokenKey)?;
-        Ok(key)
+        Ok(AuthorityKey::elsewhere(public_key, Box::new(sign))?)
     }
 
     /// Destroys a key. Whether it was there. It waits.
     pub(super) fn destroy(&self, record: &TokenKeyRecord) -> Result<bool, TokenError> {
-        self.over_one_that_writes(|session| session.destroy(&record.key_id()))
+        self.destroy_by_id(&record.key_id())
+    }
+
+    fn destroy_by_id(&self, id: &KeyId) -> Result<bool, TokenError> {
+        self.over_one_that_writes(|session| session.destroy(id))
     }
 
     /// Whether it can be logged in to. It waits.
@@ -175,7 +170,7 @@ impl Token {
     }
 
     /// Has the module begin anew, which ends all sessions: some find a token that was away only then. It waits.
-    fn begin_anew(&self) -> Result<(), TokenError> {
+    pub(super) fn begin_anew(&self) -> Result<(), TokenError> {
         let mut module = match self.module.try_write() {
             Ok(module) => module,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -240,32 +235,25 @@ impl Token {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, TokenError> {
-        self.within(SIGNATURE_DEADLINE, work).await
+        self.within(SIGNATURE_DEADLINE, self.on_a_thread(work)).await
     }
 
-    /// The same for what makes keys, or opens them.
-    pub(super) async fn makes<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, TokenError> {
-        self.within(MAKING_DEADLINE, work).await
+    /// Does what waits for the token on a thread that may; `None` where it breaks off.
+    async fn on_a_thread<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let session = Arc::clone(&self.sessions).acquire_owned().await.ok()?;
+        let work = move || {
+            // Also when nobody waits for it any longer: a module that hangs gets no more threads than these.
+            let _held = session;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.ok()
     }
 
-    async fn within<T: Send + 'static>(
+    async fn within<T>(
         &self,
         within: Duration,
-        work: impl FnOnce() -> T + Send + 'static,
+        done: impl Future<Output = Option<T>>,
     ) -> Result<T, TokenError> {
-        let sessions = Arc::clone(&self.sessions);
-        let done = async {
-            let session = sessions.acquire_owned().await.ok()?;
-            let work = move || {
-                // Also when nobody waits for it any longer: a module that hangs gets no more threads than these.
-                let _held = session;
-                work()
-            };
-            tokio::task::spawn_blocking(work).await.ok()
-        };
         let label = || self.place.label.clone();
         match timeout(within, done).await {
             Ok(Some(done)) => Ok(done),

@@ -7,7 +7,6 @@ use hauberk_tls::PublicKey;
 
 use super::error::{TokenError, said};
 use super::{KeyId, Place};
-use crate::random;
 
 /// The object identifier of P-256 in DER (RFC 5480 §2.1.1.1).
 const P256: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
@@ -45,8 +44,7 @@ impl KeySession {
     }
 
     /// Makes a key that cannot leave the token and can do nothing but sign. The session must be one that may write.
-    pub(super) fn generate(&self, label: &str) -> Result<(KeyId, PublicKey), TokenError> {
-        let id = KeyId(random::bytes::<16>()?.to_vec());
+    pub(super) fn generate(&self, id: &KeyId, label: &str) -> Result<PublicKey, TokenError> {
         let both = || {
             let label = Attribute::Label(label.as_bytes().to_vec());
             [Attribute::Token(true), Attribute::Id(id.0.clone()), label].into_iter()
@@ -64,15 +62,8 @@ impl KeySession {
             .session
             .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private)
             .map_err(|error| self.failed(error))?;
-        let checked = self.check_private(private).and_then(|()| self.read_public(public));
-        match checked {
-            Ok(public_key) => Ok((id, public_key)),
-            Err(error) => {
-                // What it is not good for is said; that it stays, where it cannot be taken away either, is less.
-                let _left = self.destroy(&id);
-                Err(error)
-            }
-        }
+        self.check_private(private)?;
+        self.read_public(public)
     }
 
     /// Destroys what was made under an id, both halves. Whether anything was there.

@@ -347,3 +347,143 @@ async fn two_replicas_give_one_content_one_number() {
         assert_eq!((view.digest, view.revision), (theirs.nodes[id].digest, theirs.nodes[id].revision));
     }
 }
+
+/// The members of each role of a view, by their last names.
+fn roles_of(view: &CompiledView) -> Vec<String> {
+    let last = |id: &SpiffeId| id.path().rsplit('/').next().unwrap().to_owned();
+    let roles = node_body(view).policies.roles.into_iter();
+    roles
+        .map(|role| format!("{}: {}", role.role, role.members.iter().map(last).collect::<Vec<_>>().join(" ")))
+        .collect()
+}
+
+#[tokio::test]
+async fn roles_travel_where_a_policy_mentions_them_with_all_their_members() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    batch.extend([
+        role("clerks", &["web"], &[], &["readers"]),
+        role("readers", &["orders"], &[], &[]),
+        role("unmentioned", &["web"], &[], &[]),
+        policy("clerks", "permit(principal in Role::\"clerks\", action, resource in Service::\"orders\");"),
+        policy("of-role", "forbid(principal == Node::\"web\", action, resource in Role::\"readers\");"),
+    ]);
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    assert_eq!(roles_of(node_view(&first, "orders")), ["clerks: orders web", "readers: orders"]);
+    assert_eq!(node_view(&first, "orders").features, ["cedar-1", "roles-1"]);
+    assert_eq!(roles_of(node_view(&first, "web")), [""; 0]);
+    assert!(first.findings.is_empty());
+
+    // What changes in a role within a role reaches those who are told of the outer one.
+    let second = scratch.apply(&[role("readers", &["web"], &[], &[])]).await.revision;
+    let second = at(&mut compilations, second).await;
+    assert_eq!(changed(&first, &second), BTreeSet::from(["node orders".to_owned(), "node web".to_owned()]));
+    assert_eq!(roles_of(node_view(&second, "orders")), ["clerks: web"]);
+    assert_eq!(policies_of(node_view(&second, "orders")), ["allow-web-to-orders", "clerks"]);
+    assert_eq!(policies_of(node_view(&second, "web")), ["of-role"]);
+    // Policies that come and go one by one bring their roles and take them along.
+    for batch in [
+        vec![policy(
+            "more",
+            "forbid(principal in Role::\"unmentioned\", action, resource in Service::\"orders\");",
+        )],
+        vec![permit("clerks", "web", "orders")],
+    ] {
+        at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    }
+    let before = Arc::clone(&compilations.borrow());
+    assert_eq!(roles_of(node_view(&before, "orders")), ["unmentioned: web"]);
+    let scratch = scratch.restarted().await;
+    let after = Arc::clone(&scratch.compilations().await.borrow());
+    let digests = |compilation: &Compilation| {
+        compilation.nodes.values().map(|view| (view.digest, view.revision)).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(digests(&after), digests(&before));
+}
+
+#[tokio::test]
+async fn routes_are_in_their_classes_and_in_those_around_them() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    batch.extend([
+        data_class("pii", &["card"]),
+        data_class("card", &[]),
+        data_class("log", &[]),
+        node(
+            "orders",
+            [classified(listener(8080, "http"), "/orders/{id}", &["card"]), listener(9090, "http")],
+        ),
+        policy("no-pii", "forbid(principal, action, resource in DataClass::\"pii\");"),
+    ]);
+    batch.remove(2);
+    let classes = |compilation: &Compilation| {
+        let body = node_body(node_view(compilation, "orders"));
+        body.scope.ports[0].routes[0].classes.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    assert_eq!(classes(&first), ["card", "pii"]);
+    assert_eq!(policies_of(node_view(&first, "orders")), ["allow-web-to-orders", "no-pii"]);
+    assert_eq!(policies_of(node_view(&first, "web")), [""; 0]);
+    assert_eq!(node_view(&first, "orders").features, ["cedar-1", "data-classes-1", "routes-1"]);
+    let moved = scratch.apply(&[data_class("pii", &[]), data_class("log", &["card"])]).await.revision;
+    let second = at(&mut compilations, moved).await;
+    assert_eq!(classes(&second), ["card", "log"]);
+    assert_eq!(policies_of(node_view(&second, "orders")), ["allow-web-to-orders"]);
+}
+
+#[tokio::test]
+async fn boundaries_come_and_go_beside_policies_of_the_same_name() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    let text = "forbid(principal == Node::\"web\", action, resource in Service::\"orders\");";
+    batch.extend([boundary("p", text), permit("p", "web", "orders"), role("r", &["web"], &[], &[])]);
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    let orders = node_view(&first, "orders");
+    assert_eq!(policies_of(orders), ["allow-web-to-orders", "boundary:p", "p"]);
+    assert_eq!(orders.features, ["boundaries-1", "cedar-1"]);
+    let text = "forbid(principal in Role::\"r\", action, resource in Service::\"orders\");";
+    at(&mut compilations, scratch.apply(&[boundary("p", &format!("{text}\n{text}"))]).await.revision).await;
+    let key = ResourceKey { kind: Kind::Policy, mesh: name("shop"), name: name("p") };
+    let target = crate::resources::admit::Target { key, resource_version: 0, ignore_missing: false };
+    let gone = scratch.resources.delete(&owner(), &[target], false).await.unwrap().revision;
+    let before = at(&mut compilations, gone).await;
+    let orders = node_view(&before, "orders");
+    assert_eq!(policies_of(orders), ["allow-web-to-orders", "boundary:p/1", "boundary:p/2"]);
+    assert_eq!(roles_of(orders), ["r: web"]);
+    let scratch = scratch.restarted().await;
+    let after = Arc::clone(&scratch.compilations().await.borrow());
+    assert_eq!(node_view(&after, "orders").digest, orders.digest);
+}
+
+#[tokio::test]
+async fn policies_follow_their_template_at_once_and_after_a_restart() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    batch.extend([
+        template("t", "permit(principal == ?principal, action in Action::\"read\", resource in ?resource);"),
+        linked("web-reads", "t", Some("Node::\"web\""), Some("Service::\"orders\"")),
+        linked("self-reads", "t", Some("Node::\"orders\""), Some("Service::\"orders\"")),
+    ]);
+    at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    let changed = "forbid(principal == ?principal, action, resource in ?resource);";
+    let changed = scratch.apply(&[template("t", changed)]).await.revision;
+    let before = at(&mut compilations, changed).await;
+    let texts = |compilation: &Compilation| {
+        let policies = node_body(node_view(compilation, "orders")).policies.policies;
+        policies.into_iter().map(|policy| format!("{} {}", policy.name, policy.text)).collect::<Vec<_>>()
+    };
+    let found = texts(&before);
+    assert_eq!(found.len(), 3);
+    assert!(
+        found[1].starts_with("self-reads forbid") && found[2].starts_with("web-reads forbid"),
+        "{found:?}"
+    );
+    let scratch = scratch.restarted().await;
+    let after = Arc::clone(&scratch.compilations().await.borrow());
+    assert_eq!(texts(&after), found);
+    assert_eq!(node_view(&after, "orders").digest, node_view(&before, "orders").digest);
+}

@@ -251,6 +251,49 @@ async fn a_renewal_asks_whether_the_enrollment_would_still_let_it_in() {
 }
 
 #[tokio::test]
+async fn whoever_would_not_be_renewed_vouches_for_no_workload() {
+    let (scratch, ca) = (scratch().await, Machines::new());
+    let by_name = || vec![rule("orders", "x509pop:subject:cn:vm-1")];
+    enroll(&scratch, &ca.pem, by_name()).await;
+    scratch.enroll("worker", Default::default()).await;
+    let machine = ca.machine("vm-1");
+    let enrolled = join(&scratch, &machine, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    let control = &scratch.control;
+    control.signing_keys.rotate().await.unwrap();
+    let sign = async || {
+        let (csr, instance) = (request().1, enrolled.instance);
+        control.enrollment.sign_workload(&peer, instance, "worker", &csr, "10.0.0.7:4").await
+    };
+    let mint = async || {
+        let audience = ["db".to_owned()];
+        control.minter.mint_for_workload(&peer, enrolled.instance, "worker", &audience, "10.0.0.7:4").await
+    };
+    let refuse = async |why: &str| {
+        let error = sign().await.unwrap_err();
+        assert!(matches!(error, EnrollmentError::NotAttested(_)), "{error}");
+        let (_, administrator) = told(&scratch, &error).await;
+        assert!(administrator.contains(why), "{administrator}");
+        assert!(mint().await.is_err(), "no token either: {why}");
+    };
+    sign().await.unwrap();
+    mint().await.unwrap();
+
+    enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-2")]).await;
+    refuse("enrollment vms would not let it in any longer: it fits no rule").await;
+    let key = keys::resource("Enrollment", NODE.0, "vms");
+    control.store.commit(Commit::new().delete(key)).await.unwrap();
+    refuse("has no enrollment").await;
+    enroll(&scratch, &ca.pem, by_name()).await;
+    sign().await.unwrap();
+    mint().await.unwrap();
+
+    let other = join(&scratch, &machine, &request().1).await.unwrap().instance;
+    control.revocations.revoke(&Target::Instance(other), &actor()).await.unwrap();
+    refuse(&format!("instance {other} of key ")).await;
+}
+
+#[tokio::test]
 async fn a_machine_of_which_an_instance_was_revoked_does_not_come_back() {
     let (scratch, ca) = (scratch().await, Machines::new());
     enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-1")]).await;

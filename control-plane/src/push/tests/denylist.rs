@@ -124,3 +124,30 @@ async fn a_revoked_instance_has_no_stream_where_the_list_has_no_room_for_its_cer
     other.say(holding(0)).await;
     assert_eq!(other.next().await, "denylist");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_knows_serial_numbers_alone_is_late_while_instances_stand_for_certificates() {
+    let world = World::new().await;
+    let mark = Mark { epoch: EPOCH, revision: 2 };
+    let (trust_domain, until) =
+        (TrustDomain::parse("shop.local").unwrap(), NOW.plus(Duration::from_secs(60)));
+    let instances = HashSet::from([instance(9)]);
+    let listed = Listed { instances, unlisted_until: until, ..Listed::default() };
+    let list = Denylist::new(mark, &trust_domain, listed, &ViewSigner::generate().unwrap());
+    world.deny(&Arc::new(list.unwrap()));
+    world.publish(2, &[("orders", 1)], &[], &[]);
+    let features = hauberk_proto::convert::features::ALL.map(str::to_owned).to_vec();
+    let mut agents = Vec::new();
+    for (number, features) in [(1, vec!["cedar-1".to_owned()]), (2, features)] {
+        let mut agent = world.connect("orders", number);
+        agent.say(agent::Hello { features, ..holding(2) }).await;
+        agent.until_current(2).await;
+        agent.acknowledge(1, "").await;
+        world.settle().await;
+        let laggards = world.rollout(2).laggards.into_iter().map(|late| (late.instance, late.lag));
+        assert_eq!(laggards.collect::<Vec<_>>(), [(instance(1), Lag::KnowsNoInstances { until })]);
+        agents.push(agent);
+    }
+    world.clock.advance(Duration::from_secs(61));
+    assert!(world.rollout(2).is_done(), "what it does not refuse has expired");
+}

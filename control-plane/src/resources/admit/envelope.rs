@@ -27,7 +27,8 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
     check_labels(resource, problems);
     let kind = spec.as_ref().map(Kind::of);
     if kind.is_none() {
-        let help = "it is one of Enrollment, FederatedTrustDomain, Mesh, VirtualNode, VirtualService, Policy";
+        let known = Kind::ALL.map(Kind::as_str).join(", ");
+        let help = format!("it is one of {known}");
         problems.invalid_but("kind", "it is missing, or not known to this release", help);
     }
     let name = choice::name(problems, "name", name);
@@ -41,9 +42,13 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
             }
             name.clone()
         }
-        Kind::Enrollment
+        Kind::Boundary
+        | Kind::DataClass
+        | Kind::Enrollment
         | Kind::FederatedTrustDomain
         | Kind::Policy
+        | Kind::PolicyTemplate
+        | Kind::Role
         | Kind::VirtualNode
         | Kind::VirtualService => read_mesh(mesh, kind, problems),
     };

@@ -3,21 +3,29 @@
 //! Policies speak of services, ports and routes. Whoever decides which ports a service is, what a route is, or whether
 //! denials are enforced, decides what those policies reach: that takes the right to change policies, and is told in
 //! words. It is asked of every policy that names what is touched, whether it permits or forbids, and also where a port
-//! only comes or goes: what is taken away today may come back otherwise tomorrow. What no policy names is an editor's.
+//! only comes or goes: what is taken away today may come back otherwise tomorrow. What no policy names is an editor's. What the
+//! boundary names takes the right to change that, so that nobody else moves what it forbids from under it.
+
+mod classes;
+mod mentions;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_policy::{Authorization, NodeScope, PortScope, Referent, RouteTemplate, Undeclared};
+use hauberk_policy::{Authorization, NodeScope, PortScope, Undeclared};
 use hauberk_proto::mesh::v1::resource::Spec;
+
+pub(super) use mentions::Speakers;
+use mentions::{Mentions, Takes};
 
 use super::{Rights, Step};
 use crate::compile::view::{Provided, node_scope};
-use crate::resources::catalog::MeshCatalog;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh::Mesh;
+use crate::resources::mesh_catalog::MeshCatalog;
 use crate::resources::problem::{Fault, Problems};
+use crate::resources::virtual_node::VirtualNode;
 
 /// Reports each such change as a problem where the author lacks the right, else as a warning.
 pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, warnings: &mut Vec<String>) {
@@ -25,12 +33,29 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
     for mesh in meshes {
         let Some(comparison) = Comparison::new(step, mesh) else { continue };
         for opening in comparison.openings() {
-            if rights.policies {
-                warnings.push(format!("{}: {}", opening.key, opening.message));
-            } else {
-                let help = "that changes what policies reach, and takes the role policy-admin".to_owned();
-                let place = step.places.get(&opening.key).copied().unwrap_or_default();
-                problems.about(place).report(Fault::Denied, opening.field, opening.message, Some(help));
+            let Opening { key, field, message, takes } = opening;
+            let place = step.places.get(&key).copied().unwrap_or_default();
+            let mut may = true;
+            for (is_taken, has, help) in [
+                (
+                    takes.policies,
+                    rights.policies,
+                    "that changes what policies reach, and takes the role policy-admin",
+                ),
+                (
+                    takes.boundaries,
+                    rights.boundaries,
+                    "that changes what the boundary reaches, and takes the role boundary-admin",
+                ),
+            ] {
+                if is_taken && !has {
+                    may = false;
+                    let help = Some(help.to_owned());
+                    problems.about(place).report(Fault::Denied, field.clone(), message.clone(), help);
+                }
+            }
+            if may {
+                warnings.push(format!("{key}: {message}"));
             }
         }
     }
@@ -42,6 +67,7 @@ struct Opening {
     key: ResourceKey,
     field: String,
     message: String,
+    takes: Takes,
 }
 
 /// Which port is compared.
@@ -60,65 +86,6 @@ struct Comparison<'a> {
     after: &'a MeshCatalog,
     /// Made at its first use: a batch of policies alone does not ask for it.
     mentions: OnceCell<Mentions<'a>>,
-}
-
-/// Which policies, as they stand, speak of what; in whatever way.
-#[derive(Default)]
-struct Mentions<'a> {
-    services: BTreeMap<&'a Name, BTreeSet<&'a Name>>,
-    /// By a port's own name or one of its routes'.
-    ports: BTreeMap<(&'a SpiffeId, u16), BTreeSet<&'a Name>>,
-    routes: BTreeMap<(&'a SpiffeId, u16), BTreeSet<&'a Name>>,
-    /// Of any port and route, by what these are.
-    all: BTreeSet<&'a Name>,
-}
-
-impl<'a> Mentions<'a> {
-    fn of(mesh: &'a MeshCatalog) -> Self {
-        let mut mentions = Self::default();
-        for policy in mesh.policies() {
-            let name = policy.name();
-            if policy.reads_resource() {
-                mentions.all.insert(name);
-            }
-            for reference in policy.references() {
-                match &reference.referent {
-                    Referent::Service(service) => {
-                        mentions.services.entry(service).or_default().insert(name);
-                    }
-                    Referent::Port { node, number } => {
-                        mentions.ports.entry((node, *number)).or_default().insert(name);
-                    }
-                    Referent::Route { node, port, .. } => {
-                        mentions.ports.entry((node, *port)).or_default().insert(name);
-                        mentions.routes.entry((node, *port)).or_default().insert(name);
-                    }
-                    // What they reach does not depend on the listeners of any node.
-                    Referent::TrustDomain(_)
-                    | Referent::Mesh(_)
-                    | Referent::Role(_)
-                    | Referent::Node { .. }
-                    | Referent::Gateway { .. }
-                    | Referent::Workload(_)
-                    | Referent::Anonymous => {}
-                }
-            }
-        }
-        mentions
-    }
-
-    /// The policies that speak of a port, or of its routes.
-    fn of_port(&self, port: (&SpiffeId, u16)) -> String {
-        list(self.ports.get(&port).into_iter().flatten().chain(&self.all))
-    }
-
-    fn of_routes(&self, port: (&SpiffeId, u16)) -> String {
-        list(self.routes.get(&port).into_iter().flatten().chain(&self.all))
-    }
-
-    fn of_service(&self, service: &Name) -> String {
-        list(self.services.get(service).into_iter().flatten())
-    }
 }
 
 impl<'a> Comparison<'a> {
@@ -152,6 +119,7 @@ impl<'a> Comparison<'a> {
                 let port = Port { node, id: &id, number };
                 let (former, now) = (former.get(&number).copied(), now.get(&number).copied());
                 self.compare_places(port, former, now, &mut openings);
+                self.compare_classes(port, former, now, &mut openings);
                 if self.step.places.contains_key(&self.key(Kind::VirtualNode, node))
                     && let Some(now) = now
                 {
@@ -167,7 +135,14 @@ impl<'a> Comparison<'a> {
         let mut affected = BTreeSet::new();
         for key in self.step.places.keys().filter(|key| key.mesh == *self.name) {
             match key.kind {
-                Kind::Enrollment | Kind::FederatedTrustDomain | Kind::Mesh | Kind::Policy => {}
+                Kind::Boundary
+                | Kind::Enrollment
+                | Kind::FederatedTrustDomain
+                | Kind::Mesh
+                | Kind::Policy
+                | Kind::PolicyTemplate
+                | Kind::Role => {}
+                Kind::DataClass => affected.extend(self.classified()),
                 Kind::VirtualNode => {
                     affected.insert(&key.name);
                 }
@@ -179,6 +154,16 @@ impl<'a> Comparison<'a> {
             }
         }
         affected
+    }
+
+    /// The nodes that have routes of any data class.
+    fn classified(&self) -> impl Iterator<Item = &'a Name> {
+        let nodes = [self.before, Some(self.after)].into_iter().flatten().flat_map(MeshCatalog::nodes);
+        let is_classified = |node: &VirtualNode| {
+            let mut routes = node.listeners().iter().flat_map(|listener| listener.routes());
+            routes.any(|route| !route.classes.is_empty())
+        };
+        nodes.filter(move |(_, node)| is_classified(node)).map(|(name, _)| name)
     }
 
     fn scope(&self, mesh: &MeshCatalog, provided: &Provided<'_>, name: &Name) -> Option<NodeScope> {
@@ -196,6 +181,7 @@ impl<'a> Comparison<'a> {
                 field: "spec.authorization".to_owned(),
                 message: "AUDIT lets through what no policy permits, on every port that does not say ENFORCE"
                     .to_owned(),
+                takes: Takes::POLICIES,
             });
         }
         let age = |mesh: Option<&MeshCatalog>| mesh.and_then(MeshCatalog::spec).and_then(Mesh::max_view_age);
@@ -209,6 +195,7 @@ impl<'a> Comparison<'a> {
                     "views older than {} s would no longer deny everything",
                     former.as_secs_f64()
                 ),
+                takes: Takes::POLICIES,
             });
         }
     }
@@ -227,23 +214,24 @@ impl<'a> Comparison<'a> {
         };
         let (were, are) = (services(former), services(now));
         let mut change = |service: &Name, (what, whither): (&str, &str)| {
-            let policies = self.mentions().of_service(service);
-            if !policies.is_empty() {
+            let named = self.mentions().of_service(service);
+            if !named.is_empty() {
                 let message = format!(
-                    "this {what} port {number} of {node} {whither} virtual service {service}, which is named by {policies}"
+                    "this {what} port {number} of {node} {whither} virtual service {service}, which is named by {named}"
                 );
-                openings.push(self.by_service_or_node(service, port, message));
+                openings.push(self.by_service_or_node(service, port, message, named.takes()));
             }
         };
         are.difference(&were).for_each(|service| change(service, ("places", "under")));
         were.difference(&are).for_each(|service| change(service, ("takes", "out of")));
         if former.is_some() != now.is_some() {
-            let policies = self.mentions().of_port((id, number));
-            if !policies.is_empty() {
+            let named = self.mentions().of_port((id, number));
+            if !named.is_empty() {
                 let what = if now.is_some() { "adds" } else { "removes" };
-                let message = format!("this {what} port {number} of {node}, which {policies} may speak of");
+                let message = format!("this {what} port {number} of {node}, which {named} may speak of");
                 let field = self.listener_field(node, number, "portMapping.port");
-                openings.push(Opening { key: self.key(Kind::VirtualNode, node), field, message });
+                let (key, takes) = (self.key(Kind::VirtualNode, node), named.takes());
+                openings.push(Opening { key, field, message, takes });
             }
         }
     }
@@ -257,14 +245,15 @@ impl<'a> Comparison<'a> {
         openings: &mut Vec<Opening>,
     ) {
         let Port { node, id, number } = place;
-        let mut open = |field: &str, message: String| {
+        let mut open = |field: &str, message: String, takes: Takes| {
             let field = self.listener_field(node, number, field);
-            openings.push(Opening { key: self.key(Kind::VirtualNode, node), field, message });
+            openings.push(Opening { key: self.key(Kind::VirtualNode, node), field, message, takes });
         };
+        let rules = Takes::POLICIES;
         if port.authorization == Authorization::Audit
             && former.is_none_or(|former| former.authorization != Authorization::Audit)
         {
-            open("authorization", format!("port {number}: AUDIT lets through what no policy permits"));
+            open("authorization", format!("port {number}: AUDIT lets through what no policy permits"), rules);
         }
         let Some(former) = former else { return };
         if former.protocol != port.protocol {
@@ -272,43 +261,47 @@ impl<'a> Comparison<'a> {
             let message = format!(
                 "port {number} speaks {is} instead of {was}: policies about {was} requests no longer hold there"
             );
-            open("portMapping.protocol", message);
+            open("portMapping.protocol", message, rules.and_of(&self.mentions().of_port((id, number))));
         }
         if former.undeclared == Undeclared::Deny {
             if port.undeclared == Undeclared::Decide {
                 let message = format!("port {number} no longer denies requests that match no declared route");
-                open("undeclared", message);
+                open("undeclared", message, rules);
             } else {
-                for route in port.routes.iter().filter(|route| !former.routes.contains(route)) {
+                for route in port.routes.iter().map(|route| &route.template) {
+                    if former.routes.iter().any(|known| known.template == *route) {
+                        continue;
+                    }
                     let message = format!(
                         "port {number} no longer denies {route}: policies decide about it from now on"
                     );
-                    open("routes", message);
+                    open("routes", message, rules);
                 }
             }
         }
         if routes(former) != routes(port) {
-            let policies = self.mentions().of_routes((id, number));
-            if !policies.is_empty() {
+            let named = self.mentions().of_routes((id, number));
+            if !named.is_empty() {
                 open(
                     "routes",
                     format!(
-                        "this changes which requests belong to the routes of port {number}, which {policies} may \
+                        "this changes which requests belong to the routes of port {number}, which {named} may \
                          speak of"
                     ),
+                    named.takes(),
                 );
             }
         }
     }
 
     /// The change is the service's where the batch holds the service, else the node's.
-    fn by_service_or_node(&self, service: &Name, port: Port<'_>, message: String) -> Opening {
+    fn by_service_or_node(&self, service: &Name, port: Port<'_>, message: String, takes: Takes) -> Opening {
         let key = self.key(Kind::VirtualService, service);
         if self.step.places.contains_key(&key) {
-            return Opening { key, field: "spec.provider".to_owned(), message };
+            return Opening { key, field: "spec.provider".to_owned(), message, takes };
         }
         let field = self.listener_field(port.node, port.number, "portMapping.port");
-        Opening { key: self.key(Kind::VirtualNode, port.node), field, message }
+        Opening { key: self.key(Kind::VirtualNode, port.node), field, message, takes }
     }
 
     /// The path of a field of the listener with this port, in the request's own order.
@@ -339,13 +332,7 @@ fn by_number(scope: Option<&NodeScope>) -> BTreeMap<u16, &PortScope> {
 }
 
 fn routes(port: &PortScope) -> BTreeSet<&str> {
-    port.routes.iter().map(RouteTemplate::as_str).collect()
-}
-
-/// The names of policies, in order.
-fn list<'a>(policies: impl Iterator<Item = &'a &'a Name>) -> String {
-    let names: BTreeSet<&str> = policies.map(|name| name.as_str()).collect();
-    names.into_iter().collect::<Vec<_>>().join(", ")
+    port.routes.iter().map(|route| route.template.as_str()).collect()
 }
 
 #[cfg(test)]

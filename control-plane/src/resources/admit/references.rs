@@ -11,10 +11,11 @@ use hauberk_proto::mesh::v1::{
 
 use super::Step;
 use crate::compile::view::{Provided, node_scope};
-use crate::resources::catalog::{MeshCatalog, Model};
+use crate::resources::catalog::Model;
 use crate::resources::choice::did_you_mean;
 use crate::resources::enrollment::{Enrollment, WorkloadEnrollment};
 use crate::resources::key::{Kind, ResourceKey};
+use crate::resources::mesh_catalog::MeshCatalog;
 use crate::resources::problem::{Fault, Problems};
 use crate::resources::virtual_node::{Listener, VirtualNode};
 use crate::resources::virtual_service::VirtualService;
@@ -45,16 +46,23 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             Some(Spec::VirtualService(spec)) => step.check_provider(key, mesh, spec, problems),
             _ => {}
         }
+        for (key, document) in step.documents(key) {
+            step.warn_of(&key, document, warnings);
+            warn_of_reach(&key, document, mesh, warnings);
+        }
         let Some(entry) = step.after.get(key) else { continue };
         match entry.model() {
             Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
             Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
-            Model::Policy(document) => {
-                step.warn_of(key, document, warnings);
-                warn_of_reach(key, document, mesh, warnings);
-            }
             Model::FederatedTrustDomain(_) => check_followed(mesh, problems, warnings),
             Model::Enrollment(Enrollment::Workload(workload)) => warn_of_anybody(key, workload, warnings),
+            // What these name is looked at above, or in `membership`.
+            Model::Boundary(_)
+            | Model::DataClass(_)
+            | Model::Linked(_)
+            | Model::Policy(_)
+            | Model::PolicyTemplate(_)
+            | Model::Role(_) => {}
             Model::Enrollment(Enrollment::Attest(_)) | Model::Mesh(_) | Model::Unreadable(_) => {}
         }
     }
@@ -62,7 +70,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
 
 impl Step<'_> {
     /// Whether it will be there, or would be were it well-formed.
-    fn exists(&self, kind: Kind, mesh: &Name, name: &Name) -> bool {
+    pub(super) fn exists(&self, kind: Kind, mesh: &Name, name: &Name) -> bool {
         let key = ResourceKey { kind, mesh: mesh.clone(), name: name.clone() };
         self.places.contains_key(&key) || self.after.get(&key).is_some()
     }
@@ -130,7 +138,7 @@ impl Step<'_> {
     }
 
     /// Why nobody of another trust domain can be known in this mesh, if so.
-    fn unfollowed(&self, mesh: &Name, trust_domain: &TrustDomain) -> Option<String> {
+    pub(super) fn unfollowed(&self, mesh: &Name, trust_domain: &TrustDomain) -> Option<String> {
         if trust_domain == self.trust_domain {
             return None;
         }
@@ -252,7 +260,8 @@ impl Step<'_> {
             }
             Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
             Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
-            Referent::Role(_) | Referent::Anonymous => None,
+            // Roles and data classes that do not exist are refused, not warned of.
+            Referent::Role(_) | Referent::DataClass(_) | Referent::Anonymous => None,
         }
     }
 
@@ -264,7 +273,7 @@ impl Step<'_> {
 
     fn missing_route(&self, mesh: &Name, node: &Name, port: u16, template: &str) -> Option<String> {
         let listener = self.after.mesh(mesh.as_str())?.node(node.as_str())?.listener(port)?;
-        let declared = || listener.routes().iter().map(|route| route.as_str());
+        let declared = || listener.routes().iter().map(|route| route.template.as_str());
         if template == UNDECLARED || declared().any(|route| route == template) {
             return None;
         }

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hauberk_identity::TrustDomain;
+use hauberk_identity::{SpiffeId, TrustDomain};
+use hauberk_policy::{Mode, Referent};
 
-use super::{Rights, Step, check_rights, envelope, opens};
+use super::templates::followers;
+use super::{Rights, Step, check_rights, envelope, membership, opens};
 use crate::resources::catalog::{Catalog, Entry};
 use crate::resources::key::{Kind, ResourceKey};
+use crate::resources::mesh_catalog::MeshCatalog;
 use crate::resources::problem::{Fault, Problem, Problems};
 
 /// A resource that is to be removed.
@@ -66,9 +69,10 @@ pub fn admit_removal(
         }
     }
     for (key, index) in &places {
-        check_unused(key, &after, problems.about(*index));
+        check_unused(key, &after, trust_domain, problems.about(*index));
     }
     let step = Step { batch: &[], before: catalog, after: &after, places: &places, trust_domain };
+    membership::check(&step, rights, &mut problems, &mut Vec::new());
     opens::check(&step, rights, &mut problems, &mut Vec::new());
     let mut problems = problems.into_sorted();
     // A target has no fields of the resource itself.
@@ -76,9 +80,32 @@ pub fn admit_removal(
     if problems.is_empty() { Ok(Removal { removed, after }) } else { Err(problems) }
 }
 
-fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
-    let Some(mesh) = after.mesh(key.mesh.as_str()) else { return };
-    let users: Vec<String> = match key.kind {
+fn check_unused(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain, problems: &mut Problems) {
+    let users = users_of(key, after, trust_domain);
+    if let [first, others @ ..] = &users[..] {
+        let more = match others.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = match key.kind {
+            Kind::Mesh => format!("{key} still holds {first}{more}"),
+            _ => format!("{key} is still used by {first}{more}"),
+        };
+        let help = "remove these first, or with it".to_owned();
+        problems.report(Fault::InUse, "", message, Some(help));
+    }
+}
+
+/// What of the resources that remain refers to one, each as messages name it.
+fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> Vec<String> {
+    let listed_as = |id: SpiffeId| membership::roles_of(after, move |member| *member == id);
+    let Some(mesh) = after.mesh(key.mesh.as_str()) else {
+        return match key.kind {
+            Kind::VirtualNode => listed_as(SpiffeId::node(trust_domain, &key.mesh, &key.name)).collect(),
+            _ => Vec::new(),
+        };
+    };
+    match key.kind {
         Kind::Mesh => {
             let kinds = Kind::ALL.into_iter().flat_map(|kind| {
                 mesh.of_kind(kind).keys().map(move |name| format!("{} {name:?}", kind.noun()))
@@ -94,6 +121,7 @@ fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
                     .filter(|(_, enrollment)| enrollment.nodes().contains(&&key.name))
                     .map(|(name, _)| format!("enrollment {name:?}")),
             )
+            .chain(listed_as(SpiffeId::node(trust_domain, &key.mesh, &key.name)))
             .collect(),
         Kind::VirtualService => mesh
             .nodes()
@@ -104,19 +132,49 @@ fn check_unused(key: &ResourceKey, after: &Catalog, problems: &mut Problems) {
             .enrollments()
             .filter(|(_, enrollment)| enrollment.federates_with(key.name.as_str()))
             .map(|(name, _)| format!("enrollment {name:?}"))
+            .chain(
+                mesh.roles()
+                    .filter(|(_, role)| {
+                        role.members().iter().any(|id| id.trust_domain().as_str() == key.name.as_str())
+                    })
+                    .map(|(name, _)| format!("role {name:?}")),
+            )
             .collect(),
-        Kind::Enrollment | Kind::Policy => Vec::new(),
-    };
-    if let [first, others @ ..] = &users[..] {
-        let more = match others.len() {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let message = match key.kind {
-            Kind::Mesh => format!("{key} still holds {first}{more}"),
-            _ => format!("{key} is still used by {first}{more}"),
-        };
-        let help = "remove these first, or with it".to_owned();
-        problems.report(Fault::InUse, "", message, Some(help));
+        Kind::DataClass => policies_naming(mesh, Referent::DataClass(key.name.clone()))
+            .chain(
+                mesh.data_classes()
+                    .filter(|(_, class)| class.classes().contains(&key.name))
+                    .map(|(name, _)| format!("data class {name:?}")),
+            )
+            .chain(
+                mesh.nodes()
+                    .filter(|(_, node)| {
+                        let mut routes = node.listeners().iter().flat_map(|listener| listener.routes());
+                        routes.any(|route| route.classes.contains(&key.name))
+                    })
+                    .map(|(name, _)| format!("virtual node {name:?}")),
+            )
+            .collect(),
+        Kind::PolicyTemplate => {
+            followers(mesh, &key.name).map(|(name, _)| format!("policy {name:?}")).collect()
+        }
+        Kind::Role => policies_naming(mesh, Referent::Role(key.name.clone()))
+            .chain(
+                mesh.roles()
+                    .filter(|(_, role)| role.roles().contains(&key.name))
+                    .map(|(name, _)| format!("role {name:?}")),
+            )
+            .collect(),
+        // Whether a role lists the workload is looked at where its members are.
+        Kind::Boundary | Kind::Enrollment | Kind::Policy => Vec::new(),
     }
+}
+
+fn policies_naming(mesh: &MeshCatalog, meant: Referent) -> impl Iterator<Item = String> {
+    mesh.policies()
+        .filter(move |policy| policy.references().iter().any(|reference| reference.referent == meant))
+        .map(|policy| match policy.mode() {
+            Mode::Enforce | Mode::Audit => format!("policy {:?}", policy.name()),
+            Mode::Boundary => format!("boundary {:?}", policy.name()),
+        })
 }

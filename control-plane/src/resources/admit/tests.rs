@@ -7,7 +7,7 @@ use hauberk_proto::mesh::v1::{
 use super::*;
 use crate::resources::testing::*;
 
-const EDITOR: Rights = Rights { resources: true, policies: false, identities: false };
+const EDITOR: Rights = Rights { resources: true, policies: false, boundaries: false, identities: false };
 
 /// `field: message; help` of each problem, with the resource's place in front.
 fn refused(catalog: &Catalog, batch: &[Resource], rights: Rights) -> Vec<String> {
@@ -75,7 +75,7 @@ fn everything_wrong_is_reported_at_once() {
     ];
     let problems = refused(&catalog_of(&[mesh("shop")]), &batch, EVERYTHING);
     let expected = [
-        "0 kind: it is missing, or not known to this release; it is one of Enrollment, FederatedTrustDomain, Mesh, VirtualNode, VirtualService, Policy",
+        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, FederatedTrustDomain, Mesh, Policy, PolicyTemplate, Role, VirtualNode, VirtualService",
         "0 name: a name must not be empty",
         "1 spec.backends[0].virtualService.virtualServiceName: virtual service \"odrers\" does not exist; did you \
          mean \"orders\"?",
@@ -273,7 +273,7 @@ fn routes_fit_their_protocol() {
     let methods = |protocol: &str, path: &str, methods: &[&str]| {
         let mut listener = listener(80, protocol);
         let methods = methods.iter().map(ToString::to_string).collect();
-        listener.routes.push(RouteDeclaration { path: path.into(), methods });
+        listener.routes.push(RouteDeclaration { path: path.into(), methods, data_classes: Vec::new() });
         refused_alone(node("orders", [listener]))
     };
     assert!(
@@ -345,12 +345,13 @@ fn policies_are_checked_in_their_places() {
         refused_alone(policy("p", "permit(principal is Node, action,\n  resource in Servce::\"orders\");"));
     assert!(typo.iter().any(|problem| problem.starts_with("spec.cedar: 2:15+")), "{typo:?}");
     let role = alone("permit(\n  principal in Role::\"clerks\", action, resource);");
-    assert!(role.starts_with("spec.cedar: 2:16+14: Role::\"clerks\" stands for nobody"), "{role}");
+    assert!(role.starts_with("spec.cedar: 2:16+14: role \"clerks\" does not exist"), "{role}");
     assert!(alone("").starts_with("spec.cedar: 1:1+"));
     let spec = PolicySpec {
         cedar: "permit(principal is Node, action, resource);".into(),
         mode: Some("AUDITING".into()),
         description: Some("d".repeat(1_001)),
+        template: None,
     };
     let problems = refused_alone(resource("shop", "p", Spec::Policy(spec)));
     assert_eq!(

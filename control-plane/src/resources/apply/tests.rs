@@ -147,7 +147,8 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
         clock: scratch.clock.clone(),
         trust_domain: trust_domain(),
         missing_feature: Box::new(move |node, needed| {
-            let lacks = needed.contains(&features::ROUTES) && node.as_str().ends_with("/orders");
+            let lacks = [features::ROUTES, features::ROLES].iter().any(|lacking| needed.contains(lacking))
+                && node.as_str().ends_with("/orders");
             lacks.then_some(instance)
         }),
     });
@@ -158,5 +159,11 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
         "{refused}"
     );
     assert!(refused.to_string().contains(&instance.to_string()), "{refused}");
+    let of_role = policy("p", "permit(principal in Role::\"r\", action, resource in Service::\"orders\");");
+    let refused = resources.apply(&owner(), &[role("r", &[], &[], &[]), of_role], false).await.unwrap_err();
+    assert!(
+        matches!(&refused, ChangeError::Incapable { features, .. } if *features == ["roles-1"]),
+        "{refused}"
+    );
     resources.apply(&owner(), &[node("web2", [routes(listener(1, "http"), &["/a"])])], false).await.unwrap();
 }

@@ -44,7 +44,7 @@ fn a_whole_one_is_accepted_and_takes_a_role_of_its_own() {
         rule("web", &["x509pop:subject:cn:vm-2"]),
     ]);
     assert_eq!(problems(whole.clone(), EVERYTHING), [""; 0]);
-    let identities = Rights { identities: true, resources: false, policies: false };
+    let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
     assert_eq!(problems(whole.clone(), identities), [""; 0]);
     let found = problems(whole, Rights { identities: false, ..EVERYTHING });
     assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);

@@ -63,7 +63,7 @@ fn whole_ones_are_accepted() {
 
 #[test]
 fn it_takes_the_role_for_identities() {
-    let rights = Rights { resources: true, policies: true, identities: false };
+    let rights = Rights { resources: true, policies: true, boundaries: true, identities: false };
     let found = problems(followed("partner.example", |_| {}), rights);
     assert_eq!(found, ["kind: to change a federated trust domain takes the role identity-admin"]);
 }

@@ -230,7 +230,8 @@ impl<'a> Oracle<'a> {
             return ("connect".to_owned(), uid, Vec::new());
         };
         let canonical = CanonicalPath::parse(method, path).unwrap();
-        let declared = port.routes.iter().filter(|route| route.matches(method, &canonical));
+        let declared =
+            port.routes.iter().map(|route| &route.template).filter(|route| route.matches(method, &canonical));
         let template = declared.min_by(|one, other| one.by_specificity(other));
         let template = template.map_or("*undeclared", |route| route.as_str());
         let methods = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"];

@@ -20,13 +20,18 @@ struct Corporate {
 impl Corporate {
     fn new(name: &str) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-        params.use_authority_key_identifier_extension = true;
-        Self { pem: params.self_signed(&key).unwrap().pem(), key_pem: key.serialize_pem() }
+        Self { pem: params(name).self_signed(&key).unwrap().pem(), key_pem: key.serialize_pem() }
+    }
+
+    /// An intermediate authority under it, with its certificate behind its own.
+    fn intermediate(&self, name: &str, ends: UnixMillis) -> Self {
+        let (key, own) =
+            (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::from_pem(&self.key_pem).unwrap());
+        let mut params = params(name);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(ends.0);
+        let issuer = rcgen::Issuer::from_ca_cert_pem(&self.pem, own).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        Self { pem: certificate.pem() + &self.pem, key_pem: key.serialize_pem() }
     }
 
     fn der(&self) -> CertificateDer<'static> {
@@ -56,6 +61,16 @@ impl Corporate {
         let files = CertificateFiles { certificate: path("upstream.pem"), key: path("upstream.key") };
         Upstream::Files { files, root: None }
     }
+}
+
+fn params(name: &str) -> rcgen::CertificateParams {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    params
 }
 
 fn bundle(scratch: &Scratch, root: CertificateDer<'static>) -> TrustBundle {
@@ -253,6 +268,77 @@ async fn from_one_root_of_somebody_elses_to_the_next_whoever_knows_the_former_ha
     authorities.activate(&own, &actor()).await.unwrap();
     assert!(is_accepted(&scratch, &after) && is_accepted(&scratch, &certificate(&scratch).await));
     assert!(authorities.prepare(Kind::Issuing, false, &actor()).await.is_ok(), "signed here again");
+}
+
+#[tokio::test]
+async fn the_end_of_an_intermediate_above_is_told_in_time_with_what_helps() {
+    let scratch = scratch().await;
+    let (authorities, corporate) = (&scratch.control.authorities, Corporate::new("corporate"));
+    let ends = scratch.clock.now().plus(80 * DAY);
+    let intermediate = corporate.intermediate("intermediate", ends);
+    moved_under(&scratch, &intermediate).await;
+    let advance = async || while authorities.advance(&actor()).await.unwrap() {};
+    let needed = &scratch.control.metrics.authority_needed;
+    scratch.clock.advance(45 * DAY);
+    advance().await;
+    assert_eq!((authorities.need().await.unwrap(), needed.get()), (None, 0));
+    scratch.clock.advance(6 * DAY);
+    advance().await;
+    let need = authorities.need().await.unwrap().unwrap();
+    assert!(need.what.starts_with("the issuing authority ends at ") && !need.is_urgent, "{need:?}");
+    assert!(need.what.contains("; and the intermediate certificate "), "{need:?}");
+
+    // A successor under the same intermediate does not help for long.
+    let install = async |by: &Corporate| {
+        let csr = authorities.request(false, &actor()).await.unwrap().csr;
+        authorities.install(by.sign(&scratch, &csr), None, &actor()).await.unwrap()
+    };
+    let waiting = install(&intermediate).await;
+    advance().await;
+    assert_eq!(needed.get(), 1);
+    let need = authorities.need().await.unwrap().unwrap();
+    assert!(need.what.starts_with("the intermediate certificate ") && !need.is_urgent, "{need:?}");
+    assert!(need.fix.contains(&format!("`hauberk authority activate {waiting}`, then ")), "{need:?}");
+    assert!(need.fix.contains("`hauberk authority csr ") && need.fix.contains(" install "), "{need:?}");
+    scratch.clock.advance(23 * DAY);
+    advance().await;
+    assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, waiting);
+    assert!(authorities.need().await.unwrap().unwrap().is_urgent);
+    // One under another intermediate does.
+    let next = install(&corporate.intermediate("next", ends.plus(100 * DAY))).await;
+    advance().await;
+    assert_eq!((authorities.need().await.unwrap(), needed.get()), (None, 0));
+    assert_eq!(authorities.get(&next).await.unwrap().state, State::Prepared);
+}
+
+#[tokio::test]
+async fn the_end_of_an_intermediate_in_files_is_told_and_another_in_its_place_is_signed_with() {
+    let scratch = scratch().await;
+    let (folder, corporate) = (tempfile::tempdir().unwrap(), Corporate::new("corporate"));
+    let ends = scratch.clock.now().plus(80 * DAY);
+    let upstream = corporate.intermediate("intermediate", ends).files(folder.path());
+    let instances = Arc::clone(&scratch.control.instances);
+    let authorities = after_a_crash_with(&scratch, Some(upstream), instances).await;
+    let advance = async || while authorities.advance(&actor()).await.unwrap() {};
+    let needed = &scratch.control.metrics.authority_needed;
+    advance().await;
+    assert_eq!((authorities.need().await.unwrap(), needed.get()), (None, 0));
+    scratch.clock.advance(51 * DAY);
+    advance().await;
+    let need = authorities.need().await.unwrap().unwrap();
+    assert!(need.what.starts_with("the intermediate certificate ") && !need.is_urgent, "{need:?}");
+    assert!(need.fix.contains("--upstream-certificate"), "{need:?}");
+    assert_eq!(needed.get(), 1);
+    scratch.clock.advance(23 * DAY);
+    assert!(authorities.need().await.unwrap().unwrap().is_urgent);
+
+    corporate.intermediate("next", ends.plus(100 * DAY)).files(folder.path());
+    advance().await;
+    assert_eq!((authorities.need().await.unwrap(), needed.get()), (None, 0));
+    scratch.clock.advance(5 * DAY);
+    advance().await;
+    let active = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    assert!(authorities.get(&active).await.unwrap().not_after > ends);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::resources::admit::{Target, admit_removal};
 use crate::resources::testing::routes;
 use crate::resources::testing::*;
 
-const EDITOR: Rights = Rights { resources: true, policies: false, identities: false };
+const EDITOR: Rights = Rights { resources: true, policies: false, boundaries: false, identities: false };
 
 /// What an editor is told of a change that takes policy rights, and that is good otherwise.
 fn refusals(catalog: &Catalog, batch: &[Resource]) -> Vec<String> {

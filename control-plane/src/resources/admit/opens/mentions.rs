@@ -1,0 +1,130 @@
+//! Which policies and boundaries, as they stand, speak of what; in whatever way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_policy::{BOUNDARY, Mode, PolicyDocument, Referent};
+
+use crate::resources::mesh_catalog::MeshCatalog;
+
+/// The rights that a change takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Takes {
+    pub(super) policies: bool,
+    pub(super) boundaries: bool,
+}
+
+impl Takes {
+    pub(super) const POLICIES: Self = Self { policies: true, boundaries: false };
+
+    /// Those and what touching the named takes.
+    pub(super) fn and_of(self, named: &Speakers<'_>) -> Self {
+        let other = named.takes();
+        Self { policies: self.policies || other.policies, boundaries: self.boundaries || other.boundaries }
+    }
+}
+
+/// Who speaks of one thing: policies, then boundaries, each by name.
+#[derive(Debug, Clone, Default)]
+pub(in crate::resources::admit) struct Speakers<'a>(BTreeSet<(bool, &'a Name)>);
+
+impl<'a> Speakers<'a> {
+    pub(in crate::resources::admit) fn insert(&mut self, document: &'a PolicyDocument) {
+        self.0.insert((document.mode() == Mode::Boundary, document.name()));
+    }
+
+    pub(in crate::resources::admit) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a boundary is among them.
+    pub(in crate::resources::admit) fn has_boundary(&self) -> bool {
+        self.0.iter().any(|(is_boundary, _)| *is_boundary)
+    }
+
+    pub(super) fn takes(&self) -> Takes {
+        let policies = self.0.iter().any(|(is_boundary, _)| !is_boundary);
+        Takes { policies, boundaries: self.has_boundary() }
+    }
+
+    fn union(mut self, others: &Self) -> Self {
+        self.0.extend(&others.0);
+        self
+    }
+}
+
+impl fmt::Display for Speakers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (is_boundary, name)) in self.0.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            let prefix = if *is_boundary { BOUNDARY } else { "" };
+            write!(f, "{comma}{prefix}{name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Who speaks of what.
+#[derive(Default)]
+pub(super) struct Mentions<'a> {
+    services: BTreeMap<&'a Name, Speakers<'a>>,
+    /// By a port's own name or one of its routes'.
+    ports: BTreeMap<(&'a SpiffeId, u16), Speakers<'a>>,
+    routes: BTreeMap<(&'a SpiffeId, u16), Speakers<'a>>,
+    classes: BTreeMap<&'a Name, Speakers<'a>>,
+    /// Of any port and route, by what these are.
+    all: Speakers<'a>,
+}
+
+impl<'a> Mentions<'a> {
+    pub(super) fn of(mesh: &'a MeshCatalog) -> Self {
+        let mut mentions = Self::default();
+        for policy in mesh.policies() {
+            if policy.reads_resource() {
+                mentions.all.insert(policy);
+            }
+            for reference in policy.references() {
+                match &reference.referent {
+                    Referent::Service(service) => {
+                        mentions.services.entry(service).or_default().insert(policy)
+                    }
+                    Referent::Port { node, number } => {
+                        mentions.ports.entry((node, *number)).or_default().insert(policy);
+                    }
+                    Referent::Route { node, port, .. } => {
+                        mentions.ports.entry((node, *port)).or_default().insert(policy);
+                        mentions.routes.entry((node, *port)).or_default().insert(policy);
+                    }
+                    Referent::DataClass(class) => mentions.classes.entry(class).or_default().insert(policy),
+                    // What they reach does not depend on the listeners of any node.
+                    Referent::TrustDomain(_)
+                    | Referent::Mesh(_)
+                    | Referent::Role(_)
+                    | Referent::Node { .. }
+                    | Referent::Gateway { .. }
+                    | Referent::Workload(_)
+                    | Referent::Anonymous => {}
+                }
+            }
+        }
+        mentions
+    }
+
+    /// Those that speak of a port, or of its routes.
+    pub(super) fn of_port(&self, port: (&SpiffeId, u16)) -> Speakers<'a> {
+        self.ports.get(&port).cloned().unwrap_or_default().union(&self.all)
+    }
+
+    pub(super) fn of_routes(&self, port: (&SpiffeId, u16)) -> Speakers<'a> {
+        self.routes.get(&port).cloned().unwrap_or_default().union(&self.all)
+    }
+
+    pub(super) fn of_class(&self, class: &Name) -> Speakers<'a> {
+        self.classes.get(class).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn of_service(&self, service: &Name) -> Speakers<'a> {
+        self.services.get(service).cloned().unwrap_or_default()
+    }
+}

@@ -1,0 +1,237 @@
+//! The resources of one mesh.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_policy::{PolicyDocument, PolicyTemplate};
+use hauberk_tls::SpiffeBundle;
+
+use super::catalog::{Entry, Model};
+use super::data_class::DataClass;
+use super::enrollment::{Enrollment, WorkloadEnrollment};
+use super::federated_trust_domain::FederatedTrustDomain;
+use super::fetched::FetchedBundle;
+use super::key::{Kind, ResourceKey};
+use super::mesh::Mesh;
+use super::nesting;
+use super::role::Role;
+use super::template::LinkedPolicy;
+use super::virtual_node::VirtualNode;
+use super::virtual_service::VirtualService;
+
+/// The resources of one mesh.
+#[derive(Debug, Clone, Default)]
+pub struct MeshCatalog {
+    boundaries: BTreeMap<Name, Arc<Entry>>,
+    classes: BTreeMap<Name, Arc<Entry>>,
+    enrollments: BTreeMap<Name, Arc<Entry>>,
+    federated: BTreeMap<Name, Arc<Entry>>,
+    meshes: BTreeMap<Name, Arc<Entry>>,
+    policies: BTreeMap<Name, Arc<Entry>>,
+    templates: BTreeMap<Name, Arc<Entry>>,
+    roles: BTreeMap<Name, Arc<Entry>>,
+    nodes: BTreeMap<Name, Arc<Entry>>,
+    services: BTreeMap<Name, Arc<Entry>>,
+    /// The last good bundles of followed trust domains; `None`: what is stored cannot be read.
+    pub(super) fetched: BTreeMap<Name, Option<Arc<FetchedBundle>>>,
+}
+
+impl MeshCatalog {
+    /// The resources of one kind, by name.
+    pub fn of_kind(&self, kind: Kind) -> &BTreeMap<Name, Arc<Entry>> {
+        match kind {
+            Kind::Boundary => &self.boundaries,
+            Kind::DataClass => &self.classes,
+            Kind::Enrollment => &self.enrollments,
+            Kind::FederatedTrustDomain => &self.federated,
+            Kind::Mesh => &self.meshes,
+            Kind::Policy => &self.policies,
+            Kind::PolicyTemplate => &self.templates,
+            Kind::Role => &self.roles,
+            Kind::VirtualNode => &self.nodes,
+            Kind::VirtualService => &self.services,
+        }
+    }
+
+    pub(super) fn of_kind_mut(&mut self, kind: Kind) -> &mut BTreeMap<Name, Arc<Entry>> {
+        match kind {
+            Kind::Boundary => &mut self.boundaries,
+            Kind::DataClass => &mut self.classes,
+            Kind::Enrollment => &mut self.enrollments,
+            Kind::FederatedTrustDomain => &mut self.federated,
+            Kind::Mesh => &mut self.meshes,
+            Kind::Policy => &mut self.policies,
+            Kind::PolicyTemplate => &mut self.templates,
+            Kind::Role => &mut self.roles,
+            Kind::VirtualNode => &mut self.nodes,
+            Kind::VirtualService => &mut self.services,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        Kind::ALL.into_iter().all(|kind| self.of_kind(kind).is_empty())
+    }
+
+    /// Makes anew what follows from a resource that was put in or taken out: the policy itself, or those that follow the
+    /// template.
+    pub(super) fn relink(&mut self, key: &ResourceKey) {
+        let policies: Vec<(&Name, &Arc<Entry>)> = match key.kind {
+            Kind::Policy => self.policies.get_key_value(&key.name).into_iter().collect(),
+            Kind::PolicyTemplate => self.policies.iter().collect(),
+            _ => return,
+        };
+        let follows = |policy: &LinkedPolicy| key.kind == Kind::Policy || *policy.template() == key.name;
+        let made = policies.into_iter().filter_map(|(name, entry)| match entry.model() {
+            Model::Linked(policy) if follows(policy) => {
+                let made = policy.made_from(self.template(policy.template()));
+                Some((name.clone(), Arc::new(Entry::new(entry.resource().clone(), Model::Linked(made)))))
+            }
+            _ => None,
+        });
+        let made: Vec<_> = made.collect();
+        self.policies.extend(made);
+    }
+
+    fn template(&self, name: &Name) -> Option<&PolicyTemplate> {
+        match self.templates.get(name)?.model() {
+            Model::PolicyTemplate(template) => Some(template),
+            _ => None,
+        }
+    }
+
+    /// What the mesh itself says.
+    pub fn spec(&self) -> Option<&Mesh> {
+        self.meshes.values().find_map(|entry| match entry.model() {
+            Model::Mesh(mesh) => Some(mesh),
+            _ => None,
+        })
+    }
+
+    /// A virtual node.
+    pub fn node(&self, name: &str) -> Option<&VirtualNode> {
+        as_node(self.nodes.get(name)?)
+    }
+
+    /// The id that a virtual node got when it was made: one that is made anew under its name has another.
+    pub fn node_uid(&self, name: &str) -> &str {
+        self.nodes.get(name).map(|entry| entry.uid()).unwrap_or_default()
+    }
+
+    /// A virtual service.
+    pub fn service(&self, name: &str) -> Option<&VirtualService> {
+        as_service(self.services.get(name)?)
+    }
+
+    /// All virtual nodes, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Name, &VirtualNode)> {
+        self.nodes.iter().filter_map(|(name, entry)| Some((name, as_node(entry)?)))
+    }
+
+    /// All virtual services, in order.
+    pub fn services(&self) -> impl Iterator<Item = (&Name, &VirtualService)> {
+        self.services.iter().filter_map(|(name, entry)| Some((name, as_service(entry)?)))
+    }
+
+    /// All policies and boundaries, each in order.
+    pub fn policies(&self) -> impl Iterator<Item = &PolicyDocument> {
+        self.policies.values().chain(self.boundaries.values()).filter_map(|entry| entry.document())
+    }
+
+    /// A role.
+    pub fn role(&self, name: &str) -> Option<&Role> {
+        as_role(self.roles.get(name)?)
+    }
+
+    /// All roles, in order.
+    pub fn roles(&self) -> impl Iterator<Item = (&Name, &Role)> {
+        self.roles.iter().filter_map(|(name, entry)| Some((name, as_role(entry)?)))
+    }
+
+    /// The members of a role, also by the roles that are in it.
+    pub fn members_of(&self, role: &Name) -> BTreeSet<&SpiffeId> {
+        let within = |name: &Name| self.role(name.as_str()).map(Role::roles).unwrap_or_default();
+        let reached = nesting::reached(role, within);
+        reached.into_iter().filter_map(|name| self.role(name.as_str())).flat_map(Role::members).collect()
+    }
+
+    /// All data classes, in order.
+    pub fn data_classes(&self) -> impl Iterator<Item = (&Name, &DataClass)> {
+        self.classes.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::DataClass(class) => Some((name, class)),
+            _ => None,
+        })
+    }
+
+    /// All enrollments, in order.
+    pub fn enrollments(&self) -> impl Iterator<Item = (&Name, &Enrollment)> {
+        self.enrollments.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::Enrollment(enrollment) => Some((name, enrollment)),
+            _ => None,
+        })
+    }
+
+    /// Those of programs beside agents, in order.
+    pub fn workloads(&self) -> impl Iterator<Item = (&Name, &WorkloadEnrollment)> {
+        self.enrollments().filter_map(|(name, enrollment)| match enrollment {
+            Enrollment::Workload(workload) => Some((name, workload)),
+            Enrollment::Attest(_) => None,
+        })
+    }
+
+    /// All trust domains that are followed, in order, each with the bundle that counts: the last good one that was fetched
+    /// for the very resource, else what the resource itself says.
+    pub fn federated(
+        &self,
+    ) -> impl Iterator<Item = (&Name, &FederatedTrustDomain, Option<&Arc<SpiffeBundle>>)> {
+        self.federated.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::FederatedTrustDomain(followed) => {
+                let bundle = match self.fetched.get(name) {
+                    Some(None) => None,
+                    Some(Some(fetched)) if fetched.is_for(entry) => Some(fetched.bundle()),
+                    Some(Some(_)) | None => followed.initial(),
+                };
+                Some((name, followed, bundle))
+            }
+            _ => None,
+        })
+    }
+
+    /// What was fetched last for a trust domain that is followed, if it counts.
+    pub fn fetched(&self, name: &str) -> Option<&Arc<FetchedBundle>> {
+        let entry = self.federated.get(name)?;
+        self.fetched.get(name)?.as_ref().filter(|fetched| fetched.is_for(entry))
+    }
+
+    /// Stored resources that this release does not accept, each with the reason.
+    pub fn unreadable(&self) -> impl Iterator<Item = (Kind, &Name, &str)> {
+        Kind::ALL.into_iter().flat_map(|kind| {
+            self.of_kind(kind).iter().filter_map(move |(name, entry)| match entry.model() {
+                Model::Unreadable(reason) => Some((kind, name, reason.as_str())),
+                Model::Linked(policy) => policy.reason().map(|reason| (kind, name, reason)),
+                _ => None,
+            })
+        })
+    }
+}
+
+fn as_node(entry: &Entry) -> Option<&VirtualNode> {
+    match entry.model() {
+        Model::VirtualNode(node) => Some(node),
+        _ => None,
+    }
+}
+
+fn as_role(entry: &Entry) -> Option<&Role> {
+    match entry.model() {
+        Model::Role(role) => Some(role),
+        _ => None,
+    }
+}
+
+fn as_service(entry: &Entry) -> Option<&VirtualService> {
+    match entry.model() {
+        Model::VirtualService(service) => Some(service),
+        _ => None,
+    }
+}

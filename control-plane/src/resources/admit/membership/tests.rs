@@ -163,7 +163,7 @@ fn what_a_role_or_policy_names_stays() {
                 \"shop\" lists it; take it out of the role first, or with it";
     assert_eq!(removal(&catalog, &[(Kind::Enrollment, "worker")]), [format!(": {told}")]);
     let moved = worker("worker", "billing/other");
-    assert_eq!(refusals(&catalog, &[moved.clone()]), [format!("spec.workload.path: {told}")]);
+    assert_eq!(refusals(&catalog, std::slice::from_ref(&moved)), [format!("spec.workload.path: {told}")]);
     // Another enrollment of the same workload will do, and so will a role that no longer lists it.
     assert_eq!(refusals(&catalog, &[moved.clone(), worker("second", "billing/worker")]), [""; 0]);
     assert_eq!(refusals(&catalog, &[moved, role("clerks", &["web"], &[], &[])]), [""; 0]);

@@ -96,8 +96,8 @@ fn a_template_that_would_break_what_follows_it_is_refused() {
     // With the policy in one change it is good.
     let both = [template("readers", narrower), linked("web-reads", "readers", Some("Node::\"web\""), None)];
     assert_eq!(refusals(&shop(), &both), [""; 0]);
-    let unknown = READERS.replace("resource in ?resource", "resource in ?resource")
-        + "\nforbid(principal in Role::\"none\", action, resource in ?resource);";
+    let unknown =
+        READERS.to_owned() + "\nforbid(principal in Role::\"none\", action, resource in ?resource);";
     let told = "spec.cedar: Policy shop/web-reads follows it, and would be wrong: role \"none\" does not exist; \
                 apply the role as well";
     assert_eq!(refusals(&shop(), &[template("readers", &unknown)]), [told]);

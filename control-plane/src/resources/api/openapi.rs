@@ -1,4 +1,4 @@
-//! An OpenAPI 3 document (https://spec.openapis.org/oas/): its path templates with their methods.
+//! An OpenAPI 3 document (<https://spec.openapis.org/oas/>): its path templates with their methods.
 
 use std::collections::{BTreeMap, BTreeSet};
 

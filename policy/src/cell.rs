@@ -170,6 +170,8 @@ impl Case<'_> {
         let is_bounded = bounded.outcome != Outcome::Silent;
         let enforced = if is_bounded { bounded } else { self.ask(&request, entities, &in_play.enforce) };
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
+            // A boundary never permits: a view that says so is not one of ours.
+            (Outcome::Permit, _) if is_bounded => (Effect::Deny, Reason::EvaluationError),
             (Outcome::Permit, _) => (Effect::Allow, Reason::Permitted),
             (Outcome::Forbid, _) if is_bounded => (Effect::Deny, Reason::ForbiddenByBoundary),
             (Outcome::Forbid, _) => (Effect::Deny, Reason::Forbidden),

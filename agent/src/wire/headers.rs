@@ -1,6 +1,8 @@
 //! Where header fields are stripped that must not cross an agent: those that speak of one connection only (RFC 9110
 //! §7.6.1), and those whose names are ours to set.
 
+use std::net::Ipv6Addr;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use thiserror::Error;
@@ -207,9 +209,22 @@ fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
     }
 }
 
+/// A name or an address, with or without a port (RFC 9110 §7.2): nothing that servers cut in different places.
 fn is_authority(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]".contains(&byte);
-    text.bytes().all(allowed) && split_host(text).is_some()
+    let (is_host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => (address.parse::<Ipv6Addr>().is_ok(), rest),
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+            let mut labels = name.strip_suffix('.').unwrap_or(name).split('.');
+            (labels.all(|label| !label.is_empty() && label.bytes().all(allowed)), port)
+        }
+    };
+    is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 /// Which kinds of fields there are, found in one pass.
@@ -434,7 +449,12 @@ mod tests {
             |fields: &[(&str, &str)], target: &str| scrub_request(&mut request(fields, target)).unwrap_err();
         assert_eq!(problem(&[("host", "a"), ("host", "a")], "/"), HeaderProblem::DuplicateHost);
         assert_eq!(problem(&[], "/"), HeaderProblem::NoHost);
-        assert_eq!(problem(&[("host", "a/b")], "/"), HeaderProblem::BadHost);
+        for host in [
+            "a/b", "a:80:80", "a:80:", "a:", "a:+1", "a:65536", "[a]:80", "[::1", "::1", "a..", "a..b", ".a",
+            ".",
+        ] {
+            assert_eq!(problem(&[("host", host)], "/"), HeaderProblem::BadHost, "{host}");
+        }
         assert_eq!(problem(&[("host", "u@a")], "/"), HeaderProblem::BadHost);
         assert_eq!(problem(&[("host", "")], "/"), HeaderProblem::BadHost);
         assert_eq!(problem(&[("host", "a:99999")], "/"), HeaderProblem::BadHost);

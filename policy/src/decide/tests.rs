@@ -550,6 +550,9 @@ fn what_cannot_be_read_denies_what_reads_it_and_nothing_else() {
     assert_eq!(asked(&enforced(&query), "/?a=%20", &[]), ("permitted", None, 2));
     assert_eq!(asked(&enforced(&header), "/", &[("x-a", b"\xff")]), ("unreadable_header", None, 1));
     assert_eq!(asked(&enforced(&header), "/", &[("x_a", b"1")]), ("unreadable_header", None, 1));
+    for padded in [&b" 1"[..], b"1 ", b"\t1"] {
+        assert_eq!(asked(&enforced(&header), "/", &[("x-a", padded)]), ("unreadable_header", None, 1));
+    }
     assert_eq!(asked(&enforced(&header), "/?a=%zz", &[("x-b", b"\xff")]), ("permitted", None, 2));
     let audited = [(Mode::Enforce, plain.as_str()), (Mode::Audit, query.as_str())];
     assert_eq!(asked(&audited, "/?a=%zz", &[]), ("permitted", Some(Effect::Deny), 1));

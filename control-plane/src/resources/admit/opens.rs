@@ -263,10 +263,16 @@ impl<'a> Comparison<'a> {
             );
             open("portMapping.protocol", message, rules.and_of(&self.mentions().of_port((id, number))));
         }
+        // A request that another route takes, or none, is in the classes of neither before nor after.
+        let classes: BTreeSet<_> =
+            former.routes.iter().chain(&port.routes).flat_map(|route| &route.classes).collect();
+        let named = classes.into_iter().fold(self.mentions().of_routes((id, number)), |named, class| {
+            named.union(&self.mentions().of_class(class))
+        });
         if former.undeclared == Undeclared::Deny {
             if port.undeclared == Undeclared::Decide {
                 let message = format!("port {number} no longer denies requests that match no declared route");
-                open("undeclared", message, rules);
+                open("undeclared", message, rules.and_of(&named));
             } else {
                 for route in port.routes.iter().map(|route| &route.template) {
                     if former.routes.iter().any(|known| known.template == *route) {
@@ -275,12 +281,11 @@ impl<'a> Comparison<'a> {
                     let message = format!(
                         "port {number} no longer denies {route}: policies decide about it from now on"
                     );
-                    open("routes", message, rules);
+                    open("routes", message, rules.and_of(&named));
                 }
             }
         }
         if routes(former) != routes(port) {
-            let named = self.mentions().of_routes((id, number));
             if !named.is_empty() {
                 open(
                     "routes",

@@ -96,6 +96,10 @@ fn read_path(prefix: &str, path: &str, item: &Value, routes: &mut Vec<DeclaredRo
         flaws.push(Flaw::at(at, "it is not a mapping"));
         return;
     };
+    if path.split('/').any(|segment| segment == "*") {
+        flaws.push(Flaw::at(at, "a `*` would stand for all paths below, which it does not in OpenAPI"));
+        return;
+    }
     let of_path = classes(item, &at, flaws);
     let mut by_classes: BTreeMap<BTreeSet<Name>, Vec<String>> = BTreeMap::new();
     for (field, value) in item {
@@ -140,6 +144,9 @@ fn spelt(path: &str) -> String {
 }
 
 fn classes(of: &Map<String, Value>, at: &str, flaws: &mut Vec<Flaw>) -> BTreeSet<Name> {
+    for field in of.keys().filter(|field| field.starts_with("x-hauberk-") && *field != CLASSES) {
+        flaws.push(Flaw::at(format!("{at}.{field}"), format!("did you mean {CLASSES}?")));
+    }
     let at = format!("{at}.{CLASSES}");
     let names = match of.get(CLASSES) {
         None => return BTreeSet::new(),

@@ -293,6 +293,24 @@ fn what_comes_into_a_class_that_a_policy_names_takes_policy_rights() {
 }
 
 #[test]
+fn a_route_that_takes_requests_out_of_a_class_takes_the_rights_of_what_names_it() {
+    let classed = || classified(listener(8080, "http"), "/orders/{id}", &["pii"]);
+    let text = "forbid(principal is Node, action, resource in DataClass::\"pii\");";
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        data_class("pii", &[]),
+        node("orders", [classed()]),
+        policy("no-pii", text),
+    ]);
+    let editor = Rights { policies: false, ..EVERYTHING };
+    let narrower = node("orders", [classified(classed(), "/orders/7", &[])]);
+    let problems = try_admit(&catalog, &[narrower], editor).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].fault, Fault::Denied);
+    assert!(problems[0].message.contains("no-pii"), "{problems:?}");
+}
+
+#[test]
 fn what_the_boundary_names_takes_the_right_to_change_it() {
     let orders =
         |classes: &[&str]| node("orders", [classified(listener(8080, "http"), "/orders/{id}", classes)]);

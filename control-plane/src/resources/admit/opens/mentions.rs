@@ -48,7 +48,7 @@ impl<'a> Speakers<'a> {
         Takes { policies, boundaries: self.has_boundary() }
     }
 
-    fn union(mut self, others: &Self) -> Self {
+    pub(super) fn union(mut self, others: &Self) -> Self {
         self.0.extend(&others.0);
         self
     }

@@ -285,17 +285,15 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        if routes(former) != routes(port) {
-            if !named.is_empty() {
-                open(
-                    "routes",
-                    format!(
-                        "this changes which requests belong to the routes of port {number}, which {named} may \
-                         speak of"
-                    ),
-                    named.takes(),
-                );
-            }
+        if routes(former) != routes(port) && !named.is_empty() {
+            open(
+                "routes",
+                format!(
+                    "this changes which requests belong to the routes of port {number}, which {named} may \
+                     speak of"
+                ),
+                named.takes(),
+            );
         }
     }
 

@@ -120,12 +120,22 @@ impl SoftHsm {
     /// The private keys that the token holds, by their labels, with what it says of each: asked by another process, as
     /// somebody who has the PIN would.
     fn keys(&self) -> BTreeMap<String, String> {
-        let output = Command::new(env::current_exe().unwrap())
-            .args(["--exact", "pkcs11::inspects_the_token_that_it_is_told_of", "--nocapture"])
-            .env(INSPECTED_MODULE, &self.module)
-            .envs(self.variables())
-            .output()
-            .unwrap();
+        let inspect = || {
+            Command::new(env::current_exe().unwrap())
+                .args(["--exact", "pkcs11::inspects_the_token_that_it_is_told_of", "--nocapture"])
+                .env(INSPECTED_MODULE, &self.module)
+                .envs(self.variables())
+                .output()
+                .unwrap()
+        };
+        // A key may be destroyed while it is looked at.
+        let mut output = inspect();
+        for _ in 0..9 {
+            if output.status.success() {
+                break;
+            }
+            output = inspect();
+        }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
         let keys = text.lines().filter_map(|line| line.strip_prefix("key: ")?.split_once(" | "));
@@ -628,19 +638,23 @@ fn the_key_of_an_authority_that_is_forgotten_is_destroyed_in_the_token() {
     let issuing_of = |keys: &BTreeMap<String, String>| {
         keys.keys().filter(|label| label.contains(" issuing ")).cloned().collect::<Vec<_>>()
     };
-    let mut later = |offset: &str| {
+    let later = |mesh: &mut MeshBox, offset: &str| {
         let variables = [("LD_PRELOAD", faketime.to_str().unwrap()), ("FAKETIME", offset)]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
         let dont = ("DONT_FAKE_MONOTONIC".to_owned(), "1".to_owned());
         mesh.options().variables = hsm.variables().into_iter().chain(variables).chain([dont]).collect();
         mesh.restart_control_plane();
     };
-    later("+84d");
+    later(&mut mesh, "+84d");
     let third = eventually("the next one is made", PATIENCE, || {
         let keys = hsm.keys();
         issuing_of(&keys).into_iter().find(|label| !first.contains(label))
     });
-    later("+92d");
+    // The key is in the token before the authority is on record.
+    eventually("the next one is active", PATIENCE, || {
+        (mesh.control_plane().log().matches("\"authority.activate\"").count() >= 2).then_some(())
+    });
+    later(&mut mesh, "+92d");
     eventually("those whose certificates have expired are gone", PATIENCE, || {
         let keys: Vec<_> = hsm.keys().into_keys().collect();
         let mut left = vec![root.clone(), third.clone()];

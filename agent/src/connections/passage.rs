@@ -42,6 +42,7 @@ pub(crate) struct Passage {
     pub(super) connection: Arc<Connection>,
     pub(super) key: usize,
     pub(super) meter: Arc<Meter>,
+    pub(super) gathered: Option<Arc<Gathered>>,
     pub(super) view: Option<Arc<NodeView>>,
     pub(super) ruling: Ruling,
     /// When it was decided.
@@ -53,6 +54,13 @@ pub(crate) struct Passage {
 }
 
 impl Subject {
+    pub(super) fn gathered(&self) -> Option<&Arc<Gathered>> {
+        match self {
+            Self::Request { gathered, .. } => gathered.as_ref(),
+            Self::Stream => None,
+        }
+    }
+
     /// `path` is the target's path, if it has been parsed already.
     pub(super) fn decide(
         &self,
@@ -90,6 +98,11 @@ impl Passage {
     /// What counts its bytes, and stops it when it is cut.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.meter
+    }
+
+    /// What of a request policies wanted to know besides its method and path.
+    pub(crate) fn gathered(&self) -> Option<&Gathered> {
+        self.gathered.as_deref()
     }
 
     /// The id of the decision, where it was not plainly to allow.

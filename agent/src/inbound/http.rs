@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
-use crate::connections::{Passage, Role, Subject};
+use crate::connections::{Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::wire::answer::{self, Form};
@@ -173,13 +173,15 @@ fn decide(
         // The decision says why there is none.
         None => None,
     };
-    let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
-    let gathered = wanted.map(|wanted| {
-        let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        Arc::new(wanted.gather(&head.host, fields))
-    });
     let is_upgrade = head.upgrade.is_some();
-    let subject = Subject::Request { method, target: target.clone(), is_upgrade, gathered };
+    let subject = |rules: &Rules| {
+        let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
+        let gathered = wanted.map(|wanted| {
+            let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            Arc::new(wanted.gather(&head.host, fields))
+        });
+        Subject::Request { method, target: target.clone(), is_upgrade, gathered }
+    };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
     *request.uri_mut() = Uri::from(target);

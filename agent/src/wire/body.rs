@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use hauberk_policy::Gathered;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::exchange::Link;
-use super::headers::scrub_trailers;
+use super::headers::{scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
@@ -96,6 +97,10 @@ impl RequestBody {
     pub(crate) fn is_empty(&self) -> bool {
         self.body.is_none()
     }
+
+    fn gathered(&self) -> Option<&Gathered> {
+        self.passage.as_ref()?.gathered()
+    }
 }
 
 impl Via {
@@ -166,7 +171,13 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let waker = cx.waker().clone();
-        metered.poll_frame(cx, &mut Context::from_waker(&waker))
+        let mut polled = metered.poll_frame(cx, &mut Context::from_waker(&waker));
+        if let (Poll::Ready(Some(Ok(frame))), Some(gathered)) = (&mut polled, self.gathered())
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            scrub_undecided(trailers, gathered);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

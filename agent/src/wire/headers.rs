@@ -3,6 +3,7 @@
 
 use std::net::Ipv6Addr;
 
+use hauberk_policy::Gathered;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use thiserror::Error;
@@ -150,6 +151,16 @@ pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
     }
     if found.connection {
         strip_connection(headers);
+    }
+}
+
+/// Takes out of a request's trailers what policies read among its header fields: some servers take a field from either
+/// place, and trailers come after the decision.
+pub(crate) fn scrub_undecided(trailers: &mut HeaderMap, decided_by: &Gathered) {
+    let undecided: Vec<_> =
+        trailers.keys().filter(|name| decided_by.looked_for(name.as_str())).cloned().collect();
+    for name in undecided {
+        trailers.remove(name);
     }
 }
 

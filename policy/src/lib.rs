@@ -19,8 +19,10 @@ mod facts;
 mod fields;
 mod grant;
 mod names;
+mod outlook;
 mod overlap;
 mod path;
+mod path_set;
 mod pattern;
 mod qualify;
 mod reads;
@@ -41,6 +43,7 @@ pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, 
 pub use explain::{Explanation, Mismatch, PolicyNote};
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::{BadName, Referent, node_named, workload_named};
+pub use outlook::{Asked, Asker, Clause, Given, Outlook, Paths, Prospect, Survey};
 pub use overlap::{Overlap, overlaps};
 pub use path::{AmbiguousPath, CanonicalPath};
 pub use pattern::PathPattern;

@@ -1,0 +1,72 @@
+//! What a question about policies says of the caller's connection, the time and the request's head.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+use hauberk_policy::{Engine, Gathered, Given, HeaderLines, Moment, Peer, Tls};
+use hauberk_proto::admin::v1::CheckRequest;
+use tonic::Status;
+
+use crate::rpc::status;
+
+/// What does not depend on what is asked for.
+pub(super) struct Circumstances {
+    /// What the question says, completed by what holds between agents of this release.
+    pub(super) peer: Peer,
+    pub(super) moment: Moment,
+    /// What it says and nothing more.
+    given: Given,
+}
+
+impl Circumstances {
+    /// Reads what the question says.
+    pub(super) fn of(request: &CheckRequest, now: UnixMillis) -> Result<Self, Status> {
+        let CheckRequest { address, at, certificate_age_s, tls_group, .. } = request;
+        let address: Option<IpAddr> = match address.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| status::bad_field("address", "this is no IP address"))?),
+        };
+        let at = at.as_ref().map(|at| {
+            let seconds = u64::try_from(at.seconds).unwrap_or_default();
+            UnixMillis::from_secs(seconds)
+                .plus(Duration::from_nanos(u64::try_from(at.nanos).unwrap_or_default()))
+        });
+        let certificate_age = certificate_age_s.map(Duration::from_secs);
+        let time = at.unwrap_or(now);
+        let certificate_since = Some(time.minus(certificate_age.unwrap_or_default()));
+        let tls = |group: &str| Tls { version: "TLSv1.3".into(), group: group.into() };
+        let told = Some(tls_group.as_str()).filter(|group| !group.is_empty()).map(tls);
+        let assumed = told.clone().unwrap_or_else(|| tls("X25519MLKEM768"));
+        Ok(Self {
+            peer: Peer::new(address, Some(assumed)),
+            moment: Moment { time, certificate_since },
+            given: Given { address, tls: told, time: at, certificate_age, ..Given::default() },
+        })
+    }
+
+    /// What the question says, of what a node's agents would gather from the request.
+    pub(super) fn given(&self, request: &CheckRequest, gathered: &Gathered) -> Given {
+        let is_told = |lines: &&HeaderLines| {
+            let has_lines = lines.values.as_ref().is_none_or(|values| !values.is_empty());
+            has_lines || request.headers.iter().any(|told| told.name.eq_ignore_ascii_case(&lines.name))
+        };
+        Given {
+            host: gathered.host().filter(|_| !request.host.is_empty()).map(str::to_owned),
+            headers: gathered.headers().iter().filter(is_told).cloned().collect(),
+            ..self.given.clone()
+        }
+    }
+}
+
+/// What the node's agents would gather of such a request.
+pub(super) fn gathered(request: &CheckRequest, engine: &Engine, port: u16) -> Gathered {
+    let CheckRequest { target, host, headers, .. } = request;
+    let host = if host.is_empty() { target } else { host };
+    let lines = headers.iter().flat_map(|lines| {
+        let unreadable = lines.unreadable.then_some(&b"\xff"[..]);
+        let values = lines.values.iter().map(String::as_bytes).chain(unreadable);
+        values.map(|value| (lines.name.as_str(), value))
+    });
+    engine.wanted(port).map(|wanted| wanted.gather(host, lines)).unwrap_or_default()
+}

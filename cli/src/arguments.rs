@@ -4,6 +4,7 @@ mod access;
 mod authority;
 mod bundle;
 mod decisions;
+mod record;
 mod resources;
 mod revocation;
 
@@ -16,6 +17,7 @@ pub(crate) use access::{
 pub(crate) use authority::{AuthorityCommand, AuthorityKind, Waiting};
 pub(crate) use bundle::{BundleCommand, BundleFormat};
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
+pub(crate) use record::{Simulate, Suggest};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
 pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
 
@@ -34,6 +36,7 @@ Examples:
   hauberk check                            what is wrong, and how to mend it
   hauberk apply -f shop.yaml --wait        change the mesh, return when every agent enforces it
   hauberk can web orders GET /orders/1     yes or no, and which policy says so
+  hauberk simulate -f draft.yaml           what a change would make of recorded calls
   hauberk tap --denied                     watch what is refused, as it happens
   hauberk explain DECISION                 why it was refused, and what would allow it
   hauberk explain virtualnode.spec         what can be written there"
@@ -104,6 +107,10 @@ pub(crate) enum Command {
     Deny(Grant),
     /// Ask whether a call would be permitted (exit code 0: yes, 1: no)
     Can(Can),
+    /// Say what a draft would change for recorded calls (exit code 0: nothing denied, 1: something, 2: it failed)
+    Simulate(Simulate),
+    /// Write the policies that let through what was recorded, and no more
+    Suggest(Suggest),
     /// Say why a decision was made, or what the fields of a kind of resource are for
     Explain(Explain),
     /// Watch decisions as they are made

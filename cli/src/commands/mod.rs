@@ -21,9 +21,12 @@ pub(crate) mod grant;
 pub(crate) mod login;
 pub(crate) mod revoke;
 pub(crate) mod rows;
+pub(crate) mod simulate;
+pub(crate) mod suggest;
 pub(crate) mod tap;
 pub(crate) mod token;
 pub(crate) mod wait;
+mod would_deny;
 
 use crate::error::CommandError;
 

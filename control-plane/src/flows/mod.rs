@@ -25,6 +25,7 @@ use crate::registry::{Store, StoreError};
 pub use filter::Filter;
 pub use kept::KeptDecision;
 pub use observers::{Observation, TooManyObservers};
+pub(crate) use recorded::decisions;
 pub use recorded::{NodeRecord, REMEMBERED_FOR, Recorded};
 pub use would_deny::{Auditing, Tally, WouldDenials};
 

@@ -52,6 +52,7 @@ mod peer;
 mod pkcs11;
 mod policy_templates;
 mod python;
+mod record;
 mod renewal;
 mod replicas;
 mod resources;

@@ -4,7 +4,7 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
@@ -15,6 +15,7 @@ const FILES: [&str; 17] = [
     "hauberk/agent/v1/svid_tokens.proto",
     "hauberk/admin/v1/resources.proto",
     "hauberk/admin/v1/policies.proto",
+    "hauberk/admin/v1/record.proto",
     "hauberk/admin/v1/identities.proto",
     "hauberk/admin/v1/admins.proto",
     "hauberk/admin/v1/revocations.proto",

@@ -31,8 +31,10 @@ use tower_service::Service;
 use crate::clock::Clock;
 use crate::config::{Config, Flags, Subcommand};
 use crate::control_plane::ALPN;
+use crate::mesh::NodeView;
 use crate::state::{StoredIdentity, StoredTrust};
 use crate::sync::Recipient;
+use crate::sync::{Content, Floors, authenticate};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
@@ -147,6 +149,18 @@ pub(crate) fn node_view(revision: u64) -> pb::View {
             }],
             ..pb::NodeView::default()
         })),
+    }
+}
+
+/// The view of a node, ready to decide by.
+pub(crate) fn prepared(view: &pb::View) -> Arc<NodeView> {
+    let authorities = Authorities::new();
+    let signed = authorities.signed(view);
+    let authentic =
+        authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
+    match authentic.prepare(None).unwrap().content {
+        Content::Node { view, .. } => view,
+        Content::Service(_) => unreachable!(),
     }
 }
 

@@ -5,6 +5,7 @@ mod authority;
 mod bundle;
 mod decisions;
 mod policy;
+mod record;
 mod resources;
 mod revocation;
 
@@ -18,6 +19,7 @@ pub(crate) use authority::{AuthorityCommand, AuthorityKind, Waiting};
 pub(crate) use bundle::{BundleCommand, BundleFormat};
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
 pub(crate) use policy::{PolicyCommand, PolicyDiff, PolicyTest, TableFormat, WhatCan, WhoCan};
+pub(crate) use record::{Simulate, Suggest};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
 pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
 
@@ -37,6 +39,7 @@ Examples:
   hauberk apply -f shop.yaml --wait        change the mesh, return when every agent enforces it
   hauberk can web orders GET /orders/1     yes or no, and which policy says so
   hauberk who-can orders POST '/orders/*'  everybody who could, and under what conditions
+  hauberk simulate -f draft.yaml           what a change would make of recorded calls
   hauberk tap --denied                     watch what is refused, as it happens
   hauberk explain DECISION                 why it was refused, and what would allow it
   hauberk explain virtualnode.spec         what can be written there"
@@ -114,6 +117,10 @@ pub(crate) enum Command {
     /// Try policies out before they hold
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Say what a draft would change for recorded calls (exit code 0: nothing denied, 1: something, 2: it failed)
+    Simulate(Simulate),
+    /// Write the policies that let through what was recorded, and no more
+    Suggest(Suggest),
     /// Say why a decision was made, or what the fields of a kind of resource are for
     Explain(Explain),
     /// Watch decisions as they are made

@@ -65,6 +65,8 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, Comma
         Command::Policy(PolicyCommand::Diff(arguments)) => {
             commands::policy_diff::run(&global, arguments).await
         }
+        Command::Simulate(arguments) => commands::simulate::run(&global, arguments).await,
+        Command::Suggest(arguments) => commands::suggest::run(&global, arguments).await,
         Command::Explain(arguments) => commands::explain::run(&global, arguments).await,
         Command::Tap(arguments) => commands::tap::run(&global, arguments).await,
         Command::Check(arguments) => commands::check::run(&global, arguments).await,

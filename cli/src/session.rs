@@ -5,7 +5,7 @@ use hauberk_proto::admin::v1 as api;
 use hauberk_proto::admin::v1::{
     admins_client::AdminsClient, audit_client::AuditClient, authorities_client::AuthoritiesClient,
     federation_client::FederationClient, flows_client::FlowsClient, identities_client::IdentitiesClient,
-    policies_client::PoliciesClient, resources_client::ResourcesClient,
+    policies_client::PoliciesClient, record_client::RecordClient, resources_client::ResourcesClient,
     revocations_client::RevocationsClient, rollout_client::RolloutClient, system_client::SystemClient,
 };
 use hauberk_proto::mesh::v1::{Kind, Resource, ResourceRef};
@@ -65,6 +65,8 @@ impl Session {
         resources: ResourcesClient;
         /// Who may do what.
         policies: PoliciesClient;
+        /// What was decided how often.
+        record: RecordClient;
         /// Tokens, instances, certificates.
         identities: IdentitiesClient;
         /// Who is refused.

@@ -227,6 +227,14 @@ async fn start_push(
         stop: stop.clone(),
     })
     .await?;
+    tasks.spawn({
+        let (push, authority, clock) =
+            (Arc::clone(&push), Arc::clone(&control.authority), control.clock.clone());
+        let (catalogs, stop) = (catalogs.subscribe(), stop.clone());
+        async move {
+            push.flows().would_denials().follow(catalogs, authority.trust_domain(), &clock, &stop).await;
+        }
+    });
     let (running, clock) = (Arc::clone(&push), control.clock.clone());
     let resources = Resources::new(ResourcesParts {
         catalogs,

@@ -33,6 +33,7 @@ pub mod revocation;
 pub mod rpc;
 pub mod secret;
 pub mod server_certificate;
+pub mod simulate;
 pub mod telemetry;
 pub mod web;
 

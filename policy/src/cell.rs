@@ -13,6 +13,7 @@ use crate::document::Mode;
 use crate::facts::Principal;
 use crate::reads::{Fact, FactSet};
 use crate::scope::Authorization;
+use crate::tally::{Counted, Tally};
 use crate::vocabulary::VOCABULARY;
 
 /// How many paths one caller's memory of one route and action holds before it starts afresh.
@@ -25,15 +26,15 @@ const MAX_REMEMBERED_PATH_LEN: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) enum Cell {
     /// No policy in play reads what may vary: always the same.
-    Settled(Decision),
+    Settled(Decision, Arc<Tally>),
     Open(Box<OpenCell>),
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct OpenCell {
     in_play: InPlay,
-    /// Whether the path alone tells the outcome; otherwise nothing is remembered.
-    by_path: bool,
+    /// Counts, where the path alone tells the outcome; otherwise nothing is remembered.
+    by_path: Option<Arc<Tally>>,
     pub(crate) remembered: HashMap<Box<str>, Decision>,
 }
 
@@ -81,19 +82,37 @@ pub(crate) struct Case<'a> {
 impl Case<'_> {
     /// Finds the policies in play, and settles the question for good where none of them reads what may vary.
     pub(crate) fn open(&self) -> Cell {
-        let Some(in_play) = self.in_play() else { return Cell::Settled(self.denied()) };
+        let Some(in_play) = self.in_play() else { return self.settled(self.denied()) };
         let reads = in_play.reads();
         let reads_method = reads.contains(Fact::Method) && !self.about.action.fixes_method();
         let by_path = !reads.vary() && !reads_method;
         if by_path && !reads.contains_any(&[Fact::Path, Fact::Params]) {
-            return Cell::Settled(self.decide(&in_play));
+            return self.settled(self.decide(&in_play));
         }
+        let by_path = by_path.then(|| Tally::new(false));
         Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: HashMap::new() }))
+    }
+
+    fn settled(&self, decision: Decision) -> Cell {
+        Cell::Settled(decision, Tally::new(true))
+    }
+
+    /// Decides, and counts the question where its decision is remembered.
+    pub(crate) fn decide_counted(&self, cell: &mut Cell, mark: u64) -> (Decision, Counted) {
+        let at = self.about.moment.time;
+        match cell {
+            Cell::Settled(decision, tally) => (decision.clone(), tally.count(mark, at)),
+            Cell::Open(open) => {
+                let decision = self.decide_open(open);
+                let counted = open.by_path.as_ref().map_or(Counted::No, |tally| tally.count(mark, at));
+                (decision, counted)
+            }
+        }
     }
 
     pub(crate) fn decide_open(&self, open: &mut OpenCell) -> Decision {
         let path = match self.about.attempt {
-            Attempt::Request { path, .. } if open.by_path => Some(path.path()),
+            Attempt::Request { path, .. } if open.by_path.is_some() => Some(path.path()),
             _ => None,
         };
         if let Some(decision) = path.and_then(|path| open.remembered.get(path)) {

@@ -31,6 +31,8 @@ pub(crate) struct Compiled {
     /// All entities that it mentions.
     pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
+    /// It has conditions; otherwise whatever its scope admits is what it is about.
+    pub(crate) is_conditional: bool,
     /// The header fields that it names.
     pub(crate) headers: Box<[Arc<str>]>,
 }
@@ -92,12 +94,18 @@ impl Compiled {
             literals,
             headers: reads.headers.iter().map(|name| Arc::from(&**name)).collect(),
             reads,
+            is_conditional: policy.has_non_scope_constraint(),
             policy,
         })
     }
 
     fn is_of(&self, SlicedPolicy { name, mode, text }: &SlicedPolicy) -> bool {
         *self.name == **name && self.mode == *mode && *self.text == **text
+    }
+
+    /// Whether both are one statement, word for word.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.mode == other.mode && self.text == other.text
     }
 
     /// Whether the scope admits this caller and action; the resource aside.

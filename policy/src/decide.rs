@@ -12,6 +12,7 @@ use crate::decision::{Attempt, Caller, Decision, Question, Reason};
 use crate::facts::{Principal, anonymous, caller};
 use crate::route::RouteTemplate;
 use crate::scope::{Protocol, Undeclared};
+use crate::tally::Counted;
 use crate::vocabulary::{Action, VOCABULARY};
 
 /// One caller's view of an [`Engine`], which remembers what was decided.
@@ -81,7 +82,21 @@ impl CallerMemo {
         self.decide_as(port, attempt, moment, |_| true)
     }
 
-    /// The same for a part of what the attempt is.
+    /// The same, counting the question where its decision is remembered. `mark` stands for the attempt's method and path,
+    /// and is not 0.
+    pub fn decide_counted(
+        &mut self,
+        port: u16,
+        attempt: Attempt<'_>,
+        moment: Moment,
+        mark: u64,
+    ) -> (Decision, Counted) {
+        // What is two things at once has two memories, and is counted in neither.
+        let mark = Some(mark).filter(|_| !matches!(attempt, Attempt::Request { upgrade: true, .. }));
+        self.decide_and_count(port, attempt, moment, |_| true, mark)
+    }
+
+    /// The decision on a part of what the attempt is.
     pub(crate) fn decide_as(
         &mut self,
         port: u16,
@@ -89,31 +104,45 @@ impl CallerMemo {
         moment: Moment,
         is_asked: impl Fn(&Action) -> bool,
     ) -> Decision {
+        self.decide_and_count(port, attempt, moment, is_asked, None).0
+    }
+
+    fn decide_and_count(
+        &mut self,
+        port: u16,
+        attempt: Attempt<'_>,
+        moment: Moment,
+        is_asked: impl Fn(&Action) -> bool,
+        mark: Option<u64>,
+    ) -> (Decision, Counted) {
+        let denied = |reason| (Decision::denied(reason), Counted::No);
         let Self { engine, caller, peer, principal, cells } = self;
         let inner = &*engine.0;
-        let Some(principal) = principal else { return Decision::denied(Reason::NotAPrincipal) };
+        let Some(principal) = principal else { return denied(Reason::NotAPrincipal) };
         let (port, target) = match inner.locate(port, attempt) {
             Ok(found) => found,
-            Err(reason) => return Decision::denied(reason),
+            Err(reason) => return denied(reason),
         };
         let Some(governed) = inner.resources.get(target.resource) else {
-            return Decision::denied(Reason::EvaluationError);
+            return denied(Reason::EvaluationError);
         };
         let decide_one = |action| {
             let (is_foreign, template) = (principal.is_foreign, target.template);
             let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
             let case = Case { inner, principal, port, governed, about };
-            match cells.entry((target.resource, action)).or_insert_with(|| case.open()) {
-                Cell::Settled(decision) => decision.clone(),
-                Cell::Open(open) => case.decide_open(open),
+            let cell = cells.entry((target.resource, action)).or_insert_with(|| case.open());
+            match (mark, cell) {
+                (Some(mark), cell) => case.decide_counted(cell, mark),
+                (None, Cell::Settled(decision, _)) => (decision.clone(), Counted::No),
+                (None, Cell::Open(open)) => (case.decide_open(open), Counted::No),
             }
         };
         target
             .actions()
             .filter(is_asked)
             .map(decide_one)
-            .reduce(Decision::and)
-            .unwrap_or_else(|| Decision::denied(Reason::EvaluationError))
+            .reduce(|(one, _), (other, _)| (one.and(other), Counted::No))
+            .unwrap_or_else(|| denied(Reason::EvaluationError))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::reads::FactSet;
 use crate::vocabulary::Action;
 
 /// Who calls, as the connection proved it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Caller {
     /// Whoever holds a verified SVID with this id.
     Peer(SpiffeId),

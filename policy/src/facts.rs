@@ -31,7 +31,7 @@ pub(crate) struct PortResources {
 }
 
 /// Who is in which roles.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Roles(HashMap<SpiffeId, Vec<EntityUid>>);
 
 impl Roles {

@@ -11,6 +11,8 @@ use crate::names::principal_kind;
 use crate::pattern::PathPattern;
 use crate::vocabulary::Kind;
 
+pub(crate) use words::MAX_NAME_LEN;
+
 /// A simple permission, or prohibition: these callers, that target, and what exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {

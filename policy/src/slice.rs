@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use cedar_policy::{EntityTypeName, EntityUid, Policy, ResourceConstraint};
 use hauberk_identity::Name;
 
+use crate::compiled::permits;
 use crate::document::{Mode, PolicyDocument, Statement};
 use crate::facts::{Resource, Roles, resources};
 use crate::reads::{Fact, FactSet, Reads};
@@ -53,6 +54,11 @@ pub struct SlicedPolicy {
 }
 
 impl SlicedPolicy {
+    /// Whether it permits; also where it cannot be read.
+    pub fn permits(&self) -> bool {
+        Policy::parse(None, &self.text).map_or(true, |policy| permits(&policy))
+    }
+
     /// What of the context its conditions read at most; everything, where the text cannot be read itself.
     pub fn reads(&self) -> FactSet {
         // Most read the path at most, and need no parsing.

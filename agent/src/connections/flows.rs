@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hauberk_identity::Name;
-use hauberk_policy::{CanonicalPath, Moment, Protocol};
+use hauberk_policy::{CanonicalPath, Counted, Moment, Protocol};
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -77,9 +77,10 @@ impl Connection {
         drop(state);
         let begun = Instant::now();
         let moment = self.moment(connections);
-        let ruling = match memo {
-            Ok(memo) => subject.decide(&memo, self.port(), path, moment),
-            Err(reason) => Ruling::Refused(reason),
+        let decisions = connections.decisions();
+        let (ruling, counted) = match memo {
+            Ok(memo) => subject.decide_first(&memo, self.port(), path, moment, decisions),
+            Err(reason) => (Ruling::Refused(reason), Counted::No),
         };
         connections.context().metrics.decided(begun.elapsed());
         if ruling.changes_with_time() {
@@ -99,7 +100,7 @@ impl Connection {
             since,
             recorded: None,
         };
-        passage.record(&subject);
+        passage.record(&subject, counted);
         passage
     }
 
@@ -124,7 +125,7 @@ impl Connection {
         let memo = state.memo(&rules, self);
         for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
             let ruling = match &memo {
-                Ok(memo) => flow.subject.decide(memo, self.port(), None, moment),
+                Ok(memo) => flow.subject.decide(memo, self.port(), moment),
                 Err(reason) => Ruling::Refused(reason),
             };
             flow.set_changing(ruling.changes_with_time(), &self.changing);

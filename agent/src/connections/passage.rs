@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::Name;
-use hauberk_policy::{Attempt, CanonicalPath, Gathered, Moment};
+use hauberk_policy::{Attempt, CanonicalPath, Counted, Gathered, Moment};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Connections;
 use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
-use crate::decisions::{DecisionId, Outcome, Recorded};
+use crate::decisions::{DecisionId, Decisions, Outcome, Recorded};
 use crate::mesh::NodeView;
 use crate::wire::meter::Meter;
 
@@ -61,31 +61,49 @@ impl Subject {
         }
     }
 
-    /// `path` is the target's path, if it has been parsed already.
-    pub(super) fn decide(
+    /// Decides it again.
+    pub(super) fn decide(&self, memo: &SharedMemo, port: u16, moment: Moment) -> Ruling {
+        self.with_path(None, |attempt, _| Ruling::Policy(rules::decide(memo, port, attempt, moment)))
+            .unwrap_or(Ruling::Refused("ambiguous_path"))
+    }
+
+    /// Decides it for the first time. `path` is the target's path, if it has been parsed already.
+    pub(super) fn decide_first(
         &self,
         memo: &SharedMemo,
         port: u16,
         path: Option<&CanonicalPath<'_>>,
         moment: Moment,
-    ) -> Ruling {
-        let decide = |attempt: Attempt<'_>| Ruling::Policy(rules::decide(memo, port, attempt, moment));
+        decisions: &Decisions,
+    ) -> (Ruling, Counted) {
+        self.with_path(path, |attempt, (method, path)| {
+            let mark = decisions.mark(method, path);
+            let (decision, counted) = rules::decide_counted(memo, port, attempt, moment, mark);
+            (Ruling::Policy(decision), counted)
+        })
+        .unwrap_or((Ruling::Refused("ambiguous_path"), Counted::No))
+    }
+
+    /// Gives `ask` what is attempted, with its method and path; nothing where the path has several readings.
+    fn with_path<T>(
+        &self,
+        path: Option<&CanonicalPath<'_>>,
+        ask: impl FnOnce(Attempt<'_>, (&str, &str)) -> T,
+    ) -> Option<T> {
         let Self::Request { method, target, is_upgrade, gathered } = self else {
-            return decide(Attempt::Stream);
+            return Some(ask(Attempt::Stream, ("", "")));
         };
-        let gathered = gathered.as_deref().unwrap_or(Gathered::nothing());
         let parsed;
         let path = match path {
             Some(path) => path,
-            None => match CanonicalPath::parse(method.as_str(), target.as_str()) {
-                Ok(path) => {
-                    parsed = path;
-                    &parsed
-                }
-                Err(_) => return Ruling::Refused("ambiguous_path"),
-            },
+            None => {
+                parsed = CanonicalPath::parse(method.as_str(), target.as_str()).ok()?;
+                &parsed
+            }
         };
-        decide(Attempt::Request { method: method.as_str(), path, upgrade: *is_upgrade, gathered })
+        let (method, upgrade) = (method.as_str(), *is_upgrade);
+        let gathered = gathered.as_deref().unwrap_or(Gathered::nothing());
+        Some(ask(Attempt::Request { method, path, upgrade, gathered }, (method, path.path())))
     }
 }
 
@@ -116,15 +134,20 @@ impl Passage {
         self.meter.note_grpc_status(response.headers());
     }
 
-    /// Counts what was decided, and gives whatever is not plainly allowed an id.
-    pub(super) fn record(&mut self, subject: &Subject) {
+    /// Counts what was decided, and gives whatever is not plainly allowed an id. `counted` is what has become of that
+    /// where the decision is remembered.
+    pub(super) fn record(&mut self, subject: &Subject, counted: Counted) {
         let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
             if decision.reason == hauberk_policy::Reason::Permitted && decision.audit.is_none());
-        if !is_plain {
+        if !is_plain || !matches!(counted, Counted::Yes) {
             let service = self.service.as_ref().map(AsRef::as_ref).unwrap_or_default();
             let (view, moment) = (self.view.as_ref(), self.moment);
             let facts = self.connection.facts(view, subject, &self.ruling, moment, service);
-            self.recorded = Some(self.connections.decisions().begin(&facts));
+            let decisions = self.connections.decisions();
+            decisions.count(&facts, counted);
+            if !is_plain {
+                self.recorded = Some(decisions.begin(&facts));
+            }
         }
         if let Some(listener) = self.connection.listener() {
             let ruling = self.ruling.as_told();

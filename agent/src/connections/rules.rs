@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_policy::{Attempt, Caller, CallerMemo, Decision, Moment, Peer, Protocol};
+use hauberk_policy::{Attempt, Caller, CallerMemo, Counted, Decision, Moment, Peer, Protocol};
 
 use crate::decisions;
 use crate::mesh::{Inbound, NodeView};
@@ -106,6 +106,18 @@ impl Rules {
 /// Asks a caller's memory.
 pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Decision {
     memo.lock().unwrap_or_else(PoisonError::into_inner).decide(port, attempt, moment)
+}
+
+/// The same, counted where it is remembered.
+pub(crate) fn decide_counted(
+    memo: &SharedMemo,
+    port: u16,
+    attempt: Attempt<'_>,
+    moment: Moment,
+    mark: u64,
+) -> (Decision, Counted) {
+    let mut memo = memo.lock().unwrap_or_else(PoisonError::into_inner);
+    memo.decide_counted(port, attempt, moment, mark)
 }
 
 /// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us all

@@ -1,12 +1,12 @@
 //! What is known of one decision.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{Serial, UnixMillis};
 use hauberk_policy::{
-    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, Peer, Reason,
+    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, Peer, Reason, Tls,
 };
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::encode_header_lines;
@@ -224,6 +224,16 @@ impl<'a> Ruling<'a> {
         label.split_once(' ').map_or("", |(_port, template)| template)
     }
 
+    /// The policies in mode audit that would have changed it.
+    pub(super) fn audit_policies(&self) -> &'a [Arc<str>] {
+        match self {
+            Self::Policy(Decision { effect, audit: Some(audit), .. }) if audit.effect != *effect => {
+                &audit.policies
+            }
+            Self::Policy(_) | Self::Refused { .. } => &[],
+        }
+    }
+
     /// What policies in mode audit would have said, where that differs.
     pub fn audit_verdict(&self) -> Option<Verdict> {
         match self {
@@ -255,6 +265,16 @@ impl<'a> Facts<'a> {
         host.filter(|_| self.ruling.reads().contains(Fact::Host))
     }
 
+    /// The caller's address, where policies read it.
+    pub(super) fn address_read(&self) -> Option<IpAddr> {
+        self.peer.address().filter(|_| self.ruling.reads().contains(Fact::Address))
+    }
+
+    /// What the handshake negotiated, where policies read it.
+    pub(super) fn tls_read(&self) -> Option<&'a Tls> {
+        self.peer.tls().filter(|_| self.ruling.reads().contains(Fact::Tls))
+    }
+
     /// The header fields that were looked for, where policies read any.
     pub(super) fn headers_read(&self) -> &'a [HeaderLines] {
         let gathered = self.gathered.filter(|_| self.ruling.reads().contains(Fact::Headers));
@@ -272,7 +292,7 @@ impl<'a> Facts<'a> {
             || self.gathered_read().is_some_and(|gathered| gathered.size() > MAX_READ)
     }
 
-    fn known_to_policies(&self) -> pb::DecisionFacts {
+    pub(super) fn known_to_policies(&self) -> pb::DecisionFacts {
         let is_long = self.is_long();
         let tls = self.peer.tls();
         pb::DecisionFacts {

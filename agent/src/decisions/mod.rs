@@ -1,17 +1,21 @@
 //! What becomes of a decision: an id and a place in memory for what was denied, an access line, and a summary for the
 //! control plane where it is the first of its kind or somebody is watching.
 //!
-//! An allowed request costs one atomic load here when the access log is off and nobody watches.
+//! An allowed request costs two atomic operations here when the access log is off and nobody watches: it is counted
+//! where its decision is remembered.
 
 mod access_log;
 mod explain;
 mod facts;
 mod memory;
+mod record;
 mod upstream;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::{InstanceId, UnixMillis};
+use hauberk_policy::Counted;
 use hauberk_proto::agent::v1 as pb;
 
 pub use access_log::{AccessLog, AccessLogWriter};
@@ -20,6 +24,7 @@ pub use memory::DecisionId;
 
 use crate::clock::Clock;
 use memory::Memory;
+use record::Record;
 use upstream::Upstream;
 
 /// A decision that was given an id when it was made. How it ended is told by [`Decisions::finish`].
@@ -37,13 +42,23 @@ pub struct Decisions {
     clock: Clock,
     memory: Mutex<Memory>,
     upstream: Upstream,
+    record: Record,
+    /// The control plane wants what is recorded.
+    are_flows_wanted: AtomicBool,
     access_log: Option<AccessLog>,
 }
 
 impl Decisions {
     /// Remembers nothing yet. `boot` is random and tells the ids of this run from those of former ones.
     pub fn new(clock: Clock, instance: InstanceId, boot: [u8; 4], access_log: Option<AccessLog>) -> Self {
-        Self { clock, memory: Mutex::new(Memory::new(instance, boot)), upstream: Upstream::new(), access_log }
+        Self {
+            clock,
+            memory: Mutex::new(Memory::new(instance, boot)),
+            upstream: Upstream::new(),
+            record: Record::default(),
+            are_flows_wanted: AtomicBool::new(false),
+            access_log,
+        }
     }
 
     /// Records a decision that was not plainly to allow, when it is made, and names it. Its id goes to the caller. How
@@ -107,9 +122,30 @@ impl Decisions {
         Some(explain::explain(&kept))
     }
 
+    /// Stands for a request's method and path, for [`Decisions::count`].
+    pub fn mark(&self, method: &str, path: &str) -> u64 {
+        self.record.mark(method, path)
+    }
+
+    /// Counts a decision by its kind. `counted` is what has become of that where it is remembered.
+    pub fn count(&self, facts: &Facts<'_>, counted: Counted) {
+        self.record.count(facts, counted);
+    }
+
+    /// What was counted since this was last asked; nothing while nobody wants it.
+    pub fn flow_summaries(&self) -> Vec<pb::FlowSummaries> {
+        if !self.are_flows_wanted.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.record.take(self.clock.now())
+    }
+
     /// Says which decisions the control plane wants to hear of.
     pub fn observe(&self, observe: &pb::Observe) {
         self.upstream.observe(observe.all, observe.limit_per_second);
+        if !self.are_flows_wanted.swap(observe.flows, Ordering::Relaxed) && observe.flows {
+            self.record.tell_again();
+        }
     }
 
     /// Waits for decisions that the control plane should hear of. Safe to drop while waiting.

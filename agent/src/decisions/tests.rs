@@ -8,9 +8,7 @@ use hauberk_policy::{
 };
 
 use super::*;
-use crate::mesh::NodeView;
-use crate::sync::{Content, Floors, authenticate};
-use crate::testing::{Authorities, node_view, recipient};
+use crate::testing::{node_view, prepared};
 
 fn decisions(log: Option<AccessLog>) -> Decisions {
     Decisions::new(
@@ -53,17 +51,6 @@ fn facts<'a>(caller: &'a Caller, path: &'a str, decision: &'a hauberk_policy::De
     }
 }
 
-fn view() -> Arc<NodeView> {
-    let authorities = Authorities::new();
-    let signed = authorities.signed(&node_view(7));
-    let authentic =
-        authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
-    match authentic.prepare(None).unwrap().content {
-        Content::Node { view, .. } => view,
-        Content::Service(_) => unreachable!(),
-    }
-}
-
 #[test]
 fn ids_name_the_instance_and_are_not_used_twice() {
     let (caller, decision) = (intruder(), denied());
@@ -95,7 +82,7 @@ fn the_last_4096_are_remembered_and_no_more() {
 
 #[test]
 fn explains_by_the_engine_that_decided() {
-    let view = view();
+    let view = prepared(&node_view(7));
     let caller = intruder();
     let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
     let gathered = Gathered::nothing();
@@ -127,14 +114,14 @@ async fn the_first_of_a_kind_streams_up_and_all_do_while_observed() {
     assert_eq!(decisions.next_batch().await.decisions.len(), 1);
 
     assert!(!decisions.wants_outcomes());
-    decisions.observe(&pb::Observe { all: true, limit_per_second: 5 });
+    decisions.observe(&pb::Observe { all: true, limit_per_second: 5, flows: false });
     assert!(decisions.wants_outcomes());
     for _ in 0..8 {
         decisions.finish(&facts(&caller, "/a", &decision), None, &Outcome::default());
     }
     let batch = decisions.next_batch().await;
     assert_eq!((batch.decisions.len(), batch.dropped), (5, 3));
-    decisions.observe(&pb::Observe { all: false, limit_per_second: 0 });
+    decisions.observe(&pb::Observe::default());
     assert!(!decisions.wants_outcomes());
 }
 
@@ -165,7 +152,7 @@ async fn what_audit_lets_through_is_told_at_once_and_only_once() {
     (decision.effect, decision.reason) = (Effect::Allow, Reason::AuditDefaultAllow);
     let decisions = decisions(None);
     let facts = facts(&caller, "/a", &decision);
-    decisions.observe(&pb::Observe { all: true, limit_per_second: 5 });
+    decisions.observe(&pb::Observe { all: true, limit_per_second: 5, flows: false });
     let (first, second) = (decisions.begin(&facts), decisions.begin(&facts));
     assert_eq!(decisions.next_batch().await.decisions.len(), 1);
     decisions.finish(&facts, Some(&first), &Outcome::default());
@@ -295,19 +282,15 @@ fn a_log_that_is_not_read_costs_lines_and_no_time() {
 
 #[test]
 fn what_policies_read_is_kept_and_the_rest_is_not() {
-    let authorities = Authorities::new();
-    let mut signed = node_view(7);
-    if let Some(pb::view::Body::Node(node)) = &mut signed.body {
+    let mut described = node_view(7);
+    if let Some(pb::view::Body::Node(node)) = &mut described.body {
         let cedar = "permit(principal is Node, action == Action::\"GET\", resource) when { \
                      context.query.hasTag(\"id\") && context.query.getTag(\"id\").contains(\"1\") && \
                      context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\") };";
         node.policies =
             vec![pb::Policy { name: "p".to_owned(), cedar: cedar.to_owned(), ..pb::Policy::default() }];
     }
-    let signed = authorities.signed(&signed);
-    let authentic =
-        authenticate(&signed, &authorities.view_keys(), &recipient(), &Floors::default()).unwrap();
-    let Content::Node { view, .. } = authentic.prepare(None).unwrap().content else { unreachable!() };
+    let view = prepared(&described);
     let (sender, written) = mpsc::channel();
     let (log, writer) = AccessLog::start(Sink(sender)).unwrap();
     let decisions = decisions(Some(log));

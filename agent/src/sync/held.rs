@@ -124,6 +124,7 @@ impl Held {
             highest_revision: self.mark.revision,
             denylist: Some(pb::HeldDenylist { epoch: denied.epoch, revision: denied.revision }),
             serves_workload_api,
+            reports_flows: true,
         }
     }
 

@@ -134,7 +134,7 @@ impl Sync {
     async fn session_ended(&self, held: &mut Held) {
         self.connected.send_replace(false);
         self.settled.send_replace(true);
-        self.decisions.observe(&pb::Observe { all: false, limit_per_second: 0 });
+        self.decisions.observe(&pb::Observe::default());
         held.session_ended(self.clock.now()).await;
     }
 }

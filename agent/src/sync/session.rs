@@ -27,6 +27,8 @@ const MAX_WAITING: usize = 32;
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often what has changed is brought to the disk.
 const SAVE: Duration = Duration::from_secs(1);
+/// How often is told what was decided how often.
+const TELL_FLOWS: Duration = Duration::from_secs(2);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -82,6 +84,8 @@ impl<'a> Session<'a> {
         let mut denied = self.sync.mesh.denied.applied();
         let mut save = tokio::time::interval(SAVE);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tell_flows = tokio::time::interval(TELL_FLOWS);
+        tell_flows.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serial = serial_of(&self.identity.borrow());
 
         let hello = self.held.hello(self.sync.clock.now(), self.sync.workloads.is_served());
@@ -140,6 +144,11 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     if serial_of(&self.identity.borrow_and_update()) != serial {
                         return Err(End::CertificateRenewed);
+                    }
+                }
+                _ = tell_flows.tick() => {
+                    for summaries in self.sync.decisions.flow_summaries() {
+                        up.send(Up::Flows(summaries)).await?;
                     }
                 }
                 _ = save.tick() => self.held.save(self.sync.clock.now()).await,

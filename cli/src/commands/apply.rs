@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::arguments::{Apply, DryRun, Global};
-use crate::commands::wait;
+use crate::commands::{simulate, wait};
 use crate::context::ContextStore;
 use crate::documents::{self, Documents, ReadError};
 use crate::error::CommandError;
@@ -33,6 +33,7 @@ pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), Command
     }
     let session = Session::open(global).await?;
     let validate_only = arguments.dry_run.is_some();
+    let resources: Vec<Resource> = documents.resources().cloned().collect();
     let answer = send(&session, documents, validate_only).await?;
     let suffix = if validate_only { " (server dry run)" } else { "" };
     for applied in &answer.resources {
@@ -41,7 +42,8 @@ pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), Command
             output::line(format_args!("{} {outcome}{suffix}", kinds::label(resource)))?;
         }
     }
-    finish(&session, &answer, validate_only, arguments.wait).await
+    finish(&session, &answer, validate_only, arguments.wait).await?;
+    if validate_only { simulate::beside_dry_run(&session, resources).await } else { Ok(()) }
 }
 
 /// Checks policies as the control plane will: for `--dry-run=client`, since otherwise that tells everything at once.
@@ -147,7 +149,7 @@ pub(crate) async fn send(
     }
 }
 
-/// What the control plane finds wrong, shown in the files.
+/// An answer of the control plane, with what is wrong shown in the files.
 pub(crate) fn located(documents: &Documents, status: Status) -> CommandError {
     let Some(request) = status.get_details_bad_request() else { return status.into() };
     let violations =

@@ -12,6 +12,7 @@ use owo_colors::OwoColorize as _;
 use crate::arguments::{Describe, Global};
 use crate::clock;
 use crate::commands::describe_policies::Stated;
+use crate::commands::would_deny::Audited;
 use crate::commands::{
     bundle, describe_groups, describe_instance, describe_policies, get, kind_and_name, rows,
 };
@@ -123,11 +124,16 @@ async fn of_node(
     let provided: Vec<String> = provided.collect();
     fact("Provides", &none_or(provided.join(", ")))?;
     heading("Listeners")?;
+    let (audited, now) = (Audited::of(session, mesh).await?, clock::now());
     for listener in &spec.listeners {
         let authorization = listener.authorization.as_ref().or(spec.authorization.as_ref());
         let loud =
             authorization.filter(|mode| *mode != "ENFORCE").map(|mode| format!("  {}", mode.yellow().bold()));
         output::line(format_args!("  {}{}", rows::listener(listener), loud.unwrap_or_default()))?;
+        let port = listener.port_mapping.as_ref().and_then(|mapping| mapping.port).unwrap_or_default();
+        if let Some(told) = audited.of_listener(name, port, now) {
+            output::line(format_args!("    let through what no policy permits: {told}"))?;
+        }
         if let Some(description) = listener.api.as_ref().and_then(|api| api.description.as_ref()) {
             let (what, bytes) = match description {
                 Description::Openapi(text) => ("an OpenAPI document", text.len()),

@@ -8,7 +8,9 @@ use hauberk_proto::mesh::v1::{
     BoundarySpec, Kind, PolicySpec, PolicyTemplateSpec, Resource, TemplateLink, resource::Spec,
 };
 
+use crate::clock;
 use crate::commands::describe::{fact, heading, none_or};
+use crate::commands::would_deny::Audited;
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -83,6 +85,10 @@ pub(super) async fn of_policy(
     spec: &PolicySpec,
 ) -> Result<(), CommandError> {
     fact("Mode", spec.mode.as_deref().unwrap_or("ENFORCE"))?;
+    if spec.mode.as_deref() == Some("AUDIT") {
+        let audited = Audited::of(session, &resource.mesh).await?;
+        fact("Would deny", &audited.of_policy(&resource.name, clock::now()))?;
+    }
     let (trust_domain, _) = session.names(&resource.mesh)?;
     let mut known = Templates::new();
     if let Some(link) = &spec.template {

@@ -1,12 +1,13 @@
 //! `hauberk get`
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hauberk_proto::admin::v1::{self as api, Instance};
 use hauberk_proto::mesh::v1::{Kind, Resource};
 
 use crate::arguments::{Get, Global};
 use crate::clock;
+use crate::commands::would_deny::Audited;
 use crate::commands::{kind_and_name, rows};
 use crate::documents::{Defaults, Tree, resource_tree, tree_of};
 use crate::error::CommandError;
@@ -88,12 +89,47 @@ async fn resources(
         return Ok(());
     }
     match arguments.output {
+        Format::Table | Format::Wide if kind == Kind::Policy => {
+            policies(session, &found, arguments.output == Format::Wide, mesh.is_empty()).await
+        }
         Format::Table | Format::Wide => {
             table(kind, &found, arguments.output == Format::Wide, mesh.is_empty(), false)
         }
         Format::Name => names(&found),
         format => output::trees(format, found.iter().map(resource_tree).collect(), name.is_some()),
     }
+}
+
+/// Policies, with what those in mode audit would have denied.
+async fn policies(
+    session: &Session,
+    found: &[Resource],
+    wide: bool,
+    show_mesh: bool,
+) -> Result<(), CommandError> {
+    let now = clock::now();
+    let mut audited = BTreeMap::new();
+    for mesh in found.iter().map(|policy| &policy.mesh).collect::<BTreeSet<_>>() {
+        audited.insert(mesh, Audited::of(session, mesh).await?);
+    }
+    let mut headers = if show_mesh { vec!["MESH", "NAME"] } else { vec!["NAME"] };
+    headers.extend(rows::headers(Kind::Policy, wide));
+    // Beside the mode, which it tells about.
+    let place = headers.iter().position(|header| *header == "MODE").map_or(headers.len(), |mode| mode + 1);
+    headers.insert(place, "WOULD DENY");
+    let rows = found.iter().map(|policy| {
+        let mut row = if show_mesh { vec![policy.mesh.clone()] } else { Vec::new() };
+        row.push(policy.name.clone());
+        row.extend(rows::cells(policy, wide, now));
+        let told = audited.get(&policy.mesh).map(|audited| audited.of_policy(&policy.name, now));
+        row.insert(place.min(row.len()), told.unwrap_or_else(|| "-".to_owned()));
+        row
+    });
+    output::raw(&output::table(&headers, rows.collect()))?;
+    for remark in audited.values().flat_map(|audited| audited.remarks(now)) {
+        output::note(remark);
+    }
+    Ok(())
 }
 
 async fn all(

@@ -24,10 +24,13 @@ pub(crate) mod policy_test;
 mod prospect;
 pub(crate) mod revoke;
 pub(crate) mod rows;
+pub(crate) mod simulate;
+pub(crate) mod suggest;
 pub(crate) mod tap;
 pub(crate) mod token;
 pub(crate) mod wait;
 pub(crate) mod who_can;
+mod would_deny;
 
 use crate::error::CommandError;
 

@@ -1,8 +1,10 @@
 //! Which decisions an observer wants to see.
 
-use hauberk_identity::{IdentityKind, SpiffeId};
+use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use hauberk_proto::{admin::v1 as admin, agent::v1 as agent};
 use thiserror::Error;
+
+use crate::instances::mesh_and_node;
 
 /// Which decisions are shown. The default shows all.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +38,7 @@ impl Filter {
 
     /// Whether this decision is shown.
     pub fn shows(&self, decision: &agent::Decision) -> bool {
-        (self.mesh.is_empty() || mesh_of(&decision.node).is_some_and(|mesh| mesh == self.mesh))
+        (self.mesh.is_empty() || mesh_of(&decision.node).is_some_and(|mesh| mesh.as_str() == self.mesh))
             && is_named(&self.caller, &decision.caller)
             && (is_named(&self.target, &decision.node) || self.target == decision.service)
             && self.verdict.is_none_or(|verdict| verdict == decision.verdict())
@@ -45,11 +47,8 @@ impl Filter {
     }
 }
 
-fn mesh_of(id: &str) -> Option<String> {
-    match SpiffeId::parse(id).ok()?.kind() {
-        IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Some(mesh.to_owned()),
-        _ => None,
-    }
+fn mesh_of(id: &str) -> Option<Name> {
+    mesh_and_node(&SpiffeId::parse(id).ok()?).map(|(mesh, _)| mesh)
 }
 
 /// Whether `wanted` is empty, the whole id, or the name of its node.

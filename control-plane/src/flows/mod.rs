@@ -1,26 +1,33 @@
-//! Decisions that agents send up: the first denial of each kind always, everything while somebody observes.
+//! Decisions that agents send up: the first denial of each kind always, everything while somebody observes, and how often
+//! what was decided.
 
 mod filter;
 mod kept;
 mod observers;
+mod recorded;
+mod would_deny;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as agent;
 use prost::Message;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use crate::clock::Clock;
 use crate::registry::{Store, StoreError};
 
 pub use filter::Filter;
 pub use kept::KeptDecision;
 pub use observers::{Observation, TooManyObservers};
+pub(crate) use recorded::decisions;
+pub use recorded::{NodeRecord, REMEMBERED_FOR, Recorded};
+pub use would_deny::{Auditing, Tally, WouldDenials};
 
 use kept::Kept;
 use observers::Observers;
@@ -34,6 +41,8 @@ pub struct Flows {
     kept: Mutex<Kept>,
     unwritten: Notify,
     observers: Arc<Observers>,
+    recorded: Recorded,
+    would_denials: WouldDenials,
 }
 
 impl Flows {
@@ -43,7 +52,13 @@ impl Flows {
     /// When the store cannot be read. A record that does not parse is left out, and said so.
     pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
         let kept = Mutex::new(Kept::load(store).await?);
-        Ok(Self { kept, unwritten: Notify::new(), observers: Arc::default() })
+        Ok(Self {
+            kept,
+            unwritten: Notify::new(),
+            observers: Arc::default(),
+            recorded: Recorded::load(store).await?,
+            would_denials: WouldDenials::load(store).await?,
+        })
     }
 
     /// Takes what the instance of `node` sent. Gives the number of decisions that are not its own to report, which
@@ -73,6 +88,25 @@ impl Flows {
         foreign
     }
 
+    /// Takes what an instance of `node` has counted. Gives the number of flows that are not its own to report, or mean
+    /// nothing, which are left out.
+    pub fn count(&self, node: &SpiffeId, mesh: &Name, flows: agent::FlowSummaries, now: UnixMillis) -> usize {
+        let sent = flows.flows.len();
+        let own = self.recorded.add(node, flows, now);
+        own.iter().for_each(|flow| self.would_denials.add(node, mesh, flow));
+        sent - own.len()
+    }
+
+    /// What was decided how often.
+    pub fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
+
+    /// What would have been denied how often.
+    pub fn would_denials(&self) -> &WouldDenials {
+        &self.would_denials
+    }
+
     /// A denial that is kept.
     pub fn kept_decision(&self, id: &str) -> Option<KeptDecision> {
         self.kept().find(id)
@@ -91,8 +125,17 @@ impl Flows {
         self.observers.observed()
     }
 
-    /// Writes first denials to the store until `stop`; what is unwritten then is written before this returns.
-    pub async fn run(&self, store: &dyn Store, stop: &CancellationToken) {
+    /// Writes first denials and counts to the store until `stop`; what is unwritten then is written before this returns.
+    pub async fn run(&self, store: &dyn Store, clock: &Clock, stop: &CancellationToken) {
+        tokio::join!(
+            self.recorded.prune_always(clock, stop),
+            self.write_denials(store, stop),
+            self.recorded.run(store, stop),
+            self.would_denials.run(store, stop),
+        );
+    }
+
+    async fn write_denials(&self, store: &dyn Store, stop: &CancellationToken) {
         loop {
             let stopping = tokio::select! {
                 () = stop.cancelled() => true,

@@ -1,8 +1,10 @@
-use hauberk_identity::Name;
+use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::admin::v1 as admin;
 
 use super::*;
 use crate::registry::SledStore;
+
+mod recorded;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 

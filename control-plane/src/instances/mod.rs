@@ -99,6 +99,8 @@ pub struct HelloFacts {
     pub clock_skew_ms: i64,
     /// The highest (epoch, revision) it has accepted, where that is above ours.
     pub ahead: Option<(u64, u64)>,
+    /// Whether it counts what it decides; agents of former releases do not.
+    pub reports_flows: bool,
 }
 
 /// A question to a connected agent about a decision of its own.
@@ -382,7 +384,8 @@ impl Instance {
     }
 }
 
-fn mesh_and_node(spiffe_id: &SpiffeId) -> Option<(Name, Name)> {
+/// The mesh and the name of a node or gateway.
+pub(crate) fn mesh_and_node(spiffe_id: &SpiffeId) -> Option<(Name, Name)> {
     match spiffe_id.kind() {
         IdentityKind::Node { mesh, name } | IdentityKind::Gateway { mesh, name } => {
             Some((Name::parse(mesh).ok()?, Name::parse(name).ok()?))

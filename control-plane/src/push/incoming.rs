@@ -75,6 +75,7 @@ impl Hello {
             highest_revision,
             denylist,
             serves_workload_api,
+            reports_flows,
         } = message;
         if features.len() > MAX_FEATURES {
             return Err(ProtocolError::TooMany { field: "features", limit: MAX_FEATURES });
@@ -97,6 +98,7 @@ impl Hello {
             features: features.into_iter().collect::<BTreeSet<_>>(),
             clock_skew_ms: skew(now_unix_ms, now),
             ahead: None,
+            reports_flows,
         };
         let highest = highest.max((highest_epoch, highest_revision));
         Ok(Self { facts, node, services, denylist, highest, serves_workload_api })

@@ -34,6 +34,7 @@ pub(super) struct PushMetrics {
     pub(super) closed: Family<ReasonLabel, Counter>,
     pub(super) decisions: Counter,
     pub(super) foreign_decisions: Counter,
+    pub(super) foreign_flows: Counter,
 }
 
 impl PushMetrics {
@@ -46,6 +47,7 @@ impl PushMetrics {
             closed: Family::default(),
             decisions: Counter::default(),
             foreign_decisions: Counter::default(),
+            foreign_flows: Counter::default(),
         };
         metrics.register(|registry| {
             registry.register("instances_connected", "Agents with a stream", push.connected.clone());
@@ -62,6 +64,11 @@ impl PushMetrics {
                 "decisions_foreign",
                 "Decisions left out because they are not their sender's",
                 push.foreign_decisions.clone(),
+            );
+            registry.register(
+                "flows_foreign",
+                "Counts of calls left out because they are not their sender's",
+                push.foreign_flows.clone(),
             );
         });
         push

@@ -167,7 +167,7 @@ impl Push {
                 instances.follow(&**store, version, clock, stop),
                 instances.write_trust(&**store, epoch, stop),
                 endpoints.run(&**store, stop),
-                flows.run(&**store, stop),
+                flows.run(&**store, clock, stop),
             );
         });
         Ok(push)

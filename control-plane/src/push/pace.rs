@@ -22,11 +22,16 @@ const REGISTRATION_EVERY: Duration = Duration::from_secs(1);
 const DECISIONS_AT_ONCE: u32 = 2_048;
 const DECISION_EVERY: Duration = Duration::from_millis(1_000 / *super::DECISIONS_PER_AGENT.end() as u64);
 
+/// Flows whose counts are taken of an instance at once (as many as it tells apart, said twice), and how often one more.
+const FLOWS_AT_ONCE: u32 = 4_096;
+const FLOW_EVERY: Duration = Duration::from_millis(2);
+
 /// What instances may do over all of their streams, for each begins anew with nothing said.
 #[derive(Debug)]
 pub(super) struct Shares {
     registrations: Mutex<Allowances>,
     decisions: Mutex<Allowances>,
+    flows: Mutex<Allowances>,
 }
 
 impl Shares {
@@ -34,6 +39,7 @@ impl Shares {
         Self {
             registrations: Mutex::new(Allowances::new(REGISTRATIONS_AT_ONCE, REGISTRATION_EVERY)),
             decisions: Mutex::new(Allowances::new(DECISIONS_AT_ONCE, DECISION_EVERY)),
+            flows: Mutex::new(Allowances::new(FLOWS_AT_ONCE, FLOW_EVERY)),
         }
     }
 
@@ -48,10 +54,19 @@ impl Shares {
 
     /// How many of `count` decisions are taken now; the others are not waited for.
     pub(super) fn decisions(&self, instance: InstanceId, count: usize, now: UnixMillis) -> usize {
-        let mut decisions = self.decisions.lock().unwrap_or_else(PoisonError::into_inner);
-        let instance = instance.to_string();
-        (0..count).take_while(|_| decisions.take(&instance, now).is_ok()).count()
+        taken(&self.decisions, instance, count, now)
     }
+
+    /// The same of flows.
+    pub(super) fn flows(&self, instance: InstanceId, count: usize, now: UnixMillis) -> usize {
+        taken(&self.flows, instance, count, now)
+    }
+}
+
+fn taken(allowances: &Mutex<Allowances>, instance: InstanceId, count: usize, now: UnixMillis) -> usize {
+    let mut allowances = allowances.lock().unwrap_or_else(PoisonError::into_inner);
+    let instance = instance.to_string();
+    (0..count).take_while(|_| allowances.take(&instance, now).is_ok()).count()
 }
 
 /// A bucket of tokens, one for each message.

@@ -4,6 +4,7 @@
 //! anew at each change, so that nothing queues up for a slow agent and no agent waits for another.
 
 mod hear;
+mod tell;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -128,6 +129,8 @@ struct Session<'a> {
     compilation: watch::Receiver<Arc<Compilation>>,
     endpoints: watch::Receiver<Arc<EndpointSnapshot>>,
     observed: watch::Receiver<bool>,
+    /// It counts what it decides, once it is told to.
+    reports_flows: bool,
     trust: watch::Receiver<Arc<agent::Trust>>,
     for_workload_api: ForWorkloadApi,
     asks: mpsc::Receiver<Ask>,
@@ -181,6 +184,7 @@ impl<'a> Session<'a> {
         let holding = Holding::new(hello.node, &hello.services);
         let enforcement = Enforcement::new(hello.node, hello.services);
         let (ask, asks) = mpsc::channel(MAX_QUESTIONS);
+        let reports_flows = hello.facts.reports_flows;
         let connected = push.instances.connect(peer, hello.facts, enforcement, hello.denylist, ask, now);
         push.metrics.connected.set(push.instances.connected().try_into().unwrap_or(i64::MAX));
         let mut endpoints = push.endpoints.subscribe();
@@ -207,11 +211,12 @@ impl<'a> Session<'a> {
             pace: Pace::new(),
             registering: None,
             observed: push.flows.observed(),
+            reports_flows,
             trust,
             for_workload_api,
         };
         session.check_trust()?;
-        if *session.observed.borrow() {
+        if *session.observed.borrow() || session.reports_flows {
             session.tell_observed();
         }
         session.plan();
@@ -339,20 +344,6 @@ impl<'a> Session<'a> {
             Some(proof) => proof.verify_again(&bundle, now, Usage::Client).map_err(Close::NotTrusted),
             None => Ok(()),
         }
-    }
-
-    fn tell_trust(&mut self) {
-        let trust = agent::Trust::clone(&self.trust.borrow_and_update());
-        self.urgent.retain(|message| !matches!(message, Message::Trust(_)));
-        // Nothing that follows from it may come before it.
-        self.urgent.push_front(Message::Trust(trust));
-    }
-
-    fn tell_observed(&mut self) {
-        let all = *self.observed.borrow_and_update();
-        let limit_per_second = if all { self.push.decisions_per_second() } else { 0 };
-        self.urgent.retain(|message| !matches!(message, Message::Observe(_)));
-        self.urgent.push_back(Message::Observe(agent::Observe { all, limit_per_second }));
     }
 }
 

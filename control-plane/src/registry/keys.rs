@@ -28,6 +28,9 @@
 //! audit-stranger/<newest first>            an audit record of what was refused to nobody in particular
 //! endpoint/<SPIFFE id>/<instance id>       where a running agent takes mesh traffic
 //! decision/<instance id>/<decision id>     a denial, the first of its kind
+//! flow/<SPIFFE id>/<digest>                calls that are alike, and how many there were
+//! would-deny/policy/<mesh>/<name>          what a policy in mode audit would have denied
+//! would-deny/port/<port>/<SPIFFE id>       what a listener in audit has let through that no policy permits
 //! revocation/number                        the revision at which the denylist last changed
 //! revocation/serial/<serial>               a revoked certificate
 //! revocation/instance/<instance id>        a revoked instance
@@ -119,6 +122,12 @@ pub const ENDPOINTS: &str = "endpoint/";
 
 /// Denials that are kept.
 pub const DECISIONS: &str = "decision/";
+
+/// Calls, and how many there were.
+pub const FLOWS: &str = "flow/";
+
+/// What would have been denied.
+pub const WOULD_DENIALS: &str = "would-deny/";
 
 /// Everybody who is refused.
 pub const REVOCATIONS: &str = "revocation/";

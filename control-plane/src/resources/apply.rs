@@ -1,5 +1,7 @@
 //! A change of resources as one durable transaction.
 
+mod draft;
+
 use std::sync::Arc;
 
 use hauberk_identity::{InstanceId, SpiffeId, TrustDomain, UnixMillis};
@@ -19,6 +21,8 @@ use crate::compile::view::needed_features;
 use crate::compile::{Oversized, oversized};
 use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
+
+pub use draft::Draft;
 
 /// The most resources of one change.
 pub const MAX_BATCH: usize = 1_000;

@@ -30,7 +30,7 @@ mod virtual_service;
 pub(crate) mod testing;
 
 pub use apply::{
-    Applied, Author, ChangeError, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed, Resources,
+    Applied, Author, ChangeError, Draft, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed, Resources,
     ResourcesParts,
 };
 pub use attest::{AttestEnrollment, ClusterSource, EvidenceSource, NoRule, TokenVerifier};

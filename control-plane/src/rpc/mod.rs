@@ -19,6 +19,7 @@ pub mod message;
 mod page;
 mod parent;
 mod policies;
+mod record;
 mod refused;
 mod resources;
 mod revocations;
@@ -83,6 +84,7 @@ pub async fn admin_routes(
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))
         .add_service(policies::service(control, resources, push))
+        .add_service(record::service(control, resources, push))
         .add_service(resources::service(control, resources))
         .add_service(revocations::service(control))
         .add_service(rollout::service(control, push))
@@ -109,6 +111,7 @@ const ADMIN_SERVICES: &[&str] = &[
     "hauberk.admin.v1.Flows",
     "hauberk.admin.v1.Identities",
     "hauberk.admin.v1.Policies",
+    "hauberk.admin.v1.Record",
     "hauberk.admin.v1.Resources",
     "hauberk.admin.v1.Revocations",
     "hauberk.admin.v1.Rollout",

@@ -28,7 +28,7 @@ use crate::resources::admit::{Rights, admit};
 use crate::resources::{Catalog, ChangeError, MAX_BATCH, MAX_BATCH_BYTES, Resources};
 use cells::{Found, Position, Spoken, Wanted, differences, survey};
 use check::Check;
-use mesh::{Mesh, Somebody, missing};
+use mesh::{Mesh, Somebody};
 pub use offline::answer_offline;
 
 /// How many questions one call answers.
@@ -208,7 +208,7 @@ fn answer_all(
         let mesh = match meshes.get(question.mesh.as_str()) {
             Some(Ok(mesh)) => mesh,
             Some(Err(status)) => return Err(status.clone()),
-            None => return Err(missing(&format!("mesh {} does not exist", question.mesh), None)),
+            None => return Err(status::missing(&format!("mesh {} does not exist", question.mesh), None)),
         };
         let mut answer = Check::new(mesh, question, now)?.answer()?;
         answer.decisions.iter_mut().for_each(|detail| detail.policies.truncate(TOLD_POLICIES));

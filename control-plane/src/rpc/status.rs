@@ -98,6 +98,12 @@ pub fn of_store(error: &StoreError) -> Status {
     }
 }
 
+/// What was asked about is not there; `hint` names what is nearest.
+pub fn missing(message: &str, hint: Option<String>) -> Status {
+    let message = hint.map_or(message.to_owned(), |hint| format!("{message}; {hint}"));
+    refusal(Code::NotFound, "NOT_FOUND", message)
+}
+
 /// Of a change of resources. `list` is the field of the request that holds them.
 pub fn of_change(error: &ChangeError, list: &str) -> Status {
     match error {

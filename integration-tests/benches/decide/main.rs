@@ -10,6 +10,8 @@
     reason = "a benchmark: a failure is a panic with a reason, and it is timed by the real clock"
 )]
 
+mod replay;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -115,9 +117,18 @@ fn main() {
         bench.decide(&mut memo, "POST", &path, &gathered);
     });
 
+    let mut memo = bench.memo();
+    report("remembered decision, counted", || {
+        let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false, gathered: nothing };
+        let (decision, _) = black_box(memo.decide_counted(PORT, black_box(attempt), bench.moment, 7));
+        assert!(decision.is_allowed());
+    });
+
     let gathered = bench.engine.wanted(PORT).unwrap().gather("orders", []);
     let mut memo = bench.memo();
     report("residual decision: the time", || bench.decide(&mut memo, "DELETE", &path, &gathered));
+
+    replay::run();
 }
 
 /// Prints the mean of one in batches of 1,000, and that of the slowest batch in a hundred.

@@ -54,6 +54,7 @@ mod pkcs11;
 mod policy_templates;
 mod prospects;
 mod python;
+mod record;
 mod renewal;
 mod replicas;
 mod resources;

@@ -422,7 +422,7 @@ fn remembers_only_what_cannot_change_and_not_too_much() {
         let path = CanonicalPath::parse(method, path).unwrap();
         let allowed = memo.decide(8081, request(method, &path, false), NOW).is_allowed();
         let largest = memo.cells.values().map(|cell| match cell {
-            Cell::Settled(_) => 0,
+            Cell::Settled(..) => 0,
             Cell::Open(open) => open.remembered.len(),
         });
         (allowed, largest.max().unwrap())
@@ -436,7 +436,7 @@ fn remembers_only_what_cannot_change_and_not_too_much() {
     assert!(ask("LOCK", "/x").0);
     assert!(!ask("UNLOCK", "/x").0);
     assert!(ask("LOCK", "/x").0);
-    assert!(matches!(memo.cells.values().nth(1), Some(Cell::Settled(_))), "PUT depends on nothing");
+    assert!(matches!(memo.cells.values().nth(1), Some(Cell::Settled(..))), "PUT depends on nothing");
 }
 
 /// Asks for a path of port 8081 with what policies want gathered.

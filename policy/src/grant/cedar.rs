@@ -51,7 +51,7 @@ impl Verb {
 }
 
 impl GrantCaller {
-    fn scope(&self) -> String {
+    pub(crate) fn scope(&self) -> String {
         match self {
             Self::Node(_) | Self::Gateway(_) | Self::Foreign(_) => {
                 format!("principal == Node::{}", quote(&self.word()))

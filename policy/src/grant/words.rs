@@ -5,7 +5,7 @@ use hauberk_identity::Name;
 use super::{Access, Grant, GrantCaller, GrantTarget, Verb};
 
 /// The longest name that [`Grant::name`] makes, in bytes.
-pub(super) const MAX_NAME_LEN: usize = 120;
+pub(crate) const MAX_NAME_LEN: usize = 120;
 
 impl Grant {
     /// The name of the grant's policy, always the same for the same grant and another for another: such as
@@ -101,7 +101,7 @@ impl Verb {
 
 impl GrantCaller {
     /// As the command line takes it.
-    pub(super) fn word(&self) -> String {
+    pub(crate) fn word(&self) -> String {
         match self {
             Self::Node(name) => name.to_string(),
             Self::Gateway(name) => format!("gateway/{name}"),
@@ -121,7 +121,7 @@ impl GrantCaller {
 }
 
 impl GrantTarget {
-    pub(super) fn word(&self) -> String {
+    pub(crate) fn word(&self) -> String {
         match self {
             Self::Service(name) | Self::Node(name) => name.to_string(),
             Self::Gateway(name) => format!("gateway/{name}"),

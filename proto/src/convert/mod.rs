@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod explanation;
 pub mod features;
+mod flow;
 mod question;
 mod view;
 
@@ -23,6 +24,7 @@ use prost_types::Timestamp;
 pub use decode::{decode_view, listener_port};
 pub use encode::{encode_node_view, encode_service_view};
 pub use explanation::encode_policy_note;
+pub use flow::decode_flow;
 pub use question::{Circumstances, decode_circumstances, encode_header_lines};
 pub use view::{
     Body, Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target, View,

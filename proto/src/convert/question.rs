@@ -1,6 +1,6 @@
 //! What a recorded decision was asked: the facts by which it can be decided again.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hauberk_identity::UnixMillis;
 use hauberk_policy::{Action, Gathered, HeaderLines, Moment, Peer, Tls};
@@ -51,6 +51,11 @@ pub fn decode_circumstances(decision: &wire::Decision) -> Circumstances {
             method: if upgrade { "GET".to_owned() } else { decision.action.clone() },
         };
     };
+    decode_facts(facts.clone(), address)
+}
+
+/// The same of the facts alone, and the caller's address.
+pub(super) fn decode_facts(facts: wire::DecisionFacts, address: Option<IpAddr>) -> Circumstances {
     let wire::DecisionFacts {
         time_unix_ms,
         certificate_not_before_unix_ms,
@@ -61,7 +66,7 @@ pub fn decode_circumstances(decision: &wire::Decision) -> Circumstances {
         query,
         headers,
         shortened,
-    } = facts.clone();
+    } = facts;
     let tls = (!tls_version.is_empty()).then(|| Tls { version: tls_version.into(), group: tls_group.into() });
     let certificate_since =
         (certificate_not_before_unix_ms > 0).then_some(UnixMillis(certificate_not_before_unix_ms));

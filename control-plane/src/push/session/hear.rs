@@ -16,6 +16,9 @@ use crate::revocation::Mark;
 /// The most decisions of one message; agents send 256.
 const MAX_DECISIONS: usize = 256;
 
+/// The most flows of one message; agents send 64.
+const MAX_FLOWS: usize = 256;
+
 /// The longest name, in bytes, that is told to be none of a service.
 const MAX_ECHOED: usize = 255;
 
@@ -32,6 +35,7 @@ impl Session<'_> {
             }
             from_agent::Message::Subscribe(message) => self.hear_subscribe(message)?,
             from_agent::Message::Decisions(message) => self.hear_decisions(message)?,
+            from_agent::Message::Flows(message) => self.hear_flows(message)?,
             from_agent::Message::Answer(message) => self.hear_answer(message),
             from_agent::Message::AcknowledgeDenylist(message) => {
                 let agent::AcknowledgeDenylist { epoch, revision } = message;
@@ -144,6 +148,24 @@ impl Session<'_> {
             self.push.metrics.foreign_decisions.inc_by(foreign as u64);
             warn!(event = "foreign_decisions", instance = %peer.instance, spiffe_id = %peer.spiffe_id, foreign,
                 "an agent reported decisions that are not its own: they are left out");
+        }
+        Ok(())
+    }
+
+    fn hear_flows(&mut self, mut message: agent::FlowSummaries) -> Result<(), Close> {
+        let count = message.flows.len();
+        if count > MAX_FLOWS {
+            return Err(ProtocolError::TooMany { field: "flows", limit: MAX_FLOWS }.into());
+        }
+        let (peer, now) = (self.peer, self.push.clock.now());
+        let taken = self.push.shares.flows(peer.instance, count, now);
+        message.unrecorded = message.unrecorded.saturating_add((count - taken) as u64);
+        message.flows.truncate(taken);
+        let foreign = self.push.flows.count(&peer.spiffe_id, &peer.mesh, message, now);
+        if foreign > 0 {
+            self.push.metrics.foreign_flows.inc_by(foreign as u64);
+            warn!(event = "foreign_flows", instance = %peer.instance, spiffe_id = %peer.spiffe_id, foreign,
+                "an agent counted calls that are not its own, or none at all: they are left out");
         }
         Ok(())
     }

@@ -53,7 +53,7 @@ impl<'a> Mesh<'a> {
         let resources = catalog.mesh(mesh.as_str()).filter(|resources| resources.spec().is_some());
         let resources = resources.ok_or_else(|| {
             let hint = did_you_mean(mesh.as_str(), catalog.meshes().keys().map(Name::as_str));
-            missing(&format!("mesh {mesh} does not exist"), hint)
+            status::missing(&format!("mesh {mesh} does not exist"), hint)
         })?;
         let views = MeshViews::new(trust_domain, mesh, resources);
         Ok(Self { name: mesh, resources, catalog, trust_domain, views, engines: RefCell::default() })
@@ -95,7 +95,7 @@ impl<'a> Mesh<'a> {
         }
         let known = self.resources.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
         let message = format!("virtual node {name} does not exist in mesh {}", self.name);
-        Err(missing(&message, did_you_mean(name.as_str(), known)))
+        Err(status::missing(&message, did_you_mean(name.as_str(), known)))
     }
 
     /// The node and listeners that serve the target: a virtual service's, else a virtual node's. With a port, that one.
@@ -118,7 +118,7 @@ impl<'a> Mesh<'a> {
                 kinds.into_iter().flat_map(|kind| self.resources.of_kind(kind).keys()).map(Name::as_str);
             let message =
                 format!("mesh {} has neither a virtual service nor a virtual node {target:?}", self.name);
-            missing(&message, did_you_mean(target, known))
+            status::missing(&message, did_you_mean(target, known))
         })?;
         let is_offered =
             |listener: &&Listener| provided.is_none_or(|provider| provider.takes(listener.port()));
@@ -205,9 +205,4 @@ fn representative(prefix: String, named: &BTreeSet<SpiffeId>) -> Option<Somebody
 
 pub(super) fn numbers(listeners: &[&Listener]) -> String {
     listeners.iter().map(|listener| listener.port().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-pub(super) fn missing(message: &str, hint: Option<String>) -> Status {
-    let message = hint.map_or(message.to_owned(), |hint| format!("{message}; {hint}"));
-    status::refusal(Code::NotFound, "NOT_FOUND", message)
 }

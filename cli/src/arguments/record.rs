@@ -1,0 +1,50 @@
+//! Arguments of the commands about what was recorded.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
+
+use crate::completion::node_names;
+use crate::output::Format;
+
+/// `simulate`
+#[derive(Debug, Args)]
+pub(crate) struct Simulate {
+    /// A file, a folder, or - for standard input; may be repeated
+    #[arg(long = "filename", short = 'f', required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t = RecordFormat::Text)]
+    pub(crate) output: RecordFormat,
+}
+
+/// `suggest`
+#[derive(Debug, Args)]
+pub(crate) struct Suggest {
+    /// Only for what this virtual node was asked
+    #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(node_names))]
+    pub(crate) node: Option<String>,
+    /// How to show it: text is YAML for apply -f, with figures beside it
+    #[arg(long, short, value_enum, default_value_t = RecordFormat::Text)]
+    pub(crate) output: RecordFormat,
+}
+
+/// How what was recorded is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordFormat {
+    Text,
+    Json,
+    Yaml,
+}
+
+impl RecordFormat {
+    /// The same for programs, if it is for those.
+    pub(crate) fn for_programs(self) -> Option<Format> {
+        match self {
+            Self::Text => None,
+            Self::Json => Some(Format::Json),
+            Self::Yaml => Some(Format::Yaml),
+        }
+    }
+}

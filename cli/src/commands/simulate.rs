@@ -1,0 +1,250 @@
+//! `hauberk simulate`
+
+use hauberk_identity::UnixMillis;
+use hauberk_proto::admin::v1::{Flip, SimulateRequest, SimulateResponse};
+use hauberk_proto::agent::v1::{Decision, Verdict};
+use hauberk_proto::mesh::v1::Resource;
+use owo_colors::OwoColorize as _;
+use tonic::Code;
+
+use crate::arguments::{Global, Simulate};
+use crate::clock;
+use crate::commands::{apply, decision};
+use crate::documents::{self, Defaults, tree_of};
+use crate::error::CommandError;
+use crate::output;
+use crate::session::Session;
+use crate::times;
+
+/// What a trouble exits with: 1 means "something would be denied".
+const TROUBLE: u8 = 2;
+
+/// How many silent instances are named.
+const NAMED: usize = 5;
+
+/// Runs the command.
+///
+/// # Errors
+/// `Exit(1)` where something would be denied that is allowed, `Exit(2)` after a failure.
+pub(crate) async fn run(global: &Global, arguments: Simulate) -> Result<(), CommandError> {
+    match simulate(global, arguments).await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(CommandError::Exit(1)),
+        Err(error) => Err(error.exiting(TROUBLE)),
+    }
+}
+
+/// How many flows would be denied.
+async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandError> {
+    let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
+    let session = Session::open(global).await?;
+    let resources = documents.resources().cloned().collect();
+    let answer = match session.record().simulate(SimulateRequest { resources }).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Err(apply::located(&documents, status)),
+    };
+    match arguments.output.for_programs() {
+        Some(format) => {
+            let tree = tree_of("hauberk.admin.v1.SimulateResponse", &answer, Defaults::Show);
+            output::trees(format, vec![tree], true)?;
+        }
+        None => {
+            for warning in &answer.warnings {
+                output::note(format_args!("{} {}", "warning:".yellow().bold(), output::printable(warning)));
+            }
+            show(&answer)?;
+        }
+    }
+    Ok(answer.denied)
+}
+
+/// Shows what recorded calls would become of, beside what a dry run says.
+///
+/// # Errors
+/// What the control plane answers; nothing where it records nothing, being of a former release.
+pub(crate) async fn beside_dry_run(session: &Session, resources: Vec<Resource>) -> Result<(), CommandError> {
+    match session.record().simulate(SimulateRequest { resources }).await {
+        Ok(answer) => show(&answer.into_inner()),
+        Err(status) if status.code() == Code::Unimplemented => {
+            output::note(
+                "what it would change for recorded calls is not known: the control plane records none",
+            );
+            Ok(())
+        }
+        Err(status) => Err(status.into()),
+    }
+}
+
+fn show(answer: &SimulateResponse) -> Result<(), CommandError> {
+    let now = clock::now();
+    if !answer.flips.is_empty() {
+        let headers =
+            ["CALLER", "CALLEE", "ACTION", "ROUTE", "NOW", "DRAFT", "COUNT", "LAST SEEN", "BECAUSE"];
+        output::raw(&output::table(&headers, answer.flips.iter().map(|flip| row(flip, now)).collect()))?;
+    }
+    if answer.omitted > 0 {
+        output::note(format_args!("and {} more", answer.omitted));
+    }
+    for line in remarks(answer, now) {
+        output::note(line);
+    }
+    Ok(())
+}
+
+fn row(flip: &Flip, now: UnixMillis) -> Vec<String> {
+    let word = |verdict: Verdict| match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "deny",
+        Verdict::AuditAllow => "allow (AUDIT)",
+        Verdict::Unspecified => "?",
+    };
+    vec![
+        decision::short_name(&flip.caller),
+        format!("{}:{}", decision::short_name(&flip.node), flip.port),
+        flip.action.clone(),
+        place(flip),
+        word(flip.now()).to_owned(),
+        word(flip.draft()).to_owned(),
+        flip.count.to_string(),
+        format!("{} ago", times::age(flip.last_seen.as_ref(), now)),
+        because(flip),
+    ]
+}
+
+/// The declared route; of an undeclared one a path, which says more.
+fn place(flip: &Flip) -> String {
+    match (flip.route.as_str(), flip.path.as_str()) {
+        ("" | "*undeclared", "") if flip.action == "connect" => "-".to_owned(),
+        ("" | "*undeclared", "") => "(other paths)".to_owned(),
+        ("" | "*undeclared", path) if flip.more_paths > 0 => format!("{path} and {} more", flip.more_paths),
+        ("" | "*undeclared", path) => path.to_owned(),
+        (route, _) => route.to_owned(),
+    }
+}
+
+fn because(flip: &Flip) -> String {
+    let policies = flip.policies.join(", ");
+    match (flip.reason.as_str(), flip.draft()) {
+        ("facts_not_recorded", _) => "it reads what was not recorded of these calls".to_owned(),
+        ("depends_on_time", _) => {
+            "it depends on the time, which is recorded of the latest call only".to_owned()
+        }
+        ("too_many_to_record", _) => "their paths were too many to be recorded".to_owned(),
+        ("unreadable_record", _) => "the port would not take such calls".to_owned(),
+        ("no_policy_matched", Verdict::Deny) if !policies.is_empty() => {
+            format!("no policy permits it any longer; {policies} did")
+        }
+        (reason, _) => decision::reason(&Decision {
+            reason: reason.to_owned(),
+            policies: flip.policies.clone(),
+            ..Decision::default()
+        }),
+    }
+}
+
+fn remarks(answer: &SimulateResponse, now: UnixMillis) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut parts = Vec::new();
+    let calls = |flows: u64, decisions: u64| format!("{flows} ({})", counted(decisions, "call"));
+    if answer.denied > 0 {
+        let figure = calls(answer.denied, answer.denied_decisions);
+        parts.push(format!("{figure} would be denied").red().bold().to_string());
+    }
+    if answer.undecidable > 0 {
+        let figure = calls(answer.undecidable, answer.undecidable_decisions);
+        parts.push(format!("{figure} cannot be decided").yellow().to_string());
+    }
+    if answer.allowed > 0 {
+        let figure = calls(answer.allowed, answer.allowed_decisions);
+        parts.push(format!("{figure} would be allowed"));
+    }
+    let of = counted(answer.flows, "recorded flow");
+    let since = answer.since.as_ref().map(|since| times::age(Some(since), now));
+    let since = since.map(|age| format!(" of the last {age}")).unwrap_or_default();
+    lines.push(match (answer.flows, parts.is_empty()) {
+        (0, _) => "no calls are recorded, so that nothing can be said of any".to_owned(),
+        (_, true) => format!("{of}{since}: nothing would be decided otherwise"),
+        (_, false) => format!("{of}{since}: {}", parts.join(", ")),
+    });
+    lines.extend(gaps(answer.unrecorded, &answer.silent_instances));
+    lines
+}
+
+/// What is missing from the record.
+pub(super) fn gaps(unrecorded: u64, silent: &[String]) -> Vec<String> {
+    let mut lines = Vec::new();
+    if unrecorded > 0 {
+        let calls = counted(unrecorded, "call");
+        lines.push(format!("{calls} besides were too various to be recorded, and are not looked at"));
+    }
+    if !silent.is_empty() {
+        let named = silent.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = silent.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let label = "warning:".yellow().bold().to_string();
+        lines.push(format!(
+            "{label} not recorded, for these agents are of a former release: what is decided by {}{more}",
+            output::printable(&named)
+        ));
+    }
+    lines
+}
+
+/// `1 call`, `2 calls`.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flip(now: Verdict, draft: Verdict, reason: &str, policies: &[&str]) -> Flip {
+        Flip {
+            caller: "spiffe://shop.local/mesh/shop/node/web".to_owned(),
+            node: "spiffe://shop.local/mesh/shop/node/orders".to_owned(),
+            port: 8080,
+            action: "GET".to_owned(),
+            route: "*undeclared".to_owned(),
+            path: "/orders/1".to_owned(),
+            more_paths: 0,
+            now: now.into(),
+            draft: draft.into(),
+            reason: reason.to_owned(),
+            policies: policies.iter().map(|name| (*name).to_owned()).collect(),
+            count: 7,
+            last_seen: Some(times::timestamp(UnixMillis(1_800_000_000_000))),
+        }
+    }
+
+    #[test]
+    fn what_flips_is_a_table_and_a_sentence() {
+        let answer = SimulateResponse {
+            flips: vec![
+                flip(Verdict::Allow, Verdict::Deny, "no_policy_matched", &["web-reads"]),
+                Flip { more_paths: 2, ..flip(Verdict::Allow, Verdict::Deny, "forbidden", &["nobody"]) },
+                flip(Verdict::Unspecified, Verdict::Unspecified, "facts_not_recorded", &[]),
+                flip(Verdict::Deny, Verdict::Allow, "permitted", &["cart-reads"]),
+            ],
+            flows: 12,
+            denied: 2,
+            denied_decisions: 14,
+            undecidable: 1,
+            undecidable_decisions: 7,
+            allowed: 1,
+            allowed_decisions: 1,
+            since: Some(times::timestamp(UnixMillis(1_799_990_000_000))),
+            unrecorded: 3,
+            silent_instances: vec!["orders/0123456789".to_owned()],
+            ..SimulateResponse::default()
+        };
+        let now = UnixMillis(1_800_000_060_000);
+        let rows = answer.flips.iter().map(|flip| row(flip, now)).collect();
+        let table = output::table(
+            &["CALLER", "CALLEE", "ACTION", "ROUTE", "NOW", "DRAFT", "COUNT", "LAST SEEN", "BECAUSE"],
+            rows,
+        );
+        let shown = format!("{table}{}\n", remarks(&answer, now).join("\n"));
+        insta::assert_snapshot!(anstream::adapter::strip_str(&shown).to_string());
+    }
+}

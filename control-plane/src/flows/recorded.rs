@@ -1,0 +1,358 @@
+//! What agents have counted: which calls there were and what was decided of them, node by node.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1 as agent;
+use hauberk_proto::convert::decode_flow;
+use prost::Message;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use crate::clock::Clock;
+use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
+
+/// How many kinds of calls are kept of a node, and how many bytes they take together, encoded: an agent reports as many as
+/// it likes, but of its own node alone.
+const MAX_FLOWS_PER_NODE: usize = 2_048;
+const MAX_BYTES_PER_NODE: usize = 2 * 1024 * 1024;
+
+/// How many bytes they take for all nodes.
+const MAX_BYTES: usize = 128 * 1024 * 1024;
+
+/// The longest record, encoded, and the most calls that it tells of by themselves.
+const MAX_FLOW_BYTES: usize = 24 * 1024;
+const MAX_EXEMPLARS: usize = 8;
+
+/// How long calls are remembered that do not come again.
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);
+
+/// How often these are looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(300);
+
+/// How counts are written.
+const PACE: Pace = Pace {
+    every: Duration::from_secs(5),
+    again_after: Duration::from_secs(10),
+    event: "flows_not_written",
+    meaning: "what was decided how often is kept in memory only",
+};
+
+/// The name of a flow among those of its node.
+type FlowId = [u8; 16];
+
+/// All of it.
+#[derive(Debug)]
+pub struct Recorded {
+    state: Mutex<State>,
+    unwritten: WriteBehind<(SpiffeId, FlowId)>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_node: BTreeMap<SpiffeId, OfNode>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct OfNode {
+    flows: HashMap<FlowId, Kept>,
+    bytes: usize,
+    unrecorded: u64,
+}
+
+#[derive(Debug)]
+struct Kept {
+    /// What is counted is all there was.
+    flow: Arc<agent::FlowSummary>,
+    bytes: usize,
+}
+
+/// What is recorded of one node.
+#[derive(Debug, Clone)]
+pub struct NodeRecord {
+    /// The node.
+    pub node: SpiffeId,
+    /// Its flows, those of one caller one after the other.
+    pub flows: Vec<Arc<agent::FlowSummary>>,
+    /// Decisions that are in none of them.
+    pub unrecorded: u64,
+}
+
+impl Recorded {
+    /// Reads what was recorded before the control plane started.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A record that does not parse is left out, and said so.
+    pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
+        let mut state = State::default();
+        let mut after = None;
+        loop {
+            let page = store.list(keys::FLOWS, after.as_deref(), 1_000).await?;
+            for (key, stored) in &page.entries {
+                let flow = agent::FlowSummary::decode(stored.value.clone()).ok();
+                match flow.and_then(|flow| Some((SpiffeId::parse(&flow.node).ok()?, flow))) {
+                    Some((node, flow)) if is_sound(&flow) => drop(state.put(&node, flow)),
+                    _ => error!(event = "flow_record_unreadable", key, "recorded calls are left out"),
+                }
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+            if !page.more {
+                break;
+            }
+        }
+        Ok(Self { state: Mutex::new(state), unwritten: WriteBehind::new(PACE) })
+    }
+
+    /// Adds what an agent of `node` has counted since it last said so. Gives those that are its own to report and mean
+    /// something; the others are left out.
+    pub(super) fn add(
+        &self,
+        node: &SpiffeId,
+        summaries: agent::FlowSummaries,
+        now: UnixMillis,
+    ) -> Vec<agent::FlowSummary> {
+        let agent::FlowSummaries { flows, unrecorded } = summaries;
+        let own = flows.into_iter().filter(|flow| flow.node == node.as_str() && is_sound(flow));
+        let own: Vec<_> = own.map(|flow| dated(flow, now)).collect();
+        let mut state = self.state();
+        if unrecorded > 0 {
+            let of_node = state.by_node.entry(node.clone()).or_default();
+            of_node.unrecorded = of_node.unrecorded.saturating_add(unrecorded);
+        }
+        let mut written = Vec::new();
+        for flow in &own {
+            written.extend(state.put(node, flow.clone()));
+        }
+        drop(state);
+        for id in written {
+            self.unwritten.add(id);
+        }
+        own
+    }
+
+    /// What is recorded of the nodes that `wanted` picks.
+    pub fn of(&self, wanted: impl Fn(&SpiffeId) -> bool) -> Vec<NodeRecord> {
+        let state = self.state();
+        let picked = state.by_node.iter().filter(|(node, _)| wanted(node));
+        let mut records: Vec<_> = picked
+            .map(|(node, of_node)| NodeRecord {
+                node: node.clone(),
+                flows: of_node.flows.values().map(|kept| Arc::clone(&kept.flow)).collect(),
+                unrecorded: of_node.unrecorded,
+            })
+            .collect();
+        drop(state);
+        for record in &mut records {
+            record.flows.sort_by(|one, other| order(one).cmp(&order(other)));
+        }
+        records
+    }
+
+    /// Forgets from time to time, until `stop`.
+    pub(super) async fn prune_always(&self, clock: &Clock, stop: &CancellationToken) {
+        loop {
+            let count = self.prune(clock.now());
+            if count > 0 {
+                debug!(event = "flows_pruned", count, "calls that have not come again are forgotten");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(PRUNE_EVERY) => {}
+            }
+        }
+    }
+
+    /// Forgets calls that have not come again for long; says how many kinds of them there were.
+    pub fn prune(&self, now: UnixMillis) -> usize {
+        let before = now.minus(REMEMBERED_FOR);
+        let mut state = self.state();
+        let old: Vec<_> = state
+            .by_node
+            .iter()
+            .flat_map(|(node, of_node)| of_node.flows.iter().map(move |(id, kept)| (node, id, kept)))
+            .filter(|(.., kept)| kept.flow.last_seen_unix_ms < before.0)
+            .map(|(node, id, _)| (node.clone(), *id))
+            .collect();
+        old.iter().for_each(|(node, id)| state.remove(node, id));
+        state.by_node.retain(|_, of_node| !of_node.flows.is_empty() || of_node.unrecorded > 0);
+        drop(state);
+        let count = old.len();
+        old.into_iter().for_each(|key| self.unwritten.add(key));
+        count
+    }
+
+    /// Writes counts until `stop`; what is unwritten then is written before this returns.
+    pub(super) async fn run(&self, store: &dyn Store, stop: &CancellationToken) {
+        let record = |commit: Commit, (node, id): &(SpiffeId, FlowId)| {
+            let key = format!("{}{node}/{}", keys::FLOWS, hex(id));
+            let state = self.state();
+            Ok(match state.by_node.get(node).and_then(|of_node| of_node.flows.get(id)) {
+                Some(kept) => commit.put(key, kept.flow.encode_to_vec()),
+                None => commit.delete(key),
+            })
+        };
+        self.unwritten.run(store, record, stop).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Adds to what is known of a flow. Says what has changed; what there is no room for takes the place of what was not seen
+    /// for longest, of the same node where that has too much itself.
+    fn put(&mut self, node: &SpiffeId, flow: agent::FlowSummary) -> Vec<(SpiffeId, FlowId)> {
+        let id = id_of(&flow);
+        let of_node = self.by_node.entry(node.clone()).or_default();
+        let former = of_node.flows.remove(&id);
+        let freed = former.as_ref().map_or(0, |former| former.bytes);
+        let flow = match former {
+            Some(former) => merged(Arc::unwrap_or_clone(former.flow), flow),
+            None => flow,
+        };
+        let bytes = flow.encoded_len();
+        of_node.flows.insert(id, Kept { flow: Arc::new(flow), bytes });
+        of_node.bytes = of_node.bytes - freed + bytes;
+        self.bytes = self.bytes - freed + bytes;
+        let mut changed = vec![(node.clone(), id)];
+        while let Some(of_node) = self.by_node.get(node)
+            && (of_node.flows.len() > MAX_FLOWS_PER_NODE
+                || of_node.bytes > MAX_BYTES_PER_NODE
+                || self.bytes > MAX_BYTES)
+            && let Some(oldest) = of_node.oldest(&id)
+        {
+            self.forget(node, &oldest);
+            changed.push((node.clone(), oldest));
+        }
+        changed
+    }
+
+    /// Removes a flow, and remembers how many decisions that were.
+    fn forget(&mut self, node: &SpiffeId, id: &FlowId) {
+        let count = self.by_node.get(node).and_then(|of_node| of_node.flows.get(id));
+        let count = count.map_or(0, |kept| decisions(&kept.flow));
+        self.remove(node, id);
+        if let Some(of_node) = self.by_node.get_mut(node) {
+            of_node.unrecorded = of_node.unrecorded.saturating_add(count);
+        }
+    }
+
+    fn remove(&mut self, node: &SpiffeId, id: &FlowId) {
+        let Some(of_node) = self.by_node.get_mut(node) else { return };
+        if let Some(kept) = of_node.flows.remove(id) {
+            of_node.bytes -= kept.bytes;
+            self.bytes -= kept.bytes;
+        }
+    }
+}
+
+impl OfNode {
+    /// The flow that was not seen for longest, other than `new`.
+    fn oldest(&self, new: &FlowId) -> Option<FlowId> {
+        let others = self.flows.iter().filter(|(id, _)| *id != new);
+        others.min_by_key(|(id, kept)| (kept.flow.last_seen_unix_ms, **id)).map(|(id, _)| *id)
+    }
+}
+
+/// How many decisions a flow is.
+pub(crate) fn decisions(flow: &agent::FlowSummary) -> u64 {
+    let told = flow.exemplars.iter().map(|exemplar| exemplar.count);
+    told.fold(flow.others, u64::saturating_add)
+}
+
+fn order(flow: &agent::FlowSummary) -> (&str, u32, &str, &str) {
+    (&flow.caller, flow.port, &flow.route, &flow.action)
+}
+
+/// Whether it is a record that agents of ours make.
+fn is_sound(flow: &agent::FlowSummary) -> bool {
+    flow.exemplars.len() <= MAX_EXEMPLARS
+        && flow.encoded_len() <= MAX_FLOW_BYTES
+        && flow.verdict() != agent::Verdict::Unspecified
+        && decode_flow(flow).is_some()
+}
+
+/// Nothing was seen later than now, nor first after it was last.
+fn dated(mut flow: agent::FlowSummary, now: UnixMillis) -> agent::FlowSummary {
+    let clamp = |first: &mut u64, last: &mut u64| {
+        *last = (*last).min(now.0);
+        *first = (*first).min(*last);
+    };
+    clamp(&mut flow.first_seen_unix_ms, &mut flow.last_seen_unix_ms);
+    for exemplar in &mut flow.exemplars {
+        clamp(&mut exemplar.first_seen_unix_ms, &mut exemplar.last_seen_unix_ms);
+    }
+    flow
+}
+
+/// What two flows have in common that are counted together: all but the view, the calls and when they were.
+fn id_of(flow: &agent::FlowSummary) -> FlowId {
+    let common = agent::FlowSummary {
+        caller: flow.caller.clone(),
+        port: flow.port,
+        action: flow.action.clone(),
+        route: flow.route.clone(),
+        verdict: flow.verdict,
+        reason: flow.reason.clone(),
+        policies: flow.policies.clone(),
+        audit_verdict: flow.audit_verdict,
+        audit_policies: flow.audit_policies.clone(),
+        ..agent::FlowSummary::default()
+    };
+    let digest = digest::digest(&digest::SHA256, &common.encode_to_vec());
+    let mut id = FlowId::default();
+    id.iter_mut().zip(digest.as_ref()).for_each(|(own, byte)| *own = *byte);
+    id
+}
+
+fn merged(known: agent::FlowSummary, new: agent::FlowSummary) -> agent::FlowSummary {
+    let mut exemplars = known.exemplars;
+    let mut others = known.others.saturating_add(new.others);
+    for told in new.exemplars {
+        let has_room = exemplars.len() < MAX_EXEMPLARS;
+        match exemplars.iter_mut().find(|own| is_alike(own, &told)) {
+            Some(own) => {
+                own.count = own.count.saturating_add(told.count);
+                own.first_seen_unix_ms = own.first_seen_unix_ms.min(told.first_seen_unix_ms);
+                if own.last_seen_unix_ms <= told.last_seen_unix_ms {
+                    own.last_seen_unix_ms = told.last_seen_unix_ms;
+                    own.facts = told.facts;
+                }
+            }
+            None if has_room => exemplars.push(told),
+            None => others = others.saturating_add(told.count),
+        }
+    }
+    agent::FlowSummary {
+        exemplars,
+        others,
+        first_seen_unix_ms: known.first_seen_unix_ms.min(new.first_seen_unix_ms),
+        last_seen_unix_ms: known.last_seen_unix_ms.max(new.last_seen_unix_ms),
+        ..new
+    }
+}
+
+/// Whether both are one, but for how many there were and when.
+fn is_alike(one: &agent::FlowExemplar, other: &agent::FlowExemplar) -> bool {
+    let timeless = |exemplar: &agent::FlowExemplar| {
+        exemplar.facts.clone().map(|facts| agent::DecisionFacts {
+            time_unix_ms: 0,
+            certificate_not_before_unix_ms: 0,
+            ..facts
+        })
+    };
+    one.path == other.path
+        && one.peer_address == other.peer_address
+        && one.query_known == other.query_known
+        && timeless(one) == timeless(other)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

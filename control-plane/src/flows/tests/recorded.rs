@@ -1,0 +1,206 @@
+//! What was decided how often, and what would have been denied.
+
+use std::time::Duration;
+
+use hauberk_policy::Mode;
+
+use super::*;
+use crate::resources::testing;
+
+pub(super) fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+fn exemplar(path: &str, count: u64) -> agent::FlowExemplar {
+    let facts =
+        agent::DecisionFacts { time_unix_ms: NOW.0, method: "GET".into(), ..agent::DecisionFacts::default() };
+    agent::FlowExemplar {
+        path: path.into(),
+        peer_address: "10.0.0.1".into(),
+        facts: Some(facts),
+        count,
+        first_seen_unix_ms: NOW.0 - 1_000,
+        last_seen_unix_ms: NOW.0,
+        ..agent::FlowExemplar::default()
+    }
+}
+
+fn flow(caller: &str, exemplars: Vec<agent::FlowExemplar>) -> agent::FlowSummary {
+    agent::FlowSummary {
+        caller: node(caller).to_string(),
+        node: node("orders").to_string(),
+        port: 8080,
+        action: "GET".into(),
+        route: "*undeclared".into(),
+        verdict: agent::Verdict::Allow.into(),
+        reason: "permitted".into(),
+        policies: vec!["p".into()],
+        exemplars,
+        first_seen_unix_ms: NOW.0 - 1_000,
+        last_seen_unix_ms: NOW.0,
+        ..agent::FlowSummary::default()
+    }
+}
+
+fn summaries(flows: Vec<agent::FlowSummary>) -> agent::FlowSummaries {
+    agent::FlowSummaries { flows, unrecorded: 0 }
+}
+
+fn count(flows: &Flows, summaries: agent::FlowSummaries) -> usize {
+    flows.count(&node("orders"), &name("shop"), summaries, NOW)
+}
+
+fn recorded(flows: &Flows) -> Vec<agent::FlowSummary> {
+    let records = flows.recorded().of(|_| true);
+    records.iter().flat_map(|record| &record.flows).map(|flow| (**flow).clone()).collect()
+}
+
+#[tokio::test]
+async fn counts_add_up_over_instances_and_outlive_the_process() {
+    let (flows, store, _directory) = flows().await;
+    assert_eq!(count(&flows, summaries(vec![flow("web", vec![exemplar("/1", 3)])])), 0);
+    let later = agent::FlowSummary {
+        revision: 9,
+        others: 4,
+        last_seen_unix_ms: NOW.0 - 10,
+        ..flow("web", vec![exemplar("/1", 2), exemplar("/2", 1)])
+    };
+    assert_eq!(count(&flows, summaries(vec![later, flow("cart", vec![exemplar("/1", 1)])])), 0);
+    let known = recorded(&flows);
+    let of = |flow: &agent::FlowSummary| {
+        let counts: Vec<_> = flow.exemplars.iter().map(|one| (one.path.clone(), one.count)).collect();
+        (flow.caller.clone(), counts, flow.others)
+    };
+    let wanted = vec![
+        (node("cart").to_string(), vec![("/1".to_owned(), 1)], 0),
+        (node("web").to_string(), vec![("/1".to_owned(), 5), ("/2".to_owned(), 1)], 4),
+    ];
+    assert_eq!(known.iter().map(of).collect::<Vec<_>>(), wanted);
+    assert_eq!(known[1].last_seen_unix_ms, NOW.0);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    flows.recorded.run(&store, &stop).await;
+    let again = Flows::load(&store).await.unwrap();
+    assert_eq!(recorded(&again), known);
+    assert_eq!(again.recorded().prune(NOW.plus(REMEMBERED_FOR)), 0);
+    assert_eq!(again.recorded().prune(NOW.plus(REMEMBERED_FOR + Duration::from_millis(1))), 2);
+    again.recorded.run(&store, &stop).await;
+    assert_eq!(recorded(&Flows::load(&store).await.unwrap()), []);
+}
+
+#[tokio::test]
+async fn an_agent_counts_for_its_own_node_alone_and_nothing_that_makes_no_sense() {
+    let (flows, _store, _directory) = flows().await;
+    let good = flow("web", vec![exemplar("/1", 3)]);
+    let wrong = [
+        agent::FlowSummary { node: node("payments").to_string(), ..good.clone() },
+        agent::FlowSummary { caller: "nobody".into(), ..good.clone() },
+        agent::FlowSummary { action: "FETCH".into(), ..good.clone() },
+        agent::FlowSummary { port: 70_000, ..good.clone() },
+        agent::FlowSummary { verdict: 0, ..good.clone() },
+        agent::FlowSummary { route: "x".repeat(30_000), ..good.clone() },
+        flow("web", (0..9).map(|n| exemplar(&format!("/{n}"), 1)).collect()),
+        flow("web", vec![agent::FlowExemplar { facts: None, ..exemplar("/1", 1) }]),
+        flow("web", vec![agent::FlowExemplar { peer_address: "here".into(), ..exemplar("/1", 1) }]),
+    ];
+    let sent = wrong.len();
+    assert_eq!(count(&flows, summaries(wrong.to_vec())), sent);
+    assert_eq!(recorded(&flows), []);
+    // What a clock that is ahead says comes from now.
+    let ahead = agent::FlowSummary { last_seen_unix_ms: NOW.0 + 9_000, ..good };
+    assert_eq!(count(&flows, summaries(vec![ahead])), 0);
+    assert_eq!(recorded(&flows)[0].last_seen_unix_ms, NOW.0);
+}
+
+#[tokio::test]
+async fn a_hostile_agent_fills_no_more_than_its_own_share() {
+    let (flows, _store, _directory) = flows().await;
+    let of_payments =
+        agent::FlowSummary { node: node("payments").to_string(), ..flow("web", vec![exemplar("/1", 1)]) };
+    assert_eq!(flows.count(&node("payments"), &name("shop"), summaries(vec![of_payments]), NOW), 0);
+    for number in 0..3_000_u64 {
+        let one = agent::FlowSummary { route: format!("/{number}"), ..flow("web", vec![exemplar("/1", 1)]) };
+        let one = agent::FlowSummary { last_seen_unix_ms: NOW.0 - 5_000 + number, ..one };
+        assert_eq!(count(&flows, summaries(vec![one])), 0);
+    }
+    let records = flows.recorded().of(|id| *id == node("orders"));
+    assert_eq!(records[0].flows.len(), 2_048);
+    assert_eq!(records[0].unrecorded, 952);
+    assert!(!records[0].flows.iter().any(|flow| flow.route == "/0"), "what was not seen for longest goes");
+    assert_eq!(flows.recorded().of(|id| *id == node("payments"))[0].flows.len(), 1);
+    let long = |number: u64| {
+        let policies = vec!["p".repeat(20_000)];
+        agent::FlowSummary { route: format!("/long/{number}"), policies, ..flow("web", Vec::new()) }
+    };
+    for number in 0..200 {
+        assert_eq!(count(&flows, summaries(vec![long(number)])), 0);
+    }
+    let records = flows.recorded().of(|id| *id == node("orders"));
+    let bytes: usize = records[0].flows.iter().map(|flow| flow.encoded_len()).sum();
+    assert!(bytes <= 2 * 1024 * 1024, "{bytes}");
+}
+
+#[tokio::test]
+async fn what_is_in_audit_is_counted_since_it_last_changed() {
+    let (flows, store, _directory) = flows().await;
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let audited = |cedar: &str, mode: &str| {
+        let mut policy = testing::policy("watched", cedar);
+        if let Some(hauberk_proto::mesh::v1::resource::Spec::Policy(spec)) = &mut policy.spec {
+            spec.mode = Some(mode.to_owned());
+        }
+        policy
+    };
+    let mut orders =
+        testing::node("orders", [testing::listener(8080, "http"), testing::listener(9090, "http")]);
+    testing::node_spec(&mut orders).listeners[1].authorization = Some("AUDIT".to_owned());
+    let forbid = "forbid(principal, action, resource);";
+    let catalog = testing::catalog_of(&[testing::mesh("shop"), orders, audited(forbid, "AUDIT")]);
+    let in_audit = would_deny::in_audit(&catalog, &trust_domain);
+    assert_eq!(in_audit.len(), 2, "{in_audit:?}");
+    let denials = &flows.would_denials;
+    denials.keep(&in_audit, NOW.minus(Duration::from_secs(60)));
+    let would = |policies: &[&str], port, verdict: agent::Verdict| agent::FlowSummary {
+        port,
+        verdict: verdict.into(),
+        audit_verdict: agent::Verdict::Deny.into(),
+        audit_policies: policies.iter().map(|name| (*name).to_owned()).collect(),
+        ..flow("web", vec![exemplar("/1", 3)])
+    };
+    let sent = vec![
+        would(&["watched/first", "watched/second"], 8080, agent::Verdict::Allow),
+        would(&["other"], 8080, agent::Verdict::Allow),
+        would(&[], 9090, agent::Verdict::AuditAllow),
+        would(&[], 8080, agent::Verdict::AuditAllow),
+        flow("web", vec![exemplar("/1", 100)]),
+    ];
+    assert_eq!(count(&flows, summaries(sent)), 0);
+    let told = |flows: &Flows| {
+        let of = flows.would_denials().of(&name("shop"));
+        of.into_iter().map(|(what, tally)| (what, tally.count, tally.last_seen_unix_ms)).collect::<Vec<_>>()
+    };
+    let policy = Auditing::Policy { mesh: name("shop"), name: name("watched") };
+    let listener = Auditing::Listener { node: node("orders"), port: 9090 };
+    assert_eq!(told(&flows), [(policy.clone(), 3, NOW.0), (listener.clone(), 3, NOW.0)]);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    flows.would_denials.run(&store, &stop).await;
+    let again = Flows::load(&store).await.unwrap();
+    assert_eq!(told(&again), told(&flows));
+    // As it stands nothing begins anew; what has changed does, and what is enforced is not counted.
+    again.would_denials.keep(&in_audit, NOW);
+    assert_eq!(told(&again), told(&flows));
+    let mut changed = in_audit;
+    changed.insert(policy.clone(), "another/2".to_owned());
+    changed.remove(&listener);
+    again.would_denials.keep(&changed, NOW.plus(Duration::from_secs(1)));
+    assert_eq!(told(&again), [(policy, 0, 0)]);
+    assert_eq!(count(&again, summaries(vec![would(&["watched"], 8080, agent::Verdict::Allow)])), 0);
+    assert_eq!(told(&again)[0].1, 0, "that was before it changed");
+    let catalog = testing::catalog_of(&[testing::mesh("shop"), audited(forbid, "ENFORCE")]);
+    assert_eq!(
+        catalog.mesh("shop").unwrap().policies().next().map(|policy| policy.mode()),
+        Some(Mode::Enforce)
+    );
+    assert!(would_deny::in_audit(&catalog, &trust_domain).is_empty());
+}

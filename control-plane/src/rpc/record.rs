@@ -1,0 +1,229 @@
+//! The admin API's `Record` service: what was decided how often, and what other policies would make of it.
+
+use std::sync::Arc;
+
+use hauberk_identity::{Name, SpiffeId, UnixMillis};
+use hauberk_proto::admin::v1::record_server::{self, RecordServer};
+use hauberk_proto::admin::v1::{
+    Flip, ListWouldDenialsRequest, ListWouldDenialsResponse, SimulateRequest, SimulateResponse,
+    SuggestRequest, SuggestResponse, WouldDenials,
+};
+use hauberk_proto::convert::timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Code, Request, Response, Status};
+
+use super::status;
+use crate::app::ControlPlane;
+use crate::flows::{Auditing, Tally};
+use crate::instances::mesh_and_node;
+use crate::push::Push;
+use crate::resources::{Catalog, MAX_BATCH_BYTES, MeshCatalog, Resources, did_you_mean};
+use crate::simulate::{self, SimulateError, Simulation, Suggestion};
+
+/// How many are answered at once: each keeps a processor busy.
+const AT_ONCE: usize = 2;
+
+/// How many changes one answer tells of.
+const MAX_FLIPS: usize = 1_000;
+
+/// The service, ready to be mounted.
+pub(super) fn service(
+    control: &Arc<ControlPlane>,
+    resources: &Arc<Resources>,
+    push: &Arc<Push>,
+) -> RecordServer<RecordService> {
+    RecordServer::new(RecordService {
+        control: Arc::clone(control),
+        resources: Arc::clone(resources),
+        push: Arc::clone(push),
+        at_once: Arc::new(Semaphore::new(AT_ONCE)),
+    })
+    // As much as may be applied, and some more, so that what is too large is told so in our words.
+    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
+}
+
+pub(super) struct RecordService {
+    control: Arc<ControlPlane>,
+    resources: Arc<Resources>,
+    push: Arc<Push>,
+    at_once: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl record_server::Record for RecordService {
+    async fn simulate(
+        &self,
+        request: Request<SimulateRequest>,
+    ) -> Result<Response<SimulateResponse>, Status> {
+        let SimulateRequest { resources } = request.into_inner();
+        let draft = self.resources.draft(&resources).await;
+        let draft = draft.map_err(|error| status::of_change(&error, "resources"))?;
+        let records = self.push.flows().recorded().of(|_| true);
+        let (trust_domain, warnings) = (self.resources.trust_domain().clone(), draft.warnings);
+        let (before, after) = (draft.before, draft.after);
+        let revision = before.revision().0;
+        let silent_instances = self.silent_instances(|mesh| before.mesh(mesh.as_str()).is_some());
+        let simulation =
+            self.in_turn(move || simulate::simulate(&trust_domain, &before, &after, &records)).await?;
+        Ok(Response::new(SimulateResponse {
+            silent_instances,
+            revision,
+            warnings,
+            ..encode(simulation.map_err(|error| cannot_say(&error))?)
+        }))
+    }
+
+    async fn suggest(&self, request: Request<SuggestRequest>) -> Result<Response<SuggestResponse>, Status> {
+        let SuggestRequest { mesh, node } = request.into_inner();
+        let catalog = self.catalog().await?;
+        let mesh = mesh_of(&catalog, &mesh)?;
+        let resources = catalog.mesh(mesh.as_str()).cloned().unwrap_or_default();
+        check_node(&mesh, &resources, &node)?;
+        let is_meant = |(of, name): (Name, Name)| of == mesh && (node.is_empty() || name.as_str() == node);
+        let records = self.push.flows().recorded().of(|id| mesh_and_node(id).is_some_and(is_meant));
+        let silent_instances = self.silent_instances(|own| *own == mesh);
+        let trust_domain = self.resources.trust_domain().clone();
+        let suggestion =
+            self.in_turn(move || simulate::suggest(&trust_domain, &mesh, &resources, &records)).await?;
+        let Suggestion { policies, generalisations, seen, covered, uncovered, used, since, unrecorded } =
+            suggestion.map_err(|error| cannot_say(&error))?;
+        Ok(Response::new(SuggestResponse {
+            policies,
+            generalisations,
+            seen,
+            covered,
+            uncovered,
+            used,
+            since: since.map(|since| timestamp(UnixMillis(since))),
+            silent_instances,
+            unrecorded,
+        }))
+    }
+
+    async fn list_would_denials(
+        &self,
+        request: Request<ListWouldDenialsRequest>,
+    ) -> Result<Response<ListWouldDenialsResponse>, Status> {
+        let mesh = mesh_of(&*self.catalog().await?, &request.into_inner().mesh)?;
+        let items = self.push.flows().would_denials().of(&mesh);
+        let items = items.into_iter().map(|(auditing, tally)| encode_tally(auditing, &tally)).collect();
+        let silent_instances = self.silent_instances(|own| *own == mesh);
+        Ok(Response::new(ListWouldDenialsResponse { items, silent_instances }))
+    }
+}
+
+impl RecordService {
+    /// Runs what keeps a processor busy on a thread of its own, when its turn has come. It keeps its turn until it is done,
+    /// also where whoever asked has gone.
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn: OwnedSemaphorePermit =
+            Arc::clone(&self.at_once).acquire_owned().await.map_err(|_| status::stopping())?;
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| status::internal(&error))
+    }
+
+    async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
+        self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))
+    }
+
+    /// Connected instances whose agents count nothing, for they are of a former release.
+    fn silent_instances(&self, is_meant: impl Fn(&Name) -> bool) -> Vec<String> {
+        let now = self.control.clock.now();
+        let of_mesh = |id: &SpiffeId| mesh_and_node(id).is_some_and(|(mesh, _)| is_meant(&mesh));
+        let reports = self.push.instances().reports(of_mesh);
+        reports
+            .into_iter()
+            .filter(|report| report.certificate.not_after >= now && report.denial.is_none())
+            .filter(|report| report.hello.as_ref().is_some_and(|hello| !hello.reports_flows))
+            .map(|report| format!("{}/{}", report.node, report.id))
+            .collect()
+    }
+}
+
+fn mesh_of(catalog: &Catalog, text: &str) -> Result<Name, Status> {
+    let mesh = Name::parse(text).map_err(|error| status::bad_field("mesh", error))?;
+    if catalog.mesh(mesh.as_str()).is_none() {
+        let known = catalog.meshes().keys().map(Name::as_str);
+        return Err(status::missing(
+            &format!("mesh {mesh} does not exist"),
+            did_you_mean(mesh.as_str(), known),
+        ));
+    }
+    Ok(mesh)
+}
+
+fn check_node(mesh: &Name, resources: &MeshCatalog, node: &str) -> Result<(), Status> {
+    if node.is_empty() || resources.node(node).is_some() {
+        return Ok(());
+    }
+    let message = format!("virtual node {node:?} does not exist in mesh {mesh}");
+    Err(status::missing(&message, did_you_mean(node, resources.nodes().map(|(name, _)| name.as_str()))))
+}
+
+fn cannot_say(error: &SimulateError) -> Status {
+    status::refusal(Code::FailedPrecondition, "CANNOT_REPLAY", error.to_string())
+}
+
+fn encode(simulation: Simulation) -> SimulateResponse {
+    let Simulation { flips, looked_at, denied, allowed, undecidable, since, unrecorded } = simulation;
+    let omitted = flips.len().saturating_sub(MAX_FLIPS);
+    SimulateResponse {
+        flips: flips.into_iter().take(MAX_FLIPS).map(encode_flip).collect(),
+        omitted: omitted as u64,
+        flows: looked_at.flows,
+        decisions: looked_at.decisions,
+        denied: denied.flows,
+        denied_decisions: denied.decisions,
+        allowed: allowed.flows,
+        allowed_decisions: allowed.decisions,
+        undecidable: undecidable.flows,
+        undecidable_decisions: undecidable.decisions,
+        since: since.map(|since| timestamp(UnixMillis(since))),
+        unrecorded,
+        ..SimulateResponse::default()
+    }
+}
+
+fn encode_flip(flip: simulate::Flip) -> Flip {
+    let simulate::Flip { flow, paths, verdicts, reason, policies, count, last_seen } = flip;
+    let (now, draft) = verdicts.map_or((0, 0), |(now, draft)| (now.into(), draft.into()));
+    Flip {
+        caller: flow.caller.clone(),
+        node: flow.node.clone(),
+        port: flow.port,
+        action: flow.action.clone(),
+        route: flow.route.clone(),
+        more_paths: paths.len().saturating_sub(1) as u64,
+        path: paths.into_iter().next().unwrap_or_default(),
+        now,
+        draft,
+        reason: reason.to_owned(),
+        policies: policies.iter().map(ToString::to_string).collect(),
+        count,
+        last_seen: Some(timestamp(UnixMillis(last_seen))),
+    }
+}
+
+fn encode_tally(auditing: Auditing, tally: &Tally) -> WouldDenials {
+    let seen = |at: u64| (tally.count > 0).then(|| timestamp(UnixMillis(at)));
+    let (policy, node, port) = match auditing {
+        Auditing::Policy { mesh: _, name } => (name.to_string(), String::new(), 0),
+        Auditing::Listener { node, port } => (String::new(), node.to_string(), port.into()),
+    };
+    WouldDenials {
+        policy,
+        node,
+        port,
+        count: tally.count,
+        first_seen: seen(tally.first_seen_unix_ms),
+        last_seen: seen(tally.last_seen_unix_ms),
+        since: Some(timestamp(UnixMillis(tally.since_unix_ms))),
+    }
+}

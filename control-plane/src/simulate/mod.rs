@@ -1,0 +1,175 @@
+//! What a draft would make of the calls that agents have counted.
+
+mod engines;
+mod flips;
+mod suggest;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hauberk_identity::{Name, TrustDomain};
+use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay};
+use hauberk_proto::agent::v1 as agent;
+use hauberk_proto::convert::decode_flow;
+use thiserror::Error;
+
+use crate::compile::view::MeshViews;
+use crate::flows::{NodeRecord, decisions};
+use crate::instances::mesh_and_node;
+use crate::resources::{Catalog, Kind, MeshCatalog};
+
+use engines::enforcing;
+use flips::Flips;
+pub use flips::{Flip, Verdict};
+pub use suggest::{Suggestion, suggest};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Simulation {
+    /// What would be decided otherwise, or perhaps: what would be denied first, then what cannot be said.
+    pub flips: Vec<Flip>,
+    /// How many flows were looked at, and how many decisions these are.
+    pub looked_at: Figure,
+    /// Those that are allowed and would be denied.
+    pub denied: Figure,
+    /// Those that are denied and would be allowed.
+    pub allowed: Figure,
+    /// Those of which nothing can be said.
+    pub undecidable: Figure,
+    /// Since when there are records, in Unix ms.
+    pub since: Option<u64>,
+    /// Decisions that were not recorded one by one.
+    pub unrecorded: u64,
+}
+
+/// A number of flows, and of decisions.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Figure {
+    /// One caller, port, action and route each.
+    pub flows: u64,
+    /// How often these were decided.
+    pub decisions: u64,
+}
+
+/// Why nothing can be said at all.
+#[derive(Debug, Error)]
+pub enum SimulateError {
+    /// What is stored is not understood, and might be a forbid.
+    #[error("the stored {} {name} of mesh {mesh} is not accepted: {reason}; apply it again, corrected, or delete it", .kind.noun())]
+    Unreadable {
+        /// Its mesh.
+        mesh: Name,
+        /// What it is.
+        kind: Kind,
+        /// Its name.
+        name: Name,
+        /// Why not.
+        reason: String,
+    },
+    /// A node's policies cannot be enforced.
+    #[error("the policies of virtual node {node} of mesh {mesh} cannot be enforced: {source}")]
+    Compile {
+        /// The mesh.
+        mesh: Name,
+        /// The node.
+        node: Name,
+        /// Why not.
+        source: CompileError,
+    },
+}
+
+/// Decides what is recorded of nodes by the resources as they are, and as they would be.
+///
+/// # Errors
+/// Something of either is not understood, or cannot be enforced.
+pub fn simulate(
+    trust_domain: &TrustDomain,
+    before: &Catalog,
+    after: &Catalog,
+    records: &[NodeRecord],
+) -> Result<Simulation, SimulateError> {
+    let mut simulation = Simulation::default();
+    let mut flips = Flips::default();
+    let by_mesh = records.chunk_by(|one, next| mesh_of(one) == mesh_of(next));
+    for records in by_mesh {
+        let Some(mesh) = records.first().and_then(mesh_of) else { continue };
+        let (Some(now), Some(draft)) = (before.mesh(mesh.as_str()), after.mesh(mesh.as_str())) else {
+            continue;
+        };
+        let is_same = Arc::ptr_eq(now, draft);
+        if !is_same {
+            check_readable(&mesh, now)?;
+            check_readable(&mesh, draft)?;
+        }
+        let by_now = MeshViews::new(trust_domain, &mesh, now);
+        let by_draft = MeshViews::new(trust_domain, &mesh, draft);
+        for record in records {
+            let Some((_, name)) = mesh_and_node(&record.node) else { continue };
+            let (Some(node), Some(draft_node)) = (now.node(name.as_str()), draft.node(name.as_str())) else {
+                continue;
+            };
+            simulation.note(record);
+            if is_same {
+                continue;
+            }
+            let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
+            let engines = engines::pair((&by_now, node), (&by_draft, draft_node), &name).map_err(failed)?;
+            // Where a node's ports and policies stay as they are, so does all that it decides.
+            let Some((now, draft)) = engines else { continue };
+            let mut replay = Replay::new(&now, &draft);
+            for flow in &record.flows {
+                // It was looked at as it came.
+                let Some(recorded) = decode_flow(flow) else { continue };
+                replay.flow(&recorded, |replayed, count, call| {
+                    flips.add(flow, replayed, count, call);
+                });
+            }
+        }
+    }
+    flips.finish(&mut simulation);
+    Ok(simulation)
+}
+
+impl Simulation {
+    fn note(&mut self, record: &NodeRecord) {
+        let mut flows = BTreeSet::new();
+        for flow in &record.flows {
+            flows.insert((&flow.caller, flow.port, &flow.action, &flow.route));
+            self.looked_at.decisions = self.looked_at.decisions.saturating_add(decisions(flow));
+            let since =
+                self.since.map_or(flow.first_seen_unix_ms, |since| since.min(flow.first_seen_unix_ms));
+            self.since = Some(since);
+        }
+        self.looked_at.flows += flows.len() as u64;
+        self.unrecorded = self.unrecorded.saturating_add(record.unrecorded);
+    }
+}
+
+/// What cannot be read proves nothing: it might be a forbid.
+fn check_readable(mesh: &Name, resources: &MeshCatalog) -> Result<(), SimulateError> {
+    match resources.unreadable().next() {
+        None => Ok(()),
+        Some((kind, name, reason)) => Err(SimulateError::Unreadable {
+            mesh: mesh.clone(),
+            kind,
+            name: name.clone(),
+            reason: reason.to_owned(),
+        }),
+    }
+}
+
+fn mesh_of(record: &NodeRecord) -> Option<Name> {
+    mesh_and_node(&record.node).map(|(mesh, _)| mesh)
+}
+
+/// The verdict that a decision is.
+fn verdict_of(decision: &Decision) -> agent::Verdict {
+    match (decision.effect, decision.reason) {
+        (Effect::Deny, _) => agent::Verdict::Deny,
+        (_, Reason::AuditDefaultAllow) => agent::Verdict::AuditAllow,
+        _ => agent::Verdict::Allow,
+    }
+}
+
+#[cfg(test)]
+mod tests;

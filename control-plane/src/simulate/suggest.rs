@@ -1,0 +1,264 @@
+//! The fewest policies that let through what was recorded.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use hauberk_identity::{Name, TrustDomain};
+use hauberk_policy::{
+    Action, Caller, CallerMemo, Decision, Engine, Fact, Mode, Peer, PolicyDocument, PolicyIndex,
+    RecordedCall, RecordedFlow, Seen, UNDECLARED, Undecidable, suggest as write,
+};
+use hauberk_proto::admin::v1::{PermitUse, Uncovered};
+use hauberk_proto::agent::v1 as agent;
+use hauberk_proto::convert::decode_flow;
+use hauberk_proto::mesh::v1::{PolicySpec, Resource, resource::Spec};
+
+use super::{SimulateError, check_readable, enforcing};
+use crate::compile::view::MeshViews;
+use crate::flows::NodeRecord;
+use crate::instances::mesh_and_node;
+use crate::resources::MeshCatalog;
+
+/// Policies that let through what was recorded, and how well they fit.
+#[derive(Debug, Default)]
+pub struct Suggestion {
+    /// Ready to be applied.
+    pub policies: Vec<Resource>,
+    /// What of it goes beyond what was recorded.
+    pub generalisations: Vec<String>,
+    /// How many decisions to allow were recorded.
+    pub seen: u64,
+    /// How many of these the policies allow.
+    pub covered: u64,
+    /// Those that they do not.
+    pub uncovered: Vec<Uncovered>,
+    /// The permits that allow them now.
+    pub used: Vec<PermitUse>,
+    /// Since when there are records, in Unix ms.
+    pub since: Option<u64>,
+    /// Decisions that were not recorded one by one.
+    pub unrecorded: u64,
+}
+
+/// What was recorded of one node.
+struct OfNode<'a> {
+    now: Engine,
+    flows: Vec<(&'a Arc<agent::FlowSummary>, RecordedFlow)>,
+}
+
+/// One caller's memories, by where it calls from.
+#[derive(Default)]
+struct Memos(HashMap<(Caller, Peer), CallerMemo>);
+
+/// Writes policies for what is recorded of nodes of one mesh.
+///
+/// # Errors
+/// What is stored is not understood, or cannot be enforced.
+pub fn suggest(
+    trust_domain: &TrustDomain,
+    mesh: &Name,
+    resources: &MeshCatalog,
+    records: &[NodeRecord],
+) -> Result<Suggestion, SimulateError> {
+    check_readable(mesh, resources)?;
+    let views = MeshViews::new(trust_domain, mesh, resources);
+    let mut suggestion = Suggestion::default();
+    let mut used: BTreeMap<String, u64> = BTreeMap::new();
+    let mut generalisations = BTreeSet::new();
+    for record in records {
+        let Some((_, name)) = mesh_and_node(&record.node) else { continue };
+        let Some(node) = resources.node(name.as_str()) else { continue };
+        let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
+        for policy in views.node(&name, node).policies.policies {
+            if policy.mode == Mode::Enforce && policy.permits() {
+                used.entry(policy.name).or_default();
+            }
+        }
+        let flows = record.flows.iter().filter(|flow| flow.verdict() != agent::Verdict::Deny);
+        let flows = flows.filter_map(|flow| Some((flow, decode_flow(flow)?)));
+        let of_node = OfNode { now: enforcing(&views, node, &name).map_err(failed)?, flows: flows.collect() };
+        let since = record.flows.iter().map(|flow| flow.first_seen_unix_ms).min();
+        suggestion.since = suggestion.since.into_iter().chain(since).min();
+        suggestion.unrecorded = suggestion.unrecorded.saturating_add(record.unrecorded);
+        let seen = of_node.seen(&mut used, &mut generalisations);
+        let suggested = write(of_node.now.scope(), &seen);
+        let mut documents = Vec::new();
+        for policy in suggested.policies {
+            let parsed = Name::parse(&policy.name).ok().and_then(|name| {
+                let (mesh, cedar) = (mesh.clone(), &policy.cedar);
+                PolicyDocument::parse(mesh, trust_domain, name, Mode::Enforce, cedar).ok()
+            });
+            // What cannot be written is not covered, and shows in the figures.
+            let Some(document) = parsed else { continue };
+            documents.push(document);
+            suggestion.policies.push(resource(mesh, policy.name, policy.cedar));
+        }
+        generalisations.extend(suggested.generalisations);
+        let scope = of_node.now.scope().clone();
+        let slice = PolicyIndex::new(mesh, &documents).slice(&scope, &[]);
+        let by_suggestion = Engine::compile(scope, &slice, None).map_err(failed)?;
+        of_node.measure(&by_suggestion, &mut suggestion);
+    }
+    suggestion.generalisations = generalisations.into_iter().collect();
+    suggestion.used = used.into_iter().map(|(policy, count)| PermitUse { policy, count }).collect();
+    Ok(suggestion)
+}
+
+impl OfNode<'_> {
+    /// What is to be permitted: what was let through, and would be today.
+    fn seen(
+        &self,
+        used: &mut BTreeMap<String, u64>,
+        generalisations: &mut BTreeSet<String>,
+    ) -> BTreeMap<Caller, BTreeSet<Seen>> {
+        let mut seen: BTreeMap<Caller, BTreeSet<Seen>> = BTreeMap::new();
+        let mut memos = Memos::default();
+        for (_, flow) in &self.flows {
+            let mut is_allowed = flow.calls.is_empty();
+            for call in &flow.calls {
+                match memos.decide(&self.now, flow, call) {
+                    Ok(decision) if !decision.is_allowed() => continue,
+                    Ok(decision) => {
+                        for policy in &*decision.policies {
+                            add(used.entry(policy.to_string()).or_default(), call.count);
+                        }
+                        generalisations.extend(dropped(&self.now, flow, &decision));
+                    }
+                    // It was let through, and nobody can say that it would not be today.
+                    Err(_) => {}
+                }
+                is_allowed = true;
+                seen.entry(flow.caller.clone()).or_default().extend(self.seen_of(flow, call));
+            }
+            // Those that were not recorded one by one belong to the same route.
+            if flow.others > 0 && is_allowed && flow.action != Action::Other {
+                let route =
+                    Some(flow.route.to_string()).filter(|route| is_declared(&self.now, flow.port, route));
+                let of_route = route.map(|route| Seen {
+                    port: flow.port,
+                    action: flow.action,
+                    route: Some(route),
+                    method: String::new(),
+                    path: String::new(),
+                });
+                seen.entry(flow.caller.clone()).or_default().extend(of_route);
+            }
+        }
+        seen
+    }
+
+    fn seen_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Seen> {
+        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
+        let template = resource.split_once(' ').map(|(_port, template)| template.to_owned());
+        Some(Seen {
+            port: flow.port,
+            action: flow.action,
+            route: template.filter(|template| template != UNDECLARED),
+            method: call.method.to_string(),
+            path: call.target.split('?').next().unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Holds the policies against what was recorded.
+    fn measure(&self, by_suggestion: &Engine, suggestion: &mut Suggestion) {
+        let (mut memos, mut by_now) = (Memos::default(), Memos::default());
+        for (summary, flow) in &self.flows {
+            let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
+            let mut covers_route = !flow.calls.is_empty();
+            for call in &flow.calls {
+                let decision = memos.decide(by_suggestion, flow, call);
+                let is_covered = decision.as_ref().is_ok_and(Decision::is_allowed);
+                covers_route &= is_covered
+                    && decision
+                        .is_ok_and(|decision| !decision.reads.contains_any(&[Fact::Path, Fact::Method]));
+                add(&mut suggestion.seen, call.count);
+                if is_covered {
+                    add(&mut suggestion.covered, call.count);
+                } else {
+                    let today = by_now.decide(&self.now, flow, call);
+                    let is_denied = today.is_ok_and(|decision| !decision.is_allowed());
+                    let reason = if is_denied { "denied_now" } else { "cannot_be_written" };
+                    add(missing.entry(reason).or_default(), call.count);
+                }
+            }
+            add(&mut suggestion.seen, flow.others);
+            if covers_route {
+                add(&mut suggestion.covered, flow.others);
+            } else if flow.others > 0 {
+                add(missing.entry(Undecidable::TooMany.as_str()).or_default(), flow.others);
+            }
+            for (reason, count) in missing.into_iter().filter(|(_, count)| *count > 0) {
+                let agent::FlowSummary { caller, node, port, action, route, .. } = &***summary;
+                suggestion.uncovered.push(Uncovered {
+                    caller: caller.clone(),
+                    node: node.clone(),
+                    port: *port,
+                    action: action.clone(),
+                    route: route.clone(),
+                    count,
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+impl Memos {
+    fn decide(
+        &mut self,
+        engine: &Engine,
+        flow: &RecordedFlow,
+        call: &RecordedCall,
+    ) -> Result<Decision, Undecidable> {
+        let key = (flow.caller.clone(), call.peer.clone());
+        let memo = self.0.entry(key).or_insert_with(|| engine.caller(&flow.caller, &call.peer));
+        call.with(flow, |attempt| call.decide(memo, flow.port, attempt))
+            .unwrap_or(Err(Undecidable::Unreadable))
+    }
+}
+
+/// An agent may say of itself what numbers it likes.
+fn add(sum: &mut u64, count: u64) {
+    *sum = sum.saturating_add(count);
+}
+
+fn is_declared(engine: &Engine, port: u16, route: &str) -> bool {
+    let mut ports = engine.scope().ports.iter().filter(|own| own.number == port);
+    ports.any(|port| port.routes.iter().any(|own| own.template.as_str() == route))
+}
+
+/// What is asked for now, and would be no longer.
+fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<String> {
+    const ASKED: [(Fact, &str); 7] = [
+        (Fact::Time, "time"),
+        (Fact::CertificateAge, "certificate's age"),
+        (Fact::Address, "caller's address"),
+        (Fact::Tls, "TLS version and group"),
+        (Fact::Host, "host"),
+        (Fact::Query, "query"),
+        (Fact::Headers, "header fields"),
+    ];
+    let asked = ASKED.into_iter().filter(|(fact, _)| decision.reads.contains(*fact));
+    let asked: Vec<_> = asked.map(|(_, name)| name).collect();
+    if asked.is_empty() {
+        return None;
+    }
+    let caller = match &flow.caller {
+        Caller::Peer(id) => mesh_and_node(id).map_or(id.to_string(), |(_, name)| name.to_string()),
+        Caller::Anonymous => "@anonymous".to_owned(),
+    };
+    let node = mesh_and_node(&now.scope().node).map(|(_, name)| name.to_string()).unwrap_or_default();
+    Some(format!(
+        "{caller} {} {node}:{} {}: whatever the {}, which policies ask for now",
+        flow.action.as_str(),
+        flow.port,
+        flow.route,
+        asked.join(", the ")
+    ))
+}
+
+fn resource(mesh: &Name, name: String, cedar: String) -> Resource {
+    let description = Some("Permits what was seen, as `hauberk suggest` wrote it".to_owned());
+    let spec = Spec::Policy(PolicySpec { cedar, description, ..PolicySpec::default() });
+    Resource { mesh: mesh.to_string(), name, spec: Some(spec), ..Resource::default() }
+}

@@ -1,0 +1,194 @@
+use hauberk_identity::SpiffeId;
+
+use super::*;
+use crate::resources::testing::{
+    EVERYTHING, catalog_of, listener, mesh, node, permit, policy, routes, service, shop, trust_domain,
+    try_admit,
+};
+
+const NOW: u64 = 1_800_000_000_000;
+
+fn id(name: &str) -> SpiffeId {
+    SpiffeId::node(&trust_domain(), &Name::parse("shop").unwrap(), &Name::parse(name).unwrap())
+}
+
+fn seen(
+    caller: &str,
+    action: &str,
+    verdict: agent::Verdict,
+    paths: &[(&str, u64)],
+) -> Arc<agent::FlowSummary> {
+    let exemplar = |(path, count): &(&str, u64)| agent::FlowExemplar {
+        path: (*path).to_owned(),
+        peer_address: "10.0.0.1".to_owned(),
+        facts: Some(agent::DecisionFacts {
+            time_unix_ms: NOW,
+            method: action.to_owned(),
+            ..agent::DecisionFacts::default()
+        }),
+        count: *count,
+        first_seen_unix_ms: NOW,
+        last_seen_unix_ms: NOW,
+        ..agent::FlowExemplar::default()
+    };
+    Arc::new(agent::FlowSummary {
+        caller: id(caller).to_string(),
+        node: id("orders").to_string(),
+        port: 8080,
+        action: action.to_owned(),
+        route: "*undeclared".to_owned(),
+        verdict: verdict.into(),
+        reason: "permitted".to_owned(),
+        exemplars: paths.iter().map(exemplar).collect(),
+        first_seen_unix_ms: NOW,
+        last_seen_unix_ms: NOW,
+        ..agent::FlowSummary::default()
+    })
+}
+
+fn records(flows: Vec<Arc<agent::FlowSummary>>) -> Vec<NodeRecord> {
+    vec![NodeRecord { node: id("orders"), flows, unrecorded: 2 }]
+}
+
+fn simulated(
+    before: &Catalog,
+    draft: &[hauberk_proto::mesh::v1::Resource],
+    records: &[NodeRecord],
+) -> Simulation {
+    let after = try_admit(before, draft, EVERYTHING).unwrap().after;
+    simulate(&trust_domain(), before, &after, records).unwrap()
+}
+
+const ALLOW: agent::Verdict = agent::Verdict::Allow;
+const DENY: agent::Verdict = agent::Verdict::Deny;
+
+#[test]
+fn a_draft_s_flips_are_told_with_whoever_makes_them() {
+    let before = catalog_of(&shop());
+    let records = records(vec![
+        seen("cart", "GET", DENY, &[("/orders/1", 9)]),
+        seen("web", "GET", ALLOW, &[("/orders/1", 5), ("/orders/2", 1)]),
+        seen("web", "POST", ALLOW, &[("/orders/1", 3)]),
+    ]);
+    let narrow = policy(
+        "allow-web-to-orders",
+        "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\");",
+    );
+    let found = simulated(&before, &[narrow, permit("cart", "cart", "orders")], &records);
+    let told: Vec<_> = found
+        .flips
+        .iter()
+        .map(|flip| {
+            let (_, draft) = flip.verdicts.unwrap();
+            let policies = flip.policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            (flip.flow.action.as_str(), draft, policies, flip.count)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [("POST", DENY, "allow-web-to-orders".to_owned(), 3), ("GET", ALLOW, "cart".to_owned(), 9)]
+    );
+    assert_eq!(found.looked_at, Figure { flows: 3, decisions: 18 });
+    assert_eq!(found.denied, Figure { flows: 1, decisions: 3 });
+    assert_eq!(found.allowed, Figure { flows: 1, decisions: 9 });
+    assert_eq!((found.undecidable, found.since, found.unrecorded), (Figure::default(), Some(NOW), 2));
+}
+
+#[test]
+fn an_equal_draft_changes_nothing_and_neither_does_one_in_audit() {
+    let before = catalog_of(&shop());
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let equal: Vec<_> = shop().into_iter().skip(1).collect();
+    let found = simulated(&before, &equal, &records);
+    assert_eq!((found.flips, found.looked_at), (Vec::new(), Figure { flows: 1, decisions: 5 }));
+    let mut audited = policy(
+        "later",
+        "forbid(principal, action in Action::\"http\", resource) when { context.headers.hasTag(\"x\") };",
+    );
+    if let Some(hauberk_proto::mesh::v1::resource::Spec::Policy(spec)) = &mut audited.spec {
+        spec.mode = Some("AUDIT".to_owned());
+    }
+    assert_eq!(simulated(&before, &[audited.clone()], &records).flips, []);
+    if let Some(hauberk_proto::mesh::v1::resource::Spec::Policy(spec)) = &mut audited.spec {
+        spec.mode = None;
+    }
+    let found = simulated(&before, &[audited], &records);
+    assert_eq!(found.undecidable, Figure { flows: 1, decisions: 5 });
+    assert_eq!((found.flips[0].verdicts, found.flips[0].reason), (None, "facts_not_recorded"));
+}
+
+#[test]
+fn what_is_stored_and_not_understood_proves_nothing() {
+    let mut before = catalog_of(&shop());
+    let key = crate::resources::ResourceKey {
+        kind: Kind::Policy,
+        mesh: Name::parse("shop").unwrap(),
+        name: Name::parse("odd").unwrap(),
+    };
+    let entry = crate::resources::Entry::new(
+        policy("odd", "forbid"),
+        crate::resources::Model::Unreadable("from the future".to_owned()),
+    );
+    before.set(&key, entry);
+    let mut after = before.clone();
+    let other = crate::resources::ResourceKey { name: Name::parse("allow-web-to-orders").unwrap(), ..key };
+    after.remove(&other);
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let error = simulate(&trust_domain(), &before, &after, &records).unwrap_err();
+    assert!(error.to_string().contains("from the future"), "{error}");
+}
+
+fn suggested(catalog: &Catalog, records: &[NodeRecord]) -> Suggestion {
+    let shop = Name::parse("shop").unwrap();
+    suggest(&trust_domain(), &shop, catalog.mesh("shop").unwrap(), records).unwrap()
+}
+
+#[test]
+fn a_suggestion_covers_what_was_allowed_and_can_be_applied() {
+    let orders = routes(listener(8080, "http"), &["/orders/{id}", "/health"]);
+    let resources = [
+        mesh("shop"),
+        node("web", [listener(8000, "http")]),
+        node("orders", [orders]),
+        service("orders", "orders", None),
+        permit("all", "web", "orders"),
+        permit("unused", "web", "orders"),
+        policy("no-deletes", "forbid(principal, action == Action::\"DELETE\", resource);"),
+    ];
+    let catalog = catalog_of(&resources);
+    let mut declared = (*seen("web", "GET", ALLOW, &[("/orders/1", 5)])).clone();
+    (declared.route, declared.others) = ("/orders/{id}".to_owned(), 7);
+    let mut many = (*seen("web", "POST", ALLOW, &[("/x", 1)])).clone();
+    many.others = 4;
+    let records = records(vec![
+        Arc::new(declared),
+        Arc::new(many),
+        seen("web", "DELETE", ALLOW, &[("/orders/1", 2)]),
+        seen("web", "PUT", DENY, &[("/orders/1", 100)]),
+    ]);
+    let found = suggested(&catalog, &records);
+    let names: Vec<_> = found.policies.iter().map(|policy| policy.name.as_str()).collect();
+    assert_eq!(names, ["suggested-web-to-orders"]);
+    assert_eq!((found.seen, found.covered), (5 + 7 + 1 + 4 + 2, 5 + 7 + 1));
+    let uncovered: Vec<_> =
+        found.uncovered.iter().map(|one| (one.action.as_str(), one.count, one.reason.as_str())).collect();
+    assert_eq!(uncovered, [("POST", 4, "too_many_to_record"), ("DELETE", 2, "denied_now")]);
+    assert_eq!(found.generalisations, ["orders:8080 /orders/{id}: every path of the declared route"]);
+    let used: Vec<_> = found.used.iter().map(|used| (used.policy.as_str(), used.count)).collect();
+    assert_eq!(used, [("all", 6), ("unused", 6)], "both permit it");
+    let after = try_admit(&catalog, &found.policies, EVERYTHING).unwrap().after;
+    assert!(after.mesh("shop").unwrap().policies().count() == 4);
+}
+
+#[test]
+fn numbers_that_an_agent_makes_up_harm_nobody() {
+    let catalog = catalog_of(&shop());
+    let mut boasting = (*seen("web", "GET", ALLOW, &[("/a", u64::MAX), ("/b", u64::MAX)])).clone();
+    boasting.others = u64::MAX;
+    let records = records(vec![Arc::new(boasting.clone()), Arc::new(boasting)]);
+    let deny = policy("nobody", "forbid(principal, action in Action::\"http\", resource);");
+    let found = simulated(&catalog, &[deny], &records);
+    assert_eq!((found.denied.decisions, found.looked_at.decisions), (u64::MAX, u64::MAX));
+    let found = suggested(&catalog, &records);
+    assert_eq!((found.seen, found.policies.len()), (u64::MAX, 1));
+}

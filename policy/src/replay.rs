@@ -1,0 +1,349 @@
+//! What other policies would make of recorded calls.
+//!
+//! A recorded call is decided again by two engines, what is in force and a draft, with what was recorded of it. What was
+//! not recorded is not guessed: a call that depends on it cannot be decided.
+
+mod compare;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::circumstances::{Gathered, Moment, Peer};
+use crate::compile::Engine;
+use crate::decide::CallerMemo;
+use crate::decision::{Attempt, Caller, Decision, Reason};
+use crate::facts::Principal;
+use crate::path::CanonicalPath;
+use crate::reads::{Fact, FactSet};
+use crate::vocabulary::Action;
+use compare::Side;
+
+/// What is known of calls by one caller, on one port, with one action, of one route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedFlow {
+    /// Who called.
+    pub caller: Caller,
+    /// The called node's listener.
+    pub port: u16,
+    /// What was done.
+    pub action: Action,
+    /// The template of the route that they belonged to; empty where there was none.
+    pub route: Box<str>,
+    /// Some of them.
+    pub calls: Vec<RecordedCall>,
+    /// How many more there were.
+    pub others: u64,
+}
+
+/// Calls that are alike in all that policies can know of them, but for the time and the certificate's age.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedCall {
+    /// The connection, as far as it was recorded.
+    pub peer: Peer,
+    /// When the latest of them was.
+    pub moment: Moment,
+    /// The method, as sent; empty for a stream.
+    pub method: Box<str>,
+    /// The path, and the query as far as that is known; empty for a stream.
+    pub target: Box<str>,
+    /// What else was recorded of the request's head.
+    pub gathered: Gathered,
+    /// The query was recorded, or there was none.
+    pub is_query_known: bool,
+    /// How many they are.
+    pub count: u64,
+}
+
+/// What becomes of recorded calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replayed {
+    /// The draft decides otherwise.
+    Flips {
+        /// What is decided now.
+        now: Decision,
+        /// What the draft decides.
+        draft: Decision,
+    },
+    /// It cannot be said.
+    Undecidable(Undecidable),
+}
+
+/// Why recorded calls cannot be decided again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Undecidable {
+    /// A policy reads something, such as a header field, that was not recorded, since no policy read it then.
+    FactsNotRecorded,
+    /// A policy reads the time or the certificate's age, which are recorded of the latest call alone.
+    DependsOnTime,
+    /// Their paths, or where they came from, were too many to be recorded.
+    TooMany,
+    /// What was recorded is no call that this port would take.
+    Unreadable,
+}
+
+impl Undecidable {
+    /// A stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FactsNotRecorded => "facts_not_recorded",
+            Self::DependsOnTime => "depends_on_time",
+            Self::TooMany => "too_many_to_record",
+            Self::Unreadable => "unreadable_record",
+        }
+    }
+}
+
+/// Decides recorded flows by two engines of one node. Flows of one caller go fastest one after the other.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    engines: Pair<'a>,
+    current: Option<(Caller, Known)>,
+    /// Where calls belong: many callers call the same.
+    places: HashMap<Asked, Option<Places>>,
+}
+
+/// What was asked for: the port, the action, the method and the target.
+type Asked = (u16, Action, Box<str>, Box<str>);
+
+/// What is in force, and a draft.
+#[derive(Debug, Clone, Copy)]
+struct Pair<'a> {
+    now: &'a Engine,
+    draft: &'a Engine,
+    /// Both have the same ports, routes and roles: only their statements differ.
+    is_one_world: bool,
+}
+
+/// Which of the resources of both engines a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Places {
+    now: usize,
+    draft: usize,
+    /// The route is not declared by the same template in both.
+    has_moved: bool,
+}
+
+/// One caller, as both engines know it.
+#[derive(Debug)]
+struct Known {
+    principals: Option<(Principal, Principal)>,
+    memos: HashMap<Peer, (CallerMemo, CallerMemo)>,
+    cells: HashMap<(Places, Action), Cell>,
+}
+
+/// What is known of all calls of one caller to one route by one action.
+#[derive(Debug, Clone)]
+enum Cell {
+    /// Both engines surely decide them alike.
+    Alike,
+    /// Both engines decide them so, whatever else they are.
+    Settled(Box<(Decision, Decision)>),
+    /// Each is to be decided.
+    Open,
+}
+
+/// What both engines decide; none: surely the same.
+type Said = Result<Option<(Decision, Decision)>, Undecidable>;
+
+impl<'a> Replay<'a> {
+    /// Prepares. Compile `draft` with `now` as its former engine: what both share is then seen at once.
+    pub fn new(now: &'a Engine, draft: &'a Engine) -> Self {
+        let is_one_world = now.scope() == draft.scope() && now.0.roles == draft.0.roles;
+        let engines = Pair { now, draft, is_one_world };
+        Self { engines, current: None, places: HashMap::new() }
+    }
+
+    /// Tells what becomes of a flow, with how many calls that is and one of them where one is known. What stays as it is
+    /// is not told. Calls that were not recorded one by one are taken for others of the route that they were counted for.
+    pub fn flow<'f>(
+        &mut self,
+        flow: &'f RecordedFlow,
+        mut tell: impl FnMut(Replayed, u64, Option<&'f RecordedCall>),
+    ) {
+        let engines = self.engines;
+        let mut known = match self.current.take() {
+            Some((caller, known)) if caller == flow.caller => known,
+            _ => Known::of(engines, &flow.caller),
+        };
+        // Of what is decided alike whatever is asked, those that were not recorded can be told too.
+        let mut of_others: Option<Said> = None;
+        for call in &flow.calls {
+            let places = self.places(flow, call);
+            let said = known.replay(engines, places, flow, call);
+            if flow.others > 0 {
+                // What belongs nowhere is refused before policies are asked.
+                let is_nowhere = engines.is_one_world && flow.route.is_empty();
+                let is_same_route = places.map_or(is_nowhere, |places| engines.is_at(places, &flow.route));
+                let own = said.clone().and_then(|pair| match pair {
+                    _ if !is_same_route => Err(Undecidable::TooMany),
+                    Some((now, draft)) if depends_on_call(now.reads.and(draft.reads)) => {
+                        Err(Undecidable::TooMany)
+                    }
+                    pair => Ok(pair),
+                });
+                of_others = match of_others {
+                    None => Some(own),
+                    Some(former) if former == own => Some(former),
+                    Some(_) => Some(Err(Undecidable::TooMany)),
+                };
+            }
+            tell_of(said, call.count, Some(call), &mut tell);
+        }
+        if flow.others > 0 {
+            tell_of(of_others.unwrap_or(Err(Undecidable::TooMany)), flow.others, None, &mut tell);
+        }
+        self.current = Some((flow.caller.clone(), known));
+    }
+
+    fn places(&mut self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Places> {
+        let engines = self.engines;
+        let find = || call.with(flow, |attempt| engines.places(flow.port, attempt)).flatten();
+        let asked = (flow.port, flow.action, call.method.clone(), call.target.clone());
+        *self.places.entry(asked).or_insert_with(find)
+    }
+}
+
+impl<'a> Pair<'a> {
+    fn places(&self, port: u16, attempt: Attempt<'_>) -> Option<Places> {
+        let (_, now) = self.now.0.locate(port, attempt).ok()?;
+        let (_, draft) = self.draft.0.locate(port, attempt).ok()?;
+        let has_moved = now.template != draft.template;
+        Some(Places { now: now.resource, draft: draft.resource, has_moved })
+    }
+
+    /// Whether the resources are those of this route, and the port has the same routes in both.
+    fn is_at(&self, places: Places, route: &str) -> bool {
+        let Some(governed) = self.now.0.resources.get(places.now) else { return false };
+        let template = governed.label.split_once(' ').map_or("", |(_port, template)| template);
+        let has_same_routes = self.is_one_world || self.now.scope().ports == self.draft.scope().ports;
+        has_same_routes && !places.has_moved && template == route
+    }
+}
+
+impl RecordedCall {
+    /// Gives `ask` what was attempted; nothing where that cannot be read.
+    pub fn with<T>(&self, flow: &RecordedFlow, ask: impl FnOnce(Attempt<'_>) -> T) -> Option<T> {
+        if flow.action == Action::Connect {
+            return Some(ask(Attempt::Stream));
+        }
+        let path = CanonicalPath::parse(&self.method, &self.target).ok()?;
+        let (upgrade, gathered) = (flow.action == Action::Upgrade, &self.gathered);
+        Some(ask(Attempt::Request { method: &self.method, path: &path, upgrade, gathered }))
+    }
+
+    /// Decides one of them by a memory of its caller's.
+    ///
+    /// # Errors
+    /// It depends on what was not recorded.
+    pub fn decide(
+        &self,
+        memo: &mut CallerMemo,
+        port: u16,
+        attempt: Attempt<'_>,
+    ) -> Result<Decision, Undecidable> {
+        let decision = memo.decide(port, attempt, self.moment);
+        let lacks_query = decision.reads.contains(Fact::Query) && !self.is_query_known;
+        let lacks_tls = decision.reads.contains(Fact::Tls) && self.peer.tls().is_none();
+        if lacks_query || lacks_tls || decision.reason == Reason::FactsMissing {
+            return Err(Undecidable::FactsNotRecorded);
+        }
+        Ok(decision)
+    }
+}
+
+impl Known {
+    fn of(engines: Pair<'_>, caller: &Caller) -> Self {
+        let principals = engines.now.0.principal(caller).zip(engines.draft.0.principal(caller));
+        Self { principals, memos: HashMap::new(), cells: HashMap::new() }
+    }
+
+    fn replay(
+        &mut self,
+        engines: Pair<'_>,
+        places: Option<Places>,
+        flow: &RecordedFlow,
+        call: &RecordedCall,
+    ) -> Said {
+        match places.map_or(Cell::Open, |places| self.cell(engines, places, flow)) {
+            Cell::Alike => return Ok(None),
+            Cell::Settled(pair) => return Ok(Some(*pair)),
+            Cell::Open => {}
+        }
+        let memos =
+            || (engines.now.caller(&flow.caller, &call.peer), engines.draft.caller(&flow.caller, &call.peer));
+        let (now, draft) = self.memos.entry(call.peer.clone()).or_insert_with(memos);
+        let decided = call.with(flow, |attempt| {
+            let now = call.decide(now, flow.port, attempt)?;
+            let draft = call.decide(draft, flow.port, attempt)?;
+            Ok(Some((now, draft)))
+        });
+        decided.unwrap_or(Err(Undecidable::Unreadable))
+    }
+
+    fn cell(&mut self, engines: Pair<'_>, places: Places, flow: &RecordedFlow) -> Cell {
+        let Some((principal, draft_principal)) = &self.principals else { return Cell::Open };
+        let find = || {
+            let Some(now) = Side::of(engines.now, principal, flow.port, places.now) else {
+                return Cell::Open;
+            };
+            let Some(draft) = Side::of(engines.draft, draft_principal, flow.port, places.draft) else {
+                return Cell::Open;
+            };
+            // What is two things at once is decided as a whole.
+            let actions = match flow.action {
+                Action::Upgrade => [Action::Get, Action::Upgrade],
+                action => [action; 2],
+            };
+            if !places.has_moved
+                && actions.iter().all(|action| now.is_alike(&draft, *action, engines.is_one_world))
+            {
+                return Cell::Alike;
+            }
+            match (flow.action, now.settled(flow.action), draft.settled(flow.action)) {
+                (Action::Upgrade, ..) => Cell::Open,
+                (_, Some(now), Some(draft)) => Cell::Settled(Box::new((now, draft))),
+                _ => Cell::Open,
+            }
+        };
+        self.cells.entry((places, flow.action)).or_insert_with(find).clone()
+    }
+}
+
+impl Engine {
+    /// The route or port that an attempt is for, as policies write it, if it is for one.
+    pub fn resource_of(&self, port: u16, attempt: Attempt<'_>) -> Option<Arc<str>> {
+        let (_, target) = self.0.locate(port, attempt).ok()?;
+        self.0.resources.get(target.resource).map(|governed| Arc::clone(&governed.label))
+    }
+}
+
+/// Whether the outcome may be another one for other calls of the same flow.
+fn depends_on_call(reads: FactSet) -> bool {
+    reads.and(FactSet::of(&[Fact::Identity])) != FactSet::of(&[Fact::Identity])
+}
+
+fn tell_of<'f>(
+    said: Said,
+    count: u64,
+    call: Option<&'f RecordedCall>,
+    tell: &mut impl FnMut(Replayed, u64, Option<&'f RecordedCall>),
+) {
+    let (now, draft) = match said {
+        Ok(None) => return,
+        Ok(Some(pair)) => pair,
+        Err(why) => return tell(Replayed::Undecidable(why), count, call),
+    };
+    let changes_with_time = now.reads.and(draft.reads).change_with_time();
+    let flips = now.effect != draft.effect;
+    // Of what depends on the time, the moment of one call alone is known.
+    let (sure, unsure) = if changes_with_time { (count.min(1), count.saturating_sub(1)) } else { (count, 0) };
+    if flips {
+        tell(Replayed::Flips { now, draft }, sure, call);
+    }
+    if unsure > 0 {
+        tell(Replayed::Undecidable(Undecidable::DependsOnTime), unsure, call);
+    }
+}
+
+#[cfg(test)]
+mod tests;

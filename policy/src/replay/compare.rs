@@ -1,0 +1,109 @@
+//! What can be told of two engines by the scopes of their statements, without asking Cedar.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::compile::{Engine, Governed, Inner, Port};
+use crate::compiled::{Compiled, permits};
+use crate::decision::{Decision, Effect, Reason};
+use crate::document::Mode;
+use crate::facts::Principal;
+use crate::reads::FactSet;
+use crate::scope::Authorization;
+use crate::vocabulary::Action;
+
+/// One engine's part in a comparison.
+pub(super) struct Side<'a> {
+    inner: &'a Inner,
+    principal: &'a Principal,
+    port: &'a Port,
+    governed: &'a Governed,
+}
+
+impl<'a> Side<'a> {
+    pub(super) fn of(
+        engine: &'a Engine,
+        principal: &'a Principal,
+        port: u16,
+        resource: usize,
+    ) -> Option<Self> {
+        let inner = &*engine.0;
+        let (port, governed) = (inner.ports.get(&port)?, inner.resources.get(resource)?);
+        Some(Self { inner, principal, port, governed })
+    }
+
+    pub(super) fn is_alike(&self, other: &Self, action: Action, is_one_world: bool) -> bool {
+        let (own, others) = (self.in_play(action), other.in_play(action));
+        says_alike(&own, &others)
+            && (is_one_world
+                || self.port.authorization == other.port.authorization
+                    && self.port.protocol == other.port.protocol
+                    && self.governed.resource.uid == other.governed.resource.uid
+                    && self.governed.resource.within == other.governed.resource.within
+                    && self.principal.within == other.principal.within
+                    && self.sees_alike(other, &own))
+    }
+
+    fn in_play(&self, action: Action) -> Vec<&'a Arc<Compiled>> {
+        let policies = self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index));
+        policies.filter(|compiled| compiled.admits(self.principal, action)).collect()
+    }
+
+    /// Whether the entities that statements name are in the same things.
+    fn sees_alike(&self, other: &Self, in_play: &[&Arc<Compiled>]) -> bool {
+        in_play.iter().flat_map(|compiled| &compiled.literals).all(|uid| {
+            let [own, others] = [self, other].map(|side| side.inner.entities.ancestors(uid));
+            own.map(HashSet::<_>::from_iter) == others.map(HashSet::from_iter)
+        })
+    }
+
+    /// What is decided where no statement in play has conditions: their scopes alone tell.
+    pub(super) fn settled(&self, action: Action) -> Option<Decision> {
+        let in_play = self.in_play(action);
+        if in_play.iter().any(|compiled| compiled.is_conditional) {
+            return None;
+        }
+        let named = |mode, permitting| {
+            let meant = in_play
+                .iter()
+                .filter(|compiled| compiled.mode == mode && permits(&compiled.policy) == permitting);
+            let mut names: Vec<_> = meant.map(|compiled| Arc::clone(&compiled.name)).collect();
+            names.sort();
+            names
+        };
+        let bounded = named(Mode::Boundary, false);
+        let (forbids, permits) = (named(Mode::Enforce, false), named(Mode::Enforce, true));
+        // A boundary that permits, and policies in audit, are not for here.
+        if in_play.iter().any(|compiled| compiled.mode == Mode::Audit)
+            || !named(Mode::Boundary, true).is_empty()
+        {
+            return None;
+        }
+        let (effect, reason, policies) = if !bounded.is_empty() {
+            (Effect::Deny, Reason::ForbiddenByBoundary, bounded)
+        } else if !forbids.is_empty() {
+            (Effect::Deny, Reason::Forbidden, forbids)
+        } else if !permits.is_empty() {
+            (Effect::Allow, Reason::Permitted, permits)
+        } else if self.port.authorization == Authorization::Audit && !self.principal.is_foreign {
+            (Effect::Allow, Reason::AuditDefaultAllow, Vec::new())
+        } else {
+            (Effect::Deny, Reason::NoPolicyMatched, Vec::new())
+        };
+        let (action, resource) = (Some(action), Some(Arc::clone(&self.governed.label)));
+        Some(Decision {
+            effect,
+            reason,
+            policies: policies.into(),
+            audit: None,
+            action,
+            resource,
+            reads: FactSet::NONE,
+        })
+    }
+}
+
+fn says_alike(own: &[&Arc<Compiled>], others: &[&Arc<Compiled>]) -> bool {
+    own.len() == others.len()
+        && own.iter().zip(others).all(|(own, other)| Arc::ptr_eq(own, other) || own.says_the_same(other))
+}

@@ -1,0 +1,251 @@
+use super::compare::Side;
+use super::*;
+use crate::scope::Authorization;
+use crate::testing::{HERE, NOW, documents, domain, name, orders, peer, roles};
+use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate};
+
+fn engines(now: &[&str], draft: &[&str]) -> (Engine, Engine) {
+    engines_of(orders(), now, orders(), draft)
+}
+
+fn engines_of(scope: NodeScope, now: &[&str], draft_scope: NodeScope, draft: &[&str]) -> (Engine, Engine) {
+    let compile = |scope: NodeScope, texts: &[&str], former: Option<&Engine>| {
+        let texts: Vec<_> = texts.iter().map(|text| (Mode::Enforce, *text)).collect();
+        let documents = documents(&texts);
+        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles());
+        Engine::compile(scope, &slice, former).unwrap()
+    };
+    let now = compile(scope, now, None);
+    let draft = compile(draft_scope, draft, Some(&now));
+    (now, draft)
+}
+
+fn call(method: &str, target: &str, count: u64) -> RecordedCall {
+    RecordedCall {
+        peer: HERE.clone(),
+        moment: NOW,
+        method: method.into(),
+        target: target.into(),
+        gathered: Gathered::default(),
+        is_query_known: false,
+        count,
+    }
+}
+
+fn flow(caller: &str, calls: Vec<RecordedCall>, others: u64) -> RecordedFlow {
+    let action = Action::of_method(calls.first().map_or("GET", |call| &call.method));
+    RecordedFlow { caller: peer(caller), port: 8080, action, route: "/orders/{id}".into(), calls, others }
+}
+
+/// What is told, shortly: the effect of the draft, or why it cannot be said, with the count.
+fn told(engines: &(Engine, Engine), flow: &RecordedFlow) -> Vec<(String, u64)> {
+    let mut told = Vec::new();
+    Replay::new(&engines.0, &engines.1).flow(flow, |replayed, count, _| {
+        let what = match replayed {
+            Replayed::Flips { draft, .. } => format!("{:?} {}", draft.effect, draft.policies.join(",")),
+            Replayed::Undecidable(why) => why.as_str().to_owned(),
+        };
+        told.push((what, count));
+    });
+    told
+}
+
+const ALL: &str =
+    "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\");";
+const GETS: &str =
+    "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\");";
+const BY_PATH: &str = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when { context.path == \"/orders/1\" };";
+const BY_HEADER: &str = "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\") when { context.headers.hasTag(\"x-tenant\") };";
+const BY_QUERY: &str = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when { context.query.hasTag(\"a\") };";
+const BY_HOUR: &str = "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\") when { context.time.toTime() < duration(\"18h\") };";
+const AT_NIGHT: &str = "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\") when { context.time.toTime() >= duration(\"18h\") };";
+
+#[test]
+fn an_equal_draft_changes_nothing_whatever_it_reads() {
+    for text in [ALL, BY_PATH, BY_HEADER, BY_QUERY, BY_HOUR] {
+        let flow = flow("web", vec![call("GET", "/orders/1", 5)], 7);
+        assert_eq!(told(&engines(&[text], &[text]), &flow), [], "{text}");
+    }
+}
+
+#[test]
+fn what_others_may_do_does_not_concern_a_caller() {
+    let more = "permit(principal == Node::\"cart\", action in Action::\"http\", resource in Service::\"orders\") when { context.headers.hasTag(\"x\") };";
+    let web = flow("web", vec![call("GET", "/orders/1", 5)], 7);
+    assert_eq!(told(&engines(&[BY_HOUR], &[BY_HOUR, more]), &web), []);
+    let cart = flow("cart", vec![call("GET", "/orders/1", 5)], 0);
+    assert_eq!(told(&engines(&[BY_HOUR], &[BY_HOUR, more]), &cart), [("facts_not_recorded".to_owned(), 5)]);
+}
+
+#[test]
+fn what_the_draft_denies_flips_and_so_does_what_it_allows() {
+    let post = flow("web", vec![call("POST", "/orders/1", 3), call("POST", "/orders/2", 1)], 2);
+    let deny = |count| ("Deny ".to_owned(), count);
+    assert_eq!(told(&engines(&[ALL], &[GETS]), &post), [deny(3), deny(1), deny(2)], "no path matters");
+    let allow = |count| ("Allow p0".to_owned(), count);
+    assert_eq!(told(&engines(&[GETS], &[ALL]), &post), [allow(3), allow(1), allow(2)]);
+    assert_eq!(
+        told(&engines(&[ALL], &[ALL, "forbid(principal, action == Action::\"POST\", resource);"]), &post)[0]
+            .0,
+        "Deny p1"
+    );
+}
+
+#[test]
+fn paths_that_were_not_recorded_are_not_guessed() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3), call("GET", "/orders/2", 1)], 2);
+    let found = told(&engines(&[ALL], &[BY_PATH]), &get);
+    assert_eq!(found, [("Deny ".to_owned(), 1), ("too_many_to_record".to_owned(), 2)]);
+    let only = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    assert_eq!(told(&engines(&[ALL], &[BY_PATH]), &only), [("too_many_to_record".to_owned(), 2)]);
+}
+
+#[test]
+fn facts_that_were_not_recorded_are_not_guessed() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    let unknown = [("facts_not_recorded".to_owned(), 3)];
+    assert_eq!(told(&engines(&[ALL], &[BY_HEADER]), &get), unknown);
+    assert_eq!(told(&engines(&[BY_HEADER], &[ALL]), &get), unknown, "nor of what is in force");
+    assert_eq!(told(&engines(&[ALL], &[BY_QUERY]), &get), unknown);
+    let lines = |values: &[&str]| HeaderLines {
+        name: "x-tenant".into(),
+        values: Some(values.iter().map(|value| (*value).into()).collect()),
+    };
+    let with_header = RecordedCall {
+        gathered: Gathered::recorded(None, vec![lines(&["blue"])]),
+        ..call("GET", "/orders/1", 3)
+    };
+    assert_eq!(told(&engines(&[ALL], &[BY_HEADER]), &flow("web", vec![with_header], 0)), []);
+    let without =
+        RecordedCall { gathered: Gathered::recorded(None, vec![lines(&[])]), ..call("GET", "/orders/1", 3) };
+    assert_eq!(
+        told(&engines(&[ALL], &[BY_HEADER]), &flow("web", vec![without], 0)),
+        [("Deny ".to_owned(), 3)]
+    );
+    let with_query = RecordedCall { is_query_known: true, ..call("GET", "/orders/1?a=1", 3) };
+    assert_eq!(told(&engines(&[ALL], &[BY_QUERY]), &flow("web", vec![with_query], 0)), []);
+    let no_query = RecordedCall { is_query_known: true, ..call("GET", "/orders/1", 3) };
+    assert_eq!(
+        told(&engines(&[ALL], &[BY_QUERY]), &flow("web", vec![no_query], 0)),
+        [("Deny ".to_owned(), 3)]
+    );
+}
+
+#[test]
+fn of_what_depends_on_the_time_one_moment_is_known() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    let unsure = ("depends_on_time".to_owned(), 2);
+    assert_eq!(told(&engines(&[ALL], &[AT_NIGHT]), &get), [("Deny ".to_owned(), 1), unsure.clone()]);
+    assert_eq!(told(&engines(&[ALL], &[BY_HOUR]), &get), [unsure]);
+    let once = flow("web", vec![call("GET", "/orders/1", 1)], 0);
+    assert_eq!(told(&engines(&[ALL], &[BY_HOUR]), &once), []);
+}
+
+#[test]
+fn another_route_and_another_role_are_other_questions() {
+    let by_route =
+        "permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /orders/{id}\");";
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let mut renamed = orders();
+    renamed.ports[0].routes = vec![RouteTemplate::parse("/orders/*").unwrap().into()];
+    let found = told(&engines_of(orders(), &[by_route], renamed, &[by_route]), &get);
+    assert_eq!(found, [("Deny ".to_owned(), 3), ("too_many_to_record".to_owned(), 2)]);
+    let by_role = "permit(principal in Role::\"clerks\", action, resource in Service::\"orders\");";
+    let scope = orders();
+    let documents = documents(&[(Mode::Enforce, by_role)]);
+    let compile = |members: Vec<hauberk_identity::SpiffeId>| {
+        let roles = [crate::RoleMembers { role: name("clerks"), members }];
+        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles);
+        Engine::compile(scope.clone(), &slice, None).unwrap()
+    };
+    let web = hauberk_identity::SpiffeId::node(&domain(), &name("shop"), &name("web"));
+    let engines = (compile(vec![web]), compile(Vec::new()));
+    assert_eq!(told(&engines, &get), [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)]);
+}
+
+#[test]
+fn streams_and_calls_are_replayed_too() {
+    let stream = RecordedFlow {
+        port: 6379,
+        action: Action::Connect,
+        route: "".into(),
+        ..flow("web", vec![call("", "", 4)], 0)
+    };
+    let connect = "permit(principal == Node::\"web\", action == Action::\"connect\", resource);";
+    assert_eq!(told(&engines(&[connect], &[]), &stream), [("Deny ".to_owned(), 4)]);
+    let rpc = RecordedFlow {
+        port: 50051,
+        action: Action::Call,
+        route: "shop.Orders/Get".into(),
+        ..flow("web", vec![call("POST", "/shop.Orders/Get", 4)], 0)
+    };
+    let permit = "permit(principal == Node::\"web\", action == Action::\"call\", resource) when { context.rpc == \"Get\" };";
+    assert_eq!(told(&engines(&[], &[permit]), &rpc), [("Allow p0".to_owned(), 4)]);
+    let odd = RecordedFlow { port: 8080, ..flow("web", vec![call("GET", "no path", 4)], 0) };
+    assert_eq!(told(&engines(&[ALL], &[]), &odd), [("unreadable_record".to_owned(), 4)]);
+}
+
+#[test]
+fn what_is_settled_by_scopes_alone_is_what_cedar_says() {
+    let statements = [
+        "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\");",
+        "permit(principal in Role::\"clerks\", action in Action::\"read\", resource);",
+        "forbid(principal == Node::\"cart\", action == Action::\"HEAD\", resource);",
+        "forbid(principal, action == Action::\"DELETE\", resource == Route::\"orders:8080 /health\");",
+        "permit(principal is Node, action == Action::\"PUT\", resource in Port::\"orders:8081\");",
+    ];
+    let mut compared = 0;
+    for chosen in 0..1 << statements.len() {
+        let texts = statements.iter().enumerate().filter(|(index, _)| chosen >> index & 1 == 1);
+        let texts: Vec<_> = texts.map(|(_, text)| *text).collect();
+        for authorization in [Authorization::Enforce, Authorization::Audit] {
+            let mut scope = orders();
+            scope.ports.iter_mut().for_each(|port| port.authorization = authorization);
+            let (engine, _) = engines_of(scope, &texts, orders(), &[]);
+            for (caller, port, target) in ["web", "cart", "other"].into_iter().flat_map(|caller| {
+                [(caller, 8080, "/orders/1"), (caller, 8080, "/health"), (caller, 8081, "/x")]
+            }) {
+                for method in ["GET", "HEAD", "PUT", "DELETE"] {
+                    let caller = peer(caller);
+                    let principal = engine.0.principal(&caller).unwrap();
+                    let path = CanonicalPath::parse(method, target).unwrap();
+                    let attempt = crate::testing::request(method, &path, false);
+                    let (_, place) = engine.0.locate(port, attempt).unwrap();
+                    let side = Side::of(&engine, &principal, port, place.resource).unwrap();
+                    let settled = side.settled(Action::of_method(method)).unwrap();
+                    let decided = engine.decide(&crate::testing::question(&caller, port, attempt));
+                    assert_eq!(settled, decided, "{method} {target}: {texts:?}");
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(compared, 32 * 2 * 9 * 4);
+}
+
+#[test]
+fn what_was_not_recorded_of_a_connection_is_not_guessed_either() {
+    let by_tls = "forbid(principal, action == Action::\"GET\", resource) unless { context.peer has tlsGroup && context.peer.tlsGroup == \"X25519MLKEM768\" };";
+    let by_address = "forbid(principal, action == Action::\"GET\", resource) when { context.peer.address.isInRange(ip(\"10.0.0.0/8\")) };";
+    let known = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    assert_eq!(told(&engines(&[ALL], &[ALL, by_tls]), &known), []);
+    assert_eq!(told(&engines(&[ALL], &[ALL, by_address]), &known), [("Deny p1".to_owned(), 3)]);
+    let nothing = RecordedCall { peer: Peer::new(None, None), ..call("GET", "/orders/1", 3) };
+    let unknown = flow("web", vec![nothing], 0);
+    for draft in [by_tls, by_address] {
+        assert_eq!(told(&engines(&[ALL], &[ALL, draft]), &unknown), [("facts_not_recorded".to_owned(), 3)]);
+    }
+}
+
+#[test]
+fn what_is_refused_before_policies_are_asked_stays_refused() {
+    let scope = || {
+        let mut scope = orders();
+        scope.ports[0].undeclared = crate::Undeclared::Deny;
+        scope
+    };
+    let scanned = RecordedFlow { route: "".into(), ..flow("web", vec![call("GET", "/x", 3)], 90) };
+    assert_eq!(told(&engines_of(scope(), &[GETS], scope(), &[]), &scanned), []);
+    let opened = told(&engines_of(scope(), &[GETS], orders(), &[GETS]), &scanned);
+    assert_eq!(opened, [("Allow p0".to_owned(), 3), ("too_many_to_record".to_owned(), 90)]);
+}

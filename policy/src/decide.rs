@@ -10,7 +10,7 @@ use crate::compile::{Engine, Inner, Port};
 use crate::context::{Circumstances, rpc_of};
 use crate::decision::{Attempt, Caller, Decision, Question, Reason};
 use crate::facts::{Principal, anonymous, caller};
-use crate::route::RouteTemplate;
+use crate::route::{RouteTemplate, worth_trying};
 use crate::scope::{Protocol, Undeclared};
 use crate::tally::Counted;
 use crate::vocabulary::{Action, VOCABULARY};
@@ -173,7 +173,7 @@ impl Inner {
             }
             _ => return Err(Reason::WrongProtocol),
         };
-        let declared = port.routes.iter().find(|(template, _)| template.matches(method, path));
+        let declared = worth_trying(&port.routes, path).find(|(template, _)| template.matches(method, path));
         let (resource, template) = match (declared, port.undeclared) {
             (Some((template, resource)), _) => (*resource, Some(template)),
             (None, Undeclared::Decide) => (port.undeclared_route, None),

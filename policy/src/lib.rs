@@ -31,6 +31,7 @@ mod statements;
 mod template;
 #[cfg(test)]
 mod testing;
+mod user;
 mod vocabulary;
 
 pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
@@ -39,6 +40,7 @@ pub use decide::CallerMemo;
 pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
 pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
 pub use explain::{Explanation, Mismatch, PolicyNote};
+pub use fields::is_listed_header;
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::{BadName, Referent, node_named, workload_named};
 pub use overlap::{Overlap, overlaps};
@@ -46,7 +48,10 @@ pub use path::{AmbiguousPath, CanonicalPath};
 pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
-pub use scope::{Authorization, DeclaredRoute, NodeScope, PortScope, Protocol, RoleMembers, Undeclared};
+pub use scope::{
+    Authorization, DeclaredRoute, NodeScope, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,
+};
 pub use slice::{PolicyIndex, PolicySlice, SlicedPolicy};
 pub use template::{LinkProblem, PolicyTemplate, Slot};
+pub use user::{ClaimsMapping, ClaimsProblem, OnBehalfOf, Origin, User};
 pub use vocabulary::{Action, SCHEMA};

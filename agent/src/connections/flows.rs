@@ -56,7 +56,7 @@ impl Connection {
     pub(crate) fn admit(
         self: &Arc<Self>,
         connections: &Arc<Connections>,
-        subject: Subject,
+        mut subject: Subject,
         path: Option<&CanonicalPath<'_>>,
         service: Option<Name>,
         since: Instant,
@@ -69,6 +69,10 @@ impl Connection {
         let flow = Flow { subject: subject.clone(), meter: Arc::clone(&meter), is_changing: false };
         let key = state.flows.insert(flow);
         let rules = connections.rules();
+        if let Ok(view) = rules.view() {
+            // Who the user is was asked of the rules before these, if they have just changed.
+            subject.look_again(view, self.port(), connections.context().clock.now());
+        }
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
             if self.cut_signal().is_cancelled() { Err("connection_cut") } else { state.memo(&rules, self) };
@@ -80,7 +84,7 @@ impl Connection {
             Err(reason) => Ruling::Refused(reason),
         };
         connections.context().metrics.decided(begun.elapsed());
-        if ruling.changes_with_time() {
+        if ruling.changes_with_time() || subject.is_for_user() {
             self.state().mark_changing(key, &self.changing);
         }
         let mut passage = Passage {
@@ -118,11 +122,15 @@ impl Connection {
         // Also lets go of the former rules' memory.
         let memo = state.memo(rules, self);
         for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
+            if let Ok(view) = rules.view() {
+                flow.subject.look_again(view, self.port(), moment.time);
+            }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), None, moment),
                 Err(reason) => Ruling::Refused(reason),
             };
-            flow.set_changing(ruling.changes_with_time(), &self.changing);
+            let is_changing = ruling.changes_with_time() || flow.subject.is_for_user();
+            flow.set_changing(is_changing, &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
                 flow.meter.cut();
                 let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, moment, "");

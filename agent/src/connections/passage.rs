@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, UnixMillis};
 use hauberk_policy::{Attempt, CanonicalPath, Gathered, Moment};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
@@ -14,6 +14,7 @@ use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
 use crate::decisions::{DecisionId, Outcome, Recorded};
 use crate::mesh::NodeView;
+use crate::users::MadeFor;
 use crate::wire::meter::Meter;
 
 /// What must be known of a request or stream to decide it again.
@@ -29,6 +30,8 @@ pub(crate) enum Subject {
         is_upgrade: bool,
         /// What policies want to know besides; none where they want nothing.
         gathered: Option<Arc<Gathered>>,
+        /// For whom it is made.
+        made_for: MadeFor,
     },
     /// A TCP stream.
     Stream,
@@ -62,9 +65,12 @@ impl Subject {
         moment: Moment,
     ) -> Ruling {
         let decide = |attempt: Attempt<'_>| Ruling::Policy(rules::decide(memo, port, attempt, moment));
-        let Self::Request { method, target, is_upgrade, gathered } = self else {
+        let Self::Request { method, target, is_upgrade, gathered, made_for } = self else {
             return decide(Attempt::Stream);
         };
+        if let Some(reason) = made_for.refusal(moment.time) {
+            return Ruling::Refused(reason);
+        }
         let gathered = gathered.as_deref().unwrap_or(Gathered::nothing());
         let parsed;
         let path = match path {
@@ -78,6 +84,21 @@ impl Subject {
             },
         };
         decide(Attempt::Request { method: method.as_str(), path, upgrade: *is_upgrade, gathered })
+    }
+}
+
+impl Subject {
+    /// Whether it is made for a user, whose token ends some time.
+    pub(super) fn is_for_user(&self) -> bool {
+        matches!(self, Self::Request { made_for, .. } if made_for.is_for_user())
+    }
+
+    /// Looks by another view for whom it is made.
+    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, now: UnixMillis) {
+        let Self::Request { gathered, made_for, .. } = self else { return };
+        if let (Some(now), Some(known)) = (made_for.look_again(view, port, now), gathered) {
+            *known = Arc::new(Gathered::clone(known).made_for(now));
+        }
     }
 }
 

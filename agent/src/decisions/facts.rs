@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use hauberk_identity::{Serial, UnixMillis};
 use hauberk_policy::{
-    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, Peer, Reason,
+    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, OnBehalfOf, Peer, Reason,
 };
 use hauberk_proto::agent::v1 as pb;
-use hauberk_proto::convert::encode_header_lines;
+use hauberk_proto::convert::{encode_header_lines, encode_on_behalf_of};
 
 use super::DecisionId;
 use crate::mesh::NodeView;
@@ -261,9 +261,16 @@ impl<'a> Facts<'a> {
         gathered.map_or(&[], |gathered| gathered.headers())
     }
 
+    /// For whom it was made, where policies read it.
+    fn on_behalf_of_read(&self) -> Option<&'a OnBehalfOf> {
+        let read = self.gathered.filter(|_| self.ruling.reads().are_of_users());
+        read.map(|gathered| gathered.on_behalf_of())
+    }
+
     /// What was gathered, where policies read any of it.
     pub(super) fn gathered_read(&self) -> Option<&'a Arc<Gathered>> {
-        self.gathered.filter(|_| self.ruling.reads().contains_any(&[Fact::Headers, Fact::Host]))
+        let reads = self.ruling.reads();
+        self.gathered.filter(|_| reads.contains_any(&[Fact::Headers, Fact::Host]) || reads.are_of_users())
     }
 
     /// Whether the query or the header fields that were read are too long for a record.
@@ -288,6 +295,7 @@ impl<'a> Facts<'a> {
                 .map(encode_header_lines)
                 .collect(),
             shortened: is_long,
+            on_behalf_of: self.on_behalf_of_read().filter(|_| !is_long).and_then(encode_on_behalf_of),
         }
     }
 

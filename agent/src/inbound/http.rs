@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use hauberk_identity::Name;
+use hauberk_identity::{Name, UnixMillis};
 use hauberk_policy::{CanonicalPath, Protocol};
 use hauberk_tls::TlsStream;
 use http::header::{self, HeaderValue};
@@ -21,6 +21,7 @@ use super::listener::Port;
 use crate::connections::{Passage, Role, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
+use crate::users::MadeFor;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
 use crate::wire::budget::InUse;
@@ -83,6 +84,10 @@ impl Caller {
             Role::Inbound { protocol, .. } => protocol,
             Role::Outbound => Protocol::Http,
         }
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.port.connections.context().clock.now()
     }
 
     /// Answers a request that is refused for what it is, and tells of it.
@@ -173,13 +178,18 @@ fn decide(
         // The decision says why there is none.
         None => None,
     };
+    let made_for = match rules.view() {
+        Ok(view) => MadeFor::look(view, caller.port.number, request.headers_mut(), caller.now()),
+        Err(_) => MadeFor::not_looked_for(),
+    };
     let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
     let gathered = wanted.map(|wanted| {
         let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        Arc::new(wanted.gather(&head.host, fields))
+        let gathered = wanted.gather(&head.host, fields);
+        Arc::new(if wanted.user() { gathered.made_for(made_for.on_behalf_of()) } else { gathered })
     });
     let is_upgrade = head.upgrade.is_some();
-    let subject = Subject::Request { method, target: target.clone(), is_upgrade, gathered };
+    let subject = Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
     *request.uri_mut() = Uri::from(target);

@@ -54,6 +54,9 @@ async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
         headers,
         at: at.map(times::timestamp),
         certificate_age_s: arguments.certificate_age.unwrap_or_default().as_secs(),
+        user: arguments.user.unwrap_or_default(),
+        claims: arguments.claims.unwrap_or_default(),
+        actors: arguments.actors,
     };
     let answer = session.policies().check(request).await?.into_inner();
     let allowed = !answer.decisions.is_empty()

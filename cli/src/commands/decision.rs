@@ -97,6 +97,27 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "unreadable_header" => {
             format!("a header field that policy {policies} reads is no text, or is spelled in two ways")
         }
+        "user_missing" => "the route is for users, and the request is made for none".to_owned(),
+        "user_token_malformed" => "what the request has for a user's token is none".to_owned(),
+        "user_token_too_large" => "the user's token is too large".to_owned(),
+        "user_token_ambiguous" => "the request has more than one token of a user".to_owned(),
+        "user_token_misplaced" => "the user's token does not stand where its issuer's do".to_owned(),
+        "user_token_unknown_issuer" => "the user's token is of no JwtIssuer of the mesh".to_owned(),
+        "user_token_issuer_not_taken" => "the port does not take tokens of the user's issuer".to_owned(),
+        "user_token_unknown_key" => {
+            "the user's token names a key that its issuer does not have, or no longer".to_owned()
+        }
+        "user_token_algorithm" => {
+            "the user's token is not signed with the one algorithm of its key".to_owned()
+        }
+        "user_token_header" => "the user's token is of another type, or demands extensions".to_owned(),
+        "user_token_signature" => "the signature of the user's token is wrong".to_owned(),
+        "user_token_audience" => "the user's token is for none of its issuer's audiences".to_owned(),
+        "user_token_expired" => "the user's token has expired".to_owned(),
+        "user_token_not_yet_valid" => "the user's token is from the future".to_owned(),
+        "user_token_claims" => {
+            "the user's token does not say who the user is, or says it in two ways".to_owned()
+        }
         "no_such_port" => "the node has no such port".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),

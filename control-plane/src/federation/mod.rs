@@ -1,7 +1,7 @@
 //! Federation by SPIFFE's standard: our bundle for others to fetch, and theirs for our agents.
 //!
 //! The control plane alone asks (`follow`), one question at a time (`fetch`); what it was told last and found good is
-//! in the registry, and reaches agents in their views. Our own bundle gets its number in `own`.
+//! in the registry, and reaches agents in their views. Keys of issuers of users' tokens come by the same way. Our own bundle gets its number in `own`.
 
 mod fetch;
 mod follow;
@@ -132,7 +132,7 @@ impl Federation {
             Followed {
                 trust_domain: followed.trust_domain().clone(),
                 bundle: bundle.cloned(),
-                endpoint: followed.endpoint().map(|endpoint| endpoint.url().to_string()),
+                endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
                 problem: status.and_then(Status::problem),
                 key,

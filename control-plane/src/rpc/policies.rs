@@ -12,7 +12,7 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::encode_policy_note;
 use tonic::{Code, Request, Response, Status};
 
-use super::check::{Circumstances, gathered};
+use super::check::{Circumstances, Users, gathered, on_behalf_of};
 use super::{explain, status};
 use crate::app::ControlPlane;
 use crate::compile::view::MeshViews;
@@ -91,7 +91,8 @@ impl Check<'_> {
         let CheckRequest { method, path, .. } = self.request;
         let port = called.listener.port();
         let Circumstances { peer, moment } = &circumstances;
-        let gathered = gathered(self.request, &engine, port);
+        let made_for = on_behalf_of(self.request, &self.named(), &engine)?;
+        let gathered = gathered(self.request, &engine, port).made_for(made_for);
         let explain =
             |attempt| engine.explain(&Question { caller: &caller, peer, port, attempt, moment: *moment });
         let refused = |field, problem: &str| Err(status::bad_field(field, problem));
@@ -133,6 +134,10 @@ impl Check<'_> {
             ..agent::Decision::default()
         };
         Ok(describe(explanation, known))
+    }
+
+    fn named(&self) -> Users<'_> {
+        Users { mesh: self.mesh, catalog: self.catalog, trust_domain: self.resources.trust_domain() }
     }
 
     /// A SPIFFE id, or the name of a virtual node of this mesh.

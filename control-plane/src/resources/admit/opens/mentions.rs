@@ -104,6 +104,8 @@ impl<'a> Mentions<'a> {
                     | Referent::Node { .. }
                     | Referent::Gateway { .. }
                     | Referent::Workload(_)
+                    | Referent::User { .. }
+                    | Referent::UserGroup { .. }
                     | Referent::Anonymous => {}
                 }
             }

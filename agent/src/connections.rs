@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::Context;
 use crate::decisions::Decisions;
 use crate::mesh::{ClosedReason, Denial, Inbound};
+use crate::users::Handles;
 use succession::{Lagging, Succession};
 
 pub(crate) use live::{Connection, Exporter, Role};
@@ -56,6 +57,7 @@ pub struct Connections {
     table: Mutex<Table>,
     next_id: AtomicU64,
     succession: Mutex<Succession>,
+    handles: Handles,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +95,7 @@ impl Connections {
             rules: ArcSwap::from_pointee(Rules::new(Arc::new(closed))),
             table: Mutex::default(),
             next_id: AtomicU64::new(0),
+            handles: Handles::default(),
         })
     }
 
@@ -278,6 +281,7 @@ impl Connections {
     async fn apply_trust(&self, trusted: &LiveState) {
         let now = self.context.clock.now();
         self.walk(|connection| connection.hold_against(self, trusted, now)).await;
+        self.review_changing().await;
         self.context.mesh.applied.publish_trust(Arc::clone(trusted.bundle()));
     }
 
@@ -289,6 +293,7 @@ impl Connections {
             }
         })
         .await;
+        self.review_changing().await;
     }
 
     fn apply_time(&self) {

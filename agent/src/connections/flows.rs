@@ -15,6 +15,7 @@ use super::rules::{Rules, Ruling, SharedMemo};
 use super::{Connections, WALK_STEP};
 use crate::decisions::{self, Facts};
 use crate::mesh::NodeView;
+use crate::users::Handles;
 use crate::wire::meter::Meter;
 
 #[derive(Debug)]
@@ -35,6 +36,11 @@ struct Flow {
 }
 
 impl Connections {
+    /// What apps are given of the users of their requests.
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
     /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing was
     /// are passed over.
     pub(super) async fn review_changing(&self) {
@@ -71,7 +77,7 @@ impl Connection {
         let rules = connections.rules();
         if let Ok(view) = rules.view() {
             // Who the user is was asked of the rules before these, if they have just changed.
-            subject.look_again(view, self.port(), connections.context().clock.now());
+            subject.look_again(view, self.port(), connections.context());
         }
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
@@ -123,7 +129,7 @@ impl Connection {
         let memo = state.memo(rules, self);
         for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
             if let Ok(view) = rules.view() {
-                flow.subject.look_again(view, self.port(), moment.time);
+                flow.subject.look_again(view, self.port(), connections.context());
             }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), None, moment),

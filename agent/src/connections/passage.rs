@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use hauberk_identity::{Name, UnixMillis};
+use hauberk_identity::Name;
 use hauberk_policy::{Attempt, CanonicalPath, Gathered, Moment};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Connections;
 use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
+use crate::context::Context;
 use crate::decisions::{DecisionId, Outcome, Recorded};
 use crate::mesh::NodeView;
 use crate::users::MadeFor;
@@ -94,9 +95,10 @@ impl Subject {
     }
 
     /// Looks by another view for whom it is made.
-    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, now: UnixMillis) {
+    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
         let Self::Request { gathered, made_for, .. } = self else { return };
-        if let (Some(now), Some(known)) = (made_for.look_again(view, port, now), gathered) {
+        made_for.hold_against(context);
+        if let (Some(now), Some(known)) = (made_for.look_again(view, port, context.clock.now()), gathered) {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
     }

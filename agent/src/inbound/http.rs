@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use hauberk_identity::{Name, UnixMillis};
+use hauberk_identity::Name;
 use hauberk_policy::{CanonicalPath, Protocol};
 use hauberk_tls::TlsStream;
 use http::header::{self, HeaderValue};
@@ -21,12 +21,12 @@ use super::listener::Port;
 use crate::connections::{Passage, Role, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
-use crate::users::MadeFor;
+use crate::users::{Arrival, MadeFor};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
 use crate::wire::budget::InUse;
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, CLIENT_CERTIFICATE, RequestHead};
+use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, RequestHead};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::until_cut;
@@ -86,8 +86,9 @@ impl Caller {
         }
     }
 
-    fn now(&self) -> UnixMillis {
-        self.port.connections.context().clock.now()
+    fn arrival<'a>(&'a self, identity: Option<&'a HeaderValue>) -> Arrival<'a> {
+        let (port, context) = (self.port.number, self.port.connections.context());
+        Arrival { port, peer: self.guest.connection().peer_id(), identity, context }
     }
 
     /// Answers a request that is refused for what it is, and tells of it.
@@ -141,6 +142,9 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     if let Some(certificate) = &caller.certificate {
         request.headers_mut().insert(CLIENT_CERTIFICATE, certificate.clone());
     }
+    if let Some(handle) = &head.identity {
+        request.headers_mut().insert(IDENTITY, handle.clone());
+    }
     let meter = Arc::clone(passage.meter());
     until_cut(&meter, pass_on(&caller, form, request, head, Arc::new(passage))).await.ok_or(BodyError::Cut)
 }
@@ -160,7 +164,7 @@ fn decide(
             "this port takes requests, not tunnels",
         ));
     }
-    let head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
+    let mut head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
     let written = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let method = request.method().clone();
     let path = CanonicalPath::parse(method.as_str(), written.as_str())
@@ -179,9 +183,11 @@ fn decide(
         None => None,
     };
     let made_for = match rules.view() {
-        Ok(view) => MadeFor::look(view, caller.port.number, request.headers_mut(), caller.now()),
+        Ok(view) => MadeFor::look(view, caller.arrival(head.identity.as_ref()), request.headers_mut()),
         Err(_) => MadeFor::not_looked_for(),
     };
+    // From here on it is what the app is given.
+    head.identity = made_for.handle(caller.port.connections.handles());
     let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
     let gathered = wanted.map(|wanted| {
         let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));

@@ -27,7 +27,7 @@ impl Kept {
     }
 
     pub(super) fn insert(&mut self, hash: [u8; 32], identity: Arc<Identity>) {
-        let size = identity.token.len() + identity.origin.size();
+        let size = identity.size();
         if self.by_hash.len() >= MOST || self.bytes.saturating_add(size) > MOST_BYTES {
             *self = Self::default();
         }

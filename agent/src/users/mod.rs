@@ -3,8 +3,14 @@
 //! A token is verified where the call comes in from outside of the chain of agents, by the keys that the view brings. One that
 //! is no good denies the request, also where none is needed. What a token says is kept for as long as the issuers stay what
 //! they are, so that it costs a hash the next time.
+//!
+//! Behind the first agent the user goes on in `hauberk-identity`: between agents the token itself with who passed it on
+//! (`chain`), between agent and app a handle that is of no use to anybody else (`handles`).
 
+mod chain;
+mod handles;
 mod kept;
+mod made_for;
 mod place;
 mod reason;
 
@@ -13,20 +19,23 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::UnixMillis;
-use hauberk_policy::{OnBehalfOf, Origin, UserTokens as Taken};
+use hauberk_policy::{Origin, User, UserTokens as Taken};
 use hauberk_proto::convert::JwtIssuer;
 use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
-use crate::mesh::NodeView;
+use chain::{Between, Parts, Passed};
 use kept::Kept;
-
+use made_for::Claimed;
 use place::Place;
+
+pub(crate) use handles::Handles;
+pub(crate) use made_for::{Arrival, MadeFor};
 
 /// The largest token of a user, in bytes: with who passed it on it must fit into a request's head.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -50,27 +59,14 @@ struct Issuer {
 /// A user whose token was verified.
 struct Identity {
     origin: Arc<Origin>,
+    /// When the token ends, or the first certificate of who passed it on.
     expires_at: UnixMillis,
     token: Zeroizing<Box<str>>,
-}
-
-/// For whom a request says that it is made.
-#[derive(Debug, Clone)]
-enum Claimed {
-    /// For no user.
-    Nobody,
-    /// For this one.
-    User(Arc<Identity>),
-    /// Its token is no good, for this reason.
-    Refused(&'static str),
-}
-
-/// For whom a request is made, by the view of one moment.
-#[derive(Debug, Clone)]
-pub(crate) struct MadeFor {
-    claimed: Claimed,
-    /// The view by which its header was looked at; none where its port took no tokens, or nobody said who users are.
-    looked_by: Option<Arc<NodeView>>,
+    /// Who passed it on, if anybody did, and the header value that says so.
+    passed: Option<Arc<Passed>>,
+    passed_on: Option<Zeroizing<Box<str>>>,
+    /// What the app is given, once it was.
+    handle: OnceLock<Option<HeaderValue>>,
 }
 
 impl Users {
@@ -132,8 +128,37 @@ impl Users {
             rules.verify(token, now).map_err(|error| reason::of(&error))?;
         let wanted = self.claims.iter().map(String::as_str);
         let user = claims.user(&said, wanted, name, &issuer.url).map_err(|_| "user_token_claims")?;
-        let origin = Arc::new(Origin { user, actors: Vec::new() });
-        let identity = Arc::new(Identity { origin, expires_at, token: Zeroizing::new(token.into()) });
+        let identity = Arc::new(Identity::new(user, expires_at, token));
+        self.kept().insert(hash, Arc::clone(&identity));
+        Ok(identity)
+    }
+
+    /// Who a header value between agents makes the request to be for.
+    fn verify_passed(
+        &self,
+        value: &HeaderValue,
+        between: Between<'_>,
+        now: UnixMillis,
+    ) -> Result<Arc<Identity>, &'static str> {
+        let text = value.to_str().map_err(|_| "identity_malformed")?;
+        if text.len() > chain::MAX_LEN {
+            return Err("identity_too_large");
+        }
+        let hash = hash_of(text);
+        let known = self.kept().get(&hash);
+        if let Some((known, passed)) = known.as_ref().and_then(|known| Some((known, known.passed.as_ref()?)))
+        {
+            passed.check_between(between)?;
+            if known.expires_at <= now {
+                return Err(chain::EXPIRED);
+            }
+            passed.check(between.trusted, between.denied, now)?;
+            return Ok(Arc::clone(known));
+        }
+        let parts = Parts::parse(text)?;
+        let user = self.verify(parts.user, now)?;
+        let passed = Arc::new(parts.verify(between, now)?);
+        let identity = Arc::new(user.passed(passed, text));
         self.kept().insert(hash, Arc::clone(&identity));
         Ok(identity)
     }
@@ -159,79 +184,29 @@ impl Issuer {
     }
 }
 
-impl MadeFor {
-    /// For nobody, since nobody looked for tokens.
-    pub(crate) fn not_looked_for() -> Self {
-        Self { claimed: Claimed::Nobody, looked_by: None }
+impl Identity {
+    /// One that nobody passed on.
+    fn new(user: User, expires_at: UnixMillis, token: &str) -> Self {
+        let origin = Arc::new(Origin { user, actors: Vec::new() });
+        let (passed, passed_on, handle) = (None, None, OnceLock::new());
+        Self { origin, expires_at, token: Zeroizing::new(token.into()), passed, passed_on, handle }
     }
 
-    /// What the header fields of a request say by a view. Its token is taken out, unless the app is to have it.
-    pub(crate) fn look(view: &Arc<NodeView>, port: u16, headers: &mut HeaderMap, now: UnixMillis) -> Self {
-        let Some((users, taken)) = takes_tokens(view, port) else { return Self::not_looked_for() };
-        let (claimed, place) = users.look(taken, headers, now);
-        if let Some(place) = place.filter(|_| !taken.kept) {
-            place.strip(headers);
-        }
-        Self { claimed, looked_by: Some(Arc::clone(view)) }
+    /// The same, passed on by these, as a header value says.
+    fn passed(&self, passed: Arc<Passed>, text: &str) -> Self {
+        let origin = Arc::new(Origin { user: self.origin.user.clone(), actors: passed.actors() });
+        let expires_at = self.expires_at.min(passed.ends_at());
+        let passed_on = Some(Zeroizing::new(text.into()));
+        let (token, passed, handle) = (self.token.clone(), Some(passed), OnceLock::new());
+        Self { origin, expires_at, token, passed, passed_on, handle }
     }
 
-    /// What policies are told of it.
-    pub(crate) fn on_behalf_of(&self) -> OnBehalfOf {
-        match &self.claimed {
-            Claimed::User(identity) => OnBehalfOf::User(Arc::clone(&identity.origin)),
-            Claimed::Nobody | Claimed::Refused(_) => OnBehalfOf::Nobody,
-        }
+    fn size(&self) -> usize {
+        let passed = self.passed.as_ref().map_or(0, |passed| passed.size());
+        let passed_on = self.passed_on.as_ref().map_or(0, |text| text.len());
+        // The handle is about as long as what it seals, and a third more.
+        self.token.len() + self.origin.size() + passed + 3 * passed_on.max(self.token.len())
     }
-
-    /// Whether there is a user, for as long as the token is good.
-    pub(crate) fn is_for_user(&self) -> bool {
-        matches!(self.claimed, Claimed::User(_))
-    }
-
-    /// Why the request is denied whatever policies say, if so.
-    pub(crate) fn refusal(&self, now: UnixMillis) -> Option<&'static str> {
-        match &self.claimed {
-            Claimed::Nobody => None,
-            Claimed::User(identity) => (identity.expires_at <= now).then_some(reason::EXPIRED),
-            Claimed::Refused(reason) => Some(reason),
-        }
-    }
-
-    /// Looks again where another view is in force than that which was looked by. Says for whom it is made now, where that is
-    /// not what it was.
-    pub(crate) fn look_again(
-        &mut self,
-        view: &Arc<NodeView>,
-        port: u16,
-        now: UnixMillis,
-    ) -> Option<OnBehalfOf> {
-        let takes = takes_tokens(view, port);
-        let Some(former) = &self.looked_by else {
-            // What its header said then is not known any longer.
-            return takes.map(|_| OnBehalfOf::NotLookedAt);
-        };
-        if Arc::ptr_eq(former, view) {
-            return None;
-        }
-        self.looked_by = Some(Arc::clone(view));
-        let Claimed::User(identity) = &self.claimed else { return None };
-        let found = match takes {
-            Some((users, taken)) => users.verify(&identity.token, now).and_then(|identity| {
-                let is_taken = users.takes(taken, &identity);
-                if is_taken { Ok(identity) } else { Err(reason::ISSUER_NOT_TAKEN) }
-            }),
-            None => Err(reason::UNKNOWN_ISSUER),
-        };
-        let before = self.on_behalf_of();
-        self.claimed = found.map_or_else(Claimed::Refused, Claimed::User);
-        let after = self.on_behalf_of();
-        (before != after).then_some(after)
-    }
-}
-
-/// Who says who users are, and how a port takes their tokens; none where nobody does, or it does not.
-fn takes_tokens(view: &NodeView, port: u16) -> Option<(&Arc<Users>, &Taken)> {
-    view.users.as_ref().zip(view.port(port)?.users.as_ref())
 }
 
 fn hash_of(token: &str) -> [u8; 32] {

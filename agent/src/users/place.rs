@@ -16,7 +16,7 @@ pub(super) enum Place {
 }
 
 /// Two tokens, or a field with one that stands there twice.
-const AMBIGUOUS: &str = "user_token_ambiguous";
+pub(super) const AMBIGUOUS: &str = "user_token_ambiguous";
 
 impl Users {
     /// The token of a request, where there is one of those that are taken.

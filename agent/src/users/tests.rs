@@ -1,3 +1,5 @@
+mod passed;
+
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;

@@ -118,6 +118,20 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "user_token_claims" => {
             "the user's token does not say who the user is, or says it in two ways".to_owned()
         }
+        "identity_malformed" => "what the caller's agent says of the user cannot be read".to_owned(),
+        "identity_too_large" | "identity_too_many_hops" => {
+            "the user has come through too many agents, or with too much".to_owned()
+        }
+        "identity_audience" => "the user was passed on to somebody else than this node".to_owned(),
+        "identity_signer" => {
+            "the user was passed on by somebody else than the caller, or by no node".to_owned()
+        }
+        "identity_spliced" => "somebody passed the user on to whom nobody had passed it".to_owned(),
+        "identity_signature" => "who is said to have passed the user on has not signed that".to_owned(),
+        "identity_certificate" => "nobody vouches for who passed the user on".to_owned(),
+        "identity_expired" => "the certificate of who passed the user on has expired".to_owned(),
+        "identity_revoked" => "who passed the user on was revoked, or is in quarantine".to_owned(),
+        "identity_time" => "the user was passed on in the future, or before it came".to_owned(),
         "no_such_port" => "the node has no such port".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),

@@ -35,6 +35,7 @@ mod grpc;
 mod hostile;
 mod house;
 mod http2_frames;
+mod identity_tokens;
 mod impostors;
 mod instance_life;
 mod jwt_key_rotation;

@@ -278,8 +278,5 @@ fn keys_are_fetched_by_the_control_plane_and_outlive_their_server() {
     mesh.wait_enforced();
     assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "the last good keys stay");
     let described = mesh.hauberk(&["describe", "issuer", "login"]).ok().stdout;
-    assert!(
-        described.contains(&served.url) && described.contains("\n  support\n"),
-        "{described}"
-    );
+    assert!(described.contains(&served.url) && described.contains("\n  support\n"), "{described}");
 }

@@ -1,35 +1,39 @@
 //! Issues short-lived service certificates and pushes authorization rules.
 #![forbid(unsafe_code)]
 
+mod healthz;
 mod token_arguments;
 mod upstream_arguments;
 mod web_arguments;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use hauberk_control_plane::admins::{self, Context, Role};
-use hauberk_control_plane::app::{self, Addresses};
+use hauberk_control_plane::app;
 use hauberk_control_plane::clock::Clock;
 use hauberk_control_plane::config::{ConfigError, Settings};
-use hauberk_control_plane::{health, init, rpc, telemetry};
+use hauberk_control_plane::{init, rpc, telemetry};
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::admin::v1::IssueCredentialRequest;
 use hauberk_tls::{CertificateRequest, KeyPair, Svid, TrustBundle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use healthz::{HealthzArguments, healthz};
 use token_arguments::TokenArguments;
 use upstream_arguments::UpstreamArguments;
 use web_arguments::WebArguments;
 
 /// The mistake is in the command line or the configuration.
 const EXIT_USAGE: u8 = 2;
+/// How long the last threads may take once all work is done.
+const THREADS_END_WITHIN: Duration = Duration::from_secs(2);
 
 /// Issues short-lived service certificates and pushes authorization rules to the agents of a mesh.
 #[derive(Parser)]
@@ -168,15 +172,6 @@ struct IssueArguments {
     context_file: Option<PathBuf>,
 }
 
-#[derive(Args)]
-struct HealthzArguments {
-    #[command(flatten)]
-    place: Place,
-    /// Where the health listener is [default: where the control plane of this data directory listens]
-    #[arg(long, value_name = "ADDRESS")]
-    address: Option<SocketAddr>,
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match dispatch(arguments.command) {
@@ -204,8 +199,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Admin(AdminCommand::Issue(arguments)) => runtime.block_on(issue(arguments)),
         Command::Healthz(arguments) => runtime.block_on(healthz(arguments)),
     };
-    // Calls that outlived their deadline are cut, not waited for.
-    runtime.shutdown_background();
+    // Threads that have used a PKCS#11 module end before the process does: at their end they free what the module's
+    // libraries keep for them, which the process's end frees too. A call that hangs is not waited for.
+    runtime.shutdown_timeout(THREADS_END_WITHIN);
     result
 }
 
@@ -369,20 +365,6 @@ async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {
         svid.validity().not_after(),
     )?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn healthz(arguments: HealthzArguments) -> anyhow::Result<ExitCode> {
-    let HealthzArguments { place, address } = arguments;
-    let settings = Settings::of_process([("data-dir", place.data_dir)].into(), [], place.config.as_deref())?;
-    let address = address.unwrap_or_else(|| {
-        let bound = std::fs::read(settings.addresses_file()).ok();
-        let bound = bound.and_then(|text| serde_json::from_slice::<Addresses>(&text).ok());
-        app::reachable(bound.map_or(settings.health_listen, |addresses| addresses.health))
-    });
-    let (status, text) =
-        health::probe(address).await.with_context(|| format!("nothing answers on {address}"))?;
-    writeln!(std::io::stdout(), "{text}")?;
-    Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hauberk_identity::UnixMillis;
 
 use crate::fields::{MAX_LINES, canonical_host, is_spelling_of, readable};
+use crate::reads::{Fact, FactSet};
 use crate::user::OnBehalfOf;
 
 /// What is known of a caller's connection and does not change while it lives.
@@ -77,6 +78,14 @@ impl Peer {
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
+
+    /// The same without what is not read.
+    pub(crate) fn as_read(&self, reads: FactSet) -> Self {
+        Self {
+            address: self.address.filter(|_| reads.contains(Fact::Address)),
+            tls: self.tls.clone().filter(|_| reads.contains(Fact::Tls)),
+        }
+    }
 }
 
 impl Moment {
@@ -146,6 +155,11 @@ impl Gathered {
         &self.headers
     }
 
+    /// Whether the field was looked for, or is another spelling of one that was.
+    pub fn looked_for(&self, name: &str) -> bool {
+        self.headers.iter().any(|lines| is_spelling_of(name, &lines.name))
+    }
+
     pub(crate) fn field(&self, name: &str) -> Option<&HeaderLines> {
         self.headers.iter().find(|lines| *lines.name == *name)
     }
@@ -187,6 +201,15 @@ mod tests {
         assert_eq!(spelled.field("x-tenant").unwrap().values, None, "servers may read either");
         let many = wanted.gather("", std::iter::repeat_n(("accept", &b"a"[..]), MAX_LINES + 1));
         assert_eq!(many.field("accept").unwrap().values, None);
+    }
+
+    #[test]
+    fn what_is_not_read_of_a_peer_does_not_tell_it_from_others() {
+        let tls = Tls { version: "TLSv1.3".into(), group: "X25519".into() };
+        let peer = Peer::new(Some("10.0.0.1".parse().unwrap()), Some(tls));
+        assert_eq!(peer.as_read(FactSet::of(&[Fact::Path])), Peer::new(None, None));
+        assert_eq!(peer.as_read(FactSet::of(&[Fact::Address])), Peer::new(peer.address(), None));
+        assert_eq!(peer.as_read(FactSet::of(&[Fact::Tls])), Peer::new(None, peer.tls().cloned()));
     }
 
     #[test]

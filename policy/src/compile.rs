@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
 use crate::facts::{PortResources, Resource, Roles, entities, resources};
-use crate::reads::Fact;
+use crate::reads::{Fact, FactSet};
 use crate::route::RouteTemplate;
 use crate::scope::{Authorization, NodeScope, Protocol, Undeclared};
 use crate::slice::{PolicySlice, admits};
@@ -28,6 +28,8 @@ pub(crate) struct Inner {
     /// What does not depend on the caller.
     pub(crate) entities: Entities,
     pub(crate) policies: Vec<Arc<Compiled>>,
+    /// What any of them reads.
+    pub(crate) reads: FactSet,
     pub(crate) resources: Vec<Governed>,
     pub(crate) ports: HashMap<u16, Port>,
 }
@@ -147,7 +149,8 @@ impl Engine {
         let entities = Entities::from_entities(entities(&scope, &roles), Some(&VOCABULARY.schema))
             .map_err(|error| CompileError::Facts(error.to_string()))?;
         let authorizer = Authorizer::new();
-        Ok(Self(Arc::new(Inner { scope, roles, authorizer, entities, policies, resources, ports })))
+        let reads = policies.iter().fold(FactSet::NONE, |reads, compiled| reads.and(compiled.reads.facts));
+        Ok(Self(Arc::new(Inner { scope, roles, authorizer, entities, policies, reads, resources, ports })))
     }
 
     /// The node's scope.

@@ -58,6 +58,11 @@ impl Engine {
         CallerMemo { engine: self.clone(), caller, peer, principal, cells: BTreeMap::new() }
     }
 
+    /// What policies here can tell of a caller's connection: two that are equal in it may share a memory.
+    pub fn peer_as_read(&self, peer: &Peer) -> Peer {
+        peer.as_read(self.0.reads)
+    }
+
     /// What of requests to this port its policies read besides method and path; none where they read nothing else.
     pub fn wanted(&self, port: u16) -> Option<&Wanted> {
         self.0.ports.get(&port)?.wanted.as_ref()

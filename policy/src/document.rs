@@ -1,5 +1,6 @@
 //! A policy as its author wrote it: parsed, validated, and its names made full.
 
+mod problem;
 mod reach;
 mod template;
 mod validation;
@@ -11,7 +12,6 @@ use std::str::FromStr;
 use cedar_policy::{Policy, PolicyId, PolicySet, PrincipalConstraint, ValidationMode};
 use hauberk_identity::{Name, TrustDomain};
 use miette::Diagnostic;
-use thiserror::Error;
 
 use crate::compiled::permits;
 use crate::decision::Effect;
@@ -20,6 +20,7 @@ use crate::qualify::{Flaw, Mention, Qualified, qualify};
 use crate::reads::FactSet;
 use crate::statements::{Extent, extents, line_and_column};
 use crate::vocabulary::{Kind, VOCABULARY};
+pub use problem::PolicyProblem;
 pub(crate) use template::read_template;
 use validation::worth_telling;
 
@@ -86,31 +87,6 @@ pub struct Reference {
     pub line: usize,
     /// One-based column, in characters.
     pub column: usize,
-}
-
-/// One mistake in a policy's text. The fault is the author's.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub struct PolicyProblem {
-    /// One-based line.
-    pub line: usize,
-    /// One-based column, in characters.
-    pub column: usize,
-    /// How many characters are concerned, at least 1.
-    pub length: usize,
-    /// What is wrong.
-    pub message: String,
-    /// What to do about it, where that is known.
-    pub help: Option<String>,
-}
-
-impl fmt::Display for PolicyProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}", self.line, self.column, self.message)?;
-        match &self.help {
-            Some(help) => write!(f, " ({help})"),
-            None => Ok(()),
-        }
-    }
 }
 
 impl PolicyDocument {
@@ -186,6 +162,11 @@ impl PolicyDocument {
     pub fn permits_all_workloads(&self) -> bool {
         let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
         self.statements.iter().any(|statement| permits(&statement.policy) && reaches_all(&statement.policy))
+    }
+
+    /// How many bytes each of its statements has with full names, as agents get them.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.statements.iter().map(|statement| statement.name.len() + statement.text.len())
     }
 
     /// What of the context its conditions read.

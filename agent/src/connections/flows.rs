@@ -9,10 +9,11 @@ use hauberk_policy::{CanonicalPath, Moment, Protocol};
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::Connections;
+use super::enforce::WALK_STEP;
 use super::live::{Connection, Role};
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
-use super::{Connections, WALK_STEP};
 use crate::decisions::{self, Facts};
 use crate::mesh::NodeView;
 use crate::users::Handles;
@@ -44,12 +45,20 @@ impl Connections {
     /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing was
     /// are passed over.
     pub(super) async fn review_changing(&self) {
+        self.review_some(|flow| flow.is_changing).await;
+    }
+
+    /// Decides again what is made for users: who passed them on may be worth less by now.
+    pub(super) async fn review_users(&self) {
+        self.review_some(|flow| flow.subject.is_for_user()).await;
+    }
+
+    async fn review_some(&self, is_meant: impl Fn(&Flow) -> bool) {
         let is_changing = |connection: &&Arc<Connection>| connection.changing.load(Ordering::Relaxed) > 0;
         let changing: Vec<_> = self.table().live.values().filter(is_changing).cloned().collect();
-        let rules = self.rules();
         for some in changing.chunks(WALK_STEP) {
             for connection in some {
-                connection.decide_again(self, &rules, |flow| flow.is_changing);
+                connection.decide_again(self, &is_meant);
             }
             tokio::task::yield_now().await;
         }
@@ -58,11 +67,11 @@ impl Connections {
 
 impl Connection {
     /// Registers a request or stream that began at `since`, and decides it only then, so that no change of rules slips
-    /// in between.
+    /// in between. What is gathered of it is what the very rules that decide it want to know.
     pub(crate) fn admit(
         self: &Arc<Self>,
         connections: &Arc<Connections>,
-        mut subject: Subject,
+        subject: impl FnOnce(&Rules) -> Subject,
         path: Option<&CanonicalPath<'_>>,
         service: Option<Name>,
         since: Instant,
@@ -72,13 +81,11 @@ impl Connection {
             None => Meter::default(),
         });
         let mut state = self.state();
+        // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
+        let rules = connections.rules();
+        let subject = subject(&rules);
         let flow = Flow { subject: subject.clone(), meter: Arc::clone(&meter), is_changing: false };
         let key = state.flows.insert(flow);
-        let rules = connections.rules();
-        if let Ok(view) = rules.view() {
-            // Who the user is was asked of the rules before these, if they have just changed.
-            subject.look_again(view, self.port(), connections.context());
-        }
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
             if self.cut_signal().is_cancelled() { Err("connection_cut") } else { state.memo(&rules, self) };
@@ -98,6 +105,7 @@ impl Connection {
             connection: Arc::clone(self),
             key,
             meter,
+            gathered: subject.gathered().cloned(),
             view: rules.view().ok().cloned(),
             ruling,
             moment,
@@ -119,14 +127,16 @@ impl Connection {
         if self.role() == Role::Outbound {
             return;
         }
-        self.decide_again(connections, rules, |_| true);
+        self.decide_again(connections, |_| true);
     }
 
-    fn decide_again(&self, connections: &Connections, rules: &Arc<Rules>, is_meant: impl Fn(&Flow) -> bool) {
+    fn decide_again(&self, connections: &Connections, is_meant: impl Fn(&Flow) -> bool) {
         let moment = self.moment(connections);
         let mut state = self.state();
+        // Not those of whoever began to walk: newer ones may have been here before him.
+        let rules = connections.rules();
         // Also lets go of the former rules' memory.
-        let memo = state.memo(rules, self);
+        let memo = state.memo(&rules, self);
         for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
             if let Ok(view) = rules.view() {
                 flow.subject.look_again(view, self.port(), connections.context());
@@ -163,9 +173,9 @@ impl Connection {
         moment: Moment,
         service: &'a str,
     ) -> Facts<'a> {
-        let (query, gathered) = match subject {
-            Subject::Request { target, gathered, .. } => (target.query(), gathered.as_ref()),
-            Subject::Stream => (None, None),
+        let query = match subject {
+            Subject::Request { target, .. } => target.query(),
+            Subject::Stream => None,
         };
         Facts {
             view,
@@ -188,7 +198,7 @@ impl Connection {
                 (Subject::Stream, _) => decisions::Request::Connect,
             },
             query,
-            gathered,
+            gathered: subject.gathered(),
             ruling: ruling.as_told(),
         }
     }

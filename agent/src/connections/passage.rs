@@ -46,6 +46,7 @@ pub(crate) struct Passage {
     pub(super) connection: Arc<Connection>,
     pub(super) key: usize,
     pub(super) meter: Arc<Meter>,
+    pub(super) gathered: Option<Arc<Gathered>>,
     pub(super) view: Option<Arc<NodeView>>,
     pub(super) ruling: Ruling,
     /// When it was decided.
@@ -57,6 +58,13 @@ pub(crate) struct Passage {
 }
 
 impl Subject {
+    pub(super) fn gathered(&self) -> Option<&Arc<Gathered>> {
+        match self {
+            Self::Request { gathered, .. } => gathered.as_ref(),
+            Self::Stream => None,
+        }
+    }
+
     /// `path` is the target's path, if it has been parsed already.
     pub(super) fn decide(
         &self,
@@ -97,8 +105,7 @@ impl Subject {
     /// Looks by another view for whom it is made.
     pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
         let Self::Request { gathered, made_for, .. } = self else { return };
-        made_for.hold_against(context);
-        if let (Some(now), Some(known)) = (made_for.look_again(view, port, context.clock.now()), gathered) {
+        if let (Some(now), Some(known)) = (made_for.look_again(view, port, context), gathered) {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
     }
@@ -113,6 +120,12 @@ impl Passage {
     /// What counts its bytes, and stops it when it is cut.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.meter
+    }
+
+    /// Whether the field was decided by as it stood among a request's header fields.
+    pub(crate) fn is_decided_by(&self, field: &str) -> bool {
+        self.gathered.as_ref().is_some_and(|gathered| gathered.looked_for(field))
+            || self.view.as_ref().is_some_and(|view| view.is_token_field(field))
     }
 
     /// The id of the decision, where it was not plainly to allow.

@@ -90,12 +90,14 @@ impl Rules {
     pub(crate) fn memo(&self, caller: &Caller, peer: &Peer, stripe: u64) -> Result<SharedMemo, &'static str> {
         let view = self.view()?;
         let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        // Callers have as many addresses as they like.
+        let peer = view.engine.peer_as_read(peer);
         let key = (caller.clone(), peer.clone(), stripe % STRIPES);
         if memos.len() >= MAX_CALLERS && !memos.contains_key(&key) {
             // Connections keep theirs.
             memos.clear();
         }
-        let make = || Arc::new(Mutex::new(view.engine.caller(caller, peer)));
+        let make = || Arc::new(Mutex::new(view.engine.caller(caller, &peer)));
         let memo = memos.entry(key).or_insert_with(make);
         Ok(Arc::clone(memo))
     }

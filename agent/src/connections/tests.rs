@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use hauberk_policy::{Gathered, Protocol};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::{IssuingAuthority, KeyPair, SvidTemplate, TrustBundle, Usage, verify_svid};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
+use super::enforce::IDLE;
 use super::*;
 use crate::clock::Clock;
 use crate::mesh::{Denylist, Mesh, NodeView};
@@ -79,7 +83,8 @@ fn nothing_is_admitted_on_a_connection_that_has_been_cut() {
     let address = "127.0.0.1:9".parse().unwrap();
     let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
     registered.connection().cut("test");
-    let passage = registered.connection().admit(&connections, Subject::Stream, None, None, Instant::now());
+    let passage =
+        registered.connection().admit(&connections, |_| Subject::Stream, None, None, Instant::now());
     assert!(!passage.is_allowed());
     let id = passage.decision().unwrap().as_str().to_owned();
     let detail = connections.decisions().explain(&id).unwrap();
@@ -368,7 +373,7 @@ async fn what_was_decided_by_time_or_age_is_cut_within_a_second_of_its_end_and_n
     // Its certificate is an hour old.
     let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
     let connection = registered.connection();
-    let admit = |subject| connection.admit(&connections, subject, None, None, Instant::now());
+    let admit = |subject| connection.admit(&connections, |_| subject, None, None, Instant::now());
     let [plain, timed, aged] =
         [request(http::Method::PUT, "/", None), get("/timed"), get("/aged")].map(admit);
     assert!([&plain, &timed, &aged].into_iter().all(Passage::is_allowed));
@@ -390,7 +395,7 @@ async fn a_newer_certificate_makes_what_depends_on_its_age_young_again() {
     let address = "127.0.0.1:9".parse().unwrap();
     let registered = connections.register(INBOUND, web(&authorities, HOUR), address, None, [1; 32]).unwrap();
     let connection = registered.connection();
-    let passage = connection.admit(&connections, get("/"), None, None, Instant::now());
+    let passage = connection.admit(&connections, |_| get("/"), None, None, Instant::now());
     assert_eq!(cut_after(&passage, Duration::from_secs(30)).await, None);
     let validity = hauberk_identity::Validity::new(now().minus(Duration::from_secs(60)), now().plus(HOUR));
     let svid = authorities.identity("mesh/shop/node/web", validity.unwrap()).svid;
@@ -411,7 +416,7 @@ async fn what_a_new_view_reads_and_nobody_gathered_is_cut_with_that_reason() {
     let gathered = first.engine.wanted(8080).unwrap().gather("", [("x-tenant", &b"blue"[..])]);
     let passage = connection.admit(
         &connections,
-        request(http::Method::GET, "/", Some(gathered)),
+        |_| request(http::Method::GET, "/", Some(gathered)),
         None,
         None,
         Instant::now(),

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
-use crate::connections::{Passage, Role, Subject};
+use crate::connections::{Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::users::{Arrival, MadeFor};
@@ -182,20 +182,29 @@ fn decide(
         // The decision says why there is none.
         None => None,
     };
-    let made_for = match rules.view() {
+    let mut made_for = match rules.view() {
         Ok(view) => MadeFor::look(view, caller.arrival(head.identity.as_ref()), request.headers_mut()),
         Err(_) => MadeFor::not_looked_for(),
     };
     // From here on it is what the app is given.
     head.identity = made_for.handle(caller.port.connections.handles());
-    let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
-    let gathered = wanted.map(|wanted| {
-        let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let gathered = wanted.gather(&head.host, fields);
-        Arc::new(if wanted.user() { gathered.made_for(made_for.on_behalf_of()) } else { gathered })
-    });
     let is_upgrade = head.upgrade.is_some();
-    let subject = Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for };
+    let subject = |rules: &Rules| {
+        let on_behalf_of = match rules.view() {
+            // Looked at by the rules before these, if they have just changed.
+            Ok(view) => made_for.look_again(view, caller.port.number, caller.port.connections.context()),
+            Err(_) => None,
+        };
+        let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
+        let gathered = wanted.map(|wanted| {
+            let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
+            let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let gathered = wanted.gather(&head.host, fields.filter(|(name, _)| !is_secret(name)));
+            let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
+            Arc::new(if wanted.user() { gathered.made_for(on_behalf_of()) } else { gathered })
+        });
+        Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for }
+    };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
     *request.uri_mut() = Uri::from(target);

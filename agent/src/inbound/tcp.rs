@@ -14,7 +14,8 @@ use crate::connections::Subject;
 use crate::wire::pump::pump;
 
 pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, mut stream: TlsStream<TcpStream>) {
-    let passage = guest.connection().admit(&port.connections, Subject::Stream, None, None, Instant::now());
+    let passage =
+        guest.connection().admit(&port.connections, |_| Subject::Stream, None, None, Instant::now());
     if passage.is_allowed() {
         match app::dial_for(&guest, &port).await {
             Ok((mut app, _places)) => match pump(&mut stream, &mut app, passage.meter()).await {

@@ -86,7 +86,7 @@ async fn try_carry(
         );
         return respond.send_response(refusal, true).map(drop);
     };
-    let passage = guest.connection().admit(&port.connections, Subject::Stream, None, service, since);
+    let passage = guest.connection().admit(&port.connections, |_| Subject::Stream, None, service, since);
     if !passage.is_allowed() {
         let mut denial = response(StatusCode::FORBIDDEN);
         let id = passage.decision().map(ToString::to_string).unwrap_or_default();

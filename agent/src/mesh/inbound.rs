@@ -108,6 +108,11 @@ pub struct Port {
 }
 
 impl NodeView {
+    /// Whether a header field holds tokens of users, however it is spelled; `authorization` aside.
+    pub fn is_token_field(&self, name: &str) -> bool {
+        self.users.as_ref().is_some_and(|users| users.are_in_field(name))
+    }
+
     /// The listener with this number.
     pub fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.number == number)

@@ -90,7 +90,7 @@ impl MadeFor {
     }
 
     /// Holds who passed the user on against what is trusted, and who is refused, by now.
-    pub(crate) fn hold_against(&mut self, context: &Context) {
+    fn hold_against(&mut self, context: &Context) {
         let Claimed::User(identity) = &self.claimed else { return };
         let Some(passed) = &identity.passed else { return };
         let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
@@ -127,8 +127,9 @@ impl MadeFor {
         &mut self,
         view: &Arc<NodeView>,
         port: u16,
-        now: UnixMillis,
+        context: &Context,
     ) -> Option<OnBehalfOf> {
+        self.hold_against(context);
         let takes = takes_tokens(view, port);
         let Some(former) = &self.looked_by else {
             // What its header said then is not known any longer.
@@ -138,6 +139,7 @@ impl MadeFor {
             return None;
         }
         self.looked_by = Some(Arc::clone(view));
+        let now = context.clock.now();
         let Claimed::User(identity) = &self.claimed else { return None };
         let found = match (takes, &view.users) {
             (_, Some(users)) if identity.passed.is_some() => {

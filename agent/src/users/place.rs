@@ -46,6 +46,14 @@ impl Users {
         Ok(found)
     }
 
+    /// Whether tokens of an issuer stand in a field of this name.
+    pub(crate) fn are_in_field(&self, name: &str) -> bool {
+        self.issuers.iter().any(|issuer| match &issuer.place {
+            Place::Bearer => false,
+            Place::Field(own) => is_spelling_of(name.as_bytes(), own.as_bytes()),
+        })
+    }
+
     /// Where an issuer's tokens stand.
     pub(super) fn place_of(&self, identity: &Identity) -> Option<&Place> {
         let own = &identity.origin.user.issuer;

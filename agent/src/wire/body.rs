@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::exchange::Link;
-use super::headers::scrub_trailers;
+use super::headers::{scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
@@ -166,7 +166,13 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let waker = cx.waker().clone();
-        metered.poll_frame(cx, &mut Context::from_waker(&waker))
+        let mut polled = metered.poll_frame(cx, &mut Context::from_waker(&waker));
+        if let (Poll::Ready(Some(Ok(frame))), Some(passage)) = (&mut polled, &self.passage)
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            scrub_undecided(trailers, |field| passage.is_decided_by(field));
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -165,6 +165,15 @@ pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
     }
 }
 
+/// Takes out of a request's trailers what it was decided by among its header fields: some servers take a field from either
+/// place, and trailers come after the decision.
+pub(crate) fn scrub_undecided(trailers: &mut HeaderMap, is_decided_by: impl Fn(&str) -> bool) {
+    let undecided: Vec<_> = trailers.keys().filter(|name| is_decided_by(name.as_str())).cloned().collect();
+    for name in undecided {
+        trailers.remove(name);
+    }
+}
+
 /// Takes out of trailers whatever must not be passed on.
 pub(crate) fn scrub_trailers(trailers: &mut HeaderMap) {
     strip_reserved(trailers);

@@ -12,10 +12,8 @@ use hauberk_tls::signing::{Purpose, SigningError, ViewSigner};
 use prost::Message;
 
 use super::compilation::CompiledView;
+use super::fit::LARGEST;
 use crate::registry::Revision;
-
-/// The largest view, in bytes: what fits into one message with room for the rest of it.
-const LARGEST: usize = 3 * 1024 * 1024 + 512 * 1024;
 
 /// Everything in a view except its number.
 #[derive(Debug)]

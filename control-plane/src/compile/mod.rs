@@ -7,6 +7,7 @@ mod compilation;
 mod compiler;
 mod content;
 mod draft;
+mod fit;
 mod policy_changes;
 pub mod view;
 mod view_records;
@@ -14,3 +15,5 @@ mod workloads;
 
 pub use compilation::{Compilation, CompileFinding, CompiledView};
 pub use compiler::start;
+pub use fit::Oversized;
+pub(crate) use fit::oversized;

@@ -22,7 +22,10 @@ pub(super) struct Holding {
     node: Option<[u8; 32]>,
     services: BTreeMap<Name, Sent>,
     endpoints: HashMap<TargetPort, Arc<[agent::Endpoint]>>,
+    /// The last that it was told to have all up to; `None`: it was not told yet.
     current_at: Option<(u64, u64)>,
+    /// It has been sent something of the configuration since. Of what does not concern it it is told nothing.
+    is_unconfirmed: bool,
     /// `None`: nothing yet, which is not the same as none.
     workloads: Option<Arc<agent::WorkloadEntries>>,
     plan: VecDeque<Item>,
@@ -46,6 +49,16 @@ enum Item {
     CurrentAt,
 }
 
+impl Item {
+    /// Whether it comes of a change of the configuration: of instances that come and go nothing is confirmed.
+    fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Workloads | Self::Node | Self::Service(_) | Self::Gone(_) => true,
+            Self::Endpoints(_) | Self::CurrentAt => false,
+        }
+    }
+}
+
 /// A message, and the view in it.
 #[derive(Debug)]
 pub(super) struct Push {
@@ -65,6 +78,7 @@ impl Holding {
             services: held.collect(),
             endpoints: HashMap::new(),
             current_at: None,
+            is_unconfirmed: true,
             workloads: None,
             plan: VecDeque::new(),
         }
@@ -145,7 +159,8 @@ impl Holding {
                 self.plan.push_back(Item::Endpoints(target));
             }
         }
-        if self.current_at != Some((compilation.epoch, compilation.revision)) {
+        let concerns_it = self.is_unconfirmed || self.plan.iter().any(Item::is_of_configuration);
+        if concerns_it && self.current_at != Some((compilation.epoch, compilation.revision)) {
             self.plan.push_back(Item::CurrentAt);
         }
         let unused: Vec<Name> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
@@ -163,7 +178,9 @@ impl Holding {
         endpoints: &EndpointSnapshot,
     ) -> Option<Push> {
         loop {
-            let push = match self.plan.pop_front()? {
+            let item = self.plan.pop_front()?;
+            self.is_unconfirmed |= item.is_of_configuration();
+            let push = match item {
                 Item::Workloads => {
                     let entries = workloads(compilation, peer);
                     self.workloads = Some(Arc::clone(&entries));
@@ -194,7 +211,7 @@ impl Holding {
                 }
                 Item::CurrentAt => {
                     let (epoch, revision) = (compilation.epoch, compilation.revision);
-                    self.current_at = Some((epoch, revision));
+                    (self.current_at, self.is_unconfirmed) = (Some((epoch, revision)), false);
                     Some(Push::without_view(Message::CurrentAt(agent::CurrentAt { epoch, revision })))
                 }
             };

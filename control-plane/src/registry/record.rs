@@ -44,6 +44,12 @@ pub(super) fn encode(key: &[u8], version: Version, value: &[u8]) -> Vec<u8> {
 
 /// Reads a record back.
 pub(super) fn decode(key: &[u8], record: &[u8]) -> Result<Stored, RecordError> {
+    let (version, value) = check(key, record)?;
+    Ok(Stored { version, value: Bytes::copy_from_slice(value) })
+}
+
+/// Checks a record: its version, and its value.
+pub(super) fn check<'r>(key: &[u8], record: &'r [u8]) -> Result<(Version, &'r [u8]), RecordError> {
     let (&[format], rest) = record.split_first_chunk::<1>().ok_or(RecordError::Truncated)?;
     if format > FORMAT {
         return Err(RecordError::NewerFormat(format));
@@ -58,7 +64,7 @@ pub(super) fn decode(key: &[u8], record: &[u8]) -> Result<Stored, RecordError> {
     if format != FORMAT || u32::from_be_bytes(*sum) != checksum(key, version, value) {
         return Err(RecordError::Checksum);
     }
-    Ok(Stored { version, value: Bytes::copy_from_slice(value) })
+    Ok((version, value))
 }
 
 /// One record's share of the digest over all records. Shares are added with wrap-around, so that a record can be

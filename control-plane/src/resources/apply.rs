@@ -16,6 +16,7 @@ use super::problem::Problem;
 use crate::audit::{self, Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::compile::view::needed_features;
+use crate::compile::{Oversized, oversized};
 use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
 
@@ -68,6 +69,9 @@ pub enum ChangeError {
         /// What the change needs.
         features: Vec<&'static str>,
     },
+    /// A view would not fit into a message.
+    #[error(transparent)]
+    Oversized(#[from] Oversized),
     /// Others changed resources all the time.
     #[error("other changes came in between {ATTEMPTS} times: try again")]
     Contended,
@@ -288,10 +292,13 @@ impl Resources {
         }
     }
 
-    /// Refuses what a running agent would have to refuse, and so what would close it.
+    /// Refuses what could not be pushed, and what a running agent would have to refuse, which would close it.
     fn check_enforceable(&self, before: &Catalog, admission: &Admission) -> Result<(), ChangeError> {
-        let keys = admission.changes.iter().map(|change| &change.key);
-        for (node, features) in needed_features(&self.parts.trust_domain, before, &admission.after, keys) {
+        let keys = || admission.changes.iter().map(|change| &change.key);
+        if let Some(oversized) = oversized(&self.parts.trust_domain, before, &admission.after, keys()) {
+            return Err(oversized.into());
+        }
+        for (node, features) in needed_features(&self.parts.trust_domain, before, &admission.after, keys()) {
             debug_assert!(features.iter().all(|feature| features::ALL.contains(feature)), "{features:?}");
             if let Some(instance) = (self.parts.missing_feature)(&node, &features) {
                 return Err(ChangeError::Incapable { instance, node, features });

@@ -108,6 +108,9 @@ pub fn of_change(error: &ChangeError, list: &str) -> Status {
         ChangeError::Incapable { .. } => {
             refusal(Code::FailedPrecondition, "AGENT_LACKS_FEATURE", error.to_string())
         }
+        ChangeError::Oversized(oversized) => {
+            refusal(Code::FailedPrecondition, "VIEW_TOO_LARGE", oversized.to_string())
+        }
         ChangeError::Contended => refusal(Code::Aborted, "CONFLICT", error.to_string()),
         ChangeError::Store(error) => of_store(error),
         ChangeError::NoRandomness(_) => internal(error),

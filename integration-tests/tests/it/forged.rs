@@ -99,6 +99,34 @@ async fn forged_trailers_never_reach_the_app() {
     }
 }
 
+/// Some servers take a field from either place, and trailers come when the request has long been decided.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policies_read_among_headers_does_not_come_as_a_trailer() {
+    let mesh = shop::open();
+    shop::set_policy(
+        &mesh,
+        "tenants",
+        "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\") when { \
+         context.path == \"/\" || context.headers.hasTag(\"x-tenant\") && \
+         context.headers.getTag(\"x-tenant\") == [\"blue\"] };",
+    );
+    let app = StreamingApp::start();
+    let orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/", 200);
+    let peer = Peer::join(&mesh, "web").await;
+    let names = "x-tenant, X_Tenant, x-checksum";
+    let text = format!(
+        "POST /echo HTTP/1.1\r\nhost: orders\r\nx-tenant: blue\r\ntransfer-encoding: chunked\r\ntrailer: {names}\r\n\
+         connection: close\r\n\r\n3\r\nabc\r\n0\r\nX-Tenant: red\r\nx_tenant: red\r\nx-checksum: 1\r\n\r\n"
+    );
+    let answer = peer.exchange("orders", orders.inbound(8080), text.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let trailers = app.trailers();
+    let [trailers] = trailers.as_slice() else { panic!("{trailers:?}") };
+    assert_eq!(trailers.keys().collect::<Vec<_>>(), ["x-checksum"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_that_the_port_is_not_is_answered_421() {
     let mesh = shop::open();

@@ -31,6 +31,8 @@ impl Module {
             Error::MissingSymbol(_) => failed("it is no PKCS#11 module".to_owned()),
             error => failed(said(&error)),
         })?;
+        // Never unloaded: threads that used it end later, and call then what its libraries keep for them (OpenSSL does).
+        std::mem::forget(context.clone());
         let module = Self { context, path: path.clone(), label: label.clone() };
         module.initialize().map_err(|error| failed(said(&error)))?;
         Ok(module)

@@ -268,9 +268,21 @@ fn read(tree: &sled::Tree, key: &str) -> Result<Option<Stored>, StoreError> {
     }
 }
 
+/// Only the version of what stands under a key.
+fn version(tree: &sled::Tree, key: &str) -> Result<Option<Version>, StoreError> {
+    match tree.get(physical(key)).map_err(unreadable)? {
+        Some(record) => record::check(key.as_bytes(), &record).map(|(version, _)| Some(version)),
+        None => return Ok(None),
+    }
+    .map_err(|error| damaged(key, error))
+}
+
 fn decode(key: &str, record: &[u8]) -> Result<Stored, StoreError> {
-    record::decode(key.as_bytes(), record)
-        .map_err(|error| StoreError::Damaged { key: key.to_owned(), what: error.as_str() })
+    record::decode(key.as_bytes(), record).map_err(|error| damaged(key, error))
+}
+
+fn damaged(key: &str, error: record::RecordError) -> StoreError {
+    StoreError::Damaged { key: key.to_owned(), what: error.as_str() }
 }
 
 fn physical(key: &str) -> Vec<u8> {

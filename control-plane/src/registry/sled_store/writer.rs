@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::{Opened, State};
-use super::{META_KEY, Shared, physical, read};
+use super::{META_KEY, Shared, physical, read, version};
 use crate::registry::{Change, Commit, Committed, Guard, Revision, StoreError, Stored, Version, record};
 
 /// How many commits at most share one flush.
@@ -68,6 +68,8 @@ struct Writer {
 struct Staged {
     state: State,
     writes: BTreeMap<String, Option<Stored>>,
+    /// What stood under their keys before the group.
+    before: BTreeMap<String, Option<Stored>>,
     changes: Vec<Change>,
 }
 
@@ -103,11 +105,9 @@ impl Writer {
     fn stage(&self, commit: &Commit, staged: &mut Staged) -> Result<Committed, StoreError> {
         for guard in &commit.guards {
             let holds = match guard {
-                Guard::Absent(key) => self.current(key, staged)?.is_none(),
-                Guard::Present(key) => self.current(key, staged)?.is_some(),
-                Guard::At(key, version) => {
-                    self.current(key, staged)?.is_some_and(|stored| stored.version == *version)
-                }
+                Guard::Absent(key) => self.current_version(key, staged)?.is_none(),
+                Guard::Present(key) => self.current_version(key, staged)?.is_some(),
+                Guard::At(key, version) => self.current_version(key, staged)? == Some(*version),
                 Guard::RevisionIs(revision) => staged.state.revision == *revision,
             };
             if !holds {
@@ -121,9 +121,19 @@ impl Writer {
         let mut digest = staged.state.digest;
         let version = Version(staged.state.version.0 + 1);
         let mut writes = Vec::with_capacity(commit.writes.len());
+        let mut before = Vec::new();
         for (key, value) in &commit.writes {
-            if let Some(old) = self.current(key, staged)? {
-                digest = digest.wrapping_sub(record::digest_share(key.as_bytes(), old.version));
+            let old = match staged.writes.get(key) {
+                Some(stored) => stored.as_ref().map(|stored| stored.version),
+                None => {
+                    let stored = read(&self.shared.tree, key)?;
+                    let version = stored.as_ref().map(|stored| stored.version);
+                    before.push((key.clone(), stored));
+                    version
+                }
+            };
+            if let Some(old) = old {
+                digest = digest.wrapping_sub(record::digest_share(key.as_bytes(), old));
             }
             let stored = value.clone().map(|value| Stored { version, value });
             if stored.is_some() {
@@ -133,22 +143,23 @@ impl Writer {
         }
         let revision = Revision(staged.state.revision.0 + u64::from(commit.raise_revision));
         staged.state = State { version, revision, digest };
+        staged.before.extend(before);
         staged.writes.extend(writes.iter().cloned());
         staged.changes.push(Change { version, revision, raised_revision: commit.raise_revision, writes });
         Ok(Committed { version, revision })
     }
 
-    fn current(&self, key: &str, staged: &Staged) -> Result<Option<Stored>, StoreError> {
+    fn current_version(&self, key: &str, staged: &Staged) -> Result<Option<Version>, StoreError> {
         match staged.writes.get(key) {
-            Some(stored) => Ok(stored.clone()),
-            None => read(&self.shared.tree, key),
+            Some(stored) => Ok(stored.as_ref().map(|stored| stored.version)),
+            None => version(&self.shared.tree, key),
         }
     }
 
     /// Applies a group and makes it durable. After a failure the store stays read-only, showing what is durable.
     fn write(&mut self, staged: Staged) -> Result<(), StoreError> {
-        let Staged { state, writes, changes } = staged;
-        self.apply_and_sync(&state, &writes).inspect_err(|error| {
+        let Staged { state, writes, before, changes } = staged;
+        self.apply_and_sync(&state, &writes, before).inspect_err(|error| {
             let reason = error.to_string();
             tracing::error!(
                 event = "registry_read_only",
@@ -172,11 +183,10 @@ impl Writer {
         &mut self,
         state: &State,
         writes: &BTreeMap<String, Option<Stored>>,
+        before: BTreeMap<String, Option<Stored>>,
     ) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
-        let mut before = BTreeMap::new();
         for (key, stored) in writes {
-            before.insert(key.clone(), read(&self.shared.tree, key)?);
             match stored {
                 Some(stored) => {
                     batch

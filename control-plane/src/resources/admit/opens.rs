@@ -271,7 +271,9 @@ impl<'a> Comparison<'a> {
             let message = format!(
                 "port {number} speaks {is} instead of {was}: policies about {was} requests no longer hold there"
             );
-            open("portMapping.protocol", message, rules.and_of(&self.mentions().of_port((id, number))));
+            // A boundary need not name the port to be about the requests of it.
+            let speakers = self.mentions().of_port((id, number)).union(self.mentions().boundaries());
+            open("portMapping.protocol", message, rules.and_of(&speakers));
         }
         // A request that another route takes, or none, is in the classes of neither before nor after.
         let classes: BTreeSet<_> =

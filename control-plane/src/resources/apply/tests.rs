@@ -167,3 +167,37 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
     );
     resources.apply(&owner(), &[node("web2", [routes(listener(1, "http"), &["/a"])])], false).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_view_that_would_not_fit_into_a_message_is_refused_with_the_figures() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    // Comments are no part of a view: a long path is.
+    let text = |number: u32, service: &str| {
+        let path = format!("/{number}/{}", "x".repeat(50_000));
+        format!(
+            "permit(principal is Node, action == Action::\"GET\", resource{service}) when {{ context.path == \"{path}\" }};"
+        )
+    };
+    let batch = |numbers: std::ops::Range<u32>, service: &str| -> Vec<Resource> {
+        numbers.map(|number| policy(&format!("p{number}"), &text(number, service))).collect()
+    };
+    let apply = |batch: Vec<Resource>| {
+        let resources = Arc::clone(&scratch.resources);
+        async move { resources.apply(&owner(), &batch, false).await }
+    };
+    apply(batch(0..60, "")).await.unwrap();
+    let refused = apply(batch(60..80, "")).await.unwrap_err();
+    let told = refused.to_string();
+    assert!(matches!(refused, ChangeError::Oversized(_)), "{told}");
+    assert!(told.starts_with("the view of virtual node orders in mesh shop would have 4"), "{told}");
+    assert!(told.contains(": 81 statements of policies, and roles with 0 members in all; narrow"), "{told}");
+    assert_eq!(scratch.store.list(keys::RESOURCES, None, 100).await.unwrap().entries.len(), 65);
+    // Each node gets what concerns it.
+    let more = [node("payments", [listener(1, "http")]), service("payments", "payments", None)];
+    apply(more.to_vec()).await.unwrap();
+    apply(batch(60..64, " in Service::\"orders\"")).await.unwrap();
+    apply(batch(64..68, " in Service::\"payments\"")).await.unwrap();
+    let refused = apply(batch(68..80, " in Service::\"payments\"")).await.unwrap_err();
+    assert!(refused.to_string().starts_with("the view of virtual node payments"), "{refused}");
+}

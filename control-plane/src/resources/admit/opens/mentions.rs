@@ -75,12 +75,16 @@ pub(super) struct Mentions<'a> {
     classes: BTreeMap<&'a Name, Speakers<'a>>,
     /// Of any port and route, by what these are.
     all: Speakers<'a>,
+    boundaries: Speakers<'a>,
 }
 
 impl<'a> Mentions<'a> {
     pub(super) fn of(mesh: &'a MeshCatalog) -> Self {
         let mut mentions = Self::default();
         for policy in mesh.policies() {
+            if policy.mode() == Mode::Boundary {
+                mentions.boundaries.insert(policy);
+            }
             if policy.reads_resource() {
                 mentions.all.insert(policy);
             }
@@ -120,6 +124,11 @@ impl<'a> Mentions<'a> {
 
     pub(super) fn of_routes(&self, port: (&SpiffeId, u16)) -> Speakers<'a> {
         self.routes.get(&port).cloned().unwrap_or_default().union(&self.all)
+    }
+
+    /// Every boundary.
+    pub(super) fn boundaries(&self) -> &Speakers<'a> {
+        &self.boundaries
     }
 
     pub(super) fn of_class(&self, class: &Name) -> Speakers<'a> {

@@ -139,3 +139,23 @@ fn views_do_not_get_older_than_a_policy_admin_wanted() {
     assert_eq!(refusals(&catalog, &[aged(Some(61))]), told);
     assert_eq!(refusals(&catalog, &[aged(Some(30))]), Vec::<String>::new());
 }
+
+#[test]
+fn what_a_port_speaks_is_not_changed_under_a_boundary_about_requests() {
+    let text = "forbid(principal, action in Action::\"write\", resource);";
+    let catalog = shop_with([http(8080)], &[boundary("read-only", text)]);
+    let changed = [node("orders", [listener(8080, "tcp")])];
+    try_admit(&catalog, &changed, EVERYTHING).unwrap();
+    let takes = |rights| -> Vec<String> {
+        let problems = try_admit(&catalog, &changed, rights).err().unwrap_or_default();
+        problems.into_iter().filter_map(|problem| problem.help).collect()
+    };
+    let policies = Rights { policies: true, ..EDITOR };
+    assert_eq!(
+        takes(policies),
+        ["that changes what the boundary reaches, and takes the role boundary-admin"]
+    );
+    assert_eq!(takes(EDITOR).len(), 2);
+    let without = shop_with([http(8080)], &[]);
+    try_admit(&without, &changed, policies).unwrap();
+}

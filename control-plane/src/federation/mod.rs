@@ -28,7 +28,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::Store;
-use crate::resources::{Catalog, Catalogs, ResourceKey};
+use crate::resources::{Catalog, Catalogs, Kind, ResourceKey};
 use crate::web::{document, nothing};
 
 pub use fetch::FetchError;
@@ -82,6 +82,17 @@ pub struct Followed {
     /// When it was last fetched.
     pub fetched_at: Option<UnixMillis>,
     /// Why the latest attempt failed, and since when they do.
+    pub problem: Option<(String, UnixMillis)>,
+}
+
+/// An issuer of users' tokens, as it stands.
+#[derive(Debug, Clone)]
+pub struct FollowedIssuer {
+    /// Which resource says so.
+    pub key: ResourceKey,
+    /// How many keys verify its tokens.
+    pub keys: usize,
+    /// Why the latest attempt to fetch them failed, and since when they do.
     pub problem: Option<(String, UnixMillis)>,
 }
 
@@ -139,6 +150,22 @@ impl Federation {
             }
         });
         followed.collect()
+    }
+
+    /// All issuers of users' tokens, in order.
+    pub fn issuers(&self, catalog: &Catalog) -> Vec<FollowedIssuer> {
+        let statuses = self.statuses();
+        let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
+            resources.issuers().map(move |(name, _, keys)| {
+                let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
+                (key, keys.map_or(0, |keys| keys.keys().count()))
+            })
+        });
+        let issuers = of_mesh.map(|(key, keys)| {
+            let problem = statuses.get(&key).and_then(Status::problem);
+            FollowedIssuer { key, keys, problem }
+        });
+        issuers.collect()
     }
 
     fn statuses(&self) -> MutexGuard<'_, BTreeMap<ResourceKey, Status>> {

@@ -140,6 +140,11 @@ impl Login {
 }
 
 impl Served {
+    /// Serves this key set from now on.
+    pub(crate) fn says(&self, jwks: &str) {
+        *self.says.lock().unwrap() = Some(jwks.to_owned());
+    }
+
     /// Answers no longer.
     pub(crate) fn go_down(&self) {
         *self.says.lock().unwrap() = None;

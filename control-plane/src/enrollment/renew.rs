@@ -118,24 +118,31 @@ impl Enrollment {
         csr: &[u8],
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
-        let instance = self.entitled(peer).await?.instance;
+        let entitled = self.entitled(peer).await?;
+        let instance = entitled.instance;
         self.renewals.take(instance, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
-        let renewed = without_conflict(|| self.renew_once(peer, &public_key, source)).await;
+        let mut entitled = Some(entitled);
+        let renewed = without_conflict(|| self.renew_once(peer, &public_key, source, entitled.take())).await;
         if renewed.is_err() {
             self.renewals.give_back(instance);
         }
         renewed
     }
 
-    /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between.
+    /// One attempt: fails with a conflict where the node, the enrollment, or what is refused, changed in between. What entitles
+    /// is read where it is not `known`.
     async fn renew_once(
         &self,
         peer: &PeerIdentity,
         public_key: &PublicKey,
         source: &str,
+        known: Option<Entitled<'_>>,
     ) -> Result<Enrolled, EnrollmentError> {
-        let entitled = self.entitled(peer).await?;
+        let entitled = match known {
+            Some(entitled) => entitled,
+            None => self.entitled(peer).await?,
+        };
         let mut entitlement = self.entitlement(&entitled, peer).await?;
         let Entitled { instance, mesh, name, node, former, permit } = entitled;
         let InstanceRecord { version, hostname, enrolled_at, token, evidence, joined_from, .. } = former;

@@ -14,11 +14,11 @@ use crate::{
     streaming_app::empty,
 };
 
-const PUBLIC_ONLY: &str = "permit (principal == Node::\"web\", action == Action::\"GET\", resource in Node::\"orders\")\n\
+pub(crate) const PUBLIC_ONLY: &str = "permit (principal == Node::\"web\", action == Action::\"GET\", resource in Node::\"orders\")\n\
      when { context.path like \"/public/*\" };";
 
 /// Paths that have opened doors elsewhere, with the door's name `/admin`.
-const TRICKS: [&str; 56] = [
+pub(crate) const TRICKS: [&str; 56] = [
     "/admin",
     "//admin",
     "/public/../admin",
@@ -237,7 +237,7 @@ fn resolve(text: &str) -> String {
 }
 
 /// The paths of Istio's own normalisation test, where they lie beside the checkout, led out of `/public`.
-fn istio_paths() -> Vec<String> {
+pub(crate) fn istio_paths() -> Vec<String> {
     let Some(file) = shared("vectors/path/istio-normalization.json") else { return Vec::new() };
     let vectors: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
     let cases = vectors["modes"].as_object().unwrap().values().flat_map(|mode| mode.as_array().unwrap());

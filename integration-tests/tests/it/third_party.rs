@@ -14,7 +14,7 @@ use hauberk_integration_tests::{AgentOptions, Process, eventually, free_port, ge
 use crate::shop::{self, PATIENCE, WEB_MAY_ALL, get_until};
 
 /// Where a program is installed; says so and gives nothing if it is not.
-fn installed(name: &str) -> Option<PathBuf> {
+pub(crate) fn installed(name: &str) -> Option<PathBuf> {
     let found = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/opt/homebrew/bin"]
         .iter()
         .map(|folder| Path::new(folder).join(name))
@@ -25,7 +25,7 @@ fn installed(name: &str) -> Option<PathBuf> {
     found
 }
 
-fn wait_until_listening(address: SocketAddr) {
+pub(crate) fn wait_until_listening(address: SocketAddr) {
     eventually("the program listens", PATIENCE, || TcpStream::connect(address).ok());
 }
 
@@ -107,6 +107,27 @@ fn redis_serves_through_the_mesh() {
     }
 }
 
+/// nginx on `address`, with what is in `site`. `folder` holds what else it needs.
+pub(crate) fn nginx(server: &Path, folder: &Path, address: SocketAddr, site: &Path) -> Process {
+    let configuration = folder.join("nginx.conf");
+    let (room, site) = (folder.display(), site.display());
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+    fs::write(
+        &configuration,
+        format!(
+            "{user} daemon off; master_process off; pid {room}/nginx.pid; error_log stderr;\n\
+             events {{}}\n\
+             http {{\n  access_log off; client_body_temp_path {room}; proxy_temp_path {room};\n  \
+             fastcgi_temp_path {room}; uwsgi_temp_path {room}; scgi_temp_path {room};\n  \
+             server {{ listen {address}; root {site}; }}\n}}\n"
+        ),
+    )
+    .unwrap();
+    let mut command = Command::new(server);
+    command.arg("-c").arg(&configuration).arg("-p").arg(folder);
+    Process::start("nginx", folder, command)
+}
+
 #[test]
 fn nginx_serves_through_the_mesh() {
     let Some(server) = installed("nginx") else { return };
@@ -116,23 +137,7 @@ fn nginx_serves_through_the_mesh() {
     fs::create_dir(&site).unwrap();
     let page: String = (0..100_000).map(|number| char::from(b'a' + (number % 26) as u8)).collect();
     fs::write(site.join("page.txt"), &page).unwrap();
-    let configuration = mesh.folder().join("nginx.conf");
-    let folder = mesh.folder().display();
-    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
-    fs::write(
-        &configuration,
-        format!(
-            "{user} daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;\n\
-             events {{}}\n\
-             http {{\n  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};\n  \
-             fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};\n  \
-             server {{ listen {address}; root {folder}/site; }}\n}}\n"
-        ),
-    )
-    .unwrap();
-    let mut command = Command::new(server);
-    command.arg("-c").arg(&configuration).arg("-p").arg(mesh.folder());
-    let _server = Process::start("nginx", mesh.folder(), command);
+    let _server = nginx(&server, mesh.folder(), address, &site);
     wait_until_listening(address);
     shop::set_policy(&mesh, "all", WEB_MAY_ALL);
     let _orders = shop::orders(&mesh, address);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,13 @@ const GROUP_COMMITS: usize = 1_024;
 
 /// How many bytes at most share one flush.
 const GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// After a group of at least so many the next one is not closed at once: where many commit, more soon follow, and each flush
+/// wakes all of sled's threads. One who commits alone waits for nobody.
+const COMPANY: usize = 4;
+
+/// How long a group then stays open.
+const GATHERING: Duration = Duration::from_millis(1);
 
 /// A commit and the one who waits for it.
 #[derive(Debug)]
@@ -34,6 +42,30 @@ impl Job {
     }
 }
 
+/// Commits that share one flush.
+struct Group {
+    jobs: Vec<Job>,
+    bytes: usize,
+}
+
+impl Group {
+    fn of(first: Job) -> Self {
+        Self { bytes: first.bytes(), jobs: vec![first] }
+    }
+
+    fn has_room(&self) -> bool {
+        self.jobs.len() < GROUP_COMMITS && self.bytes < GROUP_BYTES
+    }
+
+    fn take_waiting(&mut self, waiting: &mut mpsc::Receiver<Job>) {
+        while self.has_room() {
+            let Ok(next) = waiting.try_recv() else { break };
+            self.bytes += next.bytes();
+            self.jobs.push(next);
+        }
+    }
+}
+
 /// Starts the thread. It ends, with everything durable, once all senders of jobs are gone.
 pub(super) fn start(
     opened: Opened,
@@ -43,15 +75,16 @@ pub(super) fn start(
 ) {
     std::thread::spawn(move || {
         let mut writer = Writer { opened, shared };
+        let mut last_group = 0;
         while let Some(first) = jobs.blocking_recv() {
-            let mut bytes = first.bytes();
-            let mut group = vec![first];
-            while group.len() < GROUP_COMMITS && bytes < GROUP_BYTES {
-                let Ok(next) = jobs.try_recv() else { break };
-                bytes += next.bytes();
-                group.push(next);
+            let mut group = Group::of(first);
+            group.take_waiting(&mut jobs);
+            if last_group >= COMPANY && group.has_room() {
+                std::thread::park_timeout(GATHERING);
+                group.take_waiting(&mut jobs);
             }
-            writer.commit_group(group);
+            last_group = group.jobs.len();
+            writer.commit_group(group.jobs);
         }
         writer.finish();
         let _nobody_waits = done.send(());

@@ -1,0 +1,111 @@
+//! Real servers of files behind an agent: whatever a path is spelled like, they hand out nothing that is not permitted.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use hauberk_integration_tests::{Process, free_port, request, skip};
+
+use crate::{
+    paths::{PUBLIC_ONLY, TRICKS, istio_paths},
+    peer::Peer,
+    shop::{self, get_until},
+    third_party::{installed, nginx, wait_until_listening},
+};
+
+/// What nobody may read.
+const SECRET: &str = "only for those who may";
+
+/// A server of files as people write them for Node.
+const NODE: &str = r#"
+const [http, fs, path] = [require("http"), require("fs"), require("path")];
+const [root, port] = process.argv.slice(1);
+http.createServer((question, answer) => {
+    try {
+        const wanted = decodeURIComponent(new URL(question.url, "http://orders").pathname);
+        answer.end(fs.readFileSync(path.join(root, wanted.replaceAll("\\", "/"))));
+    } catch {
+        answer.writeHead(404).end();
+    }
+}).listen(Number(port), "127.0.0.1");
+"#;
+
+/// A folder with a page for everybody and one for nobody.
+fn site(folder: &Path) -> PathBuf {
+    let site = folder.join("files");
+    fs::create_dir_all(site.join("public")).unwrap();
+    fs::write(site.join("public/ready"), "for everybody").unwrap();
+    fs::write(site.join("admin"), SECRET).unwrap();
+    site
+}
+
+fn exchange(address: SocketAddr, target: &str) -> String {
+    let text = format!("GET {target} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
+    request(address, &text).map(|response| response.body).unwrap_or_default()
+}
+
+/// No trick opens what a server behind an agent would hand out if it were asked for it without one.
+async fn keeps_its_secret(start: impl FnOnce(&Path, &Path, SocketAddr) -> Process) {
+    let mesh = shop::open();
+    let (address, site) = (free_port(), site(mesh.folder()));
+    let _server = start(mesh.folder(), &site, address);
+    wait_until_listening(address);
+    let from_outside = istio_paths();
+    let tricks: Vec<&str> = TRICKS.into_iter().chain(from_outside.iter().map(String::as_str)).collect();
+    let open: Vec<_> = tricks.iter().filter(|trick| exchange(address, trick).contains(SECRET)).collect();
+    assert!(open.len() > 3, "without an agent some tricks work: {open:?}");
+
+    shop::set_policy(&mesh, "public", PUBLIC_ONLY);
+    let orders = shop::orders(&mesh, address);
+    let web = shop::caller(&mesh, "web");
+    assert_eq!(get_until(&web, "orders", "/public/ready", 200).body, "for everybody");
+    let peer = Peer::join(&mesh, "web").await;
+    for trick in tricks {
+        let through_agents = exchange(web.outbound(), trick);
+        assert!(!through_agents.contains(SECRET), "{trick} by way of an agent: {through_agents}");
+        let text = format!("GET {trick} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
+        let directly = peer.exchange("orders", orders.inbound(8080), text.as_bytes()).await;
+        assert!(!directly.contains(SECRET), "{trick} directly: {directly}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_keeps_its_secret() {
+    let Some(program) = installed("nginx") else { return };
+    keeps_its_secret(|folder, site, address| nginx(&program, folder, address, site)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_keeps_its_secret() {
+    let Some(program) = found("python3") else { return };
+    keeps_its_secret(|folder, site, address| {
+        let mut command = Command::new(program);
+        command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]).arg(site);
+        command.arg(address.port().to_string());
+        Process::start("python", folder, command)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_keeps_its_secret() {
+    let Some(program) = found("node") else { return };
+    keeps_its_secret(|folder, site, address| {
+        let mut command = Command::new(program);
+        command.args(["-e", NODE, "--"]).arg(site).arg(address.port().to_string());
+        Process::start("node", folder, command)
+    })
+    .await;
+}
+
+/// A program wherever the path has it; says so and gives nothing if it is nowhere.
+fn found(name: &'static str) -> Option<&'static str> {
+    if Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return Some(name);
+    }
+    skip(&format!("{name} is not installed"));
+    None
+}

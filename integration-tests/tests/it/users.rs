@@ -7,11 +7,17 @@ use std::{
 };
 
 use hauberk_integration_tests::{Agent, App, MeshBox, Response, request};
+use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::time::timeout;
+use tonic::{Code, Request};
 
 use crate::{
+    client::{http2, whole},
+    grpc,
     login::{Login, now},
     shop::{self, PATIENCE, get_until},
+    streaming_app::{StreamingApp, empty},
 };
 
 const FOR_SUPPORT: &str = "permit (principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\") when { \
@@ -308,4 +314,76 @@ fn keys_are_fetched_by_the_control_plane_and_outlive_their_server() {
     assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "the last good keys stay");
     let described = mesh.hauberk(&["describe", "issuer", "login"]).ok().stdout;
     assert!(described.contains(&served.url) && described.contains("\n  support\n"), "{described}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_over_http2_and_grpc_are_for_a_user_too_and_end_with_the_key() {
+    let login = Login::new("login");
+    let mesh = shop::open();
+    let listeners: String = [(8080, "http"), (9090, "http2"), (50051, "grpc")]
+        .iter()
+        .map(|(port, protocol)| {
+            format!(
+                "  - portMapping: {{port: {port}, protocol: {protocol}}}\n    users: {{mode: REQUIRED}}\n"
+            )
+        })
+        .collect();
+    let orders = format!("kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n{listeners}");
+    mesh.apply(&format!("{}---\n{orders}", login.resource("")));
+    let rule = "permit (principal == Node::\"web\", action, resource in Node::\"orders\");\n\
+        forbid (principal, action in [Action::\"http\", Action::\"call\"], resource in Node::\"orders\") unless { \
+        context has user && context.user in UserGroup::\"login/support\" };";
+    shop::set_policy(&mesh, "support", rule);
+    let app = StreamingApp::start();
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    let channel = grpc::channel(web.outbound(), "orders-rpc");
+    grpc::until_reachable(&channel).await;
+    let call = async |token: Option<&str>, method| {
+        let mut request = Request::new(tokio_stream::pending::<String>());
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        grpc::call_with(&channel, method, request).await
+    };
+    let mut h2 = http2(web.outbound()).await;
+    let mut get = async |token: Option<&str>, path: &str| {
+        let mut request = http::Request::get(format!("http://orders-h2{path}"));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        h2.send_request(request.body(empty()).unwrap()).await.unwrap()
+    };
+    let (alice, carol) = (login.token("alice", &["support"]), login.token("carol", &["staff"]));
+    assert_eq!(call(None, "/test.Echo/Drip").await.unwrap_err().code(), Code::PermissionDenied);
+    for token in [&carol, "nonsense"] {
+        let denied = call(Some(token), "/test.Echo/Drip").await.unwrap_err();
+        assert_eq!(denied.code(), Code::PermissionDenied);
+        assert!(denied.metadata().get("hauberk-decision").is_some());
+    }
+    assert_eq!(whole(get(None, "/").await).await.status, 403);
+    assert_eq!(whole(get(Some(&carol), "/").await).await.status, 403);
+    assert_eq!(app.count(), 0);
+    let mut messages = call(Some(&alice), "/test.Echo/Drip").await.unwrap().into_inner();
+    messages.message().await.unwrap().unwrap();
+    let mut drip = get(Some(&alice), "/drip").await;
+    drip.frame().await.unwrap().unwrap();
+    // The key that vouches for alice goes.
+    let other = Login::new("login");
+    let resource = other.resource("");
+    let taken_back = tokio::task::spawn_blocking(move || {
+        mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &resource).ok();
+        mesh
+    });
+    let _mesh = taken_back.await.unwrap();
+    let cut = async {
+        while let Ok(Some(_)) = messages.message().await {}
+        while let Some(Ok(_)) = drip.frame().await {}
+    };
+    timeout(PATIENCE, cut).await.expect("both are cut");
+    assert_eq!(whole(get(Some(&alice), "/").await).await.status, 403);
+    assert_eq!(call(Some(&alice), "/test.Echo/Drip").await.unwrap_err().code(), Code::PermissionDenied);
+    let alice = other.token("alice", &["support"]);
+    let mut messages = call(Some(&alice), "/test.Echo/Drip").await.unwrap().into_inner();
+    messages.message().await.unwrap().unwrap();
 }

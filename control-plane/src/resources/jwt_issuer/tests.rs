@@ -43,7 +43,8 @@ fn for_users(mode: &str, issuers: &[&str]) -> wire::Resource {
 #[test]
 fn a_good_issuer_is_accepted_and_a_bad_one_refused_with_the_field() {
     try_admit(&base(), &[issuer("login", |_| {})], EVERYTHING).unwrap();
-    let cases: Vec<(&str, Box<dyn FnOnce(&mut wire::JwtIssuerSpec)>)> = vec![
+    type Change = Box<dyn FnOnce(&mut wire::JwtIssuerSpec)>;
+    let cases: Vec<(&str, Change)> = vec![
         ("spec.issuer", Box::new(|spec| spec.issuer.clear())),
         ("spec.audiences", Box::new(|spec| spec.audiences.clear())),
         ("spec.audiences[1]", Box::new(|spec| spec.audiences.push("shop".into()))),

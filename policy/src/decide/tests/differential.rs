@@ -50,7 +50,7 @@ enum What {
         query: Option<Vec<(&'static str, &'static str)>>,
         /// Lines; none for a value that cannot be read.
         headers: Vec<(&'static str, Option<&'static str>)>,
-        user: Option<Somebody>,
+        user: Option<Box<Somebody>>,
     },
 }
 
@@ -312,7 +312,7 @@ impl<'a> Oracle<'a> {
             let uid = format!("{kind}::\"request\"").parse().unwrap();
             Entity::new_with_tags(uid, [], [], tags).unwrap()
         });
-        let carried = carried.into_iter().chain(user.as_ref().map(Somebody::entity));
+        let carried = carried.into_iter().chain(user.as_ref().map(|user| user.entity()));
         (action.to_owned(), resource, carried.collect())
     }
 }
@@ -565,8 +565,9 @@ fn some_request() -> impl Strategy<Value = What> {
         select(vec![Some("blue"), Some("red"), None]),
         few(vec!["web", "cart"]),
     );
-    let user =
-        user.prop_map(|(id, groups, scopes, team, actors)| Somebody { id, groups, scopes, team, actors });
+    let user = user.prop_map(|(id, groups, scopes, team, actors)| {
+        Box::new(Somebody { id, groups, scopes, team, actors })
+    });
     let user = prop::option::of(user);
     (prop_oneof![4 => http, 1 => grpc], host, query, headers, user).prop_map(
         |((port, method, path, upgrade), host, query, mut headers, user)| {

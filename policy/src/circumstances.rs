@@ -164,11 +164,10 @@ impl Gathered {
         self.headers.iter().find(|lines| *lines.name == *name)
     }
 
-    /// About how many bytes it holds.
+    /// About how many bytes it holds, the user aside.
     pub fn size(&self) -> usize {
         let lines = self.headers.iter().flat_map(|lines| lines.values.iter().flatten());
-        let user = self.on_behalf_of.origin().map_or(0, |origin| origin.size());
-        self.host().unwrap_or_default().len() + lines.map(|value| value.len()).sum::<usize>() + user
+        self.host().unwrap_or_default().len() + lines.map(|value| value.len()).sum::<usize>()
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hauberk_identity::{Serial, UnixMillis};
 use hauberk_policy::{
-    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, OnBehalfOf, Peer, Reason,
+    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, OnBehalfOf, Origin, Peer,
+    Reason,
 };
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::{encode_header_lines, encode_on_behalf_of};
@@ -17,6 +18,8 @@ use crate::mesh::NodeView;
 /// The longest query, and the most bytes of host and header fields, that come into a record, so that callers cannot fill
 /// our memory or keep a denial from being told.
 const MAX_READ: usize = 2_048;
+/// The same of what a user's token tells, which issuers say and callers do not.
+const MAX_USER: usize = 8 * 1_024;
 
 /// Who asked for what, and what was decided. Borrows, so that gathering it costs nothing.
 #[derive(Debug, Clone, Copy)]
@@ -262,9 +265,14 @@ impl<'a> Facts<'a> {
     }
 
     /// For whom it was made, where policies read it.
-    fn on_behalf_of_read(&self) -> Option<&'a OnBehalfOf> {
+    pub(super) fn on_behalf_of_read(&self) -> Option<&'a OnBehalfOf> {
         let read = self.gathered.filter(|_| self.ruling.reads().are_of_users());
         read.map(|gathered| gathered.on_behalf_of())
+    }
+
+    /// The user that it was made for, where policies read that.
+    pub(super) fn origin_read(&self) -> Option<&'a Origin> {
+        self.on_behalf_of_read().and_then(OnBehalfOf::origin).map(|origin| &**origin)
     }
 
     /// What was gathered, where policies read any of it.
@@ -277,6 +285,7 @@ impl<'a> Facts<'a> {
     pub(super) fn is_long(&self) -> bool {
         self.query_read().is_some_and(|query| query.len() > MAX_READ)
             || self.gathered_read().is_some_and(|gathered| gathered.size() > MAX_READ)
+            || self.origin_read().is_some_and(|origin| origin.size() > MAX_USER)
     }
 
     fn known_to_policies(&self) -> pb::DecisionFacts {

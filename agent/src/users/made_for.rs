@@ -116,7 +116,7 @@ impl MadeFor {
     pub(crate) fn refusal(&self, now: UnixMillis) -> Option<&'static str> {
         match &self.claimed {
             Claimed::Nobody => None,
-            Claimed::User(identity) => (identity.expires_at <= now).then_some(reason::EXPIRED),
+            Claimed::User(identity) => identity.end(now),
             Claimed::Refused(reason) => Some(reason),
         }
     }

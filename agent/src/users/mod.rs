@@ -149,8 +149,8 @@ impl Users {
         if let Some((known, passed)) = known.as_ref().and_then(|known| Some((known, known.passed.as_ref()?)))
         {
             passed.check_between(between)?;
-            if known.expires_at <= now {
-                return Err(chain::EXPIRED);
+            if let Some(reason) = known.end(now) {
+                return Err(reason);
             }
             passed.check(between.trusted, between.denied, now)?;
             return Ok(Arc::clone(known));
@@ -199,6 +199,16 @@ impl Identity {
         let passed_on = Some(Zeroizing::new(text.into()));
         let (token, passed, handle) = (self.token.clone(), Some(passed), OnceLock::new());
         Self { origin, expires_at, token, passed, passed_on, handle }
+    }
+
+    /// Why it is worth nothing any longer, if so.
+    fn end(&self, now: UnixMillis) -> Option<&'static str> {
+        let has_ended = |passed: &Arc<Passed>| passed.ends_at() <= now;
+        match &self.passed {
+            _ if self.expires_at > now => None,
+            Some(passed) if has_ended(passed) => Some(chain::EXPIRED),
+            _ => Some(reason::EXPIRED),
+        }
     }
 
     fn size(&self) -> usize {

@@ -1,7 +1,7 @@
 //! How decisions are shown.
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_proto::agent::v1::{Decision, DecisionDetail, PolicyTrace, Verdict};
+use hauberk_proto::agent::v1::{Decision, DecisionDetail, OnBehalfOf, PolicyTrace, Verdict};
 use owo_colors::OwoColorize as _;
 
 use crate::output::printable;
@@ -76,6 +76,15 @@ fn grpc_name(status: u32) -> &'static str {
         16 => "UNAUTHENTICATED",
         _ => "grpc-status",
     }
+}
+
+/// The user that it was made for, where policies read that: `login/alice, passed on by web`.
+pub(crate) fn made_for(decision: &Decision) -> Option<String> {
+    let OnBehalfOf { user, actors } = decision.facts.as_ref()?.on_behalf_of.as_ref()?;
+    let Some(user) = user else { return Some("no user".to_owned()) };
+    let actors: Vec<String> = actors.iter().map(|actor| short_name(actor)).collect();
+    let by = if actors.is_empty() { String::new() } else { format!(", passed on by {}", actors.join(", ")) };
+    Some(format!("{}/{}{by}", printable(&user.issuer), printable(&user.id)))
 }
 
 /// What a reason's stable name means.

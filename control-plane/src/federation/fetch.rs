@@ -15,7 +15,7 @@ use crate::resources::{BundleEndpoint, EndpointProfile, FederatedTrustDomain, We
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The largest set of an issuer's keys, in bytes: it travels in the view of each node.
-pub(super) const MAX_KEYS_BYTES: usize = 128 * 1024;
+pub(super) const MAX_KEYS_BYTES: usize = 64 * 1024;
 
 /// Why a bundle was not fetched. What was held before stays.
 #[derive(Debug, thiserror::Error)]

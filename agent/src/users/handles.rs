@@ -29,7 +29,7 @@ const EXPIRED: &str = "identity_handle_expired";
 
 /// The handles of one process. Nothing is made before the first user comes.
 #[derive(Default)]
-pub(crate) struct Handles {
+pub struct Handles {
     key: OnceLock<Option<SealingKey>>,
     signed: Mutex<Signed>,
 }
@@ -65,7 +65,10 @@ impl Handles {
     }
 
     /// What is sent to `audience` for a handle of ours, signed once for all requests of that user there.
-    pub(crate) fn pass_on(
+    ///
+    /// # Errors
+    /// Why the handle is none, as a stable name.
+    pub fn pass_on(
         &self,
         handle: &HeaderValue,
         audience: &SpiffeId,

@@ -24,7 +24,7 @@ pub(super) enum Claimed {
 
 /// For whom a request is made, by the view of one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct MadeFor {
+pub struct MadeFor {
     claimed: Claimed,
     /// The view by which its header was looked at; none where its port took no tokens, or nobody said who users are.
     looked_by: Option<Arc<NodeView>>,
@@ -32,25 +32,25 @@ pub(crate) struct MadeFor {
 
 /// A request as it arrives.
 #[derive(Clone, Copy)]
-pub(crate) struct Arrival<'a> {
+pub struct Arrival<'a> {
     /// The listener's number.
-    pub(crate) port: u16,
+    pub port: u16,
     /// Who sends it.
-    pub(crate) peer: &'a SpiffeId,
+    pub peer: &'a SpiffeId,
     /// What its agent says of whom it is for.
-    pub(crate) identity: Option<&'a HeaderValue>,
+    pub identity: Option<&'a HeaderValue>,
     /// The time, who we are, what is trusted and who is refused.
-    pub(crate) context: &'a Context,
+    pub context: &'a Context,
 }
 
 impl MadeFor {
     /// For nobody, since nobody looked for tokens.
-    pub(crate) fn not_looked_for() -> Self {
+    pub fn not_looked_for() -> Self {
         Self { claimed: Claimed::Nobody, looked_by: None }
     }
 
     /// What the header fields of a request say by a view. Its token is taken out, unless the app is to have it.
-    pub(crate) fn look(view: &Arc<NodeView>, arrival: Arrival<'_>, headers: &mut HeaderMap) -> Self {
+    pub fn look(view: &Arc<NodeView>, arrival: Arrival<'_>, headers: &mut HeaderMap) -> Self {
         let Some(users) = &view.users else { return Self::not_looked_for() };
         let taken = view.port(arrival.port).and_then(|port| port.users.as_ref());
         if taken.is_none() && arrival.identity.is_none() {
@@ -82,7 +82,7 @@ impl MadeFor {
     }
 
     /// What the app is given, to give it back on its own calls.
-    pub(crate) fn handle(&self, handles: &Handles) -> Option<HeaderValue> {
+    pub fn handle(&self, handles: &Handles) -> Option<HeaderValue> {
         match &self.claimed {
             Claimed::User(identity) => identity.handle.get_or_init(|| handles.seal(identity)).clone(),
             Claimed::Nobody | Claimed::Refused(_) => None,
@@ -100,7 +100,7 @@ impl MadeFor {
     }
 
     /// What policies are told of it.
-    pub(crate) fn on_behalf_of(&self) -> OnBehalfOf {
+    pub fn on_behalf_of(&self) -> OnBehalfOf {
         match &self.claimed {
             Claimed::User(identity) => OnBehalfOf::User(Arc::clone(&identity.origin)),
             Claimed::Nobody | Claimed::Refused(_) => OnBehalfOf::Nobody,
@@ -108,12 +108,12 @@ impl MadeFor {
     }
 
     /// Whether there is a user, for as long as the token is good.
-    pub(crate) fn is_for_user(&self) -> bool {
+    pub fn is_for_user(&self) -> bool {
         matches!(self.claimed, Claimed::User(_))
     }
 
     /// Why the request is denied whatever policies say, if so.
-    pub(crate) fn refusal(&self, now: UnixMillis) -> Option<&'static str> {
+    pub fn refusal(&self, now: UnixMillis) -> Option<&'static str> {
         match &self.claimed {
             Claimed::Nobody => None,
             Claimed::User(identity) => identity.end(now),
@@ -123,12 +123,7 @@ impl MadeFor {
 
     /// Looks again where another view is in force than that which was looked by. Says for whom it is made now, where that is
     /// not what it was.
-    pub(crate) fn look_again(
-        &mut self,
-        view: &Arc<NodeView>,
-        port: u16,
-        context: &Context,
-    ) -> Option<OnBehalfOf> {
+    pub fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> Option<OnBehalfOf> {
         self.hold_against(context);
         let takes = takes_tokens(view, port);
         let Some(former) = &self.looked_by else {

@@ -34,8 +34,8 @@ use kept::Kept;
 use made_for::Claimed;
 use place::Place;
 
-pub(crate) use handles::Handles;
-pub(crate) use made_for::{Arrival, MadeFor};
+pub use handles::Handles;
+pub use made_for::{Arrival, MadeFor};
 
 /// The largest token of a user, in bytes: with who passed it on it must fit into a request's head.
 const MAX_TOKEN: usize = 8 * 1024;
@@ -72,7 +72,7 @@ struct Identity {
 impl Users {
     /// Reads the issuers of a view, and whose claims its policies name; `None` where there is none. What `former` has
     /// verified stands where nothing of it has changed.
-    pub(crate) fn of(
+    pub fn of(
         issuers: Vec<JwtIssuer>,
         claims: &BTreeSet<&str>,
         former: Option<&Arc<Self>>,

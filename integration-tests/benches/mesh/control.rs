@@ -11,13 +11,70 @@ use hauberk_proto::{
         ApplyRequest, RevokeRequest, WaitRequest, resources_client::ResourcesClient,
         revocations_client::RevocationsClient, revoke_request::Target, rollout_client::RolloutClient,
     },
-    mesh::v1::{PolicySpec, Resource, resource::Spec},
+    mesh::v1::{
+        Listener, PolicySpec, PortMapping, Resource, VirtualNodeProvider, VirtualNodeSpec,
+        VirtualServiceProvider, VirtualServiceSpec, resource::Spec, virtual_service_provider::Provider,
+    },
 };
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
 const INSTANCES: usize = 100;
 const CHANGES: usize = 30;
+
+/// A large mesh: so many nodes more, each a service, and policies about them.
+const NODES: usize = 500;
+const POLICIES: usize = 10_000;
+/// How many resources one change has.
+const BATCH: usize = 1_000;
+
+/// Makes the mesh a large one.
+pub fn grow(runtime: &Runtime, mesh: &MeshBox) {
+    let begun = Instant::now();
+    let node = |number: usize| {
+        let port_mapping = Some(PortMapping { port: Some(8080), protocol: "http".to_owned() });
+        let listeners = vec![Listener { port_mapping, ..Listener::default() }];
+        Spec::VirtualNode(VirtualNodeSpec { listeners, ..VirtualNodeSpec::default() })
+            .named(format!("n{number}"))
+    };
+    let service = |number: usize| {
+        let node = VirtualNodeProvider { virtual_node_name: format!("n{number}"), port: None };
+        let provider = Some(VirtualServiceProvider { provider: Some(Provider::VirtualNode(node)) });
+        Spec::VirtualService(VirtualServiceSpec { provider }).named(format!("n{number}"))
+    };
+    let policy = |number: usize| {
+        let (caller, service) = ((number + 1) % NODES, number % NODES);
+        Spec::Policy(PolicySpec {
+            cedar: format!(
+                "permit(principal == Node::\"n{caller}\", action == Action::\"GET\", resource in Service::\"n{service}\")
+                 when {{ context.path like \"/{number}/*\" }};"
+            ),
+            ..PolicySpec::default()
+        })
+        .named(format!("p{number}"))
+    };
+    let all: Vec<Resource> =
+        (0..NODES).map(node).chain((0..NODES).map(service)).chain((0..POLICIES).map(policy)).collect();
+    runtime.block_on(async {
+        let mut resources = ResourcesClient::new(dial::channel(mesh.admin_address(), dial::admin(mesh)));
+        for batch in all.chunks(BATCH) {
+            let request = ApplyRequest { resources: batch.to_vec(), validate_only: false };
+            resources.apply(request).await.unwrap();
+        }
+    });
+    let took = begun.elapsed().as_secs_f64();
+    println!("\n{NODES} nodes and {POLICIES} policies more, in changes of {BATCH}, after {took:.1} s");
+}
+
+trait Named {
+    fn named(self, name: String) -> Resource;
+}
+
+impl Named for Spec {
+    fn named(self, name: String) -> Resource {
+        Resource { mesh: "bench".to_owned(), name, spec: Some(self), ..Resource::default() }
+    }
+}
 
 /// From sending a change of policy to its being enforced by every instance.
 pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
@@ -34,12 +91,7 @@ pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
                 ),
                 ..PolicySpec::default()
             };
-            let resource = Resource {
-                mesh: "bench".to_owned(),
-                name: "moving".to_owned(),
-                spec: Some(Spec::Policy(policy)),
-                ..Resource::default()
-            };
+            let resource = Spec::Policy(policy).named("moving".to_owned());
             let begun = Instant::now();
             let request = ApplyRequest { resources: vec![resource], validate_only: false };
             let revision = resources.apply(request).await.unwrap().into_inner().revision;

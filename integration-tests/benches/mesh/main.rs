@@ -56,8 +56,17 @@ spec:
 "#;
 
 /// What may be named on the command line; all of it where nothing is.
-const PARTS: [&str; 8] =
-    ["calls", "bytes", "memory", "enforcement", "revocation", "workloads", "thousand", "issuance"];
+const PARTS: [&str; 9] = [
+    "calls",
+    "bytes",
+    "memory",
+    "enforcement",
+    "revocation",
+    "policies",
+    "workloads",
+    "thousand",
+    "issuance",
+];
 
 fn main() {
     // Cargo adds a flag of its own.
@@ -85,13 +94,17 @@ fn main() {
     if wants("memory") {
         standing.push(memory(&runtime, &mesh, &client, &server));
     }
-    if wants("enforcement") || wants("revocation") {
+    if ["enforcement", "revocation", "policies"].into_iter().any(wants) {
         let agents = control::many_agents(&mesh, backend);
         if wants("enforcement") {
             control::enforcement(&mesh, &agents);
         }
         if wants("revocation") {
             control::revocation(&runtime, &mesh, agents.len());
+        }
+        if wants("policies") {
+            control::grow(&runtime, &mesh);
+            control::enforcement(&mesh, &agents);
         }
         standing.extend(agents);
     }

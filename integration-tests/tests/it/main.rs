@@ -20,6 +20,7 @@ mod child;
 mod client;
 mod clocks;
 mod compose;
+mod compromised;
 mod context;
 mod crowd;
 mod data_classes;

@@ -4,6 +4,7 @@ mod access;
 mod authority;
 mod bundle;
 mod decisions;
+mod policy;
 mod resources;
 mod revocation;
 
@@ -16,6 +17,7 @@ pub(crate) use access::{
 pub(crate) use authority::{AuthorityCommand, AuthorityKind, Waiting};
 pub(crate) use bundle::{BundleCommand, BundleFormat};
 pub(crate) use decisions::{Can, Check, Explain, Grant, Tap, TextFormat};
+pub(crate) use policy::{PolicyCommand, PolicyDiff, PolicyTest, TableFormat, WhatCan, WhoCan};
 pub(crate) use resources::{Apply, Delete, Describe, Diff, DryRun, Get, Wait};
 pub(crate) use revocation::{Quarantine, Revoke, WaitEnforced};
 
@@ -34,6 +36,7 @@ Examples:
   hauberk check                            what is wrong, and how to mend it
   hauberk apply -f shop.yaml --wait        change the mesh, return when every agent enforces it
   hauberk can web orders GET /orders/1     yes or no, and which policy says so
+  hauberk who-can orders POST '/orders/*'  everybody who could, and under what conditions
   hauberk tap --denied                     watch what is refused, as it happens
   hauberk explain DECISION                 why it was refused, and what would allow it
   hauberk explain virtualnode.spec         what can be written there"
@@ -102,8 +105,15 @@ pub(crate) enum Command {
     Allow(Grant),
     /// Forbid calls, whatever else permits them
     Deny(Grant),
-    /// Ask whether a call would be permitted (exit code 0: yes, 1: no)
+    /// Ask whether a call would be permitted (exit code 0: yes, 1: no, 2: it failed, 3: it depends)
     Can(Can),
+    /// List who could call something, and under what conditions
+    WhoCan(WhoCan),
+    /// List what somebody could call, and under what conditions
+    WhatCan(WhatCan),
+    /// Try policies out before they hold
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Say why a decision was made, or what the fields of a kind of resource are for
     Explain(Explain),
     /// Watch decisions as they are made

@@ -18,7 +18,7 @@ mod times;
 
 use std::process::ExitCode;
 
-use arguments::{Arguments, Color, Command};
+use arguments::{Arguments, Color, Command, PolicyCommand};
 use clap::{CommandFactory as _, Parser as _};
 use clap_complete::CompleteEnv;
 use error::CommandError;
@@ -57,6 +57,14 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, Comma
         Command::Allow(arguments) => commands::grant::run(&global, Verb::Allow, arguments).await,
         Command::Deny(arguments) => commands::grant::run(&global, Verb::Deny, arguments).await,
         Command::Can(arguments) => commands::can::run(&global, arguments).await,
+        Command::WhoCan(arguments) => commands::who_can::who_can(&global, arguments).await,
+        Command::WhatCan(arguments) => commands::who_can::what_can(&global, arguments).await,
+        Command::Policy(PolicyCommand::Test(arguments)) => {
+            commands::policy_test::run(&global, arguments).await
+        }
+        Command::Policy(PolicyCommand::Diff(arguments)) => {
+            commands::policy_diff::run(&global, arguments).await
+        }
         Command::Explain(arguments) => commands::explain::run(&global, arguments).await,
         Command::Tap(arguments) => commands::tap::run(&global, arguments).await,
         Command::Check(arguments) => commands::check::run(&global, arguments).await,

@@ -54,6 +54,8 @@ enum Command {
     Admin(AdminCommand),
     /// Ask the running control plane whether it is ready: exit status 0 or 1
     Healthz(HealthzArguments),
+    /// Answer questions about resources, from standard input to standard output: for `hauberk policy test`
+    Answer,
 }
 
 #[derive(Subcommand)]
@@ -198,6 +200,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(arguments) => runtime.block_on(serve(*arguments)),
         Command::Admin(AdminCommand::Issue(arguments)) => runtime.block_on(issue(arguments)),
         Command::Healthz(arguments) => runtime.block_on(healthz(arguments)),
+        Command::Answer => Ok(rpc::answer_offline(std::io::stdin(), std::io::stdout())?),
     };
     // Threads that have used a PKCS#11 module end before the process does: at their end they free what the module's
     // libraries keep for them, which the process's end frees too. A call that hangs is not waited for.

@@ -39,18 +39,18 @@ pub(crate) struct OpenCell {
 
 /// The policies whose scope admits one caller, action and resource, and the entities that they can look at.
 #[derive(Debug, Clone)]
-struct InPlay {
-    boundary: Part,
-    enforce: Part,
+pub(crate) struct InPlay {
+    pub(crate) boundary: Part,
+    pub(crate) enforce: Part,
     audit: Part,
     entities: Entities,
 }
 
 /// Those in one mode.
 #[derive(Debug, Clone, Default)]
-struct Part {
+pub(crate) struct Part {
     policies: PolicySet,
-    members: Vec<Arc<Compiled>>,
+    pub(crate) members: Vec<Arc<Compiled>>,
     reads: FactSet,
 }
 
@@ -109,7 +109,7 @@ impl Case<'_> {
         decision
     }
 
-    fn in_play(&self) -> Option<InPlay> {
+    pub(crate) fn in_play(&self) -> Option<InPlay> {
         let (mut boundary, mut enforce, mut audit) = (Part::default(), Part::default(), Part::default());
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.about.action) {

@@ -23,7 +23,8 @@ use crate::reads::FactSet;
 use crate::scope::Protocol;
 use crate::slice::admits;
 use crate::vocabulary::Action;
-use conditions::{alone, conditions, failed};
+use conditions::failed;
+pub(crate) use conditions::{alone, conditions, text_of_expression};
 
 /// A decision with its grounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,8 +35,9 @@ pub struct Explanation {
     pub attempt: String,
     /// The outcome.
     pub decision: Decision,
-    /// All statements that the node holds: those of the boundary that applied, then those that came nearest. Empty where the question failed before any
-    /// policy was asked.
+    /// All statements that the node holds: those of the boundary that applied, those that decided, then by how few of their
+    /// parts did not hold; where nothing permitted, permits before all others. Empty where the question failed before any policy
+    /// was asked.
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
     pub suggestion: Option<Grant>,
@@ -124,7 +126,13 @@ impl Engine {
                     cases.iter().map(|case| case.note(compiled)).min_by_key(PolicyNote::distance)
                 })
                 .collect();
-            policies.sort_by_key(|note| (!note.is_bound(), note.distance(), note.name.clone()));
+            let is_unmatched = matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow);
+            policies.sort_by_key(|note: &PolicyNote| {
+                let decided = decision.policies.contains(&note.name);
+                // Where a permit was lacking, one that comes near is of interest, and no forbid.
+                let is_beside = is_unmatched && !(note.effect == Effect::Allow && note.mode == Mode::Enforce);
+                (!note.is_bound(), !decided, is_beside, note.distance(), note.name.clone())
+            });
             if matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow) {
                 suggestion = self.suggest(question, port.protocol);
             }

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::grant::GrantError;
+use crate::path_set::{Glob, Step};
 use crate::qualify::why_not_part_of_canonical;
 
 /// A pattern of canonical paths: literal, except that `*` stands for any characters, **slashes included**, none too.
@@ -58,6 +59,18 @@ impl PathPattern {
 
     fn literal_piece(literal: &mut String) -> Option<Piece> {
         (!literal.is_empty()).then(|| Piece::Literal(std::mem::take(literal)))
+    }
+
+    /// The paths that it matches.
+    pub(crate) fn glob(&self) -> Glob {
+        let mut glob = Glob::new(Vec::new());
+        for piece in &self.0 {
+            match piece {
+                Piece::Literal(literal) => glob.push(literal),
+                Piece::Wildcard => glob.extend([Step::Any]),
+            }
+        }
+        glob
     }
 
     /// The comparison, to stand after `context.path`.

@@ -122,6 +122,10 @@ impl FactSet {
         self.contains_any(&Fact::VARYING)
     }
 
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     pub(crate) fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
@@ -285,7 +289,7 @@ impl Named {
 }
 
 /// The attributes that lead from the context to what is accessed, such as `["peer", "address"]`.
-fn path_of(access: &Value) -> Option<Vec<&str>> {
+pub(crate) fn path_of(access: &Value) -> Option<Vec<&str>> {
     let left = access.get("left")?;
     let mut path = match left.get(".") {
         Some(inner) => path_of(inner)?,

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::fields::decode;
 use crate::path::CanonicalPath;
+use crate::path_set::{Glob, Step};
 
 /// The name of the route that holds whatever no template of a port matches.
 pub const UNDECLARED: &str = "*undeclared";
@@ -121,6 +122,32 @@ impl RouteTemplate {
             }
         }
         found.next().is_none()
+    }
+
+    /// Whether some path may match both, their methods aside.
+    pub(crate) fn may_meet(&self, other: &Self) -> bool {
+        for (own, others) in self.segments.iter().zip(&*other.segments) {
+            match (own, others) {
+                (Segment::Rest, _) | (_, Segment::Rest) => return true,
+                (Segment::Literal(own), Segment::Literal(other)) if own != other => return false,
+                _ => {}
+            }
+        }
+        self.segments.len() == other.segments.len()
+    }
+
+    /// The paths that it matches, its methods aside.
+    pub(crate) fn glob(&self) -> Glob {
+        let mut glob = Glob::new(Vec::new());
+        for segment in &*self.segments {
+            glob.push("/");
+            match segment {
+                Segment::Literal(literal) => glob.push(literal),
+                Segment::Any => glob.extend([Step::Unslashed, Step::Within]),
+                Segment::Rest => glob.extend([Step::Any]),
+            }
+        }
+        glob
     }
 
     /// The parameters of a path that the template matches, by name, decoded.

@@ -41,7 +41,7 @@ pub(crate) struct Grant {
 /// `can`
 #[derive(Debug, Args)]
 pub(crate) struct Can {
-    /// Who calls: a virtual node or a SPIFFE id
+    /// Who calls: a virtual node, a SPIFFE id, or anonymous
     #[arg(add = ArgValueCandidates::new(node_names))]
     pub(crate) caller: String,
     /// What is called: a virtual service, else a virtual node
@@ -49,19 +49,19 @@ pub(crate) struct Can {
     pub(crate) target: String,
     /// An HTTP method (left out on gRPC and TCP ports), `upgrade` for a WebSocket, or package.Service/Method
     pub(crate) method: Option<String>,
-    /// A path
+    /// A path; with a query, or a question mark for an empty one, where policies read that
     pub(crate) path: Option<String>,
     /// The port, where the target has several
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
-    /// The address that the caller connects from; without it, what policies make depend on it is denied
+    /// The address that the caller connects from
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) from: Option<IpAddr>,
-    /// The host that the request names, if it is not the target's name
+    /// The host that the request names
     #[arg(long)]
     pub(crate) host: Option<String>,
-    /// A header field of the request; may be repeated
-    #[arg(long = "header", value_name = "NAME=VALUE")]
+    /// A header field of the request, or NAME alone for one that is not sent; may be repeated
+    #[arg(long = "header", value_name = "NAME[=VALUE]")]
     pub(crate) headers: Vec<String>,
     /// When: an instant, or a duration before now
     #[arg(long, value_name = "TIME")]
@@ -78,6 +78,9 @@ pub(crate) struct Can {
     /// A virtual node that passed the user on before the caller did; may be repeated
     #[arg(long = "actor", value_name = "NODE", requires = "user")]
     pub(crate) actors: Vec<String>,
+    /// What the caller's key exchange uses, such as X25519MLKEM768
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) tls_group: Option<String>,
     /// How to show it
     #[arg(long, short, value_enum, default_value_t = TextFormat::Text)]
     pub(crate) output: TextFormat,

@@ -46,23 +46,7 @@ pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), Command
 
 /// Checks policies as the control plane will: for `--dry-run=client`, since otherwise that tells everything at once.
 fn check_policies(documents: Documents, global: &Global) -> Result<Documents, CommandError> {
-    let context = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()));
-    let trust_domain = match context {
-        Ok((_, context)) => TrustDomain::parse(&context.trust_domain)
-            .map_err(|error| CommandError::failed(format!("the context's trust domain: {error}")))?,
-        Err(error) if global.context.is_some() => return Err(error.into()),
-        Err(_) => match documents.resources().find_map(own_trust_domain) {
-            Some(assumed) => {
-                output::note(format_args!(
-                    "without a context the trust domain is not known: {assumed} is assumed, which the first full id names"
-                ));
-                assumed
-            }
-            // Nothing depends on it, and nobody is told it.
-            None => TrustDomain::parse("placeholder.invalid")
-                .map_err(|error| CommandError::failed(error.to_string()))?,
-        },
-    };
+    let trust_domain = trust_domain_of(&documents, global)?;
     let violations: Vec<_> = documents
         .resources()
         .enumerate()
@@ -77,6 +61,30 @@ fn check_policies(documents: Documents, global: &Global) -> Result<Documents, Co
     match documents.locate(violations) {
         (Some(problems), _) => Err(ReadError::Wrong(problems).into()),
         (None, elsewhere) => Err(CommandError::failed(elsewhere.join("\n"))),
+    }
+}
+
+/// The trust domain that files without a control plane are of: the context's, else the one that they name.
+///
+/// # Errors
+/// The context that was named is not there, or is broken.
+pub(crate) fn trust_domain_of(documents: &Documents, global: &Global) -> Result<TrustDomain, CommandError> {
+    let context = ContextStore::of_user().and_then(|store| store.select(global.context.as_deref()));
+    match context {
+        Ok((_, context)) => TrustDomain::parse(&context.trust_domain)
+            .map_err(|error| CommandError::failed(format!("the context's trust domain: {error}"))),
+        Err(error) if global.context.is_some() => Err(error.into()),
+        Err(_) => match documents.resources().find_map(own_trust_domain) {
+            Some(assumed) => {
+                output::note(format_args!(
+                    "without a context the trust domain is not known: {assumed} is assumed, which the first full id names"
+                ));
+                Ok(assumed)
+            }
+            // Nothing depends on it, and nobody is told it.
+            None => TrustDomain::parse("placeholder.invalid")
+                .map_err(|error| CommandError::failed(error.to_string())),
+        },
     }
 }
 
@@ -135,11 +143,12 @@ pub(crate) async fn send(
     let resources = documents.resources().cloned().collect();
     match session.resources().apply(ApplyRequest { resources, validate_only }).await {
         Ok(answer) => Ok(answer.into_inner()),
-        Err(status) => Err(located(documents, status)),
+        Err(status) => Err(located(&documents, status)),
     }
 }
 
-fn located(documents: Documents, status: Status) -> CommandError {
+/// What the control plane finds wrong, shown in the files.
+pub(crate) fn located(documents: &Documents, status: Status) -> CommandError {
     let Some(request) = status.get_details_bad_request() else { return status.into() };
     let violations =
         request.field_violations.into_iter().map(|violation| (violation.field, violation.description));

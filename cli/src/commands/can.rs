@@ -1,32 +1,36 @@
 //! `hauberk can`
 
-use hauberk_proto::admin::v1::CheckRequest;
+use hauberk_proto::admin::v1::{CheckRequest, Outlook};
 use hauberk_proto::agent::v1::{HeaderLines, Verdict};
 use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Can, Global, TextFormat};
 use crate::clock;
-use crate::commands::decision;
+use crate::commands::{decision, prospect};
 use crate::documents::{Defaults, to_json, tree_of};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
 use crate::times;
 
+/// What an answer exits with that depends on what was not told.
+const DEPENDS: u8 = 3;
+
 /// Runs the command.
 ///
 /// # Errors
-/// `Exit(1)` where the answer is no; `Exit(2)` where there is none.
+/// `Exit(1)` where the answer is no; `Exit(2)` where there is none; `Exit(3)` where it depends on what was not told.
 pub(crate) async fn run(global: &Global, arguments: Can) -> Result<(), CommandError> {
     match ask(global, arguments).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(CommandError::Exit(1)),
+        Ok(Outlook::Always) => Ok(()),
+        Ok(Outlook::Never) => Err(CommandError::Exit(1)),
+        Ok(_) => Err(CommandError::Exit(DEPENDS)),
         // So that scripts can tell "no" from "nobody knows".
         Err(error) => Err(error.exiting(2)),
     }
 }
 
-async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
+async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
     let (method, path) = match (arguments.method, arguments.path) {
         (Some(rpc), None) if rpc.contains('/') && !rpc.starts_with('/') => (String::new(), rpc),
         (Some(path), None) if path.starts_with('/') => ("GET".to_owned(), path),
@@ -38,7 +42,7 @@ async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
         }
         (method, path) => (method.unwrap_or_default(), path.unwrap_or_default()),
     };
-    let headers = arguments.headers.iter().map(|line| header(line)).collect::<Result<_, _>>()?;
+    let headers = arguments.headers.iter().map(|line| header(line)).collect();
     let at = arguments.at.as_deref().map(|text| times::since(text, clock::now())).transpose();
     let at = at.map_err(CommandError::Usage)?;
     let session = Session::open(global).await?;
@@ -53,46 +57,61 @@ async fn ask(global: &Global, arguments: Can) -> Result<bool, CommandError> {
         host: arguments.host.unwrap_or_default(),
         headers,
         at: at.map(times::timestamp),
-        certificate_age_s: arguments.certificate_age.unwrap_or_default().as_secs(),
         user: arguments.user.unwrap_or_default(),
         claims: arguments.claims.unwrap_or_default(),
         actors: arguments.actors,
+        certificate_age_s: arguments.certificate_age.map(|age| age.as_secs()),
+        tls_group: arguments.tls_group.unwrap_or_default(),
     };
     let answer = session.policies().check(request).await?.into_inner();
-    let allowed = !answer.decisions.is_empty()
-        && answer.decisions.iter().all(|detail| {
-            detail.decision.as_ref().is_some_and(|decision| decision.verdict() != Verdict::Deny)
-        });
+    let outlook = prospect::overall(&answer);
     if arguments.output == TextFormat::Json {
         output::raw(&to_json(&tree_of("hauberk.admin.v1.CheckResponse", &answer, Defaults::Show)))?;
-        return Ok(allowed);
+        return Ok(outlook);
     }
-    let word = if allowed { "yes".green().bold().to_string() } else { "no".red().bold().to_string() };
+    let word = match outlook {
+        Outlook::Always => "yes".green().bold().to_string(),
+        Outlook::Never => "no".red().bold().to_string(),
+        _ => "it depends".yellow().bold().to_string(),
+    };
     if answer.decisions.is_empty() {
         output::line(format_args!("{word}: nothing serves the target"))?;
     }
     for detail in &answer.decisions {
         let Some(decision) = &detail.decision else { continue };
-        output::line(format_args!(
-            "{word}: {} → {}:{} {}: {}",
+        let what = format!(
+            "{word}: {} → {}:{} {}",
             decision::short_name(&decision.caller),
             decision::short_name(&decision.node),
             decision.port,
             decision::act(decision),
-            decision::reason(decision)
-        ))?;
-        if decision.verdict() != Verdict::Allow {
+        );
+        match outlook {
+            Outlook::Always => output::line(format_args!("{what}: {}", decision::reason(decision)))?,
+            Outlook::Never => {
+                let never = answer.prospects.iter().filter(|one| one.outlook() == Outlook::Never);
+                let mut reasons = never.map(prospect::settled).collect::<Vec<_>>();
+                // An upgrade is two things.
+                reasons.dedup();
+                output::line(format_args!("{what}: {}", reasons.join("; ")))?;
+            }
+            _ => output::line(format_args!(
+                "{what}, on what was not told\n{}",
+                prospect::open_conditions(&answer).trim_end()
+            ))?,
+        }
+        if outlook == Outlook::Never || decision.verdict() == Verdict::AuditAllow {
             output::note(decision::trace(detail).trim_end());
         }
     }
-    Ok(allowed)
+    Ok(outlook)
 }
 
-/// Reads `NAME=VALUE`.
-fn header(line: &str) -> Result<HeaderLines, CommandError> {
-    let (name, value) = line
-        .split_once('=')
-        .ok_or_else(|| CommandError::Usage(format!("`{line}` is no header field: write x-tenant=blue")))?;
-    let (name, values) = (name.to_ascii_lowercase(), vec![value.to_owned()]);
-    Ok(HeaderLines { name, values, unreadable: false })
+/// Reads `NAME=VALUE`, or `NAME` of a field that is not sent.
+fn header(line: &str) -> HeaderLines {
+    let (name, values) = match line.split_once('=') {
+        Some((name, value)) => (name, vec![value.to_owned()]),
+        None => (line, Vec::new()),
+    };
+    HeaderLines { name: name.to_ascii_lowercase(), values, unreadable: false }
 }

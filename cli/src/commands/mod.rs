@@ -19,11 +19,15 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod grant;
 pub(crate) mod login;
+pub(crate) mod policy_diff;
+pub(crate) mod policy_test;
+mod prospect;
 pub(crate) mod revoke;
 pub(crate) mod rows;
 pub(crate) mod tap;
 pub(crate) mod token;
 pub(crate) mod wait;
+pub(crate) mod who_can;
 
 use crate::error::CommandError;
 

@@ -1,5 +1,6 @@
 //! Resources in files: read with the place of every mistake, and written so that they can be read again.
 
+mod assertions;
 mod locate;
 mod message;
 mod problem;
@@ -10,6 +11,7 @@ mod schema;
 mod write;
 mod yaml;
 
+pub(crate) use assertions::{Assertions, read_assertions};
 pub(crate) use problem::Problems;
 pub(crate) use read::{Documents, ReadError, read};
 pub(crate) use reference::describe;

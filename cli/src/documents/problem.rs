@@ -17,7 +17,7 @@ const SHOWN: usize = 50;
 const LONGEST_TEXT: usize = 1_000;
 
 /// A file, or standard input, as it was read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Source {
     /// As the user named it; `-` for standard input.
     pub(crate) name: String,

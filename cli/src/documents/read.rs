@@ -1,9 +1,10 @@
 //! Reads the files, folders and standard input that `-f` names.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use hauberk_proto::mesh::v1::Resource;
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use thiserror::Error;
 
 use super::locate::{locate, locate_within};
@@ -118,9 +119,19 @@ impl Documents {
         self.documents.iter().map(|document| &document.resource)
     }
 
+    /// The meshes that they are of, in order.
+    pub(crate) fn meshes(&self) -> Vec<String> {
+        let of = |resource: &Resource| match resource.spec {
+            Some(Spec::MeshSpec(_)) => resource.name.clone(),
+            _ => resource.mesh.clone(),
+        };
+        let meshes: BTreeSet<String> = self.resources().map(of).collect();
+        meshes.into_iter().collect()
+    }
+
     /// Turns what the server found wrong, `resources[3].spec.…`, into problems of the files. `violations` are pairs
     /// of field and message; what names no document is returned as it is.
-    pub(crate) fn locate(self, violations: Vec<(String, String)>) -> (Option<Problems>, Vec<String>) {
+    pub(crate) fn locate(&self, violations: Vec<(String, String)>) -> (Option<Problems>, Vec<String>) {
         let mut problems = Vec::new();
         let mut elsewhere = Vec::new();
         for (field, message) in violations {
@@ -130,7 +141,7 @@ impl Documents {
                 None => elsewhere.push(format!("{field}: {message}")),
             }
         }
-        let found = (!problems.is_empty()).then_some(Problems { sources: self.sources, problems });
+        let found = (!problems.is_empty()).then(|| Problems { sources: self.sources.clone(), problems });
         (found, elsewhere)
     }
 
@@ -152,7 +163,7 @@ impl Documents {
 }
 
 impl Problem {
-    fn from_defect(source: usize, Defect { at, length, path, message }: Defect) -> Self {
+    pub(super) fn from_defect(source: usize, Defect { at, length, path, message }: Defect) -> Self {
         Self { source, at, length, path, message }
     }
 }
@@ -166,7 +177,7 @@ fn inner_position(message: &str) -> Option<(Position, usize, String)> {
     (position.line > 0 && position.column > 0).then_some((position, length.parse().ok()?, text.to_owned()))
 }
 
-fn collect(path: &Path, sources: &mut Vec<Source>) -> Result<(), ReadError> {
+pub(super) fn collect(path: &Path, sources: &mut Vec<Source>) -> Result<(), ReadError> {
     let name = path.display().to_string();
     let unreadable = |source| ReadError::Unreadable { path: name.clone(), source };
     if path == Path::new("-") {

@@ -29,6 +29,17 @@ pub(super) async fn recall(
     // Compiling a large view takes a while.
     let asked = tokio::task::spawn_blocking(move || ask_again(&view, &decision));
     match asked.await {
+        Ok(Some(explanation)) if !is_of(&explanation, known.decision.as_ref()) => {
+            let (now, then) = (explanation.decision.reason.as_str(), known.decision.as_ref());
+            let then = then.map(|decision| decision.reason.as_str()).unwrap_or_default();
+            tracing::warn!(
+                event = "replay_differs",
+                now,
+                then,
+                "a kept decision comes out otherwise when it is made again"
+            );
+            known
+        }
         Ok(Some(explanation)) => agent::DecisionDetail {
             policies: explanation.policies.iter().map(encode_policy_note).collect(),
             suggestion: explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
@@ -36,6 +47,18 @@ pub(super) async fn recall(
         },
         Ok(None) | Err(_) => known,
     }
+}
+
+/// Whether the question came out as it was decided: grounds of another outcome explain nothing.
+fn is_of(explanation: &Explanation, decision: Option<&agent::Decision>) -> bool {
+    let found = &explanation.decision;
+    decision.is_some_and(|decision| {
+        let policies = found.policies.iter().map(|name| &**name);
+        let is_allowed = matches!(decision.verdict(), agent::Verdict::Allow | agent::Verdict::AuditAllow);
+        found.is_allowed() == is_allowed
+            && found.reason.as_str() == decision.reason
+            && policies.eq(decision.policies.iter().map(String::as_str))
+    })
 }
 
 fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanation> {

@@ -7,7 +7,6 @@ mod admins;
 mod agent;
 mod audit;
 mod authorities;
-mod check;
 mod explain;
 mod federation;
 mod findings;
@@ -44,6 +43,7 @@ use crate::resources::Resources;
 pub use listener::{Deadlines, Limits, Listening};
 pub use local::{LocalError, LocalSocket, issue_through_socket, serve_local};
 pub use parent::{Parent, ParentError, Told};
+pub use policies::answer_offline;
 pub use server::serve;
 
 /// The largest request of an RPC that carries little, in bytes; the services whose requests carry more say so.

@@ -57,6 +57,15 @@ fn the_nearest_comes_first() {
     let found = explain(&engine, &peer("intruder"), 8080, "GET", "/orders/1");
     assert_eq!(&*found.nearest().unwrap().name, "p1");
     assert_eq!(found.policies.len(), 2);
+    let forbid = "forbid(principal == Node::\"intruder\", action == Action::\"GET\", resource in Service::\"orders\") \
+                  when { context.path == \"/x\" };";
+    let engine = crate::testing::engine(&[forbid, far, WEB_READS]);
+    let names = |path| {
+        let found = explain(&engine, &peer("intruder"), 8080, "GET", path);
+        found.policies.iter().map(|note| note.name.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names("/orders/1"), "p2 p1 p0", "what lacks is a permit");
+    assert_eq!(names("/x"), "p0 p1 p2", "what decided comes first");
 }
 
 #[test]

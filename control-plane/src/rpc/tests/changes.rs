@@ -3,8 +3,8 @@
 use hauberk_proto::admin::v1::policies_client::PoliciesClient;
 use hauberk_proto::admin::v1::resources_client::ResourcesClient;
 use hauberk_proto::admin::v1::{
-    ApplyRequest, CheckRequest, DeleteRequest, DeleteTarget, GetRequest, ListRequest, Outcome, Role,
-    WatchEvent, WatchRequest, WatchResponse,
+    ApplyRequest, CheckRequest, DeleteRequest, DeleteTarget, DiffRequest, GetRequest, ListRequest, Outcome,
+    Outlook, Role, WatchEvent, WatchRequest, WatchResponse, WhatCanRequest, WhoCanRequest,
 };
 use hauberk_proto::agent::v1::Verdict;
 use hauberk_proto::mesh::v1::{Kind, ResourceRef};
@@ -253,5 +253,79 @@ async fn a_question_is_answered_by_what_is_stored() {
         assert_eq!(refused.code(), code, "{refused}");
         assert!(refused.message().contains(told), "{refused}");
     }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_large_comes_in_pages_of_one_revision() {
+    let (running, _) = start().await;
+    let channel = admin(&running, "olga", &[Role::Owner]).await;
+    let mut client = ResourcesClient::new(channel.clone());
+    let mut shop = resources::shop();
+    let nodes =
+        (0..120).map(|number| resources::node(&format!("n{number}"), [resources::listener(80, "http")]));
+    shop.extend(nodes);
+    client.apply(apply(shop)).await.unwrap();
+    let mut policies = PoliciesClient::new(channel);
+    let mut asked = WhatCanRequest {
+        mesh: "shop".into(),
+        caller: "web".into(),
+        include_never: true,
+        page_token: String::new(),
+    };
+    let (mut found, mut pages, mut tokens) = (Vec::new(), 0, Vec::new());
+    loop {
+        let page = policies.what_can(asked.clone()).await.unwrap().into_inner();
+        found.extend(page.prospects);
+        pages += 1;
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        tokens.push(page.next_page_token.clone());
+        asked.page_token = page.next_page_token;
+    }
+    assert!(pages > 2, "{pages}");
+    // Each method and `upgrade` and `other`, on the route of all that is undeclared; `orders` and `web` too.
+    let of_numbered = found.iter().filter(|prospect| prospect.node.contains("/node/n")).count();
+    assert_eq!(of_numbered, 120 * 9);
+    let permitted: Vec<_> = found.iter().filter(|prospect| prospect.outlook() == Outlook::Always).collect();
+    assert!(!permitted.is_empty() && permitted.iter().all(|prospect| prospect.node.ends_with("/orders")));
+    let distinct: std::collections::BTreeSet<_> =
+        found.iter().map(|one| (&one.node, one.port, &one.action, &one.route)).collect();
+    assert_eq!(distinct.len(), found.len(), "no cell is told twice");
+
+    let everybody = WhoCanRequest {
+        mesh: "shop".into(),
+        target: "orders".into(),
+        include_never: true,
+        ..WhoCanRequest::default()
+    };
+    let told = policies.who_can(everybody).await.unwrap().into_inner();
+    let others: Vec<_> = told.prospects.iter().filter(|prospect| prospect.stands_for_others).collect();
+    assert!(
+        !others.is_empty()
+            && others.iter().all(|prospect| prospect.caller == "spiffe://shop.local/workload/")
+    );
+
+    client.apply(apply(vec![resources::node("late", [])])).await.unwrap();
+    let stale = WhatCanRequest { page_token: tokens[0].clone(), ..asked.clone() };
+    assert_eq!(policies.what_can(stale).await.unwrap_err().code(), Code::Aborted);
+    let malformed = WhatCanRequest { page_token: "1.x".into(), ..asked };
+    assert_eq!(policies.what_can(malformed).await.unwrap_err().code(), Code::InvalidArgument);
+
+    // A draft that would be refused is refused here too, with its fields.
+    let broken = resources::policy("broken", "permit(principal, action, resource);");
+    let draft = DiffRequest { resources: vec![broken], mesh: "shop".into(), page_token: String::new() };
+    let refused = policies.diff(draft).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let widened = resources::policy(
+        "wide",
+        "permit(principal is Node, action in Action::\"http\", resource in Node::\"n0\");",
+    );
+    let draft = DiffRequest { resources: vec![widened], mesh: "shop".into(), page_token: String::new() };
+    let diff = policies.diff(draft).await.unwrap().into_inner();
+    assert!(diff.differences.iter().all(|one| one.after.as_ref().unwrap().node.ends_with("/n0")));
+    assert_eq!(diff.differences.len() % 9, 0);
+    assert!(diff.differences.len() > 120 * 9, "{}", diff.differences.len());
     running.stop().await;
 }

@@ -13,7 +13,8 @@ use hauberk_proto::admin::v1::{
 };
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::{
-    Acknowledge, Decision, Decisions, FromAgent, Hello, SignedView, ToAgent, View, from_agent, to_agent,
+    Acknowledge, Decision, DecisionDetail, Decisions, FromAgent, Hello, SignedView, ToAgent, Verdict, View,
+    from_agent, to_agent,
 };
 use hauberk_tls::signing::ViewVerifier;
 use tokio::sync::mpsc;
@@ -181,12 +182,21 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
         port: 8080,
         action: "GET".into(),
         path: "/orders/1".into(),
+        verdict: Verdict::Deny.into(),
+        reason: "no_policy_matched".into(),
         first_of_kind: true,
         epoch,
         revision,
         ..Decision::default()
     };
-    let decisions = vec![denial.clone()];
+    // As no agent decides: it cannot be made again with this outcome, and so cannot be explained.
+    let odd = Decision {
+        id: format!("{}-0002", agent.instance),
+        path: "/orders/2".into(),
+        reason: "forbidden".into(),
+        ..denial.clone()
+    };
+    let decisions = vec![denial.clone(), odd.clone()];
     agent.say(from_agent::Message::Decisions(Decisions { decisions, dropped: 0 })).await;
     let Agent { up, mut down, .. } = agent;
     drop(up);
@@ -199,6 +209,9 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     let detail = explained.decision.unwrap();
     assert_eq!(detail.decision, Some(denial));
     assert!(detail.suggestion.starts_with("hauberk allow intruder orders"), "{}", detail.suggestion);
+    let asked = ExplainRequest { decision_id: odd.id.clone() };
+    let detail = policies.explain(asked).await.unwrap().into_inner().decision.unwrap();
+    assert_eq!(detail, DecisionDetail { decision: Some(odd), ..DecisionDetail::default() });
 
     for (id, code) in [("nonsense", Code::InvalidArgument), ("0000000000-1", Code::NotFound)] {
         let asked = ExplainRequest { decision_id: id.into() };

@@ -4,37 +4,65 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
-use hauberk_policy::{Engine, Gathered, Moment, OnBehalfOf, Origin, Peer, Tls, node_named};
+use hauberk_identity::{Name, SpiffeId, UnixMillis};
+use hauberk_policy::{
+    Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, node_named,
+};
 use hauberk_proto::admin::v1::CheckRequest;
 use serde_json::{Map, Value};
 use tonic::Status;
 
-use super::status;
-use crate::resources::{Kind, MeshCatalog, did_you_mean};
+use super::mesh::Mesh;
+use crate::resources::{Kind, did_you_mean};
+use crate::rpc::status;
 
 /// What does not depend on what is asked for.
 pub(super) struct Circumstances {
+    /// What the question says, completed by what holds between agents of this release.
     pub(super) peer: Peer,
     pub(super) moment: Moment,
+    /// What it says and nothing more.
+    given: Given,
 }
 
 impl Circumstances {
-    /// What the request says, completed by what holds between agents of this release.
+    /// Reads what the question says.
     pub(super) fn of(request: &CheckRequest, now: UnixMillis) -> Result<Self, Status> {
-        let CheckRequest { address, at, certificate_age_s, .. } = request;
+        let CheckRequest { address, at, certificate_age_s, tls_group, .. } = request;
         let address: Option<IpAddr> = match address.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| status::bad_field("address", "this is no IP address"))?),
         };
-        let time = at.as_ref().map_or(now, |at| {
+        let at = at.as_ref().map(|at| {
             let seconds = u64::try_from(at.seconds).unwrap_or_default();
             UnixMillis::from_secs(seconds)
                 .plus(Duration::from_nanos(u64::try_from(at.nanos).unwrap_or_default()))
         });
-        let certificate_since = Some(time.minus(Duration::from_secs(*certificate_age_s)));
-        let tls = Tls { version: "TLSv1.3".into(), group: "X25519MLKEM768".into() };
-        Ok(Self { peer: Peer::new(address, Some(tls)), moment: Moment { time, certificate_since } })
+        let certificate_age = certificate_age_s.map(Duration::from_secs);
+        let time = at.unwrap_or(now);
+        let certificate_since = Some(time.minus(certificate_age.unwrap_or_default()));
+        let tls = |group: &str| Tls { version: "TLSv1.3".into(), group: group.into() };
+        let told = Some(tls_group.as_str()).filter(|group| !group.is_empty()).map(tls);
+        let assumed = told.clone().unwrap_or_else(|| tls("X25519MLKEM768"));
+        Ok(Self {
+            peer: Peer::new(address, Some(assumed)),
+            moment: Moment { time, certificate_since },
+            given: Given { address, tls: told, time: at, certificate_age, ..Given::default() },
+        })
+    }
+
+    /// What the question says, of what a node's agents would gather from the request.
+    pub(super) fn given(&self, request: &CheckRequest, gathered: &Gathered) -> Given {
+        let is_told = |lines: &&HeaderLines| {
+            let has_lines = lines.values.as_ref().is_none_or(|values| !values.is_empty());
+            has_lines || request.headers.iter().any(|told| told.name.eq_ignore_ascii_case(&lines.name))
+        };
+        Given {
+            host: gathered.host().filter(|_| !request.host.is_empty()).map(str::to_owned),
+            headers: gathered.headers().iter().filter(is_told).cloned().collect(),
+            made_for: Some(gathered.on_behalf_of().clone()).filter(|_| !request.user.is_empty()),
+            ..self.given.clone()
+        }
     }
 }
 
@@ -50,17 +78,10 @@ pub(super) fn gathered(request: &CheckRequest, engine: &Engine, port: u16) -> Ga
     engine.wanted(port).map(|wanted| wanted.gather(host, lines)).unwrap_or_default()
 }
 
-/// Where users are looked for.
-pub(super) struct Users<'a> {
-    pub(super) mesh: &'a Name,
-    pub(super) catalog: &'a MeshCatalog,
-    pub(super) trust_domain: &'a TrustDomain,
-}
-
 /// Whom the request says that it is made for, as agents would read such a token.
 pub(super) fn on_behalf_of(
     request: &CheckRequest,
-    users: &Users<'_>,
+    mesh: &Mesh<'_>,
     engine: &Engine,
 ) -> Result<OnBehalfOf, Status> {
     let CheckRequest { user, claims, actors, .. } = request;
@@ -69,11 +90,11 @@ pub(super) fn on_behalf_of(
     }
     let wrong = |message: String| status::bad_field("user", message);
     let (id, issuer) = user.rsplit_once('@').ok_or_else(|| wrong("write alice@ISSUER".to_owned()))?;
-    let found = users.catalog.issuers().find(|(name, ..)| name.as_str() == issuer);
+    let found = mesh.resources.issuers().find(|(name, ..)| name.as_str() == issuer);
     let (name, found, _) = found.ok_or_else(|| {
-        let known = users.catalog.of_kind(Kind::JwtIssuer).keys().map(Name::as_str);
+        let known = mesh.resources.of_kind(Kind::JwtIssuer).keys().map(Name::as_str);
         let hint = did_you_mean(issuer, known).map(|hint| format!("; {hint}")).unwrap_or_default();
-        wrong(format!("mesh {} has no JwtIssuer {issuer:?}{hint}", users.mesh))
+        wrong(format!("mesh {} has no JwtIssuer {issuer:?}{hint}", mesh.name))
     })?;
     let mut claimed: Map<String, Value> = match claims.as_str() {
         "" => Map::new(),
@@ -84,7 +105,7 @@ pub(super) fn on_behalf_of(
         .claims()
         .user(&claimed, engine.claims_read(), name, &Arc::from(found.issuer()))
         .map_err(|error| status::bad_field("claims", error))?;
-    let actors = actors.iter().map(|actor| node_named(users.trust_domain, users.mesh, actor));
+    let actors = actors.iter().map(|actor| node_named(mesh.trust_domain, mesh.name, actor));
     let actors: Result<Vec<SpiffeId>, _> = actors.collect();
     let actors = actors.map_err(|bad| status::bad_field("actors", bad.message))?;
     Ok(OnBehalfOf::User(Arc::new(Origin { user, actors })))

@@ -1,0 +1,107 @@
+//! `hauberk policy diff`
+
+use hauberk_proto::admin::v1::{DiffRequest, Difference, Outlook, Prospect};
+
+use crate::arguments::{Global, PolicyDiff, TableFormat};
+use crate::commands::apply;
+use crate::commands::prospect::{self, Notes};
+use crate::documents::{self, Defaults, Tree, tree_of};
+use crate::error::CommandError;
+use crate::output::{self, Format};
+use crate::session::Session;
+
+/// What a trouble exits with: 1 means "differs".
+const TROUBLE: u8 = 2;
+
+/// Runs the command.
+///
+/// # Errors
+/// `Exit(1)` where something would change for somebody, `Exit(2)` after a failure.
+pub(crate) async fn run(global: &Global, arguments: PolicyDiff) -> Result<(), CommandError> {
+    match compare(global, arguments).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(CommandError::Exit(1)),
+        Err(error) => Err(error.exiting(TROUBLE)),
+    }
+}
+
+async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, CommandError> {
+    let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
+    let session = Session::open(global).await?;
+    let resources: Vec<_> = documents.resources().cloned().collect();
+    let (mut differences, mut compared) = (Vec::new(), 0);
+    for mesh in documents.meshes() {
+        let mut request = DiffRequest { resources: resources.clone(), mesh, page_token: String::new() };
+        loop {
+            let page = session.policies().diff(request.clone()).await;
+            let page = page.map_err(|status| apply::located(&documents, status))?.into_inner();
+            differences.extend(page.differences);
+            compared += page.compared;
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+    let trees = |found: &[Difference]| -> Vec<Tree> {
+        found.iter().map(|one| tree_of("hauberk.admin.v1.Difference", one, Defaults::Omit)).collect()
+    };
+    match arguments.output {
+        TableFormat::Json => output::trees(Format::Json, trees(&differences), false)?,
+        TableFormat::Yaml => output::trees(Format::Yaml, trees(&differences), false)?,
+        TableFormat::Table if differences.is_empty() => {
+            output::note(format_args!("nothing would change for anybody ({compared} cells looked at)"));
+        }
+        TableFormat::Table => output::raw(&table(&differences))?,
+    }
+    Ok(!differences.is_empty())
+}
+
+/// One row for all actions of which the same is to be said, and the conditions below.
+fn table(differences: &[Difference]) -> String {
+    let nameless = |prospect: &Option<Prospect>| {
+        let without =
+            |one: &Prospect| Prospect { action: String::new(), method: String::new(), ..one.clone() };
+        prospect.as_ref().map(without)
+    };
+    let mut rows: Vec<(Difference, Vec<String>)> = Vec::new();
+    for difference in differences {
+        let Some(either) = difference.after.as_ref().or(difference.before.as_ref()) else { continue };
+        let action = prospect::action(either);
+        let bare = Difference { before: nameless(&difference.before), after: nameless(&difference.after) };
+        match rows.iter_mut().rev().take(64).find(|(former, _)| *former == bare) {
+            Some((_, actions)) => actions.push(action),
+            None => rows.push((bare, vec![action])),
+        }
+    }
+    let mut notes = Notes::default();
+    let rows: Vec<_> =
+        rows.iter().filter_map(|(difference, actions)| row(difference, actions, &mut notes)).collect();
+    output::table(&["CALLER", "TARGET", "ACTIONS", "ROUTE", "BEFORE", "AFTER"], rows) + &notes.text()
+}
+
+fn row(difference: &Difference, actions: &[String], notes: &mut Notes) -> Option<Vec<String>> {
+    let Difference { before, after } = difference;
+    let either = after.as_ref().or(before.as_ref())?;
+    let mut told = |prospect: &Option<Prospect>| match prospect {
+        Some(prospect) => {
+            let word = prospect::word(prospect.outlook());
+            let grounds = notes.grounds(prospect);
+            if prospect.outlook() == Outlook::Never {
+                format!("never ({grounds})")
+            } else {
+                format!("{word} {grounds}")
+            }
+        }
+        // What is not there is never let through.
+        None => "never (there is no such thing)".to_owned(),
+    };
+    Some(vec![
+        prospect::caller(either),
+        prospect::target(either),
+        actions.join(","),
+        prospect::route(either),
+        told(before),
+        told(after),
+    ])
+}

@@ -1,0 +1,335 @@
+//! `hauberk policy test`
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use hauberk_proto::admin::v1::policy_test::Expectation;
+use hauberk_proto::admin::v1::{
+    CheckRequest, OfflineAnswer, OfflineTest, Outlook, PolicyFacts, PolicyTest as Assertion, TestAnswer,
+    TestRequest, TestResponse,
+};
+use hauberk_proto::agent::v1::HeaderLines;
+use owo_colors::OwoColorize as _;
+use prost::Message as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::time::timeout;
+use tonic::{Code, Status};
+
+use crate::arguments::{Global, PolicyTest};
+use crate::commands::{apply, decision, prospect};
+use crate::documents::{self, Assertions, Documents, read_assertions};
+use crate::error::CommandError;
+use crate::output::{self, printable};
+use crate::session::Session;
+use crate::times;
+
+/// The program that answers without a control plane: it is the control plane's own, so that what is tested is what will hold.
+const ANSWERER: &str = "hauberk-control-plane";
+
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How many questions are asked at once.
+const BATCH: usize = 500;
+
+/// What a test exits with that could not be run.
+const TROUBLE: u8 = 2;
+
+/// Runs the command.
+///
+/// # Errors
+/// `Exit(1)` where an assertion does not hold, `Exit(2)` where they could not be asked.
+pub(crate) async fn run(global: &Global, arguments: PolicyTest) -> Result<(), CommandError> {
+    match test(global, arguments).await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(CommandError::Exit(1)),
+        Err(error) => Err(error.exiting(TROUBLE)),
+    }
+}
+
+/// Who answers.
+enum Source {
+    Live(Box<Session>),
+    Files { documents: Documents, trust_domain: String },
+}
+
+/// Gives the number of assertions that do not hold.
+async fn test(global: &Global, arguments: PolicyTest) -> Result<usize, CommandError> {
+    let mut files = Vec::new();
+    for path in &arguments.tests {
+        files.extend(read_assertions(path)?);
+    }
+    let mut source = if arguments.files.is_empty() {
+        Source::Live(Box::new(Session::open(global).await?))
+    } else {
+        let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
+        let named = files.iter().map(|file| &file.tests().trust_domain).find(|named| !named.is_empty());
+        let trust_domain = match named {
+            Some(named) => named.clone(),
+            None => apply::trust_domain_of(&documents, global)?.to_string(),
+        };
+        Source::Files { documents, trust_domain }
+    };
+    let (mut passed, mut failed) = (0, 0);
+    for file in files {
+        let questions = questions(&mut source, global, &file).await?;
+        let mut answers = Vec::with_capacity(questions.len());
+        for batch in questions.chunks(BATCH) {
+            answers.extend(source.ask(batch.to_vec()).await?.answers);
+        }
+        if answers.len() != questions.len() {
+            return Err(CommandError::failed("there are fewer answers than questions"));
+        }
+        for (index, (assertion, answer)) in file.tests().tests.iter().zip(&answers).enumerate() {
+            match complaint(assertion, answer) {
+                None => passed += 1,
+                Some(complaint) => {
+                    failed += 1;
+                    output::line(report(&file, index, assertion, &complaint))?;
+                }
+            }
+        }
+    }
+    let count = format!("{passed} passed, {failed} failed");
+    output::line(if failed == 0 { count.green().to_string() } else { count.red().bold().to_string() })?;
+    Ok(failed)
+}
+
+/// The assertions as questions.
+async fn questions(
+    source: &mut Source,
+    global: &Global,
+    file: &Assertions,
+) -> Result<Vec<CheckRequest>, CommandError> {
+    let mesh = match (&file.tests().mesh, &global.mesh, &*source) {
+        (named, _, _) if !named.is_empty() => named.clone(),
+        (_, Some(named), _) => named.clone(),
+        (_, None, Source::Live(session)) => session.mesh().await?,
+        (_, None, Source::Files { documents, .. }) => {
+            let meshes = documents.meshes();
+            match &meshes[..] {
+                [only] => only.clone(),
+                _ => {
+                    let message = format!("which mesh? Write `mesh: NAME` into {}", file.name());
+                    return Err(CommandError::Usage(message));
+                }
+            }
+        }
+    };
+    let mut questions = Vec::new();
+    for (index, assertion) in file.tests().tests.iter().enumerate() {
+        let path = |field: &str| format!("tests[{index}]{field}");
+        let wrong = |field: &str, message: String| CommandError::from(file.wrong(path(field), message));
+        let (word, facts) = match &assertion.expectation {
+            Some(Expectation::Allow(facts)) => ("allow", facts),
+            Some(Expectation::Deny(facts)) => ("deny", facts),
+            Some(Expectation::Conditional(facts)) => ("conditional", facts),
+            None => return Err(wrong("", "expected `allow`, `deny` or `conditional`".to_owned())),
+        };
+        let question = question(&mesh, facts);
+        questions.push(question.map_err(|(field, message)| wrong(&format!(".{word}.{field}"), message))?);
+    }
+    Ok(questions)
+}
+
+/// The question that facts are; else the field that is wrong, and why.
+fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static str, String)> {
+    let PolicyFacts {
+        caller,
+        target,
+        port,
+        method,
+        path,
+        rpc,
+        headers,
+        host,
+        from,
+        time,
+        certificate_age,
+        tls_group,
+        without_headers,
+    } = facts;
+    for (field, text) in [("caller", caller), ("target", target)] {
+        if text.is_empty() {
+            return Err((field, format!("`{field}` is missing")));
+        }
+    }
+    let is_http = !method.is_empty() || !path.is_empty();
+    if !rpc.is_empty() && is_http {
+        return Err(("rpc", "a gRPC method has neither `method` nor `path` beside it".to_owned()));
+    }
+    if !method.is_empty() && path.is_empty() {
+        return Err(("method", "which path? Write `path: /orders/1`".to_owned()));
+    }
+    let instant = |text: &str| {
+        let parsed: Result<jiff::Timestamp, _> = text.parse();
+        parsed.map_err(|_| ("time", format!("`{text}` is no instant: write 2026-03-02T10:00:00Z")))
+    };
+    let at = Some(time).filter(|time| !time.is_empty()).map(|time| instant(time)).transpose()?;
+    let at = at.map(|at| prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() });
+    let age = Some(certificate_age).filter(|age| !age.is_empty()).map(|age| times::duration(age));
+    let age = age.transpose().map_err(|message| ("certificateAge", message))?;
+    let line =
+        |name: &String, values| HeaderLines { name: name.to_ascii_lowercase(), values, unreadable: false };
+    let sent = headers.iter().map(|(name, value)| line(name, vec![value.clone()]));
+    let headers = sent.chain(without_headers.iter().map(|name| line(name, Vec::new()))).collect();
+    Ok(CheckRequest {
+        mesh: mesh.to_owned(),
+        caller: caller.clone(),
+        target: target.clone(),
+        port: *port,
+        method: method.clone(),
+        path: if rpc.is_empty() { path.clone() } else { rpc.clone() },
+        address: from.clone(),
+        host: host.clone(),
+        headers,
+        at,
+        certificate_age_s: age.map(|age| age.as_secs()),
+        tls_group: tls_group.clone(),
+        ..CheckRequest::default()
+    })
+}
+
+impl Source {
+    async fn ask(&self, questions: Vec<CheckRequest>) -> Result<TestResponse, CommandError> {
+        match self {
+            Self::Live(session) => {
+                let request = TestRequest { resources: Vec::new(), questions };
+                Ok(session.policies().test(request).await?.into_inner())
+            }
+            Self::Files { documents, trust_domain } => {
+                let resources = documents.resources().cloned().collect();
+                let test = Some(TestRequest { resources, questions });
+                let question = OfflineTest { trust_domain: trust_domain.clone(), test };
+                let answered = answer_offline(&question.encode_to_vec()).await?;
+                let OfflineAnswer { answer, code, message, details } = answered;
+                answer.ok_or_else(|| {
+                    let refused = Status::with_details(Code::from(code), message, details.into());
+                    apply::located(documents, refused)
+                })
+            }
+        }
+    }
+}
+
+/// Has the control plane's own program answer.
+async fn answer_offline(question: &[u8]) -> Result<OfflineAnswer, CommandError> {
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(ANSWERER)));
+    let program = beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(ANSWERER));
+    let started = Command::new(&program)
+        .arg("answer")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = started.map_err(|error| {
+        CommandError::advised(
+            format!("{} does not start: {error}", program.display()),
+            format!("what files say is judged by {ANSWERER}: put it beside hauberk, or into the PATH"),
+        )
+    })?;
+    let failed = |error: std::io::Error| CommandError::failed(format!("{}: {error}", program.display()));
+    let stdin = child.stdin.take();
+    let write = async {
+        let Some(mut stdin) = stdin else { return Ok(()) };
+        stdin.write_all(question).await?;
+        stdin.shutdown().await
+    };
+    let ended = timeout(PATIENCE, async { tokio::join!(write, child.wait_with_output()) }).await;
+    let Ok((written, answered)) = ended else {
+        return Err(CommandError::failed(format!("{} takes too long", program.display())));
+    };
+    let answered = answered.map_err(failed)?;
+    if !answered.status.success() {
+        return Err(CommandError::failed(format!("{} ended with {}", program.display(), answered.status)));
+    }
+    written.map_err(failed)?;
+    OfflineAnswer::decode(&answered.stdout[..]).map_err(|error| {
+        CommandError::advised(
+            format!("{} answers what cannot be read: {error}", program.display()),
+            "both programs must be of one release",
+        )
+    })
+}
+
+/// What is to be said of an assertion that does not hold.
+struct Complaint {
+    expected: &'static str,
+    got: String,
+    why: String,
+}
+
+fn complaint(assertion: &Assertion, answer: &TestAnswer) -> Option<Complaint> {
+    let expected = match &assertion.expectation {
+        Some(Expectation::Allow(_)) => "allow",
+        Some(Expectation::Deny(_)) => "deny",
+        Some(Expectation::Conditional(_)) | None => "conditional",
+    };
+    let Some(answer) = &answer.answer else {
+        let why = printable(&answer.problem);
+        return Some(Complaint { expected, got: "no answer".to_owned(), why });
+    };
+    let got = match prospect::overall(answer) {
+        Outlook::Always => "allow",
+        Outlook::Never => "deny",
+        _ => "conditional",
+    };
+    if got == expected {
+        return None;
+    }
+    let detail = answer.decisions.first();
+    let (reason, why) = if got == "conditional" {
+        ("it depends on what is not told".to_owned(), prospect::open_conditions(answer))
+    } else {
+        let reason = answer.prospects.iter().map(prospect::settled).collect::<Vec<_>>().join("; ");
+        (reason, detail.map(decision::trace).unwrap_or_default())
+    };
+    Some(Complaint { expected, got: format!("{got}: {reason}"), why })
+}
+
+fn report(file: &Assertions, index: usize, assertion: &Assertion, complaint: &Complaint) -> String {
+    let name =
+        if assertion.name.is_empty() { format!("test {}", index + 1) } else { printable(&assertion.name) };
+    let place = file.place(&format!("tests[{index}]"));
+    let Complaint { expected, got, why } = complaint;
+    let mut out = format!("{} {name}: expected {expected}, got {got}\n", format!("{place}:").bold());
+    why.lines().for_each(|line| out.push_str(&format!("    {line}\n")));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_read_strictly() {
+        let facts = PolicyFacts {
+            caller: "web".to_owned(),
+            target: "orders".to_owned(),
+            method: "GET".to_owned(),
+            path: "/orders/1".to_owned(),
+            time: "2026-03-02T10:00:00Z".to_owned(),
+            certificate_age: "10m".to_owned(),
+            headers: [("X-Tenant".to_owned(), "blue".to_owned())].into(),
+            without_headers: vec!["x-team".to_owned()],
+            ..PolicyFacts::default()
+        };
+        let asked = question("shop", &facts).unwrap();
+        assert_eq!(asked.at.unwrap().seconds, 1_772_445_600);
+        assert_eq!(asked.certificate_age_s, Some(600));
+        let lines: Vec<_> =
+            asked.headers.iter().map(|line| (line.name.as_str(), line.values.len())).collect();
+        assert_eq!(lines, [("x-tenant", 1), ("x-team", 0)]);
+        for (facts, field) in [
+            (PolicyFacts { caller: String::new(), ..facts.clone() }, "caller"),
+            (PolicyFacts { rpc: "a.B/C".to_owned(), ..facts.clone() }, "rpc"),
+            (PolicyFacts { path: String::new(), ..facts.clone() }, "method"),
+            (PolicyFacts { time: "tomorrow".to_owned(), ..facts.clone() }, "time"),
+            (PolicyFacts { certificate_age: "old".to_owned(), ..facts.clone() }, "certificateAge"),
+        ] {
+            assert_eq!(question("shop", &facts).unwrap_err().0, field);
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! All that callers may do, a page at a time: how much one call looks at is bounded, whatever the size of the mesh.
+
+use std::collections::BTreeMap;
+
+use hauberk_identity::Name;
+use hauberk_policy::{Asked, Engine, Given, Outlook, PathPattern, Paths, Protocol};
+use hauberk_proto::admin::v1::{Difference, Prospect};
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::mesh::{Mesh, Somebody};
+use super::prospect::{Place, encode_prospect};
+use crate::registry::Revision;
+use crate::resources::VirtualNode;
+use crate::rpc::status;
+
+/// How many cells, which are callers times actions times routes, one call looks at.
+const CELLS: usize = 20_000;
+
+/// How many nodes' policies one call compiles.
+const NODES: usize = 50;
+
+/// What an answer may weigh, in bytes: clients take 4 MiB.
+const ANSWER_BYTES: usize = 3 * 1024 * 1024;
+
+/// Where a page begins: at a node, and a caller of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Position {
+    node: usize,
+    caller: usize,
+}
+
+/// What one call may still look at.
+struct Budget {
+    cells: usize,
+    nodes: usize,
+    bytes: usize,
+}
+
+/// What is asked of each node.
+pub(super) struct Wanted<'a> {
+    /// None: all ports.
+    pub(super) ports: Option<Vec<u16>>,
+    /// What the ports speak.
+    pub(super) spoken: Spoken,
+    pub(super) method: Option<&'a str>,
+    pub(super) path: Option<&'a PathPattern>,
+    pub(super) include_never: bool,
+}
+
+/// What is spoken at the ports that are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Anything,
+    /// HTTP or gRPC.
+    Requests,
+    Http,
+    Grpc,
+}
+
+impl Spoken {
+    fn has(self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Tcp => self == Self::Anything,
+            Protocol::Grpc => self != Self::Http,
+            Protocol::Http | Protocol::Http2 => self != Self::Grpc,
+        }
+    }
+}
+
+/// A page of what was found, and where the next one begins.
+pub(super) struct Found<T> {
+    pub(super) found: Vec<T>,
+    /// How many cells were looked at.
+    pub(super) compared: u64,
+    pub(super) next: Option<Position>,
+}
+
+/// What callers may do at nodes.
+pub(super) fn survey(
+    mesh: &Mesh<'_>,
+    nodes: &[(&Name, &VirtualNode)],
+    callers: &[Somebody],
+    wanted: &Wanted<'_>,
+    from: Position,
+) -> Result<Found<Prospect>, Status> {
+    page(nodes.len(), callers.len(), from, |node, callers_of, budget| {
+        let Some((name, node)) = nodes.get(node) else { return Ok(Vec::new()) };
+        let engine = mesh.engine(name, node)?;
+        let id = mesh.id_of(name).to_string();
+        let at = At { engine: &engine, node: &id };
+        let surveys = at.surveys(wanted)?;
+        let mut found = Vec::new();
+        while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
+            for (place, survey) in &surveys {
+                budget.cells = budget.cells.saturating_sub(survey.len());
+                for prospect in survey.of(&caller.asker) {
+                    if prospect.outlook == Outlook::Never && !wanted.include_never {
+                        continue;
+                    }
+                    let is_others = caller.asker.is_representative;
+                    let prospect = encode_prospect(prospect, &caller.label, is_others, place);
+                    budget.bytes = budget.bytes.saturating_sub(prospect.encoded_len() + 8);
+                    found.push(prospect);
+                }
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// What differs between two states of a mesh.
+pub(super) fn differences(
+    before: Option<&Mesh<'_>>,
+    after: &Mesh<'_>,
+    from: Position,
+) -> Result<Found<Difference>, Status> {
+    let nodes = changed_nodes(before, after);
+    let mut callers = after.everybody();
+    let former = before.map(Mesh::everybody).unwrap_or_default();
+    callers.extend(former.into_iter().filter(|one| !callers.contains(one)).collect::<Vec<_>>());
+    let wanted =
+        Wanted { ports: None, spoken: Spoken::Anything, method: None, path: None, include_never: true };
+    page(nodes.len(), callers.len(), from, |node, callers_of, budget| {
+        let Some(name) = nodes.get(node) else { return Ok(Vec::new()) };
+        let engine = |mesh: &Mesh<'_>| {
+            mesh.resources.node(name.as_str()).map(|node| mesh.engine(name, node)).transpose()
+        };
+        let (engine_before, engine_after) = (before.map(engine).transpose()?.flatten(), engine(after)?);
+        let id = after.id_of(name).to_string();
+        let sides = [&engine_before, &engine_after];
+        let sides = sides.map(|engine| engine.as_ref().map(|engine| At { engine, node: &id }));
+        let [surveys_before, surveys_after] = sides.map(|at| at.map(|at| at.surveys(&wanted)));
+        let surveys_before = surveys_before.transpose()?.unwrap_or_default();
+        let surveys_after = surveys_after.transpose()?.unwrap_or_default();
+        let mut found = Vec::new();
+        while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
+            let cells = |surveys: &[(Place<'_>, hauberk_policy::Survey<'_>)]| {
+                let mut cells = BTreeMap::new();
+                for (place, survey) in surveys {
+                    for prospect in survey.of(&caller.asker) {
+                        let cell =
+                            (place.port, prospect.action, prospect.method.clone(), prospect.resource.clone());
+                        let is_others = caller.asker.is_representative;
+                        cells.insert(cell, encode_prospect(prospect, &caller.label, is_others, place));
+                    }
+                }
+                cells
+            };
+            let (mut former, latter) = (cells(&surveys_before), cells(&surveys_after));
+            budget.cells = budget.cells.saturating_sub(former.len() + latter.len());
+            let mut differ = |before: Option<Prospect>, after: Option<Prospect>| {
+                if are_alike(before.as_ref(), after.as_ref()) {
+                    return;
+                }
+                let difference = Difference { before, after };
+                budget.bytes = budget.bytes.saturating_sub(difference.encoded_len() + 8);
+                found.push(difference);
+            };
+            for (cell, after) in latter {
+                differ(former.remove(&cell), Some(after));
+            }
+            former.into_values().for_each(|before| differ(Some(before), None));
+        }
+        Ok(found)
+    })
+}
+
+/// The nodes whose rules differ.
+fn changed_nodes(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<Name> {
+    let rules = |mesh: &Mesh<'_>, name: &Name| Some(mesh.rules(name, mesh.resources.node(name.as_str())?));
+    let of_after = after.resources.nodes().map(|(name, _)| name.clone());
+    let mut names: Vec<Name> = of_after.collect();
+    let gone = before.into_iter().flat_map(|mesh| mesh.resources.nodes()).map(|(name, _)| name.clone());
+    names.extend(gone.filter(|name| after.resources.node(name.as_str()).is_none()));
+    names.retain(|name| before.and_then(|mesh| rules(mesh, name)) != rules(after, name));
+    names
+}
+
+/// Whether the same is let through under the same conditions, whichever policies say so.
+fn are_alike(before: Option<&Prospect>, after: Option<&Prospect>) -> bool {
+    let outlook = |prospect: Option<&Prospect>| prospect.map_or(super::Outlook::Never, Prospect::outlook);
+    if outlook(before) != outlook(after) {
+        return false;
+    }
+    let conditions = |prospect: &Prospect| {
+        let sorted = |clauses: &[hauberk_proto::admin::v1::Clause]| {
+            let mut all: Vec<_> = clauses.iter().map(|clause| clause.conditions.clone()).collect();
+            all.sort();
+            all.dedup();
+            all
+        };
+        (sorted(&prospect.permits), sorted(&prospect.forbids), prospect.denied_where.clone())
+    };
+    before.map(conditions).unwrap_or_default() == after.map(conditions).unwrap_or_default()
+}
+
+/// A node that is asked about.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    engine: &'a Engine,
+    node: &'a str,
+}
+
+impl<'a> At<'a> {
+    fn surveys<'b>(
+        self,
+        wanted: &'b Wanted<'b>,
+    ) -> Result<Vec<(Place<'a>, hauberk_policy::Survey<'b>)>, Status>
+    where
+        'a: 'b,
+    {
+        static NOTHING: std::sync::LazyLock<Given> = std::sync::LazyLock::new(Given::default);
+        let ports = self.engine.scope().ports.iter();
+        let ports =
+            ports.filter(|port| wanted.ports.as_ref().is_none_or(|ports| ports.contains(&port.number)));
+        let ports = ports.filter(|port| wanted.spoken.has(port.protocol));
+        let mut surveys = Vec::new();
+        for port in ports {
+            let method = wanted.method.filter(|_| port.protocol != Protocol::Grpc);
+            let paths = wanted.path.map_or(Paths::All, Paths::Matching);
+            let survey = self.engine.survey(port.number, Asked { method, paths }, &NOTHING);
+            let survey = survey.map_err(|reason| status::bad_field("port", reason.as_str()))?;
+            surveys.push((Place { node: self.node, port: port.number, services: &port.services }, survey));
+        }
+        Ok(surveys)
+    }
+}
+
+/// The callers of one node that still fit onto the page.
+struct CallersOf {
+    next: usize,
+    count: usize,
+}
+
+impl CallersOf {
+    fn next(&mut self, budget: &Budget) -> Option<usize> {
+        let is_over = self.next >= self.count || budget.cells == 0 || budget.bytes == 0;
+        (!is_over).then(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+}
+
+/// Goes on from a position until the budget is used up; at least one caller is looked at.
+fn page<T>(
+    nodes: usize,
+    callers: usize,
+    from: Position,
+    mut of_node: impl FnMut(usize, &mut CallersOf, &mut Budget) -> Result<Vec<T>, Status>,
+) -> Result<Found<T>, Status> {
+    let mut budget = Budget { cells: CELLS, nodes: NODES, bytes: ANSWER_BYTES };
+    let mut page = Found { found: Vec::new(), compared: 0, next: None };
+    let mut position = from;
+    while position.node < nodes {
+        if budget.nodes == 0 || budget.cells == 0 || budget.bytes == 0 {
+            page.next = Some(position);
+            break;
+        }
+        budget.nodes -= 1;
+        let mut callers_of = CallersOf { next: position.caller, count: callers };
+        let before = budget.cells;
+        page.found.extend(of_node(position.node, &mut callers_of, &mut budget)?);
+        page.compared += u64::try_from(before - budget.cells).unwrap_or(u64::MAX);
+        position = if callers_of.next < callers {
+            Position { caller: callers_of.next, ..position }
+        } else {
+            Position { node: position.node + 1, caller: 0 }
+        };
+    }
+    Ok(page)
+}
+
+impl Position {
+    /// Reads what [`token`](Self::token) wrote.
+    pub(super) fn read(token: &str, revision: Revision) -> Result<Self, Status> {
+        if token.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut numbers = token.split('.').map(str::parse::<u64>);
+        let mut number = || numbers.next()?.ok();
+        let parts = (number(), number(), number());
+        let (Some(of), Some(node), Some(caller)) = parts else {
+            return Err(status::bad_field("pageToken", "this is no token of ours"));
+        };
+        if of != revision.0 {
+            let message = "the configuration changed between two pages: ask for the first one again";
+            return Err(status::refusal(Code::Aborted, "CONFIGURATION_CHANGED", message));
+        }
+        let index = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Ok(Self { node: index(node), caller: index(caller) })
+    }
+
+    /// The position as a token that holds for one revision.
+    pub(super) fn token(self, revision: Revision) -> String {
+        format!("{}.{}.{}", revision.0, self.node, self.caller)
+    }
+}

@@ -1,0 +1,188 @@
+//! One question about a mesh.
+
+use hauberk_identity::UnixMillis;
+use hauberk_policy::{
+    Action, Asked, Attempt, CanonicalPath, Effect, Engine, Explanation, Gathered, Paths, Protocol, Question,
+    Reason, Verb,
+};
+use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect};
+use hauberk_proto::agent::v1 as agent;
+use hauberk_proto::convert::encode_policy_note;
+use tonic::Status;
+
+use super::circumstances::{Circumstances, gathered, on_behalf_of};
+use super::mesh::{Called, Mesh, Somebody, numbers};
+use super::prospect::{Place, encode_prospect};
+use crate::resources::Listener;
+use crate::rpc::status;
+
+/// A question with what it is asked of.
+pub(super) struct Check<'a, 'm> {
+    mesh: &'a Mesh<'m>,
+    request: &'a CheckRequest,
+    caller: Somebody,
+    called: Called<'a>,
+    listener: &'a Listener,
+    circumstances: Circumstances,
+    engine: Engine,
+    gathered: Gathered,
+}
+
+impl<'a, 'm> Check<'a, 'm> {
+    /// Understands a question. Whatever the question leaves open is assumed for the decision: the time, for one, is `now`.
+    pub(super) fn new(
+        mesh: &'a Mesh<'m>,
+        request: &'a CheckRequest,
+        now: UnixMillis,
+    ) -> Result<Self, Status> {
+        let caller = Somebody::called(mesh, &request.caller)?;
+        let called = mesh.called(&request.target, request.port)?;
+        let [listener] = called.listeners[..] else {
+            let several = numbers(&called.listeners);
+            let problem = format!("{} has several ports, {several}: name one", request.target);
+            return Err(status::bad_field("port", problem));
+        };
+        let circumstances = Circumstances::of(request, now)?;
+        let engine = mesh.engine(called.name, called.node)?;
+        let made_for = on_behalf_of(request, mesh, &engine)?;
+        let gathered = gathered(request, &engine, listener.port()).made_for(made_for);
+        Ok(Self { mesh, request, caller, called, listener, circumstances, engine, gathered })
+    }
+
+    /// Answers it, the revision left out.
+    pub(super) fn answer(&self) -> Result<CheckResponse, Status> {
+        let CheckRequest { method, path, .. } = self.request;
+        let refused = |field, problem: &str| Err(status::bad_field(field, problem));
+        let parse = |method: &str, path: &'a str| {
+            CanonicalPath::parse(method, path).map_err(|error| status::bad_field("path", error))
+        };
+        let gathered = &self.gathered;
+        match self.listener.protocol() {
+            Protocol::Tcp if !method.is_empty() => refused("method", "a tcp port has no methods"),
+            Protocol::Tcp if !path.is_empty() => refused("path", "a tcp port has no paths"),
+            Protocol::Tcp => {
+                let prospects = self.prospects(&[None], Paths::All)?;
+                Ok(self.respond(self.explain(Attempt::Stream), String::new(), prospects))
+            }
+            Protocol::Grpc => {
+                if !method.is_empty() && method != "POST" {
+                    return refused(
+                        "method",
+                        "a grpc port has no HTTP methods: name package.Service/Method as path",
+                    );
+                }
+                let rooted = format!("/{}", path.trim_start_matches('/'));
+                let rpc = CanonicalPath::parse("POST", &rooted)
+                    .map_err(|error| status::bad_field("path", error))?;
+                let attempt = Attempt::Request { method: "POST", path: &rpc, upgrade: false, gathered };
+                let prospects = self.prospects(&[None], Paths::Exactly(&rpc))?;
+                let shown = rpc.path().trim_start_matches('/').to_owned();
+                Ok(self.respond(self.explain(attempt), shown, prospects))
+            }
+            Protocol::Http | Protocol::Http2 => {
+                let upgrade = method == Action::Upgrade.as_str();
+                let method = if method.is_empty() || upgrade { "GET" } else { method };
+                let target = parse(method, if path.is_empty() { "/" } else { path })?;
+                let attempt = Attempt::Request { method, path: &target, upgrade, gathered };
+                let also = upgrade.then_some(Some(Action::Upgrade.as_str()));
+                let methods: Vec<_> = [Some(method)].into_iter().chain(also).collect();
+                let prospects = self.prospects(&methods, Paths::Exactly(&target))?;
+                Ok(self.respond(self.explain(attempt), target.path().to_owned(), prospects))
+            }
+        }
+    }
+
+    fn explain(&self, attempt: Attempt<'_>) -> Explanation {
+        let Circumstances { peer, moment, .. } = &self.circumstances;
+        let port = self.listener.port();
+        self.engine.explain(&Question {
+            caller: &self.caller.asker.caller,
+            peer,
+            port,
+            attempt,
+            moment: *moment,
+        })
+    }
+
+    /// What would be decided if nothing is assumed: for each of these methods.
+    fn prospects(&self, methods: &[Option<&str>], paths: Paths<'_>) -> Result<Vec<Prospect>, Status> {
+        let given = self.circumstances.given(self.request, &self.gathered);
+        let Somebody { label, asker } = &self.caller;
+        let node = self.mesh.id_of(self.called.name).to_string();
+        let services = self.engine.scope().ports.iter().find(|port| port.number == self.listener.port());
+        let services = services.map(|port| &port.services[..]).unwrap_or_default();
+        let place = Place { node: &node, port: self.listener.port(), services };
+        let mut prospects = Vec::new();
+        for method in methods {
+            let survey = self.engine.survey(self.listener.port(), Asked { method: *method, paths }, &given);
+            let survey = survey.map_err(|reason| status::bad_field("port", reason.as_str()))?;
+            let found = survey.of(asker).into_iter();
+            prospects.extend(found.map(|prospect| encode_prospect(prospect, label, false, &place)));
+        }
+        Ok(prospects)
+    }
+
+    fn respond(
+        &self,
+        mut explanation: Explanation,
+        path: String,
+        mut prospects: Vec<Prospect>,
+    ) -> CheckResponse {
+        let settled = [Outlook::Always, Outlook::Never];
+        if prospects.iter().all(|prospect| settled.contains(&prospect.outlook())) {
+            // What was not told does not matter: let nobody think that it does.
+            let lacking = Reason::FactsMissing.as_str();
+            explanation.policies.retain(|note| note.error.as_deref() != Some(lacking));
+        }
+        if prospects.is_empty() {
+            // Nothing that the port speaks: `/a` on a grpc port.
+            let reason = explanation.decision.reason.as_str().to_owned();
+            prospects.push(Prospect { reason, outlook: Outlook::Never.into(), ..Prospect::default() });
+        }
+        let service = self.called.service.map(ToString::to_string).unwrap_or_default();
+        let known = agent::Decision {
+            at_unix_ms: self.circumstances.moment.time.0,
+            node: self.mesh.id_of(self.called.name).to_string(),
+            port: self.listener.port().into(),
+            service,
+            path,
+            ..agent::Decision::default()
+        };
+        CheckResponse { decisions: vec![describe(explanation, known)], revision: 0, prospects }
+    }
+}
+
+/// Completes what is known of a decision with what the policies said.
+fn describe(explanation: Explanation, known: agent::Decision) -> agent::DecisionDetail {
+    let Explanation { caller, attempt: _, decision, policies, suggestion } = explanation;
+    let verdict = match (decision.effect, decision.reason) {
+        (Effect::Allow, Reason::AuditDefaultAllow) => agent::Verdict::AuditAllow,
+        (Effect::Allow, _) => agent::Verdict::Allow,
+        (Effect::Deny, _) => agent::Verdict::Deny,
+    };
+    let audit_verdict = match decision.audit.as_ref().map(|audit| audit.effect) {
+        Some(effect) if effect != decision.effect => match effect {
+            Effect::Allow => agent::Verdict::Allow,
+            Effect::Deny => agent::Verdict::Deny,
+        },
+        _ => agent::Verdict::Unspecified,
+    };
+    // A route is named by its port and its template.
+    let resource = decision.resource.as_deref().unwrap_or_default();
+    let route = resource.split_once(' ').map_or("", |(_port, template)| template);
+    let decided = agent::Decision {
+        caller,
+        action: decision.action.map(|action| action.as_str().to_owned()).unwrap_or_default(),
+        route: route.to_owned(),
+        verdict: verdict.into(),
+        reason: decision.reason.as_str().to_owned(),
+        policies: decision.policies.iter().map(ToString::to_string).collect(),
+        audit_verdict: audit_verdict.into(),
+        ..known
+    };
+    agent::DecisionDetail {
+        decision: Some(decided),
+        policies: policies.iter().map(encode_policy_note).collect(),
+        suggestion: suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
+    }
+}

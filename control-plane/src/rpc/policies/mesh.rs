@@ -1,0 +1,213 @@
+//! A mesh that questions are asked about: its nodes' policies as they are stored, or would be.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_policy::{Asker, Caller, Engine, NodeScope, PolicySlice, Referent};
+use tonic::{Code, Status};
+
+use crate::compile::view::MeshViews;
+use crate::resources::{Catalog, Kind, Listener, MeshCatalog, VirtualNode, did_you_mean};
+use crate::rpc::status;
+
+/// The word for a caller who proves nothing.
+pub(super) const ANONYMOUS: &str = "anonymous";
+
+/// A mesh at one revision.
+pub(super) struct Mesh<'a> {
+    pub(super) name: &'a Name,
+    pub(super) resources: &'a MeshCatalog,
+    catalog: &'a Catalog,
+    pub(super) trust_domain: &'a TrustDomain,
+    views: MeshViews<'a>,
+    /// Those that were asked for before.
+    engines: RefCell<HashMap<Name, Engine>>,
+}
+
+/// What is called.
+pub(super) struct Called<'a> {
+    /// The virtual service, where that was named.
+    pub(super) service: Option<&'a Name>,
+    pub(super) name: &'a Name,
+    pub(super) node: &'a VirtualNode,
+    /// The listeners that are meant.
+    pub(super) listeners: Vec<&'a Listener>,
+}
+
+/// Somebody who may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Somebody {
+    /// A SPIFFE id, or `anonymous`; of representatives what their ids begin with.
+    pub(super) label: String,
+    pub(super) asker: Asker,
+}
+
+impl<'a> Mesh<'a> {
+    /// The mesh of this name, if there is one.
+    pub(super) fn of(
+        catalog: &'a Catalog,
+        trust_domain: &'a TrustDomain,
+        mesh: &'a Name,
+    ) -> Result<Self, Status> {
+        let resources = catalog.mesh(mesh.as_str()).filter(|resources| resources.spec().is_some());
+        let resources = resources.ok_or_else(|| {
+            let hint = did_you_mean(mesh.as_str(), catalog.meshes().keys().map(Name::as_str));
+            missing(&format!("mesh {mesh} does not exist"), hint)
+        })?;
+        let views = MeshViews::new(trust_domain, mesh, resources);
+        Ok(Self { name: mesh, resources, catalog, trust_domain, views, engines: RefCell::default() })
+    }
+
+    /// What a node enforces.
+    pub(super) fn rules(&self, name: &Name, node: &VirtualNode) -> (NodeScope, PolicySlice) {
+        let view = self.views.node(name, node);
+        (view.scope, view.policies)
+    }
+
+    /// What its agents decide with.
+    pub(super) fn engine(&self, name: &Name, node: &VirtualNode) -> Result<Engine, Status> {
+        if let Some(known) = self.engines.borrow().get(name) {
+            return Ok(known.clone());
+        }
+        let (scope, policies) = self.rules(name, node);
+        let engine = Engine::compile(scope, &policies, None).map_err(|error| status::internal(&error))?;
+        self.engines.borrow_mut().insert(name.clone(), engine.clone());
+        Ok(engine)
+    }
+
+    pub(super) fn id_of(&self, node: &Name) -> SpiffeId {
+        SpiffeId::node(self.trust_domain, self.name, node)
+    }
+
+    /// A SPIFFE id, the name of a virtual node of this mesh, or `anonymous`.
+    pub(super) fn caller(&self, text: &str) -> Result<Caller, Status> {
+        if text.starts_with("spiffe:") {
+            let id = SpiffeId::parse(text).map_err(|error| status::bad_field("caller", error))?;
+            return Ok(Caller::Peer(id));
+        }
+        let name = Name::parse(text).map_err(|error| status::bad_field("caller", error))?;
+        if self.resources.node(name.as_str()).is_some() {
+            return Ok(Caller::Peer(self.id_of(&name)));
+        }
+        if text == ANONYMOUS {
+            return Ok(Caller::Anonymous);
+        }
+        let known = self.resources.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
+        let message = format!("virtual node {name} does not exist in mesh {}", self.name);
+        Err(missing(&message, did_you_mean(name.as_str(), known)))
+    }
+
+    /// The node and listeners that serve the target: a virtual service's, else a virtual node's. With a port, that one.
+    pub(super) fn called(&self, target: &str, port: u32) -> Result<Called<'_>, Status> {
+        let service = self.resources.services().find(|(name, _)| **name == *target);
+        let (service, name, provided) = match service {
+            Some((name, service)) => {
+                let provider = service.provider().ok_or_else(|| {
+                    let message = format!("virtual service {name} has no provider: calls to it fail");
+                    status::refusal(Code::FailedPrecondition, "NO_PROVIDER", message)
+                })?;
+                (Some(name), provider.node().as_str(), Some(provider))
+            }
+            None => (None, target, None),
+        };
+        let node = self.resources.nodes().find(|(own, _)| **own == *name);
+        let (name, node) = node.ok_or_else(|| {
+            let kinds = [Kind::VirtualService, Kind::VirtualNode];
+            let known =
+                kinds.into_iter().flat_map(|kind| self.resources.of_kind(kind).keys()).map(Name::as_str);
+            let message =
+                format!("mesh {} has neither a virtual service nor a virtual node {target:?}", self.name);
+            missing(&message, did_you_mean(target, known))
+        })?;
+        let is_offered =
+            |listener: &&Listener| provided.is_none_or(|provider| provider.takes(listener.port()));
+        let offered: Vec<&Listener> = node.listeners().iter().filter(is_offered).collect();
+        let is_meant = |listener: &&&Listener| port == 0 || u32::from(listener.port()) == port;
+        let listeners: Vec<&Listener> = offered.iter().filter(is_meant).copied().collect();
+        if listeners.is_empty() {
+            let problem = match offered.len() {
+                0 => format!("{target} has no ports"),
+                _ => format!("{target} has no port {port}; it has {}", numbers(&offered)),
+            };
+            return Err(status::bad_field("port", problem));
+        }
+        Ok(Called { service, name, node, listeners })
+    }
+
+    /// Everybody who might call: the nodes of the mesh, whoever is named by its roles, policies and enrollments, and one who
+    /// stands for all others of each mesh and trust domain.
+    pub(super) fn everybody(&self) -> Vec<Somebody> {
+        let nodes: Vec<SpiffeId> = self.resources.nodes().map(|(name, _)| self.id_of(name)).collect();
+        let mut named: BTreeSet<SpiffeId> = BTreeSet::new();
+        named.extend(self.resources.roles().flat_map(|(_, role)| role.members()).cloned());
+        named.extend(self.resources.workloads().map(|(_, workload)| workload.id().clone()));
+        for reference in self.resources.policies().flat_map(|policy| policy.references()) {
+            match &reference.referent {
+                Referent::Node { mesh, node } => {
+                    named.insert(SpiffeId::node(self.trust_domain, mesh, node));
+                }
+                Referent::Gateway { mesh, gateway } => {
+                    named.insert(SpiffeId::gateway(self.trust_domain, mesh, gateway));
+                }
+                Referent::Workload(id) => {
+                    named.insert(id.clone());
+                }
+                _ => {}
+            }
+        }
+        nodes.iter().for_each(|id| {
+            named.remove(id);
+        });
+        let one = |id: &SpiffeId| Somebody {
+            label: id.to_string(),
+            asker: Asker { caller: Caller::Peer(id.clone()), is_representative: false },
+        };
+        let mut everybody: Vec<Somebody> = nodes.iter().chain(&named).map(one).collect();
+        let meshes = self.catalog.meshes().keys().filter(|mesh| *mesh != self.name);
+        let others = meshes
+            .map(|mesh| format!("spiffe://{}/mesh/{mesh}/node/", self.trust_domain))
+            .chain([format!("spiffe://{}/workload/", self.trust_domain)])
+            .chain(
+                self.resources
+                    .federated()
+                    .map(|(_, followed, _)| format!("spiffe://{}/", followed.trust_domain())),
+            );
+        everybody.extend(others.filter_map(|prefix| representative(prefix, &named)));
+        let caller = Caller::Anonymous;
+        let asker = Asker { caller, is_representative: false };
+        everybody.push(Somebody { label: ANONYMOUS.to_owned(), asker });
+        everybody
+    }
+}
+
+impl Somebody {
+    /// The caller that is named so.
+    pub(super) fn called(mesh: &Mesh<'_>, caller: &str) -> Result<Self, Status> {
+        let caller = mesh.caller(caller)?;
+        let label = match &caller {
+            Caller::Peer(id) => id.to_string(),
+            Caller::Anonymous => ANONYMOUS.to_owned(),
+        };
+        Ok(Self { label, asker: Asker { caller, is_representative: false } })
+    }
+}
+
+/// One whose id begins so and is not named.
+fn representative(prefix: String, named: &BTreeSet<SpiffeId>) -> Option<Somebody> {
+    let mut id = SpiffeId::parse(&format!("{prefix}others")).ok()?;
+    while named.contains(&id) {
+        id = SpiffeId::parse(&format!("{id}-")).ok()?;
+    }
+    let asker = Asker { caller: Caller::Peer(id), is_representative: true };
+    Some(Somebody { label: prefix, asker })
+}
+
+pub(super) fn numbers(listeners: &[&Listener]) -> String {
+    listeners.iter().map(|listener| listener.port().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn missing(message: &str, hint: Option<String>) -> Status {
+    let message = hint.map_or(message.to_owned(), |hint| format!("{message}; {hint}"));
+    status::refusal(Code::NotFound, "NOT_FOUND", message)
+}

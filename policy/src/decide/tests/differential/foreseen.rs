@@ -1,0 +1,115 @@
+//! What is told of a question of which a part is not known must hold for the whole of it.
+
+use std::time::Duration;
+
+use proptest::test_runner::TestCaseError;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::context::Circumstances;
+use crate::decide::with_caller;
+use crate::outlook::{Asked as Part, Asker, Clause, Given, Outlook, Paths};
+use crate::pattern::PathPattern;
+use crate::reads::FactSet;
+
+/// Leaves out parts of a question, other ones for each `mask`, and holds what is then told of it against what is decided.
+pub(super) fn agrees(
+    engine: &Engine,
+    asked: &Asked,
+    port: u16,
+    attempt: Attempt<'_>,
+    mask: usize,
+) -> Result<(), TestCaseError> {
+    // Spread over all parts, and other parts for questions that differ.
+    let mask = ((mask / 16 + asked.time as usize + asked.what.target().len() * 7) * 0x9e37) >> 3;
+    let is_given = |bit: usize| mask >> bit & 1 == 1;
+    let (caller, peer, moment) = (&asked.caller, &asked.peer(), asked.moment());
+    let gathered = asked.what.gathered(engine);
+    let given = Given {
+        address: peer.address().filter(|_| is_given(0)),
+        tls: peer.tls().filter(|_| is_given(1)).cloned(),
+        time: Some(moment.time).filter(|_| is_given(2)),
+        certificate_age: asked.age.map(Duration::from_secs).filter(|_| is_given(3)),
+        host: gathered.host().filter(|_| is_given(4)).map(str::to_owned),
+        headers: gathered.headers().iter().filter(|_| is_given(5)).cloned().collect(),
+        made_for: Some(gathered.on_behalf_of().clone()).filter(|_| is_given(9)),
+    };
+    let (method, path) = match attempt {
+        Attempt::Request { method, path, .. } => (Some(method), Some(path)),
+        Attempt::Stream => (None, None),
+    };
+    let without_query = path.map(|path| path.path().to_owned());
+    let without_query = without_query.as_deref().map(|path| CanonicalPath::parse("GET", path).unwrap());
+    let under = without_query.as_ref().map(|path| path.path().rsplit_once('/').unwrap().0.to_owned() + "/*");
+    let under = under.map(|under| PathPattern::parse(&under).unwrap());
+    let paths = match (mask >> 6 & 3, path, &without_query, &under) {
+        (0, Some(path), ..) => Paths::Exactly(path),
+        (1, _, Some(path), _) => Paths::Exactly(path),
+        (2, _, _, Some(pattern)) => Paths::Matching(pattern),
+        _ => Paths::All,
+    };
+    let is_upgrade = matches!(attempt, Attempt::Request { upgrade: true, .. });
+    let survey = engine.survey(port, Part { method: method.filter(|_| is_given(8)), paths }, &given).unwrap();
+    let asker = Asker { caller: caller.clone(), is_representative: false };
+    let prospects = survey.of(&asker);
+    let mut memo = engine.caller(caller, peer);
+    let decision = memo.decide_as(port, attempt, moment, |action| *action != Action::Upgrade || !is_upgrade);
+    let own = prospects.iter().find(|prospect| {
+        let is_of_method = prospect.method.is_none() || prospect.method.as_deref() == method;
+        let is_of_action = decision.action == Some(prospect.action) && is_of_method;
+        is_of_action && Some(&prospect.resource) == decision.resource.as_ref()
+    });
+    let Some(own) = own else {
+        return Err(TestCaseError::fail(format!("{asked:?} {decision:?}: not in {prospects:?}")));
+    };
+    let told = format!("{asked:?}\n{given:?} {paths:?}\n{own:?}\n{decision:?}");
+    match own.outlook {
+        Outlook::Always => prop_assert!(decision.is_allowed(), "{told}"),
+        Outlook::Never => prop_assert!(!decision.is_allowed(), "{told}"),
+        Outlook::Part | Outlook::Conditional => {
+            if matches!(
+                decision.reason,
+                Reason::UnreadableHeader | Reason::UnreadableQuery | Reason::EvaluationError
+            ) {
+                prop_assert!(!own.denied_where.is_empty(), "{told}");
+                return Ok(());
+            }
+            let holds = |clauses: &[Clause]| {
+                clauses.iter().any(|clause| {
+                    let holds = |tree| holds(engine, asked, attempt, own.action, tree);
+                    clause.trees.iter().all(holds)
+                })
+            };
+            let permitted = own.reason == Reason::AuditDefaultAllow || holds(&own.permits);
+            prop_assert_eq!(permitted && !holds(&own.forbids), decision.is_allowed(), "{}", told);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a condition holds for the whole question.
+fn holds(engine: &Engine, asked: &Asked, attempt: Attempt<'_>, action: Action, tree: &Value) -> bool {
+    let inner = &*engine.0;
+    let principal = inner.principal(&asked.caller).unwrap();
+    let (_, target) = inner.locate(asked.what.port(), attempt).unwrap();
+    let about = Circumstances {
+        caller: &asked.caller,
+        is_foreign: principal.is_foreign,
+        peer: &asked.peer(),
+        moment: asked.moment(),
+        action,
+        attempt,
+        template: target.template,
+    };
+    let all = json!({"op": "All"});
+    let conditions = json!([{"kind": "when", "body": tree}]);
+    let policy = json!({"effect": "permit", "principal": all, "action": all, "resource": all, "conditions": conditions});
+    let policy = Policy::from_json(None, policy).unwrap();
+    let set = PolicySet::from_policies([policy]).unwrap();
+    let resource = inner.resources[target.resource].resource.uid.clone();
+    let request = about.request(principal.uid.clone(), resource, FactSet::all()).unwrap();
+    let carried = about.entities(FactSet::all()).unwrap();
+    let entities = with_caller(inner, &principal).unwrap().add_entities(carried, None).unwrap();
+    let response = Authorizer::new().is_authorized(&request, &set, &entities);
+    response.decision() == CedarDecision::Allow
+}

@@ -1,0 +1,377 @@
+//! What would be decided of questions that say only a part of what policies may read: always, never, or where what holds.
+//!
+//! The policies in play, and all that is evaluated, are those of [`Engine::decide`]; what is not known is left standing as a
+//! condition instead of being assumed.
+
+mod places;
+mod residual;
+mod summary;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cedar_policy::Entities;
+use hauberk_identity::UnixMillis;
+use serde_json::Value;
+
+use crate::cell::{Case, Part};
+use crate::circumstances::{Gathered, HeaderLines, Moment, Peer, Tls};
+use crate::compile::Engine;
+use crate::compiled::{Compiled, permits};
+use crate::context::Circumstances;
+use crate::decide::with_caller;
+use crate::decision::{Attempt, Caller, Effect, Reason};
+use crate::explain::{conditions, text_of_expression};
+use crate::facts::Principal;
+use crate::fields::parse_query;
+use crate::path::CanonicalPath;
+use crate::pattern::PathPattern;
+use crate::reads::{Fact, FactSet, Reads};
+use crate::scope::Authorization;
+use crate::user::OnBehalfOf;
+use crate::vocabulary::Action;
+use places::Place;
+use residual::Residual;
+use summary::View;
+
+/// Who would ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asker {
+    /// The caller.
+    pub caller: Caller,
+    /// It stands for others of its trust domain and mesh, whom no policy and no role names: of its id no more is known.
+    pub is_representative: bool,
+}
+
+/// What would be asked for, at one port.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The HTTP method, or `upgrade`; none: each.
+    pub method: Option<&'a str>,
+    /// Of a request, the paths.
+    pub paths: Paths<'a>,
+}
+
+/// The paths that are asked about.
+#[derive(Debug, Clone, Copy)]
+pub enum Paths<'a> {
+    /// All of them.
+    All,
+    /// This one. Its query is known where there is one, be it empty.
+    Exactly(&'a CanonicalPath<'a>),
+    /// Those that match.
+    Matching(&'a PathPattern),
+}
+
+/// What is known of the circumstances. Whatever is none is not known.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Where the caller connects from.
+    pub address: Option<IpAddr>,
+    /// What its handshake negotiated.
+    pub tls: Option<Tls>,
+    /// When it is.
+    pub time: Option<UnixMillis>,
+    /// How old the certificate is that the caller proved last.
+    pub certificate_age: Option<Duration>,
+    /// The host that the request names.
+    pub host: Option<String>,
+    /// Header fields, with names in lower case. Of others nothing is known.
+    pub headers: Vec<HeaderLines>,
+    /// For whom it is made.
+    pub made_for: Option<OnBehalfOf>,
+}
+
+/// Whether something would be let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Outlook {
+    /// Whatever else holds.
+    Always,
+    /// On a part of the paths that were asked about, and there whatever else holds.
+    Part,
+    /// Depending on what was not told.
+    Conditional,
+    /// Whatever else holds, it is denied.
+    Never,
+}
+
+/// What would be decided on one action and route, or port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prospect {
+    /// What is done.
+    pub action: Action,
+    /// The method, where the action does not say it.
+    pub method: Option<String>,
+    /// The route or port, as policies write it.
+    pub resource: Arc<str>,
+    /// Whether it is let through.
+    pub outlook: Outlook,
+    /// Why it is let through where it is, or, of [`Outlook::Never`], why it is denied.
+    pub reason: Reason,
+    /// The statements that determine it where nothing is open.
+    pub policies: Vec<Arc<str>>,
+    /// Where something is open: it is let through where one of these permits, unless the reason says that it is by default, …
+    pub permits: Vec<Clause>,
+    /// … and none of these forbids, …
+    pub forbids: Vec<Clause>,
+    /// … and none of these happens.
+    pub denied_where: Vec<String>,
+}
+
+/// A statement that applies under conditions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clause {
+    /// Its name.
+    pub policy: Arc<str>,
+    /// What is left of its conditions, as Cedar text. All must hold; none: it applies.
+    pub conditions: Vec<String>,
+    /// What they read.
+    pub reads: FactSet,
+    /// The same for programs, with full names.
+    #[cfg(test)]
+    pub(crate) trees: Vec<Value>,
+}
+
+/// One question, or many, prepared for any number of callers.
+#[derive(Debug)]
+pub struct Survey<'a> {
+    engine: &'a Engine,
+    asked: Asked<'a>,
+    given: &'a Given,
+    gathered: Gathered,
+    peer: Peer,
+    moment: Moment,
+    places: Vec<Place<'a>>,
+    /// The conditions of statements, by name.
+    statements: RefCell<HashMap<Arc<str>, Rc<Vec<Value>>>>,
+}
+
+impl Engine {
+    /// Prepares a question about one port.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn survey<'a>(&'a self, port: u16, asked: Asked<'a>, given: &'a Given) -> Result<Survey<'a>, Reason> {
+        let port = self.0.ports.get(&port).ok_or(Reason::NoSuchPort)?;
+        // Of what is not known nothing is read, so that it does not matter what stands there.
+        let time = given.time.unwrap_or(UnixMillis::from_secs(1 << 32));
+        let moment = Moment { time, certificate_since: given.certificate_age.map(|age| time.minus(age)) };
+        Ok(Survey {
+            engine: self,
+            asked,
+            given,
+            gathered: Gathered::recorded(given.host.clone(), given.headers.clone())
+                .made_for(given.made_for.clone().unwrap_or(OnBehalfOf::Nobody)),
+            peer: Peer::new(given.address, given.tls.clone()),
+            moment,
+            places: places::places(port, asked),
+            statements: RefCell::default(),
+        })
+    }
+}
+
+impl Survey<'_> {
+    /// How many prospects there are for each caller.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is nothing that could be asked.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// What would be decided if this caller asked: for each action and route, or port.
+    pub fn of(&self, asker: &Asker) -> Vec<Prospect> {
+        let inner = &*self.engine.0;
+        let principal = inner.principal(&asker.caller);
+        let entities = principal.as_ref().and_then(|principal| with_caller(inner, principal));
+        let prospect = |place: &Place<'_>| match (&principal, &entities) {
+            (Some(principal), Some(entities)) => self.prospect(asker, principal, entities, place),
+            (Some(_), None) => self.never(place, Reason::EvaluationError, Vec::new()),
+            (None, _) => self.never(place, Reason::NotAPrincipal, Vec::new()),
+        };
+        self.places.iter().map(prospect).collect()
+    }
+
+    fn prospect(
+        &self,
+        asker: &Asker,
+        principal: &Principal,
+        entities: &Entities,
+        place: &Place<'_>,
+    ) -> Prospect {
+        if place.is_refused {
+            return self.never(place, Reason::UndeclaredRoute, Vec::new());
+        }
+        let inner = &*self.engine.0;
+        let unevaluated = || self.never(place, Reason::EvaluationError, Vec::new());
+        let Some(governed) = inner.resources.get(place.resource) else { return unevaluated() };
+        let is_anonymous = asker.caller == Caller::Anonymous;
+        let certificate_since = self.moment.certificate_since.filter(|_| !is_anonymous);
+        let about = Circumstances {
+            caller: &asker.caller,
+            is_foreign: principal.is_foreign,
+            peer: &self.peer,
+            moment: Moment { certificate_since, ..self.moment },
+            action: place.action,
+            attempt: self.attempt(place),
+            template: place.template,
+        };
+        let case = Case { inner, principal, port: place.port, governed, about };
+        let Some(in_play) = case.in_play() else { return unevaluated() };
+        let known = self.known(asker, place);
+        let carried =
+            about.entities(known).and_then(|carried| entities.clone().add_entities(carried, None).ok());
+        let Some(entities) = carried else { return unevaluated() };
+        // Of one who stands for others some is known.
+        let supplied = known.and(FactSet::of(&[Fact::Identity]));
+        let request = about.request(principal.uid.clone(), governed.resource.uid.clone(), supplied);
+        let Some(request) = request else { return unevaluated() };
+        let (authorizer, gathered) = (&inner.authorizer, &self.gathered);
+        let (is_rpc, is_alias) = (place.action == Action::Call, asker.is_representative);
+        let sight = Residual {
+            authorizer,
+            request,
+            entities,
+            known,
+            is_alias,
+            gathered,
+            paths: &place.paths,
+            is_rpc,
+        };
+        let bounded = self.view(&in_play.boundary, &sight, place);
+        let enforced = self.view(&in_play.enforce, &sight, place);
+        let by_default = place.port.authorization == Authorization::Audit && !principal.is_foreign;
+        self.sum_up(place, bounded, enforced, by_default)
+    }
+
+    /// What one part of the policies says, as far as it can be told.
+    fn view(&self, part: &Part, sight: &Residual<'_>, place: &Place<'_>) -> View {
+        let mut view = View::default();
+        for compiled in &part.members {
+            self.look_for_lacks(compiled, place, &mut view);
+            let statement = sight.of_statement(&self.conditions(compiled));
+            if statement.fails {
+                view.lack(Reason::EvaluationError, &compiled.name);
+            }
+            if statement.may_fail {
+                view.denied_where.push(format!("policy {} cannot be evaluated", compiled.name));
+            }
+            let Some(open) = statement.open else { continue };
+            let effect = if permits(&compiled.policy) { Effect::Allow } else { Effect::Deny };
+            let names = self.engine.0.scope.names();
+            let readable = |tree: &Value| text_of_expression(&residual::with_short_names(tree, &names));
+            let clause = Clause {
+                policy: Arc::clone(&compiled.name),
+                conditions: open.iter().map(readable).collect(),
+                reads: open.iter().fold(FactSet::NONE, |reads, tree| reads.and(Reads::of(tree).facts)),
+                #[cfg(test)]
+                trees: open,
+            };
+            match effect {
+                Effect::Allow => view.permits.push(clause),
+                Effect::Deny => view.forbids.push(clause),
+            }
+        }
+        view
+    }
+
+    /// What a statement reads that may be of no single reading, which denies whatever else it says.
+    fn look_for_lacks(&self, compiled: &Compiled, place: &Place<'_>, view: &mut View) {
+        let facts = compiled.reads.facts;
+        let mut open = |text: String| {
+            if !view.denied_where.contains(&text) {
+                view.denied_where.push(text);
+            }
+        };
+        let mut lacking = None;
+        if facts.contains(Fact::Headers) && place.action != Action::Connect {
+            for name in &compiled.headers {
+                match self.gathered.field(name) {
+                    None => open(format!("header field {name} is no text, or is spelled in two ways")),
+                    Some(lines) if lines.values.is_none() => lacking = Some(Reason::UnreadableHeader),
+                    Some(_) => {}
+                }
+            }
+        }
+        if facts.contains(Fact::Query) && !matches!(place.action, Action::Call | Action::Connect) {
+            match self.query() {
+                None => open("the query can be read in more than one way".to_owned()),
+                Some(query) if parse_query(query).is_none() => lacking = Some(Reason::UnreadableQuery),
+                Some(_) => {}
+            }
+        }
+        if let Some(reason) = lacking {
+            view.lack(reason, &compiled.name);
+        }
+    }
+
+    fn query(&self) -> Option<&str> {
+        match self.asked.paths {
+            Paths::Exactly(path) => path.query(),
+            Paths::All | Paths::Matching(_) => None,
+        }
+    }
+
+    fn conditions(&self, compiled: &Compiled) -> Rc<Vec<Value>> {
+        if let Some(known) = self.statements.borrow().get(&compiled.name) {
+            return Rc::clone(known);
+        }
+        let found = Rc::new(conditions(&compiled.policy));
+        self.statements.borrow_mut().insert(Arc::clone(&compiled.name), Rc::clone(&found));
+        found
+    }
+
+    fn attempt<'b>(&'b self, place: &Place<'b>) -> Attempt<'b> {
+        static ANY: std::sync::LazyLock<Option<CanonicalPath<'static>>> =
+            std::sync::LazyLock::new(|| CanonicalPath::parse("GET", "/").ok());
+        let path = match self.asked.paths {
+            Paths::Exactly(path) => Some(path),
+            Paths::All | Paths::Matching(_) => ANY.as_ref(),
+        };
+        match path {
+            Some(path) if place.action != Action::Connect => Attempt::Request {
+                method: place.method.unwrap_or_default(),
+                path,
+                upgrade: place.action == Action::Upgrade,
+                gathered: &self.gathered,
+            },
+            _ => Attempt::Stream,
+        }
+    }
+
+    fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
+        let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
+        let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
+        let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
+        let facts = [
+            (Fact::Method, place.method.is_some()),
+            (Fact::Path, is_exact),
+            (Fact::Params, is_exact),
+            (Fact::Host, host.is_some()),
+            (Fact::Query, self.query().is_some()),
+            // Each field by itself.
+            (Fact::Headers, true),
+            (Fact::Time, time.is_some()),
+            (Fact::CertificateAge, age),
+            (Fact::Address, address.is_some()),
+            (Fact::Tls, tls.is_some()),
+            (Fact::User, made_for.is_some()),
+            (Fact::Claims, made_for.is_some()),
+            (Fact::Actors, made_for.is_some()),
+            (Fact::Identity, !asker.is_representative),
+        ];
+        facts
+            .iter()
+            .filter(|(_, is_known)| *is_known)
+            .fold(FactSet::NONE, |all, (fact, _)| all.and(FactSet::of(&[*fact])))
+    }
+}
+
+#[cfg(test)]
+mod tests;

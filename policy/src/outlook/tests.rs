@@ -1,0 +1,158 @@
+use super::*;
+use crate::document::Mode;
+use crate::testing::{engine, engine_for, foreign, orders, peer};
+
+/// What is told, one line for each prospect that is not `never`.
+fn told(engine: &Engine, asker: &Asker, port: u16, asked: Asked<'_>, given: &Given) -> Vec<String> {
+    let prospects = engine.survey(port, asked, given).unwrap().of(asker);
+    prospects.iter().filter(|prospect| prospect.outlook != Outlook::Never).map(line).collect()
+}
+
+fn line(prospect: &Prospect) -> String {
+    let clauses = |sort: &str, clauses: &[Clause]| -> String {
+        let one = |clause: &Clause| format!(" {sort} {}: {}", clause.policy, clause.conditions.join(" && "));
+        clauses.iter().map(one).collect()
+    };
+    format!(
+        "{} {} {:?}{}{}{}",
+        prospect.action.as_str(),
+        prospect.resource,
+        prospect.outlook,
+        clauses("permit", &prospect.permits),
+        clauses("forbid", &prospect.forbids),
+        prospect.denied_where.iter().map(|text| format!(" denied where {text}")).collect::<String>(),
+    )
+}
+
+fn web() -> Asker {
+    Asker { caller: peer("web"), is_representative: false }
+}
+
+fn get<'a>(path: &'a CanonicalPath<'a>) -> Asked<'a> {
+    Asked { method: Some("GET"), paths: Paths::Exactly(path) }
+}
+
+#[test]
+fn what_is_not_told_stays_a_condition() {
+    let engine = engine(&[
+        "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when \
+         { context.path like \"/orders/*\" && context.headers.hasTag(\"x-tenant\") && \
+         context.headers.getTag(\"x-tenant\") == [\"blue\"] && context.time.toTime() < duration(\"18h\") };",
+        "forbid(principal, action, resource in Service::\"orders\") when \
+         { context.peer.address.isInRange(ip(\"192.0.2.0/24\")) };",
+    ]);
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    assert_eq!(
+        told(&engine, &web(), 8080, get(&path), &Given::default()),
+        ["GET orders:8080 /orders/{id} Conditional \
+          permit p0: context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\") == [\"blue\"] \
+          && context.time.toTime() < duration(\"18h\") \
+          forbid p1: context.peer.address.isInRange(ip(\"192.0.2.0/24\")) \
+          denied where header field x-tenant is no text, or is spelled in two ways"]
+    );
+    let given = Given {
+        address: Some("10.0.0.1".parse().unwrap()),
+        time: Some(UnixMillis::from_secs(0)),
+        headers: vec![HeaderLines { name: "x-tenant".into(), values: Some(vec!["blue".into()]) }],
+        ..Given::default()
+    };
+    assert_eq!(told(&engine, &web(), 8080, get(&path), &given), ["GET orders:8080 /orders/{id} Always"]);
+    let elsewhere = Given { address: Some("192.0.2.1".parse().unwrap()), ..given };
+    let survey = engine.survey(8080, get(&path), &elsewhere).unwrap();
+    let [denied] = &survey.of(&web())[..] else { panic!() };
+    assert_eq!((denied.outlook, denied.reason), (Outlook::Never, Reason::Forbidden));
+    assert_eq!(denied.policies, ["p1".into()]);
+}
+
+#[test]
+fn of_a_pattern_a_policy_covers_all_or_a_part() {
+    let engine = engine(&[
+        "permit(principal == Node::\"web\", action == Action::\"POST\", resource in Service::\"orders\") when \
+         { context.path like \"/orders/*/items\" };",
+        "permit(principal == Node::\"cart\", action == Action::\"POST\", resource in Service::\"orders\") when \
+         { context.path like \"/orders/*\" };",
+        "permit(principal == Node::\"batch\", action == Action::\"POST\", resource in Service::\"orders\") when \
+         { context.path == \"/orders/1\" };",
+    ]);
+    let pattern = PathPattern::parse("/orders/*").unwrap();
+    let asked = Asked { method: Some("POST"), paths: Paths::Matching(&pattern) };
+    let of = |name: &str| {
+        let asker = Asker { caller: peer(name), is_representative: false };
+        told(&engine, &asker, 8080, asked, &Given::default())
+    };
+    assert_eq!(
+        of("web"),
+        ["POST orders:8080 /orders/* Part permit p0: context.path like \"/orders/*/items\""],
+        "/orders/{{id}} has no slash"
+    );
+    assert_eq!(of("cart"), ["POST orders:8080 /orders/{id} Always", "POST orders:8080 /orders/* Always"]);
+    assert_eq!(of("batch"), ["POST orders:8080 /orders/{id} Part permit p2: context.path == \"/orders/1\""]);
+    assert_eq!(of("other"), [""; 0]);
+}
+
+#[test]
+fn all_that_a_caller_can_do_is_listed_by_action_and_route() {
+    let engine = engine(&[
+        "permit(principal == Node::\"web\", action in Action::\"read\", resource == Route::\"orders:8080 /health\");",
+        "permit(principal == Node::\"web\", action == Action::\"call\", resource in Service::\"orders\") when \
+         { context.service == \"shop.Orders\" };",
+        "permit(principal == Node::\"web\", action == Action::\"connect\", resource in Service::\"cache\");",
+    ]);
+    let all = Asked { method: None, paths: Paths::All };
+    let of = |port| told(&engine, &web(), port, all, &Given::default());
+    assert_eq!(
+        of(8080),
+        ["GET", "HEAD", "OPTIONS"].map(|method| format!("{method} orders:8080 /health Always"))
+    );
+    assert_eq!(
+        of(50051),
+        [
+            "call orders:50051 shop.Orders/Get Always",
+            "call orders:50051 *undeclared Part permit p1: context.service == \"shop.Orders\""
+        ]
+    );
+    assert_eq!(of(6379), ["connect orders:6379 Always"]);
+}
+
+#[test]
+fn of_others_nothing_is_known_but_where_they_belong() {
+    let engine = engine(&[
+        "permit(principal is Workload, action == Action::\"GET\", resource in Service::\"orders\") when \
+         { context.peer.federated && context.peer has trustDomain && context.peer.trustDomain == \"partner.example\" && \
+         context.peer has spiffeId && context.peer.spiffeId like \"spiffe://partner.example/billing/*\" };",
+    ]);
+    let path = CanonicalPath::parse("GET", "/health").unwrap();
+    let of = |id: &str| {
+        let asker = Asker { caller: foreign(id), is_representative: true };
+        told(&engine, &asker, 8080, get(&path), &Given::default())
+    };
+    assert_eq!(
+        of("spiffe://partner.example/other"),
+        ["GET orders:8080 /health Conditional permit p0: context.peer has spiffeId && \
+          context.peer.spiffeId like \"spiffe://partner.example/billing/*\""]
+    );
+    assert_eq!(of("spiffe://other.example/other"), [""; 0]);
+}
+
+#[test]
+fn a_port_in_audit_and_one_that_denies_what_is_undeclared() {
+    let mut scope = orders();
+    scope.ports[0].authorization = Authorization::Audit;
+    scope.ports[0].undeclared = crate::scope::Undeclared::Deny;
+    let text =
+        "forbid(principal, action in Action::\"http\", resource) when { context.host == \"admin.shop\" };";
+    let engine = engine_for(scope, &[(Mode::Enforce, text)]);
+    let asked = Asked { method: Some("GET"), paths: Paths::All };
+    let prospects = engine.survey(8080, asked, &Given::default()).unwrap().of(&web());
+    assert_eq!(
+        prospects.iter().map(line).collect::<Vec<_>>(),
+        [
+            "GET orders:8080 /health Conditional forbid p0: context.host == \"admin.shop\"",
+            "GET orders:8080 /orders/{id} Conditional forbid p0: context.host == \"admin.shop\"",
+            "GET orders:8080 /orders/* Conditional forbid p0: context.host == \"admin.shop\"",
+            "GET orders:8080 *undeclared Never"
+        ]
+    );
+    assert_eq!(prospects[0].reason, Reason::AuditDefaultAllow);
+    assert_eq!(prospects[3].reason, Reason::UndeclaredRoute);
+}

@@ -35,6 +35,7 @@ bench: ## Measure direct and through two agents, side by side, and print ratios;
 	$(CARGO) build --release --locked --bins --bench mesh
 	$(CARGO) bench --locked --bench mesh -- $(PARTS)
 	$(CARGO) bench --locked --bench decide
+	$(CARGO) bench --locked --bench users
 
 image: ## Build the image `hauberk:dev` from binaries of this machine, without any registry
 	$(CARGO) build --profile $(PROFILE) --locked --bins

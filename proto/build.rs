@@ -4,13 +4,14 @@ use std::{error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 18] = [
+const FILES: [&str; 19] = [
     "hauberk/mesh/v1/resource.proto",
     "hauberk/mesh/v1/specs.proto",
     "hauberk/agent/v1/enrollment.proto",
     "hauberk/agent/v1/view.proto",
     "hauberk/agent/v1/denylist.proto",
     "hauberk/agent/v1/workloads.proto",
+    "hauberk/agent/v1/identity.proto",
     "hauberk/agent/v1/sync.proto",
     "hauberk/agent/v1/svid_tokens.proto",
     "hauberk/admin/v1/resources.proto",

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::decisions::Decisions;
 use crate::mesh::{ClosedReason, Denial, Inbound};
+use crate::users::Handles;
 use succession::Succession;
 
 pub(crate) use live::{Connection, Exporter, Role};
@@ -43,6 +44,7 @@ pub struct Connections {
     table: Mutex<Table>,
     next_id: AtomicU64,
     succession: Mutex<Succession>,
+    handles: Handles,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,7 @@ impl Connections {
             rules: ArcSwap::from_pointee(Rules::new(Arc::new(closed))),
             table: Mutex::default(),
             next_id: AtomicU64::new(0),
+            handles: Handles::default(),
         })
     }
 

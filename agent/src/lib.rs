@@ -8,6 +8,7 @@
 //! - `sync`, `control_plane`: the stream from which views, endpoints and trust come
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
+//! - `users`: for whom requests are made, by the tokens of the mesh's issuers
 //! - `workloads`: identities for programs beside us, by the SPIFFE Workload API and Envoy's SDS
 //! - `decisions`: what becomes of each decision: ids, memory, access lines, summaries for the control plane
 //! - `metrics`: what is counted of traffic
@@ -43,5 +44,6 @@ pub mod sync;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod users;
 mod wire;
 pub mod workloads;

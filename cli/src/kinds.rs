@@ -15,7 +15,7 @@ pub(crate) struct KindName {
 }
 
 /// The kinds of resources.
-pub(crate) const RESOURCES: [KindName; 10] = [
+pub(crate) const RESOURCES: [KindName; 11] = [
     KindName { kind: Kind::Mesh, written: "Mesh", said: &["mesh", "meshes"] },
     KindName {
         kind: Kind::VirtualNode,
@@ -41,6 +41,11 @@ pub(crate) const RESOURCES: [KindName; 10] = [
         kind: Kind::FederatedTrustDomain,
         written: "FederatedTrustDomain",
         said: &["federatedtrustdomain", "federatedtrustdomains", "ftd"],
+    },
+    KindName {
+        kind: Kind::JwtIssuer,
+        written: "JwtIssuer",
+        said: &["jwtissuer", "jwtissuers", "issuer", "issuers"],
     },
 ];
 
@@ -125,6 +130,7 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
         Some(Spec::DataClass(_)) => Kind::DataClass,
         Some(Spec::Enrollment(_)) => Kind::Enrollment,
         Some(Spec::FederatedTrustDomain(_)) => Kind::FederatedTrustDomain,
+        Some(Spec::JwtIssuer(_)) => Kind::JwtIssuer,
         None => Kind::Unspecified,
     }
 }

@@ -1,6 +1,8 @@
 //! One question over HTTPS to a server that is not ours: asked only after who answers has been authenticated, bounded in time
 //! and size, and answered there or nowhere: no redirect is followed.
 
+mod reach;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +12,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+
+pub use reach::{STEP_DEADLINE, Unreached, get, web_connector};
 
 /// The largest head of an answer, in bytes.
 const HEAD_BYTES: usize = 16 * 1024;

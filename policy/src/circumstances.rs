@@ -8,6 +8,7 @@ use hauberk_identity::UnixMillis;
 
 use crate::fields::{MAX_LINES, canonical_host, is_spelling_of, readable};
 use crate::reads::{Fact, FactSet};
+use crate::user::OnBehalfOf;
 
 /// What is known of a caller's connection and does not change while it lives.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,6 +40,8 @@ pub struct Moment {
 pub struct Wanted {
     pub(crate) host: bool,
     pub(crate) headers: Arc<[Arc<str>]>,
+    /// Whom it is made for.
+    pub(crate) user: bool,
 }
 
 /// What of a request was gathered, besides its method and path.
@@ -46,6 +49,7 @@ pub struct Wanted {
 pub struct Gathered {
     host: Option<Box<str>>,
     headers: Vec<HeaderLines>,
+    on_behalf_of: OnBehalfOf,
 }
 
 /// All lines of one header field.
@@ -108,20 +112,37 @@ impl Wanted {
                 }
             }
         }
-        Gathered { host, headers }
+        Gathered { host, headers, on_behalf_of: OnBehalfOf::NotLookedAt }
+    }
+
+    /// Whether it must be told for whom a request is made.
+    pub fn user(&self) -> bool {
+        self.user
     }
 }
 
 impl Gathered {
     /// Nothing.
     pub fn nothing() -> &'static Self {
-        static NOTHING: Gathered = Gathered { host: None, headers: Vec::new() };
+        static NOTHING: Gathered =
+            Gathered { host: None, headers: Vec::new(), on_behalf_of: OnBehalfOf::NotLookedAt };
         &NOTHING
     }
 
     /// What was recorded of a former request.
     pub fn recorded(host: Option<String>, headers: Vec<HeaderLines>) -> Self {
-        Self { host: host.map(Into::into), headers }
+        Self { host: host.map(Into::into), headers, on_behalf_of: OnBehalfOf::NotLookedAt }
+    }
+
+    /// The same, made for somebody.
+    #[must_use]
+    pub fn made_for(self, on_behalf_of: OnBehalfOf) -> Self {
+        Self { on_behalf_of, ..self }
+    }
+
+    /// Whom it is made for.
+    pub fn on_behalf_of(&self) -> &OnBehalfOf {
+        &self.on_behalf_of
     }
 
     /// The host, in lower case and without port; empty where the request named none. None where it was not gathered.
@@ -143,7 +164,7 @@ impl Gathered {
         self.headers.iter().find(|lines| *lines.name == *name)
     }
 
-    /// About how many bytes it holds.
+    /// About how many bytes it holds, the user aside.
     pub fn size(&self) -> usize {
         let lines = self.headers.iter().flat_map(|lines| lines.values.iter().flatten());
         self.host().unwrap_or_default().len() + lines.map(|value| value.len()).sum::<usize>()
@@ -156,8 +177,11 @@ mod tests {
 
     #[test]
     fn every_line_of_a_listed_field_is_a_value_as_sent() {
-        let wanted =
-            Wanted { host: true, headers: ["x-tenant".into(), "accept".into(), "x-none".into()].into() };
+        let wanted = Wanted {
+            host: true,
+            headers: ["x-tenant".into(), "accept".into(), "x-none".into()].into(),
+            user: false,
+        };
         let fields: [(&str, &[u8]); 5] = [
             ("x-tenant", b"blue, green"),
             ("x-other", b"x"),

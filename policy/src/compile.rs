@@ -144,7 +144,8 @@ impl Engine {
         let (resources, by_port) = resources(&scope, &roles);
         let resources: Vec<_> =
             resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
-        let ports = ports(&scope, by_port, |of| wanted(of, &resources, &policies))?;
+        let ports =
+            ports(&scope, by_port, |of, takes_tokens| wanted(of, takes_tokens, &resources, &policies))?;
         let entities = Entities::from_entities(entities(&scope, &roles), Some(&VOCABULARY.schema))
             .map_err(|error| CompileError::Facts(error.to_string()))?;
         let authorizer = Authorizer::new();
@@ -155,6 +156,12 @@ impl Engine {
     /// The node's scope.
     pub fn scope(&self) -> &NodeScope {
         &self.0.scope
+    }
+
+    /// The claims that its policies name, in order: nothing else of users' tokens needs to be kept.
+    pub fn claims_read(&self) -> BTreeSet<&str> {
+        let named = self.0.policies.iter().flat_map(|compiled| &compiled.reads.claims);
+        named.map(|name| &**name).collect()
     }
 
     /// Whether two are the very same compilation, so that what was decided by one stands.
@@ -202,24 +209,30 @@ fn govern(resource: Resource, policies: &[Arc<Compiled>], scope: &NodeScope) -> 
 }
 
 /// What must be gathered of requests for these resources.
-fn wanted(of: &PortResources, resources: &[Governed], policies: &[Arc<Compiled>]) -> Option<Wanted> {
+fn wanted(
+    of: &PortResources,
+    takes_tokens: bool,
+    resources: &[Governed],
+    policies: &[Arc<Compiled>],
+) -> Option<Wanted> {
     let routes = of.routes.iter().chain([&of.undeclared]).filter_map(|index| resources.get(*index));
     let in_play: HashSet<usize> = routes.flat_map(|governed| &governed.policies).copied().collect();
     let in_play: Vec<_> = in_play.into_iter().filter_map(|index| policies.get(index)).collect();
     let host = in_play.iter().any(|compiled| compiled.reads.facts.contains(Fact::Host));
     let headers: BTreeSet<&Arc<str>> = in_play.iter().flat_map(|compiled| &compiled.headers).collect();
     let headers = headers.into_iter().cloned().collect::<Vec<_>>().into();
-    Some(Wanted { host, headers }).filter(|wanted| *wanted != Wanted::default())
+    let user = takes_tokens || in_play.iter().any(|compiled| compiled.reads.facts.are_of_users());
+    Some(Wanted { host, headers, user }).filter(|wanted| *wanted != Wanted::default())
 }
 
 fn ports(
     scope: &NodeScope,
     by_port: Vec<PortResources>,
-    wanted: impl Fn(&PortResources) -> Option<Wanted>,
+    wanted: impl Fn(&PortResources, bool) -> Option<Wanted>,
 ) -> Result<HashMap<u16, Port>, CompileError> {
     let mut ports = HashMap::new();
     for (port, resources) in scope.ports.iter().zip(by_port) {
-        let wanted = wanted(&resources);
+        let wanted = wanted(&resources, port.users.is_some());
         let mut routes: Vec<_> =
             port.routes.iter().map(|route| route.template.clone()).zip(resources.routes).collect();
         routes.sort_by(|(one, _), (other, _)| one.by_specificity(other));

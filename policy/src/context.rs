@@ -12,10 +12,11 @@ use crate::fields::parse_query;
 use crate::path::CanonicalPath;
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTemplate;
-use crate::vocabulary::{Action, VOCABULARY};
+use crate::user::OnBehalfOf;
+use crate::vocabulary::{Action, Kind, VOCABULARY};
 
 /// The types of what a request brings along. Policies get at their one entity through the context alone.
-pub(crate) const CARRIED: [&str; 3] = ["Query", "Headers", "Params"];
+pub(crate) const CARRIED: [&str; 4] = ["Query", "Headers", "Params", "Claims"];
 
 /// All that may be read of one question.
 #[derive(Clone, Copy)]
@@ -35,11 +36,17 @@ struct Carried {
     query: EntityUid,
     headers: EntityUid,
     params: EntityUid,
+    claims: EntityUid,
 }
 
 static CARRIED_BY_REQUEST: LazyLock<Option<Carried>> = LazyLock::new(|| {
     let uid = |kind: &str| format!("{kind}::\"request\"").parse().ok();
-    Some(Carried { query: uid("Query")?, headers: uid("Headers")?, params: uid("Params")? })
+    Some(Carried {
+        query: uid("Query")?,
+        headers: uid("Headers")?,
+        params: uid("Params")?,
+        claims: uid("Claims")?,
+    })
 });
 
 /// The service and method of a gRPC request's path.
@@ -56,6 +63,9 @@ impl<'a> Circumstances<'a> {
         }
         let Attempt::Request { path, gathered, .. } = self.attempt else { return None };
         if reads.contains(Fact::Host) && gathered.host().is_none() {
+            return Some(Reason::FactsMissing);
+        }
+        if reads.are_of_users() && *gathered.on_behalf_of() == OnBehalfOf::NotLookedAt {
             return Some(Reason::FactsMissing);
         }
         if reads.contains(Fact::Headers) {
@@ -94,6 +104,16 @@ impl<'a> Circumstances<'a> {
                 Some((lines.name.to_string(), set(values.iter().map(|value| Cow::Borrowed(&**value)))))
             });
             entities.push(tagged(&carried.headers, lines)?);
+        }
+        let user = gathered.on_behalf_of().origin().map(|origin| &origin.user);
+        if let (true, Some(user)) = (reads.contains(Fact::User), user) {
+            entities.push(user.entity()?);
+        }
+        if reads.contains(Fact::Claims) {
+            let claims = user.into_iter().flat_map(|user| &user.claims).map(|(name, values)| {
+                (name.to_string(), set(values.iter().map(|value| Cow::Borrowed(&**value))))
+            });
+            entities.push(tagged(&carried.claims, claims)?);
         }
         if self.action == Action::Call {
             return Some(entities);
@@ -137,6 +157,18 @@ impl<'a> Circumstances<'a> {
         }
         if reads.contains(Fact::Headers) {
             pairs.add("headers", RestrictedExpression::new_entity_uid(carried.headers.clone()));
+        }
+        let origin = gathered.on_behalf_of().origin();
+        if let (true, Some(origin)) = (reads.contains(Fact::User), origin) {
+            pairs.add("user", RestrictedExpression::new_entity_uid(origin.user.uid()));
+        }
+        if reads.contains(Fact::Claims) {
+            pairs.add("claims", RestrictedExpression::new_entity_uid(carried.claims.clone()));
+        }
+        if reads.contains(Fact::Actors) {
+            let actors = origin.into_iter().flat_map(|origin| &origin.actors);
+            let actors = actors.map(|id| RestrictedExpression::new_entity_uid(Kind::Node.uid(id)));
+            pairs.add("actors", RestrictedExpression::new_set(actors));
         }
         if self.action == Action::Call {
             if let (true, Some((service, rpc))) = (reads.contains(Fact::Path), rpc_of(path)) {
@@ -183,7 +215,9 @@ impl Gathered {
     pub fn of_facts(&self, reads: FactSet) -> Self {
         let host = self.host().filter(|_| reads.contains(Fact::Host)).map(str::to_owned);
         let headers = if reads.contains(Fact::Headers) { self.headers().to_vec() } else { Vec::new() };
-        Self::recorded(host, headers)
+        let made_for =
+            if reads.are_of_users() { self.on_behalf_of().clone() } else { OnBehalfOf::NotLookedAt };
+        Self::recorded(host, headers).made_for(made_for)
     }
 }
 
@@ -195,11 +229,11 @@ impl Pairs {
     }
 }
 
-fn string<'a>(text: impl Into<Cow<'a, str>>) -> RestrictedExpression {
+pub(crate) fn string<'a>(text: impl Into<Cow<'a, str>>) -> RestrictedExpression {
     RestrictedExpression::new_string(text.into().into_owned())
 }
 
-fn set<'a>(values: impl Iterator<Item = Cow<'a, str>>) -> RestrictedExpression {
+pub(crate) fn set<'a>(values: impl Iterator<Item = Cow<'a, str>>) -> RestrictedExpression {
     RestrictedExpression::new_set(values.map(string))
 }
 

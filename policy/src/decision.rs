@@ -86,6 +86,8 @@ pub enum Reason {
     UnreadableQuery,
     /// A policy reads a header field of which a value is no text, or whose name is spelled in two ways.
     UnreadableHeader,
+    /// The route is for users, and the request is made for none.
+    UserMissing,
     /// The caller's identity is one that never calls services, such as an admin's.
     NotAPrincipal,
     /// The node has no such port.
@@ -111,6 +113,7 @@ impl Reason {
             Self::FactsMissing => "facts_missing",
             Self::UnreadableQuery => "unreadable_query",
             Self::UnreadableHeader => "unreadable_header",
+            Self::UserMissing => "user_missing",
             Self::NotAPrincipal => "not_a_principal",
             Self::NoSuchPort => "no_such_port",
             Self::WrongProtocol => "wrong_protocol",
@@ -128,7 +131,8 @@ impl Reason {
             Self::EvaluationError | Self::FactsMissing | Self::UnreadableQuery | Self::UnreadableHeader => 3,
             Self::Forbidden => 4,
             Self::ForbiddenByBoundary => 5,
-            Self::NotAPrincipal
+            Self::UserMissing
+            | Self::NotAPrincipal
             | Self::NoSuchPort
             | Self::WrongProtocol
             | Self::UndeclaredRoute

@@ -18,6 +18,8 @@ pub(crate) struct Resource {
     pub(crate) within: HashSet<EntityUid>,
     /// What can be done with it at all.
     pub(crate) actions: ActionSet,
+    /// It is for requests that are made for a user, and no others.
+    pub(crate) requires_user: bool,
 }
 
 /// The resources of one port, at the positions that [`resources`] gives them.
@@ -82,14 +84,20 @@ pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec
             resources.push(resource);
             resources.len() - 1
         };
-        let mut route = |template: &str, classes: &[Name]| {
+        let default = port.users.as_ref().is_some_and(|users| users.required);
+        let mut route = |template: &str, classes: &[Name], requires_user: bool| {
             let uid = Kind::Route.uid(route_id(&scope.node, port.number, template));
             let within = within.iter().cloned().chain(in_classes(classes, &names)).chain([uid.clone()]);
-            push(Resource { uid, within: within.collect(), actions: of_routes })
+            push(Resource { uid, within: within.collect(), actions: of_routes, requires_user })
         };
-        let routes = port.routes.iter().map(|own| route(own.template.as_str(), &own.classes)).collect();
-        let undeclared = route(UNDECLARED, &[]);
-        let port = push(Resource { uid, within: within.clone(), actions: of_port });
+        let routes = port
+            .routes
+            .iter()
+            .map(|own| route(own.template.as_str(), &own.classes, own.requires_user.unwrap_or(default)));
+        let routes = routes.collect();
+        let undeclared = route(UNDECLARED, &[], default);
+        let (actions, requires_user) = (of_port, false);
+        let port = push(Resource { uid, within: within.clone(), actions, requires_user });
         ports.push(PortResources { port, routes, undeclared });
     }
     (resources, ports)

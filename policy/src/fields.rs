@@ -65,6 +65,14 @@ pub(crate) fn why_not_listed(name: &str) -> Option<(&'static str, &'static str)>
     None
 }
 
+/// Whether a name is that of a header field which callers send to a service; if not, why, and what to do instead.
+///
+/// # Errors
+/// It is not.
+pub fn is_listed_header(name: &str) -> Result<(), (&'static str, &'static str)> {
+    why_not_listed(name).map_or(Ok(()), Err)
+}
+
 /// Whether a field's name is a spelling of a listed one: servers are known that take every character which is neither
 /// letter nor digit for the same one.
 pub(crate) fn is_spelling_of(name: &str, listed: &str) -> bool {

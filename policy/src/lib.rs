@@ -36,6 +36,7 @@ mod tally;
 mod template;
 #[cfg(test)]
 mod testing;
+mod user;
 mod vocabulary;
 
 pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
@@ -44,6 +45,7 @@ pub use decide::CallerMemo;
 pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
 pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
 pub use explain::{Explanation, Mismatch, PolicyNote};
+pub use fields::is_listed_header;
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::{BadName, Referent, node_named, workload_named};
 pub use outlook::{Asked, Asker, Clause, Given, Outlook, Paths, Prospect, Survey};
@@ -53,9 +55,12 @@ pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};
 pub use replay::{RecordedCall, RecordedFlow, Replay, Replayed, Undecidable};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
-pub use scope::{Authorization, DeclaredRoute, NodeScope, PortScope, Protocol, RoleMembers, Undeclared};
+pub use scope::{
+    Authorization, DeclaredRoute, NodeScope, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,
+};
 pub use slice::{PolicyIndex, PolicySlice, SlicedPolicy};
 pub use suggest::{Seen, Suggested, SuggestedPolicy, suggest};
 pub use tally::{Count, Counted, Tally};
 pub use template::{LinkProblem, PolicyTemplate, Slot};
+pub use user::{ClaimsMapping, ClaimsProblem, OnBehalfOf, Origin, User};
 pub use vocabulary::{Action, SCHEMA};

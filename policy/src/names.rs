@@ -47,6 +47,20 @@ pub enum Referent {
         /// The port's number.
         number: u16,
     },
+    /// A user of an issuer of the policy's mesh.
+    User {
+        /// The issuer.
+        issuer: Name,
+        /// What it calls the user.
+        user: String,
+    },
+    /// A group of an issuer of the policy's mesh.
+    UserGroup {
+        /// The issuer.
+        issuer: Name,
+        /// What it calls the group.
+        group: String,
+    },
     /// A route of a port of the policy's mesh.
     Route {
         /// The node or gateway.
@@ -124,6 +138,14 @@ impl Namespace {
             Kind::Port => {
                 let (node, number) = self.port(id)?;
                 Ok((kind.uid(port_id(&node, number)), Referent::Port { node, number }))
+            }
+            Kind::User => {
+                let (issuer, user) = of_issuer(id, "such as User::\"login/alice\"")?;
+                Ok((kind.uid(id), Referent::User { issuer, user }))
+            }
+            Kind::UserGroup => {
+                let (issuer, group) = of_issuer(id, "such as UserGroup::\"login/support\"")?;
+                Ok((kind.uid(id), Referent::UserGroup { issuer, group }))
             }
             Kind::Route => {
                 let help = "such as \"orders:8080 /orders/{id}\"";
@@ -273,6 +295,18 @@ pub(crate) fn port_id(node: &SpiffeId, number: u16) -> String {
 
 pub(crate) fn route_id(node: &SpiffeId, port: u16, template: &str) -> String {
     format!("{node}:{port} {template}")
+}
+
+/// The id of a user or group. Names of issuers hold no slash, so that no two issuers have one of the same id.
+pub(crate) fn issued_id(issuer: &Name, id: &str) -> String {
+    format!("{issuer}/{id}")
+}
+
+fn of_issuer(id: &str, help: &str) -> Result<(Name, String), BadName> {
+    let (issuer, own) = id.split_once('/').filter(|(_, own)| !own.is_empty()).ok_or_else(|| {
+        bad("users and groups are named by their JwtIssuer, a slash, and what it calls them", help)
+    })?;
+    Ok((name(issuer)?, own.to_owned()))
 }
 
 fn name(text: &str) -> Result<Name, BadName> {

@@ -32,6 +32,7 @@ use crate::path::CanonicalPath;
 use crate::pattern::PathPattern;
 use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::Authorization;
+use crate::user::OnBehalfOf;
 use crate::vocabulary::Action;
 use places::Place;
 use residual::Residual;
@@ -81,6 +82,8 @@ pub struct Given {
     pub host: Option<String>,
     /// Header fields, with names in lower case. Of others nothing is known.
     pub headers: Vec<HeaderLines>,
+    /// For whom it is made.
+    pub made_for: Option<OnBehalfOf>,
 }
 
 /// Whether something would be let through.
@@ -161,7 +164,8 @@ impl Engine {
             engine: self,
             asked,
             given,
-            gathered: Gathered::recorded(given.host.clone(), given.headers.clone()),
+            gathered: Gathered::recorded(given.host.clone(), given.headers.clone())
+                .made_for(given.made_for.clone().unwrap_or(OnBehalfOf::Nobody)),
             peer: Peer::new(given.address, given.tls.clone()),
             moment,
             places: places::places(port, asked),
@@ -342,7 +346,7 @@ impl Survey<'_> {
     }
 
     fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
-        let Given { address, tls, time, certificate_age, host, headers: _ } = self.given;
+        let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
         let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
         let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
         let facts = [
@@ -357,6 +361,9 @@ impl Survey<'_> {
             (Fact::CertificateAge, age),
             (Fact::Address, address.is_some()),
             (Fact::Tls, tls.is_some()),
+            (Fact::User, made_for.is_some()),
+            (Fact::Claims, made_for.is_some()),
+            (Fact::Actors, made_for.is_some()),
             (Fact::Identity, !asker.is_representative),
         ];
         facts

@@ -34,6 +34,12 @@ pub enum Fact {
     Tls,
     /// `context.peer.spiffeId`, `trustDomain` and `federated`.
     Identity,
+    /// `context.user`.
+    User,
+    /// `context.claims`.
+    Claims,
+    /// `context.actors`.
+    Actors,
 }
 
 /// A set of facts.
@@ -41,7 +47,7 @@ pub enum Fact {
 pub struct FactSet(u16);
 
 impl Fact {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 14] = [
         Self::Method,
         Self::Path,
         Self::Params,
@@ -53,10 +59,24 @@ impl Fact {
         Self::Address,
         Self::Tls,
         Self::Identity,
+        Self::User,
+        Self::Claims,
+        Self::Actors,
     ];
     const PEER: [Self; 4] = [Self::CertificateAge, Self::Address, Self::Tls, Self::Identity];
     /// What passes on a connection may vary in these, or the connection does as time passes.
-    const VARYING: [Self; 5] = [Self::Host, Self::Query, Self::Headers, Self::Time, Self::CertificateAge];
+    const VARYING: [Self; 8] = [
+        Self::Host,
+        Self::Query,
+        Self::Headers,
+        Self::Time,
+        Self::CertificateAge,
+        Self::User,
+        Self::Claims,
+        Self::Actors,
+    ];
+    /// What a user's token tells, and who passed it on.
+    const OF_USERS: [Self; 3] = [Self::User, Self::Claims, Self::Actors];
 }
 
 impl FactSet {
@@ -92,6 +112,11 @@ impl FactSet {
         self.0 & !Self::of(&[Fact::Method, Fact::Path]).0 != 0
     }
 
+    /// Whether any of them is told by a user's token, or by who passed it on.
+    pub fn are_of_users(self) -> bool {
+        self.contains_any(&Fact::OF_USERS)
+    }
+
     /// Whether they vary from question to question in more than path and method.
     pub(crate) fn vary(self) -> bool {
         self.contains_any(&Fact::VARYING)
@@ -118,11 +143,13 @@ pub(crate) struct Reads {
     pub(crate) facts: FactSet,
     /// The header fields that it names.
     pub(crate) headers: BTreeSet<Box<str>>,
-    /// Why what it does with header fields cannot be supported.
+    /// The claims that it names.
+    pub(crate) claims: BTreeSet<Box<str>>,
+    /// Why what it does with header fields or claims cannot be supported.
     pub(crate) flaws: Vec<FieldFlaw>,
 }
 
-/// A use of header fields that agents cannot supply.
+/// A use of header fields or claims that agents cannot supply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FieldFlaw {
     /// What is wrong, as it is written.
@@ -158,14 +185,25 @@ impl Reads {
     }
 
     fn visit_access(&mut self, operator: &str, access: &Value) {
-        match path_of(access).as_deref() {
+        let path = path_of(access);
+        let named = match path.as_deref() {
+            Some([name]) => Named::parse(name),
+            _ => None,
+        };
+        if let Some(named) = named {
+            self.add(FactSet::of(&[named.fact()]));
             // What is asked of its tags is seen before; `context has headers` is always so.
-            Some(["headers"]) if operator == "has" => self.add(FactSet::of(&[Fact::Headers])),
-            Some(["headers"]) => self.flaw_of_use(),
+            if operator != "has" {
+                self.flaw_of_use(named);
+            }
+            return;
+        }
+        match path.as_deref() {
             Some(path) => self.add(facts_of(path)),
             None => {
-                if attributes(access).contains(&"headers") {
-                    self.flaw_of_use();
+                for named in attributes(access).into_iter().filter_map(Named::parse) {
+                    self.add(FactSet::of(&[named.fact()]));
+                    self.flaw_of_use(named);
                 }
                 self.visit(access);
             }
@@ -174,32 +212,46 @@ impl Reads {
 
     fn visit_tag(&mut self, call: &Value) {
         let path = call.get("left").and_then(|left| left.get(".")).and_then(path_of);
-        if path.as_deref() != Some(&["headers"]) {
-            return self.visit(call);
-        }
-        self.add(FactSet::of(&[Fact::Headers]));
+        let named = match path.as_deref() {
+            Some([name]) => Named::parse(name),
+            _ => None,
+        };
+        let Some(named) = named else { return self.visit(call) };
+        self.add(FactSet::of(&[named.fact()]));
         let name = call.get("right");
-        match name.and_then(|name| name.get("Value")).and_then(Value::as_str) {
-            Some(name) => match why_not_listed(name) {
+        match (named, name.and_then(|name| name.get("Value")).and_then(Value::as_str)) {
+            (Named::Headers, Some(name)) => match why_not_listed(name) {
                 None => drop(self.headers.insert(name.into())),
                 Some((message, help)) => self.flaw(name, message, help),
             },
-            None => self.flaw(
+            (Named::Claims, Some(name)) => drop(self.claims.insert(name.into())),
+            (Named::Headers, None) => self.flaw(
                 "context.headers",
                 "the name of a header field must be written out",
                 "agents gather only the fields that policies name: write context.headers.hasTag(\"x-tenant\")",
+            ),
+            (Named::Claims, None) => self.flaw(
+                "context.claims",
+                "the name of a claim must be written out",
+                "agents keep only the claims that policies name: write context.claims.hasTag(\"department\")",
             ),
         }
         name.into_iter().for_each(|name| self.visit(name));
     }
 
-    fn flaw_of_use(&mut self) {
-        self.add(FactSet::of(&[Fact::Headers]));
-        self.flaw(
-            "headers",
-            "header fields can only be asked for by name",
-            "write context.headers.hasTag(\"x-tenant\") or context.headers.getTag(\"x-tenant\")",
-        );
+    fn flaw_of_use(&mut self, named: Named) {
+        match named {
+            Named::Headers => self.flaw(
+                "headers",
+                "header fields can only be asked for by name",
+                "write context.headers.hasTag(\"x-tenant\") or context.headers.getTag(\"x-tenant\")",
+            ),
+            Named::Claims => self.flaw(
+                "claims",
+                "claims can only be asked for by name",
+                "write context.claims.hasTag(\"department\") or context.claims.getTag(\"department\")",
+            ),
+        }
     }
 
     fn flaw(&mut self, text: &str, message: &str, help: &str) {
@@ -209,6 +261,30 @@ impl Reads {
 
     fn add(&mut self, facts: FactSet) {
         self.facts = self.facts.and(facts);
+    }
+}
+
+/// What is asked for by names that must be written out, since agents gather nothing else of it.
+#[derive(Clone, Copy)]
+enum Named {
+    Headers,
+    Claims,
+}
+
+impl Named {
+    fn parse(attribute: &str) -> Option<Self> {
+        match attribute {
+            "headers" => Some(Self::Headers),
+            "claims" => Some(Self::Claims),
+            _ => None,
+        }
+    }
+
+    fn fact(self) -> Fact {
+        match self {
+            Self::Headers => Fact::Headers,
+            Self::Claims => Fact::Claims,
+        }
     }
 }
 
@@ -246,6 +322,8 @@ fn facts_of(path: &[&str]) -> FactSet {
         ["peer", "certificateAge"] => &[Fact::CertificateAge],
         ["peer", "tlsVersion" | "tlsGroup"] => &[Fact::Tls],
         ["peer", "spiffeId" | "trustDomain" | "federated"] => &[Fact::Identity],
+        ["user"] | ["user", "issuer" | "scopes" | "roles"] => &[Fact::User],
+        ["actors"] => &[Fact::Actors],
         _ => return FactSet::all(),
     };
     FactSet::of(facts)
@@ -264,7 +342,8 @@ mod tests {
     #[test]
     fn sees_what_a_condition_reads() {
         use Fact::{
-            Address, CertificateAge, Headers, Host, Identity, Method, Params, Path, Query, Time, Tls,
+            Actors, Address, CertificateAge, Claims, Headers, Host, Identity, Method, Params, Path, Query,
+            Time, Tls, User,
         };
         for (condition, facts) in [
             ("true", &[][..]),
@@ -282,6 +361,10 @@ mod tests {
             ),
             ("[context.host].contains(\"a\")", &[Host]),
             ("context.headers.hasTag(\"x-tenant\")", &[Headers]),
+            ("context has user && context.user in UserGroup::\"login/support\"", &[User]),
+            ("context has user.scopes && context.user.scopes.contains(\"a\")", &[User]),
+            ("context.claims.hasTag(\"a\") && context has claims", &[Claims]),
+            ("context.actors == [Node::\"web\"]", &[Actors]),
             (
                 "{\"has\": context.path, \"hasTag\": context.method} == {\"has\": \"/\", \"hasTag\": \"\"}",
                 &[Path, Method],
@@ -299,6 +382,8 @@ mod tests {
     fn header_fields_are_named_by_literals_that_agents_can_supply() {
         let named = reads("context.headers.hasTag(\"b\") && context.headers.getTag(\"a-b\").contains(\"x\")");
         assert_eq!(named.headers.iter().map(|name| &**name).collect::<Vec<_>>(), ["a-b", "b"]);
+        let named = reads("context.claims.hasTag(\"b\") && context.claims.getTag(\"a.b\").contains(\"x\")");
+        assert_eq!(named.claims.iter().map(|name| &**name).collect::<Vec<_>>(), ["a.b", "b"]);
         for condition in [
             "context.headers.hasTag(context.path)",
             "context.headers.hasTag(\"X-Tenant\")",
@@ -308,6 +393,10 @@ mod tests {
             "(if true then context else context).headers.hasTag(\"a\")",
             "{a: context}.a.headers.hasTag(\"a\")",
             "[context.headers].contains(context.headers)",
+            "context.claims.hasTag(context.path)",
+            "context.claims == context.claims",
+            "(if true then context.claims else context.claims).hasTag(\"a\")",
+            "(if true then context else context).claims.hasTag(\"a\")",
         ] {
             assert!(!reads(condition).flaws.is_empty(), "{condition}");
         }

@@ -244,7 +244,9 @@ impl RecordedCall {
         let decision = memo.decide(port, attempt, self.moment);
         let lacks_query = decision.reads.contains(Fact::Query) && !self.is_query_known;
         let lacks_tls = decision.reads.contains(Fact::Tls) && self.peer.tls().is_none();
-        if lacks_query || lacks_tls || decision.reason == Reason::FactsMissing {
+        // Of users nothing is recorded.
+        let lacks_facts = matches!(decision.reason, Reason::FactsMissing | Reason::UserMissing);
+        if lacks_query || lacks_tls || lacks_facts {
             return Err(Undecidable::FactsNotRecorded);
         }
         Ok(decision)

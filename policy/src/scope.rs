@@ -32,6 +32,19 @@ pub struct PortScope {
     pub undeclared: Undeclared,
     /// Whether default denials are enforced.
     pub authorization: Authorization,
+    /// How tokens of users are taken here; none where nobody looks at them.
+    pub users: Option<UserTokens>,
+}
+
+/// How a listener takes the tokens of users.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserTokens {
+    /// Whether a request must be made for a user, on routes that say nothing else.
+    pub required: bool,
+    /// Whose tokens are taken, in order; those of all issuers where there is none.
+    pub issuers: Vec<Name>,
+    /// Whether the app gets the token too.
+    pub kept: bool,
 }
 
 /// One declared route.
@@ -41,12 +54,14 @@ pub struct DeclaredRoute {
     pub template: RouteTemplate,
     /// The data classes that it is in, those around them among them, in order.
     pub classes: Vec<Name>,
+    /// Whether a request must be made for a user; where none is said, its port says.
+    pub requires_user: Option<bool>,
 }
 
 impl From<RouteTemplate> for DeclaredRoute {
     /// A route of no data class.
     fn from(template: RouteTemplate) -> Self {
-        Self { template, classes: Vec::new() }
+        Self { template, classes: Vec::new(), requires_user: None }
     }
 }
 

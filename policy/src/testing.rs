@@ -51,6 +51,7 @@ pub(crate) fn port(number: u16, protocol: Protocol, services: &[&str], routes: &
         routes: routes.iter().map(|route| RouteTemplate::parse(route).unwrap().into()).collect(),
         undeclared: Undeclared::Decide,
         authorization: Authorization::Enforce,
+        users: None,
     }
 }
 

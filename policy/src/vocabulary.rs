@@ -137,10 +137,12 @@ pub(crate) enum Kind {
     Service,
     Port,
     Route,
+    User,
+    UserGroup,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::TrustDomain, "TrustDomain"),
         (Self::Mesh, "Mesh"),
         (Self::Role, "Role"),
@@ -151,6 +153,8 @@ impl Kind {
         (Self::Service, "Service"),
         (Self::Port, "Port"),
         (Self::Route, "Route"),
+        (Self::User, "User"),
+        (Self::UserGroup, "UserGroup"),
     ];
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
@@ -175,6 +179,8 @@ impl Kind {
             Self::Service => &types.service,
             Self::Port => &types.port,
             Self::Route => &types.route,
+            Self::User => &types.user,
+            Self::UserGroup => &types.user_group,
         };
         EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id.as_ref()))
     }
@@ -192,6 +198,8 @@ struct Types {
     service: EntityTypeName,
     port: EntityTypeName,
     route: EntityTypeName,
+    user: EntityTypeName,
+    user_group: EntityTypeName,
 }
 
 /// The schema in the forms that are asked for.
@@ -220,6 +228,8 @@ pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         service: must("Service".parse()),
         port: must("Port".parse()),
         route: must("Route".parse()),
+        user: must("User".parse()),
+        user_group: must("UserGroup".parse()),
     };
     let actions = must(schema.action_entities());
     let mut members: HashMap<EntityUid, ActionSet> = HashMap::new();

@@ -66,6 +66,7 @@ fn a_remembered_decision_allocates_nothing() {
             routes: vec![RouteTemplate::parse("/orders/{id}").unwrap().into()],
             undeclared: Undeclared::Decide,
             authorization: Authorization::Enforce,
+            users: None,
         }],
     };
     let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[]);

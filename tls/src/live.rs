@@ -238,7 +238,7 @@ impl LiveState {
         self.federated.get(trust_domain).map_or(own, |bundle| bundle.x509())
     }
 
-    fn certified_key(&self) -> Option<Arc<CertifiedKey>> {
+    pub(crate) fn certified_key(&self) -> Option<Arc<CertifiedKey>> {
         self.certified.as_ref().map(|certified| Arc::clone(&certified.key))
     }
 }

@@ -47,6 +47,9 @@ pub(crate) static CERTIFICATE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm]
     algorithms::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
 ];
 
+/// What signs hops of identity tokens: the keys of our own SVIDs.
+pub(crate) static HOP_ALGORITHM: &dyn SignatureVerificationAlgorithm = algorithms::ECDSA_P256_SHA256;
+
 /// What may sign a TLS 1.3 handshake (RFC 8446 §4.2.3).
 static HANDSHAKE_ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: CERTIFICATE_ALGORITHMS,

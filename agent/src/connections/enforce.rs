@@ -115,6 +115,7 @@ impl Connections {
     async fn apply_trust(&self, trusted: &LiveState) {
         let now = self.context.clock.now();
         self.walk(|connection| connection.hold_against(self, trusted, now)).await;
+        self.review_users().await;
         self.context.mesh.applied.publish_trust(Arc::clone(trusted.bundle()));
     }
 
@@ -126,6 +127,7 @@ impl Connections {
             }
         })
         .await;
+        self.review_users().await;
     }
 
     pub(super) fn apply_time(&self) {

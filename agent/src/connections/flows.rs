@@ -16,6 +16,7 @@ use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
 use crate::decisions::{self, Facts};
 use crate::mesh::NodeView;
+use crate::users::Handles;
 use crate::wire::meter::Meter;
 
 #[derive(Debug)]
@@ -36,14 +37,28 @@ struct Flow {
 }
 
 impl Connections {
+    /// What apps are given of the users of their requests.
+    pub(crate) fn handles(&self) -> &Handles {
+        &self.handles
+    }
+
     /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing was
     /// are passed over.
     pub(super) async fn review_changing(&self) {
+        self.review_some(|flow| flow.is_changing).await;
+    }
+
+    /// Decides again what is made for users: who passed them on may be worth less by now.
+    pub(super) async fn review_users(&self) {
+        self.review_some(|flow| flow.subject.is_for_user()).await;
+    }
+
+    async fn review_some(&self, is_meant: impl Fn(&Flow) -> bool) {
         let is_changing = |connection: &&Arc<Connection>| connection.changing.load(Ordering::Relaxed) > 0;
         let changing: Vec<_> = self.table().live.values().filter(is_changing).cloned().collect();
         for some in changing.chunks(WALK_STEP) {
             for connection in some {
-                connection.decide_again(self, |flow| flow.is_changing);
+                connection.decide_again(self, &is_meant);
             }
             tokio::task::yield_now().await;
         }
@@ -83,7 +98,7 @@ impl Connection {
             Err(reason) => (Ruling::Refused(reason), Counted::No),
         };
         connections.context().metrics.decided(begun.elapsed());
-        if ruling.changes_with_time() {
+        if ruling.changes_with_time() || subject.is_for_user() {
             self.state().mark_changing(key, &self.changing);
         }
         let mut passage = Passage {
@@ -124,11 +139,15 @@ impl Connection {
         // Also lets go of the former rules' memory.
         let memo = state.memo(&rules, self);
         for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
+            if let Ok(view) = rules.view() {
+                flow.subject.look_again(view, self.port(), connections.context());
+            }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), moment),
                 Err(reason) => Ruling::Refused(reason),
             };
-            flow.set_changing(ruling.changes_with_time(), &self.changing);
+            let is_changing = ruling.changes_with_time() || flow.subject.is_for_user();
+            flow.set_changing(is_changing, &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
                 flow.meter.cut();
                 let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, moment, "");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
-use hauberk_identity::{Serial, UnixMillis};
+use hauberk_identity::{Serial, SpiffeId, UnixMillis};
 use hauberk_policy::{Caller, Peer, Protocol, Tls};
 use hauberk_tls::{LiveState, PeerIdentity, Usage};
 use tokio::time::Instant;
@@ -28,6 +28,7 @@ pub(crate) struct Connection {
     id: u64,
     role: Role,
     pub(super) caller: Caller,
+    id_of_peer: SpiffeId,
     address: SocketAddr,
     /// What policies may know of it.
     pub(super) circumstances: Peer,
@@ -89,6 +90,7 @@ impl Connection {
             id,
             role,
             caller: Caller::Peer(peer.id().clone()),
+            id_of_peer: peer.id().clone(),
             address,
             circumstances: Peer::new(Some(address.ip()), tls),
             exporter,
@@ -129,6 +131,11 @@ impl Connection {
     /// Whom the peer has proved to be, most recently.
     pub(crate) fn peer(&self) -> PeerIdentity {
         self.proven().clone()
+    }
+
+    /// Who the peer is.
+    pub(crate) fn peer_id(&self) -> &SpiffeId {
+        &self.id_of_peer
     }
 
     /// Where the peer is.

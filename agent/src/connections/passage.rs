@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use super::Connections;
 use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
+use crate::context::Context;
 use crate::decisions::{DecisionId, Decisions, Outcome, Recorded};
 use crate::mesh::NodeView;
+use crate::users::MadeFor;
 use crate::wire::meter::Meter;
 
 /// What must be known of a request or stream to decide it again.
@@ -29,6 +31,8 @@ pub(crate) enum Subject {
         is_upgrade: bool,
         /// What policies want to know besides; none where they want nothing.
         gathered: Option<Arc<Gathered>>,
+        /// For whom it is made.
+        made_for: MadeFor,
     },
     /// A TCP stream.
     Stream,
@@ -63,8 +67,8 @@ impl Subject {
 
     /// Decides it again.
     pub(super) fn decide(&self, memo: &SharedMemo, port: u16, moment: Moment) -> Ruling {
-        self.with_path(None, |attempt, _| Ruling::Policy(rules::decide(memo, port, attempt, moment)))
-            .unwrap_or(Ruling::Refused("ambiguous_path"))
+        self.with_path(None, moment, |attempt, _| Ruling::Policy(rules::decide(memo, port, attempt, moment)))
+            .unwrap_or_else(Ruling::Refused)
     }
 
     /// Decides it for the first time. `path` is the target's path, if it has been parsed already.
@@ -76,34 +80,55 @@ impl Subject {
         moment: Moment,
         decisions: &Decisions,
     ) -> (Ruling, Counted) {
-        self.with_path(path, |attempt, (method, path)| {
+        self.with_path(path, moment, |attempt, (method, path)| {
             let mark = decisions.mark(method, path);
             let (decision, counted) = rules::decide_counted(memo, port, attempt, moment, mark);
             (Ruling::Policy(decision), counted)
         })
-        .unwrap_or((Ruling::Refused("ambiguous_path"), Counted::No))
+        .unwrap_or_else(|reason| (Ruling::Refused(reason), Counted::No))
     }
 
-    /// Gives `ask` what is attempted, with its method and path; nothing where the path has several readings.
+    /// Gives `ask` what is attempted, with its method and path; the reason where it is refused before: the path has several
+    /// readings, or its user's token is no good at this moment.
     fn with_path<T>(
         &self,
         path: Option<&CanonicalPath<'_>>,
+        moment: Moment,
         ask: impl FnOnce(Attempt<'_>, (&str, &str)) -> T,
-    ) -> Option<T> {
-        let Self::Request { method, target, is_upgrade, gathered } = self else {
-            return Some(ask(Attempt::Stream, ("", "")));
+    ) -> Result<T, &'static str> {
+        let Self::Request { method, target, is_upgrade, gathered, made_for } = self else {
+            return Ok(ask(Attempt::Stream, ("", "")));
         };
+        if let Some(reason) = made_for.refusal(moment.time) {
+            return Err(reason);
+        }
         let parsed;
         let path = match path {
             Some(path) => path,
             None => {
-                parsed = CanonicalPath::parse(method.as_str(), target.as_str()).ok()?;
+                parsed =
+                    CanonicalPath::parse(method.as_str(), target.as_str()).map_err(|_| "ambiguous_path")?;
                 &parsed
             }
         };
         let (method, upgrade) = (method.as_str(), *is_upgrade);
         let gathered = gathered.as_deref().unwrap_or(Gathered::nothing());
-        Some(ask(Attempt::Request { method, path, upgrade, gathered }, (method, path.path())))
+        Ok(ask(Attempt::Request { method, path, upgrade, gathered }, (method, path.path())))
+    }
+}
+
+impl Subject {
+    /// Whether it is made for a user, whose token ends some time.
+    pub(super) fn is_for_user(&self) -> bool {
+        matches!(self, Self::Request { made_for, .. } if made_for.is_for_user())
+    }
+
+    /// Looks by another view for whom it is made.
+    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
+        let Self::Request { gathered, made_for, .. } = self else { return };
+        if let (Some(now), Some(known)) = (made_for.look_again(view, port, context), gathered) {
+            *known = Arc::new(Gathered::clone(known).made_for(now));
+        }
     }
 }
 
@@ -118,9 +143,10 @@ impl Passage {
         &self.meter
     }
 
-    /// What of a request policies wanted to know besides its method and path.
-    pub(crate) fn gathered(&self) -> Option<&Gathered> {
-        self.gathered.as_deref()
+    /// Whether the field was decided by as it stood among a request's header fields.
+    pub(crate) fn is_decided_by(&self, field: &str) -> bool {
+        self.gathered.as_ref().is_some_and(|gathered| gathered.looked_for(field))
+            || self.view.as_ref().is_some_and(|view| view.is_token_field(field))
     }
 
     /// The id of the decision, where it was not plainly to allow.

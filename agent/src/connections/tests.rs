@@ -15,6 +15,7 @@ use crate::state::Mark;
 use crate::state::StoredTrust;
 use crate::sync::{Content, Floors, authenticate};
 use crate::testing::{Authorities, HOUR, around, node_view, now, recipient, serial};
+use crate::users::MadeFor;
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 
@@ -336,7 +337,8 @@ async fn enforcing(authorities: &Authorities, view: Arc<NodeView>) -> (Arc<Conne
 
 fn request(method: http::Method, path: &str, gathered: Option<Gathered>) -> Subject {
     let target = path.parse().unwrap();
-    Subject::Request { method, target, is_upgrade: false, gathered: gathered.map(Arc::new) }
+    let (gathered, made_for) = (gathered.map(Arc::new), MadeFor::not_looked_for());
+    Subject::Request { method, target, is_upgrade: false, gathered, made_for }
 }
 
 fn get(path: &str) -> Subject {

@@ -96,6 +96,12 @@ struct FactsRead<'a> {
     query: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "as_fields")]
     headers: &'a [HeaderLines],
+    /// `login/alice`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    /// Who passed the user on before the caller did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    actors: Vec<&'a str>,
 }
 
 /// The same for what local apps send.
@@ -228,6 +234,7 @@ impl<'a> FactsRead<'a> {
         let reads = facts.ruling.reads();
         let tls = facts.peer.tls().filter(|_| reads.contains(Fact::Tls));
         let reads_age = reads.contains(Fact::CertificateAge);
+        let origin = facts.origin_read();
         Self {
             tls_version: tls.map(|tls| &*tls.version),
             tls_group: tls.map(|tls| &*tls.group),
@@ -235,6 +242,8 @@ impl<'a> FactsRead<'a> {
             host: facts.host_read(),
             query: facts.query_read(),
             headers: facts.headers_read(),
+            user: origin.map(|origin| origin.user.name()),
+            actors: origin.into_iter().flat_map(|origin| &origin.actors).map(|id| id.as_str()).collect(),
         }
     }
 }

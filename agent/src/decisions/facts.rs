@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use hauberk_identity::{Serial, UnixMillis};
 use hauberk_policy::{
-    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, Peer, Reason, Tls,
+    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, OnBehalfOf, Origin, Peer,
+    Reason, Tls,
 };
 use hauberk_proto::agent::v1 as pb;
-use hauberk_proto::convert::encode_header_lines;
+use hauberk_proto::convert::{encode_header_lines, encode_on_behalf_of};
 
 use super::DecisionId;
 use crate::mesh::NodeView;
@@ -17,6 +18,8 @@ use crate::mesh::NodeView;
 /// The longest query, and the most bytes of host and header fields, that come into a record, so that callers cannot fill
 /// our memory or keep a denial from being told.
 const MAX_READ: usize = 2_048;
+/// The same of what a user's token tells, which issuers say and callers do not.
+const MAX_USER: usize = 8 * 1_024;
 
 /// Who asked for what, and what was decided. Borrows, so that gathering it costs nothing.
 #[derive(Debug, Clone, Copy)]
@@ -281,15 +284,28 @@ impl<'a> Facts<'a> {
         gathered.map_or(&[], |gathered| gathered.headers())
     }
 
+    /// For whom it was made, where policies read it.
+    pub(super) fn on_behalf_of_read(&self) -> Option<&'a OnBehalfOf> {
+        let read = self.gathered.filter(|_| self.ruling.reads().are_of_users());
+        read.map(|gathered| gathered.on_behalf_of())
+    }
+
+    /// The user that it was made for, where policies read that.
+    pub(super) fn origin_read(&self) -> Option<&'a Origin> {
+        self.on_behalf_of_read().and_then(OnBehalfOf::origin).map(|origin| &**origin)
+    }
+
     /// What was gathered, where policies read any of it.
     pub(super) fn gathered_read(&self) -> Option<&'a Arc<Gathered>> {
-        self.gathered.filter(|_| self.ruling.reads().contains_any(&[Fact::Headers, Fact::Host]))
+        let reads = self.ruling.reads();
+        self.gathered.filter(|_| reads.contains_any(&[Fact::Headers, Fact::Host]) || reads.are_of_users())
     }
 
     /// Whether the query or the header fields that were read are too long for a record.
     pub(super) fn is_long(&self) -> bool {
         self.query_read().is_some_and(|query| query.len() > MAX_READ)
             || self.gathered_read().is_some_and(|gathered| gathered.size() > MAX_READ)
+            || self.origin_read().is_some_and(|origin| origin.size() > MAX_USER)
     }
 
     pub(super) fn known_to_policies(&self) -> pb::DecisionFacts {
@@ -308,6 +324,7 @@ impl<'a> Facts<'a> {
                 .map(encode_header_lines)
                 .collect(),
             shortened: is_long,
+            on_behalf_of: self.on_behalf_of_read().filter(|_| !is_long).and_then(encode_on_behalf_of),
         }
     }
 

@@ -247,6 +247,8 @@ impl Flow {
         if facts.tls_read().is_none() {
             (known.tls_version, known.tls_group) = Default::default();
         }
+        // Whom calls were made for is nobody's to keep for a month.
+        known.on_behalf_of = None;
         let message = pb::FlowExemplar {
             path: facts.request.path().to_owned(),
             peer_address: facts.address_read().map(|address| address.to_string()).unwrap_or_default(),

@@ -21,11 +21,12 @@ use super::listener::Port;
 use crate::connections::{Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
+use crate::users::{Arrival, MadeFor};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
 use crate::wire::budget::InUse;
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, CLIENT_CERTIFICATE, RequestHead};
+use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, RequestHead};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::until_cut;
@@ -85,6 +86,11 @@ impl Caller {
         }
     }
 
+    fn arrival<'a>(&'a self, identity: Option<&'a HeaderValue>) -> Arrival<'a> {
+        let (port, context) = (self.port.number, self.port.connections.context());
+        Arrival { port, peer: self.guest.connection().peer_id(), identity, context }
+    }
+
     /// Answers a request that is refused for what it is, and tells of it.
     fn refuse(&self, request: &Request<Incoming>, form: Form, refusal: &Refusal, since: Instant) -> Answer {
         let answer = answer::error(form, refusal.status, refusal.name, &refusal.text);
@@ -136,6 +142,9 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     if let Some(certificate) = &caller.certificate {
         request.headers_mut().insert(CLIENT_CERTIFICATE, certificate.clone());
     }
+    if let Some(handle) = &head.identity {
+        request.headers_mut().insert(IDENTITY, handle.clone());
+    }
     let meter = Arc::clone(passage.meter());
     until_cut(&meter, pass_on(&caller, form, request, head, Arc::new(passage))).await.ok_or(BodyError::Cut)
 }
@@ -155,7 +164,7 @@ fn decide(
             "this port takes requests, not tunnels",
         ));
     }
-    let head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
+    let mut head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
     let written = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let method = request.method().clone();
     let path = CanonicalPath::parse(method.as_str(), written.as_str())
@@ -173,14 +182,28 @@ fn decide(
         // The decision says why there is none.
         None => None,
     };
+    let mut made_for = match rules.view() {
+        Ok(view) => MadeFor::look(view, caller.arrival(head.identity.as_ref()), request.headers_mut()),
+        Err(_) => MadeFor::not_looked_for(),
+    };
+    // From here on it is what the app is given.
+    head.identity = made_for.handle(caller.port.connections.handles());
     let is_upgrade = head.upgrade.is_some();
     let subject = |rules: &Rules| {
+        let on_behalf_of = match rules.view() {
+            // Looked at by the rules before these, if they have just changed.
+            Ok(view) => made_for.look_again(view, caller.port.number, caller.port.connections.context()),
+            Err(_) => None,
+        };
         let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
         let gathered = wanted.map(|wanted| {
+            let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
             let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-            Arc::new(wanted.gather(&head.host, fields))
+            let gathered = wanted.gather(&head.host, fields.filter(|(name, _)| !is_secret(name)));
+            let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
+            Arc::new(if wanted.user() { gathered.made_for(on_behalf_of()) } else { gathered })
         });
-        Subject::Request { method, target: target.clone(), is_upgrade, gathered }
+        Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for }
     };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);

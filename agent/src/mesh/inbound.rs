@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_policy::{Engine, Protocol};
+use hauberk_policy::{Engine, Protocol, UserTokens};
 use hauberk_tls::FederatedBundles;
 use tokio::sync::watch;
 
 use super::denylist::Denial;
+use crate::users::Users;
 
 /// What decides inbound traffic.
 #[derive(Debug, Clone)]
@@ -89,6 +90,8 @@ pub struct NodeView {
     pub engine: Engine,
     /// What clients of other trust domains are verified by.
     pub federated: FederatedBundles,
+    /// Who says who users are; none where nobody does.
+    pub users: Option<Arc<Users>>,
 }
 
 /// One listener, as the view describes it.
@@ -100,9 +103,16 @@ pub struct Port {
     pub protocol: Protocol,
     /// The virtual services that this port is.
     pub services: Vec<Name>,
+    /// How tokens of users are taken; none where nobody looks at them.
+    pub users: Option<UserTokens>,
 }
 
 impl NodeView {
+    /// Whether a header field holds tokens of users, however it is spelled; `authorization` aside.
+    pub fn is_token_field(&self, name: &str) -> bool {
+        self.users.as_ref().is_some_and(|users| users.are_in_field(name))
+    }
+
     /// The listener with this number.
     pub fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|port| port.number == number)

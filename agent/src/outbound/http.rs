@@ -18,7 +18,7 @@ use super::route::{Kind, Route};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, DECISION, ERROR, RequestHead, SERVICE};
+use crate::wire::headers::{self, DECISION, ERROR, IDENTITY, RequestHead, SERVICE};
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
 use crate::wire::{forward, http1, http2, upgrade};
@@ -133,15 +133,17 @@ async fn pass_on(
     } else {
         forward::address_http2(&mut request, head);
     }
-    send(outbound, &group, protocol, request, call).await
+    send(outbound, &group, protocol, request, head.identity.as_ref(), call).await
 }
 
-/// Sends a request to one endpoint after another, for as long as nothing of it was sent.
+/// Sends a request to one endpoint after another, for as long as nothing of it was sent; for the user of the app's handle, if it gave
+/// one.
 async fn send(
     outbound: &Arc<Outbound>,
     group: &Group,
     protocol: Protocol,
     mut request: Request<RequestBody>,
+    handle: Option<&HeaderValue>,
     call: &mut Call,
 ) -> Result<(Response<Incoming>, Via), Failure> {
     let mut tried: Vec<Arc<Peer>> = Vec::new();
@@ -149,6 +151,11 @@ async fn send(
     while tried.len() < MAX_TRIES
         && let Some(peer) = group.pick(outbound.elapsed(), &tried)
     {
+        if let Some(handle) = handle {
+            let connections = &outbound.connections;
+            let passed_on = connections.handles().pass_on(handle, peer.id(), connections.context());
+            request.headers_mut().insert(IDENTITY, passed_on.map_err(not_passed_on)?);
+        }
         call.try_at(&peer);
         let sent = match protocol {
             Protocol::Http | Protocol::Tcp => send_http1(outbound, &peer, request).await,
@@ -262,6 +269,11 @@ impl Outbound {
             _ => Err(no_endpoints()),
         }
     }
+}
+
+fn not_passed_on(reason: &'static str) -> Failure {
+    let text = "the value of hauberk-identity is not one that this agent gave to its app, or no longer good";
+    Failure::new(StatusCode::FORBIDDEN, reason, text)
 }
 
 pub(super) fn no_endpoints() -> Failure {

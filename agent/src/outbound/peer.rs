@@ -34,6 +34,7 @@ const WEIGHT_OF_FAILURE: usize = 8;
 /// One endpoint.
 #[derive(Debug)]
 pub(super) struct Peer {
+    id: SpiffeId,
     address: SocketAddr,
     alpn: &'static [u8],
     connector: Connector,
@@ -95,6 +96,7 @@ impl Peer {
         };
         let expected = ServerExpectation::AnyOf([id.clone()].into());
         Ok(Self {
+            id: id.clone(),
             address,
             alpn,
             connector: identity.connector(expected, &[alpn], true, HANDSHAKE_PATIENCE)?,
@@ -147,6 +149,11 @@ impl Peer {
         registered.connection().set_own_until(own_until.not_after());
         registered.connection().set_shown(shown_by(&own));
         Ok((Transport::tls(stream, place), registered))
+    }
+
+    /// Who it must prove to be.
+    pub(super) fn id(&self) -> &SpiffeId {
+        &self.id
     }
 
     /// Counts a request or stream given to it.

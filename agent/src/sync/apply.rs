@@ -21,6 +21,7 @@ use thiserror::Error;
 use crate::credentials::{CredentialsError, mesh_of};
 use crate::mesh::{ClosedReason, NodeView, Port};
 use crate::state::Mark;
+use crate::users::Users;
 
 /// Whom views must be for.
 #[derive(Debug, Clone)]
@@ -185,7 +186,7 @@ impl Authentic {
     ///
     /// # Errors
     /// It cannot be enforced here.
-    pub fn prepare(&self, former: Option<&Engine>) -> Result<Prepared, Rejection> {
+    pub fn prepare(&self, former: Option<&NodeView>) -> Result<Prepared, Rejection> {
         // Before anything else is read: what an unknown feature changes in the meaning of the rest is unknown too.
         let header = pb::View::decode(&*self.encoded)?;
         if let Some(missing) = header.features.iter().find(|needed| !features::ALL.contains(&needed.as_str()))
@@ -198,15 +199,23 @@ impl Authentic {
                     number: port.number,
                     protocol: port.protocol,
                     services: port.services.clone(),
+                    users: port.users.clone(),
                 });
+                let ports = ports.collect();
+                let spiffe_id = node.scope.node.clone();
+                let engine =
+                    Engine::compile(node.scope, &node.policies, former.map(|former| &former.engine))?;
+                let users = former.and_then(|former| former.users.as_ref());
+                let users = Users::of(node.issuers, &engine.claims_read(), users);
                 let view = NodeView {
                     epoch: self.mark.epoch,
                     revision: self.mark.revision,
                     digest: self.digest,
-                    spiffe_id: node.scope.node.clone(),
-                    ports: ports.collect(),
-                    engine: Engine::compile(node.scope, &node.policies, former)?,
+                    spiffe_id,
+                    ports,
+                    engine,
                     federated: federated(&node.federated),
+                    users,
                 };
                 Content::Node {
                     view: Arc::new(view),

@@ -144,7 +144,7 @@ impl Held {
         // Compiling large views takes a while, which the data path's threads do not have.
         let former = self.node.clone();
         let (authentic, prepared) = match tokio::task::spawn_blocking(move || {
-            let prepared = authentic.prepare(former.as_ref().map(|view| &view.engine));
+            let prepared = authentic.prepare(former.as_deref());
             (authentic, prepared)
         })
         .await

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use hauberk_policy::Gathered;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use thiserror::Error;
@@ -97,10 +96,6 @@ impl RequestBody {
     pub(crate) fn is_empty(&self) -> bool {
         self.body.is_none()
     }
-
-    fn gathered(&self) -> Option<&Gathered> {
-        self.passage.as_ref()?.gathered()
-    }
 }
 
 impl Via {
@@ -172,10 +167,10 @@ impl Body for RequestBody {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let waker = cx.waker().clone();
         let mut polled = metered.poll_frame(cx, &mut Context::from_waker(&waker));
-        if let (Poll::Ready(Some(Ok(frame))), Some(gathered)) = (&mut polled, self.gathered())
+        if let (Poll::Ready(Some(Ok(frame))), Some(passage)) = (&mut polled, &self.passage)
             && let Some(trailers) = frame.trailers_mut()
         {
-            scrub_undecided(trailers, gathered);
+            scrub_undecided(trailers, |field| passage.is_decided_by(field));
         }
         polled
     }

@@ -3,7 +3,6 @@
 
 use std::net::Ipv6Addr;
 
-use hauberk_policy::Gathered;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Version};
 use thiserror::Error;
@@ -16,6 +15,8 @@ pub(crate) const SERVICE: HeaderName = HeaderName::from_static("hauberk-service"
 pub(crate) const DECISION: HeaderName = HeaderName::from_static("hauberk-decision");
 /// Why an agent, not the app, answered with an error: one stable word.
 pub(crate) const ERROR: HeaderName = HeaderName::from_static("hauberk-error");
+/// For which user a request is made: between agents the user's token and who passed it on, between agent and app a handle.
+pub(crate) const IDENTITY: HeaderName = HeaderName::from_static("hauberk-identity");
 /// Says who called, in Envoy's format; set by the app's own agent.
 pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -33,6 +34,8 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 pub(crate) struct RequestHead {
     /// The service named in `hauberk-service`, if any.
     pub(crate) service: Option<HeaderValue>,
+    /// What `hauberk-identity` says, if anything.
+    pub(crate) identity: Option<HeaderValue>,
     /// The protocol that the caller wants to change to, if any. Only a GET without content has one: with any other
     /// request `Upgrade` is left out (RFC 9110 §7.8 permits to pass it over), so that no method, and no body, is read by
     /// the next server as something else than it was here.
@@ -61,6 +64,9 @@ pub(crate) enum HeaderProblem {
     /// More than one `hauberk-service`.
     #[error("more than one hauberk-service")]
     DuplicateService,
+    /// More than one `hauberk-identity`.
+    #[error("more than one hauberk-identity")]
+    DuplicateIdentity,
     /// More than one `Content-Length`, be they equal or not.
     #[error("more than one Content-Length")]
     DuplicateLength,
@@ -92,6 +98,11 @@ pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, 
         head.service = services.next().cloned();
         if services.next().is_some() {
             return Err(HeaderProblem::DuplicateService);
+        }
+        let mut identities = headers.get_all(IDENTITY).iter();
+        head.identity = identities.next().cloned();
+        if identities.next().is_some() {
+            return Err(HeaderProblem::DuplicateIdentity);
         }
         strip_reserved(headers);
     }
@@ -154,11 +165,10 @@ pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
     }
 }
 
-/// Takes out of a request's trailers what policies read among its header fields: some servers take a field from either
+/// Takes out of a request's trailers what it was decided by among its header fields: some servers take a field from either
 /// place, and trailers come after the decision.
-pub(crate) fn scrub_undecided(trailers: &mut HeaderMap, decided_by: &Gathered) {
-    let undecided: Vec<_> =
-        trailers.keys().filter(|name| decided_by.looked_for(name.as_str())).cloned().collect();
+pub(crate) fn scrub_undecided(trailers: &mut HeaderMap, is_decided_by: impl Fn(&str) -> bool) {
+    let undecided: Vec<_> = trailers.keys().filter(|name| is_decided_by(name.as_str())).cloned().collect();
     for name in undecided {
         trailers.remove(name);
     }

@@ -215,6 +215,7 @@ impl World {
                     routes: Vec::new(),
                     undeclared: Undeclared::Decide,
                     authorization: Authorization::Enforce,
+                    users: None,
                 })
                 .collect(),
         };
@@ -231,6 +232,7 @@ impl World {
             number: port.number,
             protocol: port.protocol,
             services: port.services.clone(),
+            users: None,
         });
         Arc::new(NodeView {
             epoch: 1,
@@ -240,6 +242,7 @@ impl World {
             engine: Engine::compile(scope.clone(), &slice, None).unwrap(),
             digest: [0; 32],
             federated: FederatedBundles::default(),
+            users: None,
         })
     }
 }

@@ -23,10 +23,14 @@ pub(crate) enum BundleCommand {
         #[arg(long, value_enum, default_value_t = BundleFormat::Spiffe)]
         format: BundleFormat,
     },
-    /// Ask the endpoint of a trust domain that is followed for its bundle now
+    /// Ask the endpoint of a trust domain that is followed for its bundle now, or an issuer's for its keys
     Refresh {
-        /// Whose
-        trust_domain: String,
+        /// Whose bundle
+        #[arg(required_unless_present = "issuer")]
+        trust_domain: Option<String>,
+        /// The JwtIssuer whose keys are fetched
+        #[arg(long, value_name = "ISSUER", conflicts_with = "trust_domain")]
+        issuer: Option<String>,
     },
 }
 

@@ -69,6 +69,15 @@ pub(crate) struct Can {
     /// How old the caller's certificate is
     #[arg(long, value_name = "DURATION", value_parser = times::duration)]
     pub(crate) certificate_age: Option<Duration>,
+    /// The user that the request is made for, of a JwtIssuer
+    #[arg(long, value_name = "USER@ISSUER")]
+    pub(crate) user: Option<String>,
+    /// What the user's token claims besides: a JSON object
+    #[arg(long, value_name = "JSON", requires = "user")]
+    pub(crate) claims: Option<String>,
+    /// A virtual node that passed the user on before the caller did; may be repeated
+    #[arg(long = "actor", value_name = "NODE", requires = "user")]
+    pub(crate) actors: Vec<String>,
     /// What the caller's key exchange uses, such as X25519MLKEM768
     #[arg(long, value_name = "GROUP")]
     pub(crate) tls_group: Option<String>,

@@ -43,11 +43,16 @@ pub(crate) async fn run(global: &Global, command: BundleCommand) -> Result<(), C
                 BundleFormat::Pem => output::raw(&bundle.pem),
             }
         }
-        BundleCommand::Refresh { trust_domain } => {
-            let mesh = session.mesh().await?;
-            let request = api::RefreshBundleRequest { mesh, trust_domain };
-            let bundle = session.federation().refresh_bundle(request).await?.into_inner().bundle;
-            show(Format::Table, &[bundle.unwrap_or_default()])
+        BundleCommand::Refresh { trust_domain, issuer } => {
+            let (trust_domain, issuer) = (trust_domain.unwrap_or_default(), issuer.unwrap_or_default());
+            let request = api::RefreshBundleRequest { mesh: session.mesh().await?, trust_domain, issuer };
+            let name = request.issuer.clone();
+            match session.federation().refresh_bundle(request).await?.into_inner().bundle {
+                Some(bundle) => show(Format::Table, &[bundle]),
+                None => output::line(format_args!(
+                    "the keys of jwtissuer/{name} are in force as they are served now"
+                )),
+            }
         }
     }
 }

@@ -57,6 +57,9 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         host: arguments.host.unwrap_or_default(),
         headers,
         at: at.map(times::timestamp),
+        user: arguments.user.unwrap_or_default(),
+        claims: arguments.claims.unwrap_or_default(),
+        actors: arguments.actors,
         certificate_age_s: arguments.certificate_age.map(|age| age.as_secs()),
         tls_group: arguments.tls_group.unwrap_or_default(),
     };

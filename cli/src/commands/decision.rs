@@ -1,7 +1,7 @@
 //! How decisions are shown.
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_proto::agent::v1::{Decision, DecisionDetail, PolicyTrace, Verdict};
+use hauberk_proto::agent::v1::{Decision, DecisionDetail, OnBehalfOf, PolicyTrace, Verdict};
 use owo_colors::OwoColorize as _;
 
 use crate::output::printable;
@@ -78,6 +78,15 @@ fn grpc_name(status: u32) -> &'static str {
     }
 }
 
+/// The user that it was made for, where policies read that: `login/alice, passed on by web`.
+pub(crate) fn made_for(decision: &Decision) -> Option<String> {
+    let OnBehalfOf { user, actors } = decision.facts.as_ref()?.on_behalf_of.as_ref()?;
+    let Some(user) = user else { return Some("no user".to_owned()) };
+    let actors: Vec<String> = actors.iter().map(|actor| short_name(actor)).collect();
+    let by = if actors.is_empty() { String::new() } else { format!(", passed on by {}", actors.join(", ")) };
+    Some(format!("{}/{}{by}", printable(&user.issuer), printable(&user.id)))
+}
+
 /// What a reason's stable name means.
 pub(crate) fn reason(decision: &Decision) -> String {
     let policies = decision.policies.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
@@ -97,6 +106,41 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "unreadable_header" => {
             format!("a header field that policy {policies} reads is no text, or is spelled in two ways")
         }
+        "user_missing" => "the route is for users, and the request is made for none".to_owned(),
+        "user_token_malformed" => "what the request has for a user's token is none".to_owned(),
+        "user_token_too_large" => "the user's token is too large".to_owned(),
+        "user_token_ambiguous" => "the request has more than one token of a user".to_owned(),
+        "user_token_misplaced" => "the user's token does not stand where its issuer's do".to_owned(),
+        "user_token_unknown_issuer" => "the user's token is of no JwtIssuer of the mesh".to_owned(),
+        "user_token_issuer_not_taken" => "the port does not take tokens of the user's issuer".to_owned(),
+        "user_token_unknown_key" => {
+            "the user's token names a key that its issuer does not have, or no longer".to_owned()
+        }
+        "user_token_algorithm" => {
+            "the user's token is not signed with the one algorithm of its key".to_owned()
+        }
+        "user_token_header" => "the user's token is of another type, or demands extensions".to_owned(),
+        "user_token_signature" => "the signature of the user's token is wrong".to_owned(),
+        "user_token_audience" => "the user's token is for none of its issuer's audiences".to_owned(),
+        "user_token_expired" => "the user's token has expired".to_owned(),
+        "user_token_not_yet_valid" => "the user's token is from the future".to_owned(),
+        "user_token_claims" => {
+            "the user's token does not say who the user is, or says it in two ways".to_owned()
+        }
+        "identity_malformed" => "what the caller's agent says of the user cannot be read".to_owned(),
+        "identity_too_large" | "identity_too_many_hops" => {
+            "the user has come through too many agents, or with too much".to_owned()
+        }
+        "identity_audience" => "the user was passed on to somebody else than this node".to_owned(),
+        "identity_signer" => {
+            "the user was passed on by somebody else than the caller, or by no node".to_owned()
+        }
+        "identity_spliced" => "somebody passed the user on to whom nobody had passed it".to_owned(),
+        "identity_signature" => "who is said to have passed the user on has not signed that".to_owned(),
+        "identity_certificate" => "nobody vouches for who passed the user on".to_owned(),
+        "identity_expired" => "the certificate of who passed the user on has expired".to_owned(),
+        "identity_revoked" => "who passed the user on was revoked, or is in quarantine".to_owned(),
+        "identity_time" => "the user was passed on in the future, or before it came".to_owned(),
         "no_such_port" => "the node has no such port".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),

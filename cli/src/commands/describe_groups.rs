@@ -1,10 +1,10 @@
-//! `hauberk describe role` and `describe dataclass`
+//! `hauberk describe role`, `describe dataclass` and `describe jwtissuer`
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_policy::Referent;
 use hauberk_proto::mesh::v1::{
-    DataClassSpec, Kind, RoleMember, RoleSpec, resource::Spec, role_member::Member,
+    DataClassSpec, JwtIssuerSpec, Kind, RoleMember, RoleSpec, resource::Spec, role_member::Member,
 };
 
 use crate::commands::describe::{fact, heading, none_or};
@@ -54,6 +54,30 @@ pub(super) async fn of_role(
         mesh,
         |referent| matches!(referent, Referent::Role(role) if role.as_str() == name),
     )
+    .await
+}
+
+/// Shows whose tokens an issuer's are, and which policies name its users or groups.
+///
+/// # Errors
+/// What the control plane answers.
+pub(super) async fn of_issuer(
+    session: &Session,
+    mesh: &str,
+    name: &str,
+    spec: &JwtIssuerSpec,
+) -> Result<(), CommandError> {
+    if let Some(description) = &spec.description {
+        fact("For", description)?;
+    }
+    fact("Issuer", &spec.issuer)?;
+    fact("Audiences", &spec.audiences.join(", "))?;
+    fact("Keys", if spec.jwks_url.is_empty() { "inline" } else { &spec.jwks_url })?;
+    fact("Tokens in", spec.token_header.as_deref().unwrap_or("authorization: Bearer"))?;
+    describe_policies::naming(session, mesh, |referent| match referent {
+        Referent::User { issuer, .. } | Referent::UserGroup { issuer, .. } => issuer.as_str() == name,
+        _ => false,
+    })
     .await
 }
 

@@ -66,6 +66,9 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
         format!("  when   {}", UnixMillis(made.at_unix_ms)),
         format!("  by     revision {}{}", made.revision, source(answer.source())),
     ];
+    if let Some(made_for) = decision::made_for(&made) {
+        lines.insert(3, format!("  for    {made_for}"));
+    }
     if let Some(answer) = decision::answer(&made) {
         lines.push(format!("  sent   {answer}"));
     }

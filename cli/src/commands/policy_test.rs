@@ -188,6 +188,7 @@ fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static s
         at,
         certificate_age_s: age.map(|age| age.as_secs()),
         tls_group: tls_group.clone(),
+        ..CheckRequest::default()
     })
 }
 

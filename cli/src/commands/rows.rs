@@ -22,6 +22,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::DataClass => vec!["HOLDS", "DESCRIPTION", "AGE"],
         Kind::Enrollment => vec!["SHOWN BY", "BECOMES", "SELECTORS", "AGE"],
         Kind::FederatedTrustDomain => vec!["PROFILE", "ENDPOINT", "AGE"],
+        Kind::JwtIssuer => vec!["ISSUER", "AUDIENCES", "KEYS", "AGE"],
         Kind::Unspecified => vec!["AGE"],
     };
     if wide {
@@ -67,6 +68,11 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
         ],
         Some(Spec::Enrollment(spec)) => enrollment(spec),
         Some(Spec::FederatedTrustDomain(spec)) => followed(spec),
+        Some(Spec::JwtIssuer(spec)) => vec![
+            spec.issuer.clone(),
+            or_dash(spec.audiences.join(",")),
+            if spec.jwks_url.is_empty() { "inline".to_owned() } else { spec.jwks_url.clone() },
+        ],
         None => Vec::new(),
     };
     cells.push(age(metadata.created_at.as_ref(), now));

@@ -10,7 +10,7 @@ use crate::kinds::{NOT_YET, RESOURCES};
 use crate::nearest::suggestion;
 
 /// Names of the field of `Resource` that holds each kind's spec.
-const SPEC_FIELDS: [(&str, &str); 10] = [
+const SPEC_FIELDS: [(&str, &str); 11] = [
     ("Mesh", "mesh_spec"),
     ("VirtualNode", "virtual_node"),
     ("VirtualService", "virtual_service"),
@@ -21,6 +21,7 @@ const SPEC_FIELDS: [(&str, &str); 10] = [
     ("DataClass", "data_class"),
     ("Enrollment", "enrollment"),
     ("FederatedTrustDomain", "federated_trust_domain"),
+    ("JwtIssuer", "jwt_issuer"),
 ];
 
 /// What may stand at the top of a document.

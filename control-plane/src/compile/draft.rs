@@ -105,6 +105,7 @@ impl Draft {
                 | Kind::DataClass
                 | Kind::Enrollment
                 | Kind::FederatedTrustDomain
+                | Kind::JwtIssuer
                 | Kind::VirtualService
                 | Kind::Mesh
                 | Kind::Policy

@@ -7,11 +7,17 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
     DeclaredRoute, Mode, NodeScope, PolicyIndex, PolicySlice, PortScope, Reference, Referent, RoleMembers,
 };
-use hauberk_proto::convert::{FederatedBundle, NodeView, ServicePort, ServiceView, Target, features};
+use hauberk_proto::convert::{
+    FederatedBundle, JwtIssuer, NodeView, ServicePort, ServiceView, Target, features,
+};
+use hauberk_tls::jwt::KeyUse;
 
 use crate::resources::{
     Catalog, Discovery, Enclosing, Kind, MeshCatalog, Provider, ResourceKey, VirtualNode, VirtualService,
 };
+
+/// The keys of an issuer of which none are known yet.
+const NO_KEYS: &str = "{\"keys\":[]}";
 
 /// A mesh with what is looked up in it for every view.
 pub struct MeshViews<'a> {
@@ -69,7 +75,7 @@ pub(crate) fn node_scope(
             return route.clone();
         }
         let classes = enclosing.get_or_init(|| Enclosing::of(resources)).with(&route.classes);
-        DeclaredRoute { classes, template: route.template.clone() }
+        DeclaredRoute { classes, ..route.clone() }
     };
     let ports = node.listeners().iter().map(|listener| PortScope {
         number: listener.port(),
@@ -78,6 +84,7 @@ pub(crate) fn node_scope(
         routes: listener.routes().iter().map(&declared).collect(),
         undeclared: listener.undeclared(),
         authorization: listener.authorization().unwrap_or(default),
+        users: listener.users().cloned(),
     });
     NodeScope {
         trust_domain: trust_domain.clone(),
@@ -135,8 +142,19 @@ impl<'a> MeshViews<'a> {
             let (trust_domain, document) = (followed.trust_domain().clone(), bundle.to_keys().into_bytes());
             Some(FederatedBundle { trust_domain, document })
         });
-        let (backends, federated) = (node.backends().to_vec(), federated.collect());
-        NodeView { scope, policies, backends, max_view_age, federated }
+        let issuers = self.resources.issuers().map(|(name, issuer, keys)| JwtIssuer {
+            name: name.clone(),
+            issuer: issuer.issuer().to_owned(),
+            audiences: issuer.audiences().to_vec(),
+            jwks: keys
+                .map_or_else(|| NO_KEYS.to_owned(), |keys| keys.to_jwks(KeyUse::Signature))
+                .into_bytes(),
+            claims: issuer.claims().clone(),
+            token_header: issuer.token_header().map(str::to_owned),
+        });
+        let (backends, federated, issuers) =
+            (node.backends().to_vec(), federated.collect(), issuers.collect());
+        NodeView { scope, policies, backends, max_view_age, federated, issuers }
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.
@@ -226,6 +244,8 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let names_roles = resources.policies().any(|policy| policy.roles().next().is_some());
     let names_classes = resources.policies().flat_map(|policy| policy.references()).any(is_class);
     let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
+    let has_users = resources.issuers().next().is_some()
+        || resources.policies().any(|policy| policy.reads().are_of_users());
     let reads_context = resources.policies().any(|policy| policy.reads().are_beyond_path_and_method());
     let needed = [
         has_policies.then_some(features::CEDAR),
@@ -235,6 +255,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         ages.then_some(features::MAX_VIEW_AGE),
         names_roles.then_some(features::ROLES),
         names_classes.then_some(features::DATA_CLASSES),
+        has_users.then_some(features::USERS),
     ];
     needed.into_iter().flatten().collect()
 }

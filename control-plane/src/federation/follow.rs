@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Federation;
-use super::fetch::{FetchError, fetch};
+use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
 use crate::audit::{Act, Actor};
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
-use crate::resources::{Catalog, Entry, FetchedBundle, Model, ResourceKey};
+use crate::resources::{Catalog, Entry, FetchedBundle, FetchedKeys, Kind, Model, ResourceKey, WebEndpoint};
 
 /// How often an endpoint is asked that gives no hint.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
@@ -32,7 +32,7 @@ const JITTER: f64 = 0.1;
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
     /// There is nothing to ask.
-    #[error("{0} does not exist, or has no bundle endpoint")]
+    #[error("{0} does not exist, or has no URL to ask")]
     NoEndpoint(ResourceKey),
     /// It cannot be fetched.
     #[error(transparent)]
@@ -45,7 +45,7 @@ pub enum RefreshError {
 /// What a task follows: the resource as it was made, and what it says.
 type Binding = (String, [u8; 32]);
 
-/// Follows all trust domains with an endpoint, and each change of them.
+/// Follows all trust domains and issuers with an endpoint, and each change of them.
 pub(super) async fn all(federation: &Arc<Federation>) {
     let mut catalogs = federation.catalogs.subscribe();
     let mut tasks = JoinSet::new();
@@ -82,15 +82,22 @@ pub(super) async fn all(federation: &Arc<Federation>) {
 
 fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
     let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
-        resources.federated().filter(|(_, followed, _)| followed.endpoint().is_some()).filter_map(
-            |(name, followed, _)| {
-                let key = ResourceKey::federated_trust_domain(mesh.clone(), name.clone());
-                let uid = catalog.get(&key)?.uid().to_owned();
-                Some((key, (uid, followed.digest())))
-            },
-        )
+        let federated = resources.federated().filter(|(_, followed, _)| followed.endpoint().is_some());
+        let federated = federated.map(|(name, followed, _)| {
+            (ResourceKey::federated_trust_domain(mesh.clone(), name.clone()), followed.digest())
+        });
+        let issuers = resources.issuers().filter(|(_, issuer, _)| issuer.endpoint().is_some());
+        let issuers = issuers.map(|(name, issuer, _)| {
+            let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
+            (key, issuer.digest())
+        });
+        federated.chain(issuers)
     });
-    of_mesh.collect()
+    let bound = of_mesh.filter_map(|(key, digest)| {
+        let uid = catalog.get(&key)?.uid().to_owned();
+        Some((key, (uid, digest)))
+    });
+    bound.collect()
 }
 
 async fn one(federation: Arc<Federation>, key: ResourceKey) {
@@ -109,11 +116,13 @@ pub(super) fn interval(hint: Option<Duration>) -> Duration {
     wished.clamp(LEAST_INTERVAL, GREATEST_INTERVAL)
 }
 
-/// Forgets bundles of trust domains that are followed no longer.
+/// Forgets what was fetched for those who are followed no longer.
 async fn prune(federation: &Federation, catalog: &Catalog) -> Result<(), StoreError> {
-    let page = federation.store.list(keys::FETCHED_BUNDLES, None, usize::MAX).await?;
-    for (record, stored) in page.entries {
-        let Some(key) = FetchedBundle::resource_of(&record) else { continue };
+    let bundles = federation.store.list(keys::FETCHED_BUNDLES, None, usize::MAX).await?;
+    let issuers = federation.store.list(keys::FETCHED_KEYS, None, usize::MAX).await?;
+    for (record, stored) in bundles.entries.into_iter().chain(issuers.entries) {
+        let resource = FetchedBundle::resource_of(&record).or_else(|| FetchedKeys::resource_of(&record));
+        let Some(key) = resource else { continue };
         if catalog.get(&key).is_some() {
             continue;
         }
@@ -154,7 +163,7 @@ impl Federation {
                 self.metrics.failing.get_or_create(&label).set(1);
                 // The same failure again at each attempt would bury everything else.
                 if status.fail(&error.to_string(), now) {
-                    tracing::error!(event = "federation_failed", resource = %key, %error, "the former bundle stays in force");
+                    tracing::error!(event = "federation_failed", resource = %key, %error, "what was fetched before stays in force");
                 }
             }
         }
@@ -165,7 +174,14 @@ impl Federation {
         let catalog = self.catalogs.current().await?;
         let none = || RefreshError::NoEndpoint(key.clone());
         let entry = catalog.get(key).ok_or_else(none)?;
-        let Model::FederatedTrustDomain(followed) = entry.model() else { return Err(none()) };
+        let followed = match entry.model() {
+            Model::FederatedTrustDomain(followed) => followed,
+            Model::JwtIssuer(issuer) => {
+                let endpoint = issuer.endpoint().ok_or_else(none)?;
+                return self.refresh_keys(key, entry, endpoint).await.map(|()| None);
+            }
+            _ => return Err(none()),
+        };
         let endpoint = followed.endpoint().ok_or_else(none)?;
         let record = FetchedBundle::store_key(key);
         let stored = self.store.get(&record).await?;
@@ -203,6 +219,39 @@ impl Federation {
         Ok(hint)
     }
 
+    /// The keys of an issuer. What is served now counts, whatever was served before: a key that is gone is gone.
+    async fn refresh_keys(
+        &self,
+        key: &ResourceKey,
+        entry: &Entry,
+        endpoint: &WebEndpoint,
+    ) -> Result<(), RefreshError> {
+        let record = FetchedKeys::store_key(key);
+        let stored = self.store.get(&record).await?;
+        let former = stored.as_ref().and_then(|stored| FetchedKeys::from_stored(key, stored).ok());
+        let keys = fetch_keys(endpoint, self.web_roots.as_deref()).await?;
+        let is_in_force =
+            former.as_ref().is_some_and(|former| former.are_for(entry) && **former.keys() == keys);
+        let Some(fetched) = FetchedKeys::new(entry, keys, self.clock.now()).filter(|_| !is_in_force) else {
+            return Ok(());
+        };
+        let commit = Commit::new()
+            .present(key.store_key())
+            .unchanged(record.clone(), stored.as_ref())
+            .put(record, fetched.to_bytes(key)?)
+            .raising_revision();
+        let count = fetched.keys().keys().count();
+        let what = format!("{count} keys");
+        let act = Act::done(&own(), "issuer.keys", key.to_string()).because(&*what);
+        self.audit.commit(commit, act).await?;
+        if count == 0 {
+            tracing::error!(event = "issuer_keys_empty", resource = %key, "the issuer has taken back all its keys: its tokens are refused");
+        } else {
+            tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
+        }
+        Ok(())
+    }
+
     async fn put_in_force(
         &self,
         key: &ResourceKey,
@@ -215,9 +264,8 @@ impl Federation {
         let sequence =
             bundle.sequence().map_or_else(|| "no number".to_owned(), |number| format!("number {number}"));
         let what = format!("{roots} roots, {tokens} keys for tokens, {sequence}");
-        let actor = Actor { name: "control-plane".to_owned(), source: "local".to_owned() };
         self.audit
-            .commit(commit, Act::done(&actor, "federation.bundle", key.to_string()).because(&*what))
+            .commit(commit, Act::done(&own(), "federation.bundle", key.to_string()).because(&*what))
             .await?;
         let resource_version = entry.resource_version();
         if bundle.is_empty() {
@@ -233,4 +281,9 @@ impl Federation {
         self.statuses().remove(key);
         self.metrics.forget(key);
     }
+}
+
+/// Who puts in force what was fetched.
+fn own() -> Actor {
+    Actor { name: "control-plane".to_owned(), source: "local".to_owned() }
 }

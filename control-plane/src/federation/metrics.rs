@@ -8,16 +8,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::resources::ResourceKey;
 
-/// A trust domain that a mesh follows.
+/// A trust domain, or issuer, that a mesh follows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct FollowedLabel {
     mesh: String,
-    trust_domain: String,
+    kind: &'static str,
+    name: String,
 }
 
 impl FollowedLabel {
     pub(super) fn of(key: &ResourceKey) -> Self {
-        Self { mesh: key.mesh.to_string(), trust_domain: key.name.to_string() }
+        Self { mesh: key.mesh.to_string(), kind: key.kind.as_str(), name: key.name.to_string() }
     }
 }
 
@@ -35,17 +36,17 @@ impl FederationMetrics {
         metrics.register(|registry| {
             registry.register(
                 "federation_fetches",
-                "Questions to bundle endpoints, by outcome",
+                "Questions to where bundles and keys are published, by outcome",
                 federation.fetches.clone(),
             );
             registry.register(
                 "federation_failing",
-                "1 while the bundle of a trust domain cannot be fetched",
+                "1 while the bundle of a trust domain, or the keys of an issuer, cannot be fetched",
                 federation.failing.clone(),
             );
             registry.register(
                 "federation_fetched_timestamp_seconds",
-                "When the bundle of a trust domain was last fetched, in Unix seconds",
+                "When the bundle of a trust domain, or the keys of an issuer, were last fetched, in Unix seconds",
                 federation.fetched_at.clone(),
             );
         });

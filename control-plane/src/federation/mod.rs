@@ -1,7 +1,7 @@
 //! Federation by SPIFFE's standard: our bundle for others to fetch, and theirs for our agents.
 //!
 //! The control plane alone asks (`follow`), one question at a time (`fetch`); what it was told last and found good is
-//! in the registry, and reaches agents in their views. Our own bundle gets its number in `own`.
+//! in the registry, and reaches agents in their views. Keys of issuers of users' tokens come by the same way. Our own bundle gets its number in `own`.
 
 mod fetch;
 mod follow;
@@ -28,7 +28,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::Store;
-use crate::resources::{Catalog, Catalogs, ResourceKey};
+use crate::resources::{Catalog, Catalogs, Kind, ResourceKey};
 use crate::web::{document, nothing};
 
 pub use fetch::FetchError;
@@ -85,6 +85,17 @@ pub struct Followed {
     pub problem: Option<(String, UnixMillis)>,
 }
 
+/// An issuer of users' tokens, as it stands.
+#[derive(Debug, Clone)]
+pub struct FollowedIssuer {
+    /// Which resource says so.
+    pub key: ResourceKey,
+    /// How many keys verify its tokens.
+    pub keys: usize,
+    /// Why the latest attempt to fetch them failed, and since when they do.
+    pub problem: Option<(String, UnixMillis)>,
+}
+
 impl Federation {
     /// Puts the parts together. Nothing is asked before [`Federation::run`].
     pub fn new(parts: FederationParts) -> Arc<Self> {
@@ -132,13 +143,29 @@ impl Federation {
             Followed {
                 trust_domain: followed.trust_domain().clone(),
                 bundle: bundle.cloned(),
-                endpoint: followed.endpoint().map(|endpoint| endpoint.url().to_string()),
+                endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
                 problem: status.and_then(Status::problem),
                 key,
             }
         });
         followed.collect()
+    }
+
+    /// All issuers of users' tokens, in order.
+    pub fn issuers(&self, catalog: &Catalog) -> Vec<FollowedIssuer> {
+        let statuses = self.statuses();
+        let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
+            resources.issuers().map(move |(name, _, keys)| {
+                let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
+                (key, keys.map_or(0, |keys| keys.keys().count()))
+            })
+        });
+        let issuers = of_mesh.map(|(key, keys)| {
+            let problem = statuses.get(&key).and_then(Status::problem);
+            FollowedIssuer { key, keys, problem }
+        });
+        issuers.collect()
     }
 
     fn statuses(&self) -> MutexGuard<'_, BTreeMap<ResourceKey, Status>> {

@@ -18,6 +18,8 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::resources::testing::{Scratch, listener, mesh, node, owner, resource};
 
+mod issuers;
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Another trust domain, whose endpoint answers with whatever bytes it is given.
@@ -61,7 +63,7 @@ impl Partner {
             serial: Serial::from_random([3; 16]),
             validity: validity(),
             dns_names: Vec::new(),
-            ip_addresses: Vec::new(),
+            ip_addresses: vec![[127, 0, 0, 1].into()],
         };
         let live = LiveIdentity::new(issuing.root_bundle().clone());
         live.publish(issuing.sign(&template).unwrap(), &key).unwrap();
@@ -123,13 +125,17 @@ fn key() -> ResourceKey {
 }
 
 fn federation(scratch: &Scratch, audit: Arc<Audit>) -> Arc<Federation> {
+    federation_with(scratch, audit, None)
+}
+
+fn federation_with(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathBuf>) -> Arc<Federation> {
     Federation::new(FederationParts {
         store: Arc::clone(&scratch.store),
         catalogs: scratch.resources.catalogs().clone(),
         audit,
         clock: scratch.clock.clone(),
         metrics: Arc::default(),
-        web_roots: None,
+        web_roots,
         own: watch::channel(Arc::default()).1,
     })
 }

@@ -10,6 +10,7 @@
 //! jwt-key/<key id>                         a key that signs JWT-SVIDs, sealed, and when it does
 //! resource/<kind>/<mesh>/<name>            a resource
 //! federation/bundle/<mesh>/<trust domain>  the last good bundle of a trust domain that is followed
+//! federation/keys/<mesh>/<issuer>          the last good keys of an issuer of users' tokens
 //! federation/own                           which number our own bundle has, as others are told it
 //! view/<kind>/<mesh>/<name>                a view's content, by digest, and the revision it got
 //! token/<hash>                             a join token
@@ -68,6 +69,9 @@ pub const RESOURCES: &str = "resource/";
 
 /// The last good bundles of trust domains that are followed.
 pub const FETCHED_BUNDLES: &str = "federation/bundle/";
+
+/// The last good keys of issuers of users' tokens.
+pub const FETCHED_KEYS: &str = "federation/keys/";
 
 /// The number of our own bundle.
 pub const OWN_BUNDLE: &str = "federation/own";

@@ -12,6 +12,8 @@ use super::data_class::DataClass;
 use super::enrollment::Enrollment;
 use super::federated_trust_domain::FederatedTrustDomain;
 use super::fetched::FetchedBundle;
+use super::fetched_keys::FetchedKeys;
+use super::jwt_issuer::JwtIssuer;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
 use super::mesh_catalog::MeshCatalog;
@@ -49,6 +51,8 @@ pub enum Model {
     Enrollment(Enrollment),
     /// A trust domain whose members are known.
     FederatedTrustDomain(FederatedTrustDomain),
+    /// Who says who users are.
+    JwtIssuer(JwtIssuer),
     /// A mesh.
     Mesh(Mesh),
     /// A policy that follows a template.
@@ -85,6 +89,7 @@ impl Model {
             Spec::FederatedTrustDomain(spec) => {
                 FederatedTrustDomain::parse(spec, key, trust_domain, problems).map(Self::FederatedTrustDomain)
             }
+            Spec::JwtIssuer(spec) => JwtIssuer::parse(spec, problems).map(Self::JwtIssuer),
             Spec::MeshSpec(spec) => Mesh::parse(spec, problems).map(Self::Mesh),
             Spec::Role(spec) => Role::parse(spec, key, trust_domain, problems).map(Self::Role),
             Spec::VirtualNode(spec) => VirtualNode::parse(spec, problems).map(Self::VirtualNode),
@@ -159,21 +164,25 @@ impl Entry {
 }
 
 impl Catalog {
-    /// Reads listings of all resources and of all fetched bundles, at one revision.
-    pub fn from_pages(resources: &Page, fetched: &Page, trust_domain: &TrustDomain) -> Self {
+    /// Reads listings of all resources and of all that was fetched for them, at one revision.
+    pub fn from_pages(resources: &Page, fetched: &[Page], trust_domain: &TrustDomain) -> Self {
         let mut catalog =
             Self { revision: resources.revision, version: resources.version, ..Self::default() };
         for (key, stored) in &resources.entries {
             catalog.write(key, Some(stored), trust_domain);
         }
-        for (key, stored) in &fetched.entries {
+        for (key, stored) in fetched.iter().flat_map(|page| &page.entries) {
             catalog.write_fetched(key, Some(stored));
         }
         catalog
     }
 
-    /// Takes over one write of a bundle that was fetched. Those that no resource of a mesh asks for are left alone.
+    /// Takes over one write of a bundle, or of keys, that were fetched. Those that no resource of a mesh asks for are left
+    /// alone.
     pub(crate) fn write_fetched(&mut self, key: &str, stored: Option<&Stored>) {
+        if let Some(key) = FetchedKeys::resource_of(key) {
+            return self.write_fetched_keys(key, stored);
+        }
         let Some(key) = FetchedBundle::resource_of(key) else { return };
         let Some(mesh) = self.meshes.get_mut(&key.mesh) else { return };
         let mesh = Arc::make_mut(mesh);
@@ -186,6 +195,21 @@ impl Catalog {
                 mesh.fetched.insert(key.name, read.ok().map(Arc::new));
             }
             None => drop(mesh.fetched.remove(&key.name)),
+        }
+    }
+
+    fn write_fetched_keys(&mut self, key: ResourceKey, stored: Option<&Stored>) {
+        let Some(mesh) = self.meshes.get_mut(&key.mesh) else { return };
+        let mesh = Arc::make_mut(mesh);
+        match stored {
+            Some(stored) => {
+                let read = FetchedKeys::from_stored(&key, stored);
+                if let Err(error) = &read {
+                    tracing::error!(event = "fetched_keys_unreadable", resource = %key, error, "its tokens are refused");
+                }
+                mesh.fetched_keys.insert(key.name, read.ok().map(Arc::new));
+            }
+            None => drop(mesh.fetched_keys.remove(&key.name)),
         }
     }
 

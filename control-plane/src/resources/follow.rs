@@ -10,6 +10,9 @@ use tokio_util::task::TaskTracker;
 use super::catalog::Catalog;
 use crate::registry::{Change, Store, StoreError, Version, WatchEnd, keys};
 
+/// Where that stands which others publish.
+const FETCHED: [&str; 2] = [keys::FETCHED_BUNDLES, keys::FETCHED_KEYS];
+
 /// All resources, as of the last durable commit. Cheap to clone.
 #[derive(Clone)]
 pub struct Catalogs {
@@ -97,8 +100,10 @@ impl Follower {
         for (key, stored) in change.under(keys::RESOURCES) {
             catalog.write(key, stored, &self.trust_domain);
         }
-        for (key, stored) in change.under(keys::FETCHED_BUNDLES) {
-            catalog.write_fetched(key, stored);
+        for prefix in FETCHED {
+            for (key, stored) in change.under(prefix) {
+                catalog.write_fetched(key, stored);
+            }
         }
         catalog.move_on(change.version, change.revision);
         self.sender.send_replace(Arc::new(catalog));
@@ -110,8 +115,11 @@ impl Follower {
 async fn list(store: &dyn Store, trust_domain: &TrustDomain) -> Result<Catalog, StoreError> {
     loop {
         let resources = store.list(keys::RESOURCES, None, usize::MAX).await?;
-        let fetched = store.list(keys::FETCHED_BUNDLES, None, usize::MAX).await?;
-        if resources.revision == fetched.revision {
+        let mut fetched = Vec::new();
+        for prefix in FETCHED {
+            fetched.push(store.list(prefix, None, usize::MAX).await?);
+        }
+        if fetched.iter().all(|page| page.revision == resources.revision) {
             return Ok(Catalog::from_pages(&resources, &fetched, trust_domain));
         }
     }

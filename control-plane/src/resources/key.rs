@@ -18,6 +18,8 @@ pub enum Kind {
     Enrollment,
     /// A trust domain whose members are known.
     FederatedTrustDomain,
+    /// Who says who users are.
+    JwtIssuer,
     /// A mesh.
     Mesh,
     /// A Cedar document.
@@ -34,11 +36,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Boundary,
         Self::DataClass,
         Self::Enrollment,
         Self::FederatedTrustDomain,
+        Self::JwtIssuer,
         Self::Mesh,
         Self::Policy,
         Self::PolicyTemplate,
@@ -54,6 +57,7 @@ impl Kind {
             Self::DataClass => "DataClass",
             Self::Enrollment => "Enrollment",
             Self::FederatedTrustDomain => "FederatedTrustDomain",
+            Self::JwtIssuer => "JwtIssuer",
             Self::Mesh => "Mesh",
             Self::Policy => "Policy",
             Self::PolicyTemplate => "PolicyTemplate",
@@ -70,6 +74,7 @@ impl Kind {
             Self::DataClass => "data class",
             Self::Enrollment => "enrollment",
             Self::FederatedTrustDomain => "federated trust domain",
+            Self::JwtIssuer => "JWT issuer",
             Self::Mesh => "mesh",
             Self::Policy => "policy",
             Self::PolicyTemplate => "policy template",
@@ -86,6 +91,7 @@ impl Kind {
             Ok(wire::Kind::DataClass) => Some(Self::DataClass),
             Ok(wire::Kind::Enrollment) => Some(Self::Enrollment),
             Ok(wire::Kind::FederatedTrustDomain) => Some(Self::FederatedTrustDomain),
+            Ok(wire::Kind::JwtIssuer) => Some(Self::JwtIssuer),
             Ok(wire::Kind::Mesh) => Some(Self::Mesh),
             Ok(wire::Kind::Policy) => Some(Self::Policy),
             Ok(wire::Kind::PolicyTemplate) => Some(Self::PolicyTemplate),
@@ -103,6 +109,7 @@ impl Kind {
             wire::resource::Spec::DataClass(_) => Self::DataClass,
             wire::resource::Spec::Enrollment(_) => Self::Enrollment,
             wire::resource::Spec::FederatedTrustDomain(_) => Self::FederatedTrustDomain,
+            wire::resource::Spec::JwtIssuer(_) => Self::JwtIssuer,
             wire::resource::Spec::MeshSpec(_) => Self::Mesh,
             wire::resource::Spec::VirtualNode(_) => Self::VirtualNode,
             wire::resource::Spec::VirtualService(_) => Self::VirtualService,
@@ -121,6 +128,7 @@ impl Kind {
             Self::FederatedTrustDomain => {
                 wire::resource::Spec::FederatedTrustDomain(wire::FederatedTrustDomainSpec::default())
             }
+            Self::JwtIssuer => wire::resource::Spec::JwtIssuer(wire::JwtIssuerSpec::default()),
             Self::Mesh => wire::resource::Spec::MeshSpec(wire::MeshSpec::default()),
             Self::Policy => wire::resource::Spec::Policy(wire::PolicySpec::default()),
             Self::PolicyTemplate => wire::resource::Spec::PolicyTemplate(wire::PolicyTemplateSpec::default()),

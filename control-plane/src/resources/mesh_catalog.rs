@@ -6,12 +6,15 @@ use std::sync::Arc;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{PolicyDocument, PolicyTemplate};
 use hauberk_tls::SpiffeBundle;
+use hauberk_tls::jwt::JwtKeySet;
 
 use super::catalog::{Entry, Model};
 use super::data_class::DataClass;
 use super::enrollment::{Enrollment, WorkloadEnrollment};
 use super::federated_trust_domain::FederatedTrustDomain;
 use super::fetched::FetchedBundle;
+use super::fetched_keys::FetchedKeys;
+use super::jwt_issuer::JwtIssuer;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
 use super::nesting;
@@ -27,6 +30,7 @@ pub struct MeshCatalog {
     classes: BTreeMap<Name, Arc<Entry>>,
     enrollments: BTreeMap<Name, Arc<Entry>>,
     federated: BTreeMap<Name, Arc<Entry>>,
+    issuers: BTreeMap<Name, Arc<Entry>>,
     meshes: BTreeMap<Name, Arc<Entry>>,
     policies: BTreeMap<Name, Arc<Entry>>,
     templates: BTreeMap<Name, Arc<Entry>>,
@@ -35,6 +39,8 @@ pub struct MeshCatalog {
     services: BTreeMap<Name, Arc<Entry>>,
     /// The last good bundles of followed trust domains; `None`: what is stored cannot be read.
     pub(super) fetched: BTreeMap<Name, Option<Arc<FetchedBundle>>>,
+    /// The same of the keys of issuers.
+    pub(super) fetched_keys: BTreeMap<Name, Option<Arc<FetchedKeys>>>,
 }
 
 impl MeshCatalog {
@@ -45,6 +51,7 @@ impl MeshCatalog {
             Kind::DataClass => &self.classes,
             Kind::Enrollment => &self.enrollments,
             Kind::FederatedTrustDomain => &self.federated,
+            Kind::JwtIssuer => &self.issuers,
             Kind::Mesh => &self.meshes,
             Kind::Policy => &self.policies,
             Kind::PolicyTemplate => &self.templates,
@@ -60,6 +67,7 @@ impl MeshCatalog {
             Kind::DataClass => &mut self.classes,
             Kind::Enrollment => &mut self.enrollments,
             Kind::FederatedTrustDomain => &mut self.federated,
+            Kind::JwtIssuer => &mut self.issuers,
             Kind::Mesh => &mut self.meshes,
             Kind::Policy => &mut self.policies,
             Kind::PolicyTemplate => &mut self.templates,
@@ -192,6 +200,22 @@ impl MeshCatalog {
                     Some(Some(_)) | None => followed.initial(),
                 };
                 Some((name, followed, bundle))
+            }
+            _ => None,
+        })
+    }
+
+    /// All issuers of users' tokens, in order, each with the keys that count: the last good ones that were fetched for the
+    /// very resource, else those that the resource itself says.
+    pub fn issuers(&self) -> impl Iterator<Item = (&Name, &JwtIssuer, Option<&Arc<JwtKeySet>>)> {
+        self.issuers.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::JwtIssuer(issuer) => {
+                let keys = match self.fetched_keys.get(name) {
+                    Some(None) => None,
+                    Some(Some(fetched)) if fetched.are_for(entry) => Some(fetched.keys()),
+                    Some(Some(_)) | None => issuer.initial(),
+                };
+                Some((name, issuer, keys))
             }
             _ => None,
         })

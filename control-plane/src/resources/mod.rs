@@ -14,7 +14,9 @@ mod discovery;
 mod enrollment;
 mod federated_trust_domain;
 mod fetched;
+mod fetched_keys;
 mod follow;
+mod jwt_issuer;
 mod key;
 mod mesh;
 mod mesh_catalog;
@@ -25,6 +27,7 @@ mod role;
 mod template;
 mod virtual_node;
 mod virtual_service;
+mod web_endpoint;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -38,9 +41,11 @@ pub use catalog::{Catalog, Entry, Model};
 pub use data_class::DataClass;
 pub use discovery::{Discovery, FixedEndpoint};
 pub use enrollment::{Enrollment, WorkloadEnrollment};
-pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, EndpointUrl, FederatedTrustDomain};
+pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, FederatedTrustDomain};
 pub use fetched::FetchedBundle;
+pub use fetched_keys::FetchedKeys;
 pub use follow::Catalogs;
+pub use jwt_issuer::JwtIssuer;
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;
 pub use mesh_catalog::MeshCatalog;
@@ -49,6 +54,7 @@ pub use role::Role;
 pub use template::LinkedPolicy;
 pub use virtual_node::{Listener, VirtualNode};
 pub use virtual_service::{Provider, VirtualService};
+pub use web_endpoint::{EndpointUrl, WebEndpoint};
 
 pub(crate) use choice::did_you_mean;
 pub(crate) use data_class::Enclosing;

@@ -220,7 +220,7 @@ pub(crate) fn role(name: &str, nodes: &[&str], workloads: &[&str], roles: &[&str
 /// A listener with one more route, of these data classes.
 pub(crate) fn classified(mut listener: Listener, path: &str, classes: &[&str]) -> Listener {
     let data_classes = classes.iter().map(|class| (*class).into()).collect();
-    listener.routes.push(RouteDeclaration { path: path.into(), methods: Vec::new(), data_classes });
+    listener.routes.push(RouteDeclaration { path: path.into(), data_classes, ..RouteDeclaration::default() });
     listener
 }
 

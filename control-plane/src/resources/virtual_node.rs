@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
-use hauberk_policy::{Authorization, DeclaredRoute, Protocol, RouteTemplate, Undeclared};
+use hauberk_policy::{Authorization, DeclaredRoute, Protocol, RouteTemplate, Undeclared, UserTokens};
 use hauberk_proto::mesh::v1 as wire;
 
 use super::api;
@@ -17,6 +17,8 @@ const MOST_LISTENERS: usize = 64;
 const MOST_ROUTES: usize = 1_000;
 /// The most data classes that a route names.
 const MOST_CLASSES: usize = 32;
+/// The most issuers that a listener names.
+const MOST_ISSUERS: usize = 16;
 /// The most backends of a node: what one agent subscribes to.
 const MOST_BACKENDS: usize = 1_000;
 
@@ -39,6 +41,7 @@ pub struct Listener {
     routes: Vec<DeclaredRoute>,
     undeclared: Undeclared,
     authorization: Option<Authorization>,
+    users: Option<UserTokens>,
 }
 
 impl VirtualNode {
@@ -98,6 +101,11 @@ impl Listener {
         self.undeclared
     }
 
+    /// How tokens of users are taken; `None`: nobody looks at them.
+    pub fn users(&self) -> Option<&UserTokens> {
+        self.users.as_ref()
+    }
+
     /// What it, or else its node, says of default denials; `None`: the mesh decides.
     pub fn authorization(&self) -> Option<Authorization> {
         self.authorization
@@ -141,7 +149,7 @@ impl Listener {
         field: &str,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let wire::Listener { port_mapping, tls, authorization, routes, undeclared, api } = listener;
+        let wire::Listener { port_mapping, tls, authorization, routes, undeclared, api, users } = listener;
         if let Some(wire::ListenerTls { mode }) = tls {
             check_tls(mode, &format!("{field}.tls.mode"), problems);
         }
@@ -164,14 +172,42 @@ impl Listener {
             let help = "leave it out: on tcp there are no requests, and policies decide each stream";
             problems.invalid_but(format!("{field}.undeclared"), "a tcp listener has no routes", help);
         }
+        let users = users
+            .as_ref()
+            .and_then(|users| parse_users(users, protocol, &format!("{field}.users"), problems));
         let mut routes = parse_routes(routes, protocol, &format!("{field}.routes"), problems);
+        if users.is_none() && routes.iter().any(|route| route.requires_user.is_some()) {
+            let help = "write users: {} on the listener as well: without it nobody looks at tokens";
+            problems.invalid_but(format!("{field}.routes"), "a route says how users' tokens are taken", help);
+        }
         if let Some(api) = api {
             let field = format!("{field}.api");
             routes.extend(api::routes(api, &routes, protocol, &field, problems));
             check_described(&routes, &field, problems);
         }
-        Some(Self { port: port?, protocol, routes, undeclared, authorization: authorization.or(of_node) })
+        let authorization = authorization.or(of_node);
+        Some(Self { port: port?, protocol, routes, undeclared, authorization, users })
     }
+}
+
+/// Whether a request must be made for a user.
+const USER_MODES: [(&str, bool); 2] = [("OPTIONAL", false), ("REQUIRED", true)];
+
+fn parse_users(
+    users: &wire::UserTokens,
+    protocol: Protocol,
+    field: &str,
+    problems: &mut Problems,
+) -> Option<UserTokens> {
+    let wire::UserTokens { mode, issuers, keep_token } = users;
+    if protocol == Protocol::Tcp {
+        problems.invalid(field, "a tcp listener has no requests, and they no tokens");
+        return None;
+    }
+    let mode = mode.as_deref().unwrap_or("OPTIONAL");
+    let required = choice::choose(problems, &format!("{field}.mode"), mode, &USER_MODES)?;
+    let issuers = choice::names(problems, &format!("{field}.issuers"), issuers, MOST_ISSUERS);
+    Some(UserTokens { required, issuers, kept: keep_token.unwrap_or_default() })
 }
 
 fn check_tls(mode: &str, field: &str, problems: &mut Problems) {
@@ -201,8 +237,11 @@ fn parse_routes(
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut parsed = Vec::new();
     for (index, route) in routes.iter().enumerate().take(MOST_ROUTES) {
-        let wire::RouteDeclaration { path, methods, data_classes } = route;
+        let wire::RouteDeclaration { path, methods, data_classes, users } = route;
         let field = format!("{field}[{index}]");
+        let requires_user = users
+            .as_deref()
+            .and_then(|mode| choice::choose(problems, &format!("{field}.users"), mode, &USER_MODES));
         let classes = choice::names(problems, &format!("{field}.dataClasses"), data_classes, MOST_CLASSES);
         let Some(methods) = parse_methods(methods, protocol, &field, problems) else { continue };
         let text = if methods.is_empty() { path.clone() } else { format!("{} {path}", methods.join(",")) };
@@ -224,7 +263,7 @@ fn parse_routes(
             }
             _ => match seen.insert(text, index) {
                 Some(first) => problems.invalid(field, format!("this is already routes[{first}]")),
-                None => parsed.push(DeclaredRoute { template, classes }),
+                None => parsed.push(DeclaredRoute { template, classes, requires_user }),
             },
         }
     }

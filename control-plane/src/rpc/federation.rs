@@ -15,7 +15,7 @@ use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Act;
 use crate::federation::{Federation, Followed};
-use crate::resources::{ResourceKey, Resources};
+use crate::resources::{Kind, ResourceKey, Resources};
 
 /// The service, ready to be mounted.
 pub(super) fn service(
@@ -56,11 +56,14 @@ impl Service for FederationService {
     ) -> Result<Response<RefreshBundleResponse>, Status> {
         const ACTION: &str = "federation.refresh";
         let actor = CallContext::of(&request)?.actor();
-        let RefreshBundleRequest { mesh, trust_domain } = request.into_inner();
-        let key = ResourceKey::federated_trust_domain(
-            Name::parse(&mesh).map_err(|error| status::bad_field("mesh", error))?,
-            Name::parse(&trust_domain).map_err(|error| status::bad_field("trust_domain", error))?,
-        );
+        let RefreshBundleRequest { mesh, trust_domain, issuer } = request.into_inner();
+        let name = |field, text: &str| Name::parse(text).map_err(|error| status::bad_field(field, error));
+        let mesh = name("mesh", &mesh)?;
+        let key = if issuer.is_empty() {
+            ResourceKey::federated_trust_domain(mesh, name("trust_domain", &trust_domain)?)
+        } else {
+            ResourceKey { kind: Kind::JwtIssuer, mesh, name: name("issuer", &issuer)? }
+        };
         let audit = &self.control.audit;
         if let Err(error) = self.federation.refresh(&key).await {
             refused::record(audit, &actor, ACTION, key.to_string(), &error).await;

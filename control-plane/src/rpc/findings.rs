@@ -9,7 +9,7 @@ use hauberk_proto::admin::v1::{Finding, Severity};
 use crate::authority::Need;
 use crate::compile::Compilation;
 use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES};
-use crate::federation::Followed;
+use crate::federation::{Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
 
@@ -48,6 +48,7 @@ pub(super) struct Facts<'a> {
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
+    pub(super) issuers: &'a [FollowedIssuer],
 }
 
 /// What is not as it should be, errors first.
@@ -85,6 +86,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
     findings.extend(facts.followed.iter().filter_map(|followed| federation(followed, facts.now)));
+    findings.extend(facts.issuers.iter().filter_map(issuer));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
@@ -248,6 +250,20 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
         return Some(error(format!("{key}: nobody of {trust_domain} is let in: {what}{failing}"), fix));
     }
     failing.map(|failing| warning(format!("{key}: {failing}; the former one stays in force"), fix))
+}
+
+/// An issuer whose users are not known, or soon may not be.
+fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
+    let FollowedIssuer { key, keys, problem } = followed;
+    let failing = problem
+        .as_ref()
+        .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
+    let fix = "see that its jwksUrl answers, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
+    if *keys == 0 {
+        let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
+        return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));
+    }
+    failing.map(|failing| warning(format!("{key}: {failing}; the former ones stay in force"), fix))
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

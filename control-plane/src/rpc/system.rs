@@ -76,6 +76,7 @@ impl System for SystemService {
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),
+            issuers: &self.federation.issuers(&catalog),
         });
         let agent = control.agent_address();
         // A name of `init` that is none any longer has stopped the control plane at its start.

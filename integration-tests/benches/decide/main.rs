@@ -71,6 +71,7 @@ impl Bench {
                 routes: routes.map(|route| RouteTemplate::parse(&route).unwrap().into()).collect(),
                 undeclared: Undeclared::Decide,
                 authorization: Authorization::Enforce,
+                users: None,
             }],
         };
         let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);

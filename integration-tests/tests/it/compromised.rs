@@ -41,8 +41,11 @@ const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 
 /// Who the attacker says he is, wherever somebody may listen.
 const CLAIMS: &str = "x-forwarded-client-cert: By=spiffe://box.test/mesh/shop/node/payments;URI=spiffe://box.test/mesh/shop/node/orders\r\n\
-     hauberk-service: orders\r\nhauberk-identity: forged\r\nx-spiffe-id: spiffe://box.test/mesh/shop/node/orders\r\n\
+     hauberk-service: orders\r\nx-spiffe-id: spiffe://box.test/mesh/shop/node/orders\r\n\
      x-forwarded-for: 127.0.0.1\r\nx-original-url: /orders/1\r\nx-rewrite-url: /orders/1\r\nx-http-method-override: GET\r\n";
+
+/// A user whom nobody sent, for an agent that gives handles and for one that reads chains.
+const USER: &str = "hauberk-identity: forged\r\n";
 
 /// How long nothing must come before it is taken for nothing.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -238,14 +241,23 @@ async fn asks_every_path(attacker: &Attacker, web: &Agent, targets: &[(&str, &Ag
             for path in plain.into_iter().chain(TRICKS.into_iter().step_by(5)) {
                 let is_granted = *service == "orders" && method == "GET" && path == "/orders/1";
                 let text = format!(
-                    "{method} {path} HTTP/1.1\r\nhost: {service}\r\n{CLAIMS}content-length: 0\r\nconnection: close\r\n\r\n"
+                    "{method} {path} HTTP/1.1\r\nhost: {service}\r\n{CLAIMS}{USER}content-length: 0\r\nconnection: close\r\n\r\n"
                 )
                 .replace("hauberk-service: orders", &format!("hauberk-service: {service}"));
                 let past = attacker.peer.exchange(service, agent.inbound(*port), text.as_bytes()).await;
-                let by_agent: Response = request(web.outbound(), &text).unwrap();
+                let with_user = request(web.outbound(), &text).unwrap();
+                let by_agent: Response = request(web.outbound(), &text.replace(USER, "")).unwrap();
                 let past_is_open = past.starts_with("HTTP/1.1 2");
                 assert_eq!(past_is_open, is_granted, "{method} {service} {path}: {past}");
                 assert_eq!(by_agent.status == 200, is_granted, "{method} {service} {path}: {by_agent:?}");
+                assert_ne!(with_user.status, 200, "{method} {service} {path}: {with_user:?}");
+                if is_granted {
+                    assert_eq!(
+                        with_user.header("hauberk-error"),
+                        Some("identity_handle_forged"),
+                        "{with_user:?}"
+                    );
+                }
             }
         }
     }

@@ -36,10 +36,19 @@ pub(crate) async fn call_streaming(
     method: &'static str,
     messages: impl tokio_stream::Stream<Item = String> + Send + 'static,
 ) -> Result<tonic::Response<tonic::Streaming<String>>, Status> {
+    call_with(channel, method, Request::new(messages)).await
+}
+
+/// The same with what the request has besides.
+pub(crate) async fn call_with(
+    channel: &Channel,
+    method: &'static str,
+    request: Request<impl tokio_stream::Stream<Item = String> + Send + 'static>,
+) -> Result<tonic::Response<tonic::Streaming<String>>, Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let codec = ProstCodec::<String, String>::default();
-    client.streaming(Request::new(messages), PathAndQuery::from_static(method), codec).await
+    client.streaming(request, PathAndQuery::from_static(method), codec).await
 }
 
 /// Calls until the service can be reached: endpoints may still be on their way.

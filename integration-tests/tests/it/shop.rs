@@ -3,7 +3,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use hauberk_integration_tests::{Agent, AgentOptions, CommandOutput, MeshBox, Response, eventually, get};
+use hauberk_integration_tests::{
+    Agent, AgentOptions, CommandOutput, MeshBox, Response, eventually, get, request,
+};
 
 /// Nodes and services; no policy, so that nothing is allowed yet.
 pub(crate) const SHOP: &str = r"
@@ -166,6 +168,13 @@ pub(crate) fn get_until(agent: &Agent, host: &str, path: &str, status: u16) -> R
             last = Some(response.status);
         }
         found
+    })
+}
+
+/// The answer to these bytes through an agent, asked until it has this status.
+pub(crate) fn eventually_status(agent: &Agent, what: &str, bytes: &str, status: u16) -> Response {
+    eventually(&format!("{what} answers {status}"), PATIENCE, || {
+        request(agent.outbound(), bytes).ok().filter(|response| response.status == status)
     })
 }
 

@@ -1,11 +1,16 @@
 //! The examples of docs/authorization.md, with the requests below each.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use hauberk_identity::SpiffeId;
+use serde_json::{Map, Value};
 
 use super::*;
 use crate::circumstances::Tls;
 use crate::path::CanonicalPath;
-use crate::testing::{HERE, NOW, engine, foreign, peer};
+use crate::testing::{HERE, NOW, engine, foreign, name, node, peer};
+use crate::user::{ClaimsMapping, OnBehalfOf, Origin};
 
 const PAGE: &str = include_str!("../../../docs/authorization.md");
 
@@ -37,6 +42,7 @@ fn ask(engine: &Engine, line: &str) -> Decision {
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     let (mut caller, mut peer_facts, mut moment, mut host) = (peer("web"), HERE.clone(), NOW, "");
     let mut fields = Vec::new();
+    let (mut claimed, mut actors) = (Map::new(), Vec::new());
     for (name, value) in words.map(|word| word.split_once('=').unwrap()) {
         match name {
             "caller" if value.starts_with("spiffe:") => caller = foreign(value),
@@ -52,14 +58,33 @@ fn ask(engine: &Engine, line: &str) -> Decision {
             }
             "at" => moment.time = instant(value),
             "host" => host = value,
+            "user" => drop(claimed.insert("sub".to_owned(), value.into())),
+            "groups" => drop(claimed.insert("groups".to_owned(), value.split(',').collect())),
+            "scope" => drop(claimed.insert("scope".to_owned(), value.replace(',', " ").into())),
+            "actors" => actors = value.split(',').map(node).collect(),
+            name if name.starts_with("claim:") => {
+                let name = name.trim_start_matches("claim:").to_owned();
+                claimed.insert(name, value.split(',').collect());
+            }
             _ => fields.push((name, value.as_bytes())),
         }
     }
     let (port, method) = if method == "CALL" { (50051, "POST") } else { (8080, method) };
     let path = CanonicalPath::parse(method, target).unwrap();
     let gathered = engine.wanted(port).map(|wanted| wanted.gather(host, fields)).unwrap_or_default();
+    let gathered = gathered.made_for(made_for(engine, &claimed, actors));
     let attempt = Attempt::Request { method, path: &path, upgrade: false, gathered: &gathered };
     engine.decide(&Question { caller: &caller, peer: &peer_facts, port, attempt, moment })
+}
+
+/// For the user of the issuer `login` whose token claims this.
+fn made_for(engine: &Engine, claimed: &Map<String, Value>, actors: Vec<SpiffeId>) -> OnBehalfOf {
+    if !claimed.contains_key("sub") {
+        return OnBehalfOf::Nobody;
+    }
+    let (mapping, issuer) = (ClaimsMapping::default(), "https://login.example".into());
+    let user = mapping.user(claimed, engine.claims_read(), &name("login"), &issuer).unwrap();
+    OnBehalfOf::User(Arc::new(Origin { user, actors }))
 }
 
 /// The second that prints so.

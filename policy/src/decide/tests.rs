@@ -1,4 +1,5 @@
 mod differential;
+mod users;
 
 use std::sync::Arc;
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    Authorization, DeclaredRoute, Mode, NodeScope, PolicySlice, PortScope, Protocol, RoleMembers,
-    RouteTemplate, SlicedPolicy, Undeclared,
+    Authorization, ClaimsMapping, DeclaredRoute, Mode, NodeScope, PolicySlice, PortScope, Protocol,
+    RoleMembers, RouteTemplate, SlicedPolicy, Undeclared, UserTokens,
 };
 use prost::Message;
 
 use super::ConvertError;
 use super::view::{
-    Body, Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target, View,
+    Body, Discovery, Dns, FederatedBundle, IpPreference, JwtIssuer, NodeView, ServicePort, ServiceView,
+    Target, View,
 };
 use crate::agent::v1 as wire;
 
@@ -54,8 +55,16 @@ fn node_view(
     trust_domain: &TrustDomain,
     mesh: &Name,
 ) -> Result<NodeView, ConvertError> {
-    let wire::NodeView { spiffe_id, ports, policies, backends, max_view_age_ms, federated_bundles, roles } =
-        view;
+    let wire::NodeView {
+        spiffe_id,
+        ports,
+        policies,
+        backends,
+        max_view_age_ms,
+        federated_bundles,
+        roles,
+        issuers,
+    } = view;
     let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
     let owner = match node.kind() {
         IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => Some(mesh),
@@ -80,7 +89,38 @@ fn node_view(
     let roles = each("node.roles", roles, role)?;
     distinct("node.roles", roles.iter().map(|role| role.role.as_str()))?;
     let policies = PolicySlice { policies, roles };
-    Ok(NodeView { scope, policies, backends, max_view_age, federated })
+    let issuers = each("node.issuers", issuers, issuer)?;
+    distinct("node.issuers", issuers.iter().map(|issuer| issuer.name.as_str()))?;
+    distinct("node.issuers", issuers.iter().map(|issuer| issuer.issuer.as_str()))?;
+    Ok(NodeView { scope, policies, backends, max_view_age, federated, issuers })
+}
+
+fn issuer(field: &str, issuer: wire::JwtIssuer) -> Result<JwtIssuer, ConvertError> {
+    let wire::JwtIssuer {
+        name,
+        issuer,
+        audiences,
+        jwks,
+        user_claim,
+        group_claims,
+        scope_claims,
+        role_claims,
+        token_header,
+    } = issuer;
+    let name = self::name(&format!("{field}.name"), &name)?;
+    for (part, text) in [("issuer", &issuer), ("user_claim", &user_claim)] {
+        if text.is_empty() {
+            return Err(ConvertError::new(format!("{field}.{part}"), "it is empty"));
+        }
+    }
+    // Without an audience a token for anybody would do.
+    if audiences.is_empty() || audiences.iter().any(String::is_empty) {
+        return Err(ConvertError::new(format!("{field}.audiences"), "there is none, or one is empty"));
+    }
+    let claims =
+        ClaimsMapping { user: user_claim, groups: group_claims, scopes: scope_claims, roles: role_claims };
+    let token_header = (!token_header.is_empty()).then_some(token_header);
+    Ok(JwtIssuer { name, issuer, audiences, jwks, claims, token_header })
 }
 
 fn role(field: &str, role: wire::RoleMembers) -> Result<RoleMembers, ConvertError> {
@@ -98,7 +138,7 @@ fn federated_bundle(field: &str, bundle: wire::FederatedBundle) -> Result<Federa
 }
 
 fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, ConvertError> {
-    let wire::InboundPort { number, protocol, services, routes, deny_undeclared, audit } = port;
+    let wire::InboundPort { number, protocol, services, routes, deny_undeclared, audit, users } = port;
     let routes = each(&format!("{field}.routes"), routes, route)?;
     distinct(&format!("{field}.routes"), routes.iter().map(|route| route.template.as_str()))?;
     Ok(PortScope {
@@ -108,14 +148,21 @@ fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, Conve
         routes,
         undeclared: if deny_undeclared { Undeclared::Deny } else { Undeclared::Decide },
         authorization: if audit { Authorization::Audit } else { Authorization::Enforce },
+        users: users.map(|users| user_tokens(&format!("{field}.users"), users)).transpose()?,
     })
 }
 
+fn user_tokens(field: &str, users: wire::UserTokens) -> Result<UserTokens, ConvertError> {
+    let wire::UserTokens { required, issuers, kept } = users;
+    Ok(UserTokens { required, issuers: names(&format!("{field}.issuers"), issuers)?, kept })
+}
+
 fn route(field: &str, route: wire::Route) -> Result<DeclaredRoute, ConvertError> {
-    let wire::Route { template, methods, data_classes } = route;
+    let wire::Route { template, methods, data_classes, requires_user } = route;
     let text = if methods.is_empty() { template } else { format!("{} {template}", methods.join(",")) };
     let template = RouteTemplate::parse(&text).map_err(|error| ConvertError::new(field, error))?;
-    Ok(DeclaredRoute { template, classes: names(&format!("{field}.data_classes"), data_classes)? })
+    let classes = names(&format!("{field}.data_classes"), data_classes)?;
+    Ok(DeclaredRoute { template, classes, requires_user })
 }
 
 fn policy(field: &str, policy: wire::Policy) -> Result<SlicedPolicy, ConvertError> {

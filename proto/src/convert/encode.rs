@@ -1,17 +1,18 @@
 //! From the domain to messages. What is well-formed by its types always has a message.
 
 use hauberk_policy::{
-    Authorization, DeclaredRoute, Mode, PortScope, Protocol, RoleMembers, SlicedPolicy, Undeclared,
+    Authorization, ClaimsMapping, DeclaredRoute, Mode, PortScope, Protocol, RoleMembers, SlicedPolicy,
+    Undeclared, UserTokens,
 };
 
 use super::view::{
-    Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target,
+    Discovery, Dns, FederatedBundle, IpPreference, JwtIssuer, NodeView, ServicePort, ServiceView, Target,
 };
 use crate::agent::v1 as wire;
 
 /// The message for a node's view.
 pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
-    let NodeView { scope, policies, backends, max_view_age, federated } = view;
+    let NodeView { scope, policies, backends, max_view_age, federated, issuers } = view;
     wire::NodeView {
         spiffe_id: scope.node.to_string(),
         ports: scope.ports.iter().map(inbound_port).collect(),
@@ -20,6 +21,23 @@ pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
         max_view_age_ms: max_view_age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
         federated_bundles: federated.iter().map(federated_bundle).collect(),
         roles: policies.roles.iter().map(role).collect(),
+        issuers: issuers.iter().map(issuer).collect(),
+    }
+}
+
+fn issuer(known: &JwtIssuer) -> wire::JwtIssuer {
+    let JwtIssuer { name, issuer, audiences, jwks, claims, token_header } = known;
+    let ClaimsMapping { user, groups, scopes, roles } = claims;
+    wire::JwtIssuer {
+        name: name.to_string(),
+        issuer: issuer.clone(),
+        audiences: audiences.clone(),
+        jwks: jwks.clone(),
+        user_claim: user.clone(),
+        group_claims: groups.clone(),
+        scope_claims: scopes.clone(),
+        role_claims: roles.clone(),
+        token_header: token_header.clone().unwrap_or_default(),
     }
 }
 
@@ -40,7 +58,7 @@ pub fn encode_service_view(view: &ServiceView) -> wire::ServiceView {
 }
 
 fn inbound_port(port: &PortScope) -> wire::InboundPort {
-    let PortScope { number, protocol, services, routes, undeclared, authorization } = port;
+    let PortScope { number, protocol, services, routes, undeclared, authorization, users } = port;
     wire::InboundPort {
         number: u32::from(*number),
         protocol: encode_protocol(*protocol).into(),
@@ -48,11 +66,18 @@ fn inbound_port(port: &PortScope) -> wire::InboundPort {
         routes: routes.iter().map(route).collect(),
         deny_undeclared: *undeclared == Undeclared::Deny,
         audit: *authorization == Authorization::Audit,
+        users: users.as_ref().map(user_tokens),
     }
 }
 
+fn user_tokens(users: &UserTokens) -> wire::UserTokens {
+    let UserTokens { required, issuers, kept } = users;
+    let issuers = issuers.iter().map(ToString::to_string).collect();
+    wire::UserTokens { required: *required, issuers, kept: *kept }
+}
+
 fn route(route: &DeclaredRoute) -> wire::Route {
-    let DeclaredRoute { template, classes } = route;
+    let DeclaredRoute { template, classes, requires_user } = route;
     let (methods, template) = match template.as_str().split_once(' ') {
         Some((methods, template)) => (methods.split(',').map(ToOwned::to_owned).collect(), template),
         None => (Vec::new(), template.as_str()),
@@ -61,6 +86,7 @@ fn route(route: &DeclaredRoute) -> wire::Route {
         template: template.to_owned(),
         methods,
         data_classes: classes.iter().map(ToString::to_string).collect(),
+        requires_user: *requires_user,
     }
 }
 

@@ -36,9 +36,11 @@ pub const DENIED_INSTANCES: &str = "denied-instances";
 pub const DATA_CLASSES: &str = "data-classes-1";
 /// Roles, with the members that the view says.
 pub const ROLES: &str = "roles-1";
+/// Users: issuers of their tokens, routes that are for them alone, and policies that read them.
+pub const USERS: &str = "users-1";
 
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 14] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -52,6 +54,7 @@ pub const ALL: [&str; 13] = [
     MAX_VIEW_AGE,
     ROLES,
     ROUTES,
+    USERS,
 ];
 
 /// What a view with this body needs, in order.
@@ -62,6 +65,7 @@ pub fn needed(body: &Body) -> Vec<&'static str> {
             needed.extend(needed_by_scope(&node.scope));
             needed.extend(needed_by_policies(&node.policies));
             needed.extend(node.max_view_age.map(|_| MAX_VIEW_AGE));
+            needed.extend(node.issuers.first().map(|_| USERS));
         }
         Body::Service(service) => {
             let targets = service.ports.iter().flat_map(|port| &port.targets);
@@ -83,6 +87,8 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
             port.routes.iter().any(|route| !route.classes.is_empty()).then_some(DATA_CLASSES),
             (port.undeclared == Undeclared::Deny).then_some(DENY_UNDECLARED),
             (port.authorization == Authorization::Audit).then_some(AUDIT_AUTHORIZATION),
+            port.users.as_ref().map(|_| USERS),
+            port.routes.iter().any(|route| route.requires_user.is_some()).then_some(USERS),
         ]
         .into_iter()
         .flatten()
@@ -98,7 +104,11 @@ fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str>
     // Whoever does not know the type refuses the policy: better before it is pushed than after.
     let names_classes = slice.policies.iter().any(|policy| policy.text.contains("DataClass::"));
     let context = slice.policies.iter().any(|policy| policy.reads().are_beyond_path_and_method());
+    let users = slice.policies.iter().any(|policy| {
+        policy.text.contains("User::") || policy.text.contains("UserGroup::") || policy.reads().are_of_users()
+    });
     let others = [
+        users.then_some(USERS),
         context.then_some(CONTEXT),
         (!slice.roles.is_empty()).then_some(ROLES),
         names_classes.then_some(DATA_CLASSES),

@@ -25,9 +25,10 @@ pub use decode::{decode_view, listener_port};
 pub use encode::{encode_node_view, encode_service_view};
 pub use explanation::encode_policy_note;
 pub use flow::decode_flow;
-pub use question::{Circumstances, decode_circumstances, encode_header_lines};
+pub use question::{Circumstances, decode_circumstances, encode_header_lines, encode_on_behalf_of};
 pub use view::{
-    Body, Discovery, Dns, FederatedBundle, IpPreference, NodeView, ServicePort, ServiceView, Target, View,
+    Body, Discovery, Dns, FederatedBundle, IpPreference, JwtIssuer, NodeView, ServicePort, ServiceView,
+    Target, View,
 };
 
 /// An instant as a message.

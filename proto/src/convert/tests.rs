@@ -1,9 +1,11 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Authorization, DeclaredRoute, Gathered, HeaderLines, Mode, Moment, NodeScope, Peer, PolicySlice,
-    PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Tls, Undeclared,
+    Authorization, ClaimsMapping, DeclaredRoute, Gathered, HeaderLines, Mode, Moment, NodeScope, OnBehalfOf,
+    Origin, Peer, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Tls,
+    Undeclared, User, UserTokens,
 };
 use prost::Message;
 
@@ -25,10 +27,12 @@ fn node_view() -> NodeView {
             .map(|text| DeclaredRoute {
                 template: RouteTemplate::parse(text).unwrap(),
                 classes: vec![name("card"), name("pii")],
+                requires_user: Some(false),
             })
             .collect(),
         undeclared: Undeclared::Deny,
         authorization: Authorization::Audit,
+        users: Some(UserTokens { required: true, issuers: vec![name("login")], kept: true }),
     };
     NodeView {
         scope: NodeScope {
@@ -57,6 +61,14 @@ fn node_view() -> NodeView {
         federated: vec![FederatedBundle {
             trust_domain: TrustDomain::parse("partner.example").unwrap(),
             document: b"{\"keys\":[]}".to_vec(),
+        }],
+        issuers: vec![JwtIssuer {
+            name: name("login"),
+            issuer: "https://login.example".to_owned(),
+            audiences: vec!["shop".to_owned()],
+            jwks: b"{\"keys\":[]}".to_vec(),
+            claims: ClaimsMapping::default(),
+            token_header: Some("x-token".to_owned()),
         }],
     }
 }
@@ -137,7 +149,8 @@ fn a_view_lists_what_it_needs() {
             "deny-undeclared",
             "max-view-age",
             "roles-1",
-            "routes-1"
+            "routes-1",
+            "users-1"
         ]
     );
     let reads = |condition: &str| {
@@ -274,6 +287,17 @@ fn a_wrong_field_of_a_service_view_is_named() {
 fn what_was_known_of_a_decision_comes_back_as_it_went() {
     let lines = HeaderLines { name: "x-tenant".into(), values: Some(vec!["blue".into()]) };
     let unreadable = HeaderLines { name: "x-team".into(), values: None };
+    let user = User {
+        issuer: name("login"),
+        issuer_url: "https://login.example".into(),
+        id: "alice".into(),
+        groups: vec!["support".into()],
+        scopes: vec!["read".into()],
+        roles: vec!["clerk".into()],
+        claims: [("team".into(), vec!["blue".into()])].into(),
+    };
+    let actors = vec![SpiffeId::parse("spiffe://shop.example/mesh/shop/node/web").unwrap()];
+    let made_for = OnBehalfOf::User(Arc::new(Origin { user, actors }));
     let mut decision = wire::Decision {
         at_unix_ms: 9,
         action: "upgrade".into(),
@@ -288,6 +312,7 @@ fn what_was_known_of_a_decision_comes_back_as_it_went() {
             query: Some("a=b".into()),
             headers: [&lines, &unreadable].map(encode_header_lines).to_vec(),
             shortened: true,
+            on_behalf_of: encode_on_behalf_of(&made_for),
         }),
         ..wire::Decision::default()
     };
@@ -296,7 +321,7 @@ fn what_was_known_of_a_decision_comes_back_as_it_went() {
     let expected = Circumstances {
         peer: Peer::new(address, Some(tls)),
         moment: Moment { time: UnixMillis(7), certificate_since: Some(UnixMillis(5)) },
-        gathered: Gathered::recorded(Some("orders".into()), vec![lines, unreadable]),
+        gathered: Gathered::recorded(Some("orders".into()), vec![lines, unreadable]).made_for(made_for),
         query: Some("a=b".into()),
         method: "GET".into(),
         is_shortened: true,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
-use hauberk_policy::{NodeScope, PolicySlice, Protocol};
+use hauberk_policy::{ClaimsMapping, NodeScope, PolicySlice, Protocol};
 
 /// What the agents of one node, or the callers of one service, get at a revision.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +45,25 @@ pub struct NodeView {
     pub max_view_age: Option<Duration>,
     /// The bundles of other trust domains, in their order.
     pub federated: Vec<FederatedBundle>,
+    /// Who says who users are, in order.
+    pub issuers: Vec<JwtIssuer>,
+}
+
+/// An issuer of users' tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtIssuer {
+    /// What policies call it.
+    pub name: Name,
+    /// What it calls itself.
+    pub issuer: String,
+    /// Of which a token names one.
+    pub audiences: Vec<String>,
+    /// Its keys, a JSON Web Key Set. What it says is the reader's to check.
+    pub jwks: Vec<u8>,
+    /// Which claims say what.
+    pub claims: ClaimsMapping,
+    /// The header field that holds a token alone, in lower case; `None`: `Authorization: Bearer`.
+    pub token_header: Option<String>,
 }
 
 /// The keys of another trust domain, as they travel.

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use hauberk_identity::TrustDomain;
-use serde_json::json;
 use thiserror::Error;
 
 use super::key::{JwtKey, JwtKeyError};
@@ -69,17 +68,7 @@ impl JwtBundle {
 
     /// The set in RFC 7517's form, in the order of the ids.
     pub fn to_jwks(&self, purpose: KeyUse) -> String {
-        let keys: Vec<_> = self
-            .keys()
-            .map(|key| {
-                let mut jwk = key.to_jwk();
-                if purpose == KeyUse::Signature {
-                    jwk.insert("use".to_owned(), json!("sig"));
-                }
-                jwk
-            })
-            .collect();
-        json!({ "keys": keys }).to_string()
+        self.keys.to_jwks(purpose)
     }
 
     /// Whose tokens these keys verify.

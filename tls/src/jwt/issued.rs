@@ -31,7 +31,7 @@ pub fn verify_issued_token(
     keys: &JwtKeySet,
     now: UnixMillis,
 ) -> Result<(Map<String, Value>, Fingerprint), IssuedTokenError> {
-    let Verified { claims, key, .. } = claims_of(token, audience, keys, now)?;
+    let (Verified { claims, key, .. }, _) = claims_of(token, audience, keys, now)?;
     if issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(issuer) {
         return Err(IssuedTokenError::Issuer(issuer.to_owned()));
     }

@@ -29,7 +29,7 @@ pub enum JwsError {
     #[error("the token's header demands extensions (`crit`) that are not known here")]
     Critical,
     /// `typ` is something else.
-    #[error("the token's `typ` is neither JWT nor JOSE")]
+    #[error("the token's `typ` is not that of such a token")]
     Type,
     /// Without an id, or with one that is no text, there is no saying which key.
     #[error("the token's header names no key (`kid`)")]
@@ -66,19 +66,27 @@ pub(super) fn parts(token: &str) -> Result<Parts<'_>, JwsError> {
     Ok(Parts { header, payload, signed, signature })
 }
 
-/// Checks the signature of `token` by the key that it names, and yields what was signed.
-pub(super) fn verify<'a>(token: &str, keys: &'a JwtKeySet) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
+/// Checks the signature of `token`, of one of these types, by the key that it names, and yields what was signed.
+pub(super) fn verify<'a>(
+    token: &str,
+    types: &[&str],
+    keys: &'a JwtKeySet,
+) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
     let Parts { header, payload, signed, signature } = parts(token)?;
-    let key = key_of(&header, keys)?;
+    let key = key_of(&header, types, keys)?;
     if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
 }
 
 /// The key that the header names. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
-fn key_of<'a>(header: &Map<String, Value>, keys: &'a JwtKeySet) -> Result<&'a JwtKey, JwsError> {
+fn key_of<'a>(
+    header: &Map<String, Value>,
+    types: &[&str],
+    keys: &'a JwtKeySet,
+) -> Result<&'a JwtKey, JwsError> {
     if header.contains_key("crit") {
         return Err(JwsError::Critical);
     }
-    if header.get("typ").is_some_and(|kind| kind != "JWT" && kind != "JOSE") {
+    if header.get("typ").is_some_and(|kind| !types.iter().any(|known| kind == known)) {
         return Err(JwsError::Type);
     }
     let id = header.get("kid").and_then(Value::as_str).ok_or(JwsError::NoKeyId)?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::bundle::JwtBundleError;
+use super::bundle::{JwtBundleError, KeyUse};
 use super::key::JwtKey;
 use super::strict_json;
 
@@ -16,7 +16,7 @@ const MAX_SET_BYTES: usize = 1024 * 1024;
 const MAX_KEYS: usize = 256;
 
 /// Keys by their ids. Without any, nothing verifies.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Default)]
 pub struct JwtKeySet(BTreeMap<String, JwtKey>);
 
 impl JwtKeySet {
@@ -57,6 +57,18 @@ impl JwtKeySet {
             keys.extend(key.map_err(|source| JwtBundleError::Key { number: index + 1, source })?);
         }
         Self::new(keys)
+    }
+
+    /// The set in RFC 7517's form, in the order of the ids.
+    pub fn to_jwks(&self, purpose: KeyUse) -> String {
+        let keys = self.keys().map(|key| {
+            let mut jwk = key.to_jwk();
+            if purpose == KeyUse::Signature {
+                jwk.insert("use".to_owned(), json!("sig"));
+            }
+            jwk
+        });
+        json!({ "keys": keys.collect::<Vec<_>>() }).to_string()
     }
 
     /// The key of this id.

@@ -13,6 +13,7 @@ mod key_set;
 mod signer;
 pub(crate) mod strict_json;
 mod svid;
+mod user;
 
 #[cfg(test)]
 mod tests;
@@ -25,3 +26,4 @@ pub use key::{JwtKey, JwtKeyError};
 pub use key_set::JwtKeySet;
 pub use signer::{Claims, JwtSigner};
 pub use svid::{JwtSvid, JwtSvidError, unverified_trust_domain, verify_jwt_svid};
+pub use user::{UserToken, UserTokens, unverified_issuer};

@@ -1,6 +1,7 @@
 //! What a token says, once its signature is good: the one check of a JWT-SVID.
 
 use std::fmt;
+use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, SpiffeIdError, TrustDomain, UnixMillis};
 use serde_json::{Map, Value};
@@ -11,6 +12,9 @@ use super::jws::{self, JwsError};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use crate::fingerprint::Fingerprint;
+
+/// What `typ` may say (JWT-SVID §2.3).
+const TYPES: &[&str] = &["JWT", "JOSE"];
 
 /// Instants beyond are refused rather than rounded: the integers that every reader of JSON holds exactly.
 const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
@@ -79,7 +83,7 @@ pub fn verify_jwt_svid(
     bundle: &JwtBundle,
     now: UnixMillis,
 ) -> Result<JwtSvid, JwtSvidError> {
-    let Verified { claims, audience, expires_at, key: _ } =
+    let (Verified { claims, expires_at, key: _ }, audience) =
         claims_of(token, audience, bundle.key_set(), now)?;
     let id = subject(&claims)?;
     if !id.is_member_of(bundle.trust_domain()) {
@@ -102,33 +106,44 @@ fn subject(claims: &Map<String, Value>) -> Result<SpiffeId, JwtSvidError> {
     Ok(SpiffeId::parse(subject)?)
 }
 
-/// A token that is signed, for us, and not expired, whoever it is about.
+/// A token that is signed and not expired, whoever it is about and for.
 pub(super) struct Verified {
     pub(super) claims: Map<String, Value>,
-    pub(super) audience: Vec<String>,
     pub(super) expires_at: UnixMillis,
     /// The key that verified it.
     pub(super) key: Fingerprint,
 }
 
-/// What every token must be.
+/// What every token must be, and whom it is for besides us.
 pub(super) fn claims_of(
     token: &str,
     audience: &str,
     keys: &JwtKeySet,
     now: UnixMillis,
+) -> Result<(Verified, Vec<String>), JwtSvidError> {
+    let verified = verified(token, TYPES, keys, now, Duration::ZERO)?;
+    let audience = audiences(&verified.claims, audience)?;
+    Ok((verified, audience))
+}
+
+/// Signed, not expired, and not from the future by more than `leeway`.
+pub(super) fn verified(
+    token: &str,
+    types: &[&str],
+    keys: &JwtKeySet,
+    now: UnixMillis,
+    leeway: Duration,
 ) -> Result<Verified, JwtSvidError> {
-    let (payload, key) = jws::verify(token, keys)?;
+    let (payload, key) = jws::verify(token, types, keys)?;
     let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
     let expires_at = end(&claims, now)?;
-    if let Some(valid_from) = instant(&claims, "nbf")?
-        && valid_from > now
+    let issued_at = instant(&claims, "iat")?.filter(|_| leeway > Duration::ZERO);
+    if let Some(valid_from) = instant(&claims, "nbf")?.max(issued_at)
+        && valid_from > now.plus(leeway)
     {
         return Err(JwtSvidError::NotYetValid { valid_from, now });
     }
-    instant(&claims, "iat")?;
-    let audience = audiences(&claims, audience)?;
-    Ok(Verified { claims, audience, expires_at, key: key.fingerprint() })
+    Ok(Verified { claims, expires_at, key: key.fingerprint() })
 }
 
 /// Whether a token could be good, by what it says: that it is one, is for us, and has not expired. Anybody can write that.
@@ -158,15 +173,20 @@ fn instant(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Uni
     Ok(Some(UnixMillis(millis)))
 }
 
-/// One text or a list of texts, none empty, and at least one (RFC 7519 §4.1.3): this audience among them.
-fn audiences(claims: &Map<String, Value>, audience: &str) -> Result<Vec<String>, JwtSvidError> {
+/// One text or a list of texts, none empty, and at least one (RFC 7519 §4.1.3).
+pub(super) fn audiences_of(claims: &Map<String, Value>) -> Result<Vec<&str>, JwtSvidError> {
     let named = match claims.get("aud") {
         Some(Value::Array(values)) => values.iter().map(Value::as_str).collect::<Option<Vec<_>>>(),
         Some(Value::String(one)) => Some(vec![one.as_str()]),
         _ => None,
     };
     let named = named.filter(|named| !named.is_empty() && named.iter().all(|text| !text.is_empty()));
-    let named = named.ok_or(JwtSvidError::Claim("aud"))?;
+    named.ok_or(JwtSvidError::Claim("aud"))
+}
+
+/// The same, with this audience among them.
+fn audiences(claims: &Map<String, Value>, audience: &str) -> Result<Vec<String>, JwtSvidError> {
+    let named = audiences_of(claims)?;
     if audience.is_empty() || !named.contains(&audience) {
         return Err(JwtSvidError::Audience(audience.to_owned()));
     }

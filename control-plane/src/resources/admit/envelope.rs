@@ -46,6 +46,7 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
         | Kind::DataClass
         | Kind::Enrollment
         | Kind::FederatedTrustDomain
+        | Kind::JwtIssuer
         | Kind::Policy
         | Kind::PolicyTemplate
         | Kind::Role

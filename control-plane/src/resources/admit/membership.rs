@@ -230,7 +230,7 @@ impl Step<'_> {
         }
     }
 
-    fn check_there(
+    pub(super) fn check_there(
         &self,
         kind: Kind,
         mesh: &MeshCatalog,
@@ -274,6 +274,9 @@ impl Step<'_> {
             let (kind, name) = match &reference.referent {
                 Referent::Role(role) => (Kind::Role, role),
                 Referent::DataClass(class) => (Kind::DataClass, class),
+                Referent::User { issuer, .. } | Referent::UserGroup { issuer, .. } => {
+                    (Kind::JwtIssuer, issuer)
+                }
                 _ => continue,
             };
             if !self.exists(kind, &key.mesh, name) {

@@ -8,6 +8,7 @@
 
 mod classes;
 mod mentions;
+mod users;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,9 @@ use hauberk_proto::mesh::v1::resource::Spec;
 
 pub(super) use mentions::Speakers;
 use mentions::{Mentions, Takes};
+pub(super) use users::issuer_of;
+
+use users::users;
 
 use super::{Rights, Step};
 use crate::compile::view::{Provided, node_scope};
@@ -102,6 +106,7 @@ impl<'a> Comparison<'a> {
     fn openings(&self) -> Vec<Opening> {
         let mut openings = Vec::new();
         self.compare_meshes(&mut openings);
+        self.compare_issuers(&mut openings);
         let affected = self.affected();
         if affected.is_empty() {
             return openings;
@@ -138,6 +143,7 @@ impl<'a> Comparison<'a> {
                 Kind::Boundary
                 | Kind::Enrollment
                 | Kind::FederatedTrustDomain
+                | Kind::JwtIssuer
                 | Kind::Mesh
                 | Kind::Policy
                 | Kind::PolicyTemplate
@@ -256,6 +262,10 @@ impl<'a> Comparison<'a> {
             open("authorization", format!("port {number}: AUDIT lets through what no policy permits"), rules);
         }
         let Some(former) = former else { return };
+        if users(former) != users(port) {
+            let message = format!("port {number} takes the tokens of users in another way");
+            open("users", message, rules.and_of(&self.mentions().of_port((id, number))));
+        }
         if former.protocol != port.protocol {
             let (was, is) = (former.protocol.as_str(), port.protocol.as_str());
             let message = format!(

@@ -59,6 +59,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             // What these name is looked at above, or in `membership`.
             Model::Boundary(_)
             | Model::DataClass(_)
+            | Model::JwtIssuer(_)
             | Model::Linked(_)
             | Model::Policy(_)
             | Model::PolicyTemplate(_)
@@ -260,8 +261,12 @@ impl Step<'_> {
             }
             Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
             Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
-            // Roles and data classes that do not exist are refused, not warned of.
-            Referent::Role(_) | Referent::DataClass(_) | Referent::Anonymous => None,
+            // Roles, data classes and issuers that do not exist are refused, not warned of.
+            Referent::Role(_)
+            | Referent::DataClass(_)
+            | Referent::User { .. }
+            | Referent::UserGroup { .. }
+            | Referent::Anonymous => None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hauberk_identity::{SpiffeId, TrustDomain};
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, Referent};
 
 use super::templates::followers;
@@ -165,14 +165,33 @@ fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> V
                     .map(|(name, _)| format!("role {name:?}")),
             )
             .collect(),
+        Kind::JwtIssuer => policies_of_users(mesh, &key.name)
+            .chain(
+                mesh.nodes()
+                    .filter(|(_, node)| {
+                        let mut tokens = node.listeners().iter().filter_map(|listener| listener.users());
+                        tokens.any(|users| users.issuers.contains(&key.name))
+                    })
+                    .map(|(name, _)| format!("virtual node {name:?}")),
+            )
+            .collect(),
         // Whether a role lists the workload is looked at where its members are.
         Kind::Boundary | Kind::Enrollment | Kind::Policy => Vec::new(),
     }
 }
 
 fn policies_naming(mesh: &MeshCatalog, meant: Referent) -> impl Iterator<Item = String> {
+    policies_with(mesh, move |referent| *referent == meant)
+}
+
+/// Those that name users or groups of an issuer.
+fn policies_of_users(mesh: &MeshCatalog, meant: &Name) -> impl Iterator<Item = String> {
+    policies_with(mesh, |referent| opens::issuer_of(referent) == Some(meant))
+}
+
+fn policies_with(mesh: &MeshCatalog, is_meant: impl Fn(&Referent) -> bool) -> impl Iterator<Item = String> {
     mesh.policies()
-        .filter(move |policy| policy.references().iter().any(|reference| reference.referent == meant))
+        .filter(move |policy| policy.references().iter().any(|reference| is_meant(&reference.referent)))
         .map(|policy| match policy.mode() {
             Mode::Enforce | Mode::Audit => format!("policy {:?}", policy.name()),
             Mode::Boundary => format!("boundary {:?}", policy.name()),

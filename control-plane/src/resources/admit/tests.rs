@@ -75,7 +75,7 @@ fn everything_wrong_is_reported_at_once() {
     ];
     let problems = refused(&catalog_of(&[mesh("shop")]), &batch, EVERYTHING);
     let expected = [
-        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, FederatedTrustDomain, Mesh, Policy, PolicyTemplate, Role, VirtualNode, VirtualService",
+        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, FederatedTrustDomain, JwtIssuer, Mesh, Policy, PolicyTemplate, Role, VirtualNode, VirtualService",
         "0 name: a name must not be empty",
         "1 spec.backends[0].virtualService.virtualServiceName: virtual service \"odrers\" does not exist; did you \
          mean \"orders\"?",
@@ -273,7 +273,7 @@ fn routes_fit_their_protocol() {
     let methods = |protocol: &str, path: &str, methods: &[&str]| {
         let mut listener = listener(80, protocol);
         let methods = methods.iter().map(ToString::to_string).collect();
-        listener.routes.push(RouteDeclaration { path: path.into(), methods, data_classes: Vec::new() });
+        listener.routes.push(RouteDeclaration { path: path.into(), methods, ..RouteDeclaration::default() });
         refused_alone(node("orders", [listener]))
     };
     assert!(

@@ -105,5 +105,5 @@ fn beside(route: DeclaredRoute, declared: &[DeclaredRoute]) -> Option<DeclaredRo
     }
     let (_, path) = route.template.as_str().split_once(' ')?;
     let template = RouteTemplate::parse(&format!("{} {path}", left.join(","))).ok()?;
-    Some(DeclaredRoute { template, classes: route.classes })
+    Some(DeclaredRoute { template, ..route })
 }

@@ -123,7 +123,10 @@ fn read_path(prefix: &str, path: &str, item: &Value, routes: &mut Vec<DeclaredRo
         let text = format!("{} {prefix}{}", methods.join(","), spelt(path));
         match RouteTemplate::parse(&text) {
             Ok(template) if !template.is_rpc() => {
-                routes.push(DeclaredRoute { template, classes: classes.into_iter().collect() });
+                routes.push(DeclaredRoute {
+                    classes: classes.into_iter().collect(),
+                    ..DeclaredRoute::from(template)
+                });
             }
             Ok(_) => flaws.push(Flaw::at(&at, "a path begins with a slash")),
             Err(error) => flaws.push(Flaw::at(&at, error.to_string())),

@@ -105,6 +105,7 @@ fn routes_by_hand_win_where_they_match_the_same_paths() {
         path: path.to_owned(),
         methods: methods.iter().map(|&method| method.to_owned()).collect(),
         data_classes: Vec::new(),
+        ..wire::RouteDeclaration::default()
     };
     listener.routes =
         vec![by_hand("/v1/orders", &["POST"]), by_hand("/v1/orders/{id}", &[]), by_hand("/v1/*", &[])];
@@ -122,6 +123,7 @@ fn a_descriptor_set_says_its_methods() {
         path: "shop.v1.Orders/Put".into(),
         methods: Vec::new(),
         data_classes: vec!["pii".into()],
+        ..wire::RouteDeclaration::default()
     }];
     let expected = ["shop.v1.Orders/Put [pii]", "shop.v1.Orders/Get []", "Bare/Do []"];
     assert_eq!(routes_of(listener).unwrap(), expected);

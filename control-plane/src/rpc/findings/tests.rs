@@ -68,6 +68,7 @@ struct World {
     rollout: Rollout,
     reports: Vec<Report>,
     followed: Vec<Followed>,
+    issuers: Vec<FollowedIssuer>,
 }
 
 impl World {
@@ -86,6 +87,7 @@ impl World {
             rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
             reports: vec![report()],
             followed: Vec::new(),
+            issuers: Vec::new(),
         }
     }
 
@@ -100,6 +102,7 @@ impl World {
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,
+            issuers: &self.issuers,
         })
     }
 
@@ -283,4 +286,26 @@ fn what_somebody_else_has_to_sign_is_told_instead_of_what_would_come_by_itself()
     assert_eq!(world.findings()[0].severity(), Severity::Warning);
     world.need = Some(Need { is_urgent: true, ..world.need.unwrap() });
     assert_eq!(world.findings()[0].severity(), Severity::Error);
+}
+
+#[test]
+fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
+    let name = |text| Name::parse(text).unwrap();
+    let key = crate::resources::ResourceKey {
+        kind: crate::resources::Kind::JwtIssuer,
+        mesh: name("shop"),
+        name: name("login"),
+    };
+    let with = |keys, problem: Option<&str>| {
+        let problem = problem.map(|problem| (problem.to_owned(), NOW));
+        let issuers = vec![FollowedIssuer { key: key.clone(), keys, problem }];
+        World { issuers, ..World::healthy() }.findings()
+    };
+    assert!(with(2, None).is_empty());
+    let refused = with(0, Some("no answer"));
+    assert_eq!(refused[0].severity(), Severity::Error);
+    assert!(refused[0].summary.contains("JwtIssuer shop/login: its tokens are refused"), "{refused:?}");
+    let failing = with(2, Some("no answer"));
+    assert_eq!(failing[0].severity(), Severity::Warning);
+    assert!(failing[0].summary.contains("no answer; the former ones stay in force"), "{failing:?}");
 }

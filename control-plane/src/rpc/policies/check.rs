@@ -10,7 +10,7 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::encode_policy_note;
 use tonic::Status;
 
-use super::circumstances::{Circumstances, gathered};
+use super::circumstances::{Circumstances, gathered, on_behalf_of};
 use super::mesh::{Called, Mesh, Somebody, numbers};
 use super::prospect::{Place, encode_prospect};
 use crate::resources::Listener;
@@ -44,7 +44,8 @@ impl<'a, 'm> Check<'a, 'm> {
         };
         let circumstances = Circumstances::of(request, now)?;
         let engine = mesh.engine(called.name, called.node)?;
-        let gathered = gathered(request, &engine, listener.port());
+        let made_for = on_behalf_of(request, mesh, &engine)?;
+        let gathered = gathered(request, &engine, listener.port()).made_for(made_for);
         Ok(Self { mesh, request, caller, called, listener, circumstances, engine, gathered })
     }
 

@@ -1,13 +1,19 @@
 //! What a question about policies says of the caller's connection, the time and the request's head.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
-use hauberk_policy::{Engine, Gathered, Given, HeaderLines, Moment, Peer, Tls};
+use hauberk_identity::{Name, SpiffeId, UnixMillis};
+use hauberk_policy::{
+    Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, node_named,
+};
 use hauberk_proto::admin::v1::CheckRequest;
+use serde_json::{Map, Value};
 use tonic::Status;
 
+use super::mesh::Mesh;
+use crate::resources::{Kind, did_you_mean};
 use crate::rpc::status;
 
 /// What does not depend on what is asked for.
@@ -54,6 +60,7 @@ impl Circumstances {
         Given {
             host: gathered.host().filter(|_| !request.host.is_empty()).map(str::to_owned),
             headers: gathered.headers().iter().filter(is_told).cloned().collect(),
+            made_for: Some(gathered.on_behalf_of().clone()).filter(|_| !request.user.is_empty()),
             ..self.given.clone()
         }
     }
@@ -69,4 +76,37 @@ pub(super) fn gathered(request: &CheckRequest, engine: &Engine, port: u16) -> Ga
         values.map(|value| (lines.name.as_str(), value))
     });
     engine.wanted(port).map(|wanted| wanted.gather(host, lines)).unwrap_or_default()
+}
+
+/// Whom the request says that it is made for, as agents would read such a token.
+pub(super) fn on_behalf_of(
+    request: &CheckRequest,
+    mesh: &Mesh<'_>,
+    engine: &Engine,
+) -> Result<OnBehalfOf, Status> {
+    let CheckRequest { user, claims, actors, .. } = request;
+    if user.is_empty() {
+        return Ok(OnBehalfOf::Nobody);
+    }
+    let wrong = |message: String| status::bad_field("user", message);
+    let (id, issuer) = user.rsplit_once('@').ok_or_else(|| wrong("write alice@ISSUER".to_owned()))?;
+    let found = mesh.resources.issuers().find(|(name, ..)| name.as_str() == issuer);
+    let (name, found, _) = found.ok_or_else(|| {
+        let known = mesh.resources.of_kind(Kind::JwtIssuer).keys().map(Name::as_str);
+        let hint = did_you_mean(issuer, known).map(|hint| format!("; {hint}")).unwrap_or_default();
+        wrong(format!("mesh {} has no JwtIssuer {issuer:?}{hint}", mesh.name))
+    })?;
+    let mut claimed: Map<String, Value> = match claims.as_str() {
+        "" => Map::new(),
+        text => serde_json::from_str(text).map_err(|error| status::bad_field("claims", error))?,
+    };
+    claimed.insert(found.claims().user.clone(), Value::String(id.to_owned()));
+    let user = found
+        .claims()
+        .user(&claimed, engine.claims_read(), name, &Arc::from(found.issuer()))
+        .map_err(|error| status::bad_field("claims", error))?;
+    let actors = actors.iter().map(|actor| node_named(mesh.trust_domain, mesh.name, actor));
+    let actors: Result<Vec<SpiffeId>, _> = actors.collect();
+    let actors = actors.map_err(|bad| status::bad_field("actors", bad.message))?;
+    Ok(OnBehalfOf::User(Arc::new(Origin { user, actors })))
 }

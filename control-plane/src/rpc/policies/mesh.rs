@@ -19,7 +19,7 @@ pub(super) struct Mesh<'a> {
     pub(super) name: &'a Name,
     pub(super) resources: &'a MeshCatalog,
     catalog: &'a Catalog,
-    trust_domain: &'a TrustDomain,
+    pub(super) trust_domain: &'a TrustDomain,
     views: MeshViews<'a>,
     /// Those that were asked for before.
     engines: RefCell<HashMap<Name, Engine>>,

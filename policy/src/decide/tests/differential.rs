@@ -28,7 +28,8 @@ use crate::facts::{Roles, entities};
 use crate::path::CanonicalPath;
 use crate::scope::{Authorization, NodeScope};
 use crate::slice::PolicyIndex;
-use crate::testing::{domain, foreign, name, orders, peer, roles};
+use crate::testing::{domain, foreign, name, node, orders, peer, roles};
+use crate::user::{ClaimsMapping, OnBehalfOf, Origin};
 use crate::vocabulary::Kind;
 
 /// A question in its parts, from which both sides make their own.
@@ -55,7 +56,18 @@ enum What {
         query: Option<Vec<(&'static str, &'static str)>>,
         /// Lines; none for a value that cannot be read.
         headers: Vec<(&'static str, Option<&'static str>)>,
+        user: Option<Box<Somebody>>,
     },
+}
+
+/// For whom a request is made.
+#[derive(Debug, Clone)]
+struct Somebody {
+    id: &'static str,
+    groups: Vec<&'static str>,
+    scopes: Vec<&'static str>,
+    team: Option<&'static str>,
+    actors: Vec<&'static str>,
 }
 
 /// What plain Cedar says of a question, or of half of one.
@@ -112,9 +124,40 @@ impl What {
     }
 
     fn gathered(&self, engine: &Engine) -> Gathered {
-        let Self::Request { host, headers, .. } = self else { return Gathered::default() };
+        let Self::Request { host, headers, user, .. } = self else { return Gathered::default() };
         let lines = headers.iter().map(|(name, value)| (*name, value.map_or(&b"\xff"[..], str::as_bytes)));
-        engine.wanted(self.port()).map(|wanted| wanted.gather(host, lines)).unwrap_or_default()
+        let gathered = engine.wanted(self.port()).map(|wanted| wanted.gather(host, lines));
+        let made_for = user.as_ref().map_or(OnBehalfOf::Nobody, |user| user.seen_by(engine));
+        gathered.unwrap_or_default().made_for(made_for)
+    }
+}
+
+impl Somebody {
+    fn seen_by(&self, engine: &Engine) -> OnBehalfOf {
+        let Self { id, groups, scopes, team, actors } = self;
+        let claims =
+            serde_json::json!({"sub": id, "groups": groups, "scope": scopes.join(" "), "team": team});
+        let (claims, wanted) = (claims.as_object().unwrap(), engine.claims_read());
+        let issuer = "https://login.example".into();
+        let user = ClaimsMapping::default().user(claims, wanted, &name("login"), &issuer).unwrap();
+        OnBehalfOf::User(std::sync::Arc::new(Origin {
+            user,
+            actors: actors.iter().copied().map(node).collect(),
+        }))
+    }
+
+    fn entity(&self) -> Entity {
+        let attributes = [
+            ("issuer".to_owned(), string("https://login.example")),
+            ("scopes".to_owned(), set(&self.scopes)),
+            ("roles".to_owned(), set(&[])),
+        ];
+        let groups = self.groups.iter().map(|group| format!("UserGroup::\"login/{group}\"").parse().unwrap());
+        Entity::new(self.uid(), attributes.into(), groups.collect()).unwrap()
+    }
+
+    fn uid(&self) -> EntityUid {
+        format!("User::\"login/{}\"", self.id).parse().unwrap()
     }
 }
 
@@ -242,7 +285,7 @@ impl<'a> Oracle<'a> {
         as_upgrade: bool,
         port: &crate::scope::PortScope,
     ) -> (String, EntityUid, Vec<Entity>) {
-        let What::Request { method, path, query, headers, .. } = &asked.what else {
+        let What::Request { method, path, query, headers, user, .. } = &asked.what else {
             let uid = Kind::Port.uid(format!("{}:{}", self.scope.node, port.number));
             return ("connect".to_owned(), uid, Vec::new());
         };
@@ -274,12 +317,20 @@ impl<'a> Oracle<'a> {
             "/orders/{id}" => vec![("id".to_owned(), string(path.rsplit('/').next().unwrap()))],
             _ => Vec::new(),
         };
-        let carried = [("Query", sets(of_query)), ("Headers", sets(of_headers)), ("Params", params)];
+        let team = user.as_ref().and_then(|user| user.team);
+        let claims = team.map(|team| ("team".to_owned(), set(&[team]))).into_iter().collect();
+        let carried = [
+            ("Query", sets(of_query)),
+            ("Headers", sets(of_headers)),
+            ("Params", params),
+            ("Claims", claims),
+        ];
         let carried = carried.map(|(kind, tags)| {
             let uid = format!("{kind}::\"request\"").parse().unwrap();
             Entity::new_with_tags(uid, [], [], tags).unwrap()
         });
-        (action.to_owned(), resource, carried.to_vec())
+        let carried = carried.into_iter().chain(user.as_ref().map(|user| user.entity()));
+        (action.to_owned(), resource, carried.collect())
     }
 }
 
@@ -314,12 +365,18 @@ fn context(asked: &Asked, action: &str, is_foreign: bool) -> Context {
     let time = format!("datetime(\"1970-01-01\").offset(duration(\"{}ms\"))", asked.time * 1_000);
     let mut context =
         vec![("peer", RestrictedExpression::new_record(peer).unwrap()), ("time", time.parse().unwrap())];
-    if let What::Request { method, path, host, .. } = &asked.what {
+    if let What::Request { method, path, host, user, .. } = &asked.what {
         let uid = |kind: &str| {
             RestrictedExpression::new_entity_uid(format!("{kind}::\"request\"").parse().unwrap())
         };
         context.extend([("path", string(path)), ("method", string(method)), ("host", string(host))]);
-        context.push(("headers", uid("Headers")));
+        context.extend([("headers", uid("Headers")), ("claims", uid("Claims"))]);
+        let actors = user.iter().flat_map(|user| &user.actors).map(|actor| Kind::Node.uid(node(actor)));
+        let actors = actors.map(RestrictedExpression::new_entity_uid);
+        context.push(("actors", RestrictedExpression::new_set(actors)));
+        if let Some(user) = user {
+            context.push(("user", RestrictedExpression::new_entity_uid(user.uid())));
+        }
         if action == "call" {
             let (service, rpc) = path[1..].split_once('/').unwrap();
             context.extend([("service", string(service)), ("rpc", string(rpc))]);
@@ -413,6 +470,18 @@ const OF_REQUESTS: Groups = &[
         "context.headers.hasTag(\"x-team\") && context.headers.getTag(\"x-team\") == [\"a\"]",
     ],
     &["resource.template == \"/orders/{id}\"", "resource.port * 9223372036854775807 < 0"],
+    &[
+        "context has user",
+        "context has user && context.user == User::\"login/alice\"",
+        "context has user && context.user in UserGroup::\"login/support\"",
+        "context has user && context.user.scopes.contains(\"read\") && context.user.roles.isEmpty()",
+    ],
+    &["context.claims.hasTag(\"team\") && context.claims.getTag(\"team\").contains(\"blue\")"],
+    &[
+        "context.actors.contains(Node::\"web\")",
+        "context.actors == [Node::\"web\"]",
+        "context.actors.isEmpty()",
+    ],
 ];
 
 const OF_HTTP: Groups = &[
@@ -609,13 +678,25 @@ fn some_request() -> impl Strategy<Value = What> {
         select(vec!["/shop.Orders/Get", "/shop.Orders/Put", "/bank.Ledger/Get"]),
         Just(false),
     );
-    (prop_oneof![4 => http, 1 => grpc], host, query, headers).prop_map(
-        |((port, method, path, upgrade), host, query, mut headers)| {
+    let few = |of: Vec<&'static str>| prop::collection::vec(select(of), 0..3);
+    let user = (
+        select(vec!["alice", "bob"]),
+        few(vec!["support", "staff"]),
+        few(vec!["read", "write"]),
+        select(vec![Some("blue"), Some("red"), None]),
+        few(vec!["web", "cart"]),
+    );
+    let user = user.prop_map(|(id, groups, scopes, team, actors)| {
+        Box::new(Somebody { id, groups, scopes, team, actors })
+    });
+    let user = prop::option::of(user);
+    (prop_oneof![4 => http, 1 => grpc], host, query, headers, user).prop_map(
+        |((port, method, path, upgrade), host, query, mut headers, user)| {
             if query.is_none() {
                 // One thing that cannot be read at a time, so that there is one right reason.
                 headers.retain(|(_, value)| value.is_some());
             }
-            What::Request { port, method, path, upgrade, host, query, headers }
+            What::Request { port, method, path, upgrade, host, query, headers, user }
         },
     )
 }
@@ -660,7 +741,7 @@ fn neighbour(base: &Asked, thing: usize, other: Asked) -> Asked {
             let mut of_other = other.what;
             match (&mut asked.what, &mut of_other) {
                 (
-                    What::Request { port, method, path, upgrade, host, query, headers },
+                    What::Request { port, method, path, upgrade, host, query, headers, user },
                     What::Request {
                         port: to_port,
                         method: to_method,
@@ -669,6 +750,7 @@ fn neighbour(base: &Asked, thing: usize, other: Asked) -> Asked {
                         host: to_host,
                         query: to_query,
                         headers: to_headers,
+                        user: to_user,
                     },
                 ) if (*port == 50051) == (*to_port == 50051) => match thing {
                     5 => std::mem::swap(port, to_port),
@@ -677,6 +759,7 @@ fn neighbour(base: &Asked, thing: usize, other: Asked) -> Asked {
                     8 => std::mem::swap(upgrade, to_upgrade),
                     9 => std::mem::swap(host, to_host),
                     10 => std::mem::swap(query, to_query),
+                    11 => std::mem::swap(user, to_user),
                     _ => std::mem::swap(headers, to_headers),
                 },
                 _ => asked.what = of_other,
@@ -735,7 +818,7 @@ fn some_world() -> impl Strategy<Value = World> {
         1 => prop::array::uniform3(atom()),
     ];
     let policies = prop::collection::vec(some_policy(), 0..8);
-    let others = prop::collection::vec((0..12_usize, some_question()), 0..127);
+    let others = prop::collection::vec((0..13_usize, some_question()), 0..127);
     (theme, policies, any::<bool>(), some_question(), others)
         .prop_map(|(theme, policies, is_open, base, others)| World { theme, policies, is_open, base, others })
 }

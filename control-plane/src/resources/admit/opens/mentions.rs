@@ -108,6 +108,8 @@ impl<'a> Mentions<'a> {
                     | Referent::Node { .. }
                     | Referent::Gateway { .. }
                     | Referent::Workload(_)
+                    | Referent::User { .. }
+                    | Referent::UserGroup { .. }
                     | Referent::Anonymous => {}
                 }
             }

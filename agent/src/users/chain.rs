@@ -1,0 +1,221 @@
+//! By which way a user came: one hop for each agent that passed the user on, each signed by its SVID over all that came before.
+//!
+//! Between agents it stands behind the user's own token, after a tilde. Whoever verifies it trusts nobody on the way: the token
+//! by its issuer's keys, each hop by the certificate of who made it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hauberk_identity::{IdentityKind, SpiffeId, UnixMillis};
+use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::{
+    CertificateDer, Hop, Link, LiveState, PeerIdentity, TrustBundle, Usage, VerifyError, verify_svid,
+};
+use prost::Message as _;
+
+use crate::mesh::Denied;
+
+/// The longest header value, in bytes. The handle that seals it is a third longer, and must fit into a request's head.
+pub(super) const MAX_LEN: usize = 10 * 1024;
+/// The most hops, and the most certificates of authorities that they share.
+const MAX_HOPS: usize = 8;
+const MAX_AUTHORITIES: usize = 16;
+/// How far the clocks of two hosts may be apart.
+const LEEWAY: Duration = Duration::from_secs(60);
+
+/// What a header value says; nothing of it is verified.
+pub(super) struct Parts<'a> {
+    pub(super) user: &'a str,
+    chain: pb::IdentityChain,
+}
+
+/// Who passed a user on, the first one first; all of it was verified.
+#[derive(Debug)]
+pub(super) struct Passed {
+    hops: Vec<PeerIdentity>,
+    /// Whom the last one passed the user to.
+    to: SpiffeId,
+    /// What the certificates were last verified by.
+    vouched_by: ArcSwap<TrustBundle>,
+}
+
+/// Between whom something is passed, and what is trusted there.
+#[derive(Clone, Copy)]
+pub(super) struct Between<'a> {
+    pub(super) own: &'a SpiffeId,
+    pub(super) peer: &'a SpiffeId,
+    pub(super) trusted: &'a LiveState,
+    pub(super) denied: &'a Denied,
+}
+
+const MALFORMED: &str = "identity_malformed";
+const TOO_LARGE: &str = "identity_too_large";
+const TOO_LONG: &str = "identity_too_many_hops";
+pub(super) const EXPIRED: &str = "identity_expired";
+const AUDIENCE: &str = "identity_audience";
+const SIGNER: &str = "identity_signer";
+
+impl<'a> Parts<'a> {
+    /// Takes a header value apart.
+    pub(super) fn parse(text: &'a str) -> Result<Self, &'static str> {
+        if text.len() > MAX_LEN {
+            return Err(TOO_LARGE);
+        }
+        let (user, chain) = text.split_once('~').ok_or(MALFORMED)?;
+        let chain = URL_SAFE_NO_PAD.decode(chain).map_err(|_| MALFORMED)?;
+        let chain = pb::IdentityChain::decode(&*chain).map_err(|_| MALFORMED)?;
+        let pb::IdentityChain { authorities, hops } = &chain;
+        if hops.len() > MAX_HOPS {
+            return Err(TOO_LONG);
+        }
+        if authorities.len() > MAX_AUTHORITIES { Err(MALFORMED) } else { Ok(Self { user, chain }) }
+    }
+
+    /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the peer,
+    /// for us.
+    pub(super) fn verify(&self, between: Between<'_>, now: UnixMillis) -> Result<Passed, &'static str> {
+        let Between { own, trusted, denied, .. } = between;
+        let pb::IdentityChain { authorities, hops } = &self.chain;
+        // Before anything costs: it is not for us, or shown by somebody else.
+        if hops.last().ok_or(MALFORMED)?.audience != own.as_str() {
+            return Err(AUDIENCE);
+        }
+        let mut link = Link::of_user(self.user);
+        let mut passed: Vec<PeerIdentity> = Vec::with_capacity(hops.len());
+        let mut latest = UnixMillis(0);
+        for (index, hop) in hops.iter().enumerate() {
+            let pb::IdentityHop { certificate, authorities: above, audience, at_unix_ms, signature } = hop;
+            let at = UnixMillis(*at_unix_ms);
+            let above = above.iter().map(|place| authorities.get(usize::try_from(*place).ok()?));
+            let above: Option<Vec<_>> = above.collect();
+            let chain = [certificate].into_iter().chain(above.ok_or(MALFORMED)?);
+            let chain: Vec<_> = chain.map(|der| CertificateDer::from(der.as_slice())).collect();
+            let signer = verify_svid(&chain, trusted.bundle(), now, Usage::Client).map_err(of_certificate)?;
+            let is_ours =
+                matches!(signer.id().kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. });
+            let is_meant = match index.checked_sub(1).and_then(|before| hops.get(before)) {
+                Some(before) => before.audience == signer.id().as_str(),
+                None => true,
+            };
+            if !is_ours {
+                return Err(SIGNER);
+            }
+            if !is_meant {
+                return Err("identity_spliced");
+            }
+            if denied.denial(signer.id(), signer.serial()).is_some() {
+                return Err("identity_revoked");
+            }
+            if at > now.plus(LEEWAY) || at.plus(LEEWAY) < latest || at < signer.not_before() {
+                return Err("identity_time");
+            }
+            latest = latest.max(at);
+            let certificate = chain.first().ok_or(MALFORMED)?;
+            link = link
+                .verify(&Hop { certificate, audience, at }, signature)
+                .map_err(|_| "identity_signature")?;
+            passed.push(signer);
+        }
+        let vouched_by = ArcSwap::new(Arc::clone(trusted.bundle()));
+        let passed = Passed { hops: passed, to: own.clone(), vouched_by };
+        passed.check_between(between).map(|()| passed)
+    }
+}
+
+impl Passed {
+    /// Whether the peer passed the user on last, and to us.
+    pub(super) fn check_between(&self, between: Between<'_>) -> Result<(), &'static str> {
+        if self.to != *between.own {
+            return Err(AUDIENCE);
+        }
+        let is_by_peer = self.hops.last().is_some_and(|last| last.id() == between.peer);
+        if is_by_peer { Ok(()) } else { Err(SIGNER) }
+    }
+
+    /// Who passed the user on before the last one did.
+    pub(super) fn actors(&self) -> Vec<SpiffeId> {
+        let before = self.hops.split_last().map(|(_, before)| before).unwrap_or_default();
+        before.iter().map(|hop| hop.id().clone()).collect()
+    }
+
+    /// The instant at which the first of its certificates ends.
+    pub(super) fn ends_at(&self) -> UnixMillis {
+        self.hops.iter().map(PeerIdentity::not_after).min().unwrap_or(UnixMillis(0))
+    }
+
+    /// About how many bytes it holds.
+    pub(super) fn size(&self) -> usize {
+        self.hops.iter().flat_map(PeerIdentity::chain).map(|der| der.len()).sum()
+    }
+
+    /// Holds it against what is trusted, and who is refused, by now.
+    pub(super) fn check(
+        &self,
+        trusted: &LiveState,
+        denied: &Denied,
+        now: UnixMillis,
+    ) -> Result<(), &'static str> {
+        if self.hops.iter().any(|hop| denied.denial(hop.id(), hop.serial()).is_some()) {
+            return Err("identity_revoked");
+        }
+        if !Arc::ptr_eq(&self.vouched_by.load(), trusted.bundle()) {
+            for hop in &self.hops {
+                hop.verify_again(trusted.bundle(), now, Usage::Client).map_err(of_certificate)?;
+            }
+            self.vouched_by.store(Arc::clone(trusted.bundle()));
+        }
+        Ok(())
+    }
+}
+
+/// What is sent to `audience` in place of `text`, which we have verified ourselves: the same, with one hop more.
+pub(super) fn extended(
+    text: &str,
+    us: &LiveState,
+    audience: &SpiffeId,
+    now: UnixMillis,
+) -> Result<String, &'static str> {
+    let Parts { user, mut chain } = Parts::parse(text)?;
+    if chain.hops.len() >= MAX_HOPS {
+        return Err(TOO_LONG);
+    }
+    let link = chain.hops.iter().fold(Link::of_user(user), |link, hop| {
+        let certificate = CertificateDer::from(hop.certificate.as_slice());
+        let said = Hop { certificate: &certificate, audience: &hop.audience, at: UnixMillis(hop.at_unix_ms) };
+        link.then(&said, &hop.signature)
+    });
+    let signature = us.sign_hop(link, audience, now).map_err(|_| UNAVAILABLE)?;
+    let (leaf, above) = us.svid().and_then(|svid| svid.chain().split_first()).ok_or(UNAVAILABLE)?;
+    let mut authorities = Vec::with_capacity(above.len());
+    for der in above {
+        let known = chain.authorities.iter().position(|known| known.as_slice() == der.as_ref());
+        let place = known.unwrap_or(chain.authorities.len());
+        if known.is_none() {
+            chain.authorities.push(der.to_vec());
+        }
+        authorities.push(u32::try_from(place).map_err(|_| MALFORMED)?);
+    }
+    chain.hops.push(pb::IdentityHop {
+        certificate: leaf.to_vec(),
+        authorities,
+        audience: audience.to_string(),
+        at_unix_ms: now.0,
+        signature,
+    });
+    let text = format!("{user}~{}", URL_SAFE_NO_PAD.encode(chain.encode_to_vec()));
+    let fits = text.len() <= MAX_LEN && chain.authorities.len() <= MAX_AUTHORITIES;
+    if fits { Ok(text) } else { Err(TOO_LARGE) }
+}
+
+/// We have no certificate, or no randomness.
+pub(super) const UNAVAILABLE: &str = "identity_unavailable";
+
+fn of_certificate(error: VerifyError) -> &'static str {
+    match error {
+        VerifyError::Expired { .. } => EXPIRED,
+        _ => "identity_certificate",
+    }
+}

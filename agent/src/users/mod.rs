@@ -1,0 +1,242 @@
+//! Users: for whom a request is made, by a token that an issuer of the mesh has signed.
+//!
+//! A token is verified where the call comes in from outside of the chain of agents, by the keys that the view brings. One that
+//! is no good denies the request, also where none is needed. What a token says is kept for as long as the issuers stay what
+//! they are, so that it costs a hash the next time.
+//!
+//! Behind the first agent the user goes on in `hauberk-identity`: between agents the token itself with who passed it on
+//! (`chain`), between agent and app a handle that is of no use to anybody else (`handles`).
+
+mod chain;
+mod handles;
+mod kept;
+mod made_for;
+mod place;
+mod reason;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use hauberk_identity::UnixMillis;
+use hauberk_policy::{Origin, User, UserTokens as Taken};
+use hauberk_proto::convert::JwtIssuer;
+use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer};
+use http::{HeaderMap, HeaderValue};
+use zeroize::Zeroizing;
+
+use chain::{Between, Parts, Passed};
+use kept::Kept;
+use made_for::Claimed;
+use place::Place;
+
+pub use handles::Handles;
+pub use made_for::{Arrival, MadeFor};
+
+/// The largest token of a user, in bytes: with who passed it on it must fit into a request's head.
+const MAX_TOKEN: usize = 8 * 1024;
+
+/// Whoever says who users are, as a view has them.
+pub struct Users {
+    issuers: Vec<Issuer>,
+    /// The claims that policies name.
+    claims: Vec<String>,
+    kept: Mutex<Kept>,
+}
+
+struct Issuer {
+    said: JwtIssuer,
+    url: Arc<str>,
+    keys: JwtKeySet,
+    /// Where its tokens stand.
+    place: Place,
+}
+
+/// A user whose token was verified.
+struct Identity {
+    origin: Arc<Origin>,
+    /// When the token ends, or the first certificate of who passed it on.
+    expires_at: UnixMillis,
+    token: Zeroizing<Box<str>>,
+    /// Who passed it on, if anybody did, and the header value that says so.
+    passed: Option<Arc<Passed>>,
+    passed_on: Option<Zeroizing<Box<str>>>,
+    /// What the app is given, once it was.
+    handle: OnceLock<Option<HeaderValue>>,
+}
+
+impl Users {
+    /// Reads the issuers of a view, and whose claims its policies name; `None` where there is none. What `former` has
+    /// verified stands where nothing of it has changed.
+    pub fn of(
+        issuers: Vec<JwtIssuer>,
+        claims: &BTreeSet<&str>,
+        former: Option<&Arc<Self>>,
+    ) -> Option<Arc<Self>> {
+        if issuers.is_empty() {
+            return None;
+        }
+        let is_same = |former: &&Arc<Self>| {
+            former.issuers.iter().map(|issuer| &issuer.said).eq(&issuers)
+                && former.claims.iter().map(String::as_str).eq(claims.iter().copied())
+        };
+        if let Some(same) = former.filter(is_same) {
+            return Some(Arc::clone(same));
+        }
+        let issuers = issuers.into_iter().map(Issuer::new).collect();
+        let claims = claims.iter().map(ToString::to_string).collect();
+        Some(Arc::new(Self { issuers, claims, kept: Mutex::default() }))
+    }
+
+    /// For whom a request with these header fields is made, where tokens are taken so, and where its token stands.
+    fn look(&self, taken: &Taken, headers: &HeaderMap, now: UnixMillis) -> (Claimed, Option<Place>) {
+        match self.find(taken, headers) {
+            Ok(None) => (Claimed::Nobody, None),
+            Ok(Some((token, place))) => match self.verify(token, now) {
+                Ok(identity) if !self.takes(taken, &identity) => {
+                    (Claimed::Refused(reason::ISSUER_NOT_TAKEN), None)
+                }
+                Ok(identity) if self.place_of(&identity) != Some(&place) => {
+                    (Claimed::Refused("user_token_misplaced"), None)
+                }
+                Ok(identity) => (Claimed::User(identity), Some(place)),
+                Err(reason) => (Claimed::Refused(reason), None),
+            },
+            Err(reason) => (Claimed::Refused(reason), None),
+        }
+    }
+
+    /// Who a token makes the request to be for.
+    fn verify(&self, token: &str, now: UnixMillis) -> Result<Arc<Identity>, &'static str> {
+        if token.len() > MAX_TOKEN {
+            return Err("user_token_too_large");
+        }
+        let hash = hash_of(token);
+        if let Some(known) = self.kept().get(&hash) {
+            return if known.expires_at > now { Ok(known) } else { Err(reason::EXPIRED) };
+        }
+        let url = unverified_issuer(token).map_err(|error| reason::of(&error))?;
+        let issuer = self.issuers.iter().find(|issuer| issuer.said.issuer == url);
+        let issuer = issuer.ok_or(reason::UNKNOWN_ISSUER)?;
+        let JwtIssuer { name, issuer: own, audiences, claims, .. } = &issuer.said;
+        let rules = UserTokens { issuer: own, audiences, keys: &issuer.keys };
+        let UserToken { claims: said, expires_at } =
+            rules.verify(token, now).map_err(|error| reason::of(&error))?;
+        let wanted = self.claims.iter().map(String::as_str);
+        let user = claims.user(&said, wanted, name, &issuer.url).map_err(|_| "user_token_claims")?;
+        let identity = Arc::new(Identity::new(user, expires_at, token));
+        self.kept().insert(hash, Arc::clone(&identity));
+        Ok(identity)
+    }
+
+    /// Who a header value between agents makes the request to be for.
+    fn verify_passed(
+        &self,
+        value: &HeaderValue,
+        between: Between<'_>,
+        now: UnixMillis,
+    ) -> Result<Arc<Identity>, &'static str> {
+        let text = value.to_str().map_err(|_| "identity_malformed")?;
+        if text.len() > chain::MAX_LEN {
+            return Err("identity_too_large");
+        }
+        let hash = hash_of(text);
+        let known = self.kept().get(&hash);
+        if let Some((known, passed)) = known.as_ref().and_then(|known| Some((known, known.passed.as_ref()?)))
+        {
+            passed.check_between(between)?;
+            if let Some(reason) = known.end(now) {
+                return Err(reason);
+            }
+            passed.check(between.trusted, between.denied, now)?;
+            return Ok(Arc::clone(known));
+        }
+        let parts = Parts::parse(text)?;
+        let user = self.verify(parts.user, now)?;
+        let passed = Arc::new(parts.verify(between, now)?);
+        let identity = Arc::new(user.passed(passed, text));
+        self.kept().insert(hash, Arc::clone(&identity));
+        Ok(identity)
+    }
+
+    fn takes(&self, taken: &Taken, identity: &Identity) -> bool {
+        taken.issuers.is_empty() || taken.issuers.contains(&identity.origin.user.issuer)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Issuer {
+    /// One whose keys cannot be read has none: nobody is believed to be a user of it.
+    fn new(said: JwtIssuer) -> Self {
+        let keys = JwtKeySet::from_jwks(&said.jwks).unwrap_or_else(|error| {
+            tracing::error!(event = "issuer_keys_refused", issuer = %said.name, %error, "its tokens are refused");
+            JwtKeySet::default()
+        });
+        let place = place::place(said.token_header.as_deref());
+        Self { url: said.issuer.as_str().into(), keys, place, said }
+    }
+}
+
+impl Identity {
+    /// One that nobody passed on.
+    fn new(user: User, expires_at: UnixMillis, token: &str) -> Self {
+        let origin = Arc::new(Origin { user, actors: Vec::new() });
+        let (passed, passed_on, handle) = (None, None, OnceLock::new());
+        Self { origin, expires_at, token: Zeroizing::new(token.into()), passed, passed_on, handle }
+    }
+
+    /// The same, passed on by these, as a header value says.
+    fn passed(&self, passed: Arc<Passed>, text: &str) -> Self {
+        let origin = Arc::new(Origin { user: self.origin.user.clone(), actors: passed.actors() });
+        let expires_at = self.expires_at.min(passed.ends_at());
+        let passed_on = Some(Zeroizing::new(text.into()));
+        let (token, passed, handle) = (self.token.clone(), Some(passed), OnceLock::new());
+        Self { origin, expires_at, token, passed, passed_on, handle }
+    }
+
+    /// Why it is worth nothing any longer, if so.
+    fn end(&self, now: UnixMillis) -> Option<&'static str> {
+        let has_ended = |passed: &Arc<Passed>| passed.ends_at() <= now;
+        match &self.passed {
+            _ if self.expires_at > now => None,
+            Some(passed) if has_ended(passed) => Some(chain::EXPIRED),
+            _ => Some(reason::EXPIRED),
+        }
+    }
+
+    fn size(&self) -> usize {
+        let passed = self.passed.as_ref().map_or(0, |passed| passed.size());
+        let passed_on = self.passed_on.as_ref().map_or(0, |text| text.len());
+        // The handle is about as long as what it seals, and a third more.
+        self.token.len() + self.origin.size() + passed + 3 * passed_on.max(self.token.len())
+    }
+}
+
+fn hash_of(token: &str) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
+    hash
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.issuers.iter().map(|issuer| &issuer.said.name);
+        f.debug_set().entries(names).finish()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity")
+            .field("user", &self.origin.user.name())
+            .field("expires_at", &self.expires_at)
+            .finish_non_exhaustive()
+    }
+}

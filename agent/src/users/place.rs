@@ -1,0 +1,114 @@
+//! Where a request has its token. More than one is none: nobody could say which of them the app would read.
+
+use hauberk_policy::UserTokens as Taken;
+use http::header::{self, HeaderMap, HeaderName};
+
+use super::{Identity, Users, reason};
+use crate::wire::strict::is_spelling_of;
+
+/// Where a token stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// `Authorization: Bearer`.
+    Bearer,
+    /// Alone in this header field.
+    Field(String),
+}
+
+/// Two tokens, or a field with one that stands there twice.
+pub(super) const AMBIGUOUS: &str = "user_token_ambiguous";
+
+impl Users {
+    /// The token of a request, where there is one of those that are taken.
+    pub(super) fn find<'h>(
+        &self,
+        taken: &Taken,
+        headers: &'h HeaderMap,
+    ) -> Result<Option<(&'h str, Place)>, &'static str> {
+        let mut found: Option<(&str, Place)> = None;
+        let is_taken = |name| taken.issuers.is_empty() || taken.issuers.contains(name);
+        for issuer in self.issuers.iter().filter(|issuer| is_taken(&issuer.said.name)) {
+            let place = &issuer.place;
+            // Several issuers may share one place.
+            if found.as_ref().is_some_and(|(_, known)| known == place) {
+                continue;
+            }
+            let here = match place {
+                Place::Bearer => bearer(headers)?,
+                Place::Field(name) => alone(headers, name)?,
+            };
+            match (here, &found) {
+                (Some(_), Some(_)) => return Err(AMBIGUOUS),
+                (Some(token), None) => found = Some((token, place.clone())),
+                (None, _) => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether tokens of an issuer stand in a field of this name.
+    pub(crate) fn are_in_field(&self, name: &str) -> bool {
+        self.issuers.iter().any(|issuer| match &issuer.place {
+            Place::Bearer => false,
+            Place::Field(own) => is_spelling_of(name.as_bytes(), own.as_bytes()),
+        })
+    }
+
+    /// Where an issuer's tokens stand.
+    pub(super) fn place_of(&self, identity: &Identity) -> Option<&Place> {
+        let own = &identity.origin.user.issuer;
+        self.issuers.iter().find(|issuer| issuer.said.name == *own).map(|issuer| &issuer.place)
+    }
+}
+
+impl Place {
+    /// Takes the token out of a request.
+    pub(super) fn strip(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::Bearer => drop(headers.remove(header::AUTHORIZATION)),
+            Self::Field(name) => {
+                let spelled: Vec<HeaderName> = headers
+                    .keys()
+                    .filter(|found| is_spelling_of(found.as_str().as_bytes(), name.as_bytes()))
+                    .cloned()
+                    .collect();
+                for name in spelled {
+                    headers.remove(name);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn place(header: Option<&str>) -> Place {
+    header.map_or(Place::Bearer, |name| Place::Field(name.to_owned()))
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let is_bearer = |value: &[u8]| {
+        let scheme = value.split(|byte| b" \t".contains(byte)).next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"bearer")
+    };
+    if !headers.get_all(header::AUTHORIZATION).iter().any(|line| is_bearer(line.as_bytes())) {
+        return Ok(None);
+    }
+    let (Some(line), None) = (lines.next(), lines.next()) else { return Err(AMBIGUOUS) };
+    let text = line.to_str().map_err(|_| reason::MALFORMED)?;
+    let (_, token) = text.split_once([' ', '\t']).ok_or(reason::MALFORMED)?;
+    Ok(Some(token.trim_matches([' ', '\t'])))
+}
+
+/// The token that a field holds alone, however it is spelled.
+fn alone<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, &'static str> {
+    let mut lines = headers
+        .iter()
+        .filter(|(found, _)| is_spelling_of(found.as_str().as_bytes(), name.as_bytes()))
+        .map(|(_, value)| value);
+    let Some(line) = lines.next() else { return Ok(None) };
+    if lines.next().is_some() {
+        return Err(AMBIGUOUS);
+    }
+    Ok(Some(line.to_str().map_err(|_| reason::MALFORMED)?.trim_matches([' ', '\t'])))
+}

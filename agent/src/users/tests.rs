@@ -1,0 +1,251 @@
+mod passed;
+
+use std::time::Duration;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hauberk_identity::Name;
+use hauberk_policy::ClaimsMapping;
+use http::HeaderName;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: UnixMillis = UnixMillis::from_secs(1_800_000_000);
+
+/// An issuer with one key.
+struct Provider {
+    key: EcdsaKeyPair,
+    name: &'static str,
+    url: String,
+}
+
+impl Provider {
+    fn new(name: &'static str) -> Self {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        Self { key, name, url: format!("https://{name}.example") }
+    }
+
+    fn jwk(&self, id: &str) -> Value {
+        let point = self.key.public_key().as_ref();
+        let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+        json!({"kty": "EC", "crv": "P-256", "kid": id, "x": x, "y": y})
+    }
+
+    fn issuer(&self) -> JwtIssuer {
+        JwtIssuer {
+            name: Name::parse(self.name).unwrap(),
+            issuer: self.url.clone(),
+            audiences: vec!["other".to_owned(), "shop".to_owned()],
+            jwks: json!({"keys": [self.jwk("k1")]}).to_string().into_bytes(),
+            claims: ClaimsMapping::default(),
+            token_header: None,
+        }
+    }
+
+    fn claims(&self) -> Value {
+        json!({
+            "iss": self.url, "sub": "alice", "aud": "shop", "exp": NOW.as_secs() + 300,
+            "groups": ["support"], "team": "blue"
+        })
+    }
+
+    fn sign(&self, header: &Value, claims: &Value) -> String {
+        let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let signed = format!("{}.{}", encode(header), encode(claims));
+        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        self.sign(&json!({"alg": "ES256", "kid": "k1", "typ": "at+jwt"}), claims)
+    }
+}
+
+fn users(issuers: Vec<JwtIssuer>) -> Arc<Users> {
+    Users::of(issuers, &BTreeSet::from(["team"]), None).unwrap()
+}
+
+fn all() -> Taken {
+    Taken { required: false, issuers: Vec::new(), kept: false }
+}
+
+fn headers(fields: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+    }
+    headers
+}
+
+/// Who it is, or why it is nobody.
+fn seen(users: &Users, taken: &Taken, fields: &[(&str, &str)]) -> String {
+    match users.look(taken, &headers(fields), NOW).0 {
+        Claimed::Nobody => "nobody".to_owned(),
+        Claimed::User(identity) => identity.origin.user.name(),
+        Claimed::Refused(reason) => reason.to_owned(),
+    }
+}
+
+fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
+}
+
+#[test]
+fn a_good_token_says_who_the_user_is_and_any_other_is_refused_by_name() {
+    let login = Provider::new("login");
+    let stranger = Provider::new("stranger");
+    let users = users(vec![login.issuer()]);
+    let see = |token: &str| seen(&users, &all(), &[("authorization", &bearer(token))]);
+    assert_eq!(see(&login.token(&login.claims())), "login/alice");
+    let with = |name: &str, value: Value| {
+        let mut claims = login.claims();
+        claims[name] = value;
+        login.token(&claims)
+    };
+    let headed = |header: Value| login.sign(&header, &login.claims());
+    let good = json!({"alg": "ES256", "kid": "k1"});
+    let mut forged = login.token(&login.claims());
+    forged.truncate(forged.rfind('.').unwrap() + 1);
+    let unsigned = format!(
+        "{}.{}.",
+        URL_SAFE_NO_PAD.encode(json!({"alg": "none", "kid": "k1"}).to_string()),
+        URL_SAFE_NO_PAD.encode(login.claims().to_string())
+    );
+    let claims_of_login = stranger.sign(&good, &login.claims());
+    let with_own_key = stranger.sign(
+        &json!({"alg": "ES256", "kid": "k1", "jwk": stranger.jwk("k1"), "jku": "https://evil.example/jwks"}),
+        &login.claims(),
+    );
+    for (token, reason) in [
+        (String::new(), "user_token_malformed"),
+        ("x".to_owned(), "user_token_malformed"),
+        ("a.b.c".to_owned(), "user_token_malformed"),
+        ("x".repeat(MAX_TOKEN + 1), "user_token_too_large"),
+        (forged, "user_token_signature"),
+        (unsigned, "user_token_algorithm"),
+        (claims_of_login, "user_token_signature"),
+        (with_own_key, "user_token_signature"),
+        (headed(json!({"alg": "HS256", "kid": "k1"})), "user_token_algorithm"),
+        (headed(json!({"alg": "RS256", "kid": "k1"})), "user_token_algorithm"),
+        (headed(json!({"alg": "ES256", "kid": "../../k1"})), "user_token_unknown_key"),
+        (headed(json!({"alg": "ES256", "kid": ["k1"]})), "user_token_unknown_key"),
+        (headed(json!({"alg": "ES256"})), "user_token_unknown_key"),
+        (headed(json!({"alg": "ES256", "kid": "k1", "crit": ["b64"], "b64": false})), "user_token_header"),
+        (headed(json!({"alg": "ES256", "kid": "k1", "typ": "dpop+jwt"})), "user_token_header"),
+        (stranger.token(&stranger.claims()), "user_token_unknown_issuer"),
+        (with("iss", json!("https://login.example/")), "user_token_unknown_issuer"),
+        (with("iss", json!(["https://login.example"])), "user_token_malformed"),
+        (with("aud", json!("bank")), "user_token_audience"),
+        (with("aud", json!([])), "user_token_malformed"),
+        (with("exp", json!(NOW.as_secs())), "user_token_expired"),
+        (with("exp", Value::Null), "user_token_malformed"),
+        (with("exp", json!("1900000000")), "user_token_malformed"),
+        (with("nbf", json!(NOW.as_secs() + 61)), "user_token_not_yet_valid"),
+        (with("iat", json!(NOW.as_secs() + 61)), "user_token_not_yet_valid"),
+        (with("sub", json!("")), "user_token_claims"),
+    ] {
+        assert_eq!(see(&token), reason, "{}", &token[..token.len().min(80)]);
+    }
+    assert_eq!(see(&with("nbf", json!(NOW.as_secs() + 60))), "login/alice", "clocks differ a little");
+    assert_eq!(see(&with("aud", json!(["bank", "shop"]))), "login/alice");
+}
+
+#[test]
+fn a_token_is_looked_for_where_its_issuer_puts_it_and_stands_there_alone() {
+    let (login, edge) = (Provider::new("login"), Provider::new("edge"));
+    let at_edge = JwtIssuer { token_header: Some("x-edge-token".to_owned()), ..edge.issuer() };
+    let users = users(vec![login.issuer(), at_edge]);
+    let (own, other) = (login.token(&login.claims()), edge.token(&edge.claims()));
+    let by_bearer = bearer(&own);
+    let taken = all();
+    let see = |fields: &[(&str, &str)]| seen(&users, &taken, fields);
+    assert_eq!(see(&[]), "nobody");
+    assert_eq!(see(&[("authorization", "Basic YWxpY2U6eA==")]), "nobody");
+    assert_eq!(see(&[("authorization", &by_bearer)]), "login/alice");
+    assert_eq!(see(&[("authorization", &format!("bEaReR   {own} "))]), "login/alice");
+    assert_eq!(see(&[("x-edge-token", &other)]), "edge/alice");
+    assert_eq!(see(&[("x_edge_token", &other)]), "edge/alice", "servers may read it so");
+    for ambiguous in [
+        vec![("authorization", by_bearer.as_str()), ("authorization", &by_bearer)],
+        vec![("authorization", &by_bearer), ("authorization", "Basic x")],
+        vec![("x-edge-token", &other), ("x-edge-token", &other)],
+        vec![("x-edge-token", &other), ("x_edge_token", &other)],
+        vec![("authorization", &by_bearer), ("x-edge-token", &other)],
+    ] {
+        assert_eq!(see(&ambiguous), "user_token_ambiguous", "{ambiguous:?}");
+    }
+    for malformed in ["Bearer", "Bearer ", "Bearer a b", "bearer\ta.b.c,d"] {
+        assert_eq!(see(&[("authorization", malformed)]), "user_token_malformed", "{malformed}");
+    }
+    assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_misplaced");
+    assert_eq!(see(&[("x-edge-token", &own)]), "user_token_misplaced");
+    let login_alone = Taken { issuers: vec![Name::parse("login").unwrap()], ..all() };
+    let see = |fields: &[(&str, &str)]| seen(&users, &login_alone, fields);
+    assert_eq!(see(&[("x-edge-token", &other)]), "nobody", "that field is the app's own here");
+    assert_eq!(see(&[("authorization", &by_bearer)]), "login/alice");
+    assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_issuer_not_taken");
+}
+
+#[test]
+fn what_is_taken_out_is_the_token_alone() {
+    let mut fields = headers(&[
+        ("authorization", "Bearer x"),
+        ("x-edge-token", "x"),
+        ("x_edge_token", "x"),
+        ("x-other", "kept"),
+    ]);
+    Place::Bearer.strip(&mut fields);
+    Place::Field("x-edge-token".to_owned()).strip(&mut fields);
+    assert_eq!(fields.keys().collect::<Vec<_>>(), ["x-other"]);
+}
+
+#[test]
+fn two_issuers_never_vouch_for_each_other_and_their_users_are_not_the_same() {
+    let (login, edge) = (Provider::new("login"), Provider::new("edge"));
+    let users = users(vec![login.issuer(), edge.issuer()]);
+    let see = |token: &str| seen(&users, &all(), &[("authorization", &bearer(token))]);
+    assert_eq!(see(&login.token(&login.claims())), "login/alice");
+    assert_eq!(see(&edge.token(&edge.claims())), "edge/alice");
+    assert_eq!(see(&edge.token(&login.claims())), "user_token_signature");
+}
+
+#[test]
+fn what_was_verified_is_kept_until_it_ends_or_the_issuers_change() {
+    let login = Provider::new("login");
+    let first = users(vec![login.issuer()]);
+    let token = login.token(&login.claims());
+    let known = first.verify(&token, NOW).unwrap();
+    assert!(Arc::ptr_eq(&known, &first.verify(&token, NOW).unwrap()));
+    let end = NOW.plus(Duration::from_secs(300));
+    assert_eq!(first.verify(&token, end).unwrap_err(), "user_token_expired");
+    assert!(!format!("{known:?} {first:?}").contains(&token));
+    let claims = BTreeSet::from(["team"]);
+    let same = Users::of(vec![login.issuer()], &claims, Some(&first)).unwrap();
+    assert!(Arc::ptr_eq(&same, &first), "what does not change is not verified anew");
+    let without = JwtIssuer { jwks: b"{\"keys\":[]}".to_vec(), ..login.issuer() };
+    let other = Users::of(vec![without], &claims, Some(&first)).unwrap();
+    assert_eq!(other.verify(&token, NOW).unwrap_err(), "user_token_unknown_key");
+    let broken = JwtIssuer { jwks: b"nonsense".to_vec(), ..login.issuer() };
+    let other = Users::of(vec![broken], &claims, Some(&first)).unwrap();
+    assert_eq!(other.verify(&token, NOW).unwrap_err(), "user_token_unknown_key");
+    let more = Users::of(vec![login.issuer()], &BTreeSet::from(["team", "x"]), Some(&first)).unwrap();
+    assert!(!Arc::ptr_eq(&more, &first), "other claims are read");
+    assert!(Users::of(Vec::new(), &claims, Some(&first)).is_none());
+}
+
+#[test]
+fn what_is_kept_is_bounded() {
+    let login = Provider::new("login");
+    let users = users(vec![login.issuer()]);
+    let identity = users.verify(&login.token(&login.claims()), NOW).unwrap();
+    let mut kept = Kept::default();
+    for number in 0..10_000_u32 {
+        let mut hash = [0; 32];
+        hash[..4].copy_from_slice(&number.to_be_bytes());
+        kept.insert(hash, Arc::clone(&identity));
+        assert!(kept.get(&hash).is_some() && kept.len() <= 4_096);
+    }
+}

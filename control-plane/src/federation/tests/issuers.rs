@@ -1,0 +1,152 @@
+//! Keys of issuers, from servers that say what they like.
+
+use super::*;
+use crate::resources::{FetchedKeys, Kind};
+
+const LOGIN: &str = "https://login.example";
+
+/// An issuer, whose web server is known by the root in this file.
+struct Issuer {
+    partner: Partner,
+    roots: tempfile::NamedTempFile,
+}
+
+impl Issuer {
+    async fn start() -> Self {
+        let partner = Partner::start("login.example").await;
+        let roots = tempfile::NamedTempFile::new().unwrap();
+        let root = partner.root.certificate().clone();
+        let pem = TrustBundle::new(domain("login.example"), [root]).unwrap().to_pem();
+        std::fs::write(roots.path(), pem).unwrap();
+        Self { partner, roots }
+    }
+
+    fn resource(&self, change: impl FnOnce(&mut wire::JwtIssuerSpec)) -> wire::Resource {
+        let mut spec = wire::JwtIssuerSpec {
+            issuer: LOGIN.into(),
+            audiences: vec!["shop".into()],
+            jwks_url: format!("https://{}/jwks", self.partner.address),
+            allow_private_addresses: Some(true),
+            ..wire::JwtIssuerSpec::default()
+        };
+        change(&mut spec);
+        resource("shop", "login", Spec::JwtIssuer(spec))
+    }
+}
+
+fn key() -> ResourceKey {
+    let name = |text| Name::parse(text).unwrap();
+    ResourceKey { kind: Kind::JwtIssuer, mesh: name("shop"), name: name("login") }
+}
+
+async fn shop(issuer: &Issuer) -> (Scratch, Arc<Federation>) {
+    let scratch = Scratch::new().await;
+    scratch.apply(&[mesh("shop"), node("orders", [listener(8080, "http")])]).await;
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let federation = federation_with(&scratch, Arc::new(audit), Some(issuer.roots.path().to_owned()));
+    (scratch, federation)
+}
+
+fn jwks(signers: &[&JwtSigner]) -> String {
+    let keys = signers.iter().map(|signer| signer.public_key().unwrap());
+    JwtBundle::new(domain("login.example"), keys).unwrap().to_jwks(hauberk_tls::jwt::KeyUse::Signature)
+}
+
+/// The ids of the keys that are in the views of nodes.
+async fn in_force(scratch: &Scratch) -> Vec<String> {
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    let (_, _, keys) = catalog.mesh("shop").unwrap().issuers().next().unwrap();
+    keys.map(|keys| keys.keys().map(|key| key.id().to_owned()).collect()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn what_is_served_counts_reaches_views_and_a_key_that_is_gone_is_gone() {
+    let mut issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    let (first, second) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let inline = jwks(&[&first]);
+    scratch.apply(&[issuer.resource(|spec| spec.jwks = inline.clone())]).await;
+    assert_eq!(in_force(&scratch).await, [first.key_id()], "until the first answer");
+    issuer.partner.says(ok(&jwks(&[&second])));
+    let mut compilations = scratch.compilations().await;
+    federation.refresh(&key()).await.unwrap();
+    assert!(issuer.partner.asked.recv().await.unwrap().starts_with("GET /jwks HTTP/1.1\r\n"));
+    assert_eq!(in_force(&scratch).await, [second.key_id()]);
+    let orders = SpiffeId::parse("spiffe://shop.example/mesh/shop/node/orders").unwrap();
+    let revision = scratch.store.revision().await.unwrap().0;
+    let compiled = compilations.wait_for(|compilation| compilation.revision >= revision).await.unwrap();
+    let Body::Node(view) = decode_view(&compiled.nodes[&orders].signed.view).unwrap().body else { panic!() };
+    drop(compiled);
+    let [told] = &view.issuers[..] else { panic!("{:?}", view.issuers) };
+    assert_eq!((told.name.as_str(), told.issuer.as_str()), ("login", LOGIN));
+    assert_eq!(told.jwks, jwks(&[&second]).into_bytes());
+    // The same again changes nothing, and a restart forgets nothing.
+    federation.refresh(&key()).await.unwrap();
+    assert_eq!(scratch.store.revision().await.unwrap().0, revision);
+    drop((federation, compilations));
+    let scratch = scratch.restarted().await;
+    assert_eq!(in_force(&scratch).await, [second.key_id()]);
+    // Another spec is an admin's word.
+    let changed = issuer.resource(|spec| {
+        spec.jwks = inline;
+        spec.audiences.push("bank".into());
+    });
+    scratch.apply(&[changed]).await;
+    assert_eq!(in_force(&scratch).await, [first.key_id()]);
+    assert!(scratch.store.get(&FetchedKeys::store_key(&key())).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
+    let issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    scratch.apply(&[issuer.resource(|_| {})]).await;
+    assert_eq!(in_force(&scratch).await, [""; 0], "nobody's tokens are good before the first answer");
+    let signer = JwtSigner::generate().unwrap();
+    issuer.partner.says(ok(&jwks(&[&signer])));
+    federation.refresh(&key()).await.unwrap();
+    let huge = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(fetch::MAX_KEYS_BYTES));
+    let twice = jwks(&[&signer]).replacen("\"kid\"", "\"kid\":\"x\",\"kid\"", 1);
+    for (answer, wanted) in [
+        (ok(&huge), "larger than"),
+        (ok("{}"), "not a JSON Web Key Set"),
+        (ok("<html>"), "not a JSON Web Key Set"),
+        (ok(&twice), "not a JSON Web Key Set"),
+        (ok("{\"keys\":[{\"kty\":\"RSA\",\"kid\":\"a\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}"), "key number 1"),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1/\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            "status 302",
+        ),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n".to_vec(), "status 500"),
+        (b"SSH-2.0-OpenSSH\r\n".to_vec(), "does not speak HTTP"),
+    ] {
+        issuer.partner.says(answer);
+        let error = federation.refresh(&key()).await.unwrap_err().to_string();
+        assert!(error.contains(wanted), "{wanted}: {error}");
+        assert_eq!(in_force(&scratch).await, [signer.key_id()]);
+    }
+    // An empty set is an answer.
+    issuer.partner.says(ok("{\"keys\":[]}"));
+    federation.refresh(&key()).await.unwrap();
+    assert_eq!(in_force(&scratch).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_slow_server_or_one_at_another_address_is_given_up() {
+    let mut issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    scratch.apply(&[issuer.resource(|spec| spec.allow_private_addresses = None)]).await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(error.contains("take allowPrivateAddresses"), "{error}");
+    scratch.apply(&[issuer.resource(|_| {})]).await;
+    issuer.partner.says("");
+    let asked = federation.clone();
+    let refresh = async move { asked.refresh(&key()).await };
+    let hurry = async {
+        issuer.partner.asked.recv().await.unwrap();
+        tokio::time::pause();
+    };
+    let (refused, ()) = tokio::join!(refresh, hurry);
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("longer than 30 s"), "{error}");
+}

@@ -1,0 +1,172 @@
+//! An issuer of users' tokens, as it is accepted.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use hauberk_policy::{ClaimsMapping, is_listed_header};
+use hauberk_proto::mesh::v1 as wire;
+use hauberk_tls::jwt::JwtKeySet;
+use prost::Message;
+
+use super::choice;
+use super::problem::Problems;
+use super::web_endpoint::WebEndpoint;
+
+/// The most audiences of one issuer, and claims of one sort.
+const MOST_AUDIENCES: usize = 32;
+const MOST_CLAIMS: usize = 8;
+/// The longest of any of its texts, in bytes.
+const LONGEST: usize = 1_024;
+
+/// An issuer of users' tokens: who it says it is, and by what its tokens are verified and read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtIssuer {
+    issuer: String,
+    audiences: Vec<String>,
+    initial: Option<Arc<JwtKeySet>>,
+    endpoint: Option<WebEndpoint>,
+    claims: ClaimsMapping,
+    token_header: Option<String>,
+    digest: [u8; 32],
+}
+
+impl JwtIssuer {
+    /// Reads a spec, and reports everything that is wrong with it.
+    pub(crate) fn parse(spec: &wire::JwtIssuerSpec, problems: &mut Problems) -> Option<Self> {
+        let before = problems.count();
+        let wire::JwtIssuerSpec {
+            issuer,
+            audiences,
+            jwks,
+            jwks_url,
+            allow_private_addresses,
+            claims,
+            token_header,
+            description,
+        } = spec;
+        choice::description(problems, description.as_deref());
+        check_text(problems, "spec.issuer", issuer, "write what its tokens have as `iss`");
+        if audiences.is_empty() {
+            let help = "write audiences: and what its tokens for you have as `aud`; one for somebody else must not do";
+            problems.invalid_but("spec.audiences", "it is missing", help);
+        }
+        let audiences = texts(problems, "spec.audiences", audiences, MOST_AUDIENCES);
+        let initial = match jwks.as_str() {
+            "" => None,
+            text => JwtKeySet::from_jwks(text.as_bytes())
+                .map_err(|error| problems.invalid("spec.jwks", error))
+                .ok()
+                .map(Arc::new),
+        };
+        if initial.as_ref().is_some_and(|keys| keys.keys().next().is_none()) {
+            let help = "keys of RSA and of P-256, P-384 and P-521 with a `kid` are known; those of `use` enc are not for this";
+            problems.invalid_but("spec.jwks", "it has no key that verifies tokens", help);
+        }
+        let endpoint = match jwks_url.as_str() {
+            "" => None,
+            url => WebEndpoint::parse(url, allow_private_addresses.unwrap_or_default())
+                .map_err(|reason| problems.invalid("spec.jwksUrl", reason))
+                .ok(),
+        };
+        if jwks.is_empty() && jwks_url.is_empty() {
+            let help = "write jwks: or jwksUrl:, or both";
+            problems.invalid_but("spec", "it says nowhere what its tokens are verified by", help);
+        }
+        let claims = claims.as_ref().map(|claims| read_claims(problems, claims)).unwrap_or_default();
+        let token_header = token_header.as_deref().filter(|name| *name != "authorization").map(str::to_owned);
+        if let Some(name) = &token_header
+            && let Err((message, help)) = is_listed_header(name)
+        {
+            problems.invalid_but("spec.tokenHeader", message, help);
+        }
+        let mut spec_digest = [0; 32];
+        spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &spec.encode_to_vec()).as_ref());
+        let issuer = issuer.clone();
+        let digest = spec_digest;
+        let read = Self { issuer, audiences, initial, endpoint, claims, token_header, digest };
+        (problems.count() == before).then_some(read)
+    }
+
+    /// What it calls itself.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// Of which a token must name one, in order.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+
+    /// The keys that are written in the resource.
+    pub fn initial(&self) -> Option<&Arc<JwtKeySet>> {
+        self.initial.as_ref()
+    }
+
+    /// Where later ones come from; `None`: from nowhere.
+    pub fn endpoint(&self) -> Option<&WebEndpoint> {
+        self.endpoint.as_ref()
+    }
+
+    /// Which claims say what.
+    pub fn claims(&self) -> &ClaimsMapping {
+        &self.claims
+    }
+
+    /// The header field that holds a token alone; `None`: `Authorization: Bearer`.
+    pub fn token_header(&self) -> Option<&str> {
+        self.token_header.as_deref()
+    }
+
+    /// SHA-256 of the spec: what was fetched for another one no longer counts.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+}
+
+fn read_claims(problems: &mut Problems, claims: &wire::UserClaims) -> ClaimsMapping {
+    let wire::UserClaims { user, groups, scopes, roles } = claims;
+    let default = ClaimsMapping::default();
+    let mut names = |field: &str, named: &[String], default: Vec<String>| {
+        let named = texts(problems, &format!("spec.claims.{field}"), named, MOST_CLAIMS);
+        if named.is_empty() { default } else { named }
+    };
+    let (groups, scopes, roles) = (
+        names("groups", groups, default.groups),
+        names("scopes", scopes, default.scopes),
+        names("roles", roles, default.roles),
+    );
+    if let Some(user) = user {
+        check_text(problems, "spec.claims.user", user, "write the name of a claim, or leave it out");
+    }
+    ClaimsMapping { user: user.clone().unwrap_or(default.user), groups, scopes, roles }
+}
+
+/// Texts, each once, in order.
+fn texts(problems: &mut Problems, field: &str, named: &[String], most: usize) -> Vec<String> {
+    if named.len() > most {
+        problems.invalid(field, format!("{} are too many: at most {most}", named.len()));
+    }
+    let mut read: Vec<String> = Vec::new();
+    for (index, text) in named.iter().enumerate().take(most) {
+        let field = format!("{field}[{index}]");
+        check_text(problems, &field, text, "leave it out");
+        if read.contains(text) {
+            problems.invalid(field, format!("{text:?} stands here twice"));
+        } else {
+            read.push(text.clone());
+        }
+    }
+    read.sort();
+    read
+}
+
+fn check_text(problems: &mut Problems, field: &str, text: &str, help: &str) {
+    if text.is_empty() {
+        problems.invalid_but(field, "it is empty", help);
+    } else if text.len() > LONGEST || text.chars().any(char::is_control) {
+        problems.invalid(field, format!("it is longer than {LONGEST} bytes, or holds a control character"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+use hauberk_proto::mesh::v1::{self as wire, resource::Spec};
+use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
+
+use crate::resources::admit::{Rights, Target, admit_removal};
+use crate::resources::testing::*;
+use crate::resources::{Catalog, Kind, ResourceKey};
+
+fn keys() -> String {
+    let key = JwtSigner::generate().unwrap().public_key().unwrap();
+    JwtBundle::new(trust_domain(), [key]).unwrap().to_jwks(KeyUse::Signature)
+}
+
+fn issuer(name: &str, change: impl FnOnce(&mut wire::JwtIssuerSpec)) -> wire::Resource {
+    let mut spec = wire::JwtIssuerSpec {
+        issuer: format!("https://{name}.example"),
+        audiences: vec!["shop".into()],
+        jwks: keys(),
+        ..wire::JwtIssuerSpec::default()
+    };
+    change(&mut spec);
+    resource("shop", name, Spec::JwtIssuer(spec))
+}
+
+fn base() -> Catalog {
+    catalog_of(&shop())
+}
+
+fn told(catalog: &Catalog, batch: &[wire::Resource]) -> Vec<String> {
+    let problems = try_admit(catalog, batch, EVERYTHING).unwrap_err();
+    problems.iter().map(|problem| problem.description()).collect()
+}
+
+fn for_users(mode: &str, issuers: &[&str]) -> wire::Resource {
+    let users = wire::UserTokens {
+        mode: Some(mode.into()),
+        issuers: issuers.iter().map(|&name| name.into()).collect(),
+        keep_token: None,
+    };
+    let listener = wire::Listener { users: Some(users), ..listener(8080, "http") };
+    node("orders", [listener, super::super::testing::listener(9090, "http")])
+}
+
+#[test]
+fn a_good_issuer_is_accepted_and_a_bad_one_refused_with_the_field() {
+    try_admit(&base(), &[issuer("login", |_| {})], EVERYTHING).unwrap();
+    type Change = Box<dyn FnOnce(&mut wire::JwtIssuerSpec)>;
+    let cases: Vec<(&str, Change)> = vec![
+        ("spec.issuer", Box::new(|spec| spec.issuer.clear())),
+        ("spec.audiences", Box::new(|spec| spec.audiences.clear())),
+        ("spec.audiences[1]", Box::new(|spec| spec.audiences.push("shop".into()))),
+        ("spec.audiences[1]", Box::new(|spec| spec.audiences.push(String::new()))),
+        ("spec.jwks", Box::new(|spec| spec.jwks = "{}".into())),
+        ("spec.jwks", Box::new(|spec| spec.jwks = "{\"keys\":[]}".into())),
+        (
+            "spec.jwks",
+            Box::new(|spec| {
+                spec.jwks = "{\"keys\":[{\"kty\":\"oct\",\"kid\":\"a\",\"k\":\"c2VjcmV0\"}]}".into()
+            }),
+        ),
+        ("spec", Box::new(|spec| spec.jwks.clear())),
+        ("spec.jwksUrl", Box::new(|spec| spec.jwks_url = "http://login.example/jwks".into())),
+        ("spec.jwksUrl", Box::new(|spec| spec.jwks_url = "file:///etc/passwd".into())),
+        ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("cookie".into()))),
+        ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("X-Token".into()))),
+        ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("hauberk-user".into()))),
+        (
+            "spec.claims.user",
+            Box::new(|spec| {
+                spec.claims = Some(wire::UserClaims { user: Some(String::new()), ..Default::default() })
+            }),
+        ),
+    ];
+    for (field, change) in cases {
+        let problems = try_admit(&base(), &[issuer("login", change)], EVERYTHING).unwrap_err();
+        assert_eq!(
+            problems.iter().map(|problem| &*problem.field).collect::<Vec<_>>(),
+            [field],
+            "{problems:?}"
+        );
+    }
+    let same = |spec: &mut wire::JwtIssuerSpec| spec.issuer = "https://login.example".into();
+    let twice = told(&base(), &[issuer("login", |_| {}), issuer("other", same)]);
+    assert!(twice.iter().any(|told| told.contains("already the issuer of")), "{twice:?}");
+}
+
+#[test]
+fn what_names_an_issuer_that_is_not_there_is_refused_with_the_nearest() {
+    let known = catalog_of(&[shop(), vec![issuer("login", |_| {})]].concat());
+    let rule = |condition: &str| {
+        policy(
+            "users",
+            &format!(
+                "forbid(principal, action in Action::\"http\", resource) unless {{ context has user && {condition} }};"
+            ),
+        )
+    };
+    try_admit(&known, &[rule("context.user in UserGroup::\"login/support\"")], EVERYTHING).unwrap();
+    for condition in ["context.user in UserGroup::\"logni/a\"", "context.user == User::\"logni/a\""] {
+        let told = told(&known, &[rule(condition)]);
+        assert!(told[0].contains("JWT issuer \"logni\" does not exist"), "{told:?}");
+        assert!(told[0].contains("did you mean \"login\"?"), "{told:?}");
+    }
+    let told_of = told(&known, &[rule("context.user == User::\"alice\"")]);
+    assert!(told_of[0].contains("a slash"), "{told_of:?}");
+    let told_of = told(&known, &[for_users("REQUIRED", &["logn"])]);
+    assert!(
+        told_of[0].contains("spec.listeners[0].users.issuers[0]") || told_of[0].contains("did you mean"),
+        "{told_of:?}"
+    );
+    let told_of = told(&known, &[for_users("MAYBE", &[])]);
+    assert!(told_of[0].contains("MAYBE"), "{told_of:?}");
+    // What is named stays.
+    let after =
+        try_admit(&known, &[rule("context.user in UserGroup::\"login/a\"")], EVERYTHING).unwrap().after;
+    let name = |text| hauberk_identity::Name::parse(text).unwrap();
+    let key = ResourceKey { kind: Kind::JwtIssuer, mesh: name("shop"), name: name("login") };
+    let target = [Target { key, resource_version: 0, ignore_missing: false }];
+    let refused = admit_removal(&after, &target, EVERYTHING, &trust_domain()).unwrap_err();
+    assert!(refused[0].message.contains("still used by policy \"users\""), "{refused:?}");
+    assert!(admit_removal(&known, &target, EVERYTHING, &trust_domain()).is_ok());
+}
+
+#[test]
+fn who_users_are_is_a_matter_of_policy() {
+    let editor = Rights { policies: false, boundaries: false, identities: false, ..EVERYTHING };
+    let policy_admin = Rights { boundaries: false, ..EVERYTHING };
+    let login = issuer("login", |_| {});
+    let refused = try_admit(&base(), std::slice::from_ref(&login), editor).unwrap_err();
+    assert!(refused[0].message.contains("policy-admin"), "{refused:?}");
+    // Whether a route is for users alone, too.
+    let before = catalog_of(&[shop(), vec![login.clone()]].concat());
+    let known = try_admit(&before, &[for_users("REQUIRED", &[])], EVERYTHING).unwrap().after;
+    let refused = try_admit(&known, &[for_users("OPTIONAL", &[])], editor).unwrap_err();
+    assert_eq!(refused[0].field, "spec.listeners[0].users", "{refused:?}");
+    let told = try_admit(&known, &[for_users("OPTIONAL", &[])], policy_admin).unwrap().warnings;
+    assert!(told.iter().any(|told| told.contains("takes the tokens of users in another way")), "{told:?}");
+    // What the boundary says of users nobody else moves from under it.
+    let bound = boundary(
+        "staff",
+        "forbid(principal, action in Action::\"http\", resource) unless { context has user };",
+    );
+    let bounded = catalog_of(&[shop(), vec![login, bound]].concat());
+    let refused = try_admit(&bounded, &[issuer("login", |_| {})], policy_admin).unwrap_err();
+    assert!(refused[0].help.as_deref().unwrap_or_default().contains("boundary-admin"), "{refused:?}");
+    try_admit(&bounded, &[issuer("login", |_| {})], EVERYTHING).unwrap();
+}
+
+#[test]
+fn a_rule_about_users_without_any_issuer_is_told() {
+    let text = "forbid(principal, action in Action::\"http\", resource) unless { context has user };";
+    let told = try_admit(&base(), &[policy("users", text)], EVERYTHING).unwrap().warnings;
+    assert!(told.iter().any(|told| told.contains("has no JwtIssuer")), "{told:?}");
+}

@@ -1,0 +1,220 @@
+//! A place in the web that an admin names and the control plane asks: what such a URL may be, and at which addresses.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hauberk_tls::is_dns_name;
+
+/// The port of `https` URLs that name none.
+const HTTPS: u16 = 443;
+
+/// The lowest other port: below it other protocols live, which are nothing to speak TLS to.
+const LOWEST_OTHER_PORT: u16 = 1024;
+
+/// The longest URL, in bytes.
+const LONGEST_URL: usize = 2_048;
+
+/// Where something is served that others publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebEndpoint {
+    url: EndpointUrl,
+    allows_private: bool,
+}
+
+/// An `https` URL without user, query or fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointUrl {
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl WebEndpoint {
+    /// Reads a URL, whose host may or may not have addresses inside of private networks.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(super) fn parse(url: &str, allows_private: bool) -> Result<Self, String> {
+        Ok(Self { url: EndpointUrl::parse(url)?, allows_private })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> &EndpointUrl {
+        &self.url
+    }
+
+    /// Whether it may be asked at this address. The names in URLs are resolved by servers of others, who could name any
+    /// address in our own network. Never link-local ones: there clouds serve their machines' secrets.
+    pub fn may_be_at(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.may_be_at_v4(address),
+            IpAddr::V6(address) => match address.to_ipv4_mapped() {
+                Some(mapped) => self.may_be_at_v4(mapped),
+                None => self.may_be_at_v6(address),
+            },
+        }
+    }
+
+    fn may_be_at_v4(&self, address: Ipv4Addr) -> bool {
+        let [first, second, third, _] = address.octets();
+        let is_shared = first == 100 && (64..128).contains(&second);
+        let is_for_tests = (first == 198 && matches!(second, 18 | 19)) || address.is_documentation();
+        let is_for_protocols = (first, second, third) == (192, 0, 0);
+        if address.is_link_local() || first == 0 || first >= 224 || is_for_protocols {
+            return false;
+        }
+        let is_inside = address.is_private() || address.is_loopback() || is_shared || is_for_tests;
+        self.allows_private || !is_inside
+    }
+
+    fn may_be_at_v6(&self, address: Ipv6Addr) -> bool {
+        let is_global = address.segments().first().is_some_and(|first| (0x2000..0x4000).contains(first));
+        // What is translated to IPv4 on its way, or tunnelled, could be any address of IPv4.
+        let is_translated = matches!(address.segments(), [0x2002, ..] | [0x2001, 0, ..]);
+        let is_inside = address.is_loopback() || address.is_unique_local();
+        (is_global && !is_translated) || (self.allows_private && is_inside)
+    }
+}
+
+impl EndpointUrl {
+    /// Reads a URL.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong =
+            |what: &str| Err(format!("{what}: a URL such as https://bundles.partner.example/ is needed"));
+        if text.len() > LONGEST_URL {
+            return wrong("it is longer than 2048 bytes");
+        }
+        let Ok(uri) = text.parse::<http::Uri>() else { return wrong("it is no URL") };
+        let Some(authority) = uri.authority() else { return wrong("it has no host") };
+        if uri.scheme_str() != Some("https") {
+            return wrong("it is not https");
+        }
+        if authority.as_str().contains('@') || uri.query().is_some() || text.contains('#') {
+            return wrong("it has a user, a query or a fragment");
+        }
+        // An address of IPv6 stands in brackets.
+        let host = authority.host();
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        if bare.parse::<IpAddr>().is_err() && !is_dns_name(bare) {
+            return wrong("its host is neither a DNS name nor an IP address");
+        }
+        let port = match authority.port() {
+            None if authority.as_str() == host => HTTPS,
+            Some(port) if port.as_u16() == HTTPS || port.as_u16() >= LOWEST_OTHER_PORT => port.as_u16(),
+            _ => return wrong("its port is neither 443 nor one from 1024 to 65535"),
+        };
+        Ok(Self { host: bare.to_ascii_lowercase(), port, path: uri.path().to_owned() })
+    }
+
+    /// The DNS name or IP address, without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The path, which begins with a slash.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// What stands between the scheme and the path.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        if self.port == HTTPS { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl fmt::Display for EndpointUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}{}", self.authority(), self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_https_urls_are_taken() {
+        let good = [
+            ("https://a.example", "https://a.example/", 443),
+            ("https://A.example:443/x/y", "https://a.example/x/y", 443),
+            ("https://a.example:8443/", "https://a.example:8443/", 8443),
+            ("https://[2001:db8::1]:8443/b", "https://[2001:db8::1]:8443/b", 8443),
+            ("https://192.0.2.7/", "https://192.0.2.7/", 443),
+        ];
+        for (text, shown, port) in good {
+            let url = EndpointUrl::parse(text).unwrap();
+            assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
+        }
+        assert_eq!(EndpointUrl::parse("https://[2001:db8::1]/").unwrap().host(), "2001:db8::1");
+        for text in [
+            "http://a.example/",
+            "https://",
+            "https:///x",
+            "a.example",
+            "file:///etc/passwd",
+            "https://user@a.example/",
+            "https://user:secret@a.example/",
+            "https://a.example/?x=1",
+            "https://a.example/#x",
+            "https://a.example:22/",
+            "https://a.example:0/",
+            "https://a.example:/",
+            "https://a.example:99999/",
+            "https://a_b.example/",
+            "https://a.example\\@b.example/",
+            "https://a.example /",
+            "",
+        ] {
+            assert!(EndpointUrl::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_not_asked_inside_our_own_network_unless_that_is_allowed() {
+        let endpoint = |allows_private| WebEndpoint::parse("https://a.example/", allows_private).unwrap();
+        let outside = ["1.1.1.1", "192.0.1.1", "2606:4700::1111", "::ffff:1.1.1.1"];
+        let inside = [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "::1",
+            "fd00::1",
+            "::ffff:10.0.0.1",
+        ];
+        let never = [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "255.255.255.255",
+            "ff02::1",
+            "192.0.0.192",
+            "2002:a9fe:a9fe::1",
+            "64:ff9b::a9fe:a9fe",
+            "2001:0:1::1",
+        ];
+        let may = |allows, address: &str| endpoint(allows).may_be_at(address.parse().unwrap());
+        for address in outside {
+            assert!(may(false, address) && may(true, address), "{address}");
+        }
+        for address in inside {
+            assert!(!may(false, address) && may(true, address), "{address}");
+        }
+        for address in never {
+            assert!(!may(false, address) && !may(true, address), "{address}");
+        }
+    }
+}

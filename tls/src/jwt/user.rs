@@ -1,0 +1,75 @@
+//! Tokens of users: what OpenID Connect and RFC 9068 hand out, by the same strict check.
+
+use std::fmt;
+use std::time::Duration;
+
+use hauberk_identity::UnixMillis;
+use serde_json::{Map, Value};
+
+use super::issued::IssuedTokenError;
+use super::jws;
+use super::key_set::JwtKeySet;
+use super::strict_json;
+use super::svid::{JwtSvidError, Verified, audiences_of, verified};
+
+/// How far an issuer's clock may be ahead of ours.
+const LEEWAY: Duration = Duration::from_secs(60);
+
+/// What `typ` may say of a user's token (RFC 7519 §5.1, RFC 9068 §2.1).
+const TYPES: &[&str] = &["JWT", "JOSE", "at+jwt", "application/at+jwt"];
+
+/// What an issuer's tokens must be.
+#[derive(Debug, Clone, Copy)]
+pub struct UserTokens<'a> {
+    /// What the issuer calls itself.
+    pub issuer: &'a str,
+    /// Of which a token must name one.
+    pub audiences: &'a [String],
+    /// The issuer's keys.
+    pub keys: &'a JwtKeySet,
+}
+
+/// A user's token that was verified.
+#[derive(Clone)]
+pub struct UserToken {
+    /// All that it says.
+    pub claims: Map<String, Value>,
+    /// From when on it says nothing.
+    pub expires_at: UnixMillis,
+}
+
+impl UserTokens<'_> {
+    /// Verifies a token: signed by a key of the issuer's with that key's algorithm, by this issuer, for one of the audiences,
+    /// not expired, and not from the future by more than a minute.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn verify(&self, token: &str, now: UnixMillis) -> Result<UserToken, IssuedTokenError> {
+        let Verified { claims, expires_at, .. } = verified(token, TYPES, self.keys, now, LEEWAY)?;
+        if self.issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(self.issuer) {
+            return Err(IssuedTokenError::Issuer(self.issuer.to_owned()));
+        }
+        let named = audiences_of(&claims)?;
+        if !named.iter().any(|audience| self.audiences.iter().any(|own| own == audience)) {
+            return Err(JwtSvidError::Audience(self.audiences.join(", ")).into());
+        }
+        Ok(UserToken { claims, expires_at })
+    }
+}
+
+/// Who a token says that it is of: the one by whose keys to verify it. Nothing is verified yet.
+///
+/// # Errors
+/// The token cannot be read, or says nothing of it.
+pub fn unverified_issuer(token: &str) -> Result<String, IssuedTokenError> {
+    let claims = jws::parts(token).map_err(JwtSvidError::from)?.payload;
+    let claims = strict_json::object(&claims).ok_or(JwtSvidError::Claims)?;
+    let issuer = claims.get("iss").and_then(Value::as_str).ok_or(JwtSvidError::Claim("iss"))?;
+    Ok(issuer.to_owned())
+}
+
+impl fmt::Debug for UserToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserToken").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}

@@ -78,6 +78,7 @@ fn engine(more: &[&str], former: Option<&Engine>) -> Engine {
             routes: routes.collect(),
             undeclared: Undeclared::Decide,
             authorization: Authorization::Enforce,
+            users: None,
         }],
     };
     let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);

@@ -71,7 +71,10 @@ impl<'a> Parts<'a> {
         if hops.len() > MAX_HOPS {
             return Err(TOO_LONG);
         }
-        if authorities.len() > MAX_AUTHORITIES { Err(MALFORMED) } else { Ok(Self { user, chain }) }
+        // Those of one hop are named by their places, and one place many times costs hardly a byte.
+        let is_long = |hop: &pb::IdentityHop| hop.authorities.len() > MAX_AUTHORITIES;
+        let is_bounded = authorities.len() <= MAX_AUTHORITIES && !hops.iter().any(is_long);
+        if is_bounded { Ok(Self { user, chain }) } else { Err(MALFORMED) }
     }
 
     /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the peer,

@@ -51,7 +51,13 @@ impl MadeFor {
 
     /// What the header fields of a request say by a view. Its token is taken out, unless the app is to have it.
     pub fn look(view: &Arc<NodeView>, arrival: Arrival<'_>, headers: &mut HeaderMap) -> Self {
-        let Some(users) = &view.users else { return Self::not_looked_for() };
+        let Some(users) = &view.users else {
+            // Without issuers nobody can be told from what was made up.
+            return match arrival.identity {
+                Some(_) => Self { claimed: Claimed::Refused(reason::UNKNOWN_ISSUER), looked_by: None },
+                None => Self::not_looked_for(),
+            };
+        };
         let taken = view.port(arrival.port).and_then(|port| port.users.as_ref());
         if taken.is_none() && arrival.identity.is_none() {
             return Self::not_looked_for();

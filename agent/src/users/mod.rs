@@ -116,7 +116,8 @@ impl Users {
             return Err("user_token_too_large");
         }
         let hash = hash_of(token);
-        if let Some(known) = self.kept().get(&hash) {
+        // What another agent passed on holds for its connection alone, and is no token that a caller may show.
+        if let Some(known) = self.kept().get(&hash).filter(|known| known.passed.is_none()) {
             return if known.expires_at > now { Ok(known) } else { Err(reason::EXPIRED) };
         }
         let url = unverified_issuer(token).map_err(|error| reason::of(&error))?;

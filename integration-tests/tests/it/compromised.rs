@@ -244,9 +244,13 @@ async fn asks_every_path(attacker: &Attacker, web: &Agent, targets: &[(&str, &Ag
                     "{method} {path} HTTP/1.1\r\nhost: {service}\r\n{CLAIMS}{USER}content-length: 0\r\nconnection: close\r\n\r\n"
                 )
                 .replace("hauberk-service: orders", &format!("hauberk-service: {service}"));
-                let past = attacker.peer.exchange(service, agent.inbound(*port), text.as_bytes()).await;
+                let without_user = text.replace(USER, "");
+                let address = agent.inbound(*port);
+                let made_up = attacker.peer.exchange(service, address, text.as_bytes()).await;
+                assert!(!made_up.starts_with("HTTP/1.1 2"), "{method} {service} {path}: {made_up}");
+                let past = attacker.peer.exchange(service, address, without_user.as_bytes()).await;
                 let with_user = request(web.outbound(), &text).unwrap();
-                let by_agent: Response = request(web.outbound(), &text.replace(USER, "")).unwrap();
+                let by_agent: Response = request(web.outbound(), &without_user).unwrap();
                 let past_is_open = past.starts_with("HTTP/1.1 2");
                 assert_eq!(past_is_open, is_granted, "{method} {service} {path}: {past}");
                 assert_eq!(by_agent.status == 200, is_granted, "{method} {service} {path}: {by_agent:?}");

@@ -77,6 +77,12 @@ fn a_user_goes_from_agent_to_agent_and_each_one_that_passed_on_is_known() {
     let to_orders = extended(&text, &world.live("web").current(), &id("orders"), now()).unwrap();
     assert_eq!(world.shown("orders", "web", &to_orders), "alice");
     assert_eq!(world.shown("orders", "web", &to_orders), "alice", "as remembered");
+    assert!(
+        world.users.verify(&to_orders, now()).is_err(),
+        "what was passed on is no token that a caller may show"
+    );
+    let long = changed(&to_orders, |chain| chain.hops[0].authorities = vec![0; 1_000]);
+    assert_eq!(world.shown("orders", "web", &long), "identity_malformed");
     let orders = world.live("orders").current();
     let to_payments = extended(&to_orders, &orders, &id("payments"), now()).unwrap();
     assert_eq!(world.shown("payments", "orders", &to_payments), "alice by web");

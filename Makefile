@@ -16,9 +16,13 @@ help: ## Show this list
 build: ## Build the three binaries, optimised
 	$(CARGO) build --release --locked --bins
 
-test: ## Run every test (needs no network and no privilege; skips what the machine lacks, and says so)
+test: export HAUBERK_TEST_SKIPPED = $(TARGET_DIR)/skipped-tests.txt
+test: ## Run every test (needs no network and no privilege; skips what the machine lacks, and lists it at the end)
 	$(CARGO) build --locked --bins
-	$(CARGO) test --locked --workspace
+	@: > "$$HAUBERK_TEST_SKIPPED"
+	$(CARGO) test --locked --workspace; result=$$?; \
+	if [ -s "$$HAUBERK_TEST_SKIPPED" ]; then echo; echo 'Skipped:'; sort -u "$$HAUBERK_TEST_SKIPPED"; else echo; echo 'No test was skipped.'; fi; \
+	exit $$result
 
 check: ## Formatting, lints, docs and dependency rules
 	$(CARGO) fmt --all --check

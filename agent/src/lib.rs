@@ -38,6 +38,10 @@ pub mod random;
 pub mod renew;
 mod resident;
 mod skew;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
 pub mod state;
 mod status;
 pub mod sync;

@@ -14,6 +14,10 @@ mod kinds;
 mod nearest;
 mod output;
 mod session;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
 mod times;
 
 use std::process::ExitCode;

@@ -38,4 +38,8 @@ pub mod telemetry;
 pub mod web;
 
 #[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
+#[cfg(test)]
 mod testing;

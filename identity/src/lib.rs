@@ -8,6 +8,10 @@ mod evidence;
 mod name;
 mod selector;
 mod serial;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
 mod spiffe_id;
 mod time;
 

@@ -1,8 +1,7 @@
-//! Waiting for values, and what a test needs to know of its surroundings.
+//! Waiting for values.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -39,25 +38,4 @@ pub async fn eventually_async<T>(
 pub fn free_port() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.local_addr().unwrap()
-}
-
-/// The folder of test data that lies beside the checkout in some places; says so and gives nothing
-/// where it does not.
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
-    if !found.exists() {
-        skip(&format!("{} is not here", found.display()));
-        return None;
-    }
-    Some(found)
-}
-
-/// The sample files beside the checkout, if they are there.
-pub fn samples(path: &str) -> Option<PathBuf> {
-    shared(&format!("samples/{path}"))
-}
-
-/// Says why a test does nothing on this machine.
-pub fn skip(why: &str) {
-    eprintln!("skipped: {why}");
 }

@@ -29,6 +29,10 @@ mod reads;
 mod replay;
 mod route;
 mod scope;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
 mod slice;
 mod statements;
 mod suggest;

@@ -28,6 +28,10 @@ mod provider;
 mod request;
 mod seal;
 pub mod signing;
+#[cfg(test)]
+#[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
 mod spiffe_bundle;
 mod stream;
 mod svid;

@@ -8,11 +8,14 @@ use hauberk_identity::{Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity
 use hauberk_tls::{CertificateRequest, IssuingAuthority, KeyPair, RootAuthority, SvidTemplate};
 use rustls_pki_types::UnixTime;
 
+#[allow(dead_code, unreachable_pub, reason = "what these tests lack, those of other crates do not")]
+#[path = "../../integration-tests/src/skipped.rs"]
+mod skipped;
+
 #[test]
 fn openssl_accepts_svids_strictly_and_refuses_to_let_them_issue() {
     if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: openssl is not installed");
-        return;
+        return skipped::skip("openssl is not installed");
     }
     let folder = tempfile::tempdir().unwrap();
     let now = UnixMillis::from_secs(UnixTime::now().as_secs());
@@ -70,8 +73,7 @@ fn openssl_accepts_svids_strictly_and_refuses_to_let_them_issue() {
 #[test]
 fn requests_by_weak_keys_of_openssls_are_refused() {
     if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: openssl is not installed");
-        return;
+        return skipped::skip("openssl is not installed");
     }
     let folder = tempfile::tempdir().unwrap();
     let request = |key: &[&str], more: &[&str]| {

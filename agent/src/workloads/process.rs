@@ -228,6 +228,7 @@ mod tests {
 
     use super::super::attest::Caller;
     use super::*;
+    use crate::skipped::{Excuse, excuse, skip};
 
     fn pid(number: u32) -> i32 {
         i32::try_from(number).unwrap()
@@ -293,12 +294,13 @@ mod tests {
         let script = "mount --bind /usr/bin/tail \"$1\" && exec \"$1\" -f /dev/null";
         let mut unshare = Command::new("unshare");
         unshare.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(&path);
-        let Ok(mut child) = unshare.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return };
+        let Ok(mut child) = unshare.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+            return skip("unshare is not installed");
+        };
         let link = format!("/proc/{}/exe", child.id());
         while std::fs::read_link(&link).is_ok_and(|executed| executed != path) {
             if child.try_wait().unwrap().is_some() {
-                // Nobody may do that here.
-                return;
+                return excuse(Excuse::Kernel, "a mount namespace of its own");
             }
             std::thread::yield_now();
         }
@@ -355,7 +357,7 @@ mod tests {
             let (stream, _) = listener.accept().unwrap();
             let before = (gone - 1).to_string();
             if std::fs::write("/proc/sys/kernel/ns_last_pid", before).is_err() {
-                return;
+                return excuse(Excuse::Kernel, "choosing the number of the next process");
             }
             let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
             let held = (other.id() == gone).then(|| {
@@ -366,15 +368,16 @@ mod tests {
             other.wait().unwrap();
             match held {
                 None => {}
-                // The kernel does not tell.
-                Some((_, _, Ok(None))) => return,
+                Some((_, _, Ok(None))) => {
+                    return excuse(Excuse::Kernel, "a handle of the process at the other end");
+                }
                 Some((anybody, peer, _)) => {
                     assert!(anybody.is_ok() && peer.is_err(), "{peer:?}");
                     return;
                 }
             }
         }
-        eprintln!("the number was always somebody else's");
+        excuse(Excuse::Kernel, "the number of the process was always somebody else's");
     }
 
     #[test]

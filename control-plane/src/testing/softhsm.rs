@@ -29,7 +29,7 @@ pub(crate) struct SoftHsm {
 /// the other process has passed. Skipped where SoftHSM is not installed.
 pub(crate) fn in_a_process_of_its_own(test: &str) -> Option<SoftHsm> {
     let Some(module) = MODULES.into_iter().map(PathBuf::from).find(|path| path.exists()) else {
-        eprintln!("skipped: softhsm2 is not installed");
+        crate::skipped::skip("softhsm2 is not installed");
         return None;
     };
     if let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) {

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, binary, eventually, skip};
+use hauberk_integration_tests::{Agent, AgentOptions, Excuse, MeshBox, binary, eventually, excuse};
 
 use crate::{
     shop::{PATIENCE, SMALL_SHOP},
@@ -101,7 +101,7 @@ fn a_container_is_known_by_what_the_docker_engine_tells() {
     let has_engine =
         Command::new("docker").args(["version"]).output().is_ok_and(|output| output.status.success());
     if !has_engine || !Path::new(DOCKER).exists() {
-        return skip(&format!("no Docker Engine answers on {DOCKER}"));
+        return excuse(Excuse::DockerEngine, &format!("on {DOCKER}"));
     }
     let (mesh, agent, socket) = shop(&["--docker-socket", DOCKER]);
     let image = TestImage::build(mesh.folder());
@@ -167,7 +167,7 @@ impl Drop for Group {
 #[test]
 fn a_service_of_systemd_is_known_by_its_control_group() {
     let Some(group) = Group::make("worker.service") else {
-        return skip("control groups cannot be made here");
+        return excuse(Excuse::Kernel, "a control group");
     };
     let (mesh, agent, socket) = shop(&[]);
     mesh.apply(&enrollment("by-unit", "web", "systemd:id:worker.service", ""));

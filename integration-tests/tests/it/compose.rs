@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hauberk_integration_tests::{CommandOutput, binary, eventually, free_port, skip};
+use hauberk_integration_tests::{CommandOutput, Excuse, binary, eventually, excuse, free_port};
 
 /// Containers start slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,7 +16,7 @@ const CHARGE: &str = "POST http://payments/charge";
 
 fn wanted() -> bool {
     if std::env::var_os("HAUBERK_TEST_COMPOSE").is_none_or(|value| value != "1") {
-        skip("needs Docker and the image of `make image`; set HAUBERK_TEST_COMPOSE=1");
+        excuse(Excuse::NotAskedFor, "needs Docker and the image of `make image`; set HAUBERK_TEST_COMPOSE=1");
         return false;
     }
     true

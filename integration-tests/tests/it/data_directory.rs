@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use hauberk_integration_tests::{MeshBox, skip};
+use hauberk_integration_tests::{Excuse, MeshBox, excuse};
 
 const MESH: &str = "kind: Mesh\nname: shop\n---\nkind: VirtualNode\nmesh: shop\nname: orders\nspec: {}\n";
 
@@ -253,7 +253,7 @@ fn a_full_disk_is_told_and_nothing_is_lost_by_it() {
     let mounted =
         Command::new("mount").args(["-t", "tmpfs", "-o", "size=32m,mode=0700", "tmpfs"]).arg(&data).output();
     if !mounted.is_ok_and(|output| output.status.success()) {
-        return skip("a small file system cannot be mounted here: that takes root");
+        return excuse(Excuse::Kernel, "a small file system, whose mount takes root");
     }
     let _mounted = Mounted(data.clone());
     let copied = Command::new("cp").arg("-a").arg(kept.join(".")).arg(&data).status().unwrap();

@@ -8,7 +8,9 @@ use std::{
 };
 
 use hauberk_identity::{Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually, get, request, skip};
+use hauberk_integration_tests::{
+    Agent, AgentOptions, App, MeshBox, dial, eventually, get, request, skip, wants_long_tests,
+};
 use hauberk_proto::{
     admin::v1::{ListAdminsRequest, admins_client::AdminsClient},
     agent::v1::{SignCertificateRequest, enrollment_client::EnrollmentClient},
@@ -302,8 +304,8 @@ async fn peers_that_connect_and_say_nothing_keep_nobody_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_certificates_are_refused_everywhere() {
-    if std::env::var_os("HAUBERK_TEST_LONG").is_none() {
-        return skip("takes over a minute, the shortest life of a certificate: set HAUBERK_TEST_LONG=1");
+    if !wants_long_tests() {
+        return;
     }
     install_provider();
     let mesh = MeshBox::start_with(&["--svid-ttl", "1m"]);

@@ -22,11 +22,16 @@ pub(crate) struct Load {
 impl Load {
     /// Begins to call `service` by way of the agent that listens at `outbound`.
     pub(crate) fn start(outbound: SocketAddr, service: &'static str) -> Self {
+        Self::with_pauses(outbound, service, Duration::ZERO)
+    }
+
+    /// The same with a pause after each call: a load for minutes that leaves the processor to others.
+    pub(crate) fn with_pauses(outbound: SocketAddr, service: &'static str, pause: Duration) -> Self {
         let (is_over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..4)
             .map(|_| {
                 let (is_over, answered) = (Arc::clone(&is_over), Arc::clone(&answered));
-                thread::spawn(move || call_until(&is_over, &answered, outbound, service))
+                thread::spawn(move || call_until(&is_over, &answered, (outbound, service), pause))
             })
             .collect();
         Self { is_over, answered, threads }
@@ -60,7 +65,12 @@ impl Drop for Load {
     }
 }
 
-fn call_until(over: &AtomicBool, answered: &AtomicU64, outbound: SocketAddr, service: &str) -> Vec<String> {
+fn call_until(
+    over: &AtomicBool,
+    answered: &AtomicU64,
+    (outbound, service): (SocketAddr, &str),
+    pause: Duration,
+) -> Vec<String> {
     let mut failed = Vec::new();
     // A few failures say enough.
     while !over.load(Ordering::Relaxed) && failed.len() < 5 {
@@ -72,6 +82,7 @@ fn call_until(over: &AtomicBool, answered: &AtomicU64, outbound: SocketAddr, ser
             Err(error) => failed.push(error.to_string()),
         }
         answered.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(pause);
     }
     failed
 }

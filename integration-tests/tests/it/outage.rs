@@ -9,7 +9,9 @@ use std::{
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, eventually, free_port, get};
+use hauberk_integration_tests::{
+    Agent, AgentOptions, App, MeshBox, eventually, free_port, get, wants_long_tests,
+};
 
 use crate::{
     load::Load,
@@ -232,7 +234,7 @@ fn one_state_directory_serves_one_agent() {
 /// Certificates of a minute: renewed without a broken connection; once nobody renews them, nothing is let in.
 #[test]
 fn renewal_breaks_nothing_and_expiry_denies() {
-    if !shop::wants_long_tests() {
+    if !wants_long_tests() {
         return;
     }
     let mut mesh = shop::open_with(&["--svid-ttl", "1m"]);

@@ -14,7 +14,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{
-    Agent, AgentOptions, App, MeshBox, Process, dial, eventually, free_port, skip,
+    Agent, AgentOptions, App, MeshBox, Process, dial, eventually, free_port, skip, wants_longest_tests,
 };
 use hauberk_proto::admin::v1::{Instance, ListInstancesRequest, identities_client::IdentitiesClient};
 use tokio::{
@@ -158,7 +158,7 @@ fn assert_cut_at(end: Duration, last: Duration) {
 /// calls going on beside; whoever cannot renew is cut when its certificate expires, and so is a client without an agent.
 #[test]
 fn ten_lives() {
-    if !shop::wants_long_tests() {
+    if !wants_longest_tests() {
         return;
     }
     let mesh = shop::open_with(&["--svid-ttl", "1m"]);
@@ -193,7 +193,7 @@ fn ten_lives() {
             assert_eq!(answer, Some(number), "the stream is held");
         });
     };
-    let load = Load::start(web.outbound(), "payments");
+    let load = Load::with_pauses(web.outbound(), "payments", Duration::from_millis(50));
     let (svid, key) = runtime.block_on(dial::join(&mesh, "web"));
     let foreign = runtime.spawn(foreign_client(Peer::with(&mesh, &svid, &key), redis.inbound(6379)));
 

@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+pub(crate) use hauberk_integration_tests::wants_long_tests;
 use hauberk_integration_tests::{
     Agent, AgentOptions, CommandOutput, MeshBox, Response, eventually, get, request,
 };
@@ -176,13 +177,4 @@ pub(crate) fn eventually_status(agent: &Agent, what: &str, bytes: &str, status: 
     eventually(&format!("{what} answers {status}"), PATIENCE, || {
         request(agent.outbound(), bytes).ok().filter(|response| response.status == status)
     })
-}
-
-/// Whether the long tests were asked for; says so if not.
-pub(crate) fn wants_long_tests() -> bool {
-    let wanted = std::env::var_os("HAUBERK_TEST_LONG").is_some_and(|value| value == "1");
-    if !wanted {
-        hauberk_integration_tests::skip("takes minutes; set HAUBERK_TEST_LONG=1");
-    }
-    wanted
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{
-    Agent, AgentOptions, MeshBox, binary, dial, eventually, eventually_async, skip,
+    Agent, AgentOptions, MeshBox, binary, dial, eventually, eventually_async, wants_long_tests,
 };
 use hauberk_proto::{
     admin::v1::{AuditOutcome, ListAuditRequest, audit_client::AuditClient},
@@ -131,8 +131,8 @@ async fn each_change_reaches_a_program_that_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_is_renewed_at_half_its_life() {
-    if std::env::var_os("HAUBERK_TEST_LONG").is_none() {
-        return skip("HAUBERK_TEST_LONG is not set: half a minute of a certificate's life");
+    if !wants_long_tests() {
+        return;
     }
     let (mesh, _agent, socket) = shop();
     mesh.apply(&enrollment("worker", "web", &uid(), ", x509Ttl: {value: 60, unit: s}"));

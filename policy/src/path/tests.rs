@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -97,13 +95,8 @@ fn keeps_the_query_as_it_came() {
 /// nearest to ours (MergeSlashes), or is listed here with the reason.
 #[test]
 fn agrees_with_istio_or_refuses() {
-    let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/path/istio-normalization.json");
-    let Ok(text) = std::fs::read_to_string(&file) else {
-        println!("skipped: {} is absent", file.display());
-        return;
-    };
-    let vectors: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let Some(file) = crate::skipped::shared("vectors/path/istio-normalization.json") else { return };
+    let vectors: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let (mut same, mut refused, mut differs) = (0, 0, Vec::new());
     for mode in ["MergeSlashes", "NotNormalized", "Invalid", "PercentEncoded", "DecodeAndMergeSlashes"] {
         for case in vectors["modes"][mode].as_array().unwrap() {

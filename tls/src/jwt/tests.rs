@@ -238,11 +238,7 @@ fn key_sets_go_there_and_back() {
 /// Of go-spiffe: what others publish.
 #[test]
 fn foreign_key_sets_are_read() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/spiffe");
-    if !folder.is_dir() {
-        eprintln!("skipped: {} is absent", folder.display());
-        return;
-    }
+    let Some(folder) = crate::skipped::shared("vectors/spiffe") else { return };
     let read =
         |name: &str| JwtBundle::from_jwks(domain("domain.test"), &std::fs::read(folder.join(name)).unwrap());
     for (name, keys) in [

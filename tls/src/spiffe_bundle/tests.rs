@@ -1,10 +1,9 @@
-use std::path::Path;
-
 use hauberk_identity::{Serial, UnixMillis, Validity};
 
 use super::*;
 use crate::authority::RootAuthority;
 use crate::jwt::JwtSigner;
+use crate::skipped::shared;
 
 fn domain(name: &str) -> TrustDomain {
     TrustDomain::parse(name).unwrap()
@@ -25,12 +24,7 @@ fn document(trust_domain: &str, roots: &[&RootAuthority], keys: &[&JwtSigner], s
 
 /// A vector of another implementation's suite; `None` where the suite is absent.
 fn vector(name: &str) -> Option<Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/spiffe").join(name);
-    let read = std::fs::read(&path);
-    if read.is_err() {
-        eprintln!("skipped: {} is absent", path.display());
-    }
-    read.ok()
+    Some(std::fs::read(shared(&format!("vectors/spiffe/{name}"))?).unwrap())
 }
 
 #[test]

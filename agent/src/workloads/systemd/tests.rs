@@ -5,6 +5,7 @@ use std::thread::{self, JoinHandle};
 
 use super::message::{PREAMBLE, rest_of};
 use super::*;
+use crate::skipped::{Excuse, excuse};
 
 /// A reply to the call with this serial number: one text of this type.
 fn reply(to: u32, kind: &str, text: &str) -> Vec<u8> {
@@ -99,7 +100,7 @@ async fn a_bus_that_refuses_us_is_told_of() {
 /// Where a systemd runs, it is asked itself.
 #[tokio::test]
 async fn a_real_systemd_is_understood() {
-    let skip = |why: &dyn std::fmt::Display| eprintln!("skipped: no systemd answers on {SYSTEM_BUS}: {why}");
+    let skip = |why: &dyn std::fmt::Display| excuse(Excuse::Systemd, &format!("on {SYSTEM_BUS}: {why}"));
     let mut bus = match Bus::connect(Path::new(SYSTEM_BUS)).await {
         Ok(bus) => bus,
         Err(error) => return skip(&error),

@@ -1,12 +1,12 @@
 //! Wycheproof's vectors of signatures and of keys. Where we differ, we are the stricter, and a list says why.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
 use super::super::{JwtBundle, jws};
 use super::domain;
+use crate::skipped::shared;
 
 /// Signatures that the suite calls valid and that are refused here.
 const STRICTER_SIGNATURES: &[(&[u64], &str)] = &[
@@ -27,12 +27,8 @@ const LAXER_KEYS: &[(&[u64], &str)] = &[(
 
 /// The tokens accepted and refused otherwise than the suite says, by case.
 fn differences(file: &str) -> Option<(usize, BTreeMap<u64, String>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors/wycheproof").join(file);
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        eprintln!("skipped: {} is absent", path.display());
-        return None;
-    };
-    let suite: Value = serde_json::from_str(&text).unwrap();
+    let path = shared(&format!("vectors/wycheproof/{file}"))?;
+    let suite: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let (mut count, mut differences) = (0, BTreeMap::new());
     for group in suite["testGroups"].as_array().unwrap() {
         let key = group.get("public").or_else(|| group.get("private")).unwrap();

@@ -30,6 +30,12 @@ pub struct AuthorityLabel {
     pub kind: &'static str,
 }
 
+/// The label of why something was refused, by a stable name in this program.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
 /// All figures of the control plane. Parts that come with figures of their own add them by [`Metrics::register`].
 #[derive(Debug)]
 pub struct Metrics {
@@ -40,6 +46,8 @@ pub struct Metrics {
     pub enrollments: Family<OutcomeLabel, Counter>,
     /// Calls of the admin API, by outcome of authentication and authorization.
     pub admin_calls: Family<OutcomeLabel, Counter>,
+    /// Calls refused, by reason.
+    access_refused: Family<ReasonLabel, Counter>,
     /// Open connections, by listener.
     pub connections: Family<ListenerLabel, Gauge>,
     /// Connections closed before a call, by listener.
@@ -61,6 +69,7 @@ impl Default for Metrics {
             certificates_issued: Counter::default(),
             enrollments: Family::default(),
             admin_calls: Family::default(),
+            access_refused: Family::default(),
             connections: Family::default(),
             connections_refused: Family::default(),
             authority_not_after: Family::default(),
@@ -76,6 +85,11 @@ impl Default for Metrics {
             );
             registry.register("enrollments", "Enrollments of agents", metrics.enrollments.clone());
             registry.register("admin_calls", "Calls of the admin API", metrics.admin_calls.clone());
+            registry.register(
+                "access_refused",
+                "Calls refused, and certificates and tokens that were not issued, by reason",
+                metrics.access_refused.clone(),
+            );
             registry.register("connections", "Open connections", metrics.connections.clone());
             registry.register(
                 "connections_refused",
@@ -107,6 +121,11 @@ impl Metrics {
     /// Adds figures to what is shown. Names get the prefix `hauberk_`.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Counts a call that was refused.
+    pub fn refused(&self, reason: &'static str) {
+        self.access_refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// All figures, as scrapers read them.

@@ -9,6 +9,7 @@ mod histogram;
 mod inbound;
 mod outbound;
 mod page;
+mod workloads;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use histogram::Histogram;
 pub(crate) use inbound::ListenerMetrics;
 pub(crate) use outbound::ServiceMetrics;
 pub(crate) use page::Page;
+pub(crate) use workloads::{WorkloadMetrics, WorkloadService};
 
 use crate::wire::meter::Direction;
 
@@ -55,6 +57,7 @@ pub struct Metrics {
     unknown: Arc<ServiceMetrics>,
     outbound_connections: AtomicU64,
     decisions: Histogram<{ DECISION_BOUNDS.len() }>,
+    workloads: WorkloadMetrics,
 }
 
 /// Bytes of content that have passed, both ways.
@@ -73,6 +76,7 @@ impl Metrics {
             unknown: Arc::new(ServiceMetrics::new()),
             outbound_connections: AtomicU64::new(0),
             decisions: Histogram::new(DECISION_BOUNDS),
+            workloads: WorkloadMetrics::new(),
         }
     }
 
@@ -103,6 +107,11 @@ impl Metrics {
     /// The counters of whatever is no service.
     pub(crate) fn unknown_service(&self) -> &Arc<ServiceMetrics> {
         &self.unknown
+    }
+
+    /// The counters of programs that ask for identities.
+    pub(crate) fn workloads(&self) -> &WorkloadMetrics {
+        &self.workloads
     }
 
     /// A connection to another agent was opened.
@@ -139,6 +148,7 @@ impl Metrics {
             "Live connections to other agents.",
             self.outbound_connections.load(Ordering::Relaxed),
         );
+        self.workloads.write(page);
     }
 }
 

@@ -16,6 +16,12 @@ fn the_page_is_prometheus_text() {
     metrics.decided(Duration::from_nanos(1_000));
     metrics.service(&Name::parse("orders").unwrap()).answered(200);
     metrics.unknown_service().failed("unknown_service");
+    metrics.workloads().opened();
+    metrics.workloads().turned_away("too_many");
+    metrics.workloads().told(WorkloadService::Sds, &Ok(()));
+    metrics
+        .workloads()
+        .told::<()>(WorkloadService::WorkloadApi, &Err(tonic::Status::permission_denied("no")));
     let text = metrics.text();
     for line in [
         "# TYPE hauberk_inbound_requests_total counter",
@@ -36,6 +42,11 @@ fn the_page_is_prometheus_text() {
         "hauberk_outbound_requests_total{service=\"orders\",result=\"2xx\"} 1",
         "hauberk_outbound_requests_total{service=\"(unknown)\",result=\"unknown_service\"} 1",
         "hauberk_outbound_connections 0",
+        "hauberk_workload_connections 1",
+        "hauberk_workload_connections_refused_total{reason=\"too_many\"} 1",
+        "hauberk_workload_answers_total{service=\"sds\"} 1",
+        "hauberk_workload_answers_total{service=\"workload-api\"} 0",
+        "hauberk_workload_denials_total{reason=\"no_identity\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
@@ -28,6 +29,8 @@ use super::matching::Matching;
 use super::tokens::Tokens;
 use super::told::{Board, RevocationList};
 use crate::mesh::Denied;
+use crate::metrics::WorkloadService::WorkloadApi;
+use crate::metrics::{Metrics, WorkloadMetrics};
 
 /// What every caller must say, so that no request that a browser or proxy was tricked into is answered (SPIFFE Workload
 /// Endpoint §4.1).
@@ -48,6 +51,7 @@ pub(crate) struct Shared {
     pub(super) tokens: Tokens,
     pub(super) board: Board,
     pub(super) denied: Arc<Denied>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
@@ -57,14 +61,19 @@ impl Shared {
         tokens: Tokens,
         board: Board,
         docker: Option<Docker>,
+        metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
-        Arc::new(Self { kept, live, matching: Matching::new(docker), tokens, board, denied, stop })
+        Arc::new(Self { kept, live, matching: Matching::new(docker), tokens, board, denied, metrics, stop })
     }
 
     pub(super) fn stop(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    pub(super) fn metrics(&self) -> &WorkloadMetrics {
+        self.metrics.workloads()
     }
 
     /// Forgets the tokens of whoever is vouched for no longer.
@@ -147,20 +156,37 @@ impl Api {
         }
     }
 
+    fn check_metadata<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
+        if matches!(said[..], [value] if value == "true") {
+            return Ok(());
+        }
+        Err(self.refusing(Status::invalid_argument(
+            "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
+        )))
+    }
+
     /// A turn to have a token minted or verified.
     fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
         let too_many = |_| {
-            Status::resource_exhausted(format!(
+            self.refusing(Status::resource_exhausted(format!(
                 "{TOKENS_AT_ONCE} such calls are under way on this connection"
-            ))
+            )))
         };
         self.tokens_at_once.try_acquire().map_err(too_many)
+    }
+
+    /// Counts a refusal.
+    fn refusing(&self, status: Status) -> Status {
+        self.shared.metrics().denied(&status);
+        status
     }
 
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.
     pub(super) fn answers<A: Answer>(&self, suffices: Suffices) -> Answers {
         let first = (self.follow(), None::<Content>);
-        Answers::new(futures_util::stream::unfold(Some(first), move |state| async move {
+        let shared = Arc::clone(&self.shared);
+        let answers = futures_util::stream::unfold(Some(first), move |state| async move {
             let (mut following, mut told) = state?;
             loop {
                 let given = following.until(told.is_some(), suffices).await;
@@ -172,7 +198,8 @@ impl Api {
                     return Some((Ok(answer), Some((following, told))));
                 }
             }
-        }))
+        });
+        Answers::new(answers.inspect(move |answer| shared.metrics().told(WorkloadApi, answer)))
     }
 }
 
@@ -271,7 +298,7 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        check_metadata(&request)?;
+        self.check_metadata(&request)?;
         Ok(carrying(self.answers::<X509svidResponse>(has_certificate)))
     }
 
@@ -281,7 +308,7 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        check_metadata(&request)?;
+        self.check_metadata(&request)?;
         Ok(carrying(self.answers::<X509BundlesResponse>(has_identity)))
     }
 
@@ -289,9 +316,11 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        check_metadata(&request)?;
+        self.check_metadata(&request)?;
         let _turn = self.turn()?;
-        jwt::fetch(self, request.into_inner()).await.map(Response::new)
+        let fetched = jwt::fetch(self, request.into_inner()).await;
+        self.shared.metrics().told(WorkloadApi, &fetched);
+        fetched.map(Response::new)
     }
 
     type FetchJWTBundlesStream = Elsewhere<JwtBundlesResponse>;
@@ -300,7 +329,7 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        check_metadata(&request)?;
+        self.check_metadata(&request)?;
         Ok(carrying(self.answers::<JwtBundlesResponse>(jwt::has_keys)))
     }
 
@@ -308,20 +337,11 @@ impl SpiffeWorkloadApi for Api {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        check_metadata(&request)?;
+        self.check_metadata(&request)?;
         let _turn = self.turn()?;
-        jwt::validate(self, request.into_inner()).await.map(Response::new)
-    }
-}
-
-fn check_metadata<T>(request: &Request<T>) -> Result<(), Status> {
-    let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
-    if matches!(said[..], [value] if value == "true") {
-        Ok(())
-    } else {
-        Err(Status::invalid_argument(
-            "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
-        ))
+        let verified = jwt::validate(self, request.into_inner()).await;
+        self.shared.metrics().told(WorkloadApi, &verified);
+        verified.map(Response::new)
     }
 }
 

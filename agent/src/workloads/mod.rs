@@ -48,6 +48,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::mesh::Denied;
+use crate::metrics::Metrics;
 use api::Shared;
 use docker::Docker;
 use keeper::Keeper;
@@ -65,7 +66,7 @@ pub(crate) fn start(
     socket: ApiSocket,
     board: &Board,
     config: &Config,
-    (credentials, clock, denied): (Credentials, Clock, Arc<Denied>),
+    (credentials, clock, denied, metrics): (Credentials, Clock, Arc<Denied>, Arc<Metrics>),
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
@@ -74,7 +75,7 @@ pub(crate) fn start(
     let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
     let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), denied);
     let docker = config.docker_socket.clone().map(Docker::new);
-    let shared = Shared::new(&keeper, tokens, board.clone(), docker, stop.clone());
+    let shared = Shared::new(&keeper, tokens, board.clone(), docker, metrics, stop.clone());
     tasks.spawn(keeper.run(stop.clone()));
     tasks.spawn(serve(socket, shared));
 }

@@ -63,6 +63,7 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
                     let caller = match Caller::of(&stream) {
                         Ok(caller) => caller,
                         Err(error) => {
+                            shared.metrics().turned_away("unknown");
                             refusals.tell(&error);
                             continue;
                         }
@@ -71,14 +72,16 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
                     let place = match places.take(uid) {
                         Ok(place) => place,
                         Err(NoPlace { of_user, all }) => {
+                            shared.metrics().turned_away("too_many");
                             tracing::warn!(event = "workload_connection_refused", uid, of_user, all);
                             continue;
                         }
                     };
                     let shared = Arc::clone(&shared);
                     connections.spawn(async move {
+                        let open = Open::count(&shared);
                         serve_one(stream, caller, shared).await;
-                        drop(place);
+                        drop((place, open));
                     });
                 }
                 Err(error) => refusals.wait(&error).await,
@@ -88,6 +91,22 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
     let all_ended = async { while connections.join_next().await.is_some() {} };
     // Whoever reads nothing is not waited for.
     let _ = timeout(LAST_WORDS, all_ended).await;
+}
+
+/// Counts a connection while it lives.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn count(shared: &Arc<Shared>) -> Self {
+        shared.metrics().opened();
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.metrics().closed();
+    }
 }
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {

@@ -44,7 +44,7 @@ impl Served {
         let (denied, clock, stop) = (Arc::new(Denied::new()), Clock::system(), CancellationToken::new());
         let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
         let tokens = Tokens::new(nowhere, credentials, clock);
-        let shared = Shared::new(&keeper, tokens, board.clone(), None, stop.clone());
+        let shared = Shared::new(&keeper, tokens, board.clone(), None, Arc::default(), stop.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(stop));
         Self { board, live, state, shared, _tasks: tasks, _folder: folder }

@@ -14,7 +14,7 @@ use tower::{Layer, Service};
 
 use super::caller::{CallContext, Caller, ConnectionInfo};
 use super::table::{Access, access_to};
-use crate::admins::{AdminError, Admins};
+use crate::admins::{AdminError, Admins, Role};
 use crate::audit::{Act, Actor, Audit};
 use crate::authority::Authority;
 use crate::clock::Clock;
@@ -97,125 +97,185 @@ where
                     request.extensions_mut().insert(context);
                     ready.call(request).await
                 }
-                Err(refusal) => Ok(refusal.into_http()),
+                Err(turned_away) => {
+                    Ok(checks.answer(turned_away, request.uri().path()).await.into_http())
+                }
             }
         })
     }
 }
 
+/// A call that reaches no service.
+enum TurnedAway {
+    /// The caller may not.
+    Refused {
+        /// Whom audit records name; `None` where there is nothing to record.
+        actor: Option<Actor>,
+        /// By a stable name, for metrics.
+        reason: &'static str,
+        /// For audit records.
+        why: String,
+        /// For the caller.
+        status: Status,
+    },
+    /// It cannot be told whether the caller may.
+    Failed(Status),
+}
+
+impl TurnedAway {
+    /// The caller is told what is recorded.
+    fn refused(code: Code, reason: &'static str, why: String, actor: Actor) -> Self {
+        let status = status::refusal(code, reason, why.as_str());
+        Self::Refused { actor: Some(actor), reason, why, status }
+    }
+}
+
 impl Checks {
-    async fn admit(&self, path: &str, connection: Option<ConnectionInfo>) -> Result<CallContext, Status> {
-        let access = access_to(path).ok_or_else(|| {
-            Status::unimplemented("there is no such RPC here: does it need a newer control plane?")
-        })?;
+    async fn admit(&self, path: &str, connection: Option<ConnectionInfo>) -> Result<CallContext, TurnedAway> {
+        let Some(access) = access_to(path) else {
+            let why = "there is no such RPC here: does it need a newer control plane?".to_owned();
+            let status = Status::unimplemented(why.as_str());
+            return Err(TurnedAway::Refused { actor: None, reason: "NO_SUCH_RPC", why, status });
+        };
         let (source, peer, channel, local) = match connection {
             Some(ConnectionInfo::Tls { address, peer, channel }) => {
                 (address.to_string(), peer, Some(channel), None)
             }
             Some(ConnectionInfo::Local { uid }) => ("unix".to_owned(), None, None, Some(uid)),
-            None => return Err(Status::permission_denied("the connection is unknown")),
+            None => return Err(TurnedAway::Failed(Status::permission_denied("the connection is unknown"))),
         };
         // Also of what anybody may call: who shows a certificate is the one it names. A stream is told why, and then ended.
         if let Some(peer) = &peer
             && access != Access::AgentStream
             && let Some(denial) = self.revocations.denylist().denial(peer.id(), peer.serial())
         {
-            return Err(self.deny(peer, source, path, denial).await);
+            return Err(denied(peer, source, denial));
         }
         let caller = match access {
             Access::Public => Caller::Anybody,
             Access::Local => match local {
                 Some(uid) => Caller::Local { uid },
-                None => return Err(Status::unimplemented("this RPC is served on the Unix socket only")),
+                None => {
+                    let why = "this RPC is served on the Unix socket only".to_owned();
+                    let actor = Some(actor(peer.as_ref(), source));
+                    let status = Status::unimplemented(why.as_str());
+                    return Err(TurnedAway::Refused { actor, reason: "LOCAL_ONLY", why, status });
+                }
             },
             Access::Agent | Access::AgentStream => {
-                let peer = peer.ok_or_else(|| no_certificate("an agent"))?;
-                self.check_trust(&peer)?;
+                let peer = self.proven(peer, "an agent", &source)?;
                 if !matches!(peer.id().kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. }) {
-                    return Err(Status::permission_denied(format!("{} is no agent", peer.id())));
+                    let why = format!("{} is no agent", peer.id());
+                    let actor = actor(Some(&peer), source);
+                    return Err(TurnedAway::refused(Code::PermissionDenied, "NO_AGENT", why, actor));
                 }
-                let instance =
-                    self.ledger.instance_of(&peer).await.map_err(|error| status::of_store(&error))?;
+                let instance = self
+                    .ledger
+                    .instance_of(&peer)
+                    .await
+                    .map_err(|error| TurnedAway::Failed(status::of_store(&error)))?;
                 if access != Access::AgentStream && self.revocations.denylist().is_instance_revoked(instance)
                 {
-                    return Err(self.deny(&peer, source, path, Denial::Revoked).await);
+                    return Err(denied(&peer, source, Denial::Revoked));
                 }
                 Caller::Agent { peer, instance }
             }
             Access::AnyAdmin | Access::Roles(_) => {
-                let peer = peer.ok_or_else(|| no_certificate("an admin"))?;
-                self.check_trust(&peer)?;
-                let admin = match self.admins.authenticate(&peer).await {
-                    Ok(admin) => admin,
-                    Err(error) => {
-                        let actor = Actor { name: peer.id().to_string(), source };
-                        return Err(self.refuse(&actor, path, error).await);
-                    }
-                };
+                let peer = self.proven(peer, "an admin", &source)?;
+                let admin = self.admins.authenticate(&peer).await;
+                let admin = admin.map_err(|error| no_admin(error, &peer, &source))?;
                 Caller::Admin { name: admin.name, roles: admin.record.roles, peer }
             }
         };
         let context = CallContext { caller, source, channel };
         if let Access::Roles(needed) = access {
-            self.check_roles(&context, path, needed).await?;
+            check_roles(&context, needed)?;
         }
-        if matches!(access, Access::AnyAdmin | Access::Roles(_)) {
-            self.count("ok");
-        }
+        self.count_admin(access, "ok");
         Ok(context)
     }
 
-    /// A connection outlives the handshake in which its peer was verified: where an authority was revoked since, by whom
-    /// the peer is vouched for is looked at again.
-    fn check_trust(&self, peer: &PeerIdentity) -> Result<(), Status> {
-        if !self.authority.has_revoked() {
-            return Ok(());
-        }
-        peer.verify_again(&self.authority.bundle(), self.clock.now(), Usage::Client)
-            .map_err(|error| status::refusal(Code::Unauthenticated, "NOT_TRUSTED", error.to_string()))
-    }
-
-    async fn check_roles(
+    /// The certificate that a caller has shown. A connection outlives the handshake in which it was verified: where an
+    /// authority was revoked since, by whom the peer is vouched for is looked at again.
+    fn proven(
         &self,
-        context: &CallContext,
-        path: &str,
-        needed: &[crate::admins::Role],
-    ) -> Result<(), Status> {
-        if needed.iter().any(|role| context.has_role(*role)) {
-            return Ok(());
+        peer: Option<PeerIdentity>,
+        whose: &str,
+        source: &str,
+    ) -> Result<PeerIdentity, TurnedAway> {
+        let refused = |reason, why| {
+            let actor = Actor::unauthenticated(source);
+            TurnedAway::refused(Code::Unauthenticated, reason, why, actor)
+        };
+        let Some(peer) = peer else {
+            return Err(refused("NO_CERTIFICATE", format!("this needs the client certificate of {whose}")));
+        };
+        if self.authority.has_revoked() {
+            // Nobody vouches for the name in it any longer, so it is told as what was said.
+            peer.verify_again(&self.authority.bundle(), self.clock.now(), Usage::Client)
+                .map_err(|error| refused("NOT_TRUSTED", format!("as {}: {error}", peer.id())))?;
         }
-        let roles: Vec<_> = needed.iter().map(crate::admins::Role::as_str).collect();
-        let reason = format!("this needs the role {}", roles.join(" or "));
-        self.count("refused");
-        self.audit.record_refusal(Act::refused(&context.actor(), "access.check", path, &reason)).await;
-        Err(status::refusal(Code::PermissionDenied, "ROLE_MISSING", reason))
+        Ok(peer)
     }
 
-    async fn deny(&self, peer: &PeerIdentity, source: String, path: &str, denial: Denial) -> Status {
-        let actor = Actor { name: peer.id().to_string(), source };
-        // Several instances may have this name.
-        let why = format!("serial {}: {denial}", peer.serial());
-        self.audit.record_refusal(Act::refused(&actor, "access.check", path, why)).await;
-        status::of_denial(denial)
+    /// Counts and records a refusal; what the caller is told.
+    async fn answer(&self, turned_away: TurnedAway, path: &str) -> Status {
+        let outcome = if matches!(turned_away, TurnedAway::Refused { .. }) { "refused" } else { "failed" };
+        if let Some(access) = access_to(path) {
+            self.count_admin(access, outcome);
+        }
+        match turned_away {
+            TurnedAway::Refused { actor, reason, why, status } => {
+                self.metrics.refused(reason);
+                if let Some(actor) = actor {
+                    self.audit.record_refusal(Act::refused(&actor, "access.check", path, why)).await;
+                }
+                status
+            }
+            TurnedAway::Failed(status) => status,
+        }
     }
 
-    async fn refuse(&self, actor: &Actor, path: &str, error: AdminError) -> Status {
-        self.count("refused");
-        if error.is_refusal() {
-            self.audit.record_refusal(Act::refused(actor, "access.check", path, &error)).await;
+    fn count_admin(&self, access: Access, outcome: &'static str) {
+        if matches!(access, Access::AnyAdmin | Access::Roles(_)) {
+            self.metrics.admin_calls.get_or_create(&OutcomeLabel { outcome }).inc();
         }
-        match error {
-            AdminError::Issuance(error) => status::of_issuance(&error),
-            error => status::refusal(Code::Unauthenticated, "CREDENTIAL_REFUSED", error.to_string()),
-        }
-    }
-
-    fn count(&self, outcome: &'static str) {
-        self.metrics.admin_calls.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }
 
-fn no_certificate(whose: &str) -> Status {
-    let reason = format!("this needs the client certificate of {whose}");
-    status::refusal(Code::Unauthenticated, "NO_CERTIFICATE", reason)
+/// Who it is, as audit records name it.
+fn actor(peer: Option<&PeerIdentity>, source: String) -> Actor {
+    match peer {
+        Some(peer) => Actor { name: peer.id().to_string(), source },
+        None => Actor::unauthenticated(source),
+    }
+}
+
+fn denied(peer: &PeerIdentity, source: String, denial: Denial) -> TurnedAway {
+    TurnedAway::Refused {
+        actor: Some(actor(Some(peer), source)),
+        reason: denial.reason(),
+        // Several instances may have this name.
+        why: format!("serial {}: {denial}", peer.serial()),
+        status: status::of_denial(denial),
+    }
+}
+
+fn no_admin(error: AdminError, peer: &PeerIdentity, source: &str) -> TurnedAway {
+    match error {
+        AdminError::Issuance(error) => TurnedAway::Failed(status::of_issuance(&error)),
+        error => {
+            let actor = actor(Some(peer), source.to_owned());
+            TurnedAway::refused(Code::Unauthenticated, "CREDENTIAL_REFUSED", error.to_string(), actor)
+        }
+    }
+}
+
+fn check_roles(context: &CallContext, needed: &[Role]) -> Result<(), TurnedAway> {
+    if needed.iter().any(|role| context.has_role(*role)) {
+        return Ok(());
+    }
+    let roles: Vec<_> = needed.iter().map(Role::as_str).collect();
+    let why = format!("this needs the role {}", roles.join(" or "));
+    Err(TurnedAway::refused(Code::PermissionDenied, "ROLE_MISSING", why, context.actor()))
 }

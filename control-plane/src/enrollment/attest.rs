@@ -19,7 +19,7 @@ use super::error::{ATTEMPTS, EnrollmentError};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::join::{Enrolled, Enrollment};
 use crate::attestation::{self, Attested, Evidence, EvidenceError, Occasion};
-use crate::audit::{Act, Actor};
+use crate::audit::Actor;
 use crate::issuance::{EvidenceRecord, Holder, Order};
 use crate::random;
 use crate::registry::{Commit, Guard, StoreError, Version, document, keys};
@@ -122,16 +122,14 @@ impl Enrollment {
     ) -> Result<Enrolled, EnrollmentError> {
         let result = self.try_attest_evidence(&shown, csr, info, source).await;
         self.count(result.as_ref().err());
-        if let Err(error) = &result
-            && error.is_refusal()
-        {
+        if let Err(error) = &result {
             let actor = Actor::unauthenticated(source);
             // They may be anything; what cannot be a name is not repeated.
             let object = match (Name::parse(shown.mesh), Name::parse(shown.enrollment)) {
                 (Ok(mesh), Ok(name)) => format!("enrollment {mesh}/{name}"),
                 _ => "an enrollment".to_owned(),
             };
-            self.audit.record_refusal(Act::refused(&actor, "enrollment.attest", object, error)).await;
+            self.tell_refused(error, actor, "enrollment.attest", object, error).await;
         }
         result
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hauberk_identity::{NameError, SpiffeId, UnixMillis};
+use hauberk_proto::refusal::NOT_ON_RECORD;
 
 use super::attest::NotAttested;
 use super::token::TokenUse;
@@ -139,6 +140,32 @@ impl EnrollmentError {
             Self::NotAttested(NotAttested::Evidence(error)) => !error.is_unjudged(),
             Self::Issuance(error) => error.is_refusal(),
             _ => true,
+        }
+    }
+}
+
+impl EnrollmentError {
+    /// The stable name of the refusal, for callers and metrics; of what failed here, what it is called in metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownToken => "TOKEN_UNKNOWN",
+            Self::Expired { .. } => "TOKEN_EXPIRED",
+            Self::UsedUp { .. } => "TOKEN_USED_UP",
+            Self::NoSuchNode { .. } => "NODE_GONE",
+            Self::NodeMadeAnew { .. } => "NODE_MADE_ANEW",
+            Self::NoSuchEnrollment { .. } | Self::OtherParent { .. } => "NOT_ENROLLED",
+            Self::NotANode(_) => "NOT_A_NODE",
+            Self::CertificateExpired => "CERTIFICATE_EXPIRED",
+            Self::NotOnRecord => NOT_ON_RECORD,
+            Self::TooOften { .. } => "RENEWED_TOO_OFTEN",
+            Self::TooFast { .. } => "JOINED_TOO_OFTEN",
+            Self::NotAttested(NotAttested::Evidence(error)) if error.is_unjudged() => "NOT_ATTESTED_YET",
+            Self::NotAttested(_) => "NOT_ATTESTED",
+            Self::TooManyKeys { .. } => "TOO_MANY_KEYS",
+            Self::TooManyInstances { .. } => "TOO_MANY_INSTANCES",
+            Self::Denied(denial) => denial.reason(),
+            Self::Issuance(IssuanceError::Request(_)) => "BAD_REQUEST",
+            Self::Name(_) | Self::Issuance(_) => "FAILED",
         }
     }
 }

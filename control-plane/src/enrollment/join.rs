@@ -140,12 +140,9 @@ impl Enrollment {
         let hash = SecretHash::of(token);
         let result = self.try_attest(&hash, csr, info, source).await;
         self.count(result.as_ref().err());
-        if let Err(error) = &result
-            && error.is_refusal()
-        {
-            let actor = Actor::unauthenticated(source);
-            let object = format!("token {}", hash.short());
-            self.audit.record_refusal(Act::refused(&actor, "enrollment.attest", object, error)).await;
+        if let Err(error) = &result {
+            let (actor, object) = (Actor::unauthenticated(source), format!("token {}", hash.short()));
+            self.tell_refused(error, actor, "enrollment.attest", object, error).await;
         }
         result
     }
@@ -329,6 +326,21 @@ impl Enrollment {
     fn queue(&self, hash: &SecretHash) -> Option<&Mutex<()>> {
         let number = usize::from_str_radix(hash.as_str().get(..4)?, 16).ok()?;
         self.queues.get(number % QUEUES)
+    }
+
+    /// Counts and records that somebody was refused, as against something having failed here.
+    pub(super) async fn tell_refused(
+        &self,
+        error: &EnrollmentError,
+        actor: Actor,
+        action: &'static str,
+        object: impl Into<String>,
+        why: impl ToString,
+    ) {
+        if error.is_refusal() {
+            self.metrics.refused(error.reason());
+            self.audit.record_refusal(Act::refused(&actor, action, object, why)).await;
+        }
     }
 
     pub(super) fn count(&self, error: Option<&EnrollmentError>) {

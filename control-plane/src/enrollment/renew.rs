@@ -8,7 +8,7 @@ use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, put_instance};
 use super::join::{Enrolled, Enrollment};
 use super::node::StoredNode;
-use crate::audit::{Act, Actor};
+use crate::audit::Actor;
 use crate::issuance::{Holder, InstanceRecord, Order};
 use crate::registry::Commit;
 use crate::revocation;
@@ -100,14 +100,12 @@ impl Enrollment {
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let result = self.try_renew(peer, csr, source).await;
-        if let Err(error) = &result
-            && error.is_refusal()
-        {
+        if let Err(error) = &result {
             let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
             let object = peer.id().to_string();
             // Several instances have this name.
             let why = format!("serial {}: {error}", peer.serial());
-            self.audit.record_refusal(Act::refused(&actor, "certificate.renew", object, why)).await;
+            self.tell_refused(error, actor, "certificate.renew", object, why).await;
         }
         result
     }

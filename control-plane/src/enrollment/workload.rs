@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::error::{EnrollmentError, without_conflict};
 use super::join::Enrollment;
-use crate::audit::{Act, Actor};
+use crate::audit::Actor;
 use crate::issuance::{Holder, Issued, Order};
 use crate::registry::{Commit, StoreError, Version, keys};
 use crate::resources::{Problems, WorkloadEnrollment};
@@ -49,11 +49,8 @@ impl Enrollment {
     ) -> Result<Issued, EnrollmentError> {
         let actor = Actor { name: peer.id().to_string(), source: source.to_owned() };
         let result = self.try_sign_workload(peer, instance, enrollment, csr, &actor).await;
-        if let Err(error) = &result
-            && error.is_refusal()
-        {
-            let object = object(enrollment, instance);
-            self.audit.record_refusal(Act::refused(&actor, ACTION, object, error)).await;
+        if let Err(error) = &result {
+            self.tell_refused(error, actor, ACTION, object(enrollment, instance), error).await;
         }
         result
     }

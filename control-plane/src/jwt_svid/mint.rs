@@ -68,6 +68,17 @@ pub enum MintError {
 }
 
 impl MintError {
+    /// The stable name of the refusal, for callers and metrics; of what failed here, what it is called in metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoAudience | Self::TooManyAudiences => "BAD_FIELD",
+            Self::NotEntitled(error) => error.reason(),
+            Self::TooOften { .. } => "TOO_MANY_TOKENS",
+            Self::NoKey => "NO_SIGNING_KEY",
+            Self::Sign(_) | Self::NoRandomness(_) => "FAILED",
+        }
+    }
+
     /// Whether the caller was refused, as against something having failed here.
     fn is_refusal(&self) -> bool {
         match self {
@@ -100,6 +111,7 @@ pub struct Minter {
     issuer: Option<String>,
     allowances: Mutex<Allowances>,
     outcomes: Family<OutcomeLabel, Counter>,
+    metrics: Arc<Metrics>,
 }
 
 /// The parts that [`Minter`] is made of.
@@ -129,7 +141,7 @@ impl Minter {
             registry.register("jwt_svids", "JWT-SVIDs asked for by agents, by outcome", outcomes.clone());
         });
         let allowances = Mutex::new(Allowances::new(AT_ONCE, ONE_EVERY));
-        Self { keys, enrollment, audit, clock, token_life, issuer, allowances, outcomes }
+        Self { keys, enrollment, audit, clock, token_life, issuer, allowances, outcomes, metrics }
     }
 
     /// Mints a token that names the caller. Tokens are counted, not recorded one by one: there may be many in a minute, and
@@ -183,6 +195,7 @@ impl Minter {
         if let Err(error) = result
             && error.is_refusal()
         {
+            self.metrics.refused(error.reason());
             let actor = Actor { name: caller.id().to_string(), source: source.to_owned() };
             self.audit.record_refusal(Act::refused(&actor, action, object(), error)).await;
         }

@@ -28,6 +28,14 @@ pub enum Denial {
 }
 
 impl Denial {
+    /// The stable name of the refusal, for callers and metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Revoked => "REVOKED",
+            Self::Quarantined => "QUARANTINED",
+        }
+    }
+
     /// A stable name.
     pub fn as_str(self) -> &'static str {
         match self {

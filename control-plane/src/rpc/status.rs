@@ -6,7 +6,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use hauberk_identity::InstanceId;
-use hauberk_proto::refusal::{DOMAIN, NOT_ON_RECORD};
+use hauberk_proto::refusal::DOMAIN;
 use hauberk_tls::IssueError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -172,38 +172,36 @@ pub fn of_issuance(error: &IssuanceError) -> Status {
 
 /// Of enrollment. Those who ask hold a token, or a certificate, and may know what is wrong with it.
 pub fn of_enrollment(error: &EnrollmentError) -> Status {
-    let denied = |reason| refusal(Code::PermissionDenied, reason, error.to_string());
+    let reason = error.reason();
     match error {
-        EnrollmentError::UnknownToken => denied("TOKEN_UNKNOWN"),
-        EnrollmentError::Expired { .. } => denied("TOKEN_EXPIRED"),
-        EnrollmentError::UsedUp { .. } => denied("TOKEN_USED_UP"),
-        EnrollmentError::NoSuchNode { .. } => denied("NODE_GONE"),
-        EnrollmentError::NodeMadeAnew { .. } => denied("NODE_MADE_ANEW"),
+        EnrollmentError::UnknownToken
+        | EnrollmentError::Expired { .. }
+        | EnrollmentError::UsedUp { .. }
+        | EnrollmentError::NoSuchNode { .. }
+        | EnrollmentError::NodeMadeAnew { .. }
+        | EnrollmentError::NotANode(_)
+        | EnrollmentError::NotOnRecord => refusal(Code::PermissionDenied, reason, error.to_string()),
         // Whether another node has it is not for the agent to know; the audit log tells.
         EnrollmentError::NoSuchEnrollment { .. } | EnrollmentError::OtherParent { .. } => refusal(
             Code::PermissionDenied,
-            "NOT_ENROLLED",
+            reason,
             "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
         ),
-        EnrollmentError::NotANode(_) => denied("NOT_A_NODE"),
-        EnrollmentError::NotOnRecord => denied(NOT_ON_RECORD),
-        EnrollmentError::CertificateExpired => {
-            refusal(Code::Unauthenticated, "CERTIFICATE_EXPIRED", error.to_string())
-        }
+        EnrollmentError::CertificateExpired => refusal(Code::Unauthenticated, reason, error.to_string()),
         EnrollmentError::NotAttested(NotAttested::Evidence(unjudged)) if unjudged.is_unjudged() => {
-            refusal(Code::Unavailable, "NOT_ATTESTED_YET", "the evidence cannot be judged now: try again")
+            refusal(Code::Unavailable, reason, "the evidence cannot be judged now: try again")
         }
         // Which rule it broke is for administrators to know; the audit log tells them.
         EnrollmentError::NotAttested(_) => refusal(
             Code::PermissionDenied,
-            "NOT_ATTESTED",
+            reason,
             "the evidence makes nothing of this agent: the control plane's audit log says why",
         ),
-        EnrollmentError::TooManyKeys { again_in } => too_often("TOO_MANY_KEYS", error, *again_in),
-        EnrollmentError::TooOften { again_in } => too_often("RENEWED_TOO_OFTEN", error, *again_in),
-        EnrollmentError::TooFast { again_in, .. } => too_often("JOINED_TOO_OFTEN", error, *again_in),
+        EnrollmentError::TooManyKeys { again_in }
+        | EnrollmentError::TooOften { again_in }
+        | EnrollmentError::TooFast { again_in, .. } => too_often(reason, error, *again_in),
         EnrollmentError::TooManyInstances { .. } => {
-            refusal(Code::ResourceExhausted, "TOO_MANY_INSTANCES", error.to_string())
+            refusal(Code::ResourceExhausted, reason, error.to_string())
         }
         EnrollmentError::Denied(denial) => of_denial(*denial),
         EnrollmentError::Issuance(error) => of_issuance(error),
@@ -213,11 +211,7 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
 
 /// Of whoever is refused before the certificate expires.
 pub fn of_denial(denial: Denial) -> Status {
-    let reason = match denial {
-        Denial::Revoked => "REVOKED",
-        Denial::Quarantined => "QUARANTINED",
-    };
-    refusal(Code::PermissionDenied, reason, denial.to_string())
+    refusal(Code::PermissionDenied, denial.reason(), denial.to_string())
 }
 
 /// Of questions to bundle endpoints.
@@ -253,8 +247,8 @@ pub fn of_mint(error: &MintError) -> Status {
     match error {
         MintError::NoAudience | MintError::TooManyAudiences => bad_field("audience", error),
         MintError::NotEntitled(error) => of_enrollment(error),
-        MintError::TooOften { again_in } => too_often("TOO_MANY_TOKENS", error, *again_in),
-        MintError::NoKey => refusal(Code::Unavailable, "NO_SIGNING_KEY", error.to_string()),
+        MintError::TooOften { again_in } => too_often(error.reason(), error, *again_in),
+        MintError::NoKey => refusal(Code::Unavailable, error.reason(), error.to_string()),
         MintError::Sign(_) | MintError::NoRandomness(_) => internal(error),
     }
 }

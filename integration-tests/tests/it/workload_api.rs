@@ -8,7 +8,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{
-    Agent, AgentOptions, MeshBox, binary, dial, eventually, eventually_async, wants_long_tests,
+    Agent, AgentOptions, MeshBox, binary, dial, eventually, eventually_async, get, wants_long_tests,
 };
 use hauberk_proto::{
     admin::v1::{AuditOutcome, ListAuditRequest, audit_client::AuditClient},
@@ -159,6 +159,13 @@ async fn only_those_whom_an_enrollment_names_get_anything() {
         let log = agent.process.log();
         log.contains("unix:path:/usr/bin/none").then_some(log)
     });
+    let metrics = get(agent.health(), "health", "/metrics").unwrap().body;
+    let counted = |name: &str| -> u64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name}: {metrics}")).trim().parse().unwrap()
+    };
+    assert!(counted("hauberk_workload_denials_total{reason=\"no_identity\"}") >= 2, "{metrics}");
+    assert_eq!(counted("hauberk_workload_answers_total{service=\"workload-api\"}"), 0, "{metrics}");
     let line = logged.lines().find(|line| line.contains("unix:path:/usr/bin/none")).unwrap();
     assert!(line.contains("workload_denied") && line.contains("other-program"), "{line}");
     assert!(line.contains(&uid()), "what is true of it is told too: {line}");

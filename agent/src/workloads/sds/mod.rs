@@ -7,13 +7,15 @@ mod subscription;
 mod tests;
 
 use std::pin::Pin;
+use std::sync::Arc;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::api::{Api, Following, has_certificate};
+use crate::metrics::WorkloadService::Sds;
 use subscription::Subscription;
 
 /// The largest request, in bytes: Envoy's first one tells of itself, with every extension that it was built with.
@@ -55,17 +57,26 @@ impl SecretDiscoveryService for Secrets {
                 Err(status) => Some((Err(status), None)),
             }
         });
-        Ok(Response::new(Box::pin(answers)))
+        let shared = Arc::clone(&self.api.shared);
+        Ok(Response::new(Box::pin(answers.inspect(move |answer| shared.metrics().told(Sds, answer)))))
     }
 
     async fn fetch_secrets(
         &self,
         request: Request<DiscoveryRequest>,
     ) -> Result<Response<DiscoveryResponse>, Status> {
+        let answer = self.answer_once(request.into_inner()).await;
+        self.api.shared.metrics().told(Sds, &answer);
+        answer.map(Response::new)
+    }
+}
+
+impl Secrets {
+    async fn answer_once(&self, request: DiscoveryRequest) -> Result<DiscoveryResponse, Status> {
         let mut subscription = Subscription::default();
-        subscription.take(request.into_inner())?;
+        subscription.take(request)?;
         let given = self.api.follow().until(false, has_certificate).await?;
-        Ok(Response::new(subscription.whole_answer(&given)))
+        Ok(subscription.whole_answer(&given))
     }
 }
 

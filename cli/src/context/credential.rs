@@ -207,6 +207,8 @@ mod tests {
         assert!(at(NOON.plus(HOUR)).unwrap().is_due(NOON.plus(HOUR + HOUR / 4)));
         let expired = at(NOON.plus(3 * HOUR)).unwrap_err();
         assert_eq!(expired.to_string(), "the credential of context `shop` expired 1h ago");
-        assert_eq!(expired.help(), ["on the control plane's host: hauberk-control-plane admin issue carol"]);
+        let [here, elsewhere] = &expired.help()[..] else { panic!("{:?}", expired.help()) };
+        assert_eq!(here, "on the control plane's host: hauberk-control-plane admin issue carol");
+        assert!(elsewhere.contains("hauberk admin create carol --role ROLE"), "{elsewhere}");
     }
 }

@@ -87,9 +87,13 @@ impl ContextError {
                 "elsewhere, with a login token: hauberk login --server HOST:PORT --root-fingerprint HEX --token-file FILE".to_owned(),
                 "or just to look around:        hauberk demo up".to_owned(),
             ],
-            Self::Expired { admin, .. } => {
-                vec![format!("on the control plane's host: hauberk-control-plane admin issue {admin}")]
-            }
+            Self::Expired { admin, .. } => vec![
+                format!("on the control plane's host: hauberk-control-plane admin issue {admin}"),
+                format!(
+                    "elsewhere: an owner makes you anew (hauberk admin delete {admin}; hauberk admin create {admin} --role ROLE), \
+                     and you run the hauberk login that this prints"
+                ),
+            ],
             Self::Unknown(_) => vec!["hauberk context list shows those there are".to_owned()],
             _ => Vec::new(),
         }

@@ -1,6 +1,6 @@
 //! People and programs that may call the admin API: who they are, what they may do, and their credentials.
 //!
-//! A credential is a client certificate of twelve hours. Every call looks at the admin's record, so one that is deleted
+//! A credential is a client certificate of eight hours (docs/decisions/0014-an-admins-credential-lives-for-a-working-day.md). Every call looks at the admin's record, so one that is deleted
 //! is refused at once, and one that is made anew under the same name does not bring old credentials back to life.
 
 mod context_file;
@@ -39,8 +39,8 @@ const PREFIX: &str = "hbl1-";
 /// The life of a login token.
 const LOGIN_TTL: Duration = Duration::from_secs(600);
 
-/// The life of a credential.
-const CREDENTIAL_TTL: Duration = Duration::from_secs(12 * 3_600);
+/// The life of a credential: it survives a pause of half of that, which nobody at work makes, and no night.
+const CREDENTIAL_TTL: Duration = Duration::from_secs(8 * 3_600);
 
 /// How often an admin may renew a credential at once (several commands may find it due), and how often in a credential's
 /// life from then on.

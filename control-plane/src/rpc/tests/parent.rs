@@ -24,7 +24,7 @@ async fn a_control_plane_signs_for_another_whose_credential_lasts_as_long_as_it_
     assert_eq!((signed.len(), &signed[1]), (2, &told.roots[0]));
 
     let first = certificate();
-    clock.advance(5 * HOUR);
+    clock.advance(3 * HOUR);
     parent.look().await.unwrap();
     assert_eq!(certificate(), first, "not half of its life is over");
     clock.advance(2 * HOUR);

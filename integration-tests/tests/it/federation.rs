@@ -15,6 +15,8 @@ use serde_json::Value;
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, time::timeout};
 
 use crate::{
+    jwt_svids::curl_url,
+    sds,
     shop::{self, PATIENCE, SMALL_SHOP, WEB_MAY_ALL},
     spiffe_clients::Foreigner,
     workload_api::{svids, uid},
@@ -206,6 +208,32 @@ async fn a_bundle_is_fetched_by_the_roots_of_the_web_and_given_to_workloads() {
     let held = mesh.hauberk(&["bundle", "export", "partner.test"]).ok().stdout;
     assert_eq!(keys(&held), keys(&theirs));
 
+    // As it is told, and who has not its certificate is told nothing.
+    let url = format!("https://localhost:{}/", bundle_address(&partner.mesh).rsplit(':').next().unwrap());
+    if let Some((head, body)) = curl_url(&url, Path::new(&certificate), &[]) {
+        assert!(head.starts_with("http/1.1 200 ") || head.starts_with("http/2 200"), "{head}");
+        assert!(head.contains("\r\ncontent-type: application/json"), "{head}");
+        let told: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(told["keys"], keys(&theirs));
+        assert_eq!(told["spiffe_refresh_hint"], 300);
+        assert!(told["spiffe_sequence"].as_u64().unwrap() > 0, "{told}");
+        let listed = told["keys"].as_array().unwrap();
+        let of_use = |wanted: &str| listed.iter().filter(|key| key["use"] == wanted).collect::<Vec<_>>();
+        let (roots, signing) = (of_use("x509-svid"), of_use("jwt-svid"));
+        assert!(
+            roots.len() == 1 && !signing.is_empty() && roots.len() + signing.len() == listed.len(),
+            "{told}"
+        );
+        assert!(roots[0]["x5c"].as_array().unwrap().len() == 1 && roots[0].get("kid").is_none(), "{told}");
+        assert!(signing.iter().all(|key| key["kid"].is_string() && key["crv"] == "P-256"), "{told}");
+        assert!(listed.iter().all(|key| key.get("d").is_none()), "no private key");
+        for (method, path, wanted) in [("GET", "/other", " 404"), ("POST", "/", " 405")] {
+            let url = format!("{url}{}", path.trim_start_matches('/'));
+            let (head, _) = curl_url(&url, Path::new(&certificate), &["--request", method]).unwrap();
+            assert!(head.lines().next().unwrap().contains(wanted), "{method} {path}: {head}");
+        }
+    }
+
     mesh.apply(&format!(
         "kind: Enrollment\nmesh: shop\nname: worker\nspec:\n  parent: {{virtualNode: web}}\n  workload: {{path: worker, \
          selectors: [\"{}\"], federatesWith: [partner.test]}}\n",
@@ -219,6 +247,12 @@ async fn a_bundle_is_fetched_by_the_roots_of_the_web_and_given_to_workloads() {
     .await;
     let root = dial::bundle(&partner.mesh).roots()[0].der().to_vec();
     assert_eq!(answer.federated_bundles, [("spiffe://partner.test".to_owned(), root)].into());
+    assert_eq!(sds::roots(&socket, "spiffe://partner.test").await, dial::bundle(&partner.mesh).to_pem());
+    let nobody = sds::roots(&partner.socket, "spiffe://box.test").await;
+    assert!(
+        nobody.contains("BEGIN CERTIFICATE") && nobody != mesh.bundle_pem(),
+        "they follow nobody: {nobody}"
+    );
     let token = eventually_async("a token of theirs", PATIENCE, async || {
         tokens(&partner.socket, &["db"], PAYMENTS).await.ok()?.pop()
     });

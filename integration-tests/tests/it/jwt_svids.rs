@@ -45,18 +45,22 @@ fn oidc_address(mesh: &MeshBox) -> String {
     serde_json::from_str::<Value>(&text).unwrap()["oidc"].as_str().unwrap().to_owned()
 }
 
-/// Head and body of what curl gets over HTTPS, trusting this certificate.
+/// Head and body of what curl gets of the issuer, trusting this certificate.
 pub(crate) fn curl(mesh: &MeshBox, trusted: &Path, path: &str, more: &[&str]) -> Option<(String, String)> {
-    let url = format!("https://{}{path}", oidc_address(mesh));
+    curl_url(&format!("https://{}{path}", oidc_address(mesh)), trusted, more)
+}
+
+/// Head, in lower case, and body of what curl gets over HTTPS.
+pub(crate) fn curl_url(url: &str, trusted: &Path, more: &[&str]) -> Option<(String, String)> {
     let trusted = trusted.to_str().unwrap();
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "10", "--include", "--noproxy", "*"])
         .args(["--cacert", trusted])
         .args(more)
-        .arg(&url)
+        .arg(url)
         .output();
     let Ok(output) = output else {
-        skip("there is no curl");
+        skip("curl is not installed");
         return None;
     };
     let said = String::from_utf8(output.stdout).unwrap();

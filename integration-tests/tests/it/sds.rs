@@ -96,6 +96,15 @@ fn svids(answer: &DiscoveryResponse) -> Vec<(String, Svid)> {
         .collect()
 }
 
+/// What a program is given to verify others by, under this name.
+pub(crate) async fn roots(socket: &Path, name: &str) -> String {
+    let answer = Exchange::begin(socket, &[name]).await.next().await.unwrap();
+    let secret = Secret::decode(answer.resources[0].value.as_slice()).unwrap();
+    let Some(Type::ValidationContext(context)) = secret.r#type else { panic!("{name} is no bundle") };
+    let Some(Specifier::InlineBytes(pem)) = context.trusted_ca.unwrap().specifier else { panic!("{name}") };
+    String::from_utf8(pem).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_are_pushed_at_each_change_until_nothing_is_given() {
     let (mesh, agent, socket) = shop();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use aws_lc_rs::digest::{Context, SHA256};
+use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::Secret;
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use prost::Message;
 use prost_types::Any;
@@ -132,10 +133,9 @@ impl Subscription {
         let (mut resources, mut absent) = (Vec::new(), BTreeSet::new());
         for name in names {
             match secrets::named(given, &name) {
-                Some(secret) => {
-                    resources.push(Any { type_url: TYPE_URL.to_owned(), value: secret.encode_to_vec() });
-                }
+                Some(secret) => resources.push(packed(&secret)),
                 None => {
+                    resources.extend(secrets::nobody(&name).as_ref().map(packed));
                     absent.insert(shortened(&name));
                 }
             }
@@ -145,13 +145,17 @@ impl Subscription {
                 event = "sds_secret_absent",
                 node = self.node,
                 names = shortened(&absent.iter().map(String::as_str).collect::<Vec<_>>().join(", ")),
-                "a program asks for secrets that it is not given: names are default, ROOTCA, ALL, its own SPIFFE ids and its trust \
-                 domain"
+                "a program asks for secrets that it is not given: names are default, ROOTCA, ALL, its own SPIFFE ids, its trust \
+                 domain, and those that its enrollments name (`federatesWith`) and that are followed"
             );
         }
         self.absent = absent;
         resources
     }
+}
+
+fn packed(secret: &Secret) -> Any {
+    Any { type_url: TYPE_URL.to_owned(), value: secret.encode_to_vec() }
 }
 
 fn fingerprint(resources: &[Any]) -> Vec<u8> {

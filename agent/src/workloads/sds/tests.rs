@@ -1,13 +1,16 @@
 use std::sync::Arc;
 
-use hauberk_identity::TrustDomain;
+use hauberk_identity::{Serial, TrustDomain};
 use hauberk_proto::sds::envoy::config::core::v3::data_source::Specifier;
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::{Secret, SpiffeCertValidatorConfig};
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use hauberk_proto::sds::google::rpc;
 use hauberk_tls::jwt::JwtBundle;
-use hauberk_tls::{CertificateDer, KeyPair, SpiffeBundle, Svid, TrustBundle, bundle_document};
+use hauberk_tls::{
+    CertificateDer, KeyPair, RootAuthority, SpiffeBundle, Svid, TrustBundle, bundle_document,
+    certificates_from_pem,
+};
 use prost::Message;
 use tonic::Code;
 
@@ -134,9 +137,49 @@ fn other_trust_domains_stand_in_all_with_their_own_roots() {
         config.trust_domains.into_iter().map(|domain| (domain.name, text(domain.trust_bundle))).collect();
     let with_roots = ("shop.local".to_owned(), own.to_pem());
     assert_eq!(domains, [with_roots.clone(), with_roots], "one without roots is left out");
+}
+
+/// The roots in an answer of one secret.
+fn roots(answer: &DiscoveryResponse) -> String {
+    let [Secret { r#type: Some(Type::ValidationContext(context)), .. }] = &secrets(answer)[..] else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(context.custom_validator_config, None);
+    text(context.trusted_ca.clone())
+}
+
+#[test]
+fn another_trust_domain_is_given_by_its_name_and_taken_back() {
+    hauberk_tls::install_provider();
+    let authorities = Authorities::new();
+    let mut given = given(&authorities, &["workload/billing"]);
+    let partner = TrustDomain::parse("partner.example").unwrap();
+    let root = RootAuthority::create(&partner, around(HOUR), Serial::from_random([9; 16])).unwrap();
+    let bundle = TrustBundle::new(partner.clone(), [root.certificate().clone()]).unwrap();
+    let document = bundle_document(&bundle, &JwtBundle::new(partner.clone(), []).unwrap(), None, None);
+    let followed = Arc::new(SpiffeBundle::parse(&partner, document.as_bytes()).unwrap());
+
+    // Before it is followed, nobody: Envoy would wait, or keep what it had.
+    const PARTNER: &str = "spiffe://partner.example";
     let mut subscription = Subscription::default();
-    assert!(subscription.take(request(&["spiffe://empty.example"], "")).unwrap());
-    assert!(subscription.answer(&given).is_none(), "others are not given by name");
+    assert!(subscription.take(request(&[PARTNER], "")).unwrap());
+    let nobody = roots(&subscription.answer(&given).unwrap());
+    let certificates = certificates_from_pem(&nobody).unwrap();
+    assert_eq!(certificates.len(), 1, "an empty set would be no check at all");
+    assert!(![bundle.to_pem(), given.bundle.to_pem()].contains(&nobody));
+    assert_eq!(subscription.answer(&given), None, "that is told once");
+
+    given.federated = vec![Arc::clone(&followed)];
+    assert_eq!(roots(&subscription.answer(&given).unwrap()), bundle.to_pem());
+    assert_eq!(names(&asked(&given, &[])), [PARTNER, TRUST_DOMAIN, BILLING], "in the order of names");
+    given.federated.clear();
+    assert_eq!(roots(&subscription.answer(&given).unwrap()), nobody, "it is taken back");
+    // One without roots has taken all back itself.
+    let none = TrustBundle::new(partner.clone(), Vec::<CertificateDer<'static>>::new()).unwrap();
+    let document = bundle_document(&none, &JwtBundle::new(partner.clone(), []).unwrap(), None, None);
+    given.federated = vec![Arc::new(SpiffeBundle::parse(&partner, document.as_bytes()).unwrap())];
+    assert_eq!(roots(&asked(&given, &[PARTNER])), nobody);
+    assert!(!roots(&asked(&given, &["spiffe://other.example"])).is_empty());
 }
 
 #[test]
@@ -144,7 +187,7 @@ fn what_is_not_given_is_absent() {
     let authorities = Authorities::new();
     let given = given(&authorities, &["workload/billing"]);
     let others =
-        ["spiffe://shop.local/workload/worker", "spiffe://other.test", "rootca", "spiffe://shop.local/"];
+        ["spiffe://shop.local/workload/worker", "spiffe://Other.test", "rootca", "spiffe://shop.local/"];
     for name in others {
         let mut subscription = Subscription::default();
         assert!(subscription.take(request(&[name], "")).unwrap());

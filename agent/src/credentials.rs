@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::{
     CertificateDer, KeyPair, LiveIdentity, LiveIdentityError, Svid, SvidError, Usage, VerifyError,
@@ -19,6 +19,8 @@ use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 pub struct Credentials {
     live: LiveIdentity,
     trust: watch::Sender<Arc<StoredTrust>>,
+    /// Of the last certificate of which the control plane has said that it has no record.
+    not_on_record: watch::Sender<Option<Serial>>,
     state: Arc<State>,
 }
 
@@ -113,7 +115,8 @@ impl Credentials {
         let Issued { identity, trust } = issued;
         let live = LiveIdentity::new(trust.bundle.clone());
         live.publish(identity.svid, &identity.key)?;
-        Ok(Self { live, trust: watch::Sender::new(Arc::new(trust)), state })
+        let (trust, not_on_record) = (watch::Sender::new(Arc::new(trust)), watch::Sender::new(None));
+        Ok(Self { live, trust, not_on_record, state })
     }
 
     /// The identity that every handshake uses.
@@ -134,6 +137,22 @@ impl Credentials {
     /// Over which time to renew our certificate, where the authority that signed it signs no longer.
     pub fn renewal_within(&self) -> Option<Duration> {
         self.trust.borrow().renewal_within(self.live.current().svid()?)
+    }
+
+    /// The control plane has no record of the certificate with this serial number.
+    pub(crate) fn tell_not_on_record(&self, serial: Option<Serial>) {
+        self.not_on_record.send_replace(serial);
+    }
+
+    /// Whether that is said of our present certificate.
+    pub(crate) fn is_not_on_record(&self) -> bool {
+        let serial = self.live.current().svid().map(Svid::serial);
+        serial.is_some() && *self.not_on_record.borrow() == serial
+    }
+
+    /// Each time that it is said.
+    pub(crate) fn not_on_record(&self) -> watch::Receiver<Option<Serial>> {
+        self.not_on_record.subscribe()
     }
 
     /// Where they are kept.

@@ -142,11 +142,12 @@ impl Renewal {
         }
     }
 
-    /// Sleeps until the instant, or until the control plane says that our authority signs no longer: then for a random
-    /// part of the time over which all who are told so spread.
+    /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, or that our authority
+    /// signs no longer: then for a random part of the time over which all who are told so spread.
     async fn wait_until_due(&self, due: UnixMillis) {
         let mut trust = self.credentials.trust_changes();
-        loop {
+        let mut not_on_record = self.credentials.not_on_record();
+        while !self.credentials.is_not_on_record() {
             let within = self.credentials.renewal_within();
             let due = match within {
                 Some(within) => due.min(self.clock.now().plus(within.mul_f64(fraction()))),
@@ -154,6 +155,7 @@ impl Renewal {
             };
             tokio::select! {
                 () = self.wait_until(due) => return,
+                Ok(()) = not_on_record.changed() => {}
                 // Told again, the wait does not begin anew.
                 Ok(()) = trust.changed(), if within.is_none() => {}
             }

@@ -29,6 +29,7 @@ pub mod push;
 pub mod random;
 pub mod registry;
 pub mod resources;
+pub mod restored;
 pub mod revocation;
 pub mod rpc;
 pub mod secret;

@@ -18,7 +18,7 @@ use hauberk_control_plane::admins::{self, Context, Role};
 use hauberk_control_plane::app;
 use hauberk_control_plane::clock::Clock;
 use hauberk_control_plane::config::{ConfigError, Settings};
-use hauberk_control_plane::{init, rpc, telemetry};
+use hauberk_control_plane::{init, restored, rpc, telemetry};
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_proto::admin::v1::IssueCredentialRequest;
 use hauberk_tls::{CertificateRequest, KeyPair, Svid, TrustBundle};
@@ -49,6 +49,9 @@ enum Command {
     Init(InitArguments),
     /// Serve agents and admins
     Run(Box<RunArguments>),
+    /// Say that the data directory was put back from a backup, before `run`: agents take its views and are let in by
+    /// certificates that it does not know
+    Restored(Place),
     /// Issue admins' credentials on this host
     #[command(subcommand)]
     Admin(AdminCommand),
@@ -198,6 +201,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let result = match command {
         Command::Init(arguments) => runtime.block_on(found(arguments)),
         Command::Run(arguments) => runtime.block_on(serve(*arguments)),
+        Command::Restored(place) => runtime.block_on(mark_restored(place)),
         Command::Admin(AdminCommand::Issue(arguments)) => runtime.block_on(issue(arguments)),
         Command::Healthz(arguments) => runtime.block_on(healthz(arguments)),
         Command::Answer => Ok(rpc::answer_offline(std::io::stdin(), std::io::stdout())?),
@@ -329,6 +333,18 @@ fn stop_or_quit(stop: &CancellationToken) -> bool {
     }
     stop.cancel();
     again
+}
+
+async fn mark_restored(place: Place) -> anyhow::Result<ExitCode> {
+    let settings = Settings::of_process([("data-dir", place.data_dir)].into(), [], place.config.as_deref())?;
+    let restored::Restored { trust_domain, epoch, until } =
+        restored::mark(&settings, &Clock::system()).await?;
+    writeln!(
+        std::io::stdout(),
+        "{trust_domain} goes on from here as epoch {epoch}. Certificates that were issued until now are good though they are on no \
+         record, until they expire, at the latest at {until}"
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn issue(arguments: IssueArguments) -> anyhow::Result<ExitCode> {

@@ -21,7 +21,8 @@ use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::enrollment::{AgentInfo, TokenRequest, Uses};
 use crate::registry::{
-    Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch, keys,
+    Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch,
+    document, keys,
 };
 use crate::telemetry::LogControl;
 
@@ -111,6 +112,22 @@ pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
 }
 
 impl Scratch {
+    /// Puts a control plane in its place that goes on with what is stored, as after a restore from a backup.
+    pub(crate) async fn restored(&mut self) {
+        let ControlPlane { store, settings, clock, .. } = &*self.control;
+        let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
+        let stored = store.get(keys::INSTALLATION).await.unwrap().unwrap();
+        let mut installation: authority::Installation =
+            document::from_stored(keys::INSTALLATION, &stored).unwrap();
+        installation.epoch = clock.now().0;
+        let restored = document::to_bytes(keys::INSTALLATION, &installation).unwrap();
+        store.commit(Commit::new().put(keys::INSTALLATION, restored)).await.unwrap();
+        let keys = KeyStore::new(Arc::new(KeyEncryptionKey::load(&settings.kek_file).unwrap()), None);
+        let authority = Arc::new(authority::Authority::load(&*store, &keys).await.unwrap());
+        let log = LogControl::detached();
+        self.control = ControlPlane::assemble(settings, clock, log, store, authority, keys).await.unwrap();
+    }
+
     /// Enrolls a workload of the node's agents.
     pub(crate) async fn enroll(&self, name: &str, workload: WorkloadEnrollment) {
         let (path, selectors) = (name.to_owned(), vec!["unix:uid:1000".to_owned()]);

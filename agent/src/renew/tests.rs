@@ -178,6 +178,32 @@ async fn whoever_is_on_no_record_joins_anew_at_once_by_a_certificate_that_is_sti
 }
 
 #[tokio::test]
+async fn whoever_hears_it_of_its_certificate_does_not_wait_for_half_life() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let serial =
+        |credentials: &Credentials| credentials.live().current().svid().map(hauberk_tls::Svid::serial);
+    let (before, credentials) = (serial(&agent.credentials), agent.credentials);
+    plane.enrollment.refusals.lock().unwrap().push(not_on_record());
+    let mut changes = credentials.live().subscribe();
+    changes.mark_unchanged();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(agent.renewal.run(stop.clone()));
+    tokio::task::yield_now().await;
+    credentials.tell_not_on_record(before);
+    within(changes.wait_for(|state| state.svid().map(hauberk_tls::Svid::serial) != before)).await.unwrap();
+    let asked = plane.enrollment.asked.lock().unwrap().clone();
+    assert_eq!(asked.iter().map(|(token, _)| token.as_str()).collect::<Vec<_>>(), ["", "hbk1-secret"]);
+    // What is said of the former certificate is nothing to the one after it.
+    credentials.tell_not_on_record(before);
+    assert!(!credentials.is_not_on_record());
+    stop.cancel();
+    within(tasks.join_next()).await;
+}
+
+#[tokio::test]
 async fn whoever_cannot_join_anew_serves_on_and_is_told_once_what_to_do() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

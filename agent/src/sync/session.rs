@@ -8,6 +8,7 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::from_agent::Message as Up;
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::to_agent::Message as Down;
+use hauberk_proto::refusal;
 use hauberk_tls::{LiveState, Svid, TrustBundle};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -97,7 +98,13 @@ impl<'a> Session<'a> {
         let mut trust_applied = self.sync.mesh.applied.subscribe_trust();
         let mut followed = self.sync.mesh.applied.subscribe_followed();
         let mut client = MeshClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        let mut down = client.sync(ReceiverStream::new(waiting)).await.map_err(closed)?.into_inner();
+        let opened = client.sync(ReceiverStream::new(waiting)).await;
+        if let Err(status) = &opened
+            && refusal::reason(status).as_deref() == Some(refusal::NOT_ON_RECORD)
+        {
+            self.sync.credentials.tell_not_on_record(serial);
+        }
+        let mut down = opened.map_err(closed)?.into_inner();
         self.sync.connected.send_replace(true);
         tracing::info!(event = "control_plane_connected");
         loop {

@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use hauberk_identity::IdentityKind;
+use hauberk_identity::{IdentityKind, InstanceId};
+use hauberk_proto::refusal::NOT_ON_RECORD;
 use hauberk_tls::{PeerIdentity, Usage};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -97,9 +98,7 @@ where
                     request.extensions_mut().insert(context);
                     ready.call(request).await
                 }
-                Err(turned_away) => {
-                    Ok(checks.answer(turned_away, request.uri().path()).await.into_http())
-                }
+                Err(turned_away) => Ok(checks.answer(turned_away, request.uri().path()).await.into_http()),
             }
         })
     }
@@ -169,15 +168,7 @@ impl Checks {
                     let actor = actor(Some(&peer), source);
                     return Err(TurnedAway::refused(Code::PermissionDenied, "NO_AGENT", why, actor));
                 }
-                let instance = self
-                    .ledger
-                    .instance_of(&peer)
-                    .await
-                    .map_err(|error| TurnedAway::Failed(status::of_store(&error)))?;
-                if access != Access::AgentStream && self.revocations.denylist().is_instance_revoked(instance)
-                {
-                    return Err(denied(&peer, source, Denial::Revoked));
-                }
+                let instance = self.instance_of(&peer, access == Access::AgentStream, &source).await?;
                 Caller::Agent { peer, instance }
             }
             Access::AnyAdmin | Access::Roles(_) => {
@@ -193,6 +184,38 @@ impl Checks {
         }
         self.count_admin(access, "ok");
         Ok(context)
+    }
+
+    /// Which instance an agent is. One that is refused is let in to its stream, where it is told why.
+    async fn instance_of(
+        &self,
+        peer: &PeerIdentity,
+        is_stream: bool,
+        source: &str,
+    ) -> Result<InstanceId, TurnedAway> {
+        let recorded = self.ledger.instance_of(peer, self.clock.now()).await;
+        let recorded = recorded.map_err(|error| TurnedAway::Failed(status::of_store(&error)))?;
+        let denylist = self.revocations.denylist();
+        let claimed = recorded.or_else(|| peer.serial().instance());
+        let is_revoked = claimed.is_some_and(|instance| denylist.is_instance_revoked(instance));
+        if is_revoked && !is_stream {
+            return Err(denied(peer, source.to_owned(), Denial::Revoked));
+        }
+        let is_told = is_stream && (is_revoked || denylist.denial(peer.id(), peer.serial()).is_some());
+        recorded.or(claimed.filter(|_| is_told)).ok_or_else(|| TurnedAway::Refused {
+            actor: Some(actor(Some(peer), source.to_owned())),
+            reason: NOT_ON_RECORD,
+            why: format!(
+                "serial {}: this certificate is not on record. If the registry was put back from a backup, stop the control \
+                 plane and run `hauberk-control-plane restored`; if not, somebody else has signed it: look at `hauberk authority list`",
+                peer.serial()
+            ),
+            status: status::refusal(
+                Code::PermissionDenied,
+                NOT_ON_RECORD,
+                "the control plane has no record of this certificate: join anew, by evidence or a new token",
+            ),
+        })
     }
 
     /// The certificate that a caller has shown. A connection outlives the handshake in which it was verified: where an

@@ -41,7 +41,13 @@ impl Enrollment {
         let IdentityKind::Node { mesh, name } = peer.id().kind() else {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
-        let instance = self.ledger.instance_of(peer).await?;
+        let Some(instance) = self.ledger.instance_of(peer, self.clock.now()).await? else {
+            // Whoever is refused is told that, and not to come back as another.
+            let claimed = peer.serial().instance();
+            let refused = claimed.as_ref().map(|instance| (instance, Some(peer.serial())));
+            self.check_denied(Commit::new(), (mesh, name), refused).await?;
+            return Err(EnrollmentError::NotOnRecord);
+        };
         let former = self.recorded((mesh, name), &instance, peer).await?;
         let node = self.same_node(mesh, name, former.node_uid.as_deref()).await?;
         let permit = match &former.evidence {

@@ -208,7 +208,7 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
         Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial())),
     ] {
         control.store.commit(forgotten).await.unwrap();
-        let instance = control.ledger.instance_of(&peer).await.unwrap();
+        let instance = enrolled.instance;
         let (_, csr) = request();
         let refused = [
             control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.map(drop),
@@ -232,7 +232,7 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
         assert!(records[0].reason.contains("Join it anew"), "{records:?}");
     }
     // Whoever is refused is told that, and not to come back as another.
-    let instance = control.ledger.instance_of(&peer).await.unwrap();
+    let instance = enrolled.instance;
     control
         .revocations
         .revoke(&crate::revocation::Target::UnrecordedInstance(instance), &actor())
@@ -247,15 +247,30 @@ async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew
 }
 
 #[tokio::test]
-async fn an_instance_that_is_on_record_renews_by_a_certificate_that_is_not() {
-    let scratch = scratch().await;
-    let control = &scratch.control;
+async fn a_certificate_that_is_not_on_record_is_good_after_a_restore_alone() {
+    let mut scratch = scratch().await;
     let token = token(&scratch, Uses::Limited(1)).await;
     let enrolled = attest(&scratch, &token, &request().1).await.unwrap();
     let peer = scratch.peer(&enrolled.issued.svid);
-    // As after a restore of a backup that was made before it renewed.
+    // As after a restore of a backup that was made before it renewed, and where somebody else has signed it.
     let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial()));
+    scratch.control.store.commit(forgotten).await.unwrap();
+    let refused = scratch.control.enrollment.renew(&peer, &request().1, "s").await;
+    assert!(matches!(refused, Err(EnrollmentError::NotOnRecord)), "{refused:?}");
+    scratch.clock.advance(Duration::from_secs(1));
+    scratch.restored().await;
+    let control = &scratch.control;
+    let later = attest(&scratch, &self::token(&scratch, Uses::Limited(1)).await, &request().1).await.unwrap();
+    let later = scratch.peer(&later.issued.svid);
+    let now = control.clock.now();
+    let instance_of = async |peer, now| control.ledger.instance_of(peer, now).await.unwrap();
+    assert!(instance_of(&later, now).await.is_some());
+    let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, later.serial()));
     control.store.commit(forgotten).await.unwrap();
+    assert_eq!(instance_of(&later, now).await, None, "it was issued since");
+    assert_eq!(instance_of(&peer, now).await, Some(enrolled.instance));
+    let day = Duration::from_secs(24 * 3_600);
+    assert_eq!(instance_of(&peer, now.plus(day)).await, None, "nothing lives for as long");
     let renewed = control.enrollment.renew(&peer, &request().1, "s").await.unwrap();
     assert_eq!(renewed.instance, enrolled.instance);
     // It rests on what is on record of it, as ever.

@@ -8,10 +8,14 @@ use hauberk_identity::{InstanceId, Serial, UnixMillis};
 use hauberk_tls::{Fingerprint, PeerIdentity};
 use serde::{Deserialize, Serialize};
 
+use crate::authority::BACKDATED;
 use crate::registry::{Commit, Store, StoreError, document, keys};
 
 /// How long records are kept after the last certificate has expired.
 const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
+
+/// How long after a restore certificates may be about that are on no record since: the longest life that one has.
+pub const FORGOTTEN_FOR: Duration = Duration::from_secs(24 * 3_600);
 
 /// How many records one reading of the store takes.
 const READ_AT_ONCE: usize = 1_000;
@@ -140,12 +144,14 @@ pub struct IssuedPage {
 /// Reads and prunes the records.
 pub struct Ledger {
     store: Arc<dyn Store>,
+    /// When this installation was founded or last restored.
+    begun: UnixMillis,
 }
 
 impl Ledger {
-    /// The records in a store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+    /// The records in a store, of an installation that was founded or last restored at `begun`.
+    pub fn new(store: Arc<dyn Store>, begun: UnixMillis) -> Self {
+        Self { store, begun }
     }
 
     /// The record of a certificate; `None` if it was not issued here, or expired long ago.
@@ -180,18 +186,33 @@ impl Ledger {
         Ok(instances)
     }
 
-    /// Which instance a peer with a verified certificate is. After a restore from an older backup the registry may not
-    /// know a certificate that is nevertheless good: its serial number tells all the same. One of an earlier release, which
-    /// does not, has an id made from it, under which nothing is on record.
+    /// Which instance a peer with a verified certificate is; `None` where the certificate is not on record as an instance's of this
+    /// name: whoever has signed it, it was not this installation. After a restore from an older backup the registry does not know
+    /// what was issued since the backup: of that the serial number tells the instance, for as long as any of it may be good. One of an
+    /// earlier release, which does not, has an id made from it, under which nothing is on record.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub async fn instance_of(&self, peer: &PeerIdentity) -> Result<InstanceId, StoreError> {
+    pub async fn instance_of(
+        &self,
+        peer: &PeerIdentity,
+        now: UnixMillis,
+    ) -> Result<Option<InstanceId>, StoreError> {
         let serial = peer.serial();
-        let recorded =
-            self.certificate(serial).await?.filter(|record| matches!(record.holder, Holder::Instance(_)));
-        let known = recorded.and_then(|record| record.holder.instance()).or_else(|| serial.instance());
-        Ok(known.unwrap_or_else(|| made_from(serial.as_bytes())))
+        match self.certificate(serial).await? {
+            Some(IssuedRecord { holder: Holder::Instance(id), spiffe_id, .. }) => {
+                Ok(InstanceId::parse(&id).ok().filter(|_| spiffe_id == peer.id().as_str()))
+            }
+            Some(_) => Ok(None),
+            None if self.may_have_forgotten(peer, now) => {
+                Ok(Some(serial.instance().unwrap_or_else(|| made_from(serial.as_bytes()))))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn may_have_forgotten(&self, peer: &PeerIdentity, now: UnixMillis) -> bool {
+        peer.not_before().plus(BACKDATED) < self.begun && now < self.begun.plus(FORGOTTEN_FOR)
     }
 
     /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for

@@ -73,7 +73,7 @@ async fn a_workload_gets_a_token_by_an_enrollment_of_the_agents_node() {
     scratch.enroll("short", short).await;
     scratch.enroll("worker", wire::WorkloadEnrollment::default()).await;
     let peer = joined(&scratch).await;
-    let instance = control.ledger.instance_of(&peer).await.unwrap();
+    let instance = control.ledger.instance_of(&peer, control.clock.now()).await.unwrap().unwrap();
     let audience = ["db".to_owned()];
     let mint = async |enrollment: &str| {
         control.minter.mint_for_workload(&peer, instance, enrollment, &audience, "").await

@@ -23,7 +23,7 @@ async fn with_expired() -> (Scratch, Arc<Busy>) {
     let scratch = scratch_over(|store| Arc::clone(busy.insert(Busy::new(store)))).await;
     let control = &scratch.control;
     let peer = joined(&scratch).await;
-    let instance = control.ledger.instance_of(&peer).await.unwrap();
+    let instance = control.ledger.instance_of(&peer, control.clock.now()).await.unwrap().unwrap();
     control.revocations.revoke(&Target::Instance(instance), &actor()).await.unwrap();
     let nobody = InstanceId::from_random([9; 8]);
     let machine = format!("{}uid/machine/key", keys::ATTESTED);

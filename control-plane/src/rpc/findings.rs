@@ -152,7 +152,8 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
     let fix = match laggard.lag {
         Lag::Refused(_) => "its log says more; it may need a newer agent",
         Lag::Ahead { .. } => {
-            "the registry is older than what this agent has seen: restore a later backup, or restore with an epoch above"
+            "the registry is older than what this agent has seen: put a later backup back, or stop the control plane and run \
+             `hauberk-control-plane restored`"
         }
         Lag::KnowsNoInstances { .. } => "update its agent",
         Lag::NotCompiled => "another finding of `hauberk check` says why; the former view stays in force",

@@ -25,6 +25,56 @@ fn listed(mesh: &MeshBox) -> Vec<String> {
     ids.map(|instance| instance["id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Says that the data directory was put back from a backup.
+fn mark(mesh: &MeshBox) {
+    let said =
+        mesh.control_plane_command(&["restored", "--data-dir", mesh.data_dir().to_str().unwrap()]).ok();
+    assert!(said.stdout.contains("box.test goes on from here as epoch "), "{said:?}");
+}
+
+/// What nobody has said to be a restore may be a certificate that somebody else has signed.
+#[test]
+fn a_certificate_on_no_record_is_worth_nothing_until_it_is_said_that_a_backup_was_put_back() {
+    let mut mesh = shop::open();
+    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
+    assert!(mesh.control_plane().stop(Duration::from_secs(25)).success());
+    let backup = keep(&mesh);
+    mesh.restart_control_plane();
+    let app = App::start("app");
+    let orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/", 200);
+    let before = [&orders, &web].map(instance);
+
+    mesh.kill_control_plane();
+    put_back(&mesh, &backup);
+    mesh.restart_control_plane();
+    for agent in [&orders, &web] {
+        let told = || {
+            let log = agent.process.log();
+            log.contains("has no record of this certificate") && log.contains("join_delayed")
+        };
+        eventually("it is told, and cannot join anew by a token that is used", PATIENCE, || {
+            told().then_some(())
+        });
+    }
+    assert_eq!(listed(&mesh), Vec::<String>::new());
+    assert_eq!(get(web.outbound(), "orders", "/").unwrap().status, 200, "the last good views are in force");
+    let refused = mesh.hauberk(&["audit", "list", "--refused"]).ok().stdout;
+    assert!(refused.contains("hauberk-control-plane restored") && refused.contains("/node/web"), "{refused}");
+
+    mesh.kill_control_plane();
+    mark(&mesh);
+    mesh.restart_control_plane();
+    for agent in [&orders, &web] {
+        let connected = || agent.process.log().matches("control_plane_connected").count() > 1;
+        eventually("it is connected again", PATIENCE, || connected().then_some(()));
+    }
+    shop::remove_policy(&mesh, "all");
+    assert_eq!(get(web.outbound(), "orders", "/").unwrap().status, 403, "they take views anew");
+    assert_eq!([&orders, &web].map(instance), before);
+}
+
 #[test]
 fn whoever_is_on_no_record_joins_anew_at_once_and_serves_meanwhile() {
     let (mut mesh, machines) = (shop::open(), Machines::new());
@@ -53,6 +103,7 @@ fn whoever_is_on_no_record_joins_anew_at_once_and_serves_meanwhile() {
 
     mesh.kill_control_plane();
     put_back(&mesh, &backup);
+    mark(&mesh);
     mesh.restart_control_plane();
     // Where they take traffic is in no backup either: it is known once they are connected again.
     for agent in [&orders, &payments, &web] {

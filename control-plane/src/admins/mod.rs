@@ -1,6 +1,6 @@
 //! People and programs that may call the admin API: who they are, what they may do, and their credentials.
 //!
-//! A credential is a client certificate of eight hours (docs/decisions/0014-an-admins-credential-lives-for-a-working-day.md). Every call looks at the admin's record, so one that is deleted
+//! A credential is a client certificate of eight hours (docs/decisions/0015-an-admins-credential-lives-for-a-working-day.md). Every call looks at the admin's record, so one that is deleted
 //! is refused at once, and one that is made anew under the same name does not bring old credentials back to life.
 
 mod context_file;

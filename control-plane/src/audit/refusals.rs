@@ -13,7 +13,7 @@ pub(super) const AT_ONCE: u32 = 20;
 /// After how long one more is.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How many refusals of callers who have proved nothing are recorded in a second, from wherever they come.
+/// How many refusals of one action to callers who have proved nothing are recorded in a second, from wherever they come.
 pub(super) const OF_STRANGERS_PER_SECOND: u32 = 20;
 
 #[derive(Debug)]
@@ -41,8 +41,9 @@ impl Refusals {
         let Actor { name, source } = &act.actor;
         let (kind, is_within) = if act.actor.is_stranger() {
             let address = source.rsplit_once(':').map_or(source.as_str(), |(address, _port)| address);
-            let is_within = self.strangers.allowances.take(address, now).is_ok()
-                && self.all_strangers.take("", now).is_ok();
+            // By what they were refused, so that calls without a certificate hide no attempt at a token.
+            let is_within = self.strangers.allowances.take(&format!("{} {address}", act.action), now).is_ok()
+                && self.all_strangers.take(act.action, now).is_ok();
             (&mut self.strangers, is_within)
         } else {
             let is_within = self.known.allowances.take(name, now).is_ok();

@@ -148,12 +148,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     let files_for_workloads = workloads::files(sockets.workload_api.as_ref());
     let board = Board::new(sockets.workload_api.is_some());
     if let Some(socket) = sockets.workload_api {
-        let parts = (
-            credentials.clone(),
-            clock,
-            Arc::clone(&mesh.denied),
-            Arc::clone(&connections.context().metrics),
-        );
+        let parts = (credentials.clone(), connections.context());
         workloads::start(socket, &board, &config, parts, &mut tasks, &stop);
     }
     let sync = Sync {

@@ -89,9 +89,8 @@ fn tell(why: &str) {
     let _told = std::io::stderr().write_all(format!("skipped: {line}").as_bytes());
     if let Some(file) = std::env::var_os("HAUBERK_TEST_SKIPPED") {
         // In one call, so that tests that run at once do not tear each other's lines.
-        let written = OpenOptions::new().create(true).append(true).open(&file);
-        written
-            .and_then(|mut file| file.write_all(line.as_bytes()))
-            .expect("the list of skipped tests is written");
+        let opened = OpenOptions::new().create(true).append(true).open(&file);
+        let written = opened.and_then(|mut file| file.write_all(line.as_bytes()));
+        assert!(written.is_ok(), "{} is not written: {written:?}", file.display());
     }
 }

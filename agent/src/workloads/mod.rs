@@ -44,11 +44,9 @@ pub use entry::{Certified, Entries, Entry};
 pub use socket::{ApiSocket, SocketError};
 pub use told::{Board, Told};
 
-use crate::clock::Clock;
 use crate::config::Config;
+use crate::context::Context;
 use crate::credentials::Credentials;
-use crate::mesh::Denied;
-use crate::metrics::Metrics;
 use api::Shared;
 use docker::Docker;
 use keeper::Keeper;
@@ -66,11 +64,13 @@ pub(crate) fn start(
     socket: ApiSocket,
     board: &Board,
     config: &Config,
-    (credentials, clock, denied, metrics): (Credentials, Clock, Arc<Denied>, Arc<Metrics>),
+    (credentials, context): (Credentials, &Context),
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
     board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
+    let (clock, denied, metrics) =
+        (context.clock, Arc::clone(&context.mesh.denied), Arc::clone(&context.metrics));
     let control_plane = config.control_plane.clone();
     let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
     let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), denied);

@@ -212,7 +212,9 @@ impl Ledger {
     }
 
     fn may_have_forgotten(&self, peer: &PeerIdentity, now: UnixMillis) -> bool {
-        peer.not_before().plus(BACKDATED) < self.begun && now < self.begun.plus(FORGOTTEN_FOR)
+        // Certificates know no fractions of a second.
+        let issued_at = peer.not_before().plus(BACKDATED);
+        issued_at < self.begun.floor_to_second() && now < self.begun.plus(FORGOTTEN_FOR)
     }
 
     /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for

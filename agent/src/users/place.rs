@@ -26,9 +26,7 @@ impl Users {
         headers: &'h HeaderMap,
     ) -> Result<Option<(&'h str, Place)>, &'static str> {
         let mut found: Option<(&str, Place)> = None;
-        let is_taken = |name| taken.issuers.is_empty() || taken.issuers.contains(name);
-        for issuer in self.issuers.iter().filter(|issuer| is_taken(&issuer.said.name)) {
-            let place = &issuer.place;
+        for place in self.places(taken) {
             // Several issuers may share one place.
             if found.as_ref().is_some_and(|(_, known)| known == place) {
                 continue;
@@ -44,6 +42,11 @@ impl Users {
             }
         }
         Ok(found)
+    }
+
+    /// Where the tokens stand of those that are taken, one of them perhaps several times.
+    pub(super) fn places<'u>(&'u self, taken: &'u Taken) -> impl Iterator<Item = &'u Place> {
+        self.issuers.iter().filter(|issuer| taken.takes(&issuer.said.name)).map(|issuer| &issuer.place)
     }
 
     /// Whether tokens of an issuer stand in a field of this name.
@@ -85,7 +88,7 @@ pub(super) fn place(header: Option<&str>) -> Place {
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let is_bearer = |value: &[u8]| {
         let scheme = value.split(|byte| b" \t".contains(byte)).next().unwrap_or_default();

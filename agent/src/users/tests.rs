@@ -1,4 +1,5 @@
 mod passed;
+mod views;
 
 use std::time::Duration;
 
@@ -186,7 +187,7 @@ fn a_token_is_looked_for_where_its_issuer_puts_it_and_stands_there_alone() {
     let see = |fields: &[(&str, &str)]| seen(&users, &login_alone, fields);
     assert_eq!(see(&[("x-edge-token", &other)]), "nobody", "that field is the app's own here");
     assert_eq!(see(&[("authorization", &by_bearer)]), "login/alice");
-    assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_issuer_not_taken");
+    assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_misplaced");
 }
 
 #[test]

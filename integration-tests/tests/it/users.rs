@@ -267,7 +267,13 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     mesh.hauberk(&["delete", "jwtissuer", "login"]).ok();
     mesh.wait_enforced();
     assert!(!until_cut(by_other_key).contains(" 200 "), "its issuer is gone");
-    assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "nobody looks at tokens any longer");
+    assert_eq!(get(&web, "/orders/1", &[]).status, 200);
+    let unissued = get(&web, "/orders/1", &[&alice]);
+    assert_eq!(
+        reason(&mesh, &unissued),
+        "user_token_unknown_issuer",
+        "a port that takes tokens passes none on unread"
+    );
 }
 
 #[test]

@@ -138,6 +138,11 @@ fn a_users_token_decides_and_one_that_is_no_good_denies_even_where_none_is_neede
     assert_eq!(can(&[]).code, 3, "it depends on the user, who was not told");
     can(&["--user", "alice@login", "--claims", "{\"groups\": [\"support\"]}"]).ok();
     assert_eq!(can(&["--user", "alice@login", "--claims", "{\"groups\": [\"staff\"]}"]).code, 1);
+    assert_eq!(can(&["--without-user"]).code, 1);
+    let both = can(&["--user", "alice@login", "--without-user"]);
+    assert!(both.code == 2 && both.stderr.contains("cannot be used with"), "{both:?}");
+    let refund = mesh.hauberk(&["can", "web", "orders", "GET", "/refunds/1", "--without-user"]);
+    assert!(refund.code == 1 && refund.stdout.contains("the route is for users"), "{refund:?}");
     let unknown = can(&["--user", "alice@logn"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("did you mean \"login\"?"), "{unknown:?}");
 }

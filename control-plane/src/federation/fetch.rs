@@ -18,6 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// The largest set of an issuer's keys, in bytes: it travels in the view of each node.
 pub(super) const MAX_KEYS_BYTES: usize = 64 * 1024;
 
+/// How much of an answer is repeated in an error, in characters.
+const REPEATED_CHARS: usize = 200;
+
 /// Why a bundle was not fetched. What was held before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
@@ -37,7 +40,7 @@ pub enum FetchError {
     },
     /// The answer is not what an issuer says of itself.
     #[error("its answer is no OpenID Provider configuration: {0}")]
-    Configuration(#[from] serde_json::Error),
+    Configuration(String),
     /// It is what another issuer says of itself.
     #[error(
         "its configuration is that of the issuer {0:?}: write that as `issuer` if it is meant, letter for letter"
@@ -117,12 +120,19 @@ struct Configuration {
 
 /// Where an issuer's configuration, from `own`, says that its keys are.
 fn keys_of(issuer: &str, own: &WebEndpoint, document: &[u8]) -> Result<WebEndpoint, FetchError> {
-    let Configuration { issuer: named, jwks_uri: url } = serde_json::from_slice(document)?;
+    let read = serde_json::from_slice(document);
+    let Configuration { issuer: named, jwks_uri: url } =
+        read.map_err(|error: serde_json::Error| FetchError::Configuration(beginning(&error.to_string())))?;
     // Else whoever serves one issuer's configuration could give another one's keys for its own (§4.3).
     if named != issuer {
-        return Err(FetchError::OtherIssuer(named));
+        return Err(FetchError::OtherIssuer(beginning(&named)));
     }
-    own.beside(&url).map_err(|reason| FetchError::KeysElsewhere { url, reason })
+    own.beside(&url).map_err(|reason| FetchError::KeysElsewhere { url: beginning(&url), reason })
+}
+
+/// As much of what somebody else says as is worth repeating: it goes into logs and findings.
+fn beginning(text: &str) -> String {
+    text.chars().take(REPEATED_CHARS).collect()
 }
 
 async fn connector(

@@ -255,7 +255,7 @@ fn a_user_whose_issuer_a_port_does_not_take_is_none_there_by_whichever_way() {
 }
 
 /// What an attacker finds in an agent's state directory.
-fn stolen(agent: &Agent) -> (Svid, KeyPair) {
+pub(crate) fn stolen(agent: &Agent) -> (Svid, KeyPair) {
     let file = std::fs::read(agent.state_dir().join("identity")).unwrap();
     let start = file.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     let found: Value = serde_json::from_slice(&file[start..]).unwrap();

@@ -66,8 +66,12 @@ impl<'a> Parts<'a> {
             return Err(TOO_LARGE);
         }
         let (user, chain) = text.split_once('~').ok_or(MALFORMED)?;
-        let chain = URL_SAFE_NO_PAD.decode(chain).map_err(|_| MALFORMED)?;
-        let chain = pb::IdentityChain::decode(&*chain).map_err(|_| MALFORMED)?;
+        let encoded = URL_SAFE_NO_PAD.decode(chain).map_err(|_| MALFORMED)?;
+        let chain = pb::IdentityChain::decode(&*encoded).map_err(|_| MALFORMED)?;
+        // One text for one chain: what is verified is kept by its text, and nobody shall have room for more than one.
+        if chain.encode_to_vec() != encoded {
+            return Err(MALFORMED);
+        }
         let pb::IdentityChain { authorities, hops } = &chain;
         if hops.len() > MAX_HOPS {
             return Err(TOO_LONG);

@@ -9,11 +9,13 @@ use thiserror::Error;
 
 use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
+use crate::decision::Reason;
 use crate::facts::{PortResources, Resource, Roles, entities, resources};
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTemplate;
-use crate::scope::{Authorization, NodeScope, Protocol, Undeclared};
+use crate::scope::{Authorization, NodeScope, Protocol, Undeclared, UserTokens};
 use crate::slice::{PolicySlice, admits};
+use crate::user::{OnBehalfOf, User};
 use crate::vocabulary::{Kind, VOCABULARY};
 
 /// The policies of one node, ready to decide. Immutable, and cheap to clone.
@@ -53,6 +55,34 @@ pub(crate) struct Port {
     pub(crate) stream: usize,
     /// What of its requests policies read besides method and path.
     pub(crate) wanted: Option<Wanted>,
+    /// How it takes users, if it looks for their tokens.
+    pub(crate) users: Option<UserTokens>,
+}
+
+impl Port {
+    /// Why a request is denied for whom it is made, whatever policies say.
+    pub(crate) fn refuses(&self, resource: &Resource, made_for: &OnBehalfOf) -> Option<Reason> {
+        match made_for {
+            OnBehalfOf::User(origin) => {
+                (!self.takes_users_of(&origin.user)).then_some(Reason::UserIssuerNotTaken)
+            }
+            OnBehalfOf::Nobody | OnBehalfOf::NotLookedAt if resource.requires_user => {
+                Some(Reason::UserMissing)
+            }
+            // It might be made for one who is none here.
+            OnBehalfOf::NotLookedAt if self.takes_some_users() => Some(Reason::FactsMissing),
+            OnBehalfOf::Nobody | OnBehalfOf::NotLookedAt => None,
+        }
+    }
+
+    /// Whether users of some issuers alone are users here.
+    pub(crate) fn takes_some_users(&self) -> bool {
+        self.users.as_ref().is_some_and(|users| !users.issuers.is_empty())
+    }
+
+    fn takes_users_of(&self, user: &User) -> bool {
+        self.users.as_ref().is_none_or(|users| users.takes(&user.issuer))
+    }
 }
 
 /// Why a node's policies cannot be enforced; none of them is then. The fault is the sender's.
@@ -252,6 +282,7 @@ fn ports(
             undeclared_route: resources.undeclared,
             stream: resources.port,
             wanted,
+            users: port.users.clone(),
         };
         if ports.insert(port.number, compiled).is_some() {
             return Err(CompileError::DuplicatePort(port.number));

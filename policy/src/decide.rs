@@ -126,14 +126,11 @@ impl CallerMemo {
         let Some(governed) = inner.resources.get(target.resource) else {
             return denied(Reason::EvaluationError);
         };
-        let is_for_user = match attempt {
-            Attempt::Request { gathered, .. } => gathered.on_behalf_of().origin().is_some(),
-            Attempt::Stream => false,
-        };
-        if governed.resource.requires_user && !is_for_user {
+        if let Attempt::Request { gathered, .. } = attempt
+            && let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of())
+        {
             let (action, resource) = (Some(target.action), Some(governed.label.clone()));
-            let missing = Decision { action, resource, ..Decision::denied(Reason::UserMissing) };
-            return (missing, Counted::No);
+            return (Decision { action, resource, ..Decision::denied(reason) }, Counted::No);
         }
         let decide_one = |action| {
             let (is_foreign, template) = (principal.is_foreign, target.template);

@@ -88,6 +88,8 @@ pub enum Reason {
     UnreadableHeader,
     /// The route is for users, and the request is made for none.
     UserMissing,
+    /// The port takes no users of the issuer of whom the request is made for.
+    UserIssuerNotTaken,
     /// The caller's identity is one that never calls services, such as an admin's.
     NotAPrincipal,
     /// The node has no such port.
@@ -114,6 +116,7 @@ impl Reason {
             Self::UnreadableQuery => "unreadable_query",
             Self::UnreadableHeader => "unreadable_header",
             Self::UserMissing => "user_missing",
+            Self::UserIssuerNotTaken => "user_token_issuer_not_taken",
             Self::NotAPrincipal => "not_a_principal",
             Self::NoSuchPort => "no_such_port",
             Self::WrongProtocol => "wrong_protocol",
@@ -132,6 +135,7 @@ impl Reason {
             Self::Forbidden => 4,
             Self::ForbiddenByBoundary => 5,
             Self::UserMissing
+            | Self::UserIssuerNotTaken
             | Self::NotAPrincipal
             | Self::NoSuchPort
             | Self::WrongProtocol

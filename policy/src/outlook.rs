@@ -211,6 +211,10 @@ impl Survey<'_> {
         let inner = &*self.engine.0;
         let unevaluated = || self.never(place, Reason::EvaluationError, Vec::new());
         let Some(governed) = inner.resources.get(place.resource) else { return unevaluated() };
+        let made_for = self.given.made_for.as_ref();
+        if let Some(reason) = made_for.and_then(|made_for| place.port.refuses(&governed.resource, made_for)) {
+            return self.never(place, reason, Vec::new());
+        }
         let is_anonymous = asker.caller == Caller::Anonymous;
         let certificate_since = self.moment.certificate_since.filter(|_| !is_anonymous);
         let about = Circumstances {
@@ -245,7 +249,13 @@ impl Survey<'_> {
             is_rpc,
         };
         let bounded = self.view(&in_play.boundary, &sight, place);
-        let enforced = self.view(&in_play.enforce, &sight, place);
+        let mut enforced = self.view(&in_play.enforce, &sight, place);
+        if made_for.is_none() {
+            let of_nobody = governed.resource.requires_user.then_some("it is made for no user");
+            let of_others = "it is made for a user of an issuer that the port does not take";
+            let of_others = (place.port.takes_some_users()).then_some(of_others);
+            enforced.denied_where.extend(of_nobody.into_iter().chain(of_others).map(str::to_owned));
+        }
         let by_default = place.port.authorization == Authorization::Audit && !principal.is_foreign;
         self.sum_up(place, bounded, enforced, by_default)
     }

@@ -41,10 +41,17 @@ pub struct PortScope {
 pub struct UserTokens {
     /// Whether a request must be made for a user, on routes that say nothing else.
     pub required: bool,
-    /// Whose tokens are taken, in order; those of all issuers where there is none.
+    /// Whose users there are here, in order; those of all issuers where there is none.
     pub issuers: Vec<Name>,
     /// Whether the app gets the token too.
     pub kept: bool,
+}
+
+impl UserTokens {
+    /// Whether there are users of this issuer here.
+    pub fn takes(&self, issuer: &Name) -> bool {
+        self.issuers.is_empty() || self.issuers.contains(issuer)
+    }
 }
 
 /// One declared route.

@@ -63,5 +63,5 @@ pub use spiffe_bundle::{MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, bundl
 pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError, Negotiated};
 pub use svid::{Svid, SvidError};
 pub use tokio_rustls::TlsStream;
-pub use verifier::{PeerIdentity, Usage, VerifyError, verify_svid};
+pub use verifier::{PeerIdentity, Usage, VerifyError, unverified_id, verify_svid};
 pub use web::{WebCertificate, WebCertificateError};

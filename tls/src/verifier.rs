@@ -183,6 +183,14 @@ pub(crate) fn check_usage(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyE
 }
 
 /// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.
+/// Whom a certificate says that it is of. Nothing of it is verified, so that this only ever serves to refuse it.
+///
+/// # Errors
+/// It is no certificate, or names nobody.
+pub fn unverified_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, VerifyError> {
+    spiffe_id(&Facts::read(certificate).map_err(VerifyError::Leaf)?)
+}
+
 pub(crate) fn spiffe_id(facts: &Facts<'_>) -> Result<SpiffeId, VerifyError> {
     match (facts.uris().next(), facts.uris().count()) {
         (Some(uri), 1) => Ok(SpiffeId::parse(uri)?),

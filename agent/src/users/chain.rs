@@ -12,7 +12,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hauberk_identity::{IdentityKind, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::{
-    CertificateDer, Hop, Link, LiveState, PeerIdentity, TrustBundle, Usage, VerifyError, verify_svid,
+    CertificateDer, Hop, Link, LiveState, PeerIdentity, TrustBundle, Usage, VerifyError, unverified_id,
+    verify_svid,
 };
 use prost::Message as _;
 
@@ -65,8 +66,12 @@ impl<'a> Parts<'a> {
             return Err(TOO_LARGE);
         }
         let (user, chain) = text.split_once('~').ok_or(MALFORMED)?;
-        let chain = URL_SAFE_NO_PAD.decode(chain).map_err(|_| MALFORMED)?;
-        let chain = pb::IdentityChain::decode(&*chain).map_err(|_| MALFORMED)?;
+        let encoded = URL_SAFE_NO_PAD.decode(chain).map_err(|_| MALFORMED)?;
+        let chain = pb::IdentityChain::decode(&*encoded).map_err(|_| MALFORMED)?;
+        // One text for one chain: what is verified is kept by its text, and nobody shall have room for more than one.
+        if chain.encode_to_vec() != encoded {
+            return Err(MALFORMED);
+        }
         let pb::IdentityChain { authorities, hops } = &chain;
         if hops.len() > MAX_HOPS {
             return Err(TOO_LONG);
@@ -77,15 +82,22 @@ impl<'a> Parts<'a> {
         if is_bounded { Ok(Self { user, chain }) } else { Err(MALFORMED) }
     }
 
+    /// Whether the last hop says that it is by the peer, and for us. Nothing of it is verified.
+    pub(super) fn check_between(&self, between: Between<'_>) -> Result<(), &'static str> {
+        let last = self.chain.hops.last().ok_or(MALFORMED)?;
+        if last.audience != between.own.as_str() {
+            return Err(AUDIENCE);
+        }
+        let certificate = CertificateDer::from(last.certificate.as_slice());
+        let signer = unverified_id(&certificate).map_err(of_certificate)?;
+        if signer == *between.peer { Ok(()) } else { Err(SIGNER) }
+    }
+
     /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the peer,
     /// for us.
     pub(super) fn verify(&self, between: Between<'_>, now: UnixMillis) -> Result<Passed, &'static str> {
         let Between { own, trusted, denied, .. } = between;
         let pb::IdentityChain { authorities, hops } = &self.chain;
-        // Before anything costs: it is not for us, or shown by somebody else.
-        if hops.last().ok_or(MALFORMED)?.audience != own.as_str() {
-            return Err(AUDIENCE);
-        }
         let mut link = Link::of_user(self.user);
         let mut passed: Vec<PeerIdentity> = Vec::with_capacity(hops.len());
         let mut latest = UnixMillis(0);

@@ -13,7 +13,7 @@ use hauberk_tls::SealingKey;
 use http::HeaderValue;
 
 use super::chain::{self, UNAVAILABLE};
-use super::{Identity, hash_of};
+use super::{Identity, get_or_make, hash_of};
 use crate::context::Context;
 
 /// What handles are sealed for.
@@ -30,7 +30,7 @@ const EXPIRED: &str = "identity_handle_expired";
 /// The handles of one process. Nothing is made before the first user comes.
 #[derive(Default)]
 pub struct Handles {
-    key: OnceLock<Option<SealingKey>>,
+    key: OnceLock<SealingKey>,
     signed: Mutex<Signed>,
 }
 
@@ -85,7 +85,7 @@ impl Handles {
         }
         let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| FORGED)?;
         // Without a key there is no handle of ours.
-        let opened = self.key.get().and_then(Option::as_ref).and_then(|key| key.open(PURPOSE, &sealed));
+        let opened = self.key.get().and_then(|key| key.open(PURPOSE, &sealed));
         let opened = opened.ok_or(FORGED)?;
         let (until, passed_on) = opened.split_first_chunk::<8>().ok_or(FORGED)?;
         let until = UnixMillis(u64::from_be_bytes(*until));
@@ -100,7 +100,7 @@ impl Handles {
     }
 
     fn key(&self) -> Option<&SealingKey> {
-        self.key.get_or_init(|| SealingKey::generate().ok()).as_ref()
+        get_or_make(&self.key, || SealingKey::generate().ok())
     }
 
     fn signed(&self) -> MutexGuard<'_, Signed> {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use hauberk_identity::{SpiffeId, UnixMillis};
-use hauberk_policy::{OnBehalfOf, UserTokens as Taken};
+use hauberk_policy::OnBehalfOf;
 use http::{HeaderMap, HeaderValue};
 
-use super::chain::Between;
-use super::{Handles, Identity, Users, place, reason};
+use super::chain::{Between, UNAVAILABLE};
+use super::place::Place;
+use super::{Handles, Identity, get_or_make, place, reason};
 use crate::context::Context;
 use crate::mesh::NodeView;
 
@@ -26,7 +27,8 @@ pub(super) enum Claimed {
 #[derive(Debug, Clone)]
 pub struct MadeFor {
     claimed: Claimed,
-    /// The view by which its header was looked at; none where its port took no tokens, or nobody said who users are.
+    /// The view by which its header was looked at; none where its port took no tokens, or where a view came since by which
+    /// they may stand in other fields.
     looked_by: Option<Arc<NodeView>>,
 }
 
@@ -51,17 +53,20 @@ impl MadeFor {
 
     /// What the header fields of a request say by a view. Its token is taken out, unless the app is to have it.
     pub fn look(view: &Arc<NodeView>, arrival: Arrival<'_>, headers: &mut HeaderMap) -> Self {
-        let Some(users) = &view.users else {
-            // Without issuers nobody can be told from what was made up.
-            return match arrival.identity {
-                Some(_) => Self { claimed: Claimed::Refused(reason::UNKNOWN_ISSUER), looked_by: None },
-                None => Self::not_looked_for(),
-            };
-        };
         let taken = view.port(arrival.port).and_then(|port| port.users.as_ref());
         if taken.is_none() && arrival.identity.is_none() {
             return Self::not_looked_for();
         }
+        let looked_by = Some(Arc::clone(view));
+        let Some(users) = &view.users else {
+            // Without issuers nobody can be told from what was made up.
+            let claimed = match (arrival.identity, place::bearer(headers)) {
+                (Some(_), _) | (None, Ok(Some(_))) => Claimed::Refused(reason::UNKNOWN_ISSUER),
+                (None, Ok(None)) => Claimed::Nobody,
+                (None, Err(reason)) => Claimed::Refused(reason),
+            };
+            return Self { claimed, looked_by };
+        };
         let Arrival { peer, context, .. } = arrival;
         let now = context.clock.now();
         let passed = arrival.identity.map(|value| {
@@ -84,15 +89,25 @@ impl MadeFor {
             }
             (Some(Ok(passed)), _) => Claimed::User(passed),
         };
-        Self { claimed, looked_by: Some(Arc::clone(view)) }
+        Self { claimed, looked_by }
     }
 
-    /// What the app is given, to give it back on its own calls.
-    pub fn handle(&self, handles: &Handles) -> Option<HeaderValue> {
-        match &self.claimed {
-            Claimed::User(identity) => identity.handle.get_or_init(|| handles.seal(identity)).clone(),
-            Claimed::Nobody | Claimed::Refused(_) => None,
+    /// What the app is given, to give it back on its own calls. Where there is a user and none can be made, the request is
+    /// refused: what the app did because of it would be for no user.
+    pub fn handle(&mut self, handles: &Handles) -> Option<HeaderValue> {
+        self.handle_by(|identity| handles.seal(identity))
+    }
+
+    pub(super) fn handle_by(
+        &mut self,
+        seal: impl FnOnce(&Identity) -> Option<HeaderValue>,
+    ) -> Option<HeaderValue> {
+        let Claimed::User(identity) = &self.claimed else { return None };
+        let handle = get_or_make(&identity.handle, || seal(identity)).cloned();
+        if handle.is_none() {
+            self.claimed = Claimed::Refused(UNAVAILABLE);
         }
+        handle
     }
 
     /// Holds who passed the user on against what is trusted, and who is refused, by now.
@@ -131,29 +146,31 @@ impl MadeFor {
     /// not what it was.
     pub fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> Option<OnBehalfOf> {
         self.hold_against(context);
-        let takes = takes_tokens(view, port);
         let Some(former) = &self.looked_by else {
             // What its header said then is not known any longer.
-            return takes.map(|_| OnBehalfOf::NotLookedAt);
+            return looked_at(view, port).next().map(|_| OnBehalfOf::NotLookedAt);
         };
         if Arc::ptr_eq(former, view) {
             return None;
         }
+        let is_elsewhere = |place| !looked_at(former, port).any(|known| known == place);
+        let is_found_anew = looked_at(view, port).any(is_elsewhere);
+        if matches!(self.claimed, Claimed::Nobody) && is_found_anew {
+            self.looked_by = None;
+            return Some(OnBehalfOf::NotLookedAt);
+        }
         self.looked_by = Some(Arc::clone(view));
         let now = context.clock.now();
         let Claimed::User(identity) = &self.claimed else { return None };
-        let found = match (takes, &view.users) {
-            (_, Some(users)) if identity.passed.is_some() => {
+        let takes_tokens = view.port(port).is_some_and(|port| port.users.is_some());
+        let found = match &view.users {
+            Some(users) if takes_tokens || identity.passed.is_some() => {
                 users.verify(&identity.token, now).map(|user| match (&identity.passed, &identity.passed_on) {
                     (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
                     _ => user,
                 })
             }
-            (Some((users, taken)), _) => users.verify(&identity.token, now).and_then(|identity| {
-                let is_taken = users.takes(taken, &identity);
-                if is_taken { Ok(identity) } else { Err(reason::ISSUER_NOT_TAKEN) }
-            }),
-            (None, _) => Err(reason::UNKNOWN_ISSUER),
+            Some(_) | None => Err(reason::UNKNOWN_ISSUER),
         };
         let before = self.on_behalf_of();
         self.claimed = found.map_or_else(Claimed::Refused, Claimed::User);
@@ -162,7 +179,11 @@ impl MadeFor {
     }
 }
 
-/// Who says who users are, and how a port takes their tokens; none where nobody does, or it does not.
-fn takes_tokens(view: &NodeView, port: u16) -> Option<(&Arc<Users>, &Taken)> {
-    view.users.as_ref().zip(view.port(port)?.users.as_ref())
+/// Where a port looks for tokens by a view; nowhere, where it does not.
+fn looked_at(view: &NodeView, port: u16) -> impl Iterator<Item = &Place> {
+    let taken = view.port(port).and_then(|port| port.users.as_ref());
+    let by_issuers = taken.zip(view.users.as_ref()).map(|(taken, users)| users.places(taken));
+    // Without issuers no token is good, and those that everybody knows as such are refused.
+    let unissued = (taken.is_some() && view.users.is_none()).then_some(&Place::Bearer);
+    by_issuers.into_iter().flatten().chain(unissued)
 }

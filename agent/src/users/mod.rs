@@ -66,7 +66,7 @@ struct Identity {
     passed: Option<Arc<Passed>>,
     passed_on: Option<Zeroizing<Box<str>>>,
     /// What the app is given, once it was.
-    handle: OnceLock<Option<HeaderValue>>,
+    handle: OnceLock<HeaderValue>,
 }
 
 impl Users {
@@ -97,9 +97,6 @@ impl Users {
         match self.find(taken, headers) {
             Ok(None) => (Claimed::Nobody, None),
             Ok(Some((token, place))) => match self.verify(token, now) {
-                Ok(identity) if !self.takes(taken, &identity) => {
-                    (Claimed::Refused(reason::ISSUER_NOT_TAKEN), None)
-                }
                 Ok(identity) if self.place_of(&identity) != Some(&place) => {
                     (Claimed::Refused("user_token_misplaced"), None)
                 }
@@ -157,15 +154,13 @@ impl Users {
             return Ok(Arc::clone(known));
         }
         let parts = Parts::parse(text)?;
+        // Before anything costs: it is not for us, or shown by somebody else.
+        parts.check_between(between)?;
         let user = self.verify(parts.user, now)?;
         let passed = Arc::new(parts.verify(between, now)?);
         let identity = Arc::new(user.passed(passed, text));
         self.kept().insert(hash, Arc::clone(&identity));
         Ok(identity)
-    }
-
-    fn takes(&self, taken: &Taken, identity: &Identity) -> bool {
-        taken.issuers.is_empty() || taken.issuers.contains(&identity.origin.user.issuer)
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -217,6 +212,17 @@ impl Identity {
         let passed_on = self.passed_on.as_ref().map_or(0, |text| text.len());
         // The handle is about as long as what it seals, and a third more.
         self.token.len() + self.origin.size() + passed + 3 * passed_on.max(self.token.len())
+    }
+}
+
+/// What is there, or can be made now. That it cannot be made is not remembered.
+fn get_or_make<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Option<T>) -> Option<&T> {
+    match cell.get() {
+        Some(made) => Some(made),
+        None => {
+            let made = make()?;
+            Some(cell.get_or_init(|| made))
+        }
     }
 }
 

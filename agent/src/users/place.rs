@@ -4,7 +4,7 @@ use hauberk_policy::UserTokens as Taken;
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::{Identity, Users, reason};
-use crate::wire::strict::is_spelling_of;
+use crate::wire::headers::is_any_spelling_of;
 
 /// Where a token stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +26,7 @@ impl Users {
         headers: &'h HeaderMap,
     ) -> Result<Option<(&'h str, Place)>, &'static str> {
         let mut found: Option<(&str, Place)> = None;
-        let is_taken = |name| taken.issuers.is_empty() || taken.issuers.contains(name);
-        for issuer in self.issuers.iter().filter(|issuer| is_taken(&issuer.said.name)) {
-            let place = &issuer.place;
+        for place in self.places(taken) {
             // Several issuers may share one place.
             if found.as_ref().is_some_and(|(_, known)| known == place) {
                 continue;
@@ -46,11 +44,16 @@ impl Users {
         Ok(found)
     }
 
+    /// Where the tokens stand of those that are taken, one of them perhaps several times.
+    pub(super) fn places<'u>(&'u self, taken: &'u Taken) -> impl Iterator<Item = &'u Place> {
+        self.issuers.iter().filter(|issuer| taken.takes(&issuer.said.name)).map(|issuer| &issuer.place)
+    }
+
     /// Whether tokens of an issuer stand in a field of this name.
     pub(crate) fn are_in_field(&self, name: &str) -> bool {
         self.issuers.iter().any(|issuer| match &issuer.place {
             Place::Bearer => false,
-            Place::Field(own) => is_spelling_of(name.as_bytes(), own.as_bytes()),
+            Place::Field(own) => is_any_spelling_of(name, own),
         })
     }
 
@@ -69,7 +72,7 @@ impl Place {
             Self::Field(name) => {
                 let spelled: Vec<HeaderName> = headers
                     .keys()
-                    .filter(|found| is_spelling_of(found.as_str().as_bytes(), name.as_bytes()))
+                    .filter(|found| is_any_spelling_of(found.as_str(), name))
                     .cloned()
                     .collect();
                 for name in spelled {
@@ -84,28 +87,35 @@ pub(super) fn place(header: Option<&str>) -> Place {
     header.map_or(Place::Bearer, |name| Place::Field(name.to_owned()))
 }
 
-/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
+/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own, but none that has the word anywhere
+/// else: apps are known that look for it after white space, Unicode's too, or after a comma, and would find a token that
+/// nobody has verified.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
-    let is_bearer = |value: &[u8]| {
-        let scheme = value.split(|byte| b" \t".contains(byte)).next().unwrap_or_default();
-        scheme.eq_ignore_ascii_case(b"bearer")
-    };
-    if !headers.get_all(header::AUTHORIZATION).iter().any(|line| is_bearer(line.as_bytes())) {
+    if !headers.get_all(header::AUTHORIZATION).iter().any(|line| names_bearer(line.as_bytes())) {
         return Ok(None);
     }
     let (Some(line), None) = (lines.next(), lines.next()) else { return Err(AMBIGUOUS) };
     let text = line.to_str().map_err(|_| reason::MALFORMED)?;
-    let (_, token) = text.split_once([' ', '\t']).ok_or(reason::MALFORMED)?;
+    let (scheme, token) = text.split_once([' ', '\t']).ok_or(reason::MALFORMED)?;
+    if !scheme.eq_ignore_ascii_case(BEARER) || names_bearer(token.as_bytes()) {
+        return Err(reason::MALFORMED);
+    }
     Ok(Some(token.trim_matches([' ', '\t'])))
+}
+
+const BEARER: &str = "bearer";
+
+/// Whether the word stands in a value by itself.
+fn names_bearer(value: &[u8]) -> bool {
+    let mut words = value.split(|byte| !byte.is_ascii_alphanumeric());
+    words.any(|word| word.eq_ignore_ascii_case(BEARER.as_bytes()))
 }
 
 /// The token that a field holds alone, however it is spelled.
 fn alone<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, &'static str> {
-    let mut lines = headers
-        .iter()
-        .filter(|(found, _)| is_spelling_of(found.as_str().as_bytes(), name.as_bytes()))
-        .map(|(_, value)| value);
+    let mut lines =
+        headers.iter().filter(|(found, _)| is_any_spelling_of(found.as_str(), name)).map(|(_, value)| value);
     let Some(line) = lines.next() else { return Ok(None) };
     if lines.next().is_some() {
         return Err(AMBIGUOUS);

@@ -3,7 +3,6 @@
 use hauberk_tls::jwt::{IssuedTokenError, JwsError, JwtSvidError};
 
 pub(super) const EXPIRED: &str = "user_token_expired";
-pub(super) const ISSUER_NOT_TAKEN: &str = "user_token_issuer_not_taken";
 pub(super) const MALFORMED: &str = "user_token_malformed";
 pub(super) const UNKNOWN_ISSUER: &str = "user_token_unknown_issuer";
 

@@ -1,4 +1,5 @@
 mod passed;
+mod views;
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hauberk_identity::Name;
 use hauberk_policy::ClaimsMapping;
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::*;
@@ -75,7 +76,8 @@ fn all() -> Taken {
 fn headers(fields: &[(&str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
-        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+        headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value);
     }
     headers
 }
@@ -177,16 +179,31 @@ fn a_token_is_looked_for_where_its_issuer_puts_it_and_stands_there_alone() {
     ] {
         assert_eq!(see(&ambiguous), "user_token_ambiguous", "{ambiguous:?}");
     }
-    for malformed in ["Bearer", "Bearer ", "Bearer a b", "bearer\ta.b.c,d"] {
+    for malformed in ["Bearer", "Bearer ", "Bearer a b", "bearer\ta.b.c,d", "Bearer,x", "Bearer=x"] {
         assert_eq!(see(&[("authorization", malformed)]), "user_token_malformed", "{malformed}");
     }
+    // Where an app would find the word, though it is not where it belongs.
+    for hidden in [
+        " Bearer x",
+        "\tBearer x",
+        "\u{a0}Bearer x",
+        "Bearer\u{a0}x",
+        "Basic eA==, Bearer x",
+        "Basic \"Bearer\"",
+    ] {
+        assert_eq!(see(&[("authorization", hidden)]), "user_token_malformed", "{hidden:?}");
+        let with_own = format!("Bearer {own}, {hidden}");
+        assert_eq!(see(&[("authorization", &with_own)]), "user_token_malformed", "{with_own:?}");
+    }
+    assert_eq!(see(&[("authorization", "Basic Zm9yYmVhcmVyczpiZWFyZXI=")]), "nobody");
+    assert_eq!(see(&[("x.edge.token", &other)]), "edge/alice", "or so");
     assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_misplaced");
     assert_eq!(see(&[("x-edge-token", &own)]), "user_token_misplaced");
     let login_alone = Taken { issuers: vec![Name::parse("login").unwrap()], ..all() };
     let see = |fields: &[(&str, &str)]| seen(&users, &login_alone, fields);
     assert_eq!(see(&[("x-edge-token", &other)]), "nobody", "that field is the app's own here");
     assert_eq!(see(&[("authorization", &by_bearer)]), "login/alice");
-    assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_issuer_not_taken");
+    assert_eq!(see(&[("authorization", &bearer(&other))]), "user_token_misplaced");
 }
 
 #[test]
@@ -195,6 +212,7 @@ fn what_is_taken_out_is_the_token_alone() {
         ("authorization", "Bearer x"),
         ("x-edge-token", "x"),
         ("x_edge_token", "x"),
+        ("x.edge.token", "x"),
         ("x-other", "kept"),
     ]);
     Place::Bearer.strip(&mut fields);

@@ -192,8 +192,12 @@ pub(crate) fn is_reserved(name: &str) -> bool {
     if !matches!(name.as_bytes().first(), Some(b'h' | b'H' | b'x' | b'X')) {
         return false;
     }
-    EXACT.iter().any(|own| name.len() == own.len() && begins_like(name, own))
-        || PREFIXES.iter().any(|own| begins_like(name, own))
+    EXACT.iter().any(|own| is_any_spelling_of(name, own)) || PREFIXES.iter().any(|own| begins_like(name, own))
+}
+
+/// Whether servers are known that take the name for this one: see [`is_reserved`].
+pub(crate) fn is_any_spelling_of(name: &str, own: &str) -> bool {
+    name.len() == own.len() && begins_like(name, own)
 }
 
 /// Host, without a last dot, and port of `host` or `host:port`.

@@ -78,6 +78,9 @@ pub(crate) struct Can {
     /// A virtual node that passed the user on before the caller did; may be repeated
     #[arg(long = "actor", value_name = "NODE", requires = "user")]
     pub(crate) actors: Vec<String>,
+    /// The request is made for no user
+    #[arg(long, conflicts_with = "user")]
+    pub(crate) without_user: bool,
     /// What the caller's key exchange uses, such as X25519MLKEM768
     #[arg(long, value_name = "GROUP")]
     pub(crate) tls_group: Option<String>,

@@ -60,6 +60,7 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         user: arguments.user.unwrap_or_default(),
         claims: arguments.claims.unwrap_or_default(),
         actors: arguments.actors,
+        without_user: arguments.without_user,
         certificate_age_s: arguments.certificate_age.map(|age| age.as_secs()),
         tls_group: arguments.tls_group.unwrap_or_default(),
     };

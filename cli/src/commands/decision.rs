@@ -97,6 +97,9 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "no_policy_matched" => "no policy permits it".to_owned(),
         "audit_default_allow" => "no policy permits it, but the port is in mode AUDIT".to_owned(),
         "evaluation_error" => format!("a policy could not be evaluated ({policies})"),
+        "facts_missing" if policies.is_empty() => {
+            "for whom the request is made was not known when it was asked".to_owned()
+        }
         "facts_missing" => {
             format!("what policy {policies} reads was not known when it was asked")
         }
@@ -112,7 +115,7 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "user_token_ambiguous" => "the request has more than one token of a user".to_owned(),
         "user_token_misplaced" => "the user's token does not stand where its issuer's do".to_owned(),
         "user_token_unknown_issuer" => "the user's token is of no JwtIssuer of the mesh".to_owned(),
-        "user_token_issuer_not_taken" => "the port does not take tokens of the user's issuer".to_owned(),
+        "user_token_issuer_not_taken" => "the port takes no users of that issuer".to_owned(),
         "user_token_unknown_key" => {
             "the user's token names a key that its issuer does not have, or no longer".to_owned()
         }
@@ -140,6 +143,10 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "identity_certificate" => "nobody vouches for who passed the user on".to_owned(),
         "identity_expired" => "the certificate of who passed the user on has expired".to_owned(),
         "identity_revoked" => "who passed the user on was revoked, or is in quarantine".to_owned(),
+        "identity_unavailable" => {
+            "the node's agent could not tell its app of the user, for want of randomness or of a certificate"
+                .to_owned()
+        }
         "identity_time" => "the user was passed on in the future, or before it came".to_owned(),
         "no_such_port" => "the node has no such port".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),

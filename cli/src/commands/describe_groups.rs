@@ -9,6 +9,7 @@ use hauberk_proto::mesh::v1::{
 
 use crate::commands::describe::{fact, heading, none_or};
 use crate::commands::describe_policies;
+use crate::commands::rows::key_source;
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -72,7 +73,7 @@ pub(super) async fn of_issuer(
     }
     fact("Issuer", &spec.issuer)?;
     fact("Audiences", &spec.audiences.join(", "))?;
-    fact("Keys", if spec.jwks_url.is_empty() { "inline" } else { &spec.jwks_url })?;
+    fact("Keys", key_source(spec))?;
     fact("Tokens in", spec.token_header.as_deref().unwrap_or("authorization: Bearer"))?;
     describe_policies::naming(session, mesh, |referent| match referent {
         Referent::User { issuer, .. } | Referent::UserGroup { issuer, .. } => issuer.as_str() == name,

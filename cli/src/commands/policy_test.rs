@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 
 use crate::arguments::{Global, PolicyTest};
 use crate::commands::{apply, decision, prospect};
-use crate::documents::{self, Assertions, Documents, read_assertions};
+use crate::documents::{self, Assertions, Documents, json_of, read_assertions};
 use crate::error::CommandError;
 use crate::output::{self, printable};
 use crate::session::Session;
@@ -150,6 +150,10 @@ fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static s
         certificate_age,
         tls_group,
         without_headers,
+        user,
+        claims,
+        actors,
+        without_user,
     } = facts;
     for (field, text) in [("caller", caller), ("target", target)] {
         if text.is_empty() {
@@ -162,6 +166,14 @@ fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static s
     }
     if !method.is_empty() && path.is_empty() {
         return Err(("method", "which path? Write `path: /orders/1`".to_owned()));
+    }
+    for (field, is_told) in [("claims", claims.is_some()), ("actors", !actors.is_empty())] {
+        if is_told && user.is_empty() {
+            return Err((field, format!("`{field}` without `user`: write `user: alice@ISSUER`")));
+        }
+    }
+    if *without_user && !user.is_empty() {
+        return Err(("withoutUser", "a user is named, and none is said to be there".to_owned()));
     }
     let instant = |text: &str| {
         let parsed: Result<jiff::Timestamp, _> = text.parse();
@@ -188,7 +200,10 @@ fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static s
         at,
         certificate_age_s: age.map(|age| age.as_secs()),
         tls_group: tls_group.clone(),
-        ..CheckRequest::default()
+        user: user.clone(),
+        claims: claims.as_ref().map(|claims| json_of(claims).to_string()).unwrap_or_default(),
+        actors: actors.clone(),
+        without_user: *without_user,
     })
 }
 
@@ -314,6 +329,11 @@ mod tests {
             certificate_age: "10m".to_owned(),
             headers: [("X-Tenant".to_owned(), "blue".to_owned())].into(),
             without_headers: vec!["x-team".to_owned()],
+            user: "alice@login".to_owned(),
+            claims: Some(prost_types::Struct {
+                fields: [("level".to_owned(), prost_types::value::Kind::NumberValue(3.0).into())].into(),
+            }),
+            actors: vec!["web".to_owned()],
             ..PolicyFacts::default()
         };
         let asked = question("shop", &facts).unwrap();
@@ -322,12 +342,17 @@ mod tests {
         let lines: Vec<_> =
             asked.headers.iter().map(|line| (line.name.as_str(), line.values.len())).collect();
         assert_eq!(lines, [("x-tenant", 1), ("x-team", 0)]);
+        assert_eq!((asked.user.as_str(), asked.claims.as_str()), ("alice@login", "{\"level\":3}"));
+        assert_eq!(asked.actors, ["web"]);
         for (facts, field) in [
             (PolicyFacts { caller: String::new(), ..facts.clone() }, "caller"),
             (PolicyFacts { rpc: "a.B/C".to_owned(), ..facts.clone() }, "rpc"),
             (PolicyFacts { path: String::new(), ..facts.clone() }, "method"),
             (PolicyFacts { time: "tomorrow".to_owned(), ..facts.clone() }, "time"),
             (PolicyFacts { certificate_age: "old".to_owned(), ..facts.clone() }, "certificateAge"),
+            (PolicyFacts { user: String::new(), ..facts.clone() }, "claims"),
+            (PolicyFacts { user: String::new(), claims: None, ..facts.clone() }, "actors"),
+            (PolicyFacts { without_user: true, ..facts.clone() }, "withoutUser"),
         ] {
             assert_eq!(question("shop", &facts).unwrap_err().0, field);
         }

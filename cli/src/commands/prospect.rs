@@ -132,6 +132,8 @@ pub(crate) fn settled(prospect: &Prospect) -> String {
         "no_policy_matched" => "no policy permits it".to_owned(),
         "audit_default_allow" => "by default, since the port is in mode AUDIT".to_owned(),
         "undeclared_route" => "the port denies what is no declared route".to_owned(),
+        "user_missing" => "the route is for users, and it is made for none".to_owned(),
+        "user_token_issuer_not_taken" => "the port takes no users of that issuer".to_owned(),
         "not_a_principal" => "such an identity never calls services".to_owned(),
         other => printable(other).replace('_', " "),
     }

@@ -3,8 +3,8 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, Duration, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Listener, Resource,
-    VirtualNodeSpec, VirtualServiceSpec, attest_enrollment::Evidence, resource::Spec,
+    AttestEnrollment, Duration, EnrollmentSpec, FederatedTrustDomainSpec, JwtIssuerSpec, Kind, Listener,
+    Resource, VirtualNodeSpec, VirtualServiceSpec, attest_enrollment::Evidence, resource::Spec,
     service_discovery::Discovery, virtual_service_provider::Provider,
 };
 
@@ -68,11 +68,9 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
         ],
         Some(Spec::Enrollment(spec)) => enrollment(spec),
         Some(Spec::FederatedTrustDomain(spec)) => followed(spec),
-        Some(Spec::JwtIssuer(spec)) => vec![
-            spec.issuer.clone(),
-            or_dash(spec.audiences.join(",")),
-            if spec.jwks_url.is_empty() { "inline".to_owned() } else { spec.jwks_url.clone() },
-        ],
+        Some(Spec::JwtIssuer(spec)) => {
+            vec![spec.issuer.clone(), or_dash(spec.audiences.join(",")), key_source(spec).to_owned()]
+        }
         None => Vec::new(),
     };
     cells.push(age(metadata.created_at.as_ref(), now));
@@ -87,6 +85,15 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
         ]);
     }
     cells
+}
+
+/// Where an issuer's keys come from.
+pub(crate) fn key_source(spec: &JwtIssuerSpec) -> &str {
+    match (spec.jwks_url.as_str(), spec.jwks.as_str()) {
+        ("", "") => "discovered",
+        ("", _) => "inline",
+        (url, _) => url,
+    }
 }
 
 /// `8080/http`.

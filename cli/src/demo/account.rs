@@ -17,6 +17,8 @@ use super::error::DemoError;
 const FIRST_CALLS: u64 = 20;
 /// How often the status line is written anew.
 const STATUS: Duration = Duration::from_secs(1);
+/// What somebody of the shop's people tries.
+const PERSON: &str = "hauberk demo call --as bob http://web/orders/1/card";
 /// How a command of the story is entered where the shop runs in containers.
 const IN_CONTAINERS: &str = "docker compose -f deploy/demo/compose.yaml";
 
@@ -180,6 +182,9 @@ impl Account {
                 "Ctrl-C ends the demo and leaves nothing behind.".to_owned(),
             ),
         };
+        // In containers there is no issuer.
+        let person = (self.place == Place::Processes)
+            .then(|| (PERSON.to_owned(), "as somebody who may not see cards; alice may"));
         let mut story = format!("\nTry, in another terminal{first}\n");
         for (command, effect) in [
             (format!("hauberk explain {id}"), "why, and what would allow it"),
@@ -191,6 +196,7 @@ impl Account {
             ("hauberk get instances".to_owned(), "who runs, and what it enforces"),
         ]
         .into_iter()
+        .chain(person)
         .chain(stop.map(|command| (command, "stop the control plane: calls go on")))
         {
             story.push_str(&format!("  {command:<72} {effect}\n"));

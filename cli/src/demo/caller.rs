@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
+use http::{HeaderMap, Method, Request, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -76,17 +76,30 @@ impl Caller {
     /// # Errors
     /// Nothing answers at `via`, or not in time, or not in HTTP.
     pub(super) async fn call(&mut self, target: &Target) -> Result<Answer, DemoError> {
-        let result = tokio::time::timeout(PATIENCE, self.exchange(target)).await;
+        self.call_with(target, &HeaderMap::new()).await
+    }
+
+    /// The same with these header fields.
+    ///
+    /// # Errors
+    /// As [`Caller::call`].
+    pub(super) async fn call_with(
+        &mut self,
+        target: &Target,
+        fields: &HeaderMap,
+    ) -> Result<Answer, DemoError> {
+        let result = tokio::time::timeout(PATIENCE, self.exchange(target, fields)).await;
         result.unwrap_or(Err(DemoError::Late(PATIENCE)))
     }
 
-    async fn exchange(&mut self, target: &Target) -> Result<Answer, DemoError> {
+    async fn exchange(&mut self, target: &Target, fields: &HeaderMap) -> Result<Answer, DemoError> {
         let authority = target.uri.authority().map_or("", |authority| authority.as_str());
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(target.method.clone())
             .uri(target.uri.clone())
             .header(header::HOST, authority)
             .body(Empty::new())?;
+        request.headers_mut().extend(fields.clone());
         let mut sender = match self.sender.take() {
             Some(sender) if !sender.is_closed() => sender,
             _ => connect(self.via, &mut self.connections).await?,

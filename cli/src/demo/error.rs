@@ -71,6 +71,18 @@ pub(crate) enum DemoError {
     /// What it told is no address.
     #[error(transparent)]
     Address(#[from] AddrParseError),
+    /// The issuer of the shop's users does not work, or is not known.
+    #[error("the shop's issuer: {0}")]
+    Issuer(Box<dyn std::error::Error + Send + Sync>),
+    /// It signs nobody in of that name.
+    #[error("{person} cannot sign in: {said}")]
+    NotSignedIn { person: String, said: String },
+    /// No demo runs that a person could call.
+    #[error("no demo works in {}: start one with `make demo`", .0.display())]
+    NoShop(PathBuf),
+    /// Nobody knows which one is meant.
+    #[error("several demos work in {}: say with --folder which is meant", .0.display())]
+    ManyShops(PathBuf),
     /// A call was not answered in time.
     #[error("no answer within {0:?}")]
     Late(Duration),

@@ -1,9 +1,11 @@
 //! The demo: a small shop behind real agents, as local processes or in containers.
 
 mod account;
+mod call;
 mod caller;
 mod error;
 mod guard;
+mod issuer;
 mod load;
 mod prepare;
 mod probe;
@@ -22,6 +24,9 @@ use crate::arguments::Global;
 /// The shop's resources, the same ones as in containers.
 const MESH: &str = include_str!("../../../deploy/demo/mesh.yaml");
 
+/// What its people may do, once somebody says who they are.
+const PEOPLE: &str = include_str!("../../../deploy/demo/people.yaml");
+
 /// The parts of the demo.
 #[derive(Debug, Subcommand)]
 pub(crate) enum DemoCommand {
@@ -35,6 +40,11 @@ pub(crate) enum DemoCommand {
     Probe(probe::ProbeArguments),
     /// Apply the shop's resources and write a join token for each node
     Prepare(prepare::PrepareArguments),
+    /// Come in as one of the shop's people, and call
+    Call(call::CallArguments),
+    /// The issuer that the shop's people sign in with
+    #[command(hide = true)]
+    Issuer(issuer::IssuerArguments),
     /// Tell what happens in a shop of containers
     Story,
     /// Ends processes that their starter left behind
@@ -53,6 +63,8 @@ pub(crate) async fn run(global: &Global, command: DemoCommand) -> Result<ExitCod
         DemoCommand::Load(arguments) => load::run(arguments).await,
         DemoCommand::Probe(arguments) => probe::run(arguments).await,
         DemoCommand::Prepare(arguments) => prepare::run(&arguments).await,
+        DemoCommand::Call(arguments) => call::run(arguments).await,
+        DemoCommand::Issuer(arguments) => issuer::run(arguments).await,
         DemoCommand::Story => story::run(global).await,
         DemoCommand::Guard => guard::run().await,
     }

@@ -8,8 +8,9 @@ use clap::Args;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::MESH;
 use super::error::DemoError;
+use super::issuer::AUDIENCE;
+use super::{MESH, PEOPLE};
 use crate::context::{ContextStore, write_private};
 
 /// For whom.
@@ -47,6 +48,19 @@ pub(super) async fn run(arguments: &PrepareArguments) -> Result<ExitCode, DemoEr
 /// The control plane refuses them or cannot be reached.
 pub(super) async fn apply(context: Option<&str>) -> Result<(), DemoError> {
     hauberk(context, &["apply", "--filename", "-"], MESH).await.map(drop)
+}
+
+/// Says who the shop's people are, and what they may do. Their issuer's keys are in force when this returns.
+///
+/// # Errors
+/// The control plane refuses it, or does not reach the issuer.
+pub(super) async fn people(context: Option<&str>, issuer: &str) -> Result<(), DemoError> {
+    let resources = format!(
+        "kind: JwtIssuer\nmesh: shop\nname: login\nspec: {{issuer: '{issuer}', audiences: [{AUDIENCE}], \
+         allowPrivateAddresses: true}}\n---\n{PEOPLE}"
+    );
+    hauberk(context, &["apply", "--filename", "-"], &resources).await?;
+    hauberk(context, &["bundle", "refresh", "--issuer", "login", "--mesh", "shop"], "").await.map(drop)
 }
 
 /// Writes a join token for a node into a file that only its owner can read.

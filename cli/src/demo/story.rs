@@ -12,7 +12,7 @@ use super::account::{Account, Place};
 use super::caller::Answer;
 use super::error::DemoError;
 use super::processes::told_to_stop;
-use super::up::NODES;
+use super::up::{NODES, Node};
 use crate::arguments::Global;
 use crate::commands::decision::short_name;
 use crate::error::CommandError;
@@ -52,7 +52,7 @@ async fn converse(
     account.control_plane(&session.context.server, None);
     if !*is_introduced {
         everybody(&session).await?;
-        account.agents(NODES.len());
+        account.agents(nodes().count());
         *is_introduced = true;
     }
     // That it has lasted long enough is no error.
@@ -61,13 +61,18 @@ async fn converse(
         .map_or(Ok(()), |ended| ended.map(|never| match never {}))
 }
 
+/// Who is there in containers.
+fn nodes() -> impl Iterator<Item = &'static Node> {
+    NODES.iter().filter(|node| !node.is_for_people)
+}
+
 /// Waits until each node has an instance that is connected.
 async fn everybody(session: &Session) -> Result<(), CommandError> {
     loop {
         let request = ListInstancesRequest::default();
         let instances = session.identities().list_instances(request).await?.into_inner().instances;
         let is_there = |name: &str| instances.iter().any(|one| one.node == name && one.connected);
-        if NODES.iter().all(|node| is_there(node.name)) {
+        if nodes().all(|node| is_there(node.name)) {
             return Ok(());
         }
         sleep(POLL).await;

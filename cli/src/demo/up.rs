@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval, sleep};
 use super::account::{Account, Place};
 use super::caller::{Caller, Target};
 use super::error::DemoError;
+use super::issuer::{ADDRESS_FILE, ROOTS_FILE};
 use super::prepare;
 use super::processes::{Processes, told_to_stop};
 use crate::context::ContextStore;
@@ -26,6 +27,9 @@ pub(crate) struct UpArguments {
 
 /// The name of the demo's context.
 const CONTEXT: &str = "demo";
+/// How the names of the folders begin in which demos work, and the one of the issuer in it.
+pub(super) const FOLDER: &str = "hauberk-demo-";
+pub(super) const LOGIN: &str = "login";
 /// Everything is up within this, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(25);
@@ -35,16 +39,30 @@ const PACE: Duration = Duration::from_millis(100);
 /// A node of the shop, and what its app does.
 pub(super) struct Node {
     pub(super) name: &'static str,
-    /// What the app calls, where there is an app that is called.
-    app: Option<Option<&'static str>>,
+    /// What its app is told, where there is an app that is called.
+    app: Option<&'static [&'static str]>,
+    /// It is there for people, who do not come to a shop of containers.
+    pub(super) is_for_people: bool,
 }
 
+/// Where people come in.
+pub(super) const DOOR: &str = "edge";
+
 /// Everybody in the shop.
-pub(super) const NODES: [Node; 4] = [
-    Node { name: "payments", app: Some(None) },
-    Node { name: "orders", app: Some(Some("POST http://payments/charge")) },
-    Node { name: "web", app: None },
-    Node { name: "intruder", app: None },
+pub(super) const NODES: [Node; 5] = [
+    Node { name: "payments", app: Some(&[]), is_for_people: false },
+    Node {
+        name: "orders",
+        app: Some(&[
+            "--calls=/refund=POST http://payments/refund",
+            "--calls=/card=",
+            "--calls=POST http://payments/charge",
+        ]),
+        is_for_people: false,
+    },
+    Node { name: "web", app: Some(&["--relays=orders"]), is_for_people: false },
+    Node { name: "intruder", app: None, is_for_people: false },
+    Node { name: DOOR, app: None, is_for_people: true },
 ];
 
 /// Runs the shop until it is told to stop.
@@ -52,7 +70,7 @@ pub(super) async fn run(arguments: UpArguments) -> Result<ExitCode, DemoError> {
     let stop = told_to_stop()?;
     let store = ContextStore::of_user()?;
     let previous = claim_context(&store)?;
-    let folder = std::env::temp_dir().join(format!("hauberk-demo-{}", std::process::id()));
+    let folder = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
     std::fs::create_dir(&folder).map_err(DemoError::io(format!("cannot make {}", folder.display())))?;
     let result = match Processes::new(arguments.bin_dir, &folder) {
         Ok(mut processes) => {
@@ -77,10 +95,12 @@ pub(super) async fn run(arguments: UpArguments) -> Result<ExitCode, DemoError> {
 
 async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) -> Result<(), DemoError> {
     let mut account = Account::new(Place::Processes);
+    let issuer = issuer(processes, &folder.join(LOGIN)).await?;
     let admin = control_plane(processes, store, folder).await?;
     account.control_plane(&admin, processes.pid("control-plane"));
 
     prepare::apply(Some(CONTEXT)).await?;
+    prepare::people(Some(CONTEXT), &issuer).await?;
     prepare::bundle(Some(CONTEXT), &folder.join("bundle.pem"))?;
     let control_plane = addresses(&folder.join("store"))?;
     let control_plane = text(&control_plane, "agent")?;
@@ -111,6 +131,32 @@ async fn shop(processes: &mut Processes, store: &ContextStore, folder: &Path) ->
     }
 }
 
+/// Starts the issuer of the shop's people; its URL.
+async fn issuer(processes: &mut Processes, folder: &Path) -> Result<String, DemoError> {
+    std::fs::create_dir(folder).map_err(DemoError::io(format!("cannot make {}", folder.display())))?;
+    let (own, place) = (std::env::current_exe()?.display().to_string(), folder.display().to_string());
+    let arguments = ["demo", "issuer", "--folder", &place].map(str::to_owned);
+    processes.start(LOGIN, &own, &arguments)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        check_running(processes)?;
+        if let Ok(told) = std::fs::read(folder.join(ADDRESS_FILE)) {
+            return text(&serde_json::from_slice(&told)?, "issuer");
+        }
+        if Instant::now() > deadline {
+            return Err(DemoError::NotReady { state: folder.to_owned(), patience: PATIENCE });
+        }
+        sleep(POLL).await;
+    }
+}
+
+fn check_running(processes: &mut Processes) -> Result<(), DemoError> {
+    match processes.ended().into_iter().next() {
+        Some((name, status, log)) => Err(DemoError::EndedEarly { name, status, log }),
+        None => Ok(()),
+    }
+}
+
 /// Starts a control plane on free ports and waits until it is ready; the address of its admin API.
 async fn control_plane(
     processes: &mut Processes,
@@ -136,6 +182,7 @@ async fn control_plane(
         listen("--agent-listen", "127.0.0.1:0").to_vec(),
         listen("--admin-listen", &admin).to_vec(),
         listen("--health-listen", "127.0.0.1:0").to_vec(),
+        listen("--web-roots", &folder.join(LOGIN).join(ROOTS_FILE).display().to_string()).to_vec(),
     ];
     processes.start("control-plane", "hauberk-control-plane", &arguments.concat())?;
     ready(processes, &data).await?;
@@ -166,12 +213,12 @@ fn agent_arguments(
     .into_iter()
     .map(str::to_owned)
     .collect();
-    if let Some(calls) = node.app {
+    if let Some(told) = node.app {
         let app = free_port()?.to_string();
         arguments.extend(["--listener".to_owned(), format!("8080,inbound=127.0.0.1:0,app={app}")]);
         let serve = ["--", own, "demo", "serve", "--name", node.name, "--listen", &app];
         arguments.extend(serve.map(str::to_owned));
-        arguments.extend(calls.iter().flat_map(|calls| ["--calls".to_owned(), (*calls).to_owned()]));
+        arguments.extend(told.iter().map(|told| (*told).to_owned()));
     }
     Ok(arguments)
 }
@@ -197,9 +244,7 @@ impl Call {
 async fn ready(processes: &mut Processes, state: &Path) -> Result<(), DemoError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some((name, status, log)) = processes.ended().into_iter().next() {
-            return Err(DemoError::EndedEarly { name, status, log });
-        }
+        check_running(processes)?;
         if let Ok(health) = addresses(state).and_then(|found| text(&found, "health")) {
             let probe = Target::parse(&format!("http://{health}/readyz"))?;
             if Caller::new(health.parse()?).call(&probe).await.is_ok_and(|answer| answer.status == 200) {
@@ -213,11 +258,11 @@ async fn ready(processes: &mut Processes, state: &Path) -> Result<(), DemoError>
     }
 }
 
-fn addresses(state: &Path) -> Result<Value, DemoError> {
+pub(super) fn addresses(state: &Path) -> Result<Value, DemoError> {
     Ok(serde_json::from_slice(&std::fs::read(state.join("addresses.json"))?)?)
 }
 
-fn text(value: &Value, name: &str) -> Result<String, DemoError> {
+pub(super) fn text(value: &Value, name: &str) -> Result<String, DemoError> {
     value
         .get(name)
         .and_then(Value::as_str)

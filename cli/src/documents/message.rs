@@ -8,6 +8,7 @@ use prost_reflect::{
     DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
 };
 
+use super::structure::structure;
 use super::yaml::{Content, Entry, Node, Position, Style, is_bool, is_number};
 use crate::nearest::suggestion;
 
@@ -168,6 +169,11 @@ fn map_value(field: &FieldDescriptor, node: &Node, path: &str, defects: &mut Vec
 
 fn single(kind: &Kind, node: &Node, path: &str, defects: &mut Vec<Defect>) -> Option<Value> {
     if let Kind::Message(descriptor) = kind {
+        if descriptor.full_name() == "google.protobuf.Struct" {
+            let mut message = DynamicMessage::new(descriptor.clone());
+            message.transcode_from(&structure(node, path, defects)?).ok()?;
+            return Some(Value::Message(message));
+        }
         return Some(Value::Message(build(descriptor, node, path, defects)));
     }
     match scalar(kind, node) {

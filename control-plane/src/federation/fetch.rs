@@ -7,15 +7,19 @@ use std::time::Duration;
 
 use hauberk_tls::jwt::{JwtBundleError, JwtKeySet};
 use hauberk_tls::{EndpointConnector, MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError};
+use serde::Deserialize;
 
 use crate::ask::{STEP_DEADLINE, Unanswered, Unreached, get, web_connector, within};
-use crate::resources::{BundleEndpoint, EndpointProfile, FederatedTrustDomain, WebEndpoint};
+use crate::resources::{BundleEndpoint, EndpointProfile, FederatedTrustDomain, KeyEndpoint, WebEndpoint};
 
 /// How long all of it may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The largest set of an issuer's keys, in bytes: it travels in the view of each node.
 pub(super) const MAX_KEYS_BYTES: usize = 64 * 1024;
+
+/// How much of an answer is repeated in an error, in characters.
+const REPEATED_CHARS: usize = 200;
 
 /// Why a bundle was not fetched. What was held before stays.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +37,24 @@ pub enum FetchError {
         offered: u64,
         /// The highest that was seen.
         seen: u64,
+    },
+    /// The answer is not what an issuer says of itself.
+    #[error("its answer is no OpenID Provider configuration: {0}")]
+    Configuration(String),
+    /// It is what another issuer says of itself.
+    #[error(
+        "its configuration is that of the issuer {0:?}: write that as `issuer` if it is meant, letter for letter"
+    )]
+    OtherIssuer(String),
+    /// It says that its keys are where it is not itself.
+    #[error(
+        "its keys are said to be at {url:?}, where they are not asked for: {reason}; if that is meant, write it as `jwksUrl`"
+    )]
+    KeysElsewhere {
+        /// Where.
+        url: String,
+        /// Why not there.
+        reason: String,
     },
     /// The answer is no set of keys.
     #[error("its answer is no set of keys for tokens: {0}")]
@@ -63,20 +85,54 @@ pub(super) async fn fetch(
     within(DEADLINE, asked).await
 }
 
-/// Asks for the keys of an issuer.
+/// Asks for the keys of an issuer, and before that where they are, if nobody has said.
 ///
 /// # Errors
 /// They are not to be had, or not to be believed.
 pub(super) async fn fetch_keys(
-    endpoint: &WebEndpoint,
+    issuer: &str,
+    endpoint: &KeyEndpoint,
     web_roots: Option<&Path>,
 ) -> Result<JwtKeySet, FetchError> {
     let asked = async {
         let connector = web_connector(web_roots).await?;
-        let document = get(&connector, endpoint, MAX_KEYS_BYTES).await?;
+        let discovered;
+        let keys = match endpoint {
+            KeyEndpoint::Keys(keys) => keys,
+            KeyEndpoint::Configuration(own) => {
+                let document = get(&connector, own, MAX_KEYS_BYTES).await?;
+                discovered = keys_of(issuer, own, &document)?;
+                &discovered
+            }
+        };
+        let document = get(&connector, keys, MAX_KEYS_BYTES).await?;
         Ok(JwtKeySet::from_jwks(&document)?)
     };
     within(DEADLINE, asked).await
+}
+
+/// What an issuer says of itself (OpenID Connect Discovery 1.0 §3), as far as it matters here. What stands twice is refused.
+#[derive(Deserialize)]
+struct Configuration {
+    issuer: String,
+    jwks_uri: String,
+}
+
+/// Where an issuer's configuration, from `own`, says that its keys are.
+fn keys_of(issuer: &str, own: &WebEndpoint, document: &[u8]) -> Result<WebEndpoint, FetchError> {
+    let read = serde_json::from_slice(document);
+    let Configuration { issuer: named, jwks_uri: url } =
+        read.map_err(|error: serde_json::Error| FetchError::Configuration(beginning(&error.to_string())))?;
+    // Else whoever serves one issuer's configuration could give another one's keys for its own (§4.3).
+    if named != issuer {
+        return Err(FetchError::OtherIssuer(beginning(&named)));
+    }
+    own.beside(&url).map_err(|reason| FetchError::KeysElsewhere { url: beginning(&url), reason })
+}
+
+/// As much of what somebody else says as is worth repeating: it goes into logs and findings.
+fn beginning(text: &str) -> String {
+    text.chars().take(REPEATED_CHARS).collect()
 }
 
 async fn connector(

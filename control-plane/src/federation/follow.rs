@@ -13,7 +13,7 @@ use crate::audit::{Act, Actor};
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
-use crate::resources::{Catalog, Entry, FetchedBundle, FetchedKeys, Kind, Model, ResourceKey, WebEndpoint};
+use crate::resources::{Catalog, Entry, FetchedBundle, FetchedKeys, KeyEndpoint, Kind, Model, ResourceKey};
 
 /// How often an endpoint is asked that gives no hint.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
@@ -178,7 +178,7 @@ impl Federation {
             Model::FederatedTrustDomain(followed) => followed,
             Model::JwtIssuer(issuer) => {
                 let endpoint = issuer.endpoint().ok_or_else(none)?;
-                return self.refresh_keys(key, entry, endpoint).await.map(|()| None);
+                return self.refresh_keys(key, entry, issuer.issuer(), endpoint).await.map(|()| None);
             }
             _ => return Err(none()),
         };
@@ -224,12 +224,13 @@ impl Federation {
         &self,
         key: &ResourceKey,
         entry: &Entry,
-        endpoint: &WebEndpoint,
+        issuer: &str,
+        endpoint: &KeyEndpoint,
     ) -> Result<(), RefreshError> {
         let record = FetchedKeys::store_key(key);
         let stored = self.store.get(&record).await?;
         let former = stored.as_ref().and_then(|stored| FetchedKeys::from_stored(key, stored).ok());
-        let keys = fetch_keys(endpoint, self.web_roots.as_deref()).await?;
+        let keys = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
         let is_in_force =
             former.as_ref().is_some_and(|former| former.are_for(entry) && **former.keys() == keys);
         let Some(fetched) = FetchedKeys::new(entry, keys, self.clock.now()).filter(|_| !is_in_force) else {

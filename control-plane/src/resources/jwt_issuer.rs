@@ -24,10 +24,19 @@ pub struct JwtIssuer {
     issuer: String,
     audiences: Vec<String>,
     initial: Option<Arc<JwtKeySet>>,
-    endpoint: Option<WebEndpoint>,
+    endpoint: Option<KeyEndpoint>,
     claims: ClaimsMapping,
     token_header: Option<String>,
     digest: [u8; 32],
+}
+
+/// Where an issuer's keys come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyEndpoint {
+    /// They are served here.
+    Keys(WebEndpoint),
+    /// Here is served where they are (OpenID Connect Discovery 1.0 §4).
+    Configuration(WebEndpoint),
 }
 
 impl JwtIssuer {
@@ -62,16 +71,15 @@ impl JwtIssuer {
             let help = "keys of RSA and of P-256, P-384 and P-521 with a `kid` are known; those of `use` enc are not for this";
             problems.invalid_but("spec.jwks", "it has no key that verifies tokens", help);
         }
+        let allows_private = allow_private_addresses.unwrap_or_default();
         let endpoint = match jwks_url.as_str() {
+            "" if jwks.is_empty() => configuration_of(problems, issuer, allows_private),
             "" => None,
-            url => WebEndpoint::parse(url, allow_private_addresses.unwrap_or_default())
+            url => WebEndpoint::parse(url, allows_private)
                 .map_err(|reason| problems.invalid("spec.jwksUrl", reason))
+                .map(KeyEndpoint::Keys)
                 .ok(),
         };
-        if jwks.is_empty() && jwks_url.is_empty() {
-            let help = "write jwks: or jwksUrl:, or both";
-            problems.invalid_but("spec", "it says nowhere what its tokens are verified by", help);
-        }
         let claims = claims.as_ref().map(|claims| read_claims(problems, claims)).unwrap_or_default();
         let token_header = token_header.as_deref().filter(|name| *name != "authorization").map(str::to_owned);
         if let Some(name) = &token_header
@@ -103,7 +111,7 @@ impl JwtIssuer {
     }
 
     /// Where later ones come from; `None`: from nowhere.
-    pub fn endpoint(&self) -> Option<&WebEndpoint> {
+    pub fn endpoint(&self) -> Option<&KeyEndpoint> {
         self.endpoint.as_ref()
     }
 
@@ -120,6 +128,23 @@ impl JwtIssuer {
     /// SHA-256 of the spec: what was fetched for another one no longer counts.
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.digest
+    }
+}
+
+/// Where an issuer says where its keys are (OpenID Connect Discovery 1.0 §4.1).
+fn configuration_of(problems: &mut Problems, issuer: &str, allows_private: bool) -> Option<KeyEndpoint> {
+    let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
+    match WebEndpoint::parse(&url, allows_private) {
+        Ok(endpoint) => Some(KeyEndpoint::Configuration(endpoint)),
+        // What is missing is told already.
+        Err(_) if issuer.is_empty() => None,
+        Err(reason) => {
+            let message = format!(
+                "it says nowhere what its tokens are verified by, and its issuer cannot be asked: {reason}"
+            );
+            problems.invalid_but("spec", message, "write jwks: or jwksUrl:, or both");
+            None
+        }
     }
 }
 

@@ -45,7 +45,7 @@ pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, FederatedTrust
 pub use fetched::FetchedBundle;
 pub use fetched_keys::FetchedKeys;
 pub use follow::Catalogs;
-pub use jwt_issuer::JwtIssuer;
+pub use jwt_issuer::{JwtIssuer, KeyEndpoint};
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;
 pub use mesh_catalog::MeshCatalog;

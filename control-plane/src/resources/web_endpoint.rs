@@ -38,6 +38,18 @@ impl WebEndpoint {
         Ok(Self { url: EndpointUrl::parse(url)?, allows_private })
     }
 
+    /// Another URL that is served by the same host, on the same port.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn beside(&self, url: &str) -> Result<Self, String> {
+        let url = EndpointUrl::parse(url)?;
+        if (&url.host, url.port) != (&self.url.host, self.url.port) {
+            return Err(format!("it is not on {}", self.url.authority()));
+        }
+        Ok(Self { url, ..self.clone() })
+    }
+
     /// Its URL.
     pub fn url(&self) -> &EndpointUrl {
         &self.url
@@ -175,6 +187,23 @@ mod tests {
             "",
         ] {
             assert!(EndpointUrl::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn beside_an_endpoint_is_what_its_own_host_serves_on_its_own_port() {
+        let endpoint = WebEndpoint::parse("https://a.example:8443/x", true).unwrap();
+        let other = endpoint.beside("https://A.example:8443/y").unwrap();
+        assert_eq!(other.url().to_string(), "https://a.example:8443/y");
+        assert!(other.may_be_at("127.0.0.1".parse().unwrap()), "with the same addresses");
+        for elsewhere in [
+            "https://a.example/y",
+            "https://b.example:8443/y",
+            "http://a.example:8443/y",
+            "/y",
+            "https://a.example:8443@b.example/y",
+        ] {
+            assert!(endpoint.beside(elsewhere).is_err(), "{elsewhere}");
         }
     }
 

@@ -259,7 +259,7 @@ fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
     let failing = problem
         .as_ref()
         .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
-    let fix = "see that its jwksUrl answers, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
+    let fix = "see that it answers where it is asked, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
     if *keys == 0 {
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
         return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));

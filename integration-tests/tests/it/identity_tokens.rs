@@ -217,6 +217,43 @@ fn payments_are_written_for_support_alone_coming_through_web_and_orders() {
     assert_eq!(can(&[&support[..], &["--actor", "edge"]].concat()), 1);
 }
 
+#[test]
+fn a_user_whose_issuer_a_port_does_not_take_is_none_there_by_whichever_way() {
+    let shop = Shop::open();
+    let of_web = shop.enter(&shop.login.token("alice", &["support"]));
+    assert_eq!(send(&shop.web, "GET", "orders", Some(&of_web)).status, 200);
+    let of_orders = shop.given(1);
+    let pay = || send(&shop.orders, "POST", "payments", Some(&of_orders));
+    assert_eq!(pay().status, 200);
+    let taking = |issuer: &str| {
+        format!(
+            "kind: VirtualNode\nmesh: shop\nname: payments\nspec: {{listeners: [{{portMapping: {{port: 8080, protocol: \
+             http}}, users: {{issuers: [{issuer}]}}}}]}}\n"
+        )
+    };
+    shop.mesh.apply(&format!("{}---\n{}", Login::new("partners").resource(""), taking("partners")));
+    shop.mesh.wait_enforced();
+    let refused = pay();
+    assert_eq!(shop.reason(&refused), "user_token_issuer_not_taken");
+    let can = [
+        "can",
+        "orders",
+        "payments",
+        "POST",
+        "/",
+        "--actor",
+        "web",
+        "--claims",
+        "{\"groups\": [\"support\"]}",
+    ];
+    let can = |user: &str| shop.mesh.hauberk(&[&can[..], &["--user", user]].concat());
+    let told = can("alice@login");
+    assert!(told.code == 1 && told.stdout.contains("the port takes no users of that issuer"), "{told:?}");
+    shop.mesh.apply(&taking("login"));
+    shop.mesh.wait_enforced();
+    assert_eq!((pay().status, can("alice@login").code), (200, 0));
+}
+
 /// What an attacker finds in an agent's state directory.
 pub(crate) fn stolen(agent: &Agent) -> (Svid, KeyPair) {
     let file = std::fs::read(agent.state_dir().join("identity")).unwrap();

@@ -71,6 +71,7 @@ mod streaming_app;
 mod tcp;
 mod tcp_app;
 mod third_party;
+mod three_together;
 mod traffic;
 mod upstream;
 mod users;

@@ -138,6 +138,11 @@ fn a_users_token_decides_and_one_that_is_no_good_denies_even_where_none_is_neede
     assert_eq!(can(&[]).code, 3, "it depends on the user, who was not told");
     can(&["--user", "alice@login", "--claims", "{\"groups\": [\"support\"]}"]).ok();
     assert_eq!(can(&["--user", "alice@login", "--claims", "{\"groups\": [\"staff\"]}"]).code, 1);
+    assert_eq!(can(&["--without-user"]).code, 1);
+    let both = can(&["--user", "alice@login", "--without-user"]);
+    assert!(both.code == 2 && both.stderr.contains("cannot be used with"), "{both:?}");
+    let refund = mesh.hauberk(&["can", "web", "orders", "GET", "/refunds/1", "--without-user"]);
+    assert!(refund.code == 1 && refund.stdout.contains("the route is for users"), "{refund:?}");
     let unknown = can(&["--user", "alice@logn"]);
     assert!(unknown.code == 2 && unknown.stderr.contains("did you mean \"login\"?"), "{unknown:?}");
 }
@@ -267,7 +272,13 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     mesh.hauberk(&["delete", "jwtissuer", "login"]).ok();
     mesh.wait_enforced();
     assert!(!until_cut(by_other_key).contains(" 200 "), "its issuer is gone");
-    assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "nobody looks at tokens any longer");
+    assert_eq!(get(&web, "/orders/1", &[]).status, 200);
+    let unissued = get(&web, "/orders/1", &[&alice]);
+    assert_eq!(
+        reason(&mesh, &unissued),
+        "user_token_unknown_issuer",
+        "a port that takes tokens passes none on unread"
+    );
 }
 
 #[test]

@@ -1,6 +1,9 @@
 use super::*;
 use crate::document::Mode;
-use crate::testing::{engine, engine_for, foreign, orders, peer};
+use crate::scope::UserTokens;
+use crate::testing::{engine, engine_for, foreign, name, orders, peer};
+use crate::user::{ClaimsMapping, Origin};
+use hauberk_identity::Name;
 
 /// What is told, one line for each prospect that is not `never`.
 fn told(engine: &Engine, asker: &Asker, port: u16, asked: Asked<'_>, given: &Given) -> Vec<String> {
@@ -155,4 +158,43 @@ fn a_port_in_audit_and_one_that_denies_what_is_undeclared() {
     );
     assert_eq!(prospects[0].reason, Reason::AuditDefaultAllow);
     assert_eq!(prospects[3].reason, Reason::UndeclaredRoute);
+}
+
+#[test]
+fn a_port_for_users_lets_nobody_else_through_and_says_so_where_no_user_is_told() {
+    let mut scope = orders();
+    let login = name("login");
+    scope.ports[0].users = Some(UserTokens { required: true, issuers: vec![login.clone()], kept: false });
+    let health = scope.ports[0].routes.iter_mut().find(|route| route.template.as_str() == "/health");
+    health.unwrap().requires_user = Some(false);
+    let web_gets =
+        "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\");";
+    let engine = engine_for(scope, &[(Mode::Enforce, web_gets)]);
+    let user = |issuer: &Name| {
+        let claims = serde_json::json!({"sub": "alice"});
+        let claims = claims.as_object().unwrap();
+        let user = ClaimsMapping::default().user(claims, [], issuer, &"https://x.example".into()).unwrap();
+        Some(OnBehalfOf::User(Arc::new(Origin { user, actors: Vec::new() })))
+    };
+    let of = |asker: &str, path: &str, made_for: Option<OnBehalfOf>| {
+        let (path, given) =
+            (CanonicalPath::parse("GET", path).unwrap(), Given { made_for, ..Given::default() });
+        let asker = Asker { caller: peer(asker), is_representative: false };
+        let found = engine.survey(8080, get(&path), &given).unwrap().of(&asker);
+        let [one] = &found[..] else { panic!("{found:?}") };
+        (one.outlook, one.reason, one.denied_where.join("; "))
+    };
+    let never = |reason| (Outlook::Never, reason, String::new());
+    let always = (Outlook::Always, Reason::Permitted, String::new());
+    let nobody = Some(OnBehalfOf::Nobody);
+    assert_eq!(of("web", "/orders/1", nobody.clone()), never(Reason::UserMissing));
+    assert_eq!(of("web", "/orders/1", user(&login)), always);
+    assert_eq!(of("web", "/orders/1", user(&name("edge"))), never(Reason::UserIssuerNotTaken));
+    let (none, other) =
+        ("it is made for no user", "it is made for a user of an issuer that the port does not take");
+    let conditional = |text: String| (Outlook::Conditional, Reason::Permitted, text);
+    assert_eq!(of("web", "/orders/1", None), conditional(format!("{none}; {other}")));
+    assert_eq!(of("web", "/health", nobody), always);
+    assert_eq!(of("web", "/health", None), conditional(other.to_owned()));
+    assert_eq!(of("cart", "/orders/1", None), never(Reason::NoPolicyMatched), "whoever it is made for");
 }

@@ -37,6 +37,8 @@ impl<'a> Side<'a> {
         says_alike(&own, &others)
             && (is_one_world
                 || self.port.authorization == other.port.authorization
+                    && self.port.users == other.port.users
+                    && self.governed.resource.requires_user == other.governed.resource.requires_user
                     && self.port.protocol == other.port.protocol
                     && self.governed.resource.uid == other.governed.resource.uid
                     && self.governed.resource.within == other.governed.resource.within
@@ -60,7 +62,9 @@ impl<'a> Side<'a> {
     /// What is decided where no statement in play has conditions: their scopes alone tell.
     pub(super) fn settled(&self, action: Action) -> Option<Decision> {
         let in_play = self.in_play(action);
-        if in_play.iter().any(|compiled| compiled.is_conditional) {
+        // Of users nothing is recorded.
+        let is_by_user = self.governed.resource.requires_user || self.port.takes_some_users();
+        if is_by_user || in_play.iter().any(|compiled| compiled.is_conditional) {
             return None;
         }
         let named = |mode, permitting| {

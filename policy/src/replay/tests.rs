@@ -1,6 +1,6 @@
 use super::compare::Side;
 use super::*;
-use crate::scope::Authorization;
+use crate::scope::{Authorization, UserTokens};
 use crate::testing::{HERE, NOW, documents, domain, name, orders, peer, roles};
 use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate};
 
@@ -248,4 +248,50 @@ fn what_is_refused_before_policies_are_asked_stays_refused() {
     assert_eq!(told(&engines_of(scope(), &[GETS], scope(), &[]), &scanned), []);
     let opened = told(&engines_of(scope(), &[GETS], orders(), &[GETS]), &scanned);
     assert_eq!(opened, [("Allow p0".to_owned(), 3), ("too_many_to_record".to_owned(), 90)]);
+}
+
+#[test]
+fn what_depends_on_users_cannot_be_decided_since_of_users_nothing_is_recorded() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let unknown = |counts: &[u64]| -> Vec<(String, u64)> {
+        counts.iter().map(|count| ("facts_not_recorded".to_owned(), *count)).collect()
+    };
+    for condition in [
+        "context has user",
+        "!(context has user)",
+        "context.claims.hasTag(\"team\")",
+        "context.actors == [Node::\"cart\"]",
+        "context.actors.isEmpty()",
+    ] {
+        let by_user = format!(
+            "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when {{ {condition} }};"
+        );
+        let found = told(&engines(&[ALL], &[&by_user]), &get);
+        assert_eq!(found[0], unknown(&[3])[0], "{condition}");
+        assert!(
+            found.iter().all(|(what, _)| !what.starts_with("Deny") && !what.starts_with("Allow")),
+            "{found:?}"
+        );
+        assert_eq!(told(&engines(&[&by_user], &[ALL]), &get)[0], unknown(&[3])[0], "nor of what is in force");
+        // A forbid beside what permits: perhaps it stops them, perhaps it does not.
+        let forbid = format!("forbid(principal, action, resource is Route) when {{ {condition} }};");
+        assert_eq!(told(&engines(&[ALL], &[ALL, &forbid]), &get)[0], unknown(&[3])[0], "{condition}");
+        assert_eq!(told(&engines(&[&by_user], &[&by_user]), &get), [], "the very same policies");
+    }
+    // The listener says it, and no policy reads anything.
+    let taking = |required, issuers: &[&str]| {
+        let mut scope = orders();
+        let issuers = issuers.iter().map(|issuer| name(issuer)).collect();
+        scope.ports[0].users = Some(UserTokens { required, issuers, kept: false });
+        scope
+    };
+    for other in [taking(true, &[]), taking(false, &["login"])] {
+        for (now, draft) in [(orders(), other.clone()), (other.clone(), orders())] {
+            assert_eq!(told(&engines_of(now, &[ALL], draft, &[ALL]), &get)[0], unknown(&[3])[0]);
+        }
+        assert_eq!(told(&engines_of(other.clone(), &[ALL], other, &[ALL]), &get), []);
+    }
+    let kept = engines_of(orders(), &[ALL], taking(false, &[]), &[ALL]);
+    let one = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    assert_eq!(told(&kept, &one), [], "who may be there does not change");
 }

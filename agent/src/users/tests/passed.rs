@@ -16,10 +16,10 @@ use crate::mesh::{Denied, Denylist, Mesh};
 use crate::testing::{Authorities, HOUR, around, now};
 
 /// Agents of a mesh, and an issuer.
-struct World {
+pub(super) struct World {
     authorities: Arc<Authorities>,
-    login: Provider,
-    users: Arc<Users>,
+    pub(super) login: Provider,
+    pub(super) users: Arc<Users>,
     denied: Denied,
 }
 
@@ -28,7 +28,7 @@ fn id(node: &str) -> SpiffeId {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         hauberk_tls::install_provider();
         let login = Provider::new("login");
         let users = users(vec![login.issuer()]);
@@ -39,7 +39,7 @@ impl World {
         self.authorities.live(&format!("mesh/shop/node/{node}"))
     }
 
-    fn token(&self, user: &str) -> String {
+    pub(super) fn token(&self, user: &str) -> String {
         let mut claims = self.login.claims();
         claims["sub"] = json!(user);
         claims["exp"] = json!(now().as_secs() + 600);
@@ -110,14 +110,23 @@ fn what_is_forged_replayed_spliced_or_old_is_refused_by_name() {
     // Without hops it comes from no agent.
     assert_eq!(see(&start("alice")), "identity_malformed");
     assert_eq!(see(&world.token("alice")), "identity_malformed");
-    assert_eq!(see("~"), "user_token_malformed");
+    assert_eq!(see("~"), "identity_malformed");
+    // The same chain in another spelling, with a field that nobody knows, would be kept a second time.
+    let mut encoded = URL_SAFE_NO_PAD.decode(to_payments.split_once('~').unwrap().1).unwrap();
+    encoded.extend([0x78, 1]);
+    let spelled = format!("{}~{}", world.token("alice"), URL_SAFE_NO_PAD.encode(encoded));
+    assert_eq!(see(&spelled), "identity_malformed");
     assert_eq!(see(&format!("{}~AAAA~", world.token("alice"))), "identity_malformed");
     assert_eq!(see(&"x".repeat(10 * 1024 + 1)), "identity_too_large");
     // The user exchanged, by one who is as real.
     let (_, chain) = to_payments.split_once('~').unwrap();
     assert_eq!(see(&format!("{}~{chain}", world.token("bob"))), "identity_signature");
     let forged = world.token("alice").replacen("eyJ", "eyK", 1);
-    assert!(see(&format!("{forged}~{chain}")).starts_with("user_token_"));
+    let of_nobody = format!("{forged}~{chain}");
+    assert!(see(&of_nobody).starts_with("user_token_"));
+    // Whoever shows what another one was given costs no signature: neither the token's nor a hop's is looked at.
+    assert_eq!(world.shown("payments", "intruder", &of_nobody), "identity_signer");
+    assert_eq!(world.shown("bank", "orders", &of_nobody), "identity_audience");
     // A hop taken out, put in twice, or exchanged.
     assert_eq!(see(&changed(&to_payments, |chain| drop(chain.hops.remove(0)))), "identity_signature");
     let twice = changed(&to_payments, |chain| {
@@ -248,7 +257,7 @@ fn another_bundle_that_does_not_vouch_for_a_hop_takes_it_back() {
     assert_eq!(refused.unwrap_err(), "identity_certificate");
 }
 
-fn context(world: &World, node: &str) -> Context {
+pub(super) fn context(world: &World, node: &str) -> Context {
     let clock = Clock::starting_at(now());
     Context {
         clock,

@@ -132,6 +132,75 @@ async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
 }
 
 #[tokio::test]
+async fn an_issuer_without_a_url_for_its_keys_is_asked_where_they_are() {
+    let mut issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    let address = issuer.partner.address;
+    let own = format!("https://{address}/realms/shop");
+    let discovered = |spec: &mut wire::JwtIssuerSpec| {
+        spec.issuer.clone_from(&own);
+        spec.jwks_url.clear();
+    };
+    scratch.apply(&[issuer.resource(discovered)]).await;
+    let signer = JwtSigner::generate().unwrap();
+    // One document that is both: what it is asked for tells which of them was wanted.
+    let says = |named: &str, keys_at: &str| {
+        let keys = jwks(&[&signer]);
+        let both = keys.replacen('{', &format!("{{\"issuer\":\"{named}\",\"jwks_uri\":\"{keys_at}\","), 1);
+        ok(&both)
+    };
+    issuer.partner.says(says(&own, &format!("https://{address}/keys")));
+    federation.refresh(&key()).await.unwrap();
+    let mut asked = async || issuer.partner.asked.recv().await.unwrap().lines().next().unwrap().to_owned();
+    assert_eq!(asked().await, "GET /realms/shop/.well-known/openid-configuration HTTP/1.1");
+    assert_eq!(asked().await, "GET /keys HTTP/1.1");
+    assert_eq!(in_force(&scratch).await, [signer.key_id()]);
+
+    let elsewhere = "where they are not asked for";
+    let without = |member: &str| {
+        let good = says(&own, &format!("https://{address}/keys"));
+        String::from_utf8(good).unwrap().replacen(member, &"x".repeat(member.len()), 1).into_bytes()
+    };
+    let twice = format!(
+        "{{\"issuer\":\"https://evil.example\",\"issuer\":\"{own}\",\"jwks_uri\":\"https://{address}/keys\"}}"
+    );
+    let large = format!("{{\"issuer\":\"{own}\",\"x\":\"{}\"}}", "x".repeat(fetch::MAX_KEYS_BYTES));
+    for (answer, wanted) in [
+        (says(&format!("{own}/"), &format!("https://{address}/keys")), "is that of the issuer"),
+        (says("https://login.example", &format!("https://{address}/keys")), "is that of the issuer"),
+        (says(&"x".repeat(50_000), &format!("https://{address}/keys")), "is that of the issuer"),
+        (says(&own, &format!("https://{address}x/{}", "x".repeat(50_000))), elsewhere),
+        (ok(&format!("\"{}\"", "x".repeat(50_000))), "no OpenID Provider configuration"),
+        (says(&own, "https://169.254.169.254/latest"), elsewhere),
+        (says(&own, "https://login.example/keys"), elsewhere),
+        (says(&own, "https://127.0.0.1/keys"), elsewhere),
+        (says(&own, &format!("http://{address}/keys")), elsewhere),
+        (says(&own, &format!("https://{address}@evil.example/keys")), elsewhere),
+        (says(&own, "/keys"), elsewhere),
+        (without("issuer"), "no OpenID Provider configuration: missing field `issuer`"),
+        (without("jwks_uri"), "no OpenID Provider configuration: missing field `jwks_uri`"),
+        (ok(&twice), "no OpenID Provider configuration: duplicate field `issuer`"),
+        (ok("[]"), "no OpenID Provider configuration"),
+        (ok("<html>"), "no OpenID Provider configuration"),
+        (ok(&large), "larger than"),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1/\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            "status 302",
+        ),
+    ] {
+        let shown = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+        issuer.partner.says(answer);
+        let error = federation.refresh(&key()).await.unwrap_err().to_string();
+        assert!(error.contains(wanted) && error.len() < 600, "{shown}: {error}");
+        // Nothing is asked of anybody after that.
+        let first = issuer.partner.asked.recv().await.unwrap();
+        assert!(first.contains("openid-configuration"), "{first}");
+        assert!(issuer.partner.asked.try_recv().is_err(), "{shown}");
+        assert_eq!(in_force(&scratch).await, [signer.key_id()], "the last good ones stay");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_server_or_one_at_another_address_is_given_up() {
     let mut issuer = Issuer::start().await;
     let (scratch, federation) = shop(&issuer).await;

@@ -2,8 +2,9 @@ use hauberk_proto::mesh::v1::{self as wire, resource::Spec};
 use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
 
 use crate::resources::admit::{Rights, Target, admit_removal};
+use crate::resources::problem::Problems;
 use crate::resources::testing::*;
-use crate::resources::{Catalog, Kind, ResourceKey};
+use crate::resources::{Catalog, JwtIssuer, KeyEndpoint, Kind, ResourceKey};
 
 fn keys() -> String {
     let key = JwtSigner::generate().unwrap().public_key().unwrap();
@@ -41,6 +42,32 @@ fn for_users(mode: &str, issuers: &[&str]) -> wire::Resource {
 }
 
 #[test]
+fn an_issuer_that_says_nothing_of_its_keys_is_asked_for_them_where_the_standard_says() {
+    let endpoint = |url: &str, inline: bool| {
+        let spec = wire::JwtIssuerSpec {
+            issuer: url.into(),
+            audiences: vec!["shop".into()],
+            jwks: if inline { keys() } else { String::new() },
+            ..wire::JwtIssuerSpec::default()
+        };
+        let mut problems = Problems::default();
+        JwtIssuer::parse(&spec, &mut problems).unwrap().endpoint().cloned()
+    };
+    for (issuer, asked) in [
+        ("https://login.example", "https://login.example/.well-known/openid-configuration"),
+        ("https://login.example/", "https://login.example/.well-known/openid-configuration"),
+        (
+            "https://login.example:8443/realms/a/",
+            "https://login.example:8443/realms/a/.well-known/openid-configuration",
+        ),
+    ] {
+        let Some(KeyEndpoint::Configuration(found)) = endpoint(issuer, false) else { panic!("{issuer}") };
+        assert_eq!(found.url().to_string(), asked);
+        assert_eq!(endpoint(issuer, true), None, "its keys are written down");
+    }
+}
+
+#[test]
 fn a_good_issuer_is_accepted_and_a_bad_one_refused_with_the_field() {
     try_admit(&base(), &[issuer("login", |_| {})], EVERYTHING).unwrap();
     type Change = Box<dyn FnOnce(&mut wire::JwtIssuerSpec)>;
@@ -57,7 +84,27 @@ fn a_good_issuer_is_accepted_and_a_bad_one_refused_with_the_field() {
                 spec.jwks = "{\"keys\":[{\"kty\":\"oct\",\"kid\":\"a\",\"k\":\"c2VjcmV0\"}]}".into()
             }),
         ),
-        ("spec", Box::new(|spec| spec.jwks.clear())),
+        (
+            "spec",
+            Box::new(|spec| {
+                spec.jwks.clear();
+                spec.issuer = "login".into();
+            }),
+        ),
+        (
+            "spec",
+            Box::new(|spec| {
+                spec.jwks.clear();
+                spec.issuer = "http://login.example".into();
+            }),
+        ),
+        (
+            "spec.issuer",
+            Box::new(|spec| {
+                spec.jwks.clear();
+                spec.issuer.clear();
+            }),
+        ),
         ("spec.jwksUrl", Box::new(|spec| spec.jwks_url = "http://login.example/jwks".into())),
         ("spec.jwksUrl", Box::new(|spec| spec.jwks_url = "file:///etc/passwd".into())),
         ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("cookie".into()))),

@@ -60,7 +60,8 @@ impl Circumstances {
         Given {
             host: gathered.host().filter(|_| !request.host.is_empty()).map(str::to_owned),
             headers: gathered.headers().iter().filter(is_told).cloned().collect(),
-            made_for: Some(gathered.on_behalf_of().clone()).filter(|_| !request.user.is_empty()),
+            made_for: Some(gathered.on_behalf_of().clone())
+                .filter(|_| request.without_user || !request.user.is_empty()),
             ..self.given.clone()
         }
     }
@@ -84,9 +85,16 @@ pub(super) fn on_behalf_of(
     mesh: &Mesh<'_>,
     engine: &Engine,
 ) -> Result<OnBehalfOf, Status> {
-    let CheckRequest { user, claims, actors, .. } = request;
+    let CheckRequest { user, claims, actors, without_user, .. } = request;
     if user.is_empty() {
-        return Ok(OnBehalfOf::Nobody);
+        let beside = [("claims", !claims.is_empty()), ("actors", !actors.is_empty())];
+        return match beside.into_iter().find(|(_, is_told)| *is_told) {
+            Some((field, _)) => Err(status::bad_field(field, "of which user? Name one: alice@ISSUER")),
+            None => Ok(OnBehalfOf::Nobody),
+        };
+    }
+    if *without_user {
+        return Err(status::bad_field("withoutUser", "a user is named, and none is said to be there"));
     }
     let wrong = |message: String| status::bad_field("user", message);
     let (id, issuer) = user.rsplit_once('@').ok_or_else(|| wrong("write alice@ISSUER".to_owned()))?;

@@ -116,6 +116,32 @@ fn a_route_for_users_denies_whoever_is_none_whatever_policies_say() {
 }
 
 #[test]
+fn a_user_whose_issuer_a_port_does_not_take_is_none_there() {
+    let mut scope = orders();
+    let users = UserTokens { required: false, issuers: vec![name("login")], kept: false };
+    scope.ports[0].users = Some(users);
+    let any = "permit(principal is Node, action, resource is Route);";
+    let engine = engine_for(scope, &[(Mode::Enforce, any)]);
+    let mut memo = engine.caller(&peer("web"), &HERE);
+    let of = |issuer: &str, actors: &[&str]| {
+        let claims = json!({"sub": "alice"});
+        let url = "https://login.example".into();
+        let user =
+            ClaimsMapping::default().user(claims.as_object().unwrap(), [], &name(issuer), &url).unwrap();
+        let actors = actors.iter().map(|actor| node(actor)).collect();
+        OnBehalfOf::User(Arc::new(Origin { user, actors }))
+    };
+    let mut ask = |made_for| decide_for(&mut memo, 8080, "/orders/1", made_for).reason;
+    assert_eq!(ask(of("login", &[])), Reason::Permitted);
+    assert_eq!(ask(of("edge", &[])), Reason::UserIssuerNotTaken);
+    assert_eq!(ask(of("edge", &["web"])), Reason::UserIssuerNotTaken, "nor is one who was passed on");
+    assert_eq!(ask(OnBehalfOf::Nobody), Reason::Permitted);
+    assert_eq!(ask(OnBehalfOf::NotLookedAt), Reason::FactsMissing, "it may be made for anybody");
+    // A port that says nothing of users takes those who are passed on.
+    assert_eq!(decide_for(&mut memo, 50051, "/shop.Orders/Get", of("edge", &[])).reason, Reason::Permitted);
+}
+
+#[test]
 fn an_explanation_says_what_the_user_lacked() {
     let engine =
         engine(&["permit(principal is Node, action, resource is Route) when { context has user && \

@@ -1,0 +1,105 @@
+//! For whom a request is made by one view, and by the next.
+
+use std::sync::OnceLock;
+
+use hauberk_policy::OnBehalfOf;
+use hauberk_tls::FederatedBundles;
+
+use super::passed::{World, context};
+use super::*;
+use crate::context::Context;
+use crate::mesh::NodeView;
+use crate::testing::{node_view, now, prepared, recipient};
+
+/// A view by which port 8080 takes tokens so.
+fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
+    let base = prepared(&node_view(1));
+    let mut ports = base.ports.clone();
+    ports[0].users = taken;
+    let (engine, spiffe_id) = (base.engine.clone(), base.spiffe_id.clone());
+    let (epoch, revision, digest, federated) = (1, 1, [0; 32], FederatedBundles::default());
+    Arc::new(NodeView { epoch, revision, digest, spiffe_id, ports, engine, federated, users })
+}
+
+fn look(view: &Arc<NodeView>, context: &Context, headers: &mut HeaderMap) -> MadeFor {
+    let peer = &recipient().spiffe_id;
+    MadeFor::look(view, Arrival { port: 8080, peer, identity: None, context }, headers)
+}
+
+#[tokio::test]
+async fn a_token_that_nobody_issues_is_refused_where_tokens_are_taken() {
+    let world = World::new();
+    let context = context(&world, "orders");
+    let unissued = view(None, Some(all()));
+    let by_bearer = bearer(&world.token("alice"));
+    let refusal = |fields: &[(&str, &str)]| {
+        let mut fields = headers(fields);
+        look(&unissued, &context, &mut fields).refusal(now())
+    };
+    assert_eq!(refusal(&[("authorization", &by_bearer)]), Some("user_token_unknown_issuer"));
+    assert_eq!(refusal(&[("authorization", "bearer")]), Some("user_token_malformed"));
+    let twice = [("authorization", by_bearer.as_str()), ("authorization", "Basic x")];
+    assert_eq!(refusal(&twice), Some("user_token_ambiguous"));
+    assert_eq!(
+        refusal(&[("authorization", "Basic YTpi"), ("x-edge-token", "x")]),
+        None,
+        "that is the app's own"
+    );
+    assert_eq!(refusal(&[]), None);
+    // A port that takes none does not look at them.
+    let mut fields = headers(&[("authorization", &by_bearer)]);
+    let made_for = look(&view(None, None), &context, &mut fields);
+    assert_eq!((made_for.refusal(now()), fields.len()), (None, 1));
+}
+
+#[tokio::test]
+async fn whom_nobody_looked_for_is_not_nobody() {
+    let world = World::new();
+    let context = context(&world, "orders");
+    let edge = Provider::new("edge");
+    let at_edge = JwtIssuer { token_header: Some("x-edge-token".to_owned()), ..edge.issuer() };
+    let both = users(vec![world.login.issuer(), at_edge]);
+    let by_login = |required| {
+        let taken = Taken { required, ..all() };
+        view(Some(Arc::clone(&world.users)), Some(taken))
+    };
+    let login_alone = Taken { issuers: vec![Name::parse("login").unwrap()], ..all() };
+    let mut fields = headers(&[("x-edge-token", &edge.token(&edge.claims()))]);
+    let mut made_for = look(&by_login(false), &context, &mut fields);
+    assert_eq!(made_for.on_behalf_of(), OnBehalfOf::Nobody);
+    let mut again = |view: &Arc<NodeView>| made_for.look_again(view, 8080, &context);
+    assert_eq!(again(&by_login(true)), None, "its tokens would stand where there was none");
+    assert_eq!(again(&view(Some(Arc::clone(&both)), Some(login_alone))), None);
+    assert_eq!(again(&view(None, Some(all()))), None);
+    assert_eq!(again(&view(None, None)), None);
+    let again = |view: &Arc<NodeView>| {
+        let mut made_for = look(&by_login(false), &context, &mut fields.clone());
+        let first = made_for.look_again(view, 8080, &context);
+        (first, made_for.look_again(view, 8080, &context))
+    };
+    let unknown = Some(OnBehalfOf::NotLookedAt);
+    assert_eq!(again(&view(Some(both), Some(all()))), (unknown.clone(), unknown));
+    assert_eq!(again(&by_login(true)), (None, None));
+}
+
+#[tokio::test]
+async fn a_user_of_whom_the_app_cannot_be_told_is_refused_and_that_is_not_remembered() {
+    let world = World::new();
+    let context = context(&world, "orders");
+    let by_login = view(Some(Arc::clone(&world.users)), Some(all()));
+    let by_bearer = bearer(&world.token("alice"));
+    let look = || look(&by_login, &context, &mut headers(&[("authorization", &by_bearer)]));
+    let mut made_for = look();
+    assert_eq!(made_for.refusal(now()), None);
+    assert_eq!(made_for.handle_by(|_| None), None);
+    assert_eq!(made_for.refusal(now()), Some("identity_unavailable"));
+    let handles = Handles::default();
+    let mut made_for = look();
+    let handle = made_for.handle(&handles).unwrap();
+    assert_eq!(made_for.refusal(now()), None);
+    assert_eq!(look().handle_by(|_| None), Some(handle), "what was made is");
+    let cell = OnceLock::new();
+    assert_eq!(get_or_make(&cell, || None), None);
+    assert_eq!(get_or_make(&cell, || Some(1)), Some(&1));
+    assert_eq!(get_or_make(&cell, || Some(2)), Some(&1));
+}

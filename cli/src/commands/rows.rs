@@ -3,9 +3,9 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, Duration, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Listener, Resource,
-    VirtualNodeSpec, VirtualServiceSpec, attest_enrollment::Evidence, resource::Spec,
-    service_discovery::Discovery, virtual_service_provider::Provider,
+    AttestEnrollment, Duration, EnrollmentSpec, ExternalPort, ExternalServiceSpec, FederatedTrustDomainSpec,
+    Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec, attest_enrollment::Evidence,
+    resource::Spec, service_discovery::Discovery, virtual_service_provider::Provider,
 };
 
 use crate::times::{age, short, until};
@@ -22,6 +22,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::DataClass => vec!["HOLDS", "DESCRIPTION", "AGE"],
         Kind::Enrollment => vec!["SHOWN BY", "BECOMES", "SELECTORS", "AGE"],
         Kind::FederatedTrustDomain => vec!["PROFILE", "ENDPOINT", "AGE"],
+        Kind::ExternalService => vec!["HOSTS", "PORTS", "AGE"],
         Kind::JwtIssuer => vec!["ISSUER", "AUDIENCES", "KEYS", "AGE"],
         Kind::Unspecified => vec!["AGE"],
     };
@@ -73,6 +74,7 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
             or_dash(spec.audiences.join(",")),
             if spec.jwks_url.is_empty() { "inline".to_owned() } else { spec.jwks_url.clone() },
         ],
+        Some(Spec::ExternalService(spec)) => vec![spec.hosts.join(","), external_ports(spec)],
         None => Vec::new(),
     };
     cells.push(age(metadata.created_at.as_ref(), now));
@@ -87,6 +89,12 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
         ]);
     }
     cells
+}
+
+/// `443/tls,80/http`.
+pub(crate) fn external_ports(spec: &ExternalServiceSpec) -> String {
+    let port = |port: &ExternalPort| format!("{}/{}", port.port.unwrap_or_default(), port.protocol);
+    spec.ports.iter().map(port).collect::<Vec<_>>().join(",")
 }
 
 /// `8080/http`.

@@ -645,3 +645,28 @@ fn nothing_lifts_what_the_boundary_forbids() {
     assert_eq!(explained.nearest().unwrap().mode, Mode::Boundary);
     assert_eq!(explained.suggestion, None);
 }
+
+#[test]
+fn a_path_with_escaped_slashes_must_be_permitted_in_both_readings() {
+    let decide = |texts: &[&str], path: &str| {
+        let mut scope = orders();
+        scope.ports[0].escaped_slashes = EscapedSlashes::Keep;
+        let engine = engine_for(scope, &texts.iter().map(|text| (Mode::Enforce, *text)).collect::<Vec<_>>());
+        let path = CanonicalPath::parse_with("GET", path, engine.escaped_slashes(8080)).unwrap();
+        engine.decide(&question(&peer("web"), 8080, request("GET", &path, false)))
+    };
+    let public = "permit(principal == Node::\"web\", action, resource in Service::\"orders\") when { context.path like \"/public/*\" };";
+    let route =
+        "permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /orders/{id}\");";
+    let all = "permit(principal == Node::\"web\", action, resource in Service::\"orders\");";
+    let no_admin =
+        "forbid(principal, action in Action::\"http\", resource) when { context.path like \"/admin/*\" };";
+    assert!(decide(&[public], "/public/a%2Fb").is_allowed());
+    assert!(!decide(&[public], "/other%2Fa").is_allowed());
+    assert!(!decide(&[public], "/public%2Fa").is_allowed(), "not as it stands");
+    // As it stands it is of the permitted route, and with slashes of another.
+    assert!(decide(&[route], "/orders/1").is_allowed() && !decide(&[route], "/orders/1%2Fcard").is_allowed());
+    let forbidden = decide(&[all, no_admin], "/admin%2Fkeys");
+    assert_eq!((forbidden.reason, forbidden.is_allowed()), (Reason::Forbidden, false));
+    assert!(decide(&[all, no_admin], "/a%2Fkeys").is_allowed());
+}

@@ -205,7 +205,7 @@ impl Authentic {
                 // Whether it is ours was seen when it was authenticated.
                 let spiffe_id =
                     node.scope.node().cloned().ok_or_else(|| Rejection::OtherNode(String::new()))?;
-                let externals = External::all(node.egress, &node.scope, former)?;
+                let externals = External::all(*node.egress, &node.scope, former)?;
                 let engine =
                     Engine::compile(node.scope, &node.policies, former.map(|former| &former.engine))?;
                 let users = former.and_then(|former| former.users.as_ref());

@@ -159,7 +159,7 @@ impl<'a> MeshViews<'a> {
         });
         let (backends, federated, issuers) =
             (node.backends().to_vec(), federated.collect(), issuers.collect());
-        let egress = scope.node().map(|node| self.egress(node)).unwrap_or_default();
+        let egress = Box::new(scope.node().map(|node| self.egress(node)).unwrap_or_default());
         NodeView { scope, policies, backends, max_view_age, federated, issuers, egress }
     }
 

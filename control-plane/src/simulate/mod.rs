@@ -126,7 +126,7 @@ pub fn simulate(
                     }
                     Ok(external) => of_external(&by_now, &by_draft, &external),
                 };
-                // Whatever external service there is none of now is not called now.
+                // Of an external service that is in neither nothing is let out by either.
                 let Some((now, draft)) = parts else { continue };
                 // Where ports and policies stay as they are, so does all that is decided.
                 let Some((now, draft)) = engines::pair(now, draft).map_err(failed)? else { continue };
@@ -145,12 +145,16 @@ pub fn simulate(
     Ok(simulation)
 }
 
-/// What is enforced on calls of an external service now, and by a draft. Without the service nothing permits them.
+/// What is enforced on calls of an external service now, and by a draft. Where there is no such service nothing permits them.
 fn of_external(now: &MeshViews<'_>, draft: &MeshViews<'_>, external: &Name) -> Option<(Parts, Parts)> {
-    let now = engines::parts_of_external(now, external)?;
-    let draft = engines::parts_of_external(draft, external);
-    let draft = draft.unwrap_or_else(|| (now.0.clone(), PolicySlice::default()));
-    Some((now, draft))
+    let without = |parts: &Parts| (parts.0.clone(), PolicySlice::default());
+    let parts = |views| engines::parts_of_external(views, external);
+    match (parts(now), parts(draft)) {
+        (Some(now), Some(draft)) => Some((now, draft)),
+        (Some(now), None) => Some((now.clone(), without(&now))),
+        (None, Some(draft)) => Some((without(&draft), draft)),
+        (None, None) => None,
+    }
 }
 
 impl Simulation {

@@ -191,7 +191,10 @@ fn mistakes_about_hosts_outside_are_refused() {
     refused(apply(&external("a", "'*.example.com'")), "stands for many hosts");
     refused(apply(&external("a", "'2130706433'")), "neither a name in DNS nor an IP address");
     refused(apply(&external("a", "orders")), "is the name of virtual service");
-    refused(apply(&policy("permit(principal is Node, action, resource in External::\"a\");")), "does not exist");
+    refused(
+        apply(&policy("permit(principal is Node, action, resource in External::\"a\");")),
+        "does not exist",
+    );
     apply(&external("a", "api.example")).ok();
     refused(apply(&external("b", "api.example")), "is already a host of external service");
     refused(
@@ -337,10 +340,7 @@ fn a_change_of_rules_or_hosts_cuts_what_is_open() {
     // What is permitted until an instant ends then by itself.
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
     let until = hauberk_identity::UnixMillis(now + 8_000);
-    let for_a_while = both.replace(
-        ";",
-        &format!(" when {{ context.time < datetime(\"{until:.3}\") }};"),
-    );
+    let for_a_while = both.replace(";", &format!(" when {{ context.time < datetime(\"{until:.3}\") }};"));
     shop::set_policy(&mesh, "both", &for_a_while);
     let (head, mut brief) = tunnel(&web, &authority);
     assert!(head.starts_with("HTTP/1.1 200 ") && echoes(&mut brief), "{head}");

@@ -277,7 +277,7 @@ fn a_listener_may_let_escaped_slashes_stand_and_check_says_so() {
     shop::set_policy(
         &mesh,
         "repos",
-        "permit (principal == Node::\"web\", action, resource in Node::\"orders\")\nwhen { context.path like \"/repos/*\" };\n\
+        "permit (principal == Node::\"web\", action in Action::\"http\", resource in Node::\"orders\")\nwhen { context.path like \"/repos/*\" };\n\
          forbid (principal, action in Action::\"http\", resource in Node::\"orders\") when { context.path like \"/repos/secret/*\" };",
     );
     get_until(&web, "orders", "/repos/a", 200);

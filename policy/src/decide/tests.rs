@@ -1,4 +1,5 @@
 mod differential;
+mod egress;
 mod users;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::testing::{
     HERE, NOW, ask, connect, documents, domain, engine, engine_for, foreign, name, orders, peer, port,
     question, request, roles,
 };
-use crate::{Authorization, Effect, Fact, Mode, PolicySlice, RoleMembers, SlicedPolicy, Tls};
+use crate::{Authorization, Effect, Fact, Mode, Place, PolicySlice, RoleMembers, SlicedPolicy, Tls};
 
 const ANY_NODE: &str = "permit(principal is Node, action, resource);";
 
@@ -322,7 +323,7 @@ fn compiling_refuses_whole_what_it_cannot_enforce() {
     }
     let none = PolicySlice::default();
     let mut scope = orders();
-    scope.node = SpiffeId::node(&domain(), &name("bank"), &name("orders"));
+    scope.place = Place::Node(SpiffeId::node(&domain(), &name("bank"), &name("orders")));
     assert!(matches!(compile(scope, &none), Some(CompileError::Node(_))));
     let mut scope = orders();
     scope.ports.push(port(8080, Protocol::Tcp, &[], &[]));

@@ -94,7 +94,7 @@ fn node_view(
     let issuers = each("node.issuers", issuers, issuer)?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.name.as_str()))?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.issuer.as_str()))?;
-    let egress = egress.map(self::egress).transpose()?.unwrap_or_default();
+    let egress = Box::new(egress.map(self::egress).transpose()?.unwrap_or_default());
     Ok(NodeView { scope, policies, backends, max_view_age, federated, issuers, egress })
 }
 

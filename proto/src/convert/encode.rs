@@ -24,7 +24,7 @@ pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
         federated_bundles: federated.iter().map(federated_bundle).collect(),
         roles: policies.roles.iter().map(role).collect(),
         issuers: issuers.iter().map(issuer).collect(),
-        egress: (*egress != Egress::default()).then(|| self::egress(egress)),
+        egress: (**egress != Egress::default()).then(|| self::egress(egress)),
     }
 }
 

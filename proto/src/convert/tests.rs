@@ -71,7 +71,7 @@ fn node_view() -> NodeView {
             claims: ClaimsMapping::default(),
             token_header: Some("x-token".to_owned()),
         }],
-        egress: Egress {
+        egress: Box::new(Egress {
             externals: vec![External {
                 name: name("stripe"),
                 hosts: vec!["10.0.0.7".to_owned(), "api.stripe.com".to_owned()],
@@ -90,7 +90,7 @@ fn node_view() -> NodeView {
                 }],
                 roles: vec![RoleMembers { role: name("payers"), members: Vec::new() }],
             },
-        },
+        }),
     }
 }
 
@@ -168,6 +168,8 @@ fn a_view_lists_what_it_needs() {
             "cedar-1",
             "data-classes-1",
             "deny-undeclared",
+            "egress-1",
+            "escaped-slashes-1",
             "max-view-age",
             "roles-1",
             "routes-1",

@@ -48,7 +48,7 @@ pub struct NodeView {
     /// Who says who users are, in order.
     pub issuers: Vec<JwtIssuer>,
     /// What may leave the mesh from here.
-    pub egress: Egress,
+    pub egress: Box<Egress>,
 }
 
 /// External services, and what decides on calls of them.

@@ -30,9 +30,14 @@ pub(super) fn named(
     default_port: u16,
     app: SocketAddr,
 ) -> Option<Destination> {
-    let to = destination(authority, default_port, app)?;
     let rules = outbound.connections.rules();
-    rules.view().ok()?.external_with(&to.host).is_some().then_some(to)
+    let view = rules.view().ok()?;
+    // As in most meshes, where this is on the path of every request.
+    if view.externals.is_empty() {
+        return None;
+    }
+    let to = destination(authority, default_port, app)?;
+    view.external_with(&to.host).is_some().then_some(to)
 }
 
 /// Where a call would go that found no service, if its authority names no service at all but a domain or an address. It is denied,

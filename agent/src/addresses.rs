@@ -24,6 +24,12 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
+    /// All of them.
+    pub(crate) fn sockets(&self) -> Vec<SocketAddr> {
+        let own = [self.outbound, self.admin, self.health].into_iter();
+        own.chain(self.tcp.values().copied()).chain(self.inbound.values().copied()).collect()
+    }
+
     /// The content of the file.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).unwrap_or_default();

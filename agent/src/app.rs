@@ -73,6 +73,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     let mesh = Mesh::new();
     let status =
         Arc::new(Status::new(mesh.clone(), config.control_plane.authority(), sockets.addresses.clone()));
+    mesh.own_sockets.set(sockets.addresses.sockets());
     state.publish(crate::addresses::FILE, &sockets.addresses.to_json())?;
 
     let stop = CancellationToken::new();
@@ -378,9 +379,9 @@ fn serve_outbound(
         let (outbound, stop) = (Arc::clone(&outbound), stop.clone());
         async move { outbound.maintain(stop).await }
     });
-    for (TcpBinding { local: _, service, port }, listener) in tcp {
+    for (TcpBinding { local: _, is_external, service, port }, listener) in tcp {
         let (outbound, stop) = (Arc::clone(&outbound), stop.clone());
-        let service = TcpService { name: service, port };
+        let service = TcpService { is_external, name: service, port };
         tasks.spawn(async move { outbound.serve_tcp(listener, service, stop).await });
     }
     let stop = stop.clone();

@@ -7,6 +7,7 @@
 
 mod enforce;
 mod flows;
+mod leaving;
 mod live;
 mod passage;
 mod refused;
@@ -29,8 +30,10 @@ use crate::context::Context;
 use crate::decisions::Decisions;
 use crate::mesh::{ClosedReason, Denial, Inbound};
 use crate::users::Handles;
+use leaving::Leaving;
 use succession::Succession;
 
+pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave};
 pub(crate) use live::{Connection, Exporter, Role};
 pub(crate) use passage::{Passage, Subject};
 pub(crate) use rules::Rules;
@@ -45,6 +48,7 @@ pub struct Connections {
     next_id: AtomicU64,
     succession: Mutex<Succession>,
     handles: Handles,
+    leaving: Leaving,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +87,7 @@ impl Connections {
             table: Mutex::default(),
             next_id: AtomicU64::new(0),
             handles: Handles::default(),
+            leaving: Leaving::default(),
         })
     }
 

@@ -15,7 +15,7 @@ pub(crate) struct KindName {
 }
 
 /// The kinds of resources.
-pub(crate) const RESOURCES: [KindName; 11] = [
+pub(crate) const RESOURCES: [KindName; 12] = [
     KindName { kind: Kind::Mesh, written: "Mesh", said: &["mesh", "meshes"] },
     KindName {
         kind: Kind::VirtualNode,
@@ -46,6 +46,11 @@ pub(crate) const RESOURCES: [KindName; 11] = [
         kind: Kind::JwtIssuer,
         written: "JwtIssuer",
         said: &["jwtissuer", "jwtissuers", "issuer", "issuers"],
+    },
+    KindName {
+        kind: Kind::ExternalService,
+        written: "ExternalService",
+        said: &["externalservice", "externalservices", "external", "externals", "es"],
     },
 ];
 
@@ -131,6 +136,7 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
         Some(Spec::Enrollment(_)) => Kind::Enrollment,
         Some(Spec::FederatedTrustDomain(_)) => Kind::FederatedTrustDomain,
         Some(Spec::JwtIssuer(_)) => Kind::JwtIssuer,
+        Some(Spec::ExternalService(_)) => Kind::ExternalService,
         None => Kind::Unspecified,
     }
 }

@@ -11,9 +11,10 @@ use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
 use crate::decision::Reason;
 use crate::facts::{PortResources, Resource, Roles, entities, resources};
+use crate::path::EscapedSlashes;
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTemplate;
-use crate::scope::{Authorization, NodeScope, Protocol, Undeclared, UserTokens};
+use crate::scope::{Authorization, NodeScope, Place, Protocol, Undeclared, UserTokens};
 use crate::slice::{PolicySlice, admits};
 use crate::user::{OnBehalfOf, User};
 use crate::vocabulary::{Kind, VOCABULARY};
@@ -49,6 +50,7 @@ pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     pub(crate) undeclared: Undeclared,
     pub(crate) authorization: Authorization,
+    pub(crate) escaped_slashes: EscapedSlashes,
     /// The most specific first, each with its resource.
     pub(crate) routes: Vec<(RouteTemplate, usize)>,
     pub(crate) undeclared_route: usize,
@@ -202,12 +204,14 @@ impl Engine {
 
 fn check_scope(scope: &NodeScope) -> Result<(), CompileError> {
     use hauberk_identity::IdentityKind::{Gateway, Node};
-    let of_mesh = match scope.node.kind() {
-        Node { mesh, .. } | Gateway { mesh, .. } => scope.mesh == *mesh,
-        _ => false,
-    };
-    if !of_mesh || !scope.node.is_member_of(&scope.trust_domain) {
-        return Err(CompileError::Node(scope.node.clone()));
+    if let Place::Node(node) = &scope.place {
+        let of_mesh = match node.kind() {
+            Node { mesh, .. } | Gateway { mesh, .. } => scope.mesh == *mesh,
+            _ => false,
+        };
+        if !of_mesh || !node.is_member_of(&scope.trust_domain) {
+            return Err(CompileError::Node(node.clone()));
+        }
     }
     for port in &scope.ports {
         for route in &port.routes {
@@ -278,6 +282,7 @@ fn ports(
             protocol: port.protocol,
             undeclared: port.undeclared,
             authorization: port.authorization,
+            escaped_slashes: port.escaped_slashes,
             routes,
             undeclared_route: resources.undeclared,
             stream: resources.port,

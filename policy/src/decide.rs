@@ -10,6 +10,7 @@ use crate::compile::{Engine, Inner, Port};
 use crate::context::{Circumstances, rpc_of};
 use crate::decision::{Attempt, Caller, Decision, Question, Reason};
 use crate::facts::{Principal, anonymous, caller};
+use crate::path::EscapedSlashes;
 use crate::route::{RouteTemplate, worth_trying};
 use crate::scope::{Protocol, Undeclared};
 use crate::tally::Counted;
@@ -57,6 +58,11 @@ impl Engine {
         let principal = self.0.principal(caller).map(Box::new);
         let (caller, peer) = (caller.clone(), peer.clone());
         CallerMemo { engine: self.clone(), caller, peer, principal, cells: BTreeMap::new() }
+    }
+
+    /// What becomes of paths with escaped slashes at this port.
+    pub fn escaped_slashes(&self, port: u16) -> EscapedSlashes {
+        self.0.ports.get(&port).map(|port| port.escaped_slashes).unwrap_or_default()
     }
 
     /// What policies here can tell of a caller's connection: two that are equal in it may share a memory.
@@ -107,7 +113,28 @@ impl CallerMemo {
         self.decide_and_count(port, attempt, moment, is_asked, None).0
     }
 
+    /// A path that servers read in two ways must be let through in both.
     fn decide_and_count(
+        &mut self,
+        port: u16,
+        attempt: Attempt<'_>,
+        moment: Moment,
+        is_asked: impl Fn(&Action) -> bool,
+        mark: Option<u64>,
+    ) -> (Decision, Counted) {
+        if let Attempt::Request { method, path, upgrade, gathered } = attempt
+            && let Some(other) = path.with_slashes()
+        {
+            let other = Attempt::Request { method, path: &other, upgrade, gathered };
+            let (as_slashes, _) = self.decide_reading(port, other, moment, &is_asked, None);
+            let (as_it_stands, _) = self.decide_reading(port, attempt, moment, is_asked, None);
+            // What it counts as is how it stands, and is not told by one memory alone.
+            return (as_slashes.and(as_it_stands), Counted::No);
+        }
+        self.decide_reading(port, attempt, moment, is_asked, mark)
+    }
+
+    fn decide_reading(
         &mut self,
         port: u16,
         attempt: Attempt<'_>,
@@ -156,7 +183,8 @@ impl Inner {
     pub(crate) fn principal(&self, who: &Caller) -> Option<Principal> {
         match who {
             Caller::Peer(id) => caller(id, &self.scope, &self.roles),
-            Caller::Anonymous => Some(anonymous()),
+            // Nobody unknown calls by an agent of the mesh.
+            Caller::Anonymous => self.scope.node().map(|_| anonymous()),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::facts::Principal;
 use crate::grant::{Access, Grant, GrantCaller, GrantTarget};
 use crate::pattern::PathPattern;
 use crate::reads::FactSet;
-use crate::scope::Protocol;
+use crate::scope::{Place, Protocol};
 use crate::slice::admits;
 use crate::vocabulary::Action;
 use conditions::failed;
@@ -180,7 +180,11 @@ impl Engine {
 
     fn own_target(&self) -> Option<GrantTarget> {
         let scope = &self.0.scope;
-        match GrantCaller::of(&scope.node, &scope.trust_domain, &scope.mesh)? {
+        let node = match &scope.place {
+            Place::Node(node) => node,
+            Place::External(external) => return Some(GrantTarget::External(external.clone())),
+        };
+        match GrantCaller::of(node, &scope.trust_domain, &scope.mesh)? {
             GrantCaller::Node(node) => Some(GrantTarget::Node(node)),
             GrantCaller::Gateway(gateway) => Some(GrantTarget::Gateway(gateway)),
             _ => None,

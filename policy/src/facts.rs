@@ -7,7 +7,7 @@ use hauberk_identity::{IdentityKind, Name, SpiffeId};
 
 use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
 use crate::route::UNDECLARED;
-use crate::scope::{NodeScope, Protocol, RoleMembers};
+use crate::scope::{NodeScope, Place, Protocol, RoleMembers};
 use crate::vocabulary::{Action, ActionSet, Kind};
 
 /// Something that a request or stream can be for: a route, or a port.
@@ -57,24 +57,41 @@ impl NodeScope {
     pub(crate) fn names(&self) -> Namespace {
         Namespace::of(&self.trust_domain, &self.mesh)
     }
+
+    /// What the ids of its ports begin with.
+    fn owner(&self) -> String {
+        match &self.place {
+            Place::Node(node) => node.to_string(),
+            Place::External(external) => format!("{}/external/{external}", self.mesh),
+        }
+    }
+
+    /// What its ports are in by whose they are, services aside.
+    fn owner_uid(&self) -> EntityUid {
+        match &self.place {
+            Place::Node(node) => Kind::Node.uid(node),
+            Place::External(external) => Kind::External.uid(self.names().external_id(external)),
+        }
+    }
 }
 
 /// Every resource of the node, and where each port's are among them.
 pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec<PortResources>) {
     let names = scope.names();
     let mesh = Kind::Mesh.uid(&scope.mesh);
-    let node = Kind::Node.uid(&scope.node);
-    let of_node: HashSet<EntityUid> = [node, mesh, Kind::TrustDomain.uid(&scope.trust_domain)]
-        .into_iter()
-        .chain(roles.of(&scope.node))
-        .collect();
+    let mut of_owner = HashSet::from([scope.owner_uid(), mesh]);
+    if let Place::Node(node) = &scope.place {
+        of_owner.insert(Kind::TrustDomain.uid(&scope.trust_domain));
+        of_owner.extend(roles.of(node));
+    }
+    let owner = scope.owner();
     let mut resources = Vec::new();
     let mut ports = Vec::new();
     for port in &scope.ports {
-        let uid = Kind::Port.uid(port_id(&scope.node, port.number));
+        let uid = Kind::Port.uid(port_id(&owner, port.number));
         let services = port.services.iter().map(|service| Kind::Service.uid(names.service_id(service)));
         let within: HashSet<EntityUid> =
-            of_node.iter().cloned().chain(services).chain([uid.clone()]).collect();
+            of_owner.iter().cloned().chain(services).chain([uid.clone()]).collect();
         let (of_port, of_routes): (ActionSet, ActionSet) = match port.protocol {
             Protocol::Http | Protocol::Http2 => (ActionSet::default(), Action::HTTP.into_iter().collect()),
             Protocol::Grpc => (ActionSet::default(), Action::Call.bit()),
@@ -86,7 +103,7 @@ pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec
         };
         let default = port.users.as_ref().is_some_and(|users| users.required);
         let mut route = |template: &str, classes: &[Name], requires_user: bool| {
-            let uid = Kind::Route.uid(route_id(&scope.node, port.number, template));
+            let uid = Kind::Route.uid(route_id(&owner, port.number, template));
             let within = within.iter().cloned().chain(in_classes(classes, &names)).chain([uid.clone()]);
             push(Resource { uid, within: within.collect(), actions: of_routes, requires_user })
         };
@@ -107,17 +124,20 @@ pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec
 pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
     let names = scope.names();
     let mesh = Kind::Mesh.uid(&scope.mesh);
-    let node = Kind::Node.uid(&scope.node);
-    let mut entities = vec![principal(Kind::Node, &scope.node, roles).entity];
+    let (owner, owner_uid) = (scope.owner(), scope.owner_uid());
+    let mut entities = vec![match &scope.place {
+        Place::Node(node) => principal(Kind::Node, node, roles).entity,
+        Place::External(_) => Entity::new_no_attrs(owner_uid.clone(), HashSet::from([mesh.clone()])),
+    }];
     let mut services = HashSet::new();
     for port in &scope.ports {
-        let uid = Kind::Port.uid(port_id(&scope.node, port.number));
+        let uid = Kind::Port.uid(port_id(&owner, port.number));
         let of: Vec<_> =
             port.services.iter().map(|service| Kind::Service.uid(names.service_id(service))).collect();
         services.extend(of.iter().cloned());
         let number = RestrictedExpression::new_long(port.number.into());
         let protocol = RestrictedExpression::new_string(port.protocol.as_str().to_owned());
-        let parents = of.into_iter().chain([node.clone()]).collect();
+        let parents = of.into_iter().chain([owner_uid.clone()]).collect();
         let attributes =
             HashMap::from([("number".to_owned(), number.clone()), ("protocol".to_owned(), protocol)]);
         entities.extend(Entity::new(uid.clone(), attributes, parents));
@@ -127,7 +147,7 @@ pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
                 ("template".to_owned(), RestrictedExpression::new_string(template.to_owned())),
                 ("port".to_owned(), number.clone()),
             ]);
-            let route = Kind::Route.uid(route_id(&scope.node, port.number, template));
+            let route = Kind::Route.uid(route_id(&owner, port.number, template));
             let parents = in_classes(classes, &names).chain([uid.clone()]).collect();
             entities.extend(Entity::new(route, attributes, parents));
         }
@@ -155,6 +175,11 @@ pub(crate) struct Principal {
 /// The principal that `id` is, or nobody where it never calls services.
 pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, roles: &Roles) -> Option<Principal> {
     let kind = principal_kind(id, &scope.trust_domain)?;
+    // What leaves the mesh is decided by the agents of its own nodes, and by nobody else.
+    let is_own = matches!(id.kind(), IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } if scope.mesh == *mesh);
+    if matches!(scope.place, Place::External(_)) && !(kind == Kind::Node && is_own) {
+        return None;
+    }
     let is_foreign = !id.is_member_of(&scope.trust_domain);
     Some(Principal { is_foreign, ..principal(kind, id, roles) })
 }

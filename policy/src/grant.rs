@@ -53,6 +53,8 @@ pub enum GrantTarget {
     Node(Name),
     /// A virtual gateway: all its ports.
     Gateway(Name),
+    /// An external service, written `external/stripe`: all its ports.
+    External(Name),
 }
 
 /// What a grant is about.

@@ -5,6 +5,7 @@
 //! plane and the agents run this same code. The crate is pure: no clock, no I/O, no locks.
 #![forbid(unsafe_code)]
 
+mod address;
 mod attributes;
 mod cell;
 mod circumstances;
@@ -43,6 +44,7 @@ mod testing;
 mod user;
 mod vocabulary;
 
+pub use address::{AddressRange, Locality, ParseRangeError, locality, may_be_reached};
 pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
 pub use compile::{CompileError, Engine};
 pub use decide::CallerMemo;
@@ -54,15 +56,15 @@ pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::{BadName, Referent, node_named, workload_named};
 pub use outlook::{Asked, Asker, Clause, Given, Outlook, Paths, Prospect, Survey};
 pub use overlap::{Overlap, overlaps};
-pub use path::{AmbiguousPath, CanonicalPath};
+pub use path::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};
 pub use replay::{RecordedCall, RecordedFlow, Replay, Replayed, Undecidable};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
-    Authorization, DeclaredRoute, NodeScope, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,
+    Authorization, DeclaredRoute, NodeScope, Place, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,
 };
-pub use slice::{PolicyIndex, PolicySlice, SlicedPolicy};
+pub use slice::{EgressIndex, PolicyIndex, PolicySlice, SlicedPolicy};
 pub use suggest::{Seen, Suggested, SuggestedPolicy, suggest};
 pub use tally::{Count, Counted, Tally};
 pub use template::{LinkProblem, PolicyTemplate, Slot};

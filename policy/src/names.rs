@@ -1,5 +1,7 @@
 //! From the short names of policy text to the full ids that decisions are made on, and back.
 
+use std::fmt::Display;
+
 use cedar_policy::EntityUid;
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 
@@ -40,6 +42,8 @@ pub enum Referent {
     Anonymous,
     /// A virtual service of the policy's mesh.
     Service(Name),
+    /// An external service of the policy's mesh.
+    External(Name),
     /// A port of a node or gateway of the policy's mesh.
     Port {
         /// The node or gateway.
@@ -125,6 +129,9 @@ impl Namespace {
             Kind::Service => self
                 .of_mesh(id)
                 .map(|service| (kind.uid(self.service_id(&service)), Referent::Service(service))),
+            Kind::External => self
+                .of_mesh(id)
+                .map(|external| (kind.uid(self.external_id(&external)), Referent::External(external))),
             Kind::Node => {
                 let (id, referent) = self.node(id)?;
                 Ok((kind.uid(&id), referent))
@@ -170,9 +177,10 @@ impl Namespace {
         let own_domain = format!("spiffe://{}/workload/", self.trust_domain);
         let of_mesh = format!("{}/", self.mesh);
         let prefixes: &[&str] = match Kind::of(uid) {
-            Some(Kind::Node | Kind::Port | Kind::Route) => &[&own_nodes, &own_mesh],
+            Some(Kind::Node) => &[&own_nodes, &own_mesh],
+            Some(Kind::Port | Kind::Route) => &[&own_nodes, &own_mesh, &of_mesh],
             Some(Kind::Workload) => &[&own_domain],
-            Some(Kind::Service | Kind::Role | Kind::DataClass) => &[&of_mesh],
+            Some(Kind::Service | Kind::External | Kind::Role | Kind::DataClass) => &[&of_mesh],
             _ => &[],
         };
         prefixes.iter().find_map(|prefix| id.strip_prefix(prefix)).unwrap_or(&id).to_owned()
@@ -180,6 +188,10 @@ impl Namespace {
 
     pub(crate) fn service_id(&self, service: &Name) -> String {
         format!("{}/{service}", self.mesh)
+    }
+
+    pub(crate) fn external_id(&self, external: &Name) -> String {
+        format!("{}/{external}", self.mesh)
     }
 
     pub(crate) fn role_id(&self, role: &Name) -> String {
@@ -246,6 +258,12 @@ impl Namespace {
     /// `orders:8080`, `gateway/edge:443`, or the same with a full id of this mesh.
     fn port(&self, id: &str) -> Result<(SpiffeId, u16), BadName> {
         let help = "such as \"orders:8080\"";
+        if let Some(external) = id.strip_prefix("external/") {
+            let external = external.split([':', ' ']).next().unwrap_or_default();
+            let help =
+                format!("write resource in External::{external:?}; its ports are told apart by attributes");
+            return Err(bad("ports of external services have no names in policies", help));
+        }
         let (node, number) =
             id.rsplit_once(':').ok_or_else(|| bad("a port is named by its node and number", help))?;
         let (node, referent) = self.node(node)?;
@@ -289,12 +307,13 @@ pub(crate) fn principal_kind(id: &SpiffeId, trust_domain: &TrustDomain) -> Optio
     }
 }
 
-pub(crate) fn port_id(node: &SpiffeId, number: u16) -> String {
-    format!("{node}:{number}")
+/// `of`: the node's id, or what stands for an external service.
+pub(crate) fn port_id(of: impl Display, number: u16) -> String {
+    format!("{of}:{number}")
 }
 
-pub(crate) fn route_id(node: &SpiffeId, port: u16, template: &str) -> String {
-    format!("{node}:{port} {template}")
+pub(crate) fn route_id(of: impl Display, port: u16, template: &str) -> String {
+    format!("{of}:{port} {template}")
 }
 
 /// The id of a user or group. Names of issuers hold no slash, so that no two issuers have one of the same id.

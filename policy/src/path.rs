@@ -22,6 +22,19 @@ use thiserror::Error;
 pub struct CanonicalPath<'a> {
     path: Cow<'a, str>,
     query: Option<&'a str>,
+    /// Its other reading, where it holds escaped slashes that were let stand.
+    with_slashes: Option<String>,
+}
+
+/// What becomes of a path with an escaped slash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum EscapedSlashes {
+    /// It is refused as ambiguous.
+    #[default]
+    Reject,
+    /// The escape stands, in capitals, and is part of its segment. The path then has a second reading, with slashes in their place,
+    /// which must be as canonical, and be let through as well: servers are known that take the one for the other.
+    Keep,
 }
 
 /// Why a request target has no single reading. The fault is the caller's: answer 400.
@@ -71,25 +84,37 @@ impl<'a> CanonicalPath<'a> {
     /// # Errors
     /// The target has no single reading.
     pub fn parse(method: &str, target: &'a str) -> Result<Self, AmbiguousPath> {
+        Self::parse_with(method, target, EscapedSlashes::Reject)
+    }
+
+    /// The same where escaped slashes may perhaps stand.
+    ///
+    /// # Errors
+    /// The target has no single reading, or of the two that escaped slashes give it one is no canonical path.
+    pub fn parse_with(method: &str, target: &'a str, escaped: EscapedSlashes) -> Result<Self, AmbiguousPath> {
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
         };
         check_query(query.unwrap_or_default())?;
         if target == "*" && method == "OPTIONS" {
-            return Ok(Self { path: Cow::Borrowed(path), query });
+            return Ok(Self { path: Cow::Borrowed(path), query, with_slashes: None });
         }
         if !path.starts_with('/') {
             return Err(AmbiguousPath::NotAbsolute);
         }
-        let path = match rewrite_unless_plain(path)? {
+        let path = match rewrite_unless_plain(path, escaped)? {
             Some(rewritten) if rewritten != path => Cow::Owned(rewritten),
             _ => Cow::Borrowed(path),
         };
         if path.split('/').any(|segment| matches!(segment, "." | "..")) {
             return Err(AmbiguousPath::DotSegment);
         }
-        Ok(Self { path, query })
+        let with_slashes = match escaped {
+            EscapedSlashes::Reject => None,
+            EscapedSlashes::Keep => with_slashes(&path)?,
+        };
+        Ok(Self { path, query, with_slashes })
     }
 
     /// The path, without the query.
@@ -100,6 +125,12 @@ impl<'a> CanonicalPath<'a> {
     /// The query, untouched, without its question mark.
     pub fn query(&self) -> Option<&str> {
         self.query
+    }
+
+    /// The reading in which escaped slashes are slashes, if it has any: as a path of its own, with the same query.
+    pub fn with_slashes(&self) -> Option<CanonicalPath<'_>> {
+        let path = Cow::Borrowed(self.with_slashes.as_deref()?);
+        Some(CanonicalPath { path, query: self.query, with_slashes: None })
     }
 
     /// Whether what must be forwarded differs from what came.
@@ -123,6 +154,9 @@ impl fmt::Display for CanonicalPath<'_> {
     }
 }
 
+/// As canonical paths spell an escaped slash.
+const ESCAPED_SLASH: &str = "%2F";
+
 /// Whether `byte` may stand in a canonical path as itself (a slash included, the escape sign not).
 pub(crate) fn stands_raw(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@/".contains(&byte)
@@ -139,16 +173,30 @@ fn check_query(query: &str) -> Result<(), AmbiguousPath> {
     Ok(())
 }
 
-fn rewrite_unless_plain(path: &str) -> Result<Option<String>, AmbiguousPath> {
+/// The other reading of a canonical path with escaped slashes. It must be as it stands what a canonical path is.
+fn with_slashes(path: &str) -> Result<Option<String>, AmbiguousPath> {
+    if !path.contains(ESCAPED_SLASH) {
+        return Ok(None);
+    }
+    let read = path.replace(ESCAPED_SLASH, "/");
+    let canonical = CanonicalPath::parse("GET", &read)?;
+    // Merged slashes: some servers would see an empty segment, and cut it out or not.
+    if canonical.was_rewritten() {
+        return Err(AmbiguousPath::EscapedSlash);
+    }
+    Ok(Some(read))
+}
+
+fn rewrite_unless_plain(path: &str, escaped: EscapedSlashes) -> Result<Option<String>, AmbiguousPath> {
     // As nearly all paths are.
     if path.bytes().all(stands_raw) && !path.contains("//") {
         return Ok(None);
     }
-    let decoded = decode(path)?;
+    let decoded = decode(path, escaped)?;
     let mut out = String::with_capacity(path.len() + 8);
     for unit in &decoded {
         match *unit {
-            Unit::Escaped(byte) if byte == b'+' || !stands_raw(byte) => push_escape(&mut out, byte),
+            Unit::Escaped(byte) if b"+/".contains(&byte) || !stands_raw(byte) => push_escape(&mut out, byte),
             Unit::Raw(b'/') if out.ends_with('/') => {}
             Unit::Raw(byte) | Unit::Escaped(byte) if stands_raw(byte) => out.push(char::from(byte)),
             Unit::Raw(byte) | Unit::Escaped(byte) => push_escape(&mut out, byte),
@@ -179,7 +227,7 @@ impl Unit {
     }
 }
 
-fn decode(path: &str) -> Result<Vec<Unit>, AmbiguousPath> {
+fn decode(path: &str, escaped: EscapedSlashes) -> Result<Vec<Unit>, AmbiguousPath> {
     let mut units = Vec::with_capacity(path.len());
     let mut bytes = path.bytes();
     while let Some(byte) = bytes.next() {
@@ -196,7 +244,9 @@ fn decode(path: &str) -> Result<Vec<Unit>, AmbiguousPath> {
     }
     for unit in &units {
         match unit {
-            Unit::Escaped(b'/') => return Err(AmbiguousPath::EscapedSlash),
+            Unit::Escaped(b'/') if escaped == EscapedSlashes::Reject => {
+                return Err(AmbiguousPath::EscapedSlash);
+            }
             Unit::Raw(b'\\') | Unit::Escaped(b'\\') => return Err(AmbiguousPath::Backslash),
             Unit::Raw(b';') | Unit::Escaped(b';') => return Err(AmbiguousPath::Parameter),
             _ => {}

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::context::CARRIED;
 use crate::fields::canonical_host;
 use crate::names::{BadName, Namespace, Referent};
-use crate::path::CanonicalPath;
+use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::reads::{FactSet, FieldFlaw, Reads};
 use crate::vocabulary::Kind;
 
@@ -203,7 +203,8 @@ fn is_of_context(name: &str, expression: &Value) -> bool {
 }
 
 fn why_not_canonical(path: &str) -> Option<String> {
-    match CanonicalPath::parse("GET", path) {
+    // Some listeners let escaped slashes stand.
+    match CanonicalPath::parse_with("GET", path, EscapedSlashes::Keep) {
         Ok(canonical) if canonical.query().is_some() => {
             Some("the query is not part of context.path".to_owned())
         }
@@ -223,7 +224,7 @@ pub(crate) fn why_not_part_of_canonical(piece: &str, is_first: bool) -> Option<S
     }
     // Between letters, dots at either end are no dot segment.
     let whole = format!("/x{piece}x");
-    match CanonicalPath::parse("GET", &whole) {
+    match CanonicalPath::parse_with("GET", &whole, EscapedSlashes::Keep) {
         Ok(canonical) if canonical.was_rewritten() => {
             let path = canonical.path();
             Some(format!("write {:?}", path.get(2..path.len() - 1).unwrap_or(path)))

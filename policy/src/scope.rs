@@ -1,20 +1,64 @@
-//! What one node enforces: its ports, the services that reach it there, and their routes.
+//! What one node enforces: its ports, the services that reach it there, and their routes; and of what leaves the mesh, the ports of
+//! external services.
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 
+use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 
-/// All that is known beforehand of the resources that one virtual node, or virtual gateway, protects.
+/// All that is known beforehand of the resources that one virtual node, or virtual gateway, protects; or of one external service
+/// that nodes may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeScope {
     /// The trust domain of the mesh.
     pub trust_domain: TrustDomain,
     /// The mesh whose policies govern the node.
     pub mesh: Name,
-    /// The node's or gateway's own id.
-    pub node: SpiffeId,
-    /// Its listeners.
+    /// Whose the ports are.
+    pub place: Place,
+    /// The listeners, or what is called.
     pub ports: Vec<PortScope>,
+}
+
+/// Whose ports a scope's are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// This virtual node's, or virtual gateway's.
+    Node(SpiffeId),
+    /// Those of an external service of the mesh: decided where they are called from, by agents of the mesh's own nodes alone.
+    External(Name),
+}
+
+impl NodeScope {
+    /// The node whose listeners these are; none of an external service.
+    pub fn node(&self) -> Option<&SpiffeId> {
+        match &self.place {
+            Place::Node(node) => Some(node),
+            Place::External(_) => None,
+        }
+    }
+
+    /// An external service with these ports. What no policy permits is denied, also where the mesh says AUDIT.
+    pub fn external(
+        trust_domain: &TrustDomain,
+        mesh: &Name,
+        external: &Name,
+        ports: impl IntoIterator<Item = (u16, Protocol)>,
+    ) -> Self {
+        let port = |(number, protocol)| PortScope {
+            number,
+            protocol,
+            services: Vec::new(),
+            routes: Vec::new(),
+            undeclared: Undeclared::Decide,
+            authorization: Authorization::Enforce,
+            users: None,
+            escaped_slashes: EscapedSlashes::Reject,
+        };
+        let (trust_domain, mesh) = (trust_domain.clone(), mesh.clone());
+        let ports = ports.into_iter().map(port).collect();
+        Self { trust_domain, mesh, place: Place::External(external.clone()), ports }
+    }
 }
 
 /// One listener.
@@ -34,6 +78,8 @@ pub struct PortScope {
     pub authorization: Authorization,
     /// How tokens of users are taken here; none where nobody looks at them.
     pub users: Option<UserTokens>,
+    /// What becomes of paths with escaped slashes.
+    pub escaped_slashes: EscapedSlashes,
 }
 
 /// How a listener takes the tokens of users.

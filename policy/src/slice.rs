@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use cedar_policy::{EntityTypeName, EntityUid, Policy, ResourceConstraint};
-use hauberk_identity::Name;
+use cedar_policy::{EntityTypeName, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use hauberk_identity::{Name, SpiffeId};
 
 use crate::compiled::permits;
 use crate::document::{Mode, PolicyDocument, Statement};
 use crate::facts::{Resource, Roles, resources};
 use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::{NodeScope, RoleMembers};
-use crate::vocabulary::{ActionSet, VOCABULARY};
+use crate::vocabulary::{ActionSet, Kind, VOCABULARY};
 
 /// The policies of one mesh, indexed by the resources that they govern.
 ///
@@ -31,6 +31,12 @@ struct Entry<'a> {
     statement: &'a Statement,
     resource: ResourceConstraint,
     actions: ActionSet,
+}
+
+/// The policies of one mesh that can concern what leaves it.
+#[derive(Debug)]
+pub struct EgressIndex<'a> {
+    entries: Vec<Entry<'a>>,
 }
 
 /// What a node needs in order to decide: plain data, to be carried in a view.
@@ -99,10 +105,11 @@ impl<'a> PolicyIndex<'a> {
             return PolicySlice::default();
         }
         // Of its resources only the node's own roles are asked for.
-        let own = roles.iter().filter(|role| role.members.contains(&scope.node));
-        let own: Vec<RoleMembers> = own
-            .map(|role| RoleMembers { role: role.role.clone(), members: vec![scope.node.clone()] })
-            .collect();
+        let own = scope.node().into_iter().flat_map(|node| {
+            let of_node = roles.iter().filter(|role| role.members.contains(node));
+            of_node.map(|role| RoleMembers { role: role.role.clone(), members: vec![node.clone()] })
+        });
+        let own: Vec<RoleMembers> = own.collect();
         let (resources, _) = resources(scope, &Roles::new(&own, &scope.names()));
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
         for resource in &resources {
@@ -113,24 +120,77 @@ impl<'a> PolicyIndex<'a> {
                 })
             }));
         }
-        let chosen: Vec<&Entry<'_>> =
-            chosen.into_iter().filter_map(|index| self.entries.get(index)).collect();
-        let mentioned: BTreeSet<&Name> = chosen.iter().flat_map(|entry| &entry.statement.roles).collect();
-        let mut slice = PolicySlice {
-            policies: chosen
-                .iter()
-                .map(|entry| SlicedPolicy {
-                    name: entry.statement.name.clone(),
-                    mode: entry.mode,
-                    text: entry.statement.text.clone(),
-                })
-                .collect(),
-            roles: roles.iter().filter(|role| mentioned.contains(&role.role)).cloned().collect(),
-        };
-        slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
-        slice.roles.sort_by(|one, other| one.role.cmp(&other.role));
-        slice
+        let chosen = chosen.into_iter().filter_map(|index| self.entries.get(index));
+        cut(&chosen.collect::<Vec<_>>(), roles)
     }
+}
+
+impl<'a> EgressIndex<'a> {
+    /// Picks those of `documents` of whose scope some external service of `scopes`, which are all of one mesh, can be. What cannot
+    /// be one by its resource alone costs next to nothing.
+    pub fn new(scopes: &[NodeScope], documents: impl IntoIterator<Item = &'a PolicyDocument>) -> Self {
+        let all: Vec<Resource> =
+            scopes.iter().flat_map(|scope| resources(scope, &Roles::default()).0).collect();
+        let mut entries = Vec::new();
+        for document in documents {
+            for statement in document.statements() {
+                let resource = statement.policy.resource_constraint();
+                let may_be = named(&resource)
+                    .is_none_or(|uid| matches!(Kind::of(uid), Some(Kind::External | Kind::Mesh)));
+                if !may_be {
+                    continue;
+                }
+                let actions = VOCABULARY.admitted(&statement.policy.action_constraint());
+                let is_meant = |one: &Resource| actions.intersects(one.actions) && admits(&resource, one);
+                if all.iter().any(is_meant) {
+                    entries.push(Entry { mode: document.mode(), statement, resource, actions });
+                }
+            }
+        }
+        Self { entries }
+    }
+
+    /// The names of those that permit.
+    pub fn permits(&self) -> impl Iterator<Item = &str> {
+        let permitting = self.entries.iter().filter(|entry| permits(&entry.statement.policy));
+        permitting.map(|entry| entry.statement.name.as_str())
+    }
+
+    /// All of it, for whichever node calls.
+    pub fn of_all(&self, roles: &[RoleMembers]) -> PolicySlice {
+        cut(&self.entries.iter().collect::<Vec<_>>(), roles)
+    }
+
+    /// What the agents of `node` need of it: every statement but those that are about another caller by name, and the members of
+    /// the roles that these mention.
+    pub fn slice(&self, node: &SpiffeId, roles: &[RoleMembers]) -> PolicySlice {
+        let own = Kind::Node.uid(node);
+        let is_meant = |entry: &&Entry<'_>| match entry.statement.policy.principal_constraint() {
+            PrincipalConstraint::Eq(uid) => uid == own,
+            PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => kind == *own.type_name(),
+            PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+        };
+        cut(&self.entries.iter().filter(is_meant).collect::<Vec<_>>(), roles)
+    }
+}
+
+/// These statements as they travel, with the roles that they mention.
+fn cut(chosen: &[&Entry<'_>], roles: &[RoleMembers]) -> PolicySlice {
+    let mentioned: BTreeSet<&Name> = chosen.iter().flat_map(|entry| &entry.statement.roles).collect();
+    let mut slice = PolicySlice {
+        policies: chosen
+            .iter()
+            .map(|entry| SlicedPolicy {
+                name: entry.statement.name.clone(),
+                mode: entry.mode,
+                text: entry.statement.text.clone(),
+            })
+            .collect(),
+        roles: roles.iter().filter(|role| mentioned.contains(&role.role)).cloned().collect(),
+    };
+    slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
+    slice.roles.sort_by(|one, other| one.role.cmp(&other.role));
+    slice
 }
 
 /// Whether the scope's `resource` clause holds for `resource`.

@@ -111,7 +111,8 @@ fn name_of(callers: &[GrantCaller], target: &GrantTarget) -> String {
 
 fn target_of(scope: &NodeScope) -> Option<GrantTarget> {
     let name = |name: &str| hauberk_identity::Name::parse(name).ok();
-    match scope.node.kind() {
+    // Of what leaves the mesh nothing is suggested: it is not among what is recorded of a node's listeners.
+    match scope.node()?.kind() {
         IdentityKind::Node { name: node, .. } => name(node).map(GrantTarget::Node),
         IdentityKind::Gateway { name: gateway, .. } => name(gateway).map(GrantTarget::Gateway),
         _ => None,

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 
 use crate::{
-    Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, Gathered, Mode, Moment, NodeScope, Peer,
-    PolicyDocument, PolicyIndex, PolicyProblem, PortScope, Protocol, Question, RoleMembers, RouteTemplate,
-    Tls, Undeclared,
+    Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, EscapedSlashes, Gathered, Mode, Moment,
+    NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem, PortScope, Protocol, Question,
+    RoleMembers, RouteTemplate, Tls, Undeclared,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -52,6 +52,7 @@ pub(crate) fn port(number: u16, protocol: Protocol, services: &[&str], routes: &
         undeclared: Undeclared::Decide,
         authorization: Authorization::Enforce,
         users: None,
+        escaped_slashes: EscapedSlashes::Reject,
     }
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn orders() -> NodeScope {
     NodeScope {
         trust_domain: domain(),
         mesh: name("shop"),
-        node: node("orders"),
+        place: Place::Node(node("orders")),
         ports: vec![
             port(8080, Protocol::Http, &["orders"], &["/orders/{id}", "/orders/*", "/health"]),
             port(9000, Protocol::Http2, &["orders-admin"], &[]),

@@ -135,6 +135,7 @@ pub(crate) enum Kind {
     Workload,
     Anonymous,
     Service,
+    External,
     Port,
     Route,
     User,
@@ -142,7 +143,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::TrustDomain, "TrustDomain"),
         (Self::Mesh, "Mesh"),
         (Self::Role, "Role"),
@@ -151,6 +152,7 @@ impl Kind {
         (Self::Workload, "Workload"),
         (Self::Anonymous, "Anonymous"),
         (Self::Service, "Service"),
+        (Self::External, "External"),
         (Self::Port, "Port"),
         (Self::Route, "Route"),
         (Self::User, "User"),
@@ -177,6 +179,7 @@ impl Kind {
             Self::Workload => &types.workload,
             Self::Anonymous => &types.anonymous,
             Self::Service => &types.service,
+            Self::External => &types.external,
             Self::Port => &types.port,
             Self::Route => &types.route,
             Self::User => &types.user,
@@ -196,6 +199,7 @@ struct Types {
     workload: EntityTypeName,
     anonymous: EntityTypeName,
     service: EntityTypeName,
+    external: EntityTypeName,
     port: EntityTypeName,
     route: EntityTypeName,
     user: EntityTypeName,
@@ -226,6 +230,7 @@ pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         workload: must("Workload".parse()),
         anonymous: must("Anonymous".parse()),
         service: must("Service".parse()),
+        external: must("External".parse()),
         port: must("Port".parse()),
         route: must("Route".parse()),
         user: must("User".parse()),

@@ -11,8 +11,8 @@ use std::cell::Cell;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Attempt, Authorization, Caller, CanonicalPath, Engine, Gathered, Mode, Moment, NodeScope, Peer,
-    PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate, Undeclared,
+    Attempt, Authorization, Caller, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode, Moment, NodeScope,
+    Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate, Undeclared,
 };
 
 struct Counting;
@@ -58,7 +58,7 @@ fn a_remembered_decision_allocates_nothing() {
     let scope = NodeScope {
         trust_domain: trust_domain.clone(),
         mesh: mesh.clone(),
-        node: SpiffeId::node(&trust_domain, &mesh, &name("orders")),
+        place: Place::Node(SpiffeId::node(&trust_domain, &mesh, &name("orders"))),
         ports: vec![PortScope {
             number: 8080,
             protocol: Protocol::Http,
@@ -67,6 +67,7 @@ fn a_remembered_decision_allocates_nothing() {
             undeclared: Undeclared::Decide,
             authorization: Authorization::Enforce,
             users: None,
+            escaped_slashes: EscapedSlashes::Reject,
         }],
     };
     let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[]);

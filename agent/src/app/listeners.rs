@@ -192,6 +192,7 @@ impl Listeners {
         if addresses.inbound != inbound || addresses.is_complete != is_complete {
             addresses.inbound = inbound;
             addresses.is_complete = is_complete;
+            self.mesh.own_sockets.set(addresses.sockets());
             // Before we count as ready: whoever waits for that reads the file then.
             if let Err(error) = self.state.publish(addresses::FILE, &addresses.to_json()) {
                 tracing::error!(event = "state_not_saved", %error);

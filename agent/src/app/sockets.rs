@@ -49,9 +49,10 @@ impl Sockets {
         let mut tcp_addresses = BTreeMap::new();
         for binding in &config.tcp {
             let (socket, address) = bind("tcp", binding.local).await?;
+            let prefix = if binding.is_external { "external/" } else { "" };
             let name = match binding.port {
-                Some(port) => format!("{}:{port}", binding.service),
-                None => binding.service.to_string(),
+                Some(port) => format!("{prefix}{}:{port}", binding.service),
+                None => format!("{prefix}{}", binding.service),
             };
             tcp_addresses.insert(name, address);
             tcp.push((binding.clone(), socket));

@@ -154,7 +154,7 @@ pub struct RunFlags {
     /// Where local apps send HTTP, by Host header or as to a proxy [default: 127.0.0.1:15001]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_OUTBOUND")]
     pub outbound: Option<String>,
-    /// A local port that leads to a TCP service; may be repeated
+    /// A local port that leads to a TCP service, or out of the mesh to `external/NAME`; may be repeated
     #[arg(long, value_name = "IP:PORT=SERVICE[:PORT]", env = "HAUBERK_TCP", value_delimiter = ';')]
     pub tcp: Vec<String>,
     /// Where a listener of the node is and where its app is; may be repeated

@@ -125,7 +125,9 @@ pub enum Pin {
 pub struct TcpBinding {
     /// Where local apps connect.
     pub local: SocketAddr,
-    /// The virtual service.
+    /// The service is an external one.
+    pub is_external: bool,
+    /// The virtual service, or external service.
     pub service: Name,
     /// Its port; may be left out where it has only one.
     pub port: Option<u16>,

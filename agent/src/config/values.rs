@@ -132,15 +132,20 @@ pub(super) fn on_or_off(text: &str) -> Result<bool, String> {
 }
 
 pub(super) fn tcp_binding(text: &str) -> Result<TcpBinding, String> {
-    let (local, service) =
-        text.split_once('=').ok_or("write IP:PORT=SERVICE[:PORT], such as 127.0.0.1:6379=redis")?;
+    let (local, service) = text.split_once('=').ok_or(
+        "write IP:PORT=SERVICE[:PORT], such as 127.0.0.1:6379=redis, or IP:PORT=external/NAME[:PORT]",
+    )?;
     let local = speaks_as_node(local)?;
+    let (is_external, service) = match service.strip_prefix("external/") {
+        Some(service) => (true, service),
+        None => (false, service),
+    };
     let (service, port) = match service.split_once(':') {
         Some((service, port)) => (service, Some(port_number(port)?)),
         None => (service, None),
     };
     let service = Name::parse(service).map_err(|error| error.to_string())?;
-    Ok(TcpBinding { local, service, port })
+    Ok(TcpBinding { local, is_external, service, port })
 }
 
 pub(super) fn listener(text: &str) -> Result<ListenerConfig, String> {

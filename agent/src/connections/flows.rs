@@ -187,6 +187,7 @@ impl Connection {
             moment,
             port: self.port(),
             service,
+            leaves_to: None,
             request: match (subject, self.role()) {
                 (Subject::Request { target, .. }, Role::Inbound { protocol: Protocol::Grpc, .. }) => {
                     decisions::Request::Grpc { path: target.path() }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::Name;
-use hauberk_policy::{Attempt, CanonicalPath, Counted, Gathered, Moment};
+use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -67,8 +67,11 @@ impl Subject {
 
     /// Decides it again.
     pub(super) fn decide(&self, memo: &SharedMemo, port: u16, moment: Moment) -> Ruling {
-        self.with_path(None, moment, |attempt, _| Ruling::Policy(rules::decide(memo, port, attempt, moment)))
-            .unwrap_or_else(Ruling::Refused)
+        let escaped = rules::escaped_slashes(memo, port);
+        self.with_path((None, escaped), moment, |attempt, _| {
+            Ruling::Policy(rules::decide(memo, port, attempt, moment))
+        })
+        .unwrap_or_else(Ruling::Refused)
     }
 
     /// Decides it for the first time. `path` is the target's path, if it has been parsed already.
@@ -80,7 +83,10 @@ impl Subject {
         moment: Moment,
         decisions: &Decisions,
     ) -> (Ruling, Counted) {
-        self.with_path(path, moment, |attempt, (method, path)| {
+        let escaped = rules::escaped_slashes(memo, port);
+        // Read by the rules before these, where they have just changed.
+        let path = path.filter(|path| escaped == EscapedSlashes::Keep || path.with_slashes().is_none());
+        self.with_path((path, escaped), moment, |attempt, (method, path)| {
             let mark = decisions.mark(method, path);
             let (decision, counted) = rules::decide_counted(memo, port, attempt, moment, mark);
             (Ruling::Policy(decision), counted)
@@ -90,9 +96,9 @@ impl Subject {
 
     /// Gives `ask` what is attempted, with its method and path; the reason where it is refused before: the path has several
     /// readings, or its user's token is no good at this moment.
-    fn with_path<T>(
+    pub(super) fn with_path<T>(
         &self,
-        path: Option<&CanonicalPath<'_>>,
+        (path, escaped): (Option<&CanonicalPath<'_>>, EscapedSlashes),
         moment: Moment,
         ask: impl FnOnce(Attempt<'_>, (&str, &str)) -> T,
     ) -> Result<T, &'static str> {
@@ -106,8 +112,8 @@ impl Subject {
         let path = match path {
             Some(path) => path,
             None => {
-                parsed =
-                    CanonicalPath::parse(method.as_str(), target.as_str()).map_err(|_| "ambiguous_path")?;
+                parsed = CanonicalPath::parse_with(method.as_str(), target.as_str(), escaped)
+                    .map_err(|_| "ambiguous_path")?;
                 &parsed
             }
         };

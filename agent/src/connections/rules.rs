@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_policy::{Attempt, Caller, CallerMemo, Counted, Decision, Moment, Peer, Protocol};
+use hauberk_policy::{
+    Attempt, Caller, CallerMemo, Counted, Decision, EscapedSlashes, Moment, Peer, Protocol,
+};
 
 use crate::decisions;
 use crate::mesh::{Inbound, NodeView};
@@ -101,6 +103,11 @@ impl Rules {
         let memo = memos.entry(key).or_insert_with(make);
         Ok(Arc::clone(memo))
     }
+}
+
+/// What becomes of paths with escaped slashes at a port.
+pub(crate) fn escaped_slashes(memo: &SharedMemo, port: u16) -> EscapedSlashes {
+    memo.lock().unwrap_or_else(PoisonError::into_inner).engine().escaped_slashes(port)
 }
 
 /// Asks a caller's memory.

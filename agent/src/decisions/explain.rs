@@ -29,13 +29,19 @@ fn decide_again(kept: &Kept) -> Option<Explanation> {
     }
     let facts = kept.facts();
     let (caller, peer, port, moment) = (facts.caller, facts.peer, facts.port, facts.moment);
-    let explain = |attempt| Some(view.engine.explain(&Question { caller, peer, port, attempt, moment }));
+    let engine = match facts.leaves_to {
+        None => &view.engine,
+        // Where no external service has the host there are no policies to ask.
+        Some(to) => &view.external(to.external)?.engine,
+    };
+    let explain = |attempt| Some(engine.explain(&Question { caller, peer, port, attempt, moment }));
     let gathered = facts.gathered.map_or(Gathered::nothing(), |gathered| gathered);
     match facts.request {
         Request::Connect => explain(Attempt::Stream),
         Request::Http { method, path, is_upgrade: upgrade } => {
             let target = facts.query.map(|query| format!("{path}?{query}"));
-            let path = CanonicalPath::parse(method, target.as_deref().unwrap_or(path)).ok()?;
+            let target = target.as_deref().unwrap_or(path);
+            let path = CanonicalPath::parse_with(method, target, engine.escaped_slashes(port)).ok()?;
             explain(Attempt::Request { method, path: &path, upgrade, gathered })
         }
         Request::Grpc { path } => {

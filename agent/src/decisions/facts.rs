@@ -40,6 +40,8 @@ pub struct Facts<'a> {
     pub port: u16,
     /// The virtual service that was asked for; empty where none was named.
     pub service: &'a str,
+    /// Where a call goes that leaves the mesh; none where it stays.
+    pub leaves_to: Option<LeavesTo<'a>>,
     /// What was asked for.
     pub request: Request<'a>,
     /// The request's query, if it has one. It comes into records only where policies read it: it may hold secrets.
@@ -48,6 +50,15 @@ pub struct Facts<'a> {
     pub gathered: Option<&'a Arc<Gathered>>,
     /// What was decided, and why.
     pub ruling: Ruling<'a>,
+}
+
+/// Where a call goes that leaves the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LeavesTo<'a> {
+    /// The external service; empty where none has the host.
+    pub external: &'a str,
+    /// The host, as the app named it.
+    pub host: &'a str,
 }
 
 /// What was decided, and by whom.
@@ -257,6 +268,11 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// The external service that is called; empty where the call stays in the mesh, and where no external service has the host.
+    pub(super) fn external(&self) -> &'a str {
+        self.leaves_to.map_or("", |to| to.external)
+    }
+
     /// The query, where policies read it.
     pub(super) fn query_read(&self) -> Option<&'a str> {
         self.query.filter(|_| self.ruling.reads().contains(Fact::Query))
@@ -357,6 +373,8 @@ impl<'a> Facts<'a> {
             revision: self.view.map_or(0, |view| view.revision),
             grpc_status: outcome.and_then(|outcome| outcome.grpc_status).map(u32::from),
             facts: Some(self.known_to_policies()),
+            external: self.external().to_owned(),
+            external_host: self.leaves_to.map(|to| to.host.to_owned()).unwrap_or_default(),
         }
     }
 }

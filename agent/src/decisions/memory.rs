@@ -11,7 +11,7 @@ use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
 use hauberk_policy::{Caller, Decision, Gathered, Moment, Peer};
 use hauberk_proto::agent::v1 as pb;
 
-use super::facts::{Facts, Outcome, Request, Ruling};
+use super::facts::{Facts, LeavesTo, Outcome, Request, Ruling};
 use crate::mesh::NodeView;
 
 /// How many decisions are remembered.
@@ -57,6 +57,8 @@ struct Record {
     moment: Moment,
     port: u16,
     service: Box<str>,
+    /// The external service and the host that were called.
+    leaves_to: Option<(Box<str>, Box<str>)>,
     request: OwnedRequest,
     /// Where policies read it.
     query: Option<Box<str>>,
@@ -193,6 +195,7 @@ impl Record {
             moment: facts.moment,
             port: facts.port,
             service: shortened(facts.service),
+            leaves_to: facts.leaves_to.map(|to| (to.external.into(), shortened(to.host))),
             request: match facts.request {
                 Request::Http { method, path, is_upgrade } => {
                     OwnedRequest::Http { method: shortened(method), path: shortened(path), is_upgrade }
@@ -225,6 +228,7 @@ impl Kept {
             moment: record.moment,
             port: record.port,
             service: &record.service,
+            leaves_to: record.leaves_to.as_ref().map(|(external, host)| LeavesTo { external, host }),
             request: match &record.request {
                 OwnedRequest::Http { method, path, is_upgrade } => {
                     Request::Http { method, path, is_upgrade: *is_upgrade }
@@ -288,6 +292,7 @@ impl Kinds {
         let ruling = facts.ruling;
         let kind = self.hasher.hash_one((
             facts.caller_id(),
+            (facts.external(), facts.leaves_to.is_some()),
             facts.port,
             facts.request.action(),
             ruling.route(),

@@ -19,7 +19,7 @@ use hauberk_policy::Counted;
 use hauberk_proto::agent::v1 as pb;
 
 pub use access_log::{AccessLog, AccessLogWriter};
-pub use facts::{Facts, OutboundFacts, Outcome, Request, Ruling, Verdict};
+pub use facts::{Facts, LeavesTo, OutboundFacts, Outcome, Request, Ruling, Verdict};
 pub use memory::DecisionId;
 
 use crate::clock::Clock;
@@ -92,7 +92,8 @@ impl Decisions {
     pub fn finish(&self, facts: &Facts<'_>, recorded: Option<&Recorded>, outcome: &Outcome) {
         let at = self.clock.now();
         let id = recorded.map(Recorded::id);
-        if let Some(log) = &self.access_log {
+        // What leaves the mesh has its line where it is called.
+        if let Some(log) = self.access_log.as_ref().filter(|_| facts.leaves_to.is_none()) {
             log.write(at, facts, id, outcome);
         }
         if let Some(id) = id {

@@ -227,6 +227,7 @@ impl Flow {
             others: 0,
             first_seen_unix_ms: at,
             last_seen_unix_ms: at,
+            external: facts.external().to_owned(),
         };
         Self { summary, exemplars: HashMap::new(), is_told: false }
     }
@@ -289,7 +290,7 @@ impl Exemplar {
 
 fn key_of(hasher: &RandomState, facts: &Facts<'_>) -> u64 {
     let ruling = facts.ruling;
-    let asked = (facts.caller_id(), facts.port, facts.request.action(), ruling.route());
+    let asked = (facts.caller_id(), facts.external(), facts.port, facts.request.action(), ruling.route());
     let decided = (ruling.verdict(), ruling.reason(), ruling.policies());
     let audit = (ruling.audit_verdict(), ruling.audit_policies());
     let view = facts.view.map(|view| (view.epoch, view.revision));

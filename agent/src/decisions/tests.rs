@@ -44,6 +44,7 @@ fn facts<'a>(caller: &'a Caller, path: &'a str, decision: &'a hauberk_policy::De
         moment: NOW,
         port: 8080,
         service: "orders.shop",
+        leaves_to: None,
         request: Request::Http { method: "GET", path, is_upgrade: false },
         query: None,
         gathered: None,

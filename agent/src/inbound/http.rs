@@ -7,7 +7,7 @@ use hauberk_identity::Name;
 use hauberk_policy::{CanonicalPath, Protocol};
 use hauberk_tls::TlsStream;
 use http::header::{self, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
+use http::uri::Uri;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -165,17 +165,15 @@ fn decide(
         ));
     }
     let mut head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
-    let written = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let method = request.method().clone();
-    let path = CanonicalPath::parse(method.as_str(), written.as_str())
-        .map_err(|problem| bad_request("ambiguous_path", &problem))?;
-    let target = if path.was_rewritten() {
-        PathAndQuery::try_from(path.target().as_ref())
-            .map_err(|problem| bad_request("ambiguous_path", &problem))?
-    } else {
-        written.clone()
-    };
     let rules = caller.port.connections.rules();
+    let escaped =
+        rules.view().map(|view| view.engine.escaped_slashes(caller.port.number)).unwrap_or_default();
+    let ambiguous = |problem: &dyn ToString| bad_request("ambiguous_path", problem);
+    let target = headers::canonical_target(request, escaped).map_err(|problem| ambiguous(&problem))?;
+    // What is canonical reads as it stands.
+    let path = CanonicalPath::parse_with(method.as_str(), target.as_str(), escaped)
+        .map_err(|problem| ambiguous(&problem))?;
     let described = rules.view().ok().and_then(|view| view.port(caller.port.number));
     let service = match described {
         Some(described) => service_of(described, &head)?,

@@ -114,6 +114,12 @@ impl Endpoints {
         Self::default()
     }
 
+    /// Whether an instance that this agent knows takes traffic there.
+    pub fn holds(&self, address: SocketAddr) -> bool {
+        let registered = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        registered.values().any(|set| set.list.load().iter().any(|endpoint| endpoint.address == address))
+    }
+
     /// The set for a port of a target, the same one for everybody who asks alike.
     pub fn of(&self, target: &SpiffeId, port: u16, discovery: &Discovery) -> Arc<EndpointSet> {
         match discovery {

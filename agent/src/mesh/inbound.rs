@@ -9,6 +9,7 @@ use hauberk_tls::FederatedBundles;
 use tokio::sync::watch;
 
 use super::denylist::Denial;
+use super::external::External;
 use crate::users::Users;
 
 /// What decides inbound traffic.
@@ -92,6 +93,8 @@ pub struct NodeView {
     pub federated: FederatedBundles,
     /// Who says who users are; none where nobody does.
     pub users: Option<Arc<Users>>,
+    /// What may leave the mesh from here.
+    pub externals: Vec<Arc<External>>,
 }
 
 /// One listener, as the view describes it.

@@ -6,6 +6,7 @@ mod applied;
 mod denylist;
 mod dns;
 mod endpoints;
+mod external;
 mod inbound;
 mod service;
 mod services;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 pub use applied::Applied;
 pub use denylist::{Denial, Denied, Denylist};
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
+pub use external::{External, OwnSockets, canonical_host};
 pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
 pub use service::{Service, ServicePort, Target};
 pub use services::{Services, Unknown, WantedChange};
@@ -34,6 +36,8 @@ pub struct Mesh {
     pub applied: Arc<Applied>,
     /// Who is refused everywhere.
     pub denied: Arc<Denied>,
+    /// What this agent listens on.
+    pub own_sockets: Arc<OwnSockets>,
 }
 
 impl Mesh {
@@ -46,6 +50,7 @@ impl Mesh {
             endpoints,
             applied: Arc::new(Applied::new()),
             denied: Arc::new(Denied::new()),
+            own_sockets: Arc::default(),
         }
     }
 

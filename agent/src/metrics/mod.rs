@@ -54,6 +54,7 @@ const UNKNOWN: &str = "(unknown)";
 pub struct Metrics {
     listeners: Mutex<BTreeMap<u16, Arc<ListenerMetrics>>>,
     services: Mutex<BTreeMap<Name, Arc<ServiceMetrics>>>,
+    externals: Mutex<BTreeMap<Name, Arc<ServiceMetrics>>>,
     unknown: Arc<ServiceMetrics>,
     outbound_connections: AtomicU64,
     decisions: Histogram<{ DECISION_BOUNDS.len() }>,
@@ -73,6 +74,7 @@ impl Metrics {
         Self {
             listeners: Mutex::default(),
             services: Mutex::default(),
+            externals: Mutex::default(),
             unknown: Arc::new(ServiceMetrics::new()),
             outbound_connections: AtomicU64::new(0),
             decisions: Histogram::new(DECISION_BOUNDS),
@@ -102,6 +104,13 @@ impl Metrics {
                 Arc::clone(services.entry(name.clone()).or_insert_with(|| Arc::new(ServiceMetrics::new())))
             }
         }
+    }
+
+    /// The counters of an external service.
+    pub(crate) fn external(&self, name: &Name) -> Arc<ServiceMetrics> {
+        let mut externals = lock(&self.externals);
+        let of = externals.entry(name.clone()).or_insert_with(|| Arc::new(ServiceMetrics::new()));
+        Arc::clone(of)
     }
 
     /// The counters of whatever is no service.
@@ -141,6 +150,9 @@ impl Metrics {
         );
         let mut services: Vec<(String, Arc<ServiceMetrics>)> =
             lock(&self.services).iter().map(|(name, of)| (name.to_string(), Arc::clone(of))).collect();
+        let externals = lock(&self.externals);
+        services.extend(externals.iter().map(|(name, of)| (format!("external/{name}"), Arc::clone(of))));
+        drop(externals);
         services.push((UNKNOWN.to_owned(), Arc::clone(&self.unknown)));
         outbound::write(page, &services);
         page.gauge(

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Outbound;
 use super::peer::{Load, Peer};
 use super::route::Route;
+use crate::connections::Leave;
 use crate::decisions::{OutboundFacts, Outcome, Request};
 use crate::metrics::ServiceMetrics;
 use crate::wire::headers::{self, DECISION};
@@ -39,6 +40,9 @@ pub(super) struct Call {
     attempts: u32,
     /// What makes its endpoint busy.
     load: Option<Load>,
+    /// What it was let out of the mesh by, and the port that it goes to there.
+    leave: Option<Arc<Leave>>,
+    port_outside: u16,
     status: u16,
     grpc_status: Option<u8>,
     /// Why there is no answer of the service.
@@ -61,6 +65,8 @@ impl Call {
             endpoint: None,
             attempts: 0,
             load: None,
+            leave: None,
+            port_outside: 0,
             status: 0,
             grpc_status: None,
             error: Some("abandoned"),
@@ -78,6 +84,27 @@ impl Call {
     pub(super) fn leads_to(&mut self, route: Route, metrics: Arc<ServiceMetrics>) {
         self.metrics = metrics;
         self.route = Some(route);
+    }
+
+    /// It leaves the mesh for this port of what is called `name`, which is counted here, by `meter`.
+    pub(super) fn leads_out(
+        &mut self,
+        name: &str,
+        port: u16,
+        metrics: Arc<ServiceMetrics>,
+        meter: &Arc<Meter>,
+    ) {
+        self.host = name.into();
+        self.port_outside = port;
+        self.metrics = metrics;
+        self.meter = Some(Arc::clone(meter));
+    }
+
+    /// It is at this address outside of the mesh, for as long as `leave` lets it.
+    pub(super) fn is_outside(&mut self, leave: Option<&Arc<Leave>>, address: SocketAddr) {
+        self.leave = leave.cloned();
+        self.attempts = 1;
+        self.endpoint = Some(address);
     }
 
     /// What counts its bytes.
@@ -100,6 +127,12 @@ impl Call {
         if let Some(id) = response.headers().get(DECISION).and_then(|id| id.to_str().ok()) {
             self.denied(response.status(), id);
         }
+    }
+
+    /// A host outside answered. What it calls a decision of ours is none.
+    pub(super) fn answered_outside<B>(&mut self, response: &Response<B>) {
+        self.note(response);
+        self.error = None;
     }
 
     /// The endpoint accepted a stream.
@@ -152,7 +185,7 @@ impl Drop for Call {
         let port = self.route.as_ref().and_then(Route::port);
         let facts = OutboundFacts {
             service: self.route.as_ref().map_or(&self.host, |route| route.service().name.as_str()),
-            port: port.map_or(0, |port| port.number),
+            port: port.map_or(self.port_outside, |port| port.number),
             request: match &self.wish {
                 Wish::Request { target, .. } if port.is_some_and(|port| port.protocol == Protocol::Grpc) => {
                     Request::Grpc { path: path_of(target) }

@@ -33,7 +33,7 @@ pub(super) async fn begin(
             .answer(Form::Http, call);
     }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-    let stream = match tcp::open(outbound, &authority, &mut call).await {
+    let stream = match tcp::open(outbound, &authority, connection.app, &mut call).await {
         Ok(stream) => stream,
         Err(NotOpened::Failed(failure)) => return failure.answer(Form::Http, call),
         Err(NotOpened::Denied(id)) => {

@@ -12,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use super::Outbound;
 use super::balance::Group;
 use super::call::{Call, Wish};
+use super::egress::{self, http::HTTP_PORT};
 use super::listener::AppConnection;
 use super::peer::{DialError, Peer};
 use super::route::{Kind, Route};
@@ -76,8 +77,24 @@ pub(super) async fn handle(
                 .answer(form, call);
         }
     };
+    let found = match egress::named(&outbound, &head.host, HTTP_PORT, connection.app) {
+        Some(to) => Err(to),
+        None => match outbound.find(&head.host, Kind::Http, &mut call).await {
+            Ok(found) => Ok(found),
+            Err(failure) => match egress::unnamed(&failure, &head.host, HTTP_PORT, connection.app) {
+                Some(to) => Err(to),
+                None => return failure.answer(form, call),
+            },
+        },
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(to) => {
+            return egress::http::answer(&outbound, connection, request, (&head, form), to, call).await;
+        }
+    };
     let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    match pass_on(&outbound, request, &head, &mut call).await {
+    match pass_on(&outbound, request, &head, found, &mut call).await {
         Ok((response, via)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(&outbound, connection, response, via.into_link().zip(from_app), call)
         }
@@ -92,7 +109,7 @@ pub(super) async fn handle(
 }
 
 /// Lets the connection be what both sides have agreed on. `between` is what it takes, where the app has asked for it.
-fn switch(
+pub(super) fn switch(
     outbound: &Outbound,
     connection: Arc<AppConnection>,
     mut response: Response<Incoming>,
@@ -120,9 +137,9 @@ async fn pass_on(
     outbound: &Arc<Outbound>,
     mut request: Request<Incoming>,
     head: &RequestHead,
+    (route, group): (Route, Arc<Group>),
     call: &mut Call,
 ) -> Result<(Response<Incoming>, Via), Failure> {
-    let (route, group) = outbound.find(&head.host, Kind::Http, call).await?;
     if let Ok(service) = HeaderValue::from_str(route.service().name.as_str()) {
         request.headers_mut().insert(SERVICE, service);
     }

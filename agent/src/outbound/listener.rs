@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +33,16 @@ const PREFACE: &[u8] = b"PRI";
 pub(super) struct AppConnection {
     /// To be told when it no longer speaks HTTP/1.1.
     pub(super) opaque: Opaque,
+    /// Where the app is.
+    pub(super) app: SocketAddr,
     _place: SocketPlace,
 }
 
 /// The service that a bound TCP port leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpService {
+    /// It is an external service.
+    pub is_external: bool,
     /// Its name.
     pub name: Name,
     /// Its port; none where it has only one for TCP.
@@ -63,14 +68,11 @@ impl Outbound {
         service: TcpService,
         stop: CancellationToken,
     ) {
-        let authority: Arc<str> = match service.port {
-            Some(port) => format!("{}:{port}", service.name).into(),
-            None => service.name.as_str().into(),
-        };
+        let service = Arc::new(service);
         self.serve(listener, stop, |outbound, stream, place| {
-            let authority = Arc::clone(&authority);
+            let service = Arc::clone(&service);
             async move {
-                tcp::serve(&outbound, stream, &authority).await;
+                tcp::serve(&outbound, stream, &service).await;
                 drop(place);
             }
         })
@@ -133,8 +135,9 @@ async fn serve_http(
         opaque.begin();
     }
     let tasks = outbound.tasks.clone();
+    let app = address_of(&stream);
     let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone()));
-    let connection = Arc::new(AppConnection { opaque, _place: place });
+    let connection = Arc::new(AppConnection { opaque, app, _place: place });
     let service = service_fn(move |request| {
         let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));
         async move { Ok::<_, Infallible>(http::handle(outbound, connection, request).await) }
@@ -146,6 +149,11 @@ async fn serve_http(
     } else {
         serve_until(http1::server().serve_connection(io, service).with_upgrades(), &never, stop).await;
     }
+}
+
+/// Where an app is: apps are let in on loopback alone, and one that has just gone was there.
+pub(super) fn address_of(app: &TcpStream) -> SocketAddr {
+    app.peer_addr().unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
 }
 
 /// As many bytes as tell HTTP/2 from HTTP/1.1.

@@ -1,12 +1,14 @@
-//! Traffic from the app beside us to services of the mesh.
+//! Traffic from the app beside us to services of the mesh, and out of it.
 //!
 //! Apps reach us on loopback: by HTTP, where the host names a virtual service, or by TCP, on a port bound to one. A
 //! request is routed (`route.rs`), given to one of the service's endpoints (`balance.rs`), and sent over a connection to
-//! that endpoint's agent, which must prove to be exactly who is expected (`peer.rs`).
+//! that endpoint's agent, which must prove to be exactly who is expected (`peer.rs`). What leaves the mesh is decided here
+//! (`egress/mod.rs`).
 
 mod balance;
 mod call;
 mod connect;
+mod egress;
 mod http;
 mod listener;
 mod peer;
@@ -37,6 +39,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(5);
 pub struct Outbound {
     connections: Arc<Connections>,
     balancer: Balancer,
+    /// The places of connections out of the mesh, among those to other agents.
+    outside: Budget,
     /// The places of connections of local apps.
     from_apps: Budget,
     tracker: TaskTracker,
@@ -48,10 +52,12 @@ impl Outbound {
     /// No connections yet, and never more than so many from apps and to other agents.
     pub fn new(connections: Arc<Connections>, from_apps: usize, to_agents: usize) -> Arc<Self> {
         let tracker = TaskTracker::new();
+        let to_agents = Budget::of(to_agents);
         let tasks = Tasks::new(tracker.clone());
         Arc::new(Self {
             connections,
-            balancer: Balancer::new(Budget::of(to_agents)),
+            balancer: Balancer::new(to_agents.clone()),
+            outside: to_agents,
             from_apps: Budget::of(from_apps),
             tracker,
             tasks,

@@ -14,6 +14,9 @@ use thiserror::Error;
 use crate::mesh::{Service, ServicePort, Services, Unknown};
 use crate::wire::headers::split_host;
 
+/// The stable name of the reason that no service is called so.
+pub(super) const UNKNOWN_SERVICE: &str = "unknown_service";
+
 /// The port that `http://` means.
 const HTTP_PORT: u16 = 80;
 
@@ -142,7 +145,7 @@ impl RouteError {
             Self::Unknown { why: Unknown::TooMany, .. } => {
                 (StatusCode::SERVICE_UNAVAILABLE, "too_many_services")
             }
-            Self::Unknown { .. } => (StatusCode::BAD_GATEWAY, "unknown_service"),
+            Self::Unknown { .. } => (StatusCode::BAD_GATEWAY, UNKNOWN_SERVICE),
             Self::NoSuchPort { .. } | Self::WhichPort { .. } => (StatusCode::BAD_GATEWAY, "unknown_port"),
             Self::PortIsTcp { .. } | Self::PortIsHttp { .. } => (StatusCode::BAD_GATEWAY, "wrong_protocol"),
         }

@@ -1,5 +1,6 @@
 //! TCP streams of local apps: each one a stream in a warm tunnel to an endpoint of its service.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,7 +9,9 @@ use tokio::net::TcpStream;
 
 use super::Outbound;
 use super::call::{Call, Wish};
+use super::egress::{self, stream::Opened};
 use super::http::{Answer, Failure, MAX_TRIES, no_endpoints, unreachable};
+use super::listener::{TcpService, address_of};
 use super::peer::Peer;
 use super::route::Kind;
 use super::tunnel::{self, OpenError, TunnelStream};
@@ -24,10 +27,32 @@ pub(super) enum NotOpened {
     Denied(String),
 }
 
-/// Serves one connection of an app that wants to speak to `authority`. It is closed cleanly if that cannot be.
-pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, authority: &str) {
+/// Where a stream goes.
+#[derive(Debug)]
+pub(super) enum Way {
+    /// To an endpoint of a service.
+    Mesh(TunnelStream),
+    /// Out of the mesh.
+    Outside(Opened),
+}
+
+/// Serves one connection of an app on a port that is bound to a service. It is closed cleanly if that cannot be called.
+pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, service: &TcpService) {
     let mut call = Call::begin(outbound, Wish::Stream);
-    match open(outbound, authority, &mut call).await {
+    let TcpService { is_external, name, port } = service;
+    let authority = &match port {
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_string(),
+    };
+    let opened = if *is_external {
+        match egress::stream::bound_to(outbound, name.as_str(), *port, address_of(&socket)) {
+            Ok(to) => egress::stream::open(outbound, to, &mut call).await.map(Way::Outside),
+            Err(failure) => Err(NotOpened::Failed(failure)),
+        }
+    } else {
+        open_in_mesh(outbound, authority, &mut call).await.map(Way::Mesh)
+    };
+    match opened {
         Ok(stream) => carry(socket, Bytes::new(), stream, call).await,
         Err(NotOpened::Denied(decision)) => {
             tracing::info!(event = "stream_denied", service = authority, decision);
@@ -44,8 +69,31 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, authority
     }
 }
 
-/// Opens a stream, at one endpoint after another: nothing of the app's is sent before one has accepted.
+/// Opens a stream to what an app named: a host of an external service, or a service.
 pub(super) async fn open(
+    outbound: &Arc<Outbound>,
+    authority: &str,
+    app: SocketAddr,
+    call: &mut Call,
+) -> Result<Way, NotOpened> {
+    // The target of a CONNECT has a port always, or is none.
+    let named = egress::named(outbound, authority, 0, app);
+    let to = match named {
+        Some(to) => to,
+        None => match open_in_mesh(outbound, authority, call).await {
+            Ok(stream) => return Ok(Way::Mesh(stream)),
+            Err(NotOpened::Failed(failure)) => match egress::unnamed(&failure, authority, 0, app) {
+                Some(to) => to,
+                None => return Err(NotOpened::Failed(failure)),
+            },
+            Err(denied) => return Err(denied),
+        },
+    };
+    egress::stream::open(outbound, to, call).await.map(Way::Outside)
+}
+
+/// Opens a stream, at one endpoint after another: nothing of the app's is sent before one has accepted.
+async fn open_in_mesh(
     outbound: &Arc<Outbound>,
     authority: &str,
     call: &mut Call,
@@ -94,7 +142,11 @@ pub(super) async fn open(
 }
 
 /// Carries an opened stream to its end. `early` is what has been read of the socket already.
-pub(super) async fn carry(mut socket: TcpStream, early: Bytes, stream: TunnelStream, mut call: Call) {
+pub(super) async fn carry(mut socket: TcpStream, early: Bytes, way: Way, mut call: Call) {
+    let stream = match way {
+        Way::Mesh(stream) => stream,
+        Way::Outside(opened) => return egress::stream::carry(socket, early, opened, call).await,
+    };
     let meter = call.meter();
     let (send, receive, lease) = stream.into_parts();
     if let Err(error) = pump(&mut socket, early, send, receive, &meter, Direction::In).await {

@@ -19,7 +19,7 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::credentials::{CredentialsError, mesh_of};
-use crate::mesh::{ClosedReason, NodeView, Port};
+use crate::mesh::{ClosedReason, External, NodeView, Port};
 use crate::state::Mark;
 use crate::users::Users;
 
@@ -202,7 +202,10 @@ impl Authentic {
                     users: port.users.clone(),
                 });
                 let ports = ports.collect();
-                let spiffe_id = node.scope.node.clone();
+                // Whether it is ours was seen when it was authenticated.
+                let spiffe_id =
+                    node.scope.node().cloned().ok_or_else(|| Rejection::OtherNode(String::new()))?;
+                let externals = External::all(*node.egress, &node.scope, former)?;
                 let engine =
                     Engine::compile(node.scope, &node.policies, former.map(|former| &former.engine))?;
                 let users = former.and_then(|former| former.users.as_ref());
@@ -216,6 +219,7 @@ impl Authentic {
                     engine,
                     federated: federated(&node.federated),
                     users,
+                    externals,
                 };
                 Content::Node {
                     view: Arc::new(view),

@@ -14,7 +14,7 @@ use super::headers::{scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
-use crate::connections::Passage;
+use crate::connections::{Leave, Passage};
 
 /// Why a body ends before its end.
 #[derive(Debug, Error)]
@@ -33,7 +33,25 @@ pub(crate) struct RequestBody {
     body: Option<Metered>,
     /// What is kept until the body has ended, which may be after the response has: as long as bytes pass, they can be
     /// cut.
-    passage: Option<Arc<Passage>>,
+    under: Option<Under>,
+}
+
+/// What a request was decided by.
+#[derive(Debug)]
+enum Under {
+    /// By the called node's agent.
+    Passage(Arc<Passage>),
+    /// By the caller's, since it leaves the mesh.
+    Leave(Arc<Leave>),
+}
+
+impl Under {
+    fn is_decided_by(&self, field: &str) -> bool {
+        match self {
+            Self::Passage(passage) => passage.is_decided_by(field),
+            Self::Leave(leave) => leave.is_decided_by(field),
+        }
+    }
 }
 
 /// The body of a response: our own, or one that is passed on. `G` is dropped when the response has ended.
@@ -58,6 +76,8 @@ pub(crate) struct Relay<G> {
 pub(crate) enum Via {
     /// A link, which goes back to its pool.
     Link(Option<Link>, Arc<LinkPool>),
+    /// A link that is closed afterwards.
+    Once(Option<Link>),
     /// A stream of an HTTP/2 connection that has a task of its own.
     Stream {
         /// Counts it.
@@ -78,18 +98,24 @@ impl RequestBody {
         // A body that has ended already needs no watching over, and may be sent a second time.
         let is_empty = body.is_end_stream();
         let body = (!is_empty).then_some(Metered { body, meter, direction: Direction::In });
-        Self { body, passage: None }
+        Self { body, under: None }
     }
 
     /// Keeps `passage` under way until the body has ended.
     pub(crate) fn under(mut self, passage: &Arc<Passage>) -> Self {
-        self.passage = self.body.is_some().then(|| Arc::clone(passage));
+        self.under = self.body.is_some().then(|| Under::Passage(Arc::clone(passage)));
+        self
+    }
+
+    /// The same of what leaves the mesh.
+    pub(crate) fn leaving(mut self, leave: &Arc<Leave>) -> Self {
+        self.under = self.body.is_some().then(|| Under::Leave(Arc::clone(leave)));
         self
     }
 
     /// No body.
     pub(crate) fn empty() -> Self {
-        Self { body: None, passage: None }
+        Self { body: None, under: None }
     }
 
     /// Whether there is nothing to send.
@@ -102,7 +128,7 @@ impl Via {
     /// The link, for another use than going back to its pool.
     pub(crate) fn into_link(self) -> Option<Link> {
         match self {
-            Self::Link(link, _) => link,
+            Self::Link(link, _) | Self::Once(link) => link,
             Self::Stream { .. } => None,
         }
     }
@@ -167,10 +193,10 @@ impl Body for RequestBody {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let waker = cx.waker().clone();
         let mut polled = metered.poll_frame(cx, &mut Context::from_waker(&waker));
-        if let (Poll::Ready(Some(Ok(frame))), Some(passage)) = (&mut polled, &self.passage)
+        if let (Poll::Ready(Some(Ok(frame))), Some(under)) = (&mut polled, &self.under)
             && let Some(trailers) = frame.trailers_mut()
         {
-            scrub_undecided(trailers, |field| passage.is_decided_by(field));
+            scrub_undecided(trailers, |field| under.is_decided_by(field));
         }
         polled
     }
@@ -219,11 +245,11 @@ impl<G> Relay<G> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
         let polled = match &mut self.via {
-            Via::Link(Some(link), _) => {
+            Via::Link(Some(link), _) | Via::Once(Some(link)) => {
                 // Only the link feeds the body.
                 link.drive_and_read(cx, |cx| metered.poll_frame(cx, &mut Context::from_waker(Waker::noop())))
             }
-            Via::Link(None, _) | Via::Stream { .. } => {
+            Via::Link(None, _) | Via::Once(None) | Via::Stream { .. } => {
                 let waker = cx.waker().clone();
                 metered.poll_frame(cx, &mut Context::from_waker(&waker))
             }
@@ -237,7 +263,7 @@ impl<G> Relay<G> {
     fn finish(&mut self) {
         let link = match &mut self.via {
             Via::Link(link, pool) => link.take().map(|link| (link, pool)),
-            Via::Stream { .. } => None,
+            Via::Once(_) | Via::Stream { .. } => None,
         };
         if let Some((link, _)) = &link {
             link.rest();

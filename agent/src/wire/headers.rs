@@ -3,7 +3,9 @@
 
 use std::net::Ipv6Addr;
 
+use hauberk_policy::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{InvalidUri, PathAndQuery};
 use http::{Method, Request, Version};
 use thiserror::Error;
 
@@ -119,6 +121,28 @@ pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, 
         strip_connection(headers);
     }
     Ok(head)
+}
+
+/// What a request asks for, in the one spelling that is decided and passed on.
+///
+/// # Errors
+/// It has several readings: answer 400.
+pub(crate) fn canonical_target<B>(
+    request: &Request<B>,
+    escaped: EscapedSlashes,
+) -> Result<PathAndQuery, AmbiguousTarget> {
+    let written = request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = CanonicalPath::parse_with(request.method().as_str(), written.as_str(), escaped)?;
+    Ok(if path.was_rewritten() { PathAndQuery::try_from(path.target().as_ref())? } else { written.clone() })
+}
+
+/// Why a request's target has no single reading. The fault is the caller's: answer 400.
+#[derive(Debug, Error)]
+pub(crate) enum AmbiguousTarget {
+    #[error(transparent)]
+    Path(#[from] AmbiguousPath),
+    #[error(transparent)]
+    Target(#[from] InvalidUri),
 }
 
 /// Adds what the next connection's HTTP version needs for the same request to be understood.

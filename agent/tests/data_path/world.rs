@@ -15,7 +15,8 @@ use hauberk_agent::outbound::{Outbound, TcpService};
 use hauberk_agent::state::StoredTrust;
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
 use hauberk_policy::{
-    Authorization, Engine, Mode, NodeScope, PolicyDocument, PolicyIndex, PortScope, Protocol, Undeclared,
+    Authorization, Engine, EscapedSlashes, Mode, NodeScope, Place, PolicyDocument, PolicyIndex, PortScope,
+    Protocol, Undeclared,
 };
 use hauberk_proto::agent::v1::Trust;
 use hauberk_proto::convert::Discovery;
@@ -205,7 +206,7 @@ impl World {
         let scope = NodeScope {
             trust_domain: self.domain.clone(),
             mesh: self.mesh.clone(),
-            node: id.clone(),
+            place: Place::Node(id.clone()),
             ports: ports
                 .iter()
                 .map(|(number, protocol)| PortScope {
@@ -216,6 +217,7 @@ impl World {
                     undeclared: Undeclared::Decide,
                     authorization: Authorization::Enforce,
                     users: None,
+                    escaped_slashes: EscapedSlashes::Reject,
                 })
                 .collect(),
         };
@@ -243,6 +245,7 @@ impl World {
             digest: [0; 32],
             federated: FederatedBundles::default(),
             users: None,
+            externals: Vec::new(),
         })
     }
 }
@@ -317,7 +320,7 @@ impl Agent {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (outbound, stop) = (Arc::clone(&self.outbound), self.stop.clone());
-        let service = TcpService { name: name(service), port: None };
+        let service = TcpService { is_external: false, name: name(service), port: None };
         let serving = self.tasks.spawn(async move { outbound.serve_tcp(listener, service, stop).await });
         self.listeners.push(serving);
         address

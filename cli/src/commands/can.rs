@@ -81,10 +81,9 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
     for detail in &answer.decisions {
         let Some(decision) = &detail.decision else { continue };
         let what = format!(
-            "{word}: {} → {}:{} {}",
+            "{word}: {} → {} {}",
             decision::short_name(&decision.caller),
-            decision::short_name(&decision.node),
-            decision.port,
+            decision::target(decision),
             decision::act(decision),
         );
         match outlook {

@@ -222,6 +222,7 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
     report.good("mesh", format!("meshes: {}", names.join(", ")));
     let nodes = session.list(Kind::VirtualNode, &mesh).await?;
     audits(report, meshes.iter().chain(&nodes));
+    relaxations(report, &nodes);
     let request = api::ListInstancesRequest { mesh, node: String::new() };
     let instances = session.identities().list_instances(request).await?.into_inner().instances;
     let connected = instances.iter().filter(|instance| instance.connected).count();
@@ -289,6 +290,23 @@ fn audits<'a>(report: &mut Report, resources: impl Iterator<Item = &'a Resource>
                 format!("{what} is in mode AUDIT: what no policy permits is let through"),
                 "hauberk tap shows what would be denied; then remove `authorization: AUDIT`",
             );
+        }
+    }
+}
+
+/// What takes paths that servers read in two ways is said loudly.
+fn relaxations(report: &mut Report, nodes: &[Resource]) {
+    for node in nodes {
+        let Some(Spec::VirtualNode(spec)) = &node.spec else { continue };
+        for listener in &spec.listeners {
+            if listener.path_with_escaped_slashes_action.as_deref() == Some("KEEP_UNCHANGED") {
+                let listener = crate::commands::rows::listener(listener);
+                report.warning(
+                    "mesh",
+                    format!("listener {listener} of {} takes paths with escaped slashes (%2F), which servers read in two ways", node.name),
+                    "remove `pathWithEscapedSlashesAction: KEEP_UNCHANGED` unless the app needs it; both readings must be permitted",
+                );
+            }
         }
     }
 }

@@ -24,6 +24,15 @@ pub(crate) fn short_name(spiffe_id: &str) -> String {
     }
 }
 
+/// What is called: `orders:8080`; outside of the mesh `external/stripe:443`, or the host that no external service has.
+pub(crate) fn target(decision: &Decision) -> String {
+    match (decision.external.as_str(), decision.external_host.as_str()) {
+        ("", "") => format!("{}:{}", short_name(&decision.node), decision.port),
+        ("", host) => format!("{}:{}", printable(host), decision.port),
+        (external, _) => format!("external/{}:{}", printable(external), decision.port),
+    }
+}
+
 /// `ALLOWED`, `DENIED`, coloured.
 pub(crate) fn verdict(verdict: Verdict) -> String {
     match verdict {
@@ -148,6 +157,15 @@ pub(crate) fn reason(decision: &Decision) -> String {
                 .to_owned()
         }
         "identity_time" => "the user was passed on in the future, or before it came".to_owned(),
+        "no_external_service" => "no ExternalService has this host".to_owned(),
+        "address_not_allowed" => {
+            "the host leads to no public address, and to none that its ExternalService allows".to_owned()
+        }
+        "not_tls" => "the app did not begin TLS on a port for it".to_owned(),
+        "server_name_mismatch" => {
+            "the app began TLS with another host than the one that it called".to_owned()
+        }
+        "no_such_port" if !decision.external.is_empty() => "the ExternalService has no such port".to_owned(),
         "no_such_port" => "the node has no such port".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),

@@ -59,6 +59,9 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
         Some(Spec::DataClass(spec)) => describe_groups::of_data_class(&session, &mesh, &name, spec).await,
         Some(Spec::Enrollment(spec)) => of_enrollment(&session, &mesh, spec).await,
         Some(Spec::FederatedTrustDomain(spec)) => of_followed(&session, &mesh, &name, spec).await,
+        Some(Spec::ExternalService(spec)) => {
+            describe_policies::of_external(&session, &mesh, &name, spec).await
+        }
         Some(Spec::JwtIssuer(spec)) => describe_groups::of_issuer(&session, &mesh, &name, spec).await,
         None => Ok(()),
     }

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, PolicyDocument, PolicyTemplate, Referent, Slot};
 use hauberk_proto::mesh::v1::{
-    BoundarySpec, Kind, PolicySpec, PolicyTemplateSpec, Resource, TemplateLink, resource::Spec,
+    BoundarySpec, ExternalServiceSpec, Kind, PolicySpec, PolicyTemplateSpec, Resource, TemplateLink,
+    resource::Spec,
 };
 
 use crate::clock;
 use crate::commands::describe::{fact, heading, none_or};
+use crate::commands::rows;
 use crate::commands::would_deny::Audited;
 use crate::error::CommandError;
 use crate::output;
@@ -191,6 +193,27 @@ pub(super) async fn about(
         output::line("  none: every call to it is denied by default")?;
     }
     Ok(())
+}
+
+/// Shows what an external service is, and which policies name it.
+///
+/// # Errors
+/// What the control plane answers.
+pub(super) async fn of_external(
+    session: &Session,
+    mesh: &str,
+    name: &str,
+    spec: &ExternalServiceSpec,
+) -> Result<(), CommandError> {
+    if let Some(description) = &spec.description {
+        fact("Is", description)?;
+    }
+    fact("Hosts", &spec.hosts.join(", "))?;
+    fact("Ports", &rows::external_ports(spec))?;
+    fact("Besides public", &none_or(spec.allowed_addresses.join(", ")))?;
+    let is_meant =
+        |referent: &Referent| matches!(referent, Referent::External(external) if external.as_str() == name);
+    naming(session, mesh, is_meant).await
 }
 
 /// Lists the policies that mention something.

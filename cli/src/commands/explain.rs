@@ -2,6 +2,7 @@
 
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{ExplainRequest, Source};
+use hauberk_proto::agent::v1::Decision;
 
 use crate::arguments::{Explain, Global, TextFormat};
 use crate::commands::decision;
@@ -62,7 +63,7 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
         String::new(),
         format!("  who    {caller}{peer}"),
         format!("  what   {}", decision::act(&made)),
-        format!("  where  {} port {}{service}", printable(&made.node), made.port),
+        format!("  where  {}{service}", place(&made)),
         format!("  when   {}", UnixMillis(made.at_unix_ms)),
         format!("  by     revision {}{}", made.revision, source(answer.source())),
     ];
@@ -78,6 +79,18 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
     lines.push(String::new());
     lines.push(decision::trace(detail));
     output::line(lines.join("\n").trim_end())
+}
+
+/// Where it was decided; of what leaves the mesh, what was called.
+fn place(made: &Decision) -> String {
+    if made.external_host.is_empty() && made.external.is_empty() {
+        return format!("{} port {}", printable(&made.node), made.port);
+    }
+    let host = match made.external_host.as_str() {
+        "" => String::new(),
+        host => format!(" ({})", printable(host)),
+    };
+    format!("{}{host}, outside of the mesh", decision::target(made))
 }
 
 fn source(source: Source) -> &'static str {

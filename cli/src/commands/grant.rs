@@ -54,9 +54,18 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
     apply::finish(&session, &answer, arguments.dry_run, arguments.wait).await
 }
 
-/// A virtual service before a virtual node, saying which.
+/// A virtual service before a virtual node, saying which; or `external/stripe`.
 async fn target(session: &Session, mesh: &str, text: &str) -> Result<GrantTarget, CommandError> {
-    let name = Name::parse(text).map_err(|error| CommandError::Usage(format!("target `{text}`: {error}")))?;
+    let (is_external, named) = match text.strip_prefix("external/") {
+        Some(named) => (true, named),
+        None => (false, text),
+    };
+    let name =
+        Name::parse(named).map_err(|error| CommandError::Usage(format!("target `{text}`: {error}")))?;
+    if is_external {
+        session.get(Kind::ExternalService, mesh, named).await?;
+        return Ok(GrantTarget::External(name));
+    }
     if session.find(Kind::VirtualService, mesh, text).await?.is_some() {
         output::note(format_args!("{text} is a virtual service: only the ports that provide it are meant"));
         return Ok(GrantTarget::Service(name));

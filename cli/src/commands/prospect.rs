@@ -27,7 +27,10 @@ pub(crate) fn caller(prospect: &Prospect) -> String {
 
 /// What is called: `orders:8080`.
 pub(crate) fn target(prospect: &Prospect) -> String {
-    format!("{}:{}", short_name(&prospect.node), prospect.port)
+    match prospect.external.as_str() {
+        "" => format!("{}:{}", short_name(&prospect.node), prospect.port),
+        external => format!("external/{}:{}", printable(external), prospect.port),
+    }
 }
 
 /// What is done: `GET`, of other methods `PROPFIND` or `other`.

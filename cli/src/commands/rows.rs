@@ -3,9 +3,10 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, Duration, EnrollmentSpec, FederatedTrustDomainSpec, JwtIssuerSpec, Kind, Listener,
-    Resource, VirtualNodeSpec, VirtualServiceSpec, attest_enrollment::Evidence, resource::Spec,
-    service_discovery::Discovery, virtual_service_provider::Provider,
+    AttestEnrollment, Duration, EnrollmentSpec, ExternalPort, ExternalServiceSpec, FederatedTrustDomainSpec,
+    JwtIssuerSpec, Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec,
+    attest_enrollment::Evidence, resource::Spec, service_discovery::Discovery,
+    virtual_service_provider::Provider,
 };
 
 use crate::times::{age, short, until};
@@ -22,6 +23,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
         Kind::DataClass => vec!["HOLDS", "DESCRIPTION", "AGE"],
         Kind::Enrollment => vec!["SHOWN BY", "BECOMES", "SELECTORS", "AGE"],
         Kind::FederatedTrustDomain => vec!["PROFILE", "ENDPOINT", "AGE"],
+        Kind::ExternalService => vec!["HOSTS", "PORTS", "AGE"],
         Kind::JwtIssuer => vec!["ISSUER", "AUDIENCES", "KEYS", "AGE"],
         Kind::Unspecified => vec!["AGE"],
     };
@@ -71,6 +73,7 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
         Some(Spec::JwtIssuer(spec)) => {
             vec![spec.issuer.clone(), or_dash(spec.audiences.join(",")), key_source(spec).to_owned()]
         }
+        Some(Spec::ExternalService(spec)) => vec![spec.hosts.join(","), external_ports(spec)],
         None => Vec::new(),
     };
     cells.push(age(metadata.created_at.as_ref(), now));
@@ -94,6 +97,12 @@ pub(crate) fn key_source(spec: &JwtIssuerSpec) -> &str {
         ("", _) => "inline",
         (url, _) => url,
     }
+}
+
+/// `443/tls,80/http`.
+pub(crate) fn external_ports(spec: &ExternalServiceSpec) -> String {
+    let port = |port: &ExternalPort| format!("{}/{}", port.port.unwrap_or_default(), port.protocol);
+    spec.ports.iter().map(port).collect::<Vec<_>>().join(",")
 }
 
 /// `8080/http`.

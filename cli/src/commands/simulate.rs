@@ -100,7 +100,10 @@ fn row(flip: &Flip, now: UnixMillis) -> Vec<String> {
     };
     vec![
         decision::short_name(&flip.caller),
-        format!("{}:{}", decision::short_name(&flip.node), flip.port),
+        match flip.external.as_str() {
+            "" => format!("{}:{}", decision::short_name(&flip.node), flip.port),
+            external => format!("external/{external}:{}", flip.port),
+        },
         flip.action.clone(),
         place(flip),
         word(flip.now()).to_owned(),

@@ -57,12 +57,11 @@ fn line(made: &Decision) -> String {
     let at = format!("{:.3}", UnixMillis(made.at_unix_ms));
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time).trim_end_matches('Z');
     let mut out = format!(
-        "{} {} {} → {}:{} {}",
+        "{} {} {} → {} {}",
         time.dimmed(),
         decision::verdict(made.verdict()),
         decision::short_name(&made.caller).bold(),
-        decision::short_name(&made.node).bold(),
-        made.port,
+        decision::target(made).bold(),
         decision::act(made)
     );
     if let Some(answer) = decision::answer(made) {

@@ -10,7 +10,7 @@ use crate::kinds::{NOT_YET, RESOURCES};
 use crate::nearest::suggestion;
 
 /// Names of the field of `Resource` that holds each kind's spec.
-const SPEC_FIELDS: [(&str, &str); 11] = [
+const SPEC_FIELDS: [(&str, &str); 12] = [
     ("Mesh", "mesh_spec"),
     ("VirtualNode", "virtual_node"),
     ("VirtualService", "virtual_service"),
@@ -22,6 +22,7 @@ const SPEC_FIELDS: [(&str, &str); 11] = [
     ("Enrollment", "enrollment"),
     ("FederatedTrustDomain", "federated_trust_domain"),
     ("JwtIssuer", "jwt_issuer"),
+    ("ExternalService", "external_service"),
 ];
 
 /// What may stand at the top of a document.

@@ -65,6 +65,9 @@ pub(crate) fn resource_tree(resource: &Resource) -> Tree {
         Some(Spec::FederatedTrustDomain(spec)) => {
             tree_of("hauberk.mesh.v1.FederatedTrustDomainSpec", spec, Defaults::Omit)
         }
+        Some(Spec::ExternalService(spec)) => {
+            tree_of("hauberk.mesh.v1.ExternalServiceSpec", spec, Defaults::Omit)
+        }
         Some(Spec::JwtIssuer(spec)) => tree_of("hauberk.mesh.v1.JwtIssuerSpec", spec, Defaults::Omit),
         Some(Spec::Policy(spec)) => tree_of("hauberk.mesh.v1.PolicySpec", spec, Defaults::Omit),
         Some(Spec::Role(spec)) => tree_of("hauberk.mesh.v1.RoleSpec", spec, Defaults::Omit),

@@ -105,6 +105,7 @@ impl Draft {
                 Kind::Boundary
                 | Kind::DataClass
                 | Kind::Enrollment
+                | Kind::ExternalService
                 | Kind::FederatedTrustDomain
                 | Kind::JwtIssuer
                 | Kind::VirtualService
@@ -193,7 +194,9 @@ impl Views {
         for (key, View { content, compiled }) in &self.views {
             let compiled = Arc::clone(compiled);
             match content.body() {
-                Body::Node(node) => compilation.nodes.insert(node.scope.node.clone(), compiled),
+                Body::Node(node) => {
+                    node.scope.node().and_then(|node| compilation.nodes.insert(node.clone(), compiled))
+                }
                 Body::Service(_) => {
                     compilation.services.insert((key.mesh.clone(), key.name.clone()), compiled)
                 }

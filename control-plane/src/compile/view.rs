@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    DeclaredRoute, Mode, NodeScope, PolicyIndex, PolicySlice, PortScope, Reference, Referent, RoleMembers,
+    DeclaredRoute, EgressIndex, Mode, NodeScope, Place, PolicyIndex, PolicySlice, PortScope, Reference,
+    Referent, RoleMembers,
 };
 use hauberk_proto::convert::{
-    FederatedBundle, JwtIssuer, NodeView, ServicePort, ServiceView, Target, features,
+    Egress, External, FederatedBundle, JwtIssuer, NodeView, ServicePort, ServiceView, Target, features,
 };
 use hauberk_tls::jwt::KeyUse;
 
@@ -30,6 +31,8 @@ pub struct MeshViews<'a> {
     roles: OnceCell<Vec<RoleMembers>>,
     /// The services of each node, by the node's name.
     provided: Provided<'a>,
+    /// External services, and the policies about calls of them. Made at its first use.
+    egress: OnceCell<(Vec<External>, EgressIndex<'a>)>,
 }
 
 /// Which services name a node as their provider, in the order of nodes and services.
@@ -85,11 +88,12 @@ pub(crate) fn node_scope(
         undeclared: listener.undeclared(),
         authorization: listener.authorization().unwrap_or(default),
         users: listener.users().cloned(),
+        escaped_slashes: listener.escaped_slashes(),
     });
     NodeScope {
         trust_domain: trust_domain.clone(),
         mesh: mesh.clone(),
-        node: SpiffeId::node(trust_domain, mesh, name),
+        place: Place::Node(SpiffeId::node(trust_domain, mesh, name)),
         ports: ports.collect(),
     }
 }
@@ -98,7 +102,8 @@ impl<'a> MeshViews<'a> {
     /// Prepares the views of a mesh.
     pub fn new(trust_domain: &'a TrustDomain, mesh: &'a Name, resources: &'a MeshCatalog) -> Self {
         let provided = Provided::of(resources);
-        Self { trust_domain, mesh, resources, policies: OnceCell::new(), roles: OnceCell::new(), provided }
+        let (policies, roles, egress) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Self { trust_domain, mesh, resources, policies, roles, provided, egress }
     }
 
     /// The view of a node: its listeners with the services that they are, the policies that can concern it, and the
@@ -154,7 +159,34 @@ impl<'a> MeshViews<'a> {
         });
         let (backends, federated, issuers) =
             (node.backends().to_vec(), federated.collect(), issuers.collect());
-        NodeView { scope, policies, backends, max_view_age, federated, issuers }
+        let egress = Box::new(scope.node().map(|node| self.egress(node)).unwrap_or_default());
+        NodeView { scope, policies, backends, max_view_age, federated, issuers, egress }
+    }
+
+    /// What may leave the mesh from a node.
+    fn egress(&self, node: &SpiffeId) -> Egress {
+        if self.resources.externals().next().is_none() {
+            return Egress::default();
+        }
+        let (externals, index) = self.egress_index();
+        Egress { externals: externals.clone(), policies: index.slice(node, self.roles()) }
+    }
+
+    fn egress_index(&self) -> &(Vec<External>, EgressIndex<'a>) {
+        self.egress.get_or_init(|| {
+            let externals = self.resources.externals().map(|(name, external)| external.of_view(name));
+            let externals: Vec<External> = externals.collect();
+            let scopes = externals.iter().map(|external| external.scope(self.trust_domain, self.mesh));
+            let scopes: Vec<NodeScope> = scopes.collect();
+            (externals, EgressIndex::new(&scopes, self.resources.policies()))
+        })
+    }
+
+    /// What decides on calls of an external service by whichever node of the mesh.
+    pub fn external(&self, name: &Name) -> Option<(NodeScope, PolicySlice)> {
+        let (externals, index) = self.egress_index();
+        let external = externals.iter().find(|external| external.name == *name)?;
+        Some((external.scope(self.trust_domain, self.mesh), index.of_all(self.roles())))
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.
@@ -243,6 +275,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let is_class = |reference: &Reference| matches!(reference.referent, Referent::DataClass(_));
     let names_roles = resources.policies().any(|policy| policy.roles().next().is_some());
     let names_classes = resources.policies().flat_map(|policy| policy.references()).any(is_class);
+    let has_externals = resources.externals().next().is_some();
     let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
     let has_users = resources.issuers().next().is_some()
         || resources.policies().any(|policy| policy.reads().are_of_users());
@@ -256,6 +289,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         names_roles.then_some(features::ROLES),
         names_classes.then_some(features::DATA_CLASSES),
         has_users.then_some(features::USERS),
+        has_externals.then_some(features::EGRESS),
     ];
     needed.into_iter().flatten().collect()
 }

@@ -40,10 +40,22 @@ impl Filter {
     pub fn shows(&self, decision: &agent::Decision) -> bool {
         (self.mesh.is_empty() || mesh_of(&decision.node).is_some_and(|mesh| mesh.as_str() == self.mesh))
             && is_named(&self.caller, &decision.caller)
-            && (is_named(&self.target, &decision.node) || self.target == decision.service)
+            && self.is_target(decision)
             && self.verdict.is_none_or(|verdict| verdict == decision.verdict())
             && (self.action.is_empty() || self.action.eq_ignore_ascii_case(&decision.action))
             && decision.path.starts_with(&self.path_prefix)
+    }
+}
+
+impl Filter {
+    /// What leaves the mesh is called by its external service, `external/stripe`, or its host, and not by who decides.
+    fn is_target(&self, decision: &agent::Decision) -> bool {
+        let stays = decision.external.is_empty() && decision.external_host.is_empty();
+        if stays || self.target.is_empty() {
+            return is_named(&self.target, &decision.node) || self.target == decision.service;
+        }
+        self.target == decision.external_host
+            || self.target.strip_prefix("external/") == Some(&decision.external)
     }
 }
 

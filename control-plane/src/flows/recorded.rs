@@ -303,6 +303,7 @@ fn id_of(flow: &agent::FlowSummary) -> FlowId {
         policies: flow.policies.clone(),
         audit_verdict: flow.audit_verdict,
         audit_policies: flow.audit_policies.clone(),
+        external: flow.external.clone(),
         ..agent::FlowSummary::default()
     };
     let digest = digest::digest(&digest::SHA256, &common.encode_to_vec());

@@ -64,12 +64,20 @@ fn is_of(explanation: &Explanation, decision: Option<&agent::Decision>) -> bool 
 fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanation> {
     let Body::Node(node) = decode_view(&view.signed.view).ok()?.body else { return None };
     let port = u16::try_from(decision.port).ok()?;
-    let protocol = node.scope.ports.iter().find(|scope| scope.number == port)?.protocol;
+    let (scope, policies) = match (decision.external.as_str(), decision.external_host.as_str()) {
+        ("", "") => (node.scope, node.policies),
+        (external, _) => {
+            let mut externals = node.egress.externals.iter();
+            let external = externals.find(|own| own.name == *external)?;
+            (external.scope(&node.scope.trust_domain, &node.scope.mesh), node.egress.policies)
+        }
+    };
+    let protocol = scope.ports.iter().find(|scope| scope.number == port)?.protocol;
     let caller = match decision.caller.as_str() {
         "" => Caller::Anonymous,
         id => Caller::Peer(SpiffeId::parse(id).ok()?),
     };
-    let engine = Engine::compile(node.scope, &node.policies, None).ok()?;
+    let engine = Engine::compile(scope, &policies, None).ok()?;
     let known = decode_circumstances(decision);
     let Circumstances { peer, moment, gathered, query, method, is_shortened: false } = known else {
         return None;
@@ -87,7 +95,7 @@ fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanat
             let upgrade = decision.action == Action::Upgrade.as_str();
             let query = query.map(|query| format!("?{query}")).unwrap_or_default();
             let target = format!("{}{query}", decision.path);
-            let path = CanonicalPath::parse(&method, &target).ok()?;
+            let path = CanonicalPath::parse_with(&method, &target, engine.escaped_slashes(port)).ok()?;
             explain(Attempt::Request { method: &method, path: &path, upgrade, gathered })
         }
     }

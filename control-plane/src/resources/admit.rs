@@ -2,10 +2,11 @@
 //!
 //! A batch is judged as one transaction against what is stored: everything that is wrong with it is reported at once,
 //! each with the field that is wrong. What the body of each kind must hold is in the file of its name; what they may refer to
-//! in `references`, and for roles, data classes and templates in `membership` and `templates`, for users in `issuers`; which changes of a node or service
+//! in `references`, and for roles, data classes and templates in `membership` and `templates`, for users in `issuers`, for what leaves the mesh in `externals`; which changes of a node or service
 //! are changes of policy in `opens`; and what may be removed in `removal`.
 
 mod envelope;
+mod externals;
 mod issuers;
 mod membership;
 mod opens;
@@ -125,6 +126,7 @@ pub fn admit(
     templates::check(&step, &mut problems, &mut warnings);
     membership::check(&step, rights, &mut problems, &mut warnings);
     issuers::check(&step, &mut problems, &mut warnings);
+    externals::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
     overlaps::warn(&step, &mut warnings);
     let problems = problems.into_sorted();
@@ -146,9 +148,12 @@ fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {
     let (may, role) = match key.kind {
         Kind::Enrollment | Kind::FederatedTrustDomain => (rights.identities, "identity-admin"),
         Kind::Boundary => (rights.boundaries, "boundary-admin"),
-        Kind::DataClass | Kind::JwtIssuer | Kind::Policy | Kind::PolicyTemplate | Kind::Role => {
-            (rights.policies, "policy-admin")
-        }
+        Kind::DataClass
+        | Kind::ExternalService
+        | Kind::JwtIssuer
+        | Kind::Policy
+        | Kind::PolicyTemplate
+        | Kind::Role => (rights.policies, "policy-admin"),
         Kind::Mesh | Kind::VirtualNode | Kind::VirtualService => (rights.resources, "editor"),
     };
     if !may {

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::data_class::DataClass;
 use super::enrollment::Enrollment;
+use super::external_service::ExternalService;
 use super::federated_trust_domain::FederatedTrustDomain;
 use super::fetched::FetchedBundle;
 use super::fetched_keys::FetchedKeys;
@@ -49,6 +50,8 @@ pub enum Model {
     DataClass(DataClass),
     /// Who may become what.
     Enrollment(Enrollment),
+    /// Hosts outside of the mesh.
+    ExternalService(ExternalService),
     /// A trust domain whose members are known.
     FederatedTrustDomain(FederatedTrustDomain),
     /// Who says who users are.
@@ -86,6 +89,7 @@ impl Model {
             }
             Spec::DataClass(spec) => DataClass::parse(spec, problems).map(Self::DataClass),
             Spec::Enrollment(spec) => Enrollment::parse(spec, trust_domain, problems).map(Self::Enrollment),
+            Spec::ExternalService(spec) => ExternalService::parse(spec, problems).map(Self::ExternalService),
             Spec::FederatedTrustDomain(spec) => {
                 FederatedTrustDomain::parse(spec, key, trust_domain, problems).map(Self::FederatedTrustDomain)
             }

@@ -16,6 +16,8 @@ pub enum Kind {
     DataClass,
     /// Who may become what.
     Enrollment,
+    /// Hosts outside of the mesh.
+    ExternalService,
     /// A trust domain whose members are known.
     FederatedTrustDomain,
     /// Who says who users are.
@@ -36,10 +38,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Boundary,
         Self::DataClass,
         Self::Enrollment,
+        Self::ExternalService,
         Self::FederatedTrustDomain,
         Self::JwtIssuer,
         Self::Mesh,
@@ -56,6 +59,7 @@ impl Kind {
             Self::Boundary => "Boundary",
             Self::DataClass => "DataClass",
             Self::Enrollment => "Enrollment",
+            Self::ExternalService => "ExternalService",
             Self::FederatedTrustDomain => "FederatedTrustDomain",
             Self::JwtIssuer => "JwtIssuer",
             Self::Mesh => "Mesh",
@@ -73,6 +77,7 @@ impl Kind {
             Self::Boundary => "boundary",
             Self::DataClass => "data class",
             Self::Enrollment => "enrollment",
+            Self::ExternalService => "external service",
             Self::FederatedTrustDomain => "federated trust domain",
             Self::JwtIssuer => "JWT issuer",
             Self::Mesh => "mesh",
@@ -90,6 +95,7 @@ impl Kind {
             Ok(wire::Kind::Boundary) => Some(Self::Boundary),
             Ok(wire::Kind::DataClass) => Some(Self::DataClass),
             Ok(wire::Kind::Enrollment) => Some(Self::Enrollment),
+            Ok(wire::Kind::ExternalService) => Some(Self::ExternalService),
             Ok(wire::Kind::FederatedTrustDomain) => Some(Self::FederatedTrustDomain),
             Ok(wire::Kind::JwtIssuer) => Some(Self::JwtIssuer),
             Ok(wire::Kind::Mesh) => Some(Self::Mesh),
@@ -108,6 +114,7 @@ impl Kind {
             wire::resource::Spec::Boundary(_) => Self::Boundary,
             wire::resource::Spec::DataClass(_) => Self::DataClass,
             wire::resource::Spec::Enrollment(_) => Self::Enrollment,
+            wire::resource::Spec::ExternalService(_) => Self::ExternalService,
             wire::resource::Spec::FederatedTrustDomain(_) => Self::FederatedTrustDomain,
             wire::resource::Spec::JwtIssuer(_) => Self::JwtIssuer,
             wire::resource::Spec::MeshSpec(_) => Self::Mesh,
@@ -125,6 +132,9 @@ impl Kind {
             Self::Boundary => wire::resource::Spec::Boundary(wire::BoundarySpec::default()),
             Self::DataClass => wire::resource::Spec::DataClass(wire::DataClassSpec::default()),
             Self::Enrollment => wire::resource::Spec::Enrollment(wire::EnrollmentSpec::default()),
+            Self::ExternalService => {
+                wire::resource::Spec::ExternalService(wire::ExternalServiceSpec::default())
+            }
             Self::FederatedTrustDomain => {
                 wire::resource::Spec::FederatedTrustDomain(wire::FederatedTrustDomainSpec::default())
             }

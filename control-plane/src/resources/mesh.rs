@@ -30,8 +30,8 @@ impl Mesh {
             if is_allow_all == Some(true) {
                 problems.invalid_but(
                     field,
-                    "ALLOW_ALL is not enforced: agents pass on only what goes to a virtual service",
-                    "write DROP_ALL, and let apps call hosts outside the mesh without the agent",
+                    "ALLOW_ALL would let out what no policy permits: agents let out only what an ExternalService names",
+                    "write DROP_ALL, name the hosts that apps call in an ExternalService, and permit calls of it",
                 );
             }
         }

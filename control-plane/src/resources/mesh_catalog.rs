@@ -11,6 +11,7 @@ use hauberk_tls::jwt::JwtKeySet;
 use super::catalog::{Entry, Model};
 use super::data_class::DataClass;
 use super::enrollment::{Enrollment, WorkloadEnrollment};
+use super::external_service::ExternalService;
 use super::federated_trust_domain::FederatedTrustDomain;
 use super::fetched::FetchedBundle;
 use super::fetched_keys::FetchedKeys;
@@ -29,6 +30,7 @@ pub struct MeshCatalog {
     boundaries: BTreeMap<Name, Arc<Entry>>,
     classes: BTreeMap<Name, Arc<Entry>>,
     enrollments: BTreeMap<Name, Arc<Entry>>,
+    externals: BTreeMap<Name, Arc<Entry>>,
     federated: BTreeMap<Name, Arc<Entry>>,
     issuers: BTreeMap<Name, Arc<Entry>>,
     meshes: BTreeMap<Name, Arc<Entry>>,
@@ -50,6 +52,7 @@ impl MeshCatalog {
             Kind::Boundary => &self.boundaries,
             Kind::DataClass => &self.classes,
             Kind::Enrollment => &self.enrollments,
+            Kind::ExternalService => &self.externals,
             Kind::FederatedTrustDomain => &self.federated,
             Kind::JwtIssuer => &self.issuers,
             Kind::Mesh => &self.meshes,
@@ -66,6 +69,7 @@ impl MeshCatalog {
             Kind::Boundary => &mut self.boundaries,
             Kind::DataClass => &mut self.classes,
             Kind::Enrollment => &mut self.enrollments,
+            Kind::ExternalService => &mut self.externals,
             Kind::FederatedTrustDomain => &mut self.federated,
             Kind::JwtIssuer => &mut self.issuers,
             Kind::Mesh => &mut self.meshes,
@@ -167,6 +171,14 @@ impl MeshCatalog {
     pub fn data_classes(&self) -> impl Iterator<Item = (&Name, &DataClass)> {
         self.classes.iter().filter_map(|(name, entry)| match entry.model() {
             Model::DataClass(class) => Some((name, class)),
+            _ => None,
+        })
+    }
+
+    /// All external services, in order.
+    pub fn externals(&self) -> impl Iterator<Item = (&Name, &ExternalService)> {
+        self.externals.iter().filter_map(|(name, entry)| match entry.model() {
+            Model::ExternalService(external) => Some((name, external)),
             _ => None,
         })
     }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
-use hauberk_policy::{Authorization, DeclaredRoute, Protocol, RouteTemplate, Undeclared, UserTokens};
+use hauberk_policy::{
+    Authorization, DeclaredRoute, EscapedSlashes, Protocol, RouteTemplate, Undeclared, UserTokens,
+};
 use hauberk_proto::mesh::v1 as wire;
 
 use super::api;
@@ -42,6 +44,7 @@ pub struct Listener {
     undeclared: Undeclared,
     authorization: Option<Authorization>,
     users: Option<UserTokens>,
+    escaped_slashes: EscapedSlashes,
 }
 
 impl VirtualNode {
@@ -106,6 +109,11 @@ impl Listener {
         self.users.as_ref()
     }
 
+    /// What becomes of paths with escaped slashes.
+    pub fn escaped_slashes(&self) -> EscapedSlashes {
+        self.escaped_slashes
+    }
+
     /// What it, or else its node, says of default denials; `None`: the mesh decides.
     pub fn authorization(&self) -> Option<Authorization> {
         self.authorization
@@ -149,7 +157,16 @@ impl Listener {
         field: &str,
         problems: &mut Problems,
     ) -> Option<Self> {
-        let wire::Listener { port_mapping, tls, authorization, routes, undeclared, api, users } = listener;
+        let wire::Listener {
+            port_mapping,
+            tls,
+            authorization,
+            routes,
+            undeclared,
+            api,
+            users,
+            path_with_escaped_slashes_action,
+        } = listener;
         if let Some(wire::ListenerTls { mode }) = tls {
             check_tls(mode, &format!("{field}.tls.mode"), problems);
         }
@@ -172,6 +189,8 @@ impl Listener {
             let help = "leave it out: on tcp there are no requests, and policies decide each stream";
             problems.invalid_but(format!("{field}.undeclared"), "a tcp listener has no routes", help);
         }
+        let escaped_slashes =
+            parse_escaped(path_with_escaped_slashes_action.as_deref(), protocol, field, problems);
         let users = users
             .as_ref()
             .and_then(|users| parse_users(users, protocol, &format!("{field}.users"), problems));
@@ -186,8 +205,36 @@ impl Listener {
             check_described(&routes, &field, problems);
         }
         let authorization = authorization.or(of_node);
-        Some(Self { port: port?, protocol, routes, undeclared, authorization, users })
+        Some(Self { port: port?, protocol, routes, undeclared, authorization, users, escaped_slashes })
     }
+}
+
+fn parse_escaped(
+    action: Option<&str>,
+    protocol: Protocol,
+    field: &str,
+    problems: &mut Problems,
+) -> EscapedSlashes {
+    let field = format!("{field}.pathWithEscapedSlashesAction");
+    let known = [
+        ("REJECT_REQUEST", Some(EscapedSlashes::Reject)),
+        ("KEEP_UNCHANGED", Some(EscapedSlashes::Keep)),
+        ("UNESCAPE_AND_FORWARD", None),
+        ("UNESCAPE_AND_REDIRECT", None),
+    ];
+    let Some(action) = action else { return EscapedSlashes::Reject };
+    let Some(chosen) = choice::choose(problems, &field, action, &known) else {
+        return EscapedSlashes::Reject;
+    };
+    let Some(chosen) = chosen else {
+        let message = format!("{action} would pass on another path than the one that was asked for");
+        problems.invalid_but(field, message, "write KEEP_UNCHANGED, or leave it out");
+        return EscapedSlashes::Reject;
+    };
+    if chosen == EscapedSlashes::Keep && !matches!(protocol, Protocol::Http | Protocol::Http2) {
+        problems.invalid(field, "only http and http2 listeners have paths that could hold slashes");
+    }
+    chosen
 }
 
 /// Whether a request must be made for a user.

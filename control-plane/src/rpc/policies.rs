@@ -105,7 +105,7 @@ impl policies_server::Policies for PoliciesService {
             let called = mesh.called(target, *port)?;
             let pattern = pattern(path)?;
             let wanted = Wanted {
-                ports: Some(called.listeners.iter().map(|listener| listener.port()).collect()),
+                ports: Some(called.ports.iter().map(|(number, _)| *number).collect()),
                 spoken: spoken(method, path),
                 method: Some(method.as_str()).filter(|method| !method.is_empty()),
                 path: pattern.as_ref(),
@@ -113,8 +113,7 @@ impl policies_server::Policies for PoliciesService {
             };
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
-            let nodes = [(called.name, called.node)];
-            let Found { found, next, .. } = survey(&mesh, &nodes, &mesh.everybody(), &wanted, from)?;
+            let Found { found, next, .. } = survey(&mesh, &[called.place], &mesh.everybody(), &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhoCanResponse { prospects: found, revision: revision.0, next_page_token })
         })
@@ -132,8 +131,7 @@ impl policies_server::Policies for PoliciesService {
             let wanted = Wanted { ports: None, spoken, method: None, path: None, include_never };
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
-            let nodes: Vec<_> = mesh.resources.nodes().collect();
-            let Found { found, next, .. } = survey(&mesh, &nodes, &callers, &wanted, from)?;
+            let Found { found, next, .. } = survey(&mesh, &mesh.places(), &callers, &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhatCanResponse { prospects: found, revision: revision.0, next_page_token })
         })

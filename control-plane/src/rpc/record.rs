@@ -197,6 +197,7 @@ fn encode_flip(flip: simulate::Flip) -> Flip {
     Flip {
         caller: flow.caller.clone(),
         node: flow.node.clone(),
+        external: flow.external.clone(),
         port: flow.port,
         action: flow.action.clone(),
         route: flow.route.clone(),

@@ -7,14 +7,14 @@ use hauberk_policy::{CompileError, Engine, Mode, NodeScope, PolicySlice};
 use crate::compile::view::MeshViews;
 use crate::resources::VirtualNode;
 
+/// What a node, or whoever calls an external service, enforces.
+pub(super) type Parts = (NodeScope, PolicySlice);
+
 /// What is enforced now, and by a draft; none where that is the same.
 pub(super) fn pair(
-    now: (&MeshViews<'_>, &VirtualNode),
-    draft: (&MeshViews<'_>, &VirtualNode),
-    name: &Name,
+    (scope, slice): Parts,
+    (draft_scope, draft_slice): Parts,
 ) -> Result<Option<(Engine, Engine)>, CompileError> {
-    let (scope, slice) = parts(now, name);
-    let (draft_scope, draft_slice) = parts(draft, name);
     if scope == draft_scope && slice == draft_slice {
         return Ok(None);
     }
@@ -29,13 +29,22 @@ pub(super) fn enforcing(
     node: &VirtualNode,
     name: &Name,
 ) -> Result<Engine, CompileError> {
-    let (scope, slice) = parts((views, node), name);
+    let (scope, slice) = parts(views, node, name);
     Engine::compile(scope, &slice, None)
 }
 
-fn parts((views, node): (&MeshViews<'_>, &VirtualNode), name: &Name) -> (NodeScope, PolicySlice) {
+/// What a node enforces.
+pub(super) fn parts(views: &MeshViews<'_>, node: &VirtualNode, name: &Name) -> Parts {
     let view = views.node(name, node);
-    let mut slice = view.policies;
+    deciding((view.scope, view.policies))
+}
+
+/// What is enforced where an external service is called.
+pub(super) fn parts_of_external(views: &MeshViews<'_>, external: &Name) -> Option<Parts> {
+    views.external(external).map(deciding)
+}
+
+fn deciding((scope, mut slice): Parts) -> Parts {
     slice.policies.retain(|policy| policy.mode != Mode::Audit);
-    (view.scope, slice)
+    (scope, slice)
 }

@@ -30,8 +30,8 @@ pub struct Flip {
 /// What is decided.
 pub type Verdict = agent::Verdict;
 
-/// One caller, node, port, action and route.
-type Who = (String, String, u32, String, String);
+/// One caller, node or external service, port, action and route.
+type Who = (String, (String, String), u32, String, String);
 
 /// What is put together: the rank, who calls what, the reason, and the policies.
 type Kind = (u8, Who, &'static str, Vec<Arc<str>>);
@@ -120,6 +120,6 @@ fn responsible(now: &Decision, draft: &Decision) -> Vec<Arc<str>> {
 }
 
 fn who(flow: &agent::FlowSummary) -> Who {
-    let agent::FlowSummary { caller, node, port, action, route, .. } = flow;
-    (caller.clone(), node.clone(), *port, action.clone(), route.clone())
+    let agent::FlowSummary { caller, node, external, port, action, route, .. } = flow;
+    (caller.clone(), (node.clone(), external.clone()), *port, action.clone(), route.clone())
 }

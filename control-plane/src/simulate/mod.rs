@@ -4,11 +4,11 @@ mod engines;
 mod flips;
 mod suggest;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay};
+use hauberk_policy::{CompileError, Decision, Effect, PolicySlice, Reason, Replay};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use thiserror::Error;
@@ -18,7 +18,7 @@ use crate::flows::{NodeRecord, decisions};
 use crate::instances::mesh_and_node;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
-use engines::enforcing;
+use engines::{Parts, enforcing};
 use flips::Flips;
 pub use flips::{Flip, Verdict};
 pub use suggest::{Suggestion, suggest};
@@ -113,16 +113,31 @@ pub fn simulate(
                 continue;
             }
             let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
-            let engines = engines::pair((&by_now, node), (&by_draft, draft_node), &name).map_err(failed)?;
-            // Where a node's ports and policies stay as they are, so does all that it decides.
-            let Some((now, draft)) = engines else { continue };
-            let mut replay = Replay::new(&now, &draft);
+            let mut places: BTreeMap<&str, Vec<_>> = BTreeMap::new();
             for flow in &record.flows {
-                // It was looked at as it came.
-                let Some(recorded) = decode_flow(flow) else { continue };
-                replay.flow(&recorded, |replayed, count, call| {
-                    flips.add(flow, replayed, count, call);
-                });
+                places.entry(flow.external.as_str()).or_default().push(flow);
+            }
+            for (external, flows) in places {
+                let parts = match Name::parse(external) {
+                    // A flow that stays in the mesh names none.
+                    Err(_) => {
+                        let now = engines::parts(&by_now, node, &name);
+                        Some((now, engines::parts(&by_draft, draft_node, &name)))
+                    }
+                    Ok(external) => of_external(&by_now, &by_draft, &external),
+                };
+                // Of an external service that is in neither nothing is let out by either.
+                let Some((now, draft)) = parts else { continue };
+                // Where ports and policies stay as they are, so does all that is decided.
+                let Some((now, draft)) = engines::pair(now, draft).map_err(failed)? else { continue };
+                let mut replay = Replay::new(&now, &draft);
+                for flow in flows {
+                    // It was looked at as it came.
+                    let Some(recorded) = decode_flow(flow) else { continue };
+                    replay.flow(&recorded, |replayed, count, call| {
+                        flips.add(flow, replayed, count, call);
+                    });
+                }
             }
         }
     }
@@ -130,11 +145,23 @@ pub fn simulate(
     Ok(simulation)
 }
 
+/// What is enforced on calls of an external service now, and by a draft. Where there is no such service nothing permits them.
+fn of_external(now: &MeshViews<'_>, draft: &MeshViews<'_>, external: &Name) -> Option<(Parts, Parts)> {
+    let without = |parts: &Parts| (parts.0.clone(), PolicySlice::default());
+    let parts = |views| engines::parts_of_external(views, external);
+    match (parts(now), parts(draft)) {
+        (Some(now), Some(draft)) => Some((now, draft)),
+        (Some(now), None) => Some((now.clone(), without(&now))),
+        (None, Some(draft)) => Some((without(&draft), draft)),
+        (None, None) => None,
+    }
+}
+
 impl Simulation {
     fn note(&mut self, record: &NodeRecord) {
         let mut flows = BTreeSet::new();
         for flow in &record.flows {
-            flows.insert((&flow.caller, flow.port, &flow.action, &flow.route));
+            flows.insert((&flow.caller, &flow.external, flow.port, &flow.action, &flow.route));
             self.looked_at.decisions = self.looked_at.decisions.saturating_add(decisions(flow));
             let since =
                 self.since.map_or(flow.first_seen_unix_ms, |since| since.min(flow.first_seen_unix_ms));

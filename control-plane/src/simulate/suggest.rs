@@ -74,7 +74,9 @@ pub fn suggest(
                 used.entry(policy.name).or_default();
             }
         }
-        let flows = record.flows.iter().filter(|flow| flow.verdict() != agent::Verdict::Deny);
+        // Of what leaves the mesh nothing is written: it is called by what an admin named.
+        let flows = record.flows.iter().filter(|flow| flow.external.is_empty());
+        let flows = flows.filter(|flow| flow.verdict() != agent::Verdict::Deny);
         let flows = flows.filter_map(|flow| Some((flow, decode_flow(flow)?)));
         let of_node = OfNode { now: enforcing(&views, node, &name).map_err(failed)?, flows: flows.collect() };
         let since = record.flows.iter().map(|flow| flow.first_seen_unix_ms).min();
@@ -247,7 +249,8 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
         Caller::Peer(id) => mesh_and_node(id).map_or(id.to_string(), |(_, name)| name.to_string()),
         Caller::Anonymous => "@anonymous".to_owned(),
     };
-    let node = mesh_and_node(&now.scope().node).map(|(_, name)| name.to_string()).unwrap_or_default();
+    let node =
+        now.scope().node().and_then(mesh_and_node).map(|(_, name)| name.to_string()).unwrap_or_default();
     Some(format!(
         "{caller} {} {node}:{} {}: whatever the {}, which policies ask for now",
         flow.action.as_str(),

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, Gathered, Mode, Moment, NodeScope,
-    Peer, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate, Tls, Undeclared,
+    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
+    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate, Tls,
+    Undeclared,
 };
 
 const BATCH: u32 = 1_000;
@@ -63,7 +64,7 @@ impl Bench {
         let scope = NodeScope {
             trust_domain: trust_domain.clone(),
             mesh: mesh.clone(),
-            node: SpiffeId::node(&trust_domain, &mesh, &name("orders")),
+            place: Place::Node(SpiffeId::node(&trust_domain, &mesh, &name("orders"))),
             ports: vec![PortScope {
                 number: PORT,
                 protocol: Protocol::Http,
@@ -72,6 +73,7 @@ impl Bench {
                 undeclared: Undeclared::Decide,
                 authorization: Authorization::Enforce,
                 users: None,
+                escaped_slashes: EscapedSlashes::Reject,
             }],
         };
         let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);

@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Action, Authorization, Caller, Engine, Gathered, Mode, Moment, NodeScope, Peer, PolicyDocument,
-    PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay, RouteTemplate, Tls, Undeclared,
+    Action, Authorization, Caller, Engine, EscapedSlashes, Gathered, Mode, Moment, NodeScope, Peer, Place,
+    PolicyDocument, PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay, RouteTemplate, Tls,
+    Undeclared,
 };
 
 const CALLERS: usize = 50;
@@ -70,7 +71,7 @@ fn engine(more: &[&str], former: Option<&Engine>) -> Engine {
     let scope = NodeScope {
         trust_domain: trust_domain.clone(),
         mesh: mesh.clone(),
-        node: SpiffeId::node(&trust_domain, &mesh, &name("orders")),
+        place: Place::Node(SpiffeId::node(&trust_domain, &mesh, &name("orders"))),
         ports: vec![PortScope {
             number: super::PORT,
             protocol: Protocol::Http,
@@ -79,6 +80,7 @@ fn engine(more: &[&str], former: Option<&Engine>) -> Engine {
             undeclared: Undeclared::Decide,
             authorization: Authorization::Enforce,
             users: None,
+            escaped_slashes: EscapedSlashes::Reject,
         }],
     };
     let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);

@@ -7,12 +7,12 @@ use std::{
     process::Command,
 };
 
-use hauberk_integration_tests::{Process, free_port, request, skip};
+use hauberk_integration_tests::{Agent, MeshBox, Process, eventually, free_port, request, skip};
 
 use crate::{
     paths::{PUBLIC_ONLY, TRICKS, istio_paths},
     peer::Peer,
-    shop::{self, get_until},
+    shop::{self, PATIENCE, get_until},
     third_party::{installed, nginx, wait_until_listening},
 };
 
@@ -47,6 +47,33 @@ fn exchange(address: SocketAddr, target: &str) -> String {
     request(address, &text).map(|response| response.body).unwrap_or_default()
 }
 
+/// Tricks by slashes that are escaped, for listeners that let those stand.
+const SLASHES: [&str; 9] = [
+    "/public%2f..%2fadmin",
+    "/public/%2e%2e%2fadmin",
+    "/public/a%2f..%2f..%2fadmin",
+    "/public%2Fready%2F..%2F..%2Fadmin",
+    "/%2fadmin",
+    "/.%2fadmin",
+    "/public/..%2Fadmin",
+    "/public/x%2f../../admin",
+    "/public/%252e%252e%252fadmin",
+];
+
+/// Lets escaped slashes stand at the ports for HTTP of orders.
+fn relax(mesh: &MeshBox, web: &Agent) {
+    let relaxed = "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  \
+        - {portMapping: {port: 8080, protocol: http}, pathWithEscapedSlashesAction: KEEP_UNCHANGED}\n  \
+        - {portMapping: {port: 9090, protocol: http2}, pathWithEscapedSlashesAction: KEEP_UNCHANGED}\n  \
+        - {portMapping: {port: 50051, protocol: grpc}}\n";
+    mesh.apply(relaxed);
+    // The peer that joined by hand acknowledges nothing.
+    let text = "GET /public/a%2Fb HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+    eventually("escaped slashes may stand", PATIENCE, || {
+        request(web.outbound(), text).ok().filter(|response| response.status != 400)
+    });
+}
+
 /// No trick opens what a server behind an agent would hand out if it were asked for it without one.
 async fn keeps_its_secret(start: impl FnOnce(&Path, &Path, SocketAddr) -> Process) {
     let mesh = shop::open();
@@ -63,12 +90,18 @@ async fn keeps_its_secret(start: impl FnOnce(&Path, &Path, SocketAddr) -> Proces
     let web = shop::caller(&mesh, "web");
     assert_eq!(get_until(&web, "orders", "/public/ready", 200).body, "for everybody");
     let peer = Peer::join(&mesh, "web").await;
-    for trick in tricks {
-        let through_agents = exchange(web.outbound(), trick);
-        assert!(!through_agents.contains(SECRET), "{trick} by way of an agent: {through_agents}");
-        let text = format!("GET {trick} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
-        let directly = peer.exchange("orders", orders.inbound(8080), text.as_bytes()).await;
-        assert!(!directly.contains(SECRET), "{trick} directly: {directly}");
+    // As paths are taken by default, and where escaped slashes may stand.
+    for is_relaxed in [false, true] {
+        if is_relaxed {
+            relax(&mesh, &web);
+        }
+        for trick in tricks.iter().chain(&SLASHES).copied() {
+            let through_agents = exchange(web.outbound(), trick);
+            assert!(!through_agents.contains(SECRET), "{trick} by way of an agent: {through_agents}");
+            let text = format!("GET {trick} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
+            let directly = peer.exchange("orders", orders.inbound(8080), text.as_bytes()).await;
+            assert!(!directly.contains(SECRET), "{trick} directly: {directly}");
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod deleted_nodes;
 mod described_routes;
 mod dumps;
 mod durability;
+mod egress;
 mod enrollment;
 mod envoy;
 mod federation;

@@ -267,3 +267,54 @@ fn the_oracle_sees_through_every_trick() {
         assert!(!leads_out(received), "{received}");
     }
 }
+
+#[test]
+fn a_listener_may_let_escaped_slashes_stand_and_check_says_so() {
+    let mesh = shop::open();
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    shop::set_policy(
+        &mesh,
+        "repos",
+        "permit (principal == Node::\"web\", action in Action::\"http\", resource in Node::\"orders\")\nwhen { context.path like \"/repos/*\" };\n\
+         forbid (principal, action in Action::\"http\", resource in Node::\"orders\") when { context.path like \"/repos/secret/*\" };",
+    );
+    get_until(&web, "orders", "/repos/a", 200);
+    let ask = |path: &str| {
+        let text = format!("GET {path} HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n");
+        request(web.outbound(), &text).unwrap().status
+    };
+    assert_eq!(ask("/repos/group%2Fproject"), 400);
+    let listener = |action: &str| {
+        format!(
+            "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - {{portMapping: {{port: 8080, protocol: http}}, \
+             pathWithEscapedSlashesAction: {action}}}\n  - {{portMapping: {{port: 9090, protocol: http2}}}}\n  \
+             - {{portMapping: {{port: 50051, protocol: grpc}}}}\n"
+        )
+    };
+    let unescape = mesh.hauberk_with_input(&["apply", "-f", "-"], &listener("UNESCAPE_AND_FORWARD"));
+    assert!(unescape.stderr.contains("another path than the one that was asked for"), "{unescape:?}");
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &listener("KEEP_UNCHANGED")).ok();
+    for (path, status) in [
+        ("/repos/group%2fproject", 200),
+        ("/repos/secret%2Fkeys", 403),
+        ("/repos%2Fgroup", 403),
+        ("/repos/..%2Fadmin", 400),
+        ("/repos/a%2F%2Fb", 400),
+        ("/repos/a%5Cb", 400),
+        ("/repos/a%252Fb", 400),
+    ] {
+        assert_eq!(ask(path), status, "{path}");
+    }
+    let last = app.heads().pop().unwrap();
+    assert_eq!(last[0], "GET /repos/group%2Fproject HTTP/1.1");
+    assert_eq!(mesh.hauberk(&["can", "web", "orders", "GET", "/repos/group%2Fproject"]).code, 0);
+    assert_eq!(mesh.hauberk(&["can", "web", "orders", "GET", "/repos/secret%2Fkeys"]).code, 1);
+    let told = mesh.hauberk(&["check"]);
+    let told = format!("{}{}", told.stdout, told.stderr);
+    assert!(told.contains("listener 8080/http of orders takes paths with escaped slashes"), "{told}");
+    assert!(told.contains("remove `pathWithEscapedSlashesAction: KEEP_UNCHANGED`"), "{told}");
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &listener("REJECT_REQUEST")).ok();
+    assert_eq!(ask("/repos/group%2Fproject"), 400);
+}

@@ -1,4 +1,5 @@
 mod differential;
+mod egress;
 mod users;
 
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::testing::{
     HERE, NOW, ask, connect, documents, domain, engine, engine_for, foreign, name, orders, peer, port,
     question, request, roles,
 };
-use crate::{Authorization, Effect, Fact, Mode, PolicySlice, RoleMembers, SlicedPolicy, Tls};
+use crate::{Authorization, Effect, Fact, Mode, Place, PolicySlice, RoleMembers, SlicedPolicy, Tls};
 
 const ANY_NODE: &str = "permit(principal is Node, action, resource);";
 
@@ -322,7 +323,7 @@ fn compiling_refuses_whole_what_it_cannot_enforce() {
     }
     let none = PolicySlice::default();
     let mut scope = orders();
-    scope.node = SpiffeId::node(&domain(), &name("bank"), &name("orders"));
+    scope.place = Place::Node(SpiffeId::node(&domain(), &name("bank"), &name("orders")));
     assert!(matches!(compile(scope, &none), Some(CompileError::Node(_))));
     let mut scope = orders();
     scope.ports.push(port(8080, Protocol::Tcp, &[], &[]));
@@ -644,4 +645,29 @@ fn nothing_lifts_what_the_boundary_forbids() {
     assert_eq!(&*explained.policies[0].name, "boundary:p1");
     assert_eq!(explained.nearest().unwrap().mode, Mode::Boundary);
     assert_eq!(explained.suggestion, None);
+}
+
+#[test]
+fn a_path_with_escaped_slashes_must_be_permitted_in_both_readings() {
+    let decide = |texts: &[&str], path: &str| {
+        let mut scope = orders();
+        scope.ports[0].escaped_slashes = EscapedSlashes::Keep;
+        let engine = engine_for(scope, &texts.iter().map(|text| (Mode::Enforce, *text)).collect::<Vec<_>>());
+        let path = CanonicalPath::parse_with("GET", path, engine.escaped_slashes(8080)).unwrap();
+        engine.decide(&question(&peer("web"), 8080, request("GET", &path, false)))
+    };
+    let public = "permit(principal == Node::\"web\", action, resource in Service::\"orders\") when { context.path like \"/public/*\" };";
+    let route =
+        "permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /orders/{id}\");";
+    let all = "permit(principal == Node::\"web\", action, resource in Service::\"orders\");";
+    let no_admin =
+        "forbid(principal, action in Action::\"http\", resource) when { context.path like \"/admin/*\" };";
+    assert!(decide(&[public], "/public/a%2Fb").is_allowed());
+    assert!(!decide(&[public], "/other%2Fa").is_allowed());
+    assert!(!decide(&[public], "/public%2Fa").is_allowed(), "not as it stands");
+    // As it stands it is of the permitted route, and with slashes of another.
+    assert!(decide(&[route], "/orders/1").is_allowed() && !decide(&[route], "/orders/1%2Fcard").is_allowed());
+    let forbidden = decide(&[all, no_admin], "/admin%2Fkeys");
+    assert_eq!((forbidden.reason, forbidden.is_allowed()), (Reason::Forbidden, false));
+    assert!(decide(&[all, no_admin], "/a%2Fkeys").is_allowed());
 }

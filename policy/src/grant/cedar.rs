@@ -13,10 +13,19 @@ impl Grant {
     /// A method or gRPC name in it is malformed.
     pub fn to_cedar(&self, verb: Verb) -> Result<String, GrantError> {
         let (action, mut conditions) = self.access.scope()?;
+        let of_port = |port: u16| {
+            format!(
+                "(resource is Route && resource.port == {port} || resource is Port && resource.number == {port})"
+            )
+        };
         let resource = match (&self.target, self.port) {
             (GrantTarget::Service(service), port) => {
-                conditions.extend(port.map(|port| format!("(resource is Route && resource.port == {port} || resource is Port && resource.number == {port})")));
+                conditions.extend(port.map(of_port));
                 format!("resource in Service::{}", quote(service.as_str()))
+            }
+            (GrantTarget::External(external), port) => {
+                conditions.extend(port.map(of_port));
+                format!("resource in External::{}", quote(external.as_str()))
             }
             (GrantTarget::Node(_) | GrantTarget::Gateway(_), Some(port)) => {
                 format!("resource in Port::{}", quote(&format!("{}:{port}", self.target.word())))

@@ -125,6 +125,7 @@ impl GrantTarget {
         match self {
             Self::Service(name) | Self::Node(name) => name.to_string(),
             Self::Gateway(name) => format!("gateway/{name}"),
+            Self::External(name) => format!("external/{name}"),
         }
     }
 }

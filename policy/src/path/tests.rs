@@ -164,3 +164,41 @@ proptest! {
         let _ = CanonicalPath::parse("GET", &target);
     }
 }
+
+#[test]
+fn escaped_slashes_stand_where_they_may_and_have_a_second_reading() {
+    let keep = |target| CanonicalPath::parse_with("GET", target, EscapedSlashes::Keep);
+    for (target, path, other) in [
+        ("/repos/a%2fb/tree", "/repos/a%2Fb/tree", Some("/repos/a/b/tree")),
+        ("/a%2Fb%2Fc?x=%2f", "/a%2Fb%2Fc", Some("/a/b/c")),
+        ("/a%2F", "/a%2F", Some("/a/")),
+        ("/a/b", "/a/b", None),
+        ("//a/%62", "/a/b", None),
+    ] {
+        let parsed = keep(target).unwrap();
+        assert_eq!(parsed.path(), path, "{target}");
+        let read = parsed.with_slashes();
+        assert_eq!(read.as_ref().map(|read| read.path()), other, "{target}");
+        assert_eq!(CanonicalPath::parse_with("GET", path, EscapedSlashes::Keep).unwrap().path(), path);
+    }
+    use AmbiguousPath::{Backslash, Control, DotSegment, DoubleEscape, EscapedSlash, NotUtf8, Parameter};
+    for (target, error) in [
+        ("/public/..%2fadmin", DotSegment),
+        ("/public%2f..%2fadmin", DotSegment),
+        ("/public/%2e%2e%2fadmin", DotSegment),
+        ("/.%2fadmin", DotSegment),
+        ("/a%2f.", DotSegment),
+        ("/%2fadmin", EscapedSlash),
+        ("/a%2f/b", EscapedSlash),
+        ("/a%2f%2fb", EscapedSlash),
+        ("/a%252fb", DoubleEscape),
+        ("/a%25%32fb", DoubleEscape),
+        ("/a%5cb%2fc", Backslash),
+        ("/a;%2fb", Parameter),
+        ("/a%00%2fb", Control),
+        ("/a%c0%af%2fb", NotUtf8),
+    ] {
+        assert_eq!(keep(target), Err(error), "{target}");
+    }
+    assert_eq!(CanonicalPath::parse("GET", "/a%2fb"), Err(EscapedSlash));
+}

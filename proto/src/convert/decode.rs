@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    Authorization, ClaimsMapping, DeclaredRoute, Mode, NodeScope, PolicySlice, PortScope, Protocol,
-    RoleMembers, RouteTemplate, SlicedPolicy, Undeclared, UserTokens,
+    AddressRange, Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Mode, NodeScope, Place,
+    PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Undeclared, UserTokens,
 };
 use prost::Message;
 
 use super::ConvertError;
 use super::view::{
-    Body, Discovery, Dns, FederatedBundle, IpPreference, JwtIssuer, NodeView, ServicePort, ServiceView,
-    Target, View,
+    Body, Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
+    JwtIssuer, NodeView, ServicePort, ServiceView, Target, View,
 };
 use crate::agent::v1 as wire;
 
@@ -64,6 +64,7 @@ fn node_view(
         federated_bundles,
         roles,
         issuers,
+        egress,
     } = view;
     let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
     let owner = match node.kind() {
@@ -79,7 +80,8 @@ fn node_view(
     let policies = each("node.policies", policies, policy)?;
     distinct("node.policies", policies.iter().map(|policy| policy.name.clone()))?;
     let backends = names("node.backends", backends)?;
-    let scope = NodeScope { trust_domain: trust_domain.clone(), mesh: mesh.clone(), node, ports };
+    let scope =
+        NodeScope { trust_domain: trust_domain.clone(), mesh: mesh.clone(), place: Place::Node(node), ports };
     let max_view_age = (max_view_age_ms > 0).then(|| Duration::from_millis(max_view_age_ms));
     let federated = each("node.federated_bundles", federated_bundles, federated_bundle)?;
     distinct("node.federated_bundles", federated.iter().map(|bundle| bundle.trust_domain.clone()))?;
@@ -92,7 +94,51 @@ fn node_view(
     let issuers = each("node.issuers", issuers, issuer)?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.name.as_str()))?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.issuer.as_str()))?;
-    Ok(NodeView { scope, policies, backends, max_view_age, federated, issuers })
+    let egress = Box::new(egress.map(self::egress).transpose()?.unwrap_or_default());
+    Ok(NodeView { scope, policies, backends, max_view_age, federated, issuers, egress })
+}
+
+fn egress(egress: wire::Egress) -> Result<Egress, ConvertError> {
+    let wire::Egress { externals, policies, roles } = egress;
+    let externals = each("node.egress.externals", externals, external)?;
+    distinct("node.egress.externals", externals.iter().map(|external| external.name.as_str()))?;
+    // A host of two would be decided by one of them alone.
+    let hosts = externals.iter().flat_map(|external| &external.hosts);
+    distinct("node.egress.externals.hosts", hosts.map(String::as_str))?;
+    let policies = each("node.egress.policies", policies, policy)?;
+    distinct("node.egress.policies", policies.iter().map(|policy| policy.name.as_str()))?;
+    let roles = each("node.egress.roles", roles, role)?;
+    distinct("node.egress.roles", roles.iter().map(|role| role.role.as_str()))?;
+    Ok(Egress { externals, policies: PolicySlice { policies, roles } })
+}
+
+fn external(field: &str, external: wire::External) -> Result<External, ConvertError> {
+    let wire::External { name, hosts, ports, allowed_addresses } = external;
+    let name = self::name(&format!("{field}.name"), &name)?;
+    if hosts.iter().any(String::is_empty) {
+        return Err(ConvertError::new(format!("{field}.hosts"), "one is empty"));
+    }
+    let ports = each(&format!("{field}.ports"), ports, external_port)?;
+    distinct(&format!("{field}.ports"), ports.iter().map(|port| port.number))?;
+    let allowed = each(&format!("{field}.allowed_addresses"), allowed_addresses, |field, text| {
+        text.parse::<AddressRange>().map_err(|error| ConvertError::new(field, error))
+    })?;
+    Ok(External { name, hosts, ports, allowed })
+}
+
+fn external_port(field: &str, port: wire::ExternalPort) -> Result<ExternalPort, ConvertError> {
+    let wire::ExternalPort { number, protocol } = port;
+    let number = listener_port(&format!("{field}.number"), number)?;
+    let protocol = match wire::ExternalProtocol::try_from(protocol) {
+        Ok(wire::ExternalProtocol::Http) => ExternalProtocol::Http,
+        Ok(wire::ExternalProtocol::Tls) => ExternalProtocol::Tls,
+        Ok(wire::ExternalProtocol::Tcp) => ExternalProtocol::Tcp,
+        Ok(wire::ExternalProtocol::Unspecified) | Err(_) => {
+            let problem = format!("{protocol} is no known protocol");
+            return Err(ConvertError::new(format!("{field}.protocol"), problem));
+        }
+    };
+    Ok(ExternalPort { number, protocol })
 }
 
 fn issuer(field: &str, issuer: wire::JwtIssuer) -> Result<JwtIssuer, ConvertError> {
@@ -138,7 +184,16 @@ fn federated_bundle(field: &str, bundle: wire::FederatedBundle) -> Result<Federa
 }
 
 fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, ConvertError> {
-    let wire::InboundPort { number, protocol, services, routes, deny_undeclared, audit, users } = port;
+    let wire::InboundPort {
+        number,
+        protocol,
+        services,
+        routes,
+        deny_undeclared,
+        audit,
+        users,
+        keep_escaped_slashes,
+    } = port;
     let routes = each(&format!("{field}.routes"), routes, route)?;
     distinct(&format!("{field}.routes"), routes.iter().map(|route| route.template.as_str()))?;
     Ok(PortScope {
@@ -149,6 +204,7 @@ fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, Conve
         undeclared: if deny_undeclared { Undeclared::Deny } else { Undeclared::Decide },
         authorization: if audit { Authorization::Audit } else { Authorization::Enforce },
         users: users.map(|users| user_tokens(&format!("{field}.users"), users)).transpose()?,
+        escaped_slashes: if keep_escaped_slashes { EscapedSlashes::Keep } else { EscapedSlashes::Reject },
     })
 }
 

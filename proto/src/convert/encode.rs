@@ -1,20 +1,22 @@
 //! From the domain to messages. What is well-formed by its types always has a message.
 
 use hauberk_policy::{
-    Authorization, ClaimsMapping, DeclaredRoute, Mode, PortScope, Protocol, RoleMembers, SlicedPolicy,
-    Undeclared, UserTokens,
+    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Mode, PortScope, Protocol, RoleMembers,
+    SlicedPolicy, Undeclared, UserTokens,
 };
 
 use super::view::{
-    Discovery, Dns, FederatedBundle, IpPreference, JwtIssuer, NodeView, ServicePort, ServiceView, Target,
+    Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
+    JwtIssuer, NodeView, ServicePort, ServiceView, Target,
 };
 use crate::agent::v1 as wire;
 
 /// The message for a node's view.
 pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
-    let NodeView { scope, policies, backends, max_view_age, federated, issuers } = view;
+    let NodeView { scope, policies, backends, max_view_age, federated, issuers, egress } = view;
     wire::NodeView {
-        spiffe_id: scope.node.to_string(),
+        // An external service's has no views.
+        spiffe_id: scope.node().map(ToString::to_string).unwrap_or_default(),
         ports: scope.ports.iter().map(inbound_port).collect(),
         policies: policies.policies.iter().map(policy).collect(),
         backends: backends.iter().map(ToString::to_string).collect(),
@@ -22,6 +24,35 @@ pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
         federated_bundles: federated.iter().map(federated_bundle).collect(),
         roles: policies.roles.iter().map(role).collect(),
         issuers: issuers.iter().map(issuer).collect(),
+        egress: (**egress != Egress::default()).then(|| self::egress(egress)),
+    }
+}
+
+fn egress(egress: &Egress) -> wire::Egress {
+    let Egress { externals, policies } = egress;
+    wire::Egress {
+        externals: externals.iter().map(external).collect(),
+        policies: policies.policies.iter().map(policy).collect(),
+        roles: policies.roles.iter().map(role).collect(),
+    }
+}
+
+fn external(external: &External) -> wire::External {
+    let External { name, hosts, ports, allowed } = external;
+    let port = |ExternalPort { number, protocol }: &ExternalPort| wire::ExternalPort {
+        number: u32::from(*number),
+        protocol: match protocol {
+            ExternalProtocol::Http => wire::ExternalProtocol::Http,
+            ExternalProtocol::Tls => wire::ExternalProtocol::Tls,
+            ExternalProtocol::Tcp => wire::ExternalProtocol::Tcp,
+        }
+        .into(),
+    };
+    wire::External {
+        name: name.to_string(),
+        hosts: hosts.clone(),
+        ports: ports.iter().map(port).collect(),
+        allowed_addresses: allowed.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -58,7 +89,8 @@ pub fn encode_service_view(view: &ServiceView) -> wire::ServiceView {
 }
 
 fn inbound_port(port: &PortScope) -> wire::InboundPort {
-    let PortScope { number, protocol, services, routes, undeclared, authorization, users } = port;
+    let PortScope { number, protocol, services, routes, undeclared, authorization, users, escaped_slashes } =
+        port;
     wire::InboundPort {
         number: u32::from(*number),
         protocol: encode_protocol(*protocol).into(),
@@ -67,6 +99,7 @@ fn inbound_port(port: &PortScope) -> wire::InboundPort {
         deny_undeclared: *undeclared == Undeclared::Deny,
         audit: *authorization == Authorization::Audit,
         users: users.as_ref().map(user_tokens),
+        keep_escaped_slashes: *escaped_slashes == EscapedSlashes::Keep,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_policy::{Authorization, Mode, NodeScope, PolicySlice, Undeclared};
+use hauberk_policy::{Authorization, EscapedSlashes, Mode, NodeScope, PolicySlice, Undeclared};
 
 use super::view::{Body, Discovery};
 
@@ -39,8 +39,13 @@ pub const ROLES: &str = "roles-1";
 /// Users: issuers of their tokens, routes that are for them alone, and policies that read them.
 pub const USERS: &str = "users-1";
 
+/// Listeners that let escaped slashes in paths stand.
+pub const ESCAPED_SLASHES: &str = "escaped-slashes-1";
+/// External services, and policies that name them.
+pub const EGRESS: &str = "egress-1";
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 14] = [
+pub const ALL: [&str; 16] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -50,6 +55,8 @@ pub const ALL: [&str; 14] = [
     DENIED_INSTANCES,
     DENY_UNDECLARED,
     DNS,
+    EGRESS,
+    ESCAPED_SLASHES,
     FIXED,
     MAX_VIEW_AGE,
     ROLES,
@@ -64,6 +71,8 @@ pub fn needed(body: &Body) -> Vec<&'static str> {
         Body::Node(node) => {
             needed.extend(needed_by_scope(&node.scope));
             needed.extend(needed_by_policies(&node.policies));
+            needed.extend(node.egress.externals.first().map(|_| EGRESS));
+            needed.extend(needed_by_policies(&node.egress.policies));
             needed.extend(node.max_view_age.map(|_| MAX_VIEW_AGE));
             needed.extend(node.issuers.first().map(|_| USERS));
         }
@@ -87,6 +96,7 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
             port.routes.iter().any(|route| !route.classes.is_empty()).then_some(DATA_CLASSES),
             (port.undeclared == Undeclared::Deny).then_some(DENY_UNDECLARED),
             (port.authorization == Authorization::Audit).then_some(AUDIT_AUTHORIZATION),
+            (port.escaped_slashes == EscapedSlashes::Keep).then_some(ESCAPED_SLASHES),
             port.users.as_ref().map(|_| USERS),
             port.routes.iter().any(|route| route.requires_user.is_some()).then_some(USERS),
         ]
@@ -103,6 +113,7 @@ fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str>
     });
     // Whoever does not know the type refuses the policy: better before it is pushed than after.
     let names_classes = slice.policies.iter().any(|policy| policy.text.contains("DataClass::"));
+    let names_externals = slice.policies.iter().any(|policy| policy.text.contains("External::"));
     let context = slice.policies.iter().any(|policy| policy.reads().are_beyond_path_and_method());
     let users = slice.policies.iter().any(|policy| {
         policy.text.contains("User::") || policy.text.contains("UserGroup::") || policy.reads().are_of_users()
@@ -112,6 +123,7 @@ fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str>
         context.then_some(CONTEXT),
         (!slice.roles.is_empty()).then_some(ROLES),
         names_classes.then_some(DATA_CLASSES),
+        names_externals.then_some(EGRESS),
     ];
     of_policies.chain(others.into_iter().flatten())
 }

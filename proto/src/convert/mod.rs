@@ -27,8 +27,8 @@ pub use explanation::encode_policy_note;
 pub use flow::decode_flow;
 pub use question::{Circumstances, decode_circumstances, encode_header_lines, encode_on_behalf_of};
 pub use view::{
-    Body, Discovery, Dns, FederatedBundle, IpPreference, JwtIssuer, NodeView, ServicePort, ServiceView,
-    Target, View,
+    Body, Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
+    JwtIssuer, NodeView, ServicePort, ServiceView, Target, View,
 };
 
 /// An instant as a message.

@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Authorization, ClaimsMapping, DeclaredRoute, Gathered, HeaderLines, Mode, Moment, NodeScope, OnBehalfOf,
-    Origin, Peer, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Tls,
-    Undeclared, User, UserTokens,
+    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Gathered, HeaderLines, Mode, Moment,
+    NodeScope, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate,
+    SlicedPolicy, Tls, Undeclared, User, UserTokens,
 };
 use prost::Message;
 
@@ -33,10 +33,11 @@ fn node_view() -> NodeView {
         undeclared: Undeclared::Deny,
         authorization: Authorization::Audit,
         users: Some(UserTokens { required: true, issuers: vec![name("login")], kept: true }),
+        escaped_slashes: EscapedSlashes::Keep,
     };
     NodeView {
         scope: NodeScope {
-            node: SpiffeId::node(&trust_domain, &name("shop"), &name("orders")),
+            place: Place::Node(SpiffeId::node(&trust_domain, &name("shop"), &name("orders"))),
             trust_domain,
             mesh: name("shop"),
             ports: vec![
@@ -70,6 +71,26 @@ fn node_view() -> NodeView {
             claims: ClaimsMapping::default(),
             token_header: Some("x-token".to_owned()),
         }],
+        egress: Box::new(Egress {
+            externals: vec![External {
+                name: name("stripe"),
+                hosts: vec!["10.0.0.7".to_owned(), "api.stripe.com".to_owned()],
+                ports: vec![
+                    ExternalPort { number: 80, protocol: ExternalProtocol::Http },
+                    ExternalPort { number: 443, protocol: ExternalProtocol::Tls },
+                    ExternalPort { number: 5432, protocol: ExternalProtocol::Tcp },
+                ],
+                allowed: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            }],
+            policies: PolicySlice {
+                policies: vec![SlicedPolicy {
+                    name: "web-pays".into(),
+                    mode: Mode::Enforce,
+                    text: "permit(principal, action, resource in External::\"shop/stripe\");".into(),
+                }],
+                roles: vec![RoleMembers { role: name("payers"), members: Vec::new() }],
+            },
+        }),
     }
 }
 
@@ -147,6 +168,8 @@ fn a_view_lists_what_it_needs() {
             "cedar-1",
             "data-classes-1",
             "deny-undeclared",
+            "egress-1",
+            "escaped-slashes-1",
             "max-view-age",
             "roles-1",
             "routes-1",

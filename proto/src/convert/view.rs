@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
-use hauberk_policy::{ClaimsMapping, NodeScope, PolicySlice, Protocol};
+use hauberk_policy::{AddressRange, ClaimsMapping, NodeScope, PolicySlice, Protocol};
 
 /// What the agents of one node, or the callers of one service, get at a revision.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +47,77 @@ pub struct NodeView {
     pub federated: Vec<FederatedBundle>,
     /// Who says who users are, in order.
     pub issuers: Vec<JwtIssuer>,
+    /// What may leave the mesh from here.
+    pub egress: Box<Egress>,
+}
+
+/// External services, and what decides on calls of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Egress {
+    /// In the order of their names.
+    pub externals: Vec<External>,
+    /// What of the mesh's policies can concern calls of them.
+    pub policies: PolicySlice,
+}
+
+/// Hosts outside of the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// What policies call them.
+    pub name: Name,
+    /// Names in DNS and IP addresses, in order.
+    pub hosts: Vec<String>,
+    /// By number.
+    pub ports: Vec<ExternalPort>,
+    /// Addresses that are reached although they are not public.
+    pub allowed: Vec<AddressRange>,
+}
+
+/// One port of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExternalPort {
+    /// Its number.
+    pub number: u16,
+    /// What is spoken there.
+    pub protocol: ExternalProtocol,
+}
+
+/// What is spoken outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ExternalProtocol {
+    /// Plain HTTP/1.1, request by request.
+    Http,
+    /// What apps encrypt themselves.
+    Tls,
+    /// Anything.
+    Tcp,
+}
+
+impl ExternalProtocol {
+    /// As resources write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+
+    /// As what policies see it.
+    pub fn decided_as(self) -> Protocol {
+        match self {
+            Self::Http => Protocol::Http,
+            Self::Tls | Self::Tcp => Protocol::Tcp,
+        }
+    }
+}
+
+impl External {
+    /// What decides on calls of it, in a mesh.
+    pub fn scope(&self, trust_domain: &TrustDomain, mesh: &Name) -> NodeScope {
+        let ports = self.ports.iter().map(|port| (port.number, port.protocol.decided_as()));
+        NodeScope::external(trust_domain, mesh, &self.name, ports)
+    }
 }
 
 /// An issuer of users' tokens.

@@ -52,6 +52,7 @@ impl Asking {
             moment,
             port: 8080,
             service: "orders.shop",
+            leaves_to: None,
             request: Request::Http { method, path, is_upgrade: false },
             query: Some("token=secret"),
             gathered: None,

@@ -45,6 +45,7 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
         Kind::Boundary
         | Kind::DataClass
         | Kind::Enrollment
+        | Kind::ExternalService
         | Kind::FederatedTrustDomain
         | Kind::JwtIssuer
         | Kind::Policy

@@ -274,6 +274,7 @@ impl Step<'_> {
             let (kind, name) = match &reference.referent {
                 Referent::Role(role) => (Kind::Role, role),
                 Referent::DataClass(class) => (Kind::DataClass, class),
+                Referent::External(external) => (Kind::ExternalService, external),
                 Referent::User { issuer, .. } | Referent::UserGroup { issuer, .. } => {
                     (Kind::JwtIssuer, issuer)
                 }

@@ -142,6 +142,7 @@ impl<'a> Comparison<'a> {
             match key.kind {
                 Kind::Boundary
                 | Kind::Enrollment
+                | Kind::ExternalService
                 | Kind::FederatedTrustDomain
                 | Kind::JwtIssuer
                 | Kind::Mesh

@@ -59,6 +59,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             // What these name is looked at above, or in `membership`.
             Model::Boundary(_)
             | Model::DataClass(_)
+            | Model::ExternalService(_)
             | Model::JwtIssuer(_)
             | Model::Linked(_)
             | Model::Policy(_)
@@ -261,8 +262,9 @@ impl Step<'_> {
             }
             Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
             Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
-            // Roles, data classes and issuers that do not exist are refused, not warned of.
+            // Roles, data classes, issuers and external services that do not exist are refused, not warned of.
             Referent::Role(_)
+            | Referent::External(_)
             | Referent::DataClass(_)
             | Referent::User { .. }
             | Referent::UserGroup { .. }

@@ -175,6 +175,7 @@ fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> V
                     .map(|(name, _)| format!("virtual node {name:?}")),
             )
             .collect(),
+        Kind::ExternalService => policies_naming(mesh, Referent::External(key.name.clone())).collect(),
         // Whether a role lists the workload is looked at where its members are.
         Kind::Boundary | Kind::Enrollment | Kind::Policy => Vec::new(),
     }

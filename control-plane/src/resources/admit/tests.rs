@@ -75,7 +75,7 @@ fn everything_wrong_is_reported_at_once() {
     ];
     let problems = refused(&catalog_of(&[mesh("shop")]), &batch, EVERYTHING);
     let expected = [
-        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, FederatedTrustDomain, JwtIssuer, Mesh, Policy, PolicyTemplate, Role, VirtualNode, VirtualService",
+        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, ExternalService, FederatedTrustDomain, JwtIssuer, Mesh, Policy, PolicyTemplate, Role, VirtualNode, VirtualService",
         "0 name: a name must not be empty",
         "1 spec.backends[0].virtualService.virtualServiceName: virtual service \"odrers\" does not exist; did you \
          mean \"orders\"?",
@@ -203,7 +203,10 @@ fn a_mesh_says_only_what_is_enforced() {
             ..MeshSpec::default()
         })
     };
-    assert!(egress("ALLOW_ALL")[0].starts_with("spec.egressFilter.type: ALLOW_ALL is not enforced"));
+    assert!(
+        egress("ALLOW_ALL")[0]
+            .starts_with("spec.egressFilter.type: ALLOW_ALL would let out what no policy permits")
+    );
     assert_eq!(
         egress("DROP_AL"),
         ["spec.egressFilter.type: \"DROP_AL\" is not known; did you mean \"DROP_ALL\"?"]

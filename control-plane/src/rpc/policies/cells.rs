@@ -8,10 +8,9 @@ use hauberk_proto::admin::v1::{Difference, Prospect};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::mesh::{Mesh, Somebody};
+use super::mesh::{self, Mesh, Somebody};
 use super::prospect::{Place, encode_prospect};
 use crate::registry::Revision;
-use crate::resources::VirtualNode;
 use crate::rpc::status;
 
 /// How many cells, which are callers times actions times routes, one call looks at.
@@ -76,19 +75,27 @@ pub(super) struct Found<T> {
     pub(super) next: Option<Position>,
 }
 
-/// What callers may do at nodes.
+/// The node's id, or the external service.
+fn named<'p>(mesh: &Mesh<'_>, place: mesh::Place<'p>) -> (String, &'p str) {
+    match place {
+        mesh::Place::Node(name, _) => (mesh.id_of(name).to_string(), ""),
+        mesh::Place::External(name) => (String::new(), name.as_str()),
+    }
+}
+
+/// What callers may do at nodes, and at external services.
 pub(super) fn survey(
     mesh: &Mesh<'_>,
-    nodes: &[(&Name, &VirtualNode)],
+    places: &[mesh::Place<'_>],
     callers: &[Somebody],
     wanted: &Wanted<'_>,
     from: Position,
 ) -> Result<Found<Prospect>, Status> {
-    page(nodes.len(), callers.len(), from, |node, callers_of, budget| {
-        let Some((name, node)) = nodes.get(node) else { return Ok(Vec::new()) };
-        let engine = mesh.engine(name, node)?;
-        let id = mesh.id_of(name).to_string();
-        let at = At { engine: &engine, node: &id };
+    page(places.len(), callers.len(), from, |place, callers_of, budget| {
+        let Some(place) = places.get(place).copied() else { return Ok(Vec::new()) };
+        let engine = mesh.engine(place)?;
+        let (id, external) = named(mesh, place);
+        let at = At { engine: &engine, node: &id, external };
         let surveys = at.surveys(wanted)?;
         let mut found = Vec::new();
         while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
@@ -115,21 +122,21 @@ pub(super) fn differences(
     after: &Mesh<'_>,
     from: Position,
 ) -> Result<Found<Difference>, Status> {
-    let nodes = changed_nodes(before, after);
+    let places = changed_places(before, after);
     let mut callers = after.everybody();
     let former = before.map(Mesh::everybody).unwrap_or_default();
     callers.extend(former.into_iter().filter(|one| !callers.contains(one)).collect::<Vec<_>>());
     let wanted =
         Wanted { ports: None, spoken: Spoken::Anything, method: None, path: None, include_never: true };
-    page(nodes.len(), callers.len(), from, |node, callers_of, budget| {
-        let Some(name) = nodes.get(node) else { return Ok(Vec::new()) };
-        let engine = |mesh: &Mesh<'_>| {
-            mesh.resources.node(name.as_str()).map(|node| mesh.engine(name, node)).transpose()
+    page(places.len(), callers.len(), from, |place, callers_of, budget| {
+        let Some((place_before, place_after)) = places.get(place).copied() else { return Ok(Vec::new()) };
+        let Some((id, external)) = place_after.or(place_before).map(|place| named(after, place)) else {
+            return Ok(Vec::new());
         };
-        let (engine_before, engine_after) = (before.map(engine).transpose()?.flatten(), engine(after)?);
-        let id = after.id_of(name).to_string();
+        let engine_before = before.zip(place_before).map(|(mesh, place)| mesh.engine(place)).transpose()?;
+        let engine_after = place_after.map(|place| after.engine(place)).transpose()?;
         let sides = [&engine_before, &engine_after];
-        let sides = sides.map(|engine| engine.as_ref().map(|engine| At { engine, node: &id }));
+        let sides = sides.map(|engine| engine.as_ref().map(|engine| At { engine, node: &id, external }));
         let [surveys_before, surveys_after] = sides.map(|at| at.map(|at| at.surveys(&wanted)));
         let surveys_before = surveys_before.transpose()?.unwrap_or_default();
         let surveys_after = surveys_after.transpose()?.unwrap_or_default();
@@ -166,15 +173,29 @@ pub(super) fn differences(
     })
 }
 
-/// The nodes whose rules differ.
-fn changed_nodes(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<Name> {
-    let rules = |mesh: &Mesh<'_>, name: &Name| Some(mesh.rules(name, mesh.resources.node(name.as_str())?));
-    let of_after = after.resources.nodes().map(|(name, _)| name.clone());
-    let mut names: Vec<Name> = of_after.collect();
-    let gone = before.into_iter().flat_map(|mesh| mesh.resources.nodes()).map(|(name, _)| name.clone());
-    names.extend(gone.filter(|name| after.resources.node(name.as_str()).is_none()));
-    names.retain(|name| before.and_then(|mesh| rules(mesh, name)) != rules(after, name));
-    names
+/// A node or external service before and after.
+type Change<'b, 'a> = (Option<mesh::Place<'b>>, Option<mesh::Place<'a>>);
+
+/// The nodes and external services whose rules differ.
+fn changed_places<'b, 'a>(before: Option<&Mesh<'b>>, after: &Mesh<'a>) -> Vec<Change<'b, 'a>> {
+    fn name_of(place: mesh::Place<'_>) -> (bool, Name) {
+        match place {
+            mesh::Place::Node(name, _) => (false, name.clone()),
+            mesh::Place::External(name) => (true, name.clone()),
+        }
+    }
+    let mut all: BTreeMap<(bool, Name), Change<'b, 'a>> = BTreeMap::new();
+    for place in before.map(Mesh::places).unwrap_or_default() {
+        all.entry(name_of(place)).or_default().0 = Some(place);
+    }
+    for place in after.places() {
+        all.entry(name_of(place)).or_default().1 = Some(place);
+    }
+    let differ = |(former, latter): &Change<'b, 'a>| {
+        let former = before.zip(*former).and_then(|(mesh, place)| mesh.rules(place));
+        former != latter.and_then(|place| after.rules(place))
+    };
+    all.into_values().filter(differ).collect()
 }
 
 /// Whether the same is let through under the same conditions, whichever policies say so.
@@ -200,6 +221,7 @@ fn are_alike(before: Option<&Prospect>, after: Option<&Prospect>) -> bool {
 struct At<'a> {
     engine: &'a Engine,
     node: &'a str,
+    external: &'a str,
 }
 
 impl<'a> At<'a> {
@@ -221,7 +243,8 @@ impl<'a> At<'a> {
             let paths = wanted.path.map_or(Paths::All, Paths::Matching);
             let survey = self.engine.survey(port.number, Asked { method, paths }, &NOTHING);
             let survey = survey.map_err(|reason| status::bad_field("port", reason.as_str()))?;
-            surveys.push((Place { node: self.node, port: port.number, services: &port.services }, survey));
+            let (node, external, services) = (self.node, self.external, &port.services[..]);
+            surveys.push((Place { node, external, port: port.number, services }, survey));
         }
         Ok(surveys)
     }

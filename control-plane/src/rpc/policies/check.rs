@@ -11,9 +11,8 @@ use hauberk_proto::convert::encode_policy_note;
 use tonic::Status;
 
 use super::circumstances::{Circumstances, gathered, on_behalf_of};
-use super::mesh::{Called, Mesh, Somebody, numbers};
+use super::mesh::{self, Called, Mesh, Somebody, numbers};
 use super::prospect::{Place, encode_prospect};
-use crate::resources::Listener;
 use crate::rpc::status;
 
 /// A question with what it is asked of.
@@ -22,7 +21,8 @@ pub(super) struct Check<'a, 'm> {
     request: &'a CheckRequest,
     caller: Somebody,
     called: Called<'a>,
-    listener: &'a Listener,
+    port: u16,
+    protocol: Protocol,
     circumstances: Circumstances,
     engine: Engine,
     gathered: Gathered,
@@ -37,16 +37,16 @@ impl<'a, 'm> Check<'a, 'm> {
     ) -> Result<Self, Status> {
         let caller = Somebody::called(mesh, &request.caller)?;
         let called = mesh.called(&request.target, request.port)?;
-        let [listener] = called.listeners[..] else {
-            let several = numbers(&called.listeners);
+        let [(port, protocol)] = called.ports[..] else {
+            let several = numbers(&called.ports);
             let problem = format!("{} has several ports, {several}: name one", request.target);
             return Err(status::bad_field("port", problem));
         };
         let circumstances = Circumstances::of(request, now)?;
-        let engine = mesh.engine(called.name, called.node)?;
+        let engine = mesh.engine(called.place)?;
         let made_for = on_behalf_of(request, mesh, &engine)?;
-        let gathered = gathered(request, &engine, listener.port()).made_for(made_for);
-        Ok(Self { mesh, request, caller, called, listener, circumstances, engine, gathered })
+        let gathered = gathered(request, &engine, port).made_for(made_for);
+        Ok(Self { mesh, request, caller, called, port, protocol, circumstances, engine, gathered })
     }
 
     /// Answers it, the revision left out.
@@ -54,10 +54,11 @@ impl<'a, 'm> Check<'a, 'm> {
         let CheckRequest { method, path, .. } = self.request;
         let refused = |field, problem: &str| Err(status::bad_field(field, problem));
         let parse = |method: &str, path: &'a str| {
-            CanonicalPath::parse(method, path).map_err(|error| status::bad_field("path", error))
+            let escaped = self.engine.escaped_slashes(self.port);
+            CanonicalPath::parse_with(method, path, escaped).map_err(|error| status::bad_field("path", error))
         };
         let gathered = &self.gathered;
-        match self.listener.protocol() {
+        match self.protocol {
             Protocol::Tcp if !method.is_empty() => refused("method", "a tcp port has no methods"),
             Protocol::Tcp if !path.is_empty() => refused("path", "a tcp port has no paths"),
             Protocol::Tcp => {
@@ -86,7 +87,11 @@ impl<'a, 'm> Check<'a, 'm> {
                 let attempt = Attempt::Request { method, path: &target, upgrade, gathered };
                 let also = upgrade.then_some(Some(Action::Upgrade.as_str()));
                 let methods: Vec<_> = [Some(method)].into_iter().chain(also).collect();
-                let prospects = self.prospects(&methods, Paths::Exactly(&target))?;
+                let mut prospects = self.prospects(&methods, Paths::Exactly(&target))?;
+                // Both readings must be let through.
+                if let Some(other) = target.with_slashes() {
+                    prospects.extend(self.prospects(&methods, Paths::Exactly(&other))?);
+                }
                 Ok(self.respond(self.explain(attempt), target.path().to_owned(), prospects))
             }
         }
@@ -94,7 +99,7 @@ impl<'a, 'm> Check<'a, 'm> {
 
     fn explain(&self, attempt: Attempt<'_>) -> Explanation {
         let Circumstances { peer, moment, .. } = &self.circumstances;
-        let port = self.listener.port();
+        let port = self.port;
         self.engine.explain(&Question {
             caller: &self.caller.asker.caller,
             peer,
@@ -108,18 +113,26 @@ impl<'a, 'm> Check<'a, 'm> {
     fn prospects(&self, methods: &[Option<&str>], paths: Paths<'_>) -> Result<Vec<Prospect>, Status> {
         let given = self.circumstances.given(self.request, &self.gathered);
         let Somebody { label, asker } = &self.caller;
-        let node = self.mesh.id_of(self.called.name).to_string();
-        let services = self.engine.scope().ports.iter().find(|port| port.number == self.listener.port());
+        let (node, external) = self.place();
+        let services = self.engine.scope().ports.iter().find(|port| port.number == self.port);
         let services = services.map(|port| &port.services[..]).unwrap_or_default();
-        let place = Place { node: &node, port: self.listener.port(), services };
+        let place = Place { node: &node, external, port: self.port, services };
         let mut prospects = Vec::new();
         for method in methods {
-            let survey = self.engine.survey(self.listener.port(), Asked { method: *method, paths }, &given);
+            let survey = self.engine.survey(self.port, Asked { method: *method, paths }, &given);
             let survey = survey.map_err(|reason| status::bad_field("port", reason.as_str()))?;
             let found = survey.of(asker).into_iter();
             prospects.extend(found.map(|prospect| encode_prospect(prospect, label, false, &place)));
         }
         Ok(prospects)
+    }
+
+    /// The node whose agents decide, and the external service that is called, if any.
+    fn place(&self) -> (String, &str) {
+        match self.called.place {
+            mesh::Place::Node(name, _) => (self.mesh.id_of(name).to_string(), ""),
+            mesh::Place::External(name) => (self.caller.label.clone(), name.as_str()),
+        }
     }
 
     fn respond(
@@ -142,8 +155,9 @@ impl<'a, 'm> Check<'a, 'm> {
         let service = self.called.service.map(ToString::to_string).unwrap_or_default();
         let known = agent::Decision {
             at_unix_ms: self.circumstances.moment.time.0,
-            node: self.mesh.id_of(self.called.name).to_string(),
-            port: self.listener.port().into(),
+            node: self.place().0,
+            external: self.place().1.to_owned(),
+            port: self.port.into(),
             service,
             path,
             ..agent::Decision::default()

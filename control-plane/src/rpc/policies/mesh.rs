@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
-use hauberk_policy::{Asker, Caller, Engine, NodeScope, PolicySlice, Referent};
+use hauberk_policy::{Asker, Caller, Engine, NodeScope, PolicySlice, Protocol, Referent};
 use tonic::{Code, Status};
 
 use crate::compile::view::MeshViews;
@@ -22,18 +22,29 @@ pub(super) struct Mesh<'a> {
     pub(super) trust_domain: &'a TrustDomain,
     views: MeshViews<'a>,
     /// Those that were asked for before.
-    engines: RefCell<HashMap<Name, Engine>>,
+    engines: RefCell<HashMap<(bool, Name), Engine>>,
 }
 
 /// What is called.
 pub(super) struct Called<'a> {
     /// The virtual service, where that was named.
     pub(super) service: Option<&'a Name>,
-    pub(super) name: &'a Name,
-    pub(super) node: &'a VirtualNode,
-    /// The listeners that are meant.
-    pub(super) listeners: Vec<&'a Listener>,
+    pub(super) place: Place<'a>,
+    /// The ports that are meant.
+    pub(super) ports: Vec<(u16, Protocol)>,
 }
+
+/// Whose ports are called.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// A virtual node's.
+    Node(&'a Name, &'a VirtualNode),
+    /// Those of an external service.
+    External(&'a Name),
+}
+
+/// What the names of external services begin with, where nodes and services are named too.
+const EXTERNAL: &str = "external/";
 
 /// Somebody who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,21 +70,37 @@ impl<'a> Mesh<'a> {
         Ok(Self { name: mesh, resources, catalog, trust_domain, views, engines: RefCell::default() })
     }
 
-    /// What a node enforces.
-    pub(super) fn rules(&self, name: &Name, node: &VirtualNode) -> (NodeScope, PolicySlice) {
-        let view = self.views.node(name, node);
-        (view.scope, view.policies)
+    /// What is enforced where a node is called, or by those who call an external service.
+    pub(super) fn rules(&self, place: Place<'_>) -> Option<(NodeScope, PolicySlice)> {
+        match place {
+            Place::Node(name, node) => {
+                let view = self.views.node(name, node);
+                Some((view.scope, view.policies))
+            }
+            Place::External(name) => self.views.external(name),
+        }
     }
 
-    /// What its agents decide with.
-    pub(super) fn engine(&self, name: &Name, node: &VirtualNode) -> Result<Engine, Status> {
-        if let Some(known) = self.engines.borrow().get(name) {
+    /// What agents decide with.
+    pub(super) fn engine(&self, place: Place<'_>) -> Result<Engine, Status> {
+        let key = match place {
+            Place::Node(name, _) => (false, name.clone()),
+            Place::External(name) => (true, name.clone()),
+        };
+        if let Some(known) = self.engines.borrow().get(&key) {
             return Ok(known.clone());
         }
-        let (scope, policies) = self.rules(name, node);
+        let missing = || status::missing(&format!("external service {} does not exist", key.1), None);
+        let (scope, policies) = self.rules(place).ok_or_else(missing)?;
         let engine = Engine::compile(scope, &policies, None).map_err(|error| status::internal(&error))?;
-        self.engines.borrow_mut().insert(name.clone(), engine.clone());
+        self.engines.borrow_mut().insert(key, engine.clone());
         Ok(engine)
+    }
+
+    /// Everything that may be called: nodes, then external services.
+    pub(super) fn places(&self) -> Vec<Place<'a>> {
+        let nodes = self.resources.nodes().map(|(name, node)| Place::Node(name, node));
+        nodes.chain(self.resources.externals().map(|(name, _)| Place::External(name))).collect()
     }
 
     pub(super) fn id_of(&self, node: &Name) -> SpiffeId {
@@ -98,8 +125,20 @@ impl<'a> Mesh<'a> {
         Err(status::missing(&message, did_you_mean(name.as_str(), known)))
     }
 
-    /// The node and listeners that serve the target: a virtual service's, else a virtual node's. With a port, that one.
+    /// The node and listeners that serve the target: a virtual service's, else a virtual node's; or those of an external service,
+    /// `external/stripe`. With a port, that one.
     pub(super) fn called(&self, target: &str, port: u32) -> Result<Called<'_>, Status> {
+        if let Some(external) = target.strip_prefix(EXTERNAL) {
+            let found = self.resources.externals().find(|(name, _)| **name == *external);
+            let (name, external) = found.ok_or_else(|| {
+                let known = self.resources.of_kind(Kind::ExternalService).keys().map(Name::as_str);
+                let message = format!("mesh {} has no external service {external:?}", self.name);
+                status::missing(&message, did_you_mean(external, known))
+            })?;
+            let ports = external.ports().iter().map(|port| (port.number, port.protocol.decided_as()));
+            let ports = meant(target, ports.collect(), port)?;
+            return Ok(Called { service: None, place: Place::External(name), ports });
+        }
         let service = self.resources.services().find(|(name, _)| **name == *target);
         let (service, name, provided) = match service {
             Some((name, service)) => {
@@ -122,17 +161,9 @@ impl<'a> Mesh<'a> {
         })?;
         let is_offered =
             |listener: &&Listener| provided.is_none_or(|provider| provider.takes(listener.port()));
-        let offered: Vec<&Listener> = node.listeners().iter().filter(is_offered).collect();
-        let is_meant = |listener: &&&Listener| port == 0 || u32::from(listener.port()) == port;
-        let listeners: Vec<&Listener> = offered.iter().filter(is_meant).copied().collect();
-        if listeners.is_empty() {
-            let problem = match offered.len() {
-                0 => format!("{target} has no ports"),
-                _ => format!("{target} has no port {port}; it has {}", numbers(&offered)),
-            };
-            return Err(status::bad_field("port", problem));
-        }
-        Ok(Called { service, name, node, listeners })
+        let offered = node.listeners().iter().filter(is_offered);
+        let offered = offered.map(|listener| (listener.port(), listener.protocol())).collect();
+        Ok(Called { service, place: Place::Node(name, node), ports: meant(target, offered, port)? })
     }
 
     /// Everybody who might call: the nodes of the mesh, whoever is named by its roles, policies and enrollments, and one who
@@ -203,6 +234,20 @@ fn representative(prefix: String, named: &BTreeSet<SpiffeId>) -> Option<Somebody
     Some(Somebody { label: prefix, asker })
 }
 
-pub(super) fn numbers(listeners: &[&Listener]) -> String {
-    listeners.iter().map(|listener| listener.port().to_string()).collect::<Vec<_>>().join(", ")
+/// The ports that are meant by a number, or by none.
+fn meant(target: &str, offered: Vec<(u16, Protocol)>, port: u32) -> Result<Vec<(u16, Protocol)>, Status> {
+    let is_meant = |(number, _): &&(u16, Protocol)| port == 0 || u32::from(*number) == port;
+    let ports: Vec<_> = offered.iter().filter(is_meant).copied().collect();
+    if ports.is_empty() {
+        let problem = match offered.len() {
+            0 => format!("{target} has no ports"),
+            _ => format!("{target} has no port {port}; it has {}", numbers(&offered)),
+        };
+        return Err(status::bad_field("port", problem));
+    }
+    Ok(ports)
+}
+
+pub(super) fn numbers(ports: &[(u16, Protocol)]) -> String {
+    ports.iter().map(|(number, _)| number.to_string()).collect::<Vec<_>>().join(", ")
 }

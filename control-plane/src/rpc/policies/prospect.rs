@@ -6,7 +6,9 @@ use hauberk_proto::admin::v1::{Clause, Outlook, Prospect};
 
 /// Where something is asked for.
 pub(super) struct Place<'a> {
+    /// Empty where an external service is called.
     pub(super) node: &'a str,
+    pub(super) external: &'a str,
     pub(super) port: u16,
     pub(super) services: &'a [Name],
 }
@@ -47,6 +49,7 @@ pub(super) fn encode_prospect(
         caller: caller.to_owned(),
         stands_for_others,
         node: place.node.to_owned(),
+        external: place.external.to_owned(),
         port: place.port.into(),
         services: place.services.iter().map(ToString::to_string).collect(),
         action: action.as_str().to_owned(),

@@ -286,7 +286,7 @@ impl<'a> Oracle<'a> {
         port: &crate::scope::PortScope,
     ) -> (String, EntityUid, Vec<Entity>) {
         let What::Request { method, path, query, headers, user, .. } = &asked.what else {
-            let uid = Kind::Port.uid(format!("{}:{}", self.scope.node, port.number));
+            let uid = Kind::Port.uid(format!("{}:{}", self.scope.node().unwrap(), port.number));
             return ("connect".to_owned(), uid, Vec::new());
         };
         let canonical = CanonicalPath::parse(method, path).unwrap();
@@ -301,7 +301,7 @@ impl<'a> Oracle<'a> {
             _ if methods.contains(method) => method,
             _ => "other",
         };
-        let resource = Kind::Route.uid(format!("{}:{} {template}", self.scope.node, port.number));
+        let resource = Kind::Route.uid(format!("{}:{} {template}", self.scope.node().unwrap(), port.number));
         let mut of_query: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, value) in query.iter().flatten() {
             of_query.entry(name).or_default().push(value);

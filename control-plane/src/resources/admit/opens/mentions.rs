@@ -107,6 +107,7 @@ impl<'a> Mentions<'a> {
                     | Referent::Role(_)
                     | Referent::Node { .. }
                     | Referent::Gateway { .. }
+                    | Referent::External(_)
                     | Referent::Workload(_)
                     | Referent::User { .. }
                     | Referent::UserGroup { .. }

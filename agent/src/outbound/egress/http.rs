@@ -1,0 +1,132 @@
+//! HTTP requests that leave the mesh: each one decided by its method, path and what else policies read, and sent over a connection of
+//! its own as plain HTTP/1.1.
+
+use std::sync::Arc;
+
+use hauberk_policy::{EscapedSlashes, OnBehalfOf};
+use http::uri::{Scheme, Uri};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::super::Outbound;
+use super::super::call::Call;
+use super::super::http::{Answer, Failure, chain, switch};
+use super::super::listener::AppConnection;
+use super::dial::{DialError, dial};
+use super::{counters, label};
+use crate::connections::{ADDRESS_REFUSED, Destination, Leave, Subject};
+use crate::mesh::{External, NodeView};
+use crate::users::MadeFor;
+use crate::wire::answer::{self, Form};
+use crate::wire::body::{RequestBody, ResponseBody, Via};
+use crate::wire::exchange::Link;
+use crate::wire::forward;
+use crate::wire::headers::{self, RequestHead};
+use crate::wire::meter::until_cut;
+use crate::wire::transport::Transport;
+
+/// The port that `http://` means.
+pub(in super::super) const HTTP_PORT: u16 = 80;
+
+/// Answers one request of a local app.
+pub(in super::super) async fn answer(
+    outbound: &Arc<Outbound>,
+    connection: Arc<AppConnection>,
+    mut request: Request<Incoming>,
+    (head, form): (&RequestHead, Form),
+    to: Destination,
+    mut call: Call,
+) -> Answer {
+    let bad_request = |name, text: String| Failure::new(StatusCode::BAD_REQUEST, name, text);
+    if request.uri().scheme().is_some_and(|scheme| *scheme == Scheme::HTTPS) {
+        let text = "the agent begins no TLS for apps: ask for a tunnel by CONNECT, and begin it yourself";
+        return bad_request("https_in_plain", text.to_owned()).answer(form, call);
+    }
+    let target = match headers::canonical_target(&request, EscapedSlashes::Reject) {
+        Ok(target) => target,
+        Err(problem) => return bad_request("ambiguous_path", problem.to_string()).answer(form, call),
+    };
+    let metrics = counters(outbound, &to);
+    let subject = |decided_by: Option<(&NodeView, &External)>| Subject::Request {
+        method: request.method().clone(),
+        target: target.clone(),
+        is_upgrade: head.upgrade.is_some(),
+        gathered: decided_by.and_then(|(view, external)| {
+            let wanted = external.engine.wanted(to.port)?;
+            let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let gathered = wanted.gather(&head.host, fields.filter(|(name, _)| !view.is_token_field(name)));
+            // Whom a handle is for is not looked at here, and so whatever depends on it is denied.
+            let is_for_user = head.identity.is_some();
+            let made_for = if is_for_user { OnBehalfOf::NotLookedAt } else { OnBehalfOf::Nobody };
+            Some(Arc::new(gathered.made_for(made_for)))
+        }),
+        made_for: MadeFor::not_looked_for(),
+    };
+    let mut leave = outbound.connections.leave(to.clone(), subject, &metrics, Instant::now());
+    call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
+    let Some(external) = leave.external().filter(|_| leave.is_allowed()).cloned() else {
+        return denied(&leave, form, call);
+    };
+    *request.uri_mut() = Uri::from(target);
+    let meter = Arc::clone(leave.meter());
+    let dialled = until_cut(&meter, dial(outbound, &external, &to)).await;
+    let (stream, place, address) = match dialled {
+        Some(Ok(dialled)) => dialled,
+        Some(Err(DialError::Refused { .. })) => {
+            leave.refuse(ADDRESS_REFUSED);
+            return denied(&leave, form, call);
+        }
+        Some(Err(error)) => return unreachable(&error).answer(form, call),
+        None => return cut(form, call),
+    };
+    leave.connected_to(address);
+    let leave = Arc::new(leave);
+    call.is_outside(Some(&leave), address);
+    let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let mut request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).leaving(&leave));
+    forward::address_http1(&mut request, head);
+    let exchange = async {
+        let mut link = Link::open(Transport::plain(stream, place), None).await?;
+        let response = link.send(request).await.map_err(|failure| failure.error)?;
+        Ok::<_, hyper::Error>((response, link))
+    };
+    let (mut response, link) = match until_cut(&meter, exchange).await {
+        Some(Ok(exchanged)) => exchanged,
+        Some(Err(_)) if meter.is_left() => {
+            let text = "the request broke off before its end".to_owned();
+            return bad_request("request_broken_off", text).answer(form, call);
+        }
+        Some(Err(error)) => {
+            let text = format!("{address} broke off: {}", chain(&error));
+            return Failure::new(StatusCode::BAD_GATEWAY, "external_broke_off", text).answer(form, call);
+        }
+        None => return cut(form, call),
+    };
+    leave.answered(&response);
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(outbound, connection, response, Some(link).zip(from_app), call);
+    }
+    call.answered_outside(&response);
+    headers::scrub_response(response.headers_mut(), &[]);
+    response.map(|body| ResponseBody::relay(body, meter, Via::Once(Some(link)), call))
+}
+
+/// The app learns the decision's id.
+fn denied(leave: &Leave, form: Form, mut call: Call) -> Answer {
+    let id = leave.decision().map(ToString::to_string).unwrap_or_default();
+    let denial: Response<_> = answer::denial(form, &id);
+    leave.answered(&denial);
+    call.denied(denial.status(), &id);
+    tracing::info!(event = "egress_denied", reason = leave.reason(), decision = id);
+    denial
+}
+
+fn cut(form: Form, call: Call) -> Answer {
+    let text = "the rules have changed while the request was under way, and no longer let it out";
+    Failure::new(StatusCode::FORBIDDEN, "cut", text).answer(form, call)
+}
+
+pub(super) fn unreachable(error: &DialError) -> Failure {
+    Failure::new(StatusCode::SERVICE_UNAVAILABLE, "external_unreachable", chain(error))
+}

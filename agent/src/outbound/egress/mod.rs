@@ -1,0 +1,74 @@
+//! Calls of local apps to hosts outside of the mesh.
+//!
+//! Only hosts that an external service of the view has are called, and only where policies permit it: this agent decides, since
+//! nobody of the mesh is at the other end. A call is registered and decided (`connections/leaving.rs`), then the host is resolved
+//! and connected to (`dial.rs`): requests go on as plain HTTP (`http.rs`), streams as they are (`stream.rs`).
+
+mod dial;
+pub(super) mod http;
+pub(super) mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Outbound;
+use super::http::Failure;
+use super::route::UNKNOWN_SERVICE;
+use crate::connections::{Destination, Leave};
+use crate::mesh::canonical_host;
+use crate::metrics::ServiceMetrics;
+use crate::wire::headers::split_host;
+
+/// How long an app, or a host outside, may take with what comes first.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a call goes whose authority names a host of an external service.
+pub(super) fn named(
+    outbound: &Outbound,
+    authority: &str,
+    default_port: u16,
+    app: SocketAddr,
+) -> Option<Destination> {
+    let rules = outbound.connections.rules();
+    let view = rules.view().ok()?;
+    // As in most meshes, where this is on the path of every request.
+    if view.externals.is_empty() {
+        return None;
+    }
+    let to = destination(authority, default_port, app)?;
+    view.external_with(&to.host).is_some().then_some(to)
+}
+
+/// Where a call would go that found no service, if its authority names no service at all but a domain or an address. It is denied,
+/// and that is recorded.
+pub(super) fn unnamed(
+    failure: &Failure,
+    authority: &str,
+    default_port: u16,
+    app: SocketAddr,
+) -> Option<Destination> {
+    let to = destination(authority, default_port, app)?;
+    (failure.name == UNKNOWN_SERVICE && to.host.contains(['.', ':'])).then_some(to)
+}
+
+fn destination(authority: &str, default_port: u16, app: SocketAddr) -> Option<Destination> {
+    let (host, port) = split_host(authority)?;
+    Some(Destination { host: canonical_host(host).into(), port: port.unwrap_or(default_port), app })
+}
+
+/// Where calls of a host are counted.
+fn counters(outbound: &Outbound, to: &Destination) -> Arc<ServiceMetrics> {
+    let (rules, metrics) = (outbound.connections.rules(), &outbound.connections.context().metrics);
+    let external = rules.view().ok().and_then(|view| view.external_with(&to.host));
+    external
+        .map_or_else(|| Arc::clone(metrics.unknown_service()), |external| metrics.external(&external.name))
+}
+
+/// What a call is called in access lines.
+fn label(leave: &Leave, to: &Destination) -> String {
+    match leave.external() {
+        Some(external) => format!("external/{}", external.name),
+        None => to.host.to_string(),
+    }
+}

@@ -1,0 +1,119 @@
+//! External services: whether each host leads to one of them alone, and what policies already permit of them.
+
+use std::collections::BTreeSet;
+
+use hauberk_identity::Name;
+use hauberk_policy::{EgressIndex, Mode, PolicyDocument, Referent};
+
+use super::{Rights, Step};
+use crate::resources::catalog::Model;
+use crate::resources::external_service::ExternalService;
+use crate::resources::key::{Kind, ResourceKey};
+use crate::resources::mesh_catalog::MeshCatalog;
+use crate::resources::problem::{Fault, Problems};
+
+/// The most external services of a mesh: they travel in every view of its nodes.
+const MOST_EXTERNALS: usize = 256;
+
+/// Checks the external services of the batch, and virtual services that would be called like one of their hosts.
+pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, warnings: &mut Vec<String>) {
+    for (key, index) in step.places {
+        problems.about(*index);
+        let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
+        match step.after.get(key).map(|entry| entry.model()) {
+            Some(Model::ExternalService(external)) => {
+                let count = mesh.of_kind(Kind::ExternalService).len();
+                if count > MOST_EXTERNALS {
+                    problems.invalid(
+                        "kind",
+                        format!("{count} external services: at most {MOST_EXTERNALS} in a mesh"),
+                    );
+                }
+                check_hosts(key, mesh, external, problems);
+                step.check_bounds(key, mesh, external, rights, problems);
+                step.tell_permits(key, mesh, external, warnings);
+                for host in external.unreachable() {
+                    warnings.push(format!(
+                        "{key}: {host} is never called: it is no public address; allowedAddresses says which others may be"
+                    ));
+                }
+            }
+            Some(Model::VirtualService(_)) => check_service(&key.name, mesh, problems),
+            _ => {}
+        }
+    }
+}
+
+impl Step<'_> {
+    /// Which hosts the boundary forbids is for those to say who may change the boundary.
+    fn check_bounds(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        external: &ExternalService,
+        rights: Rights,
+        problems: &mut Problems,
+    ) {
+        let former = self.before.get(key).map(|entry| entry.model());
+        let is_same = matches!(former, Some(Model::ExternalService(former)) if former == external);
+        let named = Referent::External(key.name.clone());
+        let names = |policy: &&PolicyDocument| {
+            policy.mode() == Mode::Boundary
+                && policy.references().iter().any(|reference| reference.referent == named)
+        };
+        if is_same || rights.boundaries {
+            return;
+        }
+        if let Some(boundary) = mesh.policies().find(names) {
+            let message = format!("boundary {:?} names it", boundary.name());
+            let help = "that changes what the boundary reaches, and takes the role boundary-admin".to_owned();
+            problems.report(Fault::Denied, "spec", message, Some(help));
+        }
+    }
+
+    /// What there is of permits opens as soon as the service is named.
+    fn tell_permits(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        external: &ExternalService,
+        warnings: &mut Vec<String>,
+    ) {
+        let is_new = self.before.get(key).is_none();
+        let scope = external.of_view(&key.name).scope(self.trust_domain, &key.mesh);
+        let index = EgressIndex::new(&[scope], mesh.policies());
+        let permits: BTreeSet<&str> = index.permits().collect();
+        if is_new && !permits.is_empty() {
+            let permits = permits.into_iter().collect::<Vec<_>>().join(", ");
+            warnings.push(format!("{key}: calls of it are permitted at once, as far as {permits} say"));
+        }
+    }
+}
+
+/// What an app asks for by a host must be one thing.
+fn check_hosts(key: &ResourceKey, mesh: &MeshCatalog, external: &ExternalService, problems: &mut Problems) {
+    for host in external.hosts() {
+        let of_other =
+            |(name, other): &(&Name, &ExternalService)| **name != key.name && other.hosts().contains(host);
+        if let Some((other, _)) = mesh.externals().find(of_other) {
+            problems.invalid("spec.hosts", format!("{host} is already a host of external service {other:?}"));
+        }
+        if let Some(service) = service_called(mesh, host) {
+            let message = format!("{host} is the name of virtual service {service:?}");
+            problems.invalid_but("spec.hosts", message, "give that another name first");
+        }
+    }
+}
+
+fn check_service(service: &Name, mesh: &MeshCatalog, problems: &mut Problems) {
+    let is_called = |host: &String| service.as_str().eq_ignore_ascii_case(host);
+    let same = mesh.externals().find(|(_, external)| external.hosts().iter().any(is_called));
+    if let Some((external, _)) = same {
+        let message = format!("{service} is a host of external service {external:?}");
+        problems.invalid_but("name", message, "give it another name, or take the host out there first");
+    }
+}
+
+fn service_called<'a>(mesh: &'a MeshCatalog, host: &str) -> Option<&'a Name> {
+    mesh.services().map(|(name, _)| name).find(|name| name.as_str().eq_ignore_ascii_case(host))
+}

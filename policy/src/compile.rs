@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
-use crate::facts::{PortResources, Resource, Roles, entities, resources};
+use crate::facts::{self, PortResources, Resource, Roles, entities, resources};
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTemplate;
 use crate::scope::{Authorization, NodeScope, Protocol, Undeclared};
@@ -146,7 +146,10 @@ impl Engine {
             resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
         let ports =
             ports(&scope, by_port, |of, takes_tokens| wanted(of, takes_tokens, &resources, &policies))?;
-        let entities = Entities::from_entities(entities(&scope, &roles), Some(&VOCABULARY.schema))
+        let named = policies.iter().flat_map(|compiled| &compiled.reads.principals);
+        let named = named.filter_map(|(kind, id)| facts::named(*kind, id, &roles));
+        let entities = entities(&scope, &roles).into_iter().chain(named);
+        let entities = Entities::from_entities(entities, Some(&VOCABULARY.schema))
             .map_err(|error| CompileError::Facts(error.to_string()))?;
         let authorizer = Authorizer::new();
         let reads = policies.iter().fold(FactSet::NONE, |reads, compiled| reads.and(compiled.reads.facts));

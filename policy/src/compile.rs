@@ -1,6 +1,6 @@
 //! From a node's scope and slice to something that decides.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Entities};
@@ -31,7 +31,7 @@ pub(crate) struct Inner {
     /// What any of them reads.
     pub(crate) reads: FactSet,
     pub(crate) resources: Vec<Governed>,
-    pub(crate) ports: HashMap<u16, Port>,
+    pub(crate) ports: BTreeMap<u16, Port>,
 }
 
 /// A resource and the statements whose scope admits it.
@@ -232,8 +232,8 @@ fn ports(
     scope: &NodeScope,
     by_port: Vec<PortResources>,
     wanted: impl Fn(&PortResources, bool) -> Option<Wanted>,
-) -> Result<HashMap<u16, Port>, CompileError> {
-    let mut ports = HashMap::new();
+) -> Result<BTreeMap<u16, Port>, CompileError> {
+    let mut ports = BTreeMap::new();
     for (port, resources) in scope.ports.iter().zip(by_port) {
         let wanted = wanted(&resources, port.users.is_some());
         let mut routes: Vec<_> =

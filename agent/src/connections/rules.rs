@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_policy::{Attempt, Caller, CallerMemo, Counted, Decision, Moment, Peer, Protocol};
+use hauberk_policy::{Attempt, Caller, CallerMemo, Counted, Decision, Moment, Peer, Protocol, Recalled};
 
 use crate::decisions;
 use crate::mesh::{Inbound, NodeView};
@@ -105,7 +105,7 @@ impl Rules {
 
 /// Asks a caller's memory.
 pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Decision {
-    memo.lock().unwrap_or_else(PoisonError::into_inner).decide(port, attempt, moment)
+    ask(memo, port, attempt, moment, None).0
 }
 
 /// The same, counted where it is remembered.
@@ -116,8 +116,27 @@ pub(crate) fn decide_counted(
     moment: Moment,
     mark: u64,
 ) -> (Decision, Counted) {
-    let mut memo = memo.lock().unwrap_or_else(PoisonError::into_inner);
-    memo.decide_counted(port, attempt, moment, mark)
+    ask(memo, port, attempt, moment, Some(mark))
+}
+
+/// What takes evaluating is evaluated while others use the memory: what does not depend on what they ask does not wait for
+/// it. A memory belongs to one view, so that what is learnt late is learnt for that view alone.
+fn ask(
+    memo: &SharedMemo,
+    port: u16,
+    attempt: Attempt<'_>,
+    moment: Moment,
+    mark: Option<u64>,
+) -> (Decision, Counted) {
+    let memo = || memo.lock().unwrap_or_else(PoisonError::into_inner);
+    let recalled = memo().recall(port, attempt, moment, mark);
+    match recalled {
+        Recalled::Known(decision, counted) => (decision, counted),
+        Recalled::Open(pending) => {
+            let learned = pending.decide();
+            memo().learn(learned)
+        }
+    }
 }
 
 /// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us all

@@ -21,7 +21,7 @@ use proptest::test_runner::{TestError, TestRunner};
 
 use super::super::*;
 use crate::decision::Reason;
-use crate::document::PolicyDocument;
+use crate::document::{Mode, PolicyDocument};
 use crate::path::CanonicalPath;
 use crate::slice::PolicyIndex;
 use crate::testing::name;
@@ -125,6 +125,13 @@ fn compare(
                 let applies = note.mismatches.is_empty();
                 let determines = explained.decision.policies.contains(&note.name);
                 prop_assert!(applies || !determines || note.error.is_some(), "{:?} {note:?}", asked);
+                // What fails denies, unless it is only recorded.
+                let is_denied = !decision.is_allowed() && decision.reason != Reason::NoPolicyMatched;
+                prop_assert!(
+                    note.error.is_none() || note.mode == Mode::Audit || is_denied,
+                    "{:?} {note:?}",
+                    asked
+                );
             }
             compared.explained.fetch_add(1, Ordering::Relaxed);
         }

@@ -200,12 +200,14 @@ impl Asked {
             let user = (user % 2 == 1).then(|| &USERS[user / 2 % USERS.len()]);
             What::Request { method, path, upgrade, host: of(&HOSTS, host), query, headers, user }
         };
+        let caller = CALLERS[of(&WHO, caller)];
         Self {
-            caller: CALLERS[of(&WHO, caller)],
+            caller,
             address: of(&ADDRESSES, address),
             group: of(&GROUPS, group),
             time: of(&TIMES, time),
-            age: of(&AGES, age),
+            // Who proved nothing has shown no certificate.
+            age: of(&AGES, age).filter(|_| !caller.is_empty()),
             port,
             what,
         }

@@ -442,10 +442,12 @@ fn entities(roles: usize, user: Option<&Somebody>) -> Entities {
 const SERVICES: [(&str, &[u16]); 3] =
     [("shop/orders", &[8080, 50051]), ("shop/orders-admin", &[9000]), ("shop/cache", &[6379])];
 
+/// Caller, address, group and age.
+type Connected = (&'static str, &'static str, Option<&'static str>, Option<u64>);
+
 /// Expressions that are made once.
 struct Expressions {
-    /// By caller, address, group and age.
-    peers: HashMap<(&'static str, &'static str, Option<&'static str>, Option<u64>), RestrictedExpression>,
+    peers: HashMap<Connected, RestrictedExpression>,
     times: HashMap<u64, RestrictedExpression>,
     texts: HashMap<&'static str, RestrictedExpression>,
     queries: Vec<RestrictedExpression>,

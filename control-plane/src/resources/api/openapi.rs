@@ -12,8 +12,6 @@ use super::{Flaw, yaml};
 const METHODS: [&str; 9] = ["get", "put", "post", "delete", "options", "head", "patch", "trace", "query"];
 /// Fields of a path item that change nothing here.
 const OTHERS: [&str; 3] = ["summary", "description", "parameters"];
-/// How many URLs one server may stand for.
-const MOST_URLS: usize = 64;
 /// What a path or an operation says of the data that it hands out or takes in.
 const CLASSES: &str = "x-hauberk-data-classes";
 
@@ -63,8 +61,8 @@ fn prefix(document: &Value, flaws: &mut Vec<Flaw>) -> String {
     for (index, server) in servers.iter().enumerate() {
         match server.get("url").and_then(Value::as_str) {
             Some(url) => match with_variables(url, server.get("variables")) {
-                Ok(urls) => {
-                    prefixes.extend(urls.iter().map(|url| path_of(url).trim_end_matches('/').to_owned()));
+                Ok(url) => {
+                    prefixes.insert(path_of(&url).trim_end_matches('/').to_owned());
                 }
                 Err((field, message)) => flaws.push(Flaw::at(format!("servers[{index}].{field}"), message)),
             },
@@ -78,10 +76,10 @@ fn prefix(document: &Value, flaws: &mut Vec<Flaw>) -> String {
     prefixes.pop_first().unwrap_or_default()
 }
 
-/// A server's URL with all that may stand for its variables: the path in front of all routes must be known. Or the field that
-/// is wrong, and why.
-fn with_variables(url: &str, variables: Option<&Value>) -> Result<BTreeSet<String>, (String, String)> {
-    let mut urls = BTreeSet::from([url.to_owned()]);
+/// A server's URL with the defaults of its variables, or the field that is wrong, and why: an unknown path in front of all routes
+/// would make them match what nobody meant.
+fn with_variables(url: &str, variables: Option<&Value>) -> Result<String, (String, String)> {
+    let mut filled = url.to_owned();
     for piece in url.split('{').skip(1) {
         let Some((name, _)) = piece.split_once('}') else {
             return Err(("url".to_owned(), "a brace is not closed".to_owned()));
@@ -94,17 +92,9 @@ fn with_variables(url: &str, variables: Option<&Value>) -> Result<BTreeSet<Strin
         let Some(default) = variable.get("default").and_then(Value::as_str) else {
             return Err((format!("variables.{name}.default"), "it is missing".to_owned()));
         };
-        let others = variable.get("enum").and_then(Value::as_array).into_iter().flatten();
-        let values: BTreeSet<&str> = others.filter_map(Value::as_str).chain([default]).collect();
-        if urls.len().saturating_mul(values.len()) > MOST_URLS {
-            return Err(("url".to_owned(), format!("it stands for more than {MOST_URLS} URLs")));
-        }
-        let filled = |url: &String| -> Vec<String> {
-            values.iter().map(|value| url.replace(&format!("{{{name}}}"), value)).collect()
-        };
-        urls = urls.iter().flat_map(filled).collect();
+        filled = filled.replace(&format!("{{{name}}}"), default);
     }
-    Ok(urls)
+    Ok(filled)
 }
 
 fn path_of(url: &str) -> &str {

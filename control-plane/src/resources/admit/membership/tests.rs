@@ -182,7 +182,7 @@ fn who_comes_and_goes_is_told_where_a_policy_names_the_role() {
     assert_eq!(
         warnings(&catalog, &[role("clerks", &["cart"], &[], &[])]),
         ["Role shop/clerks: it gets spiffe://shop.example/mesh/shop/node/cart and loses \
-          spiffe://shop.example/mesh/shop/node/web; it is named by clerks-read"]
+          spiffe://shop.example/mesh/shop/node/web and no longer holds role inner; it is named by clerks-read"]
     );
     assert_eq!(warnings(&catalog, &[role("other", &["cart"], &[], &[])]), [""; 0]);
 }

@@ -1,6 +1,8 @@
 //! What is known of one caller, action and resource: which policies are in play, and what they decided.
 
+use std::collections::btree_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use cedar_policy::{AuthorizationError, Decision as CedarDecision, Entities, EntityUid, PolicySet, Request};
@@ -13,8 +15,8 @@ use crate::document::Mode;
 use crate::facts::Principal;
 use crate::reads::{Fact, FactSet};
 use crate::scope::Authorization;
-use crate::tally::{Counted, Tally};
-use crate::vocabulary::VOCABULARY;
+use crate::tally::Tally;
+use crate::vocabulary::{Action, VOCABULARY};
 
 /// How many paths one caller's memory of one route and action holds before it starts afresh.
 pub(crate) const MAX_REMEMBERED_PATHS: usize = 64;
@@ -32,10 +34,48 @@ pub(crate) enum Cell {
 
 #[derive(Debug, Clone)]
 pub(crate) struct OpenCell {
-    in_play: InPlay,
+    pub(crate) in_play: Arc<InPlay>,
     /// Counts, where the path alone tells the outcome; otherwise nothing is remembered.
     by_path: Option<Arc<Tally>>,
-    pub(crate) remembered: HashMap<Box<str>, Decision>,
+    pub(crate) remembered: HashMap<Box<str>, Decision, BuildHasherDefault<PathHasher>>,
+}
+
+/// Hashes the few paths that are remembered. Whoever chooses paths that fall together makes a search among
+/// [`MAX_REMEMBERED_PATHS`], no more: it need not be one that nobody can foretell.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct PathHasher(u64);
+
+impl Hasher for PathHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word.iter_mut().zip(chunk).for_each(|(into, byte)| *into = *byte);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(byte.into());
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // The golden ratio's bits, as Knuth proposes for hashing by multiplication.
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+}
+
+/// What one evaluation teaches.
+#[derive(Debug)]
+pub(crate) struct Lesson {
+    decision: Decision,
+    /// The policies in play, where the outcome may be another one for another question.
+    in_play: Option<Arc<InPlay>>,
+    /// Where the path alone tells it: that, unless it is too long to be kept.
+    path: Option<Option<Box<str>>>,
 }
 
 /// The policies whose scope admits one caller, action and resource, and the entities that they can look at.
@@ -79,53 +119,68 @@ pub(crate) struct Case<'a> {
     pub(crate) about: Circumstances<'a>,
 }
 
-impl Case<'_> {
-    /// Finds the policies in play, and settles the question for good where none of them reads what may vary.
-    pub(crate) fn open(&self) -> Cell {
-        let Some(in_play) = self.in_play() else { return self.settled(self.denied()) };
-        let reads = in_play.reads();
-        let reads_method = reads.contains(Fact::Method) && !self.about.action.fixes_method();
-        let by_path = !reads.vary() && !reads_method;
-        if by_path && !reads.contains_any(&[Fact::Path, Fact::Params]) {
-            return self.settled(self.decide(&in_play));
-        }
-        let by_path = by_path.then(|| Tally::new(false));
-        Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: HashMap::new() }))
-    }
-
-    fn settled(&self, decision: Decision) -> Cell {
-        Cell::Settled(decision, Tally::new(true))
-    }
-
-    /// Decides, and counts the question where its decision is remembered.
-    pub(crate) fn decide_counted(&self, cell: &mut Cell, mark: u64) -> (Decision, Counted) {
-        let at = self.about.moment.time;
-        match cell {
-            Cell::Settled(decision, tally) => (decision.clone(), tally.count(mark, at)),
-            Cell::Open(open) => {
-                let decision = self.decide_open(open);
-                let counted = open.by_path.as_ref().map_or(Counted::No, |tally| tally.count(mark, at));
-                (decision, counted)
+impl Cell {
+    /// What is remembered of a question, with where it is counted.
+    pub(crate) fn recall(&self, path: Option<&str>) -> Option<(&Decision, &Arc<Tally>)> {
+        match self {
+            Self::Settled(decision, tally) => Some((decision, tally)),
+            Self::Open(open) => {
+                let tally = open.by_path.as_ref()?;
+                Some((open.remembered.get(path?)?, tally))
             }
         }
     }
+}
 
-    pub(crate) fn decide_open(&self, open: &mut OpenCell) -> Decision {
-        let path = match self.about.attempt {
-            Attempt::Request { path, .. } if open.by_path.is_some() => Some(path.path()),
-            _ => None,
+impl Lesson {
+    /// What was decided.
+    pub(crate) fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// Writes it down, and gives where questions like it are counted. What somebody else has written there stays.
+    pub(crate) fn enter(self, place: Entry<'_, (usize, Action), Cell>) -> Option<Arc<Tally>> {
+        let Self { decision, in_play, path } = self;
+        let Some(in_play) = in_play else {
+            return match place.or_insert_with(|| Cell::Settled(decision, Tally::new(true))) {
+                Cell::Settled(_, tally) => Some(Arc::clone(tally)),
+                Cell::Open(_) => None,
+            };
         };
-        if let Some(decision) = path.and_then(|path| open.remembered.get(path)) {
-            return decision.clone();
-        }
-        let decision = self.decide(&open.in_play);
-        if let Some(path) = path.filter(|path| path.len() <= MAX_REMEMBERED_PATH_LEN) {
+        let by_path = path.is_some().then(|| Tally::new(false));
+        let open = || Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: HashMap::default() }));
+        let Cell::Open(open) = place.or_insert_with(open) else { return None };
+        if let Some(path) = path? {
             if open.remembered.len() >= MAX_REMEMBERED_PATHS {
                 open.remembered.clear();
             }
-            open.remembered.insert(path.into(), decision.clone());
+            open.remembered.insert(path, decision);
         }
-        decision
+        open.by_path.clone()
+    }
+}
+
+impl Case<'_> {
+    /// Decides, and tells whether the outcome is the same for all questions of this caller, action and resource, or for all
+    /// of this path. `in_play` are the policies in play, where they are known.
+    pub(crate) fn evaluate(&self, in_play: Option<Arc<InPlay>>) -> Lesson {
+        let Some(in_play) = in_play.or_else(|| self.in_play().map(Arc::new)) else {
+            return Lesson { decision: self.denied(), in_play: None, path: None };
+        };
+        let reads = in_play.reads();
+        let reads_method = reads.contains(Fact::Method) && !self.about.action.fixes_method();
+        let by_path = !reads.vary() && !reads_method;
+        let decision = self.decide(&in_play);
+        if by_path && !reads.contains_any(&[Fact::Path, Fact::Params]) {
+            return Lesson { decision, in_play: None, path: None };
+        }
+        let path = match self.about.attempt {
+            Attempt::Request { path, .. } => {
+                Some(path.path()).filter(|path| path.len() <= MAX_REMEMBERED_PATH_LEN)
+            }
+            Attempt::Stream => None,
+        };
+        Lesson { decision, in_play: Some(in_play), path: by_path.then(|| path.map(Box::from)) }
     }
 
     pub(crate) fn in_play(&self) -> Option<InPlay> {

@@ -1,6 +1,6 @@
 //! From a node's scope and slice to something that decides.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{Authorizer, Entities};
@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
 use crate::decision::Reason;
-use crate::facts::{PortResources, Resource, Roles, entities, resources};
+use crate::facts::{self, PortResources, Resource, Roles, entities, resources};
 use crate::path::EscapedSlashes;
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTemplate;
@@ -34,7 +34,7 @@ pub(crate) struct Inner {
     /// What any of them reads.
     pub(crate) reads: FactSet,
     pub(crate) resources: Vec<Governed>,
-    pub(crate) ports: HashMap<u16, Port>,
+    pub(crate) ports: BTreeMap<u16, Port>,
 }
 
 /// A resource and the statements whose scope admits it.
@@ -178,7 +178,10 @@ impl Engine {
             resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
         let ports =
             ports(&scope, by_port, |of, takes_tokens| wanted(of, takes_tokens, &resources, &policies))?;
-        let entities = Entities::from_entities(entities(&scope, &roles), Some(&VOCABULARY.schema))
+        let named = policies.iter().flat_map(|compiled| &compiled.reads.principals);
+        let named = named.filter_map(|(kind, id)| facts::named(*kind, id, &roles));
+        let entities = entities(&scope, &roles).into_iter().chain(named);
+        let entities = Entities::from_entities(entities, Some(&VOCABULARY.schema))
             .map_err(|error| CompileError::Facts(error.to_string()))?;
         let authorizer = Authorizer::new();
         let reads = policies.iter().fold(FactSet::NONE, |reads, compiled| reads.and(compiled.reads.facts));
@@ -263,8 +266,8 @@ fn ports(
     scope: &NodeScope,
     by_port: Vec<PortResources>,
     wanted: impl Fn(&PortResources, bool) -> Option<Wanted>,
-) -> Result<HashMap<u16, Port>, CompileError> {
-    let mut ports = HashMap::new();
+) -> Result<BTreeMap<u16, Port>, CompileError> {
+    let mut ports = BTreeMap::new();
     for (port, resources) in scope.ports.iter().zip(by_port) {
         let wanted = wanted(&resources, port.users.is_some());
         let mut routes: Vec<_> =

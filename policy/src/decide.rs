@@ -1,16 +1,18 @@
 //! Decides: finds what a question is about, asks the policies in play, and remembers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cedar_policy::Entities;
+use hauberk_identity::UnixMillis;
 
-use crate::cell::{Case, Cell};
+use crate::cell::{Case, Cell, InPlay, Lesson};
 use crate::circumstances::{Moment, Peer, Wanted};
 use crate::compile::{Engine, Inner, Port};
 use crate::context::{Circumstances, rpc_of};
 use crate::decision::{Attempt, Caller, Decision, Question, Reason};
 use crate::facts::{Principal, anonymous, caller};
-use crate::path::EscapedSlashes;
+use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::route::{RouteTemplate, worth_trying};
 use crate::scope::{Protocol, Undeclared};
 use crate::tally::Counted;
@@ -19,15 +21,69 @@ use crate::vocabulary::{Action, VOCABULARY};
 /// One caller's view of an [`Engine`], which remembers what was decided.
 ///
 /// Make one per connection, or per caller, peer and thread, and a new one when the engine changes. Its memory is
-/// bounded.
+/// bounded. Whoever shares one among threads asks it by [`recall`](Self::recall), evaluates what it does not know while
+/// others ask, and lets it [`learn`](Self::learn) the outcome.
 #[derive(Debug, Clone)]
 pub struct CallerMemo {
+    asking: Arc<Asking>,
+    cells: BTreeMap<(usize, Action), Cell>,
+}
+
+/// What does not change while one caller asks.
+#[derive(Debug)]
+struct Asking {
     engine: Engine,
     caller: Caller,
     peer: Peer,
     /// None for identities that never call services.
-    principal: Option<Box<Principal>>,
-    cells: BTreeMap<(usize, Action), Cell>,
+    principal: Option<Principal>,
+}
+
+/// What a memory says of a question.
+#[derive(Debug)]
+pub enum Recalled<'a> {
+    /// The decision, and whether it was counted where it is remembered.
+    Known(Decision, Counted),
+    /// It must be evaluated.
+    Open(Pending<'a>),
+}
+
+/// A question that must be evaluated. It holds on to nothing of the memory, which others may use meanwhile.
+#[derive(Debug)]
+pub struct Pending<'a> {
+    asking: Arc<Asking>,
+    port: u16,
+    attempt: Attempt<'a>,
+    moment: Moment,
+    mark: Option<u64>,
+    found: Found,
+    /// The other reading of its path, where there are two.
+    other: Option<(CanonicalPath<'a>, Found)>,
+}
+
+/// What is remembered of one reading of a question.
+#[derive(Debug)]
+enum Found {
+    Known(Decision, Counted),
+    /// All that it is, with what is known of that.
+    Parts(Vec<(Action, Part)>),
+}
+
+#[derive(Debug)]
+enum Part {
+    Known(Decision),
+    /// Which policies are in play is known, but not what they say.
+    Open(Arc<InPlay>),
+    Unknown,
+}
+
+/// A decision with what is worth remembering of it.
+#[derive(Debug)]
+pub struct Learned {
+    decision: Decision,
+    lessons: Vec<((usize, Action), Lesson)>,
+    mark: Option<u64>,
+    at: UnixMillis,
 }
 
 /// A request's place among the node's resources.
@@ -55,9 +111,9 @@ impl Engine {
 
     /// Prepares for the questions of one caller on connections of one sort.
     pub fn caller(&self, caller: &Caller, peer: &Peer) -> CallerMemo {
-        let principal = self.0.principal(caller).map(Box::new);
-        let (caller, peer) = (caller.clone(), peer.clone());
-        CallerMemo { engine: self.clone(), caller, peer, principal, cells: BTreeMap::new() }
+        let principal = self.0.principal(caller);
+        let asking = Asking { engine: self.clone(), caller: caller.clone(), peer: peer.clone(), principal };
+        CallerMemo { asking: Arc::new(asking), cells: BTreeMap::new() }
     }
 
     /// What becomes of paths with escaped slashes at this port.
@@ -79,27 +135,13 @@ impl Engine {
 impl CallerMemo {
     /// The engine that decides.
     pub fn engine(&self) -> &Engine {
-        &self.engine
+        &self.asking.engine
     }
 
     /// Decides whether the caller may do this at the node's listener on `port`, now. What is already remembered is
     /// answered without allocating.
     pub fn decide(&mut self, port: u16, attempt: Attempt<'_>, moment: Moment) -> Decision {
         self.decide_as(port, attempt, moment, |_| true)
-    }
-
-    /// The same, counting the question where its decision is remembered. `mark` stands for the attempt's method and path,
-    /// and is not 0.
-    pub fn decide_counted(
-        &mut self,
-        port: u16,
-        attempt: Attempt<'_>,
-        moment: Moment,
-        mark: u64,
-    ) -> (Decision, Counted) {
-        // What is two things at once has two memories, and is counted in neither.
-        let mark = Some(mark).filter(|_| !matches!(attempt, Attempt::Request { upgrade: true, .. }));
-        self.decide_and_count(port, attempt, moment, |_| true, mark)
     }
 
     /// The decision on a part of what the attempt is.
@@ -110,42 +152,87 @@ impl CallerMemo {
         moment: Moment,
         is_asked: impl Fn(&Action) -> bool,
     ) -> Decision {
-        self.decide_and_count(port, attempt, moment, is_asked, None).0
+        match self.look_up(port, attempt, moment, is_asked, None) {
+            Recalled::Known(decision, _) => decision,
+            Recalled::Open(pending) => self.learn(pending.decide()).0,
+        }
+    }
+
+    /// What is remembered of a question. Where its decision is, the question is counted; `mark` stands for the attempt's
+    /// method and path, and is not 0.
+    pub fn recall<'a>(
+        &self,
+        port: u16,
+        attempt: Attempt<'a>,
+        moment: Moment,
+        mark: Option<u64>,
+    ) -> Recalled<'a> {
+        // What is two things at once has two memories, and is counted in neither.
+        let mark = mark.filter(|_| !matches!(attempt, Attempt::Request { upgrade: true, .. }));
+        self.look_up(port, attempt, moment, |_| true, mark)
+    }
+
+    /// Remembers what was evaluated, where it depends on nothing that varies, and counts it there.
+    pub fn learn(&mut self, learned: Learned) -> (Decision, Counted) {
+        let Learned { decision, lessons, mark, at } = learned;
+        let mut counted = Counted::No;
+        for (place, lesson) in lessons {
+            if let Some(tally) = lesson.enter(self.cells.entry(place))
+                && let Some(mark) = mark
+            {
+                counted = tally.count(mark, at);
+            }
+        }
+        (decision, counted)
     }
 
     /// A path that servers read in two ways must be let through in both.
-    fn decide_and_count(
-        &mut self,
+    fn look_up<'a>(
+        &self,
         port: u16,
-        attempt: Attempt<'_>,
+        attempt: Attempt<'a>,
         moment: Moment,
         is_asked: impl Fn(&Action) -> bool,
         mark: Option<u64>,
-    ) -> (Decision, Counted) {
+    ) -> Recalled<'a> {
+        let pending = |mark, found, other| {
+            let asking = Arc::clone(&self.asking);
+            Recalled::Open(Pending { asking, port, attempt, moment, mark, found, other })
+        };
         if let Attempt::Request { method, path, upgrade, gathered } = attempt
-            && let Some(other) = path.with_slashes()
+            && let Some(path) = path.with_slashes()
         {
-            let other = Attempt::Request { method, path: &other, upgrade, gathered };
-            let (as_slashes, _) = self.decide_reading(port, other, moment, &is_asked, None);
-            let (as_it_stands, _) = self.decide_reading(port, attempt, moment, is_asked, None);
+            let other = Attempt::Request { method, path: &path, upgrade, gathered };
+            let as_slashes = self.find(port, other, moment, &is_asked, None);
+            let as_it_stands = self.find(port, attempt, moment, &is_asked, None);
             // What it counts as is how it stands, and is not told by one memory alone.
-            return (as_slashes.and(as_it_stands), Counted::No);
+            return match (as_slashes, as_it_stands) {
+                (Found::Known(one, _), Found::Known(other, _)) => {
+                    Recalled::Known(one.and(other), Counted::No)
+                }
+                (as_slashes, as_it_stands) => pending(None, as_it_stands, Some((path, as_slashes))),
+            };
         }
-        self.decide_reading(port, attempt, moment, is_asked, mark)
+        match self.find(port, attempt, moment, &is_asked, mark) {
+            Found::Known(decision, counted) => Recalled::Known(decision, counted),
+            found => pending(mark, found, None),
+        }
     }
 
-    fn decide_reading(
-        &mut self,
+    /// What is remembered of one reading.
+    fn find(
+        &self,
         port: u16,
         attempt: Attempt<'_>,
         moment: Moment,
-        is_asked: impl Fn(&Action) -> bool,
+        is_asked: &impl Fn(&Action) -> bool,
         mark: Option<u64>,
-    ) -> (Decision, Counted) {
-        let denied = |reason| (Decision::denied(reason), Counted::No);
-        let Self { engine, caller, peer, principal, cells } = self;
-        let inner = &*engine.0;
-        let Some(principal) = principal else { return denied(Reason::NotAPrincipal) };
+    ) -> Found {
+        let inner = &*self.asking.engine.0;
+        let denied = |reason| Found::Known(Decision::denied(reason), Counted::No);
+        if self.asking.principal.is_none() {
+            return denied(Reason::NotAPrincipal);
+        }
         let (port, target) = match inner.locate(port, attempt) {
             Ok(found) => found,
             Err(reason) => return denied(reason),
@@ -153,29 +240,105 @@ impl CallerMemo {
         let Some(governed) = inner.resources.get(target.resource) else {
             return denied(Reason::EvaluationError);
         };
-        if let Attempt::Request { gathered, .. } = attempt
-            && let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of())
-        {
-            let (action, resource) = (Some(target.action), Some(governed.label.clone()));
-            return (Decision { action, resource, ..Decision::denied(reason) }, Counted::No);
-        }
-        let decide_one = |action| {
-            let (is_foreign, template) = (principal.is_foreign, target.template);
-            let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
-            let case = Case { inner, principal, port, governed, about };
-            let cell = cells.entry((target.resource, action)).or_insert_with(|| case.open());
-            match (mark, cell) {
-                (Some(mark), cell) => case.decide_counted(cell, mark),
-                (None, Cell::Settled(decision, _)) => (decision.clone(), Counted::No),
-                (None, Cell::Open(open)) => (case.decide_open(open), Counted::No),
+        let mut path = None;
+        if let Attempt::Request { path: own, gathered, .. } = attempt {
+            path = Some(own.path());
+            if let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of()) {
+                let (action, resource) = (Some(target.action), Some(governed.label.clone()));
+                let refused = Decision { action, resource, ..Decision::denied(reason) };
+                return Found::Known(refused, Counted::No);
             }
+        }
+        let cell = |action| self.cells.get(&(target.resource, action));
+        if !target.upgrade
+            && is_asked(&target.action)
+            && let Some((decision, tally)) = cell(target.action).and_then(|cell| cell.recall(path))
+        {
+            let counted = mark.map_or(Counted::No, |mark| tally.count(mark, moment.time));
+            return Found::Known(decision.clone(), counted);
+        }
+        let part = |action| {
+            let part = match cell(action) {
+                None => Part::Unknown,
+                Some(cell) => match (cell.recall(path), cell) {
+                    (Some((decision, _)), _) => Part::Known(decision.clone()),
+                    (None, Cell::Open(open)) => Part::Open(Arc::clone(&open.in_play)),
+                    (None, Cell::Settled(..)) => Part::Unknown,
+                },
+            };
+            (action, part)
         };
-        target
-            .actions()
-            .filter(is_asked)
-            .map(decide_one)
-            .reduce(|(one, _), (other, _)| (one.and(other), Counted::No))
-            .unwrap_or_else(|| denied(Reason::EvaluationError))
+        Found::Parts(target.actions().filter(is_asked).map(part).collect())
+    }
+}
+
+impl Pending<'_> {
+    /// Evaluates it.
+    pub fn decide(self) -> Learned {
+        let Self { asking, port, attempt, moment, mark, found, other } = self;
+        let mut lessons = Vec::new();
+        let as_slashes = other.map(|(path, found)| {
+            let read = match attempt {
+                Attempt::Request { method, upgrade, gathered, .. } => {
+                    Attempt::Request { method, path: &path, upgrade, gathered }
+                }
+                Attempt::Stream => Attempt::Stream,
+            };
+            asking.judge(port, read, moment, found, &mut lessons)
+        });
+        let as_it_stands = asking.judge(port, attempt, moment, found, &mut lessons);
+        let decision = match as_slashes {
+            Some(as_slashes) => as_slashes.and(as_it_stands),
+            None => as_it_stands,
+        };
+        Learned { decision, lessons, mark, at: moment.time }
+    }
+}
+
+impl Asking {
+    /// Evaluates what is not known of one reading.
+    fn judge(
+        &self,
+        port: u16,
+        attempt: Attempt<'_>,
+        moment: Moment,
+        found: Found,
+        lessons: &mut Vec<((usize, Action), Lesson)>,
+    ) -> Decision {
+        let parts = match found {
+            Found::Known(decision, _) => return decision,
+            Found::Parts(parts) => parts,
+        };
+        let inner = &*self.engine.0;
+        let decision = parts.into_iter().map(|(action, part)| {
+            let in_play = match part {
+                Part::Known(decision) => return decision,
+                Part::Open(in_play) => Some(in_play),
+                Part::Unknown => None,
+            };
+            let located = inner.locate(port, attempt).ok();
+            let located = located
+                .and_then(|(port, target)| Some((port, inner.resources.get(target.resource)?, target)));
+            let (Some(principal), Some((port, governed, target))) = (&self.principal, located) else {
+                return Decision::denied(Reason::EvaluationError);
+            };
+            let (caller, peer, is_foreign) = (&self.caller, &self.peer, principal.is_foreign);
+            let about = Circumstances {
+                caller,
+                is_foreign,
+                peer,
+                moment,
+                action,
+                attempt,
+                template: target.template,
+            };
+            let lesson = Case { inner, principal, port, governed, about }.evaluate(in_play);
+            let decision = lesson.decision().clone();
+            lessons.push(((target.resource, action), lesson));
+            decision
+        });
+        let decision = decision.reduce(Decision::and);
+        decision.unwrap_or_else(|| Decision::denied(Reason::EvaluationError))
     }
 }
 

@@ -238,22 +238,25 @@ impl Case<'_> {
         }
         let is_in_scope = mismatches.is_empty();
         let lack = self.about.lack(compiled.reads.facts, &compiled.headers);
-        let mut error = lack.filter(|_| is_in_scope).map(|reason| reason.as_str().to_owned());
-        let conditions = if error.is_none() { conditions(&compiled.policy) } else { Vec::new() };
         let request = self.request();
+        let error = match lack {
+            _ if !is_in_scope => None,
+            Some(reason) => Some(reason.as_str().to_owned()),
+            // The statement as a whole has the word: a condition that does not hold spares those after it.
+            None => self.holds_as_written(&compiled.policy, request.as_ref()).err(),
+        };
+        let is_lacking = is_in_scope && lack.is_some();
+        let conditions = if is_lacking { Vec::new() } else { conditions(&compiled.policy) };
         for condition in conditions {
             match self.holds(&condition, request.as_ref()) {
                 Ok(true) => {}
-                // Outside the scope a condition may well not make sense.
-                Err(cause) if is_in_scope => error = Some(cause),
+                // It is what the statement fails of.
+                Err(_) if error.is_some() => {}
+                // By itself a condition may well not make sense.
                 Ok(false) | Err(_) => {
                     mismatches.push(failed(&condition, request.as_ref(), &self.entities));
                 }
             }
-        }
-        if error.is_none() && is_in_scope {
-            // The statement as a whole has the last word: a condition that failed before spares those after it.
-            error = self.holds_as_written(&compiled.policy, request.as_ref()).err();
         }
         let effect = if permits(&compiled.policy) { Effect::Allow } else { Effect::Deny };
         let (name, mode) = (compiled.name.clone(), compiled.mode);

@@ -157,6 +157,12 @@ pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
     entities
 }
 
+/// A principal that conditions name: what it is in is known, whoever calls.
+pub(crate) fn named(kind: Kind, id: &str, roles: &Roles) -> Option<Entity> {
+    let id = SpiffeId::parse(id).ok()?;
+    Some(principal(kind, &id, roles).entity)
+}
+
 fn in_classes(classes: &[Name], names: &Namespace) -> impl Iterator<Item = EntityUid> {
     classes.iter().map(|class| Kind::DataClass.uid(names.data_class_id(class)))
 }

@@ -47,7 +47,7 @@ mod vocabulary;
 pub use address::{AddressRange, Locality, ParseRangeError, locality, may_be_reached};
 pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
 pub use compile::{CompileError, Engine};
-pub use decide::CallerMemo;
+pub use decide::{CallerMemo, Learned, Pending, Recalled};
 pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
 pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
 pub use explain::{Explanation, Mismatch, PolicyNote};

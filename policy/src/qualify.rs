@@ -127,21 +127,21 @@ impl Walk<'_> {
     /// Refuses to compare `context.path` and `context.host` with what no canonical path or host can be: a forbid would
     /// never match.
     fn check_path(&mut self, expression: &Map<String, Value>) {
+        let text = |literal: &'_ Value| literal.get("Value").and_then(Value::as_str).map(str::to_owned);
         if let Some(sides) = expression.get("==").or_else(|| expression.get("!=")) {
             let (left, right) = (sides.get("left"), sides.get("right"));
             for (compared, literal) in [(left, right), (right, left)] {
-                let literal = literal.and_then(|literal| literal.get("Value")).and_then(Value::as_str);
-                let (Some(compared), Some(literal)) = (compared, literal) else { continue };
-                if is_of_context("path", compared)
-                    && literal != "*"
-                    && let Some(help) = why_not_canonical(literal)
-                {
-                    self.flaw_of_path(literal, help);
+                if let (Some(compared), Some(literal)) = (compared, literal.and_then(text)) {
+                    self.check_literal(compared, &literal);
                 }
-                let host = canonical_host(literal);
-                if is_of_context("host", compared) && host != literal {
-                    self.flaw_of_host(literal, &host);
-                }
+            }
+        }
+        if let Some(sides) = expression.get("contains")
+            && let (Some(set), Some(compared)) =
+                (sides.get("left").and_then(|left| left.get("Set")), sides.get("right"))
+        {
+            for literal in set.as_array().into_iter().flatten().filter_map(text) {
+                self.check_literal(compared, &literal);
             }
         }
         if let Some(like) = expression.get("like")
@@ -161,11 +161,29 @@ impl Walk<'_> {
                 {
                     self.flaw_of_path(&literal, help);
                 }
-                let host = literal.to_ascii_lowercase();
+                // What ends the pattern ends the host.
+                let mut host = literal.to_ascii_lowercase();
+                let is_last = run.as_ptr_range().end == pattern.as_ptr_range().end;
+                if is_last && !literal.is_empty() {
+                    host = canonical_host(&format!("x{host}")).split_off(1);
+                }
                 if is_of_context("host", compared) && host != literal {
                     self.flaw_of_host(&literal, &host);
                 }
             }
+        }
+    }
+
+    fn check_literal(&mut self, compared: &Value, literal: &str) {
+        if is_of_context("path", compared)
+            && literal != "*"
+            && let Some(help) = why_not_canonical(literal)
+        {
+            self.flaw_of_path(literal, help);
+        }
+        let host = canonical_host(literal);
+        if is_of_context("host", compared) && host != literal {
+            self.flaw_of_host(literal, &host);
         }
     }
 

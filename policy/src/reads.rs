@@ -7,6 +7,7 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::fields::why_not_listed;
+use crate::vocabulary::Kind;
 
 /// One thing that policies may know of a question through `context`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,6 +146,8 @@ pub(crate) struct Reads {
     pub(crate) headers: BTreeSet<Box<str>>,
     /// The claims that it names.
     pub(crate) claims: BTreeSet<Box<str>>,
+    /// The callers that they name, whoever calls.
+    pub(crate) principals: Vec<(Kind, Box<str>)>,
     /// Why what it does with header fields or claims cannot be supported.
     pub(crate) flaws: Vec<FieldFlaw>,
 }
@@ -176,10 +179,21 @@ impl Reads {
                         "." | "has" => self.visit_access(key, value),
                         "hasTag" | "getTag" => self.visit_tag(value),
                         "Var" if value == "context" => self.add(FactSet::all()),
+                        "__entity" => self.visit_name(value),
                         _ => self.visit(value),
                     }
                 }
             }
+            _ => {}
+        }
+    }
+
+    fn visit_name(&mut self, name: &Value) {
+        let field = |field| name.get(field).and_then(Value::as_str);
+        match (field("type").and_then(Kind::parse), field("id")) {
+            // Whoever is named may be whom the request is made for: what is known of them comes with that.
+            (Some(Kind::User), _) => self.add(FactSet::of(&[Fact::User])),
+            (Some(kind @ (Kind::Node | Kind::Workload)), Some(id)) => self.principals.push((kind, id.into())),
             _ => {}
         }
     }
@@ -363,6 +377,7 @@ mod tests {
             ("context.headers.hasTag(\"x-tenant\")", &[Headers]),
             ("context has user && context.user in UserGroup::\"login/support\"", &[User]),
             ("context has user.scopes && context.user.scopes.contains(\"a\")", &[User]),
+            ("User::\"login/alice\" in UserGroup::\"login/support\"", &[User]),
             ("context.claims.hasTag(\"a\") && context has claims", &[Claims]),
             ("context.actors == [Node::\"web\"]", &[Actors]),
             (

@@ -112,7 +112,7 @@ impl RouteTemplate {
             return false;
         }
         let Some(path) = path.path().strip_prefix('/') else { return false };
-        let mut found = path.split('/');
+        let mut found = Pieces(Some(path));
         for segment in &*self.segments {
             match (segment, found.next()) {
                 (Segment::Rest, Some(_)) => return true,
@@ -201,12 +201,32 @@ pub(crate) fn worth_trying<'r, T>(
     routes: &'r [(RouteTemplate, T)],
     path: &CanonicalPath<'_>,
 ) -> impl Iterator<Item = &'r (RouteTemplate, T)> {
-    let first = path.path().strip_prefix('/').unwrap_or_default().split('/').next();
+    let first = Pieces(Some(path.path().strip_prefix('/').unwrap_or_default())).next();
     let literal = routes.partition_point(|(template, _)| template.first_literal().is_some());
     let (literal, open) = routes.split_at_checked(literal).unwrap_or((routes, &[]));
     let begin = literal.partition_point(|(template, _)| template.first_literal() < first);
     let same = literal.iter().skip(begin).take_while(move |(template, _)| template.first_literal() == first);
     same.chain(open)
+}
+
+/// What stands between the slashes of a path. Segments are short: to look at each byte takes less than to call what finds one
+/// in long texts.
+struct Pieces<'p>(Option<&'p str>);
+
+impl<'p> Iterator for Pieces<'p> {
+    type Item = &'p str;
+
+    fn next(&mut self) -> Option<&'p str> {
+        let left = self.0?;
+        let slash = left.bytes().position(|byte| byte == b'/');
+        match slash.and_then(|slash| left.split_at_checked(slash)) {
+            Some((piece, rest)) => {
+                self.0 = rest.get(1..);
+                Some(piece)
+            }
+            None => self.0.take(),
+        }
+    }
 }
 
 impl Segment {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{IdentityKind, SpiffeId};
 use hauberk_policy::{
-    Attempt, Caller, CallerMemo, Counted, Decision, EscapedSlashes, Moment, Peer, Protocol,
+    Attempt, Caller, CallerMemo, Counted, Decision, Engine, EscapedSlashes, Moment, Peer, Protocol, Recalled,
 };
 
 use crate::decisions;
@@ -26,7 +26,14 @@ pub(crate) struct Rules {
 }
 
 /// One caller's memory of decisions, shared by some of its connections.
-pub(crate) type SharedMemo = Arc<Mutex<CallerMemo>>;
+pub(crate) type SharedMemo = Arc<Memo>;
+
+#[derive(Debug)]
+pub(crate) struct Memo {
+    /// The one that the memory is of, for what takes no memory.
+    engine: Engine,
+    caller: Mutex<CallerMemo>,
+}
 
 /// What was decided.
 #[derive(Debug, Clone)]
@@ -99,7 +106,10 @@ impl Rules {
             // Connections keep theirs.
             memos.clear();
         }
-        let make = || Arc::new(Mutex::new(view.engine.caller(caller, &peer)));
+        let make = || {
+            let engine = view.engine.clone();
+            Arc::new(Memo { caller: Mutex::new(engine.caller(caller, &peer)), engine })
+        };
         let memo = memos.entry(key).or_insert_with(make);
         Ok(Arc::clone(memo))
     }
@@ -107,12 +117,12 @@ impl Rules {
 
 /// What becomes of paths with escaped slashes at a port.
 pub(crate) fn escaped_slashes(memo: &SharedMemo, port: u16) -> EscapedSlashes {
-    memo.lock().unwrap_or_else(PoisonError::into_inner).engine().escaped_slashes(port)
+    memo.engine.escaped_slashes(port)
 }
 
 /// Asks a caller's memory.
 pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Decision {
-    memo.lock().unwrap_or_else(PoisonError::into_inner).decide(port, attempt, moment)
+    ask(memo, port, attempt, moment, None).0
 }
 
 /// The same, counted where it is remembered.
@@ -123,8 +133,27 @@ pub(crate) fn decide_counted(
     moment: Moment,
     mark: u64,
 ) -> (Decision, Counted) {
-    let mut memo = memo.lock().unwrap_or_else(PoisonError::into_inner);
-    memo.decide_counted(port, attempt, moment, mark)
+    ask(memo, port, attempt, moment, Some(mark))
+}
+
+/// What takes evaluating is evaluated while others use the memory: what does not depend on what they ask does not wait for
+/// it. A memory belongs to one view, so that what is learnt late is learnt for that view alone.
+fn ask(
+    memo: &SharedMemo,
+    port: u16,
+    attempt: Attempt<'_>,
+    moment: Moment,
+    mark: Option<u64>,
+) -> (Decision, Counted) {
+    let memo = || memo.caller.lock().unwrap_or_else(PoisonError::into_inner);
+    let recalled = memo().recall(port, attempt, moment, mark);
+    match recalled {
+        Recalled::Known(decision, counted) => (decision, counted),
+        Recalled::Open(pending) => {
+            let learned = pending.decide();
+            memo().learn(learned)
+        }
+    }
 }
 
 /// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us all

@@ -18,6 +18,7 @@ mod templates;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,10 +26,14 @@ use hauberk_identity::TrustDomain;
 use hauberk_proto::mesh::v1::Resource;
 
 use super::catalog::{Catalog, Entry, Model};
+use super::choice::did_you_mean;
 use super::key::{Kind, ResourceKey};
 use super::problem::{Fault, Problem, Problems};
 
 pub use removal::{Removal, Target, admit_removal};
+
+/// Of how many names that are wrong in one change the nearest is looked for.
+const MOST_HINTS: usize = 50;
 
 /// What the author of a change may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +126,14 @@ pub fn admit(
         }
     }
     let mut warnings = Vec::new();
-    let step = Step { batch, before: catalog, after: &after, places: &places, trust_domain };
+    let step = Step {
+        batch,
+        before: catalog,
+        after: &after,
+        places: &places,
+        trust_domain,
+        hints: Cell::new(MOST_HINTS),
+    };
     references::check(&step, &mut problems, &mut warnings);
     templates::check(&step, &mut problems, &mut warnings);
     membership::check(&step, rights, &mut problems, &mut warnings);
@@ -142,6 +154,18 @@ struct Step<'a> {
     /// Every resource that the batch names, with its place in the request.
     places: &'a BTreeMap<ResourceKey, usize>,
     trust_domain: &'a TrustDomain,
+    /// How often it is still looked for what was meant.
+    hints: Cell<usize>,
+}
+
+impl Step<'_> {
+    /// `did you mean "orders"?`. It is looked for a few times: all other changes wait meanwhile, and thousands of names that are
+    /// wrong are so for one reason.
+    fn nearest<'k>(&self, word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<String> {
+        let left = self.hints.get().checked_sub(1)?;
+        self.hints.set(left);
+        did_you_mean(word, known)
+    }
 }
 
 fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {

@@ -162,9 +162,19 @@ impl MeshCatalog {
 
     /// The members of a role, also by the roles that are in it.
     pub fn members_of(&self, role: &Name) -> BTreeSet<&SpiffeId> {
-        let within = |name: &Name| self.role(name.as_str()).map(Role::roles).unwrap_or_default();
-        let reached = nesting::reached(role, within);
+        let reached = self.reached(role);
         reached.into_iter().filter_map(|name| self.role(name.as_str())).flat_map(Role::members).collect()
+    }
+
+    /// The roles within a role, at any depth.
+    pub fn roles_within<'a>(&'a self, role: &'a Name) -> BTreeSet<&'a Name> {
+        let mut within = self.reached(role);
+        within.remove(role);
+        within
+    }
+
+    fn reached<'a>(&'a self, role: &'a Name) -> BTreeSet<&'a Name> {
+        nesting::reached(role, |name| self.role(name.as_str()).map(Role::roles).unwrap_or_default())
     }
 
     /// All data classes, in order.

@@ -154,7 +154,8 @@ impl policies_server::Policies for PoliciesService {
             let name = mesh_name(mesh)?;
             let after = drafted(catalog, trust_domain, resources)?;
             let after = Mesh::of(&after, trust_domain, &name)?;
-            let before = Mesh::of(catalog, trust_domain, &name).ok();
+            let is_known = catalog.mesh(name.as_str()).is_some_and(|mesh| mesh.spec().is_some());
+            let before = is_known.then(|| Mesh::of(catalog, trust_domain, &name)).transpose()?;
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
             let Found { found, compared, next } = differences(before.as_ref(), &after, from)?;

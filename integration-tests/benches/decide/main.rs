@@ -1,4 +1,4 @@
-//! `cargo bench --bench decide`: what one decision costs, in batches of 1,000, without a network.
+//! `cargo bench --bench decide`: what one decision costs, in batches of 1,000, and what a change of policies does, without a network.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,6 +10,7 @@
     reason = "a benchmark: a failure is a panic with a reason, and it is timed by the real clock"
 )]
 
+mod mesh;
 mod replay;
 
 use std::hint::black_box;
@@ -18,8 +19,8 @@ use std::time::{Duration, Instant};
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
-    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate, Tls,
-    Undeclared,
+    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, Recalled, RouteTemplate,
+    Tls, Undeclared,
 };
 
 const BATCH: u32 = 1_000;
@@ -123,14 +124,17 @@ fn main() {
     let mut memo = bench.memo();
     report("remembered decision, counted", || {
         let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false, gathered: nothing };
-        let (decision, _) = black_box(memo.decide_counted(PORT, black_box(attempt), bench.moment, 7));
-        assert!(decision.is_allowed());
+        match black_box(memo.recall(PORT, black_box(attempt), bench.moment, Some(7))) {
+            Recalled::Known(decision, _) => assert!(decision.is_allowed()),
+            Recalled::Open(pending) => drop(memo.learn(pending.decide())),
+        }
     });
 
     let gathered = bench.engine.wanted(PORT).unwrap().gather("orders", []);
     let mut memo = bench.memo();
     report("residual decision: the time", || bench.decide(&mut memo, "DELETE", &path, &gathered));
 
+    mesh::run();
     replay::run();
 }
 

@@ -88,8 +88,8 @@ fn made_for(engine: &Engine, claimed: &Map<String, Value>, actors: Vec<SpiffeId>
 }
 
 /// The second that prints so.
-fn instant(text: &str) -> hauberk_identity::UnixMillis {
-    let at = hauberk_identity::UnixMillis::from_secs;
+fn instant(text: &str) -> UnixMillis {
+    let at = UnixMillis::from_secs;
     let (mut low, mut high) = (0, 4_102_444_800);
     while low < high {
         let middle = (low + high) / 2;

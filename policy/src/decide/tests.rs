@@ -477,6 +477,37 @@ fn headers_queries_and_hosts_decide() {
 }
 
 #[test]
+fn a_memory_is_free_for_others_while_a_question_is_evaluated() {
+    let engine = engine(&[
+        "permit(principal is Node, action == Action::\"GET\", resource) when { context.path like \"/a/*\" };",
+        "permit(principal is Node, action == Action::\"PUT\", resource);",
+    ]);
+    let mut memo = engine.caller(&peer("web"), &HERE);
+    let path = CanonicalPath::parse("GET", "/a/b").unwrap();
+    let asked = request("GET", &path, false);
+    let is_known = |memo: &CallerMemo| matches!(memo.recall(8081, asked, NOW, None), Recalled::Known(..));
+    assert!(!is_known(&memo));
+    // Two ask the same at once, and somebody else something else.
+    let both = [(); 2].map(|()| memo.recall(8081, asked, NOW, Some(1)));
+    assert!(memo.decide(8081, request("PUT", &path, false), NOW).is_allowed());
+    let counted = both.map(|recalled| {
+        let Recalled::Open(pending) = recalled else { panic!("it is not known yet") };
+        let (decision, counted) = memo.learn(pending.decide());
+        assert!(decision.is_allowed());
+        counted
+    });
+    assert!(matches!(counted, [Counted::First { .. }, Counted::Yes]), "{counted:?}");
+    assert!(is_known(&memo));
+    let known = memo.recall(8081, asked, NOW, Some(1));
+    assert!(matches!(known, Recalled::Known(decision, Counted::Yes) if decision.is_allowed()));
+    // Of another path the policies in play are known, but not what they say.
+    let other = CanonicalPath::parse("GET", "/b").unwrap();
+    let recalled = memo.recall(8081, request("GET", &other, false), NOW, None);
+    let Recalled::Open(pending) = recalled else { panic!("it was never asked") };
+    assert!(!memo.learn(pending.decide()).0.is_allowed());
+}
+
+#[test]
 fn parameters_of_the_route_decide_and_are_remembered_by_path() {
     let engine = engine(&[&format!(
         "{GET} {{ context.params.hasTag(\"id\") && context.params.getTag(\"id\") == \"a b\" }};"

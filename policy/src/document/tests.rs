@@ -319,6 +319,10 @@ fn refuses_facts_that_agents_do_not_supply() {
         ("Query::\"request\" == context.query", "context.query"),
         ("context.host == \"Orders.shop\"", "never matches"),
         ("context.host == \"orders.shop:80\"", "never matches"),
+        ("context.host like \"*.shop:80\"", "write \".shop\""),
+        ("context.host like \"orders.*.\"", "never matches"),
+        ("[\"orders.shop\", \"Cart.shop\"].contains(context.host)", "write \"cart.shop\""),
+        ("[\"/a\", \"/b//c\"].contains(context.path)", "never matches"),
         ("context.host like \"*.Shop\"", "never matches"),
         // Cedar's strict validation: what may be absent is asked for first.
         ("context.peer.tlsGroup == \"X25519\"", "tlsGroup"),

@@ -220,3 +220,25 @@ fn what_could_not_be_read_is_told() {
     assert_eq!(found.decision.reason, Reason::UnreadableQuery);
     assert_eq!(found.nearest().unwrap().error.as_deref(), Some("unreadable_query"));
 }
+
+#[test]
+fn what_a_connection_lacks_is_told_as_absent() {
+    let engine = engine(&[
+        "permit(principal is Node, action == Action::\"GET\", resource) when { context.peer has tlsGroup && \
+         context.peer.tlsGroup == \"X25519\" };",
+    ]);
+    let path = CanonicalPath::parse("GET", "/").unwrap();
+    let plain = crate::Peer::new(Some("10.1.2.3".parse().unwrap()), None);
+    let caller = peer("web");
+    let asked = Question { peer: &plain, ..question(&caller, 8080, request("GET", &path, false)) };
+    let found = engine.explain(&asked);
+    assert_eq!(found.decision.reason, Reason::NoPolicyMatched);
+    assert_eq!(found.policies[0].error, None);
+    assert_eq!(
+        mismatches(&found),
+        [
+            "context.peer: expected has tlsGroup, was absent",
+            "context.peer.tlsGroup: expected \"X25519\", was absent"
+        ]
+    );
+}

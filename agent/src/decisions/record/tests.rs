@@ -1,5 +1,7 @@
 use hauberk_identity::SpiffeId;
-use hauberk_policy::{Attempt, Caller, CallerMemo, CanonicalPath, Decision, Gathered, Moment, Peer, Reason};
+use hauberk_policy::{
+    Attempt, Caller, CallerMemo, CanonicalPath, Decision, Gathered, Moment, Peer, Reason, Recalled,
+};
 
 use super::*;
 use crate::decisions::facts::Request;
@@ -32,7 +34,11 @@ impl Asking {
         let attempt = Attempt::Request { method, path: &canonical, upgrade: false, gathered };
         let moment = Moment { time: at, certificate_since: None };
         let mark = record.mark(method, canonical.path());
-        let (decision, counted) = self.memo.decide_counted(8080, attempt, moment, mark);
+        let recalled = self.memo.recall(8080, attempt, moment, Some(mark));
+        let (decision, counted) = match recalled {
+            Recalled::Known(decision, counted) => (decision, counted),
+            Recalled::Open(pending) => self.memo.learn(pending.decide()),
+        };
         record.count(&self.facts(path, method, &decision, moment), counted);
     }
 

@@ -10,7 +10,6 @@ use hauberk_proto::mesh::v1::{Listener, RoleSpec, RouteDeclaration, VirtualNodeS
 use super::opens::Speakers;
 use super::{Rights, Step};
 use crate::resources::catalog::{Catalog, Model};
-use crate::resources::choice::did_you_mean;
 use crate::resources::enrollment::Enrollment;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
@@ -104,7 +103,7 @@ impl Step<'_> {
         if let Some(why) = self.unfollowed(&role.mesh, &id.trust_domain()) {
             let mesh = self.after.mesh(role.mesh.as_str())?;
             let known = mesh.of_kind(Kind::FederatedTrustDomain).keys().map(Name::as_str);
-            return Some(("workload", why, did_you_mean(id.trust_domain().as_str(), known)));
+            return Some(("workload", why, self.nearest(id.trust_domain().as_str(), known)));
         }
         if !id.is_member_of(self.trust_domain) {
             return None;
@@ -117,7 +116,7 @@ impl Step<'_> {
                 }
                 let known = self.after.mesh(mesh.as_str()).into_iter();
                 let known = known.flat_map(|mesh| mesh.of_kind(Kind::VirtualNode).keys()).map(Name::as_str);
-                let help = did_you_mean(name.as_str(), known);
+                let help = self.nearest(name.as_str(), known);
                 Some(("virtualNode", format!("there is no virtual node {name:?} in mesh {mesh:?}"), help))
             }
             IdentityKind::Gateway { .. } => {
@@ -129,7 +128,7 @@ impl Step<'_> {
                     return None;
                 }
                 let paths: Vec<String> = enrolled.iter().map(path_of).collect();
-                let help = did_you_mean(path, paths.iter().map(String::as_str));
+                let help = self.nearest(path, paths.iter().map(String::as_str));
                 Some(("workload", format!("no enrollment makes a workload {path:?}"), help))
             }
             IdentityKind::Other | IdentityKind::ControlPlane { .. } | IdentityKind::Admin { .. } => None,
@@ -240,7 +239,7 @@ impl Step<'_> {
         problems: &mut Problems,
     ) {
         if !self.exists(kind, of, name) {
-            let help = did_you_mean(name.as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
+            let help = self.nearest(name.as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
             problems.report(Fault::Invalid, field, format!("{} {name:?} does not exist", kind.noun()), help);
         }
     }
@@ -281,7 +280,7 @@ impl Step<'_> {
                 _ => continue,
             };
             if !self.exists(kind, &key.mesh, name) {
-                let help = did_you_mean(name.as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
+                let help = self.nearest(name.as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
                 let help = help.or_else(|| Some(format!("apply the {} as well", kind.noun())));
                 let message = format!("{} {name:?} does not exist", kind.noun());
                 let is_linked = matches!(self.after.get(of).map(|of| of.model()), Some(Model::Linked(_)));
@@ -340,12 +339,21 @@ impl Step<'_> {
         }
         for (role, speakers) in mentioned {
             let (former, now) = (before.members_of(role), after.members_of(role));
+            // What is within it counts also while nobody is in that: whoever comes there later comes here, or no longer.
+            let (within_before, within) = (before.roles_within(role), after.roles_within(role));
+            let nested = [
+                ("holds role", within.difference(&within_before)),
+                ("no longer holds role", within_before.difference(&within)),
+            ];
+            let nested =
+                nested.into_iter().flat_map(|(what, roles)| roles.map(move |role| format!("{what} {role}")));
             let changes: Vec<String> =
                 [("gets", now.difference(&former)), ("loses", former.difference(&now))]
                     .into_iter()
                     .map(|(what, ids)| (what, ids.copied().collect::<Vec<_>>()))
                     .filter(|(_, ids)| !ids.is_empty())
                     .map(|(what, ids)| format!("{what} {}", named(&ids)))
+                    .chain(nested)
                     .collect();
             if changes.is_empty() {
                 continue;

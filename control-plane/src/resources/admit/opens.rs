@@ -18,7 +18,7 @@ use hauberk_policy::{Authorization, NodeScope, PortScope, Undeclared};
 use hauberk_proto::mesh::v1::resource::Spec;
 
 pub(super) use mentions::Speakers;
-use mentions::{Mentions, Takes};
+use mentions::{Mentions, Takes, boundaries_of_node};
 pub(super) use users::issuer_of;
 
 use users::users;
@@ -120,6 +120,7 @@ impl<'a> Comparison<'a> {
             let scope_after = self.scope(self.after, &after, node);
             let (former, now) = (by_number(scope_before.as_ref()), by_number(scope_after.as_ref()));
             let id = SpiffeId::node(self.step.trust_domain, self.name, node);
+            self.compare_node(node, &mut openings);
             for number in former.keys().chain(now.keys()).copied().collect::<BTreeSet<u16>>() {
                 let port = Port { node, id: &id, number };
                 let (former, now) = (former.get(&number).copied(), now.get(&number).copied());
@@ -204,6 +205,23 @@ impl<'a> Comparison<'a> {
                 ),
                 takes: Takes::POLICIES,
             });
+        }
+    }
+
+    /// Whether a node is there that a boundary names: what is made under its name is whom the boundary means.
+    fn compare_node(&self, node: &Name, openings: &mut Vec<Opening>) {
+        let is_there =
+            |mesh: Option<&MeshCatalog>| mesh.is_some_and(|mesh| mesh.node(node.as_str()).is_some());
+        let (was, is) = (is_there(self.before), is_there(Some(self.after)));
+        if was == is {
+            return;
+        }
+        let named = boundaries_of_node(self.step.before, self.name, node);
+        if named.has_boundary() {
+            let what = if is { "makes" } else { "removes" };
+            let message = format!("this {what} virtual node {node}, which {named} may speak of");
+            let (key, takes) = (self.key(Kind::VirtualNode, node), named.takes());
+            openings.push(Opening { key, field: String::new(), message, takes });
         }
     }
 

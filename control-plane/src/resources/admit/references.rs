@@ -12,7 +12,6 @@ use hauberk_proto::mesh::v1::{
 use super::Step;
 use crate::compile::view::{Provided, node_scope};
 use crate::resources::catalog::Model;
-use crate::resources::choice::did_you_mean;
 use crate::resources::enrollment::{Enrollment, WorkloadEnrollment};
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
@@ -32,7 +31,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             let known =
                 step.after.meshes().keys().map(Name::as_str).filter(|name| *name != key.mesh.as_str());
             let help =
-                did_you_mean(key.mesh.as_str(), known).or_else(|| Some("apply the mesh as well".to_owned()));
+                step.nearest(key.mesh.as_str(), known).or_else(|| Some("apply the mesh as well".to_owned()));
             problems.report(Fault::Invalid, "mesh", format!("mesh {:?} does not exist", key.mesh), help);
         }
         let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
@@ -90,7 +89,7 @@ impl Step<'_> {
             if !self.exists(Kind::VirtualService, &key.mesh, &backend) {
                 let field = format!("spec.backends[{index}].virtualService.virtualServiceName");
                 let known = mesh.of_kind(Kind::VirtualService).keys().map(Name::as_str);
-                let help = did_you_mean(backend.as_str(), known);
+                let help = self.nearest(backend.as_str(), known);
                 let message = format!("virtual service {backend:?} does not exist");
                 problems.report(Fault::Invalid, field, message, help);
             }
@@ -131,7 +130,7 @@ impl Step<'_> {
             let Ok(followed) = Name::parse(name) else { continue };
             if is_foreign && !self.exists(Kind::FederatedTrustDomain, &key.mesh, &followed) {
                 let known = mesh.of_kind(Kind::FederatedTrustDomain).keys().map(Name::as_str);
-                let help = did_you_mean(name, known);
+                let help = self.nearest(name, known);
                 let message = format!("federated trust domain {name:?} does not exist");
                 let field = format!("spec.workload.federatesWith[{index}]");
                 problems.report(Fault::Invalid, field, message, help);
@@ -151,7 +150,7 @@ impl Step<'_> {
 
     fn report_no_node(&self, field: &str, mesh: &MeshCatalog, node: &Name, problems: &mut Problems) {
         let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
-        let help = did_you_mean(node.as_str(), known);
+        let help = self.nearest(node.as_str(), known);
         let message = format!("virtual node {node:?} does not exist");
         problems.report(Fault::Invalid, field, message, help);
     }
@@ -241,7 +240,7 @@ impl Step<'_> {
             }
             let known =
                 self.after.mesh(mesh.as_str()).map(|mesh| mesh.of_kind(kind).keys().map(Name::as_str));
-            let hint = did_you_mean(name.as_str(), known.into_iter().flatten());
+            let hint = self.nearest(name.as_str(), known.into_iter().flatten());
             let why = format!("there is no {} {name:?} in mesh {mesh:?}", kind.noun());
             Some(hint.map_or(why.clone(), |hint| format!("{why}; {hint}")))
         };
@@ -285,7 +284,7 @@ impl Step<'_> {
             return None;
         }
         let why = format!("port {port} of virtual node {node:?} declares no such route");
-        Some(did_you_mean(template, declared()).map_or(why.clone(), |hint| format!("{why}; {hint}")))
+        Some(self.nearest(template, declared()).map_or(why.clone(), |hint| format!("{why}; {hint}")))
     }
 }
 

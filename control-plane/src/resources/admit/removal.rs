@@ -1,5 +1,6 @@
 //! What may be removed.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, Referent};
 
 use super::templates::followers;
-use super::{Rights, Step, check_rights, envelope, membership, opens};
+use super::{MOST_HINTS, Rights, Step, check_rights, envelope, membership, opens};
 use crate::resources::catalog::{Catalog, Entry};
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
@@ -71,7 +72,14 @@ pub fn admit_removal(
     for (key, index) in &places {
         check_unused(key, &after, trust_domain, problems.about(*index));
     }
-    let step = Step { batch: &[], before: catalog, after: &after, places: &places, trust_domain };
+    let step = Step {
+        batch: &[],
+        before: catalog,
+        after: &after,
+        places: &places,
+        trust_domain,
+        hints: Cell::new(MOST_HINTS),
+    };
     membership::check(&step, rights, &mut problems, &mut Vec::new());
     opens::check(&step, rights, &mut problems, &mut Vec::new());
     let mut problems = problems.into_sorted();

@@ -129,6 +129,15 @@ fn one_mistake_does_not_hide_another() {
 }
 
 #[test]
+fn what_was_meant_is_looked_for_a_few_times() {
+    let mut web = node("web", []);
+    node_spec(&mut web).backends.extend((100..300).map(|number| backend(&format!("orders{number}"))));
+    let problems = refused(&catalog_of(&shop()), &[web], EVERYTHING);
+    let hints = problems.iter().filter(|problem| problem.ends_with("did you mean \"orders\"?")).count();
+    assert_eq!((problems.len(), hints), (200, 50));
+}
+
+#[test]
 fn references_name_the_nearest() {
     let catalog = catalog_of(&shop());
     let mut web = node("web", []);

@@ -60,10 +60,12 @@ fn prefix(document: &Value, flaws: &mut Vec<Flaw>) -> String {
     let mut prefixes = BTreeSet::new();
     for (index, server) in servers.iter().enumerate() {
         match server.get("url").and_then(Value::as_str) {
-            Some(url) => {
-                let url = with_defaults(url, server.get("variables"));
-                prefixes.insert(path_of(&url).trim_end_matches('/').to_owned());
-            }
+            Some(url) => match with_variables(url, server.get("variables")) {
+                Ok(url) => {
+                    prefixes.insert(path_of(&url).trim_end_matches('/').to_owned());
+                }
+                Err((field, message)) => flaws.push(Flaw::at(format!("servers[{index}].{field}"), message)),
+            },
             None => flaws.push(Flaw::at(format!("servers[{index}].url"), "it is missing")),
         }
     }
@@ -74,12 +76,25 @@ fn prefix(document: &Value, flaws: &mut Vec<Flaw>) -> String {
     prefixes.pop_first().unwrap_or_default()
 }
 
-fn with_defaults(url: &str, variables: Option<&Value>) -> String {
-    let variables = variables.and_then(Value::as_object).into_iter().flatten();
-    variables.fold(url.to_owned(), |url, (name, variable)| {
-        let default = variable.get("default").and_then(Value::as_str).unwrap_or_default();
-        url.replace(&format!("{{{name}}}"), default)
-    })
+/// A server's URL with the defaults of its variables, or the field that is wrong, and why: an unknown path in front of all routes
+/// would make them match what nobody meant.
+fn with_variables(url: &str, variables: Option<&Value>) -> Result<String, (String, String)> {
+    let mut filled = url.to_owned();
+    for piece in url.split('{').skip(1) {
+        let Some((name, _)) = piece.split_once('}') else {
+            return Err(("url".to_owned(), "a brace is not closed".to_owned()));
+        };
+        let Some(variable) = variables.and_then(|variables| variables.get(name)) else {
+            let message =
+                format!("{{{name}}} is none of the server's variables: say there what it stands for");
+            return Err(("url".to_owned(), message));
+        };
+        let Some(default) = variable.get("default").and_then(Value::as_str) else {
+            return Err((format!("variables.{name}.default"), "it is missing".to_owned()));
+        };
+        filled = filled.replace(&format!("{{{name}}}"), default);
+    }
+    Ok(filled)
 }
 
 fn path_of(url: &str) -> &str {

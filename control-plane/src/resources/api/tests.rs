@@ -157,6 +157,14 @@ fn what_cannot_be_understood_is_told_with_its_place() {
             "servers: their URLs have several paths",
         ),
         (
+            "openapi: 3.0.0\nservers: [{url: 'https://a/{v}/b'}]\npaths: {}",
+            "servers[0].url: {v} is none of the server's variables",
+        ),
+        (
+            "openapi: 3.0.0\nservers: [{url: '/{v}', variables: {v: {enum: [a]}}}]\npaths: {}",
+            "servers[0].variables.v.default: it is missing",
+        ),
+        (
             "openapi: 3.0.0\npaths: {/a: {get: {x-hauberk-data-classes: pii}}}",
             "paths./a.get.x-hauberk-data-classes: it is not a list of names",
         ),

@@ -66,6 +66,14 @@ impl<'a> Mesh<'a> {
             let hint = did_you_mean(mesh.as_str(), catalog.meshes().keys().map(Name::as_str));
             status::missing(&format!("mesh {mesh} does not exist"), hint)
         })?;
+        // What cannot be read might be a forbid, and agents have their views of before it.
+        if let Some((kind, name, reason)) = resources.unreadable().next() {
+            let message = format!(
+                "the stored {} {name} of mesh {mesh} is not accepted: {reason}; apply it again, corrected, or delete it",
+                kind.noun()
+            );
+            return Err(status::refusal(Code::FailedPrecondition, "UNREADABLE_RESOURCE", message));
+        }
         let views = MeshViews::new(trust_domain, mesh, resources);
         Ok(Self { name: mesh, resources, catalog, trust_domain, views, engines: RefCell::default() })
     }
@@ -250,4 +258,28 @@ fn meant(target: &str, offered: Vec<(u16, Protocol)>, port: u32) -> Result<Vec<(
 
 pub(super) fn numbers(ports: &[(u16, Protocol)]) -> String {
     ports.iter().map(|(number, _)| number.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::testing::{boundary, catalog_of, mesh, node, trust_domain};
+    use crate::resources::{Entry, Model, ResourceKey};
+
+    #[test]
+    fn nothing_is_told_of_a_mesh_whose_boundary_cannot_be_read() {
+        let mut catalog = catalog_of(&[mesh("shop"), node("web", [])]);
+        let shop = Name::parse("shop").unwrap();
+        assert!(Mesh::of(&catalog, &trust_domain(), &shop).is_ok());
+        let key = ResourceKey { kind: Kind::Boundary, mesh: shop.clone(), name: Name::parse("b").unwrap() };
+        let unreadable = Model::Unreadable("from the future".to_owned());
+        catalog.set(&key, Entry::new(boundary("b", "forbid(principal, action, resource);"), unreadable));
+        let status = Mesh::of(&catalog, &trust_domain(), &shop).err().unwrap();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(
+            status
+                .message()
+                .starts_with("the stored boundary b of mesh shop is not accepted: from the future")
+        );
+    }
 }

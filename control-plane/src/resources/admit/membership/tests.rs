@@ -182,7 +182,7 @@ fn who_comes_and_goes_is_told_where_a_policy_names_the_role() {
     assert_eq!(
         warnings(&catalog, &[role("clerks", &["cart"], &[], &[])]),
         ["Role shop/clerks: it gets spiffe://shop.example/mesh/shop/node/cart and loses \
-          spiffe://shop.example/mesh/shop/node/web; it is named by clerks-read"]
+          spiffe://shop.example/mesh/shop/node/web and no longer holds role inner; it is named by clerks-read"]
     );
     assert_eq!(warnings(&catalog, &[role("other", &["cart"], &[], &[])]), [""; 0]);
 }
@@ -344,6 +344,17 @@ fn what_the_boundary_names_takes_the_right_to_change_it() {
     let told =
         "Role shop/clerks: it loses spiffe://shop.example/mesh/shop/node/web; it is named by p, boundary:b";
     assert_eq!(denied(&[role("clerks", &[], &[], &[])]), [format!("spec: {told}; {help}")]);
+    // Also while nobody is in what comes or goes.
+    let nested = catalog_of(&[
+        mesh("shop"),
+        role("temps", &[], &[], &[]),
+        role("clerks", &[], &[], &["temps"]),
+        boundary("b", "forbid(principal in Role::\"clerks\", action, resource);"),
+    ]);
+    let problems = try_admit(&nested, &[role("clerks", &[], &[], &[])], admin).unwrap_err();
+    let told = "Role shop/clerks: it no longer holds role temps; it is named by boundary:b";
+    assert_eq!(problems[0].description(), format!("{told}; {help}"));
+    try_admit(&nested, &[role("clerks", &[], &[], &[])], EVERYTHING).unwrap();
     let told =
         "this takes /orders/{id} of port 8080 of orders out of data class pii, which is named by boundary:b";
     assert_eq!(denied(&[orders(&[])]), [format!("spec.listeners[0].routes: {told}; {help}")]);

@@ -6,6 +6,8 @@ use std::fmt;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{BOUNDARY, Mode, PolicyDocument, Referent};
 
+use crate::resources::catalog::Catalog;
+use crate::resources::key::Kind;
 use crate::resources::mesh_catalog::MeshCatalog;
 
 /// The rights that a change takes.
@@ -76,11 +78,16 @@ pub(super) struct Mentions<'a> {
     /// Of any port and route, by what these are.
     all: Speakers<'a>,
     boundaries: Speakers<'a>,
+    /// Boundaries that cannot be read: they may speak of anything.
+    unreadable: Speakers<'a>,
 }
 
 impl<'a> Mentions<'a> {
     pub(super) fn of(mesh: &'a MeshCatalog) -> Self {
         let mut mentions = Self::default();
+        for (_, name, _) in mesh.unreadable().filter(|(kind, ..)| *kind == Kind::Boundary) {
+            mentions.unreadable.0.insert((true, name));
+        }
         for policy in mesh.policies() {
             if policy.mode() == Mode::Boundary {
                 mentions.boundaries.insert(policy);
@@ -120,11 +127,11 @@ impl<'a> Mentions<'a> {
 
     /// Those that speak of a port, or of its routes.
     pub(super) fn of_port(&self, port: (&SpiffeId, u16)) -> Speakers<'a> {
-        self.ports.get(&port).cloned().unwrap_or_default().union(&self.all)
+        self.ports.get(&port).cloned().unwrap_or_default().union(&self.all).union(&self.unreadable)
     }
 
     pub(super) fn of_routes(&self, port: (&SpiffeId, u16)) -> Speakers<'a> {
-        self.routes.get(&port).cloned().unwrap_or_default().union(&self.all)
+        self.routes.get(&port).cloned().unwrap_or_default().union(&self.all).union(&self.unreadable)
     }
 
     /// Every boundary.
@@ -133,10 +140,33 @@ impl<'a> Mentions<'a> {
     }
 
     pub(super) fn of_class(&self, class: &Name) -> Speakers<'a> {
-        self.classes.get(class).cloned().unwrap_or_default()
+        self.classes.get(class).cloned().unwrap_or_default().union(&self.unreadable)
     }
 
     pub(super) fn of_service(&self, service: &Name) -> Speakers<'a> {
-        self.services.get(service).cloned().unwrap_or_default()
+        self.services.get(service).cloned().unwrap_or_default().union(&self.unreadable)
     }
+}
+
+/// The boundaries of any mesh that name a virtual node, or may, since they cannot be read: whoever makes it anew is whom they
+/// mean.
+pub(super) fn boundaries_of_node<'a>(catalog: &'a Catalog, mesh: &Name, node: &Name) -> Speakers<'a> {
+    let mut named = Speakers::default();
+    for (own, resources) in catalog.meshes() {
+        let is_meant = |document: &PolicyDocument| {
+            document.mode() == Mode::Boundary
+                && document.references().iter().any(|reference| {
+                    matches!(&reference.referent, Referent::Node { mesh: of, node: name } if of == mesh && name == node)
+                })
+        };
+        resources
+            .policies()
+            .filter(|document| is_meant(document))
+            .for_each(|document| named.insert(document));
+        if own == mesh {
+            let unreadable = resources.unreadable().filter(|(kind, ..)| *kind == Kind::Boundary);
+            named.0.extend(unreadable.map(|(_, name, _)| (true, name)));
+        }
+    }
+    named
 }

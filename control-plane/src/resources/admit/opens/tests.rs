@@ -159,3 +159,49 @@ fn what_a_port_speaks_is_not_changed_under_a_boundary_about_requests() {
     let without = shop_with([http(8080)], &[]);
     try_admit(&without, &changed, policies).unwrap();
 }
+
+/// What somebody with all rights but that to change boundaries is told.
+fn bounded(catalog: &Catalog, batch: &[Resource]) -> Vec<String> {
+    let rights = Rights { boundaries: false, ..EVERYTHING };
+    let problems = try_admit(catalog, batch, rights).err().unwrap_or_default();
+    assert!(problems.iter().all(|problem| problem.fault == Fault::Denied), "{problems:#?}");
+    problems.into_iter().map(|problem| problem.message).collect()
+}
+
+#[test]
+fn a_node_that_a_boundary_names_is_not_made_anew_by_others() {
+    let text = "forbid(principal, action, resource) unless { principal == Node::\"auditor\" };";
+    let before = catalog_of(&[mesh("shop"), node("auditor", []), node("web", []), boundary("b", text)]);
+    let told = |what| vec![format!("this {what} virtual node auditor, which boundary:b may speak of")];
+    assert_eq!(removals(&before, Kind::VirtualNode, "auditor"), told("removes"));
+    assert_eq!(removals(&before, Kind::VirtualNode, "web"), Vec::<String>::new());
+    let without = catalog_of(&[mesh("shop"), node("web", []), boundary("b", text)]);
+    assert_eq!(bounded(&without, &[node("auditor", [])]), told("makes"));
+    assert_eq!(bounded(&without, &[node("other", [])]), Vec::<String>::new());
+    // A policy that names it leaves it the editor's.
+    let policy = policy("p", "permit(principal == Node::\"web\", action, resource in Service::\"orders\");");
+    let named = catalog_of(&[mesh("shop"), node("web", []), policy]);
+    assert_eq!(removals(&named, Kind::VirtualNode, "web"), Vec::<String>::new());
+}
+
+#[test]
+fn a_boundary_that_cannot_be_read_may_speak_of_anything() {
+    use crate::resources::{Entry, Model};
+
+    let mut catalog = shop_with([http(8080)], &[]);
+    let key = ResourceKey {
+        kind: Kind::Boundary,
+        mesh: Name::parse("shop").unwrap(),
+        name: Name::parse("b").unwrap(),
+    };
+    let unreadable = Model::Unreadable("from the future".to_owned());
+    catalog.set(&key, Entry::new(boundary("b", "forbid(principal, action, resource);"), unreadable));
+    assert_eq!(
+        bounded(&catalog, &[service("more", "orders", Some(8080))]),
+        ["this places port 8080 of orders under virtual service more, which is named by boundary:b"]
+    );
+    assert_eq!(
+        bounded(&catalog, &[node("new", [])]),
+        ["this makes virtual node new, which boundary:b may speak of"]
+    );
+}

@@ -1,0 +1,192 @@
+//! What random policies' conditions are made of.
+
+use proptest::prelude::*;
+
+/// Atoms of conditions, those that read the same together: each of these groups is as likely as any other, so that what one
+/// reads is as often tried as what many read. A group that stands there twice is tried twice as often.
+pub(super) type Groups = &'static [&'static [&'static str]];
+
+/// What may be asked of every action.
+pub(super) const ANYWHERE: Groups = &[
+    &[
+        "context.peer.address.isInRange(ip(\"10.0.0.0/8\"))",
+        "context.peer.address == ip(\"::1\")",
+        "context.peer.address.isIpv4()",
+    ],
+    &[
+        "context.peer has tlsGroup && context.peer.tlsGroup == \"X25519\"",
+        "context.peer has tlsVersion && context.peer.tlsVersion == \"TLSv1.3\"",
+    ],
+    &[
+        "context.peer has certificateAge && context.peer.certificateAge < 600",
+        "context.peer has certificateAge && context.peer.certificateAge * 9223372036854775807 > 0",
+    ],
+    &[
+        "context.peer.federated",
+        "context has peer.spiffeId && context.peer.spiffeId like \"*/web\"",
+        "context.peer has trustDomain && context.peer.trustDomain == \"partner.example\"",
+    ],
+    &["context.peer == context.peer", "context == context"],
+    &[
+        "context.time < datetime(\"2026-03-02T10:00:00Z\")",
+        "context.time.toTime() < duration(\"10h\")",
+        "context.time.toDate() == datetime(\"2026-03-02\")",
+        "context.time.offset(duration(\"9223370264409175807ms\")) > datetime(\"1970-01-01\")",
+    ],
+    &[
+        "principal in Role::\"clerks\"",
+        "resource in Service::\"orders\"",
+        "Port::\"orders:6379\".number == 6379",
+        "Port::\"orders:6379\" in Service::\"cache\"",
+        "Node::\"orders\" in Mesh::\"shop\"",
+    ],
+    // Names of others than who calls and what is called.
+    &[
+        "Node::\"web\" in Role::\"clerks\"",
+        "Node::\"orders\" in Role::\"clerks\"",
+        "Node::\"cart\" in TrustDomain::\"shop.example\"",
+        "Workload::\"ci\" in Role::\"clerks\"",
+    ],
+    &["action in Action::\"read\"", "[Action::\"GET\", Action::\"call\"].contains(action)"],
+    // What fails, of some questions or of all.
+    &[
+        "Port::\"orders:1\".number == 1",
+        "Route::\"orders:8080 /none\".template like \"*\"",
+        "Port::\"orders:6379\".number * 9223372036854775807 > 0",
+        "context.time.offset(duration(\"9223370264409175807ms\")) > datetime(\"1970-01-01\")",
+        "context.peer has certificateAge && 9223372036854775807 - context.peer.certificateAge + 600 > 0",
+    ],
+];
+
+/// What may be asked of every request.
+pub(super) const OF_REQUESTS: Groups = &[
+    &[
+        "context.path like \"/orders/*\"",
+        "context.path == \"/health\"",
+        "context.path like \"*/2\"",
+        "(if context.path like \"*1\" then resource else resource) in Port::\"orders:8080\"",
+    ],
+    OF_METHODS,
+    OF_METHODS,
+    &["context.host == \"orders.shop\"", "context.host like \"*.shop\""],
+    &[
+        "context.headers.hasTag(\"x-tenant\")",
+        "context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\")",
+        "context.headers.hasTag(\"x-team\") && context.headers.getTag(\"x-team\") == [\"a\"]",
+    ],
+    &[
+        "resource.template == \"/orders/{id}\"",
+        "resource.template like \"POST *\"",
+        "resource in DataClass::\"pii\"",
+        "resource in DataClass::\"cards\"",
+    ],
+    // Too large for one port's routes alone.
+    &["resource.port * 1000000000000000 > 0", "-9223372036854775807 - resource.port < 0"],
+    &[
+        "context has user",
+        "context has user && context.user == User::\"login/alice\"",
+        "context has user && context.user in UserGroup::\"login/support\"",
+        "context has user && context.user.scopes.contains(\"read\") && context.user.roles.isEmpty()",
+        "context has user && context.user.issuer == \"https://login.example\" && context.user.roles.contains(\"boss\")",
+    ],
+    // Whoever is named need not be who it is made for, and may be.
+    &[
+        "User::\"login/alice\" in UserGroup::\"login/support\"",
+        "User::\"login/bob\".scopes.contains(\"read\")",
+        "context has user && User::\"login/alice\".issuer == context.user.issuer",
+    ],
+    &[
+        "context.claims.hasTag(\"team\") && context.claims.getTag(\"team\").contains(\"blue\")",
+        "context.claims.hasTag(\"level\") && context.claims.getTag(\"level\") == [\"7\"]",
+    ],
+    &[
+        "context.actors.contains(Node::\"web\")",
+        "context.actors == [Node::\"web\"]",
+        "context.actors.isEmpty()",
+    ],
+];
+
+const OF_METHODS: &[&str] = &[
+    "context.method == \"GET\"",
+    "[\"GET\", \"LOCK\"].contains(context.method)",
+    "context.method like \"PROP*\"",
+];
+
+/// What may be asked of HTTP requests.
+pub(super) const OF_HTTP: Groups = &[
+    &[
+        "context.query.hasTag(\"id\")",
+        "context.query.hasTag(\"id\") && context.query.getTag(\"id\").contains(\"a b\")",
+        "context.query.hasTag(\"id\") && context.query.getTag(\"id\").containsAll([\"1\", \"2\"])",
+        "context.query.hasTag(context.host)",
+        "context has query && context has params",
+    ],
+    OF_PARAMETERS,
+    OF_PARAMETERS,
+    OF_PARAMETERS,
+    &["context.params.hasTag(\"id\") && context.query.hasTag(\"id\") && \
+       context.query.getTag(\"id\").contains(context.params.getTag(\"id\"))"],
+];
+
+const OF_PARAMETERS: &[&str] = &[
+    "context.params.hasTag(\"id\") && context.params.getTag(\"id\") == \"1\"",
+    "context.params.hasTag(\"id\") && context.params.getTag(\"id\") == \"a b\"",
+    "context.params.hasTag(\"item\")",
+    "context.params.hasTag(\"rest\") && context.params.getTag(\"rest\") like \"a/*\"",
+];
+
+/// What may be asked of gRPC calls.
+pub(super) const OF_CALLS: Groups =
+    &[&["context.rpc == \"Get\"", "context has rpc"], &["context.service like \"shop.*\""]];
+
+/// What may be asked of streams.
+pub(super) const OF_STREAMS: Groups =
+    &[&["resource.number == 6379", "resource.number * 9223372036854775807 < 0"]];
+
+/// How many atoms the conditions of one world are made of. Few, so that what one policy reads is not hidden behind all that
+/// others read, and so that they meet the same facts.
+pub(super) const THEME: usize = 3;
+
+/// Conditions of one or more atoms, joined in all ways. An atom is a place in the world's theme.
+#[derive(Debug, Clone)]
+pub(super) enum Condition {
+    Atom(usize),
+    And(Box<Condition>, Box<Condition>),
+    Or(Box<Condition>, Box<Condition>),
+    Not(Box<Condition>),
+    If(Box<Condition>, Box<Condition>, Box<Condition>),
+}
+
+impl Condition {
+    /// As text, the atoms taken from these lists.
+    pub(super) fn text(&self, theme: &[usize], of: &[Groups]) -> String {
+        let text = |condition: &Self| condition.text(theme, of);
+        match self {
+            Self::Atom(place) => {
+                let groups: Vec<&[&str]> = of.iter().flat_map(|groups| groups.iter().copied()).collect();
+                let choice = theme[*place];
+                let atoms = groups[choice % groups.len()];
+                atoms[choice / groups.len() % atoms.len()].to_owned()
+            }
+            Self::And(one, other) => format!("({}) && ({})", text(one), text(other)),
+            Self::Or(one, other) => format!("({}) || ({})", text(one), text(other)),
+            Self::Not(one) => format!("!({})", text(one)),
+            Self::If(one, two, three) => {
+                format!("if {} then ({}) else ({})", text(one), text(two), text(three))
+            }
+        }
+    }
+}
+
+pub(super) fn some_condition() -> impl Strategy<Value = Condition> {
+    (0..THEME).prop_map(Condition::Atom).prop_recursive(3, 6, 3, |inner| {
+        let boxed = inner.prop_map(Box::new);
+        prop_oneof![
+            (boxed.clone(), boxed.clone()).prop_map(|(one, other)| Condition::And(one, other)),
+            (boxed.clone(), boxed.clone()).prop_map(|(one, other)| Condition::Or(one, other)),
+            boxed.clone().prop_map(Condition::Not),
+            (boxed.clone(), boxed.clone(), boxed)
+                .prop_map(|(one, two, three)| Condition::If(one, two, three)),
+        ]
+    })
+}

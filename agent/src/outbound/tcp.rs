@@ -33,7 +33,7 @@ pub(super) enum Way {
     /// To an endpoint of a service.
     Mesh(TunnelStream),
     /// Out of the mesh.
-    Outside(Opened),
+    Outside(Box<Opened>),
 }
 
 /// Serves one connection of an app on a port that is bound to a service. It is closed cleanly if that cannot be called.
@@ -46,7 +46,9 @@ pub(super) async fn serve(outbound: &Arc<Outbound>, socket: TcpStream, service: 
     };
     let opened = if *is_external {
         match egress::stream::bound_to(outbound, name.as_str(), *port, address_of(&socket)) {
-            Ok(to) => egress::stream::open(outbound, to, &mut call).await.map(Way::Outside),
+            Ok(to) => egress::stream::open(outbound, to, &mut call)
+                .await
+                .map(|opened| Way::Outside(Box::new(opened))),
             Err(failure) => Err(NotOpened::Failed(failure)),
         }
     } else {
@@ -89,7 +91,7 @@ pub(super) async fn open(
             Err(denied) => return Err(denied),
         },
     };
-    egress::stream::open(outbound, to, call).await.map(Way::Outside)
+    egress::stream::open(outbound, to, call).await.map(|opened| Way::Outside(Box::new(opened)))
 }
 
 /// Opens a stream, at one endpoint after another: nothing of the app's is sent before one has accepted.
@@ -145,7 +147,7 @@ async fn open_in_mesh(
 pub(super) async fn carry(mut socket: TcpStream, early: Bytes, way: Way, mut call: Call) {
     let stream = match way {
         Way::Mesh(stream) => stream,
-        Way::Outside(opened) => return egress::stream::carry(socket, early, opened, call).await,
+        Way::Outside(opened) => return egress::stream::carry(socket, early, *opened, call).await,
     };
     let meter = call.meter();
     let (send, receive, lease) = stream.into_parts();

@@ -204,6 +204,7 @@ mod tests {
 
     fn flip(now: Verdict, draft: Verdict, reason: &str, policies: &[&str]) -> Flip {
         Flip {
+            external: String::new(),
             caller: "spiffe://shop.local/mesh/shop/node/web".to_owned(),
             node: "spiffe://shop.local/mesh/shop/node/orders".to_owned(),
             port: 8080,

@@ -148,8 +148,7 @@ pub fn simulate(
 /// What is enforced on calls of an external service now, and by a draft. Where there is no such service nothing permits them.
 fn of_external(now: &MeshViews<'_>, draft: &MeshViews<'_>, external: &Name) -> Option<(Parts, Parts)> {
     let without = |parts: &Parts| (parts.0.clone(), PolicySlice::default());
-    let parts = |views| engines::parts_of_external(views, external);
-    match (parts(now), parts(draft)) {
+    match (engines::parts_of_external(now, external), engines::parts_of_external(draft, external)) {
         (Some(now), Some(draft)) => Some((now, draft)),
         (Some(now), None) => Some((now.clone(), without(&now))),
         (None, Some(draft)) => Some((without(&draft), draft)),

@@ -116,7 +116,7 @@ async fn until_settled(session: &Session, timeout: Duration) -> Result<(), Comma
         match timeout_at(deadline, stream.message()).await {
             Ok(Ok(Some(state))) if state.done => break Ok(state),
             Ok(Ok(Some(state))) => {
-                output::progress(&said(&state));
+                output::progress(state.settled, state.concerned, &said(&state));
                 last = Some(state);
             }
             Ok(Ok(None)) => {

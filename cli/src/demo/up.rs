@@ -33,6 +33,8 @@ pub(super) const LOGIN: &str = "login";
 /// Everything is up within this, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(40);
 const POLL: Duration = Duration::from_millis(25);
+/// Where apps listen: on the loopback, but where no agent is given a port that was free for an app a moment ago.
+const APPS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// From one call of a caller to its next.
 const PACE: Duration = Duration::from_millis(100);
 
@@ -174,7 +176,7 @@ async fn control_plane(
         let said = String::from_utf8_lossy(&init.stderr).trim().to_owned();
         return Err(DemoError::Command { command: "hauberk-control-plane init".to_owned(), said });
     }
-    let admin = free_port()?.to_string();
+    let admin = free_port(Ipv4Addr::LOCALHOST)?.to_string();
     let listen = |flag: &str, address: &str| [flag.to_owned(), address.to_owned()];
     let arguments = [
         vec!["run".to_owned()],
@@ -214,7 +216,7 @@ fn agent_arguments(
     .map(str::to_owned)
     .collect();
     if let Some(told) = node.app {
-        let app = free_port()?.to_string();
+        let app = free_port(APPS)?.to_string();
         arguments.extend(["--listener".to_owned(), format!("8080,inbound=127.0.0.1:0,app={app}")]);
         let serve = ["--", own, "demo", "serve", "--name", node.name, "--listen", &app];
         arguments.extend(serve.map(str::to_owned));
@@ -270,8 +272,8 @@ pub(super) fn text(value: &Value, name: &str) -> Result<String, DemoError> {
         .ok_or_else(|| DemoError::NoAddress(name.to_owned()))
 }
 
-fn free_port() -> Result<SocketAddr, DemoError> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(DemoError::io("no free port"))?;
+fn free_port(address: Ipv4Addr) -> Result<SocketAddr, DemoError> {
+    let listener = TcpListener::bind((address, 0)).map_err(DemoError::io("no free port"))?;
     Ok(listener.local_addr()?)
 }
 

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
-    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, Recalled, RouteTemplate,
-    Tls, Undeclared,
+    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, Recalled,
+    RouteTemplate, Tls, Undeclared,
 };
 
 const BATCH: u32 = 1_000;

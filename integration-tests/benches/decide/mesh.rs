@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, Gathered, Mode, Moment, NodeScope,
-    Peer, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol, RouteTemplate, Undeclared,
+    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
+    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol,
+    RouteTemplate, Undeclared,
 };
 
 const NODES: usize = 500;

@@ -1,6 +1,7 @@
 //! After a registry was put back from a backup: what it says is not the last word on what was issued.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_identity::UnixMillis;
 
@@ -40,7 +41,9 @@ pub async fn mark(settings: &Settings, clock: &Clock) -> Result<Restored, AppErr
     let missing = StoreError::Damaged { key: keys::INSTALLATION.to_owned(), what: "it is missing" };
     let stored = store.get(keys::INSTALLATION).await?.ok_or(missing)?;
     let mut installation: Installation = document::from_stored(keys::INSTALLATION, &stored)?;
-    installation.epoch = clock.now().0.max(installation.epoch.saturating_add(1));
+    // The end of this second: certificates know no fractions of it, and one of its beginning is from before.
+    let from = clock.now().plus(Duration::from_secs(1)).floor_to_second();
+    installation.epoch = from.0.max(installation.epoch.saturating_add(1));
     let commit = Commit::new()
         .at(keys::INSTALLATION, stored.version)
         .put(keys::INSTALLATION, document::to_bytes(keys::INSTALLATION, &installation)?);

@@ -18,7 +18,8 @@ fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
     ports[0].users = taken;
     let (engine, spiffe_id) = (base.engine.clone(), base.spiffe_id.clone());
     let (epoch, revision, digest, federated) = (1, 1, [0; 32], FederatedBundles::default());
-    Arc::new(NodeView { epoch, revision, digest, spiffe_id, ports, engine, federated, users })
+    let externals = Vec::new();
+    Arc::new(NodeView { epoch, revision, digest, spiffe_id, ports, engine, federated, users, externals })
 }
 
 fn look(view: &Arc<NodeView>, context: &Context, headers: &mut HeaderMap) -> MadeFor {

@@ -301,9 +301,14 @@ impl Known {
             {
                 return Cell::Alike;
             }
-            match (flow.action, now.settled(flow.action), draft.settled(flow.action)) {
-                (Action::Upgrade, ..) => Cell::Open,
-                (_, Some(now), Some(draft)) => Cell::Settled(Box::new((now, draft))),
+            let settled = now.settled(flow.action).zip(draft.settled(flow.action));
+            let Some(pair) = settled.filter(|_| flow.action != Action::Upgrade) else { return Cell::Open };
+            // Of users nothing is recorded: what is let through for them alone is nobody's to tell.
+            let for_users =
+                (now.is_for_users() && pair.0.is_allowed(), draft.is_for_users() && pair.1.is_allowed());
+            match for_users {
+                (false, false) => Cell::Settled(Box::new(pair)),
+                (true, true) => Cell::Alike,
                 _ => Cell::Open,
             }
         };

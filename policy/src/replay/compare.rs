@@ -40,8 +40,14 @@ impl<'a> Side<'a> {
                     && self.port.protocol == other.port.protocol
                     && self.governed.resource.uid == other.governed.resource.uid
                     && self.governed.resource.within == other.governed.resource.within
+                    && self.is_for_users() == other.is_for_users()
                     && self.principal.within == other.principal.within
                     && self.sees_alike(other, &own))
+    }
+
+    /// Whether whatever is made for nobody is denied there, whatever policies say.
+    pub(super) fn is_for_users(&self) -> bool {
+        self.governed.resource.requires_user
     }
 
     fn in_play(&self, action: Action) -> Vec<&'a Arc<Compiled>> {
@@ -57,7 +63,8 @@ impl<'a> Side<'a> {
         })
     }
 
-    /// What is decided where no statement in play has conditions: their scopes alone tell.
+    /// What is decided where no statement in play has conditions: their scopes alone tell. On a route for users, of what is
+    /// made for one.
     pub(super) fn settled(&self, action: Action) -> Option<Decision> {
         let in_play = self.in_play(action);
         if in_play.iter().any(|compiled| compiled.is_conditional) {

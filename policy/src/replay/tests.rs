@@ -2,7 +2,7 @@ use super::compare::Side;
 use super::*;
 use crate::scope::Authorization;
 use crate::testing::{HERE, NOW, documents, domain, name, orders, peer, roles};
-use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate};
+use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
 fn engines(now: &[&str], draft: &[&str]) -> (Engine, Engine) {
     engines_of(orders(), now, orders(), draft)
@@ -18,6 +18,13 @@ fn engines_of(scope: NodeScope, now: &[&str], draft_scope: NodeScope, draft: &[&
     let now = compile(scope, now, None);
     let draft = compile(draft_scope, draft, Some(&now));
     (now, draft)
+}
+
+/// The first port takes users' tokens; it asks for one, or not.
+fn with_users(required: bool) -> NodeScope {
+    let mut scope = orders();
+    scope.ports[0].users = Some(UserTokens { required, issuers: Vec::new(), kept: false });
+    scope
 }
 
 fn call(method: &str, target: &str, count: u64) -> RecordedCall {
@@ -248,4 +255,28 @@ fn what_is_refused_before_policies_are_asked_stays_refused() {
     assert_eq!(told(&engines_of(scope(), &[GETS], scope(), &[]), &scanned), []);
     let opened = told(&engines_of(scope(), &[GETS], orders(), &[GETS]), &scanned);
     assert_eq!(opened, [("Allow p0".to_owned(), 3), ("too_many_to_record".to_owned(), 90)]);
+}
+
+#[test]
+fn a_route_that_becomes_one_for_users_or_no_longer_is_one_is_not_unchanged() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    let of = |now: bool, texts: &[&str], draft: bool, draft_texts: &[&str]| {
+        told(&engines_of(with_users(now), texts, with_users(draft), draft_texts), &get)
+    };
+    assert_eq!(of(false, &[ALL], true, &[ALL]), unknown);
+    assert_eq!(of(true, &[ALL], false, &[ALL]), unknown);
+    // By one route alone, too.
+    let mut by_route = with_users(false);
+    by_route.ports[0].routes[0].requires_user = Some(true);
+    assert_eq!(told(&engines_of(with_users(false), &[ALL], by_route, &[ALL]), &get), unknown);
+    // What is let through for users alone, and still is; and what is denied with and without a user.
+    assert_eq!(of(true, &[ALL], true, &[ALL, GETS]), []);
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    let of = |now: bool, texts: &[&str], draft: bool, draft_texts: &[&str]| {
+        told(&engines_of(with_users(now), texts, with_users(draft), draft_texts), &get)
+    };
+    assert_eq!(of(true, &[], false, &[]), []);
+    assert_eq!(of(false, &[ALL], true, &[]), [("Deny ".to_owned(), 3)]);
+    assert_eq!(of(true, &[ALL], true, &[]), unknown[..1], "it may have been denied for want of a user");
 }

@@ -33,7 +33,7 @@ fn call(method: &str, target: &str, count: u64) -> RecordedCall {
         moment: NOW,
         method: method.into(),
         target: target.into(),
-        gathered: Gathered::default(),
+        gathered: Gathered::recorded(None, Vec::new()),
         is_query_known: false,
         count,
     }
@@ -279,4 +279,37 @@ fn a_route_that_becomes_one_for_users_or_no_longer_is_one_is_not_unchanged() {
     assert_eq!(of(true, &[], false, &[]), []);
     assert_eq!(of(false, &[ALL], true, &[]), [("Deny ".to_owned(), 3)]);
     assert_eq!(of(true, &[ALL], true, &[]), unknown[..1], "it may have been denied for want of a user");
+}
+
+#[test]
+fn what_a_draft_asks_of_users_is_not_guessed() {
+    let conditions = [
+        "context has user",
+        "context has user && context.user in UserGroup::\"login/support\"",
+        "context has user && context.user.scopes.contains(\"orders\")",
+        "context.claims.hasTag(\"team\")",
+        "context.actors.contains(Node::\"web\")",
+        "!(context has user)",
+    ];
+    let rpc = RecordedFlow {
+        port: 50051,
+        action: Action::Call,
+        route: "shop.Orders/Get".into(),
+        ..flow("web", vec![call("POST", "/shop.Orders/Get", 4)], 2)
+    };
+    let request = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    for (flow, action, count) in [(&request, "http", 3), (&rpc, "call", 4)] {
+        let all = format!("permit(principal is Node, action in Action::\"{action}\", resource);");
+        let unknown = [("facts_not_recorded".to_owned(), count), ("facts_not_recorded".to_owned(), 2)];
+        for condition in conditions {
+            let about_users = format!(
+                "permit(principal is Node, action in Action::\"{action}\", resource) when {{ {condition} }};"
+            );
+            let forbid = about_users.replace("permit", "forbid");
+            assert_eq!(told(&engines(&[&all], &[&about_users]), flow), unknown, "{condition}");
+            assert_eq!(told(&engines(&[&about_users], &[&all]), flow), unknown, "now: {condition}");
+            assert_eq!(told(&engines(&[&all], &[&all, &forbid]), flow), unknown, "forbid: {condition}");
+            assert_eq!(told(&engines(&[&about_users], &[&about_users]), flow), [], "as it is: {condition}");
+        }
+    }
 }

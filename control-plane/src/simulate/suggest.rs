@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::{
-    Action, Caller, CallerMemo, Decision, Engine, Fact, Mode, Peer, PolicyDocument, PolicyIndex,
+    Caller, CallerMemo, Decision, Engine, Fact, Mode, Peer, PolicyDocument, PolicyIndex, Reason,
     RecordedCall, RecordedFlow, Seen, UNDECLARED, Undecidable, suggest as write,
 };
 use hauberk_proto::admin::v1::{PermitUse, Uncovered};
@@ -97,7 +97,7 @@ pub fn suggest(
         let scope = of_node.now.scope().clone();
         let slice = PolicyIndex::new(mesh, &documents).slice(&scope, &[]);
         let by_suggestion = Engine::compile(scope, &slice, None).map_err(failed)?;
-        of_node.measure(&by_suggestion, &mut suggestion);
+        of_node.measure(&by_suggestion, &mut suggestion, &mut generalisations);
     }
     suggestion.generalisations = generalisations.into_iter().collect();
     suggestion.used = used.into_iter().map(|(policy, count)| PermitUse { policy, count }).collect();
@@ -114,7 +114,6 @@ impl OfNode<'_> {
         let mut seen: BTreeMap<Caller, BTreeSet<Seen>> = BTreeMap::new();
         let mut memos = Memos::default();
         for (_, flow) in &self.flows {
-            let mut is_allowed = flow.calls.is_empty();
             for call in &flow.calls {
                 match memos.decide(&self.now, flow, call) {
                     Ok(decision) if !decision.is_allowed() => continue,
@@ -127,40 +126,36 @@ impl OfNode<'_> {
                     // It was let through, and nobody can say that it would not be today.
                     Err(_) => {}
                 }
-                is_allowed = true;
                 seen.entry(flow.caller.clone()).or_default().extend(self.seen_of(flow, call));
-            }
-            // Those that were not recorded one by one belong to the same route.
-            if flow.others > 0 && is_allowed && flow.action != Action::Other {
-                let route =
-                    Some(flow.route.to_string()).filter(|route| is_declared(&self.now, flow.port, route));
-                let of_route = route.map(|route| Seen {
-                    port: flow.port,
-                    action: flow.action,
-                    route: Some(route),
-                    method: String::new(),
-                    path: String::new(),
-                });
-                seen.entry(flow.caller.clone()).or_default().extend(of_route);
             }
         }
         seen
     }
 
     fn seen_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Seen> {
-        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
-        let template = resource.split_once(' ').map(|(_port, template)| template.to_owned());
+        let template = self.template_of(flow, call)?;
         Some(Seen {
             port: flow.port,
             action: flow.action,
-            route: template.filter(|template| template != UNDECLARED),
+            route: Some(template).filter(|template| !template.is_empty() && template != UNDECLARED),
             method: call.method.to_string(),
-            path: call.target.split('?').next().unwrap_or_default().to_owned(),
+            path: path_of(call).to_owned(),
         })
     }
 
+    /// The template of the route that a call would be for today; empty for a stream.
+    fn template_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<String> {
+        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
+        Some(resource.split_once(' ').map_or("", |(_port, template)| template).to_owned())
+    }
+
     /// Holds the policies against what was recorded.
-    fn measure(&self, by_suggestion: &Engine, suggestion: &mut Suggestion) {
+    fn measure(
+        &self,
+        by_suggestion: &Engine,
+        suggestion: &mut Suggestion,
+        generalisations: &mut BTreeSet<String>,
+    ) {
         let (mut memos, mut by_now) = (Memos::default(), Memos::default());
         for (summary, flow) in &self.flows {
             let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -168,18 +163,25 @@ impl OfNode<'_> {
             for call in &flow.calls {
                 let decision = memos.decide(by_suggestion, flow, call);
                 let is_covered = decision.as_ref().is_ok_and(Decision::is_allowed);
-                covers_route &= is_covered
-                    && decision
-                        .is_ok_and(|decision| !decision.reads.contains_any(&[Fact::Path, Fact::Method]));
+                // The others are of the route as it was then.
+                covers_route &= self.template_of(flow, call).as_deref() == Some(&*flow.route)
+                    && decision.is_ok_and(|decision| {
+                        decision.is_allowed() && !decision.reads.contains_any(&[Fact::Path, Fact::Method])
+                    });
                 add(&mut suggestion.seen, call.count);
+                let today = by_now.decide(&self.now, flow, call);
                 if is_covered {
                     add(&mut suggestion.covered, call.count);
-                } else {
-                    let today = by_now.decide(&self.now, flow, call);
-                    let is_denied = today.is_ok_and(|decision| !decision.is_allowed());
-                    let reason = if is_denied { "denied_now" } else { "cannot_be_written" };
-                    add(missing.entry(reason).or_default(), call.count);
+                    // A forbid stays as it is; that no permit lets it through any longer does not.
+                    if today.is_ok_and(|today| today.reason == Reason::NoPolicyMatched) {
+                        let (place, path) = (place(&self.now, flow), path_of(call));
+                        generalisations.insert(format!("{place}: also {path}, which no policy permits now"));
+                    }
+                    continue;
                 }
+                let is_denied = today.is_ok_and(|today| !today.is_allowed());
+                let reason = if is_denied { "denied_now" } else { "cannot_be_written" };
+                add(missing.entry(reason).or_default(), call.count);
             }
             add(&mut suggestion.seen, flow.others);
             if covers_route {
@@ -222,11 +224,6 @@ fn add(sum: &mut u64, count: u64) {
     *sum = sum.saturating_add(count);
 }
 
-fn is_declared(engine: &Engine, port: u16, route: &str) -> bool {
-    let mut ports = engine.scope().ports.iter().filter(|own| own.number == port);
-    ports.any(|port| port.routes.iter().any(|own| own.template.as_str() == route))
-}
-
 /// What is asked for now, and would be no longer.
 fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<String> {
     const ASKED: [(Fact, &str); 7] = [
@@ -243,18 +240,21 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
     if asked.is_empty() {
         return None;
     }
+    Some(format!("{}: whatever the {}, which policies ask for now", place(now, flow), asked.join(", the ")))
+}
+
+/// Who calls what, in few words.
+fn place(now: &Engine, flow: &RecordedFlow) -> String {
     let caller = match &flow.caller {
         Caller::Peer(id) => mesh_and_node(id).map_or(id.to_string(), |(_, name)| name.to_string()),
         Caller::Anonymous => "@anonymous".to_owned(),
     };
     let node = mesh_and_node(&now.scope().node).map(|(_, name)| name.to_string()).unwrap_or_default();
-    Some(format!(
-        "{caller} {} {node}:{} {}: whatever the {}, which policies ask for now",
-        flow.action.as_str(),
-        flow.port,
-        flow.route,
-        asked.join(", the ")
-    ))
+    format!("{caller} {} {node}:{} {}", flow.action.as_str(), flow.port, flow.route)
+}
+
+fn path_of(call: &RecordedCall) -> &str {
+    call.target.split('?').next().unwrap_or_default()
 }
 
 fn resource(mesh: &Name, name: String, cedar: String) -> Resource {

@@ -180,6 +180,48 @@ fn a_suggestion_covers_what_was_allowed_and_can_be_applied() {
     assert!(after.mesh("shop").unwrap().policies().count() == 4);
 }
 
+/// What of a suggestion is not covered: the action, how often and why.
+fn uncovered(found: &Suggestion) -> Vec<(&str, u64, &str)> {
+    found.uncovered.iter().map(|one| (one.action.as_str(), one.count, one.reason.as_str())).collect()
+}
+
+#[test]
+fn what_is_denied_today_is_not_permitted_for_want_of_a_record_and_named_where_a_route_has_it() {
+    let orders = routes(listener(8080, "http"), &["/orders/{id}", "/health"]);
+    let first = "permit(principal == Node::\"web\", action == Action::\"GET\", resource) when { context.path == \"/orders/1\" };";
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        node("web", [listener(8000, "http")]),
+        node("orders", [orders]),
+        policy("first", first),
+    ]);
+    let of = |route: &str, paths: &[(&str, u64)], others: u64| {
+        let mut flow = (*seen("web", "GET", ALLOW, paths)).clone();
+        (flow.route, flow.others) = (route.to_owned(), others);
+        Arc::new(flow)
+    };
+    let found = suggested(&catalog, &records(vec![of("/health", &[], 4)]));
+    assert_eq!((found.policies.len(), found.covered), (0, 0));
+    assert_eq!(uncovered(&found), [("GET", 4, "too_many_to_record")]);
+    let found = suggested(&catalog, &records(vec![of("/health", &[("/health", 1)], 4)]));
+    assert_eq!(
+        (found.policies.len(), uncovered(&found)),
+        (0, vec![("GET", 1, "denied_now"), ("GET", 4, "too_many_to_record"),])
+    );
+    // By what it is for today, not by what it was.
+    let found = suggested(&catalog, &records(vec![of("/health", &[("/orders/1", 1)], 4)]));
+    assert_eq!((found.covered, uncovered(&found)), (1, vec![("GET", 4, "too_many_to_record")]));
+    let paths = [("/orders/1", 2), ("/orders/2", 1)];
+    let found = suggested(&catalog, &records(vec![of("/orders/{id}", &paths, 0)]));
+    assert_eq!(
+        found.generalisations,
+        [
+            "orders:8080 /orders/{id}: every path of the declared route",
+            "web GET orders:8080 /orders/{id}: also /orders/2, which no policy permits now",
+        ]
+    );
+}
+
 #[test]
 fn numbers_that_an_agent_makes_up_harm_nobody() {
     let catalog = catalog_of(&shop());

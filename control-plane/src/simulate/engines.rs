@@ -23,13 +23,17 @@ pub(super) fn pair(
     Ok(Some((now, draft)))
 }
 
-/// What a node enforces.
-pub(super) fn enforcing(
+/// What a node enforces, but for which routes are for users alone: that is the listener's to say, and no policy lifts it.
+pub(super) fn whoever_it_is_for(
     views: &MeshViews<'_>,
     node: &VirtualNode,
     name: &Name,
 ) -> Result<Engine, CompileError> {
-    let (scope, slice) = parts((views, node), name);
+    let (mut scope, slice) = parts((views, node), name);
+    for port in &mut scope.ports {
+        port.users.iter_mut().for_each(|users| users.required = false);
+        port.routes.iter_mut().for_each(|route| route.requires_user = None);
+    }
     Engine::compile(scope, &slice, None)
 }
 

@@ -18,7 +18,6 @@ use crate::flows::{NodeRecord, decisions};
 use crate::instances::mesh_and_node;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
-use engines::enforcing;
 use flips::Flips;
 pub use flips::{Flip, Verdict};
 pub use suggest::{Suggestion, suggest};

@@ -13,7 +13,8 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use hauberk_proto::mesh::v1::{PolicySpec, Resource, resource::Spec};
 
-use super::{SimulateError, check_readable, enforcing};
+use super::engines::whoever_it_is_for;
+use super::{SimulateError, check_readable};
 use crate::compile::view::MeshViews;
 use crate::flows::NodeRecord;
 use crate::instances::mesh_and_node;
@@ -76,7 +77,8 @@ pub fn suggest(
         }
         let flows = record.flows.iter().filter(|flow| flow.verdict() != agent::Verdict::Deny);
         let flows = flows.filter_map(|flow| Some((flow, decode_flow(flow)?)));
-        let of_node = OfNode { now: enforcing(&views, node, &name).map_err(failed)?, flows: flows.collect() };
+        let now = whoever_it_is_for(&views, node, &name).map_err(failed)?;
+        let of_node = OfNode { now, flows: flows.collect() };
         let since = record.flows.iter().map(|flow| flow.first_seen_unix_ms).min();
         suggestion.since = suggestion.since.into_iter().chain(since).min();
         suggestion.unrecorded = suggestion.unrecorded.saturating_add(record.unrecorded);
@@ -113,20 +115,25 @@ impl OfNode<'_> {
     ) -> BTreeMap<Caller, BTreeSet<Seen>> {
         let mut seen: BTreeMap<Caller, BTreeSet<Seen>> = BTreeMap::new();
         let mut memos = Memos::default();
-        for (_, flow) in &self.flows {
+        for (summary, flow) in &self.flows {
             for call in &flow.calls {
                 match memos.decide(&self.now, flow, call) {
-                    Ok(decision) if !decision.is_allowed() => continue,
+                    Ok(decision) if !decision.is_allowed() => {}
                     Ok(decision) => {
                         for policy in &*decision.policies {
                             add(used.entry(policy.to_string()).or_default(), call.count);
                         }
                         generalisations.extend(dropped(&self.now, flow, &decision));
+                        seen.entry(flow.caller.clone()).or_default().extend(self.seen_of(flow, call));
                     }
-                    // It was let through, and nobody can say that it would not be today.
-                    Err(_) => {}
+                    // What it depends on, a policy without conditions would leave out. Of the permits in force those let it
+                    // through that did.
+                    Err(_) => {
+                        for policy in &summary.policies {
+                            used.get_mut(policy).into_iter().for_each(|count| add(count, call.count));
+                        }
+                    }
                 }
-                seen.entry(flow.caller.clone()).or_default().extend(self.seen_of(flow, call));
             }
         }
         seen
@@ -160,6 +167,7 @@ impl OfNode<'_> {
         for (summary, flow) in &self.flows {
             let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
             let mut covers_route = !flow.calls.is_empty();
+            let mut why_others = Undecidable::TooMany;
             for call in &flow.calls {
                 let decision = memos.decide(by_suggestion, flow, call);
                 let is_covered = decision.as_ref().is_ok_and(Decision::is_allowed);
@@ -179,15 +187,19 @@ impl OfNode<'_> {
                     }
                     continue;
                 }
-                let is_denied = today.is_ok_and(|today| !today.is_allowed());
-                let reason = if is_denied { "denied_now" } else { "cannot_be_written" };
+                let reason = match &today {
+                    Err(why) => why.as_str(),
+                    Ok(today) if !today.is_allowed() => "denied_now",
+                    Ok(_) => "cannot_be_written",
+                };
                 add(missing.entry(reason).or_default(), call.count);
+                why_others = today.err().unwrap_or(why_others);
             }
             add(&mut suggestion.seen, flow.others);
             if covers_route {
                 add(&mut suggestion.covered, flow.others);
             } else if flow.others > 0 {
-                add(missing.entry(Undecidable::TooMany.as_str()).or_default(), flow.others);
+                add(missing.entry(why_others.as_str()).or_default(), flow.others);
             }
             for (reason, count) in missing.into_iter().filter(|(_, count)| *count > 0) {
                 let agent::FlowSummary { caller, node, port, action, route, .. } = &***summary;
@@ -226,7 +238,7 @@ fn add(sum: &mut u64, count: u64) {
 
 /// What is asked for now, and would be no longer.
 fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<String> {
-    const ASKED: [(Fact, &str); 7] = [
+    const ASKED: [(Fact, &str); 10] = [
         (Fact::Time, "time"),
         (Fact::CertificateAge, "certificate's age"),
         (Fact::Address, "caller's address"),
@@ -234,6 +246,9 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
         (Fact::Host, "host"),
         (Fact::Query, "query"),
         (Fact::Headers, "header fields"),
+        (Fact::User, "user"),
+        (Fact::Claims, "user's claims"),
+        (Fact::Actors, "services that passed the user on"),
     ];
     let asked = ASKED.into_iter().filter(|(fact, _)| decision.reads.contains(*fact));
     let asked: Vec<_> = asked.map(|(_, name)| name).collect();

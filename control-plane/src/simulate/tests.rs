@@ -2,8 +2,8 @@ use hauberk_identity::SpiffeId;
 
 use super::*;
 use crate::resources::testing::{
-    EVERYTHING, catalog_of, listener, mesh, node, permit, policy, routes, service, shop, trust_domain,
-    try_admit,
+    EVERYTHING, catalog_of, for_users, issuer, listener, mesh, node, permit, policy, routes, service, shop,
+    trust_domain, try_admit,
 };
 
 const NOW: u64 = 1_800_000_000_000;
@@ -183,6 +183,64 @@ fn a_suggestion_covers_what_was_allowed_and_can_be_applied() {
 /// What of a suggestion is not covered: the action, how often and why.
 fn uncovered(found: &Suggestion) -> Vec<(&str, u64, &str)> {
     found.uncovered.iter().map(|one| (one.action.as_str(), one.count, one.reason.as_str())).collect()
+}
+
+#[test]
+fn what_depends_on_what_is_not_recorded_is_not_suggested_without_it() {
+    let conditions = [
+        "context has user && context.user in UserGroup::\"login/support\"",
+        "context.claims.hasTag(\"team\")",
+        "context.actors.contains(Node::\"web\")",
+        "context.headers.hasTag(\"x-tenant\")",
+        "context.query.hasTag(\"a\")",
+        "context.host == \"orders.shop\"",
+    ];
+    for condition in conditions {
+        let orders = node("orders", [for_users(listener(8080, "http"), "OPTIONAL", &[])]);
+        let reading = policy(
+            "reading",
+            &format!(
+                "permit(principal == Node::\"web\", action == Action::\"GET\", resource) when {{ {condition} }};"
+            ),
+        );
+        let posts =
+            policy("posts", "permit(principal == Node::\"web\", action == Action::\"POST\", resource);");
+        let catalog = catalog_of(&[
+            mesh("shop"),
+            issuer("login", |_| {}),
+            node("web", [listener(8000, "http")]),
+            orders,
+            reading,
+            posts,
+        ]);
+        let mut gets = (*seen("web", "GET", ALLOW, &[("/orders/1", 5)])).clone();
+        (gets.others, gets.policies) = (2, vec!["reading".to_owned()]);
+        let records = records(vec![Arc::new(gets), seen("web", "POST", ALLOW, &[("/orders/1", 3)])]);
+        let found = suggested(&catalog, &records);
+        assert_eq!(uncovered(&found), [("GET", 7, "facts_not_recorded")], "{condition}");
+        assert_eq!((found.seen, found.covered), (10, 3), "{condition}");
+        let Some(hauberk_proto::mesh::v1::resource::Spec::Policy(spec)) = &found.policies[0].spec else {
+            panic!("{:?}", found.policies)
+        };
+        assert!(!spec.cedar.contains("GET") && found.policies.len() == 1, "{}", spec.cedar);
+        let used: Vec<_> = found.used.iter().map(|used| (used.policy.as_str(), used.count)).collect();
+        assert_eq!(used, [("posts", 3), ("reading", 5)], "it let through what it did");
+    }
+}
+
+#[test]
+fn what_a_listener_asks_of_users_it_goes_on_asking() {
+    let orders = node("orders", [for_users(listener(8080, "http"), "REQUIRED", &[])]);
+    let resources = [
+        mesh("shop"),
+        issuer("login", |_| {}),
+        node("web", [listener(8000, "http")]),
+        orders,
+        policy("all", "permit(principal == Node::\"web\", action in Action::\"http\", resource);"),
+    ];
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = suggested(&catalog_of(&resources), &records);
+    assert_eq!((found.seen, found.covered, found.policies.len()), (5, 5, 1), "{:?}", found.uncovered);
 }
 
 #[test]

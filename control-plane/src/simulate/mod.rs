@@ -18,6 +18,7 @@ use crate::flows::{NodeRecord, decisions};
 use crate::instances::mesh_and_node;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
+use engines::Sides;
 use flips::Flips;
 pub use flips::{Flip, Verdict};
 pub use suggest::{Suggestion, suggest};
@@ -104,18 +105,19 @@ pub fn simulate(
         let by_draft = MeshViews::new(trust_domain, &mesh, draft);
         for record in records {
             let Some((_, name)) = mesh_and_node(&record.node) else { continue };
-            let (Some(node), Some(draft_node)) = (now.node(name.as_str()), draft.node(name.as_str())) else {
-                continue;
-            };
+            // Of what is gone by now nothing is decided any longer.
+            let Some(node) = now.node(name.as_str()) else { continue };
             simulation.note(record);
             if is_same {
                 continue;
             }
             let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
-            let engines = engines::pair((&by_now, node), (&by_draft, draft_node), &name).map_err(failed)?;
-            // Where a node's ports and policies stay as they are, so does all that it decides.
-            let Some((now, draft)) = engines else { continue };
-            let mut replay = Replay::new(&now, &draft);
+            let draft_node = draft.node(name.as_str());
+            let sides = engines::sides((&by_now, node), (&by_draft, draft_node), &name).map_err(failed)?;
+            // Where a node's ports and policies stay as they are, and whoever vouches for its callers, so does all that it
+            // decides.
+            let Some(Sides { now, draft, vouching }) = sides else { continue };
+            let mut replay = Replay::new(&now, &draft, &vouching);
             for flow in &record.flows {
                 // It was looked at as it came.
                 let Some(recorded) = decode_flow(flow) else { continue };

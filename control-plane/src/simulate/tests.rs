@@ -118,6 +118,48 @@ fn an_equal_draft_changes_nothing_and_neither_does_one_in_audit() {
 }
 
 #[test]
+fn a_draft_that_changes_who_users_are_or_how_they_are_taken_is_not_without_effect() {
+    let orders = |mode: Option<&str>| {
+        let port = |number| listener(number, "http");
+        let public = mode.map_or(port(8080), |mode| for_users(port(8080), mode, &[]));
+        node("orders", [public, port(9090)])
+    };
+    let login = issuer("login", |_| {});
+    let before =
+        try_admit(&catalog_of(&shop()), &[orders(Some("OPTIONAL")), login], EVERYTHING).unwrap().after;
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let told = |draft: &[hauberk_proto::mesh::v1::Resource]| {
+        let found = simulated(&before, draft, &records);
+        let reasons: Vec<_> = found.flips.iter().map(|flip| (flip.verdicts, flip.reason)).collect();
+        assert_eq!(reasons.len() as u64, found.undecidable.flows);
+        reasons
+    };
+    let unknown = [(None, "facts_not_recorded")];
+    assert_eq!(told(&[orders(Some("OPTIONAL"))]), []);
+    assert_eq!(told(&[orders(Some("REQUIRED"))]), unknown);
+    assert_eq!(told(&[orders(None)]), unknown);
+    let other_audience = issuer("login", |spec| spec.audiences = vec!["bank".into()]);
+    assert_eq!(told(&[other_audience]), unknown);
+    assert_eq!(told(&[issuer("login", |_| {})]), unknown, "another key");
+    assert_eq!(told(&[issuer("other", |_| {})]), unknown, "a token that nobody looked at");
+}
+
+#[test]
+fn what_was_asked_of_a_node_that_a_draft_leaves_out_would_be_denied() {
+    let before = catalog_of(&shop());
+    let mut after = before.clone();
+    let name = |text| Name::parse(text).unwrap();
+    after.remove(&crate::resources::ResourceKey {
+        kind: Kind::VirtualNode,
+        mesh: name("shop"),
+        name: name("orders"),
+    });
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = simulate(&trust_domain(), &before, &after, &records).unwrap();
+    assert_eq!((found.denied, found.flips[0].reason), (Figure { flows: 1, decisions: 5 }, "no_such_port"));
+}
+
+#[test]
 fn what_is_stored_and_not_understood_proves_nothing() {
     let mut before = catalog_of(&shop());
     let key = crate::resources::ResourceKey {

@@ -1,7 +1,11 @@
+use std::collections::BTreeSet;
+
+use hauberk_identity::TrustDomain;
+
 use super::compare::Side;
 use super::*;
 use crate::scope::Authorization;
-use crate::testing::{HERE, NOW, documents, domain, name, orders, peer, roles};
+use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
 use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
 fn engines(now: &[&str], draft: &[&str]) -> (Engine, Engine) {
@@ -46,8 +50,13 @@ fn flow(caller: &str, calls: Vec<RecordedCall>, others: u64) -> RecordedFlow {
 
 /// What is told, shortly: the effect of the draft, or why it cannot be said, with the count.
 fn told(engines: &(Engine, Engine), flow: &RecordedFlow) -> Vec<(String, u64)> {
+    told_where(&Vouching::default(), engines, flow)
+}
+
+/// The same, where others vouch for callers and users.
+fn told_where(vouching: &Vouching, engines: &(Engine, Engine), flow: &RecordedFlow) -> Vec<(String, u64)> {
     let mut told = Vec::new();
-    Replay::new(&engines.0, &engines.1).flow(flow, |replayed, count, _| {
+    Replay::new(&engines.0, &engines.1, vouching).flow(flow, |replayed, count, _| {
         let what = match replayed {
             Replayed::Flips { draft, .. } => format!("{:?} {}", draft.effect, draft.policies.join(",")),
             Replayed::Undecidable(why) => why.as_str().to_owned(),
@@ -312,4 +321,63 @@ fn what_a_draft_asks_of_users_is_not_guessed() {
             assert_eq!(told(&engines(&[&about_users], &[&about_users]), flow), [], "as it is: {condition}");
         }
     }
+}
+
+#[test]
+fn who_vouches_for_users_decides_before_policies_do() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    let [more, other] =
+        [Issuers::More, Issuers::Other].map(|issuers| Vouching { issuers, ..Vouching::default() });
+    let of = |vouching: &Vouching, scope: NodeScope, draft_scope: NodeScope| {
+        told_where(vouching, &engines_of(scope, &[ALL], draft_scope, &[ALL]), &get)
+    };
+    let (plain, with) = (orders, || with_users(false));
+    assert_eq!(of(&other, with(), with()), unknown);
+    assert_eq!(of(&more, with(), with()), unknown, "a token that nobody looked at is now looked at");
+    assert_eq!(of(&other, plain(), plain()), unknown, "users are passed on to any port");
+    assert_eq!(of(&more, plain(), plain()), []);
+    assert_eq!(of(&Vouching::default(), plain(), with()), unknown);
+    assert_eq!(of(&Vouching::default(), with(), plain()), unknown);
+    let mut of_login = with();
+    of_login.ports[0].users.iter_mut().for_each(|users| users.issuers.push(name("login")));
+    assert_eq!(of(&Vouching::default(), with(), of_login), unknown);
+    // At another port, by nobody who passes users on, and as a stream nothing comes of it.
+    let mut at_9000 = orders();
+    at_9000.ports[1].users = with_users(false).ports[0].users.clone();
+    let alone = RecordedFlow { others: 0, ..get.clone() };
+    let engines_at = engines_of(orders(), &[ALL], at_9000, &[ALL]);
+    assert_eq!(told(&engines_at, &alone), []);
+    let public = "permit(principal is Anonymous, action in Action::\"http\", resource);";
+    let anonymous = RecordedFlow { caller: Caller::Anonymous, ..get.clone() };
+    assert_eq!(told_where(&other, &engines(&[public], &[public]), &anonymous), []);
+    let connect = "permit(principal == Node::\"web\", action == Action::\"connect\", resource);";
+    let stream = RecordedFlow {
+        port: 6379,
+        action: Action::Connect,
+        route: "".into(),
+        ..flow("web", vec![call("", "", 4)], 0)
+    };
+    assert_eq!(told_where(&other, &engines(&[connect], &[connect]), &stream), []);
+    // What policies deny whoever it is for is denied.
+    assert_eq!(told_where(&other, &engines(&[], &[]), &get), []);
+    let denied = [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)];
+    assert_eq!(told_where(&other, &engines(&[ALL], &[]), &get), denied);
+    assert_eq!(told_where(&other, &engines(&[], &[ALL]), &get), unknown);
+}
+
+#[test]
+fn who_vouches_for_callers_of_another_trust_domain_decides_before_policies_do() {
+    let partner = TrustDomain::parse("partner.example").unwrap();
+    let vouching = Vouching { other_bundles: BTreeSet::from([partner]), ..Vouching::default() };
+    let permits = "permit(principal is Workload, action, resource);";
+    let both = engines(&[ALL, permits], &[ALL, permits]);
+    let of = |caller: Caller| {
+        let get = RecordedFlow { caller, ..flow("web", vec![call("GET", "/orders/1", 3)], 2) };
+        told_where(&vouching, &both, &get)
+    };
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    assert_eq!(of(foreign("spiffe://partner.example/billing")), unknown);
+    assert_eq!(of(foreign("spiffe://other.example/billing")), []);
+    assert_eq!(of(peer("web")), []);
 }

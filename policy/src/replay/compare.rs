@@ -1,6 +1,5 @@
 //! What can be told of two engines by the scopes of their statements, without asking Cedar.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::compile::{Engine, Governed, Inner, Port};
@@ -55,11 +54,13 @@ impl<'a> Side<'a> {
         policies.filter(|compiled| compiled.admits(self.principal, action)).collect()
     }
 
-    /// Whether the entities that statements name are in the same things.
+    /// Whether the entities that statements name have the same attributes, and are in the same things.
     fn sees_alike(&self, other: &Self, in_play: &[&Arc<Compiled>]) -> bool {
         in_play.iter().flat_map(|compiled| &compiled.literals).all(|uid| {
-            let [own, others] = [self, other].map(|side| side.inner.entities.ancestors(uid));
-            own.map(HashSet::<_>::from_iter) == others.map(HashSet::from_iter)
+            match [self, other].map(|side| side.inner.entities.get(uid)) {
+                [Some(own), Some(others)] => own.deep_eq(others),
+                [own, others] => own.is_none() && others.is_none(),
+            }
         })
     }
 

@@ -4,7 +4,7 @@ use hauberk_identity::TrustDomain;
 
 use super::compare::Side;
 use super::*;
-use crate::scope::Authorization;
+use crate::scope::{Authorization, Protocol};
 use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
 use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
@@ -380,4 +380,17 @@ fn who_vouches_for_callers_of_another_trust_domain_decides_before_policies_do() 
     assert_eq!(of(foreign("spiffe://partner.example/billing")), unknown);
     assert_eq!(of(foreign("spiffe://other.example/billing")), []);
     assert_eq!(of(peer("web")), []);
+}
+
+#[test]
+fn what_a_condition_asks_of_another_port_is_looked_at() {
+    let by_port = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Port::\"orders:8080\") when { Port::\"orders:9000\".protocol == \"http2\" };";
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    let mut spoken = orders();
+    spoken.ports[1].protocol = Protocol::Http;
+    let found = told(&engines_of(orders(), &[by_port], spoken, &[by_port]), &get);
+    assert_eq!(found, [("Deny ".to_owned(), 3)]);
+    let mut moved = orders();
+    moved.ports[1].authorization = Authorization::Audit;
+    assert_eq!(told(&engines_of(orders(), &[by_port], moved, &[by_port]), &get), []);
 }

@@ -9,11 +9,9 @@ use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use prost::Message;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::error;
 
-use crate::clock::Clock;
 use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
 
 /// How many kinds of calls are kept of a node, and how many bytes they take together, encoded: an agent reports as many as
@@ -28,11 +26,8 @@ const MAX_BYTES: usize = 128 * 1024 * 1024;
 const MAX_FLOW_BYTES: usize = 24 * 1024;
 const MAX_EXEMPLARS: usize = 8;
 
-/// How long calls are remembered that do not come again.
+/// How long calls are remembered that do not come again, and denials.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);
-
-/// How often these are looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(300);
 
 /// How counts are written.
 const PACE: Pace = Pace {
@@ -151,20 +146,6 @@ impl Recorded {
             record.flows.sort_by(|one, other| order(one).cmp(&order(other)));
         }
         records
-    }
-
-    /// Forgets from time to time, until `stop`.
-    pub(super) async fn prune_always(&self, clock: &Clock, stop: &CancellationToken) {
-        loop {
-            let count = self.prune(clock.now());
-            if count > 0 {
-                debug!(event = "flows_pruned", count, "calls that have not come again are forgotten");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(PRUNE_EVERY) => {}
-            }
-        }
     }
 
     /// Forgets calls that have not come again for long; says how many kinds of them there were.

@@ -105,6 +105,10 @@ impl Authorities {
         ViewVerifier::from_public_keys([self.signer.public_key_der()]).unwrap()
     }
 
+    pub(crate) fn view_key_id(&self) -> String {
+        self.signer.key_id().to_owned()
+    }
+
     pub(crate) fn signed_denylist(&self, list: &pb::Denylist) -> pb::SignedDenylist {
         let encoded = list.encode_to_vec();
         pb::SignedDenylist {

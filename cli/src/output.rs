@@ -9,6 +9,9 @@ use comfy_table::{ContentArrangement, Table, presets};
 use crate::documents::{Tree, to_json, to_yaml};
 use crate::error::CommandError;
 
+/// The cells of a progress bar.
+const BAR: u64 = 20;
+
 /// How data is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -46,17 +49,27 @@ pub(crate) fn note(text: impl Display) {
     let _unread = writeln!(anstream::stderr().lock(), "{}", harmless(&text.to_string()));
 }
 
-/// Writes a line that the next one replaces; only on a terminal.
-pub(crate) fn progress(text: &str) {
+/// Shows how far something has come, in a line that the next one replaces; only on a terminal.
+pub(crate) fn progress(done: u32, all: u32, text: &str) {
+    replace_line(&format!("{} {text}", bar(done, all)));
+}
+
+/// Removes the line that [`progress`] wrote.
+pub(crate) fn end_progress() {
+    replace_line("");
+}
+
+fn replace_line(text: &str) {
     if is_interactive() {
         let mut err = anstream::stderr().lock();
         let _unread = write!(err, "\r\x1b[2K{text}").and_then(|()| err.flush());
     }
 }
 
-/// Removes the line that [`progress`] wrote.
-pub(crate) fn end_progress() {
-    progress("");
+/// It is full only when all is done.
+fn bar(done: u32, all: u32) -> String {
+    let full = u64::from(done.min(all)) * BAR / u64::from(all.max(1));
+    (0..BAR).map(|cell| if cell < full { '█' } else { '░' }).collect()
 }
 
 /// Whether a person watches the messages.
@@ -138,6 +151,14 @@ fn commands(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_full_only_when_all_is_done() {
+        let full = |done, all| bar(done, all).chars().filter(|cell| *cell == '█').count();
+        assert_eq!((full(0, 10), full(5, 10), full(999, 1_000), full(10, 10)), (0, 10, 19, 20));
+        assert_eq!((full(0, 0), full(u32::MAX, 1), full(u32::MAX, u32::MAX)), (0, 20, 20));
+        assert_eq!(bar(1, 3).chars().count(), 20);
+    }
 
     #[test]
     fn only_colours_command_a_terminal() {

@@ -41,7 +41,7 @@ pub enum BadDenylist {
 impl Held {
     /// Puts a denylist in force for whatever begins from now on, and brings it to the disk. Live traffic follows.
     pub(super) async fn take_denylist(
-        &self,
+        &mut self,
         signed: pb::SignedDenylist,
         keys: &ViewVerifier,
     ) -> Result<Mark, BadDenylist> {
@@ -57,15 +57,17 @@ impl Held {
         );
         self.mesh.denied.replace(denylist);
         self.mesh.gate.set_denylist_known(true);
+        self.denylist_key.clone_from(&signed.key_id);
         self.on_disk(move |state| state.save_denylist(&signed)).await;
         Ok(mark)
     }
 
     /// Where what is kept cannot be read, everybody is refused until the control plane has said who is to be.
-    pub(super) fn reload_denylist(&self, keys: &ViewVerifier) {
+    pub(super) fn reload_denylist(&mut self, keys: &ViewVerifier) {
         let kept = match self.state.denylist() {
             Ok(None) => return,
             Ok(Some(signed)) => {
+                self.denylist_key.clone_from(&signed.key_id);
                 accept(&signed, keys, &self.recipient, Mark::default()).map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),

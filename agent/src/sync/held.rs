@@ -20,9 +20,12 @@ pub struct Held {
     pub(super) state: Arc<State>,
     pub(super) recipient: Recipient,
     age: Arc<ViewAge>,
-    mark: Mark,
+    pub(super) mark: Mark,
     node: Option<Arc<NodeView>>,
-    services: BTreeMap<Name, HeldService>,
+    /// The keys that signed what is kept.
+    pub(super) node_key: String,
+    pub(super) denylist_key: String,
+    pub(super) services: BTreeMap<Name, HeldService>,
     /// Our virtual node is gone, and what we kept of it.
     is_dismissed: bool,
     /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied, or is not
@@ -33,10 +36,10 @@ pub struct Held {
 }
 
 #[derive(Debug, Clone)]
-struct HeldService {
-    signed: pb::SignedView,
-    mark: Mark,
-    digest: [u8; 32],
+pub(super) struct HeldService {
+    pub(super) signed: pb::SignedView,
+    pub(super) mark: Mark,
+    pub(super) digest: [u8; 32],
 }
 
 /// What became of a view that came.
@@ -69,6 +72,8 @@ impl Held {
             age,
             mark: Mark::default(),
             node: None,
+            node_key: String::new(),
+            denylist_key: String::new(),
             services: BTreeMap::new(),
             is_dismissed: false,
             is_mark_unsaved: false,
@@ -100,34 +105,6 @@ impl Held {
         held
     }
 
-    /// The first message of a session.
-    pub(super) fn hello(&self, now: UnixMillis, serves_workload_api: bool) -> pb::Hello {
-        let applied = self.mesh.applied.view();
-        let denied = self.mesh.denied.mark();
-        let wanted = self.mesh.services.begin_session();
-        let mut services: BTreeMap<Name, Option<pb::Held>> =
-            wanted.into_iter().map(|name| (name, None)).collect();
-        for (name, held) in &self.services {
-            services.insert(name.clone(), Some(to_proto(held.mark, held.digest)));
-        }
-        let services =
-            services.into_iter().map(|(name, held)| pb::HeldService { name: name.to_string(), held });
-        pb::Hello {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            hostname: crate::enroll::hostname(),
-            features: hauberk_proto::convert::features::ALL.map(str::to_owned).to_vec(),
-            held: applied
-                .map(|view| to_proto(Mark { epoch: view.epoch, revision: view.revision }, view.digest)),
-            services: services.collect(),
-            now_unix_ms: now.0,
-            highest_epoch: self.mark.epoch,
-            highest_revision: self.mark.revision,
-            denylist: Some(pb::HeldDenylist { epoch: denied.epoch, revision: denied.revision }),
-            serves_workload_api,
-            reports_flows: true,
-        }
-    }
-
     /// Checks a view that came and puts it in force, or says why not.
     pub(super) async fn take(&mut self, signed: pb::SignedView, keys: &ViewVerifier) -> Taken {
         let authentic = match authenticate(&signed, keys, &self.recipient, &self.floors()) {
@@ -139,6 +116,10 @@ impl Held {
             self.is_mark_unsaved = true;
         }
         if let Some(current) = self.in_force(&authentic) {
+            if self.node_key != signed.key_id {
+                // On a later day the former key is believed no longer, nor what it has signed at a start.
+                self.keep_node_view(signed).await;
+            }
             return Taken::Node(current);
         }
         // Compiling large views takes a while, which the data path's threads do not have.
@@ -273,18 +254,21 @@ impl Held {
     }
 
     async fn put_in_force(&mut self, prepared: Prepared, signed: pb::SignedView) -> Taken {
-        match self.publish(prepared, &signed) {
-            Taken::Node(view) => {
-                // Live traffic is brought in line meanwhile.
-                self.on_disk(move |state| {
-                    state.remember_node();
-                    state.save_node_view(&signed)
-                })
-                .await;
-                Taken::Node(view)
-            }
-            taken => taken,
+        let taken = self.publish(prepared, &signed);
+        if let Taken::Node(_) = &taken {
+            // Live traffic is brought in line meanwhile.
+            self.keep_node_view(signed).await;
         }
+        taken
+    }
+
+    async fn keep_node_view(&mut self, signed: pb::SignedView) {
+        self.node_key.clone_from(&signed.key_id);
+        self.on_disk(move |state| {
+            state.remember_node();
+            state.save_node_view(&signed)
+        })
+        .await;
     }
 
     fn publish(&mut self, prepared: Prepared, signed: &pb::SignedView) -> Taken {
@@ -300,6 +284,7 @@ impl Held {
                 self.age.set_limit(max_view_age);
                 self.mesh.gate.open(Arc::clone(&view));
                 self.node = Some(Arc::clone(&view));
+                self.node_key.clone_from(&signed.key_id);
                 tracing::info!(event = "view_accepted", epoch = mark.epoch, revision = mark.revision);
                 Taken::Node(view)
             }
@@ -370,10 +355,6 @@ impl Held {
         }
         false
     }
-}
-
-fn to_proto(mark: Mark, digest: [u8; 32]) -> pb::Held {
-    pb::Held { epoch: mark.epoch, revision: mark.revision, digest: digest.to_vec() }
 }
 
 fn or_report<T>(read: Result<T, StateError>) -> Option<T> {

@@ -6,6 +6,7 @@ mod apply;
 mod denylist;
 mod endpoints;
 mod held;
+mod hello;
 mod session;
 
 use std::sync::Arc;

@@ -88,7 +88,8 @@ impl<'a> Session<'a> {
         tell_flows.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let serial = serial_of(&self.identity.borrow());
 
-        let hello = self.held.hello(self.sync.clock.now(), self.sync.workloads.is_served());
+        let keys = &self.sync.credentials.trust().view_keys;
+        let hello = self.held.hello(self.sync.clock.now(), self.sync.workloads.is_served(), keys);
         up.send(Up::Hello(hello)).await?;
         let register = registrations.borrow_and_update().clone();
         up.send(Up::Register(register)).await?;

@@ -527,3 +527,46 @@ fn floors_are_by_service() {
     assert_eq!(check(&service_view("other.shop", 1)), Ok(1));
     assert_eq!(check(&node_view(8)), Err("older"));
 }
+
+#[tokio::test]
+async fn what_another_key_signs_anew_is_kept_by_its_signature() {
+    let mut agent = Agent::new();
+    let mut held = agent.held();
+    let Taken::Node(before) = agent.take(&mut held, &node_view(5)).await else { panic!("not taken") };
+    agent.take(&mut held, &service_view("payments.shop", 4)).await;
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &agent.authorities.view_keys())
+        .await
+        .unwrap();
+    held.save(UnixMillis(0)).await;
+
+    let former = std::mem::replace(&mut agent.authorities, Authorities::new());
+    assert!(
+        matches!(agent.take(&mut held, &node_view(5)).await, Taken::Node(view) if Arc::ptr_eq(&view, &before))
+    );
+    let taken = agent.take(&mut held, &service_view("payments.shop", 4)).await;
+    assert!(matches!(taken, Taken::Service(acknowledge) if acknowledge.revision == 4));
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &agent.authorities.view_keys())
+        .await
+        .unwrap();
+    held.save(UnixMillis(0)).await;
+    drop(held);
+
+    // A start that believes the new key alone finds everything good, and one by the former key nothing.
+    let agent = agent.restarted();
+    let held = agent.held();
+    assert_eq!((agent.revision(), agent.closed()), (Some(5), None));
+    let hello = held.hello(UnixMillis(0), false, &agent.authorities.view_keys());
+    let key = agent.authorities.view_key_id();
+    assert_eq!(hello.view_key_ids, std::slice::from_ref(&key));
+    assert_eq!(hello.denylist.map(|held| held.key_id), Some(key.clone()));
+    let services: Vec<_> = hello.services.into_iter().map(|service| service.held.unwrap().key_id).collect();
+    assert_eq!(services, [key]);
+    drop(held);
+    let agent = Agent { authorities: former, ..agent.restarted() };
+    agent.held();
+    assert_eq!(agent.revision(), None);
+}
+
+fn empty_denylist() -> pb::Denylist {
+    pb::Denylist { epoch: 1, revision: 1, trust_domain: "shop.local".to_owned(), ..pb::Denylist::default() }
+}

@@ -101,13 +101,15 @@ Examples:
     },
 }
 
-/// Which of the two.
+/// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AuthorityKind {
     /// Vouches for issuing authorities; everybody trusts it
     Root,
     /// Signs certificates, under the root
     Issuing,
+    /// Signs the views and denylists that agents take; rotated in one step
+    ViewKey,
 }
 
 /// Whether to wait.

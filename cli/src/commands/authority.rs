@@ -87,6 +87,7 @@ fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<Str
         api::AuthorityKind::Root if authority.upstream => "upstream root",
         api::AuthorityKind::Root => "root",
         api::AuthorityKind::Issuing => "issuing",
+        api::AuthorityKind::ViewKey => "view-key",
         api::AuthorityKind::Unspecified => "unknown",
     };
     vec![
@@ -115,7 +116,7 @@ async fn until_settled(session: &Session, timeout: Duration) -> Result<(), Comma
         match timeout_at(deadline, stream.message()).await {
             Ok(Ok(Some(state))) if state.done => break Ok(state),
             Ok(Ok(Some(state))) => {
-                output::progress(&said(&state));
+                output::progress(state.settled, state.concerned, &said(&state));
                 last = Some(state);
             }
             Ok(Ok(None)) => {
@@ -172,5 +173,6 @@ fn number(kind: AuthorityKind) -> i32 {
     match kind {
         AuthorityKind::Root => api::AuthorityKind::Root.into(),
         AuthorityKind::Issuing => api::AuthorityKind::Issuing.into(),
+        AuthorityKind::ViewKey => api::AuthorityKind::ViewKey.into(),
     }
 }

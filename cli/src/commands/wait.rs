@@ -62,13 +62,14 @@ pub(crate) async fn until_enforced(
                     .laggards
                     .first()
                     .map(|laggard| format!("; waiting for {}", output::printable(&laggard.spiffe_id)));
-                output::progress(&format!(
+                let said = format!(
                     "revision {}: {} of {} enforce it{}",
                     state.revision,
                     state.enforced,
                     state.concerned,
                     first.unwrap_or_default()
-                ));
+                );
+                output::progress(state.enforced, state.concerned, &said);
                 last = Some(state);
             }
             Ok(Ok(None)) => {

@@ -3,8 +3,8 @@
 use hauberk_identity::UnixMillis;
 use hauberk_tls::{AuthorityCertificate, CertificateDer};
 
-use super::AuthorityError;
 use super::records::{AuthorityRecord, RequestRecord, State, TrustRecord};
+use super::{AuthorityError, view_keys};
 use crate::registry::{Commit, Page, Store, StoreError, Stored, document, keys};
 
 /// How many authorities and keys are read; there are a handful.
@@ -97,6 +97,8 @@ pub(super) struct Book {
     /// What waits to be signed by somebody else.
     pub(super) request: Option<Waiting>,
     pub(super) entries: Vec<Entry>,
+    /// What signs views, the oldest first.
+    pub(super) view_keys: Vec<view_keys::Entry>,
 }
 
 impl Book {
@@ -107,7 +109,8 @@ impl Book {
 
     fn from_page(page: Page) -> Result<Self, AuthorityError> {
         let trust = TrustRecord::default();
-        let mut book = Self { trust, stored_trust: None, request: None, entries: Vec::new() };
+        let (entries, view_keys) = (Vec::new(), Vec::new());
+        let mut book = Self { trust, stored_trust: None, request: None, entries, view_keys };
         for (key, stored) in page.entries {
             if key == keys::TRUST {
                 book.trust = document::from_stored(&key, &stored)?;
@@ -118,9 +121,14 @@ impl Book {
                 book.entries.push(Self::entry(Kind::Root, serial, &key, &stored)?);
             } else if let Some(serial) = key.strip_prefix(keys::ISSUING) {
                 book.entries.push(Self::entry(Kind::Issuing, serial, &key, &stored)?);
+            } else if let Some(key_id) = key.strip_prefix(keys::VIEW_KEYS) {
+                let record = document::from_stored(&key, &stored)?;
+                book.view_keys.push(view_keys::Entry { key_id: key_id.to_owned(), record });
             }
         }
         book.entries.sort_by(|a, b| (a.record.created_at, &a.serial).cmp(&(b.record.created_at, &b.serial)));
+        book.view_keys
+            .sort_by(|a, b| (a.record.created_at, &a.key_id).cmp(&(b.record.created_at, &b.key_id)));
         // A release without states had one root and did not write it down.
         let first = book.of(Kind::Root).next().map(|root| root.serial.clone()).unwrap_or_default();
         for entry in &mut book.entries {

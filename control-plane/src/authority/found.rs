@@ -6,8 +6,8 @@ use hauberk_tls::signing::ViewSigner;
 use super::book::Kind;
 use super::in_force::InForce;
 use super::make;
-use super::records::{Installation, State, TrustRecord, ViewKeyRecord};
-use super::{Authority, AuthorityError, KeyStore, ViewKey};
+use super::records::{Installation, State, TrustRecord};
+use super::{Authority, AuthorityError, KeyStore, ViewKeys, view_keys};
 use crate::registry::{Commit, document, keys};
 
 /// Makes root, issuing authority and view-signing key, and the commit that founds the installation with them.
@@ -33,12 +33,7 @@ pub async fn found(
 
     let root_key = Kind::Root.key(&root.serial().to_string());
     let issuing_key = Kind::Issuing.key(&issuing.serial().to_string());
-    let view_key = format!("{}{}", keys::VIEW_KEYS, view_signer.key_id());
-    let view_record = ViewKeyRecord {
-        created_at: now.0,
-        public_key: view_signer.public_key_der().to_vec(),
-        sealed_key: key_store.kek().seal(&view_key, &view_signer.to_pkcs8_der()?)?,
-    };
+    let (view_key, view_record) = view_keys::record_of(&view_signer, key_store, now.0)?;
     let installation = Installation { trust_domain: trust_domain.to_string(), epoch: now.0, sans };
     let trust = TrustRecord { version: 1 };
     let commit = Commit::new()
@@ -49,11 +44,8 @@ pub async fn found(
         .put(keys::TRUST, document::to_bytes(keys::TRUST, &trust)?)
         .put(view_key.clone(), document::to_bytes(&view_key, &view_record)?)
         .raising_revision();
-    let view_keys =
-        vec![ViewKey { key_id: view_signer.key_id().to_owned(), public_key: view_record.public_key }];
-    let in_force = InForce::founded(issuing, trust.version);
+    let in_force = InForce::founded(issuing, ViewKeys::founded(view_signer), trust.version);
     let token = key_store.token().cloned();
-    let authority =
-        Authority::new(trust_domain.clone(), installation, view_signer, view_keys, in_force, token);
+    let authority = Authority::new(trust_domain.clone(), installation, in_force, token);
     Ok((commit, authority))
 }

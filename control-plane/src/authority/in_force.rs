@@ -7,7 +7,7 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::{CertificateDer, Fingerprint, IssuingAuthority, TrustBundle};
 
 use super::book::{Book, Entry, Kind};
-use super::{AuthorityError, KeyStore, ViewKey, make};
+use super::{AuthorityError, KeyStore, ViewKey, ViewKeys, make};
 
 /// The time over which agents spread the renewals of certificates whose authority signs no longer. 10,000 agents then ask
 /// for 2,000 certificates a second, half of what a control plane issues.
@@ -20,13 +20,14 @@ pub(super) struct InForce {
     pub(super) bundle: Arc<TrustBundle>,
     pub(super) server_chain: Vec<CertificateDer<'static>>,
     pub(super) has_revoked: bool,
+    pub(super) view_keys: ViewKeys,
     renew: Vec<String>,
     distrusted: Vec<Fingerprint>,
 }
 
 impl InForce {
     /// What a new installation begins with.
-    pub(super) fn founded(issuing: IssuingAuthority, version: u64) -> Self {
+    pub(super) fn founded(issuing: IssuingAuthority, view_keys: ViewKeys, version: u64) -> Self {
         let bundle = issuing.root_bundle().clone();
         Self {
             version,
@@ -34,6 +35,7 @@ impl InForce {
             bundle: Arc::new(bundle),
             issuing: Arc::new(issuing),
             has_revoked: false,
+            view_keys,
             renew: Vec::new(),
             distrusted: Vec::new(),
         }
@@ -46,7 +48,8 @@ impl InForce {
         keys: &KeyStore,
     ) -> Result<Self, AuthorityError> {
         let issuing = make::open_issuing(book, active(book)?, keys).await?;
-        Self::of(book, trust_domain, None, Arc::new(issuing))
+        let view_keys = ViewKeys::of(book, keys, None)?;
+        Self::of(book, trust_domain, None, Arc::new(issuing), view_keys)
     }
 
     /// What follows from the book after a step. It takes no token: revocations must not wait for one.
@@ -62,7 +65,8 @@ impl InForce {
         } else {
             Arc::new(make::load_issuing(book, active, keys)?)
         };
-        Self::of(book, trust_domain, Some(before), issuing)
+        let view_keys = ViewKeys::of(book, keys, Some(&before.view_keys))?;
+        Self::of(book, trust_domain, Some(before), issuing, view_keys)
     }
 
     fn of(
@@ -70,6 +74,7 @@ impl InForce {
         trust_domain: &TrustDomain,
         before: Option<&Self>,
         issuing: Arc<IssuingAuthority>,
+        view_keys: ViewKeys,
     ) -> Result<Self, AuthorityError> {
         let active = active(book)?;
         let root = book.find(&active.record.root).ok_or(AuthorityError::Missing("root"))?;
@@ -88,26 +93,29 @@ impl InForce {
             bundle: Arc::new(bundle),
             issuing,
             has_revoked,
+            view_keys,
             renew: book.to_renew().map(|entry| entry.serial.clone()).collect(),
             distrusted,
         })
     }
 
     /// The same as agents are told it.
-    pub(super) fn message(&self, view_keys: &[ViewKey]) -> agent::Trust {
+    pub(super) fn message(&self) -> agent::Trust {
         agent::Trust {
             trust_domain: self.bundle.trust_domain().to_string(),
             roots: self.bundle.roots().iter().map(|root| root.der().to_vec()).collect(),
-            view_keys: view_keys
-                .iter()
-                .map(|key| agent::ViewKey { key_id: key.key_id.clone(), public_key: key.public_key.clone() })
-                .collect(),
+            view_keys: self.view_keys.believed.iter().map(view_key).collect(),
             version: self.version,
             renew_issuers: self.renew.clone(),
             distrusted_keys: self.distrusted.iter().map(|key| key.as_bytes().to_vec()).collect(),
             renew_within_ms: RENEW_WITHIN_MS,
         }
     }
+}
+
+fn view_key(key: &ViewKey) -> agent::ViewKey {
+    let ViewKey { key_id, public_key } = key.clone();
+    agent::ViewKey { key_id, public_key }
 }
 
 fn active(book: &Book) -> Result<&Entry, AuthorityError> {

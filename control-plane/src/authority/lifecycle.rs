@@ -10,6 +10,7 @@ mod error;
 mod keys;
 mod progress;
 mod upstream;
+mod view_keys;
 
 #[cfg(test)]
 mod tests;
@@ -329,6 +330,8 @@ impl Authorities {
                 let act = Act::done(actor, "authority.forget", serial).because(because);
                 self.commit(commit, act).await.map(|()| true)
             }
+            Step::RotateViewKey => self.rotate_view_key(actor).await.map(|_| true),
+            Step::RevokeViewKey(key_id) => self.revoke_view_key(key_id, actor).await.map(|()| true),
         }
     }
 

@@ -16,6 +16,7 @@ mod signing;
 mod steps;
 mod token;
 mod upstream;
+mod view_keys;
 
 #[cfg(test)]
 mod tests;
@@ -41,18 +42,16 @@ pub use keeper::keep;
 pub use key_store::KeyStore;
 pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError, Need, Progress};
 pub use lifecycle::{Requested, Unsettled};
-use records::ViewKeyRecord;
 pub use records::{Installation, State};
 pub use seal::{KeyEncryptionKey, SealError};
 pub use signing::Turn;
 pub use token::{Token, TokenError, TokenSettings, watch as watch_token};
 pub use upstream::{Upstream, UpstreamFault, follow};
+use view_keys::ViewKeys;
+pub use view_keys::{ViewKey, ViewKeyView};
 
 /// How far the beginning of a certificate lies before its issuance, for clocks that go slow.
 pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
-
-/// How many keys that sign views are read; there are a handful.
-const MANY: usize = 1_000;
 
 /// Authorities that cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -117,25 +116,15 @@ pub enum AuthorityError {
     NoRandomness(#[from] NoRandomness),
 }
 
-/// A key whose signatures on views are good.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ViewKey {
-    /// SHA-256 of the key, hexadecimal.
-    pub key_id: String,
-    /// SubjectPublicKeyInfo, DER.
-    pub public_key: Vec<u8>,
-}
-
 /// The authorities in force. Private keys do not leave it.
 pub struct Authority {
     trust_domain: TrustDomain,
     epoch: u64,
     sans: Vec<String>,
-    view_signer: ViewSigner,
-    view_keys: Vec<ViewKey>,
     token: Option<Arc<Token>>,
     in_force: watch::Sender<Arc<InForce>>,
     trust: watch::Sender<Arc<agent::Trust>>,
+    view_signer: watch::Sender<Arc<ViewSigner>>,
 }
 
 /// The epoch of the installation whose registry this is; 0 before there is one.
@@ -156,44 +145,28 @@ impl Authority {
         let stored = store.get(keys::INSTALLATION).await?.ok_or(AuthorityError::Unfinished)?;
         let installation: Installation = document::from_stored(keys::INSTALLATION, &stored)?;
         let trust_domain = TrustDomain::parse(&installation.trust_domain)?;
-        let view_keys: Vec<(String, ViewKeyRecord)> = read_all(store, keys::VIEW_KEYS).await?;
-        let (name, signs) = view_keys
-            .iter()
-            .max_by_key(|(_, record)| record.created_at)
-            .ok_or(AuthorityError::Missing("view-signing key"))?;
-        let view_signer = ViewSigner::from_pkcs8_der(&key_store.kek().open(name, &signs.sealed_key)?)?;
-        let view_keys = view_keys
-            .iter()
-            .map(|(key, record)| ViewKey {
-                key_id: key.strip_prefix(keys::VIEW_KEYS).unwrap_or(key).to_owned(),
-                public_key: record.public_key.clone(),
-            })
-            .collect();
         let book = Book::read(store).await?;
         report_root(&book, key_store).await;
         let in_force = InForce::at_start(&book, &trust_domain, key_store).await?;
         let token = key_store.token().cloned();
-        Ok(Self::new(trust_domain, installation, view_signer, view_keys, in_force, token))
+        Ok(Self::new(trust_domain, installation, in_force, token))
     }
 
     fn new(
         trust_domain: TrustDomain,
         installation: Installation,
-        view_signer: ViewSigner,
-        view_keys: Vec<ViewKey>,
         in_force: InForce,
         token: Option<Arc<Token>>,
     ) -> Self {
-        let trust = in_force.message(&view_keys);
+        let (trust, view_signer) = (in_force.message(), Arc::clone(&in_force.view_keys.signer));
         Self {
             trust_domain,
             epoch: installation.epoch,
             sans: installation.sans,
-            view_signer,
-            view_keys,
             token,
             in_force: watch::Sender::new(Arc::new(in_force)),
             trust: watch::Sender::new(Arc::new(trust)),
+            view_signer: watch::Sender::new(view_signer),
         }
     }
 
@@ -253,20 +226,26 @@ impl Authority {
         self.in_force.borrow().has_revoked
     }
 
-    /// Signs views, and says with which key.
-    pub fn view_signer(&self) -> &ViewSigner {
-        &self.view_signer
+    /// Signs views and denylists, and says with which key. After a change all are to be signed anew.
+    pub fn view_signer(&self) -> watch::Receiver<Arc<ViewSigner>> {
+        self.view_signer.subscribe()
     }
 
     /// The keys whose signatures on views are good.
-    pub fn view_keys(&self) -> &[ViewKey] {
-        &self.view_keys
+    pub fn view_keys(&self) -> Vec<ViewKey> {
+        self.in_force.borrow().view_keys.believed.clone()
     }
 
     fn publish(&self, in_force: InForce) {
-        let trust = in_force.message(&self.view_keys);
+        let (trust, signer) = (in_force.message(), Arc::clone(&in_force.view_keys.signer));
         self.in_force.send_replace(Arc::new(in_force));
         self.trust.send_replace(Arc::new(trust));
+        // After trust: sessions tell agents of a key before they send what it has signed.
+        self.view_signer.send_if_modified(|current| {
+            let is_new = current.key_id() != signer.key_id();
+            *current = signer;
+            is_new
+        });
     }
 }
 
@@ -289,15 +268,4 @@ async fn report_root(book: &Book, key_store: &KeyStore) {
             event = "root_key_missing", authority, %error, cause, "no issuing authority can be made under this root"
         );
     }
-}
-
-async fn read_all<T: serde::de::DeserializeOwned>(
-    store: &dyn Store,
-    prefix: &str,
-) -> Result<Vec<(String, T)>, StoreError> {
-    let page = store.list(prefix, None, MANY).await?;
-    page.entries
-        .into_iter()
-        .map(|(key, stored)| document::from_stored(&key, &stored).map(|record| (key, record)))
-        .collect()
 }

@@ -7,6 +7,7 @@ use hauberk_tls::AuthorityCertificate;
 
 use super::book::{Book, Entry, Kind};
 use super::records::State;
+use super::view_keys;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -19,7 +20,7 @@ const ACTIVATED_BEFORE_END: Duration = Duration::from_secs(7 * 86_400);
 /// Nothing that an authority has signed lives longer than this after its last signature: a day, and room for clocks. Join
 /// tokens live no longer either, nor credentials of admins: whoever knows a root by a token or context that was made
 /// before another followed it has had that long.
-const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
+pub(super) const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
 
 /// How long the record of an authority is kept after its certificate has expired.
 const KEPT_AFTER_EXPIRY: Duration = DAY;
@@ -35,6 +36,10 @@ pub(super) enum Step {
     Retire(String),
     /// Its certificate has long expired.
     Forget(String),
+    /// Another key signs views.
+    RotateViewKey,
+    /// A key that signs views no longer is believed no longer.
+    RevokeViewKey(String),
 }
 
 /// What is due, the most urgent first. `has_upstream`: the settings say who signs our issuing authorities.
@@ -79,6 +84,7 @@ pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step>
             _ => {}
         }
     }
+    steps.extend(view_keys::due(book, now));
     steps
 }
 

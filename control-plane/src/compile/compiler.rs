@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hauberk_tls::signing::ViewSigner;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,20 +27,24 @@ pub async fn start(
     stop: CancellationToken,
 ) -> Result<watch::Receiver<Arc<Compilation>>, StoreError> {
     let mut catalogs = catalogs.subscribe();
+    let mut signers = authority.view_signer();
     let records = ViewRecords::load(store).await?;
     let mut compiler =
         Compiler { authority, records, views: Arc::default(), workloads: Workloads::default() };
     let first = Arc::clone(&catalogs.borrow_and_update());
-    let compilation = compiler.compile(first).await.ok_or(StoreError::Closed)?;
+    let signer = Arc::clone(&signers.borrow_and_update());
+    let compilation = compiler.compile(first, signer).await.ok_or(StoreError::Closed)?;
     let (sender, receiver) = watch::channel(Arc::new(compilation));
     tasks.spawn(async move {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = catalogs.changed() => if changed.is_err() { return },
+                changed = signers.changed() => if changed.is_err() { return },
             }
             let latest = Arc::clone(&catalogs.borrow_and_update());
-            if let Some(compilation) = compiler.compile(latest).await {
+            let signer = Arc::clone(&signers.borrow_and_update());
+            if let Some(compilation) = compiler.compile(latest, signer).await {
                 sender.send_replace(Arc::new(compilation));
             }
         }
@@ -56,7 +61,7 @@ struct Compiler {
 
 impl Compiler {
     /// The views at the catalog's revision; `None` where the thread that made them did not finish.
-    async fn compile(&mut self, catalog: Arc<Catalog>) -> Option<Compilation> {
+    async fn compile(&mut self, catalog: Arc<Catalog>, signer: Arc<ViewSigner>) -> Option<Compilation> {
         let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
         let revision = catalog.revision();
         self.workloads = workloads::of(&catalog, authority.trust_domain(), &self.workloads);
@@ -64,10 +69,10 @@ impl Compiler {
         let changed = draft.changed.iter().map(|(key, content)| (key.clone(), content.digest()));
         // Before anybody sees them, so that no two replicas number one content differently.
         let numbers = self.records.number(changed.collect(), &draft.removed, revision).await;
-        let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
-        let views = off_the_reactor(move || views.with(draft, &numbers, &authority)).await?;
+        let (views, epoch) = (Arc::clone(&self.views), self.authority.epoch());
+        let views = off_the_reactor(move || views.with(draft, &numbers, (epoch, &signer))).await?;
         self.views = Arc::new(views);
-        let (trust_domain, epoch) = (self.authority.trust_domain(), self.authority.epoch());
+        let trust_domain = self.authority.trust_domain();
         let compilation = self.views.publish(trust_domain, epoch, revision);
         Some(Compilation { workloads: self.workloads.clone(), ..compilation })
     }

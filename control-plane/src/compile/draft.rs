@@ -1,20 +1,21 @@
 //! What a change of resources changes in the views.
 //!
 //! Only meshes that a change touched are looked at, and in them only views whose content differs are encoded, checked
-//! and signed anew; the others keep their revision and their very bytes, so that nothing is pushed.
+//! and signed anew; the others keep their revision and their very bytes, so that nothing is pushed. Where another key
+//! signs, all are signed anew, and nothing else in them changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_proto::convert::Body;
+use hauberk_tls::signing::ViewSigner;
 
 use super::compilation::{Compilation, CompileFinding, CompiledView};
 use super::content::Content;
 use super::policy_changes::PolicyChanges;
 use super::view::MeshViews;
 use super::view_records::ViewKey;
-use crate::authority::Authority;
 use crate::registry::Revision;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
@@ -139,16 +140,24 @@ impl Views {
         &self,
         draft: Draft,
         numbers: &HashMap<ViewKey, Revision>,
-        authority: &Authority,
+        (epoch, signer): (u64, &ViewSigner),
     ) -> Self {
         let Draft { meshes, changed, removed, mut findings } = draft;
         let mut views = self.views.clone();
         for key in &removed {
             views.remove(key);
         }
-        for (key, content) in changed {
-            let Some(revision) = numbers.get(&key) else { continue };
-            match content.seal(authority.epoch(), *revision, authority.view_signer()) {
+        let changed = changed.into_iter().filter_map(|(key, content)| {
+            let revision = *numbers.get(&key)?;
+            Some((key, content, revision))
+        });
+        // What another key has signed says the same under the same number.
+        let signed_before = views.iter().filter(|(_, view)| view.compiled.signed.key_id != signer.key_id());
+        let signed_before = signed_before.map(|(key, View { content, compiled })| {
+            (key.clone(), Arc::clone(content), Revision(compiled.revision))
+        });
+        for (key, content, revision) in signed_before.collect::<Vec<_>>().into_iter().chain(changed) {
+            match content.seal(epoch, revision, signer) {
                 Ok(compiled) => {
                     views.insert(key, View { content, compiled: Arc::new(compiled) });
                 }

@@ -8,6 +8,7 @@ use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
 
 use super::endpoints::{EndpointSnapshot, TargetPort};
+use super::incoming::HeldView;
 use crate::compile::{Compilation, CompiledView};
 use crate::instances::wanted::{self, Standing};
 use crate::instances::{Peer, ViewMark};
@@ -19,7 +20,7 @@ pub(super) const MAX_SUBSCRIPTIONS: usize = 1_000;
 #[derive(Debug)]
 pub(super) struct Holding {
     subscribed: BTreeSet<Name>,
-    node: Option<[u8; 32]>,
+    node: Option<Sealed>,
     services: BTreeMap<Name, Sent>,
     endpoints: HashMap<TargetPort, Arc<[agent::Endpoint]>>,
     /// The last that it was told to have all up to; `None`: it was not told yet.
@@ -32,10 +33,32 @@ pub(super) struct Holding {
 }
 
 /// What an agent knows of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Sent {
-    View([u8; 32]),
+    View(Sealed),
     Gone,
+}
+
+/// A view by its content and whose signature is on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Sealed {
+    digest: [u8; 32],
+    /// `None`: an agent of a former release does not say.
+    key_id: Option<String>,
+}
+
+impl Sealed {
+    fn held(held: &HeldView) -> Self {
+        Self { digest: held.mark.digest, key_id: held.key_id.clone() }
+    }
+
+    fn sent(view: &CompiledView) -> Self {
+        Self { digest: view.digest, key_id: Some(view.signed.key_id.clone()) }
+    }
+
+    fn is(&self, view: &CompiledView) -> bool {
+        self.digest == view.digest && self.key_id.as_ref().is_none_or(|key| *key == view.signed.key_id)
+    }
 }
 
 /// One message to be made. What is in it is looked up when it is made.
@@ -69,12 +92,14 @@ pub(super) struct Push {
 
 impl Holding {
     /// Begins from what the agent says it holds.
-    pub(super) fn new(node: Option<ViewMark>, services: &[(Name, Option<ViewMark>)]) -> Self {
-        let held =
-            services.iter().filter_map(|(name, mark)| Some((name.clone(), Sent::View((*mark)?.digest))));
+    pub(super) fn new(node: Option<&HeldView>, services: &[(Name, Option<HeldView>)]) -> Self {
+        let held = services.iter().filter_map(|(name, held)| {
+            let held = Sealed::held(held.as_ref()?);
+            Some((name.clone(), Sent::View(held)))
+        });
         Self {
             subscribed: services.iter().map(|(name, _)| name.clone()).collect(),
-            node: node.map(|mark| mark.digest),
+            node: node.map(Sealed::held),
             services: held.collect(),
             endpoints: HashMap::new(),
             current_at: None,
@@ -125,7 +150,7 @@ impl Holding {
         if self.workloads != Some(workloads(compilation, peer)) {
             self.plan.push_back(Item::Workloads);
         }
-        if self.node != Some(node.digest) {
+        if !self.node.as_ref().is_some_and(|held| held.is(node)) {
             self.plan.push_back(Item::Node);
         }
         let names: BTreeSet<Name> = self.subscribed.iter().chain(&node.backends).cloned().collect();
@@ -140,8 +165,8 @@ impl Holding {
                             port: *port,
                         }),
                     );
-                    let digest = view.digest;
-                    if self.services.get(name) != Some(&Sent::View(digest)) {
+                    let has = matches!(self.services.get(name), Some(Sent::View(held)) if held.is(view));
+                    if !has {
                         self.plan.push_back(Item::Service(name.clone()));
                     }
                 }
@@ -187,10 +212,9 @@ impl Holding {
                     Some(Push::without_view(Message::Workloads((*entries).clone())))
                 }
                 Item::Node => {
-                    let push =
-                        compilation.nodes.get(&peer.spiffe_id).map(|view| view_push(compilation, None, view));
-                    self.node = push.as_ref().and_then(|push| Some(push.view.as_ref()?.1.digest));
-                    push
+                    let view = compilation.nodes.get(&peer.spiffe_id);
+                    self.node = view.map(|view| Sealed::sent(view));
+                    view.map(|view| view_push(compilation, None, view))
                 }
                 Item::Service(name) => self.service_push(peer, compilation, name),
                 Item::Gone(names) => {
@@ -224,7 +248,7 @@ impl Holding {
     fn service_push(&mut self, peer: &Peer, compilation: &Compilation, name: Name) -> Option<Push> {
         let view = wanted::service(compilation, &peer.mesh, &name)?;
         let push = view_push(compilation, Some(name.clone()), view);
-        self.services.insert(name, Sent::View(view.digest));
+        self.services.insert(name, Sent::View(Sealed::sent(view)));
         Some(push)
     }
 }

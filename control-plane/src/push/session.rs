@@ -124,8 +124,10 @@ struct Session<'a> {
     peer: &'a Peer,
     presence: Presence,
     denylist: watch::Receiver<Arc<Denylist>>,
-    /// The denylist that the agent has, or has been sent.
-    told_denylist: Mark,
+    /// The denylist that the agent has, or has been sent, and the key that signed it where that is known.
+    told_denylist: (Mark, Option<String>),
+    /// The keys by which the agent believes what is signed, as far as it was told.
+    view_keys: Vec<String>,
     compilation: watch::Receiver<Arc<Compilation>>,
     endpoints: watch::Receiver<Arc<EndpointSnapshot>>,
     observed: watch::Receiver<bool>,
@@ -181,8 +183,9 @@ impl<'a> Session<'a> {
         check_node(&compiled, peer)?;
         info!(event = "session_began", instance = %peer.instance, spiffe_id = %peer.spiffe_id,
             version = hello.facts.version, clock_skew_ms = hello.facts.clock_skew_ms);
-        let holding = Holding::new(hello.node, &hello.services);
-        let enforcement = Enforcement::new(hello.node, hello.services);
+        let holding = Holding::new(hello.node.as_ref(), &hello.services);
+        let services = hello.services.into_iter().map(|(name, held)| (name, held.map(|held| held.mark)));
+        let enforcement = Enforcement::new(hello.node.map(|held| held.mark), services);
         let (ask, asks) = mpsc::channel(MAX_QUESTIONS);
         let reports_flows = hello.facts.reports_flows;
         let connected = push.instances.connect(peer, hello.facts, enforcement, hello.denylist, ask, now);
@@ -198,7 +201,11 @@ impl<'a> Session<'a> {
             presence: Presence { push: Arc::clone(push), peer: peer.clone(), connected },
             denylist,
             // To an agent that knows nothing of them, having none is as good as the empty one.
-            told_denylist: hello.denylist.unwrap_or(Mark { epoch: compiled.epoch, revision: 0 }),
+            told_denylist: (
+                hello.denylist.unwrap_or(Mark { epoch: compiled.epoch, revision: 0 }),
+                hello.denylist_key,
+            ),
+            view_keys: hello.view_keys,
             compilation,
             endpoints,
             asks,
@@ -290,8 +297,16 @@ impl<'a> Session<'a> {
     }
 
     fn next_message(&mut self) -> Option<Message> {
-        // Before anything that it could let somebody in by.
-        let first = if self.is_denylist_due() { Some(self.next_denylist()) } else { self.urgent.pop_front() };
+        if self.trust.has_changed().unwrap_or(false) {
+            // What is to be sent may be signed by a key of which only this tells.
+            self.tell_trust();
+        }
+        // Before anything that it could let somebody in by; but what it does not believe it would not take.
+        let is_first = self.is_denylist_due() && (self.urgent.is_empty() || self.is_denylist_believed());
+        let first = if is_first { Some(self.next_denylist()) } else { self.urgent.pop_front() };
+        if let Some(Message::Trust(trust)) = &first {
+            self.view_keys = trust.view_keys.iter().map(|key| key.key_id.clone()).collect();
+        }
         let message = match first {
             Some(message) => message,
             None => {
@@ -307,18 +322,6 @@ impl<'a> Session<'a> {
         };
         self.push.metrics.pushes.get_or_create(&KindLabel { kind: kind(&message) }).inc();
         Some(message)
-    }
-
-    fn is_denylist_due(&self) -> bool {
-        let mark = self.denylist.borrow().mark;
-        !self.is_ahead && mark != self.told_denylist && (mark.epoch, mark.revision) != (0, 0)
-    }
-
-    fn next_denylist(&mut self) -> Message {
-        let denylist = Arc::clone(&self.denylist.borrow());
-        self.told_denylist = denylist.mark;
-        self.presence.connected.pushed_denylist(denylist.mark);
-        Message::Denylist(denylist.signed.clone())
     }
 
     fn ask(&mut self, ask: Ask) {

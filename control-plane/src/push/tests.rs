@@ -122,7 +122,14 @@ async fn what_an_agent_holds_is_not_pushed_again() {
     let world = World::new().await;
     world.publish(7, &[("orders", 5)], &[("payments", 6)], &["payments"]);
     let mut agent = world.connect("orders", 1);
-    let held = |revision| Some(agent::Held { epoch: EPOCH, revision, digest: digest(revision).to_vec() });
+    let held = |revision| {
+        Some(agent::Held {
+            epoch: EPOCH,
+            revision,
+            digest: digest(revision).to_vec(),
+            ..agent::Held::default()
+        })
+    };
     let services = vec![agent::HeldService { name: "payments".into(), held: held(6) }];
     agent.say(agent::Hello { held: held(5), services, ..hello() }).await;
     assert_eq!(agent.until_current(7).await, ["trust", "endpoints 0"]);

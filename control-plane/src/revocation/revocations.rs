@@ -118,8 +118,11 @@ impl Revocations {
         let _denied = changes.wait_for(|list| list.denial(id, serial).is_some()).await;
     }
 
-    /// Follows what others write, until `stop`.
+    /// Follows what others write, and which key signs, until `stop`.
     pub async fn follow(&self, stop: CancellationToken) {
+        let mut signers = self.authority.view_signer();
+        // Seen at first too: another may sign since the list was read.
+        signers.mark_changed();
         let follow = async {
             loop {
                 let Ok(page) = self.store.list(keys::REVOCATIONS, None, 1).await else {
@@ -134,10 +137,13 @@ impl Revocations {
                         tokio::time::sleep(READ_AGAIN_AFTER).await;
                         continue;
                     }
-                    match watch.next().await {
-                        Ok(_) => {}
-                        Err(WatchEnd::Closed) => return,
-                        Err(WatchEnd::Compacted) => break,
+                    tokio::select! {
+                        change = watch.next() => match change {
+                            Ok(_) => {}
+                            Err(WatchEnd::Closed) => return,
+                            Err(WatchEnd::Compacted) => break,
+                        },
+                        changed = signers.changed() => if changed.is_err() { return },
                     }
                 }
             }
@@ -308,7 +314,8 @@ impl Revocations {
             self.of_workloads_of(&nodes, serials.len(), now).await?;
         let unlisted_until = unlisted_until.max(without_room).max(held_without_room);
         let listed = Listed { serials, on_hold, held_instances, nodes, instances, unlisted_until };
-        let list = Denylist::new(mark, authority.trust_domain(), listed, authority.view_signer())?;
+        let signer = Arc::clone(&authority.view_signer().borrow());
+        let list = Denylist::new(mark, authority.trust_domain(), listed, &signer)?;
         let list = Arc::new(list);
         self.instances.deny(Arc::clone(&list));
         self.denylist.send_replace(list);

@@ -495,8 +495,8 @@ async fn the_list_for_agents_is_signed_and_numbered() {
     scratch.control.revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
     scratch.control.revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
     let list = scratch.control.revocations.denylist();
-    let keys = scratch.control.authority.view_keys().iter().map(|key| &key.public_key[..]);
-    let verifier = ViewVerifier::from_public_keys(keys).unwrap();
+    let keys = scratch.control.authority.view_keys();
+    let verifier = ViewVerifier::from_public_keys(keys.iter().map(|key| &key.public_key[..])).unwrap();
     let signed = &list.signed;
     verifier.verify(Purpose::Denylist, &signed.key_id, &signed.denylist, &signed.signature).unwrap();
     let read = hauberk_proto::agent::v1::Denylist::decode(&*signed.denylist).unwrap();

@@ -20,10 +20,15 @@ use super::{message, refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{AuthorityView, Kind, LifecycleError, Need, Progress, Requested, Unsettled};
+use crate::authority::{
+    AuthorityView, Kind, LifecycleError, Need, Progress, Requested, State, Unsettled, ViewKeyView,
+};
 
 /// How often it is looked how far it has come.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
+
+/// The digits of a view key's id. A serial number has half of them.
+const VIEW_KEY_ID: usize = 64;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> AuthoritiesServer<AuthoritiesService> {
@@ -46,7 +51,9 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<ListAuthoritiesResponse>, Status> {
         let listed = self.control.authorities.list().await;
         let (authorities, version) = listed.map_err(|error| status::of_authority(&error))?;
-        let authorities = authorities.into_iter().map(authority).collect();
+        let view_keys = self.control.authorities.view_keys().await;
+        let view_keys = view_keys.map_err(|error| status::of_authority(&error))?.into_iter().map(view_key);
+        let authorities = authorities.into_iter().map(authority).chain(view_keys).collect();
         let need = self.control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
         let needed = need.map(|Need { what, fix, .. }| format!("{what}: {fix}")).unwrap_or_default();
         Ok(Response::new(ListAuthoritiesResponse { authorities, version, needed }))
@@ -58,6 +65,10 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let PrepareAuthorityRequest { kind, own } = request.into_inner();
+        if kind == i32::from(AuthorityKind::ViewKey) {
+            let instead = "a key that signs views follows another in one step: rotate it";
+            return Err(status::bad_field("kind", instead));
+        }
         let kind = parse_kind(kind)?;
         let prepared = match (own, kind) {
             (false, _) => self.control.authorities.prepare(kind, false, &actor).await,
@@ -72,7 +83,14 @@ impl Authorities for AuthoritiesService {
         request: Request<RotateAuthorityRequest>,
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
-        let kind = parse_kind(request.into_inner().kind)?;
+        let RotateAuthorityRequest { kind } = request.into_inner();
+        if kind == i32::from(AuthorityKind::ViewKey) {
+            return match self.control.authorities.rotate_view_key(&actor).await {
+                Ok(key_id) => self.answer_with_view_key(&key_id).await,
+                Err(error) => Err(self.refuse(&actor, "view-key.rotate", "view-key", &error).await),
+            };
+        }
+        let kind = parse_kind(kind)?;
         let prepared = self.control.authorities.prepare(kind, true, &actor).await;
         self.answer(&actor, "authority.rotate", kind.as_str(), prepared).await
     }
@@ -103,6 +121,17 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let RevokeAuthorityRequest { serial, now } = request.into_inner();
+        if serial.len() == VIEW_KEY_ID {
+            return match self.control.authorities.revoke_view_key(&serial, &actor).await {
+                Ok(()) => {
+                    let kind = AuthorityKind::ViewKey.into();
+                    let revoked =
+                        Authority { serial, kind, state: "retired".to_owned(), ..Authority::default() };
+                    Ok(Response::new(AuthorityResponse { authority: Some(revoked) }))
+                }
+                Err(error) => Err(self.refuse(&actor, "view-key.revoke", &serial, &error).await),
+            };
+        }
         let revoked = self.control.authorities.revoke(&serial, now, &actor).await.map(|()| serial.clone());
         self.answer(&actor, "authority.revoke", &serial, revoked).await
     }
@@ -181,6 +210,13 @@ impl AuthoritiesService {
         Ok(Response::new(AuthorityResponse { authority: Some(authority(shown)) }))
     }
 
+    async fn answer_with_view_key(&self, key_id: &str) -> Result<Response<AuthorityResponse>, Status> {
+        let keys = self.control.authorities.view_keys().await;
+        let keys = keys.map_err(|error| status::of_authority(&error))?;
+        let shown = keys.into_iter().find(|key| key.key_id == key_id).map(view_key);
+        Ok(Response::new(AuthorityResponse { authority: shown }))
+    }
+
     async fn refuse(
         &self,
         actor: &Actor,
@@ -243,9 +279,22 @@ fn parse_kind(number: i32) -> Result<Kind, Status> {
     match AuthorityKind::try_from(number) {
         Ok(AuthorityKind::Root) => Ok(Kind::Root),
         Ok(AuthorityKind::Issuing) => Ok(Kind::Issuing),
-        Ok(AuthorityKind::Unspecified) | Err(_) => {
+        Ok(AuthorityKind::Unspecified | AuthorityKind::ViewKey) | Err(_) => {
             Err(status::bad_field("kind", "root or issuing is needed"))
         }
+    }
+}
+
+fn view_key(key: ViewKeyView) -> Authority {
+    Authority {
+        serial: key.key_id,
+        kind: AuthorityKind::ViewKey.into(),
+        state: if key.signs { State::Active } else { State::Retiring }.as_str().to_owned(),
+        created_at: Some(message::timestamp(key.created_at)),
+        changed_at: Some(message::timestamp(key.changed_at)),
+        not_after: Some(message::timestamp(key.until)),
+        key: "sealed".to_owned(),
+        ..Authority::default()
     }
 }
 

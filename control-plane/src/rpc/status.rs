@@ -296,7 +296,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
     let unmet = |reason| refusal(Code::FailedPrecondition, reason, error.to_string());
     match error {
         LifecycleError::Unknown(_) => refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string()),
-        LifecycleError::WrongState { .. } => unmet("WRONG_STATE"),
+        LifecycleError::WrongState { .. } | LifecycleError::ViewKeySigns(_) => unmet("WRONG_STATE"),
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),

@@ -1,12 +1,20 @@
 //! One authority follows another while the mesh trades.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, eventually};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually};
+use hauberk_tls::{KeyPair, Svid};
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::timeout,
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
+    identity_tokens::stolen,
     load::Load,
+    peer::Peer,
     shop::{self, PATIENCE, WEB_MAY_ALL, get_until},
 };
 
@@ -148,6 +156,42 @@ fn what_a_tainted_authority_signed_is_replaced_within_seconds_and_then_refused()
     get_until(&trading.web, "orders", "/after", 200);
 }
 
+/// Sends a request by a certificate, and tells whether anything at all is answered, be it a denial.
+async fn is_let_in(mesh: &MeshBox, (svid, key): &(Svid, KeyPair), address: SocketAddr) -> bool {
+    let thief = Peer::with(mesh, svid, key);
+    let Ok(mut stream) = thief.connect("orders", address, &[b"http/1.1"]).await else { return false };
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").await;
+    let mut answer = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it ends");
+    !answer.is_empty()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stole_what_a_tainted_authority_signed_is_let_in_nowhere_once_that_is_enforced() {
+    let trading = Trading::start();
+    let tainted = trading.serial("issuing", "active");
+    let stolen = stolen(&trading.web);
+    let inbound = trading.orders.inbound(8080);
+    assert!(is_let_in(&trading.mesh, &stolen, inbound).await);
+    let asks = async |address: &str| {
+        let bearer = dial::bearer(&trading.mesh, stolen.0.clone(), &stolen.1);
+        let mut health = HealthClient::new(dial::channel(address, bearer));
+        health.check(HealthCheckRequest::default()).await
+    };
+    assert!(asks(trading.mesh.agent_address()).await.is_ok());
+
+    trading.authority(&["taint", &tainted, "--wait=60s"]);
+    trading.authority(&["revoke", &tainted, "--wait=60s"]);
+    for _ in 0..100 {
+        assert!(!is_let_in(&trading.mesh, &stolen, inbound).await);
+        for address in [trading.mesh.agent_address(), trading.mesh.admin_address()] {
+            assert!(asks(address).await.is_err());
+        }
+    }
+    trading.load.wait_for(50);
+    trading.load.finish();
+}
+
 #[test]
 fn whoever_has_done_its_part_and_is_away_holds_up_no_revocation_after_a_restart() {
     let mut mesh = shop::open();
@@ -180,4 +224,37 @@ fn a_rotation_survives_kills_at_any_moment() {
     }
     trading.load.wait_for(100);
     trading.load.finish();
+}
+
+#[test]
+fn the_key_that_signs_views_is_replaced_under_load_and_agents_start_from_what_the_new_one_has_signed() {
+    let trading = Trading::start();
+    let before = trading.agents().map(identity);
+    let kept = |agent: &Agent| std::fs::read(agent.state_dir().join("node-view")).unwrap();
+    let views = trading.agents().map(kept);
+    let former = trading.serial("view_key", "active");
+    trading.authority(&["rotate", "view-key", "--wait=60s"]);
+    assert_eq!(trading.serial("view_key", "retiring"), former);
+    eventually("views by the new key are on the disks", PATIENCE, || {
+        let now = trading.agents().map(kept);
+        now.iter().zip(&views).all(|(now, before)| now != before).then_some(())
+    });
+    let refused = trading.mesh.hauberk(&["authority", "revoke", &trading.serial("view_key", "active")]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("hauberk authority rotate view-key"), "{}", refused.stderr);
+    trading.authority(&["revoke", &former, "--wait=60s"]);
+    trading.load.wait_for(100);
+    assert_eq!(trading.agents().map(identity), before, "no certificate was renewed for it");
+    let Trading { load, mut web, mut orders, _app: app, mut mesh } = trading;
+    load.finish();
+
+    // With the former key's signatures they would find nothing that they believe.
+    mesh.kill_control_plane();
+    web.restart(mesh.folder());
+    get_until(&web, "orders", "/from-disk", 200);
+    // It is ready only with a view of its own.
+    orders.restart(mesh.folder());
+    mesh.restart_control_plane();
+    mesh.wait_enforced();
+    drop(app);
 }

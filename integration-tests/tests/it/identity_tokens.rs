@@ -218,7 +218,7 @@ fn payments_are_written_for_support_alone_coming_through_web_and_orders() {
 }
 
 /// What an attacker finds in an agent's state directory.
-fn stolen(agent: &Agent) -> (Svid, KeyPair) {
+pub(crate) fn stolen(agent: &Agent) -> (Svid, KeyPair) {
     let file = std::fs::read(agent.state_dir().join("identity")).unwrap();
     let start = file.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     let found: Value = serde_json::from_slice(&file[start..]).unwrap();

@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use hauberk_integration_tests::{AgentOptions, App, MeshBox, dial, eventually, get, skip};
@@ -370,4 +370,50 @@ async fn until(
         }
     };
     timeout(PATIENCE, found).await.expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_was_kept_is_no_way_back_in() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skip("openssl is not installed");
+    }
+    let mesh = small_shop();
+    let app = App::start("orders");
+    let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    let (svid, key) = dial::join(&mesh, "web").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("chain.pem"), svid.to_pem()).unwrap();
+    std::fs::write(folder.path().join("key.pem"), key.to_pkcs8_pem().as_bytes()).unwrap();
+    let address = orders.inbound(8080).to_string();
+    let call = |session: &[&str]| {
+        let connect = ["s_client", "-connect", &address, "-alpn", "http/1.1", "-tls1_3", "-ign_eof"];
+        let with = ["-cert", "chain.pem", "-cert_chain", "chain.pem", "-key", "key.pem"];
+        let mut child = Command::new("openssl")
+            .current_dir(folder.path())
+            .args([&connect[..], &with, session].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+        // Whoever is refused closes before it is read.
+        let _ = child.stdin.take().unwrap().write_all(request);
+        let output = child.wait_with_output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let first = call(&["-sess_out", "session.pem"]);
+    assert!(first.contains("New, TLSv1.3") && first.contains("HTTP/1.1 200 "), "{first}");
+    // Without a ticket it keeps what the handshake left.
+    let kept = folder.path().join("session.pem").exists();
+    let again: &[&str] = if kept { &["-sess_in", "session.pem"] } else { &[] };
+    let second = call(again);
+    assert!(second.contains("New, TLSv1.3") && !second.contains("Reused"), "{second}");
+    let seen = app.requests();
+    assert_eq!(seen, 2);
+
+    mesh.hauberk(&["revoke", "serial", &serial(&svid), WAIT]).ok();
+    let refused = call(again);
+    assert!(!refused.contains("HTTP/1.1") && !refused.contains("Reused"), "{refused}");
+    assert_eq!(app.requests(), seen);
 }

@@ -1,14 +1,23 @@
 //! Clients of the SPIFFE Workload API that others have written, unchanged: the crates `spiffe` and `spiffe-rustls`, and
 //! Python's `spiffe`.
 
-use std::{path::Path, process::Command, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use hauberk_integration_tests::{AgentOptions, App, eventually, eventually_async, skip};
+use hauberk_integration_tests::{AgentOptions, App, eventually, eventually_async, get, skip};
 use rustls::pki_types::ServerName;
 use spiffe::{TrustDomain, WorkloadApiClient, X509Source};
 use spiffe_rustls::{authorizer, mtls_client, mtls_server};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
+    net::TcpStream,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -98,6 +107,75 @@ async fn two_programs_talk_by_the_crate_spiffe_rustls_until_one_is_revoked() {
     })
     .await;
     assert_eq!(&talk(CLERK).await.unwrap(), b"ping");
+}
+
+/// One call to the agent of orders over a connection of its own, by what the source holds at that moment.
+async fn call(source: &X509Source, address: SocketAddr) -> std::io::Result<String> {
+    const ORDERS: &str = "spiffe://box.test/mesh/shop/node/orders";
+    let called = mtls_client(source.clone()).authorize(authorizer::exact([ORDERS]).unwrap());
+    // Where its identity was taken back there is nothing to call by.
+    let mut config = called.build().map_err(std::io::Error::other)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let name = ServerName::try_from("orders.shop").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?);
+    let mut stream = stream.await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).split(' ').nth(1).unwrap_or_default().to_owned())
+}
+
+const WORKER_MAY: &str = "kind: Policy\nmesh: shop\nname: worker\nspec:\n  cedar: |\n    permit(principal == \
+    Workload::\"spiffe://box.test/workload/test/worker\", action in Action::\"http\", resource in Service::\"orders\");\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_by_the_crate_spiffe_rustls_calls_an_agent_and_no_handshake_fails_while_authorities_follow()
+{
+    let (mesh, _web, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let app = App::start("orders");
+    let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    begun(&socket).await;
+    let source = X509Source::builder().endpoint(endpoint(&socket)).build().await.unwrap();
+    let address = orders.inbound(8080);
+    assert_eq!(call(&source, address).await.unwrap(), "403", "an identity is no permission");
+    mesh.apply(WORKER_MAY);
+    mesh.wait_enforced();
+    assert_eq!(call(&source, address).await.unwrap(), "200");
+
+    // Every call shakes hands anew, with whatever certificate and bundle there are then, on both sides.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (source, is_over) = (source.clone(), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                let mut calls = 0_u32;
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(call(&source, address).await.expect("no handshake fails"), "200");
+                    calls += 1;
+                }
+                calls
+            })
+        })
+        .collect();
+    for kind in ["issuing", "root", "view-key"] {
+        mesh.hauberk(&["authority", "rotate", kind, "--wait=60s"]).ok();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let mut calls = 0;
+    for caller in callers {
+        calls += caller.await.expect("no call fails");
+    }
+    assert!(calls >= 200, "{calls} calls");
+    let figures = get(orders.health(), "health", "/metrics").unwrap().body;
+    let failed = figures.lines().filter(|line| line.contains("handshake_failed")).collect::<Vec<_>>();
+    assert!(failed.iter().all(|line| line.ends_with(" 0")), "{failed:?}");
+
+    // What it holds is revoked, with the agent that vouches for it: nothing that it has opens anything.
+    mesh.hauberk(&["revoke", "node", "web", "--wait=20s"]).ok();
+    let seen = app.requests();
+    assert!(call(&source, address).await.map_or(true, |status| status.is_empty()));
+    assert_eq!(app.requests(), seen);
 }
 
 const CLIENT: &str = r#"

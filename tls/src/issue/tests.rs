@@ -187,6 +187,14 @@ fn greedy_requests(key: &KeyPair) -> Vec<Vec<u8>> {
         }));
         asks.push(Box::new(move |p| p.distinguished_name.push(DnType::CommonName, name)));
     }
+    for mail in ["root@example.org", "spiffe://example.org/admin/root", "@"] {
+        asks.push(Box::new(move |p| {
+            p.subject_alt_names = vec![SanType::Rfc822Name(Ia5String::try_from(mail).unwrap())];
+        }));
+    }
+    for (kind, value) in [(DnType::OrganizationName, "spiffe://example.org"), (DnType::CountryName, "ZZ")] {
+        asks.push(Box::new(move |p| p.distinguished_name.push(kind.clone(), value)));
+    }
     for ip in ["127.0.0.1", "::1", "10.0.0.1"] {
         asks.push(Box::new(move |p| p.subject_alt_names = vec![SanType::IpAddress(ip.parse().unwrap())]));
     }
@@ -204,6 +212,14 @@ fn greedy_requests(key: &KeyPair) -> Vec<Vec<u8>> {
         (&[2, 5, 29, 15], vec![3, 2, 1, 6]),
         (&[2, 5, 29, 30], vec![0x30, 0]),
         (&[1, 3, 6, 1, 4, 1, 99999], vec![5, 0]),
+        // Key identifiers, other names of the issuer, policies, where a revocation list is, who answers about it, TLS features.
+        (&[2, 5, 29, 14], vec![4, 1, 0]),
+        (&[2, 5, 29, 35], vec![0x30, 0]),
+        (&[2, 5, 29, 18], vec![0x30, 0]),
+        (&[2, 5, 29, 32], vec![0x30, 0]),
+        (&[2, 5, 29, 31], vec![0x30, 0]),
+        (&[1, 3, 6, 1, 5, 5, 7, 1, 1], vec![0x30, 0]),
+        (&[1, 3, 6, 1, 5, 5, 7, 1, 24], vec![0x30, 0]),
     ] {
         asks.push(Box::new(move |p| {
             let mut extension = CustomExtension::from_oid_content(oid, content.clone());
@@ -226,7 +242,7 @@ fn of_a_request_only_the_key_is_taken() {
     let plain = template(CertificateRequest::parse(&CertificateRequest::create(&key).unwrap()).unwrap());
     let leaf = issuing.sign(&plain).unwrap().chain()[0].to_vec();
     let requests = greedy_requests(&key);
-    assert!(requests.len() >= 48, "{}", requests.len());
+    assert!(requests.len() >= 60, "{}", requests.len());
     for request in requests {
         let public_key = CertificateRequest::parse(&request).unwrap();
         assert_eq!(public_key, key.public_key());

@@ -366,6 +366,29 @@ fn forged_leaves_prove_nothing() {
     }
     let foreign = forged(|p| p.subject_alt_names = vec![uri("spiffe://example.org.evil/workload/x")]);
     assert!(matches!(foreign, Err(VerifyError::ForeignTrustDomain { .. })));
+    // A name of another kind that reads like an id is none; nor does what follows a NUL count, or what comes before it.
+    let spelled = "spiffe://example.org/admin/root";
+    for name in [
+        SanType::DnsName(Ia5String::try_from(spelled).unwrap()),
+        SanType::Rfc822Name(Ia5String::try_from(spelled).unwrap()),
+    ] {
+        let (chain, _) = OURS.forge(|p| p.subject_alt_names = vec![name.clone()]);
+        assert_eq!(verify(&chain, Usage::Server), Err(VerifyError::NotOneUri(0)));
+        let (chain, _) = OURS.forge(|p| p.subject_alt_names.push(name));
+        let peer = verify_svid(&chain, &bundle, now(), Usage::Server).unwrap();
+        assert_eq!(peer.id().as_str(), "spiffe://example.org/mesh/shop/node/web");
+    }
+    for id in
+        ["spiffe://example.org/workload/x\0", "spiffe://example.org\0.evil/x", "\0spiffe://example.org/x"]
+    {
+        let (chain, _) = OURS.forge(|p| p.subject_alt_names = vec![uri(id)]);
+        assert!(matches!(verify(&chain, Usage::Server), Err(VerifyError::NotSpiffeId(_))), "{id:?}");
+    }
+    let no_purpose = forged(|p| {
+        p.extended_key_usages = vec![];
+        p.custom_extensions.push(rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 37], vec![0x30, 0]));
+    });
+    assert!(no_purpose.is_err());
     let unconstrained = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let (chain, _) = OURS.forge(|p| {
         p.is_ca = unconstrained;

@@ -2,6 +2,7 @@ use hauberk_tls::{ClientAuth, PeerIdentity, Usage, verify_svid};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::*;
 use crate::clock::Clock;
@@ -60,9 +61,12 @@ impl Mine {
     /// Waits until our certificate is proved on all of these.
     async fn until_proved(&self, connections: &[Arc<Connection>]) {
         let own = shown_by(&self.connections.context().identity.current());
-        while connections.iter().any(|connection| connection.shown() != own) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let proved = async {
+            while connections.iter().any(|connection| connection.shown() != own) {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, proved).await.expect("all of them, in time");
     }
 }
 

@@ -30,7 +30,7 @@ fn list(revision: u64, serials: &[u8]) -> pb::Denylist {
 }
 
 impl Agent {
-    async fn refuse(&self, held: &Held, list: &pb::Denylist) -> Result<Mark, BadDenylist> {
+    async fn refuse(&self, held: &mut Held, list: &pb::Denylist) -> Result<Mark, BadDenylist> {
         held.take_denylist(self.authorities.signed_denylist(list), &self.authorities.view_keys()).await
     }
 
@@ -43,37 +43,40 @@ impl Agent {
 #[tokio::test]
 async fn a_denylist_survives_a_restart_and_an_older_one_changes_nothing() {
     let agent = Agent::new();
-    let held = agent.held();
-    assert_eq!(held.hello(UnixMillis(0), false).denylist, Some(pb::HeldDenylist::default()));
-    agent.refuse(&held, &list(3, &[1, 200])).await.unwrap();
+    let mut held = agent.held();
+    assert_eq!(
+        held.hello(UnixMillis(0), false, &agent.authorities.view_keys()).denylist,
+        Some(pb::HeldDenylist::default())
+    );
+    agent.refuse(&mut held, &list(3, &[1, 200])).await.unwrap();
     assert_eq!(agent.denial("web", 1), Some(Denial::Revoked));
     assert_eq!(agent.denial("web", 200), Some(Denial::Quarantined));
     assert_eq!(agent.denial("bad", 2), Some(Denial::Quarantined));
     assert_eq!(agent.denial("web", 2), None);
-    assert!(matches!(agent.refuse(&held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
+    assert!(matches!(agent.refuse(&mut held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
 
     drop(held);
     let agent = agent.restarted();
-    let held = agent.held();
+    let mut held = agent.held();
     assert_eq!(agent.denial("web", 1), Some(Denial::Revoked));
     assert_eq!(
-        held.hello(UnixMillis(0), false).denylist,
-        Some(pb::HeldDenylist { epoch: EPOCH, revision: 3 })
+        held.hello(UnixMillis(0), false, &agent.authorities.view_keys()).denylist,
+        Some(pb::HeldDenylist { epoch: EPOCH, revision: 3, key_id: agent.authorities.view_key_id() })
     );
-    assert!(matches!(agent.refuse(&held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
-    agent.refuse(&held, &list(4, &[])).await.unwrap();
+    assert!(matches!(agent.refuse(&mut held, &list(2, &[])).await, Err(BadDenylist::Older { .. })));
+    agent.refuse(&mut held, &list(4, &[])).await.unwrap();
     assert_eq!(agent.denial("web", 1), None, "it is full state");
 }
 
 #[tokio::test]
 async fn an_instance_that_is_listed_is_refused_by_whatever_certificate_says_that_it_is_its() {
     let agent = Agent::new();
-    let held = agent.held();
+    let mut held = agent.held();
     let [revoked, on_hold, other] = [1, 2, 3].map(|number| InstanceId::from_random([number; 8]));
     let instance_ids = vec![revoked.to_string()];
     let held_instance_ids = vec![on_hold.to_string(), revoked.to_string()];
     let denylist = pb::Denylist { instance_ids, held_instance_ids, ..list(3, &[]) };
-    agent.refuse(&held, &denylist).await.unwrap();
+    agent.refuse(&mut held, &denylist).await.unwrap();
     drop(held);
     let agent = agent.restarted();
     let _held = agent.held();
@@ -93,19 +96,19 @@ async fn an_instance_that_is_listed_is_refused_by_whatever_certificate_says_that
 #[tokio::test]
 async fn a_denylist_that_is_not_ours_or_cannot_be_is_refused_whole() {
     let agent = Agent::new();
-    let held = agent.held();
-    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    let mut held = agent.held();
+    agent.refuse(&mut held, &list(3, &[1])).await.unwrap();
     let foreign = pb::Denylist { trust_domain: "other.local".to_owned(), ..list(9, &[]) };
-    assert!(matches!(agent.refuse(&held, &foreign).await, Err(BadDenylist::OtherTrustDomain(_))));
+    assert!(matches!(agent.refuse(&mut held, &foreign).await, Err(BadDenylist::OtherTrustDomain(_))));
     let mut impossible = list(9, &[]);
     impossible.spiffe_ids.push("web".to_owned());
-    assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
+    assert!(matches!(agent.refuse(&mut held, &impossible).await, Err(BadDenylist::Impossible(_))));
     let mut impossible = list(9, &[]);
     impossible.instance_ids.push("web".to_owned());
-    assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
+    assert!(matches!(agent.refuse(&mut held, &impossible).await, Err(BadDenylist::Impossible(_))));
     let mut impossible = list(9, &[2]);
     impossible.certificates[0].serial.clear();
-    assert!(matches!(agent.refuse(&held, &impossible).await, Err(BadDenylist::Impossible(_))));
+    assert!(matches!(agent.refuse(&mut held, &impossible).await, Err(BadDenylist::Impossible(_))));
     let others = Authorities::new().signed_denylist(&list(9, &[]));
     let taken = held.take_denylist(others, &agent.authorities.view_keys()).await;
     assert!(matches!(taken, Err(BadDenylist::BadSignature(_))));
@@ -124,13 +127,13 @@ async fn where_the_kept_list_is_damaged_nobody_is_let_in() {
     let agent = Agent::new();
     let mut held = agent.held();
     agent.take(&mut held, &node_view(1)).await;
-    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    agent.refuse(&mut held, &list(3, &[1])).await.unwrap();
     assert_eq!(agent.closed(), None);
     drop(held);
     std::fs::write(agent.directory.path().join("denylist"), b"nonsense").unwrap();
     let agent = agent.restarted();
-    let held = agent.held();
+    let mut held = agent.held();
     assert_eq!(agent.closed(), Some(ClosedReason::NoDenylist));
-    agent.refuse(&held, &list(3, &[1])).await.unwrap();
+    agent.refuse(&mut held, &list(3, &[1])).await.unwrap();
     assert_eq!(agent.closed(), None);
 }

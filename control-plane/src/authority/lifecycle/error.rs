@@ -24,6 +24,11 @@ pub enum LifecycleError {
     /// The caller names none.
     #[error("there is no authority {0}: `hauberk authority list` shows those there are")]
     Unknown(String),
+    /// It signs every view.
+    #[error(
+        "the key {0} signs views: put another in its place first, with `hauberk authority rotate view-key`"
+    )]
+    ViewKeySigns(String),
     /// The step does not follow from where the authority is.
     #[error("authority {serial} is {}: {needed}", .state.as_str())]
     WrongState {

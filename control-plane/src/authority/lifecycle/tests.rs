@@ -1,5 +1,6 @@
 mod token;
 mod upstream;
+mod view_keys;
 
 use std::time::Duration;
 
@@ -221,6 +222,50 @@ async fn what_is_tainted_is_replaced_at_once_and_believed_nothing_once_revoked()
     while authorities.advance(&actor()).await.unwrap() {}
     assert_eq!(authority.trust().borrow().distrusted_keys.len(), 0);
     assert!(matches!(authorities.get(&serial).await, Err(LifecycleError::Unknown(_))));
+}
+
+#[tokio::test]
+async fn what_was_tainted_goes_on_to_be_revoked_after_a_crash_at_every_step() {
+    for kind in [Kind::Issuing, Kind::Root] {
+        let scratch = scratch().await;
+        let before = certificate(&scratch).await;
+        let serial = serial_of(&scratch, kind, State::Active).await;
+        if kind == Kind::Root {
+            after_a_crash(&scratch).await.prepare(Kind::Root, true, &actor()).await.unwrap();
+            while after_a_crash(&scratch).await.advance(&actor()).await.unwrap() {}
+        }
+        let state = async || after_a_crash(&scratch).await.get(&serial).await.unwrap().state;
+        let believes = async |svid: &Svid| {
+            let bundle = after_a_crash(&scratch).await.parts.authority.bundle();
+            verify_svid(svid.chain(), &bundle, scratch.clock.now(), Usage::Client).is_ok()
+        };
+        after_a_crash(&scratch).await.taint(&serial, &actor()).await.unwrap();
+        assert_eq!(state().await, State::Tainted);
+        let next = after_a_crash(&scratch).await.parts.authority;
+        assert_ne!(
+            next.issuing().serial(),
+            before.issuer_serial().unwrap(),
+            "another signs, in the same commit"
+        );
+        assert_eq!(next.trust().borrow().renew_issuers, [before.issuer_serial().unwrap().to_string()]);
+        assert!(believes(&before).await, "until it is replaced");
+
+        // Whoever says it again after the crash changes nothing.
+        let (_, version) = after_a_crash(&scratch).await.list().await.unwrap();
+        after_a_crash(&scratch).await.taint(&serial, &actor()).await.unwrap();
+        assert!(!after_a_crash(&scratch).await.advance(&actor()).await.unwrap());
+        assert_eq!(after_a_crash(&scratch).await.list().await.unwrap().1, version);
+
+        after_a_crash(&scratch).await.revoke(&serial, false, &actor()).await.unwrap();
+        assert_eq!(state().await, State::Retired);
+        assert!(!believes(&before).await);
+        after_a_crash(&scratch).await.revoke(&serial, false, &actor()).await.unwrap();
+        assert_eq!(after_a_crash(&scratch).await.list().await.unwrap().1, version + 1);
+
+        // The process that was there all along learns of it.
+        while scratch.control.authorities.advance(&actor()).await.unwrap() {}
+        assert!(!is_accepted(&scratch, &before) && is_accepted(&scratch, &certificate(&scratch).await));
+    }
 }
 
 #[tokio::test]

@@ -76,8 +76,8 @@ async fn resources_become_signed_views() {
     assert!(compilation.findings.is_empty());
 
     let web = node_view(&compilation, "web");
-    let keys = scratch.authority.view_keys().iter().map(|key| &key.public_key[..]);
-    let verifier = ViewVerifier::from_public_keys(keys).unwrap();
+    let keys = scratch.authority.view_keys();
+    let verifier = ViewVerifier::from_public_keys(keys.iter().map(|key| &key.public_key[..])).unwrap();
     verifier
         .verify(
             hauberk_tls::signing::Purpose::View,

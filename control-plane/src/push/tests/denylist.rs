@@ -1,11 +1,14 @@
 //! Who is refused: told first, told at once, waited for; and whoever is meant is sent away.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use hauberk_tls::signing::ViewSigner;
 
 use super::*;
 use crate::revocation::{Certificate, Listed, Mark};
+
+static SIGNER: LazyLock<ViewSigner> = LazyLock::new(|| ViewSigner::generate().unwrap());
 
 /// A list of these instances' certificates.
 fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
@@ -13,9 +16,8 @@ fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
     let serials = instances.iter().map(|number| (Serial::from_random([*number; 16]), revoked));
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let mark = Mark { epoch: EPOCH, revision };
-    let signer = ViewSigner::generate().unwrap();
     let listed = Listed { serials: serials.collect(), ..Listed::default() };
-    Arc::new(Denylist::new(mark, &trust_domain, listed, &signer).unwrap())
+    Arc::new(Denylist::new(mark, &trust_domain, listed, &SIGNER).unwrap())
 }
 
 impl World {
@@ -34,7 +36,12 @@ impl Agent {
 }
 
 fn holding(revision: u64) -> agent::Hello {
-    agent::Hello { denylist: Some(agent::HeldDenylist { epoch: EPOCH, revision }), ..hello() }
+    let key_id = SIGNER.key_id().to_owned();
+    agent::Hello {
+        denylist: Some(agent::HeldDenylist { epoch: EPOCH, revision, key_id: key_id.clone() }),
+        view_key_ids: vec![key_id],
+        ..hello()
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,7 +78,11 @@ async fn what_an_agent_holds_is_not_pushed_again_and_what_it_has_lost_is() {
     assert_eq!(agent.until_current(1).await, ["trust", "node 1"]);
     let mut older = world.connect("orders", 2);
     older.hello().await;
-    assert_eq!(older.until_current(1).await, ["denylist", "trust", "node 1"]);
+    assert_eq!(
+        older.until_current(1).await,
+        ["trust", "denylist", "node 1"],
+        "it does not say which keys it knows"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +121,7 @@ async fn a_revoked_instance_has_no_stream_where_the_list_has_no_room_for_its_cer
     let mark = Mark { epoch: EPOCH, revision: 2 };
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let listed = Listed { instances: HashSet::from([instance(1)]), ..Listed::default() };
-    let list = Denylist::new(mark, &trust_domain, listed, &ViewSigner::generate().unwrap());
+    let list = Denylist::new(mark, &trust_domain, listed, &SIGNER);
     world.deny(&Arc::new(list.unwrap()));
     assert_eq!(agent.ending().await, Code::PermissionDenied);
     world.settle().await;
@@ -150,4 +161,46 @@ async fn who_knows_serial_numbers_alone_is_late_while_instances_stand_for_certif
     }
     world.clock.advance(Duration::from_secs(61));
     assert!(world.rollout(2).is_done(), "what it does not refuse has expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_another_key_signs_word_of_it_goes_before_what_it_has_signed() {
+    let world = World::new().await;
+    world.deny(&denylist(1, &[9]));
+    world.trust.send_modify(|trust| Arc::make_mut(trust).view_keys = believed());
+    // It was away while one key followed another.
+    let former = "0".repeat(64);
+    let held = agent::HeldDenylist { epoch: EPOCH, revision: 1, key_id: former.clone() };
+    let was_away = agent::Hello { denylist: Some(held), view_key_ids: vec![former], ..hello() };
+    let mut agent = world.connect("orders", 1);
+    agent.say(was_away).await;
+    assert_eq!(
+        agent.until_current(1).await,
+        ["trust", "denylist", "node 1"],
+        "the same list, by another key"
+    );
+
+    // One that is connected when it happens.
+    let mut present = world.connect("orders", 2);
+    present.say(holding(1)).await;
+    assert_eq!(present.until_current(1).await, ["trust", "node 1"]);
+    let next = ViewSigner::generate().unwrap();
+    let mut again = Denylist::clone(&world.denylist.borrow());
+    again.signed.key_id = next.key_id().to_owned();
+    world.trust.send_modify(|trust| {
+        let key_id = next.key_id().to_owned();
+        Arc::make_mut(trust).view_keys.push(agent::ViewKey { key_id, public_key: Vec::new() });
+    });
+    world.deny(&Arc::new(again));
+    world.amend(|compilation| {
+        for view in compilation.nodes.values_mut() {
+            Arc::make_mut(view).signed.key_id = "orders 1 again".to_owned();
+        }
+        compilation.revision = 2;
+    });
+    assert_eq!(present.until_current(2).await, ["trust", "denylist", "node 1 again"]);
+}
+
+fn believed() -> Vec<agent::ViewKey> {
+    vec![agent::ViewKey { key_id: SIGNER.key_id().to_owned(), public_key: Vec::new() }]
 }

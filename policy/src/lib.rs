@@ -59,7 +59,7 @@ pub use overlap::{Overlap, overlaps};
 pub use path::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};
-pub use replay::{RecordedCall, RecordedFlow, Replay, Replayed, Undecidable};
+pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
     Authorization, DeclaredRoute, NodeScope, Place, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,

@@ -4,6 +4,7 @@
 //! not recorded is not guessed: a call that depends on it cannot be decided.
 
 mod compare;
+mod vouching;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use crate::path::CanonicalPath;
 use crate::reads::{Fact, FactSet};
 use crate::vocabulary::Action;
 use compare::Side;
+
+pub use vouching::{Issuers, Vouching};
 
 /// What is known of calls by one caller, on one port, with one action, of one route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +74,8 @@ pub enum Replayed {
 /// Why recorded calls cannot be decided again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Undecidable {
-    /// A policy reads something, such as a header field, that was not recorded, since no policy read it then.
+    /// A policy reads something, such as a header field, that was not recorded, since no policy read it then; or it depends
+    /// on users, of whom nothing is recorded, or on who vouches for whom.
     FactsNotRecorded,
     /// A policy reads the time or the certificate's age, which are recorded of the latest call alone.
     DependsOnTime,
@@ -112,6 +116,7 @@ struct Pair<'a> {
     draft: &'a Engine,
     /// Both have the same ports, routes and roles: only their statements differ.
     is_one_world: bool,
+    vouching: &'a Vouching,
 }
 
 /// Which of the resources of both engines a call is for.
@@ -147,9 +152,9 @@ type Said = Result<Option<(Decision, Decision)>, Undecidable>;
 
 impl<'a> Replay<'a> {
     /// Prepares. Compile `draft` with `now` as its former engine: what both share is then seen at once.
-    pub fn new(now: &'a Engine, draft: &'a Engine) -> Self {
+    pub fn new(now: &'a Engine, draft: &'a Engine, vouching: &'a Vouching) -> Self {
         let is_one_world = now.scope() == draft.scope() && now.0.roles == draft.0.roles;
-        let engines = Pair { now, draft, is_one_world };
+        let engines = Pair { now, draft, is_one_world, vouching };
         Self { engines, current: None, places: HashMap::new() }
     }
 
@@ -266,10 +271,16 @@ impl Known {
         flow: &RecordedFlow,
         call: &RecordedCall,
     ) -> Said {
+        let are_vouched_for_otherwise = engines.are_vouched_for_otherwise(flow);
+        let sure = |(now, draft): (Decision, Decision)| match are_vouched_for_otherwise && draft.is_allowed()
+        {
+            true => Err(Undecidable::FactsNotRecorded),
+            false => Ok(Some((now, draft))),
+        };
         match places.map_or(Cell::Open, |places| self.cell(engines, places, flow)) {
-            Cell::Alike => return Ok(None),
-            Cell::Settled(pair) => return Ok(Some(*pair)),
-            Cell::Open => {}
+            Cell::Alike if !are_vouched_for_otherwise => return Ok(None),
+            Cell::Settled(pair) => return sure(*pair),
+            Cell::Alike | Cell::Open => {}
         }
         let memos =
             || (engines.now.caller(&flow.caller, &call.peer), engines.draft.caller(&flow.caller, &call.peer));
@@ -277,7 +288,7 @@ impl Known {
         let decided = call.with(flow, |attempt| {
             let now = call.decide(now, flow.port, attempt)?;
             let draft = call.decide(draft, flow.port, attempt)?;
-            Ok(Some((now, draft)))
+            sure((now, draft))
         });
         decided.unwrap_or(Err(Undecidable::Unreadable))
     }
@@ -301,9 +312,14 @@ impl Known {
             {
                 return Cell::Alike;
             }
-            match (flow.action, now.settled(flow.action), draft.settled(flow.action)) {
-                (Action::Upgrade, ..) => Cell::Open,
-                (_, Some(now), Some(draft)) => Cell::Settled(Box::new((now, draft))),
+            let settled = now.settled(flow.action).zip(draft.settled(flow.action));
+            let Some(pair) = settled.filter(|_| flow.action != Action::Upgrade) else { return Cell::Open };
+            // Of users nothing is recorded: what is let through for them alone is nobody's to tell.
+            let for_users =
+                (now.is_for_users() && pair.0.is_allowed(), draft.is_for_users() && pair.1.is_allowed());
+            match for_users {
+                (false, false) => Cell::Settled(Box::new(pair)),
+                (true, true) => Cell::Alike,
                 _ => Cell::Open,
             }
         };

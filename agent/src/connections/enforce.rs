@@ -176,7 +176,7 @@ impl Connections {
         }
     }
 
-    async fn walk(&self, review: impl Fn(&Connection)) {
+    pub(super) async fn walk(&self, review: impl Fn(&Connection)) {
         let all: Vec<_> = self.table().live.values().cloned().collect();
         for some in all.chunks(WALK_STEP) {
             for connection in some {

@@ -45,23 +45,27 @@ impl Connections {
     /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing was
     /// are passed over.
     pub(super) async fn review_changing(&self) {
-        self.review_some(|flow| flow.is_changing).await;
-    }
-
-    /// Decides again what is made for users: who passed them on may be worth less by now.
-    pub(super) async fn review_users(&self) {
-        self.review_some(|flow| flow.subject.is_for_user()).await;
-    }
-
-    async fn review_some(&self, is_meant: impl Fn(&Flow) -> bool) {
         let is_changing = |connection: &&Arc<Connection>| connection.changing.load(Ordering::Relaxed) > 0;
         let changing: Vec<_> = self.table().live.values().filter(is_changing).cloned().collect();
         for some in changing.chunks(WALK_STEP) {
             for connection in some {
-                connection.decide_again(self, &is_meant);
+                connection.decide_again(self, |flow| flow.is_changing);
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Decides again what is made for users: who passed them on may be worth less by now. Whatever is admitted is held against
+    /// that under the lock under which it is registered, so that it is found here, or has been refused already.
+    pub(super) async fn review_users(&self) {
+        let is_for_user = |flow: &Flow| flow.subject.is_for_user();
+        self.walk(|connection| {
+            let has_any = connection.state().flows.iter().any(|(_, flow)| is_for_user(flow));
+            if has_any {
+                connection.decide_again(self, is_for_user);
+            }
+        })
+        .await;
     }
 }
 

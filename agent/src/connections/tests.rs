@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use hauberk_policy::{Gathered, Protocol};
 use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::jwt::{Claims, JwtKeySet, JwtSigner, KeyUse};
 use hauberk_tls::{IssuingAuthority, KeyPair, SvidTemplate, TrustBundle, Usage, verify_svid};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,7 +16,7 @@ use crate::state::Mark;
 use crate::state::StoredTrust;
 use crate::sync::{Content, Floors, authenticate};
 use crate::testing::{Authorities, HOUR, around, node_view, now, recipient, serial};
-use crate::users::MadeFor;
+use crate::users::{Arrival, MadeFor};
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 
@@ -298,17 +299,26 @@ async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_
 
 /// The view of a node with these policies.
 fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> Arc<NodeView> {
+    view_changed(authorities, revision, |node| node.policies = named(policies))
+}
+
+fn named(policies: &[String]) -> Vec<pb::Policy> {
+    let policy = |(index, cedar): (usize, &String)| pb::Policy {
+        name: format!("p{index}"),
+        cedar: cedar.clone(),
+        ..pb::Policy::default()
+    };
+    policies.iter().enumerate().map(policy).collect()
+}
+
+fn view_changed(
+    authorities: &Authorities,
+    revision: u64,
+    change: impl FnOnce(&mut pb::NodeView),
+) -> Arc<NodeView> {
     let mut view = node_view(revision);
     if let Some(pb::view::Body::Node(node)) = &mut view.body {
-        node.policies = policies
-            .iter()
-            .enumerate()
-            .map(|(index, cedar)| pb::Policy {
-                name: format!("p{index}"),
-                cedar: cedar.clone(),
-                ..pb::Policy::default()
-            })
-            .collect();
+        change(node);
     }
     let signed = authorities.signed(&view);
     let authentic =
@@ -431,4 +441,66 @@ async fn what_a_new_view_reads_and_nobody_gathered_is_cut_with_that_reason() {
     assert!(cut_after(&passage, Duration::from_secs(5)).await.is_some());
     let told = connections.decisions().next_batch().await.decisions;
     assert_eq!(told.last().unwrap().reason, "facts_missing");
+}
+
+#[test]
+fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
+    let (authorities, begun) = (Authorities::new(), now());
+    let connections = connections_at(&authorities, Clock::starting_at(begun));
+    let login = JwtSigner::generate().unwrap();
+    let keys = JwtKeySet::new([login.public_key().unwrap()]).unwrap();
+    let view = view_changed(&authorities, 1, |node| {
+        node.policies = named(&["permit(principal is Node, action, resource);".to_owned()]);
+        node.ports[0].users = Some(pb::UserTokens::default());
+        node.issuers = vec![pb::JwtIssuer {
+            name: "login".to_owned(),
+            issuer: "https://login.example".to_owned(),
+            audiences: vec!["shop".to_owned()],
+            jwks: keys.to_jwks(KeyUse::Signature).into_bytes(),
+            user_claim: "sub".to_owned(),
+            ..pb::JwtIssuer::default()
+        }];
+    });
+    connections.rules.store(Arc::new(Rules::new(Arc::new(Inbound::Open(Arc::clone(&view))))));
+    let peer = web(&authorities, HOUR);
+    let token = login
+        .sign(&Claims {
+            id: peer.id(),
+            audience: &["shop".to_owned()],
+            issued_at: begun,
+            expires_at: begun.plus(Duration::from_secs(60)),
+            token_id: "1",
+            issuer: Some("https://login.example"),
+        })
+        .unwrap();
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::AUTHORIZATION, format!("Bearer {}", *token).parse().unwrap());
+    let arrival = Arrival { port: 8080, peer: peer.id(), identity: None, context: connections.context() };
+    let made_for = MadeFor::look(&view, arrival, &mut headers);
+    assert!(made_for.is_for_user());
+    let address = "127.0.0.1:9".parse().unwrap();
+    let registered = connections.register(INBOUND, peer.clone(), address, None, [1; 32]).unwrap();
+    let connection = registered.connection();
+    let memo = connections.rules().memo(&connection.caller, &connection.circumstances, connection.id());
+    let memo = memo.unwrap();
+    let busy = memo.lock().unwrap();
+    std::thread::scope(|scope| {
+        let deciding = scope.spawn(|| {
+            let _entered = runtime.enter();
+            let (method, target) = (http::Method::GET, "/".parse().unwrap());
+            let subject = Subject::Request { method, target, is_upgrade: false, gathered: None, made_for };
+            connection.admit(&connections, |_| subject, None, None, Instant::now())
+        });
+        while !deciding.is_finished() && connection.is_idle(Instant::now(), Duration::ZERO) {
+            std::thread::yield_now();
+        }
+        assert!(!deciding.is_finished(), "it is registered, and waits to be decided");
+        runtime.block_on(tokio::time::advance(Duration::from_secs(61)));
+        runtime.block_on(connections.review_users());
+        drop(busy);
+        assert!(deciding.join().unwrap().meter().is_cut(), "its token has ended meanwhile");
+    });
 }

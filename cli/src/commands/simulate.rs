@@ -128,7 +128,7 @@ fn place(flip: &Flip) -> String {
 fn because(flip: &Flip) -> String {
     let policies = flip.policies.join(", ");
     match (flip.reason.as_str(), flip.draft()) {
-        ("facts_not_recorded", _) => "it reads what was not recorded of these calls".to_owned(),
+        ("facts_not_recorded", _) => "it depends on what was not recorded of these calls".to_owned(),
         ("depends_on_time", _) => {
             "it depends on the time, which is recorded of the latest call only".to_owned()
         }

@@ -85,6 +85,10 @@ fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
 fn why(reason: &str) -> &str {
     match reason {
         "denied_now" => "which would be denied today",
+        "facts_not_recorded" => {
+            "which depends on what is not recorded, such as their users: keep the policy that lets them through"
+        }
+        "unreadable_record" => "which the port would not take",
         "too_many_to_record" => "whose paths were too many to be recorded: declare routes for them",
         "cannot_be_written" => "which no policy can be written for",
         other => other,
@@ -113,17 +117,19 @@ mod tests {
         let answer = SuggestResponse {
             policies: vec![hauberk_proto::mesh::v1::Resource::default()],
             generalisations: vec!["orders:8080 /orders/{id}: every path of the declared route".to_owned()],
-            seen: 3_000,
+            seen: 3_001,
             covered: 2_999,
-            uncovered: vec![Uncovered {
-                caller: node("web"),
-                node: node("orders"),
-                port: 8080,
-                action: "GET".to_owned(),
-                route: "*undeclared".to_owned(),
-                count: 1,
-                reason: "too_many_to_record".to_owned(),
-            }],
+            uncovered: ["too_many_to_record", "facts_not_recorded"]
+                .map(|reason| Uncovered {
+                    caller: node("web"),
+                    node: node("orders"),
+                    port: 8080,
+                    action: "GET".to_owned(),
+                    route: "*undeclared".to_owned(),
+                    count: 1,
+                    reason: reason.to_owned(),
+                })
+                .to_vec(),
             used: vec![
                 PermitUse { policy: "shop-open".to_owned(), count: 2_999 },
                 PermitUse { policy: "unused".to_owned(), count: 0 },

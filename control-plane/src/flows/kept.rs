@@ -128,6 +128,17 @@ impl Kept {
         self.by_id.get(id).map(|entry| entry.kept.clone())
     }
 
+    /// Forgets what came before an instant, for it tells of users; says how many denials there were.
+    pub(super) fn prune(&mut self, before: UnixMillis) -> usize {
+        let known = self.by_id.len();
+        while let Some((&oldest, id)) = self.order.first_key_value()
+            && self.by_id.get(id).is_none_or(|entry| entry.kept.kept_at < before)
+        {
+            self.remove(oldest);
+        }
+        known - self.by_id.len()
+    }
+
     pub(super) fn next_commit(&mut self) -> Commit {
         let mut commit = Commit::new();
         while commit.len() < WRITES_PER_COMMIT

@@ -11,13 +11,14 @@ mod would_deny;
 mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as agent;
 use prost::Message;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::registry::{Store, StoreError};
@@ -34,6 +35,9 @@ use observers::Observers;
 
 /// The largest decision that is kept, in encoded bytes: a path of 8 KiB and the rest.
 const MAX_DECISION_BYTES: usize = 12 * 1024;
+
+/// How often what is too old is looked for.
+const PRUNE_EVERY: Duration = Duration::from_secs(300);
 
 /// The decisions that are known, and those who watch them come.
 #[derive(Debug)]
@@ -128,11 +132,33 @@ impl Flows {
     /// Writes first denials and counts to the store until `stop`; what is unwritten then is written before this returns.
     pub async fn run(&self, store: &dyn Store, clock: &Clock, stop: &CancellationToken) {
         tokio::join!(
-            self.recorded.prune_always(clock, stop),
+            self.prune_always(clock, stop),
             self.write_denials(store, stop),
             self.recorded.run(store, stop),
             self.would_denials.run(store, stop),
         );
+    }
+
+    async fn prune_always(&self, clock: &Clock, stop: &CancellationToken) {
+        loop {
+            let (flows, denials) = self.prune(clock.now());
+            if flows + denials > 0 {
+                debug!(event = "flows_pruned", flows, denials, "calls of long ago are forgotten");
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PRUNE_EVERY) => {}
+            }
+        }
+    }
+
+    /// Forgets kinds of calls that have not come again for long, and denials that are as old; says how many.
+    fn prune(&self, now: UnixMillis) -> (usize, usize) {
+        let denials = self.kept().prune(now.minus(REMEMBERED_FOR));
+        if denials > 0 {
+            self.unwritten.notify_one();
+        }
+        (self.recorded.prune(now), denials)
     }
 
     async fn write_denials(&self, store: &dyn Store, stop: &CancellationToken) {

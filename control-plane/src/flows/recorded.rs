@@ -9,11 +9,9 @@ use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use prost::Message;
-use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::error;
 
-use crate::clock::Clock;
 use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
 
 /// How many kinds of calls are kept of a node, and how many bytes they take together, encoded: an agent reports as many as
@@ -28,11 +26,8 @@ const MAX_BYTES: usize = 128 * 1024 * 1024;
 const MAX_FLOW_BYTES: usize = 24 * 1024;
 const MAX_EXEMPLARS: usize = 8;
 
-/// How long calls are remembered that do not come again.
+/// How long calls are remembered that do not come again, and denials.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 24 * 3_600);
-
-/// How often these are looked for.
-const PRUNE_EVERY: Duration = Duration::from_secs(300);
 
 /// How counts are written.
 const PACE: Pace = Pace {
@@ -153,20 +148,6 @@ impl Recorded {
         records
     }
 
-    /// Forgets from time to time, until `stop`.
-    pub(super) async fn prune_always(&self, clock: &Clock, stop: &CancellationToken) {
-        loop {
-            let count = self.prune(clock.now());
-            if count > 0 {
-                debug!(event = "flows_pruned", count, "calls that have not come again are forgotten");
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(PRUNE_EVERY) => {}
-            }
-        }
-    }
-
     /// Forgets calls that have not come again for long; says how many kinds of them there were.
     pub fn prune(&self, now: UnixMillis) -> usize {
         let before = now.minus(REMEMBERED_FOR);
@@ -206,7 +187,7 @@ impl Recorded {
 
 impl State {
     /// Adds to what is known of a flow. Says what has changed; what there is no room for takes the place of what was not seen
-    /// for longest, of the same node where that has too much itself.
+    /// for longest, of the same node where that has too much itself, else of the node that has most.
     fn put(&mut self, node: &SpiffeId, flow: agent::FlowSummary) -> Vec<(SpiffeId, FlowId)> {
         let id = id_of(&flow);
         let of_node = self.by_node.entry(node.clone()).or_default();
@@ -221,16 +202,26 @@ impl State {
         of_node.bytes = of_node.bytes - freed + bytes;
         self.bytes = self.bytes - freed + bytes;
         let mut changed = vec![(node.clone(), id)];
-        while let Some(of_node) = self.by_node.get(node)
-            && (of_node.flows.len() > MAX_FLOWS_PER_NODE
-                || of_node.bytes > MAX_BYTES_PER_NODE
-                || self.bytes > MAX_BYTES)
-            && let Some(oldest) = of_node.oldest(&id)
+        while let Some(from) = self.too_much(node).cloned()
+            && let Some(oldest) = self.by_node.get(&from).and_then(|of_node| {
+                let new = Some(&id).filter(|_| from == *node);
+                of_node.oldest(new)
+            })
         {
-            self.forget(node, &oldest);
-            changed.push((node.clone(), oldest));
+            self.forget(&from, &oldest);
+            changed.push((from, oldest));
         }
         changed
+    }
+
+    /// The node of which something must go, if so, after something came of `node`.
+    fn too_much<'a>(&'a self, node: &'a SpiffeId) -> Option<&'a SpiffeId> {
+        let own = self.by_node.get(node)?;
+        if own.flows.len() > MAX_FLOWS_PER_NODE || own.bytes > MAX_BYTES_PER_NODE {
+            return Some(node);
+        }
+        let heaviest = self.by_node.iter().max_by_key(|(_, of_node)| of_node.bytes);
+        heaviest.filter(|_| self.bytes > MAX_BYTES).map(|(node, _)| node)
     }
 
     /// Removes a flow, and remembers how many decisions that were.
@@ -254,8 +245,8 @@ impl State {
 
 impl OfNode {
     /// The flow that was not seen for longest, other than `new`.
-    fn oldest(&self, new: &FlowId) -> Option<FlowId> {
-        let others = self.flows.iter().filter(|(id, _)| *id != new);
+    fn oldest(&self, new: Option<&FlowId>) -> Option<FlowId> {
+        let others = self.flows.iter().filter(|(id, _)| Some(*id) != new);
         others.min_by_key(|(id, kept)| (kept.flow.last_seen_unix_ms, **id)).map(|(id, _)| *id)
     }
 }

@@ -63,6 +63,29 @@ async fn first_denials_outlive_the_process_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn denials_of_long_ago_are_forgotten_on_the_disk_too() {
+    let (flows, store, _directory) = flows().await;
+    let record = |denial: agent::Decision, now| {
+        let repeated = agent::Decision { first_of_kind: false, ..denial.clone() };
+        let repeated = agent::Decision { id: format!("{}-again", denial.id), ..repeated };
+        flows.record(&node("orders"), instance(1), batch([denial, repeated]), now);
+    };
+    record(denial(1, "old"), NOW);
+    record(denial(1, "new"), NOW.plus(Duration::from_secs(1)));
+    flows.write_all(&store).await.unwrap();
+    let end = NOW.plus(REMEMBERED_FOR);
+    assert_eq!(flows.prune(end), (0, 0));
+    assert_eq!(flows.prune(end.plus(Duration::from_millis(1))), (0, 2));
+    flows.write_all(&store).await.unwrap();
+    let again = Flows::load(&store).await.unwrap();
+    for flows in [&flows, &again] {
+        assert!(flows.kept_decision(&denial(1, "old").id).is_none());
+        assert!(flows.kept_decision(&denial(1, "new").id).is_some());
+    }
+    assert_eq!(store.list("decision/", None, 10).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test]
 async fn a_noisy_instance_pushes_out_its_own_denials_alone() {
     let (flows, store, _directory) = flows().await;
     flows.record(&node("orders"), instance(1), batch([denial(1, "a")]), NOW);
@@ -88,7 +111,7 @@ async fn an_instance_has_only_so_many_denials_written() {
     assert_eq!(written().await, 1_000 - 52);
     assert!(flows.kept_decision(&denial(2, "2099").id).is_some(), "in memory");
     flows.record(&node("orders"), instance(1), batch([denial(1, "a")]), NOW);
-    record(2_100, 2_102, NOW.plus(std::time::Duration::from_millis(100)));
+    record(2_100, 2_102, NOW.plus(Duration::from_millis(100)));
     flows.write_all(&store).await.unwrap();
     // Another's is written, and one more of its own, which with what is not written pushes out two.
     assert_eq!(written().await, 1_000 - 52 + 1 + 1 - 2);

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::mesh::v1::{
-    Backend, BackendVirtualService, BoundarySpec, DataClassSpec, Listener, MeshSpec, Metadata, PolicySpec,
-    PolicyTemplateSpec, PortMapping, Resource, RoleMember, RoleSpec, RouteDeclaration, TemplateLink,
-    VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider, VirtualServiceSpec, resource::Spec,
-    role_member::Member, virtual_service_provider::Provider,
+    Backend, BackendVirtualService, BoundarySpec, DataClassSpec, JwtIssuerSpec, Listener, MeshSpec, Metadata,
+    PolicySpec, PolicyTemplateSpec, PortMapping, Resource, RoleMember, RoleSpec, RouteDeclaration,
+    TemplateLink, UserTokens, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider,
+    VirtualServiceSpec, resource::Spec, role_member::Member, virtual_service_provider::Provider,
 };
 
+use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +49,13 @@ pub(crate) fn listener(port: u32, protocol: &str) -> Listener {
 pub(crate) fn routes(listener: Listener, paths: &[&str]) -> Listener {
     let route = |path: &&str| RouteDeclaration { path: (*path).into(), ..RouteDeclaration::default() };
     Listener { routes: paths.iter().map(route).collect(), ..listener }
+}
+
+/// The listener, taking users' tokens of these issuers.
+pub(crate) fn for_users(listener: Listener, mode: &str, issuers: &[&str]) -> Listener {
+    let issuers = issuers.iter().map(|name| (*name).into()).collect();
+    let users = UserTokens { mode: Some(mode.into()), issuers, keep_token: None };
+    Listener { users: Some(users), ..listener }
 }
 
 pub(crate) fn node(name: &str, listeners: impl Into<Vec<Listener>>) -> Resource {
@@ -244,4 +252,22 @@ pub(crate) fn linked(name: &str, template: &str, principal: Option<&str>, to: Op
     let (principal, resource) = (principal.map(Into::into), to.map(Into::into));
     let template = Some(TemplateLink { name: template.into(), principal, resource });
     self::resource("shop", name, Spec::Policy(PolicySpec { template, ..PolicySpec::default() }))
+}
+
+/// The public half of a new key, as a JSON Web Key Set.
+fn keys() -> String {
+    let key = JwtSigner::generate().unwrap().public_key().unwrap();
+    JwtBundle::new(trust_domain(), [key]).unwrap().to_jwks(KeyUse::Signature)
+}
+
+/// An issuer of users' tokens, with a key of its own, changed somehow.
+pub(crate) fn issuer(name: &str, change: impl FnOnce(&mut JwtIssuerSpec)) -> Resource {
+    let mut spec = JwtIssuerSpec {
+        issuer: format!("https://{name}.example"),
+        audiences: vec!["shop".into()],
+        jwks: keys(),
+        ..JwtIssuerSpec::default()
+    };
+    change(&mut spec);
+    resource("shop", name, Spec::JwtIssuer(spec))
 }

@@ -2,49 +2,93 @@
 //! they read seem to matter.
 
 use hauberk_identity::Name;
-use hauberk_policy::{CompileError, Engine, Mode, NodeScope, PolicySlice};
+use hauberk_policy::{CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, Vouching};
+use hauberk_proto::convert::{FederatedBundle, JwtIssuer, NodeView};
 
 use crate::compile::view::MeshViews;
 use crate::resources::VirtualNode;
 
-/// What a node, or whoever calls an external service, enforces.
-pub(super) type Parts = (NodeScope, PolicySlice);
-
-/// What is enforced now, and by a draft; none where that is the same.
-pub(super) fn pair(
-    (scope, slice): Parts,
-    (draft_scope, draft_slice): Parts,
-) -> Result<Option<(Engine, Engine)>, CompileError> {
-    if scope == draft_scope && slice == draft_slice {
-        return Ok(None);
-    }
-    let now = Engine::compile(scope, &slice, None)?;
-    let draft = Engine::compile(draft_scope, &draft_slice, Some(&now))?;
-    Ok(Some((now, draft)))
+/// What a node enforces, or whoever calls an external service, and who vouches there for users and callers.
+#[derive(Debug, Clone)]
+pub(super) struct Enforced {
+    scope: NodeScope,
+    policies: PolicySlice,
+    issuers: Vec<JwtIssuer>,
+    federated: Vec<FederatedBundle>,
 }
 
-/// What a node enforces.
-pub(super) fn enforcing(
+/// What is enforced now, and by a draft.
+pub(super) struct Sides {
+    pub(super) now: Engine,
+    pub(super) draft: Engine,
+    /// What differs before policies are asked.
+    pub(super) vouching: Vouching,
+}
+
+/// What is enforced now, and by a draft; none where that is the same.
+pub(super) fn sides(now: Enforced, draft: Enforced) -> Result<Option<Sides>, CompileError> {
+    let vouching = vouching(&now, &draft);
+    if now.scope == draft.scope && now.policies == draft.policies && vouching == Vouching::default() {
+        return Ok(None);
+    }
+    let now = Engine::compile(now.scope, &now.policies, None)?;
+    let draft = Engine::compile(draft.scope, &draft.policies, Some(&now))?;
+    Ok(Some(Sides { now, draft, vouching }))
+}
+
+/// What a node enforces, but for which routes are for users alone: that is the listener's to say, and no policy lifts it.
+pub(super) fn whoever_it_is_for(
     views: &MeshViews<'_>,
     node: &VirtualNode,
     name: &Name,
 ) -> Result<Engine, CompileError> {
-    let (scope, slice) = parts(views, node, name);
-    Engine::compile(scope, &slice, None)
+    let Enforced { mut scope, policies, .. } = of_node(views, node, name);
+    for port in &mut scope.ports {
+        port.users.iter_mut().for_each(|users| users.required = false);
+        port.routes.iter_mut().for_each(|route| route.requires_user = None);
+    }
+    Engine::compile(scope, &policies, None)
 }
 
 /// What a node enforces.
-pub(super) fn parts(views: &MeshViews<'_>, node: &VirtualNode, name: &Name) -> Parts {
-    let view = views.node(name, node);
-    deciding((view.scope, view.policies))
+pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &Name) -> Enforced {
+    let NodeView { scope, policies, issuers, federated, .. } = views.node(name, node);
+    Enforced { scope, policies: deciding(policies), issuers, federated }
 }
 
 /// What is enforced where an external service is called.
-pub(super) fn parts_of_external(views: &MeshViews<'_>, external: &Name) -> Option<Parts> {
-    views.external(external).map(deciding)
+pub(super) fn of_external(views: &MeshViews<'_>, external: &Name) -> Option<Enforced> {
+    let (scope, policies) = views.external(external)?;
+    Some(Enforced { scope, policies: deciding(policies), issuers: Vec::new(), federated: Vec::new() })
 }
 
-fn deciding((scope, mut slice): Parts) -> Parts {
+impl Enforced {
+    /// What is left where there is nothing to call: agents of a node that is gone have no port.
+    pub(super) fn gone(&self) -> Self {
+        Self { scope: NodeScope { ports: Vec::new(), ..self.scope.clone() }, ..self.clone() }
+    }
+
+    /// What is left where nothing is permitted.
+    pub(super) fn without_policies(&self) -> Self {
+        Self { policies: PolicySlice::default(), ..self.clone() }
+    }
+}
+
+fn deciding(mut slice: PolicySlice) -> PolicySlice {
     slice.policies.retain(|policy| policy.mode != Mode::Audit);
-    (scope, slice)
+    slice
+}
+
+fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
+    let issuers = if now.issuers == draft.issuers {
+        Issuers::Same
+    } else if now.issuers.iter().all(|issuer| draft.issuers.contains(issuer)) {
+        Issuers::More
+    } else {
+        Issuers::Other
+    };
+    let (now, draft) = (&now.federated, &draft.federated);
+    let others = now.iter().filter(|own| !draft.contains(own));
+    let others = others.chain(draft.iter().filter(|own| !now.contains(own)));
+    Vouching { issuers, other_bundles: others.map(|bundle| bundle.trust_domain.clone()).collect() }
 }

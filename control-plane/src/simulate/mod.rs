@@ -18,7 +18,7 @@ use crate::flows::{NodeRecord, decisions};
 use crate::instances::mesh_and_node;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
-use engines::{Parts, enforcing};
+use engines::{Enforced, Sides};
 use flips::Flips;
 pub use flips::{Flip, Verdict};
 pub use suggest::{Suggestion, suggest};
@@ -105,32 +105,35 @@ pub fn simulate(
         let by_draft = MeshViews::new(trust_domain, &mesh, draft);
         for record in records {
             let Some((_, name)) = mesh_and_node(&record.node) else { continue };
-            let (Some(node), Some(draft_node)) = (now.node(name.as_str()), draft.node(name.as_str())) else {
-                continue;
-            };
+            // Of what is gone by now nothing is decided any longer.
+            let Some(node) = now.node(name.as_str()) else { continue };
             simulation.note(record);
             if is_same {
                 continue;
             }
             let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
+            let draft_node = draft.node(name.as_str());
             let mut places: BTreeMap<&str, Vec<_>> = BTreeMap::new();
             for flow in &record.flows {
                 places.entry(flow.external.as_str()).or_default().push(flow);
             }
             for (external, flows) in places {
-                let parts = match Name::parse(external) {
+                let enforced = match Name::parse(external) {
                     // A flow that stays in the mesh names none.
                     Err(_) => {
-                        let now = engines::parts(&by_now, node, &name);
-                        Some((now, engines::parts(&by_draft, draft_node, &name)))
+                        let now = engines::of_node(&by_now, node, &name);
+                        let draft = draft_node.map(|node| engines::of_node(&by_draft, node, &name));
+                        Some((now.clone(), draft.unwrap_or_else(|| now.gone())))
                     }
-                    Ok(external) => of_external(&by_now, &by_draft, &external),
+                    Ok(external) => of_external(&by_now, draft_node.map(|_| &by_draft), &external),
                 };
                 // Of an external service that is in neither nothing is let out by either.
-                let Some((now, draft)) = parts else { continue };
-                // Where ports and policies stay as they are, so does all that is decided.
-                let Some((now, draft)) = engines::pair(now, draft).map_err(failed)? else { continue };
-                let mut replay = Replay::new(&now, &draft);
+                let Some((now, draft)) = enforced else { continue };
+                // Where ports and policies stay as they are, and whoever vouches for callers, so does all that is decided.
+                let Some(Sides { now, draft, vouching }) = engines::sides(now, draft).map_err(failed)? else {
+                    continue;
+                };
+                let mut replay = Replay::new(&now, &draft, &vouching);
                 for flow in flows {
                     // It was looked at as it came.
                     let Some(recorded) = decode_flow(flow) else { continue };
@@ -145,13 +148,18 @@ pub fn simulate(
     Ok(simulation)
 }
 
-/// What is enforced on calls of an external service now, and by a draft. Where there is no such service nothing permits them.
-fn of_external(now: &MeshViews<'_>, draft: &MeshViews<'_>, external: &Name) -> Option<(Parts, Parts)> {
-    let without = |parts: &Parts| (parts.0.clone(), PolicySlice::default());
-    match (engines::parts_of_external(now, external), engines::parts_of_external(draft, external)) {
+/// What is enforced on calls of an external service now, and by a draft, in which nobody may be there to call it. Where there is
+/// no such service nothing permits them.
+fn of_external(
+    now: &MeshViews<'_>,
+    draft: Option<&MeshViews<'_>>,
+    external: &Name,
+) -> Option<(Enforced, Enforced)> {
+    match (engines::of_external(now, external), draft.and_then(|draft| engines::of_external(draft, external)))
+    {
         (Some(now), Some(draft)) => Some((now, draft)),
-        (Some(now), None) => Some((now.clone(), without(&now))),
-        (None, Some(draft)) => Some((without(&draft), draft)),
+        (Some(now), None) => Some((now.clone(), now.without_policies())),
+        (None, Some(draft)) => Some((draft.without_policies(), draft)),
         (None, None) => None,
     }
 }

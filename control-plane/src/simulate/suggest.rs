@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::{
-    Action, Caller, CallerMemo, Decision, Engine, Fact, Mode, Peer, PolicyDocument, PolicyIndex,
+    Caller, CallerMemo, Decision, Engine, Fact, Mode, Peer, PolicyDocument, PolicyIndex, Reason,
     RecordedCall, RecordedFlow, Seen, UNDECLARED, Undecidable, suggest as write,
 };
 use hauberk_proto::admin::v1::{PermitUse, Uncovered};
@@ -13,7 +13,8 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use hauberk_proto::mesh::v1::{PolicySpec, Resource, resource::Spec};
 
-use super::{SimulateError, check_readable, enforcing};
+use super::engines::whoever_it_is_for;
+use super::{SimulateError, check_readable};
 use crate::compile::view::MeshViews;
 use crate::flows::NodeRecord;
 use crate::instances::mesh_and_node;
@@ -78,7 +79,8 @@ pub fn suggest(
         let flows = record.flows.iter().filter(|flow| flow.external.is_empty());
         let flows = flows.filter(|flow| flow.verdict() != agent::Verdict::Deny);
         let flows = flows.filter_map(|flow| Some((flow, decode_flow(flow)?)));
-        let of_node = OfNode { now: enforcing(&views, node, &name).map_err(failed)?, flows: flows.collect() };
+        let now = whoever_it_is_for(&views, node, &name).map_err(failed)?;
+        let of_node = OfNode { now, flows: flows.collect() };
         let since = record.flows.iter().map(|flow| flow.first_seen_unix_ms).min();
         suggestion.since = suggestion.since.into_iter().chain(since).min();
         suggestion.unrecorded = suggestion.unrecorded.saturating_add(record.unrecorded);
@@ -99,7 +101,7 @@ pub fn suggest(
         let scope = of_node.now.scope().clone();
         let slice = PolicyIndex::new(mesh, &documents).slice(&scope, &[]);
         let by_suggestion = Engine::compile(scope, &slice, None).map_err(failed)?;
-        of_node.measure(&by_suggestion, &mut suggestion);
+        of_node.measure(&by_suggestion, &mut suggestion, &mut generalisations);
     }
     suggestion.generalisations = generalisations.into_iter().collect();
     suggestion.used = used.into_iter().map(|(policy, count)| PermitUse { policy, count }).collect();
@@ -115,79 +117,91 @@ impl OfNode<'_> {
     ) -> BTreeMap<Caller, BTreeSet<Seen>> {
         let mut seen: BTreeMap<Caller, BTreeSet<Seen>> = BTreeMap::new();
         let mut memos = Memos::default();
-        for (_, flow) in &self.flows {
-            let mut is_allowed = flow.calls.is_empty();
+        for (summary, flow) in &self.flows {
             for call in &flow.calls {
                 match memos.decide(&self.now, flow, call) {
-                    Ok(decision) if !decision.is_allowed() => continue,
+                    Ok(decision) if !decision.is_allowed() => {}
                     Ok(decision) => {
                         for policy in &*decision.policies {
                             add(used.entry(policy.to_string()).or_default(), call.count);
                         }
                         generalisations.extend(dropped(&self.now, flow, &decision));
+                        seen.entry(flow.caller.clone()).or_default().extend(self.seen_of(flow, call));
                     }
-                    // It was let through, and nobody can say that it would not be today.
-                    Err(_) => {}
+                    // What it depends on, a policy without conditions would leave out. Of the permits in force those let it
+                    // through that did.
+                    Err(_) => {
+                        for policy in &summary.policies {
+                            used.get_mut(policy).into_iter().for_each(|count| add(count, call.count));
+                        }
+                    }
                 }
-                is_allowed = true;
-                seen.entry(flow.caller.clone()).or_default().extend(self.seen_of(flow, call));
-            }
-            // Those that were not recorded one by one belong to the same route.
-            if flow.others > 0 && is_allowed && flow.action != Action::Other {
-                let route =
-                    Some(flow.route.to_string()).filter(|route| is_declared(&self.now, flow.port, route));
-                let of_route = route.map(|route| Seen {
-                    port: flow.port,
-                    action: flow.action,
-                    route: Some(route),
-                    method: String::new(),
-                    path: String::new(),
-                });
-                seen.entry(flow.caller.clone()).or_default().extend(of_route);
             }
         }
         seen
     }
 
     fn seen_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Seen> {
-        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
-        let template = resource.split_once(' ').map(|(_port, template)| template.to_owned());
+        let template = self.template_of(flow, call)?;
         Some(Seen {
             port: flow.port,
             action: flow.action,
-            route: template.filter(|template| template != UNDECLARED),
+            route: Some(template).filter(|template| !template.is_empty() && template != UNDECLARED),
             method: call.method.to_string(),
-            path: call.target.split('?').next().unwrap_or_default().to_owned(),
+            path: path_of(call).to_owned(),
         })
     }
 
+    /// The template of the route that a call would be for today; empty for a stream.
+    fn template_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<String> {
+        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
+        Some(resource.split_once(' ').map_or("", |(_port, template)| template).to_owned())
+    }
+
     /// Holds the policies against what was recorded.
-    fn measure(&self, by_suggestion: &Engine, suggestion: &mut Suggestion) {
+    fn measure(
+        &self,
+        by_suggestion: &Engine,
+        suggestion: &mut Suggestion,
+        generalisations: &mut BTreeSet<String>,
+    ) {
         let (mut memos, mut by_now) = (Memos::default(), Memos::default());
         for (summary, flow) in &self.flows {
             let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
             let mut covers_route = !flow.calls.is_empty();
+            let mut why_others = Undecidable::TooMany;
             for call in &flow.calls {
                 let decision = memos.decide(by_suggestion, flow, call);
                 let is_covered = decision.as_ref().is_ok_and(Decision::is_allowed);
-                covers_route &= is_covered
-                    && decision
-                        .is_ok_and(|decision| !decision.reads.contains_any(&[Fact::Path, Fact::Method]));
+                // The others are of the route as it was then.
+                covers_route &= self.template_of(flow, call).as_deref() == Some(&*flow.route)
+                    && decision.is_ok_and(|decision| {
+                        decision.is_allowed() && !decision.reads.contains_any(&[Fact::Path, Fact::Method])
+                    });
                 add(&mut suggestion.seen, call.count);
+                let today = by_now.decide(&self.now, flow, call);
                 if is_covered {
                     add(&mut suggestion.covered, call.count);
-                } else {
-                    let today = by_now.decide(&self.now, flow, call);
-                    let is_denied = today.is_ok_and(|decision| !decision.is_allowed());
-                    let reason = if is_denied { "denied_now" } else { "cannot_be_written" };
-                    add(missing.entry(reason).or_default(), call.count);
+                    // A forbid stays as it is; that no permit lets it through any longer does not.
+                    if today.is_ok_and(|today| today.reason == Reason::NoPolicyMatched) {
+                        let (place, path) = (place(&self.now, flow), path_of(call));
+                        generalisations.insert(format!("{place}: also {path}, which no policy permits now"));
+                    }
+                    continue;
                 }
+                let reason = match &today {
+                    Err(why) => why.as_str(),
+                    Ok(today) if !today.is_allowed() => "denied_now",
+                    Ok(_) => "cannot_be_written",
+                };
+                add(missing.entry(reason).or_default(), call.count);
+                why_others = today.err().unwrap_or(why_others);
             }
             add(&mut suggestion.seen, flow.others);
             if covers_route {
                 add(&mut suggestion.covered, flow.others);
             } else if flow.others > 0 {
-                add(missing.entry(Undecidable::TooMany.as_str()).or_default(), flow.others);
+                add(missing.entry(why_others.as_str()).or_default(), flow.others);
             }
             for (reason, count) in missing.into_iter().filter(|(_, count)| *count > 0) {
                 let agent::FlowSummary { caller, node, port, action, route, .. } = &***summary;
@@ -224,14 +238,9 @@ fn add(sum: &mut u64, count: u64) {
     *sum = sum.saturating_add(count);
 }
 
-fn is_declared(engine: &Engine, port: u16, route: &str) -> bool {
-    let mut ports = engine.scope().ports.iter().filter(|own| own.number == port);
-    ports.any(|port| port.routes.iter().any(|own| own.template.as_str() == route))
-}
-
 /// What is asked for now, and would be no longer.
 fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<String> {
-    const ASKED: [(Fact, &str); 7] = [
+    const ASKED: [(Fact, &str); 10] = [
         (Fact::Time, "time"),
         (Fact::CertificateAge, "certificate's age"),
         (Fact::Address, "caller's address"),
@@ -239,25 +248,31 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
         (Fact::Host, "host"),
         (Fact::Query, "query"),
         (Fact::Headers, "header fields"),
+        (Fact::User, "user"),
+        (Fact::Claims, "user's claims"),
+        (Fact::Actors, "services that passed the user on"),
     ];
     let asked = ASKED.into_iter().filter(|(fact, _)| decision.reads.contains(*fact));
     let asked: Vec<_> = asked.map(|(_, name)| name).collect();
     if asked.is_empty() {
         return None;
     }
+    Some(format!("{}: whatever the {}, which policies ask for now", place(now, flow), asked.join(", the ")))
+}
+
+/// Who calls what, in few words.
+fn place(now: &Engine, flow: &RecordedFlow) -> String {
     let caller = match &flow.caller {
         Caller::Peer(id) => mesh_and_node(id).map_or(id.to_string(), |(_, name)| name.to_string()),
         Caller::Anonymous => "@anonymous".to_owned(),
     };
     let node =
         now.scope().node().and_then(mesh_and_node).map(|(_, name)| name.to_string()).unwrap_or_default();
-    Some(format!(
-        "{caller} {} {node}:{} {}: whatever the {}, which policies ask for now",
-        flow.action.as_str(),
-        flow.port,
-        flow.route,
-        asked.join(", the ")
-    ))
+    format!("{caller} {} {node}:{} {}", flow.action.as_str(), flow.port, flow.route)
+}
+
+fn path_of(call: &RecordedCall) -> &str {
+    call.target.split('?').next().unwrap_or_default()
 }
 
 fn resource(mesh: &Name, name: String, cedar: String) -> Resource {

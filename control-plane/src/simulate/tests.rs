@@ -2,8 +2,8 @@ use hauberk_identity::SpiffeId;
 
 use super::*;
 use crate::resources::testing::{
-    EVERYTHING, catalog_of, listener, mesh, node, permit, policy, routes, service, shop, trust_domain,
-    try_admit,
+    EVERYTHING, catalog_of, for_users, issuer, listener, mesh, node, permit, policy, routes, service, shop,
+    trust_domain, try_admit,
 };
 
 const NOW: u64 = 1_800_000_000_000;
@@ -118,6 +118,48 @@ fn an_equal_draft_changes_nothing_and_neither_does_one_in_audit() {
 }
 
 #[test]
+fn a_draft_that_changes_who_users_are_or_how_they_are_taken_is_not_without_effect() {
+    let orders = |mode: Option<&str>| {
+        let port = |number| listener(number, "http");
+        let public = mode.map_or(port(8080), |mode| for_users(port(8080), mode, &[]));
+        node("orders", [public, port(9090)])
+    };
+    let login = issuer("login", |_| {});
+    let before =
+        try_admit(&catalog_of(&shop()), &[orders(Some("OPTIONAL")), login], EVERYTHING).unwrap().after;
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let told = |draft: &[hauberk_proto::mesh::v1::Resource]| {
+        let found = simulated(&before, draft, &records);
+        let reasons: Vec<_> = found.flips.iter().map(|flip| (flip.verdicts, flip.reason)).collect();
+        assert_eq!(reasons.len() as u64, found.undecidable.flows);
+        reasons
+    };
+    let unknown = [(None, "facts_not_recorded")];
+    assert_eq!(told(&[orders(Some("OPTIONAL"))]), []);
+    assert_eq!(told(&[orders(Some("REQUIRED"))]), unknown);
+    assert_eq!(told(&[orders(None)]), unknown);
+    let other_audience = issuer("login", |spec| spec.audiences = vec!["bank".into()]);
+    assert_eq!(told(&[other_audience]), unknown);
+    assert_eq!(told(&[issuer("login", |_| {})]), unknown, "another key");
+    assert_eq!(told(&[issuer("other", |_| {})]), unknown, "a token that nobody looked at");
+}
+
+#[test]
+fn what_was_asked_of_a_node_that_a_draft_leaves_out_would_be_denied() {
+    let before = catalog_of(&shop());
+    let mut after = before.clone();
+    let name = |text| Name::parse(text).unwrap();
+    after.remove(&crate::resources::ResourceKey {
+        kind: Kind::VirtualNode,
+        mesh: name("shop"),
+        name: name("orders"),
+    });
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = simulate(&trust_domain(), &before, &after, &records).unwrap();
+    assert_eq!((found.denied, found.flips[0].reason), (Figure { flows: 1, decisions: 5 }, "no_such_port"));
+}
+
+#[test]
 fn what_is_stored_and_not_understood_proves_nothing() {
     let mut before = catalog_of(&shop());
     let key = crate::resources::ResourceKey {
@@ -178,6 +220,106 @@ fn a_suggestion_covers_what_was_allowed_and_can_be_applied() {
     assert_eq!(used, [("all", 6), ("unused", 6)], "both permit it");
     let after = try_admit(&catalog, &found.policies, EVERYTHING).unwrap().after;
     assert!(after.mesh("shop").unwrap().policies().count() == 4);
+}
+
+/// What of a suggestion is not covered: the action, how often and why.
+fn uncovered(found: &Suggestion) -> Vec<(&str, u64, &str)> {
+    found.uncovered.iter().map(|one| (one.action.as_str(), one.count, one.reason.as_str())).collect()
+}
+
+#[test]
+fn what_depends_on_what_is_not_recorded_is_not_suggested_without_it() {
+    let conditions = [
+        "context has user && context.user in UserGroup::\"login/support\"",
+        "context.claims.hasTag(\"team\")",
+        "context.actors.contains(Node::\"web\")",
+        "context.headers.hasTag(\"x-tenant\")",
+        "context.query.hasTag(\"a\")",
+        "context.host == \"orders.shop\"",
+    ];
+    for condition in conditions {
+        let orders = node("orders", [for_users(listener(8080, "http"), "OPTIONAL", &[])]);
+        let reading = policy(
+            "reading",
+            &format!(
+                "permit(principal == Node::\"web\", action == Action::\"GET\", resource) when {{ {condition} }};"
+            ),
+        );
+        let posts =
+            policy("posts", "permit(principal == Node::\"web\", action == Action::\"POST\", resource);");
+        let catalog = catalog_of(&[
+            mesh("shop"),
+            issuer("login", |_| {}),
+            node("web", [listener(8000, "http")]),
+            orders,
+            reading,
+            posts,
+        ]);
+        let mut gets = (*seen("web", "GET", ALLOW, &[("/orders/1", 5)])).clone();
+        (gets.others, gets.policies) = (2, vec!["reading".to_owned()]);
+        let records = records(vec![Arc::new(gets), seen("web", "POST", ALLOW, &[("/orders/1", 3)])]);
+        let found = suggested(&catalog, &records);
+        assert_eq!(uncovered(&found), [("GET", 7, "facts_not_recorded")], "{condition}");
+        assert_eq!((found.seen, found.covered), (10, 3), "{condition}");
+        let Some(hauberk_proto::mesh::v1::resource::Spec::Policy(spec)) = &found.policies[0].spec else {
+            panic!("{:?}", found.policies)
+        };
+        assert!(!spec.cedar.contains("GET") && found.policies.len() == 1, "{}", spec.cedar);
+        let used: Vec<_> = found.used.iter().map(|used| (used.policy.as_str(), used.count)).collect();
+        assert_eq!(used, [("posts", 3), ("reading", 5)], "it let through what it did");
+    }
+}
+
+#[test]
+fn what_a_listener_asks_of_users_it_goes_on_asking() {
+    let orders = node("orders", [for_users(listener(8080, "http"), "REQUIRED", &[])]);
+    let resources = [
+        mesh("shop"),
+        issuer("login", |_| {}),
+        node("web", [listener(8000, "http")]),
+        orders,
+        policy("all", "permit(principal == Node::\"web\", action in Action::\"http\", resource);"),
+    ];
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = suggested(&catalog_of(&resources), &records);
+    assert_eq!((found.seen, found.covered, found.policies.len()), (5, 5, 1), "{:?}", found.uncovered);
+}
+
+#[test]
+fn what_is_denied_today_is_not_permitted_for_want_of_a_record_and_named_where_a_route_has_it() {
+    let orders = routes(listener(8080, "http"), &["/orders/{id}", "/health"]);
+    let first = "permit(principal == Node::\"web\", action == Action::\"GET\", resource) when { context.path == \"/orders/1\" };";
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        node("web", [listener(8000, "http")]),
+        node("orders", [orders]),
+        policy("first", first),
+    ]);
+    let of = |route: &str, paths: &[(&str, u64)], others: u64| {
+        let mut flow = (*seen("web", "GET", ALLOW, paths)).clone();
+        (flow.route, flow.others) = (route.to_owned(), others);
+        Arc::new(flow)
+    };
+    let found = suggested(&catalog, &records(vec![of("/health", &[], 4)]));
+    assert_eq!((found.policies.len(), found.covered), (0, 0));
+    assert_eq!(uncovered(&found), [("GET", 4, "too_many_to_record")]);
+    let found = suggested(&catalog, &records(vec![of("/health", &[("/health", 1)], 4)]));
+    assert_eq!(
+        (found.policies.len(), uncovered(&found)),
+        (0, vec![("GET", 1, "denied_now"), ("GET", 4, "too_many_to_record"),])
+    );
+    // By what it is for today, not by what it was.
+    let found = suggested(&catalog, &records(vec![of("/health", &[("/orders/1", 1)], 4)]));
+    assert_eq!((found.covered, uncovered(&found)), (1, vec![("GET", 4, "too_many_to_record")]));
+    let paths = [("/orders/1", 2), ("/orders/2", 1)];
+    let found = suggested(&catalog, &records(vec![of("/orders/{id}", &paths, 0)]));
+    assert_eq!(
+        found.generalisations,
+        [
+            "orders:8080 /orders/{id}: every path of the declared route",
+            "web GET orders:8080 /orders/{id}: also /orders/2, which no policy permits now",
+        ]
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Action, Authorization, Caller, Engine, EscapedSlashes, Gathered, Mode, Moment, NodeScope, Peer, Place,
     PolicyDocument, PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay, RouteTemplate, Tls,
-    Undeclared,
+    Undeclared, Vouching,
 };
 
 const CALLERS: usize = 50;
@@ -30,10 +30,11 @@ pub(super) fn run() {
 fn report(what: &str, flows: &[RecordedFlow], more: &str) {
     let now = engine(&[], None);
     let draft = engine(&[more], Some(&now));
+    let vouching = Vouching::default();
     let mut rates: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let begun = Instant::now();
-            let mut replay = Replay::new(&now, &draft);
+            let mut replay = Replay::new(&now, &draft, &vouching);
             let mut told = 0_u64;
             for flow in flows {
                 replay.flow(flow, |_, count, _| told += count);

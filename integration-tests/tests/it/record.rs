@@ -105,7 +105,7 @@ fn drafts_are_held_against_what_was_decided() {
 
     let told = mesh.hauberk_with_input(&["simulate", "-f", "-"], BY_HEADER);
     assert_eq!(told.code, 0, "{told:?}");
-    assert!(told.stdout.contains("it reads what was not recorded of these calls"), "{told:?}");
+    assert!(told.stdout.contains("it depends on what was not recorded of these calls"), "{told:?}");
     assert!(told.stderr.contains("1 (3 calls) cannot be decided"), "{told:?}");
     let yaml = mesh.hauberk_with_input(&["simulate", "-f", "-", "-o", "yaml"], BY_HEADER).ok();
     assert!(yaml.stdout.contains("reason: facts_not_recorded"), "{yaml:?}");

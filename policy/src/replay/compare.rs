@@ -1,6 +1,5 @@
 //! What can be told of two engines by the scopes of their statements, without asking Cedar.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::compile::{Engine, Governed, Inner, Port};
@@ -38,12 +37,17 @@ impl<'a> Side<'a> {
             && (is_one_world
                 || self.port.authorization == other.port.authorization
                     && self.port.users == other.port.users
-                    && self.governed.resource.requires_user == other.governed.resource.requires_user
                     && self.port.protocol == other.port.protocol
                     && self.governed.resource.uid == other.governed.resource.uid
                     && self.governed.resource.within == other.governed.resource.within
+                    && self.is_for_users() == other.is_for_users()
                     && self.principal.within == other.principal.within
                     && self.sees_alike(other, &own))
+    }
+
+    /// Whether whatever is made for nobody is denied there, whatever policies say.
+    pub(super) fn is_for_users(&self) -> bool {
+        self.governed.resource.requires_user
     }
 
     fn in_play(&self, action: Action) -> Vec<&'a Arc<Compiled>> {
@@ -51,20 +55,22 @@ impl<'a> Side<'a> {
         policies.filter(|compiled| compiled.admits(self.principal, action)).collect()
     }
 
-    /// Whether the entities that statements name are in the same things.
+    /// Whether the entities that statements name have the same attributes, and are in the same things.
     fn sees_alike(&self, other: &Self, in_play: &[&Arc<Compiled>]) -> bool {
         in_play.iter().flat_map(|compiled| &compiled.literals).all(|uid| {
-            let [own, others] = [self, other].map(|side| side.inner.entities.ancestors(uid));
-            own.map(HashSet::<_>::from_iter) == others.map(HashSet::from_iter)
+            match [self, other].map(|side| side.inner.entities.get(uid)) {
+                [Some(own), Some(others)] => own.deep_eq(others),
+                [own, others] => own.is_none() && others.is_none(),
+            }
         })
     }
 
-    /// What is decided where no statement in play has conditions: their scopes alone tell.
+    /// What is decided where no statement in play has conditions: their scopes alone tell. On a route for users, of what is
+    /// made for one.
     pub(super) fn settled(&self, action: Action) -> Option<Decision> {
         let in_play = self.in_play(action);
         // Of users nothing is recorded.
-        let is_by_user = self.governed.resource.requires_user || self.port.takes_some_users();
-        if is_by_user || in_play.iter().any(|compiled| compiled.is_conditional) {
+        if self.port.takes_some_users() || in_play.iter().any(|compiled| compiled.is_conditional) {
             return None;
         }
         let named = |mode, permitting| {

@@ -1,8 +1,12 @@
+use std::collections::BTreeSet;
+
+use hauberk_identity::TrustDomain;
+
 use super::compare::Side;
 use super::*;
-use crate::scope::{Authorization, UserTokens};
-use crate::testing::{HERE, NOW, documents, domain, name, orders, peer, roles};
-use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate};
+use crate::scope::{Authorization, Protocol};
+use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
+use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
 fn engines(now: &[&str], draft: &[&str]) -> (Engine, Engine) {
     engines_of(orders(), now, orders(), draft)
@@ -20,13 +24,20 @@ fn engines_of(scope: NodeScope, now: &[&str], draft_scope: NodeScope, draft: &[&
     (now, draft)
 }
 
+/// The first port takes users' tokens; it asks for one, or not.
+fn with_users(required: bool) -> NodeScope {
+    let mut scope = orders();
+    scope.ports[0].users = Some(UserTokens { required, issuers: Vec::new(), kept: false });
+    scope
+}
+
 fn call(method: &str, target: &str, count: u64) -> RecordedCall {
     RecordedCall {
         peer: HERE.clone(),
         moment: NOW,
         method: method.into(),
         target: target.into(),
-        gathered: Gathered::default(),
+        gathered: Gathered::recorded(None, Vec::new()),
         is_query_known: false,
         count,
     }
@@ -39,8 +50,13 @@ fn flow(caller: &str, calls: Vec<RecordedCall>, others: u64) -> RecordedFlow {
 
 /// What is told, shortly: the effect of the draft, or why it cannot be said, with the count.
 fn told(engines: &(Engine, Engine), flow: &RecordedFlow) -> Vec<(String, u64)> {
+    told_where(&Vouching::default(), engines, flow)
+}
+
+/// The same, where others vouch for callers and users.
+fn told_where(vouching: &Vouching, engines: &(Engine, Engine), flow: &RecordedFlow) -> Vec<(String, u64)> {
     let mut told = Vec::new();
-    Replay::new(&engines.0, &engines.1).flow(flow, |replayed, count, _| {
+    Replay::new(&engines.0, &engines.1, vouching).flow(flow, |replayed, count, _| {
         let what = match replayed {
             Replayed::Flips { draft, .. } => format!("{:?} {}", draft.effect, draft.policies.join(",")),
             Replayed::Undecidable(why) => why.as_str().to_owned(),
@@ -291,7 +307,133 @@ fn what_depends_on_users_cannot_be_decided_since_of_users_nothing_is_recorded() 
         }
         assert_eq!(told(&engines_of(other.clone(), &[ALL], other, &[ALL]), &get), []);
     }
-    let kept = engines_of(orders(), &[ALL], taking(false, &[]), &[ALL]);
-    let one = flow("web", vec![call("GET", "/orders/1", 3)], 0);
-    assert_eq!(told(&kept, &one), [], "who may be there does not change");
+}
+
+#[test]
+fn a_route_that_becomes_one_for_users_or_no_longer_is_one_is_not_unchanged() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    let of = |now: bool, texts: &[&str], draft: bool, draft_texts: &[&str]| {
+        told(&engines_of(with_users(now), texts, with_users(draft), draft_texts), &get)
+    };
+    assert_eq!(of(false, &[ALL], true, &[ALL]), unknown);
+    assert_eq!(of(true, &[ALL], false, &[ALL]), unknown);
+    // By one route alone, too.
+    let mut by_route = with_users(false);
+    by_route.ports[0].routes[0].requires_user = Some(true);
+    assert_eq!(told(&engines_of(with_users(false), &[ALL], by_route, &[ALL]), &get), unknown);
+    // What is let through for users alone, and still is; and what is denied with and without a user.
+    assert_eq!(of(true, &[ALL], true, &[ALL, GETS]), []);
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    let of = |now: bool, texts: &[&str], draft: bool, draft_texts: &[&str]| {
+        told(&engines_of(with_users(now), texts, with_users(draft), draft_texts), &get)
+    };
+    assert_eq!(of(true, &[], false, &[]), []);
+    assert_eq!(of(false, &[ALL], true, &[]), [("Deny ".to_owned(), 3)]);
+    assert_eq!(of(true, &[ALL], true, &[]), unknown[..1], "it may have been denied for want of a user");
+}
+
+#[test]
+fn what_a_draft_asks_of_users_is_not_guessed() {
+    let conditions = [
+        "context has user",
+        "context has user && context.user in UserGroup::\"login/support\"",
+        "context has user && context.user.scopes.contains(\"orders\")",
+        "context.claims.hasTag(\"team\")",
+        "context.actors.contains(Node::\"web\")",
+        "!(context has user)",
+    ];
+    let rpc = RecordedFlow {
+        port: 50051,
+        action: Action::Call,
+        route: "shop.Orders/Get".into(),
+        ..flow("web", vec![call("POST", "/shop.Orders/Get", 4)], 2)
+    };
+    let request = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    for (flow, action, count) in [(&request, "http", 3), (&rpc, "call", 4)] {
+        let all = format!("permit(principal is Node, action in Action::\"{action}\", resource);");
+        let unknown = [("facts_not_recorded".to_owned(), count), ("facts_not_recorded".to_owned(), 2)];
+        for condition in conditions {
+            let about_users = format!(
+                "permit(principal is Node, action in Action::\"{action}\", resource) when {{ {condition} }};"
+            );
+            let forbid = about_users.replace("permit", "forbid");
+            assert_eq!(told(&engines(&[&all], &[&about_users]), flow), unknown, "{condition}");
+            assert_eq!(told(&engines(&[&about_users], &[&all]), flow), unknown, "now: {condition}");
+            assert_eq!(told(&engines(&[&all], &[&all, &forbid]), flow), unknown, "forbid: {condition}");
+            assert_eq!(told(&engines(&[&about_users], &[&about_users]), flow), [], "as it is: {condition}");
+        }
+    }
+}
+
+#[test]
+fn who_vouches_for_users_decides_before_policies_do() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    let [more, other] =
+        [Issuers::More, Issuers::Other].map(|issuers| Vouching { issuers, ..Vouching::default() });
+    let of = |vouching: &Vouching, scope: NodeScope, draft_scope: NodeScope| {
+        told_where(vouching, &engines_of(scope, &[ALL], draft_scope, &[ALL]), &get)
+    };
+    let (plain, with) = (orders, || with_users(false));
+    assert_eq!(of(&other, with(), with()), unknown);
+    assert_eq!(of(&more, with(), with()), unknown, "a token that nobody looked at is now looked at");
+    assert_eq!(of(&other, plain(), plain()), unknown, "users are passed on to any port");
+    assert_eq!(of(&more, plain(), plain()), []);
+    assert_eq!(of(&Vouching::default(), plain(), with()), unknown);
+    assert_eq!(of(&Vouching::default(), with(), plain()), unknown);
+    let mut of_login = with();
+    of_login.ports[0].users.iter_mut().for_each(|users| users.issuers.push(name("login")));
+    assert_eq!(of(&Vouching::default(), with(), of_login), unknown);
+    // At another port, by nobody who passes users on, and as a stream nothing comes of it.
+    let mut at_9000 = orders();
+    at_9000.ports[1].users = with_users(false).ports[0].users.clone();
+    let alone = RecordedFlow { others: 0, ..get.clone() };
+    let engines_at = engines_of(orders(), &[ALL], at_9000, &[ALL]);
+    assert_eq!(told(&engines_at, &alone), []);
+    let public = "permit(principal is Anonymous, action in Action::\"http\", resource);";
+    let anonymous = RecordedFlow { caller: Caller::Anonymous, ..get.clone() };
+    assert_eq!(told_where(&other, &engines(&[public], &[public]), &anonymous), []);
+    let connect = "permit(principal == Node::\"web\", action == Action::\"connect\", resource);";
+    let stream = RecordedFlow {
+        port: 6379,
+        action: Action::Connect,
+        route: "".into(),
+        ..flow("web", vec![call("", "", 4)], 0)
+    };
+    assert_eq!(told_where(&other, &engines(&[connect], &[connect]), &stream), []);
+    // What policies deny whoever it is for is denied.
+    assert_eq!(told_where(&other, &engines(&[], &[]), &get), []);
+    let denied = [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)];
+    assert_eq!(told_where(&other, &engines(&[ALL], &[]), &get), denied);
+    assert_eq!(told_where(&other, &engines(&[], &[ALL]), &get), unknown);
+}
+
+#[test]
+fn who_vouches_for_callers_of_another_trust_domain_decides_before_policies_do() {
+    let partner = TrustDomain::parse("partner.example").unwrap();
+    let vouching = Vouching { other_bundles: BTreeSet::from([partner]), ..Vouching::default() };
+    let permits = "permit(principal is Workload, action, resource);";
+    let both = engines(&[ALL, permits], &[ALL, permits]);
+    let of = |caller: Caller| {
+        let get = RecordedFlow { caller, ..flow("web", vec![call("GET", "/orders/1", 3)], 2) };
+        told_where(&vouching, &both, &get)
+    };
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    assert_eq!(of(foreign("spiffe://partner.example/billing")), unknown);
+    assert_eq!(of(foreign("spiffe://other.example/billing")), []);
+    assert_eq!(of(peer("web")), []);
+}
+
+#[test]
+fn what_a_condition_asks_of_another_port_is_looked_at() {
+    let by_port = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Port::\"orders:8080\") when { Port::\"orders:9000\".protocol == \"http2\" };";
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 0);
+    let mut spoken = orders();
+    spoken.ports[1].protocol = Protocol::Http;
+    let found = told(&engines_of(orders(), &[by_port], spoken, &[by_port]), &get);
+    assert_eq!(found, [("Deny ".to_owned(), 3)]);
+    let mut moved = orders();
+    moved.ports[1].authorization = Authorization::Audit;
+    assert_eq!(told(&engines_of(orders(), &[by_port], moved, &[by_port]), &get), []);
 }

@@ -141,6 +141,38 @@ async fn a_hostile_agent_fills_no_more_than_its_own_share() {
 }
 
 #[tokio::test]
+async fn where_all_together_is_too_much_whoever_has_most_gives_way() {
+    let (flows, _store, _directory) = flows().await;
+    let count = |of: &str, number: u32, bytes: usize| {
+        let one = agent::FlowSummary {
+            node: node(of).to_string(),
+            route: format!("/{number}"),
+            policies: vec!["p".repeat(bytes)],
+            ..flow("web", Vec::new())
+        };
+        assert_eq!(flows.count(&node(of), &name("shop"), summaries(vec![one]), NOW), 0);
+    };
+    let bytes = |of: &str| -> usize {
+        let records = flows.recorded().of(|id| *id == node(of));
+        records.iter().flat_map(|record| &record.flows).map(|flow| flow.encoded_len()).sum()
+    };
+    count("modest", 0, 10);
+    // Each less than a node may have, and together more than there is room for.
+    let nodes: Vec<_> = (0..68).map(|number| format!("heavy-{number}")).collect();
+    for node in &nodes {
+        (0..87).for_each(|number| count(node, number, 23_000));
+    }
+    let all: usize = nodes.iter().map(|node| bytes(node)).sum();
+    assert!(all <= 128 * 1024 * 1024, "{all}");
+    assert!(all > 127 * 1024 * 1024, "{all}");
+    count("modest", 1, 24_000);
+    let modest = flows.recorded().of(|id| *id == node("modest"));
+    assert_eq!((modest[0].flows.len(), modest[0].unrecorded), (2, 0), "the first of them, too");
+    let least = nodes.iter().map(|node| bytes(node)).min().unwrap_or_default();
+    assert!(least > 1_800_000, "nobody gave way much more than others: {least}");
+}
+
+#[tokio::test]
 async fn what_is_in_audit_is_counted_since_it_last_changed() {
     let (flows, store, _directory) = flows().await;
     let trust_domain = TrustDomain::parse("shop.local").unwrap();

@@ -21,8 +21,6 @@ pub(super) use mentions::Speakers;
 use mentions::{Mentions, Takes, boundaries_of_node};
 pub(super) use users::issuer_of;
 
-use users::users;
-
 use super::{Rights, Step};
 use crate::compile::view::{Provided, node_scope};
 use crate::resources::key::{Kind, ResourceKey};
@@ -126,10 +124,11 @@ impl<'a> Comparison<'a> {
                 let (former, now) = (former.get(&number).copied(), now.get(&number).copied());
                 self.compare_places(port, former, now, &mut openings);
                 self.compare_classes(port, former, now, &mut openings);
-                if self.step.places.contains_key(&self.key(Kind::VirtualNode, node))
-                    && let Some(now) = now
-                {
-                    self.compare_rules(port, former, now, &mut openings);
+                if self.step.places.contains_key(&self.key(Kind::VirtualNode, node)) {
+                    self.compare_users(port, former, now, &mut openings);
+                    if let Some(now) = now {
+                        self.compare_rules(port, former, now, &mut openings);
+                    }
                 }
             }
         }
@@ -261,6 +260,20 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// How a port of a node of the batch takes the tokens of users.
+    fn compare_users(
+        &self,
+        Port { node, id, number }: Port<'_>,
+        former: Option<&PortScope>,
+        now: Option<&PortScope>,
+        openings: &mut Vec<Opening>,
+    ) {
+        let Some(message) = former.and_then(|former| users::change(number, former, now)) else { return };
+        let (key, field) = (self.key(Kind::VirtualNode, node), self.listener_field(node, number, "users"));
+        let takes = Takes::POLICIES.and_of(&self.mentions().of_port((id, number)));
+        openings.push(Opening { key, field, message, takes });
+    }
+
     /// What a port of a node of the batch does with requests.
     fn compare_rules(
         &self,
@@ -281,10 +294,6 @@ impl<'a> Comparison<'a> {
             open("authorization", format!("port {number}: AUDIT lets through what no policy permits"), rules);
         }
         let Some(former) = former else { return };
-        if users(former) != users(port) {
-            let message = format!("port {number} takes the tokens of users in another way");
-            open("users", message, rules.and_of(&self.mentions().of_port((id, number))));
-        }
         if former.protocol != port.protocol {
             let (was, is) = (former.protocol.as_str(), port.protocol.as_str());
             let message = format!(

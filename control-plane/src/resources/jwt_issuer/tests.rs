@@ -1,26 +1,9 @@
-use hauberk_proto::mesh::v1::{self as wire, resource::Spec};
-use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
+use hauberk_proto::mesh::v1 as wire;
 
 use crate::resources::admit::{Rights, Target, admit_removal};
 use crate::resources::problem::Problems;
 use crate::resources::testing::*;
 use crate::resources::{Catalog, JwtIssuer, KeyEndpoint, Kind, ResourceKey};
-
-fn keys() -> String {
-    let key = JwtSigner::generate().unwrap().public_key().unwrap();
-    JwtBundle::new(trust_domain(), [key]).unwrap().to_jwks(KeyUse::Signature)
-}
-
-fn issuer(name: &str, change: impl FnOnce(&mut wire::JwtIssuerSpec)) -> wire::Resource {
-    let mut spec = wire::JwtIssuerSpec {
-        issuer: format!("https://{name}.example"),
-        audiences: vec!["shop".into()],
-        jwks: keys(),
-        ..wire::JwtIssuerSpec::default()
-    };
-    change(&mut spec);
-    resource("shop", name, Spec::JwtIssuer(spec))
-}
 
 fn base() -> Catalog {
     catalog_of(&shop())
@@ -31,14 +14,8 @@ fn told(catalog: &Catalog, batch: &[wire::Resource]) -> Vec<String> {
     problems.iter().map(|problem| problem.description()).collect()
 }
 
-fn for_users(mode: &str, issuers: &[&str]) -> wire::Resource {
-    let users = wire::UserTokens {
-        mode: Some(mode.into()),
-        issuers: issuers.iter().map(|&name| name.into()).collect(),
-        keep_token: None,
-    };
-    let listener = wire::Listener { users: Some(users), ..listener(8080, "http") };
-    node("orders", [listener, super::super::testing::listener(9090, "http")])
+fn orders_for_users(mode: &str, issuers: &[&str]) -> wire::Resource {
+    node("orders", [for_users(listener(8080, "http"), mode, issuers), listener(9090, "http")])
 }
 
 #[test]
@@ -149,12 +126,12 @@ fn what_names_an_issuer_that_is_not_there_is_refused_with_the_nearest() {
     }
     let told_of = told(&known, &[rule("context.user == User::\"alice\"")]);
     assert!(told_of[0].contains("a slash"), "{told_of:?}");
-    let told_of = told(&known, &[for_users("REQUIRED", &["logn"])]);
+    let told_of = told(&known, &[orders_for_users("REQUIRED", &["logn"])]);
     assert!(
         told_of[0].contains("spec.listeners[0].users.issuers[0]") || told_of[0].contains("did you mean"),
         "{told_of:?}"
     );
-    let told_of = told(&known, &[for_users("MAYBE", &[])]);
+    let told_of = told(&known, &[orders_for_users("MAYBE", &[])]);
     assert!(told_of[0].contains("MAYBE"), "{told_of:?}");
     // What is named stays.
     let after =
@@ -176,10 +153,10 @@ fn who_users_are_is_a_matter_of_policy() {
     assert!(refused[0].message.contains("policy-admin"), "{refused:?}");
     // Whether a route is for users alone, too.
     let before = catalog_of(&[shop(), vec![login.clone()]].concat());
-    let known = try_admit(&before, &[for_users("REQUIRED", &[])], EVERYTHING).unwrap().after;
-    let refused = try_admit(&known, &[for_users("OPTIONAL", &[])], editor).unwrap_err();
+    let known = try_admit(&before, &[orders_for_users("REQUIRED", &[])], EVERYTHING).unwrap().after;
+    let refused = try_admit(&known, &[orders_for_users("OPTIONAL", &[])], editor).unwrap_err();
     assert_eq!(refused[0].field, "spec.listeners[0].users", "{refused:?}");
-    let told = try_admit(&known, &[for_users("OPTIONAL", &[])], policy_admin).unwrap().warnings;
+    let told = try_admit(&known, &[orders_for_users("OPTIONAL", &[])], policy_admin).unwrap().warnings;
     assert!(told.iter().any(|told| told.contains("takes the tokens of users in another way")), "{told:?}");
     // What the boundary says of users nobody else moves from under it.
     let bound = boundary(

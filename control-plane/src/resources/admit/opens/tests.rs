@@ -205,3 +205,43 @@ fn a_boundary_that_cannot_be_read_may_speak_of_anything() {
         ["this makes virtual node new, which boundary:b may speak of"]
     );
 }
+
+#[test]
+fn routes_for_users_are_not_opened_by_more_specific_ones_nor_by_going_and_coming_back() {
+    let users = |mode: &str, listener| for_users(listener, mode, &[]);
+    let with_admin = |listener: Listener, more: &[&str]| {
+        let mut listener = routes(listener, &[&["/admin/*"][..], more].concat());
+        listener.routes[0].users = Some("REQUIRED".into());
+        node("orders", [listener])
+    };
+    let by_service = permit("web-to-orders", "web", "orders");
+    let catalog = |orders: Resource| {
+        let service = service("orders", "orders", None);
+        catalog_of(&[
+            mesh("shop"),
+            node("web", []),
+            issuer("login", |_| {}),
+            orders,
+            service,
+            by_service.clone(),
+        ])
+    };
+    let otherwise = ["port 8080 takes the tokens of users in another way"];
+    let before = catalog(with_admin(users("OPTIONAL", http(8080)), &[]));
+    assert_eq!(refusals(&before, &[with_admin(users("OPTIONAL", http(8080)), &["/admin/{x}"])]), otherwise);
+    let before = catalog(with_admin(users("OPTIONAL", http(8080)), &["/admin/{x}"]));
+    assert_eq!(refusals(&before, &[with_admin(users("OPTIONAL", http(8080)), &[])]), otherwise);
+    // Where no route says anything of its own, routes are an editor's as everywhere.
+    let required = |paths: &[&str]| node("orders", [routes(users("REQUIRED", http(8080)), paths)]);
+    assert_eq!(refusals(&catalog(required(&[])), &[required(&["/a"])]), Vec::<String>::new());
+
+    // By a policy that names no service, neither.
+    let anything = policy("all", "permit(principal is Node, action, resource in Mesh::\"shop\");");
+    let orders = node("orders", [users("REQUIRED", http(8080)), http(9090)]);
+    let before = catalog_of(&[mesh("shop"), issuer("login", |_| {}), orders, anything]);
+    let gone = ["this removes port 8080, which takes the tokens of users"];
+    assert_eq!(refusals(&before, &[node("orders", [http(9090)])]), gone);
+    assert_eq!(removals(&before, Kind::VirtualNode, "orders"), gone);
+    let without = node("orders", [users("REQUIRED", http(8080))]);
+    assert_eq!(refusals(&before, &[without]), Vec::<String>::new());
+}

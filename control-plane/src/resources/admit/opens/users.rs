@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hauberk_identity::Name;
-use hauberk_policy::{PortScope, Referent, UserTokens};
+use hauberk_policy::{PortScope, Referent};
 
 use super::{Comparison, Opening, Speakers};
 use crate::resources::key::Kind;
@@ -35,11 +35,28 @@ impl Comparison<'_> {
     }
 }
 
-/// How tokens of users are taken at a port: there, and on which routes otherwise.
-pub(super) fn users(port: &PortScope) -> (Option<&UserTokens>, BTreeMap<&str, bool>) {
+/// What a change does to how tokens of users are taken at a port, in words; none where that stays. A port that goes may come
+/// back otherwise.
+pub(super) fn change(number: u16, former: &PortScope, now: Option<&PortScope>) -> Option<String> {
+    let Some(now) = now else {
+        let is_looked_at = former.users.is_some() || says_otherwise(former);
+        return is_looked_at.then(|| format!("this removes port {number}, which takes the tokens of users"));
+    };
+    let is_other = former.users != now.users
+        || (says_otherwise(former) || says_otherwise(now)) && for_users(former) != for_users(now);
+    is_other.then(|| format!("port {number} takes the tokens of users in another way"))
+}
+
+/// Whether any of its routes says something else than the port.
+fn says_otherwise(port: &PortScope) -> bool {
+    port.routes.iter().any(|route| route.requires_user.is_some())
+}
+
+/// Each route, and whether it is for users alone: requests for one may be those of another tomorrow.
+fn for_users(port: &PortScope) -> BTreeMap<&str, bool> {
+    let default = port.users.as_ref().is_some_and(|users| users.required);
     let routes = port.routes.iter();
-    let otherwise = routes.filter_map(|route| Some((route.template.as_str(), route.requires_user?)));
-    (port.users.as_ref(), otherwise.collect())
+    routes.map(|route| (route.template.as_str(), route.requires_user.unwrap_or(default))).collect()
 }
 
 /// Whose user or group a policy names.

@@ -32,7 +32,7 @@ pub(crate) type SharedMemo = Arc<Memo>;
 pub(crate) struct Memo {
     /// The one that the memory is of, for what takes no memory.
     engine: Engine,
-    caller: Mutex<CallerMemo>,
+    pub(super) caller: Mutex<CallerMemo>,
 }
 
 /// What was decided.

@@ -486,7 +486,7 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
     let connection = registered.connection();
     let memo = connections.rules().memo(&connection.caller, &connection.circumstances, connection.id());
     let memo = memo.unwrap();
-    let busy = memo.lock().unwrap();
+    let busy = memo.caller.lock().unwrap();
     std::thread::scope(|scope| {
         let deciding = scope.spawn(|| {
             let _entered = runtime.enter();

@@ -255,7 +255,7 @@ pub(crate) fn linked(name: &str, template: &str, principal: Option<&str>, to: Op
 }
 
 /// The public half of a new key, as a JSON Web Key Set.
-fn keys() -> String {
+pub(crate) fn keys() -> String {
     let key = JwtSigner::generate().unwrap().public_key().unwrap();
     JwtBundle::new(trust_domain(), [key]).unwrap().to_jwks(KeyUse::Signature)
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::{CompileError, Decision, Effect, PolicySlice, Reason, Replay};
+use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use thiserror::Error;

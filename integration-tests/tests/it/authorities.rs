@@ -51,7 +51,7 @@ impl Trading {
 
     /// The one authority of a kind in a state.
     pub(crate) fn serial(&self, kind: &str, state: &str) -> String {
-        let found = authorities(&self.mesh);
+        let found = listed(&self.mesh);
         let found: Vec<&Value> =
             found.iter().filter(|one| one["kind"] == kind && one["state"] == state).collect();
         assert_eq!(found.len(), 1, "{found:?}");
@@ -59,7 +59,14 @@ impl Trading {
     }
 }
 
+/// Roots and issuing authorities.
 pub(crate) fn authorities(mesh: &MeshBox) -> Vec<Value> {
+    let mut listed = listed(mesh);
+    listed.retain(|one| one["kind"] != "view_key");
+    listed
+}
+
+fn listed(mesh: &MeshBox) -> Vec<Value> {
     let listed = mesh.hauberk_json(&["authority", "list", "-o", "json"]);
     listed.as_array().or_else(|| listed["items"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone()
 }

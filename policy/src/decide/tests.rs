@@ -687,7 +687,7 @@ fn a_path_with_escaped_slashes_must_be_permitted_in_both_readings() {
         let path = CanonicalPath::parse_with("GET", path, engine.escaped_slashes(8080)).unwrap();
         engine.decide(&question(&peer("web"), 8080, request("GET", &path, false)))
     };
-    let public = "permit(principal == Node::\"web\", action, resource in Service::\"orders\") when { context.path like \"/public/*\" };";
+    let public = "permit(principal == Node::\"web\", action in Action::\"http\", resource in Service::\"orders\") when { context.path like \"/public/*\" };";
     let route =
         "permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /orders/{id}\");";
     let all = "permit(principal == Node::\"web\", action, resource in Service::\"orders\");";

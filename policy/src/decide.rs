@@ -58,7 +58,7 @@ pub struct Pending<'a> {
     mark: Option<u64>,
     found: Found,
     /// The other reading of its path, where there are two.
-    other: Option<(CanonicalPath<'a>, Found)>,
+    other: Option<Box<(CanonicalPath<'a>, Found)>>,
 }
 
 /// What is remembered of one reading of a question.
@@ -210,7 +210,7 @@ impl CallerMemo {
                 (Found::Known(one, _), Found::Known(other, _)) => {
                     Recalled::Known(one.and(other), Counted::No)
                 }
-                (as_slashes, as_it_stands) => pending(None, as_it_stands, Some((path, as_slashes))),
+                (as_slashes, as_it_stands) => pending(None, as_it_stands, Some(Box::new((path, as_slashes)))),
             };
         }
         match self.find(port, attempt, moment, &is_asked, mark) {
@@ -277,7 +277,8 @@ impl Pending<'_> {
     pub fn decide(self) -> Learned {
         let Self { asking, port, attempt, moment, mark, found, other } = self;
         let mut lessons = Vec::new();
-        let as_slashes = other.map(|(path, found)| {
+        let as_slashes = other.map(|other| {
+            let (path, found) = *other;
             let read = match attempt {
                 Attempt::Request { method, upgrade, gathered, .. } => {
                     Attempt::Request { method, path: &path, upgrade, gathered }

@@ -55,15 +55,23 @@ pub fn grow(runtime: &Runtime, mesh: &MeshBox) {
     };
     let all: Vec<Resource> =
         (0..NODES).map(node).chain((0..NODES).map(service)).chain((0..POLICIES).map(policy)).collect();
-    runtime.block_on(async {
+    let revision = runtime.block_on(async {
         let mut resources = ResourcesClient::new(dial::channel(mesh.admin_address(), dial::admin(mesh)));
+        let mut revision = 0;
         for batch in all.chunks(BATCH) {
             let request = ApplyRequest { resources: batch.to_vec(), validate_only: false };
-            resources.apply(request).await.unwrap();
+            revision = resources.apply(request).await.unwrap().into_inner().revision;
         }
+        revision
     });
     let took = begun.elapsed().as_secs_f64();
     println!("\n{NODES} nodes and {POLICIES} policies more, in changes of {BATCH}, after {took:.1} s");
+    // The next change is to wait for itself alone.
+    runtime.block_on(async {
+        let mut rollout = RolloutClient::new(dial::channel(mesh.admin_address(), dial::admin(mesh)));
+        until_enforced(&mut rollout, revision, 0).await;
+    });
+    println!("enforced after {:.1} s", begun.elapsed().as_secs_f64());
 }
 
 trait Named {

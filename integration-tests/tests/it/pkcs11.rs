@@ -22,6 +22,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    authorities::authorities,
     clocks::faketime,
     data_directory::log_file,
     revocation::crl,
@@ -204,11 +205,6 @@ fn what_it_gives(session: &Session, key: ObjectHandle, wrapping: ObjectHandle) -
 
 /// What no key of an authority does differently.
 const KEPT: &str = "secret, KeyUnextractable, not copied, Sign(true)";
-
-fn authorities(mesh: &MeshBox) -> Vec<Value> {
-    let listed = mesh.hauberk_json(&["authority", "list", "-o", "json"]);
-    listed.as_array().or_else(|| listed["items"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone()
-}
 
 /// Where the keys of the active authorities are: of the root, and of the issuing one.
 fn places(mesh: &MeshBox) -> [String; 2] {

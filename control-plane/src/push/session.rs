@@ -278,6 +278,11 @@ impl<'a> Session<'a> {
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 permit = outgoing.reserve(), if has_more => {
                     let permit = permit.map_err(|_| Close::Gone)?;
+                    if self.trust.has_changed().map_err(|_| Close::Stopping)? {
+                        // What is to be sent may be signed by a key of which only this tells.
+                        self.check_trust()?;
+                        self.tell_trust();
+                    }
                     if let Some(message) = self.next_message() {
                         permit.send(Ok(ToAgent { message: Some(message) }));
                     }
@@ -297,10 +302,6 @@ impl<'a> Session<'a> {
     }
 
     fn next_message(&mut self) -> Option<Message> {
-        if self.trust.has_changed().unwrap_or(false) {
-            // What is to be sent may be signed by a key of which only this tells.
-            self.tell_trust();
-        }
         // Before anything that it could let somebody in by; but what it does not believe it would not take.
         let is_first = self.is_denylist_due() && (self.urgent.is_empty() || self.is_denylist_believed());
         let first = if is_first { Some(self.next_denylist()) } else { self.urgent.pop_front() };

@@ -1,18 +1,22 @@
 //! What is known of one caller, action and resource: which policies are in play, and what they decided.
 
-use std::collections::btree_map::Entry;
-use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use cedar_policy::{AuthorizationError, Decision as CedarDecision, Entities, EntityUid, PolicySet, Request};
+use cedar_policy::{
+    AuthorizationError, Decision as CedarDecision, Entities, EntityUid, PolicyId, PolicySet, Request,
+};
 
 use crate::compile::{Governed, Inner, Port};
 use crate::compiled::Compiled;
+use crate::condition::Condition;
 use crate::context::Circumstances;
 use crate::decision::{Attempt, AuditOutcome, Decision, Effect, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
+use crate::quick_hash::QuickMap;
 use crate::reads::{Fact, FactSet};
 use crate::scope::Authorization;
 use crate::tally::Tally;
@@ -28,7 +32,7 @@ const MAX_REMEMBERED_PATH_LEN: usize = 256;
 #[derive(Debug, Clone)]
 pub(crate) enum Cell {
     /// No policy in play reads what may vary: always the same.
-    Settled(Decision, Arc<Tally>),
+    Settled(Arc<Decision>, Arc<Tally>),
     Open(Box<OpenCell>),
 }
 
@@ -37,41 +41,14 @@ pub(crate) struct OpenCell {
     pub(crate) in_play: Arc<InPlay>,
     /// Counts, where the path alone tells the outcome; otherwise nothing is remembered.
     by_path: Option<Arc<Tally>>,
-    pub(crate) remembered: HashMap<Box<str>, Decision, BuildHasherDefault<PathHasher>>,
-}
-
-/// Hashes the few paths that are remembered. Whoever chooses paths that fall together makes a search among
-/// [`MAX_REMEMBERED_PATHS`], no more: it need not be one that nobody can foretell.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct PathHasher(u64);
-
-impl Hasher for PathHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word.iter_mut().zip(chunk).for_each(|(into, byte)| *into = *byte);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, byte: u8) {
-        self.write_u64(byte.into());
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        // The golden ratio's bits, as Knuth proposes for hashing by multiplication.
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ self.0 >> 32
-    }
+    /// At most [`MAX_REMEMBERED_PATHS`].
+    pub(crate) remembered: QuickMap<Box<str>, Arc<Decision>>,
 }
 
 /// What one evaluation teaches.
 #[derive(Debug)]
 pub(crate) struct Lesson {
-    decision: Decision,
+    decision: Arc<Decision>,
     /// The policies in play, where the outcome may be another one for another question.
     in_play: Option<Arc<InPlay>>,
     /// Where the path alone tells it: that, unless it is too long to be kept.
@@ -84,15 +61,23 @@ pub(crate) struct InPlay {
     pub(crate) boundary: Part,
     pub(crate) enforce: Part,
     audit: Part,
+    /// What those that Cedar is asked about can look at.
     entities: Entities,
 }
 
 /// Those in one mode.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Part {
-    policies: PolicySet,
     pub(crate) members: Vec<Arc<Compiled>>,
+    /// Those of them that Cedar must be asked about.
+    for_cedar: PolicySet,
     reads: FactSet,
+}
+
+/// A question as Cedar takes it.
+struct Asked<'a> {
+    request: Request,
+    entities: Cow<'a, Entities>,
 }
 
 /// What one set of policies says.
@@ -121,7 +106,7 @@ pub(crate) struct Case<'a> {
 
 impl Cell {
     /// What is remembered of a question, with where it is counted.
-    pub(crate) fn recall(&self, path: Option<&str>) -> Option<(&Decision, &Arc<Tally>)> {
+    pub(crate) fn recall(&self, path: Option<&str>) -> Option<(&Arc<Decision>, &Arc<Tally>)> {
         match self {
             Self::Settled(decision, tally) => Some((decision, tally)),
             Self::Open(open) => {
@@ -130,12 +115,23 @@ impl Cell {
             }
         }
     }
+
+    pub(crate) fn forget_paths(&mut self) {
+        if let Self::Open(open) = self {
+            open.remembered = QuickMap::default();
+        }
+    }
 }
 
 impl Lesson {
     /// What was decided.
-    pub(crate) fn decision(&self) -> &Decision {
+    pub(crate) fn decision(&self) -> &Arc<Decision> {
         &self.decision
+    }
+
+    /// Whether it is remembered by a path.
+    pub(crate) fn has_path(&self) -> bool {
+        matches!(self.path, Some(Some(_)))
     }
 
     /// Writes it down, and gives where questions like it are counted. What somebody else has written there stays.
@@ -148,7 +144,7 @@ impl Lesson {
             };
         };
         let by_path = path.is_some().then(|| Tally::new(false));
-        let open = || Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: HashMap::default() }));
+        let open = || Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: QuickMap::default() }));
         let Cell::Open(open) = place.or_insert_with(open) else { return None };
         if let Some(path) = path? {
             if open.remembered.len() >= MAX_REMEMBERED_PATHS {
@@ -165,12 +161,12 @@ impl Case<'_> {
     /// of this path. `in_play` are the policies in play, where they are known.
     pub(crate) fn evaluate(&self, in_play: Option<Arc<InPlay>>) -> Lesson {
         let Some(in_play) = in_play.or_else(|| self.in_play().map(Arc::new)) else {
-            return Lesson { decision: self.denied(), in_play: None, path: None };
+            return Lesson { decision: Arc::new(self.denied()), in_play: None, path: None };
         };
         let reads = in_play.reads();
         let reads_method = reads.contains(Fact::Method) && !self.about.action.fixes_method();
         let by_path = !reads.vary() && !reads_method;
-        let decision = self.decide(&in_play);
+        let decision = Arc::new(self.decide(&in_play));
         if by_path && !reads.contains_any(&[Fact::Path, Fact::Params]) {
             return Lesson { decision, in_play: None, path: None };
         }
@@ -192,13 +188,16 @@ impl Case<'_> {
                     Mode::Enforce => &mut enforce,
                     Mode::Audit => &mut audit,
                 };
-                part.policies.add(compiled.policy.clone()).ok()?;
+                if compiled.condition.is_for_cedar() {
+                    part.for_cedar.add(compiled.policy.clone()).ok()?;
+                }
                 part.reads = part.reads.and(compiled.reads.facts);
                 part.members.push(Arc::clone(compiled));
             }
         }
         let members = boundary.members.iter().chain(&enforce.members).chain(&audit.members);
-        let entities = self.entities(members)?;
+        let mut for_cedar = members.filter(|compiled| compiled.condition.is_for_cedar()).peekable();
+        let entities = if for_cedar.peek().is_some() { self.entities(for_cedar)? } else { Entities::empty() };
         Some(InPlay { boundary, enforce, audit, entities })
     }
 
@@ -223,26 +222,16 @@ impl Case<'_> {
 
     fn decide(&self, in_play: &InPlay) -> Decision {
         let reads = in_play.reads();
-        let (principal, resource) = (self.principal.uid.clone(), self.governed.resource.uid.clone());
-        let (Some(request), Some(carried)) =
-            (self.about.request(principal, resource, reads), self.about.entities(reads))
-        else {
-            return Decision { reads, ..self.denied() };
+        let asked = match in_play.is_for_cedar().then(|| self.as_cedar(in_play)) {
+            None => None,
+            Some(Some(asked)) => Some(asked),
+            Some(None) => return Decision { reads, ..self.denied() },
         };
-        let with_carried;
-        let entities = if carried.is_empty() {
-            &in_play.entities
-        } else {
-            match in_play.entities.clone().add_entities(carried, None) {
-                Ok(entities) => with_carried = entities,
-                Err(_) => return Decision { reads, ..self.denied() },
-            }
-            &with_carried
-        };
+        let asked = asked.as_ref();
         // Before all others, so that a denial names the boundary and nothing that whoever is denied could have changed.
-        let bounded = self.ask(&request, entities, &in_play.boundary);
+        let bounded = self.ask(asked, &in_play.boundary);
         let is_bounded = bounded.outcome != Outcome::Silent;
-        let enforced = if is_bounded { bounded } else { self.ask(&request, entities, &in_play.enforce) };
+        let enforced = if is_bounded { bounded } else { self.ask(asked, &in_play.enforce) };
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
             // A boundary never permits: a view that says so is not one of ours.
             (Outcome::Permit, _) if is_bounded => (Effect::Deny, Reason::EvaluationError),
@@ -256,7 +245,7 @@ impl Case<'_> {
             }
             (Outcome::Silent, _) => (Effect::Deny, Reason::NoPolicyMatched),
         };
-        let audited = self.ask(&request, entities, &in_play.audit);
+        let audited = self.ask(asked, &in_play.audit);
         let audit = (audited.outcome != Outcome::Silent).then(|| {
             let stops = |outcome| matches!(outcome, Outcome::Forbid | Outcome::Unknown(_));
             let is_stopped = stops(enforced.outcome) || stops(audited.outcome);
@@ -267,36 +256,69 @@ impl Case<'_> {
         Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads }
     }
 
-    fn ask(&self, request: &Request, entities: &Entities, part: &Part) -> Verdict {
+    /// The question as Cedar takes it, with those facts that policies in play read.
+    fn as_cedar<'p>(&self, in_play: &'p InPlay) -> Option<Asked<'p>> {
+        let reads = in_play.reads();
+        let (principal, resource) = (self.principal.uid.clone(), self.governed.resource.uid.clone());
+        let request = self.about.request(principal, resource, reads)?;
+        let carried = self.about.entities(reads)?;
+        let mut entities = Cow::Borrowed(&in_play.entities);
+        if !carried.is_empty() {
+            entities = Cow::Owned(entities.into_owned().add_entities(carried, None).ok()?);
+        }
+        Some(Asked { request, entities })
+    }
+
+    fn ask(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
         if part.members.is_empty() {
             return Verdict { outcome: Outcome::Silent, policies: Arc::default() };
         }
+        let unknown = |reason, policies| Verdict { outcome: Outcome::Unknown(reason), policies };
         // What is not known is left out of the request: whatever reads it must not be asked.
         let lack = |compiled: &Compiled| self.about.lack(compiled.reads.facts, &compiled.headers);
         if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
             let lacking = part.members.iter().filter(|compiled| lack(compiled).is_some());
-            return Verdict { outcome: Outcome::Unknown(reason), policies: names(lacking) };
+            return unknown(reason, names(lacking.map(|compiled| &compiled.name)));
         }
-        let response = self.inner.authorizer.is_authorized(request, &part.policies, entities);
-        let diagnostics = response.diagnostics();
-        let named = |ids: &mut dyn Iterator<Item = &str>| {
-            names(ids.filter_map(|id| part.members.iter().find(|member| *member.name == *id)))
-        };
-        let reasons = named(&mut diagnostics.reason().map(AsRef::as_ref));
-        let errors = named(&mut diagnostics.errors().map(|error| match error {
-            AuthorizationError::PolicyEvaluationError(error) => error.policy_id().as_ref(),
-        }));
+        let (mut permitting, mut forbidding, mut failing) = (Vec::new(), Vec::new(), Vec::new());
+        for compiled in &part.members {
+            let Condition::Plain(term) = &compiled.condition else { continue };
+            match term.holds(self.about.attempt) {
+                Some(true) if compiled.permits => permitting.push(&compiled.name),
+                Some(true) => forbidding.push(&compiled.name),
+                Some(false) => {}
+                None => failing.push(&compiled.name),
+            }
+        }
+        if !part.for_cedar.is_empty() {
+            let Some(asked) = asked else { return unknown(Reason::EvaluationError, Arc::default()) };
+            let response =
+                self.inner.authorizer.is_authorized(&asked.request, &part.for_cedar, &asked.entities);
+            let diagnostics = response.diagnostics();
+            let named = |id: &PolicyId| {
+                let member = part.members.iter().find(|member| *member.name == *AsRef::<str>::as_ref(id));
+                member.map(|member| &member.name)
+            };
+            let reasons = diagnostics.reason().filter_map(named);
+            match response.decision() {
+                CedarDecision::Allow => permitting.extend(reasons),
+                CedarDecision::Deny => forbidding.extend(reasons),
+            }
+            failing.extend(diagnostics.errors().filter_map(|error| match error {
+                AuthorizationError::PolicyEvaluationError(error) => named(error.policy_id()),
+            }));
+        }
         // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
-        match response.decision() {
-            CedarDecision::Deny if !reasons.is_empty() => {
-                Verdict { outcome: Outcome::Forbid, policies: reasons }
-            }
-            _ if diagnostics.errors().next().is_some() => {
-                Verdict { outcome: Outcome::Unknown(Reason::EvaluationError), policies: errors }
-            }
-            CedarDecision::Allow => Verdict { outcome: Outcome::Permit, policies: reasons },
-            CedarDecision::Deny => Verdict { outcome: Outcome::Silent, policies: reasons },
-        }
+        let (outcome, policies) = if !forbidding.is_empty() {
+            (Outcome::Forbid, forbidding)
+        } else if !failing.is_empty() {
+            (Outcome::Unknown(Reason::EvaluationError), failing)
+        } else if !permitting.is_empty() {
+            (Outcome::Permit, permitting)
+        } else {
+            (Outcome::Silent, Vec::new())
+        };
+        Verdict { outcome, policies: names(policies.into_iter()) }
     }
 
     fn denied(&self) -> Decision {
@@ -309,10 +331,14 @@ impl InPlay {
     fn reads(&self) -> FactSet {
         self.boundary.reads.and(self.enforce.reads).and(self.audit.reads)
     }
+
+    fn is_for_cedar(&self) -> bool {
+        [&self.boundary, &self.enforce, &self.audit].iter().any(|part| !part.for_cedar.is_empty())
+    }
 }
 
-fn names<'a>(policies: impl Iterator<Item = &'a Arc<Compiled>>) -> Arc<[Arc<str>]> {
-    let mut names: Vec<_> = policies.map(|compiled| Arc::clone(&compiled.name)).collect();
+fn names<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Arc<[Arc<str>]> {
+    let mut names: Vec<_> = names.cloned().collect();
     names.sort();
     names.into()
 }

@@ -13,7 +13,7 @@ use crate::decision::Reason;
 use crate::facts::{self, PortResources, Resource, Roles, entities, resources};
 use crate::path::EscapedSlashes;
 use crate::reads::{Fact, FactSet};
-use crate::route::RouteTemplate;
+use crate::route::RouteTable;
 use crate::scope::{Authorization, NodeScope, Place, Protocol, Undeclared, UserTokens};
 use crate::slice::{PolicySlice, admits};
 use crate::user::{OnBehalfOf, User};
@@ -51,8 +51,8 @@ pub(crate) struct Port {
     pub(crate) undeclared: Undeclared,
     pub(crate) authorization: Authorization,
     pub(crate) escaped_slashes: EscapedSlashes,
-    /// The most specific first, each with its resource.
-    pub(crate) routes: Vec<(RouteTemplate, usize)>,
+    /// Each with its resource.
+    pub(crate) routes: RouteTable,
     pub(crate) undeclared_route: usize,
     pub(crate) stream: usize,
     /// What of its requests policies read besides method and path.
@@ -270,9 +270,8 @@ fn ports(
     let mut ports = BTreeMap::new();
     for (port, resources) in scope.ports.iter().zip(by_port) {
         let wanted = wanted(&resources, port.users.is_some());
-        let mut routes: Vec<_> =
-            port.routes.iter().map(|route| route.template.clone()).zip(resources.routes).collect();
-        routes.sort_by(|(one, _), (other, _)| one.by_specificity(other));
+        let routes = port.routes.iter().map(|route| route.template.clone()).zip(resources.routes);
+        let routes = RouteTable::new(routes.collect());
         for (index, (first, _)) in routes.iter().enumerate() {
             let same =
                 routes.iter().skip(index + 1).take_while(|(next, _)| first.by_specificity(next).is_eq());

@@ -9,6 +9,7 @@ use cedar_policy::{
 };
 
 use crate::compile::CompileError;
+use crate::condition::Condition;
 use crate::document::Mode;
 use crate::facts::Principal;
 use crate::reads::Reads;
@@ -23,6 +24,8 @@ pub(crate) struct Compiled {
     pub(crate) mode: Mode,
     text: Box<str>,
     pub(crate) policy: Policy,
+    /// Its effect is to permit; otherwise it forbids.
+    pub(crate) permits: bool,
     pub(crate) principal: PrincipalConstraint,
     pub(crate) resource: ResourceConstraint,
     pub(crate) actions: ActionSet,
@@ -31,6 +34,7 @@ pub(crate) struct Compiled {
     /// All entities that it mentions.
     pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
+    pub(crate) condition: Condition,
     /// It has conditions; otherwise whatever its scope admits is what it is about.
     pub(crate) is_conditional: bool,
     /// The header fields that it names.
@@ -77,7 +81,13 @@ impl Compiled {
         let invalid = |reason: String| CompileError::Invalid { name: sliced.name.clone(), reason };
         let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
             .map_err(|error| invalid(error.to_string()))?;
-        let reads = Reads::of(&policy.to_json().map_err(|error| invalid(error.to_string()))?);
+        let is_conditional = policy.has_non_scope_constraint();
+        let (mut reads, mut condition) = (Reads::default(), Condition::always());
+        // Cedar reads the text again for that.
+        if is_conditional {
+            let tree = policy.to_json().map_err(|error| invalid(error.to_string()))?;
+            (reads, condition) = (Reads::of(&tree), Condition::of(&tree));
+        }
         if let Some(flaw) = reads.flaws.first() {
             return Err(invalid(format!("{}: {}", flaw.text, flaw.message)));
         }
@@ -94,7 +104,9 @@ impl Compiled {
             literals,
             headers: reads.headers.iter().map(|name| Arc::from(&**name)).collect(),
             reads,
-            is_conditional: policy.has_non_scope_constraint(),
+            condition,
+            is_conditional,
+            permits: permits(&policy),
             policy,
         })
     }

@@ -11,7 +11,7 @@ use cedar_policy::{
 use serde_json::Value;
 
 use crate::compile::{Engine, Governed};
-use crate::compiled::{Compiled, permits};
+use crate::compiled::Compiled;
 use crate::context::{Circumstances, rpc_of};
 use crate::decide::with_caller;
 use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
@@ -92,10 +92,25 @@ impl Explanation {
 }
 
 impl Engine {
-    /// Decides a question afresh and tells why.
+    /// Decides a question afresh and tells why. Of a path with two readings, why the graver of them came out as it did.
     pub fn explain(&self, question: &Question<'_>) -> Explanation {
         let inner = &*self.0;
         let decision = self.decide(question);
+        let as_slashes = match question.attempt {
+            Attempt::Request { path, .. } => path.with_slashes(),
+            Attempt::Stream => None,
+        };
+        let has_two_readings = as_slashes.is_some();
+        let question = &match (question.attempt, &as_slashes) {
+            (Attempt::Request { method, upgrade, gathered, .. }, Some(path)) => {
+                let attempt = Attempt::Request { method, path, upgrade, gathered };
+                let other = Question { attempt, ..*question };
+                let told = |decision: Decision| (decision.reason, decision.resource);
+                let is_own = told(self.decide(&other)) == (decision.reason, decision.resource.clone());
+                if is_own { other } else { *question }
+            }
+            _ => *question,
+        };
         let principal = inner.principal(question.caller);
         let mut policies = Vec::new();
         let mut suggestion = None;
@@ -133,7 +148,8 @@ impl Engine {
                 let is_beside = is_unmatched && !(note.effect == Effect::Allow && note.mode == Mode::Enforce);
                 (!note.is_bound(), !decided, is_beside, note.distance(), note.name.clone())
             });
-            if matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow) {
+            // A grant of one reading alone would open nothing.
+            if is_unmatched && !has_two_readings {
                 suggestion = self.suggest(question, port.protocol);
             }
         }
@@ -258,7 +274,7 @@ impl Case<'_> {
                 }
             }
         }
-        let effect = if permits(&compiled.policy) { Effect::Allow } else { Effect::Deny };
+        let effect = if compiled.permits { Effect::Allow } else { Effect::Deny };
         let (name, mode) = (compiled.name.clone(), compiled.mode);
         PolicyNote { name, effect, mode, principal, action, resource, mismatches, error }
     }

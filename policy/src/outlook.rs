@@ -21,14 +21,15 @@ use serde_json::Value;
 use crate::cell::{Case, Part};
 use crate::circumstances::{Gathered, HeaderLines, Moment, Peer, Tls};
 use crate::compile::Engine;
-use crate::compiled::{Compiled, permits};
+use crate::compiled::Compiled;
 use crate::context::Circumstances;
 use crate::decide::with_caller;
 use crate::decision::{Attempt, Caller, Effect, Reason};
 use crate::explain::{conditions, text_of_expression};
 use crate::facts::Principal;
 use crate::fields::parse_query;
-use crate::path::CanonicalPath;
+use crate::path::{CanonicalPath, ESCAPED_SLASH, EscapedSlashes};
+use crate::path_set::{Glob, Relation, Step};
 use crate::pattern::PathPattern;
 use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::Authorization;
@@ -256,8 +257,27 @@ impl Survey<'_> {
             let of_others = (place.port.takes_some_users()).then_some(of_others);
             enforced.denied_where.extend(of_nobody.into_iter().chain(of_others).map(str::to_owned));
         }
+        if self.may_have_two_readings(place) {
+            let of_both =
+                "its path holds an escaped slash, and is not let through with slashes in their place";
+            enforced.denied_where.push(of_both.to_owned());
+        }
         let by_default = place.port.authorization == Authorization::Audit && !principal.is_foreign;
         self.sum_up(place, bounded, enforced, by_default)
+    }
+
+    /// Whether a path may be meant that has another reading, of which nothing is said here. One that is asked about exactly is its
+    /// own reading alone.
+    fn may_have_two_readings(&self, place: &Place<'_>) -> bool {
+        let holds_escaped_slash = || {
+            let glob =
+                [Step::Any].into_iter().chain(ESCAPED_SLASH.chars().map(Step::Char)).chain([Step::Any]);
+            matches!(place.paths.relation(&Glob::new(glob.collect())), Relation::Whole | Relation::Part)
+        };
+        place.port.escaped_slashes == EscapedSlashes::Keep
+            && place.action != Action::Connect
+            && !matches!(self.asked.paths, Paths::Exactly(_))
+            && holds_escaped_slash()
     }
 
     /// What one part of the policies says, as far as it can be told.
@@ -273,7 +293,7 @@ impl Survey<'_> {
                 view.denied_where.push(format!("policy {} cannot be evaluated", compiled.name));
             }
             let Some(open) = statement.open else { continue };
-            let effect = if permits(&compiled.policy) { Effect::Allow } else { Effect::Deny };
+            let effect = if compiled.permits { Effect::Allow } else { Effect::Deny };
             let names = self.engine.0.scope.names();
             let readable = |tree: &Value| text_of_expression(&residual::with_short_names(tree, &names));
             let clause = Clause {

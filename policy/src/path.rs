@@ -133,6 +133,17 @@ impl<'a> CanonicalPath<'a> {
         Some(CanonicalPath { path, query: self.query, with_slashes: None })
     }
 
+    /// The one reading of it in which escaped slashes are what they are.
+    #[cfg(test)]
+    pub(crate) fn as_it_stands(&self) -> CanonicalPath<'_> {
+        CanonicalPath { path: Cow::Borrowed(&self.path), query: self.query, with_slashes: None }
+    }
+
+    /// Whether it holds escaped slashes, and so has another reading.
+    pub fn has_two_readings(&self) -> bool {
+        self.with_slashes.is_some()
+    }
+
     /// Whether what must be forwarded differs from what came.
     pub fn was_rewritten(&self) -> bool {
         matches!(self.path, Cow::Owned(_))
@@ -155,12 +166,45 @@ impl fmt::Display for CanonicalPath<'_> {
 }
 
 /// As canonical paths spell an escaped slash.
-const ESCAPED_SLASH: &str = "%2F";
+pub(crate) const ESCAPED_SLASH: &str = "%2F";
 
 /// Whether `byte` may stand in a canonical path as itself (a slash included, the escape sign not).
 pub(crate) fn stands_raw(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@/".contains(&byte)
+    byte.is_ascii() && RAW & 1 << byte != 0
 }
+
+/// A bit for each character that may.
+const RAW: u128 = {
+    let mut bits = 0;
+    let mut byte = 0;
+    while byte < 128_u8 {
+        let may = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.'
+                    | b'_'
+                    | b'~'
+                    | b'!'
+                    | b'$'
+                    | b'&'
+                    | b'\''
+                    | b'('
+                    | b')'
+                    | b'*'
+                    | b'+'
+                    | b','
+                    | b'='
+                    | b':'
+                    | b'@'
+                    | b'/'
+            );
+        if may {
+            bits |= 1 << byte;
+        }
+        byte += 1;
+    }
+    bits
+};
 
 fn check_query(query: &str) -> Result<(), AmbiguousPath> {
     for byte in query.bytes() {
@@ -189,7 +233,13 @@ fn with_slashes(path: &str) -> Result<Option<String>, AmbiguousPath> {
 
 fn rewrite_unless_plain(path: &str, escaped: EscapedSlashes) -> Result<Option<String>, AmbiguousPath> {
     // As nearly all paths are.
-    if path.bytes().all(stands_raw) && !path.contains("//") {
+    let mut former = 0;
+    let is_plain = path.bytes().all(|byte| {
+        let is_double = former == b'/' && byte == b'/';
+        former = byte;
+        stands_raw(byte) && !is_double
+    });
+    if is_plain {
         return Ok(None);
     }
     let decoded = decode(path, escaped)?;

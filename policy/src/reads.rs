@@ -194,7 +194,9 @@ impl Reads {
             // Whoever is named may be whom the request is made for: what is known of them comes with that.
             (Some(Kind::User), _) => self.add(FactSet::of(&[Fact::User])),
             (Some(kind @ (Kind::Node | Kind::Workload)), Some(id)) => self.principals.push((kind, id.into())),
-            _ => {}
+            (Some(_), Some(_)) => {}
+            // Not a name after all, but a field of a record that is called like one.
+            _ => self.visit(name),
         }
     }
 
@@ -384,6 +386,8 @@ mod tests {
                 "{\"has\": context.path, \"hasTag\": context.method} == {\"has\": \"/\", \"hasTag\": \"\"}",
                 &[Path, Method],
             ),
+            ("{\"__entity\": context has user}.__entity", &[User]),
+            ("{\"__entity\": {\"type\": context.path, \"id\": \"a\"}}.__entity.id == \"a\"", &[Path]),
             ("(if true then context else context).path == \"/\"", &Fact::ALL),
             ("context == context", &Fact::ALL),
         ] {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use crate::circumstances::{Gathered, Moment, Peer};
 use crate::compile::Engine;
-use crate::decide::CallerMemo;
 use crate::decision::{Attempt, Caller, Decision, Reason};
 use crate::facts::Principal;
+use crate::memo::CallerMemo;
 use crate::path::CanonicalPath;
 use crate::reads::{Fact, FactSet};
 use crate::vocabulary::Action;
@@ -246,7 +246,7 @@ impl RecordedCall {
         port: u16,
         attempt: Attempt<'_>,
     ) -> Result<Decision, Undecidable> {
-        let decision = memo.decide(port, attempt, self.moment);
+        let decision = Arc::unwrap_or_clone(memo.decide(port, attempt, self.moment));
         let lacks_query = decision.reads.contains(Fact::Query) && !self.is_query_known;
         let lacks_tls = decision.reads.contains(Fact::Tls) && self.peer.tls().is_none();
         // Of users nothing is recorded.

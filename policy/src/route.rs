@@ -11,6 +11,10 @@ use crate::fields::decode;
 use crate::path::CanonicalPath;
 use crate::path_set::{Glob, Step};
 
+mod table;
+
+pub(crate) use table::RouteTable;
+
 /// The name of the route that holds whatever no template of a port matches.
 pub const UNDECLARED: &str = "*undeclared";
 
@@ -194,21 +198,6 @@ impl RouteTemplate {
     }
 }
 
-/// Those of `routes` that the first segment of a path does not rule out: a port has hundreds, and each request asks. They are
-/// ordered [by specificity](RouteTemplate::by_specificity), so that those with one literal first segment stand together, and
-/// after all of these those that begin with a parameter.
-pub(crate) fn worth_trying<'r, T>(
-    routes: &'r [(RouteTemplate, T)],
-    path: &CanonicalPath<'_>,
-) -> impl Iterator<Item = &'r (RouteTemplate, T)> {
-    let first = Pieces(Some(path.path().strip_prefix('/').unwrap_or_default())).next();
-    let literal = routes.partition_point(|(template, _)| template.first_literal().is_some());
-    let (literal, open) = routes.split_at_checked(literal).unwrap_or((routes, &[]));
-    let begin = literal.partition_point(|(template, _)| template.first_literal() < first);
-    let same = literal.iter().skip(begin).take_while(move |(template, _)| template.first_literal() == first);
-    same.chain(open)
-}
-
 /// What stands between the slashes of a path. Segments are short: to look at each byte takes less than to call what finds one
 /// in long texts.
 struct Pieces<'p>(Option<&'p str>);
@@ -353,40 +342,6 @@ mod tests {
         }
         assert!(matches("GET,HEAD /a", "HEAD", "/a"));
         assert!(!matches("GET,HEAD /a", "get", "/a"));
-    }
-
-    #[test]
-    fn what_is_not_worth_trying_does_not_match() {
-        let templates = [
-            "/",
-            "/a",
-            "/a/{id}",
-            "GET /a/{id}",
-            "/a/b",
-            "/b",
-            "/b/*",
-            "/ab",
-            "/{x}",
-            "/{x}/b",
-            "/*",
-            "GET /*",
-            "/%C3%A4/x",
-        ];
-        let mut routes: Vec<_> =
-            templates.iter().map(|text| (RouteTemplate::parse(text).unwrap(), ())).collect();
-        routes.sort_by(|(one, ()), (other, ())| one.by_specificity(other));
-        for path in
-            ["/", "/a", "/a/1", "/a/b", "/a/b/c", "/b", "/b/", "/ab", "/abc", "/c/b", "/%C3%A4/x", "/_"]
-        {
-            let path = CanonicalPath::parse("GET", path).unwrap();
-            for method in ["GET", "POST"] {
-                let matching = |(template, ()): &&(RouteTemplate, ())| template.matches(method, &path);
-                let found = worth_trying(&routes, &path).find(matching);
-                assert_eq!(found, routes.iter().find(matching), "{method} {path}");
-            }
-            let tried = worth_trying(&routes, &path).count();
-            assert!(tried < routes.len(), "{path}: {tried}");
-        }
     }
 
     #[test]

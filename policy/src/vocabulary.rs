@@ -85,8 +85,16 @@ impl Action {
 
     /// The action that an HTTP request's method says. Methods are case-sensitive (RFC 9110 §9.1).
     pub fn of_method(method: &str) -> Self {
-        let named = Self::HTTP.into_iter().find(|action| action.fixes_method() && action.as_str() == method);
-        named.unwrap_or(Self::Other)
+        match method {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "OPTIONS" => Self::Options,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
+            "DELETE" => Self::Delete,
+            _ => Self::Other,
+        }
     }
 
     /// Whether the action's name settles the request's method.

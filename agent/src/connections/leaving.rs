@@ -204,7 +204,7 @@ impl<'a> Judge<'a> {
         let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
             external.engine.decide(&Question { caller, peer, port, attempt, moment })
         });
-        decided.map_or_else(Ruling::Refused, Ruling::Policy)
+        decided.map_or_else(Ruling::Refused, |decision| Ruling::Policy(Arc::new(decision)))
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) struct Memo {
 #[derive(Debug, Clone)]
 pub(crate) enum Ruling {
     /// By policies.
-    Policy(Decision),
+    Policy(Arc<Decision>),
     /// Denied before policies were asked, for this reason.
     Refused(&'static str),
 }
@@ -121,7 +121,7 @@ pub(crate) fn escaped_slashes(memo: &SharedMemo, port: u16) -> EscapedSlashes {
 }
 
 /// Asks a caller's memory.
-pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Decision {
+pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Arc<Decision> {
     ask(memo, port, attempt, moment, None).0
 }
 
@@ -132,7 +132,7 @@ pub(crate) fn decide_counted(
     attempt: Attempt<'_>,
     moment: Moment,
     mark: u64,
-) -> (Decision, Counted) {
+) -> (Arc<Decision>, Counted) {
     ask(memo, port, attempt, moment, Some(mark))
 }
 
@@ -144,7 +144,7 @@ fn ask(
     attempt: Attempt<'_>,
     moment: Moment,
     mark: Option<u64>,
-) -> (Decision, Counted) {
+) -> (Arc<Decision>, Counted) {
     let memo = || memo.caller.lock().unwrap_or_else(PoisonError::into_inner);
     let recalled = memo().recall(port, attempt, moment, mark);
     match recalled {

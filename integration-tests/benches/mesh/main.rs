@@ -19,7 +19,7 @@ mod peers;
 
 use std::{net::SocketAddr, time::Duration};
 
-use hauberk_integration_tests::{Agent, AgentOptions, MeshBox};
+use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, get};
 use tokio::runtime::Runtime;
 
 const SPAN: Duration = Duration::from_secs(3);
@@ -137,6 +137,30 @@ fn calls(runtime: &Runtime, mesh: &MeshBox, backend: SocketAddr, client: &Agent,
         }
         print_rows(connections, &rows);
     }
+    deciding(runtime, client, server);
+}
+
+/// How much of the called agent's time goes to deciding, by its own count of it. Whoever is kept from a processor while it
+/// decides is counted as deciding, so that it is rather less.
+fn deciding(runtime: &Runtime, client: &Agent, server: &Agent) {
+    let counted = || {
+        let page = get(server.health(), "health", "/metrics").unwrap().body;
+        let value = |name: &str| -> f64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().parse().unwrap()
+        };
+        let (sum, count) = (value("hauberk_decision_seconds_sum"), value("hauberk_decision_seconds_count"));
+        (sum, count, server.process.cpu_seconds())
+    };
+    let before = counted();
+    runtime.block_on(load::requests(client.outbound(), "server", "/", 64, SPAN));
+    let after = counted();
+    let requests = after.1 - before.1;
+    let [deciding, all] = [after.0 - before.0, after.2 - before.2].map(|seconds| seconds / requests * 1e6);
+    println!(
+        "\n  deciding takes {deciding:.2} µs of {all:.1} µs CPU a request at the called agent, {:.1} %",
+        deciding / all * 100.0
+    );
 }
 
 fn bytes(runtime: &Runtime, backend: SocketAddr, client: &Agent, server: &Agent) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::SpiffeId;
+use hauberk_identity::{SpiffeId, UnixMillis};
 use serde_json::{Map, Value};
 
 use super::*;

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use hauberk_identity::SpiffeId;
 
 use super::*;
-use crate::cell::MAX_REMEMBERED_PATHS;
+use crate::cell::{Cell, MAX_REMEMBERED_PATHS};
+use crate::circumstances::Moment;
 use crate::compile::CompileError;
-use crate::path::CanonicalPath;
+use crate::memo::{CallerMemo, MAX_PATHS_OF_CALLER, Recalled};
+use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::slice::PolicyIndex;
+use crate::tally::Counted;
 use crate::testing::{
     HERE, NOW, ask, connect, documents, domain, engine, engine_for, foreign, name, orders, peer, port,
     question, request, roles,
@@ -438,7 +441,34 @@ fn remembers_only_what_cannot_change_and_not_too_much() {
     assert!(ask("LOCK", "/x").0);
     assert!(!ask("UNLOCK", "/x").0);
     assert!(ask("LOCK", "/x").0);
-    assert!(matches!(memo.cells.values().nth(1), Some(Cell::Settled(..))), "PUT depends on nothing");
+    let put = memo.cells.iter().find(|((_, action), _)| *action == Action::Put);
+    assert!(matches!(put, Some((_, Cell::Settled(..)))), "PUT depends on nothing");
+}
+
+#[test]
+fn all_of_a_callers_memory_is_bounded() {
+    let routes: Vec<String> = (0..100).map(|number| format!("/r{number}/{{id}}")).collect();
+    let mut scope = orders();
+    scope.ports[0].routes = routes.iter().map(|route| RouteTemplate::parse(route).unwrap().into()).collect();
+    let by_path =
+        "forbid(principal, action in Action::\"http\", resource) when { context.path like \"*/secret\" };";
+    let engine = engine_for(scope, &[(Mode::Enforce, by_path)]);
+    let mut memo = engine.caller(&peer("web"), &HERE);
+    let held = |memo: &CallerMemo| -> usize {
+        let open = memo.cells.values().filter_map(|cell| match cell {
+            Cell::Settled(..) => None,
+            Cell::Open(open) => Some(open.remembered.len()),
+        });
+        open.sum()
+    };
+    let mut most = 0;
+    for (route, id) in (0..100).flat_map(|route| (0..60).map(move |id| (route, id))) {
+        let path = format!("/r{route}/{id}");
+        let path = CanonicalPath::parse("GET", &path).unwrap();
+        memo.decide(8080, request("GET", &path, false), NOW);
+        most = most.max(held(&memo));
+    }
+    assert!(most > MAX_PATHS_OF_CALLER / 2 && most <= MAX_PATHS_OF_CALLER, "{most}");
 }
 
 /// Asks for a path of port 8081 with what policies want gathered.
@@ -448,7 +478,7 @@ fn ask_with(
     host: &str,
     headers: &[(&'static str, &'static [u8])],
     moment: Moment,
-) -> Decision {
+) -> Arc<Decision> {
     let path = CanonicalPath::parse("GET", target).unwrap();
     let wanted = memo.engine().wanted(8081).cloned().unwrap_or_default();
     let gathered = wanted.gather(host, headers.iter().copied());

@@ -1,7 +1,8 @@
 use super::*;
 use crate::CanonicalPath;
 use crate::grant::Verb;
-use crate::testing::{engine, foreign, peer, question, request};
+use crate::path::EscapedSlashes;
+use crate::testing::{engine, engine_for, foreign, orders, peer, question, request};
 
 fn explain(engine: &Engine, caller: &Caller, port: u16, method: &str, path: &str) -> Explanation {
     let path = CanonicalPath::parse(method, path).unwrap();
@@ -241,4 +242,23 @@ fn what_a_connection_lacks_is_told_as_absent() {
             "context.peer.tlsGroup: expected \"X25519\", was absent"
         ]
     );
+}
+
+#[test]
+fn of_two_readings_the_one_that_is_denied_is_explained() {
+    let mut scope = orders();
+    scope.ports[0].escaped_slashes = EscapedSlashes::Keep;
+    let route =
+        "permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /orders/{id}\");";
+    let engine = engine_for(scope, &[(Mode::Enforce, route)]);
+    let path = CanonicalPath::parse_with("GET", "/orders/1%2Fcard", EscapedSlashes::Keep).unwrap();
+    let (caller, attempt) = (peer("web"), request("GET", &path, false));
+    let found = engine.explain(&question(&caller, 8080, attempt));
+    assert_eq!(found.decision, engine.decide(&question(&caller, 8080, attempt)));
+    assert_eq!(found.decision.resource.as_deref(), Some("orders:8080 /orders/*"));
+    assert_eq!(
+        mismatches(&found),
+        ["resource: expected Route \"orders:8080 /orders/{id}\", was Route \"orders:8080 /orders/*\""]
+    );
+    assert_eq!(found.suggestion, None, "what lets one reading through would open nothing");
 }

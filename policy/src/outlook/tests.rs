@@ -198,3 +198,27 @@ fn a_port_for_users_lets_nobody_else_through_and_says_so_where_no_user_is_told()
     assert_eq!(of("web", "/health", None), conditional(other.to_owned()));
     assert_eq!(of("cart", "/orders/1", None), never(Reason::NoPolicyMatched), "whoever it is made for");
 }
+
+#[test]
+fn where_escaped_slashes_stand_not_all_of_a_route_is_let_through() {
+    let route =
+        "permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /orders/{id}\");";
+    let engine = |escaped| {
+        let mut scope = orders();
+        scope.ports[0].escaped_slashes = escaped;
+        engine_for(scope, &[(Mode::Enforce, route)])
+    };
+    let all = Asked { method: Some("GET"), paths: Paths::All };
+    let of = |escaped| told(&engine(escaped), &web(), 8080, all, &Given::default());
+    assert_eq!(of(EscapedSlashes::Reject), ["GET orders:8080 /orders/{id} Always"]);
+    assert_eq!(
+        of(EscapedSlashes::Keep),
+        [
+            "GET orders:8080 /orders/{id} Conditional permit p0:  denied where its path holds an escaped slash, and is not let \
+          through with slashes in their place"
+        ]
+    );
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let exactly = told(&engine(EscapedSlashes::Keep), &web(), 8080, get(&path), &Given::default());
+    assert_eq!(exactly, ["GET orders:8080 /orders/{id} Always"]);
+}

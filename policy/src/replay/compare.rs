@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::compile::{Engine, Governed, Inner, Port};
-use crate::compiled::{Compiled, permits};
+use crate::compiled::Compiled;
 use crate::decision::{Decision, Effect, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
@@ -74,9 +74,8 @@ impl<'a> Side<'a> {
             return None;
         }
         let named = |mode, permitting| {
-            let meant = in_play
-                .iter()
-                .filter(|compiled| compiled.mode == mode && permits(&compiled.policy) == permitting);
+            let meant =
+                in_play.iter().filter(|compiled| compiled.mode == mode && compiled.permits == permitting);
             let mut names: Vec<_> = meant.map(|compiled| Arc::clone(&compiled.name)).collect();
             names.sort();
             names

@@ -111,6 +111,7 @@ fn compare(
         let decision = memo.decide(asked.port, attempt, asked.moment());
         compared.decisions.fetch_add(1, Ordering::Relaxed);
         prop_assert_eq!(&given(&decision), expected, "{:?}", asked);
+        reads_in_two_ways(&engine, memo, asked, attempt)?;
         let is_chosen = match scrutiny {
             // What fails is seldom, and hard to foresee: the first of it in each world is looked at.
             Scrutiny::Ordinary if fails(expected) && !told.iter().any(|said| fails(said)) => true,
@@ -141,6 +142,38 @@ fn compare(
             }
             compared.explained.fetch_add(1, Ordering::Relaxed);
         }
+    }
+    Ok(())
+}
+
+/// Asks the same with the last slash escaped, where that may stand: it must be let through in both readings, each of which is
+/// decided by itself as plain paths are.
+fn reads_in_two_ways(
+    engine: &Engine,
+    memo: &mut CallerMemo,
+    asked: &Asked,
+    attempt: Attempt<'_>,
+) -> Result<(), TestCaseError> {
+    let Attempt::Request { method, path, upgrade, gathered } = attempt else { return Ok(()) };
+    let Some((before, after)) = path.path().rsplit_once('/').filter(|(before, _)| !before.is_empty()) else {
+        return Ok(());
+    };
+    let target = format!("{before}%2F{after}");
+    let Ok(escaped) = CanonicalPath::parse_with("GET", &target, engine.escaped_slashes(asked.port)) else {
+        return Ok(());
+    };
+    let (as_it_stands, as_slashes) = (escaped.as_it_stands(), escaped.with_slashes().unwrap());
+    let read = |path| Attempt::Request { method, path, upgrade, gathered };
+    let (caller, peer) = (&asked.caller(), &engine.peer_as_read(&asked.peer()));
+    let by_itself = |path| {
+        let question =
+            Question { caller, peer, port: asked.port, attempt: read(path), moment: asked.moment() };
+        engine.decide(&question)
+    };
+    let both = by_itself(&as_slashes).and(by_itself(&as_it_stands));
+    for _ in 0..2 {
+        let decision = memo.decide(asked.port, read(&escaped), asked.moment());
+        prop_assert_eq!(&*decision, &both, "{:?} {}", asked, target);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use cedar_policy::{Authorizer, Decision as CedarDecision, Policy, PolicySet};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::context::Circumstances;
 use crate::outlook::{Asked as Part, Asker, Clause, Given, Outlook, Paths};
 use crate::pattern::PathPattern;
 use crate::reads::FactSet;

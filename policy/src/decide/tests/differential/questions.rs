@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hauberk_identity::UnixMillis;
 
 use super::super::super::*;
-use crate::circumstances::{Gathered, Tls};
+use crate::circumstances::{Gathered, Moment, Tls};
 use crate::path::CanonicalPath;
 use crate::testing::{foreign, name, node};
 use crate::user::{ClaimsMapping, OnBehalfOf, Origin};

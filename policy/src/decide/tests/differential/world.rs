@@ -10,6 +10,7 @@ use super::conditions::{
 use super::oracle::ROUTES;
 use super::questions::{Asked, Choices, PARTS, neighbour};
 use crate::document::{Mode, PolicyDocument};
+use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 use crate::scope::{
     Authorization, DeclaredRoute, NodeScope, Place, Protocol, RoleMembers, Undeclared, UserTokens,
@@ -80,7 +81,7 @@ impl World {
         self.choices().iter().map(Asked::new).collect()
     }
 
-    /// Node `orders`: 8080 http (service orders), 9000 http2 (service orders-admin, for users), 50051 grpc (service orders),
+    /// Node `orders`: 8080 http (service orders, escaped slashes kept), 9000 http2 (service orders-admin, for users), 50051 grpc (service orders),
     /// 6379 tcp (service cache), 8081 http without a service and for declared routes alone.
     pub(super) fn scope(&self) -> NodeScope {
         let mut ports = vec![
@@ -100,6 +101,7 @@ impl World {
             };
             port.routes = routes.iter().map(declared).collect();
             match port.number {
+                8080 => port.escaped_slashes = EscapedSlashes::Keep,
                 8081 => port.undeclared = Undeclared::Deny,
                 9000 => port.users = Some(UserTokens { required: true, issuers: Vec::new(), kept: false }),
                 _ => {}

@@ -1,0 +1,308 @@
+//! Conditions that ask for nothing but a request's path and method, which are most: they are evaluated here, since to ask Cedar
+//! takes a hundred times as long.
+
+use serde_json::Value;
+
+use crate::decision::Attempt;
+use crate::reads::path_of;
+
+/// What must hold for a statement to apply, its scope aside.
+#[derive(Debug)]
+pub(crate) enum Condition {
+    /// What path and method alone tell. Of what passed validation none of it can fail.
+    Plain(Term),
+    /// Anything else.
+    Cedar,
+}
+
+/// A boolean expression.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Term {
+    Value(bool),
+    Path(Text),
+    Method(Text),
+    Not(Box<Term>),
+    Both(Box<(Term, Term)>),
+    Either(Box<(Term, Term)>),
+}
+
+/// What a text may be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Text {
+    Is(Box<str>),
+    OneOf(Box<[Box<str>]>),
+    /// It begins so, has these in their order, and ends so.
+    Like {
+        begin: Box<str>,
+        within: Box<[Box<str>]>,
+        end: Box<str>,
+    },
+}
+
+impl Condition {
+    /// None.
+    pub(crate) fn always() -> Self {
+        Self::Plain(Term::Value(true))
+    }
+
+    /// Reads the conditions in a statement's syntax tree.
+    pub(crate) fn of(tree: &Value) -> Self {
+        let conditions = tree.get("conditions").and_then(Value::as_array);
+        let Some(conditions) = conditions else { return Self::Cedar };
+        let mut all = Term::Value(true);
+        for condition in conditions {
+            let term = condition.get("body").and_then(Term::of);
+            let kind = condition.get("kind").and_then(Value::as_str);
+            all = match (term, kind) {
+                (Some(term), Some("when")) => all.and(term),
+                (Some(term), Some("unless")) => all.and(Term::Not(Box::new(term))),
+                _ => return Self::Cedar,
+            };
+        }
+        Self::Plain(all)
+    }
+
+    /// Whether Cedar must be asked.
+    pub(crate) fn is_for_cedar(&self) -> bool {
+        matches!(self, Self::Cedar)
+    }
+}
+
+impl Term {
+    /// Whether it holds for an attempt; nothing where that has neither path nor method and it asks for them.
+    pub(crate) fn holds(&self, attempt: Attempt<'_>) -> Option<bool> {
+        match self {
+            Self::Value(value) => Some(*value),
+            Self::Path(text) => match attempt {
+                Attempt::Request { path, .. } => Some(text.matches(path.path())),
+                Attempt::Stream => None,
+            },
+            Self::Method(text) => match attempt {
+                Attempt::Request { method, .. } => Some(text.matches(method)),
+                Attempt::Stream => None,
+            },
+            Self::Not(term) => term.holds(attempt).map(|holds| !holds),
+            Self::Both(terms) => match terms.0.holds(attempt)? {
+                true => terms.1.holds(attempt),
+                false => Some(false),
+            },
+            Self::Either(terms) => match terms.0.holds(attempt)? {
+                true => Some(true),
+                false => terms.1.holds(attempt),
+            },
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        match self {
+            Self::Value(true) => other,
+            own => Self::Both(Box::new((own, other))),
+        }
+    }
+
+    fn of(tree: &Value) -> Option<Self> {
+        let fields = tree.as_object()?;
+        // One operator with what it is applied to.
+        let (operator, of) = fields.iter().next().filter(|_| fields.len() == 1)?;
+        let side = |name| of.get(name);
+        match operator.as_str() {
+            "Value" => of.as_bool().map(Self::Value),
+            "!" => Some(Self::Not(Box::new(Self::of(side("arg")?)?))),
+            "&&" => Some(Self::Both(Box::new((Self::of(side("left")?)?, Self::of(side("right")?)?)))),
+            "||" => Some(Self::Either(Box::new((Self::of(side("left")?)?, Self::of(side("right")?)?)))),
+            "==" | "!=" => {
+                let (left, right) = (side("left")?, side("right")?);
+                let is = match (literal(left), literal(right)) {
+                    (Some(text), None) => Self::of_text(right, Text::Is(text)),
+                    (None, Some(text)) => Self::of_text(left, Text::Is(text)),
+                    _ => None,
+                }?;
+                Some(if operator == "==" { is } else { Self::Not(Box::new(is)) })
+            }
+            "like" => Self::of_text(side("left")?, Text::like(side("pattern")?.as_array()?)?),
+            "contains" => {
+                let texts = side("left")?.get("Set")?.as_array()?.iter().map(literal);
+                Self::of_text(side("right")?, Text::OneOf(texts.collect::<Option<_>>()?))
+            }
+            _ => None,
+        }
+    }
+
+    fn of_text(compared: &Value, text: Text) -> Option<Self> {
+        match *path_of(compared.get(".")?)? {
+            ["path"] => Some(Self::Path(text)),
+            ["method"] => Some(Self::Method(text)),
+            _ => None,
+        }
+    }
+}
+
+impl Text {
+    /// A pattern, of which the tree may hold each character by itself.
+    fn like(pattern: &[Value]) -> Option<Self> {
+        let mut pieces = vec![String::new()];
+        for part in pattern {
+            match part.get("Literal") {
+                Some(literal) => pieces.last_mut()?.push_str(literal.as_str()?),
+                None if part == "Wildcard" => pieces.push(String::new()),
+                None => return None,
+            }
+        }
+        let end = pieces.pop()?;
+        let mut pieces = pieces.into_iter();
+        let Some(begin) = pieces.next() else { return Some(Self::Is(end.into())) };
+        let within = pieces.filter(|piece| !piece.is_empty()).map(Into::into).collect();
+        Some(Self::Like { begin: begin.into(), within, end: end.into() })
+    }
+
+    fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Is(own) => **own == *text,
+            Self::OneOf(own) => own.iter().any(|own| **own == *text),
+            Self::Like { begin, within, end } => {
+                let Some(mut rest) = text.strip_prefix(&**begin) else { return false };
+                for piece in within {
+                    // The first place leaves most for those that follow.
+                    match rest.split_once(&**piece) {
+                        Some((_, after)) => rest = after,
+                        None => return false,
+                    }
+                }
+                rest.ends_with(&**end)
+            }
+        }
+    }
+}
+
+fn literal(tree: &Value) -> Option<Box<str>> {
+    tree.get("Value")?.as_str().map(Box::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use cedar_policy::{Authorizer, Context, Entities, Policy, PolicySet, Request, RestrictedExpression};
+
+    use super::*;
+    use crate::circumstances::Gathered;
+    use crate::path::CanonicalPath;
+
+    fn policy(conditions: &str) -> Policy {
+        Policy::parse(None, format!("permit(principal, action, resource) {conditions};")).unwrap()
+    }
+
+    fn condition(conditions: &str) -> Condition {
+        Condition::of(&policy(conditions).to_json().unwrap())
+    }
+
+    /// Cedar's own answer.
+    fn cedar(conditions: &str, method: &str, path: &str) -> bool {
+        let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+        let context =
+            Context::from_pairs([("method".to_owned(), text(method)), ("path".to_owned(), text(path))]);
+        let uid = |text: &str| text.parse().unwrap();
+        let (principal, action, resource) = (uid("Node::\"a\""), uid("Action::\"GET\""), uid("Route::\"r\""));
+        let request = Request::new(principal, action, resource, context.unwrap(), None).unwrap();
+        let policies = PolicySet::from_policies([policy(conditions)]).unwrap();
+        let response = Authorizer::new().is_authorized(&request, &policies, &Entities::empty());
+        assert_eq!(response.diagnostics().errors().count(), 0, "{conditions}");
+        response.decision() == cedar_policy::Decision::Allow
+    }
+
+    #[test]
+    fn says_what_cedar_says() {
+        let paths = [
+            "/",
+            "/a",
+            "/a/",
+            "/a/b",
+            "/aa",
+            "/ab/ab",
+            "/a/b/a",
+            "/abab",
+            "/b",
+            "/*",
+            "/%C3%A4",
+            "/a*b",
+            "/aXb",
+            "/orders/1/items",
+            "/orders/items",
+        ];
+        for conditions in [
+            "",
+            "when { true }",
+            "when { false }",
+            "unless { false } when { true }",
+            "when { context.path == \"/a\" }",
+            "when { \"/a\" == context.path }",
+            "when { context.path != \"/a\" }",
+            "when { context[\"path\"] == \"/a\" }",
+            "when { context.path like \"/a\" }",
+            "when { context.path like \"*\" }",
+            "when { context.path like \"/a*\" }",
+            "when { context.path like \"*b\" }",
+            "when { context.path like \"/a*b\" }",
+            "when { context.path like \"/*ab*ab\" }",
+            "when { context.path like \"/*a*b*a\" }",
+            "when { context.path like \"**/b**\" }",
+            "when { context.path like \"/a\\*b\" }",
+            "when { context.path like \"/ab*bab\" }",
+            "when { context.path like \"/orders/*/items\" }",
+            "when { context.path like \"/%C3*\" }",
+            "when { [\"/a\", \"/b\"].contains(context.path) }",
+            "when { [\"GET\"].contains(context.method) && context.path like \"/a*\" }",
+            "when { context.method == \"PUT\" || context.path == \"/b\" }",
+            "when { !(context.method == \"GET\") } unless { context.path like \"/a*\" }",
+            "unless { context.path like \"/a*\" } unless { context.method == \"LOCK\" }",
+            "when { if context.method == \"GET\" then true else false }",
+        ] {
+            let condition = condition(conditions);
+            let Condition::Plain(term) = condition else {
+                assert!(conditions.contains("if "), "{conditions} needs no Cedar");
+                continue;
+            };
+            for (text, method) in
+                paths.iter().flat_map(|path| ["GET", "PUT", "LOCK"].map(|method| (path, method)))
+            {
+                let Ok(path) = CanonicalPath::parse(method, text) else { continue };
+                assert_eq!(path.path(), *text);
+                let attempt =
+                    Attempt::Request { method, path: &path, upgrade: false, gathered: Gathered::nothing() };
+                assert_eq!(
+                    term.holds(attempt),
+                    Some(cedar(conditions, method, text)),
+                    "{conditions} {method} {text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_reads_anything_else_is_for_cedar() {
+        for conditions in [
+            "when { context.host == \"a\" }",
+            "when { context.path == context.method }",
+            "when { context has path }",
+            "when { context.path == \"/a\" && context.time == context.time }",
+            "when { principal == Node::\"a\" }",
+            "when { context.peer.path == \"/a\" }",
+            "when { resource.path == \"/a\" }",
+            "when { [context.method].contains(context.path) }",
+            "when { (if true then context else context).path == \"/a\" }",
+            "when { context.path == 1 }",
+            "when { context.path < 1 }",
+            "when { true } unless { context.headers.hasTag(\"a\") }",
+        ] {
+            assert!(condition(conditions).is_for_cedar(), "{conditions}");
+        }
+    }
+
+    #[test]
+    fn a_stream_has_no_path() {
+        let Condition::Plain(term) = condition("when { context.path == \"/a\" || true }") else {
+            panic!("it reads the path alone")
+        };
+        assert_eq!(term.holds(Attempt::Stream), None);
+        let Condition::Plain(term) = condition("") else { panic!("it reads nothing") };
+        assert_eq!(term.holds(Attempt::Stream), Some(true));
+    }
+}

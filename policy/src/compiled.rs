@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{
-    Effect as CedarEffect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint,
-    ValidationMode,
+    Effect as CedarEffect, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
+    ResourceConstraint, ValidationMode,
 };
 
 use crate::compile::CompileError;
@@ -60,7 +60,9 @@ pub(crate) fn compile_statements(
             Some(same) => Arc::clone(same),
             None => {
                 let compiled = Compiled::parse(sliced)?;
-                new.add(compiled.policy.clone()).map_err(|_| duplicate())?;
+                if !compiled.is_plainly_valid() {
+                    new.add(compiled.policy.clone()).map_err(|_| duplicate())?;
+                }
                 Arc::new(compiled)
             }
         };
@@ -109,6 +111,23 @@ impl Compiled {
             permits: permits(&policy),
             policy,
         })
+    }
+
+    /// Whether it is nothing but a scope whose names the schema knows, in which there is nothing for a validator to find. Most of
+    /// what a large mesh has is that, and to look at each with each action and type takes as long as to parse it.
+    fn is_plainly_valid(&self) -> bool {
+        // With the namespace, of which there is none.
+        let is_kind = |name: &EntityTypeName| Kind::parse(&name.to_string()).is_some();
+        let is_known = |uid: &EntityUid| is_kind(uid.type_name()) || VOCABULARY.actions.get(uid).is_some();
+        let principal = match &self.principal {
+            PrincipalConstraint::Is(name) | PrincipalConstraint::IsIn(name, _) => is_kind(name),
+            PrincipalConstraint::Any | PrincipalConstraint::In(_) | PrincipalConstraint::Eq(_) => true,
+        };
+        let resource = match &self.resource {
+            ResourceConstraint::Is(name) | ResourceConstraint::IsIn(name, _) => is_kind(name),
+            ResourceConstraint::Any | ResourceConstraint::In(_) | ResourceConstraint::Eq(_) => true,
+        };
+        !self.is_conditional && principal && resource && self.literals.iter().all(is_known)
     }
 
     fn is_of(&self, SlicedPolicy { name, mode, text }: &SlicedPolicy) -> bool {

@@ -107,7 +107,7 @@ impl<'a> CanonicalPath<'a> {
             Some(rewritten) if rewritten != path => Cow::Owned(rewritten),
             _ => Cow::Borrowed(path),
         };
-        if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        if has_dot_segment(&path) {
             return Err(AmbiguousPath::DotSegment);
         }
         let with_slashes = match escaped {
@@ -215,6 +215,16 @@ fn check_query(query: &str) -> Result<(), AmbiguousPath> {
         }
     }
     Ok(())
+}
+
+/// Whether a path, which begins with a slash, holds a segment `.` or `..`.
+fn has_dot_segment(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    bytes.windows(2).enumerate().any(|(at, pair)| {
+        let is_end = |after: &[u8]| matches!(after, [] | [b'/', ..]);
+        let after = || bytes.get(at + 2..).unwrap_or_default();
+        pair == b"/." && (is_end(after()) || after().strip_prefix(b".").is_some_and(is_end))
+    })
 }
 
 /// The other reading of a canonical path with escaped slashes. It must be as it stands what a canonical path is.

@@ -22,6 +22,7 @@ mod clocks;
 mod compose;
 mod compromised;
 mod context;
+mod context_facts;
 mod cookbook;
 mod crowd;
 mod data_classes;

@@ -62,6 +62,7 @@ mod policy_templates;
 mod prospects;
 mod python;
 mod record;
+mod refused_policies;
 mod renewal;
 mod replicas;
 mod resources;

@@ -504,3 +504,76 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
         assert!(deciding.join().unwrap().meter().is_cut(), "its token has ended meanwhile");
     });
 }
+
+/// More than a walk decides before it lets others have a turn.
+const SEVERAL_STEPS: usize = 3 * enforce::WALK_STEP;
+
+/// Fails where a change is said to be in force while something that it denies is not cut. It runs beside the walk, at each of
+/// its pauses.
+async fn cut_before_it_is_said<T>(said: impl Future<Output = T>, passages: &[(Registered, Passage)]) {
+    said.await;
+    let open = passages.iter().filter(|(_, passage)| !passage.meter().is_cut()).count();
+    assert_eq!(open, 0, "said to be in force while these are open");
+}
+
+/// Requests under way, each on a connection of its own.
+fn under_way(
+    connections: &Arc<Connections>,
+    peer: &PeerIdentity,
+    subject: &Subject,
+) -> Vec<(Registered, Passage)> {
+    let address = "127.0.0.1:9".parse().unwrap();
+    let begin = |number: usize| {
+        let mut exporter = [0; 32];
+        exporter[..8].copy_from_slice(&number.to_be_bytes());
+        let registered = connections.register(INBOUND, peer.clone(), address, None, exporter).unwrap();
+        let subject = subject.clone();
+        let passage =
+            registered.connection().admit(connections, move |_| subject, None, None, Instant::now());
+        assert!(passage.is_allowed());
+        (registered, passage)
+    };
+    (0..SEVERAL_STEPS).map(begin).collect()
+}
+
+#[tokio::test]
+async fn a_view_and_a_bundle_are_said_to_be_in_force_after_the_last_cut() {
+    let authorities = Authorities::new();
+    let permits = [permit("/a", "true")];
+    let (connections, mut enforcing) = enforcing(&authorities, view_with(&authorities, 1, &permits)).await;
+    let mesh = connections.context.mesh.clone();
+    let peer = web(&authorities, HOUR);
+    let passages = under_way(&connections, &peer, &get("/a"));
+    let mut applied = mesh.applied.subscribe();
+    mesh.gate.open(view_with(&authorities, 2, &[]));
+    let said = applied
+        .wait_for(|inbound| matches!(inbound.as_deref(), Some(Inbound::Open(view)) if view.revision == 2));
+    cut_before_it_is_said(said, &passages).await;
+    drop(passages);
+
+    mesh.gate.open(view_with(&authorities, 3, &permits));
+    applied
+        .wait_for(|inbound| matches!(inbound.as_deref(), Some(Inbound::Open(view)) if view.revision == 3))
+        .await
+        .unwrap();
+    let passages = under_way(&connections, &peer, &get("/a"));
+    let mut trusted = mesh.applied.subscribe_trust();
+    let none = nobody(authorities.issuing.root_bundle());
+    connections.context.identity.publish_bundle(none).unwrap();
+    let said = trusted.wait_for(|bundle| bundle.as_ref().is_some_and(|bundle| bundle.roots().is_empty()));
+    cut_before_it_is_said(said, &passages).await;
+    enforcing.abort_all();
+}
+
+#[tokio::test]
+async fn a_denylist_is_said_to_be_in_force_after_the_last_cut() {
+    let authorities = Authorities::new();
+    let permits = [permit("/a", "true")];
+    let (connections, mut enforcing) = enforcing(&authorities, view_with(&authorities, 1, &permits)).await;
+    let peer = web(&authorities, HOUR);
+    let passages = under_way(&connections, &peer, &get("/a"));
+    let mut applied = connections.context.mesh.denied.applied();
+    refuse(&connections, 7, &[&peer]);
+    cut_before_it_is_said(applied.wait_for(|mark| mark.revision == 7), &passages).await;
+    enforcing.abort_all();
+}

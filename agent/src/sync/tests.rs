@@ -9,6 +9,8 @@ use hauberk_proto::agent::v1::to_agent::Message as Down;
 use super::held::Taken;
 use super::*;
 use crate::clock::Clock;
+use crate::connections::Connections;
+use crate::context::Context;
 use crate::credentials::Issued;
 use crate::mesh::{ClosedReason, Inbound};
 use crate::state::{Mark, State};
@@ -64,6 +66,18 @@ impl Agent {
             Inbound::Open(view) => Some(view.revision),
         }
     }
+}
+
+/// What enforces what this agent holds.
+fn connections(agent: &Agent, decisions: Arc<Decisions>) -> Arc<Connections> {
+    Connections::new(Context {
+        clock: Clock::system(),
+        identity: agent.authorities.live("mesh/shop/node/orders"),
+        trust: watch::Sender::new(Arc::new(agent.authorities.stored_trust())).subscribe(),
+        mesh: agent.mesh.clone(),
+        decisions,
+        metrics: Arc::default(),
+    })
 }
 
 fn refusal(taken: Taken) -> pb::Refuse {
@@ -299,7 +313,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
         credentials: credentials.clone(),
         recipient: recipient(),
         mesh: agent.mesh.clone(),
-        decisions,
+        decisions: Arc::clone(&decisions),
         workloads: Board::new(false),
         registrations: registrations.subscribe(),
         connected: connected.clone(),
@@ -327,10 +341,15 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
         })
         .await;
     assert!(next.is_none());
-    let applied = inbound.borrow().clone();
-    agent.mesh.applied.publish(applied);
+    // Live traffic is held against it, and then it is.
+    let connections = connections(&agent, decisions);
+    tasks.spawn({
+        let (connections, stop) = (Arc::clone(&connections), stop.clone());
+        async move { connections.enforce(stop).await }
+    });
     let acknowledged = stream.next(|up| if let Up::Acknowledge(it) = up { Some(it) } else { None }).await;
     assert_eq!((acknowledged.epoch, acknowledged.revision), (1, 5));
+    assert_eq!(agent.mesh.applied.view().unwrap().revision, 5);
 
     // First use of a service subscribes to it.
     let (wanted, ()) = tokio::join!(agent.mesh.services.want("payments.shop"), async {

@@ -172,6 +172,10 @@ impl Metered {
             }
             None => return Poll::Ready(None),
         };
+        // What came in while it was being cut may have been sent after that was told to be done.
+        if self.meter.is_cut() {
+            return Poll::Ready(Some(Err(BodyError::Cut)));
+        }
         if let Some(data) = frame.data_ref() {
             self.meter.count(self.direction, data.len());
         } else if let Some(trailers) = frame.trailers_mut() {

@@ -111,7 +111,20 @@ pub(crate) async fn until_cut<T>(meter: &Meter, work: impl Future<Output = T>) -
         if meter.poll_cut(Direction::Out, cx.waker()) {
             return Poll::Ready(None);
         }
-        work.as_mut().poll(cx).map(Some)
+        // Asked once more: what came about while it was being cut is nobody's any longer.
+        work.as_mut().poll(cx).map(|done| (!meter.is_cut()).then_some(done))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_ends_while_it_is_cut_is_not_handed_on() {
+        let meter = Meter::default();
+        assert_eq!(until_cut(&meter, async { 1 }).await, Some(1));
+        assert_eq!(until_cut(&meter, async { meter.cut() }).await, None);
+    }
 }

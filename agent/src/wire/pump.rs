@@ -31,13 +31,18 @@ where
     std::future::poll_fn(|cx| {
         // Both halves are polled by one task, so that one of the two wakers is enough.
         if meter.poll_cut(Direction::In, cx.waker()) {
-            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+            return Poll::Ready(Err(cut()));
         }
-        let there = there.poll(cx, caller, app, |bytes| meter.count(Direction::In, bytes))?;
-        let back = back.poll(cx, app, caller, |bytes| meter.count(Direction::Out, bytes))?;
+        let there = there.poll(cx, caller, app, (meter, Direction::In))?;
+        let back = back.poll(cx, app, caller, (meter, Direction::Out))?;
         if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
+}
+
+/// How what is cut ends.
+pub(super) fn cut() -> io::Error {
+    io::ErrorKind::PermissionDenied.into()
 }
 
 /// One way.
@@ -64,7 +69,7 @@ impl HalfPump {
         cx: &mut Context<'_>,
         from: &mut R,
         to: &mut W,
-        count: impl Fn(usize),
+        (meter, direction): (&Meter, Direction),
     ) -> Poll<io::Result<()>>
     where
         R: AsyncRead + Unpin,
@@ -72,6 +77,9 @@ impl HalfPump {
     {
         loop {
             while let Some(rest) = self.held.get(self.written..).filter(|rest| !rest.is_empty()) {
+                if meter.is_cut() {
+                    return Poll::Ready(Err(cut()));
+                }
                 let written = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -82,11 +90,11 @@ impl HalfPump {
                 (self.held, self.written) = (Vec::new(), 0);
             }
             match self.phase {
-                Phase::Reading | Phase::Flushing => match self.poll_chunk(cx, from, to)? {
+                Phase::Reading | Phase::Flushing => match self.poll_chunk(cx, from, to, meter)? {
                     Poll::Ready(0) => self.phase = Phase::ShuttingDown,
                     Poll::Ready(read) => {
                         self.phase = Phase::Flushing;
-                        count(read);
+                        meter.count(direction, read);
                     }
                     Poll::Pending => {
                         if self.phase == Phase::Flushing {
@@ -106,7 +114,13 @@ impl HalfPump {
     }
 
     /// Reads once, and writes what can be written at once. Says how many bytes were read.
-    fn poll_chunk<R, W>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W) -> io::Result<Poll<usize>>
+    fn poll_chunk<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        meter: &Meter,
+    ) -> io::Result<Poll<usize>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -117,6 +131,11 @@ impl HalfPump {
             match Pin::new(from).poll_read(cx, &mut buf) {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(outcome) => outcome?,
+            }
+            // Asked after the read: a side that sends without a pause is not passed on until it has one, and what it sends
+            // once the cut was told to be done does not pass at all.
+            if meter.is_cut() {
+                return Err(cut());
             }
             let mut rest = buf.filled();
             let read = rest.len();
@@ -166,6 +185,54 @@ mod tests {
         assert_eq!(answer, b"late answer");
         assert_eq!(got.len(), 200_000);
         assert_eq!(meter.counted(), (200_000, 11));
+    }
+
+    /// What it gives is read only after the meter was cut.
+    struct CutBefore<'a>(&'a Meter);
+
+    impl AsyncRead for CutBefore<'_> {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0.cut();
+            buf.put_slice(b"late");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for CutBefore<'_> {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_nothing_on_that_came_after_the_cut() {
+        for caller_is_late in [true, false] {
+            let meter = Meter::default();
+            let (mut other, mut other_side) = duplex(16);
+            let mut late = CutBefore(&meter);
+            let outcome = match caller_is_late {
+                true => pump(&mut late, &mut other_side, &meter).await,
+                false => pump(&mut other_side, &mut late, &meter).await,
+            };
+            assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            drop(other_side);
+            let mut passed = Vec::new();
+            other.read_to_end(&mut passed).await.unwrap();
+            assert!(passed.is_empty(), "{passed:?}");
+            assert_eq!(meter.counted(), (0, 0));
+        }
     }
 
     #[tokio::test]

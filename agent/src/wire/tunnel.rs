@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::meter::{Direction, Meter};
+use super::pump::cut;
 use super::strict::MAX_HEAD;
 
 /// TCP streams on one tunnel.
@@ -84,10 +85,10 @@ pub(crate) async fn pump(
     let mut back = Inward { receive, held: Bytes::new(), phase: InwardPhase::Receiving };
     let outcome = std::future::poll_fn(|cx| {
         if meter.poll_cut(Direction::In, cx.waker()) {
-            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+            return Poll::Ready(Err(cut()));
         }
-        let out = out.poll(cx, socket, |bytes| meter.count(outward, bytes))?;
-        let back = back.poll(cx, socket, |bytes| meter.count(inward, bytes))?;
+        let out = out.poll(cx, socket, (meter, outward))?;
+        let back = back.poll(cx, socket, (meter, inward))?;
         if out.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await;
@@ -112,7 +113,7 @@ impl Outward {
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut TcpStream,
-        count: impl Fn(usize),
+        (meter, direction): (&Meter, Direction),
     ) -> Poll<io::Result<()>> {
         while !self.is_done {
             // A buffer, and a share of the tunnel's window, are taken only when there is something to send.
@@ -133,11 +134,15 @@ impl Outward {
                     Poll::Pending => continue,
                 }
             };
+            // Asked after the read, as in `pump`.
+            if meter.is_cut() {
+                return Poll::Ready(Err(cut()));
+            }
             self.is_done = read == 0;
             if read == self.read_size {
                 self.read_size = (read * 2).min(MAX_READ);
             }
-            count(read);
+            meter.count(direction, read);
             self.send.send_data(buffer.freeze(), self.is_done).map_err(broken)?;
         }
         Poll::Ready(Ok(()))
@@ -179,16 +184,19 @@ impl Inward {
         &mut self,
         cx: &mut Context<'_>,
         socket: &mut TcpStream,
-        count: impl Fn(usize),
+        (meter, direction): (&Meter, Direction),
     ) -> Poll<io::Result<()>> {
         loop {
             while !self.held.is_empty() {
+                if meter.is_cut() {
+                    return Poll::Ready(Err(cut()));
+                }
                 let written = ready!(Pin::new(&mut *socket).poll_write(cx, &self.held))?;
                 if written == 0 {
                     return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                 }
                 self.held.advance(written);
-                count(written);
+                meter.count(direction, written);
                 // Only now may the other side send as much again.
                 self.receive.flow_control().release_capacity(written).map_err(broken)?;
             }

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use hauberk_integration_tests::{App, MeshBox, dial};
 use hauberk_tls::{KeyPair, Svid};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, NamedGroup, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
@@ -86,11 +86,25 @@ impl Foreigner {
     /// Whoever holds this certificate.
     pub(crate) fn with(svid: &Svid, key: &KeyPair) -> Self {
         hauberk_tls::install_provider();
+        Self::by(svid, key, Arc::clone(CryptoProvider::get_default().unwrap()))
+    }
+
+    /// The same, which knows this group of a key exchange and no other.
+    pub(crate) fn over(group: NamedGroup, svid: &Svid, key: &KeyPair) -> Self {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let known = rustls::crypto::aws_lc_rs::ALL_KX_GROUPS.iter().copied();
+        let kx_groups = known.filter(|known| known.name() == group).collect();
+        Self::by(svid, key, Arc::new(CryptoProvider { kx_groups, ..provider }))
+    }
+
+    fn by(svid: &Svid, key: &KeyPair, provider: Arc<CryptoProvider>) -> Self {
         let verifier = ById {
             ids: ["spiffe://box.test/mesh/shop/node/orders", "spiffe://box.test/mesh/shop/node/redis"],
-            provider: Arc::clone(CryptoProvider::get_default().unwrap()),
+            provider: Arc::clone(&provider),
         };
-        let config = ClientConfig::builder()
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_auth_cert(

@@ -1,5 +1,7 @@
 //! What is remembered of each certificate and of those who hold them.
 
+mod held;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority::BACKDATED;
 use crate::registry::{Commit, Store, StoreError, document, keys};
+pub use held::Held;
 
 /// How long records are kept after the last certificate has expired.
 const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
@@ -244,18 +247,6 @@ impl Ledger {
         limit: usize,
     ) -> Result<IssuedPage, StoreError> {
         self.wanted(|record| spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted), after, limit).await
-    }
-
-    /// The same of an instance, and of workloads that it vouched for.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn certificates_of(
-        &self,
-        instance: &InstanceId,
-        limit: usize,
-    ) -> Result<IssuedPage, StoreError> {
-        self.wanted(|record| record.holder.instance() == Some(*instance), None, limit).await
     }
 
     async fn wanted(

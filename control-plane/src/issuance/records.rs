@@ -2,7 +2,7 @@
 
 mod held;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -281,34 +281,6 @@ impl Ledger {
             }
             after = page.entries.last().map(|(key, _)| key.clone());
             // The store answers at once, so nothing else lets others go on.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// The certificates that have not expired at `now` and that are wanted.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn unexpired(
-        &self,
-        now: UnixMillis,
-        wanted: impl Fn(&IssuedRecord) -> bool,
-    ) -> Result<BTreeMap<Serial, IssuedRecord>, StoreError> {
-        let (mut found, mut after) = (BTreeMap::new(), None);
-        loop {
-            let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
-            for (key, stored) in &page.entries {
-                let record: IssuedRecord = document::from_stored(key, stored)?;
-                if now <= UnixMillis(record.not_after) && wanted(&record) {
-                    let serial = key.strip_prefix(keys::ISSUED).and_then(|serial| serial.parse().ok());
-                    let damaged = StoreError::Damaged { key: key.clone(), what: "it is no serial number" };
-                    found.insert(serial.ok_or(damaged)?, record);
-                }
-            }
-            if !page.more {
-                return Ok(found);
-            }
-            after = page.entries.last().map(|(key, _)| key.clone());
             tokio::task::yield_now().await;
         }
     }

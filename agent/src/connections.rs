@@ -192,6 +192,17 @@ impl Connections {
         table.live.values().filter(|connection| connection.role() == Role::Outbound).cloned().collect()
     }
 
+    /// Whether two certificates of one SPIFFE id are those of different instances. Only serial numbers of our own authorities say
+    /// so, and not those of earlier releases.
+    fn is_sibling(&self, one: &PeerIdentity, other: &PeerIdentity) -> bool {
+        let state = self.context.identity.current();
+        let are_ours = one.id().is_member_of(state.bundle().trust_domain());
+        match (one.serial().instance(), other.serial().instance()) {
+            (Some(one), Some(other)) => are_ours && one != other,
+            _ => false,
+        }
+    }
+
     /// Whether the far end of a connection that we opened should by now have a certificate by another authority, and has
     /// not proved it.
     pub(crate) fn is_proof_due(&self, connection: &Connection) -> bool {

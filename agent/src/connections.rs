@@ -68,6 +68,24 @@ pub(crate) enum Unwelcome {
     Denied(Denial),
 }
 
+impl Unwelcome {
+    /// Its kind, by a name for figures and logs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Verify(error) => error.reason(),
+            Self::Denied(denial) => denial.as_str(),
+        }
+    }
+
+    /// Whose fault it is, for a person.
+    pub(crate) fn fault(&self) -> &'static str {
+        match self {
+            Self::Verify(error) => error.fault(),
+            Self::Denied(_) => "the peer's: an admin has it refused",
+        }
+    }
+}
+
 /// Keeps a connection in the registry until dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
@@ -174,6 +192,17 @@ impl Connections {
         Ok(trusted.verify_again(peer, now, role.of_peer())?)
     }
 
+    /// Whether two certificates of one SPIFFE id are those of different instances. Only serial numbers of our own authorities say
+    /// so, and not those of earlier releases.
+    fn is_sibling(&self, one: &PeerIdentity, other: &PeerIdentity) -> bool {
+        let state = self.context.identity.current();
+        let are_ours = one.id().is_member_of(state.bundle().trust_domain());
+        match (one.serial().instance(), other.serial().instance()) {
+            (Some(one), Some(other)) => are_ours && one != other,
+            _ => false,
+        }
+    }
+
     /// Whether we are refused by everybody ourselves.
     fn judge_ourselves(&self) {
         let denial = self.context.mesh.denied.denial_of_us(&self.context.identity.current());
@@ -190,17 +219,6 @@ impl Connections {
     pub(crate) fn outgoing(&self) -> Vec<Arc<Connection>> {
         let table = self.table();
         table.live.values().filter(|connection| connection.role() == Role::Outbound).cloned().collect()
-    }
-
-    /// Whether two certificates of one SPIFFE id are those of different instances. Only serial numbers of our own authorities say
-    /// so, and not those of earlier releases.
-    fn is_sibling(&self, one: &PeerIdentity, other: &PeerIdentity) -> bool {
-        let state = self.context.identity.current();
-        let are_ours = one.id().is_member_of(state.bundle().trust_domain());
-        match (one.serial().instance(), other.serial().instance()) {
-            (Some(one), Some(other)) => are_ours && one != other,
-            _ => false,
-        }
     }
 
     /// Whether the far end of a connection that we opened should by now have a certificate by another authority, and has

@@ -68,6 +68,24 @@ pub(crate) enum Unwelcome {
     Denied(Denial),
 }
 
+impl Unwelcome {
+    /// Its kind, by a name for figures and logs.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Verify(error) => error.reason(),
+            Self::Denied(denial) => denial.as_str(),
+        }
+    }
+
+    /// Whose fault it is, for a person.
+    pub(crate) fn fault(&self) -> &'static str {
+        match self {
+            Self::Verify(error) => error.fault(),
+            Self::Denied(_) => "the peer's: an admin has it refused",
+        }
+    }
+}
+
 /// Keeps a connection in the registry until dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
@@ -172,6 +190,17 @@ impl Connections {
             return Err(Unwelcome::Denied(denial));
         }
         Ok(trusted.verify_again(peer, now, role.of_peer())?)
+    }
+
+    /// Whether two certificates of one SPIFFE id are those of different instances. Only serial numbers of our own authorities say
+    /// so, and not those of earlier releases.
+    fn is_sibling(&self, one: &PeerIdentity, other: &PeerIdentity) -> bool {
+        let state = self.context.identity.current();
+        let are_ours = one.id().is_member_of(state.bundle().trust_domain());
+        match (one.serial().instance(), other.serial().instance()) {
+            (Some(one), Some(other)) => are_ours && one != other,
+            _ => false,
+        }
     }
 
     /// Whether we are refused by everybody ourselves.

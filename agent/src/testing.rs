@@ -54,15 +54,20 @@ impl Authorities {
     }
 
     pub(crate) fn sign(&self, path: &str, public_key: PublicKey, validity: Validity) -> Svid {
+        self.sign_numbered(path, public_key, validity, serial())
+    }
+
+    /// The same with this serial number.
+    pub(crate) fn sign_numbered(
+        &self,
+        path: &str,
+        public_key: PublicKey,
+        validity: Validity,
+        serial: Serial,
+    ) -> Svid {
         let id = SpiffeId::parse(&format!("spiffe://shop.local/{path}")).unwrap();
-        let template = SvidTemplate {
-            id,
-            public_key,
-            serial: serial(),
-            validity,
-            dns_names: vec![],
-            ip_addresses: vec![],
-        };
+        let template =
+            SvidTemplate { id, public_key, serial, validity, dns_names: vec![], ip_addresses: vec![] };
         self.issuing.sign(&template).unwrap()
     }
 

@@ -65,9 +65,15 @@ impl ClientError {
             Self::Handshake { source: HandshakeError::PeerRefused(VerifyError::UnknownIssuer), .. } => {
                 "another control plane, perhaps a new installation, runs there: log in anew or choose another context"
             }
-            Self::Handshake { source: HandshakeError::Protocol(_) | HandshakeError::Io(_), .. } => {
-                "is that the admin API's port? (the agents' API has another)"
-            }
+            Self::Handshake {
+                source:
+                    HandshakeError::Protocol(_)
+                    | HandshakeError::Incompatible(_)
+                    | HandshakeError::NotTls(_)
+                    | HandshakeError::NoCommonProtocol
+                    | HandshakeError::Io(_),
+                ..
+            } => "is that the admin API's port? (the agents' API has another)",
             Self::Handshake { source: HandshakeError::RefusedByPeer(_), .. } => {
                 "the credential may be revoked or expired: hauberk-control-plane admin issue NAME on its host"
             }

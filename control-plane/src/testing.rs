@@ -3,11 +3,13 @@
 pub(crate) mod softhsm;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hauberk_identity::{Name, TrustDomain};
+use hauberk_identity::{InstanceId, Name, Serial, TrustDomain};
 use hauberk_proto::mesh::v1::{
     EnrollmentParent, EnrollmentSpec, Metadata, Resource, WorkloadEnrollment, resource,
 };
@@ -20,6 +22,7 @@ use crate::authority::{self, KeyEncryptionKey, KeyStore, Token};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
 use crate::enrollment::{AgentInfo, TokenRequest, Uses};
+use crate::issuance::{Holder, IssuedRecord};
 use crate::registry::{
     Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch,
     document, keys,
@@ -142,6 +145,32 @@ impl Scratch {
         self.control.store.commit(Commit::new().put(key, bytes)).await.unwrap();
     }
 
+    /// Puts so many certificates of other instances on record, as issued now.
+    pub(crate) async fn foreign_certificates(&self, count: u64) {
+        let now = self.clock.now();
+        for start in (0..count).step_by(1_000) {
+            let mut commit = Commit::new();
+            for number in start..count.min(start + 1_000) {
+                let holder =
+                    InstanceId::from_random(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+                let record = IssuedRecord {
+                    spiffe_id: "spiffe://shop.local/mesh/shop/node/other".to_owned(),
+                    holder: Holder::Instance(holder.to_string()),
+                    issued_at: now.0,
+                    not_before: now.0,
+                    not_after: now.plus(Duration::from_secs(3_600)).0,
+                    key_fingerprint: String::new(),
+                    issuer: None,
+                };
+                let serial = Serial::of_instance(holder, [3; 16]).to_string();
+                let key = format!("{}{serial}", keys::ISSUED);
+                let bytes = document::to_bytes(&key, &record).unwrap();
+                commit = commit.put(key, bytes).put(keys::issued_order(now, &serial), "");
+            }
+            self.control.store.commit(commit).await.unwrap();
+        }
+    }
+
     /// The peer that presents this certificate, verified as a listener would.
     pub(crate) fn peer(&self, svid: &Svid) -> PeerIdentity {
         let bundle = self.control.authority.bundle();
@@ -158,12 +187,20 @@ pub(crate) struct Busy {
     at_each: Mutex<Box<dyn FnMut() + Send>>,
     /// Below which prefix nothing can be read.
     damaged: Mutex<Option<&'static str>>,
+    /// How many records of certificates were read.
+    certificates_read: AtomicUsize,
 }
 
 impl Busy {
     pub(crate) fn new(store: SledStore) -> Arc<Self> {
         let at_each: Mutex<Box<dyn FnMut() + Send>> = Mutex::new(Box::new(|| {}));
-        Arc::new(Self { store, first: Mutex::default(), at_each, damaged: Mutex::default() })
+        let (first, damaged) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { store, first, at_each, damaged, certificates_read: AtomicUsize::new(0) })
+    }
+
+    /// How many records of certificates have been read since this was last asked.
+    pub(crate) fn certificates_read(&self) -> usize {
+        self.certificates_read.swap(0, Ordering::Relaxed)
     }
 
     /// Has this written just before the next commit.
@@ -196,6 +233,7 @@ impl Store for Busy {
     }
 
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Stored>, StoreError>> {
+        self.certificates_read.fetch_add(usize::from(key.starts_with(keys::ISSUED)), Ordering::Relaxed);
         self.store.get(key)
     }
 
@@ -209,7 +247,14 @@ impl Store for Busy {
             let reason = "it was damaged".to_owned();
             return std::future::ready(Err(StoreError::Unreadable { reason })).boxed();
         }
-        self.store.list(prefix, after, limit)
+        let listed = self.store.list(prefix, after, limit);
+        async move {
+            let page = listed.await?;
+            let read = page.entries.iter().filter(|(key, _)| key.starts_with(keys::ISSUED)).count();
+            self.certificates_read.fetch_add(read, Ordering::Relaxed);
+            Ok(page)
+        }
+        .boxed()
     }
 
     fn watch(&self, prefix: &str, after: Version) -> Watch {

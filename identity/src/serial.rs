@@ -13,6 +13,9 @@ const MAX_SERIAL_LEN: usize = 20;
 const OF_INSTANCE: u128 = 0b001;
 const RANDOM_BITS: u32 = 128 - 3 - INSTANCE_BITS;
 
+/// How many whole hexadecimal digits lie before the random bits.
+const COMMON_DIGITS: usize = (3 + INSTANCE_BITS as usize) / 4;
+
 /// The serial number of a certificate: a positive integer of at most 20 octets (RFC 5280 §4.1.2.2).
 ///
 /// Ours always have exactly 16 octets, of which at least 75 bits are random; those of foreign peers may be shorter or longer.
@@ -68,6 +71,17 @@ impl Serial {
         let bits = number >> RANDOM_BITS & ((1 << INSTANCE_BITS) - 1);
         u64::try_from(bits).ok().map(InstanceId::from_bits)
     }
+
+    /// How the text of each number begins that [`Self::of_instance`] makes for an instance: 13 of its digits are the same in all of
+    /// them. The last bit of the id lies beyond, so that those of one other instance begin alike.
+    pub fn beginning_of(instance: InstanceId) -> String {
+        let mut text = Self::of_instance(instance, [0; 16]).to_string();
+        text.truncate(COMMON_DIGITS);
+        text
+    }
+
+    /// How the texts of those of our numbers begin that name no instance: [`Self::from_random`] makes them.
+    pub const BEGINNINGS_OF_OTHERS: [&str; 4] = ["4", "5", "6", "7"];
 
     fn of_sixteen(tail: [u8; 16]) -> Self {
         let mut octets = [0; MAX_SERIAL_LEN];
@@ -276,6 +290,11 @@ mod tests {
             let differs = u128::from_be_bytes(random) << 53 != u128::from_be_bytes(other) << 53;
             prop_assert_eq!(serial != Serial::of_instance(id, other), differs);
             prop_assert_eq!(Serial::from_random(random).instance(), None);
+            prop_assert!(serial.to_string().starts_with(&Serial::beginning_of(id)));
+            prop_assert_eq!(Serial::beginning_of(id).len(), COMMON_DIGITS);
+            let nameless = Serial::from_random(random).to_string();
+            prop_assert!(Serial::BEGINNINGS_OF_OTHERS.iter().any(|digit| nameless.starts_with(digit)));
+            prop_assert!(!Serial::BEGINNINGS_OF_OTHERS.iter().any(|digit| Serial::beginning_of(id).starts_with(digit)));
         }
 
         #[test]

@@ -1,6 +1,7 @@
 //! Stable reasons of refusals, for programs that act on them: google.rpc.ErrorInfo in the details of a gRPC status.
 
 use prost::Message;
+use tonic::Code;
 
 use crate::sds::google::rpc::{ErrorInfo, Status};
 
@@ -10,7 +11,27 @@ pub const DOMAIN: &str = "hauberk";
 /// The control plane has no record of the instance that a certificate belongs to: nothing is renewed for it.
 pub const NOT_ON_RECORD: &str = "NOT_ON_RECORD";
 
+/// Of a program: no enrollment has the virtual node of the agent that it asked as its parent.
+pub const NO_ENROLLMENT: &str = "NO_ENROLLMENT";
+
+/// Of a program: there are enrollments, and of each of them a selector is not true of it.
+pub const SELECTOR_MISSING: &str = "SELECTOR_MISSING";
+
+/// Of a program: the agent that it asked is itself refused by everybody.
+pub const AGENT_REFUSED: &str = "AGENT_REFUSED";
+
+/// Of a program: it has identities, and not the one that it named.
+pub const NOT_ITS_IDENTITY: &str = "NOT_ITS_IDENTITY";
+
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
+
+/// A refusal with a reason.
+pub fn with_reason(code: Code, reason: &str, message: &str) -> tonic::Status {
+    let info = ErrorInfo { reason: reason.to_owned(), domain: DOMAIN.to_owned() };
+    let detail = prost_types::Any { type_url: ERROR_INFO.to_owned(), value: info.encode_to_vec() };
+    let details = Status { code: code as i32, message: message.to_owned(), details: vec![detail] };
+    tonic::Status::with_details(code, message, details.encode_to_vec().into())
+}
 
 /// The reason in a status; `None` where it has none of ours.
 pub fn reason(status: &tonic::Status) -> Option<String> {
@@ -18,4 +39,17 @@ pub fn reason(status: &tonic::Status) -> Option<String> {
     let info = details.iter().find(|detail| detail.type_url == ERROR_INFO)?;
     let ErrorInfo { reason, domain } = ErrorInfo::decode(&*info.value).ok()?;
     (domain == DOMAIN).then_some(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_read_back() {
+        let status = with_reason(Code::PermissionDenied, SELECTOR_MISSING, "no identity issued");
+        assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "no identity issued"));
+        assert_eq!(reason(&status).as_deref(), Some(SELECTOR_MISSING));
+        assert_eq!(reason(&tonic::Status::permission_denied("no identity issued")), None);
+    }
 }

@@ -11,9 +11,9 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::bootstrap::BootstrapTrust;
 use crate::bundle::TrustBundle;
 use crate::certificate::Facts;
-use crate::live::{ClientAuth, LiveIdentity, ServerExpectation};
+use crate::live::{ClientAuth, LiveIdentity, LiveState, ServerExpectation};
 use crate::provider;
-use crate::verifier::{Usage, VerifyError, verify_parts};
+use crate::verifier::{Usage, VerifyError, unverified_id, verify_parts};
 
 /// A server's check of its clients: any member of the trust domain, and of those whose bundles are published.
 #[derive(Debug)]
@@ -78,8 +78,15 @@ impl ClientCertVerifier for VerifyClients {
         others: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.live.current().verify_client(leaf, others, unix_millis(now))?;
-        Ok(ClientCertVerified::assertion())
+        let state = self.live.current();
+        match state.verify_client(leaf, others, unix_millis(now)) {
+            // Nobody vouches for whoever says that it is a stranger: that is told as what it is.
+            Err(VerifyError::UnknownIssuer) => Err(as_named(leaf, &state).into()),
+            verified => {
+                verified?;
+                Ok(ClientCertVerified::assertion())
+            }
+        }
     }
 
     fn verify_tls12_signature(
@@ -138,6 +145,18 @@ impl ServerCertVerifier for VerifyServer {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider::handshake_schemes()
+    }
+}
+
+/// What is wrong with a certificate that nobody vouches for: where it says that it is of another trust domain, which we know nothing
+/// of, that.
+fn as_named(leaf: &CertificateDer<'_>, state: &LiveState) -> VerifyError {
+    let trust_domain = state.bundle().trust_domain();
+    match unverified_id(leaf) {
+        Ok(id) if !id.is_member_of(trust_domain) && state.federated().get(&id.trust_domain()).is_none() => {
+            VerifyError::ForeignTrustDomain { id, trust_domain: trust_domain.clone() }
+        }
+        _ => VerifyError::UnknownIssuer,
     }
 }
 

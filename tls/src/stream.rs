@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{AlertDescription, ClientConfig, ProtocolVersion, ServerConfig};
+use rustls::{AlertDescription, ClientConfig, InvalidMessage, ProtocolVersion, ServerConfig};
 use rustls_pki_types::ServerName;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,8 +66,17 @@ pub enum HandshakeError {
     /// The peer refuses us with this alert (RFC 8446 §6).
     #[error("the peer refused the handshake with alert {0}")]
     RefusedByPeer(String),
-    /// Not TLS 1.3, no common ALPN protocol, or against the protocol.
+    /// No common ALPN protocol. The fault is the peer's, which takes this for something else.
+    #[error("the peer speaks no protocol that is spoken here")]
+    NoCommonProtocol,
+    /// Not TLS at all, as where something speaks plain HTTP to a port of the mesh.
+    #[error("the peer does not speak TLS: {0}")]
+    NotTls(String),
+    /// Not TLS 1.3, or no common key exchange or signature.
     #[error("the peer does not speak TLS as required here: {0}")]
+    Incompatible(String),
+    /// Against the protocol.
+    #[error("the peer does not speak TLS as it is: {0}")]
     Protocol(String),
 }
 
@@ -87,6 +96,36 @@ impl HandshakeError {
                     | VerifyError::RootOutsideValidity(_)
             )
         )
+    }
+}
+
+impl HandshakeError {
+    /// Its kind, by a name for figures and logs: one of a fixed few.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Timeout(_) => "handshake_too_slow",
+            Self::Io(_) => "connection_broke",
+            Self::NoCertificate => "no_certificate_here",
+            Self::PeerRefused(error) => error.reason(),
+            Self::RefusedByPeer(_) => "refused_by_peer",
+            Self::NoCommonProtocol => "wrong_alpn",
+            Self::NotTls(_) => "not_tls",
+            Self::Incompatible(_) => "incompatible_tls",
+            Self::Protocol(_) => "against_tls",
+        }
+    }
+
+    /// Whose fault it is, for a person.
+    pub fn fault(&self) -> &'static str {
+        match self {
+            Self::PeerRefused(error) => error.fault(),
+            Self::NoCertificate => "this side's",
+            Self::RefusedByPeer(_) => "the peer's bundle or clock, or this side's certificate",
+            Self::Timeout(_) | Self::Io(_) => "the peer's, or the network's",
+            Self::NoCommonProtocol | Self::NotTls(_) | Self::Incompatible(_) | Self::Protocol(_) => {
+                "the peer's, which takes this port for another"
+            }
+        }
     }
 }
 
@@ -202,6 +241,11 @@ pub(crate) fn handshake_error(error: io::Error) -> HandshakeError {
     match tls {
         rustls::Error::NoCertificatesPresented => HandshakeError::PeerRefused(VerifyError::NoCertificate),
         rustls::Error::AlertReceived(alert) => HandshakeError::RefusedByPeer(alert_name(*alert)),
+        rustls::Error::NoApplicationProtocol => HandshakeError::NoCommonProtocol,
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            HandshakeError::NotTls(tls.to_string())
+        }
+        rustls::Error::PeerIncompatible(_) => HandshakeError::Incompatible(tls.to_string()),
         other => HandshakeError::Protocol(other.to_string()),
     }
 }

@@ -138,6 +138,53 @@ pub enum VerifyError {
     PinOfNoTrustDomain(Fingerprint),
 }
 
+impl VerifyError {
+    /// Its kind, by a name for figures and logs: one of a fixed few.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::TooManyCertificates(_) => "too_many_certificates",
+            Self::Leaf(CertificateFault::Key(_)) | Self::Intermediate(CertificateFault::Key(_)) => "weak_key",
+            Self::Leaf(_) | Self::Intermediate(_) | Self::KeyIdentifier => "bad_certificate",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::AuthorityAsLeaf => "is_ca",
+            Self::KeyUsage | Self::ExtendedKeyUsage(_) => "key_usage",
+            Self::NotAnAuthority | Self::PathTooLong | Self::Path(_) => "bad_chain",
+            Self::UnknownIssuer => "untrusted",
+            Self::RootOutsideValidity(_) => "root_outside_validity",
+            Self::Distrusted(_) => "authority_revoked",
+            Self::BadSignature => "bad_signature",
+            Self::NotOneUri(0) => "no_uri",
+            Self::NotOneUri(_) => "two_uris",
+            Self::NotSpiffeId(_) => "not_a_spiffe_id",
+            Self::ForeignAuthority(_) | Self::ForeignTrustDomain { .. } => "foreign_trust_domain",
+            Self::UnexpectedId(_) | Self::NotControlPlane(_) => "unexpected_peer",
+            Self::PinNotPresented(_) | Self::PinNotRoot(_) | Self::PinOfNoTrustDomain(_) => {
+                "not_the_pinned_root"
+            }
+        }
+    }
+
+    /// Whose fault it is, for a person.
+    pub fn fault(&self) -> &'static str {
+        match self {
+            Self::Expired { .. } => "the peer's, which has not renewed, or one of the two clocks'",
+            Self::NotYetValid { .. } => "this host's clock, or that of the control plane",
+            Self::RootOutsideValidity(_) => "the trust bundle's, or this host's clock",
+            Self::ForeignTrustDomain { .. } => {
+                "the peer's, which is not of this mesh, or a federation's that is not set up"
+            }
+            Self::UnexpectedId(_) | Self::NotControlPlane(_) => "whoever answers at that address",
+            Self::PinNotPresented(_) | Self::PinNotRoot(_) | Self::PinOfNoTrustDomain(_) => {
+                "whoever answers at that address, or the pin's"
+            }
+            Self::Distrusted(_) => "the peer's, which has not renewed since its authority was revoked",
+            _ => "the peer's, or that of who issued to it",
+        }
+    }
+}
+
 /// Verifies a chain, leaf first, and says whom it proves.
 ///
 /// # Errors

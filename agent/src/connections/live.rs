@@ -210,13 +210,14 @@ impl Connection {
         self.state().cut_all();
     }
 
-    /// Takes another proof of the same identity, which a handshake has just given: the last one counts. Says whether it
-    /// was one that holds at this moment.
+    /// Takes another proof of the same identity and instance, which a handshake has just given: the last one counts. Says
+    /// whether it was one that holds at this moment.
     pub(crate) fn extend(&self, peer: &PeerIdentity, connections: &Connections) -> bool {
         // A change of trust or denylist takes this lock for each connection after the new one is there: either it finds the
         // new proof here, or the new one is what we hold the proof against.
         let mut proven = self.proven();
-        if proven.id() != peer.id() || connections.verify(peer, self.role).is_err() {
+        let is_same = proven.id() == peer.id() && !connections.is_sibling(&proven, peer);
+        if !is_same || connections.verify(peer, self.role).is_err() {
             return false;
         }
         self.proven_since.store(peer.not_before().0, Ordering::Release);

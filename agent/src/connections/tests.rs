@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use hauberk_identity::Serial;
 use hauberk_policy::{Gathered, Protocol};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::jwt::{Claims, JwtKeySet, JwtSigner, KeyUse};
@@ -75,6 +76,35 @@ fn a_proof_that_nobody_vouches_for_any_longer_extends_nothing() {
     connections.context.identity.publish_bundle(nobody(authorities.issuing.root_bundle())).unwrap();
     assert!(!connection.extend(&newest, &connections));
     assert_eq!(connection.proven_until(), newer.not_after());
+}
+
+#[test]
+fn a_connection_lives_on_by_the_proof_of_its_own_instance_alone() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let of = |instance: &str, number: u8, life: Duration| {
+        let serial = Serial::of_instance(instance.parse().unwrap(), [number; 16]);
+        let key = KeyPair::generate().unwrap().public_key();
+        let svid = authorities.sign_numbered("mesh/shop/node/web", key, around(life), serial);
+        verify_svid(svid.chain(), authorities.issuing.root_bundle(), now(), Usage::Client).unwrap()
+    };
+    let (first, renewed) = (of("aaaaaaaaaa", 1, HOUR), of("aaaaaaaaaa", 2, HOUR * 2));
+    let sibling = of("bbbbbbbbbb", 3, HOUR * 3);
+    let address = "127.0.0.1:9".parse().unwrap();
+    for role in [INBOUND, Role::Outbound] {
+        let registered = connections.register(role, first.clone(), address, None, [1; 32]).unwrap();
+        let connection = registered.connection();
+        assert!(!connection.extend(&sibling, &connections), "{role:?}");
+        assert_eq!(connection.proven_until(), first.not_after());
+        // Neither keeps the other alive: what A has opened goes with A.
+        refuse(&connections, 1, &[&first]);
+        assert!(!connection.extend(&sibling, &connections), "{role:?}");
+        refuse(&connections, 2, &[]);
+        assert!(connection.extend(&renewed, &connections), "{role:?}");
+        assert_eq!(connection.proven_until(), renewed.not_after());
+        // Those of an earlier release do not say whose they are.
+        assert!(connection.extend(&web(&authorities, HOUR * 4), &connections), "{role:?}");
+    }
 }
 
 #[test]

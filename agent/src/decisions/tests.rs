@@ -115,7 +115,7 @@ async fn the_first_of_a_kind_streams_up_and_all_do_while_observed() {
     assert_eq!(decisions.next_batch().await.decisions.len(), 1);
 
     assert!(!decisions.wants_outcomes());
-    decisions.observe(&pb::Observe { all: true, limit_per_second: 5, flows: false });
+    decisions.observe(&pb::Observe { all: true, limit_per_second: 5, ..pb::Observe::default() });
     assert!(decisions.wants_outcomes());
     for _ in 0..8 {
         decisions.finish(&facts(&caller, "/a", &decision), None, &Outcome::default());
@@ -153,7 +153,7 @@ async fn what_audit_lets_through_is_told_at_once_and_only_once() {
     (decision.effect, decision.reason) = (Effect::Allow, Reason::AuditDefaultAllow);
     let decisions = decisions(None);
     let facts = facts(&caller, "/a", &decision);
-    decisions.observe(&pb::Observe { all: true, limit_per_second: 5, flows: false });
+    decisions.observe(&pb::Observe { all: true, limit_per_second: 5, ..pb::Observe::default() });
     let (first, second) = (decisions.begin(&facts), decisions.begin(&facts));
     assert_eq!(decisions.next_batch().await.decisions.len(), 1);
     decisions.finish(&facts, Some(&first), &Outcome::default());

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hauberk_policy::Protocol;
+use hauberk_tls::HandshakeError;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -49,9 +50,7 @@ pub(super) async fn connection(
     mut place: Place,
 ) {
     let Some(spoken) = Spoken::of(protocol, stream.alpn()) else {
-        port.metrics.turned_away("wrong_alpn");
-        tracing::debug!(event = "connection_refused", %address, reason = "wrong_alpn");
-        return;
+        return port.turn_away(address, &HandshakeError::NoCommonProtocol);
     };
     let exporter = match stream.exporter(EXPORTER_LABEL) {
         Ok(exporter) => exporter,
@@ -73,11 +72,7 @@ pub(super) async fn connection(
     let role = Role::Inbound { port: port.number, protocol };
     let registered = match port.connections.register(role, peer, address, tls, exporter) {
         Ok(registered) => registered,
-        Err(error) => {
-            port.metrics.turned_away("peer_refused");
-            tracing::info!(event = "handshake_refused", %address, %error);
-            return;
-        }
+        Err(error) => return port.turned_away.tell(&port, address, (error.reason(), error.fault()), &error),
     };
     registered.connection().set_shown(shown);
     if let Err(reason) = registered.connection().check(&port.connections.rules()) {

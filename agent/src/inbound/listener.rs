@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::admit;
 use super::app::PoolsByCaller;
 use super::limits::{Limits, Place};
+use super::turned_away::TurnedAway;
 use crate::connections::{Connections, shown_by};
 use crate::metrics::ListenerMetrics;
 use crate::wire::accept::Refusals;
@@ -52,6 +53,7 @@ pub(super) struct Port {
     pub(super) tasks: Tasks,
     /// Fires when nothing new should be begun.
     pub(super) stop: CancellationToken,
+    pub(super) turned_away: TurnedAway,
     acceptor: Mutex<Option<(Protocol, Acceptor)>>,
 }
 
@@ -73,6 +75,7 @@ pub async fn serve(
         to_app: limits.to_app().clone(),
         tasks: Tasks::new(tracker.clone()),
         stop: stop.clone(),
+        turned_away: TurnedAway::default(),
         acceptor: Mutex::default(),
     });
     let mut serving = JoinSet::new();
@@ -130,14 +133,7 @@ async fn welcome(port: Arc<Port>, limits: Arc<Limits>, place: Place, stream: Tcp
     drop(handshake);
     match outcome {
         Ok(stream) => Box::pin(admit::connection(port, protocol, stream, shown, address, place)).await,
-        Err(error @ HandshakeError::PeerRefused(_)) => {
-            port.metrics.turned_away("peer_refused");
-            tracing::info!(event = "handshake_refused", %address, %error);
-        }
-        Err(error) => {
-            port.metrics.turned_away("handshake_failed");
-            tracing::debug!(event = "handshake_failed", %address, %error);
-        }
+        Err(error) => port.turn_away(address, &error),
     }
 }
 
@@ -147,6 +143,11 @@ fn refused(port: &Port, address: SocketAddr, reason: &'static str) {
 }
 
 impl Port {
+    /// Counts and tells a handshake that came to nothing.
+    pub(super) fn turn_away(&self, address: SocketAddr, error: &HandshakeError) {
+        self.turned_away.tell(self, address, (error.reason(), error.fault()), error);
+    }
+
     fn acceptor(&self, protocol: Protocol) -> Result<Acceptor, SetupError> {
         let mut kept = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, acceptor)) = &*kept

@@ -11,6 +11,7 @@ mod listener;
 mod prove;
 mod tcp;
 mod tunnel;
+mod turned_away;
 
 pub use limits::Limits;
 pub use listener::{Listener, serve};

@@ -14,7 +14,7 @@ use crate::decisions::Verdict;
 #[derive(Debug)]
 pub(crate) struct ListenerMetrics {
     connections: ByName<8>,
-    refused: ByName<16>,
+    refused: ByName<40>,
     open: AtomicU64,
     requests: ByName<3>,
     denials: ByName<32>,

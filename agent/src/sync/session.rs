@@ -28,7 +28,7 @@ const MAX_WAITING: usize = 32;
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often what has changed is brought to the disk.
 const SAVE: Duration = Duration::from_secs(1);
-/// How often is told what was decided how often.
+/// How often is told what was decided how often, and which programs got no identity.
 const TELL_FLOWS: Duration = Duration::from_secs(2);
 
 /// How a session ended.
@@ -48,6 +48,8 @@ pub(super) struct Session<'a> {
     unacknowledged_denylist: Option<Mark>,
     /// A trust bundle that live traffic may not obey yet, and its version.
     unacknowledged_trust: Option<(u64, Arc<TrustBundle>)>,
+    /// The control plane is to be told of programs that got no identity.
+    tells_denials: bool,
 }
 
 /// What live traffic does not obey yet.
@@ -66,6 +68,7 @@ impl<'a> Session<'a> {
             unacknowledged: None,
             unacknowledged_denylist: None,
             unacknowledged_trust: None,
+            tells_denials: false,
         }
     }
 
@@ -158,6 +161,11 @@ impl<'a> Session<'a> {
                     for summaries in self.sync.decisions.flow_summaries() {
                         up.send(Up::Flows(summaries)).await?;
                     }
+                    // A control plane of a former release does not know the message, and would end the stream.
+                    let denials = if self.tells_denials { self.sync.workloads.next_denials() } else { Vec::new() };
+                    for denied in denials {
+                        up.send(Up::WorkloadDenied(denied)).await?;
+                    }
                 }
                 _ = save.tick() => self.held.save(self.sync.clock.now()).await,
             }
@@ -206,7 +214,10 @@ impl<'a> Session<'a> {
                 let decision = self.sync.decisions.explain(&decision_id);
                 up.send(Up::Answer(pb::Answer { question_id, decision })).await?;
             }
-            Down::Observe(observe) => self.sync.decisions.observe(&observe),
+            Down::Observe(observe) => {
+                self.sync.decisions.observe(&observe);
+                self.tells_denials = observe.workload_denials;
+            }
             Down::CurrentAt(pb::CurrentAt { .. }) => {
                 self.held.confirmed();
                 self.sync.settled.send_replace(true);

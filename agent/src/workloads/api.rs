@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hauberk_identity::{Name, SpiffeId};
+use hauberk_proto::refusal;
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
@@ -17,7 +18,7 @@ use hauberk_tls::{LiveIdentity, LiveState, SpiffeBundle, TrustBundle};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::answers::{Answer, Answers, Content, Elsewhere, Encoded, carrying};
 use super::attest::Caller;
@@ -65,7 +66,8 @@ impl Shared {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
-        Arc::new(Self { kept, live, matching: Matching::new(docker), tokens, board, denied, metrics, stop })
+        let matching = Matching::new(docker, board.denials());
+        Arc::new(Self { kept, live, matching, tokens, board, denied, metrics, stop })
     }
 
     pub(super) fn stop(&self) -> &CancellationToken {
@@ -224,7 +226,12 @@ impl Following {
                 Some(entries) => {
                     let names = self.api.shared.matching.of(&self.api.caller, entries).await;
                     if names.is_empty() {
-                        return Err(Status::permission_denied("no identity issued"));
+                        let us = self.api.shared.denied.denial_of_us(&live);
+                        return Err(no_identity(match us {
+                            Some(_) => refusal::AGENT_REFUSED,
+                            None if entries.is_empty() => refusal::NO_ENROLLMENT,
+                            None => refusal::SELECTOR_MISSING,
+                        }));
                     }
                     let identities = with_hints(&names, entries);
                     let svids = identities.iter().filter_map(|Identity { enrollment, hint, .. }| {
@@ -260,6 +267,11 @@ impl Following {
             changed = self.jwt_keys.changed() => changed.map_err(|_| stopping()),
         }
     }
+}
+
+/// The message is the one that clients of SPIRE know.
+pub(super) fn no_identity(reason: &str) -> Status {
+    refusal::with_reason(Code::PermissionDenied, reason, "no identity issued")
 }
 
 /// Hints are unique in an answer: the first of a kind stays (SPIFFE Workload API §5.2.1).

@@ -3,6 +3,7 @@
 use std::io;
 
 use hauberk_identity::{TrustDomain, TrustDomainError, UnixMillis};
+use hauberk_proto::refusal;
 use hauberk_proto::workload::ValidateJwtsvidRequest;
 use hauberk_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use hauberk_tls::{BundleError, KeyError, SvidError, TrustBundle};
@@ -37,10 +38,10 @@ pub enum ApiError {
     Broken(#[from] tonic::transport::Error),
     /// The agent knows nobody like us.
     #[error(
-        "no identity for this program: no enrollment of the agent's node has selectors that are all true of it; the agent's log \
-         (workload_denied) says which are missing"
+        "no identity for this program ({0}): no enrollment of the agent's node has selectors that are all true of it; the agent's log \
+         (workload_denied) and `hauberk describe enrollment NAME` say which are missing"
     )]
-    NoIdentity,
+    NoIdentity(String),
     /// The agent answers something else.
     #[error("the agent answers {:?}: {}", .0.code(), .0.message())]
     Answer(Status),
@@ -89,7 +90,11 @@ pub(super) fn marked<T>(message: T) -> Request<T> {
 
 /// What a status means.
 pub(super) fn judge(status: Status) -> ApiError {
-    if status.code() == Code::PermissionDenied { ApiError::NoIdentity } else { ApiError::Answer(status) }
+    if status.code() != Code::PermissionDenied {
+        return ApiError::Answer(status);
+    }
+    // An API that is not ours gives no reason.
+    ApiError::NoIdentity(refusal::reason(&status).unwrap_or_else(|| "no reason given".to_owned()))
 }
 
 /// The stream ended.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
+use hauberk_proto::refusal;
 use hauberk_proto::workload::{
     Jwtsvid, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest, ValidateJwtsvidResponse,
 };
@@ -15,7 +16,7 @@ use prost_types::{ListValue, Struct, Value};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::api::{Api, Given, Identity, PATIENCE, Shared, has_identity};
+use super::api::{Api, Given, Identity, PATIENCE, Shared, has_identity, no_identity};
 use super::audience::Audience;
 use crate::mesh::Denied;
 
@@ -45,7 +46,7 @@ pub(super) async fn fetch(api: &Api, request: JwtsvidRequest) -> Result<JwtsvidR
         })
         .collect();
     if wanted.is_empty() {
-        return Err(Status::permission_denied("no identity issued"));
+        return Err(no_identity(refusal::NOT_ITS_IDENTITY));
     }
     api.shared.forget_tokens();
     let minted = wanted.into_iter().map(|identity| {

@@ -1,19 +1,28 @@
 //! Which identities a program gets: those of the entries all of whose selectors are true of it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hauberk_identity::{Name, Selector};
+use hauberk_proto::agent::v1 as pb;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::attest::{Caller, blocking};
+use super::denials::Denials;
 use super::docker::Docker;
 use super::entry::Entries;
 use super::systemd::Systemd;
 
-/// How many refusals are remembered as told.
+/// How many refusals are remembered as told, and for how long: a program that asks again and again is told once.
 const TOLD: usize = 1_024;
+const TOLD_FOR: Duration = Duration::from_secs(3_600);
+
+/// How much of a refusal the control plane is told: selectors, and the characters of each.
+const MOST_TOLD: usize = 32;
+const LONGEST_TOLD: usize = 200;
 
 /// Matches programs with entries.
 #[derive(Debug)]
@@ -23,7 +32,8 @@ pub(super) struct Matching {
     /// `None`: nobody is asked for containers.
     docker: Option<Docker>,
     systemd: Systemd,
-    told: Mutex<HashSet<String>>,
+    told: Mutex<HashMap<String, Instant>>,
+    denials: Denials,
 }
 
 /// What is found out only where nothing else is missing, for it takes time or takes asking others; in this order.
@@ -42,11 +52,12 @@ struct Lack {
 }
 
 impl Matching {
-    pub(super) fn new(docker: Option<Docker>) -> Self {
-        Self { hashing: Semaphore::new(1), docker, systemd: Systemd::new(), told: Mutex::default() }
+    pub(super) fn new(docker: Option<Docker>, denials: Denials) -> Self {
+        let (hashing, systemd, told) = (Semaphore::new(1), Systemd::new(), Mutex::default());
+        Self { hashing, docker, systemd, told, denials }
     }
 
-    /// The enrollments that are the caller's, in order. Why it has none goes into the log, once.
+    /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane, once in a while.
     pub(super) async fn of(&self, caller: &Arc<Caller>, entries: &Entries) -> Vec<Name> {
         let asked = Arc::clone(caller);
         let mut holds = blocking(move || Ok::<_, io::Error>(asked.selectors())).await.unwrap_or_default();
@@ -102,22 +113,28 @@ impl Matching {
         BTreeSet::new()
     }
 
-    /// Whether this was not told before.
+    /// Whether this was not told before, or long ago.
     fn is_news(&self, text: String) -> bool {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut told, now) = (self.told.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        if told.get(&text).is_some_and(|at| now.duration_since(*at) < TOLD_FOR) {
+            return false;
+        }
         if told.len() >= TOLD {
             told.clear();
         }
-        told.insert(text)
+        told.insert(text, now);
+        true
     }
 
     async fn tell(&self, caller: &Arc<Caller>, holds: &BTreeSet<Selector>, lacks: Vec<Lack>) {
         let nearest = lacks.into_iter().min_by_key(|lack| lack.missing.len());
         let lacks_path = nearest.as_ref().is_some_and(Lack::is_of_path);
-        let (enrollment, missing) = match nearest {
-            Some(Lack { enrollment, missing }) => (enrollment.to_string(), in_words(&missing)),
+        let lacking = nearest.as_ref().map(|lack| words(&lack.missing)).unwrap_or_default();
+        let (enrollment, missing) = match &nearest {
+            Some(Lack { enrollment, missing }) => (enrollment.to_string(), in_words(missing)),
             None => ("none".to_owned(), "no enrollment has this node as its parent".to_owned()),
         };
+        let has = words(holds);
         let holds = in_words(holds);
         let asked = Arc::clone(caller);
         let problem = match lacks_path {
@@ -135,6 +152,13 @@ impl Matching {
                 problem,
                 "a program asked for an identity and no enrollment is its"
             );
+            self.denials.add(pb::WorkloadDenied {
+                nearest: nearest.map(|lack| lack.enrollment.to_string()).unwrap_or_default(),
+                missing: shortened(lacking),
+                holds: shortened(has),
+                problem: problem.unwrap_or_default().chars().take(LONGEST_TOLD).collect(),
+                left_out: 0,
+            });
         }
     }
 }
@@ -183,8 +207,16 @@ fn judge(entries: &Entries, holds: &BTreeSet<Selector>) -> (Vec<Name>, Vec<Lack>
     (found, lacks)
 }
 
-/// For the log. Variables of a container may hold what is nobody's business: their names suffice.
+fn shortened(words: Vec<String>) -> Vec<String> {
+    words.into_iter().take(MOST_TOLD).map(|word| word.chars().take(LONGEST_TOLD).collect()).collect()
+}
+
 fn in_words<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> String {
+    words(selectors).join(", ")
+}
+
+/// For people. Variables of a container may hold what is nobody's business: their names suffice.
+fn words<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> Vec<String> {
     let words = selectors.into_iter().map(|selector| {
         let text = selector.to_string();
         match (selector, text.split_once('=')) {
@@ -192,7 +224,7 @@ fn in_words<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> String {
             _ => text,
         }
     });
-    words.collect::<Vec<_>>().join(", ")
+    words.collect()
 }
 
 #[cfg(test)]
@@ -226,7 +258,7 @@ mod tests {
     async fn found(all: &[(&str, &[&str])]) -> Vec<String> {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
         let caller = Arc::new(Caller::of(&ours).unwrap());
-        let found = Matching::new(None).of(&caller, &entries(all)).await;
+        let found = Matching::new(None, Denials::default()).of(&caller, &entries(all)).await;
         found.iter().map(Name::to_string).collect()
     }
 
@@ -249,5 +281,29 @@ mod tests {
         ];
         assert_eq!(found(&all).await, ["by-digest", "by-path", "by-user"]);
         assert_eq!(found(&[]).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn the_control_plane_is_told_what_is_missing_once() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let caller = Arc::new(Caller::of(&ours).unwrap());
+        let denials = Denials::default();
+        let matching = Matching::new(None, denials.clone());
+        let uid = format!("unix:uid:{}", rustix::process::geteuid().as_raw());
+        let all: [(&str, &[&str]); 2] = [
+            ("far", &["unix:uid:4000000000", "unix:gid:4000000000", "docker:env:KEY=s3cret"]),
+            ("near", &[&uid, "docker:env:KEY=s3cret"]),
+        ];
+        for _ in 0..10 {
+            assert_eq!(matching.of(&caller, &entries(&all)).await, [] as [Name; 0]);
+        }
+        let [denied] = &denials.next()[..] else { panic!("told otherwise than once") };
+        assert_eq!(
+            (denied.nearest.as_str(), &denied.missing[..]),
+            ("near", &["docker:env:KEY=…".to_owned()][..])
+        );
+        assert!(denied.holds.contains(&uid), "{denied:?}");
+        assert!(matching.of(&caller, &Entries::new()).await.is_empty());
+        assert_eq!(denials.next()[0].nearest, "", "of no enrollment at all");
     }
 }

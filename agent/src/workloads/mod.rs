@@ -11,6 +11,7 @@ mod audience;
 mod authority;
 mod cgroup;
 mod client;
+mod denials;
 mod docker;
 mod entry;
 pub mod fetch;

@@ -8,6 +8,7 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::jwt::{JwtBundle, JwtBundleError};
 use tokio::sync::watch;
 
+use super::denials::Denials;
 use super::entry::{self, Entries};
 use crate::state::State;
 
@@ -21,6 +22,7 @@ pub struct Board {
     entries: watch::Sender<Told>,
     jwt_keys: watch::Sender<Option<Arc<JwtBundle>>>,
     revocation_list: watch::Sender<RevocationList>,
+    denials: Denials,
 }
 
 /// Which certificates of our own trust domain are good no longer.
@@ -40,6 +42,7 @@ impl Board {
             entries: watch::Sender::new(None),
             jwt_keys: watch::Sender::new(None),
             revocation_list: watch::Sender::default(),
+            denials: Denials::default(),
         }
     }
 
@@ -99,6 +102,16 @@ impl Board {
             }
             is_new
         });
+    }
+
+    /// Programs that got no identity, which the control plane is to be told of next.
+    pub(crate) fn next_denials(&self) -> Vec<pb::WorkloadDenied> {
+        self.denials.next()
+    }
+
+    /// Where such programs are noted.
+    pub(super) fn denials(&self) -> Denials {
+        self.denials.clone()
     }
 
     /// Who is vouched for, now and at each change.

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_proto::refusal;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse,
 };
@@ -148,7 +149,10 @@ impl<'a> Wanted<'a> {
         let X509svidResponse { svids, crl, .. } = answer;
         let is_wanted =
             |one: &X509svid| self.spiffe_id.as_ref().is_none_or(|id| id.as_str() == one.spiffe_id);
-        let one = svids.into_iter().find(is_wanted).ok_or(ApiError::NoIdentity)?;
+        let one = svids
+            .into_iter()
+            .find(is_wanted)
+            .ok_or_else(|| ApiError::NoIdentity(refusal::NOT_ITS_IDENTITY.to_owned()))?;
         let svid = Svid::from_concatenated_der(&one.x509_svid)?;
         let key = KeyPair::from_pkcs8_der(&Zeroizing::new(one.x509_svid_key))?.to_pkcs8_pem();
         let bundle = read_bundle(svid.id().trust_domain().as_str(), &one.bundle)?;

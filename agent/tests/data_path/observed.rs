@@ -247,7 +247,16 @@ async fn connections_without_a_peer_are_counted() {
     let sample = |reason| {
         format!("hauberk_inbound_connections_refused_total{{listener=\"8080\",reason=\"{reason}\"}}")
     };
-    pair.orders_show(&sample("handshake_failed"), 2.0).await;
+    pair.orders_show(&sample("refused_by_peer"), 1.0).await;
+    pair.orders_show(&sample("not_tls"), 1.0).await;
+    // Those whom the port refuses are told apart.
+    let at_orders = async |identity| {
+        if let Ok(stream) = tls(&identity, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await {
+            assert_eq!(raw(stream, b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await, "");
+        }
+    };
+    at_orders(pair.world.expired(&pair.web.id)).await;
+    pair.orders_show(&sample("expired"), 1.0).await;
     // Nobody may come in as an administrator, whom the same root vouches for.
     let admin = hauberk_identity::SpiffeId::parse("spiffe://shop.local/admin/root").unwrap();
     let admin = pair.world.identity(&admin, std::time::Duration::from_secs(60));
@@ -259,5 +268,5 @@ async fn connections_without_a_peer_are_counted() {
         .await;
     // ALPN that a port does not speak fails in the handshake.
     assert!(tls(&web, &pair.orders.id, pair.inbound, &[b"hauberk-tcp/1"]).await.is_err());
-    pair.orders_show(&sample("handshake_failed"), 3.0).await;
+    pair.orders_show(&sample("wrong_alpn"), 1.0).await;
 }

@@ -122,10 +122,14 @@ impl World {
 
     /// Issues a certificate and publishes it.
     pub fn certify(&self, identity: &LiveIdentity, id: &SpiffeId, life: Duration) {
+        let validity = Validity::new(now().minus(Duration::from_secs(300)), now().plus(life)).unwrap();
+        self.certify_for(identity, id, validity);
+    }
+
+    fn certify_for(&self, identity: &LiveIdentity, id: &SpiffeId, validity: Validity) {
         let key = KeyPair::generate().unwrap();
         let mut serial = [7; 16];
         serial[8..].copy_from_slice(&self.serial.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-        let validity = Validity::new(now().minus(Duration::from_secs(300)), now().plus(life)).unwrap();
         let template = SvidTemplate {
             id: id.clone(),
             public_key: key.public_key(),
@@ -140,6 +144,14 @@ impl World {
     pub fn identity(&self, id: &SpiffeId, life: Duration) -> LiveIdentity {
         let identity = LiveIdentity::new(self.bundle());
         self.certify(&identity, id, life);
+        identity
+    }
+
+    /// One whose certificate has expired a minute ago.
+    pub fn expired(&self, id: &SpiffeId) -> LiveIdentity {
+        let identity = LiveIdentity::new(self.bundle());
+        let (since, until) = (now().minus(Duration::from_secs(250)), now().minus(Duration::from_secs(60)));
+        self.certify_for(&identity, id, Validity::new(since, until).unwrap());
         identity
     }
 

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::commands::describe_policies::Stated;
 use crate::commands::would_deny::Audited;
 use crate::commands::{
-    bundle, describe_groups, describe_instance, describe_policies, get, kind_and_name, rows,
+    bundle, describe_groups, describe_instance, describe_policies, get, kind_and_name, programs_refused, rows,
 };
 use crate::error::CommandError;
 use crate::kinds::{self, Listed};
@@ -57,7 +57,7 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
         Some(Spec::Boundary(spec)) => describe_policies::of_boundary(&session, &resource, spec),
         Some(Spec::Role(spec)) => describe_groups::of_role(&session, &mesh, &name, spec).await,
         Some(Spec::DataClass(spec)) => describe_groups::of_data_class(&session, &mesh, &name, spec).await,
-        Some(Spec::Enrollment(spec)) => of_enrollment(&session, &mesh, spec).await,
+        Some(Spec::Enrollment(spec)) => of_enrollment(&session, &mesh, &name, spec).await,
         Some(Spec::FederatedTrustDomain(spec)) => of_followed(&session, &mesh, &name, spec).await,
         Some(Spec::ExternalService(spec)) => {
             describe_policies::of_external(&session, &mesh, &name, spec).await
@@ -217,7 +217,12 @@ fn of_attest(attest: &AttestEnrollment) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn of_enrollment(session: &Session, mesh: &str, spec: &EnrollmentSpec) -> Result<(), CommandError> {
+async fn of_enrollment(
+    session: &Session,
+    mesh: &str,
+    name: &str,
+    spec: &EnrollmentSpec,
+) -> Result<(), CommandError> {
     if let Some(attest) = &spec.attest {
         return of_attest(attest);
     }
@@ -240,6 +245,7 @@ async fn of_enrollment(session: &Session, mesh: &str, spec: &EnrollmentSpec) -> 
     }
     let parent = spec.parent.clone().unwrap_or_default().virtual_node;
     fact("Vouched for by", &format!("agents of virtualnode/{parent}"))?;
+    programs_refused::show(session, mesh, &parent, name).await?;
     instances_of(session, mesh, &parent).await
 }
 

@@ -13,7 +13,7 @@ use crate::commands::rows;
 use crate::error::CommandError;
 use crate::output::{self, printable};
 use crate::session::Session;
-use crate::times::{age, instant, until};
+use crate::times::{age, instant, timestamp, until};
 
 /// How much of an authority's serial number tells it from the others.
 const AUTHORITY_DIGITS: usize = 8;
@@ -32,20 +32,34 @@ pub(super) async fn show(global: &Global, id: String) -> Result<(), CommandError
 fn text(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut lines = Vec::new();
     if let Some(instance) = &life.instance {
-        present(&mut lines, instance, now);
+        lines.push(fact("Instance", &instance.id));
+        lines.push(fact("SPIFFE id", &none_or(instance.spiffe_id.clone(), "not recorded")));
+        if life.forgotten {
+            let forgotten = "forgotten: its last certificate expired more than an hour ago";
+            lines.push(fact("State", forgotten));
+        } else {
+            present(&mut lines, instance, now);
+        }
     }
     joined(&mut lines, life, now);
+    if let Some(due) = &life.renewal_due {
+        let at = instant(due);
+        let when = if at < now {
+            format!("overdue for {}: its agent should have asked by now", age(Some(due), now))
+        } else {
+            format!("within {}", age(Some(&timestamp(now)), at))
+        };
+        lines.push(fact("Renews", &when));
+    }
     if let Some(evidence) = life.instance.as_ref().and_then(|instance| instance.evidence.as_ref()) {
         proved(&mut lines, evidence, now);
     }
     let text = lines.join("\n") + "\n";
-    text + &certificates(life, now) + &records(life, now)
+    text + &certificates(life, now) + &workloads(life, now) + &records(life, now) + &not_looked_at(life)
 }
 
 fn present(lines: &mut Vec<String>, instance: &Instance, now: UnixMillis) {
     let mut fact = |name: &str, value: &str| lines.push(fact(name, value));
-    fact("Instance", &instance.id);
-    fact("SPIFFE id", &instance.spiffe_id);
     let state = match (instance.connected, instance.draining) {
         (true, true) => format!("draining, connected for {}", age(instance.connected_since.as_ref(), now)),
         (true, false) => format!("connected for {}", age(instance.connected_since.as_ref(), now)),
@@ -65,7 +79,7 @@ fn present(lines: &mut Vec<String>, instance: &Instance, now: UnixMillis) {
         let unhealthy = if port.healthy { "" } else { " (unhealthy)" };
         format!("{}@{}{unhealthy}", port.listener_port, port.address)
     });
-    fact("Listens", &none_or(ports.collect::<Vec<_>>().join(", ")));
+    fact("Listens", &none_or(ports.collect::<Vec<_>>().join(", "), "nowhere"));
     fact("Enforces", &rows::enforces(instance));
     if instance.connected {
         fact("Clock", &format!("{:+} ms to the control plane's", instance.clock_skew_ms));
@@ -101,43 +115,69 @@ fn proved(lines: &mut Vec<String>, evidence: &Evidence, now: UnixMillis) {
 
 fn certificates(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut text = heading("Certificates", life.certificates.len(), life.more_certificates);
-    let own = life.instance.as_ref().map(|instance| instance.spiffe_id.as_str()).unwrap_or_default();
-    let rows = life.certificates.iter().map(|certificate| row(certificate, own, now)).collect();
+    let rows = life.certificates.iter().map(|certificate| row(certificate, now)).collect();
     if !life.certificates.is_empty() {
-        text += &indented(&output::table(&["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"], rows));
+        text += &indented(&output::table(&["SERIAL", "ISSUED", "EXPIRES", "BY"], rows));
     }
     text
 }
 
-fn row(of: &CertificateOfInstance, own: &str, now: UnixMillis) -> Vec<String> {
+/// What was issued for programs beside it, and what they are known by.
+fn workloads(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
+    if life.workload_certificates.is_empty() {
+        return String::new();
+    }
+    let (count, more) = (life.workload_certificates.len(), life.more_workload_certificates);
+    let mut text = heading("Workloads' certificates", count, more);
+    let rows = life.workload_certificates.iter().map(|certificate| {
+        let mut row = row(certificate, now);
+        let spiffe_id = certificate.certificate.as_ref().map(|issued| issued.spiffe_id.as_str());
+        let spiffe_id = spiffe_id.unwrap_or_default();
+        let path = spiffe_id.split_once("/workload/").map_or(spiffe_id, |(_, path)| path);
+        row.push(format!("{path} by enrollment/{}", certificate.enrollment));
+        row
+    });
+    text += &indented(&output::table(&["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"], rows.collect()));
+    text += &heading("Workloads' enrollments", life.workloads.len(), false);
+    let rows = life.workloads.iter().map(|workload| {
+        let known_by = if workload.gone {
+            "deleted, or no longer this node's: it is issued nothing more".to_owned()
+        } else {
+            workload.selectors.join(", ")
+        };
+        vec![workload.enrollment.clone(), known_by]
+    });
+    text + &indented(&output::table(&["ENROLLMENT", "KNOWN BY ALL OF"], rows.collect()))
+}
+
+fn not_looked_at(life: &DescribeInstanceResponse) -> String {
+    life.not_looked_at.iter().map(|what| format!("Not looked at: {}\n", printable(what))).collect()
+}
+
+fn row(of: &CertificateOfInstance, now: UnixMillis) -> Vec<String> {
     let certificate = of.certificate.clone().unwrap_or_default();
     let expires = match of.denied.as_str() {
         "" => until(certificate.not_after.as_ref(), now),
         denied => denied.to_owned(),
     };
-    let path = certificate
-        .spiffe_id
-        .split_once("/workload/")
-        .map_or(certificate.spiffe_id.as_str(), |(_, path)| path);
     vec![
         certificate.serial,
         format!("{} ago", age(certificate.issued_at.as_ref(), now)),
         expires,
         of.authority.get(..AUTHORITY_DIGITS).unwrap_or("-").to_owned(),
-        if certificate.spiffe_id == own { "itself".to_owned() } else { format!("workload {path}") },
     ]
 }
 
 fn records(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut text = heading("Audit", life.records.len(), life.more_records);
-    let rows = life.records.iter().map(|record| record_row(record, now)).collect();
+    let rows = life.records.iter().map(|record| record_row(record, life, now)).collect();
     if !life.records.is_empty() {
         text += &indented(&output::table(&["AGO", "OUTCOME", "ACTION", "FROM", "BECAUSE"], rows));
     }
     text
 }
 
-fn record_row(record: &AuditRecord, now: UnixMillis) -> Vec<String> {
+fn record_row(record: &AuditRecord, life: &DescribeInstanceResponse, now: UnixMillis) -> Vec<String> {
     let is_refused = record.outcome() == AuditOutcome::Refused;
     // The certificate's row has the rest of its number.
     let reason = match record.reason.strip_prefix("serial ").filter(|_| !is_refused) {
@@ -146,8 +186,13 @@ fn record_row(record: &AuditRecord, now: UnixMillis) -> Vec<String> {
     };
     // Of the instance's own acts it is clear whose they are.
     let admin = record.actor.split_once("/admin/").map(|(_, name)| format!("admin {name}"));
-    let because: Vec<String> =
-        admin.into_iter().chain(Some(reason).filter(|reason| !reason.is_empty())).collect();
+    let is_any_of_node = life.records_of_node.contains(&record.sequence);
+    let any_of_node = is_any_of_node.then(|| "an instance of its node, it is not recorded which".to_owned());
+    let because: Vec<String> = admin
+        .into_iter()
+        .chain(any_of_node)
+        .chain(Some(reason).filter(|reason| !reason.is_empty()))
+        .collect();
     vec![
         age(record.at.as_ref(), now),
         if is_refused { "refused" } else { "ok" }.to_owned(),
@@ -174,16 +219,15 @@ fn fact(name: &str, value: &str) -> String {
     format!("{:<12}{}", format!("{name}:"), printable(value))
 }
 
-fn none_or(text: String) -> String {
-    if text.is_empty() { "nowhere".to_owned() } else { text }
+fn none_or(text: String, nothing: &str) -> String {
+    if text.is_empty() { nothing.to_owned() } else { text }
 }
 
 #[cfg(test)]
 mod tests {
-    use hauberk_proto::admin::v1::{InstancePort, IssuedCertificate};
+    use hauberk_proto::admin::v1::{InstancePort, IssuedCertificate, WorkloadOfInstance};
 
     use super::*;
-    use crate::times::timestamp;
 
     const NOW: UnixMillis = UnixMillis::from_secs(1_800_000_000);
     const ID: &str = "spiffe://shop.example/mesh/shop/node/orders";
@@ -210,6 +254,7 @@ mod tests {
             }),
             authority: "0a1b2c3d4e5f60718293a4b5c6d7e8f9".to_owned(),
             denied: denied.to_owned(),
+            enrollment: String::new(),
         }
     }
 
@@ -248,13 +293,27 @@ mod tests {
             }),
             joined_at: ago(3_500),
             joined_from: "10.0.0.5:41200".to_owned(),
-            certificates: vec![
-                certificate("a", ID, 1_700, ""),
-                certificate("b", "spiffe://shop.example/workload/billing/worker", 2_000, ""),
-                certificate("c", ID, 3_500, "revoked"),
+            certificates: vec![certificate("a", ID, 1_700, ""), certificate("c", ID, 3_500, "revoked")],
+            workload_certificates: vec![CertificateOfInstance {
+                enrollment: "worker".to_owned(),
+                ..certificate("b", "spiffe://shop.example/workload/billing/worker", 2_000, "")
+            }],
+            workloads: vec![
+                WorkloadOfInstance { enrollment: "former".to_owned(), gone: true, ..Default::default() },
+                WorkloadOfInstance {
+                    enrollment: "worker".to_owned(),
+                    selectors: vec!["unix:uid:1000".to_owned(), "docker:label:app:billing".to_owned()],
+                    gone: false,
+                },
             ],
-            more_certificates: false,
+            renewal_due: Some(timestamp(UnixMillis::from_secs(NOW.as_secs() + 300))),
+            records_of_node: vec![7],
+            not_looked_at: vec!["certificates of earlier releases beyond the first 10,000".to_owned()],
             records: vec![
+                AuditRecord {
+                    sequence: 7,
+                    ..record("access.check", 1_600, AuditOutcome::Refused, "it may not")
+                },
                 record(
                     "certificate.renew",
                     1_700,
@@ -274,6 +333,7 @@ mod tests {
                 },
             ],
             more_records: true,
+            ..DescribeInstanceResponse::default()
         };
         insta::assert_snapshot!(plain(&life));
     }
@@ -295,6 +355,27 @@ mod tests {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         assert!(!shown.contains('\x1b'), "{shown}");
+    }
+
+    #[test]
+    fn one_that_is_forgotten_is_told_from_the_log() {
+        let instance = Instance { id: "vj85pstwk8".to_owned(), ..Instance::default() };
+        let life = DescribeInstanceResponse {
+            instance: Some(instance),
+            forgotten: true,
+            joined_at: ago(90_000),
+            records: vec![record("enrollment.attest", 90_000, AuditOutcome::Ok, "serial cc")],
+            ..Default::default()
+        };
+        let shown = plain(&life);
+        for part in
+            ["State:      forgotten", "SPIFFE id:  not recorded", "Certificates: none recorded", "serial cc"]
+        {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
+        assert!(!shown.contains("Listens") && !shown.contains("Renews"), "{shown}");
+        let overdue = DescribeInstanceResponse { renewal_due: ago(120), ..life };
+        assert!(plain(&overdue).contains("overdue for 2m"), "{}", plain(&overdue));
     }
 
     #[test]

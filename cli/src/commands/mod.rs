@@ -21,6 +21,7 @@ pub(crate) mod grant;
 pub(crate) mod login;
 pub(crate) mod policy_diff;
 pub(crate) mod policy_test;
+mod programs_refused;
 mod prospect;
 pub(crate) mod revoke;
 pub(crate) mod rows;

@@ -5,12 +5,12 @@
 //! none of them pushes out the others. A record of something that was done stands in the same commit as the deed.
 //! Refusals are recorded so often for each who provokes them; the next record counts those left out.
 
+mod about;
 mod refusals;
 mod rings;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::UnixMillis;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::registry::{Commit, Committed, Store, StoreError, document};
+pub use about::{About, Concerns};
 use refusals::Refusals;
 use rings::{Merged, Ring};
 pub use rings::{NotAPosition, Position};
@@ -137,8 +138,8 @@ pub struct Filter {
     pub refused_only: bool,
     /// Only acts since then.
     pub since: Option<UnixMillis>,
-    /// Only those whose object or reason has one of these words.
-    pub words: BTreeSet<String>,
+    /// Only those about this instance.
+    pub about: Option<About>,
 }
 
 impl Filter {
@@ -146,11 +147,7 @@ impl Filter {
         (self.actor.is_empty() || record.actor == self.actor)
             && record.action.starts_with(&self.action)
             && (!self.refused_only || record.outcome == Outcome::Refused)
-            && (self.words.is_empty() || self.names(&record.object) || self.names(&record.reason))
-    }
-
-    fn names(&self, text: &str) -> bool {
-        text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| self.words.contains(word))
+            && self.about.as_ref().is_none_or(|about| about.concerns(record).is_some())
     }
 }
 

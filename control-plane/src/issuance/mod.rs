@@ -8,4 +8,6 @@ mod tests;
 
 pub(crate) use issue::fails_as_issuance;
 pub use issue::{IssuanceError, Issued, Issuer, Order};
-pub use records::{EvidenceRecord, FORGOTTEN_FOR, Holder, InstanceRecord, IssuedPage, IssuedRecord, Ledger};
+pub use records::{
+    EvidenceRecord, FORGOTTEN_FOR, Held, Holder, InstanceRecord, IssuedPage, IssuedRecord, Ledger,
+};

@@ -1,6 +1,8 @@
 //! What is remembered of each certificate and of those who hold them.
 
-use std::collections::{BTreeMap, HashSet};
+mod held;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority::BACKDATED;
 use crate::registry::{Commit, Store, StoreError, document, keys};
+pub use held::Held;
 
 /// How long records are kept after the last certificate has expired.
 const KEPT_AFTER_EXPIRY: Duration = Duration::from_secs(3_600);
@@ -246,18 +249,6 @@ impl Ledger {
         self.wanted(|record| spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted), after, limit).await
     }
 
-    /// The same of an instance, and of workloads that it vouched for.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn certificates_of(
-        &self,
-        instance: &InstanceId,
-        limit: usize,
-    ) -> Result<IssuedPage, StoreError> {
-        self.wanted(|record| record.holder.instance() == Some(*instance), None, limit).await
-    }
-
     async fn wanted(
         &self,
         wanted: impl Fn(&IssuedRecord) -> bool,
@@ -290,34 +281,6 @@ impl Ledger {
             }
             after = page.entries.last().map(|(key, _)| key.clone());
             // The store answers at once, so nothing else lets others go on.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// The certificates that have not expired at `now` and that are wanted.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn unexpired(
-        &self,
-        now: UnixMillis,
-        wanted: impl Fn(&IssuedRecord) -> bool,
-    ) -> Result<BTreeMap<Serial, IssuedRecord>, StoreError> {
-        let (mut found, mut after) = (BTreeMap::new(), None);
-        loop {
-            let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
-            for (key, stored) in &page.entries {
-                let record: IssuedRecord = document::from_stored(key, stored)?;
-                if now <= UnixMillis(record.not_after) && wanted(&record) {
-                    let serial = key.strip_prefix(keys::ISSUED).and_then(|serial| serial.parse().ok());
-                    let damaged = StoreError::Damaged { key: key.clone(), what: "it is no serial number" };
-                    found.insert(serial.ok_or(damaged)?, record);
-                }
-            }
-            if !page.more {
-                return Ok(found);
-            }
-            after = page.entries.last().map(|(key, _)| key.clone());
             tokio::task::yield_now().await;
         }
     }

@@ -26,12 +26,24 @@ const DECISION_EVERY: Duration = Duration::from_millis(1_000 / *super::DECISIONS
 const FLOWS_AT_ONCE: u32 = 4_096;
 const FLOW_EVERY: Duration = Duration::from_millis(2);
 
+/// How many programs that got no identity an instance may tell of at once, and how often one more.
+const DENIALS_AT_ONCE: u32 = 16;
+const DENIAL_EVERY: Duration = Duration::from_secs(60);
+
 /// What instances may do over all of their streams, for each begins anew with nothing said.
 #[derive(Debug)]
 pub(super) struct Shares {
     registrations: Mutex<Allowances>,
     decisions: Mutex<Allowances>,
     flows: Mutex<Allowances>,
+    denials: Mutex<Denials>,
+}
+
+/// Programs that got no identity: how many of them are taken, and how many were not since one last was, of whichever agent.
+#[derive(Debug)]
+struct Denials {
+    allowances: Allowances,
+    left_out: u64,
 }
 
 impl Shares {
@@ -40,6 +52,10 @@ impl Shares {
             registrations: Mutex::new(Allowances::new(REGISTRATIONS_AT_ONCE, REGISTRATION_EVERY)),
             decisions: Mutex::new(Allowances::new(DECISIONS_AT_ONCE, DECISION_EVERY)),
             flows: Mutex::new(Allowances::new(FLOWS_AT_ONCE, FLOW_EVERY)),
+            denials: Mutex::new(Denials {
+                allowances: Allowances::new(DENIALS_AT_ONCE, DENIAL_EVERY),
+                left_out: 0,
+            }),
         }
     }
 
@@ -55,6 +71,16 @@ impl Shares {
     /// How many of `count` decisions are taken now; the others are not waited for.
     pub(super) fn decisions(&self, instance: InstanceId, count: usize, now: UnixMillis) -> usize {
         taken(&self.decisions, instance, count, now)
+    }
+
+    /// Whether word of a program that got no identity is taken now: how many were not since the last.
+    pub(super) fn denial(&self, instance: InstanceId, now: UnixMillis) -> Option<u64> {
+        let mut denials = self.denials.lock().unwrap_or_else(PoisonError::into_inner);
+        if denials.allowances.take(&instance.to_string(), now).is_ok() {
+            return Some(std::mem::take(&mut denials.left_out));
+        }
+        denials.left_out = denials.left_out.saturating_add(1);
+        None
     }
 
     /// The same of flows.

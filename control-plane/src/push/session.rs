@@ -3,6 +3,7 @@
 //! A session is one task. What it sends is the difference between what the agent has and what it should have, found
 //! anew at each change, so that nothing queues up for a slow agent and no agent waits for another.
 
+mod denials;
 mod hear;
 mod tell;
 

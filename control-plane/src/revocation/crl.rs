@@ -90,8 +90,9 @@ pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
         is_on_hold: true,
     }));
     if list.has_quarantines() {
-        let on_hold =
-            revocations.ledger.unexpired(now, |record| list.quarantine(&record.spiffe_id).is_some());
+        let on_record = revocations.ledger.instances().await?.into_iter();
+        let in_quarantine = on_record.filter(|(_, it)| list.quarantine(&it.spiffe_id).is_some());
+        let on_hold = revocations.ledger.unexpired_of(in_quarantine.map(|(id, _)| id), now);
         for (serial, record) in on_hold.await? {
             if let Some(revoked_at) = list.quarantine(&record.spiffe_id)
                 && !list.is_listed(serial)

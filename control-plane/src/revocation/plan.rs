@@ -100,10 +100,12 @@ impl Revocations {
             Target::Node(mesh, node) => {
                 let plan = Plan::new("revoke.node", format!("{mesh}/{node}"));
                 let spiffe_id = SpiffeId::node(self.authority.trust_domain(), mesh, node).to_string();
-                let certificates = self.certificates(now, |record| record.spiffe_id == spiffe_id).await?;
+                let certificates =
+                    self.ledger.unexpired_nameless(now, |record| record.spiffe_id == spiffe_id).await?;
                 let mut instances: BTreeSet<_> =
                     certificates.values().filter_map(|record| record.holder.instance()).collect();
-                // Those on record may hold more than is: a registry restored from a backup knows only older certificates.
+                // An instance is on record for as long as any of its certificates is good. It may hold more than is on record: a
+                // registry restored from a backup knows only older certificates.
                 let on_record = self.ledger.instances().await?.into_iter();
                 instances.extend(on_record.filter(|(_, it)| it.spiffe_id == spiffe_id).map(|(id, _)| id));
                 if certificates.is_empty() && instances.is_empty() {
@@ -134,7 +136,7 @@ impl Revocations {
         let is_on_record = self.ledger.instance(id).await?.is_some()
             || self.instances.node_of(*id).is_some()
             || records::read::<RevokedInstance>(&*self.store, &instance_key(id)).await?.is_some()
-            || !self.certificates(now, |record| holds(record, *id)).await?.is_empty();
+            || !self.ledger.unexpired_of([*id], now).await?.is_empty();
         if is_on_record {
             return Ok(());
         }
@@ -155,7 +157,7 @@ impl Revocations {
         }
         let mut plan = Plan::new("revoke.serial", record.spiffe_id.clone());
         if let Some(id) = record.holder.instance() {
-            for other in self.certificates(now, |other| holds(other, id)).await?.keys() {
+            for other in self.ledger.unexpired_of([id], now).await?.keys() {
                 let is_revoked = self.store.get(&serial_key(*other)).await?.is_some();
                 plan.left += usize::from(*other != serial && !is_revoked);
             }
@@ -173,9 +175,8 @@ impl Revocations {
         now: UnixMillis,
         certificates: BTreeMap<Serial, IssuedRecord>,
     ) -> Result<Plan, RevocationError> {
-        let again = self
-            .certificates(now, |record| record.holder.instance().is_some_and(|id| instances.contains(&id)));
-        let all: BTreeMap<_, _> = again.await?.into_iter().chain(certificates).collect();
+        let theirs = self.ledger.unexpired_of(instances.iter().copied(), now).await?;
+        let all: BTreeMap<_, _> = theirs.into_iter().chain(certificates).collect();
         for (serial, record) in &all {
             self.plan_certificate(&mut plan, *serial, record, now).await?;
         }
@@ -232,16 +233,4 @@ impl Revocations {
         plan.certificates.insert(serial, revoked);
         Ok(())
     }
-
-    async fn certificates(
-        &self,
-        now: UnixMillis,
-        wanted: impl Fn(&IssuedRecord) -> bool,
-    ) -> Result<BTreeMap<Serial, IssuedRecord>, StoreError> {
-        self.ledger.unexpired(now, wanted).await
-    }
-}
-
-fn holds(record: &IssuedRecord, id: InstanceId) -> bool {
-    record.holder.instance() == Some(id)
 }

@@ -343,9 +343,10 @@ impl Revocations {
             Holder::Workload { node, .. } => since.get(node).copied(),
             Holder::Instance(_) | Holder::Admin(_) | Holder::ControlPlane => None,
         };
-        let found = self.ledger.unexpired(now, |record| since(&record.holder).is_some()).await?;
+        let found = self.ledger.unexpired_of(instances.iter().copied(), now).await?;
         // Those that name nobody take their places first.
-        let mut found: Vec<_> = found.into_iter().collect();
+        let mut found: Vec<_> =
+            found.into_iter().filter(|(_, record)| since(&record.holder).is_some()).collect();
         found.sort_by_key(|(serial, _)| serial.instance().is_some());
         for (serial, record) in found {
             let Some(at) = since(&record.holder) else { continue };

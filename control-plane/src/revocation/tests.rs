@@ -521,3 +521,26 @@ async fn an_admins_credential_is_revoked_like_any_certificate() {
     let renewed = admins.renew(&name, peer.serial(), &csr, &actor()).await;
     assert!(matches!(renewed, Err(crate::admins::AdminError::Stale)), "{renewed:?}");
 }
+
+#[tokio::test]
+async fn a_revocation_reads_what_it_is_about_and_not_what_others_hold() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (enrolled, first) = join(&scratch).await;
+    let second = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
+    let (_, sibling) = join(&scratch).await;
+    scratch.foreign_certificates(5_000).await;
+    let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+    let (mesh, name) = node();
+    busy.certificates_read();
+    let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
+    assert_eq!((revoked.serials.len(), revoked.left), (1, 1));
+    let revoked = revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap();
+    assert_eq!(revoked.serials, [second.serial()]);
+    revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    crl::sign(revocations).await.unwrap();
+    let revoked = revocations.revoke(&Target::Node(mesh, name), &actor()).await.unwrap();
+    assert_eq!(revoked.serials, [sibling.serial()]);
+    let read = busy.certificates_read();
+    assert!(read < 100, "{read} records of certificates were read, of three that are concerned");
+}

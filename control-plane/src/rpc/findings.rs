@@ -1,5 +1,7 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+mod tokens;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use hauberk_proto::admin::v1::{Finding, Severity};
 
 use crate::authority::Need;
 use crate::compile::Compilation;
-use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES};
+use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
 use crate::federation::{Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
@@ -49,6 +51,7 @@ pub(super) struct Facts<'a> {
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
     pub(super) issuers: &'a [FollowedIssuer],
+    pub(super) tokens: &'a [TokenView],
 }
 
 /// What is not as it should be, errors first.
@@ -87,6 +90,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(audit_listeners(facts.compilation));
     findings.extend(facts.followed.iter().filter_map(|followed| federation(followed, facts.now)));
     findings.extend(facts.issuers.iter().filter_map(issuer));
+    findings.extend(tokens::loose(facts.tokens, facts.now));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }

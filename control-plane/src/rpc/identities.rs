@@ -145,11 +145,9 @@ impl Identities for IdentitiesService {
         });
         let listed = self.list_instances(Request::new(of_node)).await?.into_inner().instances;
         let instance = listed.into_iter().find(|instance| instance.id == id.to_string());
-        let instance = instance.ok_or_else(|| status::no_such_instance(&id))?;
-        let evidence = record.as_ref().and_then(|record| record.evidence.clone()).map(evidence);
-        let instance = Instance { evidence, ..instance };
-        let life = life::of(&self.control, &id, instance, record).await;
-        Ok(Response::new(life.map_err(|error| status::of_store(&error))?))
+        let life = life::of(&self.control, id, instance, record).await;
+        let life = life.map_err(|error| status::of_store(&error))?;
+        life.map(Response::new).ok_or_else(|| status::no_such_instance(&id))
     }
 
     async fn list_certificates(

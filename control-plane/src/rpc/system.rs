@@ -77,6 +77,7 @@ impl System for SystemService {
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),
             issuers: &self.federation.issuers(&catalog),
+            tokens: &control.tokens.list(None).await.map_err(|error| status::of_token(&error))?,
         });
         let agent = control.agent_address();
         // A name of `init` that is none any longer has stopped the control plane at its start.

@@ -1,6 +1,8 @@
 //! What stands in a certificate: our profile, the node that the token is for, and of a request nothing but its key.
 
+use hauberk_identity::Serial;
 use hauberk_integration_tests::dial;
+use hauberk_proto::agent::v1::{SignCertificateRequest, enrollment_client::EnrollmentClient};
 use hauberk_tls::{CertificateRequest, KeyPair};
 use rcgen::{CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 use tonic::Code;
@@ -55,7 +57,21 @@ async fn of_a_request_nothing_is_taken_but_the_key() {
     };
     assert!(has(|extension| matches!(extension, ParsedExtension::SubjectKeyIdentifier(_))));
     assert!(has(|extension| matches!(extension, ParsedExtension::AuthorityKeyIdentifier(_))));
-    assert!(leaf.raw_serial().len() >= 15, "128 random bits: {}", leaf.raw_serial_as_string());
+    // The serial number says whose it is, and nothing else of it repeats: 75 bits are random.
+    let (first, second) = {
+        let channel = dial::channel(mesh.agent_address(), dial::bearer(&mesh, svid(&answer), &key));
+        let csr = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
+        let renewed = EnrollmentClient::new(channel).sign_certificate(SignCertificateRequest { csr }).await;
+        let chain = renewed.unwrap().into_inner().certificate.unwrap().chain;
+        (svid(&answer).serial(), hauberk_tls::Svid::from_der(chain).unwrap().serial())
+    };
+    let number = |serial: Serial| u128::from_be_bytes(serial.as_bytes().try_into().expect("16 octets"));
+    const RANDOM: u32 = 75;
+    let of_instance = |serial| number(serial) >> RANDOM;
+    assert_eq!(first.instance().map(|id| id.to_string()), Some(answer.instance_id.clone()));
+    assert_eq!((of_instance(first), of_instance(first) >> 50), (of_instance(second), 0b001));
+    let differ = ((number(first) ^ number(second)) & ((1 << RANDOM) - 1)).count_ones();
+    assert!((10..=65).contains(&differ), "{differ} of 75 random bits differ between {first} and {second}");
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert!((3600..=3600 + 301).contains(&life), "an hour, backdated five minutes: {life} s");
 

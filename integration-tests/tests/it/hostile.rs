@@ -1,6 +1,7 @@
 //! Peers that are not who they should be, on every port that the mesh opens.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     sync::Arc,
@@ -82,8 +83,16 @@ fn named(id: &str) -> rcgen::CertificateParams {
 }
 
 fn self_signed(id: &str) -> Credential {
+    self_signed_but(id, |_| ())
+}
+
+/// The same, but for what is wrong with it besides. It says who vouches for it, as our own do.
+fn self_signed_but(id: &str, wrong: impl FnOnce(&mut rcgen::CertificateParams)) -> Credential {
     let key = KeyPair::generate().unwrap();
-    let certificate = named(id).self_signed(&key).unwrap();
+    let mut params = named(id);
+    params.use_authority_key_identifier_extension = true;
+    wrong(&mut params);
+    let certificate = params.self_signed(&key).unwrap();
     (vec![certificate.into()], key)
 }
 
@@ -137,6 +146,16 @@ impl ServerCertVerifier for TrustAnybody {
 
 /// Sends a request over TLS with this credential and gives back everything that comes.
 async fn ask(address: SocketAddr, credential: Option<Credential>) -> String {
+    ask_as(address, credential, b"http/1.1", None).await
+}
+
+/// The same, offering this protocol, and naming this server.
+async fn ask_as(
+    address: SocketAddr,
+    credential: Option<Credential>,
+    alpn: &[u8],
+    server: Option<&'static str>,
+) -> String {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -150,10 +169,14 @@ async fn ask(address: SocketAddr, credential: Option<Credential>) -> String {
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST));
+        // An address is not sent, a name is (SNI).
+        let name = match server {
+            Some(server) => ServerName::try_from(server).expect("the test writes a name"),
+            None => ServerName::from(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        };
         let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
         stream.write_all(b"GET /orders/1 HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").await?;
         let mut answer = Vec::new();
@@ -181,19 +204,50 @@ async fn only_certificates_of_the_mesh_are_heard_on_the_mesh_port() {
     mixed[1] = web.0.chain()[1].clone();
     let (admin_svid, admin_key) =
         (Svid::from_pem(&mesh.context("certificate_pem")), KeyPair::from_pkcs8_pem(&mesh.context("key_pem")));
-    for (what, credential) in [
-        ("no certificate", None),
-        ("self-signed", Some(self_signed(&web_id))),
-        ("another authority of the same name", Some(credential(forged("box.test", &web_id)))),
-        ("another authority's leaf beside our issuer", Some((mixed, mixed_key))),
+    let revoked = dial::join(&mesh, "web").await;
+    mesh.hauberk(&["revoke", "serial", &revoked.0.serial().to_string(), "--wait"]).ok();
+    let two_uris = |params: &mut rcgen::CertificateParams| {
+        params.subject_alt_names.push(rcgen::SanType::URI("spiffe://box.test/other".try_into().unwrap()));
+    };
+    let is_ca = |params: &mut rcgen::CertificateParams| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages.push(rcgen::KeyUsagePurpose::KeyCertSign);
+    };
+    let is_old = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    };
+    let is_early = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2091, 1, 1);
+    };
+    for (what, credential, reason) in [
+        ("no certificate", None, "no_certificate"),
+        ("self-signed", Some(self_signed(&web_id)), "untrusted"),
+        ("self-signed, of two names", Some(self_signed_but(&web_id, two_uris)), "untrusted"),
+        ("self-signed, an authority's", Some(self_signed_but(&web_id, is_ca)), "is_ca"),
+        ("self-signed, of long ago", Some(self_signed_but(&web_id, is_old)), "expired"),
+        ("self-signed, of the future", Some(self_signed_but(&web_id, is_early)), "not_yet_valid"),
+        ("another authority of the same name", Some(credential(forged("box.test", &web_id))), "untrusted"),
+        ("another authority's leaf beside our issuer", Some((mixed, mixed_key)), "untrusted"),
         (
             "another trust domain",
             Some(credential(forged("evil.test", "spiffe://evil.test/mesh/shop/node/web"))),
+            "foreign_trust_domain",
         ),
-        ("signed by a workload", Some(signed_by_workload(&web_id, &web))),
-        ("an admin's", Some(credential((admin_svid.unwrap(), admin_key.unwrap())))),
+        ("signed by a workload", Some(signed_by_workload(&web_id, &web)), "bad_chain"),
+        ("a revoked one", Some(credential(revoked)), "revoked"),
+        ("an admin's", Some(credential((admin_svid.unwrap(), admin_key.unwrap()))), ""),
     ] {
+        let before = refused(&agent);
         let answer = ask(port, credential).await;
+        let mut expected = before;
+        if !reason.is_empty() {
+            *expected.entry(reason.to_owned()).or_default() += 1;
+        }
+        eventually(&format!("{what} is counted as {reason}: {:?}", refused(&agent)), PATIENCE, || {
+            (refused(&agent) == expected).then_some(())
+        });
         assert!(!answer.contains("200"), "{what}: {answer}");
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 403"), "{what}: {answer}");
         assert_eq!(app.requests(), 1, "{what}: the app saw it");
@@ -205,6 +259,48 @@ async fn only_certificates_of_the_mesh_are_heard_on_the_mesh_port() {
 
     let answer = ask(port, good()).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "after all that the permitted caller is served: {answer}");
+}
+
+/// How many connections an agent's port has refused, by the reason.
+fn refused(agent: &Agent) -> BTreeMap<String, u64> {
+    let figures = get(agent.health(), "health", "/metrics").unwrap().body;
+    let lines = figures.lines().filter_map(|line| {
+        let sample = line.strip_prefix("hauberk_inbound_connections_refused_total{")?;
+        let (labels, count) = sample.rsplit_once("} ")?;
+        let (_, reason) = labels.split_once("reason=\"")?;
+        Some((reason.trim_end_matches('"').to_owned(), count.parse().ok()?))
+    });
+    lines.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_protocol_nor_server_name_opens_what_is_not_permitted() {
+    let (mesh, app, agent) = shop();
+    let port = agent.inbound(8080);
+    let web = dial::join(&mesh, "web").await;
+    let good = || Some((web.0.chain().to_vec(), KeyPair::from_pkcs8_der(&web.1.to_pkcs8_der()).unwrap()));
+    // The name of another service, of the caller's own and of none: the port alone says what is asked for.
+    for (number, server) in [(1, "payments"), (2, "web"), (3, "box.test"), (4, "orders-admin.shop")] {
+        let answer = ask_as(port, good(), b"http/1.1", Some(server)).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{server}: {answer}");
+        assert_eq!(app.requests(), number);
+    }
+    let intruder = dial::join(&mesh, "intruder").await;
+    for server in ["orders", "web"] {
+        let chain = intruder.0.chain().to_vec();
+        let key = KeyPair::from_pkcs8_der(&intruder.1.to_pkcs8_der()).unwrap();
+        let answer = ask_as(port, Some((chain, key)), b"http/1.1", Some(server)).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{server}: {answer}");
+    }
+    // Protocols of other ports, and of none.
+    for (number, alpn) in [&b"hauberk-tcp/1"[..], b"h3", b"HTTP/1.1", b"http/1.0"].iter().enumerate() {
+        assert_eq!(ask_as(port, good(), alpn, None).await, "");
+        let count = number as u64 + 1;
+        eventually("it is counted", PATIENCE, || {
+            (refused(&agent).get("wrong_alpn") == Some(&count)).then_some(())
+        });
+    }
+    assert_eq!(app.requests(), 4);
 }
 
 #[test]

@@ -29,7 +29,14 @@ async fn a_life_is_told_from_its_token_to_its_revocation() {
     dial::join(&mesh, "orders").await;
 
     let told = mesh.hauberk(&["describe", "instance", &id]).ok().stdout;
-    for part in [&id, ORDERS, "join token", "From:       127.0.0.1:", &first.serial().to_string(), "itself"] {
+    for part in [
+        &id,
+        ORDERS,
+        "join token",
+        "From:       127.0.0.1:",
+        &first.serial().to_string(),
+        "Renews:     within 3",
+    ] {
         assert!(told.contains(part), "{part}: {told}");
     }
     assert_eq!(told.matches(" ok ").count(), 3, "its token was made, it joined and renewed: {told}");

@@ -49,13 +49,13 @@ fn request(names: &[&str]) -> DiscoveryRequest {
 }
 
 /// One stream, and the requests that went into it.
-struct Exchange {
+pub(crate) struct Exchange {
     requests: mpsc::Sender<DiscoveryRequest>,
     answers: Streaming<DiscoveryResponse>,
 }
 
 impl Exchange {
-    async fn begin(socket: &Path, names: &[&str]) -> Self {
+    pub(crate) async fn begin(socket: &Path, names: &[&str]) -> Self {
         let (requests, sent) = mpsc::channel(8);
         requests.send(request(names)).await.unwrap();
         let answers =
@@ -63,7 +63,7 @@ impl Exchange {
         Self { requests, answers }
     }
 
-    async fn next(&mut self) -> Result<DiscoveryResponse, Status> {
+    pub(crate) async fn next(&mut self) -> Result<DiscoveryResponse, Status> {
         let answer = timeout(PATIENCE, self.answers.message()).await.expect("in time")?;
         Ok(answer.expect("a stream ends with its status"))
     }

@@ -13,6 +13,7 @@ use hauberk_integration_tests::{
 use hauberk_proto::{
     admin::v1::{AuditOutcome, ListAuditRequest, audit_client::AuditClient},
     agent::v1::{SignWorkloadCertificateRequest, workloads_client::WorkloadsClient},
+    refusal,
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
 use hauberk_tls::{CertificateRequest, KeyPair, Svid};
@@ -169,6 +170,24 @@ async fn only_those_whom_an_enrollment_names_get_anything() {
     let line = logged.lines().find(|line| line.contains("unix:path:/usr/bin/none")).unwrap();
     assert!(line.contains("workload_denied") && line.contains("other-program"), "{line}");
     assert!(line.contains(&uid()), "what is true of it is told too: {line}");
+
+    // The program learns a code, the admin everything, once.
+    let (_, said) = fetch(&socket, &["x509"]);
+    assert!(said.contains("SELECTOR_MISSING") && !said.contains("/usr/bin/none"), "{said}");
+    let refused = next(&mut svids(&socket).await).await.unwrap_err();
+    assert_eq!(refusal::reason(&refused).as_deref(), Some(refusal::SELECTOR_MISSING), "{refused}");
+    let told = eventually("the control plane is told", PATIENCE, || {
+        let told = mesh.hauberk(&["describe", "enrollment", "other-program"]).ok().stdout;
+        told.contains("missing unix:path:/usr/bin/none").then_some(told)
+    });
+    assert!(told.contains(&uid()), "{told}");
+    for _ in 0..50 {
+        next(&mut svids(&socket).await).await.unwrap_err();
+    }
+    let audit = mesh.hauberk(&["audit", "list", "--action", "workload.deny"]).ok().stdout;
+    let count = audit.matches("other-program").count();
+    // Each of the two programs, this one and the one that fetches, once.
+    assert!((1..=2).contains(&count), "{audit}");
 
     // A request that does not say that it is meant.
     mesh.apply(&enrollment("worker", "web", &uid(), ""));

@@ -168,7 +168,8 @@ async fn a_program_by_the_crate_spiffe_rustls_calls_an_agent_and_no_handshake_fa
     }
     assert!(calls >= 200, "{calls} calls");
     let figures = get(orders.health(), "health", "/metrics").unwrap().body;
-    let failed = figures.lines().filter(|line| line.contains("handshake_failed")).collect::<Vec<_>>();
+    let refused = "hauberk_inbound_connections_refused_total{";
+    let failed = figures.lines().filter(|line| line.starts_with(refused)).collect::<Vec<_>>();
     assert!(failed.iter().all(|line| line.ends_with(" 0")), "{failed:?}");
 
     // What it holds is revoked, with the agent that vouches for it: nothing that it has opens anything.

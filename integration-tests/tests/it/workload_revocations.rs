@@ -6,6 +6,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{AgentOptions, App, MeshBox, dial, eventually};
+use hauberk_proto::refusal;
 use hauberk_proto::workload::{X509BundlesRequest, X509svidResponse};
 use hauberk_tls::Svid;
 use tokio::time::timeout;
@@ -14,6 +15,7 @@ use x509_parser::{revocation_list::CertificateRevocationList, x509::ReasonCode};
 
 use crate::{
     authorities::issuing,
+    sds::Exchange,
     shop::PATIENCE,
     workload_api::{begun, client, enrollment, marked, shop, svids, uid},
 };
@@ -124,6 +126,39 @@ async fn certificates_of_workloads_are_held_while_their_node_is_in_quarantine() 
     mesh.hauberk(&["quarantine", "node", "web", "--undo", WAIT]).ok();
     until(&mut others, |answer| listed(&crl(&answer.crl)).is_empty()).await;
     begun(&socket).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_end_where_the_agent_that_vouches_is_revoked() {
+    for target in ["instance", "node"] {
+        let (mesh, _web, socket) = shop();
+        mesh.apply(&enrollment("worker", "web", &uid(), ""));
+        let (own, mut stream) = begun(&socket).await;
+        let mut secrets = Exchange::begin(&socket, &["default"]).await;
+        secrets.next().await.unwrap();
+        let whom = match target {
+            "instance" => own[0].serial().instance().expect("a serial number says whose it is").to_string(),
+            _ => "web".to_owned(),
+        };
+        mesh.hauberk(&["revoke", target, &whom, WAIT]).ok();
+        let ended = loop {
+            // The list may come first.
+            if let Err(status) = next(&mut stream).await {
+                break status;
+            }
+        };
+        assert_eq!(ended.code(), Code::PermissionDenied, "{target}: {ended}");
+        assert_eq!(refusal::reason(&ended).as_deref(), Some(refusal::AGENT_REFUSED), "{target}: {ended}");
+        let ended = loop {
+            if let Err(status) = secrets.next().await {
+                break status;
+            }
+        };
+        assert_eq!(ended.code(), Code::PermissionDenied, "SDS, {target}: {ended}");
+        // Nor does anybody get anything who asks anew.
+        let again = next(&mut svids(&socket).await).await.unwrap_err();
+        assert_eq!(again.code(), Code::PermissionDenied, "{target}: {again}");
+    }
 }
 
 fn fetch_crl(mesh: &MeshBox) -> Vec<u8> {

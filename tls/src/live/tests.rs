@@ -326,14 +326,14 @@ async fn protocols_must_agree_and_silence_is_dropped() {
     assert!(
         matches!(client, Err(HandshakeError::RefusedByPeer(alert)) if alert == "no_application_protocol")
     );
-    assert!(matches!(server, Err(HandshakeError::Protocol(_))));
+    assert!(matches!(server, Err(HandshakeError::NoCommonProtocol)));
     let plain = web.connector(expected, &[], true, LIMIT).unwrap();
     let (client, server) = shake(&plain, &acceptor(&orders)).await;
     assert_eq!((client.unwrap().alpn(), server.unwrap().alpn()), (None, None));
 
     let (mut near, far) = tokio::io::duplex(1024);
     near.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await.unwrap();
-    assert!(matches!(acceptor(&orders).accept(far).await, Err(HandshakeError::Protocol(_))));
+    assert!(matches!(acceptor(&orders).accept(far).await, Err(HandshakeError::NotTls(_))));
     let hasty = orders.acceptor(&[], ClientAuth::Required, Duration::from_millis(5)).unwrap();
     let (_near, far) = tokio::io::duplex(1024);
     assert!(matches!(hasty.accept(far).await, Err(HandshakeError::Timeout(_))));
@@ -406,6 +406,47 @@ fn forged_leaves_prove_nothing() {
     let (client_only, _) = OURS.forge(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
     assert!(verify(&client_only, Usage::Server).is_err());
     assert_eq!(verify(&client_only, Usage::Client), Ok(()));
+}
+
+#[test]
+fn each_kind_of_refusal_has_a_name() {
+    let bundle = OURS.bundle();
+    let reason = |change: fn(&mut CertificateParams)| {
+        let (chain, _) = OURS.forge(change);
+        verify_svid(&chain, &bundle, now(), Usage::Client).unwrap_err().reason()
+    };
+    let ca = |p: &mut CertificateParams| {
+        p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        p.distinguished_name.push(rcgen::DnType::CommonName, "a");
+        p.key_usages.push(KeyUsagePurpose::KeyCertSign);
+    };
+    fn dated(p: &mut CertificateParams, year: i32) {
+        p.not_before = rcgen::date_time_ymd(year, 1, 1);
+        p.not_after = rcgen::date_time_ymd(year + 1, 1, 1);
+    }
+    let found = [
+        reason(|p| p.subject_alt_names.push(uri("spiffe://example.org/admin/root"))),
+        reason(|p| p.subject_alt_names = vec![SanType::DnsName(Ia5String::try_from("localhost").unwrap())]),
+        reason(|p| p.subject_alt_names = vec![uri("https://example.org/x")]),
+        reason(|p| p.subject_alt_names = vec![uri("spiffe://evil.example/workload/x")]),
+        reason(ca),
+        reason(|p| p.key_usages = vec![]),
+        reason(|p| dated(p, 2019)),
+        reason(|p| dated(p, 2090)),
+        reason(|p| p.use_authority_key_identifier_extension = false),
+    ];
+    let expected = [
+        "two_uris",
+        "no_uri",
+        "not_a_spiffe_id",
+        "foreign_trust_domain",
+        "is_ca",
+        "key_usage",
+        "expired",
+        "not_yet_valid",
+        "bad_certificate",
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

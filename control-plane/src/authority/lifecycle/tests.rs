@@ -199,6 +199,42 @@ async fn rotation_goes_on_after_a_crash_at_every_step() {
 }
 
 #[tokio::test]
+async fn a_rotation_of_the_issuing_authority_alone_goes_on_after_a_crash_at_every_step() {
+    let scratch = scratch().await;
+    let first = certificate(&scratch).await;
+    let (root, former) = (scratch.control.authority.root_fingerprint(), first.issuer_serial().unwrap());
+    let begun = after_a_crash(&scratch).await.list().await.unwrap().1;
+    let next = after_a_crash(&scratch).await.prepare(Kind::Issuing, true, &actor()).await.unwrap();
+    // Whoever says it again after the crash changes nothing.
+    assert_eq!(after_a_crash(&scratch).await.prepare(Kind::Issuing, true, &actor()).await.unwrap(), next);
+    let (views, version) = after_a_crash(&scratch).await.list().await.unwrap();
+    assert_eq!(states(&views).iter().filter(|(_, state)| *state == "prepared").count(), 1);
+    assert_eq!(version, begun + 1);
+    assert_eq!(after_a_crash(&scratch).await.parts.authority.issuing().serial(), former, "it signs as yet");
+    let mut seen = Vec::new();
+    for _ in 0..30 {
+        while after_a_crash(&scratch).await.advance(&actor()).await.unwrap() {
+            let crashed = after_a_crash(&scratch).await;
+            let (views, version) = crashed.list().await.unwrap();
+            let mut states = states(&views);
+            states.sort_unstable();
+            seen.push(states);
+            assert_eq!(version, begun + 1 + seen.len() as u64, "one step, one commit");
+            let authority = &crashed.parts.authority;
+            assert_eq!(authority.issuing().serial().to_string(), next, "from the first step on");
+            assert_eq!(authority.root_fingerprint(), root);
+            let (bundle, now) = (authority.bundle(), scratch.clock.now());
+            let is_good =
+                verify_svid(first.chain(), &bundle, now.min(first.validity().not_after()), Usage::Client);
+            assert!(is_good.is_ok(), "what the former one has signed stays good: {is_good:?}");
+        }
+        scratch.clock.advance(DAY);
+    }
+    let of_former = |state| vec![(Kind::Root, "active"), (Kind::Issuing, "active"), (Kind::Issuing, state)];
+    assert_eq!(seen, [of_former("retiring"), of_former("retired")]);
+}
+
+#[tokio::test]
 async fn what_is_tainted_is_replaced_at_once_and_believed_nothing_once_revoked() {
     let scratch = scratch().await;
     let (authorities, authority) = (&scratch.control.authorities, &scratch.control.authority);

@@ -5,7 +5,7 @@ use hauberk_proto::agent::v1::{self as agent, from_agent, to_agent::Message};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::Session;
+use super::{Session, denials};
 use crate::instances::Refusal;
 use crate::push::close::Close;
 use crate::push::holding::MAX_SUBSCRIPTIONS;
@@ -45,6 +45,7 @@ impl Session<'_> {
                 }
             }
             from_agent::Message::TrustInForce(message) => self.hear_trust_in_force(&message),
+            from_agent::Message::WorkloadDenied(message) => denials::hear(self, message),
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ impl Session<'_> {
             all,
             limit_per_second,
             flows: self.reports_flows,
+            workload_denials: true,
         }));
     }
 

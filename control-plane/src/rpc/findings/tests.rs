@@ -103,6 +103,7 @@ impl World {
             reports: &self.reports,
             followed: &self.followed,
             issuers: &self.issuers,
+            tokens: &[],
         })
     }
 

@@ -13,8 +13,8 @@ use hauberk_proto::admin::v1::{
 };
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::{
-    Acknowledge, Decision, DecisionDetail, Decisions, FromAgent, Hello, SignedView, ToAgent, Verdict, View,
-    from_agent, to_agent,
+    Acknowledge, Decision, DecisionDetail, Decisions, FromAgent, Hello, SignedView, Subscribe, ToAgent,
+    Verdict, View, WorkloadDenied, from_agent, to_agent,
 };
 use hauberk_tls::signing::ViewVerifier;
 use tokio::sync::mpsc;
@@ -216,6 +216,51 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     for (id, code) in [("nonsense", Code::InvalidArgument), ("0000000000-1", Code::NotFound)] {
         let asked = ExplainRequest { decision_id: id.into() };
         assert_eq!(policies.explain(asked).await.unwrap_err().code(), code);
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_without_an_identity_are_recorded_and_a_flood_of_them_is_not() {
+    let (running, token) = start().await;
+    let admin = owner(&running).await;
+    let (mut agent, _) = Agent::join(&running, &token).await;
+    let now_unix_ms = Clock::system().now().0;
+    agent.say(from_agent::Message::Hello(Hello { now_unix_ms, ..Hello::default() })).await;
+    agent.view().await;
+    for _ in 0..100 {
+        let denied = WorkloadDenied {
+            nearest: "worker".to_owned(),
+            missing: vec!["unix:path:/usr/bin/worker".to_owned(), "docker:env:KEY=s3cret".to_owned()],
+            holds: vec!["unix:uid:1000\u{1b}[2J".to_owned(); 1_000],
+            ..WorkloadDenied::default()
+        };
+        agent.say(from_agent::Message::WorkloadDenied(denied)).await;
+    }
+    // What is answered shows that all before it was heard.
+    let impossible = Subscribe { add: vec!["a/b".to_owned()], remove: Vec::new() };
+    agent.say(from_agent::Message::Subscribe(impossible)).await;
+    while !matches!(agent.hear().await.unwrap(), to_agent::Message::ServicesGone(_)) {}
+
+    let mut audit = AuditClient::new(admin);
+    let asked =
+        ListAuditRequest { action: "workload.deny".to_owned(), page_size: 1_000, ..Default::default() };
+    let records = tokio::time::timeout(DEADLINE, async {
+        loop {
+            let records = audit.list(asked.clone()).await.unwrap().into_inner().records;
+            if records.len() >= 16 {
+                return records;
+            }
+        }
+    });
+    let records = records.await.unwrap();
+    assert_eq!(records.len(), 16, "as many at once");
+    for record in records {
+        assert_eq!((record.actor.as_str(), record.outcome), (NODE, 2), "{record:?}");
+        assert_eq!(record.object, format!("enrollment worker, instance {}", agent.instance));
+        let starts = "missing unix:path:/usr/bin/worker, docker:env:KEY=…; it has unix:uid:1000[2J, ";
+        assert!(record.reason.starts_with(starts), "{record:?}");
+        assert!(record.reason.chars().count() <= 513 && !record.reason.contains("s3cret"), "{record:?}");
     }
     running.stop().await;
 }

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use cedar_policy::{AuthorizationError, Decision as CedarDecision, Entities, EntityUid, PolicySet, Request};
 
 use crate::compile::{Governed, Inner, Port};
-use crate::compiled::Compiled;
+use crate::compiled::{Compiled, permits};
 use crate::context::Circumstances;
 use crate::decision::{Attempt, AuditOutcome, Decision, Effect, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
+use crate::outcomes::{Condition, ConditionOutcome, MAX_CONDITIONS, Outcomes};
 use crate::reads::{Fact, FactSet};
 use crate::scope::Authorization;
 use crate::tally::Tally;
@@ -85,6 +86,8 @@ pub(crate) struct InPlay {
     pub(crate) enforce: Part,
     audit: Part,
     entities: Entities,
+    /// Those of which it is told how their conditions came out.
+    conditions: Arc<[Condition]>,
 }
 
 /// Those in one mode.
@@ -99,6 +102,8 @@ pub(crate) struct Part {
 struct Verdict {
     outcome: Outcome,
     policies: Arc<[Arc<str>]>,
+    /// Those that could not be evaluated.
+    failed: Arc<[Arc<str>]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -117,6 +122,8 @@ pub(crate) struct Case<'a> {
     pub(crate) port: &'a Port,
     pub(crate) governed: &'a Governed,
     pub(crate) about: Circumstances<'a>,
+    /// How conditions came out, where that is known beforehand.
+    pub(crate) given: &'a [ConditionOutcome],
 }
 
 impl Cell {
@@ -187,6 +194,15 @@ impl Case<'_> {
         let (mut boundary, mut enforce, mut audit) = (Part::default(), Part::default(), Part::default());
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.about.action) {
+                let plain;
+                let compiled = match self.given(compiled) {
+                    None => compiled,
+                    Some(false) => continue,
+                    Some(true) => {
+                        plain = Arc::new(compiled.without_conditions()?);
+                        &plain
+                    }
+                };
                 let part = match compiled.mode {
                     Mode::Boundary => &mut boundary,
                     Mode::Enforce => &mut enforce,
@@ -198,8 +214,20 @@ impl Case<'_> {
             }
         }
         let members = boundary.members.iter().chain(&enforce.members).chain(&audit.members);
-        let entities = self.entities(members)?;
-        Some(InPlay { boundary, enforce, audit, entities })
+        let entities = self.entities(members.clone())?;
+        let conditions = members.filter_map(|compiled| {
+            let (policy, text) = (Arc::clone(&compiled.name), Arc::clone(compiled.condition.as_ref()?));
+            Some(Condition { policy, text })
+        });
+        let conditions: Vec<_> = conditions.collect();
+        let conditions = if conditions.len() > MAX_CONDITIONS { Arc::default() } else { conditions.into() };
+        Some(InPlay { boundary, enforce, audit, entities, conditions })
+    }
+
+    /// How a statement's conditions came out, where that is known beforehand.
+    fn given(&self, compiled: &Compiled) -> Option<bool> {
+        let text = compiled.condition.as_ref().filter(|_| !self.given.is_empty())?;
+        self.given.iter().find(|known| known.text == *text).map(|known| known.is_met)
     }
 
     /// What these policies can look at: the caller, the action and the resource with all that they are in, and what the
@@ -242,7 +270,10 @@ impl Case<'_> {
         // Before all others, so that a denial names the boundary and nothing that whoever is denied could have changed.
         let bounded = self.ask(&request, entities, &in_play.boundary);
         let is_bounded = bounded.outcome != Outcome::Silent;
-        let enforced = if is_bounded { bounded } else { self.ask(&request, entities, &in_play.enforce) };
+        let enforced = (!is_bounded).then(|| self.ask(&request, entities, &in_play.enforce));
+        let audited = self.ask(&request, entities, &in_play.audit);
+        let conditions = in_play.outcomes([Some(&bounded), enforced.as_ref(), Some(&audited)]);
+        let enforced = enforced.unwrap_or(bounded);
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
             // A boundary never permits: a view that says so is not one of ours.
             (Outcome::Permit, _) if is_bounded => (Effect::Deny, Reason::EvaluationError),
@@ -256,7 +287,6 @@ impl Case<'_> {
             }
             (Outcome::Silent, _) => (Effect::Deny, Reason::NoPolicyMatched),
         };
-        let audited = self.ask(&request, entities, &in_play.audit);
         let audit = (audited.outcome != Outcome::Silent).then(|| {
             let stops = |outcome| matches!(outcome, Outcome::Forbid | Outcome::Unknown(_));
             let is_stopped = stops(enforced.outcome) || stops(audited.outcome);
@@ -264,18 +294,19 @@ impl Case<'_> {
             Arc::new(AuditOutcome { effect, policies: audited.policies })
         });
         let (action, resource) = (Some(self.about.action), Some(self.governed.label.clone()));
-        Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads }
+        Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads, conditions }
     }
 
     fn ask(&self, request: &Request, entities: &Entities, part: &Part) -> Verdict {
         if part.members.is_empty() {
-            return Verdict { outcome: Outcome::Silent, policies: Arc::default() };
+            return Verdict { outcome: Outcome::Silent, policies: Arc::default(), failed: Arc::default() };
         }
         // What is not known is left out of the request: whatever reads it must not be asked.
         let lack = |compiled: &Compiled| self.about.lack(compiled.reads.facts, &compiled.headers);
         if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
             let lacking = part.members.iter().filter(|compiled| lack(compiled).is_some());
-            return Verdict { outcome: Outcome::Unknown(reason), policies: names(lacking) };
+            let policies = names(lacking);
+            return Verdict { outcome: Outcome::Unknown(reason), policies, failed: Arc::default() };
         }
         let response = self.inner.authorizer.is_authorized(request, &part.policies, entities);
         let diagnostics = response.diagnostics();
@@ -287,16 +318,13 @@ impl Case<'_> {
             AuthorizationError::PolicyEvaluationError(error) => error.policy_id().as_ref(),
         }));
         // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
-        match response.decision() {
-            CedarDecision::Deny if !reasons.is_empty() => {
-                Verdict { outcome: Outcome::Forbid, policies: reasons }
-            }
-            _ if diagnostics.errors().next().is_some() => {
-                Verdict { outcome: Outcome::Unknown(Reason::EvaluationError), policies: errors }
-            }
-            CedarDecision::Allow => Verdict { outcome: Outcome::Permit, policies: reasons },
-            CedarDecision::Deny => Verdict { outcome: Outcome::Silent, policies: reasons },
-        }
+        let (outcome, policies) = match response.decision() {
+            CedarDecision::Deny if !reasons.is_empty() => (Outcome::Forbid, reasons),
+            _ if !errors.is_empty() => (Outcome::Unknown(Reason::EvaluationError), Arc::clone(&errors)),
+            CedarDecision::Allow => (Outcome::Permit, reasons),
+            CedarDecision::Deny => (Outcome::Silent, reasons),
+        };
+        Verdict { outcome, policies, failed: errors }
     }
 
     fn denied(&self) -> Decision {
@@ -308,6 +336,31 @@ impl Case<'_> {
 impl InPlay {
     fn reads(&self) -> FactSet {
         self.boundary.reads.and(self.enforce.reads).and(self.audit.reads)
+    }
+
+    /// How conditions came out, by what boundary, policies, and those in audit said, where they were asked.
+    fn outcomes(&self, said: [Option<&Verdict>; 3]) -> Option<Arc<Outcomes>> {
+        if self.conditions.is_empty() {
+            return None;
+        }
+        let parts = [&self.boundary, &self.enforce, &self.audit].into_iter().zip(said);
+        let members = parts.flat_map(|(part, said)| part.members.iter().map(move |member| (member, said)));
+        let told = members.filter(|(member, _)| member.condition.is_some());
+        Outcomes::new(&self.conditions, told.map(|(member, said)| said.and_then(|said| said.met_by(member))))
+    }
+}
+
+impl Verdict {
+    /// Whether the conditions of one of those that were asked were met, where Cedar's answer tells.
+    fn met_by(&self, member: &Compiled) -> Option<bool> {
+        let has = |names: &[Arc<str>]| names.contains(&member.name);
+        match (self.outcome, permits(&member.policy)) {
+            (Outcome::Silent, _) | (Outcome::Permit, false) => Some(false),
+            (Outcome::Permit, true) => Some(has(&self.policies)),
+            (Outcome::Forbid, false) => (!has(&self.failed)).then(|| has(&self.policies)),
+            // Beside a forbid Cedar does not tell what permits say.
+            (Outcome::Forbid, true) | (Outcome::Unknown(_), _) => None,
+        }
     }
 }
 

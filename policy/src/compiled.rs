@@ -7,10 +7,12 @@ use cedar_policy::{
     Effect as CedarEffect, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint,
     ValidationMode,
 };
+use serde_json::Value;
 
 use crate::compile::CompileError;
 use crate::document::Mode;
 use crate::facts::Principal;
+use crate::outcomes::condition_of;
 use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
 use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
@@ -31,6 +33,8 @@ pub(crate) struct Compiled {
     /// All entities that it mentions.
     pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
+    /// Its conditions, where the request alone bears on them.
+    pub(crate) condition: Option<Arc<str>>,
     /// It has conditions; otherwise whatever its scope admits is what it is about.
     pub(crate) is_conditional: bool,
     /// The header fields that it names.
@@ -77,7 +81,8 @@ impl Compiled {
         let invalid = |reason: String| CompileError::Invalid { name: sliced.name.clone(), reason };
         let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
             .map_err(|error| invalid(error.to_string()))?;
-        let reads = Reads::of(&policy.to_json().map_err(|error| invalid(error.to_string()))?);
+        let tree = policy.to_json().map_err(|error| invalid(error.to_string()))?;
+        let reads = Reads::of(&tree);
         if let Some(flaw) = reads.flaws.first() {
             return Err(invalid(format!("{}: {}", flaw.text, flaw.message)));
         }
@@ -94,6 +99,7 @@ impl Compiled {
             literals,
             headers: reads.headers.iter().map(|name| Arc::from(&**name)).collect(),
             reads,
+            condition: condition_of(&tree),
             is_conditional: policy.has_non_scope_constraint(),
             policy,
         })
@@ -101,6 +107,29 @@ impl Compiled {
 
     fn is_of(&self, SlicedPolicy { name, mode, text }: &SlicedPolicy) -> bool {
         *self.name == **name && self.mode == *mode && *self.text == **text
+    }
+
+    /// The same statement for what meets its conditions, whatever that is.
+    pub(crate) fn without_conditions(&self) -> Option<Self> {
+        let mut tree = self.policy.to_json().ok()?;
+        *tree.get_mut("conditions")? = Value::Array(Vec::new());
+        let policy = Policy::from_json(Some(self.policy.id().clone()), tree).ok()?;
+        let literals = policy.entity_literals();
+        Some(Self {
+            name: Arc::clone(&self.name),
+            mode: self.mode,
+            text: self.text.clone(),
+            principal: self.principal.clone(),
+            resource: self.resource.clone(),
+            actions: self.actions,
+            roles: literals.iter().filter(|uid| Kind::of(uid) == Some(Kind::Role)).cloned().collect(),
+            literals,
+            headers: Box::default(),
+            reads: Reads::default(),
+            condition: None,
+            is_conditional: false,
+            policy,
+        })
     }
 
     /// Whether both are one statement, word for word.

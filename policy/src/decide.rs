@@ -12,6 +12,7 @@ use crate::compile::{Engine, Inner, Port};
 use crate::context::{Circumstances, rpc_of};
 use crate::decision::{Attempt, Caller, Decision, Question, Reason};
 use crate::facts::{Principal, anonymous, caller};
+use crate::outcomes::ConditionOutcome;
 use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::route::{RouteTemplate, worth_trying};
 use crate::scope::{Protocol, Undeclared};
@@ -37,6 +38,8 @@ struct Asking {
     peer: Peer,
     /// None for identities that never call services.
     principal: Option<Principal>,
+    /// How conditions came out, where that is known of former calls, which were taken for whom they were made.
+    given: Option<Arc<[ConditionOutcome]>>,
 }
 
 /// What a memory says of a question.
@@ -111,8 +114,18 @@ impl Engine {
 
     /// Prepares for the questions of one caller on connections of one sort.
     pub fn caller(&self, caller: &Caller, peer: &Peer) -> CallerMemo {
-        let principal = self.0.principal(caller);
-        let asking = Asking { engine: self.clone(), caller: caller.clone(), peer: peer.clone(), principal };
+        self.caller_given(caller, peer, None)
+    }
+
+    /// The same where it is known how conditions came out.
+    pub(crate) fn caller_given(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        given: Option<Arc<[ConditionOutcome]>>,
+    ) -> CallerMemo {
+        let (engine, principal) = (self.clone(), self.0.principal(caller));
+        let asking = Asking { engine, caller: caller.clone(), peer: peer.clone(), principal, given };
         CallerMemo { asking: Arc::new(asking), cells: BTreeMap::new() }
     }
 
@@ -243,7 +256,9 @@ impl CallerMemo {
         let mut path = None;
         if let Attempt::Request { path: own, gathered, .. } = attempt {
             path = Some(own.path());
-            if let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of()) {
+            if self.asking.given.is_none()
+                && let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of())
+            {
                 let (action, resource) = (Some(target.action), Some(governed.label.clone()));
                 let refused = Decision { action, resource, ..Decision::denied(reason) };
                 return Found::Known(refused, Counted::No);
@@ -324,16 +339,10 @@ impl Asking {
                 return Decision::denied(Reason::EvaluationError);
             };
             let (caller, peer, is_foreign) = (&self.caller, &self.peer, principal.is_foreign);
-            let about = Circumstances {
-                caller,
-                is_foreign,
-                peer,
-                moment,
-                action,
-                attempt,
-                template: target.template,
-            };
-            let lesson = Case { inner, principal, port, governed, about }.evaluate(in_play);
+            let template = target.template;
+            let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
+            let given = self.given.as_deref().unwrap_or_default();
+            let lesson = Case { inner, principal, port, governed, about, given }.evaluate(in_play);
             let decision = lesson.decision().clone();
             lessons.push(((target.resource, action), lesson));
             decision

@@ -154,7 +154,9 @@ impl OfNode<'_> {
 
     /// The template of the route that a call would be for today; empty for a stream.
     fn template_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<String> {
-        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
+        let escaped = self.now.escaped_slashes(flow.port);
+        let resource =
+            call.with(flow, escaped, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
         Some(resource.split_once(' ').map_or("", |(_port, template)| template).to_owned())
     }
 
@@ -228,7 +230,8 @@ impl Memos {
     ) -> Result<Decision, Undecidable> {
         let key = (flow.caller.clone(), call.peer.clone());
         let memo = self.0.entry(key).or_insert_with(|| engine.caller(&flow.caller, &call.peer));
-        call.with(flow, |attempt| call.decide(memo, flow.port, attempt))
+        let escaped = engine.escaped_slashes(flow.port);
+        call.with(flow, escaped, |attempt| call.decide(memo, flow.port, attempt))
             .unwrap_or(Err(Undecidable::Unreadable))
     }
 }

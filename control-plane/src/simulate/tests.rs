@@ -145,6 +145,51 @@ fn a_draft_that_changes_who_users_are_or_how_they_are_taken_is_not_without_effec
 }
 
 #[test]
+fn how_conditions_on_users_came_out_decides_drafts_that_keep_them() {
+    let by_group = |action: &str, group: &str| {
+        policy(
+            "allow-web-to-orders",
+            &format!(
+                "permit(principal == Node::\"web\", {action}, resource in Service::\"orders\") when {{ context has user && \
+                 context.user in UserGroup::\"login/{group}\" }};"
+            ),
+        )
+    };
+    let (gets, all) = ("action == Action::\"GET\"", "action in Action::\"http\"");
+    let login = issuer("login", |_| {});
+    let before =
+        try_admit(&catalog_of(&shop()), &[login, by_group(gets, "support")], EVERYTHING).unwrap().after;
+    // As an agent of the node would tell of it.
+    let shop_mesh = Name::parse("shop").unwrap();
+    let resources = before.mesh("shop").unwrap();
+    let domain = trust_domain();
+    let views = MeshViews::new(&domain, &shop_mesh, resources);
+    let name = Name::parse("orders").unwrap();
+    let own = engines::of_node(&views, resources.node("orders").unwrap(), &name);
+    let now = engines::sides(own.clone(), own.gone()).unwrap().unwrap().now;
+    let text = now.conditions().next().unwrap().to_string();
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref()[..16].to_vec();
+    let of = |met, verdict| {
+        let mut flow = (*seen("web", "GET", verdict, &[("/orders/1", 5)])).clone();
+        let policy = "allow-web-to-orders".to_owned();
+        flow.conditions = vec![agent::ConditionOutcome { policy, digest: digest.clone(), met }];
+        Arc::new(flow)
+    };
+    let known = records(vec![of(true, ALLOW), of(false, DENY)]);
+    let found = simulated(&before, &[by_group(all, "support")], &known);
+    assert_eq!((found.flips, found.looked_at.flows), (Vec::new(), 1));
+    let forbid = policy("stop", "forbid(principal, action == Action::\"GET\", resource);");
+    let found = simulated(&before, &[forbid], &known);
+    assert_eq!((found.denied.decisions, found.undecidable.decisions, found.flips.len()), (5, 0, 1));
+    let found = simulated(&before, &[by_group(gets, "sales")], &known);
+    assert_eq!(found.undecidable.decisions, 10, "another condition");
+    let silent = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = simulated(&before, &[by_group(all, "support")], &silent);
+    assert_eq!(found.undecidable.decisions, 5, "agents of a former release tell nothing");
+}
+
+#[test]
 fn what_was_asked_of_a_node_that_a_draft_leaves_out_would_be_denied() {
     let before = catalog_of(&shop());
     let mut after = before.clone();

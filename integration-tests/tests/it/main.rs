@@ -59,6 +59,7 @@ mod prospects;
 mod python;
 mod record;
 mod renewal;
+mod replayed;
 mod replicas;
 mod resources;
 mod restored;

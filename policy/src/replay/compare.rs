@@ -109,6 +109,7 @@ impl<'a> Side<'a> {
             action,
             resource,
             reads: FactSet::NONE,
+            conditions: None,
         })
     }
 }

@@ -170,6 +170,11 @@ impl OfNode<'_> {
         let (mut memos, mut by_now) = (Memos::default(), Memos::default());
         for (summary, flow) in &self.flows {
             let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
+        // No permit lets through both readings of a path and nothing else.
+        let has_readings = |attempt: Attempt<'_>| matches!(attempt, Attempt::Request { path, .. } if path.with_slashes().is_some());
+        if call.with(flow, self.now.escaped_slashes(flow.port), has_readings)? {
+            return None;
+        }
             let mut covers_route = !flow.calls.is_empty();
             let mut why_others = Undecidable::TooMany;
             for call in &flow.calls {

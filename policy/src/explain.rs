@@ -41,6 +41,8 @@ pub struct Explanation {
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
     pub suggestion: Option<Grant>,
+    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested then.
+    pub for_users: Vec<Arc<str>>,
 }
 
 /// How one statement met a question.
@@ -98,7 +100,7 @@ impl Engine {
         let decision = self.decide(question);
         let principal = inner.principal(question.caller);
         let mut policies = Vec::new();
-        let mut suggestion = None;
+        let (mut suggestion, mut for_users) = (None, Vec::new());
         if let (Some(principal), Ok((port, target))) =
             (&principal, inner.locate(question.port, question.attempt))
             && let Some(governed) = inner.resources.get(target.resource)
@@ -133,8 +135,10 @@ impl Engine {
                 let is_beside = is_unmatched && !(note.effect == Effect::Allow && note.mode == Mode::Enforce);
                 (!note.is_bound(), !decided, is_beside, note.distance(), note.name.clone())
             });
-            if matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow) {
-                suggestion = self.suggest(question, port.protocol);
+            if is_unmatched {
+                for_users = self.permits_for_users(principal, governed);
+                let is_for_all = for_users.is_empty();
+                suggestion = self.suggest(question, port.protocol).filter(|_| is_for_all);
             }
         }
         let caller = match question.caller {
@@ -145,7 +149,16 @@ impl Engine {
             Attempt::Request { method, path, .. } => format!("{method} {path}"),
             Attempt::Stream => "a stream".to_owned(),
         };
-        Explanation { caller, attempt, decision, policies, suggestion }
+        Explanation { caller, attempt, decision, policies, suggestion, for_users }
+    }
+
+    /// Whichever action they are about: to whom one is open by a user's grace, another should not be to everybody.
+    fn permits_for_users(&self, principal: &Principal, governed: &Governed) -> Vec<Arc<str>> {
+        let here = governed.policies.iter().filter_map(|index| self.0.policies.get(*index));
+        let permits = here.filter(|compiled| compiled.mode == Mode::Enforce && permits(&compiled.policy));
+        let for_users = permits
+            .filter(|compiled| compiled.reads.facts.are_of_users() && compiled.admits_principal(principal));
+        for_users.map(|compiled| Arc::clone(&compiled.name)).collect()
     }
 
     fn suggest(&self, question: &Question<'_>, protocol: Protocol) -> Option<Grant> {

@@ -379,3 +379,39 @@ fn numbers_that_an_agent_makes_up_harm_nobody() {
     let found = suggested(&catalog, &records);
     assert_eq!((found.seen, found.policies.len()), (u64::MAX, 1));
 }
+
+#[test]
+fn what_leaves_the_mesh_is_suggested_where_it_still_exists() {
+    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
+    let external = |name: &str, host: &str| {
+        let ports = vec![ExternalPort { port: Some(443), protocol: "tls".to_owned() }];
+        let spec =
+            ExternalServiceSpec { hosts: vec![host.to_owned()], ports, ..ExternalServiceSpec::default() };
+        crate::resources::testing::resource("shop", name, Spec::ExternalService(spec))
+    };
+    let all = policy("out", "permit(principal is Node, action, resource in Mesh::\"shop\");");
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        node("orders", [listener(8080, "http")]),
+        external("stripe", "api.example"),
+        all,
+    ]);
+    let to = |external: &str, count: u64| {
+        let mut flow = (*seen("orders", "connect", ALLOW, &[("", count)])).clone();
+        (flow.external, flow.port, flow.route) = (external.to_owned(), 443, String::new());
+        flow.exemplars
+            .iter_mut()
+            .for_each(|call| call.facts.iter_mut().for_each(|facts| facts.method.clear()));
+        Arc::new(flow)
+    };
+    let found = suggested(&catalog, &records(vec![to("stripe", 3), to("gone", 9)]));
+    let [written] = &found.policies[..] else { panic!("{found:?}") };
+    let Some(Spec::Policy(spec)) = &written.spec else { panic!("{written:?}") };
+    let wanted = "permit(\n  principal == Node::\"orders\",\n  action == Action::\"connect\",\n  resource in External::\"stripe\"\n)\n\
+                  when { resource is Port && resource.number == 443 };\n";
+    assert_eq!(spec.cedar, wanted);
+    assert_eq!((found.seen, found.covered, &found.uncovered[..]), (3, 3, &[][..]));
+    let used: Vec<_> = found.used.iter().map(|used| (used.policy.as_str(), used.count)).collect();
+    assert_eq!(used, [("out", 3)]);
+    assert!(try_admit(&catalog, &found.policies, EVERYTHING).is_ok());
+}

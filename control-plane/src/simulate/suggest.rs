@@ -276,7 +276,8 @@ fn add(sum: &mut u64, count: u64) {
 
 /// What is asked for now, and would be no longer.
 fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<String> {
-    const ASKED: [(Fact, &str); 10] = [
+    // Users are not among them: of a request whose policies read them nothing is decided here, and a stream has none.
+    const ASKED: [(Fact, &str); 7] = [
         (Fact::Time, "time"),
         (Fact::CertificateAge, "certificate's age"),
         (Fact::Address, "caller's address"),
@@ -284,9 +285,6 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
         (Fact::Host, "host"),
         (Fact::Query, "query"),
         (Fact::Headers, "header fields"),
-        (Fact::User, "user"),
-        (Fact::Claims, "user's claims"),
-        (Fact::Actors, "services that passed the user on"),
     ];
     let asked = ASKED.into_iter().filter(|(fact, _)| decision.reads.contains(*fact));
     let asked: Vec<_> = asked.map(|(_, name)| name).collect();

@@ -11,16 +11,21 @@ use cedar_policy::{
 
 use crate::compile::{Governed, Inner, Port};
 use crate::compiled::Compiled;
-use crate::condition::Condition;
 use crate::context::Circumstances;
 use crate::decision::{Attempt, AuditOutcome, Decision, Effect, Reason};
 use crate::document::Mode;
+use crate::evaluation::Evaluation;
 use crate::facts::Principal;
+use crate::outcomes::{Condition, ConditionOutcome, MAX_CONDITIONS, Outcomes};
 use crate::quick_hash::QuickMap;
 use crate::reads::{Fact, FactSet};
 use crate::scope::Authorization;
 use crate::tally::Tally;
 use crate::vocabulary::{Action, VOCABULARY};
+
+mod verdict;
+
+use verdict::{Outcome, Verdict, names};
 
 /// How many paths one caller's memory of one route and action holds before it starts afresh.
 pub(crate) const MAX_REMEMBERED_PATHS: usize = 64;
@@ -63,6 +68,8 @@ pub(crate) struct InPlay {
     audit: Part,
     /// What those that Cedar is asked about can look at.
     entities: Entities,
+    /// Those of which it is told how their conditions came out.
+    conditions: Arc<[Condition]>,
 }
 
 /// Those in one mode.
@@ -80,21 +87,6 @@ struct Asked<'a> {
     entities: Cow<'a, Entities>,
 }
 
-/// What one set of policies says.
-struct Verdict {
-    outcome: Outcome,
-    policies: Arc<[Arc<str>]>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Silent,
-    Permit,
-    Forbid,
-    /// Nobody knows what a policy would say.
-    Unknown(Reason),
-}
-
 /// One question with all that bears on it.
 pub(crate) struct Case<'a> {
     pub(crate) inner: &'a Inner,
@@ -102,6 +94,8 @@ pub(crate) struct Case<'a> {
     pub(crate) port: &'a Port,
     pub(crate) governed: &'a Governed,
     pub(crate) about: Circumstances<'a>,
+    /// How conditions came out, where that is known beforehand.
+    pub(crate) given: &'a [ConditionOutcome],
 }
 
 impl Cell {
@@ -183,12 +177,21 @@ impl Case<'_> {
         let (mut boundary, mut enforce, mut audit) = (Part::default(), Part::default(), Part::default());
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.about.action) {
+                let plain;
+                let compiled = match self.given(compiled) {
+                    None => compiled,
+                    Some(false) => continue,
+                    Some(true) => {
+                        plain = Arc::new(compiled.without_conditions()?);
+                        &plain
+                    }
+                };
                 let part = match compiled.mode {
                     Mode::Boundary => &mut boundary,
                     Mode::Enforce => &mut enforce,
                     Mode::Audit => &mut audit,
                 };
-                if compiled.condition.is_for_cedar() {
+                if compiled.evaluation.is_for_cedar() {
                     part.for_cedar.add(compiled.policy.clone()).ok()?;
                 }
                 part.reads = part.reads.and(compiled.reads.facts);
@@ -196,9 +199,21 @@ impl Case<'_> {
             }
         }
         let members = boundary.members.iter().chain(&enforce.members).chain(&audit.members);
-        let mut for_cedar = members.filter(|compiled| compiled.condition.is_for_cedar()).peekable();
+        let mut for_cedar = members.clone().filter(|compiled| compiled.evaluation.is_for_cedar()).peekable();
         let entities = if for_cedar.peek().is_some() { self.entities(for_cedar)? } else { Entities::empty() };
-        Some(InPlay { boundary, enforce, audit, entities })
+        let conditions = members.filter_map(|compiled| {
+            let (policy, text) = (Arc::clone(&compiled.name), Arc::clone(compiled.condition.as_ref()?));
+            Some(Condition { policy, text })
+        });
+        let conditions: Vec<_> = conditions.collect();
+        let conditions = if conditions.len() > MAX_CONDITIONS { Arc::default() } else { conditions.into() };
+        Some(InPlay { boundary, enforce, audit, entities, conditions })
+    }
+
+    /// How a statement's conditions came out, where that is known beforehand.
+    fn given(&self, compiled: &Compiled) -> Option<bool> {
+        let text = compiled.condition.as_ref().filter(|_| !self.given.is_empty())?;
+        self.given.iter().find(|known| known.text == *text).map(|known| known.is_met)
     }
 
     /// What these policies can look at: the caller, the action and the resource with all that they are in, and what the
@@ -231,7 +246,10 @@ impl Case<'_> {
         // Before all others, so that a denial names the boundary and nothing that whoever is denied could have changed.
         let bounded = self.ask(asked, &in_play.boundary);
         let is_bounded = bounded.outcome != Outcome::Silent;
-        let enforced = if is_bounded { bounded } else { self.ask(asked, &in_play.enforce) };
+        let enforced = (!is_bounded).then(|| self.ask(asked, &in_play.enforce));
+        let audited = self.ask(asked, &in_play.audit);
+        let conditions = in_play.outcomes([Some(&bounded), enforced.as_ref(), Some(&audited)]);
+        let enforced = enforced.unwrap_or(bounded);
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
             // A boundary never permits: a view that says so is not one of ours.
             (Outcome::Permit, _) if is_bounded => (Effect::Deny, Reason::EvaluationError),
@@ -245,7 +263,6 @@ impl Case<'_> {
             }
             (Outcome::Silent, _) => (Effect::Deny, Reason::NoPolicyMatched),
         };
-        let audited = self.ask(asked, &in_play.audit);
         let audit = (audited.outcome != Outcome::Silent).then(|| {
             let stops = |outcome| matches!(outcome, Outcome::Forbid | Outcome::Unknown(_));
             let is_stopped = stops(enforced.outcome) || stops(audited.outcome);
@@ -253,7 +270,7 @@ impl Case<'_> {
             Arc::new(AuditOutcome { effect, policies: audited.policies })
         });
         let (action, resource) = (Some(self.about.action), Some(self.governed.label.clone()));
-        Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads }
+        Decision { effect, reason, policies: enforced.policies, audit, action, resource, reads, conditions }
     }
 
     /// The question as Cedar takes it, with those facts that policies in play read.
@@ -271,9 +288,13 @@ impl Case<'_> {
 
     fn ask(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
         if part.members.is_empty() {
-            return Verdict { outcome: Outcome::Silent, policies: Arc::default() };
+            return Verdict { outcome: Outcome::Silent, policies: Arc::default(), failed: Arc::default() };
         }
-        let unknown = |reason, policies| Verdict { outcome: Outcome::Unknown(reason), policies };
+        let unknown = |reason, policies| Verdict {
+            outcome: Outcome::Unknown(reason),
+            policies,
+            failed: Arc::default(),
+        };
         // What is not known is left out of the request: whatever reads it must not be asked.
         let lack = |compiled: &Compiled| self.about.lack(compiled.reads.facts, &compiled.headers);
         if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
@@ -282,7 +303,7 @@ impl Case<'_> {
         }
         let (mut permitting, mut forbidding, mut failing) = (Vec::new(), Vec::new(), Vec::new());
         for compiled in &part.members {
-            let Condition::Plain(term) = &compiled.condition else { continue };
+            let Evaluation::Plain(term) = &compiled.evaluation else { continue };
             match term.holds(self.about.attempt) {
                 Some(true) if compiled.permits => permitting.push(&compiled.name),
                 Some(true) => forbidding.push(&compiled.name),
@@ -309,16 +330,18 @@ impl Case<'_> {
             }));
         }
         // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
+        let failed = names(failing.into_iter());
         let (outcome, policies) = if !forbidding.is_empty() {
             (Outcome::Forbid, forbidding)
-        } else if !failing.is_empty() {
-            (Outcome::Unknown(Reason::EvaluationError), failing)
+        } else if !failed.is_empty() {
+            let outcome = Outcome::Unknown(Reason::EvaluationError);
+            return Verdict { outcome, policies: Arc::clone(&failed), failed };
         } else if !permitting.is_empty() {
             (Outcome::Permit, permitting)
         } else {
             (Outcome::Silent, Vec::new())
         };
-        Verdict { outcome, policies: names(policies.into_iter()) }
+        Verdict { outcome, policies: names(policies.into_iter()), failed }
     }
 
     fn denied(&self) -> Decision {
@@ -332,13 +355,18 @@ impl InPlay {
         self.boundary.reads.and(self.enforce.reads).and(self.audit.reads)
     }
 
+    /// How conditions came out, by what boundary, policies, and those in audit said, where they were asked.
+    fn outcomes(&self, said: [Option<&Verdict>; 3]) -> Option<Arc<Outcomes>> {
+        if self.conditions.is_empty() {
+            return None;
+        }
+        let parts = [&self.boundary, &self.enforce, &self.audit].into_iter().zip(said);
+        let members = parts.flat_map(|(part, said)| part.members.iter().map(move |member| (member, said)));
+        let told = members.filter(|(member, _)| member.condition.is_some());
+        Outcomes::new(&self.conditions, told.map(|(member, said)| said.and_then(|said| said.met_by(member))))
+    }
+
     fn is_for_cedar(&self) -> bool {
         [&self.boundary, &self.enforce, &self.audit].iter().any(|part| !part.for_cedar.is_empty())
     }
-}
-
-fn names<'a>(names: impl Iterator<Item = &'a Arc<str>>) -> Arc<[Arc<str>]> {
-    let mut names: Vec<_> = names.cloned().collect();
-    names.sort();
-    names.into()
 }

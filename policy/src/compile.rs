@@ -199,6 +199,11 @@ impl Engine {
         named.map(|name| &**name).collect()
     }
 
+    /// What the conditions of its statements say of which it is told how they came out.
+    pub fn conditions(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.policies.iter().filter_map(|compiled| compiled.condition.as_ref())
+    }
+
     /// Whether two are the very same compilation, so that what was decided by one stands.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -9,9 +9,10 @@ use cedar_policy::{
 };
 
 use crate::compile::CompileError;
-use crate::condition::Condition;
 use crate::document::Mode;
+use crate::evaluation::Evaluation;
 use crate::facts::Principal;
+use crate::outcomes::condition_of;
 use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
 use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
@@ -34,7 +35,9 @@ pub(crate) struct Compiled {
     /// All entities that it mentions.
     pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
-    pub(crate) condition: Condition,
+    pub(crate) evaluation: Evaluation,
+    /// Its conditions, where the request alone bears on them.
+    pub(crate) condition: Option<Arc<str>>,
     /// It has conditions; otherwise whatever its scope admits is what it is about.
     pub(crate) is_conditional: bool,
     /// The header fields that it names.
@@ -84,11 +87,11 @@ impl Compiled {
         let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
             .map_err(|error| invalid(error.to_string()))?;
         let is_conditional = policy.has_non_scope_constraint();
-        let (mut reads, mut condition) = (Reads::default(), Condition::always());
+        let (mut reads, mut evaluation, mut condition) = (Reads::default(), Evaluation::always(), None);
         // Cedar reads the text again for that.
         if is_conditional {
             let tree = policy.to_json().map_err(|error| invalid(error.to_string()))?;
-            (reads, condition) = (Reads::of(&tree), Condition::of(&tree));
+            (reads, evaluation, condition) = (Reads::of(&tree), Evaluation::of(&tree), condition_of(&tree));
         }
         if let Some(flaw) = reads.flaws.first() {
             return Err(invalid(format!("{}: {}", flaw.text, flaw.message)));
@@ -106,6 +109,7 @@ impl Compiled {
             literals,
             headers: reads.headers.iter().map(|name| Arc::from(&**name)).collect(),
             reads,
+            evaluation,
             condition,
             is_conditional,
             permits: permits(&policy),
@@ -132,6 +136,31 @@ impl Compiled {
 
     fn is_of(&self, SlicedPolicy { name, mode, text }: &SlicedPolicy) -> bool {
         *self.name == **name && self.mode == *mode && *self.text == **text
+    }
+
+    /// The same statement for what meets its conditions, whatever that is.
+    pub(crate) fn without_conditions(&self) -> Option<Self> {
+        let mut tree = self.policy.to_json().ok()?;
+        *tree.get_mut("conditions")? = Value::Array(Vec::new());
+        let policy = Policy::from_json(Some(self.policy.id().clone()), tree).ok()?;
+        let literals = policy.entity_literals();
+        Some(Self {
+            name: Arc::clone(&self.name),
+            mode: self.mode,
+            text: self.text.clone(),
+            permits: self.permits,
+            principal: self.principal.clone(),
+            resource: self.resource.clone(),
+            actions: self.actions,
+            roles: literals.iter().filter(|uid| Kind::of(uid) == Some(Kind::Role)).cloned().collect(),
+            literals,
+            headers: Box::default(),
+            reads: Reads::default(),
+            evaluation: Evaluation::always(),
+            condition: None,
+            is_conditional: false,
+            policy,
+        })
     }
 
     /// Whether both are one statement, word for word.

@@ -10,6 +10,7 @@ use crate::context::rpc_of;
 use crate::decision::{Attempt, Caller, Decision, Question, Reason};
 use crate::facts::{Principal, anonymous, caller};
 use crate::memo::CallerMemo;
+use crate::outcomes::ConditionOutcome;
 use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 use crate::scope::{Protocol, Undeclared};
@@ -41,7 +42,17 @@ impl Engine {
 
     /// Prepares for the questions of one caller on connections of one sort.
     pub fn caller(&self, caller: &Caller, peer: &Peer) -> CallerMemo {
-        CallerMemo::new(self.clone(), caller.clone(), peer.clone())
+        self.caller_given(caller, peer, None)
+    }
+
+    /// The same where it is known how conditions came out.
+    pub(crate) fn caller_given(
+        &self,
+        caller: &Caller,
+        peer: &Peer,
+        given: Option<Arc<[ConditionOutcome]>>,
+    ) -> CallerMemo {
+        CallerMemo::new(self.clone(), caller.clone(), peer.clone(), given)
     }
 
     /// What becomes of paths with escaped slashes at this port.

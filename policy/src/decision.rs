@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hauberk_identity::SpiffeId;
 
 use crate::circumstances::{Gathered, Moment, Peer};
+use crate::outcomes::Outcomes;
 use crate::path::CanonicalPath;
 use crate::reads::FactSet;
 use crate::vocabulary::Action;
@@ -162,6 +163,8 @@ pub struct Decision {
     pub resource: Option<Arc<str>>,
     /// What of the context the policies in play read: on nothing else of it does the outcome depend.
     pub reads: FactSet,
+    /// How the conditions of the policies in play came out, as far as that is known; none where that is of none.
+    pub conditions: Option<Arc<Outcomes>>,
 }
 
 /// What would have been decided had the policies in audit mode been enforced too.
@@ -184,6 +187,7 @@ impl Decision {
             action: None,
             resource: None,
             reads: FactSet::NONE,
+            conditions: None,
         }
     }
 
@@ -193,7 +197,8 @@ impl Decision {
     }
 
     /// The decision on something that is two things at once: let through only if both are. The graver of the two is
-    /// what it came from; where they are alike, so are their policies, and it counts as `other`.
+    /// what it came from; where they are alike, so are their policies, and it counts as `other`. How conditions came out is told of
+    /// one thing alone.
     pub(crate) fn and(self, other: Self) -> Self {
         let audit = self.audit.is_some() || other.audit.is_some();
         let audit = audit.then(|| {
@@ -207,10 +212,11 @@ impl Decision {
         let (first, second) = (self.reason.gravity(), other.reason.gravity());
         let policies = if first == second { united(&self.policies, &other.policies) } else { Arc::default() };
         let reads = self.reads.and(other.reads);
+        let conditions = None;
         match first.cmp(&second) {
-            Ordering::Less => Self { audit, reads, ..other },
-            Ordering::Equal => Self { audit, policies, reads, ..other },
-            Ordering::Greater => Self { audit, reads, ..self },
+            Ordering::Less => Self { audit, reads, conditions, ..other },
+            Ordering::Equal => Self { audit, policies, reads, conditions, ..other },
+            Ordering::Greater => Self { audit, reads, conditions, ..self },
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Explanation {
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
     pub suggestion: Option<Grant>,
+    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested then.
+    pub for_users: Vec<Arc<str>>,
 }
 
 /// How one statement met a question.
@@ -113,7 +115,7 @@ impl Engine {
         };
         let principal = inner.principal(question.caller);
         let mut policies = Vec::new();
-        let mut suggestion = None;
+        let (mut suggestion, mut for_users) = (None, Vec::new());
         if let (Some(principal), Ok((port, target))) =
             (&principal, inner.locate(question.port, question.attempt))
             && let Some(governed) = inner.resources.get(target.resource)
@@ -148,9 +150,11 @@ impl Engine {
                 let is_beside = is_unmatched && !(note.effect == Effect::Allow && note.mode == Mode::Enforce);
                 (!note.is_bound(), !decided, is_beside, note.distance(), note.name.clone())
             });
-            // A grant of one reading alone would open nothing.
-            if is_unmatched && !has_two_readings {
-                suggestion = self.suggest(question, port.protocol);
+            if is_unmatched {
+                for_users = self.permits_for_users(principal, governed);
+                // A grant of one reading alone would open nothing.
+                let is_exact = for_users.is_empty() && !has_two_readings;
+                suggestion = self.suggest(question, port.protocol).filter(|_| is_exact);
             }
         }
         let caller = match question.caller {
@@ -161,7 +165,16 @@ impl Engine {
             Attempt::Request { method, path, .. } => format!("{method} {path}"),
             Attempt::Stream => "a stream".to_owned(),
         };
-        Explanation { caller, attempt, decision, policies, suggestion }
+        Explanation { caller, attempt, decision, policies, suggestion, for_users }
+    }
+
+    /// Whichever action they are about: to whom one is open by a user's grace, another should not be to everybody.
+    fn permits_for_users(&self, principal: &Principal, governed: &Governed) -> Vec<Arc<str>> {
+        let here = governed.policies.iter().filter_map(|index| self.0.policies.get(*index));
+        let permits = here.filter(|compiled| compiled.mode == Mode::Enforce && compiled.permits);
+        let for_users = permits
+            .filter(|compiled| compiled.reads.facts.are_of_users() && compiled.admits_principal(principal));
+        for_users.map(|compiled| Arc::clone(&compiled.name)).collect()
     }
 
     fn suggest(&self, question: &Question<'_>, protocol: Protocol) -> Option<Grant> {

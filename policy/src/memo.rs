@@ -10,6 +10,7 @@ use crate::compile::Engine;
 use crate::context::Circumstances;
 use crate::decision::{Attempt, Caller, Decision, Reason};
 use crate::facts::Principal;
+use crate::outcomes::ConditionOutcome;
 use crate::path::CanonicalPath;
 use crate::quick_hash::QuickMap;
 use crate::tally::{Counted, Tally};
@@ -39,6 +40,8 @@ struct Asking {
     peer: Peer,
     /// None for identities that never call services.
     principal: Option<Principal>,
+    /// How conditions came out, where that is known of former calls, which were taken for whom they were made.
+    given: Option<Arc<[ConditionOutcome]>>,
 }
 
 /// What a memory says of a question.
@@ -89,9 +92,14 @@ pub struct Learned {
 }
 
 impl CallerMemo {
-    pub(crate) fn new(engine: Engine, caller: Caller, peer: Peer) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        caller: Caller,
+        peer: Peer,
+        given: Option<Arc<[ConditionOutcome]>>,
+    ) -> Self {
         let principal = engine.0.principal(&caller);
-        let asking = Asking { engine, caller, peer, principal };
+        let asking = Asking { engine, caller, peer, principal, given };
         Self { asking: Arc::new(asking), cells: QuickMap::default(), paths: 0 }
     }
 
@@ -153,7 +161,9 @@ impl CallerMemo {
         self.asking.principal.as_ref()?;
         let inner = &*self.asking.engine.0;
         let (port, target) = inner.locate(port, attempt).ok()?;
-        if let Attempt::Request { gathered, .. } = attempt {
+        if let Attempt::Request { gathered, .. } = attempt
+            && self.asking.given.is_none()
+        {
             let resource = &inner.resources.get(target.resource)?.resource;
             if port.refuses(resource, gathered.on_behalf_of()).is_some() {
                 return None;
@@ -247,7 +257,9 @@ impl CallerMemo {
         let mut path = None;
         if let Attempt::Request { path: own, gathered, .. } = attempt {
             path = Some(own.path());
-            if let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of()) {
+            if self.asking.given.is_none()
+                && let Some(reason) = port.refuses(&governed.resource, gathered.on_behalf_of())
+            {
                 let (action, resource) = (Some(target.action), Some(governed.label.clone()));
                 let refused = Decision { action, resource, ..Decision::denied(reason) };
                 return Found::Known(Arc::new(refused));
@@ -326,16 +338,10 @@ impl Asking {
                 return Arc::new(Decision::denied(Reason::EvaluationError));
             };
             let (caller, peer, is_foreign) = (&self.caller, &self.peer, principal.is_foreign);
-            let about = Circumstances {
-                caller,
-                is_foreign,
-                peer,
-                moment,
-                action,
-                attempt,
-                template: target.template,
-            };
-            let lesson = Case { inner, principal, port, governed, about }.evaluate(in_play);
+            let template = target.template;
+            let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
+            let given = self.given.as_deref().unwrap_or_default();
+            let lesson = Case { inner, principal, port, governed, about, given }.evaluate(in_play);
             let decision = Arc::clone(lesson.decision());
             lessons.push(((target.resource, action), lesson));
             decision

@@ -227,7 +227,7 @@ impl Survey<'_> {
             attempt: self.attempt(place),
             template: place.template,
         };
-        let case = Case { inner, principal, port: place.port, governed, about };
+        let case = Case { inner, principal, port: place.port, governed, about, given: &[] };
         let Some(in_play) = case.in_play() else { return unevaluated() };
         let known = self.known(asker, place);
         let carried =

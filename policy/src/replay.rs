@@ -1,61 +1,29 @@
 //! What other policies would make of recorded calls.
 //!
 //! A recorded call is decided again by two engines, what is in force and a draft, with what was recorded of it. What was
-//! not recorded is not guessed: a call that depends on it cannot be decided.
+//! not recorded is not guessed: a call that depends on it cannot be decided. Where it was recorded how a condition came out, that is as
+//! good as what the condition reads, for whichever statement has the same one.
 
 mod compare;
+mod recorded;
 mod vouching;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::circumstances::{Gathered, Moment, Peer};
+use crate::circumstances::Peer;
 use crate::compile::Engine;
 use crate::decision::{Attempt, Caller, Decision, Reason};
 use crate::facts::Principal;
 use crate::memo::CallerMemo;
-use crate::path::CanonicalPath;
+use crate::outcomes::ConditionOutcome;
+use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::reads::{Fact, FactSet};
 use crate::vocabulary::Action;
 use compare::Side;
 
+pub use recorded::{RecordedCall, RecordedFlow};
 pub use vouching::{Issuers, Vouching};
-
-/// What is known of calls by one caller, on one port, with one action, of one route.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordedFlow {
-    /// Who called.
-    pub caller: Caller,
-    /// The called node's listener.
-    pub port: u16,
-    /// What was done.
-    pub action: Action,
-    /// The template of the route that they belonged to; empty where there was none.
-    pub route: Box<str>,
-    /// Some of them.
-    pub calls: Vec<RecordedCall>,
-    /// How many more there were.
-    pub others: u64,
-}
-
-/// Calls that are alike in all that policies can know of them, but for the time and the certificate's age.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordedCall {
-    /// The connection, as far as it was recorded.
-    pub peer: Peer,
-    /// When the latest of them was.
-    pub moment: Moment,
-    /// The method, as sent; empty for a stream.
-    pub method: Box<str>,
-    /// The path, and the query as far as that is known; empty for a stream.
-    pub target: Box<str>,
-    /// What else was recorded of the request's head.
-    pub gathered: Gathered,
-    /// The query was recorded, or there was none.
-    pub is_query_known: bool,
-    /// How many they are.
-    pub count: u64,
-}
 
 /// What becomes of recorded calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,8 +70,8 @@ impl Undecidable {
 pub struct Replay<'a> {
     engines: Pair<'a>,
     current: Option<(Caller, Known)>,
-    /// Where calls belong: many callers call the same.
-    places: HashMap<Asked, Option<Places>>,
+    /// Where calls belong, in each of their readings: many callers call the same. Empty where they belong nowhere in one of them.
+    places: HashMap<Asked, Arc<[Places]>>,
 }
 
 /// What was asked for: the port, the action, the method and the target.
@@ -132,7 +100,7 @@ struct Places {
 #[derive(Debug)]
 struct Known {
     principals: Option<(Principal, Principal)>,
-    memos: HashMap<Peer, (CallerMemo, CallerMemo)>,
+    memos: HashMap<(Peer, Option<Outcomes>), (CallerMemo, CallerMemo)>,
     cells: HashMap<(Places, Action), Cell>,
 }
 
@@ -146,6 +114,9 @@ enum Cell {
     /// Each is to be decided.
     Open,
 }
+
+/// How conditions came out.
+type Outcomes = Arc<[ConditionOutcome]>;
 
 /// What both engines decide; none: surely the same.
 type Said = Result<Option<(Decision, Decision)>, Undecidable>;
@@ -174,11 +145,16 @@ impl<'a> Replay<'a> {
         let mut of_others: Option<Said> = None;
         for call in &flow.calls {
             let places = self.places(flow, call);
-            let said = known.replay(engines, places, flow, call);
+            let said = known.replay(engines, &places, flow, call);
             if flow.others > 0 {
                 // What belongs nowhere is refused before policies are asked.
                 let is_nowhere = engines.is_one_world && flow.route.is_empty();
-                let is_same_route = places.map_or(is_nowhere, |places| engines.is_at(places, &flow.route));
+                let is_same_route = match &*places {
+                    [] => is_nowhere,
+                    // Of those with escaped slashes it is not known which routes they belong to besides.
+                    [places] => engines.is_at(*places, &flow.route) && !engines.keeps_slashes(flow.port),
+                    _ => false,
+                };
                 let own = said.clone().and_then(|pair| match pair {
                     _ if !is_same_route => Err(Undecidable::TooMany),
                     Some((now, draft)) if depends_on_call(now.reads.and(draft.reads)) => {
@@ -200,20 +176,49 @@ impl<'a> Replay<'a> {
         self.current = Some((flow.caller.clone(), known));
     }
 
-    fn places(&mut self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Places> {
+    fn places(&mut self, flow: &RecordedFlow, call: &RecordedCall) -> Arc<[Places]> {
         let engines = self.engines;
-        let find = || call.with(flow, |attempt| engines.places(flow.port, attempt)).flatten();
         let asked = (flow.port, flow.action, call.method.clone(), call.target.clone());
-        *self.places.entry(asked).or_insert_with(find)
+        let find = || engines.places(flow, call).unwrap_or_default();
+        Arc::clone(self.places.entry(asked).or_insert_with(find))
     }
 }
 
 impl<'a> Pair<'a> {
-    fn places(&self, port: u16, attempt: Attempt<'_>) -> Option<Places> {
-        let (_, now) = self.now.0.locate(port, attempt).ok()?;
-        let (_, draft) = self.draft.0.locate(port, attempt).ok()?;
-        let has_moved = now.template != draft.template;
-        Some(Places { now: now.resource, draft: draft.resource, has_moved })
+    fn places(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Arc<[Places]>> {
+        let place = |attempt: Attempt<'_>| {
+            let (_, now) = self.now.0.locate(flow.port, attempt).ok()?;
+            let (_, draft) = self.draft.0.locate(flow.port, attempt).ok()?;
+            let has_moved = now.template != draft.template;
+            Some(Places { now: now.resource, draft: draft.resource, has_moved })
+        };
+        let escaped = escaped(self.now, flow.port);
+        if escaped != self::escaped(self.draft, flow.port) && has_escapes(call) {
+            return None;
+        }
+        let found = call.with(flow, escaped, |attempt| {
+            let as_it_stands = place(attempt)?;
+            let Attempt::Request { method, path, upgrade, gathered } = attempt else {
+                return Some([as_it_stands].into());
+            };
+            let Some(path) = path.with_slashes() else { return Some([as_it_stands].into()) };
+            let as_slashes = place(Attempt::Request { method, path: &path, upgrade, gathered })?;
+            Some([as_it_stands, as_slashes].into())
+        });
+        found.flatten()
+    }
+
+    fn keeps_slashes(&self, port: u16) -> bool {
+        [self.now, self.draft].iter().any(|engine| engine.escaped_slashes(port) == EscapedSlashes::Keep)
+    }
+
+    /// How conditions came out, where it can be told that neither the route nor whoever vouches is another one.
+    fn outcomes(&self, places: &[Places], flow: &RecordedFlow) -> Option<Outcomes> {
+        let is_told = match places {
+            [places] => self.is_at(*places, &flow.route) && !self.are_vouched_for_otherwise(flow),
+            _ => false,
+        };
+        Some(Arc::clone(&flow.outcomes)).filter(|outcomes| is_told && !outcomes.is_empty())
     }
 
     /// Whether the resources are those of this route, and the port has the same routes in both.
@@ -222,39 +227,6 @@ impl<'a> Pair<'a> {
         let template = governed.label.split_once(' ').map_or("", |(_port, template)| template);
         let has_same_routes = self.is_one_world || self.now.scope().ports == self.draft.scope().ports;
         has_same_routes && !places.has_moved && template == route
-    }
-}
-
-impl RecordedCall {
-    /// Gives `ask` what was attempted; nothing where that cannot be read.
-    pub fn with<T>(&self, flow: &RecordedFlow, ask: impl FnOnce(Attempt<'_>) -> T) -> Option<T> {
-        if flow.action == Action::Connect {
-            return Some(ask(Attempt::Stream));
-        }
-        let path = CanonicalPath::parse(&self.method, &self.target).ok()?;
-        let (upgrade, gathered) = (flow.action == Action::Upgrade, &self.gathered);
-        Some(ask(Attempt::Request { method: &self.method, path: &path, upgrade, gathered }))
-    }
-
-    /// Decides one of them by a memory of its caller's.
-    ///
-    /// # Errors
-    /// It depends on what was not recorded.
-    pub fn decide(
-        &self,
-        memo: &mut CallerMemo,
-        port: u16,
-        attempt: Attempt<'_>,
-    ) -> Result<Decision, Undecidable> {
-        let decision = Arc::unwrap_or_clone(memo.decide(port, attempt, self.moment));
-        let lacks_query = decision.reads.contains(Fact::Query) && !self.is_query_known;
-        let lacks_tls = decision.reads.contains(Fact::Tls) && self.peer.tls().is_none();
-        // Of users nothing is recorded.
-        let lacks_facts = matches!(decision.reason, Reason::FactsMissing | Reason::UserMissing);
-        if lacks_query || lacks_tls || lacks_facts {
-            return Err(Undecidable::FactsNotRecorded);
-        }
-        Ok(decision)
     }
 }
 
@@ -267,7 +239,7 @@ impl Known {
     fn replay(
         &mut self,
         engines: Pair<'_>,
-        places: Option<Places>,
+        places: &[Places],
         flow: &RecordedFlow,
         call: &RecordedCall,
     ) -> Said {
@@ -277,20 +249,34 @@ impl Known {
             true => Err(Undecidable::FactsNotRecorded),
             false => Ok(Some((now, draft))),
         };
-        match places.map_or(Cell::Open, |places| self.cell(engines, places, flow)) {
+        match self.cell_of(engines, places, flow) {
             Cell::Alike if !are_vouched_for_otherwise => return Ok(None),
             Cell::Settled(pair) => return sure(*pair),
             Cell::Alike | Cell::Open => {}
         }
-        let memos =
-            || (engines.now.caller(&flow.caller, &call.peer), engines.draft.caller(&flow.caller, &call.peer));
-        let (now, draft) = self.memos.entry(call.peer.clone()).or_insert_with(memos);
-        let decided = call.with(flow, |attempt| {
-            let now = call.decide(now, flow.port, attempt)?;
-            let draft = call.decide(draft, flow.port, attempt)?;
-            sure((now, draft))
-        });
-        decided.unwrap_or(Err(Undecidable::Unreadable))
+        let given = engines.outcomes(places, flow);
+        let memo = |engine: &Engine| engine.caller_given(&flow.caller, &call.peer, given.clone());
+        let memos = self.memos.entry((call.peer.clone(), given.clone()));
+        let (now, draft) = memos.or_insert_with(|| (memo(engines.now), memo(engines.draft)));
+        let decide = |engine: &Engine, memo: &mut CallerMemo| {
+            call.with(flow, escaped(engine, flow.port), |attempt| call.decide(memo, flow.port, attempt))
+        };
+        let (now, draft) = (decide(engines.now, now), decide(engines.draft, draft));
+        if now.is_none() && draft.is_none() {
+            return Err(Undecidable::Unreadable);
+        }
+        // One of them refuses the path before policies are asked.
+        let refused = || Ok(Decision::denied(Reason::AmbiguousPath));
+        sure((now.unwrap_or_else(refused)?, draft.unwrap_or_else(refused)?))
+    }
+
+    /// What is known of calls that are for these, in all of their readings.
+    fn cell_of(&mut self, engines: Pair<'_>, places: &[Places], flow: &RecordedFlow) -> Cell {
+        if let [places] = places {
+            return self.cell(engines, *places, flow);
+        }
+        let is_alike = |places: &Places| matches!(self.cell(engines, *places, flow), Cell::Alike);
+        if !places.is_empty() && places.iter().all(is_alike) { Cell::Alike } else { Cell::Open }
     }
 
     fn cell(&mut self, engines: Pair<'_>, places: Places, flow: &RecordedFlow) -> Cell {
@@ -333,6 +319,17 @@ impl Engine {
         let (_, target) = self.0.locate(port, attempt).ok()?;
         self.0.resources.get(target.resource).map(|governed| Arc::clone(&governed.label))
     }
+}
+
+/// What becomes of paths with escaped slashes; where there is no such port, that is what is told of them.
+fn escaped(engine: &Engine, port: u16) -> EscapedSlashes {
+    engine.0.ports.get(&port).map_or(EscapedSlashes::Keep, |port| port.escaped_slashes)
+}
+
+/// Whether it has two readings, or might.
+fn has_escapes(call: &RecordedCall) -> bool {
+    let parsed = CanonicalPath::parse_with(&call.method, &call.target, EscapedSlashes::Keep);
+    parsed.is_ok_and(|path| path.with_slashes().is_some())
 }
 
 /// Whether the outcome may be another one for other calls of the same flow.

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use hauberk_identity::IdentityKind;
+use hauberk_identity::{IdentityKind, Name};
 
 use crate::decision::Caller;
 use crate::grant::{Access, Grant, GrantCaller, GrantTarget, MAX_NAME_LEN, Verb};
 use crate::pattern::{PathPattern, quote};
 use crate::route::UNDECLARED;
-use crate::scope::{NodeScope, Protocol};
+use crate::scope::{NodeScope, Place, PortScope, Protocol};
 use crate::vocabulary::Action;
 
 /// From how many paths on, that differ in numbers and the like alone, one pattern stands for them.
@@ -110,9 +110,12 @@ fn name_of(callers: &[GrantCaller], target: &GrantTarget) -> String {
 }
 
 fn target_of(scope: &NodeScope) -> Option<GrantTarget> {
-    let name = |name: &str| hauberk_identity::Name::parse(name).ok();
-    // Of what leaves the mesh nothing is suggested: it is not among what is recorded of a node's listeners.
-    match scope.node()?.kind() {
+    let name = |name: &str| Name::parse(name).ok();
+    let node = match &scope.place {
+        Place::Node(node) => node,
+        Place::External(external) => return Some(GrantTarget::External(external.clone())),
+    };
+    match node.kind() {
         IdentityKind::Node { name: node, .. } => name(node).map(GrantTarget::Node),
         IdentityKind::Gateway { name: gateway, .. } => name(gateway).map(GrantTarget::Gateway),
         _ => None,
@@ -131,6 +134,7 @@ fn bodies(
         let own = || seen.iter().filter(|seen| seen.port == port.number);
         let place = format!("{}:{}", target.word(), port.number);
         let writer = Writer { place: &place, caller, protocol: port.protocol };
+        let before = bodies.len();
         match port.protocol {
             Protocol::Tcp => {
                 bodies.extend(own().next().map(|_| Body {
@@ -145,6 +149,10 @@ fn bodies(
                 bodies.extend(writer.declared(&at, generalisations));
                 bodies.extend(writer.undeclared(&at, generalisations));
             }
+        }
+        if let GrantTarget::External(external) = target {
+            let written = bodies.iter_mut().skip(before);
+            written.for_each(|body| body.leave_by(external, port));
         }
     }
     bodies
@@ -286,6 +294,19 @@ impl Done<'_> {
 }
 
 impl Body {
+    /// The same of a port of an external service, which has no name in policies: the service has one.
+    fn leave_by(&mut self, external: &Name, port: &PortScope) {
+        self.resource = format!("resource in External::{}", quote(external.as_str()));
+        let number = port.number;
+        let condition = match port.protocol {
+            Protocol::Tcp => format!("resource is Port && resource.number == {number}"),
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                format!("resource is Route && resource.port == {number}")
+            }
+        };
+        self.conditions.insert(0, condition);
+    }
+
     fn permit(&self, caller: &GrantCaller) -> String {
         let Self { action, resource, conditions } = self;
         let mut text = format!("permit(\n  {},\n  {action},\n  {resource}\n)", caller.scope());

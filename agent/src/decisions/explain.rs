@@ -13,11 +13,13 @@ pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
         decision: Some(kept.to_proto()),
         policies: Vec::new(),
         suggestion: String::new(),
+        for_users: Vec::new(),
     };
     if let Some(explanation) = decide_again(kept) {
         detail.policies = explanation.policies.iter().map(encode_policy_note).collect();
         detail.suggestion =
             explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default();
+        detail.for_users = explanation.for_users.iter().map(ToString::to_string).collect();
     }
     detail
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hauberk_identity::{Serial, UnixMillis};
 use hauberk_policy::{
-    Action, Caller, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, OnBehalfOf, Origin, Peer,
-    Reason, Tls,
+    Action, Caller, Condition, Decision, Effect, Fact, FactSet, Gathered, HeaderLines, Moment, OnBehalfOf,
+    Origin, Outcomes, Peer, Reason, Tls,
 };
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::{encode_header_lines, encode_on_behalf_of};
@@ -236,6 +236,15 @@ impl<'a> Ruling<'a> {
             Self::Refused { .. } => "",
         };
         label.split_once(' ').map_or("", |(_port, template)| template)
+    }
+
+    /// How conditions of policies came out, as far as that is known.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (&'a Condition, bool)> + use<'a> {
+        let outcomes = match self {
+            Self::Policy(decision) => decision.conditions.as_deref(),
+            Self::Refused { .. } => None,
+        };
+        outcomes.into_iter().flat_map(Outcomes::iter)
     }
 
     /// The policies in mode audit that would have changed it.

@@ -9,8 +9,9 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::UnixMillis;
-use hauberk_policy::{Count, Counted, Fact, Tally};
+use hauberk_policy::{Condition, Count, Counted, Fact, Tally};
 use hauberk_proto::agent::v1 as pb;
 
 use super::facts::{Facts, Ruling, Verdict};
@@ -25,6 +26,8 @@ const MAX_EXEMPLARS: usize = 8;
 const MAX_PATH: usize = 256;
 /// How long a kind of which nothing is heard any longer is remembered.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// How many bytes stand for what conditions say.
+const DIGEST_LEN: usize = 16;
 /// How many kinds go into one message.
 const MAX_BATCH: usize = 64;
 
@@ -227,6 +230,7 @@ impl Flow {
             others: 0,
             first_seen_unix_ms: at,
             last_seen_unix_ms: at,
+            conditions: ruling.conditions().map(outcome).collect(),
             external: facts.external().to_owned(),
         };
         Self { summary, exemplars: HashMap::new(), is_told: false }
@@ -293,8 +297,20 @@ fn key_of(hasher: &RandomState, facts: &Facts<'_>) -> u64 {
     let asked = (facts.caller_id(), facts.external(), facts.port, facts.request.action(), ruling.route());
     let decided = (ruling.verdict(), ruling.reason(), ruling.policies());
     let audit = (ruling.audit_verdict(), ruling.audit_policies());
+    // Within one view a name stands for a text.
     let view = facts.view.map(|view| (view.epoch, view.revision));
-    hasher.hash_one((asked, decided, audit, view))
+    let mut state = hasher.build_hasher();
+    (asked, decided, audit, view).hash(&mut state);
+    for (condition, is_met) in ruling.conditions() {
+        (&condition.policy, is_met).hash(&mut state);
+    }
+    state.finish()
+}
+
+fn outcome((condition, met): (&Condition, bool)) -> pb::ConditionOutcome {
+    let digest = digest(&SHA256, condition.text.as_bytes());
+    let digest = digest.as_ref().iter().take(DIGEST_LEN).copied().collect();
+    pb::ConditionOutcome { policy: condition.policy.to_string(), digest, met }
 }
 
 fn exemplar_key(hasher: &RandomState, facts: &Facts<'_>) -> u64 {

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arguments::{AuthorityCommand, AuthorityKind, Global, Waiting};
 use crate::clock;
+use crate::commands::rows::or_dash;
 use crate::commands::{get, wait};
 use crate::documents::{Defaults, tree_of};
 use crate::error::CommandError;
@@ -96,9 +97,10 @@ fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<Str
         authority.state.clone(),
         times::age(authority.changed_at.as_ref(), now),
         times::until(authority.not_after.as_ref(), now),
-        authority.holders.to_string(),
+        // Whom it signs for another control plane's agents is known there.
+        if authority.state == "delegated" { "-".to_owned() } else { authority.holders.to_string() },
         authority.key.clone(),
-        authority.fingerprint.clone(),
+        or_dash(authority.fingerprint.clone()),
     ]
 }
 
@@ -174,5 +176,24 @@ fn number(kind: AuthorityKind) -> i32 {
         AuthorityKind::Root => api::AuthorityKind::Root.into(),
         AuthorityKind::Issuing => api::AuthorityKind::Issuing.into(),
         AuthorityKind::ViewKey => api::AuthorityKind::ViewKey.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_apply_is_a_dash() {
+        let cells = |authority: &api::Authority| {
+            let row = row(authority, hauberk_identity::UnixMillis(0));
+            (row[5].clone(), row[7].clone())
+        };
+        let text = |text: &str| text.to_owned();
+        let delegated =
+            api::Authority { state: text("delegated"), fingerprint: text("ab"), ..api::Authority::default() };
+        assert_eq!(cells(&delegated), (text("-"), text("ab")));
+        let key = api::Authority { state: text("active"), holders: 2, ..api::Authority::default() };
+        assert_eq!(cells(&key), (text("2"), text("-")), "a control plane of a former release tells none");
     }
 }

@@ -223,6 +223,7 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
     let nodes = session.list(Kind::VirtualNode, &mesh).await?;
     audits(report, meshes.iter().chain(&nodes));
     relaxations(report, &nodes);
+    nobodys_users(report, &nodes, &session.list(Kind::JwtIssuer, &mesh).await?);
     let request = api::ListInstancesRequest { mesh, node: String::new() };
     let instances = session.identities().list_instances(request).await?.into_inner().instances;
     let connected = instances.iter().filter(|instance| instance.connected).count();
@@ -307,6 +308,27 @@ fn relaxations(report: &mut Report, nodes: &[Resource]) {
                     "remove `pathWithEscapedSlashesAction: KEEP_UNCHANGED` unless the app needs it; both readings must be permitted",
                 );
             }
+        }
+    }
+}
+
+/// Listeners that take the tokens of users where nobody says who these are.
+fn nobodys_users(report: &mut Report, nodes: &[Resource], issuers: &[Resource]) {
+    for node in nodes {
+        let Some(Spec::VirtualNode(spec)) = &node.spec else { continue };
+        if issuers.iter().any(|issuer| issuer.mesh == node.mesh) {
+            continue;
+        }
+        for listener in spec.listeners.iter().filter(|listener| listener.users.is_some()) {
+            let listener = crate::commands::rows::listener(listener);
+            report.warning(
+                "mesh",
+                format!(
+                    "listener {listener} of {} takes users' tokens, and mesh {} has no JwtIssuer: every token is refused",
+                    node.name, node.mesh
+                ),
+                "apply a JwtIssuer that says whose tokens are taken, or take `users` off the listener",
+            );
         }
     }
 }

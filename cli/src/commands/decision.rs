@@ -193,6 +193,15 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
         let suggestion = printable(&detail.suggestion);
         out.push_str(&format!("\nTo let exactly this through:\n  {}\n", suggestion.bold()));
     }
+    if !detail.for_users.is_empty() {
+        let names: Vec<_> = detail.for_users.iter().map(|name| printable(name)).collect();
+        let verb = if names.len() == 1 { "permits" } else { "permit" };
+        out.push_str(&format!(
+            "\nWhat lacks is a user: {} {verb} calls here for some users alone. Give the user what is asked for, or change\n\
+             the condition; `hauberk allow` would let it through for every user, and for none.\n",
+            names.join(", ").bold()
+        ));
+    }
     out
 }
 
@@ -223,4 +232,24 @@ fn policy_line(policy: &PolicyTrace) -> String {
         line.push_str(&format!("      {}\n", printable(&policy.difference)));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_users_decide_that_is_what_is_told_and_no_command() {
+        let detail = DecisionDetail { for_users: vec!["support".to_owned()], ..DecisionDetail::default() };
+        let told = anstream::adapter::strip_str(&trace(&detail)).to_string();
+        assert!(
+            told.contains("What lacks is a user: support permits calls here for some users alone."),
+            "{told}"
+        );
+        assert!(!told.contains("exactly this"), "{told}");
+        let detail =
+            DecisionDetail { suggestion: "hauberk allow web orders".to_owned(), ..DecisionDetail::default() };
+        let told = anstream::adapter::strip_str(&trace(&detail)).to_string();
+        assert!(told.contains("hauberk allow web orders") && !told.contains("a user"), "{told}");
+    }
 }

@@ -305,6 +305,6 @@ pub(crate) fn left(until: UnixMillis, now: UnixMillis) -> String {
     if until < now { format!("expired {} ago", short(now.since(until))) } else { short(until.since(now)) }
 }
 
-fn or_dash(text: String) -> String {
+pub(crate) fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }

@@ -53,7 +53,10 @@ fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
         lines.push(format!(
             "  not covered: {} → {}:{} {} {}: {}, {}",
             decision::short_name(&uncovered.caller),
-            decision::short_name(&uncovered.node),
+            match uncovered.external.as_str() {
+                "" => decision::short_name(&uncovered.node),
+                external => format!("external/{}", output::printable(external)),
+            },
             uncovered.port,
             output::printable(&uncovered.action),
             output::printable(&uncovered.route),
@@ -128,6 +131,7 @@ mod tests {
                     route: "*undeclared".to_owned(),
                     count: 1,
                     reason: reason.to_owned(),
+                    external: String::new(),
                 })
                 .to_vec(),
             used: vec![

@@ -16,14 +16,11 @@ use hauberk_tls::{Acceptor, IssuingAuthority, KeyPair, LiveIdentity, RootAuthori
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::error::DemoError;
+use super::listen;
 use crate::clock;
 
 /// Where it says who it is, and by what it is known.
@@ -74,26 +71,15 @@ pub(super) async fn run(arguments: IssuerArguments) -> Result<ExitCode, DemoErro
     write(&folder.join(ROOTS_FILE), &roots)?;
     write(&folder.join(ADDRESS_FILE), &json!({ "issuer": issuer.url }).to_string())?;
     eprintln!("the issuer of the shop's users is {}", issuer.url);
-    let mut connections = JoinSet::new();
-    let mut stop = std::pin::pin!(super::processes::told_to_stop()?);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
-            () = &mut stop => return Ok(ExitCode::SUCCESS),
-        };
-        while connections.try_join_next().is_some() {}
-        let (issuer, acceptor) = (Arc::clone(&issuer), acceptor.clone());
-        connections.spawn(async move {
-            let Ok(connection) = acceptor.accept(stream).await else { return };
-            let (stream, _) = connection.into_parts();
-            let answer = service_fn(move |request| {
-                let issuer = Arc::clone(&issuer);
-                async move { issuer.answer(request).await }
-            });
-            // A client that goes away is no news.
-            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
-        });
-    }
+    let open = move |stream: TcpStream| {
+        let acceptor = acceptor.clone();
+        async move { acceptor.accept(stream).await.ok().map(|connection| connection.into_parts().0) }
+    };
+    let answer = move |request| {
+        let issuer = Arc::clone(&issuer);
+        async move { issuer.answer(request).await }
+    };
+    listen::serve(listener, open, answer).await
 }
 
 /// What goes wrong with keys and certificates.

@@ -6,6 +6,7 @@ mod caller;
 mod error;
 mod guard;
 mod issuer;
+mod listen;
 mod load;
 mod prepare;
 mod probe;

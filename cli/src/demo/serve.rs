@@ -9,16 +9,13 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
 
 use super::caller::{Caller, Target, outbound};
 use super::error::DemoError;
+use super::listen;
 
 /// What an agent gives its app of whom a request is for.
 const IDENTITY: HeaderName = HeaderName::from_static("hauberk-identity");
@@ -75,24 +72,11 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<ExitCode, DemoError
     let listener =
         TcpListener::bind(listen).await.map_err(DemoError::io(format!("cannot listen on {listen}")))?;
     eprintln!("{} listens on {}", service.name, listener.local_addr()?);
-    let mut connections = JoinSet::new();
-    let mut stop = std::pin::pin!(super::processes::told_to_stop()?);
-    loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
-            () = &mut stop => return Ok(ExitCode::SUCCESS),
-        };
-        while connections.try_join_next().is_some() {}
+    let answer = move |request| {
         let service = Arc::clone(&service);
-        connections.spawn(async move {
-            let answer = service_fn(move |request| {
-                let service = Arc::clone(&service);
-                async move { service.answer(request).await }
-            });
-            // A client that goes away is no news.
-            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await);
-        });
-    }
+        async move { service.answer(request).await }
+    };
+    listen::serve(listener, |stream| std::future::ready(Some(stream)), answer).await
 }
 
 impl Callee {

@@ -41,6 +41,8 @@ pub struct ViewKeyView {
     pub changed_at: UnixMillis,
     /// When the next one follows, or when it is believed no longer.
     pub until: UnixMillis,
+    /// Live instances that have said that they believe it.
+    pub holders: usize,
 }
 
 /// One key as it stands in the registry.
@@ -129,7 +131,7 @@ pub(super) fn due(book: &Book, now: UnixMillis) -> impl Iterator<Item = Step> {
         .map(|key| if key.signs { Step::RotateViewKey } else { Step::RevokeViewKey(key.key_id) })
 }
 
-/// All keys, the oldest first.
+/// All keys, the oldest first. Of who believes them the registry knows nothing.
 pub(super) fn show(book: &Book) -> Vec<ViewKeyView> {
     let next = book.view_keys.iter().skip(1).map(Some).chain([None]);
     let shown = book.view_keys.iter().zip(next).map(|(entry, next)| {
@@ -141,6 +143,7 @@ pub(super) fn show(book: &Book) -> Vec<ViewKeyView> {
             created_at,
             changed_at,
             until: changed_at.plus(if next.is_none() { SIGNS_FOR } else { OUTLIVED_AFTER }),
+            holders: 0,
         }
     });
     shown.collect()

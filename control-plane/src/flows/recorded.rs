@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_policy::MAX_CONDITIONS;
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use prost::Message;
@@ -264,6 +265,7 @@ fn order(flow: &agent::FlowSummary) -> (&str, u32, &str, &str) {
 /// Whether it is a record that agents of ours make.
 fn is_sound(flow: &agent::FlowSummary) -> bool {
     flow.exemplars.len() <= MAX_EXEMPLARS
+        && flow.conditions.len() <= MAX_CONDITIONS
         && flow.encoded_len() <= MAX_FLOW_BYTES
         && flow.verdict() != agent::Verdict::Unspecified
         && decode_flow(flow).is_some()
@@ -294,6 +296,7 @@ fn id_of(flow: &agent::FlowSummary) -> FlowId {
         policies: flow.policies.clone(),
         audit_verdict: flow.audit_verdict,
         audit_policies: flow.audit_policies.clone(),
+        conditions: flow.conditions.clone(),
         external: flow.external.clone(),
         ..agent::FlowSummary::default()
     };

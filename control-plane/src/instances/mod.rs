@@ -149,6 +149,8 @@ struct Instance {
     registration_refused: Option<String>,
     /// The version of trust that it has in force.
     trust_version: u64,
+    /// The ids of the keys that it believes, as far as it has said so since this control plane started.
+    view_keys: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -347,6 +349,7 @@ impl State {
             dismissal: Dismissal::default(),
             registration_refused: None,
             trust_version: 0,
+            view_keys: Vec::new(),
         });
         if node_uid.is_some() {
             instance.node_uid.clone_from(node_uid);

@@ -80,6 +80,15 @@ impl Instances {
             })
             .collect()
     }
+
+    /// How many live instances have said since this control plane started that they believe a key that signs views.
+    pub fn believing(&self, key_id: &str, now: UnixMillis) -> usize {
+        let state = self.lock();
+        let believe = state.by_id.values().filter(|instance| {
+            state.is_live(instance, now) && instance.view_keys.iter().any(|own| own == key_id)
+        });
+        believe.count()
+    }
 }
 
 impl Instances {
@@ -140,6 +149,11 @@ impl Instances {
 }
 
 impl Connected {
+    /// The agent believes these keys that sign views, and no others.
+    pub fn believes(&self, key_ids: &[String]) {
+        self.change(|instance| instance.view_keys = key_ids.to_vec());
+    }
+
     /// The agent has kept this version of trust and put it in force. A stream that goes back behind what it has said is not
     /// believed: an agent never does, and each change costs a write.
     pub fn trusts(&self, version: u64) {

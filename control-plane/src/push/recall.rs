@@ -43,6 +43,7 @@ pub(super) async fn recall(
         Ok(Some(explanation)) => agent::DecisionDetail {
             policies: explanation.policies.iter().map(encode_policy_note).collect(),
             suggestion: explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
+            for_users: explanation.for_users.iter().map(ToString::to_string).collect(),
             ..known
         },
         Ok(None) | Err(_) => known,

@@ -224,6 +224,7 @@ impl<'a> Session<'a> {
             for_workload_api,
         };
         session.check_trust()?;
+        session.presence.connected.believes(&session.view_keys);
         if *session.observed.borrow() || session.reports_flows {
             session.tell_observed();
         }

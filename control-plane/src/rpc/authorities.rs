@@ -287,6 +287,9 @@ fn parse_kind(number: i32) -> Result<Kind, Status> {
 
 fn view_key(key: ViewKeyView) -> Authority {
     Authority {
+        // It is what tells one key from another.
+        fingerprint: key.key_id.clone(),
+        holders: u32::try_from(key.holders).unwrap_or(u32::MAX),
         serial: key.key_id,
         kind: AuthorityKind::ViewKey.into(),
         state: if key.signs { State::Active } else { State::Retiring }.as_str().to_owned(),

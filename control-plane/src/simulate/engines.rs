@@ -50,6 +50,12 @@ pub(super) fn whoever_it_is_for(
     Engine::compile(scope, &policies, None)
 }
 
+/// What is enforced on calls of an external service, if there is one.
+pub(super) fn calls_of(views: &MeshViews<'_>, external: &Name) -> Result<Option<Engine>, CompileError> {
+    let compile = |Enforced { scope, policies, .. }| Engine::compile(scope, &policies, None);
+    of_external(views, external).map(compile).transpose()
+}
+
 /// What a node enforces.
 pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &Name) -> Enforced {
     let NodeView { scope, policies, issuers, federated, .. } = views.node(name, node);

@@ -1,5 +1,6 @@
 //! What a draft would make of the calls that agents have counted.
 
+mod conditions;
 mod engines;
 mod flips;
 mod suggest;
@@ -18,6 +19,7 @@ use crate::flows::{NodeRecord, decisions};
 use crate::instances::mesh_and_node;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
+use conditions::Conditions;
 use engines::{Enforced, Sides};
 use flips::Flips;
 pub use flips::{Flip, Verdict};
@@ -134,9 +136,11 @@ pub fn simulate(
                     continue;
                 };
                 let mut replay = Replay::new(&now, &draft, &vouching);
+                let conditions = Conditions::of([&now, &draft]);
                 for flow in flows {
                     // It was looked at as it came.
-                    let Some(recorded) = decode_flow(flow) else { continue };
+                    let Some(mut recorded) = decode_flow(flow) else { continue };
+                    recorded.outcomes = conditions.outcomes(flow);
                     replay.flow(&recorded, |replayed, count, call| {
                         flips.add(flow, replayed, count, call);
                     });

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::{
-    Caller, CallerMemo, Decision, Engine, Fact, Mode, Peer, PolicyDocument, PolicyIndex, Reason,
-    RecordedCall, RecordedFlow, Seen, UNDECLARED, Undecidable, suggest as write,
+    Attempt, Caller, CallerMemo, CompileError, Decision, EgressIndex, Engine, Fact, Mode, NodeScope, Peer,
+    Place, PolicyDocument, PolicyIndex, Reason, RecordedCall, RecordedFlow, Seen, UNDECLARED, Undecidable,
+    suggest as write,
 };
 use hauberk_proto::admin::v1::{PermitUse, Uncovered};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use hauberk_proto::mesh::v1::{PolicySpec, Resource, resource::Spec};
 
-use super::engines::whoever_it_is_for;
+use super::engines::{calls_of, whoever_it_is_for};
 use super::{SimulateError, check_readable};
 use crate::compile::view::MeshViews;
 use crate::flows::NodeRecord;
@@ -41,8 +42,8 @@ pub struct Suggestion {
     pub unrecorded: u64,
 }
 
-/// What was recorded of one node.
-struct OfNode<'a> {
+/// What was recorded of one node, or of its calls of one external service.
+struct AtPlace<'a> {
     now: Engine,
     flows: Vec<(&'a Arc<agent::FlowSummary>, RecordedFlow)>,
 }
@@ -70,45 +71,71 @@ pub fn suggest(
         let Some((_, name)) = mesh_and_node(&record.node) else { continue };
         let Some(node) = resources.node(name.as_str()) else { continue };
         let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
-        for policy in views.node(&name, node).policies.policies {
+        let view = views.node(&name, node);
+        let egress = *view.egress;
+        for policy in view.policies.policies.into_iter().chain(egress.policies.policies) {
             if policy.mode == Mode::Enforce && policy.permits() {
                 used.entry(policy.name).or_default();
             }
         }
-        // Of what leaves the mesh nothing is written: it is called by what an admin named.
-        let flows = record.flows.iter().filter(|flow| flow.external.is_empty());
-        let flows = flows.filter(|flow| flow.verdict() != agent::Verdict::Deny);
-        let flows = flows.filter_map(|flow| Some((flow, decode_flow(flow)?)));
-        let now = whoever_it_is_for(&views, node, &name).map_err(failed)?;
-        let of_node = OfNode { now, flows: flows.collect() };
         let since = record.flows.iter().map(|flow| flow.first_seen_unix_ms).min();
         suggestion.since = suggestion.since.into_iter().chain(since).min();
         suggestion.unrecorded = suggestion.unrecorded.saturating_add(record.unrecorded);
-        let seen = of_node.seen(&mut used, &mut generalisations);
-        let suggested = write(of_node.now.scope(), &seen);
-        let mut documents = Vec::new();
-        for policy in suggested.policies {
-            let parsed = Name::parse(&policy.name).ok().and_then(|name| {
-                let (mesh, cedar) = (mesh.clone(), &policy.cedar);
-                PolicyDocument::parse(mesh, trust_domain, name, Mode::Enforce, cedar).ok()
-            });
-            // What cannot be written is not covered, and shows in the figures.
-            let Some(document) = parsed else { continue };
-            documents.push(document);
-            suggestion.policies.push(resource(mesh, policy.name, policy.cedar));
+        let mut places: BTreeMap<&str, Vec<_>> = BTreeMap::from([("", Vec::new())]);
+        let flows = record.flows.iter().filter(|flow| flow.verdict() != agent::Verdict::Deny);
+        for (flow, recorded) in flows.filter_map(|flow| Some((flow, decode_flow(flow)?))) {
+            places.entry(flow.external.as_str()).or_default().push((flow, recorded));
         }
-        generalisations.extend(suggested.generalisations);
-        let scope = of_node.now.scope().clone();
-        let slice = PolicyIndex::new(mesh, &documents).slice(&scope, &[]);
-        let by_suggestion = Engine::compile(scope, &slice, None).map_err(failed)?;
-        of_node.measure(&by_suggestion, &mut suggestion, &mut generalisations);
+        for (external, flows) in places {
+            let now = match Name::parse(external) {
+                // A flow that stays in the mesh names none.
+                Err(_) => whoever_it_is_for(&views, node, &name).map_err(failed)?,
+                Ok(external) => match calls_of(&views, &external).map_err(failed)? {
+                    Some(now) => now,
+                    // Nothing is called any longer.
+                    None => continue,
+                },
+            };
+            let at = AtPlace { now, flows };
+            let seen = at.seen(&mut used, &mut generalisations);
+            let known = egress.externals.iter().find(|known| known.name.as_str() == external);
+            // Which one was called is not recorded.
+            if let Some(known) = known.filter(|known| known.hosts.len() > 1 && !seen.is_empty()) {
+                generalisations
+                    .insert(format!("external/{external}: each of its {} hosts", known.hosts.len()));
+            }
+            let suggested = write(at.now.scope(), &seen);
+            let mut documents = Vec::new();
+            for policy in suggested.policies {
+                let parsed = Name::parse(&policy.name).ok().and_then(|name| {
+                    let (mesh, cedar) = (mesh.clone(), &policy.cedar);
+                    PolicyDocument::parse(mesh, trust_domain, name, Mode::Enforce, cedar).ok()
+                });
+                // What cannot be written is not covered, and shows in the figures.
+                let Some(document) = parsed else { continue };
+                documents.push(document);
+                suggestion.policies.push(resource(mesh, policy.name, policy.cedar));
+            }
+            generalisations.extend(suggested.generalisations);
+            let by_suggestion = enforcing(at.now.scope(), &documents).map_err(failed)?;
+            at.measure(&by_suggestion, &mut suggestion, &mut generalisations);
+        }
     }
     suggestion.generalisations = generalisations.into_iter().collect();
     suggestion.used = used.into_iter().map(|(policy, count)| PermitUse { policy, count }).collect();
     Ok(suggestion)
 }
 
-impl OfNode<'_> {
+/// The engine that enforces these, and nothing else, at a place.
+fn enforcing(scope: &NodeScope, documents: &[PolicyDocument]) -> Result<Engine, CompileError> {
+    let slice = match &scope.place {
+        Place::Node(_) => PolicyIndex::new(&scope.mesh, documents).slice(scope, &[]),
+        Place::External(_) => EgressIndex::new(std::slice::from_ref(scope), documents).of_all(&[]),
+    };
+    Engine::compile(scope.clone(), &slice, None)
+}
+
+impl AtPlace<'_> {
     /// What is to be permitted: what was let through, and would be today.
     fn seen(
         &self,
@@ -143,6 +170,11 @@ impl OfNode<'_> {
 
     fn seen_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<Seen> {
         let template = self.template_of(flow, call)?;
+        // No permit lets through both readings of a path and nothing else.
+        let has_readings = |attempt: Attempt<'_>| matches!(attempt, Attempt::Request { path, .. } if path.with_slashes().is_some());
+        if call.with(flow, self.now.escaped_slashes(flow.port), has_readings)? {
+            return None;
+        }
         Some(Seen {
             port: flow.port,
             action: flow.action,
@@ -154,7 +186,9 @@ impl OfNode<'_> {
 
     /// The template of the route that a call would be for today; empty for a stream.
     fn template_of(&self, flow: &RecordedFlow, call: &RecordedCall) -> Option<String> {
-        let resource = call.with(flow, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
+        let escaped = self.now.escaped_slashes(flow.port);
+        let resource =
+            call.with(flow, escaped, |attempt| self.now.resource_of(flow.port, attempt)).flatten()?;
         Some(resource.split_once(' ').map_or("", |(_port, template)| template).to_owned())
     }
 
@@ -204,7 +238,7 @@ impl OfNode<'_> {
                 add(missing.entry(why_others.as_str()).or_default(), flow.others);
             }
             for (reason, count) in missing.into_iter().filter(|(_, count)| *count > 0) {
-                let agent::FlowSummary { caller, node, port, action, route, .. } = &***summary;
+                let agent::FlowSummary { caller, node, external, port, action, route, .. } = &***summary;
                 suggestion.uncovered.push(Uncovered {
                     caller: caller.clone(),
                     node: node.clone(),
@@ -213,6 +247,7 @@ impl OfNode<'_> {
                     route: route.clone(),
                     count,
                     reason: reason.to_owned(),
+                    external: external.clone(),
                 });
             }
         }
@@ -228,7 +263,8 @@ impl Memos {
     ) -> Result<Decision, Undecidable> {
         let key = (flow.caller.clone(), call.peer.clone());
         let memo = self.0.entry(key).or_insert_with(|| engine.caller(&flow.caller, &call.peer));
-        call.with(flow, |attempt| call.decide(memo, flow.port, attempt))
+        let escaped = engine.escaped_slashes(flow.port);
+        call.with(flow, escaped, |attempt| call.decide(memo, flow.port, attempt))
             .unwrap_or(Err(Undecidable::Unreadable))
     }
 }
@@ -240,7 +276,8 @@ fn add(sum: &mut u64, count: u64) {
 
 /// What is asked for now, and would be no longer.
 fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<String> {
-    const ASKED: [(Fact, &str); 10] = [
+    // Users are not among them: of a request whose policies read them nothing is decided here, and a stream has none.
+    const ASKED: [(Fact, &str); 7] = [
         (Fact::Time, "time"),
         (Fact::CertificateAge, "certificate's age"),
         (Fact::Address, "caller's address"),
@@ -248,9 +285,6 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
         (Fact::Host, "host"),
         (Fact::Query, "query"),
         (Fact::Headers, "header fields"),
-        (Fact::User, "user"),
-        (Fact::Claims, "user's claims"),
-        (Fact::Actors, "services that passed the user on"),
     ];
     let asked = ASKED.into_iter().filter(|(fact, _)| decision.reads.contains(*fact));
     let asked: Vec<_> = asked.map(|(_, name)| name).collect();
@@ -266,9 +300,11 @@ fn place(now: &Engine, flow: &RecordedFlow) -> String {
         Caller::Peer(id) => mesh_and_node(id).map_or(id.to_string(), |(_, name)| name.to_string()),
         Caller::Anonymous => "@anonymous".to_owned(),
     };
-    let node =
-        now.scope().node().and_then(mesh_and_node).map(|(_, name)| name.to_string()).unwrap_or_default();
-    format!("{caller} {} {node}:{} {}", flow.action.as_str(), flow.port, flow.route)
+    let place = match &now.scope().place {
+        Place::Node(node) => mesh_and_node(node).map(|(_, name)| name.to_string()).unwrap_or_default(),
+        Place::External(external) => format!("external/{external}"),
+    };
+    format!("{caller} {} {place}:{} {}", flow.action.as_str(), flow.port, flow.route)
 }
 
 fn path_of(call: &RecordedCall) -> &str {

@@ -145,6 +145,51 @@ fn a_draft_that_changes_who_users_are_or_how_they_are_taken_is_not_without_effec
 }
 
 #[test]
+fn how_conditions_on_users_came_out_decides_drafts_that_keep_them() {
+    let by_group = |action: &str, group: &str| {
+        policy(
+            "allow-web-to-orders",
+            &format!(
+                "permit(principal == Node::\"web\", {action}, resource in Service::\"orders\") when {{ context has user && \
+                 context.user in UserGroup::\"login/{group}\" }};"
+            ),
+        )
+    };
+    let (gets, all) = ("action == Action::\"GET\"", "action in Action::\"http\"");
+    let login = issuer("login", |_| {});
+    let before =
+        try_admit(&catalog_of(&shop()), &[login, by_group(gets, "support")], EVERYTHING).unwrap().after;
+    // As an agent of the node would tell of it.
+    let shop_mesh = Name::parse("shop").unwrap();
+    let resources = before.mesh("shop").unwrap();
+    let domain = trust_domain();
+    let views = MeshViews::new(&domain, &shop_mesh, resources);
+    let name = Name::parse("orders").unwrap();
+    let own = engines::of_node(&views, resources.node("orders").unwrap(), &name);
+    let now = engines::sides(own.clone(), own.gone()).unwrap().unwrap().now;
+    let text = now.conditions().next().unwrap().to_string();
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref()[..16].to_vec();
+    let of = |met, verdict| {
+        let mut flow = (*seen("web", "GET", verdict, &[("/orders/1", 5)])).clone();
+        let policy = "allow-web-to-orders".to_owned();
+        flow.conditions = vec![agent::ConditionOutcome { policy, digest: digest.clone(), met }];
+        Arc::new(flow)
+    };
+    let known = records(vec![of(true, ALLOW), of(false, DENY)]);
+    let found = simulated(&before, &[by_group(all, "support")], &known);
+    assert_eq!((found.flips, found.looked_at.flows), (Vec::new(), 1));
+    let forbid = policy("stop", "forbid(principal, action == Action::\"GET\", resource);");
+    let found = simulated(&before, &[forbid], &known);
+    assert_eq!((found.denied.decisions, found.undecidable.decisions, found.flips.len()), (5, 0, 1));
+    let found = simulated(&before, &[by_group(gets, "sales")], &known);
+    assert_eq!(found.undecidable.decisions, 10, "another condition");
+    let silent = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = simulated(&before, &[by_group(all, "support")], &silent);
+    assert_eq!(found.undecidable.decisions, 5, "agents of a former release tell nothing");
+}
+
+#[test]
 fn what_was_asked_of_a_node_that_a_draft_leaves_out_would_be_denied() {
     let before = catalog_of(&shop());
     let mut after = before.clone();
@@ -333,4 +378,40 @@ fn numbers_that_an_agent_makes_up_harm_nobody() {
     assert_eq!((found.denied.decisions, found.looked_at.decisions), (u64::MAX, u64::MAX));
     let found = suggested(&catalog, &records);
     assert_eq!((found.seen, found.policies.len()), (u64::MAX, 1));
+}
+
+#[test]
+fn what_leaves_the_mesh_is_suggested_where_it_still_exists() {
+    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
+    let external = |name: &str, host: &str| {
+        let ports = vec![ExternalPort { port: Some(443), protocol: "tls".to_owned() }];
+        let spec =
+            ExternalServiceSpec { hosts: vec![host.to_owned()], ports, ..ExternalServiceSpec::default() };
+        crate::resources::testing::resource("shop", name, Spec::ExternalService(spec))
+    };
+    let all = policy("out", "permit(principal is Node, action, resource in Mesh::\"shop\");");
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        node("orders", [listener(8080, "http")]),
+        external("stripe", "api.example"),
+        all,
+    ]);
+    let to = |external: &str, count: u64| {
+        let mut flow = (*seen("orders", "connect", ALLOW, &[("", count)])).clone();
+        (flow.external, flow.port, flow.route) = (external.to_owned(), 443, String::new());
+        flow.exemplars
+            .iter_mut()
+            .for_each(|call| call.facts.iter_mut().for_each(|facts| facts.method.clear()));
+        Arc::new(flow)
+    };
+    let found = suggested(&catalog, &records(vec![to("stripe", 3), to("gone", 9)]));
+    let [written] = &found.policies[..] else { panic!("{found:?}") };
+    let Some(Spec::Policy(spec)) = &written.spec else { panic!("{written:?}") };
+    let wanted = "permit(\n  principal == Node::\"orders\",\n  action == Action::\"connect\",\n  resource in External::\"stripe\"\n)\n\
+                  when { resource is Port && resource.number == 443 };\n";
+    assert_eq!(spec.cedar, wanted);
+    assert_eq!((found.seen, found.covered, &found.uncovered[..]), (3, 3, &[][..]));
+    let used: Vec<_> = found.used.iter().map(|used| (used.policy.as_str(), used.count)).collect();
+    assert_eq!(used, [("out", 3)]);
+    assert!(try_admit(&catalog, &found.policies, EVERYTHING).is_ok());
 }

@@ -2,6 +2,7 @@
 //! of each of which four methods were seen, with three paths each.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
@@ -116,6 +117,7 @@ fn flows() -> Vec<RecordedFlow> {
                     route: format!("/r{route}/{{id}}").into(),
                     calls: (1..=3).map(call).collect(),
                     others: 0,
+                    outcomes: Arc::default(),
                 });
             }
         }

@@ -242,6 +242,9 @@ fn the_key_that_signs_views_is_replaced_under_load_and_agents_start_from_what_th
     let former = trading.serial("view_key", "active");
     trading.authority(&["rotate", "view-key", "--wait=60s"]);
     assert_eq!(trading.serial("view_key", "retiring"), former);
+    let keys: Vec<_> = listed(&trading.mesh).into_iter().filter(|one| one["kind"] == "view_key").collect();
+    assert!(keys.len() == 2 && keys.iter().all(|key| key["fingerprint"] == key["serial"]), "{keys:?}");
+    assert!(keys.iter().all(|key| key["holders"] == 2), "both agents know both: {keys:?}");
     eventually("views by the new key are on the disks", PATIENCE, || {
         let now = trading.agents().map(kept);
         now.iter().zip(&views).all(|(now, before)| now != before).then_some(())

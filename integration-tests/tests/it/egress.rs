@@ -418,3 +418,34 @@ fn a_draft_is_held_against_what_has_left() {
         "{told}"
     );
 }
+
+#[test]
+fn what_has_left_is_what_is_suggested_to_be_let_out() {
+    let mesh = shop::open();
+    let app = App::start("outside");
+    let port = app.address().port();
+    set_external(&mesh, "outside", "localhost, other.example", port, "http", "127.0.0.0/8");
+    shop::set_policy(&mesh, "all", "permit(principal is Node, action, resource in External::\"outside\");");
+    let web = shop::caller(&mesh, "web");
+    let host = format!("localhost:{port}");
+    let _ = get_until(&web, &host, "/public/a", 200);
+    assert_eq!(ask(&web, "POST /public/b", &host).status, 200);
+    let told = eventually("all of it is covered", PATIENCE, || {
+        let told = mesh.hauberk(&["suggest"]).ok();
+        (told.stdout.contains("POST") && told.stderr.contains("100.0 %")).then_some(told)
+    });
+    assert!(told.stderr.contains("external/outside: each of its 2 hosts"), "{told:?}");
+    assert!(told.stderr.contains("  all let "), "{told:?}");
+    shop::remove_policy(&mesh, "all");
+    assert_eq!(ask(&web, "GET /public/a", &host).status, 403);
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &told.stdout).ok();
+    for (line, status) in [
+        ("GET /public/a", 200),
+        ("POST /public/b", 200),
+        ("POST /public/a", 403),
+        ("GET /public/b", 403),
+        ("GET /", 403),
+    ] {
+        assert_eq!(ask(&web, line, &host).status, status, "{line}");
+    }
+}

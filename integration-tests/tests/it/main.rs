@@ -64,6 +64,7 @@ mod python;
 mod record;
 mod refused_policies;
 mod renewal;
+mod replayed;
 mod replicas;
 mod resources;
 mod restored;

@@ -88,6 +88,7 @@ fn a_users_token_decides_and_one_that_is_no_good_denies_even_where_none_is_neede
     let told = mesh.hauberk(&["explain", staff.header("hauberk-decision").unwrap()]).ok().stdout;
     let lacks = "context.user: expected in UserGroup::\"login/support\", was User::\"login/carol\"";
     assert!(told.contains(lacks), "{told}");
+    assert!(told.contains("What lacks is a user: support") && !told.contains("exactly this"), "{told}");
 
     let good = || login.claims("alice", &["support"], 600);
     let with = |name: &str, value: serde_json::Value| {
@@ -397,4 +398,20 @@ async fn streams_over_http2_and_grpc_are_for_a_user_too_and_end_with_the_key() {
     let alice = other.token("alice", &["support"]);
     let mut messages = call(Some(&alice), "/test.Echo/Drip").await.unwrap().into_inner();
     messages.message().await.unwrap().unwrap();
+}
+
+#[test]
+fn a_listener_for_users_whom_nobody_issues_is_told() {
+    let mesh = shop::open();
+    let applied = mesh.hauberk_with_input(&["apply", "-f", "-"], &orders_taking("{}")).ok();
+    let told = "takes users' tokens on port 8080, and mesh shop has no JwtIssuer";
+    assert!(applied.stderr.contains(told), "{applied:?}");
+    let check = || {
+        let told = mesh.hauberk(&["check"]);
+        format!("{}{}", told.stdout, told.stderr)
+    };
+    let told = "listener 8080/http of orders takes users' tokens, and mesh shop has no JwtIssuer";
+    assert!(check().contains(told), "{}", check());
+    mesh.apply(&Login::new("login").resource(""));
+    assert!(!check().contains("has no JwtIssuer"), "{}", check());
 }

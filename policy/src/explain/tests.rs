@@ -3,6 +3,7 @@ use crate::CanonicalPath;
 use crate::grant::Verb;
 use crate::path::EscapedSlashes;
 use crate::testing::{engine, engine_for, foreign, orders, peer, question, request};
+use crate::{Gathered, OnBehalfOf};
 
 fn explain(engine: &Engine, caller: &Caller, port: u16, method: &str, path: &str) -> Explanation {
     let path = CanonicalPath::parse(method, path).unwrap();
@@ -261,4 +262,40 @@ fn of_two_readings_the_one_that_is_denied_is_explained() {
         ["resource: expected Route \"orders:8080 /orders/{id}\", was Route \"orders:8080 /orders/*\""]
     );
     assert_eq!(found.suggestion, None, "what lets one reading through would open nothing");
+}
+
+#[test]
+fn nothing_is_suggested_that_would_let_through_for_every_user_what_is_for_some() {
+    let permit = |principal: &str, action: &str, group: &str| {
+        format!(
+            "permit(principal == Node::\"{principal}\", action == Action::\"{action}\", resource in Service::\"orders\") when {{ \
+             context has user && context.user in UserGroup::\"login/{group}\" }};"
+        )
+    };
+    let engine = engine(&[
+        &permit("web", "GET", "support"),
+        &permit("web", "GET", "sales"),
+        &permit("cart", "GET", "support"),
+        &permit("web", "call", "support").replace("permit", "forbid"),
+        "permit(principal == Node::\"other\", action == Action::\"GET\", resource in Service::\"orders\") when { context.path == \"/x\" };",
+    ]);
+    let of = |caller: &str, port: u16, method: &str, path: &str| {
+        let (caller, path) = (peer(caller), CanonicalPath::parse(method, path).unwrap());
+        let gathered = Gathered::default().made_for(OnBehalfOf::Nobody);
+        let attempt = Attempt::Request { method, path: &path, upgrade: false, gathered: &gathered };
+        let found = engine.explain(&question(&caller, port, attempt));
+        assert_eq!(found.decision.reason, Reason::NoPolicyMatched);
+        (found.suggestion.is_some(), found.for_users.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let both = ["p0", "p1"].map(str::to_owned).to_vec();
+    assert_eq!(of("web", 8080, "GET", "/orders/1"), (false, both.clone()));
+    assert_eq!(of("web", 8080, "POST", "/orders/1"), (false, both), "more than what is open for some");
+    assert_eq!(
+        of("web", 50051, "POST", "/shop.Orders/Get"),
+        (true, Vec::new()),
+        "a forbid for some lifts nothing"
+    );
+    assert_eq!(of("cart", 8080, "GET", "/orders/1"), (false, vec!["p2".to_owned()]));
+    assert_eq!(of("other", 8080, "GET", "/orders/1"), (true, Vec::new()), "no user is asked for of it");
+    assert_eq!(of("web", 9000, "GET", "/orders/1"), (true, Vec::new()), "nor there");
 }

@@ -108,6 +108,7 @@ impl<'a> Side<'a> {
             action,
             resource,
             reads: FactSet::NONE,
+            conditions: None,
         })
     }
 }

@@ -1,9 +1,13 @@
+mod outcomes;
+mod slashes;
+
 use std::collections::BTreeSet;
 
 use hauberk_identity::TrustDomain;
 
 use super::compare::Side;
 use super::*;
+use crate::circumstances::Gathered;
 use crate::scope::{Authorization, Protocol};
 use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
 use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
@@ -45,7 +49,15 @@ fn call(method: &str, target: &str, count: u64) -> RecordedCall {
 
 fn flow(caller: &str, calls: Vec<RecordedCall>, others: u64) -> RecordedFlow {
     let action = Action::of_method(calls.first().map_or("GET", |call| &call.method));
-    RecordedFlow { caller: peer(caller), port: 8080, action, route: "/orders/{id}".into(), calls, others }
+    RecordedFlow {
+        caller: peer(caller),
+        port: 8080,
+        action,
+        route: "/orders/{id}".into(),
+        calls,
+        others,
+        outcomes: Arc::default(),
+    }
 }
 
 /// What is told, shortly: the effect of the draft, or why it cannot be said, with the count.

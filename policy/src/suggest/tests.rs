@@ -141,3 +141,38 @@ fn only_numbers_and_the_like_are_taken_for_one_another() {
     let found: Vec<_> = shapes.into_iter().map(shape).collect();
     assert_eq!(found, ["/a/*", "/a/b7", "/*/x", "/deadbeefdeadbeef", "/cafe", "/1.5", "/"]);
 }
+
+#[test]
+fn what_leaves_the_mesh_leaves_by_the_ports_that_were_seen_and_no_others() {
+    use crate::testing::{connect, domain, node};
+    use crate::{EgressIndex, NodeScope, Protocol};
+    let ports = [(80, Protocol::Http), (81, Protocol::Http), (443, Protocol::Tcp), (444, Protocol::Tcp)];
+    let scope = NodeScope::external(&domain(), &name("shop"), &name("stripe"), ports);
+    let seen = BTreeSet::from([
+        seen(Action::Connect, 443, None, "", ""),
+        seen(Action::Get, 80, None, "GET", "/v1/prices"),
+    ]);
+    let found = suggest(&scope, &BTreeMap::from([(peer("web"), seen)]));
+    let [policy] = &found.policies[..] else { panic!("{found:?}") };
+    assert!(policy.name.starts_with("suggested-web-to-external-stripe"), "{}", policy.name);
+    let documents = documents(&[(Mode::Enforce, &policy.cedar)]);
+    let slice = EgressIndex::new(std::slice::from_ref(&scope), &documents).slice(&node("web"), &[]);
+    let engine = Engine::compile(scope, &slice, None).unwrap();
+    for (caller, port, method, path, allowed) in [
+        ("web", 80, "GET", "/v1/prices", true),
+        ("web", 80, "POST", "/v1/prices", false),
+        ("web", 80, "GET", "/v1", false),
+        ("web", 81, "GET", "/v1/prices", false),
+        ("cart", 80, "GET", "/v1/prices", false),
+    ] {
+        assert_eq!(
+            allows(&engine, caller, port, method, path, false),
+            allowed,
+            "{caller} {port} {method} {path}"
+        );
+    }
+    assert!(
+        connect(&engine, &peer("web"), 443).is_allowed() && !connect(&engine, &peer("web"), 444).is_allowed()
+    );
+    assert!(!connect(&engine, &peer("cart"), 443).is_allowed());
+}

@@ -1,6 +1,7 @@
 //! What was recorded of calls, so that others can decide them again.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
 use hauberk_policy::{Action, Caller, RecordedCall, RecordedFlow};
@@ -8,7 +9,8 @@ use hauberk_policy::{Action, Caller, RecordedCall, RecordedFlow};
 use super::question::{Circumstances, decode_facts};
 use crate::agent::v1 as wire;
 
-/// Reads what was recorded of calls that are alike. `None` where it is no record of ours.
+/// Reads what was recorded of calls that are alike, but for how conditions came out: whose these are is for those to find who know
+/// policies. `None` where it is no record of ours.
 pub fn decode_flow(summary: &wire::FlowSummary) -> Option<RecordedFlow> {
     let caller = match &*summary.caller {
         "" => Caller::Anonymous,
@@ -25,6 +27,7 @@ pub fn decode_flow(summary: &wire::FlowSummary) -> Option<RecordedFlow> {
         route: summary.route.as_str().into(),
         calls,
         others: summary.others,
+        outcomes: Arc::default(),
     })
 }
 

@@ -146,6 +146,37 @@ fn only_what_policies_read_is_told() {
 }
 
 #[test]
+fn how_conditions_came_out_is_told_and_nothing_of_what_they_read() {
+    let mut view = node_view(7);
+    let policy =
+        |name: &str, cedar: String| pb::Policy { name: name.to_owned(), cedar, ..pb::Policy::default() };
+    let permit =
+        |condition: &str| format!("permit(principal, action == Action::\"GET\", resource) {condition};");
+    let Some(pb::view::Body::Node(node)) = &mut view.body else { panic!("it is a node\'s") };
+    node.policies = vec![
+        policy("all", permit("")),
+        policy("by-path", permit("when { context.path like \"/secret*\" }")),
+        policy("by-role", permit("when { principal == Node::\"spiffe://shop.local/mesh/shop/node/web\" }")),
+        policy("same", permit("when { (context.path like \"/secret*\") }")),
+    ];
+    let (record, view) = (Record::default(), prepared(&view));
+    let mut web = Asking::new(&view, "web", "10.0.0.1");
+    for path in ["/secret/1", "/secret/2", "/open", "/secret/1"] {
+        web.ask(&record, "GET", path, AT);
+    }
+    let mut flows: Vec<_> = record.take(AT).into_iter().flat_map(|message| message.flows).collect();
+    flows.sort_by_key(|flow| flow.exemplars.len());
+    let told = |flow: &pb::FlowSummary| -> Vec<_> {
+        flow.conditions.iter().map(|outcome| (outcome.policy.clone(), outcome.met)).collect()
+    };
+    let both = |met| [("by-path".to_owned(), met), ("same".to_owned(), met)];
+    assert_eq!((told(&flows[0]), told(&flows[1])), (both(false).to_vec(), both(true).to_vec()));
+    assert_eq!((flows[0].exemplars.len(), flows[1].exemplars.len()), (1, 2));
+    let [one, other] = &flows[1].conditions[..] else { panic!("{flows:?}") };
+    assert_eq!((one.digest.len(), &one.digest), (DIGEST_LEN, &other.digest), "they say the same");
+}
+
+#[test]
 fn its_memory_is_bounded_and_what_is_too_much_is_counted() {
     let (record, view) = (Record::default(), prepared(&node_view(7)));
     for number in 0..MAX_FLOWS + 100 {

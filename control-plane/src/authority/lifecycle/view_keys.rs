@@ -11,7 +11,12 @@ impl Authorities {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn view_keys(&self) -> Result<Vec<ViewKeyView>, LifecycleError> {
-        Ok(view_keys::show(&Book::read(&*self.parts.store).await?))
+        let mut shown = view_keys::show(&Book::read(&*self.parts.store).await?);
+        let now = self.parts.clock.now();
+        for key in &mut shown {
+            key.holders = self.parts.instances.believing(&key.key_id, now);
+        }
+        Ok(shown)
     }
 
     /// Has another key sign views and denylists, all of which are signed anew. What the former has signed stays good until it

@@ -100,6 +100,7 @@ async fn an_agent_counts_for_its_own_node_alone_and_nothing_that_makes_no_sense(
         agent::FlowSummary { verdict: 0, ..good.clone() },
         agent::FlowSummary { route: "x".repeat(30_000), ..good.clone() },
         flow("web", (0..9).map(|n| exemplar(&format!("/{n}"), 1)).collect()),
+        agent::FlowSummary { conditions: vec![agent::ConditionOutcome::default(); 33], ..good.clone() },
         flow("web", vec![agent::FlowExemplar { facts: None, ..exemplar("/1", 1) }]),
         flow("web", vec![agent::FlowExemplar { peer_address: "here".into(), ..exemplar("/1", 1) }]),
     ];

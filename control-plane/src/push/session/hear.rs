@@ -60,9 +60,13 @@ impl Session<'_> {
 
     fn hear_trust_in_force(&self, message: &agent::TrustInForce) {
         let agent::TrustInForce { version } = *message;
+        let latest = self.trust.borrow().version;
         // Nobody trusts what there is not yet.
-        if version <= self.trust.borrow().version {
+        if version <= latest {
             self.presence.connected.trusts(version);
+        }
+        if version == latest {
+            self.presence.connected.believes(&self.view_keys);
         }
     }
 

@@ -23,9 +23,15 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         if key.kind == Kind::JwtIssuer {
             check_distinct(key, mesh, problems);
         }
+        if !mesh.of_kind(Kind::JwtIssuer).is_empty() {
+            continue;
+        }
+        if key.kind == Kind::VirtualNode {
+            warnings.extend(without_issuer(key, mesh));
+        }
         let reads_users =
             step.documents(key).into_iter().any(|(_, document)| document.reads().are_of_users());
-        if reads_users && mesh.of_kind(Kind::JwtIssuer).is_empty() {
+        if reads_users {
             warnings.push(format!(
                 "{key} reads who the user is, and mesh {} has no JwtIssuer: there is none",
                 key.mesh
@@ -50,6 +56,30 @@ impl Step<'_> {
             }
         }
     }
+}
+
+/// The listeners of a node that take users' tokens where nobody issues any.
+fn without_issuer(key: &ResourceKey, mesh: &MeshCatalog) -> Option<String> {
+    let node = mesh.node(key.name.as_str())?;
+    let taking = node.listeners().iter().filter_map(|listener| Some((listener, listener.users()?)));
+    let (mut ports, mut is_required) = (Vec::new(), false);
+    for (listener, users) in taking {
+        ports.push(listener.port().to_string());
+        let of_routes = listener.routes().iter().any(|route| route.requires_user == Some(true));
+        is_required |= users.required || of_routes;
+    }
+    if ports.is_empty() {
+        return None;
+    }
+    let meaning = match is_required {
+        false => "every token is refused",
+        true => "every token is refused, and so is every request that must be made for a user",
+    };
+    let ports = ports.join(", ");
+    Some(format!(
+        "{key} takes users' tokens on port {ports}, and mesh {} has no JwtIssuer: {meaning}",
+        key.mesh
+    ))
 }
 
 /// A token says by `iss` alone whose it is.

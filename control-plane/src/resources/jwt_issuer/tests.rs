@@ -170,6 +170,22 @@ fn who_users_are_is_a_matter_of_policy() {
 }
 
 #[test]
+fn a_listener_that_takes_users_without_any_issuer_is_told() {
+    let told = |node: wire::Resource, issuers: &[wire::Resource]| {
+        let batch = [&[node], issuers].concat();
+        let warnings = try_admit(&base(), &batch, EVERYTHING).unwrap().warnings;
+        warnings.into_iter().filter(|told| told.contains("has no JwtIssuer")).collect::<Vec<_>>()
+    };
+    let of = |mode| orders_for_users(mode, &[]);
+    let optional = "VirtualNode shop/orders takes users' tokens on port 8080, and mesh shop has no JwtIssuer: every token is refused";
+    let required = format!("{optional}, and so is every request that must be made for a user");
+    assert_eq!(told(of("OPTIONAL"), &[]), [optional]);
+    assert_eq!(told(of("REQUIRED"), &[]), [required]);
+    assert_eq!(told(of("OPTIONAL"), &[issuer("login", |_| {})]), [""; 0]);
+    assert_eq!(told(node("orders", [listener(8080, "http")]), &[]), [""; 0]);
+}
+
+#[test]
 fn a_rule_about_users_without_any_issuer_is_told() {
     let text = "forbid(principal, action in Action::\"http\", resource) unless { context has user };";
     let told = try_admit(&base(), &[policy("users", text)], EVERYTHING).unwrap().warnings;

@@ -168,7 +168,7 @@ impl<'a, 'm> Check<'a, 'm> {
 
 /// Completes what is known of a decision with what the policies said.
 fn describe(explanation: Explanation, known: agent::Decision) -> agent::DecisionDetail {
-    let Explanation { caller, attempt: _, decision, policies, suggestion } = explanation;
+    let Explanation { caller, attempt: _, decision, policies, suggestion, for_users } = explanation;
     let verdict = match (decision.effect, decision.reason) {
         (Effect::Allow, Reason::AuditDefaultAllow) => agent::Verdict::AuditAllow,
         (Effect::Allow, _) => agent::Verdict::Allow,
@@ -198,5 +198,6 @@ fn describe(explanation: Explanation, known: agent::Decision) -> agent::Decision
         decision: Some(decided),
         policies: policies.iter().map(encode_policy_note).collect(),
         suggestion: suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
+        for_users: for_users.iter().map(ToString::to_string).collect(),
     }
 }

@@ -44,6 +44,32 @@ async fn one_key_follows_another_in_one_step_and_both_are_believed() {
 }
 
 #[tokio::test]
+async fn who_knows_a_key_is_who_has_said_so_and_is_live() {
+    let scratch = scratch().await;
+    let (authorities, control, first) = (&scratch.control.authorities, &scratch.control, signs(&scratch));
+    let second = authorities.rotate_view_key(&actor()).await.unwrap();
+    let holders = async || {
+        let keys = authorities.view_keys().await.unwrap();
+        keys.iter().map(|key| key.holders).collect::<Vec<_>>()
+    };
+    assert_eq!(holders().await, [0, 0]);
+    let svid = certificate(&scratch).await;
+    let instance = hauberk_identity::InstanceId::parse("aaaaaaaaaa").unwrap();
+    let held = IssuedTo { serial: svid.serial(), issued_at: None, not_after: svid.validity().not_after() };
+    let peer = Peer::new(svid.id().clone(), instance, None, held, None).unwrap();
+    let (hello, questions) = (HelloFacts::default(), mpsc::channel(1).0);
+    let now = scratch.clock.now();
+    let connected = control.instances.connect(&peer, hello, Enforcement::default(), None, questions, now);
+    assert_eq!(holders().await, [0, 0], "it has said nothing");
+    connected.believes(std::slice::from_ref(&first));
+    assert_eq!(holders().await, [1, 0]);
+    connected.believes(&[first, second]);
+    assert_eq!(holders().await, [1, 1]);
+    scratch.clock.advance(Duration::from_secs(3_700));
+    assert_eq!(holders().await, [0, 0], "its certificate has expired");
+}
+
+#[tokio::test]
 async fn by_itself_it_follows_after_ninety_days_and_the_former_goes_a_day_later() {
     let scratch = scratch().await;
     let first = signs(&scratch);

@@ -1,4 +1,4 @@
-//! Conditions that ask for nothing but a request's path and method, which are most: they are evaluated here, since to ask Cedar
+//! Evaluations that ask for nothing but a request's path and method, which are most: they are evaluated here, since to ask Cedar
 //! takes a hundred times as long.
 
 use serde_json::Value;
@@ -6,12 +6,12 @@ use serde_json::Value;
 use crate::decision::Attempt;
 use crate::reads::path_of;
 
-/// What must hold for a statement to apply, its scope aside.
+/// How it is found out whether a statement's conditions hold.
 #[derive(Debug)]
-pub(crate) enum Condition {
-    /// What path and method alone tell. Of what passed validation none of it can fail.
+pub(crate) enum Evaluation {
+    /// Path and method alone tell. Of what passed validation none of it can fail.
     Plain(Term),
-    /// Anything else.
+    /// Cedar is asked.
     Cedar,
 }
 
@@ -39,8 +39,8 @@ pub(crate) enum Text {
     },
 }
 
-impl Condition {
-    /// None.
+impl Evaluation {
+    /// There are none.
     pub(crate) fn always() -> Self {
         Self::Plain(Term::Value(true))
     }
@@ -190,8 +190,8 @@ mod tests {
         Policy::parse(None, format!("permit(principal, action, resource) {conditions};")).unwrap()
     }
 
-    fn condition(conditions: &str) -> Condition {
-        Condition::of(&policy(conditions).to_json().unwrap())
+    fn evaluation(conditions: &str) -> Evaluation {
+        Evaluation::of(&policy(conditions).to_json().unwrap())
     }
 
     /// Cedar's own answer.
@@ -255,8 +255,8 @@ mod tests {
             "unless { context.path like \"/a*\" } unless { context.method == \"LOCK\" }",
             "when { if context.method == \"GET\" then true else false }",
         ] {
-            let condition = condition(conditions);
-            let Condition::Plain(term) = condition else {
+            let evaluation = evaluation(conditions);
+            let Evaluation::Plain(term) = evaluation else {
                 assert!(conditions.contains("if "), "{conditions} needs no Cedar");
                 continue;
             };
@@ -292,17 +292,17 @@ mod tests {
             "when { context.path < 1 }",
             "when { true } unless { context.headers.hasTag(\"a\") }",
         ] {
-            assert!(condition(conditions).is_for_cedar(), "{conditions}");
+            assert!(evaluation(conditions).is_for_cedar(), "{conditions}");
         }
     }
 
     #[test]
     fn a_stream_has_no_path() {
-        let Condition::Plain(term) = condition("when { context.path == \"/a\" || true }") else {
+        let Evaluation::Plain(term) = evaluation("when { context.path == \"/a\" || true }") else {
             panic!("it reads the path alone")
         };
         assert_eq!(term.holds(Attempt::Stream), None);
-        let Condition::Plain(term) = condition("") else { panic!("it reads nothing") };
+        let Evaluation::Plain(term) = evaluation("") else { panic!("it reads nothing") };
         assert_eq!(term.holds(Attempt::Stream), Some(true));
     }
 }

@@ -37,10 +37,12 @@ pub(crate) struct Compiled {
     pub(crate) headers: Box<[Arc<str>]>,
 }
 
-/// Compiles a slice's statements, except those that are among `former`.
+/// Compiles a slice's statements, except those that are among `former`. They must be valid for methods that write, and where the
+/// node `reads_calls`, for those that read too.
 pub(crate) fn compile_statements(
     slice: &PolicySlice,
     former: &[Arc<Compiled>],
+    reads_calls: bool,
 ) -> Result<Vec<Arc<Compiled>>, CompileError> {
     let former: HashMap<&str, &Arc<Compiled>> =
         former.iter().map(|compiled| (&*compiled.name, compiled)).collect();
@@ -63,10 +65,13 @@ pub(crate) fn compile_statements(
         policies.push(compiled);
     }
     // Each statement by itself: those that are not new were found valid when they were.
-    let result = VOCABULARY.validator.validate(&new, ValidationMode::Strict);
-    if let Some(error) = result.validation_errors().next() {
-        let name = error.policy_id().to_string();
-        return Err(CompileError::Invalid { name, reason: error.to_string() });
+    for world in [Some(&VOCABULARY.writing), reads_calls.then_some(&VOCABULARY.reading)] {
+        let Some(world) = world else { continue };
+        let result = world.validator.validate(&new, ValidationMode::Strict);
+        if let Some(error) = result.validation_errors().next() {
+            let name = error.policy_id().to_string();
+            return Err(CompileError::Invalid { name, reason: error.to_string() });
+        }
     }
     Ok(policies)
 }

@@ -16,7 +16,7 @@ use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::route::{RouteTemplate, worth_trying};
 use crate::scope::{Protocol, Undeclared};
 use crate::tally::Counted;
-use crate::vocabulary::{Action, VOCABULARY};
+use crate::vocabulary::{Action, ActionSet, VOCABULARY};
 
 /// One caller's view of an [`Engine`], which remembers what was decided.
 ///
@@ -382,10 +382,11 @@ impl Inner {
 }
 
 /// All of the engine's entities with the caller's own.
-pub(crate) fn with_caller(inner: &Inner, principal: &Principal) -> Option<Entities> {
+pub(crate) fn with_caller(inner: &Inner, principal: &Principal, sort: ActionSet) -> Option<Entities> {
     // The node may call itself, and is then there already.
-    let own = inner.entities.get(&principal.uid).is_none().then(|| principal.entity.clone());
-    inner.entities.clone().add_entities(own, Some(&VOCABULARY.schema)).ok()
+    let known = inner.entities_of(sort);
+    let own = known.get(&principal.uid).is_none().then(|| principal.entity.clone());
+    known.clone().add_entities(own, Some(&VOCABULARY.world(sort).schema)).ok()
 }
 
 #[cfg(test)]

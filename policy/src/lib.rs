@@ -62,7 +62,8 @@ pub use reads::{Fact, FactSet};
 pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
-    Authorization, DeclaredRoute, NodeScope, Place, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,
+    Authorization, DeclaredRoute, MethodAccess, NodeScope, Place, PortScope, Protocol, RoleMembers,
+    Undeclared, UserTokens,
 };
 pub use slice::{EgressIndex, PolicyIndex, PolicySlice, SlicedPolicy};
 pub use suggest::{Seen, Suggested, SuggestedPolicy, suggest};

@@ -40,6 +40,7 @@ impl<'a> Side<'a> {
                     && self.port.protocol == other.port.protocol
                     && self.governed.resource.uid == other.governed.resource.uid
                     && self.governed.resource.within == other.governed.resource.within
+                    && self.governed.resource.actions == other.governed.resource.actions
                     && self.is_for_users() == other.is_for_users()
                     && self.principal.within == other.principal.within
                     && self.sees_alike(other, &own))

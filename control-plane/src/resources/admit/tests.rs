@@ -294,6 +294,18 @@ fn routes_fit_their_protocol() {
     );
     assert!(methods("http", "/a", &["GET", "GET"])[0].contains("GET stands here twice"));
     assert!(methods("grpc", "a.B/C", &["GET"])[0].starts_with("spec.listeners[0].routes[0].methods: a gRPC"));
+    let access = |protocol: &str, path: &str, access: &str| {
+        let mut listener = listener(80, protocol);
+        let access = Some(access.into());
+        listener.routes.push(RouteDeclaration { path: path.into(), access, ..RouteDeclaration::default() });
+        refused_alone(node("orders", [listener]))
+    };
+    let field = "spec.listeners[0].routes[0].access";
+    assert!(access("http", "/a", "READ")[0].starts_with(&format!("{field}: it is said of gRPC methods")));
+    assert!(
+        access("grpc", "a.B/C", "READS")[0]
+            .starts_with(&format!("{field}: \"READS\" is not known; did you mean"))
+    );
     let denying = changed_listener(|listener| {
         *listener = Listener { undeclared: Some("DENY".into()), ..self::listener(80, "tcp") };
     });

@@ -70,4 +70,4 @@ pub use suggest::{Seen, Suggested, SuggestedPolicy, suggest};
 pub use tally::{Count, Counted, Tally};
 pub use template::{LinkProblem, PolicyTemplate, Slot};
 pub use user::{ClaimsMapping, ClaimsProblem, OnBehalfOf, Origin, User};
-pub use vocabulary::{Action, SCHEMA};
+pub use vocabulary::{Action, SCHEMA, SCHEMA_VERSION};

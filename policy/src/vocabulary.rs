@@ -9,6 +9,10 @@ use cedar_policy::{ActionConstraint, Entities, EntityId, EntityTypeName, EntityU
 /// The schema that policies are validated against, as Cedar text: for those who write policies.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
+/// The version of the schema. It grows with every change of what policies may say; which agents know what is told by the features that
+/// views need.
+pub const SCHEMA_VERSION: u32 = 1;
+
 /// The one line of the schema that is another one where a gRPC method is a read, and that other one.
 const CALL: [&str; 2] = ["action \"call\" in [\"write\"]", "action \"call\" in [\"read\"]"];
 
@@ -368,6 +372,23 @@ mod tests {
         }
         let none = VOCABULARY.admitted(&ActionConstraint::Eq(group("http")));
         assert!(Action::ALL.into_iter().all(|action| !none.contains(action)));
+    }
+
+    /// What stands in the schema, without comments and spaces, as a number (FNV-1a).
+    fn fingerprint() -> u64 {
+        let lines = SCHEMA.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+        let code = lines.flat_map(str::bytes).filter(|byte| !byte.is_ascii_whitespace());
+        code.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    #[test]
+    fn another_schema_is_another_version() {
+        assert!(SCHEMA.starts_with(&format!("// Hauberk's schema, version {SCHEMA_VERSION}.\n")));
+        let advice =
+            "raise SCHEMA_VERSION and the schema's first line, and say in docs/authorization.md what is new";
+        assert_eq!((SCHEMA_VERSION, fingerprint()), (1, 12_728_990_740_199_955_351), "{advice}");
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl JwtIssuer {
         let endpoint = match jwks_url.as_str() {
             "" if jwks.is_empty() => configuration_of(problems, issuer, allows_private),
             "" => None,
-            url => WebEndpoint::parse(url, allows_private)
+            url => WebEndpoint::of_keys(url, allows_private)
                 .map_err(|reason| problems.invalid("spec.jwksUrl", reason))
                 .map(KeyEndpoint::Keys)
                 .ok(),

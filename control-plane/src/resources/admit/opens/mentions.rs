@@ -123,6 +123,7 @@ impl<'a> Mentions<'a> {
                     | Referent::Workload(_)
                     | Referent::User { .. }
                     | Referent::UserGroup { .. }
+                    | Referent::Claim(_)
                     | Referent::Anonymous => {}
                 }
             }

@@ -55,7 +55,7 @@ pub use fields::is_listed_header;
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use names::{BadName, Referent, node_named, workload_named};
 pub use outlook::{Asked, Asker, Clause, Given, Outlook, Paths, Prospect, Survey};
-pub use overlap::{Overlap, overlaps};
+pub use overlap::{Groups, Overlap, overlaps};
 pub use path::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};

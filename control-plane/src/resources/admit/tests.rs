@@ -406,6 +406,7 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
              81; its listeners are 8080, 9090",
             "Policy shop/p, 4:54: Service::\"order\" does not exist: there is no virtual service \"order\" in mesh \
              \"shop\"; did you mean \"orders\"?",
+            "Mesh shop: policy p/2 says nothing new: allow-web-to-orders permits all of it",
         ]
     );
     let declared = ["/orders/{id}", "/health", "/a", "/b", "/c", "/d"];

@@ -26,7 +26,7 @@ use arguments::{Arguments, Color, Command, PolicyCommand};
 use clap::{CommandFactory as _, Parser as _};
 use clap_complete::CompleteEnv;
 use error::CommandError;
-use hauberk_policy::Verb;
+use hauberk_policy::{SCHEMA, Verb};
 
 fn main() -> ExitCode {
     hauberk_tls::install_provider();
@@ -66,6 +66,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, Comma
         Command::Policy(PolicyCommand::Test(arguments)) => {
             commands::policy_test::run(&global, arguments).await
         }
+        Command::Policy(PolicyCommand::Schema) => output::raw(SCHEMA),
         Command::Policy(PolicyCommand::Diff(arguments)) => {
             commands::policy_diff::run(&global, arguments).await
         }

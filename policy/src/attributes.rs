@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use crate::document::PolicyDocument;
+use crate::document::{PolicyDocument, Statement};
 use crate::reads::Fact;
+use crate::vocabulary::{Action, ActionSet, VOCABULARY};
 
 impl PolicyDocument {
     /// Whether a condition looks at attributes of the resource, such as `resource.template`, or at the parameters of its
@@ -16,6 +17,25 @@ impl PolicyDocument {
                 // What cannot be looked into may look at anything.
                 Err(_) => true,
             })
+    }
+
+    /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query, or
+    /// parameters.
+    pub fn reads_calls_as_requests(&self) -> bool {
+        self.statements().iter().any(|Statement { policy, reads, .. }| {
+            reads.contains_any(&[Fact::Query, Fact::Params])
+                && VOCABULARY.admitted(&policy.action_constraint()).intersects(Action::Call.bit())
+        })
+    }
+
+    /// Whether gRPC methods that read and those that write are not the same to it: which is which then decides what it reaches.
+    pub fn tells_calls_apart(&self) -> bool {
+        let groups = ["read", "write"].map(|name| VOCABULARY.group(name));
+        self.statements().iter().any(|Statement { policy, .. }| {
+            let of_calls = VOCABULARY.admitted(&policy.action_constraint()).common(Action::Call.bits());
+            let is_about_some = of_calls != ActionSet::default() && of_calls != Action::Call.bits();
+            is_about_some || policy.entity_literals().iter().any(|uid| groups.contains(uid))
+        })
     }
 }
 
@@ -56,6 +76,19 @@ mod tests {
         PolicyDocument::parse(name("shop"), &trust_domain, name("p"), Mode::Enforce, &text)
             .unwrap()
             .reads_resource()
+    }
+
+    #[test]
+    fn policies_tell_reads_from_writes_by_groups() {
+        let told = |action: &str, condition: &str| {
+            let text = format!("forbid(principal, {action}, resource) when {{ {condition} }};");
+            crate::testing::parse(&text).unwrap().tells_calls_apart()
+        };
+        let here = "context.peer.federated";
+        assert!(told("action in Action::\"write\"", here) && told("action in [Action::\"read\"]", here));
+        assert!(told("action == Action::\"call\"", "action in Action::\"read\""));
+        assert!(!told("action == Action::\"call\"", here) && !told("action", here));
+        assert!(!told("action in Action::\"http\"", here));
     }
 
     #[test]

@@ -176,7 +176,7 @@ impl Case<'_> {
     pub(crate) fn in_play(&self) -> Option<InPlay> {
         let (mut boundary, mut enforce, mut audit) = (Part::default(), Part::default(), Part::default());
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
-            if compiled.admits(self.principal, self.about.action) {
+            if compiled.admits(self.principal, self.about.action, &self.governed.resource) {
                 let plain;
                 let compiled = match self.given(compiled) {
                     None => compiled,
@@ -221,14 +221,16 @@ impl Case<'_> {
     fn entities<'c>(&self, policies: impl Iterator<Item = &'c Arc<Compiled>>) -> Option<Entities> {
         let mut wanted: HashSet<EntityUid> = HashSet::new();
         let action = VOCABULARY.action(self.about.action);
+        let sort = self.governed.resource.actions;
+        let (known_of_node, actions) = (self.inner.entities_of(sort), &VOCABULARY.world(sort).actions);
         let named = policies.flat_map(|compiled| &compiled.literals).chain([&action]);
         for uid in named {
-            let of_node = self.inner.entities.ancestors(uid).into_iter().flatten();
-            let of_actions = VOCABULARY.actions.ancestors(uid).into_iter().flatten();
+            let of_node = known_of_node.ancestors(uid).into_iter().flatten();
+            let of_actions = actions.ancestors(uid).into_iter().flatten();
             wanted.extend(of_node.chain(of_actions).chain([uid]).cloned());
         }
         wanted.extend(self.principal.within.iter().chain(&self.governed.resource.within).cloned());
-        let known = |uid| self.inner.entities.get(uid).or_else(|| VOCABULARY.actions.get(uid));
+        let known = |uid| known_of_node.get(uid).or_else(|| actions.get(uid));
         // The node may call itself, and is then there already.
         let caller = self.inner.entities.get(&self.principal.uid).is_none().then_some(&self.principal.entity);
         let entities = wanted.iter().filter_map(known).chain(caller).cloned();

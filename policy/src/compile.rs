@@ -17,7 +17,7 @@ use crate::route::RouteTable;
 use crate::scope::{Authorization, NodeScope, Place, Protocol, Undeclared, UserTokens};
 use crate::slice::{PolicySlice, admits};
 use crate::user::{OnBehalfOf, User};
-use crate::vocabulary::{Kind, VOCABULARY};
+use crate::vocabulary::{ActionSet, Kind, VOCABULARY, World};
 
 /// The policies of one node, ready to decide. Immutable, and cheap to clone.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub(crate) struct Inner {
     pub(crate) authorizer: Authorizer,
     /// What does not depend on the caller.
     pub(crate) entities: Entities,
+    /// The same where the gRPC method that is called is a read, if there is one.
+    reading: Option<Entities>,
     pub(crate) policies: Vec<Arc<Compiled>>,
     /// What any of them reads.
     pub(crate) reads: FactSet,
@@ -59,6 +61,14 @@ pub(crate) struct Port {
     pub(crate) wanted: Option<Wanted>,
     /// How it takes users, if it looks for their tokens.
     pub(crate) users: Option<UserTokens>,
+}
+
+impl Inner {
+    /// What does not depend on the caller, as it is where this can be done.
+    pub(crate) fn entities_of(&self, actions: ActionSet) -> &Entities {
+        let reading = self.reading.as_ref().filter(|_| actions.intersects(ActionSet::READING_CALL));
+        reading.unwrap_or(&self.entities)
+    }
 }
 
 impl Port {
@@ -164,7 +174,11 @@ impl Engine {
             }
         }
         let roles = Roles::new(&slice.roles, &names);
-        let policies = compile_statements(slice, former.map_or(&[], |former| &former.0.policies))?;
+        let (resources, by_port) = resources(&scope, &roles);
+        let reads_calls = resources.iter().any(|own| own.actions.intersects(ActionSet::READING_CALL));
+        let former = former.filter(|former| former.0.reading.is_some() || !reads_calls);
+        let policies =
+            compile_statements(slice, former.map_or(&[], |former| &former.0.policies), reads_calls)?;
         for compiled in &policies {
             if let Some(role) = compiled.roles.iter().find(|role| !known.contains(role)) {
                 return Err(CompileError::UnknownRole {
@@ -173,19 +187,32 @@ impl Engine {
                 });
             }
         }
-        let (resources, by_port) = resources(&scope, &roles);
         let resources: Vec<_> =
             resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
         let ports =
             ports(&scope, by_port, |of, takes_tokens| wanted(of, takes_tokens, &resources, &policies))?;
         let named = policies.iter().flat_map(|compiled| &compiled.reads.principals);
         let named = named.filter_map(|(kind, id)| facts::named(*kind, id, &roles));
-        let entities = entities(&scope, &roles).into_iter().chain(named);
-        let entities = Entities::from_entities(entities, Some(&VOCABULARY.schema))
-            .map_err(|error| CompileError::Facts(error.to_string()))?;
+        let entities: Vec<_> = entities(&scope, &roles).into_iter().chain(named).collect();
+        let in_world = |world: &World, entities| {
+            Entities::from_entities(entities, Some(&world.schema))
+                .map_err(|error| CompileError::Facts(error.to_string()))
+        };
+        let reading = reads_calls.then(|| in_world(&VOCABULARY.reading, entities.clone())).transpose()?;
+        let entities = in_world(&VOCABULARY.writing, entities)?;
         let authorizer = Authorizer::new();
         let reads = policies.iter().fold(FactSet::NONE, |reads, compiled| reads.and(compiled.reads.facts));
-        Ok(Self(Arc::new(Inner { scope, roles, authorizer, entities, policies, reads, resources, ports })))
+        Ok(Self(Arc::new(Inner {
+            scope,
+            roles,
+            authorizer,
+            entities,
+            reading,
+            policies,
+            reads,
+            resources,
+            ports,
+        })))
     }
 
     /// The node's scope.

@@ -11,7 +11,7 @@ use cedar_policy::{
 use crate::compile::CompileError;
 use crate::document::Mode;
 use crate::evaluation::Evaluation;
-use crate::facts::Principal;
+use crate::facts::{Principal, Resource};
 use crate::outcomes::condition_of;
 use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
@@ -44,10 +44,12 @@ pub(crate) struct Compiled {
     pub(crate) headers: Box<[Arc<str>]>,
 }
 
-/// Compiles a slice's statements, except those that are among `former`.
+/// Compiles a slice's statements, except those that are among `former`. They must be valid for methods that write, and where the
+/// node `reads_calls`, for those that read too.
 pub(crate) fn compile_statements(
     slice: &PolicySlice,
     former: &[Arc<Compiled>],
+    reads_calls: bool,
 ) -> Result<Vec<Arc<Compiled>>, CompileError> {
     let former: HashMap<&str, &Arc<Compiled>> =
         former.iter().map(|compiled| (&*compiled.name, compiled)).collect();
@@ -72,10 +74,13 @@ pub(crate) fn compile_statements(
         policies.push(compiled);
     }
     // Each statement by itself: those that are not new were found valid when they were.
-    let result = VOCABULARY.validator.validate(&new, ValidationMode::Strict);
-    if let Some(error) = result.validation_errors().next() {
-        let name = error.policy_id().to_string();
-        return Err(CompileError::Invalid { name, reason: error.to_string() });
+    for world in [Some(&VOCABULARY.writing), reads_calls.then_some(&VOCABULARY.reading)] {
+        let Some(world) = world else { continue };
+        let result = world.validator.validate(&new, ValidationMode::Strict);
+        if let Some(error) = result.validation_errors().next() {
+            let name = error.policy_id().to_string();
+            return Err(CompileError::Invalid { name, reason: error.to_string() });
+        }
     }
     Ok(policies)
 }
@@ -122,7 +127,8 @@ impl Compiled {
     fn is_plainly_valid(&self) -> bool {
         // With the namespace, of which there is none.
         let is_kind = |name: &EntityTypeName| Kind::parse(&name.to_string()).is_some();
-        let is_known = |uid: &EntityUid| is_kind(uid.type_name()) || VOCABULARY.actions.get(uid).is_some();
+        let is_known =
+            |uid: &EntityUid| is_kind(uid.type_name()) || VOCABULARY.writing.actions.get(uid).is_some();
         let principal = match &self.principal {
             PrincipalConstraint::Is(name) | PrincipalConstraint::IsIn(name, _) => is_kind(name),
             PrincipalConstraint::Any | PrincipalConstraint::In(_) | PrincipalConstraint::Eq(_) => true,
@@ -168,9 +174,9 @@ impl Compiled {
         self.name == other.name && self.mode == other.mode && self.text == other.text
     }
 
-    /// Whether the scope admits this caller and action; the resource aside.
-    pub(crate) fn admits(&self, principal: &Principal, action: Action) -> bool {
-        self.actions.contains(action) && self.admits_principal(principal)
+    /// Whether the scope admits this caller and action, as what can be done with the resource; the resource itself aside.
+    pub(crate) fn admits(&self, principal: &Principal, action: Action, resource: &Resource) -> bool {
+        self.actions.common(resource.actions).contains(action) && self.admits_principal(principal)
     }
 
     pub(crate) fn admits_principal(&self, principal: &Principal) -> bool {

@@ -78,8 +78,7 @@ impl<'a> Circumstances<'a> {
             }
         }
         let is_readable = || parse_query(path.query().unwrap_or_default()).is_some();
-        (reads.contains(Fact::Query) && self.action != Action::Call && !is_readable())
-            .then_some(Reason::UnreadableQuery)
+        (reads.contains(Fact::Query) && !is_readable()).then_some(Reason::UnreadableQuery)
     }
 
     /// The question as Cedar takes it, with those of the facts in `reads` that are known.
@@ -114,9 +113,6 @@ impl<'a> Circumstances<'a> {
                 (name.to_string(), set(values.iter().map(|value| Cow::Borrowed(&**value))))
             });
             entities.push(tagged(&carried.claims, claims)?);
-        }
-        if self.action == Action::Call {
-            return Some(entities);
         }
         if reads.contains(Fact::Query) {
             let mut pairs = parse_query(path.query().unwrap_or_default()).unwrap_or_default();
@@ -175,7 +171,6 @@ impl<'a> Circumstances<'a> {
                 pairs.add("service", string(service));
                 pairs.add("rpc", string(rpc));
             }
-            return Some(pairs.0);
         }
         if reads.contains(Fact::Query) {
             pairs.add("query", RestrictedExpression::new_entity_uid(carried.query.clone()));

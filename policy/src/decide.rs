@@ -14,7 +14,7 @@ use crate::outcomes::ConditionOutcome;
 use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 use crate::scope::{Protocol, Undeclared};
-use crate::vocabulary::{Action, VOCABULARY};
+use crate::vocabulary::{Action, ActionSet, VOCABULARY};
 
 /// A request's place among the node's resources.
 pub(crate) struct Target<'a> {
@@ -110,10 +110,11 @@ impl Inner {
 }
 
 /// All of the engine's entities with the caller's own.
-pub(crate) fn with_caller(inner: &Inner, principal: &Principal) -> Option<Entities> {
+pub(crate) fn with_caller(inner: &Inner, principal: &Principal, sort: ActionSet) -> Option<Entities> {
     // The node may call itself, and is then there already.
-    let own = inner.entities.get(&principal.uid).is_none().then(|| principal.entity.clone());
-    inner.entities.clone().add_entities(own, Some(&VOCABULARY.schema)).ok()
+    let known = inner.entities_of(sort);
+    let own = known.get(&principal.uid).is_none().then(|| principal.entity.clone());
+    known.clone().add_entities(own, Some(&VOCABULARY.world(sort).schema)).ok()
 }
 
 #[cfg(test)]

@@ -19,10 +19,10 @@ use crate::names::{Namespace, Referent};
 use crate::qualify::{Flaw, Mention, Qualified, qualify};
 use crate::reads::FactSet;
 use crate::statements::{Extent, extents, line_and_column};
-use crate::vocabulary::{Kind, VOCABULARY};
+use crate::vocabulary::{Kind, VOCABULARY, World};
 pub use problem::PolicyProblem;
 pub(crate) use template::read_template;
-use validation::worth_telling;
+use validation::{applies, may_be_calls, worth_telling};
 
 /// What the names of a boundary's statements begin with, so that no policy has them: names hold no colon.
 pub const BOUNDARY: &str = "boundary:";
@@ -242,10 +242,19 @@ impl Reader<'_> {
 
     fn validate(&mut self, set: &PolicySet) {
         // The original text: validation reads types and attributes, never the ids that are still short.
-        let result = VOCABULARY.validator.validate(set, ValidationMode::Strict);
-        let (errors, warnings) = worth_telling(&result);
+        let validate = |world: &World| world.validator.validate(set, ValidationMode::Strict);
+        let written = validate(&VOCABULARY.writing);
+        let (errors, warnings) = worth_telling(&written);
         errors.into_iter().for_each(|error| self.report_cedar(error));
-        warnings.into_iter().for_each(|warning| self.report_cedar(warning));
+        // A method may come to be a read once the policy is there.
+        let read = may_be_calls(set).then(|| validate(&VOCABULARY.reading));
+        if let Some(read) = &read {
+            let (errors, _) = worth_telling(read);
+            errors.into_iter().for_each(|error| self.report_cedar(error));
+        }
+        let warnings =
+            warnings.into_iter().filter(|warning| !read.as_ref().is_some_and(|read| applies(read, warning)));
+        warnings.for_each(|warning| self.report_cedar(warning));
         // What is wrong for several actions is said of each: one of them will do.
         let told_first = |problem: &PolicyProblem| {
             let PolicyProblem { line, column, length, message, help } = problem;

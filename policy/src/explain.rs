@@ -22,7 +22,7 @@ use crate::pattern::PathPattern;
 use crate::reads::FactSet;
 use crate::scope::{Place, Protocol};
 use crate::slice::admits;
-use crate::vocabulary::Action;
+use crate::vocabulary::{Action, ActionSet};
 use conditions::failed;
 pub(crate) use conditions::{alone, conditions, text_of_expression};
 
@@ -119,7 +119,7 @@ impl Engine {
         if let (Some(principal), Ok((port, target))) =
             (&principal, inner.locate(question.port, question.attempt))
             && let Some(governed) = inner.resources.get(target.resource)
-            && let Some(entities) = with_caller(inner, principal)
+            && let Some(entities) = with_caller(inner, principal, governed.resource.actions)
         {
             // Of an upgrade, the half that decided; both, where they came out alike.
             let Question { caller, peer, attempt, moment, .. } = *question;
@@ -246,7 +246,8 @@ struct Case<'a> {
 impl Case<'_> {
     fn note(&self, compiled: &Compiled) -> PolicyNote {
         let principal = compiled.admits_principal(self.principal);
-        let action = compiled.actions.contains(self.about.action);
+        let can_be_done = self.about.action.bits().common(self.governed.resource.actions);
+        let action = compiled.actions.intersects(can_be_done);
         let resource = admits(&compiled.resource, &self.governed.resource);
         let mut mismatches = Vec::new();
         if !principal {
@@ -257,7 +258,11 @@ impl Case<'_> {
         if !action {
             let admitted = Action::ALL.into_iter().filter(|action| compiled.actions.contains(*action));
             let expected = admitted.map(Action::as_str).collect::<Vec<_>>().join(", ");
-            let was = self.about.action.as_str().to_owned();
+            let mut was = self.about.action.as_str().to_owned();
+            if self.about.action == Action::Call {
+                let reads = can_be_done.intersects(ActionSet::READING_CALL);
+                was.push_str(if reads { " of a method that reads" } else { " of a method that writes" });
+            }
             mismatches.push(Mismatch { field: "action".to_owned(), expected, was });
         }
         if !resource {

@@ -7,7 +7,7 @@ use hauberk_identity::{IdentityKind, Name, SpiffeId};
 
 use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
 use crate::route::UNDECLARED;
-use crate::scope::{NodeScope, Place, Protocol, RoleMembers};
+use crate::scope::{MethodAccess, NodeScope, Place, Protocol, RoleMembers};
 use crate::vocabulary::{Action, ActionSet, Kind};
 
 /// Something that a request or stream can be for: a route, or a port.
@@ -102,17 +102,20 @@ pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec
             resources.len() - 1
         };
         let default = port.users.as_ref().is_some_and(|users| users.required);
-        let mut route = |template: &str, classes: &[Name], requires_user: bool| {
+        let mut route = |template: &str, classes: &[Name], requires_user: bool, actions: ActionSet| {
             let uid = Kind::Route.uid(route_id(&owner, port.number, template));
             let within = within.iter().cloned().chain(in_classes(classes, &names)).chain([uid.clone()]);
-            push(Resource { uid, within: within.collect(), actions: of_routes, requires_user })
+            push(Resource { uid, within: within.collect(), actions, requires_user })
         };
-        let routes = port
-            .routes
-            .iter()
-            .map(|own| route(own.template.as_str(), &own.classes, own.requires_user.unwrap_or(default)));
+        let routes = port.routes.iter().map(|own| {
+            let actions = match (port.protocol, own.access) {
+                (Protocol::Grpc, MethodAccess::Read) => ActionSet::READING_CALL,
+                _ => of_routes,
+            };
+            route(own.template.as_str(), &own.classes, own.requires_user.unwrap_or(default), actions)
+        });
         let routes = routes.collect();
-        let undeclared = route(UNDECLARED, &[], default);
+        let undeclared = route(UNDECLARED, &[], default, of_routes);
         let (actions, requires_user) = (of_port, false);
         let port = push(Resource { uid, within: within.clone(), actions, requires_user });
         ports.push(PortResources { port, routes, undeclared });

@@ -60,18 +60,19 @@ pub use memo::{CallerMemo, Learned, Pending, Recalled};
 pub use names::{BadName, Referent, node_named, workload_named};
 pub use outcomes::{Condition, ConditionOutcome, MAX_CONDITIONS, Outcomes};
 pub use outlook::{Asked, Asker, Clause, Given, Outlook, Paths, Prospect, Survey};
-pub use overlap::{Overlap, overlaps};
+pub use overlap::{Groups, Overlap, overlaps};
 pub use path::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};
 pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
-    Authorization, DeclaredRoute, NodeScope, Place, PortScope, Protocol, RoleMembers, Undeclared, UserTokens,
+    Authorization, DeclaredRoute, MethodAccess, NodeScope, Place, PortScope, Protocol, RoleMembers,
+    Undeclared, UserTokens,
 };
 pub use slice::{EgressIndex, PolicyIndex, PolicySlice, SlicedPolicy};
 pub use suggest::{Seen, Suggested, SuggestedPolicy, suggest};
 pub use tally::{Count, Counted, Tally};
 pub use template::{LinkProblem, PolicyTemplate, Slot};
 pub use user::{ClaimsMapping, ClaimsProblem, OnBehalfOf, Origin, User};
-pub use vocabulary::{Action, SCHEMA};
+pub use vocabulary::{Action, SCHEMA, SCHEMA_VERSION};

@@ -58,6 +58,8 @@ pub enum Referent {
         /// What it calls the user.
         user: String,
     },
+    /// A claim of users' tokens, of whatever issuer.
+    Claim(String),
     /// A group of an issuer of the policy's mesh.
     UserGroup {
         /// The issuer.

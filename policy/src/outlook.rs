@@ -7,7 +7,7 @@ mod places;
 mod residual;
 mod summary;
 
-use std::cell::RefCell;
+use std::cell::{LazyCell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -34,7 +34,7 @@ use crate::pattern::PathPattern;
 use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::Authorization;
 use crate::user::OnBehalfOf;
-use crate::vocabulary::Action;
+use crate::vocabulary::{Action, ActionSet};
 use places::Place;
 use residual::Residual;
 use summary::View;
@@ -190,13 +190,24 @@ impl Survey<'_> {
     pub fn of(&self, asker: &Asker) -> Vec<Prospect> {
         let inner = &*self.engine.0;
         let principal = inner.principal(&asker.caller);
-        let entities = principal.as_ref().and_then(|principal| with_caller(inner, principal));
-        let prospect = |place: &Place<'_>| match (&principal, &entities) {
-            (Some(principal), Some(entities)) => self.prospect(asker, principal, entities, place),
-            (Some(_), None) => self.never(place, Reason::EvaluationError, Vec::new()),
-            (None, _) => self.never(place, Reason::NotAPrincipal, Vec::new()),
+        let in_world = |sort| principal.as_ref().and_then(|principal| with_caller(inner, principal, sort));
+        let reading = LazyCell::new(|| in_world(ActionSet::READING_CALL));
+        let writing = LazyCell::new(|| in_world(ActionSet::default()));
+        let prospect = |place: &Place<'_>| {
+            let entities = if self.reads(place) { &*reading } else { &*writing };
+            match (&principal, entities) {
+                (Some(principal), Some(entities)) => self.prospect(asker, principal, entities, place),
+                (Some(_), None) => self.never(place, Reason::EvaluationError, Vec::new()),
+                (None, _) => self.never(place, Reason::NotAPrincipal, Vec::new()),
+            }
         };
         self.places.iter().map(prospect).collect()
+    }
+
+    /// Whether it is a gRPC method that reads.
+    fn reads(&self, place: &Place<'_>) -> bool {
+        let governed = self.engine.0.resources.get(place.resource);
+        governed.is_some_and(|governed| governed.resource.actions.intersects(ActionSet::READING_CALL))
     }
 
     fn prospect(
@@ -329,7 +340,7 @@ impl Survey<'_> {
                 }
             }
         }
-        if facts.contains(Fact::Query) && !matches!(place.action, Action::Call | Action::Connect) {
+        if facts.contains(Fact::Query) && place.action != Action::Connect {
             match self.query() {
                 None => open("the query can be read in more than one way".to_owned()),
                 Some(query) if parse_query(query).is_none() => lacking = Some(Reason::UnreadableQuery),

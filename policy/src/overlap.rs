@@ -1,12 +1,16 @@
 //! Statements that make others pointless: told to authors, since they rarely mean it.
 
-use std::collections::HashMap;
+mod groups;
+mod scope;
 
-use cedar_policy::{EntityTypeName, EntityUid, PrincipalConstraint, ResourceConstraint};
+use std::collections::{HashMap, HashSet};
+
+use cedar_policy::EntityUid;
 
 use crate::compiled::permits;
-use crate::document::{Mode, PolicyDocument, Statement};
-use crate::vocabulary::{ActionSet, VOCABULARY};
+use crate::document::{Mode, PolicyDocument};
+pub use groups::Groups;
+use scope::Scope;
 
 /// The most pairs that are looked at; more would hold up a change for the sake of a hint.
 const MOST_PAIRS: usize = 1_000_000;
@@ -28,51 +32,126 @@ pub enum Overlap {
         /// The forbid.
         forbid: String,
     },
+    /// A permit that permits nothing new, for another one without conditions is at least as wide.
+    Contained {
+        /// The permit.
+        permit: String,
+        /// The other one.
+        wider: String,
+    },
 }
 
-/// What overlaps among `documents`, of which at least one `is_new`; at most `most`, in the order of the documents.
+/// Statements without conditions, by what their resource must be, or be in.
+#[derive(Default)]
+struct Wide<'a>(HashMap<Option<EntityUid>, Vec<Wider<'a>>>);
+
+struct Wider<'a> {
+    permits: bool,
+    /// Its place among all statements.
+    place: usize,
+    scope: Scope<'a>,
+}
+
+struct Permit<'a> {
+    is_new: bool,
+    place: usize,
+    is_conditional: bool,
+    scope: Scope<'a>,
+}
+
+/// What overlaps among `documents`, of which at least one `is_new`; at most `most`, in the order of the documents. What is in what
+/// is asked of `groups`, of the documents' mesh.
 pub fn overlaps<'a>(
     documents: impl IntoIterator<Item = &'a PolicyDocument>,
     is_new: impl Fn(&PolicyDocument) -> bool,
+    groups: &Groups,
     most: usize,
 ) -> Vec<Overlap> {
     let mut found = Vec::new();
     let mut texts: HashMap<(Mode, &str), (&str, bool)> = HashMap::new();
-    let (mut wide, mut narrow) = (Vec::new(), Vec::new());
+    let (mut new_ones, mut old_ones) = (Wide::default(), Wide::default());
+    let (mut narrow, mut place) = (Vec::new(), 0);
     for document in documents {
         let new = is_new(document);
         for statement in document.statements() {
+            place += 1;
             let name = statement.name.as_str();
-            match texts.get(&(document.mode(), without_annotations(&statement.text))) {
+            let text = without_annotations(&statement.text);
+            match texts.get(&(document.mode(), text)) {
                 Some((other, other_new)) if new || *other_new => {
                     found.push(Overlap::Same { one: (*other).to_owned(), other: name.to_owned() });
                 }
                 Some(_) => {}
-                None => {
-                    let key = (document.mode(), without_annotations(&statement.text));
-                    texts.insert(key, (name, new));
-                }
+                None => drop(texts.insert((document.mode(), text), (name, new))),
             }
-            let side = if permits(&statement.policy) {
-                (document.mode() == Mode::Enforce).then_some(&mut narrow)
-            } else {
-                let is_wide = document.mode() != Mode::Audit && !statement.policy.has_non_scope_constraint();
-                is_wide.then_some(&mut wide)
-            };
-            if let Some(side) = side {
-                side.push((new, Scope::of(statement)));
+            if document.mode() == Mode::Audit {
+                continue;
+            }
+            let (permits, is_new) = (permits(&statement.policy), new);
+            let is_conditional = statement.policy.has_non_scope_constraint();
+            if !is_conditional {
+                let side = if is_new { &mut new_ones } else { &mut old_ones };
+                side.put(Wider { permits, place, scope: Scope::of(statement, text) });
+            }
+            if permits {
+                narrow.push(Permit { is_new, place, is_conditional, scope: Scope::of(statement, text) });
             }
         }
     }
-    let pairs = narrow.iter().flat_map(|permit| wide.iter().map(move |forbid| (permit, forbid)));
-    for ((permit_new, permit), (forbid_new, forbid)) in pairs.take(MOST_PAIRS) {
-        if (*permit_new || *forbid_new) && forbid.covers(permit) {
-            let (permit, forbid) = (permit.name.to_owned(), forbid.name.to_owned());
-            found.push(Overlap::Covered { permit, forbid });
+    let mut left = MOST_PAIRS;
+    for permit in &narrow {
+        // Of two that were there before, all has been told.
+        if !permit.is_new && !new_ones.all().any(|wider| wider.scope.may_cover(&permit.scope)) {
+            continue;
+        }
+        let around = permit.scope.around(groups);
+        let old = permit.is_new.then(|| old_ones.at(&around.resource)).into_iter().flatten();
+        let others: Vec<_> = new_ones.at(&around.resource).chain(old).take(left).collect();
+        left = left.saturating_sub(others.len());
+        let covering = |permits| {
+            let covering = others.iter().filter(|wider| {
+                wider.permits == permits
+                    && wider.scope.covers(&permit.scope, &around)
+                    && !(permits && permit.is_told_otherwise(wider, groups))
+            });
+            covering.min_by_key(|wider| wider.place).map(|wider| wider.scope.name.to_owned())
+        };
+        let name = permit.scope.name.to_owned();
+        if let Some(forbid) = covering(false) {
+            found.push(Overlap::Covered { permit: name, forbid });
+        } else if let Some(wider) = covering(true) {
+            found.push(Overlap::Contained { permit: name, wider });
         }
     }
     found.truncate(most);
     found
+}
+
+impl Permit<'_> {
+    /// Whether that a permit covers this one is told already, or will be: it is this very one, has the same text, or is covered by
+    /// this one in turn and comes later.
+    fn is_told_otherwise(&self, wider: &Wider<'_>, groups: &Groups) -> bool {
+        self.scope.text == wider.scope.text
+            || (!self.is_conditional
+                && self.place < wider.place
+                && self.scope.covers(&wider.scope, &wider.scope.around(groups)))
+    }
+}
+
+impl<'a> Wide<'a> {
+    fn put(&mut self, wider: Wider<'a>) {
+        self.0.entry(wider.scope.resource.within.clone()).or_default().push(wider);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Wider<'a>> {
+        self.0.values().flatten()
+    }
+
+    /// Those that may cover what is in all of these.
+    fn at(&self, around: &HashSet<EntityUid>) -> impl Iterator<Item = &Wider<'a>> {
+        let within = around.iter().filter_map(|uid| self.0.get(&Some(uid.clone())));
+        within.chain(self.0.get(&None)).flatten()
+    }
 }
 
 /// The text from its effect on: names of statements make no difference.
@@ -86,121 +165,5 @@ fn without_annotations(text: &str) -> &str {
     begins.min().and_then(|at| text.get(at..)).unwrap_or(text)
 }
 
-struct Scope<'a> {
-    name: &'a str,
-    principal: Side,
-    resource: Side,
-    actions: ActionSet,
-}
-
-/// One side of a scope.
-struct Side {
-    /// What it must be.
-    is: Option<EntityTypeName>,
-    /// What it must be, or be in.
-    within: Option<EntityUid>,
-    exactly: bool,
-}
-
-impl<'a> Scope<'a> {
-    fn of(statement: &'a Statement) -> Self {
-        let side = |is, within, exactly| Side { is, within, exactly };
-        let principal = match statement.policy.principal_constraint() {
-            PrincipalConstraint::Any => side(None, None, false),
-            PrincipalConstraint::Is(kind) => side(Some(kind), None, false),
-            PrincipalConstraint::In(uid) => side(None, Some(uid), false),
-            PrincipalConstraint::IsIn(kind, uid) => side(Some(kind), Some(uid), false),
-            PrincipalConstraint::Eq(uid) => side(None, Some(uid), true),
-        };
-        let resource = match statement.policy.resource_constraint() {
-            ResourceConstraint::Any => side(None, None, false),
-            ResourceConstraint::Is(kind) => side(Some(kind), None, false),
-            ResourceConstraint::In(uid) => side(None, Some(uid), false),
-            ResourceConstraint::IsIn(kind, uid) => side(Some(kind), Some(uid), false),
-            ResourceConstraint::Eq(uid) => side(None, Some(uid), true),
-        };
-        let actions = VOCABULARY.admitted(&statement.policy.action_constraint());
-        Self { name: &statement.name, principal, resource, actions }
-    }
-
-    /// Whether it surely holds wherever the other does.
-    fn covers(&self, other: &Self) -> bool {
-        self.actions.includes(other.actions)
-            && self.principal.covers(&other.principal)
-            && self.resource.covers(&other.resource)
-    }
-}
-
-impl Side {
-    fn covers(&self, other: &Self) -> bool {
-        let kind = || match (&other.is, &other.within) {
-            (Some(kind), _) => Some(kind),
-            (None, Some(uid)) if other.exactly => Some(uid.type_name()),
-            _ => None,
-        };
-        let fits_kind = self.is.as_ref().is_none_or(|own| kind() == Some(own));
-        let fits_entity = match (&self.within, &other.within) {
-            (None, _) => true,
-            (Some(own), Some(others)) => own == others && (!self.exactly || other.exactly),
-            (Some(_), None) => false,
-        };
-        fits_kind && fits_entity
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::documents;
-
-    fn told(texts: &[(Mode, &str)]) -> Vec<String> {
-        let found = overlaps(&documents(texts), |_| true, 10);
-        let tell = |overlap| match overlap {
-            Overlap::Same { one, other } => format!("{one} = {other}"),
-            Overlap::Covered { permit, forbid } => format!("{permit} < {forbid}"),
-        };
-        found.into_iter().map(tell).collect()
-    }
-
-    #[test]
-    fn statements_that_say_the_same_are_told() {
-        let one = "permit(principal == Node::\"web\", action, resource in Service::\"orders\");";
-        let named = "@id(\"a\")\npermit(principal == Node::\"web\", action, resource in Service::\"shop/orders\");\n\
-                     @id(\"b\") forbid(principal, action == Action::\"GET\", resource) when { context.path == \"/\" };";
-        assert_eq!(told(&[(Mode::Enforce, one), (Mode::Enforce, named)]), ["p0 = p1/a"]);
-        assert_eq!(told(&[(Mode::Enforce, one), (Mode::Audit, one)]), [""; 0]);
-        let documents = documents(&[(Mode::Enforce, one), (Mode::Enforce, one)]);
-        assert_eq!(overlaps(&documents, |_| false, 10), []);
-        assert_eq!(overlaps(&documents, |document| document.name().as_str() == "p0", 10).len(), 1);
-    }
-
-    #[test]
-    fn permits_below_a_forbid_are_told() {
-        let permit =
-            "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\");";
-        for forbid in [
-            "forbid(principal, action, resource);",
-            "forbid(principal is Node, action in Action::\"read\", resource in Service::\"orders\");",
-            "forbid(principal == Node::\"web\", action in [Action::\"GET\", Action::\"PUT\"], resource);",
-            "forbid(principal in Node::\"web\", action in Action::\"http\", resource in Service::\"orders\");",
-        ] {
-            for mode in [Mode::Enforce, Mode::Boundary] {
-                let found = told(&[(Mode::Enforce, permit), (mode, forbid)]);
-                let forbid_name = if mode == Mode::Boundary { "boundary:p1" } else { "p1" };
-                assert_eq!(found, [format!("p0 < {forbid_name}")], "{forbid}");
-            }
-            assert_eq!(told(&[(Mode::Enforce, permit), (Mode::Audit, forbid)]), [""; 0]);
-            assert_eq!(told(&[(Mode::Audit, permit), (Mode::Enforce, forbid)]), [""; 0]);
-        }
-        for forbid in [
-            "forbid(principal, action, resource) when { principal in Mesh::\"shop\" };",
-            "forbid(principal == Node::\"cart\", action, resource);",
-            "forbid(principal, action == Action::\"PUT\", resource);",
-            "forbid(principal is Workload, action, resource);",
-            "forbid(principal, action, resource in Service::\"cache\");",
-            "forbid(principal, action in Action::\"http\", resource is Route);",
-        ] {
-            assert_eq!(told(&[(Mode::Enforce, permit), (Mode::Enforce, forbid)]), [""; 0], "{forbid}");
-        }
-    }
-}
+mod tests;

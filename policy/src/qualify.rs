@@ -40,6 +40,11 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let mut tree = tree;
     walk.visit(&mut tree);
     let reads = Reads::of(&tree);
+    let claims = reads.claims.iter().map(|name| Mention {
+        referent: Referent::Claim(name.to_string()),
+        text: format!("\"{}\"", name.escape_debug()),
+    });
+    walk.mentions.extend(claims);
     let of_fields =
         reads.flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
     walk.flaws.extend(of_fields);

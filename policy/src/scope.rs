@@ -109,13 +109,25 @@ pub struct DeclaredRoute {
     pub classes: Vec<Name>,
     /// Whether a request must be made for a user; where none is said, its port says.
     pub requires_user: Option<bool>,
+    /// Of a gRPC method, whether `call` of it is in `read` or in `write`.
+    pub access: MethodAccess,
 }
 
 impl From<RouteTemplate> for DeclaredRoute {
     /// A route of no data class.
     fn from(template: RouteTemplate) -> Self {
-        Self { template, classes: Vec::new(), requires_user: None }
+        Self { template, classes: Vec::new(), requires_user: None, access: MethodAccess::Write }
     }
+}
+
+/// What a gRPC method does with data. Nothing on the wire tells it, so whoever declares the method does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum MethodAccess {
+    /// It may change some.
+    #[default]
+    Write,
+    /// It changes none.
+    Read,
 }
 
 /// What a listener speaks; it settles which actions exist there.

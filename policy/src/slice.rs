@@ -10,7 +10,7 @@ use crate::document::{Mode, PolicyDocument, Statement};
 use crate::facts::{Resource, Roles, resources};
 use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::{NodeScope, RoleMembers};
-use crate::vocabulary::{ActionSet, Kind, VOCABULARY};
+use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
 
 /// The policies of one mesh, indexed by the resources that they govern.
 ///
@@ -74,6 +74,21 @@ impl SlicedPolicy {
         }
         let tree = Policy::parse(None, &self.text).ok().and_then(|policy| policy.to_json().ok());
         tree.map_or(FactSet::all(), |tree| Reads::of(&tree).facts)
+    }
+}
+
+impl SlicedPolicy {
+    /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query, or
+    /// parameters. Also where the text cannot be read itself.
+    pub fn reads_calls_as_requests(&self) -> bool {
+        if !self.text.contains("query") && !self.text.contains("params") && !self.text.contains("context ==")
+        {
+            return false;
+        }
+        self.reads().contains_any(&[Fact::Query, Fact::Params])
+            && Policy::parse(None, &self.text).map_or(true, |policy| {
+                VOCABULARY.admitted(&policy.action_constraint()).intersects(Action::Call.bit())
+            })
     }
 }
 

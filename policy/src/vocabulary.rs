@@ -9,6 +9,13 @@ use cedar_policy::{ActionConstraint, Entities, EntityId, EntityTypeName, EntityU
 /// The schema that policies are validated against, as Cedar text: for those who write policies.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
+/// The version of the schema. It grows with every change of what policies may say; which agents know what is told by the features that
+/// views need.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// The one line of the schema that is another one where a gRPC method is a read, and that other one.
+const CALL: [&str; 2] = ["action \"call\" in [\"write\"]", "action \"call\" in [\"read\"]"];
+
 /// What a request does, as policies name it. The listener's protocol decides which of these can happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -31,7 +38,7 @@ pub enum Action {
     Upgrade,
     /// Any other HTTP method.
     Other,
-    /// A gRPC method.
+    /// A gRPC method, be it a read or a write.
     Call,
     /// A TCP stream.
     Connect,
@@ -102,18 +109,41 @@ impl Action {
         !matches!(self, Self::Upgrade | Self::Other)
     }
 
+    /// The action on whatever it can be done with.
+    pub(crate) fn bits(self) -> ActionSet {
+        match self {
+            Self::Call => ActionSet(self.bit().0 | ActionSet::READING_CALL.0),
+            _ => self.bit(),
+        }
+    }
+
+    /// The action; of [`Action::Call`], where the method is a write.
     pub(crate) fn bit(self) -> ActionSet {
         ActionSet(1 << self as u8)
     }
 }
 
-/// A set of actions.
+/// A set of actions, in which `call` of a method that reads and of one that writes are two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct ActionSet(u16);
 
 impl ActionSet {
+    /// `call` of a method that reads.
+    pub(crate) const READING_CALL: Self = Self(1 << 15);
+
+    /// Whether the action is among them, on something at least.
     pub(crate) fn contains(self, action: Action) -> bool {
-        self.0 & action.bit().0 != 0
+        self.intersects(action.bits())
+    }
+
+    /// Those that are in both.
+    pub(crate) fn common(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those that are in either.
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     pub(crate) fn includes(self, other: Self) -> bool {
@@ -127,7 +157,7 @@ impl ActionSet {
 
 impl FromIterator<Action> for ActionSet {
     fn from_iter<T: IntoIterator<Item = Action>>(actions: T) -> Self {
-        Self(actions.into_iter().fold(0, |bits, action| bits | action.bit().0))
+        actions.into_iter().fold(Self::default(), |all, action| all.union(action.bits()))
     }
 }
 
@@ -216,18 +246,39 @@ struct Types {
 
 /// The schema in the forms that are asked for.
 pub(crate) struct Vocabulary {
-    pub(crate) schema: Schema,
-    pub(crate) validator: Validator,
-    /// The actions and their groups.
-    pub(crate) actions: Entities,
+    /// As it is written: every gRPC method is a write.
+    pub(crate) writing: World,
+    /// As it is where the gRPC method that is called is a read.
+    pub(crate) reading: World,
     types: Types,
     action_type: EntityTypeName,
     /// For each action and group of actions: the actions that are in it.
     members: HashMap<EntityUid, ActionSet>,
 }
 
+/// The schema by one sort of gRPC method. A request is of one of them, and Cedar's promises hold for each by itself.
+pub(crate) struct World {
+    pub(crate) schema: Schema,
+    pub(crate) validator: Validator,
+    /// The actions and their groups.
+    pub(crate) actions: Entities,
+}
+
+impl World {
+    fn new(text: &str) -> Self {
+        let (schema, _warnings) = must(Schema::from_cedarschema_str(text));
+        let actions = must(schema.action_entities());
+        Self { validator: Validator::new(schema.clone()), schema, actions }
+    }
+
+    fn groups(&self, action: &EntityUid) -> impl Iterator<Item = EntityUid> {
+        self.actions.ancestors(action).into_iter().flatten().cloned()
+    }
+}
+
 pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
-    let (schema, _warnings) = must(Schema::from_cedarschema_str(SCHEMA));
+    let [written, read] = CALL;
+    let (writing, reading) = (World::new(SCHEMA), World::new(&SCHEMA.replace(written, read)));
     let action_type: EntityTypeName = must("Action".parse());
     let types = Types {
         trust_domain: must("TrustDomain".parse()),
@@ -244,21 +295,31 @@ pub(crate) static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
         user: must("User".parse()),
         user_group: must("UserGroup".parse()),
     };
-    let actions = must(schema.action_entities());
     let mut members: HashMap<EntityUid, ActionSet> = HashMap::new();
-    for action in Action::ALL {
+    let all = Action::ALL.into_iter().map(|action| (&writing, action, action.bit()));
+    for (world, action, bit) in all.chain([(&reading, Action::Call, ActionSet::READING_CALL)]) {
         let uid = EntityUid::from_type_name_and_id(action_type.clone(), EntityId::new(action.as_str()));
-        let groups = actions.ancestors(&uid).into_iter().flatten().cloned().collect::<Vec<_>>();
-        for group in groups.into_iter().chain([uid]) {
-            members.entry(group).or_default().0 |= action.bit().0;
+        for group in world.groups(&uid).chain([uid.clone()]) {
+            let known = members.entry(group).or_default();
+            *known = known.union(bit);
         }
     }
-    Vocabulary { validator: Validator::new(schema.clone()), schema, actions, types, action_type, members }
+    Vocabulary { writing, reading, types, action_type, members }
 });
 
 impl Vocabulary {
+    /// The world of what can be done with something.
+    pub(crate) fn world(&self, actions: ActionSet) -> &World {
+        if actions.intersects(ActionSet::READING_CALL) { &self.reading } else { &self.writing }
+    }
+
     pub(crate) fn action(&self, action: Action) -> EntityUid {
         EntityUid::from_type_name_and_id(self.action_type.clone(), EntityId::new(action.as_str()))
+    }
+
+    /// A group of actions.
+    pub(crate) fn group(&self, name: &str) -> EntityUid {
+        EntityUid::from_type_name_and_id(self.action_type.clone(), EntityId::new(name))
     }
 
     /// The actions that a policy's scope admits.
@@ -267,7 +328,7 @@ impl Vocabulary {
         match constraint {
             ActionConstraint::Any => Action::ALL.into_iter().collect(),
             ActionConstraint::In(groups) => {
-                groups.iter().map(members).fold(ActionSet::default(), |all, some| ActionSet(all.0 | some.0))
+                groups.iter().map(members).fold(ActionSet::default(), ActionSet::union)
             }
             // Equality with a group holds for no request.
             ActionConstraint::Eq(uid) => {
@@ -289,16 +350,18 @@ mod tests {
 
     #[test]
     fn the_schema_knows_all_that_the_code_names() {
-        let known: Vec<_> = VOCABULARY.schema.entity_types().map(ToString::to_string).collect();
+        let known: Vec<_> = VOCABULARY.writing.schema.entity_types().map(ToString::to_string).collect();
         assert_eq!(known.len(), Kind::ALL.len() + CARRIED.len());
         assert!(CARRIED.iter().all(|name| known.iter().any(|known| known == name)));
         for (kind, name) in Kind::ALL {
             assert!(known.iter().any(|known| known == name), "{name}");
             assert_eq!(Kind::of(&kind.uid("x")), Some(kind));
         }
-        let actions: Vec<_> = VOCABULARY.schema.actions().collect();
-        for action in Action::ALL {
-            assert!(actions.contains(&&VOCABULARY.action(action)), "{action:?}");
+        for world in [&VOCABULARY.writing, &VOCABULARY.reading] {
+            let actions: Vec<_> = world.schema.actions().collect();
+            for action in Action::ALL {
+                assert!(actions.contains(&&VOCABULARY.action(action)), "{action:?}");
+            }
         }
         let group = |name: &str| format!("Action::\"{name}\"").parse().unwrap();
         let write = VOCABULARY.admitted(&ActionConstraint::In(vec![group("write")]));
@@ -307,8 +370,33 @@ mod tests {
         assert!(
             http.contains(Action::Get) && http.contains(Action::Other) && !http.contains(Action::Connect)
         );
+        let [read, call] =
+            ["read", "call"].map(|name| VOCABULARY.admitted(&ActionConstraint::In(vec![group(name)])));
+        let reading = ActionSet::READING_CALL;
+        assert!(read.includes(reading) && !read.intersects(Action::Call.bit()));
+        assert!(write.includes(Action::Call.bit()) && !write.intersects(reading));
+        for all in [call, VOCABULARY.admitted(&ActionConstraint::Eq(group("call")))] {
+            assert!(all.includes(Action::Call.bits()) && Action::Call.bits().includes(reading));
+        }
         let none = VOCABULARY.admitted(&ActionConstraint::Eq(group("http")));
         assert!(Action::ALL.into_iter().all(|action| !none.contains(action)));
+    }
+
+    /// What stands in the schema, without comments and spaces, as a number (FNV-1a).
+    fn fingerprint() -> u64 {
+        let lines = SCHEMA.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+        let code = lines.flat_map(str::bytes).filter(|byte| !byte.is_ascii_whitespace());
+        code.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    #[test]
+    fn another_schema_is_another_version() {
+        assert!(SCHEMA.starts_with(&format!("// Hauberk's schema, version {SCHEMA_VERSION}.\n")));
+        let advice =
+            "raise SCHEMA_VERSION and the schema's first line, and say in docs/authorization.md what is new";
+        assert_eq!((SCHEMA_VERSION, fingerprint()), (1, 12_728_990_740_199_955_351), "{advice}");
     }
 
     #[test]

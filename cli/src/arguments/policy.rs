@@ -56,6 +56,8 @@ pub(crate) enum TableFormat {
 pub(crate) enum PolicyCommand {
     /// Run assertions from files (exit code 0: all hold, 1: some do not, 2: they could not be run)
     Test(PolicyTest),
+    /// Print the schema that policies are checked against, as Cedar's own tools take it; its first line says its version
+    Schema,
     /// Show for whom a draft would change what (exit code 0: for nobody, 1: for somebody, 2: it failed)
     Diff(PolicyDiff),
 }

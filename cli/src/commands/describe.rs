@@ -153,7 +153,8 @@ async fn of_node(
             } else {
                 format!("  {}", route.data_classes.join(", "))
             };
-            output::line(format_args!("    {}  {methods}{classes}", route.path))?;
+            let access = route.access.as_ref().map(|access| format!("  {access}")).unwrap_or_default();
+            output::line(format_args!("    {}  {methods}{classes}{access}", route.path))?;
         }
     }
     describe_policies::about(session, mesh, &[name.to_owned()], &service_names(&provided)).await?;

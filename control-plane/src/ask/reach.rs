@@ -138,7 +138,7 @@ async fn connect(endpoint: &WebEndpoint) -> Result<TcpStream, Unreached> {
 }
 
 fn question(url: &EndpointUrl) -> Result<Request<Empty<Bytes>>, Unanswered> {
-    let request = Request::get(url.path())
+    let request = Request::get(url.target())
         .header(header::HOST, url.authority())
         .header(header::ACCEPT, "application/json")
         .header(header::USER_AGENT, concat!("hauberk/", env!("CARGO_PKG_VERSION")))

@@ -280,8 +280,10 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let has_users = resources.issuers().next().is_some()
         || resources.policies().any(|policy| policy.reads().are_of_users());
     let reads_context = resources.policies().any(|policy| policy.reads().are_beyond_path_and_method());
+    let reads_calls = resources.policies().any(|policy| policy.reads_calls_as_requests());
     let needed = [
         has_policies.then_some(features::CEDAR),
+        reads_calls.then_some(features::METHOD_ACCESS),
         reads_context.then_some(features::CONTEXT),
         audits.then_some(features::AUDIT_POLICIES),
         bounds.then_some(features::BOUNDARIES),

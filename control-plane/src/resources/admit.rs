@@ -5,6 +5,7 @@
 //! in `references`, and for roles, data classes and templates in `membership` and `templates`, for users in `issuers`, for what leaves the mesh in `externals`; which changes of a node or service
 //! are changes of policy in `opens`; and what may be removed in `removal`.
 
+mod declared;
 mod envelope;
 mod externals;
 mod issuers;
@@ -138,6 +139,7 @@ pub fn admit(
     templates::check(&step, &mut problems, &mut warnings);
     membership::check(&step, rights, &mut problems, &mut warnings);
     issuers::check(&step, &mut problems, &mut warnings);
+    declared::check(&step, &mut problems, &mut warnings);
     externals::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
     overlaps::warn(&step, &mut warnings);

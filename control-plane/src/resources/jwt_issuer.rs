@@ -15,6 +15,8 @@ use super::web_endpoint::WebEndpoint;
 /// The most audiences of one issuer, and claims of one sort.
 const MOST_AUDIENCES: usize = 32;
 const MOST_CLAIMS: usize = 8;
+/// The most claims, or groups, that an issuer declares.
+const MOST_DECLARED: usize = 1_000;
 /// The longest of any of its texts, in bytes.
 const LONGEST: usize = 1_024;
 
@@ -27,7 +29,17 @@ pub struct JwtIssuer {
     endpoint: Option<KeyEndpoint>,
     claims: ClaimsMapping,
     token_header: Option<String>,
+    declared: Declared,
     digest: [u8; 32],
+}
+
+/// What an issuer's tokens may say, in order; where there is none, that is not told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Declared {
+    /// Claims, those that are mapped aside.
+    pub claims: Vec<String>,
+    /// Groups of its users.
+    pub groups: Vec<String>,
 }
 
 /// Where an issuer's keys come from.
@@ -52,6 +64,7 @@ impl JwtIssuer {
             claims,
             token_header,
             description,
+            declares,
         } = spec;
         choice::description(problems, description.as_deref());
         check_text(problems, "spec.issuer", issuer, "write what its tokens have as `iss`");
@@ -75,7 +88,7 @@ impl JwtIssuer {
         let endpoint = match jwks_url.as_str() {
             "" if jwks.is_empty() => configuration_of(problems, issuer, allows_private),
             "" => None,
-            url => WebEndpoint::parse(url, allows_private)
+            url => WebEndpoint::of_keys(url, allows_private)
                 .map_err(|reason| problems.invalid("spec.jwksUrl", reason))
                 .map(KeyEndpoint::Keys)
                 .ok(),
@@ -87,11 +100,15 @@ impl JwtIssuer {
         {
             problems.invalid_but("spec.tokenHeader", message, help);
         }
+        let declared =
+            declares.as_ref().map(|declares| read_declared(problems, declares)).unwrap_or_default();
+        // What is declared is of no matter to what is fetched.
+        let fetched_for = wire::JwtIssuerSpec { declares: None, ..spec.clone() };
         let mut spec_digest = [0; 32];
-        spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &spec.encode_to_vec()).as_ref());
+        spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &fetched_for.encode_to_vec()).as_ref());
         let issuer = issuer.clone();
         let digest = spec_digest;
-        let read = Self { issuer, audiences, initial, endpoint, claims, token_header, digest };
+        let read = Self { issuer, audiences, initial, endpoint, claims, token_header, declared, digest };
         (problems.count() == before).then_some(read)
     }
 
@@ -125,7 +142,12 @@ impl JwtIssuer {
         self.token_header.as_deref()
     }
 
-    /// SHA-256 of the spec: what was fetched for another one no longer counts.
+    /// What its tokens may say.
+    pub fn declared(&self) -> &Declared {
+        &self.declared
+    }
+
+    /// SHA-256 of the spec, what is declared aside: what was fetched for another one no longer counts.
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.digest
     }
@@ -164,6 +186,14 @@ fn read_claims(problems: &mut Problems, claims: &wire::UserClaims) -> ClaimsMapp
         check_text(problems, "spec.claims.user", user, "write the name of a claim, or leave it out");
     }
     ClaimsMapping { user: user.clone().unwrap_or(default.user), groups, scopes, roles }
+}
+
+fn read_declared(problems: &mut Problems, declares: &wire::DeclaredUsers) -> Declared {
+    let wire::DeclaredUsers { claims, groups } = declares;
+    Declared {
+        claims: texts(problems, "spec.declares.claims", claims, MOST_DECLARED),
+        groups: texts(problems, "spec.declares.groups", groups, MOST_DECLARED),
+    }
 }
 
 /// Texts, each once, in order.

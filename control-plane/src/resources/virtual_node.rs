@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
 use hauberk_policy::{
-    Authorization, DeclaredRoute, EscapedSlashes, Protocol, RouteTemplate, Undeclared, UserTokens,
+    Authorization, DeclaredRoute, EscapedSlashes, MethodAccess, Protocol, RouteTemplate, Undeclared,
+    UserTokens,
 };
 use hauberk_proto::mesh::v1 as wire;
 
@@ -240,6 +241,9 @@ fn parse_escaped(
 /// Whether a request must be made for a user.
 const USER_MODES: [(&str, bool); 2] = [("OPTIONAL", false), ("REQUIRED", true)];
 
+/// What a gRPC method does.
+const ACCESSES: [(&str, MethodAccess); 2] = [("READ", MethodAccess::Read), ("WRITE", MethodAccess::Write)];
+
 fn parse_users(
     users: &wire::UserTokens,
     protocol: Protocol,
@@ -284,11 +288,21 @@ fn parse_routes(
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut parsed = Vec::new();
     for (index, route) in routes.iter().enumerate().take(MOST_ROUTES) {
-        let wire::RouteDeclaration { path, methods, data_classes, users } = route;
+        let wire::RouteDeclaration { path, methods, data_classes, users, access } = route;
         let field = format!("{field}[{index}]");
         let requires_user = users
             .as_deref()
             .and_then(|mode| choice::choose(problems, &format!("{field}.users"), mode, &USER_MODES));
+        let access = access.as_deref().and_then(|access| {
+            let field = format!("{field}.access");
+            if protocol != Protocol::Grpc {
+                let help = "leave it out: of an HTTP request the method says it";
+                problems.invalid_but(field, "it is said of gRPC methods", help);
+                return None;
+            }
+            choice::choose(problems, &field, access, &ACCESSES)
+        });
+        let access = access.unwrap_or_default();
         let classes = choice::names(problems, &format!("{field}.dataClasses"), data_classes, MOST_CLASSES);
         let Some(methods) = parse_methods(methods, protocol, &field, problems) else { continue };
         let text = if methods.is_empty() { path.clone() } else { format!("{} {path}", methods.join(",")) };
@@ -310,7 +324,7 @@ fn parse_routes(
             }
             _ => match seen.insert(text, index) {
                 Some(first) => problems.invalid(field, format!("this is already routes[{first}]")),
-                None => parsed.push(DeclaredRoute { template, classes, requires_user }),
+                None => parsed.push(DeclaredRoute { template, classes, requires_user, access }),
             },
         }
     }

@@ -22,12 +22,20 @@ pub struct WebEndpoint {
     allows_private: bool,
 }
 
-/// An `https` URL without user, query or fragment.
+/// An `https` URL without user or fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointUrl {
     host: String,
     port: u16,
-    path: String,
+    /// The path, and the query where there may be one.
+    target: String,
+}
+
+/// Whether a URL may have a query.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Query {
+    Taken,
+    Refused,
 }
 
 impl WebEndpoint {
@@ -36,15 +44,23 @@ impl WebEndpoint {
     /// # Errors
     /// Says what is wrong with it.
     pub(super) fn parse(url: &str, allows_private: bool) -> Result<Self, String> {
-        Ok(Self { url: EndpointUrl::parse(url)?, allows_private })
+        Ok(Self { url: EndpointUrl::parse(url, Query::Refused)?, allows_private })
     }
 
-    /// Another URL that is served by the same host, on the same port.
+    /// The same of where keys are served. Issuers tell their tenants apart by the query.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub(super) fn of_keys(url: &str, allows_private: bool) -> Result<Self, String> {
+        Ok(Self { url: EndpointUrl::parse(url, Query::Taken)?, allows_private })
+    }
+
+    /// Another URL that is served by the same host, on the same port: of keys.
     ///
     /// # Errors
     /// Says what is wrong with it.
     pub fn beside(&self, url: &str) -> Result<Self, String> {
-        let url = EndpointUrl::parse(url)?;
+        let url = EndpointUrl::parse(url, Query::Taken)?;
         if (&url.host, url.port) != (&self.url.host, self.url.port) {
             return Err(format!("it is not on {}", self.url.authority()));
         }
@@ -72,7 +88,7 @@ impl EndpointUrl {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str, query: Query) -> Result<Self, String> {
         let wrong =
             |what: &str| Err(format!("{what}: a URL such as https://bundles.partner.example/ is needed"));
         if text.len() > LONGEST_URL {
@@ -83,8 +99,15 @@ impl EndpointUrl {
         if uri.scheme_str() != Some("https") {
             return wrong("it is not https");
         }
-        if authority.as_str().contains('@') || uri.query().is_some() || text.contains('#') {
-            return wrong("it has a user, a query or a fragment");
+        if authority.as_str().contains('@') || text.contains('#') {
+            return wrong("it has a user or a fragment");
+        }
+        match uri.query() {
+            Some(_) if query == Query::Refused => return wrong("it has a query"),
+            Some(own) if !own.bytes().all(|byte| byte.is_ascii_graphic()) => {
+                return wrong("its query holds what has to be escaped");
+            }
+            _ => {}
         }
         // An address of IPv6 stands in brackets.
         let host = authority.host();
@@ -97,7 +120,9 @@ impl EndpointUrl {
             Some(port) if port.as_u16() == HTTPS || port.as_u16() >= LOWEST_OTHER_PORT => port.as_u16(),
             _ => return wrong("its port is neither 443 nor one from 1024 to 65535"),
         };
-        Ok(Self { host: bare.to_ascii_lowercase(), port, path: uri.path().to_owned() })
+        let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let target = format!("{}{query}", uri.path());
+        Ok(Self { host: bare.to_ascii_lowercase(), port, target })
     }
 
     /// The DNS name or IP address, without brackets.
@@ -110,9 +135,9 @@ impl EndpointUrl {
         self.port
     }
 
-    /// The path, which begins with a slash.
-    pub fn path(&self) -> &str {
-        &self.path
+    /// The path, which begins with a slash, and the query, if there is one.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 
     /// What stands between the scheme and the path.
@@ -124,7 +149,7 @@ impl EndpointUrl {
 
 impl fmt::Display for EndpointUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "https://{}{}", self.authority(), self.path)
+        write!(f, "https://{}{}", self.authority(), self.target)
     }
 }
 
@@ -142,10 +167,13 @@ mod tests {
             ("https://192.0.2.7/", "https://192.0.2.7/", 443),
         ];
         for (text, shown, port) in good {
-            let url = EndpointUrl::parse(text).unwrap();
-            assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
+            for query in [Query::Refused, Query::Taken] {
+                let url = EndpointUrl::parse(text, query).unwrap();
+                assert_eq!((url.to_string().as_str(), url.port()), (shown, port));
+            }
         }
-        assert_eq!(EndpointUrl::parse("https://[2001:db8::1]/").unwrap().host(), "2001:db8::1");
+        let of_six = EndpointUrl::parse("https://[2001:db8::1]/", Query::Refused).unwrap();
+        assert_eq!(of_six.host(), "2001:db8::1");
         for text in [
             "http://a.example/",
             "https://",
@@ -154,8 +182,12 @@ mod tests {
             "file:///etc/passwd",
             "https://user@a.example/",
             "https://user:secret@a.example/",
-            "https://a.example/?x=1",
             "https://a.example/#x",
+            "https://a.example/?x=1#y",
+            "https://user@a.example/?x=1",
+            "https://a.example/?x= 1",
+            "https://a.example/?x=\u{e9}",
+            "https://a.example?@b.example/#",
             "https://a.example:22/",
             "https://a.example:0/",
             "https://a.example:/",
@@ -165,7 +197,27 @@ mod tests {
             "https://a.example /",
             "",
         ] {
-            assert!(EndpointUrl::parse(text).is_err(), "{text}");
+            for query in [Query::Refused, Query::Taken] {
+                assert!(EndpointUrl::parse(text, query).is_err(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn keys_alone_are_told_apart_by_a_query() {
+        for (text, target) in [
+            (
+                "https://a.example/t/discovery/v2.0/keys?p=b2c_1_sign-in",
+                "/t/discovery/v2.0/keys?p=b2c_1_sign-in",
+            ),
+            ("https://a.example?x=1", "/?x=1"),
+            ("https://a.example/?", "/?"),
+            ("https://a.example/k?u=user@b.example", "/k?u=user@b.example"),
+        ] {
+            assert!(WebEndpoint::parse(text, false).is_err(), "{text}");
+            let url = WebEndpoint::of_keys(text, false).unwrap().url;
+            assert_eq!((url.host(), url.target()), ("a.example", target));
+            assert_eq!(url.to_string(), format!("https://a.example{target}"));
         }
     }
 
@@ -174,6 +226,8 @@ mod tests {
         let endpoint = WebEndpoint::parse("https://a.example:8443/x", true).unwrap();
         let other = endpoint.beside("https://A.example:8443/y").unwrap();
         assert_eq!(other.url().to_string(), "https://a.example:8443/y");
+        let other = endpoint.beside("https://a.example:8443/keys?p=x").unwrap();
+        assert_eq!(other.url().target(), "/keys?p=x");
         assert!(other.may_be_at("127.0.0.1".parse().unwrap()), "with the same addresses");
         for elsewhere in [
             "https://a.example/y",

@@ -199,6 +199,30 @@ fn the_demo_s_mesh_is_accepted() {
 }
 
 #[test]
+fn policies_that_others_make_pointless_are_warned_of() {
+    let mesh = MeshBox::start();
+    mesh.apply(SHOP);
+    let policies = [
+        ("wide", "permit(principal is Node, action in Action::\"read\", resource in Mesh::\"shop\");"),
+        ("freeze", "forbid(principal in Mesh::\"shop\", action, resource in Node::\"orders\");"),
+    ];
+    let document = |(name, cedar): &(&str, &str)| {
+        format!("kind: Policy\nmesh: shop\nname: {name}\nspec: {{cedar: '{cedar}'}}\n")
+    };
+    let [wide, freeze] = policies.each_ref().map(document);
+    let apply = |name: &str, text: &str| {
+        let file = file(&mesh, name, text);
+        mesh.hauberk(&["apply", "-f", file.to_str().unwrap()]).ok().stderr
+    };
+    let said = apply("wide.yaml", &wide);
+    let expected = "warning: Mesh shop: policy web-reads-orders says nothing new: wide permits all of it";
+    assert!(said.contains(expected), "{said}");
+    let said = apply("freeze.yaml", &freeze);
+    let expected = "warning: Mesh shop: policy web-reads-orders permits nothing: freeze forbids all of it";
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
 fn a_dry_run_says_what_would_happen_and_does_nothing() {
     let mesh = MeshBox::start();
     let shop = file(&mesh, "shop.yaml", SHOP);

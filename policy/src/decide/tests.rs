@@ -1,5 +1,6 @@
 mod differential;
 mod egress;
+mod method_access;
 mod users;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! What of Cedar's findings is told: mistakes, without what only follows from them.
 
-use cedar_policy::{PolicyId, ValidationError, ValidationResult, ValidationWarning};
+use cedar_policy::{PolicyId, PolicySet, ValidationError, ValidationResult, ValidationWarning};
+
+use crate::vocabulary::{Action, VOCABULARY};
 
 /// The findings that say something that no other finding says.
 pub(super) fn worth_telling(result: &ValidationResult) -> (Vec<&ValidationError>, Vec<&ValidationWarning>) {
@@ -26,6 +28,21 @@ pub(super) fn worth_telling(result: &ValidationResult) -> (Vec<&ValidationError>
         }
     });
     (errors.collect(), warnings.collect())
+}
+
+/// Whether some statement may be about gRPC methods. Of all others it makes no difference which of these read.
+pub(super) fn may_be_calls(set: &PolicySet) -> bool {
+    let of_policies = set.policies().map(|policy| policy.action_constraint());
+    let mut all = of_policies.chain(set.templates().map(|template| template.action_constraint()));
+    all.any(|constraint| VOCABULARY.admitted(&constraint).contains(Action::Call))
+}
+
+/// Whether a statement that can never apply by this warning may well apply by another validation.
+pub(super) fn applies(other: &ValidationResult, warning: &ValidationWarning) -> bool {
+    let is_impossible =
+        |warning: &ValidationWarning| matches!(warning, ValidationWarning::ImpossiblePolicy(_));
+    let same = |other: &ValidationWarning| is_impossible(other) && other.policy_id() == warning.policy_id();
+    is_impossible(warning) && !other.validation_warnings().any(same)
 }
 
 fn is_unknown_name(error: &ValidationError) -> bool {

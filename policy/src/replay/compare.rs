@@ -40,6 +40,7 @@ impl<'a> Side<'a> {
                     && self.port.protocol == other.port.protocol
                     && self.governed.resource.uid == other.governed.resource.uid
                     && self.governed.resource.within == other.governed.resource.within
+                    && self.governed.resource.actions == other.governed.resource.actions
                     && self.is_for_users() == other.is_for_users()
                     && self.principal.within == other.principal.within
                     && self.sees_alike(other, &own))
@@ -52,7 +53,7 @@ impl<'a> Side<'a> {
 
     fn in_play(&self, action: Action) -> Vec<&'a Arc<Compiled>> {
         let policies = self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index));
-        policies.filter(|compiled| compiled.admits(self.principal, action)).collect()
+        policies.filter(|compiled| compiled.admits(self.principal, action, &self.governed.resource)).collect()
     }
 
     /// Whether the entities that statements name have the same attributes, and are in the same things.

@@ -8,7 +8,7 @@ use hauberk_identity::TrustDomain;
 use super::compare::Side;
 use super::*;
 use crate::circumstances::Gathered;
-use crate::scope::{Authorization, Protocol};
+use crate::scope::{Authorization, MethodAccess, Protocol};
 use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
 use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
@@ -209,6 +209,16 @@ fn streams_and_calls_are_replayed_too() {
     };
     let permit = "permit(principal == Node::\"web\", action == Action::\"call\", resource) when { context.rpc == \"Get\" };";
     assert_eq!(told(&engines(&[], &[permit]), &rpc), [("Allow p0".to_owned(), 4)]);
+    // Where a draft says that the method reads.
+    let mut reading = orders();
+    let routes = reading.ports.iter_mut().flat_map(|port| &mut port.routes);
+    routes.filter(|route| route.template.is_rpc()).for_each(|route| route.access = MethodAccess::Read);
+    let write = "permit(principal == Node::\"web\", action in Action::\"write\", resource);";
+    let by_condition = "permit(principal == Node::\"web\", action == Action::\"call\", resource) when { action in Action::\"write\" };";
+    for permit in [write, by_condition] {
+        let drafted = engines_of(orders(), &[permit], reading.clone(), &[permit]);
+        assert_eq!(told(&drafted, &rpc), [("Deny ".to_owned(), 4)], "{permit}");
+    }
     let odd = RecordedFlow { port: 8080, ..flow("web", vec![call("GET", "no path", 4)], 0) };
     assert_eq!(told(&engines(&[ALL], &[]), &odd), [("unreadable_record".to_owned(), 4)]);
 }

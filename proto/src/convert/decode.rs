@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    AddressRange, Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Mode, NodeScope, Place,
-    PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Undeclared, UserTokens,
+    AddressRange, Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, MethodAccess, Mode, NodeScope,
+    Place, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Undeclared,
+    UserTokens,
 };
 use prost::Message;
 
@@ -214,11 +215,12 @@ fn user_tokens(field: &str, users: wire::UserTokens) -> Result<UserTokens, Conve
 }
 
 fn route(field: &str, route: wire::Route) -> Result<DeclaredRoute, ConvertError> {
-    let wire::Route { template, methods, data_classes, requires_user } = route;
+    let wire::Route { template, methods, data_classes, requires_user, reads } = route;
     let text = if methods.is_empty() { template } else { format!("{} {template}", methods.join(",")) };
     let template = RouteTemplate::parse(&text).map_err(|error| ConvertError::new(field, error))?;
     let classes = names(&format!("{field}.data_classes"), data_classes)?;
-    Ok(DeclaredRoute { template, classes, requires_user })
+    let access = if reads { MethodAccess::Read } else { MethodAccess::Write };
+    Ok(DeclaredRoute { template, classes, requires_user, access })
 }
 
 fn policy(field: &str, policy: wire::Policy) -> Result<SlicedPolicy, ConvertError> {

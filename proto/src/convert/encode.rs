@@ -1,8 +1,8 @@
 //! From the domain to messages. What is well-formed by its types always has a message.
 
 use hauberk_policy::{
-    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Mode, PortScope, Protocol, RoleMembers,
-    SlicedPolicy, Undeclared, UserTokens,
+    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, MethodAccess, Mode, PortScope, Protocol,
+    RoleMembers, SlicedPolicy, Undeclared, UserTokens,
 };
 
 use super::view::{
@@ -110,7 +110,7 @@ fn user_tokens(users: &UserTokens) -> wire::UserTokens {
 }
 
 fn route(route: &DeclaredRoute) -> wire::Route {
-    let DeclaredRoute { template, classes, requires_user } = route;
+    let DeclaredRoute { template, classes, requires_user, access } = route;
     let (methods, template) = match template.as_str().split_once(' ') {
         Some((methods, template)) => (methods.split(',').map(ToOwned::to_owned).collect(), template),
         None => (Vec::new(), template.as_str()),
@@ -120,6 +120,7 @@ fn route(route: &DeclaredRoute) -> wire::Route {
         methods,
         data_classes: classes.iter().map(ToString::to_string).collect(),
         requires_user: *requires_user,
+        reads: *access == MethodAccess::Read,
     }
 }
 

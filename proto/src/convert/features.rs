@@ -5,7 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_policy::{Authorization, EscapedSlashes, Mode, NodeScope, PolicySlice, Undeclared};
+use hauberk_policy::{
+    Authorization, EscapedSlashes, MethodAccess, Mode, NodeScope, PolicySlice, SlicedPolicy, Undeclared,
+};
 
 use super::view::{Body, Discovery};
 
@@ -44,8 +46,11 @@ pub const ESCAPED_SLASHES: &str = "escaped-slashes-1";
 /// External services, and policies that name them.
 pub const EGRESS: &str = "egress-1";
 
+/// gRPC methods that read, and policies about `call` that read the query or parameters.
+pub const METHOD_ACCESS: &str = "method-access-1";
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 16] = [
+pub const ALL: [&str; 17] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -59,6 +64,7 @@ pub const ALL: [&str; 16] = [
     ESCAPED_SLASHES,
     FIXED,
     MAX_VIEW_AGE,
+    METHOD_ACCESS,
     ROLES,
     ROUTES,
     USERS,
@@ -97,6 +103,7 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
             (port.undeclared == Undeclared::Deny).then_some(DENY_UNDECLARED),
             (port.authorization == Authorization::Audit).then_some(AUDIT_AUTHORIZATION),
             (port.escaped_slashes == EscapedSlashes::Keep).then_some(ESCAPED_SLASHES),
+            port.routes.iter().any(|route| route.access == MethodAccess::Read).then_some(METHOD_ACCESS),
             port.users.as_ref().map(|_| USERS),
             port.routes.iter().any(|route| route.requires_user.is_some()).then_some(USERS),
         ]
@@ -120,6 +127,7 @@ fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str>
     });
     let others = [
         users.then_some(USERS),
+        slice.policies.iter().any(SlicedPolicy::reads_calls_as_requests).then_some(METHOD_ACCESS),
         context.then_some(CONTEXT),
         (!slice.roles.is_empty()).then_some(ROLES),
         names_classes.then_some(DATA_CLASSES),

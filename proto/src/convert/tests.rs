@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Gathered, HeaderLines, Mode, Moment,
-    NodeScope, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate,
-    SlicedPolicy, Tls, Undeclared, User, UserTokens,
+    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Gathered, HeaderLines, MethodAccess, Mode,
+    Moment, NodeScope, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol, RoleMembers,
+    RouteTemplate, SlicedPolicy, Tls, Undeclared, User, UserTokens,
 };
 use prost::Message;
 
@@ -28,6 +28,10 @@ fn node_view() -> NodeView {
                 template: RouteTemplate::parse(text).unwrap(),
                 classes: vec![name("card"), name("pii")],
                 requires_user: Some(false),
+                access: match text.contains("Get") {
+                    true => MethodAccess::Read,
+                    false => MethodAccess::Write,
+                },
             })
             .collect(),
         undeclared: Undeclared::Deny,
@@ -171,6 +175,7 @@ fn a_view_lists_what_it_needs() {
             "egress-1",
             "escaped-slashes-1",
             "max-view-age",
+            "method-access-1",
             "roles-1",
             "routes-1",
             "users-1"
@@ -186,6 +191,18 @@ fn a_view_lists_what_it_needs() {
     assert!(!reads("context.path like \"/peer/*\" && context.method == \"context.host\""));
     assert!(reads("context.path == \"/\" && context.peer.federated"));
     assert!(reads("context == context"));
+    let reads_calls = |action: &str, condition: &str| {
+        let text = format!("permit(principal is Node, {action}, resource) when {{ {condition} }};");
+        let mut view = node_view();
+        view.scope.ports.iter_mut().for_each(|port| port.routes.clear());
+        view.policies.policies[0].text = text;
+        features::needed(&Body::Node(view)).contains(&features::METHOD_ACCESS)
+    };
+    assert!(reads_calls("action == Action::\"call\"", "context.query.hasTag(\"a\")"));
+    assert!(reads_calls("action in Action::\"write\"", "context.params.hasTag(\"a\")"));
+    assert!(reads_calls("action", "context == context"));
+    assert!(!reads_calls("action in Action::\"read\"", "context.query.hasTag(\"a\")"));
+    assert!(!reads_calls("action == Action::\"call\"", "context.path == \"/query\""));
     assert_eq!(features::needed(&Body::Service(service_view())), ["dns-discovery", "fixed-discovery"]);
     let mut sorted = features::ALL;
     sorted.sort_unstable();

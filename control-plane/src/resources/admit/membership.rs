@@ -283,17 +283,7 @@ impl Step<'_> {
                 let help = self.nearest(name.as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
                 let help = help.or_else(|| Some(format!("apply the {} as well", kind.noun())));
                 let message = format!("{} {name:?} does not exist", kind.noun());
-                let is_linked = matches!(self.after.get(of).map(|of| of.model()), Some(Model::Linked(_)));
-                let (field, message) = match (of == key, is_linked) {
-                    (true, true) => ("spec.template", message),
-                    (true, false) => {
-                        let (line, column) = (reference.line, reference.column);
-                        let length = reference.text.chars().count();
-                        ("spec.cedar", format!("{line}:{column}+{length}: {message}"))
-                    }
-                    (false, _) => ("spec.cedar", format!("{of} follows it, and would be wrong: {message}")),
-                };
-                problems.report(Fault::Invalid, field, message, help);
+                self.report_mention(key, of, reference, message, help, problems);
             }
         }
     }

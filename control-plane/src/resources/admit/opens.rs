@@ -6,6 +6,7 @@
 //! only comes or goes: what is taken away today may come back otherwise tomorrow. What no policy names is an editor's. What the
 //! boundary names takes the right to change that, so that nobody else moves what it forbids from under it.
 
+mod access;
 mod classes;
 mod mentions;
 mod users;
@@ -126,6 +127,7 @@ impl<'a> Comparison<'a> {
                 self.compare_classes(port, former, now, &mut openings);
                 if self.step.places.contains_key(&self.key(Kind::VirtualNode, node)) {
                     self.compare_users(port, former, now, &mut openings);
+                    self.compare_access(port, former, now, &mut openings);
                     if let Some(now) = now {
                         self.compare_rules(port, former, now, &mut openings);
                     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::Name;
-use hauberk_policy::{Overlap, overlaps};
+use hauberk_identity::{Name, SpiffeId};
+use hauberk_policy::{Groups, Overlap, PolicyDocument, overlaps};
 
 use super::Step;
 use crate::resources::key::Kind;
+use crate::resources::mesh_catalog::MeshCatalog;
 
 /// The most warnings about one mesh.
 const MOST: usize = 20;
@@ -25,7 +26,9 @@ pub(super) fn warn(step: &Step<'_>, warnings: &mut Vec<String>) {
             .flat_map(|key| step.documents(key))
             .map(|(_, document)| document.label())
             .collect();
-        for overlap in overlaps(after.policies(), |document| stated.contains(&document.label()), MOST) {
+        let groups = groups(step, mesh, after);
+        let is_stated = |document: &PolicyDocument| stated.contains(&document.label());
+        for overlap in overlaps(after.policies(), is_stated, &groups, MOST) {
             warnings.push(match overlap {
                 Overlap::Same { one, other } => {
                     format!("Mesh {mesh}: policies {one} and {other} say the same: one of them will do")
@@ -33,7 +36,29 @@ pub(super) fn warn(step: &Step<'_>, warnings: &mut Vec<String>) {
                 Overlap::Covered { permit, forbid } => {
                     format!("Mesh {mesh}: policy {permit} permits nothing: {forbid} forbids all of it")
                 }
+                Overlap::Contained { permit, wider } => {
+                    format!("Mesh {mesh}: policy {permit} says nothing new: {wider} permits all of it")
+                }
             });
         }
     }
+}
+
+/// What is in what, as the mesh will stand.
+fn groups(step: &Step<'_>, name: &Name, mesh: &MeshCatalog) -> Groups {
+    let mut groups = Groups::new(step.trust_domain, name);
+    for (role, listed) in mesh.roles() {
+        groups.add_role(role, listed.members(), listed.roles());
+    }
+    for (class, listed) in mesh.data_classes() {
+        groups.add_class(class, listed.classes());
+    }
+    for (service, listed) in mesh.services() {
+        let Some(provider) = listed.provider() else { continue };
+        let listeners = mesh.node(provider.node().as_str()).map(|node| node.listeners());
+        let ports = listeners.into_iter().flatten().map(|listener| listener.port());
+        let ports = ports.filter(|port| provider.port().is_none_or(|own| own == *port));
+        groups.add_service(service, &SpiffeId::node(step.trust_domain, name, provider.node()), ports);
+    }
+    groups
 }

@@ -22,6 +22,9 @@ use crate::resources::virtual_service::VirtualService;
 /// The most trust domains that a mesh follows: their bundles travel in every view of its nodes.
 const MOST_FEDERATED: usize = 32;
 
+/// How many of a port's routes are listed where none is near to what was meant.
+const MOST_LISTED: usize = 5;
+
 /// Checks every resource of the batch, and those that refer to what it changes. Policies may speak of what does not
 /// exist yet, which is only a warning.
 pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec<String>) {
@@ -261,20 +264,30 @@ impl Step<'_> {
             }
             Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
             Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
-            // Roles, data classes, issuers and external services that do not exist are refused, not warned of.
+            // Roles, data classes, issuers and external services that do not exist are refused, not warned of; what issuers say is
+            // looked at in `declared`.
             Referent::Role(_)
             | Referent::External(_)
             | Referent::DataClass(_)
             | Referent::User { .. }
             | Referent::UserGroup { .. }
+            | Referent::Claim(_)
             | Referent::Anonymous => None,
         }
     }
 
     fn missing_port(&self, mesh: &Name, node: &Name, port: u16) -> Option<String> {
         let found = self.after.mesh(mesh.as_str())?.node(node.as_str())?;
-        let is_missing = found.listener(port).is_none();
-        is_missing.then(|| format!("virtual node {node:?} has no listener with port {port}"))
+        if found.listener(port).is_some() {
+            return None;
+        }
+        let ports: Vec<_> = found.listeners().iter().map(|listener| listener.port().to_string()).collect();
+        let hint = match &ports[..] {
+            [] => "it has no listeners at all".to_owned(),
+            [only] => format!("its only listener is {only}"),
+            _ => format!("its listeners are {}", ports.join(", ")),
+        };
+        Some(format!("virtual node {node:?} has no listener with port {port}; {hint}"))
     }
 
     fn missing_route(&self, mesh: &Name, node: &Name, port: u16, template: &str) -> Option<String> {
@@ -284,7 +297,15 @@ impl Step<'_> {
             return None;
         }
         let why = format!("port {port} of virtual node {node:?} declares no such route");
-        Some(self.nearest(template, declared()).map_or(why.clone(), |hint| format!("{why}; {hint}")))
+        let hint = self.nearest(template, declared()).unwrap_or_else(|| match declared().next() {
+            None => "it declares none: match context.path, or declare it".to_owned(),
+            Some(_) => {
+                let more = if declared().count() > MOST_LISTED { ", …" } else { "" };
+                let some: Vec<_> = declared().take(MOST_LISTED).map(|route| format!("{route:?}")).collect();
+                format!("it declares {}{more}", some.join(", "))
+            }
+        });
+        Some(format!("{why}; {hint}"))
     }
 }
 

@@ -294,6 +294,18 @@ fn routes_fit_their_protocol() {
     );
     assert!(methods("http", "/a", &["GET", "GET"])[0].contains("GET stands here twice"));
     assert!(methods("grpc", "a.B/C", &["GET"])[0].starts_with("spec.listeners[0].routes[0].methods: a gRPC"));
+    let access = |protocol: &str, path: &str, access: &str| {
+        let mut listener = listener(80, protocol);
+        let access = Some(access.into());
+        listener.routes.push(RouteDeclaration { path: path.into(), access, ..RouteDeclaration::default() });
+        refused_alone(node("orders", [listener]))
+    };
+    let field = "spec.listeners[0].routes[0].access";
+    assert!(access("http", "/a", "READ")[0].starts_with(&format!("{field}: it is said of gRPC methods")));
+    assert!(
+        access("grpc", "a.B/C", "READS")[0]
+            .starts_with(&format!("{field}: \"READS\" is not known; did you mean"))
+    );
     let denying = changed_listener(|listener| {
         *listener = Listener { undeclared: Some("DENY".into()), ..self::listener(80, "tcp") };
     });
@@ -380,7 +392,8 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
     let catalog = catalog_of(&shop());
     let text = "permit(principal == Node::\"wbe\", action, resource in Service::\"orders\");\n\
                 permit(principal == Node::\"web\", action, resource == Route::\"orders:8080 /x\");\n\
-                permit(principal == Node::\"web\", action, resource in Port::\"orders:81\");";
+                permit(principal == Node::\"web\", action, resource in Port::\"orders:81\");\n\
+                permit(principal == Node::\"web\", action, resource in Service::\"order\");";
     let admission = accepted(&catalog, &[policy("p", text)], EVERYTHING);
     assert_eq!(
         admission.warnings,
@@ -388,11 +401,28 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
             "Policy shop/p, 1:21: Node::\"wbe\" does not exist: there is no virtual node \"wbe\" in mesh \"shop\"; did \
              you mean \"web\"?",
             "Policy shop/p, 2:54: Route::\"orders:8080 /x\" does not exist: port 8080 of virtual node \"orders\" \
-             declares no such route",
+             declares no such route; it declares none: match context.path, or declare it",
             "Policy shop/p, 3:54: Port::\"orders:81\" does not exist: virtual node \"orders\" has no listener with port \
-             81",
+             81; its listeners are 8080, 9090",
+            "Policy shop/p, 4:54: Service::\"order\" does not exist: there is no virtual service \"order\" in mesh \
+             \"shop\"; did you mean \"orders\"?",
+            "Mesh shop: policy p/2 says nothing new: allow-web-to-orders permits all of it",
         ]
     );
+    let declared = ["/orders/{id}", "/health", "/a", "/b", "/c", "/d"];
+    let catalog = catalog_of(&[mesh("shop"), node("orders", [routes(listener(8080, "http"), &declared)])]);
+    let text = "forbid(principal, action, resource == Route::\"orders:8080 /order/{id}\");\n\
+                forbid(principal, action, resource == Route::\"orders:8080 /somewhere/else\");\n\
+                forbid(principal, action, resource in Port::\"orders:8081\");";
+    let warnings = accepted(&catalog, &[policy("p", text)], EVERYTHING).warnings;
+    for (warning, end) in warnings.iter().zip([
+        "declares no such route; did you mean \"/orders/{id}\"?",
+        "declares no such route; it declares \"/orders/{id}\", \"/health\", \"/a\", \"/b\", \"/c\", …",
+        "has no listener with port 8081; its only listener is 8080",
+    ]) {
+        assert!(warning.ends_with(end), "{warning}");
+    }
+    assert_eq!(warnings.len(), 3);
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
-use hauberk_policy::{DeclaredRoute, RouteTemplate};
+use hauberk_policy::{DeclaredRoute, MethodAccess, RouteTemplate};
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::method_options::IdempotencyLevel;
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
 use super::Flaw;
 
@@ -29,7 +30,7 @@ pub(super) fn routes(bytes: &[u8]) -> Result<Vec<DeclaredRoute>, Vec<Flaw>> {
                         if !known.insert(text.clone()) {
                             flaws.push(Flaw::at(file.name(), format!("{text} stands there twice")));
                         }
-                        routes.push(template.into());
+                        routes.push(DeclaredRoute { access: access(method), ..template.into() });
                     }
                     Ok(_) => flaws.push(Flaw::at(file.name(), format!("{text:?} is no method"))),
                     Err(error) => flaws.push(Flaw::at(file.name(), format!("{text:?}: {error}"))),
@@ -41,4 +42,14 @@ pub(super) fn routes(bytes: &[u8]) -> Result<Vec<DeclaredRoute>, Vec<Flaw>> {
         flaws.push(Flaw::at("", "it has no services"));
     }
     if flaws.is_empty() { Ok(routes) } else { Err(flaws) }
+}
+
+/// What does not change anything says so; whatever says less may change something.
+fn access(method: &MethodDescriptorProto) -> MethodAccess {
+    match method.options.as_ref().map(|options| options.idempotency_level()) {
+        Some(IdempotencyLevel::NoSideEffects) => MethodAccess::Read,
+        Some(IdempotencyLevel::Idempotent | IdempotencyLevel::IdempotencyUnknown) | None => {
+            MethodAccess::Write
+        }
+    }
 }

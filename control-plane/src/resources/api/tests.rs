@@ -1,6 +1,10 @@
+use hauberk_policy::MethodAccess;
 use hauberk_proto::mesh::v1::{self as wire, Listener, api_description::Description};
 use prost::Message;
-use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, ServiceDescriptorProto};
+use prost_types::method_options::IdempotencyLevel;
+use prost_types::{
+    FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions, ServiceDescriptorProto,
+};
 
 use crate::resources::testing::*;
 use crate::resources::{Catalog, Model};
@@ -51,7 +55,8 @@ fn routes_of(listener: Listener) -> Result<Vec<String>, Vec<String>> {
     };
     let routes = node.listeners()[0].routes().iter().map(|route| {
         let classes: Vec<_> = route.classes.iter().map(ToString::to_string).collect();
-        format!("{} [{}]", route.template, classes.join(" "))
+        let reads = if route.access == MethodAccess::Read { " reads" } else { "" };
+        format!("{} [{}]{reads}", route.template, classes.join(" "))
     });
     Ok(routes.collect())
 }
@@ -61,7 +66,16 @@ fn openapi(text: &str) -> Result<Vec<String>, Vec<String>> {
 }
 
 fn descriptor_set() -> Vec<u8> {
-    let method = |name: &str| MethodDescriptorProto { name: Some(name.to_owned()), ..Default::default() };
+    let method = |name: &str| {
+        let level = match name {
+            "Get" => Some(IdempotencyLevel::NoSideEffects),
+            "Put" => Some(IdempotencyLevel::Idempotent),
+            _ => None,
+        };
+        let options = level
+            .map(|level| MethodOptions { idempotency_level: Some(level.into()), ..MethodOptions::default() });
+        MethodDescriptorProto { name: Some(name.to_owned()), options, ..Default::default() }
+    };
     let service = |name: &str, methods: &[&str]| ServiceDescriptorProto {
         name: Some(name.to_owned()),
         method: methods.iter().map(|name| method(name)).collect(),
@@ -117,15 +131,16 @@ fn routes_by_hand_win_where_they_match_the_same_paths() {
 #[test]
 fn a_descriptor_set_says_its_methods() {
     let mut listener = described(listener(50051, "grpc"), Description::Protobuf(descriptor_set()));
-    let expected = ["shop.v1.Orders/Get []", "shop.v1.Orders/Put []", "Bare/Do []"];
+    let expected = ["shop.v1.Orders/Get [] reads", "shop.v1.Orders/Put []", "Bare/Do []"];
     assert_eq!(routes_of(listener.clone()).unwrap(), expected);
     listener.routes = vec![wire::RouteDeclaration {
         path: "shop.v1.Orders/Put".into(),
         methods: Vec::new(),
         data_classes: vec!["pii".into()],
+        access: Some("READ".into()),
         ..wire::RouteDeclaration::default()
     }];
-    let expected = ["shop.v1.Orders/Put [pii]", "shop.v1.Orders/Get []", "Bare/Do []"];
+    let expected = ["shop.v1.Orders/Put [pii] reads", "shop.v1.Orders/Get [] reads", "Bare/Do []"];
     assert_eq!(routes_of(listener).unwrap(), expected);
 }
 

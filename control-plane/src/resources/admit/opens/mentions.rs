@@ -77,6 +77,8 @@ pub(super) struct Mentions<'a> {
     classes: BTreeMap<&'a Name, Speakers<'a>>,
     /// Of any port and route, by what these are.
     all: Speakers<'a>,
+    /// Of reads, or of writes, that a gRPC method may be.
+    calls: Speakers<'a>,
     boundaries: Speakers<'a>,
     /// Boundaries that cannot be read: they may speak of anything.
     unreadable: Speakers<'a>,
@@ -91,6 +93,9 @@ impl<'a> Mentions<'a> {
         for policy in mesh.policies() {
             if policy.mode() == Mode::Boundary {
                 mentions.boundaries.insert(policy);
+            }
+            if policy.tells_calls_apart() {
+                mentions.calls.insert(policy);
             }
             if policy.reads_resource() {
                 mentions.all.insert(policy);
@@ -118,6 +123,7 @@ impl<'a> Mentions<'a> {
                     | Referent::Workload(_)
                     | Referent::User { .. }
                     | Referent::UserGroup { .. }
+                    | Referent::Claim(_)
                     | Referent::Anonymous => {}
                 }
             }
@@ -132,6 +138,11 @@ impl<'a> Mentions<'a> {
 
     pub(super) fn of_routes(&self, port: (&SpiffeId, u16)) -> Speakers<'a> {
         self.routes.get(&port).cloned().unwrap_or_default().union(&self.all).union(&self.unreadable)
+    }
+
+    /// Those that tell gRPC methods that read from those that write.
+    pub(super) fn of_calls(&self) -> Speakers<'a> {
+        self.calls.clone().union(&self.unreadable)
     }
 
     /// Every boundary.

@@ -1,4 +1,4 @@
-use hauberk_proto::mesh::v1::{Duration, Listener, MeshSpec, Resource, resource::Spec};
+use hauberk_proto::mesh::v1::{Duration, Listener, MeshSpec, Resource, RouteDeclaration, resource::Spec};
 
 use super::*;
 use crate::resources::Catalog;
@@ -244,4 +244,47 @@ fn routes_for_users_are_not_opened_by_more_specific_ones_nor_by_going_and_coming
     assert_eq!(removals(&before, Kind::VirtualNode, "orders"), gone);
     let without = node("orders", [users("REQUIRED", http(8080))]);
     assert_eq!(refusals(&before, &[without]), Vec::<String>::new());
+}
+
+#[test]
+fn a_method_does_not_become_a_read_under_a_policy_about_reads() {
+    let methods = |access: &[(&str, &str)]| {
+        let mut listener = listener(50051, "grpc");
+        listener.routes = access
+            .iter()
+            .map(|(path, access)| RouteDeclaration {
+                path: (*path).into(),
+                access: Some((*access).into()),
+                ..RouteDeclaration::default()
+            })
+            .collect();
+        node("orders", [listener])
+    };
+    let reads = "permit(principal is Node, action in Action::\"read\", resource);";
+    let told = |names: &str| {
+        format!(
+            "this changes which methods of port 50051 of orders read and which write, which {names} may tell apart"
+        )
+    };
+    let with =
+        |node: Resource, policies: &[Resource]| catalog_of(&[&[mesh("shop"), node], policies].concat());
+    let write = methods(&[("a.B/C", "WRITE")]);
+    let read = methods(&[("a.B/C", "READ")]);
+    let permit = [policy("readers", reads)];
+    for (before, after) in [
+        (&write, &read),
+        (&read, &write),
+        (&node("orders", []), &read),
+        (&read, &node("orders", [])),
+        (&methods(&[("a.B/*", "READ")]), &methods(&[("a.B/*", "READ"), ("a.B/C", "WRITE")])),
+    ] {
+        let catalog = with(before.clone(), &permit);
+        assert_eq!(refusals(&catalog, std::slice::from_ref(after)), [told("readers")]);
+    }
+    // Whoever does not tell them apart does not mind.
+    let all = [policy("all", "permit(principal is Node, action == Action::\"call\", resource);")];
+    assert_eq!(refusals(&with(write.clone(), &all), std::slice::from_ref(&read)), Vec::<String>::new());
+    assert_eq!(refusals(&with(write.clone(), &permit), &[methods(&[])]), Vec::<String>::new());
+    let bound = [boundary("no-writes", "forbid(principal, action in Action::\"write\", resource);")];
+    assert_eq!(bounded(&with(write, &bound), &[read]), [told("boundary:no-writes")]);
 }

@@ -122,10 +122,11 @@ fn holds(engine: &Engine, asked: &Asked, attempt: Attempt<'_>, action: Action, t
     let policy = json!({"effect": "permit", "principal": all, "action": all, "resource": all, "conditions": conditions});
     let policy = Policy::from_json(None, policy).unwrap();
     let set = PolicySet::from_policies([policy]).unwrap();
-    let resource = inner.resources[target.resource].resource.uid.clone();
+    let resource = &inner.resources[target.resource].resource;
+    let (resource, sort) = (resource.uid.clone(), resource.actions);
     let request = about.request(principal.uid.clone(), resource, FactSet::all()).unwrap();
     let carried = about.entities(FactSet::all()).unwrap();
-    let entities = with_caller(inner, &principal).unwrap().add_entities(carried, None).unwrap();
+    let entities = with_caller(inner, &principal, sort).unwrap().add_entities(carried, None).unwrap();
     let response = Authorizer::new().is_authorized(&request, &set, &entities);
     response.decision() == CedarDecision::Allow
 }

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision as CedarDecision, Entities, EntityUid, Policy,
-    PolicyId, PolicySet, Request, RestrictedExpression, SlotId, Template,
+    PolicyId, PolicySet, Request, RestrictedExpression, Schema, SlotId, Template,
 };
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use super::questions::{
 use super::world::{Draft, ROLES, World};
 use crate::decision::{Effect, Reason};
 use crate::document::Mode;
-use crate::vocabulary::VOCABULARY;
+use crate::vocabulary::SCHEMA;
 
 const ORDERS: &str = "spiffe://shop.example/mesh/shop/node/orders";
 
@@ -144,7 +144,8 @@ impl<'a> Oracle<'a> {
         let uid = resource_uid(asked.port, place.route);
         let action = ACTIONS.get(place.action).unwrap().clone();
         let request = Request::new(principal.clone(), action, uid, context(asked, place), None).unwrap();
-        let all = &ENTITIES[self.world.roles][user_of(asked).map_or(0, |user| user + 1)];
+        let [written, read] = &ENTITIES[self.world.roles][user_of(asked).map_or(0, |user| user + 1)];
+        let all = if place.route == READ { read } else { written };
         let [boundary, enforce, audit] = &self.parts;
         let bounded = self.answer(boundary, asked, &request, all);
         let enforced = match bounded.reason {
@@ -234,7 +235,7 @@ fn reads_unreadable(asked: &Asked, text: &str) -> bool {
         unreadable(headers).filter(|name| text.contains(&format!("headers.hasTag(\"{name}\")")));
     let mentions = ["context.query", "context has query", "context == context"];
     let reads_query = || mentions.iter().any(|mention| text.contains(mention));
-    query.is_none() && asked.port != 50051 && reads_query() || of_headers.next().is_some()
+    query.is_none() && reads_query() || of_headers.next().is_some()
 }
 
 /// Which action and route a request is, by hand.
@@ -250,7 +251,7 @@ fn place(asked: &Asked) -> Result<Place, Reason> {
         if method != "POST" || upgrade || !is_rpc {
             return Err(Reason::WrongProtocol);
         }
-        let route = if path == "/shop.Orders/Get" { "shop.Orders/Get" } else { "*undeclared" };
+        let route = if path == "/shop.Orders/Get" { READ } else { "*undeclared" };
         return Ok(Place { action: "call", route, params: 0 });
     }
     let action = match method {
@@ -325,6 +326,9 @@ static PRINCIPALS: LazyLock<HashMap<&str, EntityUid>> = LazyLock::new(|| {
     CALLERS.iter().filter_map(kind).collect()
 });
 
+/// The method that reads.
+pub(super) const READ: &str = "shop.Orders/Get";
+
 /// The routes of each port, and the data classes that they are in, as the world's scope declares them.
 pub(super) const ROUTES: [(u16, Classified); 4] = [
     (
@@ -339,20 +343,21 @@ pub(super) const ROUTES: [(u16, Classified); 4] = [
         ],
     ),
     (9000, &[("/open", &[])]),
-    (50051, &[("shop.Orders/Get", &["pii"])]),
+    (50051, &[(READ, &["pii"])]),
     (8081, &[("/health", &[])]),
 ];
 pub(super) type Classified = &'static [(&'static str, &'static [&'static str])];
 
-/// All entities there are, of each version of the roles, and for nobody and each of the users. What a request brings along
+/// All entities there are, of each version of the roles, and for nobody and each of the users: where a method writes, and where it
+/// reads. What a request brings along
 /// is there in all versions, since nothing but the context leads to one.
-static ENTITIES: LazyLock<Vec<Vec<Entities>>> = LazyLock::new(|| {
+static ENTITIES: LazyLock<Vec<Vec<[Entities; 2]>>> = LazyLock::new(|| {
     let users = || [None].into_iter().chain(USERS.iter().map(Some));
     let of_roles = |roles| users().map(|user| entities(roles, user)).collect();
     (0..ROLES.len()).map(of_roles).collect()
 });
 
-fn entities(roles: usize, user: Option<&Somebody>) -> Entities {
+fn entities(roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
     let one = |kind: &str, id: &str, parents: &[(&str, &str)], attrs: Value, tags: Value| {
         let parents: Vec<_> = parents.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect();
         json!({"uid": {"type": kind, "id": id}, "attrs": attrs, "parents": parents, "tags": tags})
@@ -435,7 +440,12 @@ fn entities(roles: usize, user: Option<&Somebody>) -> Entities {
         }
     }
     all.push(one("Claims", "request", &[], json!({}), claims));
-    Entities::from_json_value(Value::Array(all), Some(&VOCABULARY.schema)).unwrap()
+    let [written, read] = ["write", "read"].map(|group| {
+        let line = |group: &str| format!("action \"call\" in [\"{group}\"]");
+        assert_eq!(SCHEMA.matches(&line("write")).count(), 1);
+        Schema::from_cedarschema_str(&SCHEMA.replace(&line("write"), &line(group))).unwrap().0
+    });
+    [written, read].map(|schema| Entities::from_json_value(Value::Array(all.clone()), Some(&schema)).unwrap())
 }
 
 /// Which ports are a service's.
@@ -546,13 +556,10 @@ fn context(asked: &Asked, place: &Place) -> Context {
         if place.action == "call" {
             let (service, rpc) = path[1..].split_once('/').unwrap();
             context.extend([("service", string(service)), ("rpc", string(rpc))]);
-        } else {
-            let query = QUERIES.iter().position(|own| own == query).unwrap();
-            context.extend([
-                ("query", made.queries[query].clone()),
-                ("params", made.params[place.params].clone()),
-            ]);
         }
+        let query = QUERIES.iter().position(|own| own == query).unwrap();
+        context
+            .extend([("query", made.queries[query].clone()), ("params", made.params[place.params].clone())]);
     }
     Context::from_pairs(context.into_iter().map(|(name, value)| (name.to_owned(), value))).unwrap()
 }

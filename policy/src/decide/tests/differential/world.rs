@@ -7,13 +7,14 @@ use proptest::sample::select;
 use super::conditions::{
     ANYWHERE, Condition, Groups, OF_CALLS, OF_HTTP, OF_REQUESTS, OF_STREAMS, THEME, some_condition,
 };
-use super::oracle::ROUTES;
+use super::oracle::{READ, ROUTES};
 use super::questions::{Asked, Choices, PARTS, neighbour};
 use crate::document::{Mode, PolicyDocument};
 use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 use crate::scope::{
-    Authorization, DeclaredRoute, NodeScope, Place, Protocol, RoleMembers, Undeclared, UserTokens,
+    Authorization, DeclaredRoute, MethodAccess, NodeScope, Place, Protocol, RoleMembers, Undeclared,
+    UserTokens,
 };
 use crate::template::{PolicyTemplate, Slot};
 use crate::testing::{domain, name, node, port};
@@ -98,6 +99,10 @@ impl World {
                 template: RouteTemplate::parse(template).unwrap(),
                 classes: classes.iter().map(|class| name(class)).collect(),
                 requires_user: (*template == "/open").then_some(false),
+                access: match *template {
+                    READ => MethodAccess::Read,
+                    _ => MethodAccess::Write,
+                },
             };
             port.routes = routes.iter().map(declared).collect();
             match port.number {
@@ -269,7 +274,7 @@ fn some_policy() -> impl Strategy<Value = Draft> {
     let acts = prop_oneof![
         6 => (http, Just(OF_HTTP_ACTIONS)),
         2 => (requests, Just(OF_ALL_REQUESTS)),
-        2 => (Just("action == Action::\"call\""), Just(OF_RPCS)),
+        2 => (select(vec!["action == Action::\"call\"", "action in Action::\"call\""]), Just(OF_RPCS)),
         2 => (Just("action == Action::\"connect\""), Just(OF_CONNECTIONS)),
         2 => (Just("action"), Just(OF_ANYTHING)),
     ];

@@ -19,6 +19,7 @@ use crate::memo::CallerMemo;
 use crate::outcomes::ConditionOutcome;
 use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::reads::{Fact, FactSet};
+use crate::route::RouteTemplate;
 use crate::vocabulary::Action;
 use compare::Side;
 
@@ -155,8 +156,11 @@ impl<'a> Replay<'a> {
                     [places] => engines.is_at(*places, &flow.route) && !engines.keeps_slashes(flow.port),
                     _ => false,
                 };
+                let mut is_of_all = |pair: &Option<(Decision, Decision)>| {
+                    places.first().is_none_or(|_| known.is_of_all_within(engines, flow, pair.as_ref()))
+                };
                 let own = said.clone().and_then(|pair| match pair {
-                    _ if !is_same_route => Err(Undecidable::TooMany),
+                    _ if !is_same_route || !is_of_all(&pair) => Err(Undecidable::TooMany),
                     Some((now, draft)) if depends_on_call(now.reads.and(draft.reads)) => {
                         Err(Undecidable::TooMany)
                     }
@@ -268,6 +272,35 @@ impl Known {
         // One of them refuses the path before policies are asked.
         let refused = || Ok(Decision::denied(Reason::AmbiguousPath));
         sure((now.unwrap_or_else(refused)?, draft.unwrap_or_else(refused)?))
+    }
+
+    /// Whether what is said of calls of a flow's route is said of those of each route too that may have been declared within it since
+    /// they were recorded.
+    fn is_of_all_within(
+        &mut self,
+        engines: Pair<'_>,
+        flow: &RecordedFlow,
+        pair: Option<&(Decision, Decision)>,
+    ) -> bool {
+        let Some(port) = engines.now.0.ports.get(&flow.port) else { return false };
+        let own = port.routes.iter().position(|(template, _)| template.as_str() == &*flow.route);
+        // The most specific stand first.
+        let (own, before) = match own {
+            Some(own) => (port.routes.get(own), port.routes.get(..own)),
+            None => (None, Some(&port.routes)),
+        };
+        let meets = |template: &RouteTemplate| own.is_none_or(|(own, _)| own.may_meet(template));
+        let within = before.unwrap_or_default().iter().filter(|(template, _)| meets(template));
+        within.map(|(_, place)| Places { now: *place, draft: *place, has_moved: false }).all(|places| {
+            match self.cell(engines, places, flow) {
+                Cell::Alike => pair.is_none(),
+                Cell::Settled(other) => {
+                    let told = |(now, draft): &(Decision, Decision)| (now.effect, draft.effect);
+                    pair.is_some_and(|pair| told(pair) == told(&other))
+                }
+                Cell::Open => false,
+            }
+        })
     }
 
     /// What is known of calls that are for these, in all of their readings.

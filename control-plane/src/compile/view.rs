@@ -147,6 +147,13 @@ impl<'a> MeshViews<'a> {
             let (trust_domain, document) = (followed.trust_domain().clone(), bundle.to_keys().into_bytes());
             Some(FederatedBundle { trust_domain, document })
         });
+        let (backends, federated, issuers) = (node.backends().to_vec(), federated.collect(), self.issuers());
+        let egress = Box::new(scope.node().map(|node| self.egress(node)).unwrap_or_default());
+        NodeView { scope, policies, backends, max_view_age, federated, issuers, egress }
+    }
+
+    /// The issuers of users' tokens.
+    pub fn issuers(&self) -> Vec<JwtIssuer> {
         let issuers = self.resources.issuers().map(|(name, issuer, keys)| JwtIssuer {
             name: name.clone(),
             issuer: issuer.issuer().to_owned(),
@@ -157,10 +164,7 @@ impl<'a> MeshViews<'a> {
             claims: issuer.claims().clone(),
             token_header: issuer.token_header().map(str::to_owned),
         });
-        let (backends, federated, issuers) =
-            (node.backends().to_vec(), federated.collect(), issuers.collect());
-        let egress = Box::new(scope.node().map(|node| self.egress(node)).unwrap_or_default());
-        NodeView { scope, policies, backends, max_view_age, federated, issuers, egress }
+        issuers.collect()
     }
 
     /// What may leave the mesh from a node.
@@ -182,11 +186,11 @@ impl<'a> MeshViews<'a> {
         })
     }
 
-    /// What decides on calls of an external service by whichever node of the mesh.
-    pub fn external(&self, name: &Name) -> Option<(NodeScope, PolicySlice)> {
+    /// An external service, and what decides on calls of it by whichever node of the mesh.
+    pub fn external(&self, name: &Name) -> Option<(&External, NodeScope, PolicySlice)> {
         let (externals, index) = self.egress_index();
         let external = externals.iter().find(|external| external.name == *name)?;
-        Some((external.scope(self.trust_domain, self.mesh), index.of_all(self.roles())))
+        Some((external, external.scope(self.trust_domain, self.mesh), index.of_all(self.roles())))
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.

@@ -1,9 +1,11 @@
 //! Engines that enforce, without policies in mode audit: these change nothing that is let through, and would make what
 //! they read seem to matter.
 
+use std::collections::BTreeSet;
+
 use hauberk_identity::Name;
 use hauberk_policy::{CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, Vouching};
-use hauberk_proto::convert::{FederatedBundle, JwtIssuer, NodeView};
+use hauberk_proto::convert::{External, FederatedBundle, JwtIssuer, NodeView};
 
 use crate::compile::view::MeshViews;
 use crate::resources::VirtualNode;
@@ -15,6 +17,8 @@ pub(super) struct Enforced {
     policies: PolicySlice,
     issuers: Vec<JwtIssuer>,
     federated: Vec<FederatedBundle>,
+    /// What is called, where that is outside.
+    external: Option<External>,
 }
 
 /// What is enforced now, and by a draft.
@@ -59,13 +63,15 @@ pub(super) fn calls_of(views: &MeshViews<'_>, external: &Name) -> Result<Option<
 /// What a node enforces.
 pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &Name) -> Enforced {
     let NodeView { scope, policies, issuers, federated, .. } = views.node(name, node);
-    Enforced { scope, policies: deciding(policies), issuers, federated }
+    Enforced { scope, policies: deciding(policies), issuers, federated, external: None }
 }
 
 /// What is enforced where an external service is called.
 pub(super) fn of_external(views: &MeshViews<'_>, external: &Name) -> Option<Enforced> {
-    let (scope, policies) = views.external(external)?;
-    Some(Enforced { scope, policies: deciding(policies), issuers: Vec::new(), federated: Vec::new() })
+    let (external, scope, policies) = views.external(external)?;
+    let (policies, external) = (deciding(policies), Some(external.clone()));
+    // Who vouches for users bears on no call of it, but for the header fields that hold their tokens.
+    Some(Enforced { scope, policies, issuers: views.issuers(), federated: Vec::new(), external })
 }
 
 impl Enforced {
@@ -86,7 +92,15 @@ fn deciding(mut slice: PolicySlice) -> PolicySlice {
 }
 
 fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
-    let issuers = if now.issuers == draft.issuers {
+    let fields = |of: &Enforced| -> BTreeSet<String> {
+        of.issuers.iter().filter_map(|issuer| issuer.token_header.clone()).collect()
+    };
+    let token_fields = fields(draft).difference(&fields(now)).cloned().collect();
+    let reaches_less = match (&now.external, &draft.external) {
+        (Some(now), Some(draft)) => !reaches(draft, now),
+        (Some(_), None) | (None, _) => false,
+    };
+    let issuers = if now.external.is_some() || now.issuers == draft.issuers {
         Issuers::Same
     } else if now.issuers.iter().all(|issuer| draft.issuers.contains(issuer)) {
         Issuers::More
@@ -96,5 +110,13 @@ fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
     let (now, draft) = (&now.federated, &draft.federated);
     let others = now.iter().filter(|own| !draft.contains(own));
     let others = others.chain(draft.iter().filter(|own| !now.contains(own)));
-    Vouching { issuers, other_bundles: others.map(|bundle| bundle.trust_domain.clone()).collect() }
+    let other_bundles = others.map(|bundle| bundle.trust_domain.clone()).collect();
+    Vouching { issuers, other_bundles, reaches_less, token_fields }
+}
+
+/// Whether all that is reached as `former` is reached so as `other`.
+fn reaches(other: &External, former: &External) -> bool {
+    former.hosts.iter().all(|host| other.hosts.contains(host))
+        && former.allowed.iter().all(|range| other.allowed.contains(range))
+        && former.ports.iter().all(|port| other.ports.contains(port))
 }

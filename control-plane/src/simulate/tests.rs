@@ -380,31 +380,57 @@ fn numbers_that_an_agent_makes_up_harm_nobody() {
     assert_eq!((found.seen, found.policies.len()), (u64::MAX, 1));
 }
 
+/// An external service with one port.
+fn external(name: &str, hosts: &[&str], protocol: &str) -> hauberk_proto::mesh::v1::Resource {
+    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
+    let ports = vec![ExternalPort { port: Some(443), protocol: protocol.to_owned() }];
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let spec = ExternalServiceSpec { hosts, ports, ..ExternalServiceSpec::default() };
+    crate::resources::testing::resource("shop", name, Spec::ExternalService(spec))
+}
+
+/// Streams of node orders to an external service.
+fn leaving(external: &str, count: u64) -> Arc<agent::FlowSummary> {
+    let mut flow = (*seen("orders", "connect", ALLOW, &[("", count)])).clone();
+    (flow.external, flow.port, flow.route) = (external.to_owned(), 443, String::new());
+    flow.exemplars.iter_mut().for_each(|call| call.facts.iter_mut().for_each(|facts| facts.method.clear()));
+    Arc::new(flow)
+}
+
+#[test]
+fn a_draft_that_reaches_less_outside_is_not_called_harmless() {
+    let all = policy("out", "permit(principal is Node, action, resource in Mesh::\"shop\");");
+    let both = ["api.example", "files.example"];
+    let before = catalog_of(&[
+        mesh("shop"),
+        node("orders", [listener(8080, "http")]),
+        external("stripe", &both, "tcp"),
+        all,
+    ]);
+    let records = records(vec![leaving("stripe", 3)]);
+    for (draft, is_known) in [
+        (external("stripe", &both[..1], "tcp"), false),
+        (external("stripe", &both, "tls"), false),
+        (external("stripe", &["api.example", "files.example", "more.example"], "tcp"), true),
+    ] {
+        let found = simulated(&before, &[draft], &records);
+        let undecidable: u64 = found.flips.iter().map(|flip| flip.count).sum();
+        assert_eq!(undecidable, if is_known { 0 } else { 3 }, "{found:?}");
+        assert!(found.flips.iter().all(|flip| flip.verdicts.is_none()), "{found:?}");
+    }
+}
+
 #[test]
 fn what_leaves_the_mesh_is_suggested_where_it_still_exists() {
-    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
-    let external = |name: &str, host: &str| {
-        let ports = vec![ExternalPort { port: Some(443), protocol: "tls".to_owned() }];
-        let spec =
-            ExternalServiceSpec { hosts: vec![host.to_owned()], ports, ..ExternalServiceSpec::default() };
-        crate::resources::testing::resource("shop", name, Spec::ExternalService(spec))
-    };
+    use hauberk_proto::mesh::v1::resource::Spec;
     let all = policy("out", "permit(principal is Node, action, resource in Mesh::\"shop\");");
     let catalog = catalog_of(&[
         mesh("shop"),
         node("orders", [listener(8080, "http")]),
-        external("stripe", "api.example"),
+        external("stripe", &["api.example"], "tls"),
         all,
     ]);
-    let to = |external: &str, count: u64| {
-        let mut flow = (*seen("orders", "connect", ALLOW, &[("", count)])).clone();
-        (flow.external, flow.port, flow.route) = (external.to_owned(), 443, String::new());
-        flow.exemplars
-            .iter_mut()
-            .for_each(|call| call.facts.iter_mut().for_each(|facts| facts.method.clear()));
-        Arc::new(flow)
-    };
-    let found = suggested(&catalog, &records(vec![to("stripe", 3), to("gone", 9)]));
+    let found = suggested(&catalog, &records(vec![leaving("stripe", 3), leaving("gone", 9)]));
     let [written] = &found.policies[..] else { panic!("{found:?}") };
     let Some(Spec::Policy(spec)) = &written.spec else { panic!("{written:?}") };
     let wanted = "permit(\n  principal == Node::\"orders\",\n  action == Action::\"connect\",\n  resource in External::\"stripe\"\n)\n\

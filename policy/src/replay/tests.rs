@@ -1,3 +1,4 @@
+mod others;
 mod outcomes;
 mod slashes;
 
@@ -429,6 +430,21 @@ fn who_vouches_for_users_decides_before_policies_do() {
     let denied = [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)];
     assert_eq!(told_where(&other, &engines(&[ALL], &[]), &get), denied);
     assert_eq!(told_where(&other, &engines(&[], &[ALL]), &get), unknown);
+}
+
+#[test]
+fn what_agents_reach_or_gather_no_longer_decides_before_policies_do() {
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
+    let denied = [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)];
+    let less = Vouching { reaches_less: true, ..Vouching::default() };
+    assert_eq!(told_where(&less, &engines(&[ALL], &[ALL]), &get), unknown);
+    assert_eq!(told_where(&less, &engines(&[ALL], &[]), &get), denied);
+    // A field that holds tokens in the draft is told to no policy.
+    let hidden = Vouching { token_fields: BTreeSet::from(["x_tenant".to_owned()]), ..Vouching::default() };
+    let by_tenant = "permit(principal == Node::\"web\", action in Action::\"http\", resource) when { context.headers.hasTag(\"x-tenant\") };";
+    assert_eq!(told_where(&hidden, &engines(&[ALL, by_tenant], &[ALL, by_tenant]), &get), unknown);
+    assert_eq!(told_where(&hidden, &engines(&[ALL], &[ALL]), &get), [], "nobody reads it");
 }
 
 #[test]

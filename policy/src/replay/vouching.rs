@@ -1,5 +1,6 @@
-//! Who vouches for callers and users. Of a recorded call it is not known by which key its caller or its user was found to
-//! be who they are, nor whether it had a user at all: where a draft changes who vouches, it may not even come to policies.
+//! What bears on a call before policies are asked: who vouches for callers and users, and what agents reach and gather. Of a
+//! recorded call it is not known by which key its caller or its user was found to be who they are, nor whether it had a user at all,
+//! nor which host it went to: where a draft changes that, it may not even come to policies.
 
 use std::collections::BTreeSet;
 
@@ -8,6 +9,7 @@ use hauberk_identity::{Name, TrustDomain};
 use super::{Pair, RecordedFlow};
 use crate::compile::Engine;
 use crate::decision::Caller;
+use crate::fields::is_spelling_of;
 use crate::vocabulary::Action;
 
 /// What a draft changes of who vouches for callers and users.
@@ -17,6 +19,10 @@ pub struct Vouching {
     pub issuers: Issuers,
     /// The trust domains whose members are known by another bundle, or by none any longer.
     pub other_bundles: BTreeSet<TrustDomain>,
+    /// Something outside is reached no longer that was: a host, an address, or by this protocol.
+    pub reaches_less: bool,
+    /// The header fields that hold users' tokens in the draft alone, in lower case: policies are told of them no longer.
+    pub token_fields: BTreeSet<String>,
 }
 
 /// What becomes of the issuers of users' tokens.
@@ -34,7 +40,10 @@ pub enum Issuers {
 impl Pair<'_> {
     /// Whether such a call may be refused, or be for somebody else, before policies are asked.
     pub(super) fn are_vouched_for_otherwise(&self, flow: &RecordedFlow) -> bool {
-        let Vouching { issuers, other_bundles } = self.vouching;
+        let Vouching { issuers, other_bundles, reaches_less, token_fields } = self.vouching;
+        if *reaches_less || flow.action != Action::Connect && self.read_any(token_fields) {
+            return true;
+        }
         let peer = match &flow.caller {
             Caller::Peer(id) => Some(id),
             Caller::Anonymous => None,
@@ -49,6 +58,15 @@ impl Pair<'_> {
         // Whoever calls passes users on, also to ports that take no tokens of their own.
         let is_passed_on = peer.is_some() && *issuers == Issuers::Other;
         now != draft || now.is_some() && *issuers != Issuers::Same || is_passed_on
+    }
+}
+
+impl Pair<'_> {
+    /// Whether policies of either read one of these header fields, however it is spelled.
+    fn read_any(&self, fields: &BTreeSet<String>) -> bool {
+        let statements = [self.now, self.draft].into_iter().flat_map(|engine| &engine.0.policies);
+        let mut named = statements.flat_map(|compiled| &compiled.headers);
+        !fields.is_empty() && named.any(|name| fields.iter().any(|field| is_spelling_of(field, name)))
     }
 }
 

@@ -85,7 +85,7 @@ impl<'a> Mesh<'a> {
                 let view = self.views.node(name, node);
                 Some((view.scope, view.policies))
             }
-            Place::External(name) => self.views.external(name),
+            Place::External(name) => self.views.external(name).map(|(_, scope, policies)| (scope, policies)),
         }
     }
 

@@ -1,0 +1,34 @@
+//! Calls that were not recorded one by one.
+
+use super::*;
+
+/// The first port has these routes.
+fn with_routes(routes: &[&str]) -> NodeScope {
+    let mut scope = orders();
+    scope.ports[0].routes = routes.iter().map(|route| RouteTemplate::parse(route).unwrap().into()).collect();
+    scope
+}
+
+#[test]
+fn a_route_that_may_have_been_declared_since_is_not_passed_over() {
+    let routes = ["/admin/{x}", "/orders/{id}", "/orders/{id}/card"];
+    let of = |route: &str, target: &str, draft: &[&str]| {
+        let flow = RecordedFlow { route: route.into(), ..flow("web", vec![call("GET", target, 3)], 2) };
+        told(&engines_of(with_routes(&routes), &[ALL], with_routes(&routes), draft), &flow)
+    };
+    let forbid = |route: &str| {
+        format!("forbid(principal, action in Action::\"http\", resource == Route::\"orders:8080 {route}\");")
+    };
+    let too_many = [("too_many_to_record".to_owned(), 2)];
+    // Recorded when nothing was declared: some of the others may be for what is an admin's now.
+    let admin = forbid("/admin/{x}");
+    assert_eq!(of("*undeclared", "/health", &[ALL, &admin]), too_many);
+    assert_eq!(of("/orders/{id}", "/orders/1", &[ALL, &admin]), [], "no order's path is an admin's");
+    let cards = forbid("/orders/{id}/card");
+    assert_eq!(of("/orders/{id}", "/orders/1", &[ALL, &cards]), [], "nor a card's");
+    // What becomes of all is sure.
+    let all = [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)];
+    assert_eq!(of("*undeclared", "/health", &[]), all);
+    let another = "permit(principal == Node::\"cart\", action == Action::\"GET\", resource);";
+    assert_eq!(of("*undeclared", "/health", &[ALL, another]), []);
+}

@@ -19,7 +19,7 @@ use crate::audit::Actor;
 use crate::authority::{self, KeyEncryptionKey, KeyStore, Token};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
-use crate::enrollment::{AgentInfo, TokenRequest, Uses};
+use crate::enrollment::{AgentInfo, TokenFor, TokenRequest, Uses};
 use crate::registry::{
     Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch,
     document, keys,
@@ -100,7 +100,7 @@ pub(crate) fn request() -> (KeyPair, Vec<u8>) {
 pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
     let asked = TokenRequest {
         mesh: Name::parse(NODE.0).unwrap(),
-        node: Name::parse(NODE.1).unwrap(),
+        of: TokenFor::Node(Name::parse(NODE.1).unwrap()),
         ttl: None,
         uses: Uses::Limited(1),
     };

@@ -79,12 +79,16 @@ fn joined(lines: &mut Vec<String>, life: &DescribeInstanceResponse, now: UnixMil
     );
     lines.push(fact("Joined", &when));
     let token = life.instance.as_ref().map(|instance| instance.token_id.as_str()).unwrap_or_default();
-    if !token.is_empty() {
-        lines.push(fact("By", &format!("join token {token}")));
-    }
     let evidence = life.instance.as_ref().and_then(|instance| instance.evidence.as_ref());
-    if let Some(Evidence { attestor, enrollment, .. }) = evidence {
-        lines.push(fact("By", &format!("{attestor} evidence, enrollment/{enrollment}")));
+    match evidence {
+        None if token.is_empty() => {}
+        None => lines.push(fact("By", &format!("join token {token}"))),
+        Some(Evidence { enrollment, .. }) if !token.is_empty() => {
+            lines.push(fact("By", &format!("join token {token}, enrollment/{enrollment}")));
+        }
+        Some(Evidence { attestor, enrollment, .. }) => {
+            lines.push(fact("By", &format!("{attestor} evidence, enrollment/{enrollment}")));
+        }
     }
     if !life.joined_from.is_empty() {
         lines.push(fact("From", &life.joined_from));
@@ -102,9 +106,18 @@ fn proved(lines: &mut Vec<String>, evidence: &Evidence, now: UnixMillis) {
 fn certificates(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut text = heading("Certificates", life.certificates.len(), life.more_certificates);
     let own = life.instance.as_ref().map(|instance| instance.spiffe_id.as_str()).unwrap_or_default();
-    let rows = life.certificates.iter().map(|certificate| row(certificate, own, now)).collect();
+    let mut rows: Vec<_> = life.certificates.iter().map(|certificate| row(certificate, own, now)).collect();
+    let mut headers = vec!["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"];
+    let names = life.certificates.iter().map(|of| of.certificate.iter().flat_map(|of| &of.dns_names));
+    // Few have any.
+    if names.clone().any(|mut names| names.next().is_some()) {
+        headers.push("DNS NAMES");
+        for (row, names) in rows.iter_mut().zip(names) {
+            row.push(names.cloned().collect::<Vec<_>>().join(","));
+        }
+    }
     if !life.certificates.is_empty() {
-        text += &indented(&output::table(&["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"], rows));
+        text += &indented(&output::table(&headers, rows));
     }
     text
 }
@@ -207,6 +220,7 @@ mod tests {
                 not_before: ago(issued + 300),
                 not_after,
                 issued_at: ago(issued),
+                dns_names: Vec::new(),
             }),
             authority: "0a1b2c3d4e5f60718293a4b5c6d7e8f9".to_owned(),
             denied: denied.to_owned(),
@@ -295,6 +309,36 @@ mod tests {
             assert!(shown.contains(part), "{part}: {shown}");
         }
         assert!(!shown.contains('\x1b'), "{shown}");
+    }
+
+    #[test]
+    fn a_token_of_an_enrollment_is_shown_with_its_labels_and_names_with_their_certificates() {
+        let evidence = Evidence {
+            attestor: "join_token".to_owned(),
+            enrollment: "fleet".to_owned(),
+            selectors: vec!["join_token:label:env:prod".to_owned()],
+            verified_at: ago(3_500),
+            source: "10.0.0.5:41200".to_owned(),
+        };
+        let token_id = "51318d570d44".to_owned();
+        let instance =
+            Instance { spiffe_id: ID.to_owned(), evidence: Some(evidence), token_id, ..Instance::default() };
+        let mut named = certificate("a", ID, 1_700, "");
+        named.certificate.as_mut().unwrap().dns_names =
+            vec!["orders.example".to_owned(), "o.example".to_owned()];
+        let life = DescribeInstanceResponse {
+            instance: Some(instance),
+            certificates: vec![named, certificate("c", ID, 3_500, "")],
+            ..Default::default()
+        };
+        let shown = plain(&life);
+        for part in [
+            "join token 51318d570d44, enrollment/fleet",
+            "join_token:label:env:prod",
+            "itself  orders.example,o.example",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(crate) struct TokenCreate {
     #[arg(long, value_name = "NAME", requires = "labels")]
     pub(crate) enrollment: Option<String>,
     /// What is said of the agents, for the rules of the enrollment: selector join_token:label:NAME:VALUE; may be repeated
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, requires = "enrollment")]
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, requires = "enrollment", conflicts_with = "node")]
     pub(crate) labels: Vec<(String, String)>,
     /// How long it can be used; at most 24h
     #[arg(long, value_parser = times::duration, default_value = "10m")]

@@ -241,6 +241,7 @@ async fn start_push(
         audit: Arc::clone(&control.audit),
         clock: control.clock.clone(),
         trust_domain: control.authority.trust_domain().clone(),
+        server_names: Arc::clone(&control.server_names),
         missing_feature: Box::new(move |node, features| {
             running.instances().missing_features(node, features, clock.now())
         }),

@@ -75,6 +75,12 @@ impl ServerNames {
         }
         Ok(names)
     }
+
+    /// Whether a name, in lower case, is one of them, also where it is an address that is written as a name.
+    pub fn hold(&self, name: &str) -> bool {
+        self.dns_names.iter().any(|own| own == name)
+            || name.parse().is_ok_and(|address: IpAddr| self.ip_addresses.contains(&address))
+    }
 }
 
 /// The certificate in use.
@@ -92,7 +98,7 @@ impl ServerCertificate {
     /// # Errors
     /// When it cannot be issued or used.
     pub async fn obtain(control: &ControlPlane) -> Result<Self, ServerCertificateError> {
-        let ServerNames { dns_names, ip_addresses } = ServerNames::of(&control.settings, &control.authority)?;
+        let ServerNames { dns_names, ip_addresses } = (*control.server_names).clone();
         let key = KeyPair::generate()?;
         let id = SpiffeId::control_plane(control.authority.trust_domain(), &Name::parse(REPLICA)?);
         let order = Order {

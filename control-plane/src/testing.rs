@@ -21,7 +21,7 @@ use crate::audit::Actor;
 use crate::authority::{self, KeyEncryptionKey, KeyStore, Token};
 use crate::clock::Clock;
 use crate::config::{Flags, Settings};
-use crate::enrollment::{AgentInfo, TokenRequest, Uses};
+use crate::enrollment::{AgentInfo, TokenFor, TokenRequest, Uses};
 use crate::issuance::{Holder, IssuedRecord};
 use crate::registry::{
     Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch,
@@ -103,7 +103,7 @@ pub(crate) fn request() -> (KeyPair, Vec<u8>) {
 pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
     let asked = TokenRequest {
         mesh: Name::parse(NODE.0).unwrap(),
-        node: Name::parse(NODE.1).unwrap(),
+        of: TokenFor::Node(Name::parse(NODE.1).unwrap()),
         ttl: None,
         uses: Uses::Limited(1),
     };
@@ -161,6 +161,7 @@ impl Scratch {
                     not_after: now.plus(Duration::from_secs(3_600)).0,
                     key_fingerprint: String::new(),
                     issuer: None,
+                    dns_names: Vec::new(),
                 };
                 let serial = Serial::of_instance(holder, [3; 16]).to_string();
                 let key = format!("{}{serial}", keys::ISSUED);

@@ -11,6 +11,10 @@ use crate::serial::Serial;
 /// The longest value, in bytes.
 const MAX_VALUE: usize = 1_024;
 
+/// The longest name and value of a label, in bytes.
+const LONGEST_LABEL_NAME: usize = 128;
+const LONGEST_LABEL_VALUE: usize = 256;
+
 /// What verifies evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attestor {
@@ -20,6 +24,8 @@ pub enum Attestor {
     Kubernetes,
     /// `aws`: the identity document of an EC2 instance.
     Aws,
+    /// `join_token`: a join token with labels.
+    JoinToken,
 }
 
 /// What is said of evidence.
@@ -57,6 +63,8 @@ pub enum EvidenceKind {
     AwsImageId,
     /// `aws:instance-type:`: its type.
     AwsInstanceType,
+    /// `join_token:label:`: a label of the token, as NAME:VALUE.
+    JoinTokenLabel,
 }
 
 /// One thing that is true of evidence.
@@ -95,6 +103,12 @@ pub enum EvidenceSelectorError {
         "a serial number is needed: pairs of hexadecimal digits in lower case, without colons and leading zeros"
     )]
     Serial,
+    /// Not a label.
+    #[error(
+        "a label is NAME:VALUE, with a name of 1 to {LONGEST_LABEL_NAME} letters, digits, dots, hyphens, underscores and slashes, \
+         and a value of at most {LONGEST_LABEL_VALUE} printable ASCII characters without spaces at its ends"
+    )]
+    Label,
 }
 
 impl Attestor {
@@ -104,13 +118,14 @@ impl Attestor {
             Self::X509Pop => "x509pop",
             Self::Kubernetes => "kubernetes",
             Self::Aws => "aws",
+            Self::JoinToken => "join_token",
         }
     }
 }
 
 impl EvidenceKind {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::X509PopSubjectCn,
         Self::X509PopSanDns,
         Self::X509PopSanUri,
@@ -127,6 +142,7 @@ impl EvidenceKind {
         Self::AwsInstanceId,
         Self::AwsImageId,
         Self::AwsInstanceType,
+        Self::JoinTokenLabel,
     ];
 
     /// How its selectors begin.
@@ -148,6 +164,7 @@ impl EvidenceKind {
             Self::AwsInstanceId => "aws:instance-id:",
             Self::AwsImageId => "aws:image-id:",
             Self::AwsInstanceType => "aws:instance-type:",
+            Self::JoinTokenLabel => "join_token:label:",
         }
     }
 
@@ -167,6 +184,7 @@ impl EvidenceKind {
             | Self::AwsInstanceId
             | Self::AwsImageId
             | Self::AwsInstanceType => Attestor::Aws,
+            Self::JoinTokenLabel => Attestor::JoinToken,
         }
     }
 
@@ -209,6 +227,11 @@ impl EvidenceKind {
                 let serial = value.parse::<Serial>();
                 check(serial.is_ok_and(|serial| serial.to_string() == value), EvidenceSelectorError::Serial)
             }
+            // Names hold no colon, so that the first one ends the name.
+            Self::JoinTokenLabel => {
+                let is_label = value.split_once(':').is_some_and(|(name, value)| is_label(name, value));
+                check(is_label, EvidenceSelectorError::Label)
+            }
         }
     }
 }
@@ -221,6 +244,18 @@ impl EvidenceSelector {
     pub fn new(kind: EvidenceKind, value: &str) -> Result<Self, EvidenceSelectorError> {
         kind.check(value)?;
         Ok(Self { kind, value: value.into() })
+    }
+
+    /// What a label of a join token says.
+    ///
+    /// # Errors
+    /// It is no label.
+    pub fn of_label(name: &str, value: &str) -> Result<Self, EvidenceSelectorError> {
+        // Joined with a colon, a name that holds one would be another label's.
+        if !is_label(name, value) {
+            return Err(EvidenceSelectorError::Label);
+        }
+        Self::new(EvidenceKind::JoinTokenLabel, &format!("{name}:{value}"))
     }
 
     /// Parses a selector. One thing has one spelling.
@@ -239,6 +274,16 @@ impl EvidenceSelector {
     pub fn kind(&self) -> EvidenceKind {
         self.kind
     }
+}
+
+/// What admins write down and compare by eye: nothing that looks like something else.
+fn is_label(name: &str, value: &str) -> bool {
+    let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'/');
+    (1..=LONGEST_LABEL_NAME).contains(&name.len())
+        && name.bytes().all(is_of_name)
+        && value.len() <= LONGEST_LABEL_VALUE
+        && value.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        && value.trim_matches(' ') == value
 }
 
 fn is_lower_hex(byte: u8) -> bool {
@@ -306,9 +351,39 @@ mod tests {
         ] {
             assert_eq!(EvidenceSelector::parse(text), Err(error), "{text}");
         }
+        for text in ["env:prod", "a/b.c-d_E:", "x:a:b = c", "x:\"'\\~"] {
+            let text = format!("join_token:label:{text}");
+            assert_eq!(EvidenceSelector::parse(&text).unwrap().to_string(), text);
+        }
+        for text in [
+            "env",
+            ":prod",
+            "e v:prod",
+            "env: prod",
+            "env:prod ",
+            "env:pr\u{f6}d",
+            "env:\u{202e}x",
+            "\u{443}:x",
+        ] {
+            let text = format!("join_token:label:{text}");
+            assert_eq!(EvidenceSelector::parse(&text), Err(EvidenceSelectorError::Label), "{text}");
+        }
         let capitals = digest.replace('a', "A").replace("x509pop:cA", "x509pop:ca");
         assert!(EvidenceSelector::parse(&capitals).is_err());
         let long = format!("x509pop:subject:cn:{}", "x".repeat(1_025));
         assert_eq!(EvidenceSelector::parse(&long), Err(EvidenceSelectorError::Text));
+    }
+
+    #[test]
+    fn no_label_is_anothers_selector() {
+        let label = EvidenceSelector::of_label;
+        assert_eq!(label("a", "b:c").unwrap().to_string(), "join_token:label:a:b:c");
+        assert_eq!(label("a:b", "c"), Err(EvidenceSelectorError::Label));
+        assert_eq!(label("", "a:b"), Err(EvidenceSelectorError::Label));
+        assert_eq!(label("a", "b\n"), Err(EvidenceSelectorError::Label));
+        label(&"n".repeat(LONGEST_LABEL_NAME), &"v".repeat(LONGEST_LABEL_VALUE)).unwrap();
+        assert!(label(&"n".repeat(LONGEST_LABEL_NAME + 1), "").is_err());
+        assert!(label("n", &"v".repeat(LONGEST_LABEL_VALUE + 1)).is_err());
+        assert_ne!(label("env", "prod"), label("env", "Prod"));
     }
 }

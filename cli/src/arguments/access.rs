@@ -14,7 +14,7 @@ use crate::times;
 /// `token`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Make a join token for agents of a virtual node; it is printed once
+    /// Make a join token for agents of a virtual node, or for an enrollment by labels; it is printed once
     Create(TokenCreate),
     /// List tokens
     List {
@@ -33,8 +33,14 @@ pub(crate) enum Token {
 #[derive(Debug, Args)]
 pub(crate) struct TokenCreate {
     /// The virtual node that the agents become
-    #[arg(long, add = ArgValueCandidates::new(node_names))]
-    pub(crate) node: String,
+    #[arg(long, add = ArgValueCandidates::new(node_names), required_unless_present = "enrollment", conflicts_with = "enrollment")]
+    pub(crate) node: Option<String>,
+    /// The enrollment that says, by the token's labels, what the agents become
+    #[arg(long, value_name = "NAME", requires = "labels")]
+    pub(crate) enrollment: Option<String>,
+    /// What is said of the agents, for the rules of the enrollment: selector join_token:label:NAME:VALUE; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, requires = "enrollment", conflicts_with = "node")]
+    pub(crate) labels: Vec<(String, String)>,
     /// How long it can be used; at most 24h
     #[arg(long, value_parser = times::duration, default_value = "10m")]
     pub(crate) ttl: Duration,
@@ -63,6 +69,14 @@ fn uses(text: &str) -> Result<Uses, String> {
     match text.parse() {
         Ok(times) if times > 0 => Ok(Uses::Times(times)),
         _ => Err("write a number from 1, or unlimited".to_owned()),
+    }
+}
+
+/// What a label may be is the control plane's to say.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => Err("write NAME=VALUE, such as env=prod".to_owned()),
     }
 }
 

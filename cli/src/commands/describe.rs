@@ -214,6 +214,12 @@ fn of_attest(attest: &AttestEnrollment) -> Result<(), CommandError> {
         for selector in &rule.selectors {
             output::line(format_args!("  {}", output::printable(selector)))?;
         }
+        let life = match &rule.x509_ttl {
+            None => "as the control plane's --svid-ttl says".to_owned(),
+            ttl => rows::life(ttl.as_ref()),
+        };
+        fact("  Life", &life)?;
+        fact("  DNS names", &none_or(rule.dns_names.join(", ")))?;
     }
     Ok(())
 }

@@ -93,12 +93,16 @@ fn joined(lines: &mut Vec<String>, life: &DescribeInstanceResponse, now: UnixMil
     );
     lines.push(fact("Joined", &when));
     let token = life.instance.as_ref().map(|instance| instance.token_id.as_str()).unwrap_or_default();
-    if !token.is_empty() {
-        lines.push(fact("By", &format!("join token {token}")));
-    }
     let evidence = life.instance.as_ref().and_then(|instance| instance.evidence.as_ref());
-    if let Some(Evidence { attestor, enrollment, .. }) = evidence {
-        lines.push(fact("By", &format!("{attestor} evidence, enrollment/{enrollment}")));
+    match evidence {
+        None if token.is_empty() => {}
+        None => lines.push(fact("By", &format!("join token {token}"))),
+        Some(Evidence { enrollment, .. }) if !token.is_empty() => {
+            lines.push(fact("By", &format!("join token {token}, enrollment/{enrollment}")));
+        }
+        Some(Evidence { attestor, enrollment, .. }) => {
+            lines.push(fact("By", &format!("{attestor} evidence, enrollment/{enrollment}")));
+        }
     }
     if !life.joined_from.is_empty() {
         lines.push(fact("From", &life.joined_from));
@@ -115,11 +119,24 @@ fn proved(lines: &mut Vec<String>, evidence: &Evidence, now: UnixMillis) {
 
 fn certificates(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut text = heading("Certificates", life.certificates.len(), life.more_certificates);
-    let rows = life.certificates.iter().map(|certificate| row(certificate, now)).collect();
+    let mut rows: Vec<_> = life.certificates.iter().map(|certificate| row(certificate, now)).collect();
+    let mut headers = vec!["SERIAL", "ISSUED", "EXPIRES", "BY"];
+    add_dns_names(&mut headers, &mut rows, &life.certificates);
     if !life.certificates.is_empty() {
-        text += &indented(&output::table(&["SERIAL", "ISSUED", "EXPIRES", "BY"], rows));
+        text += &indented(&output::table(&headers, rows));
     }
     text
+}
+
+/// A column with the names beside the id; few certificates have any.
+fn add_dns_names(headers: &mut Vec<&str>, rows: &mut [Vec<String>], of: &[CertificateOfInstance]) {
+    let names = of.iter().map(|of| of.certificate.iter().flat_map(|of| &of.dns_names));
+    if names.clone().any(|mut names| names.next().is_some()) {
+        headers.push("DNS NAMES");
+        for (row, names) in rows.iter_mut().zip(names) {
+            row.push(names.cloned().collect::<Vec<_>>().join(","));
+        }
+    }
 }
 
 /// What was issued for programs beside it, and what they are known by.
@@ -137,7 +154,10 @@ fn workloads(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
         row.push(format!("{path} by enrollment/{}", certificate.enrollment));
         row
     });
-    text += &indented(&output::table(&["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"], rows.collect()));
+    let (mut headers, mut rows) =
+        (vec!["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"], rows.collect::<Vec<_>>());
+    add_dns_names(&mut headers, &mut rows, &life.workload_certificates);
+    text += &indented(&output::table(&headers, rows));
     text += &heading("Workloads' enrollments", life.workloads.len(), false);
     let rows = life.workloads.iter().map(|workload| {
         let known_by = if workload.gone {
@@ -251,6 +271,7 @@ mod tests {
                 not_before: ago(issued + 300),
                 not_after,
                 issued_at: ago(issued),
+                dns_names: Vec::new(),
             }),
             authority: "0a1b2c3d4e5f60718293a4b5c6d7e8f9".to_owned(),
             denied: denied.to_owned(),
@@ -376,6 +397,36 @@ mod tests {
         assert!(!shown.contains("Listens") && !shown.contains("Renews"), "{shown}");
         let overdue = DescribeInstanceResponse { renewal_due: ago(120), ..life };
         assert!(plain(&overdue).contains("overdue for 2m"), "{}", plain(&overdue));
+    }
+
+    #[test]
+    fn a_token_of_an_enrollment_is_shown_with_its_labels_and_names_with_their_certificates() {
+        let evidence = Evidence {
+            attestor: "join_token".to_owned(),
+            enrollment: "fleet".to_owned(),
+            selectors: vec!["join_token:label:env:prod".to_owned()],
+            verified_at: ago(3_500),
+            source: "10.0.0.5:41200".to_owned(),
+        };
+        let token_id = "51318d570d44".to_owned();
+        let instance =
+            Instance { spiffe_id: ID.to_owned(), evidence: Some(evidence), token_id, ..Instance::default() };
+        let mut named = certificate("a", ID, 1_700, "");
+        named.certificate.as_mut().unwrap().dns_names =
+            vec!["orders.example".to_owned(), "o.example".to_owned()];
+        let life = DescribeInstanceResponse {
+            instance: Some(instance),
+            certificates: vec![named, certificate("c", ID, 3_500, "")],
+            ..Default::default()
+        };
+        let shown = plain(&life);
+        for part in [
+            "join token 51318d570d44, enrollment/fleet",
+            "join_token:label:env:prod",
+            "orders.example,o.example",
+        ] {
+            assert!(shown.contains(part), "{part}: {shown}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hauberk_proto::mesh::v1::{
     virtual_service_provider::Provider,
 };
 
+use crate::commands::token::sorted;
 use crate::times::{age, short, until};
 
 /// The headers of a kind's table, beyond NAME, and where `-o wide` shows more.
@@ -162,6 +163,7 @@ pub(crate) fn evidence(attest: &AttestEnrollment) -> &'static str {
         Some(Evidence::X509pop(_)) => "x509pop",
         Some(Evidence::Kubernetes(_)) => "kubernetes",
         Some(Evidence::Aws(_)) => "aws",
+        Some(Evidence::JoinToken(_)) => "join_token",
         None => "-",
     }
 }
@@ -172,7 +174,7 @@ fn followed(spec: &FederatedTrustDomainSpec) -> Vec<String> {
     vec![profile, or_dash(spec.bundle_endpoint_url.clone())]
 }
 
-/// How long a workload's certificates or tokens live.
+/// How long certificates or tokens live.
 pub(crate) fn life(ttl: Option<&Duration>) -> String {
     match ttl {
         Some(ttl) => format!("{} {}", ttl.value.unwrap_or_default(), ttl.unit),
@@ -244,18 +246,24 @@ pub(crate) fn enforces(instance: &Instance) -> String {
 }
 
 /// The headers of the tokens' table.
-pub(crate) const TOKEN_HEADERS: [&str; 6] = ["ID", "NODE", "USED", "EXPIRES", "CREATED-BY", "AGE"];
+pub(crate) const TOKEN_HEADERS: [&str; 7] = ["ID", "FOR", "USED", "EXPIRES", "CREATED-BY", "AGE", "LABELS"];
 
 /// One token.
 pub(crate) fn token(token: &Token, now: UnixMillis) -> Vec<String> {
     let uses = if token.uses == 0 { "unlimited".to_owned() } else { token.uses.to_string() };
+    let what_for = match token.enrollment.as_str() {
+        "" => format!("{}/{}", token.mesh, token.node),
+        name => format!("{}/enrollment/{name}", token.mesh),
+    };
+    let labels = sorted(&token.labels).map(|(name, value)| format!("{name}={value}"));
     vec![
         token.id.clone(),
-        format!("{}/{}", token.mesh, token.node),
+        what_for,
         format!("{} of {uses}", token.used),
         until(token.expires_at.as_ref(), now),
         token.created_by.clone(),
         age(token.created_at.as_ref(), now),
+        or_dash(labels.collect::<Vec<_>>().join(",")),
     ]
 }
 

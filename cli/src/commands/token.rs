@@ -1,5 +1,7 @@
 //! `hauberk token`
 
+use std::collections::{BTreeMap, HashMap};
+
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{Kind, resource::Spec};
 
@@ -41,7 +43,11 @@ pub(crate) fn of_trust_domain(unnamed: &str) -> String {
 
 async fn create(session: &Session, arguments: TokenCreate) -> Result<(), CommandError> {
     let mesh = session.mesh().await?;
-    let node = session.get(Kind::VirtualNode, &mesh, &arguments.node).await?;
+    let labels = labels(&arguments.labels)?;
+    match (&arguments.node, &arguments.enrollment) {
+        (Some(node), _) => session.get(Kind::VirtualNode, &mesh, node).await?,
+        (None, name) => session.get(Kind::Enrollment, &mesh, name.as_deref().unwrap_or_default()).await?,
+    };
     // Before the token is made: one whose secret is never shown would be of no use.
     let status = session.system().get_status(api::GetStatusRequest {}).await?.into_inner();
     let (uses, unlimited) = match arguments.uses {
@@ -50,14 +56,20 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
     };
     let request = api::CreateTokenRequest {
         mesh: mesh.clone(),
-        node: arguments.node.clone(),
+        node: arguments.node.clone().unwrap_or_default(),
         ttl_seconds: u32::try_from(arguments.ttl.as_secs()).unwrap_or(u32::MAX),
         uses,
         unlimited,
+        enrollment: arguments.enrollment.clone().unwrap_or_default(),
+        labels,
     };
     let answer = session.identities().create_token(request).await?.into_inner();
     let record = answer.record.unwrap_or_default();
-    let listeners: String = match &node.spec {
+    // Control planes of an earlier release do not tell.
+    let made = if answer.node.is_empty() { arguments.node.unwrap_or_default() } else { answer.node };
+    // The token is made: without its node nothing is lost but the ports in the command that is printed.
+    let node = session.get(Kind::VirtualNode, &mesh, &made).await.ok();
+    let listeners: String = match node.and_then(|node| node.spec) {
         Some(Spec::VirtualNode(spec)) => spec
             .listeners
             .iter()
@@ -82,10 +94,15 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
         let mut entries = vec![
             ("id", Tree::text(&record.id)),
             ("mesh", Tree::text(&mesh)),
-            ("node", Tree::text(&arguments.node)),
+            ("node", Tree::text(&made)),
             ("rootFingerprint", Tree::text(&answer.root_fingerprint)),
             ("command", Tree::text(&agent)),
         ];
+        if !record.enrollment.is_empty() {
+            let labels = sorted(&record.labels).map(|(name, value)| (name.as_str(), Tree::text(value)));
+            entries.push(("enrollment", Tree::text(&record.enrollment)));
+            entries.push(("labels", Tree::map(labels.collect::<Vec<_>>())));
+        }
         if !answer.trust_domain.is_empty() {
             entries.push(("trustDomain", Tree::text(&answer.trust_domain)));
         }
@@ -104,10 +121,14 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
         Uses::Times(times) => format!("{times} times"),
         Uses::Unlimited => "any number of times".to_owned(),
     };
+    let by = match record.enrollment.as_str() {
+        "" => String::new(),
+        name => format!(" by enrollment {name} as it is now"),
+    };
     output::note(format_args!(
-        "token {} makes agents virtual node {} of mesh {mesh}, {times}, and expires {}; it is shown only now",
+        "token {} makes agents virtual node {} of mesh {mesh}{by}, {times}, and expires {}; it is shown only now",
         record.id,
-        arguments.node,
+        made,
         times::until(record.expires_at.as_ref(), now)
     ));
     if arguments.out.is_none() {
@@ -117,6 +138,23 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
     }
     output::note(format_args!("  {agent}"));
     Ok(())
+}
+
+/// One name has one value.
+fn labels(given: &[(String, String)]) -> Result<HashMap<String, String>, CommandError> {
+    let mut labels = HashMap::with_capacity(given.len());
+    for (name, value) in given {
+        if let Some(other) = labels.insert(name.clone(), value.clone()) {
+            let message = format!("--label {name:?} is given twice: {other:?} and {value:?}");
+            return Err(CommandError::Usage(message));
+        }
+    }
+    Ok(labels)
+}
+
+/// In the order of their names.
+pub(crate) fn sorted(labels: &HashMap<String, String>) -> impl Iterator<Item = (&String, &String)> {
+    labels.iter().collect::<BTreeMap<_, _>>().into_iter()
 }
 
 /// Where agents reach the control plane: as it says itself, else on the host that this context reaches it on.

@@ -22,7 +22,7 @@ use crate::config::Settings;
 use crate::enrollment::{Enrollment, EnrollmentParts, Tokens};
 use crate::init::UNFINISHED_MARKER;
 use crate::instances::Instances;
-use crate::issuance::{Issuer, Ledger};
+use crate::issuance::{Issuer, IssuerParts, Ledger};
 use crate::jwt_svid::{Minter, MinterParts, SigningKeys};
 use crate::metrics::Metrics;
 use crate::private_file;
@@ -45,6 +45,8 @@ pub struct ControlPlane {
     pub authority: Arc<Authority>,
     /// Puts one authority in the place of another.
     pub authorities: Arc<Authorities>,
+    /// What the control plane's own certificate says beside its SPIFFE id.
+    pub server_names: Arc<ServerNames>,
     /// Issues certificates.
     pub issuer: Arc<Issuer>,
     /// Which certificates and instances there are.
@@ -117,12 +119,14 @@ impl ControlPlane {
         let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
         let ledger = Arc::new(Ledger::new(Arc::clone(&store), UnixMillis(authority.epoch())));
         let instances = Arc::<Instances>::default();
-        let issuer = Arc::new(Issuer::new(
-            Arc::clone(&authority),
-            Arc::clone(&audit),
-            Arc::clone(&metrics),
-            clock.clone(),
-        ));
+        let server_names = Arc::new(ServerNames::of(&settings, &authority)?);
+        let issuer = Arc::new(Issuer::new(IssuerParts {
+            authority: Arc::clone(&authority),
+            audit: Arc::clone(&audit),
+            metrics: Arc::clone(&metrics),
+            clock: clock.clone(),
+            server_names: Arc::clone(&server_names),
+        }));
         let tokens = Arc::new(Tokens::new(Arc::clone(&store), Arc::clone(&audit), clock.clone()));
         let enrollment = Arc::new(Enrollment::new(EnrollmentParts {
             store: Arc::clone(&store),
@@ -186,7 +190,7 @@ impl ControlPlane {
                 .upstream
                 .as_ref()
                 .map(|upstream| Upstream::of(upstream, authority.trust_domain(), &clock)),
-            server_names: ServerNames::of(&settings, &authority)?,
+            server_names: (*server_names).clone(),
             metrics: Arc::clone(&metrics),
         }));
         Ok(Arc::new(Self {
@@ -196,6 +200,7 @@ impl ControlPlane {
             audit,
             authority,
             authorities,
+            server_names,
             issuer,
             ledger,
             instances,

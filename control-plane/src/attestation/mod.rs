@@ -162,6 +162,8 @@ pub fn still_believed(source: &EvidenceSource, attestor: &str, voucher: &str) ->
             voucher.parse::<Fingerprint>().is_ok_and(|voucher| authorities.holds(voucher))
         }
         EvidenceSource::Kubernetes(cluster) => kubernetes::is_voucher(cluster, voucher),
+        // The token is forgotten when it has expired; what its labels make of the instance is asked anew.
+        EvidenceSource::JoinToken => true,
         EvidenceSource::Aws(signers) => {
             voucher.parse::<Fingerprint>().is_ok_and(|voucher| signers.holds(voucher))
         }

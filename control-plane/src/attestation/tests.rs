@@ -87,9 +87,10 @@ fn source(evidence: Source) -> EvidenceSource {
         Source::X509pop(_) => "x509pop:subject:cn:a",
         Source::Kubernetes(_) => "k8s:ns:shop",
         Source::Aws(_) => "aws:account:123456789012",
+        Source::JoinToken(_) => "join_token:label:env:prod",
     };
-    let rules =
-        vec![wire::AttestRule { virtual_node: "orders".into(), selectors: vec![selector.to_owned()] }];
+    let (virtual_node, selectors) = ("orders".into(), vec![selector.to_owned()]);
+    let rules = vec![wire::AttestRule { virtual_node, selectors, ..wire::AttestRule::default() }];
     let spec = wire::AttestEnrollment { rules, evidence: Some(evidence) };
     let mut problems = Problems::default();
     let parsed = AttestEnrollment::parse(&spec, &mut problems);

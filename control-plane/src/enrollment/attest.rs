@@ -5,15 +5,15 @@
 //! lost its state.
 
 mod machines;
+mod stored;
 
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
-use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use hauberk_tls::device::ChannelBinding;
 use hauberk_tls::{CertificateRequest, PublicKey};
-use prost::Message;
 
 use machines::AttestedRecord;
 pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, machine_prefix};
+pub(super) use stored::Stored;
 
 use super::error::{ATTEMPTS, EnrollmentError};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
@@ -22,8 +22,8 @@ use crate::attestation::{self, Attested, Evidence, EvidenceError, Occasion};
 use crate::audit::Actor;
 use crate::issuance::{EvidenceRecord, Holder, Order};
 use crate::random;
-use crate::registry::{Commit, Guard, StoreError, Version, document, keys};
-use crate::resources::{self, AttestEnrollment, EvidenceSource, NoRule, Problems};
+use crate::registry::{Commit, Guard, StoreError, document};
+use crate::resources::{EvidenceSource, Makes, NoRule};
 
 /// What an agent shows, and how.
 pub struct Shown<'a> {
@@ -82,6 +82,16 @@ pub enum NotAttested {
         /// When.
         at: UnixMillis,
     },
+    /// A token of an enrollment that was deleted, and another was made under its name.
+    #[error(
+        "enrollment {name} of mesh {mesh} was deleted and made anew since the token was made: make a new one"
+    )]
+    MadeAnew {
+        /// The mesh.
+        mesh: String,
+        /// The enrollment.
+        name: String,
+    },
     /// At renewal: the enrollment that let it in lets it in no longer.
     #[error("enrollment {enrollment} would not let it in any longer: {why}")]
     NoLonger {
@@ -92,20 +102,14 @@ pub enum NotAttested {
     },
 }
 
-/// An enrollment of agents by evidence, as it stands in the registry.
-struct Stored {
-    version: Version,
-    /// One that is made anew under its name has another.
-    uid: String,
-    enrollment: AttestEnrollment,
-}
-
 /// That an enrollment would still let an instance in.
 pub(super) struct Permit {
     /// Makes a commit rest on it.
     pub(super) guard: Guard,
     /// Which of the enrollments of that name it is.
     pub(super) enrollment_uid: String,
+    /// What it makes of the instance now.
+    pub(super) makes: Makes,
 }
 
 impl Enrollment {
@@ -195,14 +199,13 @@ impl Enrollment {
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let subject = || attested.subject.clone();
-        let node = enrollment.enrollment.node_of(&attested.selectors);
-        let node = node.map_err(|why| NotAttested::NoRule { subject: subject(), why })?;
+        let makes = enrollment.enrollment.makes(&attested.selectors);
+        let makes = makes.map_err(|why| NotAttested::NoRule { subject: subject(), why })?;
+        let (node, ttl) = (&makes.node, makes.ttl.unwrap_or(self.svid_ttl));
         let mesh = Name::parse(shown.mesh)?;
         let id = SpiffeId::node(&self.trust_domain, &mesh, node);
         let existing = self.same_node(mesh.as_str(), node.as_str(), None).await?;
-        let entitlement = existing
-            .guard(Commit::new())
-            .at(keys::resource("Enrollment", mesh.as_str(), shown.enrollment), enrollment.version);
+        let entitlement = existing.guard(Commit::new()).at(enrollment.key.clone(), enrollment.version);
         let entitlement = self.check_denied(entitlement, (mesh.as_str(), node.as_str()), None).await?;
         let machine = machine_prefix(&enrollment.uid, &attested.subject);
         let mut entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
@@ -220,7 +223,7 @@ impl Enrollment {
             Some(before) => {
                 let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no instance" };
                 let instance = InstanceId::parse(&before.instance).map_err(damaged)?;
-                self.renewals.take(instance, self.clock.now())?;
+                self.renewals.take(instance, ttl, self.clock.now())?;
                 instance
             }
             None => {
@@ -245,8 +248,8 @@ impl Enrollment {
             id,
             holder: Holder::Instance(instance.to_string()),
             public_key: agent_key.clone(),
-            ttl: self.svid_ttl,
-            dns_names: Vec::new(),
+            ttl,
+            dns_names: makes.dns_names.iter().cloned().collect(),
             ip_addresses: Vec::new(),
             actor: Actor {
                 name: format!("{}:{}", attested.attestor, attested.subject),
@@ -275,28 +278,19 @@ impl Enrollment {
             })
             .await;
         if issued.is_err() && is_renewal {
-            self.renewals.give_back(instance);
+            self.renewals.give_back(instance, ttl);
         }
         Ok(Enrolled { issued: issued?, instance })
     }
 
-    async fn enrollment_of_agents(&self, mesh: &str, name: &str) -> Result<Stored, EnrollmentError> {
-        let missing =
-            || NotAttested::NoSuchEnrollment { mesh: mesh.to_owned(), name: name.to_owned() }.into();
-        // Neither may lead to another record.
-        let (Ok(mesh), Ok(name)) = (Name::parse(mesh), Name::parse(name)) else { return Err(missing()) };
-        let key = keys::resource("Enrollment", mesh.as_str(), name.as_str());
-        let stored = self.store.get(&key).await?.ok_or_else(missing)?;
-        let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no resource" };
-        let resource = Resource::decode(stored.value).map_err(damaged)?;
-        let Some(Spec::Enrollment(spec)) = &resource.spec else { return Err(missing()) };
-        match resources::Enrollment::parse(spec, &self.trust_domain, &mut Problems::default()) {
-            Some(resources::Enrollment::Attest(enrollment)) => {
-                let uid = resource.metadata.map(|metadata| metadata.uid).unwrap_or_default();
-                Ok(Stored { version: stored.version, uid, enrollment })
-            }
-            Some(resources::Enrollment::Workload(_)) | None => Err(missing()),
-        }
+    pub(super) async fn enrollment_of_agents(
+        &self,
+        mesh: &str,
+        name: &str,
+    ) -> Result<Stored, EnrollmentError> {
+        let stored = Stored::read(&*self.store, mesh, name).await?;
+        let missing = || NotAttested::NoSuchEnrollment { mesh: mesh.to_owned(), name: name.to_owned() };
+        Ok(stored.ok_or_else(missing)?)
     }
 
     /// Whether an instance of `node` that came by evidence would still be let in, by its enrollment as it is now; the
@@ -308,7 +302,7 @@ impl Enrollment {
         evidence: &EvidenceRecord,
     ) -> Result<Permit, EnrollmentError> {
         let EvidenceRecord { attestor, enrollment: name, selectors, voucher, .. } = evidence;
-        let Stored { version, uid: enrollment_uid, enrollment } =
+        let Stored { key, version, uid: enrollment_uid, enrollment } =
             self.enrollment_of_agents(mesh, name).await?;
         let no_longer = |why: String| NotAttested::NoLonger { enrollment: name.clone(), why };
         if !attestation::still_believed(enrollment.source(), attestor, voucher) {
@@ -317,12 +311,13 @@ impl Enrollment {
         }
         // One that no release reads any longer is not there.
         let found = selectors.iter().filter_map(|text| hauberk_identity::EvidenceSelector::parse(text).ok());
-        match enrollment.node_of(&found.collect()) {
-            Ok(now) if now.as_str() == node => {
-                let guard = Guard::At(keys::resource("Enrollment", mesh, name), version);
-                Ok(Permit { guard, enrollment_uid })
+        match enrollment.makes(&found.collect()) {
+            Ok(makes) if makes.node.as_str() == node => {
+                Ok(Permit { guard: Guard::At(key, version), enrollment_uid, makes: makes.clone() })
             }
-            Ok(now) => Err(no_longer(format!("its evidence now makes it virtual node {now}")).into()),
+            Ok(Makes { node: now, .. }) => {
+                Err(no_longer(format!("its evidence now makes it virtual node {now}")).into())
+            }
             Err(why) => Err(no_longer(why.to_string()).into()),
         }
     }

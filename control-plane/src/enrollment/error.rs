@@ -165,6 +165,7 @@ impl EnrollmentError {
             Self::TooManyInstances { .. } => "TOO_MANY_INSTANCES",
             Self::Denied(denial) => denial.reason(),
             Self::Issuance(IssuanceError::Request(_)) => "BAD_REQUEST",
+            Self::Issuance(IssuanceError::NameOfControlPlane(_)) => "NAME_OF_CONTROL_PLANE",
             Self::Name(_) | Self::Issuance(_) => "FAILED",
         }
     }

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::arrivals::Arrivals;
 use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
+use super::bearer::Bearer;
 use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::node::StoredNode;
@@ -22,7 +23,7 @@ use crate::instances::Instances;
 use crate::issuance::{Holder, Issued, Issuer, Ledger, Order};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::random;
-use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
+use crate::registry::{Store, StoreError, Stored, document, keys};
 use crate::secret::SecretHash;
 
 /// Into how many queues users of tokens are sorted, by the token's hash.
@@ -188,24 +189,22 @@ impl Enrollment {
             None => None,
         };
 
-        let (mesh, node) = (Name::parse(&record.mesh)?, Name::parse(&record.node)?);
-        let id = SpiffeId::node(&self.trust_domain, &mesh, &node);
-        let node = self.same_node(&record.mesh, &record.node, record.node_uid.as_deref()).await?;
-        let entitlement = node.guard(Commit::new());
-        let mut entitlement = self.check_denied(entitlement, (&record.mesh, &record.node), None).await?;
+        let Bearer { makes, node, entitlement, evidence } =
+            self.bearer(hash, &record, before.as_ref(), source).await?;
+        let id = SpiffeId::node(&self.trust_domain, &Name::parse(&record.mesh)?, &makes.node);
+        let (of_node, ttl) = ((&*record.mesh, makes.node.as_str()), makes.ttl.unwrap_or(self.svid_ttl));
+        let mut entitlement = self.check_denied(entitlement, of_node, None).await?;
         let instance = match &before {
             Some(used) => {
                 entitlement = entitlement.present(key).present(use_key);
                 let damaged =
                     |_| StoreError::Damaged { key: used.instance.clone(), what: "it is no instance" };
                 let id = InstanceId::parse(&used.instance).map_err(damaged)?;
-                let of_instance = Some((&id, None));
-                entitlement =
-                    self.check_denied(entitlement, (&record.mesh, &record.node), of_instance).await?;
+                entitlement = self.check_denied(entitlement, of_node, Some((&id, None))).await?;
                 id
             }
             None => {
-                self.check_room(&id, &node.uid, &record.mesh, &record.node)?;
+                self.check_room(&id, &node.uid, of_node.0, of_node.1)?;
                 let instance = random::instance_id()?;
                 entitlement = match record.uses {
                     Uses::Unlimited => entitlement.present(key),
@@ -223,6 +222,7 @@ impl Enrollment {
                     instance: instance.to_string(),
                     at: self.clock.now().0,
                     source: source.to_owned(),
+                    node_uid: Some(node.uid.clone()),
                 };
                 let bytes = document::to_bytes(&use_key, &used)?;
                 entitlement = entitlement.absent(use_key.clone()).put(use_key, bytes);
@@ -233,8 +233,8 @@ impl Enrollment {
             id,
             holder: Holder::Instance(instance.to_string()),
             public_key: public_key.clone(),
-            ttl: self.svid_ttl,
-            dns_names: Vec::new(),
+            ttl,
+            dns_names: makes.dns_names.iter().cloned().collect(),
             ip_addresses: Vec::new(),
             actor: Actor { name: format!("token:{}", hash.short()), source: source.to_owned() },
             action: "enrollment.attest",
@@ -246,27 +246,27 @@ impl Enrollment {
             (None, Uses::Limited(_)) => Counted::Nothing,
         };
         match counted {
-            Counted::Renewal => self.renewals.take(instance, self.clock.now())?,
+            Counted::Renewal => self.renewals.take(instance, ttl, self.clock.now())?,
             Counted::Arrival => self.arrivals().take(hash, source, self.clock.now())?,
             Counted::Nothing => {}
         }
         let joined = Joined {
             at: before.as_ref().map(|used| used.at),
             token: Some(hash.short().to_owned()),
-            evidence: None,
+            evidence,
             from: Some(before.map_or_else(|| source.to_owned(), |used| used.source)),
         };
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let node = (&*record.mesh, &*record.node, node.uid);
+                let node = (of_node.0, of_node.1, node.uid);
                 let record = instance_record(node, serial, certificate, info, joined);
                 put_instance(entitlement, &instance, &record)
             })
             .await;
         match (&issued, counted) {
             (Ok(_), _) | (Err(_), Counted::Nothing) => {}
-            (Err(_), Counted::Renewal) => self.renewals.give_back(instance),
+            (Err(_), Counted::Renewal) => self.renewals.give_back(instance, ttl),
             (Err(_), Counted::Arrival) => self.arrivals().give_back(hash, source),
         }
         Ok(Enrolled { issued: issued?, instance })

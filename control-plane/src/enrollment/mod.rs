@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod attest;
+mod bearer;
 mod error;
 mod instance;
 mod join;
@@ -20,5 +21,8 @@ pub use error::EnrollmentError;
 pub use instance::AgentInfo;
 pub(crate) use join::MOST_INSTANCES;
 pub use join::{Enrolled, Enrollment, EnrollmentParts};
-pub use token::{IssuedToken, TokenError, TokenRecord, TokenRequest, TokenUse, TokenView, Tokens, Uses};
+pub use token::{
+    EnrollmentOfToken, IssuedToken, TokenError, TokenFor, TokenRecord, TokenRequest, TokenUse, TokenView,
+    Tokens, Uses,
+};
 pub(crate) use workload::{EntitledWorkload, object as workload_object};

@@ -1,5 +1,7 @@
 //! Renewals for a certificate.
 
+use std::time::Duration;
+
 use hauberk_identity::{IdentityKind, InstanceId, Serial};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 
@@ -25,6 +27,18 @@ pub(crate) struct Entitled<'a> {
     former: InstanceRecord,
     /// The enrollment that it still rests on, where it came by evidence.
     permit: Option<Permit>,
+}
+
+impl Entitled<'_> {
+    /// The life of its certificates; `None`: as agents' are.
+    fn ttl(&self) -> Option<Duration> {
+        self.permit.as_ref().and_then(|permit| permit.makes.ttl)
+    }
+
+    /// DNS names in its certificates.
+    fn dns_names(&self) -> Vec<String> {
+        self.permit.iter().flat_map(|permit| permit.makes.dns_names.iter().cloned()).collect()
+    }
 }
 
 impl Enrollment {
@@ -124,12 +138,13 @@ impl Enrollment {
     ) -> Result<Enrolled, EnrollmentError> {
         let entitled = self.entitled(peer).await?;
         let instance = entitled.instance;
-        self.renewals.take(instance, self.clock.now())?;
+        let life = entitled.ttl().unwrap_or(self.svid_ttl);
+        self.renewals.take(instance, life, self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
         let mut entitled = Some(entitled);
         let renewed = without_conflict(|| self.renew_once(peer, &public_key, source, entitled.take())).await;
         if renewed.is_err() {
-            self.renewals.give_back(instance);
+            self.renewals.give_back(instance, life);
         }
         renewed
     }
@@ -148,6 +163,8 @@ impl Enrollment {
             None => self.entitled(peer).await?,
         };
         let mut entitlement = self.entitlement(&entitled, peer).await?;
+        // As the enrollment says now, whatever the certificate that is renewed says.
+        let (ttl, dns_names) = (entitled.ttl().unwrap_or(self.svid_ttl), entitled.dns_names());
         let Entitled { instance, mesh, name, node, former, permit } = entitled;
         let InstanceRecord { version, hostname, enrolled_at, token, evidence, joined_from, .. } = former;
         let info = AgentInfo { version, hostname };
@@ -160,8 +177,8 @@ impl Enrollment {
             id: peer.id().clone(),
             holder: Holder::Instance(instance.to_string()),
             public_key: public_key.clone(),
-            ttl: self.svid_ttl,
-            dns_names: Vec::new(),
+            ttl,
+            dns_names,
             ip_addresses: Vec::new(),
             actor: Actor { name: peer.id().to_string(), source: source.to_owned() },
             action: "certificate.renew",

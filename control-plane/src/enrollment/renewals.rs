@@ -9,7 +9,7 @@ use hauberk_identity::{InstanceId, Name, UnixMillis};
 use super::error::EnrollmentError;
 use crate::allowance::Allowances;
 
-/// How often an instance may renew its certificate at once, and how often in a certificate's life from then on. It needs two in
+/// How often an instance may renew its certificate at once, and how often in that certificate's life from then on. It needs two in
 /// a life, and one at each change of authority; it keeps its certificate over a restart.
 const AT_ONCE: u32 = 10;
 const IN_A_LIFE: u32 = 10;
@@ -36,17 +36,22 @@ impl Renewals {
         }
     }
 
-    /// Counts a certificate for an instance that has had one.
+    /// Counts a certificate of this life for an instance that has had one.
     ///
     /// # Errors
     /// When that is too often; nothing is used up.
-    pub(super) fn take(&self, instance: InstanceId, now: UnixMillis) -> Result<(), EnrollmentError> {
-        lock(&self.own).take(instance.as_str(), now).map_err(too_often)
+    pub(super) fn take(
+        &self,
+        instance: InstanceId,
+        life: Duration,
+        now: UnixMillis,
+    ) -> Result<(), EnrollmentError> {
+        lock(&self.own).take_at_rate(instance.as_str(), life / IN_A_LIFE, now).map_err(too_often)
     }
 
     /// It came to no certificate.
-    pub(super) fn give_back(&self, instance: InstanceId) {
-        lock(&self.own).give_back(instance.as_str());
+    pub(super) fn give_back(&self, instance: InstanceId, life: Duration) {
+        lock(&self.own).give_back_at_rate(instance.as_str(), life / IN_A_LIFE);
     }
 
     /// Counts a certificate of this life for a workload.

@@ -16,7 +16,7 @@ use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scrat
 async fn token(scratch: &Scratch, uses: Uses) -> String {
     let asked = TokenRequest {
         mesh: Name::parse(NODE.0).unwrap(),
-        node: Name::parse(NODE.1).unwrap(),
+        of: TokenFor::Node(Name::parse(NODE.1).unwrap()),
         ttl: None,
         uses,
     };
@@ -118,7 +118,7 @@ async fn impossible_tokens_are_not_made_and_good_ones_are_taken_back() {
     let scratch = scratch().await;
     let asked = |node: &str, ttl: u64, uses| TokenRequest {
         mesh: Name::parse("shop").unwrap(),
-        node: Name::parse(node).unwrap(),
+        of: TokenFor::Node(Name::parse(node).unwrap()),
         ttl: Some(Duration::from_secs(ttl)),
         uses,
     };

@@ -1,17 +1,20 @@
-//! Join tokens: 256 random bits, shown once, kept as a hash, bound to one virtual node, good for a while.
+//! Join tokens: 256 random bits, shown once, kept as a hash, good for a while, bound to one virtual node, or with labels to an
+//! enrollment that says what these make of their bearers.
+
+mod request;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{Name, UnixMillis};
+use hauberk_identity::UnixMillis;
 use serde::{Deserialize, Serialize};
 
-use super::node::StoredNode;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::random::NoRandomness;
 use crate::registry::{Commit, Guard, Store, StoreError, document, keys};
 use crate::secret::{Secret, SecretHash};
+use request::Destination;
+pub use request::{EnrollmentOfToken, TokenError, TokenFor, TokenRequest};
 
 /// What every join token's text begins with.
 const PREFIX: &str = "hbk1-";
@@ -46,7 +49,7 @@ pub enum Uses {
 pub struct TokenRecord {
     /// The mesh.
     pub mesh: String,
-    /// The virtual node that its bearers become.
+    /// The virtual node that its bearers become; empty where an enrollment says that.
     pub node: String,
     /// Which node of that name; `None` in records of releases that did not look at it.
     #[serde(default)]
@@ -61,6 +64,9 @@ pub struct TokenRecord {
     pub uses: Uses,
     /// How many have; not counted for unlimited ones.
     pub used: u32,
+    /// What says what its bearers become; `None`: `node`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrollment: Option<EnrollmentOfToken>,
 }
 
 /// Who used a token; the hash of the token and the fingerprint of the key are in the registry's key.
@@ -72,19 +78,9 @@ pub struct TokenUse {
     pub at: u64,
     /// From where.
     pub source: String,
-}
-
-/// What a token is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRequest {
-    /// The mesh.
-    pub mesh: Name,
-    /// The virtual node.
-    pub node: Name,
-    /// Its life; ten minutes where none is given.
-    pub ttl: Option<Duration>,
-    /// How many agents may use it.
-    pub uses: Uses,
+    /// Which node it is an instance of; `None` in records of releases whose tokens had one node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_uid: Option<String>,
 }
 
 /// A token, the one time that its text is known.
@@ -94,6 +90,8 @@ pub struct IssuedToken {
     pub secret: Secret,
     /// What is kept.
     pub view: TokenView,
+    /// The virtual node that it makes of its bearers, as things are now.
+    pub node: String,
 }
 
 /// A token as it is shown.
@@ -105,34 +103,6 @@ pub struct TokenView {
     pub record: TokenRecord,
     /// Those who used it, in no order; at most a thousand.
     pub used_by: Vec<TokenUse>,
-}
-
-/// A token that is not made or not taken back.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenError {
-    /// The caller asked for an impossible life.
-    #[error("a token lives at least 1s and at most 24h")]
-    BadTtl,
-    /// The caller asked for no uses.
-    #[error("a token is used at least once")]
-    NoUses,
-    /// The caller named a node that does not exist.
-    #[error("mesh {mesh} has no virtual node {node}: apply it first")]
-    NoSuchNode {
-        /// The mesh.
-        mesh: String,
-        /// The node.
-        node: String,
-    },
-    /// The caller named a token that does not exist.
-    #[error("there is no token {0}")]
-    NoSuchToken(String),
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No secret can be made.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
 }
 
 /// Makes, lists and takes back join tokens.
@@ -148,7 +118,7 @@ impl Tokens {
         Self { store, audit, clock }
     }
 
-    /// Makes a token for a virtual node that exists.
+    /// Makes a token for a virtual node that exists, or with labels of which an enrollment makes something.
     ///
     /// # Errors
     /// When the request is impossible or the registry fails.
@@ -160,39 +130,44 @@ impl Tokens {
         if request.uses == Uses::Limited(0) {
             return Err(TokenError::NoUses);
         }
-        let (mesh, node) = (request.mesh.as_str(), request.node.as_str());
-        let Some(existing) = StoredNode::read(&*self.store, mesh, node).await? else {
-            return Err(TokenError::NoSuchNode { mesh: mesh.to_owned(), node: node.to_owned() });
-        };
+        let mesh = request.mesh.as_str();
+        let Destination { node, node_uid, enrollment, key: needed } =
+            Destination::of(&*self.store, mesh, request.of).await?;
         let now = self.clock.now();
         let secret = Secret::generate(PREFIX)?;
         let hash = secret.hash();
+        let (to, why) = match &enrollment {
+            None => (format!("{mesh}/{node}"), None),
+            Some(of) => (format!("enrollment {mesh}/{}", of.name), Some(format!("labels {of}"))),
+        };
         let record = TokenRecord {
             mesh: request.mesh.to_string(),
-            node: request.node.to_string(),
-            node_uid: Some(existing.uid),
+            node: if enrollment.is_some() { String::new() } else { node.clone() },
+            node_uid,
             created_at: now.0,
             expires_at: now.plus(ttl).0,
             created_by: actor.name.clone(),
             uses: request.uses,
             used: 0,
+            enrollment,
         };
         let key = token_key(&hash);
-        let node = keys::resource("VirtualNode", &record.mesh, &record.node);
         let commit = Commit::new()
-            .present(node)
+            .present(needed)
             .absent(key.clone())
             .put(key.clone(), document::to_bytes(&key, &record)?);
-        let object = format!("{} for {}/{}", hash.short(), record.mesh, record.node);
-        match self.audit.commit(commit, Act::done(actor, "token.create", object)).await {
+        let act = Act::done(actor, "token.create", format!("{} for {to}", hash.short()));
+        let act = match why {
+            Some(why) => act.because(why),
+            None => act,
+        };
+        match self.audit.commit(commit, act).await {
             Ok(_) => {
                 let id = hash.short().to_owned();
                 let view = TokenView { id, record, used_by: Vec::new() };
-                Ok(IssuedToken { secret, view })
+                Ok(IssuedToken { secret, view, node })
             }
-            Err(StoreError::Conflict { guard: Guard::Present(_) }) => {
-                Err(TokenError::NoSuchNode { mesh: record.mesh, node: record.node })
-            }
+            Err(StoreError::Conflict { guard: Guard::Present(_) }) => Err(record.gone()),
             Err(error) => Err(error.into()),
         }
     }

@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, StoreError, document, keys};
+use crate::server_certificate::ServerNames;
 
 /// Why no certificate was issued.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,12 @@ pub enum IssuanceError {
     /// What entitles to it has changed meanwhile, or the registry takes no writes.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// An enrollment gives somebody a name of the control plane's: its author's fault, or that of whoever named the control plane
+    /// so since.
+    #[error(
+        "{0} is a name of the control plane's own certificate (--san), and nobody else's: take it out of the enrollment's dnsNames"
+    )]
+    NameOfControlPlane(String),
     /// The issuing authority has expired, or the clock is wrong: an operator must act.
     #[error("the issuing authority is not valid now: check the clock, or rotate the authority")]
     AuthorityNotValid,
@@ -49,7 +56,7 @@ pub enum IssuanceError {
 impl IssuanceError {
     /// Whether whoever asked was refused, as against something having failed here.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Request(_))
+        matches!(self, Self::Request(_) | Self::NameOfControlPlane(_))
     }
 }
 
@@ -107,16 +114,33 @@ pub struct Issuer {
     audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    server_names: Arc<ServerNames>,
+}
+
+/// The parts that [`Issuer`] is made of.
+pub struct IssuerParts {
+    /// What signs.
+    pub authority: Arc<Authority>,
+    /// Records.
+    pub audit: Arc<Audit>,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// The time.
+    pub clock: Clock,
+    /// The names that are the control plane's alone.
+    pub server_names: Arc<ServerNames>,
 }
 
 impl Issuer {
     /// Puts the parts together.
-    pub fn new(authority: Arc<Authority>, audit: Arc<Audit>, metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { authority, audit, metrics, clock }
+    pub fn new(parts: IssuerParts) -> Self {
+        let IssuerParts { authority, audit, metrics, clock, server_names } = parts;
+        Self { authority, audit, metrics, clock, server_names }
     }
 
     /// Issues one certificate. `entitlement` makes the commit of what entitles to it, given the certificate's serial
-    /// number and record: its guards decide whether there will be a certificate at all.
+    /// number and record: its guards decide whether there will be a certificate at all. Names of the control plane's own
+    /// certificate are issued to nobody else: clients that know names alone would take whoever had one for it.
     ///
     /// # Errors
     /// When a guard of the entitlement fails ([`StoreError::Conflict`]), or nothing can be recorded or signed.
@@ -125,6 +149,11 @@ impl Issuer {
         order: Order,
         entitlement: impl FnOnce(&str, &IssuedRecord) -> Result<Commit, StoreError>,
     ) -> Result<Issued, IssuanceError> {
+        if order.holder != Holder::ControlPlane
+            && let Some(name) = order.dns_names.iter().find(|name| self.server_names.hold(name))
+        {
+            return Err(IssuanceError::NameOfControlPlane(name.clone()));
+        }
         let authority = self.authority.issuing();
         let now = self.clock.now();
         if !authority.validity().contains(now) {
@@ -150,6 +179,7 @@ impl Issuer {
             not_after: not_after.0,
             key_fingerprint: template.public_key.fingerprint().to_string(),
             issuer: Some(authority.serial().to_string()),
+            dns_names: template.dns_names.clone(),
         };
         let serial = template.serial.to_string();
         let key = format!("{}{serial}", keys::ISSUED);

@@ -7,7 +7,7 @@ mod records;
 mod tests;
 
 pub(crate) use issue::fails_as_issuance;
-pub use issue::{IssuanceError, Issued, Issuer, Order};
+pub use issue::{IssuanceError, Issued, Issuer, IssuerParts, Order};
 pub use records::{
     EvidenceRecord, FORGOTTEN_FOR, Held, Holder, InstanceRecord, IssuedPage, IssuedRecord, Ledger,
 };

@@ -76,6 +76,9 @@ pub struct IssuedRecord {
     /// The serial number of the authority that signed it; `None` in records of releases that had one.
     #[serde(default)]
     pub issuer: Option<String>,
+    /// DNS names in it, beside the id; empty too in records of releases that did not keep them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns_names: Vec<String>,
 }
 
 /// A running agent, as far as certificates go; its id is in the key.

@@ -10,7 +10,7 @@ use hauberk_proto::mesh::v1::{Metadata, Resource};
 use prost::Message;
 use tokio::sync::Mutex;
 
-use super::admit::{Admission, Change, Outcome, Removal, Rights, Target, admit, admit_removal};
+use super::admit::{Admission, Change, Outcome, Removal, Rights, Target, admit_removal};
 use super::catalog::Catalog;
 use super::follow::Catalogs;
 use super::key::ResourceKey;
@@ -21,6 +21,7 @@ use crate::compile::view::needed_features;
 use crate::compile::{Oversized, oversized};
 use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
+use crate::server_certificate::ServerNames;
 
 pub use draft::Draft;
 
@@ -138,6 +139,8 @@ pub struct ResourcesParts {
     pub clock: Clock,
     /// The trust domain of all nodes.
     pub trust_domain: TrustDomain,
+    /// What the control plane itself is called.
+    pub server_names: Arc<ServerNames>,
     /// What running agents cannot enforce.
     pub missing_feature: MissingFeature,
 }
@@ -220,9 +223,7 @@ impl Resources {
         let _one_at_a_time = self.changing.lock().await;
         for _ in 0..ATTEMPTS {
             let catalog = self.parts.catalogs.current().await?;
-            let admission = admit(&catalog, batch, author.rights, &self.parts.trust_domain)
-                .map_err(ChangeError::Refused)?;
-            self.check_enforceable(&catalog, &admission)?;
+            let admission = self.judge(&catalog, batch, author.rights)?;
             let Admission { changes, warnings, after: _ } = admission;
             let written: Vec<_> =
                 changes.iter().filter(|change| change.outcome != Outcome::Unchanged).collect();

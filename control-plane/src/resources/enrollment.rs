@@ -6,20 +6,18 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, Selector, SelectorError, SpiffeId, TrustDomain};
 use hauberk_proto::mesh::v1 as wire;
-use hauberk_tls::is_dns_name;
 
 use super::attest::AttestEnrollment;
 use super::choice::{self, did_you_mean};
 use super::problem::Problems;
+use super::svid_terms;
 use crate::jwt_svid::LONGEST_TOKEN_LIFE;
 
-/// What a workload's certificates may live, and what its tokens may.
-const LIVES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(24 * 3_600);
+/// What a workload's tokens may live.
 const TOKEN_LIVES: RangeInclusive<Duration> = Duration::from_secs(60)..=LONGEST_TOKEN_LIFE;
 
-/// The most selectors and DNS names of one enrollment.
+/// The most selectors of one enrollment.
 const MOST_SELECTORS: usize = 32;
-const MOST_DNS_NAMES: usize = 32;
 
 /// The longest hint, in bytes (SPIFFE Workload API §5.2.1).
 const LONGEST_HINT: usize = 1_024;
@@ -114,11 +112,10 @@ impl WorkloadEnrollment {
             workload;
         let id = read_path(path, trust_domain, problems);
         let selectors = read_selectors(selectors, problems);
-        let x509 = ("spec.workload.x509Ttl", LIVES, "certificates live from 1 minute to 24 hours");
-        let ttl = x509_ttl.as_ref().and_then(|ttl| read_ttl(ttl, x509, problems));
-        let jwt = ("spec.workload.jwtTtl", TOKEN_LIVES, "tokens live from 1 minute to 1 hour");
-        let token_ttl = jwt_ttl.as_ref().and_then(|ttl| read_ttl(ttl, jwt, problems));
-        check_dns_names(dns_names, problems);
+        let ttl = svid_terms::read_ttl("spec.workload.x509Ttl", x509_ttl.as_ref(), problems);
+        let (field, rule) = ("spec.workload.jwtTtl", "tokens live from 1 minute to 1 hour");
+        let token_ttl = svid_terms::read_life(field, jwt_ttl.as_ref(), &TOKEN_LIVES, rule, problems);
+        svid_terms::check_dns_names("spec.workload.dnsNames", dns_names, problems);
         if hint.as_ref().is_some_and(|hint| hint.is_empty() || hint.len() > LONGEST_HINT) {
             problems.invalid("spec.workload.hint", format!("a hint has 1 to {LONGEST_HINT} bytes"));
         }
@@ -209,33 +206,6 @@ fn read_selectors(texts: &[String], problems: &mut Problems) -> BTreeSet<Selecto
         }
     }
     selectors
-}
-
-fn read_ttl(
-    ttl: &wire::Duration,
-    (field, lives, rule): (&str, RangeInclusive<Duration>, &str),
-    problems: &mut Problems,
-) -> Option<Duration> {
-    let ttl = choice::duration(problems, field, ttl)?;
-    if !lives.contains(&ttl) {
-        problems.invalid(field, rule);
-    }
-    Some(ttl)
-}
-
-fn check_dns_names(names: &[String], problems: &mut Problems) {
-    let field = "spec.workload.dnsNames";
-    if names.len() > MOST_DNS_NAMES {
-        problems.invalid(field, format!("{} are too many: at most {MOST_DNS_NAMES}", names.len()));
-    }
-    for (index, name) in names.iter().enumerate() {
-        let field = format!("{field}[{index}]");
-        if !is_dns_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            problems.invalid(field, format!("{name:?} is no DNS name in lower case; wildcards are none"));
-        } else if names.iter().take(index).any(|other| other == name) {
-            problems.invalid(field, format!("{name} stands there twice"));
-        }
-    }
 }
 
 fn read_trust_domains(names: &[String], own: &TrustDomain, problems: &mut Problems) -> BTreeSet<TrustDomain> {

@@ -25,6 +25,7 @@ mod nesting;
 mod policy;
 mod problem;
 mod role;
+mod svid_terms;
 mod template;
 mod virtual_node;
 mod virtual_service;
@@ -37,7 +38,9 @@ pub use apply::{
     Applied, Author, ChangeError, Draft, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed, Resources,
     ResourcesParts,
 };
-pub use attest::{AttestEnrollment, ClusterSource, EvidenceSource, NoRule, TokenVerifier};
+pub use attest::{
+    AttestEnrollment, ClusterSource, EvidenceSource, MOST_LABELS, Makes, NoRule, TokenVerifier,
+};
 pub use catalog::{Catalog, Entry, Model};
 pub use data_class::DataClass;
 pub use discovery::{Discovery, FixedEndpoint};

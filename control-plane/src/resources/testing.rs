@@ -25,9 +25,18 @@ use crate::authority::{self, Authority, KeyEncryptionKey, KeyStore};
 use crate::clock::Clock;
 use crate::compile::{self, Compilation};
 use crate::registry::{SledStore, Store};
+use crate::server_certificate::ServerNames;
 
 pub(crate) const EVERYTHING: Rights =
     Rights { resources: true, policies: true, boundaries: true, identities: true };
+
+/// What the control plane is called.
+pub(crate) fn server_names() -> ServerNames {
+    ServerNames {
+        dns_names: vec!["control-plane.shop.example".to_owned()],
+        ip_addresses: vec!["10.0.0.2".parse().unwrap()],
+    }
+}
 
 pub(crate) fn trust_domain() -> TrustDomain {
     TrustDomain::parse("shop.example").unwrap()
@@ -190,6 +199,7 @@ impl Scratch {
             audit: Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await.unwrap()),
             clock: clock.clone(),
             trust_domain: trust_domain(),
+            server_names: Arc::new(server_names()),
             missing_feature: Box::new(|_, _| None),
         }));
         Self { directory, store, authority, resources, clock, tasks, stop }

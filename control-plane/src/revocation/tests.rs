@@ -9,14 +9,14 @@ use prost::Message as _;
 use super::revocations::MOST_CERTIFICATES;
 use super::*;
 use crate::audit::Filter;
-use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenRequest, Uses};
+use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenFor, TokenRequest, Uses};
 use crate::registry::{Commit, document, keys};
 use crate::secret::{SecretHash, SecretId};
 use crate::testing::{Busy, NODE, Scratch, actor, request, scratch, scratch_over};
 
 async fn token(scratch: &Scratch, uses: Uses) -> String {
     let (mesh, node) = node();
-    let asked = TokenRequest { mesh, node, ttl: None, uses };
+    let asked = TokenRequest { mesh, of: TokenFor::Node(node), ttl: None, uses };
     scratch.control.tokens.create(asked, &actor()).await.unwrap().secret.reveal().to_owned()
 }
 

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use super::{message, page, refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
-use crate::enrollment::{TokenRequest, TokenView, Uses};
+use crate::enrollment::{TokenFor, TokenRequest, TokenView, Uses};
 use crate::instances::wanted::{self, Standing};
 use crate::instances::{Lag, Report};
 use crate::issuance::{EvidenceRecord, Holder, IssuedRecord};
@@ -44,7 +44,10 @@ impl Identities for IdentitiesService {
     ) -> Result<Response<CreateTokenResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let request = request.into_inner();
-        let object = format!("{}/{}", request.mesh, request.node);
+        let object = match request.enrollment.as_str() {
+            "" => format!("{}/{}", request.mesh, request.node),
+            name => format!("enrollment {}/{name}", request.mesh),
+        };
         let request = match parse_token_request(request) {
             Ok(request) => request,
             Err(status) => {
@@ -58,6 +61,7 @@ impl Identities for IdentitiesService {
                 record: Some(token(&issued.view, 0)),
                 root_fingerprint: self.control.authority.root_fingerprint(),
                 trust_domain: message::unnamed_trust_domain(&self.control.authority),
+                node: issued.node,
             })),
             Err(error) => {
                 refused::record(&self.control.audit, &actor, "token.create", object, &error).await;
@@ -219,7 +223,7 @@ impl IdentitiesService {
 }
 
 fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Status> {
-    let CreateTokenRequest { mesh, node, ttl_seconds, uses, unlimited } = request;
+    let CreateTokenRequest { mesh, node, ttl_seconds, uses, unlimited, enrollment, labels } = request;
     let ttl = Some(ttl_seconds).filter(|seconds| *seconds != 0);
     let uses = match (unlimited, uses) {
         (true, 0) => Uses::Unlimited,
@@ -227,9 +231,25 @@ fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Stat
         (false, 0) => Uses::Limited(1),
         (false, uses) => Uses::Limited(uses),
     };
+    let name = |field: &str, text: &str| Name::parse(text).map_err(|error| status::bad_field(field, error));
+    let of = match (node.is_empty(), enrollment.is_empty()) {
+        (false, false) => {
+            let problem = "a token is of a virtual node or of an enrollment, not of both";
+            return Err(status::bad_field("enrollment", problem));
+        }
+        (true, false) => TokenFor::Enrollment {
+            name: name("enrollment", &enrollment)?,
+            labels: labels.into_iter().collect(),
+        },
+        (_, true) if !labels.is_empty() => {
+            let problem = "they are an enrollment's to judge: name that, and no node";
+            return Err(status::bad_field("labels", problem));
+        }
+        (_, true) => TokenFor::Node(name("node", &node)?),
+    };
     Ok(TokenRequest {
-        mesh: Name::parse(&mesh).map_err(|error| status::bad_field("mesh", error))?,
-        node: Name::parse(&node).map_err(|error| status::bad_field("node", error))?,
+        mesh: name("mesh", &mesh)?,
+        of,
         ttl: ttl.map(|seconds| Duration::from_secs(seconds.into())),
         uses,
     })
@@ -253,6 +273,8 @@ fn token(view: &TokenView, live: usize) -> Token {
             Uses::Limited(_) => record.used,
             Uses::Unlimited => u32::try_from(live).unwrap_or(u32::MAX),
         },
+        enrollment: record.enrollment.as_ref().map(|of| of.name.clone()).unwrap_or_default(),
+        labels: record.enrollment.iter().flat_map(|of| of.labels.clone()).collect(),
     }
 }
 
@@ -263,7 +285,7 @@ fn evidence(record: EvidenceRecord) -> Evidence {
 }
 
 fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {
-    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, .. } = record;
+    let IssuedRecord { spiffe_id, holder, issued_at, not_before, not_after, dns_names, .. } = record;
     IssuedCertificate {
         serial,
         spiffe_id,
@@ -274,5 +296,6 @@ fn certificate((serial, record): (String, IssuedRecord)) -> IssuedCertificate {
         not_before: Some(message::timestamp(UnixMillis(not_before))),
         not_after: Some(message::timestamp(UnixMillis(not_after))),
         issued_at: Some(message::timestamp(UnixMillis(issued_at))),
+        dns_names,
     }
 }

@@ -144,7 +144,7 @@ fn parse_node(node: &NodeTarget) -> Result<(Name, Name), Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::enrollment::{AgentInfo, EnrollmentError, TokenRequest, Uses};
+    use crate::enrollment::{AgentInfo, EnrollmentError, TokenFor, TokenRequest, Uses};
     use crate::secret::SecretHash;
     use crate::testing::{NODE, actor, request, scratch_over};
 
@@ -154,7 +154,7 @@ mod tests {
         let scratch = scratch_over(|made| Arc::clone(store.insert(Arc::new(made)))).await;
         let control = &scratch.control;
         let (mesh, node) = (Name::parse(NODE.0).unwrap(), Name::parse(NODE.1).unwrap());
-        let asked = TokenRequest { mesh, node, ttl: None, uses: Uses::Unlimited };
+        let asked = TokenRequest { mesh, of: TokenFor::Node(node), ttl: None, uses: Uses::Unlimited };
         let token = control.tokens.create(asked, &actor()).await.unwrap();
         let token = token.secret.reveal();
         let join = async || {

@@ -1,6 +1,8 @@
 //! The one place that turns errors into gRPC statuses. What the caller did wrong is told in full, with a stable reason
 //! (google.rpc.ErrorInfo); what failed here is logged in full and told in general.
 
+mod joining;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::time::Duration;
@@ -13,7 +15,6 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
-use crate::enrollment::{EnrollmentError, NotAttested, TokenError};
 use crate::federation::RefreshError;
 use crate::issuance::IssuanceError;
 use crate::jwt_svid::MintError;
@@ -22,6 +23,7 @@ use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
 use crate::revocation::{Denial, RevocationError};
 use crate::telemetry::TelemetryError;
+pub use joining::{of_denial, of_enrollment, of_token};
 
 /// What the details of one status may weigh, in bytes: with base64 and the other headers it stays below the 8 KiB that
 /// clients take as trailers.
@@ -156,6 +158,9 @@ fn of_problems(problems: &[Problem], list: &str, message: String) -> Status {
 pub fn of_issuance(error: &IssuanceError) -> Status {
     match error {
         IssuanceError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
+        IssuanceError::NameOfControlPlane(_) => {
+            refusal(Code::FailedPrecondition, "NAME_OF_CONTROL_PLANE", error.to_string())
+        }
         IssuanceError::Store(error) => of_store(error),
         IssuanceError::AuthorityNotValid => {
             refusal(Code::FailedPrecondition, "AUTHORITY_NOT_VALID", error.to_string())
@@ -168,50 +173,6 @@ pub fn of_issuance(error: &IssuanceError) -> Status {
         ),
         IssuanceError::Clock(_) | IssuanceError::Sign(_) | IssuanceError::NoRandomness(_) => internal(error),
     }
-}
-
-/// Of enrollment. Those who ask hold a token, or a certificate, and may know what is wrong with it.
-pub fn of_enrollment(error: &EnrollmentError) -> Status {
-    let reason = error.reason();
-    match error {
-        EnrollmentError::UnknownToken
-        | EnrollmentError::Expired { .. }
-        | EnrollmentError::UsedUp { .. }
-        | EnrollmentError::NoSuchNode { .. }
-        | EnrollmentError::NodeMadeAnew { .. }
-        | EnrollmentError::NotANode(_)
-        | EnrollmentError::NotOnRecord => refusal(Code::PermissionDenied, reason, error.to_string()),
-        // Whether another node has it is not for the agent to know; the audit log tells.
-        EnrollmentError::NoSuchEnrollment { .. } | EnrollmentError::OtherParent { .. } => refusal(
-            Code::PermissionDenied,
-            reason,
-            "no enrollment of this name has this node as its parent: `hauberk get enrollments` shows what there is",
-        ),
-        EnrollmentError::CertificateExpired => refusal(Code::Unauthenticated, reason, error.to_string()),
-        EnrollmentError::NotAttested(NotAttested::Evidence(unjudged)) if unjudged.is_unjudged() => {
-            refusal(Code::Unavailable, reason, "the evidence cannot be judged now: try again")
-        }
-        // Which rule it broke is for administrators to know; the audit log tells them.
-        EnrollmentError::NotAttested(_) => refusal(
-            Code::PermissionDenied,
-            reason,
-            "the evidence makes nothing of this agent: the control plane's audit log says why",
-        ),
-        EnrollmentError::TooManyKeys { again_in }
-        | EnrollmentError::TooOften { again_in }
-        | EnrollmentError::TooFast { again_in, .. } => too_often(reason, error, *again_in),
-        EnrollmentError::TooManyInstances { .. } => {
-            refusal(Code::ResourceExhausted, reason, error.to_string())
-        }
-        EnrollmentError::Denied(denial) => of_denial(*denial),
-        EnrollmentError::Issuance(error) => of_issuance(error),
-        EnrollmentError::Name(_) => internal(error),
-    }
-}
-
-/// Of whoever is refused before the certificate expires.
-pub fn of_denial(denial: Denial) -> Status {
-    refusal(Code::PermissionDenied, denial.reason(), denial.to_string())
 }
 
 /// Of questions to bundle endpoints.
@@ -250,18 +211,6 @@ pub fn of_mint(error: &MintError) -> Status {
         MintError::TooOften { again_in } => too_often(error.reason(), error, *again_in),
         MintError::NoKey => refusal(Code::Unavailable, error.reason(), error.to_string()),
         MintError::Sign(_) | MintError::NoRandomness(_) => internal(error),
-    }
-}
-
-/// Of join tokens.
-pub fn of_token(error: &TokenError) -> Status {
-    match error {
-        TokenError::BadTtl => bad_field("ttlSeconds", error),
-        TokenError::NoUses => bad_field("uses", error),
-        TokenError::NoSuchNode { .. } => refusal(Code::FailedPrecondition, "NO_SUCH_NODE", error.to_string()),
-        TokenError::NoSuchToken(_) => refusal(Code::NotFound, "NO_SUCH_TOKEN", error.to_string()),
-        TokenError::Store(error) => of_store(error),
-        TokenError::NoRandomness(_) => internal(error),
     }
 }
 

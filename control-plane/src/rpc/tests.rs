@@ -31,7 +31,7 @@ use tonic_health::pb::health_client::HealthClient;
 use super::*;
 use crate::app::{Addresses, AppError, ControlPlane, run};
 use crate::clock::Clock;
-use crate::enrollment::{TokenRequest, Uses};
+use crate::enrollment::{TokenFor, TokenRequest, Uses};
 use crate::init::{InitError, init};
 use crate::registry::{Commit, keys};
 use crate::resources::testing as resources;
@@ -86,7 +86,7 @@ async fn start_with<T>(prepare: impl AsyncFnOnce(&ControlPlane) -> T) -> (Runnin
     control.store.commit(stored("VirtualNode", "orders", node)).await.unwrap();
     let asked = TokenRequest {
         mesh: Name::parse("shop").unwrap(),
-        node: Name::parse("orders").unwrap(),
+        of: TokenFor::Node(Name::parse("orders").unwrap()),
         ttl: None,
         uses: Uses::Unlimited,
     };

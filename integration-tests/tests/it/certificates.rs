@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 use crate::enrollment::{ORDERS, issued, shop, svid};
 
 /// A request that asks for everything it should not have.
-fn greedy_request(key: &KeyPair) -> Vec<u8> {
+pub(crate) fn greedy_request(key: &KeyPair) -> Vec<u8> {
     let mut params = CertificateParams::new(vec!["control-plane.box.test".to_owned()]).unwrap();
     params.subject_alt_names.push(SanType::URI("spiffe://box.test/admin/admin".try_into().unwrap()));
     params.subject_alt_names.push(SanType::IpAddress("127.0.0.1".parse().unwrap()));

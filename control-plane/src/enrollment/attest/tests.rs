@@ -1,14 +1,18 @@
 mod aws;
+mod terms;
 
 use std::time::Duration;
 
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_proto::mesh::v1::attest_enrollment::Evidence as Source;
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use hauberk_tls::device::{DeviceKey, statement};
+use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 use super::*;
 use crate::audit::Filter;
+use crate::registry::keys;
 use crate::revocation::Target;
 use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
 
@@ -42,7 +46,8 @@ impl Machines {
 }
 
 fn rule(node: &str, selector: &str) -> wire::AttestRule {
-    wire::AttestRule { virtual_node: node.to_owned(), selectors: vec![selector.to_owned()] }
+    let (virtual_node, selectors) = (node.to_owned(), vec![selector.to_owned()]);
+    wire::AttestRule { virtual_node, selectors, ..wire::AttestRule::default() }
 }
 
 async fn enroll(scratch: &Scratch, ca: &str, rules: Vec<wire::AttestRule>) {

@@ -1,12 +1,13 @@
-//! A change that is judged and not made, so that others can look at what would follow from it.
+//! How a change is judged; and one that is not made, so that others can look at what would follow from it.
 
 use std::sync::Arc;
 
 use hauberk_proto::mesh::v1::Resource;
 
 use super::{ChangeError, Resources, check_size};
-use crate::resources::admit::{Rights, admit};
+use crate::resources::admit::{Admission, Rights, admit};
 use crate::resources::catalog::Catalog;
+use crate::resources::svid_terms;
 
 /// A change that could be made.
 #[derive(Debug)]
@@ -29,9 +30,29 @@ impl Resources {
         check_size(batch)?;
         let before = self.parts.catalogs.current().await?;
         let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
-        let admission =
-            admit(&before, batch, rights, &self.parts.trust_domain).map_err(ChangeError::Refused)?;
-        self.check_enforceable(&before, &admission)?;
+        let admission = self.judge(&before, batch, rights)?;
         Ok(Draft { before, after: admission.after, warnings: admission.warnings })
+    }
+
+    /// Judges a batch against what is stored, the control plane's own names, and running agents.
+    pub(super) fn judge(
+        &self,
+        before: &Catalog,
+        batch: &[Resource],
+        rights: Rights,
+    ) -> Result<Admission, ChangeError> {
+        let own = svid_terms::names_of_the_control_plane(batch, &self.parts.server_names);
+        match admit(before, batch, rights, &self.parts.trust_domain) {
+            Ok(admission) if own.is_empty() => {
+                self.check_enforceable(before, &admission)?;
+                Ok(admission)
+            }
+            Ok(_) => Err(ChangeError::Refused(own)),
+            Err(mut problems) => {
+                problems.extend(own);
+                problems.sort_by_key(|problem| problem.resource);
+                Err(ChangeError::Refused(problems))
+            }
+        }
     }
 }

@@ -1,4 +1,7 @@
-use hauberk_proto::mesh::v1::Metadata;
+use hauberk_proto::mesh::v1::{
+    AttestEnrollment, AttestRule, EnrollmentParent, EnrollmentSpec, JoinTokenEvidence, Metadata,
+    WorkloadEnrollment, attest_enrollment::Evidence, resource::Spec,
+};
 
 use super::*;
 use crate::audit::{Filter, Outcome as AuditOutcome, Record};
@@ -146,6 +149,7 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
         audit: Arc::new(Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap()),
         clock: scratch.clock.clone(),
         trust_domain: trust_domain(),
+        server_names: Arc::default(),
         missing_feature: Box::new(move |node, needed| {
             let lacks = [features::ROUTES, features::ROLES].iter().any(|lacking| needed.contains(lacking))
                 && node.as_str().ends_with("/orders");
@@ -200,4 +204,45 @@ async fn a_view_that_would_not_fit_into_a_message_is_refused_with_the_figures() 
     apply(batch(64..68, " in Service::\"payments\"")).await.unwrap();
     let refused = apply(batch(68..80, " in Service::\"payments\"")).await.unwrap_err();
     assert!(refused.to_string().starts_with("the view of virtual node payments"), "{refused}");
+}
+
+#[tokio::test]
+async fn nobody_is_given_a_name_of_the_control_plane() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    let workload = |names: &[&str]| {
+        let workload = WorkloadEnrollment {
+            path: "worker".into(),
+            selectors: vec!["unix:uid:1000".into()],
+            dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..WorkloadEnrollment::default()
+        };
+        let parent = Some(EnrollmentParent { virtual_node: "orders".into() });
+        let spec = EnrollmentSpec { parent, workload: Some(workload), attest: None };
+        resource("shop", "worker", Spec::Enrollment(spec))
+    };
+    let agents = |names: &[&str]| {
+        let rule = AttestRule {
+            virtual_node: "orders".into(),
+            selectors: vec!["join_token:label:env:prod".into()],
+            dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..AttestRule::default()
+        };
+        let evidence = Some(Evidence::JoinToken(JoinTokenEvidence {}));
+        let attest = Some(AttestEnrollment { rules: vec![rule], evidence });
+        let spec = EnrollmentSpec { attest, ..EnrollmentSpec::default() };
+        resource("shop", "fleet", Spec::Enrollment(spec))
+    };
+    let own = "control-plane.shop.example";
+    let batch =
+        [agents(&["a.control-plane.shop.example"]), workload(&["a.example", own]), agents(&["10.0.0.2"])];
+    for validate_only in [true, false] {
+        let refused = scratch.resources.apply(&owner(), &batch[1..], validate_only).await.unwrap_err();
+        let ChangeError::Refused(problems) = refused else { panic!("{refused}") };
+        let found: Vec<_> =
+            problems.iter().map(|problem| (problem.resource, problem.field.as_str())).collect();
+        assert_eq!(found, [(0, "spec.workload.dnsNames[1]"), (1, "spec.attest.rules[0].dnsNames[0]")]);
+        assert!(problems[0].message.contains("a name of the control plane's own"), "{problems:?}");
+    }
+    scratch.apply(&batch[..1]).await;
 }

@@ -1,3 +1,4 @@
+use hauberk_proto::mesh::v1::attest_enrollment::Evidence;
 use hauberk_proto::mesh::v1::resource::Spec;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
@@ -14,7 +15,7 @@ fn ca() -> String {
 
 fn rule(node: &str, selectors: &[&str]) -> wire::AttestRule {
     let selectors = selectors.iter().map(|text| (*text).to_owned()).collect();
-    wire::AttestRule { virtual_node: node.to_owned(), selectors }
+    wire::AttestRule { virtual_node: node.to_owned(), selectors, ..wire::AttestRule::default() }
 }
 
 fn enrollment(rules: &[wire::AttestRule]) -> wire::EnrollmentSpec {
@@ -84,7 +85,8 @@ fn every_mistake_is_told_with_its_place() {
         &problems(empty, EVERYTHING),
         &[
             "spec.parent: an enrollment is either of a program beside an agent or, by attest, of agents",
-            "spec.attest: what agents show is missing; write x509pop: {ca: …}, kubernetes: {…} or aws: {certificates: …}",
+            "spec.attest: what agents show is missing; write x509pop: {ca: …}, kubernetes: {…}, aws: {certificates: …} or \
+             joinToken: {}",
             "spec.attest.rules: what agents become is missing",
         ],
     );
@@ -183,4 +185,92 @@ fn its_nodes_stay() {
     let target = Target { key, resource_version: 0, ignore_missing: false };
     let problems = admit_removal(&catalog, &[target], EVERYTHING, &trust_domain()).unwrap_err();
     assert!(problems[0].message.contains("still used by enrollment \"machines\""), "{problems:?}");
+}
+
+#[test]
+fn what_a_rule_says_of_certificates_is_read_with_its_place() {
+    let with = |change: fn(&mut wire::AttestRule)| {
+        let mut of = rule("orders", &["x509pop:subject:cn:a"]);
+        change(&mut of);
+        enrollment(&[of])
+    };
+    let seconds = |value| Some(wire::Duration { value: Some(value), unit: "s".into() });
+    for lives in [60, 86_400] {
+        let mut spec = with(|_| {});
+        spec.attest.as_mut().unwrap().rules[0].x509_ttl = seconds(lives);
+        assert_eq!(problems(spec, EVERYTHING), [""; 0]);
+    }
+    for (wrong, begin) in [
+        (
+            with(|rule| rule.x509_ttl = Some(wire::Duration { value: Some(59), unit: "s".into() })),
+            "spec.attest.rules[0].x509Ttl: certificates live from 1 minute to 24 hours",
+        ),
+        (
+            with(|rule| rule.x509_ttl = Some(wire::Duration { value: Some(86_401), unit: "s".into() })),
+            "spec.attest.rules[0].x509Ttl: certificates live from 1 minute to 24 hours",
+        ),
+        (
+            with(|rule| rule.dns_names = vec!["a.example".into(), "*.example".into()]),
+            "spec.attest.rules[0].dnsNames[1]: \"*.example\" is no DNS name in lower case; wildcards are none",
+        ),
+        (
+            with(|rule| rule.dns_names = vec!["a.example".into(), "a.example".into()]),
+            "spec.attest.rules[0].dnsNames[1]: a.example stands there twice",
+        ),
+        (
+            with(|rule| rule.dns_names = (0..33).map(|number| format!("n{number}.example")).collect()),
+            "spec.attest.rules[0].dnsNames: 33 are too many: at most 32",
+        ),
+    ] {
+        begin_so(&problems(wrong, EVERYTHING), &[begin]);
+    }
+    // Rules of one node that say different things of the same evidence.
+    let (one, both) = (&["x509pop:subject:cn:a"][..], &["x509pop:subject:cn:a", "x509pop:san:dns:a"][..]);
+    let mut named = rule("orders", both);
+    named.dns_names = vec!["a.example".into()];
+    let found = problems(enrollment(&[rule("orders", one), named.clone()]), EVERYTHING);
+    begin_so(
+        &found,
+        &[
+            "spec.attest.rules[1].selectors: whatever fits it fits rules[0] too, which says another x509Ttl or other dnsNames",
+        ],
+    );
+    let mut wider = rule("orders", one);
+    wider.dns_names.clone_from(&named.dns_names);
+    assert_eq!(problems(enrollment(&[wider, named]), EVERYTHING), [""; 0]);
+}
+
+#[test]
+fn labels_of_tokens_are_asked_for_as_other_evidence_is() {
+    let of = |selector: &str| wire::EnrollmentSpec {
+        attest: Some(wire::AttestEnrollment {
+            rules: vec![rule("orders", &[selector])],
+            evidence: Some(Evidence::JoinToken(wire::JoinTokenEvidence {})),
+        }),
+        ..wire::EnrollmentSpec::default()
+    };
+    for good in ["join_token:label:env:prod", "join_token:label:env:", "join_token:label:a/b.c-d_e:x:y = z"] {
+        assert_eq!(problems(of(good), EVERYTHING), [""; 0], "{good}");
+    }
+    for (wrong, begin) in [
+        (
+            "join_token:label:env",
+            "spec.attest.rules[0].selectors[0]: \"join_token:label:env\": a label is NAME:VALUE",
+        ),
+        (
+            "join_token:label:é:x",
+            "spec.attest.rules[0].selectors[0]: \"join_token:label:é:x\": a label is NAME:VALUE",
+        ),
+        (
+            "join_token:labels:env:prod",
+            "spec.attest.rules[0].selectors[0]: \"join_token:labels:env:prod\" is no selector that is known",
+        ),
+        (
+            "x509pop:subject:cn:a",
+            "spec.attest.rules[0].selectors[0]: \"x509pop:subject:cn:a\" is never true of this evidence; selectors here begin \
+             with join_token:label:",
+        ),
+    ] {
+        begin_so(&problems(of(wrong), EVERYTHING), &[begin]);
+    }
 }

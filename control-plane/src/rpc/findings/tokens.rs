@@ -30,11 +30,14 @@ fn of(token: &TokenView, now: UnixMillis) -> Option<Finding> {
         (false, true) => format!("is good until {expires_at}, longer than an hour from when it was made"),
         (false, false) => return None,
     };
-    let node = format!("{}/{}", record.mesh, record.node);
+    let whose = match &record.enrollment {
+        None => format!("{}/{}", record.mesh, record.node),
+        Some(of) => format!("{}/enrollment/{}", record.mesh, of.name),
+    };
     Some(warning(
-        format!("join token {id} of {node} {what}"),
+        format!("join token {id} of {whose} {what}"),
         format!(
-            "whoever steals it becomes {node}: delete it once your agents have joined (`hauberk token delete {id}`), and give each \
+            "whoever steals it becomes what it says: delete it once your agents have joined (`hauberk token delete {id}`), and give each \
              agent a token of its own, or let them join by evidence"
         ),
     ))

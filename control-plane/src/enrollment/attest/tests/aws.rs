@@ -72,6 +72,7 @@ async fn enroll_instances(scratch: &Scratch, uid: &str, region: &Region) {
     let rules = vec![wire::AttestRule {
         virtual_node: "orders".to_owned(),
         selectors: vec!["aws:account:123456789012".to_owned(), "aws:region:eu-west-1".to_owned()],
+        ..wire::AttestRule::default()
     }];
     put_enrollment(scratch, uid, wire::AttestEnrollment { rules, evidence }).await;
 }

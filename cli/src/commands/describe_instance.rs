@@ -335,7 +335,7 @@ mod tests {
         for part in [
             "join token 51318d570d44, enrollment/fleet",
             "join_token:label:env:prod",
-            "itself  orders.example,o.example",
+            "itself   orders.example,o.example",
         ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }

@@ -1,10 +1,10 @@
 //! A service in an attacker's hands: with its key, its agent and its way to the control plane he reaches what it was granted,
 //! and nothing else.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Mutex, time::Duration};
 
 use hauberk_identity::SpiffeId;
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, Response, dial, request};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial};
 use hauberk_policy::CanonicalPath;
 use hauberk_proto::{
     FILE_DESCRIPTOR_SET,
@@ -17,50 +17,84 @@ use hauberk_proto::{
     },
 };
 use hauberk_tls::{CertificateRequest, KeyPair, Svid};
+use http::HeaderValue;
 use prost::Message;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
+    compromised_ports::{Users, shows_every_token, speaks_http2_and_grpc, speaks_what_ports_do_not},
+    identity_tokens::stolen,
+    login::Login,
+    partner::Partner,
     paths::TRICKS,
     peer::{Peer, id},
     shop::{self, get_until},
+    streaming_app::StreamingApp,
 };
 
-/// All that web is granted, beside a permit of others for others.
+/// All that web is granted, beside permits of others and for users in support.
 const GRANTS: &str = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\")\n\
      when { context.path like \"/orders/*\" };\n\
+     permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders-h2\")\n\
+     when { context.path like \"/orders/*\" };\n\
+     permit(principal == Node::\"web\", action == Action::\"call\", resource in Service::\"orders-rpc\")\n\
+     when { context.path == \"/shop.Orders/Get\" };\n\
+     permit(principal == Node::\"web\", action in [Action::\"POST\", Action::\"call\"], resource in Node::\"orders\")\n\
+     when { context has user && context.user in UserGroup::\"login/support\" };\n\
+     permit(principal == Node::\"edge\", action in Action::\"http\", resource in Service::\"web\");\n\
      permit(principal == Node::\"orders\", action, resource);";
+
+/// Users come by way of edge.
+const ENTRANCE: &str = "kind: VirtualNode\nmesh: shop\nname: edge\nspec: {}\n---\nkind: VirtualNode\nmesh: shop\nname: web\nspec:\n  \
+     listeners: [{portMapping: {port: 8080, protocol: http}, users: {}}]\n---\nkind: VirtualService\nmesh: shop\nname: web\nspec: \
+     {provider: {virtualNode: {virtualNodeName: web}}}\n";
 
 /// An enrollment under another node, which web must not vouch for.
 const OF_ORDERS: &str = "kind: Enrollment\nmesh: shop\nname: worker\nspec:\n  parent: {virtualNode: orders}\n  \
      workload: {path: worker, selectors: ['unix:uid:0']}\n";
 
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"];
+pub(crate) const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"];
+
+/// Paths that stand for themselves; every trick is tried besides.
+pub(crate) const PLAIN: [&str; 7] =
+    ["/", "/orders/1", "/orders", "/orders/../admin", "/admin", "/payments/1", "/refunds/1"];
 
 /// Who the attacker says he is, wherever somebody may listen.
-const CLAIMS: &str = "x-forwarded-client-cert: By=spiffe://box.test/mesh/shop/node/payments;URI=spiffe://box.test/mesh/shop/node/orders\r\n\
+pub(crate) const CLAIMS: &str = "x-forwarded-client-cert: By=spiffe://box.test/mesh/shop/node/payments;URI=spiffe://box.test/mesh/shop/node/orders\r\n\
      hauberk-service: orders\r\nx-spiffe-id: spiffe://box.test/mesh/shop/node/orders\r\n\
      x-forwarded-for: 127.0.0.1\r\nx-original-url: /orders/1\r\nx-rewrite-url: /orders/1\r\nx-http-method-override: GET\r\n";
 
 /// A user whom nobody sent, for an agent that gives handles and for one that reads chains.
-const USER: &str = "hauberk-identity: forged\r\n";
+pub(crate) const USER: &str = "hauberk-identity: forged\r\n";
 
 /// How long nothing must come before it is taken for nothing.
-const SILENCE: Duration = Duration::from_secs(2);
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 
-struct Attacker {
-    svid: Svid,
-    key: KeyPair,
-    peer: Peer,
+pub(crate) struct Attacker {
+    pub(crate) svid: Svid,
+    pub(crate) key: KeyPair,
+    pub(crate) peer: Peer,
     /// The agent API, with the stolen certificate.
-    agent_api: Channel,
+    pub(crate) agent_api: Channel,
 }
 
 impl Attacker {
-    async fn with_certificate_of_web(mesh: &MeshBox) -> Self {
+    /// With a certificate that a stolen token is good for.
+    async fn with_another_of_web(mesh: &MeshBox) -> Self {
         let (svid, key) = dial::join(mesh, "web").await;
+        Self::with(mesh, svid, key)
+    }
+
+    /// With the very key and certificate that web's agent has.
+    fn with_its_own(mesh: &MeshBox, web: &Agent) -> Self {
+        let (svid, key) = stolen(web);
+        Self::with(mesh, svid, key)
+    }
+
+    fn with(mesh: &MeshBox, svid: Svid, key: KeyPair) -> Self {
         let peer = Peer::with(mesh, &svid, &key);
         let agent_api = dial::channel(mesh.agent_address(), dial::bearer(mesh, svid.clone(), &key));
         Self { svid, key, peer, agent_api }
@@ -70,37 +104,50 @@ impl Attacker {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compromised_service_reaches_nothing_that_it_was_not_granted() {
     let mesh = shop::open();
-    mesh.apply(OF_ORDERS);
+    let (login, partner) = (Login::new("login"), Partner::new(1));
+    mesh.apply(&format!("{OF_ORDERS}---\n{ENTRANCE}---\n{}---\n{}", login.resource(""), partner.resource()));
     shop::set_policy(&mesh, "grants", GRANTS);
-    let (app, vault, cache) = (App::start("orders"), App::start("payments"), App::start("cache"));
+    let (app, vault, cache) = (StreamingApp::start(), App::start("payments"), App::start("cache"));
+    let web_app = App::start("web");
     let orders = shop::orders(&mesh, app.address());
     let payments = mesh.agent("payments", AgentOptions::default().app(8080, vault.address()));
     let redis = shop::redis(&mesh, cache.address());
-    let web = mesh.agent("web", AgentOptions::default().tcp("cache:6379"));
+    let calls = AgentOptions::default().app(8080, web_app.address()).tcp("cache:6379");
+    let web = mesh.agent("web", calls);
+    let edge = shop::caller(&mesh, "edge");
     get_until(&web, "orders", "/orders/1", 200);
-    let attacker = Attacker::with_certificate_of_web(&mesh).await;
-    let granted = attacker
-        .peer
-        .exchange(
-            "orders",
-            orders.inbound(8080),
-            b"GET /orders/1 HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n",
-        )
-        .await;
-    assert!(granted.starts_with("HTTP/1.1 200 "), "his certificate is good: {granted}");
-
-    asks_every_rpc(&mesh, &attacker).await;
-    asks_for_views(&mesh, &attacker).await;
-    asks_every_path(&attacker, &web, &[("orders", &orders, 8080), ("payments", &payments, 8080)]).await;
-    opens_every_port(&attacker, &web, &orders, &redis).await;
-
-    for head in app.heads() {
-        let mut words = head[0].split(' ');
-        assert_eq!(words.next(), Some("GET"), "{head:?}");
-        let path = words.next().unwrap_or_default();
-        assert!(path.starts_with("/orders/") && CanonicalPath::parse("GET", path).is_ok(), "{head:?}");
-        assert!(!head.iter().any(|line| line.contains("node/payments")), "{head:?}");
+    let users = Users { login, partner, edge, web_app };
+    let own = Attacker::with_its_own(&mesh, &web);
+    let another = Attacker::with_another_of_web(&mesh).await;
+    for attacker in [&own, &another] {
+        let granted = b"GET /orders/1 HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+        let granted = attacker.peer.exchange("orders", orders.inbound(8080), granted).await;
+        assert!(granted.starts_with("HTTP/1.1 200 "), "his certificate is good: {granted}");
+        speaks_http2_and_grpc(&attacker.peer, &orders).await;
+        speaks_what_ports_do_not(&attacker.peer, &web, &orders, &redis).await;
+        shows_every_token((&mesh, attacker), &users, (&web, &orders, &payments)).await;
     }
+    asks_every_path(&own, &web, &[("orders", &orders, 8080), ("payments", &payments, 8080)]).await;
+    // Last: of an instance the control plane hears one stream, and his would be in its agent's place.
+    for attacker in [&another, &own] {
+        asks_every_rpc(&mesh, attacker).await;
+        asks_for_views(&mesh, attacker).await;
+    }
+
+    for seen in app.requests() {
+        let path = CanonicalPath::parse(seen.method.as_str(), &seen.target);
+        assert!(path.is_ok_and(|path| path.target() == seen.target), "{seen:?}");
+        let is_granted = match (seen.method.as_str(), seen.target.as_str()) {
+            ("GET", path) => path.starts_with("/orders/"),
+            ("POST", path) => ["/refunds/alice", "/shop.Orders/Get", "/shop.Orders/Refund"].contains(&path),
+            _ => false,
+        };
+        assert!(is_granted, "{seen:?}");
+        let lies = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains("node/payments"));
+        assert!(!seen.headers.values().any(lies), "{seen:?}");
+    }
+    let refunds = app.requests().iter().filter(|seen| seen.target.contains("efund")).count();
+    assert_eq!(refunds, 2 * 4, "those that alice came for, on three ports, once through web's agent");
     assert_eq!((vault.requests(), cache.requests()), (0, 0), "{:?} {:?}", vault.heads(), cache.heads());
 }
 
@@ -219,11 +266,9 @@ async fn asks_for_views(mesh: &MeshBox, attacker: &Attacker) {
         let Some(Body::Node(node)) = view.body else { continue };
         seen += 1;
         assert_eq!(node.spiffe_id, id("web").as_str());
-        assert!(
-            node.policies.is_empty(),
-            "nobody calls web, so no policy is its concern: {:?}",
-            node.policies
-        );
+        // Who may call web itself: edge, and orders, which may call everybody.
+        let names: Vec<&str> = node.policies.iter().map(|policy| policy.name.as_str()).collect();
+        assert!(names.is_empty() || names == ["grants/5", "grants/6"], "{:?}", node.policies);
     }
     assert!(seen > 0, "the stream is a good one");
     let instances = mesh.hauberk_json(&["get", "instances", "-o", "json"]);
@@ -233,72 +278,57 @@ async fn asks_for_views(mesh: &MeshBox, attacker: &Attacker) {
     }
 }
 
-/// Every method and path, on each port for requests, by way of web's agent and past it.
+/// Every method and path, on each port for requests, by way of web's agent and past it. Tricks of paths by one method that reads and one
+/// that writes.
 async fn asks_every_path(attacker: &Attacker, web: &Agent, targets: &[(&str, &Agent, u16)]) {
-    let plain = ["/", "/orders/1", "/orders", "/orders/../admin", "/admin", "/payments/1", "*"];
-    for (service, agent, port) in targets {
-        for method in METHODS {
-            for path in plain.into_iter().chain(TRICKS.into_iter().step_by(5)) {
-                let is_granted = *service == "orders" && method == "GET" && path == "/orders/1";
-                let text = format!(
-                    "{method} {path} HTTP/1.1\r\nhost: {service}\r\n{CLAIMS}{USER}content-length: 0\r\nconnection: close\r\n\r\n"
-                )
-                .replace("hauberk-service: orders", &format!("hauberk-service: {service}"));
-                let without_user = text.replace(USER, "");
-                let address = agent.inbound(*port);
-                let made_up = attacker.peer.exchange(service, address, text.as_bytes()).await;
-                assert!(!made_up.starts_with("HTTP/1.1 2"), "{method} {service} {path}: {made_up}");
-                let past = attacker.peer.exchange(service, address, without_user.as_bytes()).await;
-                let with_user = request(web.outbound(), &text).unwrap();
-                let by_agent: Response = request(web.outbound(), &without_user).unwrap();
-                let past_is_open = past.starts_with("HTTP/1.1 2");
-                assert_eq!(past_is_open, is_granted, "{method} {service} {path}: {past}");
-                assert_eq!(by_agent.status == 200, is_granted, "{method} {service} {path}: {by_agent:?}");
-                assert_ne!(with_user.status, 200, "{method} {service} {path}: {with_user:?}");
-                if is_granted {
-                    assert_eq!(
-                        with_user.header("hauberk-error"),
-                        Some("identity_handle_forged"),
-                        "{with_user:?}"
-                    );
-                }
-            }
+    let paths = |method: &str| {
+        let tricks = if matches!(method, "GET" | "POST") { &TRICKS[..] } else { &[] };
+        PLAIN.into_iter().chain(["*"]).chain(tricks.iter().copied())
+    };
+    let asked = targets.iter().flat_map(|target| {
+        METHODS.into_iter().flat_map(move |method| paths(method).map(move |path| (target, method, path)))
+    });
+    let waiting = Mutex::new(asked);
+    let next = || waiting.lock().unwrap().next();
+    // A few at once: it is handshakes that take long.
+    let asking = async || {
+        while let Some(((service, agent, port), method, path)) = next() {
+            asks(attacker, web, service, agent.inbound(*port), method, path).await;
         }
-    }
+    };
+    tokio::join!(asking(), asking(), asking(), asking());
 }
 
-/// TCP, tunnels, other protocols and services that a port is not.
-async fn opens_every_port(attacker: &Attacker, web: &Agent, orders: &Agent, redis: &Agent) {
-    let tcp = web.tcp("cache:6379");
-    assert_eq!(raw(tcp, b"PING\r\n").await, "");
-    for alpn in [&[][..], &[&b"hauberk-tcp/1"[..]], &[b"h2"], &[b"http/1.1"]] {
-        for (node, address) in [
-            ("redis", redis.inbound(6379)),
-            ("orders", orders.inbound(9090)),
-            ("orders", orders.inbound(50051)),
-            ("orders", orders.inbound(8080)),
-        ] {
-            let Ok(mut stream) = attacker.peer.connect(node, address, alpn).await else { continue };
-            let text = b"GET /admin HTTP/1.1\r\nhost: orders\r\n\r\n";
-            let answer = timeout(SILENCE * 10, crate::peer::converse(&mut stream, text)).await;
-            let answer = answer.unwrap_or_default();
-            assert!(!answer.starts_with("HTTP/1.1 2"), "{node} {alpn:?}: {answer}");
-        }
+async fn asks(
+    attacker: &Attacker,
+    web: &Agent,
+    service: &str,
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+) {
+    let is_granted = service == "orders" && method == "GET" && path == "/orders/1";
+    let text = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {service}\r\n{CLAIMS}{USER}content-length: 0\r\nconnection: close\r\n\r\n"
+    )
+    .replace("hauberk-service: orders", &format!("hauberk-service: {service}"));
+    let without_user = text.replace(USER, "");
+    let by_agent = async |text: &str| {
+        let mut stream = tokio::net::TcpStream::connect(web.outbound()).await.unwrap();
+        crate::peer::converse(&mut stream, text.as_bytes()).await
+    };
+    let (made_up, past, with_user, by_agent) = tokio::join!(
+        attacker.peer.exchange(service, address, text.as_bytes()),
+        attacker.peer.exchange(service, address, without_user.as_bytes()),
+        by_agent(&text),
+        by_agent(&without_user),
+    );
+    let is_good = |answer: &str| answer.starts_with("HTTP/1.1 2");
+    assert!(!is_good(&made_up), "{method} {service} {path}: {made_up}");
+    assert_eq!(is_good(&past), is_granted, "{method} {service} {path}: {past}");
+    assert_eq!(is_good(&by_agent), is_granted, "{method} {service} {path}: {by_agent}");
+    assert!(!is_good(&with_user), "{method} {service} {path}: {with_user}");
+    if is_granted {
+        assert!(with_user.contains("hauberk-error: identity_handle_forged"), "{with_user}");
     }
-    for (lines, target) in [
-        ("upgrade: websocket\r\nconnection: upgrade\r\n", "GET /orders/1"),
-        ("", "CONNECT payments:8080"),
-        ("", "CONNECT 127.0.0.1:22"),
-        ("", "GET http://payments/"),
-    ] {
-        let text = format!("{target} HTTP/1.1\r\nhost: orders\r\n{lines}\r\n");
-        let answer = attacker.peer.exchange("orders", orders.inbound(8080), text.as_bytes()).await;
-        let is_refused = ["HTTP/1.1 4", "HTTP/1.1 5"].iter().any(|begin| answer.starts_with(begin));
-        assert!(is_refused, "{target}: {answer}");
-    }
-}
-
-async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    crate::peer::converse(&mut stream, bytes).await
 }

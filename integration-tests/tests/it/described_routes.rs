@@ -1,8 +1,17 @@
 //! Routes that are read from the description of an interface.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hauberk_integration_tests::{App, get, request};
+use tonic::{Code, transport::Server};
+use tonic_health::{
+    ServingStatus,
+    pb::{HealthCheckRequest, health_client::HealthClient},
+};
 
-use crate::shop::{self, get_until};
+use crate::{
+    grpc,
+    shop::{self, get_until},
+};
 
 const DESCRIBED: &str = "kind: DataClass
 mesh: shop
@@ -62,4 +71,71 @@ fn requests_are_decided_by_the_routes_of_an_openapi_document() {
     let broken = DESCRIBED.replace("openapi: 3.1.0", "openapi: 2.0.0");
     let refused = mesh.hauberk_with_input(&["apply", "-f", "-"], &broken);
     assert!(refused.stderr.contains("version \"2.0.0\" is not known: 3.x is"), "{refused:?}");
+}
+
+/// The node that serves gRPC's health service, by the descriptor set that protoc has made of it.
+fn healthy(set: &[u8]) -> String {
+    format!(
+        "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - {{portMapping: {{port: 8080, protocol: http}}}}\n  \
+         - {{portMapping: {{port: 9090, protocol: http2}}}}\n  - portMapping: {{port: 50051, protocol: grpc}}\n    undeclared: DENY\n    \
+         api: {{protobuf: '{}'}}\n",
+        STANDARD.encode(set)
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_decided_by_the_methods_of_a_descriptor_set() {
+    let mesh = shop::open();
+    mesh.apply(&healthy(tonic_health::pb::FILE_DESCRIPTOR_SET));
+    shop::set_policy(
+        &mesh,
+        "checks",
+        "permit(principal == Node::\"web\", action == Action::\"call\", resource == Route::\"orders:50051 grpc.health.v1.Health/Check\");\n\
+         permit(principal == Node::\"intruder\", action == Action::\"call\", resource in Service::\"orders-rpc\");",
+    );
+    let (reporter, service) = tonic_health::server::health_reporter();
+    reporter.set_service_status("till", ServingStatus::Serving).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    let _orders = shop::orders(&mesh, address);
+    let (web, intruder) = (shop::caller(&mesh, "web"), shop::caller(&mesh, "intruder"));
+    let (of_web, of_intruder) =
+        (grpc::channel(web.outbound(), "orders-rpc"), grpc::channel(intruder.outbound(), "orders-rpc"));
+    grpc::until_reachable(&of_web).await;
+    grpc::until_reachable(&of_intruder).await;
+
+    let question = || HealthCheckRequest { service: "till".to_owned() };
+    let (mut web_client, mut intruder_client) =
+        (HealthClient::new(of_web.clone()), HealthClient::new(of_intruder.clone()));
+    let answer = web_client.check(question()).await.unwrap().into_inner();
+    assert_eq!(answer.status, ServingStatus::Serving as i32);
+    let denied = web_client.watch(question()).await.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied, "it is another method: {denied}");
+    let mut watch = intruder_client.watch(question()).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
+    // The set has no such method, and what it does not name is denied, whoever may call the service.
+    let strange =
+        grpc::call_streaming(&of_intruder, "/grpc.health.v1.Health/Reset", tokio_stream::empty()).await;
+    assert_eq!(strange.unwrap_err().code(), Code::PermissionDenied);
+
+    let id = denied.metadata().get("hauberk-decision").unwrap().to_str().unwrap();
+    let told = mesh.hauberk(&["explain", id]).ok().stdout;
+    assert!(told.contains("grpc.health.v1.Health/Watch"), "{told}");
+    let node = mesh.hauberk(&["describe", "node", "orders"]).ok().stdout;
+    assert!(node.contains("descriptor set"), "{node}");
+    // Cut in the middle it is no set, of another service its methods are others, and an OpenAPI document does not fit the port.
+    let cut = healthy(&tonic_health::pb::FILE_DESCRIPTOR_SET[..40]);
+    let refused = mesh.hauberk_with_input(&["apply", "-f", "-"], &cut);
+    assert!(refused.code == 1 && refused.stderr.contains("this is no FileDescriptorSet"), "{refused:?}");
+    let others = mesh.hauberk_with_input(
+        &["apply", "-f", "-", "--wait=20s"],
+        &healthy(hauberk_proto::FILE_DESCRIPTOR_SET),
+    );
+    let told = "this changes which requests belong to the routes of port 50051, which checks may speak of";
+    assert!(others.code == 0 && others.stderr.contains(told), "{others:?}");
+    let gone = web_client.check(question()).await.unwrap_err();
+    assert_eq!(gone.code(), Code::PermissionDenied, "{gone}");
+    server.abort();
 }

@@ -270,7 +270,7 @@ fn live(mesh: &MeshBox, (svid, key): &(Svid, KeyPair)) -> LiveState {
 }
 
 /// A chain of hops, each with the certificate that it claims, the key that really signs it, and whom it is for.
-fn chain(user: &str, hops: &[(&Svid, &LiveState, &str)]) -> String {
+pub(crate) fn chain(user: &str, hops: &[(&Svid, &LiveState, &str)]) -> String {
     let mut link = Link::of_user(user);
     let mut chain = IdentityChain::default();
     for (claimed, signer, audience) in hops {

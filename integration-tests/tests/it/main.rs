@@ -21,6 +21,7 @@ mod client;
 mod clocks;
 mod compose;
 mod compromised;
+mod compromised_ports;
 mod context;
 mod context_facts;
 mod cookbook;

@@ -91,6 +91,110 @@ fn keeps_the_query_as_it_came() {
     assert_eq!(CanonicalPath::parse("GET", "/a?").unwrap().target(), "/a?");
 }
 
+/// What docs/security-model.md says of each character, for every byte there is, escaped in either case.
+#[test]
+fn every_escape_is_refused_decoded_or_kept_in_capitals() {
+    for byte in 0..=u8::MAX {
+        let expected = match byte {
+            b'/' => Err(AmbiguousPath::EscapedSlash),
+            b'\\' => Err(AmbiguousPath::Backslash),
+            b';' => Err(AmbiguousPath::Parameter),
+            0..b' ' | 0x7f => Err(AmbiguousPath::Control),
+            0x80.. => Err(AmbiguousPath::NotUtf8),
+            b' ' | b'"' | b'#' | b'%' | b'+' | b'<' | b'>' | b'?' | b'[' | b']' | b'^' | b'`' | b'{'
+            | b'|' | b'}' => Ok(format!("/a%{byte:02X}/z")),
+            raw => Ok(format!("/a{}/z", char::from(raw))),
+        };
+        for target in [format!("/a%{byte:02x}/z"), format!("/a%{byte:02X}/z")] {
+            assert_eq!(canonical(&target), expected, "{target}");
+        }
+    }
+}
+
+/// The same of what is not escaped.
+#[test]
+fn every_character_is_refused_kept_or_escaped() {
+    for byte in 0..=0x7f_u8 {
+        let target = format!("/a{}z", char::from(byte));
+        let (path, is_whole) = match byte {
+            0..=b' ' | 0x7f => (Err(AmbiguousPath::RawCharacter), true),
+            b'#' => (Err(AmbiguousPath::Fragment), true),
+            b'%' => (Err(AmbiguousPath::Escape), true),
+            b';' => (Err(AmbiguousPath::Parameter), true),
+            b'\\' => (Err(AmbiguousPath::Backslash), true),
+            b'?' => (Ok("/a".to_owned()), false),
+            b'"' | b'<' | b'>' | b'[' | b']' | b'^' | b'`' | b'{' | b'|' | b'}' => {
+                (Ok(format!("/a%{byte:02X}z")), true)
+            }
+            _ => (Ok(target.clone()), true),
+        };
+        assert_eq!(canonical(&target), path, "{target:?}");
+        let query =
+            CanonicalPath::parse("GET", &target).ok().and_then(|path| path.query().map(str::to_owned));
+        assert_eq!(query.is_none(), is_whole, "{target:?}");
+    }
+}
+
+/// Slashes and dots in all their spellings, side by side: what is not merged is refused.
+#[test]
+fn no_spelling_of_slashes_and_dots_leads_anywhere_else() {
+    let slashes = [
+        "/",
+        "//",
+        "///",
+        "%2f",
+        "%2F",
+        "\\",
+        "%5c",
+        "%252f",
+        "%25%32%66",
+        ";/",
+        "/;/",
+        "%c0%af",
+        "%ef%bc%8f/",
+        "%00/",
+    ];
+    let dots = [
+        "..",
+        ".",
+        "%2e%2e",
+        "%2E.",
+        ".%2e",
+        "%252e%252e",
+        "..;",
+        "..%3b",
+        "..%00",
+        "%c0%ae%c0%ae",
+        "...",
+        "a",
+    ];
+    let (mut merged, mut refused) = (0, 0);
+    for before in slashes {
+        for dot in dots {
+            for after in slashes {
+                let target = format!("/public{before}{dot}{after}admin");
+                let is_plain = |slash: &str| slash.bytes().all(|byte| byte == b'/');
+                match canonical(&target) {
+                    Err(_) => refused += 1,
+                    Ok(path) => {
+                        assert_single_reading(&path);
+                        let is_harmless = matches!(dot, "..." | "a");
+                        // Full-width letters are letters: in UTF-8, and no slash to anybody who reads it as such.
+                        let is_wide = [before, after].contains(&"%ef%bc%8f/");
+                        assert!(is_harmless || (is_wide && !is_plain(after)) || is_wide, "{target}: {path}");
+                        if is_plain(before) && is_plain(after) {
+                            assert_eq!(path, format!("/public/{dot}/admin"), "{target}");
+                        }
+                        assert!(path.starts_with("/public"), "{target}: {path}");
+                        merged += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(merged > 9 && refused > 1_000, "{merged} {refused}");
+}
+
 /// Against the paths that Istio tests its normalisation with: ours is refused, or is the same as theirs in the mode
 /// nearest to ours (MergeSlashes), or is listed here with the reason.
 #[test]

@@ -20,6 +20,9 @@ pub const SELECTOR_MISSING: &str = "SELECTOR_MISSING";
 /// Of a program: the agent that it asked is itself refused by everybody.
 pub const AGENT_REFUSED: &str = "AGENT_REFUSED";
 
+/// Of a program: the control plane does not let the agent that it asked vouch for it, or not any longer.
+pub const NOT_VOUCHED_FOR: &str = "NOT_VOUCHED_FOR";
+
 /// Of a program: it has identities, and not the one that it named.
 pub const NOT_ITS_IDENTITY: &str = "NOT_ITS_IDENTITY";
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_proto::refusal;
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
@@ -18,7 +17,7 @@ use hauberk_tls::{LiveIdentity, LiveState, SpiffeBundle, TrustBundle};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use super::answers::{Answer, Answers, Content, Elsewhere, Encoded, carrying};
 use super::attest::Caller;
@@ -27,6 +26,7 @@ use super::entry::Entries;
 use super::jwt;
 use super::keeper::{Keeper, Kept, WorkloadSvid};
 use super::matching::Matching;
+use super::nobody;
 use super::tokens::Tokens;
 use super::told::{Board, RevocationList};
 use crate::mesh::Denied;
@@ -226,12 +226,7 @@ impl Following {
                 Some(entries) => {
                     let names = self.api.shared.matching.of(&self.api.caller, entries).await;
                     if names.is_empty() {
-                        let us = self.api.shared.denied.denial_of_us(&live);
-                        return Err(no_identity(match us {
-                            Some(_) => refusal::AGENT_REFUSED,
-                            None if entries.is_empty() => refusal::NO_ENROLLMENT,
-                            None => refusal::SELECTOR_MISSING,
-                        }));
+                        return Err(nobody::refused(&self.api.shared.denied, &live, entries));
                     }
                     let identities = with_hints(&names, entries);
                     let svids = identities.iter().filter_map(|Identity { enrollment, hint, .. }| {
@@ -267,11 +262,6 @@ impl Following {
             changed = self.jwt_keys.changed() => changed.map_err(|_| stopping()),
         }
     }
-}
-
-/// The message is the one that clients of SPIRE know.
-pub(super) fn no_identity(reason: &str) -> Status {
-    refusal::with_reason(Code::PermissionDenied, reason, "no identity issued")
 }
 
 /// Hints are unique in an answer: the first of a kind stays (SPIFFE Workload API §5.2.1).

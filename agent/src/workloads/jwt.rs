@@ -16,8 +16,9 @@ use prost_types::{ListValue, Struct, Value};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::api::{Api, Given, Identity, PATIENCE, Shared, has_identity, no_identity};
+use super::api::{Api, Given, Identity, PATIENCE, Shared, has_identity};
 use super::audience::Audience;
+use super::nobody::no_identity;
 use crate::mesh::Denied;
 
 /// The longest audience that a token may be verified for, in bytes.

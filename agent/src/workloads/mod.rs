@@ -20,6 +20,7 @@ mod hold;
 mod jwt;
 mod keeper;
 mod matching;
+mod nobody;
 mod peer;
 mod places;
 mod process;

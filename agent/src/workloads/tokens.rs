@@ -6,6 +6,7 @@ use std::time::Duration;
 use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
+use hauberk_proto::refusal;
 use hauberk_tls::jwt::MAX_TOKEN_BYTES;
 use tokio::sync::{Mutex, Semaphore};
 use tonic::transport::Channel;
@@ -16,6 +17,7 @@ use super::api::Identity;
 use super::audience::Audience;
 use super::entry::Entries;
 use super::keeper::connect;
+use super::nobody::no_identity;
 use super::token_cache::{HeldToken, TokenCache};
 use crate::clock::Clock;
 use crate::config::HostPort;
@@ -105,7 +107,7 @@ impl Tokens {
             Code::PermissionDenied => {
                 let (problem, enrollment) = (status.message(), &identity.enrollment);
                 tracing::warn!(event = "workload_token_denied", %enrollment, problem);
-                Status::permission_denied("no identity issued")
+                no_identity(refusal::NOT_VOUCHED_FOR)
             }
             code => unavailable(&format!("{code:?}: {}", status.message())),
         })?;

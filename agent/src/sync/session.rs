@@ -112,8 +112,9 @@ impl<'a> Session<'a> {
             tokio::select! {
                 message = next(&mut down) => {
                     let message = message?;
-                    // Only now: a stream that is opened may still be refused, or we be told to go.
-                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_))) {
+                    // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is told first
+                    // either way.
+                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_) | Down::Trust(_))) {
                         backoff.reset();
                     }
                     self.take(message, &up).await?;

@@ -503,6 +503,13 @@ async fn who_is_refused_comes_back_later_and_later() {
     assert!(backoff.step() >= most / 2);
     let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
         let stream = plane.streams.recv().await.unwrap();
+        stream.send(Down::Trust(agent.authorities.trust())).await;
+        stream.send(Down::Denylist(agent.authorities.signed_denylist(&empty_denylist()))).await;
+    });
+    assert!(ended.is_ok());
+    assert!(backoff.step() >= most / 2);
+    let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
+        let stream = plane.streams.recv().await.unwrap();
         stream.send(Down::CurrentAt(pb::CurrentAt::default())).await;
     });
     assert!(ended.is_ok());

@@ -22,9 +22,12 @@ pub struct Held {
     age: Arc<ViewAge>,
     pub(super) mark: Mark,
     node: Option<Arc<NodeView>>,
-    /// The keys that signed what is kept.
+    /// The key that signed the view that is kept.
     pub(super) node_key: String,
-    pub(super) denylist_key: String,
+    /// The number of the denylist that the disk has, and the key that signed it.
+    pub(super) kept_denylist: (Mark, String),
+    /// The one in force, where the disk does not have it.
+    pub(super) unsaved_denylist: Option<pb::SignedDenylist>,
     pub(super) services: BTreeMap<Name, HeldService>,
     /// Our virtual node is gone, and what we kept of it.
     is_dismissed: bool,
@@ -73,7 +76,8 @@ impl Held {
             mark: Mark::default(),
             node: None,
             node_key: String::new(),
-            denylist_key: String::new(),
+            kept_denylist: Default::default(),
+            unsaved_denylist: None,
             services: BTreeMap::new(),
             is_dismissed: false,
             is_mark_unsaved: false,
@@ -195,10 +199,11 @@ impl Held {
         self.age.confirmed_for_now();
     }
 
-    /// Brings services and endpoints to the disk, if they have changed. They change often and are of use only after a
-    /// restart, so that they are not written at each change.
+    /// Brings services and endpoints to the disk, if they have changed, and what it refused before. They change often and
+    /// are of use only after a restart, so that they are not written at each change.
     pub(super) async fn save(&mut self, now: UnixMillis) {
         self.save_mark().await;
+        self.save_denylist().await;
         let services = self
             .are_services_unsaved
             .then(|| self.services.values().map(|held| held.signed.clone()).collect::<Vec<_>>());

@@ -126,8 +126,8 @@ impl<'a> Session<'a> {
                 }
                 changed = denied.changed() => {
                     or_stopping(changed)?;
-                    let applied = *denied.borrow_and_update();
-                    self.acknowledge_denylist(applied, &up).await?;
+                    denied.mark_unchanged();
+                    self.acknowledge_denylist(&up).await?;
                 }
                 changed = trust_applied.changed() => {
                     or_stopping(changed)?;
@@ -160,7 +160,10 @@ impl<'a> Session<'a> {
                         up.send(Up::Flows(summaries)).await?;
                     }
                 }
-                _ = save.tick() => self.held.save(self.sync.clock.now()).await,
+                _ = save.tick() => {
+                    self.held.save(self.sync.clock.now()).await;
+                    self.acknowledge_denylist(&up).await?;
+                }
             }
         }
     }
@@ -185,8 +188,7 @@ impl<'a> Session<'a> {
                         if self.sync.mesh.denied.denial_of_us(&us).is_some() {
                             self.sync.workloads.vouch_for_nobody();
                         }
-                        let applied = *self.sync.mesh.denied.applied().borrow();
-                        self.acknowledge_denylist(applied, up).await?;
+                        self.acknowledge_denylist(up).await?;
                     }
                     Err(error) => {
                         tracing::error!(event = "denylist_refused", %error, "the former stays in force")
@@ -302,9 +304,10 @@ impl<'a> Session<'a> {
     }
 
     /// Acknowledges the denylist once live traffic obeys it, and the disk has it.
-    async fn acknowledge_denylist(&mut self, applied: Mark, up: &Uplink) -> Result<(), End> {
-        let Some(Mark { epoch, revision }) = self.unacknowledged_denylist.filter(|mark| *mark <= applied)
-        else {
+    async fn acknowledge_denylist(&mut self, up: &Uplink) -> Result<(), End> {
+        let applied = *self.sync.mesh.denied.applied().borrow();
+        let obeyed = self.unacknowledged_denylist.filter(|mark| *mark <= applied);
+        let Some(Mark { epoch, revision }) = obeyed.filter(|_| self.held.is_denylist_kept()) else {
             return Ok(());
         };
         self.unacknowledged_denylist = None;

@@ -15,6 +15,7 @@ use crate::state::{Mark, State};
 use crate::testing::{Authorities, ControlPlane, HOUR, around, node_view, recipient, service_view};
 
 mod denylist;
+mod disk;
 
 struct Agent {
     authorities: Arc<Authorities>,

@@ -10,6 +10,7 @@ use hauberk_tls::signing::ViewVerifier;
 use super::age::ViewAge;
 use super::apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
 use super::endpoints::{self, BadEndpoints};
+use crate::credentials::Credentials;
 use crate::mesh::{ClosedReason, Mesh, NodeView, Service};
 use crate::state::{Mark, State, StateError};
 
@@ -230,6 +231,14 @@ impl Held {
         if self.is_mark_unsaved {
             let mark = self.mark;
             self.is_mark_unsaved = !self.on_disk(move |state| state.save_mark(mark)).await;
+        }
+    }
+
+    /// Brings what is trusted to the disk, if that has refused it so far.
+    pub(super) async fn save_trust(&self, credentials: &Credentials) {
+        if !credentials.is_trust_kept() {
+            let credentials = credentials.clone();
+            self.on_disk(move |_| credentials.save_trust()).await;
         }
     }
 

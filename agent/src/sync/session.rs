@@ -162,7 +162,9 @@ impl<'a> Session<'a> {
                 }
                 _ = save.tick() => {
                     self.held.save(self.sync.clock.now()).await;
+                    self.held.save_trust(&self.sync.credentials).await;
                     self.acknowledge_denylist(&up).await?;
+                    self.acknowledge_trust(&up).await?;
                 }
             }
         }
@@ -245,17 +247,21 @@ impl<'a> Session<'a> {
                 }
                 let bundle = Arc::clone(self.sync.credentials.live().current().bundle());
                 self.unacknowledged_trust = Some((version, bundle));
+                self.held.save_trust(&self.sync.credentials).await;
             }
             Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
             Err(error) => tracing::error!(event = "trust_refused", %error),
         }
     }
 
-    /// Acknowledges what is to be trusted once every live connection has been held against it, and none rests on an
-    /// authority that signs no longer.
+    /// Acknowledges what is to be trusted once the disk has it, every live connection has been held against it, and none
+    /// rests on an authority that signs no longer.
     async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
         let followed = *self.sync.mesh.applied.subscribe_followed().borrow();
+        if !self.sync.credentials.is_trust_kept() {
+            return Ok(());
+        }
         let version = match (&self.unacknowledged_trust, applied) {
             (Some((version, wanted)), Some(applied)) if *wanted == applied && followed == Some(*version) => {
                 *version

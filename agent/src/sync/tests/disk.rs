@@ -105,3 +105,44 @@ async fn a_session_says_that_it_holds_the_denylist_that_the_disk_has() {
     held.session_ended(UnixMillis(0)).await;
     assert_eq!(held_at(&held), 1);
 }
+
+#[tokio::test]
+async fn trust_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_written() {
+    let mut full = Full::at("trust").await;
+    // One more authority, by whose absence it would be seen that an older one came back.
+    let others = Authorities::new();
+    let mut trust = pb::Trust { version: 2, ..full.agent.authorities.trust() };
+    trust.roots.push(others.root.certificate().to_vec());
+    let wanted = crate::state::StoredTrust::new(trust.clone()).unwrap();
+    full.agent.mesh.applied.publish_trust(Arc::new(wanted.bundle.clone()));
+    full.agent.mesh.applied.publish_followed(2);
+    full.stream.send(Down::Trust(trust.clone())).await;
+    assert!(full.answers_first().await, "the disk does not have it");
+    assert_eq!(**full.credentials.live().current().bundle(), wanted.bundle, "every handshake obeys it");
+    assert_eq!(full.credentials.trust().message(), &trust);
+    // Told again, it is still not kept.
+    full.stream.send(Down::Trust(trust.clone())).await;
+    assert!(full.answers_first().await);
+    full.makes_room();
+    let kept = full.stream.next(|up| if let Up::TrustInForce(it) = up { Some(it) } else { None }).await;
+    assert_eq!(kept.version, 2);
+    assert_eq!(full.agent.state.trust().unwrap().unwrap().message(), &trust);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_waits_for_the_disk_and_whom_to_believe_does_not() {
+    let agent = Agent::new();
+    let in_the_way = agent.state.directory().join("trust");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let issued = |version| Issued {
+        identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
+        trust: crate::state::StoredTrust::new(pb::Trust { version, ..agent.authorities.trust() }).unwrap(),
+    };
+    let credentials = Credentials::new(issued(1), Arc::clone(&agent.state)).unwrap();
+    assert!(credentials.replace(issued(2)).is_err(), "a restart would not believe it");
+    assert!(agent.state.identity().unwrap().is_none());
+    assert_eq!((credentials.trust().version(), credentials.is_trust_kept()), (2, false));
+    std::fs::remove_dir(&in_the_way).unwrap();
+    credentials.replace(issued(2)).unwrap();
+    assert!(credentials.is_trust_kept() && agent.state.identity().unwrap().is_some());
+}

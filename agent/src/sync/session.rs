@@ -16,6 +16,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::Sync;
+use super::denylist::BadDenylist;
 use super::held::{Held, Taken};
 use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
@@ -193,7 +194,13 @@ impl<'a> Session<'a> {
                         self.acknowledge_denylist(up).await?;
                     }
                     Err(error) => {
-                        tracing::error!(event = "denylist_refused", %error, "the former stays in force")
+                        tracing::error!(event = "denylist_refused", %error, "the former stays in force");
+                        if let BadDenylist::BadSignature(_) = error {
+                            // Whoever is told anew whom we believe and what we hold, tells us first whom to believe.
+                            return Err(End::Closed(
+                                "the denylist is signed by nobody whom we know".to_owned(),
+                            ));
+                        }
                     }
                 }
             }

@@ -16,6 +16,7 @@ use crate::testing::{Authorities, ControlPlane, HOUR, around, node_view, recipie
 
 mod denylist;
 mod disk;
+mod running;
 
 struct Agent {
     authorities: Arc<Authorities>,

@@ -2,52 +2,20 @@
 
 use hauberk_identity::InstanceId;
 
+use super::running::Running;
 use super::*;
 use crate::mesh::Denial;
 
-/// An agent whose disk takes no file of this name, and its session; what it says.
-struct Full {
-    agent: Agent,
-    in_the_way: std::path::PathBuf,
-    credentials: Credentials,
-    stream: crate::testing::Stream,
-    stop: CancellationToken,
-    _tasks: tokio::task::JoinSet<()>,
-    _plane: ControlPlane,
-    _registrations: watch::Sender<pb::Register>,
+/// A session of an agent whose disk takes no file of this name.
+async fn full_at(name: &str) -> (Running, std::path::PathBuf) {
+    let agent = Agent::new();
+    let held = agent.held();
+    let in_the_way = agent.state.directory().join(name);
+    std::fs::create_dir(&in_the_way).unwrap();
+    (Running::start(agent, held).await, in_the_way)
 }
 
-impl Full {
-    async fn at(name: &str) -> Self {
-        let agent = Agent::new();
-        let held = agent.held();
-        let in_the_way = agent.state.directory().join(name);
-        std::fs::create_dir(&in_the_way).unwrap();
-        let mut plane = ControlPlane::start(&agent.authorities).await;
-        let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
-        let issued = Issued { identity, trust: agent.authorities.stored_trust() };
-        let credentials = Credentials::new(issued, Arc::clone(&agent.state)).unwrap();
-        let clock = Clock::system();
-        let registrations = watch::Sender::new(pb::Register::default());
-        let sync = Sync {
-            control_plane: crate::testing::config(plane.address, agent.directory.path(), &[]).control_plane,
-            clock,
-            credentials: credentials.clone(),
-            recipient: recipient(),
-            mesh: agent.mesh.clone(),
-            decisions: Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None)),
-            workloads: Board::new(false),
-            registrations: registrations.subscribe(),
-            connected: watch::Sender::new(false),
-            settled: watch::Sender::new(false),
-        };
-        let (stop, mut tasks) = (CancellationToken::new(), tokio::task::JoinSet::new());
-        tasks.spawn(sync.run(held, stop.clone()));
-        let stream = plane.streams.recv().await.unwrap();
-        let (_tasks, _plane, _registrations) = (tasks, plane, registrations);
-        Self { agent, in_the_way, credentials, stream, stop, _tasks, _plane, _registrations }
-    }
-
+impl Running {
     /// Whether it answers a question before it says that something is kept; it answers in the order in which it hears.
     async fn answers_first(&mut self) -> bool {
         self.stream.send(Down::Question(pb::Question { question_id: 1, ..pb::Question::default() })).await;
@@ -58,21 +26,11 @@ impl Full {
         };
         self.stream.next(is_answer).await
     }
-
-    fn makes_room(&self) {
-        std::fs::remove_dir(&self.in_the_way).unwrap();
-    }
-
-    async fn stopped(mut self) -> Agent {
-        self.stop.cancel();
-        while self._tasks.join_next().await.is_some() {}
-        self.agent
-    }
 }
 
 #[tokio::test]
 async fn a_denylist_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_written() {
-    let mut full = Full::at("denylist").await;
+    let (mut full, in_the_way) = full_at("denylist").await;
     let revoked = InstanceId::from_random([7; 8]);
     let list = pb::Denylist { instance_ids: vec![revoked.to_string()], ..empty_denylist() };
     let serial = hauberk_identity::Serial::of_instance(revoked, [1; 16]);
@@ -82,7 +40,7 @@ async fn a_denylist_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_i
     full.stream.send(Down::Denylist(full.agent.authorities.signed_denylist(&list))).await;
     assert!(full.answers_first().await, "the disk does not have it");
     assert_eq!(denial(&full.agent), Some(Denial::Revoked));
-    full.makes_room();
+    std::fs::remove_dir(&in_the_way).unwrap();
     let kept =
         full.stream.next(|up| if let Up::AcknowledgeDenylist(it) = up { Some(it) } else { None }).await;
     assert_eq!((kept.epoch, kept.revision), (1, 1));
@@ -108,7 +66,7 @@ async fn a_session_says_that_it_holds_the_denylist_that_the_disk_has() {
 
 #[tokio::test]
 async fn trust_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_written() {
-    let mut full = Full::at("trust").await;
+    let (mut full, in_the_way) = full_at("trust").await;
     // One more authority, by whose absence it would be seen that an older one came back.
     let others = Authorities::new();
     let mut trust = pb::Trust { version: 2, ..full.agent.authorities.trust() };
@@ -123,7 +81,7 @@ async fn trust_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_wri
     // Told again, it is still not kept.
     full.stream.send(Down::Trust(trust.clone())).await;
     assert!(full.answers_first().await);
-    full.makes_room();
+    std::fs::remove_dir(&in_the_way).unwrap();
     let kept = full.stream.next(|up| if let Up::TrustInForce(it) = up { Some(it) } else { None }).await;
     assert_eq!(kept.version, 2);
     assert_eq!(full.agent.state.trust().unwrap().unwrap().message(), &trust);

@@ -90,7 +90,7 @@ impl Connections {
         }
     }
 
-    async fn apply(&self, inbound: Arc<Inbound>) {
+    pub(super) async fn apply(&self, inbound: Arc<Inbound>) {
         let rules = Arc::new(Rules::new(inbound));
         self.rules.store(Arc::clone(&rules));
         let end = rules.inbound().ends_outbound();

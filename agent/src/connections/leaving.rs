@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::Serial;
 use hauberk_policy::{Caller, Counted, EscapedSlashes, Gathered, Moment, Peer, Question, Reason};
+use hauberk_proto::convert::ExternalProtocol;
 use http::Response;
 use slab::Slab;
 use tokio::time::Instant;
@@ -23,6 +24,8 @@ use crate::wire::meter::Meter;
 const NOT_NAMED: &str = "no_external_service";
 /// The host led to addresses alone at which nothing is called.
 pub(crate) const ADDRESS_REFUSED: &str = "address_not_allowed";
+/// What goes to a port for TLS does not begin with it.
+pub(crate) const NOT_TLS: &str = "not_tls";
 
 /// What is under way.
 #[derive(Debug, Default)]
@@ -34,6 +37,8 @@ struct Flow {
     subject: Subject,
     to: Destination,
     meter: Arc<Meter>,
+    /// What the port was for when it began.
+    began_as: Option<ExternalProtocol>,
     /// Where it is connected to, once it is.
     address: Option<SocketAddr>,
     is_changing: bool,
@@ -97,6 +102,7 @@ impl Connections {
             subject: subject.clone(),
             to: to.clone(),
             meter: Arc::clone(&meter),
+            began_as: external.and_then(|external| external.port(to.port)).map(|port| port.protocol),
             address: None,
             is_changing: false,
         });
@@ -149,12 +155,9 @@ impl Connections {
         for (_, flow) in flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
             let external = judge.external(&flow.to);
             let peer = Peer::new(Some(flow.to.app.ip()), None);
-            let is_out_of_reach = flow
-                .address
-                .is_some_and(|address| external.is_some_and(|external| !external.may_be_at(address.ip())));
-            let ruling = match is_out_of_reach {
-                true => Ruling::Refused(ADDRESS_REFUSED),
-                false => judge.decide(external, &flow.to, &flow.subject, &peer),
+            let ruling = match external.and_then(|external| flow.refusal(external)) {
+                Some(reason) => Ruling::Refused(reason),
+                None => judge.decide(external, &flow.to, &flow.subject, &peer),
             };
             flow.is_changing = ruling.changes_with_time();
             if ruling.is_allowed() || flow.meter.is_cut() {
@@ -172,6 +175,19 @@ impl Connections {
             let decision = self.decisions().record(&facts);
             tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, %decision);
         }
+    }
+}
+
+impl Flow {
+    /// Why it may not go on where it is, as the external service is now, whatever policies say.
+    fn refusal(&self, external: &External) -> Option<&'static str> {
+        if self.address.is_some_and(|address| !external.may_be_at(address.ip())) {
+            return Some(ADDRESS_REFUSED);
+        }
+        // Nobody has looked at what it began with, and nobody can any longer.
+        let is_for_tls =
+            external.port(self.to.port).is_some_and(|port| port.protocol == ExternalProtocol::Tls);
+        (is_for_tls && self.began_as != Some(ExternalProtocol::Tls)).then_some(NOT_TLS)
     }
 }
 
@@ -242,13 +258,12 @@ impl Leave {
     /// Notes where it is connected to. Whether it may still be there is decided with everything else from now on.
     pub(crate) fn connected_to(&self, address: SocketAddr) {
         let mut flows = self.connections.leaving.flows();
-        if let Some(flow) = flows.get_mut(self.key) {
-            flow.address = Some(address);
-        }
+        let Some(flow) = flows.get_mut(self.key) else { return };
+        flow.address = Some(address);
         let rules = self.connections.rules();
         let external = rules.view().ok().and_then(|view| view.external_with(&self.to.host));
         // Rules that came in the meantime did not know the address.
-        if !external.is_some_and(|external| external.may_be_at(address.ip())) {
+        if external.is_none_or(|external| flow.refusal(external).is_some()) {
             self.meter.cut();
         }
     }

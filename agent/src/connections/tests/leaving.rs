@@ -1,0 +1,67 @@
+//! What leaves the mesh, under rules that change.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::mesh::Inbound;
+use crate::testing::prepared;
+
+const PERMITS: &str = "permit(principal, action, resource);";
+
+/// A view with one external service, whose ports are these.
+fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> Arc<NodeView> {
+    let mut view = node_view(revision);
+    let Some(pb::view::Body::Node(node)) = &mut view.body else { panic!("no node") };
+    let ports = ports
+        .iter()
+        .map(|(number, protocol)| pb::ExternalPort { number: *number, protocol: (*protocol).into() });
+    let external = pb::External {
+        name: "outside".to_owned(),
+        hosts: vec!["api.example".to_owned()],
+        ports: ports.collect(),
+        allowed_addresses: Vec::new(),
+    };
+    let policy = pb::Policy { name: "lets-out".to_owned(), cedar: cedar.to_owned(), ..pb::Policy::default() };
+    node.egress =
+        Some(pb::Egress { externals: vec![external], policies: vec![policy], ..pb::Egress::default() });
+    prepared(&view)
+}
+
+async fn put_in_force(connections: &Connections, view: Arc<NodeView>) {
+    connections.apply(Arc::new(Inbound::Open(view))).await;
+}
+
+fn app() -> SocketAddr {
+    "127.0.0.1:9".parse().unwrap()
+}
+
+fn stream(connections: &Arc<Connections>, port: u16) -> Leave {
+    let to = Destination { host: "api.example".into(), port, app: app() };
+    let metrics = connections.context().metrics.unknown_service();
+    let leave = connections.leave(to, |_| Subject::Stream, metrics, Instant::now());
+    assert!(leave.is_allowed(), "{}", leave.reason());
+    leave
+}
+
+#[tokio::test]
+async fn what_began_before_a_port_was_for_tls_does_not_go_on() {
+    use pb::ExternalProtocol::{Tcp, Tls};
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let address = "1.1.1.1:5432".parse().unwrap();
+    put_in_force(&connections, view(1, &[(5_432, Tcp), (443, Tls)], PERMITS)).await;
+    let [plain, dialling] = [stream(&connections, 5_432), stream(&connections, 5_432)];
+    let encrypted = stream(&connections, 443);
+    plain.connected_to(address);
+    encrypted.connected_to(address);
+    put_in_force(&connections, view(2, &[(5_432, Tls), (443, Tls)], PERMITS)).await;
+    assert!(plain.meter().is_cut(), "nobody knows what it began with");
+    dialling.connected_to(address);
+    assert!(dialling.meter().is_cut());
+    assert!(!encrypted.meter().is_cut());
+    let later = stream(&connections, 5_432);
+    later.connected_to(address);
+    // To a port for anything goes what goes to one for TLS.
+    put_in_force(&connections, view(3, &[(5_432, Tcp), (443, Tcp)], PERMITS)).await;
+    assert!(!later.meter().is_cut() && !encrypted.meter().is_cut());
+}

@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::Serial;
-use hauberk_policy::{Caller, Counted, EscapedSlashes, Gathered, Moment, Peer, Question, Reason};
+use hauberk_policy::{Caller, Counted, EscapedSlashes, Gathered, Moment, Peer, Reason};
 use hauberk_proto::convert::ExternalProtocol;
 use http::Response;
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::Connections;
+use super::enforce::WALK_STEP;
 use super::passage::Subject;
-use super::rules::{Rules, Ruling};
+use super::rules::{self, Rules, Ruling};
 use crate::decisions::{self, DecisionId, Facts, LeavesTo, Outcome, Recorded};
 use crate::mesh::{External, NodeView};
 use crate::metrics::ServiceMetrics;
@@ -75,6 +76,7 @@ pub(crate) struct Leave {
 
 /// Everything that decides at one moment.
 struct Judge<'a> {
+    rules: &'a Rules,
     view: Result<&'a Arc<NodeView>, &'static str>,
     /// Who we are; none without a certificate.
     caller: Option<(Caller, Serial)>,
@@ -138,43 +140,56 @@ impl Connections {
     }
 
     /// Decides everything that leaves the mesh again, and cuts what is denied.
-    pub(super) fn review_leaving(&self) {
-        self.review_some_leaving(|_| true);
+    pub(super) async fn review_leaving(&self) {
+        self.review_some_leaving(|_| true).await;
     }
 
     /// The same of what was decided by the time.
-    pub(super) fn review_changing_leaving(&self) {
-        self.review_some_leaving(|flow| flow.is_changing);
+    pub(super) async fn review_changing_leaving(&self) {
+        self.review_some_leaving(|flow| flow.is_changing).await;
     }
 
-    fn review_some_leaving(&self, is_meant: impl Fn(&Flow) -> bool) {
-        let mut flows = self.leaving.flows();
-        // Not those of whoever began to walk: newer ones may have been here before him.
-        let rules = self.rules();
-        let judge = Judge::new(self, &rules);
-        for (_, flow) in flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
-            let external = judge.external(&flow.to);
-            let peer = Peer::new(Some(flow.to.app.ip()), None);
-            let ruling = match external.and_then(|external| flow.refusal(external)) {
-                Some(reason) => Ruling::Refused(reason),
-                None => judge.decide(external, &flow.to, &flow.subject, &peer),
-            };
-            flow.is_changing = ruling.changes_with_time();
-            if ruling.is_allowed() || flow.meter.is_cut() {
-                continue;
+    /// In steps, between which others have a turn. What begins meanwhile is decided by the new rules already.
+    async fn review_some_leaving(&self, is_meant: impl Fn(&Flow) -> bool) {
+        let all: Vec<_> =
+            self.leaving.flows().iter().filter(|(_, flow)| is_meant(flow)).map(|(key, _)| key).collect();
+        for some in all.chunks(WALK_STEP) {
+            for key in some {
+                // Calls that begin and end wait for one decision at the most.
+                let mut flows = self.leaving.flows();
+                // Not those of whoever began to walk: newer ones may have been here before him.
+                let rules = self.rules();
+                // It may have ended, and another have its place, which is decided once more then.
+                if let Some(flow) = flows.get_mut(*key) {
+                    self.review_flow(flow, &Judge::new(self, &rules));
+                }
             }
-            flow.meter.cut();
-            let Some(caller) = &judge.caller else { continue };
-            let facts = facts(
-                (judge.view.ok(), external),
-                caller,
-                (&flow.to, &peer),
-                &flow.subject,
-                (&ruling, judge.moment),
-            );
-            let decision = self.decisions().record(&facts);
-            tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, %decision);
+            tokio::task::yield_now().await;
         }
+    }
+
+    fn review_flow(&self, flow: &mut Flow, judge: &Judge<'_>) {
+        let external = judge.external(&flow.to);
+        let peer = Peer::new(Some(flow.to.app.ip()), None);
+        let ruling = match external.and_then(|external| flow.refusal(external)) {
+            Some(reason) => Ruling::Refused(reason),
+            None => judge.decide(external, &flow.to, &flow.subject, &peer),
+        };
+        flow.is_changing = ruling.changes_with_time();
+        if ruling.is_allowed() || flow.meter.is_cut() {
+            return;
+        }
+        flow.meter.cut();
+        let Some(caller) = &judge.caller else { return };
+        let facts = facts(
+            (judge.view.ok(), external),
+            caller,
+            (&flow.to, &peer),
+            &flow.subject,
+            (&ruling, judge.moment),
+        );
+        let decision = self.decisions().record(&facts);
+        tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, %decision);
     }
 }
 
@@ -197,7 +212,7 @@ impl<'a> Judge<'a> {
         let own = current.svid();
         let certificate_since = own.map(|own| own.validity().not_before());
         let caller = own.map(|own| (Caller::Peer(own.id().clone()), own.serial()));
-        Self { view: rules.view(), caller, moment: Moment { time, certificate_since } }
+        Self { rules, view: rules.view(), caller, moment: Moment { time, certificate_since } }
     }
 
     fn external(&self, to: &Destination) -> Option<&'a Arc<External>> {
@@ -218,7 +233,7 @@ impl<'a> Judge<'a> {
         let Some(external) = external else { return Ruling::Refused(NOT_NAMED) };
         let (port, moment) = (to.port, self.moment);
         let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
-            external.engine.decide(&Question { caller, peer, port, attempt, moment })
+            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment)
         });
         decided.map_or_else(Ruling::Refused, Ruling::Policy)
     }

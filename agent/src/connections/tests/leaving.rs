@@ -65,3 +65,58 @@ async fn what_began_before_a_port_was_for_tls_does_not_go_on() {
     put_in_force(&connections, view(3, &[(5_432, Tcp), (443, Tcp)], PERMITS)).await;
     assert!(!later.meter().is_cut() && !encrypted.meter().is_cut());
 }
+
+#[tokio::test]
+async fn others_have_a_turn_while_what_leaves_is_decided_again() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    put_in_force(&connections, view(1, &ports, PERMITS)).await;
+    let open: Vec<_> = (0..1_000).map(|_| stream(&connections, 5_432)).collect();
+    let inbound = Arc::new(Inbound::Open(view(2, &ports, "forbid(principal, action, resource);")));
+    let (done, turns) = (std::cell::Cell::new(false), std::cell::Cell::new(0));
+    let reviewed = async {
+        connections.apply(inbound).await;
+        done.set(true);
+    };
+    let others = async {
+        while !done.get() {
+            turns.set(turns.get() + 1);
+            // What begins meanwhile begins by the new rules, and ends.
+            let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
+            let metrics = connections.context().metrics.unknown_service();
+            assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(reviewed, others);
+    assert!(turns.get() > 3, "{}", turns.get());
+    assert!(open.iter().all(|leave| leave.meter().is_cut()));
+}
+
+#[tokio::test]
+async fn what_was_decided_of_an_external_service_is_remembered_with_the_rules() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    put_in_force(&connections, view(1, &ports, PERMITS)).await;
+    let memo = || {
+        let (rules, current) = (connections.rules(), connections.context().identity.current());
+        let caller = hauberk_policy::Caller::Peer(current.svid().unwrap().id().clone());
+        let external = Arc::clone(rules.view().unwrap().external("outside").unwrap());
+        let peer = |text: &str| hauberk_policy::Peer::new(Some(text.parse().unwrap()), None);
+        // Nothing here reads where the app is.
+        let [one, other] =
+            ["127.0.0.1", "127.0.0.2"].map(|app| rules.memo_of(&external, &caller, &peer(app)));
+        assert!(Arc::ptr_eq(&one, &other));
+        one
+    };
+    let first = memo();
+    stream(&connections, 5_432);
+    assert!(Arc::ptr_eq(&first, &memo()));
+    put_in_force(&connections, view(2, &ports, "forbid(principal, action, resource);")).await;
+    assert!(!Arc::ptr_eq(&first, &memo()));
+    let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
+    let metrics = connections.context().metrics.unknown_service();
+    assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
+}

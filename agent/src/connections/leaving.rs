@@ -72,6 +72,8 @@ pub(crate) struct Leave {
     status: AtomicU16,
     since: Instant,
     recorded: Option<Recorded>,
+    /// What was decided of it is among what is counted.
+    is_counted: bool,
 }
 
 /// Everything that decides at one moment.
@@ -134,6 +136,7 @@ impl Connections {
             status: AtomicU16::new(0),
             since,
             recorded: None,
+            is_counted: false,
         };
         leave.record(&subject);
         leave
@@ -283,6 +286,13 @@ impl Leave {
         }
     }
 
+    /// It is under way: nothing but a change refuses it from here on, so that it counts as what it was decided to be.
+    pub(crate) fn let_out(&mut self) {
+        if let Some(subject) = self.subject() {
+            self.count(&subject);
+        }
+    }
+
     /// It is not let out after all, for this reason, which stands in the record from here on.
     pub(crate) fn refuse(&mut self, reason: &'static str) {
         let Some(subject) = self.subject() else { return };
@@ -300,15 +310,21 @@ impl Leave {
         self.connections.leaving.flows().get(self.key).map(|flow| flow.subject.clone())
     }
 
-    /// Counts what was decided, and gives whatever is not plainly allowed an id.
+    fn count(&mut self, subject: &Subject) {
+        if !std::mem::replace(&mut self.is_counted, true)
+            && let Some(facts) = self.facts(subject)
+        {
+            self.connections.decisions().count(&facts, Counted::No);
+        }
+    }
+
+    /// Gives whatever is not plainly allowed an id.
     fn record(&mut self, subject: &Subject) {
         let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
             if decision.reason == Reason::Permitted && decision.audit.is_none());
         let Some(facts) = self.facts(subject) else { return };
-        let decisions = self.connections.decisions();
-        decisions.count(&facts, Counted::No);
         if !is_plain {
-            self.recorded = Some(decisions.begin(&facts));
+            self.recorded = Some(self.connections.decisions().begin(&facts));
         }
     }
 
@@ -326,6 +342,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         let Some(flow) = self.connections.leaving.flows().try_remove(self.key) else { return };
+        self.count(&flow.subject);
         let decisions = self.connections.decisions();
         if self.recorded.is_none() && !decisions.wants_outcomes() {
             return;

@@ -120,3 +120,29 @@ async fn what_was_decided_of_an_external_service_is_remembered_with_the_rules() 
     let metrics = connections.context().metrics.unknown_service();
     assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
 }
+
+#[tokio::test]
+async fn a_call_is_counted_once_as_what_became_of_it() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    put_in_force(&connections, view(1, &ports, PERMITS)).await;
+    connections.decisions().observe(&pb::Observe { flows: true, ..pb::Observe::default() });
+    let counted = || -> u64 {
+        let told = connections.decisions().flow_summaries();
+        let flows = told.iter().flat_map(|told| &told.flows);
+        flows.map(|flow| flow.others + flow.exemplars.iter().map(|one| one.count).sum::<u64>()).sum()
+    };
+    let mut refused = stream(&connections, 5_432);
+    refused.refuse(ADDRESS_REFUSED);
+    drop(refused);
+    assert_eq!(counted(), 0, "policies let it out, and it was not");
+    let mut open = stream(&connections, 5_432);
+    assert_eq!(counted(), 0);
+    open.let_out();
+    assert_eq!(counted(), 1, "not only at its end, which may be days away");
+    drop(open);
+    assert_eq!(counted(), 0);
+    drop(stream(&connections, 5_432));
+    assert_eq!(counted(), 1, "nobody answered there, which is no refusal");
+}

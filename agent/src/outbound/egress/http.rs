@@ -81,6 +81,7 @@ pub(in super::super) async fn answer(
         None => return cut(form, call),
     };
     leave.connected_to(address);
+    leave.let_out();
     let leave = Arc::new(leave);
     call.is_outside(Some(&leave), address);
     let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));

@@ -112,7 +112,7 @@ pub(in super::super) async fn carry(mut app: TcpStream, early: Bytes, opened: Op
         outside.write_all(&first).await.map_err(|_| "external_broke_off")
     };
     match until_cut(&meter, begun).await {
-        Some(Ok(())) => {}
+        Some(Ok(())) => leave.let_out(),
         Some(Err(reason)) => {
             if matches!(reason, NOT_TLS | OTHER_HOST) {
                 leave.refuse(reason);

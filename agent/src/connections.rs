@@ -33,7 +33,7 @@ use crate::users::Handles;
 use leaving::Leaving;
 use succession::Succession;
 
-pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave};
+pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS};
 pub(crate) use live::{Connection, Exporter, Role};
 pub(crate) use passage::{Passage, Subject};
 pub(crate) use rules::Rules;

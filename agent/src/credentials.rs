@@ -1,6 +1,6 @@
 //! Who we are and whom we trust: published to every handshake, and kept on disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMillis};
@@ -19,6 +19,10 @@ use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 pub struct Credentials {
     live: LiveIdentity,
     trust: watch::Sender<Arc<StoredTrust>>,
+    /// What the disk has of it.
+    kept_trust: watch::Sender<Arc<StoredTrust>>,
+    /// Held by whoever writes it, so that an older one is not written over a newer.
+    writing_trust: Arc<Mutex<()>>,
     /// Of the last certificate of which the control plane has said that it has no record.
     not_on_record: watch::Sender<Option<Serial>>,
     state: Arc<State>,
@@ -107,7 +111,7 @@ impl Issued {
 }
 
 impl Credentials {
-    /// Publishes what was issued or found on disk.
+    /// Publishes what was issued or found on disk, and what to trust, which the disk has.
     ///
     /// # Errors
     /// Certificate, key and bundle do not belong together.
@@ -115,8 +119,15 @@ impl Credentials {
         let Issued { identity, trust } = issued;
         let live = LiveIdentity::new(trust.bundle.clone());
         live.publish(identity.svid, &identity.key)?;
-        let (trust, not_on_record) = (watch::Sender::new(Arc::new(trust)), watch::Sender::new(None));
-        Ok(Self { live, trust, not_on_record, state })
+        let trust = Arc::new(trust);
+        Ok(Self {
+            live,
+            kept_trust: watch::Sender::new(Arc::clone(&trust)),
+            trust: watch::Sender::new(trust),
+            writing_trust: Arc::default(),
+            not_on_record: watch::Sender::new(None),
+            state,
+        })
     }
 
     /// The identity that every handshake uses.
@@ -199,6 +210,8 @@ impl Credentials {
         if is_news {
             self.put_trust_in_force(issued.trust)?;
         }
+        // A restart would not believe the certificate without it.
+        self.save_trust()?;
         // Held until it is in force: if our node goes meanwhile, that is known only afterwards.
         let membership = self.state.membership()?;
         membership.save_identity(&issued.identity)?;
@@ -206,10 +219,11 @@ impl Credentials {
         Ok(())
     }
 
-    /// Keeps and publishes what to trust from now on. Whether it differs from before.
+    /// Publishes what to trust from now on, which [`Self::save_trust`] keeps: whom to believe no longer does not wait for a
+    /// disk. Whether it differs from before.
     ///
     /// # Errors
-    /// It cannot be read or kept, or is of another trust domain.
+    /// It cannot be read, or is of another trust domain.
     pub fn replace_trust(&self, trust: pb::Trust) -> Result<bool, CredentialsError> {
         self.put_trust_in_force(StoredTrust::new(trust).map_err(CredentialsError::Trust)?)
     }
@@ -222,10 +236,28 @@ impl Credentials {
         if trust.bundle.trust_domain() != before.bundle.trust_domain() {
             return Err(LiveIdentityError::TrustDomain.into());
         }
-        self.state.save_trust(&trust)?;
         self.live.publish_bundle(trust.bundle.clone())?;
         self.trust.send_replace(Arc::new(trust));
         Ok(true)
+    }
+
+    /// Brings what is trusted to the disk, if it is not there.
+    ///
+    /// # Errors
+    /// The disk refuses. What is in force stays so, and may be written later.
+    pub fn save_trust(&self) -> Result<(), StateError> {
+        let _alone = self.writing_trust.lock().unwrap_or_else(PoisonError::into_inner);
+        let trust = self.trust();
+        if !Arc::ptr_eq(&trust, &self.kept_trust.borrow()) {
+            self.state.save_trust(&trust)?;
+            self.kept_trust.send_replace(trust);
+        }
+        Ok(())
+    }
+
+    /// Whether a restart would trust what is trusted now.
+    pub fn is_trust_kept(&self) -> bool {
+        Arc::ptr_eq(&self.trust.borrow(), &self.kept_trust.borrow())
     }
 }
 

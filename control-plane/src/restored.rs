@@ -44,6 +44,7 @@ pub async fn mark(settings: &Settings, clock: &Clock) -> Result<Restored, AppErr
     // The end of this second: certificates know no fractions of it, and one of its beginning is from before.
     let from = clock.now().plus(Duration::from_secs(1)).floor_to_second();
     installation.epoch = from.0.max(installation.epoch.saturating_add(1));
+    installation.restored_at = Some(from.0);
     let commit = Commit::new()
         .at(keys::INSTALLATION, stored.version)
         .put(keys::INSTALLATION, document::to_bytes(keys::INSTALLATION, &installation)?);
@@ -51,6 +52,6 @@ pub async fn mark(settings: &Settings, clock: &Clock) -> Result<Restored, AppErr
     let act = Act::done(&actor, "installation.restored", "").because(format!("epoch {}", installation.epoch));
     Audit::open(Arc::clone(&store), clock.clone()).await?.commit(commit, act).await?;
     store.close().await;
-    let Installation { trust_domain, epoch, sans: _ } = installation;
-    Ok(Restored { trust_domain, epoch, until: UnixMillis(epoch).plus(FORGOTTEN_FOR) })
+    let Installation { trust_domain, epoch, sans: _, restored_at: _ } = installation;
+    Ok(Restored { trust_domain, epoch, until: from.plus(FORGOTTEN_FOR) })
 }

@@ -117,12 +117,18 @@ pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
 impl Scratch {
     /// Puts a control plane in its place that goes on with what is stored, as after a restore from a backup.
     pub(crate) async fn restored(&mut self) {
+        self.go_on(Some(self.clock.now().0)).await;
+    }
+
+    /// The same in an epoch that begins now, where it was then said that a backup was put back, if ever.
+    pub(crate) async fn go_on(&mut self, restored_at: Option<u64>) {
         let ControlPlane { store, settings, clock, .. } = &*self.control;
         let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
         let stored = store.get(keys::INSTALLATION).await.unwrap().unwrap();
         let mut installation: authority::Installation =
             document::from_stored(keys::INSTALLATION, &stored).unwrap();
         installation.epoch = clock.now().0;
+        installation.restored_at = restored_at;
         let restored = document::to_bytes(keys::INSTALLATION, &installation).unwrap();
         store.commit(Commit::new().put(keys::INSTALLATION, restored)).await.unwrap();
         let keys = KeyStore::new(Arc::new(KeyEncryptionKey::load(&settings.kek_file).unwrap()), None);

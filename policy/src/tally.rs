@@ -96,12 +96,11 @@ impl Tally {
         self.others.take()
     }
 
-    /// Gives a seat back whose counters nobody will read.
-    pub fn free(&self, seat: usize) {
-        if let Some(seat) = self.seats.get(seat) {
-            seat.mark.store(0, Ordering::Relaxed);
-            let _lost = seat.counter.take();
-        }
+    /// Gives a seat back whose counters nobody will read. What was counted on it so far is whoever had it's to tell.
+    pub fn free(&self, seat: usize) -> Option<Count> {
+        let seat = self.seats.get(seat)?;
+        seat.mark.store(0, Ordering::Relaxed);
+        seat.counter.take()
     }
 }
 
@@ -140,7 +139,8 @@ mod tests {
             assert_eq!(tally.take(2), Some(Count { times: 2, last: UnixMillis(30) }));
             assert_eq!(tally.take(2), None, "it was taken");
             assert_eq!(tally.take(SEATS), None);
-            tally.free(3);
+            assert_eq!(tally.free(3), Some(Count { times: 2, last: UnixMillis(40) }));
+            assert_eq!(tally.free(SEATS), None);
             assert!(matches!(tally.count(4, UnixMillis(1)), Counted::First { seat: 3, .. }));
         }
     }

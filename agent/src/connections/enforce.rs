@@ -38,7 +38,7 @@ impl Connections {
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             self.apply_time();
             self.review_changing().await;
-            self.review_changing_leaving();
+            self.review_changing_leaving().await;
             self.follow();
         }
     }
@@ -90,7 +90,7 @@ impl Connections {
         }
     }
 
-    async fn apply(&self, inbound: Arc<Inbound>) {
+    pub(super) async fn apply(&self, inbound: Arc<Inbound>) {
         let rules = Arc::new(Rules::new(inbound));
         self.rules.store(Arc::clone(&rules));
         let end = rules.inbound().ends_outbound();
@@ -110,7 +110,7 @@ impl Connections {
             }
         })
         .await;
-        self.review_leaving();
+        self.review_leaving().await;
         self.context.mesh.applied.publish(Arc::clone(rules.inbound()));
     }
 

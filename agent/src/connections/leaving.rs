@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::Serial;
-use hauberk_policy::{Caller, Counted, EscapedSlashes, Gathered, Moment, Peer, Question, Reason};
+use hauberk_policy::{Caller, Counted, EscapedSlashes, Gathered, Moment, Peer, Reason};
+use hauberk_proto::convert::ExternalProtocol;
 use http::Response;
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::Connections;
+use super::enforce::WALK_STEP;
 use super::passage::Subject;
-use super::rules::{Rules, Ruling};
+use super::rules::{self, Rules, Ruling};
 use crate::decisions::{self, DecisionId, Facts, LeavesTo, Outcome, Recorded};
 use crate::mesh::{External, NodeView};
 use crate::metrics::ServiceMetrics;
@@ -23,6 +25,8 @@ use crate::wire::meter::Meter;
 const NOT_NAMED: &str = "no_external_service";
 /// The host led to addresses alone at which nothing is called.
 pub(crate) const ADDRESS_REFUSED: &str = "address_not_allowed";
+/// What goes to a port for TLS does not begin with it.
+pub(crate) const NOT_TLS: &str = "not_tls";
 
 /// What is under way.
 #[derive(Debug, Default)]
@@ -34,6 +38,8 @@ struct Flow {
     subject: Subject,
     to: Destination,
     meter: Arc<Meter>,
+    /// What the port was for when it began.
+    began_as: Option<ExternalProtocol>,
     /// Where it is connected to, once it is.
     address: Option<SocketAddr>,
     is_changing: bool,
@@ -66,10 +72,13 @@ pub(crate) struct Leave {
     status: AtomicU16,
     since: Instant,
     recorded: Option<Recorded>,
+    /// What was decided of it is among what is counted.
+    is_counted: bool,
 }
 
 /// Everything that decides at one moment.
 struct Judge<'a> {
+    rules: &'a Rules,
     view: Result<&'a Arc<NodeView>, &'static str>,
     /// Who we are; none without a certificate.
     caller: Option<(Caller, Serial)>,
@@ -97,6 +106,7 @@ impl Connections {
             subject: subject.clone(),
             to: to.clone(),
             meter: Arc::clone(&meter),
+            began_as: external.and_then(|external| external.port(to.port)).map(|port| port.protocol),
             address: None,
             is_changing: false,
         });
@@ -126,52 +136,76 @@ impl Connections {
             status: AtomicU16::new(0),
             since,
             recorded: None,
+            is_counted: false,
         };
         leave.record(&subject);
         leave
     }
 
     /// Decides everything that leaves the mesh again, and cuts what is denied.
-    pub(super) fn review_leaving(&self) {
-        self.review_some_leaving(|_| true);
+    pub(super) async fn review_leaving(&self) {
+        self.review_some_leaving(|_| true).await;
     }
 
     /// The same of what was decided by the time.
-    pub(super) fn review_changing_leaving(&self) {
-        self.review_some_leaving(|flow| flow.is_changing);
+    pub(super) async fn review_changing_leaving(&self) {
+        self.review_some_leaving(|flow| flow.is_changing).await;
     }
 
-    fn review_some_leaving(&self, is_meant: impl Fn(&Flow) -> bool) {
-        let mut flows = self.leaving.flows();
-        // Not those of whoever began to walk: newer ones may have been here before him.
-        let rules = self.rules();
-        let judge = Judge::new(self, &rules);
-        for (_, flow) in flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
-            let external = judge.external(&flow.to);
-            let peer = Peer::new(Some(flow.to.app.ip()), None);
-            let is_out_of_reach = flow
-                .address
-                .is_some_and(|address| external.is_some_and(|external| !external.may_be_at(address.ip())));
-            let ruling = match is_out_of_reach {
-                true => Ruling::Refused(ADDRESS_REFUSED),
-                false => judge.decide(external, &flow.to, &flow.subject, &peer),
-            };
-            flow.is_changing = ruling.changes_with_time();
-            if ruling.is_allowed() || flow.meter.is_cut() {
-                continue;
+    /// In steps, between which others have a turn. What begins meanwhile is decided by the new rules already.
+    async fn review_some_leaving(&self, is_meant: impl Fn(&Flow) -> bool) {
+        let all: Vec<_> =
+            self.leaving.flows().iter().filter(|(_, flow)| is_meant(flow)).map(|(key, _)| key).collect();
+        for some in all.chunks(WALK_STEP) {
+            for key in some {
+                // Calls that begin and end wait for one decision at the most.
+                let mut flows = self.leaving.flows();
+                // Not those of whoever began to walk: newer ones may have been here before him.
+                let rules = self.rules();
+                // It may have ended, and another have its place, which is decided once more then.
+                if let Some(flow) = flows.get_mut(*key) {
+                    self.review_flow(flow, &Judge::new(self, &rules));
+                }
             }
-            flow.meter.cut();
-            let Some(caller) = &judge.caller else { continue };
-            let facts = facts(
-                (judge.view.ok(), external),
-                caller,
-                (&flow.to, &peer),
-                &flow.subject,
-                (&ruling, judge.moment),
-            );
-            let decision = self.decisions().record(&facts);
-            tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, %decision);
+            tokio::task::yield_now().await;
         }
+    }
+
+    fn review_flow(&self, flow: &mut Flow, judge: &Judge<'_>) {
+        let external = judge.external(&flow.to);
+        let peer = Peer::new(Some(flow.to.app.ip()), None);
+        let ruling = match external.and_then(|external| flow.refusal(external)) {
+            Some(reason) => Ruling::Refused(reason),
+            None => judge.decide(external, &flow.to, &flow.subject, &peer),
+        };
+        flow.is_changing = ruling.changes_with_time();
+        if ruling.is_allowed() || flow.meter.is_cut() {
+            return;
+        }
+        flow.meter.cut();
+        let Some(caller) = &judge.caller else { return };
+        let facts = facts(
+            (judge.view.ok(), external),
+            caller,
+            (&flow.to, &peer),
+            &flow.subject,
+            (&ruling, judge.moment),
+        );
+        let decision = self.decisions().record(&facts);
+        tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, %decision);
+    }
+}
+
+impl Flow {
+    /// Why it may not go on where it is, as the external service is now, whatever policies say.
+    fn refusal(&self, external: &External) -> Option<&'static str> {
+        if self.address.is_some_and(|address| !external.may_be_at(address.ip())) {
+            return Some(ADDRESS_REFUSED);
+        }
+        // Nobody has looked at what it began with, and nobody can any longer.
+        let is_for_tls =
+            external.port(self.to.port).is_some_and(|port| port.protocol == ExternalProtocol::Tls);
+        (is_for_tls && self.began_as != Some(ExternalProtocol::Tls)).then_some(NOT_TLS)
     }
 }
 
@@ -181,7 +215,7 @@ impl<'a> Judge<'a> {
         let own = current.svid();
         let certificate_since = own.map(|own| own.validity().not_before());
         let caller = own.map(|own| (Caller::Peer(own.id().clone()), own.serial()));
-        Self { view: rules.view(), caller, moment: Moment { time, certificate_since } }
+        Self { rules, view: rules.view(), caller, moment: Moment { time, certificate_since } }
     }
 
     fn external(&self, to: &Destination) -> Option<&'a Arc<External>> {
@@ -202,7 +236,7 @@ impl<'a> Judge<'a> {
         let Some(external) = external else { return Ruling::Refused(NOT_NAMED) };
         let (port, moment) = (to.port, self.moment);
         let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
-            external.engine.decide(&Question { caller, peer, port, attempt, moment })
+            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment)
         });
         decided.map_or_else(Ruling::Refused, |decision| Ruling::Policy(Arc::new(decision)))
     }
@@ -242,14 +276,20 @@ impl Leave {
     /// Notes where it is connected to. Whether it may still be there is decided with everything else from now on.
     pub(crate) fn connected_to(&self, address: SocketAddr) {
         let mut flows = self.connections.leaving.flows();
-        if let Some(flow) = flows.get_mut(self.key) {
-            flow.address = Some(address);
-        }
+        let Some(flow) = flows.get_mut(self.key) else { return };
+        flow.address = Some(address);
         let rules = self.connections.rules();
         let external = rules.view().ok().and_then(|view| view.external_with(&self.to.host));
         // Rules that came in the meantime did not know the address.
-        if !external.is_some_and(|external| external.may_be_at(address.ip())) {
+        if external.is_none_or(|external| flow.refusal(external).is_some()) {
             self.meter.cut();
+        }
+    }
+
+    /// It is under way: nothing but a change refuses it from here on, so that it counts as what it was decided to be.
+    pub(crate) fn let_out(&mut self) {
+        if let Some(subject) = self.subject() {
+            self.count(&subject);
         }
     }
 
@@ -270,15 +310,21 @@ impl Leave {
         self.connections.leaving.flows().get(self.key).map(|flow| flow.subject.clone())
     }
 
-    /// Counts what was decided, and gives whatever is not plainly allowed an id.
+    fn count(&mut self, subject: &Subject) {
+        if !std::mem::replace(&mut self.is_counted, true)
+            && let Some(facts) = self.facts(subject)
+        {
+            self.connections.decisions().count(&facts, Counted::No);
+        }
+    }
+
+    /// Gives whatever is not plainly allowed an id.
     fn record(&mut self, subject: &Subject) {
         let is_plain = matches!(&self.ruling, Ruling::Policy(decision)
             if decision.reason == Reason::Permitted && decision.audit.is_none());
         let Some(facts) = self.facts(subject) else { return };
-        let decisions = self.connections.decisions();
-        decisions.count(&facts, Counted::No);
         if !is_plain {
-            self.recorded = Some(decisions.begin(&facts));
+            self.recorded = Some(self.connections.decisions().begin(&facts));
         }
     }
 
@@ -296,6 +342,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         let Some(flow) = self.connections.leaving.flows().try_remove(self.key) else { return };
+        self.count(&flow.subject);
         let decisions = self.connections.decisions();
         if self.recorded.is_none() && !decisions.wants_outcomes() {
             return;

@@ -1,15 +1,16 @@
 //! The rules of one moment, and what has been remembered of their decisions.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hauberk_identity::{IdentityKind, SpiffeId};
+use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use hauberk_policy::{
     Attempt, Caller, CallerMemo, Counted, Decision, Engine, EscapedSlashes, Moment, Peer, Protocol, Recalled,
 };
 
 use crate::decisions;
-use crate::mesh::{Inbound, NodeView};
+use crate::mesh::{External, Inbound, NodeView};
 
 /// Memories for one caller, so that its connections seldom wait for each other.
 const STRIPES: u64 = 4;
@@ -18,12 +19,16 @@ const STRIPES: u64 = 4;
 /// likes.
 const MAX_CALLERS: usize = 4_096;
 
-/// What decides inbound traffic until it is replaced as a whole.
+/// What decides traffic until it is replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct Rules {
     inbound: Arc<Inbound>,
-    memos: Mutex<HashMap<(Caller, Peer, u64), SharedMemo>>,
+    memos: Memos<(Caller, Peer, u64)>,
+    /// By external service.
+    leaving: Memos<(Name, Caller, Peer)>,
 }
+
+type Memos<K> = Mutex<HashMap<K, SharedMemo>>;
 
 /// One caller's memory of decisions, shared by some of its connections.
 pub(crate) type SharedMemo = Arc<Memo>;
@@ -70,7 +75,7 @@ impl Ruling {
 impl Rules {
     /// These rules, of which nothing is remembered yet.
     pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
-        Self { inbound, memos: Mutex::default() }
+        Self { inbound, memos: Mutex::default(), leaving: Mutex::default() }
     }
 
     /// What they were made of.
@@ -97,22 +102,33 @@ impl Rules {
 
     /// The memory for a caller on connections of one sort. Those with different `stripe` use different ones.
     pub(crate) fn memo(&self, caller: &Caller, peer: &Peer, stripe: u64) -> Result<SharedMemo, &'static str> {
-        let view = self.view()?;
-        let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = &self.view()?.engine;
         // Callers have as many addresses as they like.
-        let peer = view.engine.peer_as_read(peer);
+        let peer = engine.peer_as_read(peer);
         let key = (caller.clone(), peer.clone(), stripe % STRIPES);
-        if memos.len() >= MAX_CALLERS && !memos.contains_key(&key) {
-            // Connections keep theirs.
-            memos.clear();
-        }
-        let make = || {
-            let engine = view.engine.clone();
-            Arc::new(Memo { caller: Mutex::new(engine.caller(caller, &peer)), engine })
-        };
-        let memo = memos.entry(key).or_insert_with(make);
-        Ok(Arc::clone(memo))
+        Ok(kept(&self.memos, key, engine, caller, &peer))
     }
+
+    /// The memory for what we ourselves call of an external service of these rules, by apps of one sort.
+    pub(super) fn memo_of(&self, external: &External, caller: &Caller, peer: &Peer) -> SharedMemo {
+        let engine = &external.engine;
+        let peer = engine.peer_as_read(peer);
+        let key = (external.name.clone(), caller.clone(), peer.clone());
+        kept(&self.leaving, key, engine, caller, &peer)
+    }
+}
+
+fn kept<K: Eq + Hash>(memos: &Memos<K>, key: K, engine: &Engine, caller: &Caller, peer: &Peer) -> SharedMemo {
+    let mut memos = memos.lock().unwrap_or_else(PoisonError::into_inner);
+    if memos.len() >= MAX_CALLERS && !memos.contains_key(&key) {
+        // Whoever uses one keeps it.
+        memos.clear();
+    }
+    let make = || {
+        let engine = engine.clone();
+        Arc::new(Memo { caller: Mutex::new(engine.caller(caller, peer)), engine })
+    };
+    Arc::clone(memos.entry(key).or_insert_with(make))
 }
 
 /// What becomes of paths with escaped slashes at a port.

@@ -19,6 +19,8 @@ use crate::sync::{Content, Floors, authenticate};
 use crate::testing::{Authorities, HOUR, around, node_view, now, recipient, serial};
 use crate::users::{Arrival, MadeFor};
 
+mod leaving;
+
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 
 fn connections(authorities: &Authorities) -> Arc<Connections> {

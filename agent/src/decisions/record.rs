@@ -100,10 +100,8 @@ impl Record {
                 let mut state = self.state();
                 match state.place(&self.hasher, facts) {
                     Some(place) if state.read(&tally, seat, place) => {}
-                    _ => {
-                        tally.free(seat);
-                        state.unrecorded += 1;
-                    }
+                    // This one, and those of others who have counted by it since.
+                    _ => state.unrecorded += tally.free(seat).map_or(0, |count| count.times),
                 }
             }
         }

@@ -39,7 +39,8 @@ pub enum BadDenylist {
 }
 
 impl Held {
-    /// Puts a denylist in force for whatever begins from now on, and brings it to the disk. Live traffic follows.
+    /// Puts a denylist in force for whatever begins from now on, and brings it to the disk, or later where that refuses. Live
+    /// traffic follows.
     pub(super) async fn take_denylist(
         &mut self,
         signed: pb::SignedDenylist,
@@ -57,9 +58,25 @@ impl Held {
         );
         self.mesh.denied.replace(denylist);
         self.mesh.gate.set_denylist_known(true);
-        self.denylist_key.clone_from(&signed.key_id);
-        self.on_disk(move |state| state.save_denylist(&signed)).await;
+        self.unsaved_denylist = Some(signed);
+        self.save_denylist().await;
         Ok(mark)
+    }
+
+    /// Brings the denylist in force to the disk, if it is not there: without it, a restart would let in whoever was refused
+    /// since.
+    pub(super) async fn save_denylist(&mut self) {
+        let Some(signed) = self.unsaved_denylist.clone() else { return };
+        let kept = (self.mesh.denied.mark(), signed.key_id.clone());
+        if self.on_disk(move |state| state.save_denylist(&signed)).await {
+            self.kept_denylist = kept;
+            self.unsaved_denylist = None;
+        }
+    }
+
+    /// Whether a restart would find the denylist in force.
+    pub(super) fn is_denylist_kept(&self) -> bool {
+        self.unsaved_denylist.is_none()
     }
 
     /// Where what is kept cannot be read, everybody is refused until the control plane has said who is to be.
@@ -67,13 +84,16 @@ impl Held {
         let kept = match self.state.denylist() {
             Ok(None) => return,
             Ok(Some(signed)) => {
-                self.denylist_key.clone_from(&signed.key_id);
-                accept(&signed, keys, &self.recipient, Mark::default()).map_err(|error| error.to_string())
+                let accepted = accept(&signed, keys, &self.recipient, Mark::default());
+                accepted.map(|denylist| (denylist, signed.key_id)).map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),
         };
         match kept {
-            Ok(denylist) => self.mesh.denied.replace(denylist),
+            Ok((denylist, key)) => {
+                self.kept_denylist = (denylist.mark, key);
+                self.mesh.denied.replace(denylist);
+            }
             Err(error) => {
                 tracing::error!(
                     event = "stored_denylist_discarded",

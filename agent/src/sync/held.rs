@@ -10,6 +10,7 @@ use hauberk_tls::signing::ViewVerifier;
 use super::age::ViewAge;
 use super::apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
 use super::endpoints::{self, BadEndpoints};
+use crate::credentials::Credentials;
 use crate::mesh::{ClosedReason, Mesh, NodeView, Service};
 use crate::state::{Mark, State, StateError};
 
@@ -22,9 +23,12 @@ pub struct Held {
     age: Arc<ViewAge>,
     pub(super) mark: Mark,
     node: Option<Arc<NodeView>>,
-    /// The keys that signed what is kept.
+    /// The key that signed the view that is kept.
     pub(super) node_key: String,
-    pub(super) denylist_key: String,
+    /// The number of the denylist that the disk has, and the key that signed it.
+    pub(super) kept_denylist: (Mark, String),
+    /// The one in force, where the disk does not have it.
+    pub(super) unsaved_denylist: Option<pb::SignedDenylist>,
     pub(super) services: BTreeMap<Name, HeldService>,
     /// Our virtual node is gone, and what we kept of it.
     is_dismissed: bool,
@@ -73,7 +77,8 @@ impl Held {
             mark: Mark::default(),
             node: None,
             node_key: String::new(),
-            denylist_key: String::new(),
+            kept_denylist: Default::default(),
+            unsaved_denylist: None,
             services: BTreeMap::new(),
             is_dismissed: false,
             is_mark_unsaved: false,
@@ -195,10 +200,11 @@ impl Held {
         self.age.confirmed_for_now();
     }
 
-    /// Brings services and endpoints to the disk, if they have changed. They change often and are of use only after a
-    /// restart, so that they are not written at each change.
+    /// Brings services and endpoints to the disk, if they have changed, and what it refused before. They change often and
+    /// are of use only after a restart, so that they are not written at each change.
     pub(super) async fn save(&mut self, now: UnixMillis) {
         self.save_mark().await;
+        self.save_denylist().await;
         let services = self
             .are_services_unsaved
             .then(|| self.services.values().map(|held| held.signed.clone()).collect::<Vec<_>>());
@@ -225,6 +231,14 @@ impl Held {
         if self.is_mark_unsaved {
             let mark = self.mark;
             self.is_mark_unsaved = !self.on_disk(move |state| state.save_mark(mark)).await;
+        }
+    }
+
+    /// Brings what is trusted to the disk, if that has refused it so far.
+    pub(super) async fn save_trust(&self, credentials: &Credentials) {
+        if !credentials.is_trust_kept() {
+            let credentials = credentials.clone();
+            self.on_disk(move |_| credentials.save_trust()).await;
         }
     }
 

@@ -137,6 +137,7 @@ impl Sync {
         self.settled.send_replace(true);
         self.decisions.observe(&pb::Observe::default());
         held.session_ended(self.clock.now()).await;
+        held.save_trust(&self.credentials).await;
     }
 }
 

@@ -16,6 +16,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::Sync;
+use super::denylist::BadDenylist;
 use super::held::{Held, Taken};
 use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
@@ -115,8 +116,9 @@ impl<'a> Session<'a> {
             tokio::select! {
                 message = next(&mut down) => {
                     let message = message?;
-                    // Only now: a stream that is opened may still be refused, or we be told to go.
-                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_))) {
+                    // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is told first
+                    // either way.
+                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_) | Down::Trust(_))) {
                         backoff.reset();
                     }
                     self.take(message, &up).await?;
@@ -128,8 +130,8 @@ impl<'a> Session<'a> {
                 }
                 changed = denied.changed() => {
                     or_stopping(changed)?;
-                    let applied = *denied.borrow_and_update();
-                    self.acknowledge_denylist(applied, &up).await?;
+                    denied.mark_unchanged();
+                    self.acknowledge_denylist(&up).await?;
                 }
                 changed = trust_applied.changed() => {
                     or_stopping(changed)?;
@@ -167,7 +169,12 @@ impl<'a> Session<'a> {
                         up.send(Up::WorkloadDenied(denied)).await?;
                     }
                 }
-                _ = save.tick() => self.held.save(self.sync.clock.now()).await,
+                _ = save.tick() => {
+                    self.held.save(self.sync.clock.now()).await;
+                    self.held.save_trust(&self.sync.credentials).await;
+                    self.acknowledge_denylist(&up).await?;
+                    self.acknowledge_trust(&up).await?;
+                }
             }
         }
     }
@@ -192,11 +199,16 @@ impl<'a> Session<'a> {
                         if self.sync.mesh.denied.denial_of_us(&us).is_some() {
                             self.sync.workloads.vouch_for_nobody();
                         }
-                        let applied = *self.sync.mesh.denied.applied().borrow();
-                        self.acknowledge_denylist(applied, up).await?;
+                        self.acknowledge_denylist(up).await?;
                     }
                     Err(error) => {
-                        tracing::error!(event = "denylist_refused", %error, "the former stays in force")
+                        tracing::error!(event = "denylist_refused", %error, "the former stays in force");
+                        if let BadDenylist::BadSignature(_) = error {
+                            // Whoever is told anew whom we believe and what we hold, tells us first whom to believe.
+                            return Err(End::Closed(
+                                "the denylist is signed by nobody whom we know".to_owned(),
+                            ));
+                        }
                     }
                 }
             }
@@ -253,17 +265,21 @@ impl<'a> Session<'a> {
                 }
                 let bundle = Arc::clone(self.sync.credentials.live().current().bundle());
                 self.unacknowledged_trust = Some((version, bundle));
+                self.held.save_trust(&self.sync.credentials).await;
             }
             Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
             Err(error) => tracing::error!(event = "trust_refused", %error),
         }
     }
 
-    /// Acknowledges what is to be trusted once every live connection has been held against it, and none rests on an
-    /// authority that signs no longer.
+    /// Acknowledges what is to be trusted once the disk has it, every live connection has been held against it, and none
+    /// rests on an authority that signs no longer.
     async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
         let followed = *self.sync.mesh.applied.subscribe_followed().borrow();
+        if !self.sync.credentials.is_trust_kept() {
+            return Ok(());
+        }
         let version = match (&self.unacknowledged_trust, applied) {
             (Some((version, wanted)), Some(applied)) if *wanted == applied && followed == Some(*version) => {
                 *version
@@ -312,9 +328,10 @@ impl<'a> Session<'a> {
     }
 
     /// Acknowledges the denylist once live traffic obeys it, and the disk has it.
-    async fn acknowledge_denylist(&mut self, applied: Mark, up: &Uplink) -> Result<(), End> {
-        let Some(Mark { epoch, revision }) = self.unacknowledged_denylist.filter(|mark| *mark <= applied)
-        else {
+    async fn acknowledge_denylist(&mut self, up: &Uplink) -> Result<(), End> {
+        let applied = *self.sync.mesh.denied.applied().borrow();
+        let obeyed = self.unacknowledged_denylist.filter(|mark| *mark <= applied);
+        let Some(Mark { epoch, revision }) = obeyed.filter(|_| self.held.is_denylist_kept()) else {
             return Ok(());
         };
         self.unacknowledged_denylist = None;

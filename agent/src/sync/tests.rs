@@ -17,6 +17,8 @@ use crate::state::{Mark, State};
 use crate::testing::{Authorities, ControlPlane, HOUR, around, node_view, recipient, service_view};
 
 mod denylist;
+mod disk;
+mod running;
 
 struct Agent {
     authorities: Arc<Authorities>,
@@ -517,6 +519,13 @@ async fn who_is_refused_comes_back_later_and_later() {
     let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
         let stream = plane.streams.recv().await.unwrap();
         stream.send(Down::NodeGone(pb::NodeGone { epoch: 1, revision: 1 })).await;
+    });
+    assert!(ended.is_ok());
+    assert!(backoff.step() >= most / 2);
+    let (ended, ()) = tokio::join!(sync.one_session(&mut held, &mut backoff), async {
+        let stream = plane.streams.recv().await.unwrap();
+        stream.send(Down::Trust(agent.authorities.trust())).await;
+        stream.send(Down::Denylist(agent.authorities.signed_denylist(&empty_denylist()))).await;
     });
     assert!(ended.is_ok());
     assert!(backoff.step() >= most / 2);

@@ -5,34 +5,43 @@ use std::sync::Arc;
 
 use super::Identity;
 
-/// How many are kept before all are forgotten, and how many bytes they may take.
-const MOST: usize = 4_096;
-const MOST_BYTES: usize = 8 * 1024 * 1024;
+/// How many one generation holds at the most, and how many bytes they may take.
+const MOST: usize = 2_048;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bounded: whoever has many good tokens has them verified again and again, and nobody else.
+/// Bounded: when the young are too many they become the old, and the old are forgotten that nobody has shown since. Whoever has
+/// many good tokens has those verified again and again, and others theirs once in a generation.
 #[derive(Default)]
 pub(super) struct Kept {
-    by_hash: HashMap<[u8; 32], Arc<Identity>>,
-    bytes: usize,
+    young: HashMap<[u8; 32], Arc<Identity>>,
+    young_bytes: usize,
+    old: HashMap<[u8; 32], Arc<Identity>>,
 }
 
 impl Kept {
-    pub(super) fn get(&self, hash: &[u8; 32]) -> Option<Arc<Identity>> {
-        self.by_hash.get(hash).cloned()
+    pub(super) fn get(&mut self, hash: &[u8; 32]) -> Option<Arc<Identity>> {
+        if let Some(known) = self.young.get(hash) {
+            return Some(Arc::clone(known));
+        }
+        let known = self.old.remove(hash)?;
+        self.insert(*hash, Arc::clone(&known));
+        Some(known)
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.by_hash.len()
+        self.young.len() + self.old.len()
     }
 
     pub(super) fn insert(&mut self, hash: [u8; 32], identity: Arc<Identity>) {
         let size = identity.size();
-        if self.by_hash.len() >= MOST || self.bytes.saturating_add(size) > MOST_BYTES {
-            *self = Self::default();
+        if self.young.len() >= MOST || self.young_bytes.saturating_add(size) > MOST_BYTES {
+            self.old = std::mem::take(&mut self.young);
+            self.young_bytes = 0;
         }
-        if self.by_hash.insert(hash, identity).is_none() {
-            self.bytes += size;
+        self.old.remove(&hash);
+        if self.young.insert(hash, identity).is_none() {
+            self.young_bytes += size;
         }
     }
 }

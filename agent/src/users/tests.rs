@@ -266,4 +266,14 @@ fn what_is_kept_is_bounded() {
         kept.insert(hash, Arc::clone(&identity));
         assert!(kept.get(&hash).is_some() && kept.len() <= 4_096);
     }
+    // Who is seen now and then is kept, however many others come in between.
+    let seen = [255; 32];
+    kept.insert(seen, Arc::clone(&identity));
+    for number in 0..10_000_u32 {
+        let mut hash = [1; 32];
+        hash[..4].copy_from_slice(&number.to_be_bytes());
+        kept.insert(hash, Arc::clone(&identity));
+        assert!(number % 2_000 != 0 || kept.get(&seen).is_some(), "{number}");
+    }
+    assert!(kept.len() <= 4_096);
 }

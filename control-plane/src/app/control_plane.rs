@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use hauberk_identity::UnixMillis;
 use hauberk_tls::LiveIdentity;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -117,7 +116,7 @@ impl ControlPlane {
     ) -> Result<Arc<Self>, AppError> {
         let metrics = Arc::new(Metrics::default());
         let audit = Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await?);
-        let ledger = Arc::new(Ledger::new(Arc::clone(&store), UnixMillis(authority.epoch())));
+        let ledger = Arc::new(Ledger::new(Arc::clone(&store), authority.restored_at()));
         let instances = Arc::<Instances>::default();
         let server_names = Arc::new(ServerNames::of(&settings, &authority)?);
         let issuer = Arc::new(Issuer::new(IssuerParts {

@@ -34,7 +34,8 @@ pub async fn found(
     let root_key = Kind::Root.key(&root.serial().to_string());
     let issuing_key = Kind::Issuing.key(&issuing.serial().to_string());
     let (view_key, view_record) = view_keys::record_of(&view_signer, key_store, now.0)?;
-    let installation = Installation { trust_domain: trust_domain.to_string(), epoch: now.0, sans };
+    let (trust_domain_name, epoch) = (trust_domain.to_string(), now.0);
+    let installation = Installation { trust_domain: trust_domain_name, epoch, sans, restored_at: None };
     let trust = TrustRecord { version: 1 };
     let commit = Commit::new()
         .absent(keys::INSTALLATION)

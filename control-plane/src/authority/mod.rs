@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{TrustDomain, TrustDomainError, ValidityError};
+use hauberk_identity::{TrustDomain, TrustDomainError, UnixMillis, ValidityError};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::signing::{SigningError, ViewSigner};
 use hauberk_tls::{AuthorityError as CertificateError, BundleError, IssuingAuthority, KeyError};
@@ -120,6 +120,7 @@ pub enum AuthorityError {
 pub struct Authority {
     trust_domain: TrustDomain,
     epoch: u64,
+    restored_at: Option<UnixMillis>,
     sans: Vec<String>,
     token: Option<Arc<Token>>,
     in_force: watch::Sender<Arc<InForce>>,
@@ -162,6 +163,7 @@ impl Authority {
         Self {
             trust_domain,
             epoch: installation.epoch,
+            restored_at: installation.restored_at.map(UnixMillis),
             sans: installation.sans,
             token,
             in_force: watch::Sender::new(Arc::new(in_force)),
@@ -178,6 +180,11 @@ impl Authority {
     /// The first part of every view's number.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// When it was last said that the registry was put back from a backup.
+    pub fn restored_at(&self) -> Option<UnixMillis> {
+        self.restored_at
     }
 
     /// DNS names and IP addresses that `init` was given for the server certificate.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::token::KeyId;
 use crate::registry::document::base64_bytes;
 
-/// What this installation is; written once, by `init`.
+/// What this installation is; written by `init`, and after a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Installation {
     /// The trust domain of everything that is issued here.
@@ -14,6 +14,9 @@ pub struct Installation {
     pub epoch: u64,
     /// DNS names and IP addresses that `init` was given for the server certificate.
     pub sans: Vec<String>,
+    /// When it was last said that its registry was put back from a backup, Unix ms; `None` where it never was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_at: Option<u64>,
 }
 
 /// What an authority is at the moment.

@@ -286,6 +286,24 @@ async fn a_certificate_that_is_not_on_record_is_good_after_a_restore_alone() {
     control.store.commit(Commit::new().put(key, others)).await.unwrap();
     let refused = control.enrollment.renew(&peer, &request().1, "s").await;
     assert!(matches!(refused, Err(EnrollmentError::NotOnRecord)), "{refused:?}");
+    // Nor may it see or say anything in the other's place.
+    assert_eq!(instance_of(&peer, now).await, None);
+}
+
+#[tokio::test]
+async fn a_certificate_from_before_an_installation_began_is_nobodys_where_no_backup_was_put_back() {
+    let mut scratch = scratch().await;
+    let enrolled = attest(&scratch, &token(&scratch, Uses::Limited(1)).await, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    // As where whoever has the key of an authority has dated it so.
+    let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial()));
+    scratch.control.store.commit(forgotten).await.unwrap();
+    scratch.clock.advance(Duration::from_secs(1));
+    for (restored_at, known) in [(None, None), (Some(scratch.clock.now().0), Some(enrolled.instance))] {
+        scratch.go_on(restored_at).await;
+        let (control, now) = (&scratch.control, scratch.clock.now());
+        assert_eq!(control.ledger.instance_of(&peer, now).await.unwrap(), known, "{restored_at:?}");
+    }
 }
 
 #[tokio::test]

@@ -150,14 +150,14 @@ pub struct IssuedPage {
 /// Reads and prunes the records.
 pub struct Ledger {
     store: Arc<dyn Store>,
-    /// When this installation was founded or last restored.
-    begun: UnixMillis,
+    /// When the store was last put back from a backup.
+    restored_at: Option<UnixMillis>,
 }
 
 impl Ledger {
-    /// The records in a store, of an installation that was founded or last restored at `begun`.
-    pub fn new(store: Arc<dyn Store>, begun: UnixMillis) -> Self {
-        Self { store, begun }
+    /// The records in a store, which was last put back from a backup then, if ever.
+    pub fn new(store: Arc<dyn Store>, restored_at: Option<UnixMillis>) -> Self {
+        Self { store, restored_at }
     }
 
     /// The record of a certificate; `None` if it was not issued here, or expired long ago.
@@ -194,8 +194,9 @@ impl Ledger {
 
     /// Which instance a peer with a verified certificate is; `None` where the certificate is not on record as an instance's of this
     /// name: whoever has signed it, it was not this installation. After a restore from an older backup the registry does not know
-    /// what was issued since the backup: of that the serial number tells the instance, for as long as any of it may be good. One of an
-    /// earlier release, which does not, has an id made from it, under which nothing is on record.
+    /// what was issued since the backup: of that the serial number tells the instance, for as long as any of it may be good, unless
+    /// that is on record under another name. One of an earlier release, which does not, has an id made from it, under which
+    /// nothing is on record.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -211,16 +212,20 @@ impl Ledger {
             }
             Some(_) => Ok(None),
             None if self.may_have_forgotten(peer, now) => {
-                Ok(Some(serial.instance().unwrap_or_else(|| made_from(serial.as_bytes()))))
+                let claimed = serial.instance().unwrap_or_else(|| made_from(serial.as_bytes()));
+                let recorded = self.instance(&claimed).await?;
+                let is_others = recorded.is_some_and(|record| record.spiffe_id != peer.id().as_str());
+                Ok((!is_others).then_some(claimed))
             }
             None => Ok(None),
         }
     }
 
     fn may_have_forgotten(&self, peer: &PeerIdentity, now: UnixMillis) -> bool {
+        let Some(restored_at) = self.restored_at else { return false };
         // Certificates know no fractions of a second.
         let issued_at = peer.not_before().plus(BACKDATED);
-        issued_at < self.begun.floor_to_second() && now < self.begun.plus(FORGOTTEN_FOR)
+        issued_at < restored_at.floor_to_second() && now < restored_at.plus(FORGOTTEN_FOR)
     }
 
     /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for

@@ -53,7 +53,7 @@ pub(super) async fn dismiss<S>(
         }
         _ => false,
     };
-    if send_away(push, peer, (gone, is_answer), incoming, outgoing).await
+    if send_away(push, peer, ([gone], is_answer), incoming, outgoing).await
         && let Err(error) = push.instances.dismissed(&*push.store, peer, push.clock.now()).await
     {
         error!(event = "dismissal_not_recorded", instance = %peer.instance, spiffe_id = %peer.spiffe_id, %error,
@@ -61,7 +61,8 @@ pub(super) async fn dismiss<S>(
     }
 }
 
-/// Tells the agent that it is on the denylist, likewise.
+/// Tells the agent that it is on the denylist, likewise. Whom to believe goes before it: the list may be signed by a key that
+/// followed another while the agent was away, and a list that it does not believe it would not obey.
 pub(super) async fn deny<S>(
     push: &Push,
     peer: &Peer,
@@ -70,9 +71,11 @@ pub(super) async fn deny<S>(
 ) where
     S: Stream<Item = Result<FromAgent, Status>> + Unpin,
 {
+    // The list first, so that whoever signed it is among those whom the other tells of.
     let denylist = Arc::clone(&push.denylist.borrow());
+    let trust = agent::Trust::clone(&push.trust.borrow());
     let Mark { epoch, revision } = denylist.mark;
-    let told = Message::Denylist(denylist.signed.clone());
+    let told = [Message::Trust(trust), Message::Denylist(denylist.signed.clone())];
     let is_answer = |message: &from_agent::Message| match message {
         from_agent::Message::AcknowledgeDenylist(message) => {
             (message.epoch, message.revision) == (epoch, revision)
@@ -86,10 +89,10 @@ pub(super) async fn deny<S>(
 }
 
 /// Whether the agent obeys.
-async fn send_away<S>(
+async fn send_away<S, const N: usize>(
     push: &Push,
     peer: &Peer,
-    (told, is_answer): (Message, impl Fn(&from_agent::Message) -> bool),
+    (told, is_answer): ([Message; N], impl Fn(&from_agent::Message) -> bool),
     incoming: &mut S,
     outgoing: &mpsc::Sender<Result<ToAgent, Status>>,
 ) -> bool
@@ -98,7 +101,9 @@ where
 {
     push.endpoints.forget(&peer.spiffe_id, peer.instance);
     let obeys = async {
-        outgoing.send(Ok(ToAgent { message: Some(told) })).await.map_err(|_| Close::Gone)?;
+        for message in told {
+            outgoing.send(Ok(ToAgent { message: Some(message) })).await.map_err(|_| Close::Gone)?;
+        }
         let mut pace = Pace::new();
         loop {
             if content(pace.next(incoming).await)?.is_some_and(|message| is_answer(&message)) {

@@ -242,7 +242,8 @@ impl<'a> Session<'a> {
     {
         let superseded = self.presence.connected.superseded().clone();
         loop {
-            let has_more = self.is_denylist_due() || !self.urgent.is_empty() || self.holding.is_behind();
+            let is_denylist_due = self.is_denylist_due(&self.denylist.borrow());
+            let has_more = is_denylist_due || !self.urgent.is_empty() || self.holding.is_behind();
             tokio::select! {
                 () = superseded.cancelled() => return Err(Close::Superseded),
                 () = hear::turn(self.registering.as_ref()), if self.registering.is_some() => self.register(),
@@ -280,12 +281,14 @@ impl<'a> Session<'a> {
                 Some(ask) = self.asks.recv() => self.ask(ask),
                 permit = outgoing.reserve(), if has_more => {
                     let permit = permit.map_err(|_| Close::Gone)?;
+                    // Taken before that is looked at: a list of later may be by a key of which is not told yet.
+                    let denylist = Arc::clone(&self.denylist.borrow());
                     if self.trust.has_changed().map_err(|_| Close::Stopping)? {
                         // What is to be sent may be signed by a key of which only this tells.
                         self.check_trust()?;
                         self.tell_trust();
                     }
-                    if let Some(message) = self.next_message() {
+                    if let Some(message) = self.next_message(&denylist) {
                         permit.send(Ok(ToAgent { message: Some(message) }));
                     }
                 }
@@ -303,10 +306,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn next_message(&mut self) -> Option<Message> {
+    fn next_message(&mut self, denylist: &Denylist) -> Option<Message> {
         // Before anything that it could let somebody in by; but what it does not believe it would not take.
-        let is_first = self.is_denylist_due() && (self.urgent.is_empty() || self.is_denylist_believed());
-        let first = if is_first { Some(self.next_denylist()) } else { self.urgent.pop_front() };
+        let is_first =
+            self.is_denylist_due(denylist) && (self.urgent.is_empty() || self.is_denylist_believed(denylist));
+        let first = if is_first { Some(self.tell_denylist(denylist)) } else { self.urgent.pop_front() };
         if let Some(Message::Trust(trust)) = &first {
             self.view_keys = trust.view_keys.iter().map(|key| key.key_id.clone()).collect();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1::{from_agent, to_agent::Message};
-use hauberk_tls::TrustBundle;
+use hauberk_tls::{PeerIdentity, TrustBundle};
 use tokio::time::{advance, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -21,6 +21,7 @@ use crate::testing::Busy;
 mod denylist;
 mod dismissal;
 mod standing;
+mod trust;
 
 const EPOCH: u64 = 1_700_000_000_000;
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -716,12 +717,27 @@ impl World {
     }
 
     fn connect_of(&self, node: &str, number: u8, node_uid: Option<String>) -> Agent {
+        self.connect_as(node, number, node_uid, None)
+    }
+
+    fn connect_proved(&self, node: &str, number: u8, proof: PeerIdentity) -> Agent {
+        self.connect_as(node, number, Some(FIRST.to_owned()), Some(proof))
+    }
+
+    fn connect_as(
+        &self,
+        node: &str,
+        number: u8,
+        node_uid: Option<String>,
+        proof: Option<PeerIdentity>,
+    ) -> Agent {
         let certificate = IssuedTo {
             serial: Serial::from_random([number; 16]),
             issued_at: Some(NOW),
             not_after: NOW.plus(Duration::from_secs(3_600)),
         };
         let peer = Peer::new(node_id(node), instance(number), node_uid, certificate, None).unwrap();
+        let peer = Peer { proof, ..peer };
         let (up, incoming) = mpsc::channel(1);
         let down = self.push.accept(peer, ReceiverStream::new(incoming));
         Agent { up, down, node: node.to_owned(), knows_workloads: false }

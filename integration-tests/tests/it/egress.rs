@@ -110,6 +110,11 @@ fn requests_leave_where_a_rule_permits_them() {
     let lines: Vec<&str> = heads[before as usize..].iter().map(|head| head[0].as_str()).collect();
     let sent = ["GET /public/b?q=1 HTTP/1.1", "GET /public/c HTTP/1.1", "GET /public/d HTTP/1.1"];
     assert_eq!(lines, sent);
+    let named = format!("host: {host}");
+    let is_named = |head: &Vec<String>| {
+        head.iter().any(|line| line.eq_ignore_ascii_case(&named) && line.ends_with(&host))
+    };
+    assert!(heads[before as usize..].iter().all(is_named), "{heads:?}");
     for (line, host, status) in [
         ("POST /public/a".to_owned(), host.clone(), 403),
         ("GET /admin".to_owned(), host.clone(), 403),

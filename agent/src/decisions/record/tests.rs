@@ -29,6 +29,17 @@ impl Asking {
     }
 
     fn ask(&mut self, record: &Record, method: &str, path: &str, at: UnixMillis) {
+        let (decision, moment, counted) = self.decide(record, method, path, at);
+        record.count(&self.facts(path, method, &decision, moment), counted);
+    }
+
+    fn decide(
+        &mut self,
+        record: &Record,
+        method: &str,
+        path: &str,
+        at: UnixMillis,
+    ) -> (Decision, Moment, Counted) {
         let canonical = CanonicalPath::parse(method, path).unwrap();
         let gathered = Gathered::nothing();
         let attempt = Attempt::Request { method, path: &canonical, upgrade: false, gathered };
@@ -39,7 +50,7 @@ impl Asking {
             Recalled::Known(decision, counted) => (decision, counted),
             Recalled::Open(pending) => self.memo.learn(pending.decide()),
         };
-        record.count(&self.facts(path, method, &decision, moment), counted);
+        (decision, moment, counted)
     }
 
     fn facts<'a>(
@@ -182,9 +193,17 @@ fn its_memory_is_bounded_and_what_is_too_much_is_counted() {
     for number in 0..MAX_FLOWS + 100 {
         Asking::new(&view, &format!("c{number}"), "10.0.0.1").ask(&record, "GET", "/", AT);
     }
+    // Before the first of its kind finds no room, others count by it.
+    let mut late = Asking::new(&view, "late", "10.0.0.1");
+    let (decision, moment, first) = late.decide(&record, "GET", "/", AT);
+    assert!(matches!(first, Counted::First { .. }));
+    for _ in 0..6 {
+        assert!(matches!(late.decide(&record, "GET", "/", AT).2, Counted::Yes));
+    }
+    record.count(&late.facts("/", "GET", &decision, moment), first);
     let messages = record.take(AT);
     assert_eq!(messages.iter().map(|message| message.flows.len()).sum::<usize>(), MAX_FLOWS);
-    assert_eq!(messages.iter().map(|message| message.unrecorded).sum::<u64>(), 100);
+    assert_eq!(messages.iter().map(|message| message.unrecorded).sum::<u64>(), 107);
     assert!(messages.iter().all(|message| message.flows.len() <= MAX_BATCH));
     let later = AT.plus(FORGET_AFTER + SECOND);
     assert_eq!(record.take(later), []);

@@ -1,6 +1,7 @@
 //! Where a host outside of the mesh is resolved and connected to: at no other address than its external service allows. The address
 //! that was looked at is the one that is connected to, and nothing resolves the name again.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +16,9 @@ use crate::wire::socket::{self, ConnectError};
 
 /// How many addresses of a host are tried.
 const MOST_ADDRESSES: usize = 4;
+
+/// Names that the system gives addresses to by itself.
+const HOSTS: &str = "/etc/hosts";
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +57,36 @@ async fn resolve(to: &Destination) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = to.host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, to.port)]);
     }
-    let lookup = tokio::net::lookup_host((&*to.host, to.port));
+    let lookup = async {
+        // What the host's own table says of it, which knows no last dot.
+        if to.host.contains('.')
+            && let Ok(table) = tokio::fs::read_to_string(HOSTS).await
+        {
+            let told: Vec<_> = listed(&table, &to.host).map(|ip| SocketAddr::new(ip, to.port)).collect();
+            if !told.is_empty() {
+                return Ok(told);
+            }
+        }
+        Ok(tokio::net::lookup_host((&*absolute(&to.host), to.port)).await?.collect())
+    };
     let answer = tokio::time::timeout(PATIENCE, lookup).await;
-    Ok(answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??.collect())
+    answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+/// The name as it stands: what search domains would make of one with a dot is another's, which nobody permitted. One without is
+/// none of the internet's.
+fn absolute(host: &str) -> Cow<'_, str> {
+    if host.contains('.') { Cow::Owned(format!("{host}.")) } else { Cow::Borrowed(host) }
+}
+
+/// The addresses that a table of hosts, in the form of /etc/hosts, has for a name.
+fn listed(table: &str, host: &str) -> impl Iterator<Item = IpAddr> {
+    table.lines().filter_map(move |line| {
+        let line = line.split_once('#').map_or(line, |(line, _)| line);
+        let mut words = line.split_ascii_whitespace();
+        let address = words.next()?.parse().ok()?;
+        words.any(|name| name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case(host)).then_some(address)
+    })
 }
 
 /// The addresses of an answer that are called, in their order and each in its one spelling. Never those of agents: what is called
@@ -117,6 +148,20 @@ mod tests {
         let inside = external(&["127.0.0.0/8", "169.254.169.254"]);
         let allowed = ["169.254.169.254:80", "169.254.169.254:80", "127.0.0.1:80", "127.0.0.1:80"];
         assert_eq!(called(&answer[..8], &inside, &mesh), allowed);
+    }
+
+    #[test]
+    fn a_name_is_looked_for_as_it_stands() {
+        assert_eq!(absolute("api.example"), "api.example.");
+        assert_eq!(absolute("localhost"), "localhost");
+        let table = "127.0.0.1 localhost\n10.0.0.7\tapi  API.partner.example. # internal.example\n\
+                     nonsense api.partner.example\n#10.0.0.8 api.partner.example\n::1 api.partner.example";
+        let of = |host| listed(table, host).map(|ip| ip.to_string()).collect::<Vec<_>>();
+        assert_eq!(of("api.partner.example"), ["10.0.0.7", "::1"]);
+        assert_eq!(of("localhost"), ["127.0.0.1"]);
+        for other in ["partner.example", "internal.example", "api.partner.example.shop", "127.0.0.1"] {
+            assert_eq!(of(other), [""; 0]);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hauberk_policy::{EscapedSlashes, OnBehalfOf};
 use http::uri::{Scheme, Uri};
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use super::super::call::Call;
 use super::super::http::{Answer, Failure, chain, switch};
 use super::super::listener::AppConnection;
 use super::dial::{DialError, dial};
-use super::{counters, label};
+use super::{authority, counters, label};
 use crate::connections::{ADDRESS_REFUSED, Destination, Leave, Subject};
 use crate::mesh::{External, NodeView};
 use crate::users::MadeFor;
@@ -48,6 +48,11 @@ pub(in super::super) async fn answer(
         Err(problem) => return bad_request("ambiguous_path", problem.to_string()).answer(form, call),
     };
     let metrics = counters(outbound, &to);
+    // Policies see the host that is called, and whoever is called sees that which they saw.
+    let host = authority(&to);
+    let Ok(sent_host) = HeaderValue::try_from(&host) else {
+        return bad_request("bad_host", format!("{host:?} is no host of a request")).answer(form, call);
+    };
     let subject = |decided_by: Option<(&NodeView, &External)>| Subject::Request {
         method: request.method().clone(),
         target: target.clone(),
@@ -55,7 +60,7 @@ pub(in super::super) async fn answer(
         gathered: decided_by.and_then(|(view, external)| {
             let wanted = external.engine.wanted(to.port)?;
             let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-            let gathered = wanted.gather(&head.host, fields.filter(|(name, _)| !view.is_token_field(name)));
+            let gathered = wanted.gather(&host, fields.filter(|(name, _)| !view.is_token_field(name)));
             // Whom a handle is for is not looked at here, and so whatever depends on it is denied.
             let is_for_user = head.identity.is_some();
             let made_for = if is_for_user { OnBehalfOf::NotLookedAt } else { OnBehalfOf::Nobody };
@@ -81,11 +86,13 @@ pub(in super::super) async fn answer(
         None => return cut(form, call),
     };
     leave.connected_to(address);
+    leave.let_out();
     let leave = Arc::new(leave);
     call.is_outside(Some(&leave), address);
     let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let mut request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).leaving(&leave));
     forward::address_http1(&mut request, head);
+    request.headers_mut().insert(header::HOST, sent_host);
     let exchange = async {
         let mut link = Link::open(Transport::plain(stream, place), None).await?;
         let response = link.send(request).await.map_err(|failure| failure.error)?;

@@ -57,6 +57,14 @@ fn destination(authority: &str, default_port: u16, app: SocketAddr) -> Option<De
     Some(Destination { host: canonical_host(host).into(), port: port.unwrap_or(default_port), app })
 }
 
+/// The authority of requests, in the one spelling by which they are decided: without a last dot, and without the port that goes
+/// without saying.
+fn authority(to: &Destination) -> String {
+    let Destination { host, port, .. } = to;
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
+    if *port == http::HTTP_PORT { host } else { format!("{host}:{port}") }
+}
+
 /// Where calls of a host are counted.
 fn counters(outbound: &Outbound, to: &Destination) -> Arc<ServiceMetrics> {
     let (rules, metrics) = (outbound.connections.rules(), &outbound.connections.context().metrics);
@@ -70,5 +78,25 @@ fn label(leave: &Leave, to: &Destination) -> String {
     match leave.external() {
         Some(external) => format!("external/{}", external.name),
         None => to.host.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_its_host_in_one_spelling() {
+        let app = "127.0.0.1:9".parse().unwrap();
+        for (written, sent) in [
+            ("API.Example.:80", "api.example"),
+            ("api.example", "api.example"),
+            ("Api.Example:8080", "api.example:8080"),
+            ("[::1]:80", "[::1]"),
+            ("[0:0::1]:81", "[::1]:81"),
+            ("[::ffff:10.0.0.1]", "10.0.0.1"),
+        ] {
+            assert_eq!(authority(&destination(written, http::HTTP_PORT, app).unwrap()), sent);
+        }
     }
 }

@@ -18,7 +18,7 @@ use super::super::tcp::NotOpened;
 use super::dial::{DialError, dial};
 use super::http::unreachable;
 use super::{PATIENCE, counters, label};
-use crate::connections::{ADDRESS_REFUSED, Destination, Leave, Subject};
+use crate::connections::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS, Subject};
 use crate::wire::budget::SocketPlace;
 use crate::wire::meter::{Direction, until_cut};
 use crate::wire::pump::pump;
@@ -112,7 +112,7 @@ pub(in super::super) async fn carry(mut app: TcpStream, early: Bytes, opened: Op
         outside.write_all(&first).await.map_err(|_| "external_broke_off")
     };
     match until_cut(&meter, begun).await {
-        Some(Ok(())) => {}
+        Some(Ok(())) => leave.let_out(),
         Some(Err(reason)) => {
             if matches!(reason, NOT_TLS | OTHER_HOST) {
                 leave.refuse(reason);
@@ -131,7 +131,6 @@ pub(in super::super) async fn carry(mut app: TcpStream, early: Bytes, opened: Op
     drop((leave, call));
 }
 
-const NOT_TLS: &str = "not_tls";
 const OTHER_HOST: &str = "server_name_mismatch";
 
 /// What an app says first: the beginning of TLS with the very host that it was let out to.

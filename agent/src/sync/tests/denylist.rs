@@ -2,6 +2,7 @@
 
 use hauberk_identity::{InstanceId, Serial, SpiffeId};
 
+use super::running::Running;
 use super::*;
 use crate::mesh::Denial;
 
@@ -136,4 +137,25 @@ async fn where_the_kept_list_is_damaged_nobody_is_let_in() {
     assert_eq!(agent.closed(), Some(ClosedReason::NoDenylist));
     agent.refuse(&mut held, &list(3, &[1])).await.unwrap();
     assert_eq!(agent.closed(), None);
+}
+
+#[tokio::test]
+async fn a_denylist_by_a_key_that_is_not_known_ends_the_session_so_that_the_next_is_told_of_it() {
+    let agent = Agent::new();
+    let held = agent.held();
+    let mut running = Running::start(agent, held).await;
+    let next = Authorities::new();
+    running.stream.send(Down::Denylist(next.signed_denylist(&list(3, &[1])))).await;
+    let again = tokio::time::timeout(Duration::from_secs(10), running.plane.streams.recv());
+    let mut stream = again.await.expect("it comes back").unwrap();
+    let hello = stream.next(|up| if let Up::Hello(hello) = up { Some(hello) } else { None }).await;
+    assert_eq!(hello.view_key_ids, [running.agent.authorities.view_key_id()]);
+    assert_eq!(hello.denylist.unwrap().revision, 0);
+    let mut trust = running.agent.authorities.trust();
+    trust.view_keys.extend(next.trust().view_keys);
+    running.agent.mesh.denied.publish_applied(Mark { epoch: EPOCH, revision: 3 });
+    stream.send(Down::Trust(trust)).await;
+    stream.send(Down::Denylist(next.signed_denylist(&list(3, &[1])))).await;
+    stream.next(|up| if let Up::AcknowledgeDenylist(it) = up { Some(it) } else { None }).await;
+    assert_eq!(running.agent.denial("web", 1), Some(Denial::Revoked));
 }

@@ -1,10 +1,9 @@
 //! What an agent is told besides views, as it stands now.
 
-use std::sync::Arc;
-
 use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
 
 use super::Session;
+use crate::revocation::Denylist;
 
 impl Session<'_> {
     pub(super) fn tell_trust(&mut self) {
@@ -26,19 +25,17 @@ impl Session<'_> {
         }));
     }
 
-    pub(super) fn is_denylist_due(&self) -> bool {
-        let list = self.denylist.borrow();
+    pub(super) fn is_denylist_due(&self, list: &Denylist) -> bool {
         let (mark, key_id) = &self.told_denylist;
         let is_told = list.mark == *mark && key_id.as_ref().is_none_or(|key| *key == list.signed.key_id);
         !self.is_ahead && !is_told && (list.mark.epoch, list.mark.revision) != (0, 0)
     }
 
-    pub(super) fn is_denylist_believed(&self) -> bool {
-        self.view_keys.contains(&self.denylist.borrow().signed.key_id)
+    pub(super) fn is_denylist_believed(&self, list: &Denylist) -> bool {
+        self.view_keys.contains(&list.signed.key_id)
     }
 
-    pub(super) fn next_denylist(&mut self) -> Message {
-        let denylist = Arc::clone(&self.denylist.borrow());
+    pub(super) fn tell_denylist(&mut self, denylist: &Denylist) -> Message {
         self.told_denylist = (denylist.mark, Some(denylist.signed.key_id.clone()));
         self.presence.connected.pushed_denylist(denylist.mark);
         Message::Denylist(denylist.signed.clone())

@@ -97,7 +97,7 @@ async fn a_revoked_instance_is_told_and_sent_away() {
     other.until_current(1).await;
     world.deny(&denylist(2, &[1]));
     world.publish(2, &[("orders", 1)], &[], &[]);
-    assert_eq!(agent.next().await, "denylist");
+    assert_eq!([agent.next().await, agent.next().await], ["trust", "denylist"]);
     assert!(world.endpoints().is_empty(), "nobody is sent to it any longer");
     agent.acknowledge_denylist(2).await;
     assert_eq!(agent.ending().await, Code::PermissionDenied);
@@ -108,8 +108,50 @@ async fn a_revoked_instance_is_told_and_sent_away() {
     // It comes back and does not obey: the stream ends all the same.
     let mut again = world.connect("orders", 1);
     again.say(holding(2)).await;
-    assert_eq!(again.next().await, "denylist");
+    assert_eq!([again.next().await, again.next().await], ["trust", "denylist"]);
     assert_eq!(again.ending().await, Code::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_is_told_whom_to_believe_before_what_they_have_signed() {
+    let world = World::new().await;
+    world.trust.send_modify(|trust| Arc::make_mut(trust).view_keys = believed());
+    world.deny(&denylist(2, &[1]));
+    // It was away while one key followed another, and was revoked meanwhile.
+    let former = "0".repeat(64);
+    let held = agent::HeldDenylist { epoch: EPOCH, revision: 1, key_id: former.clone() };
+    let was_away = agent::Hello { denylist: Some(held), view_key_ids: vec![former], ..hello() };
+    let mut agent = world.connect("orders", 1);
+    agent.say(was_away).await;
+    assert_eq!([agent.next().await, agent.next().await], ["trust", "denylist"]);
+    agent.acknowledge_denylist(2).await;
+    assert_eq!(agent.ending().await, Code::PermissionDenied);
+
+    // One that is connected when both happen, whichever its session sees first.
+    world.publish(2, &[("orders", 1)], &[], &[]);
+    let mut present = Vec::new();
+    for number in 10..26 {
+        let mut agent = world.connect("orders", number);
+        agent.say(holding(2)).await;
+        agent.until_current(2).await;
+        present.push(agent);
+    }
+    let next = ViewSigner::generate().unwrap();
+    let numbers: Vec<u8> = (10..26).collect();
+    let mut list = Denylist::clone(&denylist(3, &numbers));
+    list.signed.key_id = next.key_id().to_owned();
+    world.trust.send_modify(|trust| {
+        let key_id = next.key_id().to_owned();
+        Arc::make_mut(trust).view_keys.push(agent::ViewKey { key_id, public_key: Vec::new() });
+    });
+    world.deny(&Arc::new(list));
+    for mut agent in present {
+        let mut told = vec![agent.next().await];
+        while told.last().is_some_and(|last| last == "trust") {
+            told.push(agent.next().await);
+        }
+        assert!(told.len() > 1 && told.last().is_some_and(|last| last == "denylist"), "{told:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

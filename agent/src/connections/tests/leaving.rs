@@ -1,0 +1,148 @@
+//! What leaves the mesh, under rules that change.
+
+use std::net::SocketAddr;
+
+use super::*;
+use crate::mesh::Inbound;
+use crate::testing::prepared;
+
+const PERMITS: &str = "permit(principal, action, resource);";
+
+/// A view with one external service, whose ports are these.
+fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> Arc<NodeView> {
+    let mut view = node_view(revision);
+    let Some(pb::view::Body::Node(node)) = &mut view.body else { panic!("no node") };
+    let ports = ports
+        .iter()
+        .map(|(number, protocol)| pb::ExternalPort { number: *number, protocol: (*protocol).into() });
+    let external = pb::External {
+        name: "outside".to_owned(),
+        hosts: vec!["api.example".to_owned()],
+        ports: ports.collect(),
+        allowed_addresses: Vec::new(),
+    };
+    let policy = pb::Policy { name: "lets-out".to_owned(), cedar: cedar.to_owned(), ..pb::Policy::default() };
+    node.egress =
+        Some(pb::Egress { externals: vec![external], policies: vec![policy], ..pb::Egress::default() });
+    prepared(&view)
+}
+
+async fn put_in_force(connections: &Connections, view: Arc<NodeView>) {
+    connections.apply(Arc::new(Inbound::Open(view))).await;
+}
+
+fn app() -> SocketAddr {
+    "127.0.0.1:9".parse().unwrap()
+}
+
+fn stream(connections: &Arc<Connections>, port: u16) -> Leave {
+    let to = Destination { host: "api.example".into(), port, app: app() };
+    let metrics = connections.context().metrics.unknown_service();
+    let leave = connections.leave(to, |_| Subject::Stream, metrics, Instant::now());
+    assert!(leave.is_allowed(), "{}", leave.reason());
+    leave
+}
+
+#[tokio::test]
+async fn what_began_before_a_port_was_for_tls_does_not_go_on() {
+    use pb::ExternalProtocol::{Tcp, Tls};
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let address = "1.1.1.1:5432".parse().unwrap();
+    put_in_force(&connections, view(1, &[(5_432, Tcp), (443, Tls)], PERMITS)).await;
+    let [plain, dialling] = [stream(&connections, 5_432), stream(&connections, 5_432)];
+    let encrypted = stream(&connections, 443);
+    plain.connected_to(address);
+    encrypted.connected_to(address);
+    put_in_force(&connections, view(2, &[(5_432, Tls), (443, Tls)], PERMITS)).await;
+    assert!(plain.meter().is_cut(), "nobody knows what it began with");
+    dialling.connected_to(address);
+    assert!(dialling.meter().is_cut());
+    assert!(!encrypted.meter().is_cut());
+    let later = stream(&connections, 5_432);
+    later.connected_to(address);
+    // To a port for anything goes what goes to one for TLS.
+    put_in_force(&connections, view(3, &[(5_432, Tcp), (443, Tcp)], PERMITS)).await;
+    assert!(!later.meter().is_cut() && !encrypted.meter().is_cut());
+}
+
+#[tokio::test]
+async fn others_have_a_turn_while_what_leaves_is_decided_again() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    put_in_force(&connections, view(1, &ports, PERMITS)).await;
+    let open: Vec<_> = (0..1_000).map(|_| stream(&connections, 5_432)).collect();
+    let inbound = Arc::new(Inbound::Open(view(2, &ports, "forbid(principal, action, resource);")));
+    let (done, turns) = (std::cell::Cell::new(false), std::cell::Cell::new(0));
+    let reviewed = async {
+        connections.apply(inbound).await;
+        done.set(true);
+    };
+    let others = async {
+        while !done.get() {
+            turns.set(turns.get() + 1);
+            // What begins meanwhile begins by the new rules, and ends.
+            let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
+            let metrics = connections.context().metrics.unknown_service();
+            assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(reviewed, others);
+    assert!(turns.get() > 3, "{}", turns.get());
+    assert!(open.iter().all(|leave| leave.meter().is_cut()));
+}
+
+#[tokio::test]
+async fn what_was_decided_of_an_external_service_is_remembered_with_the_rules() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    put_in_force(&connections, view(1, &ports, PERMITS)).await;
+    let memo = || {
+        let (rules, current) = (connections.rules(), connections.context().identity.current());
+        let caller = hauberk_policy::Caller::Peer(current.svid().unwrap().id().clone());
+        let external = Arc::clone(rules.view().unwrap().external("outside").unwrap());
+        let peer = |text: &str| hauberk_policy::Peer::new(Some(text.parse().unwrap()), None);
+        // Nothing here reads where the app is.
+        let [one, other] =
+            ["127.0.0.1", "127.0.0.2"].map(|app| rules.memo_of(&external, &caller, &peer(app)));
+        assert!(Arc::ptr_eq(&one, &other));
+        one
+    };
+    let first = memo();
+    stream(&connections, 5_432);
+    assert!(Arc::ptr_eq(&first, &memo()));
+    put_in_force(&connections, view(2, &ports, "forbid(principal, action, resource);")).await;
+    assert!(!Arc::ptr_eq(&first, &memo()));
+    let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
+    let metrics = connections.context().metrics.unknown_service();
+    assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
+}
+
+#[tokio::test]
+async fn a_call_is_counted_once_as_what_became_of_it() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    put_in_force(&connections, view(1, &ports, PERMITS)).await;
+    connections.decisions().observe(&pb::Observe { flows: true, ..pb::Observe::default() });
+    let counted = || -> u64 {
+        let told = connections.decisions().flow_summaries();
+        let flows = told.iter().flat_map(|told| &told.flows);
+        flows.map(|flow| flow.others + flow.exemplars.iter().map(|one| one.count).sum::<u64>()).sum()
+    };
+    let mut refused = stream(&connections, 5_432);
+    refused.refuse(ADDRESS_REFUSED);
+    drop(refused);
+    assert_eq!(counted(), 0, "policies let it out, and it was not");
+    let mut open = stream(&connections, 5_432);
+    assert_eq!(counted(), 0);
+    open.let_out();
+    assert_eq!(counted(), 1, "not only at its end, which may be days away");
+    drop(open);
+    assert_eq!(counted(), 0);
+    drop(stream(&connections, 5_432));
+    assert_eq!(counted(), 1, "nobody answered there, which is no refusal");
+}

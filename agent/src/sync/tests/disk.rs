@@ -1,0 +1,106 @@
+//! What a disk refuses is in force all the same, and is said to be kept only once it is.
+
+use hauberk_identity::InstanceId;
+
+use super::running::Running;
+use super::*;
+use crate::mesh::Denial;
+
+/// A session of an agent whose disk takes no file of this name.
+async fn full_at(name: &str) -> (Running, std::path::PathBuf) {
+    let agent = Agent::new();
+    let held = agent.held();
+    let in_the_way = agent.state.directory().join(name);
+    std::fs::create_dir(&in_the_way).unwrap();
+    (Running::start(agent, held).await, in_the_way)
+}
+
+impl Running {
+    /// Whether it answers a question before it says that something is kept; it answers in the order in which it hears.
+    async fn answers_first(&mut self) -> bool {
+        self.stream.send(Down::Question(pb::Question { question_id: 1, ..pb::Question::default() })).await;
+        let is_answer = |up| match up {
+            Up::Answer(_) => Some(true),
+            Up::AcknowledgeDenylist(_) | Up::TrustInForce(_) => Some(false),
+            _ => None,
+        };
+        self.stream.next(is_answer).await
+    }
+}
+
+#[tokio::test]
+async fn a_denylist_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_written() {
+    let (mut full, in_the_way) = full_at("denylist").await;
+    let revoked = InstanceId::from_random([7; 8]);
+    let list = pb::Denylist { instance_ids: vec![revoked.to_string()], ..empty_denylist() };
+    let serial = hauberk_identity::Serial::of_instance(revoked, [1; 16]);
+    let denial = |agent: &Agent| agent.mesh.denied.denial(&recipient().spiffe_id, serial);
+    // Live traffic obeys it at once.
+    full.agent.mesh.denied.publish_applied(Mark { epoch: 1, revision: 1 });
+    full.stream.send(Down::Denylist(full.agent.authorities.signed_denylist(&list))).await;
+    assert!(full.answers_first().await, "the disk does not have it");
+    assert_eq!(denial(&full.agent), Some(Denial::Revoked));
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let kept =
+        full.stream.next(|up| if let Up::AcknowledgeDenylist(it) = up { Some(it) } else { None }).await;
+    assert_eq!((kept.epoch, kept.revision), (1, 1));
+    let agent = full.stopped().await.restarted();
+    agent.held();
+    assert_eq!(denial(&agent), Some(Denial::Revoked));
+}
+
+#[tokio::test]
+async fn a_session_says_that_it_holds_the_denylist_that_the_disk_has() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    let in_the_way = agent.state.directory().join("denylist");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let keys = agent.authorities.view_keys();
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &keys).await.unwrap();
+    let held_at = |held: &Held| held.hello(UnixMillis(0), false, &keys).denylist.unwrap().revision;
+    assert_eq!(held_at(&held), 0);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    held.session_ended(UnixMillis(0)).await;
+    assert_eq!(held_at(&held), 1);
+}
+
+#[tokio::test]
+async fn trust_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_written() {
+    let (mut full, in_the_way) = full_at("trust").await;
+    // One more authority, by whose absence it would be seen that an older one came back.
+    let others = Authorities::new();
+    let mut trust = pb::Trust { version: 2, ..full.agent.authorities.trust() };
+    trust.roots.push(others.root.certificate().to_vec());
+    let wanted = crate::state::StoredTrust::new(trust.clone()).unwrap();
+    full.agent.mesh.applied.publish_trust(Arc::new(wanted.bundle.clone()));
+    full.agent.mesh.applied.publish_followed(2);
+    full.stream.send(Down::Trust(trust.clone())).await;
+    assert!(full.answers_first().await, "the disk does not have it");
+    assert_eq!(**full.credentials.live().current().bundle(), wanted.bundle, "every handshake obeys it");
+    assert_eq!(full.credentials.trust().message(), &trust);
+    // Told again, it is still not kept.
+    full.stream.send(Down::Trust(trust.clone())).await;
+    assert!(full.answers_first().await);
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let kept = full.stream.next(|up| if let Up::TrustInForce(it) = up { Some(it) } else { None }).await;
+    assert_eq!(kept.version, 2);
+    assert_eq!(full.agent.state.trust().unwrap().unwrap().message(), &trust);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_waits_for_the_disk_and_whom_to_believe_does_not() {
+    let agent = Agent::new();
+    let in_the_way = agent.state.directory().join("trust");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let issued = |version| Issued {
+        identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
+        trust: crate::state::StoredTrust::new(pb::Trust { version, ..agent.authorities.trust() }).unwrap(),
+    };
+    let credentials = Credentials::new(issued(1), Arc::clone(&agent.state)).unwrap();
+    assert!(credentials.replace(issued(2)).is_err(), "a restart would not believe it");
+    assert!(agent.state.identity().unwrap().is_none());
+    assert_eq!((credentials.trust().version(), credentials.is_trust_kept()), (2, false));
+    std::fs::remove_dir(&in_the_way).unwrap();
+    credentials.replace(issued(2)).unwrap();
+    assert!(credentials.is_trust_kept() && agent.state.identity().unwrap().is_some());
+}

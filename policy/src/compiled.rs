@@ -7,6 +7,7 @@ use cedar_policy::{
     Effect as CedarEffect, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
     ResourceConstraint, ValidationMode,
 };
+use serde_json::Value;
 
 use crate::compile::CompileError;
 use crate::document::Mode;

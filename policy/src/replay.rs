@@ -287,7 +287,7 @@ impl Known {
         // The most specific stand first.
         let (own, before) = match own {
             Some(own) => (port.routes.get(own), port.routes.get(..own)),
-            None => (None, Some(&port.routes)),
+            None => (None, port.routes.get(..)),
         };
         let meets = |template: &RouteTemplate| own.is_none_or(|(own, _)| own.may_meet(template));
         let within = before.unwrap_or_default().iter().filter(|(template, _)| meets(template));

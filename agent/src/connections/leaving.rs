@@ -238,7 +238,7 @@ impl<'a> Judge<'a> {
         let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
             rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment)
         });
-        decided.map_or_else(Ruling::Refused, |decision| Ruling::Policy(Arc::new(decision)))
+        decided.map_or_else(Ruling::Refused, Ruling::Policy)
     }
 }
 

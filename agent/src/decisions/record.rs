@@ -45,6 +45,8 @@ struct State {
     /// By the counters' address.
     sources: HashMap<usize, Source>,
     unrecorded: u64,
+    /// The epoch and revision of the newest view that has decided.
+    latest: (u64, u64),
 }
 
 /// Decisions that are alike.
@@ -144,6 +146,10 @@ impl State {
     /// Where decisions like this one are counted; none where there are too many kinds.
     fn place(&mut self, hasher: &RandomState, facts: &Facts<'_>) -> Option<Place> {
         let key = key_of(hasher, facts);
+        let view = facts.view.map_or((0, 0), |view| (view.epoch, view.revision));
+        if view > self.latest {
+            self.begin(view);
+        }
         let is_full = self.flows.len() >= MAX_FLOWS;
         let flow = match self.flows.entry(key) {
             Entry::Occupied(known) => known.into_mut(),
@@ -199,15 +205,39 @@ impl State {
     }
 
     fn forget(&mut self, now: UnixMillis) {
-        let read: HashSet<u64> =
-            self.sources.values().flat_map(|source| &source.seats).map(|(_, place)| place.flow).collect();
-        let recently = now.minus(FORGET_AFTER);
-        self.flows
-            .retain(|key, flow| read.contains(key) || UnixMillis(flow.summary.last_seen_unix_ms) >= recently);
+        let (read, recently, latest) = (self.read_flows(), now.minus(FORGET_AFTER), self.latest);
+        let may_come_again =
+            |flow: &Flow| flow.view() == latest && UnixMillis(flow.summary.last_seen_unix_ms) >= recently;
+        self.flows.retain(|key, flow| read.contains(key) || may_come_again(flow));
+    }
+
+    /// Nothing more comes of former views, and the new one has flows of its own: both together might be too many.
+    fn begin(&mut self, view: (u64, u64)) {
+        self.latest = view;
+        if self.flows.len() >= MAX_FLOWS {
+            self.collect();
+            let read = self.read_flows();
+            self.flows.retain(|key, flow| read.contains(key) || flow.has_untold());
+        }
+    }
+
+    /// Those that counters are read for.
+    fn read_flows(&self) -> HashSet<u64> {
+        self.sources.values().flat_map(|source| &source.seats).map(|(_, place)| place.flow).collect()
     }
 }
 
 impl Flow {
+    fn view(&self) -> (u64, u64) {
+        (self.summary.epoch, self.summary.revision)
+    }
+
+    /// Whether something of it is yet to be told.
+    fn has_untold(&self) -> bool {
+        let of_exemplars = || self.exemplars.values().any(|own| own.message.count > 0 || !own.is_told);
+        !self.is_told || self.summary.others > 0 || of_exemplars()
+    }
+
     fn new(facts: &Facts<'_>) -> Self {
         let (ruling, at) = (facts.ruling, facts.moment.time.0);
         let texts = |names: &[Arc<str>]| names.iter().map(ToString::to_string).collect();

@@ -178,7 +178,9 @@ pub(super) fn gaps(unrecorded: u64, silent: &[String]) -> Vec<String> {
     let mut lines = Vec::new();
     if unrecorded > 0 {
         let calls = counted(unrecorded, "call");
-        lines.push(format!("{calls} besides cannot be decided: they were too various to be recorded"));
+        lines.push(format!(
+            "{calls} besides are in none of these figures: they were too various to be recorded"
+        ));
     }
     if !silent.is_empty() {
         let named = silent.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -19,6 +19,8 @@ pub(super) struct Audited {
     by_policy: BTreeMap<String, WouldDenials>,
     of_listeners: Vec<WouldDenials>,
     silent_instances: Vec<String>,
+    /// Decisions that are in none of the figures.
+    unrecorded: u64,
 }
 
 impl Audited {
@@ -33,11 +35,11 @@ impl Audited {
             Err(status) if status.code() == Code::Unimplemented => return Ok(Self::default()),
             Err(status) => return Err(status.into()),
         };
-        let ListWouldDenialsResponse { items, silent_instances } = answer;
+        let ListWouldDenialsResponse { items, silent_instances, unrecorded } = answer;
         let (of_policies, of_listeners) =
             items.into_iter().partition(|item: &WouldDenials| !item.policy.is_empty());
         let by_policy = Vec::into_iter(of_policies).map(|item| (item.policy.clone(), item)).collect();
-        Ok(Self { by_policy, of_listeners, silent_instances })
+        Ok(Self { by_policy, of_listeners, silent_instances, unrecorded })
     }
 
     /// `12, the last 3m ago`, `none for 2d`; `-` where it is not in audit.
@@ -56,8 +58,9 @@ impl Audited {
             )
         });
         let is_counted = !self.by_policy.is_empty() || !self.of_listeners.is_empty();
-        let silent = if is_counted { &self.silent_instances[..] } else { &[] };
-        of_listeners.chain(gaps(0, silent)).collect()
+        let (unrecorded, silent) =
+            if is_counted { (self.unrecorded, &self.silent_instances[..]) } else { (0, &[][..]) };
+        of_listeners.chain(gaps(unrecorded, silent)).collect()
     }
 
     /// What a listener has let through that no policy permits, if it is in audit.

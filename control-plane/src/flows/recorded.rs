@@ -321,7 +321,16 @@ fn merged(known: agent::FlowSummary, new: agent::FlowSummary) -> agent::FlowSumm
                 }
             }
             None if has_room => exemplars.push(told),
-            None => others = others.saturating_add(told.count),
+            // The latest are kept: what is recorded of them is what policies read now.
+            None => {
+                let oldest = exemplars.iter_mut().min_by_key(|own| own.last_seen_unix_ms);
+                let oldest = oldest.filter(|own| own.last_seen_unix_ms < told.last_seen_unix_ms);
+                let given_up = match oldest {
+                    Some(oldest) => std::mem::replace(oldest, told).count,
+                    None => told.count,
+                };
+                others = others.saturating_add(given_up);
+            }
         }
     }
     agent::FlowSummary {

@@ -108,7 +108,10 @@ impl record_server::Record for RecordService {
         let items = self.push.flows().would_denials().of(&mesh);
         let items = items.into_iter().map(|(auditing, tally)| encode_tally(auditing, &tally)).collect();
         let silent_instances = self.silent_instances(|own| *own == mesh);
-        Ok(Response::new(ListWouldDenialsResponse { items, silent_instances }))
+        let of_mesh = |id: &SpiffeId| mesh_and_node(id).is_some_and(|(own, _)| own == mesh);
+        let records = self.push.flows().recorded().of(of_mesh);
+        let unrecorded = records.iter().fold(0_u64, |all, record| all.saturating_add(record.unrecorded));
+        Ok(Response::new(ListWouldDenialsResponse { items, silent_instances, unrecorded }))
     }
 }
 

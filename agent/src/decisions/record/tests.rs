@@ -39,7 +39,7 @@ impl Asking {
         method: &str,
         path: &str,
         at: UnixMillis,
-    ) -> (Decision, Moment, Counted) {
+    ) -> (Arc<Decision>, Moment, Counted) {
         let canonical = CanonicalPath::parse(method, path).unwrap();
         let gathered = Gathered::nothing();
         let attempt = Attempt::Request { method, path: &canonical, upgrade: false, gathered };
@@ -209,4 +209,24 @@ fn its_memory_is_bounded_and_what_is_too_much_is_counted() {
     assert_eq!(record.take(later), []);
     Asking::new(&view, "new", "10.0.0.1").ask(&record, "GET", "/", later);
     assert_eq!(told(&record, later), [row("new", "GET", &[("/", 1)], 0)], "the others were forgotten");
+}
+
+#[test]
+fn calls_of_a_former_view_give_way_to_those_of_a_new_one() {
+    let (record, former) = (Record::default(), prepared(&node_view(7)));
+    for number in 0..MAX_FLOWS {
+        Asking::new(&former, &format!("c{number}"), "10.0.0.1").ask(&record, "GET", "/", AT);
+    }
+    let mut still_there = Asking::new(&former, "c0", "10.0.0.1");
+    still_there.ask(&record, "GET", "/", AT);
+    assert_eq!(told(&record, AT).len(), MAX_FLOWS);
+    let view = prepared(&node_view(8));
+    let mut web = Asking::new(&view, "web", "10.0.0.1");
+    still_there.ask(&record, "GET", "/", AT);
+    web.ask(&record, "GET", "/", AT);
+    let messages = record.take(AT);
+    assert_eq!(messages.iter().map(|message| message.unrecorded).sum::<u64>(), 0);
+    let callers: Vec<_> =
+        messages.iter().flat_map(|message| &message.flows).map(|flow| &flow.caller).collect();
+    assert_eq!(callers.len(), 2, "what is counted by a memory of before is told too: {callers:?}");
 }

@@ -1,5 +1,6 @@
 //! What was decided how often, and what would have been denied.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hauberk_policy::Mode;
@@ -86,6 +87,24 @@ async fn counts_add_up_over_instances_and_outlive_the_process() {
     assert_eq!(again.recorded().prune(NOW.plus(REMEMBERED_FOR + Duration::from_millis(1))), 2);
     again.recorded.run(&store, &stop).await;
     assert_eq!(recorded(&Flows::load(&store).await.unwrap()), []);
+}
+
+#[tokio::test]
+async fn the_latest_calls_stand_for_a_flow() {
+    let (flows, _store, _directory) = flows().await;
+    let at = |path: &str, ago: u64| agent::FlowExemplar {
+        first_seen_unix_ms: NOW.0 - ago,
+        last_seen_unix_ms: NOW.0 - ago,
+        ..exemplar(path, 1)
+    };
+    let eight = (0..8).map(|number| at(&format!("/{number}"), 1_000 - number)).collect();
+    assert_eq!(count(&flows, summaries(vec![flow("web", eight)])), 0);
+    let (newer, older) = (at("/new", 1), at("/old", 5_000));
+    assert_eq!(count(&flows, summaries(vec![flow("web", vec![newer, older])])), 0);
+    let [known] = &recorded(&flows)[..] else { panic!("it is one flow") };
+    let paths: BTreeSet<_> = known.exemplars.iter().map(|own| own.path.as_str()).collect();
+    assert_eq!(paths, ["/1", "/2", "/3", "/4", "/5", "/6", "/7", "/new"].into());
+    assert_eq!(known.others, 2, "one that gave way, and one that came too late");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ const OF_INSTANCE: u128 = 0b001;
 const RANDOM_BITS: u32 = 128 - 3 - INSTANCE_BITS;
 
 /// How many whole hexadecimal digits lie before the random bits.
-const COMMON_DIGITS: usize = (3 + INSTANCE_BITS as usize) / 4;
+const COMMON_DIGITS: usize = ((128 - RANDOM_BITS) / 4) as usize;
 
 /// The serial number of a certificate: a positive integer of at most 20 octets (RFC 5280 §4.1.2.2).
 ///

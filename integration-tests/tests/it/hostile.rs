@@ -234,7 +234,7 @@ async fn only_certificates_of_the_mesh_are_heard_on_the_mesh_port() {
             Some(credential(forged("evil.test", "spiffe://evil.test/mesh/shop/node/web"))),
             "foreign_trust_domain",
         ),
-        ("signed by a workload", Some(signed_by_workload(&web_id, &web)), "bad_chain"),
+        ("signed by a workload", Some(signed_by_workload(&web_id, &web)), "bad_certificate"),
         ("an admin's", Some(credential((admin_svid.unwrap(), admin_key.unwrap()))), ""),
     ] {
         let before = refused(&agent);

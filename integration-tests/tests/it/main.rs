@@ -38,6 +38,7 @@ mod envoy;
 mod federation;
 mod forged;
 mod framing;
+mod framing_cases;
 mod grpc;
 mod hostile;
 mod house;

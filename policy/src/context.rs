@@ -166,11 +166,11 @@ impl<'a> Circumstances<'a> {
             let actors = actors.map(|id| RestrictedExpression::new_entity_uid(Kind::Node.uid(id)));
             pairs.add("actors", RestrictedExpression::new_set(actors));
         }
-        if self.action == Action::Call {
-            if let (true, Some((service, rpc))) = (reads.contains(Fact::Path), rpc_of(path)) {
-                pairs.add("service", string(service));
-                pairs.add("rpc", string(rpc));
-            }
+        if self.action == Action::Call
+            && let (true, Some((service, rpc))) = (reads.contains(Fact::Path), rpc_of(path))
+        {
+            pairs.add("service", string(service));
+            pairs.add("rpc", string(rpc));
         }
         if reads.contains(Fact::Query) {
             pairs.add("query", RestrictedExpression::new_entity_uid(carried.query.clone()));

@@ -3,6 +3,7 @@
 //! The policies in play, and all that is evaluated, are those of [`Engine::decide`]; what is not known is left standing as a
 //! condition instead of being assumed.
 
+mod known;
 mod places;
 mod residual;
 mod summary;
@@ -24,7 +25,7 @@ use crate::compile::Engine;
 use crate::compiled::Compiled;
 use crate::context::Circumstances;
 use crate::decide::with_caller;
-use crate::decision::{Attempt, Caller, Effect, Reason};
+use crate::decision::{Caller, Effect, Reason};
 use crate::explain::{conditions, text_of_expression};
 use crate::facts::Principal;
 use crate::fields::parse_query;
@@ -366,51 +367,6 @@ impl Survey<'_> {
         let found = Rc::new(conditions(&compiled.policy));
         self.statements.borrow_mut().insert(Arc::clone(&compiled.name), Rc::clone(&found));
         found
-    }
-
-    fn attempt<'b>(&'b self, place: &Place<'b>) -> Attempt<'b> {
-        static ANY: std::sync::LazyLock<Option<CanonicalPath<'static>>> =
-            std::sync::LazyLock::new(|| CanonicalPath::parse("GET", "/").ok());
-        let path = match self.asked.paths {
-            Paths::Exactly(path) => Some(path),
-            Paths::All | Paths::Matching(_) => ANY.as_ref(),
-        };
-        match path {
-            Some(path) if place.action != Action::Connect => Attempt::Request {
-                method: place.method.unwrap_or_default(),
-                path,
-                upgrade: place.action == Action::Upgrade,
-                gathered: &self.gathered,
-            },
-            _ => Attempt::Stream,
-        }
-    }
-
-    fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
-        let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
-        let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
-        let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
-        let facts = [
-            (Fact::Method, place.method.is_some()),
-            (Fact::Path, is_exact),
-            (Fact::Params, is_exact),
-            (Fact::Host, host.is_some()),
-            (Fact::Query, self.query().is_some()),
-            // Each field by itself.
-            (Fact::Headers, true),
-            (Fact::Time, time.is_some()),
-            (Fact::CertificateAge, age),
-            (Fact::Address, address.is_some()),
-            (Fact::Tls, tls.is_some()),
-            (Fact::User, made_for.is_some()),
-            (Fact::Claims, made_for.is_some()),
-            (Fact::Actors, made_for.is_some()),
-            (Fact::Identity, !asker.is_representative),
-        ];
-        facts
-            .iter()
-            .filter(|(_, is_known)| *is_known)
-            .fold(FactSet::NONE, |all, (fact, _)| all.and(FactSet::of(&[*fact])))
     }
 }
 

@@ -127,7 +127,7 @@ async fn a_compromised_service_reaches_nothing_that_it_was_not_granted() {
         speaks_what_ports_do_not(&attacker.peer, &web, &orders, &redis).await;
         shows_every_token((&mesh, attacker), &users, (&web, &orders, &payments)).await;
     }
-    asks_every_path(&own, &web, &[("orders", &orders, 8080), ("payments", &payments, 8080)]).await;
+    Box::pin(asks_every_path(&own, &web, &[("orders", &orders, 8080), ("payments", &payments, 8080)])).await;
     // Last: of an instance the control plane hears one stream, and his would be in its agent's place.
     for attacker in [&another, &own] {
         asks_every_rpc(&mesh, attacker).await;

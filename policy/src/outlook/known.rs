@@ -1,0 +1,57 @@
+//! What is known of a question of which only a part is told.
+
+use super::places::Place;
+use super::{Asker, Given, Paths, Survey};
+use crate::decision::{Attempt, Caller};
+use crate::path::CanonicalPath;
+use crate::reads::{Fact, FactSet};
+use crate::vocabulary::Action;
+
+impl Survey<'_> {
+    /// The question with what is known of it, and a path in any case.
+    pub(super) fn attempt<'b>(&'b self, place: &Place<'b>) -> Attempt<'b> {
+        static ANY: std::sync::LazyLock<Option<CanonicalPath<'static>>> =
+            std::sync::LazyLock::new(|| CanonicalPath::parse("GET", "/").ok());
+        let path = match self.asked.paths {
+            Paths::Exactly(path) => Some(path),
+            Paths::All | Paths::Matching(_) => ANY.as_ref(),
+        };
+        match path {
+            Some(path) if place.action != Action::Connect => Attempt::Request {
+                method: place.method.unwrap_or_default(),
+                path,
+                upgrade: place.action == Action::Upgrade,
+                gathered: &self.gathered,
+            },
+            _ => Attempt::Stream,
+        }
+    }
+
+    /// What of the context is known.
+    pub(super) fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
+        let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
+        let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
+        let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
+        let facts = [
+            (Fact::Method, place.method.is_some()),
+            (Fact::Path, is_exact),
+            (Fact::Params, is_exact),
+            (Fact::Host, host.is_some()),
+            (Fact::Query, self.query().is_some()),
+            // Each field by itself.
+            (Fact::Headers, true),
+            (Fact::Time, time.is_some()),
+            (Fact::CertificateAge, age),
+            (Fact::Address, address.is_some()),
+            (Fact::Tls, tls.is_some()),
+            (Fact::User, made_for.is_some()),
+            (Fact::Claims, made_for.is_some()),
+            (Fact::Actors, made_for.is_some()),
+            (Fact::Identity, !asker.is_representative),
+        ];
+        facts
+            .iter()
+            .filter(|(_, is_known)| *is_known)
+            .fold(FactSet::NONE, |all, (fact, _)| all.and(FactSet::of(&[*fact])))
+    }
+}

@@ -322,14 +322,19 @@ impl Case<'_> {
                 let member = part.members.iter().find(|member| *member.name == *AsRef::<str>::as_ref(id));
                 member.map(|member| &member.name)
             };
-            let reasons = diagnostics.reason().filter_map(named);
+            let reasons: Option<Vec<_>> = diagnostics.reason().map(named).collect();
+            let errors = diagnostics.errors().map(|error| match error {
+                AuthorizationError::PolicyEvaluationError(error) => named(error.policy_id()),
+            });
+            // Whoever is not known here might be a forbid.
+            let (Some(reasons), Some(errors)) = (reasons, errors.collect::<Option<Vec<_>>>()) else {
+                return unknown(Reason::EvaluationError, Arc::default());
+            };
             match response.decision() {
                 CedarDecision::Allow => permitting.extend(reasons),
                 CedarDecision::Deny => forbidding.extend(reasons),
             }
-            failing.extend(diagnostics.errors().filter_map(|error| match error {
-                AuthorizationError::PolicyEvaluationError(error) => named(error.policy_id()),
-            }));
+            failing.extend(errors);
         }
         // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
         let failed = names(failing.into_iter());

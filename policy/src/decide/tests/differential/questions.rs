@@ -14,6 +14,9 @@ use crate::user::{ClaimsMapping, OnBehalfOf, Origin};
 /// How many parts a question has.
 pub(super) const PARTS: usize = 14;
 
+/// The place of the part that says who asks.
+pub(super) const CALLER: usize = 0;
+
 /// The place of the part that says whether what is asked fits the port, which is seldom changed.
 const FITTING: usize = 13;
 

@@ -1,7 +1,7 @@
 //! Makes a world in which something is wrong as small as it goes: fewer questions, fewer policies, then plainer ones.
 
 use super::conditions::Condition;
-use super::questions::PARTS;
+use super::questions::{CALLER, PARTS};
 use super::world::World;
 
 /// How often it is tried at most.
@@ -76,6 +76,11 @@ fn plainer(world: &World) -> Vec<World> {
     for (index, draft) in world.policies.iter().enumerate() {
         for other in draft.plainer() {
             add(&|world| world.policies[index] = other.clone());
+            // Where a policy is of one caller alone, neither can become plain without the other.
+            add(&|world| {
+                world.policies[index] = other.clone();
+                world.questions.iter_mut().for_each(|(choices, _)| choices[CALLER] = 0);
+            });
         }
     }
     for part in 0..PARTS {

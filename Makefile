@@ -35,7 +35,7 @@ demo: ## Run a small shop behind real agents and watch a call be denied (Ctrl-C 
 	$(CARGO) build --locked --bins
 	$(TARGET_DIR)/debug/hauberk demo up
 
-bench: ## Measure direct and through two agents, side by side, and print ratios; PARTS="calls bytes memory enforcement revocation policies workloads thousand issuance"
+bench: ## Measure direct and through two agents, side by side, and print ratios; PARTS="calls bytes memory enforcement revocation policies views workloads thousand issuance"
 	$(CARGO) build --release --locked --bins --bench mesh
 	$(CARGO) bench --locked --bench mesh -- $(PARTS)
 	$(CARGO) bench --locked --bench decide

@@ -160,6 +160,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         mesh: mesh.clone(),
         workloads: board,
         decisions,
+        metrics: Arc::clone(&connections.context().metrics),
         registrations: registrations.subscribe(),
         connected: status.connected.clone(),
         settled: status.settled.clone(),

@@ -30,6 +30,10 @@ use token_arguments::TokenArguments;
 use upstream_arguments::UpstreamArguments;
 use web_arguments::WebArguments;
 
+/// Issuance allocates much and on every thread: with this one it is a fifth faster than with the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The mistake is in the command line or the configuration.
 const EXIT_USAGE: u8 = 2;
 /// How long the last threads may take once all work is done.

@@ -29,6 +29,18 @@ use crate::wire::meter::Direction;
 /// The upper bounds of a decision's time, in nanoseconds.
 const DECISION_BOUNDS: [u64; 10] =
     [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 1_000_000, 10_000_000];
+/// The upper bounds of the time that a view takes, in nanoseconds: a millisecond to ten seconds.
+const VIEW_BOUNDS: [u64; 9] = [
+    1_000_000,
+    5_000_000,
+    10_000_000,
+    50_000_000,
+    100_000_000,
+    500_000_000,
+    1_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
 /// The upper bounds of a request's time, in nanoseconds: half a millisecond to ten seconds.
 const REQUEST_BOUNDS: [u64; 14] = [
     500_000,
@@ -58,6 +70,7 @@ pub struct Metrics {
     unknown: Arc<ServiceMetrics>,
     outbound_connections: AtomicU64,
     decisions: Histogram<{ DECISION_BOUNDS.len() }>,
+    views: Histogram<{ VIEW_BOUNDS.len() }>,
     workloads: WorkloadMetrics,
 }
 
@@ -78,6 +91,7 @@ impl Metrics {
             unknown: Arc::new(ServiceMetrics::new()),
             outbound_connections: AtomicU64::new(0),
             decisions: Histogram::new(DECISION_BOUNDS),
+            views: Histogram::new(VIEW_BOUNDS),
             workloads: WorkloadMetrics::new(),
         }
     }
@@ -138,6 +152,11 @@ impl Metrics {
         self.decisions.observe(time);
     }
 
+    /// How long it took from a view of our node having come until live traffic obeyed it.
+    pub(crate) fn view_applied(&self, time: Duration) {
+        self.views.observe(time);
+    }
+
     /// Adds what is counted to a page.
     pub(crate) fn write(&self, page: &mut Page) {
         let listeners: Vec<(String, Arc<ListenerMetrics>)> =
@@ -147,6 +166,11 @@ impl Metrics {
             "hauberk_decision_seconds",
             "How long the policies took to decide a request or stream.",
             [(None, &self.decisions)],
+        );
+        page.histogram(
+            "hauberk_view_apply_seconds",
+            "From a view of the node having come until live traffic obeyed it.",
+            [(None, &self.views)],
         );
         let mut services: Vec<(String, Arc<ServiceMetrics>)> =
             lock(&self.services).iter().map(|(name, of)| (name.to_string(), Arc::clone(of))).collect();

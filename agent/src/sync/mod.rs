@@ -28,6 +28,7 @@ use crate::control_plane::{self, ConnectError};
 use crate::credentials::Credentials;
 use crate::decisions::Decisions;
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 use crate::random::Backoff;
 use crate::skew::{self, Skew};
 use crate::workloads::Board;
@@ -50,6 +51,8 @@ pub struct Sync {
     pub workloads: Board,
     /// What was decided comes from here.
     pub decisions: Arc<Decisions>,
+    /// How long views took is counted here.
+    pub metrics: Arc<Metrics>,
     /// Where we take traffic, now and at each change.
     pub registrations: watch::Receiver<pb::Register>,
     /// Whether there is a stream at the moment.

@@ -11,6 +11,7 @@ use hauberk_proto::agent::v1::to_agent::Message as Down;
 use hauberk_proto::refusal;
 use hauberk_tls::{LiveState, Svid, TrustBundle};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
@@ -55,7 +56,8 @@ pub(super) struct Session<'a> {
 
 /// What live traffic does not obey yet.
 enum Unacknowledged {
-    View(Arc<NodeView>),
+    /// It came at this instant.
+    View(Arc<NodeView>, Instant),
     /// Our virtual node is gone, as of here.
     NodeGone(Mark),
 }
@@ -295,9 +297,10 @@ impl<'a> Session<'a> {
     }
 
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
+        let came = Instant::now();
         let told = match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
             Taken::Node(view) => {
-                self.unacknowledged = Some(Unacknowledged::View(view));
+                self.unacknowledged = Some(Unacknowledged::View(view, came));
                 self.acknowledge_what_is_applied(up).await
             }
             Taken::Service(acknowledge) => up.send(Up::Acknowledge(acknowledge)).await,
@@ -317,7 +320,10 @@ impl<'a> Session<'a> {
     async fn acknowledge(&mut self, applied: Option<&Inbound>, up: &Uplink) -> Result<(), End> {
         let Some(applied) = applied else { return Ok(()) };
         let Mark { epoch, revision } = match (&self.unacknowledged, applied) {
-            (Some(Unacknowledged::View(view)), Inbound::Open(applied)) if Arc::ptr_eq(view, applied) => {
+            (Some(Unacknowledged::View(view, came)), Inbound::Open(applied))
+                if Arc::ptr_eq(view, applied) =>
+            {
+                self.sync.metrics.view_applied(came.elapsed());
                 Mark { epoch: view.epoch, revision: view.revision }
             }
             (Some(Unacknowledged::NodeGone(at)), applied) if applied.ends_outbound().is_some() => *at,

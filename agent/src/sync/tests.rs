@@ -13,6 +13,7 @@ use crate::connections::Connections;
 use crate::context::Context;
 use crate::credentials::Issued;
 use crate::mesh::{ClosedReason, Inbound};
+use crate::metrics::Metrics;
 use crate::state::{Mark, State};
 use crate::testing::{Authorities, ControlPlane, HOUR, around, node_view, recipient, service_view};
 
@@ -309,6 +310,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
     let decisions = Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None));
     let registrations = watch::Sender::new(pb::Register::default());
     let connected = watch::Sender::new(false);
+    let metrics = Arc::new(Metrics::new());
     let sync = Sync {
         control_plane: crate::testing::config(plane.address, agent.directory.path(), &[]).control_plane,
         clock,
@@ -317,6 +319,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
         mesh: agent.mesh.clone(),
         decisions: Arc::clone(&decisions),
         workloads: Board::new(false),
+        metrics: Arc::clone(&metrics),
         registrations: registrations.subscribe(),
         connected: connected.clone(),
         settled: watch::Sender::new(false),
@@ -352,6 +355,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
     let acknowledged = stream.next(|up| if let Up::Acknowledge(it) = up { Some(it) } else { None }).await;
     assert_eq!((acknowledged.epoch, acknowledged.revision), (1, 5));
     assert_eq!(agent.mesh.applied.view().unwrap().revision, 5);
+    assert!(metrics.text().contains("hauberk_view_apply_seconds_count 1\n"));
 
     // First use of a service subscribes to it.
     let (wanted, ()) = tokio::join!(agent.mesh.services.want("payments.shop"), async {
@@ -500,6 +504,7 @@ async fn who_is_refused_comes_back_later_and_later() {
         mesh: agent.mesh.clone(),
         decisions: Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None)),
         workloads: Board::new(false),
+        metrics: Arc::default(),
         registrations: registrations.subscribe(),
         connected: watch::Sender::new(false),
         settled: watch::Sender::new(false),

@@ -58,12 +58,14 @@ impl ContentError {
 }
 
 impl Content {
-    /// Encodes a body and checks that an agent will accept it. `uid` is the node's, or empty.
+    /// Encodes a body and checks that an agent will accept it. `uid` is the node's, or empty. `checked` is what a view of this
+    /// mesh was compiled to last: the views of a mesh share statements, which need not be compiled for each of them.
     pub(super) fn new(
         trust_domain: &TrustDomain,
         mesh: &Name,
         uid: &str,
         body: Body,
+        checked: &mut Option<Engine>,
     ) -> Result<Self, ContentError> {
         let features = features::needed(&body);
         let unnumbered = wire::View {
@@ -86,7 +88,7 @@ impl Content {
             return Err(ContentError::Different);
         }
         if let Body::Node(node) = read.body {
-            Engine::compile(node.scope, &node.policies, None)?;
+            *checked = Some(Engine::compile(node.scope, &node.policies, checked.as_ref())?);
         }
         let digest = sha256(&encoded);
         Ok(Self { mesh: mesh.clone(), uid: uid.to_owned(), body, features, unnumbered, digest })

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_policy::Engine;
 use hauberk_proto::convert::Body;
 use hauberk_tls::signing::ViewSigner;
 
@@ -25,6 +26,8 @@ pub(super) struct Views {
     meshes: BTreeMap<Name, Arc<MeshCatalog>>,
     views: BTreeMap<ViewKey, View>,
     findings: BTreeMap<Name, Vec<CompileFinding>>,
+    /// What the last view of each mesh was compiled to.
+    checked: BTreeMap<Name, Engine>,
 }
 
 #[derive(Debug, Clone)]
@@ -42,13 +45,22 @@ pub(super) struct Draft {
     /// Views that nobody is to have any longer.
     pub(super) removed: Vec<ViewKey>,
     findings: BTreeMap<Name, Vec<CompileFinding>>,
+    checked: BTreeMap<Name, Engine>,
 }
 
 impl Draft {
     /// Compares the views with the resources of `catalog`.
     pub(super) fn new(views: &Views, catalog: &Catalog, trust_domain: &TrustDomain) -> Self {
         let meshes = catalog.meshes().clone();
-        let mut draft = Self { meshes, changed: Vec::new(), removed: Vec::new(), findings: BTreeMap::new() };
+        let of_meshes = |name: &Name| catalog.meshes().contains_key(name);
+        let checked = views.checked.iter().filter(|(name, _)| of_meshes(name));
+        let mut draft = Self {
+            meshes,
+            changed: Vec::new(),
+            removed: Vec::new(),
+            findings: BTreeMap::new(),
+            checked: checked.map(|(name, engine)| (name.clone(), engine.clone())).collect(),
+        };
         for (name, resources) in catalog.meshes() {
             if views.meshes.get(name).is_some_and(|former| Arc::ptr_eq(former, resources)) {
                 if let Some(findings) = views.findings.get(name) {
@@ -99,6 +111,7 @@ impl Draft {
         let services = resources.services().map(|(service, spec)| {
             (ViewKey::service(name.clone(), service.clone()), Body::Service(mesh.service(service, spec)))
         });
+        let mut checked = self.checked.remove(name);
         for (key, body) in nodes.chain(services) {
             let uid = match key.kind {
                 Kind::VirtualNode => resources.node_uid(key.name.as_str()),
@@ -117,7 +130,7 @@ impl Draft {
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;
             }
-            match Content::new(trust_domain, name, uid, body) {
+            match Content::new(trust_domain, name, uid, body, &mut checked) {
                 Ok(content) => self.changed.push((key, Arc::new(content))),
                 Err(error) => {
                     tracing::error!(event = "view_compile_failed", view = %key, %error, "the former view stays in force");
@@ -125,6 +138,7 @@ impl Draft {
                 }
             }
         }
+        self.checked.extend(checked.map(|engine| (name.clone(), engine)));
         let is_gone = |key: &&ViewKey| !resources.of_kind(key.kind).contains_key(&key.name);
         self.removed.extend(views.of_mesh(name).filter(is_gone).cloned());
     }
@@ -143,7 +157,7 @@ impl Views {
         numbers: &HashMap<ViewKey, Revision>,
         (epoch, signer): (u64, &ViewSigner),
     ) -> Self {
-        let Draft { meshes, changed, removed, mut findings } = draft;
+        let Draft { meshes, changed, removed, mut findings, checked } = draft;
         let mut views = self.views.clone();
         for key in &removed {
             views.remove(key);
@@ -171,7 +185,7 @@ impl Views {
                 }
             }
         }
-        Self { meshes, views, findings }
+        Self { meshes, views, findings, checked }
     }
 
     /// What agents are to have at `revision`.

@@ -1,10 +1,10 @@
-//! Whether the views of nodes fit into messages: asked before a change is committed, since a view that does not would stay
-//! as it was.
+//! Whether the views of nodes fit into messages, and into agents: asked before a change is committed, since a view that does not
+//! would stay as it was.
 
 use std::collections::BTreeSet;
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::PolicySlice;
+use hauberk_policy::{PolicyDocument, PolicySlice};
 use hauberk_proto::convert::{NodeView, encode_node_view};
 use prost::Message;
 
@@ -14,9 +14,32 @@ use crate::resources::{Catalog, MeshCatalog, ResourceKey, VirtualNode};
 /// The largest view, in bytes: what fits into one message with room for the rest of it.
 pub(super) const LARGEST: usize = 3 * 1024 * 1024 + 512 * 1024;
 
+/// How many statements of a mesh may name no service, node, port or route of which they are, so that they are in the view of every
+/// node. An agent that starts compiles about seven thousand a second, and holds some seven KiB of each.
+const MOST_OF_ALL: usize = 4_000;
+
 /// What one statement or role needs beside its text, at most, and all that is in a view beside what a node says.
 const ENVELOPE: usize = 16;
 const FRAME: usize = 4 * 1024;
+
+/// What would not fit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Oversized {
+    /// The view of a node.
+    #[error(transparent)]
+    View(OversizedView),
+    /// What is in every view.
+    #[error(
+        "{statements} statements of policies would concern every node of mesh {mesh}, and at most {MOST_OF_ALL} may: say in their scopes \
+         of which services, nodes or routes they are, or put callers into roles"
+    )]
+    OfAll {
+        /// The mesh.
+        mesh: Name,
+        /// How many.
+        statements: usize,
+    },
+}
 
 /// A node whose view would not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +47,7 @@ const FRAME: usize = 4 * 1024;
     "the view of virtual node {node} in mesh {mesh} would have {bytes} bytes, and at most {LARGEST} can be sent: {statements} \
      statements of policies, and roles with {members} members in all; narrow policies that concern every node, or split the node or mesh"
 )]
-pub struct Oversized {
+pub struct OversizedView {
     mesh: Name,
     node: Name,
     bytes: usize,
@@ -32,7 +55,7 @@ pub struct Oversized {
     members: usize,
 }
 
-/// The first node whose view does not fit, and did better before.
+/// The first that does not fit, and did better before.
 pub(crate) fn oversized<'a>(
     trust_domain: &TrustDomain,
     before: &Catalog,
@@ -46,6 +69,10 @@ pub(crate) fn oversized<'a>(
         // Where even a node that all of it concerns has room, nothing is made.
         let of_all = of_policies(resources) + of_roles(&views);
         let former = before.mesh(mesh.as_str());
+        let statements = of_every_node(resources);
+        if statements > MOST_OF_ALL && former.is_none_or(|former| statements > of_every_node(former)) {
+            return Some(Oversized::OfAll { mesh: mesh.clone(), statements });
+        }
         let former = former.map(|former| (former, MeshViews::new(trust_domain, mesh, former)));
         resources.nodes().find_map(|(name, node)| {
             let own = size(&views.node_with(views.scope(name, node), PolicySlice::default(), node));
@@ -63,13 +90,23 @@ pub(crate) fn oversized<'a>(
             }
             let members = view.policies.roles.iter().map(|role| role.members.len()).sum();
             let statements = view.policies.policies.len();
-            Some(Oversized { mesh: mesh.clone(), node: name.clone(), bytes, statements, members })
+            let view = OversizedView { mesh: mesh.clone(), node: name.clone(), bytes, statements, members };
+            Some(Oversized::View(view))
         })
     })
 }
 
 fn size(view: &NodeView) -> usize {
     encode_node_view(view).encoded_len()
+}
+
+/// How many statements are in every node's view; an upper bound where that is few enough.
+fn of_every_node(resources: &MeshCatalog) -> usize {
+    let all: usize = resources.policies().map(|policy| policy.sizes().count()).sum();
+    if all <= MOST_OF_ALL {
+        return all;
+    }
+    resources.policies().map(PolicyDocument::of_every_node).sum()
 }
 
 fn of_policies(resources: &MeshCatalog) -> usize {

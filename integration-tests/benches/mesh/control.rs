@@ -28,8 +28,8 @@ const POLICIES: usize = 10_000;
 /// How many resources one change has.
 const BATCH: usize = 1_000;
 
-/// Makes the mesh a large one.
-pub fn grow(runtime: &Runtime, mesh: &MeshBox) {
+/// Makes the mesh a large one; so many of its policies concern every node.
+pub fn grow(runtime: &Runtime, mesh: &MeshBox, of_all: usize) {
     let begun = Instant::now();
     let node = |number: usize| {
         let port_mapping = Some(PortMapping { port: Some(8080), protocol: "http".to_owned() });
@@ -44,9 +44,10 @@ pub fn grow(runtime: &Runtime, mesh: &MeshBox) {
     };
     let policy = |number: usize| {
         let (caller, service) = ((number + 1) % NODES, number % NODES);
+        let resource = if number < of_all { String::new() } else { format!(" in Service::\"n{service}\"") };
         Spec::Policy(PolicySpec {
             cedar: format!(
-                "permit(principal == Node::\"n{caller}\", action == Action::\"GET\", resource in Service::\"n{service}\")
+                "permit(principal == Node::\"n{caller}\", action == Action::\"GET\", resource{resource})
                  when {{ context.path like \"/{number}/*\" }};"
             ),
             ..PolicySpec::default()
@@ -88,28 +89,35 @@ impl Named for Spec {
 pub fn enforcement(mesh: &MeshBox, agents: &[Agent]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut took: Vec<Duration> = runtime.block_on(async {
-        let channel = dial::channel(mesh.admin_address(), dial::admin(mesh));
-        let (mut resources, mut rollout) = (ResourcesClient::new(channel.clone()), RolloutClient::new(channel));
         let mut took = Vec::with_capacity(CHANGES);
         for number in 0..CHANGES {
-            let policy = PolicySpec {
-                cedar: format!(
-                    "permit(principal == Node::\"client\", action == Action::\"GET\", resource in Service::\"server\")
-                     when {{ context.path like \"/{number}/*\" }};"
-                ),
-                ..PolicySpec::default()
-            };
-            let resource = Spec::Policy(policy).named("moving".to_owned());
-            let begun = Instant::now();
-            let request = ApplyRequest { resources: vec![resource], validate_only: false };
-            let revision = resources.apply(request).await.unwrap().into_inner().revision;
-            until_enforced(&mut rollout, revision, INSTANCES).await;
-            took.push(begun.elapsed());
+            took.push(change(mesh, number, INSTANCES).await);
         }
         took
     });
     println!("\nFrom apply to enforced, {} instances, {CHANGES} changes", agents.len());
     print_spread(&mut took);
+}
+
+/// Changes one policy of the server's; how long until so many instances at least enforce it.
+pub async fn change(mesh: &MeshBox, number: usize, instances: usize) -> Duration {
+    let channel = dial::channel(mesh.admin_address(), dial::admin(mesh));
+    let (mut resources, mut rollout) = (ResourcesClient::new(channel.clone()), RolloutClient::new(channel));
+    // Connected before the time counts.
+    until_enforced(&mut rollout, 0, 0).await;
+    let policy = PolicySpec {
+        cedar: format!(
+            "permit(principal == Node::\"client\", action == Action::\"GET\", resource in Service::\"server\")
+             when {{ context.path like \"/{number}/*\" }};"
+        ),
+        ..PolicySpec::default()
+    };
+    let resource = Spec::Policy(policy).named("moving".to_owned());
+    let begun = Instant::now();
+    let request = ApplyRequest { resources: vec![resource], validate_only: false };
+    let revision = resources.apply(request).await.unwrap().into_inner().revision;
+    until_enforced(&mut rollout, revision, instances).await;
+    begun.elapsed()
 }
 
 /// From asking for a certificate to be revoked to its being refused by every instance, of which there are so many.

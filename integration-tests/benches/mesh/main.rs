@@ -16,6 +16,7 @@ mod control;
 mod identities;
 mod load;
 mod peers;
+mod views;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -56,13 +57,14 @@ spec:
 "#;
 
 /// What may be named on the command line; all of it where nothing is.
-const PARTS: [&str; 9] = [
+const PARTS: [&str; 10] = [
     "calls",
     "bytes",
     "memory",
     "enforcement",
     "revocation",
     "policies",
+    "views",
     "workloads",
     "thousand",
     "issuance",
@@ -103,7 +105,7 @@ fn main() {
             control::revocation(&runtime, &mesh, agents.len());
         }
         if wants("policies") {
-            control::grow(&runtime, &mesh);
+            control::grow(&runtime, &mesh, 0);
             control::enforcement(&mesh, &agents);
         }
         standing.extend(agents);
@@ -115,6 +117,9 @@ fn main() {
         identities::thousand(&runtime, &mesh);
     }
     drop((client, server, standing));
+    if wants("views") {
+        views::views(&runtime, backend);
+    }
     // Last: its instances never connect.
     if wants("issuance") {
         identities::issuance(&runtime, &mesh);

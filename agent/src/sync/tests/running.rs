@@ -31,6 +31,7 @@ impl Running {
             mesh: agent.mesh.clone(),
             decisions: Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None)),
             workloads: Board::new(false),
+            metrics: Arc::default(),
             registrations: registrations.subscribe(),
             connected: watch::Sender::new(false),
             settled: watch::Sender::new(false),

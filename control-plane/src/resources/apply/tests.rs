@@ -207,6 +207,29 @@ async fn a_view_that_would_not_fit_into_a_message_is_refused_with_the_figures() 
 }
 
 #[tokio::test]
+async fn more_statements_than_every_agent_can_hold_are_refused_with_the_figures() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    let batch = |number: usize, resource: &str| {
+        let text = format!("permit(principal == Node::\"web\", action, resource{resource});\n");
+        vec![policy(&format!("p{number}"), &text.repeat(880))]
+    };
+    let apply = |batch: Vec<Resource>| {
+        let resources = Arc::clone(&scratch.resources);
+        async move { resources.apply(&owner(), &batch, false).await }
+    };
+    for number in 0..4 {
+        apply(batch(number, "")).await.unwrap();
+    }
+    let refused = apply(batch(4, " in Mesh::\"shop\"")).await.unwrap_err();
+    let told = refused.to_string();
+    assert!(matches!(refused, ChangeError::Oversized(_)), "{told}");
+    assert!(told.starts_with("4400 statements of policies would concern every node of mesh shop"), "{told}");
+    // What one node alone has to know is bounded by its own view.
+    apply(batch(4, " in Service::\"orders\"")).await.unwrap();
+}
+
+#[tokio::test]
 async fn nobody_is_given_a_name_of_the_control_plane() {
     let scratch = Scratch::new().await;
     scratch.apply(&shop()).await;

@@ -111,11 +111,15 @@ impl MadeFor {
     }
 
     /// Holds who passed the user on against what is trusted, and who is refused, by now.
-    fn hold_against(&mut self, context: &Context) {
+    fn hold_against(&mut self, view: &NodeView, context: &Context) {
         let Claimed::User(identity) = &self.claimed else { return };
         let Some(passed) = &identity.passed else { return };
         let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
-        if let Err(reason) = passed.check(trusted, denied, context.clock.now()) {
+        let checked = match &view.users {
+            Some(users) => passed.check(trusted, denied, &users.vouched, context.clock.now()),
+            None => Err(reason::UNKNOWN_ISSUER),
+        };
+        if let Err(reason) = checked {
             self.claimed = Claimed::Refused(reason);
         }
     }
@@ -145,7 +149,7 @@ impl MadeFor {
     /// Looks again where another view is in force than that which was looked by. Says for whom it is made now, where that is
     /// not what it was.
     pub fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> Option<OnBehalfOf> {
-        self.hold_against(context);
+        self.hold_against(view, context);
         let Some(former) = &self.looked_by else {
             // What its header said then is not known any longer.
             return looked_at(view, port).next().map(|_| OnBehalfOf::NotLookedAt);

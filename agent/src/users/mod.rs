@@ -102,7 +102,7 @@ impl Users {
             Ok(None) => (Claimed::Nobody, None),
             Ok(Some((token, place))) => match self.verify(token, now) {
                 Ok(identity) if self.place_of(&identity) != Some(&place) => {
-                    (Claimed::Refused("user_token_misplaced"), None)
+                    (Claimed::Refused(place::MISPLACED), None)
                 }
                 Ok(identity) => (Claimed::User(identity), Some(place)),
                 Err(reason) => (Claimed::Refused(reason), None),

@@ -52,8 +52,7 @@ fn main() {
     let world = World::new();
     let (web, orders, payments) =
         (world.agent("web", 1), world.agent("orders", 2), world.agent("payments", 3));
-    let tokens = (0..BATCH).map(|number| world.token(&format!("user-{number}")));
-    let bearers: Vec<HeaderMap> = tokens.map(|token| bearer(&token)).collect();
+    let bearers = world.bearers("user");
     measure("a token from outside, first seen", |number| web.takes(&bearers[number], None));
     measure("a token from outside, remembered", |_| web.takes(&bearers[0], None));
 
@@ -67,6 +66,18 @@ fn main() {
     let one_hop = |number: usize| orders.takes(&nothing, Some((&web, &to_orders[number])));
     measure("a user with one hop, first seen", one_hop);
     measure("a user with one hop, remembered", |_| one_hop(0));
+    // Other users, each passed on by a certificate that nobody has seen.
+    let others = world.bearers("other");
+    let by_new: Vec<_> = (0..)
+        .zip(&others)
+        .map(|(number, headers)| {
+            world.certify(&web.context.identity, &web.id, 1_000 + number);
+            web.pass_on(&web.handle(headers, None), &orders)
+        })
+        .collect();
+    measure("a user with one hop, its certificate too", |number| {
+        orders.takes(&nothing, Some((&web, &by_new[number])));
+    });
 
     let handle = |identity| orders.handle(&nothing, Some((&web, identity)));
     let to_payments: Vec<_> =
@@ -112,6 +123,10 @@ impl World {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
+    fn bearers(&self, users: &str) -> Vec<HeaderMap> {
+        (0..BATCH).map(|number| bearer(&self.token(&format!("{users}-{number}")))).collect()
+    }
+
     fn issuer(&self) -> JwtIssuer {
         let point = self.login.public_key().as_ref();
         let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
@@ -126,23 +141,28 @@ impl World {
         }
     }
 
-    fn agent(&self, node: &str, serial: u8) -> Agent {
-        let bundle = self.issuing.root_bundle().clone();
-        let (trust_domain, mesh) = (bundle.trust_domain().clone(), Name::parse("shop").unwrap());
-        let id = SpiffeId::node(&trust_domain, &mesh, &Name::parse(node).unwrap());
+    /// Gives it a certificate of this number.
+    fn certify(&self, identity: &LiveIdentity, id: &SpiffeId, serial: u128) {
         let (key, now) = (KeyPair::generate().unwrap(), self.clock.now());
         let validity =
             Validity::new(now.minus(Duration::from_secs(60)), now.plus(Duration::from_secs(3_600)));
         let template = SvidTemplate {
             id: id.clone(),
             public_key: key.public_key(),
-            serial: Serial::from_random([serial; 16]),
+            serial: Serial::from_random(serial.to_be_bytes()),
             validity: validity.unwrap(),
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
         };
-        let identity = LiveIdentity::new(bundle.clone());
         identity.publish(self.issuing.sign(&template).unwrap(), &key).unwrap();
+    }
+
+    fn agent(&self, node: &str, serial: u128) -> Agent {
+        let bundle = self.issuing.root_bundle().clone();
+        let (trust_domain, mesh) = (bundle.trust_domain().clone(), Name::parse("shop").unwrap());
+        let id = SpiffeId::node(&trust_domain, &mesh, &Name::parse(node).unwrap());
+        let identity = LiveIdentity::new(bundle.clone());
+        self.certify(&identity, &id, serial);
         let roots = bundle.roots().iter().map(|root| root.der().to_vec()).collect();
         let trust = Trust { trust_domain: trust_domain.to_string(), roots, ..Trust::default() };
         let decisions = Decisions::new(self.clock, InstanceId::from_random([3; 8]), [1, 2, 3, 4], None);

@@ -9,7 +9,7 @@ use hauberk_identity::SpiffeId;
 use crate::circumstances::{Gathered, Moment, Peer};
 use crate::outcomes::Outcomes;
 use crate::path::CanonicalPath;
-use crate::reads::FactSet;
+use crate::reads::{Fact, FactSet};
 use crate::vocabulary::Action;
 
 /// Who calls, as the connection proved it.
@@ -126,6 +126,29 @@ impl Reason {
         }
     }
 
+    /// The reason with a stable name, where it is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        const ALL: [Reason; 16] = [
+            Reason::Permitted,
+            Reason::AuditDefaultAllow,
+            Reason::Forbidden,
+            Reason::ForbiddenByBoundary,
+            Reason::NoPolicyMatched,
+            Reason::EvaluationError,
+            Reason::FactsMissing,
+            Reason::UnreadableQuery,
+            Reason::UnreadableHeader,
+            Reason::UserMissing,
+            Reason::UserIssuerNotTaken,
+            Reason::NotAPrincipal,
+            Reason::NoSuchPort,
+            Reason::WrongProtocol,
+            Reason::UndeclaredRoute,
+            Reason::AmbiguousPath,
+        ];
+        ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// How much it weighs beside another: whatever no grant lifts most, and a plain permit least.
     fn gravity(self) -> u8 {
         match self {
@@ -177,6 +200,14 @@ pub struct AuditOutcome {
 }
 
 impl Decision {
+    /// Whether one that was made of a record depends on what is not in it: the query, the connection, a header field, the user.
+    pub fn lacks_facts(&self, peer: &Peer, is_query_known: bool, is_user_known: bool) -> bool {
+        self.reads.contains(Fact::Query) && !is_query_known
+            || self.reads.contains(Fact::Tls) && peer.tls().is_none()
+            || self.reason == Reason::FactsMissing
+            || self.reason == Reason::UserMissing && !is_user_known
+    }
+
     /// A denial that needs no policy.
     pub fn denied(reason: Reason) -> Self {
         Self {

@@ -3,9 +3,9 @@
 //! webpki builds the path and verifies signatures, name constraints and path lengths; the rules that it leaves to its
 //! callers are added here.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{UnixMillis, Validity};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, VerifiedPath};
 
@@ -19,14 +19,21 @@ use crate::verifier::{Usage, VerifyError};
 /// plane while one root follows another, its issuing authority's by the former root, and both roots.
 const MAX_INTERMEDIATES: usize = 6;
 
-/// Verifies that `leaf` may act as `usage` at `now` under one of the bundle's roots.
+/// The time in which every certificate of a path is valid, the root's among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PathWindow {
+    from: UnixMillis,
+    until: UnixMillis,
+}
+
+/// Verifies that `leaf` may act as `usage` at `now` under one of the bundle's roots, and says how long that path stands.
 pub(crate) fn verify_chain<'a>(
     leaf: &'a CertificateDer<'a>,
     intermediates: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     now: UnixMillis,
     usage: Usage,
-) -> Result<Facts<'a>, VerifyError> {
+) -> Result<(Facts<'a>, PathWindow), VerifyError> {
     if intermediates.len() > MAX_INTERMEDIATES {
         return Err(VerifyError::TooManyCertificates(intermediates.len() + 1));
     }
@@ -38,11 +45,17 @@ pub(crate) fn verify_chain<'a>(
         Usage::Server => webpki::KeyUsage::server_auth(),
     };
     let refused = RefCell::new(None);
-    let check = |path: &VerifiedPath<'_>| {
-        check_path(path, bundle, now).map_err(|error| {
+    // Of the path that is taken: the last one that is looked at.
+    let window = Cell::new(PathWindow::of(facts.validity));
+    let check = |path: &VerifiedPath<'_>| match check_path(path, bundle, now) {
+        Ok(above) => {
+            window.set(PathWindow::of(facts.validity).within(above));
+            Ok(())
+        }
+        Err(error) => {
             refused.replace(Some(error));
-            webpki::Error::UnknownIssuer
-        })
+            Err(webpki::Error::UnknownIssuer)
+        }
     };
     EndEntityCert::try_from(leaf)
         .and_then(|end_entity| {
@@ -58,7 +71,22 @@ pub(crate) fn verify_chain<'a>(
             Ok(())
         })
         .map_err(|error| refused.take().unwrap_or_else(|| error.into()))?;
-    Ok(facts)
+    Ok((facts, window.get()))
+}
+
+impl PathWindow {
+    fn of(validity: Validity) -> Self {
+        Self { from: validity.not_before(), until: validity.not_after() }
+    }
+
+    fn within(self, other: Self) -> Self {
+        Self { from: self.from.max(other.from), until: self.until.min(other.until) }
+    }
+
+    /// Whether every certificate of the path is valid at this time.
+    pub(crate) fn contains(self, now: UnixMillis) -> bool {
+        self.from <= now && now.floor_to_second() <= self.until
+    }
 }
 
 fn check_window(facts: &Facts<'_>, now: UnixMillis) -> Result<(), VerifyError> {
@@ -87,16 +115,22 @@ fn check_leaf(facts: &Facts<'_>) -> Result<(), VerifyError> {
     Ok(())
 }
 
-fn check_path(path: &VerifiedPath<'_>, bundle: &TrustBundle, now: UnixMillis) -> Result<(), VerifyError> {
+fn check_path(
+    path: &VerifiedPath<'_>,
+    bundle: &TrustBundle,
+    now: UnixMillis,
+) -> Result<PathWindow, VerifyError> {
     let root = bundle.root_of(path.anchor()).ok_or(VerifyError::UnknownIssuer)?;
     if !root.validity().contains(now.floor_to_second()) {
         return Err(VerifyError::RootOutsideValidity(root.fingerprint()));
     }
+    let mut window = PathWindow::of(root.validity());
     let mut below_root = 0;
     for intermediate in path.intermediate_certificates() {
         let der = intermediate.der();
         let facts = Facts::read(&der).map_err(VerifyError::Intermediate)?;
         check_window(&facts, now)?;
+        window = window.within(PathWindow::of(facts.validity));
         check_intermediate(&facts)?;
         // Where a root vouches for authorities of several trust domains, each is believed about its own only (X509-SVID
         // §3.2).
@@ -114,7 +148,7 @@ fn check_path(path: &VerifiedPath<'_>, bundle: &TrustBundle, now: UnixMillis) ->
     if root.path_len().is_some_and(|most| below_root > most) {
         return Err(VerifyError::PathTooLong);
     }
-    Ok(())
+    Ok(window)
 }
 
 /// RFC 5280 §4.2.1: what an authority must carry to have its signatures believed.

@@ -37,6 +37,7 @@ mod spiffe_bundle;
 mod stream;
 mod svid;
 mod verifier;
+mod vouched;
 mod web;
 
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
@@ -66,4 +67,5 @@ pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError,
 pub use svid::{Svid, SvidError};
 pub use tokio_rustls::TlsStream;
 pub use verifier::{PeerIdentity, Usage, VerifyError, unverified_id, verify_svid};
+pub use vouched::VouchedChain;
 pub use web::{WebCertificate, WebCertificateError};

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateFault, Facts};
-use crate::chain::verify_chain;
+use crate::chain::{PathWindow, verify_chain};
 use crate::fingerprint::Fingerprint;
 
 /// In which role a certificate authenticates its owner.
@@ -195,9 +195,19 @@ pub fn verify_svid(
     now: UnixMillis,
     usage: Usage,
 ) -> Result<PeerIdentity, VerifyError> {
+    verify_for_a_while(chain, bundle, now, usage).map(|(peer, _)| peer)
+}
+
+/// The same, and how long it stands.
+pub(crate) fn verify_for_a_while(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixMillis,
+    usage: Usage,
+) -> Result<(PeerIdentity, PathWindow), VerifyError> {
     let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
-    verify_parts(leaf, intermediates, bundle, now, usage)?;
-    PeerIdentity::read(chain)
+    let (facts, id, window) = verify_facts(leaf, intermediates, bundle, now, usage)?;
+    Ok((PeerIdentity::of(&facts, id, chain), window))
 }
 
 /// The same where the leaf stands apart, as TLS hands it over; yields the id alone.
@@ -208,13 +218,23 @@ pub(crate) fn verify_parts(
     now: UnixMillis,
     usage: Usage,
 ) -> Result<SpiffeId, VerifyError> {
-    let facts = verify_chain(leaf, intermediates, bundle, now, usage)?;
+    verify_facts(leaf, intermediates, bundle, now, usage).map(|(_, id, _)| id)
+}
+
+fn verify_facts<'a>(
+    leaf: &'a CertificateDer<'a>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixMillis,
+    usage: Usage,
+) -> Result<(Facts<'a>, SpiffeId, PathWindow), VerifyError> {
+    let (facts, window) = verify_chain(leaf, intermediates, bundle, now, usage)?;
     check_usage(&facts, usage)?;
     let id = spiffe_id(&facts)?;
     if !id.is_member_of(bundle.trust_domain()) {
         return Err(VerifyError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
     }
-    Ok(id)
+    Ok((facts, id, window))
 }
 
 /// X509-SVID §4.3 and §4.4: what the key may do. Stricter than the standard, `extKeyUsage` must be there.
@@ -229,7 +249,6 @@ pub(crate) fn check_usage(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyE
     if permitted { Ok(()) } else { Err(VerifyError::ExtendedKeyUsage(usage)) }
 }
 
-/// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.
 /// Whom a certificate says that it is of. Nothing of it is verified, so that this only ever serves to refuse it.
 ///
 /// # Errors
@@ -238,6 +257,7 @@ pub fn unverified_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Verif
     spiffe_id(&Facts::read(certificate).map_err(VerifyError::Leaf)?)
 }
 
+/// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.
 pub(crate) fn spiffe_id(facts: &Facts<'_>) -> Result<SpiffeId, VerifyError> {
     match (facts.uris().next(), facts.uris().count()) {
         (Some(uri), 1) => Ok(SpiffeId::parse(uri)?),
@@ -250,15 +270,19 @@ impl PeerIdentity {
     pub(crate) fn read(chain: &[CertificateDer<'_>]) -> Result<Self, VerifyError> {
         let leaf = chain.first().ok_or(VerifyError::NoCertificate)?;
         let facts = Facts::read(leaf).map_err(VerifyError::Leaf)?;
-        Ok(Self {
-            id: spiffe_id(&facts)?,
-            serial: facts.serial,
+        Ok(Self::of(&facts, spiffe_id(&facts)?, chain))
+    }
+
+    fn of(leaf: &Facts<'_>, id: SpiffeId, chain: &[CertificateDer<'_>]) -> Self {
+        Self {
+            id,
+            serial: leaf.serial,
             issuer_serial: chain.get(1).and_then(|issuer| Some(Facts::read(issuer).ok()?.serial)),
-            not_before: facts.validity.not_before(),
-            not_after: facts.validity.not_after(),
-            key_fingerprint: Fingerprint::of(facts.spki),
+            not_before: leaf.validity.not_before(),
+            not_after: leaf.validity.not_after(),
+            key_fingerprint: Fingerprint::of(leaf.spki),
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
-        })
+        }
     }
 
     /// Who the peer is.

@@ -12,11 +12,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hauberk_identity::{IdentityKind, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::{
-    CertificateDer, Hop, Link, LiveState, PeerIdentity, TrustBundle, Usage, VerifyError, unverified_id,
-    verify_svid,
+    CertificateDer, Hop, Link, LiveState, PeerIdentity, Usage, VerifyError, VouchedChain, unverified_id,
 };
 use prost::Message as _;
 
+use super::vouched::Vouched;
 use crate::mesh::Denied;
 
 /// The longest header value, in bytes. The handle that seals it is a third longer, and must fit into a request's head.
@@ -36,11 +36,10 @@ pub(super) struct Parts<'a> {
 /// Who passed a user on, the first one first; all of it was verified.
 #[derive(Debug)]
 pub(super) struct Passed {
-    hops: Vec<PeerIdentity>,
+    /// As they were last verified.
+    hops: ArcSwap<Vec<Arc<VouchedChain>>>,
     /// Whom the last one passed the user to.
     to: SpiffeId,
-    /// What the certificates were last verified by.
-    vouched_by: ArcSwap<TrustBundle>,
 }
 
 /// Between whom something is passed, and what is trusted there.
@@ -58,6 +57,7 @@ const TOO_LONG: &str = "identity_too_many_hops";
 pub(super) const EXPIRED: &str = "identity_expired";
 const AUDIENCE: &str = "identity_audience";
 const SIGNER: &str = "identity_signer";
+const REVOKED: &str = "identity_revoked";
 
 impl<'a> Parts<'a> {
     /// Takes a header value apart.
@@ -95,11 +95,16 @@ impl<'a> Parts<'a> {
 
     /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the peer,
     /// for us.
-    pub(super) fn verify(&self, between: Between<'_>, now: UnixMillis) -> Result<Passed, &'static str> {
+    pub(super) fn verify(
+        &self,
+        between: Between<'_>,
+        vouched: &Vouched,
+        now: UnixMillis,
+    ) -> Result<Passed, &'static str> {
         let Between { own, trusted, denied, .. } = between;
         let pb::IdentityChain { authorities, hops } = &self.chain;
         let mut link = Link::of_user(self.user);
-        let mut passed: Vec<PeerIdentity> = Vec::with_capacity(hops.len());
+        let mut passed = Vec::with_capacity(hops.len());
         let mut latest = UnixMillis(0);
         for (index, hop) in hops.iter().enumerate() {
             let pb::IdentityHop { certificate, authorities: above, audience, at_unix_ms, signature } = hop;
@@ -108,7 +113,8 @@ impl<'a> Parts<'a> {
             let above: Option<Vec<_>> = above.collect();
             let chain = [certificate].into_iter().chain(above.ok_or(MALFORMED)?);
             let chain: Vec<_> = chain.map(|der| CertificateDer::from(der.as_slice())).collect();
-            let signer = verify_svid(&chain, trusted.bundle(), now, Usage::Client).map_err(of_certificate)?;
+            let by = vouched.verify(&chain, trusted.bundle(), now).map_err(of_certificate)?;
+            let signer = by.peer();
             let is_ours =
                 matches!(signer.id().kind(), IdentityKind::Node { .. } | IdentityKind::Gateway { .. });
             let is_meant = match index.checked_sub(1).and_then(|before| hops.get(before)) {
@@ -121,8 +127,9 @@ impl<'a> Parts<'a> {
             if !is_meant {
                 return Err("identity_spliced");
             }
-            if denied.denial(signer.id(), signer.serial()).is_some() {
-                return Err("identity_revoked");
+            // At each use: no bundle says it, and it is not remembered.
+            if is_denied(denied, signer) {
+                return Err(REVOKED);
             }
             if at > now.plus(LEEWAY) || at.plus(LEEWAY) < latest || at < signer.not_before() {
                 return Err("identity_time");
@@ -132,10 +139,9 @@ impl<'a> Parts<'a> {
             link = link
                 .verify(&Hop { certificate, audience, at }, signature)
                 .map_err(|_| "identity_signature")?;
-            passed.push(signer);
+            passed.push(by);
         }
-        let vouched_by = ArcSwap::new(Arc::clone(trusted.bundle()));
-        let passed = Passed { hops: passed, to: own.clone(), vouched_by };
+        let passed = Passed { hops: ArcSwap::from_pointee(passed), to: own.clone() };
         passed.check_between(between).map(|()| passed)
     }
 }
@@ -146,24 +152,28 @@ impl Passed {
         if self.to != *between.own {
             return Err(AUDIENCE);
         }
-        let is_by_peer = self.hops.last().is_some_and(|last| last.id() == between.peer);
+        let hops = self.hops.load();
+        let is_by_peer = hops.last().is_some_and(|last| last.peer().id() == between.peer);
         if is_by_peer { Ok(()) } else { Err(SIGNER) }
     }
 
     /// Who passed the user on before the last one did.
     pub(super) fn actors(&self) -> Vec<SpiffeId> {
-        let before = self.hops.split_last().map(|(_, before)| before).unwrap_or_default();
-        before.iter().map(|hop| hop.id().clone()).collect()
+        let hops = self.hops.load();
+        let before = hops.split_last().map(|(_, before)| before).unwrap_or_default();
+        before.iter().map(|hop| hop.peer().id().clone()).collect()
     }
 
     /// The instant at which the first of its certificates ends.
     pub(super) fn ends_at(&self) -> UnixMillis {
-        self.hops.iter().map(PeerIdentity::not_after).min().unwrap_or(UnixMillis(0))
+        let hops = self.hops.load();
+        hops.iter().map(|hop| hop.peer().not_after()).min().unwrap_or(UnixMillis(0))
     }
 
-    /// About how many bytes it holds.
+    /// About how many bytes it holds, or would if nobody else held its certificates too.
     pub(super) fn size(&self) -> usize {
-        self.hops.iter().flat_map(PeerIdentity::chain).map(|der| der.len()).sum()
+        let hops = self.hops.load();
+        hops.iter().flat_map(|hop| hop.peer().chain()).map(|der| der.len()).sum()
     }
 
     /// Holds it against what is trusted, and who is refused, by now.
@@ -171,19 +181,24 @@ impl Passed {
         &self,
         trusted: &LiveState,
         denied: &Denied,
+        vouched: &Vouched,
         now: UnixMillis,
     ) -> Result<(), &'static str> {
-        if self.hops.iter().any(|hop| denied.denial(hop.id(), hop.serial()).is_some()) {
-            return Err("identity_revoked");
+        let hops = self.hops.load();
+        if hops.iter().any(|hop| is_denied(denied, hop.peer())) {
+            return Err(REVOKED);
         }
-        if !Arc::ptr_eq(&self.vouched_by.load(), trusted.bundle()) {
-            for hop in &self.hops {
-                hop.verify_again(trusted.bundle(), now, Usage::Client).map_err(of_certificate)?;
-            }
-            self.vouched_by.store(Arc::clone(trusted.bundle()));
+        let bundle = trusted.bundle();
+        if !hops.iter().all(|hop| hop.stands(bundle, now, Usage::Client)) {
+            let again = hops.iter().map(|hop| vouched.verify(hop.peer().chain(), bundle, now));
+            self.hops.store(Arc::new(again.collect::<Result<_, _>>().map_err(of_certificate)?));
         }
         Ok(())
     }
+}
+
+fn is_denied(denied: &Denied, signer: &PeerIdentity) -> bool {
+    denied.denial(signer.id(), signer.serial()).is_some()
 }
 
 /// What is sent to `audience` in place of `text`, which we have verified ourselves: the same, with one hop more.

@@ -30,6 +30,8 @@ pub struct MadeFor {
     /// The view by which its header was looked at; none where its port took no tokens, or where a view came since by which
     /// they may stand in other fields.
     looked_by: Option<Arc<NodeView>>,
+    /// Where its own token stood.
+    found_at: Option<Place>,
 }
 
 /// A request as it arrives.
@@ -48,7 +50,7 @@ pub struct Arrival<'a> {
 impl MadeFor {
     /// For nobody, since nobody looked for tokens.
     pub fn not_looked_for() -> Self {
-        Self { claimed: Claimed::Nobody, looked_by: None }
+        Self { claimed: Claimed::Nobody, looked_by: None, found_at: None }
     }
 
     /// What the header fields of a request say by a view. Its token is taken out, unless the app is to have it.
@@ -65,7 +67,7 @@ impl MadeFor {
                 (None, Ok(None)) => Claimed::Nobody,
                 (None, Err(reason)) => Claimed::Refused(reason),
             };
-            return Self { claimed, looked_by };
+            return Self { claimed, looked_by, found_at: None };
         };
         let Arrival { peer, context, .. } = arrival;
         let now = context.clock.now();
@@ -73,11 +75,11 @@ impl MadeFor {
             let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
             users.verify_passed(value, Between { own: &view.spiffe_id, peer, trusted, denied }, now)
         });
-        let (found, place) = match taken {
+        let (found, found_at) = match taken {
             Some(taken) => users.look(taken, headers, now),
             None => (Claimed::Nobody, None),
         };
-        if let Some(place) = place.filter(|_| taken.is_some_and(|taken| !taken.kept)) {
+        if let Some(place) = found_at.as_ref().filter(|_| taken.is_some_and(|taken| !taken.kept)) {
             place.strip(headers);
         }
         let claimed = match (passed, found) {
@@ -89,7 +91,7 @@ impl MadeFor {
             }
             (Some(Ok(passed)), _) => Claimed::User(passed),
         };
-        Self { claimed, looked_by }
+        Self { claimed, looked_by, found_at }
     }
 
     /// What the app is given, to give it back on its own calls. Where there is a user and none can be made, the request is
@@ -111,11 +113,15 @@ impl MadeFor {
     }
 
     /// Holds who passed the user on against what is trusted, and who is refused, by now.
-    fn hold_against(&mut self, context: &Context) {
+    fn hold_against(&mut self, view: &NodeView, context: &Context) {
         let Claimed::User(identity) = &self.claimed else { return };
         let Some(passed) = &identity.passed else { return };
         let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
-        if let Err(reason) = passed.check(trusted, denied, context.clock.now()) {
+        let checked = match &view.users {
+            Some(users) => passed.check(trusted, denied, &users.vouched, context.clock.now()),
+            None => Err(reason::UNKNOWN_ISSUER),
+        };
+        if let Err(reason) = checked {
             self.claimed = Claimed::Refused(reason);
         }
     }
@@ -123,7 +129,11 @@ impl MadeFor {
     /// What policies are told of it.
     pub fn on_behalf_of(&self) -> OnBehalfOf {
         match &self.claimed {
-            Claimed::User(identity) => OnBehalfOf::User(Arc::clone(&identity.origin)),
+            Claimed::User(identity) if self.looked_by.is_some() => {
+                OnBehalfOf::User(Arc::clone(&identity.origin))
+            }
+            // There may be another token by now.
+            Claimed::User(_) => OnBehalfOf::NotLookedAt,
             Claimed::Nobody | Claimed::Refused(_) => OnBehalfOf::Nobody,
         }
     }
@@ -145,37 +155,47 @@ impl MadeFor {
     /// Looks again where another view is in force than that which was looked by. Says for whom it is made now, where that is
     /// not what it was.
     pub fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> Option<OnBehalfOf> {
-        self.hold_against(context);
-        let Some(former) = &self.looked_by else {
-            // What its header said then is not known any longer.
-            return looked_at(view, port).next().map(|_| OnBehalfOf::NotLookedAt);
-        };
-        if Arc::ptr_eq(former, view) {
+        self.hold_against(view, context);
+        if self.looked_by.as_ref().is_some_and(|former| Arc::ptr_eq(former, view)) {
             return None;
         }
-        let is_elsewhere = |place| !looked_at(former, port).any(|known| known == place);
-        let is_found_anew = looked_at(view, port).any(is_elsewhere);
-        if matches!(self.claimed, Claimed::Nobody) && is_found_anew {
+        let before = self.on_behalf_of();
+        self.verify_again(view, port, context.clock.now());
+        let is_unknown = match &self.looked_by {
+            // What its header said then is not known any longer.
+            None => looked_at(view, port).next().is_some(),
+            Some(former) => {
+                looked_at(view, port).any(|place| looked_at(former, port).all(|known| known != place))
+            }
+        };
+        if is_unknown && !matches!(self.claimed, Claimed::Refused(_)) {
             self.looked_by = None;
             return Some(OnBehalfOf::NotLookedAt);
         }
-        self.looked_by = Some(Arc::clone(view));
-        let now = context.clock.now();
-        let Claimed::User(identity) = &self.claimed else { return None };
+        self.looked_by = self.looked_by.take().map(|_| Arc::clone(view));
+        let after = self.on_behalf_of();
+        (before != after).then_some(after)
+    }
+
+    /// Verifies a user's token by another view.
+    fn verify_again(&mut self, view: &NodeView, port: u16, now: UnixMillis) {
+        let Claimed::User(identity) = &self.claimed else { return };
         let takes_tokens = view.port(port).is_some_and(|port| port.users.is_some());
         let found = match &view.users {
             Some(users) if takes_tokens || identity.passed.is_some() => {
-                users.verify(&identity.token, now).map(|user| match (&identity.passed, &identity.passed_on) {
-                    (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
-                    _ => user,
+                users.verify(&identity.token, now).and_then(|user| {
+                    if self.found_at.as_ref().is_some_and(|place| users.place_of(&user) != Some(place)) {
+                        return Err(place::MISPLACED);
+                    }
+                    Ok(match (&identity.passed, &identity.passed_on) {
+                        (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
+                        _ => user,
+                    })
                 })
             }
             Some(_) | None => Err(reason::UNKNOWN_ISSUER),
         };
-        let before = self.on_behalf_of();
         self.claimed = found.map_or_else(Claimed::Refused, Claimed::User);
-        let after = self.on_behalf_of();
-        (before != after).then_some(after)
     }
 }
 

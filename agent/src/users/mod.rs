@@ -13,6 +13,7 @@ mod kept;
 mod made_for;
 mod place;
 mod reason;
+mod vouched;
 
 #[cfg(test)]
 mod tests;
@@ -30,9 +31,10 @@ use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
 use chain::{Between, Parts, Passed};
-use kept::Kept;
+use kept::{Hash, Kept};
 use made_for::Claimed;
 use place::Place;
+use vouched::Vouched;
 
 pub use handles::Handles;
 pub use made_for::{Arrival, MadeFor};
@@ -45,7 +47,9 @@ pub struct Users {
     issuers: Vec<Issuer>,
     /// The claims that policies name.
     claims: Vec<String>,
-    kept: Mutex<Kept>,
+    kept: Mutex<Kept<Identity>>,
+    /// Those who pass users on.
+    vouched: Vouched,
 }
 
 struct Issuer {
@@ -89,7 +93,7 @@ impl Users {
         }
         let issuers = issuers.into_iter().map(Issuer::new).collect();
         let claims = claims.iter().map(ToString::to_string).collect();
-        Some(Arc::new(Self { issuers, claims, kept: Mutex::default() }))
+        Some(Arc::new(Self { issuers, claims, kept: Mutex::default(), vouched: Vouched::default() }))
     }
 
     /// For whom a request with these header fields is made, where tokens are taken so, and where its token stands.
@@ -98,7 +102,7 @@ impl Users {
             Ok(None) => (Claimed::Nobody, None),
             Ok(Some((token, place))) => match self.verify(token, now) {
                 Ok(identity) if self.place_of(&identity) != Some(&place) => {
-                    (Claimed::Refused("user_token_misplaced"), None)
+                    (Claimed::Refused(place::MISPLACED), None)
                 }
                 Ok(identity) => (Claimed::User(identity), Some(place)),
                 Err(reason) => (Claimed::Refused(reason), None),
@@ -127,7 +131,7 @@ impl Users {
         let wanted = self.claims.iter().map(String::as_str);
         let user = claims.user(&said, wanted, name, &issuer.url).map_err(|_| "user_token_claims")?;
         let identity = Arc::new(Identity::new(user, expires_at, token));
-        self.kept().insert(hash, Arc::clone(&identity));
+        self.keep(hash, &identity);
         Ok(identity)
     }
 
@@ -150,20 +154,24 @@ impl Users {
             if let Some(reason) = known.end(now) {
                 return Err(reason);
             }
-            passed.check(between.trusted, between.denied, now)?;
+            passed.check(between.trusted, between.denied, &self.vouched, now)?;
             return Ok(Arc::clone(known));
         }
         let parts = Parts::parse(text)?;
         // Before anything costs: it is not for us, or shown by somebody else.
         parts.check_between(between)?;
         let user = self.verify(parts.user, now)?;
-        let passed = Arc::new(parts.verify(between, now)?);
+        let passed = Arc::new(parts.verify(between, &self.vouched, now)?);
         let identity = Arc::new(user.passed(passed, text));
-        self.kept().insert(hash, Arc::clone(&identity));
+        self.keep(hash, &identity);
         Ok(identity)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn keep(&self, hash: Hash, identity: &Arc<Identity>) {
+        self.kept().insert(hash, Arc::clone(identity), identity.size());
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept<Identity>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -226,8 +234,8 @@ fn get_or_make<T>(cell: &OnceLock<T>, make: impl FnOnce() -> Option<T>) -> Optio
     }
 }
 
-fn hash_of(token: &str) -> [u8; 32] {
-    let mut hash = [0; 32];
+fn hash_of(token: &str) -> Hash {
+    let mut hash = Hash::default();
     hash.copy_from_slice(digest(&SHA256, token.as_bytes()).as_ref());
     hash
 }

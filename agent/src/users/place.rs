@@ -17,6 +17,8 @@ pub(super) enum Place {
 
 /// Two tokens, or a field with one that stands there twice.
 pub(super) const AMBIGUOUS: &str = "user_token_ambiguous";
+/// A token that stands where its issuer's do not.
+pub(super) const MISPLACED: &str = "user_token_misplaced";
 
 impl Users {
     /// The token of a request, where there is one of those that are taken.

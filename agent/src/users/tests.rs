@@ -1,3 +1,4 @@
+mod known_hops;
 mod passed;
 mod views;
 
@@ -263,16 +264,16 @@ fn what_is_kept_is_bounded() {
     for number in 0..10_000_u32 {
         let mut hash = [0; 32];
         hash[..4].copy_from_slice(&number.to_be_bytes());
-        kept.insert(hash, Arc::clone(&identity));
+        kept.insert(hash, Arc::clone(&identity), identity.size());
         assert!(kept.get(&hash).is_some() && kept.len() <= 4_096);
     }
     // Who is seen now and then is kept, however many others come in between.
     let seen = [255; 32];
-    kept.insert(seen, Arc::clone(&identity));
+    kept.insert(seen, Arc::clone(&identity), identity.size());
     for number in 0..10_000_u32 {
         let mut hash = [1; 32];
         hash[..4].copy_from_slice(&number.to_be_bytes());
-        kept.insert(hash, Arc::clone(&identity));
+        kept.insert(hash, Arc::clone(&identity), identity.size());
         assert!(number % 2_000 != 0 || kept.get(&seen).is_some(), "{number}");
     }
     assert!(kept.len() <= 4_096);

@@ -1,8 +1,8 @@
 //! `hauberk explain`
 
 use hauberk_identity::UnixMillis;
-use hauberk_proto::admin::v1::{ExplainRequest, Source};
-use hauberk_proto::agent::v1::Decision;
+use hauberk_proto::admin::v1::{ExplainRequest, RulesSince, Source};
+use hauberk_proto::agent::v1::{Decision, DecisionDetail};
 
 use crate::arguments::{Explain, Global, TextFormat};
 use crate::commands::decision;
@@ -77,8 +77,54 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
         lines.push(format!("  route  {}", printable(&made.route)));
     }
     lines.push(String::new());
-    lines.push(decision::trace(detail));
+    match &answer.rules_since {
+        None => lines.push(decision::trace(detail)),
+        Some(since) => lines.push(changed(detail, since)),
+    }
     output::line(lines.join("\n").trim_end())
+}
+
+/// What is known of a decision whose rules are others by now, and what these decide.
+fn changed(detail: &DecisionDetail, since: &RulesSince) -> String {
+    let mut out = String::new();
+    if detail.policies.is_empty() {
+        out.push_str("Nothing more is known of the rules that it was decided by.\n");
+    } else {
+        // What would let it through now is for the present rules to say.
+        let then = DecisionDetail { policies: detail.policies.clone(), ..DecisionDetail::default() };
+        out.push_str(&decision::trace(&then));
+    }
+    let told = match (since.revision, &since.now, since.undecidable.as_str()) {
+        (0, ..) => {
+            return out + "\nThere is no such node any longer.";
+        }
+        (_, Some(now), _) => {
+            let decided = now.decision.clone().unwrap_or_default();
+            let route = match decided.route.as_str() {
+                "" => String::new(),
+                route => format!("  route  {}\n", printable(route)),
+            };
+            format!(
+                "By the present rules the same request, as it was recorded, would be\n\n{}: {}\n{route}\n{}",
+                decision::verdict(decided.verdict()),
+                decision::reason(&decided),
+                decision::trace(now),
+            )
+        }
+        (_, None, "facts_not_recorded") => {
+            "What the present ones would decide cannot be said: they read what was not recorded of it."
+                .to_owned()
+        }
+        (_, None, "refused_before_policies") => {
+            "It was refused before any policy was asked: what the present ones would say is not known."
+                .to_owned()
+        }
+        (_, None, "gone") => "What was called is there no longer: such a call is denied.".to_owned(),
+        (_, None, other) => {
+            format!("What the present ones would decide cannot be said ({}).", printable(other))
+        }
+    };
+    format!("{out}\nThe rules have changed since, last at revision {}. {told}", since.revision)
 }
 
 /// Where it was decided; of what leaves the mesh, what was called.
@@ -98,5 +144,48 @@ fn source(source: Source) -> &'static str {
         Source::Agent => ", as the agent itself remembers",
         Source::Kept => ", as the control plane kept it",
         Source::Unspecified => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_proto::agent::v1::{PolicyTrace, Verdict};
+
+    use super::*;
+
+    fn told(
+        detail: &DecisionDetail,
+        revision: u64,
+        now: Option<DecisionDetail>,
+        undecidable: &str,
+    ) -> String {
+        let since = RulesSince { revision, now, undecidable: undecidable.to_owned() };
+        anstream::adapter::strip_str(&changed(detail, &since)).to_string()
+    }
+
+    #[test]
+    fn what_was_decided_then_is_not_taken_for_what_is_decided_now() {
+        let bare = DecisionDetail::default();
+        let told_bare = |undecidable| told(&bare, 12, None, undecidable);
+        for (undecidable, words) in [
+            ("facts_not_recorded", "they read what was not recorded of it"),
+            ("refused_before_policies", "refused before any policy was asked"),
+            ("gone", "What was called is there no longer: such a call is denied."),
+            ("\u{1b}[2J", "cannot be said (\u{fffd}[2J)"),
+        ] {
+            let told = told_bare(undecidable);
+            assert!(told.contains("changed since, last at revision 12. ") && told.contains(words), "{told}");
+            assert!(told.starts_with("Nothing more is known of the rules"), "{told}");
+        }
+        assert!(told(&bare, 0, None, "gone").contains("There is no such node any longer."));
+        let note = PolicyTrace { policy: "readers".to_owned(), ..PolicyTrace::default() };
+        let suggestion = "hauberk allow web orders".to_owned();
+        let then = DecisionDetail { policies: vec![note], suggestion, ..DecisionDetail::default() };
+        let decision = Decision { verdict: Verdict::Allow.into(), ..Decision::default() };
+        let now = DecisionDetail { decision: Some(decision), ..DecisionDetail::default() };
+        let told = told(&then, 12, Some(now), "");
+        let (first, second) = told.split_once("By the present rules the same request").unwrap();
+        assert!(first.contains("readers") && second.contains("ALLOWED"), "{told}");
+        assert!(!told.contains("hauberk allow"), "what was lacking then may be there by now: {told}");
     }
 }

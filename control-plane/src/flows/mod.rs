@@ -5,6 +5,7 @@ mod filter;
 mod kept;
 mod observers;
 mod recorded;
+mod unrecorded;
 mod would_deny;
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use bytes::Bytes;
 use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_policy::MAX_CONDITIONS;
 use hauberk_proto::agent::v1 as agent;
@@ -13,6 +14,7 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::unrecorded::Unrecorded;
 use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
 
 /// How many kinds of calls are kept of a node, and how many bytes they take together, encoded: an agent reports as many as
@@ -45,8 +47,11 @@ type FlowId = [u8; 16];
 #[derive(Debug)]
 pub struct Recorded {
     state: Mutex<State>,
-    unwritten: WriteBehind<(SpiffeId, FlowId)>,
+    unwritten: WriteBehind<Record>,
 }
+
+/// Of a node: a flow, or how many decisions are in none.
+type Record = (SpiffeId, Option<FlowId>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -58,7 +63,7 @@ struct State {
 struct OfNode {
     flows: HashMap<FlowId, Kept>,
     bytes: usize,
-    unrecorded: u64,
+    unrecorded: Unrecorded,
 }
 
 #[derive(Debug)]
@@ -86,22 +91,24 @@ impl Recorded {
     /// When the store cannot be read. A record that does not parse is left out, and said so.
     pub async fn load(store: &dyn Store) -> Result<Self, StoreError> {
         let mut state = State::default();
-        let mut after = None;
-        loop {
-            let page = store.list(keys::FLOWS, after.as_deref(), 1_000).await?;
-            for (key, stored) in &page.entries {
-                let flow = agent::FlowSummary::decode(stored.value.clone()).ok();
-                match flow.and_then(|flow| Some((SpiffeId::parse(&flow.node).ok()?, flow))) {
-                    Some((node, flow)) if is_sound(&flow) => drop(state.put(&node, flow)),
-                    _ => error!(event = "flow_record_unreadable", key, "recorded calls are left out"),
+        let unwritten = WriteBehind::new(PACE);
+        for prefix in [keys::UNRECORDED, keys::FLOWS] {
+            let mut after = None;
+            loop {
+                let page = store.list(prefix, after.as_deref(), 1_000).await?;
+                for (key, stored) in &page.entries {
+                    match state.read(key, stored.value.clone()) {
+                        Some(given_up) => given_up.into_iter().for_each(|record| unwritten.add(record)),
+                        None => error!(event = "flow_record_unreadable", key, "recorded calls are left out"),
+                    }
+                }
+                after = page.entries.last().map(|(key, _)| key.clone());
+                if !page.more {
+                    break;
                 }
             }
-            after = page.entries.last().map(|(key, _)| key.clone());
-            if !page.more {
-                break;
-            }
         }
-        Ok(Self { state: Mutex::new(state), unwritten: WriteBehind::new(PACE) })
+        Ok(Self { state: Mutex::new(state), unwritten })
     }
 
     /// Adds what an agent of `node` has counted since it last said so. Gives those that are its own to report and mean
@@ -116,13 +123,15 @@ impl Recorded {
         let own = flows.into_iter().filter(|flow| flow.node == node.as_str() && is_sound(flow));
         let own: Vec<_> = own.map(|flow| dated(flow, now)).collect();
         let mut state = self.state();
-        if unrecorded > 0 {
-            let of_node = state.by_node.entry(node.clone()).or_default();
-            of_node.unrecorded = of_node.unrecorded.saturating_add(unrecorded);
-        }
         let mut written = Vec::new();
+        if unrecorded > 0 {
+            state.by_node.entry(node.clone()).or_default().unrecorded.add(unrecorded, now);
+            written.push((node.clone(), None));
+        }
         for flow in &own {
-            written.extend(state.put(node, flow.clone()));
+            let (id, given_up) = state.put(node, flow.clone());
+            written.push((node.clone(), Some(id)));
+            written.extend(given_up);
         }
         drop(state);
         for id in written {
@@ -139,7 +148,7 @@ impl Recorded {
             .map(|(node, of_node)| NodeRecord {
                 node: node.clone(),
                 flows: of_node.flows.values().map(|kept| Arc::clone(&kept.flow)).collect(),
-                unrecorded: of_node.unrecorded,
+                unrecorded: of_node.unrecorded.count,
             })
             .collect();
         drop(state);
@@ -160,21 +169,38 @@ impl Recorded {
             .filter(|(.., kept)| kept.flow.last_seen_unix_ms < before.0)
             .map(|(node, id, _)| (node.clone(), *id))
             .collect();
-        old.iter().for_each(|(node, id)| state.remove(node, id));
-        state.by_node.retain(|_, of_node| !of_node.flows.is_empty() || of_node.unrecorded > 0);
+        old.iter().for_each(|(node, id)| drop(state.remove(node, id)));
+        for (node, of_node) in &mut state.by_node {
+            if of_node.unrecorded.forget_before(before) {
+                self.unwritten.add((node.clone(), None));
+            }
+        }
+        state.by_node.retain(|_, of_node| !of_node.flows.is_empty() || of_node.unrecorded.count > 0);
         drop(state);
         let count = old.len();
-        old.into_iter().for_each(|key| self.unwritten.add(key));
+        old.into_iter().for_each(|(node, id)| self.unwritten.add((node, Some(id))));
         count
     }
 
     /// Writes counts until `stop`; what is unwritten then is written before this returns.
     pub(super) async fn run(&self, store: &dyn Store, stop: &CancellationToken) {
-        let record = |commit: Commit, (node, id): &(SpiffeId, FlowId)| {
-            let key = format!("{}{node}/{}", keys::FLOWS, hex(id));
+        let record = |commit: Commit, (node, id): &Record| {
             let state = self.state();
-            Ok(match state.by_node.get(node).and_then(|of_node| of_node.flows.get(id)) {
-                Some(kept) => commit.put(key, kept.flow.encode_to_vec()),
+            let of_node = state.by_node.get(node);
+            let (key, value) = match id {
+                Some(id) => {
+                    let kept = of_node.and_then(|of_node| of_node.flows.get(id));
+                    let value = kept.map(|kept| kept.flow.encode_to_vec());
+                    (format!("{}{node}/{}", keys::FLOWS, hex(id)), value)
+                }
+                None => {
+                    let unrecorded = of_node.map(|of_node| &of_node.unrecorded);
+                    let unrecorded = unrecorded.filter(|unrecorded| unrecorded.count > 0);
+                    (Unrecorded::key(node), unrecorded.map(Unrecorded::encode_to_vec))
+                }
+            };
+            Ok(match value {
+                Some(value) => commit.put(key, value),
                 None => commit.delete(key),
             })
         };
@@ -187,9 +213,21 @@ impl Recorded {
 }
 
 impl State {
-    /// Adds to what is known of a flow. Says what has changed; what there is no room for takes the place of what was not seen
-    /// for longest, of the same node where that has too much itself, else of the node that has most.
-    fn put(&mut self, node: &SpiffeId, flow: agent::FlowSummary) -> Vec<(SpiffeId, FlowId)> {
+    /// Reads a record, for which others may have to go; `None` where it makes no sense.
+    fn read(&mut self, key: &str, value: Bytes) -> Option<Vec<Record>> {
+        if let Some(node) = key.strip_prefix(keys::UNRECORDED) {
+            let (node, unrecorded) = (SpiffeId::parse(node).ok()?, Unrecorded::decode(value).ok()?);
+            self.by_node.entry(node).or_default().unrecorded = unrecorded;
+            return Some(Vec::new());
+        }
+        let flow = agent::FlowSummary::decode(value).ok().filter(is_sound)?;
+        let node = SpiffeId::parse(&flow.node).ok()?;
+        Some(self.put(&node, flow).1)
+    }
+
+    /// Adds to what is known of a flow. Says which it is, and what else has changed: what there is no room for takes the place of
+    /// what was not seen for longest, of the same node where that has too much itself, else of the node that has most.
+    fn put(&mut self, node: &SpiffeId, flow: agent::FlowSummary) -> (FlowId, Vec<Record>) {
         let id = id_of(&flow);
         let of_node = self.by_node.entry(node.clone()).or_default();
         let former = of_node.flows.remove(&id);
@@ -202,7 +240,7 @@ impl State {
         of_node.flows.insert(id, Kept { flow: Arc::new(flow), bytes });
         of_node.bytes = of_node.bytes - freed + bytes;
         self.bytes = self.bytes - freed + bytes;
-        let mut changed = vec![(node.clone(), id)];
+        let mut given_up = Vec::new();
         while let Some(from) = self.too_much(node).cloned()
             && let Some(oldest) = self.by_node.get(&from).and_then(|of_node| {
                 let new = Some(&id).filter(|_| from == *node);
@@ -210,9 +248,9 @@ impl State {
             })
         {
             self.forget(&from, &oldest);
-            changed.push((from, oldest));
+            given_up.extend([(from.clone(), Some(oldest)), (from, None)]);
         }
-        changed
+        (id, given_up)
     }
 
     /// The node of which something must go, if so, after something came of `node`.
@@ -227,20 +265,18 @@ impl State {
 
     /// Removes a flow, and remembers how many decisions that were.
     fn forget(&mut self, node: &SpiffeId, id: &FlowId) {
-        let count = self.by_node.get(node).and_then(|of_node| of_node.flows.get(id));
-        let count = count.map_or(0, |kept| decisions(&kept.flow));
-        self.remove(node, id);
+        let Some(gone) = self.remove(node, id) else { return };
         if let Some(of_node) = self.by_node.get_mut(node) {
-            of_node.unrecorded = of_node.unrecorded.saturating_add(count);
+            of_node.unrecorded.add(decisions(&gone), UnixMillis(gone.last_seen_unix_ms));
         }
     }
 
-    fn remove(&mut self, node: &SpiffeId, id: &FlowId) {
-        let Some(of_node) = self.by_node.get_mut(node) else { return };
-        if let Some(kept) = of_node.flows.remove(id) {
-            of_node.bytes -= kept.bytes;
-            self.bytes -= kept.bytes;
-        }
+    fn remove(&mut self, node: &SpiffeId, id: &FlowId) -> Option<Arc<agent::FlowSummary>> {
+        let of_node = self.by_node.get_mut(node)?;
+        let kept = of_node.flows.remove(id)?;
+        of_node.bytes -= kept.bytes;
+        self.bytes -= kept.bytes;
+        Some(kept.flow)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Push;
-use super::recall::{recall, view_of};
+use super::recall::{Present, RulesSince, recall, rules_since};
 use crate::flows::{KeptDecision, instance_of_decision};
 use crate::instances::Ask;
 
@@ -23,6 +23,8 @@ pub struct Explained {
     pub detail: agent::DecisionDetail,
     /// When the control plane heard of it; `None` if the agent itself has answered.
     pub kept_at: Option<UnixMillis>,
+    /// What has become of the rules since, where they have changed.
+    pub rules_since: Option<RulesSince>,
 }
 
 /// Why a decision cannot be explained.
@@ -73,15 +75,28 @@ impl Push {
         let instance = instance_of_decision(id)
             .ok_or_else(|| ExplainError::Malformed(id.chars().take(100).collect()))?;
         let unanswered = match self.ask(instance, id).await {
-            Ok(detail) => return Ok(Explained { detail, kept_at: None }),
+            Ok(detail) => {
+                let rules_since = match &detail.decision {
+                    Some(decision) => rules_since(decision, self.present(decision)).await,
+                    None => None,
+                };
+                return Ok(Explained { detail, kept_at: None, rules_since });
+            }
             Err(unanswered) => unanswered,
         };
         if let Some(KeptDecision { decision, kept_at }) = self.flows.kept_decision(id) {
-            let view = {
-                let compilation = self.compilation.borrow();
-                view_of(&decision, &compilation)
-            };
-            return Ok(Explained { detail: recall(decision, view).await, kept_at: Some(kept_at) });
+            let kept_at = Some(kept_at);
+            return Ok(match self.present(&decision) {
+                Present::Same(view) => {
+                    Explained { detail: recall(decision, view).await, kept_at, rules_since: None }
+                }
+                other => {
+                    let rules_since = rules_since(&decision, other).await;
+                    let decision = Some(agent::Decision::clone(&decision));
+                    let detail = agent::DecisionDetail { decision, ..agent::DecisionDetail::default() };
+                    Explained { detail, kept_at, rules_since }
+                }
+            });
         }
         let spiffe_id = self.instances.node_of(instance).ok_or(ExplainError::UnknownInstance(instance))?;
         Err(match unanswered {
@@ -89,6 +104,10 @@ impl Push {
             Unanswered::Silent => ExplainError::NoAnswer { instance, spiffe_id },
             Unanswered::Forgotten => ExplainError::Forgotten { instance, spiffe_id },
         })
+    }
+
+    fn present(&self, decision: &agent::Decision) -> Present {
+        Present::of(decision, &self.compilation.borrow())
     }
 
     async fn ask(&self, instance: InstanceId, id: &str) -> Result<agent::DecisionDetail, Unanswered> {

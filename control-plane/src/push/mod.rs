@@ -44,6 +44,7 @@ pub use close::Close;
 pub use endpoints::{EndpointSnapshot, Endpoints, TargetPort, UNCONFIRMED_FOR};
 pub use explain::{ExplainError, Explained};
 pub use incoming::ProtocolError;
+pub use recall::{RulesSince, Undecidable};
 pub use registration::{RegisteredPort, Registration, RegistrationError};
 
 use metrics::PushMetrics;

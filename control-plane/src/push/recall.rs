@@ -3,33 +3,134 @@
 use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
-use hauberk_policy::{Action, Attempt, Caller, CanonicalPath, Engine, Explanation, Protocol, Question, Verb};
+use hauberk_policy::{
+    Action, Attempt, Caller, CanonicalPath, Engine, Explanation, OnBehalfOf, Protocol, Question, Reason, Verb,
+};
 use hauberk_proto::agent::v1 as agent;
-use hauberk_proto::convert::{Body, Circumstances, decode_circumstances, decode_view, encode_policy_note};
+use hauberk_proto::convert::{
+    Body, Circumstances, decode_circumstances, decode_view, encode_explanation, encode_policy_note,
+};
 
 use crate::compile::{Compilation, CompiledView};
 
-/// The view that a decision was made by, if it still stands.
-pub(super) fn view_of(decision: &agent::Decision, compilation: &Compilation) -> Option<Arc<CompiledView>> {
-    let view = compilation.nodes.get(decision.node.as_str())?;
-    let made_by = (decision.epoch, decision.revision);
-    (made_by == (compilation.epoch, view.revision)).then(|| Arc::clone(view))
+/// What has become of the rules since a decision.
+#[derive(Debug, Clone)]
+pub struct RulesSince {
+    /// The revision at which they last changed; none where the node is there no longer.
+    pub revision: Option<u64>,
+    /// What they decide of the same request, as it was recorded.
+    pub now: Result<agent::DecisionDetail, Undecidable>,
 }
 
-/// A kept decision, with what the policies said where the view it was made by still stands.
-pub(super) async fn recall(
-    decision: Arc<agent::Decision>,
-    view: Option<Arc<CompiledView>>,
-) -> agent::DecisionDetail {
+/// Why nothing can be said of what present rules decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undecidable {
+    /// It was refused before any policy was asked.
+    RefusedBefore,
+    /// They read what was not recorded.
+    FactsNotRecorded,
+    /// The record is no request that the port would take.
+    Unreadable,
+    /// What was called is there no longer.
+    Gone,
+}
+
+/// The view that a node's decisions are made by now.
+pub(super) enum Present {
+    /// That which made the decision.
+    Same(Arc<CompiledView>),
+    /// Another one.
+    Other { epoch: u64, view: Arc<CompiledView> },
+    /// None can be made: its agents go on with what they have.
+    NotMade,
+    /// None, as there is no such node.
+    Gone,
+}
+
+impl Undecidable {
+    /// Its stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RefusedBefore => "refused_before_policies",
+            Self::FactsNotRecorded => "facts_not_recorded",
+            Self::Unreadable => "unreadable_record",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl Present {
+    /// That of the node which decided.
+    pub(super) fn of(decision: &agent::Decision, compilation: &Compilation) -> Self {
+        let node = decision.node.as_str();
+        let Some(view) = compilation.nodes.get(node) else {
+            return if compilation.node_uids.contains_key(node) { Self::NotMade } else { Self::Gone };
+        };
+        let (epoch, view) = (compilation.epoch, Arc::clone(view));
+        let is_same = (decision.epoch, decision.revision) == (epoch, view.revision);
+        if is_same { Self::Same(view) } else { Self::Other { epoch, view } }
+    }
+}
+
+/// What has become of the rules since a decision; none where it was made by no view, or they are still the same.
+pub(super) async fn rules_since(decision: &agent::Decision, present: Present) -> Option<RulesSince> {
+    let (epoch, view) = match present {
+        _ if decision.node.is_empty() => return None,
+        Present::Same(_) | Present::NotMade => return None,
+        Present::Gone => return Some(RulesSince { revision: None, now: Err(Undecidable::Gone) }),
+        Present::Other { epoch, view } => (epoch, view),
+    };
+    let revision = Some(view.revision);
+    if Reason::parse(&decision.reason).is_none() {
+        return Some(RulesSince { revision, now: Err(Undecidable::RefusedBefore) });
+    }
+    let decision = decision.clone();
+    // Compiling a large view takes a while.
+    let asked = tokio::task::spawn_blocking(move || decide_now(epoch, &view, decision));
+    Some(RulesSince { revision, now: asked.await.unwrap_or(Err(Undecidable::Unreadable)) })
+}
+
+fn decide_now(
+    epoch: u64,
+    view: &CompiledView,
+    decision: agent::Decision,
+) -> Result<agent::DecisionDetail, Undecidable> {
+    let explanation = ask_again(view, &decision)?;
+    let Circumstances { peer, gathered, query, .. } = decode_circumstances(&decision);
+    let is_user_known = *gathered.on_behalf_of() != OnBehalfOf::NotLookedAt;
+    if explanation.decision.lacks_facts(&peer, query.is_some(), is_user_known) {
+        return Err(Undecidable::FactsNotRecorded);
+    }
+    let caller = decision.caller.clone();
+    // Nobody was answered so.
+    let asked = agent::Decision {
+        id: String::new(),
+        caller_serial: String::new(),
+        status: 0,
+        grpc_status: None,
+        duration_us: 0,
+        first_of_kind: false,
+        epoch,
+        revision: view.revision,
+        ..decision
+    };
+    let mut detail = encode_explanation(explanation, asked);
+    if let Some(decided) = &mut detail.decision {
+        decided.caller = caller;
+    }
+    Ok(detail)
+}
+
+/// A kept decision, with what the policies said of it.
+pub(super) async fn recall(decision: Arc<agent::Decision>, view: Arc<CompiledView>) -> agent::DecisionDetail {
     let known = agent::DecisionDetail {
         decision: Some(agent::Decision::clone(&decision)),
         ..agent::DecisionDetail::default()
     };
-    let Some(view) = view else { return known };
     // Compiling a large view takes a while.
     let asked = tokio::task::spawn_blocking(move || ask_again(&view, &decision));
     match asked.await {
-        Ok(Some(explanation)) if !is_of(&explanation, known.decision.as_ref()) => {
+        Ok(Ok(explanation)) if !is_of(&explanation, known.decision.as_ref()) => {
             let (now, then) = (explanation.decision.reason.as_str(), known.decision.as_ref());
             let then = then.map(|decision| decision.reason.as_str()).unwrap_or_default();
             tracing::warn!(
@@ -40,13 +141,13 @@ pub(super) async fn recall(
             );
             known
         }
-        Ok(Some(explanation)) => agent::DecisionDetail {
+        Ok(Ok(explanation)) => agent::DecisionDetail {
             policies: explanation.policies.iter().map(encode_policy_note).collect(),
             suggestion: explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
             for_users: explanation.for_users.iter().map(ToString::to_string).collect(),
             ..known
         },
-        Ok(None) | Err(_) => known,
+        Ok(Err(_)) | Err(_) => known,
     }
 }
 
@@ -62,41 +163,44 @@ fn is_of(explanation: &Explanation, decision: Option<&agent::Decision>) -> bool 
     })
 }
 
-fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanation> {
-    let Body::Node(node) = decode_view(&view.signed.view).ok()?.body else { return None };
-    let port = u16::try_from(decision.port).ok()?;
+fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Result<Explanation, Undecidable> {
+    use Undecidable::{FactsNotRecorded, Gone, Unreadable};
+    let view = decode_view(&view.signed.view).map_err(|_| Unreadable)?;
+    let Body::Node(node) = view.body else { return Err(Unreadable) };
+    let port = u16::try_from(decision.port).map_err(|_| Unreadable)?;
     let (scope, policies) = match (decision.external.as_str(), decision.external_host.as_str()) {
         ("", "") => (node.scope, node.policies),
         (external, _) => {
             let mut externals = node.egress.externals.iter();
-            let external = externals.find(|own| own.name == *external)?;
+            let external = externals.find(|own| own.name == *external).ok_or(Gone)?;
             (external.scope(&node.scope.trust_domain, &node.scope.mesh), node.egress.policies)
         }
     };
-    let protocol = scope.ports.iter().find(|scope| scope.number == port)?.protocol;
+    let protocol = scope.ports.iter().find(|scope| scope.number == port).ok_or(Gone)?.protocol;
     let caller = match decision.caller.as_str() {
         "" => Caller::Anonymous,
-        id => Caller::Peer(SpiffeId::parse(id).ok()?),
+        id => Caller::Peer(SpiffeId::parse(id).map_err(|_| Unreadable)?),
     };
-    let engine = Engine::compile(scope, &policies, None).ok()?;
+    let engine = Engine::compile(scope, &policies, None).map_err(|_| Unreadable)?;
     let known = decode_circumstances(decision);
     let Circumstances { peer, moment, gathered, query, method, is_shortened: false } = known else {
-        return None;
+        return Err(FactsNotRecorded);
     };
     let (caller, peer, gathered) = (&caller, &peer, &gathered);
-    let explain = |attempt| Some(engine.explain(&Question { caller, peer, port, attempt, moment }));
+    let explain = |attempt| Ok(engine.explain(&Question { caller, peer, port, attempt, moment }));
     match protocol {
         Protocol::Tcp => explain(Attempt::Stream),
         Protocol::Grpc => {
             let path = format!("/{}", decision.path.trim_start_matches('/'));
-            let path = CanonicalPath::parse("POST", &path).ok()?;
+            let path = CanonicalPath::parse("POST", &path).map_err(|_| Unreadable)?;
             explain(Attempt::Request { method: "POST", path: &path, upgrade: false, gathered })
         }
         Protocol::Http | Protocol::Http2 => {
             let upgrade = decision.action == Action::Upgrade.as_str();
             let query = query.map(|query| format!("?{query}")).unwrap_or_default();
             let target = format!("{}{query}", decision.path);
-            let path = CanonicalPath::parse_with(&method, &target, engine.escaped_slashes(port)).ok()?;
+            let path = CanonicalPath::parse_with(&method, &target, engine.escaped_slashes(port))
+                .map_err(|_| Unreadable)?;
             explain(Attempt::Request { method: &method, path: &path, upgrade, gathered })
         }
     }

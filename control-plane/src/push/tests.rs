@@ -581,6 +581,37 @@ async fn a_decision_of_a_lost_agent_is_explained_from_what_it_had_sent() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_has_become_of_the_rules_is_told() {
+    use recall::Undecidable::{Gone, RefusedBefore, Unreadable};
+    let world = World::new().await;
+    world.publish(7, &[("orders", 5)], &[], &[]);
+    world.amend(|compilation| drop(compilation.node_uids.insert(node_id("broken"), None)));
+    let compilation = Arc::clone(&world.compilation.borrow());
+    let made = agent::Decision {
+        epoch: EPOCH,
+        revision: 5,
+        reason: "forbidden".into(),
+        ..decision("orders", 1, "a")
+    };
+    for (decision, wanted) in [
+        (made.clone(), None),
+        (agent::Decision { node: String::new(), revision: 0, ..made.clone() }, None),
+        (agent::Decision { revision: 4, ..made.clone() }, Some((Some(5), Unreadable))),
+        (agent::Decision { epoch: EPOCH - 1, ..made.clone() }, Some((Some(5), Unreadable))),
+        (
+            agent::Decision { revision: 4, reason: "user_token_expired".into(), ..made.clone() },
+            Some((Some(5), RefusedBefore)),
+        ),
+        (agent::Decision { node: node_id("broken").to_string(), ..made.clone() }, None),
+        (agent::Decision { node: node_id("payments").to_string(), ..made }, Some((None, Gone))),
+    ] {
+        let since = recall::rules_since(&decision, recall::Present::of(&decision, &compilation)).await;
+        let found = since.map(|since| (since.revision, since.now.unwrap_err()));
+        assert_eq!(found, wanted, "{decision:?}");
+    }
+}
+
 /// A control plane with the node and service names of a small shop.
 struct World {
     push: Arc<Push>,

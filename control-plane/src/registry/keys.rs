@@ -30,6 +30,7 @@
 //! endpoint/<SPIFFE id>/<instance id>       where a running agent takes mesh traffic
 //! decision/<instance id>/<decision id>     a denial, the first of its kind
 //! flow/<SPIFFE id>/<digest>                calls that are alike, and how many there were
+//! flow-unrecorded/<SPIFFE id>              how many calls there were besides
 //! would-deny/policy/<mesh>/<name>          what a policy in mode audit would have denied
 //! would-deny/port/<port>/<SPIFFE id>       what a listener in audit has let through that no policy permits
 //! revocation/number                        the revision at which the denylist last changed
@@ -129,6 +130,9 @@ pub const DECISIONS: &str = "decision/";
 
 /// Calls, and how many there were.
 pub const FLOWS: &str = "flow/";
+
+/// How many calls there were besides.
+pub const UNRECORDED: &str = "flow-unrecorded/";
 
 /// What would have been denied.
 pub const WOULD_DENIALS: &str = "would-deny/";

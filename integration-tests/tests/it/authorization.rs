@@ -91,6 +91,51 @@ fn denied_by_default_explained_allowed_and_gone_through_at_once() {
 }
 
 #[test]
+fn explain_says_that_rules_have_changed_since_and_what_they_decide_now() {
+    let mesh = shop::open();
+    let app = App::start("orders");
+    let mut orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    let id = denial(&get_until(&web, "orders", "/orders/1", 403));
+    let explain = || mesh.hauberk(&["explain", &id]).ok().stdout;
+    let changed = "The rules have changed since, last at revision ";
+    assert!(!explain().contains(changed), "{}", explain());
+    let rule = |rest: &str| {
+        let scope =
+            "(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\")";
+        shop::set_policy(&mesh, "readers", &rest.replace("SCOPE", scope));
+    };
+    let now = "By the present rules the same request, as it was recorded, would be";
+    let told = |parts: &[&str]| {
+        let told = explain();
+        let then = format!("DENIED {id}: no policy permits it\n");
+        assert!(told.starts_with(&then), "what it was stands first: {told}");
+        for part in [changed].iter().chain(parts) {
+            assert!(told.contains(part), "{part:?} is missing: {told}");
+        }
+        told
+    };
+    let allowed = [now, "\n\nALLOWED: policy readers permits it\n", "✓ readers (permit)"];
+    rule("permit SCOPE;");
+    assert!(!told(&allowed).contains("To let exactly this through"), "it is let through by now");
+    let unknown = "What the present ones would decide cannot be said: they read what was not recorded of it.";
+    rule("permit SCOPE when { context.headers.hasTag(\"x-tenant\") };");
+    assert!(!told(&[unknown]).contains(now));
+    rule("permit SCOPE when { context.path like \"/other/*\" };");
+    told(&[now, "\n\nDENIED: no policy permits it\n", "✗ readers (permit)", "hauberk allow web orders"]);
+    rule("permit SCOPE;");
+    let json = mesh.hauberk(&["explain", &id, "-o", "json"]).ok().stdout;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["decision"]["decision"]["reason"], "no_policy_matched", "{json}");
+    assert_eq!(json["rulesSince"]["now"]["decision"]["reason"], "permitted", "{json}");
+    // From what the control plane has kept, too.
+    orders.process.kill();
+    told(&allowed);
+    let kept = told(&["as the control plane kept it", "Nothing more is known of the rules"]);
+    assert!(!kept.contains("No policy concerns this target."), "{kept}");
+}
+
+#[test]
 fn explain_tells_the_nearest_policy_and_the_field_that_differed() {
     let mesh = shop::open();
     let app = App::start("orders");

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hauberk_integration_tests::{Agent, App, MeshBox, Response, request};
+use hauberk_integration_tests::{Agent, App, MeshBox, Response, eventually, request};
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::time::timeout;
@@ -210,14 +210,23 @@ fn two_issuers_have_no_user_in_common_and_stand_where_they_are_said_to() {
     assert_eq!(reason(&mesh, &get(&web, "/", &[&bearer(&forged)])), "user_token_signature");
 }
 
-/// A request that has begun, of whose content the rest never comes.
-fn begin(web: &Agent, token: &str) -> TcpStream {
+/// A request that has come to the app, of whose content the rest never comes.
+fn begin(app: &App, web: &Agent, line: &str) -> TcpStream {
+    let before = app.requests();
     let mut stream = TcpStream::connect(web.outbound()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let head =
-        format!("POST /orders/1 HTTP/1.1\r\nhost: orders\r\n{}\r\ncontent-length: 9\r\n\r\n", bearer(token));
+    let head = format!("POST /orders/1 HTTP/1.1\r\nhost: orders\r\n{line}\r\ncontent-length: 9\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
+    eventually("the app has it", PATIENCE, || (app.requests() > before).then_some(()));
     stream
+}
+
+/// Checks that a request still waits, and is neither answered nor cut.
+fn waits(stream: &mut TcpStream) {
+    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let waits = stream.read(&mut [0; 1]).unwrap_err().kind();
+    assert!(matches!(waits, std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{waits:?}");
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
 }
 
 /// Waits until a request is cut, or answered.
@@ -235,19 +244,12 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     let _orders = shop::orders(&mesh, app.address());
     let web = shop::caller(&mesh, "web");
     get_until(&web, "orders", "/health", 200);
-    let begun = |token: &str| {
-        let before = app.requests();
-        let stream = begin(&web, token);
-        hauberk_integration_tests::eventually("the app has it", PATIENCE, || {
-            (app.requests() > before).then_some(())
-        });
-        stream
-    };
+    let begun = |token: &str| begin(&app, &web, &bearer(token));
     let short = login.sign(&json!({"kid": "ec", "alg": "ES256"}), &login.claims("alice", &["support"], 3));
     let ends = begun(&short);
     let lasts = begun(&login.token("alice", &["support"]));
     let by_rsa = login.sign(&json!({"kid": "rsa", "alg": "PS256"}), &login.claims("bob", &["support"], 600));
-    let by_other_key = begun(&by_rsa);
+    let mut by_other_key = begun(&by_rsa);
     assert!(!until_cut(ends).contains(" 200 "), "the token has ended");
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&bearer(&short)])), "user_token_expired");
     // One key is taken back: whoever it vouched for is cut, and nobody else.
@@ -258,10 +260,7 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     assert!(!until_cut(lasts).contains(" 200 "), "its key is gone");
     let alice = bearer(&login.token("alice", &["support"]));
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&alice])), "user_token_unknown_key");
-    by_other_key.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    let waits = (&by_other_key).read(&mut [0; 1]).unwrap_err().kind();
-    assert!(matches!(waits, std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{waits:?}");
-    by_other_key.set_read_timeout(Some(PATIENCE)).unwrap();
+    waits(&mut by_other_key);
     // What names the issuer goes first.
     let refused = mesh.hauberk(&["delete", "jwtissuer", "login"]);
     assert!(refused.code != 0 && refused.stderr.contains("policy \"support\""), "{refused:?}");
@@ -280,6 +279,42 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
         "user_token_unknown_issuer",
         "a port that takes tokens passes none on unread"
     );
+}
+
+#[test]
+fn what_is_under_way_is_decided_again_when_tokens_are_to_stand_elsewhere() {
+    let (login, edge) = (Login::new("login"), Login::new("edge"));
+    let mesh = open(&login, "{}");
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/health", 200);
+    let alice = login.token("alice", &["support"]);
+    let (by_bearer, by_field) = (bearer(&alice), format!("x-login-token: {alice}"));
+    let begun = |line: &str| begin(&app, &web, line);
+    let change = |resource: &str| {
+        mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], resource).ok();
+    };
+    let in_bearer = begun(&by_bearer);
+    change(&login.resource("  tokenHeader: x-login-token\n"));
+    assert!(!until_cut(in_bearer).contains(" 200 "), "its token is where its issuer's are not");
+    assert_eq!(get(&web, "/orders/1", &[&by_field]).status, 200);
+    // Nobody looks there any longer.
+    assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&by_bearer])), "no_policy_matched");
+    let in_field = begun(&by_field);
+    // Another issuer comes, whose tokens would be a second one of a request: whether it has one nobody knows.
+    change(&edge.resource(""));
+    assert!(!until_cut(in_field).contains(" 200 "), "there may be another token");
+    let of_edge = bearer(&edge.token("dora", &["support"]));
+    assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&by_field, &of_edge])), "user_token_ambiguous");
+    assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&by_bearer])), "user_token_misplaced");
+    // Who has nothing to do with it goes on.
+    let mut in_field = begun(&by_field);
+    change(&edge.resource("  tokenHeader: x-login-token\n"));
+    waits(&mut in_field);
+    change(&login.resource(""));
+    assert!(!until_cut(in_field).contains(" 200 "), "back again");
+    assert_eq!(get(&web, "/orders/1", &[&by_bearer]).status, 200);
 }
 
 #[test]

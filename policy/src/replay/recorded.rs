@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use super::Undecidable;
 use crate::circumstances::{Gathered, Moment, Peer};
-use crate::decision::{Attempt, Caller, Decision, Reason};
+use crate::decision::{Attempt, Caller, Decision};
 use crate::memo::CallerMemo;
 use crate::outcomes::ConditionOutcome;
 use crate::path::{CanonicalPath, EscapedSlashes};
-use crate::reads::Fact;
 use crate::vocabulary::Action;
 
 /// What is known of calls by one caller, on one port, with one action, of one route.
@@ -76,11 +75,8 @@ impl RecordedCall {
         attempt: Attempt<'_>,
     ) -> Result<Decision, Undecidable> {
         let decision = Arc::unwrap_or_clone(memo.decide(port, attempt, self.moment));
-        let lacks_query = decision.reads.contains(Fact::Query) && !self.is_query_known;
-        let lacks_tls = decision.reads.contains(Fact::Tls) && self.peer.tls().is_none();
         // Of users nothing is recorded but how conditions came out.
-        let lacks_facts = matches!(decision.reason, Reason::FactsMissing | Reason::UserMissing);
-        if lacks_query || lacks_tls || lacks_facts {
+        if decision.lacks_facts(&self.peer, self.is_query_known, false) {
             return Err(Undecidable::FactsNotRecorded);
         }
         Ok(decision)

@@ -1,6 +1,6 @@
 //! Why a decision was made, as it is told to admins.
 
-use hauberk_policy::{Effect, Mismatch, Mode, PolicyNote};
+use hauberk_policy::{Effect, Explanation, Mismatch, Mode, PolicyNote, Reason, Verb};
 
 use crate::agent::v1 as wire;
 
@@ -22,5 +22,41 @@ pub fn encode_policy_note(note: &PolicyNote) -> wire::PolicyTrace {
         resource_matched: *resource,
         conditions_held: error.is_none() && mismatches.iter().all(is_scope),
         difference: differences.collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// Completes what is known of a decision with what the policies said.
+pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wire::DecisionDetail {
+    let Explanation { caller, attempt: _, decision, policies, suggestion, for_users } = explanation;
+    let verdict = match (decision.effect, decision.reason) {
+        (Effect::Allow, Reason::AuditDefaultAllow) => wire::Verdict::AuditAllow,
+        (Effect::Allow, _) => wire::Verdict::Allow,
+        (Effect::Deny, _) => wire::Verdict::Deny,
+    };
+    let audit_verdict = match decision.audit.as_ref().map(|audit| audit.effect) {
+        Some(effect) if effect != decision.effect => match effect {
+            Effect::Allow => wire::Verdict::Allow,
+            Effect::Deny => wire::Verdict::Deny,
+        },
+        _ => wire::Verdict::Unspecified,
+    };
+    // A route is named by its port and its template.
+    let resource = decision.resource.as_deref().unwrap_or_default();
+    let route = resource.split_once(' ').map_or("", |(_port, template)| template);
+    let decided = wire::Decision {
+        caller,
+        action: decision.action.map(|action| action.as_str().to_owned()).unwrap_or_default(),
+        route: route.to_owned(),
+        verdict: verdict.into(),
+        reason: decision.reason.as_str().to_owned(),
+        policies: decision.policies.iter().map(ToString::to_string).collect(),
+        audit_verdict: audit_verdict.into(),
+        ..known
+    };
+    wire::DecisionDetail {
+        decision: Some(decided),
+        policies: policies.iter().map(encode_policy_note).collect(),
+        suggestion: suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
+        for_users: for_users.iter().map(ToString::to_string).collect(),
     }
 }

@@ -20,6 +20,7 @@ use crate::verifier::verify_svid;
 
 mod federation;
 mod resumption;
+mod vouched;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const HOUR: Duration = Duration::from_secs(3600);

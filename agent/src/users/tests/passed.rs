@@ -17,13 +17,13 @@ use crate::testing::{Authorities, HOUR, around, now};
 
 /// Agents of a mesh, and an issuer.
 pub(super) struct World {
-    authorities: Arc<Authorities>,
+    pub(super) authorities: Arc<Authorities>,
     pub(super) login: Provider,
     pub(super) users: Arc<Users>,
-    denied: Denied,
+    pub(super) denied: Denied,
 }
 
-fn id(node: &str) -> SpiffeId {
+pub(super) fn id(node: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://shop.local/mesh/shop/node/{node}")).unwrap()
 }
 
@@ -35,7 +35,7 @@ impl World {
         Self { authorities: Authorities::new(), login, users, denied: Denied::new() }
     }
 
-    fn live(&self, node: &str) -> LiveIdentity {
+    pub(super) fn live(&self, node: &str) -> LiveIdentity {
         self.authorities.live(&format!("mesh/shop/node/{node}"))
     }
 

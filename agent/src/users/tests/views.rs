@@ -84,6 +84,60 @@ async fn whom_nobody_looked_for_is_not_nobody() {
 }
 
 #[tokio::test]
+async fn a_token_that_would_stand_elsewhere_by_another_view_is_none_that_it_takes() {
+    let world = World::new();
+    let context = context(&world, "orders");
+    let of = |issuers: &[&JwtIssuer]| {
+        view(Some(users(issuers.iter().map(|issuer| JwtIssuer::clone(issuer)).collect())), Some(all()))
+    };
+    let (edge, login) = (Provider::new("edge").issuer(), world.login.issuer());
+    let at = |field: &str, issuer: &JwtIssuer| JwtIssuer {
+        token_header: Some(field.to_owned()),
+        ..issuer.clone()
+    };
+    let token = world.token("alice");
+    let by_bearer = bearer(&token);
+    // By the first view, and then by others, one after the other: whether it is for alice, and why it is denied.
+    let seen = |line: (&str, &str), first: &[&JwtIssuer], then: &[&[&JwtIssuer]]| {
+        let mut made_for = look(&of(first), &context, &mut headers(&[line]));
+        assert!(made_for.is_for_user());
+        let mut told = made_for.on_behalf_of();
+        for view in then {
+            told = made_for.look_again(&of(view), 8080, &context).unwrap_or(told);
+        }
+        assert!(
+            matches!(told, OnBehalfOf::User(_)) == matches!(made_for.on_behalf_of(), OnBehalfOf::User(_))
+        );
+        let word = match told {
+            OnBehalfOf::User(_) => "alice",
+            OnBehalfOf::Nobody => "nobody",
+            OnBehalfOf::NotLookedAt => "anybody",
+        };
+        (word, made_for.refusal(now()))
+    };
+    let (in_bearer, in_field) = (("authorization", by_bearer.as_str()), ("x-token", token.as_str()));
+    let (in_x, edge_in_x, edge_in_y) = (&at("x-token", &login), &at("x-token", &edge), &at("y-token", &edge));
+    let misplaced = ("nobody", Some("user_token_misplaced"));
+    assert_eq!(seen(in_bearer, &[&login], &[&[&login]]), ("alice", None));
+    // From one place to another, where somebody else's tokens stand, or nobody's.
+    assert_eq!(seen(in_bearer, &[&login], &[&[in_x]]), misplaced);
+    assert_eq!(seen(in_field, &[in_x], &[&[&login]]), misplaced);
+    assert_eq!(seen(in_bearer, &[&login, edge_in_x], &[&[in_x, edge_in_x]]), misplaced);
+    assert_eq!(seen(in_bearer, &[&login, &edge], &[&[in_x, &edge]]), misplaced);
+    assert_eq!(seen(in_bearer, &[&login], &[&[in_x], &[&login]]), misplaced, "what was cut stays so");
+    // Another issuer's tokens where nobody has looked: there may be a second one.
+    assert_eq!(seen(in_bearer, &[&login], &[&[&login, edge_in_y]]), ("anybody", None));
+    assert_eq!(seen(in_bearer, &[&login], &[&[&login, edge_in_y], &[&login]]), ("anybody", None));
+    assert_eq!(seen(in_bearer, &[&login, &edge], &[&[&login, edge_in_x]]), ("anybody", None));
+    // Its own goes on to be verified.
+    let unknown = ("nobody", Some("user_token_unknown_issuer"));
+    assert_eq!(seen(in_bearer, &[&login], &[&[&login, edge_in_y], &[edge_in_y]]), unknown);
+    // One place less, or another issuer's tokens where this one's are, change nothing.
+    assert_eq!(seen(in_bearer, &[&login, edge_in_x], &[&[&login]]), ("alice", None));
+    assert_eq!(seen(in_bearer, &[&login, edge_in_x], &[&[&login, &edge]]), ("alice", None));
+}
+
+#[tokio::test]
 async fn a_user_of_whom_the_app_cannot_be_told_is_refused_and_that_is_not_remembered() {
     let world = World::new();
     let context = context(&world, "orders");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hauberk_policy::Mode;
 
 use super::*;
+use crate::registry::{Commit, keys};
 use crate::resources::testing;
 
 pub(super) fn name(text: &str) -> Name {
@@ -87,6 +88,61 @@ async fn counts_add_up_over_instances_and_outlive_the_process() {
     assert_eq!(again.recorded().prune(NOW.plus(REMEMBERED_FOR + Duration::from_millis(1))), 2);
     again.recorded.run(&store, &stop).await;
     assert_eq!(recorded(&Flows::load(&store).await.unwrap()), []);
+}
+
+#[tokio::test]
+async fn what_is_in_no_flow_is_known_for_as_long_as_a_flow_and_outlives_the_process_too() {
+    let (flows, store, _directory) = flows().await;
+    let unrecorded = |flows: &Flows| {
+        flows.recorded().of(|_| true).into_iter().map(|record| record.unrecorded).collect::<Vec<_>>()
+    };
+    let besides = |unrecorded| agent::FlowSummaries { flows: Vec::new(), unrecorded };
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let restarted = async |flows: &Flows| {
+        flows.recorded.run(&store, &stop).await;
+        Flows::load(&store).await.unwrap()
+    };
+    count(&flows, besides(7));
+    let flows = restarted(&flows).await;
+    assert_eq!(unrecorded(&flows), [7]);
+    flows.count(&node("orders"), &name("shop"), besides(3), NOW.plus(Duration::from_secs(60)));
+    count(&flows, besides(u64::MAX));
+    let flows = restarted(&flows).await;
+    assert_eq!(unrecorded(&flows), [u64::MAX]);
+    // What had to give way is among them, as old as it was.
+    let at = |number: u64, last_seen_unix_ms| {
+        let one = flow("web", vec![exemplar("/1", 2)]);
+        let of = node("payments").to_string();
+        agent::FlowSummary { node: of, route: format!("/{number}"), last_seen_unix_ms, ..one }
+    };
+    let kinds = (0..2_049).map(|number| at(number, NOW.0 - 5_000 + number)).collect();
+    flows.count(&node("payments"), &name("shop"), summaries(kinds), NOW);
+    assert_eq!(unrecorded(&flows), [u64::MAX, 2]);
+    let flows = restarted(&flows).await;
+    assert_eq!(unrecorded(&flows), [u64::MAX, 2]);
+    let pruned = |last_kept: u64| {
+        flows.recorded().prune(UnixMillis(last_kept).plus(REMEMBERED_FOR));
+        unrecorded(&flows)
+    };
+    assert_eq!(pruned(NOW.0 - 5_000), [u64::MAX, 2]);
+    assert_eq!(pruned(NOW.0 - 4_999), [u64::MAX, 0], "its flows are younger");
+    assert_eq!(pruned(NOW.0 + 60_000), [u64::MAX]);
+    assert_eq!(pruned(NOW.0 + 60_001), [0; 0]);
+    let flows = restarted(&flows).await;
+    assert_eq!(unrecorded(&flows), [0; 0]);
+    assert!(store.list(keys::UNRECORDED, None, 10).await.unwrap().entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_count_that_cannot_be_read_is_left_out() {
+    let (_, store, _directory) = flows().await;
+    let of = |node: &str| format!("{}{node}", keys::UNRECORDED);
+    let wrong = [(of(node("orders").as_str()), vec![0xff]), (of("nobody"), vec![])];
+    let commit = wrong.into_iter().fold(Commit::new(), |commit, (key, value)| commit.put(key, value));
+    store.commit(commit).await.unwrap();
+    let flows = Flows::load(&store).await.unwrap();
+    assert!(flows.recorded().of(|_| true).is_empty());
 }
 
 #[tokio::test]

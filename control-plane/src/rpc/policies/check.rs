@@ -2,12 +2,11 @@
 
 use hauberk_identity::UnixMillis;
 use hauberk_policy::{
-    Action, Asked, Attempt, CanonicalPath, Effect, Engine, Explanation, Gathered, Paths, Protocol, Question,
-    Reason, Verb,
+    Action, Asked, Attempt, CanonicalPath, Engine, Explanation, Gathered, Paths, Protocol, Question, Reason,
 };
 use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect};
 use hauberk_proto::agent::v1 as agent;
-use hauberk_proto::convert::encode_policy_note;
+use hauberk_proto::convert::encode_explanation;
 use tonic::Status;
 
 use super::circumstances::{Circumstances, gathered, on_behalf_of};
@@ -162,42 +161,6 @@ impl<'a, 'm> Check<'a, 'm> {
             path,
             ..agent::Decision::default()
         };
-        CheckResponse { decisions: vec![describe(explanation, known)], revision: 0, prospects }
-    }
-}
-
-/// Completes what is known of a decision with what the policies said.
-fn describe(explanation: Explanation, known: agent::Decision) -> agent::DecisionDetail {
-    let Explanation { caller, attempt: _, decision, policies, suggestion, for_users } = explanation;
-    let verdict = match (decision.effect, decision.reason) {
-        (Effect::Allow, Reason::AuditDefaultAllow) => agent::Verdict::AuditAllow,
-        (Effect::Allow, _) => agent::Verdict::Allow,
-        (Effect::Deny, _) => agent::Verdict::Deny,
-    };
-    let audit_verdict = match decision.audit.as_ref().map(|audit| audit.effect) {
-        Some(effect) if effect != decision.effect => match effect {
-            Effect::Allow => agent::Verdict::Allow,
-            Effect::Deny => agent::Verdict::Deny,
-        },
-        _ => agent::Verdict::Unspecified,
-    };
-    // A route is named by its port and its template.
-    let resource = decision.resource.as_deref().unwrap_or_default();
-    let route = resource.split_once(' ').map_or("", |(_port, template)| template);
-    let decided = agent::Decision {
-        caller,
-        action: decision.action.map(|action| action.as_str().to_owned()).unwrap_or_default(),
-        route: route.to_owned(),
-        verdict: verdict.into(),
-        reason: decision.reason.as_str().to_owned(),
-        policies: decision.policies.iter().map(ToString::to_string).collect(),
-        audit_verdict: audit_verdict.into(),
-        ..known
-    };
-    agent::DecisionDetail {
-        decision: Some(decided),
-        policies: policies.iter().map(encode_policy_note).collect(),
-        suggestion: suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
-        for_users: for_users.iter().map(ToString::to_string).collect(),
+        CheckResponse { decisions: vec![encode_explanation(explanation, known)], revision: 0, prospects }
     }
 }

@@ -111,7 +111,7 @@ impl Drop for Open {
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     let (stop, uid) = (shared.stop().clone(), caller.uid);
-    let lists = shared.board.revocation_list();
+    let lists = shared.board.revocation_lists();
     let api = Api::new(shared, caller);
     let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
         .max_decoding_message_size(sds::LARGEST_REQUEST);
@@ -246,7 +246,10 @@ mod tests {
         for number in 0..100 {
             let mark = format!("list number {number}");
             let list = [&[0; 32 * 1024], mark.as_bytes()].concat();
-            served.board.take_revocation_list(pb::RevocationList { der: list.into() });
+            served.board.take_revocation_lists(pb::RevocationList {
+                der: list.into(),
+                ..pb::RevocationList::default()
+            });
             let mut told = Vec::new();
             while !told.windows(mark.len()).any(|part| part == mark.as_bytes()) {
                 told.extend(next().await);
@@ -259,7 +262,10 @@ mod tests {
             assert!(end.is_none_or(|data| data.is_err()));
         }
         assert!(since.elapsed() <= 2 * untaken::PATIENCE, "{:?}", since.elapsed());
-        served.board.take_revocation_list(pb::RevocationList { der: Bytes::from_static(b"still") });
+        served.board.take_revocation_lists(pb::RevocationList {
+            der: Bytes::from_static(b"still"),
+            ..pb::RevocationList::default()
+        });
         assert!(!next().await.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::super::api::Given;
 use super::super::keeper::WorkloadSvid;
-use super::super::told::RevocationList;
+use super::super::told::RevocationLists;
 use super::secrets::TYPE_URL;
 use super::subscription::Subscription;
 use crate::testing::{Authorities, HOUR, around};
@@ -35,7 +35,7 @@ fn given(authorities: &Authorities, paths: &[&str]) -> Given {
         svids: svids.collect(),
         bundle: Arc::new(authorities.issuing.root_bundle().clone()),
         federated: Vec::new(),
-        revocation_list: RevocationList::default(),
+        revocation_lists: RevocationLists::default(),
         jwt_keys: None,
     }
 }

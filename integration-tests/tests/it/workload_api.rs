@@ -197,6 +197,28 @@ async fn only_those_whom_an_enrollment_names_get_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_is_told_each_missing_selector_whole() {
+    let (mesh, _agent, socket) = shop();
+    let long = |n: usize| format!("docker:label:{n}:{}", "x".repeat(1_000));
+    let selectors: Vec<_> = (10..41).map(long).collect();
+    let listed: String = selectors.iter().map(|selector| format!(", \"{selector}\"")).collect();
+    mesh.apply(&format!(
+        "kind: Enrollment\nmesh: shop\nname: long\nspec:\n  parent: {{virtualNode: web}}\n  workload: {{path: test/long, \
+         selectors: [\"{}\"{listed}]}}\n",
+        uid()
+    ));
+    let wanted = format!("missing {}; it has ", selectors.join(", "));
+    eventually("the admin is told", PATIENCE, || {
+        let (is_given, _) = fetch(&socket, &["x509"]);
+        assert!(!is_given);
+        let told = mesh.hauberk(&["describe", "enrollment", "long"]).ok().stdout;
+        (told.contains(&wanted) && told.contains(&uid())).then_some(())
+    });
+    let told = mesh.hauberk(&["audit", "list", "--action", "workload.deny", "-o", "json"]).ok().stdout;
+    assert!(told.contains(&wanted), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_gets_nothing_of_another_nodes_enrollments() {
     let mesh = MeshBox::start();
     mesh.apply(SMALL_SHOP);

@@ -15,7 +15,7 @@ use hauberk_tls::{KeyPair, Svid};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{authorities::issuing, load::Load, shop::PATIENCE, workload_api::svids};
+use crate::{authorities::issuing, load::Load, partner::Partner, shop::PATIENCE, workload_api::svids};
 
 /// Three nodes that have Envoys beside their agents, and no traffic of their own.
 const NODES: &str = r"
@@ -345,4 +345,45 @@ async fn an_envoy_refuses_a_revoked_certificate_by_whatever_name_it_asks_for_roo
     for (roots, sidecar) in &sidecars {
         assert_eq!(sidecar.rejected(), [""; 0], "{roots}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_lets_in_who_is_meant_of_another_trust_domain_while_it_may_know_that() {
+    let Some(envoy) = envoy() else { return };
+    let mesh = MeshBox::start();
+    mesh.apply(NODES);
+    let partner = Partner::new(40);
+    mesh.apply(&partner.resource());
+    let app = App::start("orders");
+    let nobody = free_port();
+    let orders = Beside::start(&mesh, &envoy, "orders");
+    let knowing = |domains: &str| {
+        mesh.apply(&format!(
+            "kind: Enrollment\nmesh: shop\nname: envoy-of-orders\nspec:\n  parent: {{virtualNode: orders}}\n  workload: \
+             {{path: orders, selectors: [\"unix:path:{}\"], federatesWith: [{domains}]}}\n",
+            fs::canonicalize(&envoy).unwrap().display()
+        ))
+    };
+    knowing("partner.test");
+    let task = || Task { app: app.address(), caller: "web", callee: "nobody", peer: nobody };
+    let sidecars = ["ALL", "spiffe://partner.test"].map(|roots| {
+        let asking = |text: &str| {
+            let text = text.replace("{name: ALL,", &format!("{{name: \"{roots}\","));
+            text.replace("spiffe://box.test/workload/web", "spiffe://partner.test/workload/payments")
+        };
+        Sidecar::start_asking(&mesh, &envoy, &orders, &task(), asking)
+    });
+    let member = |partner: &Partner, name: &str| {
+        let (svid, key) = partner.identity(name);
+        Member::new(&svid, &key)
+    };
+    let (payments, other) = (member(&partner, "payments"), member(&partner, "other"));
+    let namesake = member(&Partner::new(60), "payments");
+    let let_in = |member: &Member| sidecars.each_ref().map(|sidecar| member.is_let_in(sidecar.inbound));
+    eventually("who is meant is let in", PATIENCE, || (let_in(&payments) == [true; 2]).then_some(()));
+    assert_eq!(let_in(&other), [false; 2], "who is known and not meant is not");
+    assert_eq!(let_in(&namesake), [false; 2], "nor who has the name by other authorities");
+    knowing("");
+    eventually("they are let in no longer", PATIENCE, || (let_in(&payments) == [false; 2]).then_some(()));
+    assert_eq!(sidecars.each_ref().map(Sidecar::rejected), [[""; 0]; 2]);
 }

@@ -146,11 +146,12 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     };
     tasks.spawn(renewal.run(stop.clone()));
     let registrations = watch::Sender::new(pb::Register::default());
-    let files_for_workloads = workloads::files(sockets.workload_api.as_ref());
+    let of_programs = open_files.of_programs();
+    let shares = open_files.shares(workloads::files(sockets.workload_api.as_ref(), of_programs));
     let board = Board::new(sockets.workload_api.is_some());
     if let Some(socket) = sockets.workload_api {
         let parts = (credentials.clone(), connections.context());
-        workloads::start(socket, &board, &config, parts, &mut tasks, &stop);
+        workloads::start((socket, of_programs), &board, &config, parts, &mut tasks, &stop);
     }
     let sync = Sync {
         control_plane: config.control_plane.clone(),
@@ -174,7 +175,6 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
             settled.send_replace(true);
         }
     });
-    let shares = open_files.shares(files_for_workloads);
     let outbound = Outbound::new(Arc::clone(&connections), shares.from_app, shares.to_mesh);
     serve_outbound(sockets.outbound, sockets.tcp, outbound, &stop, &mut tasks);
 

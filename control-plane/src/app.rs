@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hauberk_tls::ClientAuth;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -28,7 +27,7 @@ use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
 use crate::resources::{Catalogs, Resources, ResourcesParts};
-use crate::revocation::crl::{self, Crl};
+use crate::revocation::crl::{self, RevocationLists};
 use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::ServerCertificate;
 use crate::telemetry::LogControl;
@@ -80,14 +79,14 @@ pub async fn run(
     stop: CancellationToken,
 ) -> Result<(), AppError> {
     let control = ControlPlane::open(settings, clock, log).await?;
-    let (list, crl) = Crl::new();
+    let lists = watch::Sender::default();
     let health = Health::new(
         Arc::clone(&control.store),
         Arc::clone(&control.authority),
         Arc::clone(&control.metrics),
-        crl,
+        lists.subscribe(),
     );
-    let result = match start(&control, &health, list).await {
+    let result = match start(&control, &health, lists).await {
         Ok(()) => {
             tokio::select! {
                 () = stop.cancelled() => Ok(()),
@@ -105,7 +104,7 @@ pub async fn run(
 async fn start(
     control: &Arc<ControlPlane>,
     health: &Health,
-    list: watch::Sender<Bytes>,
+    lists: watch::Sender<Arc<RevocationLists>>,
 ) -> Result<(), AppError> {
     let settings = &control.settings;
     // A process that was killed left its own behind; it is gone where it was stopped.
@@ -142,7 +141,7 @@ async fn start(
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
-    let (resources, push) = start_push(control, list.subscribe()).await?;
+    let (resources, push) = start_push(control, lists.subscribe()).await?;
     let federation = start_federation(control, &resources);
     let admin_routes = rpc::admin_routes(control, &resources, &push, &federation).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
@@ -182,7 +181,8 @@ async fn start(
         let (revocations, stop) = (Arc::clone(&control.revocations), stop.clone());
         async move { revocations.follow(stop).await }
     });
-    control.tasks.spawn(crl::publish(Arc::clone(&control.revocations), list, stop.clone()));
+    let (revocations, authorities) = (Arc::clone(&control.revocations), Arc::clone(&control.authorities));
+    control.tasks.spawn(crl::publish(revocations, authorities, lists, stop.clone()));
     control.tasks.spawn(authority::keep(Arc::clone(&control.authorities), control.stop.clone()));
     control.tasks.spawn(authority::follow(Arc::clone(&control.authorities), control.stop.clone()));
     control.tasks.spawn(authority::watch_token(Arc::clone(&control.authority), control.stop.clone()));
@@ -204,7 +204,7 @@ async fn start(
 /// From the registry to the agents: resources are followed, compiled into views, and pushed.
 async fn start_push(
     control: &ControlPlane,
-    revocation_list: watch::Receiver<Bytes>,
+    revocation_lists: watch::Receiver<Arc<RevocationLists>>,
 ) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
     let (store, tasks, stop) = (&control.store, &control.tasks, &control.stop);
     let trust_domain = control.authority.trust_domain().clone();
@@ -220,7 +220,7 @@ async fn start_push(
         compilation,
         trust: control.authority.trust(),
         signing_keys: control.signing_keys.subscribe(),
-        revocation_list,
+        revocation_lists,
         identity: control.identity.clone(),
         metrics: Arc::clone(&control.metrics),
         tasks: tasks.clone(),

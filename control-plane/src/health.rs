@@ -1,5 +1,5 @@
-//! The HTTP listener for probes, scrapers and programs outside the mesh: `/livez`, `/readyz`, `/metrics` and `/crl`, and
-//! nothing else.
+//! The HTTP listener for probes, scrapers and programs outside the mesh: `/livez`, `/readyz`, `/metrics`, `/crl` and
+//! `/crl.pem`, and nothing else.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,13 +14,14 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
-use crate::revocation::crl::Crl;
+use crate::revocation::crl::RevocationLists;
 
 /// How long a probe may take, from connecting to the end of its answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
@@ -34,14 +35,19 @@ pub struct Health {
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
-    crl: Crl,
+    lists: watch::Receiver<Arc<RevocationLists>>,
     serving: Arc<AtomicBool>,
 }
 
 impl Health {
     /// Not serving yet.
-    pub fn new(store: Arc<dyn Store>, authority: Arc<Authority>, metrics: Arc<Metrics>, crl: Crl) -> Self {
-        Self { store, authority, metrics, crl, serving: Arc::new(AtomicBool::new(false)) }
+    pub fn new(
+        store: Arc<dyn Store>,
+        authority: Arc<Authority>,
+        metrics: Arc<Metrics>,
+        lists: watch::Receiver<Arc<RevocationLists>>,
+    ) -> Self {
+        Self { store, authority, metrics, lists, serving: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether the API listeners take calls.
@@ -124,19 +130,28 @@ impl Health {
                 );
                 response
             }
-            // Signed, so that it matters to nobody by what way it comes (RFC 5280 §4.2.1.13, RFC 2585 §4).
-            "/crl" => match self.crl.der() {
-                Some(der) => {
-                    let mut response = Response::new(Full::new(der));
-                    let kind = header::HeaderValue::from_static("application/pkix-crl");
-                    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                    response
-                }
-                None => plain(StatusCode::SERVICE_UNAVAILABLE, "no revocation list yet\n".to_owned()),
-            },
-            _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics or /crl\n".to_owned()),
+            // Signed, so that it matters to nobody by what way they come (RFC 5280 §4.2.1.13). One list in DER, as RFC 2585 §4 has
+            // it; all of them in PEM, of which files for verifiers are made.
+            "/crl" => {
+                let first = self.lists.borrow().ders.first().cloned();
+                revocation_list(first, "application/pkix-crl")
+            }
+            "/crl.pem" => {
+                let all = Some(self.lists.borrow().pem.clone()).filter(|pem| !pem.is_empty());
+                revocation_list(all, "application/x-pem-file")
+            }
+            _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics, /crl or /crl.pem\n".to_owned()),
         }
     }
+}
+
+fn revocation_list(list: Option<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
+    let Some(list) = list else {
+        return plain(StatusCode::SERVICE_UNAVAILABLE, "no revocation list yet\n".to_owned());
+    };
+    let mut response = Response::new(Full::new(list));
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
 }
 
 /// Asks `/readyz` at `address`: the answer's status and text.

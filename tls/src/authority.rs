@@ -36,7 +36,7 @@ const ROOT_PATH_LEN: u8 = 1;
 const ISSUING_PATH_LEN: u8 = 0;
 
 /// The self-signed root of a trust domain. It signs issuing authorities and nothing else.
-pub struct RootAuthority(Authority);
+pub struct RootAuthority(pub(crate) Authority);
 
 /// The authority that signs SVIDs (see [`IssuingAuthority::sign`]).
 pub struct IssuingAuthority {

@@ -6,7 +6,7 @@ use rcgen::{
 };
 use thiserror::Error;
 
-use crate::authority::{IssuingAuthority, since_epoch};
+use crate::authority::{Authority, IssuingAuthority, RootAuthority, since_epoch};
 use crate::authority_key;
 use crate::certificate::{CertificateFault, subject_key_id};
 use crate::pem;
@@ -53,24 +53,48 @@ impl IssuingAuthority {
         this_update: UnixMillis,
         next_update: UnixMillis,
     ) -> Result<Vec<u8>, CrlError> {
-        let key_id = subject_key_id(self.certificate())?.ok_or(CrlError::NoKeyId)?;
-        let epoch = rcgen::date_time_ymd(1970, 1, 1);
-        let revoked_certs = entries.iter().map(|entry| RevokedCertParams {
-            serial_number: SerialNumber::from(entry.serial.as_bytes().to_vec()),
-            revocation_time: epoch + since_epoch(entry.revoked_at),
-            reason_code: entry.is_on_hold.then_some(RevocationReason::CertificateHold),
-            invalidity_date: None,
-        });
-        let list = CertificateRevocationListParams {
-            this_update: epoch + since_epoch(this_update),
-            next_update: epoch + since_epoch(next_update),
-            crl_number: SerialNumber::from(this_update.0),
-            issuing_distribution_point: None,
-            revoked_certs: revoked_certs.collect(),
-            key_identifier_method: KeyIdMethod::PreSpecified(key_id),
-        };
-        let signed = list.signed_by(&self.authority.issuer);
-        let signed = signed.map_err(|error| CrlError::Sign(authority_key::reason(error)))?;
-        Ok(signed.der().to_vec())
+        sign(&self.authority, entries, this_update, next_update)
     }
+}
+
+impl RootAuthority {
+    /// The same of a root, whose list names authorities under it.
+    ///
+    /// # Errors
+    /// Those of [`IssuingAuthority::sign_crl`].
+    pub fn sign_crl(
+        &self,
+        entries: &[CrlEntry],
+        this_update: UnixMillis,
+        next_update: UnixMillis,
+    ) -> Result<Vec<u8>, CrlError> {
+        sign(&self.0, entries, this_update, next_update)
+    }
+}
+
+fn sign(
+    authority: &Authority,
+    entries: &[CrlEntry],
+    this_update: UnixMillis,
+    next_update: UnixMillis,
+) -> Result<Vec<u8>, CrlError> {
+    let key_id = subject_key_id(&authority.der)?.ok_or(CrlError::NoKeyId)?;
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let revoked_certs = entries.iter().map(|entry| RevokedCertParams {
+        serial_number: SerialNumber::from(entry.serial.as_bytes().to_vec()),
+        revocation_time: epoch + since_epoch(entry.revoked_at),
+        reason_code: entry.is_on_hold.then_some(RevocationReason::CertificateHold),
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: epoch + since_epoch(this_update),
+        next_update: epoch + since_epoch(next_update),
+        crl_number: SerialNumber::from(this_update.0),
+        issuing_distribution_point: None,
+        revoked_certs: revoked_certs.collect(),
+        key_identifier_method: KeyIdMethod::PreSpecified(key_id),
+    };
+    let signed = list.signed_by(&authority.issuer);
+    let signed = signed.map_err(|error| CrlError::Sign(authority_key::reason(error)))?;
+    Ok(signed.der().to_vec())
 }

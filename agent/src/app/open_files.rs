@@ -4,6 +4,10 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 /// The most sockets of one kind at once, wherever the system permits them.
 const MAX_OF_A_KIND: u64 = 16_384;
+/// The most connections of programs to the Workload API, a sixteenth of all files; and how many there are however few files
+/// there are. Each takes two files.
+const MAX_OF_PROGRAMS: u64 = 2_048;
+const MIN_OF_PROGRAMS: u64 = 256;
 /// What is left for ourselves, whoever calls us and whatever the app does: state, listeners, the control plane, names,
 /// proofs, and the connections of probes and people (`local_http.rs`). Half of all files where there are few.
 const OWN: u64 = 128;
@@ -37,6 +41,12 @@ impl OpenFiles {
             tracing::warn!(event = "limit_not_set", %error, "the system keeps its limit of open files");
         }
         Self { found, now: getrlimit(Resource::Nofile) }
+    }
+
+    /// How many connections of programs to the Workload API there may be.
+    pub(super) fn of_programs(&self) -> usize {
+        let of_programs = self.now.current.map_or(MAX_OF_PROGRAMS, |files| files / 16);
+        usize::try_from(of_programs.clamp(MIN_OF_PROGRAMS, MAX_OF_PROGRAMS)).unwrap_or(1)
     }
 
     /// A quarter for each kind of what is not kept for ourselves and the Workload API.
@@ -78,5 +88,19 @@ mod tests {
         assert_eq!(of(Some(0)).from_mesh, 1);
         let now = Rlimit { current: Some(1_024), maximum: Some(1_024) };
         assert_eq!(OpenFiles { found: now, now }.shares(512).from_app, 128);
+    }
+
+    #[test]
+    fn programs_have_more_connections_where_there_are_more_files() {
+        for (files, of_programs) in [
+            (Some(256), 256),
+            (Some(1_024), 256),
+            (Some(16_384), 1_024),
+            (Some(1 << 20), 2_048),
+            (None, 2_048),
+        ] {
+            let now = Rlimit { current: files, maximum: files };
+            assert_eq!(OpenFiles { found: now, now }.of_programs(), of_programs, "{files:?}");
+        }
     }
 }

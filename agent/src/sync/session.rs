@@ -190,7 +190,7 @@ impl<'a> Session<'a> {
         match message {
             Down::Workloads(entries) => self.sync.workloads.take_entries(entries),
             Down::JwtKeys(keys) => self.take_jwt_keys(keys).await,
-            Down::RevocationList(list) => self.sync.workloads.take_revocation_list(list),
+            Down::RevocationList(list) => self.sync.workloads.take_revocation_lists(list),
             Down::View(signed) => self.take_view(signed, up).await?,
             Down::Denylist(signed) => {
                 match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {

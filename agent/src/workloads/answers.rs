@@ -1,16 +1,16 @@
 //! Streams of whole answers, each as it is written.
 //!
 //! tonic encodes an answer into a buffer of its stream's own and keeps that for as long as the stream lives. But an answer may
-//! hold a revocation list of megabytes, and a program may have a hundred streams on each of its connections. So answers are encoded
-//! here, all but the list: that is everybody's one copy, and is written from where it is.
+//! hold revocation lists of megabytes, and a program may have a hundred streams on each of its connections. So answers are encoded
+//! here, all but the lists: those are everybody's one copy, and are written from where they are.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use bytes::buf::Chain;
 use bytes::{Buf, BufMut, Bytes};
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue};
@@ -19,25 +19,25 @@ use prost::Message;
 use tonic::Status;
 
 use super::api::Given;
-use super::told::RevocationList;
+use super::told::RevocationLists;
 
 /// Before each message: whether it is compressed, and its length (gRPC over HTTP/2, Length-Prefixed-Message).
 const PREFIX: usize = 5;
 
 /// A message of which a stream of answers is made.
 pub(super) trait Answer: Message + Sized {
-    /// What stands before a revocation list in it: the number of its field and the wire type of bytes; `None` where none does.
+    /// What stands before each revocation list in it: the number of its field and the wire type of bytes; `None` where none does.
     const LIST_KEY: Option<u8>;
 
-    /// What a caller is given, all but the revocation list.
+    /// What a caller is given, all but the revocation lists.
     fn of(given: &Given) -> Self;
 }
 
 /// An answer, encoded, as far as it is not written yet.
 #[derive(Debug)]
 pub(super) struct Encoded {
-    bytes: Chain<Bytes, Bytes>,
-    /// The number of the revocation list in it.
+    parts: VecDeque<Bytes>,
+    /// The number of the revocation lists in it.
     pub(super) list: Option<u64>,
 }
 
@@ -51,51 +51,64 @@ pub(super) struct Content {
 impl Encoded {
     /// What tonic has encoded.
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self { bytes: bytes.chain(Bytes::new()), list: None }
+        Self { parts: [bytes].into(), list: None }
     }
 
     /// # Errors
     /// It is longer than any message.
     pub(super) fn of<A: Answer>(given: &Given) -> Result<(Self, Content), Status> {
         let answer = A::of(given);
-        let RevocationList { der, number } = &given.revocation_list;
-        let key = A::LIST_KEY.filter(|_| !der.is_empty());
+        let RevocationLists { ders, number, .. } = &given.revocation_lists;
+        let key = A::LIST_KEY.filter(|_| !ders.is_empty());
         let list = key.map(|_| *number);
-        let of_list = key.map_or(0, |_| 1 + prost::length_delimiter_len(der.len()) + der.len());
         let too_long = || Status::internal("the answer is too long");
-        let length = u32::try_from(answer.encoded_len() + of_list).map_err(|_| too_long())?;
-        let mut head = Vec::with_capacity(PREFIX + answer.encoded_len() + 16);
+        let mut of_lists = Vec::new();
+        for (key, der) in key.into_iter().flat_map(|key| ders.iter().map(move |der| (key, der))) {
+            let mut head = vec![key];
+            prost::encode_length_delimiter(der.len(), &mut head).map_err(|_| too_long())?;
+            of_lists.extend([Bytes::from(head), der.clone()]);
+        }
+        let length = answer.encoded_len() + of_lists.iter().map(Bytes::len).sum::<usize>();
+        let length = u32::try_from(length).map_err(|_| too_long())?;
+        let mut head = Vec::with_capacity(PREFIX + answer.encoded_len());
         head.put_u8(0);
         head.put_u32(length);
         answer.encode(&mut head).map_err(|_| too_long())?;
         let content = Content { digest: digest(&SHA256, &head).as_ref().to_vec(), list };
-        let mut der = der.clone();
-        match key {
-            Some(key) => {
-                head.put_u8(key);
-                prost::encode_length_delimiter(der.len(), &mut head).map_err(|_| too_long())?;
-            }
-            None => der = Bytes::new(),
-        }
-        Ok((Self { bytes: Bytes::from(head).chain(der), list }, content))
+        let parts = [Bytes::from(head)].into_iter().chain(of_lists).collect();
+        Ok((Self { parts, list }, content))
     }
 }
 
 impl Buf for Encoded {
     fn remaining(&self) -> usize {
-        self.bytes.remaining()
+        self.parts.iter().map(Bytes::len).sum()
     }
 
     fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
+        // No empty one stands before another.
+        self.parts.front().map_or(&[], |part| part)
     }
 
     fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
-        self.bytes.chunks_vectored(into)
+        let mut count = 0;
+        for (slice, part) in into.iter_mut().zip(&self.parts) {
+            *slice = IoSlice::new(part);
+            count += 1;
+        }
+        count
     }
 
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
+    fn advance(&mut self, mut count: usize) {
+        while let Some(part) = self.parts.front_mut() {
+            let here = part.len().min(count);
+            part.advance(here);
+            count -= here;
+            if !part.is_empty() {
+                return;
+            }
+            self.parts.pop_front();
+        }
     }
 }
 
@@ -179,7 +192,7 @@ mod tests {
 
     /// The message, as a client reads it.
     fn read<A: Answer + Default>(answer: &Encoded) -> A {
-        let bytes = [&answer.bytes.first_ref()[..], &answer.bytes.last_ref()[..]].concat();
+        let bytes = answer.parts.iter().flatten().copied().collect::<Vec<_>>();
         let (prefix, message) = bytes.split_at(PREFIX);
         assert_eq!(prefix, [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes()].concat());
         A::decode(message).unwrap()
@@ -204,32 +217,58 @@ mod tests {
         // Lengths of one byte and of more.
         for length in [3, 127, 128, 2 << 20] {
             let list = Bytes::from(vec![7; length]);
-            served.board.take_revocation_list(pb::RevocationList { der: list.clone() });
+            let ders = [list.clone(), Bytes::from_static(b"root"), list];
+            let [der, others @ ..] = ders.clone();
+            served.board.take_revocation_lists(pb::RevocationList {
+                der,
+                others: others.to_vec(),
+                is_complete: false,
+            });
+            let crl: Vec<_> = ders.iter().map(|der| der.to_vec()).collect();
             let given = given().await;
-            let wanted = X509BundlesResponse { crl: vec![list.to_vec()], ..X509BundlesResponse::of(&given) };
-            assert_eq!(
-                read::<X509BundlesResponse>(&Encoded::of::<X509BundlesResponse>(&given).unwrap().0),
-                wanted
-            );
-            let wanted = X509svidResponse { crl: vec![list.to_vec()], ..X509svidResponse::of(&given) };
+            let encoded = Encoded::of::<X509BundlesResponse>(&given).unwrap().0;
+            let wanted = X509BundlesResponse { crl: crl.clone(), ..X509BundlesResponse::of(&given) };
+            assert_eq!(read::<X509BundlesResponse>(&encoded), wanted);
+            let wanted = X509svidResponse { crl, ..X509svidResponse::of(&given) };
             assert_eq!(read::<X509svidResponse>(&Encoded::of::<X509svidResponse>(&given).unwrap().0), wanted);
             let (answer, content) = Encoded::of::<JwtBundlesResponse>(&given).unwrap();
             assert_eq!(read::<JwtBundlesResponse>(&answer), JwtBundlesResponse::of(&given));
             assert_eq!(content.list, None);
+            is_written_in_pieces(encoded);
+        }
+    }
+
+    /// However much of it is taken at once.
+    fn is_written_in_pieces(encoded: Encoded) {
+        let whole = encoded.parts.iter().flatten().copied().collect::<Vec<_>>();
+        for piece in [1000, whole.len()] {
+            let mut left = Encoded { parts: encoded.parts.clone(), list: None };
+            let mut written = Vec::new();
+            while left.has_remaining() {
+                let mut slices = [IoSlice::new(&[]); 2];
+                assert!(left.chunks_vectored(&mut slices) > 0 && *slices[0] == *left.chunk());
+                written.extend(left.copy_to_bytes(piece.min(left.remaining())));
+            }
+            assert!(written == whole);
         }
     }
 
     #[tokio::test]
-    async fn the_revocation_list_of_all_answers_is_one_copy() {
+    async fn the_revocation_lists_of_all_answers_are_one_copy() {
         let served = told();
         let list = Bytes::from(vec![7; 2 << 20]);
-        served.board.take_revocation_list(pb::RevocationList { der: list.clone() });
+        served.board.take_revocation_lists(pb::RevocationList {
+            der: list.clone(),
+            others: vec![list.clone()],
+            is_complete: false,
+        });
         let mut own = 0;
         for _ in 0..100 {
             let mut stream = served.api().answers::<X509BundlesResponse>(has_identity);
             let answer = stream.frame().await.unwrap().unwrap().into_data().unwrap();
-            assert_eq!(answer.bytes.last_ref().as_ptr(), list.as_ptr());
-            own += answer.bytes.first_ref().len();
+            let (lists, others): (Vec<_>, Vec<_>) = answer.parts.iter().partition(|part| part.len() > 4096);
+            assert_eq!(lists.iter().map(|part| part.as_ptr()).collect::<Vec<_>>(), [list.as_ptr(); 2]);
+            own += others.iter().map(|part| part.len()).sum::<usize>();
         }
         assert!(own < 100 * 4096, "{own}");
     }
@@ -237,17 +276,20 @@ mod tests {
     #[tokio::test]
     async fn what_was_told_already_is_not_told_again() {
         let served = told();
-        let list = |mark: u8| pb::RevocationList { der: Bytes::from(vec![mark; 9]) };
-        served.board.take_revocation_list(list(1));
+        let list = |mark: u8| pb::RevocationList {
+            der: Bytes::from(vec![mark; 9]),
+            ..pb::RevocationList::default()
+        };
+        served.board.take_revocation_lists(list(1));
         let mut stream = served.api().answers::<X509BundlesResponse>(has_identity);
         let mut next = async || stream.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(read::<X509BundlesResponse>(&next().await).crl, [vec![1; 9]]);
         // As when a stream to the control plane begins anew.
-        served.board.take_revocation_list(list(1));
+        served.board.take_revocation_lists(list(1));
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         let telling = async {
             tokio::task::yield_now().await;
-            served.board.take_revocation_list(list(2));
+            served.board.take_revocation_lists(list(2));
         };
         let (answer, ()) = tokio::join!(next(), telling);
         assert_eq!(read::<X509BundlesResponse>(&answer).crl, [vec![2; 9]]);

@@ -28,7 +28,7 @@ use super::keeper::{Keeper, Kept, WorkloadSvid};
 use super::matching::Matching;
 use super::nobody;
 use super::tokens::Tokens;
-use super::told::{Board, RevocationList};
+use super::told::{Board, RevocationLists};
 use crate::mesh::Denied;
 use crate::metrics::WorkloadService::WorkloadApi;
 use crate::metrics::{Metrics, WorkloadMetrics};
@@ -106,7 +106,7 @@ pub(super) struct Given {
     /// And those of other domains, as far as its enrollments name them.
     pub(super) federated: Vec<Arc<SpiffeBundle>>,
     /// Which certificates of our own are good no longer.
-    pub(super) revocation_list: RevocationList,
+    pub(super) revocation_lists: RevocationLists,
     /// What to verify tokens of our own trust domain by.
     pub(super) jwt_keys: Option<Arc<JwtBundle>>,
 }
@@ -137,7 +137,7 @@ pub(super) struct Following {
     api: Api,
     kept: watch::Receiver<Kept>,
     live: watch::Receiver<LiveState>,
-    revocation_list: watch::Receiver<RevocationList>,
+    revocation_lists: watch::Receiver<RevocationLists>,
     jwt_keys: watch::Receiver<Option<Arc<JwtBundle>>>,
 }
 
@@ -153,7 +153,7 @@ impl Api {
             api: self.clone(),
             kept: kept.clone(),
             live: live.subscribe(),
-            revocation_list: board.revocation_list(),
+            revocation_lists: board.revocation_lists(),
             jwt_keys: board.jwt_keys(),
         }
     }
@@ -219,7 +219,7 @@ impl Following {
         loop {
             let kept = self.kept.borrow_and_update().clone();
             let live = self.live.borrow_and_update().clone();
-            let revocation_list = self.revocation_list.borrow_and_update().clone();
+            let revocation_lists = self.revocation_lists.borrow_and_update().clone();
             let jwt_keys = self.jwt_keys.borrow_and_update().clone();
             let reason = match &kept.entries {
                 None => "the control plane has not told yet who is who here",
@@ -234,7 +234,7 @@ impl Following {
                     });
                     let svids = svids.collect();
                     let (bundle, federated) = (Arc::clone(live.bundle()), federated(&names, entries, &live));
-                    let given = Given { identities, svids, bundle, federated, revocation_list, jwt_keys };
+                    let given = Given { identities, svids, bundle, federated, revocation_lists, jwt_keys };
                     match suffices(&given) {
                         Ok(()) => return Ok(given),
                         Err(lack) => lack,
@@ -258,7 +258,7 @@ impl Following {
             () = self.api.shared.stop.cancelled() => Err(stopping()),
             changed = self.kept.changed() => changed.map_err(|_| stopping()),
             changed = self.live.changed() => changed.map_err(|_| stopping()),
-            changed = self.revocation_list.changed() => changed.map_err(|_| stopping()),
+            changed = self.revocation_lists.changed() => changed.map_err(|_| stopping()),
             changed = self.jwt_keys.changed() => changed.map_err(|_| stopping()),
         }
     }

@@ -20,7 +20,8 @@ use super::systemd::Systemd;
 const TOLD: usize = 1_024;
 const TOLD_FOR: Duration = Duration::from_secs(3_600);
 
-/// How much of a refusal the control plane is told: selectors, and the characters of each.
+/// How much of a refusal the control plane is told: what an enrollment asks for whole, and of what is true of the program so many
+/// selectors and characters of each.
 const MOST_TOLD: usize = 32;
 const LONGEST_TOLD: usize = 200;
 
@@ -154,7 +155,7 @@ impl Matching {
             );
             self.denials.add(pb::WorkloadDenied {
                 nearest: nearest.map(|lack| lack.enrollment.to_string()).unwrap_or_default(),
-                missing: shortened(lacking),
+                missing: lacking,
                 holds: shortened(has),
                 problem: problem.unwrap_or_default().chars().take(LONGEST_TOLD).collect(),
                 left_out: 0,
@@ -281,6 +282,18 @@ mod tests {
         ];
         assert_eq!(found(&all).await, ["by-digest", "by-path", "by-user"]);
         assert_eq!(found(&[]).await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn all_that_is_missing_is_told_however_long_it_is() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let caller = Arc::new(Caller::of(&ours).unwrap());
+        let denials = Denials::default();
+        let selectors: Vec<_> = (10..42).map(|n| format!("docker:label:{n}:{}", "x".repeat(1_000))).collect();
+        let selectors: Vec<&str> = selectors.iter().map(String::as_str).collect();
+        let entries = entries(&[("long", &selectors)]);
+        assert!(Matching::new(None, denials.clone()).of(&caller, &entries).await.is_empty());
+        assert_eq!(denials.next()[0].missing, selectors);
     }
 
     #[tokio::test]

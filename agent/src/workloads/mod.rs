@@ -52,18 +52,19 @@ use crate::credentials::Credentials;
 use api::Shared;
 use docker::Docker;
 use keeper::Keeper;
-use serve::{MAX_CONNECTIONS, serve};
+use places::Places;
+use serve::serve;
 use tokens::Tokens;
 
-/// How many files all of it may have open.
-pub(crate) fn files(socket: Option<&ApiSocket>) -> u64 {
+/// How many files all of it may have open where there are so many connections: each takes two, the socket and its process.
+pub(crate) fn files(socket: Option<&ApiSocket>, connections: usize) -> u64 {
     let asking = docker::AT_ONCE + systemd::AT_ONCE;
-    if socket.is_some() { (2 * MAX_CONNECTIONS + 2 * asking) as u64 } else { 0 }
+    if socket.is_some() { (2 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 
-/// Begins to obtain certificates, and to serve them and what the board holds.
+/// Begins to obtain certificates, and to serve them and what the board holds over so many connections.
 pub(crate) fn start(
-    socket: ApiSocket,
+    (socket, connections): (ApiSocket, usize),
     board: &Board,
     config: &Config,
     (credentials, context): (Credentials, &Context),
@@ -79,5 +80,5 @@ pub(crate) fn start(
     let docker = config.docker_socket.clone().map(Docker::new);
     let shared = Shared::new(&keeper, tokens, board.clone(), docker, metrics, stop.clone());
     tasks.spawn(keeper.run(stop.clone()));
-    tasks.spawn(serve(socket, shared));
+    tasks.spawn(serve(socket, Places::new(connections), shared));
 }

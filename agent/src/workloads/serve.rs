@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -32,8 +33,11 @@ use crate::wire::http2;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::tasks::Tasks;
 
-/// Connections at once, of all programs. Each takes two files: the socket and its process.
-pub(super) const MAX_CONNECTIONS: usize = 256;
+/// Connections at once that are told that there is no place for them; others are cut.
+pub(super) const REFUSED_AT_ONCE: usize = 16;
+
+/// How long such a one has to ask something.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 
 /// The largest request, in bytes: there is next to nothing in one.
 const LARGEST_REQUEST: usize = 64 * 1024;
@@ -49,15 +53,16 @@ const SEND_BUFFER: usize = 16 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves until the agent stops.
-pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
+pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>) {
     let stop = shared.stop().clone();
     let mut connections = JoinSet::new();
-    let places = Places::new(MAX_CONNECTIONS);
+    let mut refused = JoinSet::new();
     let mut refusals = Refusals::at("workload API");
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(_ended) = connections.join_next() => {}
+            Some(_ended) = refused.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let caller = match Caller::of(&stream) {
@@ -74,6 +79,9 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
                         Err(NoPlace { of_user, all }) => {
                             shared.metrics().turned_away("too_many");
                             tracing::warn!(event = "workload_connection_refused", uid, of_user, all);
+                            if refused.len() < REFUSED_AT_ONCE {
+                                refused.spawn(refuse(stream, of_user));
+                            }
                             continue;
                         }
                     };
@@ -91,6 +99,25 @@ pub(super) async fn serve(socket: ApiSocket, shared: Arc<Shared>) {
     let all_ended = async { while connections.join_next().await.is_some() {} };
     // Whoever reads nothing is not waited for.
     let _ = timeout(LAST_WORDS, all_ended).await;
+}
+
+/// Tells a program for whose connection there is no place, so that it knows what to wait for.
+async fn refuse(stream: UnixStream, of_user: usize) {
+    let service = service_fn(move |_: Request<Incoming>| async move {
+        let status = Status::resource_exhausted(format!(
+            "this user has {of_user} connections to the Workload API, and there is no place for another: try again later"
+        ));
+        Ok::<_, Infallible>(status.into_http::<Body>())
+    });
+    let tasks = TaskTracker::new();
+    let serving = http2::server(Tasks::new(tasks.clone()))
+        .max_concurrent_streams(1)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(STREAM_WINDOW)
+        .serve_connection(TokioIo::new(ReadableAuthority::new(stream)), service);
+    let _ = timeout(REFUSED_WITHIN, serving).await;
+    tasks.close();
+    let _ = timeout(REFUSED_WITHIN, tasks.wait()).await;
 }
 
 /// Counts a connection while it lives.
@@ -111,7 +138,7 @@ impl Drop for Open {
 
 async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
     let (stop, uid) = (shared.stop().clone(), caller.uid);
-    let lists = shared.board.revocation_list();
+    let lists = shared.board.revocation_lists();
     let api = Api::new(shared, caller);
     let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
         .max_decoding_message_size(sds::LARGEST_REQUEST);
@@ -162,12 +189,14 @@ mod tests {
     use bytes::Bytes;
     use h2::client;
     use hauberk_proto::agent::v1 as pb;
-    use tokio::io::AsyncReadExt;
     use tokio::time::Instant;
+    use tonic::Code;
 
     use super::super::testing::{Served, worker};
     use super::*;
     use crate::workloads::untaken;
+
+    const PLACES: usize = 64;
 
     /// A connection on which nothing can be read before more is asked for than this.
     async fn connect(
@@ -183,13 +212,17 @@ mod tests {
     }
 
     async fn follow(sender: &mut client::SendRequest<Bytes>) -> h2::RecvStream {
+        ask(sender).await.into_body()
+    }
+
+    async fn ask(sender: &mut client::SendRequest<Bytes>) -> http::Response<h2::RecvStream> {
         let request = Request::post("http://localhost/SpiffeWorkloadAPI/FetchX509Bundles")
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .header("workload.spiffe.io", "true");
         let (answer, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
         body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
-        answer.await.unwrap().into_body()
+        answer.await.unwrap()
     }
 
     #[tokio::test]
@@ -200,21 +233,24 @@ mod tests {
         let socket = ApiSocket::bind(&path).unwrap();
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(socket, Arc::clone(&served.shared)));
+        tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.shared)));
         let mut held = Vec::new();
-        for _ in 0..MAX_CONNECTIONS / 2 {
+        for _ in 0..PLACES / 2 {
             let mut sender = connect(&path, 1 << 20, &mut tasks).await;
             let answers = follow(&mut sender).await;
             held.push((sender, answers));
         }
-        let is_served = async || {
-            let mut stream = UnixStream::connect(&path).await.unwrap();
-            // The first frame of ours, or the end.
-            matches!(stream.read(&mut [0; 9]).await, Ok(1..))
-        };
-        assert!(!is_served().await);
+        // Whoever gets none is told so.
+        let mut other = connect(&path, 1 << 20, &mut tasks).await;
+        let mut answer = ask(&mut other).await;
+        assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::ResourceExhausted);
+        assert!(answer.body_mut().is_end_stream());
         held.pop();
-        while !is_served().await {
+        let is_served = async |tasks: &mut JoinSet<()>| {
+            let mut sender = connect(&path, 1 << 20, tasks).await;
+            Status::from_header_map(ask(&mut sender).await.headers()).is_none()
+        };
+        while !is_served(&mut tasks).await {
             tokio::task::yield_now().await;
         }
     }
@@ -227,7 +263,7 @@ mod tests {
         let socket = ApiSocket::bind(&path).unwrap();
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(socket, Arc::clone(&served.shared)));
+        tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.shared)));
 
         let mut silent = connect(&path, 0, &mut tasks).await;
         let since = Instant::now();
@@ -246,7 +282,10 @@ mod tests {
         for number in 0..100 {
             let mark = format!("list number {number}");
             let list = [&[0; 32 * 1024], mark.as_bytes()].concat();
-            served.board.take_revocation_list(pb::RevocationList { der: list.into() });
+            served.board.take_revocation_lists(pb::RevocationList {
+                der: list.into(),
+                ..pb::RevocationList::default()
+            });
             let mut told = Vec::new();
             while !told.windows(mark.len()).any(|part| part == mark.as_bytes()) {
                 told.extend(next().await);
@@ -259,7 +298,10 @@ mod tests {
             assert!(end.is_none_or(|data| data.is_err()));
         }
         assert!(since.elapsed() <= 2 * untaken::PATIENCE, "{:?}", since.elapsed());
-        served.board.take_revocation_list(pb::RevocationList { der: Bytes::from_static(b"still") });
+        served.board.take_revocation_lists(pb::RevocationList {
+            der: Bytes::from_static(b"still"),
+            ..pb::RevocationList::default()
+        });
         assert!(!next().await.is_empty());
     }
 }

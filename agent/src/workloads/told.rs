@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hauberk_identity::TrustDomain;
 use hauberk_proto::agent::v1 as pb;
+use hauberk_tls::crl_to_pem;
 use hauberk_tls::jwt::{JwtBundle, JwtBundleError};
 use tokio::sync::watch;
 
@@ -21,16 +22,18 @@ pub struct Board {
     is_served: bool,
     entries: watch::Sender<Told>,
     jwt_keys: watch::Sender<Option<Arc<JwtBundle>>>,
-    revocation_list: watch::Sender<RevocationList>,
+    revocation_lists: watch::Sender<RevocationLists>,
     denials: Denials,
 }
 
 /// Which certificates of our own trust domain are good no longer.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RevocationList {
-    /// DER; empty until it was told.
-    pub(super) der: Bytes,
-    /// Counts those that were told.
+pub(super) struct RevocationLists {
+    /// In DER, one of each authority; none until they were told.
+    pub(super) ders: Arc<[Bytes]>,
+    /// All of them in PEM, for programs that refuse what no list covers; `None` where that would be certificates that are good.
+    pub(super) complete: Option<Arc<str>>,
+    /// Counts how often they were told.
     pub(super) number: u64,
 }
 
@@ -41,7 +44,7 @@ impl Board {
             is_served,
             entries: watch::Sender::new(None),
             jwt_keys: watch::Sender::new(None),
-            revocation_list: watch::Sender::default(),
+            revocation_lists: watch::Sender::default(),
             denials: Denials::default(),
         }
     }
@@ -92,13 +95,17 @@ impl Board {
         Ok(())
     }
 
-    /// Takes over the revocation list, which programs verify themselves.
-    pub(crate) fn take_revocation_list(&self, message: pb::RevocationList) {
-        self.revocation_list.send_if_modified(|list| {
+    /// Takes over the revocation lists, which programs verify themselves.
+    pub(crate) fn take_revocation_lists(&self, message: pb::RevocationList) {
+        let pb::RevocationList { der, others, is_complete } = message;
+        let ders: Vec<_> = [der].into_iter().chain(others).filter(|der| !der.is_empty()).collect();
+        self.revocation_lists.send_if_modified(|lists| {
             // Told again at each new stream.
-            let is_new = list.der != message.der;
+            let is_new = lists.ders[..] != ders[..] || lists.complete.is_some() != is_complete;
             if is_new {
-                *list = RevocationList { der: message.der, number: list.number + 1 };
+                let pem = || ders.iter().map(|der| crl_to_pem(der)).collect::<String>().into();
+                let complete = is_complete.then(pem);
+                *lists = RevocationLists { ders: ders.into(), complete, number: lists.number + 1 };
             }
             is_new
         });
@@ -124,8 +131,8 @@ impl Board {
         self.jwt_keys.subscribe()
     }
 
-    /// The revocation list, now and at each change.
-    pub(super) fn revocation_list(&self) -> watch::Receiver<RevocationList> {
-        self.revocation_list.subscribe()
+    /// The revocation lists, now and at each change.
+    pub(super) fn revocation_lists(&self) -> watch::Receiver<RevocationLists> {
+        self.revocation_lists.subscribe()
     }
 }

@@ -1,7 +1,7 @@
 //! Answers that their program does not take.
 //!
-//! An answer waits here for as long as the program opens no window for it (RFC 9113 §5.2), and an answer may hold a whole
-//! revocation list. So each stream has one of them at a time, and the next is made of what is true once that one is written; a connection
+//! An answer waits here for as long as the program opens no window for it (RFC 9113 §5.2), and an answer may hold whole
+//! revocation lists. So each stream has one of them at a time, and the next is made of what is true once that one is written; a connection
 //! has few of them at once, whatever streams it has; and one that leaves an answer for too long ends. Lists are shared, but
 //! each that was replaced takes memory while an answer with it waits: where many were replaced, that is not waited for.
 
@@ -20,7 +20,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::answers::{Answers, Encoded};
-use super::told::RevocationList;
+use super::told::RevocationLists;
 
 /// How many there may be at once.
 const AT_ONCE: usize = 8;
@@ -43,7 +43,7 @@ pub(super) struct Untaken {
 #[derive(Debug)]
 struct Left {
     since: Instant,
-    /// The number of the revocation list in it.
+    /// The number of the revocation lists in it.
     list: Option<u64>,
 }
 
@@ -98,7 +98,7 @@ impl Untaken {
     }
 
     /// Waits until an answer has been left for too long.
-    pub(super) async fn until_left(&self, mut lists: watch::Receiver<RevocationList>) {
+    pub(super) async fn until_left(&self, mut lists: watch::Receiver<RevocationLists>) {
         loop {
             let latest = lists.borrow_and_update().number;
             let now = Instant::now();
@@ -188,16 +188,16 @@ mod tests {
 
     use super::*;
 
-    fn lists() -> watch::Sender<RevocationList> {
+    fn lists() -> watch::Sender<RevocationLists> {
         watch::Sender::default()
     }
 
     /// A stream of answers with the latest list of all.
-    fn streaming(untaken: &Arc<Untaken>, lists: &watch::Sender<RevocationList>) -> Counted {
+    fn streaming(untaken: &Arc<Untaken>, lists: &watch::Sender<RevocationLists>) -> Counted {
         let lists = lists.subscribe();
         let answers = futures_util::stream::repeat_with(move || {
-            let RevocationList { der, number } = lists.borrow().clone();
-            let mut answer = Encoded::whole(der);
+            let RevocationLists { ders, number, .. } = lists.borrow().clone();
+            let mut answer = Encoded::whole(ders.first().cloned().unwrap_or_default());
             answer.list = Some(number);
             Ok(answer)
         });
@@ -232,7 +232,11 @@ mod tests {
     #[tokio::test]
     async fn a_stream_has_one_answer_at_a_time_and_then_the_latest() {
         let (untaken, lists) = (Untaken::none(), lists());
-        let list = |number| RevocationList { der: Bytes::from(vec![number; 4]), number: number.into() };
+        let list = |number| RevocationLists {
+            ders: [Bytes::from(vec![number; 4])].into(),
+            complete: None,
+            number: number.into(),
+        };
         lists.send_replace(list(1));
         let mut stream = streaming(&untaken, &lists);
         let first = next(&mut stream).unwrap();

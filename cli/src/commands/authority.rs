@@ -27,6 +27,7 @@ const HEADERS: [&str; 8] = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLD
 pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
     let mut client = session.authorities();
+    let is_revocation = matches!(command, AuthorityCommand::Revoke { .. });
     let (answer, waiting) = match command {
         AuthorityCommand::List { output } => return list(&session, output).await,
         AuthorityCommand::Csr { new, out } => return upstream::request(&session, new, out.as_deref()).await,
@@ -54,6 +55,9 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     };
     let authority = answer?.into_inner().authority.unwrap_or_default();
     told(&authority)?;
+    if is_revocation && authority.kind() == api::AuthorityKind::Issuing {
+        output::note(believed_by_root(&authority.root));
+    }
     let Waiting { wait } = waiting;
     match wait {
         Some(timeout) => until_settled(&session, timeout).await,
@@ -64,6 +68,15 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
 fn told(authority: &api::Authority) -> Result<(), CommandError> {
     let state = if authority.goes_on { "prepared, and goes on by itself" } else { authority.state.as_str() };
     output::line(format_args!("authority/{} {state}", authority.serial))
+}
+
+/// Whom the revocation of an issuing authority does not reach, and what does.
+fn believed_by_root(root: &str) -> String {
+    format!(
+        "agents refuse what it has signed, and so do programs that read revocation lists (docs/identity.md). A program that has the \
+         roots alone believes it for as long as its root is trusted: if its key may be in other hands, `hauberk authority rotate \
+         root --wait`, then `hauberk authority taint {root} --wait` and `hauberk authority revoke {root} --wait`"
+    )
 }
 
 async fn list(session: &Session, format: Format) -> Result<(), CommandError> {

@@ -26,6 +26,9 @@ pub use rings::{NotAPosition, Position};
 /// The longest text in a record, in characters: some of it is the caller's.
 const LONGEST_TEXT: usize = 512;
 
+/// The most that stands in a reason beyond that, in bytes, where an admin has written it: the selectors of one rule.
+const LONGEST_RULE: usize = 32 * (4_096 + 32);
+
 /// How many records one call looks at for those that match.
 const LOOKED_AT: usize = 20_000;
 
@@ -78,13 +81,15 @@ pub struct Act {
     pub outcome: Outcome,
     /// Why, for a person; empty where nothing needs saying.
     pub reason: String,
+    /// How much of the reason, in bytes, was written by an admin, so that it is not cut: selectors that are missing.
+    pub of_rule: usize,
 }
 
 impl Act {
     /// Something that was done.
     pub fn done(actor: &Actor, action: &'static str, object: impl Into<String>) -> Self {
         let (actor, object) = (actor.clone(), object.into());
-        Self { actor, action, object, outcome: Outcome::Ok, reason: String::new() }
+        Self { actor, action, object, outcome: Outcome::Ok, reason: String::new(), of_rule: 0 }
     }
 
     /// Something that was refused.
@@ -95,7 +100,14 @@ impl Act {
         why: impl ToString,
     ) -> Self {
         let (actor, object) = (actor.clone(), object.into());
-        Self { actor, action, object, outcome: Outcome::Refused, reason: why.to_string() }
+        Self { actor, action, object, outcome: Outcome::Refused, reason: why.to_string(), of_rule: 0 }
+    }
+
+    /// The same with a reason that holds so many bytes of what an admin has written.
+    #[must_use]
+    pub fn naming(mut self, of_rule: usize) -> Self {
+        self.of_rule = of_rule;
+        self
     }
 
     /// The same with something worth knowing.
@@ -203,12 +215,12 @@ impl Audit {
         let record = Record {
             sequence,
             at: self.clock.now().0,
-            actor: shortened(act.actor.name),
-            source: shortened(act.actor.source),
+            actor: shortened(act.actor.name, LONGEST_TEXT),
+            source: shortened(act.actor.source, LONGEST_TEXT),
             action: act.action.to_owned(),
-            object: shortened(act.object),
+            object: shortened(act.object, LONGEST_TEXT),
             outcome: act.outcome,
-            reason: shortened(act.reason),
+            reason: shortened(act.reason, LONGEST_TEXT + act.of_rule.min(LONGEST_RULE)),
         };
         let commit = commit.put(key.clone(), document::to_bytes(&key, &record)?);
         let commit = match number.checked_sub(ring.retained()) {
@@ -323,8 +335,8 @@ impl Drop for LogLine<'_> {
     }
 }
 
-fn shortened(mut text: String) -> String {
-    if let Some((cut, _)) = text.char_indices().nth(LONGEST_TEXT) {
+fn shortened(mut text: String, longest: usize) -> String {
+    if let Some((cut, _)) = text.char_indices().nth(longest) {
         text.truncate(cut);
         text.push('…');
     }

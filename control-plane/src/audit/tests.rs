@@ -82,6 +82,23 @@ async fn floods_of_refusals_are_counted_instead_of_kept() {
     assert_eq!(audit.list(&since, None, 200).await.unwrap().records.len(), 1);
 }
 
+#[tokio::test]
+async fn what_an_admin_has_written_is_not_cut_and_the_rest_is() {
+    let scratch = scratch();
+    let audit = Audit::open(scratch.store.clone(), scratch.clock.clone()).await.unwrap();
+    let missing =
+        (0..32).map(|n| format!("k8s:pod-label:{n}:{}", "x".repeat(1_000))).collect::<Vec<_>>().join(", ");
+    for (written, kept) in
+        [(missing.len(), missing.len() + LONGEST_TEXT), (usize::MAX, LONGEST_RULE + LONGEST_TEXT)]
+    {
+        let reason = format!("{missing}; it has {}", "y".repeat(1 << 20));
+        audit.record(Act::refused(&actor(), "workload.deny", "", reason).naming(written)).await.unwrap();
+        let records = audit.list(&Filter::default(), None, 1).await.unwrap().records;
+        assert!(records[0].reason.starts_with(&missing));
+        assert_eq!(records[0].reason.chars().count(), kept + 1);
+    }
+}
+
 /// What is logged by this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -9,6 +9,7 @@ mod delegate;
 mod error;
 mod keys;
 mod progress;
+mod revocation_lists;
 mod upstream;
 mod view_keys;
 
@@ -37,6 +38,7 @@ use dealings::Dealings;
 pub use dealings::Need;
 pub use error::LifecycleError;
 pub use progress::{Progress, Unsettled};
+pub use revocation_lists::{ListError, ListIssuer, ListIssuers};
 pub use upstream::Requested;
 
 /// How many of those who are in the way are named.

@@ -103,6 +103,11 @@ pub(super) fn open_root(entry: &Entry, keys: &KeyStore) -> Result<RootAuthority,
     Ok(RootAuthority::load(entry.der(), keys.open(entry)?)?)
 }
 
+/// The same without a signature of its key, as [`load_issuing`].
+pub(super) fn load_root(entry: &Entry, keys: &KeyStore) -> Result<RootAuthority, AuthorityError> {
+    Ok(RootAuthority::load(entry.der(), keys.load(entry)?)?)
+}
+
 /// An issuing authority that signs, or will, with its key.
 pub(super) async fn open_issuing(
     book: &Book,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hauberk_tls::IssuingAuthority;
+use hauberk_tls::AuthorityKey;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Authority;
@@ -33,11 +33,9 @@ impl Authority {
     ///
     /// # Errors
     /// It is in a token that does not work, or has too much to sign.
-    pub async fn turn(&self, issuing: &IssuingAuthority) -> Result<Turn, TokenError> {
+    pub async fn turn(&self, key: &AuthorityKey) -> Result<Turn, TokenError> {
         match &self.token {
-            Some(token) if issuing.key().is_elsewhere() => {
-                Ok(Turn(Some((Arc::clone(token), token.place().await?))))
-            }
+            Some(token) if key.is_elsewhere() => Ok(Turn(Some((Arc::clone(token), token.place().await?)))),
             _ => Ok(Turn(None)),
         }
     }

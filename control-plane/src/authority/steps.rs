@@ -22,6 +22,10 @@ const ACTIVATED_BEFORE_END: Duration = Duration::from_secs(7 * 86_400);
 /// before another followed it has had that long.
 pub(super) const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
 
+/// How long an issuing authority waits before it signs certificates by itself: by then its revocation list is with those who refuse
+/// what no list covers.
+const LIST_IS_KNOWN_AFTER: Duration = Duration::from_secs(1);
+
 /// How long the record of an authority is kept after its certificate has expired.
 const KEPT_AFTER_EXPIRY: Duration = DAY;
 
@@ -97,16 +101,20 @@ pub(super) fn ends_above(book: &Book, now: UnixMillis) -> Option<(&Entry, Author
     (now >= before_end(first.validity(), 2, PREPARED_BEFORE_END)).then_some((latest, first))
 }
 
-/// Whether those who know the former root alone have had the time to learn this one, or need not: its issuing authority is
+/// Whether those who have to know it have had the time to learn of it. Those who know the former root alone need not, where its issuing authority is
 /// vouched for by the former root too, or the former authorities end before.
 fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
     let is_crossed = || book.waits_under(waiting).is_some_and(|issuing| !issuing.record.cross.is_empty());
-    let known = UnixMillis(waiting.record.changed_at).plus(OUTLIVED_AFTER);
+    let changed_at = UnixMillis(waiting.record.changed_at);
+    if waiting.kind == Kind::Issuing {
+        return now >= changed_at.plus(LIST_IS_KNOWN_AFTER);
+    }
+    let known = changed_at.plus(OUTLIVED_AFTER);
     let ends_before = || {
         let ends = |kind| book.active(kind).is_none_or(|active| active.not_after() < known.plus(DAY));
         ends(Kind::Root) || ends(Kind::Issuing)
     };
-    waiting.kind == Kind::Issuing || is_crossed() || now >= known || ends_before()
+    is_crossed() || now >= known || ends_before()
 }
 
 /// The instant at which a part of the life is left, or the most time before the end.

@@ -99,6 +99,8 @@ pub enum NotAttested {
         enrollment: String,
         /// Why not.
         why: String,
+        /// How much of that, in bytes, was written by an admin.
+        of_rule: usize,
     },
 }
 
@@ -304,10 +306,11 @@ impl Enrollment {
         let EvidenceRecord { attestor, enrollment: name, selectors, voucher, .. } = evidence;
         let Stored { key, version, uid: enrollment_uid, enrollment } =
             self.enrollment_of_agents(mesh, name).await?;
-        let no_longer = |why: String| NotAttested::NoLonger { enrollment: name.clone(), why };
+        let no_longer =
+            |why: String, of_rule| NotAttested::NoLonger { enrollment: name.clone(), why, of_rule };
         if !attestation::still_believed(enrollment.source(), attestor, voucher) {
             let why = format!("it does not believe {attestor} evidence by {voucher} any longer");
-            return Err(no_longer(why).into());
+            return Err(no_longer(why, 0).into());
         }
         // One that no release reads any longer is not there.
         let found = selectors.iter().filter_map(|text| hauberk_identity::EvidenceSelector::parse(text).ok());
@@ -316,9 +319,9 @@ impl Enrollment {
                 Ok(Permit { guard: Guard::At(key, version), enrollment_uid, makes: makes.clone() })
             }
             Ok(Makes { node: now, .. }) => {
-                Err(no_longer(format!("its evidence now makes it virtual node {now}")).into())
+                Err(no_longer(format!("its evidence now makes it virtual node {now}"), 0).into())
             }
-            Err(why) => Err(no_longer(why.to_string()).into()),
+            Err(why) => Err(no_longer(why.to_string(), why.of_rule()).into()),
         }
     }
 }

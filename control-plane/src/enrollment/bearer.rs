@@ -67,7 +67,7 @@ impl Enrollment {
         // The instance is of a node, and stays what it is.
         if before.and_then(|used| used.node_uid.as_ref()).is_some_and(|former| *former != node.uid) {
             let why = format!("{subject} made another virtual node of this agent than {}", makes.node);
-            return Err(NotAttested::NoLonger { enrollment: name.clone(), why }.into());
+            return Err(NotAttested::NoLonger { enrollment: name.clone(), why, of_rule: 0 }.into());
         }
         let evidence = EvidenceRecord {
             attestor: Attestor::JoinToken.to_string(),

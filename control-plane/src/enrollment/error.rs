@@ -133,6 +133,15 @@ impl EnrollmentError {
         matches!(self, Self::Issuance(IssuanceError::Store(StoreError::Conflict { .. })))
     }
 
+    /// How much of the text, in bytes, was written by an admin: selectors that the agent misses.
+    pub(super) fn of_rule(&self) -> usize {
+        match self {
+            Self::NotAttested(NotAttested::NoRule { why, .. }) => why.of_rule(),
+            Self::NotAttested(NotAttested::NoLonger { of_rule, .. }) => *of_rule,
+            _ => 0,
+        }
+    }
+
     /// Whether the agent was refused, as against something having failed here.
     pub fn is_refusal(&self) -> bool {
         match self {

@@ -339,7 +339,8 @@ impl Enrollment {
     ) {
         if error.is_refusal() {
             self.metrics.refused(error.reason());
-            self.audit.record_refusal(Act::refused(&actor, action, object, why)).await;
+            let act = Act::refused(&actor, action, object, why).naming(error.of_rule());
+            self.audit.record_refusal(act).await;
         }
     }
 

@@ -159,7 +159,7 @@ impl Issuer {
         if !authority.validity().contains(now) {
             return Err(IssuanceError::AuthorityNotValid);
         }
-        let turn = self.authority.turn(&authority).await?;
+        let turn = self.authority.turn(authority.key()).await?;
 
         let not_after = now.plus(order.ttl).min(authority.validity().not_after()).floor_to_second();
         let template = SvidTemplate {

@@ -265,7 +265,8 @@ fn view_push(compilation: &Compilation, service: Option<Name>, view: &CompiledVi
     Push { message: Message::View(view.signed.clone()), view: Some((service, mark)) }
 }
 
-fn workloads(compilation: &Compilation, peer: &Peer) -> Arc<agent::WorkloadEntries> {
+/// The workloads for which the agents of a peer's node vouch.
+pub(super) fn workloads(compilation: &Compilation, peer: &Peer) -> Arc<agent::WorkloadEntries> {
     compilation.workloads.get(&peer.spiffe_id).cloned().unwrap_or_default()
 }
 

@@ -19,7 +19,6 @@ mod workload_api;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::Stream;
 use hauberk_proto::agent::v1::{self as agent, FromAgent, ToAgent};
 use hauberk_tls::LiveIdentity;
@@ -39,6 +38,7 @@ use crate::jwt_svid::KeySet;
 use crate::metrics::Metrics;
 use crate::registry::{Store, StoreError};
 use crate::revocation::Denylist;
+use crate::revocation::crl::RevocationLists;
 
 pub use close::Close;
 pub use endpoints::{EndpointSnapshot, Endpoints, TargetPort, UNCONFIRMED_FOR};
@@ -82,8 +82,8 @@ pub struct PushParts {
     pub trust: watch::Receiver<Arc<agent::Trust>>,
     /// The keys that sign JWT-SVIDs.
     pub signing_keys: watch::Receiver<Arc<KeySet>>,
-    /// The revocation list in DER; empty before the first.
-    pub revocation_list: watch::Receiver<Bytes>,
+    /// The revocation lists; none before the first are signed.
+    pub revocation_lists: watch::Receiver<Arc<RevocationLists>>,
     /// What peers are verified against.
     pub identity: LiveIdentity,
     /// Where figures are shown.
@@ -106,7 +106,7 @@ pub struct Push {
     compilation: watch::Receiver<Arc<Compilation>>,
     trust: watch::Receiver<Arc<agent::Trust>>,
     signing_keys: watch::Receiver<Arc<KeySet>>,
-    revocation_list: watch::Receiver<Bytes>,
+    revocation_lists: watch::Receiver<Arc<RevocationLists>>,
     identity: LiveIdentity,
     metrics: PushMetrics,
     tasks: TaskTracker,
@@ -133,7 +133,7 @@ impl Push {
             compilation,
             trust,
             signing_keys,
-            revocation_list,
+            revocation_lists,
             identity,
             metrics,
             tasks,
@@ -152,7 +152,7 @@ impl Push {
             compilation,
             trust,
             signing_keys,
-            revocation_list,
+            revocation_lists,
             identity,
             metrics: PushMetrics::new(&metrics),
             tasks,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1::{from_agent, to_agent::Message};
 use hauberk_tls::{PeerIdentity, TrustBundle};
@@ -16,6 +17,7 @@ use crate::compile::CompiledView;
 use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
+use crate::revocation::crl::RevocationLists;
 use crate::testing::Busy;
 
 mod denylist;
@@ -101,19 +103,19 @@ async fn who_serves_a_workload_api_is_told_what_that_takes_before_workloads() {
     let mut agent = world.connect("orders", 1);
     agent.say(serving.clone()).await;
     assert_eq!(agent.until_current(2).await, ["trust", "jwt keys", "workloads worker", "node 1"]);
-    world.revocation_list.send_replace(Bytes::from_static(b"123"));
-    assert_eq!(agent.next().await, "revocation list 3");
+    world.publish_lists(&[b"123", b"45"]);
+    assert_eq!(agent.next().await, "revocation lists 3 2");
     world.signing_keys.send_modify(|_| {});
     assert_eq!(agent.next().await, "jwt keys");
 
     let mut other = world.connect("orders", 2);
     other.say(serving).await;
     let told = other.until_current(2).await;
-    assert_eq!(told, ["trust", "jwt keys", "revocation list 3", "workloads worker", "node 1"]);
+    assert_eq!(told, ["trust", "jwt keys", "revocation lists 3 2", "workloads worker", "node 1"]);
     let mut bare = world.connect("orders", 3);
     bare.hello().await;
     assert_eq!(bare.until_current(2).await, ["trust", "workloads worker", "node 1"]);
-    world.revocation_list.send_replace(Bytes::from_static(b"1234"));
+    world.publish_lists(&[b"1234"]);
     world.publish(3, &[("orders", 3)], &[], &[]);
     assert_eq!(bare.until_current(3).await, ["node 3"]);
 }
@@ -619,7 +621,7 @@ struct World {
     denylist: watch::Sender<Arc<Denylist>>,
     trust: watch::Sender<Arc<agent::Trust>>,
     signing_keys: watch::Sender<Arc<KeySet>>,
-    revocation_list: watch::Sender<Bytes>,
+    revocation_lists: watch::Sender<Arc<RevocationLists>>,
     clock: Clock,
     stop: CancellationToken,
     store: Arc<SledStore>,
@@ -635,6 +637,11 @@ impl World {
         world
     }
 
+    fn publish_lists(&self, ders: &[&'static [u8]]) {
+        let ders = ders.iter().map(|der| Bytes::from_static(der)).collect();
+        self.revocation_lists.send_replace(Arc::new(RevocationLists { ders, ..RevocationLists::default() }));
+    }
+
     async fn start(store: Arc<SledStore>, directory: tempfile::TempDir) -> Self {
         let (compilation, receiver) = watch::channel(Arc::default());
         let denylist = watch::Sender::new(Arc::default());
@@ -643,7 +650,7 @@ impl World {
         let trust = watch::Sender::new(Arc::new(trust));
         let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let signing_keys = watch::Sender::new(Arc::new(KeySet::none(trust_domain.clone()).unwrap()));
-        let revocation_list = watch::Sender::new(Bytes::new());
+        let revocation_lists = watch::Sender::default();
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
@@ -653,7 +660,7 @@ impl World {
             compilation: receiver,
             trust: trust.subscribe(),
             signing_keys: signing_keys.subscribe(),
-            revocation_list: revocation_list.subscribe(),
+            revocation_lists: revocation_lists.subscribe(),
             identity: LiveIdentity::new(TrustBundle::empty(trust_domain)),
             metrics: Arc::default(),
             tasks: TaskTracker::new(),
@@ -666,7 +673,7 @@ impl World {
             denylist,
             trust,
             signing_keys,
-            revocation_list,
+            revocation_lists,
             clock,
             stop,
             store,
@@ -901,7 +908,11 @@ impl Agent {
                 format!("workloads {}", names.join(" "))
             }
             Message::JwtKeys(_) => "jwt keys".to_owned(),
-            Message::RevocationList(list) => format!("revocation list {}", list.der.len()),
+            Message::RevocationList(agent::RevocationList { der, others, is_complete: _ }) => {
+                let lengths: Vec<_> =
+                    [&der].into_iter().chain(&others).map(|der| der.len().to_string()).collect();
+                format!("revocation lists {}", lengths.join(" "))
+            }
         }
     }
 }

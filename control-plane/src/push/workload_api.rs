@@ -1,10 +1,9 @@
-//! What agents that serve a Workload API are told besides: the keys that verify JWT-SVIDs, and the revocation list.
+//! What agents that serve a Workload API are told besides: the keys that verify JWT-SVIDs, and the revocation lists.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hauberk_proto::agent::v1::{self as agent, to_agent::Message};
 use hauberk_tls::jwt::KeyUse;
 use tokio::sync::watch;
@@ -12,13 +11,14 @@ use tokio::sync::watch;
 use super::Push;
 use super::close::Close;
 use crate::jwt_svid::KeySet;
+use crate::revocation::crl::RevocationLists;
 
 /// What one agent is still to be told of that. `None`: it serves no Workload API.
 pub(super) struct ForWorkloadApi(Option<Changes>);
 
 struct Changes {
     keys: watch::Receiver<Arc<KeySet>>,
-    list: watch::Receiver<Bytes>,
+    lists: watch::Receiver<Arc<RevocationLists>>,
 }
 
 impl ForWorkloadApi {
@@ -28,9 +28,9 @@ impl ForWorkloadApi {
         if !serves {
             return Self(None);
         }
-        let mut changes = Changes { keys: push.signing_keys.clone(), list: push.revocation_list.clone() };
+        let mut changes = Changes { keys: push.signing_keys.clone(), lists: push.revocation_lists.clone() };
         messages.push_back(keys(&changes.keys.borrow_and_update()));
-        messages.extend(list(&changes.list.borrow_and_update()));
+        messages.extend(lists(&changes.lists.borrow_and_update()));
         Self(Some(changes))
     }
 
@@ -43,9 +43,9 @@ impl ForWorkloadApi {
                     changed.map_err(|_| Close::Stopping)?;
                     return Ok(keys(&changes.keys.borrow_and_update()));
                 }
-                changed = changes.list.changed() => {
+                changed = changes.lists.changed() => {
                     changed.map_err(|_| Close::Stopping)?;
-                    if let Some(message) = list(&changes.list.borrow_and_update()) {
+                    if let Some(message) = lists(&changes.lists.borrow_and_update()) {
                         return Ok(message);
                     }
                 }
@@ -64,7 +64,9 @@ fn keys(keys: &KeySet) -> Message {
     Message::JwtKeys(agent::JwtKeys { jwks: keys.bundle().to_jwks(KeyUse::Unsaid) })
 }
 
-/// There is none before the first has been signed.
-fn list(der: &Bytes) -> Option<Message> {
-    (!der.is_empty()).then(|| Message::RevocationList(agent::RevocationList { der: der.clone() }))
+/// There are none before the first have been signed.
+fn lists(lists: &RevocationLists) -> Option<Message> {
+    let (first, others) = lists.ders.split_first()?;
+    let (der, others, is_complete) = (first.clone(), others.to_vec(), lists.is_complete);
+    Some(Message::RevocationList(agent::RevocationList { der, others, is_complete }))
 }

@@ -1,94 +1,185 @@
-//! The revocation list for programs outside the mesh: signed anew at each change, and before it becomes old.
+//! The revocation lists for programs outside the mesh: one by each authority that has signed what it takes back, since verifiers of
+//! whole chains want the list of each certificate's own issuer. Signed anew at each change, and before they become old.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hauberk_tls::{CrlEntry, CrlError};
+use hauberk_identity::{Serial, UnixMillis};
+use hauberk_tls::{CrlEntry, crl_to_pem};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Revocations;
 use super::revocations::MOST_CERTIFICATES;
-use crate::authority::{BACKDATED, TokenError};
+use crate::authority::{Authorities, AuthorityError, BACKDATED, ListIssuer, ListIssuers};
 use crate::registry::StoreError;
 
-/// How long a list is good; whoever cannot fetch another then knows nothing.
-const GOOD_FOR: Duration = Duration::from_secs(86_400);
+/// How long a list is good, and when it is made anew though nothing has changed; whoever cannot fetch another then knows nothing.
+struct Life {
+    good_for: Duration,
+    made_anew_after: Duration,
+}
 
-/// How old a list becomes.
-const MADE_ANEW_AFTER: Duration = Duration::from_secs(3_600);
+/// Of issuing authorities.
+const OF_ISSUING: Life =
+    Life { good_for: Duration::from_secs(86_400), made_anew_after: Duration::from_secs(3_600) };
+
+/// Of roots, whose keys are to be used seldom.
+const OF_ROOTS: Life =
+    Life { good_for: Duration::from_secs(7 * 86_400), made_anew_after: Duration::from_secs(86_400) };
 
 /// After a failure.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// The list as it stands, in DER; empty before the first.
-#[derive(Debug, Clone)]
-pub struct Crl(watch::Receiver<Bytes>);
-
-impl Crl {
-    /// The list, and where it is put.
-    pub fn new() -> (watch::Sender<Bytes>, Self) {
-        let (sender, receiver) = watch::channel(Bytes::new());
-        (sender, Self(receiver))
-    }
-
-    /// The list, once there is one.
-    pub fn der(&self) -> Option<Bytes> {
-        Some(self.0.borrow().clone()).filter(|der| !der.is_empty())
-    }
+/// The lists as they stand; none before the first are signed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RevocationLists {
+    /// In DER, that of the issuing authority that signs certificates first.
+    pub ders: Vec<Bytes>,
+    /// The same in PEM, one after another.
+    pub pem: Bytes,
+    /// All of them are there, and nobody else signs certificates that are believed.
+    pub is_complete: bool,
 }
 
-/// Why there is no newer list.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NoCrl {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Sign(#[from] CrlError),
-    #[error(transparent)]
-    Token(#[from] TokenError),
+/// What is kept of a list that was signed.
+struct Signed {
+    issuer: Serial,
+    entries: Vec<CrlEntry>,
+    at: UnixMillis,
+    der: Bytes,
 }
 
-/// Keeps the list up until `stop`.
-pub async fn publish(revocations: Arc<Revocations>, list: watch::Sender<Bytes>, stop: CancellationToken) {
+/// The lists that were signed last, in the order in which they are published.
+#[derive(Default)]
+pub(super) struct Keeper {
+    signed: Vec<Signed>,
+    is_complete: bool,
+    /// That of an issuing authority could not be signed yet: the others alone would have good certificates refused.
+    lacks_issuing: bool,
+}
+
+/// Keeps the lists up until `stop`.
+pub async fn publish(
+    revocations: Arc<Revocations>,
+    authorities: Arc<Authorities>,
+    lists: watch::Sender<Arc<RevocationLists>>,
+    stop: CancellationToken,
+) {
     let mut changes = revocations.subscribe();
-    // Another authority may sign.
-    let mut authorities = revocations.authority.trust();
+    // Others may sign, or be taken back.
+    let mut trust = revocations.authority.trust();
+    let mut keeper = Keeper::default();
     loop {
         changes.mark_unchanged();
-        authorities.mark_unchanged();
-        let again_in = match sign(&revocations).await {
-            Ok(der) => {
-                list.send_replace(der);
-                MADE_ANEW_AFTER
-            }
+        trust.mark_unchanged();
+        let again_in = match keeper.renew(&revocations, &authorities).await {
+            Ok(again_in) => again_in,
             Err(error) => {
-                tracing::error!(event = "crl_not_made", %error, "the former revocation list stays");
+                tracing::error!(event = "crl_not_made", %error, "the former revocation lists stay");
                 TRIED_AGAIN_AFTER
             }
         };
+        if let Some(now) = keeper.lists() {
+            lists.send_if_modified(|published| {
+                let is_new = published.is_complete != now.is_complete || published.ders != now.ders;
+                if is_new {
+                    *published = Arc::new(now);
+                }
+                is_new
+            });
+        }
         tokio::select! {
             () = stop.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
-            changed = authorities.changed() => if changed.is_err() { return },
+            changed = trust.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(again_in) => {}
         }
     }
 }
 
-pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
-    let now = revocations.clock.now();
+impl Keeper {
+    /// Signs what has changed or become old, and gives after which time to look again. Where one cannot be signed its former one
+    /// stays, and the others are signed all the same.
+    pub(super) async fn renew(
+        &mut self,
+        revocations: &Revocations,
+        authorities: &Authorities,
+    ) -> Result<Duration, AuthorityError> {
+        let now = revocations.clock.now();
+        let refused = refused(revocations, now).await?;
+        let ListIssuers { all, is_complete } = authorities.list_issuers().await?;
+        let mut former = std::mem::take(&mut self.signed);
+        (self.is_complete, self.lacks_issuing) = (is_complete, false);
+        let mut again_in = OF_ISSUING.made_anew_after;
+        for issuer in all {
+            let kept = former.iter().position(|kept| kept.issuer == issuer.serial);
+            let kept = kept.map(|index| former.swap_remove(index));
+            let (entries, life) = wanted(&issuer, &refused);
+            let left = |at: UnixMillis| {
+                life.made_anew_after.checked_sub(now.since(at)).filter(|left| !left.is_zero())
+            };
+            if let Some((kept, left)) = kept.as_ref().and_then(|kept| Some((kept, left(kept.at)?)))
+                && kept.entries == entries
+            {
+                again_in = again_in.min(left);
+            } else {
+                // Backdated as certificates are: a program whose clock is behind would refuse a list from the future.
+                let validity = (now.minus(BACKDATED), now.plus(life.good_for));
+                match authorities.sign_list(&issuer, entries.clone(), validity).await {
+                    Ok(der) => {
+                        self.signed.push(Signed { issuer: issuer.serial, entries, at: now, der: der.into() });
+                        continue;
+                    }
+                    Err(error) => {
+                        let authority = issuer.serial;
+                        tracing::error!(
+                            event = "crl_not_made", %authority, %error, "its former revocation list stays"
+                        );
+                        again_in = TRIED_AGAIN_AFTER;
+                        self.is_complete &= kept.is_some();
+                        self.lacks_issuing |= kept.is_none() && issuer.revoked.is_none();
+                    }
+                }
+            }
+            self.signed.extend(kept);
+        }
+        Ok(again_in)
+    }
+
+    /// What is to be published; `None`: what is there stays.
+    pub(super) fn lists(&self) -> Option<RevocationLists> {
+        if self.lacks_issuing {
+            return None;
+        }
+        let ders: Vec<_> = self.signed.iter().map(|signed| signed.der.clone()).collect();
+        let pem: String = ders.iter().map(|der| crl_to_pem(der)).collect();
+        Some(RevocationLists { ders, pem: pem.into(), is_complete: self.is_complete })
+    }
+}
+
+/// What the list of an authority is to name, and how long it is good. A certificate of which it is not on record who has signed it
+/// stands on those of all issuing authorities.
+fn wanted(issuer: &ListIssuer, refused: &[(Option<Serial>, CrlEntry)]) -> (Vec<CrlEntry>, Life) {
+    if let Some(revoked) = &issuer.revoked {
+        return (revoked.clone(), OF_ROOTS);
+    }
+    let is_its = |by: &Option<Serial>| by.is_none_or(|by| by == issuer.serial);
+    let its = refused.iter().filter(|(by, _)| is_its(by)).map(|(_, entry)| *entry);
+    (its.collect(), OF_ISSUING)
+}
+
+/// All certificates that are refused, in the order of their serial numbers, and who has signed each, where that is on record.
+async fn refused(
+    revocations: &Revocations,
+    now: UnixMillis,
+) -> Result<Vec<(Option<Serial>, CrlEntry)>, StoreError> {
     let list = revocations.denylist();
-    let mut entries: Vec<_> = list
-        .serials()
-        .map(|(serial, revoked)| CrlEntry { serial, revoked_at: revoked.at, is_on_hold: false })
-        .collect();
-    entries.extend(list.on_hold().map(|(serial, held)| CrlEntry {
-        serial,
-        revoked_at: held.at,
-        is_on_hold: true,
-    }));
+    let entry = |serial, revoked_at, is_on_hold| CrlEntry { serial, revoked_at, is_on_hold };
+    let mut entries: Vec<_> =
+        list.serials().map(|(serial, it)| (it.issuer, entry(serial, it.at, false))).collect();
+    entries.extend(list.on_hold().map(|(serial, it)| (it.issuer, entry(serial, it.at, true))));
     if list.has_quarantines() {
         let on_record = revocations.ledger.instances().await?.into_iter();
         let in_quarantine = on_record.filter(|(_, it)| list.quarantine(&it.spiffe_id).is_some());
@@ -98,14 +189,11 @@ pub(super) async fn sign(revocations: &Revocations) -> Result<Bytes, NoCrl> {
                 && !list.is_listed(serial)
                 && entries.len() < MOST_CERTIFICATES
             {
-                entries.push(CrlEntry { serial, revoked_at, is_on_hold: true });
+                let issuer = record.issuer.and_then(|issuer| issuer.parse().ok());
+                entries.push((issuer, entry(serial, revoked_at, true)));
             }
         }
     }
-    entries.sort_by_key(|entry| entry.serial);
-    let issuing = revocations.authority.issuing();
-    let turn = revocations.authority.turn(&issuing).await?;
-    // Backdated as certificates are: a program whose clock is behind would refuse a list from the future.
-    let (since, until) = (now.minus(BACKDATED), now.plus(GOOD_FOR));
-    Ok(turn.sign(move || issuing.sign_crl(&entries, since, until)).await??.into())
+    entries.sort_by_key(|(_, entry)| entry.serial);
+    Ok(entries)
 }

@@ -89,6 +89,8 @@ pub(crate) struct Certificate {
     pub(crate) not_after: UnixMillis,
     /// Since when it is.
     pub(crate) at: UnixMillis,
+    /// The serial number of the authority that signed it, where that is known.
+    pub(crate) issuer: Option<Serial>,
 }
 
 impl Denylist {

@@ -229,6 +229,7 @@ impl Revocations {
             spiffe_id: record.spiffe_id.clone(),
             not_after: record.not_after,
             at: now.0,
+            issuer: record.issuer.clone(),
         };
         plan.certificates.insert(serial, revoked);
         Ok(())

@@ -15,6 +15,9 @@ pub(super) struct RevokedCertificate {
     pub(super) not_after: u64,
     /// When it was revoked, Unix ms.
     pub(super) at: u64,
+    /// The serial number of the authority that signed it; `None` in records of releases that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) issuer: Option<String>,
 }
 
 /// A revoked instance; its id is in the key. It gets no certificate, whatever token it may show.

@@ -291,8 +291,11 @@ impl Revocations {
             } else if let Some(serial) = key.strip_prefix(keys::REVOKED_SERIALS) {
                 let record: RevokedCertificate = document::from_stored(key, stored)?;
                 if !record.is_over(now) {
-                    let revoked =
-                        Certificate { not_after: UnixMillis(record.not_after), at: UnixMillis(record.at) };
+                    let revoked = Certificate {
+                        not_after: UnixMillis(record.not_after),
+                        at: UnixMillis(record.at),
+                        issuer: record.issuer.and_then(|issuer| issuer.parse().ok()),
+                    };
                     serials.push((serial.parse().map_err(|_| damaged(key))?, revoked));
                 }
             } else if let Some(instance) = key.strip_prefix(keys::REVOKED_INSTANCES) {
@@ -354,7 +357,8 @@ impl Revocations {
             instances.extend(instance);
             let not_after = UnixMillis(record.not_after);
             if instance.is_none() || listed + on_hold.len() < MOST_CERTIFICATES {
-                on_hold.insert(serial, Certificate { not_after, at });
+                let issuer = record.issuer.and_then(|issuer| issuer.parse().ok());
+                on_hold.insert(serial, Certificate { not_after, at, issuer });
             } else {
                 without_room = without_room.max(not_after);
             }

@@ -9,6 +9,7 @@ use prost::Message as _;
 use super::revocations::MOST_CERTIFICATES;
 use super::*;
 use crate::audit::Filter;
+use crate::authority::Kind;
 use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenFor, TokenRequest, Uses};
 use crate::registry::{Commit, document, keys};
 use crate::secret::{SecretHash, SecretId};
@@ -62,6 +63,17 @@ async fn load_again(scratch: &Scratch) -> Revocations {
     })
     .await
     .unwrap()
+}
+
+/// The lists of all who sign some, that of the issuing authority that signs certificates first.
+async fn crls(scratch: &Scratch, revocations: &Revocations) -> Vec<bytes::Bytes> {
+    let mut keeper = crl::Keeper::default();
+    keeper.renew(revocations, &scratch.control.authorities).await.unwrap();
+    keeper.lists().unwrap().ders
+}
+
+async fn crl(scratch: &Scratch, revocations: &Revocations) -> bytes::Bytes {
+    crls(scratch, revocations).await.swap_remove(0)
 }
 
 #[tokio::test]
@@ -139,7 +151,7 @@ async fn workloads_go_with_the_instance_that_vouches_for_them() {
         let [held] = &told.certificates[..] else { panic!("{told:?}") };
         assert_eq!((&held.serial[..], held.on_hold), (workload.serial().as_bytes(), true));
     }
-    let crl = crl::sign(&control.revocations).await.unwrap();
+    let crl = crl(&scratch, &control.revocations).await;
     let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
     let mut on_hold: Vec<_> = crl
         .iter_revoked_certificates()
@@ -249,8 +261,12 @@ async fn fill(scratch: &Scratch) -> Revocations {
 /// The same with such ones.
 async fn fill_with(scratch: &Scratch, serial: impl Fn([u8; 16]) -> Serial) -> Revocations {
     let not_after = scratch.clock.now().plus(Duration::from_secs(3_600)).0;
-    let record =
-        records::RevokedCertificate { spiffe_id: String::new(), not_after, at: scratch.clock.now().0 };
+    let record = records::RevokedCertificate {
+        spiffe_id: String::new(),
+        not_after,
+        at: scratch.clock.now().0,
+        issuer: None,
+    };
     let listed = document::to_bytes("listed", &record).unwrap();
     let full = (0..MOST_CERTIFICATES as u64).fold(Commit::new(), |commit, number| {
         let mut seed = [0; 16];
@@ -320,7 +336,7 @@ async fn certificates_of_revoked_instances_take_no_place_from_one_that_is_revoke
         assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "the others as long as there is room");
         assert!(list.rests_on_instances(scratch.clock.now()).is_some());
         assert!(told.certificates.iter().any(|told| told.serial == other.serial().as_bytes()));
-        let crl = crl::sign(revocations).await.unwrap();
+        let crl = crl(&scratch, revocations).await;
         let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
         assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
         let mut listed = crl.iter_revoked_certificates();
@@ -346,7 +362,7 @@ async fn workloads_of_a_node_in_quarantine_are_held_back_with_however_many_certi
     assert_eq!(told.held_instance_ids, [enrolled.instance.to_string()]);
     assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "there is no room for more");
     assert_eq!(list.rests_on_instances(scratch.clock.now()), Some(worker.not_after()));
-    let crl = crl::sign(&revocations).await.unwrap();
+    let crl = crl(&scratch, &revocations).await;
     let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
     assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
     revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
@@ -507,6 +523,84 @@ async fn the_list_for_agents_is_signed_and_numbered() {
     assert_eq!(read.spiffe_ids, [id.to_string()]);
 }
 
+/// Whose list each is, and what it names.
+fn read(lists: &crl::RevocationLists) -> Vec<(String, Vec<Serial>)> {
+    let read = |der: &bytes::Bytes| {
+        let (_, list) = x509_parser::parse_x509_crl(der).unwrap();
+        let named = list.iter_revoked_certificates();
+        let serial =
+            |raw: &[u8]| raw.iter().map(|byte| format!("{byte:02x}")).collect::<String>().parse().unwrap();
+        // Its name ends with the serial number of its certificate.
+        let issuer = list.issuer().to_string().rsplit('=').next().unwrap().to_owned();
+        (issuer, named.map(|entry| serial(entry.raw_serial())).collect())
+    };
+    lists.ders.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn each_authority_has_a_list_of_what_it_has_signed_and_roots_of_authorities() {
+    let scratch = scratch().await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let root = scratch.control.authority.root().unwrap().der().clone();
+    let root = hauberk_tls::AuthorityCertificate::read(root).unwrap().serial().to_string();
+    let first = scratch.control.authority.issuing().serial();
+    let (_, by_first) = join(&scratch).await;
+    let mut keeper = crl::Keeper::default();
+    let mut lists = async || {
+        keeper.renew(revocations, authorities).await.unwrap();
+        keeper.lists().unwrap()
+    };
+    let begun = lists().await;
+    assert_eq!(read(&begun), [(first.to_string(), vec![]), (root.clone(), vec![])]);
+    assert!(begun.is_complete);
+
+    // One that waits has a list before it signs anything.
+    let second = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    let prepared = read(&lists().await);
+    assert_eq!(prepared, [(first.to_string(), vec![]), (second.clone(), vec![]), (root.clone(), vec![])]);
+    authorities.activate(&second, &actor()).await.unwrap();
+    let (_, by_second) = join(&scratch).await;
+    for peer in [&by_first, &by_second] {
+        revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+    }
+    let of_first = (first.to_string(), vec![by_first.serial()]);
+    let of_second = (second.clone(), vec![by_second.serial()]);
+    let now = lists().await;
+    assert_eq!(read(&now), [of_second.clone(), of_first, (root.clone(), vec![])]);
+    assert_eq!(now.ders[2], begun.ders[1], "what has not changed is not signed again");
+
+    // Nothing that it has signed is good any longer: whoever wants its list finds none, and its root names it.
+    authorities.revoke(&first.to_string(), true, &actor()).await.unwrap();
+    assert_eq!(read(&lists().await), [of_second.clone(), (root.clone(), vec![first])]);
+    // Another root has a list before anything stands under it.
+    let next = authorities.prepare(Kind::Root, false, &actor()).await.unwrap();
+    let now = read(&lists().await);
+    assert_eq!((now.len(), &now[0], &now[2]), (4, &of_second, &(root, vec![first])));
+    assert_eq!(now[3], (next, vec![]));
+    let pem = String::from_utf8(lists().await.pem.to_vec()).unwrap();
+    assert_eq!(pem.matches("-----BEGIN X509 CRL-----").count(), 4);
+}
+
+#[tokio::test]
+async fn lists_are_signed_again_before_they_are_old_and_those_of_roots_seldom() {
+    let scratch = scratch().await;
+    let mut keeper = crl::Keeper::default();
+    let mut renew = async |after: u64| {
+        scratch.clock.advance(Duration::from_secs(after));
+        let again_in =
+            keeper.renew(&scratch.control.revocations, &scratch.control.authorities).await.unwrap();
+        (keeper.lists().unwrap().ders, again_in)
+    };
+    let (begun, again_in) = renew(0).await;
+    assert_eq!(again_in, Duration::from_secs(3_600));
+    let (same, again_in) = renew(3_000).await;
+    assert_eq!((same, again_in), (begun.clone(), Duration::from_secs(600)));
+    let (later, _) = renew(600).await;
+    assert!(later[0] != begun[0] && later[1] == begun[1]);
+    let (on_the_next_day, _) = renew(23 * 3_600).await;
+    assert!(on_the_next_day[1] != begun[1]);
+}
+
 #[tokio::test]
 async fn an_admins_credential_is_revoked_like_any_certificate() {
     let scratch = scratch().await;
@@ -538,7 +632,7 @@ async fn a_revocation_reads_what_it_is_about_and_not_what_others_hold() {
     let revoked = revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap();
     assert_eq!(revoked.serials, [second.serial()]);
     revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
-    crl::sign(revocations).await.unwrap();
+    crl(&scratch, revocations).await;
     let revoked = revocations.revoke(&Target::Node(mesh, name), &actor()).await.unwrap();
     assert_eq!(revoked.serials, [sibling.serial()]);
     let read = busy.certificates_read();

@@ -9,11 +9,13 @@ use std::{
 };
 
 use hauberk_integration_tests::{
-    Agent, AgentOptions, App, MeshBox, Process, eventually, free_port, get, skip,
+    Agent, AgentOptions, App, MeshBox, Process, eventually, eventually_async, free_port, get, skip,
 };
+use hauberk_tls::{KeyPair, Svid};
 use serde_json::Value;
+use tokio::time::timeout;
 
-use crate::{load::Load, shop::PATIENCE};
+use crate::{authorities::issuing, load::Load, partner::Partner, shop::PATIENCE, workload_api::svids};
 
 /// Three nodes that have Envoys beside their agents, and no traffic of their own.
 const NODES: &str = r"
@@ -102,6 +104,17 @@ struct Task<'a> {
 
 impl Sidecar {
     fn start(mesh: &MeshBox, envoy: &Path, beside: &Beside, task: &Task<'_>) -> Self {
+        Self::start_asking(mesh, envoy, beside, task, str::to_owned)
+    }
+
+    /// The same with a configuration that says otherwise by which names it asks for secrets, or whom it means.
+    fn start_asking(
+        mesh: &MeshBox,
+        envoy: &Path,
+        beside: &Beside,
+        task: &Task<'_>,
+        asking: impl Fn(&str) -> String,
+    ) -> Self {
         let Beside { node, socket, .. } = beside;
         let Task { app, caller, callee, peer } = *task;
         let (inbound, outbound, admin) = (free_port(), free_port(), free_port());
@@ -120,6 +133,7 @@ impl Sidecar {
             assert!(configuration.contains(shown), "the documentation shows {shown}");
             configuration = configuration.replace(shown, &here);
         }
+        configuration = asking(&configuration);
         configuration += &format!("admin: {{address: {{socket_address: {{{}}}}}}}\n", at(admin));
         let file = mesh.folder().join(format!("envoy-{node}-{}.yaml", inbound.port()));
         fs::write(&file, configuration).unwrap();
@@ -223,4 +237,153 @@ fn two_envoys_trust_each_other_and_nobody_else_while_authorities_are_replaced() 
     eventually("the stream ends", PATIENCE, || {
         web.process.log().contains("gRPC config stream to agent closed: 7, ").then_some(())
     });
+}
+
+/// What proves a member to an Envoy, in files.
+struct Member {
+    serial: String,
+    folder: tempfile::TempDir,
+}
+
+impl Member {
+    fn new(svid: &Svid, key: &KeyPair) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("chain.pem"), svid.to_pem()).unwrap();
+        fs::write(folder.path().join("key.pem"), key.to_pkcs8_pem().as_bytes()).unwrap();
+        Self { serial: svid.serial().to_string(), folder }
+    }
+
+    /// The first identity that this process is given at a socket.
+    async fn of(socket: &Path) -> Self {
+        let answer = eventually_async("an identity is given", PATIENCE, async || {
+            timeout(PATIENCE, svids(socket).await.message()).await.expect("in time").ok()?
+        })
+        .await;
+        let given = &answer.svids[0];
+        let key = KeyPair::from_pkcs8_der(&given.x509_svid_key).unwrap();
+        Self::new(&Svid::from_concatenated_der(&given.x509_svid).unwrap(), &key)
+    }
+
+    /// Whether the app behind an Envoy answers it.
+    fn is_let_in(&self, envoy: SocketAddr) -> bool {
+        let output = Command::new("curl")
+            .args([
+                "-sk",
+                "-m",
+                "10",
+                "--cert",
+                "chain.pem",
+                "--key",
+                "key.pem",
+                &format!("https://{envoy}/"),
+            ])
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap();
+        output.status.success() && String::from_utf8_lossy(&output.stdout).contains("GET / HTTP")
+    }
+}
+
+/// An enrollment of this process, beside those of Envoys.
+fn of_this_process(mesh: &MeshBox, node: &str, path: &str) {
+    let path_of_test = fs::canonicalize("/proc/self/exe").unwrap();
+    mesh.apply(&format!(
+        "kind: Enrollment\nmesh: shop\nname: test-of-{node}\nspec:\n  parent: {{virtualNode: {node}}}\n  workload: \
+         {{path: {path}, selectors: [\"unix:path:{}\"]}}\n",
+        path_of_test.display()
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_refuses_a_revoked_certificate_by_whatever_name_it_asks_for_roots() {
+    let Some(envoy) = envoy() else { return };
+    let mesh = MeshBox::start();
+    mesh.apply(NODES);
+    let app = App::start("orders");
+    let nobody = free_port();
+    let [orders, web] = ["orders", "web"].map(|node| Beside::start(&mesh, &envoy, node));
+    of_this_process(&mesh, "web", "web");
+    let task = || Task { app: app.address(), caller: "web", callee: "nobody", peer: nobody };
+    let former = issuing(&mesh);
+    let mut sidecars = Vec::new();
+    // By its SPIFFE id it asks for its certificate, and by names of either kind for roots.
+    for roots in ["ALL", "ROOTCA", "spiffe://box.test"] {
+        let own = "spiffe://box.test/workload/orders";
+        let asking = |text: &str| {
+            let text = text.replace("{name: ALL,", &format!("{{name: \"{roots}\","));
+            text.replace("name: default", &format!("name: \"{own}\""))
+        };
+        sidecars.push((roots, Sidecar::start_asking(&mesh, &envoy, &orders, &task(), asking)));
+    }
+    let let_in = |member: &Member| -> Vec<bool> {
+        sidecars.iter().map(|(_, sidecar)| member.is_let_in(sidecar.inbound)).collect()
+    };
+    let all = |is_in: bool| vec![is_in; sidecars.len()];
+    let stolen = Member::of(&web.socket).await;
+    eventually("it is let in", PATIENCE, || (let_in(&stolen) == all(true)).then_some(()));
+    mesh.hauberk(&["revoke", "serial", &stolen.serial]).ok();
+    eventually("it is refused", PATIENCE, || (let_in(&stolen) == all(false)).then_some(()));
+    let good = eventually_async("the program has another certificate", PATIENCE, async || {
+        Some(Member::of(&web.socket).await).filter(|good| good.serial != stolen.serial)
+    })
+    .await;
+    assert_eq!(let_in(&good), all(true));
+
+    // While authorities follow each other each certificate is held against the list of its own.
+    for kind in ["issuing", "root"] {
+        mesh.hauberk(&["authority", "rotate", kind, "--wait=60s"]).ok();
+        let next = Member::of(&web.socket).await;
+        assert_eq!((let_in(&good), let_in(&next)), (all(true), all(true)), "after the {kind}");
+        assert_eq!(let_in(&stolen), all(false), "after the {kind}");
+    }
+    // Nobody believes the first authority any longer, though its root is trusted.
+    mesh.hauberk(&["authority", "taint", &former, "--wait=60s"]).ok();
+    let revoked = mesh.hauberk(&["authority", "revoke", &former, "--now"]).ok();
+    assert!(revoked.stderr.contains("hauberk authority rotate root --wait"), "{}", revoked.stderr);
+    eventually("what it has signed is refused", PATIENCE, || (let_in(&good) == all(false)).then_some(()));
+    assert_eq!(let_in(&Member::of(&web.socket).await), all(true));
+    for (roots, sidecar) in &sidecars {
+        assert_eq!(sidecar.rejected(), [""; 0], "{roots}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_lets_in_who_is_meant_of_another_trust_domain_while_it_may_know_that() {
+    let Some(envoy) = envoy() else { return };
+    let mesh = MeshBox::start();
+    mesh.apply(NODES);
+    let partner = Partner::new(40);
+    mesh.apply(&partner.resource());
+    let app = App::start("orders");
+    let nobody = free_port();
+    let orders = Beside::start(&mesh, &envoy, "orders");
+    let knowing = |domains: &str| {
+        mesh.apply(&format!(
+            "kind: Enrollment\nmesh: shop\nname: envoy-of-orders\nspec:\n  parent: {{virtualNode: orders}}\n  workload: \
+             {{path: orders, selectors: [\"unix:path:{}\"], federatesWith: [{domains}]}}\n",
+            fs::canonicalize(&envoy).unwrap().display()
+        ))
+    };
+    knowing("partner.test");
+    let task = || Task { app: app.address(), caller: "web", callee: "nobody", peer: nobody };
+    let sidecars = ["ALL", "spiffe://partner.test"].map(|roots| {
+        let asking = |text: &str| {
+            let text = text.replace("{name: ALL,", &format!("{{name: \"{roots}\","));
+            text.replace("spiffe://box.test/workload/web", "spiffe://partner.test/workload/payments")
+        };
+        Sidecar::start_asking(&mesh, &envoy, &orders, &task(), asking)
+    });
+    let member = |partner: &Partner, name: &str| {
+        let (svid, key) = partner.identity(name);
+        Member::new(&svid, &key)
+    };
+    let (payments, other) = (member(&partner, "payments"), member(&partner, "other"));
+    let namesake = member(&Partner::new(60), "payments");
+    let let_in = |member: &Member| sidecars.each_ref().map(|sidecar| member.is_let_in(sidecar.inbound));
+    eventually("who is meant is let in", PATIENCE, || (let_in(&payments) == [true; 2]).then_some(()));
+    assert_eq!(let_in(&other), [false; 2], "who is known and not meant is not");
+    assert_eq!(let_in(&namesake), [false; 2], "nor who has the name by other authorities");
+    knowing("");
+    eventually("they are let in no longer", PATIENCE, || (let_in(&payments) == [false; 2]).then_some(()));
+    assert_eq!(sidecars.each_ref().map(Sidecar::rejected), [[""; 0]; 2]);
 }

@@ -137,9 +137,21 @@ async fn a_workload_of_another_trust_domain_does_what_a_rule_permits_and_nothing
     assert_eq!(status(&payments, &orders).await, "403", "without a rule as everybody");
     assert_eq!(app.requests(), 0);
 
+    // By the domain as a whole, and by no other domain.
+    for (domain, answered) in [("other.test", "403"), ("box.test", "403"), ("partner.test", "200")] {
+        let rule = format!(
+            "permit(principal is Workload in TrustDomain::\"{domain}\", action in Action::\"http\", resource in Service::\"orders\");"
+        );
+        shop::set_policy(&mesh, "members", &rule);
+        assert_eq!(status(&payments, &orders).await, answered, "members of {domain}");
+    }
+    shop::remove_policy(&mesh, "members");
+    assert_eq!(status(&payments, &orders).await, "403");
+    let seen = app.requests();
+
     mesh.hauberk(&["allow", PAYMENTS, "orders", "--wait"]).ok();
     assert_eq!(status(&payments, &orders).await, "200");
-    assert_eq!(app.requests(), 1);
+    assert_eq!((seen, app.requests()), (1, 2));
 
     // Agents have it on disk.
     let mut orders = orders;

@@ -72,6 +72,7 @@ mod replicas;
 mod resources;
 mod restored;
 mod revocation;
+mod revocation_lists;
 mod roles;
 mod rollout;
 mod sds;

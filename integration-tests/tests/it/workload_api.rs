@@ -197,6 +197,70 @@ async fn only_those_whom_an_enrollment_names_get_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_programs_of_one_user_are_served_and_others_still_find_a_place() {
+    // As root in containers: all of them are one user.
+    const PROGRAMS: usize = 300;
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let socket = mesh.folder().join("run").join("api.sock");
+    let options =
+        AgentOptions::default().argument("--workload-api-socket").argument(socket.to_str().unwrap());
+    // Half of a sixteenth of them is a user's.
+    let agent = mesh.agent("web", options.open_files(12_288));
+    begun(&socket).await;
+    let mut programs = Vec::new();
+    for _ in 0..PROGRAMS {
+        let mut stream = svids(&socket).await;
+        assert_eq!(next(&mut stream).await.unwrap().len(), 1);
+        programs.push(stream);
+    }
+    let refused = eventually_async("the user has all that it may have", PATIENCE, async || {
+        let mut asked = client(&socket).await;
+        match asked.fetch_x509svid(marked(X509svidRequest {})).await {
+            Ok(stream) => {
+                programs.push(stream.into_inner());
+                None
+            }
+            Err(refused) => Some(refused),
+        }
+    })
+    .await;
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("connections"), "{refused}");
+    assert!((PROGRAMS..=384).contains(&programs.len()), "{}", programs.len());
+    let metrics = get(agent.health(), "health", "/metrics").unwrap().body;
+    assert!(metrics.contains("hauberk_workload_connections_refused_total{reason=\"too_many\"}"), "{metrics}");
+    // All of them hear of a change.
+    mesh.apply(&enrollment("another", "web", &uid(), ""));
+    for stream in &mut programs[..PROGRAMS] {
+        while next(stream).await.unwrap().len() < 2 {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_is_told_each_missing_selector_whole() {
+    let (mesh, _agent, socket) = shop();
+    let long = |n: usize| format!("docker:label:{n}:{}", "x".repeat(1_000));
+    let selectors: Vec<_> = (10..41).map(long).collect();
+    let listed: String = selectors.iter().map(|selector| format!(", \"{selector}\"")).collect();
+    mesh.apply(&format!(
+        "kind: Enrollment\nmesh: shop\nname: long\nspec:\n  parent: {{virtualNode: web}}\n  workload: {{path: test/long, \
+         selectors: [\"{}\"{listed}]}}\n",
+        uid()
+    ));
+    let wanted = format!("missing {}; it has ", selectors.join(", "));
+    eventually("the admin is told", PATIENCE, || {
+        let (is_given, _) = fetch(&socket, &["x509"]);
+        assert!(!is_given);
+        let told = mesh.hauberk(&["describe", "enrollment", "long"]).ok().stdout;
+        (told.contains(&wanted) && told.contains(&uid())).then_some(())
+    });
+    let told = mesh.hauberk(&["audit", "list", "--action", "workload.deny", "-o", "json"]).ok().stdout;
+    assert!(told.contains(&wanted), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_gets_nothing_of_another_nodes_enrollments() {
     let mesh = MeshBox::start();
     mesh.apply(SMALL_SHOP);

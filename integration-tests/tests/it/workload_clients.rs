@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use hauberk_integration_tests::{AgentOptions, App, eventually, eventually_async, get, skip};
+use hauberk_integration_tests::{AgentOptions, App, Process, eventually, eventually_async, get, skip};
 use rustls::pki_types::ServerName;
 use spiffe::{TrustDomain, WorkloadApiClient, X509Source};
 use spiffe_rustls::{authorizer, mtls_client, mtls_server};
@@ -226,4 +226,65 @@ fn the_stock_python_client_works_unchanged() {
         [&[WORKER, "2", "1", WORKER, WORKER, WORKER, WORKER][..], &refused].concat(),
         "{said:?}"
     );
+}
+
+/// Tells what its sources hold each time that it is something else.
+const SOURCES: &str = r#"
+import sys, time
+from spiffe import JwtSource, JwtSvid, TrustDomain, X509Source
+domain = TrustDomain("box.test")
+path = "unix://" + sys.argv[1]
+x509 = X509Source(socket_path=path, timeout_in_seconds=20)
+jwt = JwtSource(socket_path=path, timeout_in_seconds=20)
+told = None
+while True:
+    try:
+        svid = x509.get_x509_context().default_svid
+        roots = len(x509.get_bundle_for_trust_domain(domain).x509_authorities)
+        token = jwt.fetch_svid(audience={"db"})
+        assert token.spiffe_id == svid.spiffe_id
+        JwtSvid.parse_and_validate(token.token, jwt.get_bundle_for_trust_domain(domain), {"db"})
+        now = f"{svid.leaf.serial_number:032x} {roots}"
+    except Exception as error:
+        print("over", type(error).__name__, x509.is_closed(), flush=True)
+        break
+    if now != told:
+        told = now
+        print(now, flush=True)
+    time.sleep(0.05)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pythons_sources_follow_rotations_and_revocations() {
+    let Some(python) = std::env::var_os("HAUBERK_TEST_PYTHON") else {
+        return skip("HAUBERK_TEST_PYTHON names no Python that has spiffe");
+    };
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (first, _) = begun(&socket).await;
+    let mut command = Command::new(python);
+    command.args(["-c", SOURCES]).arg(&socket);
+    let mut program = Process::start("sources", mesh.folder(), command);
+    let has_told = |program: &Process, wanted: &str| {
+        program.log().lines().any(|line| line.starts_with(wanted)).then_some(())
+    };
+    let mut told = format!("{} 1", first[0].serial());
+    eventually("it has the first certificate", PATIENCE, || has_told(&program, &told));
+    let mut followed = async |program: &Process, roots: usize| {
+        let (now, _) = begun(&socket).await;
+        let wanted = format!("{} {roots}", now[0].serial());
+        assert_ne!(told, wanted);
+        eventually("it has the next one", PATIENCE, || has_told(program, &wanted));
+        told = wanted;
+        now[0].serial().to_string()
+    };
+    mesh.hauberk(&["authority", "rotate", "issuing", "--wait=60s"]).ok();
+    followed(&program, 1).await;
+    mesh.hauberk(&["authority", "rotate", "root", "--wait=60s"]).ok();
+    let serial = followed(&program, 2).await;
+    mesh.hauberk(&["revoke", "serial", &serial, "--wait=20s"]).ok();
+    followed(&program, 2).await;
+    mesh.hauberk(&["revoke", "node", "web", "--wait=20s"]).ok();
+    eventually("its sources are over", PATIENCE, || has_told(&program, "over "));
+    assert!(program.wait(PATIENCE).success(), "{}", program.log());
 }

@@ -44,10 +44,11 @@ fn svid(answer: &X509svidResponse) -> Option<Svid> {
     Some(Svid::from_concatenated_der(&answer.svids.first()?.x509_svid).unwrap())
 }
 
-/// The list that every answer must hold.
+/// The list that every answer must hold first: that of the issuing authority. The root's comes with it.
 fn crl(lists: &[Vec<u8>]) -> CertificateRevocationList<'_> {
-    let [der] = lists else { panic!("{} lists", lists.len()) };
-    x509_parser::parse_x509_crl(der).unwrap().1
+    let [of_issuing, of_root] = lists else { panic!("{} lists", lists.len()) };
+    assert!(listed(&x509_parser::parse_x509_crl(of_root).unwrap().1).is_empty());
+    x509_parser::parse_x509_crl(of_issuing).unwrap().1
 }
 
 /// Answers until one is as it should be.

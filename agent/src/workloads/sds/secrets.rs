@@ -37,10 +37,10 @@ const SPIFFE_VALIDATOR_CONFIG: &str =
 pub(super) fn named(given: &Given, name: &str) -> Option<Secret> {
     let secret = match name {
         DEFAULT_SVID => certificate(&given.svids.first()?.0),
-        OWN_BUNDLE => roots(&given.bundle),
+        OWN_BUNDLE => roots(given, &given.bundle),
         ALL_BUNDLES => every_trust_domain(given),
         id => match trust_domain(id) {
-            Some(named) => roots(given.x509_bundles().find(|bundle| *bundle.trust_domain() == named)?),
+            Some(named) => roots(given, given.x509_bundles().find(|bundle| *bundle.trust_domain() == named)?),
             None => certificate(&given.svids.iter().find(|(held, _)| held.svid.id().as_str() == id)?.0),
         },
     };
@@ -54,7 +54,7 @@ pub(super) fn nobody(name: &str) -> Option<Secret> {
     // The same for as long as the program runs, so that it is no change each time.
     static ROOT: OnceLock<Option<String>> = OnceLock::new();
     let root = ROOT.get_or_init(root_without_key).as_ref()?;
-    Some(Secret { name: name.to_owned(), r#type: Some(validation(root)) })
+    Some(Secret { name: name.to_owned(), r#type: Some(validation(root, None)) })
 }
 
 /// A root whose key is forgotten as soon as it is made.
@@ -84,21 +84,31 @@ fn certificate(workload: &WorkloadSvid) -> Type {
 }
 
 /// For Envoy's own validator. These roots vouch for nobody of another trust domain.
-fn roots(bundle: &TrustBundle) -> Type {
-    validation(&bundle.to_pem())
+fn roots(given: &Given, bundle: &TrustBundle) -> Type {
+    validation(&bundle.to_pem(), lists(given, bundle))
 }
 
-fn validation(roots: &str) -> Type {
+/// The revocation lists of this trust domain, as far as Envoy can be given them: it refuses what no list covers.
+fn lists<'a>(given: &'a Given, bundle: &TrustBundle) -> Option<&'a str> {
+    let is_own = bundle.trust_domain() == given.bundle.trust_domain();
+    given.revocation_lists.complete.as_deref().filter(|_| is_own)
+}
+
+fn validation(roots: &str, lists: Option<&str>) -> Type {
     Type::ValidationContext(CertificateValidationContext {
         trusted_ca: inline(roots.as_bytes()),
-        ..CertificateValidationContext::default()
+        crl: lists.and_then(|lists| inline(lists.as_bytes())),
+        // An authority that is believed no longer has no list.
+        only_verify_leaf_cert_crl: lists.is_some(),
+        custom_validator_config: None,
     })
 }
 
 fn every_trust_domain(given: &Given) -> Type {
-    let trust_domains = given.x509_bundles().map(|bundle| Roots {
-        name: bundle.trust_domain().to_string(),
-        trust_bundle: inline(bundle.to_pem().as_bytes()),
+    let trust_domains = given.x509_bundles().map(|bundle| {
+        // This validator takes lists from the same text.
+        let bundle_and_lists = bundle.to_pem() + lists(given, bundle).unwrap_or_default();
+        Roots { name: bundle.trust_domain().to_string(), trust_bundle: inline(bundle_and_lists.as_bytes()) }
     });
     let config = SpiffeCertValidatorConfig { trust_domains: trust_domains.collect() };
     let config =

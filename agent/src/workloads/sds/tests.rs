@@ -16,7 +16,7 @@ use tonic::Code;
 
 use super::super::api::Given;
 use super::super::keeper::WorkloadSvid;
-use super::super::told::RevocationList;
+use super::super::told::RevocationLists;
 use super::secrets::TYPE_URL;
 use super::subscription::Subscription;
 use crate::testing::{Authorities, HOUR, around};
@@ -35,7 +35,7 @@ fn given(authorities: &Authorities, paths: &[&str]) -> Given {
         svids: svids.collect(),
         bundle: Arc::new(authorities.issuing.root_bundle().clone()),
         federated: Vec::new(),
-        revocation_list: RevocationList::default(),
+        revocation_lists: RevocationLists::default(),
         jwt_keys: None,
     }
 }
@@ -139,6 +139,51 @@ fn other_trust_domains_stand_in_all_with_their_own_roots() {
     assert_eq!(domains, [with_roots.clone(), with_roots], "one without roots is left out");
 }
 
+/// What another trust domain is verified by, as it is and as it is followed.
+fn partner() -> (TrustBundle, Arc<SpiffeBundle>) {
+    hauberk_tls::install_provider();
+    let partner = TrustDomain::parse("partner.example").unwrap();
+    let root = RootAuthority::create(&partner, around(HOUR), Serial::from_random([9; 16])).unwrap();
+    let bundle = TrustBundle::new(partner.clone(), [root.certificate().clone()]).unwrap();
+    let document = bundle_document(&bundle, &JwtBundle::new(partner.clone(), []).unwrap(), None, None);
+    let followed = Arc::new(SpiffeBundle::parse(&partner, document.as_bytes()).unwrap());
+    (bundle, followed)
+}
+
+#[test]
+fn revocation_lists_stand_with_our_own_roots_where_they_are_complete() {
+    let authorities = Authorities::new();
+    let mut given = given(&authorities, &["workload/billing"]);
+    let (bundle, followed) = partner();
+    given.federated = vec![followed];
+    let context = |given: &Given, name: &str| {
+        let [Secret { r#type: Some(Type::ValidationContext(context)), .. }] =
+            &secrets(&asked(given, &[name]))[..]
+        else {
+            panic!("{name}")
+        };
+        context.clone()
+    };
+    let of_all = |given: &Given| -> Vec<String> {
+        let config = context(given, "ALL").custom_validator_config.unwrap().typed_config.unwrap();
+        let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
+        config.trust_domains.into_iter().map(|domain| text(domain.trust_bundle)).collect()
+    };
+    for complete in [None, Some("two lists\n")] {
+        given.revocation_lists.complete = complete.map(Arc::from);
+        for name in ["ROOTCA", TRUST_DOMAIN] {
+            let context = context(&given, name);
+            assert_eq!(context.crl.map(|crl| text(Some(crl))).as_deref(), complete, "{name}");
+            assert_eq!(context.only_verify_leaf_cert_crl, complete.is_some(), "{name}");
+            assert_eq!(text(context.trusted_ca), given.bundle.to_pem());
+        }
+        let of_partner = context(&given, "spiffe://partner.example");
+        assert_eq!((of_partner.crl, of_partner.only_verify_leaf_cert_crl), (None, false));
+        let own = given.bundle.to_pem() + complete.unwrap_or_default();
+        assert_eq!(of_all(&given), [own, bundle.to_pem()]);
+    }
+}
+
 /// The roots in an answer of one secret.
 fn roots(answer: &DiscoveryResponse) -> String {
     let [Secret { r#type: Some(Type::ValidationContext(context)), .. }] = &secrets(answer)[..] else {
@@ -150,14 +195,10 @@ fn roots(answer: &DiscoveryResponse) -> String {
 
 #[test]
 fn another_trust_domain_is_given_by_its_name_and_taken_back() {
-    hauberk_tls::install_provider();
     let authorities = Authorities::new();
     let mut given = given(&authorities, &["workload/billing"]);
-    let partner = TrustDomain::parse("partner.example").unwrap();
-    let root = RootAuthority::create(&partner, around(HOUR), Serial::from_random([9; 16])).unwrap();
-    let bundle = TrustBundle::new(partner.clone(), [root.certificate().clone()]).unwrap();
-    let document = bundle_document(&bundle, &JwtBundle::new(partner.clone(), []).unwrap(), None, None);
-    let followed = Arc::new(SpiffeBundle::parse(&partner, document.as_bytes()).unwrap());
+    let (bundle, followed) = partner();
+    let partner = bundle.trust_domain().clone();
 
     // Before it is followed, nobody: Envoy would wait, or keep what it had.
     const PARTNER: &str = "spiffe://partner.example";

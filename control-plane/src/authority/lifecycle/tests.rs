@@ -211,6 +211,11 @@ async fn a_rotation_of_the_issuing_authority_alone_goes_on_after_a_crash_at_ever
     assert_eq!(states(&views).iter().filter(|(_, state)| *state == "prepared").count(), 1);
     assert_eq!(version, begun + 1);
     assert_eq!(after_a_crash(&scratch).await.parts.authority.issuing().serial(), former, "it signs as yet");
+    assert!(
+        !after_a_crash(&scratch).await.advance(&actor()).await.unwrap(),
+        "the list of the next goes first"
+    );
+    scratch.clock.advance(Duration::from_secs(1));
     let mut seen = Vec::new();
     for _ in 0..30 {
         while after_a_crash(&scratch).await.advance(&actor()).await.unwrap() {

@@ -136,6 +136,18 @@ async fn a_machine_becomes_what_its_enrollment_says_and_the_same_key_the_same_ag
 }
 
 #[tokio::test]
+async fn the_administrator_is_told_every_selector_that_is_missing_however_long() {
+    let (scratch, ca) = (scratch().await, Machines::new());
+    let selectors: Vec<_> =
+        (10..42).map(|n| format!("x509pop:subject:cn:{n}{}", "x".repeat(1_000))).collect();
+    let wanted = format!("it lacks {}; it has", selectors.join(", "));
+    let rule = wire::AttestRule { selectors, ..rule("orders", "") };
+    enroll(&scratch, &ca.pem, vec![rule]).await;
+    let (machine, (_, csr)) = (ca.machine("vm-1"), request());
+    refused(&scratch, join(&scratch, &machine, &csr).await, &wanted).await;
+}
+
+#[tokio::test]
 async fn the_caller_is_told_nothing_and_the_administrator_everything() {
     let (scratch, ca, others) = (scratch().await, Machines::new(), Machines::new());
     enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-1")]).await;

@@ -12,7 +12,7 @@ static SIGNER: LazyLock<ViewSigner> = LazyLock::new(|| ViewSigner::generate().un
 
 /// A list of these instances' certificates.
 fn denylist(revision: u64, instances: &[u8]) -> Arc<Denylist> {
-    let revoked = Certificate { not_after: NOW.plus(Duration::from_secs(3_600)), at: NOW };
+    let revoked = Certificate { not_after: NOW.plus(Duration::from_secs(3_600)), at: NOW, issuer: None };
     let serials = instances.iter().map(|number| (Serial::from_random([*number; 16]), revoked));
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let mark = Mark { epoch: EPOCH, revision };

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::*;
 use crate::health::Health;
 use crate::registry::suite;
-use crate::revocation::crl::Crl;
 
 struct Scratch {
     _directory: tempfile::TempDir,
@@ -221,7 +220,12 @@ async fn what_the_disk_does_not_confirm_is_not_acknowledged_and_nothing_follows_
     let scratch = scratch();
     let store = Arc::new(on_a_failing_disk(&scratch.path));
     let authority = Arc::clone(&crate::testing::scratch().await.control.authority);
-    let health = Health::new(store.clone(), authority, Arc::default(), Crl::new().1);
+    let health = Health::new(
+        store.clone(),
+        authority,
+        Arc::default(),
+        tokio::sync::watch::Sender::default().subscribe(),
+    );
     health.set_serving(true);
     assert_eq!(health.unready_reason(), None);
     let mut watch = store.watch("", Version(0));

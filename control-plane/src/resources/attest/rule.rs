@@ -75,6 +75,16 @@ pub enum NoRule {
     },
 }
 
+impl NoRule {
+    /// How much of the text, in bytes, an admin has written.
+    pub fn of_rule(&self) -> usize {
+        match self {
+            Self::Lacks { missing, .. } => in_words(missing).len(),
+            Self::NoRules | Self::Ambiguous { .. } | Self::Differ { .. } => 0,
+        }
+    }
+}
+
 /// What agents become whose evidence has these properties.
 ///
 /// # Errors

@@ -215,11 +215,12 @@ async fn under_a_root_whose_key_is_elsewhere_somebody_is_told_in_time() {
     scratch.clock.advance(23 * DAY);
     advance().await;
     assert!(authorities.need().await.unwrap().unwrap().is_urgent);
-    // Installed late, it is active at once and by itself.
+    // Installed late, it is active by itself once its revocation list is there.
     let csr = authorities.request(false, &actor()).await.unwrap().csr;
     let next = authorities.install(corporate.sign(&scratch, &csr), None, &actor()).await.unwrap();
     assert_eq!(authorities.need().await.unwrap(), None);
     assert_eq!(scratch.control.metrics.authority_needed.get(), 0);
+    scratch.clock.advance(Duration::from_secs(1));
     advance().await;
     assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, next);
     // With one that waits, what may be in other hands is replaced at once.
@@ -534,6 +535,7 @@ async fn what_another_hauberk_has_taken_back_signs_here_no_longer() {
     follow(&renew).await;
     let need = authorities.need().await.unwrap().unwrap();
     assert!(need.is_urgent && need.what.contains(&first), "{need:?}");
+    scratch.clock.advance(Duration::from_secs(1));
     while authorities.advance(&actor()).await.unwrap() {}
     let next = serial_of(&scratch, Kind::Issuing, State::Active).await;
     assert!(!renew.contains(&next));

@@ -1,0 +1,112 @@
+//! Who signs revocation lists, and which authorities roots have taken back.
+
+use std::sync::Arc;
+
+use hauberk_identity::{Serial, UnixMillis};
+use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError};
+
+use super::Authorities;
+use crate::authority::AuthorityError;
+use crate::authority::book::{Book, Entry, Kind};
+use crate::authority::make;
+use crate::authority::records::State;
+
+/// Everybody who is to sign a list.
+pub struct ListIssuers {
+    /// The issuing authority that signs certificates first.
+    pub all: Vec<ListIssuer>,
+    /// Nobody else signs certificates that are believed here: no root is somebody else's, and none has signed an authority for
+    /// another control plane.
+    pub is_complete: bool,
+}
+
+/// An authority that is to sign a list.
+pub struct ListIssuer {
+    /// Its serial number.
+    pub serial: Serial,
+    /// What a root's list names: revoked authorities under it. `None` of an issuing authority.
+    pub revoked: Option<Vec<CrlEntry>>,
+    entry: Entry,
+    book: Arc<Book>,
+}
+
+/// Why a list is not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The authority's key cannot be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The list could not be built.
+    #[error(transparent)]
+    List(#[from] CrlError),
+}
+
+impl Authorities {
+    /// Everybody whose list somebody needs who verifies whole chains: the issuing authorities whose certificates are or will be
+    /// accepted, and the roots, as far as their keys are here. Of one whose certificates are
+    /// accepted no longer there is no list: whoever wants one refuses them for want of it too.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn list_issuers(&self) -> Result<ListIssuers, AuthorityError> {
+        let book = Arc::new(Book::read(&*self.parts.store).await?);
+        let signs = |entry: &&Entry| entry.is_trusted() && entry.has_key();
+        let mut issuing: Vec<_> = book.of(Kind::Issuing).filter(signs).collect();
+        issuing.sort_by_key(|entry| Some(*entry) != book.active(Kind::Issuing));
+        let issuing = issuing.into_iter().map(|entry| (entry, None));
+        let roots = book.of(Kind::Root).filter(signs).map(|root| (root, Some(revoked_under(&book, root))));
+        let issuer = |(entry, revoked): (&Entry, _)| ListIssuer {
+            serial: entry.certificate.serial(),
+            revoked,
+            entry: entry.clone(),
+            book: Arc::clone(&book),
+        };
+        let is_complete = book.entries.iter().all(|entry| !entry.is_trusted() || entry.has_key());
+        Ok(ListIssuers { all: issuing.chain(roots).map(issuer).collect(), is_complete })
+    }
+
+    /// Signs the list of one of them.
+    ///
+    /// # Errors
+    /// Its key cannot be used, or the list cannot be built.
+    pub async fn sign_list(
+        &self,
+        issuer: &ListIssuer,
+        entries: Vec<CrlEntry>,
+        (since, until): (UnixMillis, UnixMillis),
+    ) -> Result<Vec<u8>, ListError> {
+        let ListIssuer { entry, book, .. } = issuer;
+        let authority = &self.parts.authority;
+        let signed = match entry.kind {
+            Kind::Issuing => {
+                let issuing = make::load_issuing(book, entry, &self.parts.keys)?;
+                let turn = authority.turn(issuing.key()).await.map_err(AuthorityError::from)?;
+                turn.sign(move || issuing.sign_crl(&entries, since, until)).await
+            }
+            Kind::Root => {
+                let root = make::load_root(entry, &self.parts.keys)?;
+                let turn = authority.turn(root.key()).await.map_err(AuthorityError::from)?;
+                turn.sign(move || root.sign_crl(&entries, since, until)).await
+            }
+        };
+        Ok(signed.map_err(AuthorityError::from)??)
+    }
+}
+
+/// What a root vouches for and is believed no longer: issuing authorities under it, and those under another root for which it
+/// vouches too.
+fn revoked_under(book: &Book, root: &Entry) -> Vec<CrlEntry> {
+    let revoked = book.of(Kind::Issuing).filter(|entry| entry.is(State::Retired) && entry.record.was_tainted);
+    revoked
+        .filter_map(|entry| {
+            let serial = if entry.record.root == root.serial {
+                entry.certificate.serial()
+            } else {
+                // By which of the other roots is not on record; no other certificate has that number.
+                AuthorityCertificate::read(entry.record.cross.clone()).ok()?.serial()
+            };
+            let revoked_at = UnixMillis(entry.record.changed_at);
+            Some(CrlEntry { serial, revoked_at, is_on_hold: false })
+        })
+        .collect()
+}

@@ -83,7 +83,7 @@ type Asked = (u16, Action, Box<str>, Box<str>);
 struct Pair<'a> {
     now: &'a Engine,
     draft: &'a Engine,
-    /// Both have the same ports, routes and roles: only their statements differ.
+    /// Both have the same ports, routes, roles and labels: only their statements differ.
     is_one_world: bool,
     vouching: &'a Vouching,
 }
@@ -125,7 +125,7 @@ type Said = Result<Option<(Decision, Decision)>, Undecidable>;
 impl<'a> Replay<'a> {
     /// Prepares. Compile `draft` with `now` as its former engine: what both share is then seen at once.
     pub fn new(now: &'a Engine, draft: &'a Engine, vouching: &'a Vouching) -> Self {
-        let is_one_world = now.scope() == draft.scope() && now.0.roles == draft.0.roles;
+        let is_one_world = now.scope() == draft.scope() && now.0.said == draft.0.said;
         let engines = Pair { now, draft, is_one_world, vouching };
         Self { engines, current: None, places: HashMap::new() }
     }

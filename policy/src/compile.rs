@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
 use crate::decision::Reason;
-use crate::facts::{self, PortResources, Resource, Roles, entities, resources};
+use crate::facts::{self, PortResources, Resource, Said, entities, resources};
 use crate::path::EscapedSlashes;
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTable;
@@ -26,7 +26,7 @@ pub struct Engine(pub(crate) Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) scope: NodeScope,
-    pub(crate) roles: Roles,
+    pub(crate) said: Said,
     pub(crate) authorizer: Authorizer,
     /// What does not depend on the caller.
     pub(crate) entities: Entities,
@@ -127,7 +127,7 @@ pub enum CompileError {
         /// What the port speaks.
         protocol: &'static str,
     },
-    /// Two statements with one name, or two lists of one role's members.
+    /// Two statements with one name, or two lists of one role's members or of one label's values.
     #[error("{0:?} is listed twice")]
     Duplicate(String),
     /// A statement that is not valid Cedar by our schema: perhaps from a newer control plane.
@@ -145,6 +145,14 @@ pub enum CompileError {
         name: String,
         /// The role, as policies write it.
         role: String,
+    },
+    /// A statement reads a label of nodes that was not given.
+    #[error("policy {name:?} reads label {label:?} of nodes, whose values are not known")]
+    UnknownLabel {
+        /// The statement.
+        name: String,
+        /// The label.
+        label: String,
     },
     /// The node's own entities could not be built.
     #[error("the node's resources do not fit the schema: {0}")]
@@ -173,8 +181,14 @@ impl Engine {
                 return Err(CompileError::Duplicate(role.role.to_string()));
             }
         }
-        let roles = Roles::new(&slice.roles, &names);
-        let (resources, by_port) = resources(&scope, &roles);
+        let mut labels = HashSet::new();
+        for label in &slice.labels {
+            if !labels.insert(label.name.as_str()) {
+                return Err(CompileError::Duplicate(label.name.clone()));
+            }
+        }
+        let said = Said::new(&slice.roles, &slice.labels, &names);
+        let (resources, by_port) = resources(&scope, &said);
         let reads_calls = resources.iter().any(|own| own.actions.intersects(ActionSet::READING_CALL));
         let former = former.filter(|former| former.0.reading.is_some() || !reads_calls);
         let policies =
@@ -186,14 +200,21 @@ impl Engine {
                     role: role.to_string(),
                 });
             }
+            if let Some(label) = compiled.reads.labels.iter().find(|label| !labels.contains(&***label)) {
+                let (name, label) = (compiled.name.to_string(), label.to_string());
+                return Err(CompileError::UnknownLabel { name, label });
+            }
         }
         let resources: Vec<_> =
             resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
         let ports =
             ports(&scope, by_port, |of, takes_tokens| wanted(of, takes_tokens, &resources, &policies))?;
         let named = policies.iter().flat_map(|compiled| &compiled.reads.principals);
-        let named = named.filter_map(|(kind, id)| facts::named(*kind, id, &roles));
-        let entities: Vec<_> = entities(&scope, &roles).into_iter().chain(named).collect();
+        let named = named.filter_map(|(kind, id)| Some((*kind, SpiffeId::parse(id).ok()?)));
+        let named: Option<Vec<_>> = named.map(|(kind, id)| facts::named(kind, &id, &said)).collect();
+        let unmade = || CompileError::Facts("one of them cannot be made".to_owned());
+        let entities = entities(&scope, &said).zip(named).ok_or_else(unmade)?;
+        let entities: Vec<_> = entities.0.into_iter().chain(entities.1).collect();
         let in_world = |world: &World, entities| {
             Entities::from_entities(entities, Some(&world.schema))
                 .map_err(|error| CompileError::Facts(error.to_string()))
@@ -204,7 +225,7 @@ impl Engine {
         let reads = policies.iter().fold(FactSet::NONE, |reads, compiled| reads.and(compiled.reads.facts));
         Ok(Self(Arc::new(Inner {
             scope,
-            roles,
+            said,
             authorizer,
             entities,
             reading,

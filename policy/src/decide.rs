@@ -74,7 +74,7 @@ impl Engine {
 impl Inner {
     pub(crate) fn principal(&self, who: &Caller) -> Option<Principal> {
         match who {
-            Caller::Peer(id) => caller(id, &self.scope, &self.roles),
+            Caller::Peer(id) => caller(id, &self.scope, &self.said),
             // Nobody unknown calls by an agent of the mesh.
             Caller::Anonymous => self.scope.node().map(|_| anonymous()),
         }

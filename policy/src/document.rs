@@ -15,6 +15,7 @@ use miette::Diagnostic;
 
 use crate::compiled::permits;
 use crate::decision::Effect;
+use crate::labels::LabelsRead;
 use crate::names::{Namespace, Referent};
 use crate::qualify::{Flaw, Mention, Qualified, qualify};
 use crate::reads::FactSet;
@@ -71,6 +72,8 @@ pub(crate) struct Statement {
     pub(crate) policy: Policy,
     pub(crate) text: String,
     pub(crate) roles: Vec<Name>,
+    /// Where it reads any.
+    pub(crate) labels: Option<LabelsRead>,
     pub(crate) reads: FactSet,
 }
 
@@ -328,7 +331,9 @@ impl Reader<'_> {
                         role
                     });
                     let roles = roles.collect();
-                    statements.push(Statement { name, policy: full, text, roles, reads });
+                    let labels = (!reads.labels.is_empty()).then(|| LabelsRead::of(&full, &reads));
+                    let reads = reads.facts;
+                    statements.push(Statement { name, policy: full, text, roles, labels, reads });
                 }
                 Err(flaws) => self.report_flaws(extent, flaws),
             }

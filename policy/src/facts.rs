@@ -7,7 +7,7 @@ use hauberk_identity::{IdentityKind, Name, SpiffeId};
 
 use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
 use crate::route::UNDECLARED;
-use crate::scope::{MethodAccess, NodeScope, Place, Protocol, RoleMembers};
+use crate::scope::{MethodAccess, NodeLabel, NodeScope, Place, Protocol, RoleMembers};
 use crate::vocabulary::{Action, ActionSet, Kind};
 
 /// Something that a request or stream can be for: a route, or a port.
@@ -32,24 +32,39 @@ pub(crate) struct PortResources {
     pub(crate) undeclared: usize,
 }
 
-/// Who is in which roles.
+/// What is said of callers: who is in which roles, and which labels nodes have.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Roles(HashMap<SpiffeId, Vec<EntityUid>>);
+pub(crate) struct Said {
+    roles: HashMap<SpiffeId, Vec<EntityUid>>,
+    /// Names and values.
+    labels: HashMap<SpiffeId, Vec<(String, String)>>,
+}
 
-impl Roles {
-    pub(crate) fn new(roles: &[RoleMembers], names: &Namespace) -> Self {
-        let mut of: HashMap<SpiffeId, Vec<EntityUid>> = HashMap::new();
+impl Said {
+    pub(crate) fn new(roles: &[RoleMembers], labels: &[NodeLabel], names: &Namespace) -> Self {
+        let mut said = Self::default();
         for role in roles {
             let uid = Kind::Role.uid(names.role_id(&role.role));
             for member in &role.members {
-                of.entry(member.clone()).or_default().push(uid.clone());
+                said.roles.entry(member.clone()).or_default().push(uid.clone());
             }
         }
-        Self(of)
+        for label in labels {
+            for (node, value) in &label.values {
+                let own = said.labels.entry(node.clone()).or_default();
+                own.push((label.name.clone(), value.clone()));
+            }
+        }
+        said
     }
 
-    fn of(&self, id: &SpiffeId) -> impl Iterator<Item = EntityUid> {
-        self.0.get(id).into_iter().flatten().cloned()
+    fn roles_of(&self, id: &SpiffeId) -> impl Iterator<Item = EntityUid> {
+        self.roles.get(id).into_iter().flatten().cloned()
+    }
+
+    fn labels_of(&self, id: &SpiffeId) -> impl Iterator<Item = (String, RestrictedExpression)> {
+        let labels = self.labels.get(id).into_iter().flatten();
+        labels.map(|(name, value)| (name.clone(), RestrictedExpression::new_string(value.clone())))
     }
 }
 
@@ -76,13 +91,13 @@ impl NodeScope {
 }
 
 /// Every resource of the node, and where each port's are among them.
-pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec<PortResources>) {
+pub(crate) fn resources(scope: &NodeScope, said: &Said) -> (Vec<Resource>, Vec<PortResources>) {
     let names = scope.names();
     let mesh = Kind::Mesh.uid(&scope.mesh);
     let mut of_owner = HashSet::from([scope.owner_uid(), mesh]);
     if let Place::Node(node) = &scope.place {
         of_owner.insert(Kind::TrustDomain.uid(&scope.trust_domain));
-        of_owner.extend(roles.of(node));
+        of_owner.extend(said.roles_of(node));
     }
     let owner = scope.owner();
     let mut resources = Vec::new();
@@ -123,13 +138,13 @@ pub(crate) fn resources(scope: &NodeScope, roles: &Roles) -> (Vec<Resource>, Vec
     (resources, ports)
 }
 
-/// The node's entities, with all ancestors spelled out.
-pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
+/// The node's entities, with all ancestors spelled out; none where one cannot be made.
+pub(crate) fn entities(scope: &NodeScope, said: &Said) -> Option<Vec<Entity>> {
     let names = scope.names();
     let mesh = Kind::Mesh.uid(&scope.mesh);
     let (owner, owner_uid) = (scope.owner(), scope.owner_uid());
     let mut entities = vec![match &scope.place {
-        Place::Node(node) => principal(Kind::Node, node, roles).entity,
+        Place::Node(node) => principal(Kind::Node, node, said)?.entity,
         Place::External(_) => Entity::new_no_attrs(owner_uid.clone(), HashSet::from([mesh.clone()])),
     }];
     let mut services = HashSet::new();
@@ -157,13 +172,12 @@ pub(crate) fn entities(scope: &NodeScope, roles: &Roles) -> Vec<Entity> {
     }
     let of_mesh = HashSet::from([mesh]);
     entities.extend(services.into_iter().map(|service| Entity::new_no_attrs(service, of_mesh.clone())));
-    entities
+    Some(entities)
 }
 
-/// A principal that conditions name: what it is in is known, whoever calls.
-pub(crate) fn named(kind: Kind, id: &str, roles: &Roles) -> Option<Entity> {
-    let id = SpiffeId::parse(id).ok()?;
-    Some(principal(kind, &id, roles).entity)
+/// A principal that conditions name: what it is in, and how it is labelled, is known, whoever calls.
+pub(crate) fn named(kind: Kind, id: &SpiffeId, said: &Said) -> Option<Entity> {
+    Some(principal(kind, id, said)?.entity)
 }
 
 fn in_classes(classes: &[Name], names: &Namespace) -> impl Iterator<Item = EntityUid> {
@@ -182,7 +196,7 @@ pub(crate) struct Principal {
 }
 
 /// The principal that `id` is, or nobody where it never calls services.
-pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, roles: &Roles) -> Option<Principal> {
+pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, said: &Said) -> Option<Principal> {
     let kind = principal_kind(id, &scope.trust_domain)?;
     // What leaves the mesh is decided by the agents of its own nodes, and by nobody else.
     let is_own = matches!(id.kind(), IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } if scope.mesh == *mesh);
@@ -190,7 +204,7 @@ pub(crate) fn caller(id: &SpiffeId, scope: &NodeScope, roles: &Roles) -> Option<
         return None;
     }
     let is_foreign = !id.is_member_of(&scope.trust_domain);
-    Some(Principal { is_foreign, ..principal(kind, id, roles) })
+    Some(Principal { is_foreign, ..principal(kind, id, said)? })
 }
 
 pub(crate) fn anonymous() -> Principal {
@@ -199,9 +213,9 @@ pub(crate) fn anonymous() -> Principal {
     Principal { within: HashSet::from([uid.clone()]), uid, entity, is_foreign: false }
 }
 
-fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
+fn principal(kind: Kind, id: &SpiffeId, said: &Said) -> Option<Principal> {
     let uid = kind.uid(id);
-    let mut parents: HashSet<EntityUid> = roles.of(id).collect();
+    let mut parents: HashSet<EntityUid> = said.roles_of(id).collect();
     parents.insert(Kind::TrustDomain.uid(id.trust_domain()));
     if let (Kind::Node, IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. }) =
         (kind, id.kind())
@@ -209,5 +223,7 @@ fn principal(kind: Kind, id: &SpiffeId, roles: &Roles) -> Principal {
         parents.insert(Kind::Mesh.uid(mesh));
     }
     let within = parents.iter().cloned().chain([uid.clone()]).collect();
-    Principal { entity: Entity::new_no_attrs(uid.clone(), parents), uid, within, is_foreign: false }
+    let labels = (kind == Kind::Node).then(|| said.labels_of(id)).into_iter().flatten();
+    let entity = Entity::new_with_tags(uid.clone(), [], parents, labels).ok()?;
+    Some(Principal { entity, uid, within, is_foreign: false })
 }

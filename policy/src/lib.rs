@@ -20,6 +20,7 @@ mod explain;
 mod facts;
 mod fields;
 mod grant;
+mod labels;
 mod memo;
 mod names;
 mod outcomes;
@@ -56,6 +57,7 @@ pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, 
 pub use explain::{Explanation, Mismatch, PolicyNote};
 pub use fields::is_listed_header;
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
+pub use labels::{LabelsRead, labels_needed};
 pub use memo::{CallerMemo, Learned, Pending, Recalled};
 pub use names::{BadName, Referent, node_named, workload_named};
 pub use outcomes::{Condition, ConditionOutcome, MAX_CONDITIONS, Outcomes};
@@ -67,8 +69,8 @@ pub use reads::{Fact, FactSet};
 pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
-    Authorization, DeclaredRoute, MethodAccess, NodeScope, Place, PortScope, Protocol, RoleMembers,
-    Undeclared, UserTokens,
+    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, Place, PortScope, Protocol,
+    RoleMembers, Undeclared, UserTokens,
 };
 pub use slice::{EgressIndex, PolicyIndex, PolicySlice, SlicedPolicy};
 pub use suggest::{Seen, Suggested, SuggestedPolicy, suggest};

@@ -60,6 +60,8 @@ pub enum Referent {
     },
     /// A claim of users' tokens, of whatever issuer.
     Claim(String),
+    /// A label of nodes of the policy's mesh.
+    Label(String),
     /// A group of an issuer of the policy's mesh.
     UserGroup {
         /// The issuer.

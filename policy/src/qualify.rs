@@ -7,13 +7,13 @@ use crate::context::CARRIED;
 use crate::fields::canonical_host;
 use crate::names::{BadName, Namespace, Referent};
 use crate::path::{CanonicalPath, EscapedSlashes};
-use crate::reads::{FactSet, FieldFlaw, Reads};
+use crate::reads::{FieldFlaw, Reads};
 use crate::vocabulary::Kind;
 
 /// A statement with full names.
 pub(crate) struct Qualified {
     pub(crate) policy: Policy,
-    pub(crate) reads: FactSet,
+    pub(crate) reads: Reads,
     pub(crate) text: String,
     pub(crate) mentions: Vec<Mention>,
 }
@@ -39,14 +39,15 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
     let mut tree = tree;
     walk.visit(&mut tree);
-    let reads = Reads::of(&tree);
-    let claims = reads.claims.iter().map(|name| Mention {
-        referent: Referent::Claim(name.to_string()),
+    let mut reads = Reads::of(&tree);
+    let mention = |referent: fn(String) -> Referent, name: &str| Mention {
+        referent: referent(name.to_owned()),
         text: format!("\"{}\"", name.escape_debug()),
-    });
-    walk.mentions.extend(claims);
-    let of_fields =
-        reads.flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
+    };
+    walk.mentions.extend(reads.claims.iter().map(|name| mention(Referent::Claim, name)));
+    walk.mentions.extend(reads.labels.iter().map(|name| mention(Referent::Label, name)));
+    let flaws = std::mem::take(&mut reads.flaws);
+    let of_fields = flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
     walk.flaws.extend(of_fields);
     if !walk.flaws.is_empty() {
         return Err(walk.flaws);
@@ -56,7 +57,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let text = policy.to_cedar().ok_or_else(|| vec![Flaw::of_all("this statement has no text")])?;
     walk.check_governs_own_mesh(&policy);
     if walk.flaws.is_empty() {
-        Ok(Qualified { policy, reads: reads.facts, text, mentions: walk.mentions })
+        Ok(Qualified { policy, reads, text, mentions: walk.mentions })
     } else {
         Err(walk.flaws)
     }
@@ -87,6 +88,7 @@ impl Walk<'_> {
             Value::Array(items) => items.iter_mut().for_each(|item| self.visit(item)),
             Value::Object(fields) => {
                 self.check_path(fields);
+                self.check_label(fields);
                 for (key, value) in fields {
                     match key.as_str() {
                         // The scope: {"op": "==", "entity": {…}}, {"op": "in", "entities": […]}.
@@ -189,6 +191,20 @@ impl Walk<'_> {
         let host = canonical_host(literal);
         if is_of_context("host", compared) && host != literal {
             self.flaw_of_host(literal, &host);
+        }
+    }
+
+    /// Refuses to ask a node of another mesh for a label: it has none here, and a forbid would never match.
+    fn check_label(&mut self, expression: &Map<String, Value>) {
+        let call = expression.get("hasTag").or_else(|| expression.get("getTag"));
+        let named = call.and_then(|call| call.get("left")?.get("Value")?.get("__entity"));
+        let field = |name| named.and_then(|named| named.get(name)?.as_str());
+        let Some(id) = field("id").filter(|_| field("type") == Some("Node")) else { return };
+        let Ok((uid, _)) = self.names.qualify(Kind::Node, id) else { return };
+        if let Some(mesh) = foreign_mesh(&uid, self.names) {
+            let message = format!("nodes of mesh {mesh:?} have no labels here");
+            let help = "policies can ask nodes of their own mesh alone".to_owned();
+            self.flaws.push(Flaw { text: format!("Node::\"{}\"", id.escape_debug()), message, help });
         }
     }
 

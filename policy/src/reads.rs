@@ -146,13 +146,15 @@ pub(crate) struct Reads {
     pub(crate) headers: BTreeSet<Box<str>>,
     /// The claims that it names.
     pub(crate) claims: BTreeSet<Box<str>>,
+    /// The labels of nodes that it names, of whoever calls or of nodes that it names too.
+    pub(crate) labels: BTreeSet<Box<str>>,
     /// The callers that they name, whoever calls.
     pub(crate) principals: Vec<(Kind, Box<str>)>,
-    /// Why what it does with header fields or claims cannot be supported.
+    /// Why what it does with header fields, claims or labels cannot be supported.
     pub(crate) flaws: Vec<FieldFlaw>,
 }
 
-/// A use of header fields or claims that agents cannot supply.
+/// A use of header fields, claims or labels that agents cannot supply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FieldFlaw {
     /// What is wrong, as it is written.
@@ -232,7 +234,12 @@ impl Reads {
             Some([name]) => Named::parse(name),
             _ => None,
         };
-        let Some(named) = named else { return self.visit(call) };
+        let Some(named) = named else {
+            if call.get("left").is_some_and(may_be_node) {
+                self.visit_label(call.get("right"));
+            }
+            return self.visit(call);
+        };
         self.add(FactSet::of(&[named.fact()]));
         let name = call.get("right");
         match (named, name.and_then(|name| name.get("Value")).and_then(Value::as_str)) {
@@ -253,6 +260,17 @@ impl Reads {
             ),
         }
         name.into_iter().for_each(|name| self.visit(name));
+    }
+
+    fn visit_label(&mut self, name: Option<&Value>) {
+        match name.and_then(|name| name.get("Value")).and_then(Value::as_str) {
+            Some(name) => drop(self.labels.insert(name.into())),
+            None => self.flaw(
+                "Tag(",
+                "the name of a label must be written out",
+                "agents get only the labels that policies name: write principal.hasTag(\"team\")",
+            ),
+        }
     }
 
     fn flaw_of_use(&mut self, named: Named) {
@@ -323,6 +341,29 @@ fn attributes(access: &Value) -> Vec<&str> {
         Some(name) => name.as_str().into_iter().collect(),
         None => Vec::new(),
     }
+}
+
+/// Whether an expression can have a node for its value: of what has tags, all that is no node comes with the context.
+fn may_be_node(tree: &Value) -> bool {
+    let Some((operator, of)) = tree.as_object().and_then(|fields| fields.iter().next()) else { return false };
+    let part = |name| of.get(name).is_some_and(may_be_node);
+    match operator.as_str() {
+        "Var" => of == "principal",
+        "Value" => of.get("__entity").and_then(|name| name.get("type")).is_some_and(|kind| kind == "Node"),
+        "if-then-else" => part("then") || part("else"),
+        // A field of a record that is written out.
+        "." => path_of(of).is_none() && of.get("left").is_some_and(mentions_node),
+        _ => false,
+    }
+}
+
+fn mentions_node(tree: &Value) -> bool {
+    may_be_node(tree)
+        || match tree {
+            Value::Array(items) => items.iter().any(mentions_node),
+            Value::Object(fields) => fields.values().any(mentions_node),
+            _ => false,
+        }
 }
 
 fn facts_of(path: &[&str]) -> FactSet {
@@ -416,6 +457,42 @@ mod tests {
             "context.claims == context.claims",
             "(if true then context.claims else context.claims).hasTag(\"a\")",
             "(if true then context else context).claims.hasTag(\"a\")",
+        ] {
+            assert!(!reads(condition).flaws.is_empty(), "{condition}");
+        }
+    }
+
+    #[test]
+    fn labels_are_named_by_literals_whosever_they_are() {
+        for (condition, labels) in [
+            ("principal.hasTag(\"b\") && principal.getTag(\"a\") == \"x\"", &["a", "b"][..]),
+            ("Node::\"web\".hasTag(\"a\")", &["a"]),
+            ("(if context.peer.federated then principal else Node::\"web\").hasTag(\"a\")", &["a"]),
+            ("(if true then Node::\"web\" else Node::\"cart\").hasTag(\"a\")", &["a"]),
+            (
+                "{a: principal}.a.hasTag(\"a\") || {a: {b: [principal], c: Node::\"web\"}}.a.c.hasTag(\"b\")",
+                &["a", "b"],
+            ),
+            ("principal.hasTag(\"a\") && context.query.hasTag(principal.getTag(\"a\"))", &["a"]),
+            (
+                "principal == Node::\"web\" && context.query.hasTag(\"a\") && context.params.hasTag(context.host)",
+                &[],
+            ),
+            (
+                "(if principal == Node::\"web\" then context.query else context.query).hasTag(context.host)",
+                &[],
+            ),
+            ("context.headers.hasTag(\"a\")", &[]),
+        ] {
+            let found = reads(condition);
+            assert_eq!(found.labels.iter().map(|name| &**name).collect::<Vec<_>>(), labels, "{condition}");
+            assert!(found.flaws.is_empty(), "{condition}: {:?}", found.flaws);
+        }
+        for condition in [
+            "principal.hasTag(context.path)",
+            "Node::\"web\".getTag(context.host) == \"x\"",
+            "{a: principal}.a.hasTag(context.path)",
+            "(if true then principal else principal).hasTag(if true then \"a\" else \"b\")",
         ] {
             assert!(!reads(condition).flaws.is_empty(), "{condition}");
         }

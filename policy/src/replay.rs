@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::circumstances::Peer;
 use crate::compile::Engine;
-use crate::decision::{Attempt, Caller, Decision, Reason};
+use crate::decision::{Attempt, Caller, Decision, Effect, Reason};
 use crate::facts::Principal;
 use crate::memo::CallerMemo;
 use crate::outcomes::ConditionOutcome;
@@ -83,7 +83,7 @@ type Asked = (u16, Action, Box<str>, Box<str>);
 struct Pair<'a> {
     now: &'a Engine,
     draft: &'a Engine,
-    /// Both have the same ports, routes and roles: only their statements differ.
+    /// Both have the same ports, routes, roles and labels: only their statements differ.
     is_one_world: bool,
     vouching: &'a Vouching,
 }
@@ -125,7 +125,7 @@ type Said = Result<Option<(Decision, Decision)>, Undecidable>;
 impl<'a> Replay<'a> {
     /// Prepares. Compile `draft` with `now` as its former engine: what both share is then seen at once.
     pub fn new(now: &'a Engine, draft: &'a Engine, vouching: &'a Vouching) -> Self {
-        let is_one_world = now.scope() == draft.scope() && now.0.roles == draft.0.roles;
+        let is_one_world = now.scope() == draft.scope() && now.0.said == draft.0.said;
         let engines = Pair { now, draft, is_one_world, vouching };
         Self { engines, current: None, places: HashMap::new() }
     }
@@ -293,11 +293,8 @@ impl Known {
         let within = before.unwrap_or_default().iter().filter(|(template, _)| meets(template));
         within.map(|(_, place)| Places { now: *place, draft: *place, has_moved: false }).all(|places| {
             match self.cell(engines, places, flow) {
-                Cell::Alike => pair.is_none(),
-                Cell::Settled(other) => {
-                    let told = |(now, draft): &(Decision, Decision)| (now.effect, draft.effect);
-                    pair.is_some_and(|pair| told(pair) == told(&other))
-                }
+                Cell::Alike => becomes(pair).is_none(),
+                Cell::Settled(other) => becomes(pair) == becomes(Some(&other)),
                 Cell::Open => false,
             }
         })
@@ -363,6 +360,11 @@ fn escaped(engine: &Engine, port: u16) -> EscapedSlashes {
 fn has_escapes(call: &RecordedCall) -> bool {
     let parsed = CanonicalPath::parse_with(&call.method, &call.target, EscapedSlashes::Keep);
     parsed.is_ok_and(|path| path.with_slashes().is_some())
+}
+
+/// What is decided instead of what, where that is not the same, whichever statements decide it.
+fn becomes(said: Option<&(Decision, Decision)>) -> Option<(Effect, Effect)> {
+    said.map(|(now, draft)| (now.effect, draft.effect)).filter(|(now, draft)| now != draft)
 }
 
 /// Whether the outcome may be another one for other calls of the same flow.

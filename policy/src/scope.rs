@@ -1,6 +1,8 @@
 //! What one node enforces: its ports, the services that reach it there, and their routes; and of what leaves the mesh, the ports of
 //! external services.
 
+use std::collections::BTreeMap;
+
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 
 use crate::path::EscapedSlashes;
@@ -183,4 +185,14 @@ pub struct RoleMembers {
     pub role: Name,
     /// Its members, of any mesh or trust domain.
     pub members: Vec<SpiffeId>,
+}
+
+/// Which nodes of the policies' own mesh have a label, and what theirs says. Nobody else's counts: who labels the nodes of another
+/// mesh has no say here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeLabel {
+    /// The label's name.
+    pub name: String,
+    /// Its value, by the node or gateway that has it.
+    pub values: BTreeMap<SpiffeId, String>,
 }

@@ -7,9 +7,10 @@ use hauberk_identity::{Name, SpiffeId};
 
 use crate::compiled::permits;
 use crate::document::{Mode, PolicyDocument, Statement};
-use crate::facts::{Resource, Roles, resources};
+use crate::facts::{Resource, Said, resources};
+use crate::labels::labels_needed;
 use crate::reads::{Fact, FactSet, Reads};
-use crate::scope::{NodeScope, RoleMembers};
+use crate::scope::{NodeLabel, NodeScope, RoleMembers};
 use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
 
 /// The policies of one mesh, indexed by the resources that they govern.
@@ -46,6 +47,8 @@ pub struct PolicySlice {
     pub policies: Vec<SlicedPolicy>,
     /// The roles that those statements mention, ordered by name.
     pub roles: Vec<RoleMembers>,
+    /// The labels of nodes that those statements read, ordered by name.
+    pub labels: Vec<NodeLabel>,
 }
 
 /// One statement of a policy.
@@ -72,12 +75,19 @@ impl SlicedPolicy {
         if ["context.path", "context.method"].map(count).iter().sum::<usize>() == count("context") {
             return FactSet::of(&[Fact::Path, Fact::Method]);
         }
-        let tree = Policy::parse(None, &self.text).ok().and_then(|policy| policy.to_json().ok());
-        tree.map_or(FactSet::all(), |tree| Reads::of(&tree).facts)
+        self.read().map_or(FactSet::all(), |reads| reads.facts)
     }
-}
 
-impl SlicedPolicy {
+    /// Whether it reads labels of nodes; also where the text cannot be read itself.
+    pub fn reads_labels(&self) -> bool {
+        self.text.contains("Tag(") && self.read().is_none_or(|reads| !reads.labels.is_empty())
+    }
+
+    fn read(&self) -> Option<Reads> {
+        let tree = Policy::parse(None, &self.text).ok().and_then(|policy| policy.to_json().ok());
+        tree.map(|tree| Reads::of(&tree))
+    }
+
     /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query, or
     /// parameters. Also where the text cannot be read itself.
     pub fn reads_calls_as_requests(&self) -> bool {
@@ -112,10 +122,11 @@ impl<'a> PolicyIndex<'a> {
     }
 
     /// What the node of `scope` needs: every statement whose scope some request to the node can match, and the
-    /// members of the roles that those mention. Empty for a node of another mesh.
+    /// members of the roles that those mention, and the labels that they read. Empty for a node of another mesh.
     ///
-    /// A role that is mentioned but not among `roles` is left out, and the slice then does not compile.
-    pub fn slice(&self, scope: &NodeScope, roles: &[RoleMembers]) -> PolicySlice {
+    /// A role that is mentioned but not among `roles` is left out, and so is a label that is read but not among `labels`: the slice
+    /// then does not compile.
+    pub fn slice(&self, scope: &NodeScope, roles: &[RoleMembers], labels: &[NodeLabel]) -> PolicySlice {
         if scope.mesh != *self.mesh {
             return PolicySlice::default();
         }
@@ -125,7 +136,7 @@ impl<'a> PolicyIndex<'a> {
             of_node.map(|role| RoleMembers { role: role.role.clone(), members: vec![node.clone()] })
         });
         let own: Vec<RoleMembers> = own.collect();
-        let (resources, _) = resources(scope, &Roles::new(&own, &scope.names()));
+        let (resources, _) = resources(scope, &Said::new(&own, &[], &scope.names()));
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
         for resource in &resources {
             let named = resource.within.iter().filter_map(|uid| self.by_resource.get(uid)).flatten();
@@ -136,7 +147,7 @@ impl<'a> PolicyIndex<'a> {
             }));
         }
         let chosen = chosen.into_iter().filter_map(|index| self.entries.get(index));
-        cut(&chosen.collect::<Vec<_>>(), roles)
+        cut(&chosen.collect::<Vec<_>>(), None, roles, labels)
     }
 }
 
@@ -145,7 +156,7 @@ impl<'a> EgressIndex<'a> {
     /// be one by its resource alone costs next to nothing.
     pub fn new(scopes: &[NodeScope], documents: impl IntoIterator<Item = &'a PolicyDocument>) -> Self {
         let all: Vec<Resource> =
-            scopes.iter().flat_map(|scope| resources(scope, &Roles::default()).0).collect();
+            scopes.iter().flat_map(|scope| resources(scope, &Said::default()).0).collect();
         let mut entries = Vec::new();
         for document in documents {
             for statement in document.statements() {
@@ -172,25 +183,31 @@ impl<'a> EgressIndex<'a> {
     }
 
     /// All of it, for whichever node calls.
-    pub fn of_all(&self, roles: &[RoleMembers]) -> PolicySlice {
-        cut(&self.entries.iter().collect::<Vec<_>>(), roles)
+    pub fn of_all(&self, roles: &[RoleMembers], labels: &[NodeLabel]) -> PolicySlice {
+        cut(&self.entries.iter().collect::<Vec<_>>(), None, roles, labels)
     }
 
     /// What the agents of `node` need of it: every statement but those that are about another caller by name, and the members of
-    /// the roles that these mention.
-    pub fn slice(&self, node: &SpiffeId, roles: &[RoleMembers]) -> PolicySlice {
+    /// the roles that these mention, and its own and named nodes' labels that they read.
+    pub fn slice(&self, node: &SpiffeId, roles: &[RoleMembers], labels: &[NodeLabel]) -> PolicySlice {
         let own = Kind::Node.uid(node);
         let is_meant = |entry: &&Entry<'_>| match entry.statement.policy.principal_constraint() {
             PrincipalConstraint::Eq(uid) => uid == own,
             PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => kind == *own.type_name(),
             PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
         };
-        cut(&self.entries.iter().filter(is_meant).collect::<Vec<_>>(), roles)
+        cut(&self.entries.iter().filter(is_meant).collect::<Vec<_>>(), Some(node), roles, labels)
     }
 }
 
-/// These statements as they travel, with the roles that they mention.
-fn cut(chosen: &[&Entry<'_>], roles: &[RoleMembers]) -> PolicySlice {
+/// These statements as they travel, with the roles that they mention and the labels that they read: of `caller` where nobody
+/// else calls.
+fn cut(
+    chosen: &[&Entry<'_>],
+    caller: Option<&SpiffeId>,
+    roles: &[RoleMembers],
+    labels: &[NodeLabel],
+) -> PolicySlice {
     let mentioned: BTreeSet<&Name> = chosen.iter().flat_map(|entry| &entry.statement.roles).collect();
     let mut slice = PolicySlice {
         policies: chosen
@@ -202,6 +219,12 @@ fn cut(chosen: &[&Entry<'_>], roles: &[RoleMembers]) -> PolicySlice {
             })
             .collect(),
         roles: roles.iter().filter(|role| mentioned.contains(&role.role)).cloned().collect(),
+        labels: labels_needed(
+            &chosen.iter().filter_map(|entry| entry.statement.labels.as_ref()).collect::<Vec<_>>(),
+            caller,
+            roles,
+            labels,
+        ),
     };
     slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
     slice.roles.sort_by(|one, other| one.role.cmp(&other.role));

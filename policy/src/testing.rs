@@ -6,8 +6,8 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 
 use crate::{
     Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, EscapedSlashes, Gathered, Mode, Moment,
-    NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem, PortScope, Protocol, Question,
-    RoleMembers, RouteTemplate, Tls, Undeclared,
+    NodeLabel, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem, PortScope, Protocol,
+    Question, RoleMembers, RouteTemplate, Tls, Undeclared,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -80,9 +80,21 @@ pub(crate) fn roles() -> Vec<RoleMembers> {
     ]
 }
 
+/// `team`: web and orders checkout, cart stock; `tier`: web 1.
+pub(crate) fn labels() -> Vec<NodeLabel> {
+    let label = |name: &str, values: &[(&str, &str)]| NodeLabel {
+        name: name.to_owned(),
+        values: values.iter().map(|(own, value)| (node(own), (*value).to_owned())).collect(),
+    };
+    vec![
+        label("tier", &[("web", "1")]),
+        label("team", &[("web", "checkout"), ("orders", "checkout"), ("cart", "stock")]),
+    ]
+}
+
 pub(crate) fn engine_for(scope: NodeScope, texts: &[(Mode, &str)]) -> Engine {
     let documents = documents(texts);
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles());
+    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles(), &labels());
     Engine::compile(scope, &slice, None).unwrap()
 }
 

@@ -11,7 +11,7 @@ pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
 /// The version of the schema. It grows with every change of what policies may say; which agents know what is told by the features that
 /// views need.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// The one line of the schema that is another one where a gRPC method is a read, and that other one.
 const CALL: [&str; 2] = ["action \"call\" in [\"write\"]", "action \"call\" in [\"read\"]"];
@@ -396,7 +396,7 @@ mod tests {
         assert!(SCHEMA.starts_with(&format!("// Hauberk's schema, version {SCHEMA_VERSION}.\n")));
         let advice =
             "raise SCHEMA_VERSION and the schema's first line, and say in docs/authorization.md what is new";
-        assert_eq!((SCHEMA_VERSION, fingerprint()), (1, 12_728_990_740_199_955_351), "{advice}");
+        assert_eq!((SCHEMA_VERSION, fingerprint()), (2, 10_817_275_663_568_998_915), "{advice}");
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn a_remembered_decision_allocates_nothing() {
             escaped_slashes: EscapedSlashes::Reject,
         }],
     };
-    let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[]);
+    let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[], &[]);
     let engine = Engine::compile(scope, &slice, None).unwrap();
     let caller = Caller::Peer(SpiffeId::node(&trust_domain, &mesh, &name("web")));
     let mut memo = engine.caller(&caller, &Peer::new(Some("10.1.2.3".parse().unwrap()), None));

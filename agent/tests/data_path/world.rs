@@ -241,7 +241,7 @@ impl World {
                 PolicyDocument::parse(self.mesh.clone(), &self.domain, policy, Mode::Enforce, text).unwrap()
             })
             .collect();
-        let slice = PolicyIndex::new(&self.mesh, &documents).slice(&scope, &[]);
+        let slice = PolicyIndex::new(&self.mesh, &documents).slice(&scope, &[], &[]);
         let ports = scope.ports.iter().map(|port| Port {
             number: port.number,
             protocol: port.protocol,

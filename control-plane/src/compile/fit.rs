@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::{PolicyDocument, PolicySlice};
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_policy::{NodeLabel, PolicyDocument, PolicySlice};
 use hauberk_proto::convert::{NodeView, encode_node_view};
 use prost::Message;
 
@@ -18,7 +18,7 @@ pub(super) const LARGEST: usize = 3 * 1024 * 1024 + 512 * 1024;
 /// node. An agent that starts compiles about seven thousand a second, and holds some seven KiB of each.
 const MOST_OF_ALL: usize = 4_000;
 
-/// What one statement or role needs beside its text, at most, and all that is in a view beside what a node says.
+/// What one statement, role or label needs beside its text, at most, and all that is in a view beside what a node says.
 const ENVELOPE: usize = 16;
 const FRAME: usize = 4 * 1024;
 
@@ -45,7 +45,7 @@ pub enum Oversized {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the view of virtual node {node} in mesh {mesh} would have {bytes} bytes, and at most {LARGEST} can be sent: {statements} \
-     statements of policies, and roles with {members} members in all; narrow policies that concern every node, or split the node or mesh"
+     statements of policies, roles with {members} members in all, and labels of {labelled} nodes; narrow policies that concern every node, or split the node or mesh"
 )]
 pub struct OversizedView {
     mesh: Name,
@@ -53,6 +53,7 @@ pub struct OversizedView {
     bytes: usize,
     statements: usize,
     members: usize,
+    labelled: usize,
 }
 
 /// The first that does not fit, and did better before.
@@ -67,7 +68,7 @@ pub(crate) fn oversized<'a>(
         let views = MeshViews::new(trust_domain, mesh, after.mesh(mesh.as_str())?);
         let resources = after.mesh(mesh.as_str())?;
         // Where even a node that all of it concerns has room, nothing is made.
-        let of_all = of_policies(resources) + of_roles(&views);
+        let of_all = of_policies(resources) + of_roles(&views) + of_labels(&views);
         let former = before.mesh(mesh.as_str());
         let statements = of_every_node(resources);
         if statements > MOST_OF_ALL && former.is_none_or(|former| statements > of_every_node(former)) {
@@ -89,9 +90,10 @@ pub(crate) fn oversized<'a>(
                 return None;
             }
             let members = view.policies.roles.iter().map(|role| role.members.len()).sum();
+            let labelled = view.policies.labels.iter().map(|label| label.values.len()).sum();
             let statements = view.policies.policies.len();
-            let view = OversizedView { mesh: mesh.clone(), node: name.clone(), bytes, statements, members };
-            Some(Oversized::View(view))
+            let (mesh, node) = (mesh.clone(), name.clone());
+            Some(Oversized::View(OversizedView { mesh, node, bytes, statements, members, labelled }))
         })
     })
 }
@@ -114,8 +116,16 @@ fn of_policies(resources: &MeshCatalog) -> usize {
 }
 
 fn of_roles(views: &MeshViews<'_>) -> usize {
-    let role = |members: &[hauberk_identity::SpiffeId]| -> usize {
+    let role = |members: &[SpiffeId]| -> usize {
         members.iter().map(|member| member.as_str().len() + ENVELOPE).sum()
     };
     views.roles().iter().map(|known| known.role.as_str().len() + ENVELOPE + role(&known.members)).sum()
+}
+
+fn of_labels(views: &MeshViews<'_>) -> usize {
+    let label = |label: &NodeLabel| -> usize {
+        let value = |(node, value): (&SpiffeId, &String)| node.as_str().len() + value.len() + 2 * ENVELOPE;
+        label.name.len() + ENVELOPE + label.values.iter().map(value).sum::<usize>()
+    };
+    views.labels().iter().map(label).sum()
 }

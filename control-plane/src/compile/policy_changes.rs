@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use hauberk_identity::Name;
-use hauberk_policy::{BOUNDARY, NodeScope, PolicyIndex, PolicySlice, RoleMembers, SlicedPolicy};
+use hauberk_policy::{
+    BOUNDARY, LabelsRead, NodeLabel, NodeScope, PolicyDocument, PolicyIndex, PolicySlice, RoleMembers,
+    SlicedPolicy, labels_needed,
+};
 
 use crate::resources::{Entry, Kind, MeshCatalog};
 
@@ -44,14 +47,16 @@ impl<'a> PolicyChanges<'a> {
         Some(changes)
     }
 
-    /// The slice of a node that had the slice `former` with the same scope, of policies that mention these roles.
+    /// The slice of a node that had the slice `former` with the same scope, of policies that mention these roles and read these
+    /// labels.
     pub(super) fn apply_to(
         &self,
         former: &PolicySlice,
         scope: &NodeScope,
         roles: &[RoleMembers],
+        labels: &[NodeLabel],
     ) -> PolicySlice {
-        let mut slice = self.come.as_ref().map(|index| index.slice(scope, roles)).unwrap_or_default();
+        let mut slice = self.come.as_ref().map(|index| index.slice(scope, roles, labels)).unwrap_or_default();
         let is_kept = |policy: &&SlicedPolicy| !self.gone.contains(document_of(&policy.name));
         slice.policies.extend(former.policies.iter().filter(is_kept).cloned());
         slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
@@ -60,18 +65,30 @@ impl<'a> PolicyChanges<'a> {
                 slice.policies.iter().flat_map(|policy| self.roles_of(&policy.name)).collect();
             slice.roles = roles.iter().filter(|role| mentioned.contains(&role.role)).cloned().collect();
         }
+        if !labels.is_empty() {
+            let reads: Vec<&LabelsRead> = slice
+                .policies
+                .iter()
+                .filter_map(|policy| self.document(&policy.name)?.labels_of(&policy.name))
+                .collect();
+            slice.labels = labels_needed(&reads, None, roles, labels);
+        }
         slice
     }
 
     /// The roles that a statement mentions.
     fn roles_of(&self, statement: &str) -> &[Name] {
+        self.document(statement).map(|document| document.roles_of(statement)).unwrap_or_default()
+    }
+
+    /// What a statement is of.
+    fn document(&self, statement: &str) -> Option<&PolicyDocument> {
         let label = document_of(statement);
         let (kind, name) = match label.strip_prefix(BOUNDARY) {
             Some(name) => (Kind::Boundary, name),
             None => (Kind::Policy, label),
         };
-        let document = self.after.of_kind(kind).get(name).and_then(|entry| entry.document());
-        document.map(|document| document.roles_of(statement)).unwrap_or_default()
+        self.after.of_kind(kind).get(name)?.document()
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    DeclaredRoute, EgressIndex, Mode, NodeScope, Place, PolicyIndex, PolicySlice, PortScope, Reference,
-    Referent, RoleMembers,
+    DeclaredRoute, EgressIndex, Mode, NodeLabel, NodeScope, Place, PolicyIndex, PolicySlice, PortScope,
+    Reference, Referent, RoleMembers,
 };
 use hauberk_proto::convert::{
     Egress, External, FederatedBundle, JwtIssuer, NodeView, ServicePort, ServiceView, Target, features,
@@ -29,6 +29,8 @@ pub struct MeshViews<'a> {
     policies: OnceCell<PolicyIndex<'a>>,
     /// Those that policies mention, with all their members.
     roles: OnceCell<Vec<RoleMembers>>,
+    /// Those that policies read, with all nodes of the mesh that have them.
+    labels: OnceCell<Vec<NodeLabel>>,
     /// The services of each node, by the node's name.
     provided: Provided<'a>,
     /// External services, and the policies about calls of them. Made at its first use.
@@ -102,8 +104,9 @@ impl<'a> MeshViews<'a> {
     /// Prepares the views of a mesh.
     pub fn new(trust_domain: &'a TrustDomain, mesh: &'a Name, resources: &'a MeshCatalog) -> Self {
         let provided = Provided::of(resources);
-        let (policies, roles, egress) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        Self { trust_domain, mesh, resources, policies, roles, provided, egress }
+        let (policies, roles, labels) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        let egress = OnceCell::new();
+        Self { trust_domain, mesh, resources, policies, roles, labels, provided, egress }
     }
 
     /// The view of a node: its listeners with the services that they are, the policies that can concern it, and the
@@ -122,7 +125,7 @@ impl<'a> MeshViews<'a> {
     /// The policies that can concern a node.
     pub(super) fn slice(&self, scope: &NodeScope) -> PolicySlice {
         let index = self.policies.get_or_init(|| PolicyIndex::new(self.mesh, self.resources.policies()));
-        index.slice(scope, self.roles())
+        index.slice(scope, self.roles(), self.labels())
     }
 
     /// The roles that any policy mentions, in order, each with all its members.
@@ -136,6 +139,22 @@ impl<'a> MeshViews<'a> {
             };
             let known = |role: &&Name| self.resources.role(role.as_str()).is_some();
             mentioned.into_iter().filter(known).map(|role| members(&role)).collect()
+        })
+    }
+
+    /// The labels of nodes that any policy reads, in order, each with all nodes of the mesh that have it.
+    pub(super) fn labels(&self) -> &[NodeLabel] {
+        self.labels.get_or_init(|| {
+            let read: BTreeSet<&str> = self.resources.policies().flat_map(|policy| policy.labels()).collect();
+            let value = |node: &Name, label: &str| {
+                let value = self.resources.label_of(node.as_str(), label)?.to_owned();
+                Some((SpiffeId::node(self.trust_domain, self.mesh, node), value))
+            };
+            let of_nodes = |label: &str| NodeLabel {
+                name: label.to_owned(),
+                values: self.resources.nodes().filter_map(|(node, _)| value(node, label)).collect(),
+            };
+            read.into_iter().map(of_nodes).collect()
         })
     }
 
@@ -173,7 +192,7 @@ impl<'a> MeshViews<'a> {
             return Egress::default();
         }
         let (externals, index) = self.egress_index();
-        Egress { externals: externals.clone(), policies: index.slice(node, self.roles()) }
+        Egress { externals: externals.clone(), policies: index.slice(node, self.roles(), self.labels()) }
     }
 
     fn egress_index(&self) -> &(Vec<External>, EgressIndex<'a>) {
@@ -190,7 +209,11 @@ impl<'a> MeshViews<'a> {
     pub fn external(&self, name: &Name) -> Option<(&External, NodeScope, PolicySlice)> {
         let (externals, index) = self.egress_index();
         let external = externals.iter().find(|external| external.name == *name)?;
-        Some((external, external.scope(self.trust_domain, self.mesh), index.of_all(self.roles())))
+        Some((
+            external,
+            external.scope(self.trust_domain, self.mesh),
+            index.of_all(self.roles(), self.labels()),
+        ))
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.
@@ -277,6 +300,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let bounds = resources.policies().any(|policy| policy.mode() == Mode::Boundary);
     let has_policies = resources.policies().next().is_some();
     let is_class = |reference: &Reference| matches!(reference.referent, Referent::DataClass(_));
+    let reads_labels = resources.policies().any(|policy| policy.labels().next().is_some());
     let names_roles = resources.policies().any(|policy| policy.roles().next().is_some());
     let names_classes = resources.policies().flat_map(|policy| policy.references()).any(is_class);
     let has_externals = resources.externals().next().is_some();
@@ -293,6 +317,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         bounds.then_some(features::BOUNDARIES),
         ages.then_some(features::MAX_VIEW_AGE),
         names_roles.then_some(features::ROLES),
+        reads_labels.then_some(features::NODE_LABELS),
         names_classes.then_some(features::DATA_CLASSES),
         has_users.then_some(features::USERS),
         has_externals.then_some(features::EGRESS),

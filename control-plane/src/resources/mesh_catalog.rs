@@ -130,6 +130,17 @@ impl MeshCatalog {
         self.nodes.get(name).map(|entry| entry.uid()).unwrap_or_default()
     }
 
+    /// The value of a virtual node's label, if it has that.
+    pub fn label_of(&self, node: &str, label: &str) -> Option<&str> {
+        self.nodes.get(node)?.resource().labels.get(label).map(String::as_str)
+    }
+
+    /// The labels of a virtual node, in no order.
+    pub fn labels_of(&self, node: &str) -> impl Iterator<Item = (&str, &str)> {
+        let labels = self.nodes.get(node).into_iter().flat_map(|entry| &entry.resource().labels);
+        labels.map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// A virtual service.
     pub fn service(&self, name: &str) -> Option<&VirtualService> {
         as_service(self.services.get(name)?)

@@ -72,6 +72,12 @@ pub(crate) fn node(name: &str, listeners: impl Into<Vec<Listener>>) -> Resource 
     resource("shop", name, Spec::VirtualNode(spec))
 }
 
+/// The same resource with these labels alone.
+pub(crate) fn labelled(resource: Resource, labels: &[(&str, &str)]) -> Resource {
+    let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Resource { labels, ..resource }
+}
+
 pub(crate) fn backend(service: &str) -> Backend {
     Backend { virtual_service: Some(BackendVirtualService { virtual_service_name: service.into() }) }
 }

@@ -129,8 +129,8 @@ pub fn suggest(
 /// The engine that enforces these, and nothing else, at a place.
 fn enforcing(scope: &NodeScope, documents: &[PolicyDocument]) -> Result<Engine, CompileError> {
     let slice = match &scope.place {
-        Place::Node(_) => PolicyIndex::new(&scope.mesh, documents).slice(scope, &[]),
-        Place::External(_) => EgressIndex::new(std::slice::from_ref(scope), documents).of_all(&[]),
+        Place::Node(_) => PolicyIndex::new(&scope.mesh, documents).slice(scope, &[], &[]),
+        Place::External(_) => EgressIndex::new(std::slice::from_ref(scope), documents).of_all(&[], &[]),
     };
     Engine::compile(scope.clone(), &slice, None)
 }

@@ -77,7 +77,7 @@ impl Bench {
                 escaped_slashes: EscapedSlashes::Reject,
             }],
         };
-        let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);
+        let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);
         let tls = Tls { version: "TLSv1.3".into(), group: "X25519MLKEM768".into() };
         let time = UnixMillis::from_secs(1_772_445_600);
         Self {

@@ -141,6 +141,6 @@ fn view() -> (NodeScope, PolicySlice) {
         trust_domain,
         mesh: mesh.clone(),
     };
-    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);
+    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);
     (scope, slice)
 }

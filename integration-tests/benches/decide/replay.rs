@@ -85,7 +85,7 @@ fn engine(more: &[&str], former: Option<&Engine>) -> Engine {
             escaped_slashes: EscapedSlashes::Reject,
         }],
     };
-    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[]);
+    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);
     Engine::compile(scope, &slice, former).unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! Whatever changes who may do what (a rule, a role, a template, a route, a data class, an issuer's key, another domain's bundle,
+//! Whatever changes who may do what (a rule, a role, a label, a template, a route, a data class, an issuer's key, another domain's bundle,
 //! a host outside, a quarantine, a revocation), against whatever can be under way when it does: `--wait` returns once all
 //! that is forbidden now is cut, and what is allowed still goes on.
 
@@ -108,6 +108,7 @@ name: others
 spec:
   cedar: |
     permit(principal is Workload, action, resource) when { context.peer.federated };
+    forbid(principal, action, resource) when { principal.hasTag(\"suspect\") && principal.getTag(\"suspect\") != \"no\" };
     forbid(principal == Node::\"web\", action, resource in DataClass::\"sealed\");
     forbid(principal == Node::\"web\", action, resource == Route::\"orders:8080 /{any}\");
     forbid(principal == Node::\"web\", action, resource == Route::\"orders:9090 /{any}\");
@@ -394,6 +395,9 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
     };
     let (role, template) = (from_rules("Role"), from_rules("PolicyTemplate"));
     let rule = "kind: Policy\nmesh: shop\nname: not-web\nspec: {cedar: 'forbid(principal == Node::\"web\", action, resource);'}\n";
+    let web = |suspect: &str| {
+        format!("kind: VirtualNode\nmesh: shop\nname: web\nlabels: {{suspect: '{suspect}'}}\nspec: {{}}\n")
+    };
     let cell = |what, kinds, change, undo| Cell {
         what,
         kinds,
@@ -407,6 +411,7 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
     let cells = [
         cell("rule", ALL, apply(rule), apply(&rule.replace("\"web\"", "\"payments\""))),
         cell("role", ALL, apply(&role.replace("{virtualNode: web}, ", "")), apply(&role)),
+        cell("label", ALL, apply(&web("yes")), apply(&web("no"))),
         cell(
             "template",
             ALL,

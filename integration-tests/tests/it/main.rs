@@ -55,6 +55,7 @@ mod load;
 mod login;
 mod marked_app;
 mod mistakes;
+mod node_labels;
 mod outage;
 mod overreach;
 mod partner;

@@ -1,5 +1,6 @@
 //! The examples of docs/authorization.md, with the requests below each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,11 @@ use serde_json::{Map, Value};
 
 use super::*;
 use crate::circumstances::Tls;
+use crate::document::Mode;
 use crate::path::CanonicalPath;
-use crate::testing::{HERE, NOW, engine, foreign, name, node, peer};
+use crate::scope::NodeLabel;
+use crate::slice::PolicyIndex;
+use crate::testing::{HERE, NOW, documents, foreign, name, node, orders, peer, roles};
 use crate::user::{ClaimsMapping, OnBehalfOf, Origin};
 
 const PAGE: &str = include_str!("../../../docs/authorization.md");
@@ -36,12 +40,12 @@ fn fences() -> Vec<(&'static str, String)> {
     fences
 }
 
-/// Asks what a line such as `GET /orders/1 x-tenant=blue` says.
-fn ask(engine: &Engine, line: &str) -> Decision {
+/// Asks these policies what a line such as `GET /orders/1 x-tenant=blue` says.
+fn ask(cedar: &str, line: &str) -> Decision {
     let mut words = line.split_whitespace();
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     let (mut caller, mut peer_facts, mut moment, mut host) = (peer("web"), HERE.clone(), NOW, "");
-    let mut fields = Vec::new();
+    let (mut fields, mut labels) = (Vec::new(), Vec::new());
     let (mut claimed, mut actors) = (Map::new(), Vec::new());
     for (name, value) in words.map(|word| word.split_once('=').unwrap()) {
         match name {
@@ -62,6 +66,7 @@ fn ask(engine: &Engine, line: &str) -> Decision {
             "groups" => drop(claimed.insert("groups".to_owned(), value.split(',').collect())),
             "scope" => drop(claimed.insert("scope".to_owned(), value.replace(',', " ").into())),
             "actors" => actors = value.split(',').map(node).collect(),
+            name if name.starts_with("label:") => labels.push((name.trim_start_matches("label:"), value)),
             name if name.starts_with("claim:") => {
                 let name = name.trim_start_matches("claim:").to_owned();
                 claimed.insert(name, value.split(',').collect());
@@ -69,12 +74,30 @@ fn ask(engine: &Engine, line: &str) -> Decision {
             _ => fields.push((name, value.as_bytes())),
         }
     }
+    let engine = &engine_of(cedar, &caller, &labels);
     let (port, method) = if method == "CALL" { (50051, "POST") } else { (8080, method) };
     let path = CanonicalPath::parse(method, target).unwrap();
     let gathered = engine.wanted(port).map(|wanted| wanted.gather(host, fields)).unwrap_or_default();
     let gathered = gathered.made_for(made_for(engine, &claimed, actors));
     let attempt = Attempt::Request { method, path: &path, upgrade: false, gathered: &gathered };
     engine.decide(&Question { caller: &caller, peer: &peer_facts, port, attempt, moment })
+}
+
+/// Where the caller has these labels, and nobody any other.
+fn engine_of(cedar: &str, caller: &Caller, labels: &[(&str, &str)]) -> Engine {
+    let documents = documents(&[(Mode::Enforce, cedar)]);
+    let label = |name: &str| {
+        let own = labels.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned());
+        let node = match caller {
+            Caller::Peer(id) => Some(id.clone()),
+            Caller::Anonymous => None,
+        };
+        NodeLabel { name: name.to_owned(), values: node.zip(own).into_iter().collect() }
+    };
+    let labels: Vec<NodeLabel> =
+        documents[0].labels().collect::<BTreeSet<_>>().into_iter().map(label).collect();
+    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles(), &labels);
+    Engine::compile(orders(), &slice, None).unwrap()
 }
 
 /// For the user of the issuer `login` whose token claims this.
@@ -106,10 +129,9 @@ fn every_example_of_the_page_does_what_it_says() {
     for pair in fences.windows(2) {
         let [("cedar", cedar), (language, requests)] = pair else { continue };
         assert_eq!(*language, "requests", "{cedar}");
-        let engine = engine(&[cedar]);
         for line in requests.lines() {
             let (expected, line) = line.split_once(' ').unwrap();
-            let decision = ask(&engine, line);
+            let decision = ask(cedar, line);
             assert_eq!(
                 decision.is_allowed(),
                 expected == "allow",

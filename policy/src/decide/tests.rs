@@ -3,6 +3,7 @@ mod egress;
 mod method_access;
 mod users;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
@@ -19,7 +20,9 @@ use crate::testing::{
     HERE, NOW, ask, connect, documents, domain, engine, engine_for, foreign, name, orders, peer, port,
     question, request, roles,
 };
-use crate::{Authorization, Effect, Fact, Mode, Place, PolicySlice, RoleMembers, SlicedPolicy, Tls};
+use crate::{
+    Authorization, Effect, Fact, Mode, NodeLabel, Place, PolicySlice, RoleMembers, SlicedPolicy, Tls,
+};
 
 const ANY_NODE: &str = "permit(principal is Node, action, resource);";
 
@@ -307,7 +310,7 @@ fn compiling_refuses_whole_what_it_cannot_enforce() {
         mode: Mode::Enforce,
         text: text.to_owned(),
     };
-    let with = |policies: Vec<SlicedPolicy>| PolicySlice { policies, roles: Vec::new() };
+    let with = |policies: Vec<SlicedPolicy>| PolicySlice { policies, ..PolicySlice::default() };
     let forbid = "forbid(principal, action, resource);";
     assert!(compile(orders(), &with(vec![policy("a", forbid)])).is_none());
     for slice in [
@@ -319,9 +322,14 @@ fn compiling_refuses_whole_what_it_cannot_enforce() {
         with(vec![policy("a", &forbid.repeat(2))]),
         with(vec![policy("a", "forbid(principal in Role::\"shop/clerks\", action, resource);")]),
         PolicySlice {
-            policies: Vec::new(),
             roles: vec![RoleMembers { role: name("a"), members: Vec::new() }; 2],
+            ..PolicySlice::default()
         },
+        PolicySlice {
+            labels: vec![NodeLabel { name: "a".to_owned(), values: BTreeMap::new() }; 2],
+            ..PolicySlice::default()
+        },
+        with(vec![policy("a", "forbid(principal, action, resource) unless { principal.hasTag(\"a\") };")]),
     ] {
         assert!(compile(orders(), &slice).is_some(), "{slice:?}");
     }
@@ -353,7 +361,7 @@ fn what_is_taken_from_a_former_compilation_is_only_what_is_the_same() {
     let clerks = "permit(principal in Role::\"clerks\", action, resource);";
     let slice_of = |texts: &[(Mode, &str)]| {
         let documents = documents(texts);
-        PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles())
+        PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles(), &[])
     };
     let compile =
         |slice: &PolicySlice, former: Option<&Engine>| Engine::compile(orders(), slice, former).unwrap();
@@ -402,17 +410,17 @@ fn slices_hold_what_concerns_the_node() {
     let documents = documents(&texts.map(|text| (Mode::Enforce, text)));
     let mesh = name("shop");
     let index = PolicyIndex::new(&mesh, &documents);
-    let slice = index.slice(&orders(), &roles());
+    let slice = index.slice(&orders(), &roles(), &[]);
     let names: Vec<_> = slice.policies.iter().map(|policy| policy.name.as_str()).collect();
     assert_eq!(names, ["p0", "p2", "p4", "p5", "p9"]);
     assert_eq!(slice.roles.iter().map(|role| role.role.as_str()).collect::<Vec<_>>(), ["clerks"]);
     let mut elsewhere = orders();
     elsewhere.mesh = name("bank");
-    assert_eq!(index.slice(&elsewhere, &roles()), PolicySlice::default());
+    assert_eq!(index.slice(&elsewhere, &roles(), &[]), PolicySlice::default());
     let bank = name("bank");
-    assert_eq!(PolicyIndex::new(&bank, &documents).slice(&orders(), &[]), PolicySlice::default());
+    assert_eq!(PolicyIndex::new(&bank, &documents).slice(&orders(), &[], &[]), PolicySlice::default());
     // A role without members given makes the whole slice invalid, rather than a forbid on it silent.
-    let slice = index.slice(&orders(), &[]);
+    let slice = index.slice(&orders(), &[], &[]);
     assert!(matches!(Engine::compile(orders(), &slice, None), Err(CompileError::UnknownRole { .. })));
 }
 

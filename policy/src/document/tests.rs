@@ -315,6 +315,14 @@ fn refuses_facts_that_agents_do_not_supply() {
         ("context.headers.hasTag(\"host\")", "context.host"),
         ("context.headers.hasTag(context.method)", "written out"),
         ("context.headers == context.headers", "by name"),
+        ("principal.hasTag(context.method)", "written out"),
+        ("principal is Node && principal.getTag(\"team\") == \"a\"", "team"),
+        ("principal.hasTag(\"tier\") && principal.getTag(\"team\") == \"a\"", "team"),
+        ("resource.hasTag(\"team\")", "false"),
+        (
+            "Node::\"spiffe://shop.example/mesh/bank/node/web\".hasTag(\"team\")",
+            "mesh \"bank\" have no labels",
+        ),
         ("Headers::\"request\".hasTag(\"cookie\")", "context.headers"),
         ("Query::\"request\" == context.query", "context.query"),
         ("context.host == \"Orders.shop\"", "never matches"),
@@ -339,6 +347,8 @@ fn refuses_facts_that_agents_do_not_supply() {
         "context.peer has tlsGroup && context.peer.tlsGroup == \"X25519\"",
         "context.host like \"*.shop\" || context.host == \"[::1]\"",
         "context.time.toTime() < duration(\"8h\")",
+        "principal.hasTag(\"team\") && principal.getTag(\"team\") == \"a\"",
+        "Node::\"web\".hasTag(\"team\") && Node::\"web\".getTag(\"team\") like \"a*\"",
     ] {
         assert!(parse(&on_get(condition)).is_ok(), "{condition}: {:?}", parse(&on_get(condition)));
     }
@@ -378,7 +388,7 @@ fn the_deepest_statement_that_is_accepted_does_not_overflow_the_stack() {
                 format!("forbid(principal, action, resource) when {{ {chain} ({open}{innermost}{close}) }};");
             let parse = move || {
                 let document = parse(&text)?;
-                let slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), &[]);
+                let slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), &[], &[]);
                 let engine = Engine::compile(orders(), &slice, None).unwrap();
                 assert!(!ask(&engine, &peer("web"), 8080, "GET", "/").is_allowed());
                 Ok::<_, Vec<PolicyProblem>>(())

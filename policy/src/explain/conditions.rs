@@ -1,4 +1,4 @@
-//! A statement's conditions one by one, and what of the context one of them did not find as it wants it.
+//! A statement's conditions one by one, and what of the context, or of a node's labels, one of them did not find as it wants it.
 
 use cedar_policy::{Entities, EvalResult, Expression, Policy, Request, eval_expression};
 use serde_json::{Value, json};
@@ -125,7 +125,7 @@ fn text_by_cedar(expression: &Value) -> String {
     inner.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A condition that failed: in terms of its values where it compares a fact of the context with something, otherwise as
+/// A condition that failed: in terms of its values where it compares a fact of the context, or a label, with something, otherwise as
 /// a whole.
 pub(super) fn failed(condition: &Value, request: Option<&Request>, entities: &Entities) -> Mismatch {
     failed_comparison(condition, request, entities).unwrap_or_else(|| Mismatch {
@@ -148,7 +148,9 @@ fn failed_comparison(condition: &Value, request: Option<&Request>, entities: &En
         "contains" | "containsAll" | "containsAny" | "isEmpty" => true,
         _ => sides.is_array(),
     };
-    if !is_compared || Reads::of(compared).facts == FactSet::NONE {
+    let (reads, is_of_tags) = (Reads::of(compared), operator == "hasTag");
+    let asks_for_label = !if is_of_tags { Reads::of(body).labels } else { reads.labels }.is_empty();
+    if !is_compared || reads.facts == FactSet::NONE && !asks_for_label {
         return None;
     }
     let field = text_of_expression(compared);

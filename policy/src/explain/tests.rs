@@ -35,6 +35,24 @@ fn names_the_field_that_differed() {
 }
 
 #[test]
+fn names_the_label_that_differed() {
+    let permit = "permit(principal is Node, action, resource) when { principal.hasTag(\"team\") && principal.getTag(\"team\") == \
+                  \"checkout\" };";
+    let engine = engine(&[permit]);
+    assert_eq!(explain(&engine, &peer("web"), 8080, "GET", "/").decision.reason, Reason::Permitted);
+    let found = explain(&engine, &peer("cart"), 8080, "GET", "/");
+    assert_eq!(mismatches(&found), ["principal.getTag(\"team\"): expected \"checkout\", was \"stock\""]);
+    let found = explain(&engine, &peer("intruder"), 8080, "GET", "/");
+    assert_eq!(
+        mismatches(&found),
+        [
+            "principal: expected hasTag(\"team\"), was absent",
+            "principal.getTag(\"team\"): expected \"checkout\", was absent"
+        ]
+    );
+}
+
+#[test]
 fn splits_conditions() {
     let engine = engine(&[
         "permit(principal is Node, action in Action::\"http\", resource) when { context.method == \

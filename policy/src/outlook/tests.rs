@@ -36,6 +36,29 @@ fn get<'a>(path: &'a CanonicalPath<'a>) -> Asked<'a> {
 }
 
 #[test]
+fn labels_are_always_known() {
+    let engine = engine(&[
+        "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\") when { principal.hasTag(\"team\") && \
+         principal.getTag(\"team\") == \"checkout\" };",
+    ]);
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let told = |caller: Caller, is_representative| {
+        told(&engine, &Asker { caller, is_representative }, 8080, get(&path), &Given::default())
+    };
+    assert_eq!(told(peer("web"), false), ["GET orders:8080 /orders/{id} Always"]);
+    for (other, is_representative) in [
+        (peer("cart"), false),
+        (peer("intruder"), false),
+        // Nodes of another mesh have no labels here, and whoever stands for them has none.
+        (foreign("spiffe://shop.example/mesh/bank/node/others"), true),
+        (foreign("spiffe://partner.example/others"), true),
+        (Caller::Anonymous, false),
+    ] {
+        assert_eq!(told(other.clone(), is_representative), [""; 0], "{other:?}");
+    }
+}
+
+#[test]
 fn what_is_not_told_stays_a_condition() {
     let engine = engine(&[
         "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when \

@@ -43,7 +43,15 @@ impl<'a> Side<'a> {
                     && self.governed.resource.actions == other.governed.resource.actions
                     && self.is_for_users() == other.is_for_users()
                     && self.principal.within == other.principal.within
+                    && self.is_labelled_alike(other, &own)
                     && self.sees_alike(other, &own))
+    }
+
+    /// Whether the caller has the same labels, as far as statements read them.
+    fn is_labelled_alike(&self, other: &Self, in_play: &[&Arc<Compiled>]) -> bool {
+        let mut read = in_play.iter().flat_map(|compiled| &compiled.reads.labels);
+        let value = |side: &Self, label: &str| side.principal.entity.tag(label).and_then(Result::ok);
+        read.all(|label| value(self, label) == value(other, label))
     }
 
     /// Whether whatever is made for nobody is denied there, whatever policies say.

@@ -11,7 +11,7 @@ use super::*;
 use crate::circumstances::Gathered;
 use crate::scope::{Authorization, MethodAccess, Protocol};
 use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
-use crate::{HeaderLines, Mode, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
+use crate::{HeaderLines, Mode, NodeLabel, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
 fn engines(now: &[&str], draft: &[&str]) -> (Engine, Engine) {
     engines_of(orders(), now, orders(), draft)
@@ -21,7 +21,7 @@ fn engines_of(scope: NodeScope, now: &[&str], draft_scope: NodeScope, draft: &[&
     let compile = |scope: NodeScope, texts: &[&str], former: Option<&Engine>| {
         let texts: Vec<_> = texts.iter().map(|text| (Mode::Enforce, *text)).collect();
         let documents = documents(&texts);
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles());
+        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles(), &[]);
         Engine::compile(scope, &slice, former).unwrap()
     };
     let now = compile(scope, now, None);
@@ -184,12 +184,37 @@ fn another_route_and_another_role_are_other_questions() {
     let documents = documents(&[(Mode::Enforce, by_role)]);
     let compile = |members: Vec<hauberk_identity::SpiffeId>| {
         let roles = [crate::RoleMembers { role: name("clerks"), members }];
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles);
+        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles, &[]);
         Engine::compile(scope.clone(), &slice, None).unwrap()
     };
     let web = hauberk_identity::SpiffeId::node(&domain(), &name("shop"), &name("web"));
     let engines = (compile(vec![web]), compile(Vec::new()));
     assert_eq!(told(&engines, &get), [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)]);
+}
+
+#[test]
+fn another_label_is_another_question() {
+    let text = "permit(principal is Node, action, resource) when { principal.hasTag(\"team\") && principal.getTag(\"team\") == \"checkout\" };";
+    let documents = documents(&[(Mode::Enforce, text)]);
+    let compile = |values: &[(&str, &str)]| {
+        let values = values.iter().map(|(own, value)| (crate::testing::node(own), (*value).to_owned()));
+        let label = NodeLabel { name: "team".to_owned(), values: values.collect() };
+        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &[], &[label]);
+        Engine::compile(orders(), &slice, None).unwrap()
+    };
+    let get = |who: &str| flow(who, vec![call("GET", "/orders/1", 3)], 2);
+    let becomes = |draft: &[(&str, &str)], who: &str| {
+        let engines = (compile(&[("web", "checkout")]), compile(draft));
+        told(&engines, &get(who))
+            .into_iter()
+            .map(|(what, count)| format!("{what}{count}"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(becomes(&[], "web"), ["Deny 3", "Deny 2"]);
+    assert_eq!(becomes(&[("web", "stock")], "web"), ["Deny 3", "Deny 2"]);
+    assert_eq!(becomes(&[("web", "checkout"), ("cart", "checkout")], "cart"), ["Allow p03", "Allow p02"]);
+    // Somebody else's label is nothing to web.
+    assert_eq!(becomes(&[("web", "checkout"), ("cart", "checkout")], "web"), [""; 0]);
 }
 
 #[test]

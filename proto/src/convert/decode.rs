@@ -12,11 +12,11 @@ use hauberk_policy::{
 };
 use prost::Message;
 
-use super::ConvertError;
 use super::view::{
     Body, Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
     JwtIssuer, NodeView, ServicePort, ServiceView, Target, View,
 };
+use super::{ConvertError, labels};
 use crate::agent::v1 as wire;
 
 /// Reads an encoded `View`, as a `SignedView` carries it.
@@ -66,6 +66,7 @@ fn node_view(
         roles,
         issuers,
         egress,
+        labels,
     } = view;
     let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
     let owner = match node.kind() {
@@ -91,16 +92,17 @@ fn node_view(
     }
     let roles = each("node.roles", roles, role)?;
     distinct("node.roles", roles.iter().map(|role| role.role.as_str()))?;
-    let policies = PolicySlice { policies, roles };
+    let labels = labels::decode("node.labels", labels, &scope)?;
+    let policies = PolicySlice { policies, roles, labels };
     let issuers = each("node.issuers", issuers, issuer)?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.name.as_str()))?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.issuer.as_str()))?;
-    let egress = Box::new(egress.map(self::egress).transpose()?.unwrap_or_default());
+    let egress = Box::new(egress.map(|egress| self::egress(egress, &scope)).transpose()?.unwrap_or_default());
     Ok(NodeView { scope, policies, backends, max_view_age, federated, issuers, egress })
 }
 
-fn egress(egress: wire::Egress) -> Result<Egress, ConvertError> {
-    let wire::Egress { externals, policies, roles } = egress;
+fn egress(egress: wire::Egress, scope: &NodeScope) -> Result<Egress, ConvertError> {
+    let wire::Egress { externals, policies, roles, labels } = egress;
     let externals = each("node.egress.externals", externals, external)?;
     distinct("node.egress.externals", externals.iter().map(|external| external.name.as_str()))?;
     // A host of two would be decided by one of them alone.
@@ -110,7 +112,8 @@ fn egress(egress: wire::Egress) -> Result<Egress, ConvertError> {
     distinct("node.egress.policies", policies.iter().map(|policy| policy.name.as_str()))?;
     let roles = each("node.egress.roles", roles, role)?;
     distinct("node.egress.roles", roles.iter().map(|role| role.role.as_str()))?;
-    Ok(Egress { externals, policies: PolicySlice { policies, roles } })
+    let labels = labels::decode("node.egress.labels", labels, scope)?;
+    Ok(Egress { externals, policies: PolicySlice { policies, roles, labels } })
 }
 
 fn external(field: &str, external: wire::External) -> Result<External, ConvertError> {
@@ -343,11 +346,11 @@ fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>, ConvertError> {
     Ok(names)
 }
 
-fn spiffe_id(field: &str, text: &str) -> Result<SpiffeId, ConvertError> {
+pub(super) fn spiffe_id(field: &str, text: &str) -> Result<SpiffeId, ConvertError> {
     SpiffeId::parse(text).map_err(|error| ConvertError::new(field, error))
 }
 
-fn each<T, U>(
+pub(super) fn each<T, U>(
     field: &str,
     items: Vec<T>,
     convert: impl Fn(&str, T) -> Result<U, ConvertError>,
@@ -356,7 +359,7 @@ fn each<T, U>(
     numbered.map(|(index, item)| convert(&format!("{field}[{index}]"), item)).collect()
 }
 
-fn distinct<K: Ord + std::fmt::Display>(
+pub(super) fn distinct<K: Ord + std::fmt::Display>(
     field: &str,
     keys: impl Iterator<Item = K>,
 ) -> Result<(), ConvertError> {

@@ -5,6 +5,7 @@ use hauberk_policy::{
     RoleMembers, SlicedPolicy, Undeclared, UserTokens,
 };
 
+use super::labels;
 use super::view::{
     Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
     JwtIssuer, NodeView, ServicePort, ServiceView, Target,
@@ -25,6 +26,7 @@ pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
         roles: policies.roles.iter().map(role).collect(),
         issuers: issuers.iter().map(issuer).collect(),
         egress: (**egress != Egress::default()).then(|| self::egress(egress)),
+        labels: policies.labels.iter().map(labels::encode).collect(),
     }
 }
 
@@ -34,6 +36,7 @@ fn egress(egress: &Egress) -> wire::Egress {
         externals: externals.iter().map(external).collect(),
         policies: policies.policies.iter().map(policy).collect(),
         roles: policies.roles.iter().map(role).collect(),
+        labels: policies.labels.iter().map(labels::encode).collect(),
     }
 }
 

@@ -49,8 +49,11 @@ pub const EGRESS: &str = "egress-1";
 /// gRPC methods that read, and policies about `call` that read the query or parameters.
 pub const METHOD_ACCESS: &str = "method-access-1";
 
+/// Labels of nodes, with the values that the view says.
+pub const NODE_LABELS: &str = "node-labels-1";
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 18] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -65,6 +68,7 @@ pub const ALL: [&str; 17] = [
     FIXED,
     MAX_VIEW_AGE,
     METHOD_ACCESS,
+    NODE_LABELS,
     ROLES,
     ROUTES,
     USERS,
@@ -130,6 +134,7 @@ fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str>
         slice.policies.iter().any(SlicedPolicy::reads_calls_as_requests).then_some(METHOD_ACCESS),
         context.then_some(CONTEXT),
         (!slice.roles.is_empty()).then_some(ROLES),
+        slice.policies.iter().any(SlicedPolicy::reads_labels).then_some(NODE_LABELS),
         names_classes.then_some(DATA_CLASSES),
         names_externals.then_some(EGRESS),
     ];

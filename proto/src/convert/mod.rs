@@ -10,6 +10,7 @@ mod encode;
 mod explanation;
 pub mod features;
 mod flow;
+mod labels;
 mod question;
 mod view;
 

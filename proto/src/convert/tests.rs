@@ -1,11 +1,12 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Gathered, HeaderLines, MethodAccess, Mode,
-    Moment, NodeScope, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol, RoleMembers,
-    RouteTemplate, SlicedPolicy, Tls, Undeclared, User, UserTokens,
+    Moment, NodeLabel, NodeScope, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol,
+    RoleMembers, RouteTemplate, SlicedPolicy, Tls, Undeclared, User, UserTokens,
 };
 use prost::Message;
 
@@ -60,6 +61,15 @@ fn node_view() -> NodeView {
                 role: name("clerks"),
                 members: vec![SpiffeId::parse("spiffe://partner.example/clerk").unwrap()],
             }],
+            labels: vec![NodeLabel {
+                name: "team".to_owned(),
+                values: [("cart", "checkout"), ("stock", "supply"), ("web", "checkout")]
+                    .map(|(node, value)| {
+                        let id = format!("spiffe://shop.example/mesh/shop/node/{node}");
+                        (SpiffeId::parse(&id).unwrap(), value.to_owned())
+                    })
+                    .into(),
+            }],
         },
         backends: vec![name("payments")],
         max_view_age: Some(Duration::from_secs(60)),
@@ -93,6 +103,7 @@ fn node_view() -> NodeView {
                     text: "permit(principal, action, resource in External::\"shop/stripe\");".into(),
                 }],
                 roles: vec![RoleMembers { role: name("payers"), members: Vec::new() }],
+                labels: vec![NodeLabel { name: "tier".to_owned(), values: BTreeMap::new() }],
             },
         }),
     }
@@ -203,6 +214,15 @@ fn a_view_lists_what_it_needs() {
     assert!(reads_calls("action", "context == context"));
     assert!(!reads_calls("action in Action::\"read\"", "context.query.hasTag(\"a\")"));
     assert!(!reads_calls("action == Action::\"call\"", "context.path == \"/query\""));
+    let reads_labels = |condition: &str| {
+        let mut view = node_view();
+        view.policies.policies[0].text =
+            format!("permit(principal is Node, action, resource) when {{ {condition} }};");
+        features::needed(&Body::Node(view)).contains(&features::NODE_LABELS)
+    };
+    assert!(reads_labels("principal.hasTag(\"team\")"));
+    assert!(reads_labels("Node::\"a\".hasTag(\"team\")"));
+    assert!(!reads_labels("context.headers.hasTag(\"team\") && principal == Node::\"hasTag(\""));
     assert_eq!(features::needed(&Body::Service(service_view())), ["dns-discovery", "fixed-discovery"]);
     let mut sorted = features::ALL;
     sorted.sort_unstable();
@@ -260,6 +280,23 @@ fn a_wrong_field_of_a_node_view_is_named() {
         ("node.roles[1]", |view| {
             let role = node_of(view).roles[0].clone();
             node_of(view).roles.push(role);
+        }),
+        ("node.labels[0].values[0].nodes[0]", |view| {
+            node_of(view).labels[0].values[0].nodes[0] = "web".into();
+        }),
+        ("node.labels[0].values[0].nodes", |view| {
+            node_of(view).labels[0].values[0].nodes[0] = "spiffe://shop.example/mesh/bank/node/web".into();
+        }),
+        ("node.labels[0].values[0].nodes", |view| {
+            node_of(view).labels[0].values[0].nodes[0] = "spiffe://partner.example/mesh/shop/node/web".into();
+        }),
+        ("node.labels[0].values[1].nodes", |view| {
+            let node = node_of(view).labels[0].values[0].nodes[0].clone();
+            node_of(view).labels[0].values[1].nodes.push(node);
+        }),
+        ("node.labels[1]", |view| {
+            let label = node_of(view).labels[0].clone();
+            node_of(view).labels.push(label);
         }),
         ("node.backends[0]", |view| node_of(view).backends[0] = "..".into()),
         ("node.federated_bundles[0].trust_domain", |view| {

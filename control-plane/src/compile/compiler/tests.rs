@@ -2,9 +2,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_policy::Authorization;
+use hauberk_policy::{Authorization, PolicySlice};
 use hauberk_proto::convert::{Body, NodeView, ServiceView, decode_view};
-use hauberk_proto::mesh::v1::{MeshSpec, Metadata, Resource, resource::Spec};
+use hauberk_proto::mesh::v1::{
+    ExternalPort, ExternalServiceSpec, MeshSpec, Metadata, Resource, resource::Spec,
+};
 use hauberk_tls::signing::ViewVerifier;
 
 use super::*;
@@ -400,6 +402,105 @@ async fn roles_travel_where_a_policy_mentions_them_with_all_their_members() {
         compilation.nodes.values().map(|view| (view.digest, view.revision)).collect::<BTreeSet<_>>()
     };
     assert_eq!(digests(&after), digests(&before));
+}
+
+/// The labels of a view, such as `team: cart=stock web=checkout`.
+fn labels_of(slice: &PolicySlice) -> Vec<String> {
+    let last = |id: &SpiffeId| id.path().rsplit('/').next().unwrap().to_owned();
+    let told = slice.labels.iter().map(|label| {
+        let values = label.values.iter().map(|(node, value)| format!(" {}={value}", last(node)));
+        format!("{}:{}", label.name, values.collect::<String>())
+    });
+    told.collect()
+}
+
+#[tokio::test]
+async fn labels_travel_where_a_policy_reads_them_and_nowhere_else() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let web = |labels: &[(&str, &str)]| {
+        let mut web = node("web", [listener(8000, "http")]);
+        node_spec(&mut web).backends.push(backend("orders"));
+        labelled(web, labels)
+    };
+    let mut batch = shop();
+    let by_team = |whose: &str| {
+        let text = format!(
+            "permit({whose}, action, resource in Service::\"orders\") when {{ principal.hasTag(\"team\") && \
+             principal.getTag(\"team\") == \"checkout\" }};"
+        );
+        policy("by-team", &text)
+    };
+    batch[1] = web(&[("team", "checkout"), ("room", "1")]);
+    batch.extend([
+        labelled(node("cart", []), &[("team", "stock")]),
+        node("bare", []),
+        by_team("principal is Node"),
+    ]);
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    let labels =
+        |compilation: &Compilation, node: &str| labels_of(&node_body(node_view(compilation, node)).policies);
+    assert_eq!(labels(&first, "orders"), ["team: cart=stock web=checkout"]);
+    assert_eq!(node_view(&first, "orders").features, ["cedar-1", "node-labels-1"]);
+    for other in ["web", "cart", "bare"] {
+        assert_eq!(labels(&first, other), [""; 0]);
+        assert_eq!(node_view(&first, other).features, [""; 0]);
+    }
+    // What is not read changes no view, and what is read changes those of whom it is read.
+    let second = scratch.apply(&[web(&[("team", "checkout"), ("room", "2")])]).await.revision;
+    let second = at(&mut compilations, second).await;
+    assert_eq!(changed(&first, &second), BTreeSet::new());
+    let third = scratch.apply(&[web(&[("team", "stock"), ("room", "2")])]).await.revision;
+    let third = at(&mut compilations, third).await;
+    assert_eq!(changed(&second, &third), BTreeSet::from(["node orders".to_owned()]));
+    assert_eq!(labels(&third, "orders"), ["team: cart=stock web=stock"]);
+    // Policies that come and go one by one bring their labels and take them along.
+    let narrower = scratch.apply(&[by_team("principal == Node::\"web\"")]).await.revision;
+    let narrower = at(&mut compilations, narrower).await;
+    assert_eq!(labels(&narrower, "orders"), ["team: web=stock"]);
+    let fifth = scratch.apply(&[labelled(node("cart", []), &[("team", "checkout")])]).await.revision;
+    let fifth = at(&mut compilations, fifth).await;
+    assert_eq!(changed(&narrower, &fifth), BTreeSet::new(), "cart is not who is asked about");
+    let last =
+        scratch.apply(&[by_team("principal in Role::\"r\""), role("r", &["cart"], &[], &[])]).await.revision;
+    let last = at(&mut compilations, last).await;
+    assert_eq!(labels(&last, "orders"), ["team: cart=checkout"]);
+    let digest = node_view(&last, "orders").digest;
+    let scratch = scratch.restarted().await;
+    let after = Arc::clone(&scratch.compilations().await.borrow());
+    assert_eq!(node_view(&after, "orders").digest, digest);
+    let mut compilations = scratch.compilations().await;
+    let none =
+        at(&mut compilations, scratch.apply(&[permit("by-team", "web", "orders")]).await.revision).await;
+    assert_eq!(labels(&none, "orders"), [""; 0]);
+    assert_eq!(node_view(&none, "orders").features, ["cedar-1"]);
+}
+
+#[tokio::test]
+async fn of_what_leaves_the_mesh_a_node_is_told_its_own_labels_alone() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    let ports = vec![ExternalPort { port: Some(443), protocol: "tls".into() }];
+    let hosts = vec!["api.stripe.example".into()];
+    let spec = ExternalServiceSpec { hosts, ports, ..ExternalServiceSpec::default() };
+    let leaves = "permit(principal is Node, action, resource in External::\"stripe\") when { principal.hasTag(\"team\") };";
+    batch.extend([
+        labelled(node("cart", []), &[("team", "stock")]),
+        labelled(node("web2", []), &[("team", "checkout")]),
+        resource("shop", "stripe", Spec::ExternalService(spec)),
+        policy("leaves", leaves),
+    ]);
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    let labels = |compilation: &Compilation, node: &str| {
+        labels_of(&node_body(node_view(compilation, node)).egress.policies)
+    };
+    assert_eq!(labels(&first, "cart"), ["team: cart=stock"]);
+    assert_eq!(labels(&first, "web2"), ["team: web2=checkout"]);
+    assert_eq!(labels(&first, "orders"), ["team:"]);
+    let second = scratch.apply(&[labelled(node("cart", []), &[("team", "checkout")])]).await.revision;
+    let second = at(&mut compilations, second).await;
+    assert_eq!(changed(&first, &second), BTreeSet::from(["node cart".to_owned()]));
 }
 
 #[tokio::test]

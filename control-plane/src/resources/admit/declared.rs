@@ -1,4 +1,5 @@
-//! What issuers declare that their tokens say: a policy that asks for anything else never meets it, and a forbid would be none.
+//! What issuers declare that their tokens say, and which labels nodes have: a policy that asks for anything else never meets it, and a
+//! forbid would be none.
 
 use std::collections::BTreeSet;
 
@@ -18,11 +19,11 @@ const REGISTERED: [&str; 12] =
 /// The most policies that are told of a change of an issuer.
 const MOST_TOLD: usize = 20;
 
-/// What is wrong with a name that an issuer does not declare.
+/// What is wrong with a name that an issuer does not declare, or a label that nobody has.
 struct Unknown {
     message: String,
     help: Option<String>,
-    /// It may be a claim of an issuer that declares none.
+    /// It may be a claim of an issuer that declares none, or a label of nodes to come.
     is_sure: bool,
 }
 
@@ -92,11 +93,12 @@ impl Step<'_> {
         }
     }
 
-    /// The claims and groups of a policy that no issuer declares.
+    /// The claims and groups of a policy that no issuer declares, and the labels that no node has.
     fn unknown<'d>(&self, mesh: &MeshCatalog, document: &'d PolicyDocument) -> Vec<(&'d Reference, Unknown)> {
         let find = |reference: &'d Reference| {
             let unknown = match &reference.referent {
                 Referent::Claim(claim) => self.unknown_claim(mesh, claim),
+                Referent::Label(label) => self.unknown_label(mesh, label),
                 Referent::UserGroup { issuer, group } => self.unknown_group(mesh, issuer, group),
                 _ => None,
             };
@@ -134,6 +136,17 @@ impl Step<'_> {
         }
         let message = format!("the claim {claim:?} is none that an issuer declares or maps");
         nearest.map(|help| Unknown { message, help: Some(help), is_sure: false })
+    }
+
+    fn unknown_label(&self, mesh: &MeshCatalog, label: &str) -> Option<Unknown> {
+        let nodes = mesh.of_kind(Kind::VirtualNode).values();
+        let known: BTreeSet<&str> =
+            nodes.flat_map(|node| node.resource().labels.keys()).map(String::as_str).collect();
+        if known.contains(label) {
+            return None;
+        }
+        let message = format!("no virtual node has the label {label:?}");
+        Some(Unknown { message, help: self.nearest(label, known), is_sure: false })
     }
 
     fn unknown_group(&self, mesh: &MeshCatalog, issuer: &Name, group: &str) -> Option<Unknown> {

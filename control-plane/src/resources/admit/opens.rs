@@ -1,13 +1,14 @@
 //! Which changes of meshes, nodes and services are changes of policy.
 //!
-//! Policies speak of services, ports and routes. Whoever decides which ports a service is, what a route is, or whether
-//! denials are enforced, decides what those policies reach: that takes the right to change policies, and is told in
+//! Policies speak of services, ports, routes and labels of nodes. Whoever decides which ports a service is, what a route is, how a node
+//! is labelled, or whether denials are enforced, decides what those policies reach: that takes the right to change policies, and is told in
 //! words. It is asked of every policy that names what is touched, whether it permits or forbids, and also where a port
 //! only comes or goes: what is taken away today may come back otherwise tomorrow. What no policy names is an editor's. What the
 //! boundary names takes the right to change that, so that nobody else moves what it forbids from under it.
 
 mod access;
 mod classes;
+mod labels;
 mod mentions;
 mod users;
 
@@ -120,6 +121,7 @@ impl<'a> Comparison<'a> {
             let (former, now) = (by_number(scope_before.as_ref()), by_number(scope_after.as_ref()));
             let id = SpiffeId::node(self.step.trust_domain, self.name, node);
             self.compare_node(node, &mut openings);
+            self.compare_labels(node, &mut openings);
             for number in former.keys().chain(now.keys()).copied().collect::<BTreeSet<u16>>() {
                 let port = Port { node, id: &id, number };
                 let (former, now) = (former.get(&number).copied(), now.get(&number).copied());

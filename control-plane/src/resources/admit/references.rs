@@ -264,14 +264,15 @@ impl Step<'_> {
             }
             Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
             Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
-            // Roles, data classes, issuers and external services that do not exist are refused, not warned of; what issuers say is
-            // looked at in `declared`.
+            // Roles, data classes, issuers and external services that do not exist are refused, not warned of; what issuers say,
+            // and labels, are looked at in `declared`.
             Referent::Role(_)
             | Referent::External(_)
             | Referent::DataClass(_)
             | Referent::User { .. }
             | Referent::UserGroup { .. }
             | Referent::Claim(_)
+            | Referent::Label(_)
             | Referent::Anonymous => None,
         }
     }

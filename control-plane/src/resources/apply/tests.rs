@@ -151,7 +151,9 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
         trust_domain: trust_domain(),
         server_names: Arc::default(),
         missing_feature: Box::new(move |node, needed| {
-            let lacks = [features::ROUTES, features::ROLES].iter().any(|lacking| needed.contains(lacking))
+            let lacks = [features::ROUTES, features::ROLES, features::NODE_LABELS]
+                .iter()
+                .any(|lacking| needed.contains(lacking))
                 && node.as_str().ends_with("/orders");
             lacks.then_some(instance)
         }),
@@ -167,6 +169,15 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
     let refused = resources.apply(&owner(), &[role("r", &[], &[], &[]), of_role], false).await.unwrap_err();
     assert!(
         matches!(&refused, ChangeError::Incapable { features, .. } if *features == ["roles-1"]),
+        "{refused}"
+    );
+    let of_label = policy(
+        "p",
+        "forbid(principal, action, resource in Service::\"orders\") when { principal.hasTag(\"suspect\") };",
+    );
+    let refused = resources.apply(&owner(), &[of_label], false).await.unwrap_err();
+    assert!(
+        matches!(&refused, ChangeError::Incapable { features, .. } if *features == ["node-labels-1"]),
         "{refused}"
     );
     resources.apply(&owner(), &[node("web2", [routes(listener(1, "http"), &["/a"])])], false).await.unwrap();
@@ -195,7 +206,12 @@ async fn a_view_that_would_not_fit_into_a_message_is_refused_with_the_figures() 
     let told = refused.to_string();
     assert!(matches!(refused, ChangeError::Oversized(_)), "{told}");
     assert!(told.starts_with("the view of virtual node orders in mesh shop would have 4"), "{told}");
-    assert!(told.contains(": 81 statements of policies, and roles with 0 members in all; narrow"), "{told}");
+    assert!(
+        told.contains(
+            ": 81 statements of policies, roles with 0 members in all, and labels of 0 nodes; narrow"
+        ),
+        "{told}"
+    );
     assert_eq!(scratch.store.list(keys::RESOURCES, None, 100).await.unwrap().entries.len(), 65);
     // Each node gets what concerns it.
     let more = [node("payments", [listener(1, "http")]), service("payments", "payments", None)];

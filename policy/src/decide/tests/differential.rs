@@ -86,7 +86,7 @@ fn compare(
     let made = world.documents();
     let (documents, drafts): (Vec<PolicyDocument>, Vec<_>) = made.into_iter().unzip();
     let (scope, roles, questions) = (world.scope(), world.roles(), world.questions());
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles);
+    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles, &world.labels());
     let engine = Engine::compile(scope, &slice, None).unwrap();
     let oracle = Oracle::new(world, &drafts);
     compared.worlds.fetch_add(1, Ordering::Relaxed);

@@ -74,7 +74,7 @@ fn a_method_that_comes_to_read_is_decided_anew() {
     let name = name("shop");
     let index = PolicyIndex::new(&name, &documents);
     let compile = |scope: NodeScope, former: Option<&Engine>| {
-        let slice = index.slice(&scope, &roles());
+        let slice = index.slice(&scope, &roles(), &[]);
         Engine::compile(scope, &slice, former).unwrap()
     };
     let before = compile(orders(), None);
@@ -89,7 +89,7 @@ fn a_method_that_comes_to_read_is_decided_anew() {
 fn what_is_valid_for_writes_alone_is_refused_where_a_method_reads() {
     let text = "forbid(principal, action == Action::\"call\", resource) when { action in Action::\"read\" && context.nothing };";
     let policies = vec![SlicedPolicy { name: "p".into(), mode: Mode::Enforce, text: text.into() }];
-    let slice = PolicySlice { policies, roles: Vec::new() };
+    let slice = PolicySlice { policies, ..PolicySlice::default() };
     assert!(Engine::compile(orders(), &slice, None).is_ok());
     let refused = Engine::compile(shop(), &slice, None).unwrap_err();
     assert!(matches!(refused, CompileError::Invalid { .. }), "{refused}");

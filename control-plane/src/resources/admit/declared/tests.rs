@@ -94,3 +94,19 @@ fn an_issuer_that_comes_to_declare_less_tells_whom_it_leaves_behind() {
     );
     assert_eq!(warnings(declaring("login", &[], &[])), [""; 0]);
 }
+
+#[test]
+fn a_label_that_no_node_has_is_warned_of_with_what_is_nearest() {
+    let web = labelled(node("web", []), &[("team", "checkout")]);
+    let told = |name: &str| {
+        let text = format!("forbid(principal, action, resource)\nwhen {{ principal.hasTag(\"{name}\") }};");
+        let catalog = catalog_of(&[mesh("shop"), web.clone()]);
+        try_admit(&catalog, &[policy("p", &text)], EVERYTHING).unwrap().warnings
+    };
+    assert_eq!(told("team"), [""; 0]);
+    assert_eq!(
+        told("taem"),
+        ["Policy shop/p, 2:25: no virtual node has the label \"taem\"; did you mean \"team\"?"]
+    );
+    assert_eq!(told("suspect"), ["Policy shop/p, 2:25: no virtual node has the label \"suspect\""]);
+}

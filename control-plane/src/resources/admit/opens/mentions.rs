@@ -75,6 +75,8 @@ pub(super) struct Mentions<'a> {
     ports: BTreeMap<(&'a SpiffeId, u16), Speakers<'a>>,
     routes: BTreeMap<(&'a SpiffeId, u16), Speakers<'a>>,
     classes: BTreeMap<&'a Name, Speakers<'a>>,
+    /// By the label's name.
+    labels: BTreeMap<&'a str, Speakers<'a>>,
     /// Of any port and route, by what these are.
     all: Speakers<'a>,
     /// Of reads, or of writes, that a gRPC method may be.
@@ -113,6 +115,7 @@ impl<'a> Mentions<'a> {
                         mentions.routes.entry((node, *port)).or_default().insert(policy);
                     }
                     Referent::DataClass(class) => mentions.classes.entry(class).or_default().insert(policy),
+                    Referent::Label(label) => mentions.labels.entry(label).or_default().insert(policy),
                     // What they reach does not depend on the listeners of any node.
                     Referent::TrustDomain(_)
                     | Referent::Mesh(_)
@@ -152,6 +155,11 @@ impl<'a> Mentions<'a> {
 
     pub(super) fn of_class(&self, class: &Name) -> Speakers<'a> {
         self.classes.get(class).cloned().unwrap_or_default().union(&self.unreadable)
+    }
+
+    /// Those that read a label of nodes.
+    pub(super) fn of_label(&self, label: &str) -> Speakers<'a> {
+        self.labels.get(label).cloned().unwrap_or_default().union(&self.unreadable)
     }
 
     pub(super) fn of_service(&self, service: &Name) -> Speakers<'a> {

@@ -288,3 +288,64 @@ fn a_method_does_not_become_a_read_under_a_policy_about_reads() {
     let bound = [boundary("no-writes", "forbid(principal, action in Action::\"write\", resource);")];
     assert_eq!(bounded(&with(write, &bound), &[read]), [told("boundary:no-writes")]);
 }
+
+#[test]
+fn a_label_that_a_policy_reads_is_policy() {
+    let reads = "permit(principal is Node, action, resource) when { principal.hasTag(\"team\") && principal.getTag(\"team\") == \"checkout\" };";
+    let web = |labels: &[(&str, &str)]| labelled(node("web", []), labels);
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        web(&[("team", "stock"), ("room", "1")]),
+        node("cart", []),
+        policy("by-team", reads),
+    ]);
+    for (change, told) in [
+        (
+            web(&[("team", "checkout"), ("room", "1")]),
+            "this changes the label \"team\" of virtual node web from \"stock\" to \"checkout\"; the label is read by by-team",
+        ),
+        (
+            web(&[("room", "1")]),
+            "this takes the label \"team\", which is \"stock\", from virtual node web; the label is read by by-team",
+        ),
+        (
+            labelled(node("new", []), &[("team", "checkout")]),
+            "this gives virtual node new the label \"team\" with \"checkout\"; the label is read by by-team",
+        ),
+    ] {
+        assert_eq!(refusals(&catalog, std::slice::from_ref(&change)), [told]);
+        let problem = try_admit(&catalog, std::slice::from_ref(&change), EDITOR).unwrap_err().remove(0);
+        assert_eq!(problem.field, "labels.team");
+        assert_eq!(
+            problem.help.as_deref(),
+            Some("that changes what policies reach, and takes the role policy-admin")
+        );
+        let warned = try_admit(&catalog, std::slice::from_ref(&change), EVERYTHING).unwrap().warnings;
+        assert_eq!(warned, [format!("VirtualNode shop/{}: {told}", change.name)]);
+    }
+    // What is taken away today may come back otherwise tomorrow.
+    assert_eq!(
+        removals(&catalog, Kind::VirtualNode, "web"),
+        [
+            "this takes the label \"team\", which is \"stock\", from virtual node web; the label is read by by-team"
+        ]
+    );
+    // What no policy reads is an editor's.
+    for change in [web(&[("team", "stock"), ("room", "2")]), web(&[("team", "stock")]), node("new", [])] {
+        assert_eq!(refusals(&catalog, &[change]), [""; 0]);
+    }
+    assert_eq!(removals(&catalog, Kind::VirtualNode, "cart"), [""; 0]);
+}
+
+#[test]
+fn a_label_that_the_boundary_reads_is_the_boundary_s() {
+    let reads = "forbid(principal, action, resource) when { principal.hasTag(\"suspect\") };";
+    let web = |labels: &[(&str, &str)]| labelled(node("web", []), labels);
+    let catalog = catalog_of(&[mesh("shop"), web(&[("suspect", "")]), boundary("b", reads)]);
+    let rights = Rights { boundaries: false, ..EVERYTHING };
+    for change in [web(&[]), web(&[("suspect", "no")]), labelled(node("new", []), &[("suspect", "")])] {
+        try_admit(&catalog, std::slice::from_ref(&change), EVERYTHING).unwrap();
+        let problems = try_admit(&catalog, std::slice::from_ref(&change), rights).unwrap_err();
+        assert!(problems[0].message.ends_with("the label is read by boundary:b"), "{problems:?}");
+    }
+}

@@ -47,6 +47,20 @@ pub(super) const ANYWHERE: Groups = &[
         "Node::\"cart\" in TrustDomain::\"shop.example\"",
         "Workload::\"ci\" in Role::\"clerks\"",
     ],
+    // Labels of who calls, and of others.
+    &[
+        "principal.hasTag(\"team\") && principal.getTag(\"team\") == \"checkout\"",
+        "principal.hasTag(\"team\")",
+        "principal.hasTag(\"tier\") && principal.getTag(\"tier\") like \"1*\"",
+        "principal.hasTag(\"team\") && Node::\"cart\".hasTag(\"team\") && principal.getTag(\"team\") == \
+         Node::\"cart\".getTag(\"team\")",
+    ],
+    &[
+        "Node::\"web\".hasTag(\"team\") && Node::\"web\".getTag(\"team\") == \"checkout\"",
+        "Node::\"orders\".hasTag(\"tier\")",
+        "(if context.peer.federated then Node::\"web\" else Node::\"cart\").hasTag(\"team\")",
+        "Workload::\"ci\".hasTag(\"team\") || Node::\"intruder\".hasTag(\"team\")",
+    ],
     &["action in Action::\"read\"", "[Action::\"GET\", Action::\"call\"].contains(action)"],
     // What fails, of some questions or of all.
     &[

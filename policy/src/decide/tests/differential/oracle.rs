@@ -15,7 +15,7 @@ use super::questions::{
     ADDRESSES, AGES, Asked, CALLERS, GROUPS, HEADERS, HOSTS, METHODS, PATHS, Pairs, QUERIES, RPCS, Somebody,
     USERS, What, unreadable,
 };
-use super::world::{Draft, ROLES, World};
+use super::world::{Draft, LABELS, ROLES, World};
 use crate::decision::{Effect, Reason};
 use crate::document::Mode;
 use crate::vocabulary::SCHEMA;
@@ -144,7 +144,8 @@ impl<'a> Oracle<'a> {
         let uid = resource_uid(asked.port, place.route);
         let action = ACTIONS.get(place.action).unwrap().clone();
         let request = Request::new(principal.clone(), action, uid, context(asked, place), None).unwrap();
-        let [written, read] = &ENTITIES[self.world.roles][user_of(asked).map_or(0, |user| user + 1)];
+        let of_world = &ENTITIES[self.world.labels][self.world.roles];
+        let [written, read] = &of_world[user_of(asked).map_or(0, |user| user + 1)];
         let all = if place.route == READ { read } else { written };
         let [boundary, enforce, audit] = &self.parts;
         let bounded = self.answer(boundary, asked, &request, all);
@@ -348,16 +349,17 @@ pub(super) const ROUTES: [(u16, Classified); 4] = [
 ];
 pub(super) type Classified = &'static [(&'static str, &'static [&'static str])];
 
-/// All entities there are, of each version of the roles, and for nobody and each of the users: where a method writes, and where it
+/// All entities there are, of each version of the labels and the roles, and for nobody and each of the users: where a method writes, and where it
 /// reads. What a request brings along
 /// is there in all versions, since nothing but the context leads to one.
-static ENTITIES: LazyLock<Vec<Vec<[Entities; 2]>>> = LazyLock::new(|| {
+static ENTITIES: LazyLock<Vec<Vec<Vec<[Entities; 2]>>>> = LazyLock::new(|| {
     let users = || [None].into_iter().chain(USERS.iter().map(Some));
-    let of_roles = |roles| users().map(|user| entities(roles, user)).collect();
-    (0..ROLES.len()).map(of_roles).collect()
+    let of_roles = |labels, roles| users().map(|user| entities(labels, roles, user)).collect();
+    let of_labels = |labels| (0..ROLES.len()).map(|roles| of_roles(labels, roles)).collect();
+    (0..LABELS.len()).map(of_labels).collect()
 });
 
-fn entities(roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
+fn entities(labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
     let one = |kind: &str, id: &str, parents: &[(&str, &str)], attrs: Value, tags: Value| {
         let parents: Vec<_> = parents.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect();
         json!({"uid": {"type": kind, "id": id}, "attrs": attrs, "parents": parents, "tags": tags})
@@ -375,7 +377,11 @@ fn entities(roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
             Some("Node") => {
                 let mesh = if id.contains("/bank/") { "bank" } else { "shop" };
                 parents.extend([("Mesh", mesh), ("TrustDomain", domain)]);
-                all.push(plain("Node", id, &parents));
+                let labels = LABELS[labels].iter().filter_map(|(name, values)| {
+                    let (_, value) = values.iter().find(|(node, _)| *node == id)?;
+                    Some(((*name).to_owned(), json!(value)))
+                });
+                all.push(one("Node", id, &parents, json!({}), Value::Object(labels.collect())));
             }
             Some("Workload") => {
                 parents.push(("TrustDomain", domain));

@@ -73,6 +73,9 @@ fn plainer(world: &World) -> Vec<World> {
     if world.roles > 0 {
         add(&|world| world.roles = 0);
     }
+    if world.labels > 0 {
+        add(&|world| world.labels = 0);
+    }
     for (index, draft) in world.policies.iter().enumerate() {
         for other in draft.plainer() {
             add(&|world| world.policies[index] = other.clone());

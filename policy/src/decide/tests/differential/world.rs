@@ -13,8 +13,8 @@ use crate::document::{Mode, PolicyDocument};
 use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 use crate::scope::{
-    Authorization, DeclaredRoute, MethodAccess, NodeScope, Place, Protocol, RoleMembers, Undeclared,
-    UserTokens,
+    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, Place, Protocol, RoleMembers,
+    Undeclared, UserTokens,
 };
 use crate::template::{PolicyTemplate, Slot};
 use crate::testing::{domain, name, node, port};
@@ -27,6 +27,8 @@ pub(super) struct World {
     pub(super) is_open: bool,
     /// Which of [`ROLES`].
     pub(super) roles: usize,
+    /// Which of [`LABELS`].
+    pub(super) labels: usize,
     /// Questions, and what others have instead of one of their parts.
     pub(super) questions: Vec<(Choices, Vec<(usize, u8)>)>,
 }
@@ -52,6 +54,38 @@ pub(super) const ROLES: [[(&str, &[&str]); 2]; 3] = [
         ("nobody", &["spiffe://shop.example/mesh/shop/node/web"]),
     ],
     [("clerks", &[]), ("nobody", &[])],
+];
+
+/// Which nodes have which labels.
+pub(super) const LABELS: [[(&str, &[(&str, &str)]); 2]; 3] = [
+    [("team", &[]), ("tier", &[])],
+    [
+        (
+            "team",
+            &[
+                ("spiffe://shop.example/mesh/shop/node/web", "checkout"),
+                ("spiffe://shop.example/mesh/shop/node/cart", "stock"),
+            ],
+        ),
+        ("tier", &[("spiffe://shop.example/mesh/shop/node/orders", "1")]),
+    ],
+    [
+        (
+            "team",
+            &[
+                ("spiffe://shop.example/mesh/shop/node/web", "stock"),
+                ("spiffe://shop.example/mesh/shop/node/intruder", "checkout"),
+                ("spiffe://shop.example/mesh/shop/node/orders", "checkout"),
+            ],
+        ),
+        (
+            "tier",
+            &[
+                ("spiffe://shop.example/mesh/shop/node/web", "12"),
+                ("spiffe://shop.example/mesh/shop/node/cart", "1"),
+            ],
+        ),
+    ],
 ];
 
 impl World {
@@ -125,6 +159,17 @@ impl World {
         };
         ROLES[self.roles].iter().map(role).collect()
     }
+
+    pub(super) fn labels(&self) -> Vec<NodeLabel> {
+        let label = |(name, values): &(&str, &[(&str, &str)])| NodeLabel {
+            name: (*name).to_owned(),
+            values: values
+                .iter()
+                .map(|(node, value)| (SpiffeId::parse(node).unwrap(), (*value).to_owned()))
+                .collect(),
+        };
+        LABELS[self.labels].iter().map(label).collect()
+    }
 }
 
 impl std::fmt::Debug for World {
@@ -139,6 +184,7 @@ impl std::fmt::Debug for World {
             .field("policies", &policies)
             .field("is_open", &self.is_open)
             .field("roles", &ROLES[self.roles])
+            .field("labels", &LABELS[self.labels])
             .field("questions", &self.questions())
             .finish()
     }
@@ -323,8 +369,15 @@ pub(super) fn some_world() -> impl Strategy<Value = World> {
     let policies = prop::collection::vec(some_policy(), 0..8);
     let others = prop::collection::vec((0..PARTS, any::<u8>()), 0..160);
     let questions = prop::collection::vec((prop::array::uniform14(any::<u8>()), others), 1..12);
-    let roles = 0..ROLES.len();
-    (theme, policies, any::<bool>(), roles, questions).prop_map(
-        |(theme, policies, is_open, roles, questions)| World { theme, policies, is_open, roles, questions },
+    let said = (0..ROLES.len(), 0..LABELS.len());
+    (theme, policies, any::<bool>(), said, questions).prop_map(
+        |(theme, policies, is_open, (roles, labels), questions)| World {
+            theme,
+            policies,
+            is_open,
+            roles,
+            labels,
+            questions,
+        },
     )
 }

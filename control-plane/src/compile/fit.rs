@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{Name, TrustDomain};
+use hauberk_identity::{Name, NodeName, TrustDomain};
 use hauberk_policy::PolicySlice;
 use hauberk_proto::convert::{NodeView, encode_node_view};
 use prost::Message;
@@ -21,12 +21,13 @@ const FRAME: usize = 4 * 1024;
 /// A node whose view would not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the view of virtual node {node} in mesh {mesh} would have {bytes} bytes, and at most {LARGEST} can be sent: {statements} \
-     statements of policies, and roles with {members} members in all; narrow policies that concern every node, or split the node or mesh"
+    "the view of {} in mesh {mesh} would have {bytes} bytes, and at most {LARGEST} can be sent: {statements} \
+     statements of policies, and roles with {members} members in all; narrow policies that concern every node, or split the node or mesh",
+    .node.in_words()
 )]
 pub struct Oversized {
     mesh: Name,
-    node: Name,
+    node: NodeName,
     bytes: usize,
     statements: usize,
     members: usize,
@@ -47,23 +48,23 @@ pub(crate) fn oversized<'a>(
         let of_all = of_policies(resources) + of_roles(&views);
         let former = before.mesh(mesh.as_str());
         let former = former.map(|former| (former, MeshViews::new(trust_domain, mesh, former)));
-        resources.nodes().find_map(|(name, node)| {
-            let own = size(&views.node_with(views.scope(name, node), PolicySlice::default(), node));
+        resources.nodes_and_gateways().find_map(|(name, node)| {
+            let own = size(&views.node_with(views.scope(&name, node), PolicySlice::default(), node));
             if own + of_all + FRAME <= LARGEST {
                 return None;
             }
-            let view = views.node(name, node);
+            let view = views.node(&name, node);
             let bytes = size(&view);
             let stood = former.as_ref().and_then(|(resources, views)| {
-                let node: &VirtualNode = resources.node(name.as_str())?;
-                Some(size(&views.node(name, node)))
+                let node: &VirtualNode = resources.node_or_gateway(&name)?;
+                Some(size(&views.node(&name, node)))
             });
             if bytes + FRAME <= LARGEST || stood.is_some_and(|stood| bytes <= stood) {
                 return None;
             }
             let members = view.policies.roles.iter().map(|role| role.members.len()).sum();
             let statements = view.policies.policies.len();
-            Some(Oversized { mesh: mesh.clone(), node: name.clone(), bytes, statements, members })
+            Some(Oversized { mesh: mesh.clone(), node: name, bytes, statements, members })
         })
     })
 }

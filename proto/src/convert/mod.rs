@@ -12,6 +12,7 @@ pub mod features;
 mod flow;
 mod question;
 mod view;
+mod written_node;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use view::{
     Body, Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
     JwtIssuer, NodeView, ServicePort, ServiceView, Target, View,
 };
+pub use written_node::WrittenNode;
 
 /// An instant as a message.
 pub fn timestamp(at: UnixMillis) -> Timestamp {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, SpiffeId, UnixMillis, renewal_at};
+use hauberk_identity::{InstanceId, NodeName, UnixMillis, renewal_at};
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
@@ -117,11 +117,14 @@ impl Renewal {
 
     /// What lets this agent join anew, for whoever runs it.
     fn what_to_do(&self) -> String {
-        let by_token = |to: &str| match self.credentials.spiffe_id().as_ref().map(SpiffeId::kind) {
-            Some(IdentityKind::Node { mesh, name }) => {
+        let by_token = |to: &str| match self.credentials.spiffe_id().and_then(|id| id.mesh_and_node()) {
+            Some((mesh, NodeName::Node(name))) => {
                 format!("`hauberk token create --mesh {mesh} --node {name} --out {to}`")
             }
-            _ => format!("`hauberk token create --out {to}`"),
+            Some((mesh, NodeName::Gateway(name))) => {
+                format!("`hauberk token create --mesh {mesh} --gateway {name} --out {to}`")
+            }
+            None => format!("`hauberk token create --out {to}`"),
         };
         match &self.config.join {
             Some(Join::TokenFile(path)) => {

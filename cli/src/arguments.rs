@@ -133,7 +133,7 @@ pub(crate) enum Command {
     /// Take certificates back, for good
     #[command(subcommand)]
     Revoke(Revoke),
-    /// Refuse a virtual node until further notice
+    /// Refuse a virtual node or gateway until further notice
     #[command(subcommand)]
     Quarantine(Quarantine),
     /// Who signs certificates, and who is trusted

@@ -73,6 +73,11 @@ pub(crate) fn node_names() -> Vec<CompletionCandidate> {
     live_names(&[Kind::VirtualNode])
 }
 
+/// The virtual gateways that there are.
+pub(crate) fn gateway_names() -> Vec<CompletionCandidate> {
+    live_names(&[Kind::VirtualGateway])
+}
+
 /// What the word before on the command line asks for: names of that kind, else services and nodes.
 pub(crate) fn target_names() -> Vec<CompletionCandidate> {
     let kind = std::env::args().rev().find_map(|word| kinds::resource_kind(&word).ok());

@@ -1,7 +1,9 @@
 //! The kinds of things that commands name: as users write them, as files write them, as the API numbers them.
 
+use hauberk_identity::{Name, NodeName};
 use hauberk_proto::mesh::v1::{Kind, Resource, ResourceRef, resource::Spec};
 
+use crate::error::CommandError;
 use crate::nearest::suggestion;
 use crate::output::printable;
 
@@ -15,12 +17,17 @@ pub(crate) struct KindName {
 }
 
 /// The kinds of resources.
-pub(crate) const RESOURCES: [KindName; 12] = [
+pub(crate) const RESOURCES: [KindName; 13] = [
     KindName { kind: Kind::Mesh, written: "Mesh", said: &["mesh", "meshes"] },
     KindName {
         kind: Kind::VirtualNode,
         written: "VirtualNode",
         said: &["virtualnode", "virtualnodes", "vn", "node", "nodes"],
+    },
+    KindName {
+        kind: Kind::VirtualGateway,
+        written: "VirtualGateway",
+        said: &["virtualgateway", "virtualgateways", "vg", "gateway", "gateways"],
     },
     KindName {
         kind: Kind::VirtualService,
@@ -55,7 +62,7 @@ pub(crate) const RESOURCES: [KindName; 12] = [
 ];
 
 /// Kinds of AWS App Mesh that this version does not have.
-pub(crate) const NOT_YET: [&str; 4] = ["VirtualRouter", "Route", "VirtualGateway", "GatewayRoute"];
+pub(crate) const NOT_YET: [&str; 3] = ["VirtualRouter", "Route", "GatewayRoute"];
 
 /// What `get` can list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +134,7 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
     match &resource.spec {
         Some(Spec::MeshSpec(_)) => Kind::Mesh,
         Some(Spec::VirtualNode(_)) => Kind::VirtualNode,
+        Some(Spec::VirtualGateway(_)) => Kind::VirtualGateway,
         Some(Spec::VirtualService(_)) => Kind::VirtualService,
         Some(Spec::Policy(_)) => Kind::Policy,
         Some(Spec::PolicyTemplate(_)) => Kind::PolicyTemplate,
@@ -139,6 +147,27 @@ pub(crate) fn kind_of(resource: &Resource) -> Kind {
         Some(Spec::ExternalService(_)) => Kind::ExternalService,
         None => Kind::Unspecified,
     }
+}
+
+/// The kind of what has this name.
+pub(crate) fn kind_of_node(node: &NodeName) -> Kind {
+    match node {
+        NodeName::Node(_) => Kind::VirtualNode,
+        NodeName::Gateway(_) => Kind::VirtualGateway,
+    }
+}
+
+/// The virtual node or gateway that a user names.
+///
+/// # Errors
+/// It is no name.
+pub(crate) fn node_named(name: &str, of: fn(Name) -> NodeName) -> Result<NodeName, CommandError> {
+    Name::parse(name).map(of).map_err(|error| CommandError::Usage(format!("`{}`: {error}", printable(name))))
+}
+
+/// `virtualnode/orders`, `virtualgateway/edge`.
+pub(crate) fn node_label(node: &NodeName) -> String {
+    format!("{}/{}", said(kind_of_node(node)), node.name())
 }
 
 /// The reference that names a resource.

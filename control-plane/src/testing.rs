@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hauberk_identity::{InstanceId, Name, Serial, TrustDomain};
-use hauberk_proto::mesh::v1::{
-    EnrollmentParent, EnrollmentSpec, Metadata, Resource, WorkloadEnrollment, resource,
-};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial, TrustDomain};
+use hauberk_proto::mesh::v1::{EnrollmentSpec, Metadata, Resource, WorkloadEnrollment, resource};
 use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
 use prost::Message;
 
@@ -27,6 +25,7 @@ use crate::registry::{
     Commit, Committed, Condition, Page, Revision, SledStore, Store, StoreError, Stored, Version, Watch,
     document, keys,
 };
+use crate::resources::testing::parent;
 use crate::telemetry::LogControl;
 
 /// The mesh and the node that exist.
@@ -103,7 +102,7 @@ pub(crate) fn request() -> (KeyPair, Vec<u8>) {
 pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
     let asked = TokenRequest {
         mesh: Name::parse(NODE.0).unwrap(),
-        of: TokenFor::Node(Name::parse(NODE.1).unwrap()),
+        of: TokenFor::Node(NodeName::parse(NODE.1).unwrap()),
         ttl: None,
         uses: Uses::Limited(1),
     };
@@ -141,7 +140,7 @@ impl Scratch {
     pub(crate) async fn enroll(&self, name: &str, workload: WorkloadEnrollment) {
         let (path, selectors) = (name.to_owned(), vec!["unix:uid:1000".to_owned()]);
         let spec = EnrollmentSpec {
-            parent: Some(EnrollmentParent { virtual_node: NODE.1.to_owned() }),
+            parent: Some(parent(NODE.1)),
             workload: Some(WorkloadEnrollment { path, selectors, ..workload }),
             attest: None,
         };

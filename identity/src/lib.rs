@@ -6,6 +6,7 @@
 
 mod evidence;
 mod name;
+mod node_name;
 mod selector;
 mod serial;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod time;
 
 pub use evidence::{Attestor, EvidenceKind, EvidenceSelector, EvidenceSelectorError};
 pub use name::{Name, NameError};
+pub use node_name::NodeName;
 pub use selector::{Image, Pair, Selector, SelectorError, Unit};
 pub use serial::{InstanceId, InstanceIdError, Serial, SerialError};
 pub use spiffe_id::{IdentityKind, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::name::{self, Name, NameError};
+use crate::node_name::NodeName;
 
 const SCHEME: &str = "spiffe://";
 /// The longest id, in bytes (SPIFFE-ID §2.3).
@@ -264,6 +265,16 @@ impl SpiffeId {
         };
         // A segment that no resource can be named is nobody's.
         if path.split('/').all(name::fits) { kind } else { IdentityKind::Other }
+    }
+
+    /// The mesh and its virtual node or gateway, where the id names one.
+    pub fn mesh_and_node(&self) -> Option<(Name, NodeName)> {
+        let (mesh, node) = match self.kind() {
+            IdentityKind::Node { mesh, name } => (mesh, NodeName::Node(Name::parse(name).ok()?)),
+            IdentityKind::Gateway { mesh, name } => (mesh, NodeName::Gateway(Name::parse(name).ok()?)),
+            _ => return None,
+        };
+        Some((Name::parse(mesh).ok()?, node))
     }
 
     fn trust_domain_str(&self) -> &str {

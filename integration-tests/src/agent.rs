@@ -11,7 +11,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{MeshBox, Process, binary, control_plane::path, eventually};
+use crate::{
+    MeshBox, Process, binary,
+    control_plane::{in_a_file_name, path},
+    eventually,
+};
 
 /// How an agent is started.
 #[derive(Debug, Clone, Default)]
@@ -99,8 +103,8 @@ impl Agent {
     /// Starts an agent and does not wait for it.
     pub fn spawn(mesh: &MeshBox, node: &str, options: &mut AgentOptions) -> Self {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let state_dir =
-            options.state_dir.clone().unwrap_or_else(|| mesh.folder().join(format!("agent-{node}-{number}")));
+        let own = || mesh.folder().join(format!("agent-{}-{number}", in_a_file_name(node)));
+        let state_dir = options.state_dir.clone().unwrap_or_else(own);
         let shows_evidence = options.arguments.iter().any(|argument| argument == "--enrollment");
         if options.token_file.is_none() && !state_dir.exists() && !shows_evidence {
             options.token_file = Some(mesh.token_file(node, &[]));

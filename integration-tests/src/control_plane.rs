@@ -246,11 +246,15 @@ impl MeshBox {
         self.hauberk(&["wait", "--timeout", "20s"]).ok();
     }
 
-    /// A join token for a node, in a 0600 file.
+    /// A join token for a node, `web`, or a gateway, `gateway/edge`, in a 0600 file.
     pub fn token_file(&self, node: &str, more: &[&str]) -> PathBuf {
-        let file =
-            self.folder().join(format!("token-{node}-{}", fs::read_dir(self.folder()).unwrap().count()));
-        let arguments = ["token", "create", "--node", node, "--out", path(&file)];
+        let (option, name) = match node.strip_prefix("gateway/") {
+            Some(gateway) => ("--gateway", gateway),
+            None => ("--node", node),
+        };
+        let number = fs::read_dir(self.folder()).unwrap().count();
+        let file = self.folder().join(format!("token-{}-{number}", in_a_file_name(node)));
+        let arguments = ["token", "create", option, name, "--out", path(&file)];
         self.hauberk(&[&arguments[..], more].concat()).ok();
         file
     }
@@ -354,6 +358,11 @@ impl MeshBox {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
+}
+
+/// A node's name where files are named after it.
+pub(crate) fn in_a_file_name(node: &str) -> String {
+    node.replace('/', "-")
 }
 
 pub(crate) fn path(path: &Path) -> &str {

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use cedar_policy::EntityUid;
-use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
+use hauberk_identity::{IdentityKind, Name, NodeName, SpiffeId, TrustDomain};
 
 use crate::route::{RouteTemplate, UNDECLARED};
 use crate::vocabulary::Kind;
@@ -22,19 +22,12 @@ pub enum Referent {
     Role(Name),
     /// A data class of the policy's mesh.
     DataClass(Name),
-    /// A virtual node, perhaps of another mesh.
+    /// A virtual node or gateway, perhaps of another mesh.
     Node {
         /// Its mesh.
         mesh: Name,
         /// Its name.
-        node: Name,
-    },
-    /// A virtual gateway, perhaps of another mesh.
-    Gateway {
-        /// Its mesh.
-        mesh: Name,
-        /// Its name.
-        gateway: Name,
+        node: NodeName,
     },
     /// A program without an agent, or an identity of another trust domain.
     Workload(SpiffeId),
@@ -220,25 +213,18 @@ impl Namespace {
         let full = if id.starts_with("spiffe:") {
             SpiffeId::parse(id)
                 .map_err(|error| bad(error, "such as \"spiffe://shop.example/mesh/shop/node/web\""))?
-        } else if let Some(gateway) = id.strip_prefix("gateway/") {
-            SpiffeId::gateway(&self.trust_domain, &self.mesh, &name(gateway)?)
         } else {
-            SpiffeId::node(&self.trust_domain, &self.mesh, &name(id)?)
+            let node = NodeName::parse(id).map_err(|error| bad(error, ""))?;
+            node.spiffe_id(&self.trust_domain, &self.mesh)
         };
         if !full.is_member_of(&self.trust_domain) {
             let help = format!("write Workload::\"{full}\"");
             return Err(bad("an identity of another trust domain is a Workload, not a Node", help));
         }
-        let referent = match full.kind() {
-            IdentityKind::Node { mesh, name: node } => {
-                Referent::Node { mesh: name(mesh)?, node: name(node)? }
-            }
-            IdentityKind::Gateway { mesh, name: gateway } => {
-                Referent::Gateway { mesh: name(mesh)?, gateway: name(gateway)? }
-            }
-            _ => return Err(bad("this is the id of neither a virtual node nor a virtual gateway", "")),
-        };
-        Ok((full, referent))
+        let (mesh, node) = full
+            .mesh_and_node()
+            .ok_or_else(|| bad("this is the id of neither a virtual node nor a virtual gateway", ""))?;
+        Ok((full, Referent::Node { mesh, node }))
     }
 
     /// The path of a workload of this trust domain, or a full id.
@@ -271,7 +257,7 @@ impl Namespace {
         let (node, number) =
             id.rsplit_once(':').ok_or_else(|| bad("a port is named by its node and number", help))?;
         let (node, referent) = self.node(node)?;
-        if let Referent::Node { mesh, .. } | Referent::Gateway { mesh, .. } = &referent
+        if let Referent::Node { mesh, .. } = &referent
             && *mesh != self.mesh
         {
             return Err(self.foreign(mesh.as_str()));

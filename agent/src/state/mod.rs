@@ -84,7 +84,7 @@ pub enum StateError {
         format: u32,
     },
     /// Our virtual node is gone: whatever was issued for it is kept no longer.
-    #[error("our virtual node was deleted; to join another, start again with a new token")]
+    #[error("our virtual node or gateway was deleted; to join another, start again with a new token")]
     NodeGone,
 }
 

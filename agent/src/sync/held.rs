@@ -178,7 +178,7 @@ impl Held {
             return true;
         }
         tracing::error!(event = "node_deleted", spiffe_id = %self.recipient.spiffe_id,
-            "our virtual node was deleted: everything is denied; to join another, start again with a new token");
+            "our virtual node or gateway was deleted: everything is denied; to join another, start again with a new token");
         self.node = None;
         self.services.clear();
         (self.are_services_unsaved, self.are_endpoints_unsaved) = (false, false);

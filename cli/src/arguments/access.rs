@@ -7,14 +7,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
 use super::decisions::TextFormat;
-use crate::completion::{context_names, node_names};
+use crate::completion::{context_names, gateway_names, node_names};
 use crate::output::Format;
 use crate::times;
 
 /// `token`
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
-    /// Make a join token for agents of a virtual node, or for an enrollment by labels; it is printed once
+    /// Make a join token for agents of a virtual node or gateway, or for an enrollment by labels; it is printed once
     Create(TokenCreate),
     /// List tokens
     List {
@@ -33,13 +33,16 @@ pub(crate) enum Token {
 #[derive(Debug, Args)]
 pub(crate) struct TokenCreate {
     /// The virtual node that the agents become
-    #[arg(long, add = ArgValueCandidates::new(node_names), required_unless_present = "enrollment", conflicts_with = "enrollment")]
+    #[arg(long, add = ArgValueCandidates::new(node_names), required_unless_present_any = ["gateway", "enrollment"], conflicts_with_all = ["gateway", "enrollment"])]
     pub(crate) node: Option<String>,
+    /// The virtual gateway that the agents become
+    #[arg(long, add = ArgValueCandidates::new(gateway_names), conflicts_with = "enrollment")]
+    pub(crate) gateway: Option<String>,
     /// The enrollment that says, by the token's labels, what the agents become
     #[arg(long, value_name = "NAME", requires = "labels")]
     pub(crate) enrollment: Option<String>,
     /// What is said of the agents, for the rules of the enrollment: selector join_token:label:NAME:VALUE; may be repeated
-    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, requires = "enrollment", conflicts_with = "node")]
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, requires = "enrollment", conflicts_with_all = ["node", "gateway"])]
     pub(crate) labels: Vec<(String, String)>,
     /// How long it can be used; at most 24h
     #[arg(long, value_parser = times::duration, default_value = "10m")]

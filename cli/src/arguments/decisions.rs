@@ -41,7 +41,7 @@ pub(crate) struct Grant {
 /// `can`
 #[derive(Debug, Args)]
 pub(crate) struct Can {
-    /// Who calls: a virtual node, a SPIFFE id, or anonymous
+    /// Who calls: a virtual node, gateway/NAME, a SPIFFE id, or anonymous
     #[arg(add = ArgValueCandidates::new(node_names))]
     pub(crate) caller: String,
     /// What is called: a virtual service, else a virtual node
@@ -75,7 +75,7 @@ pub(crate) struct Can {
     /// What the user's token claims besides: a JSON object
     #[arg(long, value_name = "JSON", requires = "user")]
     pub(crate) claims: Option<String>,
-    /// A virtual node that passed the user on before the caller did; may be repeated
+    /// A virtual node, or gateway/NAME, that passed the user on before the caller did; may be repeated
     #[arg(long = "actor", value_name = "NODE", requires = "user")]
     pub(crate) actors: Vec<String>,
     /// The request is made for no user
@@ -111,7 +111,7 @@ pub(crate) struct Explain {
 /// `tap`
 #[derive(Debug, Args)]
 pub(crate) struct Tap {
-    /// Only calls from this virtual node or SPIFFE id
+    /// Only calls from this virtual node, gateway/NAME, or SPIFFE id
     #[arg(long, value_name = "CALLER", add = ArgValueCandidates::new(node_names))]
     pub(crate) from: Option<String>,
     /// Only calls to this virtual node or SPIFFE id

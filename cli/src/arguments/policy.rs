@@ -32,7 +32,7 @@ pub(crate) struct WhoCan {
 /// `what-can`
 #[derive(Debug, Args)]
 pub(crate) struct WhatCan {
-    /// Who calls: a virtual node, a SPIFFE id, or anonymous
+    /// Who calls: a virtual node, gateway/NAME, a SPIFFE id, or anonymous
     #[arg(add = ArgValueCandidates::new(node_names))]
     pub(crate) caller: String,
     /// Show also what it never can

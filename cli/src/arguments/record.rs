@@ -22,7 +22,7 @@ pub(crate) struct Simulate {
 /// `suggest`
 #[derive(Debug, Args)]
 pub(crate) struct Suggest {
-    /// Only for what this virtual node was asked
+    /// Only for what this virtual node was asked; or for what left the mesh from it, or from gateway/NAME
     #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(node_names))]
     pub(crate) node: Option<String>,
     /// How to show it: text is YAML for apply -f, with figures beside it

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::completion::node_names;
+use crate::completion::{gateway_names, node_names};
 use crate::times;
 
 /// `revoke`
@@ -46,6 +46,14 @@ pub(crate) enum Revoke {
         #[command(flatten)]
         wait: WaitEnforced,
     },
+    /// The same of a virtual gateway
+    Gateway {
+        /// The virtual gateway
+        #[arg(add = ArgValueCandidates::new(gateway_names))]
+        name: String,
+        #[command(flatten)]
+        wait: WaitEnforced,
+    },
 }
 
 /// `quarantine`
@@ -55,6 +63,17 @@ pub(crate) enum Quarantine {
     Node {
         /// The virtual node
         #[arg(add = ArgValueCandidates::new(node_names))]
+        name: String,
+        /// Let it in again
+        #[arg(long)]
+        undo: bool,
+        #[command(flatten)]
+        wait: WaitEnforced,
+    },
+    /// Refuse everything of a virtual gateway: its calls, its renewals, its joins
+    Gateway {
+        /// The virtual gateway
+        #[arg(add = ArgValueCandidates::new(gateway_names))]
         name: String,
         /// Let it in again
         #[arg(long)]

@@ -1,8 +1,9 @@
 //! `hauberk describe`
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, NodeName, SpiffeId};
 use hauberk_policy::Referent;
 use hauberk_proto::admin::v1 as api;
+use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1::{
     AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Resource, VirtualNodeSpec,
     VirtualServiceSpec, api_description::Description, resource::Spec,
@@ -51,6 +52,7 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
     match &resource.spec {
         Some(Spec::MeshSpec(_)) => of_mesh(&session, &mesh).await,
         Some(Spec::VirtualNode(spec)) => of_node(&session, &mesh, &name, spec).await,
+        Some(Spec::VirtualGateway(_)) => of_gateway(&session, &mesh, &name).await,
         Some(Spec::VirtualService(spec)) => of_service(&session, &mesh, &name, spec).await,
         Some(Spec::Policy(spec)) => describe_policies::of_policy(&session, &resource, spec).await,
         Some(Spec::PolicyTemplate(spec)) => describe_policies::of_template(&session, &resource, spec).await,
@@ -111,10 +113,8 @@ async fn of_node(
     name: &str,
     spec: &VirtualNodeSpec,
 ) -> Result<(), CommandError> {
-    let (trust_domain, mesh_name) = session.names(mesh)?;
-    if let Ok(node) = Name::parse(name) {
-        fact("SPIFFE id", SpiffeId::node(&trust_domain, &mesh_name, &node).as_str())?;
-    }
+    let node = kinds::node_named(name, NodeName::Node)?;
+    spiffe_id(session, mesh, &node)?;
     fact("Discovery", &rows::discovery(spec))?;
     fact("Backends", &rows::backends(spec))?;
     let services: Vec<Resource> = session.list(Kind::VirtualService, mesh).await?;
@@ -157,17 +157,34 @@ async fn of_node(
             output::line(format_args!("    {}  {methods}{classes}{access}", route.path))?;
         }
     }
-    describe_policies::about(session, mesh, &[name.to_owned()], &service_names(&provided)).await?;
-    instances_of(session, mesh, name).await
+    describe_policies::about(session, mesh, Some(&node), &service_names(&provided)).await?;
+    instances_of(session, mesh, &node).await
 }
 
-async fn instances_of(session: &Session, mesh: &str, node: &str) -> Result<(), CommandError> {
+async fn of_gateway(session: &Session, mesh: &str, name: &str) -> Result<(), CommandError> {
+    let gateway = kinds::node_named(name, NodeName::Gateway)?;
+    spiffe_id(session, mesh, &gateway)?;
+    fact("In policies", &format!("Node::\"{gateway}\""))?;
+    describe_policies::about(session, mesh, Some(&gateway), &[]).await?;
+    instances_of(session, mesh, &gateway).await
+}
+
+fn spiffe_id(session: &Session, mesh: &str, node: &NodeName) -> Result<(), CommandError> {
+    let (trust_domain, mesh) = session.names(mesh)?;
+    fact("SPIFFE id", node.spiffe_id(&trust_domain, &mesh).as_str())
+}
+
+async fn instances_of(session: &Session, mesh: &str, node: &NodeName) -> Result<(), CommandError> {
     heading("Instances")?;
-    let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: node.to_owned() };
+    let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: node.to_string() };
     let found = session.identities().list_instances(request).await?.into_inner().instances;
     if found.is_empty() {
         output::line("  none; make a token for one:")?;
-        return output::line(format_args!("  hauberk token create --mesh {mesh} --node {node}"));
+        let option = match node {
+            NodeName::Node(name) => format!("--node {name}"),
+            NodeName::Gateway(name) => format!("--gateway {name}"),
+        };
+        return output::line(format_args!("  hauberk token create --mesh {mesh} {option}"));
     }
     let now = clock::now();
     let rows = found.iter().map(|instance| rows::instance(instance, false, now)).collect();
@@ -199,9 +216,9 @@ async fn of_service(
         .map(|resource| resource.name.clone())
         .collect();
     fact("Backend of", &none_or(callers.join(", ")))?;
-    let nodes: Vec<String> = node.into_iter().map(str::to_owned).collect();
-    describe_policies::about(session, mesh, &nodes, &[name.to_owned()]).await?;
-    match node {
+    let node = node.and_then(|node| Name::parse(node).ok()).map(NodeName::Node);
+    describe_policies::about(session, mesh, node.as_ref(), &[name.to_owned()]).await?;
+    match &node {
         Some(node) => instances_of(session, mesh, node).await,
         None => Ok(()),
     }
@@ -210,7 +227,8 @@ async fn of_service(
 fn of_attest(attest: &AttestEnrollment) -> Result<(), CommandError> {
     fact("Evidence", rows::evidence(attest))?;
     for rule in &attest.rules {
-        heading(&format!("virtualnode/{}, for evidence of which all this is true", rule.virtual_node))?;
+        let becomes = rows::node_or_dash(WrittenNode::of_rule(rule));
+        heading(&format!("{becomes}, for evidence of which all this is true"))?;
         for selector in &rule.selectors {
             output::line(format_args!("  {}", output::printable(selector)))?;
         }
@@ -250,8 +268,9 @@ async fn of_enrollment(
     if !workload.federates_with.is_empty() {
         fact("Federates with", &workload.federates_with.join(", "))?;
     }
-    let parent = spec.parent.clone().unwrap_or_default().virtual_node;
-    fact("Vouched for by", &format!("agents of virtualnode/{parent}"))?;
+    let parent = spec.parent.as_ref().and_then(WrittenNode::of_parent);
+    fact("Vouched for by", &format!("agents of {}", rows::node_or_dash(parent)))?;
+    let Some(Ok(parent)) = parent.map(WrittenNode::named) else { return Ok(()) };
     programs_refused::show(session, mesh, &parent, name).await?;
     instances_of(session, mesh, &parent).await
 }

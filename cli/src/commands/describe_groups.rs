@@ -159,6 +159,7 @@ fn members<'a>(roles: &'a BTreeMap<String, RoleSpec>, name: &'a str) -> BTreeMap
 fn spelt(member: &RoleMember) -> String {
     match &member.member {
         Some(Member::VirtualNode(name)) => format!("virtualnode/{name}"),
+        Some(Member::VirtualGateway(name)) => format!("virtualgateway/{name}"),
         Some(Member::Workload(name)) => format!("workload {name}"),
         None => "-".to_owned(),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{Mode, PolicyDocument, PolicyTemplate, Referent, Slot};
 use hauberk_proto::mesh::v1::{
     BoundarySpec, ExternalServiceSpec, Kind, PolicySpec, PolicyTemplateSpec, Resource, TemplateLink,
@@ -169,7 +169,7 @@ fn text(stated: Option<&Stated>, description: Option<&str>, cedar: &str) -> Resu
 pub(super) async fn about(
     session: &Session,
     mesh: &str,
-    nodes: &[String],
+    node: Option<&NodeName>,
     services: &[String],
 ) -> Result<(), CommandError> {
     heading("Policies")?;
@@ -178,7 +178,7 @@ pub(super) async fn about(
         let texts: Vec<&str> = document
             .references()
             .iter()
-            .filter(|reference| concerns(&reference.referent, nodes, services))
+            .filter(|reference| concerns(&document, &reference.referent, node, services))
             .map(|reference| reference.text.as_str())
             .collect();
         let about = match texts.as_slice() {
@@ -190,7 +190,10 @@ pub(super) async fn about(
         output::line(format_args!("  {label}  mentions {about}{}", audit(&document)))?;
     }
     if !any {
-        output::line("  none: every call to it is denied by default")?;
+        output::line(match node {
+            Some(NodeName::Gateway(_)) => "  none: whatever it calls is denied by default",
+            Some(NodeName::Node(_)) | None => "  none: every call to it is denied by default",
+        })?;
     }
     Ok(())
 }
@@ -240,10 +243,16 @@ fn audit(document: &PolicyDocument) -> &'static str {
     if document.mode() == Mode::Audit { "  AUDIT" } else { "" }
 }
 
-fn concerns(referent: &Referent, nodes: &[String], services: &[String]) -> bool {
-    let of_node = |id: &SpiffeId| nodes.iter().any(|node| id.path().ends_with(&format!("/node/{node}")));
+fn concerns(
+    document: &PolicyDocument,
+    referent: &Referent,
+    node: Option<&NodeName>,
+    services: &[String],
+) -> bool {
+    let is_meant = |mesh: &Name, named: &NodeName| mesh == document.mesh() && Some(named) == node;
+    let of_node = |id: &SpiffeId| id.mesh_and_node().is_some_and(|(mesh, named)| is_meant(&mesh, &named));
     match referent {
-        Referent::Node { node, .. } => nodes.iter().any(|name| node.as_str() == name),
+        Referent::Node { mesh, node } => is_meant(mesh, node),
         Referent::Service(service) => services.iter().any(|name| service.as_str() == name),
         Referent::Port { node, .. } | Referent::Route { node, .. } => of_node(node),
         _ => false,

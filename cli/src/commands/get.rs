@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use hauberk_identity::NodeName;
 use hauberk_proto::admin::v1::{self as api, Instance};
 use hauberk_proto::mesh::v1::{Kind, Resource};
 
@@ -199,7 +200,7 @@ pub(crate) async fn instances(
         });
         if found.is_empty() {
             return Err(CommandError::failed(format!(
-                "there is no instance `{name}`, and no node or token of that name with instances"
+                "there is no instance `{name}`, and no node, gateway (gateway/NAME) or token of that name with instances"
             )));
         }
     }
@@ -259,7 +260,9 @@ async fn certificates(
         Some(id) if id.starts_with("spiffe:") => id.to_owned(),
         Some(node) => {
             let mesh = if mesh.is_empty() { session.mesh().await? } else { mesh.to_owned() };
-            format!("spiffe://{}/mesh/{mesh}/node/{node}", session.context.trust_domain)
+            let node = NodeName::parse(node).map_err(|error| CommandError::Usage(error.to_string()))?;
+            let (trust_domain, mesh) = session.names(&mesh)?;
+            node.spiffe_id(&trust_domain, &mesh).to_string()
         }
         None => String::new(),
     };

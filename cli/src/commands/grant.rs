@@ -82,14 +82,18 @@ async fn target(session: &Session, mesh: &str, text: &str) -> Result<GrantTarget
     )))
 }
 
-/// Callers, of which those that are nodes of this mesh must exist: a rule for a misspelt name would never apply.
+/// Callers, of which those that are nodes or gateways of this mesh must exist: a rule for a misspelt name would never apply.
 async fn callers(session: &Session, mesh: &str, texts: &[String]) -> Result<Vec<GrantCaller>, CommandError> {
     let (trust_domain, mesh_name) = session.names(mesh)?;
     let mut callers = Vec::new();
     for text in texts {
         let caller = GrantCaller::parse(text, &trust_domain, &mesh_name).map_err(usage)?;
-        if let GrantCaller::Node(name) = &caller {
-            session.get(Kind::VirtualNode, mesh, name.as_str()).await?;
+        match &caller {
+            GrantCaller::Node(name) => session.get(Kind::VirtualNode, mesh, name.as_str()).await.map(drop)?,
+            GrantCaller::Gateway(name) => {
+                session.get(Kind::VirtualGateway, mesh, name.as_str()).await.map(drop)?;
+            }
+            _ => {}
         }
         callers.push(caller);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_identity::{Name, SpiffeId, UnixMillis};
+use hauberk_identity::{NodeName, UnixMillis};
 use hauberk_proto::admin::v1::{AuditRecord, ListAuditRequest};
 use owo_colors::OwoColorize as _;
 
@@ -27,14 +27,13 @@ const PAGES: usize = 20;
 pub(super) async fn show(
     session: &Session,
     mesh: &str,
-    parent: &str,
+    parent: &NodeName,
     enrollment: &str,
 ) -> Result<(), CommandError> {
     let (trust_domain, mesh) = session.names(mesh)?;
-    let Ok(parent) = Name::parse(parent) else { return Ok(()) };
     let now = clock::now();
     let mut request = ListAuditRequest {
-        actor: SpiffeId::node(&trust_domain, &mesh, &parent).to_string(),
+        actor: parent.spiffe_id(&trust_domain, &mesh).to_string(),
         action: ACTION.to_owned(),
         refused_only: true,
         since: Some(timestamp(now.minus(LOOKED_FOR))),

@@ -1,5 +1,6 @@
 //! `hauberk revoke` and `hauberk quarantine`
 
+use hauberk_identity::NodeName;
 use hauberk_proto::admin::v1::revoke_request::Target;
 use hauberk_proto::admin::v1::{NodeTarget, QuarantineRequest, RevokeRequest};
 use tokio::time::Instant;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use crate::arguments::{Global, Quarantine, Revoke, WaitEnforced};
 use crate::commands::wait;
 use crate::error::CommandError;
+use crate::kinds::{node_label, node_named};
 use crate::output;
 use crate::session::Session;
 
@@ -25,10 +27,9 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
             (Target::InstanceId(id.clone()), format!("instance/{id}"), wait)
         }
         Revoke::Token { id, wait } => (Target::TokenId(id.clone()), format!("token/{id}"), wait),
-        Revoke::Node { name, wait } => {
-            let said = format!("virtualnode/{name}");
-            let mesh = session.mesh().await?;
-            (Target::Node(NodeTarget { mesh, name }), said, wait)
+        Revoke::Node { name, wait } => of_node(&session, node_named(&name, NodeName::Node)?, wait).await?,
+        Revoke::Gateway { name, wait } => {
+            of_node(&session, node_named(&name, NodeName::Gateway)?, wait).await?
         }
     };
     let is_instance = matches!(target, Target::InstanceId(_));
@@ -60,22 +61,37 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     finish(&session, answer.revision, waiting, begun).await
 }
 
+/// All instances of a node or gateway, and what it is called.
+async fn of_node(
+    session: &Session,
+    node: NodeName,
+    wait: WaitEnforced,
+) -> Result<(Target, String, WaitEnforced), CommandError> {
+    let target = NodeTarget { mesh: session.mesh().await?, name: node.to_string() };
+    Ok((Target::Node(target), node_label(&node), wait))
+}
+
 /// Runs `quarantine`.
 ///
 /// # Errors
 /// There is no such node, what the control plane answers, or not enforced in time.
 pub(crate) async fn quarantine(global: &Global, command: Quarantine) -> Result<(), CommandError> {
-    let Quarantine::Node { name, undo, wait } = command;
+    let (node, undo, wait) = match command {
+        Quarantine::Node { name, undo, wait } => (node_named(&name, NodeName::Node)?, undo, wait),
+        Quarantine::Gateway { name, undo, wait } => (node_named(&name, NodeName::Gateway)?, undo, wait),
+    };
     let session = Session::open(global).await?;
     let mesh = session.mesh().await?;
     let begun = Instant::now();
-    let node = Some(NodeTarget { mesh, name: name.clone() });
-    let answer = session.revocations().quarantine(QuarantineRequest { node, undo }).await?.into_inner();
+    let target = Some(NodeTarget { mesh, name: node.to_string() });
+    let request = QuarantineRequest { node: target, undo };
+    let answer = session.revocations().quarantine(request).await?.into_inner();
+    let said = node_label(&node);
     output::line(match (answer.changed, undo) {
-        (true, false) => format!("virtualnode/{name} is in quarantine"),
-        (true, true) => format!("virtualnode/{name} is out of quarantine"),
-        (false, false) => format!("virtualnode/{name} unchanged: it is in quarantine already"),
-        (false, true) => format!("virtualnode/{name} unchanged: it is not in quarantine"),
+        (true, false) => format!("{said} is in quarantine"),
+        (true, true) => format!("{said} is out of quarantine"),
+        (false, false) => format!("{said} unchanged: it is in quarantine already"),
+        (false, true) => format!("{said} unchanged: it is not in quarantine"),
     })?;
     finish(&session, answer.revision, wait, begun).await
 }

@@ -2,6 +2,7 @@
 
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Admin, Instance, IssuedCertificate, Role, Token};
+use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1::{
     AttestEnrollment, Duration, EnrollmentSpec, ExternalPort, ExternalServiceSpec, FederatedTrustDomainSpec,
     JwtIssuerSpec, Kind, Listener, Resource, VirtualNodeSpec, VirtualServiceSpec,
@@ -10,6 +11,7 @@ use hauberk_proto::mesh::v1::{
 };
 
 use crate::commands::token::sorted;
+use crate::kinds;
 use crate::times::{age, short, until};
 
 /// The headers of a kind's table, beyond NAME, and where `-o wide` shows more.
@@ -17,6 +19,7 @@ pub(crate) fn headers(kind: Kind, wide: bool) -> Vec<&'static str> {
     let mut headers = match kind {
         Kind::Mesh => vec!["AUTHORIZATION", "AGE"],
         Kind::VirtualNode => vec!["LISTENERS", "BACKENDS", "DISCOVERY", "AGE"],
+        Kind::VirtualGateway => vec!["AGE"],
         Kind::VirtualService => vec!["PROVIDER", "PORT", "AGE"],
         Kind::Policy => vec!["MODE", "STATEMENTS", "DESCRIPTION", "AGE"],
         Kind::Boundary | Kind::PolicyTemplate => vec!["STATEMENTS", "DESCRIPTION", "AGE"],
@@ -42,6 +45,7 @@ pub(crate) fn cells(resource: &Resource, wide: bool, now: UnixMillis) -> Vec<Str
             vec![spec.authorization.clone().unwrap_or_else(|| "ENFORCE".to_owned())]
         }
         Some(Spec::VirtualNode(spec)) => vec![listeners(spec), backends(spec), discovery(spec)],
+        Some(Spec::VirtualGateway(_)) => Vec::new(),
         Some(Spec::VirtualService(spec)) => {
             let (node, port) = provider(spec);
             vec![node.map_or_else(|| "-".to_owned(), |node| format!("virtualnode/{node}")), port]
@@ -144,7 +148,7 @@ pub(crate) fn provider(spec: &VirtualServiceSpec) -> (Option<&str>, String) {
 
 fn enrollment(spec: &EnrollmentSpec) -> Vec<String> {
     if let Some(attest) = &spec.attest {
-        let nodes = attest.rules.iter().map(|rule| format!("virtualnode/{}", rule.virtual_node));
+        let nodes = attest.rules.iter().map(|rule| node_or_dash(WrittenNode::of_rule(rule)));
         let selectors = attest.rules.iter().map(|rule| rule.selectors.join(","));
         return vec![
             evidence(attest).to_owned(),
@@ -152,9 +156,15 @@ fn enrollment(spec: &EnrollmentSpec) -> Vec<String> {
             or_dash(selectors.collect::<Vec<_>>().join(" ")),
         ];
     }
-    let parent = spec.parent.clone().unwrap_or_default().virtual_node;
+    let parent = node_or_dash(spec.parent.as_ref().and_then(WrittenNode::of_parent));
     let workload = spec.workload.clone().unwrap_or_default();
-    vec![format!("virtualnode/{parent}"), workload.path, or_dash(workload.selectors.join(","))]
+    vec![parent, workload.path, or_dash(workload.selectors.join(","))]
+}
+
+/// `virtualnode/orders`, `virtualgateway/edge`.
+pub(crate) fn node_or_dash(written: Option<WrittenNode<'_>>) -> String {
+    let named = written.and_then(|written| written.named().ok());
+    named.as_ref().map_or_else(|| "-".to_owned(), kinds::node_label)
 }
 
 /// What agents show for an enrollment.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use hauberk_identity::NodeName;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{Kind, resource::Spec};
 
@@ -44,9 +45,15 @@ pub(crate) fn of_trust_domain(unnamed: &str) -> String {
 async fn create(session: &Session, arguments: TokenCreate) -> Result<(), CommandError> {
     let mesh = session.mesh().await?;
     let labels = labels(&arguments.labels)?;
-    match (&arguments.node, &arguments.enrollment) {
-        (Some(node), _) => session.get(Kind::VirtualNode, &mesh, node).await?,
-        (None, name) => session.get(Kind::Enrollment, &mesh, name.as_deref().unwrap_or_default()).await?,
+    let node = match (&arguments.node, &arguments.gateway, &arguments.enrollment) {
+        (Some(node), ..) => session.get(Kind::VirtualNode, &mesh, node).await.map(|_| node.clone())?,
+        (None, Some(gateway), _) => {
+            session.get(Kind::VirtualGateway, &mesh, gateway).await.map(|_| format!("gateway/{gateway}"))?
+        }
+        (None, None, name) => {
+            let name = name.as_deref().unwrap_or_default();
+            session.get(Kind::Enrollment, &mesh, name).await.map(|_| String::new())?
+        }
     };
     // Before the token is made: one whose secret is never shown would be of no use.
     let status = session.system().get_status(api::GetStatusRequest {}).await?.into_inner();
@@ -56,7 +63,7 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
     };
     let request = api::CreateTokenRequest {
         mesh: mesh.clone(),
-        node: arguments.node.clone().unwrap_or_default(),
+        node: node.clone(),
         ttl_seconds: u32::try_from(arguments.ttl.as_secs()).unwrap_or(u32::MAX),
         uses,
         unlimited,
@@ -66,9 +73,13 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
     let answer = session.identities().create_token(request).await?.into_inner();
     let record = answer.record.unwrap_or_default();
     // Control planes of an earlier release do not tell.
-    let made = if answer.node.is_empty() { arguments.node.unwrap_or_default() } else { answer.node };
+    let made = if answer.node.is_empty() { node } else { answer.node };
+    let named = NodeName::parse(&made);
     // The token is made: without its node nothing is lost but the ports in the command that is printed.
-    let node = session.get(Kind::VirtualNode, &mesh, &made).await.ok();
+    let node = match &named {
+        Ok(NodeName::Node(name)) => session.get(Kind::VirtualNode, &mesh, name.as_str()).await.ok(),
+        Ok(NodeName::Gateway(_)) | Err(_) => None,
+    };
     let listeners: String = match node.and_then(|node| node.spec) {
         Some(Spec::VirtualNode(spec)) => spec
             .listeners
@@ -126,9 +137,9 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
         name => format!(" by enrollment {name} as it is now"),
     };
     output::note(format_args!(
-        "token {} makes agents virtual node {} of mesh {mesh}{by}, {times}, and expires {}; it is shown only now",
+        "token {} makes agents {} of mesh {mesh}{by}, {times}, and expires {}; it is shown only now",
         record.id,
-        made,
+        named.map_or(made, |named| named.in_words()),
         times::until(record.expires_at.as_ref(), now)
     ));
     if arguments.out.is_none() {

@@ -112,12 +112,21 @@ fn unknown_field(descriptor: &MessageDescriptor, key: &str) -> String {
     if key == "<<" {
         return "merge keys are not understood: write the fields out".to_owned();
     }
+    // Virtual nodes have a field of this name.
+    if descriptor.full_name() == "hauberk.mesh.v1.VirtualGatewaySpec" && key == "listeners" {
+        return "`listeners` of a virtual gateway are not supported by this version: remove them, and put an ingress that you have \
+                beside its agent, which calls for it"
+            .to_owned();
+    }
     if APP_MESH_ONLY.contains(&key) {
         return format!("App Mesh's `{key}` is not supported by this version: remove it to go on without it");
     }
     let names: Vec<String> = descriptor.fields().map(|field| field.json_name().to_owned()).collect();
+    if names.is_empty() {
+        return "unknown field; nothing can stand here".to_owned();
+    }
     let nearest = suggestion(key, names.iter().map(String::as_str));
-    if nearest.is_empty() && !names.is_empty() {
+    if nearest.is_empty() {
         return format!("unknown field; here can stand {}", list(&names));
     }
     format!("unknown field{nearest}")

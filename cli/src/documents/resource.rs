@@ -10,9 +10,10 @@ use crate::kinds::{NOT_YET, RESOURCES};
 use crate::nearest::suggestion;
 
 /// Names of the field of `Resource` that holds each kind's spec.
-const SPEC_FIELDS: [(&str, &str); 12] = [
+const SPEC_FIELDS: [(&str, &str); 13] = [
     ("Mesh", "mesh_spec"),
     ("VirtualNode", "virtual_node"),
+    ("VirtualGateway", "virtual_gateway"),
     ("VirtualService", "virtual_service"),
     ("Policy", "policy"),
     ("PolicyTemplate", "policy_template"),
@@ -26,12 +27,13 @@ const SPEC_FIELDS: [(&str, &str); 12] = [
 ];
 
 /// What may stand at the top of a document.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "kind",
     "mesh",
     "meshName",
     "name",
     "virtualNodeName",
+    "virtualGatewayName",
     "virtualServiceName",
     "labels",
     "metadata",
@@ -47,7 +49,7 @@ pub(super) fn spec_field(kind: &str) -> Option<&'static str> {
 pub(crate) fn spellings(key: &str) -> &'static [&'static str] {
     match key {
         "mesh" => &["mesh", "meshName"],
-        "name" => &["name", "virtualNodeName", "virtualServiceName"],
+        "name" => &["name", "virtualNodeName", "virtualGatewayName", "virtualServiceName"],
         _ => &[],
     }
 }
@@ -156,18 +158,23 @@ impl<'a> Envelope<'a> {
                 }
             };
         }
-        let names = (self.entry("virtualNodeName"), self.entry("virtualServiceName"), self.entry("meshName"));
-        match names {
-            (Some(_), None, _) => Some("VirtualNode"),
-            (None, Some(_), _) => Some("VirtualService"),
-            (None, None, Some(_)) if self.entry("name").is_none() && self.entry("mesh").is_none() => {
-                Some("Mesh")
+        let own = [
+            ("virtualNodeName", "VirtualNode"),
+            ("virtualGatewayName", "VirtualGateway"),
+            ("virtualServiceName", "VirtualService"),
+        ];
+        let mut named = own.into_iter().filter(|(key, _)| self.entry(key).is_some()).map(|(_, kind)| kind);
+        match (named.next(), named.next()) {
+            (Some(kind), None) => return Some(kind),
+            (None, _) if self.entry("meshName").is_some() => {
+                if self.entry("name").is_none() && self.entry("mesh").is_none() {
+                    return Some("Mesh");
+                }
             }
-            _ => {
-                defects.push(Defect::of(self.node, "kind", "this document does not say its `kind`"));
-                None
-            }
+            _ => {}
         }
+        defects.push(Defect::of(self.node, "kind", "this document does not say its `kind`"));
+        None
     }
 
     /// The text that stands under any one of a key's spellings.

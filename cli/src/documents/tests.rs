@@ -30,6 +30,39 @@ fn a_whole_node_is_read() {
 }
 
 #[test]
+fn a_virtual_gateway_is_read_and_what_it_would_listen_on_is_refused_by_name() {
+    for text in [
+        "kind: VirtualGateway\nmesh: shop\nname: edge\nspec: {}\n",
+        "meshName: shop\nvirtualGatewayName: edge\nspec: {}\n",
+    ] {
+        let resource = one(text);
+        assert!(matches!(resource.spec, Some(Spec::VirtualGateway(_))), "{resource:?}");
+        assert_eq!((resource.mesh.as_str(), resource.name.as_str()), ("shop", "edge"));
+        assert_eq!(one(&to_yaml(&resource_tree(&resource))), resource);
+    }
+    let gateway = "meshName: shop\nvirtualGatewayName: edge\nspec:";
+    let listening = wrong(&format!("{gateway} {{listeners: []}}\n"));
+    assert!(
+        listening.contains("`listeners` of a virtual gateway are not supported by this version"),
+        "{listening}"
+    );
+    let defaults = wrong(&format!("{gateway} {{backendDefaults: {{}}}}\n"));
+    assert!(defaults.contains("App Mesh's `backendDefaults` is not supported by this version"), "{defaults}");
+    assert!(
+        wrong(&format!("{gateway} {{lisseners: []}}\n")).contains("unknown field; nothing can stand here")
+    );
+    let both = wrong("meshName: shop\nvirtualGatewayName: edge\nvirtualNodeName: edge\nspec: {}\n");
+    assert!(both.contains("this document does not say its `kind`"), "{both}");
+    let route = wrong("kind: GatewayRoute\nmesh: shop\nname: r\nspec: {}\n");
+    assert!(route.contains("App Mesh's GatewayRoute is not supported by this version"), "{route}");
+    // An enrollment says one of the two.
+    let both = wrong(
+        "kind: Enrollment\nmesh: shop\nname: e\nspec: {attest: {rules: [{virtualNode: a, virtualGateway: b}], joinToken: {}}}\n",
+    );
+    assert!(both.contains("only one of `virtualNode` and `virtualGateway` can be set"), "{both}");
+}
+
+#[test]
 fn what_stands_in_a_file_does_not_command_the_terminal() {
     let evil = r"x\e[31mRED\e]0;PWN\a\u202e";
     for text in [

@@ -58,6 +58,9 @@ pub(crate) fn resource_tree(resource: &Resource) -> Tree {
     let spec = match &resource.spec {
         Some(Spec::MeshSpec(spec)) => tree_of("hauberk.mesh.v1.MeshSpec", spec, Defaults::Omit),
         Some(Spec::VirtualNode(spec)) => tree_of("hauberk.mesh.v1.VirtualNodeSpec", spec, Defaults::Omit),
+        Some(Spec::VirtualGateway(spec)) => {
+            tree_of("hauberk.mesh.v1.VirtualGatewaySpec", spec, Defaults::Omit)
+        }
         Some(Spec::VirtualService(spec)) => {
             tree_of("hauberk.mesh.v1.VirtualServiceSpec", spec, Defaults::Omit)
         }

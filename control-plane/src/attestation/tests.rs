@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::resources::testing::attest_rule;
 use crate::resources::{AttestEnrollment, Problems};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -89,8 +90,7 @@ fn source(evidence: Source) -> EvidenceSource {
         Source::Aws(_) => "aws:account:123456789012",
         Source::JoinToken(_) => "join_token:label:env:prod",
     };
-    let (virtual_node, selectors) = ("orders".into(), vec![selector.to_owned()]);
-    let rules = vec![wire::AttestRule { virtual_node, selectors, ..wire::AttestRule::default() }];
+    let rules = vec![attest_rule("orders", &[selector])];
     let spec = wire::AttestEnrollment { rules, evidence: Some(evidence) };
     let mut problems = Problems::default();
     let parsed = AttestEnrollment::parse(&spec, &mut problems);

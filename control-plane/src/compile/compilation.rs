@@ -13,9 +13,9 @@ pub struct Compilation {
     pub epoch: u64,
     /// The configuration revision that they reflect.
     pub revision: u64,
-    /// The views of nodes.
+    /// The views of nodes and gateways.
     pub nodes: HashMap<SpiffeId, Arc<CompiledView>>,
-    /// All nodes that the configuration has, with a view or without, each with its uid; `None` where it cannot be told. A node
+    /// All nodes and gateways that the configuration has, with a view or without, each with its uid; `None` where it cannot be told. A node
     /// that is not among them does not exist; one without a view may.
     pub node_uids: HashMap<SpiffeId, Option<String>>,
     /// The views of services, by mesh and name.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::Engine;
 use hauberk_proto::convert::Body;
 use hauberk_tls::signing::ViewSigner;
@@ -18,7 +18,7 @@ use super::policy_changes::PolicyChanges;
 use super::view::MeshViews;
 use super::view_records::ViewKey;
 use crate::registry::Revision;
-use crate::resources::{Catalog, Kind, MeshCatalog};
+use crate::resources::{Catalog, MeshCatalog};
 
 /// All views as they stand. Immutable.
 #[derive(Debug, Default)]
@@ -96,9 +96,9 @@ impl Draft {
         // Views that were held back do not reflect the former resources, and nothing can be told from those.
         let former = views.meshes.get(name).filter(|_| !views.findings.contains_key(name));
         let policies = former.and_then(|former| PolicyChanges::new(name, former, resources));
-        let nodes = resources.nodes().map(|(node, spec)| {
-            let key = ViewKey::node(name.clone(), node.clone());
-            let scope = mesh.scope(node, spec);
+        let nodes = resources.nodes_and_gateways().map(|(node, spec)| {
+            let scope = mesh.scope(&node, spec);
+            let (key, uid) = (ViewKey::node(name.clone(), &node), resources.uid_of(&node));
             let former = views.views.get(&key).map(|former| former.content.body());
             let slice = match (former, &policies) {
                 (Some(Body::Node(former)), Some(changes)) if former.scope == scope => {
@@ -106,27 +106,13 @@ impl Draft {
                 }
                 _ => mesh.slice(&scope),
             };
-            (key, Body::Node(mesh.node_with(scope, slice, spec)))
+            (key, uid, Body::Node(mesh.node_with(scope, slice, spec)))
         });
         let services = resources.services().map(|(service, spec)| {
-            (ViewKey::service(name.clone(), service.clone()), Body::Service(mesh.service(service, spec)))
+            (ViewKey::service(name.clone(), service.clone()), "", Body::Service(mesh.service(service, spec)))
         });
         let mut checked = self.checked.remove(name);
-        for (key, body) in nodes.chain(services) {
-            let uid = match key.kind {
-                Kind::VirtualNode => resources.node_uid(key.name.as_str()),
-                Kind::Boundary
-                | Kind::DataClass
-                | Kind::Enrollment
-                | Kind::ExternalService
-                | Kind::FederatedTrustDomain
-                | Kind::JwtIssuer
-                | Kind::VirtualService
-                | Kind::Mesh
-                | Kind::Policy
-                | Kind::PolicyTemplate
-                | Kind::Role => "",
-            };
+        for (key, uid, body) in nodes.chain(services) {
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;
             }
@@ -191,11 +177,10 @@ impl Views {
     /// What agents are to have at `revision`.
     pub(super) fn publish(&self, trust_domain: &TrustDomain, epoch: u64, revision: Revision) -> Compilation {
         let nodes = self.meshes.iter().flat_map(|(mesh, resources)| {
-            let names = resources.of_kind(Kind::VirtualNode).keys();
-            names.map(move |name| {
+            resources.node_names().map(move |name| {
                 // What cannot be read proves nothing, its uid included.
-                let uid = resources.node(name.as_str()).map(|_| resources.node_uid(name.as_str()).to_owned());
-                (SpiffeId::node(trust_domain, mesh, name), uid.filter(|uid| !uid.is_empty()))
+                let uid = resources.node_or_gateway(&name).map(|_| resources.uid_of(&name).to_owned());
+                (name.spiffe_id(trust_domain, mesh), uid.filter(|uid| !uid.is_empty()))
             })
         });
         let mut compilation = Compilation {

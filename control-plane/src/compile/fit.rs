@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{NodeLabel, PolicyDocument, PolicySlice};
 use hauberk_proto::convert::{NodeView, encode_node_view};
 use prost::Message;
@@ -44,12 +44,14 @@ pub enum Oversized {
 /// A node whose view would not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the view of virtual node {node} in mesh {mesh} would have {bytes} bytes, and at most {LARGEST} can be sent: {statements} \
-     statements of policies, roles with {members} members in all, and labels of {labelled} nodes; narrow policies that concern every node, or split the node or mesh"
+    "the view of {} in mesh {mesh} would have {bytes} bytes, and at most {LARGEST} can be sent: {statements} \
+     statements of policies, roles with {members} members in all, and labels of {labelled} nodes; narrow policies that concern every node, \
+     or split the node or mesh",
+    .node.in_words()
 )]
 pub struct OversizedView {
     mesh: Name,
-    node: Name,
+    node: NodeName,
     bytes: usize,
     statements: usize,
     members: usize,
@@ -75,16 +77,16 @@ pub(crate) fn oversized<'a>(
             return Some(Oversized::OfAll { mesh: mesh.clone(), statements });
         }
         let former = former.map(|former| (former, MeshViews::new(trust_domain, mesh, former)));
-        resources.nodes().find_map(|(name, node)| {
-            let own = size(&views.node_with(views.scope(name, node), PolicySlice::default(), node));
+        resources.nodes_and_gateways().find_map(|(name, node)| {
+            let own = size(&views.node_with(views.scope(&name, node), PolicySlice::default(), node));
             if own + of_all + FRAME <= LARGEST {
                 return None;
             }
-            let view = views.node(name, node);
+            let view = views.node(&name, node);
             let bytes = size(&view);
             let stood = former.as_ref().and_then(|(resources, views)| {
-                let node: &VirtualNode = resources.node(name.as_str())?;
-                Some(size(&views.node(name, node)))
+                let node: &VirtualNode = resources.node_or_gateway(&name)?;
+                Some(size(&views.node(&name, node)))
             });
             if bytes + FRAME <= LARGEST || stood.is_some_and(|stood| bytes <= stood) {
                 return None;
@@ -92,7 +94,7 @@ pub(crate) fn oversized<'a>(
             let members = view.policies.roles.iter().map(|role| role.members.len()).sum();
             let labelled = view.policies.labels.iter().map(|label| label.values.len()).sum();
             let statements = view.policies.policies.len();
-            let (mesh, node) = (mesh.clone(), name.clone());
+            let (mesh, node) = (mesh.clone(), name);
             Some(Oversized::View(OversizedView { mesh, node, bytes, statements, members, labelled }))
         })
     })

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{
     DeclaredRoute, EgressIndex, Mode, NodeLabel, NodeScope, Place, PolicyIndex, PolicySlice, PortScope,
     Reference, Referent, RoleMembers,
@@ -70,7 +70,7 @@ pub(crate) fn node_scope(
     mesh: &Name,
     resources: &MeshCatalog,
     provided: &Provided<'_>,
-    name: &Name,
+    name: &NodeName,
     node: &VirtualNode,
 ) -> NodeScope {
     let default = resources.spec().map(|mesh| mesh.authorization()).unwrap_or_default();
@@ -85,7 +85,7 @@ pub(crate) fn node_scope(
     let ports = node.listeners().iter().map(|listener| PortScope {
         number: listener.port(),
         protocol: listener.protocol(),
-        services: provided.services(name, listener.port()),
+        services: provided.services(name.name(), listener.port()),
         routes: listener.routes().iter().map(&declared).collect(),
         undeclared: listener.undeclared(),
         authorization: listener.authorization().unwrap_or(default),
@@ -95,7 +95,7 @@ pub(crate) fn node_scope(
     NodeScope {
         trust_domain: trust_domain.clone(),
         mesh: mesh.clone(),
-        place: Place::Node(SpiffeId::node(trust_domain, mesh, name)),
+        place: Place::Node(name.spiffe_id(trust_domain, mesh)),
         ports: ports.collect(),
     }
 }
@@ -111,14 +111,14 @@ impl<'a> MeshViews<'a> {
 
     /// The view of a node: its listeners with the services that they are, the policies that can concern it, and the
     /// services it calls.
-    pub fn node(&self, name: &Name, node: &VirtualNode) -> NodeView {
+    pub fn node(&self, name: &NodeName, node: &VirtualNode) -> NodeView {
         let scope = self.scope(name, node);
         let policies = self.slice(&scope);
         self.node_with(scope, policies, node)
     }
 
     /// What a node enforces, its policies aside.
-    pub(super) fn scope(&self, name: &Name, node: &VirtualNode) -> NodeScope {
+    pub(super) fn scope(&self, name: &NodeName, node: &VirtualNode) -> NodeScope {
         node_scope(self.trust_domain, self.mesh, self.resources, &self.provided, name, node)
     }
 
@@ -146,13 +146,17 @@ impl<'a> MeshViews<'a> {
     pub(super) fn labels(&self) -> &[NodeLabel] {
         self.labels.get_or_init(|| {
             let read: BTreeSet<&str> = self.resources.policies().flat_map(|policy| policy.labels()).collect();
-            let value = |node: &Name, label: &str| {
-                let value = self.resources.label_of(node.as_str(), label)?.to_owned();
-                Some((SpiffeId::node(self.trust_domain, self.mesh, node), value))
+            let value = |node: &NodeName, label: &str| {
+                let value = self.resources.label_of(node, label)?.to_owned();
+                Some((node.spiffe_id(self.trust_domain, self.mesh), value))
             };
             let of_nodes = |label: &str| NodeLabel {
                 name: label.to_owned(),
-                values: self.resources.nodes().filter_map(|(node, _)| value(node, label)).collect(),
+                values: self
+                    .resources
+                    .nodes_and_gateways()
+                    .filter_map(|(node, _)| value(&node, label))
+                    .collect(),
             };
             read.into_iter().map(of_nodes).collect()
         })
@@ -260,9 +264,9 @@ pub(crate) fn needed_features<'a>(
     after: &Catalog,
     changed: impl Iterator<Item = &'a ResourceKey>,
 ) -> Vec<(SpiffeId, Vec<&'static str>)> {
-    let mut changes: BTreeMap<&Name, BTreeSet<(Kind, &Name)>> = BTreeMap::new();
+    let mut changes: BTreeMap<&Name, BTreeSet<&ResourceKey>> = BTreeMap::new();
     for key in changed {
-        changes.entry(&key.mesh).or_default().insert((key.kind, &key.name));
+        changes.entry(&key.mesh).or_default().insert(key);
     }
     let mut newly = Vec::new();
     for (mesh, changed) in changes {
@@ -270,24 +274,24 @@ pub(crate) fn needed_features<'a>(
         let before = before.mesh(mesh.as_str()).map(|before| &**before);
         let of_mesh_before = before.map(needed_by_mesh).unwrap_or_default();
         let of_mesh = needed_by_mesh(after);
-        let concerns_all = of_mesh != of_mesh_before || changed.iter().any(|(kind, _)| *kind == Kind::Mesh);
+        let concerns_all = of_mesh != of_mesh_before || changed.iter().any(|key| key.kind == Kind::Mesh);
         // Features do not depend on which services a port is.
         let provided = Provided(Vec::new());
-        let of_node = |resources: &MeshCatalog, name: &Name| -> BTreeSet<&'static str> {
-            let Some(node) = resources.node(name.as_str()) else { return BTreeSet::new() };
+        let of_node = |resources: &MeshCatalog, name: &NodeName| -> BTreeSet<&'static str> {
+            let Some(node) = resources.node_or_gateway(name) else { return BTreeSet::new() };
             let scope = node_scope(trust_domain, mesh, resources, &provided, name, node);
             features::needed_by_scope(&scope).collect()
         };
-        for (name, _) in after.nodes() {
-            if !concerns_all && !changed.contains(&(Kind::VirtualNode, name)) {
+        for (name, _) in after.nodes_and_gateways() {
+            if !concerns_all && !changed.contains(&ResourceKey::node(mesh, &name)) {
                 continue;
             }
-            let known = before.map(|before| of_node(before, name)).unwrap_or_default();
-            let needed = of_node(after, name);
+            let known = before.map(|before| of_node(before, &name)).unwrap_or_default();
+            let needed = of_node(after, &name);
             let needed = needed.union(&of_mesh).filter(|feature| !known.contains(*feature));
             let new: Vec<_> = needed.filter(|feature| !of_mesh_before.contains(*feature)).copied().collect();
             if !new.is_empty() {
-                newly.push((SpiffeId::node(trust_domain, mesh, name), new));
+                newly.push((name.spiffe_id(trust_domain, mesh), new));
             }
         }
     }

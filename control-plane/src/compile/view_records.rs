@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hauberk_identity::Name;
+use hauberk_identity::{Name, NodeName};
 use serde::{Deserialize, Serialize};
 
 use crate::registry::{Commit, Committed, Revision, Store, StoreError, Stored, document, keys};
@@ -24,8 +24,8 @@ pub(super) struct ViewKey {
 }
 
 impl ViewKey {
-    pub(super) fn node(mesh: Name, name: Name) -> Self {
-        Self { mesh, kind: Kind::VirtualNode, name }
+    pub(super) fn node(mesh: Name, node: &NodeName) -> Self {
+        Self { mesh, kind: Kind::of_node(node), name: node.name().clone() }
     }
 
     pub(super) fn service(mesh: Name, name: Name) -> Self {

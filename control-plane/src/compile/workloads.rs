@@ -16,7 +16,7 @@ pub(super) fn of(catalog: &Catalog, trust_domain: &TrustDomain, former: &Workloa
     let mut found = BTreeMap::<SpiffeId, WorkloadEntries>::new();
     for (mesh, resources) in catalog.meshes() {
         for (name, enrollment) in resources.workloads() {
-            let node = SpiffeId::node(trust_domain, mesh, enrollment.parent());
+            let node = enrollment.parent().spiffe_id(trust_domain, mesh);
             found.entry(node).or_default().entries.push(entry(name.as_str(), enrollment));
         }
     }

@@ -7,7 +7,7 @@
 mod machines;
 mod stored;
 
-use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NodeName, UnixMillis};
 use hauberk_tls::device::ChannelBinding;
 use hauberk_tls::{CertificateRequest, PublicKey};
 
@@ -205,10 +205,10 @@ impl Enrollment {
         let makes = makes.map_err(|why| NotAttested::NoRule { subject: subject(), why })?;
         let (node, ttl) = (&makes.node, makes.ttl.unwrap_or(self.svid_ttl));
         let mesh = Name::parse(shown.mesh)?;
-        let id = SpiffeId::node(&self.trust_domain, &mesh, node);
-        let existing = self.same_node(mesh.as_str(), node.as_str(), None).await?;
+        let id = node.spiffe_id(&self.trust_domain, &mesh);
+        let existing = self.same_node(&mesh, node, None).await?;
         let entitlement = existing.guard(Commit::new()).at(enrollment.key.clone(), enrollment.version);
-        let entitlement = self.check_denied(entitlement, (mesh.as_str(), node.as_str()), None).await?;
+        let entitlement = self.check_denied(entitlement, (&mesh, node), None).await?;
         let machine = machine_prefix(&enrollment.uid, &attested.subject);
         let mut entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
 
@@ -219,7 +219,7 @@ impl Enrollment {
         let before = stored.as_ref().map(|stored| document::from_stored::<AttestedRecord>(&key, stored));
         let before = before
             .transpose()?
-            .filter(|before| before.node == node.as_str() && before.node_uid == existing.uid);
+            .filter(|before| before.node == node.to_string() && before.node_uid == existing.uid);
         entitlement = entitlement.unchanged(key.clone(), stored.as_ref());
         let instance = match &before {
             Some(before) => {
@@ -229,7 +229,7 @@ impl Enrollment {
                 instance
             }
             None => {
-                self.check_room(&id, &existing.uid, mesh.as_str(), node.as_str())?;
+                self.check_room(&id, &existing.uid, (&mesh, node))?;
                 self.check_new_key(&machine)?;
                 let instance = random::instance_id()?;
                 let record = AttestedRecord {
@@ -274,8 +274,7 @@ impl Enrollment {
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let node = (mesh.as_str(), node.as_str(), existing.uid);
-                let record = instance_record(node, serial, certificate, info, joined);
+                let record = instance_record((&mesh, node), existing.uid, serial, certificate, info, joined);
                 put_instance(entitlement, &instance, &record)
             })
             .await;
@@ -299,13 +298,13 @@ impl Enrollment {
     /// condition that makes a commit rest on that.
     pub(super) async fn still_permitted(
         &self,
-        mesh: &str,
-        node: &str,
+        mesh: &Name,
+        node: &NodeName,
         evidence: &EvidenceRecord,
     ) -> Result<Permit, EnrollmentError> {
         let EvidenceRecord { attestor, enrollment: name, selectors, voucher, .. } = evidence;
         let Stored { key, version, uid: enrollment_uid, enrollment } =
-            self.enrollment_of_agents(mesh, name).await?;
+            self.enrollment_of_agents(mesh.as_str(), name).await?;
         let no_longer =
             |why: String, of_rule| NotAttested::NoLonger { enrollment: name.clone(), why, of_rule };
         if !attestation::still_believed(enrollment.source(), attestor, voucher) {
@@ -315,11 +314,11 @@ impl Enrollment {
         // One that no release reads any longer is not there.
         let found = selectors.iter().filter_map(|text| hauberk_identity::EvidenceSelector::parse(text).ok());
         match enrollment.makes(&found.collect()) {
-            Ok(makes) if makes.node.as_str() == node => {
+            Ok(makes) if makes.node == *node => {
                 Ok(Permit { guard: Guard::At(key, version), enrollment_uid, makes: makes.clone() })
             }
             Ok(Makes { node: now, .. }) => {
-                Err(no_longer(format!("its evidence now makes it virtual node {now}"), 0).into())
+                Err(no_longer(format!("its evidence now makes it {}", now.in_words()), 0).into())
             }
             Err(why) => Err(no_longer(why.to_string(), why.of_rule()).into()),
         }

@@ -1,8 +1,8 @@
-//! What a join token makes of its bearers: the virtual node that it was made for, or what an enrollment says of its labels.
+//! What a join token makes of its bearers: the virtual node or gateway that it was made for, or what an enrollment says of its labels.
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{Attestor, EvidenceSelector, Name};
+use hauberk_identity::{Attestor, EvidenceSelector, Name, NodeName};
 
 use super::attest::{NotAttested, Stored};
 use super::error::EnrollmentError;
@@ -33,13 +33,14 @@ impl Enrollment {
     pub(super) async fn bearer(
         &self,
         hash: &SecretHash,
+        mesh: &Name,
         record: &TokenRecord,
         before: Option<&TokenUse>,
         source: &str,
     ) -> Result<Bearer, EnrollmentError> {
         let Some(of) = &record.enrollment else {
-            let node = self.same_node(&record.mesh, &record.node, record.node_uid.as_deref()).await?;
-            let makes = Makes { node: Name::parse(&record.node)?, ttl: None, dns_names: BTreeSet::new() };
+            let makes = Makes { node: NodeName::parse(&record.node)?, ttl: None, dns_names: BTreeSet::new() };
+            let node = self.same_node(mesh, &makes.node, record.node_uid.as_deref()).await?;
             let entitlement = node.guard(Commit::new());
             return Ok(Bearer { makes, node, entitlement, evidence: None });
         };
@@ -63,10 +64,13 @@ impl Enrollment {
             Ok(makes) => makes.clone(),
             Err(why) => return Err(NotAttested::NoRule { subject, why }.into()),
         };
-        let node = self.same_node(&record.mesh, makes.node.as_str(), None).await?;
+        let node = self.same_node(mesh, &makes.node, None).await?;
         // The instance is of a node, and stays what it is.
         if before.and_then(|used| used.node_uid.as_ref()).is_some_and(|former| *former != node.uid) {
-            let why = format!("{subject} made another virtual node of this agent than {}", makes.node);
+            let why = format!(
+                "{subject} made another node or gateway of this agent than {}",
+                makes.node.in_words()
+            );
             return Err(NotAttested::NoLonger { enrollment: name.clone(), why, of_rule: 0 }.into());
         }
         let evidence = EvidenceRecord {

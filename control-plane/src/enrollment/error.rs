@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_identity::{NameError, SpiffeId, UnixMillis};
+use hauberk_identity::{Name, NameError, NodeName, SpiffeId, UnixMillis};
 use hauberk_proto::refusal::NOT_ON_RECORD;
 
 use super::attest::NotAttested;
@@ -30,20 +30,20 @@ pub enum EnrollmentError {
         by: Vec<TokenUse>,
     },
     /// The node was deleted.
-    #[error("mesh {mesh} has no virtual node {node} any longer")]
+    #[error("mesh {mesh} has no {} any longer", .node.in_words())]
     NoSuchNode {
         /// The mesh.
-        mesh: String,
+        mesh: Name,
         /// The node.
-        node: String,
+        node: NodeName,
     },
     /// The node was deleted, and another was made under its name.
-    #[error("virtual node {node} of mesh {mesh} was deleted and made anew: join it with a new token")]
+    #[error("{} of mesh {mesh} was deleted and made anew: join it with a new token", .node.in_words())]
     NodeMadeAnew {
         /// The mesh.
-        mesh: String,
+        mesh: Name,
         /// The node.
-        node: String,
+        node: NodeName,
     },
     /// An agent asks for a workload that is not enrolled, or no longer.
     #[error("mesh {mesh} has no enrollment of this name")]
@@ -52,17 +52,17 @@ pub enum EnrollmentError {
         mesh: String,
     },
     /// An agent asks for a workload that another node's agents vouch for.
-    #[error("the parent of enrollment {enrollment} is virtual node {parent}, not {node}")]
+    #[error("the parent of enrollment {enrollment} is {}, not {node}", .parent.in_words())]
     OtherParent {
         /// The enrollment.
         enrollment: String,
         /// Its parent.
-        parent: String,
+        parent: NodeName,
         /// The node of the agent that asked.
-        node: String,
+        node: NodeName,
     },
     /// A certificate of another kind asks for renewal.
-    #[error("{0} is no node of a mesh: its certificate is not renewed here")]
+    #[error("{0} is no node or gateway of a mesh: its certificate is not renewed here")]
     NotANode(SpiffeId),
     /// The connection has outlived the certificate.
     #[error("the certificate has expired: join anew with a token")]
@@ -102,15 +102,15 @@ pub enum EnrollmentError {
     },
     /// The bearers of a token have made more instances than anybody runs.
     #[error(
-        "virtual node {node} of mesh {mesh} has {most} live instances, and no more are let in: `hauberk check` says \
-         which join tokens made them, and `hauberk revoke token ID` takes back those of one; those that are gone count until \
-         their certificates expire"
+        "{} of mesh {mesh} has {most} live instances, and no more are let in: `hauberk check` says which join tokens made \
+         them, and `hauberk revoke token ID` takes back those of one; those that are gone count until their certificates expire",
+        .node.in_words()
     )]
     TooManyInstances {
         /// The mesh.
-        mesh: String,
+        mesh: Name,
         /// The node.
-        node: String,
+        node: NodeName,
         /// How many there may be.
         most: usize,
     },

@@ -1,6 +1,6 @@
 //! What is recorded of an instance that gets a certificate.
 
-use hauberk_identity::InstanceId;
+use hauberk_identity::{InstanceId, Name, NodeName};
 
 use crate::issuance::{EvidenceRecord, InstanceRecord, IssuedRecord};
 use crate::registry::{Commit, StoreError, document, keys};
@@ -30,7 +30,8 @@ pub(super) struct Joined {
 }
 
 pub(super) fn instance_record(
-    (mesh, node, node_uid): (&str, &str, String),
+    (mesh, node): (&Name, &NodeName),
+    node_uid: String,
     serial: &str,
     certificate: &IssuedRecord,
     info: &AgentInfo,
@@ -38,8 +39,8 @@ pub(super) fn instance_record(
 ) -> InstanceRecord {
     InstanceRecord {
         spiffe_id: certificate.spiffe_id.clone(),
-        mesh: mesh.to_owned(),
-        node: node.to_owned(),
+        mesh: mesh.to_string(),
+        node: node.to_string(),
         node_uid: Some(node_uid),
         serial: serial.to_owned(),
         issued_at: certificate.issued_at,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NodeName, SpiffeId, UnixMillis};
 use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
@@ -189,10 +189,11 @@ impl Enrollment {
             None => None,
         };
 
+        let mesh = Name::parse(&record.mesh)?;
         let Bearer { makes, node, entitlement, evidence } =
-            self.bearer(hash, &record, before.as_ref(), source).await?;
-        let id = SpiffeId::node(&self.trust_domain, &Name::parse(&record.mesh)?, &makes.node);
-        let (of_node, ttl) = ((&*record.mesh, makes.node.as_str()), makes.ttl.unwrap_or(self.svid_ttl));
+            self.bearer(hash, &mesh, &record, before.as_ref(), source).await?;
+        let id = makes.node.spiffe_id(&self.trust_domain, &mesh);
+        let (of_node, ttl) = ((&mesh, &makes.node), makes.ttl.unwrap_or(self.svid_ttl));
         let mut entitlement = self.check_denied(entitlement, of_node, None).await?;
         let instance = match &before {
             Some(used) => {
@@ -204,7 +205,7 @@ impl Enrollment {
                 id
             }
             None => {
-                self.check_room(&id, &node.uid, of_node.0, of_node.1)?;
+                self.check_room(&id, &node.uid, of_node)?;
                 let instance = random::instance_id()?;
                 entitlement = match record.uses {
                     Uses::Unlimited => entitlement.present(key),
@@ -259,8 +260,7 @@ impl Enrollment {
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let node = (of_node.0, of_node.1, node.uid);
-                let record = instance_record(node, serial, certificate, info, joined);
+                let record = instance_record(of_node, node.uid, serial, certificate, info, joined);
                 put_instance(entitlement, &instance, &record)
             })
             .await;
@@ -278,15 +278,15 @@ impl Enrollment {
         Ok((stored, record))
     }
 
-    /// The node that exists, where it is the very one that a token or an instance belongs to.
+    /// The node or gateway that exists, where it is the very one that a token or an instance belongs to.
     pub(super) async fn same_node(
         &self,
-        mesh: &str,
-        node: &str,
+        mesh: &Name,
+        node: &NodeName,
         belongs_to: Option<&str>,
     ) -> Result<StoredNode, EnrollmentError> {
         let existing = StoredNode::read(&*self.store, mesh, node).await?;
-        let (mesh, node) = (mesh.to_owned(), node.to_owned());
+        let (mesh, node) = (mesh.clone(), node.clone());
         match (existing, belongs_to) {
             (None, _) => Err(EnrollmentError::NoSuchNode { mesh, node }),
             (Some(existing), Some(belongs_to)) if existing.uid != belongs_to => {
@@ -309,11 +309,10 @@ impl Enrollment {
         &self,
         id: &SpiffeId,
         uid: &str,
-        mesh: &str,
-        node: &str,
+        (mesh, node): (&Name, &NodeName),
     ) -> Result<(), EnrollmentError> {
         if self.instances.has_live(id, uid, MOST_INSTANCES, self.clock.now()) {
-            let (mesh, node) = (mesh.to_owned(), node.to_owned());
+            let (mesh, node) = (mesh.clone(), node.clone());
             return Err(EnrollmentError::TooManyInstances { mesh, node, most: MOST_INSTANCES });
         }
         Ok(())

@@ -1,26 +1,33 @@
-//! Which virtual node tokens and instances belong to: one that is made anew under a former name is another.
+//! Which virtual node or gateway tokens and instances belong to: one that is made anew under a former name is another.
 
+use hauberk_identity::{Name, NodeName};
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use crate::registry::{Commit, Store, StoreError, Version, keys};
+use crate::registry::{Commit, Store, StoreError, Version};
+use crate::resources::ResourceKey;
 
-/// A virtual node as it was read.
+/// A virtual node or gateway as it was read.
 #[derive(Debug)]
 pub(super) struct StoredNode {
     /// The id that it got when it was made.
     pub(super) uid: String,
-    key: String,
+    /// Where it stands in the registry.
+    pub(super) key: String,
     version: Version,
 }
 
 impl StoredNode {
-    /// Reads a node; `None` where there is no such node.
+    /// Reads a node or gateway; `None` where there is none of that name.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(super) async fn read(store: &dyn Store, mesh: &str, node: &str) -> Result<Option<Self>, StoreError> {
-        let key = keys::resource("VirtualNode", mesh, node);
+    pub(super) async fn read(
+        store: &dyn Store,
+        mesh: &Name,
+        node: &NodeName,
+    ) -> Result<Option<Self>, StoreError> {
+        let key = ResourceKey::node(mesh, node).store_key();
         let Some(stored) = store.get(&key).await? else { return Ok(None) };
         let version = stored.version;
         match Resource::decode(stored.value) {

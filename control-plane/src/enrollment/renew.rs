@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, Serial};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial};
 use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
 
 use super::attest::{Permit, machine_prefix};
@@ -16,20 +16,20 @@ use crate::registry::Commit;
 use crate::revocation;
 
 /// What an agent is entitled to its name by.
-pub(crate) struct Entitled<'a> {
+pub(crate) struct Entitled {
     /// Which instance it is.
     pub(crate) instance: InstanceId,
     /// Of its node.
-    pub(super) mesh: &'a str,
-    /// Its node.
-    pub(super) name: &'a str,
+    pub(super) mesh: Name,
+    /// Its node or gateway.
+    pub(super) name: NodeName,
     node: StoredNode,
     former: InstanceRecord,
     /// The enrollment that it still rests on, where it came by evidence.
     permit: Option<Permit>,
 }
 
-impl Entitled<'_> {
+impl Entitled {
     /// The life of its certificates; `None`: as agents' are.
     fn ttl(&self) -> Option<Duration> {
         self.permit.as_ref().and_then(|permit| permit.makes.ttl)
@@ -48,24 +48,24 @@ impl Enrollment {
     ///
     /// # Errors
     /// When it is not, or nothing can be read.
-    pub(crate) async fn entitled<'a>(&self, peer: &'a PeerIdentity) -> Result<Entitled<'a>, EnrollmentError> {
+    pub(crate) async fn entitled(&self, peer: &PeerIdentity) -> Result<Entitled, EnrollmentError> {
         if peer.not_after() < self.clock.now() {
             return Err(EnrollmentError::CertificateExpired);
         }
-        let IdentityKind::Node { mesh, name } = peer.id().kind() else {
+        let Some((mesh, name)) = peer.id().mesh_and_node() else {
             return Err(EnrollmentError::NotANode(peer.id().clone()));
         };
         let Some(instance) = self.ledger.instance_of(peer, self.clock.now()).await? else {
             // Whoever is refused is told that, and not to come back as another.
             let claimed = peer.serial().instance();
             let refused = claimed.as_ref().map(|instance| (instance, Some(peer.serial())));
-            self.check_denied(Commit::new(), (mesh, name), refused).await?;
+            self.check_denied(Commit::new(), (&mesh, &name), refused).await?;
             return Err(EnrollmentError::NotOnRecord);
         };
-        let former = self.recorded((mesh, name), &instance, peer).await?;
-        let node = self.same_node(mesh, name, former.node_uid.as_deref()).await?;
+        let former = self.recorded((&mesh, &name), &instance, peer).await?;
+        let node = self.same_node(&mesh, &name, former.node_uid.as_deref()).await?;
         let permit = match &former.evidence {
-            Some(evidence) => Some(self.still_permitted(mesh, name, evidence).await?),
+            Some(evidence) => Some(self.still_permitted(&mesh, &name, evidence).await?),
             None => None,
         };
         Ok(Entitled { instance, mesh, name, node, former, permit })
@@ -79,7 +79,7 @@ impl Enrollment {
     /// When it is refused already, or nothing can be read.
     pub(super) async fn entitlement(
         &self,
-        entitled: &Entitled<'_>,
+        entitled: &Entitled,
         peer: &PeerIdentity,
     ) -> Result<Commit, EnrollmentError> {
         let Entitled { instance, mesh, name, node, former, permit } = entitled;
@@ -95,7 +95,7 @@ impl Enrollment {
     /// come back as another.
     async fn recorded(
         &self,
-        node: (&str, &str),
+        node: (&Name, &NodeName),
         instance: &InstanceId,
         peer: &PeerIdentity,
     ) -> Result<InstanceRecord, EnrollmentError> {
@@ -156,7 +156,7 @@ impl Enrollment {
         peer: &PeerIdentity,
         public_key: &PublicKey,
         source: &str,
-        known: Option<Entitled<'_>>,
+        known: Option<Entitled>,
     ) -> Result<Enrolled, EnrollmentError> {
         let entitled = match known {
             Some(entitled) => entitled,
@@ -170,7 +170,7 @@ impl Enrollment {
         let info = AgentInfo { version, hostname };
         if let (Some(evidence), Some(permit)) = (&evidence, &permit) {
             let (of, to) = (peer.key_fingerprint(), public_key.fingerprint());
-            entitlement = self.pass_on(entitlement, (mesh, permit, evidence), of, to).await?;
+            entitlement = self.pass_on(entitlement, (mesh.as_str(), permit, evidence), of, to).await?;
         }
         let joined = Joined { at: Some(enrolled_at), token, evidence, from: joined_from };
         let order = Order {
@@ -186,8 +186,7 @@ impl Enrollment {
         let issued = self
             .issuer
             .issue(order, |serial, certificate| {
-                let node = (mesh, name, node.uid);
-                let record = instance_record(node, serial, certificate, &info, joined);
+                let record = instance_record((&mesh, &name), node.uid, serial, certificate, &info, joined);
                 put_instance(entitlement, &instance, &record)
             })
             .await?;
@@ -199,7 +198,7 @@ impl Enrollment {
     pub(super) async fn check_denied(
         &self,
         commit: Commit,
-        (mesh, node): (&str, &str),
+        (mesh, node): (&Name, &NodeName),
         instance: Option<(&InstanceId, Option<Serial>)>,
     ) -> Result<Commit, EnrollmentError> {
         let mut checked = revocation::check_node(&*self.store, commit, mesh, node).await?;

@@ -1,7 +1,9 @@
+mod gateways;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Name, Serial};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial};
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::{CertificateRequest, PeerIdentity};
 
@@ -10,13 +12,14 @@ use crate::audit::Filter;
 use crate::instances::{IssuedTo, Recorded};
 use crate::issuance::{Holder, InstanceRecord, IssuanceError, Order};
 use crate::registry::{Commit, document, keys};
+use crate::resources::testing::parent;
 use crate::secret::SecretHash;
 use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scratch_over};
 
 async fn token(scratch: &Scratch, uses: Uses) -> String {
     let asked = TokenRequest {
         mesh: Name::parse(NODE.0).unwrap(),
-        of: TokenFor::Node(Name::parse(NODE.1).unwrap()),
+        of: TokenFor::Node(NodeName::parse(NODE.1).unwrap()),
         ttl: None,
         uses,
     };
@@ -118,7 +121,7 @@ async fn impossible_tokens_are_not_made_and_good_ones_are_taken_back() {
     let scratch = scratch().await;
     let asked = |node: &str, ttl: u64, uses| TokenRequest {
         mesh: Name::parse("shop").unwrap(),
-        of: TokenFor::Node(Name::parse(node).unwrap()),
+        of: TokenFor::Node(NodeName::parse(node).unwrap()),
         ttl: Some(Duration::from_secs(ttl)),
         uses,
     };
@@ -571,7 +574,7 @@ async fn a_workload_of_a_node_that_is_made_anew_meanwhile_gets_nothing() {
     use prost::Message as _;
     let (scratch, busy) = busy().await;
     let spec = wire::EnrollmentSpec {
-        parent: Some(wire::EnrollmentParent { virtual_node: NODE.1.to_owned() }),
+        parent: Some(parent(NODE.1)),
         workload: Some(wire::WorkloadEnrollment {
             path: "worker".to_owned(),
             selectors: vec!["unix:uid:1000".to_owned()],

@@ -6,7 +6,7 @@ mod request;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{NodeName, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Act, Actor, Audit};
@@ -49,7 +49,7 @@ pub enum Uses {
 pub struct TokenRecord {
     /// The mesh.
     pub mesh: String,
-    /// The virtual node that its bearers become; empty where an enrollment says that.
+    /// The virtual node or gateway that its bearers become, as [`NodeName`] writes it; empty where an enrollment says that.
     pub node: String,
     /// Which node of that name; `None` in records of releases that did not look at it.
     #[serde(default)]
@@ -90,8 +90,8 @@ pub struct IssuedToken {
     pub secret: Secret,
     /// What is kept.
     pub view: TokenView,
-    /// The virtual node that it makes of its bearers, as things are now.
-    pub node: String,
+    /// What it makes of its bearers, as things are now.
+    pub node: NodeName,
 }
 
 /// A token as it is shown.
@@ -130,7 +130,7 @@ impl Tokens {
         if request.uses == Uses::Limited(0) {
             return Err(TokenError::NoUses);
         }
-        let mesh = request.mesh.as_str();
+        let mesh = &request.mesh;
         let Destination { node, node_uid, enrollment, key: needed } =
             Destination::of(&*self.store, mesh, request.of).await?;
         let now = self.clock.now();
@@ -142,7 +142,7 @@ impl Tokens {
         };
         let record = TokenRecord {
             mesh: request.mesh.to_string(),
-            node: if enrollment.is_some() { String::new() } else { node.clone() },
+            node: if enrollment.is_some() { String::new() } else { node.to_string() },
             node_uid,
             created_at: now.0,
             expires_at: now.plus(ttl).0,
@@ -167,7 +167,7 @@ impl Tokens {
                 let view = TokenView { id, record, used_by: Vec::new() };
                 Ok(IssuedToken { secret, view, node })
             }
-            Err(StoreError::Conflict { guard: Guard::Present(_) }) => Err(record.gone()),
+            Err(StoreError::Conflict { guard: Guard::Present(_) }) => Err(record.gone(request.mesh, node)),
             Err(error) => Err(error.into()),
         }
     }

@@ -114,13 +114,12 @@ impl Enrollment {
         enrollment: &str,
     ) -> Result<EntitledWorkload, EnrollmentError> {
         let agent = self.entitled(peer).await?;
-        let (mesh, node) = (agent.mesh, agent.name);
-        let missing = || EnrollmentError::NoSuchEnrollment { mesh: mesh.to_owned() };
+        let missing = || EnrollmentError::NoSuchEnrollment { mesh: agent.mesh.to_string() };
         let name = Name::parse(enrollment).map_err(|_| missing())?;
-        let key = keys::resource("Enrollment", mesh, name.as_str());
+        let key = keys::resource("Enrollment", agent.mesh.as_str(), name.as_str());
         let (version, workload) = self.enrolled_workload(&key).await?.ok_or_else(missing)?;
-        if workload.parent().as_str() != node {
-            let (parent, node) = (workload.parent().to_string(), node.to_owned());
+        if *workload.parent() != agent.name {
+            let (parent, node) = (workload.parent().clone(), agent.name);
             return Err(EnrollmentError::OtherParent { enrollment: name.to_string(), parent, node });
         }
         // The very enrollment that was read: one that changes meanwhile names somebody else, perhaps.

@@ -1,10 +1,8 @@
 //! Which decisions an observer wants to see.
 
-use hauberk_identity::{IdentityKind, Name, SpiffeId};
+use hauberk_identity::{Name, SpiffeId};
 use hauberk_proto::{admin::v1 as admin, agent::v1 as agent};
 use thiserror::Error;
-
-use crate::instances::mesh_and_node;
 
 /// Which decisions are shown. The default shows all.
 #[derive(Debug, Clone, Default)]
@@ -60,15 +58,29 @@ impl Filter {
 }
 
 fn mesh_of(id: &str) -> Option<Name> {
-    mesh_and_node(&SpiffeId::parse(id).ok()?).map(|(mesh, _)| mesh)
+    SpiffeId::parse(id).ok()?.mesh_and_node().map(|(mesh, _)| mesh)
 }
 
-/// Whether `wanted` is empty, the whole id, or the name of its node.
+/// Whether `wanted` is empty, the whole id, or the name of its node, `web`, or gateway, `gateway/edge`.
 fn is_named(wanted: &str, id: &str) -> bool {
-    wanted.is_empty()
-        || wanted == id
-        || SpiffeId::parse(id).is_ok_and(|id| match id.kind() {
-            IdentityKind::Node { name, .. } | IdentityKind::Gateway { name, .. } => name == wanted,
-            _ => false,
-        })
+    let names = |id: SpiffeId| id.mesh_and_node().is_some_and(|(_, node)| node.to_string() == wanted);
+    wanted.is_empty() || wanted == id || SpiffeId::parse(id).is_ok_and(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_named_apart_from_a_node_of_its_name() {
+        let ids = ["node/edge", "gateway/edge"].map(|path| format!("spiffe://shop.local/mesh/shop/{path}"));
+        for (wanted, shown) in [("edge", [true, false]), ("gateway/edge", [false, true]), ("", [true, true])]
+        {
+            assert_eq!([&ids[0], &ids[1]].map(|id| is_named(wanted, id)), shown, "{wanted}");
+        }
+        for id in &ids {
+            assert!(is_named(id, id));
+        }
+        assert!(!is_named("gateway", &ids[1]));
+    }
 }

@@ -15,7 +15,6 @@ use tracing::error;
 
 use super::recorded::decisions;
 use crate::clock::Clock;
-use crate::instances::mesh_and_node;
 use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
 use crate::resources::{Catalog, Kind};
 
@@ -215,7 +214,7 @@ impl Auditing {
     fn mesh(&self) -> Option<Name> {
         match self {
             Self::Policy { mesh, .. } => Some(mesh.clone()),
-            Self::Listener { node, .. } => mesh_and_node(node).map(|(mesh, _)| mesh),
+            Self::Listener { node, .. } => node.mesh_and_node().map(|(mesh, _)| mesh),
         }
     }
 }

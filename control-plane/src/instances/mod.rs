@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial, SpiffeId, UnixMillis};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -58,8 +58,8 @@ pub struct Peer {
     pub spiffe_id: SpiffeId,
     /// Its mesh.
     pub mesh: Name,
-    /// The virtual node's or gateway's name.
-    pub node: Name,
+    /// The virtual node or gateway.
+    pub node: NodeName,
     /// Which node of that name it joined, where that is recorded.
     pub node_uid: Option<String>,
     /// Which instance of it.
@@ -81,7 +81,7 @@ impl Peer {
         certificate: IssuedTo,
         address: Option<SocketAddr>,
     ) -> Option<Self> {
-        let (mesh, node) = mesh_and_node(&spiffe_id)?;
+        let (mesh, node) = spiffe_id.mesh_and_node()?;
         Some(Self { spiffe_id, mesh, node, node_uid, instance, certificate, address, proof: None })
     }
 }
@@ -134,7 +134,7 @@ struct State {
 struct Instance {
     spiffe_id: SpiffeId,
     mesh: Name,
-    node: Name,
+    node: NodeName,
     node_uid: Option<String>,
     token: Option<String>,
     certificate: IssuedTo,
@@ -172,8 +172,8 @@ pub struct Report {
     pub spiffe_id: SpiffeId,
     /// Its mesh.
     pub mesh: Name,
-    /// Its node.
-    pub node: Name,
+    /// Its node or gateway.
+    pub node: NodeName,
     /// Which node of that name it joined, where that is recorded.
     pub node_uid: Option<String>,
     /// The id of the join token that it came by, where that is recorded.
@@ -384,15 +384,5 @@ impl Instance {
             registration_refused: self.registration_refused.clone(),
             denial: None,
         }
-    }
-}
-
-/// The mesh and the name of a node or gateway.
-pub(crate) fn mesh_and_node(spiffe_id: &SpiffeId) -> Option<(Name, Name)> {
-    match spiffe_id.kind() {
-        IdentityKind::Node { mesh, name } | IdentityKind::Gateway { mesh, name } => {
-            Some((Name::parse(mesh).ok()?, Name::parse(name).ok()?))
-        }
-        _ => None,
     }
 }

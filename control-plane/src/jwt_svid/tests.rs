@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{NodeName, UnixMillis};
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::jwt::verify_jwt_svid;
@@ -94,7 +94,7 @@ async fn a_workload_gets_a_token_by_an_enrollment_of_the_agents_node() {
     assert!(matches!(mint("short").await, Err(MintError::TooOften { .. })));
     mint("worker").await.unwrap();
 
-    let (mesh, node) = (NODE.0.parse().unwrap(), NODE.1.parse().unwrap());
+    let (mesh, node) = (NODE.0.parse().unwrap(), NodeName::parse(NODE.1).unwrap());
     control.revocations.quarantine((&mesh, &node), false, &actor()).await.unwrap();
     let denied = mint("worker").await.err().unwrap();
     assert!(matches!(&denied, MintError::NotEntitled(EnrollmentError::Denied(_))), "{denied}");

@@ -29,18 +29,18 @@ pub enum Close {
     #[error("the certificate of this connection has expired: renew it and connect again")]
     CertificateExpired,
     /// The virtual node was deleted.
-    #[error("the virtual node of this certificate was deleted: this agent denies everything")]
+    #[error("the virtual node or gateway of this certificate was deleted: this agent denies everything")]
     NodeDeleted,
     /// The virtual node was deleted, and another was made under its name.
     #[error(
-        "the virtual node of this certificate was deleted and made anew: this agent denies everything; start it again with \
-         a new token"
+        "the virtual node or gateway of this certificate was deleted and made anew: this agent denies everything; start it again \
+         with a new token"
     )]
     NodeMadeAnew,
     /// The virtual node is not in the registry, which has no record either that the instance ever joined it.
     #[error(
-        "the virtual node of this certificate is unknown here, and no record tells that it was deleted: this agent goes on with \
-         what it holds and tries again; create the node, or start the agent again with a new token"
+        "the virtual node or gateway of this certificate is unknown here, and no record tells that it was deleted: this agent goes \
+         on with what it holds and tries again; create it, or start the agent again with a new token"
     )]
     NodeUnknown,
     /// The certificate was revoked, or the node is in quarantine.

@@ -39,7 +39,7 @@ const MOST_HINTS: usize = 50;
 /// What the author of a change may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rights {
-    /// Meshes, virtual nodes and virtual services.
+    /// Meshes, virtual nodes, gateways and services.
     pub resources: bool,
     /// Policies, and what changes their reach.
     pub policies: bool,
@@ -180,7 +180,9 @@ fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {
         | Kind::Policy
         | Kind::PolicyTemplate
         | Kind::Role => (rights.policies, "policy-admin"),
-        Kind::Mesh | Kind::VirtualNode | Kind::VirtualService => (rights.resources, "editor"),
+        Kind::Mesh | Kind::VirtualGateway | Kind::VirtualNode | Kind::VirtualService => {
+            (rights.resources, "editor")
+        }
     };
     if !may {
         let message = format!("to change a {} takes the role {role}", key.kind.noun());

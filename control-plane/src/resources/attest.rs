@@ -5,7 +5,7 @@ mod source;
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{EvidenceSelector, Name};
+use hauberk_identity::{EvidenceSelector, NodeName};
 use hauberk_proto::mesh::v1 as wire;
 
 use super::problem::Problems;
@@ -56,8 +56,8 @@ impl AttestEnrollment {
         &self.source
     }
 
-    /// The virtual nodes that agents may become.
-    pub fn nodes(&self) -> impl Iterator<Item = &Name> {
+    /// The virtual nodes and gateways that agents may become.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeName> {
         self.rules.iter().map(|rule| &rule.makes.node)
     }
 

@@ -22,6 +22,7 @@ use super::policy;
 use super::problem::Problems;
 use super::role::Role;
 use super::template::{self, LinkedPolicy};
+use super::virtual_gateway::VirtualGateway;
 use super::virtual_node::VirtualNode;
 use super::virtual_service::VirtualService;
 use crate::registry::{Page, Revision, Stored, Version};
@@ -66,6 +67,8 @@ pub enum Model {
     PolicyTemplate(Arc<PolicyTemplate>),
     /// A named group of callers.
     Role(Role),
+    /// A virtual gateway.
+    VirtualGateway(VirtualGateway),
     /// A virtual node.
     VirtualNode(VirtualNode),
     /// A virtual service.
@@ -96,6 +99,7 @@ impl Model {
             Spec::JwtIssuer(spec) => JwtIssuer::parse(spec, problems).map(Self::JwtIssuer),
             Spec::MeshSpec(spec) => Mesh::parse(spec, problems).map(Self::Mesh),
             Spec::Role(spec) => Role::parse(spec, key, trust_domain, problems).map(Self::Role),
+            Spec::VirtualGateway(spec) => Some(Self::VirtualGateway(VirtualGateway::parse(spec))),
             Spec::VirtualNode(spec) => VirtualNode::parse(spec, problems).map(Self::VirtualNode),
             Spec::VirtualService(spec) => VirtualService::parse(spec, problems).map(Self::VirtualService),
             Spec::Policy(spec) => policy::parse(spec, key, trust_domain, problems),

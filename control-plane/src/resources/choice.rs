@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, NodeName};
 use hauberk_policy::Authorization;
+use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1 as wire;
 
 use super::problem::Problems;
@@ -77,6 +78,21 @@ pub(crate) fn port(problems: &mut Problems, field: &str, number: Option<u32>) ->
 /// Reads a name.
 pub(crate) fn name(problems: &mut Problems, field: &str, text: &str) -> Option<Name> {
     Name::parse(text).map_err(|error| problems.invalid(field, error)).ok()
+}
+
+/// Reads the virtual node or gateway that stands in `field`.
+pub(crate) fn node(
+    problems: &mut Problems,
+    field: &str,
+    written: Option<WrittenNode<'_>>,
+) -> Option<NodeName> {
+    let Some(written) = written else {
+        let help = "write virtualNode: or virtualGateway: and a name";
+        problems.invalid_but(field, "it names neither a virtual node nor a virtual gateway", help);
+        return None;
+    };
+    let named = written.named();
+    named.map_err(|error| problems.invalid(format!("{field}.{}", written.key()), error)).ok()
 }
 
 /// Reads a list of at most `most` names, each once, and puts them in order.

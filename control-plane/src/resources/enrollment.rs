@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use hauberk_identity::{Name, Selector, SelectorError, SpiffeId, TrustDomain};
+use hauberk_identity::{NodeName, Selector, SelectorError, SpiffeId, TrustDomain};
+use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1 as wire;
 
 use super::attest::AttestEnrollment;
@@ -51,8 +52,8 @@ impl Enrollment {
         AttestEnrollment::parse(attest, problems).filter(|_| !is_mixed).map(Self::Attest)
     }
 
-    /// The virtual nodes that it cannot do without.
-    pub fn nodes(&self) -> Vec<&Name> {
+    /// The virtual nodes and gateways that it cannot do without.
+    pub fn nodes(&self) -> Vec<&NodeName> {
         match self {
             Self::Workload(workload) => vec![workload.parent()],
             Self::Attest(attest) => attest.nodes().collect(),
@@ -73,7 +74,7 @@ impl Enrollment {
 /// A program beside the agents of a node gets an identity of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkloadEnrollment {
-    parent: Name,
+    parent: NodeName,
     id: SpiffeId,
     selectors: BTreeSet<Selector>,
     ttl: Option<Duration>,
@@ -93,9 +94,7 @@ impl WorkloadEnrollment {
         let before = problems.count();
         let wire::EnrollmentSpec { parent, workload, attest: _ } = spec;
         let parent = match parent {
-            Some(wire::EnrollmentParent { virtual_node }) => {
-                choice::name(problems, "spec.parent.virtualNode", virtual_node)
-            }
+            Some(parent) => choice::node(problems, "spec.parent", WrittenNode::of_parent(parent)),
             None => {
                 let help =
                     "write parent: {virtualNode: …}; or attest: {…} instead, for agents that show evidence";
@@ -126,8 +125,8 @@ impl WorkloadEnrollment {
         (problems.count() == before).then_some(enrollment)
     }
 
-    /// The virtual node whose agents vouch for it.
-    pub fn parent(&self) -> &Name {
+    /// The virtual node or gateway whose agents vouch for it.
+    pub fn parent(&self) -> &NodeName {
         &self.parent
     }
 
@@ -228,6 +227,7 @@ fn read_trust_domains(names: &[String], own: &TrustDomain, problems: &mut Proble
 
 #[cfg(test)]
 mod tests {
+    use hauberk_identity::Name;
     use hauberk_proto::mesh::v1::resource::Spec;
 
     use super::*;
@@ -242,7 +242,7 @@ mod tests {
             ..wire::WorkloadEnrollment::default()
         };
         change(&mut workload);
-        let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
+        let parent = Some(parent("orders"));
         let spec = wire::EnrollmentSpec { parent, workload: Some(workload), attest: None };
         resource("shop", "worker", Spec::Enrollment(spec))
     }
@@ -334,7 +334,7 @@ mod tests {
     fn its_parent_is_there_and_stays() {
         let mut of_nobody = enrollment(|_| {});
         let Some(Spec::Enrollment(spec)) = &mut of_nobody.spec else { unreachable!() };
-        spec.parent = Some(wire::EnrollmentParent { virtual_node: "order".into() });
+        spec.parent = Some(parent("order"));
         let wanted =
             "spec.parent.virtualNode: virtual node \"order\" does not exist; did you mean \"orders\"?";
         assert_eq!(problems(of_nobody, EVERYTHING), [wanted]);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, NodeName};
 use hauberk_proto::mesh::v1 as wire;
 
 use crate::registry::keys;
@@ -30,6 +30,8 @@ pub enum Kind {
     PolicyTemplate,
     /// A named group of callers.
     Role,
+    /// A virtual gateway.
+    VirtualGateway,
     /// A virtual node.
     VirtualNode,
     /// A virtual service.
@@ -38,7 +40,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Boundary,
         Self::DataClass,
         Self::Enrollment,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Policy,
         Self::PolicyTemplate,
         Self::Role,
+        Self::VirtualGateway,
         Self::VirtualNode,
         Self::VirtualService,
     ];
@@ -66,6 +69,7 @@ impl Kind {
             Self::Policy => "Policy",
             Self::PolicyTemplate => "PolicyTemplate",
             Self::Role => "Role",
+            Self::VirtualGateway => "VirtualGateway",
             Self::VirtualNode => "VirtualNode",
             Self::VirtualService => "VirtualService",
         }
@@ -84,6 +88,7 @@ impl Kind {
             Self::Policy => "policy",
             Self::PolicyTemplate => "policy template",
             Self::Role => "role",
+            Self::VirtualGateway => "virtual gateway",
             Self::VirtualNode => "virtual node",
             Self::VirtualService => "virtual service",
         }
@@ -102,6 +107,7 @@ impl Kind {
             Ok(wire::Kind::Policy) => Some(Self::Policy),
             Ok(wire::Kind::PolicyTemplate) => Some(Self::PolicyTemplate),
             Ok(wire::Kind::Role) => Some(Self::Role),
+            Ok(wire::Kind::VirtualGateway) => Some(Self::VirtualGateway),
             Ok(wire::Kind::VirtualNode) => Some(Self::VirtualNode),
             Ok(wire::Kind::VirtualService) => Some(Self::VirtualService),
             Ok(wire::Kind::Unspecified) | Err(_) => None,
@@ -118,11 +124,20 @@ impl Kind {
             wire::resource::Spec::FederatedTrustDomain(_) => Self::FederatedTrustDomain,
             wire::resource::Spec::JwtIssuer(_) => Self::JwtIssuer,
             wire::resource::Spec::MeshSpec(_) => Self::Mesh,
+            wire::resource::Spec::VirtualGateway(_) => Self::VirtualGateway,
             wire::resource::Spec::VirtualNode(_) => Self::VirtualNode,
             wire::resource::Spec::VirtualService(_) => Self::VirtualService,
             wire::resource::Spec::Policy(_) => Self::Policy,
             wire::resource::Spec::PolicyTemplate(_) => Self::PolicyTemplate,
             wire::resource::Spec::Role(_) => Self::Role,
+        }
+    }
+
+    /// The kind of what has this name.
+    pub fn of_node(node: &NodeName) -> Self {
+        match node {
+            NodeName::Node(_) => Self::VirtualNode,
+            NodeName::Gateway(_) => Self::VirtualGateway,
         }
     }
 
@@ -143,6 +158,7 @@ impl Kind {
             Self::Policy => wire::resource::Spec::Policy(wire::PolicySpec::default()),
             Self::PolicyTemplate => wire::resource::Spec::PolicyTemplate(wire::PolicyTemplateSpec::default()),
             Self::Role => wire::resource::Spec::Role(wire::RoleSpec::default()),
+            Self::VirtualGateway => wire::resource::Spec::VirtualGateway(wire::VirtualGatewaySpec::default()),
             Self::VirtualNode => wire::resource::Spec::VirtualNode(wire::VirtualNodeSpec::default()),
             Self::VirtualService => wire::resource::Spec::VirtualService(wire::VirtualServiceSpec::default()),
         }
@@ -164,6 +180,20 @@ impl ResourceKey {
     /// That of a trust domain that a mesh follows.
     pub fn federated_trust_domain(mesh: Name, name: Name) -> Self {
         Self { kind: Kind::FederatedTrustDomain, mesh, name }
+    }
+
+    /// That of a virtual node or gateway.
+    pub fn node(mesh: &Name, node: &NodeName) -> Self {
+        Self { kind: Kind::of_node(node), mesh: mesh.clone(), name: node.name().clone() }
+    }
+
+    /// The virtual node or gateway that it is of, if it is.
+    pub fn as_node(&self) -> Option<NodeName> {
+        match self.kind {
+            Kind::VirtualNode => Some(NodeName::Node(self.name.clone())),
+            Kind::VirtualGateway => Some(NodeName::Gateway(self.name.clone())),
+            _ => None,
+        }
     }
 
     /// Where it stands in the registry.

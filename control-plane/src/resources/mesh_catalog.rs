@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, NodeName, SpiffeId};
 use hauberk_policy::{PolicyDocument, PolicyTemplate};
 use hauberk_tls::SpiffeBundle;
 use hauberk_tls::jwt::JwtKeySet;
@@ -37,6 +37,7 @@ pub struct MeshCatalog {
     policies: BTreeMap<Name, Arc<Entry>>,
     templates: BTreeMap<Name, Arc<Entry>>,
     roles: BTreeMap<Name, Arc<Entry>>,
+    gateways: BTreeMap<Name, Arc<Entry>>,
     nodes: BTreeMap<Name, Arc<Entry>>,
     services: BTreeMap<Name, Arc<Entry>>,
     /// The last good bundles of followed trust domains; `None`: what is stored cannot be read.
@@ -59,6 +60,7 @@ impl MeshCatalog {
             Kind::Policy => &self.policies,
             Kind::PolicyTemplate => &self.templates,
             Kind::Role => &self.roles,
+            Kind::VirtualGateway => &self.gateways,
             Kind::VirtualNode => &self.nodes,
             Kind::VirtualService => &self.services,
         }
@@ -76,6 +78,7 @@ impl MeshCatalog {
             Kind::Policy => &mut self.policies,
             Kind::PolicyTemplate => &mut self.templates,
             Kind::Role => &mut self.roles,
+            Kind::VirtualGateway => &mut self.gateways,
             Kind::VirtualNode => &mut self.nodes,
             Kind::VirtualService => &mut self.services,
         }
@@ -125,19 +128,26 @@ impl MeshCatalog {
         as_node(self.nodes.get(name)?)
     }
 
-    /// The id that a virtual node got when it was made: one that is made anew under its name has another.
-    pub fn node_uid(&self, name: &str) -> &str {
-        self.nodes.get(name).map(|entry| entry.uid()).unwrap_or_default()
+    /// A virtual node, or a gateway as a node that only calls.
+    pub fn node_or_gateway(&self, name: &NodeName) -> Option<&VirtualNode> {
+        as_node_or_gateway(self.of_kind(Kind::of_node(name)).get(name.name())?)
     }
 
-    /// The value of a virtual node's label, if it has that.
-    pub fn label_of(&self, node: &str, label: &str) -> Option<&str> {
-        self.nodes.get(node)?.resource().labels.get(label).map(String::as_str)
+    /// The id that a virtual node or gateway got when it was made: one that is made anew under its name has another.
+    pub fn uid_of(&self, name: &NodeName) -> &str {
+        self.of_kind(Kind::of_node(name)).get(name.name()).map(|entry| entry.uid()).unwrap_or_default()
     }
 
-    /// The labels of a virtual node, in no order.
-    pub fn labels_of(&self, node: &str) -> impl Iterator<Item = (&str, &str)> {
-        let labels = self.nodes.get(node).into_iter().flat_map(|entry| &entry.resource().labels);
+    /// The value of a virtual node's or gateway's label, if it has that.
+    pub fn label_of(&self, name: &NodeName, label: &str) -> Option<&str> {
+        let entry = self.of_kind(Kind::of_node(name)).get(name.name())?;
+        entry.resource().labels.get(label).map(String::as_str)
+    }
+
+    /// The labels of a virtual node or gateway, in no order.
+    pub fn labels_of(&self, name: &NodeName) -> impl Iterator<Item = (&str, &str)> {
+        let entry = self.of_kind(Kind::of_node(name)).get(name.name());
+        let labels = entry.into_iter().flat_map(|entry| &entry.resource().labels);
         labels.map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
@@ -149,6 +159,20 @@ impl MeshCatalog {
     /// All virtual nodes, in order.
     pub fn nodes(&self) -> impl Iterator<Item = (&Name, &VirtualNode)> {
         self.nodes.iter().filter_map(|(name, entry)| Some((name, as_node(entry)?)))
+    }
+
+    /// All virtual nodes and gateways, whatever is stored of them: each kind in order.
+    pub fn node_names(&self) -> impl Iterator<Item = NodeName> {
+        let nodes = self.nodes.keys().cloned().map(NodeName::Node);
+        nodes.chain(self.gateways.keys().cloned().map(NodeName::Gateway))
+    }
+
+    /// All virtual nodes, and all gateways as nodes that only call; each kind in order.
+    pub fn nodes_and_gateways(&self) -> impl Iterator<Item = (NodeName, &VirtualNode)> {
+        self.node_names().filter_map(|name| {
+            let node = self.node_or_gateway(&name)?;
+            Some((name, node))
+        })
     }
 
     /// All virtual services, in order.
@@ -275,6 +299,14 @@ impl MeshCatalog {
 fn as_node(entry: &Entry) -> Option<&VirtualNode> {
     match entry.model() {
         Model::VirtualNode(node) => Some(node),
+        _ => None,
+    }
+}
+
+fn as_node_or_gateway(entry: &Entry) -> Option<&VirtualNode> {
+    match entry.model() {
+        Model::VirtualNode(node) => Some(node),
+        Model::VirtualGateway(gateway) => Some(gateway.as_node()),
         _ => None,
     }
 }

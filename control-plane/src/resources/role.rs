@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{BadName, node_named, workload_named};
 use hauberk_proto::mesh::v1 as wire;
 use wire::role_member::Member;
@@ -76,14 +76,35 @@ pub(crate) fn member_id(
 ) -> Result<SpiffeId, (&'static str, BadName)> {
     match &member.member {
         Some(Member::VirtualNode(name)) => {
-            node_named(trust_domain, mesh, name).map_err(|bad| ("virtualNode", bad))
+            let named = node_named(trust_domain, mesh, name).map_err(|bad| ("virtualNode", bad))?;
+            if matches!(named.kind(), IdentityKind::Node { .. }) {
+                return Ok(named);
+            }
+            let gateway = name.strip_prefix("gateway/").unwrap_or(name);
+            Err(("virtualNode", other_kind("virtual gateway", format!("virtualGateway: {gateway}"))))
+        }
+        Some(Member::VirtualGateway(name)) => {
+            let written = match name.starts_with("spiffe:") {
+                true => name.clone(),
+                false => format!("gateway/{name}"),
+            };
+            let named = node_named(trust_domain, mesh, &written).map_err(|bad| ("virtualGateway", bad))?;
+            if matches!(named.kind(), IdentityKind::Gateway { .. }) {
+                return Ok(named);
+            }
+            Err(("virtualGateway", other_kind("virtual node", format!("virtualNode: {name}"))))
         }
         Some(Member::Workload(name)) => {
             workload_named(trust_domain, mesh, name).map_err(|bad| ("workload", bad))
         }
         None => {
-            let help = "write virtualNode: and a name, or workload: and a path or SPIFFE id".to_owned();
-            Err(("", BadName { message: "it names nobody".to_owned(), help }))
+            let help =
+                "write virtualNode: or virtualGateway: and a name, or workload: and a path or SPIFFE id";
+            Err(("", BadName { message: "it names nobody".to_owned(), help: help.to_owned() }))
         }
     }
+}
+
+fn other_kind(is: &str, write: String) -> BadName {
+    BadName { message: format!("this is a {is}"), help: format!("write {write}") }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::mesh::v1::{
-    Backend, BackendVirtualService, BoundarySpec, DataClassSpec, JwtIssuerSpec, Listener, MeshSpec, Metadata,
-    PolicySpec, PolicyTemplateSpec, PortMapping, Resource, RoleMember, RoleSpec, RouteDeclaration,
-    TemplateLink, UserTokens, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider,
-    VirtualServiceSpec, resource::Spec, role_member::Member, virtual_service_provider::Provider,
+    AttestRule, Backend, BackendVirtualService, BoundarySpec, DataClassSpec, EnrollmentParent, JwtIssuerSpec,
+    Listener, MeshSpec, Metadata, PolicySpec, PolicyTemplateSpec, PortMapping, Resource, RoleMember,
+    RoleSpec, RouteDeclaration, TemplateLink, UserTokens, VirtualGatewaySpec, VirtualNodeProvider,
+    VirtualNodeSpec, VirtualServiceProvider, VirtualServiceSpec, attest_rule, enrollment_parent,
+    resource::Spec, role_member::Member, virtual_service_provider::Provider,
 };
 
 use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
@@ -76,6 +77,31 @@ pub(crate) fn node(name: &str, listeners: impl Into<Vec<Listener>>) -> Resource 
 pub(crate) fn labelled(resource: Resource, labels: &[(&str, &str)]) -> Resource {
     let labels = labels.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     Resource { labels, ..resource }
+}
+
+pub(crate) fn gateway(name: &str) -> Resource {
+    resource("shop", name, Spec::VirtualGateway(VirtualGatewaySpec {}))
+}
+
+/// `edge`, or `gateway/edge`.
+pub(crate) fn parent(node: &str) -> EnrollmentParent {
+    use enrollment_parent::Node::{VirtualGateway, VirtualNode};
+    let node = match node.strip_prefix("gateway/") {
+        Some(gateway) => VirtualGateway(gateway.into()),
+        None => VirtualNode(node.into()),
+    };
+    EnrollmentParent { node: Some(node) }
+}
+
+/// The same of a rule.
+pub(crate) fn attest_rule(node: &str, selectors: &[&str]) -> AttestRule {
+    use attest_rule::Node::{VirtualGateway, VirtualNode};
+    let node = match node.strip_prefix("gateway/") {
+        Some(gateway) => VirtualGateway(gateway.into()),
+        None => VirtualNode(node.into()),
+    };
+    let selectors = selectors.iter().map(|text| (*text).into()).collect();
+    AttestRule { node: Some(node), selectors, ..AttestRule::default() }
 }
 
 pub(crate) fn backend(service: &str) -> Backend {

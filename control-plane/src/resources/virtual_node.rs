@@ -63,6 +63,11 @@ impl VirtualNode {
         (problems.count() == before).then_some(Self { listeners, backends, discovery })
     }
 
+    /// One that nobody calls, and that is sent nothing unasked.
+    pub(crate) fn that_only_calls() -> Self {
+        Self { listeners: Vec::new(), backends: Vec::new(), discovery: Discovery::Registered }
+    }
+
     /// Its mesh ports, in the order of their numbers.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners

@@ -50,7 +50,8 @@ impl fmt::Display for Denial {
         f.write_str(match self {
             Self::Revoked => "this certificate was revoked: join anew with a new token, if an admin makes you one",
             Self::Quarantined => {
-                "this node is in quarantine: it is let in again once an admin runs `hauberk quarantine node NAME --undo`"
+                "this node or gateway is in quarantine: it is let in again once an admin runs `hauberk quarantine node NAME --undo`, or \
+                 `hauberk quarantine gateway NAME --undo`"
             }
         })
     }

@@ -1,6 +1,6 @@
 //! Why nothing was revoked, by whose fault it is.
 
-use hauberk_identity::InstanceId;
+use hauberk_identity::{InstanceId, Name, NodeName};
 use hauberk_tls::signing::SigningError;
 
 use super::revocations::MOST_CERTIFICATES;
@@ -42,20 +42,20 @@ pub enum RevocationError {
     #[error("there is no token {0}, nor an instance that joined by it and may hold a certificate")]
     UnknownToken(String),
     /// No instance of the node holds a certificate.
-    #[error("no instance of virtual node {node} of mesh {mesh} holds a certificate that is still good")]
+    #[error("no instance of {} of mesh {mesh} holds a certificate that is still good", .node.in_words())]
     NoInstances {
         /// The mesh.
-        mesh: String,
+        mesh: Name,
         /// The node.
-        node: String,
+        node: NodeName,
     },
     /// There is no such node.
-    #[error("mesh {mesh} has no virtual node {node}")]
+    #[error("mesh {mesh} has no {}", .node.in_words())]
     NoSuchNode {
         /// The mesh.
-        mesh: String,
+        mesh: Name,
         /// The node.
-        node: String,
+        node: NodeName,
     },
     /// Every agent keeps the whole list, and certificates that do not say whose they are take a place each.
     #[error(

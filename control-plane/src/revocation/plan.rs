@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Serial, UnixMillis};
 
 use super::denylist::Denylist;
 use super::error::RevocationError;
@@ -99,7 +99,7 @@ impl Revocations {
             }
             Target::Node(mesh, node) => {
                 let plan = Plan::new("revoke.node", format!("{mesh}/{node}"));
-                let spiffe_id = SpiffeId::node(self.authority.trust_domain(), mesh, node).to_string();
+                let spiffe_id = node.spiffe_id(self.authority.trust_domain(), mesh).to_string();
                 let certificates =
                     self.ledger.unexpired_nameless(now, |record| record.spiffe_id == spiffe_id).await?;
                 let mut instances: BTreeSet<_> =
@@ -109,10 +109,7 @@ impl Revocations {
                 let on_record = self.ledger.instances().await?.into_iter();
                 instances.extend(on_record.filter(|(_, it)| it.spiffe_id == spiffe_id).map(|(id, _)| id));
                 if certificates.is_empty() && instances.is_empty() {
-                    return Err(RevocationError::NoInstances {
-                        mesh: mesh.to_string(),
-                        node: node.to_string(),
-                    });
+                    return Err(RevocationError::NoInstances { mesh: mesh.clone(), node: node.clone() });
                 }
                 self.plan_instances(plan, instances, now, certificates).await?
             }

@@ -1,6 +1,6 @@
 //! What is remembered of those who are refused.
 
-use hauberk_identity::{InstanceId, Serial, SpiffeId, TrustDomain, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial, SpiffeId, TrustDomain, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::denylist::Denial;
@@ -32,7 +32,7 @@ pub(super) struct RevokedInstance {
     pub(super) unlisted_until: u64,
 }
 
-/// A node in quarantine; mesh and name are in the key.
+/// A node or gateway in quarantine; mesh and name are in the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Quarantine {
     /// Unix ms.
@@ -53,15 +53,15 @@ pub(super) fn instance_key(instance: &InstanceId) -> String {
     format!("{}{instance}", keys::REVOKED_INSTANCES)
 }
 
-pub(super) fn quarantine_key(mesh: &str, node: &str) -> String {
+/// Names hold no slash: that of a gateway, `gateway/edge`, is no node's.
+pub(super) fn quarantine_key(mesh: &Name, node: &NodeName) -> String {
     format!("{}{mesh}/{node}", keys::QUARANTINES)
 }
 
-/// The node behind a [`quarantine_key`].
+/// The node or gateway behind a [`quarantine_key`].
 pub(super) fn quarantined(key: &str, trust_domain: &TrustDomain) -> Option<SpiffeId> {
     let (mesh, node) = key.strip_prefix(keys::QUARANTINES)?.split_once('/')?;
-    let (mesh, node) = (mesh.parse().ok()?, node.parse().ok()?);
-    Some(SpiffeId::node(trust_domain, &mesh, &node))
+    Some(NodeName::parse(node).ok()?.spiffe_id(trust_domain, &mesh.parse().ok()?))
 }
 
 /// Lets a commit that issues a certificate happen only while the instance, and the certificate that it renews, are not
@@ -101,8 +101,8 @@ pub async fn check_certificate(
 pub async fn check_node(
     store: &dyn Store,
     commit: Commit,
-    mesh: &str,
-    node: &str,
+    mesh: &Name,
+    node: &NodeName,
 ) -> Result<Result<Commit, Denial>, StoreError> {
     check_absent(store, commit, quarantine_key(mesh, node), Denial::Quarantined).await
 }

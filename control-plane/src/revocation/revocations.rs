@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial, SpiffeId, UnixMillis};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::instances::Instances;
 use crate::issuance::{Holder, Ledger};
 use crate::registry::{Commit, Store, StoreError, WatchEnd, document, keys};
+use crate::resources::ResourceKey;
 use crate::secret::SecretId;
 
 /// The most certificates on the list: some two MiB for each agent. Certificates of revoked instances need no room there, and have
@@ -41,8 +42,8 @@ pub enum Target {
     Instance(InstanceId),
     /// The same, also where nothing is on record of it: a registry restored from a backup does not know who has joined since.
     UnrecordedInstance(InstanceId),
-    /// All instances that a node has now.
-    Node(Name, Name),
+    /// All instances that a node or gateway has now.
+    Node(Name, NodeName),
     /// All instances that joined by a token, which must have been deleted: none joins by it any longer.
     Token(SecretId),
 }
@@ -204,23 +205,23 @@ impl Revocations {
         }
     }
 
-    /// Puts a node in quarantine, or ends that. Gives the revision, and whether anything changed.
+    /// Puts a node or gateway in quarantine, or ends that. Gives the revision, and whether anything changed.
     ///
     /// # Errors
     /// There is no such node, or nothing could be recorded.
     pub async fn quarantine(
         &self,
-        (mesh, node): (&Name, &Name),
+        (mesh, node): (&Name, &NodeName),
         undo: bool,
         actor: &Actor,
     ) -> Result<(u64, bool), RevocationError> {
-        let key = quarantine_key(mesh.as_str(), node.as_str());
+        let key = quarantine_key(mesh, node);
         let mut attempt = 1;
         loop {
             let present = self.store.get(&key).await?;
-            let resource = keys::resource("VirtualNode", mesh.as_str(), node.as_str());
+            let resource = ResourceKey::node(mesh, node).store_key();
             if !undo && self.store.get(&resource).await?.is_none() {
-                return Err(RevocationError::NoSuchNode { mesh: mesh.to_string(), node: node.to_string() });
+                return Err(RevocationError::NoSuchNode { mesh: mesh.clone(), node: node.clone() });
             }
             if present.is_some() != undo {
                 return Ok((self.denylist().mark.revision, false));

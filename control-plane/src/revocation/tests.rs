@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use hauberk_identity::{Name, Serial, SpiffeId};
+use hauberk_identity::{Name, NodeName, Serial, SpiffeId};
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::signing::{Purpose, ViewVerifier};
@@ -40,8 +40,8 @@ fn denial(scratch: &Scratch, peer: &PeerIdentity) -> Option<Denial> {
     scratch.control.revocations.denylist().denial(peer.id(), peer.serial())
 }
 
-fn node() -> (Name, Name) {
-    (Name::parse(NODE.0).unwrap(), Name::parse(NODE.1).unwrap())
+fn node() -> (Name, NodeName) {
+    (Name::parse(NODE.0).unwrap(), NodeName::parse(NODE.1).unwrap())
 }
 
 fn is_denied<T: std::fmt::Debug>(result: Result<T, EnrollmentError>, denial: Denial) {
@@ -204,7 +204,7 @@ async fn all_instances_that_a_node_has_are_revoked_and_new_ones_are_not() {
     assert_eq!([denial(&scratch, &first), denial(&scratch, &second)], [Some(Denial::Revoked); 2]);
     let (_, third) = join(&scratch).await;
     assert_eq!(denial(&scratch, &third), None);
-    let target = Target::Node(mesh, Name::parse("nobody").unwrap());
+    let target = Target::Node(mesh, NodeName::parse("nobody").unwrap());
     let error = scratch.control.revocations.revoke(&target, &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::NoInstances { .. }), "{error}");
 }
@@ -479,7 +479,7 @@ async fn a_node_in_quarantine_is_let_in_nowhere_until_that_is_undone() {
     assert_eq!(denial(&scratch, &peer), None);
     renew(&scratch, &peer).await.unwrap();
     attest(&scratch, &token, &request().1).await.unwrap();
-    let nobody = Name::parse("nobody").unwrap();
+    let nobody = NodeName::parse("nobody").unwrap();
     let error = revocations.quarantine((&mesh, &nobody), false, &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::NoSuchNode { .. }), "{error}");
 }
@@ -519,7 +519,7 @@ async fn the_list_for_agents_is_signed_and_numbered() {
     assert_eq!((read.epoch, read.revision), (scratch.control.authority.epoch(), list.mark.revision));
     assert_eq!(read.certificates[0].serial, peer.serial().as_bytes());
     assert_eq!(read.certificates[0].not_after_unix_ms, peer.not_after().0);
-    let id = SpiffeId::node(scratch.control.authority.trust_domain(), &mesh, &name);
+    let id = name.spiffe_id(scratch.control.authority.trust_domain(), &mesh);
     assert_eq!(read.spiffe_ids, [id.to_string()]);
 }
 

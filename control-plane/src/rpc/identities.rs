@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, Name, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NodeName, UnixMillis};
 use hauberk_proto::admin::v1::identities_server::{Identities, IdentitiesServer};
 use hauberk_proto::admin::v1::{
     CreateTokenRequest, CreateTokenResponse, DeleteTokenRequest, DeleteTokenResponse,
@@ -61,7 +61,7 @@ impl Identities for IdentitiesService {
                 record: Some(token(&issued.view, 0)),
                 root_fingerprint: self.control.authority.root_fingerprint(),
                 trust_domain: message::unnamed_trust_domain(&self.control.authority),
-                node: issued.node,
+                node: issued.node.to_string(),
             })),
             Err(error) => {
                 refused::record(&self.control.audit, &actor, "token.create", object, &error).await;
@@ -112,11 +112,10 @@ impl Identities for IdentitiesService {
         let lags: HashMap<_, _> =
             rollout.laggards.into_iter().map(|laggard| (laggard.instance, laggard.lag)).collect();
         let is_wanted = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
-        let reports = instances.reports(|spiffe_id| match spiffe_id.kind() {
-            IdentityKind::Node { mesh: of, name } | IdentityKind::Gateway { mesh: of, name } => {
-                is_wanted(&mesh, of) && is_wanted(&node, name)
-            }
-            _ => false,
+        let reports = instances.reports(|spiffe_id| {
+            spiffe_id.mesh_and_node().is_some_and(|(of, name)| {
+                is_wanted(&mesh, of.as_str()) && is_wanted(&node, &name.to_string())
+            })
         });
         let instances = reports.iter().map(|report| {
             let lag = match report.denial {
@@ -128,9 +127,10 @@ impl Identities for IdentitiesService {
                 Standing::NotMade | Standing::Unknown => self.instance(report, 0, lag.unwrap_or_default()),
                 Standing::Deleted | Standing::MadeAnew => {
                     // Nothing is rolled out to it any longer, and until then others believe what it proves.
+                    let of = report.node.in_words();
                     let believed =
-                        "its virtual node was deleted; it is believed until its certificate expires";
-                    self.instance(report, 0, lag.unwrap_or_else(|| believed.to_owned()))
+                        || format!("its {of} was deleted; it is believed until its certificate expires");
+                    self.instance(report, 0, lag.unwrap_or_else(believed))
                 }
             }
         });
@@ -234,7 +234,7 @@ fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Stat
     let name = |field: &str, text: &str| Name::parse(text).map_err(|error| status::bad_field(field, error));
     let of = match (node.is_empty(), enrollment.is_empty()) {
         (false, false) => {
-            let problem = "a token is of a virtual node or of an enrollment, not of both";
+            let problem = "a token is of a virtual node or gateway, or of an enrollment, not of both";
             return Err(status::bad_field("enrollment", problem));
         }
         (true, false) => TokenFor::Enrollment {
@@ -245,7 +245,10 @@ fn parse_token_request(request: CreateTokenRequest) -> Result<TokenRequest, Stat
             let problem = "they are an enrollment's to judge: name that, and no node";
             return Err(status::bad_field("labels", problem));
         }
-        (_, true) => TokenFor::Node(name("node", &node)?),
+        (_, true) => {
+            let node = NodeName::parse(&node).map_err(|error| status::bad_field("node", error))?;
+            TokenFor::Node(node)
+        }
     };
     Ok(TokenRequest {
         mesh: name("mesh", &mesh)?,

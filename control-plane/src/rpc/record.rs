@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hauberk_identity::{Name, SpiffeId, UnixMillis};
+use hauberk_identity::{Name, NodeName, SpiffeId, UnixMillis};
 use hauberk_proto::admin::v1::record_server::{self, RecordServer};
 use hauberk_proto::admin::v1::{
     Flip, ListWouldDenialsRequest, ListWouldDenialsResponse, SimulateRequest, SimulateResponse,
@@ -15,7 +15,6 @@ use tonic::{Code, Request, Response, Status};
 use super::status;
 use crate::app::ControlPlane;
 use crate::flows::{Auditing, Tally};
-use crate::instances::mesh_and_node;
 use crate::push::Push;
 use crate::resources::{Catalog, MAX_BATCH_BYTES, MeshCatalog, Resources, did_you_mean};
 use crate::simulate::{self, SimulateError, Simulation, Suggestion};
@@ -78,9 +77,10 @@ impl record_server::Record for RecordService {
         let catalog = self.catalog().await?;
         let mesh = mesh_of(&catalog, &mesh)?;
         let resources = catalog.mesh(mesh.as_str()).cloned().unwrap_or_default();
-        check_node(&mesh, &resources, &node)?;
-        let is_meant = |(of, name): (Name, Name)| of == mesh && (node.is_empty() || name.as_str() == node);
-        let records = self.push.flows().recorded().of(|id| mesh_and_node(id).is_some_and(is_meant));
+        let wanted = wanted_node(&mesh, &resources, &node)?;
+        let is_meant =
+            |(of, name): (Name, NodeName)| of == mesh && wanted.as_ref().is_none_or(|node| *node == name);
+        let records = self.push.flows().recorded().of(|id| id.mesh_and_node().is_some_and(is_meant));
         let silent_instances = self.silent_instances(|own| *own == mesh);
         let trust_domain = self.resources.trust_domain().clone();
         let suggestion =
@@ -108,7 +108,7 @@ impl record_server::Record for RecordService {
         let items = self.push.flows().would_denials().of(&mesh);
         let items = items.into_iter().map(|(auditing, tally)| encode_tally(auditing, &tally)).collect();
         let silent_instances = self.silent_instances(|own| *own == mesh);
-        let of_mesh = |id: &SpiffeId| mesh_and_node(id).is_some_and(|(own, _)| own == mesh);
+        let of_mesh = |id: &SpiffeId| id.mesh_and_node().is_some_and(|(own, _)| own == mesh);
         let records = self.push.flows().recorded().of(of_mesh);
         let unrecorded = records.iter().fold(0_u64, |all, record| all.saturating_add(record.unrecorded));
         Ok(Response::new(ListWouldDenialsResponse { items, silent_instances, unrecorded }))
@@ -139,7 +139,7 @@ impl RecordService {
     /// Connected instances whose agents count nothing, for they are of a former release.
     fn silent_instances(&self, is_meant: impl Fn(&Name) -> bool) -> Vec<String> {
         let now = self.control.clock.now();
-        let of_mesh = |id: &SpiffeId| mesh_and_node(id).is_some_and(|(mesh, _)| is_meant(&mesh));
+        let of_mesh = |id: &SpiffeId| id.mesh_and_node().is_some_and(|(mesh, _)| is_meant(&mesh));
         let reports = self.push.instances().reports(of_mesh);
         reports
             .into_iter()
@@ -162,12 +162,18 @@ fn mesh_of(catalog: &Catalog, text: &str) -> Result<Name, Status> {
     Ok(mesh)
 }
 
-fn check_node(mesh: &Name, resources: &MeshCatalog, node: &str) -> Result<(), Status> {
-    if node.is_empty() || resources.node(node).is_some() {
-        return Ok(());
+/// The node or gateway that is named; `None`: all are meant.
+fn wanted_node(mesh: &Name, resources: &MeshCatalog, node: &str) -> Result<Option<NodeName>, Status> {
+    if node.is_empty() {
+        return Ok(None);
     }
-    let message = format!("virtual node {node:?} does not exist in mesh {mesh}");
-    Err(status::missing(&message, did_you_mean(node, resources.nodes().map(|(name, _)| name.as_str()))))
+    let named = NodeName::parse(node).map_err(|error| status::bad_field("node", error))?;
+    if resources.node_or_gateway(&named).is_some() {
+        return Ok(Some(named));
+    }
+    let known: Vec<String> = resources.node_names().map(|name| name.to_string()).collect();
+    let message = format!("{} does not exist in mesh {mesh}", named.in_words());
+    Err(status::missing(&message, did_you_mean(node, known.iter().map(String::as_str))))
 }
 
 fn cannot_say(error: &SimulateError) -> Status {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hauberk_identity::{InstanceId, Name};
+use hauberk_identity::{InstanceId, Name, NodeName};
 use hauberk_proto::admin::v1::revocations_server::{Revocations, RevocationsServer};
 use hauberk_proto::admin::v1::revoke_request::Target as Asked;
 use hauberk_proto::admin::v1::{
@@ -134,10 +134,10 @@ fn parse(asked: Option<Asked>, unrecorded: bool) -> Result<Target, Status> {
     }
 }
 
-fn parse_node(node: &NodeTarget) -> Result<(Name, Name), Status> {
+fn parse_node(node: &NodeTarget) -> Result<(Name, NodeName), Status> {
     let NodeTarget { mesh, name } = node;
     let mesh = Name::parse(mesh).map_err(|error| status::bad_field("node.mesh", error))?;
-    let name = Name::parse(name).map_err(|error| status::bad_field("node.name", error))?;
+    let name = NodeName::parse(name).map_err(|error| status::bad_field("node.name", error))?;
     Ok((mesh, name))
 }
 
@@ -153,7 +153,7 @@ mod tests {
         let mut store = None;
         let scratch = scratch_over(|made| Arc::clone(store.insert(Arc::new(made)))).await;
         let control = &scratch.control;
-        let (mesh, node) = (Name::parse(NODE.0).unwrap(), Name::parse(NODE.1).unwrap());
+        let (mesh, node) = (Name::parse(NODE.0).unwrap(), NodeName::parse(NODE.1).unwrap());
         let asked = TokenRequest { mesh, of: TokenFor::Node(node), ttl: None, uses: Uses::Unlimited };
         let token = control.tokens.create(asked, &actor()).await.unwrap();
         let token = token.secret.reveal();

@@ -9,7 +9,7 @@ mod sync;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use hauberk_identity::{Name, TrustDomain};
+use hauberk_identity::{Name, NodeName, TrustDomain};
 use hauberk_proto::admin::v1::IssueCredentialRequest;
 use hauberk_proto::agent::v1::attest_request::Evidence;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
@@ -86,7 +86,7 @@ async fn start_with<T>(prepare: impl AsyncFnOnce(&ControlPlane) -> T) -> (Runnin
     control.store.commit(stored("VirtualNode", "orders", node)).await.unwrap();
     let asked = TokenRequest {
         mesh: Name::parse("shop").unwrap(),
-        of: TokenFor::Node(Name::parse("orders").unwrap()),
+        of: TokenFor::Node(NodeName::parse("orders").unwrap()),
         ttl: None,
         uses: Uses::Unlimited,
     };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, NodeName};
 use hauberk_policy::{CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, Vouching};
 use hauberk_proto::convert::{External, FederatedBundle, JwtIssuer, NodeView};
 
@@ -44,7 +44,7 @@ pub(super) fn sides(now: Enforced, draft: Enforced) -> Result<Option<Sides>, Com
 pub(super) fn whoever_it_is_for(
     views: &MeshViews<'_>,
     node: &VirtualNode,
-    name: &Name,
+    name: &NodeName,
 ) -> Result<Engine, CompileError> {
     let Enforced { mut scope, policies, .. } = of_node(views, node, name);
     for port in &mut scope.ports {
@@ -61,7 +61,7 @@ pub(super) fn calls_of(views: &MeshViews<'_>, external: &Name) -> Result<Option<
 }
 
 /// What a node enforces.
-pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &Name) -> Enforced {
+pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &NodeName) -> Enforced {
     let NodeView { scope, policies, issuers, federated, .. } = views.node(name, node);
     Enforced { scope, policies: deciding(policies), issuers, federated, external: None }
 }

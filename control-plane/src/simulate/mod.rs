@@ -8,7 +8,7 @@ mod suggest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hauberk_identity::{Name, TrustDomain};
+use hauberk_identity::{Name, NodeName, TrustDomain};
 use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
@@ -16,7 +16,6 @@ use thiserror::Error;
 
 use crate::compile::view::MeshViews;
 use crate::flows::{NodeRecord, decisions};
-use crate::instances::mesh_and_node;
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
 use conditions::Conditions;
@@ -69,12 +68,12 @@ pub enum SimulateError {
         reason: String,
     },
     /// A node's policies cannot be enforced.
-    #[error("the policies of virtual node {node} of mesh {mesh} cannot be enforced: {source}")]
+    #[error("the policies of {} of mesh {mesh} cannot be enforced: {source}", .node.in_words())]
     Compile {
         /// The mesh.
         mesh: Name,
-        /// The node.
-        node: Name,
+        /// The node or gateway.
+        node: NodeName,
         /// Why not.
         source: CompileError,
     },
@@ -106,15 +105,15 @@ pub fn simulate(
         let by_now = MeshViews::new(trust_domain, &mesh, now);
         let by_draft = MeshViews::new(trust_domain, &mesh, draft);
         for record in records {
-            let Some((_, name)) = mesh_and_node(&record.node) else { continue };
+            let Some((_, name)) = record.node.mesh_and_node() else { continue };
             // Of what is gone by now nothing is decided any longer.
-            let Some(node) = now.node(name.as_str()) else { continue };
+            let Some(node) = now.node_or_gateway(&name) else { continue };
             simulation.note(record);
             if is_same {
                 continue;
             }
             let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
-            let draft_node = draft.node(name.as_str());
+            let draft_node = draft.node_or_gateway(&name);
             let mut places: BTreeMap<&str, Vec<_>> = BTreeMap::new();
             for flow in &record.flows {
                 places.entry(flow.external.as_str()).or_default().push(flow);
@@ -197,7 +196,7 @@ fn check_readable(mesh: &Name, resources: &MeshCatalog) -> Result<(), SimulateEr
 }
 
 fn mesh_of(record: &NodeRecord) -> Option<Name> {
-    mesh_and_node(&record.node).map(|(mesh, _)| mesh)
+    record.node.mesh_and_node().map(|(mesh, _)| mesh)
 }
 
 /// The verdict that a decision is.

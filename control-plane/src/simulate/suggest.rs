@@ -18,7 +18,6 @@ use super::engines::{calls_of, whoever_it_is_for};
 use super::{SimulateError, check_readable};
 use crate::compile::view::MeshViews;
 use crate::flows::NodeRecord;
-use crate::instances::mesh_and_node;
 use crate::resources::MeshCatalog;
 
 /// Policies that let through what was recorded, and how well they fit.
@@ -68,8 +67,8 @@ pub fn suggest(
     let mut used: BTreeMap<String, u64> = BTreeMap::new();
     let mut generalisations = BTreeSet::new();
     for record in records {
-        let Some((_, name)) = mesh_and_node(&record.node) else { continue };
-        let Some(node) = resources.node(name.as_str()) else { continue };
+        let Some((_, name)) = record.node.mesh_and_node() else { continue };
+        let Some(node) = resources.node_or_gateway(&name) else { continue };
         let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
         let view = views.node(&name, node);
         let egress = *view.egress;
@@ -297,11 +296,11 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
 /// Who calls what, in few words.
 fn place(now: &Engine, flow: &RecordedFlow) -> String {
     let caller = match &flow.caller {
-        Caller::Peer(id) => mesh_and_node(id).map_or(id.to_string(), |(_, name)| name.to_string()),
+        Caller::Peer(id) => id.mesh_and_node().map_or(id.to_string(), |(_, name)| name.to_string()),
         Caller::Anonymous => "@anonymous".to_owned(),
     };
     let place = match &now.scope().place {
-        Place::Node(node) => mesh_and_node(node).map(|(_, name)| name.to_string()).unwrap_or_default(),
+        Place::Node(node) => node.mesh_and_node().map(|(_, name)| name.to_string()).unwrap_or_default(),
         Place::External(external) => format!("external/{external}"),
     };
     format!("{caller} {} {place}:{} {}", flow.action.as_str(), flow.port, flow.route)

@@ -1,4 +1,4 @@
-use hauberk_identity::SpiffeId;
+use hauberk_identity::{NodeName, SpiffeId};
 
 use super::*;
 use crate::resources::testing::{
@@ -164,7 +164,7 @@ fn how_conditions_on_users_came_out_decides_drafts_that_keep_them() {
     let resources = before.mesh("shop").unwrap();
     let domain = trust_domain();
     let views = MeshViews::new(&domain, &shop_mesh, resources);
-    let name = Name::parse("orders").unwrap();
+    let name = NodeName::parse("orders").unwrap();
     let own = engines::of_node(&views, resources.node("orders").unwrap(), &name);
     let now = engines::sides(own.clone(), own.gone()).unwrap().unwrap().now;
     let text = now.conditions().next().unwrap().to_string();

@@ -18,7 +18,8 @@ use hauberk_proto::{
         to_agent::Message as Down, view::Body,
     },
     mesh::v1::{
-        EnrollmentParent, EnrollmentSpec, Kind, Resource, ResourceRef, WorkloadEnrollment, resource::Spec,
+        EnrollmentParent, EnrollmentSpec, Kind, Resource, ResourceRef, WorkloadEnrollment, enrollment_parent,
+        resource::Spec,
     },
     workload::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
@@ -306,7 +307,9 @@ async fn apply(resources: &mut ResourcesClient<Channel>, name: &str) {
     let selectors = vec![format!("unix:uid:{}", rustix::process::geteuid().as_raw())];
     let path = format!("bench/{name}");
     let spec = EnrollmentSpec {
-        parent: Some(EnrollmentParent { virtual_node: "client".to_owned() }),
+        parent: Some(EnrollmentParent {
+            node: Some(enrollment_parent::Node::VirtualNode("client".to_owned())),
+        }),
         workload: Some(WorkloadEnrollment { path, selectors, ..WorkloadEnrollment::default() }),
         attest: None,
     };

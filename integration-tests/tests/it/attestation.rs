@@ -58,11 +58,16 @@ impl Machines {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
+    /// `node` is one, or `gateway/edge`.
     pub(crate) fn enrollment(&self, node: &str, selector: &str) -> String {
+        let becomes = match node.strip_prefix("gateway/") {
+            Some(gateway) => format!("virtualGateway: {gateway}"),
+            None => format!("virtualNode: {node}"),
+        };
         let ca = self.pem.replace('\n', "\n        ");
         format!(
             "kind: Enrollment\nmesh: shop\nname: machines\nspec:\n  attest:\n    x509pop:\n      ca: |\n        {ca}\n    \
-             rules:\n    - {{virtualNode: {node}, selectors: ['{selector}']}}\n"
+             rules:\n    - {{{becomes}, selectors: ['{selector}']}}\n"
         )
     }
 }

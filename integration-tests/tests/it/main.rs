@@ -39,6 +39,7 @@ mod federation;
 mod forged;
 mod framing;
 mod framing_cases;
+mod gateways;
 mod grpc;
 mod hostile;
 mod house;

@@ -46,7 +46,7 @@ fn serial(svid: &Svid) -> String {
 }
 
 /// Whether the peer gets an answer of the app's.
-async fn is_served(peer: &Peer, address: std::net::SocketAddr) -> bool {
+pub(crate) async fn is_served(peer: &Peer, address: std::net::SocketAddr) -> bool {
     let Ok(mut stream) = peer.connect("orders", address, &[b"http/1.1"]).await else { return false };
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n").await;
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-use hauberk_identity::SpiffeId;
+use hauberk_identity::{NodeName, SpiffeId};
 
 use super::*;
 use crate::testing::{ask, domain, name, node, orders, parse, peer};
@@ -107,7 +107,8 @@ fn tells_what_it_mentions_and_where() {
         .iter()
         .map(|found| (found.referent.clone(), found.line, found.column))
         .collect();
-    assert!(found.contains(&(Referent::Node { mesh: name("shop"), node: name("web") }, 2, 16)), "{found:?}");
+    let web = Referent::Node { mesh: name("shop"), node: NodeName::Node(name("web")) };
+    assert!(found.contains(&(web, 2, 16)), "{found:?}");
     assert!(found.contains(&(Referent::Service(name("orders")), 4, 15)), "{found:?}");
     assert!(found.contains(&(Referent::Role(name("clerks")), 6, 23)), "{found:?}");
     assert!(found.contains(&(Referent::Port { node: node("orders"), number: 8080 }, 6, 53)), "{found:?}");

@@ -13,6 +13,7 @@ mod flow;
 mod labels;
 mod question;
 mod view;
+mod written_node;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use view::{
     Body, Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
     JwtIssuer, NodeView, ServicePort, ServiceView, Target, View,
 };
+pub use written_node::WrittenNode;
 
 /// An instant as a message.
 pub fn timestamp(at: UnixMillis) -> Timestamp {

@@ -107,6 +107,45 @@ async fn resources_become_signed_views() {
 }
 
 #[tokio::test]
+async fn a_gateway_has_a_view_of_its_own_beside_that_of_a_node_of_its_name() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let mut batch = shop();
+    batch.extend([
+        gateway("edge"),
+        node("edge", [listener(8080, "http")]),
+        permit("edge-calls", "gateway/edge", "orders"),
+        policy("all", "permit(principal is Node, action, resource in Node::\"edge\");"),
+    ]);
+    let revision = scratch.apply(&batch).await.revision;
+    let compilation = at(&mut compilations, revision).await;
+    let id = SpiffeId::gateway(&trust_domain(), &name("shop"), &name("edge"));
+    let view = &compilation.nodes[&id];
+    let body = node_body(view);
+    assert_eq!((body.scope.node(), body.scope.ports.len(), body.policies.policies.len()), (Some(&id), 0, 0));
+    assert_eq!(policies_of(node_view(&compilation, "edge")), ["all"]);
+    let orders = node_body(node_view(&compilation, "orders"));
+    assert!(orders.policies.policies.iter().any(|policy| policy.name == "edge-calls"), "{orders:?}");
+
+    // Each is numbered by its own content, and goes alone.
+    let uid = |compilation: &Compilation| compilation.node_uids[&id].clone().unwrap();
+    let (before, former) = (Arc::clone(&compilation), uid(&compilation));
+    let revision = scratch.apply(&[node("edge", [])]).await.revision;
+    let compilation = at(&mut compilations, revision).await;
+    assert_eq!(compilation.nodes[&id], before.nodes[&id]);
+    assert_eq!(node_view(&compilation, "edge").revision, revision.0);
+    let gone = |compilation: &Compilation| {
+        matches!(wanted::standing(compilation, &id, Some(&former)), Standing::Deleted)
+    };
+    for (kind, is_gone) in [(Kind::VirtualNode, false), (Kind::VirtualGateway, true)] {
+        let key = ResourceKey { kind, mesh: name("shop"), name: name("edge") };
+        let target = crate::resources::admit::Target { key, resource_version: 0, ignore_missing: false };
+        let removed = scratch.resources.delete(&owner(), &[target], false).await.unwrap();
+        assert_eq!(gone(&*at(&mut compilations, removed.revision).await), is_gone, "{kind:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_does_not_change_keeps_its_bytes() {
     let scratch = Scratch::new().await;
     let mut compilations = scratch.compilations().await;

@@ -13,6 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use super::*;
 use crate::audit::Filter;
 use crate::registry::keys;
+use crate::resources::testing::{attest_rule, parent};
 use crate::revocation::Target;
 use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
 
@@ -46,8 +47,7 @@ impl Machines {
 }
 
 fn rule(node: &str, selector: &str) -> wire::AttestRule {
-    let (virtual_node, selectors) = (node.to_owned(), vec![selector.to_owned()]);
-    wire::AttestRule { virtual_node, selectors, ..wire::AttestRule::default() }
+    attest_rule(node, &[selector])
 }
 
 async fn enroll(scratch: &Scratch, ca: &str, rules: Vec<wire::AttestRule>) {
@@ -169,7 +169,7 @@ async fn the_caller_is_told_nothing_and_the_administrator_everything() {
         selectors: vec!["unix:uid:1000".to_owned()],
         ..wire::WorkloadEnrollment::default()
     });
-    let parent = Some(wire::EnrollmentParent { virtual_node: NODE.1.to_owned() });
+    let parent = Some(parent(NODE.1));
     let spec = Some(Spec::Enrollment(wire::EnrollmentSpec { parent, workload, attest: None }));
     let bytes = Resource { spec, ..Resource::default() }.encode_to_vec();
     let key = keys::resource("Enrollment", NODE.0, "worker");
@@ -229,13 +229,56 @@ async fn what_fits_rules_of_two_nodes_is_refused() {
     join(&scratch, &machine, &request().1).await.unwrap();
     enroll(&scratch, &ca.pem, vec![by_name.clone(), rule("web", &authority)]).await;
     let ambiguous = join(&scratch, &machine, &request().1).await;
-    refused(&scratch, ambiguous, "it is ambiguous: it fits rules of virtual nodes orders and web").await;
+    refused(
+        &scratch,
+        ambiguous,
+        "it is ambiguous: it fits rules of virtual node orders and virtual node web",
+    )
+    .await;
     // One that could never be unambiguous is not even taken for an enrollment.
     let mut both = rule("web", &authority);
     both.selectors.push("x509pop:subject:cn:vm-1".to_owned());
     enroll(&scratch, &ca.pem, vec![by_name, both]).await;
     let result = join(&scratch, &machine, &request().1).await;
     refused(&scratch, result, "of agents by evidence").await;
+}
+
+#[tokio::test]
+async fn a_machine_becomes_a_gateway_and_not_the_node_of_its_name() {
+    let (scratch, ca) = (scratch().await, Machines::new());
+    for kind in ["VirtualNode", "VirtualGateway"] {
+        let key = keys::resource(kind, NODE.0, "edge");
+        scratch.control.store.commit(Commit::new().put(key, a_node(kind))).await.unwrap();
+    }
+    let by_name = |node: &str| rule(node, "x509pop:subject:cn:vm-1");
+    enroll(&scratch, &ca.pem, vec![by_name("gateway/edge")]).await;
+    let machine = ca.machine("vm-1");
+    let (_, csr) = request();
+    let gateway = join(&scratch, &machine, &csr).await.unwrap();
+    assert_eq!(gateway.issued.svid.id().as_str(), "spiffe://shop.local/mesh/shop/gateway/edge");
+    let peer = scratch.peer(&gateway.issued.svid);
+    let renew = async || scratch.control.enrollment.renew(&peer, &request().1, "10.0.0.7:4").await;
+    renew().await.unwrap();
+
+    let both = vec![by_name("gateway/edge"), rule("edge", "x509pop:san:dns:rcgen.example")];
+    enroll(&scratch, &ca.pem, both).await;
+    join(&scratch, &machine, &request().1).await.unwrap();
+    let authority = {
+        let record = scratch.control.ledger.instances().await.unwrap().remove(0).1;
+        let selectors = record.evidence.unwrap().selectors;
+        selectors.into_iter().find(|text| text.starts_with("x509pop:ca:fingerprint:")).unwrap()
+    };
+    enroll(&scratch, &ca.pem, vec![by_name("gateway/edge"), rule("edge", &authority)]).await;
+    let ambiguous = join(&scratch, &machine, &request().1).await;
+    refused(&scratch, ambiguous, "it fits rules of virtual gateway edge and virtual node edge").await;
+
+    // The same key becomes another instance by another rule, and the gateway's is renewed no longer.
+    enroll(&scratch, &ca.pem, vec![by_name("edge")]).await;
+    let refused = renew().await.unwrap_err();
+    assert!(refused.to_string().contains("its evidence now makes it virtual node edge"), "{refused}");
+    let node = join(&scratch, &machine, &csr).await.unwrap();
+    assert_eq!(node.issued.svid.id().as_str(), "spiffe://shop.local/mesh/shop/node/edge");
+    assert_ne!(node.instance, gateway.instance);
 }
 
 #[tokio::test]

@@ -9,13 +9,14 @@ use crate::audit::Filter;
 use crate::enrollment::{AgentInfo, Enrolled, TokenError, TokenFor, TokenRequest, Uses};
 use crate::registry::keys;
 use crate::resources::MOST_LABELS;
+use crate::resources::testing::attest_rule;
 use crate::revocation::Target;
 use crate::secret::SecretId;
 use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
 
 fn rule(node: &str, selectors: &[&str]) -> wire::AttestRule {
     let selectors = selectors.iter().map(|text| format!("join_token:label:{text}")).collect();
-    wire::AttestRule { virtual_node: node.to_owned(), selectors, ..wire::AttestRule::default() }
+    wire::AttestRule { selectors, ..attest_rule(node, &[]) }
 }
 
 async fn enroll_as(scratch: &Scratch, uid: &str, rules: Vec<wire::AttestRule>) {
@@ -171,8 +172,12 @@ async fn an_instance_stays_of_its_node_whatever_the_labels_make_of_its_token_lat
     let (_, csr) = request();
     let enrolled = join(&scratch, &token, &csr).await.unwrap();
     enroll(&scratch, vec![rule("web", &["env:prod"])]).await;
-    refused(&scratch, join(&scratch, &token, &csr).await, "made another virtual node of this agent than web")
-        .await;
+    refused(
+        &scratch,
+        join(&scratch, &token, &csr).await,
+        "made another node or gateway of this agent than virtual node web",
+    )
+    .await;
     refused(&scratch, renew(&scratch, &enrolled).await, "its evidence now makes it virtual node web").await;
     let other = join(&scratch, &token, &request().1).await.unwrap();
     assert_eq!(other.issued.svid.id().as_str(), "spiffe://shop.local/mesh/shop/node/web");

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use hauberk_identity::{EvidenceSelector, EvidenceSelectorError, Name};
+use hauberk_identity::{EvidenceSelector, EvidenceSelectorError, Name, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::{TokenRecord, Uses};
 use crate::enrollment::attest::Stored;
 use crate::enrollment::node::StoredNode;
 use crate::random::NoRandomness;
-use crate::registry::{Store, StoreError, keys};
+use crate::registry::{Store, StoreError};
 use crate::resources::{EvidenceSource, MOST_LABELS, NoRule};
 
 /// How much of a label that is none is told.
@@ -33,8 +33,8 @@ pub struct TokenRequest {
 /// What the bearers of a token become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenFor {
-    /// This virtual node.
-    Node(Name),
+    /// This virtual node or gateway.
+    Node(NodeName),
     /// What an enrollment makes of these labels.
     Enrollment {
         /// The enrollment.
@@ -85,12 +85,12 @@ pub enum TokenError {
     #[error("a token is used at least once")]
     NoUses,
     /// The caller named a node that does not exist.
-    #[error("mesh {mesh} has no virtual node {node}: apply it first")]
+    #[error("mesh {mesh} has no {}: apply it first", .node.in_words())]
     NoSuchNode {
         /// The mesh.
-        mesh: String,
+        mesh: Name,
         /// The node.
-        node: String,
+        node: NodeName,
     },
     /// The caller gave something that is no label.
     #[error("{label:?}: {source}")]
@@ -138,7 +138,7 @@ pub enum TokenError {
 /// What a new token is for.
 pub(super) struct Destination {
     /// What its bearers become, as things are now.
-    pub(super) node: String,
+    pub(super) node: NodeName,
     /// Which node, where the token is bound to it.
     pub(super) node_uid: Option<String>,
     pub(super) enrollment: Option<EnrollmentOfToken>,
@@ -149,41 +149,39 @@ pub(super) struct Destination {
 impl Destination {
     /// # Errors
     /// There is no such thing, or the enrollment makes nothing of such labels.
-    pub(super) async fn of(store: &dyn Store, mesh: &str, of: TokenFor) -> Result<Self, TokenError> {
+    pub(super) async fn of(store: &dyn Store, mesh: &Name, of: TokenFor) -> Result<Self, TokenError> {
         let (name, labels) = match of {
             TokenFor::Enrollment { name, labels } => (name, labels),
             TokenFor::Node(node) => {
-                let (mesh, node) = (mesh.to_owned(), node.to_string());
-                let Some(existing) = StoredNode::read(store, &mesh, &node).await? else {
-                    return Err(TokenError::NoSuchNode { mesh, node });
+                let Some(StoredNode { uid, key, .. }) = StoredNode::read(store, mesh, &node).await? else {
+                    return Err(TokenError::NoSuchNode { mesh: mesh.clone(), node });
                 };
-                let key = keys::resource("VirtualNode", &mesh, &node);
-                return Ok(Self { node, node_uid: Some(existing.uid), enrollment: None, key });
+                return Ok(Self { node, node_uid: Some(uid), enrollment: None, key });
             }
         };
         let selectors = read_labels(&labels)?;
         let name = name.to_string();
-        let stored = Stored::read(store, mesh, &name).await?;
+        let stored = Stored::read(store, mesh.as_str(), &name).await?;
         let Some(Stored { key, uid, enrollment, .. }) =
             stored.filter(|stored| *stored.enrollment.source() == EvidenceSource::JoinToken)
         else {
-            return Err(TokenError::NoSuchEnrollment { mesh: mesh.to_owned(), name });
+            return Err(TokenError::NoSuchEnrollment { mesh: mesh.to_string(), name });
         };
         let makes = match enrollment.makes(&selectors) {
             Ok(makes) => makes,
             Err(why) => return Err(TokenError::NoRule { name, why }),
         };
-        let node = makes.node.to_string();
+        let node = makes.node.clone();
         Ok(Self { node, node_uid: None, enrollment: Some(EnrollmentOfToken { name, uid, labels }), key })
     }
 }
 
 impl TokenRecord {
     /// What it was for is there no longer.
-    pub(super) fn gone(self) -> TokenError {
+    pub(super) fn gone(self, mesh: Name, node: NodeName) -> TokenError {
         match self.enrollment {
             Some(of) => TokenError::NoSuchEnrollment { mesh: self.mesh, name: of.name },
-            None => TokenError::NoSuchNode { mesh: self.mesh, node: self.node },
+            None => TokenError::NoSuchNode { mesh, node },
         }
     }
 }

@@ -51,6 +51,7 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
         | Kind::Policy
         | Kind::PolicyTemplate
         | Kind::Role
+        | Kind::VirtualGateway
         | Kind::VirtualNode
         | Kind::VirtualService => read_mesh(mesh, kind, problems),
     };

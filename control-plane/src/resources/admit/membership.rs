@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use hauberk_identity::{IdentityKind, Name, SpiffeId};
+use hauberk_identity::{IdentityKind, Name, NodeName, SpiffeId};
 use hauberk_policy::{PolicyDocument, Referent};
 use hauberk_proto::mesh::v1::{Listener, RoleSpec, RouteDeclaration, VirtualNodeSpec, resource::Spec};
 
@@ -109,18 +109,20 @@ impl Step<'_> {
             return None;
         }
         match id.kind() {
-            IdentityKind::Node { mesh, name } => {
-                let (mesh, name) = (Name::parse(mesh).ok()?, Name::parse(name).ok()?);
-                if self.exists(Kind::VirtualNode, &mesh, &name) {
+            IdentityKind::Node { .. } | IdentityKind::Gateway { .. } => {
+                let (mesh, node) = id.mesh_and_node()?;
+                if self.has_node(&mesh, &node) {
                     return None;
                 }
+                let (kind, name) = (Kind::of_node(&node), node.name());
                 let known = self.after.mesh(mesh.as_str()).into_iter();
-                let known = known.flat_map(|mesh| mesh.of_kind(Kind::VirtualNode).keys()).map(Name::as_str);
+                let known = known.flat_map(|mesh| mesh.of_kind(kind).keys()).map(Name::as_str);
                 let help = self.nearest(name.as_str(), known);
-                Some(("virtualNode", format!("there is no virtual node {name:?} in mesh {mesh:?}"), help))
-            }
-            IdentityKind::Gateway { .. } => {
-                Some(("virtualNode", "this release has no virtual gateways".to_owned(), None))
+                let part = match &node {
+                    NodeName::Node(_) => "virtualNode",
+                    NodeName::Gateway(_) => "virtualGateway",
+                };
+                Some((part, format!("there is no {} {name:?} in mesh {mesh:?}", kind.noun()), help))
             }
             IdentityKind::Workload { path } => {
                 let enrolled = enrolled.get_or_init(|| self.enrolled().collect());

@@ -15,7 +15,7 @@ mod users;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, NodeName, SpiffeId};
 use hauberk_policy::{Authorization, NodeScope, PortScope, Undeclared};
 use hauberk_proto::mesh::v1::resource::Spec;
 
@@ -107,6 +107,8 @@ impl<'a> Comparison<'a> {
         let mut openings = Vec::new();
         self.compare_meshes(&mut openings);
         self.compare_issuers(&mut openings);
+        self.compare_names(&mut openings);
+        self.compare_labels(&mut openings);
         let affected = self.affected();
         if affected.is_empty() {
             return openings;
@@ -120,8 +122,6 @@ impl<'a> Comparison<'a> {
             let scope_after = self.scope(self.after, &after, node);
             let (former, now) = (by_number(scope_before.as_ref()), by_number(scope_after.as_ref()));
             let id = SpiffeId::node(self.step.trust_domain, self.name, node);
-            self.compare_node(node, &mut openings);
-            self.compare_labels(node, &mut openings);
             for number in former.keys().chain(now.keys()).copied().collect::<BTreeSet<u16>>() {
                 let port = Port { node, id: &id, number };
                 let (former, now) = (former.get(&number).copied(), now.get(&number).copied());
@@ -152,7 +152,8 @@ impl<'a> Comparison<'a> {
                 | Kind::Mesh
                 | Kind::Policy
                 | Kind::PolicyTemplate
-                | Kind::Role => {}
+                | Kind::Role
+                | Kind::VirtualGateway => {}
                 Kind::DataClass => affected.extend(self.classified()),
                 Kind::VirtualNode => {
                     affected.insert(&key.name);
@@ -179,7 +180,8 @@ impl<'a> Comparison<'a> {
 
     fn scope(&self, mesh: &MeshCatalog, provided: &Provided<'_>, name: &Name) -> Option<NodeScope> {
         let node = mesh.node(name.as_str())?;
-        Some(node_scope(self.step.trust_domain, self.name, mesh, provided, name, node))
+        let name = NodeName::Node(name.clone());
+        Some(node_scope(self.step.trust_domain, self.name, mesh, provided, &name, node))
     }
 
     fn compare_meshes(&self, openings: &mut Vec<Opening>) {
@@ -211,20 +213,23 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Whether a node is there that a boundary names: what is made under its name is whom the boundary means.
-    fn compare_node(&self, node: &Name, openings: &mut Vec<Opening>) {
-        let is_there =
-            |mesh: Option<&MeshCatalog>| mesh.is_some_and(|mesh| mesh.node(node.as_str()).is_some());
-        let (was, is) = (is_there(self.before), is_there(Some(self.after)));
-        if was == is {
-            return;
-        }
-        let named = boundaries_of_node(self.step.before, self.name, node);
-        if named.has_boundary() {
-            let what = if is { "makes" } else { "removes" };
-            let message = format!("this {what} virtual node {node}, which {named} may speak of");
-            let (key, takes) = (self.key(Kind::VirtualNode, node), named.takes());
-            openings.push(Opening { key, field: String::new(), message, takes });
+    /// Whether a node or gateway is there that a boundary names: what is made under its name is whom the boundary means.
+    fn compare_names(&self, openings: &mut Vec<Opening>) {
+        for key in self.step.places.keys().filter(|key| key.mesh == *self.name) {
+            let Some(node) = key.as_node() else { continue };
+            let is_there =
+                |mesh: Option<&MeshCatalog>| mesh.is_some_and(|mesh| mesh.node_or_gateway(&node).is_some());
+            let (was, is) = (is_there(self.before), is_there(Some(self.after)));
+            if was == is {
+                continue;
+            }
+            let named = boundaries_of_node(self.step.before, self.name, &node);
+            if named.has_boundary() {
+                let what = if is { "makes" } else { "removes" };
+                let message = format!("this {what} {}, which {named} may speak of", node.in_words());
+                let (key, takes) = (key.clone(), named.takes());
+                openings.push(Opening { key, field: String::new(), message, takes });
+            }
         }
     }
 

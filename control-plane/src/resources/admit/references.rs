@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_identity::{IdentityKind, Name, Selector, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, NodeName, Selector, TrustDomain};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
+use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1::{
     Backend, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
     virtual_service_provider::Provider,
@@ -66,7 +67,8 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             | Model::Linked(_)
             | Model::Policy(_)
             | Model::PolicyTemplate(_)
-            | Model::Role(_) => {}
+            | Model::Role(_)
+            | Model::VirtualGateway(_) => {}
             Model::Enrollment(Enrollment::Attest(_)) | Model::Mesh(_) | Model::Unreadable(_) => {}
         }
     }
@@ -77,6 +79,11 @@ impl Step<'_> {
     pub(super) fn exists(&self, kind: Kind, mesh: &Name, name: &Name) -> bool {
         let key = ResourceKey { kind, mesh: mesh.clone(), name: name.clone() };
         self.places.contains_key(&key) || self.after.get(&key).is_some()
+    }
+
+    /// The same of a virtual node or gateway.
+    pub(super) fn has_node(&self, mesh: &Name, node: &NodeName) -> bool {
+        self.exists(Kind::of_node(node), mesh, node.name())
     }
 
     fn check_backends(
@@ -107,14 +114,17 @@ impl Step<'_> {
         problems: &mut Problems,
     ) {
         let EnrollmentSpec { parent, workload: _, attest } = spec;
-        let parent = parent.iter().map(|parent| ("spec.parent.virtualNode".to_owned(), &parent.virtual_node));
+        let parent = parent.iter().map(|parent| ("spec.parent".to_owned(), WrittenNode::of_parent(parent)));
         let rules = attest.iter().flat_map(|attest| &attest.rules).enumerate();
-        let rules = rules
-            .map(|(index, rule)| (format!("spec.attest.rules[{index}].virtualNode"), &rule.virtual_node));
-        for (field, virtual_node) in parent.chain(rules) {
-            let Ok(node) = Name::parse(virtual_node) else { continue };
-            if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
-                self.report_no_node(&field, mesh, &node, problems);
+        let rules =
+            rules.map(|(index, rule)| (format!("spec.attest.rules[{index}]"), WrittenNode::of_rule(rule)));
+        for (field, written) in parent.chain(rules) {
+            // What is wrong with the name itself has been told.
+            let Some((written, Ok(node))) = written.map(|written| (written, written.named())) else {
+                continue;
+            };
+            if !self.has_node(&key.mesh, &node) {
+                self.report_no_node(&format!("{field}.{}", written.key()), mesh, &node, problems);
             }
         }
     }
@@ -151,10 +161,10 @@ impl Step<'_> {
         (!is_followed).then(|| format!("mesh {mesh:?} has no FederatedTrustDomain {trust_domain}"))
     }
 
-    fn report_no_node(&self, field: &str, mesh: &MeshCatalog, node: &Name, problems: &mut Problems) {
-        let known = mesh.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
-        let help = self.nearest(node.as_str(), known);
-        let message = format!("virtual node {node:?} does not exist");
+    fn report_no_node(&self, field: &str, mesh: &MeshCatalog, node: &NodeName, problems: &mut Problems) {
+        let kind = Kind::of_node(node);
+        let help = self.nearest(node.name().as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
+        let message = format!("{} {:?} does not exist", kind.noun(), node.name());
         problems.report(Fault::Invalid, field, message, help);
     }
 
@@ -172,7 +182,8 @@ impl Step<'_> {
         let Ok(node) = Name::parse(virtual_node_name) else { return };
         let field = "spec.provider.virtualNode";
         if !self.exists(Kind::VirtualNode, &key.mesh, &node) {
-            self.report_no_node(&format!("{field}.virtualNodeName"), mesh, &node, problems);
+            let (field, node) = (format!("{field}.virtualNodeName"), NodeName::Node(node));
+            self.report_no_node(&field, mesh, &node, problems);
             return;
         }
         let Some(port) = port.and_then(port_number) else { return };
@@ -220,7 +231,8 @@ impl Step<'_> {
             }
         }
         let provided = Provided::of(mesh);
-        let scope = node_scope(self.trust_domain, &key.mesh, mesh, &provided, &key.name, node);
+        let name = NodeName::Node(key.name.clone());
+        let scope = node_scope(self.trust_domain, &key.mesh, mesh, &provided, &name, node);
         if let Err(error) = Engine::compile(scope, &PolicySlice::default(), None) {
             problems.invalid("spec.listeners", error);
         }
@@ -249,18 +261,18 @@ impl Step<'_> {
         };
         match &reference.referent {
             Referent::Mesh(name) => missing(Kind::Mesh, name, name),
-            Referent::Node { mesh, node } => missing(Kind::VirtualNode, mesh, node),
+            Referent::Node { mesh, node } => missing(Kind::of_node(node), mesh, node.name()),
             Referent::Service(service) => missing(Kind::VirtualService, mesh, service),
-            Referent::Gateway { .. } => Some("this release has no virtual gateways".to_owned()),
             Referent::Port { node, number } => {
-                let name = node_name(node)?;
-                missing(Kind::VirtualNode, mesh, &name).or_else(|| self.missing_port(mesh, &name, *number))
+                let (_, node) = node.mesh_and_node()?;
+                missing(Kind::of_node(&node), mesh, node.name())
+                    .or_else(|| self.missing_port(mesh, &node, *number))
             }
             Referent::Route { node, port, template } => {
-                let name = node_name(node)?;
-                missing(Kind::VirtualNode, mesh, &name)
-                    .or_else(|| self.missing_port(mesh, &name, *port))
-                    .or_else(|| self.missing_route(mesh, &name, *port, template))
+                let (_, node) = node.mesh_and_node()?;
+                missing(Kind::of_node(&node), mesh, node.name())
+                    .or_else(|| self.missing_port(mesh, &node, *port))
+                    .or_else(|| self.missing_route(mesh, &node, *port, template))
             }
             Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
             Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
@@ -277,8 +289,8 @@ impl Step<'_> {
         }
     }
 
-    fn missing_port(&self, mesh: &Name, node: &Name, port: u16) -> Option<String> {
-        let found = self.after.mesh(mesh.as_str())?.node(node.as_str())?;
+    fn missing_port(&self, mesh: &Name, node: &NodeName, port: u16) -> Option<String> {
+        let found = self.after.mesh(mesh.as_str())?.node_or_gateway(node)?;
         if found.listener(port).is_some() {
             return None;
         }
@@ -288,16 +300,17 @@ impl Step<'_> {
             [only] => format!("its only listener is {only}"),
             _ => format!("its listeners are {}", ports.join(", ")),
         };
-        Some(format!("virtual node {node:?} has no listener with port {port}; {hint}"))
+        let (kind, name) = (Kind::of_node(node).noun(), node.name());
+        Some(format!("{kind} {name:?} has no listener with port {port}; {hint}"))
     }
 
-    fn missing_route(&self, mesh: &Name, node: &Name, port: u16, template: &str) -> Option<String> {
-        let listener = self.after.mesh(mesh.as_str())?.node(node.as_str())?.listener(port)?;
+    fn missing_route(&self, mesh: &Name, node: &NodeName, port: u16, template: &str) -> Option<String> {
+        let listener = self.after.mesh(mesh.as_str())?.node_or_gateway(node)?.listener(port)?;
         let declared = || listener.routes().iter().map(|route| route.template.as_str());
         if template == UNDECLARED || declared().any(|route| route == template) {
             return None;
         }
-        let why = format!("port {port} of virtual node {node:?} declares no such route");
+        let why = format!("port {port} of virtual node {:?} declares no such route", node.name());
         let hint = self.nearest(template, declared()).unwrap_or_else(|| match declared().next() {
             None => "it declares none: match context.path, or declare it".to_owned(),
             Some(_) => {
@@ -375,11 +388,4 @@ fn warn_of_silence(
 
 fn port_number(number: u32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number > 0)
-}
-
-fn node_name(id: &SpiffeId) -> Option<Name> {
-    match id.kind() {
-        IdentityKind::Node { name, .. } => Name::parse(name).ok(),
-        _ => None,
-    }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::{Mode, Referent};
 
 use super::templates::followers;
@@ -106,13 +106,16 @@ fn check_unused(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain, 
 
 /// What of the resources that remain refers to one, each as messages name it.
 fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> Vec<String> {
-    let listed_as = |id: SpiffeId| membership::roles_of(after, move |member| *member == id);
-    let Some(mesh) = after.mesh(key.mesh.as_str()) else {
-        return match key.kind {
-            Kind::VirtualNode => listed_as(SpiffeId::node(trust_domain, &key.mesh, &key.name)).collect(),
-            _ => Vec::new(),
-        };
-    };
+    let named = key.as_node();
+    let listed = named.iter().flat_map(|node| {
+        let id = node.spiffe_id(trust_domain, &key.mesh);
+        membership::roles_of(after, move |member| *member == id)
+    });
+    let Some(mesh) = after.mesh(key.mesh.as_str()) else { return listed.collect() };
+    let enrolled = mesh
+        .enrollments()
+        .filter(|(_, enrollment)| named.as_ref().is_some_and(|node| enrollment.nodes().contains(&node)))
+        .map(|(name, _)| format!("enrollment {name:?}"));
     match key.kind {
         Kind::Mesh => {
             let kinds = Kind::ALL.into_iter().flat_map(|kind| {
@@ -124,13 +127,10 @@ fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> V
             .services()
             .filter(|(_, service)| service.provider().is_some_and(|own| *own.node() == key.name))
             .map(|(name, _)| format!("virtual service {name:?}"))
-            .chain(
-                mesh.enrollments()
-                    .filter(|(_, enrollment)| enrollment.nodes().contains(&&key.name))
-                    .map(|(name, _)| format!("enrollment {name:?}")),
-            )
-            .chain(listed_as(SpiffeId::node(trust_domain, &key.mesh, &key.name)))
+            .chain(enrolled)
+            .chain(listed)
             .collect(),
+        Kind::VirtualGateway => enrolled.chain(listed).collect(),
         Kind::VirtualService => mesh
             .nodes()
             .filter(|(_, node)| node.backends().contains(&key.name))

@@ -75,7 +75,7 @@ fn everything_wrong_is_reported_at_once() {
     ];
     let problems = refused(&catalog_of(&[mesh("shop")]), &batch, EVERYTHING);
     let expected = [
-        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, ExternalService, FederatedTrustDomain, JwtIssuer, Mesh, Policy, PolicyTemplate, Role, VirtualNode, VirtualService",
+        "0 kind: it is missing, or not known to this release; it is one of Boundary, DataClass, Enrollment, ExternalService, FederatedTrustDomain, JwtIssuer, Mesh, Policy, PolicyTemplate, Role, VirtualGateway, VirtualNode, VirtualService",
         "0 name: a name must not be empty",
         "1 spec.backends[0].virtualService.virtualServiceName: virtual service \"odrers\" does not exist; did you \
          mean \"orders\"?",

@@ -1,6 +1,6 @@
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, AttestRule, EnrollmentParent, EnrollmentSpec, JoinTokenEvidence, Metadata,
-    WorkloadEnrollment, attest_enrollment::Evidence, resource::Spec,
+    AttestEnrollment, AttestRule, EnrollmentSpec, JoinTokenEvidence, Metadata, WorkloadEnrollment,
+    attest_enrollment::Evidence, resource::Spec,
 };
 
 use super::*;
@@ -256,16 +256,14 @@ async fn nobody_is_given_a_name_of_the_control_plane() {
             dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
             ..WorkloadEnrollment::default()
         };
-        let parent = Some(EnrollmentParent { virtual_node: "orders".into() });
+        let parent = Some(parent("orders"));
         let spec = EnrollmentSpec { parent, workload: Some(workload), attest: None };
         resource("shop", "worker", Spec::Enrollment(spec))
     };
     let agents = |names: &[&str]| {
         let rule = AttestRule {
-            virtual_node: "orders".into(),
-            selectors: vec!["join_token:label:env:prod".into()],
             dns_names: names.iter().map(|name| (*name).to_owned()).collect(),
-            ..AttestRule::default()
+            ..attest_rule("orders", &["join_token:label:env:prod"])
         };
         let evidence = Some(Evidence::JoinToken(JoinTokenEvidence {}));
         let attest = Some(AttestEnrollment { rules: vec![rule], evidence });

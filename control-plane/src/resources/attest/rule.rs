@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hauberk_identity::{Attestor, EvidenceKind, EvidenceSelector, EvidenceSelectorError, Name};
+use hauberk_identity::{Attestor, EvidenceKind, EvidenceSelector, EvidenceSelectorError, NodeName};
+use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1 as wire;
 
 use crate::resources::choice::{self, did_you_mean};
@@ -23,8 +24,8 @@ pub(super) struct AttestRule {
 /// What becomes of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Makes {
-    /// The virtual node.
-    pub node: Name,
+    /// The virtual node or gateway.
+    pub node: NodeName,
     /// The life of its certificates; `None`: as agents' are.
     pub ttl: Option<Duration>,
     /// DNS names in its certificates.
@@ -39,35 +40,38 @@ pub enum NoRule {
     NoRules,
     /// Each rule demands more. Says what of the nearest is missing.
     #[error(
-        "it fits no rule: for virtual node {node} (rules[{index}]) it lacks {}; it has {}",
-        in_words(.missing), in_words(.has)
+        "it fits no rule: for {} (rules[{index}]) it lacks {}; it has {}",
+        .node.in_words(), in_words(.missing), in_words(.has)
     )]
     Lacks {
         /// The rule that demands least of what is missing.
         index: usize,
         /// Its node.
-        node: Name,
+        node: NodeName,
         /// What is missing.
         missing: Vec<EvidenceSelector>,
         /// What is true.
         has: Vec<EvidenceSelector>,
     },
     /// Rules of different nodes fit.
-    #[error("it is ambiguous: it fits rules of virtual nodes {one} and {other}, and none is preferred")]
+    #[error(
+        "it is ambiguous: it fits rules of {} and {}, and none is preferred", .one.in_words(), .other.in_words()
+    )]
     Ambiguous {
         /// One.
-        one: Name,
+        one: NodeName,
         /// Another.
-        other: Name,
+        other: NodeName,
     },
     /// Rules of one node fit that do not say the same of it.
     #[error(
-        "it is ambiguous: it fits rules[{one}] and rules[{other}], both of virtual node {node}, which differ in x509Ttl or \
-         dnsNames, and none is preferred"
+        "it is ambiguous: it fits rules[{one}] and rules[{other}], both of {}, which differ in x509Ttl or \
+         dnsNames, and none is preferred",
+        .node.in_words()
     )]
     Differ {
         /// The node.
-        node: Name,
+        node: NodeName,
         /// One rule.
         one: usize,
         /// Another.
@@ -118,9 +122,9 @@ pub(super) fn read(
     attestor: Option<Attestor>,
     problems: &mut Problems,
 ) -> Option<AttestRule> {
-    let wire::AttestRule { virtual_node, selectors, x509_ttl, dns_names } = rule;
+    let wire::AttestRule { node: _, selectors, x509_ttl, dns_names } = rule;
     let field = format!("spec.attest.rules[{index}]");
-    let node = choice::name(problems, &format!("{field}.virtualNode"), virtual_node);
+    let node = choice::node(problems, &field, WrittenNode::of_rule(rule));
     let selectors = read_selectors(&format!("{field}.selectors"), selectors, attestor, problems);
     check_whose(&format!("{field}.selectors"), &selectors, problems);
     let ttl = svid_terms::read_ttl(&format!("{field}.x509Ttl"), x509_ttl.as_ref(), problems);
@@ -196,7 +200,7 @@ pub(super) fn check_overlaps(rules: &[AttestRule], problems: &mut Problems) {
         {
             let otherwise = match wider.makes.node == rule.makes.node {
                 true => "says another x509Ttl or other dnsNames".to_owned(),
-                false => format!("is virtual node {}", wider.makes.node),
+                false => format!("is {}", wider.makes.node.in_words()),
             };
             let message = format!(
                 "whatever fits it fits rules[{other}] too, which {otherwise}: such evidence is ambiguous, and refused"

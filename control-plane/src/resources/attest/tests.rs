@@ -1,3 +1,4 @@
+use hauberk_identity::Name;
 use hauberk_proto::mesh::v1::attest_enrollment::Evidence;
 use hauberk_proto::mesh::v1::resource::Spec;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
@@ -11,11 +12,6 @@ fn ca() -> String {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
-}
-
-fn rule(node: &str, selectors: &[&str]) -> wire::AttestRule {
-    let selectors = selectors.iter().map(|text| (*text).to_owned()).collect();
-    wire::AttestRule { virtual_node: node.to_owned(), selectors, ..wire::AttestRule::default() }
 }
 
 fn enrollment(rules: &[wire::AttestRule]) -> wire::EnrollmentSpec {
@@ -41,8 +37,8 @@ fn begin_so(found: &[String], begin: &[&str]) {
 #[test]
 fn a_whole_one_is_accepted_and_takes_a_role_of_its_own() {
     let whole = enrollment(&[
-        rule("orders", &["x509pop:subject:cn:vm-1"]),
-        rule("web", &["x509pop:subject:cn:vm-2"]),
+        attest_rule("orders", &["x509pop:subject:cn:vm-1"]),
+        attest_rule("web", &["x509pop:subject:cn:vm-2"]),
     ]);
     assert_eq!(problems(whole.clone(), EVERYTHING), [""; 0]);
     let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
@@ -54,9 +50,9 @@ fn a_whole_one_is_accepted_and_takes_a_role_of_its_own() {
 #[test]
 fn every_mistake_is_told_with_its_place() {
     let mut spec = enrollment(&[
-        rule("order", &["x509pop:subject:nc:vm-1", "x509pop:san:ip:010.0.0.1"]),
-        rule("", &[]),
-        rule("web", &["x509pop:subject:cn:a", "x509pop:subject:cn:a", "unix:uid:1"]),
+        attest_rule("order", &["x509pop:subject:nc:vm-1", "x509pop:san:ip:010.0.0.1"]),
+        attest_rule("", &[]),
+        attest_rule("web", &["x509pop:subject:cn:a", "x509pop:subject:cn:a", "unix:uid:1"]),
     ]);
     let Some(Evidence::X509pop(evidence)) = &mut spec.attest.as_mut().unwrap().evidence else {
         unreachable!()
@@ -78,7 +74,7 @@ fn every_mistake_is_told_with_its_place() {
     );
     let empty = wire::EnrollmentSpec {
         attest: Some(wire::AttestEnrollment::default()),
-        parent: Some(wire::EnrollmentParent { virtual_node: "orders".to_owned() }),
+        parent: Some(parent("orders")),
         ..wire::EnrollmentSpec::default()
     };
     begin_so(
@@ -96,7 +92,7 @@ fn every_mistake_is_told_with_its_place() {
 fn each_kind_of_evidence_is_read_with_its_own_selectors() {
     let of = |evidence, selector: &str| wire::EnrollmentSpec {
         attest: Some(wire::AttestEnrollment {
-            rules: vec![rule("orders", &[selector])],
+            rules: vec![attest_rule("orders", &[selector])],
             evidence: Some(evidence),
         }),
         ..wire::EnrollmentSpec::default()
@@ -158,17 +154,17 @@ fn rules_that_could_only_be_ambiguous_are_refused() {
     let (one, both) = (&["x509pop:subject:cn:a"][..], &["x509pop:subject:cn:a", "x509pop:san:dns:a"][..]);
     for (rules, at) in [
         (
-            [rule("orders", one), rule("web", both)],
+            [attest_rule("orders", one), attest_rule("web", both)],
             &["spec.attest.rules[1].selectors: whatever fits it fits rules[0]"][..],
         ),
         (
-            [rule("orders", one), rule("web", one)],
+            [attest_rule("orders", one), attest_rule("web", one)],
             &[
                 "spec.attest.rules[0].selectors: whatever fits",
                 "spec.attest.rules[1].selectors: whatever fits",
             ][..],
         ),
-        ([rule("orders", one), rule("orders", both)], &[]),
+        ([attest_rule("orders", one), attest_rule("orders", both)], &[]),
     ] {
         begin_so(&problems(enrollment(&rules), EVERYTHING), at);
     }
@@ -176,8 +172,10 @@ fn rules_that_could_only_be_ambiguous_are_refused() {
 
 #[test]
 fn its_nodes_stay() {
-    let spec =
-        enrollment(&[rule("web", &["x509pop:subject:cn:a"]), rule("orders", &["x509pop:subject:cn:b"])]);
+    let spec = enrollment(&[
+        attest_rule("web", &["x509pop:subject:cn:a"]),
+        attest_rule("orders", &["x509pop:subject:cn:b"]),
+    ]);
     let machines = resource("shop", "machines", Spec::Enrollment(spec));
     let catalog = catalog_of(&[mesh("shop"), node("orders", []), node("web", []), machines]);
     let name = |text| Name::parse(text).unwrap();
@@ -190,7 +188,7 @@ fn its_nodes_stay() {
 #[test]
 fn what_a_rule_says_of_certificates_is_read_with_its_place() {
     let with = |change: fn(&mut wire::AttestRule)| {
-        let mut of = rule("orders", &["x509pop:subject:cn:a"]);
+        let mut of = attest_rule("orders", &["x509pop:subject:cn:a"]);
         change(&mut of);
         enrollment(&[of])
     };
@@ -226,16 +224,16 @@ fn what_a_rule_says_of_certificates_is_read_with_its_place() {
     }
     // Rules of one node that say different things of the same evidence.
     let (one, both) = (&["x509pop:subject:cn:a"][..], &["x509pop:subject:cn:a", "x509pop:san:dns:a"][..]);
-    let mut named = rule("orders", both);
+    let mut named = attest_rule("orders", both);
     named.dns_names = vec!["a.example".into()];
-    let found = problems(enrollment(&[rule("orders", one), named.clone()]), EVERYTHING);
+    let found = problems(enrollment(&[attest_rule("orders", one), named.clone()]), EVERYTHING);
     begin_so(
         &found,
         &[
             "spec.attest.rules[1].selectors: whatever fits it fits rules[0] too, which says another x509Ttl or other dnsNames",
         ],
     );
-    let mut wider = rule("orders", one);
+    let mut wider = attest_rule("orders", one);
     wider.dns_names.clone_from(&named.dns_names);
     assert_eq!(problems(enrollment(&[wider, named]), EVERYTHING), [""; 0]);
 }
@@ -244,7 +242,7 @@ fn what_a_rule_says_of_certificates_is_read_with_its_place() {
 fn labels_of_tokens_are_asked_for_as_other_evidence_is() {
     let of = |selector: &str| wire::EnrollmentSpec {
         attest: Some(wire::AttestEnrollment {
-            rules: vec![rule("orders", &[selector])],
+            rules: vec![attest_rule("orders", &[selector])],
             evidence: Some(Evidence::JoinToken(wire::JoinTokenEvidence {})),
         }),
         ..wire::EnrollmentSpec::default()

@@ -167,7 +167,7 @@ fn enrollments_federate_with_what_is_followed() {
             federates_with: domains.iter().map(|&domain| domain.into()).collect(),
             ..Default::default()
         };
-        let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
+        let parent = Some(parent("orders"));
         let spec = wire::EnrollmentSpec { parent, workload: Some(workload), attest: None };
         resource("shop", "worker", Spec::Enrollment(spec))
     };

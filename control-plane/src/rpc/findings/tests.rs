@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use hauberk_identity::{InstanceId, Name, Serial};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial};
 
 use super::*;
 use crate::compile::{CompileFinding, CompiledView};
@@ -26,7 +26,7 @@ fn report() -> Report {
         id: instance(),
         spiffe_id: spiffe_id(),
         mesh: Name::parse("shop").unwrap(),
-        node: Name::parse("orders").unwrap(),
+        node: NodeName::parse("orders").unwrap(),
         node_uid: None,
         token: None,
         certificate,

@@ -7,7 +7,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, InstanceId, SpiffeId, UnixMillis, renewal_at};
+use hauberk_identity::{InstanceId, SpiffeId, UnixMillis, renewal_at};
 use hauberk_proto::admin::v1::{
     CertificateOfInstance, DescribeInstanceResponse, Instance, WorkloadOfInstance,
 };
@@ -139,9 +139,9 @@ fn former(
         return None;
     }
     let parsed = spiffe_id.and_then(|id| SpiffeId::parse(id).ok());
-    let (mesh, node) = match parsed.as_ref().map(SpiffeId::kind) {
-        Some(IdentityKind::Node { mesh, name }) => (mesh.to_owned(), name.to_owned()),
-        _ => Default::default(),
+    let (mesh, node) = match parsed.and_then(|id| id.mesh_and_node()) {
+        Some((mesh, node)) => (mesh.to_string(), node.to_string()),
+        None => Default::default(),
     };
     let token = record.and_then(|record| record.token.clone());
     Some(Instance {
@@ -207,7 +207,7 @@ async fn workloads(
             }
             _ => None,
         });
-        let parsed = parsed.filter(|workload| workload.parent().as_str() == node);
+        let parsed = parsed.filter(|workload| workload.parent().to_string() == node);
         let selectors = parsed.iter().flat_map(|workload| workload.selectors()).map(ToString::to_string);
         let selectors = selectors.collect();
         workloads.push(WorkloadOfInstance { enrollment, selectors, gone: parsed.is_none() });

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
-use hauberk_identity::{Name, SpiffeId, TrustDomain};
+use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{Asker, Caller, Engine, NodeScope, PolicySlice, Protocol, Referent};
 use tonic::{Code, Status};
 
@@ -82,7 +82,7 @@ impl<'a> Mesh<'a> {
     pub(super) fn rules(&self, place: Place<'_>) -> Option<(NodeScope, PolicySlice)> {
         match place {
             Place::Node(name, node) => {
-                let view = self.views.node(name, node);
+                let view = self.views.node(&NodeName::Node(name.clone()), node);
                 Some((view.scope, view.policies))
             }
             Place::External(name) => self.views.external(name).map(|(_, scope, policies)| (scope, policies)),
@@ -115,22 +115,22 @@ impl<'a> Mesh<'a> {
         SpiffeId::node(self.trust_domain, self.name, node)
     }
 
-    /// A SPIFFE id, the name of a virtual node of this mesh, or `anonymous`.
+    /// A SPIFFE id, the name of a virtual node of this mesh, or of a gateway as `gateway/edge`, or `anonymous`.
     pub(super) fn caller(&self, text: &str) -> Result<Caller, Status> {
         if text.starts_with("spiffe:") {
             let id = SpiffeId::parse(text).map_err(|error| status::bad_field("caller", error))?;
             return Ok(Caller::Peer(id));
         }
-        let name = Name::parse(text).map_err(|error| status::bad_field("caller", error))?;
-        if self.resources.node(name.as_str()).is_some() {
-            return Ok(Caller::Peer(self.id_of(&name)));
+        let node = NodeName::parse(text).map_err(|error| status::bad_field("caller", error))?;
+        if self.resources.node_or_gateway(&node).is_some() {
+            return Ok(Caller::Peer(node.spiffe_id(self.trust_domain, self.name)));
         }
         if text == ANONYMOUS {
             return Ok(Caller::Anonymous);
         }
-        let known = self.resources.of_kind(Kind::VirtualNode).keys().map(Name::as_str);
-        let message = format!("virtual node {name} does not exist in mesh {}", self.name);
-        Err(status::missing(&message, did_you_mean(name.as_str(), known)))
+        let known: Vec<String> = self.resources.node_names().map(|name| name.to_string()).collect();
+        let message = format!("{} does not exist in mesh {}", node.in_words(), self.name);
+        Err(status::missing(&message, did_you_mean(text, known.iter().map(String::as_str))))
     }
 
     /// The node and listeners that serve the target: a virtual service's, else a virtual node's; or those of an external service,
@@ -174,20 +174,19 @@ impl<'a> Mesh<'a> {
         Ok(Called { service, place: Place::Node(name, node), ports: meant(target, offered, port)? })
     }
 
-    /// Everybody who might call: the nodes of the mesh, whoever is named by its roles, policies and enrollments, and one who
-    /// stands for all others of each mesh and trust domain.
+    /// Everybody who might call: the nodes and gateways of the mesh, whoever is named by its roles, policies and enrollments, and
+    /// one who stands for all others of each mesh and trust domain.
     pub(super) fn everybody(&self) -> Vec<Somebody> {
-        let nodes: Vec<SpiffeId> = self.resources.nodes().map(|(name, _)| self.id_of(name)).collect();
+        let nodes = self.resources.nodes_and_gateways();
+        let nodes: Vec<SpiffeId> =
+            nodes.map(|(name, _)| name.spiffe_id(self.trust_domain, self.name)).collect();
         let mut named: BTreeSet<SpiffeId> = BTreeSet::new();
         named.extend(self.resources.roles().flat_map(|(_, role)| role.members()).cloned());
         named.extend(self.resources.workloads().map(|(_, workload)| workload.id().clone()));
         for reference in self.resources.policies().flat_map(|policy| policy.references()) {
             match &reference.referent {
                 Referent::Node { mesh, node } => {
-                    named.insert(SpiffeId::node(self.trust_domain, mesh, node));
-                }
-                Referent::Gateway { mesh, gateway } => {
-                    named.insert(SpiffeId::gateway(self.trust_domain, mesh, gateway));
+                    named.insert(node.spiffe_id(self.trust_domain, mesh));
                 }
                 Referent::Workload(id) => {
                     named.insert(id.clone());

@@ -69,11 +69,7 @@ impl Region {
 async fn enroll_instances(scratch: &Scratch, uid: &str, region: &Region) {
     let certificates = region.pem.clone();
     let evidence = Some(Source::Aws(wire::AwsEvidence { certificates }));
-    let rules = vec![wire::AttestRule {
-        virtual_node: "orders".to_owned(),
-        selectors: vec!["aws:account:123456789012".to_owned(), "aws:region:eu-west-1".to_owned()],
-        ..wire::AttestRule::default()
-    }];
+    let rules = vec![attest_rule("orders", &["aws:account:123456789012", "aws:region:eu-west-1"])];
     put_enrollment(scratch, uid, wire::AttestEnrollment { rules, evidence }).await;
 }
 

@@ -22,7 +22,7 @@ fn shop() -> Catalog {
 fn worker(name: &str, path: &str) -> Resource {
     let selectors = vec!["unix:uid:1000".into()];
     let workload = wire::WorkloadEnrollment { path: path.into(), selectors, ..Default::default() };
-    let parent = Some(wire::EnrollmentParent { virtual_node: "orders".into() });
+    let parent = Some(parent("orders"));
     let spec = wire::EnrollmentSpec { parent, workload: Some(workload), attest: None };
     resource("shop", name, Spec::Enrollment(spec))
 }
@@ -98,7 +98,7 @@ fn every_member_that_is_nobody_is_told_with_its_place() {
         "spec.description: it has 1001 characters; at most 1000 are kept",
         "spec.members[0].virtualNode: there is no virtual node \"wbe\" in mesh \"shop\"; did you mean \"web\"?",
         "spec.members[1].virtualNode: a name consists of A-Z a-z 0-9 . _ - and must not contain '/'",
-        "spec.members[2].virtualNode: this release has no virtual gateways",
+        "spec.members[2].virtualNode: this is a virtual gateway; write virtualGateway: edge",
         "spec.members[3].virtualNode: there is no virtual node \"tellr\" in mesh \"bank\"; did you mean \"teller\"?",
         "spec.members[5]: spiffe://shop.example/mesh/shop/node/web stands here twice",
         "spec.members[6].workload: no enrollment makes a workload \"billing/workr\"; did you mean \
@@ -106,7 +106,8 @@ fn every_member_that_is_nobody_is_told_with_its_place() {
         "spec.members[7].workload: mesh \"shop\" has no FederatedTrustDomain partnr.example; did you mean \
          \"partner.example\"?",
         "spec.members[8].workload: identities of admins and control planes never call services",
-        "spec.members[9]: it names nobody; write virtualNode: and a name, or workload: and a path or SPIFFE id",
+        "spec.members[9]: it names nobody; write virtualNode: or virtualGateway: and a name, or workload: and a path or SPIFFE \
+         id",
         "spec.roles[0]: role \"clerk\" does not exist",
         "spec.roles[1]: a name consists of A-Z a-z 0-9 . _ - and must not contain ' '",
     ];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, NodeName, SpiffeId};
 use hauberk_policy::{BOUNDARY, Mode, PolicyDocument, Referent};
 
 use crate::resources::catalog::Catalog;
@@ -121,7 +121,6 @@ impl<'a> Mentions<'a> {
                     | Referent::Mesh(_)
                     | Referent::Role(_)
                     | Referent::Node { .. }
-                    | Referent::Gateway { .. }
                     | Referent::External(_)
                     | Referent::Workload(_)
                     | Referent::User { .. }
@@ -167,9 +166,9 @@ impl<'a> Mentions<'a> {
     }
 }
 
-/// The boundaries of any mesh that name a virtual node, or may, since they cannot be read: whoever makes it anew is whom they
-/// mean.
-pub(super) fn boundaries_of_node<'a>(catalog: &'a Catalog, mesh: &Name, node: &Name) -> Speakers<'a> {
+/// The boundaries of any mesh that name a virtual node or gateway, or may, since they cannot be read: whoever makes it anew is
+/// whom they mean.
+pub(super) fn boundaries_of_node<'a>(catalog: &'a Catalog, mesh: &Name, node: &NodeName) -> Speakers<'a> {
     let mut named = Speakers::default();
     for (own, resources) in catalog.meshes() {
         let is_meant = |document: &PolicyDocument| {

@@ -101,6 +101,6 @@ fn what_asks_for_labels_wrongly_is_refused_or_warned_of() {
     let refused = apply("principal.hasTag(context.peer.trustDomain)");
     assert!(refused.code != 0, "{refused:?}");
     let warned = apply("principal.hasTag(\"taem\") && principal.getTag(\"taem\") == \"checkout\"").ok();
-    let told = "no virtual node has the label \"taem\"; did you mean \"team\"?";
+    let told = "no virtual node or gateway has the label \"taem\"; did you mean \"team\"?";
     assert!(warned.stderr.contains(told), "{warned:?}");
 }

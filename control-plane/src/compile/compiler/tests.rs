@@ -473,13 +473,14 @@ async fn labels_travel_where_a_policy_reads_them_and_nowhere_else() {
     batch[1] = web(&[("team", "checkout"), ("room", "1")]);
     batch.extend([
         labelled(node("cart", []), &[("team", "stock")]),
+        labelled(gateway("edge"), &[("team", "shop")]),
         node("bare", []),
         by_team("principal is Node"),
     ]);
     let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
     let labels =
         |compilation: &Compilation, node: &str| labels_of(&node_body(node_view(compilation, node)).policies);
-    assert_eq!(labels(&first, "orders"), ["team: cart=stock web=checkout"]);
+    assert_eq!(labels(&first, "orders"), ["team: edge=shop cart=stock web=checkout"]);
     assert_eq!(node_view(&first, "orders").features, ["cedar-1", "node-labels-1"]);
     for other in ["web", "cart", "bare"] {
         assert_eq!(labels(&first, other), [""; 0]);
@@ -492,7 +493,7 @@ async fn labels_travel_where_a_policy_reads_them_and_nowhere_else() {
     let third = scratch.apply(&[web(&[("team", "stock"), ("room", "2")])]).await.revision;
     let third = at(&mut compilations, third).await;
     assert_eq!(changed(&second, &third), BTreeSet::from(["node orders".to_owned()]));
-    assert_eq!(labels(&third, "orders"), ["team: cart=stock web=stock"]);
+    assert_eq!(labels(&third, "orders"), ["team: edge=shop cart=stock web=stock"]);
     // Policies that come and go one by one bring their labels and take them along.
     let narrower = scratch.apply(&[by_team("principal == Node::\"web\"")]).await.revision;
     let narrower = at(&mut compilations, narrower).await;

@@ -139,13 +139,14 @@ impl Step<'_> {
     }
 
     fn unknown_label(&self, mesh: &MeshCatalog, label: &str) -> Option<Unknown> {
-        let nodes = mesh.of_kind(Kind::VirtualNode).values();
+        let nodes = [Kind::VirtualNode, Kind::VirtualGateway].map(|kind| mesh.of_kind(kind).values());
+        let nodes = nodes.into_iter().flatten();
         let known: BTreeSet<&str> =
             nodes.flat_map(|node| node.resource().labels.keys()).map(String::as_str).collect();
         if known.contains(label) {
             return None;
         }
-        let message = format!("no virtual node has the label {label:?}");
+        let message = format!("no virtual node or gateway has the label {label:?}");
         Some(Unknown { message, help: self.nearest(label, known), is_sure: false })
     }
 

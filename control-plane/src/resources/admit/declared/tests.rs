@@ -106,7 +106,10 @@ fn a_label_that_no_node_has_is_warned_of_with_what_is_nearest() {
     assert_eq!(told("team"), [""; 0]);
     assert_eq!(
         told("taem"),
-        ["Policy shop/p, 2:25: no virtual node has the label \"taem\"; did you mean \"team\"?"]
+        ["Policy shop/p, 2:25: no virtual node or gateway has the label \"taem\"; did you mean \"team\"?"]
     );
-    assert_eq!(told("suspect"), ["Policy shop/p, 2:25: no virtual node has the label \"suspect\""]);
+    assert_eq!(
+        told("suspect"),
+        ["Policy shop/p, 2:25: no virtual node or gateway has the label \"suspect\""]
+    );
 }

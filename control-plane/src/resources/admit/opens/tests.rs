@@ -323,6 +323,13 @@ fn a_label_that_a_policy_reads_is_policy() {
         let warned = try_admit(&catalog, std::slice::from_ref(&change), EVERYTHING).unwrap().warnings;
         assert_eq!(warned, [format!("VirtualNode shop/{}: {told}", change.name)]);
     }
+    let edge = labelled(gateway("edge"), &[("team", "checkout")]);
+    assert_eq!(
+        refusals(&catalog, &[edge]),
+        [
+            "this gives virtual gateway edge the label \"team\" with \"checkout\"; the label is read by by-team"
+        ]
+    );
     // What is taken away today may come back otherwise tomorrow.
     assert_eq!(
         removals(&catalog, Kind::VirtualNode, "web"),

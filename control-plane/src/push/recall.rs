@@ -5,7 +5,9 @@ use std::sync::Arc;
 use hauberk_identity::SpiffeId;
 use hauberk_policy::{Action, Attempt, Caller, CanonicalPath, Engine, Explanation, Protocol, Question, Verb};
 use hauberk_proto::agent::v1 as agent;
-use hauberk_proto::convert::{Body, Circumstances, decode_circumstances, decode_view, encode_policy_note};
+use hauberk_proto::convert::{
+    Body, Circumstances, decode_circumstances, decode_view, encode_policy_note, explains,
+};
 
 use crate::compile::{Compilation, CompiledView};
 
@@ -29,7 +31,9 @@ pub(super) async fn recall(
     // Compiling a large view takes a while.
     let asked = tokio::task::spawn_blocking(move || ask_again(&view, &decision));
     match asked.await {
-        Ok(Some(explanation)) if !is_of(&explanation, known.decision.as_ref()) => {
+        Ok(Some(explanation))
+            if !known.decision.as_ref().is_some_and(|decision| explains(&explanation, decision)) =>
+        {
             let (now, then) = (explanation.decision.reason.as_str(), known.decision.as_ref());
             let then = then.map(|decision| decision.reason.as_str()).unwrap_or_default();
             tracing::warn!(
@@ -48,18 +52,6 @@ pub(super) async fn recall(
         },
         Ok(None) | Err(_) => known,
     }
-}
-
-/// Whether the question came out as it was decided: grounds of another outcome explain nothing.
-fn is_of(explanation: &Explanation, decision: Option<&agent::Decision>) -> bool {
-    let found = &explanation.decision;
-    decision.is_some_and(|decision| {
-        let policies = found.policies.iter().map(|name| &**name);
-        let is_allowed = matches!(decision.verdict(), agent::Verdict::Allow | agent::Verdict::AuditAllow);
-        found.is_allowed() == is_allowed
-            && found.reason.as_str() == decision.reason
-            && policies.eq(decision.policies.iter().map(String::as_str))
-    })
 }
 
 fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Option<Explanation> {

@@ -155,6 +155,11 @@ impl Passage {
             || self.view.as_ref().is_some_and(|view| view.is_token_field(field))
     }
 
+    /// The host by which it was decided, in the one spelling that policies see; none where they do not read it.
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.gathered.as_ref()?.host()
+    }
+
     /// The id of the decision, where it was not plainly to allow.
     pub(crate) fn decision(&self) -> Option<&DecisionId> {
         self.recorded.as_ref().map(Recorded::id)

@@ -2,20 +2,23 @@
 
 use hauberk_policy::{Attempt, CanonicalPath, Explanation, Gathered, Question, Verb};
 use hauberk_proto::agent::v1 as pb;
-use hauberk_proto::convert::encode_policy_note;
+use hauberk_proto::convert::{encode_policy_note, explains};
 
 use super::facts::Request;
 use super::memory::Kept;
 
-/// Decides again by the view that decided, if it is still there; otherwise tells what was recorded.
+/// Decides again by the view that decided, if it is still there; otherwise, and where something else came out because
+/// policies were not asked then, tells what was recorded.
 pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
+    let decision = kept.to_proto();
+    let again = decide_again(kept).filter(|explanation| explains(explanation, &decision));
     let mut detail = pb::DecisionDetail {
-        decision: Some(kept.to_proto()),
+        decision: Some(decision),
         policies: Vec::new(),
         suggestion: String::new(),
         for_users: Vec::new(),
     };
-    if let Some(explanation) = decide_again(kept) {
+    if let Some(explanation) = again {
         detail.policies = explanation.policies.iter().map(encode_policy_note).collect();
         detail.suggestion =
             explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default();

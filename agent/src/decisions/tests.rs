@@ -100,6 +100,20 @@ fn explains_by_the_engine_that_decided() {
     assert!(detail.suggestion.starts_with("hauberk allow intruder orders.shop"), "{}", detail.suggestion);
 }
 
+#[test]
+fn what_was_refused_before_policies_is_not_explained_by_policies() {
+    let view = prepared(&node_view(7));
+    let caller = intruder();
+    let nothing = denied();
+    let decisions = decisions(None);
+    // No policy lets this caller in as long as the token it came with has expired.
+    let ruling = Ruling::Refused { reason: "user_token_expired" };
+    let id = decisions.record(&Facts { view: Some(&view), ruling, ..facts(&caller, "/orders/1", &nothing) });
+    let detail = decisions.explain(id.as_str()).unwrap();
+    assert_eq!(detail.decision.unwrap().reason, "user_token_expired");
+    assert_eq!((detail.suggestion.as_str(), detail.policies.len()), ("", 0));
+}
+
 #[tokio::test]
 async fn the_first_of_a_kind_streams_up_and_all_do_while_observed() {
     let (caller, decision) = (intruder(), denied());

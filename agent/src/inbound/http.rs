@@ -206,6 +206,10 @@ fn decide(
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
     *request.uri_mut() = Uri::from(target);
+    // An app may tell apart what policies do not, such as hosts with ports: it is given what was matched.
+    if let Some(matched) = passage.host() {
+        head.host = matched.to_owned();
+    }
     Ok((passage, head))
 }
 

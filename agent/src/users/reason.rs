@@ -27,7 +27,7 @@ fn of_signature(error: &JwsError) -> &'static str {
         JwsError::TooLarge(_) => "user_token_too_large",
         JwsError::NotCompact | JwsError::Header => MALFORMED,
         JwsError::Critical | JwsError::Type => "user_token_header",
-        JwsError::NoKeyId | JwsError::UnknownKey(_) => "user_token_unknown_key",
+        JwsError::NoKeyId | JwsError::WhichKey(_) | JwsError::UnknownKey(_) => "user_token_unknown_key",
         JwsError::Algorithm(_) => "user_token_algorithm",
         JwsError::Signature => "user_token_signature",
     }

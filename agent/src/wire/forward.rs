@@ -14,9 +14,7 @@ pub(crate) fn address_http1(request: &mut Request<RequestBody>, head: &RequestHe
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
-    if !request.headers().contains_key(header::HOST)
-        && let Ok(host) = HeaderValue::from_str(&head.host)
-    {
+    if let Ok(host) = HeaderValue::from_str(&head.host) {
         request.headers_mut().insert(header::HOST, host);
     }
     headers::address_request(request.headers_mut(), head, Version::HTTP_11);

@@ -104,6 +104,9 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
             output::note(decision::trace(detail).trim_end());
         }
     }
+    if prospect::lets_anonymous(&answer.prospects) {
+        output::note(prospect::NO_ANONYMOUS);
+    }
     Ok(outlook)
 }
 

@@ -25,6 +25,14 @@ pub(crate) fn caller(prospect: &Prospect) -> String {
     short_name(&prospect.caller)
 }
 
+/// Told with answers about callers without a certificate, whom policies may permit and no listener takes.
+pub(crate) const NO_ANONYMOUS: &str = "No listener takes callers without a certificate in this release: what policies say of Anonymous applies to no call.";
+
+/// Whether something would be let through for a caller without a certificate.
+pub(crate) fn lets_anonymous(found: &[Prospect]) -> bool {
+    found.iter().any(|one| one.caller == "anonymous" && one.outlook() != Outlook::Never)
+}
+
 /// What is called: `orders:8080`.
 pub(crate) fn target(prospect: &Prospect) -> String {
     match prospect.external.as_str() {

@@ -85,7 +85,13 @@ fn show(
             output::note(none);
             Ok(())
         }
-        TableFormat::Table => output::raw(&table(&found, title, first)),
+        TableFormat::Table => {
+            output::raw(&table(&found, title, first))?;
+            if prospect::lets_anonymous(&found) {
+                output::note(prospect::NO_ANONYMOUS);
+            }
+            Ok(())
+        }
     }
 }
 

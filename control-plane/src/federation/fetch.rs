@@ -85,7 +85,7 @@ pub(super) async fn fetch(
     within(DEADLINE, asked).await
 }
 
-/// Asks for the keys of an issuer, and before that where they are, if nobody has said.
+/// Asks for the keys of an issuer, and before that where they are, if nobody has said. Also tells those that are of no use.
 ///
 /// # Errors
 /// They are not to be had, or not to be believed.
@@ -93,7 +93,7 @@ pub(super) async fn fetch_keys(
     issuer: &str,
     endpoint: &KeyEndpoint,
     web_roots: Option<&Path>,
-) -> Result<JwtKeySet, FetchError> {
+) -> Result<(JwtKeySet, Vec<JwtBundleError>), FetchError> {
     let asked = async {
         let connector = web_connector(web_roots).await?;
         let discovered;
@@ -106,7 +106,7 @@ pub(super) async fn fetch_keys(
             }
         };
         let document = get(&connector, keys, MAX_KEYS_BYTES).await?;
-        Ok(JwtKeySet::from_jwks(&document)?)
+        Ok(JwtKeySet::of_issuer(&document)?)
     };
     within(DEADLINE, asked).await
 }

@@ -230,7 +230,13 @@ impl Federation {
         let record = FetchedKeys::store_key(key);
         let stored = self.store.get(&record).await?;
         let former = stored.as_ref().and_then(|stored| FetchedKeys::from_stored(key, stored).ok());
-        let keys = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
+        let (keys, passed_over) = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
+        let passed_over: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
+        if let Some(status) = self.statuses().get_mut(key)
+            && status.pass_over(passed_over.clone())
+        {
+            tracing::warn!(event = "issuer_keys_passed_over", resource = %key, ?passed_over, "its other keys count");
+        }
         let is_in_force =
             former.as_ref().is_some_and(|former| former.are_for(entry) && **former.keys() == keys);
         let Some(fetched) = FetchedKeys::new(entry, keys, self.clock.now()).filter(|_| !is_in_force) else {

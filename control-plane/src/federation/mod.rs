@@ -92,6 +92,8 @@ pub struct FollowedIssuer {
     pub key: ResourceKey,
     /// How many keys verify its tokens.
     pub keys: usize,
+    /// Which of its keys are of no use, and why.
+    pub passed_over: Vec<String>,
     /// Why the latest attempt to fetch them failed, and since when they do.
     pub problem: Option<(String, UnixMillis)>,
 }
@@ -156,14 +158,23 @@ impl Federation {
     pub fn issuers(&self, catalog: &Catalog) -> Vec<FollowedIssuer> {
         let statuses = self.statuses();
         let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
-            resources.issuers().map(move |(name, _, keys)| {
+            resources.issuers().map(move |(name, issuer, keys)| {
                 let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
-                (key, keys.map_or(0, |keys| keys.keys().count()))
+                (key, issuer, keys)
             })
         });
-        let issuers = of_mesh.map(|(key, keys)| {
-            let problem = statuses.get(&key).and_then(Status::problem);
-            FollowedIssuer { key, keys, problem }
+        let issuers = of_mesh.map(|(key, issuer, keys)| {
+            let status = statuses.get(&key);
+            // Those of the resource count no longer once others were fetched.
+            let is_fetched = issuer.initial().zip(keys).is_none_or(|(own, keys)| !Arc::ptr_eq(own, keys));
+            let passed_over =
+                if is_fetched { status.map(Status::passed_over) } else { Some(issuer.passed_over()) };
+            FollowedIssuer {
+                keys: keys.map_or(0, |keys| keys.keys().count()),
+                passed_over: passed_over.unwrap_or_default().to_vec(),
+                problem: status.and_then(Status::problem),
+                key,
+            }
         });
         issuers.collect()
     }

@@ -12,6 +12,8 @@ pub(super) struct Status {
     asking: Arc<Mutex<()>>,
     succeeded_at: Option<UnixMillis>,
     problem: Option<(String, UnixMillis)>,
+    /// What of the latest answer was of no use.
+    passed_over: Vec<String>,
 }
 
 impl Status {
@@ -32,6 +34,17 @@ impl Status {
         };
         self.problem = Some((problem.to_owned(), since));
         is_new
+    }
+
+    /// Notes what of an answer was of no use. Says whether there is any, and it is other than before.
+    pub(super) fn pass_over(&mut self, passed_over: Vec<String>) -> bool {
+        let is_new = !passed_over.is_empty() && self.passed_over != passed_over;
+        self.passed_over = passed_over;
+        is_new
+    }
+
+    pub(super) fn passed_over(&self) -> &[String] {
+        &self.passed_over
     }
 
     pub(super) fn succeeded_at(&self) -> Option<UnixMillis> {

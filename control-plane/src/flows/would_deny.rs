@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
-use hauberk_policy::{Authorization, Mode};
+use hauberk_policy::{Authorization, Mode, PolicyDocument, Reference, Referent};
 use hauberk_proto::agent::v1 as agent;
 use prost::Message;
 use tokio::sync::watch;
@@ -16,7 +19,7 @@ use tracing::error;
 use super::recorded::decisions;
 use crate::clock::Clock;
 use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
-use crate::resources::{Catalog, Kind};
+use crate::resources::{Catalog, Entry, Kind, MeshCatalog};
 
 /// How counts are written.
 const PACE: Pace = Pace {
@@ -48,7 +51,7 @@ pub enum Auditing {
 /// How often it would have.
 #[derive(Clone, PartialEq, Message)]
 pub struct Tally {
-    /// Which version of it is meant: its resource's uid and counter. A listener's is empty.
+    /// Which version of it is meant, as `version_of` tells. A listener's is empty.
     #[prost(string, tag = "1")]
     pub version: String,
     /// Since when it is counted.
@@ -224,8 +227,8 @@ pub(super) fn in_audit(catalog: &Catalog, trust_domain: &TrustDomain) -> BTreeMa
     let mut found = BTreeMap::new();
     for (mesh, resources) in catalog.meshes() {
         for (name, entry) in resources.of_kind(Kind::Policy) {
-            if entry.document().is_some_and(|document| document.mode() == Mode::Audit) {
-                let version = format!("{}/{}", entry.uid(), entry.resource_version());
+            if let Some(document) = entry.document().filter(|document| document.mode() == Mode::Audit) {
+                let version = version_of(entry, document, resources);
                 found.insert(Auditing::Policy { mesh: mesh.clone(), name: name.clone() }, version);
             }
         }
@@ -240,4 +243,23 @@ pub(super) fn in_audit(catalog: &Catalog, trust_domain: &TrustDomain) -> BTreeMa
         }
     }
     found
+}
+
+/// What a count of a policy is of: its resource, what it says, which follows from its template if it has one, and who and
+/// what is in the roles and data classes that it names. Calls from before one of these changed say nothing about it.
+fn version_of(entry: &Entry, document: &PolicyDocument, mesh: &MeshCatalog) -> String {
+    let mut named = BTreeMap::new();
+    for Reference { referent, text, .. } in document.references() {
+        let within: Vec<_> = match referent {
+            Referent::Role(role) => mesh.members_of(role).into_iter().map(SpiffeId::to_string).collect(),
+            Referent::DataClass(class) => {
+                mesh.classes_within(class).into_iter().map(Name::to_string).collect()
+            }
+            _ => continue,
+        };
+        named.insert(text, within);
+    }
+    let meant = format!("{:?} {named:?}", document.text());
+    let digest = URL_SAFE_NO_PAD.encode(digest(&SHA256, meant.as_bytes()));
+    format!("{}/{}/{digest}", entry.uid(), entry.resource_version())
 }

@@ -8,7 +8,7 @@ use hauberk_policy::{
 };
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::{
-    Body, Circumstances, decode_circumstances, decode_view, encode_explanation, encode_policy_note,
+    Body, Circumstances, decode_circumstances, decode_view, encode_explanation, encode_policy_note, explains,
 };
 
 use crate::compile::{Compilation, CompiledView};
@@ -130,7 +130,9 @@ pub(super) async fn recall(decision: Arc<agent::Decision>, view: Arc<CompiledVie
     // Compiling a large view takes a while.
     let asked = tokio::task::spawn_blocking(move || ask_again(&view, &decision));
     match asked.await {
-        Ok(Ok(explanation)) if !is_of(&explanation, known.decision.as_ref()) => {
+        Ok(Ok(explanation))
+            if !known.decision.as_ref().is_some_and(|decision| explains(&explanation, decision)) =>
+        {
             let (now, then) = (explanation.decision.reason.as_str(), known.decision.as_ref());
             let then = then.map(|decision| decision.reason.as_str()).unwrap_or_default();
             tracing::warn!(
@@ -149,18 +151,6 @@ pub(super) async fn recall(decision: Arc<agent::Decision>, view: Arc<CompiledVie
         },
         Ok(Err(_)) | Err(_) => known,
     }
-}
-
-/// Whether the question came out as it was decided: grounds of another outcome explain nothing.
-fn is_of(explanation: &Explanation, decision: Option<&agent::Decision>) -> bool {
-    let found = &explanation.decision;
-    decision.is_some_and(|decision| {
-        let policies = found.policies.iter().map(|name| &**name);
-        let is_allowed = matches!(decision.verdict(), agent::Verdict::Allow | agent::Verdict::AuditAllow);
-        found.is_allowed() == is_allowed
-            && found.reason.as_str() == decision.reason
-            && policies.eq(decision.policies.iter().map(String::as_str))
-    })
 }
 
 fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Result<Explanation, Undecidable> {

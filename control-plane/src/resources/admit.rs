@@ -10,6 +10,7 @@ mod envelope;
 mod externals;
 mod issuers;
 mod membership;
+mod names;
 mod opens;
 mod overlaps;
 mod references;

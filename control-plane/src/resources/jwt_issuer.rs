@@ -26,6 +26,7 @@ pub struct JwtIssuer {
     issuer: String,
     audiences: Vec<String>,
     initial: Option<Arc<JwtKeySet>>,
+    passed_over: Vec<String>,
     endpoint: Option<KeyEndpoint>,
     claims: ClaimsMapping,
     token_header: Option<String>,
@@ -73,15 +74,21 @@ impl JwtIssuer {
             problems.invalid_but("spec.audiences", "it is missing", help);
         }
         let audiences = texts(problems, "spec.audiences", audiences, MOST_AUDIENCES);
-        let initial = match jwks.as_str() {
-            "" => None,
-            text => JwtKeySet::from_jwks(text.as_bytes())
-                .map_err(|error| problems.invalid("spec.jwks", error))
-                .ok()
-                .map(Arc::new),
+        let (initial, passed_over) = match jwks.as_str() {
+            "" => (None, Vec::new()),
+            text => match JwtKeySet::of_issuer(text.as_bytes()) {
+                Ok((keys, passed_over)) => {
+                    (Some(Arc::new(keys)), passed_over.iter().map(ToString::to_string).collect())
+                }
+                Err(error) => {
+                    problems.invalid("spec.jwks", error);
+                    (None, Vec::new())
+                }
+            },
         };
         if initial.as_ref().is_some_and(|keys| keys.keys().next().is_none()) {
-            let help = "keys of RSA and of P-256, P-384 and P-521 with a `kid` are known; those of `use` enc are not for this";
+            let help =
+                "keys of RSA and of P-256, P-384 and P-521 are known; those of `use` enc are not for this";
             problems.invalid_but("spec.jwks", "it has no key that verifies tokens", help);
         }
         let allows_private = allow_private_addresses.unwrap_or_default();
@@ -108,7 +115,17 @@ impl JwtIssuer {
         spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &fetched_for.encode_to_vec()).as_ref());
         let issuer = issuer.clone();
         let digest = spec_digest;
-        let read = Self { issuer, audiences, initial, endpoint, claims, token_header, declared, digest };
+        let read = Self {
+            issuer,
+            audiences,
+            initial,
+            passed_over,
+            endpoint,
+            claims,
+            token_header,
+            declared,
+            digest,
+        };
         (problems.count() == before).then_some(read)
     }
 
@@ -125,6 +142,11 @@ impl JwtIssuer {
     /// The keys that are written in the resource.
     pub fn initial(&self) -> Option<&Arc<JwtKeySet>> {
         self.initial.as_ref()
+    }
+
+    /// Which of those are of no use, and why.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
     }
 
     /// Where later ones come from; `None`: from nowhere.

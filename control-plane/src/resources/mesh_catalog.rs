@@ -220,6 +220,14 @@ impl MeshCatalog {
         })
     }
 
+    /// A data class and those within it, at any depth.
+    pub fn classes_within<'a>(&'a self, class: &'a Name) -> BTreeSet<&'a Name> {
+        nesting::reached(class, |name| match self.classes.get(name).map(|entry| entry.model()) {
+            Some(Model::DataClass(class)) => class.classes(),
+            _ => &[],
+        })
+    }
+
     /// All external services, in order.
     pub fn externals(&self) -> impl Iterator<Item = (&Name, &ExternalService)> {
         self.externals.iter().filter_map(|(name, entry)| match entry.model() {

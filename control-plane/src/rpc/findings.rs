@@ -259,7 +259,7 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
 
 /// An issuer whose users are not known, or soon may not be.
 fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
-    let FollowedIssuer { key, keys, problem } = followed;
+    let FollowedIssuer { key, keys, passed_over, problem } = followed;
     let failing = problem
         .as_ref()
         .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
@@ -268,7 +268,12 @@ fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
         return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));
     }
-    failing.map(|failing| warning(format!("{key}: {failing}; the former ones stay in force"), fix))
+    if let Some(failing) = failing {
+        return Some(warning(format!("{key}: {failing}; the former ones stay in force"), fix));
+    }
+    let fix = "have the issuer publish keys that are of use; tokens that these sign are refused";
+    (!passed_over.is_empty())
+        .then(|| warning(format!("{key}: not all of its keys count: {}", passed_over.join("; ")), fix))
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

@@ -13,7 +13,7 @@ use crate::{
     paths::{PUBLIC_ONLY, TRICKS, istio_paths},
     peer::Peer,
     shop::{self, PATIENCE, get_until},
-    third_party::{installed, nginx, wait_until_listening},
+    third_party::{installed, nginx, nginx_with, wait_until_listening},
 };
 
 /// What nobody may read.
@@ -109,6 +109,68 @@ async fn keeps_its_secret(start: impl FnOnce(&Path, &Path, SocketAddr) -> Proces
 async fn nginx_keeps_its_secret() {
     let Some(program) = installed("nginx") else { return };
     keeps_its_secret(|folder, site, address| nginx(&program, folder, address, site)).await;
+}
+
+/// Spellings of the host `public.shop`, which policies see as that one.
+const HOSTS: [&str; 8] = [
+    "public.shop",
+    "PUBLIC.shop",
+    "public.shop.",
+    "public.shop:8080",
+    "public.shop:9999",
+    "public.shop:08080",
+    "Public.Shop.:80",
+    "public.shop:0",
+];
+
+/// Two hosts at one nginx, which are chosen by its own reading of the host, and by the field as it stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nginx_takes_a_host_for_the_one_that_was_permitted() {
+    let Some(program) = installed("nginx") else { return };
+    let mesh = shop::open();
+    let address = free_port();
+    let servers = format!(
+        "map $http_host $page {{ default \"{SECRET}\"; public.shop public; }}\n\
+         server {{ listen {address} default_server; location / {{ return 200 \"{SECRET}\"; }} }}\n\
+         server {{ listen {address}; server_name public.shop; location / {{ return 200 \"$page|$http_host|\"; }} }}"
+    );
+    let _server = nginx_with(&program, mesh.folder(), &servers);
+    wait_until_listening(address);
+    let ask = |host: &str| format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    let open = HOSTS.iter().filter(|host| request(address, &ask(host)).unwrap().body.contains(SECRET));
+    assert!(open.count() > 3, "without an agent most spellings lead to the other host");
+
+    let permit = |when: &str| {
+        format!(
+            "permit(principal == Node::\"web\", action in Action::\"http\", resource in Mesh::\"shop\"){when};"
+        )
+    };
+    shop::set_policy(&mesh, "hosts", &permit(" when { context.host == \"public.shop\" }"));
+    let orders = shop::orders(&mesh, address);
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/", 403);
+    let peer = Peer::join(&mesh, "web").await;
+    let asked = async |host: &str| peer.exchange("orders", orders.inbound(8080), ask(host).as_bytes()).await;
+    for host in HOSTS {
+        let answer = asked(host).await;
+        assert!(answer.contains("public|public.shop|"), "{host}: {answer}");
+    }
+    let target = ask("public.shop:9999").replace("GET /", "GET http://Public.shop:9999/");
+    let answer = peer.exchange("orders", orders.inbound(8080), target.as_bytes()).await;
+    assert!(answer.contains("public|public.shop|"), "{answer}");
+    for host in ["private.shop", "public.shop.elsewhere", "10.0.0.1"] {
+        let answer = asked(host).await;
+        assert!(answer.starts_with("HTTP/1.1 403") && !answer.contains(SECRET), "{host}: {answer}");
+    }
+
+    // Where no policy tells hosts apart, the field is the app's alone, which may make addresses of it.
+    // The peer that joined by hand acknowledges nothing.
+    mesh.apply(&format!("kind: Policy\nmesh: shop\nname: hosts\nspec:\n  cedar: '{}'\n", permit("")));
+    eventually("the host comes as it is", PATIENCE, || {
+        request(web.outbound(), &ask("orders")).ok().filter(|response| response.status == 200)
+    });
+    let answer = asked("Public.shop:8080").await;
+    assert!(answer.contains("|Public.shop:8080|"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,5 @@
-//! The cookbook of docs/authorization.md: each rule with its assertions, by `hauberk policy test` and no control plane.
+//! The cookbook of docs/authorization.md: each rule with its assertions, by `hauberk policy test` and no control plane; and whether the
+//! page's other resources are admitted.
 
 use std::fs;
 use std::path::Path;
@@ -60,22 +61,96 @@ fn every_rule_of_the_cookbook_does_what_it_says() {
     let folder = tempfile::tempdir().unwrap();
     for Recipe { title, resources, assertions } in recipes {
         assert!(assertions.lines().count() > 1, "{title}");
-        let has_own_orders = resources.contains("kind: VirtualNode");
         // A recipe may bring a node of its own instead of the shop's.
-        let others: Vec<&str> = shop
-            .split("---\n")
-            .filter(|document| {
-                !(has_own_orders
-                    && document.contains("kind: VirtualNode")
-                    && document.contains("name: orders\n"))
-            })
-            .collect();
+        let others = without(shop, resources);
         let tested = policy_test(folder.path(), assertions, &[&others.join("---\n"), resources]);
         assert_eq!(tested.code, 0, "{title}: {tested:?}");
         // None of them holds by itself.
         let without = policy_test(folder.path(), assertions, &[shop]);
         assert_eq!(without.code, 1, "{title}: {without:?}");
     }
+}
+
+/// What the resources of the page name besides the cookbook's shop.
+const SURROUNDINGS: &str = r#"
+{kind: Mesh, name: bank, spec: {}}
+---
+{kind: VirtualNode, mesh: bank, name: teller, spec: {}}
+---
+kind: VirtualNode
+mesh: shop
+name: payments
+spec:
+  serviceDiscovery: {dns: {hostname: payments.internal}}
+  listeners: [{portMapping: {port: 8080, protocol: http}}]
+---
+kind: VirtualService
+mesh: shop
+name: payments
+spec: {provider: {virtualNode: {virtualNodeName: payments}}}
+---
+{kind: Role, mesh: shop, name: support, spec: {members: [{virtualNode: cart}]}}
+---
+kind: Enrollment
+mesh: shop
+name: worker
+spec: {parent: {virtualNode: web}, workload: {path: billing/worker, selectors: ['unix:uid:7']}}
+---
+kind: FederatedTrustDomain
+mesh: shop
+name: partner.example
+spec: {bundleEndpointUrl: 'https://partner.example/', bundleEndpointProfile: {type: https_web}}
+"#;
+
+/// What the assertions of the page hold of.
+const ASSERTED: &str = r#"
+kind: Policy
+mesh: shop
+name: asserted
+spec:
+  cedar: |
+    permit(principal == Node::"web", action == Action::"GET", resource in Service::"orders");
+    permit(principal == Node::"cart", action == Action::"connect", resource == Port::"cache:6379");
+    permit(principal == Node::"web", action == Action::"POST", resource in Service::"orders")
+    when { context.time.toTime() >= duration("8h") };
+"#;
+
+/// Documents, but those that one of `others` is instead of.
+fn without<'a>(documents: &'a str, others: &str) -> Vec<&'a str> {
+    let of = |document: &str| -> Option<(String, String)> {
+        let value = |name: &str| {
+            let (_, rest) = document.split_once(name)?;
+            Some(rest.split([',', '\n', '}']).next()?.trim().to_owned())
+        };
+        Some((value("kind: ")?, value("name: ")?))
+    };
+    let others: Vec<_> = others.split("---\n").map(of).collect();
+    documents.split("---\n").filter(|document| !others.contains(&of(document))).collect()
+}
+
+#[test]
+fn every_other_resource_of_the_page_is_admitted() {
+    let (shop, _) = cookbook();
+    let (before, cookbook) = PAGE.split_once("\n## Cookbook\n").unwrap();
+    let (_, after) = cookbook.split_once("\n## ").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let around = format!("{shop}---{SURROUNDINGS}");
+    let mut admitted = 0;
+    for example in [before, after].into_iter().flat_map(fences) {
+        let is_assertions = example.contains("\ntests:\n");
+        let (assertions, resources) = match is_assertions {
+            true => (example, ASSERTED),
+            false => (
+                "mesh: shop\ntrustDomain: shop.example\ntests:\n- deny: {caller: cart, target: cache}\n",
+                example,
+            ),
+        };
+        let around = without(&around, resources).join("---\n");
+        let tested = policy_test(folder.path(), assertions, &[&around, resources]);
+        assert_eq!(tested.code, 0, "{example}: {tested:?}");
+        admitted += 1;
+    }
+    assert!(admitted >= 12, "{admitted}");
 }
 
 #[test]

@@ -62,6 +62,21 @@ fn an_answer_says_on_what_it_depends() {
     assert_eq!(mesh.hauberk(&["can", "web", "orders", "GET", "/orders/1"]).code, 0);
     let nobody = mesh.hauberk(&["can", "anonymous", "orders", "GET", "/orders/1"]);
     assert_eq!(nobody.code, 1, "{nobody:?}");
+    assert!(!nobody.stderr.contains("applies to no call"), "{nobody:?}");
+    // Policies may be ahead of listeners, and then the answer says so.
+    shop::set_policy(
+        &mesh,
+        "strangers",
+        "permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\");",
+    );
+    for question in [
+        &["can", "anonymous", "orders", "GET", "/elsewhere"][..],
+        &["who-can", "orders", "GET", "/elsewhere"],
+        &["what-can", "anonymous"],
+    ] {
+        let answer = mesh.hauberk(question).ok();
+        assert!(answer.stderr.contains("what policies say of Anonymous applies to no call"), "{answer:?}");
+    }
 }
 
 #[test]

@@ -109,8 +109,13 @@ fn redis_serves_through_the_mesh() {
 
 /// nginx on `address`, with what is in `site`. `folder` holds what else it needs.
 pub(crate) fn nginx(server: &Path, folder: &Path, address: SocketAddr, site: &Path) -> Process {
+    nginx_with(server, folder, &format!("server {{ listen {address}; root {}; }}", site.display()))
+}
+
+/// nginx with these servers.
+pub(crate) fn nginx_with(server: &Path, folder: &Path, servers: &str) -> Process {
     let configuration = folder.join("nginx.conf");
-    let (room, site) = (folder.display(), site.display());
+    let room = folder.display();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     fs::write(
         &configuration,
@@ -119,7 +124,7 @@ pub(crate) fn nginx(server: &Path, folder: &Path, address: SocketAddr, site: &Pa
              events {{}}\n\
              http {{\n  access_log off; client_body_temp_path {room}; proxy_temp_path {room};\n  \
              fastcgi_temp_path {room}; uwsgi_temp_path {room}; scgi_temp_path {room};\n  \
-             server {{ listen {address}; root {site}; }}\n}}\n"
+             {servers}\n}}\n"
         ),
     )
     .unwrap();

@@ -3,10 +3,11 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    process::Command,
     time::Duration,
 };
 
-use hauberk_integration_tests::{Agent, App, MeshBox, Response, eventually, request};
+use hauberk_integration_tests::{Agent, App, MeshBox, Response, eventually, request, skip};
 use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::time::timeout;
@@ -449,4 +450,69 @@ fn a_listener_for_users_whom_nobody_issues_is_told() {
     assert!(check().contains(told), "{}", check());
     mesh.apply(&Login::new("login").resource(""));
     assert!(!check().contains("has no JwtIssuer"), "{}", check());
+}
+
+/// An issuer as PyJWT makes one of its defaults: keys and tokens without `kid`.
+const PYJWT: &str = r#"
+import json, sys, time
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+keys = {"rsa": rsa.generate_private_key(65537, 2048), "p256": ec.generate_private_key(ec.SECP256R1()),
+        "p384": ec.generate_private_key(ec.SECP384R1()), "weak": rsa.generate_private_key(65537, 1024),
+        "stranger": rsa.generate_private_key(65537, 2048)}
+public = lambda of, name: of.to_jwk(keys[name].public_key(), as_dict=True)
+algorithms = jwt.algorithms
+listed = [public(algorithms.RSAAlgorithm, "rsa"), public(algorithms.ECAlgorithm, "p256"),
+          public(algorithms.ECAlgorithm, "p384"), {**public(algorithms.RSAAlgorithm, "weak"), "kid": "weak"},
+          algorithms.OKPAlgorithm.to_jwk(ed25519.Ed25519PrivateKey.generate().public_key(), as_dict=True)]
+claims = {"iss": sys.argv[1], "sub": "alice", "aud": "shop", "groups": ["support"], "exp": int(time.time()) + 600}
+made = lambda name, algorithm, **header: jwt.encode(claims, keys[name], algorithm=algorithm, headers=header)
+print(json.dumps({
+    "jwks": json.dumps({"keys": listed}),
+    "taken": [made("rsa", "RS256"), made("p256", "ES256"), made("p384", "ES384")],
+    "unknown": [made("rsa", "PS256"), made("weak", "RS256", kid="weak"), made("rsa", "RS256", kid="rsa")],
+    "wrong": [made("weak", "RS256"), made("stranger", "RS256")],
+}))
+"#;
+
+#[test]
+fn tokens_of_pyjwt_need_no_key_id_where_one_key_alone_fits() {
+    let Some(python) = std::env::var_os("HAUBERK_TEST_PYTHON") else {
+        skip("HAUBERK_TEST_PYTHON names no Python that has pyjwt and cryptography");
+        return;
+    };
+    let output =
+        Command::new(python).args(["-W", "ignore", "-c", PYJWT, "https://login.example"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tokens =
+        |name: &str| made[name].as_array().unwrap().iter().map(|token| token.as_str().unwrap().to_owned());
+    let mesh = shop::open();
+    let issuer = format!(
+        "kind: JwtIssuer\nmesh: shop\nname: login\nspec:\n  issuer: https://login.example\n  audiences: [shop]\n  jwks: '{}'\n",
+        made["jwks"].as_str().unwrap()
+    );
+    let told = mesh.apply(&format!("{issuer}---\n{}", orders_taking("{}"))).stderr;
+    assert!(told.contains("spec.jwks: key number 4 is refused: an RSA key has 2048"), "{told}");
+    shop::set_policy(&mesh, "support", FOR_SUPPORT);
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/health", 200);
+    for token in tokens("taken") {
+        assert_eq!(get(&web, "/orders/1", &[&bearer(&token)]).status, 200);
+    }
+    for (name, expected) in [("unknown", "user_token_unknown_key"), ("wrong", "user_token_signature")] {
+        for token in tokens(name) {
+            assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&bearer(&token)])), expected);
+        }
+    }
+    let check = mesh.hauberk(&["check"]).stdout;
+    assert!(check.contains("JwtIssuer shop/login: not all of its keys count"), "{check}");
+    // Where none is of use nothing is taken.
+    let keys: serde_json::Value = serde_json::from_str(made["jwks"].as_str().unwrap()).unwrap();
+    let only_weak =
+        issuer.replace(made["jwks"].as_str().unwrap(), &json!({"keys": [keys["keys"][3]]}).to_string());
+    let refused = mesh.hauberk_with_input(&["apply", "-f", "-"], &only_weak);
+    assert!(refused.code != 0 && refused.stderr.contains("none of its keys is of use"), "{refused:?}");
 }

@@ -60,3 +60,13 @@ pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wi
         for_users: for_users.iter().map(ToString::to_string).collect(),
     }
 }
+
+/// Whether a question that was asked again came out as it was decided. Grounds of another outcome explain nothing: what
+/// was refused before policies were asked would not be let through by any policy.
+pub fn explains(explanation: &Explanation, decision: &wire::Decision) -> bool {
+    let found = &explanation.decision;
+    let is_allowed = matches!(decision.verdict(), wire::Verdict::Allow | wire::Verdict::AuditAllow);
+    found.is_allowed() == is_allowed
+        && found.reason.as_str() == decision.reason
+        && found.policies.iter().map(|name| &**name).eq(decision.policies.iter().map(String::as_str))
+}

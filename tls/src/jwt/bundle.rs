@@ -23,7 +23,7 @@ pub struct JwtBundle {
     keys: JwtKeySet,
 }
 
-/// Why a set of keys is not taken: not in part, lest a key vanish unseen. The fault is whoever published it.
+/// Why a set of keys, or one of its keys, is not taken. The fault is whoever published it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum JwtBundleError {
     /// Not a key set.
@@ -40,6 +40,9 @@ pub enum JwtBundleError {
         /// What is wrong.
         source: JwtKeyError,
     },
+    /// There are keys, and each of them is wrong.
+    #[error("none of its keys is of use: {0}")]
+    NoneOfUse(Box<Self>),
     /// Two keys of one id: a token would not say which.
     #[error("two keys have the id {0:?}")]
     SameId(String),

@@ -34,6 +34,9 @@ pub enum JwsError {
     /// Without an id, or with one that is no text, there is no saying which key.
     #[error("the token's header names no key (`kid`)")]
     NoKeyId,
+    /// Without an id, where it may do without one, and not exactly one key could have made it.
+    #[error("the token's header names no key (`kid`), and {0} of the issuer's keys sign with its algorithm")]
+    WhichKey(usize),
     /// No key of this id.
     #[error("the token is signed by the key {0:?}, which is not in the bundle")]
     UnknownKey(String),
@@ -43,6 +46,15 @@ pub enum JwsError {
     /// The signature is wrong.
     #[error("the token's signature is wrong")]
     Signature,
+}
+
+/// Whether a token must name its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyId {
+    /// As JWT-SVIDs do (JWT-SVID §2).
+    Required,
+    /// RFC 7515 §4.1.4 leaves it open. A token without is by the only key that its algorithm leaves.
+    Optional,
 }
 
 /// A token's parts; nothing says that they are anybody's.
@@ -66,22 +78,24 @@ pub(super) fn parts(token: &str) -> Result<Parts<'_>, JwsError> {
     Ok(Parts { header, payload, signed, signature })
 }
 
-/// Checks the signature of `token`, of one of these types, by the key that it names, and yields what was signed.
+/// Checks the signature of `token`, of one of these types, by its key, and yields what was signed.
 pub(super) fn verify<'a>(
     token: &str,
     types: &[&str],
     keys: &'a JwtKeySet,
+    key_id: KeyId,
 ) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
     let Parts { header, payload, signed, signature } = parts(token)?;
-    let key = key_of(&header, types, keys)?;
+    let key = key_of(&header, types, keys, key_id)?;
     if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
 }
 
-/// The key that the header names. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
+/// The key that the header names, or leaves. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
 fn key_of<'a>(
     header: &Map<String, Value>,
     types: &[&str],
     keys: &'a JwtKeySet,
+    key_id: KeyId,
 ) -> Result<&'a JwtKey, JwsError> {
     if header.contains_key("crit") {
         return Err(JwsError::Critical);
@@ -89,9 +103,17 @@ fn key_of<'a>(
     if header.get("typ").is_some_and(|kind| !types.iter().any(|known| kind == known)) {
         return Err(JwsError::Type);
     }
+    let algorithm = header.get("alg").and_then(Value::as_str);
+    if key_id == KeyId::Optional && !header.contains_key("kid") {
+        let mut fitting = keys.keys().filter(|key| algorithm == Some(key.algorithm().as_str()));
+        return match (fitting.next(), fitting.count()) {
+            (Some(only), 0) => Ok(only),
+            (first, others) => Err(JwsError::WhichKey(usize::from(first.is_some()) + others)),
+        };
+    }
     let id = header.get("kid").and_then(Value::as_str).ok_or(JwsError::NoKeyId)?;
     let key = keys.key(id).ok_or_else(|| JwsError::UnknownKey(id.chars().take(64).collect()))?;
-    match header.get("alg").and_then(Value::as_str) {
+    match algorithm {
         Some(named) if named == key.algorithm().as_str() => Ok(key),
         _ => Err(JwsError::Algorithm(key.algorithm())),
     }

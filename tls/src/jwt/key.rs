@@ -108,6 +108,17 @@ impl JwtKey {
         }
     }
 
+    /// The same of a key that may do without an id (RFC 7517 §4.5): it is called by its fingerprint then.
+    pub(crate) fn from_jwk_of_issuer(jwk: &Map<String, Value>) -> Result<Option<Self>, JwtKeyError> {
+        if jwk.contains_key("kid") {
+            return Self::from_jwk(jwk);
+        }
+        let mut named = jwk.clone();
+        named.insert("kid".to_owned(), json!("unnamed"));
+        let key = Self::from_jwk(&named)?;
+        Ok(key.map(|key| Self { id: key.fingerprint().to_string(), ..key }))
+    }
+
     fn ec(id: String, curve: &str, x: Vec<u8>, y: Vec<u8>) -> Result<Self, JwtKeyError> {
         let curve = CURVES.iter().find(|known| known.name == curve).ok_or(JwtKeyError::Point)?;
         if x.len() != curve.coordinate || y.len() != curve.coordinate {

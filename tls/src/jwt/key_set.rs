@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::bundle::{JwtBundleError, KeyUse};
-use super::key::JwtKey;
+use super::key::{JwtKey, JwtKeyError};
 use super::strict_json;
 
 /// The largest set that is read, in bytes.
@@ -37,26 +37,29 @@ impl JwtKeySet {
     /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, and of kinds unknown here, are passed over.
     ///
     /// # Errors
-    /// It is no key set, or one of its keys for tokens is wrong.
+    /// It is no key set, or one of its keys for tokens is wrong: the set is not taken in part, lest a key vanish unseen.
     pub fn from_jwks(jwks: &[u8]) -> Result<Self, JwtBundleError> {
-        if jwks.len() > MAX_SET_BYTES {
-            return Err(JwtBundleError::TooLarge);
-        }
-        let set = strict_json::object(jwks).ok_or(JwtBundleError::NotASet)?;
-        let listed = set.get("keys").and_then(Value::as_array).ok_or(JwtBundleError::NotASet)?;
-        if listed.len() > MAX_KEYS {
-            return Err(JwtBundleError::TooLarge);
-        }
-        let mut keys = Vec::new();
-        for (index, jwk) in listed.iter().enumerate() {
-            let jwk = jwk.as_object().ok_or(JwtBundleError::NotASet)?;
-            if jwk.get("use").is_some_and(|purpose| purpose != "sig" && purpose != "jwt-svid") {
-                continue;
+        let keys: Result<Vec<_>, _> = listed(jwks, JwtKey::from_jwk)?.collect();
+        Self::new(keys?)
+    }
+
+    /// Reads the keys of an issuer of users' tokens, who publishes them for others too. Those that are wrong are passed over,
+    /// and told; one without an id is called by its fingerprint.
+    ///
+    /// # Errors
+    /// It is no key set, two keys have one id, or there are keys for tokens and none of them is of use.
+    pub fn of_issuer(jwks: &[u8]) -> Result<(Self, Vec<JwtBundleError>), JwtBundleError> {
+        let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
+        for key in listed(jwks, JwtKey::from_jwk_of_issuer)? {
+            match key {
+                Ok(key) => keys.push(key),
+                Err(error) => passed_over.push(error),
             }
-            let key = JwtKey::from_jwk(jwk);
-            keys.extend(key.map_err(|source| JwtBundleError::Key { number: index + 1, source })?);
         }
-        Self::new(keys)
+        match passed_over.first() {
+            Some(first) if keys.is_empty() => Err(JwtBundleError::NoneOfUse(Box::new(first.clone()))),
+            _ => Ok((Self::new(keys)?, passed_over)),
+        }
     }
 
     /// The set in RFC 7517's form, in the order of the ids.
@@ -80,6 +83,30 @@ impl JwtKeySet {
     pub fn keys(&self) -> impl Iterator<Item = &JwtKey> {
         self.0.values()
     }
+}
+
+/// The keys for tokens that a set lists, in its order.
+fn listed(
+    jwks: &[u8],
+    read: impl Fn(&Map<String, Value>) -> Result<Option<JwtKey>, JwtKeyError>,
+) -> Result<impl Iterator<Item = Result<JwtKey, JwtBundleError>>, JwtBundleError> {
+    if jwks.len() > MAX_SET_BYTES {
+        return Err(JwtBundleError::TooLarge);
+    }
+    let set = strict_json::object(jwks).ok_or(JwtBundleError::NotASet)?;
+    let listed = set.get("keys").and_then(Value::as_array).ok_or(JwtBundleError::NotASet)?;
+    if listed.len() > MAX_KEYS {
+        return Err(JwtBundleError::TooLarge);
+    }
+    let mut keys = Vec::new();
+    for (index, jwk) in listed.iter().enumerate() {
+        let jwk = jwk.as_object().ok_or(JwtBundleError::NotASet)?;
+        if jwk.get("use").is_none_or(|purpose| purpose == "sig" || purpose == "jwt-svid") {
+            let key = read(jwk).map_err(|source| JwtBundleError::Key { number: index + 1, source });
+            keys.extend(key.transpose());
+        }
+    }
+    Ok(keys.into_iter())
 }
 
 impl fmt::Debug for JwtKeySet {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::bundle::JwtBundle;
-use super::jws::{self, JwsError};
+use super::jws::{self, JwsError, KeyId};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use crate::fingerprint::Fingerprint;
@@ -121,7 +121,7 @@ pub(super) fn claims_of(
     keys: &JwtKeySet,
     now: UnixMillis,
 ) -> Result<(Verified, Vec<String>), JwtSvidError> {
-    let verified = verified(token, TYPES, keys, now, Duration::ZERO)?;
+    let verified = verified(token, TYPES, keys, KeyId::Required, now, Duration::ZERO)?;
     let audience = audiences(&verified.claims, audience)?;
     Ok((verified, audience))
 }
@@ -131,10 +131,11 @@ pub(super) fn verified(
     token: &str,
     types: &[&str],
     keys: &JwtKeySet,
+    key_id: KeyId,
     now: UnixMillis,
     leeway: Duration,
 ) -> Result<Verified, JwtSvidError> {
-    let (payload, key) = jws::verify(token, types, keys)?;
+    let (payload, key) = jws::verify(token, types, keys, key_id)?;
     let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
     let expires_at = end(&claims, now)?;
     let issued_at = instant(&claims, "iat")?.filter(|_| leeway > Duration::ZERO);

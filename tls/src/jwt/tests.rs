@@ -48,6 +48,67 @@ fn raw(signer: &JwtSigner, header: &str, content: &str) -> String {
 }
 
 #[test]
+fn a_users_token_without_a_key_id_is_by_the_only_key_of_its_algorithm() {
+    let (ours, other) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let audiences = ["db".to_owned()];
+    let verified = |keys: &[&JwtSigner], header: &Value, by: &JwtSigner| {
+        let keys = JwtKeySet::new(keys.iter().map(|signer| signer.public_key().unwrap())).unwrap();
+        let mut content = content();
+        content["iss"] = json!("https://login.test");
+        let token = by.sign_parts(header, &content).unwrap();
+        let rules = UserTokens { issuer: "https://login.test", audiences: &audiences, keys: &keys };
+        rules.verify(&token, NOW).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let unnamed = json!({ "alg": "ES256" });
+    assert_eq!(verified(&[&ours], &unnamed, &ours), Ok(()));
+    for (keys, header, by, told) in [
+        (&[&ours, &other][..], unnamed.clone(), &ours, "2 of the issuer's keys"),
+        (&[&ours][..], unnamed.clone(), &other, "signature is wrong"),
+        (&[&ours][..], json!({ "alg": "RS256" }), &ours, "0 of the issuer's keys"),
+        (&[&ours][..], json!({ "alg": "none" }), &ours, "0 of the issuer's keys"),
+        (&[&ours][..], json!({}), &ours, "0 of the issuer's keys"),
+        // What is there names a key, or is refused.
+        (&[&ours][..], json!({ "alg": "ES256", "kid": null }), &ours, "names no key"),
+        (&[&ours][..], json!({ "alg": "ES256", "kid": "" }), &ours, "which is not in the bundle"),
+    ] {
+        let refusal = verified(keys, &header, by).unwrap_err();
+        assert!(refusal.contains(told), "{header}: {refusal}");
+    }
+}
+
+#[test]
+fn keys_of_an_issuer_that_are_of_no_use_are_passed_over_and_told() {
+    let good = JwtSigner::generate().unwrap().public_key().unwrap();
+    let jwk = |key: &JwtKey| Value::Object(key.to_jwk());
+    let (mut unnamed, mut broken, mut foreign) = (jwk(&good), jwk(&good), jwk(&good));
+    unnamed.as_object_mut().unwrap().remove("kid");
+    broken["x"] = json!("AAAA");
+    broken["kid"] = json!("broken");
+    foreign["crv"] = json!("P-224");
+    foreign["kid"] = json!("foreign");
+    let weak = json!({ "kty": "RSA", "kid": "weak", "n": "AQAB", "e": "AQAB" });
+    let set = |keys: &[&Value]| json!({ "keys": keys }).to_string();
+    let read = |keys: &[&Value]| JwtKeySet::of_issuer(set(keys).as_bytes());
+    let (keys, passed_over) = read(&[&weak, &foreign, &broken, &unnamed]).unwrap();
+    let told: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
+    assert!(
+        matches!(&told[..], [weak, broken] if weak.contains("number 1") && broken.contains("number 3")),
+        "{told:?}"
+    );
+    // A key needs no id, and is the same wherever it is told.
+    let ids: Vec<_> = keys.keys().map(JwtKey::id).collect();
+    assert_eq!(ids, [good.fingerprint().to_string()]);
+    assert_eq!(JwtKeySet::from_jwks(keys.to_jwks(KeyUse::Signature).as_bytes()).unwrap(), keys);
+    assert!(matches!(read(&[&weak, &broken]).unwrap_err(), JwtBundleError::NoneOfUse(_)));
+    assert!(matches!(read(&[&unnamed, &unnamed]).unwrap_err(), JwtBundleError::SameId(_)));
+    assert_eq!(read(&[]).unwrap(), (JwtKeySet::default(), Vec::new()));
+    for strict in [&weak, &unnamed] {
+        let refused = JwtKeySet::from_jwks(set(&[strict, &jwk(&good)]).as_bytes());
+        assert!(matches!(refused.unwrap_err(), JwtBundleError::Key { number: 1, .. }));
+    }
+}
+
+#[test]
 fn what_is_signed_verifies() {
     let (ours, other) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
     let id = SpiffeId::parse("spiffe://shop.test/mesh/shop/node/web").unwrap();

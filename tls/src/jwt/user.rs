@@ -7,7 +7,7 @@ use hauberk_identity::UnixMillis;
 use serde_json::{Map, Value};
 
 use super::issued::IssuedTokenError;
-use super::jws;
+use super::jws::{self, KeyId};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use super::svid::{JwtSvidError, Verified, audiences_of, verified};
@@ -39,13 +39,15 @@ pub struct UserToken {
 }
 
 impl UserTokens<'_> {
-    /// Verifies a token: signed by a key of the issuer's with that key's algorithm, by this issuer, for one of the audiences,
+    /// Verifies a token: signed by a key of the issuer's with that key's algorithm, which it names or which is the only one of
+    /// that algorithm, by this issuer, for one of the audiences,
     /// not expired, and not from the future by more than a minute.
     ///
     /// # Errors
     /// The first rule that it breaks.
     pub fn verify(&self, token: &str, now: UnixMillis) -> Result<UserToken, IssuedTokenError> {
-        let Verified { claims, expires_at, .. } = verified(token, TYPES, self.keys, now, LEEWAY)?;
+        let Verified { claims, expires_at, .. } =
+            verified(token, TYPES, self.keys, KeyId::Optional, now, LEEWAY)?;
         if self.issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(self.issuer) {
             return Err(IssuedTokenError::Issuer(self.issuer.to_owned()));
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hauberk_policy::Mode;
+use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 
 use super::*;
 use crate::registry::{Commit, keys};
@@ -254,7 +255,7 @@ async fn what_is_in_audit_is_counted_since_it_last_changed() {
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     let audited = |cedar: &str, mode: &str| {
         let mut policy = testing::policy("watched", cedar);
-        if let Some(hauberk_proto::mesh::v1::resource::Spec::Policy(spec)) = &mut policy.spec {
+        if let Some(Spec::Policy(spec)) = &mut policy.spec {
             spec.mode = Some(mode.to_owned());
         }
         policy
@@ -311,4 +312,59 @@ async fn what_is_in_audit_is_counted_since_it_last_changed() {
         Some(Mode::Enforce)
     );
     assert!(would_deny::in_audit(&catalog, &trust_domain).is_empty());
+}
+
+#[test]
+fn what_a_policy_follows_and_names_is_part_of_what_is_counted() {
+    let trust_domain = TrustDomain::parse("shop.local").unwrap();
+    let audited = |mut policy: Resource| {
+        if let Some(Spec::Policy(spec)) = &mut policy.spec {
+            spec.mode = Some("AUDIT".to_owned());
+        }
+        policy
+    };
+    // Stored as they were, whatever comes of what they follow and name.
+    let policies = [
+        audited(testing::linked("follows", "writers", Some("Node::\"web\""), None)),
+        audited(testing::policy("of-role", "forbid(principal in Role::\"outer\", action, resource);")),
+        audited(testing::policy("of-class", "forbid(principal, action, resource in DataClass::\"outer\");")),
+        audited(testing::policy("of-neither", "forbid(principal, action, resource);")),
+    ];
+    let template = |action: &str| {
+        testing::template(
+            "writers",
+            &format!("forbid(principal == ?principal, action == {action}, resource);"),
+        )
+    };
+    let versions = |others: [Resource; 5]| {
+        let nodes = ["web", "cart"].map(|name| testing::node(name, []));
+        let batch: Vec<_> = [&[testing::mesh("shop")], &nodes[..], &others, &policies].concat();
+        let versions = would_deny::in_audit(&testing::catalog_of(&batch), &trust_domain);
+        versions.into_iter().map(|(what, version)| (format!("{what:?}"), version)).collect::<Vec<_>>()
+    };
+    let as_is = [
+        template("Action::\"POST\""),
+        testing::role("outer", &[], &[], &["inner"]),
+        testing::role("inner", &["web"], &[], &[]),
+        testing::data_class("outer", &["inner"]),
+        testing::data_class("inner", &[]),
+    ];
+    let before = versions(as_is.clone());
+    assert_eq!(before, versions(as_is.clone()));
+    let changes = [
+        (0, template("Action::\"GET\""), "follows"),
+        (2, testing::role("inner", &["web", "cart"], &[], &[]), "of-role"),
+        (3, testing::data_class("outer", &[]), "of-class"),
+    ];
+    for (place, change, counted_anew) in changes {
+        let mut others = as_is.clone();
+        others[place] = change;
+        let after = versions(others);
+        let changed = before.iter().zip(&after).filter(|(before, after)| before != after);
+        let changed: Vec<_> = changed.map(|((what, _), _)| what.as_str()).collect();
+        assert!(
+            matches!(&changed[..], [what] if what.contains(&format!("\"{counted_anew}\""))),
+            "{changed:?}"
+        );
+    }
 }

@@ -4,6 +4,7 @@ use hauberk_identity::Name;
 use hauberk_proto::mesh::v1::{Listener, VirtualNodeSpec, resource::Spec};
 
 use super::Step;
+use crate::resources::catalog::Model;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
 use crate::resources::problem::Problems;
@@ -22,6 +23,7 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         }
         if key.kind == Kind::JwtIssuer {
             check_distinct(key, mesh, problems);
+            warnings.extend(passed_over(step, key));
         }
         if !mesh.of_kind(Kind::JwtIssuer).is_empty() {
             continue;
@@ -56,6 +58,16 @@ impl Step<'_> {
             }
         }
     }
+}
+
+/// Which keys of an issuer are of no use.
+fn passed_over<'a>(step: &'a Step<'_>, key: &'a ResourceKey) -> impl Iterator<Item = String> + 'a {
+    let issuer = step.after.get(key).and_then(|entry| match entry.model() {
+        Model::JwtIssuer(issuer) => Some(issuer),
+        _ => None,
+    });
+    let why = issuer.map(|issuer| issuer.passed_over()).unwrap_or_default();
+    why.iter().map(move |why| format!("{key}, spec.jwks: {why}; its other keys count"))
 }
 
 /// The listeners of a node that take users' tokens where nobody issues any.

@@ -138,7 +138,7 @@ impl Step<'_> {
     }
 
     /// The ids of all workloads that are enrolled, those of the batch that are refused for something else among them.
-    fn enrolled(&self) -> impl Iterator<Item = SpiffeId> {
+    pub(super) fn enrolled(&self) -> impl Iterator<Item = SpiffeId> {
         let stored = self.after.meshes().values().flat_map(|mesh| mesh.workloads());
         let sent = self.batch.iter().filter_map(|resource| match &resource.spec {
             Some(Spec::Enrollment(spec)) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hauberk_identity::{Name, NodeName, Selector, TrustDomain};
-use hauberk_policy::{Engine, PolicyDocument, PolicySlice, Reference, Referent, UNDECLARED};
+use hauberk_policy::{Engine, PolicyDocument, PolicySlice};
 use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1::{
     Backend, EnrollmentSpec, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceSpec, resource::Spec,
@@ -23,11 +23,8 @@ use crate::resources::virtual_service::VirtualService;
 /// The most trust domains that a mesh follows: their bundles travel in every view of its nodes.
 const MOST_FEDERATED: usize = 32;
 
-/// How many of a port's routes are listed where none is near to what was meant.
-const MOST_LISTED: usize = 5;
-
-/// Checks every resource of the batch, and those that refer to what it changes. Policies may speak of what does not
-/// exist yet, which is only a warning.
+/// Checks every resource of the batch, and those that refer to what it changes. What permits may speak of what does not exist
+/// yet, which is only a warning; a forbid that did so by mistake would stop nothing.
 pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec<String>) {
     for (key, index) in step.places {
         problems.about(*index);
@@ -49,9 +46,9 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             Some(Spec::VirtualService(spec)) => step.check_provider(key, mesh, spec, problems),
             _ => {}
         }
-        for (key, document) in step.documents(key) {
-            step.warn_of(&key, document, warnings);
-            warn_of_reach(&key, document, mesh, warnings);
+        for (of, document) in step.documents(key) {
+            step.check_names(key, &of, document, problems, warnings);
+            warn_of_reach(&of, document, mesh, warnings);
         }
         let Some(entry) = step.after.get(key) else { continue };
         match entry.model() {
@@ -236,90 +233,6 @@ impl Step<'_> {
         if let Err(error) = Engine::compile(scope, &PolicySlice::default(), None) {
             problems.invalid("spec.listeners", error);
         }
-    }
-
-    fn warn_of(&self, key: &ResourceKey, document: &PolicyDocument, warnings: &mut Vec<String>) {
-        for reference in document.references() {
-            if let Some(why) = self.dangles(&key.mesh, reference) {
-                let Reference { text, line, column, .. } = reference;
-                warnings.push(format!("{key}, {line}:{column}: {text} does not exist: {why}"));
-            }
-        }
-    }
-
-    /// Why a name in a policy stands for nothing, if it does.
-    fn dangles(&self, mesh: &Name, reference: &Reference) -> Option<String> {
-        let missing = |kind: Kind, mesh: &Name, name: &Name| {
-            if self.exists(kind, mesh, name) {
-                return None;
-            }
-            let known =
-                self.after.mesh(mesh.as_str()).map(|mesh| mesh.of_kind(kind).keys().map(Name::as_str));
-            let hint = self.nearest(name.as_str(), known.into_iter().flatten());
-            let why = format!("there is no {} {name:?} in mesh {mesh:?}", kind.noun());
-            Some(hint.map_or(why.clone(), |hint| format!("{why}; {hint}")))
-        };
-        match &reference.referent {
-            Referent::Mesh(name) => missing(Kind::Mesh, name, name),
-            Referent::Node { mesh, node } => missing(Kind::of_node(node), mesh, node.name()),
-            Referent::Service(service) => missing(Kind::VirtualService, mesh, service),
-            Referent::Port { node, number } => {
-                let (_, node) = node.mesh_and_node()?;
-                missing(Kind::of_node(&node), mesh, node.name())
-                    .or_else(|| self.missing_port(mesh, &node, *number))
-            }
-            Referent::Route { node, port, template } => {
-                let (_, node) = node.mesh_and_node()?;
-                missing(Kind::of_node(&node), mesh, node.name())
-                    .or_else(|| self.missing_port(mesh, &node, *port))
-                    .or_else(|| self.missing_route(mesh, &node, *port, template))
-            }
-            Referent::TrustDomain(trust_domain) => self.unfollowed(mesh, trust_domain),
-            Referent::Workload(id) => self.unfollowed(mesh, &id.trust_domain()),
-            // Roles, data classes, issuers and external services that do not exist are refused, not warned of; what issuers say,
-            // and labels, are looked at in `declared`.
-            Referent::Role(_)
-            | Referent::External(_)
-            | Referent::DataClass(_)
-            | Referent::User { .. }
-            | Referent::UserGroup { .. }
-            | Referent::Claim(_)
-            | Referent::Label(_)
-            | Referent::Anonymous => None,
-        }
-    }
-
-    fn missing_port(&self, mesh: &Name, node: &NodeName, port: u16) -> Option<String> {
-        let found = self.after.mesh(mesh.as_str())?.node_or_gateway(node)?;
-        if found.listener(port).is_some() {
-            return None;
-        }
-        let ports: Vec<_> = found.listeners().iter().map(|listener| listener.port().to_string()).collect();
-        let hint = match &ports[..] {
-            [] => "it has no listeners at all".to_owned(),
-            [only] => format!("its only listener is {only}"),
-            _ => format!("its listeners are {}", ports.join(", ")),
-        };
-        let (kind, name) = (Kind::of_node(node).noun(), node.name());
-        Some(format!("{kind} {name:?} has no listener with port {port}; {hint}"))
-    }
-
-    fn missing_route(&self, mesh: &Name, node: &NodeName, port: u16, template: &str) -> Option<String> {
-        let listener = self.after.mesh(mesh.as_str())?.node_or_gateway(node)?.listener(port)?;
-        let declared = || listener.routes().iter().map(|route| route.template.as_str());
-        if template == UNDECLARED || declared().any(|route| route == template) {
-            return None;
-        }
-        let why = format!("port {port} of virtual node {:?} declares no such route", node.name());
-        let hint = self.nearest(template, declared()).unwrap_or_else(|| match declared().next() {
-            None => "it declares none: match context.path, or declare it".to_owned(),
-            Some(_) => {
-                let more = if declared().count() > MOST_LISTED { ", …" } else { "" };
-                let some: Vec<_> = declared().take(MOST_LISTED).map(|route| format!("{route:?}")).collect();
-                format!("it declares {}{more}", some.join(", "))
-            }
-        });
-        Some(format!("{why}; {hint}"))
     }
 }
 

@@ -1,7 +1,7 @@
 use hauberk_proto::mesh::v1::{
-    DnsDiscovery, Duration, EgressFilter, FixedDiscovery, FixedEndpoint, Listener, ListenerTls, MeshSpec,
-    PolicySpec, Resource, RouteDeclaration, ServiceDiscovery, VirtualServiceSpec, resource::Spec,
-    service_discovery::Discovery,
+    DnsDiscovery, Duration, EgressFilter, EnrollmentParent, EnrollmentSpec, FixedDiscovery, FixedEndpoint,
+    Listener, ListenerTls, MeshSpec, PolicySpec, Resource, RouteDeclaration, ServiceDiscovery,
+    VirtualServiceSpec, WorkloadEnrollment, resource::Spec, service_discovery::Discovery,
 };
 
 use super::*;
@@ -411,18 +411,68 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
     );
     let declared = ["/orders/{id}", "/health", "/a", "/b", "/c", "/d"];
     let catalog = catalog_of(&[mesh("shop"), node("orders", [routes(listener(8080, "http"), &declared)])]);
-    let text = "forbid(principal, action, resource == Route::\"orders:8080 /order/{id}\");\n\
-                forbid(principal, action, resource == Route::\"orders:8080 /somewhere/else\");\n\
-                forbid(principal, action, resource in Port::\"orders:8081\");";
-    let warnings = accepted(&catalog, &[policy("p", text)], EVERYTHING).warnings;
-    for (warning, end) in warnings.iter().zip([
+    let text = "permit(principal is Node, action, resource == Route::\"orders:8080 /order/{id}\");\n\
+                permit(principal is Node, action, resource == Route::\"orders:8080 /somewhere/else\");\n\
+                permit(principal is Node, action, resource in Port::\"orders:8081\");";
+    let ends = [
         "declares no such route; did you mean \"/orders/{id}\"?",
         "declares no such route; it declares \"/orders/{id}\", \"/health\", \"/a\", \"/b\", \"/c\", …",
         "has no listener with port 8081; its only listener is 8080",
-    ]) {
+    ];
+    let warnings = accepted(&catalog, &[policy("p", text)], EVERYTHING).warnings;
+    for (warning, end) in warnings.iter().zip(ends) {
         assert!(warning.ends_with(end), "{warning}");
     }
     assert_eq!(warnings.len(), 3);
+    // What is meant to be stopped must be there, or nothing is.
+    let forbids = text.replace("permit(principal is Node", "forbid(principal");
+    for batch in [policy("p", &forbids), boundary("p", &forbids)] {
+        let problems = refused(&catalog, &[batch], EVERYTHING);
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        assert!(
+            problems[0].contains("spec.cedar: 1:39+32: Route::\"orders:8080 /order/{id}\" does not exist"),
+            "{problems:?}"
+        );
+        for (problem, end) in problems.iter().zip(ends) {
+            assert!(problem.contains(end), "{problem}");
+        }
+    }
+    let misspelt = policy("p", "forbid(principal == Node::\"wbe\", action, resource);");
+    let problems = refused(&catalog_of(&shop()), &[misspelt.clone()], EVERYTHING);
+    assert!(problems[0].contains("did you mean \"web\"?"), "{problems:?}");
+    // It may come with it.
+    assert!(accepted(&catalog, &[misspelt, node("wbe", [])], EVERYTHING).warnings.is_empty());
+}
+
+#[test]
+fn a_workload_of_ours_that_nobody_becomes_is_told() {
+    let catalog = catalog_of(&shop());
+    let of = |name: &str| {
+        policy(
+            "p",
+            &format!("permit(principal == Workload::\"{name}\", action, resource in Service::\"orders\");"),
+        )
+    };
+    let enrolled = resource(
+        "shop",
+        "nightly",
+        Spec::Enrollment(EnrollmentSpec {
+            parent: Some(EnrollmentParent { virtual_node: "web".into() }),
+            workload: Some(WorkloadEnrollment {
+                path: "batch/nightly".into(),
+                selectors: vec!["unix:uid:7".into()],
+                ..WorkloadEnrollment::default()
+            }),
+            attest: None,
+        }),
+    );
+    let told = |name: &str| accepted(&catalog, &[of(name), enrolled.clone()], EVERYTHING).warnings;
+    assert_eq!(told("batch/nightly"), [""; 0]);
+    let misspelt = told("batch/nightli");
+    assert!(
+        misspelt[0].contains("no Enrollment gives anybody this identity; did you mean \"spiffe://"),
+        "{misspelt:?}"
+    );
 }
 
 #[test]

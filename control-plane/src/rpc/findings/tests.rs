@@ -299,7 +299,7 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     };
     let with = |keys, problem: Option<&str>| {
         let problem = problem.map(|problem| (problem.to_owned(), NOW));
-        let issuers = vec![FollowedIssuer { key: key.clone(), keys, problem }];
+        let issuers = vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), problem }];
         World { issuers, ..World::healthy() }.findings()
     };
     assert!(with(2, None).is_empty());
@@ -309,4 +309,12 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     let failing = with(2, Some("no answer"));
     assert_eq!(failing[0].severity(), Severity::Warning);
     assert!(failing[0].summary.contains("no answer; the former ones stay in force"), "{failing:?}");
+    let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
+    let issuers = vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, problem: None }];
+    let weak = World { issuers, ..World::healthy() }.findings();
+    assert_eq!(weak[0].severity(), Severity::Warning);
+    assert!(
+        weak[0].summary.ends_with("not all of its keys count: key number 2 is refused: it is weak"),
+        "{weak:?}"
+    );
 }

@@ -36,6 +36,14 @@ fn shop_with(listeners: impl Into<Vec<Listener>>, policies: &[Resource]) -> Cata
     catalog_of(&batch)
 }
 
+/// What is left of a catalog without a resource that its policies may still name.
+fn once_gone(catalog: &Catalog, kind: Kind, name: &str) -> Catalog {
+    let (mesh, name) = (Name::parse("shop").unwrap(), Name::parse(name).unwrap());
+    let mut left = catalog.clone();
+    left.remove(&ResourceKey { kind, mesh, name });
+    left
+}
+
 fn http(port: u32) -> Listener {
     listener(port, "http")
 }
@@ -61,7 +69,7 @@ fn a_route_that_a_policy_names_does_not_go_and_come_back_otherwise() {
         removals(&catalog, Kind::VirtualNode, "orders"),
         ["this removes port 8080 of orders, which no-admin may speak of"]
     );
-    let catalog = catalog_of(&[&[mesh("shop"), without], &policies[..]].concat());
+    let catalog = try_admit(&catalog, &[without], EVERYTHING).unwrap().after;
     let back = node("orders", [http(8080), routes(http(9090), &["/a"])]);
     assert_eq!(refusals(&catalog, &[back]), ["this adds port 8080 of orders, which no-admin may speak of"]);
 
@@ -85,7 +93,8 @@ fn a_port_does_not_leave_a_service_that_a_policy_names_by_being_removed() {
 
 fn shop_whole(policies: &[Resource]) -> Catalog {
     let service = service("orders", "orders", None);
-    catalog_of(&[&[mesh("shop"), node("orders", [http(8080)]), service], policies].concat())
+    let nodes = [node("web", []), node("orders", [http(8080)])];
+    catalog_of(&[&[mesh("shop"), service], &nodes[..], policies].concat())
 }
 
 #[test]
@@ -94,7 +103,8 @@ fn joining_and_leaving_count_for_permits_and_forbids_alike() {
         "only-public",
         "forbid(principal, action, resource) unless { resource in Service::\"public\" };",
     );
-    let catalog = shop_with([http(8080)], &[unless]);
+    let catalog = shop_with([http(8080)], &[unless, service("public", "orders", None)]);
+    let catalog = once_gone(&catalog, Kind::VirtualService, "public");
     assert_eq!(
         refusals(&catalog, &[service("public", "orders", None)]),
         ["this places port 8080 of orders under virtual service public, which is named by only-public"]
@@ -175,7 +185,7 @@ fn a_node_that_a_boundary_names_is_not_made_anew_by_others() {
     let told = |what| vec![format!("this {what} virtual node auditor, which boundary:b may speak of")];
     assert_eq!(removals(&before, Kind::VirtualNode, "auditor"), told("removes"));
     assert_eq!(removals(&before, Kind::VirtualNode, "web"), Vec::<String>::new());
-    let without = catalog_of(&[mesh("shop"), node("web", []), boundary("b", text)]);
+    let without = once_gone(&before, Kind::VirtualNode, "auditor");
     assert_eq!(bounded(&without, &[node("auditor", [])]), told("makes"));
     assert_eq!(bounded(&without, &[node("other", [])]), Vec::<String>::new());
     // A policy that names it leaves it the editor's.

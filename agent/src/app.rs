@@ -148,10 +148,8 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     let registrations = watch::Sender::new(pb::Register::default());
     let files_for_workloads = workloads::files(sockets.workload_api.as_ref());
     let board = Board::new(sockets.workload_api.is_some());
-    if let Some(socket) = sockets.workload_api {
-        let parts = (credentials.clone(), connections.context());
-        workloads::start(socket, &board, &config, parts, &mut tasks, &stop);
-    }
+    let parts = (credentials.clone(), connections.context());
+    workloads::start(sockets.workload_api, &board, &config, parts, &mut tasks, &stop);
     let sync = Sync {
         control_plane: config.control_plane.clone(),
         clock,

@@ -122,8 +122,7 @@ impl Scratch {
 
     /// The same in an epoch that begins now, where it was then said that a backup was put back, if ever.
     pub(crate) async fn go_on(&mut self, restored_at: Option<u64>) {
-        let ControlPlane { store, settings, clock, .. } = &*self.control;
-        let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
+        let ControlPlane { store, clock, .. } = &*self.control;
         let stored = store.get(keys::INSTALLATION).await.unwrap().unwrap();
         let mut installation: authority::Installation =
             document::from_stored(keys::INSTALLATION, &stored).unwrap();
@@ -131,10 +130,17 @@ impl Scratch {
         installation.restored_at = restored_at;
         let restored = document::to_bytes(keys::INSTALLATION, &installation).unwrap();
         store.commit(Commit::new().put(keys::INSTALLATION, restored)).await.unwrap();
+        self.control = self.started_again().await;
+    }
+
+    /// A control plane that finds what is stored, as after a kill.
+    pub(crate) async fn started_again(&self) -> Arc<ControlPlane> {
+        let ControlPlane { store, settings, clock, .. } = &*self.control;
+        let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
         let keys = KeyStore::new(Arc::new(KeyEncryptionKey::load(&settings.kek_file).unwrap()), None);
         let authority = Arc::new(authority::Authority::load(&*store, &keys).await.unwrap());
         let log = LogControl::detached();
-        self.control = ControlPlane::assemble(settings, clock, log, store, authority, keys).await.unwrap();
+        ControlPlane::assemble(settings, clock, log, store, authority, keys).await.unwrap()
     }
 
     /// Enrolls a workload of the node's agents.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-use super::Federation;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
+use super::{Federation, OwnBundle};
 use crate::audit::{Act, Actor};
 use crate::metrics::OutcomeLabel;
 use crate::random;
@@ -101,12 +102,17 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
 }
 
 async fn one(federation: Arc<Federation>, key: ResourceKey) {
+    let mut own = federation.own.clone();
     loop {
+        own.mark_unchanged();
         let interval = match federation.refresh(&key).await {
             Ok(hint) => interval(hint),
             Err(_) => LEAST_INTERVAL,
         };
-        tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())) => {}
+            () = federation.own_keys_change(&key, &mut own) => {}
+        }
     }
 }
 
@@ -137,6 +143,21 @@ async fn prune(federation: &Federation, catalog: &Catalog) -> Result<(), StoreEr
 }
 
 impl Federation {
+    /// Waits until the keys of an issuer have changed that is ourselves: one that was revoked is to be gone everywhere at once.
+    async fn own_keys_change(&self, key: &ResourceKey, own: &mut watch::Receiver<Arc<OwnBundle>>) {
+        let is_own = async || {
+            let catalog = self.catalogs.current().await.ok()?;
+            let Model::JwtIssuer(issuer) = catalog.get(key)?.model() else { return None };
+            (self.own_issuer.as_deref() == Some(issuer.issuer())).then_some(())
+        };
+        while own.changed().await.is_ok() {
+            if is_own().await.is_some() {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Asks an endpoint now, and puts what it answers in force. Says how often it hints to ask.
     ///
     /// # Errors

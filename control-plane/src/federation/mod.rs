@@ -54,6 +54,8 @@ pub struct FederationParts {
     pub web_roots: Option<PathBuf>,
     /// Our own bundle.
     pub own: watch::Receiver<Arc<OwnBundle>>,
+    /// What our own tokens name as their issuer.
+    pub own_issuer: Option<String>,
 }
 
 /// Follows other trust domains, and knows our own bundle.
@@ -65,6 +67,7 @@ pub struct Federation {
     metrics: FederationMetrics,
     web_roots: Option<PathBuf>,
     own: watch::Receiver<Arc<OwnBundle>>,
+    own_issuer: Option<String>,
     statuses: Mutex<BTreeMap<ResourceKey, Status>>,
 }
 
@@ -99,10 +102,20 @@ pub struct FollowedIssuer {
 impl Federation {
     /// Puts the parts together. Nothing is asked before [`Federation::run`].
     pub fn new(parts: FederationParts) -> Arc<Self> {
-        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own } = parts;
+        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, own_issuer } = parts;
         let metrics = FederationMetrics::new(&metrics);
         let statuses = Mutex::default();
-        Arc::new(Self { store, catalogs, audit, clock, metrics, web_roots, own, statuses })
+        Arc::new(Self {
+            store,
+            catalogs,
+            audit,
+            clock,
+            metrics,
+            web_roots,
+            own,
+            own_issuer,
+            statuses,
+        })
     }
 
     /// Asks all bundle endpoints, each in its own time, until `stop`.

@@ -137,6 +137,7 @@ fn federation_with(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathB
         metrics: Arc::default(),
         web_roots,
         own: watch::channel(Arc::default()).1,
+        own_issuer: None,
     })
 }
 
@@ -395,7 +396,7 @@ async fn each_content_of_our_own_bundle_has_a_number_and_later_ones_a_greater() 
     );
     assert_eq!(read.refresh_hint(), Some(REFRESH_HINT));
 
-    control.signing_keys.rotate().await.unwrap();
+    control.authorities.advance_jwt_keys(&crate::testing::actor()).await.unwrap();
     let second = own.wait_for(|own| own.jwt_keys == 1).await.unwrap().clone();
     assert!(second.sequence > first.sequence && second.document.contains("jwt-svid"));
     stop.cancel();

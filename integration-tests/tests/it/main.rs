@@ -47,6 +47,7 @@ mod identity_tokens;
 mod impostors;
 mod instance_life;
 mod jwt_key_rotation;
+mod jwt_keys;
 mod jwt_svids;
 mod labelled_tokens;
 mod live_cut;

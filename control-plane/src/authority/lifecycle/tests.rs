@@ -63,6 +63,8 @@ async fn after_a_crash_with(
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
     let keys = KeyStore::new(Arc::new(kek), None);
     let authority = Arc::new(Authority::load(&*control.store, &keys).await.unwrap());
+    let (kek, trust_domain) = (Arc::clone(keys.kek()), authority.trust_domain().clone());
+    let signing_keys = SigningKeys::load(Arc::clone(&control.store), kek, trust_domain).await.unwrap();
     assert_eq!(authority.version(), Book::read(&*control.store).await.unwrap().trust.version);
     Authorities::new(AuthoritiesParts {
         store: Arc::clone(&control.store),
@@ -73,6 +75,7 @@ async fn after_a_crash_with(
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
         keys,
+        signing_keys: Arc::new(signing_keys),
         upstream,
         server_names: ServerNames::of(&control.settings, &control.authority).unwrap(),
         metrics: Arc::clone(&control.metrics),

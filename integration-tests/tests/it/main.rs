@@ -12,6 +12,7 @@ mod admin_access;
 mod attestation;
 mod attestors;
 mod authorities;
+mod authority_kills;
 mod authorization;
 mod back_ends;
 mod boundaries;

@@ -1,3 +1,5 @@
+mod jwt_keys;
+mod refused;
 mod token;
 mod upstream;
 mod view_keys;
@@ -13,7 +15,7 @@ use super::*;
 use crate::authority::{Installation, KeyEncryptionKey};
 use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
 use crate::issuance::{Holder, Order};
-use crate::registry::{document, keys};
+use crate::registry::{StoreError, document, keys};
 use crate::testing::{Scratch, actor, joined, request, scratch};
 
 const DAY: Duration = Duration::from_secs(86_400);

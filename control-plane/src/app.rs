@@ -264,6 +264,7 @@ fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federa
         metrics: Arc::clone(&control.metrics),
         web_roots: control.settings.web_roots.clone(),
         own,
+        identity: control.identity.clone(),
         own_issuer: control.settings.oidc_issuer.as_ref().map(ToString::to_string),
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_tls::TrustBundle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -14,7 +15,10 @@ use crate::audit::{Act, Actor};
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
-use crate::resources::{Catalog, Entry, FetchedBundle, FetchedKeys, KeyEndpoint, Kind, Model, ResourceKey};
+use crate::resources::{
+    Catalog, Entry, FederatedTrustDomain, FetchedBundle, FetchedKeys, KeyEndpoint, Kind, Model, ResourceKey,
+    Vouching, vouching,
+};
 
 /// How often an endpoint is asked that gives no hint.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
@@ -211,7 +215,8 @@ impl Federation {
         let is_damaged = matches!(read, Some(Err(_)));
         let former = read.and_then(Result::ok).filter(|former| former.is_for(entry));
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
-        let bundle = fetch(followed, endpoint, held.map(|held| &**held), self.web_roots.as_deref()).await?;
+        let roots = self.roots_of(&catalog, key, followed, held.map(|held| held.x509()))?;
+        let bundle = fetch(followed, endpoint, roots, self.web_roots.as_deref()).await?;
         // What was fetched for this very resource, or else what it says itself.
         let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
         let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
@@ -238,6 +243,31 @@ impl Federation {
             self.put_in_force(key, entry, &fetched, commit.raising_revision()).await?;
         }
         Ok(hint)
+    }
+
+    /// By what it is verified who answers at an endpoint that proves a SPIFFE id.
+    fn roots_of(
+        &self,
+        catalog: &Catalog,
+        key: &ResourceKey,
+        followed: &FederatedTrustDomain,
+        held: Option<&TrustBundle>,
+    ) -> Result<Arc<TrustBundle>, FetchError> {
+        let ours = Arc::clone(self.identity.current().bundle());
+        let mesh = catalog.mesh(key.mesh.as_str());
+        let vouching = mesh.map(|mesh| vouching(mesh, followed, ours.trust_domain())).transpose()?;
+        match vouching {
+            Some(Vouching::Ours) => Ok(ours),
+            Some(Vouching::Followed(by, bundle)) => {
+                let roots = bundle.map(|bundle| bundle.x509()).filter(|roots| !roots.roots().is_empty());
+                let roots = roots.ok_or_else(|| FetchError::NoRoots(by.clone()))?;
+                Ok(Arc::new(roots.clone()))
+            }
+            Some(Vouching::Itself) | None => {
+                let none = || TrustBundle::empty(followed.trust_domain().clone());
+                Ok(Arc::new(held.cloned().unwrap_or_else(none)))
+            }
+        }
     }
 
     /// The keys of an issuer. What is served now counts, whatever was served before: a key that is gone is gone.

@@ -229,7 +229,6 @@ pub(crate) fn check_usage(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyE
     if permitted { Ok(()) } else { Err(VerifyError::ExtendedKeyUsage(usage)) }
 }
 
-/// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.
 /// Whom a certificate says that it is of. Nothing of it is verified, so that this only ever serves to refuse it.
 ///
 /// # Errors
@@ -238,6 +237,7 @@ pub fn unverified_id(certificate: &CertificateDer<'_>) -> Result<SpiffeId, Verif
     spiffe_id(&Facts::read(certificate).map_err(VerifyError::Leaf)?)
 }
 
+/// X509-SVID §2: the only URI among the names is the SPIFFE id. Other kinds of name may stand beside it.
 pub(crate) fn spiffe_id(facts: &Facts<'_>) -> Result<SpiffeId, VerifyError> {
     match (facts.uris().next(), facts.uris().count()) {
         (Some(uri), 1) => Ok(SpiffeId::parse(uri)?),

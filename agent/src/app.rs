@@ -149,10 +149,8 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     let of_programs = open_files.of_programs();
     let shares = open_files.shares(workloads::files(sockets.workload_api.as_ref(), of_programs));
     let board = Board::new(sockets.workload_api.is_some());
-    if let Some(socket) = sockets.workload_api {
-        let parts = (credentials.clone(), connections.context());
-        workloads::start((socket, of_programs), &board, &config, parts, &mut tasks, &stop);
-    }
+    let parts = (credentials.clone(), connections.context());
+    workloads::start((sockets.workload_api, of_programs), &board, &config, parts, &mut tasks, &stop);
     let sync = Sync {
         control_plane: config.control_plane.clone(),
         clock,

@@ -124,7 +124,7 @@ async fn start(
     control.addresses.get_or_init(|| addresses.clone());
 
     let certificate = ServerCertificate::obtain(control).await?;
-    control.signing_keys.begin().await;
+    control.authorities.begin_jwt_keys(&authority::own_actor()).await;
     let listening = |name, socket, limits| -> Result<Listening, AppError> {
         Ok(Listening {
             name,
@@ -173,9 +173,6 @@ async fn start(
     }
     control.tasks.spawn(federation.run(stop.clone()));
     control.tasks.spawn(certificate.keep_current(Arc::clone(control)));
-    let signing_keys = Arc::clone(&control.signing_keys);
-    let stopping = stop.clone();
-    control.tasks.spawn(async move { signing_keys.keep_current(stopping).await });
     control.tasks.spawn(prune::run(Arc::clone(control)));
     control.tasks.spawn({
         let (revocations, stop) = (Arc::clone(&control.revocations), stop.clone());
@@ -267,6 +264,8 @@ fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federa
         metrics: Arc::clone(&control.metrics),
         web_roots: control.settings.web_roots.clone(),
         own,
+        identity: control.identity.clone(),
+        own_issuer: control.settings.oidc_issuer.as_ref().map(ToString::to_string),
     })
 }
 

@@ -121,8 +121,7 @@ impl Scratch {
 
     /// The same in an epoch that begins now, where it was then said that a backup was put back, if ever.
     pub(crate) async fn go_on(&mut self, restored_at: Option<u64>) {
-        let ControlPlane { store, settings, clock, .. } = &*self.control;
-        let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
+        let ControlPlane { store, clock, .. } = &*self.control;
         let stored = store.get(keys::INSTALLATION).await.unwrap().unwrap();
         let mut installation: authority::Installation =
             document::from_stored(keys::INSTALLATION, &stored).unwrap();
@@ -130,10 +129,17 @@ impl Scratch {
         installation.restored_at = restored_at;
         let restored = document::to_bytes(keys::INSTALLATION, &installation).unwrap();
         store.commit(Commit::new().put(keys::INSTALLATION, restored)).await.unwrap();
+        self.control = self.started_again().await;
+    }
+
+    /// A control plane that finds what is stored, as after a kill.
+    pub(crate) async fn started_again(&self) -> Arc<ControlPlane> {
+        let ControlPlane { store, settings, clock, .. } = &*self.control;
+        let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
         let keys = KeyStore::new(Arc::new(KeyEncryptionKey::load(&settings.kek_file).unwrap()), None);
         let authority = Arc::new(authority::Authority::load(&*store, &keys).await.unwrap());
         let log = LogControl::detached();
-        self.control = ControlPlane::assemble(settings, clock, log, store, authority, keys).await.unwrap();
+        ControlPlane::assemble(settings, clock, log, store, authority, keys).await.unwrap()
     }
 
     /// Enrolls a workload of the node's agents.
@@ -191,6 +197,8 @@ pub(crate) struct Busy {
     pub(crate) first: Mutex<VecDeque<Commit>>,
     /// What they do at each commit.
     at_each: Mutex<Box<dyn FnMut() + Send>>,
+    /// How many of the next commits are refused, after so many that are not.
+    refused: Mutex<Option<(usize, usize)>>,
     /// Below which prefix nothing can be read.
     damaged: Mutex<Option<&'static str>>,
     /// How many records of certificates were read.
@@ -200,8 +208,8 @@ pub(crate) struct Busy {
 impl Busy {
     pub(crate) fn new(store: SledStore) -> Arc<Self> {
         let at_each: Mutex<Box<dyn FnMut() + Send>> = Mutex::new(Box::new(|| {}));
-        let (first, damaged) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { store, first, at_each, damaged, certificates_read: AtomicUsize::new(0) })
+        let (first, refused, damaged) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { store, first, at_each, refused, damaged, certificates_read: AtomicUsize::new(0) })
     }
 
     /// How many records of certificates have been read since this was last asked.
@@ -212,6 +220,22 @@ impl Busy {
     /// Has this written just before the next commit.
     pub(crate) fn before_next(&self, commit: Commit) {
         self.first.lock().unwrap().push_back(commit);
+    }
+
+    /// Refuses this many commits, after the next so many, as a disk does that is full for a while.
+    pub(crate) fn refuse(&self, after: usize, many: usize) {
+        *self.refused.lock().unwrap() = Some((after, many));
+    }
+
+    fn is_refused(&self) -> bool {
+        let mut refused = self.refused.lock().unwrap();
+        let Some((after, many)) = *refused else { return false };
+        *refused = match (after, many) {
+            (0, 0 | 1) => None,
+            (0, many) => Some((0, many - 1)),
+            (after, many) => Some((after - 1, many)),
+        };
+        after == 0 && many > 0
     }
 
     /// Has this done at each commit from now on.
@@ -229,6 +253,9 @@ impl Store for Busy {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, StoreError>> {
         (self.at_each.lock().unwrap())();
         let first = self.first.lock().unwrap().pop_front();
+        if self.is_refused() {
+            return std::future::ready(Err(StoreError::Full { available_mib: 1 })).boxed();
+        }
         async move {
             if let Some(first) = first {
                 self.store.commit(first).await.unwrap();

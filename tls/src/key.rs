@@ -16,6 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::fingerprint::Fingerprint;
 use crate::pem;
+use crate::roca;
 
 /// The smallest and largest RSA modulus, in bits.
 pub(crate) const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
@@ -61,6 +62,11 @@ pub enum KeyError {
     /// An RSA modulus that is too small, too large, or not a whole number of octets.
     #[error("RSA keys have 2048 to 8192 bits, in whole octets; this one has {0}")]
     RsaSize(usize),
+    /// An RSA key of a maker whose primes can be found.
+    #[error(
+        "the RSA key has the fingerprint of CVE-2017-15361 (ROCA): its private key can be computed; make another elsewhere"
+    )]
+    RsaRoca,
     /// An RSA exponent that is even, below 65537 or above 2^33.
     #[error("the RSA exponent must be odd, at least 65537 and below 2^33")]
     RsaExponent,
@@ -239,6 +245,9 @@ fn check_rsa(bits: &[u8]) -> Result<(), KeyError> {
     let size = modulus.len() * 8 - unused;
     if !RSA_BITS.contains(&size) || size % 8 != 0 {
         return Err(KeyError::RsaSize(size));
+    }
+    if roca::has_fingerprint(modulus) {
+        return Err(KeyError::RsaRoca);
     }
     let exponent = key.try_exponent().map_err(|_| KeyError::RsaExponent)?;
     if RSA_EXPONENTS.contains(&exponent) && exponent % 2 == 1 { Ok(()) } else { Err(KeyError::RsaExponent) }

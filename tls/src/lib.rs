@@ -27,6 +27,7 @@ mod live;
 mod pem;
 mod provider;
 mod request;
+mod roca;
 mod seal;
 pub mod signing;
 #[cfg(test)]

@@ -218,6 +218,14 @@ impl State {
         self.write(JWT_KEYS, &keys.encode_to_vec())
     }
 
+    /// Keeps them no longer.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn forget_jwt_keys(&self) -> Result<(), StateError> {
+        self.remove(JWT_KEYS)
+    }
+
     /// The last good views of services. Their signatures are the reader's to check.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod endpoints;
 mod held;
 mod hello;
 mod session;
+mod token_keys;
 
 use std::sync::Arc;
 use std::time::Duration;

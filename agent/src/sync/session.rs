@@ -19,6 +19,7 @@ use tonic::transport::Channel;
 use super::Sync;
 use super::denylist::BadDenylist;
 use super::held::{Held, Taken};
+use super::token_keys::TokenKeys;
 use crate::control_plane::MAX_MESSAGE;
 use crate::mesh::{Inbound, NodeView};
 use crate::random::Backoff;
@@ -50,6 +51,7 @@ pub(super) struct Session<'a> {
     unacknowledged_denylist: Option<Mark>,
     /// A trust bundle that live traffic may not obey yet, and its version.
     unacknowledged_trust: Option<(u64, Arc<TrustBundle>)>,
+    token_keys: TokenKeys,
     /// The control plane is to be told of programs that got no identity.
     tells_denials: bool,
 }
@@ -71,6 +73,7 @@ impl<'a> Session<'a> {
             unacknowledged: None,
             unacknowledged_denylist: None,
             unacknowledged_trust: None,
+            token_keys: TokenKeys::default(),
             tells_denials: false,
         }
     }
@@ -120,7 +123,7 @@ impl<'a> Session<'a> {
                     let message = message?;
                     // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is told first
                     // either way.
-                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_) | Down::Trust(_))) {
+                    if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_) | Down::Trust(_) | Down::JwtKeys(_))) {
                         backoff.reset();
                     }
                     self.take(message, &up).await?;
@@ -174,6 +177,7 @@ impl<'a> Session<'a> {
                 _ = save.tick() => {
                     self.held.save(self.sync.clock.now()).await;
                     self.held.save_trust(&self.sync.credentials).await;
+                    self.token_keys.save(self.held).await;
                     self.acknowledge_denylist(&up).await?;
                     self.acknowledge_trust(&up).await?;
                 }
@@ -189,7 +193,7 @@ impl<'a> Session<'a> {
         };
         match message {
             Down::Workloads(entries) => self.sync.workloads.take_entries(entries),
-            Down::JwtKeys(keys) => self.take_jwt_keys(keys).await,
+            Down::JwtKeys(keys) => self.token_keys.take(keys, self.sync, self.held).await,
             Down::RevocationList(list) => self.sync.workloads.take_revocation_lists(list),
             Down::View(signed) => self.take_view(signed, up).await?,
             Down::Denylist(signed) => {
@@ -249,15 +253,6 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn take_jwt_keys(&mut self, keys: pb::JwtKeys) {
-        match self.sync.workloads.take_jwt_keys(&keys, &self.sync.recipient.trust_domain) {
-            Ok(()) => {
-                self.held.on_disk(move |state| state.save_jwt_keys(&keys)).await;
-            }
-            Err(error) => tracing::error!(event = "jwt_keys_refused", %error, "the former stay in force"),
-        }
-    }
-
     async fn take_trust(&mut self, trust: pb::Trust) {
         let (credentials, version) = (self.sync.credentials.clone(), trust.version);
         match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
@@ -274,12 +269,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Acknowledges what is to be trusted once the disk has it, every live connection has been held against it, and none
+    /// Acknowledges what is to be trusted, the keys of tokens included, once the disk has it, every live connection has been held against it, and none
     /// rests on an authority that signs no longer.
     async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
         let followed = *self.sync.mesh.applied.subscribe_followed().borrow();
-        if !self.sync.credentials.is_trust_kept() {
+        if !self.sync.credentials.is_trust_kept() || !self.token_keys.are_kept() {
             return Ok(());
         }
         let version = match (&self.unacknowledged_trust, applied) {

@@ -408,7 +408,7 @@ mod tests {
     fn told(signers: &[JwtSigner]) -> pb::JwtKeys {
         let keys = signers.iter().map(|signer| signer.public_key().unwrap());
         let bundle = JwtBundle::new(domain(), keys).unwrap();
-        pb::JwtKeys { jwks: bundle.to_jwks(KeyUse::Unsaid) }
+        pb::JwtKeys { jwks: bundle.to_jwks(KeyUse::Unsaid), ..pb::JwtKeys::default() }
     }
 
     fn domain() -> TrustDomain {
@@ -437,7 +437,11 @@ mod tests {
         board.take_jwt_keys(&told(&signers[..2]), &domain()).unwrap();
         assert_eq!(next().await.unwrap(), told(&signers[..2]).jwks);
         // What is no key set changes nothing; whoever reads nothing for a while has missed nothing that counts.
-        assert!(board.take_jwt_keys(&pb::JwtKeys { jwks: "{}".to_owned() }, &domain()).is_err());
+        assert!(
+            board
+                .take_jwt_keys(&pb::JwtKeys { jwks: "{}".to_owned(), ..pb::JwtKeys::default() }, &domain())
+                .is_err()
+        );
         for many in 3..=signers.len() {
             board.take_jwt_keys(&told(&signers[..many]), &domain()).unwrap();
         }
@@ -447,6 +451,9 @@ mod tests {
         state.save_jwt_keys(&told(&signers)).unwrap();
         let again = Board::new(true);
         again.reload(state, &domain());
+        super::super::forget_keys(state);
+        assert_eq!(state.jwt_keys().unwrap(), None);
+        super::super::forget_keys(state);
         assert_eq!(again.jwt_keys().borrow().as_ref().unwrap().keys().count(), signers.len());
 
         board.vouch_for_nobody();

@@ -53,7 +53,7 @@ pub(super) async fn fetch(api: &Api, request: JwtsvidRequest) -> Result<JwtsvidR
     let minted = wanted.into_iter().map(|identity| {
         let audience = &audience;
         async move {
-            let token = api.shared.tokens.token(identity, audience).await?;
+            let token = api.shared.tokens.token(identity, audience, &api.shared.board).await?;
             let (spiffe_id, hint) = (identity.id.to_string(), identity.hint.clone());
             Ok::<_, Status>(Jwtsvid { spiffe_id, svid: token.to_string(), hint })
         }
@@ -226,7 +226,8 @@ mod tests {
         let served = Served::new();
         let api = served.api();
         let [ours, theirs, others] = [(); 3].map(|()| JwtSigner::generate().unwrap());
-        let told = pb::JwtKeys { jwks: keys_of("shop.local", &ours).to_jwks(KeyUse::Unsaid) };
+        let jwks = keys_of("shop.local", &ours).to_jwks(KeyUse::Unsaid);
+        let told = pb::JwtKeys { jwks, ..pb::JwtKeys::default() };
         served.board.take_jwt_keys(&told, &domain("shop.local")).unwrap();
         let followed = [("partner.example", &theirs), ("other.example", &others)].map(|(name, signer)| {
             let nobody = TrustBundle::empty(domain(name));

@@ -49,6 +49,7 @@ pub use told::{Board, Told};
 use crate::config::Config;
 use crate::context::Context;
 use crate::credentials::Credentials;
+use crate::state::State;
 use api::Shared;
 use docker::Docker;
 use keeper::Keeper;
@@ -62,15 +63,24 @@ pub(crate) fn files(socket: Option<&ApiSocket>, connections: usize) -> u64 {
     if socket.is_some() { (2 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 
-/// Begins to obtain certificates, and to serve them and what the board holds over so many connections.
+/// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that is served
+/// again is not to believe what was revoked meanwhile.
+fn forget_keys(state: &State) {
+    if let Err(error) = state.forget_jwt_keys() {
+        tracing::error!(event = "state_not_saved", %error, "keys that verify tokens are still on the disk");
+    }
+}
+
+/// Begins to obtain certificates, and to serve them and what the board holds over so many connections, if there is where.
 pub(crate) fn start(
-    (socket, connections): (ApiSocket, usize),
+    (socket, connections): (Option<ApiSocket>, usize),
     board: &Board,
     config: &Config,
     (credentials, context): (Credentials, &Context),
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
+    let Some(socket) = socket else { return forget_keys(credentials.state()) };
     board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
     let (clock, denied, metrics) =
         (context.clock, Arc::clone(&context.mesh.denied), Arc::clone(&context.metrics));

@@ -17,6 +17,8 @@ pub(super) struct HeldToken {
     /// Whom it names.
     pub(super) id: SpiffeId,
     pub(super) token: Arc<Zeroizing<String>>,
+    /// What signed it.
+    pub(super) key_id: String,
     /// Half of its life has passed.
     pub(super) renew_at: UnixMillis,
     pub(super) not_after: UnixMillis,

@@ -7,7 +7,7 @@ use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_proto::refusal;
-use hauberk_tls::jwt::MAX_TOKEN_BYTES;
+use hauberk_tls::jwt::{MAX_TOKEN_BYTES, unverified_key_id};
 use tokio::sync::{Mutex, Semaphore};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -19,6 +19,7 @@ use super::entry::Entries;
 use super::keeper::connect;
 use super::nobody::no_identity;
 use super::token_cache::{HeldToken, TokenCache};
+use super::told::Board;
 use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::credentials::Credentials;
@@ -55,8 +56,8 @@ impl Tokens {
         self.clock.now()
     }
 
-    /// A token that names this identity, with half of its life left, or more; with less where the control plane does not
-    /// answer.
+    /// A token that names this identity, with half of its life left, or more; with less, or by a key that is tainted, where the
+    /// control plane does not answer. One by a key that is known no longer is given to nobody.
     ///
     /// # Errors
     /// There is none. What the program is told, it may know.
@@ -64,10 +65,16 @@ impl Tokens {
         &self,
         identity: &Identity,
         audience: &Audience,
+        board: &Board,
     ) -> Result<Arc<Zeroizing<String>>, Status> {
         let slot = self.cache.slot(&identity.enrollment, audience);
         let mut held = slot.lock().await;
-        if let Some(held) = held.as_ref().filter(|held| held.is_fresh(&identity.id, self.now())) {
+        if held.as_ref().is_some_and(|held| !board.verifies(&held.key_id)) {
+            *held = None;
+        }
+        let is_fresh =
+            |held: &&HeldToken| held.is_fresh(&identity.id, self.now()) && !board.is_tainted(&held.key_id);
+        if let Some(held) = held.as_ref().filter(is_fresh) {
             return Ok(Arc::clone(&held.token));
         }
         match self.mint(identity, audience).await {
@@ -143,6 +150,7 @@ fn read(
     let life = Duration::from_millis(expires_at_unix_ms.saturating_sub(issued_at_unix_ms));
     Ok(HeldToken {
         id: id.clone(),
+        key_id: unverified_key_id(&token).map_err(|_| "the token names no key")?,
         token: Arc::new(token),
         renew_at: asked_at.plus(life / 2),
         not_after: asked_at.plus(life),
@@ -157,7 +165,50 @@ impl std::fmt::Debug for Tokens {
 
 #[cfg(test)]
 mod tests {
+    use hauberk_identity::{Name, TrustDomain};
+    use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
+
+    use super::super::testing::Served;
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_key_signed_that_is_gone_is_given_to_nobody_and_by_a_tainted_one_for_want_of_another() {
+        let served = Served::new();
+        let (tokens, board) = (&served.shared.tokens, &served.board);
+        let trust_domain = TrustDomain::parse("shop.local").unwrap();
+        let [one, other] = [(); 2].map(|()| JwtSigner::generate().unwrap());
+        let tell = |signers: &[&JwtSigner], tainted: &[&JwtSigner]| {
+            let keys = signers.iter().map(|signer| signer.public_key().unwrap());
+            let jwks = JwtBundle::new(trust_domain.clone(), keys).unwrap().to_jwks(KeyUse::Unsaid);
+            let tainted_key_ids = tainted.iter().map(|signer| signer.key_id().to_owned()).collect();
+            board.take_jwt_keys(&pb::JwtKeys { jwks, tainted_key_ids }, &trust_domain).unwrap();
+        };
+        let id = SpiffeId::parse("spiffe://shop.local/workload/a").unwrap();
+        let (enrollment, audience) =
+            (Name::parse("a").unwrap(), Audience::new(vec!["db".to_owned()]).unwrap());
+        let identity = Identity { enrollment: enrollment.clone(), id: id.clone(), hint: String::new() };
+        let slot = tokens.cache.slot(&enrollment, &audience);
+        *slot.lock().await = Some(HeldToken {
+            id,
+            token: Arc::new(Zeroizing::new(TOKEN.to_owned())),
+            key_id: one.key_id().to_owned(),
+            renew_at: tokens.now().plus(Duration::from_secs(100)),
+            not_after: tokens.now().plus(Duration::from_secs(200)),
+        });
+        let given = async || tokens.token(&identity, &audience, board).await.map(|token| token.to_string());
+        assert_eq!(given().await.unwrap(), TOKEN, "while the keys are not told");
+        tell(&[&one, &other], &[]);
+        assert_eq!(given().await.unwrap(), TOKEN);
+        tell(&[&one, &other], &[&one]);
+        assert!(board.is_tainted(one.key_id()) && !board.is_tainted(other.key_id()));
+        assert_eq!(given().await.unwrap(), TOKEN, "nobody answers, and it is good");
+        tell(&[&other], &[]);
+        assert_eq!(given().await.unwrap_err().code(), Code::Unavailable);
+        assert!(slot.lock().await.is_none());
+    }
+
+    /// A token of one header, which names the key `k`.
+    const TOKEN: &str = "eyJraWQiOiJrIn0.e30.AA";
 
     #[test]
     fn a_token_is_kept_for_half_its_life_by_our_own_clock() {
@@ -169,14 +220,18 @@ mod tests {
             expires_at_unix_ms: 1_300_000,
         };
         let at = |seconds| UnixMillis(5_000_000).plus(Duration::from_secs(seconds));
-        let held = read(answer("a.b.c", id.as_str()), &id, at(0)).unwrap();
+        let held = read(answer(TOKEN, id.as_str()), &id, at(0)).unwrap();
+        assert_eq!(held.key_id, "k");
         assert!(held.is_fresh(&id, at(149)) && !held.is_fresh(&id, at(150)));
         assert!(held.is_valid(&id, at(299)) && !held.is_valid(&id, at(300)));
         let other = SpiffeId::parse("spiffe://shop.local/workload/b").unwrap();
         assert!(!held.is_fresh(&other, at(0)) && !held.is_valid(&other, at(0)));
-        for (token, spiffe_id) in
-            [("a.b.c", other.as_str()), ("", id.as_str()), (&"x".repeat(20_000), id.as_str())]
-        {
+        for (token, spiffe_id) in [
+            (TOKEN, other.as_str()),
+            ("e30.e30.AA", id.as_str()),
+            ("", id.as_str()),
+            (&"x".repeat(20_000), id.as_str()),
+        ] {
             assert!(read(answer(token, spiffe_id), &id, at(0)).is_err());
         }
     }

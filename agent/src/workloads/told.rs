@@ -1,5 +1,6 @@
 //! What the control plane tells that concerns workloads: `sync/` writes, the Workload API reads.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pub struct Board {
     is_served: bool,
     entries: watch::Sender<Told>,
     jwt_keys: watch::Sender<Option<Arc<JwtBundle>>>,
+    /// Those of them that may be in other hands.
+    tainted_jwt_keys: watch::Sender<BTreeSet<String>>,
     revocation_lists: watch::Sender<RevocationLists>,
     denials: Denials,
 }
@@ -44,6 +47,7 @@ impl Board {
             is_served,
             entries: watch::Sender::new(None),
             jwt_keys: watch::Sender::new(None),
+            tainted_jwt_keys: watch::Sender::default(),
             revocation_lists: watch::Sender::default(),
             denials: Denials::default(),
         }
@@ -91,8 +95,19 @@ impl Board {
         trust_domain: &TrustDomain,
     ) -> Result<(), JwtBundleError> {
         let bundle = JwtBundle::from_jwks(trust_domain.clone(), message.jwks.as_bytes())?;
+        self.tainted_jwt_keys.send_replace(message.tainted_key_ids.iter().cloned().collect());
         self.jwt_keys.send_replace(Some(Arc::new(bundle)));
         Ok(())
+    }
+
+    /// Whether tokens that a key has signed verify, as far as that is known.
+    pub(super) fn verifies(&self, key_id: &str) -> bool {
+        self.jwt_keys.borrow().as_ref().is_none_or(|keys| keys.key(key_id).is_some())
+    }
+
+    /// Whether tokens that a key has signed are to be replaced.
+    pub(super) fn is_tainted(&self, key_id: &str) -> bool {
+        self.tainted_jwt_keys.borrow().contains(key_id)
     }
 
     /// Takes over the revocation lists, which programs verify themselves.

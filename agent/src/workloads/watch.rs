@@ -11,6 +11,7 @@ use hauberk_proto::refusal;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse,
 };
+use hauberk_tls::jwt::{JwtKeySet, unverified_key_id};
 use hauberk_tls::{KeyPair, Svid, crl_to_pem};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -49,6 +50,21 @@ struct Found {
     /// The keys of each trust domain, by its SPIFFE id.
     jwks: BTreeMap<String, Vec<u8>>,
     tokens: BTreeMap<String, Token>,
+}
+
+impl Found {
+    /// Tokens whose key verifies nothing any longer are asked for again at once.
+    fn replace_tokens(&mut self) {
+        let keys = |jwks: &Vec<u8>| JwtKeySet::from_jwks(jwks).ok();
+        let own = self.x509.as_ref().and_then(|x509| self.jwks.get(&x509.trust_domain)).and_then(keys);
+        let Some(own) = own else { return };
+        for token in self.tokens.values_mut() {
+            let key_id = unverified_key_id(&token.text);
+            if key_id.is_ok_and(|key_id| own.key(&key_id).is_none()) {
+                token.renew_at = UnixMillis(0);
+            }
+        }
+    }
 }
 
 struct Certificates {
@@ -220,6 +236,7 @@ async fn follow(
             answer = bundles.message() => {
                 let JwtBundlesResponse { bundles } = answer.map_err(judge)?.ok_or_else(nothing)?;
                 found.jwks = bundles;
+                found.replace_tokens();
             }
             () = sleep(due.clamp(Duration::from_millis(10), LOOK)) => {}
         }

@@ -93,7 +93,7 @@ Examples:
     Revoke {
         /// As `authority list` shows it
         serial: String,
-        /// Even if live instances still hold certificates by it: they are cut off
+        /// Even if live instances still hold certificates by it, or tokens by it are in use: they are cut off
         #[arg(long)]
         now: bool,
         #[command(flatten)]
@@ -110,6 +110,8 @@ pub(crate) enum AuthorityKind {
     Issuing,
     /// Signs the views and denylists that agents take; rotated in one step
     ViewKey,
+    /// Signs JWT-SVIDs
+    JwtKey,
 }
 
 /// Whether to wait.

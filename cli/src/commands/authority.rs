@@ -102,6 +102,7 @@ fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<Str
         api::AuthorityKind::Root => "root",
         api::AuthorityKind::Issuing => "issuing",
         api::AuthorityKind::ViewKey => "view-key",
+        api::AuthorityKind::JwtKey => "jwt-key",
         api::AuthorityKind::Unspecified => "unknown",
     };
     vec![
@@ -189,6 +190,7 @@ fn number(kind: AuthorityKind) -> i32 {
         AuthorityKind::Root => api::AuthorityKind::Root.into(),
         AuthorityKind::Issuing => api::AuthorityKind::Issuing.into(),
         AuthorityKind::ViewKey => api::AuthorityKind::ViewKey.into(),
+        AuthorityKind::JwtKey => api::AuthorityKind::JwtKey.into(),
     }
 }
 

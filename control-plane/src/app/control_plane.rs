@@ -140,14 +140,8 @@ impl ControlPlane {
             reviewers: TokenReviewers::new(settings.token_review.iter().cloned()),
         }));
         let signing_keys = Arc::new(
-            SigningKeys::load(
-                Arc::clone(&store),
-                Arc::clone(&audit),
-                Arc::clone(keys.kek()),
-                clock.clone(),
-                authority.trust_domain().clone(),
-            )
-            .await?,
+            SigningKeys::load(Arc::clone(&store), Arc::clone(keys.kek()), authority.trust_domain().clone())
+                .await?,
         );
         let minter = Arc::new(Minter::new(MinterParts {
             keys: Arc::clone(&signing_keys),
@@ -185,6 +179,7 @@ impl ControlPlane {
             ledger: Arc::clone(&ledger),
             clock: clock.clone(),
             keys,
+            signing_keys: Arc::clone(&signing_keys),
             upstream: settings
                 .upstream
                 .as_ref()

@@ -7,6 +7,7 @@ mod change;
 mod dealings;
 mod delegate;
 mod error;
+mod jwt_keys;
 mod keys;
 mod progress;
 mod revocation_lists;
@@ -31,6 +32,7 @@ use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
 use crate::issuance::Ledger;
+use crate::jwt_svid::SigningKeys;
 use crate::metrics::Metrics;
 use crate::registry::{Commit, Store};
 use crate::server_certificate::ServerNames;
@@ -62,6 +64,8 @@ pub struct AuthoritiesParts {
     pub clock: Clock,
     /// Where keys are made.
     pub keys: KeyStore,
+    /// What signs JWT-SVIDs.
+    pub signing_keys: Arc<SigningKeys>,
     /// Who signs our issuing authorities, if that is not a root of our own.
     pub upstream: Option<Upstream>,
     /// What our own certificate says beside our SPIFFE id: whoever signs our authorities must permit it.
@@ -344,12 +348,14 @@ impl Authorities {
     }
 
     async fn publish(&self) -> Result<(), LifecycleError> {
-        let AuthoritiesParts { store, authority, identity, .. } = &self.parts;
+        let AuthoritiesParts { store, authority, identity, signing_keys, .. } = &self.parts;
         let book = Book::read(&**store).await?;
         let before = Arc::clone(&authority.in_force.borrow());
         let in_force = InForce::after(&book, authority.trust_domain(), &before, &self.parts.keys)?;
         // We accept what is new before anybody can be told to use it.
         identity.publish_bundle((*in_force.bundle).clone())?;
+        // Who is told the version has been told these.
+        signing_keys.reload().await?;
         authority.publish(in_force);
         self.show_ends();
         tracing::info!(event = "trust_changed", version = book.trust.version);

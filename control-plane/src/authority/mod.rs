@@ -38,7 +38,7 @@ use book::Book;
 pub use book::Kind;
 pub use found::found;
 use in_force::InForce;
-pub use keeper::keep;
+pub use keeper::{keep, own_actor};
 pub use key_store::KeyStore;
 pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError};
 pub use lifecycle::{ListError, ListIssuer, ListIssuers, Need, Progress};

@@ -200,7 +200,7 @@ async fn a_renewal_keeps_name_and_instance() {
 async fn an_instance_that_is_not_on_record_gets_nothing_and_is_told_to_join_anew() {
     let scratch = scratch().await;
     let control = &scratch.control;
-    control.signing_keys.rotate().await.unwrap();
+    control.authorities.advance_jwt_keys(&actor()).await.unwrap();
     scratch.enroll("worker", Default::default()).await;
     let first = token(&scratch, Uses::Limited(1)).await;
     let enrolled = attest(&scratch, &first, &request().1).await.unwrap();

@@ -5,12 +5,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_identity::TrustDomain;
 use hauberk_tls::jwt::{JwtBundleError, JwtKeySet};
-use hauberk_tls::{EndpointConnector, MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError};
+use hauberk_tls::{EndpointConnector, MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, TrustBundle};
 use serde::Deserialize;
 
 use crate::ask::{STEP_DEADLINE, Unanswered, Unreached, get, web_connector, within};
-use crate::resources::{BundleEndpoint, EndpointProfile, FederatedTrustDomain, KeyEndpoint, WebEndpoint};
+use crate::resources::{
+    BundleEndpoint, EndpointProfile, FederatedTrustDomain, KeyEndpoint, Unvouched, WebEndpoint,
+};
 
 /// How long all of it may take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -30,6 +33,14 @@ pub enum FetchError {
     /// The answer is no bundle of this trust domain.
     #[error("its answer is no bundle of the trust domain: {0}")]
     Bundle(#[from] SpiffeBundleError),
+    /// Nobody can say who answers.
+    #[error(transparent)]
+    Unvouched(#[from] Unvouched),
+    /// The same, for now.
+    #[error(
+        "its endpoint is one of {0}, whose bundle is not known, or has no root: nobody could say who answers there"
+    )]
+    NoRoots(TrustDomain),
     /// The bundle is older than one that was seen.
     #[error("its bundle has number {offered}, and number {seen} was seen before: is an old copy served?")]
     Older {
@@ -67,18 +78,18 @@ impl From<Unanswered> for FetchError {
     }
 }
 
-/// Asks for the bundle of `followed`. A self-serving endpoint is known by the bundle that is held, `held`.
+/// Asks for the bundle of `followed`. An endpoint that proves a SPIFFE id is known by `roots`.
 ///
 /// # Errors
 /// It is not to be had, or not to be believed.
 pub(super) async fn fetch(
     followed: &FederatedTrustDomain,
     endpoint: &BundleEndpoint,
-    held: Option<&SpiffeBundle>,
+    roots: Arc<TrustBundle>,
     web_roots: Option<&Path>,
 ) -> Result<SpiffeBundle, FetchError> {
     let asked = async {
-        let connector = connector(followed, endpoint, held, web_roots).await?;
+        let connector = connector(endpoint, roots, web_roots).await?;
         let document = get(&connector, endpoint.at(), MAX_BUNDLE_BYTES).await?;
         Ok(SpiffeBundle::parse(followed.trust_domain(), &document)?)
     };
@@ -136,17 +147,13 @@ fn beginning(text: &str) -> String {
 }
 
 async fn connector(
-    followed: &FederatedTrustDomain,
     endpoint: &BundleEndpoint,
-    held: Option<&SpiffeBundle>,
+    roots: Arc<TrustBundle>,
     web_roots: Option<&Path>,
 ) -> Result<EndpointConnector, FetchError> {
     match endpoint.profile() {
         EndpointProfile::Spiffe(id) => {
-            let none = || hauberk_tls::TrustBundle::empty(followed.trust_domain().clone());
-            let bundle = held.map_or_else(none, |held| held.x509().clone());
-            Ok(EndpointConnector::spiffe(Arc::new(bundle), id.clone(), STEP_DEADLINE)
-                .map_err(Unanswered::from)?)
+            Ok(EndpointConnector::spiffe(roots, id.clone(), STEP_DEADLINE).map_err(Unanswered::from)?)
         }
         EndpointProfile::Web => Ok(web_connector(web_roots).await?),
     }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hauberk_identity::{TrustDomain, UnixMillis};
-use hauberk_tls::SpiffeBundle;
+use hauberk_tls::{LiveIdentity, SpiffeBundle};
 use http::Response;
 use http_body_util::Full;
 use tokio::sync::watch;
@@ -54,6 +54,10 @@ pub struct FederationParts {
     pub web_roots: Option<PathBuf>,
     /// Our own bundle.
     pub own: watch::Receiver<Arc<OwnBundle>>,
+    /// What our own tokens name as their issuer.
+    pub own_issuer: Option<String>,
+    /// What our own members are verified by.
+    pub identity: LiveIdentity,
 }
 
 /// Follows other trust domains, and knows our own bundle.
@@ -65,6 +69,8 @@ pub struct Federation {
     metrics: FederationMetrics,
     web_roots: Option<PathBuf>,
     own: watch::Receiver<Arc<OwnBundle>>,
+    own_issuer: Option<String>,
+    identity: LiveIdentity,
     statuses: Mutex<BTreeMap<ResourceKey, Status>>,
 }
 
@@ -101,10 +107,22 @@ pub struct FollowedIssuer {
 impl Federation {
     /// Puts the parts together. Nothing is asked before [`Federation::run`].
     pub fn new(parts: FederationParts) -> Arc<Self> {
-        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own } = parts;
+        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, own_issuer, identity } =
+            parts;
         let metrics = FederationMetrics::new(&metrics);
         let statuses = Mutex::default();
-        Arc::new(Self { store, catalogs, audit, clock, metrics, web_roots, own, statuses })
+        Arc::new(Self {
+            store,
+            catalogs,
+            audit,
+            clock,
+            metrics,
+            web_roots,
+            own,
+            own_issuer,
+            identity,
+            statuses,
+        })
     }
 
     /// Asks all bundle endpoints, each in its own time, until `stop`.

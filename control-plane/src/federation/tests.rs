@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::resources::testing::{Scratch, listener, mesh, node, owner, resource};
 
+mod chained;
 mod issuers;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -56,12 +57,19 @@ impl Partner {
     async fn start(name: &str) -> Self {
         let root = root(name, 1);
         let issuing = IssuingAuthority::create(&root, validity(), Serial::from_random([2; 16])).unwrap();
+        Self::known_by(name, root, &issuing).await
+    }
+
+    /// One that serves the bundle of `name` with that root, and is itself known by this authority.
+    async fn known_by(name: &str, root: RootAuthority, issuing: &IssuingAuthority) -> Self {
         let key = KeyPair::generate().unwrap();
+        let validity = Validity::new(UnixMillis(0), issuing.validity().not_after()).unwrap();
+        let server = issuing.root_bundle().trust_domain();
         let template = SvidTemplate {
-            id: SpiffeId::parse(&format!("spiffe://{name}/control-plane/one")).unwrap(),
+            id: SpiffeId::parse(&format!("spiffe://{server}/control-plane/one")).unwrap(),
             public_key: key.public_key(),
             serial: Serial::from_random([3; 16]),
-            validity: validity(),
+            validity,
             dns_names: Vec::new(),
             ip_addresses: vec![[127, 0, 0, 1].into()],
         };
@@ -129,7 +137,11 @@ fn federation(scratch: &Scratch, audit: Arc<Audit>) -> Arc<Federation> {
 }
 
 fn federation_with(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathBuf>) -> Arc<Federation> {
-    Federation::new(FederationParts {
+    Federation::new(parts(scratch, audit, web_roots))
+}
+
+fn parts(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathBuf>) -> FederationParts {
+    FederationParts {
         store: Arc::clone(&scratch.store),
         catalogs: scratch.resources.catalogs().clone(),
         audit,
@@ -137,7 +149,9 @@ fn federation_with(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathB
         metrics: Arc::default(),
         web_roots,
         own: watch::channel(Arc::default()).1,
-    })
+        own_issuer: None,
+        identity: LiveIdentity::new((*scratch.authority.bundle()).clone()),
+    }
 }
 
 async fn shop() -> (Scratch, Arc<Federation>) {
@@ -395,7 +409,7 @@ async fn each_content_of_our_own_bundle_has_a_number_and_later_ones_a_greater() 
     );
     assert_eq!(read.refresh_hint(), Some(REFRESH_HINT));
 
-    control.signing_keys.rotate().await.unwrap();
+    control.authorities.advance_jwt_keys(&crate::testing::actor()).await.unwrap();
     let second = own.wait_for(|own| own.jwt_keys == 1).await.unwrap().clone();
     assert!(second.sequence > first.sequence && second.document.contains("jwt-svid"));
     stop.cancel();

@@ -9,13 +9,8 @@ use hauberk_tls::signing::SigningError;
 use tokio::sync::watch;
 
 use super::record::SigningKeyRecord;
-use crate::audit::Audit;
 use crate::authority::{KeyEncryptionKey, SealError};
-use crate::clock::Clock;
-use crate::registry::{Store, StoreError, Stored, document, keys};
-
-/// How many records are read; there are three at the most.
-const MANY: usize = 1_000;
+use crate::registry::{Store, StoreError, document, keys};
 
 /// Signing keys that cannot be made, stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -39,43 +34,39 @@ pub enum SigningKeyError {
 
 /// Keeps the signing keys: in the registry, sealed, and as a snapshot for those who sign or publish.
 pub struct SigningKeys {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) audit: Arc<Audit>,
+    store: Arc<dyn Store>,
     pub(super) kek: Arc<KeyEncryptionKey>,
-    pub(super) clock: Clock,
     trust_domain: TrustDomain,
     current: watch::Sender<Arc<KeySet>>,
 }
 
-/// The keys of one moment.
+/// The keys of one moment, in the order in which they sign.
 pub struct KeySet {
-    keys: Vec<SigningKey>,
+    pub(super) keys: Vec<SigningKey>,
     bundle: JwtBundle,
 }
 
-/// One key and when it signs.
+/// One key, and what the registry says of it.
 pub(super) struct SigningKey {
-    pub(super) signs_from: UnixMillis,
-    pub(super) not_after: UnixMillis,
+    pub(super) record: SigningKeyRecord,
     pub(super) signer: JwtSigner,
 }
 
 impl SigningKeys {
-    /// Reads the keys that the registry holds; a new installation has none until [`SigningKeys::rotate`] makes one.
+    /// Reads the keys that the registry holds; a new installation has none until the first is made.
     ///
     /// # Errors
     /// When a record cannot be read or opened.
     pub async fn load(
         store: Arc<dyn Store>,
-        audit: Arc<Audit>,
         kek: Arc<KeyEncryptionKey>,
-        clock: Clock,
         trust_domain: TrustDomain,
     ) -> Result<Self, SigningKeyError> {
         let current = watch::Sender::new(Arc::new(KeySet::none(trust_domain.clone())?));
-        let signing_keys = Self { store, audit, kek, clock, trust_domain, current };
+        let signing_keys = Self { store, kek, trust_domain, current };
         let records = signing_keys.records().await?;
-        signing_keys.publish(records.iter().map(|(name, record, _)| (name, record)))?;
+        let opened = records.into_iter().map(|(name, record)| signing_keys.open(&name, record));
+        signing_keys.publish(opened.collect::<Result<_, _>>()?)?;
         Ok(signing_keys)
     }
 
@@ -89,34 +80,48 @@ impl SigningKeys {
         Arc::clone(&self.current.borrow())
     }
 
-    /// What the registry holds, in the order in which the keys sign.
-    pub(super) async fn records(&self) -> Result<Vec<(String, SigningKeyRecord, Stored)>, StoreError> {
-        let page = self.store.list(keys::JWT_KEYS, None, MANY).await?;
-        let read = |(key, stored): (String, Stored)| {
-            document::from_stored(&key, &stored).map(|record| (key, record, stored))
-        };
-        let mut records = page.entries.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        records.sort_by_key(|(_, record, _): &(_, SigningKeyRecord, _)| record.signs_from);
-        Ok(records)
+    /// Makes what the registry holds the keys that are signed with and published. One that does not open is left out, which is
+    /// reported: nothing is signed with it, and what it has signed is refused.
+    ///
+    /// # Errors
+    /// The registry cannot be read.
+    pub async fn reload(&self) -> Result<(), SigningKeyError> {
+        let mut keys = Vec::new();
+        for (name, record) in self.records().await? {
+            match self.open(&name, record) {
+                Ok(key) => keys.push(key),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(event = "jwt_key_failed", key = name, %error, cause, "a key that signs tokens is left out");
+                }
+            }
+        }
+        self.publish(keys)
     }
 
-    /// Makes these the keys that are signed with and published. Where they are the same, nobody is told.
-    pub(super) fn publish<'a>(
-        &self,
-        records: impl Iterator<Item = (&'a String, &'a SigningKeyRecord)>,
-    ) -> Result<(), SigningKeyError> {
-        let mut keys = Vec::new();
-        for (name, record) in records {
-            keys.push(SigningKey {
-                signs_from: UnixMillis(record.signs_from),
-                not_after: UnixMillis(record.not_after),
-                signer: JwtSigner::from_pkcs8_der(&self.kek.open(name, &record.sealed_key)?)?,
-            });
-        }
+    async fn records(&self) -> Result<Vec<(String, SigningKeyRecord)>, StoreError> {
+        let page = self.store.list(keys::JWT_KEYS, None, usize::MAX).await?;
+        let read = page
+            .entries
+            .into_iter()
+            .map(|(key, stored)| document::from_stored(&key, &stored).map(|record| (key, record)));
+        read.collect()
+    }
+
+    fn open(&self, name: &str, record: SigningKeyRecord) -> Result<SigningKey, SigningKeyError> {
+        let signer = JwtSigner::from_pkcs8_der(&self.kek.open(name, &record.sealed_key)?)?;
+        Ok(SigningKey { record, signer })
+    }
+
+    /// Where they are the same, nobody is told.
+    fn publish(&self, mut keys: Vec<SigningKey>) -> Result<(), SigningKeyError> {
+        // Of two that sign from one instant on, the one of which was told last is the later.
+        keys.sort_by_key(|key| (key.record.signs_from, key.record.needs_version));
         let public = keys.iter().map(|key| key.signer.public_key()).collect::<Result<Vec<_>, _>>()?;
         let bundle = JwtBundle::new(self.trust_domain.clone(), public)?;
         self.current.send_if_modified(|current| {
-            let differs = current.bundle != bundle;
+            let records = |keys: &[SigningKey]| keys.iter().map(|key| key.record.clone()).collect::<Vec<_>>();
+            let differs = records(&current.keys) != records(&keys);
             if differs {
                 *current = Arc::new(KeySet { keys, bundle });
             }
@@ -137,9 +142,30 @@ impl KeySet {
         &self.bundle
     }
 
+    /// The ids of those that may be in other hands.
+    pub fn tainted(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter(|key| key.is_tainted()).map(SigningKey::id)
+    }
+
     /// The key that signs at this moment: the last that has begun to.
     pub(super) fn signing_at(&self, now: UnixMillis) -> Option<&SigningKey> {
-        self.keys.iter().rev().find(|key| key.signs_from <= now && now < key.not_after)
+        self.keys.iter().rev().find(|key| {
+            !key.is_tainted() && UnixMillis(key.record.signs_from) <= now && now < key.not_after()
+        })
+    }
+}
+
+impl SigningKey {
+    pub(super) fn id(&self) -> &str {
+        self.signer.key_id()
+    }
+
+    pub(super) fn is_tainted(&self) -> bool {
+        self.record.tainted_at.is_some()
+    }
+
+    pub(super) fn not_after(&self) -> UnixMillis {
+        UnixMillis(self.record.not_after)
     }
 }
 

@@ -227,7 +227,7 @@ impl Minter {
         let keys = self.keys.current();
         let key = keys.signing_at(now).ok_or(MintError::NoKey)?;
         let token_id = URL_SAFE_NO_PAD.encode(random::bytes::<16>()?);
-        let expires_at = now.plus(life).min(key.not_after).floor_to_second();
+        let expires_at = now.plus(life).min(key.not_after()).floor_to_second();
         let token = key.signer.sign(&Claims {
             id,
             audience,

@@ -23,15 +23,26 @@ struct Changes {
 
 impl ForWorkloadApi {
     /// Puts what there is now among the messages of the beginning: before workloads, so that a program's first answer holds
-    /// all of it.
+    /// all of it, and the keys before the trust that counts their change.
     pub(super) fn begin(push: &Push, serves: bool, messages: &mut VecDeque<Message>) -> Self {
         if !serves {
             return Self(None);
         }
         let mut changes = Changes { keys: push.signing_keys.clone(), lists: push.revocation_lists.clone() };
-        messages.push_back(keys(&changes.keys.borrow_and_update()));
+        messages.push_front(keys(&changes.keys.borrow_and_update()));
         messages.extend(lists(&changes.lists.borrow_and_update()));
         Self(Some(changes))
+    }
+
+    /// Puts the keys before everything else, unless the agent has been told them as they are: who acknowledges a version of trust
+    /// has these in force too. They are published before it.
+    pub(super) fn keys_first(&mut self, waiting: &mut VecDeque<Message>) {
+        let Some(changes) = &mut self.0 else { return };
+        let before = waiting.len();
+        waiting.retain(|message| !matches!(message, Message::JwtKeys(_)));
+        if waiting.len() < before || changes.keys.has_changed().unwrap_or(false) {
+            waiting.push_front(keys(&changes.keys.borrow_and_update()));
+        }
     }
 
     /// What changes next.
@@ -61,7 +72,8 @@ pub(super) fn queue(message: Message, waiting: &mut VecDeque<Message>) {
 }
 
 fn keys(keys: &KeySet) -> Message {
-    Message::JwtKeys(agent::JwtKeys { jwks: keys.bundle().to_jwks(KeyUse::Unsaid) })
+    let tainted_key_ids = keys.tainted().map(str::to_owned).collect();
+    Message::JwtKeys(agent::JwtKeys { jwks: keys.bundle().to_jwks(KeyUse::Unsaid), tainted_key_ids })
 }
 
 /// There are none before the first have been signed.

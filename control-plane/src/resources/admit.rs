@@ -16,6 +16,7 @@ mod overlaps;
 mod references;
 mod removal;
 mod templates;
+mod vouched;
 
 #[cfg(test)]
 mod tests;

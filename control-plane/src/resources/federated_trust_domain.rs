@@ -1,5 +1,7 @@
 //! A trust domain that is followed, as it is accepted.
 
+mod vouching;
+
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -12,6 +14,9 @@ use super::choice;
 use super::key::ResourceKey;
 use super::problem::Problems;
 use super::web_endpoint::WebEndpoint;
+
+pub(crate) use vouching::vouching;
+pub use vouching::{Unvouched, Vouching};
 
 /// A trust domain that is followed: where its bundle comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +39,7 @@ pub struct BundleEndpoint {
 pub enum EndpointProfile {
     /// By the web's authorities and the host of the URL.
     Web,
-    /// By this SPIFFE id, which is of the trust domain itself.
+    /// By this SPIFFE id: of the trust domain itself, of our own, or of another one that is followed.
     Spiffe(SpiffeId),
 }
 
@@ -108,6 +113,14 @@ impl FederatedTrustDomain {
         self.endpoint.as_ref()
     }
 
+    /// The other trust domain of which its endpoint is, if it is.
+    pub(crate) fn vouched_by(&self) -> Option<TrustDomain> {
+        match self.endpoint()?.profile() {
+            EndpointProfile::Spiffe(id) if !id.is_member_of(&self.trust_domain) => Some(id.trust_domain()),
+            EndpointProfile::Spiffe(_) | EndpointProfile::Web => None,
+        }
+    }
+
     /// SHA-256 of the spec: what was fetched for another one no longer counts.
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.digest
@@ -162,24 +175,14 @@ fn read_profile(
         }
         return Some(EndpointProfile::Web);
     }
-    if initial.is_none_or(|bundle| bundle.x509().roots().is_empty()) {
+    let id = SpiffeId::parse(endpoint_spiffe_id).map_err(|error| problems.invalid(field, error)).ok();
+    // Where another trust domain vouches for it, that one's bundle says who answers.
+    let is_own = id.as_ref().is_none_or(|id| id.is_member_of(trust_domain));
+    if is_own && initial.is_none_or(|bundle| bundle.x509().roots().is_empty()) {
         let message = "with https_spiffe the first connection is verified by this bundle: it is missing, or has no root";
         problems.invalid("spec.trustDomainBundle", message);
     }
-    match SpiffeId::parse(endpoint_spiffe_id) {
-        Ok(id) if id.is_member_of(trust_domain) => Some(EndpointProfile::Spiffe(id)),
-        Ok(id) => {
-            problems.invalid(
-                field,
-                format!("{id} is not of {trust_domain}, which must vouch for its own endpoint"),
-            );
-            None
-        }
-        Err(error) => {
-            problems.invalid(field, error);
-            None
-        }
-    }
+    id.map(EndpointProfile::Spiffe)
 }
 
 #[cfg(test)]

@@ -47,7 +47,10 @@ pub use data_class::DataClass;
 pub use discovery::{Discovery, FixedEndpoint};
 pub use enrollment::{Enrollment, WorkloadEnrollment};
 pub use external_service::ExternalService;
-pub use federated_trust_domain::{BundleEndpoint, EndpointProfile, FederatedTrustDomain};
+pub(crate) use federated_trust_domain::vouching;
+pub use federated_trust_domain::{
+    BundleEndpoint, EndpointProfile, FederatedTrustDomain, Unvouched, Vouching,
+};
 pub use fetched::FetchedBundle;
 pub use fetched_keys::FetchedKeys;
 pub use follow::Catalogs;

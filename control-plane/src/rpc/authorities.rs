@@ -23,6 +23,7 @@ use crate::audit::Actor;
 use crate::authority::{
     AuthorityView, Kind, LifecycleError, Need, Progress, Requested, State, Unsettled, ViewKeyView,
 };
+use crate::jwt_svid::JwtKeyView;
 
 /// How often it is looked how far it has come.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
@@ -53,7 +54,8 @@ impl Authorities for AuthoritiesService {
         let (authorities, version) = listed.map_err(|error| status::of_authority(&error))?;
         let view_keys = self.control.authorities.view_keys().await;
         let view_keys = view_keys.map_err(|error| status::of_authority(&error))?.into_iter().map(view_key);
-        let authorities = authorities.into_iter().map(authority).chain(view_keys).collect();
+        let jwt_keys = self.control.authorities.jwt_keys().into_iter().map(jwt_key);
+        let authorities = authorities.into_iter().map(authority).chain(view_keys).chain(jwt_keys).collect();
         let need = self.control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
         let needed = need.map(|Need { what, fix, .. }| format!("{what}: {fix}")).unwrap_or_default();
         Ok(Response::new(ListAuthoritiesResponse { authorities, version, needed }))
@@ -68,6 +70,10 @@ impl Authorities for AuthoritiesService {
         if kind == i32::from(AuthorityKind::ViewKey) {
             let instead = "a key that signs views follows another in one step: rotate it";
             return Err(status::bad_field("kind", instead));
+        }
+        if kind == i32::from(AuthorityKind::JwtKey) && !own {
+            let prepared = self.control.authorities.prepare_jwt_key(false, &actor).await;
+            return self.answer_with_jwt_key(&actor, "jwt-key.prepare", "jwt-key", prepared).await;
         }
         let kind = parse_kind(kind)?;
         let prepared = match (own, kind) {
@@ -90,6 +96,10 @@ impl Authorities for AuthoritiesService {
                 Err(error) => Err(self.refuse(&actor, "view-key.rotate", "view-key", &error).await),
             };
         }
+        if kind == i32::from(AuthorityKind::JwtKey) {
+            let prepared = self.control.authorities.prepare_jwt_key(true, &actor).await;
+            return self.answer_with_jwt_key(&actor, "jwt-key.rotate", "jwt-key", prepared).await;
+        }
         let kind = parse_kind(kind)?;
         let prepared = self.control.authorities.prepare(kind, true, &actor).await;
         self.answer(&actor, "authority.rotate", kind.as_str(), prepared).await
@@ -101,6 +111,11 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let ActivateAuthorityRequest { serial } = request.into_inner();
+        if self.is_jwt_key(&serial) {
+            let activated = self.control.authorities.activate_jwt_key(&serial, &actor).await;
+            let activated = activated.map(|()| serial.clone());
+            return self.answer_with_jwt_key(&actor, "jwt-key.activate", &serial, activated).await;
+        }
         let activated = self.control.authorities.activate(&serial, &actor).await.map(|()| serial.clone());
         self.answer(&actor, "authority.activate", &serial, activated).await
     }
@@ -111,6 +126,11 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let TaintAuthorityRequest { serial } = request.into_inner();
+        if self.is_jwt_key(&serial) {
+            let tainted = self.control.authorities.taint_jwt_key(&serial, &actor).await;
+            let tainted = tainted.map(|()| serial.clone());
+            return self.answer_with_jwt_key(&actor, "jwt-key.taint", &serial, tainted).await;
+        }
         let tainted = self.control.authorities.taint(&serial, &actor).await.map(|()| serial.clone());
         self.answer(&actor, "authority.taint", &serial, tainted).await
     }
@@ -123,13 +143,14 @@ impl Authorities for AuthoritiesService {
         let RevokeAuthorityRequest { serial, now } = request.into_inner();
         if serial.len() == VIEW_KEY_ID {
             return match self.control.authorities.revoke_view_key(&serial, &actor).await {
-                Ok(()) => {
-                    let kind = AuthorityKind::ViewKey.into();
-                    let revoked =
-                        Authority { serial, kind, state: "retired".to_owned(), ..Authority::default() };
-                    Ok(Response::new(AuthorityResponse { authority: Some(revoked) }))
-                }
+                Ok(()) => Ok(gone(serial, AuthorityKind::ViewKey)),
                 Err(error) => Err(self.refuse(&actor, "view-key.revoke", &serial, &error).await),
+            };
+        }
+        if self.is_jwt_key(&serial) {
+            return match self.control.authorities.revoke_jwt_key(&serial, now, &actor).await {
+                Ok(()) => Ok(gone(serial, AuthorityKind::JwtKey)),
+                Err(error) => Err(self.refuse(&actor, "jwt-key.revoke", &serial, &error).await),
             };
         }
         let revoked = self.control.authorities.revoke(&serial, now, &actor).await.map(|()| serial.clone());
@@ -217,6 +238,26 @@ impl AuthoritiesService {
         Ok(Response::new(AuthorityResponse { authority: shown }))
     }
 
+    fn is_jwt_key(&self, key_id: &str) -> bool {
+        self.control.authorities.jwt_keys().iter().any(|key| key.key_id == key_id)
+    }
+
+    async fn answer_with_jwt_key(
+        &self,
+        actor: &Actor,
+        action: &'static str,
+        object: &str,
+        outcome: Result<String, LifecycleError>,
+    ) -> Result<Response<AuthorityResponse>, Status> {
+        let key_id = match outcome {
+            Ok(key_id) => key_id,
+            Err(error) => return Err(self.refuse(actor, action, object, &error).await),
+        };
+        let keys = self.control.authorities.jwt_keys();
+        let shown = keys.into_iter().find(|key| key.key_id == key_id).map(jwt_key);
+        Ok(Response::new(AuthorityResponse { authority: shown }))
+    }
+
     async fn refuse(
         &self,
         actor: &Actor,
@@ -279,9 +320,31 @@ fn parse_kind(number: i32) -> Result<Kind, Status> {
     match AuthorityKind::try_from(number) {
         Ok(AuthorityKind::Root) => Ok(Kind::Root),
         Ok(AuthorityKind::Issuing) => Ok(Kind::Issuing),
-        Ok(AuthorityKind::Unspecified | AuthorityKind::ViewKey) | Err(_) => {
+        Ok(AuthorityKind::Unspecified | AuthorityKind::ViewKey | AuthorityKind::JwtKey) | Err(_) => {
             Err(status::bad_field("kind", "root or issuing is needed"))
         }
+    }
+}
+
+/// One of which nothing is left.
+fn gone(serial: String, kind: AuthorityKind) -> Response<AuthorityResponse> {
+    let state = State::Retired.as_str().to_owned();
+    let gone = Authority { serial, kind: kind.into(), state, ..Authority::default() };
+    Response::new(AuthorityResponse { authority: Some(gone) })
+}
+
+fn jwt_key(key: JwtKeyView) -> Authority {
+    Authority {
+        serial: key.key_id,
+        kind: AuthorityKind::JwtKey.into(),
+        state: key.state.as_str().to_owned(),
+        created_at: Some(message::timestamp(key.created_at)),
+        changed_at: Some(message::timestamp(key.changed_at)),
+        not_after: Some(message::timestamp(key.not_after)),
+        holders: u32::try_from(key.holders).unwrap_or(u32::MAX),
+        goes_on: key.goes_on,
+        key: "sealed".to_owned(),
+        ..Authority::default()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
 use crate::federation::RefreshError;
 use crate::issuance::IssuanceError;
-use crate::jwt_svid::MintError;
+use crate::jwt_svid::{MintError, SigningKeyError};
 use crate::push::{Close, ExplainError};
 use crate::registry::StoreError;
 use crate::resources::{ChangeError, Fault, Problem};
@@ -243,6 +243,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
+        LifecycleError::TokensInUse { .. } | LifecycleError::TokensKept { .. } => unmet("TOKENS_IN_USE"),
         LifecycleError::StillDelegated { .. } => unmet("STILL_DELEGATED"),
         LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
         LifecycleError::NothingUnder(_) => unmet("NO_ISSUING_AUTHORITY"),
@@ -261,13 +262,15 @@ pub fn of_authority(error: &LifecycleError) -> Status {
             refusal(Code::ResourceExhausted, "TOO_MANY_AUTHORITIES", error.to_string())
         }
         LifecycleError::TooOften { again_in } => too_often("SIGNED_TOO_OFTEN", error, *again_in),
-        LifecycleError::Store(error) | LifecycleError::Authority(AuthorityError::Store(error)) => {
-            of_store(error)
-        }
+        LifecycleError::Store(error)
+        | LifecycleError::Authority(AuthorityError::Store(error))
+        | LifecycleError::SigningKey(SigningKeyError::Store(error)) => of_store(error),
         LifecycleError::Authority(
             AuthorityError::Token(_) | AuthorityError::TokenKey(_) | AuthorityError::NoToken { .. },
         ) => refusal(Code::Unavailable, "TOKEN_UNAVAILABLE", error.to_string()),
-        LifecycleError::Authority(_) | LifecycleError::Publish(_) => internal(error),
+        LifecycleError::Authority(_) | LifecycleError::Publish(_) | LifecycleError::SigningKey(_) => {
+            internal(error)
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use serde_json::json;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::enrollment::{ORDERS, shop, svid};
+use crate::shop::SMALL_SHOP;
 
 /// An authority of machines.
 pub(crate) struct Machines {
@@ -280,4 +281,28 @@ fn the_examples_are_accepted_as_they_stand() {
     let examples = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/enrollments.yaml");
     mesh.apply(&fs::read_to_string(examples).unwrap());
     assert!(mesh.hauberk(&["get", "enrollments"]).ok().stdout.contains("machines"));
+}
+
+#[test]
+fn the_enrollments_of_the_reference_are_accepted() {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let (reference, examples) = ["../docs/identity.md", "../deploy/examples/enrollments.yaml"]
+        .map(|file| fs::read_to_string(folder.join(file)).unwrap())
+        .into();
+    // Where the reference leaves a certificate out.
+    let (begin, end) = ("        -----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    let start = examples.find(begin).unwrap();
+    let certificate = &examples[start..start + examples[start..].find(end).unwrap() + end.len()];
+    let blocks = reference.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let enrollments: Vec<_> = blocks.filter(|block| block.starts_with("kind: Enrollment")).collect();
+    assert_eq!(enrollments.len(), 3, "{enrollments:#?}");
+    for enrollment in enrollments {
+        mesh.apply(&enrollment.replace(&format!("{begin} …"), certificate));
+    }
+    let listed = mesh.hauberk(&["get", "enrollments"]).ok().stdout;
+    for name in ["billing-worker", "fleet", "machines"] {
+        assert!(listed.contains(name), "{listed}");
+    }
 }

@@ -62,11 +62,11 @@ impl Trading {
 /// Roots and issuing authorities.
 pub(crate) fn authorities(mesh: &MeshBox) -> Vec<Value> {
     let mut listed = listed(mesh);
-    listed.retain(|one| one["kind"] != "view_key");
+    listed.retain(|one| one["kind"] != "view_key" && one["kind"] != "jwt_key");
     listed
 }
 
-fn listed(mesh: &MeshBox) -> Vec<Value> {
+pub(crate) fn listed(mesh: &MeshBox) -> Vec<Value> {
     let listed = mesh.hauberk_json(&["authority", "list", "-o", "json"]);
     listed.as_array().or_else(|| listed["items"].as_array()).unwrap_or_else(|| panic!("{listed}")).clone()
 }

@@ -114,6 +114,7 @@ fn documents_name_files_that_exist() {
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
         "docs/authorization.md",
+        "docs/identity.md",
         "docs/security-model.md",
         "docs/three-together.md",
     ] {

@@ -143,7 +143,7 @@ async fn tokens_are_for_agents_and_for_somebody() {
 
 /// Files with a certificate that vouches for itself, good for ever, and its key.
 pub(crate) fn self_signed(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1", "localhost"].map(str::to_owned)).unwrap();
     let (chain, key) = (folder.join(format!("{name}.pem")), folder.join(format!("{name}.key")));
     fs::write(&chain, made.cert.pem()).unwrap();
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();

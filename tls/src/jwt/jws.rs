@@ -90,6 +90,15 @@ pub(super) fn verify<'a>(
     if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
 }
 
+/// The key by which a token says that it is signed. Nothing is verified yet.
+///
+/// # Errors
+/// The token cannot be read, or names none.
+pub fn unverified_key_id(token: &str) -> Result<String, JwsError> {
+    let Parts { header, .. } = parts(token)?;
+    header.get("kid").and_then(Value::as_str).map(str::to_owned).ok_or(JwsError::NoKeyId)
+}
+
 /// The key that the header names, or leaves. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
 fn key_of<'a>(
     header: &Map<String, Value>,

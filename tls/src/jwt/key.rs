@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::algorithm::{Algorithm, CURVES};
 use crate::fingerprint::Fingerprint;
 use crate::key::{RSA_BITS, RSA_EXPONENTS};
+use crate::roca;
 
 /// The longest key id, in bytes.
 const MAX_KEY_ID_BYTES: usize = 256;
@@ -49,6 +50,11 @@ pub enum JwtKeyError {
     /// An RSA key that is too small, too large, or has a bad exponent.
     #[error("an RSA key has 2048 to 8192 bits and an odd exponent from 65537 to 2^33")]
     RsaStrength,
+    /// An RSA key of a maker whose primes can be found.
+    #[error(
+        "the RSA key has the fingerprint of CVE-2017-15361 (ROCA): its private key can be computed; make another elsewhere"
+    )]
+    RsaRoca,
     /// `use` or `key_ops` say that it verifies nothing.
     #[error("`use` or `key_ops` do not let it verify signatures")]
     NotForSignatures,
@@ -145,6 +151,9 @@ impl JwtKey {
             && RSA_EXPONENTS.contains(&exponent);
         if !is_strong {
             return Err(JwtKeyError::RsaStrength);
+        }
+        if roca::has_fingerprint(&n) {
+            return Err(JwtKeyError::RsaRoca);
         }
         let parsed = RsaPublicKeyComponents { n: &n, e: &e }.to_parsed_public_key(parameters);
         let parsed = parsed.map_err(|_| JwtKeyError::RsaStrength)?;

@@ -21,7 +21,7 @@ mod tests;
 pub use algorithm::Algorithm;
 pub use bundle::{JwtBundle, JwtBundleError, KeyUse};
 pub use issued::{IssuedTokenError, check_before_asking, verify_issued_token};
-pub use jws::{JwsError, MAX_TOKEN_BYTES};
+pub use jws::{JwsError, MAX_TOKEN_BYTES, unverified_key_id};
 pub use key::{JwtKey, JwtKeyError};
 pub use key_set::JwtKeySet;
 pub use signer::{Claims, JwtSigner};

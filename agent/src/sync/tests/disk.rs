@@ -88,6 +88,31 @@ async fn trust_that_the_disk_refuses_is_in_force_and_acknowledged_once_it_is_wri
 }
 
 #[tokio::test]
+async fn keys_of_tokens_that_the_disk_refuses_or_that_cannot_be_read_keep_trust_from_being_acknowledged() {
+    let (mut full, in_the_way) = full_at("jwt-keys").await;
+    let trust = pb::Trust { version: 2, ..full.agent.authorities.trust() };
+    let bundle = crate::state::StoredTrust::new(trust.clone()).unwrap().bundle;
+    full.agent.mesh.applied.publish_trust(Arc::new(bundle));
+    full.agent.mesh.applied.publish_followed(2);
+    let keys = pb::JwtKeys { jwks: r#"{"keys": []}"#.to_owned(), ..pb::JwtKeys::default() };
+    full.stream.send(Down::JwtKeys(keys.clone())).await;
+    full.stream.send(Down::Trust(trust.clone())).await;
+    assert!(full.answers_first().await, "after a restart it would verify by others");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let in_force = |up| if let Up::TrustInForce(it) = up { Some(it) } else { None };
+    assert_eq!(full.stream.next(in_force).await.version, 2);
+    assert_eq!(full.agent.state.jwt_keys().unwrap(), Some(keys.clone()));
+
+    let bad = pb::JwtKeys { jwks: "{".to_owned(), ..pb::JwtKeys::default() };
+    full.stream.send(Down::JwtKeys(bad)).await;
+    full.stream.send(Down::Trust(trust.clone())).await;
+    assert!(full.answers_first().await, "the former are in force");
+    full.stream.send(Down::JwtKeys(keys)).await;
+    full.stream.send(Down::Trust(trust)).await;
+    assert_eq!(full.stream.next(in_force).await.version, 2);
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_waits_for_the_disk_and_whom_to_believe_does_not() {
     let agent = Agent::new();
     let in_the_way = agent.state.directory().join("trust");

@@ -7,6 +7,7 @@ use hauberk_tls::{CsrError, LiveIdentityError, UpstreamError};
 
 use crate::authority::records::State;
 use crate::authority::{AuthorityError, TokenError, UpstreamFault};
+use crate::jwt_svid::SigningKeyError;
 use crate::registry::StoreError;
 
 /// A step that was not taken.
@@ -21,6 +22,9 @@ pub enum LifecycleError {
     /// What was decided cannot be put in force here.
     #[error("the new trust bundle cannot be used")]
     Publish(#[from] LiveIdentityError),
+    /// A key that signs tokens cannot be read or made.
+    #[error(transparent)]
+    SigningKey(#[from] SigningKeyError),
     /// The caller names none.
     #[error("there is no authority {0}: `hauberk authority list` shows those there are")]
     Unknown(String),
@@ -135,6 +139,29 @@ pub enum LifecycleError {
         .named.join(", ")
     )]
     StillHeld {
+        /// How many.
+        count: usize,
+        /// The first of them.
+        named: Vec<String>,
+    },
+    /// Who shows such a token would be refused.
+    #[error(
+        "tokens that key {key_id} has signed may be in use until {until}: wait until then; where the key may be in other hands \
+         have them replaced, with `hauberk authority taint`, or take them all back with --now"
+    )]
+    TokensInUse {
+        /// Which.
+        key_id: String,
+        /// When the last of them ends.
+        until: UnixMillis,
+    },
+    /// The same.
+    #[error(
+        "{count} live instances may still hand out tokens that it has signed ({}): wait some seconds, or take them all back with \
+         --now",
+        .named.join(", ")
+    )]
+    TokensKept {
         /// How many.
         count: usize,
         /// The first of them.

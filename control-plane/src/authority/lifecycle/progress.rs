@@ -76,6 +76,9 @@ impl Authorities {
         let waiting = [Kind::Root, Kind::Issuing].into_iter().find_map(|kind| {
             book.prepared(kind).filter(|waiting| waiting.record.goes_on).map(|waiting| waiting.serial.clone())
         });
+        let keys = self.parts.signing_keys.current();
+        let jwt_key = keys.prepared(self.parts.clock.now()).filter(|key| key.goes_on);
+        let waiting = waiting.or(jwt_key.map(|key| key.key_id));
         Ok(Progress { concerned: live.len(), unsettled: unsettled.collect(), waiting })
     }
 

@@ -1,3 +1,5 @@
+mod jwt_keys;
+mod refused;
 mod token;
 mod upstream;
 mod view_keys;
@@ -13,7 +15,7 @@ use super::*;
 use crate::authority::{Installation, KeyEncryptionKey};
 use crate::instances::{Enforcement, HelloFacts, IssuedTo, Peer};
 use crate::issuance::{Holder, Order};
-use crate::registry::{document, keys};
+use crate::registry::{StoreError, document, keys};
 use crate::testing::{Scratch, actor, joined, request, scratch};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -63,6 +65,8 @@ async fn after_a_crash_with(
     let kek = KeyEncryptionKey::load(&control.settings.kek_file).unwrap();
     let keys = KeyStore::new(Arc::new(kek), None);
     let authority = Arc::new(Authority::load(&*control.store, &keys).await.unwrap());
+    let (kek, trust_domain) = (Arc::clone(keys.kek()), authority.trust_domain().clone());
+    let signing_keys = SigningKeys::load(Arc::clone(&control.store), kek, trust_domain).await.unwrap();
     assert_eq!(authority.version(), Book::read(&*control.store).await.unwrap().trust.version);
     Authorities::new(AuthoritiesParts {
         store: Arc::clone(&control.store),
@@ -73,6 +77,7 @@ async fn after_a_crash_with(
         ledger: Arc::clone(&control.ledger),
         clock: control.clock.clone(),
         keys,
+        signing_keys: Arc::new(signing_keys),
         upstream,
         server_names: ServerNames::of(&control.settings, &control.authority).unwrap(),
         metrics: Arc::clone(&control.metrics),

@@ -320,7 +320,7 @@ async fn whoever_would_not_be_renewed_vouches_for_no_workload() {
     let enrolled = join(&scratch, &machine, &request().1).await.unwrap();
     let peer = scratch.peer(&enrolled.issued.svid);
     let control = &scratch.control;
-    control.signing_keys.rotate().await.unwrap();
+    control.authorities.advance_jwt_keys(&actor()).await.unwrap();
     let sign = async || {
         let (csr, instance) = (request().1, enrolled.instance);
         control.enrollment.sign_workload(&peer, instance, "worker", &csr, "10.0.0.7:4").await

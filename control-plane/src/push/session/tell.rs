@@ -11,6 +11,7 @@ impl Session<'_> {
         self.urgent.retain(|message| !matches!(message, Message::Trust(_)));
         // Nothing that follows from it may come before it.
         self.urgent.push_front(Message::Trust(trust));
+        self.for_workload_api.keys_first(&mut self.urgent);
     }
 
     pub(super) fn tell_observed(&mut self) {

@@ -54,7 +54,10 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         match entry.model() {
             Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
             Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
-            Model::FederatedTrustDomain(_) => check_followed(mesh, problems, warnings),
+            Model::FederatedTrustDomain(followed) => {
+                check_followed(mesh, problems, warnings);
+                step.check_vouched(key, mesh, followed, problems);
+            }
             Model::Enrollment(Enrollment::Workload(workload)) => warn_of_anybody(key, workload, warnings),
             // What these name is looked at above, or in `membership`.
             Model::Boundary(_)

@@ -147,6 +147,13 @@ fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> V
                     })
                     .map(|(name, _)| format!("role {name:?}")),
             )
+            .chain(
+                mesh.federated()
+                    .filter(|(_, other, _)| {
+                        other.vouched_by().is_some_and(|by| by.as_str() == key.name.as_str())
+                    })
+                    .map(|(name, _, _)| format!("federated trust domain {name:?}")),
+            )
             .collect(),
         Kind::DataClass => policies_naming(mesh, Referent::DataClass(key.name.clone()))
             .chain(

@@ -99,7 +99,11 @@ fn every_mistake_is_told_with_its_place() {
         }
     };
     let id = "spec.bundleEndpointProfile.endpointSpiffeId: ";
-    one("partner.example", &profile("https_spiffe", "spiffe://shop.example/x"), id);
+    one(
+        "partner.example",
+        &profile("https_spiffe", "spiffe://hub.example/x"),
+        &format!("{id}the endpoint of partner.example is one of hub.example"),
+    );
     one("partner.example", &profile("https_spiffe", ""), id);
     one("partner.example", &profile("https_web", "spiffe://partner.example/x"), id);
     one(
@@ -198,4 +202,51 @@ fn a_mesh_follows_so_many_and_no_more() {
     assert!(try_admit(&shop(), &many[..32], EVERYTHING).is_ok());
     let refused = try_admit(&shop(), &many, EVERYTHING).unwrap_err();
     assert!(refused[0].message.contains("33 trust domains: at most 32"), "{refused:?}");
+}
+
+#[test]
+fn endpoints_of_others_take_that_those_are_followed_and_do_not_vouch_in_a_circle() {
+    let by = |name: &str, id: &str| {
+        followed(name, |spec| {
+            spec.bundle_endpoint_profile.as_mut().unwrap().endpoint_spiffe_id = format!("spiffe://{id}/x");
+            spec.trust_domain_bundle.clear();
+        })
+    };
+    let kept = |name: &str| {
+        followed(name, |spec| {
+            *spec =
+                wire::FederatedTrustDomainSpec { trust_domain_bundle: bundle(name), ..Default::default() };
+        })
+    };
+    let told = |catalog: &Catalog, batch: &[wire::Resource]| {
+        let found = try_admit(catalog, batch, EVERYTHING).err().unwrap_or_default();
+        found
+            .iter()
+            .map(|problem| format!("{}: {}", problem.field, problem.description()))
+            .collect::<Vec<_>>()
+    };
+    for batch in [
+        vec![by("partner.example", "shop.example")],
+        vec![by("partner.example", "hub.example"), kept("hub.example")],
+        vec![by("a.example", "b.example"), by("b.example", "c.example"), kept("c.example")],
+        vec![by("a.example", "b.example"), by("b.example", "shop.example")],
+    ] {
+        assert_eq!(told(&shop(), &batch), [""; 0]);
+    }
+    let circle = [by("a.example", "b.example"), by("b.example", "c.example"), by("c.example", "a.example")];
+    let found = told(&shop(), &circle);
+    assert_eq!(found.len(), 3, "{found:#?}");
+    let said =
+        "endpoints vouch for one another in a circle (a.example by b.example by c.example by a.example)";
+    assert!(found[0].contains(said), "{found:#?}");
+
+    // Nor does a change close one, or take away who vouches.
+    let catalog = catalog_of(&[mesh("shop"), by("a.example", "b.example"), kept("b.example")]);
+    let found = told(&catalog, &[by("b.example", "a.example")]);
+    assert!(found.len() == 1 && found[0].contains("in a circle"), "{found:#?}");
+    let key =
+        ResourceKey::federated_trust_domain(Name::parse("shop").unwrap(), Name::parse("b.example").unwrap());
+    let target = Target { key, resource_version: 0, ignore_missing: false };
+    let refused = admit_removal(&catalog, &[target], EVERYTHING, &trust_domain()).unwrap_err();
+    assert!(refused[0].message.contains("still used by federated trust domain \"a.example\""), "{refused:?}");
 }

@@ -1,0 +1,188 @@
+//! One key that signs JWT-SVIDs after another, by hand.
+
+use hauberk_tls::PeerIdentity;
+use hauberk_tls::jwt::{unverified_key_id, verify_jwt_svid};
+
+use super::*;
+use crate::app::ControlPlane;
+use crate::audit::Filter;
+use crate::instances::Connected;
+use crate::jwt_svid::{LONGEST_TOKEN_LIFE, PUBLISHED_FOR};
+
+/// A control plane with a key that signs.
+async fn with_a_key() -> (Scratch, String) {
+    let scratch = scratch().await;
+    scratch.control.authorities.begin_jwt_keys(&actor()).await;
+    let key = the(&scratch.control.authorities, State::Active);
+    (scratch, key)
+}
+
+/// The id of the one key in a state.
+fn the(authorities: &Authorities, state: State) -> String {
+    let found: Vec<_> = authorities.jwt_keys().into_iter().filter(|key| key.state == state).collect();
+    let [key] = &found[..] else { panic!("{state:?}: {found:?}") };
+    key.key_id.clone()
+}
+
+fn states(authorities: &Authorities) -> Vec<State> {
+    authorities.jwt_keys().iter().map(|key| key.state).collect()
+}
+
+/// A live instance whose stream is up and that has acknowledged nothing.
+async fn connected(scratch: &Scratch) -> Connected {
+    let svid = certificate(scratch).await;
+    let instance = hauberk_identity::InstanceId::parse("aaaaaaaaaa").unwrap();
+    let held = IssuedTo { serial: svid.serial(), issued_at: None, not_after: svid.validity().not_after() };
+    let peer = Peer::new(svid.id().clone(), instance, None, held, None).unwrap();
+    let (hello, questions, now) = (HelloFacts::default(), mpsc::channel(1).0, scratch.clock.now());
+    scratch.control.instances.connect(&peer, hello, Enforcement::default(), None, questions, now)
+}
+
+async fn token(control: &ControlPlane, peer: &PeerIdentity) -> (String, String) {
+    let minted = control.minter.mint(peer, &["db".to_owned()], "").await.unwrap();
+    let token = minted.token.to_string();
+    let key_id = unverified_key_id(&token).unwrap();
+    (token, key_id)
+}
+
+fn is_good(control: &ControlPlane, token: &str) -> bool {
+    let keys = control.signing_keys.current();
+    verify_jwt_svid(token, "db", keys.bundle(), control.clock.now()).is_ok()
+}
+
+#[tokio::test]
+async fn a_key_is_prepared_told_and_activated_and_the_former_retires_by_hand() {
+    let (scratch, first) = with_a_key().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let agent = connected(&scratch).await;
+    let peer = joined(&scratch).await;
+    let (old, by) = token(control, &peer).await;
+    assert_eq!(by, first);
+
+    let version = control.authority.version();
+    let second = authorities.prepare_jwt_key(false, &actor()).await.unwrap();
+    assert_eq!(authorities.prepare_jwt_key(false, &actor()).await.unwrap(), second, "one waits");
+    assert_eq!(control.authority.version(), version + 1, "agents are told, and say so");
+    assert_eq!(states(authorities), [State::Active, State::Prepared]);
+    assert!(control.signing_keys.current().bundle().key(&second).is_some());
+    assert_eq!(token(control, &peer).await.1, first, "it signs nothing yet");
+    let early = authorities.activate_jwt_key(&second, &actor()).await.unwrap_err();
+    assert!(matches!(early, LifecycleError::NotTrustedYet { count: 1, .. }), "{early}");
+    agent.trusts(version + 1);
+    assert_eq!(authorities.jwt_keys().iter().map(|key| key.holders).collect::<Vec<_>>(), [1, 1]);
+    authorities.activate_jwt_key(&second, &actor()).await.unwrap();
+    assert_eq!(states(authorities), [State::Retiring, State::Active]);
+    let again = authorities.activate_jwt_key(&second, &actor()).await.unwrap_err();
+    assert!(matches!(again, LifecycleError::WrongState { .. }), "{again}");
+    let (new, by) = token(control, &peer).await;
+    assert_eq!((by, is_good(control, &new)), (second.clone(), true));
+    assert!(is_good(control, &old));
+
+    // What it has signed may be in use for as long as a token lives at the most.
+    let refused = authorities.revoke_jwt_key(&first, false, &actor()).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::TokensInUse { .. }), "{refused}");
+    scratch.clock.advance(LONGEST_TOKEN_LIFE);
+    authorities.revoke_jwt_key(&first, false, &actor()).await.unwrap();
+    assert_eq!(states(authorities), [State::Active]);
+    let unknown = authorities.revoke_jwt_key(&first, false, &actor()).await.unwrap_err();
+    assert!(matches!(unknown, LifecycleError::Unknown(_)), "{unknown}");
+    let signs = authorities.revoke_jwt_key(&second, true, &actor()).await.unwrap_err();
+    assert!(signs.to_string().contains("hauberk authority rotate jwt-key"), "{signs}");
+
+    let records = control.audit.list(&Filter::default(), None, 100).await.unwrap().records;
+    let of_keys = records.iter().filter(|record| record.action.starts_with("jwt-key."));
+    let of_keys: Vec<_> = of_keys.map(|record| (&*record.action, &*record.object)).collect();
+    let expected = [("revoke", &first), ("activate", &second), ("prepare", &second), ("prepare", &first)];
+    let expected = expected.map(|(step, key)| (format!("jwt-key.{step}"), key.clone()));
+    assert_eq!(of_keys, expected.iter().map(|(step, key)| (&**step, &**key)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn one_that_goes_on_signs_as_soon_as_everybody_knows_it() {
+    let (scratch, _) = with_a_key().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let agent = connected(&scratch).await;
+    let second = authorities.prepare_jwt_key(false, &actor()).await.unwrap();
+    agent.trusts(control.authority.version());
+    assert!(!authorities.advance_jwt_keys(&actor()).await.unwrap(), "nobody has asked for it");
+    assert_eq!(authorities.prepare_jwt_key(true, &actor()).await.unwrap(), second);
+    assert_eq!(authorities.progress().await.unwrap().waiting, Some(second.clone()));
+    assert!(authorities.advance_jwt_keys(&actor()).await.unwrap());
+    assert_eq!(the(authorities, State::Active), second);
+    let progress = authorities.progress().await.unwrap();
+    assert_eq!((progress.waiting, progress.unsettled.len()), (None, 1), "and everybody is told that it does");
+    agent.trusts(control.authority.version());
+    assert!(authorities.progress().await.unwrap().is_done());
+
+    let third = authorities.prepare_jwt_key(true, &actor()).await.unwrap();
+    assert!(!authorities.advance_jwt_keys(&actor()).await.unwrap(), "somebody does not know it");
+    assert_eq!(the(authorities, State::Active), second);
+    // Nobody waits for longer than by the clock.
+    scratch.clock.advance(PUBLISHED_FOR);
+    assert_eq!(the(authorities, State::Prepared), third);
+    scratch.clock.advance(DAY);
+    assert_eq!(control.signing_keys.current().prepared(scratch.clock.now()), None);
+}
+
+#[tokio::test]
+async fn what_a_tainted_key_signed_is_refused_once_it_is_revoked_and_a_new_token_is_good() {
+    for has_next in [false, true] {
+        let (scratch, first) = with_a_key().await;
+        let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+        let peer = joined(&scratch).await;
+        let (old, _) = token(control, &peer).await;
+        let next =
+            if has_next { Some(authorities.prepare_jwt_key(false, &actor()).await.unwrap()) } else { None };
+        let agent = connected(&scratch).await;
+        authorities.taint_jwt_key(&first, &actor()).await.unwrap();
+        assert_eq!(the(authorities, State::Tainted), first);
+        assert_eq!(control.signing_keys.current().tainted().collect::<Vec<_>>(), [&first]);
+        let (new, by) = token(control, &peer).await;
+        assert_eq!(by, the(authorities, State::Active));
+        assert!(next.is_none_or(|next| next == by), "the one that waited");
+        assert!(is_good(control, &old) && is_good(control, &new));
+
+        let version = control.authority.version();
+        authorities.taint_jwt_key(&first, &actor()).await.unwrap();
+        assert_eq!(control.authority.version(), version, "said again, it changes nothing");
+        let refused = authorities.revoke_jwt_key(&first, false, &actor()).await.unwrap_err();
+        assert!(matches!(refused, LifecycleError::TokensKept { .. }), "{refused}");
+        agent.trusts(version);
+        authorities.revoke_jwt_key(&first, true, &actor()).await.unwrap();
+        assert!(!is_good(control, &old) && is_good(control, &new));
+
+        // By the clock nothing brings it back, and the rest goes on.
+        authorities.begin_jwt_keys(&actor()).await;
+        assert!(!is_good(control, &old) && is_good(control, &new));
+        assert_eq!(the(authorities, State::Active), by);
+    }
+}
+
+/// Each step is seen from a process that was killed right after it.
+#[tokio::test]
+async fn each_step_stands_though_the_control_plane_is_killed_after_it() {
+    let (scratch, first) = with_a_key().await;
+    let again = async || scratch.started_again().await;
+    let second = again().await.authorities.prepare_jwt_key(false, &actor()).await.unwrap();
+    let found = again().await;
+    assert_eq!(states(&found.authorities), [State::Active, State::Prepared]);
+    assert_eq!(found.authority.version(), found.authorities.list().await.unwrap().1);
+    found.authorities.prepare_jwt_key(true, &actor()).await.unwrap();
+    let found = again().await;
+    assert!(found.authorities.jwt_keys()[1].goes_on);
+    found.authorities.begin_jwt_keys(&actor()).await;
+    let found = again().await;
+    assert_eq!(the(&found.authorities, State::Active), second);
+    found.authorities.taint_jwt_key(&second, &actor()).await.unwrap();
+    let found = again().await;
+    assert_eq!(states(&found.authorities), [State::Retiring, State::Tainted, State::Active]);
+    found.authorities.revoke_jwt_key(&second, false, &actor()).await.unwrap();
+    found.authorities.revoke_jwt_key(&first, true, &actor()).await.unwrap();
+    let found = again().await;
+    assert_eq!(states(&found.authorities), [State::Active]);
+
+    // The process that was there all along learns of it with its next step.
+    let control = &scratch.control;
+    while control.authorities.advance(&actor()).await.unwrap() {}
+    assert_eq!(control.authorities.jwt_keys(), found.authorities.jwt_keys());
+}

@@ -83,7 +83,7 @@ impl Statement {
         match self.policy.resource_constraint() {
             ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
             ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                Kind::of(&uid) == Some(Kind::Mesh)
+                matches!(Kind::of(&uid), Some(Kind::Mesh | Kind::TrustDomain))
             }
         }
     }

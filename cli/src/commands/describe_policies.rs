@@ -191,7 +191,10 @@ pub(super) async fn about(
     }
     if !any {
         output::line(match node {
-            Some(NodeName::Gateway(_)) => "  none: whatever it calls is denied by default",
+            // Of others it may be one that roles, labels or all nodes are about.
+            Some(NodeName::Gateway(_)) => {
+                "  none: `hauberk what-can` tells what others let it call; what none does is denied by default"
+            }
             Some(NodeName::Node(_)) | None => "  none: every call to it is denied by default",
         })?;
     }

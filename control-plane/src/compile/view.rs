@@ -54,7 +54,9 @@ impl<'a> Provided<'a> {
     }
 
     /// The services that a listener is.
-    fn services(&self, node: &Name, port: u16) -> Vec<Name> {
+    fn services(&self, node: &NodeName, port: u16) -> Vec<Name> {
+        // A gateway provides none.
+        let NodeName::Node(node) = node else { return Vec::new() };
         let start = self.0.partition_point(|(other, ..)| *other < node);
         let of_node = self.0.iter().skip(start).take_while(|(other, ..)| *other == node);
         of_node
@@ -85,7 +87,7 @@ pub(crate) fn node_scope(
     let ports = node.listeners().iter().map(|listener| PortScope {
         number: listener.port(),
         protocol: listener.protocol(),
-        services: provided.services(name.name(), listener.port()),
+        services: provided.services(name, listener.port()),
         routes: listener.routes().iter().map(&declared).collect(),
         undeclared: listener.undeclared(),
         authorization: listener.authorization().unwrap_or(default),

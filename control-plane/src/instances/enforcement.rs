@@ -89,10 +89,10 @@ impl fmt::Display for Lag {
             Self::NotPushed => f.write_str("not pushed yet"),
             Self::NotCompiled => f.write_str("its view is not compiled"),
             Self::NotDismissed => f.write_str(
-                "its virtual node was deleted, and it has not confirmed that it denies everything",
+                "its virtual node or gateway was deleted, and it has not confirmed that it denies everything",
             ),
             Self::NodeUnknown => f.write_str(
-                "its virtual node does not exist, and no record tells that it was deleted: it goes on with what it holds",
+                "its virtual node or gateway does not exist, and no record tells that it was deleted: it goes on with what it holds",
             ),
             Self::KnowsNoInstances { until } => write!(
                 f,

@@ -36,7 +36,7 @@
 //! revocation/number                        the revision at which the denylist last changed
 //! revocation/serial/<serial>               a revoked certificate
 //! revocation/instance/<instance id>        a revoked instance
-//! revocation/node/<mesh>/<name>            a node in quarantine
+//! revocation/node/<mesh>/[gateway/]<name>  a node or gateway in quarantine
 //! ```
 
 use hauberk_identity::UnixMillis;

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use super::admit::{Admission, Change, Outcome, Removal, Rights, Target, admit_removal};
 use super::catalog::Catalog;
 use super::follow::Catalogs;
-use super::key::ResourceKey;
+use super::key::{Kind, ResourceKey};
 use super::problem::Problem;
 use crate::audit::{self, Act, Actor, Audit};
 use crate::clock::Clock;
@@ -181,7 +181,11 @@ impl Resources {
         const ACTION: &str = "resources.apply";
         let result = self.try_apply(author, batch, validate_only, ACTION).await;
         if !validate_only {
-            let names = || named(batch.iter().map(|resource| format!("{}/{}", resource.mesh, resource.name)));
+            let name = |resource: &Resource| {
+                let kind = resource.spec.as_ref().map(|spec| format!("{} ", Kind::of(spec).as_str()));
+                format!("{}{}/{}", kind.unwrap_or_default(), resource.mesh, resource.name)
+            };
+            let names = || named(batch.iter().map(name));
             match &result {
                 Err(error) => self.record(Act::refused(&author.actor, ACTION, names(), error)).await,
                 Ok(applied) if is_unchanged(applied) => {

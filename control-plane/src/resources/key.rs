@@ -192,7 +192,17 @@ impl ResourceKey {
         match self.kind {
             Kind::VirtualNode => Some(NodeName::Node(self.name.clone())),
             Kind::VirtualGateway => Some(NodeName::Gateway(self.name.clone())),
-            _ => None,
+            Kind::Boundary
+            | Kind::DataClass
+            | Kind::Enrollment
+            | Kind::ExternalService
+            | Kind::FederatedTrustDomain
+            | Kind::JwtIssuer
+            | Kind::Mesh
+            | Kind::Policy
+            | Kind::PolicyTemplate
+            | Kind::Role
+            | Kind::VirtualService => None,
         }
     }
 

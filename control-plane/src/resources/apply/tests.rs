@@ -61,7 +61,7 @@ async fn a_change_is_stored_numbered_and_recorded() {
     assert!(matches!(&refused, ChangeError::Refused(problems) if problems.len() == 1), "{refused}");
     let records = records(&scratch).await;
     let outcomes: Vec<_> = records.iter().map(|record| (record.outcome, record.object.as_str())).collect();
-    assert_eq!(outcomes[0], (AuditOutcome::Refused, "shop/web"));
+    assert_eq!(outcomes[0], (AuditOutcome::Refused, "VirtualNode shop/web"));
     assert!(
         records[0].reason.contains("version 1 was read, but version 2 is stored"),
         "{}",

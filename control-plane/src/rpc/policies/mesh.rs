@@ -204,7 +204,8 @@ impl<'a> Mesh<'a> {
         let mut everybody: Vec<Somebody> = nodes.iter().chain(&named).map(one).collect();
         let meshes = self.catalog.meshes().keys().filter(|mesh| *mesh != self.name);
         let others = meshes
-            .map(|mesh| format!("spiffe://{}/mesh/{mesh}/node/", self.trust_domain))
+            .flat_map(|mesh| ["node", "gateway"].map(|kind| format!("{mesh}/{kind}")))
+            .map(|kind| format!("spiffe://{}/mesh/{kind}/", self.trust_domain))
             .chain([format!("spiffe://{}/workload/", self.trust_domain)])
             .chain(
                 self.resources

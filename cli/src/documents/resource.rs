@@ -164,17 +164,15 @@ impl<'a> Envelope<'a> {
             ("virtualServiceName", "VirtualService"),
         ];
         let mut named = own.into_iter().filter(|(key, _)| self.entry(key).is_some()).map(|(_, kind)| kind);
+        let is_of_mesh = self.entry("name").is_none() && self.entry("mesh").is_none();
         match (named.next(), named.next()) {
-            (Some(kind), None) => return Some(kind),
-            (None, _) if self.entry("meshName").is_some() => {
-                if self.entry("name").is_none() && self.entry("mesh").is_none() {
-                    return Some("Mesh");
-                }
+            (Some(kind), None) => Some(kind),
+            (None, _) if self.entry("meshName").is_some() && is_of_mesh => Some("Mesh"),
+            _ => {
+                defects.push(Defect::of(self.node, "kind", "this document does not say its `kind`"));
+                None
             }
-            _ => {}
         }
-        defects.push(Defect::of(self.node, "kind", "this document does not say its `kind`"));
-        None
     }
 
     /// The text that stands under any one of a key's spellings.

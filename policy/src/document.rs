@@ -1,5 +1,6 @@
 //! A policy as its author wrote it: parsed, validated, and its names made full.
 
+mod breadth;
 mod problem;
 mod reach;
 mod template;
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use cedar_policy::{Policy, PolicyId, PolicySet, PrincipalConstraint, ResourceConstraint, ValidationMode};
+use cedar_policy::{Policy, PolicyId, PolicySet, PrincipalConstraint, ValidationMode};
 use hauberk_identity::{Name, TrustDomain};
 use miette::Diagnostic;
 
@@ -75,18 +76,6 @@ pub(crate) struct Statement {
     /// Where it reads any.
     pub(crate) labels: Option<LabelsRead>,
     pub(crate) reads: FactSet,
-}
-
-impl Statement {
-    /// Whether its scope leaves open of which node its resource is.
-    fn is_of_every_node(&self) -> bool {
-        match self.policy.resource_constraint() {
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
-            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                matches!(Kind::of(&uid), Some(Kind::Mesh | Kind::TrustDomain))
-            }
-        }
-    }
 }
 
 /// A name that a policy mentions, for checks that what it stands for exists.
@@ -182,11 +171,6 @@ impl PolicyDocument {
     /// How many bytes each of its statements has with full names, as agents get them.
     pub fn sizes(&self) -> impl Iterator<Item = usize> {
         self.statements.iter().map(|statement| statement.name.len() + statement.text.len())
-    }
-
-    /// How many of its statements say nothing in their scopes of which resources they are, so that every node needs them.
-    pub fn of_every_node(&self) -> usize {
-        self.statements.iter().filter(|statement| statement.is_of_every_node()).count()
     }
 
     /// What of the context its conditions read.

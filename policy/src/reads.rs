@@ -266,7 +266,7 @@ impl Reads {
         match name.and_then(|name| name.get("Value")).and_then(Value::as_str) {
             Some(name) => drop(self.labels.insert(name.into())),
             None => self.flaw(
-                "Tag(",
+                "hasTag",
                 "the name of a label must be written out",
                 "agents get only the labels that policies name: write principal.hasTag(\"team\")",
             ),

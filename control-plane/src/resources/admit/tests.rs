@@ -438,7 +438,7 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
         }
     }
     let misspelt = policy("p", "forbid(principal == Node::\"wbe\", action, resource);");
-    let problems = refused(&catalog_of(&shop()), &[misspelt.clone()], EVERYTHING);
+    let problems = refused(&catalog_of(&shop()), std::slice::from_ref(&misspelt), EVERYTHING);
     assert!(problems[0].contains("did you mean \"web\"?"), "{problems:?}");
     // It may come with it.
     assert!(accepted(&catalog, &[misspelt, node("wbe", [])], EVERYTHING).warnings.is_empty());

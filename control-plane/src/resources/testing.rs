@@ -163,6 +163,15 @@ pub(crate) fn try_admit(
     admit(catalog, batch, rights, &trust_domain())
 }
 
+/// What is left of a catalog without a resource that its policies may still name.
+pub(crate) fn once_gone(catalog: &Catalog, kind: super::Kind, name: &str) -> Catalog {
+    let (mesh, name) =
+        (hauberk_identity::Name::parse("shop").unwrap(), hauberk_identity::Name::parse(name).unwrap());
+    let mut left = catalog.clone();
+    left.remove(&super::ResourceKey { kind, mesh, name });
+    left
+}
+
 /// The catalog after a batch that is good, its resources at version 1.
 pub(crate) fn catalog_of(batch: &[Resource]) -> Catalog {
     let batch: Vec<_> = batch.iter().cloned().map(|resource| at_version(resource, 0)).collect();

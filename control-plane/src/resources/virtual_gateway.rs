@@ -170,7 +170,8 @@ mod tests {
     #[test]
     fn who_a_boundary_names_is_made_and_removed_by_those_who_may_change_it() {
         let kept_out = boundary("kept-out", "forbid(principal == Node::\"gateway/edge\", action, resource);");
-        let catalog = catalog_of(&[mesh("shop"), kept_out.clone()]);
+        let catalog = catalog_of(&[mesh("shop"), gateway("edge"), kept_out.clone()]);
+        let catalog = once_gone(&catalog, Kind::VirtualGateway, "edge");
         let editor = Rights { policies: true, boundaries: false, ..EVERYTHING };
         let denied = told(&catalog, gateway("edge"), editor);
         assert_eq!(denied.len(), 1);

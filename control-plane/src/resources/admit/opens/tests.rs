@@ -36,14 +36,6 @@ fn shop_with(listeners: impl Into<Vec<Listener>>, policies: &[Resource]) -> Cata
     catalog_of(&batch)
 }
 
-/// What is left of a catalog without a resource that its policies may still name.
-fn once_gone(catalog: &Catalog, kind: Kind, name: &str) -> Catalog {
-    let (mesh, name) = (Name::parse("shop").unwrap(), Name::parse(name).unwrap());
-    let mut left = catalog.clone();
-    left.remove(&ResourceKey { kind, mesh, name });
-    left
-}
-
 fn http(port: u32) -> Listener {
     listener(port, "http")
 }

@@ -1,0 +1,298 @@
+//! The framing of HTTP/1.1 requests, followed line by line.
+
+use super::MAX_HEAD;
+
+/// Follows the framing of a sequence of requests.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    state: State,
+    /// The beginning of a line whose end has not come yet.
+    carry: Vec<u8>,
+    /// Bytes of this head, chunk line or trailer section so far.
+    section: usize,
+    head: Head,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+enum State {
+    #[default]
+    RequestLine,
+    HeaderLine,
+    /// Bytes left of a body of known length.
+    Body(u64),
+    ChunkSize,
+    /// Bytes left of a chunk.
+    Chunk(u64),
+    ChunkEnd,
+    TrailerLine,
+}
+
+#[derive(Debug, Default)]
+struct Head {
+    content_length: Option<u64>,
+    is_chunked: bool,
+    has_host: bool,
+}
+
+/// The bytes cannot be taken for one sequence of requests only, for the reason of this name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fault(pub(super) &'static str);
+
+const NOT_CRLF: Fault = Fault("ambiguous_line_end");
+const FIELD: Fault = Fault("malformed_header");
+const LENGTH: Fault = Fault("ambiguous_content_length");
+const CODING: Fault = Fault("ambiguous_transfer_encoding");
+const CHUNK: Fault = Fault("malformed_chunk");
+
+impl Scanner {
+    /// Whether a head, a chunk line or a trailer section has begun and not ended.
+    pub(super) fn is_amid_section(&self) -> bool {
+        self.section > 0
+    }
+
+    /// Whether a request has begun and not ended.
+    pub(super) fn is_amid_request(&self) -> bool {
+        self.is_amid_section() || !matches!(self.state, State::RequestLine)
+    }
+
+    /// The index of the byte at which the bytes became unacceptable, and why.
+    pub(super) fn first_fault(&mut self, bytes: &[u8]) -> Option<(usize, Fault)> {
+        let mut at = 0;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            let taken = match self.state {
+                State::Body(left) => {
+                    let taken = fitting(left, rest.len());
+                    let left = left - taken as u64;
+                    self.state = if left == 0 { State::RequestLine } else { State::Body(left) };
+                    taken
+                }
+                State::Chunk(left) => {
+                    let taken = fitting(left, rest.len());
+                    let left = left - taken as u64;
+                    self.state = if left == 0 { State::ChunkEnd } else { State::Chunk(left) };
+                    taken
+                }
+                _ => match self.take_line(rest) {
+                    Ok(taken) => taken,
+                    Err((offset, fault)) => return Some((at + offset, fault)),
+                },
+            };
+            at += taken;
+        }
+        None
+    }
+
+    /// Takes one line, or the part of it that has come. Answers how many bytes, or which byte is the fault.
+    fn take_line(&mut self, rest: &[u8]) -> Result<usize, (usize, Fault)> {
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+            self.section += rest.len();
+            // hyper answers 431 by its own limit; this one only bounds our memory.
+            if self.section > 2 * MAX_HEAD {
+                return Err((0, Fault("head_too_long")));
+            }
+            self.carry.extend_from_slice(rest);
+            return Ok(rest.len());
+        };
+        self.section += end + 1;
+        let part = rest.get(..end).unwrap_or_default();
+        let outcome = if self.carry.is_empty() {
+            self.on_line(part)
+        } else {
+            let mut line = std::mem::take(&mut self.carry);
+            line.extend_from_slice(part);
+            self.on_line(&line)
+        };
+        outcome.map(|()| end + 1).map_err(|fault| (end, fault))
+    }
+
+    fn on_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let line = line.strip_suffix(b"\r").ok_or(NOT_CRLF)?;
+        if line.contains(&b'\r') {
+            return Err(NOT_CRLF);
+        }
+        if line.contains(&0) {
+            return Err(FIELD);
+        }
+        match self.state {
+            // RFC 9112 §2.2: an empty line before the request line is ignored.
+            State::RequestLine if line.is_empty() => self.section = 0,
+            // The URI parser that hyper uses would drop a fragment, and with it the path that another server reads.
+            State::RequestLine if line.contains(&b'#') => return Err(Fault("fragment_in_target")),
+            State::RequestLine => {
+                self.head = Head::default();
+                self.state = State::HeaderLine;
+            }
+            State::HeaderLine if line.is_empty() => self.end_of_head()?,
+            State::HeaderLine => self.on_header(line)?,
+            State::ChunkSize => {
+                self.state = match chunk_size(line)? {
+                    0 => State::TrailerLine,
+                    size => State::Chunk(size),
+                };
+                self.section = 0;
+            }
+            State::ChunkEnd if line.is_empty() => {
+                self.state = State::ChunkSize;
+                self.section = 0;
+            }
+            State::TrailerLine if line.is_empty() => {
+                self.state = State::RequestLine;
+                self.section = 0;
+            }
+            State::TrailerLine => field(line).map(drop)?,
+            State::ChunkEnd | State::Body(_) | State::Chunk(_) => return Err(CHUNK),
+        }
+        Ok(())
+    }
+
+    fn on_header(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let (name, value) = field(line)?;
+        // Servers in the tradition of CGI cannot tell `_` from `-`, so both spellings count, and only one is let by.
+        if is_spelling_of(name, b"content-length") {
+            let length = decimal(value).ok_or(LENGTH)?;
+            if name.contains(&b'_') || self.head.content_length.replace(length).is_some() {
+                return Err(LENGTH);
+            }
+        } else if is_spelling_of(name, b"transfer-encoding") {
+            if name.contains(&b'_') || self.head.is_chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(CODING);
+            }
+            self.head.is_chunked = true;
+        } else if is_spelling_of(name, b"host") && std::mem::replace(&mut self.head.has_host, true) {
+            return Err(Fault("ambiguous_host"));
+        }
+        Ok(())
+    }
+
+    fn end_of_head(&mut self) -> Result<(), Fault> {
+        self.state = match (self.head.is_chunked, self.head.content_length) {
+            (true, Some(_)) => return Err(CODING),
+            (true, None) => State::ChunkSize,
+            (false, None | Some(0)) => State::RequestLine,
+            (false, Some(length)) => State::Body(length),
+        };
+        self.section = 0;
+        Ok(())
+    }
+}
+
+fn fitting(left: u64, available: usize) -> usize {
+    usize::try_from(left).map_or(available, |left| left.min(available))
+}
+
+/// A field line's name and its value without the white space around it. A folded line is a fault.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
+    let colon = line.iter().position(|byte| *byte == b':').ok_or(FIELD)?;
+    let (name, value) = line.split_at_checked(colon).ok_or(FIELD)?;
+    if name.is_empty() || name.iter().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
+        return Err(FIELD);
+    }
+    Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
+}
+
+/// Whether a name is `wanted`, in whatever case and with `_` for `-` or without.
+pub(crate) fn is_spelling_of(name: &[u8], wanted: &[u8]) -> bool {
+    name.len() == wanted.len()
+        && name
+            .iter()
+            .zip(wanted)
+            .all(|(found, wanted)| found.eq_ignore_ascii_case(wanted) || (*wanted == b'-' && *found == b'_'))
+}
+
+fn decimal(value: &[u8]) -> Option<u64> {
+    let are_digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    are_digits.then(|| std::str::from_utf8(value).ok()?.parse().ok()).flatten()
+}
+
+/// The size on a chunk's line, whatever extension follows it.
+fn chunk_size(line: &[u8]) -> Result<u64, Fault> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (digits, rest) = line.split_at_checked(digits).ok_or(CHUNK)?;
+    if !(rest.is_empty() || rest.trim_ascii_start().starts_with(b";")) {
+        return Err(CHUNK);
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| CHUNK)?;
+    u64::from_str_radix(digits, 16).map_err(|_| CHUNK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the bytes pass, whole and however they are cut.
+    fn passes(bytes: &[u8]) -> bool {
+        let whole = Scanner::default().first_fault(bytes).is_none();
+        for step in [1, 2, 3, 7] {
+            let mut scanner = Scanner::default();
+            let cut = bytes.chunks(step).all(|part| scanner.first_fault(part).is_none());
+            assert_eq!(whole, cut, "cut by {step}: {:?}", String::from_utf8_lossy(bytes));
+        }
+        whole
+    }
+
+    #[test]
+    fn follows_ordinary_requests() {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+            b"\r\nPOST / HTTP/1.1\r\nContent-Length: 5\r\n\r\na\nb\n\nGET / HTTP/1.1\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\n\n\n\n\r\n0\r\nX: y\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        ] {
+            assert!(passes(bytes), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn finds_every_second_reading() {
+        for bytes in [
+            &b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+            b"GET /a#/../b HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",
+            b"POST / HTTP/1.1\r\nContent-Length: 5, 5\r\n\r\nabcde",
+            b"POST / HTTP/1.1\r\nContent-Length: +5\r\n\r\nabcde",
+            b"POST / HTTP/1.1\r\nContent_Length: 5\r\n\r\nabcde",
+            b"POST / HTTP/1.1\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3;a\nb\r\nabc\r\n0\r\n\r\n",
+            b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\n\r\n",
+        ] {
+            assert!(!passes(bytes), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn names_what_is_wrong() {
+        for (bytes, reason) in [
+            (&b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..], "ambiguous_line_end"),
+            (b"GET / HTTP/1.1\r\nHost: a\rb\r\n\r\n", "ambiguous_line_end"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", "malformed_header"),
+            (b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n", "malformed_header"),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", "ambiguous_host"),
+            (b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "fragment_in_target"),
+            (
+                b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "ambiguous_transfer_encoding",
+            ),
+            (
+                b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                "ambiguous_content_length",
+            ),
+            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", "malformed_chunk"),
+        ] {
+            let found = Scanner::default().first_fault(bytes).map(|(_, Fault(reason))| reason);
+            assert_eq!(found, Some(reason), "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+}

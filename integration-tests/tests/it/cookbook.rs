@@ -96,6 +96,11 @@ mesh: shop
 name: worker
 spec: {parent: {virtualNode: web}, workload: {path: billing/worker, selectors: ['unix:uid:7']}}
 ---
+kind: VirtualGateway
+mesh: shop
+name: edge
+spec: {}
+---
 kind: FederatedTrustDomain
 mesh: shop
 name: partner.example

@@ -49,7 +49,11 @@ fn not_dismissed(mesh: &MeshBox, instance: &str) {
     let output = mesh.hauberk(&["wait", "--timeout", "1s"]);
     assert_eq!(output.code, 1, "{output:?}");
     let row = output.stderr.lines().find(|line| line.starts_with(instance));
-    assert!(row.is_some_and(|row| row.contains("its virtual node was deleted")), "{}", output.stderr);
+    assert!(
+        row.is_some_and(|row| row.contains("its virtual node or gateway was deleted")),
+        "{}",
+        output.stderr
+    );
     let advice = format!(
         "  {instance}: make sure that its agent is stopped, or wait: until its certificate expires at 20"
     );

@@ -61,7 +61,8 @@ mod tests {
             multiply(u32::from(byte) + 1, &mut multiple);
         }
         let length = digits.len().max(multiple.len()) + 1;
-        (digits.resize(length, 0), multiple.resize(length, 0));
+        digits.resize(length, 0);
+        multiple.resize(length, 0);
         let mut carry = 0;
         let sum: Vec<u8> = digits
             .iter()

@@ -135,7 +135,7 @@ fn documents_name_files_that_exist() {
 
 #[test]
 fn decisions_are_numbered_apart() {
-    let files = std::fs::read_dir(root().join("docs/decisions")).unwrap();
+    let files = fs::read_dir(root().join("docs/decisions")).unwrap();
     let names: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     let numbers: BTreeSet<&str> = names.iter().filter_map(|name| name.split('-').next()).collect();
     assert_eq!(numbers.len(), names.len(), "{names:?}");

@@ -25,6 +25,7 @@ pub struct View {
 
 /// The content of a view.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "each is made once a view, and moved little")]
 pub enum Body {
     /// About the node itself.
     Node(NodeView),

@@ -1,5 +1,5 @@
 use hauberk_proto::mesh::v1::{
-    DnsDiscovery, Duration, EgressFilter, EnrollmentParent, EnrollmentSpec, FixedDiscovery, FixedEndpoint,
+    DnsDiscovery, Duration, EgressFilter, EnrollmentSpec, FixedDiscovery, FixedEndpoint,
     Listener, ListenerTls, MeshSpec, PolicySpec, Resource, RouteDeclaration, ServiceDiscovery,
     VirtualServiceSpec, WorkloadEnrollment, resource::Spec, service_discovery::Discovery,
 };
@@ -457,7 +457,7 @@ fn a_workload_of_ours_that_nobody_becomes_is_told() {
         "shop",
         "nightly",
         Spec::Enrollment(EnrollmentSpec {
-            parent: Some(EnrollmentParent { virtual_node: "web".into() }),
+            parent: Some(parent("web")),
             workload: Some(WorkloadEnrollment {
                 path: "batch/nightly".into(),
                 selectors: vec!["unix:uid:7".into()],

@@ -1,7 +1,7 @@
 use hauberk_proto::mesh::v1::{
-    DnsDiscovery, Duration, EgressFilter, EnrollmentSpec, FixedDiscovery, FixedEndpoint,
-    Listener, ListenerTls, MeshSpec, PolicySpec, Resource, RouteDeclaration, ServiceDiscovery,
-    VirtualServiceSpec, WorkloadEnrollment, resource::Spec, service_discovery::Discovery,
+    DnsDiscovery, Duration, EgressFilter, EnrollmentSpec, FixedDiscovery, FixedEndpoint, Listener,
+    ListenerTls, MeshSpec, PolicySpec, Resource, RouteDeclaration, ServiceDiscovery, VirtualServiceSpec,
+    WorkloadEnrollment, resource::Spec, service_discovery::Discovery,
 };
 
 use super::*;

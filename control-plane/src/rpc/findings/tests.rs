@@ -144,7 +144,7 @@ fn revocation_lists_that_are_lacking_are_told_of() {
     let mut world = World::healthy();
     world.lists.unsigned = Some("0a1b: the token is away".to_owned());
     let unsigned = "the revocation list of an authority cannot be signed: 0a1b: the token is away".to_owned();
-    assert_eq!(world.summaries(), [unsigned.clone()]);
+    assert_eq!(world.summaries(), std::slice::from_ref(&unsigned));
     world.lists.is_held_up = true;
     world.lists.incomplete_since = Some(NOW);
     let findings = world.findings();

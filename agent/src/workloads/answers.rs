@@ -6,11 +6,11 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use bytes::{Buf, BufMut, Bytes};
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue};
@@ -19,6 +19,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::api::Given;
+use super::pieces::{Content, Piece, field, have_lists};
 use super::told::RevocationLists;
 
 /// Before each message: whether it is compressed, and its length (gRPC over HTTP/2, Length-Prefixed-Message).
@@ -26,8 +27,8 @@ const PREFIX: usize = 5;
 
 /// A message of which a stream of answers is made.
 pub(super) trait Answer: Message + Sized {
-    /// What stands before each revocation list in it: the number of its field and the wire type of bytes; `None` where none does.
-    const LIST_KEY: Option<u8>;
+    /// The number of its field that holds revocation lists, if there is one.
+    const LISTS: Option<u8>;
 
     /// What a caller is given, all but the revocation lists.
     fn of(given: &Given) -> Self;
@@ -41,13 +42,6 @@ pub(super) struct Encoded {
     pub(super) list: Option<u64>,
 }
 
-/// What tells one answer from another, without a copy of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Content {
-    digest: Vec<u8>,
-    list: Option<u64>,
-}
-
 impl Encoded {
     /// What tonic has encoded.
     pub(super) fn whole(bytes: Bytes) -> Self {
@@ -57,26 +51,35 @@ impl Encoded {
     /// # Errors
     /// It is longer than any message.
     pub(super) fn of<A: Answer>(given: &Given) -> Result<(Self, Content), Status> {
-        let answer = A::of(given);
         let RevocationLists { ders, number, .. } = &given.revocation_lists;
-        let key = A::LIST_KEY.filter(|_| !ders.is_empty());
-        let list = key.map(|_| *number);
-        let too_long = || Status::internal("the answer is too long");
-        let mut of_lists = Vec::new();
-        for (key, der) in key.into_iter().flat_map(|key| ders.iter().map(move |der| (key, der))) {
-            let mut head = vec![key];
-            prost::encode_length_delimiter(der.len(), &mut head).map_err(|_| too_long())?;
-            of_lists.extend([Bytes::from(head), der.clone()]);
+        let mut pieces = vec![Piece::of(&A::of(given))];
+        for (lists, der) in A::LISTS.into_iter().flat_map(|lists| ders.iter().map(move |der| (lists, der))) {
+            pieces.extend(field(lists, vec![Piece::Lists(der.clone())]));
         }
-        let length = answer.encoded_len() + of_lists.iter().map(Bytes::len).sum::<usize>();
-        let length = u32::try_from(length).map_err(|_| too_long())?;
-        let mut head = Vec::with_capacity(PREFIX + answer.encoded_len());
-        head.put_u8(0);
-        head.put_u32(length);
-        answer.encode(&mut head).map_err(|_| too_long())?;
-        let content = Content { digest: digest(&SHA256, &head).as_ref().to_vec(), list };
-        let parts = [Bytes::from(head)].into_iter().chain(of_lists).collect();
-        Ok((Self { parts, list }, content))
+        let content = Content::of(&pieces, *number);
+        Ok((Self::of_pieces(pieces, *number)?, content))
+    }
+
+    /// A message of these. `number`: of the revocation lists that may be among them.
+    ///
+    /// # Errors
+    /// It is longer than any message.
+    pub(super) fn of_pieces(pieces: Vec<Piece>, number: u64) -> Result<Self, Status> {
+        let list = have_lists(&pieces).then_some(number);
+        let length = u32::try_from(pieces.iter().map(Piece::len).sum::<usize>());
+        let mut own = Vec::with_capacity(PREFIX);
+        own.put_u8(0);
+        own.put_u32(length.map_err(|_| Status::internal("the answer is too long"))?);
+        let mut parts = VecDeque::new();
+        for piece in pieces {
+            match piece {
+                Piece::Own(bytes) => own.extend(bytes),
+                Piece::Lists(bytes) => parts.extend([mem::take(&mut own).into(), bytes]),
+            }
+        }
+        parts.push_back(own.into());
+        parts.retain(|part| !part.is_empty());
+        Ok(Self { parts, list })
     }
 }
 
@@ -160,16 +163,16 @@ fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-/// What a method of tonic's answers with, in whose place [`Answers`] are sent.
+/// What a method of tonic's that streams answers with, in whose place [`Answers`] are sent.
 pub(super) type Elsewhere<T> = tokio_stream::Empty<Result<T, Status>>;
 
 /// Carries them past tonic, in the extensions of its answer.
 #[derive(Clone)]
 struct Carried(Arc<Mutex<Option<Answers>>>);
 
-/// An answer of tonic's that carries others.
-pub(super) fn carrying<T>(answers: Answers) -> tonic::Response<Elsewhere<T>> {
-    let mut response = tonic::Response::new(tokio_stream::empty());
+/// An answer of tonic's that carries others, which are sent in place of what is in it.
+pub(super) fn carrying<T>(answers: Answers, unsent: T) -> tonic::Response<T> {
+    let mut response = tonic::Response::new(unsent);
     response.extensions_mut().insert(Carried(Arc::new(Mutex::new(Some(answers)))));
     response
 }
@@ -231,9 +234,9 @@ mod tests {
             assert_eq!(read::<X509BundlesResponse>(&encoded), wanted);
             let wanted = X509svidResponse { crl, ..X509svidResponse::of(&given) };
             assert_eq!(read::<X509svidResponse>(&Encoded::of::<X509svidResponse>(&given).unwrap().0), wanted);
-            let (answer, content) = Encoded::of::<JwtBundlesResponse>(&given).unwrap();
+            let answer = Encoded::of::<JwtBundlesResponse>(&given).unwrap().0;
             assert_eq!(read::<JwtBundlesResponse>(&answer), JwtBundlesResponse::of(&given));
-            assert_eq!(content.list, None);
+            assert_eq!(answer.list, None);
             is_written_in_pieces(encoded);
         }
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::answers::{Answer, Answers, Content, Elsewhere, Encoded, carrying};
+use super::answers::{Answer, Answers, Elsewhere, Encoded, carrying};
 use super::attest::Caller;
 use super::docker::Docker;
 use super::entry::Entries;
@@ -27,6 +27,7 @@ use super::jwt;
 use super::keeper::{Keeper, Kept, WorkloadSvid};
 use super::matching::Matching;
 use super::nobody;
+use super::pieces::Content;
 use super::tokens::Tokens;
 use super::told::{Board, RevocationLists};
 use crate::mesh::Denied;
@@ -301,7 +302,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
         self.check_metadata(&request)?;
-        Ok(carrying(self.answers::<X509svidResponse>(has_certificate)))
+        Ok(carrying(self.answers::<X509svidResponse>(has_certificate), tokio_stream::empty()))
     }
 
     type FetchX509BundlesStream = Elsewhere<X509BundlesResponse>;
@@ -311,7 +312,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         self.check_metadata(&request)?;
-        Ok(carrying(self.answers::<X509BundlesResponse>(has_identity)))
+        Ok(carrying(self.answers::<X509BundlesResponse>(has_identity), tokio_stream::empty()))
     }
 
     async fn fetch_jwtsvid(
@@ -332,7 +333,7 @@ impl SpiffeWorkloadApi for Api {
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
         self.check_metadata(&request)?;
-        Ok(carrying(self.answers::<JwtBundlesResponse>(jwt::has_keys)))
+        Ok(carrying(self.answers::<JwtBundlesResponse>(jwt::has_keys), tokio_stream::empty()))
     }
 
     async fn validate_jwtsvid(
@@ -349,7 +350,7 @@ impl SpiffeWorkloadApi for Api {
 
 impl Answer for X509svidResponse {
     /// `crl = 2`.
-    const LIST_KEY: Option<u8> = Some(2 << 3 | 2);
+    const LISTS: Option<u8> = Some(2);
 
     fn of(given: &Given) -> Self {
         let bundle = concatenated(&given.bundle);
@@ -367,7 +368,7 @@ impl Answer for X509svidResponse {
 
 impl Answer for X509BundlesResponse {
     /// `crl = 1`.
-    const LIST_KEY: Option<u8> = Some(1 << 3 | 2);
+    const LISTS: Option<u8> = Some(1);
 
     fn of(given: &Given) -> Self {
         Self { crl: Vec::new(), bundles: given.x509_bundles().map(x509_bundle).collect() }
@@ -375,7 +376,7 @@ impl Answer for X509BundlesResponse {
 }
 
 impl Answer for JwtBundlesResponse {
-    const LIST_KEY: Option<u8> = None;
+    const LISTS: Option<u8> = None;
 
     fn of(given: &Given) -> Self {
         Self { bundles: jwt::bundles(given) }

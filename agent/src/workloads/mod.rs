@@ -22,6 +22,7 @@ mod keeper;
 mod matching;
 mod nobody;
 mod peer;
+mod pieces;
 mod places;
 mod process;
 mod sds;

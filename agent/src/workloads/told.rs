@@ -35,7 +35,7 @@ pub(super) struct RevocationLists {
     /// In DER, one of each authority; none until they were told.
     pub(super) ders: Arc<[Bytes]>,
     /// All of them in PEM, for programs that refuse what no list covers; `None` where that would be certificates that are good.
-    pub(super) complete: Option<Arc<str>>,
+    pub(super) complete: Option<Bytes>,
     /// Counts how often they were told.
     pub(super) number: u64,
 }
@@ -118,8 +118,8 @@ impl Board {
             // Told again at each new stream.
             let is_new = lists.ders[..] != ders[..] || lists.complete.is_some() != is_complete;
             if is_new {
-                let pem = || ders.iter().map(|der| crl_to_pem(der)).collect::<String>().into();
-                let complete = is_complete.then(pem);
+                let pem = || ders.iter().map(|der| crl_to_pem(der)).collect::<String>();
+                let complete = is_complete.then(pem).map(Bytes::from);
                 *lists = RevocationLists { ders: ders.into(), complete, number: lists.number + 1 };
             }
             is_new

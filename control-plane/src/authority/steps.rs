@@ -22,8 +22,8 @@ const ACTIVATED_BEFORE_END: Duration = Duration::from_secs(7 * 86_400);
 /// before another followed it has had that long.
 pub(super) const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
 
-/// How long an issuing authority waits before it signs certificates by itself: by then its revocation list is with those who refuse
-/// what no list covers.
+/// How long an authority waits before it becomes active by itself: by then its revocation list, and that of the issuing authority that
+/// comes with a root, are with those who refuse what no list covers.
 const LIST_IS_KNOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the record of an authority is kept after its certificate has expired.
@@ -105,11 +105,16 @@ pub(super) fn ends_above(book: &Book, now: UnixMillis) -> Option<(&Entry, Author
 /// vouched for by the former root too, or the former authorities end before.
 fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
     let is_crossed = || book.waits_under(waiting).is_some_and(|issuing| !issuing.record.cross.is_empty());
-    let changed_at = UnixMillis(waiting.record.changed_at);
-    if waiting.kind == Kind::Issuing {
-        return now >= changed_at.plus(LIST_IS_KNOWN_AFTER);
+    // Somebody else's root may have been announced long before anything was signed under it.
+    let came_last = [Some(waiting), book.waits_under(waiting)].into_iter().flatten();
+    let came_last = came_last.map(|entry| UnixMillis(entry.record.changed_at)).max();
+    if came_last.is_some_and(|came_last| now < came_last.plus(LIST_IS_KNOWN_AFTER)) {
+        return false;
     }
-    let known = changed_at.plus(OUTLIVED_AFTER);
+    if waiting.kind == Kind::Issuing {
+        return true;
+    }
+    let known = UnixMillis(waiting.record.changed_at).plus(OUTLIVED_AFTER);
     let ends_before = || {
         let ends = |kind| book.active(kind).is_none_or(|active| active.not_after() < known.plus(DAY));
         ends(Kind::Root) || ends(Kind::Issuing)

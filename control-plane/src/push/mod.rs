@@ -205,6 +205,11 @@ impl Push {
         self.compilation.clone()
     }
 
+    /// The revocation lists as they stand.
+    pub fn revocation_lists(&self) -> Arc<RevocationLists> {
+        Arc::clone(&self.revocation_lists.borrow())
+    }
+
     /// Cancelled when the control plane stops, which streams of others end with too.
     pub fn stopping(&self) -> &CancellationToken {
         &self.stop

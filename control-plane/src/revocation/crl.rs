@@ -41,6 +41,19 @@ pub struct RevocationLists {
     pub pem: Bytes,
     /// All of them are there, and nobody else signs certificates that are believed.
     pub is_complete: bool,
+    /// What is not as it should be. Whoever waits for other lists is not woken for it.
+    pub trouble: Trouble,
+}
+
+/// What of the lists an admin should know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Which authority's list cannot be signed, and why.
+    pub unsigned: Option<String>,
+    /// What was published last is all that there is until that is signed.
+    pub is_held_up: bool,
+    /// They were complete until then, and are no longer.
+    pub incomplete_since: Option<UnixMillis>,
 }
 
 /// What is kept of a list that was signed.
@@ -56,8 +69,7 @@ struct Signed {
 pub(super) struct Keeper {
     signed: Vec<Signed>,
     is_complete: bool,
-    /// That of an issuing authority could not be signed yet: the others alone would have good certificates refused.
-    lacks_issuing: bool,
+    trouble: Trouble,
 }
 
 /// Keeps the lists up until `stop`.
@@ -81,15 +93,7 @@ pub async fn publish(
                 TRIED_AGAIN_AFTER
             }
         };
-        if let Some(now) = keeper.lists() {
-            lists.send_if_modified(|published| {
-                let is_new = published.is_complete != now.is_complete || published.ders != now.ders;
-                if is_new {
-                    *published = Arc::new(now);
-                }
-                is_new
-            });
-        }
+        keeper.publish(&lists);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
@@ -111,7 +115,7 @@ impl Keeper {
         let refused = refused(revocations, now).await?;
         let ListIssuers { all, is_complete } = authorities.list_issuers().await?;
         let mut former = std::mem::take(&mut self.signed);
-        (self.is_complete, self.lacks_issuing) = (is_complete, false);
+        self.note(is_complete, now);
         let mut again_in = OF_ISSUING.made_anew_after;
         for issuer in all {
             let kept = former.iter().position(|kept| kept.issuer == issuer.serial);
@@ -138,8 +142,10 @@ impl Keeper {
                             event = "crl_not_made", %authority, %error, "its former revocation list stays"
                         );
                         again_in = TRIED_AGAIN_AFTER;
-                        self.is_complete &= kept.is_some();
-                        self.lacks_issuing |= kept.is_none() && issuer.revoked.is_none();
+                        self.trouble.unsigned = Some(format!("{authority}: {error}"));
+                        // Where somebody else's lists are wanted beside ours, that of a root is not waited for.
+                        let is_needed = !issuer.is_prepared && (is_complete || issuer.revoked.is_none());
+                        self.trouble.is_held_up |= is_needed && kept.is_none();
                     }
                 }
             }
@@ -148,14 +154,47 @@ impl Keeper {
         Ok(again_in)
     }
 
-    /// What is to be published; `None`: what is there stays.
+    /// Whether the lists cover everything that is believed, from now on.
+    fn note(&mut self, is_complete: bool, now: UnixMillis) {
+        let incomplete_since = if is_complete {
+            None
+        } else if self.is_complete {
+            tracing::warn!(
+                event = "crl_incomplete",
+                "an authority of somebody else's is believed from now on: Envoys are given no revocation lists any longer"
+            );
+            Some(now)
+        } else {
+            self.trouble.incomplete_since
+        };
+        self.is_complete = is_complete;
+        self.trouble = Trouble { incomplete_since, ..Trouble::default() };
+    }
+
+    /// What is to be published; `None`: what is there stays. Where one is lacking that is needed, the others alone would have good
+    /// certificates refused by whoever wants all, and Envoys would be given none.
     pub(super) fn lists(&self) -> Option<RevocationLists> {
-        if self.lacks_issuing {
+        if self.trouble.is_held_up {
             return None;
         }
         let ders: Vec<_> = self.signed.iter().map(|signed| signed.der.clone()).collect();
         let pem: String = ders.iter().map(|der| crl_to_pem(der)).collect();
-        Some(RevocationLists { ders, pem: pem.into(), is_complete: self.is_complete })
+        let (is_complete, trouble) = (self.is_complete, self.trouble.clone());
+        Some(RevocationLists { ders, pem: pem.into(), is_complete, trouble })
+    }
+
+    /// Wakes those who wait for other lists only where these are others.
+    pub(super) fn publish(&self, lists: &watch::Sender<Arc<RevocationLists>>) {
+        lists.send_if_modified(|published| {
+            let trouble = self.trouble.clone();
+            let former = || RevocationLists { trouble, ..(**published).clone() };
+            let now = self.lists().unwrap_or_else(former);
+            let is_new = published.is_complete != now.is_complete || published.ders != now.ders;
+            if is_new || published.trouble != now.trouble {
+                *published = Arc::new(now);
+            }
+            is_new
+        });
     }
 }
 

@@ -581,6 +581,94 @@ async fn each_authority_has_a_list_of_what_it_has_signed_and_roots_of_authoritie
     assert_eq!(pem.matches("-----BEGIN X509 CRL-----").count(), 4);
 }
 
+/// Takes an authority's key away, and gives what was on record of it.
+async fn lose_key(scratch: &Scratch, record: &str) -> bytes::Bytes {
+    let stored = scratch.control.store.get(record).await.unwrap().unwrap().value;
+    let mut lost: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+    lost["sealed_key"] = "bG9zdA==".into();
+    put(scratch, record, serde_json::to_vec(&lost).unwrap().into()).await;
+    stored
+}
+
+async fn put(scratch: &Scratch, record: &str, value: bytes::Bytes) {
+    scratch.control.store.commit(Commit::new().put(record, value)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_signed_takes_none_away_and_holds_up_no_more_than_it_must() {
+    let scratch = scratch().await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let root = scratch.control.authority.root().unwrap().der().clone();
+    let root = hauberk_tls::AuthorityCertificate::read(root).unwrap().serial();
+    let first = scratch.control.authority.issuing().serial();
+    let second = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    let issuing = |serial: &str| format!("{}{serial}", keys::ISSUING);
+    let lists = tokio::sync::watch::Sender::default();
+    let mut follower = lists.subscribe();
+
+    // As after a restart, when none was signed yet: without the root's Envoys would be given none, and believe who is revoked.
+    for needed in [format!("{}{root}", keys::ROOTS), issuing(&first.to_string())] {
+        let mut keeper = crl::Keeper::default();
+        let kept = lose_key(&scratch, &needed).await;
+        keeper.renew(revocations, authorities).await.unwrap();
+        assert_eq!(keeper.lists(), None, "{needed}");
+        keeper.publish(&lists);
+        assert!(lists.borrow().trouble.is_held_up && lists.borrow().ders.is_empty());
+        assert!(!follower.has_changed().unwrap(), "nobody has to be told that");
+        put(&scratch, &needed, kept).await;
+    }
+
+    // One that is prepared has signed nothing of which somebody would want its list.
+    let mut keeper = crl::Keeper::default();
+    let kept = lose_key(&scratch, &issuing(&second)).await;
+    keeper.renew(revocations, authorities).await.unwrap();
+    keeper.publish(&lists);
+    let now = follower.borrow_and_update().clone();
+    assert_eq!(read(&now), [(first.to_string(), vec![]), (root.to_string(), vec![])]);
+    assert!(now.is_complete && !now.trouble.is_held_up);
+    assert!(now.trouble.unsigned.as_ref().is_some_and(|unsigned| unsigned.starts_with(&second)));
+    put(&scratch, &issuing(&second), kept).await;
+    keeper.renew(revocations, authorities).await.unwrap();
+    keeper.publish(&lists);
+    let now = follower.borrow_and_update().clone();
+    assert_eq!((now.ders.len(), &now.trouble), (3, &crl::Trouble::default()));
+
+    // A former list stays where it cannot be signed anew, and what is complete stays so.
+    let of_root = format!("{}{root}", keys::ROOTS);
+    lose_key(&scratch, &of_root).await;
+    scratch.clock.advance(Duration::from_secs(86_400));
+    keeper.renew(revocations, authorities).await.unwrap();
+    let later = keeper.lists().unwrap();
+    assert!(later.is_complete && later.ders[0] != now.ders[0] && later.ders[2] == now.ders[2]);
+}
+
+#[tokio::test]
+async fn it_is_said_when_lists_are_complete_no_longer() {
+    let scratch = scratch().await;
+    let mut keeper = crl::Keeper::default();
+    let mut renew = async || {
+        keeper.renew(&scratch.control.revocations, &scratch.control.authorities).await.unwrap();
+        keeper.lists().unwrap()
+    };
+    assert_eq!(renew().await.trouble, crl::Trouble::default());
+    // As if it were somebody else's.
+    let root = scratch.control.authority.root().unwrap().der().clone();
+    let root = hauberk_tls::AuthorityCertificate::read(root).unwrap().serial();
+    let record = format!("{}{root}", keys::ROOTS);
+    let ours = scratch.control.store.get(&record).await.unwrap().unwrap().value;
+    let mut theirs: serde_json::Value = serde_json::from_slice(&ours).unwrap();
+    theirs["sealed_key"] = "".into();
+    put(&scratch, &record, serde_json::to_vec(&theirs).unwrap().into()).await;
+    let since = scratch.clock.now();
+    for _ in 0..2 {
+        let now = renew().await;
+        assert_eq!((now.is_complete, now.trouble.incomplete_since), (false, Some(since)));
+        scratch.clock.advance(Duration::from_secs(60));
+    }
+    put(&scratch, &record, ours).await;
+    assert_eq!(renew().await.trouble, crl::Trouble::default());
+}
+
 #[tokio::test]
 async fn lists_are_signed_again_before_they_are_old_and_those_of_roots_seldom() {
     let scratch = scratch().await;

@@ -14,6 +14,7 @@ use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
 use crate::federation::{Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
+use crate::revocation::crl::Trouble;
 
 /// How far a clock may be off before it is told.
 const SKEW_TOLERATED_MS: u64 = 30_000;
@@ -46,6 +47,7 @@ pub(super) struct Facts<'a> {
     pub(super) cannot_sign: Option<&'a str>,
     pub(super) certificates: &'a Certificates,
     pub(super) need: Option<&'a Need>,
+    pub(super) lists: &'a Trouble,
     pub(super) compilation: &'a Compilation,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
@@ -75,6 +77,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(facts.need.map(|Need { what, fix, is_urgent }| {
         if *is_urgent { error(what.clone(), fix) } else { warning(what.clone(), fix) }
     }));
+    findings.extend(revocation_lists(facts.lists));
     findings.extend(facts.compilation.findings.iter().map(|finding| {
         error(
             format!("mesh {}: {}; the former view stays in force", finding.mesh, finding.summary),
@@ -93,6 +96,27 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(tokens::loose(facts.tokens, facts.now));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
+}
+
+/// What programs that read revocation lists do not learn, or soon will not.
+fn revocation_lists(trouble: &Trouble) -> Vec<Finding> {
+    let Trouble { unsigned, is_held_up, incomplete_since } = trouble;
+    let unsigned = unsigned.as_ref().map(|unsigned| {
+        let held_up = if *is_held_up { "; no list is published before it is" } else { "" };
+        error(
+            format!("the revocation list of an authority cannot be signed: {unsigned}{held_up}"),
+            "mend that key, or the token that has it: once its former list is old, programs that read lists refuse all that it has \
+             signed; it is tried again every few seconds",
+        )
+    });
+    let incomplete = incomplete_since.map(|since| {
+        warning(
+            format!("since {since} Envoys are given no revocation lists: an authority of somebody else's is believed"),
+            "nothing, if that authority is meant to be there (`hauberk authority list`): let certificates of programs behind Envoys \
+             live for minutes (`x509Ttl`)",
+        )
+    });
+    unsigned.into_iter().chain(incomplete).collect()
 }
 
 /// `is_needed`: what is to be done about the authorities is told already.

@@ -72,6 +72,7 @@ impl System for SystemService {
             cannot_sign: authority.cannot_sign().as_deref(),
             certificates: &certificates,
             need: need.as_ref(),
+            lists: &self.push.revocation_lists().trouble,
             compilation: &compilation,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),

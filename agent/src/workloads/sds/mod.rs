@@ -6,15 +6,16 @@ mod subscription;
 #[cfg(test)]
 mod tests;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
+use futures_util::stream;
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::SecretDiscoveryService;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::api::{Api, Following, has_certificate};
+use super::answers::{Answers, Elsewhere, Encoded, carrying};
+use super::api::{Api, Following, Given, has_certificate};
 use crate::metrics::WorkloadService::Sds;
 use subscription::Subscription;
 
@@ -42,7 +43,7 @@ impl Secrets {
 
 #[tonic::async_trait]
 impl SecretDiscoveryService for Secrets {
-    type StreamSecretsStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
+    type StreamSecretsStream = Elsewhere<DiscoveryResponse>;
 
     async fn stream_secrets(
         &self,
@@ -50,7 +51,7 @@ impl SecretDiscoveryService for Secrets {
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
         let (asked, following) = (request.into_inner(), self.api.follow());
         let first = Exchange { asked, following, subscription: Subscription::default() };
-        let answers = futures_util::stream::unfold(Some(first), async |exchange| {
+        let answers = stream::unfold(Some(first), async |exchange| {
             let mut exchange = exchange?;
             match exchange.next().await {
                 Ok(answer) => Some((Ok(answer?), Some(exchange))),
@@ -58,7 +59,8 @@ impl SecretDiscoveryService for Secrets {
             }
         });
         let shared = Arc::clone(&self.api.shared);
-        Ok(Response::new(Box::pin(answers.inspect(move |answer| shared.metrics().told(Sds, answer)))))
+        let answers = Answers::new(answers.inspect(move |answer| shared.metrics().told(Sds, answer)));
+        Ok(carrying(answers, tokio_stream::empty()))
     }
 
     async fn fetch_secrets(
@@ -67,16 +69,28 @@ impl SecretDiscoveryService for Secrets {
     ) -> Result<Response<DiscoveryResponse>, Status> {
         let answer = self.answer_once(request.into_inner()).await;
         self.api.shared.metrics().told(Sds, &answer);
-        answer.map(Response::new)
+        let answers = Answers::new(stream::iter([Ok(answer?)]));
+        Ok(carrying(answers, DiscoveryResponse::default()))
     }
 }
 
 impl Secrets {
-    async fn answer_once(&self, request: DiscoveryRequest) -> Result<DiscoveryResponse, Status> {
+    async fn answer_once(&self, request: DiscoveryRequest) -> Result<Encoded, Status> {
         let mut subscription = Subscription::default();
         subscription.take(request)?;
-        let given = self.api.follow().until(false, has_certificate).await?;
-        Ok(subscription.whole_answer(&given))
+        let given = self.api.follow().until(false, has_certificate_and_lists).await?;
+        subscription.whole_answer(&given)
+    }
+}
+
+/// There is a certificate, and it is known which ones are revoked: who is given roots alone believes those.
+fn has_certificate_and_lists(given: &Given) -> Result<(), &'static str> {
+    has_certificate(given)?;
+    match given.revocation_lists.number {
+        0 => Err(
+            "the control plane has not told the revocation lists yet: `hauberk check` says why it signs none",
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -85,7 +99,7 @@ impl Exchange {
     ///
     /// # Errors
     /// The status that ends the stream.
-    async fn next(&mut self) -> Result<Option<DiscoveryResponse>, Status> {
+    async fn next(&mut self) -> Result<Option<Encoded>, Status> {
         loop {
             let is_answer_due = tokio::select! {
                 request = self.asked.message() => match request? {
@@ -98,8 +112,8 @@ impl Exchange {
                 }
             };
             if is_answer_due {
-                let given = self.following.until(false, has_certificate).await?;
-                let answer = self.subscription.answer(&given);
+                let given = self.following.until(false, has_certificate_and_lists).await?;
+                let answer = self.subscription.answer(&given)?;
                 if answer.is_some() {
                     return Ok(answer);
                 }

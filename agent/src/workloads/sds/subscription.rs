@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use aws_lc_rs::digest::{Context, SHA256};
-use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::Secret;
 use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
-use prost::Message;
-use prost_types::Any;
 use tonic::Status;
 
+use super::super::answers::Encoded;
 use super::super::api::Given;
-use super::secrets::{self, TYPE_URL};
+use super::super::pieces::{Content, Piece, field};
+use super::secrets::{self, TYPE_URL, any};
+
+/// The number of the field of an answer that holds secrets.
+const RESOURCES: u8 = 2;
 
 /// The most names of one stream: of what a caller is given there is less.
 const MOST_NAMES: usize = 64;
@@ -24,8 +25,8 @@ pub(super) struct Subscription {
     wanted: Option<Wanted>,
     /// How many answers were sent: the version and the nonce of the last one.
     answers: u64,
-    /// A digest of the secrets in the last answer, so that no copy of a key is kept for a comparison.
-    sent: Option<Vec<u8>>,
+    /// What tells the secrets in the last answer from others, so that no copy of a key is kept for a comparison.
+    sent: Option<Content>,
     /// Who asks, as it calls itself.
     node: String,
     absent: BTreeSet<String>,
@@ -97,34 +98,44 @@ impl Subscription {
 
     /// The answer to what was asked for; `None` where the client has it already, or there is nothing of it: an empty answer
     /// is one that Envoy refuses.
-    pub(super) fn answer(&mut self, given: &Given) -> Option<DiscoveryResponse> {
+    ///
+    /// # Errors
+    /// It is longer than any message.
+    pub(super) fn answer(&mut self, given: &Given) -> Result<Option<Encoded>, Status> {
         let resources = self.resources(given);
-        let sent = fingerprint(&resources);
+        let sent = Content::of(&resources, given.revocation_lists.number);
         if resources.is_empty() || self.sent.as_ref() == Some(&sent) {
-            return None;
+            return Ok(None);
         }
         self.sent = Some(sent);
         self.answers += 1;
-        Some(self.response(resources))
+        self.response(resources, given).map(Some)
     }
 
     /// The answer where only one is given, whatever is in it.
-    pub(super) fn whole_answer(mut self, given: &Given) -> DiscoveryResponse {
+    ///
+    /// # Errors
+    /// It is longer than any message.
+    pub(super) fn whole_answer(mut self, given: &Given) -> Result<Encoded, Status> {
         let resources = self.resources(given);
         self.answers = 1;
-        self.response(resources)
+        self.response(resources, given)
     }
 
-    fn response(&self, resources: Vec<Any>) -> DiscoveryResponse {
-        let nonce = self.nonce();
-        DiscoveryResponse { version_info: nonce.clone(), resources, type_url: TYPE_URL.to_owned(), nonce }
+    fn response(&self, resources: Vec<Piece>, given: &Given) -> Result<Encoded, Status> {
+        let (nonce, type_url) = (self.nonce(), TYPE_URL.to_owned());
+        let others =
+            DiscoveryResponse { version_info: nonce.clone(), resources: Vec::new(), type_url, nonce };
+        let pieces = [Piece::of(&others)].into_iter().chain(resources).collect();
+        Encoded::of_pieces(pieces, given.revocation_lists.number)
     }
 
     fn nonce(&self) -> String {
         self.answers.to_string()
     }
 
-    fn resources(&mut self, given: &Given) -> Vec<Any> {
+    /// The secrets, as fields of an answer.
+    fn resources(&mut self, given: &Given) -> Vec<Piece> {
         let names: BTreeSet<String> = match &self.wanted {
             None => BTreeSet::new(),
             Some(Wanted::Everything) => secrets::all_names(given).collect(),
@@ -133,9 +144,9 @@ impl Subscription {
         let (mut resources, mut absent) = (Vec::new(), BTreeSet::new());
         for name in names {
             match secrets::named(given, &name) {
-                Some(secret) => resources.push(packed(&secret)),
+                Some(secret) => resources.extend(packed(secret)),
                 None => {
-                    resources.extend(secrets::nobody(&name).as_ref().map(packed));
+                    resources.extend(secrets::nobody(&name).into_iter().flat_map(packed));
                     absent.insert(shortened(&name));
                 }
             }
@@ -154,14 +165,8 @@ impl Subscription {
     }
 }
 
-fn packed(secret: &Secret) -> Any {
-    Any { type_url: TYPE_URL.to_owned(), value: secret.encode_to_vec() }
-}
-
-fn fingerprint(resources: &[Any]) -> Vec<u8> {
-    let mut context = Context::new(&SHA256);
-    resources.iter().for_each(|resource| context.update(&resource.value));
-    context.finish().as_ref().to_vec()
+fn packed(secret: Vec<Piece>) -> Vec<Piece> {
+    field(RESOURCES, any(TYPE_URL, secret))
 }
 
 fn shortened(text: &str) -> String {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::{Buf, Bytes};
 use hauberk_identity::{Serial, TrustDomain};
 use hauberk_proto::sds::envoy::config::core::v3::data_source::Specifier;
 use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::secret::Type;
@@ -14,9 +15,11 @@ use hauberk_tls::{
 use prost::Message;
 use tonic::Code;
 
+use super::super::answers::Encoded;
 use super::super::api::Given;
 use super::super::keeper::WorkloadSvid;
 use super::super::told::RevocationLists;
+use super::has_certificate_and_lists;
 use super::secrets::TYPE_URL;
 use super::subscription::Subscription;
 use crate::testing::{Authorities, HOUR, around};
@@ -58,11 +61,22 @@ fn names(answer: &DiscoveryResponse) -> Vec<String> {
     secrets(answer).into_iter().map(|secret| secret.name).collect()
 }
 
+/// What a stream is answered next, as a client reads it.
+fn answered(subscription: &mut Subscription, given: &Given) -> Option<DiscoveryResponse> {
+    subscription.answer(given).unwrap().map(decoded)
+}
+
+fn decoded(mut answer: Encoded) -> DiscoveryResponse {
+    let (is_compressed, length) = (answer.get_u8(), answer.get_u32());
+    assert_eq!((is_compressed, length as usize), (0, answer.remaining()));
+    DiscoveryResponse::decode(answer).unwrap()
+}
+
 /// The whole of what one stream is answered that asks once.
 fn asked(given: &Given, names: &[&str]) -> DiscoveryResponse {
     let mut subscription = Subscription::default();
     assert!(subscription.take(request(names, "")).unwrap());
-    subscription.answer(given).unwrap()
+    answered(&mut subscription, given).unwrap()
 }
 
 fn text(source: Option<hauberk_proto::sds::envoy::config::core::v3::DataSource>) -> String {
@@ -170,7 +184,8 @@ fn revocation_lists_stand_with_our_own_roots_where_they_are_complete() {
         config.trust_domains.into_iter().map(|domain| text(domain.trust_bundle)).collect()
     };
     for complete in [None, Some("two lists\n")] {
-        given.revocation_lists.complete = complete.map(Arc::from);
+        given.revocation_lists.complete = complete.map(Bytes::from);
+        given.revocation_lists.number += 1;
         for name in ["ROOTCA", TRUST_DOMAIN] {
             let context = context(&given, name);
             assert_eq!(context.crl.map(|crl| text(Some(crl))).as_deref(), complete, "{name}");
@@ -182,6 +197,53 @@ fn revocation_lists_stand_with_our_own_roots_where_they_are_complete() {
         let own = given.bundle.to_pem() + complete.unwrap_or_default();
         assert_eq!(of_all(&given), [own, bundle.to_pem()]);
     }
+}
+
+#[test]
+fn the_revocation_lists_of_all_streams_are_one_copy() {
+    let authorities = Authorities::new();
+    let mut given = given(&authorities, &["workload/billing"]);
+    given.federated = vec![partner().1];
+    let lists = Bytes::from(vec![b'l'; 2 << 20]);
+    given.revocation_lists =
+        RevocationLists { complete: Some(lists.clone()), number: 7, ..Default::default() };
+    let is_shared = |part: &&[u8]| part.as_ptr() == lists.as_ptr() && part.len() == lists.len();
+    for (names, copies) in
+        [(&[][..], 1), (&["ROOTCA", "ALL", TRUST_DOMAIN], 3), (&["default", "spiffe://partner.example"], 0)]
+    {
+        let asked = || {
+            let mut subscription = Subscription::default();
+            subscription.take(request(names, "")).unwrap();
+            subscription
+        };
+        for answer in [asked().answer(&given).unwrap().unwrap(), asked().whole_answer(&given).unwrap()] {
+            assert_eq!(answer.list, (copies > 0).then_some(7), "so that it ends once many came after it");
+            let mut parts = [std::io::IoSlice::new(&[]); 16];
+            let count = answer.chunks_vectored(&mut parts);
+            let parts: Vec<&[u8]> = parts[..count].iter().map(|part| &**part).collect();
+            assert_eq!(parts.iter().map(|part| part.len()).sum::<usize>(), answer.remaining());
+            let own: usize = parts.iter().filter(|part| !is_shared(part)).map(|part| part.len()).sum();
+            assert_eq!(parts.iter().filter(|part| is_shared(part)).count(), copies, "{names:?}");
+            assert!(own < 16 * 1024, "{own}");
+            secrets(&decoded(answer));
+        }
+        let mut subscription = asked();
+        answered(&mut subscription, &given).unwrap();
+        given.revocation_lists.number += 1;
+        assert_eq!(answered(&mut subscription, &given).is_some(), copies > 0, "{names:?}");
+        given.revocation_lists.number = 7;
+    }
+}
+
+#[test]
+fn nothing_is_given_before_it_is_known_who_is_revoked() {
+    let authorities = Authorities::new();
+    let mut given = given(&authorities, &["workload/billing"]);
+    assert!(has_certificate_and_lists(&given).unwrap_err().contains("revocation lists"));
+    given.revocation_lists.number = 1;
+    has_certificate_and_lists(&given).unwrap();
+    given.svids.clear();
+    assert!(has_certificate_and_lists(&given).unwrap_err().contains("certificate"));
 }
 
 /// The roots in an answer of one secret.
@@ -204,17 +266,17 @@ fn another_trust_domain_is_given_by_its_name_and_taken_back() {
     const PARTNER: &str = "spiffe://partner.example";
     let mut subscription = Subscription::default();
     assert!(subscription.take(request(&[PARTNER], "")).unwrap());
-    let nobody = roots(&subscription.answer(&given).unwrap());
+    let nobody = roots(&answered(&mut subscription, &given).unwrap());
     let certificates = certificates_from_pem(&nobody).unwrap();
     assert_eq!(certificates.len(), 1, "an empty set would be no check at all");
     assert!(![bundle.to_pem(), given.bundle.to_pem()].contains(&nobody));
-    assert_eq!(subscription.answer(&given), None, "that is told once");
+    assert_eq!(answered(&mut subscription, &given), None, "that is told once");
 
     given.federated = vec![Arc::clone(&followed)];
-    assert_eq!(roots(&subscription.answer(&given).unwrap()), bundle.to_pem());
+    assert_eq!(roots(&answered(&mut subscription, &given).unwrap()), bundle.to_pem());
     assert_eq!(names(&asked(&given, &[])), [PARTNER, TRUST_DOMAIN, BILLING], "in the order of names");
     given.federated.clear();
-    assert_eq!(roots(&subscription.answer(&given).unwrap()), nobody, "it is taken back");
+    assert_eq!(roots(&answered(&mut subscription, &given).unwrap()), nobody, "it is taken back");
     // One without roots has taken all back itself.
     let none = TrustBundle::new(partner.clone(), Vec::<CertificateDer<'static>>::new()).unwrap();
     let document = bundle_document(&none, &JwtBundle::new(partner.clone(), []).unwrap(), None, None);
@@ -232,14 +294,14 @@ fn what_is_not_given_is_absent() {
     for name in others {
         let mut subscription = Subscription::default();
         assert!(subscription.take(request(&[name], "")).unwrap());
-        assert_eq!(subscription.answer(&given), None, "{name}");
+        assert_eq!(answered(&mut subscription, &given), None, "{name}");
         // Once it is asked for beside something that there is, that is answered.
         assert!(subscription.take(request(&[name, "default"], "")).unwrap());
-        assert_eq!(names(&subscription.answer(&given).unwrap()), ["default"]);
+        assert_eq!(names(&answered(&mut subscription, &given).unwrap()), ["default"]);
     }
     let mut once = Subscription::default();
     once.take(request(&others, "")).unwrap();
-    assert_eq!(once.whole_answer(&given).resources, []);
+    assert_eq!(decoded(once.whole_answer(&given).unwrap()).resources, []);
 }
 
 #[test]
@@ -249,33 +311,33 @@ fn each_change_is_answered_once_and_a_refusal_is_no_reason_to_repeat() {
     let mut subscription = Subscription::default();
     assert!(!subscription.has_begun());
     assert!(subscription.take(request(&["default"], "")).unwrap());
-    let first = subscription.answer(&given).unwrap();
+    let first = answered(&mut subscription, &given).unwrap();
     assert_eq!((first.version_info.as_str(), first.nonce.as_str()), ("1", "1"));
     // Taken.
     let mut taken = request(&["default"], "1");
     taken.version_info = "1".to_owned();
     assert!(!subscription.take(taken).unwrap());
-    assert_eq!(subscription.answer(&given), None, "nothing that it wants has changed");
+    assert_eq!(answered(&mut subscription, &given), None, "nothing that it wants has changed");
 
     given.svids = self::given(&authorities, &["workload/billing"]).svids;
-    let second = subscription.answer(&given).unwrap();
+    let second = answered(&mut subscription, &given).unwrap();
     assert_eq!(second.nonce, "2");
     assert_ne!(second.resources, first.resources);
     let mut refused = request(&["default"], "2");
     refused.version_info = "1".to_owned();
     refused.error_detail = Some(rpc::Status { code: 13, message: "no".repeat(10_000), details: vec![] });
     assert!(!subscription.take(refused).unwrap());
-    assert_eq!(subscription.answer(&given), None, "no loop");
+    assert_eq!(answered(&mut subscription, &given), None, "no loop");
 
     // A request that crossed the last answer is passed over, what it says of names too.
     assert!(!subscription.take(request(&["ROOTCA"], "1")).unwrap());
     assert!(subscription.take(request(&["ROOTCA"], "2")).unwrap());
-    assert_eq!(names(&subscription.answer(&given).unwrap()), ["ROOTCA"]);
+    assert_eq!(names(&answered(&mut subscription, &given).unwrap()), ["ROOTCA"]);
     // All given up, which is not the same as asking for everything; then asked for anew.
     assert!(subscription.take(request(&[], "3")).unwrap());
-    assert_eq!(subscription.answer(&given), None);
+    assert_eq!(answered(&mut subscription, &given), None);
     assert!(subscription.take(request(&["ROOTCA"], "3")).unwrap());
-    assert_eq!(names(&subscription.answer(&given).unwrap()), ["ROOTCA"]);
+    assert_eq!(names(&answered(&mut subscription, &given).unwrap()), ["ROOTCA"]);
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub struct ListIssuer {
     pub serial: Serial,
     /// What a root's list names: revoked authorities under it. `None` of an issuing authority.
     pub revoked: Option<Vec<CrlEntry>>,
+    /// Nothing that it has signed is in use yet: nobody needs its list.
+    pub is_prepared: bool,
     entry: Entry,
     book: Arc<Book>,
 }
@@ -58,6 +60,7 @@ impl Authorities {
         let issuer = |(entry, revoked): (&Entry, _)| ListIssuer {
             serial: entry.certificate.serial(),
             revoked,
+            is_prepared: entry.is(State::Prepared),
             entry: entry.clone(),
             book: Arc::clone(&book),
         };

@@ -128,6 +128,7 @@ async fn a_root_becomes_active_only_once_all_live_instances_trust_it() {
     assert_eq!((progress.waiting, progress.unsettled.len()), (Some(serial.clone()), 1));
 
     connected.trusts(control.authority.version());
+    scratch.clock.advance(Duration::from_secs(1));
     assert!(authorities.advance(&actor()).await.unwrap());
     assert_eq!(serial_of(&scratch, Kind::Root, State::Active).await, serial);
     let progress = authorities.progress().await.unwrap();
@@ -173,6 +174,9 @@ async fn rotation_goes_on_after_a_crash_at_every_step() {
     let first = certificate(&scratch).await;
     let mut seen = Vec::new();
     after_a_crash(&scratch).await.prepare(Kind::Root, true, &actor()).await.unwrap();
+    let goes_on = after_a_crash(&scratch).await.advance(&actor()).await.unwrap();
+    assert!(!goes_on, "the lists of the next root and of what stands under it go first");
+    scratch.clock.advance(Duration::from_secs(1));
     // Every step by a process of its own, which knows nothing but what was written.
     for day in 0..30 {
         while after_a_crash(&scratch).await.advance(&actor()).await.unwrap() {
@@ -278,6 +282,7 @@ async fn what_was_tainted_goes_on_to_be_revoked_after_a_crash_at_every_step() {
         let serial = serial_of(&scratch, kind, State::Active).await;
         if kind == Kind::Root {
             after_a_crash(&scratch).await.prepare(Kind::Root, true, &actor()).await.unwrap();
+            scratch.clock.advance(Duration::from_secs(1));
             while after_a_crash(&scratch).await.advance(&actor()).await.unwrap() {}
         }
         let state = async || after_a_crash(&scratch).await.get(&serial).await.unwrap().state;

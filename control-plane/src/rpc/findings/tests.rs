@@ -69,6 +69,7 @@ struct World {
     reports: Vec<Report>,
     followed: Vec<Followed>,
     issuers: Vec<FollowedIssuer>,
+    lists: Trouble,
 }
 
 impl World {
@@ -88,6 +89,7 @@ impl World {
             reports: vec![report()],
             followed: Vec::new(),
             issuers: Vec::new(),
+            lists: Trouble::default(),
         }
     }
 
@@ -98,6 +100,7 @@ impl World {
             cannot_sign: None,
             certificates: &self.certificates,
             need: self.need.as_ref(),
+            lists: &self.lists,
             compilation: &self.compilation,
             rollout: &self.rollout,
             reports: &self.reports,
@@ -134,6 +137,21 @@ fn certificates_are_told_of_before_they_expire() {
     assert_eq!(findings[0].severity(), Severity::Error);
     assert_eq!(findings[0].summary, "the issuing authority's certificate expired at 2027-04-15T08:00:00Z");
     assert!(findings[1].summary.starts_with("the control plane's own certificate expires at"));
+}
+
+#[test]
+fn revocation_lists_that_are_lacking_are_told_of() {
+    let mut world = World::healthy();
+    world.lists.unsigned = Some("0a1b: the token is away".to_owned());
+    let unsigned = "the revocation list of an authority cannot be signed: 0a1b: the token is away".to_owned();
+    assert_eq!(world.summaries(), std::slice::from_ref(&unsigned));
+    world.lists.is_held_up = true;
+    world.lists.incomplete_since = Some(NOW);
+    let findings = world.findings();
+    assert_eq!(findings[0].summary, unsigned + "; no list is published before it is");
+    assert_eq!(findings[0].severity(), Severity::Error);
+    let incomplete = "since 2027-01-15T08:00:00Z Envoys are given no revocation lists: an authority of somebody else's is believed";
+    assert_eq!((&*findings[1].summary, findings[1].severity()), (incomplete, Severity::Warning));
 }
 
 #[test]

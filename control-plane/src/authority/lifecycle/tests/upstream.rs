@@ -353,6 +353,8 @@ async fn an_authority_in_files_signs_by_itself_and_another_in_its_place_is_moved
     };
     let authorities = with_files(&corporate).await;
     while authorities.advance(&actor()).await.unwrap() {}
+    scratch.clock.advance(Duration::from_secs(1));
+    while authorities.advance(&actor()).await.unwrap() {}
     let first = serial_of(&scratch, Kind::Issuing, State::Active).await;
     let root = serial_of(&scratch, Kind::Root, State::Active).await;
     assert!(authorities.get(&root).await.unwrap().is_upstream);
@@ -444,6 +446,7 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
 
     // As long as it signs there, its root is trusted here.
     let root = authorities.prepare(Kind::Root, true, &actor()).await.unwrap();
+    scratch.clock.advance(Duration::from_secs(1));
     while authorities.advance(&actor()).await.unwrap() {}
     assert_eq!(authorities.get(&root).await.unwrap().state, State::Active);
     scratch.clock.advance(3 * DAY);
@@ -519,6 +522,8 @@ async fn what_another_hauberk_has_taken_back_signs_here_no_longer() {
     let corporate = Corporate::new("corporate");
     let upstream = Some(corporate.files(folder.path()));
     let authorities = after_a_crash_with(&scratch, upstream, Arc::clone(&scratch.control.instances)).await;
+    while authorities.advance(&actor()).await.unwrap() {}
+    scratch.clock.advance(Duration::from_secs(1));
     while authorities.advance(&actor()).await.unwrap() {}
     let first = serial_of(&scratch, Kind::Issuing, State::Active).await;
     let active = hauberk_tls::Fingerprint::of(&corporate.der());

@@ -87,9 +87,8 @@ async fn whom_nobody_looked_for_is_not_nobody() {
 async fn a_token_that_would_stand_elsewhere_by_another_view_is_none_that_it_takes() {
     let world = World::new();
     let context = context(&world, "orders");
-    let of = |issuers: &[&JwtIssuer]| {
-        view(Some(users(issuers.iter().map(|issuer| JwtIssuer::clone(issuer)).collect())), Some(all()))
-    };
+    let of =
+        |issuers: &[&JwtIssuer]| view(Some(users(issuers.iter().copied().cloned().collect())), Some(all()));
     let (edge, login) = (Provider::new("edge").issuer(), world.login.issuer());
     let at = |field: &str, issuer: &JwtIssuer| JwtIssuer {
         token_header: Some(field.to_owned()),

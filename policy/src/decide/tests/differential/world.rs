@@ -56,8 +56,11 @@ pub(super) const ROLES: [[(&str, &[&str]); 2]; 3] = [
     [("clerks", &[]), ("nobody", &[])],
 ];
 
+/// A label's name, and who has which value of it.
+type Labelled = (&'static str, &'static [(&'static str, &'static str)]);
+
 /// Which nodes have which labels.
-pub(super) const LABELS: [[(&str, &[(&str, &str)]); 2]; 3] = [
+pub(super) const LABELS: [[Labelled; 2]; 3] = [
     [("team", &[]), ("tier", &[])],
     [
         (

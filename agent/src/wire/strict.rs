@@ -127,6 +127,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
 }
 
 impl<S> StrictRequests<S> {
+    /// An answer of hyper's with the name of the fault, if it is one. What passes through a tunnel is none.
+    fn named(&self, written: &[u8]) -> Option<Bytes> {
+        if self.opaque.has_begun() { None } else { named::answer(written, self.fault) }
+    }
+
     /// The stream, and what has been read of it and not been handed on.
     pub(crate) fn into_parts(self) -> (S, Bytes) {
         (self.inner, self.prefix)
@@ -155,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictRequests<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_answer(cx))?;
-        if let Some(answer) = named::answer(buf, this.fault) {
+        if let Some(answer) = this.named(buf) {
             this.answer = answer;
             return Poll::Ready(Ok(buf.len()));
         }
@@ -170,7 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for StrictRequests<S> {
         let this = self.get_mut();
         ready!(this.poll_answer(cx))?;
         let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
-        if let Some(answer) = named::answer(first, this.fault) {
+        if let Some(answer) = this.named(first) {
             this.answer = answer;
             return Poll::Ready(Ok(first.len()));
         }
@@ -262,6 +267,26 @@ mod tests {
         let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default());
         let error = tokio::time::timeout(PATIENCE * 2, stream.read_u8()).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn what_passes_through_a_tunnel_is_not_taken_for_an_answer() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let sent = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        for is_tunnel in [false, true] {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let opaque = Opaque::default();
+            if is_tunnel {
+                opaque.begin();
+            }
+            let mut stream = StrictRequests::new(server, Bytes::new(), opaque);
+            stream.write_all(sent).await.unwrap();
+            stream.flush().await.unwrap();
+            drop(stream);
+            let mut came = Vec::new();
+            client.read_to_end(&mut came).await.unwrap();
+            assert_eq!(came == sent, is_tunnel, "{:?}", String::from_utf8_lossy(&came));
+        }
     }
 
     #[tokio::test]

@@ -309,6 +309,33 @@ async fn tokens_and_keys_stand_in_no_store_and_no_log() {
     }
 }
 
+#[test]
+fn login_tokens_stand_in_no_store_and_no_log() {
+    let mut mesh = shop();
+    let made = mesh.hauberk(&["admin", "create", "pat", "--role", "editor"]).ok().stdout;
+    let token = made.split_whitespace().find(|word| word.starts_with("hbl1-")).unwrap().to_owned();
+    let wrong = format!("hbl1-{}", "z".repeat(token.len() - 5));
+    let root = mesh.root_fingerprint();
+    // Refused, good, and used up.
+    for (token, code) in [(&wrong, 1), (&token, 0), (&token, 1)] {
+        let file = mesh.folder().join("login");
+        fs::write(&file, token).unwrap();
+        let server = ["login", "--server", mesh.admin_address(), "--root-fingerprint", &root];
+        let told =
+            mesh.hauberk(&[&server[..], &["--token-file", file.to_str().unwrap(), "--name", "pat"]].concat());
+        fs::remove_file(&file).unwrap();
+        assert_eq!(told.code, code, "{told:?}");
+        assert!(!told.stdout.contains(&**token) && !told.stderr.contains(&**token), "{told:?}");
+    }
+    let audit = mesh.hauberk(&["audit", "list", "--context", "box"]).ok().stdout;
+    assert!(audit.contains("pat"), "{audit}");
+    for secret in [&token, &wrong] {
+        let body = secret.strip_prefix("hbl1-").unwrap();
+        assert_eq!(holding(mesh.folder(), body.as_bytes()), Vec::<PathBuf>::new());
+        assert!(!mesh.control_plane().log().contains(body) && !audit.contains(body));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn good_and_refused_enrollments_leave_audit_records() {
     let mut mesh = shop();

@@ -176,8 +176,8 @@ async fn what_audit_lets_through_is_told_at_once_and_only_once() {
     assert_eq!(decisions.next_batch().await.decisions[0].status, 200);
 }
 
-#[test]
-fn outbound_lines_leave_out_what_is_not_known() {
+#[tokio::test(start_paused = true)]
+async fn outbound_lines_leave_out_what_is_not_known() {
     let (sender, written) = mpsc::channel();
     let (log, writer) = AccessLog::start(Sink(sender)).unwrap();
     let decisions = decisions(Some(log));
@@ -236,8 +236,8 @@ impl std::io::Write for Sink {
     }
 }
 
-#[test]
-fn access_lines_are_json_that_steers_no_terminal() {
+#[tokio::test(start_paused = true)]
+async fn access_lines_are_json_that_steers_no_terminal() {
     let (sender, written) = mpsc::channel();
     let (log, writer) = AccessLog::start(Sink(sender)).unwrap();
     let decisions = decisions(Some(log));

@@ -127,9 +127,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
 }
 
 impl<S> StrictRequests<S> {
-    /// An answer of hyper's with the name of the fault, if it is one. What passes through a tunnel is none.
+    /// hyper's answer to a fault that we have handed it, with the fault's name. Without one whatever is written is an app's, and
+    /// what passes through a tunnel is too.
     fn named(&self, written: &[u8]) -> Option<Bytes> {
-        if self.opaque.has_begun() { None } else { named::answer(written, self.fault) }
+        if self.opaque.has_begun() { None } else { named::answer(written, self.fault?) }
     }
 
     /// The stream, and what has been read of it and not been handed on.
@@ -270,22 +271,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_passes_through_a_tunnel_is_not_taken_for_an_answer() {
+    async fn only_the_answer_to_a_fault_is_given_its_name() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let sent = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-        for is_tunnel in [false, true] {
+        for (is_faulty, is_tunnel) in [(true, false), (false, false), (true, true)] {
             let (mut client, server) = tokio::io::duplex(1024);
             let opaque = Opaque::default();
+            let mut stream = StrictRequests::new(server, Bytes::new(), opaque.clone());
+            client.write_all(if is_faulty { b"GET /\n" } else { b"GET / " }).await.unwrap();
+            stream.read(&mut [0; 64]).await.unwrap();
             if is_tunnel {
                 opaque.begin();
             }
-            let mut stream = StrictRequests::new(server, Bytes::new(), opaque);
             stream.write_all(sent).await.unwrap();
             stream.flush().await.unwrap();
             drop(stream);
             let mut came = Vec::new();
             client.read_to_end(&mut came).await.unwrap();
-            assert_eq!(came == sent, is_tunnel, "{:?}", String::from_utf8_lossy(&came));
+            let came = String::from_utf8(came).unwrap();
+            let is_named = came.contains("hauberk-error: ambiguous_line_end\r\n");
+            assert_eq!(is_named, is_faulty && !is_tunnel, "{came}");
+            assert!(is_named || came.as_bytes() == sent, "{came}");
         }
     }
 

@@ -258,7 +258,9 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         }
         LifecycleError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
         LifecycleError::Upstream(_) => refusal(Code::Unavailable, "UPSTREAM_FAILED", error.to_string()),
-        LifecycleError::TooManyRoots(_) | LifecycleError::TooManyDelegated(_) => {
+        LifecycleError::TooManyRoots(_)
+        | LifecycleError::TooManyDelegated(_)
+        | LifecycleError::TooManyJwtKeys(_) => {
             refusal(Code::ResourceExhausted, "TOO_MANY_AUTHORITIES", error.to_string())
         }
         LifecycleError::TooOften { again_in } => too_often("SIGNED_TOO_OFTEN", error, *again_in),

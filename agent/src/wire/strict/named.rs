@@ -2,19 +2,17 @@
 
 use bytes::Bytes;
 
-/// How hyper begins its own answers, to what it cannot read. Those of an app begin with its own fields. A test over a connection
-/// says when hyper begins them otherwise.
+/// How hyper answers what it cannot read, up to the date. A test over a connection says when it does otherwise.
 const BEGINS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n";
 const GOES_ON: &[u8] = b"connection: close\r\ncontent-length: 0\r\n";
 
-/// What is wrong where hyper alone has found it.
-const UNREADABLE: &str = "malformed_request";
-
-/// The answer in `written` with the name of the fault, where it is hyper's own.
-pub(super) fn answer(written: &[u8], fault: Option<&str>) -> Option<Bytes> {
-    let fault = fault.unwrap_or(UNREADABLE);
-    let rest = written.strip_prefix(BEGINS).filter(|rest| rest.starts_with(GOES_ON))?;
-    Some([BEGINS, b"hauberk-error: ", fault.as_bytes(), b"\r\n", rest].concat().into())
+/// The answer that `written` is, with the name of the fault. It is the whole of it: nothing of an app's comes with it.
+pub(super) fn answer(written: &[u8], fault: &str) -> Option<Bytes> {
+    let rest = written.strip_prefix(BEGINS)?;
+    let end = rest.strip_prefix(GOES_ON)?.strip_suffix(b"\r\n")?;
+    let is_whole = end.is_empty()
+        || end.starts_with(b"date: ") && end.iter().filter(|byte| **byte == b'\n').count() == 1;
+    is_whole.then(|| [BEGINS, b"hauberk-error: ", fault.as_bytes(), b"\r\n", rest].concat().into())
 }
 
 #[cfg(test)]
@@ -23,19 +21,22 @@ mod tests {
 
     #[test]
     fn only_hypers_own_answers_are_given_a_name() {
-        let own = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        let named = b"HTTP/1.1 400 Bad Request\r\nhauberk-error: y\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\n\r\n";
-        assert_eq!(answer(own, Some("y")).as_deref(), Some(&named[..]));
-        assert!(
-            String::from_utf8_lossy(&answer(own, None).unwrap())
-                .contains("hauberk-error: malformed_request\r\n")
-        );
+        for date in ["", "date: Sun, 29 Nov 2026 00:00:00 GMT\r\n"] {
+            let own =
+                format!("HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n");
+            let named = own.replace("connection", "hauberk-error: y\r\nconnection");
+            assert_eq!(answer(own.as_bytes(), "y").as_deref(), Some(named.as_bytes()));
+            assert_eq!(answer(format!("{own}more").as_bytes(), "y"), None);
+            assert_eq!(answer(own.strip_suffix('\n').unwrap().as_bytes(), "y"), None);
+        }
         for other in [
-            &b"HTTP/1.1 400 Bad Request\r\nserver: app\r\ncontent-length: 0\r\n\r\n"[..],
-            b"HTTP/1.1 200 OK\r\n\r\n",
-            b"",
+            "HTTP/1.1 400 Bad Request\r\nserver: app\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\nserver: app\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\ndate: x\r\nserver: app\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "",
         ] {
-            assert_eq!(answer(other, Some("y")), None);
+            assert_eq!(answer(other.as_bytes(), "y"), None, "{other}");
         }
     }
 }

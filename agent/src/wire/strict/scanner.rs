@@ -118,6 +118,7 @@ impl Scanner {
             State::RequestLine if line.is_empty() => self.section = 0,
             // The URI parser that hyper uses would drop a fragment, and with it the path that another server reads.
             State::RequestLine if line.contains(&b'#') => return Err(Fault("fragment_in_target")),
+            State::RequestLine if !is_request_line(line) => return Err(Fault("malformed_request")),
             State::RequestLine => {
                 self.head = Head::default();
                 self.state = State::HeaderLine;
@@ -184,10 +185,28 @@ fn fitting(left: u64, available: usize) -> usize {
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     let colon = line.iter().position(|byte| *byte == b':').ok_or(FIELD)?;
     let (name, value) = line.split_at_checked(colon).ok_or(FIELD)?;
-    if name.is_empty() || name.iter().any(|byte| byte.is_ascii_whitespace() || byte.is_ascii_control()) {
+    let value = value.get(1..).unwrap_or_default();
+    if !is_token(name) || value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
         return Err(FIELD);
     }
-    Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
+    Ok((name, value.trim_ascii()))
+}
+
+/// Whether a line has a method, a target and one of the versions that there are. hyper refuses others too, and says nothing of it.
+fn is_request_line(line: &[u8]) -> bool {
+    let mut parts = line.split(|byte| *byte == b' ');
+    let (method, target, version) = (parts.next(), parts.next(), parts.next());
+    let is_target = |target: &[u8]| !target.is_empty() && !target.iter().any(|byte| byte.is_ascii_control());
+    method.is_some_and(is_token)
+        && target.is_some_and(is_target)
+        && matches!(version, Some(b"HTTP/1.1" | b"HTTP/1.0"))
+        && parts.next().is_none()
+}
+
+/// Whether it is a `token` (RFC 9110 §5.6.2).
+fn is_token(text: &[u8]) -> bool {
+    let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_of_token)
 }
 
 /// Whether a name is `wanted`, in whatever case and with `_` for `-` or without.

@@ -116,6 +116,12 @@ pub enum LifecycleError {
          --now`"
     )]
     TooManyDelegated(usize),
+    /// Agents would have to know too many.
+    #[error(
+        "there are {0} keys of tokens already: wait until those that retire have gone, or take some away with \
+         `hauberk authority revoke KEY-ID`"
+    )]
+    TooManyJwtKeys(usize),
     /// Another control plane needs one in months.
     #[error("you have had authorities signed too often: again in {} minutes", .again_in.as_secs().div_ceil(60))]
     TooOften {

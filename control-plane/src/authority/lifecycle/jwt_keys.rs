@@ -24,6 +24,10 @@ struct Begun<'a> {
     now: UnixMillis,
 }
 
+/// With how many keys no further one is prepared. What verifies tokens reads a bounded number, and takes none where there are more;
+/// one that is tainted makes room for its successor in any case.
+const MOST_KEYS: usize = 32;
+
 impl Begun<'_> {
     /// It is small, and tokens end without it: it is taken while there is any room.
     fn commit(&self) -> Result<Commit, StoreError> {
@@ -56,7 +60,7 @@ impl Authorities {
     /// knows it. Otherwise it signs once the clock says so, or when it is activated. Gives its id.
     ///
     /// # Errors
-    /// It cannot be made or written.
+    /// There are as many as agents are to know, or it cannot be made or written.
     pub async fn prepare_jwt_key(&self, goes_on: bool, actor: &Actor) -> Result<String, LifecycleError> {
         let begun = self.begin_jwt_step().await?;
         let (key_id, commit) = match begun.keys.prepared(begun.now) {
@@ -64,6 +68,9 @@ impl Authorities {
             Some(waiting) => {
                 let commit = begun.keys.go_on(begun.commit()?, &waiting.key_id)?;
                 (waiting.key_id, commit)
+            }
+            None if begun.keys.show(begun.now).len() >= MOST_KEYS => {
+                return Err(LifecycleError::TooManyJwtKeys(MOST_KEYS));
             }
             None => self.new_jwt_key(&begun, begun.keys.next_by_hand(begun.now), goes_on, begun.commit()?)?,
         };

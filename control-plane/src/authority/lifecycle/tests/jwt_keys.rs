@@ -160,6 +160,25 @@ async fn what_a_tainted_key_signed_is_refused_once_it_is_revoked_and_a_new_token
 
 /// Each step is seen from a process that was killed right after it.
 #[tokio::test]
+async fn so_many_follow_one_another_and_no_more() {
+    let (scratch, _) = with_a_key().await;
+    let authorities = &scratch.control.authorities;
+    let refused = loop {
+        scratch.clock.advance(Duration::from_secs(1));
+        match authorities.prepare_jwt_key(false, &actor()).await {
+            Ok(key) => authorities.activate_jwt_key(&key, &actor()).await.unwrap(),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, LifecycleError::TooManyJwtKeys(32)), "{refused}");
+    assert_eq!(authorities.jwt_keys().len(), 32);
+    // The one that signs is replaced all the same.
+    let signs = the(authorities, State::Active);
+    authorities.taint_jwt_key(&signs, &actor()).await.unwrap();
+    assert_ne!(the(authorities, State::Active), signs);
+}
+
+#[tokio::test]
 async fn each_step_stands_though_the_control_plane_is_killed_after_it() {
     let (scratch, first) = with_a_key().await;
     let again = async || {

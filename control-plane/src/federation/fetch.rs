@@ -36,7 +36,7 @@ pub enum FetchError {
     /// Nobody can say who answers.
     #[error(transparent)]
     Unvouched(#[from] Unvouched),
-    /// The same, for now.
+    /// Whoever could say it has no roots that we know.
     #[error(
         "its endpoint is one of {0}, whose bundle is not known, or has no root: nobody could say who answers there"
     )]

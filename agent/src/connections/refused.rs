@@ -7,6 +7,7 @@ use super::live::Connection;
 use super::passage::Subject;
 use super::rules::Ruling;
 use crate::decisions::{self, DecisionId, Facts, Outcome, Verdict};
+use crate::wire::strict::Broken;
 
 impl Connection {
     /// Records that the connection as such, which came at `since`, was refused.
@@ -42,6 +43,29 @@ impl Connection {
                 listener.answered(outcome.status);
             }
         }
+        self.tell_outcome(connections, request, reason, outcome);
+    }
+
+    /// Tells of bytes that are no HTTP/1.1 requests: nobody knows for what.
+    pub(crate) fn tell_broken(&self, connections: &Connections, broken: Broken, outcome: &Outcome) {
+        let unread = decisions::Request::Http { method: "", path: "", is_upgrade: false };
+        if !broken.is_under_way {
+            return self.tell_refusal(connections, unread, broken.fault, outcome);
+        }
+        // The request whose body it is in is counted by itself.
+        if let Some(listener) = self.listener() {
+            listener.denied(broken.fault);
+        }
+        self.tell_outcome(connections, unread, broken.fault, outcome);
+    }
+
+    fn tell_outcome(
+        &self,
+        connections: &Connections,
+        request: decisions::Request<'_>,
+        reason: &'static str,
+        outcome: &Outcome,
+    ) {
         let decisions = connections.decisions();
         if decisions.wants_outcomes() {
             let rules = connections.rules();

@@ -78,9 +78,9 @@ pub enum Ruling<'a> {
 pub enum Request<'a> {
     /// An HTTP request.
     Http {
-        /// Its method.
+        /// Its method; empty where none could be read.
         method: &'a str,
-        /// Its path, canonical unless it was refused for being ambiguous.
+        /// Its path, canonical unless it was refused for being ambiguous; empty where none could be read.
         path: &'a str,
         /// Whether it asks for another protocol, which only a GET may.
         is_upgrade: bool,
@@ -160,7 +160,7 @@ impl Request<'_> {
     /// The HTTP method; every gRPC call has the same.
     pub(super) fn method(&self) -> Option<&str> {
         match self {
-            Self::Http { method, .. } => Some(method),
+            Self::Http { method, .. } => Some(*method).filter(|method| !method.is_empty()),
             Self::Grpc { .. } | Self::Connect => None,
         }
     }

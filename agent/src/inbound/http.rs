@@ -32,7 +32,7 @@ use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::until_cut;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
-use crate::wire::strict::{Opaque, StrictRequests};
+use crate::wire::strict::{Broken, Opaque, StrictRequests};
 use crate::wire::transport::Transport;
 use crate::wire::{forward, upgrade};
 
@@ -52,7 +52,9 @@ struct Caller {
 pub(super) async fn serve_http1(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
     let (retired, stop) = (guest.connection().retired().clone(), port.stop.clone());
     let caller = Caller::new(port, guest);
-    let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone());
+    let (since, telling) = (Instant::now(), Arc::clone(&caller));
+    let tell = move |broken| telling.tell_broken(broken, since);
+    let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone(), tell);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let connection = http1::server().serve_connection(TokioIo::new(strict), service).with_upgrades();
     serve_until(connection, &retired, &stop).await;
@@ -107,6 +109,12 @@ impl Caller {
         };
         self.guest.connection().tell_refusal(&self.port.connections, asked, refusal.name, &outcome);
         answer
+    }
+
+    /// Tells of bytes that are no requests, on a connection that came at `since`.
+    fn tell_broken(&self, broken: Broken, since: Instant) {
+        let outcome = Outcome { status: 400, duration: since.elapsed(), ..Outcome::default() };
+        self.guest.connection().tell_broken(&self.port.connections, broken, &outcome);
     }
 }
 

@@ -22,6 +22,8 @@ use crate::wire::meter::Meter;
 pub(super) enum Wish {
     /// An answer to an HTTP request.
     Request { method: Method, target: Option<PathAndQuery>, is_upgrade: bool },
+    /// What cannot be read.
+    Unread,
     /// A TCP stream.
     Stream,
 }
@@ -141,6 +143,12 @@ impl Call {
         self.error = None;
     }
 
+    /// The app sent what is no request, and is told so.
+    pub(super) fn unread(mut self, fault: &'static str) {
+        self.error = Some(fault);
+        self.status = StatusCode::BAD_REQUEST.as_u16();
+    }
+
     /// There is no answer of the service, and the app is told this instead; or nothing, where it speaks no HTTP.
     pub(super) fn failed<B>(&mut self, reason: &'static str, told: Option<&Response<B>>) {
         self.error = Some(reason);
@@ -193,6 +201,7 @@ impl Drop for Call {
                 Wish::Request { method, target, is_upgrade } => {
                     Request::Http { method: method.as_str(), path: path_of(target), is_upgrade: *is_upgrade }
                 }
+                Wish::Unread => Request::Http { method: "", path: "", is_upgrade: false },
                 Wish::Stream => Request::Connect,
             },
             endpoint: self.endpoint,

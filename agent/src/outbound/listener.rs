@@ -15,12 +15,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::call::{Call, Wish};
 use super::{Outbound, http, tcp};
 use crate::wire::accept::Refusals;
 use crate::wire::budget::SocketPlace;
 use crate::wire::serve::serve_until;
 use crate::wire::socket::{self, ConnectError};
-use crate::wire::strict::{Opaque, StrictRequests};
+use crate::wire::strict::{Broken, Opaque, StrictRequests};
 use crate::wire::{http1, http2};
 
 /// How long an app may take to show which version of HTTP it speaks.
@@ -136,7 +137,14 @@ async fn serve_http(
     }
     let tasks = outbound.tasks.clone();
     let app = address_of(&stream);
-    let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone()));
+    let telling = Arc::clone(&outbound);
+    let tell = move |broken: Broken| {
+        // The call whose body it is in tells of its own end.
+        if !broken.is_under_way {
+            Call::begin(&telling, Wish::Unread).unread(broken.fault);
+        }
+    };
+    let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone(), tell));
     let connection = Arc::new(AppConnection { opaque, app, _place: place });
     let service = service_fn(move |request| {
         let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));

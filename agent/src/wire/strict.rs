@@ -11,6 +11,7 @@
 mod named;
 mod scanner;
 
+use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -52,6 +53,24 @@ impl Opaque {
     }
 }
 
+/// Why the requests of a connection came to their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Broken {
+    /// The name that the caller is given in `hauberk-error`.
+    pub(crate) fault: &'static str,
+    /// The fault is in the body of a request that came to be decided; otherwise none came of what was sent.
+    pub(crate) is_under_way: bool,
+}
+
+/// Is told of the one fault that a connection has.
+struct Tell(Box<dyn FnOnce(Broken) + Send>);
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tell")
+    }
+}
+
 /// A server's side of a connection on which HTTP/1.1 requests arrive.
 #[derive(Debug)]
 pub(crate) struct StrictRequests<S> {
@@ -63,6 +82,8 @@ pub(crate) struct StrictRequests<S> {
     is_poisoned: bool,
     /// What was wrong, where we have seen it.
     fault: Option<&'static str>,
+    /// Until there is one.
+    tell: Option<Tell>,
     /// What is left to be written of that answer.
     answer: Bytes,
     has_begun: bool,
@@ -73,9 +94,15 @@ pub(crate) struct StrictRequests<S> {
 }
 
 impl<S> StrictRequests<S> {
-    /// Reads `prefix` first, then `inner`; all of it unread once `opaque` has begun.
-    pub(crate) fn new(inner: S, prefix: Bytes, opaque: Opaque) -> Self {
+    /// Reads `prefix` first, then `inner`; all of it unread once `opaque` has begun. A fault is told to `tell`.
+    pub(crate) fn new(
+        inner: S,
+        prefix: Bytes,
+        opaque: Opaque,
+        tell: impl FnOnce(Broken) + Send + 'static,
+    ) -> Self {
         Self {
+            tell: Some(Tell(Box::new(tell))),
             inner,
             prefix,
             opaque,
@@ -115,8 +142,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
                 *byte = 0;
             }
             buf.set_filled(before + at + 1);
-            this.is_poisoned = true;
-            this.fault = Some(reason);
+            this.end_by(reason);
         }
         if !this.has_begun || !this.scanner.is_amid_section() {
             this.has_begun = true;
@@ -138,6 +164,15 @@ impl<S> StrictRequests<S> {
         (self.inner, self.prefix)
     }
 
+    /// Nothing more is read, for this reason.
+    fn end_by(&mut self, fault: &'static str) {
+        self.is_poisoned = true;
+        self.fault = Some(fault);
+        if let Some(Tell(tell)) = self.tell.take() {
+            tell(Broken { fault, is_under_way: self.scanner.is_amid_body() });
+        }
+    }
+
     /// Waits on, but not for ever if the rest of something is missing.
     fn poll_patience(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.opaque.has_begun() || self.has_begun && !self.scanner.is_amid_section() {
@@ -151,8 +186,7 @@ impl<S> StrictRequests<S> {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         buf.put_slice(&[0]);
-        self.is_poisoned = true;
-        self.fault = Some("slow_request");
+        self.end_by("slow_request");
         Poll::Ready(Ok(()))
     }
 }
@@ -248,7 +282,7 @@ mod tests {
     async fn waits_for_the_rest_of_a_head_only_so_long() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut client, server) = tokio::io::duplex(1024);
-        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default());
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
         let mut read = [0; 64];
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert_eq!(stream.read(&mut read).await.unwrap(), 18);
@@ -265,7 +299,7 @@ mod tests {
     async fn waits_for_the_first_byte_only_so_long() {
         use tokio::io::AsyncReadExt;
         let (_client, server) = tokio::io::duplex(1024);
-        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default());
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
         let error = tokio::time::timeout(PATIENCE * 2, stream.read_u8()).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
@@ -277,7 +311,7 @@ mod tests {
         for (is_faulty, is_tunnel) in [(true, false), (false, false), (true, true)] {
             let (mut client, server) = tokio::io::duplex(1024);
             let opaque = Opaque::default();
-            let mut stream = StrictRequests::new(server, Bytes::new(), opaque.clone());
+            let mut stream = StrictRequests::new(server, Bytes::new(), opaque.clone(), drop);
             client.write_all(if is_faulty { b"GET /\n" } else { b"GET / " }).await.unwrap();
             assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
             if is_tunnel {
@@ -299,14 +333,14 @@ mod tests {
     async fn hands_on_nothing_after_a_fault() {
         use tokio::io::AsyncReadExt;
         let sent = &b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n"[..];
-        let mut stream = StrictRequests::new(sent, Bytes::new(), Opaque::default());
+        let mut stream = StrictRequests::new(sent, Bytes::new(), Opaque::default(), drop);
         let mut read = Vec::new();
         stream.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, b"GET / HTTP/1.1\r\nHost: a\0");
 
         let opaque = Opaque::default();
         opaque.begin();
-        let mut stream = StrictRequests::new(sent, Bytes::from_static(b"\n\n"), opaque);
+        let mut stream = StrictRequests::new(sent, Bytes::from_static(b"\n\n"), opaque, drop);
         let mut read = Vec::new();
         stream.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, [b"\n\n", sent].concat());

@@ -170,6 +170,45 @@ async fn what_has_no_answer_is_logged_with_its_reason_and_unknown_names_share_a_
 }
 
 #[tokio::test]
+async fn what_is_no_request_is_told_with_the_name_of_its_fault() {
+    let mut pair = Pair::new(Protocol::Http).await;
+    let local = pair.web.open_http().await;
+    let two_hosts = b"GET / HTTP/1.1\r\nHost: orders\r\nHost: b\r\n\r\n";
+    let answer = raw(TcpStream::connect(local).await.unwrap(), two_hosts).await;
+    assert!(answer.contains("\r\nhauberk-error: ambiguous_host\r\n"), "{answer}");
+    let line = pair.web_lines.next().await;
+    assert_eq!((&line["direction"], &line["error"]), (&"outbound".into(), &"ambiguous_host".into()));
+    assert_eq!(line["status"], 400);
+    assert!(line.get("method").is_none() && line.get("path").is_none(), "{line}");
+    pair.web_shows("hauberk_outbound_requests_total{service=\"(unknown)\",result=\"ambiguous_host\"}", 1.0).await;
+
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(3600));
+    let connect = || tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]);
+    let answer = raw(connect().await.unwrap(), two_hosts).await;
+    assert!(answer.contains("\r\nhauberk-error: ambiguous_host\r\n"), "{answer}");
+    let line = pair.orders_lines.next().await;
+    assert_eq!((&line["decision"], &line["reason"]), (&"deny".into(), &"ambiguous_host".into()));
+    assert_eq!((&line["caller"], &line["status"]), (&pair.web.id.to_string().into(), &400.into()));
+    assert!(line.get("method").is_none() && line.get("path").is_none(), "{line}");
+
+    // In a body: the request that it is of has been let in, and has a line of its own.
+    let bad_chunk = b"POST /echo HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcX\r\n";
+    drop(raw(connect().await.unwrap(), bad_chunk).await);
+    let lines = [pair.orders_lines.next().await, pair.orders_lines.next().await];
+    let reasons = lines.each_ref().map(|line| line["reason"].as_str().unwrap());
+    assert!(reasons.contains(&"malformed_chunk"), "{lines:?}");
+    assert!(lines.iter().any(|line| line["path"] == "/echo"), "{lines:?}");
+    for (sample, value) in [
+        ("hauberk_inbound_denials_total{listener=\"8080\",reason=\"ambiguous_host\"}", 1.0),
+        ("hauberk_inbound_denials_total{listener=\"8080\",reason=\"malformed_chunk\"}", 1.0),
+        ("hauberk_inbound_requests_total{listener=\"8080\",verdict=\"deny\"}", 1.0),
+        ("hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}", 1.0),
+    ] {
+        pair.orders_show(sample, value).await;
+    }
+}
+
+#[tokio::test]
 async fn grpc_calls_are_logged_with_their_own_status() {
     let mut pair = Pair::new(Protocol::Grpc).await;
     let local = pair.web.open_http().await;

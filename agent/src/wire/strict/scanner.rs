@@ -55,6 +55,11 @@ impl Scanner {
         self.is_amid_section() || !matches!(self.state, State::RequestLine)
     }
 
+    /// Whether a request's head has ended, and the request has not.
+    pub(super) fn is_amid_body(&self) -> bool {
+        !matches!(self.state, State::RequestLine | State::HeaderLine)
+    }
+
     /// The index of the byte at which the bytes became unacceptable, and why.
     pub(super) fn first_fault(&mut self, bytes: &[u8]) -> Option<(usize, Fault)> {
         let mut at = 0;

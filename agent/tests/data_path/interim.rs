@@ -140,3 +140,85 @@ async fn a_client_that_waits_gets_its_answer_whether_or_not_the_app_says_continu
         assert_eq!(rest.ends_with("\r\n\r\nhello"), path != "/refuse", "{path}: {rest}");
     }
 }
+
+/// Answers the first request of each connection with `lie` as it stands, and every later one with its own target.
+async fn lying_app(lie: &'static [u8], tasks: &mut JoinSet<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tasks.spawn(async move {
+        let mut serving = JoinSet::new();
+        let mut lies = Some(lie);
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut lie = lies.take();
+            serving.spawn(async move {
+                while let Some(head) = read_head(&mut stream).await {
+                    let target = head.split(' ').nth(1).unwrap();
+                    let own = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len());
+                    if stream.write_all(lie.take().unwrap_or(own.as_bytes())).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_app_that_answers_more_than_it_was_asked_answers_nobody_else() {
+    for (what, lie) in [
+        (
+            "a second answer",
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"[..],
+        ),
+        (
+            "two lengths",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 50\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
+        (
+            "a length beside chunks",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
+        (
+            "bare line ends",
+            b"HTTP/1.1 200 OK\nContent-Length: 2\n\nokHTTP/1.1 200 OK\nContent-Length: 6\n\npoison",
+        ),
+        ("an upgrade that nobody wanted", b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\npoison"),
+        (
+            "a body without one",
+            b"HTTP/1.1 204 No Content\r\nContent-Length: 48\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison",
+        ),
+        ("what is no answer", b"poison\r\n\r\npoison"),
+    ] {
+        let mut tasks = JoinSet::new();
+        let app = lying_app(lie, &mut tasks).await;
+        let (local, _agents) = mesh(Protocol::Http, app).await;
+        let mut liar = http1(local, &mut tasks).await;
+        let first = ask(&mut liar, "GET", "orders", "/first", b"").await;
+        assert!(!first.body.contains("poison"), "{what}: {first:?}");
+        let mut others = http1(local, &mut tasks).await;
+        for number in 0..5 {
+            let path = format!("/{number}");
+            let answer = ask(&mut others, "GET", "orders", &path, b"").await;
+            assert_eq!((answer.status, &answer.body), (200, &path), "{what}");
+        }
+    }
+}
+
+/// As CVE-2024-23326: bytes that follow an answer to an upgrade, which is none, belong to nobody.
+#[tokio::test]
+async fn an_answer_of_200_to_an_upgrade_opens_no_tunnel() {
+    let mut tasks = JoinSet::new();
+    let lie = b"HTTP/1.1 200 OK\r\nConnection: upgrade\r\nUpgrade: echo\r\nContent-Length: 2\r\n\r\nok";
+    let app = lying_app(lie, &mut tasks).await;
+    let (local, _agents) = mesh(Protocol::Http, app).await;
+    let asked = b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n\
+                  GET /second HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n";
+    let answers = raw(TcpStream::connect(local).await.unwrap(), asked).await;
+    assert!(answers.starts_with("HTTP/1.1 200 ") && !answers.contains("101"), "{answers}");
+    // What came after it is a request like any, decided by itself, or is not read at all: it is no tunnel's content.
+    assert!(answers.matches("HTTP/1.1 ").count() <= 2, "{answers}");
+    assert!(!answers.contains("\r\n\r\nGET "), "{answers}");
+    let mut others = http1(local, &mut tasks).await;
+    assert_eq!(ask(&mut others, "GET", "orders", "/after", b"").await.body, "/after");
+}

@@ -110,6 +110,41 @@ async fn a_new_view_cuts_tcp_streams_and_only_what_it_denies() {
     assert!(is_alive(&mut pair.stream().await).await);
 }
 
+/// Between two views that both forbid something no request of it passes, however the exchange falls (as CVE-2024-28248).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_views_forbid_passes_at_no_moment_between_them() {
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let views = [
+        r#"permit(principal == Node::"web", action == Action::"GET", resource) when { context.path == "/open" };"#,
+        "permit(principal, action == Action::\"GET\", resource) when { principal == Node::\"web\" };\n\
+         forbid(principal, action, resource) unless { context.path == \"/open\" };",
+    ];
+    // Anonymous callers and workloads are not meant: only nodes are.
+    let views = views.map(|text| text.replace("permit(principal, ", "permit(principal is Node, "));
+    pair.apply(&views[0]).await;
+    let mut tasks = JoinSet::new();
+    let done = tokio_util::sync::CancellationToken::new();
+    let mut asking = JoinSet::new();
+    for _ in 0..4 {
+        let (mut client, done) = (http1(pair.http, &mut tasks).await, done.clone());
+        asking.spawn(async move {
+            let mut asked = 0;
+            while !done.is_cancelled() {
+                assert_eq!(ask(&mut client, "GET", "orders", "/closed", b"").await.status, 403);
+                assert_eq!(ask(&mut client, "GET", "orders", "/open", b"").await.status, 200);
+                asked += 1;
+            }
+            asked
+        });
+    }
+    for number in 0..200 {
+        pair.apply(&views[number % 2]).await;
+    }
+    done.cancel();
+    let asked: Vec<u32> = asking.join_all().await;
+    assert!(asked.iter().all(|asked| *asked > 0), "{asked:?}");
+}
+
 #[tokio::test]
 async fn a_new_view_cuts_upgraded_connections() {
     let pair = Pair::new(Protocol::Http, LONG).await;

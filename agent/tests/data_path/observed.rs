@@ -180,7 +180,8 @@ async fn what_is_no_request_is_told_with_the_name_of_its_fault() {
     assert_eq!((&line["direction"], &line["error"]), (&"outbound".into(), &"ambiguous_host".into()));
     assert_eq!(line["status"], 400);
     assert!(line.get("method").is_none() && line.get("path").is_none(), "{line}");
-    pair.web_shows("hauberk_outbound_requests_total{service=\"(unknown)\",result=\"ambiguous_host\"}", 1.0).await;
+    pair.web_shows("hauberk_outbound_requests_total{service=\"(unknown)\",result=\"ambiguous_host\"}", 1.0)
+        .await;
 
     let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(3600));
     let connect = || tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]);

@@ -9,8 +9,8 @@ use hauberk_proto::{
     FILE_DESCRIPTOR_SET,
     admin::v1::{
         ApplyRequest, AuditOutcome, CreateAdminRequest, DeleteAdminRequest, ListAdminsRequest,
-        ListAuditRequest, ListRequest, LoginRequest, Role, admins_client::AdminsClient,
-        audit_client::AuditClient, resources_client::ResourcesClient,
+        ListAuditRequest, ListRequest, LoginRequest, RenewCredentialRequest, Role,
+        admins_client::AdminsClient, audit_client::AuditClient, resources_client::ResourcesClient,
     },
     mesh::v1::{
         PolicySpec, Resource, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider,
@@ -23,6 +23,9 @@ use prost::Message;
 use tokio::time::timeout;
 use tonic::{Code, body::Body, transport::Channel};
 use tower::{Service, ServiceExt};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use crate::certificates::greedy_request;
 
 const NODE: &str = "kind: Mesh\nname: shop\n---\nkind: VirtualNode\nmesh: shop\nname: web\nspec: {}\n";
 
@@ -102,12 +105,36 @@ async fn log_in(mesh: &MeshBox, name: &str, role: Role) -> (Svid, KeyPair) {
     let owner = dial::channel(mesh.admin_address(), dial::admin(mesh));
     let login_token = AdminsClient::new(owner).create_admin(request).await.unwrap().into_inner().login_token;
     let key = KeyPair::generate().unwrap();
-    let csr = CertificateRequest::create(&key).unwrap();
+    // Whatever a request asks for, nothing but its key is taken.
+    let csr = greedy_request(&key);
     let mut stranger = AdminsClient::new(dial::channel(mesh.admin_address(), dial::stranger(mesh)));
     let request = LoginRequest { login_token, csr };
     let credential = stranger.login(request.clone()).await.unwrap().into_inner();
+    let expected = format!("spiffe://box.test/admin/{name}");
+    assert_eq!(names_of(&credential.chain[0]), [&*expected]);
+    let mine = AdminsClient::new(dial::channel(
+        mesh.admin_address(),
+        dial::bearer(mesh, Svid::from_der(credential.chain.clone()).unwrap(), &key),
+    ))
+    .renew_credential(RenewCredentialRequest { csr: greedy_request(&key) })
+    .await
+    .unwrap()
+    .into_inner();
+    assert_eq!(names_of(&mine.chain[0]), [&*expected]);
     assert_eq!(stranger.login(request).await.unwrap_err().code(), Code::Unauthenticated, "it is good once");
     (Svid::from_der(credential.chain).unwrap(), key)
+}
+
+/// Every name that a certificate gives its holder.
+fn names_of(certificate: &[u8]) -> Vec<String> {
+    let (_, leaf) = X509Certificate::from_der(certificate).unwrap();
+    assert!(!leaf.is_ca() && leaf.subject().iter().count() == 0, "{}", leaf.subject());
+    let names = leaf.subject_alternative_name().unwrap().unwrap().value;
+    let name = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => (*uri).to_owned(),
+        other => other.to_string(),
+    };
+    names.general_names.iter().map(name).collect()
 }
 
 fn admin_as(mesh: &MeshBox, (svid, key): &(Svid, KeyPair)) -> Channel {

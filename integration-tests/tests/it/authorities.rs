@@ -186,9 +186,19 @@ async fn who_stole_what_a_tainted_authority_signed_is_let_in_nowhere_once_that_i
         health.check(HealthCheckRequest::default()).await
     };
     assert!(asks(trading.mesh.agent_address()).await.is_ok());
+    // What is open when it is revoked ends as well, idle or not.
+    let thief = Peer::with(&trading.mesh, &stolen.0, &stolen.1);
+    let mut open = thief.connect("orders", inbound, &[b"http/1.1"]).await.unwrap();
+    open.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await.unwrap();
+    let mut begun = [0; 12];
+    open.read_exact(&mut begun).await.unwrap();
+    assert_eq!(&begun, b"HTTP/1.1 200");
 
     trading.authority(&["taint", &tainted, "--wait=60s"]);
     trading.authority(&["revoke", &tainted, "--wait=60s"]);
+    let mut rest = Vec::new();
+    let ended = timeout(PATIENCE, open.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "a connection by the tainted authority's certificate lives on");
     for _ in 0..100 {
         assert!(!is_let_in(&trading.mesh, &stolen, inbound).await);
         for address in [trading.mesh.agent_address(), trading.mesh.admin_address()] {

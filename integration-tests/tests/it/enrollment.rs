@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually, eventually_async, get};
 use hauberk_proto::{
     admin::v1::{
@@ -303,6 +304,28 @@ async fn tokens_and_keys_stand_in_no_store_and_no_log() {
         let mode = fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{} is open to others", path.display());
         assert!(!path.starts_with(&data), "{} holds a key in the clear", path.display());
+    }
+    // The same keys in any other spelling: their base64, its bytes, and the number that is the secret (RFC 5915 §3).
+    let own = holding(agent.state_dir(), b"PRIVATE KEY-----");
+    let [own] = &own[..] else { panic!("{own:?}") };
+    let pem = fs::read_to_string(own).unwrap();
+    let body = pem.split_once("PRIVATE KEY-----").unwrap().1.split_once("-----END").unwrap().0;
+    let base64: String = body.split_whitespace().collect();
+    let der = STANDARD.decode(&base64).unwrap();
+    let before = [0x02, 0x01, 0x01, 0x04, 0x20];
+    let at = der.windows(before.len()).position(|window| window == before).unwrap();
+    let secret = &der[at + before.len()..][..32];
+    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let figures = [agent.health(), mesh.control_plane().health_address().parse().unwrap()]
+        .map(|address| get(address, "health", "/metrics").unwrap().body);
+    assert!(figures.iter().all(|text| text.contains("hauberk_")));
+    let logs = [agent.process.log(), mesh.control_plane().log()];
+    for text in figures.iter().chain(&logs) {
+        assert!(!text.contains(&hex) && !text.contains(&base64[40..80]), "a key is printed");
+    }
+    for folder in [&data, agent.state_dir()] {
+        assert_eq!(holding(folder, secret), Vec::<PathBuf>::new(), "a key's bytes");
+        assert_eq!(holding(folder, hex.as_bytes()), Vec::<PathBuf>::new());
     }
     for folder in [&data, agent.state_dir()] {
         assert_eq!(fs::metadata(folder).unwrap().permissions().mode() & 0o777, 0o700, "{}", folder.display());

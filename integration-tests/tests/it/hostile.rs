@@ -311,6 +311,16 @@ async fn neither_protocol_nor_server_name_opens_what_is_not_permitted() {
         });
     }
     assert_eq!(app.requests(), 4);
+    // The control plane speaks HTTP/2 and nothing else, whoever asks.
+    for address in [mesh.admin_address(), mesh.agent_address()].map(|address| address.parse().unwrap()) {
+        for alpn in [&b"http/1.1"[..], b"h3", b"H2", b"hauberk-tcp/1", b"acme-tls/1"] {
+            for credential in [good(), None] {
+                let answer = ask_as(address, credential, alpn, None).await;
+                assert_eq!(answer, "", "{}", String::from_utf8_lossy(alpn));
+            }
+        }
+    }
+    mesh.hauberk(&["get", "meshes"]).ok();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use hauberk_integration_tests::App;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 
@@ -20,6 +20,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -35,9 +36,11 @@ const GET: Field<'_> = (METHOD, b"GET");
 const POST: Field<'_> = (METHOD, b"POST");
 const ROOT: Field<'_> = (PATH, b"/");
 
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// HPACK without compression: literal fields that are never indexed (RFC 7541 §6.2.3).
@@ -67,8 +70,7 @@ enum Answer {
 /// One request over a connection of its own.
 async fn ask(peer: &Peer, address: SocketAddr, fields: &[Field<'_>], body: Option<&[u8]>) -> Answer {
     let mut stream = peer.connect("orders", address, &[b"h2"]).await.unwrap();
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(SETTINGS, 0, 0, &[]));
+    let mut bytes = PREFACE.to_vec();
     let end = if body.is_some() { 0 } else { END_STREAM };
     bytes.extend(frame(HEADERS, END_HEADERS | end, 1, &block(fields)));
     if let Some(body) = body {
@@ -77,23 +79,41 @@ async fn ask(peer: &Peer, address: SocketAddr, fields: &[Field<'_>], body: Optio
     stream.write_all(&bytes).await.unwrap();
     let reading = async {
         loop {
-            let mut head = [0; 9];
-            if stream.read_exact(&mut head).await.is_err() {
-                return Answer::Refusal;
-            }
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut payload = vec![0; length as usize];
-            if stream.read_exact(&mut payload).await.is_err() {
-                return Answer::Refusal;
-            }
-            match head[3] {
-                RST_STREAM | GOAWAY => return Answer::Refusal,
-                HEADERS => return Answer::Response,
-                _ => {}
+            match read_frame(&mut stream).await {
+                None | Some((RST_STREAM | GOAWAY, _)) => return Answer::Refusal,
+                Some((HEADERS, _)) => return Answer::Response,
+                Some(_) => {}
             }
         }
     };
     timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no answer to {fields:?}"))
+}
+
+/// The next frame's kind and content; none at the end.
+async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((head[3], payload))
+}
+
+/// Writes all that there is, and reads until the other side ends the connection. Whether it does, with what is written still open.
+async fn is_thrown_out(peer: &Peer, address: SocketAddr, alpn: &[u8], bytes: Vec<u8>) -> bool {
+    let stream = peer.connect("orders", address, &[alpn]).await.unwrap();
+    let (mut reads, mut writes) = tokio::io::split(stream);
+    let writing = async {
+        // Whoever has thrown us out reads no more.
+        let _ = writes.write_all(&bytes).await;
+        let _ = writes.flush().await;
+        std::future::pending::<()>().await;
+    };
+    let reading = async { while !matches!(read_frame(&mut reads).await, None | Some((GOAWAY, _))) {} };
+    tokio::select! {
+        () = writing => false,
+        ended = timeout(PATIENCE, reading) => ended.is_ok(),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,6 +202,76 @@ async fn what_http1_would_read_otherwise_never_reaches_the_app() {
     }
     assert!(!app.heads().iter().any(|head| head[0].contains("smuggled")));
     assert_eq!(ask(&peer, address, &[GET, SCHEME, AUTHORITY, ROOT], None).await, Answer::Response);
+}
+
+/// Streams that are reset at once (CVE-2023-44487), header blocks without an end (CVE-2024-27316 and its like), and blocks that grow
+/// when they are unpacked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn floods_of_frames_end_their_own_connection_alone() {
+    let mesh = shop::open();
+    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
+    let app = App::start("orders");
+    let orders = shop::orders(&mesh, app.address());
+    let peer = Peer::join(&mesh, "web").await;
+    let address = orders.inbound(8080);
+    let request = block(&[GET, SCHEME, AUTHORITY, ROOT]);
+
+    let resets = (0..20_000u32).flat_map(|index| {
+        let stream = 2 * index + 1;
+        let begun = frame(HEADERS, END_HEADERS, stream, &request);
+        [begun, frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())].concat()
+    });
+    let begun = frame(HEADERS, END_STREAM, 1, &request);
+    let endless = (0..10_000).flat_map(|_| frame(CONTINUATION, 0, 1, &block(&[(b"x-a", b"1")])));
+    let empty = (0..10_000).flat_map(|_| frame(CONTINUATION, 0, 1, &[]));
+    let mut floods = vec![
+        ("resets", resets.collect::<Vec<_>>()),
+        ("continuations", begun.iter().copied().chain(endless).collect()),
+        ("empty continuations", begun.iter().copied().chain(empty).collect()),
+    ];
+    for (_, flood) in &mut floods {
+        flood.splice(0..0, PREFACE.iter().copied());
+    }
+    for (what, flood) in floods {
+        assert!(is_thrown_out(&peer, address, b"h2", flood).await, "{what}");
+    }
+
+    // Blocks that are more than may be, in bytes or unpacked: whatever is answered, the app is not asked.
+    let before = app.requests();
+    let long: Vec<Vec<u8>> = (0..200).map(|_| block(&[(b"x-long", &[b'a'; 100])])).collect();
+    let mut bytes = [PREFACE, &frame(HEADERS, END_STREAM, 1, &request)].concat();
+    for (index, part) in long.iter().enumerate() {
+        let flags = if index + 1 == long.len() { END_HEADERS } else { 0 };
+        bytes.extend(frame(CONTINUATION, flags, 1, part));
+    }
+    assert!(!is_answered_by_the_app(&peer, address, &bytes).await, "a long block");
+    // A field of four thousand bytes that goes into the table (RFC 7541 §6.2.1), and a thousand times its index (§6.1).
+    let mut bomb = vec![0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
+    bomb.extend([b'a'; 4_000]);
+    bomb.extend([0x80 | 62; 1_000]);
+    let bytes = [PREFACE, &frame(HEADERS, END_STREAM | END_HEADERS, 1, &[request, bomb].concat())].concat();
+    assert!(!is_answered_by_the_app(&peer, address, &bytes).await, "a block that grows");
+    assert_eq!(app.requests(), before);
+
+    assert_eq!(ask(&peer, address, &[GET, SCHEME, AUTHORITY, ROOT], None).await, Answer::Response);
+    assert_eq!(app.requests(), before + 1);
+}
+
+/// Whether anything but a refusal comes of these bytes: the status is no 2xx where it is refused.
+async fn is_answered_by_the_app(peer: &Peer, address: SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = peer.connect("orders", address, &[b"h2"]).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let reading = async {
+        loop {
+            match read_frame(&mut stream).await {
+                None | Some((RST_STREAM | GOAWAY, _)) => return false,
+                // 200 is in the static table (RFC 7541, appendix A).
+                Some((HEADERS, block)) => return block.first() == Some(&0x88),
+                Some(_) => {}
+            }
+        }
+    };
+    timeout(PATIENCE, reading).await.expect("an answer")
 }
 
 fn lossy(bytes: &[u8]) -> String {

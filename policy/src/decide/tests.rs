@@ -620,7 +620,14 @@ fn what_cannot_be_read_denies_what_reads_it_and_nothing_else() {
     let enforced = |text| [(Mode::Enforce, plain.as_str()), (Mode::Enforce, text)];
     assert_eq!(asked(&enforced(&query), "/?a=%zz", &[]), ("unreadable_query", None, 1));
     assert_eq!(asked(&enforced(&query), "/?a=%20", &[]), ("permitted", None, 2));
-    assert_eq!(asked(&enforced(&header), "/", &[("x-a", b"\xff")]), ("unreadable_header", None, 1));
+    // Nothing beyond ASCII is read, whoever reads it: one that permits does not, one that forbids does.
+    let forbids = header.replacen("permit", "forbid", 1).replace("context.path like \"/*\" ||", "!");
+    assert_ne!(forbids, header);
+    for byte in 0x80..=0xff {
+        let value: &'static [u8] = vec![b'a', byte].leak();
+        assert_eq!(asked(&enforced(&header), "/", &[("x-a", value)]), ("unreadable_header", None, 1));
+        assert_eq!(asked(&enforced(&forbids), "/", &[("x-a", value)]), ("unreadable_header", None, 1));
+    }
     assert_eq!(asked(&enforced(&header), "/", &[("x_a", b"1")]), ("unreadable_header", None, 1));
     for padded in [&b" 1"[..], b"1 ", b"\t1"] {
         assert_eq!(asked(&enforced(&header), "/", &[("x-a", padded)]), ("unreadable_header", None, 1));

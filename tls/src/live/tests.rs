@@ -477,6 +477,49 @@ fn chains_must_lead_to_a_root_of_the_bundle() {
     assert!(matches!(expired, Err(VerifyError::Expired { .. })));
 }
 
+/// An authority that is held to names of URIs, whichever they are: that is a constraint which webpki does not weigh, and what is not
+/// weighed must not be passed over (RUSTSEC-2026-0098).
+#[test]
+fn an_authority_that_is_held_to_uris_vouches_for_nobody() {
+    let verify = |constraints: Option<(bool, &[u8])>| {
+        let (between, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let mut params = crate::authority::dated_params(around(HOUR, HOUR), serial());
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.use_authority_key_identifier_extension = true;
+        if let Some((is_excluding, host)) = constraints {
+            // NameConstraints with one subtree whose base is a uniformResourceIdentifier (RFC 5280 §4.2.1.10).
+            let base = [&[0x86, host.len() as u8], host].concat();
+            let subtree = [&[0x30, base.len() as u8][..], &base].concat();
+            let side =
+                [&[if is_excluding { 0xa1 } else { 0xa0 }, subtree.len() as u8][..], &subtree].concat();
+            let content = [&[0x30, side.len() as u8][..], &side].concat();
+            let mut extension = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], content);
+            extension.set_criticality(true);
+            params.custom_extensions.push(extension);
+        }
+        let root = rcgen::Issuer::from_ca_cert_der(OURS.root.certificate(), OURS.root.key()).unwrap();
+        let authority: CertificateDer<'static> = params.signed_by(&between, &root).unwrap().into();
+        let mut params = crate::authority::dated_params(around(HOUR, HOUR), serial());
+        params.subject_alt_names = vec![uri("spiffe://example.org/workload/x")];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let issuer = rcgen::Issuer::from_ca_cert_der(&authority, &between).unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap().into();
+        verify_svid(&[leaf, authority], &OURS.bundle(), now(), Usage::Client).map(drop)
+    };
+    assert_eq!(verify(None), Ok(()));
+    for host in [&b"example.org"[..], b".example.org", b"other.example", b""] {
+        for is_excluding in [false, true] {
+            let refused = verify(Some((is_excluding, host)));
+            assert!(refused.is_err(), "{is_excluding} {:?}", String::from_utf8_lossy(host));
+        }
+    }
+}
+
 #[test]
 fn a_root_outside_its_own_validity_vouches_for_nobody() {
     let name = TrustDomain::parse("example.org").unwrap();

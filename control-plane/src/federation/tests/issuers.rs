@@ -219,3 +219,25 @@ async fn a_slow_server_or_one_at_another_address_is_given_up() {
     let error = refused.unwrap_err().to_string();
     assert!(error.contains("longer than 30 s"), "{error}");
 }
+
+/// What a name means is looked at when it is asked, not when it is written (DNS rebinding).
+#[tokio::test]
+async fn a_name_that_leads_to_an_address_which_is_not_allowed_is_not_asked() {
+    let mut issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    let url = format!("https://localhost:{}/jwks", issuer.partner.address.port());
+    scratch
+        .apply(&[issuer.resource(|spec| {
+            spec.jwks_url = url.clone();
+            spec.allow_private_addresses = None;
+        })])
+        .await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(error.contains("has only addresses that are not asked"), "{error}");
+    assert!(issuer.partner.asked.try_recv().is_err());
+    assert_eq!(in_force(&scratch).await, [""; 0]);
+    // It is the address that is refused: allowed, the server is met, and known not to be of that name.
+    scratch.apply(&[issuer.resource(|spec| spec.jwks_url = url.clone())]).await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(!error.contains("addresses"), "{error}");
+}

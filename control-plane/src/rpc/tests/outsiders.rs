@@ -36,13 +36,18 @@ fn paths(wanted: impl Fn(Access) -> bool) -> Vec<&'static str> {
 }
 
 /// A certificate of the mesh.
-async fn certificate(control: &ControlPlane, path: &str, holder: Holder) -> (KeyPair, Vec<Vec<u8>>) {
+async fn certificate(
+    control: &ControlPlane,
+    path: &str,
+    holder: Holder,
+    ttl: Duration,
+) -> (KeyPair, Vec<Vec<u8>>) {
     let (key, csr) = request();
     let order = Order {
         id: SpiffeId::parse(&format!("spiffe://shop.local/{path}")).unwrap(),
         holder,
         public_key: CertificateRequest::parse(&csr).unwrap(),
-        ttl: Duration::from_secs(3_600),
+        ttl,
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),
         actor: actor(),
@@ -92,7 +97,7 @@ async fn whoever_is_no_agent_is_refused_at_every_rpc_of_agents_recorded_and_coun
     let (running, _, held) = start_with(async |control| {
         let mut held = Vec::new();
         for (path, holder) in kinds {
-            held.push((path, certificate(control, path, holder).await));
+            held.push((path, certificate(control, path, holder, Duration::from_secs(3_600)).await));
         }
         held
     })
@@ -146,5 +151,42 @@ async fn an_agent_is_refused_at_every_rpc_of_admins_recorded_and_counted() {
         }
     }
     assert_eq!(refused(&running, "LOCAL_ONLY").await, 2);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_ends_with_the_certificate_that_its_peer_has_proved() {
+    // Long enough for a slow machine to open what must be cut.
+    let life = Duration::from_secs(8);
+    let kinds = [
+        ("mesh/shop/node/orders", Holder::Instance("0123456789".to_owned())),
+        ("control-plane/1", Holder::ControlPlane),
+    ];
+    let (running, _, held) = start_with(async |control| {
+        let mut held = Vec::new();
+        for (path, holder) in kinds {
+            held.push(certificate(control, path, holder, life).await);
+        }
+        held
+    })
+    .await;
+    let (owner, roots) = owner(&running).await;
+    let mut watching = tokio::task::JoinSet::new();
+    let mut kept = HealthClient::new(owner).watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(kept.message().await.unwrap().unwrap().status, 1);
+    for (key, chain) in &held {
+        for address in [running.addresses.agent, running.addresses.admin] {
+            let opened = channel(address, somebody(key, chain, &roots)).await.unwrap();
+            let asked = HealthClient::new(opened).watch(HealthCheckRequest::default()).await;
+            let mut watched = asked.unwrap().into_inner();
+            assert_eq!(watched.message().await.unwrap().unwrap().status, 1);
+            watching.spawn(async move { watched.message().await.is_err() });
+        }
+    }
+    let ended = tokio::time::timeout(life + DEADLINE, watching.join_all()).await.unwrap();
+    assert!(ended.len() == 4 && ended.iter().all(|is_cut| *is_cut), "{ended:?}");
+    // The one whose certificate lives on is let alone.
+    let still = tokio::time::timeout(Duration::ZERO, kept.message()).await;
+    assert!(still.is_err(), "{still:?}");
     running.stop().await;
 }

@@ -190,7 +190,6 @@ impl Engine {
         let said = Said::new(&slice.roles, &slice.labels, &names);
         let (resources, by_port) = resources(&scope, &said);
         let reads_calls = resources.iter().any(|own| own.actions.intersects(ActionSet::READING_CALL));
-        let former = former.filter(|former| former.0.reading.is_some() || !reads_calls);
         let policies =
             compile_statements(slice, former.map_or(&[], |former| &former.0.policies), reads_calls)?;
         for compiled in &policies {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cedar_policy::{
     Effect as CedarEffect, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
@@ -43,10 +44,12 @@ pub(crate) struct Compiled {
     pub(crate) is_conditional: bool,
     /// The header fields that it names.
     pub(crate) headers: Box<[Arc<str>]>,
+    /// Set once it was found valid for methods that read, too.
+    is_valid_of_reads: AtomicBool,
 }
 
 /// Compiles a slice's statements, except those that are among `former`. They must be valid for methods that write, and where the
-/// node `reads_calls`, for those that read too.
+/// node `reads_calls`, for those that read too, which is looked at once of each, whichever nodes have it.
 pub(crate) fn compile_statements(
     slice: &PolicySlice,
     former: &[Arc<Compiled>],
@@ -56,7 +59,7 @@ pub(crate) fn compile_statements(
         former.iter().map(|compiled| (&*compiled.name, compiled)).collect();
     let mut policies = Vec::with_capacity(slice.policies.len());
     let mut names = HashSet::with_capacity(slice.policies.len());
-    let mut new = PolicySet::new();
+    let (mut new, mut new_to_reads) = (PolicySet::new(), PolicySet::new());
     for sliced in &slice.policies {
         let duplicate = || CompileError::Duplicate(sliced.name.clone());
         if !names.insert(&*sliced.name) {
@@ -66,22 +69,29 @@ pub(crate) fn compile_statements(
             Some(same) => Arc::clone(same),
             None => {
                 let compiled = Compiled::parse(sliced)?;
-                if !compiled.is_plainly_valid() {
+                if compiled.is_plainly_valid() {
+                    compiled.is_valid_of_reads.store(true, Ordering::Relaxed);
+                } else {
                     new.add(compiled.policy.clone()).map_err(|_| duplicate())?;
                 }
                 Arc::new(compiled)
             }
         };
+        if reads_calls && !compiled.is_valid_of_reads.load(Ordering::Relaxed) {
+            new_to_reads.add(compiled.policy.clone()).map_err(|_| duplicate())?;
+        }
         policies.push(compiled);
     }
     // Each statement by itself: those that are not new were found valid when they were.
-    for world in [Some(&VOCABULARY.writing), reads_calls.then_some(&VOCABULARY.reading)] {
-        let Some(world) = world else { continue };
-        let result = world.validator.validate(&new, ValidationMode::Strict);
+    for (world, set) in [(&VOCABULARY.writing, &new), (&VOCABULARY.reading, &new_to_reads)] {
+        let result = world.validator.validate(set, ValidationMode::Strict);
         if let Some(error) = result.validation_errors().next() {
             let name = error.policy_id().to_string();
             return Err(CompileError::Invalid { name, reason: error.to_string() });
         }
+    }
+    if reads_calls {
+        policies.iter().for_each(|compiled| compiled.is_valid_of_reads.store(true, Ordering::Relaxed));
     }
     Ok(policies)
 }
@@ -119,6 +129,7 @@ impl Compiled {
             condition,
             is_conditional,
             permits: permits(&policy),
+            is_valid_of_reads: AtomicBool::new(false),
             policy,
         })
     }
@@ -166,6 +177,7 @@ impl Compiled {
             evaluation: Evaluation::always(),
             condition: None,
             is_conditional: false,
+            is_valid_of_reads: AtomicBool::new(self.is_valid_of_reads.load(Ordering::Relaxed)),
             policy,
         })
     }

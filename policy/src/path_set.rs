@@ -26,6 +26,8 @@ pub(crate) enum Step {
     Within,
     /// Any number of characters.
     Any,
+    /// Nothing, and not within an escape such as `%2D`.
+    Uncut,
 }
 
 /// Which paths a question is about.
@@ -54,6 +56,8 @@ struct Situation {
     none: Vec<Vec<usize>>,
     asked: Vec<usize>,
     after_slash: bool,
+    /// How much of an escape is missing, where some pattern asks for it.
+    escape: Option<u8>,
 }
 
 impl Glob {
@@ -79,14 +83,19 @@ impl Glob {
     }
 
     fn start(&self) -> Vec<usize> {
-        self.closed(vec![0])
+        self.closed(vec![0], false)
     }
 
-    /// Adds what is reached without another character.
-    fn closed(&self, mut places: Vec<usize>) -> Vec<usize> {
+    /// Adds what is reached without another character, be it within an escape or not.
+    fn closed(&self, mut places: Vec<usize>, is_cut: bool) -> Vec<usize> {
         let mut index = 0;
         while let Some(place) = places.get(index).copied() {
-            if matches!(self.0.get(place), Some(Step::Within | Step::Any)) && !places.contains(&(place + 1)) {
+            let is_passed = match self.0.get(place) {
+                Some(Step::Within | Step::Any) => true,
+                Some(Step::Uncut) => !is_cut,
+                Some(Step::Char(_) | Step::Unslashed) | None => false,
+            };
+            if is_passed && !places.contains(&(place + 1)) {
                 places.push(place + 1);
             }
             index += 1;
@@ -98,8 +107,8 @@ impl Glob {
         places
     }
 
-    /// Where it stands after one more character; none stands for one that no pattern names.
-    fn after(&self, places: &[usize], char: Option<char>) -> Vec<usize> {
+    /// Where it stands after one more character, which is within an escape or not; none stands for one that no pattern names.
+    fn after(&self, places: &[usize], char: Option<char>, is_cut: bool) -> Vec<usize> {
         let mut next = Vec::with_capacity(places.len());
         for place in places {
             let to = match self.0.get(*place) {
@@ -107,15 +116,19 @@ impl Glob {
                 Some(Step::Unslashed) => (char != Some('/')).then_some(place + 1),
                 Some(Step::Within) => (char != Some('/')).then_some(*place),
                 Some(Step::Any) => Some(*place),
-                None => None,
+                Some(Step::Uncut) | None => None,
             };
             next.extend(to.filter(|to| !next.contains(to)));
         }
-        self.closed(next)
+        self.closed(next, is_cut)
     }
 
     fn accepts(&self, places: &[usize]) -> bool {
         places.contains(&self.0.len())
+    }
+
+    fn asks_for_escapes(&self) -> bool {
+        self.0.contains(&Step::Uncut)
     }
 
     fn chars(&self) -> impl Iterator<Item = char> {
@@ -149,13 +162,16 @@ impl PathSet {
 
     fn explore(&self, asked: &Glob) -> Relation {
         let globs = || self.all.iter().chain(&self.none).chain([asked]);
-        let alphabet: BTreeSet<char> = globs().flat_map(Glob::chars).chain(['/']).collect();
+        let escape = globs().any(Glob::asks_for_escapes).then_some(0);
+        let sign = escape.map(|_| '%');
+        let alphabet: BTreeSet<char> = globs().flat_map(Glob::chars).chain(['/']).chain(sign).collect();
         let alphabet: Vec<Option<char>> = alphabet.into_iter().map(Some).chain([None]).collect();
         let start = Situation {
             all: self.all.iter().map(Glob::start).collect(),
             none: self.none.iter().map(Glob::start).collect(),
             asked: asked.start(),
             after_slash: false,
+            escape,
         };
         let (mut within, mut outside) = (false, false);
         let mut seen = HashSet::from([start.clone()]);
@@ -190,7 +206,9 @@ impl PathSet {
     /// Whether the text that led here is in the set.
     fn holds(&self, situation: &Situation) -> bool {
         let in_all = self.all.iter().zip(&situation.all).all(|(glob, places)| glob.accepts(places));
-        in_all && !self.none.iter().zip(&situation.none).any(|(glob, places)| glob.accepts(places))
+        in_all
+            && !is_cut(situation.escape)
+            && !self.none.iter().zip(&situation.none).any(|(glob, places)| glob.accepts(places))
     }
 
     /// Where all stand after one more character; none where nothing of the set can follow.
@@ -200,17 +218,37 @@ impl PathSet {
             // No canonical path holds two slashes in a row.
             return None;
         }
+        let escape = situation.escape_after(char)?;
+        let is_cut = is_cut(escape);
         let mut all = Vec::with_capacity(self.all.len());
         for (glob, places) in self.all.iter().zip(&situation.all) {
-            let next = glob.after(places, char);
+            let next = glob.after(places, char, is_cut);
             if next.is_empty() {
                 return None;
             }
             all.push(next);
         }
-        let none = self.none.iter().zip(&situation.none).map(|(glob, places)| glob.after(places, char));
-        let (none, asked) = (none.collect(), asked.after(&situation.asked, char));
-        Some(Situation { all, none, asked, after_slash: is_slash })
+        let none =
+            self.none.iter().zip(&situation.none).map(|(glob, places)| glob.after(places, char, is_cut));
+        let (none, asked) = (none.collect(), asked.after(&situation.asked, char, is_cut));
+        Some(Situation { all, none, asked, after_slash: is_slash, escape })
+    }
+}
+
+fn is_cut(escape: Option<u8>) -> bool {
+    escape.is_some_and(|missing| missing > 0)
+}
+
+impl Situation {
+    /// How much of an escape is missing after one more character; nothing where no canonical path goes on so.
+    fn escape_after(&self, char: Option<char>) -> Option<Option<u8>> {
+        match (self.escape, char) {
+            (None, _) => Some(None),
+            (Some(0), Some('%')) => Some(Some(2)),
+            (Some(0), _) => Some(Some(0)),
+            (Some(_), Some(char)) if !matches!(char, '0'..='9' | 'A'..='F') => None,
+            (Some(missing), _) => Some(Some(missing - 1)),
+        }
     }
 }
 

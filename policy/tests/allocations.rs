@@ -63,7 +63,9 @@ fn a_remembered_decision_allocates_nothing() {
             number: 8080,
             protocol: Protocol::Http,
             services: vec![name("orders")],
-            routes: vec![RouteTemplate::parse("/orders/{id}").unwrap().into()],
+            routes: ["/orders/{id}", "/files/{name}.{kind}"]
+                .map(|route| RouteTemplate::parse(route).unwrap().into())
+                .to_vec(),
             undeclared: Undeclared::Decide,
             authorization: Authorization::Enforce,
             users: None,
@@ -81,9 +83,12 @@ fn a_remembered_decision_allocates_nothing() {
         let attempt = Attempt::Request { method, path: &path, upgrade: false, gathered: Gathered::nothing() };
         memo.decide(8080, attempt, moment).is_allowed()
     };
-    for (method, target, is_allowed) in
-        [("GET", "/orders/1", true), ("PUT", "/orders/1", true), ("GET", "/health", false)]
-    {
+    for (method, target, is_allowed) in [
+        ("GET", "/orders/1", true),
+        ("PUT", "/orders/1", true),
+        ("GET", "/health", false),
+        ("PUT", "/files/a.tar.gz", true),
+    ] {
         assert!(allocations(|| assert_eq!(ask(method, target), is_allowed)) > 0, "the first is made");
         assert_eq!(allocations(|| assert_eq!(ask(method, target), is_allowed)), 0, "{method} {target}");
     }

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::{Authorization, CompileError, Engine};
+use hauberk_policy::{Authorization, CompileError};
 use hauberk_proto::agent::v1 as wire;
 use hauberk_proto::convert::{
     Body, ConvertError, Discovery, decode_view, encode_node_view, encode_service_view, features,
@@ -11,6 +11,7 @@ use hauberk_proto::convert::{
 use hauberk_tls::signing::{Purpose, SigningError, ViewSigner};
 use prost::Message;
 
+use super::checked::Checked;
 use super::compilation::CompiledView;
 use super::fit::LARGEST;
 use crate::registry::Revision;
@@ -58,14 +59,14 @@ impl ContentError {
 }
 
 impl Content {
-    /// Encodes a body and checks that an agent will accept it. `uid` is the node's, or empty. `checked` is what a view of this
-    /// mesh was compiled to last: the views of a mesh share statements, which need not be compiled for each of them.
+    /// Encodes a body and checks that an agent will accept it. `uid` is the node's, or empty. `checked` is what views of this
+    /// mesh were compiled to: they share statements, which need not be compiled for each of them.
     pub(super) fn new(
         trust_domain: &TrustDomain,
         mesh: &Name,
         uid: &str,
         body: Body,
-        checked: &mut Option<Engine>,
+        checked: &mut Checked,
     ) -> Result<Self, ContentError> {
         let features = features::needed(&body);
         let unnumbered = wire::View {
@@ -88,7 +89,7 @@ impl Content {
             return Err(ContentError::Different);
         }
         if let Body::Node(node) = read.body {
-            *checked = Some(Engine::compile(node.scope, &node.policies, checked.as_ref())?);
+            checked.compile(node.scope, &node.policies)?;
         }
         let digest = sha256(&encoded);
         Ok(Self { mesh: mesh.clone(), uid: uid.to_owned(), body, features, unnumbered, digest })

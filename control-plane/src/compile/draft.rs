@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::Engine;
 use hauberk_proto::convert::Body;
 use hauberk_tls::signing::ViewSigner;
 
+use super::checked::Checked;
 use super::compilation::{Compilation, CompileFinding, CompiledView};
 use super::content::Content;
 use super::policy_changes::PolicyChanges;
@@ -26,8 +26,8 @@ pub(super) struct Views {
     meshes: BTreeMap<Name, Arc<MeshCatalog>>,
     views: BTreeMap<ViewKey, View>,
     findings: BTreeMap<Name, Vec<CompileFinding>>,
-    /// What the last view of each mesh was compiled to.
-    checked: BTreeMap<Name, Engine>,
+    /// What the views of each mesh were compiled to last.
+    checked: BTreeMap<Name, Checked>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub(super) struct Draft {
     /// Views that nobody is to have any longer.
     pub(super) removed: Vec<ViewKey>,
     findings: BTreeMap<Name, Vec<CompileFinding>>,
-    checked: BTreeMap<Name, Engine>,
+    checked: BTreeMap<Name, Checked>,
 }
 
 impl Draft {
@@ -59,7 +59,7 @@ impl Draft {
             changed: Vec::new(),
             removed: Vec::new(),
             findings: BTreeMap::new(),
-            checked: checked.map(|(name, engine)| (name.clone(), engine.clone())).collect(),
+            checked: checked.map(|(name, checked)| (name.clone(), checked.clone())).collect(),
         };
         for (name, resources) in catalog.meshes() {
             if views.meshes.get(name).is_some_and(|former| Arc::ptr_eq(former, resources)) {
@@ -111,7 +111,7 @@ impl Draft {
         let services = resources.services().map(|(service, spec)| {
             (ViewKey::service(name.clone(), service.clone()), "", Body::Service(mesh.service(service, spec)))
         });
-        let mut checked = self.checked.remove(name);
+        let mut checked = self.checked.remove(name).unwrap_or_default();
         for (key, uid, body) in nodes.chain(services) {
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;
@@ -124,7 +124,7 @@ impl Draft {
                 }
             }
         }
-        self.checked.extend(checked.map(|engine| (name.clone(), engine)));
+        self.checked.insert(name.clone(), checked);
         let is_gone = |key: &&ViewKey| !resources.of_kind(key.kind).contains_key(&key.name);
         self.removed.extend(views.of_mesh(name).filter(is_gone).cloned());
     }

@@ -3,6 +3,7 @@
 //! [`view`] says what a node's and a service's view holds; [`start`] keeps them up with the registry, and publishes a
 //! [`Compilation`] for each revision.
 
+mod checked;
 mod compilation;
 mod compiler;
 mod content;

@@ -19,7 +19,7 @@ const MOST_LISTENERS: usize = 64;
 /// The most declared routes of a listener.
 const MOST_ROUTES: usize = 1_000;
 /// The most data classes that a route names.
-const MOST_CLASSES: usize = 32;
+pub(super) const MOST_CLASSES: usize = 32;
 /// The most issuers that a listener names.
 const MOST_ISSUERS: usize = 16;
 /// The most backends of a node: what one agent subscribes to.

@@ -35,6 +35,11 @@ spec:
             delete: {}
           /orders/{id}/customer:
             get: {x-hauberk-data-classes: [pii]}
+          /orders/{id}.pdf:
+            get: {x-hauberk-data-classes: [pii]}
+          /orders/{id}:cancel:
+            servers: [{url: /}, {url: 'https://orders.example/v2'}]
+            post: {}
     routes:
     - {path: /health}
   - {portMapping: {port: 9090, protocol: http2}}
@@ -61,6 +66,17 @@ fn requests_are_decided_by_the_routes_of_an_openapi_document() {
     assert_eq!(get(web.outbound(), "orders", "/health").unwrap().status, 200);
     assert_eq!(get(web.outbound(), "orders", "/orders/1/customer").unwrap().status, 403);
     assert_eq!(get(web.outbound(), "orders", "/orders").unwrap().status, 403, "undeclared");
+    assert_eq!(get(web.outbound(), "orders", "/orders/1.pdf").unwrap().status, 403);
+    assert_eq!(
+        get(web.outbound(), "orders", "/orders/.pdf").unwrap().status,
+        200,
+        "it has no name before the dot"
+    );
+    let post =
+        |path: &str| status(&format!("POST {path} HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n"));
+    assert_eq!(post("/orders/1:cancel"), 200);
+    assert_eq!(post("/v2/orders/1:cancel"), 200);
+    assert_eq!(post("/orders/1:cancelled"), 403, "undeclared");
     assert_eq!(status("DELETE /orders/1 HTTP/1.1\r\nhost: orders\r\n\r\n"), 200);
     assert_eq!(status("PUT /orders/1 HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n"), 403);
     let denied = get(web.outbound(), "orders", "/orders/1/customer").unwrap();

@@ -316,7 +316,7 @@ async fn tokens_and_keys_stand_in_no_store_and_no_log() {
     let at = der.windows(before.len()).position(|window| window == before).unwrap();
     let secret = &der[at + before.len()..][..32];
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let figures = [agent.health(), mesh.control_plane().health_address().parse().unwrap()]
+    let figures = [agent.health(), mesh.health_address().parse().unwrap()]
         .map(|address| get(address, "health", "/metrics").unwrap().body);
     assert!(figures.iter().all(|text| text.contains("hauberk_")));
     let logs = [agent.process.log(), mesh.control_plane().log()];

@@ -72,13 +72,29 @@ mod tests {
             "/*",
             "GET /*",
             "/%C3%A4/x",
+            "/a{x}",
+            "/{x}c",
+            "/{x}.json/b",
         ];
         let templates = templates.iter().map(|text| RouteTemplate::parse(text).unwrap());
         let table = RouteTable::new(templates.zip(0..).collect());
         assert!(table.is_sorted_by(|(one, _), (other, _)| one.by_specificity(other).is_le()));
-        for path in
-            ["/", "/a", "/a/1", "/a/b", "/a/b/c", "/b", "/b/", "/ab", "/abc", "/c/b", "/%C3%A4/x", "/_"]
-        {
+        for path in [
+            "/",
+            "/a",
+            "/a/1",
+            "/a/b",
+            "/a/b/c",
+            "/b",
+            "/b/",
+            "/ab",
+            "/abc",
+            "/c/b",
+            "/%C3%A4/x",
+            "/_",
+            "/x.json/b",
+            "/ax",
+        ] {
             let path = CanonicalPath::parse("GET", path).unwrap();
             for method in ["GET", "POST"] {
                 let slowly = table.iter().find(|(template, _)| template.matches(method, &path));

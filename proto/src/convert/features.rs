@@ -52,8 +52,11 @@ pub const METHOD_ACCESS: &str = "method-access-1";
 /// Labels of nodes, with the values that the view says.
 pub const NODE_LABELS: &str = "node-labels-1";
 
+/// Routes with fixed text around parameters, such as `{id}.json`.
+pub const ROUTE_TEXT: &str = "route-text-1";
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 18] = [
+pub const ALL: [&str; 19] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -70,6 +73,7 @@ pub const ALL: [&str; 18] = [
     METHOD_ACCESS,
     NODE_LABELS,
     ROLES,
+    ROUTE_TEXT,
     ROUTES,
     USERS,
 ];
@@ -103,6 +107,7 @@ pub fn needed_by_scope(scope: &NodeScope) -> impl Iterator<Item = &'static str> 
     scope.ports.iter().flat_map(|port| {
         [
             (!port.routes.is_empty()).then_some(ROUTES),
+            port.routes.iter().any(|route| route.template.has_text_around_parameters()).then_some(ROUTE_TEXT),
             port.routes.iter().any(|route| !route.classes.is_empty()).then_some(DATA_CLASSES),
             (port.undeclared == Undeclared::Deny).then_some(DENY_UNDECLARED),
             (port.authorization == Authorization::Audit).then_some(AUDIT_AUTHORIZATION),

@@ -214,6 +214,13 @@ fn a_view_lists_what_it_needs() {
     assert!(reads_calls("action", "context == context"));
     assert!(!reads_calls("action in Action::\"read\"", "context.query.hasTag(\"a\")"));
     assert!(!reads_calls("action == Action::\"call\"", "context.path == \"/query\""));
+    let has_text = |template: &str| {
+        let mut view = node_view();
+        view.scope.ports[0].routes = vec![RouteTemplate::parse(template).unwrap().into()];
+        features::needed(&Body::Node(view)).contains(&features::ROUTE_TEXT)
+    };
+    assert!(has_text("/files/{id}.json") && has_text("GET /v{version}/x"));
+    assert!(!has_text("/files/{id}") && !has_text("/files/{rest...}") && !has_text("/files/id.json"));
     let reads_labels = |condition: &str| {
         let mut view = node_view();
         view.policies.policies[0].text =

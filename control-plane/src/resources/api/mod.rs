@@ -1,5 +1,6 @@
 //! Routes from the description of an interface: an OpenAPI document, or a protobuf descriptor set.
 
+mod json;
 mod openapi;
 mod protobuf;
 mod yaml;
@@ -73,7 +74,7 @@ pub(super) fn routes(
     };
     match read {
         Ok(found) if found.len() > MOST_FOUND => {
-            problems.invalid(field, format!("{} routes are too many: at most {MOST_FOUND}", found.len()));
+            problems.invalid(field, format!("it says more than {MOST_FOUND} routes, which are the most"));
             Vec::new()
         }
         Ok(found) => found.into_iter().filter_map(|route| beside(route, declared)).collect(),

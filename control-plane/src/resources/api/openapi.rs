@@ -1,37 +1,213 @@
 //! An OpenAPI 3 document (<https://spec.openapis.org/oas/>): its path templates with their methods.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use hauberk_identity::Name;
 use hauberk_policy::{DeclaredRoute, RouteTemplate};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Flaw, yaml};
+use super::{Flaw, MOST_FOUND, json, yaml};
+use crate::resources::virtual_node::MOST_CLASSES;
+
+mod references;
+mod servers;
+
+use references::References;
 
 /// Fields of a path item that are methods; the last one is of OpenAPI 3.2.
 const METHODS: [&str; 9] = ["get", "put", "post", "delete", "options", "head", "patch", "trace", "query"];
+/// Operations by methods that have no field of their own, of OpenAPI 3.2.
+const OTHER_METHODS: &str = "additionalOperations";
+/// As API gateways write an operation for every method that is not said otherwise.
+const ANY_METHOD: &str = "x-amazon-apigateway-any-method";
 /// Fields of a path item that change nothing here.
 const OTHERS: [&str; 3] = ["summary", "description", "parameters"];
 /// What a path or an operation says of the data that it hands out or takes in.
 const CLASSES: &str = "x-hauberk-data-classes";
 
-/// The routes of a document, in its order: one for all methods of a path that are of the same data classes.
+type Fields<'d> = BTreeMap<&'d str, &'d Value>;
+
+/// The routes of a document, in its order: one for all methods of a path that are of the same servers' path and of the same data
+/// classes.
 pub(super) fn routes(text: &str) -> Result<Vec<DeclaredRoute>, Vec<Flaw>> {
-    let document = yaml::parse(text).map_err(|flaw| vec![flaw])?;
-    let mut flaws = Vec::new();
-    check_version(&document, &mut flaws);
-    let prefix = prefix(&document, &mut flaws);
-    let mut routes = Vec::new();
-    match document.get("paths") {
-        Some(Value::Object(paths)) => {
-            for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("x-")) {
-                read_path(&prefix, path, item, &mut routes, &mut flaws);
+    let document = read(text).map_err(|flaw| vec![flaw])?;
+    let references = References::within(&document);
+    let mut reader = Reader { references, routes: Vec::new(), taken: HashMap::new(), flaws: Vec::new() };
+    reader.read(&document);
+    if reader.flaws.is_empty() { Ok(reader.routes) } else { Err(reader.flaws) }
+}
+
+fn read(text: &str) -> Result<Value, Flaw> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let as_json = if text.trim_start().starts_with('{') { json::parse(text) } else { None };
+    as_json.unwrap_or_else(|| yaml::parse(text))
+}
+
+struct Reader<'d> {
+    references: References<'d>,
+    routes: Vec<DeclaredRoute>,
+    /// Each method with its path, and where that was said.
+    taken: HashMap<String, String>,
+    flaws: Vec<Flaw>,
+}
+
+/// What operations of one path have in common that become one route.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Alike {
+    prefix: String,
+    classes: BTreeSet<Name>,
+    /// Of every method that no other route has.
+    is_of_any_method: bool,
+}
+
+impl<'d> Reader<'d> {
+    fn read(&mut self, document: &'d Value) {
+        check_version(document, &mut self.flaws);
+        let servers = servers::prefixes(document.get("servers"), "servers", &mut self.flaws)
+            .unwrap_or_else(|| BTreeSet::from([String::new()]));
+        match document.get("paths") {
+            Some(Value::Object(paths)) => {
+                for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("x-")) {
+                    self.read_path(&servers, path, item);
+                    if self.routes.len() > MOST_FOUND {
+                        return;
+                    }
+                }
+            }
+            Some(_) => self.flaw("paths", "it is not a mapping"),
+            None => self.flaw("", "it has no paths, which are what a service is asked for"),
+        }
+    }
+
+    fn flaw(&mut self, at: impl Into<String>, message: impl Into<String>) {
+        self.flaws.push(Flaw::at(at, message));
+    }
+
+    fn read_path(&mut self, servers: &BTreeSet<String>, path: &str, item: &'d Value) {
+        let at = format!("paths.{path}");
+        if path == "$ref" {
+            return self.flaw(at, "paths stand in the document itself: bundle the documents into one");
+        }
+        if path.split('/').any(|segment| segment == "*") {
+            return self.flaw(at, "a `*` would stand for all paths below, which it does not in OpenAPI");
+        }
+        let item = match self.references.fields(item, &at) {
+            Ok(item) => item,
+            Err(flaw) => return self.flaws.push(flaw),
+        };
+        let own_servers = self.servers(&item, &at);
+        let (servers, of_path) = (own_servers.as_ref().unwrap_or(servers), self.classes(&item, &at));
+        let mut alike: BTreeMap<Alike, BTreeSet<String>> = BTreeMap::new();
+        for (at, method, operation) in self.operations(&item, &at) {
+            let operation = match self.references.fields(operation, &at) {
+                Ok(operation) => operation,
+                Err(flaw) => {
+                    self.flaws.push(flaw);
+                    continue;
+                }
+            };
+            let classes: BTreeSet<Name> =
+                of_path.iter().cloned().chain(self.classes(&operation, &at)).collect();
+            let own_servers = self.servers(&operation, &at);
+            for prefix in own_servers.as_ref().unwrap_or(servers) {
+                let (prefix, classes) = (prefix.clone(), classes.clone());
+                let is_of_any_method = method.is_none();
+                alike.entry(Alike { prefix, classes, is_of_any_method }).or_default().extend(method.clone());
             }
         }
-        Some(_) => flaws.push(Flaw::at("paths", "it is not a mapping")),
-        None => flaws.push(Flaw::at("", "it has no paths")),
+        let path = match spelt(path) {
+            Ok(path) => path,
+            Err(message) => return self.flaw(at, message),
+        };
+        for (Alike { prefix, classes, .. }, methods) in alike {
+            self.add(&at, &format!("{prefix}{path}"), &methods, classes);
+        }
     }
-    if flaws.is_empty() { Ok(routes) } else { Err(flaws) }
+
+    /// The operations of a path, each with its place and its method; none stands for every method that is not said otherwise.
+    fn operations(&mut self, item: &Fields<'d>, at: &str) -> Vec<(String, Option<String>, &'d Value)> {
+        let mut operations = Vec::new();
+        for (field, value) in item {
+            let at = format!("{at}.{field}");
+            match *field {
+                ANY_METHOD => operations.push((at, None, *value)),
+                method if METHODS.contains(&method) => {
+                    operations.push((at, Some(method.to_ascii_uppercase()), *value));
+                }
+                OTHER_METHODS => match value {
+                    Value::Object(others) => {
+                        let other = |(method, operation): (&String, &'d Value)| {
+                            (format!("{at}.{method}"), Some(method.clone()), operation)
+                        };
+                        operations.extend(others.iter().map(other));
+                    }
+                    _ => self.flaw(at, "it is not a mapping"),
+                },
+                "servers" => {}
+                field if OTHERS.contains(&field) || field.starts_with("x-") => {}
+                _ => self.flaw(at, "this is not understood here"),
+            }
+        }
+        operations
+    }
+
+    fn add(&mut self, at: &str, path: &str, methods: &BTreeSet<String>, classes: BTreeSet<Name>) {
+        let listed = methods.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let text = if methods.is_empty() { path.to_owned() } else { format!("{listed} {path}") };
+        let template = match RouteTemplate::parse(&text) {
+            Ok(template) if !template.is_rpc() => template,
+            Ok(_) => return self.flaw(at, "a path begins with a slash"),
+            Err(error) => return self.flaw(at, error.to_string()),
+        };
+        let any = methods.is_empty().then_some("any method of");
+        for method in methods.iter().map(String::as_str).chain(any) {
+            if let Some(other) = self.taken.insert(format!("{method} {path}"), at.to_owned()) {
+                self.flaw(at, format!("{method} {path} is what {other} says already"));
+            }
+        }
+        let classes = classes.into_iter().collect();
+        self.routes.push(DeclaredRoute { classes, ..DeclaredRoute::from(template) });
+    }
+
+    /// The paths of an object's own servers, which replace those around it.
+    fn servers(&mut self, of: &Fields<'_>, at: &str) -> Option<BTreeSet<String>> {
+        let (at, servers) = (format!("{at}.servers"), of.get("servers").copied());
+        if servers.and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            self.flaw(at, "it says none, and not whose are meant instead: leave it out");
+            return None;
+        }
+        servers::prefixes(servers, &at, &mut self.flaws)
+    }
+
+    fn classes(&mut self, of: &Fields<'_>, at: &str) -> BTreeSet<Name> {
+        for field in of.keys().filter(|field| field.starts_with("x-hauberk-") && **field != CLASSES) {
+            self.flaws.push(Flaw::at(format!("{at}.{field}"), format!("did you mean {CLASSES}?")));
+        }
+        let at = format!("{at}.{CLASSES}");
+        let names = match of.get(CLASSES) {
+            None => return BTreeSet::new(),
+            Some(Value::Array(names)) if names.len() <= MOST_CLASSES => names,
+            Some(Value::Array(_)) => {
+                self.flaw(at, format!("it has more than {MOST_CLASSES} names"));
+                return BTreeSet::new();
+            }
+            Some(_) => {
+                self.flaw(at, "it is not a list of names");
+                return BTreeSet::new();
+            }
+        };
+        let mut classes = BTreeSet::new();
+        for (index, name) in names.iter().enumerate() {
+            match name.as_str().map(Name::parse) {
+                Some(Ok(name)) => {
+                    classes.insert(name);
+                }
+                Some(Err(error)) => self.flaw(format!("{at}[{index}]"), error.to_string()),
+                None => self.flaw(format!("{at}[{index}]"), "it is not a name"),
+            }
+        }
+        classes
+    }
 }
 
 fn check_version(document: &Value, flaws: &mut Vec<Flaw>) {
@@ -47,142 +223,25 @@ fn check_version(document: &Value, flaws: &mut Vec<Flaw>) {
     flaws.push(Flaw::at("openapi", message));
 }
 
-/// The path of the servers' URLs, before all others.
-fn prefix(document: &Value, flaws: &mut Vec<Flaw>) -> String {
-    let servers = match document.get("servers") {
-        None | Some(Value::Null) => return String::new(),
-        Some(Value::Array(servers)) => servers,
-        Some(_) => {
-            flaws.push(Flaw::at("servers", "it is not a list"));
-            return String::new();
+/// A path with the names of its parameters as routes spell them, and of API gateways' `{proxy+}` as the rest, which it is there.
+fn spelt(path: &str) -> Result<String, String> {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == '-';
+    let mut spelt = String::new();
+    let mut left = path;
+    while let Some((before, (name, after))) =
+        left.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?)))
+    {
+        if name.contains('/') {
+            return Err(format!(
+                "{{{name}}} would be several segments, which no parameter of OpenAPI is: write a parameter for each"
+            ));
         }
-    };
-    let mut prefixes = BTreeSet::new();
-    for (index, server) in servers.iter().enumerate() {
-        match server.get("url").and_then(Value::as_str) {
-            Some(url) => match with_variables(url, server.get("variables")) {
-                Ok(url) => {
-                    prefixes.insert(path_of(&url).trim_end_matches('/').to_owned());
-                }
-                Err((field, message)) => flaws.push(Flaw::at(format!("servers[{index}].{field}"), message)),
-            },
-            None => flaws.push(Flaw::at(format!("servers[{index}].url"), "it is missing")),
-        }
+        let greedy =
+            name.strip_suffix('+').filter(|name| name.chars().all(|char| is_plain(char) || char == '.'));
+        let name = greedy.unwrap_or(name).replace(|char| !is_plain(char), "_");
+        let rest = if greedy.is_some() { "..." } else { "" };
+        spelt.extend([before, "{", &name, rest, "}"]);
+        left = after;
     }
-    if prefixes.len() > 1 {
-        let all = prefixes.iter().map(|prefix| format!("{prefix:?}")).collect::<Vec<_>>().join(", ");
-        flaws.push(Flaw::at("servers", format!("their URLs have several paths, {all}: leave one")));
-    }
-    prefixes.pop_first().unwrap_or_default()
-}
-
-/// A server's URL with the defaults of its variables, or the field that is wrong, and why: an unknown path in front of all routes
-/// would make them match what nobody meant.
-fn with_variables(url: &str, variables: Option<&Value>) -> Result<String, (String, String)> {
-    let mut filled = url.to_owned();
-    for piece in url.split('{').skip(1) {
-        let Some((name, _)) = piece.split_once('}') else {
-            return Err(("url".to_owned(), "a brace is not closed".to_owned()));
-        };
-        let Some(variable) = variables.and_then(|variables| variables.get(name)) else {
-            let message =
-                format!("{{{name}}} is none of the server's variables: say there what it stands for");
-            return Err(("url".to_owned(), message));
-        };
-        let Some(default) = variable.get("default").and_then(Value::as_str) else {
-            return Err((format!("variables.{name}.default"), "it is missing".to_owned()));
-        };
-        filled = filled.replace(&format!("{{{name}}}"), default);
-    }
-    Ok(filled)
-}
-
-fn path_of(url: &str) -> &str {
-    let url = url.split(['?', '#']).next().unwrap_or(url);
-    match url.split_once("://") {
-        Some((_, rest)) => rest.find('/').and_then(|slash| rest.get(slash..)).unwrap_or_default(),
-        None => url,
-    }
-}
-
-fn read_path(prefix: &str, path: &str, item: &Value, routes: &mut Vec<DeclaredRoute>, flaws: &mut Vec<Flaw>) {
-    let at = format!("paths.{path}");
-    let Value::Object(item) = item else {
-        flaws.push(Flaw::at(at, "it is not a mapping"));
-        return;
-    };
-    if path.split('/').any(|segment| segment == "*") {
-        flaws.push(Flaw::at(at, "a `*` would stand for all paths below, which it does not in OpenAPI"));
-        return;
-    }
-    let of_path = classes(item, &at, flaws);
-    let mut by_classes: BTreeMap<BTreeSet<Name>, Vec<String>> = BTreeMap::new();
-    for (field, value) in item {
-        let at = format!("{at}.{field}");
-        if METHODS.contains(&field.as_str()) {
-            let Value::Object(operation) = value else {
-                flaws.push(Flaw::at(at, "it is not a mapping"));
-                continue;
-            };
-            if operation.contains_key("servers") {
-                flaws.push(Flaw::at(format!("{at}.servers"), "servers are understood at the top only"));
-            }
-            let all = of_path.iter().cloned().chain(classes(operation, &at, flaws)).collect();
-            by_classes.entry(all).or_default().push(field.to_ascii_uppercase());
-        } else if !OTHERS.contains(&field.as_str()) && !field.starts_with("x-") {
-            flaws.push(Flaw::at(at, "this is not understood here"));
-        }
-    }
-    for (classes, mut methods) in by_classes {
-        methods.sort_unstable();
-        let text = format!("{} {prefix}{}", methods.join(","), spelt(path));
-        match RouteTemplate::parse(&text) {
-            Ok(template) if !template.is_rpc() => {
-                routes.push(DeclaredRoute {
-                    classes: classes.into_iter().collect(),
-                    ..DeclaredRoute::from(template)
-                });
-            }
-            Ok(_) => flaws.push(Flaw::at(&at, "a path begins with a slash")),
-            Err(error) => flaws.push(Flaw::at(&at, error.to_string())),
-        }
-    }
-}
-
-/// A path with the names of its parameters as routes spell them.
-fn spelt(path: &str) -> String {
-    let segment = |segment: &str| match segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
-        Some(name) => {
-            let name = name.replace(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'), "_");
-            format!("{{{name}}}")
-        }
-        None => segment.to_owned(),
-    };
-    path.split('/').map(segment).collect::<Vec<_>>().join("/")
-}
-
-fn classes(of: &Map<String, Value>, at: &str, flaws: &mut Vec<Flaw>) -> BTreeSet<Name> {
-    for field in of.keys().filter(|field| field.starts_with("x-hauberk-") && *field != CLASSES) {
-        flaws.push(Flaw::at(format!("{at}.{field}"), format!("did you mean {CLASSES}?")));
-    }
-    let at = format!("{at}.{CLASSES}");
-    let names = match of.get(CLASSES) {
-        None => return BTreeSet::new(),
-        Some(Value::Array(names)) => names,
-        Some(_) => {
-            flaws.push(Flaw::at(at, "it is not a list of names"));
-            return BTreeSet::new();
-        }
-    };
-    let mut classes = BTreeSet::new();
-    for (index, name) in names.iter().enumerate() {
-        match name.as_str().map(Name::parse) {
-            Some(Ok(name)) => {
-                classes.insert(name);
-            }
-            Some(Err(error)) => flaws.push(Flaw::at(format!("{at}[{index}]"), error.to_string())),
-            None => flaws.push(Flaw::at(format!("{at}[{index}]"), "it is not a name")),
-        }
-    }
-    classes
+    Ok(spelt + left)
 }

@@ -9,6 +9,8 @@ use prost_types::{
 use crate::resources::testing::*;
 use crate::resources::{Catalog, Model};
 
+mod documents;
+
 const DOCUMENT: &str = r##"
 openapi: 3.1.0
 info: {title: Orders, version: "1"}
@@ -159,18 +161,10 @@ fn what_cannot_be_understood_is_told_with_its_place() {
         ("swagger: '2.0'\npaths: {}", "openapi: this is Swagger; convert it to OpenAPI 3"),
         ("paths: {}", "openapi: this is no OpenAPI document: its version is missing"),
         ("openapi: 3.0.0\npaths: []", "paths: it is not a mapping"),
-        ("openapi: 3.0.0\npaths: {/a: {$ref: '#/x'}}", "paths./a.$ref: this is not understood here"),
+        ("openapi: 3.0.0\npaths: {/a: {$ref: '#/x'}}", "paths./a.$ref: there is no \"#/x\" in the document"),
         ("openapi: 3.0.0\npaths: {/a: {got: {}}}", "paths./a.got: this is not understood here"),
         ("openapi: 3.0.0\npaths: {/a: {get: []}}", "paths./a.get: it is not a mapping"),
-        (
-            "openapi: 3.0.0\npaths: {'/f/{name}.json': {get: {}}}",
-            "paths./f/{name}.json: \"{name}.json\" is not a parameter",
-        ),
         ("openapi: 3.0.0\npaths: {a: {get: {}}}", "paths.a: "),
-        (
-            "openapi: 3.0.0\nservers: [{url: /a}, {url: /b}]\npaths: {}",
-            "servers: their URLs have several paths",
-        ),
         (
             "openapi: 3.0.0\nservers: [{url: 'https://a/{v}/b'}]\npaths: {}",
             "servers[0].url: {v} is none of the server's variables",
@@ -193,7 +187,7 @@ fn what_cannot_be_understood_is_told_with_its_place() {
     let deep = format!("openapi: 3.0.0\nx: {}{}", "[".repeat(70), "]".repeat(70));
     assert!(told(&deep)[0].contains("nested deeper than 64 levels"));
     let many: String = (0..1_001).map(|number| format!("  /p{number}: {{get: {{}}}}\n")).collect();
-    let expected = format!("{field}: 1001 routes are too many: at most 1000");
+    let expected = format!("{field}: it says more than 1000 routes, which are the most");
     assert_eq!(told(&format!("openapi: 3.0.0\npaths:\n{many}")), [expected]);
 }
 

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 use super::Flaw;
 
 /// Nesting deeper than any description needs.
-const MAX_DEPTH: usize = 64;
+pub(super) const MAX_DEPTH: usize = 64;
 /// Values in one document.
-const MAX_NODES: usize = 100_000;
+pub(super) const MAX_NODES: usize = 100_000;
 
 /// Reads the one document of `text`. Anchors and aliases are not understood: a few lines of them can stand for gigabytes.
 pub(super) fn parse(text: &str) -> Result<Value, Flaw> {

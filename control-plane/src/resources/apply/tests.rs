@@ -151,10 +151,9 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
         trust_domain: trust_domain(),
         server_names: Arc::default(),
         missing_feature: Box::new(move |node, needed| {
-            let lacks = [features::ROUTES, features::ROLES, features::NODE_LABELS]
-                .iter()
-                .any(|lacking| needed.contains(lacking))
-                && node.as_str().ends_with("/orders");
+            let lacking = [features::ROUTES, features::ROLES, features::NODE_LABELS, features::ROUTE_TEXT];
+            let lacks =
+                lacking.iter().any(|lacking| needed.contains(lacking)) && node.as_str().ends_with("/orders");
             lacks.then_some(instance)
         }),
     });
@@ -178,6 +177,18 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
     let refused = resources.apply(&owner(), &[of_label], false).await.unwrap_err();
     assert!(
         matches!(&refused, ChangeError::Incapable { features, .. } if *features == ["node-labels-1"]),
+        "{refused}"
+    );
+    // It has routes already, and knows those; another node's are not its concern.
+    let with = |name: &str, path: &str| {
+        [node(name, [routes(listener(8080, "http"), &[path]), listener(9090, "http")])]
+    };
+    scratch.apply(&with("orders", "/a")).await;
+    resources.apply(&owner(), &with("orders", "/{id}"), false).await.unwrap();
+    resources.apply(&owner(), &with("web3", "/{id}.json"), false).await.unwrap();
+    let refused = resources.apply(&owner(), &with("orders", "/{id}.json"), false).await.unwrap_err();
+    assert!(
+        matches!(&refused, ChangeError::Incapable { features, .. } if *features == ["route-text-1"]),
         "{refused}"
     );
     resources.apply(&owner(), &[node("web2", [routes(listener(1, "http"), &["/a"])])], false).await.unwrap();

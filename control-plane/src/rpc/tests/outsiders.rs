@@ -188,5 +188,6 @@ async fn a_connection_ends_with_the_certificate_that_its_peer_has_proved() {
     // The one whose certificate lives on is let alone.
     let still = tokio::time::timeout(Duration::ZERO, kept.message()).await;
     assert!(still.is_err(), "{still:?}");
+    drop(kept);
     running.stop().await;
 }

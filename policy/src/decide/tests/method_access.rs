@@ -66,7 +66,7 @@ fn a_read_may_be_asked_what_any_read_may() {
     assert_eq!(allowed(shop(), &[&by_params]), [true, false]);
 }
 
-/// Compilations of one node after another take over statements: not those that were never held against reads.
+/// Compilations of one node after another take over statements, whether methods of the one before read or not.
 #[test]
 fn a_method_that_comes_to_read_is_decided_anew() {
     let texts = [permit("action in Action::\"read\"", "true"), permit("action in Action::\"write\"", "true")];
@@ -84,6 +84,28 @@ fn a_method_that_comes_to_read_is_decided_anew() {
     assert_eq!(policies(&compile(orders(), Some(&after)))[0].to_string(), "p1");
 }
 
+/// As the control plane compiles the views of a mesh, of which some have methods that read.
+#[test]
+fn nodes_that_read_and_nodes_that_do_not_share_their_statements() {
+    let texts = [
+        permit("action in Action::\"read\"", "true"),
+        permit("action == Action::\"call\"", "context.path like \"/a*\""),
+    ];
+    let documents = documents(&texts.each_ref().map(|text| (Mode::Enforce, &**text)));
+    let name = name("shop");
+    let index = PolicyIndex::new(&name, &documents);
+    let mut former: Option<Engine> = None;
+    for scope in [orders(), shop(), orders(), shop()] {
+        let slice = index.slice(&scope, &roles(), &[]);
+        let engine = Engine::compile(scope, &slice, former.as_ref()).unwrap();
+        if let Some(former) = &former {
+            let pairs = engine.0.policies.iter().zip(&former.0.policies);
+            assert_eq!(pairs.filter(|(own, former)| Arc::ptr_eq(own, former)).count(), texts.len());
+        }
+        former = Some(engine);
+    }
+}
+
 /// As a view could bring it that another release made.
 #[test]
 fn what_is_valid_for_writes_alone_is_refused_where_a_method_reads() {
@@ -91,8 +113,11 @@ fn what_is_valid_for_writes_alone_is_refused_where_a_method_reads() {
     let policies = vec![SlicedPolicy { name: "p".into(), mode: Mode::Enforce, text: text.into() }];
     let slice = PolicySlice { policies, ..PolicySlice::default() };
     assert!(Engine::compile(orders(), &slice, None).is_ok());
-    let refused = Engine::compile(shop(), &slice, None).unwrap_err();
-    assert!(matches!(refused, CompileError::Invalid { .. }), "{refused}");
+    let elsewhere = Engine::compile(orders(), &slice, None).unwrap();
+    for former in [None, Some(&elsewhere), Some(&elsewhere)] {
+        let refused = Engine::compile(shop(), &slice, former).unwrap_err();
+        assert!(matches!(refused, CompileError::Invalid { .. }), "{refused}");
+    }
     assert!(crate::testing::parse(text).is_err());
 }
 

@@ -2,6 +2,7 @@
 
 mod groups;
 mod scope;
+mod vacuous;
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,11 +12,12 @@ use crate::compiled::permits;
 use crate::document::{Mode, PolicyDocument};
 pub use groups::Groups;
 use scope::Scope;
+use vacuous::{Vacuous, vacuous};
 
 /// The most pairs that are looked at; more would hold up a change for the sake of a hint.
 const MOST_PAIRS: usize = 1_000_000;
 
-/// Two statements of which one is pointless.
+/// A statement that is pointless, or whose conditions are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Overlap {
     /// Both say the same.
@@ -25,39 +27,55 @@ pub enum Overlap {
         /// The other.
         other: String,
     },
-    /// A permit that permits nothing, for a forbid without conditions is at least as wide.
+    /// A permit that permits nothing, for a forbid is at least as wide, without conditions or with the same ones.
     Covered {
         /// The permit.
         permit: String,
         /// The forbid.
         forbid: String,
     },
-    /// A permit that permits nothing new, for another one without conditions is at least as wide.
+    /// A permit that permits nothing new, for another one is at least as wide, without conditions or with the same ones.
     Contained {
         /// The permit.
         permit: String,
         /// The other one.
         wider: String,
     },
+    /// A forbid that forbids nothing new, for another one is at least as wide by the names in it, without conditions or with the
+    /// same ones.
+    Needless {
+        /// The forbid.
+        forbid: String,
+        /// The other one.
+        wider: String,
+    },
+    /// Its conditions never hold.
+    Never {
+        /// The statement.
+        policy: String,
+    },
+    /// Its conditions always hold.
+    Always {
+        /// The statement.
+        policy: String,
+    },
 }
 
-/// Statements without conditions, by what their resource must be, or be in.
-#[derive(Default)]
-struct Wide<'a>(HashMap<Option<EntityUid>, Vec<Wider<'a>>>);
-
-struct Wider<'a> {
+/// A statement that decides.
+struct One<'a> {
     permits: bool,
+    mode: Mode,
+    is_new: bool,
     /// Its place among all statements.
     place: usize,
+    /// The text of its conditions.
+    conditions: &'a str,
     scope: Scope<'a>,
 }
 
-struct Permit<'a> {
-    is_new: bool,
-    place: usize,
-    is_conditional: bool,
-    scope: Scope<'a>,
-}
+/// Statements by what their resource must be, or be in, and by their conditions.
+#[derive(Default)]
+struct Wide<'o, 'a>(HashMap<(Option<&'o EntityUid>, &'a str), Vec<&'o One<'a>>>);
 
 /// What overlaps among `documents`, of which at least one `is_new`; at most `most`, in the order of the documents. What is in what
 /// is asked of `groups`, of the documents' mesh.
@@ -69,88 +87,115 @@ pub fn overlaps<'a>(
 ) -> Vec<Overlap> {
     let mut found = Vec::new();
     let mut texts: HashMap<(Mode, &str), (&str, bool)> = HashMap::new();
-    let (mut new_ones, mut old_ones) = (Wide::default(), Wide::default());
-    let (mut narrow, mut place) = (Vec::new(), 0);
+    let (mut all, mut place) = (Vec::new(), 0);
     for document in documents {
-        let new = is_new(document);
+        let (is_new, mode) = (is_new(document), document.mode());
         for statement in document.statements() {
             place += 1;
             let name = statement.name.as_str();
             let text = without_annotations(&statement.text);
-            match texts.get(&(document.mode(), text)) {
-                Some((other, other_new)) if new || *other_new => {
+            match texts.get(&(mode, text)) {
+                Some((other, other_new)) if is_new || *other_new => {
                     found.push(Overlap::Same { one: (*other).to_owned(), other: name.to_owned() });
                 }
                 Some(_) => {}
-                None => drop(texts.insert((document.mode(), text), (name, new))),
+                None => drop(texts.insert((mode, text), (name, is_new))),
             }
-            if document.mode() == Mode::Audit {
-                continue;
+            let conditions =
+                if statement.policy.has_non_scope_constraint() { behind_scope(text) } else { "" };
+            if is_new {
+                let policy = name.to_owned();
+                found.extend(vacuous(&statement.policy, conditions).map(|vacuous| match vacuous {
+                    Vacuous::Never => Overlap::Never { policy },
+                    Vacuous::Always => Overlap::Always { policy },
+                }));
             }
-            let (permits, is_new) = (permits(&statement.policy), new);
-            let is_conditional = statement.policy.has_non_scope_constraint();
-            if !is_conditional {
-                let side = if is_new { &mut new_ones } else { &mut old_ones };
-                side.put(Wider { permits, place, scope: Scope::of(statement, text) });
-            }
-            if permits {
-                narrow.push(Permit { is_new, place, is_conditional, scope: Scope::of(statement, text) });
+            if mode != Mode::Audit {
+                let (permits, scope) = (permits(&statement.policy), Scope::of(statement, text));
+                all.push(One { permits, mode, is_new, place, conditions, scope });
             }
         }
     }
+    let (new_ones, old_ones): (Vec<&One<'_>>, Vec<_>) = all.iter().partition(|one| one.is_new);
+    let (new_ones, old_ones) = (Wide::of(new_ones), Wide::of(old_ones));
+    let by_names = groups.by_names_alone();
     let mut left = MOST_PAIRS;
-    for permit in &narrow {
+    for narrow in &all {
+        // Whoever takes a forbid out must not let somebody through once he has left a role.
+        let groups = if narrow.permits { groups } else { &by_names };
         // Of two that were there before, all has been told.
-        if !permit.is_new && !new_ones.all().any(|wider| wider.scope.may_cover(&permit.scope)) {
+        if !narrow.is_new && !new_ones.all().any(|wider| wider.may_cover(narrow)) {
             continue;
         }
-        let around = permit.scope.around(groups);
-        let old = permit.is_new.then(|| old_ones.at(&around.resource)).into_iter().flatten();
-        let others: Vec<_> = new_ones.at(&around.resource).chain(old).take(left).collect();
+        let around = narrow.scope.around(groups);
+        let old = narrow.is_new.then(|| old_ones.at(narrow, &around.resource)).into_iter().flatten();
+        let others: Vec<_> = new_ones.at(narrow, &around.resource).chain(old).take(left).collect();
         left = left.saturating_sub(others.len());
         let covering = |permits| {
             let covering = others.iter().filter(|wider| {
                 wider.permits == permits
-                    && wider.scope.covers(&permit.scope, &around)
-                    && !(permits && permit.is_told_otherwise(wider, groups))
+                    && wider.scope.covers(&narrow.scope, &around)
+                    && !(narrow.permits == permits && narrow.is_told_otherwise(wider, groups))
             });
             covering.min_by_key(|wider| wider.place).map(|wider| wider.scope.name.to_owned())
         };
-        let name = permit.scope.name.to_owned();
-        if let Some(forbid) = covering(false) {
-            found.push(Overlap::Covered { permit: name, forbid });
-        } else if let Some(wider) = covering(true) {
-            found.push(Overlap::Contained { permit: name, wider });
-        }
+        let name = narrow.scope.name.to_owned();
+        found.extend(match (narrow.permits, covering(false)) {
+            (true, Some(forbid)) => Some(Overlap::Covered { permit: name, forbid }),
+            (true, None) => covering(true).map(|wider| Overlap::Contained { permit: name, wider }),
+            (false, wider) => wider.map(|wider| Overlap::Needless { forbid: name, wider }),
+        });
     }
     found.truncate(most);
     found
 }
 
-impl Permit<'_> {
-    /// Whether that a permit covers this one is told already, or will be: it is this very one, has the same text, or is covered by
-    /// this one in turn and comes later.
-    fn is_told_otherwise(&self, wider: &Wider<'_>, groups: &Groups) -> bool {
+impl One<'_> {
+    /// Whether it might hold wherever the other does, by what costs nothing to look at.
+    fn may_cover(&self, narrow: &Self) -> bool {
+        (self.conditions.is_empty() || self.conditions == narrow.conditions)
+            && (!self.permits || narrow.permits)
+            && self.scope.may_cover(&narrow.scope)
+    }
+
+    /// Whether that another statement of the same effect covers this one is nothing to tell, or is told already, or will be: it is this
+    /// very one, has the same text, or is covered by this one in turn and comes later. What a boundary forbids, nobody lifts who
+    /// may change a policy.
+    fn is_told_otherwise(&self, wider: &Self, groups: &Groups) -> bool {
+        if self.mode != wider.mode {
+            return self.mode == Mode::Boundary;
+        }
         self.scope.text == wider.scope.text
-            || (!self.is_conditional
-                && self.place < wider.place
+            || (self.place < wider.place
+                && self.conditions == wider.conditions
                 && self.scope.covers(&wider.scope, &wider.scope.around(groups)))
     }
 }
 
-impl<'a> Wide<'a> {
-    fn put(&mut self, wider: Wider<'a>) {
-        self.0.entry(wider.scope.resource.within.clone()).or_default().push(wider);
+impl<'o, 'a> Wide<'o, 'a> {
+    fn of(all: impl IntoIterator<Item = &'o One<'a>>) -> Self {
+        let mut wide = Self::default();
+        for one in all {
+            wide.0.entry((one.scope.resource.within.as_ref(), one.conditions)).or_default().push(one);
+        }
+        wide
     }
 
-    fn all(&self) -> impl Iterator<Item = &Wider<'a>> {
-        self.0.values().flatten()
+    fn all(&self) -> impl Iterator<Item = &'o One<'a>> {
+        self.0.values().flatten().copied()
     }
 
-    /// Those that may cover what is in all of these.
-    fn at(&self, around: &HashSet<EntityUid>) -> impl Iterator<Item = &Wider<'a>> {
-        let within = around.iter().filter_map(|uid| self.0.get(&Some(uid.clone())));
-        within.chain(self.0.get(&None)).flatten()
+    /// Those that may cover one that is in all of these: without conditions, or with its own.
+    fn at<'s>(
+        &'s self,
+        narrow: &One<'a>,
+        around: &'s HashSet<EntityUid>,
+    ) -> impl Iterator<Item = &'o One<'a>> + use<'s, 'o, 'a> {
+        let own = Some(narrow.conditions).filter(|own| !own.is_empty());
+        let within = around.iter().map(Some).chain([None]);
+        let keys =
+            within.flat_map(move |uid| [Some(""), own].into_iter().flatten().map(move |own| (uid, own)));
+        keys.filter_map(|key| self.0.get(&key)).flatten().copied()
     }
 }
 
@@ -163,6 +208,33 @@ fn without_annotations(text: &str) -> &str {
         text.match_indices(effect).find(at_line).map(|(at, _)| at)
     });
     begins.min().and_then(|at| text.get(at..)).unwrap_or(text)
+}
+
+/// What stands behind the scope of a statement, whose first parenthesis opens that.
+fn behind_scope(text: &str) -> &str {
+    let (mut open, mut bytes) = (0_usize, text.bytes().enumerate());
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => {
+                while let Some((_, byte)) = bytes.next() {
+                    match byte {
+                        b'\\' => drop(bytes.next()),
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            b'(' => open += 1,
+            b')' => {
+                open = open.saturating_sub(1);
+                if open == 0 {
+                    return text.get(at + 1..).unwrap_or_default();
+                }
+            }
+            _ => {}
+        }
+    }
+    text
 }
 
 #[cfg(test)]

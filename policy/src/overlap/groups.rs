@@ -22,6 +22,11 @@ impl Groups {
         Self { names: Namespace::of(trust_domain, mesh), around: HashMap::new() }
     }
 
+    /// The same without what resources list, which may come to list something else.
+    pub(super) fn by_names_alone(&self) -> Self {
+        Self { names: self.names.clone(), around: HashMap::new() }
+    }
+
     /// A role with what it lists.
     pub fn add_role<'a>(
         &mut self,

@@ -21,6 +21,9 @@ fn told_of_new(texts: &[(Mode, &str)], is_new: impl Fn(&str) -> bool) -> Vec<Str
         Overlap::Same { one, other } => format!("{one} = {other}"),
         Overlap::Covered { permit, forbid } => format!("{permit} < {forbid}"),
         Overlap::Contained { permit, wider } => format!("{permit} in {wider}"),
+        Overlap::Needless { forbid, wider } => format!("{forbid} no more than {wider}"),
+        Overlap::Never { policy } => format!("{policy} never"),
+        Overlap::Always { policy } => format!("{policy} always"),
     };
     found.into_iter().map(tell).collect()
 }
@@ -166,4 +169,115 @@ fn only_pairs_with_something_new_are_looked_at() {
     let last = [texts.len() - 2, texts.len() - 1].map(|index| format!("p{index}"));
     let found = told_of_new(&texts, |name| last.iter().any(|last| last == name));
     assert_eq!(found, [format!("p9 < {}", last[1]), format!("{} < p607", last[0])]);
+}
+
+#[test]
+fn forbids_that_forbid_nothing_new_are_told() {
+    for (index, [narrow, around]) in AROUND.iter().enumerate() {
+        let (forbid, wider) = (format!("forbid({narrow});"), format!("forbid({around});"));
+        // Roles, data classes and services come to hold others.
+        if ![0, 5, 6].contains(&index) {
+            assert_eq!(told(&[(PERMIT, &forbid), (PERMIT, &wider)]), [""; 0], "{narrow}");
+            continue;
+        }
+        assert_eq!(told(&[(PERMIT, &forbid), (PERMIT, &wider)]), ["p0 no more than p1"], "{narrow}");
+        assert_eq!(told(&[(PERMIT, &wider), (PERMIT, &forbid)]), ["p1 no more than p0"], "{narrow}");
+        let conditional = format!("forbid({narrow}) unless {{ context.peer.federated }};");
+        assert_eq!(told(&[(PERMIT, &conditional), (PERMIT, &wider)]), ["p0 no more than p1"], "{narrow}");
+        let backwards = format!("forbid({around}) unless {{ context.peer.federated }};");
+        assert_eq!(told(&[(PERMIT, &forbid), (PERMIT, &backwards)]), [""; 0], "{narrow}");
+        // What a permit lets through besides makes no difference.
+        let permit = format!("permit({around});");
+        assert_eq!(told(&[(PERMIT, &forbid), (PERMIT, &permit)]), [""; 0], "{narrow}");
+    }
+    let forbid = "forbid(principal == Node::\"web\", action, resource in Service::\"orders\");";
+    let wider = "forbid(principal, action, resource in Service::\"orders\");";
+    for (narrow, around, expected) in [
+        (PERMIT, Mode::Boundary, &["p0 no more than boundary:p1"][..]),
+        (Mode::Boundary, Mode::Boundary, &["boundary:p0 no more than boundary:p1"]),
+        // Policies may be changed by those who may not change a boundary, and one in audit decides nothing.
+        (Mode::Boundary, PERMIT, &[]),
+        (PERMIT, Mode::Audit, &[]),
+        (Mode::Audit, PERMIT, &[]),
+    ] {
+        assert_eq!(told(&[(narrow, forbid), (around, wider)]), expected, "{narrow:?} {around:?}");
+        assert_eq!(told_of_new(&[(narrow, forbid), (around, wider)], |_| false), [""; 0]);
+    }
+    assert_eq!(told(&[(PERMIT, forbid), (Mode::Boundary, forbid)]), ["p0 no more than boundary:p1"]);
+    assert_eq!(told(&[(PERMIT, forbid), (PERMIT, forbid)]), ["p0 = p1"]);
+}
+
+#[test]
+fn the_same_conditions_are_as_good_as_none() {
+    let of = |effect: &str, scope: &str, conditions: &str| format!("{effect}({scope}) {conditions};");
+    let narrow = "principal == Node::\"web\", action in [Action::\"GET\", Action::\"PUT\"], resource in Service::\"orders\"";
+    let around = "principal is Node, action in Action::\"http\", resource";
+    let header = "context.headers.hasTag(\"x\") && context.headers.getTag(\"x\") == [\"a)(\\\"b\"]";
+    let conditions = &*format!("when {{ {header} }} unless {{ context.peer.federated }}");
+    let spelled = &*format!("when {{\n {header} }}\n// here\nunless {{ (context.peer.federated) }}");
+    for (one, other, expected) in [
+        ("permit", "forbid", "p0 < p1"),
+        ("permit", "permit", "p0 in p1"),
+        ("forbid", "forbid", "p0 no more than p1"),
+    ] {
+        let found = told(&[(PERMIT, &of(one, narrow, conditions)), (PERMIT, &of(other, around, spelled))]);
+        assert_eq!(found, [expected]);
+        for different in [&*format!("when {{ {header} }}"), "unless { context.peer.federated }"] {
+            let found =
+                told(&[(PERMIT, &of(one, narrow, conditions)), (PERMIT, &of(other, around, different))]);
+            assert_eq!(found, [""; 0], "{different}");
+        }
+        let backwards =
+            told(&[(PERMIT, &of(one, around, conditions)), (PERMIT, &of(other, narrow, conditions))]);
+        let expected: &[&str] = match (one, other) {
+            ("permit", "permit") => &["p1 in p0"],
+            ("forbid", "forbid") => &["p1 no more than p0"],
+            _ => &[],
+        };
+        assert_eq!(backwards, expected);
+    }
+    let twice = of("forbid", narrow, conditions);
+    assert_eq!(told(&[(PERMIT, &twice), (PERMIT, &of("forbid", narrow, spelled))]), ["p0 = p1"]);
+    // Each is around the other one: said once.
+    let same =
+        narrow.replace("in [Action::\"GET\", Action::\"PUT\"]", "in [Action::\"PUT\", Action::\"GET\"]");
+    assert_eq!(told(&[(PERMIT, &twice), (PERMIT, &of("forbid", &same, conditions))]), ["p1 no more than p0"]);
+}
+
+#[test]
+fn conditions_that_say_nothing_are_told() {
+    let path = |text: &str| format!("context.path == \"{text}\"");
+    let (a, b) = (path("/a"), path("/b"));
+    for (conditions, expected) in [
+        ("when { true }".to_owned(), "p0 always"),
+        ("unless { false } when { !false }".to_owned(), "p0 always"),
+        (format!("when {{ true || {a} }}"), "p0 always"),
+        (format!("when {{ if true then true else {a} }}"), ""),
+        (format!("when {{ true }} when {{ {a} }}"), ""),
+        (format!("when {{ {a} || true }}"), ""),
+        (format!("when {{ {a} && {b} }}"), "p0 never"),
+        (format!("when {{ {a} }} when {{ context.peer.federated && \"/b\" == context.path }}"), "p0 never"),
+        (format!("when {{ context.peer.federated || ({a} && {b}) }}"), ""),
+        (format!("when {{ ({a} && {b}) || ({b} && {a}) }}"), "p0 never"),
+        (format!("when {{ {a} || {b} }}"), ""),
+        (format!("when {{ {a} }} unless {{ {b} }}"), ""),
+        (format!("unless {{ {a} && {b} }}"), ""),
+        (format!("when {{ {a} && context.host == \"b\" }}"), ""),
+        (format!("when {{ {a} && {a} }}"), ""),
+        (
+            "when { context.peer.address == ip(\"10.0.0.1\") && context.peer.address == ip(\"10.0.0.2\") }"
+                .to_owned(),
+            "",
+        ),
+    ] {
+        for effect in ["permit", "forbid"] {
+            let text =
+                format!("{effect}(principal is Node, action == Action::\"GET\", resource) {conditions};");
+            let expected: &[&str] = if expected.is_empty() { &[] } else { &[expected] };
+            for mode in [PERMIT, Mode::Audit] {
+                assert_eq!(told(&[(mode, &text)]), expected, "{text}");
+            }
+            assert_eq!(told_of_new(&[(PERMIT, &text)], |_| false), [""; 0]);
+        }
+    }
 }

@@ -39,6 +39,15 @@ pub(super) fn warn(step: &Step<'_>, warnings: &mut Vec<String>) {
                 Overlap::Contained { permit, wider } => {
                     format!("Mesh {mesh}: policy {permit} says nothing new: {wider} permits all of it")
                 }
+                Overlap::Needless { forbid, wider } => {
+                    format!("Mesh {mesh}: policy {forbid} says nothing new: {wider} forbids all of it")
+                }
+                Overlap::Never { policy } => {
+                    format!("Mesh {mesh}: policy {policy} is about nothing: its conditions never hold")
+                }
+                Overlap::Always { policy } => {
+                    format!("Mesh {mesh}: the conditions of policy {policy} always hold: leave them out")
+                }
             });
         }
     }

@@ -409,6 +409,26 @@ fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
             "Mesh shop: policy p/2 says nothing new: allow-web-to-orders permits all of it",
         ]
     );
+    let text = "forbid(principal == Node::\"web\", action, resource) when { context.peer.federated };\n\
+                forbid(principal is Node, action, resource);\n\
+                permit(principal is Node, action == Action::\"GET\", resource) when { context.path == \"/a\" && context.path == \"/b\" };\n\
+                permit(principal is Node, action == Action::\"PUT\", resource in Service::\"orders\") when { true };";
+    let empty = catalog_of(&[
+        mesh("shop"),
+        node("orders", [listener(8080, "http")]),
+        node("web", []),
+        service("orders", "orders", None),
+    ]);
+    assert_eq!(
+        accepted(&empty, &[policy("p", text)], EVERYTHING).warnings,
+        [
+            "Mesh shop: policy p/3 is about nothing: its conditions never hold",
+            "Mesh shop: the conditions of policy p/4 always hold: leave them out",
+            "Mesh shop: policy p/1 says nothing new: p/2 forbids all of it",
+            "Mesh shop: policy p/3 permits nothing: p/2 forbids all of it",
+            "Mesh shop: policy p/4 permits nothing: p/2 forbids all of it",
+        ]
+    );
     let declared = ["/orders/{id}", "/health", "/a", "/b", "/c", "/d"];
     let catalog = catalog_of(&[mesh("shop"), node("orders", [routes(listener(8080, "http"), &declared)])]);
     let text = "permit(principal is Node, action, resource == Route::\"orders:8080 /order/{id}\");\n\

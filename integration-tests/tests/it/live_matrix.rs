@@ -1,6 +1,7 @@
-//! Whatever changes who may do what (a rule, a role, a label, a template, a route, a data class, an issuer's key, another domain's bundle,
-//! a host outside, a quarantine, a revocation), against whatever can be under way when it does: `--wait` returns once all
-//! that is forbidden now is cut, and what is allowed still goes on.
+//! Whatever changes who may do what (a rule, a boundary, a role, a label, a template, a route, a data class, where a service is, whether a
+//! listener asks for users, an issuer or its key, another domain's bundle, a host outside, a quarantine, a revocation), against
+//! whatever can be under way when it does: `--wait` returns once all that is forbidden now is cut, and what is allowed still
+//! goes on.
 
 use std::{any::Any, io};
 
@@ -77,6 +78,8 @@ struct Cell {
 
 enum Change {
     Apply(String),
+    /// A kind and a name.
+    Delete(&'static str, &'static str),
     Run(Vec<String>),
     Nothing,
 }
@@ -89,7 +92,22 @@ spec: {members: [{virtualNode: web}, {virtualNode: intruder}]}
 kind: DataClass
 mesh: shop
 name: sealed
+spec: {dataClasses: []}
+---
+kind: DataClass
+mesh: shop
+name: plain
 spec: {}
+---
+kind: VirtualNode
+mesh: shop
+name: spare
+spec:
+  listeners:
+  - {portMapping: {port: 8080, protocol: http}}
+  - {portMapping: {port: 9090, protocol: http2}}
+  - {portMapping: {port: 50051, protocol: grpc}}
+  - {portMapping: {port: 6379, protocol: tcp}}
 ---
 kind: PolicyTemplate
 mesh: shop
@@ -113,13 +131,24 @@ spec:
     forbid(principal == Node::\"web\", action, resource == Route::\"orders:8080 /{any}\");
     forbid(principal == Node::\"web\", action, resource == Route::\"orders:9090 /{any}\");
     forbid(principal == Node::\"web\", action, resource == Route::\"orders:50051 shop.Marks/*\");
+    forbid(principal == Node::\"web\", action, resource in Node::\"orders\") unless {
+      resource in Service::\"orders\" || resource in Service::\"orders-h2\" || resource in Service::\"orders-rpc\" };
+    forbid(principal == Node::\"web\", action, resource in Node::\"redis\") unless { resource in Service::\"cache\" };
 ";
+
+/// Of no consequence.
+const PLAIN: &str = ", dataClasses: [plain]";
 
 /// The node `orders`; `talk` is what is said of the route that all use, `None` that there is no such route.
 fn orders(talk: Option<&str>) -> String {
+    orders_for("{}", talk)
+}
+
+/// The same, which takes users so.
+fn orders_for(users: &str, talk: Option<&str>) -> String {
     let with = |route: &str, any: &str| {
         let talk = talk.map(|more| format!("{{path: {route}{more}}}, ")).unwrap_or_default();
-        format!("users: {{}}, routes: [{talk}{{path: '{any}'}}]")
+        format!("users: {users}, routes: [{talk}{{path: '{any}'}}]")
     };
     let (http, grpc) = (with("/talk", "/{any}"), with("shop.Marks/Talk", "shop.Marks/*"));
     format!(
@@ -127,6 +156,23 @@ fn orders(talk: Option<&str>) -> String {
          {http}}}\n  - {{portMapping: {{port: 9090, protocol: http2}}, {http}}}\n  - {{portMapping: {{port: 50051, protocol: \
          grpc}}, {grpc}}}\n"
     )
+}
+
+/// Where the services are: those of `orders` there, `cache` here.
+fn services(orders: &str, redis: &str) -> Change {
+    let service = |(name, node, port): (&str, &str, u16)| {
+        format!(
+            "kind: VirtualService\nmesh: shop\nname: {name}\nspec: {{provider: {{virtualNode: {{virtualNodeName: {node}, port: \
+             {port}}}}}}}\n"
+        )
+    };
+    let all = [
+        ("orders", orders, 8080),
+        ("orders-h2", orders, 9090),
+        ("orders-rpc", orders, 50051),
+        ("cache", redis, 6379),
+    ];
+    Change::Apply(all.map(service).join("---\n"))
 }
 
 fn outside(app: &MarkedApp, range: &str) -> String {
@@ -147,7 +193,7 @@ struct Matrix {
     web: Agent,
     intruder: Agent,
     partner: Foreigner,
-    /// Each stream says a byte of its own.
+    /// Each stream of a cell says a byte of its own.
     last_byte: u8,
 }
 
@@ -317,12 +363,18 @@ impl Matrix {
             Change::Run(command) => {
                 drop(self.mesh.hauberk(&command.iter().map(String::as_str).collect::<Vec<_>>()).ok());
             }
+            Change::Delete(kind, name) => {
+                self.mesh.hauberk(&["delete", kind, name]).ok();
+                self.mesh.wait_enforced();
+            }
             Change::Nothing => {}
         }
     }
 
     async fn try_cell(&mut self, cell: &Cell, mark: u8) {
         let (mut cut, mut kept) = (Vec::new(), Vec::new());
+        self.app.forget();
+        self.last_byte = 0x7f;
         for &kind in cell.kinds {
             cut.push(self.begin_soon(kind, &cell.cut).await);
         }
@@ -361,13 +413,15 @@ fn run(command: &[&str]) -> Change {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_enforced() {
-    let (login, partner, other) = (Login::new("login"), Partner::new(1), Partner::new(3));
+    let (login, staff) = (Login::new("login"), Login::new("staff"));
+    let (partner, other) = (Partner::new(1), Partner::new(3));
     let mesh = shop::open();
     let app = MarkedApp::start(b'A');
     mesh.apply(&format!(
-        "{}---\n{}---\n{}---\n{}---\n{RULES}",
-        orders(Some("")),
+        "{}---\n{}---\n{}---\n{}---\n{}---\n{RULES}",
+        orders(Some(PLAIN)),
         login.resource(""),
+        staff.resource(""),
         partner.resource(),
         outside(&app, "127.0.0.0/8")
     ));
@@ -393,8 +447,10 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
         let found = RULES.split("---\n").find(|resource| resource.starts_with(&format!("kind: {kind}\n")));
         found.unwrap().to_owned()
     };
-    let (role, template) = (from_rules("Role"), from_rules("PolicyTemplate"));
+    let (role, class, template) = (from_rules("Role"), from_rules("DataClass"), from_rules("PolicyTemplate"));
+    let by_staff = Who::WebFor(staff.token("carol", &[]));
     let rule = "kind: Policy\nmesh: shop\nname: not-web\nspec: {cedar: 'forbid(principal == Node::\"web\", action, resource);'}\n";
+    let boundary = rule.replace("kind: Policy", "kind: Boundary");
     let web = |suspect: &str| {
         format!("kind: VirtualNode\nmesh: shop\nname: web\nlabels: {{suspect: '{suspect}'}}\nspec: {{}}\n")
     };
@@ -410,6 +466,7 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
     let apply = |yaml: &str| Change::Apply(yaml.to_owned());
     let cells = [
         cell("rule", ALL, apply(rule), apply(&rule.replace("\"web\"", "\"payments\""))),
+        cell("boundary", ALL, apply(&boundary), apply(&boundary.replace("\"web\"", "\"payments\""))),
         cell("role", ALL, apply(&role.replace("{virtualNode: web}, ", "")), apply(&role)),
         cell("label", ALL, apply(&web("yes")), apply(&web("no"))),
         cell(
@@ -418,13 +475,34 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
             apply(&template.replace("resource);", "resource) unless { principal == Node::\"web\" };")),
             apply(&template),
         ),
-        cell("route", REQUESTS, Change::Apply(orders(None)), Change::Apply(orders(Some("")))),
+        cell("route", REQUESTS, Change::Apply(orders(None)), Change::Apply(orders(Some(PLAIN)))),
         cell(
             "data class",
             REQUESTS,
             Change::Apply(orders(Some(", dataClasses: [sealed]"))),
-            Change::Apply(orders(Some(""))),
+            Change::Apply(orders(Some(PLAIN))),
         ),
+        cell("data class within another", REQUESTS, apply(&class.replace("[]", "[plain]")), apply(&class)),
+        cell("service elsewhere", IN_THE_MESH, services("spare", "spare"), services("orders", "redis")),
+        Cell {
+            kept: by_rsa.clone(),
+            ..cell(
+                "users required",
+                REQUESTS,
+                Change::Apply(orders_for("{mode: REQUIRED}", Some(PLAIN))),
+                Change::Apply(orders(Some(PLAIN))),
+            )
+        },
+        Cell {
+            cut: by_staff,
+            kept: by_rsa.clone(),
+            ..cell(
+                "issuer gone",
+                REQUESTS,
+                Change::Delete("jwtissuer", "staff"),
+                Change::Apply(staff.resource("")),
+            )
+        },
         Cell {
             cut: by_ec,
             kept: by_rsa,
@@ -434,6 +512,16 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
             cut: Who::Partner,
             kept: Who::Web,
             ..cell("bundle", IN_THE_MESH, Change::Apply(other.resource()), Change::Apply(partner.resource()))
+        },
+        Cell {
+            cut: Who::Partner,
+            kept: Who::Web,
+            ..cell(
+                "bundle gone",
+                IN_THE_MESH,
+                Change::Delete("federatedtrustdomain", "partner.test"),
+                Change::Apply(partner.resource()),
+            )
         },
         Cell {
             kept_kinds: IN_THE_MESH,

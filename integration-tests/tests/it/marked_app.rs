@@ -77,6 +77,11 @@ impl MarkedApp {
         *self.talk.mark.borrow()
     }
 
+    /// Forgets what it has heard.
+    pub(crate) fn forget(&self) {
+        self.talk.heard.send_replace(BTreeSet::new());
+    }
+
     /// Whether it has heard this byte by now.
     pub(crate) fn has_heard(&self, byte: u8) -> bool {
         self.talk.heard.borrow().contains(&byte)

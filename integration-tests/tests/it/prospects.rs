@@ -80,6 +80,44 @@ fn an_answer_says_on_what_it_depends() {
 }
 
 #[test]
+fn who_proves_nothing_has_no_certificate_in_any_answer() {
+    let mesh = open();
+    let permit = |path: &str, condition: &str| {
+        format!(
+            "permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\") when {{ context.path == \"{path}\" \
+             && {condition} }};\n"
+        )
+    };
+    let nothing = "!(context.peer has spiffeId) && !(context.peer has trustDomain) && !context.peer.federated && !(context.peer has \
+                   certificateAge)";
+    let rules = [
+        permit("/nobody", nothing),
+        permit("/somebody", "(context.peer has spiffeId || context.peer.federated)"),
+        permit("/aged", "context.peer has certificateAge"),
+        permit("/encrypted", "context.peer has tlsVersion"),
+    ];
+    shop::set_policy(&mesh, "strangers", &rules.concat());
+    let asked = |path: &str, more: &[&str]| {
+        mesh.hauberk(&[&["can", "anonymous", "orders", "GET", path, "-o", "json"], more].concat())
+    };
+    let encrypted = &["--tls-group", "X25519"][..];
+    // What is assumed where nothing was told is told apart from what holds whatever it is.
+    for (path, more, code, reason) in [
+        ("/nobody", &[][..], 0, "permitted"),
+        ("/nobody", encrypted, 0, "permitted"),
+        ("/somebody", &[], 1, "no_policy_matched"),
+        ("/aged", &[], 1, "no_policy_matched"),
+        ("/encrypted", &[], 3, "no_policy_matched"),
+        ("/encrypted", encrypted, 0, "permitted"),
+    ] {
+        let answer = asked(path, more);
+        let json: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
+        let decided = &json["decisions"][0]["decision"]["reason"];
+        assert_eq!((answer.code, decided.as_str()), (code, Some(reason)), "{path} {more:?}: {answer:?}");
+    }
+}
+
+#[test]
 fn tables_tell_who_can_and_what_one_can() {
     let mesh = open();
     let table = mesh.hauberk(&["who-can", "orders", "POST", "/orders/*"]).ok().stdout;

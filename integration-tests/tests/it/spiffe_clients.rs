@@ -1,6 +1,11 @@
 //! Clients that have a SPIFFE identity and no agent: plain rustls, HTTP or bare TCP.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hauberk_integration_tests::{App, MeshBox, dial};
 use hauberk_tls::{KeyPair, Svid};
@@ -12,7 +17,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -120,9 +125,21 @@ impl Foreigner {
         address: SocketAddr,
         alpn: &[&[u8]],
     ) -> io::Result<TlsStream<TcpStream>> {
+        self.connect_from(Ipv4Addr::LOCALHOST, address, alpn).await
+    }
+
+    /// The same from another address of the loopback.
+    pub(crate) async fn connect_from(
+        &self,
+        from: Ipv4Addr,
+        address: SocketAddr,
+        alpn: &[&[u8]],
+    ) -> io::Result<TlsStream<TcpStream>> {
         let mut config = self.config.clone();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let stream = TcpStream::connect(address).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket.connect(address).await?;
         // A name in SNI decides nothing, so any will do.
         let name = ServerName::try_from("whatever.example").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await

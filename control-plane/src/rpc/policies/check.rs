@@ -41,7 +41,7 @@ impl<'a, 'm> Check<'a, 'm> {
             let problem = format!("{} has several ports, {several}: name one", request.target);
             return Err(status::bad_field("port", problem));
         };
-        let circumstances = Circumstances::of(request, now)?;
+        let circumstances = Circumstances::of(request, &caller.asker.caller, now)?;
         let engine = mesh.engine(called.place)?;
         let made_for = on_behalf_of(request, mesh, &engine)?;
         let gathered = gathered(request, &engine, port).made_for(made_for);

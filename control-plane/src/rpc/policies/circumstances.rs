@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, UnixMillis};
 use hauberk_policy::{
-    Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, node_named,
+    Caller, Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, node_named,
 };
 use hauberk_proto::admin::v1::CheckRequest;
 use serde_json::{Map, Value};
@@ -18,7 +18,8 @@ use crate::rpc::status;
 
 /// What does not depend on what is asked for.
 pub(super) struct Circumstances {
-    /// What the question says, completed by what holds between agents of this release.
+    /// What the question says, completed by what holds between agents of this release: who proves nothing shows no certificate, and
+    /// may speak no TLS.
     pub(super) peer: Peer,
     pub(super) moment: Moment,
     /// What it says and nothing more.
@@ -27,7 +28,7 @@ pub(super) struct Circumstances {
 
 impl Circumstances {
     /// Reads what the question says.
-    pub(super) fn of(request: &CheckRequest, now: UnixMillis) -> Result<Self, Status> {
+    pub(super) fn of(request: &CheckRequest, caller: &Caller, now: UnixMillis) -> Result<Self, Status> {
         let CheckRequest { address, at, certificate_age_s, tls_group, .. } = request;
         let address: Option<IpAddr> = match address.as_str() {
             "" => None,
@@ -40,12 +41,13 @@ impl Circumstances {
         });
         let certificate_age = certificate_age_s.map(Duration::from_secs);
         let time = at.unwrap_or(now);
-        let certificate_since = Some(time.minus(certificate_age.unwrap_or_default()));
+        let proves = *caller != Caller::Anonymous;
+        let certificate_since = proves.then(|| time.minus(certificate_age.unwrap_or_default()));
         let tls = |group: &str| Tls { version: "TLSv1.3".into(), group: group.into() };
         let told = Some(tls_group.as_str()).filter(|group| !group.is_empty()).map(tls);
-        let assumed = told.clone().unwrap_or_else(|| tls("X25519MLKEM768"));
+        let assumed = told.clone().or_else(|| proves.then(|| tls("X25519MLKEM768")));
         Ok(Self {
-            peer: Peer::new(address, Some(assumed)),
+            peer: Peer::new(address, assumed),
             moment: Moment { time, certificate_since },
             given: Given { address, tls: told, time: at, certificate_age, ..Given::default() },
         })

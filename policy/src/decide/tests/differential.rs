@@ -1,4 +1,4 @@
-//! The property that everything rests on: sliced, indexed and remembered, this crate says what plain Cedar says of all
+//! The property that everything rests on: sliced for each node, indexed and remembered, this crate says what plain Cedar says of all
 //! policies, all entities and the whole context.
 //!
 //! What is told of questions that leave something open (`outlook`), and what explains a decision, must agree with it too.
@@ -7,6 +7,7 @@
 
 mod conditions;
 mod foreseen;
+mod nodes;
 mod oracle;
 mod questions;
 mod shrink;
@@ -23,8 +24,10 @@ use super::super::*;
 use crate::decision::Reason;
 use crate::document::{Mode, PolicyDocument};
 use crate::path::CanonicalPath;
-use crate::slice::PolicyIndex;
+use crate::scope::Place;
+use crate::slice::{EgressIndex, PolicyIndex};
 use crate::testing::name;
+use hauberk_identity::SpiffeId;
 use oracle::{Oracle, Said};
 use questions::Asked;
 use world::{World, some_world};
@@ -85,9 +88,24 @@ fn compare(
 ) -> Result<(), TestCaseError> {
     let made = world.documents();
     let (documents, drafts): (Vec<PolicyDocument>, Vec<_>) = made.into_iter().unzip();
-    let (scope, roles, questions) = (world.scope(), world.roles(), world.questions());
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles, &world.labels());
-    let engine = Engine::compile(scope, &slice, None).unwrap();
+    let (roles, labels, questions) = (world.roles(), world.labels(), world.questions());
+    let shop = name("shop");
+    let index = PolicyIndex::new(&shop, &documents);
+    let compile = |asked: &Asked| {
+        let scope = asked.serving().scope(world.is_open);
+        let slice = match scope.place {
+            Place::Node(_) => index.slice(&scope, &roles, &labels),
+            Place::External(_) => {
+                let node = SpiffeId::parse(asked.decided_by()).unwrap();
+                EgressIndex::new(std::slice::from_ref(&scope), &documents).slice(&node, &roles, &labels)
+            }
+        };
+        Engine::compile(scope, &slice, None).unwrap()
+    };
+    let mut engines: HashMap<(usize, &str), Engine> = HashMap::new();
+    for asked in &questions {
+        engines.entry((asked.node, asked.decided_by())).or_insert_with(|| compile(asked));
+    }
     let oracle = Oracle::new(world, &drafts);
     compared.worlds.fetch_add(1, Ordering::Relaxed);
     compared.policies.fetch_add(documents.len(), Ordering::Relaxed);
@@ -97,21 +115,22 @@ fn compare(
         .zip(&targets)
         .map(|(asked, target)| {
             let path = CanonicalPath::parse("GET", target).unwrap();
+            let engine = &engines[&(asked.node, asked.decided_by())];
             let peer = engine.peer_as_read(&asked.peer());
-            (asked, path, asked.gathered(&engine), peer, believe(asked, oracle.ask(asked)))
+            (asked, path, engine, asked.gathered(engine), peer, believe(asked, oracle.ask(asked)))
         })
         .collect();
-    let mut memos: HashMap<(&str, &Peer), CallerMemo> = HashMap::new();
+    let mut memos: HashMap<(usize, &str, &Peer), CallerMemo> = HashMap::new();
     let mut told: HashSet<&Said> = HashSet::new();
     let first = compared.worlds.load(Ordering::Relaxed);
-    for (asked, path, gathered, peer, expected) in asked.iter().chain(asked.iter().rev()) {
+    for (asked, path, engine, gathered, peer, expected) in asked.iter().chain(asked.iter().rev()) {
         let attempt = asked.attempt(path, gathered);
         let new = || engine.caller(&asked.caller(), peer);
-        let memo = memos.entry((asked.caller, peer)).or_insert_with(new);
+        let memo = memos.entry((asked.node, asked.caller, peer)).or_insert_with(new);
         let decision = memo.decide(asked.port, attempt, asked.moment());
         compared.decisions.fetch_add(1, Ordering::Relaxed);
         prop_assert_eq!(&given(&decision), expected, "{:?}", asked);
-        reads_in_two_ways(&engine, memo, asked, attempt)?;
+        reads_in_two_ways(engine, memo, asked, attempt)?;
         let is_chosen = match scrutiny {
             // What fails is seldom, and hard to foresee: the first of it in each world is looked at.
             Scrutiny::Ordinary if fails(expected) && !told.iter().any(|said| fails(said)) => true,
@@ -122,7 +141,7 @@ fn compare(
         if told.insert(expected) && is_chosen {
             compared
                 .foreseen
-                .fetch_add(foreseen::agrees(&engine, asked, attempt, expected)?, Ordering::Relaxed);
+                .fetch_add(foreseen::agrees(engine, asked, attempt, expected)?, Ordering::Relaxed);
             // What explains must agree with what decides.
             let (caller, peer) = (&asked.caller(), &asked.peer());
             let question = Question { caller, peer, port: asked.port, attempt, moment: asked.moment() };
@@ -252,6 +271,7 @@ fn what_is_wrong_is_told_as_small_as_it_goes() {
     assert_eq!((world.documents().len(), questions.len()), (1, 1), "{told}");
     assert!(is_meant(&questions[0]), "{told}");
     let plain = Asked::new(&[0; questions::PARTS]);
-    assert_eq!((questions[0].caller, questions[0].port), (plain.caller, plain.port), "{told}");
+    let simple = |asked: &Asked| (asked.node, asked.caller, asked.port);
+    assert_eq!(simple(&questions[0]), simple(&plain), "{told}");
     assert!(world.documents()[0].0.text().len() < 120, "{told}");
 }

@@ -40,12 +40,20 @@ pub(super) const ANYWHERE: Groups = &[
         "Port::\"orders:6379\" in Service::\"cache\"",
         "Node::\"orders\" in Mesh::\"shop\"",
     ],
+    // Whose it is.
+    &[
+        "resource in Node::\"cart\" || resource in External::\"stripe\"",
+        "resource in Role::\"clerks\"",
+        "resource in TrustDomain::\"shop.example\" && resource in Mesh::\"shop\"",
+        "resource in Service::\"cart\" || resource in Node::\"gateway/edge\"",
+    ],
     // Names of others than who calls and what is called.
     &[
         "Node::\"web\" in Role::\"clerks\"",
         "Node::\"orders\" in Role::\"clerks\"",
         "Node::\"cart\" in TrustDomain::\"shop.example\"",
         "Workload::\"ci\" in Role::\"clerks\"",
+        "Node::\"gateway/edge\" in Role::\"nobody\"",
     ],
     // Labels of who calls, and of others.
     &[
@@ -55,12 +63,8 @@ pub(super) const ANYWHERE: Groups = &[
         "principal.hasTag(\"team\") && Node::\"cart\".hasTag(\"team\") && principal.getTag(\"team\") == \
          Node::\"cart\".getTag(\"team\")",
     ],
-    &[
-        "Node::\"web\".hasTag(\"team\") && Node::\"web\".getTag(\"team\") == \"checkout\"",
-        "Node::\"orders\".hasTag(\"tier\")",
-        "(if context.peer.federated then Node::\"web\" else Node::\"cart\").hasTag(\"team\")",
-        "Workload::\"ci\".hasTag(\"team\") || Node::\"intruder\".hasTag(\"team\")",
-    ],
+    LABELS_OF_OTHERS,
+    LABELS_OF_OTHERS,
     &["action in Action::\"read\"", "[Action::\"GET\", Action::\"call\"].contains(action)"],
     // What fails, of some questions or of all.
     &[
@@ -70,6 +74,14 @@ pub(super) const ANYWHERE: Groups = &[
         "context.time.offset(duration(\"9223370264409175807ms\")) > datetime(\"1970-01-01\")",
         "context.peer has certificateAge && 9223372036854775807 - context.peer.certificateAge + 600 > 0",
     ],
+];
+
+const LABELS_OF_OTHERS: &[&str] = &[
+    "Node::\"web\".hasTag(\"team\") && Node::\"web\".getTag(\"team\") == \"checkout\"",
+    "Node::\"orders\".hasTag(\"tier\")",
+    "Node::\"gateway/edge\".hasTag(\"team\")",
+    "(if context.peer.federated then Node::\"web\" else Node::\"cart\").hasTag(\"team\")",
+    "Workload::\"ci\".hasTag(\"team\") || Node::\"intruder\".hasTag(\"team\")",
 ];
 
 /// What may be asked of every request.
@@ -113,11 +125,14 @@ pub(super) const OF_REQUESTS: Groups = &[
         "context.claims.hasTag(\"team\") && context.claims.getTag(\"team\").contains(\"blue\")",
         "context.claims.hasTag(\"level\") && context.claims.getTag(\"level\") == [\"7\"]",
     ],
-    &[
-        "context.actors.contains(Node::\"web\")",
-        "context.actors == [Node::\"web\"]",
-        "context.actors.isEmpty()",
-    ],
+    OF_ACTORS,
+    OF_ACTORS,
+];
+
+const OF_ACTORS: &[&str] = &[
+    "context.actors.contains(Node::\"web\")",
+    "context.actors == [Node::\"web\"]",
+    "context.actors.isEmpty()",
 ];
 
 const OF_METHODS: &[&str] = &[

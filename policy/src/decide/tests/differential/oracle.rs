@@ -3,7 +3,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use cedar_policy::{
     AuthorizationError, Authorizer, Context, Decision as CedarDecision, Entities, EntityUid, Policy,
@@ -11,6 +11,7 @@ use cedar_policy::{
 };
 use serde_json::{Value, json};
 
+use super::nodes::{Listening, NODES, Serving, Sort};
 use super::questions::{
     ADDRESSES, AGES, Asked, CALLERS, GROUPS, HEADERS, HOSTS, METHODS, PATHS, Pairs, QUERIES, RPCS, Somebody,
     USERS, What, unreadable,
@@ -18,9 +19,8 @@ use super::questions::{
 use super::world::{Draft, LABELS, ROLES, World};
 use crate::decision::{Effect, Reason};
 use crate::document::Mode;
+use crate::scope::Protocol;
 use crate::vocabulary::SCHEMA;
-
-const ORDERS: &str = "spiffe://shop.example/mesh/shop/node/orders";
 
 /// What is said of a question, or of half of one.
 #[derive(Debug, PartialEq, Eq, Hash, Clone)]
@@ -73,13 +73,17 @@ pub(super) fn full(text: &str) -> String {
         ("Port::\"", "spiffe://shop.example/mesh/shop/node/"),
         ("Route::\"", "spiffe://shop.example/mesh/shop/node/"),
         ("Service::\"", "shop/"),
+        ("External::\"", "shop/"),
         ("Role::\"", "shop/"),
         ("DataClass::\"", "shop/"),
         ("Workload::\"", "spiffe://shop.example/workload/"),
     ];
-    prefixes
+    let text = prefixes
         .iter()
-        .fold(text.to_owned(), |text, (kind, prefix)| text.replace(kind, &format!("{kind}{prefix}")))
+        .fold(text.to_owned(), |text, (kind, prefix)| text.replace(kind, &format!("{kind}{prefix}")));
+    // Gateways, and what is full already.
+    text.replace("/node/gateway/", "/gateway/")
+        .replace("spiffe://shop.example/workload/spiffe://", "spiffe://")
 }
 
 impl<'a> Oracle<'a> {
@@ -122,16 +126,20 @@ impl<'a> Oracle<'a> {
     pub(super) fn ask(&self, asked: &Asked) -> Said {
         let denied =
             |reason| Said { reason, policies: BTreeSet::new(), audit: None, action: None, resource: None };
-        let Some(principal) = PRINCIPALS.get(asked.caller) else { return denied(Reason::NotAPrincipal) };
+        let principal = PRINCIPALS.get(asked.caller);
+        let leaves = asked.serving().external().is_some();
+        let Some(principal) = principal.filter(|_| !leaves || asked.calls_from_its_mesh()) else {
+            return denied(Reason::NotAPrincipal);
+        };
         let place = match place(asked) {
             Ok(place) => place,
             Err(reason) => return denied(reason),
         };
         if let What::Request { user: None, .. } = &asked.what
-            && asked.port == 9000
+            && asked.serving().port(asked.port).is_some_and(|port| port.sort == Sort::Users)
             && place.route != "/open"
         {
-            let (action, resource) = (Some(place.action), Some(resource(asked.port, place.route)));
+            let (action, resource) = (Some(place.action), Some(resource(asked, place.route)));
             return Said { action, resource, ..denied(Reason::UserMissing) };
         }
         let first = self.ask_half(asked, principal, &place);
@@ -141,12 +149,12 @@ impl<'a> Oracle<'a> {
     }
 
     fn ask_half(&self, asked: &Asked, principal: &EntityUid, place: &Place) -> Said {
-        let uid = resource_uid(asked.port, place.route);
+        let uid = resource_uid(asked, place.route);
         let action = ACTIONS.get(place.action).unwrap().clone();
         let request = Request::new(principal.clone(), action, uid, context(asked, place), None).unwrap();
-        let of_world = &ENTITIES[self.world.labels][self.world.roles];
-        let [written, read] = &of_world[user_of(asked).map_or(0, |user| user + 1)];
-        let all = if place.route == READ { read } else { written };
+        let [written, read] = known(asked, self.world);
+        let reads = asked.serving().port(asked.port).is_some_and(|port| port.sort == Sort::Reads);
+        let all = if reads && place.route == READ { read } else { written };
         let [boundary, enforce, audit] = &self.parts;
         let bounded = self.answer(boundary, asked, &request, all);
         let enforced = match bounded.reason {
@@ -155,7 +163,9 @@ impl<'a> Oracle<'a> {
             _ => bounded,
         };
         let audited = self.answer(audit, asked, &request, all);
-        let is_open = self.world.is_open && asked.caller != "spiffe://partner.example/app";
+        let is_open = self.world.is_open
+            && asked.serving().external().is_none()
+            && !asked.caller.starts_with("spiffe://partner.example/");
         let reason = match enforced.reason {
             Reason::NoPolicyMatched if is_open => Reason::AuditDefaultAllow,
             reason => reason,
@@ -165,11 +175,15 @@ impl<'a> Oracle<'a> {
             let is_stopped = stops(enforced.reason) || stops(audited.reason);
             (if is_stopped { Effect::Deny } else { Effect::Allow }, audited.policies)
         });
-        let resource = Some(resource(asked.port, place.route));
+        let resource = Some(resource(asked, place.route));
         Said { reason, policies: enforced.policies, audit, action: Some(place.action), resource }
     }
 
     fn answer(&self, part: &Part, asked: &Asked, request: &Request, all: &Entities) -> Answer {
+        // Policies are about their own mesh alone.
+        if asked.serving().mesh != "shop" {
+            return Answer { reason: Reason::NoPolicyMatched, policies: BTreeSet::new() };
+        }
         let cannot_tell: BTreeSet<_> = part
             .statements
             .iter()
@@ -241,39 +255,50 @@ fn reads_unreadable(asked: &Asked, text: &str) -> bool {
 
 /// Which action and route a request is, by hand.
 fn place(asked: &Asked) -> Result<Place, Reason> {
-    let (method, path, upgrade) = match (&asked.what, asked.port) {
-        (_, 1) => return Err(Reason::NoSuchPort),
-        (What::Stream, 6379) => return Ok(Place { action: "connect", route: "", params: 0 }),
-        (What::Stream, _) | (_, 6379) => return Err(Reason::WrongProtocol),
+    let port = asked.serving().port(asked.port).ok_or(Reason::NoSuchPort)?;
+    let (method, path, upgrade) = match (&asked.what, port.protocol) {
+        (What::Stream, Protocol::Tcp) => return Ok(Place { action: "connect", route: "", params: 0 }),
+        (What::Stream, _) | (_, Protocol::Tcp) => return Err(Reason::WrongProtocol),
         (What::Request { method, path, upgrade, .. }, _) => (*method, *path, *upgrade),
     };
-    if asked.port == 50051 {
+    if port.protocol == Protocol::Grpc {
         let is_rpc = path.matches('/').count() == 2 && !path.ends_with('/');
         if method != "POST" || upgrade || !is_rpc {
             return Err(Reason::WrongProtocol);
         }
-        let route = if path == "/shop.Orders/Get" { READ } else { "*undeclared" };
+        let route = if path == "/shop.Orders/Get" { declared(port, &[READ])? } else { "*undeclared" };
         return Ok(Place { action: "call", route, params: 0 });
     }
     let action = match method {
         "LOCK" | "PROPFIND" | "PROPPATCH" | "get" => "other",
         named => named,
     };
-    let (route, params) = match (asked.port, path) {
-        (8080, "/orders/1" | "/orders/2" | "/orders/a%20b") => {
-            let route = if method == "POST" { "POST /orders/{id}" } else { "/orders/{id}" };
-            (route, PARAMS.iter().position(|(own, _)| *own == path).unwrap())
+    // The narrowest first.
+    let may_be: &[&str] = match path {
+        "/orders/1" | "/orders/2" | "/orders/a%20b" if method == "POST" => {
+            &["POST /orders/{id}", "/orders/{id}", "/orders/*"]
         }
-        (8080, "/orders/1/items/2") => ("/orders/{id}/items/{item}", 4),
-        (8080, "/orders/1/2") => ("/orders/*", 0),
-        (8080, "/files/a/b") => ("/files/{rest...}", 5),
-        (8080, "/files/") => ("/files/{rest...}", 6),
-        (8080 | 8081, "/health") => ("/health", 0),
-        (9000, "/open") => ("/open", 0),
-        (8081, _) => return Err(Reason::UndeclaredRoute),
-        _ => ("*undeclared", 0),
+        "/orders/1" | "/orders/2" | "/orders/a%20b" => &["/orders/{id}", "/orders/*"],
+        "/orders/1/items/2" => &["/orders/{id}/items/{item}", "/orders/*"],
+        "/orders/1/2" => &["/orders/*"],
+        "/files/a/b" | "/files/" => &["/files/{rest...}"],
+        "/health" => &["/health"],
+        "/open" => &["/open"],
+        _ => &[],
     };
-    Ok(Place { action, route, params })
+    let route = declared(port, may_be)?;
+    let of_path = PARAMS.iter().position(|(own, _)| *own == path).unwrap_or(0);
+    Ok(Place { action, route, params: if route.contains('{') { of_path } else { 0 } })
+}
+
+/// The first of these that the port declares.
+fn declared(port: &Listening, may_be: &[&'static str]) -> Result<&'static str, Reason> {
+    let found = may_be.iter().find(|route| port.routes.iter().any(|(own, _)| own == *route));
+    match found {
+        Some(route) => Ok(route),
+        None if port.sort == Sort::Declared => Err(Reason::UndeclaredRoute),
+        None => Ok("*undeclared"),
+    }
 }
 
 /// Parameters, each set once.
@@ -287,23 +312,28 @@ const PARAMS: [(&str, Pairs); 7] = [
     ("/files/", &[("rest", "")]),
 ];
 
-fn resource(port: u16, route: &str) -> String {
-    if route.is_empty() { format!("orders:{port}") } else { format!("orders:{port} {route}") }
+/// As decisions tell it.
+fn resource(asked: &Asked, route: &str) -> String {
+    format!("{}:{} {route}", asked.serving().label, asked.port).trim_end().to_owned()
 }
 
-fn resource_uid(port: u16, route: &'static str) -> EntityUid {
-    static KNOWN: LazyLock<HashMap<(u16, &str), EntityUid>> = LazyLock::new(|| {
-        let declared =
-            ROUTES.iter().flat_map(|(port, routes)| routes.iter().map(|(route, _)| (*port, *route)));
-        let undeclared = ROUTES.iter().map(|(port, _)| (*port, "*undeclared"));
-        let all = declared.chain(undeclared).chain([(6379, "")]);
-        all.map(|(port, route)| {
-            let kind = if route.is_empty() { "Port" } else { "Route" };
-            ((port, route), uid(kind, &resource(port, route).replace("orders:", &format!("{ORDERS}:"))))
-        })
-        .collect()
+fn resource_uid(asked: &Asked, route: &'static str) -> EntityUid {
+    static KNOWN: LazyLock<HashMap<(usize, u16, &str), EntityUid>> = LazyLock::new(|| {
+        let ports = NODES
+            .iter()
+            .enumerate()
+            .flat_map(|(index, node)| node.ports.iter().map(move |port| (index, node, port)));
+        let all = ports.flat_map(|(index, node, port)| {
+            let routes = port.routes.iter().map(|(route, _)| *route).chain(["*undeclared"]);
+            let of_port = format!("{}:{}", node.id, port.number);
+            let itself = ((index, port.number, ""), uid("Port", &of_port));
+            let routes = routes
+                .map(move |route| ((index, port.number, route), uid("Route", &format!("{of_port} {route}"))));
+            routes.chain([itself])
+        });
+        all.collect()
     });
-    KNOWN[&(port, route)].clone()
+    KNOWN[&(asked.node, asked.port, route)].clone()
 }
 
 fn uid(kind: &str, id: &str) -> EntityUid {
@@ -317,49 +347,36 @@ static ACTIONS: LazyLock<HashMap<&str, EntityUid>> = LazyLock::new(|| {
 });
 
 /// Whoever ever calls, as principals.
-static PRINCIPALS: LazyLock<HashMap<&str, EntityUid>> = LazyLock::new(|| {
-    let kind = |id: &&'static str| match *id {
-        "" => Some(("", uid("Anonymous", "anonymous"))),
+static PRINCIPALS: LazyLock<HashMap<&str, EntityUid>> =
+    LazyLock::new(|| CALLERS.iter().filter_map(|id| Some((*id, principal_of(id)?))).collect());
+
+fn principal_of(id: &str) -> Option<EntityUid> {
+    match id {
+        "" => Some(uid("Anonymous", "anonymous")),
         id if id.contains("/admin/") => None,
-        id if id.contains("/mesh/") => Some((id, uid("Node", id))),
-        id => Some((id, uid("Workload", id))),
-    };
-    CALLERS.iter().filter_map(kind).collect()
-});
+        id if id.starts_with("spiffe://shop.example/mesh/") => Some(uid("Node", id)),
+        id => Some(uid("Workload", id)),
+    }
+}
 
 /// The method that reads.
 pub(super) const READ: &str = "shop.Orders/Get";
 
-/// The routes of each port, and the data classes that they are in, as the world's scope declares them.
-pub(super) const ROUTES: [(u16, Classified); 4] = [
-    (
-        8080,
-        &[
-            ("/orders/{id}", &["pii"]),
-            ("POST /orders/{id}", &["cards", "pii"]),
-            ("/orders/{id}/items/{item}", &[]),
-            ("/orders/*", &[]),
-            ("/files/{rest...}", &["cards", "pii"]),
-            ("/health", &[]),
-        ],
-    ),
-    (9000, &[("/open", &[])]),
-    (50051, &[(READ, &["pii"])]),
-    (8081, &[("/health", &[])]),
-];
-pub(super) type Classified = &'static [(&'static str, &'static [&'static str])];
+/// All that one node knows of one version of the labels and the roles, and of nobody or one of the users: where a method writes, and where
+/// it reads. Whoever calls or is named is known everywhere, but of ports, routes and services each node knows its own alone.
+/// What a request brings along is there in all versions, since nothing but the context leads to one.
+fn known(asked: &Asked, world: &World) -> &'static [Entities; 2] {
+    const VERSIONS: usize = NODES.len() * LABELS.len() * ROLES.len() * (USERS.len() + 1);
+    static ENTITIES: [OnceLock<[Entities; 2]>; VERSIONS] = [const { OnceLock::new() }; VERSIONS];
+    let user = user_of(asked).map_or(0, |user| user + 1);
+    let version = (asked.node * LABELS.len() + world.labels) * ROLES.len() + world.roles;
+    ENTITIES[version * (USERS.len() + 1) + user].get_or_init(|| {
+        let user = user.checked_sub(1).map(|user| &USERS[user]);
+        entities(asked.serving(), world.labels, world.roles, user)
+    })
+}
 
-/// All entities there are, of each version of the labels and the roles, and for nobody and each of the users: where a method writes, and where it
-/// reads. What a request brings along
-/// is there in all versions, since nothing but the context leads to one.
-static ENTITIES: LazyLock<Vec<Vec<Vec<[Entities; 2]>>>> = LazyLock::new(|| {
-    let users = || [None].into_iter().chain(USERS.iter().map(Some));
-    let of_roles = |labels, roles| users().map(|user| entities(labels, roles, user)).collect();
-    let of_labels = |labels| (0..ROLES.len()).map(|roles| of_roles(labels, roles)).collect();
-    (0..LABELS.len()).map(of_labels).collect()
-});
-
-fn entities(labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
+fn entities(serving: &Serving, labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
     let one = |kind: &str, id: &str, parents: &[(&str, &str)], attrs: Value, tags: Value| {
         let parents: Vec<_> = parents.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect();
         json!({"uid": {"type": kind, "id": id}, "attrs": attrs, "parents": parents, "tags": tags})
@@ -370,10 +387,12 @@ fn entities(labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 
         of.map(|(role, _)| ("Role", if *role == "clerks" { "shop/clerks" } else { "shop/nobody" })).collect()
     };
     let mut all = Vec::new();
-    for id in CALLERS {
+    let nodes = NODES.iter().filter(|node| node.external().is_none()).map(|node| node.id);
+    let others = nodes.filter(|id| !CALLERS.contains(id));
+    for id in CALLERS.into_iter().chain(others) {
         let domain = id.split('/').nth(2).unwrap_or_default();
         let mut parents = within(id);
-        match PRINCIPALS.get(id).map(|uid| uid.type_name().to_string()).as_deref() {
+        match principal_of(id).map(|uid| uid.type_name().to_string()).as_deref() {
             Some("Node") => {
                 let mesh = if id.contains("/bank/") { "bank" } else { "shop" };
                 parents.extend([("Mesh", mesh), ("TrustDomain", domain)]);
@@ -391,23 +410,31 @@ fn entities(labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 
             None => {}
         }
     }
-    for (service, ports) in SERVICES {
-        all.push(plain("Service", service, &[("Mesh", "shop")]));
-        debug_assert!(!ports.is_empty());
+    let of_mesh = |own: &str| format!("{}/{own}", serving.mesh);
+    let external = serving.external().map(of_mesh);
+    let owner = external.as_ref().map_or(("Node", serving.id), |external| ("External", &**external));
+    if let (kind @ "External", id) = owner {
+        all.push(plain(kind, id, &[("Mesh", serving.mesh)]));
     }
-    for (number, protocol) in
-        [(8080, "http"), (9000, "http2"), (50051, "grpc"), (6379, "tcp"), (8081, "http")]
-    {
-        let port = format!("{ORDERS}:{number}");
-        let services = SERVICES.iter().filter(|(_, ports)| ports.contains(&number));
-        let parents: Vec<_> =
-            services.map(|(service, _)| ("Service", *service)).chain([("Node", ORDERS)]).collect();
+    let services: BTreeSet<_> = serving.ports.iter().flat_map(|port| port.services).collect();
+    for service in services {
+        all.push(plain("Service", &of_mesh(service), &[("Mesh", serving.mesh)]));
+    }
+    for Listening { number, protocol, services, routes, .. } in serving.ports {
+        let port = format!("{}:{number}", serving.id);
+        let services: Vec<_> = services.iter().map(|service| of_mesh(service)).collect();
+        let services = services.iter().map(|service| ("Service", &**service));
+        let parents: Vec<_> = services.chain([owner]).collect();
+        let protocol = match protocol {
+            Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
+            Protocol::Tcp => "tcp",
+        };
         all.push(one("Port", &port, &parents, json!({"number": number, "protocol": protocol}), json!({})));
-        let routes = ROUTES.iter().find(|(own, _)| *own == number).map_or(&[][..], |(_, routes)| routes);
         for (template, classes) in routes.iter().copied().chain([("*undeclared", &[][..])]) {
-            let classes = classes
-                .iter()
-                .map(|class| ("DataClass", if *class == "pii" { "shop/pii" } else { "shop/cards" }));
+            let classes: Vec<_> = classes.iter().map(|class| of_mesh(class)).collect();
+            let classes = classes.iter().map(|class| ("DataClass", &**class));
             let parents: Vec<_> = classes.chain([("Port", &*port)]).collect();
             let attributes = json!({"template": template, "port": number});
             all.push(one("Route", &format!("{port} {template}"), &parents, attributes, json!({})));
@@ -446,17 +473,17 @@ fn entities(labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 
         }
     }
     all.push(one("Claims", "request", &[], json!({}), claims));
-    let [written, read] = ["write", "read"].map(|group| {
-        let line = |group: &str| format!("action \"call\" in [\"{group}\"]");
-        assert_eq!(SCHEMA.matches(&line("write")).count(), 1);
-        Schema::from_cedarschema_str(&SCHEMA.replace(&line("write"), &line(group))).unwrap().0
+    static SCHEMAS: LazyLock<[Schema; 2]> = LazyLock::new(|| {
+        ["write", "read"].map(|group| {
+            let line = |group: &str| format!("action \"call\" in [\"{group}\"]");
+            assert_eq!(SCHEMA.matches(&line("write")).count(), 1);
+            Schema::from_cedarschema_str(&SCHEMA.replace(&line("write"), &line(group))).unwrap().0
+        })
     });
-    [written, read].map(|schema| Entities::from_json_value(Value::Array(all.clone()), Some(&schema)).unwrap())
+    SCHEMAS
+        .each_ref()
+        .map(|schema| Entities::from_json_value(Value::Array(all.clone()), Some(schema)).unwrap())
 }
-
-/// Which ports are a service's.
-const SERVICES: [(&str, &[u16]); 3] =
-    [("shop/orders", &[8080, 50051]), ("shop/orders-admin", &[9000]), ("shop/cache", &[6379])];
 
 /// Caller, address, group and age.
 type Connected = (&'static str, &'static str, Option<&'static str>, Option<u64>);

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use hauberk_identity::UnixMillis;
 
 use super::super::super::*;
+use super::nodes::{NODES, Serving};
 use crate::circumstances::{Gathered, Moment, Tls};
 use crate::path::CanonicalPath;
 use crate::testing::{foreign, name, node};
 use crate::user::{ClaimsMapping, OnBehalfOf, Origin};
 
 /// How many parts a question has.
-pub(super) const PARTS: usize = 14;
+pub(super) const PARTS: usize = 15;
 
 /// The place of the part that says who asks.
 pub(super) const CALLER: usize = 0;
@@ -26,6 +27,8 @@ pub(super) type Choices = [u8; PARTS];
 /// A question in its parts, from which both sides make their own.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
+    /// Which of [`NODES`].
+    pub(super) node: usize,
     pub(super) caller: &'static str,
     pub(super) address: &'static str,
     pub(super) group: Option<&'static str>,
@@ -68,7 +71,7 @@ pub(super) struct Somebody {
 }
 
 /// Who calls; the empty text is somebody who proved nothing.
-pub(super) const CALLERS: [&str; 9] = [
+pub(super) const CALLERS: [&str; 12] = [
     "spiffe://shop.example/mesh/shop/node/web",
     "spiffe://shop.example/mesh/shop/node/intruder",
     "spiffe://shop.example/mesh/shop/node/orders",
@@ -78,8 +81,13 @@ pub(super) const CALLERS: [&str; 9] = [
     "spiffe://partner.example/app",
     "",
     "spiffe://shop.example/admin/alice",
+    "spiffe://shop.example/mesh/shop/gateway/edge",
+    "spiffe://shop.example/mesh/bank/node/web",
+    "spiffe://partner.example/mesh/shop/node/web",
 ];
-const WHO: [usize; 16] = [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 8];
+const WHO: [usize; 20] = [0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 6, 6, 7, 8, 9, 9, 10, 11];
+/// Which of [`NODES`] is asked.
+const WHERE: [usize; 20] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 4];
 pub(super) const ADDRESSES: [&str; 3] = ["10.1.2.3", "192.0.2.7", "::1"];
 pub(super) const GROUPS: [Option<&str>; 3] = [Some("X25519MLKEM768"), Some("X25519"), None];
 const TIMES: [u64; 4] = [1_772_445_600, 1_772_445_599, 1_772_400_000, 1_772_531_999];
@@ -118,7 +126,7 @@ pub(super) const PATHS: [&str; 13] = [
 pub(super) const RPCS: [&str; 4] =
     ["/shop.Orders/Get", "/shop.Orders/Put", "/bank.Ledger/Get", "/shop.Orders"];
 pub(super) const HOSTS: [&str; 3] = ["orders.shop", "other", ""];
-pub(super) const QUERIES: [Option<Pairs>; 10] = [
+pub(super) const QUERIES: [Option<Pairs>; 11] = [
     Some(&[]),
     Some(&[("id", "1")]),
     Some(&[("id", "2"), ("id", "1")]),
@@ -128,6 +136,7 @@ pub(super) const QUERIES: [Option<Pairs>; 10] = [
     Some(&[("é", "1"), ("id", "1"), ("id", "1")]),
     Some(&[("other", "")]),
     Some(&[("id", "3")]),
+    Some(&[("id", "1"), ("other", "1"), ("id", "2")]),
     None,
 ];
 pub(super) const HEADERS: [Lines; 12] = [
@@ -181,6 +190,7 @@ impl Asked {
             headers,
             user,
             fitting,
+            node,
         ] = choices.map(usize::from);
         fn of<T: Copy, const N: usize>(options: &[T; N], choice: usize) -> T {
             options[choice % N]
@@ -205,6 +215,7 @@ impl Asked {
         };
         let caller = CALLERS[of(&WHO, caller)];
         Self {
+            node: of(&WHERE, node),
             caller,
             address: of(&ADDRESSES, address),
             group: of(&GROUPS, group),
@@ -214,6 +225,25 @@ impl Asked {
             port,
             what,
         }
+    }
+
+    /// Whoever is asked.
+    pub(super) fn serving(&self) -> &'static Serving {
+        &NODES[self.node]
+    }
+
+    /// Whose agent decides: that of whoever is asked, and of what leaves the mesh the caller's, where it has one.
+    pub(super) fn decided_by(&self) -> &'static str {
+        match self.serving().external() {
+            Some(_) if self.calls_from_its_mesh() => self.caller,
+            Some(_) => CALLERS[0],
+            None => self.serving().id,
+        }
+    }
+
+    /// Whether a node or gateway of the policies' own mesh calls.
+    pub(super) fn calls_from_its_mesh(&self) -> bool {
+        self.caller.starts_with("spiffe://shop.example/mesh/shop/")
     }
 
     pub(super) fn caller(&self) -> Caller {

@@ -7,17 +7,11 @@ use proptest::sample::select;
 use super::conditions::{
     ANYWHERE, Condition, Groups, OF_CALLS, OF_HTTP, OF_REQUESTS, OF_STREAMS, THEME, some_condition,
 };
-use super::oracle::{READ, ROUTES};
 use super::questions::{Asked, Choices, PARTS, neighbour};
 use crate::document::{Mode, PolicyDocument};
-use crate::path::EscapedSlashes;
-use crate::route::RouteTemplate;
-use crate::scope::{
-    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, Place, Protocol, RoleMembers,
-    Undeclared, UserTokens,
-};
+use crate::scope::{NodeLabel, RoleMembers};
 use crate::template::{PolicyTemplate, Slot};
-use crate::testing::{domain, name, node, port};
+use crate::testing::{domain, name};
 use hauberk_identity::SpiffeId;
 
 #[derive(Clone)]
@@ -34,7 +28,7 @@ pub(super) struct World {
 }
 
 /// Who is in which roles.
-pub(super) const ROLES: [[(&str, &[&str]); 2]; 3] = [
+pub(super) const ROLES: [[(&str, &[&str]); 2]; 4] = [
     [
         (
             "clerks",
@@ -49,9 +43,24 @@ pub(super) const ROLES: [[(&str, &[&str]); 2]; 3] = [
                 "spiffe://shop.example/mesh/shop/node/orders",
                 "spiffe://shop.example/workload/ci",
                 "spiffe://partner.example/app",
+                "spiffe://shop.example/mesh/shop/gateway/edge",
             ],
         ),
         ("nobody", &["spiffe://shop.example/mesh/shop/node/web"]),
+    ],
+    [
+        (
+            "clerks",
+            &[
+                "spiffe://shop.example/mesh/shop/node/cart",
+                "spiffe://shop.example/mesh/bank/node/web",
+                "spiffe://partner.example/mesh/shop/node/web",
+            ],
+        ),
+        (
+            "nobody",
+            &["spiffe://shop.example/mesh/shop/node/orders", "spiffe://shop.example/mesh/shop/gateway/edge"],
+        ),
     ],
     [("clerks", &[]), ("nobody", &[])],
 ];
@@ -70,7 +79,13 @@ pub(super) const LABELS: [[Labelled; 2]; 3] = [
                 ("spiffe://shop.example/mesh/shop/node/cart", "stock"),
             ],
         ),
-        ("tier", &[("spiffe://shop.example/mesh/shop/node/orders", "1")]),
+        (
+            "tier",
+            &[
+                ("spiffe://shop.example/mesh/shop/node/orders", "1"),
+                ("spiffe://shop.example/mesh/shop/gateway/edge", "1"),
+            ],
+        ),
     ],
     [
         (
@@ -78,6 +93,7 @@ pub(super) const LABELS: [[Labelled; 2]; 3] = [
             &[
                 ("spiffe://shop.example/mesh/shop/node/web", "stock"),
                 ("spiffe://shop.example/mesh/shop/node/intruder", "checkout"),
+                ("spiffe://shop.example/mesh/shop/gateway/edge", "checkout"),
                 ("spiffe://shop.example/mesh/shop/node/orders", "checkout"),
             ],
         ),
@@ -117,42 +133,6 @@ impl World {
 
     pub(super) fn questions(&self) -> Vec<Asked> {
         self.choices().iter().map(Asked::new).collect()
-    }
-
-    /// Node `orders`: 8080 http (service orders, escaped slashes kept), 9000 http2 (service orders-admin, for users), 50051 grpc (service orders),
-    /// 6379 tcp (service cache), 8081 http without a service and for declared routes alone.
-    pub(super) fn scope(&self) -> NodeScope {
-        let mut ports = vec![
-            port(8080, Protocol::Http, &["orders"], &[]),
-            port(9000, Protocol::Http2, &["orders-admin"], &[]),
-            port(50051, Protocol::Grpc, &["orders"], &[]),
-            port(6379, Protocol::Tcp, &["cache"], &[]),
-            port(8081, Protocol::Http, &[], &[]),
-        ];
-        for port in &mut ports {
-            let routes =
-                ROUTES.iter().find(|(number, _)| *number == port.number).map_or(&[][..], |(_, own)| own);
-            let declared = |(template, classes): &(&str, &[&str])| DeclaredRoute {
-                template: RouteTemplate::parse(template).unwrap(),
-                classes: classes.iter().map(|class| name(class)).collect(),
-                requires_user: (*template == "/open").then_some(false),
-                access: match *template {
-                    READ => MethodAccess::Read,
-                    _ => MethodAccess::Write,
-                },
-            };
-            port.routes = routes.iter().map(declared).collect();
-            match port.number {
-                8080 => port.escaped_slashes = EscapedSlashes::Keep,
-                8081 => port.undeclared = Undeclared::Deny,
-                9000 => port.users = Some(UserTokens { required: true, issuers: Vec::new(), kept: false }),
-                _ => {}
-            }
-            if self.is_open {
-                port.authorization = Authorization::Audit;
-            }
-        }
-        NodeScope { trust_domain: domain(), mesh: name("shop"), place: Place::Node(node("orders")), ports }
     }
 
     pub(super) fn roles(&self) -> Vec<RoleMembers> {
@@ -300,6 +280,9 @@ fn some_policy() -> impl Strategy<Value = Draft> {
             ("principal is Workload in {}", "TrustDomain::\"partner.example\""),
             ("principal is Workload in {}", "Role::\"clerks\""),
             ("principal is Anonymous", ""),
+            ("principal == {}", "Node::\"gateway/edge\""),
+            ("principal in {}", "Mesh::\"bank\""),
+            ("principal == {}", "Workload::\"spiffe://partner.example/mesh/shop/node/web\""),
         ]),
     ];
     let http = prop_oneof![
@@ -343,6 +326,20 @@ fn some_policy() -> impl Strategy<Value = Draft> {
             ("resource == {}", "Route::\"orders:8080 POST /orders/{id}\""),
             ("resource == {}", "Route::\"orders:8080 *undeclared\""),
             ("resource == {}", "Port::\"orders:6379\""),
+            ("resource in {}", "Service::\"cart\""),
+            ("resource in {}", "External::\"stripe\""),
+            ("resource in {}", "Node::\"cart\""),
+            ("resource in {}", "Node::\"gateway/edge\""),
+            ("resource in {}", "Port::\"cart:8080\""),
+            ("resource in {}", "Port::\"gateway/edge:8080\""),
+            ("resource in {}", "Role::\"clerks\""),
+            ("resource in {}", "Role::\"nobody\""),
+            ("resource in {}", "TrustDomain::\"shop.example\""),
+            ("resource is Route in {}", "Node::\"cart\""),
+            ("resource is Port", ""),
+            ("resource == {}", "Route::\"cart:8080 /orders/{id}\""),
+            ("resource == {}", "Route::\"gateway/edge:8080 *undeclared\""),
+            ("resource == {}", "Port::\"cart:6379\""),
         ]),
     ];
     let when = select(vec!["", "when", "when", "when", "when", "unless"]);
@@ -371,7 +368,7 @@ pub(super) fn some_world() -> impl Strategy<Value = World> {
     ];
     let policies = prop::collection::vec(some_policy(), 0..8);
     let others = prop::collection::vec((0..PARTS, any::<u8>()), 0..160);
-    let questions = prop::collection::vec((prop::array::uniform14(any::<u8>()), others), 1..12);
+    let questions = prop::collection::vec((prop::array::uniform15(any::<u8>()), others), 1..12);
     let said = (0..ROLES.len(), 0..LABELS.len());
     (theme, policies, any::<bool>(), said, questions).prop_map(
         |(theme, policies, is_open, (roles, labels), questions)| World {

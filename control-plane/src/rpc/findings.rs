@@ -100,7 +100,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// What programs that read revocation lists do not learn, or soon will not.
 fn revocation_lists(trouble: &Trouble) -> Vec<Finding> {
-    let Trouble { unsigned, is_held_up, incomplete_since } = trouble;
+    let Trouble { unsigned, is_held_up, overdue, incomplete_since } = trouble;
     let unsigned = unsigned.as_ref().map(|unsigned| {
         let held_up = if *is_held_up { "; no list is published before it is" } else { "" };
         error(
@@ -116,7 +116,14 @@ fn revocation_lists(trouble: &Trouble) -> Vec<Finding> {
              live for minutes (`x509Ttl`)",
         )
     });
-    unsigned.into_iter().chain(incomplete).collect()
+    let overdue = overdue.iter().map(|(authority, until)| {
+        error(
+            format!("the revocation list of authority {authority} should have been followed by another at {until}"),
+            "programs that read lists refuse all that it has signed: mend what keeps it from being signed, or put another authority in \
+             its place (`hauberk authority rotate`) and revoke it",
+        )
+    });
+    unsigned.into_iter().chain(overdue).chain(incomplete).collect()
 }
 
 /// `is_needed`: what is to be done about the authorities is told already.

@@ -145,6 +145,11 @@ fn revocation_lists_that_are_lacking_are_told_of() {
     world.lists.unsigned = Some("0a1b: the token is away".to_owned());
     let unsigned = "the revocation list of an authority cannot be signed: 0a1b: the token is away".to_owned();
     assert_eq!(world.summaries(), std::slice::from_ref(&unsigned));
+    world.lists.overdue = vec![(Serial::from_random([1; 16]), NOW)];
+    let findings = world.findings();
+    assert!(findings[1].summary.ends_with("should have been followed by another at 2027-01-15T08:00:00Z"));
+    assert_eq!(findings[1].severity(), Severity::Error);
+    world.lists.overdue.clear();
     world.lists.is_held_up = true;
     world.lists.incomplete_since = Some(NOW);
     let findings = world.findings();

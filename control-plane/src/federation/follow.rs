@@ -5,19 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_tls::TrustBundle;
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::Federation;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
-use super::{Federation, OwnBundle};
 use crate::audit::{Act, Actor};
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
 use crate::resources::{
-    Catalog, Entry, FederatedTrustDomain, FetchedBundle, FetchedKeys, KeyEndpoint, Kind, Model, ResourceKey,
-    Vouching, vouching,
+    Catalog, Entry, FederatedTrustDomain, FetchedBundle, FetchedKeys, JwtIssuer, KeyEndpoint, Kind, Model,
+    ResourceKey, Vouching, vouching,
 };
 
 /// How often an endpoint is asked that gives no hint.
@@ -91,7 +90,8 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
         let federated = federated.map(|(name, followed, _)| {
             (ResourceKey::federated_trust_domain(mesh.clone(), name.clone()), followed.digest())
         });
-        let issuers = resources.issuers().filter(|(_, issuer, _)| issuer.endpoint().is_some());
+        let is_asked = |issuer: &JwtIssuer| issuer.endpoint().is_some() && !resources.is_us(issuer);
+        let issuers = resources.issuers().filter(move |(_, issuer, _)| is_asked(issuer));
         let issuers = issuers.map(|(name, issuer, _)| {
             let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
             (key, issuer.digest())
@@ -106,17 +106,12 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
 }
 
 async fn one(federation: Arc<Federation>, key: ResourceKey) {
-    let mut own = federation.own.clone();
     loop {
-        own.mark_unchanged();
         let interval = match federation.refresh(&key).await {
             Ok(hint) => interval(hint),
             Err(_) => LEAST_INTERVAL,
         };
-        tokio::select! {
-            () = tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())) => {}
-            () = federation.own_keys_change(&key, &mut own) => {}
-        }
+        tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())).await;
     }
 }
 
@@ -147,21 +142,6 @@ async fn prune(federation: &Federation, catalog: &Catalog) -> Result<(), StoreEr
 }
 
 impl Federation {
-    /// Waits until the keys of an issuer have changed that is ourselves: one that was revoked is to be gone everywhere at once.
-    async fn own_keys_change(&self, key: &ResourceKey, own: &mut watch::Receiver<Arc<OwnBundle>>) {
-        let is_own = async || {
-            let catalog = self.catalogs.current().await.ok()?;
-            let Model::JwtIssuer(issuer) = catalog.get(key)?.model() else { return None };
-            (self.own_issuer.as_deref() == Some(issuer.issuer())).then_some(())
-        };
-        while own.changed().await.is_ok() {
-            if is_own().await.is_some() {
-                return;
-            }
-        }
-        std::future::pending().await
-    }
-
     /// Asks an endpoint now, and puts what it answers in force. Says how often it hints to ask.
     ///
     /// # Errors
@@ -202,6 +182,10 @@ impl Federation {
         let followed = match entry.model() {
             Model::FederatedTrustDomain(followed) => followed,
             Model::JwtIssuer(issuer) => {
+                if catalog.mesh(key.mesh.as_str()).is_some_and(|mesh| mesh.is_us(issuer)) {
+                    // Its keys are ours, and count as soon as they are there.
+                    return Ok(None);
+                }
                 let endpoint = issuer.endpoint().ok_or_else(none)?;
                 return self.refresh_keys(key, entry, issuer.issuer(), endpoint).await.map(|()| None);
             }

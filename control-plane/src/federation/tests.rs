@@ -149,7 +149,6 @@ fn parts(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathBuf>) -> Fe
         metrics: Arc::default(),
         web_roots,
         own: watch::channel(Arc::default()).1,
-        own_issuer: None,
         identity: LiveIdentity::new((*scratch.authority.bundle()).clone()),
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::record::SigningKeyRecord;
 use crate::authority::{KeyEncryptionKey, SealError};
-use crate::registry::{Store, StoreError, document, keys};
+use crate::registry::{Store, StoreError, Stored, document, keys};
 
 /// Signing keys that cannot be made, stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +97,16 @@ impl SigningKeys {
             }
         }
         self.publish(keys)
+    }
+
+    /// The id and the public key, an uncompressed point, of what stands in the registry under this name: what its private key, once
+    /// opened, verifies by.
+    ///
+    /// # Errors
+    /// The record cannot be read or opened.
+    pub fn public_key_of(&self, name: &str, stored: &Stored) -> Result<(String, Vec<u8>), SigningKeyError> {
+        let key = self.open(name, document::from_stored(name, stored)?)?;
+        Ok((key.id().to_owned(), key.signer.public_point().to_vec()))
     }
 
     async fn records(&self) -> Result<Vec<(String, SigningKeyRecord)>, StoreError> {

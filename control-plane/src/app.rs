@@ -270,6 +270,7 @@ fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federa
         web_roots: control.settings.web_roots.clone(),
         own,
         identity: control.identity.clone(),
+        denylist: control.revocations.subscribe(),
     })
 }
 

@@ -50,7 +50,7 @@ pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;
 pub use crl::{CrlEntry, CrlError, KeptCrlError, crl_to_pem, verify_kept_crl};
 pub use dumps::forbid_dumps;
-pub use endpoint::{EndpointConnector, WebRoots, WebRootsError};
+pub use endpoint::{EndpointConnector, Refuses, WebRoots, WebRootsError};
 pub use federated::FederatedBundles;
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use greeting::{Greeting, MAX_GREETING};

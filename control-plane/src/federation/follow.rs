@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_tls::TrustBundle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Federation;
@@ -15,8 +14,7 @@ use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
 use crate::resources::{
-    Catalog, Entry, FederatedTrustDomain, FetchedBundle, FetchedKeys, JwtIssuer, KeyEndpoint, Kind, Model,
-    ResourceKey, Vouching, vouching,
+    Catalog, Entry, FetchedBundle, FetchedKeys, JwtIssuer, KeyEndpoint, Kind, Model, ResourceKey,
 };
 
 /// How often an endpoint is asked that gives no hint.
@@ -199,8 +197,9 @@ impl Federation {
         let is_damaged = matches!(read, Some(Err(_)));
         let former = read.and_then(Result::ok).filter(|former| former.is_for(entry));
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
-        let roots = self.roots_of(&catalog, key, followed, held.map(|held| held.x509()))?;
-        let bundle = fetch(followed, endpoint, roots, self.web_roots.as_deref()).await?;
+        let voucher = self.voucher(key, followed, held.map(|held| held.x509())).await?;
+        let known_by = (Arc::clone(&voucher.roots), self.refuses());
+        let bundle = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
         // What was fetched for this very resource, or else what it says itself.
         let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
         let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
@@ -217,41 +216,18 @@ impl Federation {
         let Some(fetched) = FetchedBundle::new(entry, former.as_ref(), bundle, self.clock.now()) else {
             return Ok(hint);
         };
+        self.see_unchanged(&voucher)?;
         let commit = Commit::new()
             .present(key.store_key())
             .unchanged(record.clone(), stored.as_ref())
             .put(record, fetched.to_bytes(key)?);
-        if is_in_force {
-            self.store.commit(commit).await?;
+        let commit = voucher.bind(commit);
+        let written = if is_in_force {
+            self.store.commit(commit).await.map(drop)
         } else {
-            self.put_in_force(key, entry, &fetched, commit.raising_revision()).await?;
-        }
-        Ok(hint)
-    }
-
-    /// By what it is verified who answers at an endpoint that proves a SPIFFE id.
-    fn roots_of(
-        &self,
-        catalog: &Catalog,
-        key: &ResourceKey,
-        followed: &FederatedTrustDomain,
-        held: Option<&TrustBundle>,
-    ) -> Result<Arc<TrustBundle>, FetchError> {
-        let ours = Arc::clone(self.identity.current().bundle());
-        let mesh = catalog.mesh(key.mesh.as_str());
-        let vouching = mesh.map(|mesh| vouching(mesh, followed, ours.trust_domain())).transpose()?;
-        match vouching {
-            Some(Vouching::Ours) => Ok(ours),
-            Some(Vouching::Followed(by, bundle)) => {
-                let roots = bundle.map(|bundle| bundle.x509()).filter(|roots| !roots.roots().is_empty());
-                let roots = roots.ok_or_else(|| FetchError::NoRoots(by.clone()))?;
-                Ok(Arc::new(roots.clone()))
-            }
-            Some(Vouching::Itself) | None => {
-                let none = || TrustBundle::empty(followed.trust_domain().clone());
-                Ok(Arc::new(held.cloned().unwrap_or_else(none)))
-            }
-        }
+            self.put_in_force(key, entry, &fetched, commit.raising_revision()).await
+        };
+        written.map(|()| hint).map_err(|error| voucher.explain(error))
     }
 
     /// The keys of an issuer. What is served now counts, whatever was served before: a key that is gone is gone.

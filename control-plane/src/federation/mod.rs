@@ -8,6 +8,7 @@ mod follow;
 mod metrics;
 mod own;
 mod status;
+mod voucher;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::Store;
 use crate::resources::{Catalog, Catalogs, Kind, ResourceKey};
+use crate::revocation::Denylist;
 use crate::web::{document, nothing};
 
 pub use fetch::FetchError;
@@ -57,6 +59,8 @@ pub struct FederationParts {
     pub own: watch::Receiver<Arc<OwnBundle>>,
     /// What our own members are verified by.
     pub identity: LiveIdentity,
+    /// Who is refused by everybody.
+    pub denylist: watch::Receiver<Arc<Denylist>>,
 }
 
 /// Follows other trust domains, and knows our own bundle.
@@ -69,6 +73,7 @@ pub struct Federation {
     web_roots: Option<PathBuf>,
     own: watch::Receiver<Arc<OwnBundle>>,
     identity: LiveIdentity,
+    denylist: watch::Receiver<Arc<Denylist>>,
     statuses: Mutex<BTreeMap<ResourceKey, Status>>,
 }
 
@@ -107,10 +112,22 @@ pub struct FollowedIssuer {
 impl Federation {
     /// Puts the parts together. Nothing is asked before [`Federation::run`].
     pub fn new(parts: FederationParts) -> Arc<Self> {
-        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, identity } = parts;
+        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, identity, denylist } =
+            parts;
         let metrics = FederationMetrics::new(&metrics);
         let statuses = Mutex::default();
-        Arc::new(Self { store, catalogs, audit, clock, metrics, web_roots, own, identity, statuses })
+        Arc::new(Self {
+            store,
+            catalogs,
+            audit,
+            clock,
+            metrics,
+            web_roots,
+            own,
+            identity,
+            denylist,
+            statuses,
+        })
     }
 
     /// Asks all bundle endpoints, each in its own time, until `stop`.

@@ -21,6 +21,9 @@ pub enum SigningKeyError {
     /// A key is sealed under another key-encryption key.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The caller names none. The fault is the caller's.
+    #[error("no key that signs tokens has the id {0}: `hauberk authority list` shows those there are")]
+    NotThere(String),
     /// A private key could not be made or read.
     #[error("a key that signs tokens cannot be used")]
     Key(#[from] SigningError),

@@ -277,3 +277,28 @@ async fn an_issuer_that_is_us_has_our_keys_from_the_revision_on_that_changes_the
     issuer("", "").await;
     assert_eq!(believed(&follow("https://other.example").await).await, [""; 0]);
 }
+
+#[tokio::test]
+async fn a_step_of_a_key_that_is_not_there_is_no_step() {
+    let (scratch, _) = with_a_key().await;
+    let (authorities, keys) = (&scratch.control.authorities, scratch.control.signing_keys.current());
+    let (commit, now) = (Commit::new, scratch.clock.now());
+    let steps = [
+        keys.activate(commit(), "nobody", 1, now),
+        keys.go_on(commit(), "nobody"),
+        keys.taint(commit(), "nobody", 1, now),
+    ];
+    for step in steps {
+        let refused = step.unwrap_err().to_string();
+        assert!(refused.contains("no key that signs tokens has the id nobody"), "{refused}");
+    }
+    let before = scratch.control.store.revision().await.unwrap();
+    for refused in [
+        authorities.activate_jwt_key("nobody", &actor()).await.unwrap_err(),
+        authorities.taint_jwt_key("nobody", &actor()).await.unwrap_err(),
+        authorities.revoke_jwt_key("nobody", true, &actor()).await.unwrap_err(),
+    ] {
+        assert!(matches!(refused, LifecycleError::Unknown(_)), "{refused}");
+    }
+    assert_eq!(scratch.control.store.revision().await.unwrap(), before);
+}

@@ -78,6 +78,11 @@ pub(crate) fn gateway_names() -> Vec<CompletionCandidate> {
     live_names(&[Kind::VirtualGateway])
 }
 
+/// Who may call: the virtual nodes, and the virtual gateways as `gateway/NAME`.
+pub(crate) fn caller_names() -> Vec<CompletionCandidate> {
+    live_names(&[Kind::VirtualNode, Kind::VirtualGateway])
+}
+
 /// What the word before on the command line asks for: names of that kind, else services and nodes.
 pub(crate) fn target_names() -> Vec<CompletionCandidate> {
     let kind = std::env::args().rev().find_map(|word| kinds::resource_kind(&word).ok());
@@ -103,11 +108,19 @@ async fn ask_names(kinds: &[Kind]) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for kind in kinds {
         let found = session.list(*kind, &mesh).await.ok()?;
-        names.extend(found.into_iter().map(|resource| resource.name));
+        names.extend(found.into_iter().map(|resource| written(*kind, kinds, resource.name)));
     }
     names.sort();
     names.dedup();
     Some(names)
+}
+
+/// How one of these kinds is written: where nodes are meant too, a gateway is told from a node of its name.
+fn written(kind: Kind, beside: &[Kind], name: String) -> String {
+    match kind {
+        Kind::VirtualGateway if beside.contains(&Kind::VirtualNode) => format!("gateway/{name}"),
+        _ => name,
+    }
 }
 
 /// The global options of the unfinished command line, as far as it can be read.
@@ -120,5 +133,19 @@ fn global() -> Global {
             mesh: std::env::var("HAUBERK_MESH").ok(),
             color: Color::Never,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_are_told_from_nodes_where_both_are_meant() {
+        let both = [Kind::VirtualNode, Kind::VirtualGateway];
+        let edge = || "edge".to_owned();
+        assert_eq!(written(Kind::VirtualGateway, &both, edge()), "gateway/edge");
+        assert_eq!(written(Kind::VirtualNode, &both, edge()), "edge");
+        assert_eq!(written(Kind::VirtualGateway, &[Kind::VirtualGateway], edge()), "edge");
     }
 }

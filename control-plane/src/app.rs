@@ -26,7 +26,7 @@ use crate::oidc::Documents;
 use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
-use crate::resources::{Catalogs, Resources, ResourcesParts};
+use crate::resources::{Catalogs, OwnIssuerParts, Resources, ResourcesParts};
 use crate::revocation::crl::{self, RevocationLists};
 use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::ServerCertificate;
@@ -205,7 +205,12 @@ async fn start_push(
 ) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
     let (store, tasks, stop) = (&control.store, &control.tasks, &control.stop);
     let trust_domain = control.authority.trust_domain().clone();
-    let catalogs = Catalogs::start(Arc::clone(store), trust_domain, tasks, stop.clone()).await?;
+    let own_issuer = control
+        .settings
+        .oidc_issuer
+        .as_ref()
+        .map(|url| OwnIssuerParts { url: url.to_string(), signing_keys: Arc::clone(&control.signing_keys) });
+    let catalogs = Catalogs::start(Arc::clone(store), trust_domain, own_issuer, tasks, stop.clone()).await?;
     let authority = Arc::clone(&control.authority);
     let compilation = compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
     let push = Push::start(PushParts {
@@ -265,7 +270,7 @@ fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federa
         web_roots: control.settings.web_roots.clone(),
         own,
         identity: control.identity.clone(),
-        own_issuer: control.settings.oidc_issuer.as_ref().map(ToString::to_string),
+        denylist: control.revocations.subscribe(),
     })
 }
 

@@ -276,7 +276,8 @@ impl<'a> Facts<'a> {
 }
 
 /// Instants before 1970 become 1970: no certificate of ours is so old, and none is valid then.
-fn instant(secs: i64) -> UnixMillis {
+/// What X.509 says in seconds.
+pub(crate) fn instant(secs: i64) -> UnixMillis {
     UnixMillis::from_secs(u64::try_from(secs).unwrap_or(0))
 }
 

@@ -1,14 +1,19 @@
 //! Certificate revocation lists (RFC 5280 §5), for programs that do not hear of revocations by the mesh.
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use hauberk_identity::{Serial, UnixMillis};
 use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevocationReason, RevokedCertParams, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::authority::{Authority, IssuingAuthority, RootAuthority, since_epoch};
 use crate::authority_key;
-use crate::certificate::{CertificateFault, subject_key_id};
+use crate::certificate::{CertificateFault, instant, subject_key_id};
 use crate::pem;
 
 /// One entry of a list.
@@ -34,6 +39,43 @@ pub enum CrlError {
     /// The library could not build the list.
     #[error("the revocation list could not be signed: {0}")]
     Sign(String),
+}
+
+/// Why a list that was signed before is not taken for one. The fault is whoever kept it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeptCrlError {
+    /// Not one whole list in DER, with the instant by which another comes.
+    #[error("it is not exactly one revocation list in DER that says when the next comes")]
+    Malformed,
+    /// Another authority's.
+    #[error("it is not by this authority")]
+    OtherIssuer,
+    /// Not what was signed.
+    #[error("its signature is not by this authority's key")]
+    Signature,
+    /// The authority's own certificate is malformed. The fault is the store's.
+    #[error("the authority's certificate is refused: {0}")]
+    Certificate(#[from] CertificateFault),
+}
+
+/// Sees that a list that was kept is one which this authority of ours, by its certificate, has signed. Gives the instant by which it promised
+/// the next (RFC 5280 §5.1.2.5).
+///
+/// # Errors
+/// It is not.
+pub fn verify_kept_crl(der: &[u8], authority: &CertificateDer<'_>) -> Result<UnixMillis, KeptCrlError> {
+    let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| KeptCrlError::Malformed)?;
+    let next_update = list.next_update().filter(|_| rest.is_empty()).ok_or(KeptCrlError::Malformed)?;
+    let (_, certificate) = X509Certificate::from_der(authority).map_err(|_| CertificateFault::Malformed)?;
+    if list.issuer().as_raw() != certificate.subject().as_raw() {
+        return Err(KeptCrlError::OtherIssuer);
+    }
+    // The keys of our own authorities are all of this kind.
+    let key = &certificate.public_key().subject_public_key.data;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
+        .verify(list.tbs_cert_list.as_ref(), &list.signature_value.data)
+        .map_err(|_| KeptCrlError::Signature)?;
+    Ok(instant(next_update.timestamp()))
 }
 
 /// A list in PEM (RFC 7468 §6).
@@ -97,4 +139,44 @@ fn sign(
     let signed = list.signed_by(&authority.issuer);
     let signed = signed.map_err(|error| CrlError::Sign(authority_key::reason(error)))?;
     Ok(signed.der().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hauberk_identity::{TrustDomain, Validity};
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn root(serial: u8) -> RootAuthority {
+        let validity = Validity::new(NOW, NOW.plus(HOUR)).unwrap();
+        let trust_domain = TrustDomain::parse("shop.example").unwrap();
+        RootAuthority::create(&trust_domain, validity, Serial::from_random([serial; 16])).unwrap()
+    }
+
+    #[test]
+    fn a_kept_list_counts_as_its_authority_signed_it_and_not_otherwise() {
+        let (root, other) = (root(1), root(2));
+        let entry = CrlEntry { serial: Serial::from_random([7; 16]), revoked_at: NOW, is_on_hold: true };
+        let list = root.sign_crl(&[entry], NOW, NOW.plus(HOUR)).unwrap();
+        let verify = |list: &[u8], by: &RootAuthority| verify_kept_crl(list, by.certificate());
+        assert_eq!(verify(&list, &root), Ok(NOW.plus(HOUR)));
+        assert_eq!(verify(&list, &other), Err(KeptCrlError::OtherIssuer));
+        for cut in 0..list.len() {
+            assert_eq!(verify(&list[..cut], &root), Err(KeptCrlError::Malformed), "cut to {cut}");
+        }
+        assert_eq!(verify(&[&list[..], &[0]].concat(), &root), Err(KeptCrlError::Malformed));
+        // Two halves of two lists, as where only one of them was written.
+        let later = root.sign_crl(&[entry], NOW.plus(HOUR), NOW.plus(2 * HOUR)).unwrap();
+        let half = list.len() / 2;
+        assert_eq!(verify(&[&list[..half], &later[half..]].concat(), &root), Err(KeptCrlError::Signature));
+        let serial = list.windows(16).position(|bytes| bytes == entry.serial.as_bytes()).unwrap();
+        let mut flipped = list.clone();
+        flipped[serial] ^= 1;
+        assert_eq!(verify(&flipped, &root), Err(KeptCrlError::Signature));
+    }
 }

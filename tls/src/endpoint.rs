@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::SpiffeId;
+use hauberk_identity::{Serial, SpiffeId};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
@@ -19,6 +19,7 @@ use crate::handshake::{ServerTrust, VerifyServer};
 use crate::pem;
 use crate::provider::{self, SetupError};
 use crate::stream::{HandshakeError, handshake_error};
+use crate::verifier::PeerIdentity;
 
 /// The authorities of the web that a host trusts. Cheap to clone.
 #[derive(Clone)]
@@ -35,10 +36,15 @@ pub enum WebRootsError {
     Empty,
 }
 
+/// Says why somebody is refused whom a bundle vouches for, if that is so.
+pub type Refuses = dyn Fn(&SpiffeId, Serial) -> Option<&'static str> + Send + Sync;
+
 /// Opens TLS connections to one bundle endpoint. Cheap to clone.
 #[derive(Clone)]
 pub struct EndpointConnector {
     inner: TlsConnector,
+    /// Of servers that are known by a SPIFFE id.
+    refuses: Option<Arc<Refuses>>,
     timeout: Duration,
 }
 
@@ -71,23 +77,29 @@ impl EndpointConnector {
         Ok(Self::new(config, timeout))
     }
 
-    /// For the profile `https_spiffe`: the server's X.509-SVID is by a root of `bundle`, and names `server`.
+    /// For the profile `https_spiffe`: the server's X.509-SVID is by a root of `bundle`, names `server`, and is none that `refuses` has
+    /// something against.
     ///
     /// # Errors
     /// The TLS library refuses the configuration.
-    pub fn spiffe(bundle: Arc<TrustBundle>, server: SpiffeId, timeout: Duration) -> Result<Self, SetupError> {
+    pub fn spiffe(
+        bundle: Arc<TrustBundle>,
+        server: SpiffeId,
+        refuses: Arc<Refuses>,
+        timeout: Duration,
+    ) -> Result<Self, SetupError> {
         let config = ClientConfig::builder_with_provider(provider::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(VerifyServer(ServerTrust::Fixed(bundle, server))))
             .with_no_client_auth();
-        Ok(Self::new(config, timeout))
+        Ok(Self { refuses: Some(refuses), ..Self::new(config, timeout) })
     }
 
     fn new(mut config: ClientConfig, timeout: Duration) -> Self {
         config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { inner: TlsConnector::from(Arc::new(config)), timeout }
+        Self { inner: TlsConnector::from(Arc::new(config)), refuses: None, timeout }
     }
 
     /// Begins a handshake with the server on `stream`, which is known by the DNS name or IP address `host`.
@@ -102,6 +114,13 @@ impl EndpointConnector {
         let name = name.map_err(|error| HandshakeError::Protocol(error.to_string()))?;
         let stream = timeout(self.timeout, self.inner.connect(name, stream)).await;
         let stream = stream.map_err(|_| HandshakeError::Timeout(self.timeout))?.map_err(handshake_error)?;
+        if let Some(refuses) = &self.refuses {
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let server = PeerIdentity::read(chain).map_err(HandshakeError::PeerRefused)?;
+            if let Some(why) = refuses(server.id(), server.serial()) {
+                return Err(HandshakeError::PeerDenied(why));
+            }
+        }
         Ok(stream.into())
     }
 }

@@ -63,6 +63,9 @@ pub enum HandshakeError {
     /// We refuse the peer's certificate. The fault is the peer's.
     #[error("the peer is refused: {0}")]
     PeerRefused(#[source] VerifyError),
+    /// The peer's certificate is good, and it is refused all the same, such as for being revoked. The fault is the peer's.
+    #[error("the peer is refused although its certificate is good: {0}")]
+    PeerDenied(&'static str),
     /// The peer refuses us with this alert (RFC 8446 §6).
     #[error("the peer refused the handshake with alert {0}")]
     RefusedByPeer(String),
@@ -107,6 +110,7 @@ impl HandshakeError {
             Self::Io(_) => "connection_broke",
             Self::NoCertificate => "no_certificate_here",
             Self::PeerRefused(error) => error.reason(),
+            Self::PeerDenied(_) => "denied",
             Self::RefusedByPeer(_) => "refused_by_peer",
             Self::NoCommonProtocol => "wrong_alpn",
             Self::NotTls(_) => "not_tls",
@@ -119,6 +123,7 @@ impl HandshakeError {
     pub fn fault(&self) -> &'static str {
         match self {
             Self::PeerRefused(error) => error.fault(),
+            Self::PeerDenied(_) => "the peer's",
             Self::NoCertificate => "this side's",
             Self::RefusedByPeer(_) => "the peer's bundle or clock, or this side's certificate",
             Self::Timeout(_) | Self::Io(_) => "the peer's, or the network's",

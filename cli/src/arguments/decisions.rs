@@ -6,14 +6,14 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::completion::{node_names, resource_words, target_names};
+use crate::completion::{caller_names, node_names, resource_words, target_names};
 use crate::times;
 
 /// `allow` and `deny`
 #[derive(Debug, Args)]
 pub(crate) struct Grant {
     /// Who calls: a virtual node, a SPIFFE id, gateway/NAME, role/NAME; several with commas
-    #[arg(value_delimiter = ',', required = true, add = ArgValueCandidates::new(node_names))]
+    #[arg(value_delimiter = ',', required = true, add = ArgValueCandidates::new(caller_names))]
     pub(crate) callers: Vec<String>,
     /// What is called: a virtual service, else a virtual node
     #[arg(add = ArgValueCandidates::new(target_names))]
@@ -42,7 +42,7 @@ pub(crate) struct Grant {
 #[derive(Debug, Args)]
 pub(crate) struct Can {
     /// Who calls: a virtual node, gateway/NAME, a SPIFFE id, or anonymous
-    #[arg(add = ArgValueCandidates::new(node_names))]
+    #[arg(add = ArgValueCandidates::new(caller_names))]
     pub(crate) caller: String,
     /// What is called: a virtual service, else a virtual node
     #[arg(add = ArgValueCandidates::new(target_names))]
@@ -112,7 +112,7 @@ pub(crate) struct Explain {
 #[derive(Debug, Args)]
 pub(crate) struct Tap {
     /// Only calls from this virtual node, gateway/NAME, or SPIFFE id
-    #[arg(long, value_name = "CALLER", add = ArgValueCandidates::new(node_names))]
+    #[arg(long, value_name = "CALLER", add = ArgValueCandidates::new(caller_names))]
     pub(crate) from: Option<String>,
     /// Only calls to this virtual node or SPIFFE id
     #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(node_names))]

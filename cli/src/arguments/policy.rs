@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::completion::{node_names, target_names};
+use crate::completion::{caller_names, target_names};
 
 /// `who-can`
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct WhoCan {
 #[derive(Debug, Args)]
 pub(crate) struct WhatCan {
     /// Who calls: a virtual node, gateway/NAME, a SPIFFE id, or anonymous
-    #[arg(add = ArgValueCandidates::new(node_names))]
+    #[arg(add = ArgValueCandidates::new(caller_names))]
     pub(crate) caller: String,
     /// Show also what it never can
     #[arg(long)]

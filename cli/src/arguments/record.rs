@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::completion::node_names;
+use crate::completion::caller_names;
 use crate::output::Format;
 
 /// `simulate`
@@ -23,7 +23,7 @@ pub(crate) struct Simulate {
 #[derive(Debug, Args)]
 pub(crate) struct Suggest {
     /// Only for what this virtual node was asked; or for what left the mesh from it, or from gateway/NAME
-    #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(node_names))]
+    #[arg(long, value_name = "NODE", add = ArgValueCandidates::new(caller_names))]
     pub(crate) node: Option<String>,
     /// How to show it: text is YAML for apply -f, with figures beside it
     #[arg(long, short, value_enum, default_value_t = RecordFormat::Text)]

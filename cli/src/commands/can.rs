@@ -82,7 +82,7 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         let Some(decision) = &detail.decision else { continue };
         let what = format!(
             "{word}: {} → {} {}",
-            decision::short_name(&decision.caller),
+            decision::caller_name(&decision.caller, &decision.node),
             decision::target(decision),
             decision::act(decision),
         );

@@ -9,7 +9,20 @@ use crate::output::printable;
 /// The policies of one decision that are shown; the others are counted.
 const SHOWN_POLICIES: usize = 5;
 
-/// Who somebody is, as short as can be: `web`, `gateway/edge`, a full SPIFFE id, `anonymous`.
+/// Who calls `node`, as short as can be: as [`short_name`] has it, but those of other trust domains than the node's, which is ours,
+/// by their full SPIFFE ids. A partner's `web` is none of ours.
+pub(crate) fn caller_name(caller: &str, node: &str) -> String {
+    let is_foreign = |id: &SpiffeId| {
+        // What leaves the mesh has no node: only our own are decided about then.
+        SpiffeId::parse(node).is_ok_and(|node| !id.is_member_of(&node.trust_domain()))
+    };
+    match SpiffeId::parse(caller) {
+        Ok(id) if is_foreign(&id) => id.to_string(),
+        _ => short_name(caller),
+    }
+}
+
+/// Who one of ours is, as short as can be: `web`, `gateway/edge`, a full SPIFFE id, `anonymous`.
 pub(crate) fn short_name(spiffe_id: &str) -> String {
     if spiffe_id.is_empty() {
         return "anonymous".to_owned();
@@ -91,7 +104,7 @@ fn grpc_name(status: u32) -> &'static str {
 pub(crate) fn made_for(decision: &Decision) -> Option<String> {
     let OnBehalfOf { user, actors } = decision.facts.as_ref()?.on_behalf_of.as_ref()?;
     let Some(user) = user else { return Some("no user".to_owned()) };
-    let actors: Vec<String> = actors.iter().map(|actor| short_name(actor)).collect();
+    let actors: Vec<String> = actors.iter().map(|actor| caller_name(actor, &decision.node)).collect();
     let by = if actors.is_empty() { String::new() } else { format!(", passed on by {}", actors.join(", ")) };
     Some(format!("{}/{}{by}", printable(&user.issuer), printable(&user.id)))
 }
@@ -237,6 +250,34 @@ fn policy_line(policy: &PolicyTrace) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_of_a_partner_are_told_from_ours_by_their_trust_domain() {
+        let id = |of: &str, path: &str| format!("spiffe://{of}/mesh/shop/{path}");
+        let orders = id("shop.local", "node/orders");
+        for (path, short) in [("node/web", "web"), ("gateway/edge", "gateway/edge")] {
+            assert_eq!(caller_name(&id("shop.local", path), &orders), short);
+            assert_eq!(caller_name(&id("shop.local", path), ""), short);
+            let theirs = id("partner.example", path);
+            assert_eq!(caller_name(&theirs, &orders), theirs);
+        }
+        assert_eq!(caller_name("", &orders), "anonymous");
+        let user = hauberk_proto::agent::v1::User {
+            issuer: "login".to_owned(),
+            id: "ada".to_owned(),
+            ..Default::default()
+        };
+        let on_behalf_of = OnBehalfOf { user: Some(user), actors: vec![id("partner.example", "node/web")] };
+        let facts = hauberk_proto::agent::v1::DecisionFacts {
+            on_behalf_of: Some(on_behalf_of),
+            ..Default::default()
+        };
+        let decision = Decision { node: orders, facts: Some(facts), ..Decision::default() };
+        assert_eq!(
+            made_for(&decision).unwrap(),
+            "login/ada, passed on by spiffe://partner.example/mesh/shop/node/web"
+        );
+    }
 
     #[test]
     fn where_users_decide_that_is_what_is_told_and_no_command() {

@@ -3,7 +3,7 @@
 use hauberk_proto::admin::v1::{CheckResponse, Clause, Outlook, Prospect};
 use owo_colors::OwoColorize as _;
 
-use crate::commands::decision::short_name;
+use crate::commands::decision::{caller_name, short_name};
 use crate::output::printable;
 
 /// `yes`, `part`, `conditional`, `never`.
@@ -22,7 +22,7 @@ pub(crate) fn caller(prospect: &Prospect) -> String {
     if prospect.stands_for_others {
         return format!("others: {}*", printable(&prospect.caller));
     }
-    short_name(&prospect.caller)
+    caller_name(&prospect.caller, &prospect.node)
 }
 
 /// Told with answers about callers without a certificate, whom policies may permit and no listener takes.

@@ -99,7 +99,7 @@ fn row(flip: &Flip, now: UnixMillis) -> Vec<String> {
         Verdict::Unspecified => "?",
     };
     vec![
-        decision::short_name(&flip.caller),
+        decision::caller_name(&flip.caller, &flip.node),
         match flip.external.as_str() {
             "" => format!("{}:{}", decision::short_name(&flip.node), flip.port),
             external => format!("external/{external}:{}", flip.port),

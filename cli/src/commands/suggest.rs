@@ -52,7 +52,7 @@ fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
     for uncovered in &answer.uncovered {
         lines.push(format!(
             "  not covered: {} → {}:{} {} {}: {}, {}",
-            decision::short_name(&uncovered.caller),
+            decision::caller_name(&uncovered.caller, &uncovered.node),
             match uncovered.external.as_str() {
                 "" => decision::short_name(&uncovered.node),
                 external => format!("external/{}", output::printable(external)),

@@ -60,7 +60,7 @@ fn line(made: &Decision) -> String {
         "{} {} {} → {} {}",
         time.dimmed(),
         decision::verdict(made.verdict()),
-        decision::short_name(&made.caller).bold(),
+        decision::caller_name(&made.caller, &made.node).bold(),
         decision::target(made).bold(),
         decision::act(made)
     );

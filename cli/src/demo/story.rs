@@ -14,7 +14,7 @@ use super::error::DemoError;
 use super::processes::told_to_stop;
 use super::up::{NODES, Node};
 use crate::arguments::Global;
-use crate::commands::decision::short_name;
+use crate::commands::decision::{caller_name, short_name};
 use crate::error::CommandError;
 use crate::session::Session;
 
@@ -83,7 +83,8 @@ async fn listen(session: &Session, account: &mut Account) -> Result<Infallible, 
     let mut stream = session.flows().observe(ObserveRequest::default()).await?.into_inner();
     while let Some(batch) = stream.message().await? {
         for decision in batch.decisions {
-            match (short_name(&decision.caller).as_str(), short_name(&decision.node).as_str()) {
+            let caller = caller_name(&decision.caller, &decision.node);
+            match (caller.as_str(), short_name(&decision.node).as_str()) {
                 ("web", "orders") => account.web(Ok(answer(decision))),
                 ("intruder", "payments") => account.intruder(Ok(answer(decision))),
                 _ => {}

@@ -204,13 +204,14 @@ impl Book {
         self.of(Kind::Issuing).filter(signs_no_longer)
     }
 
-    /// Issuing authorities that were tainted and are believed nothing any longer, though their root is.
+    /// Issuing authorities that were tainted and are believed nothing any longer, though a root vouches for them that is believed: their
+    /// own, or the one before that which has signed them too. By which one that was is not on record.
     pub(super) fn distrusted(&self) -> impl Iterator<Item = &Entry> {
-        self.of(Kind::Issuing).filter(|entry| {
-            entry.is(State::Retired)
-                && entry.record.was_tainted
-                && self.find(&entry.record.root).is_some_and(Entry::is_trusted)
-        })
+        let is_vouched_for = move |entry: &Entry| {
+            !entry.record.cross.is_empty() || self.find(&entry.record.root).is_some_and(Entry::is_trusted)
+        };
+        let is_distrusted = |entry: &Entry| entry.is(State::Retired) && entry.record.was_tainted;
+        self.of(Kind::Issuing).filter(move |entry| is_distrusted(entry) && is_vouched_for(entry))
     }
 
     /// The commit that changes trust from what this book holds, and from nothing else.

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use hauberk_identity::TrustDomain;
 use hauberk_tls::jwt::{JwtBundleError, JwtKeySet};
-use hauberk_tls::{EndpointConnector, MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, TrustBundle};
+use hauberk_tls::{
+    EndpointConnector, MAX_BUNDLE_BYTES, Refuses, SpiffeBundle, SpiffeBundleError, TrustBundle,
+};
 use serde::Deserialize;
 
 use crate::ask::{STEP_DEADLINE, Unanswered, Unreached, get, web_connector, within};
@@ -41,6 +43,11 @@ pub enum FetchError {
         "its endpoint is one of {0}, whose bundle is not known, or has no root: nobody could say who answers there"
     )]
     NoRoots(TrustDomain),
+    /// Whoever said who answers was replaced before the answer could count.
+    #[error(
+        "by what was known who answers was replaced meanwhile ({0}): what it answered does not count, it is asked again"
+    )]
+    VoucherReplaced(&'static str),
     /// The bundle is older than one that was seen.
     #[error("its bundle has number {offered}, and number {seen} was seen before: is an old copy served?")]
     Older {
@@ -78,18 +85,25 @@ impl From<Unanswered> for FetchError {
     }
 }
 
-/// Asks for the bundle of `followed`. An endpoint that proves a SPIFFE id is known by `roots`.
+/// Asks for the bundle of `followed`. An endpoint that proves a SPIFFE id is known by `roots`, and none that `refuses` has something
+/// against.
 ///
 /// # Errors
 /// It is not to be had, or not to be believed.
 pub(super) async fn fetch(
     followed: &FederatedTrustDomain,
     endpoint: &BundleEndpoint,
-    roots: Arc<TrustBundle>,
+    (roots, refuses): (Arc<TrustBundle>, Arc<Refuses>),
     web_roots: Option<&Path>,
 ) -> Result<SpiffeBundle, FetchError> {
     let asked = async {
-        let connector = connector(endpoint, roots, web_roots).await?;
+        let connector = match endpoint.profile() {
+            EndpointProfile::Spiffe(id) => {
+                let known = EndpointConnector::spiffe(roots, id.clone(), refuses, STEP_DEADLINE);
+                known.map_err(Unanswered::from)?
+            }
+            EndpointProfile::Web => web_connector(web_roots).await?,
+        };
         let document = get(&connector, endpoint.at(), MAX_BUNDLE_BYTES).await?;
         Ok(SpiffeBundle::parse(followed.trust_domain(), &document)?)
     };
@@ -144,17 +158,4 @@ fn keys_of(issuer: &str, own: &WebEndpoint, document: &[u8]) -> Result<WebEndpoi
 /// As much of what somebody else says as is worth repeating: it goes into logs and findings.
 fn beginning(text: &str) -> String {
     text.chars().take(REPEATED_CHARS).collect()
-}
-
-async fn connector(
-    endpoint: &BundleEndpoint,
-    roots: Arc<TrustBundle>,
-    web_roots: Option<&Path>,
-) -> Result<EndpointConnector, FetchError> {
-    match endpoint.profile() {
-        EndpointProfile::Spiffe(id) => {
-            Ok(EndpointConnector::spiffe(roots, id.clone(), STEP_DEADLINE).map_err(Unanswered::from)?)
-        }
-        EndpointProfile::Web => Ok(web_connector(web_roots).await?),
-    }
 }

@@ -4,20 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_tls::TrustBundle;
-use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::Federation;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
-use super::{Federation, OwnBundle};
 use crate::audit::{Act, Actor};
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
 use crate::resources::{
-    Catalog, Entry, FederatedTrustDomain, FetchedBundle, FetchedKeys, KeyEndpoint, Kind, Model, ResourceKey,
-    Vouching, vouching,
+    Catalog, Entry, FetchedBundle, FetchedKeys, JwtIssuer, KeyEndpoint, Kind, Model, ResourceKey,
 };
 
 /// How often an endpoint is asked that gives no hint.
@@ -91,7 +88,8 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
         let federated = federated.map(|(name, followed, _)| {
             (ResourceKey::federated_trust_domain(mesh.clone(), name.clone()), followed.digest())
         });
-        let issuers = resources.issuers().filter(|(_, issuer, _)| issuer.endpoint().is_some());
+        let is_asked = |issuer: &JwtIssuer| issuer.endpoint().is_some() && !resources.is_us(issuer);
+        let issuers = resources.issuers().filter(move |(_, issuer, _)| is_asked(issuer));
         let issuers = issuers.map(|(name, issuer, _)| {
             let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
             (key, issuer.digest())
@@ -106,17 +104,12 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
 }
 
 async fn one(federation: Arc<Federation>, key: ResourceKey) {
-    let mut own = federation.own.clone();
     loop {
-        own.mark_unchanged();
         let interval = match federation.refresh(&key).await {
             Ok(hint) => interval(hint),
             Err(_) => LEAST_INTERVAL,
         };
-        tokio::select! {
-            () = tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())) => {}
-            () = federation.own_keys_change(&key, &mut own) => {}
-        }
+        tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())).await;
     }
 }
 
@@ -147,21 +140,6 @@ async fn prune(federation: &Federation, catalog: &Catalog) -> Result<(), StoreEr
 }
 
 impl Federation {
-    /// Waits until the keys of an issuer have changed that is ourselves: one that was revoked is to be gone everywhere at once.
-    async fn own_keys_change(&self, key: &ResourceKey, own: &mut watch::Receiver<Arc<OwnBundle>>) {
-        let is_own = async || {
-            let catalog = self.catalogs.current().await.ok()?;
-            let Model::JwtIssuer(issuer) = catalog.get(key)?.model() else { return None };
-            (self.own_issuer.as_deref() == Some(issuer.issuer())).then_some(())
-        };
-        while own.changed().await.is_ok() {
-            if is_own().await.is_some() {
-                return;
-            }
-        }
-        std::future::pending().await
-    }
-
     /// Asks an endpoint now, and puts what it answers in force. Says how often it hints to ask.
     ///
     /// # Errors
@@ -202,6 +180,10 @@ impl Federation {
         let followed = match entry.model() {
             Model::FederatedTrustDomain(followed) => followed,
             Model::JwtIssuer(issuer) => {
+                if catalog.mesh(key.mesh.as_str()).is_some_and(|mesh| mesh.is_us(issuer)) {
+                    // Its keys are ours, and count as soon as they are there.
+                    return Ok(None);
+                }
                 let endpoint = issuer.endpoint().ok_or_else(none)?;
                 return self.refresh_keys(key, entry, issuer.issuer(), endpoint).await.map(|()| None);
             }
@@ -215,8 +197,9 @@ impl Federation {
         let is_damaged = matches!(read, Some(Err(_)));
         let former = read.and_then(Result::ok).filter(|former| former.is_for(entry));
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
-        let roots = self.roots_of(&catalog, key, followed, held.map(|held| held.x509()))?;
-        let bundle = fetch(followed, endpoint, roots, self.web_roots.as_deref()).await?;
+        let voucher = self.voucher(key, followed, held.map(|held| held.x509())).await?;
+        let known_by = (Arc::clone(&voucher.roots), self.refuses());
+        let bundle = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
         // What was fetched for this very resource, or else what it says itself.
         let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
         let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
@@ -233,41 +216,18 @@ impl Federation {
         let Some(fetched) = FetchedBundle::new(entry, former.as_ref(), bundle, self.clock.now()) else {
             return Ok(hint);
         };
+        self.see_unchanged(&voucher)?;
         let commit = Commit::new()
             .present(key.store_key())
             .unchanged(record.clone(), stored.as_ref())
             .put(record, fetched.to_bytes(key)?);
-        if is_in_force {
-            self.store.commit(commit).await?;
+        let commit = voucher.bind(commit);
+        let written = if is_in_force {
+            self.store.commit(commit).await.map(drop)
         } else {
-            self.put_in_force(key, entry, &fetched, commit.raising_revision()).await?;
-        }
-        Ok(hint)
-    }
-
-    /// By what it is verified who answers at an endpoint that proves a SPIFFE id.
-    fn roots_of(
-        &self,
-        catalog: &Catalog,
-        key: &ResourceKey,
-        followed: &FederatedTrustDomain,
-        held: Option<&TrustBundle>,
-    ) -> Result<Arc<TrustBundle>, FetchError> {
-        let ours = Arc::clone(self.identity.current().bundle());
-        let mesh = catalog.mesh(key.mesh.as_str());
-        let vouching = mesh.map(|mesh| vouching(mesh, followed, ours.trust_domain())).transpose()?;
-        match vouching {
-            Some(Vouching::Ours) => Ok(ours),
-            Some(Vouching::Followed(by, bundle)) => {
-                let roots = bundle.map(|bundle| bundle.x509()).filter(|roots| !roots.roots().is_empty());
-                let roots = roots.ok_or_else(|| FetchError::NoRoots(by.clone()))?;
-                Ok(Arc::new(roots.clone()))
-            }
-            Some(Vouching::Itself) | None => {
-                let none = || TrustBundle::empty(followed.trust_domain().clone());
-                Ok(Arc::new(held.cloned().unwrap_or_else(none)))
-            }
-        }
+            self.put_in_force(key, entry, &fetched, commit.raising_revision()).await
+        };
+        written.map(|()| hint).map_err(|error| voucher.explain(error))
     }
 
     /// The keys of an issuer. What is served now counts, whatever was served before: a key that is gone is gone.

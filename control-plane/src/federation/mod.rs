@@ -8,6 +8,7 @@ mod follow;
 mod metrics;
 mod own;
 mod status;
+mod voucher;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use hauberk_identity::{TrustDomain, UnixMillis};
+use hauberk_tls::jwt::JwtKeySet;
 use hauberk_tls::{LiveIdentity, SpiffeBundle};
 use http::Response;
 use http_body_util::Full;
@@ -29,6 +31,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::Store;
 use crate::resources::{Catalog, Catalogs, Kind, ResourceKey};
+use crate::revocation::Denylist;
 use crate::web::{document, nothing};
 
 pub use fetch::FetchError;
@@ -54,10 +57,10 @@ pub struct FederationParts {
     pub web_roots: Option<PathBuf>,
     /// Our own bundle.
     pub own: watch::Receiver<Arc<OwnBundle>>,
-    /// What our own tokens name as their issuer.
-    pub own_issuer: Option<String>,
     /// What our own members are verified by.
     pub identity: LiveIdentity,
+    /// Who is refused by everybody.
+    pub denylist: watch::Receiver<Arc<Denylist>>,
 }
 
 /// Follows other trust domains, and knows our own bundle.
@@ -69,8 +72,8 @@ pub struct Federation {
     metrics: FederationMetrics,
     web_roots: Option<PathBuf>,
     own: watch::Receiver<Arc<OwnBundle>>,
-    own_issuer: Option<String>,
     identity: LiveIdentity,
+    denylist: watch::Receiver<Arc<Denylist>>,
     statuses: Mutex<BTreeMap<ResourceKey, Status>>,
 }
 
@@ -100,6 +103,8 @@ pub struct FollowedIssuer {
     pub keys: usize,
     /// Which of its keys are of no use, and why.
     pub passed_over: Vec<String>,
+    /// The keys that the resource lists, where those count, and whether it has the name of our own issuer.
+    pub listed: Option<(Arc<JwtKeySet>, bool)>,
     /// Why the latest attempt to fetch them failed, and since when they do.
     pub problem: Option<(String, UnixMillis)>,
 }
@@ -107,7 +112,7 @@ pub struct FollowedIssuer {
 impl Federation {
     /// Puts the parts together. Nothing is asked before [`Federation::run`].
     pub fn new(parts: FederationParts) -> Arc<Self> {
-        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, own_issuer, identity } =
+        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, identity, denylist } =
             parts;
         let metrics = FederationMetrics::new(&metrics);
         let statuses = Mutex::default();
@@ -119,8 +124,8 @@ impl Federation {
             metrics,
             web_roots,
             own,
-            own_issuer,
             identity,
+            denylist,
             statuses,
         })
     }
@@ -178,16 +183,18 @@ impl Federation {
         let of_mesh = catalog.meshes().iter().flat_map(|(mesh, resources)| {
             resources.issuers().map(move |(name, issuer, keys)| {
                 let key = ResourceKey { kind: Kind::JwtIssuer, mesh: mesh.clone(), name: name.clone() };
-                (key, issuer, keys)
+                (key, resources, issuer, keys)
             })
         });
-        let issuers = of_mesh.map(|(key, issuer, keys)| {
+        let issuers = of_mesh.map(|(key, resources, issuer, keys)| {
             let status = statuses.get(&key);
             // Those of the resource count no longer once others were fetched.
             let is_fetched = issuer.initial().zip(keys).is_none_or(|(own, keys)| !Arc::ptr_eq(own, keys));
             let passed_over =
                 if is_fetched { status.map(Status::passed_over) } else { Some(issuer.passed_over()) };
+            let listed = issuer.initial().filter(|_| !is_fetched).cloned();
             FollowedIssuer {
+                listed: listed.map(|listed| (listed, resources.has_our_name(issuer))),
                 keys: keys.map_or(0, |keys| keys.keys().count()),
                 passed_over: passed_over.unwrap_or_default().to_vec(),
                 problem: status.and_then(Status::problem),

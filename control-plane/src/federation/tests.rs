@@ -84,7 +84,8 @@ impl Partner {
         let (answers, serving) = (answer.clone(), tasks.clone());
         tasks.spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
-                let (acceptor, answer, tell) = (acceptor.clone(), answers.borrow().clone(), tell.clone());
+                let (acceptor, answers, tell) = (acceptor.clone(), answers.clone(), tell.clone());
+                let answer = answers.borrow().clone();
                 serving.spawn(async move {
                     let Ok(connection) = acceptor.accept(stream).await else { return };
                     let (mut stream, _) = connection.into_parts();
@@ -93,9 +94,11 @@ impl Partner {
                     if tell.send(String::from_utf8_lossy(&head[..read]).into_owned()).is_err() {
                         return;
                     }
-                    if answer.is_empty() {
-                        std::future::pending::<()>().await;
-                    }
+                    let mut later = answers.subscribe();
+                    let answer = match answer.is_empty() {
+                        true => later.wait_for(|later| !later.is_empty()).await.unwrap().clone(),
+                        false => answer,
+                    };
                     let _broken = stream.write_all(&answer).await;
                     let _gone = stream.shutdown().await;
                 });
@@ -149,8 +152,8 @@ fn parts(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathBuf>) -> Fe
         metrics: Arc::default(),
         web_roots,
         own: watch::channel(Arc::default()).1,
-        own_issuer: None,
         identity: LiveIdentity::new((*scratch.authority.bundle()).clone()),
+        denylist: watch::channel(Arc::default()).1,
     }
 }
 

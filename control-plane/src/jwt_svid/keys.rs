@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::record::SigningKeyRecord;
 use crate::authority::{KeyEncryptionKey, SealError};
-use crate::registry::{Store, StoreError, document, keys};
+use crate::registry::{Store, StoreError, Stored, document, keys};
 
 /// Signing keys that cannot be made, stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub enum SigningKeyError {
     /// A key is sealed under another key-encryption key.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The caller names none. The fault is the caller's.
+    #[error("no key that signs tokens has the id {0}: `hauberk authority list` shows those there are")]
+    NotThere(String),
     /// A private key could not be made or read.
     #[error("a key that signs tokens cannot be used")]
     Key(#[from] SigningError),
@@ -97,6 +100,16 @@ impl SigningKeys {
             }
         }
         self.publish(keys)
+    }
+
+    /// The id and the public key, an uncompressed point, of what stands in the registry under this name: what its private key, once
+    /// opened, verifies by.
+    ///
+    /// # Errors
+    /// The record cannot be read or opened.
+    pub fn public_key_of(&self, name: &str, stored: &Stored) -> Result<(String, Vec<u8>), SigningKeyError> {
+        let key = self.open(name, document::from_stored(name, stored)?)?;
+        Ok((key.id().to_owned(), key.signer.public_point().to_vec()))
     }
 
     async fn records(&self) -> Result<Vec<(String, SigningKeyRecord)>, StoreError> {

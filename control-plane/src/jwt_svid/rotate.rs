@@ -159,42 +159,52 @@ impl KeySet {
         self.keys.iter().filter(count).map(SigningKey::not_after).max().unwrap_or_default()
     }
 
-    fn record(&self, key_id: &str) -> Option<&SigningKeyRecord> {
-        self.keys.iter().find(|key| key.id() == key_id).map(|key| &key.record)
+    fn record(&self, key_id: &str) -> Result<SigningKeyRecord, SigningKeyError> {
+        let key = self.keys.iter().find(|key| key.id() == key_id);
+        key.map(|key| key.record.clone()).ok_or_else(|| SigningKeyError::NotThere(key_id.to_owned()))
     }
 
     /// A key signs from now on, for a whole life of its own.
+    ///
+    /// # Errors
+    /// There is no such key: a step that changes nothing would be taken for done.
     pub(crate) fn activate(
         &self,
         commit: Commit,
         key_id: &str,
         needs_version: u64,
         now: UnixMillis,
-    ) -> Result<Commit, StoreError> {
-        let Some(record) = self.record(key_id).cloned() else { return Ok(commit) };
+    ) -> Result<Commit, SigningKeyError> {
+        let record = self.record(key_id)?;
         let not_after = now.plus(KEY_LIFE).0;
         let signs =
             SigningKeyRecord { signs_from: now.0, not_after, goes_on: false, needs_version, ..record };
-        put(commit, key_id, &signs)
+        Ok(put(commit, key_id, &signs)?)
     }
 
     /// A key that is prepared signs as soon as every live instance knows it.
-    pub(crate) fn go_on(&self, commit: Commit, key_id: &str) -> Result<Commit, StoreError> {
-        let Some(record) = self.record(key_id).cloned() else { return Ok(commit) };
-        put(commit, key_id, &SigningKeyRecord { goes_on: true, ..record })
+    ///
+    /// # Errors
+    /// There is no such key.
+    pub(crate) fn go_on(&self, commit: Commit, key_id: &str) -> Result<Commit, SigningKeyError> {
+        let record = self.record(key_id)?;
+        Ok(put(commit, key_id, &SigningKeyRecord { goes_on: true, ..record })?)
     }
 
     /// A key signs nothing more, and what it has signed is replaced.
+    ///
+    /// # Errors
+    /// There is no such key: it is not to be taken for tainted.
     pub(crate) fn taint(
         &self,
         commit: Commit,
         key_id: &str,
         needs_version: u64,
         now: UnixMillis,
-    ) -> Result<Commit, StoreError> {
-        let Some(record) = self.record(key_id).cloned() else { return Ok(commit) };
+    ) -> Result<Commit, SigningKeyError> {
+        let record = self.record(key_id)?;
         let (tainted_at, goes_on) = (Some(now.0), false);
-        put(commit, key_id, &SigningKeyRecord { tainted_at, goes_on, needs_version, ..record })
+        Ok(put(commit, key_id, &SigningKeyRecord { tainted_at, goes_on, needs_version, ..record })?)
     }
 }
 

@@ -8,6 +8,7 @@
 //! authority/request                        what waits to be signed by somebody else, and its sealed key
 //! authority/view/<key id>                  a key that signs views, sealed
 //! jwt-key/<key id>                         a key that signs JWT-SVIDs, sealed, and when it does
+//! crl/<serial>/<part>                      the revocation list that an authority signed last, DER, in parts
 //! resource/<kind>/<mesh>/<name>            a resource
 //! federation/bundle/<mesh>/<trust domain>  the last good bundle of a trust domain that is followed
 //! federation/keys/<mesh>/<issuer>          the last good keys of an issuer of users' tokens
@@ -136,6 +137,9 @@ pub const UNRECORDED: &str = "flow-unrecorded/";
 
 /// What would have been denied.
 pub const WOULD_DENIALS: &str = "would-deny/";
+
+/// The revocation lists that authorities signed last.
+pub const REVOCATION_LISTS: &str = "crl/";
 
 /// Everybody who is refused.
 pub const REVOCATIONS: &str = "revocation/";

@@ -18,6 +18,7 @@ use super::jwt_issuer::JwtIssuer;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
 use super::mesh_catalog::MeshCatalog;
+use super::own_issuer::OwnIssuer;
 use super::policy;
 use super::problem::Problems;
 use super::role::Role;
@@ -33,6 +34,8 @@ pub struct Catalog {
     revision: Revision,
     version: Version,
     meshes: BTreeMap<Name, Arc<MeshCatalog>>,
+    /// Ourselves as an issuer of users' tokens, if we are one.
+    own_issuer: Option<Arc<OwnIssuer>>,
 }
 
 /// One resource, as it is stored and as it is understood.
@@ -172,10 +175,16 @@ impl Entry {
 }
 
 impl Catalog {
-    /// Reads listings of all resources and of all that was fetched for them, at one revision.
-    pub fn from_pages(resources: &Page, fetched: &[Page], trust_domain: &TrustDomain) -> Self {
-        let mut catalog =
-            Self { revision: resources.revision, version: resources.version, ..Self::default() };
+    /// Reads listings of all resources and of all that was fetched for them, at one revision, at which our own issuer has these keys.
+    pub fn from_pages(
+        resources: &Page,
+        fetched: &[Page],
+        own_issuer: Option<OwnIssuer>,
+        trust_domain: &TrustDomain,
+    ) -> Self {
+        let (revision, version) = (resources.revision, resources.version);
+        let own_issuer = own_issuer.map(Arc::new);
+        let mut catalog = Self { revision, version, own_issuer, ..Self::default() };
         for (key, stored) in &resources.entries {
             catalog.write(key, Some(stored), trust_domain);
         }
@@ -221,6 +230,20 @@ impl Catalog {
         }
     }
 
+    /// Takes over other keys of our own issuer. Meshes of which no issuer is us are left alone.
+    pub(crate) fn set_own_issuer(&mut self, own: OwnIssuer) {
+        let own = Arc::new(own);
+        for mesh in self.meshes.values_mut().filter(|mesh| mesh.own_keys_since().is_some()) {
+            Arc::make_mut(mesh).own_issuer = Some(Arc::clone(&own));
+        }
+        self.own_issuer = Some(own);
+    }
+
+    /// Ourselves as an issuer of users' tokens, if we are one.
+    pub(crate) fn own_issuer(&self) -> Option<&OwnIssuer> {
+        self.own_issuer.as_deref()
+    }
+
     /// Takes over one write of the registry.
     pub(crate) fn write(&mut self, key: &str, stored: Option<&Stored>, trust_domain: &TrustDomain) {
         let Some(key) = ResourceKey::from_store_key(key) else {
@@ -248,6 +271,7 @@ impl Catalog {
     /// Puts a resource in, or in another's place.
     pub(crate) fn set(&mut self, key: &ResourceKey, entry: Entry) {
         let mesh = Arc::make_mut(self.meshes.entry(key.mesh.clone()).or_default());
+        mesh.own_issuer.clone_from(&self.own_issuer);
         mesh.of_kind_mut(key.kind).insert(key.name.clone(), Arc::new(entry));
         mesh.relink(key);
     }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::catalog::Catalog;
+use super::own_issuer::{OwnIssuer, OwnIssuerParts};
 use crate::registry::{Change, Store, StoreError, Version, WatchEnd, keys};
 
 /// Where that stands which others publish.
@@ -21,18 +22,21 @@ pub struct Catalogs {
 }
 
 impl Catalogs {
-    /// Reads all resources, and follows the registry until `stop`.
+    /// Reads all resources, and follows the registry until `stop`. `own_issuer`: ourselves as an issuer of users' tokens, if we are
+    /// one.
     ///
     /// # Errors
     /// When the registry cannot be read.
     pub async fn start(
         store: Arc<dyn Store>,
         trust_domain: TrustDomain,
+        own_issuer: Option<OwnIssuerParts>,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> Result<Self, StoreError> {
-        let (sender, latest) = watch::channel(Arc::new(list(&*store, &trust_domain).await?));
-        let follower = Follower { store: Arc::clone(&store), trust_domain, sender };
+        let first = list(&*store, &trust_domain, own_issuer.as_ref()).await?;
+        let (sender, latest) = watch::channel(Arc::new(first));
+        let follower = Follower { store: Arc::clone(&store), trust_domain, own_issuer, sender };
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -63,6 +67,7 @@ impl Catalogs {
 struct Follower {
     store: Arc<dyn Store>,
     trust_domain: TrustDomain,
+    own_issuer: Option<OwnIssuerParts>,
     sender: watch::Sender<Arc<Catalog>>,
 }
 
@@ -75,7 +80,7 @@ impl Follower {
                 Ok(change) => self.take_over(&change),
                 Err(WatchEnd::Closed) => return,
                 Err(WatchEnd::Compacted) => {
-                    match list(&*self.store, &self.trust_domain).await {
+                    match list(&*self.store, &self.trust_domain, self.own_issuer.as_ref()).await {
                         Ok(catalog) => drop(self.sender.send_replace(Arc::new(catalog))),
                         Err(error) => {
                             tracing::error!(event = "resources_unreadable", %error, "resources are not followed any more");
@@ -105,6 +110,12 @@ impl Follower {
                 catalog.write_fetched(key, stored);
             }
         }
+        if let (Some(parts), Some(own)) = (&self.own_issuer, catalog.own_issuer())
+            && change.under(keys::JWT_KEYS).next().is_some()
+        {
+            let own = own.after(parts, change.under(keys::JWT_KEYS), change.revision);
+            catalog.set_own_issuer(own);
+        }
         catalog.move_on(change.version, change.revision);
         self.sender.send_replace(Arc::new(catalog));
     }
@@ -112,15 +123,22 @@ impl Follower {
 
 /// Reads all resources at one instant: a listing in several parts could mix two commits. So could two listings, unless no
 /// commit that counts came between them.
-async fn list(store: &dyn Store, trust_domain: &TrustDomain) -> Result<Catalog, StoreError> {
+async fn list(
+    store: &dyn Store,
+    trust_domain: &TrustDomain,
+    own_issuer: Option<&OwnIssuerParts>,
+) -> Result<Catalog, StoreError> {
     loop {
         let resources = store.list(keys::RESOURCES, None, usize::MAX).await?;
         let mut fetched = Vec::new();
         for prefix in FETCHED {
             fetched.push(store.list(prefix, None, usize::MAX).await?);
         }
-        if fetched.iter().all(|page| page.revision == resources.revision) {
-            return Ok(Catalog::from_pages(&resources, &fetched, trust_domain));
+        let jwt_keys = store.list(keys::JWT_KEYS, None, usize::MAX).await?;
+        if fetched.iter().chain([&jwt_keys]).all(|page| page.revision == resources.revision) {
+            let records = jwt_keys.entries.iter().map(|(key, stored)| (key.as_str(), stored));
+            let own_issuer = own_issuer.map(|parts| OwnIssuer::read(parts, records, resources.revision));
+            return Ok(Catalog::from_pages(&resources, &fetched, own_issuer, trust_domain));
         }
     }
 }

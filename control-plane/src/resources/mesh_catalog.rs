@@ -19,10 +19,12 @@ use super::jwt_issuer::JwtIssuer;
 use super::key::{Kind, ResourceKey};
 use super::mesh::Mesh;
 use super::nesting;
+use super::own_issuer::OwnIssuer;
 use super::role::Role;
 use super::template::LinkedPolicy;
 use super::virtual_node::VirtualNode;
 use super::virtual_service::VirtualService;
+use crate::registry::Revision;
 
 /// The resources of one mesh.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +46,8 @@ pub struct MeshCatalog {
     pub(super) fetched: BTreeMap<Name, Option<Arc<FetchedBundle>>>,
     /// The same of the keys of issuers.
     pub(super) fetched_keys: BTreeMap<Name, Option<Arc<FetchedKeys>>>,
+    /// Ourselves as an issuer, if we are one: up to date wherever an issuer of the mesh is us.
+    pub(super) own_issuer: Option<Arc<OwnIssuer>>,
 }
 
 impl MeshCatalog {
@@ -270,12 +274,13 @@ impl MeshCatalog {
         })
     }
 
-    /// All issuers of users' tokens, in order, each with the keys that count: the last good ones that were fetched for the
-    /// very resource, else those that the resource itself says.
+    /// All issuers of users' tokens, in order, each with the keys that count: our own where that is us, else the last good ones
+    /// that were fetched for the very resource, else those that the resource itself says.
     pub fn issuers(&self) -> impl Iterator<Item = (&Name, &JwtIssuer, Option<&Arc<JwtKeySet>>)> {
         self.issuers.iter().filter_map(|(name, entry)| match entry.model() {
             Model::JwtIssuer(issuer) => {
                 let keys = match self.fetched_keys.get(name) {
+                    _ if self.is_us(issuer) => self.own_issuer.as_ref().map(|own| own.keys()),
                     Some(None) => None,
                     Some(Some(fetched)) if fetched.are_for(entry) => Some(fetched.keys()),
                     Some(Some(_)) | None => issuer.initial(),
@@ -284,6 +289,22 @@ impl MeshCatalog {
             }
             _ => None,
         })
+    }
+
+    /// Whether an issuer is us, so that its keys are our own, and nobody is asked for them.
+    pub fn is_us(&self, issuer: &JwtIssuer) -> bool {
+        self.own_issuer.as_ref().is_some_and(|own| own.is(issuer))
+    }
+
+    /// Whether an issuer has our name, wherever its keys come from.
+    pub fn has_our_name(&self, issuer: &JwtIssuer) -> bool {
+        self.own_issuer.as_ref().is_some_and(|own| own.is_named_by(issuer))
+    }
+
+    /// Which revision last changed the keys of an issuer of this mesh that is us; `None` where none is.
+    pub fn own_keys_since(&self) -> Option<Revision> {
+        let is_one = self.issuers().any(|(_, issuer, _)| self.is_us(issuer));
+        self.own_issuer.as_ref().filter(|_| is_one).map(|own| own.revision())
     }
 
     /// What was fetched last for a trust domain that is followed, if it counts.

@@ -234,7 +234,7 @@ impl Scratch {
         let authority = Arc::new(Authority::load(&*store, &keys).await.unwrap());
         let clock = Clock::manual(UnixMillis(1_790_000_000_000));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let started = Catalogs::start(Arc::clone(&store), trust_domain(), &tasks, stop.clone());
+        let started = Catalogs::start(Arc::clone(&store), trust_domain(), None, &tasks, stop.clone());
         let resources = Arc::new(Resources::new(ResourcesParts {
             catalogs: started.await.unwrap(),
             audit: Arc::new(Audit::open(Arc::clone(&store), clock.clone()).await.unwrap()),

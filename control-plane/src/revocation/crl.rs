@@ -1,6 +1,8 @@
 //! The revocation lists for programs outside the mesh: one by each authority that has signed what it takes back, since verifiers of
-//! whole chains want the list of each certificate's own issuer. Signed anew at each change, and before they become old.
+//! whole chains want the list of each certificate's own issuer. Signed anew at each change, and before they become old; what was
+//! signed last is kept over restarts, and published of an authority that can sign none.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +12,8 @@ use hauberk_tls::{CrlEntry, crl_to_pem};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Revocations;
 use super::revocations::MOST_CERTIFICATES;
+use super::{Revocations, kept_lists};
 use crate::authority::{Authorities, AuthorityError, BACKDATED, ListIssuer, ListIssuers};
 use crate::registry::StoreError;
 
@@ -52,6 +54,8 @@ pub struct Trouble {
     pub unsigned: Option<String>,
     /// What was published last is all that there is until that is signed.
     pub is_held_up: bool,
+    /// Whose published list was to be followed by another one, and until when.
+    pub overdue: Vec<(Serial, UnixMillis)>,
     /// They were complete until then, and are no longer.
     pub incomplete_since: Option<UnixMillis>,
 }
@@ -61,15 +65,27 @@ struct Signed {
     issuer: Serial,
     entries: Vec<CrlEntry>,
     at: UnixMillis,
+    /// By then the next was promised.
+    until: UnixMillis,
     der: Bytes,
+    /// A restart does not lose it.
+    is_kept: bool,
 }
 
 /// The lists that were signed last, in the order in which they are published.
 #[derive(Default)]
 pub(super) struct Keeper {
     signed: Vec<Signed>,
+    /// Those that are out, and when each was to be followed by the next.
+    published: Vec<(Serial, UnixMillis)>,
     is_complete: bool,
+    /// What was kept before this control plane started was looked for.
+    is_loaded: bool,
     trouble: Trouble,
+    /// What was said of authorities whose list is not signed.
+    said: BTreeMap<Serial, String>,
+    /// It was said that a list is not kept.
+    is_said_unkept: bool,
 }
 
 /// Keeps the lists up until `stop`.
@@ -114,7 +130,9 @@ impl Keeper {
         let now = revocations.clock.now();
         let refused = refused(revocations, now).await?;
         let ListIssuers { all, is_complete } = authorities.list_issuers().await?;
+        self.load(revocations, &all).await?;
         let mut former = std::mem::take(&mut self.signed);
+        let mut unsigned = BTreeMap::new();
         self.note(is_complete, now);
         let mut again_in = OF_ISSUING.made_anew_after;
         for issuer in all {
@@ -124,34 +142,110 @@ impl Keeper {
             let left = |at: UnixMillis| {
                 life.made_anew_after.checked_sub(now.since(at)).filter(|left| !left.is_zero())
             };
-            if let Some((kept, left)) = kept.as_ref().and_then(|kept| Some((kept, left(kept.at)?)))
-                && kept.entries == entries
-            {
+            let good_for_now =
+                kept.as_ref().filter(|kept| kept.entries == entries).and_then(|kept| left(kept.at));
+            let mut current = if let Some(left) = good_for_now {
                 again_in = again_in.min(left);
+                kept
             } else {
                 // Backdated as certificates are: a program whose clock is behind would refuse a list from the future.
-                let validity = (now.minus(BACKDATED), now.plus(life.good_for));
-                match authorities.sign_list(&issuer, entries.clone(), validity).await {
+                let until = now.plus(life.good_for);
+                match authorities.sign_list(&issuer, entries.clone(), (now.minus(BACKDATED), until)).await {
                     Ok(der) => {
-                        self.signed.push(Signed { issuer: issuer.serial, entries, at: now, der: der.into() });
-                        continue;
+                        let (issuer, der) = (issuer.serial, der.into());
+                        Some(Signed { issuer, entries, at: now, until, der, is_kept: false })
                     }
                     Err(error) => {
-                        let authority = issuer.serial;
-                        tracing::error!(
-                            event = "crl_not_made", %authority, %error, "its former revocation list stays"
-                        );
                         again_in = TRIED_AGAIN_AFTER;
-                        self.trouble.unsigned = Some(format!("{authority}: {error}"));
+                        unsigned.insert(issuer.serial, error.to_string());
                         // Where somebody else's lists are wanted beside ours, that of a root is not waited for.
                         let is_needed = !issuer.is_prepared && (is_complete || issuer.revoked.is_none());
                         self.trouble.is_held_up |= is_needed && kept.is_none();
+                        kept
                     }
                 }
+            };
+            if let Some(unkept) = current.as_mut().filter(|current| !current.is_kept) {
+                // Before it is published: after a restart none is that is older than what programs have.
+                unkept.is_kept = self.keep(revocations, &issuer, &unkept.der).await;
+                again_in = if unkept.is_kept { again_in } else { TRIED_AGAIN_AFTER };
             }
-            self.signed.extend(kept);
+            self.signed.extend(current);
         }
+        let gone = former.into_iter().map(|former| former.issuer);
+        if let Err(error) = kept_lists::forget(&*revocations.store, gone).await {
+            tracing::warn!(event = "crl_not_forgotten", %error, "lists of authorities that are gone stay until the next start; nobody is given them");
+        }
+        self.say_unsigned(unsigned);
+        self.note_overdue(now);
         Ok(again_in)
+    }
+
+    /// Takes what was signed before this control plane started, of those who still are to sign. It is signed anew as soon as it can be.
+    async fn load(&mut self, revocations: &Revocations, all: &[ListIssuer]) -> Result<(), StoreError> {
+        if self.is_loaded {
+            return Ok(());
+        }
+        let mut kept = kept_lists::load(&*revocations.store).await?;
+        for issuer in all {
+            let Some(der) = kept.remove(&issuer.serial) else { continue };
+            match issuer.verify(&der) {
+                Ok(until) => {
+                    let (issuer, entries, at) = (issuer.serial, Vec::new(), UnixMillis(0));
+                    self.signed.push(Signed { issuer, entries, at, until, der, is_kept: true });
+                }
+                Err(error) => {
+                    let authority = issuer.serial;
+                    tracing::error!(event = "crl_unusable", %authority, %error, "the revocation list that the registry keeps is not published");
+                }
+            }
+        }
+        kept_lists::forget(&*revocations.store, kept.into_keys()).await?;
+        self.is_loaded = true;
+        Ok(())
+    }
+
+    /// Whether a restart does not lose a list from now on. One that is not kept is published all the same: what it names must be known.
+    async fn keep(&mut self, revocations: &Revocations, issuer: &ListIssuer, der: &Bytes) -> bool {
+        let kept = kept_lists::keep(&*revocations.store, issuer, der).await;
+        if let Err(error) = &kept
+            && !std::mem::replace(&mut self.is_said_unkept, true)
+        {
+            tracing::warn!(event = "crl_not_kept", authority = %issuer.serial, %error, "it is published, and lost with a restart; it is tried again");
+        }
+        self.is_said_unkept &= kept.is_err();
+        kept.is_ok()
+    }
+
+    /// Says once of each authority, and for each reason, that its list is not signed.
+    fn say_unsigned(&mut self, unsigned: BTreeMap<Serial, String>) {
+        for (authority, error) in &unsigned {
+            if self.said.get(authority) == Some(error) {
+                continue;
+            }
+            let has_former = self.signed.iter().any(|signed| signed.issuer == *authority);
+            let what = if has_former { "its former revocation list stays" } else { "it has none" };
+            tracing::error!(event = "crl_not_made", %authority, error, "{what}; it is tried again every few seconds");
+        }
+        self.trouble.unsigned =
+            unsigned.iter().next().map(|(authority, error)| format!("{authority}: {error}"));
+        self.said = unsigned;
+    }
+
+    /// Which lists that are out were to be followed by others, and were not: said once of each.
+    fn note_overdue(&mut self, now: UnixMillis) {
+        let out = |signed: &Signed| (signed.issuer, signed.until);
+        let out = if self.trouble.is_held_up {
+            self.published.clone()
+        } else {
+            self.signed.iter().map(out).collect()
+        };
+        let overdue: Vec<_> = out.into_iter().filter(|(_, until)| *until < now).collect();
+        for (authority, until) in overdue.iter().filter(|one| !self.trouble.overdue.contains(one)) {
+            tracing::error!(event = "crl_overdue", %authority, %until,
+                "its revocation list is old: programs that read lists refuse all that it has signed");
+        }
+        self.trouble.overdue = overdue;
     }
 
     /// Whether the lists cover everything that is believed, from now on.
@@ -168,7 +262,8 @@ impl Keeper {
             self.trouble.incomplete_since
         };
         self.is_complete = is_complete;
-        self.trouble = Trouble { incomplete_since, ..Trouble::default() };
+        let overdue = std::mem::take(&mut self.trouble.overdue);
+        self.trouble = Trouble { incomplete_since, overdue, ..Trouble::default() };
     }
 
     /// What is to be published; `None`: what is there stays. Where one is lacking that is needed, the others alone would have good
@@ -184,7 +279,10 @@ impl Keeper {
     }
 
     /// Wakes those who wait for other lists only where these are others.
-    pub(super) fn publish(&self, lists: &watch::Sender<Arc<RevocationLists>>) {
+    pub(super) fn publish(&mut self, lists: &watch::Sender<Arc<RevocationLists>>) {
+        if !self.trouble.is_held_up {
+            self.published = self.signed.iter().map(|signed| (signed.issuer, signed.until)).collect();
+        }
         lists.send_if_modified(|published| {
             let trouble = self.trouble.clone();
             let former = || RevocationLists { trouble, ..(**published).clone() };

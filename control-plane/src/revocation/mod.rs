@@ -6,6 +6,7 @@
 pub mod crl;
 mod denylist;
 mod error;
+mod kept_lists;
 mod plan;
 mod records;
 mod revocations;

@@ -11,7 +11,7 @@ use super::*;
 use crate::audit::Filter;
 use crate::authority::Kind;
 use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenFor, TokenRequest, Uses};
-use crate::registry::{Commit, document, keys};
+use crate::registry::{Commit, MAX_VALUE_BYTES, document, keys};
 use crate::secret::{SecretHash, SecretId};
 use crate::testing::{Busy, NODE, Scratch, actor, request, scratch, scratch_over};
 
@@ -363,6 +363,9 @@ async fn workloads_of_a_node_in_quarantine_are_held_back_with_however_many_certi
     assert_eq!(told.certificates.len(), MOST_CERTIFICATES, "there is no room for more");
     assert_eq!(list.rests_on_instances(scratch.clock.now()), Some(worker.not_after()));
     let crl = crl(&scratch, &revocations).await;
+    assert!(crl.len() > MAX_VALUE_BYTES, "it stands in the registry in parts");
+    let kept = kept_lists::load(&*control.store).await.unwrap();
+    assert!(kept.values().any(|kept| *kept == crl));
     let (_, crl) = x509_parser::parse_x509_crl(&crl).unwrap();
     assert_eq!(crl.iter_revoked_certificates().count(), MOST_CERTIFICATES);
     revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap();
@@ -606,9 +609,10 @@ async fn a_list_that_cannot_be_signed_takes_none_away_and_holds_up_no_more_than_
     let lists = tokio::sync::watch::Sender::default();
     let mut follower = lists.subscribe();
 
-    // As after a restart, when none was signed yet: without the root's Envoys would be given none, and believe who is revoked.
+    // When none was signed yet: without the root's Envoys would be given none, and believe who is revoked.
     for needed in [format!("{}{root}", keys::ROOTS), issuing(&first.to_string())] {
         let mut keeper = crl::Keeper::default();
+        forget_lists(&scratch).await;
         let kept = lose_key(&scratch, &needed).await;
         keeper.renew(revocations, authorities).await.unwrap();
         assert_eq!(keeper.lists(), None, "{needed}");
@@ -620,6 +624,7 @@ async fn a_list_that_cannot_be_signed_takes_none_away_and_holds_up_no_more_than_
 
     // One that is prepared has signed nothing of which somebody would want its list.
     let mut keeper = crl::Keeper::default();
+    forget_lists(&scratch).await;
     let kept = lose_key(&scratch, &issuing(&second)).await;
     keeper.renew(revocations, authorities).await.unwrap();
     keeper.publish(&lists);
@@ -640,6 +645,97 @@ async fn a_list_that_cannot_be_signed_takes_none_away_and_holds_up_no_more_than_
     keeper.renew(revocations, authorities).await.unwrap();
     let later = keeper.lists().unwrap();
     assert!(later.is_complete && later.ders[0] != now.ders[0] && later.ders[2] == now.ders[2]);
+}
+
+async fn forget_lists(scratch: &Scratch) {
+    let store = &*scratch.control.store;
+    let kept = kept_lists::load(store).await.unwrap();
+    kept_lists::forget(store, kept.into_keys()).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_restart_the_last_list_of_an_authority_goes_out_that_cannot_sign() {
+    let scratch = scratch().await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let root = scratch.control.authority.root().unwrap().der().clone();
+    let root = hauberk_tls::AuthorityCertificate::read(root).unwrap().serial();
+    let first = scratch.control.authority.issuing().serial();
+    let (_, peer) = join(&scratch).await;
+    let lists = tokio::sync::watch::Sender::default();
+    let mut keeper = crl::Keeper::default();
+    keeper.renew(revocations, authorities).await.unwrap();
+    keeper.publish(&lists);
+    let before = lists.borrow().clone();
+
+    // The root's token is away, and somebody is revoked.
+    let of_root = format!("{}{root}", keys::ROOTS);
+    let kept = lose_key(&scratch, &of_root).await;
+    revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+    let restarted = async |after: Duration| {
+        scratch.clock.advance(after);
+        let (lists, mut keeper) = (tokio::sync::watch::Sender::default(), crl::Keeper::default());
+        keeper.renew(&load_again(&scratch).await, authorities).await.unwrap();
+        keeper.publish(&lists);
+        lists.borrow().clone()
+    };
+    let after = restarted(Duration::from_secs(60)).await;
+    assert_eq!(read(&after), [(first.to_string(), vec![peer.serial()]), (root.to_string(), vec![])]);
+    assert!(after.is_complete && after.ders[1] == before.ders[1]);
+    let crl::Trouble { unsigned, is_held_up, overdue, .. } = &after.trouble;
+    assert!(unsigned.as_ref().is_some_and(|unsigned| unsigned.starts_with(&root.to_string())));
+    assert!(!is_held_up && overdue.is_empty(), "{overdue:?}");
+
+    // Of a list that is old it is told, and that it goes out hides nothing from those who verify by it.
+    let old = restarted(Duration::from_secs(7 * 86_400)).await;
+    let until = scratch.clock.now().minus(Duration::from_secs(60)).floor_to_second();
+    assert_eq!(old.ders[1], before.ders[1]);
+    assert_eq!(old.trouble.overdue, [(root, until)]);
+    // The same in a control plane that ran on.
+    keeper.renew(revocations, authorities).await.unwrap();
+    assert_eq!(keeper.lists().unwrap().trouble.overdue.len(), 1);
+
+    // What is not what it has signed is not published, and nothing else then.
+    let store = &*scratch.control.store;
+    let at = format!("{}{root}/0000", keys::REVOCATION_LISTS);
+    let mut damaged = store.get(&at).await.unwrap().unwrap().value.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    put(&scratch, &at, damaged.into()).await;
+    let held_up = restarted(Duration::ZERO).await;
+    assert!(held_up.trouble.is_held_up && held_up.ders.is_empty());
+    put(&scratch, &of_root, kept).await;
+    let mended = restarted(Duration::ZERO).await;
+    assert_eq!((mended.ders.len(), &mended.trouble), (2, &crl::Trouble::default()));
+
+    // It goes with its authority.
+    let second = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    authorities.activate(&second, &actor()).await.unwrap();
+    keeper.renew(revocations, authorities).await.unwrap();
+    let kept = async || kept_lists::load(store).await.unwrap().into_keys().collect::<Vec<_>>();
+    assert_eq!(kept().await.len(), 3);
+    authorities.revoke(&first.to_string(), true, &actor()).await.unwrap();
+    keeper.renew(revocations, authorities).await.unwrap();
+    assert!(kept().await.len() == 2 && !kept().await.contains(&first));
+    // Also where the control plane was stopped before it could forget it.
+    put(&scratch, &format!("{}{first}/0000", keys::REVOCATION_LISTS), "gone".into()).await;
+    restarted(Duration::ZERO).await;
+    assert!(!kept().await.contains(&first));
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_kept_is_published_and_kept_later() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let mut keeper = crl::Keeper::default();
+    busy.unwrap().refuse(0, 2);
+    let again_in = keeper.renew(revocations, authorities).await.unwrap();
+    assert_eq!(keeper.lists().unwrap().ders.len(), 2);
+    let kept = async || kept_lists::load(&*scratch.control.store).await.unwrap().len();
+    assert_eq!((kept().await, again_in), (0, Duration::from_secs(5)));
+    let published = keeper.lists().unwrap();
+    assert_eq!(keeper.renew(revocations, authorities).await.unwrap(), Duration::from_secs(3_600));
+    assert_eq!(kept().await, 2);
+    assert_eq!(keeper.lists().unwrap(), published, "nothing is signed for it");
 }
 
 #[tokio::test]

@@ -1,44 +1,52 @@
 //! The admin API's `Authorities` service.
 
+mod waiting;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use hauberk_proto::admin::v1::authorities_server::{Authorities, AuthoritiesServer};
 use hauberk_proto::admin::v1::{
-    ActivateAuthorityRequest, Authority, AuthorityKind, AuthorityResponse, InstallAuthorityRequest, Laggard,
+    ActivateAuthorityRequest, Authority, AuthorityKind, AuthorityResponse, InstallAuthorityRequest,
     ListAuthoritiesRequest, ListAuthoritiesResponse, PrepareAuthorityRequest, RequestAuthorityRequest,
     RequestAuthorityResponse, RevokeAuthorityRequest, RotateAuthorityRequest, SignAuthorityRequest,
     SignAuthorityResponse, TaintAuthorityRequest, WaitForAuthoritiesRequest, WaitForAuthoritiesResponse,
 };
 use hauberk_tls::CertificateDer;
-use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
 use super::{message, refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{
-    AuthorityView, Kind, LifecycleError, Need, Progress, Requested, State, Unsettled, ViewKeyView,
-};
+use crate::authority::{AuthorityView, Kind, LifecycleError, Need, Requested, State, ViewKeyView};
 use crate::jwt_svid::JwtKeyView;
-
-/// How often it is looked how far it has come.
-const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
+use crate::push::Push;
+use crate::resources::{Catalogs, Resources};
+use waiting::Waiting;
 
 /// The digits of a view key's id. A serial number has half of them.
 const VIEW_KEY_ID: usize = 64;
 
 /// The service, ready to be mounted.
-pub(super) fn service(control: &Arc<ControlPlane>) -> AuthoritiesServer<AuthoritiesService> {
-    let service = AuthoritiesService { control: Arc::clone(control) };
+pub(super) fn service(
+    control: &Arc<ControlPlane>,
+    resources: &Arc<Resources>,
+    push: &Arc<Push>,
+) -> AuthoritiesServer<AuthoritiesService> {
+    let service = AuthoritiesService {
+        control: Arc::clone(control),
+        catalogs: resources.catalogs().clone(),
+        push: Arc::clone(push),
+    };
     AuthoritiesServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct AuthoritiesService {
     control: Arc<ControlPlane>,
+    catalogs: Catalogs,
+    push: Arc<Push>,
 }
 
 #[tonic::async_trait]
@@ -203,7 +211,8 @@ impl Authorities for AuthoritiesService {
         &self,
         _request: Request<WaitForAuthoritiesRequest>,
     ) -> Result<Response<Self::WaitForAuthoritiesStream>, Status> {
-        let waiting = Waiting { control: Arc::clone(&self.control), told: None };
+        let (control, push) = (Arc::clone(&self.control), Arc::clone(&self.push));
+        let waiting = Waiting { control, catalogs: self.catalogs.clone(), push, told: None };
         let progress = stream::unfold(Some(waiting), |waiting| async move {
             let mut waiting = waiting?;
             let progress = waiting.next().await;
@@ -267,52 +276,6 @@ impl AuthoritiesService {
     ) -> Status {
         refused::record(&self.control.audit, actor, action, object, error).await;
         status::of_authority(error)
-    }
-}
-
-struct Waiting {
-    control: Arc<ControlPlane>,
-    told: Option<Progress>,
-}
-
-impl Waiting {
-    /// The next state worth telling: any at first, then one that differs, then the end.
-    async fn next(&mut self) -> Result<WaitForAuthoritiesResponse, Status> {
-        loop {
-            let progress = self.control.authorities.progress().await;
-            let progress = progress.map_err(|error| status::of_authority(&error))?;
-            if self.told.as_ref() != Some(&progress) {
-                let response = describe(&progress);
-                self.told = Some(progress);
-                return Ok(response);
-            }
-            tokio::select! {
-                () = self.control.stop.cancelled() => return Err(status::stopping()),
-                () = sleep(LOOKED_AT_EVERY) => {}
-            }
-        }
-    }
-}
-
-fn describe(progress: &Progress) -> WaitForAuthoritiesResponse {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    WaitForAuthoritiesResponse {
-        concerned: count(progress.concerned),
-        settled: count(progress.concerned.saturating_sub(progress.unsettled.len())),
-        laggards: progress.unsettled.iter().map(laggard).collect(),
-        waiting: progress.waiting.clone().unwrap_or_default(),
-        done: progress.is_done(),
-    }
-}
-
-fn laggard(unsettled: &Unsettled) -> Laggard {
-    Laggard {
-        instance_id: unsettled.instance.to_string(),
-        spiffe_id: unsettled.spiffe_id.to_string(),
-        reason: unsettled.reason.to_owned(),
-        certificate_not_after: Some(message::timestamp(unsettled.not_after)),
-        acknowledged_revision: 0,
-        fix: unsettled.fix.clone(),
     }
 }
 

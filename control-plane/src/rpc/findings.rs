@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
+use hauberk_tls::jwt::{JwtBundle, JwtKey};
 
 use crate::authority::Need;
 use crate::compile::Compilation;
@@ -53,6 +54,7 @@ pub(super) struct Facts<'a> {
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
     pub(super) issuers: &'a [FollowedIssuer],
+    pub(super) own_keys: &'a JwtBundle,
     pub(super) tokens: &'a [TokenView],
 }
 
@@ -93,6 +95,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(audit_listeners(facts.compilation));
     findings.extend(facts.followed.iter().filter_map(|followed| federation(followed, facts.now)));
     findings.extend(facts.issuers.iter().filter_map(issuer));
+    findings.extend(facts.issuers.iter().filter_map(|issuer| lists_ours(issuer, facts.own_keys)));
     findings.extend(tokens::loose(facts.tokens, facts.now));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
@@ -100,7 +103,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// What programs that read revocation lists do not learn, or soon will not.
 fn revocation_lists(trouble: &Trouble) -> Vec<Finding> {
-    let Trouble { unsigned, is_held_up, incomplete_since } = trouble;
+    let Trouble { unsigned, is_held_up, overdue, incomplete_since } = trouble;
     let unsigned = unsigned.as_ref().map(|unsigned| {
         let held_up = if *is_held_up { "; no list is published before it is" } else { "" };
         error(
@@ -116,7 +119,14 @@ fn revocation_lists(trouble: &Trouble) -> Vec<Finding> {
              live for minutes (`x509Ttl`)",
         )
     });
-    unsigned.into_iter().chain(incomplete).collect()
+    let overdue = overdue.iter().map(|(authority, until)| {
+        error(
+            format!("the revocation list of authority {authority} should have been followed by another at {until}"),
+            "programs that read lists refuse all that it has signed: mend what keeps it from being signed, or put another authority in \
+             its place (`hauberk authority rotate`) and revoke it",
+        )
+    });
+    unsigned.into_iter().chain(overdue).chain(incomplete).collect()
 }
 
 /// `is_needed`: what is to be done about the authorities is told already.
@@ -283,7 +293,7 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
 
 /// An issuer whose users are not known, or soon may not be.
 fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
-    let FollowedIssuer { key, keys, passed_over, problem } = followed;
+    let FollowedIssuer { key, keys, passed_over, problem, .. } = followed;
     let failing = problem
         .as_ref()
         .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
@@ -298,6 +308,23 @@ fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
     let fix = "have the issuer publish keys that are of use; tokens that these sign are refused";
     (!passed_over.is_empty())
         .then(|| warning(format!("{key}: not all of its keys count: {}", passed_over.join("; ")), fix))
+}
+
+/// An issuer that goes on believing a key of ours, whatever becomes of that here.
+fn lists_ours(followed: &FollowedIssuer, own: &JwtBundle) -> Option<Finding> {
+    let FollowedIssuer { key, listed, .. } = followed;
+    let (listed, has_our_name) = listed.as_ref()?;
+    let is_ours = |listed: &JwtKey| own.keys().any(|own| own.fingerprint() == listed.fingerprint());
+    let ours = listed.keys().find(|listed| is_ours(listed));
+    let what = match ours {
+        Some(ours) => format!("its `jwks` lists the key {} of this control plane", ours.id()),
+        None if *has_our_name => "its `jwks` lists keys for this control plane's own tokens".to_owned(),
+        None => return None,
+    };
+    Some(warning(
+        format!("{key}: {what}: it is believed there whatever becomes of it, also once it is revoked"),
+        "leave out `jwks`, with what --oidc-issuer says as `issuer`: its keys are then those that sign here, at each moment",
+    ))
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

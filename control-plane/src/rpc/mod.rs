@@ -79,7 +79,7 @@ pub async fn admin_routes(
     Ok(Routes::new(health_service(ADMIN_SERVICES).await)
         .add_service(admins::service(control))
         .add_service(audit::service(control))
-        .add_service(authorities::service(control))
+        .add_service(authorities::service(control, resources, push))
         .add_service(federation::service(control, resources, federation))
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))

@@ -140,20 +140,24 @@ impl Waiting {
 }
 
 fn describe(rollout: &instances::Rollout) -> WaitResponse {
-    let laggards = rollout.laggards.iter().map(|laggard| Laggard {
+    let enforced = rollout.concerned.saturating_sub(rollout.laggards.len());
+    WaitResponse {
+        revision: rollout.revision,
+        enforced: u32::try_from(enforced).unwrap_or(u32::MAX),
+        concerned: u32::try_from(rollout.concerned).unwrap_or(u32::MAX),
+        laggards: rollout.laggards.iter().map(laggard).collect(),
+        done: rollout.is_done(),
+    }
+}
+
+/// A live instance that does not enforce a revision, as it is told.
+pub(super) fn laggard(laggard: &instances::Laggard) -> Laggard {
+    Laggard {
         instance_id: laggard.instance.to_string(),
         spiffe_id: laggard.spiffe_id.to_string(),
         reason: laggard.lag.to_string(),
         certificate_not_after: Some(message::timestamp(laggard.certificate_not_after)),
         acknowledged_revision: laggard.in_force.map_or(0, |view| view.revision),
         fix: findings::fix_of(laggard),
-    });
-    let enforced = rollout.concerned.saturating_sub(rollout.laggards.len());
-    WaitResponse {
-        revision: rollout.revision,
-        enforced: u32::try_from(enforced).unwrap_or(u32::MAX),
-        concerned: u32::try_from(rollout.concerned).unwrap_or(u32::MAX),
-        laggards: laggards.collect(),
-        done: rollout.is_done(),
     }
 }

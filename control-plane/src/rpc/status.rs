@@ -238,7 +238,9 @@ pub fn of_admin(error: &AdminError) -> Status {
 pub fn of_authority(error: &LifecycleError) -> Status {
     let unmet = |reason| refusal(Code::FailedPrecondition, reason, error.to_string());
     match error {
-        LifecycleError::Unknown(_) => refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string()),
+        LifecycleError::Unknown(_) | LifecycleError::SigningKey(SigningKeyError::NotThere(_)) => {
+            refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string())
+        }
         LifecycleError::WrongState { .. } | LifecycleError::ViewKeySigns(_) => unmet("WRONG_STATE"),
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),

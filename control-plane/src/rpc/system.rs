@@ -78,6 +78,7 @@ impl System for SystemService {
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),
             issuers: &self.federation.issuers(&catalog),
+            own_keys: control.signing_keys.current().bundle(),
             tokens: &control.tokens.list(None).await.map_err(|error| status::of_token(&error))?,
         });
         let agent = control.agent_address();

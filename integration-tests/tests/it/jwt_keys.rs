@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use hauberk_identity::TrustDomain;
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, eventually, eventually_async, free_port};
+use hauberk_integration_tests::{
+    Agent, AgentOptions, App, MeshBox, eventually, eventually_async, free_port, request,
+};
 use hauberk_proto::workload::{JwtBundlesRequest, JwtBundlesResponse};
 use hauberk_tls::jwt::{JwtBundle, unverified_key_id};
 use tokio::time::timeout;
@@ -42,7 +44,7 @@ impl Issuing {
         mesh.apply(&format!(
             "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - portMapping: {{port: 8080, protocol: http}}\n    \
              users: {{mode: REQUIRED}}\n---\nkind: JwtIssuer\nmesh: shop\nname: own\nspec:\n  issuer: {ISSUER}\n  audiences: [orders]\n  \
-             jwksUrl: {keys_url}\n  allowPrivateAddresses: true\n"
+             jwksUrl: https://127.0.0.1:1/keys\n  allowPrivateAddresses: true\n"
         ));
         shop::set_policy(&mesh, "all", WEB_MAY_ALL);
         mesh.apply(&enrollment("worker", "web", &uid(), ""));
@@ -84,11 +86,17 @@ impl Issuing {
 
     /// Waits until orders answers a request for this token's user so.
     fn calls(&self, token: &str, status: u16) {
-        let ask = format!(
-            "GET / HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
-        );
-        shop::eventually_status(&self.web, "orders", &ask, status);
+        shop::eventually_status(&self.web, "orders", &asking(token), status);
     }
+
+    /// How it answers now.
+    fn answers(&self, token: &str) -> u16 {
+        request(self.web.outbound(), &asking(token)).unwrap().status
+    }
+}
+
+fn asking(token: &str) -> String {
+    format!("GET / HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n")
 }
 
 fn bundle(jwks: &[u8]) -> JwtBundle {
@@ -135,6 +143,11 @@ async fn what_a_revoked_key_has_signed_is_refused_everywhere_and_a_new_token_is_
     assert!(next().await.key(&first).is_some());
     let done = issuing.mesh.hauberk(&["authority", "revoke", &first, "--wait=60s"]).ok();
     assert!(done.stderr.contains("2 instances trust and hold what they should"), "{}", done.stderr);
+    assert_eq!(
+        [issuing.answers(&old), issuing.answers(&new)],
+        [403, 200],
+        "the issuer that is ourselves is waited for"
+    );
     let refused = validate(&issuing.socket, "orders", &old).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().contains("not in the bundle"), "{refused}");
@@ -151,8 +164,6 @@ async fn what_a_revoked_key_has_signed_is_refused_everywhere_and_a_new_token_is_
         let published = keys(&jwks);
         assert!(published.key(&first).is_none() && published.key(&second).is_some());
     }
-    issuing.calls(&old, 403);
-    issuing.calls(&new, 200);
 
     // And after a restart of everybody, whatever was on disks.
     issuing.mesh.restart_control_plane();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hauberk_identity::{Serial, UnixMillis};
-use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError};
+use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError, KeptCrlError, verify_kept_crl};
 
 use super::Authorities;
 use crate::authority::AuthorityError;
@@ -30,6 +30,21 @@ pub struct ListIssuer {
     pub is_prepared: bool,
     entry: Entry,
     book: Arc<Book>,
+}
+
+impl ListIssuer {
+    /// Where the authority stands in the registry.
+    pub fn record(&self) -> String {
+        self.entry.key()
+    }
+
+    /// Sees that a list that was kept is this authority's. Gives the instant by which it promised the next.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn verify(&self, list: &[u8]) -> Result<UnixMillis, KeptCrlError> {
+        verify_kept_crl(list, &self.entry.der())
+    }
 }
 
 /// Why a list is not signed.

@@ -275,6 +275,40 @@ async fn what_is_tainted_is_replaced_at_once_and_believed_nothing_once_revoked()
 }
 
 #[tokio::test]
+async fn what_stood_under_a_revoked_root_is_believed_by_no_older_root_that_signed_it_too() {
+    let scratch = scratch().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let rotate = async || {
+        let root = authorities.prepare(Kind::Root, false, &actor()).await.unwrap();
+        authorities.activate(&root, &actor()).await.unwrap();
+        root
+    };
+    let stolen = rotate().await;
+    let svid = certificate(&scratch).await;
+    let book = Book::read(&*control.store).await.unwrap();
+    let crossed = book.active(Kind::Issuing).unwrap().record.cross.clone();
+    // As whoever knows the oldest root alone is shown it.
+    let chain = [svid.chain()[0].clone(), crossed.into()];
+    let is_believed =
+        |by: &hauberk_tls::TrustBundle| verify_svid(&chain, by, scratch.clock.now(), Usage::Client).is_ok();
+    scratch.clock.advance(Duration::from_secs(1));
+    rotate().await;
+    assert!(is_believed(&control.authority.bundle()) && is_accepted(&scratch, &svid));
+
+    authorities.revoke(&stolen, true, &actor()).await.unwrap();
+    assert_eq!(control.authority.bundle().roots().len(), 2, "the oldest one is believed still");
+    assert!(!is_accepted(&scratch, &svid));
+    assert!(!is_believed(&control.authority.bundle()), "whoever has its key could go on");
+    assert!(!is_believed(control.identity.current().bundle()), "here too");
+    let told = Arc::clone(&control.authority.trust().borrow());
+    assert_eq!(told.distrusted_keys.len(), 1, "agents are told");
+    let found = after_a_crash(&scratch).await;
+    assert!(!is_believed(&found.parts.authority.bundle()));
+    // What signs now is not.
+    assert!(is_accepted(&scratch, &certificate(&scratch).await));
+}
+
+#[tokio::test]
 async fn what_was_tainted_goes_on_to_be_revoked_after_a_crash_at_every_step() {
     for kind in [Kind::Issuing, Kind::Root] {
         let scratch = scratch().await;

@@ -69,6 +69,7 @@ struct World {
     reports: Vec<Report>,
     followed: Vec<Followed>,
     issuers: Vec<FollowedIssuer>,
+    own_keys: JwtBundle,
     lists: Trouble,
 }
 
@@ -89,6 +90,8 @@ impl World {
             reports: vec![report()],
             followed: Vec::new(),
             issuers: Vec::new(),
+            own_keys: JwtBundle::new(hauberk_identity::TrustDomain::parse("shop.local").unwrap(), [])
+                .unwrap(),
             lists: Trouble::default(),
         }
     }
@@ -106,6 +109,7 @@ impl World {
             reports: &self.reports,
             followed: &self.followed,
             issuers: &self.issuers,
+            own_keys: &self.own_keys,
             tokens: &[],
         })
     }
@@ -145,6 +149,11 @@ fn revocation_lists_that_are_lacking_are_told_of() {
     world.lists.unsigned = Some("0a1b: the token is away".to_owned());
     let unsigned = "the revocation list of an authority cannot be signed: 0a1b: the token is away".to_owned();
     assert_eq!(world.summaries(), std::slice::from_ref(&unsigned));
+    world.lists.overdue = vec![(Serial::from_random([1; 16]), NOW)];
+    let findings = world.findings();
+    assert!(findings[1].summary.ends_with("should have been followed by another at 2027-01-15T08:00:00Z"));
+    assert_eq!(findings[1].severity(), Severity::Error);
+    world.lists.overdue.clear();
     world.lists.is_held_up = true;
     world.lists.incomplete_since = Some(NOW);
     let findings = world.findings();
@@ -317,7 +326,8 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     };
     let with = |keys, problem: Option<&str>| {
         let problem = problem.map(|problem| (problem.to_owned(), NOW));
-        let issuers = vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), problem }];
+        let issuers =
+            vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), listed: None, problem }];
         World { issuers, ..World::healthy() }.findings()
     };
     assert!(with(2, None).is_empty());
@@ -328,11 +338,43 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     assert_eq!(failing[0].severity(), Severity::Warning);
     assert!(failing[0].summary.contains("no answer; the former ones stay in force"), "{failing:?}");
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
-    let issuers = vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, problem: None }];
+    let issuers =
+        vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, listed: None, problem: None }];
     let weak = World { issuers, ..World::healthy() }.findings();
     assert_eq!(weak[0].severity(), Severity::Warning);
     assert!(
         weak[0].summary.ends_with("not all of its keys count: key number 2 is refused: it is weak"),
         "{weak:?}"
     );
+}
+
+#[test]
+fn an_issuer_that_lists_keys_of_ours_is_told() {
+    use hauberk_tls::jwt::{JwtKeySet, JwtSigner, KeyUse};
+    let signers = [JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap()];
+    let set = |signer: &JwtSigner| JwtKeySet::new([signer.public_key().unwrap()]).unwrap();
+    let key = crate::resources::ResourceKey {
+        kind: crate::resources::Kind::JwtIssuer,
+        mesh: Name::parse("shop").unwrap(),
+        name: Name::parse("own").unwrap(),
+    };
+    let with = |listed: JwtKeySet, has_our_name| {
+        let (key, listed) = (key.clone(), Some((Arc::new(listed), has_our_name)));
+        let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, problem: None }];
+        let trust_domain = hauberk_identity::TrustDomain::parse("shop.local").unwrap();
+        let own_keys = JwtBundle::new(trust_domain, [signers[0].public_key().unwrap()]).unwrap();
+        World { issuers, own_keys, ..World::healthy() }.findings()
+    };
+    assert_eq!(with(set(&signers[1]), false), []);
+    let renamed = set(&signers[0]).to_jwks(KeyUse::Signature).replace(signers[0].key_id(), "another-name");
+    for listed in [set(&signers[0]), JwtKeySet::from_jwks(renamed.as_bytes()).unwrap()] {
+        let found = with(listed, false);
+        assert_eq!((found.len(), found[0].severity()), (1, Severity::Warning));
+        assert!(
+            found[0].summary.contains("of this control plane: it is believed there whatever"),
+            "{found:?}"
+        );
+    }
+    let revoked = with(set(&signers[1]), true);
+    assert!(revoked[0].summary.contains("keys for this control plane's own tokens"), "{revoked:?}");
 }

@@ -129,22 +129,26 @@ fn live_connections_are_held_against_the_bundles_of_the_moment() {
 async fn a_bundle_endpoint_is_known_by_exactly_the_id_that_is_expected() {
     let served = PARTNER.live("control-plane/one");
     let acceptor = served.web_acceptor(LIMIT).unwrap();
-    let ask = async |bundle: &TrustBundle, id: &SpiffeId| {
-        let connector = EndpointConnector::spiffe(Arc::new(bundle.clone()), id.clone(), LIMIT).unwrap();
+    let ask = async |bundle: &TrustBundle, id: &SpiffeId, denied: Option<&'static str>| {
+        let refuses = Arc::new(move |_: &SpiffeId, _: Serial| denied);
+        let bundle = Arc::new(bundle.clone());
+        let connector = EndpointConnector::spiffe(bundle, id.clone(), refuses, LIMIT).unwrap();
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (client, _) =
             tokio::join!(connector.connect("bundles.partner.example", near), acceptor.accept(far));
         client.map(drop)
     };
     let (own, right) = (PARTNER.bundle(), PARTNER.id("control-plane/one"));
-    assert!(ask(&own, &right).await.is_ok());
+    assert!(ask(&own, &right, None).await.is_ok());
+    let denied = ask(&own, &right, Some("revoked")).await.unwrap_err();
+    assert!(matches!(denied, HandshakeError::PeerDenied("revoked")), "{denied}");
     for (bundle, id) in [
         (&own, PARTNER.id("control-plane/two")),
         (&own, OURS.id("control-plane/one")),
         (&OURS.bundle(), right.clone()),
         (&TrustBundle::empty(PARTNER.root.trust_domain().clone()), right),
     ] {
-        let refused = ask(bundle, &id).await.unwrap_err();
+        let refused = ask(bundle, &id, None).await.unwrap_err();
         assert!(matches!(refused, HandshakeError::PeerRefused(_)), "{id}: {refused}");
     }
 }

@@ -8,6 +8,8 @@ use crate::app::ControlPlane;
 use crate::audit::Filter;
 use crate::instances::Connected;
 use crate::jwt_svid::{LONGEST_TOKEN_LIFE, PUBLISHED_FOR};
+use crate::resources::{Catalogs, OwnIssuerParts};
+use crate::testing::NODE;
 
 /// A control plane with a key that signs.
 async fn with_a_key() -> (Scratch, String) {
@@ -208,4 +210,95 @@ async fn each_step_stands_though_the_control_plane_is_killed_after_it() {
     let control = &scratch.control;
     while control.authorities.advance(&actor()).await.unwrap() {}
     assert_eq!(control.authorities.jwt_keys(), found.authorities.jwt_keys());
+}
+
+/// What verifies the tokens of the mesh's one issuer.
+async fn believed(catalogs: &Catalogs) -> Vec<String> {
+    let catalog = catalogs.current().await.unwrap();
+    let (_, _, keys) = catalog.mesh(NODE.0).unwrap().issuers().next().unwrap();
+    keys.map(|keys| keys.keys().map(|key| key.id().to_owned()).collect()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_us_has_our_keys_from_the_revision_on_that_changes_them() {
+    use hauberk_proto::mesh::v1::{JwtIssuerSpec, resource::Spec};
+    use prost::Message as _;
+    const OURS: &str = "https://oidc.shop.local";
+    let (scratch, first) = with_a_key().await;
+    let (authorities, control) = (&scratch.control.authorities, &scratch.control);
+    let follow = async |url: &str| {
+        let (store, trust_domain) = (Arc::clone(&control.store), control.authority.trust_domain().clone());
+        let own = OwnIssuerParts { url: url.to_owned(), signing_keys: Arc::clone(&control.signing_keys) };
+        Catalogs::start(store, trust_domain, Some(own), &control.tasks, control.stop.clone()).await.unwrap()
+    };
+    let catalogs = follow(OURS).await;
+    let issuer = async |jwks: &str, jwks_url: &str| {
+        let spec = JwtIssuerSpec {
+            issuer: OURS.into(),
+            audiences: vec!["orders".into()],
+            jwks: jwks.into(),
+            jwks_url: jwks_url.into(),
+            ..JwtIssuerSpec::default()
+        };
+        let resource = crate::resources::testing::resource(NODE.0, "own", Spec::JwtIssuer(spec));
+        let commit = Commit::new().put(keys::resource("JwtIssuer", NODE.0, "own"), resource.encode_to_vec());
+        control.store.commit(commit.raising_revision()).await.unwrap();
+    };
+    issuer("", "").await;
+    assert_eq!(believed(&catalogs).await, [&*first], "nobody is asked");
+    let begun = catalogs.current().await.unwrap();
+
+    // One commit, and one revision, for all that verifies by it.
+    authorities.taint_jwt_key(&first, &actor()).await.unwrap();
+    let second = the(authorities, State::Active);
+    let mut both = [first.clone(), second.clone()];
+    both.sort();
+    assert_eq!(believed(&catalogs).await, both);
+    let before = control.store.revision().await.unwrap().0;
+    authorities.revoke_jwt_key(&first, true, &actor()).await.unwrap();
+    assert_eq!(control.store.revision().await.unwrap().0, before + 1);
+    let now = catalogs.current().await.unwrap();
+    assert_eq!(believed(&catalogs).await, [&*second]);
+    let since = |catalog: &crate::resources::Catalog| catalog.mesh(NODE.0).unwrap().own_keys_since();
+    assert_eq!(since(&now).map(|since| since.0), Some(before + 1));
+    assert!(since(&begun).is_some_and(|since| since.0 < before));
+    assert_eq!(believed(&follow(OURS).await).await, [&*second], "after a restart too");
+
+    // Wherever its keys are said to be; but what an admin has written down alone is the admin's.
+    issuer("", "https://somewhere.example/keys").await;
+    assert_eq!(believed(&catalogs).await, [&*second]);
+    let listed = control.signing_keys.current().bundle().to_jwks(hauberk_tls::jwt::KeyUse::Signature);
+    issuer(&listed, "").await;
+    authorities.taint_jwt_key(&second, &actor()).await.unwrap();
+    authorities.revoke_jwt_key(&second, true, &actor()).await.unwrap();
+    assert_eq!(believed(&catalogs).await, [&*second]);
+    assert_eq!(since(&catalogs.current().await.unwrap()), None);
+    // Of another issuer we know nothing.
+    issuer("", "").await;
+    assert_eq!(believed(&follow("https://other.example").await).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_step_of_a_key_that_is_not_there_is_no_step() {
+    let (scratch, _) = with_a_key().await;
+    let (authorities, keys) = (&scratch.control.authorities, scratch.control.signing_keys.current());
+    let (commit, now) = (Commit::new, scratch.clock.now());
+    let steps = [
+        keys.activate(commit(), "nobody", 1, now),
+        keys.go_on(commit(), "nobody"),
+        keys.taint(commit(), "nobody", 1, now),
+    ];
+    for step in steps {
+        let refused = step.unwrap_err().to_string();
+        assert!(refused.contains("no key that signs tokens has the id nobody"), "{refused}");
+    }
+    let before = scratch.control.store.revision().await.unwrap();
+    for refused in [
+        authorities.activate_jwt_key("nobody", &actor()).await.unwrap_err(),
+        authorities.taint_jwt_key("nobody", &actor()).await.unwrap_err(),
+        authorities.revoke_jwt_key("nobody", true, &actor()).await.unwrap_err(),
+    ] {
+        assert!(matches!(refused, LifecycleError::Unknown(_)), "{refused}");
+    }
+    assert_eq!(scratch.control.store.revision().await.unwrap(), before);
 }

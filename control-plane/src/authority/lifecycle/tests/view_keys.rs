@@ -99,7 +99,8 @@ async fn views_and_denylist_are_signed_anew_and_say_the_same_under_the_same_numb
     control.revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
     let trust_domain = control.authority.trust_domain().clone();
     let (store, tasks, stop) = (Arc::clone(&control.store), &control.tasks, control.stop.clone());
-    let catalogs = Catalogs::start(Arc::clone(&store), trust_domain, tasks, stop.clone()).await.unwrap();
+    let catalogs =
+        Catalogs::start(Arc::clone(&store), trust_domain, None, tasks, stop.clone()).await.unwrap();
     let authority = Arc::clone(&control.authority);
     let mut views = compile::start(store, authority, &catalogs, tasks, stop.clone()).await.unwrap();
     tasks.spawn({

@@ -7,7 +7,7 @@ use super::read::{Documents, ReadError, parse};
 use super::{resource_tree, to_json, to_yaml};
 
 fn load(text: &str) -> Result<Documents, ReadError> {
-    parse(vec![Source { name: "shop.yaml".to_owned(), text: text.to_owned() }], None)
+    parse(vec![Source { name: "shop.yaml".to_owned(), text: text.to_owned(), folder: None }], None)
 }
 
 fn one(text: &str) -> Resource {

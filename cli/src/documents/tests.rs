@@ -1,6 +1,7 @@
 //! Every mistake with its place, and what is written can be read again.
 
-use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use base64::Engine as _;
+use hauberk_proto::mesh::v1::{Resource, api_description::Description, resource::Spec};
 
 use super::problem::Source;
 use super::read::{Documents, ReadError, parse};
@@ -296,3 +297,21 @@ fn app_mesh_samples_are_read_or_refused_by_name() {
     }
     assert!(seen >= 4, "only {seen} samples were there");
 }
+
+#[test]
+fn bytes_are_read_in_lines_as_base64_writes_them() {
+    let node = |api: &str| {
+        format!(
+            "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - api:\n      protobuf: {api}\n"
+        )
+    };
+    let encoded = base64::engine::general_purpose::STANDARD.encode([7_u8; 200]);
+    let lines: Vec<String> =
+        encoded.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    let resource = one(&node(&format!("|\n        {}", lines.join("\r\n        "))));
+    let Some(Spec::VirtualNode(read)) = &resource.spec else { panic!("{resource:?}") };
+    let described = read.listeners[0].api.clone().unwrap().description.unwrap();
+    assert_eq!(described, Description::Protobuf(vec![7_u8; 200]));
+    assert!(wrong(&node("'AA*='")).contains("expected bytes in base64"));
+}
+

@@ -15,7 +15,7 @@ use super::resource;
 use super::yaml::{self, Content, Entry, Node, Position};
 
 /// The largest file that is read.
-const MAX_BYTES: u64 = 8 << 20;
+const MAX_BYTES: u64 = 32 << 20;
 
 /// Everything that was read, each resource with where it came from.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::client::{ApiError, Client, connect, expiry, judge, marked, nothing, read_bundle};
 use crate::config::{FetchFlags, Fetched};
-use crate::state::file::replace;
+use crate::state::file::replace_among_others;
 
 /// How long an answer may take: an agent that has just begun waits for its control plane.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -128,6 +128,6 @@ fn describe_bundle(text: &mut String, bundle: &TrustBundle) {
 
 fn put(directory: Option<&Path>, name: &str, content: &[u8]) -> Result<(), ApiError> {
     let Some(directory) = directory else { return Ok(()) };
-    replace(directory, name, content)
+    replace_among_others(directory, name, content)
         .map_err(|source| ApiError::Write { path: directory.join(name).display().to_string(), source })
 }

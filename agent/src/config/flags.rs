@@ -54,7 +54,7 @@ pub struct FetchFlags {
     /// The agent's --workload-api-socket
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub socket: String,
-    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, into this directory
+    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, federated.TRUST-DOMAIN.pem and crl.pem into this directory
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
     /// For whom tokens are; may be repeated
@@ -71,7 +71,7 @@ pub struct WatchFlags {
     /// The agent's --workload-api-socket
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub socket: String,
-    /// Write svid.pem, svid.key, bundle.pem, crl.pem and jwks.json into this directory: all of them change at once
+    /// Write svid.pem, svid.key, bundle.pem, crl.pem, jwks.json and federated/ into this directory: all of them change at once
     #[arg(long, value_name = "DIR")]
     pub write: PathBuf,
     /// Which identity, where this program has several [default: the first]

@@ -117,6 +117,11 @@ pub(super) async fn expiry(client: &mut Client, token: &str, audience: &str) -> 
     }
 }
 
+/// The name of a trust domain, of its SPIFFE id.
+pub(super) fn bare(id: &str) -> &str {
+    id.strip_prefix("spiffe://").unwrap_or(id)
+}
+
 /// Reads the roots of a trust domain.
 pub(super) fn read_bundle(trust_domain: &str, der: &[u8]) -> Result<TrustBundle, ApiError> {
     Ok(TrustBundle::from_concatenated_der(TrustDomain::parse(trust_domain)?, der)?)

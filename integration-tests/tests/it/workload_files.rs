@@ -12,6 +12,7 @@ use hauberk_tls::{KeyPair, Svid, TrustBundle};
 use rustix::process::Signal;
 
 use crate::{
+    partner::Partner,
     shop::PATIENCE,
     workload_api::{enrollment, shop, uid},
 };
@@ -120,6 +121,45 @@ fn files_follow_each_change_and_programs_are_told() {
     watcher.signal(Signal::TERM);
     assert!(watcher.wait(PATIENCE).success());
     assert!(pair(&directory).is_some(), "the files outlive it");
+}
+
+#[test]
+fn what_verifies_other_trust_domains_is_in_files_too() {
+    let (mesh, _agent, socket) = shop();
+    let partner = Partner::new(30);
+    mesh.apply(&partner.resource());
+    mesh.apply(&enrollment("worker", "web", &uid(), ", federatesWith: [partner.test]"));
+    let (_watcher, directory) = watch(&mesh, "files", &socket, &[]);
+    let roots = directory.join("federated/partner.test.pem");
+    eventually("the partner's roots are there", PATIENCE, || fs::read_to_string(&roots).ok());
+    assert_eq!(fs::read_to_string(&roots).unwrap(), partner.bundle().to_pem());
+    assert!(!fs::read_to_string(directory.join("bundle.pem")).unwrap().contains(&partner.bundle().to_pem()));
+
+    let fetched = mesh.folder().join("fetched");
+    fs::create_dir(&fetched).unwrap();
+    let fetch = || {
+        let mut command = Command::new(binary("hauberk-agent"));
+        command.args(["api", "fetch", "x509", "--socket", socket.to_str().unwrap(), "--write"]).arg(&fetched);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    eventually("the lists are there", PATIENCE, || {
+        fetch();
+        fetched.join("crl.pem").exists().then_some(())
+    });
+    let once = fetched.join("federated.partner.test.pem");
+    assert_eq!(fs::read_to_string(&once).unwrap(), partner.bundle().to_pem());
+    assert!(fs::read_to_string(fetched.join("crl.pem")).unwrap().contains("X509 CRL"));
+
+    // It is nobody to this program any longer.
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    eventually("its roots are gone", PATIENCE, || {
+        let is_gone =
+            fs::symlink_metadata(directory.join("federated")).is_err() && pair(&directory).is_some();
+        is_gone.then_some(())
+    });
+    fetch();
+    assert!(!once.exists());
 }
 
 #[test]

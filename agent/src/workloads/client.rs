@@ -57,6 +57,9 @@ pub enum ApiError {
     /// The agent's answer cannot be read. The fault is the agent's.
     #[error("the agent's answer cannot be read: {0}")]
     TrustDomain(#[from] TrustDomainError),
+    /// A token proves nothing. The fault is whoever presents it.
+    #[error("the token proves nothing: {0}")]
+    NoProof(String),
     /// The flags do not go together. The fault is whoever wrote them.
     #[error("{0}")]
     Usage(String),

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use hauberk_integration_tests::{MeshBox, Process, binary, eventually, skip};
@@ -160,6 +161,44 @@ fn what_verifies_other_trust_domains_is_in_files_too() {
     });
     fetch();
     assert!(!once.exists());
+}
+
+#[test]
+fn tokens_are_verified_by_hand() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (mut once, directory) = watch(&mesh, "once", &socket, &["--once", "--jwt", "db.token=db"]);
+    assert!(once.wait(PATIENCE).success(), "{}", once.log());
+    let validate = |socket: &Path, audience: &str, token: &[u8]| {
+        let mut command = Command::new(binary("hauberk-agent"));
+        command.args(["api", "validate", "jwt", "--audience", audience, "--socket"]).arg(socket);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(token).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let token = fs::read(directory.join("db.token")).unwrap();
+    let (code, told, error) = validate(&socket, "db", &token);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let (id, claims) = told.split_once('\n').unwrap();
+    assert_eq!(id, "spiffe://box.test/workload/test/worker");
+    let claims: serde_json::Value = serde_json::from_str(claims).unwrap();
+    assert_eq!((claims["sub"].as_str(), &claims["aud"]), (Some(id), &serde_json::json!(["db"])));
+    assert!(claims["exp"].is_u64(), "{claims}");
+    for (audience, token, expected, reason) in [
+        ("other", &token[..], 1, "the token proves nothing: "),
+        ("db", b"a.b.c", 1, "the token proves nothing: "),
+        ("db", b"", 2, "there is no token in it"),
+    ] {
+        let (code, told, error) = validate(&socket, audience, token);
+        assert_eq!((code, told.as_str()), (Some(expected), ""), "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+    // Nobody to ask is no answer.
+    let (code, _, error) = validate(&mesh.folder().join("nobody.sock"), "db", &token);
+    assert_eq!(code, Some(2), "{error}");
 }
 
 #[test]

@@ -138,6 +138,7 @@ impl World {
             jwks: json!({"keys": [key]}).to_string().into_bytes(),
             claims: ClaimsMapping::default(),
             token_header: None,
+            audience_is_client: false,
         }
     }
 

@@ -6,8 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use hauberk_agent::config::{ApiCommand, Config, FetchFlags, Flags, RunFlags, Subcommand, WatchFlags};
+use hauberk_agent::config::{
+    ApiCommand, Config, FetchFlags, Flags, RunFlags, Subcommand, ValidateFlags, WatchFlags,
+};
+use hauberk_agent::workloads::ApiError;
 use hauberk_agent::workloads::fetch::{Answer, fetch};
+use hauberk_agent::workloads::validate::validate;
 use hauberk_agent::workloads::watch::watch;
 use hauberk_agent::{app, health, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +20,8 @@ use tokio::signal::unix::{SignalKind, signal};
 const MAX_WORKERS: usize = 4;
 /// What a shell takes for a mistake on the command line.
 const USAGE: u8 = 2;
+/// Nobody could be asked whether a token is good.
+const UNKNOWN: u8 = 2;
 
 fn main() -> ExitCode {
     match Flags::parse().subcommand {
@@ -41,6 +47,17 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string(), 1),
         },
+        Subcommand::Api(ApiCommand::Validate(flags)) => match validate_token(&flags) {
+            Ok(told) => {
+                // A reader that is gone needs nothing.
+                let _ = std::io::stdout().write_all(told.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                let is_judged = matches!(error.downcast_ref(), Some(ApiError::NoProof(_)));
+                fail(&error.to_string(), if is_judged { 1 } else { UNKNOWN })
+            }
+        },
         Subcommand::Version => {
             // A reader that is gone needs no version.
             let _ = writeln!(std::io::stdout(), "hauberk-agent {}", env!("CARGO_PKG_VERSION"));
@@ -53,6 +70,12 @@ fn ask_api(flags: &FetchFlags) -> anyhow::Result<Answer> {
     hauberk_tls::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(fetch(flags))?)
+}
+
+fn validate_token(flags: &ValidateFlags) -> anyhow::Result<String> {
+    hauberk_tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(validate(flags))?)
 }
 
 fn watch_api(flags: &WatchFlags) -> anyhow::Result<()> {

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::compile;
 use crate::config::Settings;
 use crate::federation::{self, Federation, FederationParts, OwnBundleParts};
-use crate::health::Health;
+use crate::health::{Health, revocation_lists};
 use crate::oidc::Documents;
 use crate::prune;
 use crate::push::{Push, PushParts};
@@ -156,8 +156,11 @@ async fn start(
     if let Some((socket, _)) = bundle {
         let files = settings.bundle_certificate.as_ref();
         let certificate = ServedCertificate::open("bundle", files, &control.identity).await?;
-        let federation = Arc::clone(&federation);
-        let respond: Arc<Respond> = Arc::new(move |path| federation.respond(path));
+        let (federation, lists) = (Arc::clone(&federation), lists.subscribe());
+        // Programs outside of the mesh get what they verify by from one place, and the figures of `/metrics` are not there.
+        let respond: Arc<Respond> = Arc::new(move |path| {
+            revocation_lists(path, &lists.borrow()).unwrap_or_else(|| federation.respond(path))
+        });
         of_web.push(WebListener { socket, certificate, respond });
     }
     let local = LocalSocket::bind(&settings.admin_socket())?;

@@ -130,18 +130,23 @@ impl Health {
                 );
                 response
             }
-            // Signed, so that it matters to nobody by what way they come (RFC 5280 §4.2.1.13). One list in DER, as RFC 2585 §4 has
-            // it; all of them in PEM, of which files for verifiers are made.
-            "/crl" => {
-                let first = self.lists.borrow().ders.first().cloned();
-                revocation_list(first, "application/pkix-crl")
-            }
-            "/crl.pem" => {
-                let all = Some(self.lists.borrow().pem.clone()).filter(|pem| !pem.is_empty());
-                revocation_list(all, "application/x-pem-file")
-            }
-            _ => plain(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics, /crl or /crl.pem\n".to_owned()),
+            path => revocation_lists(path, &self.lists.borrow()).unwrap_or_else(|| {
+                plain(StatusCode::NOT_FOUND, "try /livez, /readyz, /metrics, /crl or /crl.pem\n".to_owned())
+            }),
         }
+    }
+}
+
+/// The answer at the paths of revocation lists. They are signed, so that it matters to nobody by what way they come (RFC 5280
+/// §4.2.1.13). One list in DER, as RFC 2585 §4 has it; all of them in PEM, of which files for verifiers are made.
+pub fn revocation_lists(path: &str, lists: &RevocationLists) -> Option<Response<Full<Bytes>>> {
+    match path {
+        "/crl" => Some(revocation_list(lists.ders.first().cloned(), "application/pkix-crl")),
+        "/crl.pem" => {
+            let all = Some(lists.pem.clone()).filter(|pem| !pem.is_empty());
+            Some(revocation_list(all, "application/x-pem-file"))
+        }
+        _ => None,
     }
 }
 

@@ -59,7 +59,7 @@ pub use fields::is_listed_header;
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};
 pub use labels::{LabelsRead, labels_needed};
 pub use memo::{CallerMemo, Learned, Pending, Recalled};
-pub use names::{BadName, Referent, node_named, workload_named};
+pub use names::{BadName, Compared, Referent, node_named, workload_named};
 pub use outcomes::{Condition, ConditionOutcome, MAX_CONDITIONS, Outcomes};
 pub use outlook::{Asked, Asker, Clause, Given, Outlook, Paths, Prospect, Survey};
 pub use overlap::{Groups, Overlap, overlaps};

@@ -55,6 +55,13 @@ pub enum Referent {
     Claim(String),
     /// A label of nodes of the policy's mesh.
     Label(String),
+    /// A text that is held against a part of the request.
+    Text {
+        /// Which.
+        asked: Compared,
+        /// The text.
+        text: String,
+    },
     /// A group of an issuer of the policy's mesh.
     UserGroup {
         /// The issuer.
@@ -71,6 +78,25 @@ pub enum Referent {
         /// The route's template.
         template: String,
     },
+}
+
+/// A part of the request that only some texts can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Compared {
+    /// `context.path`.
+    Path,
+    /// `context.host`.
+    Host,
+    /// `context.method`.
+    Method,
+    /// `context.service`, of a gRPC method.
+    Service,
+    /// `context.rpc`, of a gRPC method.
+    Rpc,
+    /// `resource.template`.
+    Template,
+    /// A tag of `context.params`.
+    Parameter,
 }
 
 /// Whose names a policy's short names are.

@@ -1,11 +1,14 @@
 //! Makes every name of a statement full, on Cedar's own syntax tree, and checks what the schema cannot.
 
+use std::collections::BTreeSet;
+use std::slice::from_ref;
+
 use cedar_policy::{EntityUid, Policy, ResourceConstraint};
 use serde_json::{Map, Value};
 
 use crate::context::CARRIED;
 use crate::fields::canonical_host;
-use crate::names::{BadName, Namespace, Referent};
+use crate::names::{BadName, Compared, Namespace, Referent};
 use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::reads::{FieldFlaw, Reads};
 use crate::vocabulary::Kind;
@@ -35,7 +38,7 @@ pub(crate) struct Flaw {
 
 /// Makes the names of `policy` full.
 pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, Vec<Flaw>> {
-    let mut walk = Walk { names, mentions: Vec::new(), flaws: Vec::new() };
+    let mut walk = Walk { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() };
     let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
     let mut tree = tree;
     walk.visit(&mut tree);
@@ -46,6 +49,10 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     };
     walk.mentions.extend(reads.claims.iter().map(|name| mention(Referent::Claim, name)));
     walk.mentions.extend(reads.labels.iter().map(|name| mention(Referent::Label, name)));
+    walk.mentions.extend(std::mem::take(&mut walk.texts).into_iter().map(|(asked, text)| {
+        let written = format!("\"{}\"", text.escape_debug());
+        Mention { referent: Referent::Text { asked, text }, text: written }
+    }));
     let flaws = std::mem::take(&mut reads.flaws);
     let of_fields = flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
     walk.flaws.extend(of_fields);
@@ -65,7 +72,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
 
 /// What is wrong with the names in a statement's syntax tree, slots aside.
 pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
-    let mut walk = Walk { names, mentions: Vec::new(), flaws: Vec::new() };
+    let mut walk = Walk { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() };
     walk.visit(&mut tree.clone());
     walk.flaws
 }
@@ -79,6 +86,8 @@ impl Flaw {
 struct Walk<'a> {
     names: &'a Namespace,
     mentions: Vec<Mention>,
+    /// What parts of the request are held against.
+    texts: BTreeSet<(Compared, String)>,
     flaws: Vec<Flaw>,
 }
 
@@ -87,7 +96,7 @@ impl Walk<'_> {
         match tree {
             Value::Array(items) => items.iter_mut().for_each(|item| self.visit(item)),
             Value::Object(fields) => {
-                self.check_path(fields);
+                self.check_texts(fields);
                 self.check_label(fields);
                 for (key, value) in fields {
                     match key.as_str() {
@@ -132,27 +141,33 @@ impl Walk<'_> {
     }
 
     /// Refuses to compare `context.path` and `context.host` with what no canonical path or host can be: a forbid would
-    /// never match.
-    fn check_path(&mut self, expression: &Map<String, Value>) {
-        let text = |literal: &'_ Value| literal.get("Value").and_then(Value::as_str).map(str::to_owned);
-        if let Some(sides) = expression.get("==").or_else(|| expression.get("!=")) {
-            let (left, right) = (sides.get("left"), sides.get("right"));
-            for (compared, literal) in [(left, right), (right, left)] {
-                if let (Some(compared), Some(literal)) = (compared, literal.and_then(text)) {
-                    self.check_literal(compared, &literal);
+    /// never match. What other parts of the request are compared with is looked at where it is known what they can be.
+    fn check_texts(&mut self, expression: &Map<String, Value>) {
+        for (asked, text) in comparisons(expression) {
+            match asked {
+                Compared::Path if text != "*" => {
+                    if let Some(help) = why_not_canonical(text) {
+                        self.flaw_of_path(text, help);
+                    }
+                }
+                Compared::Path => {}
+                Compared::Host => {
+                    let host = canonical_host(text);
+                    if host != *text {
+                        self.flaw_of_host(text, &host);
+                    }
+                }
+                Compared::Method
+                | Compared::Service
+                | Compared::Rpc
+                | Compared::Template
+                | Compared::Parameter => {
+                    self.texts.insert((asked, text.to_owned()));
                 }
             }
         }
-        if let Some(sides) = expression.get("contains")
-            && let (Some(set), Some(compared)) =
-                (sides.get("left").and_then(|left| left.get("Set")), sides.get("right"))
-        {
-            for literal in set.as_array().into_iter().flatten().filter_map(text) {
-                self.check_literal(compared, &literal);
-            }
-        }
         if let Some(like) = expression.get("like")
-            && let Some(compared) = like.get("left")
+            && let Some(asked) = like.get("left").and_then(asked)
         {
             let pattern =
                 like.get("pattern").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
@@ -163,7 +178,7 @@ impl Walk<'_> {
             {
                 let literal: String = run.iter().filter_map(|part| part.get("Literal")?.as_str()).collect();
                 if !literal.is_empty()
-                    && is_of_context("path", compared)
+                    && asked == Compared::Path
                     && let Some(help) = why_not_part_of_canonical(&literal, index == 0)
                 {
                     self.flaw_of_path(&literal, help);
@@ -174,23 +189,10 @@ impl Walk<'_> {
                 if is_last && !literal.is_empty() {
                     host = canonical_host(&format!("x{host}")).split_off(1);
                 }
-                if is_of_context("host", compared) && host != literal {
+                if asked == Compared::Host && host != literal {
                     self.flaw_of_host(&literal, &host);
                 }
             }
-        }
-    }
-
-    fn check_literal(&mut self, compared: &Value, literal: &str) {
-        if is_of_context("path", compared)
-            && literal != "*"
-            && let Some(help) = why_not_canonical(literal)
-        {
-            self.flaw_of_path(literal, help);
-        }
-        let host = canonical_host(literal);
-        if is_of_context("host", compared) && host != literal {
-            self.flaw_of_host(literal, &host);
         }
     }
 
@@ -234,11 +236,67 @@ impl Walk<'_> {
     }
 }
 
-fn is_of_context(name: &str, expression: &Value) -> bool {
+/// The texts that an operator holds parts of the request against.
+fn comparisons(expression: &Map<String, Value>) -> Vec<(Compared, &str)> {
+    let sides = |operator: &str| {
+        let sides = expression.get(operator)?;
+        Some((sides.get("left")?, sides.get("right")?))
+    };
+    let mut found = Vec::new();
+    for (left, right) in ["==", "!="].into_iter().filter_map(sides) {
+        compare(from_ref(left), from_ref(right), &mut found);
+    }
+    for (left, right) in ["contains"].into_iter().filter_map(sides) {
+        compare(items(left), from_ref(right), &mut found);
+    }
+    for (left, right) in ["containsAny", "containsAll"].into_iter().filter_map(sides) {
+        compare(items(left), items(right), &mut found);
+    }
+    for (left, right) in ["hasTag", "getTag"].into_iter().filter_map(sides) {
+        let name = right.get("Value").and_then(Value::as_str);
+        found.extend(
+            name.filter(|_| is_attribute("context", "params", left)).map(|name| (Compared::Parameter, name)),
+        );
+    }
+    found
+}
+
+/// What of either side is held against texts of the other.
+fn compare<'v>(one: &'v [Value], other: &'v [Value], found: &mut Vec<(Compared, &'v str)>) {
+    for (one, other) in [(one, other), (other, one)] {
+        // Where a set has other things too, the text may be meant for them.
+        let Some(part) = one.first().and_then(asked) else { continue };
+        if one.iter().any(|also| asked(also) != Some(part)) {
+            continue;
+        }
+        let texts = other.iter().filter_map(|value| value.get("Value")?.as_str());
+        found.extend(texts.map(|text| (part, text)));
+    }
+}
+
+fn items(set: &Value) -> &[Value] {
+    set.get("Set").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// The part of the request that an expression is.
+fn asked(expression: &Value) -> Option<Compared> {
+    const PARTS: [(&str, &str, Compared); 6] = [
+        ("context", "path", Compared::Path),
+        ("context", "host", Compared::Host),
+        ("context", "method", Compared::Method),
+        ("context", "service", Compared::Service),
+        ("context", "rpc", Compared::Rpc),
+        ("resource", "template", Compared::Template),
+    ];
+    let (.., asked) = PARTS.iter().find(|(variable, name, _)| is_attribute(variable, name, expression))?;
+    Some(*asked)
+}
+
+fn is_attribute(variable: &str, name: &str, expression: &Value) -> bool {
     let access = expression.get(".");
     let attribute = access.and_then(|access| access.get("attr")).and_then(Value::as_str);
-    let variable = access.and_then(|access| access.get("left")?.get("Var")?.as_str());
-    attribute == Some(name) && variable == Some("context")
+    let of = access.and_then(|access| access.get("left")?.get("Var")?.as_str());
+    attribute == Some(name) && of == Some(variable)
 }
 
 fn why_not_canonical(path: &str) -> Option<String> {

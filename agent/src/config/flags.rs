@@ -43,6 +43,8 @@ pub enum ApiCommand {
     Fetch(FetchFlags),
     /// Keep files of what this program is given up to date, for programs that only read files
     Watch(WatchFlags),
+    /// Verify a token as any program does; exit 0 if it proves what it says, 1 if not, 2 if nobody knows
+    Validate(ValidateFlags),
 }
 
 /// Flags of `api fetch`.
@@ -54,7 +56,7 @@ pub struct FetchFlags {
     /// The agent's --workload-api-socket
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub socket: String,
-    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, into this directory
+    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, federated.TRUST-DOMAIN.pem and crl.pem into this directory
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
     /// For whom tokens are; may be repeated
@@ -71,7 +73,7 @@ pub struct WatchFlags {
     /// The agent's --workload-api-socket
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub socket: String,
-    /// Write svid.pem, svid.key, bundle.pem, crl.pem and jwks.json into this directory: all of them change at once
+    /// Write svid.pem, svid.key, bundle.pem, crl.pem, jwks.json and federated/ into this directory: all of them change at once
     #[arg(long, value_name = "DIR")]
     pub write: PathBuf,
     /// Which identity, where this program has several [default: the first]
@@ -95,6 +97,30 @@ pub struct WatchFlags {
     /// Run this after each change, and wait for its end for a minute at most
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
+}
+
+/// Flags of `api validate`.
+#[derive(Debug, Args)]
+pub struct ValidateFlags {
+    /// What is verified
+    #[arg(value_enum)]
+    pub what: Validated,
+    /// The agent's --workload-api-socket
+    #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
+    pub socket: String,
+    /// For whom the token must be
+    #[arg(long, value_name = "NAME")]
+    pub audience: String,
+    /// The file that holds the token; `-` is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub token_file: PathBuf,
+}
+
+/// What is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Validated {
+    /// A JWT-SVID.
+    Jwt,
 }
 
 /// What is fetched.

@@ -15,7 +15,10 @@ use hauberk_identity::{Name, TrustDomain};
 use hauberk_tls::Fingerprint;
 use thiserror::Error;
 
-pub use flags::{ApiCommand, FetchFlags, Fetched, Flags, HealthzFlags, RunFlags, Subcommand, WatchFlags};
+pub use flags::{
+    ApiCommand, FetchFlags, Fetched, Flags, HealthzFlags, RunFlags, Subcommand, ValidateFlags, Validated,
+    WatchFlags,
+};
 
 /// Everything that is configured, checked.
 #[derive(Debug, Clone)]

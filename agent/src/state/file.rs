@@ -8,6 +8,8 @@ use std::path::Path;
 use aws_lc_rs::digest::{SHA256, digest};
 use zeroize::Zeroizing;
 
+use crate::random;
+
 const TITLE: &str = "hauberk-agent-state";
 const FORMAT: u32 = 1;
 /// No file of ours comes near; more is damage.
@@ -50,17 +52,75 @@ pub(super) fn write(directory: &Path, name: &str, payload: &[u8]) -> io::Result<
     replace(directory, name, &bytes)
 }
 
-/// Puts a file in place of the former one, so that after a crash or loss of power either is there whole.
-pub(crate) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+/// Puts a file in place of the former one, so that after a crash or loss of power either is there whole. The directory is nobody else's.
+pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
+    finish(file, content, &temporary, directory, name)
+}
+
+/// The same in a directory into which others may write too: by a file of a name that nobody knows beforehand, which is made here and now,
+/// for us alone.
+pub(crate) fn replace_among_others(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let unique = random::bytes::<8>().map_err(io::Error::other)?;
+    let temporary = directory.join(format!(".{name}.{:016x}", u64::from_be_bytes(unique)));
+    let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&temporary)?;
+    let finished = finish(file, content, &temporary, directory, name);
+    if finished.is_err() {
+        // There may be a key in it, and no later attempt has its name.
+        let _ = fs::remove_file(&temporary);
+    }
+    finished
+}
+
+fn finish(mut file: File, content: &[u8], temporary: &Path, directory: &Path, name: &str) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     drop(file);
-    fs::rename(&temporary, directory.join(name))?;
+    fs::rename(temporary, directory.join(name))?;
     File::open(directory)?.sync_all()
 }
 
 pub(super) fn checksum(payload: &[u8]) -> String {
     digest(&SHA256, payload).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_lay_there_before_is_written_to() {
+        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let directory = folder.path();
+        // Where somebody else has put a link, and a file that everybody reads and that is held open.
+        let target = elsewhere.path().join("target");
+        fs::write(&target, "theirs").unwrap();
+        for name in ["svid.key", ".svid.key.new"] {
+            symlink(&target, directory.join(name)).unwrap();
+        }
+        let ready = directory.join(".token.new");
+        fs::write(&ready, "").unwrap();
+        fs::set_permissions(&ready, fs::Permissions::from_mode(0o666)).unwrap();
+        let mut held = File::open(&ready).unwrap();
+
+        replace_among_others(directory, "svid.key", b"key").unwrap();
+        replace_among_others(directory, "token", b"token").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"theirs");
+        let mut seen = String::new();
+        held.read_to_string(&mut seen).unwrap();
+        assert_eq!(seen, "");
+        for (name, content) in [("svid.key", "key"), ("token", "token")] {
+            let written = fs::symlink_metadata(directory.join(name)).unwrap();
+            assert!(written.is_file(), "{name}");
+            assert_eq!(written.permissions().mode() & 0o777, 0o600, "{name}");
+            assert_eq!(fs::read_to_string(directory.join(name)).unwrap(), content);
+        }
+        // A directory that has the name: nothing of the attempt is left.
+        fs::create_dir(directory.join("taken")).unwrap();
+        replace_among_others(directory, "taken", b"key").unwrap_err();
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 5);
+    }
 }

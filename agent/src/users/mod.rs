@@ -124,8 +124,9 @@ impl Users {
         let url = unverified_issuer(token).map_err(|error| reason::of(&error))?;
         let issuer = self.issuers.iter().find(|issuer| issuer.said.issuer == url);
         let issuer = issuer.ok_or(reason::UNKNOWN_ISSUER)?;
-        let JwtIssuer { name, issuer: own, audiences, claims, .. } = &issuer.said;
-        let rules = UserTokens { issuer: own, audiences, keys: &issuer.keys };
+        let JwtIssuer { name, issuer: own, audiences, claims, audience_is_client, .. } = &issuer.said;
+        let audience_is_client = *audience_is_client;
+        let rules = UserTokens { issuer: own, audiences, audience_is_client, keys: &issuer.keys };
         let UserToken { claims: said, expires_at } =
             rules.verify(token, now).map_err(|error| reason::of(&error))?;
         let wanted = self.claims.iter().map(String::as_str);

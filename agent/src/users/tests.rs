@@ -44,6 +44,7 @@ impl Provider {
             jwks: json!({"keys": [self.jwk("k1")]}).to_string().into_bytes(),
             claims: ClaimsMapping::default(),
             token_header: None,
+            audience_is_client: false,
         }
     }
 
@@ -64,6 +65,51 @@ impl Provider {
     fn token(&self, claims: &Value) -> String {
         self.sign(&json!({"alg": "ES256", "kid": "k1", "typ": "at+jwt"}), claims)
     }
+}
+
+#[test]
+fn access_tokens_of_a_cognito_user_pool_are_for_the_client_that_they_name() {
+    let pool = Provider::new("pool");
+    let claims = ClaimsMapping { groups: vec!["cognito:groups".to_owned()], ..ClaimsMapping::default() };
+    let by_client = JwtIssuer { audience_is_client: true, claims, ..pool.issuer() };
+    let access = json!({
+        "iss": pool.url, "sub": "aaaa-bbbb", "client_id": "shop", "token_use": "access", "scope": "aws.cognito.signin.user.admin",
+        "cognito:groups": ["support"], "username": "alice", "version": 2, "auth_time": NOW.as_secs() - 10, "iat": NOW.as_secs() - 10,
+        "exp": NOW.as_secs() + 300, "jti": "1", "origin_jti": "2", "event_id": "3"
+    });
+    let see = |issuer: &JwtIssuer, claims: &Value| {
+        // These have no `typ`.
+        let token = pool.sign(&json!({"alg": "ES256", "kid": "k1"}), claims);
+        let users = users(vec![issuer.clone()]);
+        match users.look(&all(), &headers(&[("authorization", &bearer(&token))]), NOW).0 {
+            Claimed::User(identity) => {
+                let told = format!("{:?}", identity.origin.user);
+                assert!(told.contains("support") && told.contains("aws.cognito.signin.user.admin"), "{told}");
+                identity.origin.user.name()
+            }
+            Claimed::Refused(reason) => reason.to_owned(),
+            Claimed::Nobody => "nobody".to_owned(),
+        }
+    };
+    let with = |name: &str, value: Value| {
+        let mut claims = access.clone();
+        claims[name] = value;
+        claims
+    };
+    assert_eq!(see(&by_client, &access), "pool/aaaa-bbbb");
+    assert_eq!(see(&by_client, &with("client_id", json!("bank"))), "user_token_audience");
+    // An identity token is for the client in `aud`, and another one than was asked for.
+    let mut identity = with("aud", json!("shop"));
+    identity.as_object_mut().unwrap().remove("client_id");
+    assert_eq!(see(&by_client, &identity), "user_token_malformed");
+    for odd in [json!(["shop"]), json!(null), json!("")] {
+        assert_ne!(see(&by_client, &with("client_id", odd.clone())), "pool/aaaa-bbbb", "{odd}");
+    }
+    // By default whom the token is for counts, and nothing else.
+    let by_audience = JwtIssuer { audience_is_client: false, ..by_client.clone() };
+    assert_eq!(see(&by_audience, &access), "user_token_malformed");
+    assert_eq!(see(&by_audience, &with("aud", json!("bank"))), "user_token_audience");
+    assert_eq!(see(&by_audience, &with("aud", json!("shop"))), "pool/aaaa-bbbb");
 }
 
 fn users(issuers: Vec<JwtIssuer>) -> Arc<Users> {
@@ -153,6 +199,14 @@ fn a_good_token_says_who_the_user_is_and_any_other_is_refused_by_name() {
         (with("sub", json!("")), "user_token_claims"),
     ] {
         assert_eq!(see(&token), reason, "{}", &token[..token.len().min(80)]);
+    }
+    // Media types are compared without regard to case.
+    for kind in ["JWT", "jwt", "application/jwt", "at+JWT", "Application/AT+JWT"] {
+        assert_eq!(see(&headed(json!({"alg": "ES256", "kid": "k1", "typ": kind}))), "login/alice", "{kind}");
+    }
+    for kind in [json!("text/jwt"), json!("application/"), json!("id+jwt"), json!(["jwt"]), Value::Null] {
+        let told = see(&headed(json!({"alg": "ES256", "kid": "k1", "typ": kind})));
+        assert_eq!(told, "user_token_header", "{kind}");
     }
     assert_eq!(see(&with("nbf", json!(NOW.as_secs() + 60))), "login/alice", "clocks differ a little");
     assert_eq!(see(&with("aud", json!(["bank", "shop"]))), "login/alice");

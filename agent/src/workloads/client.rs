@@ -57,6 +57,9 @@ pub enum ApiError {
     /// The agent's answer cannot be read. The fault is the agent's.
     #[error("the agent's answer cannot be read: {0}")]
     TrustDomain(#[from] TrustDomainError),
+    /// A token proves nothing. The fault is whoever presents it.
+    #[error("the token proves nothing: {0}")]
+    NoProof(String),
     /// The flags do not go together. The fault is whoever wrote them.
     #[error("{0}")]
     Usage(String),
@@ -115,6 +118,11 @@ pub(super) async fn expiry(client: &mut Client, token: &str, audience: &str) -> 
         Some(Kind::NumberValue(seconds)) => Ok(UnixMillis::from_secs(seconds as u64)),
         _ => Err(ApiError::Answer(Status::internal("a token without an end"))),
     }
+}
+
+/// The name of a trust domain, of its SPIFFE id.
+pub(super) fn bare(id: &str) -> &str {
+    id.strip_prefix("spiffe://").unwrap_or(id)
 }
 
 /// Reads the roots of a trust domain.

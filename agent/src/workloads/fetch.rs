@@ -2,20 +2,25 @@
 //! files.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use hauberk_proto::workload::{JwtsvidRequest, X509BundlesRequest, X509svidRequest, X509svidResponse};
-use hauberk_tls::{KeyPair, Svid, TrustBundle};
+use hauberk_tls::{KeyPair, Svid, TrustBundle, crl_to_pem};
 use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::client::{ApiError, Client, connect, expiry, judge, marked, nothing, read_bundle};
+use super::client::{ApiError, Client, bare, connect, expiry, judge, marked, nothing, read_bundle};
 use crate::config::{FetchFlags, Fetched};
-use crate::state::file::replace;
+use crate::state::file::replace_among_others;
 
 /// How long an answer may take: an agent that has just begun waits for its control plane.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the names of files begin with that hold other trust domains' roots.
+const FEDERATED: &str = "federated.";
 
 /// What to print. There are secrets in it.
 #[derive(Default)]
@@ -59,11 +64,10 @@ async fn ask(flags: &FetchFlags) -> Result<Answer, ApiError> {
             let asked = marked(X509BundlesRequest {});
             let mut answers = client.fetch_x509_bundles(asked).await.map_err(judge)?.into_inner();
             let answer = answers.message().await.map_err(judge)?.ok_or_else(nothing)?;
-            let mut bundles: Vec<_> = answer.bundles.into_iter().collect();
-            bundles.sort();
+            put_lists(directory, &answer.crl)?;
             let mut text = String::new();
-            for (number, (id, der)) in bundles.into_iter().enumerate() {
-                let bundle = read_bundle(id.strip_prefix("spiffe://").unwrap_or(&id), &der)?;
+            for (number, (id, der)) in answer.bundles.into_iter().enumerate() {
+                let bundle = read_bundle(bare(&id), &der)?;
                 describe_bundle(&mut text, &bundle);
                 put(directory, &format!("bundle.{number}.pem"), bundle.to_pem().as_bytes())?;
             }
@@ -111,7 +115,41 @@ fn show_svids(answer: X509svidResponse, directory: Option<&Path>) -> Result<Stri
         put(directory, &format!("svid.{number}.key"), key.to_pkcs8_pem().as_bytes())?;
         put(directory, &format!("bundle.{number}.pem"), bundle.to_pem().as_bytes())?;
     }
+    put_lists(directory, &answer.crl)?;
+    let mut names = Vec::new();
+    for (id, der) in answer.federated_bundles {
+        let bundle = read_bundle(bare(&id), &der)?;
+        describe_bundle(&mut text, &bundle);
+        let name = format!("{FEDERATED}{}.pem", bundle.trust_domain());
+        put(directory, &name, bundle.to_pem().as_bytes())?;
+        names.push(name);
+    }
+    directory.map_or(Ok(()), |directory| forget_others(directory, &names))?;
     Ok(text)
+}
+
+/// The revocation lists, where there are any.
+fn put_lists(directory: Option<&Path>, lists: &[Vec<u8>]) -> Result<(), ApiError> {
+    if lists.is_empty() {
+        return Ok(());
+    }
+    put(directory, "crl.pem", lists.iter().map(|der| crl_to_pem(der)).collect::<String>().as_bytes())
+}
+
+/// Removes roots that an earlier call has written, of trust domains that are followed no longer.
+fn forget_others(directory: &Path, names: &[String]) -> Result<(), ApiError> {
+    let forget = || -> io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_ours = |name: &&str| name.starts_with(FEDERATED) && name.ends_with(".pem");
+            if name.to_str().filter(is_ours).is_some_and(|name| !names.iter().any(|kept| kept == name)) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    forget().map_err(|source| ApiError::Write { path: directory.display().to_string(), source })
 }
 
 fn shown(hint: &str) -> String {
@@ -128,6 +166,6 @@ fn describe_bundle(text: &mut String, bundle: &TrustBundle) {
 
 fn put(directory: Option<&Path>, name: &str, content: &[u8]) -> Result<(), ApiError> {
     let Some(directory) = directory else { return Ok(()) };
-    replace(directory, name, content)
+    replace_among_others(directory, name, content)
         .map_err(|source| ApiError::Write { path: directory.join(name).display().to_string(), source })
 }

@@ -21,7 +21,7 @@ const GENERATION: &str = "..generation-";
 /// A file of a set.
 #[derive(PartialEq, Eq)]
 pub(super) struct SetFile {
-    /// Its name alone.
+    /// Its name, or that of a folder with its own after a slash.
     pub(super) name: String,
     pub(super) content: Zeroizing<Vec<u8>>,
     pub(super) mode: u32,
@@ -37,24 +37,41 @@ pub(super) fn publish(directory: &Path, files: &[SetFile]) -> io::Result<()> {
     let generation = format!("{GENERATION}{:016x}", u64::from_be_bytes(unique));
     write(&directory.join(&generation), files)?;
     link(directory, NEWEST, generation.as_ref())?;
-    for SetFile { name, .. } in files {
+    let names: BTreeSet<&str> = files.iter().map(SetFile::outer).collect();
+    for name in &names {
         let target = Path::new(NEWEST).join(name);
         if fs::read_link(directory.join(name)).ok().as_deref() != Some(&target) {
             link(directory, name, target.as_os_str())?;
         }
     }
     let kept = [Some(generation.as_ref()), former.as_deref().and_then(Path::file_name)];
-    tidy(directory, files, &kept)
+    tidy(directory, &names, &kept)
+}
+
+impl SetFile {
+    /// What programs know is a link: the file, or the folder that it is in.
+    fn outer(&self) -> &str {
+        self.name.split('/').next().unwrap_or(&self.name)
+    }
 }
 
 fn write(generation: &Path, files: &[SetFile]) -> io::Result<()> {
     DirBuilder::new().mode(0o755).create(generation)?;
+    let mut folders = BTreeSet::new();
     for SetFile { name, content, mode } in files {
         let path = generation.join(name);
+        if let Some((folder, _)) = name.split_once('/')
+            && folders.insert(folder)
+        {
+            DirBuilder::new().mode(0o755).create(generation.join(folder))?;
+        }
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
         file.write_all(content)?;
         file.set_permissions(Permissions::from_mode(*mode))?;
         file.sync_all()?;
+    }
+    for folder in folders {
+        File::open(generation.join(folder))?.sync_all()?;
     }
     File::open(generation)?.sync_all()
 }
@@ -72,8 +89,7 @@ fn link(directory: &Path, name: &str, target: &OsStr) -> io::Result<()> {
 }
 
 /// Removes former generations, and links to files that are in the set no longer.
-fn tidy(directory: &Path, files: &[SetFile], kept: &[Option<&OsStr>]) -> io::Result<()> {
-    let names: BTreeSet<&OsStr> = files.iter().map(|file| file.name.as_ref()).collect();
+fn tidy(directory: &Path, names: &BTreeSet<&str>, kept: &[Option<&OsStr>]) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -82,7 +98,7 @@ fn tidy(directory: &Path, files: &[SetFile], kept: &[Option<&OsStr>]) -> io::Res
             if !kept.contains(&Some(&name)) {
                 fs::remove_dir_all(entry.path())?;
             }
-        } else if !names.contains(&*name)
+        } else if !name.to_str().is_some_and(|name| names.contains(name))
             && fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(NEWEST))
         {
             fs::remove_file(entry.path())?;
@@ -125,6 +141,20 @@ mod tests {
             .unwrap()
             .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with(GENERATION));
         assert_eq!(generations.count(), 2, "the newest, and the one before");
+    }
+
+    #[test]
+    fn a_folder_of_a_set_changes_with_it_and_goes_with_its_last_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path();
+        let of = |names: &[&str]| names.iter().map(|name| file(name, name, 0o644)).collect::<Vec<_>>();
+        publish(directory, &of(&["cert", "others/a.pem", "others/b.pem"])).unwrap();
+        assert_eq!(text(directory, "others/b.pem"), "others/b.pem");
+        publish(directory, &of(&["cert", "others/a.pem"])).unwrap();
+        assert_eq!(text(directory, "others/a.pem"), "others/a.pem");
+        assert!(!directory.join("others/b.pem").exists());
+        publish(directory, &of(&["cert"])).unwrap();
+        assert!(fs::symlink_metadata(directory.join("others")).is_err());
     }
 
     #[test]

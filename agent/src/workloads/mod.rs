@@ -35,6 +35,7 @@ mod token_cache;
 mod tokens;
 mod told;
 mod untaken;
+pub mod validate;
 pub mod watch;
 
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::refusal;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse,
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use super::client::{ApiError, Client, connect, expiry, judge, marked, nothing, read_bundle};
+use super::client::{ApiError, Client, bare, connect, expiry, judge, marked, nothing, read_bundle};
 use super::file_set::{SetFile, publish};
 use crate::clock::Clock;
 use crate::config::WatchFlags;
@@ -25,7 +25,11 @@ use crate::random::Backoff;
 use notify::Notify;
 
 /// Names that are taken.
-const FIXED: [&str; 6] = ["svid.pem", "svid.key", "svid-and-key.pem", "bundle.pem", "crl.pem", "jwks.json"];
+const FIXED: [&str; 7] =
+    ["svid.pem", "svid.key", "svid-and-key.pem", "bundle.pem", "crl.pem", "jwks.json", FEDERATED];
+
+/// The folder of what other trust domains are verified by.
+const FEDERATED: &str = "federated";
 
 /// The longest sleep without looking at the clock.
 const LOOK: Duration = Duration::from_secs(15);
@@ -145,9 +149,12 @@ impl<'a> Wanted<'a> {
     fn files(&self, found: &mut Found) -> Option<Vec<SetFile>> {
         let is_whole = self.tokens.keys().all(|name| found.tokens.contains_key(name));
         let x509 = found.x509.as_ref().filter(|_| is_whole)?;
-        // Keys of other trust domains verify nobody of ours, and a JWK set does not say whose they are.
+        // Keys of other trust domains verify nobody of ours, and a JWK set does not say whose they are: each has a file of its own.
         let jwks = found.jwks.get(&x509.trust_domain)?;
         let mut files = vec![public("jwks.json", jwks.clone())];
+        for (id, jwks) in found.jwks.iter().filter(|(id, _)| **id != x509.trust_domain) {
+            files.extend(federated(id, "jwks.json").map(|name| public(&name, jwks.clone())));
+        }
         files.extend(x509.files.iter().map(|file| SetFile {
             name: file.name.clone(),
             content: file.content.clone(),
@@ -162,7 +169,7 @@ impl<'a> Wanted<'a> {
     }
 
     fn certificates(&self, answer: X509svidResponse) -> Result<Certificates, ApiError> {
-        let X509svidResponse { svids, crl, .. } = answer;
+        let X509svidResponse { svids, crl, federated_bundles } = answer;
         let is_wanted =
             |one: &X509svid| self.spiffe_id.as_ref().is_none_or(|id| id.as_str() == one.spiffe_id);
         let one = svids
@@ -190,8 +197,19 @@ impl<'a> Wanted<'a> {
                 crl.iter().map(|der| crl_to_pem(der)).collect::<String>().into_bytes(),
             ));
         }
+        for (id, der) in federated_bundles {
+            if let Some(name) = federated(&id, "pem") {
+                files.push(public(&name, read_bundle(bare(&id), &der)?.to_pem().into_bytes()));
+            }
+        }
         Ok(Certificates { id: one.spiffe_id, trust_domain: svid.id().trust_domain().id_string(), files })
     }
+}
+
+/// The file of another trust domain's, unless its id is none.
+fn federated(id: &str, what: &str) -> Option<String> {
+    let trust_domain = TrustDomain::parse(bare(id)).ok()?;
+    Some(format!("{FEDERATED}/{trust_domain}.{what}"))
 }
 
 fn public(name: &str, content: Vec<u8>) -> SetFile {
@@ -292,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_other_trust_domains_are_not_written() {
+    fn keys_of_other_trust_domains_are_not_among_ours() {
         let flags = flags(&[]);
         let wanted = Wanted::new(&flags).unwrap();
         let keys = |of: &str| (format!("spiffe://{of}"), format!("keys of {of}").into_bytes());
@@ -308,7 +326,14 @@ mod tests {
         let files = wanted.files(&mut found).unwrap();
         let written: Vec<_> =
             files.iter().map(|file| (file.name.as_str(), file.content.as_slice())).collect();
-        assert_eq!(written, [("jwks.json", &b"keys of shop.local"[..]), ("svid.pem", b"chain")]);
+        let expected = [
+            ("jwks.json", &b"keys of shop.local"[..]),
+            ("federated/a.example.jwks.json", b"keys of a.example"),
+            ("federated/z.example.jwks.json", b"keys of z.example"),
+            ("svid.pem", b"chain"),
+        ];
+        assert_eq!(written, expected);
+        assert_eq!(federated("spiffe://../x", "pem"), None);
     }
 
     #[test]
@@ -323,6 +348,7 @@ mod tests {
         }
         for (bad, of) in [
             (&["--jwt", "svid.key=db"][..], "--jwt"),
+            (&["--jwt", "federated=db"], "--jwt"),
             (&["--jwt", "../x=db"], "--jwt"),
             (&["--jwt", "..data=db"], "--jwt"),
             (&["--jwt", "x="], "--jwt"),

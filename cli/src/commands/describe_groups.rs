@@ -72,7 +72,8 @@ pub(super) async fn of_issuer(
         fact("For", description)?;
     }
     fact("Issuer", &spec.issuer)?;
-    fact("Audiences", &spec.audiences.join(", "))?;
+    let claim = spec.audience_claim.as_deref().unwrap_or("aud");
+    fact("Audiences", &format!("{} (in {claim})", spec.audiences.join(", ")))?;
     fact("Keys", key_source(spec))?;
     fact("Tokens in", spec.token_header.as_deref().unwrap_or("authorization: Bearer"))?;
     describe_policies::naming(session, mesh, |referent| match referent {

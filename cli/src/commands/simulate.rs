@@ -55,7 +55,18 @@ async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandEr
             show(&answer)?;
         }
     }
+    if let Some(warning) = undecided(&answer) {
+        output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
+    }
     Ok(answer.denied)
+}
+
+/// That the exit code says nothing of some flows.
+fn undecided(answer: &SimulateResponse) -> Option<String> {
+    let flows = counted(answer.undecidable, "flow");
+    let calls = counted(answer.undecidable_decisions, "call");
+    let warning = format!("of {flows} ({calls}) nothing can be said, and the exit code says nothing of them");
+    (answer.undecidable > 0).then_some(warning)
 }
 
 /// Shows what recorded calls would become of, beside what a dry run says.
@@ -252,5 +263,8 @@ mod tests {
         );
         let shown = format!("{table}{}\n", remarks(&answer, now).join("\n"));
         insta::assert_snapshot!(anstream::adapter::strip_str(&shown).to_string());
+        let warning = "of 1 flow (7 calls) nothing can be said, and the exit code says nothing of them";
+        assert_eq!(undecided(&answer).as_deref(), Some(warning));
+        assert_eq!(undecided(&SimulateResponse { undecidable: 0, ..answer }), None);
     }
 }

@@ -204,7 +204,12 @@ mod tests {
         let answered: Value = serde_json::from_slice(&body).unwrap();
         let keys = JwtKeySet::from_jwks(&issuer.keys).unwrap();
         let audiences = [AUDIENCE.to_owned()];
-        let rules = UserTokens { issuer: "https://127.0.0.1:8443", audiences: &audiences, keys: &keys };
+        let rules = UserTokens {
+            issuer: "https://127.0.0.1:8443",
+            audiences: &audiences,
+            audience_is_client: false,
+            keys: &keys,
+        };
         let token = answered["access_token"].as_str().unwrap();
         let verified = rules.verify(token, clock::now()).unwrap();
         assert_eq!(

@@ -221,8 +221,9 @@ fn scalar(kind: &Kind, node: &Node) -> Result<Value, String> {
         }
         Kind::Double if plain => text.parse().map(Value::F64).map_err(|_| wrong()),
         Kind::Float if plain => text.parse().map(Value::F32).map_err(|_| wrong()),
+        // In lines, as `base64` writes it.
         Kind::Bytes => base64::engine::general_purpose::STANDARD
-            .decode(text)
+            .decode(text.replace(|c: char| c.is_ascii_whitespace(), ""))
             .map(|bytes| Value::Bytes(bytes.into()))
             .map_err(|_| "expected bytes in base64".to_owned()),
         Kind::Enum(descriptor) => enumeration(descriptor, text),

@@ -1,6 +1,7 @@
 //! Resources in files: read with the place of every mistake, and written so that they can be read again.
 
 mod assertions;
+mod description;
 mod locate;
 mod message;
 mod problem;

@@ -1,6 +1,7 @@
 //! What is wrong in files, shown with the line it stands on.
 
 use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 
 use owo_colors::OwoColorize as _;
 
@@ -22,6 +23,8 @@ pub(crate) struct Source {
     /// As the user named it; `-` for standard input.
     pub(crate) name: String,
     pub(crate) text: String,
+    /// Where the file lies; standard input lies nowhere.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// One thing that is wrong at one place.

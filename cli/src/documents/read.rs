@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
 use thiserror::Error;
 
+use super::description;
 use super::locate::{locate, locate_within};
 use super::message::Defect;
 use super::problem::{Problem, Problems, Source};
@@ -14,7 +15,7 @@ use super::resource;
 use super::yaml::{self, Content, Entry, Node, Position};
 
 /// The largest file that is read.
-const MAX_BYTES: u64 = 8 << 20;
+const MAX_BYTES: u64 = 32 << 20;
 
 /// Everything that was read, each resource with where it came from.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ pub(crate) fn read(paths: &[PathBuf], default_mesh: Option<&str>) -> Result<Docu
 pub(crate) fn parse(sources: Vec<Source>, default_mesh: Option<&str>) -> Result<Documents, ReadError> {
     let mut documents = Vec::new();
     let mut problems = Vec::new();
-    for (source, Source { text, .. }) in sources.iter().enumerate() {
+    for (source, Source { text, folder, .. }) in sources.iter().enumerate() {
         let (nodes, faults) = yaml::parse(text);
         problems.extend(faults.into_iter().map(|fault| Problem {
             source,
@@ -83,8 +84,9 @@ pub(crate) fn parse(sources: Vec<Source>, default_mesh: Option<&str>) -> Result<
             message: fault.message,
         }));
         // `---` at the end, or a comment alone, is no document.
-        for node in nodes.into_iter().flat_map(items).filter(|node| !node.is_null()) {
+        for mut node in nodes.into_iter().flat_map(items).filter(|node| !node.is_null()) {
             let mut defects = Vec::new();
+            description::fill(&mut node, folder.as_deref(), &mut defects);
             let resource = resource::read(&node, default_mesh, &mut defects);
             problems.extend(defects.into_iter().map(|defect| Problem::from_defect(source, defect)));
             documents.extend(resource.map(|resource| Document { source, node, resource }));
@@ -184,6 +186,7 @@ pub(super) fn collect(path: &Path, sources: &mut Vec<Source>) -> Result<(), Read
         sources.push(Source {
             text: bounded(std::io::stdin().lock(), "standard input")?,
             name: "<stdin>".to_owned(),
+            folder: None,
         });
         return Ok(());
     }
@@ -202,7 +205,7 @@ pub(super) fn collect(path: &Path, sources: &mut Vec<Source>) -> Result<(), Read
         return files.iter().try_for_each(|file| collect(file, sources));
     }
     let text = bounded(std::fs::File::open(path).map_err(unreadable)?, &name)?;
-    sources.push(Source { name, text });
+    sources.push(Source { name, text, folder: path.parent().map(Path::to_owned) });
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use hauberk_proto::mesh::v1::Kind;
 use prost_reflect::{DescriptorPool, FieldDescriptor, FileDescriptor, MessageDescriptor};
 
+use super::description::FILE_FIELDS;
 use super::resource::spec_field;
 use crate::kinds;
 use crate::nearest::suggestion;
@@ -82,7 +83,15 @@ fn of_document(kind: Kind) -> Vec<Field> {
 }
 
 fn of_message(message: &MessageDescriptor) -> Vec<Field> {
-    message.fields().map(|field| of_field(&field)).collect()
+    let of_api = message.fields().map(|field| of_field(&field));
+    let is_description = message.full_name() == "hauberk.mesh.v1.ApiDescription";
+    let of_files = FILE_FIELDS.iter().filter(|_| is_description).map(|field| Field {
+        name: field.name.to_owned(),
+        type_name: "string".to_owned(),
+        comment: field.comment.to_owned(),
+        message: None,
+    });
+    of_api.chain(of_files).collect()
 }
 
 fn of_field(field: &FieldDescriptor) -> Field {
@@ -153,6 +162,13 @@ mod tests {
     #[test]
     fn a_kind_is_described_as_documents_write_it() {
         insta::assert_snapshot!(describe(Kind::Policy, &[]).unwrap());
+    }
+
+    #[test]
+    fn fields_of_files_alone_are_described_too() {
+        let api = describe(Kind::VirtualNode, &["spec", "listeners", "api"]).unwrap();
+        assert!(api.contains("  openapiFile <string>\n    Instead of openapi: a file"), "{api}");
+        assert!(api.contains("  protobufFile <string>\n"), "{api}");
     }
 
     #[test]

@@ -7,10 +7,10 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 /// Nesting deeper than any resource needs.
 const MAX_DEPTH: usize = 64;
 /// Values in one file, with each alias counted as often as it is used, so that aliases of aliases cannot explode.
-const MAX_NODES: usize = 100_000;
+const MAX_NODES: usize = 1_000_000;
 
 /// Bytes of text in one file, counted in the same way: no file has as many by itself.
-const MAX_TEXT: usize = 16 << 20;
+const MAX_TEXT: usize = 64 << 20;
 
 /// A place in a file, both counted from one, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -188,6 +188,7 @@ impl<'a> MeshViews<'a> {
                 .into_bytes(),
             claims: issuer.claims().clone(),
             token_header: issuer.token_header().map(str::to_owned),
+            audience_is_client: issuer.audience_is_client(),
         });
         issuers.collect()
     }

@@ -16,6 +16,7 @@ mod overlaps;
 mod references;
 mod removal;
 mod templates;
+mod texts;
 mod vouched;
 
 #[cfg(test)]

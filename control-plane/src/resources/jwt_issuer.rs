@@ -30,6 +30,7 @@ pub struct JwtIssuer {
     endpoint: Option<KeyEndpoint>,
     claims: ClaimsMapping,
     token_header: Option<String>,
+    audience_is_client: bool,
     declared: Declared,
     digest: [u8; 32],
 }
@@ -66,11 +67,13 @@ impl JwtIssuer {
             token_header,
             description,
             declares,
+            audience_claim,
         } = spec;
         choice::description(problems, description.as_deref());
         check_text(problems, "spec.issuer", issuer, "write what its tokens have as `iss`");
         if audiences.is_empty() {
-            let help = "write audiences: and what its tokens for you have as `aud`; one for somebody else must not do";
+            let help = "write audiences: and what its tokens for you have as `aud`, or as the audienceClaim; one for somebody else must \
+                        not do";
             problems.invalid_but("spec.audiences", "it is missing", help);
         }
         let audiences = texts(problems, "spec.audiences", audiences, MOST_AUDIENCES);
@@ -107,6 +110,16 @@ impl JwtIssuer {
         {
             problems.invalid_but("spec.tokenHeader", message, help);
         }
+        let audience_is_client = match audience_claim.as_deref() {
+            None | Some("aud") => false,
+            Some("client_id") => true,
+            Some(other) => {
+                let message = format!("{other:?} does not say whom a token is for: aud and client_id do");
+                let help = "ask other claims by policies; whoever may choose the value of a claim could make tokens for you";
+                problems.invalid_but("spec.audienceClaim", message, help);
+                false
+            }
+        };
         let declared =
             declares.as_ref().map(|declares| read_declared(problems, declares)).unwrap_or_default();
         // What is declared is of no matter to what is fetched.
@@ -123,6 +136,7 @@ impl JwtIssuer {
             endpoint,
             claims,
             token_header,
+            audience_is_client,
             declared,
             digest,
         };
@@ -162,6 +176,11 @@ impl JwtIssuer {
     /// The header field that holds a token alone; `None`: `Authorization: Bearer`.
     pub fn token_header(&self) -> Option<&str> {
         self.token_header.as_deref()
+    }
+
+    /// The audiences are held against `client_id` instead of `aud`.
+    pub fn audience_is_client(&self) -> bool {
+        self.audience_is_client
     }
 
     /// What its tokens may say.

@@ -142,6 +142,7 @@ impl policies_server::Policies for PoliciesService {
         let (request, now) = (request.into_inner(), self.control.clock.now());
         self.answer(move |catalog, trust_domain| {
             let TestRequest { resources, questions } = &request;
+            check_count(resources)?;
             answer_all(catalog, trust_domain, resources, questions, now)
         })
         .await
@@ -152,6 +153,7 @@ impl policies_server::Policies for PoliciesService {
         self.answer(move |catalog, trust_domain| {
             let DiffRequest { resources, mesh, page_token } = &request;
             let name = mesh_name(mesh)?;
+            check_count(resources)?;
             let after = drafted(catalog, trust_domain, resources)?;
             let after = Mesh::of(&after, trust_domain, &name)?;
             let is_known = catalog.mesh(name.as_str()).is_some_and(|mesh| mesh.spec().is_some());
@@ -166,11 +168,15 @@ impl policies_server::Policies for PoliciesService {
     }
 }
 
+/// Refuses a draft that has more than a change may.
+fn check_count(resources: &[Resource]) -> Result<(), Status> {
+    let is_too_many = resources.len() > MAX_BATCH;
+    let refused = is_too_many.then(|| status::of_change(&ChangeError::TooMany(resources.len()), "resources"));
+    refused.map_or(Ok(()), Err)
+}
+
 /// All resources as they would be once these were applied, by somebody who may.
 fn drafted(catalog: &Catalog, trust_domain: &TrustDomain, resources: &[Resource]) -> Result<Catalog, Status> {
-    if resources.len() > MAX_BATCH {
-        return Err(status::of_change(&ChangeError::TooMany(resources.len()), "resources"));
-    }
     let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
     match admit(catalog, resources, rights, trust_domain) {
         Ok(admission) => Ok(admission.after),

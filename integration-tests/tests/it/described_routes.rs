@@ -1,5 +1,7 @@
 //! Routes that are read from the description of an interface.
 
+use std::fs;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hauberk_integration_tests::{App, get, request};
 use tonic::{Code, transport::Server};
@@ -9,6 +11,7 @@ use tonic_health::{
 };
 
 use crate::{
+    cookbook::policy_test,
     grpc,
     shop::{self, get_until},
 };
@@ -87,6 +90,69 @@ fn requests_are_decided_by_the_routes_of_an_openapi_document() {
     let broken = DESCRIBED.replace("openapi: 3.1.0", "openapi: 2.0.0");
     let refused = mesh.hauberk_with_input(&["apply", "-f", "-"], &broken);
     assert!(refused.stderr.contains("version \"2.0.0\" is not known: 3.x is"), "{refused:?}");
+}
+
+#[test]
+fn routes_come_from_a_large_document_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths: Vec<String> = (0..16)
+        .map(|number| {
+            let text = "what it does, at length ".repeat(11_000);
+            format!(
+                r#""/v1/things-{number}/{{id}}":{{"get":{{"description":"\ud83d\udee1 {text}","responses":{{}}}},"delete":{{"x-hauberk-data-classes":["pii"]}}}}"#
+            )
+        })
+        .collect();
+    let document = format!(
+        r#"{{"openapi":"3.0.3","servers":[{{"url":"https://orders.example/api"}}],"paths":{{{}}},"components":{{"schemas":{{}}}}}}"#,
+        paths.join(",")
+    );
+    assert!(document.len() > 3 << 20, "{}", document.len());
+    fs::write(folder.path().join("orders.json"), document).unwrap();
+    let resources = "kind: Mesh
+name: shop
+spec: {}
+---
+{kind: VirtualNode, mesh: shop, name: web, spec: {}}
+---
+{kind: DataClass, mesh: shop, name: pii, spec: {}}
+---
+kind: VirtualNode
+mesh: shop
+name: orders
+spec:
+  serviceDiscovery: {dns: {hostname: orders.internal}}
+  listeners:
+  - portMapping: {port: 8080, protocol: http}
+    undeclared: DENY
+    api: {openapiFile: orders.json}
+---
+kind: Policy
+mesh: shop
+name: web
+spec:
+  cedar: |
+    permit(principal == Node::\"web\", action, resource in Port::\"orders:8080\");
+    forbid(principal, action, resource in DataClass::\"pii\");
+";
+    let assertions = "trustDomain: shop.example
+tests:
+- allow: {caller: web, target: orders, method: GET, path: /api/v1/things-15/1}
+- deny: {caller: web, target: orders, method: DELETE, path: /api/v1/things-15/1}
+- deny: {caller: web, target: orders, method: GET, path: /api/v1/things-16/1}
+- deny: {caller: web, target: orders, method: PUT, path: /api/v1/things-15/1}
+";
+    let tested = policy_test(folder.path(), assertions, &[resources]);
+    assert_eq!(tested.code, 0, "{tested:?}");
+    // What the control plane finds wrong of it is told at the file that names it.
+    fs::write(folder.path().join("orders.json"), r#"{"openapi":"2.0","paths":{"/a":{"gett":{}}}}"#).unwrap();
+    let tested = policy_test(folder.path(), assertions, &[resources]);
+    assert_eq!(tested.code, 2, "{tested:?}");
+    for told in
+        ["resources-0.yaml:17:", "version \"2.0\" is not known", "paths./a.gett: this is not understood here"]
+    {
+        assert!(tested.stderr.contains(told), "{told}: {tested:?}");
+    }
 }
 
 /// The node that serves gRPC's health service, by the descriptor set that protoc has made of it.

@@ -239,7 +239,15 @@ async fn a_bundle_is_fetched_by_the_roots_of_the_web_and_given_to_workloads() {
         assert!(roots[0]["x5c"].as_array().unwrap().len() == 1 && roots[0].get("kid").is_none(), "{told}");
         assert!(signing.iter().all(|key| key["kid"].is_string() && key["crv"] == "P-256"), "{told}");
         assert!(listed.iter().all(|key| key.get("d").is_none()), "no private key");
-        for (method, path, wanted) in [("GET", "/other", " 404"), ("POST", "/", " 405")] {
+        // What is taken back is told beside it; the figures of the health listener are not.
+        let lists = eventually("the lists are signed", PATIENCE, || {
+            let (head, body) = curl_url(&format!("{url}crl.pem"), Path::new(&certificate), &[])?;
+            head.contains("\r\ncontent-type: application/x-pem-file").then_some(body)
+        });
+        assert!(lists.contains("-----BEGIN X509 CRL-----"), "{lists}");
+        for (method, path, wanted) in
+            [("GET", "/metrics", " 404"), ("GET", "/other", " 404"), ("POST", "/", " 405")]
+        {
             let url = format!("{url}{}", path.trim_start_matches('/'));
             let (head, _) = curl_url(&url, Path::new(&certificate), &["--request", method]).unwrap();
             assert!(head.lines().next().unwrap().contains(wanted), "{method} {path}: {head}");

@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use hauberk_integration_tests::{MeshBox, Process, binary, eventually, skip};
@@ -12,6 +13,7 @@ use hauberk_tls::{KeyPair, Svid, TrustBundle};
 use rustix::process::Signal;
 
 use crate::{
+    partner::Partner,
     shop::PATIENCE,
     workload_api::{enrollment, shop, uid},
 };
@@ -120,6 +122,83 @@ fn files_follow_each_change_and_programs_are_told() {
     watcher.signal(Signal::TERM);
     assert!(watcher.wait(PATIENCE).success());
     assert!(pair(&directory).is_some(), "the files outlive it");
+}
+
+#[test]
+fn what_verifies_other_trust_domains_is_in_files_too() {
+    let (mesh, _agent, socket) = shop();
+    let partner = Partner::new(30);
+    mesh.apply(&partner.resource());
+    mesh.apply(&enrollment("worker", "web", &uid(), ", federatesWith: [partner.test]"));
+    let (_watcher, directory) = watch(&mesh, "files", &socket, &[]);
+    let roots = directory.join("federated/partner.test.pem");
+    eventually("the partner's roots are there", PATIENCE, || fs::read_to_string(&roots).ok());
+    assert_eq!(fs::read_to_string(&roots).unwrap(), partner.bundle().to_pem());
+    assert!(!fs::read_to_string(directory.join("bundle.pem")).unwrap().contains(&partner.bundle().to_pem()));
+
+    let fetched = mesh.folder().join("fetched");
+    fs::create_dir(&fetched).unwrap();
+    let fetch = || {
+        let mut command = Command::new(binary("hauberk-agent"));
+        command.args(["api", "fetch", "x509", "--socket", socket.to_str().unwrap(), "--write"]).arg(&fetched);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    eventually("the lists are there", PATIENCE, || {
+        fetch();
+        fetched.join("crl.pem").exists().then_some(())
+    });
+    let once = fetched.join("federated.partner.test.pem");
+    assert_eq!(fs::read_to_string(&once).unwrap(), partner.bundle().to_pem());
+    assert!(fs::read_to_string(fetched.join("crl.pem")).unwrap().contains("X509 CRL"));
+
+    // It is nobody to this program any longer.
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    eventually("its roots are gone", PATIENCE, || {
+        let is_gone =
+            fs::symlink_metadata(directory.join("federated")).is_err() && pair(&directory).is_some();
+        is_gone.then_some(())
+    });
+    fetch();
+    assert!(!once.exists());
+}
+
+#[test]
+fn tokens_are_verified_by_hand() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (mut once, directory) = watch(&mesh, "once", &socket, &["--once", "--jwt", "db.token=db"]);
+    assert!(once.wait(PATIENCE).success(), "{}", once.log());
+    let validate = |socket: &Path, audience: &str, token: &[u8]| {
+        let mut command = Command::new(binary("hauberk-agent"));
+        command.args(["api", "validate", "jwt", "--audience", audience, "--socket"]).arg(socket);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(token).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let token = fs::read(directory.join("db.token")).unwrap();
+    let (code, told, error) = validate(&socket, "db", &token);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let (id, claims) = told.split_once('\n').unwrap();
+    assert_eq!(id, "spiffe://box.test/workload/test/worker");
+    let claims: serde_json::Value = serde_json::from_str(claims).unwrap();
+    assert_eq!((claims["sub"].as_str(), &claims["aud"]), (Some(id), &serde_json::json!(["db"])));
+    assert!(claims["exp"].is_u64(), "{claims}");
+    for (audience, token, expected, reason) in [
+        ("other", &token[..], 1, "the token proves nothing: "),
+        ("db", b"a.b.c", 1, "the token proves nothing: "),
+        ("db", b"", 2, "there is no token in it"),
+    ] {
+        let (code, told, error) = validate(&socket, audience, token);
+        assert_eq!((code, told.as_str()), (Some(expected), ""), "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+    // Nobody to ask is no answer.
+    let (code, _, error) = validate(&mesh.folder().join("nobody.sock"), "db", &token);
+    assert_eq!(code, Some(2), "{error}");
 }
 
 #[test]

@@ -278,6 +278,8 @@ fn refuses_paths_that_no_request_has() {
         "context.path == \"/a?b=c\"",
         "\"/a//b\" == context.path",
         "context.path != \"/a/../b\"",
+        "[\"/b\", \"/a?b\"].containsAny([context.path])",
+        "[context.path].containsAny([\"/a//b\"])",
         "context.path like \"orders/*\"",
         "context.path like \"/a%2fb*\"",
         "context.path like \"*/é\"",
@@ -291,6 +293,7 @@ fn refuses_paths_that_no_request_has() {
     }
     for condition in [
         "context.path == \"/\"",
+        "[context.path, context.method].containsAny([\"/a\", \"GET\"])",
         "context.path == \"*\"",
         "context.path like \"*\"",
         "context.path like \"/orders/*/items\"",
@@ -327,6 +330,7 @@ fn refuses_facts_that_agents_do_not_supply() {
         ("Headers::\"request\".hasTag(\"cookie\")", "context.headers"),
         ("Query::\"request\" == context.query", "context.query"),
         ("context.host == \"Orders.shop\"", "never matches"),
+        ("[context.host].containsAll([\"Orders.shop\"])", "never matches"),
         ("context.host == \"orders.shop:80\"", "never matches"),
         ("context.host like \"*.shop:80\"", "write \".shop\""),
         ("context.host like \"orders.*.\"", "never matches"),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Asked, Paths};
 use crate::compile::Port;
-use crate::path_set::{Glob, PathSet, Step};
+use crate::path_set::{Glob, PathSet, Relation, Step};
 use crate::route::RouteTemplate;
 use crate::scope::{Protocol, Undeclared};
 use crate::vocabulary::Action;
@@ -93,7 +93,15 @@ fn ways(port: &Port, asked: Paths<'_>, takes: &[bool]) -> Vec<Way> {
         _ => Glob::anything(),
     };
     let common = || asked.iter().cloned().chain([shape.clone()]);
-    let taking = || port.routes.iter().zip(takes).enumerate().filter(|(_, (_, takes))| **takes);
+    // Those that nothing asked belongs to would only use up how many can be taken out of a set.
+    let in_question = PathSet::new(common().collect(), []);
+    let is_met = |template: &RouteTemplate| {
+        asked.is_none() || in_question.relation(&template.glob()) != Relation::Nothing
+    };
+    let taking: Vec<_> = (port.routes.iter().zip(takes).enumerate())
+        .filter(|(_, ((template, _), takes))| **takes && is_met(template))
+        .collect();
+    let taking = || taking.iter().copied();
     let mut ways = Vec::new();
     for (index, ((template, _), _)) in taking() {
         let before = taking().take_while(|(other, _)| *other < index);

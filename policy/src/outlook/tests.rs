@@ -59,6 +59,25 @@ fn labels_are_always_known() {
 }
 
 #[test]
+fn of_hundreds_of_routes_only_those_that_are_asked_about_count() {
+    let mut scope = orders();
+    let routes = (0..200).map(|number| RouteTemplate::parse(&format!("/r{number}/{{id}}")).unwrap().into());
+    scope.ports[0].routes = routes.collect();
+    let number = scope.ports[0].number;
+    let text = "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\");\n\
+                forbid(principal, action, resource == Route::\"orders:8080 *undeclared\");";
+    let engine = engine_for(scope, &[(Mode::Enforce, text)]);
+    let path = CanonicalPath::parse("GET", "/r190/1").unwrap();
+    assert_eq!(
+        told(&engine, &web(), number, get(&path), &Given::default()),
+        ["GET orders:8080 /r190/{id} Always"]
+    );
+    let none = CanonicalPath::parse("GET", "/r200/1").unwrap();
+    let prospects = engine.survey(number, get(&none), &Given::default()).unwrap().of(&web());
+    assert_eq!(prospects.iter().map(|one| one.resource.clone()).collect::<Vec<_>>(), ["orders:8080 *undeclared"]);
+}
+
+#[test]
 fn what_is_not_told_stays_a_condition() {
     let engine = engine(&[
         "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when \

@@ -60,7 +60,7 @@ fn external(external: &External) -> wire::External {
 }
 
 fn issuer(known: &JwtIssuer) -> wire::JwtIssuer {
-    let JwtIssuer { name, issuer, audiences, jwks, claims, token_header } = known;
+    let JwtIssuer { name, issuer, audiences, jwks, claims, token_header, audience_is_client } = known;
     let ClaimsMapping { user, groups, scopes, roles } = claims;
     wire::JwtIssuer {
         name: name.to_string(),
@@ -72,6 +72,7 @@ fn issuer(known: &JwtIssuer) -> wire::JwtIssuer {
         scope_claims: scopes.clone(),
         role_claims: roles.clone(),
         token_header: token_header.clone().unwrap_or_default(),
+        audience_is_client: *audience_is_client,
     }
 }
 

@@ -49,6 +49,10 @@ pub const EGRESS: &str = "egress-1";
 /// gRPC methods that read, and policies about `call` that read the query or parameters.
 pub const METHOD_ACCESS: &str = "method-access-1";
 
+/// Issuers whose tokens are held against the client that they were issued to. Whoever does not know of it takes tokens that name an
+/// audience, which are others.
+pub const CLIENTS_AS_AUDIENCES: &str = "clients-as-audiences-1";
+
 /// Labels of nodes, with the values that the view says.
 pub const NODE_LABELS: &str = "node-labels-1";
 
@@ -61,6 +65,7 @@ pub const ALL: [&str; 19] = [
     AUDIT_POLICIES,
     BOUNDARIES,
     CEDAR,
+    CLIENTS_AS_AUDIENCES,
     CONTEXT,
     DATA_CLASSES,
     DENIED_INSTANCES,
@@ -89,6 +94,8 @@ pub fn needed(body: &Body) -> Vec<&'static str> {
             needed.extend(needed_by_policies(&node.egress.policies));
             needed.extend(node.max_view_age.map(|_| MAX_VIEW_AGE));
             needed.extend(node.issuers.first().map(|_| USERS));
+            let by_client = node.issuers.iter().find(|issuer| issuer.audience_is_client);
+            needed.extend(by_client.map(|_| CLIENTS_AS_AUDIENCES));
         }
         Body::Service(service) => {
             let targets = service.ports.iter().flat_map(|port| &port.targets);

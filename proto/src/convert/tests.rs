@@ -84,6 +84,7 @@ fn node_view() -> NodeView {
             jwks: b"{\"keys\":[]}".to_vec(),
             claims: ClaimsMapping::default(),
             token_header: Some("x-token".to_owned()),
+            audience_is_client: true,
         }],
         egress: Box::new(Egress {
             externals: vec![External {
@@ -181,6 +182,7 @@ fn a_view_lists_what_it_needs() {
             "audit-authorization",
             "audit-policies",
             "cedar-1",
+            "clients-as-audiences-1",
             "data-classes-1",
             "deny-undeclared",
             "egress-1",

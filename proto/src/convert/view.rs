@@ -136,6 +136,8 @@ pub struct JwtIssuer {
     pub claims: ClaimsMapping,
     /// The header field that holds a token alone, in lower case; `None`: `Authorization: Bearer`.
     pub token_header: Option<String>,
+    /// The audiences are held against `client_id` instead of `aud`.
+    pub audience_is_client: bool,
 }
 
 /// The keys of another trust domain, as they travel.

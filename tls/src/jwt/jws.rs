@@ -48,6 +48,27 @@ pub enum JwsError {
     Signature,
 }
 
+/// What `typ` may say, where it says anything.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Types {
+    /// These and nothing else (JWT-SVID §2).
+    Exactly(&'static [&'static str]),
+    /// Media types in lower case: they are compared without regard to case, and `application/` may be left out (RFC 7515 §4.1.9).
+    Media(&'static [&'static str]),
+}
+
+impl Types {
+    fn have(self, named: &str) -> bool {
+        match self {
+            Self::Exactly(known) => known.contains(&named),
+            Self::Media(known) => {
+                let named = named.to_ascii_lowercase();
+                known.contains(&named.strip_prefix("application/").unwrap_or(&named))
+            }
+        }
+    }
+}
+
 /// Whether a token must name its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyId {
@@ -81,7 +102,7 @@ pub(super) fn parts(token: &str) -> Result<Parts<'_>, JwsError> {
 /// Checks the signature of `token`, of one of these types, by its key, and yields what was signed.
 pub(super) fn verify<'a>(
     token: &str,
-    types: &[&str],
+    types: Types,
     keys: &'a JwtKeySet,
     key_id: KeyId,
 ) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
@@ -102,14 +123,14 @@ pub fn unverified_key_id(token: &str) -> Result<String, JwsError> {
 /// The key that the header names, or leaves. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
 fn key_of<'a>(
     header: &Map<String, Value>,
-    types: &[&str],
+    types: Types,
     keys: &'a JwtKeySet,
     key_id: KeyId,
 ) -> Result<&'a JwtKey, JwsError> {
     if header.contains_key("crit") {
         return Err(JwsError::Critical);
     }
-    if header.get("typ").is_some_and(|kind| !types.iter().any(|known| kind == known)) {
+    if header.get("typ").is_some_and(|kind| !kind.as_str().is_some_and(|kind| types.have(kind))) {
         return Err(JwsError::Type);
     }
     let algorithm = header.get("alg").and_then(Value::as_str);

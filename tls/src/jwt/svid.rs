@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::bundle::JwtBundle;
-use super::jws::{self, JwsError, KeyId};
+use super::jws::{self, JwsError, KeyId, Types};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use crate::fingerprint::Fingerprint;
 
 /// What `typ` may say (JWT-SVID §2.3).
-const TYPES: &[&str] = &["JWT", "JOSE"];
+const TYPES: Types = Types::Exactly(&["JWT", "JOSE"]);
 
 /// Instants beyond are refused rather than rounded: the integers that every reader of JSON holds exactly.
 const MAX_NUMBER: f64 = 9_007_199_254_740_991.0;
@@ -129,7 +129,7 @@ pub(super) fn claims_of(
 /// Signed, not expired, and not from the future by more than `leeway`.
 pub(super) fn verified(
     token: &str,
-    types: &[&str],
+    types: Types,
     keys: &JwtKeySet,
     key_id: KeyId,
     now: UnixMillis,

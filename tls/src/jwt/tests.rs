@@ -56,7 +56,12 @@ fn a_users_token_without_a_key_id_is_by_the_only_key_of_its_algorithm() {
         let mut content = content();
         content["iss"] = json!("https://login.test");
         let token = by.sign_parts(header, &content).unwrap();
-        let rules = UserTokens { issuer: "https://login.test", audiences: &audiences, keys: &keys };
+        let rules = UserTokens {
+            issuer: "https://login.test",
+            audiences: &audiences,
+            audience_is_client: false,
+            keys: &keys,
+        };
         rules.verify(&token, NOW).map(|_| ()).map_err(|error| error.to_string())
     };
     let unnamed = json!({ "alg": "ES256" });

@@ -7,7 +7,7 @@ use hauberk_identity::UnixMillis;
 use serde_json::{Map, Value};
 
 use super::issued::IssuedTokenError;
-use super::jws::{self, KeyId};
+use super::jws::{self, KeyId, Types};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use super::svid::{JwtSvidError, Verified, audiences_of, verified};
@@ -16,7 +16,7 @@ use super::svid::{JwtSvidError, Verified, audiences_of, verified};
 const LEEWAY: Duration = Duration::from_secs(60);
 
 /// What `typ` may say of a user's token (RFC 7519 §5.1, RFC 9068 §2.1).
-const TYPES: &[&str] = &["JWT", "JOSE", "at+jwt", "application/at+jwt"];
+const TYPES: Types = Types::Media(&["jwt", "jose", "at+jwt"]);
 
 /// What an issuer's tokens must be.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,8 @@ pub struct UserTokens<'a> {
     pub issuer: &'a str,
     /// Of which a token must name one.
     pub audiences: &'a [String],
+    /// They are held against the client that a token was issued to, `client_id` (RFC 9068 §2.2), instead of whom it is for, `aud`.
+    pub audience_is_client: bool,
     /// The issuer's keys.
     pub keys: &'a JwtKeySet,
 }
@@ -51,7 +53,12 @@ impl UserTokens<'_> {
         if self.issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(self.issuer) {
             return Err(IssuedTokenError::Issuer(self.issuer.to_owned()));
         }
-        let named = audiences_of(&claims)?;
+        let named = if self.audience_is_client {
+            let client = claims.get("client_id").and_then(Value::as_str);
+            vec![client.ok_or(JwtSvidError::Claim("client_id"))?]
+        } else {
+            audiences_of(&claims)?
+        };
         if !named.iter().any(|audience| self.audiences.iter().any(|own| own == audience)) {
             return Err(JwtSvidError::Audience(self.audiences.join(", ")).into());
         }

@@ -1,7 +1,7 @@
 //! What every resource has, of whatever kind.
 
 use hauberk_identity::Name;
-use hauberk_proto::mesh::v1::{Metadata, Resource};
+use hauberk_proto::mesh::v1::{Metadata, Resource, resource::Spec};
 use prost::Message;
 
 use crate::resources::catalog::Entry;
@@ -22,7 +22,15 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
     let Resource { mesh, name, labels, metadata: _, spec } = resource;
     let size = resource.encoded_len();
     if size > LARGEST {
-        problems.invalid("", format!("it has {size} bytes; a resource has at most {LARGEST}"));
+        let message = format!("it has {size} bytes; a resource has at most {LARGEST}");
+        match spec {
+            Some(Spec::VirtualNode(_)) => {
+                let help = "a large description is named as a file, `openapiFile:` or `protobufFile:`, of which `hauberk` sends what \
+                            matters";
+                problems.invalid_but("", message, help);
+            }
+            _ => problems.invalid("", message),
+        }
     }
     check_labels(resource, problems);
     let kind = spec.as_ref().map(Kind::of);

@@ -23,12 +23,14 @@ impl Step<'_> {
     ) {
         for reference in document.references() {
             let Some(why) = self.dangles(&of.mesh, reference) else { continue };
-            let Reference { text, line, column, .. } = reference;
+            let Reference { referent, text, line, column, .. } = reference;
             if is_refused(reference) {
                 let message =
                     format!("{text} does not exist, and a forbid that names it may stop nothing: {why}");
                 let help = "apply it with the forbid, or before".to_owned();
                 self.report_mention(key, of, reference, message, Some(help), problems);
+            } else if matches!(referent, Referent::Text { .. }) {
+                warnings.push(format!("{of}, {line}:{column}: {text} is never met: {why}"));
             } else {
                 warnings.push(format!("{of}, {line}:{column}: {text} does not exist: {why}"));
             }
@@ -67,6 +69,7 @@ impl Step<'_> {
                 let why = || self.unenrolled(id);
                 self.unfollowed(mesh, &id.trust_domain()).or_else(why)
             }
+            Referent::Text { asked, text } => self.never_met(mesh, *asked, text),
             // Roles, data classes, issuers and external services that do not exist are refused, not warned of; what issuers say,
             // and labels, are looked at in `declared`.
             Referent::Role(_)

@@ -388,6 +388,59 @@ fn policies_are_checked_in_their_places() {
 }
 
 #[test]
+fn texts_that_no_request_has_are_warned_of() {
+    let rpc = routes(listener(50051, "grpc"), &["shop.Orders/Get", "shop.Orders/Delete"]);
+    let all = [
+        mesh("shop"),
+        node("orders", [routes(listener(8080, "http"), &["/orders/{id}", "/files/{rest...}"]), rpc]),
+    ];
+    let catalog = catalog_of(&all);
+    let warned = |catalog: &Catalog, action: &str, condition: &str| {
+        let text = format!("forbid(principal, action {action}, resource) when {{ {condition} }};");
+        accepted(catalog, &[policy("p", &text)], EVERYTHING).warnings
+    };
+    let (http, call) = ("== Action::\"GET\"", "== Action::\"call\"");
+    for (action, condition, told) in [
+        (
+            http,
+            "context.method == \"delete\"",
+            "\"delete\" is never met: methods are compared as they are sent; write \"DELETE\"",
+        ),
+        (http, "[\"GET\", \"Put\"].contains(context.method)", "write \"PUT\""),
+        (
+            http,
+            "resource.template == \"/order/{id}\"",
+            "declares such a route; did you mean \"/orders/{id}\"?",
+        ),
+        (
+            http,
+            "context.params.hasTag(\"idd\") && context.params.getTag(\"idd\") == \"1\"",
+            "such a parameter; did you mean \"id\"?",
+        ),
+        (call, "context.service == \"shop.Order\"", "such a gRPC service; did you mean \"shop.Orders\"?"),
+        (call, "[\"Delte\"].containsAny([context.rpc])", "such a gRPC method; did you mean \"Delete\"?"),
+    ] {
+        let warnings = warned(&catalog, action, condition);
+        assert!(warnings.len() == 1 && warnings[0].ends_with(told), "{condition}: {warnings:?}");
+    }
+    for (action, condition) in [
+        (http, "context.method == \"DELETE\" || context.method == \"purge\" || context.method == \"Link\""),
+        (http, "resource.template == \"/orders/{id}\" || resource.template == \"*undeclared\""),
+        (http, "context.params.hasTag(\"id\") || context.params.hasTag(\"rest\")"),
+        (http, "context.query.hasTag(\"idd\") || context.headers.hasTag(\"idd\")"),
+        (call, "context.service == \"shop.Orders\" && [\"Get\", \"Delete\"].contains(context.rpc)"),
+    ] {
+        assert_eq!(warned(&catalog, action, condition), [""; 0], "{condition}");
+    }
+    // What a port serves that declares nothing, or all methods of a service, is not known.
+    for routes_of_rpc in [&["shop.Orders/*"][..], &[]] {
+        let rpc = routes(listener(50051, "grpc"), routes_of_rpc);
+        let catalog = catalog_of(&[mesh("shop"), node("orders", [rpc])]);
+        assert_eq!(warned(&catalog, call, "context.rpc == \"Delte\""), [""; 0], "{routes_of_rpc:?}");
+    }
+}
+
+#[test]
 fn policies_may_speak_of_what_comes_later_but_not_unnoticed() {
     let catalog = catalog_of(&shop());
     let text = "permit(principal == Node::\"wbe\", action, resource in Service::\"orders\");\n\

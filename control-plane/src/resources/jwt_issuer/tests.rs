@@ -85,6 +85,8 @@ fn a_good_issuer_is_accepted_and_a_bad_one_refused_with_the_field() {
         ("spec.jwksUrl", Box::new(|spec| spec.jwks_url = "http://login.example/jwks".into())),
         ("spec.jwksUrl", Box::new(|spec| spec.jwks_url = "file:///etc/passwd".into())),
         ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("cookie".into()))),
+        ("spec.audienceClaim", Box::new(|spec| spec.audience_claim = Some("azp".into()))),
+        ("spec.audienceClaim", Box::new(|spec| spec.audience_claim = Some(String::new()))),
         ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("X-Token".into()))),
         ("spec.tokenHeader", Box::new(|spec| spec.token_header = Some("hauberk-user".into()))),
         (

@@ -55,3 +55,30 @@ fn try_answer(question: &[u8], now: UnixMillis) -> Result<TestResponse, Status> 
     let TestRequest { resources, questions } = test.unwrap_or_default();
     answer_all(&Catalog::default(), &trust_domain, &resources, &questions, now)
 }
+
+#[cfg(test)]
+mod tests {
+    use hauberk_proto::admin::v1::CheckRequest;
+
+    use super::*;
+    use crate::resources::MAX_BATCH;
+    use crate::resources::testing::{permit, shop};
+
+    #[test]
+    fn more_resources_are_tested_than_are_changed_at_once() {
+        let many = (0..=MAX_BATCH).map(|number| permit(&format!("p-{number}"), "web", "orders"));
+        let question = CheckRequest {
+            mesh: "shop".to_owned(),
+            caller: "web".to_owned(),
+            target: "orders".to_owned(),
+            ..CheckRequest::default()
+        };
+        let test =
+            TestRequest { resources: shop().into_iter().chain(many).collect(), questions: vec![question] };
+        let asked = OfflineTest { trust_domain: "shop.example".to_owned(), test: Some(test) };
+        let told = OfflineAnswer::decode(&answer(&asked.encode_to_vec(), UnixMillis(1_800_000_000_000))[..])
+            .unwrap();
+        assert_eq!((told.code, told.message.as_str()), (0, ""));
+        assert_eq!(told.answer.unwrap().answers.len(), 1);
+    }
+}

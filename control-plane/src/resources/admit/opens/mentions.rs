@@ -126,6 +126,7 @@ impl<'a> Mentions<'a> {
                     | Referent::User { .. }
                     | Referent::UserGroup { .. }
                     | Referent::Claim(_)
+                    | Referent::Text { .. }
                     | Referent::Anonymous => {}
                 }
             }

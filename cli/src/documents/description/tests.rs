@@ -1,0 +1,305 @@
+//! Descriptions as big as public ones are, and what is wrong with them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use hauberk_proto::mesh::v1::{api_description::Description, resource::Spec};
+use prost::Message as _;
+use prost_types::field_descriptor_proto::Type;
+use prost_types::method_options::IdempotencyLevel;
+use prost_types::{
+    DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto,
+    MethodOptions, ServiceDescriptorProto, SourceCodeInfo, source_code_info::Location,
+};
+
+use crate::documents::read::{ReadError, read};
+
+/// Writes the files and reads `node.yaml`, whose one listener has this `api`.
+fn describe(api: &str, files: &[(&str, &[u8])]) -> Result<Description, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let node = folder.path().join("node.yaml");
+    let text = format!(
+        "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - portMapping: {{port: 80, protocol: http}}\n    api: {api}\n"
+    );
+    fs::write(&node, text).unwrap();
+    described(&node).map_err(|error| {
+        let told = anstream::adapter::strip_str(&error.to_string()).to_string();
+        told.replace(&format!("{}/", folder.path().display()), "")
+    })
+}
+
+fn described(node: &Path) -> Result<Description, ReadError> {
+    let documents = read(&[node.to_owned()], None)?;
+    let resource = documents.resources().next().unwrap();
+    let Some(Spec::VirtualNode(node)) = &resource.spec else { panic!("{resource:?}") };
+    Ok(node.listeners[0].api.clone().unwrap().description.unwrap())
+}
+
+fn openapi(file: &str, text: &str) -> Result<String, String> {
+    match describe(&format!("{{openapiFile: {file}}}"), &[(file, text.as_bytes())])? {
+        Description::Openapi(text) => Ok(text),
+        other @ Description::Protobuf(_) => panic!("{other:?}"),
+    }
+}
+
+const PATHS: usize = 700;
+
+/// As large public interfaces are described: everything that is sent and answered, with examples, at each operation.
+fn large() -> serde_json::Value {
+    use serde_json::json;
+    let schema = |depth: usize| {
+        (0..depth).fold(json!({"type": "string", "example": "\u{1f6e1} ".repeat(8)}), |inner, level| {
+            json!({"type": "object", "required": ["id"], "properties": {
+                "id": {"type": "integer", "format": "int64", "nullable": true},
+                format!("level_{level}"): inner,
+                "url": {"type": "string", "format": "uri", "description": "Where it is to be found. ".repeat(4)},
+            }})
+        })
+    };
+    let operation = |number: usize| {
+        json!({
+            "summary": "An operation", "operationId": format!("op-{number}"), "tags": ["all"],
+            "description": "What it does, at length. ".repeat(12),
+            "parameters": [{"name": "page", "in": "query", "schema": schema(2)}],
+            "responses": {"200": {"description": "yes", "content": {"application/json": {"schema": schema(10)}}},
+                          "404": {"$ref": "#/components/responses/not_found"}},
+        })
+    };
+    let paths: serde_json::Map<String, serde_json::Value> = (0..PATHS)
+        .map(|number| {
+            let item = json!({
+                "get": operation(number), "post": operation(number), "parameters": [{"name": "owner"}],
+            });
+            (format!("/repos/{{owner}}/things-{number}/{{id}}"), item)
+        })
+        .collect();
+    let schemas: serde_json::Map<String, serde_json::Value> =
+        (0..300).map(|number| (format!("schema-{number}"), schema(12))).collect();
+    json!({
+        "openapi": "3.0.3", "info": {"title": "large", "version": "1"},
+        "servers": [{"url": "https://{host}/v3", "variables": {"host": {"default": "api.example"}}}],
+        "paths": paths, "components": {"schemas": schemas}, "webhooks": {"push": {"post": operation(0)}},
+    })
+}
+
+/// In blocks, as people write it.
+fn to_yaml(value: &serde_json::Value, indent: usize, out: &mut String) {
+    let margin = " ".repeat(indent);
+    match value {
+        serde_json::Value::Object(entries) => {
+            for (key, value) in entries {
+                let is_scalar = !value.is_object() && !value.is_array();
+                let _infallible = write!(out, "{margin}\"{key}\":{}", if is_scalar { " " } else { "\n" });
+                to_yaml(value, indent + 1, out);
+            }
+        }
+        serde_json::Value::Array(items) => {
+            for item in items {
+                let is_scalar = !item.is_object() && !item.is_array();
+                let _infallible = write!(out, "{margin}-{}", if is_scalar { " " } else { "\n" });
+                to_yaml(item, indent + 1, out);
+            }
+        }
+        scalar => {
+            let _infallible = writeln!(out, "{scalar}");
+        }
+    }
+}
+
+#[test]
+fn of_a_large_document_little_is_sent() {
+    let large = large();
+    // Some tools write all that is not ASCII as pairs of surrogates, which YAML does not know.
+    let as_json = large.to_string().replace('\u{1f6e1}', r"\ud83d\udee1");
+    let mut as_yaml = String::new();
+    to_yaml(&large, 0, &mut as_yaml);
+    let as_yaml = format!("# A comment first.\n{as_yaml}");
+    for (name, text) in [("large.json", as_json), ("large.yaml", as_yaml)] {
+        assert!(text.len() > 4 << 20, "{name}: {}", text.len());
+        let sent = openapi(name, &text).unwrap();
+        assert!(sent.len() < 100 << 10, "{name}: {}", sent.len());
+        let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        assert_eq!(sent.as_object().unwrap().len(), 4, "{name}");
+        assert_eq!(sent["servers"], large["servers"], "{name}");
+        assert_eq!(sent["components"], serde_json::json!({}), "{name}");
+        let paths = sent["paths"].as_object().unwrap();
+        assert_eq!(paths.len(), PATHS, "{name}");
+        assert!(paths.values().all(|item| *item == serde_json::json!({"get": {}, "post": {}})), "{name}");
+    }
+}
+
+#[test]
+fn all_that_says_something_of_routes_is_kept() {
+    let text = "
+openapi: 3.1
+info: &info {title: t}
+x-info: *info
+servers: [{url: /v1}]
+tags: [{name: a}]
+paths:
+  x-note: {a: b}
+  /a:
+    $ref: '#/components/pathItems/a'
+    servers: [{url: /v2}]
+    summary: s
+    parameters: [{name: p}]
+    x-hauberk-data-classes: [pii]
+    x-other: 1
+    get: {operationId: g, servers: [{url: /v3}], x-hauberk-data-classes: [money], responses: {'200': {description: d}}}
+    post:
+    gett: {responses: {}}
+    additionalOperations: {COPY: {summary: s}}
+    x-amazon-apigateway-any-method: {responses: {}}
+  /b: text
+components:
+  pathItems:
+    a: {put: {$ref: '#/paths/~1a/get', requestBody: {}}}
+  schemas: {S: {type: object}}
+";
+    let sent: serde_json::Value = serde_json::from_str(&openapi("a.yaml", text).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "openapi": "3.1",
+        "servers": [{"url": "/v1"}],
+        "paths": {
+            "/a": {
+                "$ref": "#/components/pathItems/a",
+                "servers": [{"url": "/v2"}],
+                "x-hauberk-data-classes": ["pii"],
+                "get": {"servers": [{"url": "/v3"}], "x-hauberk-data-classes": ["money"]},
+                "post": null,
+                "gett": {},
+                "additionalOperations": {"COPY": {}},
+                "x-amazon-apigateway-any-method": {},
+            },
+            "/b": "text",
+        },
+        "components": {"pathItems": {"a": {"put": {"$ref": "#/paths/~1a/get"}}}},
+    });
+    assert_eq!(sent, expected);
+    // The same in JSON, whose numbers stay numbers: either is read as the text `3.1`.
+    let as_json = expected.to_string().replace("\"3.1\"", "3.1");
+    let sent: serde_json::Value = serde_json::from_str(&openapi("a.json", &as_json).unwrap()).unwrap();
+    assert_eq!(sent["openapi"], serde_json::json!(3.1));
+    assert_eq!(sent["paths"], expected["paths"]);
+    // YAML may begin with a brace.
+    assert_eq!(
+        openapi("b.yaml", "{openapi: 3.1.0, paths: {}}").unwrap(),
+        r#"{"openapi":"3.1.0","paths":{}}"#
+    );
+}
+
+#[test]
+fn what_is_wrong_is_told_with_both_places() {
+    let wrong = |text: &str| openapi("orders.yaml", text).unwrap_err();
+    let told = wrong("openapi: 3.1.0\npaths:\n  /a: {get: {}}\n  /a: {get: {}}\n");
+    assert!(
+        told.contains(
+            "node.yaml:7:24: spec.listeners[0].api.openapiFile: orders.yaml:4:3: the key \"/a\" stands here twice"
+        ),
+        "{told}"
+    );
+    let told = wrong("openapi: 3.1.0\npaths:\n  /a: &a\n    get: {}\n  /b: *a\n");
+    assert!(told.contains("orders.yaml:5:7: aliases are not understood here"), "{told}");
+    assert!(wrong("openapi: 3.1.0\npaths: [\n").contains("this is not YAML"));
+    assert!(wrong("- a\n").contains("this is no OpenAPI document: it is not a mapping"));
+    assert!(wrong("").contains("orders.yaml: it is empty"));
+    let told = wrong("{\"openapi\": \"3.1.0\", \"paths\": {},\n \"paths\": {}}");
+    assert!(told.contains("orders.yaml:2:8: the key \"paths\" stands here twice"), "{told}");
+    let missing = describe("{openapiFile: nowhere.yaml}", &[]).unwrap_err();
+    assert!(missing.contains("cannot read nowhere.yaml: No such file"), "{missing}");
+    assert!(
+        describe("{openapiFile: [a]}", &[])
+            .unwrap_err()
+            .contains("expected the name of a file, found a list")
+    );
+    let no_set = describe("{protobufFile: orders.pb}", &[("orders.pb", b"\x0a\xff")]).unwrap_err();
+    assert!(no_set.contains("orders.pb: this is no FileDescriptorSet"), "{no_set}");
+    let both = describe("{openapi: '', openapiFile: a.yaml}", &[("a.yaml", b"openapi: 3.1.0")]).unwrap_err();
+    assert!(both.contains("`openapi` is set twice"), "{both}");
+}
+
+#[test]
+fn a_description_that_is_too_large_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = folder.path().join("large.json");
+    fs::File::create(&large).unwrap().set_len(super::LARGEST + 1).unwrap();
+    assert!(super::bytes(&large).unwrap_err().ends_with("large.json is larger than 64 MiB"));
+}
+
+#[test]
+fn of_a_large_descriptor_set_the_services_are_sent() {
+    let field = |number: i32| FieldDescriptorProto {
+        name: Some(format!("a_field_of_some_length_{number}")),
+        number: Some(number),
+        r#type: Some(Type::Message as i32),
+        type_name: Some(".example.v1.AnotherMessageOfSomeLength".to_owned()),
+        ..FieldDescriptorProto::default()
+    };
+    let message = |number: usize| DescriptorProto {
+        name: Some(format!("Message{number}")),
+        field: (1..40).map(field).collect(),
+        ..DescriptorProto::default()
+    };
+    let method = MethodDescriptorProto {
+        name: Some("Watch".to_owned()),
+        input_type: Some(".example.v1.Message0".to_owned()),
+        output_type: Some(".example.v1.Message1".to_owned()),
+        options: Some(MethodOptions {
+            deprecated: Some(true),
+            idempotency_level: Some(IdempotencyLevel::NoSideEffects as i32),
+            ..MethodOptions::default()
+        }),
+        server_streaming: Some(true),
+        ..MethodDescriptorProto::default()
+    };
+    let file = |number: usize| FileDescriptorProto {
+        name: Some(format!("example/{number}.proto")),
+        package: Some(format!("example.v{number}")),
+        message_type: (0..60).map(message).collect(),
+        // One that other files import.
+        service: (number > 0)
+            .then(|| ServiceDescriptorProto {
+                name: Some("Things".to_owned()),
+                method: vec![method.clone()],
+                ..ServiceDescriptorProto::default()
+            })
+            .into_iter()
+            .collect(),
+        source_code_info: Some(SourceCodeInfo {
+            location: vec![Location {
+                leading_comments: Some("comment ".repeat(9_000)),
+                ..Location::default()
+            }],
+        }),
+        ..FileDescriptorProto::default()
+    };
+    let set = FileDescriptorSet { file: (0..30).map(file).collect() }.encode_to_vec();
+    assert!(set.len() > 4 << 20, "{}", set.len());
+    let sent = match describe("{protobufFile: things.pb}", &[("things.pb", &set)]).unwrap() {
+        Description::Protobuf(bytes) => bytes,
+        other @ Description::Openapi(_) => panic!("{other:?}"),
+    };
+    assert!(sent.len() < 4 << 10, "{}", sent.len());
+    let sent = FileDescriptorSet::decode(&sent[..]).unwrap();
+    assert_eq!(sent.file.len(), 29);
+    assert_eq!(sent.file[0].package(), "example.v1");
+    let kept = &sent.file[0].service[0].method[0];
+    assert_eq!(kept.options.as_ref().unwrap().idempotency_level(), IdempotencyLevel::NoSideEffects);
+    assert_eq!(kept.options.as_ref().unwrap().deprecated, None);
+    assert!(kept.server_streaming() && !kept.client_streaming());
+    assert!(sent.file.iter().all(|file| file.message_type.is_empty() && file.source_code_info.is_none()));
+}
+
+#[test]
+fn standard_input_names_no_files() {
+    let text =
+        "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - api: {openapiFile: a.yaml}\n";
+    let source =
+        crate::documents::problem::Source { name: "<stdin>".to_owned(), text: text.to_owned(), folder: None };
+    let told = crate::documents::read::parse(vec![source], None).unwrap_err().to_string();
+    assert!(told.contains("standard input lies nowhere: write openapi: here"), "{told}");
+}

@@ -47,7 +47,7 @@ pub(crate) struct Connection {
     driver: AtomicWaker,
     retired: CancellationToken,
     cut: CancellationToken,
-    /// How many requests and streams under way were decided by what changes as time passes.
+    /// How many requests and streams under way may be denied as time passes.
     pub(super) changing: AtomicUsize,
     state: Mutex<State>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use hauberk_identity::Name;
+use hauberk_identity::{Name, UnixMillis};
 use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
@@ -102,10 +102,10 @@ impl Subject {
         moment: Moment,
         ask: impl FnOnce(Attempt<'_>, (&str, &str)) -> T,
     ) -> Result<T, &'static str> {
-        let Self::Request { method, target, is_upgrade, gathered, made_for } = self else {
+        let Self::Request { method, target, is_upgrade, gathered, .. } = self else {
             return Ok(ask(Attempt::Stream, ("", "")));
         };
-        if let Some(reason) = made_for.refusal(moment.time) {
+        if let Some(reason) = self.refusal(moment.time) {
             return Err(reason);
         }
         let parsed;
@@ -129,12 +129,22 @@ impl Subject {
         matches!(self, Self::Request { made_for, .. } if made_for.is_for_user())
     }
 
-    /// Looks by another view for whom it is made.
-    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
-        let Self::Request { gathered, made_for, .. } = self else { return };
-        if let (Some(now), Some(known)) = (made_for.look_again(view, port, context), gathered) {
+    /// Why its user's token is no good at this moment, if so.
+    pub(super) fn refusal(&self, now: UnixMillis) -> Option<&'static str> {
+        match self {
+            Self::Request { made_for, .. } => made_for.refusal(now),
+            Self::Stream => None,
+        }
+    }
+
+    /// Looks by this view, at this moment, for whom it is made, and says whether policies are told of another one than before.
+    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> bool {
+        let Self::Request { gathered, made_for, .. } = self else { return false };
+        let Some(now) = made_for.look_again(view, port, context) else { return false };
+        if let Some(known) = gathered {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
+        true
     }
 }
 

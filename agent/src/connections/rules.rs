@@ -38,6 +38,9 @@ pub(crate) struct Memo {
     /// The one that the memory is of, for what takes no memory.
     engine: Engine,
     pub(super) caller: Mutex<CallerMemo>,
+    /// How often it was asked.
+    #[cfg(test)]
+    pub(super) asked: std::sync::atomic::AtomicUsize,
 }
 
 /// What was decided.
@@ -126,7 +129,12 @@ fn kept<K: Eq + Hash>(memos: &Memos<K>, key: K, engine: &Engine, caller: &Caller
     }
     let make = || {
         let engine = engine.clone();
-        Arc::new(Memo { caller: Mutex::new(engine.caller(caller, peer)), engine })
+        Arc::new(Memo {
+            caller: Mutex::new(engine.caller(caller, peer)),
+            engine,
+            #[cfg(test)]
+            asked: Default::default(),
+        })
     };
     Arc::clone(memos.entry(key).or_insert_with(make))
 }
@@ -161,6 +169,8 @@ fn ask(
     moment: Moment,
     mark: Option<u64>,
 ) -> (Arc<Decision>, Counted) {
+    #[cfg(test)]
+    memo.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let memo = || memo.caller.lock().unwrap_or_else(PoisonError::into_inner);
     let recalled = memo().recall(port, attempt, moment, mark);
     match recalled {

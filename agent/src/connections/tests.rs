@@ -330,7 +330,7 @@ async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_
 }
 
 /// The view of a node with these policies.
-fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> Arc<NodeView> {
+pub(super) fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> Arc<NodeView> {
     view_changed(authorities, revision, |node| node.policies = named(policies))
 }
 

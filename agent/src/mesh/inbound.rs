@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{Engine, Protocol, UserTokens};
 use hauberk_tls::FederatedBundles;
@@ -51,10 +52,12 @@ impl ClosedReason {
     /// Whether we are nobody any longer, so that nothing is sent out either.
     fn ends_outbound(self) -> bool {
         match self {
-            Self::CertificateExpired | Self::NodeDeleted | Self::Revoked | Self::Quarantined => true,
-            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld | Self::NoDenylist => {
-                false
-            }
+            Self::CertificateExpired
+            | Self::NodeDeleted
+            | Self::Revoked
+            | Self::Quarantined
+            | Self::NoDenylist => true,
+            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld => false,
         }
     }
 
@@ -128,6 +131,8 @@ pub struct InboundGate {
     causes: Mutex<Causes>,
     current: watch::Sender<Arc<Inbound>>,
     has_valid_certificate: AtomicBool,
+    /// What [`Inbound::ends_outbound`] says, for whoever asks for each request.
+    ends_outbound: ArcSwap<Option<ClosedReason>>,
 }
 
 #[derive(Debug)]
@@ -146,6 +151,7 @@ struct Causes {
 impl InboundGate {
     /// Closed, since there is no view and no certificate.
     pub fn new() -> Self {
+        let closed = Inbound::Closed { reason: ClosedReason::NoView };
         Self {
             causes: Mutex::new(Causes {
                 view: None,
@@ -155,8 +161,9 @@ impl InboundGate {
                 denied: None,
                 no_denylist: false,
             }),
-            current: watch::Sender::new(Arc::new(Inbound::Closed { reason: ClosedReason::NoView })),
+            current: watch::Sender::new(Arc::new(closed)),
             has_valid_certificate: AtomicBool::new(false),
+            ends_outbound: ArcSwap::from_pointee(Some(ClosedReason::CertificateExpired)),
         }
     }
 
@@ -168,6 +175,11 @@ impl InboundGate {
     /// Whether our own certificate is valid.
     pub fn has_valid_certificate(&self) -> bool {
         self.has_valid_certificate.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing may be sent out, where that is so. Takes no lock.
+    pub fn ends_outbound(&self) -> Option<ClosedReason> {
+        **self.ends_outbound.load()
     }
 
     /// Decides by this view from now on.
@@ -220,6 +232,7 @@ impl InboundGate {
         let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut causes);
         let next = causes.outcome();
+        self.ends_outbound.store(Arc::new(next.ends_outbound()));
         self.current.send_if_modified(|current| {
             let differs = !current.is_same(&next);
             if differs {

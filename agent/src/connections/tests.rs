@@ -4,7 +4,7 @@ use hauberk_identity::Serial;
 use hauberk_policy::{Gathered, Protocol};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::jwt::{Claims, JwtKeySet, JwtSigner, KeyUse};
-use hauberk_tls::{IssuingAuthority, KeyPair, SvidTemplate, TrustBundle, Usage, verify_svid};
+use hauberk_tls::{IssuingAuthority, KeyPair, RootAuthority, SvidTemplate, TrustBundle, Usage, verify_svid};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,36 @@ fn a_proof_that_nobody_vouches_for_any_longer_extends_nothing() {
     connections.context.identity.publish_bundle(nobody(authorities.issuing.root_bundle())).unwrap();
     assert!(!connection.extend(&newest, &connections));
     assert_eq!(connection.proven_until(), newer.not_after());
+}
+
+#[test]
+fn a_connection_ends_with_the_first_certificate_that_vouches_for_its_peer() {
+    let authorities = Authorities::new();
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let former = authorities.issuing.root_bundle();
+    let domain = former.trust_domain().clone();
+    let root = RootAuthority::create(&domain, around(HOUR / 6), serial()).unwrap();
+    let until = root.validity().not_after();
+    let above = authorities.issuing.cross_signed(&root, serial()).unwrap();
+    let roots = [authorities.root.certificate().clone(), root.certificate().clone()];
+    connections.context.identity.publish_bundle(TrustBundle::new(domain, roots).unwrap()).unwrap();
+    // Its own certificate is good for an hour, and by one way its authority too.
+    let svid = authorities.identity("mesh/shop/node/web", around(HOUR)).svid;
+    let proven = |chain: &[_]| {
+        let bundle = connections.context.identity.current();
+        verify_svid(chain, bundle.bundle(), now(), Usage::Client).unwrap()
+    };
+    let (short, long) = (proven(&[svid.chain()[0].clone(), above]), proven(svid.chain()));
+    let address = "127.0.0.1:9".parse().unwrap();
+    for role in [INBOUND, Role::Outbound] {
+        let registered = connections.register(role, short.clone(), address, None, [1; 32]).unwrap();
+        let connection = registered.connection();
+        assert_eq!(connection.proven_until(), until, "{role:?}");
+        assert!(connection.extend(&long, &connections));
+        assert_eq!(connection.proven_until(), long.not_after(), "{role:?}");
+        assert!(connection.extend(&short, &connections));
+        assert_eq!(connection.proven_until(), until, "{role:?}");
+    }
 }
 
 #[test]

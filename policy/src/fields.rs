@@ -95,10 +95,18 @@ pub(crate) fn readable(value: &[u8]) -> Option<&str> {
     (!is_padded && !text.chars().any(|char| char.is_control() && char != '\t')).then_some(text)
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many queries this thread has parsed.
+    pub(crate) static PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The names and values of a query, `+` and escapes decoded (URL Standard, application/x-www-form-urlencoded), in their
 /// order. None where servers are known to read it in different ways: an escape that is none or not UTF-8, a NUL, a
 /// character outside ASCII, or a semicolon that is not escaped. None, too, where there are more than 256.
 pub(crate) fn parse_query(query: &str) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
+    #[cfg(test)]
+    PARSED.set(PARSED.get() + 1);
     if !query.is_ascii() || query.contains(';') {
         return None;
     }

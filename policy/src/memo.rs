@@ -8,7 +8,7 @@ use crate::allowance::{Allowance, Held};
 use crate::cell::{Case, Cell, InPlay, Lesson};
 use crate::circumstances::{Moment, Peer};
 use crate::compile::Engine;
-use crate::context::Circumstances;
+use crate::context::{Circumstances, Query};
 use crate::decision::{Attempt, Caller, Decision, Reason};
 use crate::facts::Principal;
 use crate::outcomes::ConditionOutcome;
@@ -348,7 +348,16 @@ impl Asking {
             };
             let (caller, peer, is_foreign) = (&self.caller, &self.peer, principal.is_foreign);
             let template = target.template;
-            let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
+            let about = Circumstances {
+                caller,
+                is_foreign,
+                peer,
+                moment,
+                action,
+                attempt,
+                template,
+                query: Query::default(),
+            };
             let given = self.given.as_deref().unwrap_or_default();
             let lesson = Case { inner, principal, port, governed, about, given }.evaluate(in_play);
             let decision = Arc::clone(lesson.decision());

@@ -13,6 +13,7 @@ use crate::allowance::Allowance;
 use crate::cell::{Cell, MAX_REMEMBERED_PATHS};
 use crate::circumstances::Moment;
 use crate::compile::CompileError;
+use crate::fields::PARSED;
 use crate::memo::{CallerMemo, MAX_PATHS_OF_CALLER, Recalled};
 use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::slice::PolicyIndex;
@@ -551,6 +552,19 @@ fn headers_queries_and_hosts_decide() {
     assert!(!ask("/", "orders.shop", &[blue]));
     assert!(!ask("/?id=a+b", "orders.shop", &[("x-tenant", b"blue, red")]));
     assert!(!ask("/?id=a+b", "orders.shop", &[]));
+}
+
+#[test]
+fn a_query_is_parsed_once_however_many_policies_read_it() {
+    let text = |name: usize| format!("{GET} {{ context.query.hasTag(\"q{name}\") }};");
+    let texts: Vec<_> = (0..50).map(text).collect();
+    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+    let mut memo = engine(&texts).caller(&peer("web"), &HERE);
+    for (target, is_allowed) in [("/?q49=1", true), ("/?q50=1", false), ("/?q49=%", false)] {
+        let before = PARSED.get();
+        assert_eq!(ask_with(&mut memo, target, "", &[], NOW).is_allowed(), is_allowed, "{target}");
+        assert_eq!(PARSED.get() - before, 1, "{target}");
+    }
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub use reads::{Fact, FactSet};
 pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
-    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, Place, PortScope, Protocol,
+    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, ObsText, Place, PortScope, Protocol,
     RoleMembers, Undeclared, UserTokens,
 };
 pub use slice::{EgressIndex, PolicyIndex, PolicySlice, SlicedPolicy};

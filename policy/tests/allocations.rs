@@ -13,7 +13,8 @@ use std::cell::Cell;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Allowance, Attempt, Authorization, Caller, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode, Moment,
-    NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate, Undeclared,
+    NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate,
+    Undeclared,
 };
 
 struct Counting;
@@ -68,6 +69,7 @@ fn engine(routes: &[String], text: &str) -> Engine {
             authorization: Authorization::Enforce,
             users: None,
             escaped_slashes: EscapedSlashes::Reject,
+            obs_text: ObsText::Reject,
         }],
     };
     let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[], &[]);

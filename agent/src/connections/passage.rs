@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::{Name, UnixMillis};
-use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment};
+use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment, ObsText};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -163,6 +163,12 @@ impl Passage {
     pub(crate) fn is_decided_by(&self, field: &str) -> bool {
         self.gathered.as_ref().is_some_and(|gathered| gathered.looked_for(field))
             || self.view.as_ref().is_some_and(|view| view.is_token_field(field))
+    }
+
+    /// Whether bytes beyond ASCII are passed on in its trailers.
+    pub(crate) fn takes_obs_text(&self) -> bool {
+        let port = self.view.as_ref().and_then(|view| view.port(self.connection.port()));
+        port.is_some_and(|port| port.obs_text == ObsText::Forward)
     }
 
     /// The host by which it was decided, in the one spelling that policies see; none where they do not read it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_policy::{Engine, Protocol, UserTokens};
+use hauberk_policy::{Engine, ObsText, Protocol, UserTokens};
 use hauberk_tls::FederatedBundles;
 use tokio::sync::watch;
 
@@ -49,7 +49,7 @@ pub enum ClosedReason {
 }
 
 impl ClosedReason {
-    /// Whether we are nobody any longer, so that nothing is sent out either.
+    /// Whether nothing is sent out either: we are nobody any longer, or do not know who is not to be called.
     fn ends_outbound(self) -> bool {
         match self {
             Self::CertificateExpired
@@ -111,6 +111,8 @@ pub struct Port {
     pub services: Vec<Name>,
     /// How tokens of users are taken; none where nobody looks at them.
     pub users: Option<UserTokens>,
+    /// What becomes of header fields with bytes beyond ASCII.
+    pub obs_text: ObsText,
 }
 
 impl NodeView {

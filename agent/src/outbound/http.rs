@@ -194,11 +194,11 @@ async fn send(
                 last = Some(broken(&peer, &error));
                 request = unsent;
             }
-            Err(SendError::Broken(_)) if call.meter().is_left() => {
-                let text = "the request broke off before its end";
-                return Err(Failure::new(StatusCode::BAD_REQUEST, "request_broken_off", text));
-            }
             Err(SendError::Broken(error)) => {
+                if let Some(reason) = call.meter().left() {
+                    let text = "the request broke off before its end";
+                    return Err(Failure::new(StatusCode::BAD_REQUEST, reason, text));
+                }
                 peer.failed(outbound.elapsed());
                 return Err(broken(&peer, &error));
             }

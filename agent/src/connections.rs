@@ -165,7 +165,7 @@ impl Connections {
         table.live.insert(id, Arc::clone(&connection));
         drop(table);
         let registered = Registered { connections: Arc::clone(self), connection };
-        self.verify(&registered.connection.peer(), role)?;
+        registered.connection.hold_against_now(self)?;
         if role == Role::Outbound
             && let Some(reason) = self.rules().inbound().ends_outbound()
         {
@@ -174,18 +174,14 @@ impl Connections {
         Ok(registered)
     }
 
-    /// Verifies a peer by what is trusted, and who is refused, at this moment.
-    fn verify(&self, peer: &PeerIdentity, role: Role) -> Result<(), Unwelcome> {
-        self.verify_by(&self.context.identity.current(), peer, role, self.context.clock.now())
-    }
-
+    /// Verifies a peer by what is trusted, and who is refused, and says until when it is who it says.
     fn verify_by(
         &self,
         trusted: &LiveState,
         peer: &PeerIdentity,
         role: Role,
         now: UnixMillis,
-    ) -> Result<(), Unwelcome> {
+    ) -> Result<UnixMillis, Unwelcome> {
         if let Some(denial) = self.context.mesh.denied.denial(peer.id(), peer.serial()) {
             return Err(Unwelcome::Denied(denial));
         }

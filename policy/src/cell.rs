@@ -1,8 +1,7 @@
-//! What is known of one caller, action and resource: which policies are in play, and what they decided.
+//! One caller, action and resource: which policies are in play, and what they decide.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use cedar_policy::{
@@ -17,48 +16,17 @@ use crate::document::Mode;
 use crate::evaluation::Evaluation;
 use crate::facts::Principal;
 use crate::outcomes::{Condition, ConditionOutcome, MAX_CONDITIONS, Outcomes};
-use crate::quick_hash::QuickMap;
 use crate::reads::{Fact, FactSet};
 use crate::scope::Authorization;
-use crate::tally::Tally;
-use crate::vocabulary::{Action, VOCABULARY};
+use crate::vocabulary::VOCABULARY;
 
+mod remembered;
 mod verdict;
 
+#[cfg(test)]
+pub(crate) use remembered::MAX_REMEMBERED_PATHS;
+pub(crate) use remembered::{Cell, Lesson};
 use verdict::{Outcome, Verdict, names};
-
-/// How many paths one caller's memory of one route and action holds before it starts afresh.
-pub(crate) const MAX_REMEMBERED_PATHS: usize = 64;
-
-/// The longest path that is remembered, in bytes.
-const MAX_REMEMBERED_PATH_LEN: usize = 256;
-
-/// What is known of one route, or port, and action.
-#[derive(Debug, Clone)]
-pub(crate) enum Cell {
-    /// No policy in play reads what may vary: always the same.
-    Settled(Arc<Decision>, Arc<Tally>),
-    Open(Box<OpenCell>),
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct OpenCell {
-    pub(crate) in_play: Arc<InPlay>,
-    /// Counts, where the path alone tells the outcome; otherwise nothing is remembered.
-    by_path: Option<Arc<Tally>>,
-    /// At most [`MAX_REMEMBERED_PATHS`].
-    pub(crate) remembered: QuickMap<Box<str>, Arc<Decision>>,
-}
-
-/// What one evaluation teaches.
-#[derive(Debug)]
-pub(crate) struct Lesson {
-    decision: Arc<Decision>,
-    /// The policies in play, where the outcome may be another one for another question.
-    in_play: Option<Arc<InPlay>>,
-    /// Where the path alone tells it: that, unless it is too long to be kept.
-    path: Option<Option<Box<str>>>,
-}
 
 /// The policies whose scope admits one caller, action and resource, and the entities that they can look at.
 #[derive(Debug, Clone)]
@@ -98,79 +66,25 @@ pub(crate) struct Case<'a> {
     pub(crate) given: &'a [ConditionOutcome],
 }
 
-impl Cell {
-    /// What is remembered of a question, with where it is counted.
-    pub(crate) fn recall(&self, path: Option<&str>) -> Option<(&Arc<Decision>, &Arc<Tally>)> {
-        match self {
-            Self::Settled(decision, tally) => Some((decision, tally)),
-            Self::Open(open) => {
-                let tally = open.by_path.as_ref()?;
-                Some((open.remembered.get(path?)?, tally))
-            }
-        }
-    }
-
-    pub(crate) fn forget_paths(&mut self) {
-        if let Self::Open(open) = self {
-            open.remembered = QuickMap::default();
-        }
-    }
-}
-
-impl Lesson {
-    /// What was decided.
-    pub(crate) fn decision(&self) -> &Arc<Decision> {
-        &self.decision
-    }
-
-    /// Whether it is remembered by a path.
-    pub(crate) fn has_path(&self) -> bool {
-        matches!(self.path, Some(Some(_)))
-    }
-
-    /// Writes it down, and gives where questions like it are counted. What somebody else has written there stays.
-    pub(crate) fn enter(self, place: Entry<'_, (usize, Action), Cell>) -> Option<Arc<Tally>> {
-        let Self { decision, in_play, path } = self;
-        let Some(in_play) = in_play else {
-            return match place.or_insert_with(|| Cell::Settled(decision, Tally::new(true))) {
-                Cell::Settled(_, tally) => Some(Arc::clone(tally)),
-                Cell::Open(_) => None,
-            };
-        };
-        let by_path = path.is_some().then(|| Tally::new(false));
-        let open = || Cell::Open(Box::new(OpenCell { in_play, by_path, remembered: QuickMap::default() }));
-        let Cell::Open(open) = place.or_insert_with(open) else { return None };
-        if let Some(path) = path? {
-            if open.remembered.len() >= MAX_REMEMBERED_PATHS {
-                open.remembered.clear();
-            }
-            open.remembered.insert(path, decision);
-        }
-        open.by_path.clone()
-    }
-}
-
 impl Case<'_> {
     /// Decides, and tells whether the outcome is the same for all questions of this caller, action and resource, or for all
     /// of this path. `in_play` are the policies in play, where they are known.
     pub(crate) fn evaluate(&self, in_play: Option<Arc<InPlay>>) -> Lesson {
         let Some(in_play) = in_play.or_else(|| self.in_play().map(Arc::new)) else {
-            return Lesson { decision: Arc::new(self.denied()), in_play: None, path: None };
+            return Lesson::settled(Arc::new(self.denied()));
         };
         let reads = in_play.reads();
         let reads_method = reads.contains(Fact::Method) && !self.about.action.fixes_method();
         let by_path = !reads.vary() && !reads_method;
         let decision = Arc::new(self.decide(&in_play));
         if by_path && !reads.contains_any(&[Fact::Path, Fact::Params]) {
-            return Lesson { decision, in_play: None, path: None };
+            return Lesson::settled(decision);
         }
         let path = match self.about.attempt {
-            Attempt::Request { path, .. } => {
-                Some(path.path()).filter(|path| path.len() <= MAX_REMEMBERED_PATH_LEN)
-            }
+            Attempt::Request { path, .. } => Some(path.path()),
             Attempt::Stream => None,
         };
-        Lesson { decision, in_play: Some(in_play), path: by_path.then(|| path.map(Box::from)) }
+        Lesson::open(decision, in_play, by_path.then_some(path))
     }
 
     pub(crate) fn in_play(&self) -> Option<InPlay> {

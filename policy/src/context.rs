@@ -2,6 +2,7 @@
 //! action.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::sync::{Arc, LazyLock};
 
 use cedar_policy::{Context, Entity, EntityUid, Request, RestrictedExpression};
@@ -19,7 +20,6 @@ use crate::vocabulary::{Action, Kind, VOCABULARY};
 pub(crate) const CARRIED: [&str; 4] = ["Query", "Headers", "Params", "Claims"];
 
 /// All that may be read of one question.
-#[derive(Clone, Copy)]
 pub(crate) struct Circumstances<'a> {
     pub(crate) caller: &'a Caller,
     pub(crate) is_foreign: bool,
@@ -29,7 +29,14 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) attempt: Attempt<'a>,
     /// The route that the request belongs to, if it is a declared one.
     pub(crate) template: Option<&'a RouteTemplate>,
+    pub(crate) query: Query<'a>,
 }
+
+/// The names and values of a request's query, sorted. Parsed once, however many policies read it.
+#[derive(Default)]
+pub(crate) struct Query<'a>(OnceCell<Option<Vec<Parameter<'a>>>>);
+
+type Parameter<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// The entities of [`CARRIED`].
 struct Carried {
@@ -77,8 +84,7 @@ impl<'a> Circumstances<'a> {
                 }
             }
         }
-        let is_readable = || parse_query(path.query().unwrap_or_default()).is_some();
-        (reads.contains(Fact::Query) && !is_readable()).then_some(Reason::UnreadableQuery)
+        (reads.contains(Fact::Query) && self.query.of(path).is_none()).then_some(Reason::UnreadableQuery)
     }
 
     /// The question as Cedar takes it, with those of the facts in `reads` that are known.
@@ -115,11 +121,10 @@ impl<'a> Circumstances<'a> {
             entities.push(tagged(&carried.claims, claims)?);
         }
         if reads.contains(Fact::Query) {
-            let mut pairs = parse_query(path.query().unwrap_or_default()).unwrap_or_default();
-            pairs.sort();
+            let pairs = self.query.of(path).unwrap_or_default();
             let tags = pairs.chunk_by(|(one, _), (next, _)| one == next).filter_map(|same| {
                 let (name, _) = same.first()?;
-                Some((name.to_string(), set(same.iter().map(|(_, value)| value.clone()))))
+                Some((name.to_string(), set(same.iter().map(|(_, value)| Cow::Borrowed(&**value)))))
             });
             entities.push(tagged(&carried.query, tags)?);
         }
@@ -202,6 +207,18 @@ impl<'a> Circumstances<'a> {
             }
         }
         pairs.0
+    }
+}
+
+impl<'a> Query<'a> {
+    /// None where it has no single reading.
+    fn of(&self, path: &'a CanonicalPath<'_>) -> Option<&[Parameter<'a>]> {
+        let parse = || {
+            let mut pairs = parse_query(path.query().unwrap_or_default())?;
+            pairs.sort();
+            Some(pairs)
+        };
+        self.0.get_or_init(parse).as_deref()
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::compile::{Engine, Governed};
 use crate::compiled::Compiled;
-use crate::context::{Circumstances, rpc_of};
+use crate::context::{Circumstances, Query, rpc_of};
 use crate::decide::with_caller;
 use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
@@ -130,7 +130,16 @@ impl Engine {
             };
             let (is_foreign, template) = (principal.is_foreign, target.template);
             let case = |action| {
-                let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
+                let about = Circumstances {
+                    caller,
+                    is_foreign,
+                    peer,
+                    moment,
+                    action,
+                    attempt,
+                    template,
+                    query: Query::default(),
+                };
                 let carried = about.entities(FactSet::all())?;
                 let entities = entities.clone().add_entities(carried, None).ok()?;
                 Some(Case { engine: self, principal, governed, entities, about })

@@ -87,18 +87,26 @@ pub(crate) fn is_spelling_of(name: &str, listed: &str) -> bool {
 const MAX_PAIRS: usize = 256;
 pub(crate) const MAX_LINES: usize = 64;
 
-/// A field's value as policies read it: none where it is not UTF-8, holds control characters, tabs apart, or begins or ends
-/// with white space, which HTTP/2 forbids (RFC 9113 §8.2.1) and HTTP/1.1 takes away.
+/// A field's value as policies read it: none where it is not ASCII, which servers read in different ways, holds control
+/// characters, tabs apart, or begins or ends with white space, which HTTP/2 forbids (RFC 9113 §8.2.1) and HTTP/1.1 takes away.
 pub(crate) fn readable(value: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(value).ok()?;
+    let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii())?;
     let is_padded = text.trim_matches([' ', '\t']).len() != text.len();
     (!is_padded && !text.chars().any(|char| char.is_control() && char != '\t')).then_some(text)
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How many queries this thread has parsed.
+    pub(crate) static PARSED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// The names and values of a query, `+` and escapes decoded (URL Standard, application/x-www-form-urlencoded), in their
 /// order. None where servers are known to read it in different ways: an escape that is none or not UTF-8, a NUL, a
 /// character outside ASCII, or a semicolon that is not escaped. None, too, where there are more than 256.
 pub(crate) fn parse_query(query: &str) -> Option<Vec<(Cow<'_, str>, Cow<'_, str>)>> {
+    #[cfg(test)]
+    PARSED.set(PARSED.get() + 1);
     if !query.is_ascii() || query.contains(';') {
         return None;
     }
@@ -234,5 +242,6 @@ mod tests {
         assert_eq!(readable(b"a\tb"), Some("a\tb"));
         assert_eq!(readable(b"a\x01"), None);
         assert_eq!(readable(b"\xff"), None);
+        assert_eq!(readable("é".as_bytes()), None);
     }
 }

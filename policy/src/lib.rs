@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod allowance;
 mod attributes;
 mod cell;
 mod circumstances;
@@ -50,6 +51,7 @@ mod user;
 mod vocabulary;
 
 pub use address::{AddressRange, Locality, ParseRangeError, locality, may_be_reached};
+pub use allowance::Allowance;
 pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
 pub use compile::{CompileError, Engine};
 pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
@@ -69,7 +71,7 @@ pub use reads::{Fact, FactSet};
 pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
-    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, Place, PortScope, Protocol,
+    Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, ObsText, Place, PortScope, Protocol,
     RoleMembers, Undeclared, UserTokens,
 };
 pub use slice::{EgressIndex, PolicyIndex, PolicySlice, SlicedPolicy};

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hauberk_identity::UnixMillis;
 
+use crate::allowance::{Allowance, Held};
 use crate::cell::{Case, Cell, InPlay, Lesson};
 use crate::circumstances::{Moment, Peer};
 use crate::compile::Engine;
-use crate::context::Circumstances;
+use crate::context::{Circumstances, Query};
 use crate::decision::{Attempt, Caller, Decision, Reason};
 use crate::facts::Principal;
 use crate::outcomes::ConditionOutcome;
@@ -22,14 +23,15 @@ pub(crate) const MAX_PATHS_OF_CALLER: usize = 4_096;
 /// One caller's view of an [`Engine`], which remembers what was decided.
 ///
 /// Make one per connection, or per caller, peer and thread, and a new one when the engine changes. Its memory is
-/// bounded. Whoever shares one among threads asks it by [`recall`](Self::recall), evaluates what it does not know while
+/// bounded, and that of many together by what they share ([`within`](Self::within)). Whoever shares one among threads asks it by [`recall`](Self::recall), evaluates what it does not know while
 /// others ask, and lets it [`learn`](Self::learn) the outcome.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CallerMemo {
     asking: Arc<Asking>,
     pub(crate) cells: QuickMap<(usize, Action), Cell>,
     /// About how many paths the cells hold in all.
     paths: usize,
+    held: Held,
 }
 
 /// What does not change while one caller asks.
@@ -100,7 +102,13 @@ impl CallerMemo {
     ) -> Self {
         let principal = engine.0.principal(&caller);
         let asking = Asking { engine, caller, peer, principal, given };
-        Self { asking: Arc::new(asking), cells: QuickMap::default(), paths: 0 }
+        Self { asking: Arc::new(asking), cells: QuickMap::default(), paths: 0, held: Held::default() }
+    }
+
+    /// The same, which remembers what there is room for among others.
+    #[must_use]
+    pub fn within(self, allowance: &Arc<Allowance>) -> Self {
+        Self { held: Held::of(allowance), ..self }
     }
 
     /// The engine that decides.
@@ -172,7 +180,7 @@ impl CallerMemo {
         self.cells.get(&(target.resource, target.action))?.recall(own_path)
     }
 
-    /// Remembers what was evaluated, where it depends on nothing that varies, and counts it there.
+    /// Remembers what was evaluated, where it depends on nothing that varies and there is room, and counts it there.
     pub fn learn(&mut self, learned: Learned) -> (Arc<Decision>, Counted) {
         let Learned { decision, lessons, mark, at } = learned;
         let mut counted = Counted::No;
@@ -181,11 +189,12 @@ impl CallerMemo {
                 // Callers choose paths, and a node has hundreds of routes.
                 if self.paths >= MAX_PATHS_OF_CALLER {
                     self.cells.values_mut().for_each(Cell::forget_paths);
+                    self.held.give_paths();
                     self.paths = 0;
                 }
                 self.paths += 1;
             }
-            if let Some(tally) = lesson.enter(self.cells.entry(place))
+            if let Some(tally) = lesson.enter(self.cells.entry(place), &mut self.held)
                 && let Some(mark) = mark
             {
                 counted = tally.count(mark, at);
@@ -339,7 +348,16 @@ impl Asking {
             };
             let (caller, peer, is_foreign) = (&self.caller, &self.peer, principal.is_foreign);
             let template = target.template;
-            let about = Circumstances { caller, is_foreign, peer, moment, action, attempt, template };
+            let about = Circumstances {
+                caller,
+                is_foreign,
+                peer,
+                moment,
+                action,
+                attempt,
+                template,
+                query: Query::default(),
+            };
             let given = self.given.as_deref().unwrap_or_default();
             let lesson = Case { inner, principal, port, governed, about, given }.evaluate(in_play);
             let decision = Arc::clone(lesson.decision());

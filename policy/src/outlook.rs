@@ -23,7 +23,7 @@ use crate::cell::{Case, Part};
 use crate::circumstances::{Gathered, HeaderLines, Moment, Peer, Tls};
 use crate::compile::Engine;
 use crate::compiled::Compiled;
-use crate::context::Circumstances;
+use crate::context::{Circumstances, Query};
 use crate::decide::with_caller;
 use crate::decision::{Caller, Effect, Reason};
 use crate::explain::{conditions, text_of_expression};
@@ -238,10 +238,12 @@ impl Survey<'_> {
             action: place.action,
             attempt: self.attempt(place),
             template: place.template,
+            query: Query::default(),
         };
         let case = Case { inner, principal, port: place.port, governed, about, given: &[] };
         let Some(in_play) = case.in_play() else { return unevaluated() };
         let known = self.known(asker, place);
+        let about = &case.about;
         let carried =
             about.entities(known).and_then(|carried| entities.clone().add_entities(carried, None).ok());
         let Some(entities) = carried else { return unevaluated() };

@@ -56,6 +56,7 @@ impl NodeScope {
             authorization: Authorization::Enforce,
             users: None,
             escaped_slashes: EscapedSlashes::Reject,
+            obs_text: ObsText::Reject,
         };
         let (trust_domain, mesh) = (trust_domain.clone(), mesh.clone());
         let ports = ports.into_iter().map(port).collect();
@@ -82,6 +83,18 @@ pub struct PortScope {
     pub users: Option<UserTokens>,
     /// What becomes of paths with escaped slashes.
     pub escaped_slashes: EscapedSlashes,
+    /// What becomes of header fields with bytes beyond ASCII.
+    pub obs_text: ObsText,
+}
+
+/// What becomes of a request in which the value of a header field or trailer holds bytes beyond ASCII (`obs-text` of RFC 9110 §5.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ObsText {
+    /// It is refused: servers read such bytes as Latin-1, as UTF-8, or not at all.
+    #[default]
+    Reject,
+    /// They are passed on as they are. A policy that reads such a field denies.
+    Forward,
 }
 
 /// How a listener takes the tokens of users.

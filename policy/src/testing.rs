@@ -6,8 +6,8 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 
 use crate::{
     Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, EscapedSlashes, Gathered, Mode, Moment,
-    NodeLabel, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem, PortScope, Protocol,
-    Question, RoleMembers, RouteTemplate, Tls, Undeclared,
+    NodeLabel, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem, PortScope,
+    Protocol, Question, RoleMembers, RouteTemplate, Tls, Undeclared,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -53,6 +53,7 @@ pub(crate) fn port(number: u16, protocol: Protocol, services: &[&str], routes: &
         authorization: Authorization::Enforce,
         users: None,
         escaped_slashes: EscapedSlashes::Reject,
+        obs_text: ObsText::Reject,
     }
 }
 

@@ -83,6 +83,11 @@ impl PathWindow {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
+    /// The last instant at which every certificate of the path is valid.
+    pub(crate) fn until(self) -> UnixMillis {
+        self.until
+    }
+
     /// Whether every certificate of the path is valid at this time.
     pub(crate) fn contains(self, now: UnixMillis) -> bool {
         self.from <= now && now.floor_to_second() <= self.until

@@ -1,5 +1,8 @@
 //! What a client of TLS says first, for those who pass the stream on without ending TLS themselves.
 
+mod raw;
+
+use raw::RawHello;
 use rustls::server::Acceptor;
 
 /// The longest beginning that is waited for, in bytes: post-quantum key shares take some 1,200, and records hold 16 KiB.
@@ -14,11 +17,24 @@ pub enum Greeting {
     NotTls,
     /// A whole ClientHello, with the host that it asks for, in lower case, if it does (RFC 6066 §3).
     Hello(Option<String>),
+    /// A whole ClientHello in which another one is encrypted (RFC 9849), with a host that only the server can read; or one that
+    /// only looks like it (GREASE, §6.2), which nobody but the server can tell apart.
+    HidesAnother,
 }
 
 impl Greeting {
     /// Reads what has come.
     pub fn of(bytes: &[u8]) -> Self {
+        match (Self::by_rustls(bytes), RawHello::of(bytes)) {
+            (Self::Hello(_) | Self::NotTls, Some(raw)) if raw.hides_another => Self::HidesAnother,
+            (Self::Hello(host), Some(raw)) if raw.asks_for(host.as_deref()) => Self::Hello(host),
+            // Where two read two things, nobody knows what the server reads.
+            (Self::Hello(_), _) => Self::NotTls,
+            (other, _) => other,
+        }
+    }
+
+    fn by_rustls(bytes: &[u8]) -> Self {
         let mut acceptor = Acceptor::default();
         let mut rest = bytes;
         loop {
@@ -42,39 +58,4 @@ impl Greeting {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use rustls::pki_types::ServerName;
-    use rustls::{ClientConfig, ClientConnection, RootCertStore};
-
-    use super::*;
-
-    fn hello(name: &str) -> Vec<u8> {
-        crate::install_provider();
-        let config =
-            ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut bytes = Vec::new();
-        connection.write_tls(&mut bytes).unwrap();
-        bytes
-    }
-
-    #[test]
-    fn a_hello_says_whom_it_is_for() {
-        let bytes = hello("Api.Partner.example");
-        assert_eq!(Greeting::of(&bytes), Greeting::Hello(Some("api.partner.example".to_owned())));
-        assert_eq!(Greeting::of(&hello("192.0.2.7")), Greeting::Hello(None));
-        for end in [0, 1, 5, 6, bytes.len() / 2, bytes.len() - 1] {
-            assert_eq!(Greeting::of(&bytes[..end]), Greeting::Incomplete, "{end}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_tls_is_known_as_soon_as_it_cannot_be() {
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", &[0; 16]] {
-            assert_eq!(Greeting::of(bytes), Greeting::NotTls, "{bytes:?}");
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! Hops of an identity token: who passed a user on and to whom, each signed by the SVID of that moment over all that came
-//! before it, so that nobody can take one out, put one in, or use it elsewhere.
+//! before it, so that nobody can take one out from among others, put one in, or use it elsewhere. Whoever is passed a user has the
+//! user's token, though, and can drop all of its hops together and begin anew with its own.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use hauberk_identity::{SpiffeId, UnixMillis};

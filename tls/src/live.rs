@@ -221,7 +221,7 @@ impl LiveState {
         peer: &PeerIdentity,
         now: UnixMillis,
         usage: Usage,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<UnixMillis, VerifyError> {
         let bundle = match usage {
             Usage::Client => self.bundle_of(&peer.id().trust_domain()),
             Usage::Server => &self.bundle,

@@ -320,7 +320,8 @@ impl PeerIdentity {
         &self.chain
     }
 
-    /// Verifies the chain again: for a live connection, when the bundle has changed.
+    /// Verifies the chain again, for a live connection, and says until when it proves the peer: an authority above it may end
+    /// before the peer's own certificate does.
     ///
     /// # Errors
     /// The chain would not be accepted today.
@@ -329,9 +330,9 @@ impl PeerIdentity {
         bundle: &TrustBundle,
         now: UnixMillis,
         usage: Usage,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<UnixMillis, VerifyError> {
         let (leaf, intermediates) = self.chain.split_first().ok_or(VerifyError::NoCertificate)?;
-        verify_parts(leaf, intermediates, bundle, now, usage).map(drop)
+        verify_facts(leaf, intermediates, bundle, now, usage).map(|(_, _, window)| window.until())
     }
 }
 

@@ -22,7 +22,8 @@ const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
 /// How long a peer may keep a connection on which it asks nothing, be it for HTTP or a tunnel. Our own agents close such
 /// connections sooner, or find them closed when they next need one.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
-/// After how many connections the walk lets other tasks have a turn.
+/// After how many connections, and flows on them, a walk lets others have a turn: a revocation among them. One connection is not
+/// broken off, and has a few hundred flows at the most.
 pub(super) const WALK_STEP: usize = 256;
 
 impl Connections {
@@ -101,13 +102,14 @@ impl Connections {
         });
         let (trusted, now) = (self.context.identity.current(), self.context.clock.now());
         self.walk(|connection| {
-            connection.review(self, &rules);
+            let flows = connection.review(self, &rules);
             if let Some(reason) = end {
                 connection.cut(reason.as_str());
             }
             if others_changed {
                 connection.hold_against(self, &trusted, now);
             }
+            flows
         })
         .await;
         self.review_leaving().await;
@@ -116,17 +118,22 @@ impl Connections {
 
     async fn apply_trust(&self, trusted: &LiveState) {
         let now = self.context.clock.now();
-        self.walk(|connection| connection.hold_against(self, trusted, now)).await;
+        self.walk(|connection| {
+            connection.hold_against(self, trusted, now);
+            0
+        })
+        .await;
         self.review_users().await;
         self.context.mesh.applied.publish_trust(Arc::clone(trusted.bundle()));
     }
 
-    async fn apply_denylist(&self) {
+    pub(super) async fn apply_denylist(&self) {
         let denied = &self.context.mesh.denied;
         self.walk(|connection| {
             if let Some(denial) = connection.denial(denied) {
                 connection.cut(denial.as_str());
             }
+            0
         })
         .await;
         self.review_users().await;
@@ -176,12 +183,20 @@ impl Connections {
         }
     }
 
-    pub(super) async fn walk(&self, review: impl Fn(&Connection)) {
-        let all: Vec<_> = self.table().live.values().cloned().collect();
-        for some in all.chunks(WALK_STEP) {
-            for connection in some {
-                review(connection);
-            }
+    /// Reviews every connection; `review` says how many flows it looked at.
+    pub(super) async fn walk(&self, review: impl Fn(&Connection) -> usize) {
+        let all = self.table().live.values().cloned().collect();
+        in_steps(all, review).await;
+    }
+}
+
+/// Reviews these, in steps.
+pub(super) async fn in_steps(connections: Vec<Arc<Connection>>, review: impl Fn(&Connection) -> usize) {
+    let mut done = 0;
+    for connection in connections {
+        done += 1 + review(&connection);
+        if done >= WALK_STEP {
+            done = 0;
             tokio::task::yield_now().await;
         }
     }

@@ -10,7 +10,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::Connections;
-use super::enforce::WALK_STEP;
+use super::enforce::in_steps;
 use super::live::{Connection, Role};
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
@@ -32,8 +32,27 @@ pub(super) struct State {
 struct Flow {
     subject: Subject,
     meter: Arc<Meter>,
-    /// Whether the decision depends on what changes as time passes.
-    is_changing: bool,
+    changes: Changes,
+}
+
+/// What may become of a flow as time passes, although nothing new is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    Nothing,
+    /// Its user is worth less. What policies say stays.
+    User,
+    /// What policies say.
+    Decision,
+}
+
+/// Which flows are decided again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meant {
+    All,
+    /// Those whose user is not what it was: asking policies about all that are made for users would cost more than the calls did.
+    OfChangedUsers,
+    /// These, and those that policies decide by the time.
+    Changing,
 }
 
 impl Connections {
@@ -46,26 +65,15 @@ impl Connections {
     /// are passed over.
     pub(super) async fn review_changing(&self) {
         let is_changing = |connection: &&Arc<Connection>| connection.changing.load(Ordering::Relaxed) > 0;
-        let changing: Vec<_> = self.table().live.values().filter(is_changing).cloned().collect();
-        for some in changing.chunks(WALK_STEP) {
-            for connection in some {
-                connection.decide_again(self, |flow| flow.is_changing);
-            }
-            tokio::task::yield_now().await;
-        }
+        let changing = self.table().live.values().filter(is_changing).cloned().collect();
+        in_steps(changing, |connection| connection.decide_again(self, Meant::Changing)).await;
     }
 
-    /// Decides again what is made for users: who passed them on may be worth less by now. Whatever is admitted is held against
-    /// that under the lock under which it is registered, so that it is found here, or has been refused already.
+    /// Decides again what is made for users who are not what they were: who passed them on may be worth less by now. Whatever is
+    /// admitted is held against that under the lock under which it is registered, so that it is found here, or has been refused
+    /// already.
     pub(super) async fn review_users(&self) {
-        let is_for_user = |flow: &Flow| flow.subject.is_for_user();
-        self.walk(|connection| {
-            let has_any = connection.state().flows.iter().any(|(_, flow)| is_for_user(flow));
-            if has_any {
-                connection.decide_again(self, is_for_user);
-            }
-        })
-        .await;
+        self.walk(|connection| connection.decide_again(self, Meant::OfChangedUsers)).await;
     }
 }
 
@@ -88,7 +96,7 @@ impl Connection {
         // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
         let rules = connections.rules();
         let subject = subject(&rules);
-        let flow = Flow { subject: subject.clone(), meter: Arc::clone(&meter), is_changing: false };
+        let flow = Flow { subject: subject.clone(), meter: Arc::clone(&meter), changes: Changes::Nothing };
         let key = state.flows.insert(flow);
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
@@ -102,8 +110,9 @@ impl Connection {
             Err(reason) => (Ruling::Refused(reason), Counted::No),
         };
         connections.context().metrics.decided(begun.elapsed());
-        if ruling.changes_with_time() || subject.is_for_user() {
-            self.state().mark_changing(key, &self.changing);
+        let changes = Changes::of(&ruling, &subject);
+        if changes != Changes::Nothing {
+            self.state().set_changes(key, changes, &self.changing);
         }
         let mut passage = Passage {
             connections: Arc::clone(connections),
@@ -123,35 +132,41 @@ impl Connection {
         passage
     }
 
-    /// Decides everything under way again, and cuts what is denied.
-    pub(super) fn review(&self, connections: &Connections, rules: &Arc<Rules>) {
+    /// Decides everything under way again, and cuts what is denied. Says how many flows it looked at.
+    pub(super) fn review(&self, connections: &Connections, rules: &Arc<Rules>) -> usize {
         if let Err(reason) = self.check(rules) {
             self.cut(reason);
-            return;
+            return 0;
         }
         if self.role() == Role::Outbound {
-            return;
+            return 0;
         }
-        self.decide_again(connections, |_| true);
+        self.decide_again(connections, Meant::All)
     }
 
-    fn decide_again(&self, connections: &Connections, is_meant: impl Fn(&Flow) -> bool) {
+    /// Says how many flows it looked at.
+    fn decide_again(&self, connections: &Connections, meant: Meant) -> usize {
         let moment = self.moment(connections);
         let mut state = self.state();
         // Not those of whoever began to walk: newer ones may have been here before him.
         let rules = connections.rules();
         // Also lets go of the former rules' memory.
         let memo = state.memo(&rules, self);
-        for (_, flow) in state.flows.iter_mut().filter(|(_, flow)| is_meant(flow)) {
-            if let Ok(view) = rules.view() {
-                flow.subject.look_again(view, self.port(), connections.context());
+        for (_, flow) in state.flows.iter_mut() {
+            let is_other_user = flow.is_other_user(&rules, self.port(), connections, moment);
+            let is_meant = match meant {
+                Meant::All => true,
+                Meant::OfChangedUsers => is_other_user,
+                Meant::Changing => is_other_user || flow.changes == Changes::Decision,
+            };
+            if !is_meant {
+                continue;
             }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), moment),
                 Err(reason) => Ruling::Refused(reason),
             };
-            let is_changing = ruling.changes_with_time() || flow.subject.is_for_user();
-            flow.set_changing(is_changing, &self.changing);
+            flow.set_changes(Changes::of(&ruling, &flow.subject), &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
                 flow.meter.cut();
                 let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, moment, "");
@@ -162,6 +177,7 @@ impl Connection {
                 tracing::info!(event = "stream_cut", peer = ?self.caller, %decision);
             }
         }
+        state.flows.len()
     }
 
     /// What policies may know of this moment.
@@ -214,7 +230,7 @@ impl Connection {
         let mut state = self.state();
         state.quiet_since = now;
         let mut flow = state.flows.try_remove(key)?;
-        flow.set_changing(false, &self.changing);
+        flow.set_changes(Changes::Nothing, &self.changing);
         Some(flow.subject)
     }
 
@@ -230,14 +246,31 @@ impl Connection {
     }
 }
 
-impl Flow {
-    fn set_changing(&mut self, is_changing: bool, count: &AtomicUsize) {
-        match (self.is_changing, is_changing) {
-            (false, true) => drop(count.fetch_add(1, Ordering::Relaxed)),
-            (true, false) => drop(count.fetch_sub(1, Ordering::Relaxed)),
-            _ => {}
+impl Changes {
+    fn of(ruling: &Ruling, subject: &Subject) -> Self {
+        if ruling.changes_with_time() {
+            return Self::Decision;
         }
-        self.is_changing = is_changing;
+        if subject.is_for_user() { Self::User } else { Self::Nothing }
+    }
+}
+
+impl Flow {
+    /// Looks again for whom it is made, and says whether that is another one, or none that may be believed.
+    fn is_other_user(&mut self, rules: &Rules, port: u16, connections: &Connections, moment: Moment) -> bool {
+        let is_other =
+            rules.view().is_ok_and(|view| self.subject.look_again(view, port, connections.context()));
+        is_other || self.subject.refusal(moment.time).is_some()
+    }
+
+    fn set_changes(&mut self, changes: Changes, count: &AtomicUsize) {
+        let is_changing = |changes| changes != Changes::Nothing;
+        match (is_changing(self.changes), is_changing(changes)) {
+            (false, true) => _ = count.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = count.fetch_sub(1, Ordering::Relaxed),
+            (false, false) | (true, true) => {}
+        }
+        self.changes = changes;
     }
 }
 
@@ -251,9 +284,9 @@ impl State {
         self.flows.iter().for_each(|(_, flow)| flow.meter.cut());
     }
 
-    fn mark_changing(&mut self, key: usize, count: &AtomicUsize) {
+    fn set_changes(&mut self, key: usize, changes: Changes, count: &AtomicUsize) {
         if let Some(flow) = self.flows.get_mut(key) {
-            flow.set_changing(true, count);
+            flow.set_changes(changes, count);
         }
     }
 

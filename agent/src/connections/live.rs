@@ -12,10 +12,10 @@ use hauberk_tls::{LiveState, PeerIdentity, Usage};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Connections;
 use super::flows::State;
 use super::rules::{Rules, is_principal};
 use super::succession::Shown;
+use super::{Connections, Unwelcome};
 use crate::mesh::{Denial, Denied};
 use crate::metrics::ListenerMetrics;
 
@@ -38,6 +38,7 @@ pub(crate) struct Connection {
     /// Whom the peer has proved to be, most recently.
     proven: Mutex<PeerIdentity>,
     proven_since: AtomicU64,
+    /// When the first of those certificates ends that make up the proof.
     proven_until: AtomicU64,
     /// Until when the peer takes us for who we are; without end where that is not ours to prove.
     own_until: AtomicU64,
@@ -47,7 +48,7 @@ pub(crate) struct Connection {
     driver: AtomicWaker,
     retired: CancellationToken,
     cut: CancellationToken,
-    /// How many requests and streams under way were decided by what changes as time passes.
+    /// How many requests and streams under way may be denied as time passes.
     pub(super) changing: AtomicUsize,
     state: Mutex<State>,
 }
@@ -217,21 +218,44 @@ impl Connection {
         // new proof here, or the new one is what we hold the proof against.
         let mut proven = self.proven();
         let is_same = proven.id() == peer.id() && !connections.is_sibling(&proven, peer);
-        if !is_same || connections.verify(peer, self.role).is_err() {
+        if !is_same || self.verify_now(peer, connections).is_err() {
             return false;
         }
         self.proven_since.store(peer.not_before().0, Ordering::Release);
-        self.proven_until.store(peer.not_after().0, Ordering::Release);
         *proven = peer.clone();
         true
     }
 
     /// Verifies the peer's proof by what is trusted and who is refused now, and cuts the connection where it does not hold.
     pub(super) fn hold_against(&self, connections: &Connections, trusted: &LiveState, now: UnixMillis) {
-        let held = connections.verify_by(trusted, &self.proven(), self.role, now);
+        let held = self.verify(&self.proven(), connections, trusted, now);
         if let Err(error) = held {
             self.cut(&error.to_string());
         }
+    }
+
+    /// The same at this moment, with nothing cut.
+    pub(super) fn hold_against_now(&self, connections: &Connections) -> Result<(), Unwelcome> {
+        self.verify_now(&self.proven(), connections)
+    }
+
+    fn verify_now(&self, peer: &PeerIdentity, connections: &Connections) -> Result<(), Unwelcome> {
+        let context = connections.context();
+        self.verify(peer, connections, &context.identity.current(), context.clock.now())
+    }
+
+    /// Where the proof holds, it holds for as long as all that vouches for it does. Called with the lock on what was proved, so
+    /// that the last one to verify has the last word on how long.
+    fn verify(
+        &self,
+        peer: &PeerIdentity,
+        connections: &Connections,
+        trusted: &LiveState,
+        now: UnixMillis,
+    ) -> Result<(), Unwelcome> {
+        let until = connections.verify_by(trusted, peer, self.role, now)?;
+        self.proven_until.store(until.0, Ordering::Release);
+        Ok(())
     }
 
     /// Why the peer is refused by now, if so.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use hauberk_identity::Name;
-use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment};
+use hauberk_identity::{Name, UnixMillis};
+use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment, ObsText};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -102,10 +102,10 @@ impl Subject {
         moment: Moment,
         ask: impl FnOnce(Attempt<'_>, (&str, &str)) -> T,
     ) -> Result<T, &'static str> {
-        let Self::Request { method, target, is_upgrade, gathered, made_for } = self else {
+        let Self::Request { method, target, is_upgrade, gathered, .. } = self else {
             return Ok(ask(Attempt::Stream, ("", "")));
         };
-        if let Some(reason) = made_for.refusal(moment.time) {
+        if let Some(reason) = self.refusal(moment.time) {
             return Err(reason);
         }
         let parsed;
@@ -129,12 +129,22 @@ impl Subject {
         matches!(self, Self::Request { made_for, .. } if made_for.is_for_user())
     }
 
-    /// Looks by another view for whom it is made.
-    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
-        let Self::Request { gathered, made_for, .. } = self else { return };
-        if let (Some(now), Some(known)) = (made_for.look_again(view, port, context), gathered) {
+    /// Why its user's token is no good at this moment, if so.
+    pub(super) fn refusal(&self, now: UnixMillis) -> Option<&'static str> {
+        match self {
+            Self::Request { made_for, .. } => made_for.refusal(now),
+            Self::Stream => None,
+        }
+    }
+
+    /// Looks by this view, at this moment, for whom it is made, and says whether policies are told of another one than before.
+    pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> bool {
+        let Self::Request { gathered, made_for, .. } = self else { return false };
+        let Some(now) = made_for.look_again(view, port, context) else { return false };
+        if let Some(known) = gathered {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
+        true
     }
 }
 
@@ -153,6 +163,12 @@ impl Passage {
     pub(crate) fn is_decided_by(&self, field: &str) -> bool {
         self.gathered.as_ref().is_some_and(|gathered| gathered.looked_for(field))
             || self.view.as_ref().is_some_and(|view| view.is_token_field(field))
+    }
+
+    /// Whether bytes beyond ASCII are passed on in its trailers.
+    pub(crate) fn takes_obs_text(&self) -> bool {
+        let port = self.view.as_ref().and_then(|view| view.port(self.connection.port()));
+        port.is_some_and(|port| port.obs_text == ObsText::Forward)
     }
 
     /// The host by which it was decided, in the one spelling that policies see; none where they do not read it.

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use hauberk_policy::{
-    Attempt, Caller, CallerMemo, Counted, Decision, Engine, EscapedSlashes, Moment, Peer, Protocol, Recalled,
+    Allowance, Attempt, Caller, CallerMemo, Counted, Decision, Engine, EscapedSlashes, Moment, Peer,
+    Protocol, Recalled,
 };
 
 use crate::decisions;
@@ -15,20 +16,31 @@ use crate::mesh::{External, Inbound, NodeView};
 /// Memories for one caller, so that its connections seldom wait for each other.
 const STRIPES: u64 = 4;
 
-/// How many callers, and places that they call from, are remembered at once: another trust domain makes as many as it
-/// likes.
-const MAX_CALLERS: usize = 4_096;
+/// How many callers, and places that they call from, are remembered at once, and in how many bytes.
+const OWN: (usize, usize) = (4_096, 48 * 1024 * 1024);
+/// The same of other trust domains, which make as many ids as they like: what they fill is missing nowhere else.
+const FOREIGN: (usize, usize) = (1_024, 6 * 1024 * 1024);
+/// The same of what our apps call outside of the mesh.
+const LEAVING: (usize, usize) = (1_024, 6 * 1024 * 1024);
 
 /// What decides traffic until it is replaced as a whole.
 #[derive(Debug)]
 pub(crate) struct Rules {
     inbound: Arc<Inbound>,
-    memos: Memos<(Caller, Peer, u64)>,
+    own: Memos<(Caller, Peer, u64)>,
+    foreign: Memos<(Caller, Peer, u64)>,
     /// By external service.
     leaving: Memos<(Name, Caller, Peer)>,
 }
 
-type Memos<K> = Mutex<HashMap<K, SharedMemo>>;
+/// The memories of some.
+#[derive(Debug)]
+struct Memos<K> {
+    most: usize,
+    known: Mutex<HashMap<K, SharedMemo>>,
+    /// Shared by all of them.
+    allowance: Arc<Allowance>,
+}
 
 /// One caller's memory of decisions, shared by some of its connections.
 pub(crate) type SharedMemo = Arc<Memo>;
@@ -38,6 +50,9 @@ pub(crate) struct Memo {
     /// The one that the memory is of, for what takes no memory.
     engine: Engine,
     pub(super) caller: Mutex<CallerMemo>,
+    /// How often it was asked.
+    #[cfg(test)]
+    pub(super) asked: std::sync::atomic::AtomicUsize,
 }
 
 /// What was decided.
@@ -75,7 +90,7 @@ impl Ruling {
 impl Rules {
     /// These rules, of which nothing is remembered yet.
     pub(crate) fn new(inbound: Arc<Inbound>) -> Self {
-        Self { inbound, memos: Mutex::default(), leaving: Mutex::default() }
+        Self { inbound, own: Memos::new(OWN), foreign: Memos::new(FOREIGN), leaving: Memos::new(LEAVING) }
     }
 
     /// What they were made of.
@@ -106,7 +121,11 @@ impl Rules {
         // Callers have as many addresses as they like.
         let peer = engine.peer_as_read(peer);
         let key = (caller.clone(), peer.clone(), stripe % STRIPES);
-        Ok(kept(&self.memos, key, engine, caller, &peer))
+        let memos = match caller {
+            Caller::Peer(id) if id.is_member_of(&engine.scope().trust_domain) => &self.own,
+            Caller::Peer(_) | Caller::Anonymous => &self.foreign,
+        };
+        Ok(memos.of(key, engine, caller, &peer))
     }
 
     /// The memory for what we ourselves call of an external service of these rules, by apps of one sort.
@@ -114,21 +133,37 @@ impl Rules {
         let engine = &external.engine;
         let peer = engine.peer_as_read(peer);
         let key = (external.name.clone(), caller.clone(), peer.clone());
-        kept(&self.leaving, key, engine, caller, &peer)
+        self.leaving.of(key, engine, caller, &peer)
     }
 }
 
-fn kept<K: Eq + Hash>(memos: &Memos<K>, key: K, engine: &Engine, caller: &Caller, peer: &Peer) -> SharedMemo {
-    let mut memos = memos.lock().unwrap_or_else(PoisonError::into_inner);
-    if memos.len() >= MAX_CALLERS && !memos.contains_key(&key) {
-        // Whoever uses one keeps it.
-        memos.clear();
+impl<K: Eq + Hash> Memos<K> {
+    fn new((most, bytes): (usize, usize)) -> Self {
+        Self { most, known: Mutex::default(), allowance: Allowance::new(bytes) }
     }
-    let make = || {
-        let engine = engine.clone();
-        Arc::new(Memo { caller: Mutex::new(engine.caller(caller, peer)), engine })
-    };
-    Arc::clone(memos.entry(key).or_insert_with(make))
+
+    fn of(&self, key: K, engine: &Engine, caller: &Caller, peer: &Peer) -> SharedMemo {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = || known.len() >= self.most || self.allowance.is_spent();
+        if !known.contains_key(&key) && is_full() {
+            // Of those whose connections have ended.
+            known.retain(|_, memo| Arc::strong_count(memo) > 1);
+            if known.len() >= self.most {
+                // Whoever uses one keeps it.
+                known.clear();
+            }
+        }
+        let make = || {
+            let engine = engine.clone();
+            Arc::new(Memo {
+                caller: Mutex::new(engine.caller(caller, peer).within(&self.allowance)),
+                engine,
+                #[cfg(test)]
+                asked: std::sync::atomic::AtomicUsize::default(),
+            })
+        };
+        Arc::clone(known.entry(key).or_insert_with(make))
+    }
 }
 
 /// What becomes of paths with escaped slashes at a port.
@@ -161,6 +196,8 @@ fn ask(
     moment: Moment,
     mark: Option<u64>,
 ) -> (Arc<Decision>, Counted) {
+    #[cfg(test)]
+    memo.asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let memo = || memo.caller.lock().unwrap_or_else(PoisonError::into_inner);
     let recalled = memo().recall(port, attempt, moment, mark);
     match recalled {
@@ -178,3 +215,6 @@ pub(super) fn is_principal(id: &SpiffeId, view: &NodeView) -> bool {
     !id.is_member_of(&view.engine.scope().trust_domain)
         || !matches!(id.kind(), IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })
 }
+
+#[cfg(test)]
+mod tests;

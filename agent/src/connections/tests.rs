@@ -4,7 +4,7 @@ use hauberk_identity::Serial;
 use hauberk_policy::{Gathered, Protocol};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::jwt::{Claims, JwtKeySet, JwtSigner, KeyUse};
-use hauberk_tls::{IssuingAuthority, KeyPair, SvidTemplate, TrustBundle, Usage, verify_svid};
+use hauberk_tls::{IssuingAuthority, KeyPair, RootAuthority, SvidTemplate, TrustBundle, Usage, verify_svid};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +78,36 @@ fn a_proof_that_nobody_vouches_for_any_longer_extends_nothing() {
     connections.context.identity.publish_bundle(nobody(authorities.issuing.root_bundle())).unwrap();
     assert!(!connection.extend(&newest, &connections));
     assert_eq!(connection.proven_until(), newer.not_after());
+}
+
+#[test]
+fn a_connection_ends_with_the_first_certificate_that_vouches_for_its_peer() {
+    let authorities = Authorities::new();
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let former = authorities.issuing.root_bundle();
+    let domain = former.trust_domain().clone();
+    let root = RootAuthority::create(&domain, around(HOUR / 6), serial()).unwrap();
+    let until = root.validity().not_after();
+    let above = authorities.issuing.cross_signed(&root, serial()).unwrap();
+    let roots = [authorities.root.certificate().clone(), root.certificate().clone()];
+    connections.context.identity.publish_bundle(TrustBundle::new(domain, roots).unwrap()).unwrap();
+    // Its own certificate is good for an hour, and by one way its authority too.
+    let svid = authorities.identity("mesh/shop/node/web", around(HOUR)).svid;
+    let proven = |chain: &[_]| {
+        let bundle = connections.context.identity.current();
+        verify_svid(chain, bundle.bundle(), now(), Usage::Client).unwrap()
+    };
+    let (short, long) = (proven(&[svid.chain()[0].clone(), above]), proven(svid.chain()));
+    let address = "127.0.0.1:9".parse().unwrap();
+    for role in [INBOUND, Role::Outbound] {
+        let registered = connections.register(role, short.clone(), address, None, [1; 32]).unwrap();
+        let connection = registered.connection();
+        assert_eq!(connection.proven_until(), until, "{role:?}");
+        assert!(connection.extend(&long, &connections));
+        assert_eq!(connection.proven_until(), long.not_after(), "{role:?}");
+        assert!(connection.extend(&short, &connections));
+        assert_eq!(connection.proven_until(), until, "{role:?}");
+    }
 }
 
 #[test]
@@ -330,7 +360,7 @@ async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_
 }
 
 /// The view of a node with these policies.
-fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> Arc<NodeView> {
+pub(super) fn view_with(authorities: &Authorities, revision: u64, policies: &[String]) -> Arc<NodeView> {
     view_changed(authorities, revision, |node| node.policies = named(policies))
 }
 
@@ -475,17 +505,18 @@ async fn what_a_new_view_reads_and_nobody_gathered_is_cut_with_that_reason() {
     assert_eq!(told.last().unwrap().reason, "facts_missing");
 }
 
-#[test]
-fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let _entered = runtime.enter();
-    let (authorities, begun) = (Authorities::new(), now());
-    let connections = connections_at(&authorities, Clock::starting_at(begun));
+/// Rules that believe users of an issuer, with these policies; and a token's user, for a minute.
+fn for_a_user(
+    authorities: &Authorities,
+    connections: &Connections,
+    policies: &[String],
+    peer: &PeerIdentity,
+) -> MadeFor {
+    let begun = connections.context.clock.now();
     let login = JwtSigner::generate().unwrap();
     let keys = JwtKeySet::new([login.public_key().unwrap()]).unwrap();
-    let view = view_changed(&authorities, 1, |node| {
-        node.policies = named(&["permit(principal is Node, action, resource);".to_owned()]);
+    let view = view_changed(authorities, 1, |node| {
+        node.policies = named(policies);
         node.ports[0].users = Some(pb::UserTokens::default());
         node.issuers = vec![pb::JwtIssuer {
             name: "login".to_owned(),
@@ -497,7 +528,6 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
         }];
     });
     connections.rules.store(Arc::new(Rules::new(Arc::new(Inbound::Open(Arc::clone(&view))))));
-    let peer = web(&authorities, HOUR);
     let token = login
         .sign(&Claims {
             id: peer.id(),
@@ -513,6 +543,19 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
     let arrival = Arrival { port: 8080, peer: peer.id(), identity: None, context: connections.context() };
     let made_for = MadeFor::look(&view, arrival, &mut headers);
     assert!(made_for.is_for_user());
+    made_for
+}
+
+#[test]
+fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
+    let authorities = Authorities::new();
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let peer = web(&authorities, HOUR);
+    let permit = "permit(principal is Node, action, resource);".to_owned();
+    let made_for = for_a_user(&authorities, &connections, &[permit], &peer);
     let address = "127.0.0.1:9".parse().unwrap();
     let registered = connections.register(INBOUND, peer.clone(), address, None, [1; 32]).unwrap();
     let connection = registered.connection();
@@ -535,6 +578,87 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
         drop(busy);
         assert!(deciding.join().unwrap().meter().is_cut(), "its token has ended meanwhile");
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn policies_are_not_asked_each_second_about_every_request_of_a_user() {
+    let authorities = Authorities::new();
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let peer = web(&authorities, HOUR);
+    let permit = "permit(principal, action, resource) when { context has user };".to_owned();
+    let made_for = for_a_user(&authorities, &connections, &[permit], &peer);
+    let address = "127.0.0.1:9".parse().unwrap();
+    let registered = connections.register(INBOUND, peer, address, None, [1; 32]).unwrap();
+    let connection = registered.connection();
+    let gathered = Some(Arc::new(Gathered::nothing().clone().made_for(made_for.on_behalf_of())));
+    let admit = |made_for: &MadeFor| {
+        let (method, target, made_for) = (http::Method::GET, "/".parse().unwrap(), made_for.clone());
+        let gathered = gathered.clone();
+        let subject = Subject::Request { method, target, is_upgrade: false, gathered, made_for };
+        connection.admit(&connections, |_| subject, None, None, Instant::now())
+    };
+    let passages: Vec<_> = (0..8).map(|_| admit(&made_for)).collect();
+    assert!(passages.iter().all(Passage::is_allowed), "{:?}", passages[0].ruling);
+    let asked = asked_of(&connections, connection);
+    assert_eq!(asked(), 8);
+    for _ in 0..10 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        connections.review_changing().await;
+        connections.review_users().await;
+    }
+    assert_eq!(asked(), 8);
+    tokio::time::advance(Duration::from_secs(60)).await;
+    connections.review_changing().await;
+    assert!(passages.iter().all(|passage| passage.meter().is_cut()), "their token has ended");
+    assert_eq!(asked(), 8);
+    drop(passages);
+    assert_eq!(connection.changing.load(Ordering::Relaxed), 0);
+}
+
+/// Counts how often policies were asked about what this connection asks.
+fn asked_of(connections: &Connections, connection: &Connection) -> impl Fn() -> usize {
+    let rules = connections.rules();
+    let memo = rules.memo(&connection.caller, &connection.circumstances, connection.id()).unwrap();
+    move || memo.asked.load(Ordering::Relaxed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_denylist_does_not_wait_for_all_that_is_decided_by_the_time() {
+    let authorities = Authorities::new();
+    let until = now().plus(HOUR);
+    let policies = [permit("/timed", &format!("context.time < datetime(\"{until:.3}\")"))];
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let view = view_with(&authorities, 1, &policies);
+    connections.rules.store(Arc::new(Rules::new(Arc::new(Inbound::Open(view)))));
+    let address = "127.0.0.1:9".parse().unwrap();
+    let peer = web(&authorities, HOUR);
+    // Fewer connections than a step has room for, with many more flows.
+    let busy: Vec<_> = (0..8)
+        .map(|number| {
+            let registered =
+                connections.register(INBOUND, peer.clone(), address, None, [number; 32]).unwrap();
+            let connection = registered.connection();
+            let admit = |_| connection.admit(&connections, |_| get("/timed"), None, None, Instant::now());
+            let passages: Vec<_> = (0..enforce::WALK_STEP / 2).map(admit).collect();
+            (registered, passages)
+        })
+        .collect();
+    let flows = 8 * enforce::WALK_STEP / 2;
+    let counts: Vec<_> =
+        busy.iter().map(|(registered, _)| asked_of(&connections, registered.connection())).collect();
+    // Some of them share a memory.
+    let asked = || counts.iter().take(4).map(|count| count()).sum::<usize>();
+    assert_eq!(asked(), flows);
+    let by_the_time = connections.review_changing();
+    let revoked = async {
+        refuse(&connections, 7, &[&peer]);
+        let step = asked() - flows;
+        assert!((1..=2 * enforce::WALK_STEP).contains(&step), "{step} were decided before it had a turn");
+        connections.apply_denylist().await;
+        busy.iter().all(|(registered, _)| registered.connection().cut_signal().is_cancelled())
+    };
+    let ((), are_cut) = tokio::join!(biased; by_the_time, revoked);
+    assert!(are_cut);
 }
 
 /// More than a walk decides before it lets others have a turn.

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hauberk_identity::Name;
-use hauberk_policy::{CanonicalPath, Protocol};
+use hauberk_policy::{CanonicalPath, ObsText, Protocol};
 use hauberk_tls::TlsStream;
 use http::header::{self, HeaderValue};
 use http::uri::Uri;
@@ -26,7 +26,7 @@ use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
 use crate::wire::budget::InUse;
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, RequestHead};
+use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::until_cut;
@@ -172,9 +172,15 @@ fn decide(
             "this port takes requests, not tunnels",
         ));
     }
+    let rules = caller.port.connections.rules();
+    let described = rules.view().ok().and_then(|view| view.port(caller.port.number));
+    // Before what is said to us alone is taken out.
+    let takes_obs_text = described.is_some_and(|port| port.obs_text == ObsText::Forward);
+    if !takes_obs_text && headers::hold_obs_text(request.headers()) {
+        return Err(bad_request(OBS_TEXT, &WHY_NO_OBS_TEXT));
+    }
     let mut head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
     let method = request.method().clone();
-    let rules = caller.port.connections.rules();
     let escaped =
         rules.view().map(|view| view.engine.escaped_slashes(caller.port.number)).unwrap_or_default();
     let ambiguous = |problem: &dyn ToString| bad_request("ambiguous_path", problem);
@@ -182,7 +188,6 @@ fn decide(
     // What is canonical reads as it stands.
     let path = CanonicalPath::parse_with(method.as_str(), target.as_str(), escaped)
         .map_err(|problem| ambiguous(&problem))?;
-    let described = rules.view().ok().and_then(|view| view.port(caller.port.number));
     let service = match described {
         Some(described) => service_of(described, &head)?,
         // The decision says why there is none.
@@ -263,7 +268,7 @@ async fn pass_on(
     let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
         Err(failure) => {
-            let failure = if meter.is_left() { AppFailure::CallerLeft } else { failure };
+            let failure = meter.left().map_or(failure, AppFailure::CallerLeft);
             let answer = failure.answer(form, &caller.port);
             passage.answered(&answer);
             return answer;
@@ -298,8 +303,8 @@ enum AppFailure {
     Unspoken,
     Broken,
     BadUpgrade,
-    /// It is not to blame: the request came to no end.
-    CallerLeft,
+    /// It is not to blame: the request came to no end, for this reason.
+    CallerLeft(&'static str),
 }
 
 impl AppFailure {
@@ -319,8 +324,8 @@ impl AppFailure {
                 failure.log(port);
                 return answer::error(form, StatusCode::SERVICE_UNAVAILABLE, failure.as_str(), "");
             }
-            Self::CallerLeft => {
-                return answer::error(form, StatusCode::BAD_REQUEST, "request_broken_off", "");
+            Self::CallerLeft(reason) => {
+                return answer::error(form, StatusCode::BAD_REQUEST, reason, "");
             }
             Self::Unspoken => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
             Self::Broken => (StatusCode::BAD_GATEWAY, "app_broke_off"),

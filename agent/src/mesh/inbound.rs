@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use hauberk_identity::{Name, SpiffeId};
-use hauberk_policy::{Engine, Protocol, UserTokens};
+use hauberk_policy::{Engine, ObsText, Protocol, UserTokens};
 use hauberk_tls::FederatedBundles;
 use tokio::sync::watch;
 
@@ -48,13 +49,15 @@ pub enum ClosedReason {
 }
 
 impl ClosedReason {
-    /// Whether we are nobody any longer, so that nothing is sent out either.
+    /// Whether nothing is sent out either: we are nobody any longer, or do not know who is not to be called.
     fn ends_outbound(self) -> bool {
         match self {
-            Self::CertificateExpired | Self::NodeDeleted | Self::Revoked | Self::Quarantined => true,
-            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld | Self::NoDenylist => {
-                false
-            }
+            Self::CertificateExpired
+            | Self::NodeDeleted
+            | Self::Revoked
+            | Self::Quarantined
+            | Self::NoDenylist => true,
+            Self::NoView | Self::MissingFeature | Self::InvalidView | Self::ViewTooOld => false,
         }
     }
 
@@ -108,6 +111,8 @@ pub struct Port {
     pub services: Vec<Name>,
     /// How tokens of users are taken; none where nobody looks at them.
     pub users: Option<UserTokens>,
+    /// What becomes of header fields with bytes beyond ASCII.
+    pub obs_text: ObsText,
 }
 
 impl NodeView {
@@ -128,6 +133,8 @@ pub struct InboundGate {
     causes: Mutex<Causes>,
     current: watch::Sender<Arc<Inbound>>,
     has_valid_certificate: AtomicBool,
+    /// What [`Inbound::ends_outbound`] says, for whoever asks for each request.
+    ends_outbound: ArcSwap<Option<ClosedReason>>,
 }
 
 #[derive(Debug)]
@@ -146,6 +153,7 @@ struct Causes {
 impl InboundGate {
     /// Closed, since there is no view and no certificate.
     pub fn new() -> Self {
+        let closed = Inbound::Closed { reason: ClosedReason::NoView };
         Self {
             causes: Mutex::new(Causes {
                 view: None,
@@ -155,8 +163,9 @@ impl InboundGate {
                 denied: None,
                 no_denylist: false,
             }),
-            current: watch::Sender::new(Arc::new(Inbound::Closed { reason: ClosedReason::NoView })),
+            current: watch::Sender::new(Arc::new(closed)),
             has_valid_certificate: AtomicBool::new(false),
+            ends_outbound: ArcSwap::from_pointee(Some(ClosedReason::CertificateExpired)),
         }
     }
 
@@ -168,6 +177,11 @@ impl InboundGate {
     /// Whether our own certificate is valid.
     pub fn has_valid_certificate(&self) -> bool {
         self.has_valid_certificate.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing may be sent out, where that is so. Takes no lock.
+    pub fn ends_outbound(&self) -> Option<ClosedReason> {
+        **self.ends_outbound.load()
     }
 
     /// Decides by this view from now on.
@@ -220,6 +234,7 @@ impl InboundGate {
         let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut causes);
         let next = causes.outcome();
+        self.ends_outbound.store(Arc::new(next.ends_outbound()));
         self.current.send_if_modified(|current| {
             let differs = !current.is_same(&next);
             if differs {

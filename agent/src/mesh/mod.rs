@@ -59,9 +59,9 @@ impl Mesh {
         self.gate.subscribe()
     }
 
-    /// Whether our own certificate is valid. Without one nothing is let in and nothing may be sent out.
-    pub fn has_valid_certificate(&self) -> bool {
-        self.gate.has_valid_certificate()
+    /// Why nothing may be sent out, where that is so. Takes no lock.
+    pub fn ends_outbound(&self) -> Option<ClosedReason> {
+        self.gate.ends_outbound()
     }
 }
 

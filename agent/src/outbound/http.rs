@@ -16,6 +16,7 @@ use super::egress::{self, http::HTTP_PORT};
 use super::listener::AppConnection;
 use super::peer::{DialError, Peer};
 use super::route::{Kind, Route};
+use crate::mesh::ClosedReason;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
@@ -193,11 +194,11 @@ async fn send(
                 last = Some(broken(&peer, &error));
                 request = unsent;
             }
-            Err(SendError::Broken(_)) if call.meter().is_left() => {
-                let text = "the request broke off before its end";
-                return Err(Failure::new(StatusCode::BAD_REQUEST, "request_broken_off", text));
-            }
             Err(SendError::Broken(error)) => {
+                if let Some(reason) = call.meter().left() {
+                    let text = "the request broke off before its end";
+                    return Err(Failure::new(StatusCode::BAD_REQUEST, reason, text));
+                }
                 peer.failed(outbound.elapsed());
                 return Err(broken(&peer, &error));
             }
@@ -264,9 +265,8 @@ impl Outbound {
 
     async fn group(&self, route: &Route) -> Result<Arc<Group>, Failure> {
         let context = self.connections.context();
-        if !context.mesh.has_valid_certificate() {
-            let text = "this agent has no valid certificate; see its log for why it was not renewed";
-            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "certificate_expired", text));
+        if let Some(reason) = context.mesh.ends_outbound() {
+            return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, reason.as_str(), ended(reason)));
         }
         let group = || {
             self.balancer.group(route, context).map_err(|error| {
@@ -284,6 +284,29 @@ impl Outbound {
         match found {
             Some(found) if !found.is_empty() => Ok(found),
             _ => Err(no_endpoints()),
+        }
+    }
+}
+
+/// Whose fault it is that nothing is sent out, and what to do.
+fn ended(reason: ClosedReason) -> &'static str {
+    match reason {
+        ClosedReason::Revoked => {
+            "this agent's certificate was revoked; enroll it anew, if it is to call anybody"
+        }
+        ClosedReason::Quarantined => {
+            "this node is in quarantine; `hauberk quarantine node NAME --undo` ends that"
+        }
+        ClosedReason::NodeDeleted => "this node was deleted; apply it again and enroll its agent",
+        ClosedReason::NoDenylist => {
+            "what this agent has kept of who is refused cannot be read; it calls nobody until the control plane has told it"
+        }
+        ClosedReason::CertificateExpired
+        | ClosedReason::NoView
+        | ClosedReason::MissingFeature
+        | ClosedReason::InvalidView
+        | ClosedReason::ViewTooOld => {
+            "this agent has no valid certificate; see its log for why it was not renewed"
         }
     }
 }

@@ -66,7 +66,7 @@ async fn after_half_life_there_is_a_new_certificate_for_a_new_key() {
     tasks.spawn(agent.renewal.run(stop.clone()));
     within(changes.wait_for(|state| state.svid().unwrap().key_fingerprint() != before)).await.unwrap();
     assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 2);
-    assert!(agent.mesh.has_valid_certificate());
+    assert!(agent.mesh.gate.has_valid_certificate());
     stop.cancel();
     within(tasks.join_next()).await;
     // It is on disk, key and certificate together.
@@ -94,9 +94,9 @@ async fn at_expiry_everything_is_denied_until_a_token_lets_us_in_again() {
         matches!(**inbound, Inbound::Closed { reason: ClosedReason::CertificateExpired })
     };
     within(inbound.wait_for(is_expired)).await.unwrap();
-    assert!(!agent.mesh.has_valid_certificate());
+    assert!(!agent.mesh.gate.has_valid_certificate());
     within(inbound.wait_for(|inbound| !is_expired(inbound))).await.unwrap();
-    assert!(agent.mesh.has_valid_certificate());
+    assert!(agent.mesh.gate.has_valid_certificate());
     assert_eq!(plane.enrollment.asked.lock().unwrap()[0].0, "hbk1-secret");
     stop.cancel();
     within(tasks.join_next()).await;
@@ -221,7 +221,7 @@ async fn whoever_cannot_join_anew_serves_on_and_is_told_once_what_to_do() {
         assert_eq!(told.as_ref() == Some(kind), round == 1);
         agent.renewal.tell(&problem, &mut told, Duration::ZERO);
     }
-    assert!(agent.mesh.has_valid_certificate());
+    assert!(agent.mesh.gate.has_valid_certificate());
     assert_eq!(key(&agent.credentials), before);
     let to_do = agent.renewal.what_to_do();
     assert!(to_do.contains("hauberk token create --mesh shop --node orders --out FILE"), "{to_do}");

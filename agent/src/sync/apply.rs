@@ -200,6 +200,7 @@ impl Authentic {
                     protocol: port.protocol,
                     services: port.services.clone(),
                     users: port.users.clone(),
+                    obs_text: port.obs_text,
                 });
                 let ports = ports.collect();
                 // Whether it is ours was seen when it was authenticated.

@@ -79,7 +79,7 @@ impl Held {
         self.unsaved_denylist.is_none()
     }
 
-    /// Where what is kept cannot be read, everybody is refused until the control plane has said who is to be.
+    /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be refused.
     pub(super) fn reload_denylist(&mut self, keys: &ViewVerifier) {
         let kept = match self.state.denylist() {
             Ok(None) => return,
@@ -98,7 +98,7 @@ impl Held {
                 tracing::error!(
                     event = "stored_denylist_discarded",
                     error,
-                    "nobody is let in until the control plane has said who is revoked"
+                    "nobody is let in or called until the control plane has said who is revoked"
                 );
                 self.mesh.gate.set_denylist_known(false);
             }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::exchange::Link;
-use super::headers::{scrub_trailers, scrub_undecided};
+use super::headers::{OBS_TEXT, hold_obs_text, scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
@@ -22,6 +22,9 @@ pub(crate) enum BodyError {
     /// It is no longer allowed.
     #[error("the exchange is no longer allowed")]
     Cut,
+    /// Its trailers hold bytes beyond ASCII.
+    #[error("{}", super::headers::WHY_NO_OBS_TEXT)]
+    ObsText,
     /// The side that it comes from failed.
     #[error("the other side broke off")]
     Broken(#[from] hyper::Error),
@@ -46,6 +49,13 @@ enum Under {
 }
 
 impl Under {
+    fn takes_obs_text(&self) -> bool {
+        match self {
+            Self::Passage(passage) => passage.takes_obs_text(),
+            Self::Leave(_) => false,
+        }
+    }
+
     fn is_decided_by(&self, field: &str) -> bool {
         match self {
             Self::Passage(passage) => passage.is_decided_by(field),
@@ -166,7 +176,7 @@ impl Metered {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 if self.direction == Direction::In {
-                    self.meter.leave();
+                    self.meter.leave("request_broken_off");
                 }
                 return Poll::Ready(Some(Err(error.into())));
             }
@@ -191,16 +201,21 @@ impl Body for RequestBody {
     type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(metered) = &mut self.body else { return Poll::Ready(None) };
+        let Self { body, under } = self.get_mut();
+        let Some(metered) = body else { return Poll::Ready(None) };
         let waker = cx.waker().clone();
         let mut polled = metered.poll_frame(cx, &mut Context::from_waker(&waker));
-        if let (Poll::Ready(Some(Ok(frame))), Some(under)) = (&mut polled, &self.under)
+        if let (Poll::Ready(Some(Ok(frame))), Some(under)) = (&mut polled, under)
             && let Some(trailers) = frame.trailers_mut()
         {
             scrub_undecided(trailers, |field| under.is_decided_by(field));
+            if !under.takes_obs_text() && hold_obs_text(trailers) {
+                metered.meter.leave(OBS_TEXT);
+                return Poll::Ready(Some(Err(BodyError::ObsText)));
+            }
         }
         polled
     }

@@ -48,6 +48,15 @@ pub(crate) struct RequestHead {
     pub(crate) host: String,
 }
 
+/// Why bytes beyond ASCII are refused, and what to do.
+pub(crate) const OBS_TEXT: &str = "obs_text";
+pub(crate) const WHY_NO_OBS_TEXT: &str = "a header field's value holds bytes beyond ASCII, which servers read in different ways: encode it in ASCII";
+
+/// Whether a value holds bytes beyond ASCII (`obs-text` of RFC 9110 §5.5).
+pub(crate) fn hold_obs_text(fields: &HeaderMap) -> bool {
+    fields.values().any(|value| !value.as_bytes().is_ascii())
+}
+
 /// Why a request's headers are refused. The fault is the caller's: answer 400.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum HeaderProblem {

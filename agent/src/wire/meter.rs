@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -18,8 +18,8 @@ pub(crate) struct Meter {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     is_cut: AtomicBool,
-    /// The caller's side failed before it had sent everything.
-    is_left: AtomicBool,
+    /// Why the caller's side came to no end.
+    left: OnceLock<&'static str>,
     /// One more than what gRPC calls the status; 0 where none has been seen.
     grpc_status: AtomicU8,
     /// What all of its listener or service have in common.
@@ -64,14 +64,14 @@ impl Meter {
         self.is_cut()
     }
 
-    /// Notes that the caller left before it had sent everything.
-    pub(crate) fn leave(&self) {
-        self.is_left.store(true, Ordering::Release);
+    /// Notes that the request comes to no end, by its caller's fault. The name is what the caller is given.
+    pub(crate) fn leave(&self, reason: &'static str) {
+        let _ = self.left.set(reason);
     }
 
-    /// Whether the caller left before it had sent everything: whatever then fails is not the server's fault.
-    pub(crate) fn is_left(&self) -> bool {
-        self.is_left.load(Ordering::Acquire)
+    /// Why the request came to no end, where it is its caller's fault: whatever then fails is not the server's.
+    pub(crate) fn left(&self) -> Option<&'static str> {
+        self.left.get().copied()
     }
 
     /// Adds bytes that have passed.

@@ -8,7 +8,9 @@ use hauberk_agent::mesh::{EndpointSet, Service, ServicePort, Target};
 use hauberk_identity::SpiffeId;
 use hauberk_policy::Protocol;
 use hauberk_proto::convert::Discovery;
-use http_body_util::Full;
+use http::HeaderValue;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -39,6 +41,7 @@ async fn pair(protocol: Protocol) -> Pair {
     let (mut web, mut orders) = (world.agent("web"), world.agent("orders"));
     let (app, policy) = match protocol {
         Protocol::Http => (http1_app(&mut orders.tasks).await, POLICY),
+        Protocol::Http2 => (http2_app(&mut orders.tasks).await, POLICY),
         _ => (http2_app(&mut orders.tasks).await, RPC_POLICY),
     };
     orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[policy])).await;
@@ -308,6 +311,54 @@ async fn a_chunked_upload_keeps_its_trailers_out_of_our_names() {
         5;ext=1\r\nhello\r\n0\r\nhauberk-service: x\r\n\r\n";
     let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request).await;
     assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("\n5 bytes\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn fields_and_trailers_with_bytes_beyond_ascii_are_refused_over_http1() {
+    let pair = pair(Protocol::Http).await;
+    let web = pair.world.identity(&pair.web.id, std::time::Duration::from_secs(60));
+    let head = "PUT /big HTTP/1.1\r\nHost: orders\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n";
+    let field = format!("{head}X-Name: caf\u{e9}\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    let trailer = format!("{head}Trailer: X-Name\r\n\r\n5\r\nhello\r\n0\r\nX-Name: caf\u{e9}\r\n\r\n");
+    for request in [&field, &trailer] {
+        let foreign = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+        let answers = [
+            raw(foreign, request.as_bytes()).await,
+            raw(TcpStream::connect(pair.outbound).await.unwrap(), request.as_bytes()).await,
+        ];
+        for answer in answers {
+            assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+            assert!(answer.contains("\r\nhauberk-error: obs_text\r\n"), "{answer}");
+        }
+    }
+    let plain =
+        raw(TcpStream::connect(pair.outbound).await.unwrap(), field.replace('\u{e9}', "e").as_bytes()).await;
+    assert!(plain.starts_with("HTTP/1.1 200 ") && plain.contains("\nx-name: cafe\n"), "{plain}");
+}
+
+#[tokio::test]
+async fn fields_and_trailers_with_bytes_beyond_ascii_are_refused_over_http2() {
+    let mut pair = pair(Protocol::Http2).await;
+    let stream = TcpStream::connect(pair.outbound).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    pair.clients.spawn(async move { drop(connection.await) });
+    let beyond = || HeaderValue::from_bytes(b"caf\xe9").unwrap();
+    for (in_head, in_trailers, status) in [(true, false, 400), (false, true, 400), (false, false, 200)] {
+        let mut request = http::Request::put("http://orders/big");
+        if in_head {
+            request = request.header("x-name", beyond());
+        }
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("x-sum", if in_trailers { beyond() } else { HeaderValue::from_static("1") });
+        let body = Full::new(Bytes::from_static(b"hello"));
+        let body = body.with_trailers(std::future::ready(Some(Ok(trailers)))).boxed_unsync();
+        let asking = client.send_request(request.body(body).unwrap());
+        let answer = tokio::time::timeout(PATIENCE, asking).await.unwrap().unwrap();
+        let error = answer.headers().get("hauberk-error").map(|name| name.to_str().unwrap());
+        let expected = (status == 400).then_some("obs_text");
+        assert_eq!((answer.status().as_u16(), error), (status, expected), "{in_head} {in_trailers}");
+    }
 }
 
 #[tokio::test]

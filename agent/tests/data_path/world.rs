@@ -15,8 +15,8 @@ use hauberk_agent::outbound::{Outbound, TcpService};
 use hauberk_agent::state::StoredTrust;
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
 use hauberk_policy::{
-    Authorization, Engine, EscapedSlashes, Mode, NodeScope, Place, PolicyDocument, PolicyIndex, PortScope,
-    Protocol, Undeclared,
+    Authorization, Engine, EscapedSlashes, Mode, NodeScope, ObsText, Place, PolicyDocument, PolicyIndex,
+    PortScope, Protocol, Undeclared,
 };
 use hauberk_proto::agent::v1::Trust;
 use hauberk_proto::convert::Discovery;
@@ -230,6 +230,7 @@ impl World {
                     authorization: Authorization::Enforce,
                     users: None,
                     escaped_slashes: EscapedSlashes::Reject,
+                    obs_text: ObsText::Reject,
                 })
                 .collect(),
         };
@@ -247,6 +248,7 @@ impl World {
             protocol: port.protocol,
             services: port.services.clone(),
             users: None,
+            obs_text: port.obs_text,
         });
         Arc::new(NodeView {
             epoch: 1,

@@ -295,7 +295,7 @@ fn audits<'a>(report: &mut Report, resources: impl Iterator<Item = &'a Resource>
     }
 }
 
-/// What takes paths that servers read in two ways is said loudly.
+/// What takes requests that servers read in two ways is said loudly.
 fn relaxations(report: &mut Report, nodes: &[Resource]) {
     for node in nodes {
         let Some(Spec::VirtualNode(spec)) = &node.spec else { continue };
@@ -306,6 +306,14 @@ fn relaxations(report: &mut Report, nodes: &[Resource]) {
                     "mesh",
                     format!("listener {listener} of {} takes paths with escaped slashes (%2F), which servers read in two ways", node.name),
                     "remove `pathWithEscapedSlashesAction: KEEP_UNCHANGED` unless the app needs it; both readings must be permitted",
+                );
+            }
+            if listener.obs_text.as_deref() == Some("FORWARD") {
+                let listener = crate::commands::rows::listener(listener);
+                report.warning(
+                    "mesh",
+                    format!("listener {listener} of {} takes header fields with bytes beyond ASCII, which servers read in two ways", node.name),
+                    "remove `obsText: FORWARD` unless callers send such fields; better have them encode what they say in ASCII",
                 );
             }
         }

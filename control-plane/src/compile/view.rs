@@ -93,6 +93,7 @@ pub(crate) fn node_scope(
         authorization: listener.authorization().unwrap_or(default),
         users: listener.users().cloned(),
         escaped_slashes: listener.escaped_slashes(),
+        obs_text: listener.obs_text(),
     });
     NodeScope {
         trust_domain: trust_domain.clone(),

@@ -351,7 +351,9 @@ impl<'a> Session<'a> {
         let bundle = Arc::clone(self.push.identity.current().bundle());
         let now = self.push.clock.now();
         match &self.peer.proof {
-            Some(proof) => proof.verify_again(&bundle, now, Usage::Client).map_err(Close::NotTrusted),
+            Some(proof) => {
+                proof.verify_again(&bundle, now, Usage::Client).map(drop).map_err(Close::NotTrusted)
+            }
             None => Ok(()),
         }
     }

@@ -1,10 +1,12 @@
 //! A virtual node, as it is accepted.
 
+mod readings;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
 use hauberk_policy::{
-    Authorization, DeclaredRoute, EscapedSlashes, MethodAccess, Protocol, RouteTemplate, Undeclared,
+    Authorization, DeclaredRoute, EscapedSlashes, MethodAccess, ObsText, Protocol, RouteTemplate, Undeclared,
     UserTokens,
 };
 use hauberk_proto::mesh::v1 as wire;
@@ -46,6 +48,7 @@ pub struct Listener {
     authorization: Option<Authorization>,
     users: Option<UserTokens>,
     escaped_slashes: EscapedSlashes,
+    obs_text: ObsText,
 }
 
 impl VirtualNode {
@@ -120,6 +123,11 @@ impl Listener {
         self.escaped_slashes
     }
 
+    /// What becomes of header fields with bytes beyond ASCII.
+    pub fn obs_text(&self) -> ObsText {
+        self.obs_text
+    }
+
     /// What it, or else its node, says of default denials; `None`: the mesh decides.
     pub fn authorization(&self) -> Option<Authorization> {
         self.authorization
@@ -172,6 +180,7 @@ impl Listener {
             api,
             users,
             path_with_escaped_slashes_action,
+            obs_text,
         } = listener;
         if let Some(wire::ListenerTls { mode }) = tls {
             check_tls(mode, &format!("{field}.tls.mode"), problems);
@@ -196,7 +205,8 @@ impl Listener {
             problems.invalid_but(format!("{field}.undeclared"), "a tcp listener has no routes", help);
         }
         let escaped_slashes =
-            parse_escaped(path_with_escaped_slashes_action.as_deref(), protocol, field, problems);
+            readings::escaped_slashes(path_with_escaped_slashes_action.as_deref(), protocol, field, problems);
+        let obs_text = readings::obs_text(obs_text.as_deref(), protocol, field, problems);
         let users = users
             .as_ref()
             .and_then(|users| parse_users(users, protocol, &format!("{field}.users"), problems));
@@ -211,36 +221,9 @@ impl Listener {
             check_described(&routes, &field, problems);
         }
         let authorization = authorization.or(of_node);
-        Some(Self { port: port?, protocol, routes, undeclared, authorization, users, escaped_slashes })
+        let port = port?;
+        Some(Self { port, protocol, routes, undeclared, authorization, users, escaped_slashes, obs_text })
     }
-}
-
-fn parse_escaped(
-    action: Option<&str>,
-    protocol: Protocol,
-    field: &str,
-    problems: &mut Problems,
-) -> EscapedSlashes {
-    let field = format!("{field}.pathWithEscapedSlashesAction");
-    let known = [
-        ("REJECT_REQUEST", Some(EscapedSlashes::Reject)),
-        ("KEEP_UNCHANGED", Some(EscapedSlashes::Keep)),
-        ("UNESCAPE_AND_FORWARD", None),
-        ("UNESCAPE_AND_REDIRECT", None),
-    ];
-    let Some(action) = action else { return EscapedSlashes::Reject };
-    let Some(chosen) = choice::choose(problems, &field, action, &known) else {
-        return EscapedSlashes::Reject;
-    };
-    let Some(chosen) = chosen else {
-        let message = format!("{action} would pass on another path than the one that was asked for");
-        problems.invalid_but(field, message, "write KEEP_UNCHANGED, or leave it out");
-        return EscapedSlashes::Reject;
-    };
-    if chosen == EscapedSlashes::Keep && !matches!(protocol, Protocol::Http | Protocol::Http2) {
-        problems.invalid(field, "only http and http2 listeners have paths that could hold slashes");
-    }
-    chosen
 }
 
 /// Whether a request must be made for a user.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
-    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, Recalled,
+    Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, Recalled,
     RouteTemplate, Tls, Undeclared,
 };
 
@@ -75,6 +75,7 @@ impl Bench {
                 authorization: Authorization::Enforce,
                 users: None,
                 escaped_slashes: EscapedSlashes::Reject,
+                obs_text: ObsText::Reject,
             }],
         };
         let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
-    Moment, NodeScope, Peer, Place, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol,
+    Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol,
     RouteTemplate, Undeclared,
 };
 
@@ -137,6 +137,7 @@ fn view() -> (NodeScope, PolicySlice) {
             authorization: Authorization::Enforce,
             users: None,
             escaped_slashes: EscapedSlashes::Reject,
+            obs_text: ObsText::Reject,
         }],
         trust_domain,
         mesh: mesh.clone(),

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Action, Authorization, Caller, Engine, EscapedSlashes, Gathered, Mode, Moment, NodeScope, Peer, Place,
-    PolicyDocument, PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay, RouteTemplate, Tls,
-    Undeclared, Vouching,
+    Action, Authorization, Caller, Engine, EscapedSlashes, Gathered, Mode, Moment, NodeScope, ObsText, Peer,
+    Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay,
+    RouteTemplate, Tls, Undeclared, Vouching,
 };
 
 const CALLERS: usize = 50;
@@ -83,6 +83,7 @@ fn engine(more: &[&str], former: Option<&Engine>) -> Engine {
             authorization: Authorization::Enforce,
             users: None,
             escaped_slashes: EscapedSlashes::Reject,
+            obs_text: ObsText::Reject,
         }],
     };
     let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);

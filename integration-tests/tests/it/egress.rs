@@ -106,6 +106,8 @@ fn requests_leave_where_a_rule_permits_them() {
     assert_eq!(absolute.status, 200);
     let spelled = ask(&web, "GET /public/d", &format!("LOCALHOST.:{port}"));
     assert_eq!(spelled.status, 200);
+    let beyond_ascii = ask(&web, "GET /public/e", &format!("{host}\r\nx-name: é"));
+    assert_eq!((beyond_ascii.status, beyond_ascii.header("hauberk-error")), (400, Some("obs_text")));
     let heads = app.heads();
     let lines: Vec<&str> = heads[before as usize..].iter().map(|head| head[0].as_str()).collect();
     let sent = ["GET /public/b?q=1 HTTP/1.1", "GET /public/c HTTP/1.1", "GET /public/d HTTP/1.1"];
@@ -370,6 +372,22 @@ fn hello(host: &str) -> Vec<u8> {
     bytes
 }
 
+/// The same with the extension `encrypted_client_hello` at its end, which is all that an agent can see of another hello inside.
+fn hides_another(mut hello: Vec<u8>) -> Vec<u8> {
+    let extension = [&[0xfe, 0x0d, 0, 16][..], &[7; 16]].concat();
+    // Behind the heads of record and message: version, random, session id, cipher suites, compression methods.
+    let number = |hello: &[u8], at: usize| u16::from_be_bytes([hello[at], hello[at + 1]]);
+    let suites = 44 + usize::from(hello[43]);
+    let methods = suites + 2 + usize::from(number(&hello, suites));
+    let extensions = methods + 1 + usize::from(hello[methods]);
+    for at in [3, 7, extensions] {
+        let longer = number(&hello, at) + extension.len() as u16;
+        hello[at..at + 2].copy_from_slice(&longer.to_be_bytes());
+    }
+    hello.extend(extension);
+    hello
+}
+
 #[test]
 fn a_port_for_tls_takes_tls_for_the_very_host() {
     let mesh = shop::open();
@@ -390,16 +408,23 @@ fn a_port_for_tls_takes_tls_for_the_very_host() {
         stream.read_exact(&mut back).is_ok_and(|()| back == first)
     };
     assert!(through(&hello("localhost")));
-    for first in
-        [&hello("evil.example")[..], &hello("127.0.0.1"), b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n"]
-    {
+    let refused = [
+        &hello("evil.example")[..],
+        &hello("127.0.0.1"),
+        &hides_another(hello("localhost")),
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+    ];
+    for first in refused {
         assert!(!through(first), "{first:?}");
     }
     let denials = eventually("the denials are told", PATIENCE, || {
         let log = web.process.log();
-        (log.matches("egress_denied").count() >= 4).then_some(log)
+        (log.matches("egress_denied").count() >= refused.len()).then_some(log)
     });
-    assert!(denials.contains("server_name_mismatch") && denials.contains("not_tls"), "{denials}");
+    for reason in ["server_name_mismatch", "encrypted_client_hello", "not_tls"] {
+        assert!(denials.contains(reason), "{reason}: {denials}");
+    }
 }
 
 #[test]

@@ -269,6 +269,52 @@ fn the_oracle_sees_through_every_trick() {
 }
 
 #[test]
+fn a_listener_may_pass_on_bytes_beyond_ascii_in_fields_and_check_says_so() {
+    let mesh = shop::open();
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    shop::set_policy(&mesh, "all", shop::WEB_MAY_ALL);
+    get_until(&web, "orders", "/", 200);
+    let ask = || {
+        let text = "GET /named HTTP/1.1\r\nhost: orders\r\nx-name: é\r\nconnection: close\r\n\r\n";
+        let answer = request(web.outbound(), text).unwrap();
+        (answer.status, answer.header("hauberk-error").map(ToOwned::to_owned))
+    };
+    let set = |word: &str| {
+        let node = format!(
+            "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - {{portMapping: {{port: 8080, protocol: http}}, \
+             obsText: {word}}}\n  - {{portMapping: {{port: 9090, protocol: http2}}}}\n  \
+             - {{portMapping: {{port: 50051, protocol: grpc}}}}\n"
+        );
+        mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &node)
+    };
+    let refused = (400, Some("obs_text".to_owned()));
+    assert_eq!(ask(), refused);
+    assert_eq!(app.heads().iter().filter(|head| head[0].contains("/named")).count(), 0);
+    assert_eq!(set("ALLOW").code, 1);
+    set("FORWARD").ok();
+    assert_eq!(ask(), (200, None));
+    let last = app.heads().pop().unwrap();
+    assert!(last.iter().any(|line| line.to_ascii_lowercase() == "x-name: é"), "{last:?}");
+    let told = mesh.hauberk(&["check"]);
+    let told = format!("{}{}", told.stdout, told.stderr);
+    assert!(
+        told.contains("listener 8080/http of orders takes header fields with bytes beyond ASCII"),
+        "{told}"
+    );
+    assert!(told.contains("remove `obsText: FORWARD`"), "{told}");
+    // What a policy reads has one reading here too.
+    let reads = "forbid(principal, action in Action::\"http\", resource in Service::\"orders\") when { context.headers.hasTag(\"x-name\") && \
+                 context.headers.getTag(\"x-name\").contains(\"x\") };";
+    shop::set_policy(&mesh, "named", reads);
+    assert_eq!(ask().0, 403);
+    shop::remove_policy(&mesh, "named");
+    set("REJECT").ok();
+    assert_eq!(ask(), refused);
+}
+
+#[test]
 fn a_listener_may_let_escaped_slashes_stand_and_check_says_so() {
     let mesh = shop::open();
     let app = App::start("orders");

@@ -250,6 +250,31 @@ fn an_agent_whose_denylist_is_damaged_lets_nobody_in_until_it_has_another() {
     orders.wait_ready();
 }
 
+#[test]
+fn an_agent_whose_denylist_is_damaged_calls_nobody_until_it_has_another() {
+    let mut mesh = small_shop();
+    let app = App::start("orders");
+    let _orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    let mut web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/", 200);
+    mesh.hauberk(&["quarantine", "node", "intruder", WAIT]).ok();
+    web.process.stop(PATIENCE);
+    let seen = app.requests();
+    std::fs::write(web.state_dir().join("denylist"), b"nonsense").unwrap();
+    mesh.kill_control_plane();
+    web.relaunch(mesh.folder());
+    let addresses = web.state_dir().join("addresses.json");
+    let refused = eventually("it answers", PATIENCE, || {
+        let addresses: Value = serde_json::from_str(&std::fs::read_to_string(&addresses).ok()?).ok()?;
+        get(addresses["outbound"].as_str()?.parse().ok()?, "orders", "/").ok()
+    });
+    assert_eq!((refused.status, refused.header("hauberk-error")), (503, Some("no_denylist")), "{refused:?}");
+    assert_eq!(app.requests(), seen);
+    mesh.restart_control_plane();
+    web.wait_ready();
+    get_until(&web, "orders", "/", 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_admins_open_stream_is_cut_with_the_credential() {
     let mesh = small_shop();

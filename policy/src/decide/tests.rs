@@ -9,9 +9,11 @@ use std::sync::Arc;
 use hauberk_identity::SpiffeId;
 
 use super::*;
+use crate::allowance::Allowance;
 use crate::cell::{Cell, MAX_REMEMBERED_PATHS};
 use crate::circumstances::Moment;
 use crate::compile::CompileError;
+use crate::fields::PARSED;
 use crate::memo::{CallerMemo, MAX_PATHS_OF_CALLER, Recalled};
 use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::slice::PolicyIndex;
@@ -480,6 +482,43 @@ fn all_of_a_callers_memory_is_bounded() {
     assert!(most > MAX_PATHS_OF_CALLER / 2 && most <= MAX_PATHS_OF_CALLER, "{most}");
 }
 
+#[test]
+fn many_callers_remember_together_what_they_are_allowed_and_decide_the_rest_each_time() {
+    let by_path =
+        "permit(principal is Node, action == Action::\"GET\", resource) when { context.path like \"/a/*\" };";
+    let engine = engine(&[by_path]);
+    let allowance = Allowance::new(100_000);
+    let held = |memos: &[CallerMemo]| -> (usize, usize) {
+        let cells = || memos.iter().flat_map(|memo| memo.cells.values());
+        let paths = cells().map(|cell| match cell {
+            Cell::Settled(..) => 0,
+            Cell::Open(open) => open.remembered.len(),
+        });
+        (cells().count(), paths.sum())
+    };
+    let mut memos: Vec<_> = (0..40).map(|_| engine.caller(&peer("web"), &HERE).within(&allowance)).collect();
+    let ask = |memo: &mut CallerMemo, path: &str| {
+        let path = CanonicalPath::parse("GET", path).unwrap();
+        memo.decide(8081, request("GET", &path, false), NOW).is_allowed()
+    };
+    for (number, memo) in memos.iter_mut().enumerate() {
+        for path in 0..20 {
+            assert!(ask(memo, &format!("/a/{number}/{path}")) && !ask(memo, &format!("/b/{number}/{path}")));
+        }
+    }
+    assert!(allowance.is_spent());
+    let (cells, paths) = held(&memos);
+    assert!((1..40).contains(&cells) && (20..60).contains(&paths), "{cells} cells, {paths} paths");
+    // Whoever had room finds some again for what it asks now, in place of what it asked.
+    assert!(ask(&mut memos[0], "/a/hot"));
+    let path = CanonicalPath::parse("GET", "/a/hot").unwrap();
+    assert!(matches!(memos[0].recall(8081, request("GET", &path, false), NOW, None), Recalled::Known(..)));
+    drop(memos);
+    let mut anew = [engine.caller(&peer("web"), &HERE).within(&allowance)];
+    (0..50).for_each(|path| assert!(ask(&mut anew[0], &format!("/a/{path}"))));
+    assert_eq!(held(&anew).1, 50, "what was dropped was given back");
+}
+
 /// Asks for a path of port 8081 with what policies want gathered.
 fn ask_with(
     memo: &mut CallerMemo,
@@ -513,6 +552,19 @@ fn headers_queries_and_hosts_decide() {
     assert!(!ask("/", "orders.shop", &[blue]));
     assert!(!ask("/?id=a+b", "orders.shop", &[("x-tenant", b"blue, red")]));
     assert!(!ask("/?id=a+b", "orders.shop", &[]));
+}
+
+#[test]
+fn a_query_is_parsed_once_however_many_policies_read_it() {
+    let text = |name: usize| format!("{GET} {{ context.query.hasTag(\"q{name}\") }};");
+    let texts: Vec<_> = (0..50).map(text).collect();
+    let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+    let mut memo = engine(&texts).caller(&peer("web"), &HERE);
+    for (target, is_allowed) in [("/?q49=1", true), ("/?q50=1", false), ("/?q49=%", false)] {
+        let before = PARSED.get();
+        assert_eq!(ask_with(&mut memo, target, "", &[], NOW).is_allowed(), is_allowed, "{target}");
+        assert_eq!(PARSED.get() - before, 1, "{target}");
+    }
 }
 
 #[test]

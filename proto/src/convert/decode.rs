@@ -7,7 +7,7 @@ use std::time::Duration;
 use hauberk_identity::{IdentityKind, Name, SpiffeId, TrustDomain};
 use hauberk_policy::{
     AddressRange, Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, MethodAccess, Mode, NodeScope,
-    Place, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Undeclared,
+    ObsText, Place, PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Undeclared,
     UserTokens,
 };
 use prost::Message;
@@ -198,6 +198,7 @@ fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, Conve
         audit,
         users,
         keep_escaped_slashes,
+        forward_obs_text,
     } = port;
     let routes = each(&format!("{field}.routes"), routes, route)?;
     distinct(&format!("{field}.routes"), routes.iter().map(|route| route.template.as_str()))?;
@@ -210,6 +211,7 @@ fn inbound_port(field: &str, port: wire::InboundPort) -> Result<PortScope, Conve
         authorization: if audit { Authorization::Audit } else { Authorization::Enforce },
         users: users.map(|users| user_tokens(&format!("{field}.users"), users)).transpose()?,
         escaped_slashes: if keep_escaped_slashes { EscapedSlashes::Keep } else { EscapedSlashes::Reject },
+        obs_text: if forward_obs_text { ObsText::Forward } else { ObsText::Reject },
     })
 }
 

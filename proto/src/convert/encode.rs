@@ -1,8 +1,8 @@
 //! From the domain to messages. What is well-formed by its types always has a message.
 
 use hauberk_policy::{
-    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, MethodAccess, Mode, PortScope, Protocol,
-    RoleMembers, SlicedPolicy, Undeclared, UserTokens,
+    Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, MethodAccess, Mode, ObsText, PortScope,
+    Protocol, RoleMembers, SlicedPolicy, Undeclared, UserTokens,
 };
 
 use super::labels;
@@ -93,8 +93,17 @@ pub fn encode_service_view(view: &ServiceView) -> wire::ServiceView {
 }
 
 fn inbound_port(port: &PortScope) -> wire::InboundPort {
-    let PortScope { number, protocol, services, routes, undeclared, authorization, users, escaped_slashes } =
-        port;
+    let PortScope {
+        number,
+        protocol,
+        services,
+        routes,
+        undeclared,
+        authorization,
+        users,
+        escaped_slashes,
+        obs_text,
+    } = port;
     wire::InboundPort {
         number: u32::from(*number),
         protocol: encode_protocol(*protocol).into(),
@@ -104,6 +113,7 @@ fn inbound_port(port: &PortScope) -> wire::InboundPort {
         audit: *authorization == Authorization::Audit,
         users: users.as_ref().map(user_tokens),
         keep_escaped_slashes: *escaped_slashes == EscapedSlashes::Keep,
+        forward_obs_text: *obs_text == ObsText::Forward,
     }
 }
 

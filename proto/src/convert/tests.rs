@@ -5,7 +5,7 @@ use std::time::Duration;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Gathered, HeaderLines, MethodAccess, Mode,
-    Moment, NodeLabel, NodeScope, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol,
+    Moment, NodeLabel, NodeScope, ObsText, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol,
     RoleMembers, RouteTemplate, SlicedPolicy, Tls, Undeclared, User, UserTokens,
 };
 use prost::Message;
@@ -39,6 +39,7 @@ fn node_view() -> NodeView {
         authorization: Authorization::Audit,
         users: Some(UserTokens { required: true, issuers: vec![name("login")], kept: true }),
         escaped_slashes: EscapedSlashes::Keep,
+        obs_text: ObsText::Forward,
     };
     NodeView {
         scope: NodeScope {

@@ -146,7 +146,7 @@ async fn two_members_meet_and_know_each_other() {
     assert_eq!(peer.id(), &OURS.id("mesh/shop/node/web"));
     assert_eq!(peer.serial(), web.current().svid().unwrap().serial());
     assert_eq!(peer.not_after(), web.current().svid().unwrap().validity().not_after());
-    assert_eq!(peer.verify_again(&OURS.bundle(), now(), Usage::Client), Ok(()));
+    assert_eq!(peer.verify_again(&OURS.bundle(), now(), Usage::Client), Ok(peer.not_after()));
     let empty = TrustBundle::empty(OURS.bundle().trust_domain().clone());
     assert_eq!(peer.verify_again(&empty, now(), Usage::Client), Err(VerifyError::UnknownIssuer));
     let negotiated = crate::Negotiated { version: "TLSv1.3", group: "X25519MLKEM768" };

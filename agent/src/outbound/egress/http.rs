@@ -22,7 +22,7 @@ use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
 use crate::wire::forward;
-use crate::wire::headers::{self, RequestHead};
+use crate::wire::headers::{self, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
 use crate::wire::meter::until_cut;
 use crate::wire::transport::Transport;
 
@@ -42,6 +42,10 @@ pub(in super::super) async fn answer(
     if request.uri().scheme().is_some_and(|scheme| *scheme == Scheme::HTTPS) {
         let text = "the agent begins no TLS for apps: ask for a tunnel by CONNECT, and begin it yourself";
         return bad_request("https_in_plain", text.to_owned()).answer(form, call);
+    }
+    // No other agent looks at what leaves the mesh.
+    if headers::hold_obs_text(request.headers()) {
+        return bad_request(OBS_TEXT, WHY_NO_OBS_TEXT.to_owned()).answer(form, call);
     }
     let target = match headers::canonical_target(&request, EscapedSlashes::Reject) {
         Ok(target) => target,
@@ -100,11 +104,11 @@ pub(in super::super) async fn answer(
     };
     let (mut response, link) = match until_cut(&meter, exchange).await {
         Some(Ok(exchanged)) => exchanged,
-        Some(Err(_)) if meter.is_left() => {
-            let text = "the request broke off before its end".to_owned();
-            return bad_request("request_broken_off", text).answer(form, call);
-        }
         Some(Err(error)) => {
+            if let Some(reason) = meter.left() {
+                let text = "the request broke off before its end".to_owned();
+                return bad_request(reason, text).answer(form, call);
+            }
             let text = format!("{address} broke off: {}", chain(&error));
             return Failure::new(StatusCode::BAD_GATEWAY, "external_broke_off", text).answer(form, call);
         }

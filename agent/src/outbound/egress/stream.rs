@@ -114,7 +114,7 @@ pub(in super::super) async fn carry(mut app: TcpStream, early: Bytes, opened: Op
     match until_cut(&meter, begun).await {
         Some(Ok(())) => leave.let_out(),
         Some(Err(reason)) => {
-            if matches!(reason, NOT_TLS | OTHER_HOST) {
+            if matches!(reason, NOT_TLS | OTHER_HOST | HIDDEN_HOST) {
                 leave.refuse(reason);
                 let _ = denied(&leave, &mut call);
             }
@@ -132,6 +132,8 @@ pub(in super::super) async fn carry(mut app: TcpStream, early: Bytes, opened: Op
 }
 
 const OTHER_HOST: &str = "server_name_mismatch";
+/// The host that the app really calls may be another one, which only the server can read.
+const HIDDEN_HOST: &str = "encrypted_client_hello";
 
 /// What an app says first: the beginning of TLS with the very host that it was let out to.
 async fn greeting(app: &mut TcpStream, early: Bytes, host: &str) -> Result<Bytes, &'static str> {
@@ -141,6 +143,7 @@ async fn greeting(app: &mut TcpStream, early: Bytes, host: &str) -> Result<Bytes
         match Greeting::of(&first) {
             Greeting::Hello(named) if named.as_deref() == wanted => return Ok(first.freeze()),
             Greeting::Hello(_) => return Err(OTHER_HOST),
+            Greeting::HidesAnother => return Err(HIDDEN_HOST),
             Greeting::NotTls => return Err(NOT_TLS),
             Greeting::Incomplete if first.len() >= MAX_GREETING => return Err(NOT_TLS),
             Greeting::Incomplete => {}

@@ -7,7 +7,7 @@ use cedar_policy::{Authorizer, Decision as CedarDecision, Policy, PolicySet};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::context::Circumstances;
+use crate::context::{Circumstances, Query};
 use crate::outlook::{Asked as Part, Asker, Clause, Given, Outlook, Paths};
 use crate::pattern::PathPattern;
 use crate::reads::FactSet;
@@ -116,6 +116,7 @@ fn holds(engine: &Engine, asked: &Asked, attempt: Attempt<'_>, action: Action, t
         action,
         attempt,
         template: target.template,
+        query: Query::default(),
     };
     let all = json!({"op": "All"});
     let conditions = json!([{"kind": "when", "body": tree}]);

@@ -162,6 +162,60 @@ fn what_a_port_speaks_is_not_changed_under_a_boundary_about_requests() {
     try_admit(&without, &changed, policies).unwrap();
 }
 
+#[test]
+fn a_port_that_denies_what_is_undeclared_does_not_go_and_come_back_deciding() {
+    let closed = |port| {
+        let mut listener = routes(http(port), &["/a"]);
+        listener.undeclared = Some("DENY".into());
+        listener
+    };
+    let anything = policy("all", "permit(principal is Node, action, resource in Mesh::\"shop\");");
+    let catalog = catalog_of(&[mesh("shop"), node("orders", [closed(8080), http(9090)]), anything]);
+    let told = ["this removes port 8080, which denies requests that match no declared route"];
+    assert_eq!(refusals(&catalog, &[node("orders", [http(9090)])]), told);
+    assert_eq!(removals(&catalog, Kind::VirtualNode, "orders"), told);
+    let open = node("orders", [closed(8080)]);
+    assert_eq!(refusals(&catalog, &[open]), [""; 0]);
+}
+
+#[test]
+fn a_port_that_goes_does_not_come_back_speaking_what_nobody_forbids() {
+    let writes = "forbid(principal, action in Action::\"write\", resource);";
+    let told = |who: &str| {
+        [format!(
+            "this removes port 8080 of orders, which speaks http: with another protocol it would be other requests that \
+             {who} may speak of"
+        )]
+    };
+    let gone = [node("orders", [])];
+    for (document, who) in
+        [(boundary("read-only", writes), "boundary:read-only"), (policy("read-only", writes), "read-only")]
+    {
+        let catalog = catalog_of(&[mesh("shop"), node("orders", [http(8080)]), document]);
+        assert_eq!(refusals(&catalog, &gone)[..1], told(who));
+        assert_eq!(removals(&catalog, Kind::VirtualNode, "orders")[..1], told(who));
+        assert_eq!(bounded(&catalog, &gone).is_empty(), who == "read-only");
+    }
+    // Forbidden is whatever is spoken: that stays so.
+    let foreign =
+        "forbid(principal, action, resource) unless { principal in TrustDomain::\"shop.example\" };";
+    let catalog = catalog_of(&[mesh("shop"), node("orders", [http(8080)]), boundary("own", foreign)]);
+    assert_eq!(refusals(&catalog, &gone), [""; 0]);
+    // No boundary and no such policy: the port is an editor's.
+    assert_eq!(refusals(&catalog_of(&[mesh("shop"), node("orders", [http(8080)])]), &gone), [""; 0]);
+}
+
+#[test]
+fn a_node_made_anew_brings_no_label_that_a_boundary_reads() {
+    let reads = "forbid(principal, action, resource) when { principal.hasTag(\"suspect\") };";
+    let web = labelled(node("web", []), &[("suspect", "")]);
+    let catalog = catalog_of(&[mesh("shop"), web, boundary("b", reads)]);
+    let told = [
+        "this takes the label \"suspect\", which is \"\", from virtual node web; the label is read by boundary:b",
+    ];
+    assert_eq!(removals(&catalog, Kind::VirtualNode, "web"), told);
+}
+
 /// What somebody with all rights but that to change boundaries is told.
 fn bounded(catalog: &Catalog, batch: &[Resource]) -> Vec<String> {
     let rights = Rights { boundaries: false, ..EVERYTHING };
@@ -277,7 +331,6 @@ fn a_method_does_not_become_a_read_under_a_policy_about_reads() {
         (&write, &read),
         (&read, &write),
         (&node("orders", []), &read),
-        (&read, &node("orders", [])),
         (&methods(&[("a.B/*", "READ")]), &methods(&[("a.B/*", "READ"), ("a.B/C", "WRITE")])),
     ] {
         let catalog = with(before.clone(), &permit);
@@ -321,6 +374,7 @@ fn a_label_that_a_policy_reads_is_policy() {
         assert_eq!(
             problem.help.as_deref(),
             Some("that changes what policies reach, and takes the role policy-admin")
+    assert_eq!(refusals(&with(read.clone(), &permit), &[node("orders", [])])[..1], [told("readers")]);
         );
         let warned = try_admit(&catalog, std::slice::from_ref(&change), EVERYTHING).unwrap().warnings;
         assert_eq!(warned, [format!("VirtualNode shop/{}: {told}", change.name)]);

@@ -13,7 +13,7 @@ use super::bearer::Bearer;
 use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::node::StoredNode;
-use super::renewals::Renewals;
+use super::renewals::{Renewals, Used};
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::attestation::TokenReviewers;
@@ -241,16 +241,16 @@ impl Enrollment {
             action: "enrollment.attest",
         };
         let counted = match (&before, record.uses) {
-            (Some(_), _) => Counted::Renewal,
-            (None, Uses::Unlimited) => Counted::Arrival,
+            (Some(_), _) => {
+                Counted::Renewal(self.renewals.take(instance, ttl, self.issuer.signer(), self.clock.now())?)
+            }
+            (None, Uses::Unlimited) => {
+                self.arrivals().take(hash, source, self.clock.now())?;
+                Counted::Arrival
+            }
             // As many as an admin has chosen may come at once.
             (None, Uses::Limited(_)) => Counted::Nothing,
         };
-        match counted {
-            Counted::Renewal => self.renewals.take(instance, ttl, self.clock.now())?,
-            Counted::Arrival => self.arrivals().take(hash, source, self.clock.now())?,
-            Counted::Nothing => {}
-        }
         let joined = Joined {
             at: before.as_ref().map(|used| used.at),
             token: Some(hash.short().to_owned()),
@@ -266,7 +266,7 @@ impl Enrollment {
             .await;
         match (&issued, counted) {
             (Ok(_), _) | (Err(_), Counted::Nothing) => {}
-            (Err(_), Counted::Renewal) => self.renewals.give_back(instance, ttl),
+            (Err(_), Counted::Renewal(used)) => self.renewals.give_back(instance, ttl, used),
             (Err(_), Counted::Arrival) => self.arrivals().give_back(hash, source),
         }
         Ok(Enrolled { issued: issued?, instance })
@@ -354,10 +354,9 @@ impl Enrollment {
 }
 
 /// As what the use of a token counts.
-#[derive(Clone, Copy)]
 enum Counted {
     /// As a renewal: its instance is there.
-    Renewal,
+    Renewal(Used),
     /// As one of the new instances of a token for any number.
     Arrival,
     Nothing,

@@ -77,7 +77,7 @@ impl Enrollment {
     ///
     /// # Errors
     /// When it is refused already, or nothing can be read.
-    pub(super) async fn entitlement(
+    pub(crate) async fn entitlement(
         &self,
         entitled: &Entitled,
         peer: &PeerIdentity,

@@ -13,7 +13,7 @@ use hauberk_tls::{CertificateRequest, PublicKey};
 
 use machines::AttestedRecord;
 pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, machine_prefix};
-pub(super) use stored::Stored;
+pub(super) use stored::{Readings, Stored};
 
 use super::error::{ATTEMPTS, EnrollmentError};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
@@ -291,7 +291,7 @@ impl Enrollment {
         mesh: &str,
         name: &str,
     ) -> Result<Stored, EnrollmentError> {
-        let stored = Stored::read(&*self.store, mesh, name).await?;
+        let stored = self.readings.get(&*self.store, mesh, name).await?;
         let missing = || NotAttested::NoSuchEnrollment { mesh: mesh.to_owned(), name: name.to_owned() };
         Ok(stored.ok_or_else(missing)?)
     }

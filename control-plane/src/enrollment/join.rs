@@ -8,7 +8,7 @@ use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
 use super::arrivals::Arrivals;
-use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
+use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, Readings};
 use super::bearer::Bearer;
 use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
@@ -58,6 +58,8 @@ pub struct Enrollment {
     pub(super) renewals: Renewals,
     /// How often each machine that shows evidence may do so with a new key.
     pub(super) machines: std::sync::Mutex<Allowances>,
+    /// Enrollments of agents.
+    pub(super) readings: Readings,
     /// The clusters that can be asked whose a token is.
     pub(super) reviewers: TokenReviewers,
     /// How fast each token makes instances.
@@ -120,6 +122,7 @@ impl Enrollment {
             svid_ttl,
             renewals: Renewals::new(svid_ttl),
             machines,
+            readings: Readings::default(),
             reviewers,
             arrivals: std::sync::Mutex::new(Arrivals::new()),
             queues,

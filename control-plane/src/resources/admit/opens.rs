@@ -35,9 +35,9 @@ use crate::resources::virtual_node::VirtualNode;
 /// Reports each such change as a problem where the author lacks the right, else as a warning.
 pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, warnings: &mut Vec<String>) {
     let meshes: BTreeSet<&Name> = step.places.keys().map(|key| &key.mesh).collect();
+    let none = MeshCatalog::default();
     for mesh in meshes {
-        let Some(comparison) = Comparison::new(step, mesh) else { continue };
-        for opening in comparison.openings() {
+        for opening in Comparison::new(step, mesh, &none).openings() {
             let Opening { key, field, message, takes } = opening;
             let place = step.places.get(&key).copied().unwrap_or_default();
             let mut may = true;
@@ -94,10 +94,11 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(step: &'a Step<'a>, name: &'a Name) -> Option<Self> {
+    /// A mesh that goes has `none` of its resources afterwards: whatever was in it may come back otherwise.
+    fn new(step: &'a Step<'a>, name: &'a Name, none: &'a MeshCatalog) -> Self {
         let before = step.before.mesh(name.as_str()).map(|mesh| &**mesh);
-        let after = step.after.mesh(name.as_str())?;
-        Some(Self { step, name, before, after, mentions: OnceCell::new() })
+        let after = step.after.mesh(name.as_str()).map_or(none, |mesh| &**mesh);
+        Self { step, name, before, after, mentions: OnceCell::new() }
     }
 
     fn mentions(&self) -> &Mentions<'a> {

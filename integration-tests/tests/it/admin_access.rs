@@ -106,7 +106,9 @@ async fn log_in(mesh: &MeshBox, name: &str, role: Role) -> (Svid, KeyPair) {
     let mut stranger = AdminsClient::new(dial::channel(mesh.admin_address(), dial::stranger(mesh)));
     let request = LoginRequest { login_token, csr };
     let credential = stranger.login(request.clone()).await.unwrap().into_inner();
-    assert_eq!(stranger.login(request).await.unwrap_err().code(), Code::Unauthenticated, "it is good once");
+    let csr = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
+    let other = stranger.login(LoginRequest { csr, ..request }).await;
+    assert_eq!(other.unwrap_err().code(), Code::Unauthenticated, "it is good for one key");
     (Svid::from_der(credential.chain).unwrap(), key)
 }
 

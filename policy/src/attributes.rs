@@ -1,5 +1,6 @@
 //! Which policies look at what a port or route is, rather than at which one it is.
 
+use cedar_policy::{ActionConstraint, ResourceConstraint};
 use serde_json::Value;
 
 use crate::document::{PolicyDocument, Statement};
@@ -36,6 +37,39 @@ impl PolicyDocument {
             let is_about_some = of_calls != ActionSet::default() && of_calls != Action::Call.bits();
             is_about_some || policy.entity_literals().iter().any(|uid| groups.contains(uid))
         })
+    }
+
+    /// Whether a statement of it, of every node, may be decided otherwise at a port that speaks another protocol: it is about some
+    /// actions only, or looks at what requests alone have, or at whether there is one.
+    pub fn tells_protocols_apart_everywhere(&self) -> bool {
+        self.statements().iter().filter(|statement| statement.is_of_every_node()).any(|statement| {
+            let Statement { policy, reads, .. } = statement;
+            let is_of_some_kind = matches!(
+                policy.resource_constraint(),
+                ResourceConstraint::Is(_) | ResourceConstraint::IsIn(..)
+            );
+            policy.action_constraint() != ActionConstraint::Any
+                || is_of_some_kind
+                || !reads.are_of_any_connection()
+                || policy.entity_literals().iter().any(|uid| uid.type_name().basename() == "Action")
+                // What cannot be looked into may look at anything.
+                || policy.to_json().map_or(true, |tree| tree.get("conditions").is_some_and(asks_what_it_is))
+        })
+    }
+}
+
+/// Whether it is asked of what type the resource is, a route or a port: what a port speaks decides it.
+fn asks_what_it_is(tree: &Value) -> bool {
+    any_field(tree, &|key, value| key == "is" && any_field(value, &is_resource_name))
+}
+
+fn any_field(tree: &Value, is_meant: &impl Fn(&str, &Value) -> bool) -> bool {
+    match tree {
+        Value::Array(items) => items.iter().any(|item| any_field(item, is_meant)),
+        Value::Object(fields) => {
+            fields.iter().any(|(key, value)| is_meant(key, value) || any_field(value, is_meant))
+        }
+        _ => false,
     }
 }
 
@@ -89,6 +123,25 @@ mod tests {
         assert!(told("action == Action::\"call\"", "action in Action::\"read\""));
         assert!(!told("action == Action::\"call\"", here) && !told("action", here));
         assert!(!told("action in Action::\"http\"", here));
+    }
+
+    #[test]
+    fn what_a_connection_has_too_does_not_tell_protocols_apart() {
+        let told = |text: &str| crate::testing::parse(text).unwrap().tells_protocols_apart_everywhere();
+        let when =
+            |condition: &str| told(&format!("forbid(principal, action, resource) when {{ {condition} }};"));
+        assert!(told("forbid(principal, action in Action::\"write\", resource);"));
+        assert!(told(
+            "permit(principal is Node, action == Action::\"connect\", resource in Mesh::\"shop\");"
+        ));
+        assert!(told("forbid(principal, action, resource is Route);"));
+        assert!(when("action in Action::\"http\"") && when("resource is Route"));
+        assert!(when("context has user"));
+        assert!(!told("forbid(principal, action, resource);"));
+        // At the service's ports alone.
+        assert!(!told("forbid(principal, action == Action::\"GET\", resource in Service::\"orders\");"));
+        assert!(!when("context.peer.federated") && !when("resource in Service::\"orders\""));
+        assert!(!when("principal in TrustDomain::\"shop.example\""));
     }
 
     #[test]

@@ -118,6 +118,11 @@ impl FactSet {
         self.contains_any(&Fact::OF_USERS)
     }
 
+    /// Whether a connection has them all, whatever is spoken on it.
+    pub(crate) fn are_of_any_connection(self) -> bool {
+        !self.without(Self::of(&Fact::PEER).and(Self::of(&[Fact::Time]))).contains_any(&Fact::ALL)
+    }
+
     /// Whether they vary from question to question in more than path and method.
     pub(crate) fn vary(self) -> bool {
         self.contains_any(&Fact::VARYING)

@@ -1,12 +1,12 @@
 //! Certificates for the workloads that this agent vouches for, obtained ahead and renewed at half their lives.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, Shared};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use hauberk_identity::{Name, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
@@ -15,6 +15,7 @@ use hauberk_tls::{
     verify_svid,
 };
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -29,6 +30,8 @@ use crate::mesh::Denied;
 
 /// How many certificates are asked for at once.
 const AT_ONCE: usize = 8;
+/// For how long programs are told nothing of what was obtained, so that they are told of much at once.
+const TOLD_TOGETHER: Duration = Duration::from_millis(250);
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -57,6 +60,7 @@ pub(crate) struct Keeper {
     denied: Arc<Denied>,
     kept: watch::Sender<Kept>,
     held: BTreeMap<Name, Held>,
+    asking: Asking,
 }
 
 pub(super) struct Obtained {
@@ -64,8 +68,36 @@ pub(super) struct Obtained {
     pub(super) issued_at: UnixMillis,
 }
 
+/// What came of asking for one certificate.
+type Asked = (Name, Certified, Result<Obtained, String>);
+
+/// A connection that several ask over, once there is one.
+type Connecting = Shared<BoxFuture<'static, Result<Channel, String>>>;
+
 /// Certificates that are being asked for, and for what.
-type Round = Pin<Box<dyn Future<Output = Vec<(Name, Certified, Result<Obtained, String>)>> + Send>>;
+#[derive(Default)]
+struct Asking {
+    running: FuturesUnordered<BoxFuture<'static, Asked>>,
+    names: BTreeMap<Name, Certified>,
+    connection: Option<Connecting>,
+}
+
+impl Asking {
+    /// What came of one of them; for ever where there is none.
+    async fn next(&mut self) -> Asked {
+        let Some((name, certified, result)) = self.running.next().await else {
+            return std::future::pending().await;
+        };
+        if self.names.get(&name) == Some(&certified) {
+            self.names.remove(&name);
+        }
+        if result.is_err() {
+            // It may have broken: others ask over a new one.
+            self.connection = None;
+        }
+        (name, certified, result)
+    }
+}
 
 impl Keeper {
     pub(crate) fn new(
@@ -76,7 +108,8 @@ impl Keeper {
         denied: Arc<Denied>,
     ) -> Self {
         let kept = watch::Sender::new(Kept::default());
-        Self { control_plane, credentials, clock, told, denied, kept, held: BTreeMap::new() }
+        let (held, asking) = (BTreeMap::new(), Asking::default());
+        Self { control_plane, credentials, clock, told, denied, kept, held, asking }
     }
 
     /// What is kept, now and at each change.
@@ -103,17 +136,20 @@ impl Keeper {
     }
 
     async fn keep(&mut self) {
-        let mut round: Option<Round> = None;
         let (mut trust, mut denied) = (self.credentials.trust_changes(), self.denied.changes());
         self.told.mark_changed();
+        // When what was obtained is to be told to programs at the latest.
+        let mut tell_by: Option<Instant> = None;
         loop {
-            if round.is_none() {
-                round = self.begin_round();
+            self.ask_due();
+            if self.asking.running.is_empty() && tell_by.take().is_some() {
+                self.judge();
+                self.publish();
             }
             let wake = self.wake_in();
-            let outcome = async {
-                match &mut round {
-                    Some(round) => round.await,
+            let tell = async {
+                match tell_by {
+                    Some(tell_by) => tokio::time::sleep_until(tell_by).await,
                     None => std::future::pending().await,
                 }
             };
@@ -124,9 +160,14 @@ impl Keeper {
                     }
                     self.take_entries();
                 }
-                obtained = outcome => {
-                    round = None;
-                    self.take_obtained(obtained);
+                asked = self.asking.next() => {
+                    self.take_asked(asked);
+                    tell_by.get_or_insert_with(|| Instant::now() + TOLD_TOGETHER);
+                }
+                () = tell => {
+                    tell_by = None;
+                    self.judge();
+                    self.publish();
                 }
                 changed = trust.changed() => {
                     if changed.is_err() {
@@ -158,29 +199,21 @@ impl Keeper {
         self.publish();
     }
 
-    fn take_obtained(&mut self, obtained: Vec<(Name, Certified, Result<Obtained, String>)>) {
-        let now = self.clock.now();
-        for (name, certified, result) in obtained {
-            // It may have been taken back, or be something else by now.
-            let Some(held) = self.held.get_mut(&name).filter(|held| held.certified == certified) else {
-                continue;
-            };
-            match result {
-                Ok(obtained) => {
-                    let (id, not_after) =
-                        (obtained.svid.svid.id(), obtained.svid.svid.validity().not_after());
-                    tracing::info!(event = "workload_certificate", enrollment = %name, spiffe_id = %id, %not_after);
-                    held.take(obtained);
-                }
-                Err(problem) => {
-                    let wait = held.try_again_after(now);
-                    tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
-                        retry_in_ms = wait.as_millis() as u64);
-                }
+    fn take_asked(&mut self, (name, certified, result): Asked) {
+        // It may have been taken back, or be something else by now.
+        let Some(held) = self.held.get_mut(&name).filter(|held| held.certified == certified) else { return };
+        match result {
+            Ok(obtained) => {
+                let (id, not_after) = (obtained.svid.svid.id(), obtained.svid.svid.validity().not_after());
+                tracing::info!(event = "workload_certificate", enrollment = %name, spiffe_id = %id, %not_after);
+                held.take(obtained);
+            }
+            Err(problem) => {
+                let wait = held.try_again_after(self.clock.now());
+                tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
+                    retry_in_ms = wait.as_millis() as u64);
             }
         }
-        self.judge();
-        self.publish();
     }
 
     /// Drops certificates that nobody accepts any longer; others are asked for at once. Those of an authority that signs no
@@ -215,29 +248,34 @@ impl Keeper {
         next.map_or(LOOK, |next| next.since(now).clamp(Duration::from_millis(1), LOOK))
     }
 
-    fn begin_round(&self) -> Option<Round> {
+    /// Asks for what is due, as far as there is room, beside what is being asked for: a new enrollment waits for no other.
+    fn ask_due(&mut self) {
         let now = self.clock.now();
-        let due = self.held.iter().filter(|(_, held)| held.due <= now);
-        let due: Vec<_> = due.map(|(name, held)| (name.clone(), held.certified.clone())).collect();
-        if due.is_empty() {
-            return None;
+        let Asking { running, names, connection } = &mut self.asking;
+        if running.is_empty() {
+            *connection = None;
         }
-        let (control_plane, credentials, clock) =
-            (self.control_plane.clone(), self.credentials.clone(), self.clock);
-        Some(Box::pin(async move {
-            let channel = connect(&control_plane, &credentials).await;
-            let asked = due.into_iter().map(|(name, certified)| {
-                let (channel, credentials) = (channel.clone(), credentials.clone());
-                async move {
-                    let result = match channel {
-                        Ok(channel) => obtain(channel, &name, &certified, &credentials, clock).await,
-                        Err(problem) => Err(problem),
-                    };
-                    (name, certified, result)
-                }
+        let is_asked = |(name, held): &(&Name, &Held)| names.get(*name) == Some(&held.certified);
+        let due = self.held.iter().filter(|(_, held)| held.due <= now).filter(|held| !is_asked(held));
+        let mut due: Vec<_> = due.collect();
+        // The longest due first, new ones before all: what fails over and over takes nobody's turn.
+        due.sort_by_key(|(_, held)| held.due);
+        for (name, held) in due.into_iter().take(AT_ONCE.saturating_sub(running.len())) {
+            let (credentials, clock) = (self.credentials.clone(), self.clock);
+            let connecting = connection.get_or_insert_with(|| {
+                let (control_plane, credentials) = (self.control_plane.clone(), credentials.clone());
+                async move { connect(&control_plane, &credentials).await }.boxed().shared()
             });
-            futures_util::stream::iter(asked).buffer_unordered(AT_ONCE).collect().await
-        }))
+            let (connecting, name, certified) = (connecting.clone(), name.clone(), held.certified.clone());
+            names.insert(name.clone(), certified.clone());
+            running.push(Box::pin(async move {
+                let result = match connecting.await {
+                    Ok(channel) => obtain(channel, &name, &certified, &credentials, clock).await,
+                    Err(problem) => Err(problem),
+                };
+                (name, certified, result)
+            }));
+        }
     }
 }
 
@@ -303,12 +341,51 @@ fn check(
 mod tests {
     use hauberk_identity::SpiffeId;
 
+    use super::super::told::Board;
     use super::*;
+    use crate::credentials::Issued;
+    use crate::state::{State, StoredTrust};
     use crate::testing::{Authorities, HOUR, around, now};
 
     fn certified(path: &str) -> Certified {
         let id = SpiffeId::parse(&format!("spiffe://shop.local/{path}")).unwrap();
         Certified { id, dns_names: Vec::new(), ttl: None }
+    }
+
+    #[tokio::test]
+    async fn a_new_enrollment_waits_for_no_other() {
+        hauberk_tls::install_provider();
+        let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
+        let state = Arc::new(State::open(folder.path()).unwrap());
+        let trust = StoredTrust::new(authorities.trust()).unwrap();
+        let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
+        let credentials = Credentials::new(issued, state).unwrap();
+        let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let board = Board::new(true);
+        let denied = Arc::new(Denied::new());
+        let mut keeper = Keeper::new(nowhere, credentials, Clock::system(), board.entries(), denied);
+        let mut tell = |names: &[&str]| {
+            let entry = |name: &&str| pb::WorkloadEntry {
+                enrollment: (*name).to_owned(),
+                spiffe_id: format!("spiffe://shop.local/workload/{name}"),
+                selectors: vec!["unix:uid:7".to_owned()],
+                ..pb::WorkloadEntry::default()
+            };
+            board.take_entries(pb::WorkloadEntries { entries: names.iter().map(entry).collect() });
+            keeper.take_entries();
+            keeper.ask_due();
+            keeper.asking.names.keys().map(Name::to_string).collect::<Vec<_>>()
+        };
+        // Nobody answers meanwhile.
+        assert_eq!(tell(&["b"]), ["b"]);
+        assert_eq!(tell(&["a", "b"]), ["a", "b"]);
+        let many: Vec<String> = (0..20).map(|number| format!("c{number:02}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).chain(["a", "b"]).collect();
+        assert_eq!(tell(&many).len(), AT_ONCE, "no more than so many at once");
+        // The next ones as soon as there is room.
+        drop(keeper.asking.next().await);
+        keeper.ask_due();
+        assert_eq!(keeper.asking.running.len(), AT_ONCE);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Who is let in at the Workload API's socket, and what each connection is served.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use tower_service::Service;
 
 use super::answers::carried;
 use super::api::{Api, Shared};
-use super::attest::Caller;
+use super::attest::{Caller, Connected};
 use super::authority::ReadableAuthority;
 use super::places::{NoPlace, Places};
 use super::sds::{self, Secrets};
@@ -55,25 +56,28 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Serves until the agent stops.
 pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>) {
     let stop = shared.stop().clone();
-    let mut connections = JoinSet::new();
+    let mut connections: JoinSet<io::Result<()>> = JoinSet::new();
     let mut refused = JoinSet::new();
     let mut refusals = Refusals::at("workload API");
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(_ended) = connections.join_next() => {}
+            Some(ended) = connections.join_next() => if let Ok(Err(error)) = ended {
+                shared.metrics().turned_away("unknown");
+                refusals.tell(&error);
+            },
             Some(_ended) = refused.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let caller = match Caller::of(&stream) {
-                        Ok(caller) => caller,
+                    let connected = match Connected::of(&stream) {
+                        Ok(connected) => connected,
                         Err(error) => {
                             shared.metrics().turned_away("unknown");
                             refusals.tell(&error);
                             continue;
                         }
                     };
-                    let uid = caller.uid;
+                    let uid = connected.uid;
                     let place = match places.take(uid) {
                         Ok(place) => place,
                         Err(NoPlace { of_user, all }) => {
@@ -87,9 +91,11 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>
                     };
                     let shared = Arc::clone(&shared);
                     connections.spawn(async move {
+                        let caller = connected.look(&shared.looks).await?;
                         let open = Open::count(&shared);
                         serve_one(stream, caller, shared).await;
                         drop((place, open));
+                        Ok(())
                     });
                 }
                 Err(error) => refusals.wait(&error).await,
@@ -192,6 +198,7 @@ mod tests {
     use tokio::time::Instant;
     use tonic::Code;
 
+    use super::super::looks::Depth;
     use super::super::testing::{Served, worker};
     use super::*;
     use crate::workloads::untaken;
@@ -253,6 +260,70 @@ mod tests {
         while !is_served(&mut tasks).await {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// A look at a program of this user's that lies on a disk that does not answer, until its sender is dropped.
+    async fn stalled(
+        served: &Served,
+        uid: u32,
+        tasks: &mut JoinSet<io::Result<()>>,
+    ) -> std::sync::mpsc::Sender<()> {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let looks = served.shared.looks.clone();
+        tasks.spawn(async move {
+            let stalling = move || {
+                let _left = begin.send(());
+                let _gone = wait.recv();
+            };
+            looks.at(uid, Depth::Surface, stalling).await
+        });
+        begun.await.unwrap();
+        go
+    }
+
+    #[test]
+    fn programs_on_a_disk_that_does_not_answer_keep_nobody_waiting() {
+        let runtime = crate::runtime::build().unwrap();
+        runtime.block_on(async {
+            let served = Served::new();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("api.sock");
+            let socket = ApiSocket::bind(&path).unwrap();
+            served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+            let mut tasks = JoinSet::new();
+            tasks.spawn(serve(socket, Places::new(8), Arc::clone(&served.shared)));
+            let (mut looks, mut held) = (JoinSet::new(), Vec::new());
+            let own = rustix::process::geteuid().as_raw();
+            for uid in own + 1..own + 8 {
+                held.push(stalled(&served, uid, &mut looks).await);
+            }
+            // Others are served,
+            let mut sender = connect(&path, 1 << 20, &mut tasks).await;
+            assert!(Status::from_header_map(ask(&mut sender).await.headers()).is_none());
+            for _ in 0..4 {
+                held.push(stalled(&served, own, &mut looks).await);
+            }
+            // and told where there is no place, while those of this very user wait to be looked at.
+            let mut waiting = Vec::new();
+            for _ in 0..3 {
+                waiting.push(UnixStream::connect(&path).await.unwrap());
+            }
+            let mut refused = connect(&path, 1 << 20, &mut tasks).await;
+            let answer = ask(&mut refused).await;
+            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::ResourceExhausted);
+            // What has threads of its own beside, such as views that are prepared, has all of them.
+            let all = Arc::new(std::sync::Barrier::new(8));
+            let mut views = JoinSet::new();
+            for _ in 0..8 {
+                let all = Arc::clone(&all);
+                views.spawn_blocking(move || drop(all.wait()));
+            }
+            views.join_all().await;
+            held.clear();
+            looks.join_all().await;
+            assert!(Status::from_header_map(ask(&mut sender).await.headers()).is_none());
+        });
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,11 +1,13 @@
 //! The Unix socket of the Workload API.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, open};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
@@ -25,6 +27,12 @@ pub enum SocketError {
     /// Something else is there.
     #[error("--workload-api-socket: {} is there and no socket: choose another path, or remove it", .0.display())]
     NoSocket(PathBuf),
+    /// Somebody has put something else there since it was made.
+    #[error(
+        "--workload-api-socket: {} was replaced while it was made: others may write its directory, choose another or chmod 755 it",
+        .0.display()
+    )]
+    Replaced(PathBuf),
     /// The system refuses.
     #[error("--workload-api-socket: {} cannot be made: {source}", .path.display())]
     Make {
@@ -46,7 +54,7 @@ impl ApiSocket {
         remove_dead(path)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
         let socket = Self { listener, path: path.to_owned() };
-        std::fs::set_permissions(path, Permissions::from_mode(0o777)).map_err(failed)?;
+        open_to_all(path)?;
         warn_of_writable_directory(path);
         Ok(socket)
     }
@@ -69,6 +77,21 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
         return Err(SocketError::Taken(path.to_owned()));
     }
     std::fs::remove_file(path).map_err(|source| SocketError::Make { path: path.to_owned(), source })
+}
+
+/// Lets every program connect. What others may have put in the socket's place keeps its mode, and so does what a link of theirs
+/// leads to: of what is opened here nothing can be changed by exchanging names.
+fn open_to_all(path: &Path) -> Result<(), SocketError> {
+    let failed = |source| SocketError::Make { path: path.to_owned(), source };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = File::from(open(path, flags, Mode::empty()).map_err(|error| failed(error.into()))?);
+    let found = socket.metadata().map_err(failed)?;
+    if !found.file_type().is_socket() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(SocketError::Replaced(path.to_owned()));
+    }
+    // The kernel changes no mode by a descriptor of this sort itself.
+    let by_descriptor = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    std::fs::set_permissions(by_descriptor, Permissions::from_mode(0o777)).map_err(failed)
 }
 
 fn warn_of_writable_directory(path: &Path) {
@@ -102,5 +125,26 @@ mod tests {
         std::fs::write(&path, "text").unwrap();
         assert!(matches!(ApiSocket::bind(&path), Err(SocketError::NoSocket(_))));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+    }
+
+    #[tokio::test]
+    async fn what_was_put_in_its_place_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, secret) = (folder.path().join("api.sock"), folder.path().join("secret"));
+        std::fs::write(&secret, "text").unwrap();
+        std::fs::set_permissions(&secret, Permissions::from_mode(0o600)).unwrap();
+        let other = std::os::unix::net::UnixListener::bind(folder.path().join("other.sock")).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let before = mode(&folder.path().join("other.sock"));
+        // As whoever may write the directory does right after the socket was made.
+        for target in ["secret", "other.sock"] {
+            std::os::unix::fs::symlink(folder.path().join(target), &path).unwrap();
+            assert!(matches!(open_to_all(&path), Err(SocketError::Replaced(_))), "{target}");
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::hard_link(&secret, &path).unwrap();
+        assert!(matches!(open_to_all(&path), Err(SocketError::Replaced(_))));
+        assert_eq!((mode(&secret), mode(&folder.path().join("other.sock"))), (0o600, before));
+        drop(other);
     }
 }

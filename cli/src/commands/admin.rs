@@ -24,7 +24,7 @@ pub(crate) async fn run(global: &Global, command: Admin) -> Result<(), CommandEr
             output::line(&answer.login_token)?;
             let expires = times::until(answer.expires_at.as_ref(), clock::now());
             output::note(format_args!(
-                "{name}'s login token is good once and expires {expires}; it is shown only now"
+                "{name}'s login token is good for one login and expires {expires}; it is shown only now"
             ));
             output::note(
                 "give it to them by a channel that you trust; they run, with the token on standard input:",

@@ -4,6 +4,7 @@
 //! is refused at once, and one that is made anew under the same name does not bring old credentials back to life.
 
 mod context_file;
+mod login;
 mod record;
 mod turn;
 
@@ -173,7 +174,7 @@ impl Admins {
         Self { store, issuer, ledger, audit, clock, trust_domain, dismissals, renewals, turns }
     }
 
-    /// Makes an admin and a login token, good once, for ten minutes.
+    /// Makes an admin and a login token, good for one key, for ten minutes.
     ///
     /// # Errors
     /// When there is one of this name already, or no role is given.
@@ -190,6 +191,7 @@ impl Admins {
             admin: name.to_string(),
             generation: record.generation.clone(),
             expires_at: expires_at.0,
+            used: None,
         };
         let (key, login_key) = (admin_key(name), login_key(&secret.hash()));
         let commit = Commit::new()
@@ -262,23 +264,6 @@ impl Admins {
         Some(dismissals.entry(name).or_default().clone())
     }
 
-    /// Exchanges a login token for a credential.
-    ///
-    /// # Errors
-    /// When the token is not good, or the request not acceptable. Refusals are recorded.
-    pub async fn login(&self, token: &str, csr: &[u8], source: &str) -> Result<Credential, AdminError> {
-        let hash = SecretHash::of(token);
-        let result = self.try_login(&hash, csr, source).await;
-        if let Err(error) = &result
-            && error.is_refusal()
-        {
-            let actor = Actor::unauthenticated(source);
-            let object = format!("login {}", hash.short());
-            self.audit.record_refusal(Act::refused(&actor, "admin.login", object, error)).await;
-        }
-        result
-    }
-
     /// Issues a fresh credential to an admin who has proved the present one.
     ///
     /// # Errors
@@ -300,7 +285,7 @@ impl Admins {
             let commit = Commit::new().at(admin_key(name), stored.version);
             let checked = revocation::check_certificate(&*self.store, commit, renewed).await?;
             let commit = checked.map_err(|_| AdminError::Stale)?;
-            match self.credential(name, record, &public_key, commit, actor, "admin.renew").await {
+            match self.credential(name, record, &public_key, |_| Ok(commit), actor, "admin.renew").await {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
                 result => return result,
             }
@@ -334,7 +319,7 @@ impl Admins {
                     (self.new_record(roles, actor)?, Commit::new().absent(admin_key(name)))
                 }
             };
-            match self.credential(name, record, &public_key, commit, actor, "admin.issue").await {
+            match self.credential(name, record, &public_key, |_| Ok(commit), actor, "admin.issue").await {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
                 result => return result,
             }
@@ -396,38 +381,12 @@ impl Admins {
         }
     }
 
-    async fn try_login(&self, hash: &SecretHash, csr: &[u8], source: &str) -> Result<Credential, AdminError> {
-        let login_key = login_key(hash);
-        let stored = self.store.get(&login_key).await?.ok_or(AdminError::UnknownLogin)?;
-        let login: LoginRecord = document::from_stored(&login_key, &stored)?;
-        if self.clock.now() >= UnixMillis(login.expires_at) {
-            return Err(AdminError::LoginExpired);
-        }
-        let public_key = CertificateRequest::parse(csr)?;
-        let name = Name::parse(&login.admin)?;
-        let _turn = self.turns.of(&name).await;
-        let (admin, record) = self.read(&name).await?.ok_or(AdminError::UnknownLogin)?;
-        if record.generation != login.generation {
-            return Err(AdminError::UnknownLogin);
-        }
-        let commit = Commit::new()
-            .at(login_key.clone(), stored.version)
-            .at(admin_key(&name), admin.version)
-            .delete(login_key);
-        let actor =
-            Actor { name: SpiffeId::admin(&self.trust_domain, &name).to_string(), source: source.to_owned() };
-        match self.credential(&name, record, &public_key, commit, &actor, "admin.login").await {
-            Err(error) if error.is_conflict() => Err(AdminError::UnknownLogin),
-            result => result,
-        }
-    }
-
     async fn credential(
         &self,
         name: &Name,
         mut record: AdminRecord,
         public_key: &PublicKey,
-        entitlement: Commit,
+        entitlement: impl FnOnce(&str) -> Result<Commit, StoreError>,
         actor: &Actor,
         action: &'static str,
     ) -> Result<Credential, AdminError> {
@@ -444,9 +403,9 @@ impl Admins {
         let key = admin_key(name);
         let issued = self
             .issuer
-            .issue(order, |_, certificate| {
+            .issue(order, |serial, certificate| {
                 record.credential_not_after = Some(certificate.not_after);
-                Ok(entitlement.put(key.clone(), document::to_bytes(&key, &record)?))
+                Ok(entitlement(serial)?.put(key.clone(), document::to_bytes(&key, &record)?))
             })
             .await?;
         Ok(Credential { issued, admin: AdminView { name: name.clone(), record } })

@@ -70,4 +70,16 @@ pub(super) struct LoginRecord {
     pub(super) admin: String,
     pub(super) generation: String,
     pub(super) expires_at: u64,
+    /// By whom it was used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) used: Option<LoginUse>,
+}
+
+/// The use of a login token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LoginUse {
+    /// The key that it counts for since: SHA-256, hexadecimal.
+    pub(super) key_fingerprint: String,
+    /// The latest certificate that was issued for it.
+    pub(super) serial: String,
 }

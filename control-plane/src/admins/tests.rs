@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::revocation::Target;
 use crate::testing::{actor, request, scratch};
 
 fn name(text: &str) -> Name {
@@ -8,7 +9,7 @@ fn name(text: &str) -> Name {
 }
 
 #[tokio::test]
-async fn a_login_token_is_good_once() {
+async fn a_login_token_is_good_for_one_key() {
     let scratch = scratch().await;
     let admins = &scratch.control.admins;
     let login =
@@ -24,15 +25,54 @@ async fn a_login_token_is_good_once() {
     assert_eq!(credential.issued.svid.id().as_str(), "spiffe://shop.local/admin/ada");
     let life = credential.issued.svid.validity().not_after().since(scratch.clock.now());
     assert!(life > CREDENTIAL_TTL - Duration::from_secs(2) && life <= CREDENTIAL_TTL);
-    let again = admins.login(login.secret.reveal(), &csr, "s").await;
-    assert!(matches!(again, Err(AdminError::UnknownLogin)));
+    let other = admins.login(login.secret.reveal(), &request().1, "s").await;
+    assert!(matches!(other, Err(AdminError::UnknownLogin)));
+    // The answer may have been lost.
+    let again = admins.login(login.secret.reveal(), &csr, "s").await.unwrap();
+    admins.authenticate(&scratch.peer(&again.issued.svid)).await.unwrap();
+    let other = admins.login(login.secret.reveal(), &request().1, "s").await;
+    assert!(matches!(other, Err(AdminError::UnknownLogin)));
     let peer = scratch.peer(&credential.issued.svid);
     assert_eq!(admins.authenticate(&peer).await.unwrap().name, name("ada"));
+
+    // What was revoked is not given anew.
+    let revoked = Target::Serial(again.issued.svid.serial());
+    scratch.control.revocations.revoke(&revoked, &actor()).await.unwrap();
+    let again = admins.login(login.secret.reveal(), &csr, "s").await;
+    assert!(matches!(again, Err(AdminError::UnknownLogin)));
 
     let late = admins.create(&name("eve"), &[Role::Viewer], &actor()).await.unwrap();
     scratch.clock.advance(Duration::from_secs(601));
     assert!(matches!(admins.login(late.secret.reveal(), &csr, "s").await, Err(AdminError::LoginExpired)));
-    assert_eq!(admins.prune(scratch.clock.now()).await.unwrap(), 1);
+    assert!(matches!(admins.login(login.secret.reveal(), &csr, "s").await, Err(AdminError::LoginExpired)));
+    assert_eq!(admins.prune(scratch.clock.now()).await.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_hold_a_login_token_one_comes_in() {
+    let scratch = Arc::new(scratch().await);
+    let login = scratch.control.admins.create(&name("ada"), &[Role::Viewer], &actor()).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    let (key, own) = request();
+    let again = CertificateRequest::create(&key).unwrap();
+    let csrs = (0..64).map(|_| request().1);
+    for csr in csrs {
+        let (scratch, secret) = (Arc::clone(&scratch), login.secret.reveal().to_owned());
+        tasks.spawn(async move { scratch.control.admins.login(&secret, &csr, "s").await });
+    }
+    let (winners, losers): (Vec<_>, Vec<_>) = tasks.join_all().await.into_iter().partition(Result::is_ok);
+    assert_eq!((winners.len(), losers.len()), (1, 63));
+    assert!(losers.into_iter().all(|loser| matches!(loser, Err(AdminError::UnknownLogin))));
+    // All who ask with one key are the same one, and ask only so often.
+    let login = scratch.control.admins.create(&name("bob"), &[Role::Viewer], &actor()).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for csr in std::iter::repeat_n([own, again], 16).flatten() {
+        let (scratch, secret) = (Arc::clone(&scratch), login.secret.reveal().to_owned());
+        tasks.spawn(async move { scratch.control.admins.login(&secret, &csr, "s").await });
+    }
+    let (came_in, refused): (Vec<_>, Vec<_>) = tasks.join_all().await.into_iter().partition(Result::is_ok);
+    assert_eq!(came_in.len(), 1 + RENEWALS_AT_ONCE as usize);
+    assert!(refused.into_iter().all(|refused| matches!(refused, Err(AdminError::TooOften { .. }))));
 }
 
 #[tokio::test]

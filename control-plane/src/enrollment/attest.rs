@@ -13,7 +13,7 @@ use hauberk_tls::{CertificateRequest, PublicKey};
 
 use machines::AttestedRecord;
 pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, machine_prefix};
-pub(super) use stored::Stored;
+pub(super) use stored::{Readings, Stored};
 
 use super::error::{ATTEMPTS, EnrollmentError};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
@@ -221,12 +221,12 @@ impl Enrollment {
             .transpose()?
             .filter(|before| before.node == node.to_string() && before.node_uid == existing.uid);
         entitlement = entitlement.unchanged(key.clone(), stored.as_ref());
-        let instance = match &before {
+        let (instance, used) = match &before {
             Some(before) => {
                 let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no instance" };
                 let instance = InstanceId::parse(&before.instance).map_err(damaged)?;
-                self.renewals.take(instance, ttl, self.clock.now())?;
-                instance
+                let used = self.renewals.take(instance, ttl, self.issuer.signer(), self.clock.now())?;
+                (instance, Some(used))
             }
             None => {
                 self.check_room(&id, &existing.uid, (&mesh, node))?;
@@ -243,7 +243,7 @@ impl Enrollment {
                     revoked: false,
                 };
                 entitlement = entitlement.put(key.clone(), document::to_bytes(&key, &record)?);
-                instance
+                (instance, None)
             }
         };
         let order = Order {
@@ -269,7 +269,7 @@ impl Enrollment {
             source: source.to_owned(),
         };
         let from = Some(before.as_ref().map_or_else(|| source.to_owned(), |before| before.source.clone()));
-        let (at, is_renewal) = (before.as_ref().map(|before| before.at), before.is_some());
+        let at = before.as_ref().map(|before| before.at);
         let joined = Joined { at, token: None, evidence: Some(evidence), from };
         let issued = self
             .issuer
@@ -278,8 +278,10 @@ impl Enrollment {
                 put_instance(entitlement, &instance, &record)
             })
             .await;
-        if issued.is_err() && is_renewal {
-            self.renewals.give_back(instance, ttl);
+        if issued.is_err()
+            && let Some(used) = used
+        {
+            self.renewals.give_back(instance, ttl, used);
         }
         Ok(Enrolled { issued: issued?, instance })
     }
@@ -289,7 +291,7 @@ impl Enrollment {
         mesh: &str,
         name: &str,
     ) -> Result<Stored, EnrollmentError> {
-        let stored = Stored::read(&*self.store, mesh, name).await?;
+        let stored = self.readings.get(&*self.store, mesh, name).await?;
         let missing = || NotAttested::NoSuchEnrollment { mesh: mesh.to_owned(), name: name.to_owned() };
         Ok(stored.ok_or_else(missing)?)
     }

@@ -8,12 +8,12 @@ use hauberk_tls::{CertificateRequest, PublicKey};
 use tokio::sync::Mutex;
 
 use super::arrivals::Arrivals;
-use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE};
+use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, Readings};
 use super::bearer::Bearer;
 use super::error::{EnrollmentError, without_conflict};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::node::StoredNode;
-use super::renewals::Renewals;
+use super::renewals::{Renewals, Used};
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::attestation::TokenReviewers;
@@ -58,6 +58,8 @@ pub struct Enrollment {
     pub(super) renewals: Renewals,
     /// How often each machine that shows evidence may do so with a new key.
     pub(super) machines: std::sync::Mutex<Allowances>,
+    /// Enrollments of agents.
+    pub(super) readings: Readings,
     /// The clusters that can be asked whose a token is.
     pub(super) reviewers: TokenReviewers,
     /// How fast each token makes instances.
@@ -120,6 +122,7 @@ impl Enrollment {
             svid_ttl,
             renewals: Renewals::new(svid_ttl),
             machines,
+            readings: Readings::default(),
             reviewers,
             arrivals: std::sync::Mutex::new(Arrivals::new()),
             queues,
@@ -241,16 +244,16 @@ impl Enrollment {
             action: "enrollment.attest",
         };
         let counted = match (&before, record.uses) {
-            (Some(_), _) => Counted::Renewal,
-            (None, Uses::Unlimited) => Counted::Arrival,
+            (Some(_), _) => {
+                Counted::Renewal(self.renewals.take(instance, ttl, self.issuer.signer(), self.clock.now())?)
+            }
+            (None, Uses::Unlimited) => {
+                self.arrivals().take(hash, source, self.clock.now())?;
+                Counted::Arrival
+            }
             // As many as an admin has chosen may come at once.
             (None, Uses::Limited(_)) => Counted::Nothing,
         };
-        match counted {
-            Counted::Renewal => self.renewals.take(instance, ttl, self.clock.now())?,
-            Counted::Arrival => self.arrivals().take(hash, source, self.clock.now())?,
-            Counted::Nothing => {}
-        }
         let joined = Joined {
             at: before.as_ref().map(|used| used.at),
             token: Some(hash.short().to_owned()),
@@ -266,7 +269,7 @@ impl Enrollment {
             .await;
         match (&issued, counted) {
             (Ok(_), _) | (Err(_), Counted::Nothing) => {}
-            (Err(_), Counted::Renewal) => self.renewals.give_back(instance, ttl),
+            (Err(_), Counted::Renewal(used)) => self.renewals.give_back(instance, ttl, used),
             (Err(_), Counted::Arrival) => self.arrivals().give_back(hash, source),
         }
         Ok(Enrolled { issued: issued?, instance })
@@ -354,10 +357,9 @@ impl Enrollment {
 }
 
 /// As what the use of a token counts.
-#[derive(Clone, Copy)]
 enum Counted {
     /// As a renewal: its instance is there.
-    Renewal,
+    Renewal(Used),
     /// As one of the new instances of a token for any number.
     Arrival,
     Nothing,

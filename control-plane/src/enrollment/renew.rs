@@ -77,7 +77,7 @@ impl Enrollment {
     ///
     /// # Errors
     /// When it is refused already, or nothing can be read.
-    pub(super) async fn entitlement(
+    pub(crate) async fn entitlement(
         &self,
         entitled: &Entitled,
         peer: &PeerIdentity,
@@ -139,12 +139,12 @@ impl Enrollment {
         let entitled = self.entitled(peer).await?;
         let instance = entitled.instance;
         let life = entitled.ttl().unwrap_or(self.svid_ttl);
-        self.renewals.take(instance, life, self.clock.now())?;
+        let used = self.renewals.take(instance, life, self.issuer.signer(), self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
         let mut entitled = Some(entitled);
         let renewed = without_conflict(|| self.renew_once(peer, &public_key, source, entitled.take())).await;
         if renewed.is_err() {
-            self.renewals.give_back(instance, life);
+            self.renewals.give_back(instance, life, used);
         }
         renewed
     }

@@ -9,6 +9,7 @@ use hauberk_tls::{CertificateRequest, PeerIdentity};
 
 use super::*;
 use crate::audit::Filter;
+use crate::authority;
 use crate::instances::{IssuedTo, Recorded};
 use crate::issuance::{Holder, InstanceRecord, IssuanceError, Order};
 use crate::registry::{Commit, document, keys};
@@ -454,6 +455,62 @@ async fn an_instance_renews_only_so_often() {
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     let details = tonic_types::StatusExt::get_error_details(&status);
     assert_eq!(details.retry_info().unwrap().retry_delay, Some(a_tenth_of_a_life));
+}
+
+/// Another issuing authority signs from now on. Gives the serial number of the one that signed before.
+async fn rotate(scratch: &Scratch) -> String {
+    let authorities = &scratch.control.authorities;
+    let former = scratch.control.issuer.signer().to_string();
+    let next = authorities.prepare(authority::Kind::Issuing, false, &actor()).await.unwrap();
+    authorities.activate(&next, &actor()).await.unwrap();
+    former
+}
+
+#[tokio::test]
+async fn authorities_may_follow_each_other_as_often_as_is_needed() {
+    let (agent, busy) = Starting::new(3_600).await;
+    let Starting { scratch, peer, csr, .. } = &agent;
+    let renew = async || scratch.control.enrollment.renew(peer, csr, "s").await.map(drop);
+    for _ in 0..renewals::OF_WORKLOAD_AT_ONCE {
+        agent.start().await.unwrap();
+    }
+    for _ in 0..10 {
+        renew().await.unwrap();
+    }
+    for round in 0..15 {
+        let former = rotate(scratch).await;
+        if round == 7 {
+            scratch.control.authorities.taint(&former, &actor()).await.unwrap();
+        }
+        // One that comes to nothing is given back.
+        busy.before_next(put_node("second"));
+        assert!(matches!(renew().await, Err(EnrollmentError::NodeMadeAnew { .. })));
+        scratch.control.store.commit(put_node("first")).await.unwrap();
+        busy.before_next(put_node("second"));
+        assert!(matches!(agent.start().await, Err(EnrollmentError::NodeMadeAnew { .. })));
+        scratch.control.store.commit(put_node("first")).await.unwrap();
+        renew().await.unwrap();
+        agent.start().await.unwrap();
+        // By the old certificate too there is one for each authority.
+        assert!(matches!(renew().await, Err(EnrollmentError::TooOften { .. })), "{round}");
+        assert!(matches!(agent.start().await, Err(EnrollmentError::TooOften { .. })), "{round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_renewals_at_once_one_is_for_the_new_authority() {
+    let (agent, _) = Starting::new(3_600).await;
+    let Starting { scratch, peer, csr, .. } = agent;
+    for _ in 0..10 {
+        scratch.control.enrollment.renew(&peer, &csr, "s").await.unwrap();
+    }
+    rotate(&scratch).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (control, peer, csr) = (Arc::clone(&scratch.control), peer.clone(), csr.clone());
+        tasks.spawn(async move { control.enrollment.renew(&peer, &csr, "s").await.is_ok() });
+    }
+    assert_eq!(tasks.join_all().await.into_iter().filter(|renewed| *renewed).count(), 1);
 }
 
 #[tokio::test]

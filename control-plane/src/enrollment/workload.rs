@@ -65,13 +65,13 @@ impl Enrollment {
     ) -> Result<Issued, EnrollmentError> {
         let EntitledWorkload { workload, name, .. } = self.entitled_workload(peer, enrollment).await?;
         let (of, life) = ((instance, &name), workload.ttl().unwrap_or(self.svid_ttl));
-        self.renewals.take_for_workload(of, life, self.clock.now())?;
+        let used = self.renewals.take_for_workload(of, life, self.issuer.signer(), self.clock.now())?;
         let public_key = CertificateRequest::parse(csr)?;
         let signed =
             without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor))
                 .await;
         if signed.is_err() {
-            self.renewals.give_back_for_workload(of, life);
+            self.renewals.give_back_for_workload(of, life, used);
         }
         signed
     }

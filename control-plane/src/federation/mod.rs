@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::registry::Store;
 use crate::resources::{Catalog, Catalogs, Kind, ResourceKey};
 use crate::revocation::Denylist;
-use crate::web::{document, nothing};
+use crate::web::{document, not_yet, nothing};
 
 pub use fetch::FetchError;
 pub use follow::RefreshError;
@@ -146,8 +146,11 @@ impl Federation {
     /// The answer of our bundle endpoint to one request.
     pub fn respond(&self, path: &str) -> Response<Full<Bytes>> {
         let own = self.own();
-        if path != "/" || own.document.is_empty() {
+        if path != "/" {
             return nothing();
+        }
+        if own.document.is_empty() {
+            return not_yet(own::TRY_AGAIN, "the bundle has no number yet: ask again\n");
         }
         // A cache on the way would hold back what was revoked.
         document(own.document.clone().into(), 0)

@@ -20,7 +20,7 @@ use crate::registry::{Commit, Store, StoreError, document, keys};
 pub const REFRESH_HINT: Duration = Duration::from_secs(300);
 
 /// Before numbering is tried again that failed.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Our bundle with its number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

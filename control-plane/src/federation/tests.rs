@@ -165,6 +165,22 @@ async fn shop() -> (Scratch, Arc<Federation>) {
     (scratch, federation)
 }
 
+#[tokio::test]
+async fn a_bundle_without_a_number_is_asked_for_again_soon() {
+    let (scratch, _) = shop().await;
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let (own, told) = watch::channel(Arc::default());
+    let federation = Federation::new(FederationParts { own: told, ..parts(&scratch, Arc::new(audit), None) });
+    let asked = |path: &str| {
+        let answer = federation.respond(path);
+        (answer.status().as_u16(), answer.headers().get("retry-after").cloned())
+    };
+    assert_eq!(asked("/"), (503, Some(http::HeaderValue::from_static("5"))));
+    assert_eq!(asked("/other"), (404, None));
+    own.send_replace(Arc::new(OwnBundle { document: "{}".to_owned(), ..OwnBundle::default() }));
+    assert_eq!(asked("/"), (200, None));
+}
+
 /// What is in force, and the problem of the latest attempt.
 async fn standing(scratch: &Scratch, federation: &Federation) -> (Option<Arc<SpiffeBundle>>, String) {
     let catalog = scratch.resources.catalogs().current().await.unwrap();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{SpiffeId, UnixMillis, Validity, ValidityError};
+use hauberk_identity::{Serial, SpiffeId, UnixMillis, Validity, ValidityError};
 use hauberk_tls::{CsrError, IssueError, PublicKey, Svid, SvidTemplate};
 
 use super::records::{Holder, IssuedRecord};
@@ -136,6 +136,11 @@ impl Issuer {
     pub fn new(parts: IssuerParts) -> Self {
         let IssuerParts { authority, audit, metrics, clock, server_names } = parts;
         Self { authority, audit, metrics, clock, server_names }
+    }
+
+    /// The serial number of the authority that signs now.
+    pub fn signer(&self) -> Serial {
+        self.authority.issuing().serial()
     }
 
     /// Issues one certificate. `entitlement` makes the commit of what entitles to it, given the certificate's serial

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::jwt::Claims;
 use hauberk_tls::signing::SigningError;
@@ -203,8 +203,12 @@ impl Minter {
 
     async fn try_mint(&self, caller: &PeerIdentity, audience: &[String]) -> Result<Minted, MintError> {
         check_audience(audience)?;
+        let serial = caller.serial();
+        // Before anything is read. A certificate of an earlier release does not say whose it is, and counts for itself.
+        self.take(&serial.instance().map_or_else(|| serial.to_string(), |instance| instance.to_string()))?;
         let entitled = self.enrollment.entitled(caller).await?;
-        self.take(&entitled.instance.to_string())?;
+        // Whoever began to ask before it was revoked gets nothing after.
+        self.enrollment.entitlement(&entitled, caller).await?;
         self.sign(caller.id(), audience, self.token_life)
     }
 
@@ -216,9 +220,10 @@ impl Minter {
         audience: &[String],
     ) -> Result<Minted, MintError> {
         check_audience(audience)?;
-        let EntitledWorkload { workload, name, .. } =
-            self.enrollment.entitled_workload(caller, enrollment).await?;
-        self.take(&format!("{instance}/{name}"))?;
+        // What can be no name is refused below; all of it counts together.
+        let name = Name::parse(enrollment).ok();
+        self.take(&format!("{instance}/{}", name.as_ref().map_or("", |name| name.as_str())))?;
+        let EntitledWorkload { workload, .. } = self.enrollment.entitled_workload(caller, enrollment).await?;
         self.sign(workload.id(), audience, workload.token_ttl().unwrap_or(self.token_life))
     }
 

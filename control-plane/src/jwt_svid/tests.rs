@@ -122,6 +122,7 @@ async fn who_may_not_have_a_token_gets_none() {
     assert_eq!(minted, 500);
     scratch.clock.advance(Duration::from_millis(100));
     token(&scratch, &peer).await.unwrap();
+    scratch.clock.advance(Duration::from_millis(100));
 
     let node = keys::resource("VirtualNode", NODE.0, NODE.1);
     scratch.control.store.commit(Commit::new().delete(node).raising_revision()).await.unwrap();
@@ -129,6 +130,42 @@ async fn who_may_not_have_a_token_gets_none() {
     scratch.clock.advance(2 * HOUR);
     let expired = token(&scratch, &peer).await;
     assert!(matches!(expired, Err(MintError::NotEntitled(error)) if error.to_string().contains("expired")));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_revoked_gets_no_token_of_its_own() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    rotate(control).await;
+    let (peer, other) = (joined(&scratch).await, joined(&scratch).await);
+    token(&scratch, &peer).await.unwrap();
+    let instance = control.ledger.instance_of(&peer, control.clock.now()).await.unwrap().unwrap();
+    let (mesh, node) = (NODE.0.parse().unwrap(), NodeName::parse(NODE.1).unwrap());
+    let denied = async |peer: &PeerIdentity| {
+        let refused = token(&scratch, peer).await;
+        matches!(refused, Err(MintError::NotEntitled(EnrollmentError::Denied(_))))
+    };
+    control.revocations.revoke(&Target::Instance(instance), &actor()).await.unwrap();
+    assert!(denied(&peer).await);
+    assert!(!denied(&other).await);
+    control.revocations.revoke(&Target::Serial(other.serial()), &actor()).await.unwrap();
+    assert!(denied(&other).await);
+    let third = joined(&scratch).await;
+    control.revocations.quarantine((&mesh, &node), false, &actor()).await.unwrap();
+    assert!(denied(&third).await);
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_so_before_anything_is_read() {
+    let scratch = scratch().await;
+    let peer = joined(&scratch).await;
+    rotate(&scratch.control).await;
+    let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+    scratch.control.store.commit(Commit::new().delete(node).raising_revision()).await.unwrap();
+    for _ in 0..500 {
+        assert!(matches!(token(&scratch, &peer).await, Err(MintError::NotEntitled(_))));
+    }
+    assert!(matches!(token(&scratch, &peer).await, Err(MintError::TooOften { .. })));
 }
 
 /// Each step is seen from a control plane that was killed right after it as well.

@@ -138,6 +138,13 @@ pub fn nothing() -> Response<Full<Bytes>> {
     plain(StatusCode::NOT_FOUND, "there is nothing here\n")
 }
 
+/// The answer where something will be, after so long.
+pub fn not_yet(again_in: Duration, text: &'static str) -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(again_in.as_secs()));
+    response
+}
+
 fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;

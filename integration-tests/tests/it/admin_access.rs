@@ -121,7 +121,9 @@ async fn log_in(mesh: &MeshBox, name: &str, role: Role) -> (Svid, KeyPair) {
     .unwrap()
     .into_inner();
     assert_eq!(names_of(&mine.chain[0]), [&*expected]);
-    assert_eq!(stranger.login(request).await.unwrap_err().code(), Code::Unauthenticated, "it is good once");
+    let csr = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
+    let other = stranger.login(LoginRequest { csr, ..request }).await;
+    assert_eq!(other.unwrap_err().code(), Code::Unauthenticated, "it is good for one key");
     (Svid::from_der(credential.chain).unwrap(), key)
 }
 

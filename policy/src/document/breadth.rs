@@ -14,7 +14,7 @@ impl PolicyDocument {
 
 impl Statement {
     /// Whether its scope leaves open of which node its resource is.
-    fn is_of_every_node(&self) -> bool {
+    pub(crate) fn is_of_every_node(&self) -> bool {
         match self.policy.resource_constraint() {
             ResourceConstraint::Any | ResourceConstraint::Is(_) => true,
             ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {

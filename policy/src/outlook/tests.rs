@@ -74,7 +74,10 @@ fn of_hundreds_of_routes_only_those_that_are_asked_about_count() {
     );
     let none = CanonicalPath::parse("GET", "/r200/1").unwrap();
     let prospects = engine.survey(number, get(&none), &Given::default()).unwrap().of(&web());
-    assert_eq!(prospects.iter().map(|one| one.resource.clone()).collect::<Vec<_>>(), ["orders:8080 *undeclared"]);
+    assert_eq!(
+        prospects.iter().map(|one| one.resource.clone()).collect::<Vec<_>>(),
+        ["orders:8080 *undeclared"]
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 mod aws;
 mod terms;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_proto::mesh::v1 as wire;
@@ -133,6 +134,32 @@ async fn a_machine_becomes_what_its_enrollment_says_and_the_same_key_the_same_ag
         ("x509pop", "vms", "10.0.0.7:4")
     );
     assert!(evidence.selectors.contains(&"x509pop:subject:cn:vm-1".to_owned()), "{evidence:?}");
+}
+
+#[tokio::test]
+async fn an_enrollment_is_read_once_however_often_strangers_name_it() {
+    let (scratch, machines) = (scratch().await, Machines::new());
+    let rules = |node| vec![rule(node, "x509pop:subject:cn:host-1")];
+    enroll(&scratch, &machines.pem, rules(NODE.1)).await;
+    let enrollment = &scratch.control.enrollment;
+    let read = async || enrollment.enrollment_of_agents(NODE.0, "vms").await.map(|stored| stored.enrollment);
+    let first = read().await.unwrap();
+    for _ in 0..3 {
+        let junk = Evidence::X509Pop { chain: vec![vec![0; 9]], signature: vec![0; 9] };
+        show(&scratch, junk, &request().1).await.unwrap_err();
+        assert!(Arc::ptr_eq(&first, &read().await.unwrap()), "the very reading of before");
+    }
+    // Another version is what it says.
+    enroll(&scratch, &machines.pem, rules("web")).await;
+    let second = read().await.unwrap();
+    assert_ne!(first, second);
+    assert!(Arc::ptr_eq(&second, &read().await.unwrap()));
+    let key = keys::resource("Enrollment", NODE.0, "vms");
+    scratch.control.store.commit(Commit::new().delete(key.clone())).await.unwrap();
+    assert!(read().await.is_err());
+    // Nor is what no release reads.
+    scratch.control.store.commit(Commit::new().put(key, Resource::default().encode_to_vec())).await.unwrap();
+    assert!(read().await.is_err());
 }
 
 #[tokio::test]

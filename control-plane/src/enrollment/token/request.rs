@@ -8,7 +8,7 @@ use hauberk_identity::{EvidenceSelector, EvidenceSelectorError, Name, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::{TokenRecord, Uses};
-use crate::enrollment::attest::Stored;
+use crate::enrollment::attest::{Readings, Stored};
 use crate::enrollment::node::StoredNode;
 use crate::random::NoRandomness;
 use crate::registry::{Store, StoreError};
@@ -161,7 +161,7 @@ impl Destination {
         };
         let selectors = read_labels(&labels)?;
         let name = name.to_string();
-        let stored = Stored::read(store, mesh.as_str(), &name).await?;
+        let stored = Readings::default().get(store, mesh.as_str(), &name).await?;
         let Some(Stored { key, uid, enrollment, .. }) =
             stored.filter(|stored| *stored.enrollment.source() == EvidenceSource::JoinToken)
         else {

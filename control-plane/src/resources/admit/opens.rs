@@ -10,13 +10,14 @@ mod access;
 mod classes;
 mod labels;
 mod mentions;
+mod rules;
 mod users;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, NodeName, SpiffeId};
-use hauberk_policy::{Authorization, NodeScope, PortScope, Undeclared};
+use hauberk_policy::{Authorization, NodeScope, PortScope};
 use hauberk_proto::mesh::v1::resource::Spec;
 
 pub(super) use mentions::Speakers;
@@ -34,9 +35,9 @@ use crate::resources::virtual_node::VirtualNode;
 /// Reports each such change as a problem where the author lacks the right, else as a warning.
 pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, warnings: &mut Vec<String>) {
     let meshes: BTreeSet<&Name> = step.places.keys().map(|key| &key.mesh).collect();
+    let none = MeshCatalog::default();
     for mesh in meshes {
-        let Some(comparison) = Comparison::new(step, mesh) else { continue };
-        for opening in comparison.openings() {
+        for opening in Comparison::new(step, mesh, &none).openings() {
             let Opening { key, field, message, takes } = opening;
             let place = step.places.get(&key).copied().unwrap_or_default();
             let mut may = true;
@@ -93,10 +94,11 @@ struct Comparison<'a> {
 }
 
 impl<'a> Comparison<'a> {
-    fn new(step: &'a Step<'a>, name: &'a Name) -> Option<Self> {
+    /// A mesh that goes has `none` of its resources afterwards: whatever was in it may come back otherwise.
+    fn new(step: &'a Step<'a>, name: &'a Name, none: &'a MeshCatalog) -> Self {
         let before = step.before.mesh(name.as_str()).map(|mesh| &**mesh);
-        let after = step.after.mesh(name.as_str())?;
-        Some(Self { step, name, before, after, mentions: OnceCell::new() })
+        let after = step.after.mesh(name.as_str()).map_or(none, |mesh| &**mesh);
+        Self { step, name, before, after, mentions: OnceCell::new() }
     }
 
     fn mentions(&self) -> &Mentions<'a> {
@@ -130,8 +132,10 @@ impl<'a> Comparison<'a> {
                 if self.step.places.contains_key(&self.key(Kind::VirtualNode, node)) {
                     self.compare_users(port, former, now, &mut openings);
                     self.compare_access(port, former, now, &mut openings);
-                    if let Some(now) = now {
-                        self.compare_rules(port, former, now, &mut openings);
+                    match (former, now) {
+                        (_, Some(now)) => self.compare_rules(port, former, now, &mut openings),
+                        (Some(former), None) => self.compare_removal(port, former, &mut openings),
+                        (None, None) => {}
                     }
                 }
             }
@@ -283,69 +287,6 @@ impl<'a> Comparison<'a> {
         openings.push(Opening { key, field, message, takes });
     }
 
-    /// What a port of a node of the batch does with requests.
-    fn compare_rules(
-        &self,
-        place: Port<'_>,
-        former: Option<&PortScope>,
-        port: &PortScope,
-        openings: &mut Vec<Opening>,
-    ) {
-        let Port { node, id, number } = place;
-        let mut open = |field: &str, message: String, takes: Takes| {
-            let field = self.listener_field(node, number, field);
-            openings.push(Opening { key: self.key(Kind::VirtualNode, node), field, message, takes });
-        };
-        let rules = Takes::POLICIES;
-        if port.authorization == Authorization::Audit
-            && former.is_none_or(|former| former.authorization != Authorization::Audit)
-        {
-            open("authorization", format!("port {number}: AUDIT lets through what no policy permits"), rules);
-        }
-        let Some(former) = former else { return };
-        if former.protocol != port.protocol {
-            let (was, is) = (former.protocol.as_str(), port.protocol.as_str());
-            let message = format!(
-                "port {number} speaks {is} instead of {was}: policies about {was} requests no longer hold there"
-            );
-            // A boundary need not name the port to be about the requests of it.
-            let speakers = self.mentions().of_port((id, number)).union(self.mentions().boundaries());
-            open("portMapping.protocol", message, rules.and_of(&speakers));
-        }
-        // A request that another route takes, or none, is in the classes of neither before nor after.
-        let classes: BTreeSet<_> =
-            former.routes.iter().chain(&port.routes).flat_map(|route| &route.classes).collect();
-        let named = classes.into_iter().fold(self.mentions().of_routes((id, number)), |named, class| {
-            named.union(&self.mentions().of_class(class))
-        });
-        if former.undeclared == Undeclared::Deny {
-            if port.undeclared == Undeclared::Decide {
-                let message = format!("port {number} no longer denies requests that match no declared route");
-                open("undeclared", message, rules.and_of(&named));
-            } else {
-                for route in port.routes.iter().map(|route| &route.template) {
-                    if former.routes.iter().any(|known| known.template == *route) {
-                        continue;
-                    }
-                    let message = format!(
-                        "port {number} no longer denies {route}: policies decide about it from now on"
-                    );
-                    open("routes", message, rules.and_of(&named));
-                }
-            }
-        }
-        if routes(former) != routes(port) && !named.is_empty() {
-            open(
-                "routes",
-                format!(
-                    "this changes which requests belong to the routes of port {number}, which {named} may \
-                     speak of"
-                ),
-                named.takes(),
-            );
-        }
-    }
-
     /// The change is the service's where the batch holds the service, else the node's.
     fn by_service_or_node(&self, service: &Name, port: Port<'_>, message: String, takes: Takes) -> Opening {
         let key = self.key(Kind::VirtualService, service);
@@ -381,10 +322,6 @@ impl<'a> Comparison<'a> {
 
 fn by_number(scope: Option<&NodeScope>) -> BTreeMap<u16, &PortScope> {
     scope.into_iter().flat_map(|scope| &scope.ports).map(|port| (port.number, port)).collect()
-}
-
-fn routes(port: &PortScope) -> BTreeSet<&str> {
-    port.routes.iter().map(|route| route.template.as_str()).collect()
 }
 
 #[cfg(test)]

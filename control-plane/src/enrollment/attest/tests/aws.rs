@@ -112,7 +112,7 @@ async fn a_document_counts_for_the_first_key_and_those_that_it_is_renewed_to() {
 async fn of_many_who_show_one_document_at_once_one_comes_in() {
     let (scratch, region) = (scratch().await, Region::new());
     enroll_instances(&scratch, "first", &region).await;
-    let scratch = std::sync::Arc::new(scratch);
+    let scratch = Arc::new(scratch);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..32 {
         let (scratch, document) = (scratch.clone(), region.document("i-0123456789abcdef0"));

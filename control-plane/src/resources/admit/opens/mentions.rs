@@ -81,6 +81,8 @@ pub(super) struct Mentions<'a> {
     all: Speakers<'a>,
     /// Of reads, or of writes, that a gRPC method may be.
     calls: Speakers<'a>,
+    /// Of every port, by what is spoken there.
+    protocols: Speakers<'a>,
     boundaries: Speakers<'a>,
     /// Boundaries that cannot be read: they may speak of anything.
     unreadable: Speakers<'a>,
@@ -98,6 +100,9 @@ impl<'a> Mentions<'a> {
             }
             if policy.tells_calls_apart() {
                 mentions.calls.insert(policy);
+            }
+            if policy.tells_protocols_apart_everywhere() {
+                mentions.protocols.insert(policy);
             }
             if policy.reads_resource() {
                 mentions.all.insert(policy);
@@ -146,6 +151,11 @@ impl<'a> Mentions<'a> {
     /// Those that tell gRPC methods that read from those that write.
     pub(super) fn of_calls(&self) -> Speakers<'a> {
         self.calls.clone().union(&self.unreadable)
+    }
+
+    /// Those that, of any port whatever, are about what is spoken there.
+    pub(super) fn of_protocols(&self) -> Speakers<'a> {
+        self.protocols.clone().union(&self.unreadable)
     }
 
     /// Every boundary.

@@ -162,6 +162,60 @@ fn what_a_port_speaks_is_not_changed_under_a_boundary_about_requests() {
     try_admit(&without, &changed, policies).unwrap();
 }
 
+#[test]
+fn a_port_that_denies_what_is_undeclared_does_not_go_and_come_back_deciding() {
+    let closed = |port| {
+        let mut listener = routes(http(port), &["/a"]);
+        listener.undeclared = Some("DENY".into());
+        listener
+    };
+    let anything = policy("all", "permit(principal is Node, action, resource in Mesh::\"shop\");");
+    let catalog = catalog_of(&[mesh("shop"), node("orders", [closed(8080), http(9090)]), anything]);
+    let told = ["this removes port 8080, which denies requests that match no declared route"];
+    assert_eq!(refusals(&catalog, &[node("orders", [http(9090)])]), told);
+    assert_eq!(removals(&catalog, Kind::VirtualNode, "orders"), told);
+    let open = node("orders", [closed(8080)]);
+    assert_eq!(refusals(&catalog, &[open]), [""; 0]);
+}
+
+#[test]
+fn a_port_that_goes_does_not_come_back_speaking_what_nobody_forbids() {
+    let writes = "forbid(principal, action in Action::\"write\", resource);";
+    let told = |who: &str| {
+        [format!(
+            "this removes port 8080 of orders, which speaks http: with another protocol it would be other requests that \
+             {who} may speak of"
+        )]
+    };
+    let gone = [node("orders", [])];
+    for (document, who) in
+        [(boundary("read-only", writes), "boundary:read-only"), (policy("read-only", writes), "read-only")]
+    {
+        let catalog = catalog_of(&[mesh("shop"), node("orders", [http(8080)]), document]);
+        assert_eq!(refusals(&catalog, &gone)[..1], told(who));
+        assert_eq!(removals(&catalog, Kind::VirtualNode, "orders")[..1], told(who));
+        assert_eq!(bounded(&catalog, &gone).is_empty(), who == "read-only");
+    }
+    // Forbidden is whatever is spoken: that stays so.
+    let foreign =
+        "forbid(principal, action, resource) unless { principal in TrustDomain::\"shop.example\" };";
+    let catalog = catalog_of(&[mesh("shop"), node("orders", [http(8080)]), boundary("own", foreign)]);
+    assert_eq!(refusals(&catalog, &gone), [""; 0]);
+    // No boundary and no such policy: the port is an editor's.
+    assert_eq!(refusals(&catalog_of(&[mesh("shop"), node("orders", [http(8080)])]), &gone), [""; 0]);
+}
+
+#[test]
+fn a_node_made_anew_brings_no_label_that_a_boundary_reads() {
+    let reads = "forbid(principal, action, resource) when { principal.hasTag(\"suspect\") };";
+    let web = labelled(node("web", []), &[("suspect", "")]);
+    let catalog = catalog_of(&[mesh("shop"), web, boundary("b", reads)]);
+    let told = [
+        "this takes the label \"suspect\", which is \"\", from virtual node web; the label is read by boundary:b",
+    ];
+    assert_eq!(removals(&catalog, Kind::VirtualNode, "web"), told);
+}
+
 /// What somebody with all rights but that to change boundaries is told.
 fn bounded(catalog: &Catalog, batch: &[Resource]) -> Vec<String> {
     let rights = Rights { boundaries: false, ..EVERYTHING };
@@ -184,6 +238,44 @@ fn a_node_that_a_boundary_names_is_not_made_anew_by_others() {
     let policy = policy("p", "permit(principal == Node::\"web\", action, resource in Service::\"orders\");");
     let named = catalog_of(&[mesh("shop"), node("web", []), policy]);
     assert_eq!(removals(&named, Kind::VirtualNode, "web"), Vec::<String>::new());
+}
+
+#[test]
+fn a_mesh_that_goes_does_not_take_with_it_whom_a_boundary_of_another_names() {
+    let text = "forbid(principal, action, resource) unless { principal == Node::\"spiffe://shop.example/mesh/other/node/auditor\" };";
+    let other = |resource: Resource| Resource { mesh: "other".into(), ..resource };
+    let aged = MeshSpec {
+        max_view_age: Some(Duration { value: Some(60), unit: "s".into() }),
+        ..MeshSpec::default()
+    };
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        boundary("b", text),
+        resource("", "other", Spec::MeshSpec(aged)),
+        other(node("auditor", [])),
+        other(node("web", [])),
+    ]);
+    let gone = |catalog: &Catalog, nodes: &[&str], rights| {
+        let name = |text: &str| Name::parse(text).unwrap();
+        let target = |kind, named: &str| Target {
+            key: ResourceKey { kind, mesh: name("other"), name: name(named) },
+            resource_version: 0,
+            ignore_missing: false,
+        };
+        let mut targets = vec![target(Kind::Mesh, "other")];
+        targets.extend(nodes.iter().map(|node| target(Kind::VirtualNode, node)));
+        let problems = admit_removal(catalog, &targets, rights, &trust_domain()).err().unwrap_or_default();
+        problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    let named = "this removes virtual node auditor, which boundary:b may speak of";
+    let age = "views older than 60 s would no longer deny everything";
+    let nodes = ["auditor", "web"];
+    assert_eq!(gone(&catalog, &nodes, EVERYTHING), [""; 0]);
+    assert_eq!(gone(&catalog, &nodes, Rights { boundaries: false, ..EVERYTHING }), [named]);
+    assert_eq!(gone(&catalog, &nodes, EDITOR), [age, named]);
+    // What nobody names goes with its mesh.
+    let bare = catalog_of(&[mesh("other"), other(node("web", []))]);
+    assert_eq!(gone(&bare, &["web"], EDITOR), [""; 0]);
 }
 
 #[test]
@@ -277,12 +369,12 @@ fn a_method_does_not_become_a_read_under_a_policy_about_reads() {
         (&write, &read),
         (&read, &write),
         (&node("orders", []), &read),
-        (&read, &node("orders", [])),
         (&methods(&[("a.B/*", "READ")]), &methods(&[("a.B/*", "READ"), ("a.B/C", "WRITE")])),
     ] {
         let catalog = with(before.clone(), &permit);
         assert_eq!(refusals(&catalog, std::slice::from_ref(after)), [told("readers")]);
     }
+    assert_eq!(refusals(&with(read.clone(), &permit), &[node("orders", [])])[..1], [told("readers")]);
     // Whoever does not tell them apart does not mind.
     let all = [policy("all", "permit(principal is Node, action == Action::\"call\", resource);")];
     assert_eq!(refusals(&with(write.clone(), &all), std::slice::from_ref(&read)), Vec::<String>::new());

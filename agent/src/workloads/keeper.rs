@@ -31,7 +31,7 @@ use crate::mesh::Denied;
 /// How many certificates are asked for at once.
 const AT_ONCE: usize = 8;
 /// For how long programs are told nothing of what was obtained, so that they are told of much at once.
-const TOLD_TOGETHER: Duration = Duration::from_millis(250);
+const TOLD_TOGETHER: Duration = Duration::from_millis(50);
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
 

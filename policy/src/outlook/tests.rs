@@ -61,7 +61,8 @@ fn labels_are_always_known() {
 #[test]
 fn of_hundreds_of_routes_only_those_that_are_asked_about_count() {
     let mut scope = orders();
-    let routes = (0..200).map(|number| RouteTemplate::parse(&format!("/r{number}/{{id}}")).unwrap().into());
+    let routes = (0..200)
+        .map(|number| crate::route::RouteTemplate::parse(&format!("/r{number}/{{id}}")).unwrap().into());
     scope.ports[0].routes = routes.collect();
     let number = scope.ports[0].number;
     let text = "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\");\n\
@@ -74,10 +75,7 @@ fn of_hundreds_of_routes_only_those_that_are_asked_about_count() {
     );
     let none = CanonicalPath::parse("GET", "/r200/1").unwrap();
     let prospects = engine.survey(number, get(&none), &Given::default()).unwrap().of(&web());
-    assert_eq!(
-        prospects.iter().map(|one| one.resource.clone()).collect::<Vec<_>>(),
-        ["orders:8080 *undeclared"]
-    );
+    assert_eq!(prospects.iter().map(|one| &*one.resource).collect::<Vec<_>>(), ["orders:8080 *undeclared"]);
 }
 
 #[test]

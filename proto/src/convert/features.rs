@@ -60,7 +60,7 @@ pub const NODE_LABELS: &str = "node-labels-1";
 pub const ROUTE_TEXT: &str = "route-text-1";
 
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 19] = [
+pub const ALL: [&str; 20] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,

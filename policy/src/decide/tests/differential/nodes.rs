@@ -186,6 +186,7 @@ impl Listening {
             authorization: if is_open { Authorization::Audit } else { Authorization::Enforce },
             users: sort(Sort::Users).then_some(users),
             escaped_slashes: if sort(Sort::Slashes) { EscapedSlashes::Keep } else { EscapedSlashes::Reject },
+            obs_text: crate::scope::ObsText::Reject,
         }
     }
 }

@@ -308,7 +308,8 @@ async fn tokens_and_keys_stand_in_no_store_and_no_log() {
     // The same keys in any other spelling: their base64, its bytes, and the number that is the secret (RFC 5915 §3).
     let own = holding(agent.state_dir(), b"PRIVATE KEY-----");
     let [own] = &own[..] else { panic!("{own:?}") };
-    let pem = fs::read_to_string(own).unwrap();
+    // It stands there as a JSON string.
+    let pem = fs::read_to_string(own).unwrap().replace("\\n", "\n");
     let body = pem.split_once("PRIVATE KEY-----").unwrap().1.split_once("-----END").unwrap().0;
     let base64: String = body.split_whitespace().collect();
     let der = STANDARD.decode(&base64).unwrap();

@@ -44,7 +44,7 @@ impl Issuing {
         mesh.apply(&format!(
             "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  listeners:\n  - portMapping: {{port: 8080, protocol: http}}\n    \
              users: {{mode: REQUIRED}}\n---\nkind: JwtIssuer\nmesh: shop\nname: own\nspec:\n  issuer: {ISSUER}\n  audiences: [orders]\n  \
-             jwksUrl: https://127.0.0.1:1/keys\n  allowPrivateAddresses: true\n"
+             jwksUrl: https://127.0.0.1:65535/keys\n  allowPrivateAddresses: true\n"
         ));
         shop::set_policy(&mesh, "all", WEB_MAY_ALL);
         mesh.apply(&enrollment("worker", "web", &uid(), ""));

@@ -22,7 +22,7 @@ use hauberk_agent::mesh::{Mesh, NodeView, Port};
 use hauberk_agent::state::StoredTrust;
 use hauberk_agent::users::{Arrival, Handles, MadeFor, Users};
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, Validity};
-use hauberk_policy::{ClaimsMapping, Engine, NodeScope, Place, PolicySlice, Protocol, UserTokens};
+use hauberk_policy::{ClaimsMapping, Engine, NodeScope, ObsText, Place, PolicySlice, Protocol, UserTokens};
 use hauberk_proto::agent::v1::Trust;
 use hauberk_proto::convert::JwtIssuer;
 use hauberk_tls::{FederatedBundles, IssuingAuthority, KeyPair, LiveIdentity, RootAuthority, SvidTemplate};
@@ -177,7 +177,8 @@ impl World {
         };
         // The app is to have the token, so that it is there for the next round.
         let users = Some(UserTokens { required: false, issuers: Vec::new(), kept: true });
-        let port = Port { number: 8080, protocol: Protocol::Http, services: Vec::new(), users };
+        let (obs_text, services) = (ObsText::Reject, Vec::new());
+        let port = Port { number: 8080, protocol: Protocol::Http, services, users, obs_text };
         let scope = NodeScope { trust_domain, mesh, place: Place::Node(id.clone()), ports: Vec::new() };
         let engine = Engine::compile(scope, &PolicySlice::default(), None).unwrap();
         let users = Users::of(vec![self.issuer()], &engine.claims_read(), None);

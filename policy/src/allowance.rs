@@ -12,6 +12,9 @@ pub struct Allowance {
     others: AtomicUsize,
 }
 
+/// Which part of the room one memory has at the most: whoever fills it is alone without.
+const SHARE: usize = 16;
+
 /// What one memory has taken of the room; given back when it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
@@ -42,7 +45,8 @@ impl Held {
 
     /// Takes room for something of about this size; false where there is none.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
-        let has_room = self.of.as_ref().is_none_or(|of| take(&of.others, bytes));
+        let is_fair = |of: &Allowance| bytes <= (of.bytes / SHARE).saturating_sub(self.others);
+        let has_room = self.of.as_ref().is_none_or(|of| is_fair(of) && take(&of.others, bytes));
         self.others += if has_room { bytes } else { 0 };
         has_room
     }
@@ -93,12 +97,16 @@ mod tests {
         let mut one = Held::of(&allowance);
         let mut other = Held::of(&allowance);
         assert!(one.take_path(600) && !other.take_path(600) && other.take_path(400));
-        assert!(one.take(2_000) && !one.take(1) && allowance.is_spent());
+        // Of a sixteenth of the room.
+        assert!(one.take(187) && !one.take(1) && other.take(100) && other.take(87));
+        let mut more: Vec<_> = (0..8).map(|_| Held::of(&allowance)).collect();
+        assert!(more.iter_mut().all(|held| held.take(187)) && allowance.is_spent());
+        let mut last = Held::of(&allowance);
+        assert!(last.take(130) && !last.take(1));
         assert_eq!(left(&allowance), (0, 0));
         other.give_path(1_000);
         assert_eq!(left(&allowance), (400, 0), "it had no more");
-        drop(one);
-        drop(other);
+        drop((one, other, more, last));
         assert_eq!(left(&allowance), (1_000, 2_000));
         assert!(!allowance.is_spent());
         let mut unbounded = Held::default();

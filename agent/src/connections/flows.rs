@@ -36,7 +36,7 @@ struct Flow {
 }
 
 /// What may become of a flow as time passes, although nothing new is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Changes {
     Nothing,
     /// Its user is worth less. What policies say stays.
@@ -138,14 +138,15 @@ impl Connection {
             self.cut(reason);
             return 0;
         }
-        if self.role() == Role::Outbound {
-            return 0;
-        }
         self.decide_again(connections, Meant::All)
     }
 
     /// Says how many flows it looked at.
     fn decide_again(&self, connections: &Connections, meant: Meant) -> usize {
+        // Nothing is decided there, and rules that it held on to would stay for as long as it lives.
+        if self.role() == Role::Outbound {
+            return 0;
+        }
         let moment = self.moment(connections);
         let mut state = self.state();
         // Not those of whoever began to walk: newer ones may have been here before him.
@@ -286,7 +287,8 @@ impl State {
 
     fn set_changes(&mut self, key: usize, changes: Changes, count: &AtomicUsize) {
         if let Some(flow) = self.flows.get_mut(key) {
-            flow.set_changes(changes, count);
+            // Newer rules may have decided it meanwhile, by the time.
+            flow.set_changes(changes.max(flow.changes), count);
         }
     }
 

@@ -131,9 +131,19 @@ fn show_svids(answer: X509svidResponse, directory: Option<&Path>) -> Result<Stri
 /// The revocation lists, where there are any.
 fn put_lists(directory: Option<&Path>, lists: &[Vec<u8>]) -> Result<(), ApiError> {
     if lists.is_empty() {
-        return Ok(());
+        return directory.map_or(Ok(()), |directory| forget(&directory.join("crl.pem")));
     }
     put(directory, "crl.pem", lists.iter().map(|der| crl_to_pem(der)).collect::<String>().as_bytes())
+}
+
+/// Removes what an earlier call may have written.
+fn forget(path: &Path) -> Result<(), ApiError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ApiError::Write { path: path.display().to_string(), source })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes roots that an earlier call has written, of trust domains that are followed no longer.

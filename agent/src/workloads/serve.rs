@@ -327,10 +327,12 @@ mod tests {
     }
 
     /// Keeps a paused clock from going on by itself, since programs are looked at in other threads; until it is dropped.
-    fn still() -> std::sync::mpsc::Sender<()> {
+    fn still() -> (std::sync::mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
         let (end, wait) = std::sync::mpsc::channel();
-        drop(tokio::task::spawn_blocking(move || drop(wait.recv())));
-        end
+        let waiting = tokio::task::spawn_blocking(move || {
+            let _dropped = wait.recv();
+        });
+        (end, waiting)
     }
 
     #[tokio::test(start_paused = true)]

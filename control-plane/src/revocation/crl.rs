@@ -186,7 +186,16 @@ impl Keeper {
         if self.is_loaded {
             return Ok(());
         }
-        let mut kept = kept_lists::load(&*revocations.store).await?;
+        let mut kept = match kept_lists::load(&*revocations.store).await {
+            Ok(kept) => kept,
+            // What is signed anew takes its place; only whoever cannot sign is without one.
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::error!(event = "crl_unusable", %error, "the revocation lists that the registry keeps are not published");
+                BTreeMap::new()
+            }
+            Err(error) => return Err(error),
+        };
+        self.is_loaded = true;
         for issuer in all {
             let Some(der) = kept.remove(&issuer.serial) else { continue };
             match issuer.verify(&der) {
@@ -200,8 +209,9 @@ impl Keeper {
                 }
             }
         }
-        kept_lists::forget(&*revocations.store, kept.into_keys()).await?;
-        self.is_loaded = true;
+        if let Err(error) = kept_lists::forget(&*revocations.store, kept.into_keys()).await {
+            tracing::warn!(event = "crl_not_forgotten", %error, "lists of authorities that are gone stay until the next start; nobody is given them");
+        }
         Ok(())
     }
 

@@ -96,7 +96,7 @@ fn ways(port: &Port, asked: Paths<'_>, takes: &[bool]) -> Vec<Way> {
     // Those that nothing asked belongs to would only use up how many can be taken out of a set.
     let in_question = PathSet::new(common().collect(), []);
     let is_met = |template: &RouteTemplate| {
-        asked.is_none() || in_question.relation(&template.glob()) != Relation::Nothing
+        asked.is_none() || matches!(in_question.relation(&template.glob()), Relation::Whole | Relation::Part)
     };
     let taking: Vec<_> = (port.routes.iter().zip(takes).enumerate())
         .filter(|(_, ((template, _), takes))| **takes && is_met(template))

@@ -53,13 +53,17 @@ impl UserTokens<'_> {
         if self.issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(self.issuer) {
             return Err(IssuedTokenError::Issuer(self.issuer.to_owned()));
         }
-        let named = if self.audience_is_client {
+        let is_meant = |named: &[&str]| named.iter().any(|name| self.audiences.iter().any(|own| own == name));
+        let mut is_for_us = true;
+        if self.audience_is_client {
             let client = claims.get("client_id").and_then(Value::as_str);
-            vec![client.ok_or(JwtSvidError::Claim("client_id"))?]
-        } else {
-            audiences_of(&claims)?
-        };
-        if !named.iter().any(|audience| self.audiences.iter().any(|own| own == audience)) {
+            is_for_us &= is_meant(&[client.ok_or(JwtSvidError::Claim("client_id"))?]);
+        }
+        // Where a token names an audience, it is for nobody else (RFC 7519 §4.1.3).
+        if !self.audience_is_client || claims.get("aud").is_some() {
+            is_for_us &= is_meant(&audiences_of(&claims)?);
+        }
+        if !is_for_us {
             return Err(JwtSvidError::Audience(self.audiences.join(", ")).into());
         }
         Ok(UserToken { claims, expires_at })

@@ -24,6 +24,8 @@ impl Part {
     /// What is under a key of this part, or nothing where that is left out.
     pub(super) fn under(self, key: &str) -> Option<Self> {
         match (self, key) {
+            // It brings in what stands elsewhere, of which nobody knows here whether it matters.
+            (_, "<<") => Some(Self::Whole),
             (Self::Document, "openapi" | "swagger" | "servers") => Some(Self::Whole),
             (Self::Document, "paths") => Some(Self::PathItems),
             // Path items can refer to what stands there.

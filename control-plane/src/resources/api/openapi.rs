@@ -6,7 +6,7 @@ use hauberk_identity::Name;
 use hauberk_policy::{DeclaredRoute, RouteTemplate};
 use serde_json::Value;
 
-use super::{Flaw, MOST_FOUND, json, yaml};
+use super::{Flaw, MOST_FLAWS, MOST_FOUND, json, yaml};
 use crate::resources::virtual_node::MOST_CLASSES;
 
 mod references;
@@ -69,7 +69,8 @@ impl<'d> Reader<'d> {
             Some(Value::Object(paths)) => {
                 for (path, item) in paths.iter().filter(|(path, _)| !path.starts_with("x-")) {
                     self.read_path(&servers, path, item);
-                    if self.routes.len() > MOST_FOUND {
+                    // More than is told is not looked for: a few lines can refer to much.
+                    if self.routes.len() > MOST_FOUND || self.flaws.len() > MOST_FLAWS {
                         return;
                     }
                 }
@@ -99,6 +100,9 @@ impl<'d> Reader<'d> {
         let (servers, of_path) = (own_servers.as_ref().unwrap_or(servers), self.classes(&item, &at));
         let mut alike: BTreeMap<Alike, BTreeSet<String>> = BTreeMap::new();
         for (at, method, operation) in self.operations(&item, &at) {
+            if self.flaws.len() > MOST_FLAWS {
+                return;
+            }
             let operation = match self.references.fields(operation, &at) {
                 Ok(operation) => operation,
                 Err(flaw) => {
@@ -174,6 +178,11 @@ impl<'d> Reader<'d> {
         let (at, servers) = (format!("{at}.servers"), of.get("servers").copied());
         if servers.and_then(Value::as_array).is_some_and(Vec::is_empty) {
             self.flaw(at, "it says none, and not whose are meant instead: leave it out");
+            return None;
+        }
+        let listed = servers.and_then(Value::as_array).map_or(0, Vec::len);
+        if let Err(flaw) = self.references.look_at(listed, &at) {
+            self.flaws.push(flaw);
             return None;
         }
         servers::prefixes(servers, &at, &mut self.flaws)

@@ -28,11 +28,7 @@ impl<'d> References<'d> {
         let mut object = of;
         for _ in 0..=MOST_STEPS {
             let Value::Object(own) = object else { return Err(Flaw::at(at, "it is not a mapping")) };
-            self.fields += own.len();
-            if self.fields > MOST_FIELDS {
-                let message = format!("references lead to more than {MOST_FIELDS} fields in all");
-                return Err(Flaw::at(at, message));
-            }
+            self.look_at(own.len(), at)?;
             for (name, value) in own.iter().filter(|(name, _)| *name != "$ref") {
                 if fields.insert(&**name, value).is_some() && matters(name) {
                     let message = "it stands here and in what is referred to: leave one";
@@ -43,6 +39,15 @@ impl<'d> References<'d> {
             object = self.follow(reference).map_err(|message| Flaw::at(format!("{at}.$ref"), message))?;
         }
         Err(Flaw::at(format!("{at}.$ref"), format!("it leads through more than {MOST_STEPS} references")))
+    }
+
+    /// Counts what is looked at.
+    pub(super) fn look_at(&mut self, fields: usize, at: &str) -> Result<(), Flaw> {
+        self.fields += fields;
+        if self.fields > MOST_FIELDS {
+            return Err(Flaw::at(at, format!("references lead to more than {MOST_FIELDS} fields in all")));
+        }
+        Ok(())
     }
 
     fn follow(&self, reference: &Value) -> Result<&'d Value, String> {

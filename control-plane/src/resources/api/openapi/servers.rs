@@ -9,6 +9,10 @@ use super::Flaw;
 
 /// The most paths that the servers of one place have.
 const MOST_PREFIXES: usize = 32;
+/// The most servers of one place.
+const MOST_SERVERS: usize = 256;
+/// The longest URL with its variables, in bytes.
+const LONGEST_URL: usize = 2_048;
 
 /// The paths of the servers' URLs; none where no servers are said, or what is said is wrong.
 pub(super) fn prefixes(servers: Option<&Value>, at: &str, flaws: &mut Vec<Flaw>) -> Option<BTreeSet<String>> {
@@ -20,6 +24,10 @@ pub(super) fn prefixes(servers: Option<&Value>, at: &str, flaws: &mut Vec<Flaw>)
             return None;
         }
     };
+    if servers.len() > MOST_SERVERS {
+        flaws.push(Flaw::at(at, format!("it lists {} servers: at most {MOST_SERVERS}", servers.len())));
+        return None;
+    }
     let mut prefixes = BTreeSet::new();
     for (index, server) in servers.iter().enumerate() {
         match prefix(server) {
@@ -72,6 +80,10 @@ fn with_variables(url: &str, variables: Option<&Value>) -> Result<String, (Strin
             return Err((format!("variables.{name}.default"), "it is missing".to_owned()));
         };
         filled.extend([before, default]);
+        if filled.len() > LONGEST_URL {
+            let message = format!("with its variables it has more than {LONGEST_URL} bytes");
+            return Err(("url".to_owned(), message));
+        }
         left = after;
     }
     Ok(filled + left)

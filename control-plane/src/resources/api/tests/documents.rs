@@ -338,3 +338,29 @@ fn what_no_route_can_be_is_refused_with_its_place() {
         "{found:?}"
     );
 }
+
+/// A few lines refer to much: neither memory nor time goes into more than is told.
+#[test]
+fn servers_that_are_referred_to_again_and_again_are_not_read_for_ever() {
+    let wrong = "0,".repeat(250);
+    let paths: String =
+        (0..6_000).map(|number| format!("  /p{number}: {{$ref: '#/components/pathItems/x'}}\n")).collect();
+    let text = |servers: &str| {
+        document(&format!(
+            "paths:\n{paths}components: {{pathItems: {{x: {{get: {{}}, servers: [{servers}]}}}}}}"
+        ))
+    };
+    let found = openapi(&text(&wrong)).unwrap_err();
+    assert!(found.len() <= 21, "{}", found.len());
+    let many = openapi(&text(&"{url: /a},".repeat(300))).unwrap_err();
+    assert!(many[0].contains("it lists 300 servers: at most 256"), "{}", many[0]);
+    let good = openapi(&text(&"{url: /a},".repeat(200))).unwrap_err();
+    assert!(good[0].contains("more than"), "{}", good[0]);
+    let doubled = format!(
+        "servers: [{{url: '{}', variables: {{a: {{default: '{}'}}}}}}]\npaths: {{}}",
+        "{a}".repeat(1_000),
+        "/x".repeat(1_000)
+    );
+    let found = openapi(&document(&doubled)).unwrap_err();
+    assert!(found[0].contains("with its variables it has more than 2048 bytes"), "{found:?}");
+}

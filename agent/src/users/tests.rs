@@ -105,6 +105,10 @@ fn access_tokens_of_a_cognito_user_pool_are_for_the_client_that_they_name() {
     for odd in [json!(["shop"]), json!(null), json!("")] {
         assert_ne!(see(&by_client, &with("client_id", odd.clone())), "pool/aaaa-bbbb", "{odd}");
     }
+    // One that names an audience as well is for nobody else.
+    assert_eq!(see(&by_client, &with("aud", json!("bank"))), "user_token_audience");
+    assert_eq!(see(&by_client, &with("aud", json!(["bank", "shop"]))), "pool/aaaa-bbbb");
+    assert_eq!(see(&by_client, &with("aud", json!(1))), "user_token_malformed");
     // By default whom the token is for counts, and nothing else.
     let by_audience = JwtIssuer { audience_is_client: false, ..by_client.clone() };
     assert_eq!(see(&by_audience, &access), "user_token_malformed");

@@ -317,7 +317,7 @@ mod tests {
             let mut views = JoinSet::new();
             for _ in 0..8 {
                 let all = Arc::clone(&all);
-                views.spawn_blocking(move || drop(all.wait()));
+                views.spawn_blocking(move || all.wait().is_leader());
             }
             views.join_all().await;
             held.clear();

@@ -204,6 +204,10 @@ fn what_is_wrong_is_told_with_both_places() {
     );
     let told = wrong("openapi: 3.1.0\npaths:\n  /a: &a\n    get: {}\n  /b: *a\n");
     assert!(told.contains("orders.yaml:5:7: aliases are not understood here"), "{told}");
+    let merged =
+        "openapi: 3.1.0\nx-a: &x {x-hauberk-data-classes: [pii]}\npaths:\n  /a:\n    get: {<<: *x}\n";
+    let told = wrong(merged);
+    assert!(told.contains("orders.yaml:5:15: aliases are not understood here"), "{told}");
     assert!(wrong("openapi: 3.1.0\npaths: [\n").contains("this is not YAML"));
     assert!(wrong("- a\n").contains("this is no OpenAPI document: it is not a mapping"));
     assert!(wrong("").contains("orders.yaml: it is empty"));

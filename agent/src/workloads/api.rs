@@ -25,7 +25,6 @@ use super::docker::Docker;
 use super::entry::Entries;
 use super::jwt;
 use super::keeper::{Keeper, Kept, WorkloadSvid};
-use super::looks::Looks;
 use super::matching::Matching;
 use super::nobody;
 use super::pieces::Content;
@@ -51,7 +50,6 @@ pub(crate) struct Shared {
     kept: watch::Receiver<Kept>,
     pub(super) live: LiveIdentity,
     matching: Matching,
-    pub(super) looks: Looks,
     pub(super) tokens: Tokens,
     pub(super) board: Board,
     pub(super) denied: Arc<Denied>,
@@ -70,7 +68,7 @@ impl Shared {
     ) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
         let matching = Matching::new(docker, board.denials());
-        Arc::new(Self { kept, live, matching, looks: Looks::new(), tokens, board, denied, metrics, stop })
+        Arc::new(Self { kept, live, matching, tokens, board, denied, metrics, stop })
     }
 
     pub(super) fn stop(&self) -> &CancellationToken {
@@ -227,10 +225,7 @@ impl Following {
             let reason = match &kept.entries {
                 None => "the control plane has not told yet who is who here",
                 Some(entries) => {
-                    let names = self.api.shared.matching.of(&self.api.caller, entries).await.map_err(|error| {
-                        tracing::warn!(event = "workload_not_looked_at", uid = self.api.caller.uid, %error);
-                        Status::unavailable("what is true of this program cannot be found out now")
-                    })?;
+                    let names = self.api.shared.matching.of(&self.api.caller, entries).await;
                     if names.is_empty() {
                         return Err(nobody::refused(&self.api.shared.denied, &live, entries));
                     }

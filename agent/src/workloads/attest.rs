@@ -2,25 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hauberk_identity::Selector;
 use tokio::net::UnixStream;
 
-use super::looks::{Depth, Looks};
-use super::peer::PeerHandle;
-use super::process::{Executed, Hashed, Process, ProcessFacts};
+use super::process::{Executed, Process, ProcessFacts};
 use super::{docker, systemd};
-
-/// Whoever has connected, before any file is looked at.
-#[derive(Debug)]
-pub(super) struct Connected {
-    /// By the kernel, at the moment of connecting.
-    pub(super) uid: u32,
-    gid: u32,
-    pid: Option<i32>,
-    peer: Option<PeerHandle>,
-}
 
 /// The program at the other end of a connection.
 #[derive(Debug)]
@@ -28,60 +16,29 @@ pub(crate) struct Caller {
     /// By the kernel, at the moment of connecting.
     pub(super) uid: u32,
     pub(super) gid: u32,
-    looks: Looks,
     /// `None` where the process is not to be seen from here (another pid namespace).
     process: Option<Process>,
     /// What was found out of it that takes asking others.
     pub(super) container: docker::Remembered,
     pub(super) unit_file: systemd::Remembered,
-    hashed: Mutex<Option<Hashed>>,
-}
-
-impl Connected {
-    /// Asks the kernel, which answers at once.
-    ///
-    /// # Errors
-    /// It has ended, or that cannot be told: whoever inherited its socket is not the user that connected.
-    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
-        let (known, peer) = (stream.peer_cred()?, PeerHandle::of(stream)?);
-        Ok(Self { uid: known.uid(), gid: known.gid(), pid: known.pid().filter(|pid| *pid > 0), peer })
-    }
-
-    /// Holds on to its process.
-    ///
-    /// # Errors
-    /// It has ended, or cannot be looked at.
-    pub(super) async fn look(self, looks: &Looks) -> io::Result<Caller> {
-        let own = looks.clone();
-        looks.at(self.uid, Depth::Surface, move || self.caller(own)).await?
-    }
-
-    fn caller(self, looks: Looks) -> io::Result<Caller> {
-        let Self { uid, gid, pid, peer } = self;
-        let process = Process::hold_peer(peer, pid)?;
-        let (container, unit_file) = (docker::Remembered::default(), systemd::Remembered::default());
-        Ok(Caller { uid, gid, looks, process, container, unit_file, hashed: Mutex::default() })
-    }
 }
 
 impl Caller {
-    /// Who has connected.
-    #[cfg(test)]
-    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
-        Connected::of(stream)?.caller(Looks::new())
-    }
-
-    /// Finds out something of it that may take for ever.
+    /// Asks the kernel who has connected, and holds on to that process.
     ///
     /// # Errors
-    /// It takes too long.
-    pub(super) async fn look<T: Send + 'static>(
-        self: &Arc<Self>,
-        depth: Depth,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> io::Result<T> {
-        let caller = Arc::clone(self);
-        self.looks.at(self.uid, depth, move || work(&caller)).await
+    /// It has ended, or that cannot be told: whoever inherited its socket is not the user that connected.
+    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
+        let peer = stream.peer_cred()?;
+        let (uid, gid) = (peer.uid(), peer.gid());
+        let process = Process::hold_peer(stream, peer.pid().filter(|pid| *pid > 0))?;
+        Ok(Self {
+            uid,
+            gid,
+            process,
+            container: docker::Remembered::default(),
+            unit_file: systemd::Remembered::default(),
+        })
     }
 
     /// The process.
@@ -132,14 +89,10 @@ impl Caller {
         self.process().and_then(Process::path).err().map(|error| error.to_string())
     }
 
-    /// The SHA-256 of its executable, if we may know it. A file that stays as it was is read once.
+    /// The SHA-256 of its executable, if we may know it.
     pub(super) fn digest(&self) -> Option<Selector> {
-        let known = *self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.process.as_ref()?.digest(known) {
-            Ok(hashed) => {
-                *self.hashed.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashed);
-                Some(Selector::UnixSha256(hashed.digest))
-            }
+        match self.process.as_ref()?.digest() {
+            Ok(digest) => Some(Selector::UnixSha256(digest)),
             Err(error) => {
                 tracing::warn!(event = "workload_not_hashed", uid = self.uid, %error,
                     "an agent reads the executables of other users' programs only with CAP_SYS_PTRACE");
@@ -147,6 +100,19 @@ impl Caller {
             }
         }
     }
+}
+
+/// /proc is read, and files may lie on disks that are slow.
+///
+/// # Errors
+/// Those of the work.
+pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<io::Error> + Send + 'static,
+{
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
 fn of_facts(facts: ProcessFacts) -> BTreeSet<Selector> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, Selector};
 use hauberk_proto::agent::v1 as pb;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::attest::Caller;
+use super::attest::{Caller, blocking};
 use super::denials::Denials;
 use super::docker::Docker;
 use super::entry::Entries;
-use super::looks::Depth;
 use super::systemd::Systemd;
 
 /// How many refusals are remembered as told, and for how long: a program that asks again and again is told once.
@@ -28,6 +28,8 @@ const LONGEST_TOLD: usize = 200;
 /// Matches programs with entries.
 #[derive(Debug)]
 pub(super) struct Matching {
+    /// One executable at a time is read: whoever connects a thousand times does not take the whole processor.
+    hashing: Semaphore,
     /// `None`: nobody is asked for containers.
     docker: Option<Docker>,
     systemd: Systemd,
@@ -52,36 +54,30 @@ struct Lack {
 
 impl Matching {
     pub(super) fn new(docker: Option<Docker>, denials: Denials) -> Self {
-        Self { docker, systemd: Systemd::new(), told: Mutex::default(), denials }
+        let (hashing, systemd, told) = (Semaphore::new(1), Systemd::new(), Mutex::default());
+        Self { hashing, docker, systemd, told, denials }
     }
 
     /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane, once in a while.
-    ///
-    /// # Errors
-    /// It cannot be looked at in time.
-    pub(super) async fn of(&self, caller: &Arc<Caller>, entries: &Entries) -> io::Result<Vec<Name>> {
-        let mut holds = caller.look(Depth::Surface, Caller::selectors).await?;
+    pub(super) async fn of(&self, caller: &Arc<Caller>, entries: &Entries) -> Vec<Name> {
+        let asked = Arc::clone(caller);
+        let mut holds = blocking(move || Ok::<_, io::Error>(asked.selectors())).await.unwrap_or_default();
         let (mut found, mut lacks) = judge(entries, &holds);
         for costly in [Costly::Container, Costly::UnitFile, Costly::Digest] {
             // Of whom nothing at all is true, nothing more is.
             if !holds.is_empty() && lacks.iter().any(|lack| lack.is_open_to(costly)) {
-                holds.extend(self.find_out(costly, caller, entries).await?);
+                holds.extend(self.find_out(costly, caller, entries).await);
                 (found, lacks) = judge(entries, &holds);
             }
         }
         if found.is_empty() {
             self.tell(caller, &holds, lacks).await;
         }
-        Ok(found)
+        found
     }
 
     /// Nothing is true of what cannot be found out. Why goes into the log, once.
-    async fn find_out(
-        &self,
-        costly: Costly,
-        caller: &Arc<Caller>,
-        entries: &Entries,
-    ) -> io::Result<BTreeSet<Selector>> {
+    async fn find_out(&self, costly: Costly, caller: &Arc<Caller>, entries: &Entries) -> BTreeSet<Selector> {
         let problem = match costly {
             Costly::Container => {
                 let all = entries.values().flat_map(|entry| &entry.selectors);
@@ -89,7 +85,7 @@ impl Matching {
                     all.filter(|selector| matches!(selector, Selector::DockerEnv(_))).cloned().collect();
                 match &self.docker {
                     Some(docker) => match docker.selectors(caller, &asked).await {
-                        Ok(selectors) => return Ok(selectors),
+                        Ok(selectors) => return selectors,
                         Err(error) => error.to_string(),
                     },
                     None => "an enrollment asks for containers, and the agent runs without --docker-socket"
@@ -97,12 +93,14 @@ impl Matching {
                 }
             }
             Costly::UnitFile => match self.systemd.unit_file(caller).await {
-                Ok(selector) => return Ok(selector.into_iter().collect()),
+                Ok(selector) => return selector.into_iter().collect(),
                 Err(error) => error.to_string(),
             },
             Costly::Digest => {
-                let digest = caller.look(Depth::Whole, Caller::digest).await?;
-                return Ok(digest.into_iter().collect());
+                let Ok(_turn) = self.hashing.acquire().await else { return BTreeSet::new() };
+                let asked = Arc::clone(caller);
+                let digest = blocking(move || Ok::<_, io::Error>(asked.digest())).await;
+                return digest.ok().flatten().into_iter().collect();
             }
         };
         if self.is_news(format!("{costly:?} {problem}")) {
@@ -113,7 +111,7 @@ impl Matching {
                 "selectors that ask for it are not true"
             );
         }
-        Ok(BTreeSet::new())
+        BTreeSet::new()
     }
 
     /// Whether this was not told before, or long ago.
@@ -139,8 +137,9 @@ impl Matching {
         };
         let has = words(holds);
         let holds = in_words(holds);
+        let asked = Arc::clone(caller);
         let problem = match lacks_path {
-            true => caller.look(Depth::Surface, Caller::path_problem).await.ok().flatten(),
+            true => blocking(move || Ok::<_, io::Error>(asked.path_problem())).await.ok().flatten(),
             false => None,
         };
         if self.is_news(format!("{holds}/{enrollment}/{missing}/{problem:?}")) {
@@ -260,7 +259,7 @@ mod tests {
     async fn found(all: &[(&str, &[&str])]) -> Vec<String> {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
         let caller = Arc::new(Caller::of(&ours).unwrap());
-        let found = Matching::new(None, Denials::default()).of(&caller, &entries(all)).await.unwrap();
+        let found = Matching::new(None, Denials::default()).of(&caller, &entries(all)).await;
         found.iter().map(Name::to_string).collect()
     }
 
@@ -293,7 +292,7 @@ mod tests {
         let selectors: Vec<_> = (10..42).map(|n| format!("docker:label:{n}:{}", "x".repeat(1_000))).collect();
         let selectors: Vec<&str> = selectors.iter().map(String::as_str).collect();
         let entries = entries(&[("long", &selectors)]);
-        assert!(Matching::new(None, denials.clone()).of(&caller, &entries).await.unwrap().is_empty());
+        assert!(Matching::new(None, denials.clone()).of(&caller, &entries).await.is_empty());
         assert_eq!(denials.next()[0].missing, selectors);
     }
 
@@ -309,7 +308,7 @@ mod tests {
             ("near", &[&uid, "docker:env:KEY=s3cret"]),
         ];
         for _ in 0..10 {
-            assert_eq!(matching.of(&caller, &entries(&all)).await.unwrap(), [] as [Name; 0]);
+            assert_eq!(matching.of(&caller, &entries(&all)).await, [] as [Name; 0]);
         }
         let [denied] = &denials.next()[..] else { panic!("told otherwise than once") };
         assert_eq!(
@@ -317,7 +316,7 @@ mod tests {
             ("near", &["docker:env:KEY=…".to_owned()][..])
         );
         assert!(denied.holds.contains(&uid), "{denied:?}");
-        assert!(matching.of(&caller, &Entries::new()).await.unwrap().is_empty());
+        assert!(matching.of(&caller, &Entries::new()).await.is_empty());
         assert_eq!(denials.next()[0].nearest, "", "of no enrollment at all");
     }
 }

@@ -19,7 +19,6 @@ mod file_set;
 mod hold;
 mod jwt;
 mod keeper;
-mod looks;
 mod matching;
 mod nobody;
 mod peer;
@@ -46,7 +45,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::ApiError;
 pub use entry::{Certified, Entries, Entry};
-pub(crate) use looks::AT_ONCE as LOOKS_AT_ONCE;
 pub use socket::{ApiSocket, SocketError};
 pub use told::{Board, Told};
 
@@ -63,8 +61,7 @@ use tokens::Tokens;
 
 /// How many files all of it may have open where there are so many connections: each takes two, the socket and its process.
 pub(crate) fn files(socket: Option<&ApiSocket>, connections: usize) -> u64 {
-    // A look holds the process, another handle of it, and its executable.
-    let asking = docker::AT_ONCE + systemd::AT_ONCE + looks::AT_ONCE;
+    let asking = docker::AT_ONCE + systemd::AT_ONCE;
     if socket.is_some() { (2 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -35,22 +36,6 @@ struct FileId {
     inode: u64,
 }
 
-/// The digest of a file, and what the file was like before it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hashed {
-    state: FileState,
-    pub(super) digest: [u8; 32],
-}
-
-/// Changes with whatever is written to the file. Nobody but the system's clock sets the last of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileState {
-    file: FileId,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// A process that is another program by now: who it was when it connected says nothing about it any longer.
 #[derive(Debug, Error)]
 #[error("it has executed another program since it connected: it gets nothing until it connects again")]
@@ -82,7 +67,8 @@ impl Process {
     ///
     /// # Errors
     /// It has ended, or that cannot be told: whoever has its socket now may be anybody.
-    pub(super) fn hold_peer(peer: Option<PeerHandle>, pid: Option<i32>) -> io::Result<Option<Self>> {
+    pub(super) fn hold_peer(stream: impl AsFd, pid: Option<i32>) -> io::Result<Option<Self>> {
+        let peer = PeerHandle::of(stream)?;
         let process = pid.map(Self::hold).transpose();
         // While it lives its number is nobody else's: what was opened was its own.
         match (peer.map(|peer| peer.has_ended()).transpose()?, process) {
@@ -102,18 +88,12 @@ impl Process {
         Ok(facts)
     }
 
-    /// The SHA-256 of its executable, or what is known where that has not been written since; an error where it is too large, or
-    /// we may not read it.
-    pub(super) fn digest(&self, known: Option<Hashed>) -> io::Result<Hashed> {
+    /// The SHA-256 of its executable; an error where that is too large, or we may not read it.
+    pub(super) fn digest(&self) -> io::Result<[u8; 32]> {
         let mut file = self.open("exe")?;
         let metadata = file.metadata()?;
         if Some(FileId::of(&metadata)) != self.executable {
             return Err(io::Error::other(Executed));
-        }
-        let state = FileState::of(&metadata);
-        if let Some(known) = known.filter(|known| known.state == state) {
-            self.check_same()?;
-            return Ok(known);
         }
         let length = metadata.len();
         if length > LARGEST_EXECUTABLE {
@@ -133,8 +113,7 @@ impl Process {
             context.update(bytes);
         }
         self.check_same()?;
-        let digest = <[u8; 32]>::try_from(context.finish().as_ref()).map_err(|_| malformed("exe"))?;
-        Ok(Hashed { state, digest })
+        <[u8; 32]>::try_from(context.finish().as_ref()).map_err(|_| malformed("exe"))
     }
 
     /// Where the kernel has put it.
@@ -214,17 +193,6 @@ impl FileId {
     }
 }
 
-impl FileState {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            file: FileId::of(metadata),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
-
 /// The 22nd field of `stat`, counted after the name, which may hold spaces and brackets itself (proc(5)).
 fn read_start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -274,14 +242,7 @@ mod tests {
         assert_eq!(facts.gid, rustix::process::getegid().as_raw());
         assert_eq!(facts.path, std::env::current_exe().ok());
         let file = std::fs::read("/proc/self/exe").unwrap();
-        let hashed = own.digest(None).unwrap();
-        assert_eq!(hashed.digest, aws_lc_rs::digest::digest(&SHA256, &file).as_ref());
-        // It is not read again; a file that was written since would be.
-        let known = Hashed { digest: [7; 32], ..hashed };
-        assert_eq!(own.digest(Some(known)).unwrap(), known);
-        let mut other = known;
-        other.state.changed.0 -= 1;
-        assert_eq!(own.digest(Some(other)).unwrap(), hashed);
+        assert_eq!(own.digest().unwrap(), aws_lc_rs::digest::digest(&SHA256, &file).as_ref());
     }
 
     #[test]
@@ -293,7 +254,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(process.facts().is_err());
-        assert!(process.digest(None).is_err());
+        assert!(process.digest().is_err());
     }
 
     #[test]
@@ -311,15 +272,13 @@ mod tests {
             shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let process = Process::hold(pid(child.id())).unwrap();
         let path = process.facts().unwrap().path;
-        process.digest(None).unwrap();
+        process.digest().unwrap();
         child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
         let link = format!("/proc/{}/exe", child.id());
         while std::fs::read_link(&link).ok() == path {
             std::thread::yield_now();
         }
-        for refused in
-            [process.facts().map(drop), process.digest(None).map(drop), process.cgroups().map(drop)]
-        {
+        for refused in [process.facts().map(drop), process.digest().map(drop), process.cgroups().map(drop)] {
             assert!(refused.unwrap_err().get_ref().unwrap().is::<Executed>());
         }
         child.kill().unwrap();
@@ -381,10 +340,10 @@ mod tests {
         let problem = Caller::of(&stream).unwrap_err();
         assert!(is_hidden(&problem) || problem.to_string().contains("has ended"), "{problem}");
         // Of another pid namespace there is no number.
-        assert!(match PeerHandle::of(&stream) {
-            Ok(Some(peer)) => Process::hold_peer(Some(peer), None).is_err(),
-            Ok(None) | Err(_) => true,
-        });
+        assert!(
+            Process::hold_peer(&stream, None).is_err()
+                || PeerHandle::of(&stream).is_ok_and(|peer| peer.is_none())
+        );
     }
 
     #[test]
@@ -403,11 +362,7 @@ mod tests {
             let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
             let held = (other.id() == gone).then(|| {
                 let number = pid(gone);
-                {
-                    let peer = || PeerHandle::of(&stream);
-                    let held = peer().and_then(|peer| Process::hold_peer(peer, Some(number)));
-                    (Process::hold(number), held, peer())
-                }
+                (Process::hold(number), Process::hold_peer(&stream, Some(number)), PeerHandle::of(&stream))
             });
             other.kill().unwrap();
             other.wait().unwrap();

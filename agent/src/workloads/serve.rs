@@ -1,7 +1,6 @@
 //! Who is let in at the Workload API's socket, and what each connection is served.
 
 use std::convert::Infallible;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use tower_service::Service;
 
 use super::answers::carried;
 use super::api::{Api, Shared};
-use super::attest::{Caller, Connected};
+use super::attest::Caller;
 use super::authority::ReadableAuthority;
 use super::places::{NoPlace, Places};
 use super::sds::{self, Secrets};
@@ -56,28 +55,25 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Serves until the agent stops.
 pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>) {
     let stop = shared.stop().clone();
-    let mut connections: JoinSet<io::Result<()>> = JoinSet::new();
+    let mut connections = JoinSet::new();
     let mut refused = JoinSet::new();
     let mut refusals = Refusals::at("workload API");
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(ended) = connections.join_next() => if let Ok(Err(error)) = ended {
-                shared.metrics().turned_away("unknown");
-                refusals.tell(&error);
-            },
+            Some(_ended) = connections.join_next() => {}
             Some(_ended) = refused.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let connected = match Connected::of(&stream) {
-                        Ok(connected) => connected,
+                    let caller = match Caller::of(&stream) {
+                        Ok(caller) => caller,
                         Err(error) => {
                             shared.metrics().turned_away("unknown");
                             refusals.tell(&error);
                             continue;
                         }
                     };
-                    let uid = connected.uid;
+                    let uid = caller.uid;
                     let place = match places.take(uid) {
                         Ok(place) => place,
                         Err(NoPlace { of_user, all }) => {
@@ -91,11 +87,9 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>
                     };
                     let shared = Arc::clone(&shared);
                     connections.spawn(async move {
-                        let caller = connected.look(&shared.looks).await?;
                         let open = Open::count(&shared);
                         serve_one(stream, caller, shared).await;
                         drop((place, open));
-                        Ok(())
                     });
                 }
                 Err(error) => refusals.wait(&error).await,
@@ -198,7 +192,6 @@ mod tests {
     use tokio::time::Instant;
     use tonic::Code;
 
-    use super::super::looks::Depth;
     use super::super::testing::{Served, worker};
     use super::*;
     use crate::workloads::untaken;
@@ -228,8 +221,7 @@ mod tests {
             .header("te", "trailers")
             .header("workload.spiffe.io", "true");
         let (answer, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
-        // Whoever is refused may be told so before all is sent.
-        let _ended = body.send_data(Bytes::from_static(&[0; 5]), true);
+        body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
         answer.await.unwrap()
     }
 
@@ -263,72 +255,7 @@ mod tests {
         }
     }
 
-    /// A look at a program of this user's that lies on a disk that does not answer, until its sender is dropped.
-    async fn stalled(
-        served: &Served,
-        uid: u32,
-        tasks: &mut JoinSet<io::Result<()>>,
-    ) -> std::sync::mpsc::Sender<()> {
-        let (go, wait) = std::sync::mpsc::channel::<()>();
-        let (begin, begun) = tokio::sync::oneshot::channel();
-        let looks = served.shared.looks.clone();
-        tasks.spawn(async move {
-            let stalling = move || {
-                let _left = begin.send(());
-                let _gone = wait.recv();
-            };
-            looks.at(uid, Depth::Surface, stalling).await
-        });
-        begun.await.unwrap();
-        go
-    }
-
-    #[test]
-    fn programs_on_a_disk_that_does_not_answer_keep_nobody_waiting() {
-        let runtime = crate::runtime::build().unwrap();
-        runtime.block_on(async {
-            let served = Served::new();
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("api.sock");
-            let socket = ApiSocket::bind(&path).unwrap();
-            served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
-            let mut tasks = JoinSet::new();
-            tasks.spawn(serve(socket, Places::new(8), Arc::clone(&served.shared)));
-            let (mut looks, mut held) = (JoinSet::new(), Vec::new());
-            let own = rustix::process::geteuid().as_raw();
-            for uid in own + 1..own + 8 {
-                held.push(stalled(&served, uid, &mut looks).await);
-            }
-            // Others are served,
-            let mut sender = connect(&path, 1 << 20, &mut tasks).await;
-            assert!(Status::from_header_map(ask(&mut sender).await.headers()).is_none());
-            for _ in 0..4 {
-                held.push(stalled(&served, own, &mut looks).await);
-            }
-            // and told where there is no place, while those of this very user wait to be looked at.
-            let mut waiting = Vec::new();
-            for _ in 0..3 {
-                waiting.push(UnixStream::connect(&path).await.unwrap());
-            }
-            let mut refused = connect(&path, 1 << 20, &mut tasks).await;
-            let answer = ask(&mut refused).await;
-            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), Code::ResourceExhausted);
-            // What has threads of its own beside, such as views that are prepared, has all of them.
-            let all = Arc::new(std::sync::Barrier::new(8));
-            let mut views = JoinSet::new();
-            for _ in 0..8 {
-                let all = Arc::clone(&all);
-                views.spawn_blocking(move || all.wait().is_leader());
-            }
-            views.join_all().await;
-            held.clear();
-            looks.join_all().await;
-            assert!(Status::from_header_map(ask(&mut sender).await.headers()).is_none());
-        });
-    }
-
-    /// By the clock as it is: programs are looked at in other threads, which a paused one does not wait for.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn whoever_reads_nothing_holds_nobody_up_and_is_cut() {
         let served = Served::new();
         let folder = tempfile::tempdir().unwrap();

@@ -1,9 +1,13 @@
 //! What of an OpenAPI document (<https://spec.openapis.org/oas/>) routes are made of: servers, and paths with their methods. Whether it is
 //! right is for the control plane to say, so that whatever it looks at is kept as it stands.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{Flaw, json, yaml};
+
+/// What says of a parameter of a path that it stands for several segments, as descriptions of large interfaces write it.
+const SEVERAL_SEGMENTS: &str = "x-multi-segment";
+const OF_COMPONENTS: &str = "#/components/parameters/";
 
 /// A part of a document, which says what is kept of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +18,9 @@ pub(super) enum Part {
     PathItem,
     Operations,
     Operation,
+    /// A list of parameters, or a mapping of them.
+    Parameters,
+    Parameter,
     /// All of it is kept.
     Whole,
     /// Nothing within it is: it stands where it is not understood.
@@ -31,6 +38,10 @@ impl Part {
             // Path items can refer to what stands there.
             (Self::Document, "components") => Some(Self::Components),
             (Self::Components, "pathItems") => Some(Self::PathItems),
+            // Of a parameter it matters whether it is several segments.
+            (Self::PathItem | Self::Operation | Self::Components, "parameters") => Some(Self::Parameters),
+            (Self::Parameters, _) => Some(Self::Parameter),
+            (Self::Parameter, "$ref" | "name" | "in" | SEVERAL_SEGMENTS) => Some(Self::Whole),
             (Self::PathItems, key) if !key.starts_with("x-") => Some(Self::PathItem),
             (
                 Self::PathItem,
@@ -48,7 +59,9 @@ impl Part {
             (Self::PathItem, "additionalOperations") => Some(Self::Operations),
             (Self::PathItem | Self::Operation, "$ref" | "servers") => Some(Self::Whole),
             (Self::PathItem | Self::Operation, key) if key.starts_with("x-hauberk-") => Some(Self::Whole),
-            (Self::PathItem, "summary" | "description" | "parameters") => None,
+            (Self::PathItem, "summary" | "description") => None,
+            // Of an API gateway's operation: it is of all paths that no other is of.
+            (Self::Operation, "isDefaultRoute") => Some(Self::Whole),
             (Self::PathItem, key) if !key.starts_with("x-") => Some(Self::Unknown),
             (Self::Operations, _) => Some(Self::Operation),
             (Self::Whole, _) => Some(Self::Whole),
@@ -58,6 +71,7 @@ impl Part {
                 | Self::PathItems
                 | Self::PathItem
                 | Self::Operation
+                | Self::Parameter
                 | Self::Unknown,
                 _,
             ) => None,
@@ -66,7 +80,11 @@ impl Part {
 
     /// What the items of a list are that stands for this part.
     pub(super) fn items(self) -> Option<Self> {
-        (self == Self::Whole).then_some(Self::Whole)
+        match self {
+            Self::Whole => Some(Self::Whole),
+            Self::Parameters => Some(Self::Parameter),
+            _ => None,
+        }
     }
 }
 
@@ -75,13 +93,68 @@ pub(super) fn reduced(bytes: &[u8]) -> Result<String, Flaw> {
     let text = std::str::from_utf8(bytes).map_err(|_| Flaw::whole("it is not UTF-8 text"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // What begins with a brace can be either: most of JSON is YAML, but not all.
-    let document = match text.trim_start().starts_with('{').then(|| json::reduced(text)) {
+    let mut document = match text.trim_start().starts_with('{').then(|| json::reduced(text)) {
         Some(Ok(document)) => document,
         Some(Err(as_json)) => yaml::reduced(text).map_err(|_| as_json)?,
         None => yaml::reduced(text)?,
     };
     match document {
-        Value::Object(_) => Ok(document.to_string()),
+        Value::Object(_) => {
+            without_others_parameters(&mut document);
+            Ok(document.to_string())
+        }
         _ => Err(Flaw::whole("this is no OpenAPI document: it is not a mapping")),
+    }
+}
+
+/// Leaves out parameters that are one segment, or none: of most documents all.
+fn without_others_parameters(document: &mut Value) {
+    let components = document.get_mut("components").and_then(Value::as_object_mut);
+    let mut known = Vec::new();
+    if let Some(components) = components
+        && let Some(Value::Object(parameters)) = components.get_mut("parameters")
+    {
+        parameters.retain(|_, parameter| matters(parameter, &|_| true));
+        known.extend(parameters.keys().map(|name| name.replace('~', "~0").replace('/', "~1")));
+        if parameters.is_empty() {
+            components.remove("parameters");
+        }
+    }
+    // A reference to anything else is kept: who knows what it is.
+    let is_kept = |reference: &str| {
+        let named = reference.strip_prefix(OF_COMPONENTS).filter(|name| !name.contains('%'));
+        named.is_none_or(|name| known.iter().any(|known| known == name))
+    };
+    for items in ["/paths", "/components/pathItems"] {
+        let items = document.pointer_mut(items).and_then(Value::as_object_mut);
+        for item in items.into_iter().flat_map(|items| items.values_mut()).filter_map(Value::as_object_mut) {
+            without_parameters(item, &is_kept);
+            for (name, operation) in item.iter_mut() {
+                let operations = match operation {
+                    Value::Object(others) if name == "additionalOperations" => others.values_mut().collect(),
+                    operation => vec![operation],
+                };
+                for operation in operations.into_iter().filter_map(Value::as_object_mut) {
+                    without_parameters(operation, &is_kept);
+                }
+            }
+        }
+    }
+}
+
+fn without_parameters(of: &mut Map<String, Value>, is_kept: &dyn Fn(&str) -> bool) {
+    if let Some(Value::Array(parameters)) = of.get_mut("parameters") {
+        parameters.retain(|parameter| matters(parameter, is_kept));
+        if parameters.is_empty() {
+            of.remove("parameters");
+        }
+    }
+}
+
+/// Whether it is, or refers to, a parameter that may be several segments.
+fn matters(parameter: &Value, is_kept: &dyn Fn(&str) -> bool) -> bool {
+    match parameter.get("$ref").and_then(Value::as_str) {
+        Some(reference) => is_kept(reference),
+        None => parameter.get(SEVERAL_SEGMENTS).is_some(),
     }
 }

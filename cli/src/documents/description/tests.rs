@@ -153,9 +153,16 @@ paths:
     post:
     gett: {responses: {}}
     additionalOperations: {COPY: {summary: s}}
-    x-amazon-apigateway-any-method: {responses: {}}
+    x-amazon-apigateway-any-method: {responses: {}, isDefaultRoute: true}
   /b: text
+  /c/{p}:
+    parameters: [{name: p, in: path, required: true, x-multi-segment: true}, {name: q, in: query}, *info]
+    get: {parameters: [{$ref: '#/components/parameters/p'}, {$ref: '#/components/parameters/q'}, {$ref: '#/x'}]}
+    additionalOperations: {COPY: {parameters: [{name: p, in: path}]}}
 components:
+  parameters:
+    p: {name: p, in: path, x-multi-segment: true, schema: {type: string}}
+    q: {name: q, in: query}
   pathItems:
     a: {put: {$ref: '#/paths/~1a/get', requestBody: {}}}
   schemas: {S: {type: object}}
@@ -173,11 +180,19 @@ components:
                 "post": null,
                 "gett": {},
                 "additionalOperations": {"COPY": {}},
-                "x-amazon-apigateway-any-method": {},
+                "x-amazon-apigateway-any-method": {"isDefaultRoute": "true"},
             },
             "/b": "text",
+            "/c/{p}": {
+                "parameters": [{"name": "p", "in": "path", "x-multi-segment": "true"}],
+                "get": {"parameters": [{"$ref": "#/components/parameters/p"}, {"$ref": "#/x"}]},
+                "additionalOperations": {"COPY": {}},
+            },
         },
-        "components": {"pathItems": {"a": {"put": {"$ref": "#/paths/~1a/get"}}}},
+        "components": {
+            "parameters": {"p": {"name": "p", "in": "path", "x-multi-segment": "true"}},
+            "pathItems": {"a": {"put": {"$ref": "#/paths/~1a/get"}}},
+        },
     });
     assert_eq!(sent, expected);
     // The same in JSON, whose numbers stay numbers: either is read as the text `3.1`.

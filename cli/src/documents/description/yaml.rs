@@ -91,6 +91,8 @@ impl Builder {
                 None => {}
             },
             Event::Alias(_) => match self.expected()? {
+                // Those of most documents say nothing of routes.
+                Some(Part::Parameters | Part::Parameter) => self.passed_over(),
                 Some(_) => return Err("aliases are not understood here: write the value itself".to_owned()),
                 None => self.passed_over(),
             },

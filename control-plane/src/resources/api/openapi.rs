@@ -20,7 +20,12 @@ const METHODS: [&str; 9] = ["get", "put", "post", "delete", "options", "head", "
 const OTHER_METHODS: &str = "additionalOperations";
 /// As API gateways write an operation for every method that is not said otherwise.
 const ANY_METHOD: &str = "x-amazon-apigateway-any-method";
-/// Fields of a path item that change nothing here.
+/// The path of API gateways' operation for whatever no other path is of, and what says that it is meant.
+const DEFAULT_PATH: &str = "/$default";
+const IS_DEFAULT: &str = "isDefaultRoute";
+/// What says of a parameter of a path that it stands for several segments, as descriptions of large interfaces write it.
+const SEVERAL_SEGMENTS: &str = "x-multi-segment";
+/// Fields of a path item that are read with its operations, or change nothing here.
 const OTHERS: [&str; 3] = ["summary", "description", "parameters"];
 /// What a path or an operation says of the data that it hands out or takes in.
 const CLASSES: &str = "x-hauberk-data-classes";
@@ -58,6 +63,8 @@ struct Alike {
     classes: BTreeSet<Name>,
     /// Of every method that no other route has.
     is_of_any_method: bool,
+    /// Its last parameter is the rest of the path.
+    is_of_the_rest: bool,
 }
 
 impl<'d> Reader<'d> {
@@ -98,6 +105,11 @@ impl<'d> Reader<'d> {
         };
         let own_servers = self.servers(&item, &at);
         let (servers, of_path) = (own_servers.as_ref().unwrap_or(servers), self.classes(&item, &at));
+        let (spelling, last) = match spelt(path) {
+            Ok(spelling) => spelling,
+            Err(message) => return self.flaw(at, message),
+        };
+        let mut is_default = false;
         let mut alike: BTreeMap<Alike, BTreeSet<String>> = BTreeMap::new();
         for (at, method, operation) in self.operations(&item, &at) {
             if self.flaws.len() > MOST_FLAWS {
@@ -113,19 +125,51 @@ impl<'d> Reader<'d> {
             let classes: BTreeSet<Name> =
                 of_path.iter().cloned().chain(self.classes(&operation, &at)).collect();
             let own_servers = self.servers(&operation, &at);
+            let is_of_any_method = method.is_none();
+            is_default |=
+                is_of_any_method && path == DEFAULT_PATH && is_true(operation.get(IS_DEFAULT).copied());
+            let is_of_the_rest =
+                match last.map(|last| self.is_several(last, &operation, &item, &at)).transpose() {
+                    Ok(several) => several.unwrap_or_default(),
+                    Err(flaw) => return self.flaws.push(flaw),
+                };
             for prefix in own_servers.as_ref().unwrap_or(servers) {
                 let (prefix, classes) = (prefix.clone(), classes.clone());
-                let is_of_any_method = method.is_none();
-                alike.entry(Alike { prefix, classes, is_of_any_method }).or_default().extend(method.clone());
+                let alike_ones = alike.entry(Alike { prefix, classes, is_of_any_method, is_of_the_rest });
+                alike_ones.or_default().extend(method.clone());
             }
         }
-        let path = match spelt(path) {
-            Ok(path) => path,
-            Err(message) => return self.flaw(at, message),
-        };
-        for (Alike { prefix, classes, .. }, methods) in alike {
-            self.add(&at, &format!("{prefix}{path}"), &methods, classes);
+        for (Alike { prefix, classes, is_of_the_rest, .. }, methods) in alike {
+            let path = match spelling.strip_suffix('}').filter(|_| is_of_the_rest) {
+                _ if is_default => format!("{prefix}/{{default...}}"),
+                Some(open) => format!("{prefix}{open}...}}"),
+                None => format!("{prefix}{spelling}"),
+            };
+            self.add(&at, &path, &methods, classes);
         }
+    }
+
+    /// Whether a path's parameter stands for several segments, by its operation or else by its item.
+    fn is_several(
+        &mut self,
+        parameter: &str,
+        operation: &Fields<'d>,
+        item: &Fields<'d>,
+        at: &str,
+    ) -> Result<bool, Flaw> {
+        for of in [operation, item] {
+            let Some(Value::Array(parameters)) = of.get("parameters") else { continue };
+            self.references.look_at(parameters.len(), at)?;
+            for said in parameters {
+                // Of what cannot be followed nothing else is asked either.
+                let Some(said) = self.references.within_reach(said, at)? else { continue };
+                let text = |field| said.get(field).and_then(|value| value.as_str());
+                if text("in") == Some("path") && text("name") == Some(parameter) {
+                    return Ok(is_true(said.get(SEVERAL_SEGMENTS).copied()));
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// The operations of a path, each with its place and its method; none stands for every method that is not said otherwise.
@@ -232,8 +276,14 @@ fn check_version(document: &Value, flaws: &mut Vec<Flaw>) {
     flaws.push(Flaw::at("openapi", message));
 }
 
-/// A path with the names of its parameters as routes spell them, and of API gateways' `{proxy+}` as the rest, which it is there.
-fn spelt(path: &str) -> Result<String, String> {
+/// In YAML that was reduced it is a text.
+fn is_true(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| *value == Value::Bool(true) || *value == "true")
+}
+
+/// A path with the names of its parameters as routes spell them, and of API gateways' `{proxy+}` as the rest, which it is there. With
+/// it the name, as it was written, of the parameter that is its whole last segment.
+fn spelt(path: &str) -> Result<(String, Option<&str>), String> {
     let is_plain = |char: char| char.is_ascii_alphanumeric() || char == '_' || char == '-';
     let mut spelt = String::new();
     let mut left = path;
@@ -252,5 +302,6 @@ fn spelt(path: &str) -> Result<String, String> {
         spelt.extend([before, "{", &name, rest, "}"]);
         left = after;
     }
-    Ok(spelt + left)
+    let last = path.rsplit('/').next().and_then(|last| last.strip_prefix('{')?.strip_suffix('}'));
+    Ok((spelt + left, last.filter(|name| !name.contains(['{', '}']) && !name.ends_with('+'))))
 }

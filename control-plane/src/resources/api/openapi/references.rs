@@ -41,6 +41,17 @@ impl<'d> References<'d> {
         Err(Flaw::at(format!("{at}.$ref"), format!("it leads through more than {MOST_STEPS} references")))
     }
 
+    /// As [`Self::fields`] of what says little: nothing where it is no object, or refers to what is not there.
+    pub(super) fn within_reach(
+        &mut self,
+        of: &'d Value,
+        at: &str,
+    ) -> Result<Option<BTreeMap<&'d str, &'d Value>>, Flaw> {
+        let found = self.fields(of, at).ok();
+        // Whatever else is wrong, this was too much.
+        self.look_at(0, at).map(|()| found)
+    }
+
     /// Counts what is looked at.
     pub(super) fn look_at(&mut self, fields: usize, at: &str) -> Result<(), Flaw> {
         self.fields += fields;

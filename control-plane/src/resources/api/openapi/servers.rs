@@ -48,8 +48,8 @@ fn prefix(server: &Value) -> Result<String, (String, String)> {
     let wrong = |message: &str| ("url".to_owned(), message.to_owned());
     let url = server.get("url").and_then(Value::as_str).ok_or_else(|| wrong("it is missing"))?;
     let url = with_variables(url, server.get("variables"))?;
-    let path = path_of(&url).trim_end_matches('/');
-    if path.is_empty() {
+    let path = path_of(&url);
+    if path.trim_matches('/').is_empty() {
         return Ok(String::new());
     }
     if !path.starts_with('/') {
@@ -59,8 +59,11 @@ fn prefix(server: &Value) -> Result<String, (String, String)> {
     if path.contains(['{', '*', ' ']) {
         return Err(wrong("its path must be one that requests have"));
     }
-    RouteTemplate::parse(path).map_err(|error| wrong(&error.to_string()))?;
-    Ok(path.to_owned())
+    // Exports of API gateways write `/{basePath}` where its default is `/prod`; requests' slashes are one as well.
+    let path: String =
+        path.split('/').filter(|segment| !segment.is_empty()).flat_map(|segment| ["/", segment]).collect();
+    RouteTemplate::parse(&path).map_err(|error| wrong(&error.to_string()))?;
+    Ok(path)
 }
 
 /// A server's URL with the defaults of its variables: an unknown path in front of all routes would make them match what nobody meant.

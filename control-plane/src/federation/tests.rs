@@ -13,6 +13,7 @@ use hauberk_tls::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::*;
@@ -29,6 +30,7 @@ struct Partner {
     address: SocketAddr,
     answer: watch::Sender<Vec<u8>>,
     asked: mpsc::UnboundedReceiver<String>,
+    accepting: JoinHandle<()>,
     _tasks: TaskTracker,
 }
 
@@ -82,7 +84,7 @@ impl Partner {
         let (tell, asked) = mpsc::unbounded_channel();
         let tasks = TaskTracker::new();
         let (answers, serving) = (answer.clone(), tasks.clone());
-        tasks.spawn(async move {
+        let accepting = tasks.spawn(async move {
             while let Ok((stream, _)) = socket.accept().await {
                 let (acceptor, answers, tell) = (acceptor.clone(), answers.clone(), tell.clone());
                 let answer = answers.borrow().clone();
@@ -104,7 +106,13 @@ impl Partner {
                 });
             }
         });
-        Self { root, address, answer, asked, _tasks: tasks }
+        Self { root, address, answer, asked, accepting, _tasks: tasks }
+    }
+
+    /// Nobody listens any more.
+    async fn goes_away(&mut self) {
+        self.accepting.abort();
+        assert!((&mut self.accepting).await.unwrap_err().is_cancelled());
     }
 
     fn says(&self, bytes: impl Into<Vec<u8>>) {

@@ -25,6 +25,7 @@ use tonic::{Code, Streaming, transport::Channel};
 
 use crate::{
     compromised_ports::{Users, shows_every_token, speaks_http2_and_grpc, speaks_what_ports_do_not},
+    compromised_ways_out::{Outside, asks_where_probes_ask},
     identity_tokens::stolen,
     login::Login,
     partner::Partner,
@@ -115,6 +116,7 @@ async fn a_compromised_service_reaches_nothing_that_it_was_not_granted() {
     let calls = AgentOptions::default().app(8080, web_app.address()).tcp("cache:6379");
     let web = mesh.agent("web", calls);
     let edge = shop::caller(&mesh, "edge");
+    let outside = Outside::of_orders(&mesh, &orders);
     get_until(&web, "orders", "/orders/1", 200);
     let users = Users { login, partner, edge, web_app };
     let own = Attacker::with_its_own(&mesh, &web);
@@ -127,6 +129,8 @@ async fn a_compromised_service_reaches_nothing_that_it_was_not_granted() {
         speaks_what_ports_do_not(&attacker.peer, &web, &orders, &redis).await;
         shows_every_token((&mesh, attacker), &users, (&web, &orders, &payments)).await;
     }
+    outside.is_closed_to(&web);
+    asks_where_probes_ask(&mesh, &[&web, &orders, &payments, &redis]);
     Box::pin(asks_every_path(&own, &web, &[("orders", &orders, 8080), ("payments", &payments, 8080)])).await;
     // Last: of an instance the control plane hears one stream, and his would be in its agent's place.
     for attacker in [&another, &own] {
@@ -176,6 +180,15 @@ async fn asks_every_rpc(mesh: &MeshBox, attacker: &Attacker) {
                 }
                 _ => {}
             }
+        }
+    }
+    for version in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        for api in [&admin_api, &attacker.agent_api] {
+            let code = call(api, &path).await;
+            let is_refused =
+                matches!(code, Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented);
+            assert!(is_refused, "{path}: {code:?}");
         }
     }
     // Each of these is tried below or in `asks_for_views`; one that is new must be as well.

@@ -23,6 +23,7 @@ mod clocks;
 mod compose;
 mod compromised;
 mod compromised_ports;
+mod compromised_ways_out;
 mod context;
 mod context_facts;
 mod cookbook;

@@ -220,6 +220,26 @@ async fn a_slow_server_or_one_at_another_address_is_given_up() {
     assert!(error.contains("longer than 30 s"), "{error}");
 }
 
+#[tokio::test]
+async fn a_server_that_is_down_leaves_the_last_good_keys_in_force() {
+    let mut issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    scratch.apply(&[issuer.resource(|_| {})]).await;
+    let signer = JwtSigner::generate().unwrap();
+    issuer.partner.says(ok(&jwks(&[&signer])));
+    federation.refresh(&key()).await.unwrap();
+    issuer.partner.goes_away().await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(error.contains("no connection to"), "{error}");
+    assert_eq!(in_force(&scratch).await, [signer.key_id()]);
+    // A name that nobody has.
+    let nowhere = issuer.resource(|spec| spec.jwks_url = "https://nowhere.invalid/jwks".to_owned());
+    scratch.apply(&[nowhere]).await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(error.contains("nowhere.invalid"), "{error}");
+    assert_eq!(in_force(&scratch).await, [""; 0], "keys of another place are not of this one");
+}
+
 /// What a name means is looked at when it is asked, not when it is written (DNS rebinding).
 #[tokio::test]
 async fn a_name_that_leads_to_an_address_which_is_not_allowed_is_not_asked() {

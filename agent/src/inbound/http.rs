@@ -29,7 +29,7 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
-use crate::wire::meter::until_cut;
+use crate::wire::meter::{Meter, until_cut};
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
 use crate::wire::strict::{Broken, Opaque, StrictRequests};
@@ -263,7 +263,7 @@ async fn pass_on(
         Protocol::Http2 | Protocol::Grpc => {
             send_http2(caller, request, &head).await.map(|(response, via)| (response, via, None))
         }
-        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head).await,
+        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head, &meter).await,
     };
     let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
@@ -340,17 +340,28 @@ async fn send_http1(
     caller: &Caller,
     mut request: Request<RequestBody>,
     head: &RequestHead,
+    meter: &Meter,
 ) -> Result<(Response<Incoming>, Via, Option<InUse>), AppFailure> {
     let in_use = caller.guest.use_one().map_err(AppFailure::NoConnection)?;
     let port = &caller.port;
     forward::address_http1(&mut request, head);
+    let (has_content, hides_content) = (!request.body().is_empty(), forward::hides_content(&request));
+    if hides_content {
+        forward::end_with(&mut request);
+    }
     let connect = || async {
         let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
         Link::open(Transport::plain(stream, place), None).await.map_err(|_| AppFailure::Unspoken)
     };
     let (response, link) =
         http1::send(&port.links, request, connect).await.map_err(|error| AppFailure::of(error, port))?;
-    Ok((response, Via::Link(Some(link), Arc::clone(&port.links)), Some(in_use)))
+    // An app that answers before it can have read all may never read the rest, and take it for the next request.
+    let is_early = has_content && !meter.is_sent();
+    let via = match hides_content || is_early {
+        true => Via::Once(Some(link)),
+        false => Via::Link(Some(link), Arc::clone(&port.links)),
+    };
+    Ok((response, via, Some(in_use)))
 }
 
 async fn send_http2(

@@ -97,6 +97,10 @@ pub(in super::super) async fn answer(
     let mut request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).leaving(&leave));
     forward::address_http1(&mut request, head);
     request.headers_mut().insert(header::HOST, sent_host);
+    // Nothing else comes on the connection: what stands in the content is no request, whoever leaves it unread.
+    if head.upgrade.is_none() {
+        forward::end_with(&mut request);
+    }
     let exchange = async {
         let mut link = Link::open(Transport::plain(stream, place), None).await?;
         let response = link.send(request).await.map_err(|failure| failure.error)?;

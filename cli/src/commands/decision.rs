@@ -126,7 +126,9 @@ pub(crate) fn reason(decision: &Decision) -> String {
             format!("what policy {policies} reads was not known when it was asked")
         }
         "unreadable_query" => {
-            format!("the query can be read in more than one way, and policy {policies} reads it")
+            format!(
+                "the query can be read in more than one way, or has another spelling of a name that policy {policies} reads in it"
+            )
         }
         "unreadable_header" => {
             format!("a header field that policy {policies} reads is no text, or is spelled in two ways")

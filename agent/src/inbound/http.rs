@@ -176,7 +176,7 @@ fn decide(
     let described = rules.view().ok().and_then(|view| view.port(caller.port.number));
     // Before what is said to us alone is taken out.
     let takes_obs_text = described.is_some_and(|port| port.obs_text == ObsText::Forward);
-    if !takes_obs_text && headers::hold_obs_text(request.headers()) {
+    if !takes_obs_text && headers::holds_obs_text(request) {
         return Err(bad_request(OBS_TEXT, &WHY_NO_OBS_TEXT));
     }
     let mut head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;

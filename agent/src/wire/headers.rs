@@ -50,7 +50,12 @@ pub(crate) struct RequestHead {
 
 /// Why bytes beyond ASCII are refused, and what to do.
 pub(crate) const OBS_TEXT: &str = "obs_text";
-pub(crate) const WHY_NO_OBS_TEXT: &str = "a header field's value holds bytes beyond ASCII, which servers read in different ways: encode it in ASCII";
+pub(crate) const WHY_NO_OBS_TEXT: &str = "the query or a header field's value holds bytes beyond ASCII, which servers read in different ways: encode it in ASCII";
+
+/// Whether a request's head holds bytes beyond ASCII where nothing else refuses them: in a value, or in the query.
+pub(crate) fn holds_obs_text<B>(request: &Request<B>) -> bool {
+    hold_obs_text(request.headers()) || request.uri().query().is_some_and(|query| !query.is_ascii())
+}
 
 /// Whether a value holds bytes beyond ASCII (`obs-text` of RFC 9110 §5.5).
 pub(crate) fn hold_obs_text(fields: &HeaderMap) -> bool {

@@ -186,7 +186,7 @@ pub(crate) fn reason(decision: &Decision) -> String {
         }
         "no_such_port" if !decision.external.is_empty() => "the ExternalService has no such port".to_owned(),
         "no_such_port" => "the node has no such port".to_owned(),
-        "obs_text" => "the value of a header field holds bytes beyond ASCII".to_owned(),
+        "obs_text" => "the query or the value of a header field holds bytes beyond ASCII".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),
         "not_a_principal" => "such an identity never calls services".to_owned(),

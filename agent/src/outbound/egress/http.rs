@@ -44,7 +44,7 @@ pub(in super::super) async fn answer(
         return bad_request("https_in_plain", text.to_owned()).answer(form, call);
     }
     // No other agent looks at what leaves the mesh.
-    if headers::hold_obs_text(request.headers()) {
+    if headers::holds_obs_text(&request) {
         return bad_request(OBS_TEXT, WHY_NO_OBS_TEXT.to_owned()).answer(form, call);
     }
     let target = match headers::canonical_target(&request, EscapedSlashes::Reject) {

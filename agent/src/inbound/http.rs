@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
-use crate::connections::{Passage, Role, Rules, Subject};
+use crate::connections::{Kept, Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::users::{Arrival, MadeFor};
@@ -207,14 +207,26 @@ fn decide(
             Err(_) => None,
         };
         let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
+        let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
         let gathered = wanted.map(|wanted| {
-            let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
             let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             let gathered = wanted.gather(&head.host, fields.filter(|(name, _)| !is_secret(name)));
             let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
             Arc::new(if wanted.user() { gathered.made_for(on_behalf_of()) } else { gathered })
         });
-        Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for }
+        let kept = is_upgrade.then(|| {
+            // The app is given the host that was gathered, where one was.
+            let host = gathered.as_ref().and_then(|gathered| gathered.host()).unwrap_or(&head.host);
+            Kept::of(host, request.headers(), is_secret)
+        });
+        Subject::Request {
+            method,
+            target: target.clone(),
+            is_upgrade,
+            gathered,
+            made_for,
+            kept: kept.flatten(),
+        }
     };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);

@@ -71,6 +71,7 @@ pub(in super::super) async fn answer(
             Some(Arc::new(gathered.made_for(made_for)))
         }),
         made_for: MadeFor::not_looked_for(),
+        kept: None,
     };
     let mut leave = outbound.connections.leave(to.clone(), subject, &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());

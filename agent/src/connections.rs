@@ -7,6 +7,7 @@
 
 mod enforce;
 mod flows;
+mod kept;
 mod leaving;
 mod live;
 mod passage;
@@ -33,6 +34,7 @@ use crate::users::Handles;
 use leaving::Leaving;
 use succession::Succession;
 
+pub(crate) use kept::Kept;
 pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS};
 pub(crate) use live::{Connection, Exporter, Role};
 pub(crate) use passage::{Passage, Subject};

@@ -212,7 +212,7 @@ impl Case<'_> {
             failed: Arc::default(),
         };
         // What is not known is left out of the request: whatever reads it must not be asked.
-        let lack = |compiled: &Compiled| self.about.lack(compiled.reads.facts, &compiled.headers);
+        let lack = |compiled: &Compiled| self.about.lack(compiled);
         if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
             let lacking = part.members.iter().filter(|compiled| lack(compiled).is_some());
             return unknown(reason, names(lacking.map(|compiled| &compiled.name)));

@@ -103,7 +103,9 @@ impl Wanted {
         let mut headers: Vec<_> = self.headers.iter().map(lines).collect();
         if !headers.is_empty() {
             for (name, value) in fields {
-                if let Some(lines) = headers.iter_mut().find(|lines| is_spelling_of(name, &lines.name)) {
+                // Of several listed names that are spellings of each other each is told: the field is one of them, and spoils
+                // the others.
+                for lines in headers.iter_mut().filter(|lines| is_spelling_of(name, &lines.name)) {
                     let value = readable(value).filter(|_| name.eq_ignore_ascii_case(&lines.name));
                     match (value, &mut lines.values) {
                         (Some(value), Some(values)) if values.len() < MAX_LINES => values.push(value.into()),
@@ -198,6 +200,12 @@ mod tests {
         assert_eq!(gathered.field("x-other"), None);
         let spelled = wanted.gather("", [("x-tenant", &b"blue"[..]), ("x_tenant", b"red")]);
         assert_eq!(spelled.field("x-tenant").unwrap().values, None, "servers may read either");
+        for listed in [["x-api", "x.api"], ["x.api", "x-api"]] {
+            let wanted = Wanted { headers: listed.map(Into::into).into(), ..Wanted::default() };
+            let gathered = wanted.gather("", [("x.api", &b"1"[..])]);
+            let values = |name| gathered.field(name).unwrap().values.as_ref().map(|values| values.join("|"));
+            assert_eq!((values("x.api").as_deref(), values("x-api")), (Some("1"), None), "{listed:?}");
+        }
         let many = wanted.gather("", std::iter::repeat_n(("accept", &b"a"[..]), MAX_LINES + 1));
         assert_eq!(many.field("accept").unwrap().values, None);
     }

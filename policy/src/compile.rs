@@ -325,9 +325,8 @@ fn ports(
         let routes = port.routes.iter().map(|route| route.template.clone()).zip(resources.routes);
         let routes = RouteTable::new(routes.collect());
         for (index, (first, _)) in routes.iter().enumerate() {
-            let same =
-                routes.iter().skip(index + 1).take_while(|(next, _)| first.by_specificity(next).is_eq());
-            if let Some((second, _)) = same.clone().find(|(next, _)| first.collides_with(next)) {
+            let mut same = routes.iter().skip(index + 1).take_while(|(next, _)| first.is_of_same_paths(next));
+            if let Some((second, _)) = same.find(|(next, _)| first.collides_with(next)) {
                 let (first, second) = (first.to_string(), second.to_string());
                 return Err(CompileError::AmbiguousRoutes { port: port.number, first, second });
             }

@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use cedar_policy::{Context, Entity, EntityUid, Request, RestrictedExpression};
 
 use crate::circumstances::{Gathered, Moment, Peer};
+use crate::compiled::Compiled;
 use crate::decision::{Attempt, Caller, Reason};
 use crate::fields::parse_query;
 use crate::path::CanonicalPath;
@@ -36,7 +37,7 @@ pub(crate) struct Circumstances<'a> {
 #[derive(Default)]
 pub(crate) struct Query<'a>(OnceCell<Option<Vec<Parameter<'a>>>>);
 
-type Parameter<'a> = (Cow<'a, str>, Cow<'a, str>);
+pub(crate) type Parameter<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// The entities of [`CARRIED`].
 struct Carried {
@@ -64,7 +65,8 @@ pub(crate) fn rpc_of<'a>(path: &'a CanonicalPath<'_>) -> Option<(&'a str, &'a st
 
 impl<'a> Circumstances<'a> {
     /// Why what is read cannot be known, if so. Whatever depends on it is denied.
-    pub(crate) fn lack(&self, reads: FactSet, headers: &[Arc<str>]) -> Option<Reason> {
+    pub(crate) fn lack(&self, compiled: &Compiled) -> Option<Reason> {
+        let reads = compiled.reads.facts;
         if reads.contains(Fact::Address) && self.peer.address().is_none() {
             return Some(Reason::FactsMissing);
         }
@@ -76,7 +78,7 @@ impl<'a> Circumstances<'a> {
             return Some(Reason::FactsMissing);
         }
         if reads.contains(Fact::Headers) {
-            for name in headers {
+            for name in &compiled.headers {
                 match gathered.field(name) {
                     None => return Some(Reason::FactsMissing),
                     Some(lines) if lines.values.is_none() => return Some(Reason::UnreadableHeader),
@@ -84,7 +86,11 @@ impl<'a> Circumstances<'a> {
                 }
             }
         }
-        (reads.contains(Fact::Query) && self.query.of(path).is_none()).then_some(Reason::UnreadableQuery)
+        let is_unreadable = || {
+            let pairs = self.query.of(path);
+            pairs.is_none_or(|pairs| compiled.reads.query.are_spelled_otherwise(pairs))
+        };
+        (reads.contains(Fact::Query) && is_unreadable()).then_some(Reason::UnreadableQuery)
     }
 
     /// The question as Cedar takes it, with those of the facts in `reads` that are known.
@@ -213,12 +219,7 @@ impl<'a> Circumstances<'a> {
 impl<'a> Query<'a> {
     /// None where it has no single reading.
     fn of(&self, path: &'a CanonicalPath<'_>) -> Option<&[Parameter<'a>]> {
-        let parse = || {
-            let mut pairs = parse_query(path.query().unwrap_or_default())?;
-            pairs.sort();
-            Some(pairs)
-        };
-        self.0.get_or_init(parse).as_deref()
+        self.0.get_or_init(|| sorted_query(path.query().unwrap_or_default())).as_deref()
     }
 }
 
@@ -231,6 +232,13 @@ impl Gathered {
             if reads.are_of_users() { self.on_behalf_of().clone() } else { OnBehalfOf::NotLookedAt };
         Self::recorded(host, headers).made_for(made_for)
     }
+}
+
+/// The names and values of a query by their order; none where it has no single reading.
+pub(crate) fn sorted_query(query: &str) -> Option<Vec<Parameter<'_>>> {
+    let mut pairs = parse_query(query)?;
+    pairs.sort();
+    Some(pairs)
 }
 
 struct Pairs(Vec<(String, RestrictedExpression)>);

@@ -280,7 +280,7 @@ impl Case<'_> {
             mismatches.push(Mismatch { field: "resource".to_owned(), expected, was });
         }
         let is_in_scope = mismatches.is_empty();
-        let lack = self.about.lack(compiled.reads.facts, &compiled.headers);
+        let lack = self.about.lack(compiled);
         let request = self.request();
         let error = match lack {
             _ if !is_in_scope => None,

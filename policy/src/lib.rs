@@ -31,6 +31,7 @@ mod path;
 mod path_set;
 mod pattern;
 mod qualify;
+mod query_names;
 mod quick_hash;
 mod reads;
 mod replay;

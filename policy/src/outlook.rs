@@ -23,12 +23,11 @@ use crate::cell::{Case, Part};
 use crate::circumstances::{Gathered, HeaderLines, Moment, Peer, Tls};
 use crate::compile::Engine;
 use crate::compiled::Compiled;
-use crate::context::{Circumstances, Query};
+use crate::context::{Circumstances, Query, sorted_query};
 use crate::decide::with_caller;
 use crate::decision::{Caller, Effect, Reason};
 use crate::explain::{conditions, text_of_expression};
 use crate::facts::Principal;
-use crate::fields::parse_query;
 use crate::path::{CanonicalPath, ESCAPED_SLASH, EscapedSlashes};
 use crate::path_set::{Glob, Relation, Step};
 use crate::pattern::PathPattern;
@@ -346,8 +345,12 @@ impl Survey<'_> {
         if facts.contains(Fact::Query) && place.action != Action::Connect {
             match self.query() {
                 None => open("the query can be read in more than one way".to_owned()),
-                Some(query) if parse_query(query).is_none() => lacking = Some(Reason::UnreadableQuery),
-                Some(_) => {}
+                Some(query) => {
+                    let names = &compiled.reads.query;
+                    if sorted_query(query).is_none_or(|pairs| names.are_spelled_otherwise(&pairs)) {
+                        lacking = Some(Reason::UnreadableQuery);
+                    }
+                }
             }
         }
         if let Some(reason) = lacking {

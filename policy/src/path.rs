@@ -44,7 +44,8 @@ pub enum AmbiguousPath {
     /// It does not begin with a slash, and is not the `*` of `OPTIONS`.
     #[error("the path does not begin with \"/\"")]
     NotAbsolute,
-    /// A space, a control character or a character outside ASCII stands in it unescaped.
+    /// A space or a control character stands in it unescaped, or in the path a character outside ASCII. One in the query is for
+    /// whoever knows its listener to refuse.
     #[error("the request target holds a character that must be escaped")]
     RawCharacter,
     /// A control character is hidden in an escape.

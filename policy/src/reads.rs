@@ -7,7 +7,13 @@ use std::fmt;
 use serde_json::Value;
 
 use crate::fields::why_not_listed;
+use crate::query_names::QueryNames;
 use crate::vocabulary::Kind;
+
+mod tree;
+
+pub(crate) use tree::path_of;
+use tree::{attributes, may_be_node};
 
 /// One thing that policies may know of a question through `context`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,6 +155,8 @@ pub(crate) struct Reads {
     pub(crate) facts: FactSet,
     /// The header fields that it names.
     pub(crate) headers: BTreeSet<Box<str>>,
+    /// The names in queries that it asks for.
+    pub(crate) query: QueryNames,
     /// The claims that it names.
     pub(crate) claims: BTreeSet<Box<str>>,
     /// The labels of nodes that it names, of whoever calls or of nodes that it names too.
@@ -185,7 +193,10 @@ impl Reads {
                     match key.as_str() {
                         "." | "has" => self.visit_access(key, value),
                         "hasTag" | "getTag" => self.visit_tag(value),
-                        "Var" if value == "context" => self.add(FactSet::all()),
+                        "Var" if value == "context" => {
+                            self.add(FactSet::all());
+                            self.query.ask_for_any();
+                        }
                         "__entity" => self.visit_name(value),
                         _ => self.visit(value),
                     }
@@ -222,7 +233,12 @@ impl Reads {
             return;
         }
         match path.as_deref() {
-            Some(path) => self.add(facts_of(path)),
+            Some(path) => {
+                self.add(facts_of(path));
+                if operator != "has" && facts_of(path).contains(Fact::Query) {
+                    self.query.ask_for_any();
+                }
+            }
             None => {
                 for named in attributes(access).into_iter().filter_map(Named::parse) {
                     self.add(FactSet::of(&[named.fact()]));
@@ -235,7 +251,17 @@ impl Reads {
 
     fn visit_tag(&mut self, call: &Value) {
         let path = call.get("left").and_then(|left| left.get(".")).and_then(path_of);
+        let name = call.get("right");
+        let written = name.and_then(|name| name.get("Value")).and_then(Value::as_str);
         let named = match path.as_deref() {
+            Some(["query"]) => {
+                self.add(FactSet::of(&[Fact::Query]));
+                match written {
+                    Some(written) => self.query.ask_for(written),
+                    None => self.query.ask_for_any(),
+                }
+                return name.into_iter().for_each(|name| self.visit(name));
+            }
             Some([name]) => Named::parse(name),
             _ => None,
         };
@@ -246,8 +272,7 @@ impl Reads {
             return self.visit(call);
         };
         self.add(FactSet::of(&[named.fact()]));
-        let name = call.get("right");
-        match (named, name.and_then(|name| name.get("Value")).and_then(Value::as_str)) {
+        match (named, written) {
             (Named::Headers, Some(name)) => match why_not_listed(name) {
                 None => drop(self.headers.insert(name.into())),
                 Some((message, help)) => self.flaw(name, message, help),
@@ -327,50 +352,6 @@ impl Named {
     }
 }
 
-/// The attributes that lead from the context to what is accessed, such as `["peer", "address"]`.
-pub(crate) fn path_of(access: &Value) -> Option<Vec<&str>> {
-    let left = access.get("left")?;
-    let mut path = match left.get(".") {
-        Some(inner) => path_of(inner)?,
-        None if left.get("Var")? == "context" => Vec::new(),
-        None => return None,
-    };
-    path.extend(attributes(access));
-    Some(path)
-}
-
-/// Of `has a.b` both names.
-fn attributes(access: &Value) -> Vec<&str> {
-    match access.get("attr") {
-        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
-        Some(name) => name.as_str().into_iter().collect(),
-        None => Vec::new(),
-    }
-}
-
-/// Whether an expression can have a node for its value: of what has tags, all that is no node comes with the context.
-fn may_be_node(tree: &Value) -> bool {
-    let Some((operator, of)) = tree.as_object().and_then(|fields| fields.iter().next()) else { return false };
-    let part = |name| of.get(name).is_some_and(may_be_node);
-    match operator.as_str() {
-        "Var" => of == "principal",
-        "Value" => of.get("__entity").and_then(|name| name.get("type")).is_some_and(|kind| kind == "Node"),
-        "if-then-else" => part("then") || part("else"),
-        // A field of a record that is written out.
-        "." => path_of(of).is_none() && of.get("left").is_some_and(mentions_node),
-        _ => false,
-    }
-}
-
-fn mentions_node(tree: &Value) -> bool {
-    may_be_node(tree)
-        || match tree {
-            Value::Array(items) => items.iter().any(mentions_node),
-            Value::Object(fields) => fields.values().any(mentions_node),
-            _ => false,
-        }
-}
-
 fn facts_of(path: &[&str]) -> FactSet {
     let facts: &[Fact] = match path {
         ["method"] => &[Fact::Method],
@@ -399,6 +380,22 @@ mod tests {
         let text = format!("forbid(principal, action == Action::\"GET\", resource) when {{ {condition} }};");
         let policy = cedar_policy::Policy::parse(None, &text).unwrap();
         Reads::of(&policy.to_json().unwrap())
+    }
+
+    #[test]
+    fn sees_which_names_of_a_query_are_asked_for() {
+        let asked = |condition: &str| format!("{:?}", reads(condition).query);
+        for (condition, names) in [
+            ("context.host == \"a\"", "{}"),
+            ("context has query", "{}"),
+            ("context.query.hasTag(\"b\") && context.query.getTag(\"a\").isEmpty()", "{\"a\", \"b\"}"),
+            ("context.query.hasTag(context.host)", "any"),
+            ("(if context.host == \"a\" then context.query else context.query).hasTag(\"a\")", "any"),
+            ("(if context.host == \"a\" then context else context).query.hasTag(\"a\")", "any"),
+            ("context == context", "any"),
+        ] {
+            assert_eq!(asked(condition), names, "{condition}");
+        }
     }
 
     #[test]

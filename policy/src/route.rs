@@ -20,10 +20,13 @@ pub(crate) use table::RouteTable;
 /// The name of the route that holds whatever no template of a port matches.
 pub const UNDECLARED: &str = "*undeclared";
 
+const HEAD: &str = "HEAD";
+
 /// A pattern of request paths, or of gRPC methods.
 ///
 /// `/orders/{id}`: a segment `{name}` matches any one segment that is not empty; a last segment `*` or `{name...}`
-/// matches the rest, slashes and the empty rest included. `GET,HEAD /orders/{id}` matches these methods only.
+/// matches the rest, slashes and the empty rest included. `GET,POST /orders/{id}` matches these methods only, and with GET
+/// also HEAD, which servers answer as they do GET, unless another one of the same paths lists HEAD.
 /// `shop.Orders/Get` and `shop.Orders/*` match gRPC methods. Fixed text is written as canonical paths spell it.
 ///
 /// Fixed text may stand around parameters: `{id}.json`, `{id}:cancel`, `{base}...{head}`. Such a parameter is not empty either,
@@ -109,6 +112,17 @@ impl RouteTemplate {
         &self.methods
     }
 
+    /// Whether it matches this method, more specific templates aside.
+    pub fn is_for(&self, method: &str) -> bool {
+        let listed = || self.methods.iter().any(|own| own == method);
+        self.methods.is_empty() || listed() || method == HEAD && self.takes_head_as_get()
+    }
+
+    fn takes_head_as_get(&self) -> bool {
+        let lists = |method| self.methods.iter().any(|own| own == method);
+        lists("GET") && !lists(HEAD)
+    }
+
     /// Whether both match the same paths, their methods aside.
     pub fn is_of_same_paths(&self, other: &Self) -> bool {
         self.is_rpc == other.is_rpc && self.segments == other.segments
@@ -126,7 +140,7 @@ impl RouteTemplate {
 
     /// Whether a request belongs here, more specific templates aside. A gRPC method's path is `/service/method`.
     pub fn matches(&self, method: &str, path: &CanonicalPath<'_>) -> bool {
-        if !self.methods.is_empty() && !self.methods.iter().any(|own| own == method) {
+        if !self.is_for(method) {
             return false;
         }
         let Some(path) = path.path().strip_prefix('/') else { return false };
@@ -184,8 +198,7 @@ impl RouteTemplate {
         self.parameters.iter().filter_map(|own| Some((&*own.name, value(own)?))).collect()
     }
 
-    /// Orders the more specific template first; equal exactly when both match the same paths and neither has
-    /// methods of its own that would tell them apart.
+    /// Orders the more specific template first, and one that lists HEAD before one that takes it as GET.
     pub(crate) fn by_specificity(&self, other: &Self) -> Ordering {
         for (own, others) in self.segments.iter().zip(&*other.segments) {
             let order = own.by_specificity(others);
@@ -194,12 +207,15 @@ impl RouteTemplate {
             }
         }
         let by_length = other.segments.len().cmp(&self.segments.len());
-        by_length.then(self.methods.is_empty().cmp(&other.methods.is_empty()))
+        let by_methods = || self.methods.is_empty().cmp(&other.methods.is_empty());
+        let by_head = || self.takes_head_as_get().cmp(&other.takes_head_as_get());
+        by_length.then_with(by_methods).then_with(by_head)
     }
 
     /// Whether some request matches both and neither is the more specific one.
     pub(crate) fn collides_with(&self, other: &Self) -> bool {
-        self.by_specificity(other) == Ordering::Equal
+        self.is_of_same_paths(other)
+            && self.methods.is_empty() == other.methods.is_empty()
             && (self.methods.is_empty() || self.methods.iter().any(|method| other.methods.contains(method)))
     }
 }

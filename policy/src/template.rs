@@ -69,6 +69,7 @@ impl Slot {
                     | Kind::Port
                     | Kind::Route
                     | Kind::DataClass
+                    | Kind::External
                     | Kind::Role
                     | Kind::Mesh
                     | Kind::TrustDomain
@@ -230,6 +231,25 @@ mod tests {
         assert_eq!(texts[1].0, "p/2");
         assert!(texts[1].1.contains("principal is Node in Node::\"spiffe://"), "{texts:?}");
         assert_eq!(document.mode(), Mode::Audit);
+    }
+
+    #[test]
+    fn a_resource_is_whatever_policies_are_about() {
+        let template =
+            template("permit(principal == Node::\"web\", action == Action::\"GET\", resource in ?resource);")
+                .unwrap();
+        for resource in [
+            "Service::\"orders\"",
+            "Node::\"orders\"",
+            "Port::\"orders:8080\"",
+            "DataClass::\"pii\"",
+            "External::\"bank\"",
+            "Role::\"stores\"",
+            "Mesh::\"shop\"",
+        ] {
+            let linked = template.link(name("p"), Mode::Enforce, &[(Slot::Resource, resource)]);
+            assert!(linked.is_ok(), "{resource}: {:?}", linked.map(|_| ()).map_err(told));
+        }
     }
 
     #[test]

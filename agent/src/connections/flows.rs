@@ -163,6 +163,9 @@ impl Connection {
             if !is_meant {
                 continue;
             }
+            if let Ok(view) = rules.view() {
+                flow.subject.gather_again(view, self.port(), connections.context());
+            }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), moment),
                 Err(reason) => Ruling::Refused(reason),

@@ -10,6 +10,7 @@ use http::{Method, Response};
 use tokio::time::Instant;
 
 use super::Connections;
+use super::kept::Kept;
 use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
 use crate::context::Context;
@@ -33,6 +34,8 @@ pub(crate) enum Subject {
         gathered: Option<Arc<Gathered>>,
         /// For whom it is made.
         made_for: MadeFor,
+        /// Its head, where it opens a stream of its own.
+        kept: Option<Arc<Kept>>,
     },
     /// A TCP stream.
     Stream,
@@ -145,6 +148,16 @@ impl Subject {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
         true
+    }
+
+    /// Gathers what this view wants from what was kept of its head, if anything was.
+    pub(super) fn gather_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
+        let Self::Request { gathered, made_for, kept: Some(kept), .. } = self else { return };
+        let Some(wanted) = view.engine.wanted(port) else { return };
+        let Some(again) = kept.gather(wanted, |name| view.is_token_field(name)) else { return };
+        let on_behalf_of = made_for.look_again(view, port, context);
+        let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
+        *gathered = Some(Arc::new(if wanted.user() { again.made_for(on_behalf_of()) } else { again }));
     }
 }
 

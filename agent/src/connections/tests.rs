@@ -19,6 +19,7 @@ use crate::sync::{Content, Floors, authenticate};
 use crate::testing::{Authorities, HOUR, around, node_view, now, recipient, serial};
 use crate::users::{Arrival, MadeFor};
 
+mod kept;
 mod leaving;
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
@@ -410,7 +411,7 @@ async fn enforcing(authorities: &Authorities, view: Arc<NodeView>) -> (Arc<Conne
 fn request(method: http::Method, path: &str, gathered: Option<Gathered>) -> Subject {
     let target = path.parse().unwrap();
     let (gathered, made_for) = (gathered.map(Arc::new), MadeFor::not_looked_for());
-    Subject::Request { method, target, is_upgrade: false, gathered, made_for }
+    Subject::Request { method, target, is_upgrade: false, gathered, made_for, kept: None }
 }
 
 fn get(path: &str) -> Subject {
@@ -566,7 +567,8 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
         let deciding = scope.spawn(|| {
             let _entered = runtime.enter();
             let (method, target) = (http::Method::GET, "/".parse().unwrap());
-            let subject = Subject::Request { method, target, is_upgrade: false, gathered: None, made_for };
+            let subject =
+                Subject::Request { method, target, is_upgrade: false, gathered: None, made_for, kept: None };
             connection.admit(&connections, |_| subject, None, None, Instant::now())
         });
         while !deciding.is_finished() && connection.is_idle(Instant::now(), Duration::ZERO) {
@@ -594,7 +596,7 @@ async fn policies_are_not_asked_each_second_about_every_request_of_a_user() {
     let admit = |made_for: &MadeFor| {
         let (method, target, made_for) = (http::Method::GET, "/".parse().unwrap(), made_for.clone());
         let gathered = gathered.clone();
-        let subject = Subject::Request { method, target, is_upgrade: false, gathered, made_for };
+        let subject = Subject::Request { method, target, is_upgrade: false, gathered, made_for, kept: None };
         connection.admit(&connections, |_| subject, None, None, Instant::now())
     };
     let passages: Vec<_> = (0..8).map(|_| admit(&made_for)).collect();

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
-use crate::connections::{Passage, Role, Rules, Subject};
+use crate::connections::{Kept, Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::users::{Arrival, MadeFor};
@@ -29,7 +29,7 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
-use crate::wire::meter::until_cut;
+use crate::wire::meter::{Meter, until_cut};
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
 use crate::wire::strict::{Broken, Opaque, StrictRequests};
@@ -176,7 +176,7 @@ fn decide(
     let described = rules.view().ok().and_then(|view| view.port(caller.port.number));
     // Before what is said to us alone is taken out.
     let takes_obs_text = described.is_some_and(|port| port.obs_text == ObsText::Forward);
-    if !takes_obs_text && headers::hold_obs_text(request.headers()) {
+    if !takes_obs_text && headers::holds_obs_text(request) {
         return Err(bad_request(OBS_TEXT, &WHY_NO_OBS_TEXT));
     }
     let mut head = headers::scrub_request(request).map_err(|problem| bad_request("bad_request", &problem))?;
@@ -207,14 +207,26 @@ fn decide(
             Err(_) => None,
         };
         let wanted = rules.view().ok().and_then(|view| view.engine.wanted(caller.port.number));
+        let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
         let gathered = wanted.map(|wanted| {
-            let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
             let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             let gathered = wanted.gather(&head.host, fields.filter(|(name, _)| !is_secret(name)));
             let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
             Arc::new(if wanted.user() { gathered.made_for(on_behalf_of()) } else { gathered })
         });
-        Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for }
+        let kept = is_upgrade.then(|| {
+            // The app is given the host that was gathered, where one was.
+            let host = gathered.as_ref().and_then(|gathered| gathered.host()).unwrap_or(&head.host);
+            Kept::of(host, request.headers(), is_secret)
+        });
+        Subject::Request {
+            method,
+            target: target.clone(),
+            is_upgrade,
+            gathered,
+            made_for,
+            kept: kept.flatten(),
+        }
     };
     let connections = &caller.port.connections;
     let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
@@ -263,7 +275,7 @@ async fn pass_on(
         Protocol::Http2 | Protocol::Grpc => {
             send_http2(caller, request, &head).await.map(|(response, via)| (response, via, None))
         }
-        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head).await,
+        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head, &meter).await,
     };
     let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
@@ -340,17 +352,28 @@ async fn send_http1(
     caller: &Caller,
     mut request: Request<RequestBody>,
     head: &RequestHead,
+    meter: &Meter,
 ) -> Result<(Response<Incoming>, Via, Option<InUse>), AppFailure> {
     let in_use = caller.guest.use_one().map_err(AppFailure::NoConnection)?;
     let port = &caller.port;
     forward::address_http1(&mut request, head);
+    let (has_content, hides_content) = (!request.body().is_empty(), forward::hides_content(&request));
+    if hides_content {
+        forward::end_with(&mut request);
+    }
     let connect = || async {
         let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
         Link::open(Transport::plain(stream, place), None).await.map_err(|_| AppFailure::Unspoken)
     };
     let (response, link) =
         http1::send(&port.links, request, connect).await.map_err(|error| AppFailure::of(error, port))?;
-    Ok((response, Via::Link(Some(link), Arc::clone(&port.links)), Some(in_use)))
+    // An app that answers before it can have read all may never read the rest, and take it for the next request.
+    let is_early = has_content && !meter.is_sent();
+    let via = match hides_content || is_early {
+        true => Via::Once(Some(link)),
+        false => Via::Link(Some(link), Arc::clone(&port.links)),
+    };
+    Ok((response, via, Some(in_use)))
 }
 
 async fn send_http2(

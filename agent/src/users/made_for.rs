@@ -76,7 +76,7 @@ impl MadeFor {
             users.verify_passed(value, Between { own: &view.spiffe_id, peer, trusted, denied }, now)
         });
         let (found, found_at) = match taken {
-            Some(taken) => users.look(taken, headers, now),
+            Some(_) => users.look(headers, now),
             None => (Claimed::Nobody, None),
         };
         if let Some(place) = found_at.as_ref().filter(|_| taken.is_some_and(|taken| !taken.kept)) {
@@ -202,7 +202,7 @@ impl MadeFor {
 /// Where a port looks for tokens by a view; nowhere, where it does not.
 fn looked_at(view: &NodeView, port: u16) -> impl Iterator<Item = &Place> {
     let taken = view.port(port).and_then(|port| port.users.as_ref());
-    let by_issuers = taken.zip(view.users.as_ref()).map(|(taken, users)| users.places(taken));
+    let by_issuers = taken.zip(view.users.as_ref()).map(|(_, users)| users.places());
     // Without issuers no token is good, and those that everybody knows as such are refused.
     let unissued = (taken.is_some() && view.users.is_none()).then_some(&Place::Bearer);
     by_issuers.into_iter().flatten().chain(unissued)

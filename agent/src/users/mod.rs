@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::UnixMillis;
-use hauberk_policy::{Origin, User, UserTokens as Taken};
+use hauberk_policy::{Origin, User};
 use hauberk_proto::convert::JwtIssuer;
 use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer};
 use http::{HeaderMap, HeaderValue};
@@ -96,9 +96,9 @@ impl Users {
         Some(Arc::new(Self { issuers, claims, kept: Mutex::default(), vouched: Vouched::default() }))
     }
 
-    /// For whom a request with these header fields is made, where tokens are taken so, and where its token stands.
-    fn look(&self, taken: &Taken, headers: &HeaderMap, now: UnixMillis) -> (Claimed, Option<Place>) {
-        match self.find(taken, headers) {
+    /// For whom a request with these header fields is made, where tokens are taken, and where its token stands.
+    fn look(&self, headers: &HeaderMap, now: UnixMillis) -> (Claimed, Option<Place>) {
+        match self.find(headers) {
             Ok(None) => (Claimed::Nobody, None),
             Ok(Some((token, place))) => match self.verify(token, now) {
                 Ok(identity) if self.place_of(&identity) != Some(&place) => {

@@ -1,6 +1,5 @@
 //! Where a request has its token. More than one is none: nobody could say which of them the app would read.
 
-use hauberk_policy::UserTokens as Taken;
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::{Identity, Users, reason};
@@ -21,14 +20,11 @@ pub(super) const AMBIGUOUS: &str = "user_token_ambiguous";
 pub(super) const MISPLACED: &str = "user_token_misplaced";
 
 impl Users {
-    /// The token of a request, where there is one of those that are taken.
-    pub(super) fn find<'h>(
-        &self,
-        taken: &Taken,
-        headers: &'h HeaderMap,
-    ) -> Result<Option<(&'h str, Place)>, &'static str> {
+    /// The token of a request, where there is one. Those of every issuer are looked for: users of one whose users are none at a
+    /// port are denied there, and their tokens come to no app.
+    pub(super) fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Option<(&'h str, Place)>, &'static str> {
         let mut found: Option<(&str, Place)> = None;
-        for place in self.places(taken) {
+        for place in self.places() {
             // Several issuers may share one place.
             if found.as_ref().is_some_and(|(_, known)| known == place) {
                 continue;
@@ -46,9 +42,9 @@ impl Users {
         Ok(found)
     }
 
-    /// Where the tokens stand of those that are taken, one of them perhaps several times.
-    pub(super) fn places<'u>(&'u self, taken: &'u Taken) -> impl Iterator<Item = &'u Place> {
-        self.issuers.iter().filter(|issuer| taken.takes(&issuer.said.name)).map(|issuer| &issuer.place)
+    /// Where tokens stand, one place perhaps several times.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        self.issuers.iter().map(|issuer| &issuer.place)
     }
 
     /// Whether tokens of an issuer stand in a field of this name.

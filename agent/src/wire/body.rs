@@ -134,6 +134,15 @@ impl RequestBody {
     }
 }
 
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // hyper lets go of a body as soon as it has all of it; by its length, where that is known.
+        if let Some(metered) = &self.body {
+            metered.meter.sent();
+        }
+    }
+}
+
 impl Via {
     /// The link, for another use than going back to its pool.
     pub(crate) fn into_link(self) -> Option<Link> {

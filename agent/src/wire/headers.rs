@@ -50,7 +50,12 @@ pub(crate) struct RequestHead {
 
 /// Why bytes beyond ASCII are refused, and what to do.
 pub(crate) const OBS_TEXT: &str = "obs_text";
-pub(crate) const WHY_NO_OBS_TEXT: &str = "a header field's value holds bytes beyond ASCII, which servers read in different ways: encode it in ASCII";
+pub(crate) const WHY_NO_OBS_TEXT: &str = "the query or a header field's value holds bytes beyond ASCII, which servers read in different ways: encode it in ASCII";
+
+/// Whether a request's head holds bytes beyond ASCII where nothing else refuses them: in a value, or in the query.
+pub(crate) fn holds_obs_text<B>(request: &Request<B>) -> bool {
+    hold_obs_text(request.headers()) || request.uri().query().is_some_and(|query| !query.is_ascii())
+}
 
 /// Whether a value holds bytes beyond ASCII (`obs-text` of RFC 9110 §5.5).
 pub(crate) fn hold_obs_text(fields: &HeaderMap) -> bool {
@@ -259,6 +264,8 @@ fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
         (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
             Err(HeaderProblem::ConflictingHost)
         }
+        // Whoever passes over an absolute target would find none (RFC 9112 §3.2).
+        (Some(_), None) if request.version() == Version::HTTP_11 => Err(HeaderProblem::NoHost),
         (Some(target), _) if is_authority(target) => Ok(target.to_owned()),
         (None, Some(host)) if is_authority(host) => Ok(host.to_owned()),
         (None, None) if request.version() == Version::HTTP_10 => Ok(String::new()),
@@ -507,6 +514,7 @@ mod tests {
             |fields: &[(&str, &str)], target: &str| scrub_request(&mut request(fields, target)).unwrap_err();
         assert_eq!(problem(&[("host", "a"), ("host", "a")], "/"), HeaderProblem::DuplicateHost);
         assert_eq!(problem(&[], "/"), HeaderProblem::NoHost);
+        assert_eq!(problem(&[], "http://a/"), HeaderProblem::NoHost);
         for host in [
             "a/b", "a:80:80", "a:80:", "a:", "a:+1", "a:65536", "[a]:80", "[::1", "::1", "a..", "a..b", ".a",
             ".",
@@ -522,6 +530,11 @@ mod tests {
             HeaderProblem::DuplicateService
         );
         assert!(scrub_request(&mut request(&[("host", "A")], "http://a/")).is_ok());
+        for version in [Version::HTTP_10, Version::HTTP_2] {
+            let mut by_target = request(&[], "http://a/");
+            *by_target.version_mut() = version;
+            assert_eq!(scrub_request(&mut by_target).unwrap().host, "a", "{version:?}");
+        }
     }
 
     #[test]

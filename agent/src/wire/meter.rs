@@ -18,6 +18,8 @@ pub(crate) struct Meter {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     is_cut: AtomicBool,
+    /// Nobody sends the request's body any more.
+    is_sent: AtomicBool,
     /// Why the caller's side came to no end.
     left: OnceLock<&'static str>,
     /// One more than what gRPC calls the status; 0 where none has been seen.
@@ -62,6 +64,16 @@ impl Meter {
             Direction::Out => self.outgoing.register(waker),
         }
         self.is_cut()
+    }
+
+    /// Notes that nobody sends the request's body any more: it has been sent, or never will be.
+    pub(crate) fn sent(&self) {
+        self.is_sent.store(true, Ordering::Release);
+    }
+
+    /// Whether nothing of the request's body is left to send.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.is_sent.load(Ordering::Acquire)
     }
 
     /// Notes that the request comes to no end, by its caller's fault. The name is what the caller is given.

@@ -27,7 +27,7 @@ async fn mesh(protocol: Protocol, app: SocketAddr) -> (SocketAddr, Vec<Agent>) {
     (web.open_http().await, vec![web, orders])
 }
 
-async fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub async fn read_head(stream: &mut TcpStream) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(stream.read_u8().await.ok()?);

@@ -66,7 +66,8 @@ impl Pair {
     /// A WebSocket, or whatever a 101 makes of a connection.
     pub async fn upgraded(&self) -> TcpStream {
         let mut stream = TcpStream::connect(self.http).await.unwrap();
-        let request = b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+        let request =
+            b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-App: a\r\n\r\n";
         stream.write_all(request).await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -97,6 +98,22 @@ async fn ends(stream: &mut TcpStream) {
 /// Lives of certificates.
 pub const LONG: Duration = Duration::from_secs(3_600);
 pub const SHORT: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_rule_that_reads_a_field_leaves_open_websockets_without_it_alone() {
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let mut stream = pair.upgraded().await;
+    let forbid = |field: &str| {
+        let condition = format!("context.headers.hasTag(\"{field}\")");
+        format!(
+            "{EVERYTHING}\nforbid(principal, action in Action::\"http\", resource) when {{ {condition} }};"
+        )
+    };
+    pair.apply(&forbid("x-canary")).await;
+    assert!(is_alive(&mut stream).await);
+    pair.apply(&forbid("x-app")).await;
+    ends(&mut stream).await;
+}
 
 #[tokio::test]
 async fn a_new_view_cuts_tcp_streams_and_only_what_it_denies() {

@@ -10,6 +10,7 @@
 
 mod apps;
 mod clients;
+mod content;
 mod crowd;
 mod http;
 mod interim;

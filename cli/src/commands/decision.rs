@@ -126,7 +126,9 @@ pub(crate) fn reason(decision: &Decision) -> String {
             format!("what policy {policies} reads was not known when it was asked")
         }
         "unreadable_query" => {
-            format!("the query can be read in more than one way, and policy {policies} reads it")
+            format!(
+                "the query can be read in more than one way, or has another spelling of a name that policy {policies} reads in it"
+            )
         }
         "unreadable_header" => {
             format!("a header field that policy {policies} reads is no text, or is spelled in two ways")
@@ -184,7 +186,7 @@ pub(crate) fn reason(decision: &Decision) -> String {
         }
         "no_such_port" if !decision.external.is_empty() => "the ExternalService has no such port".to_owned(),
         "no_such_port" => "the node has no such port".to_owned(),
-        "obs_text" => "the value of a header field holds bytes beyond ASCII".to_owned(),
+        "obs_text" => "the query or the value of a header field holds bytes beyond ASCII".to_owned(),
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),
         "not_a_principal" => "such an identity never calls services".to_owned(),

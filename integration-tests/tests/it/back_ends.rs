@@ -7,7 +7,9 @@ use std::{
     process::Command,
 };
 
+use bytes::Bytes;
 use hauberk_integration_tests::{Agent, MeshBox, Process, eventually, free_port, request, skip};
+use http_body_util::{BodyExt, Full};
 
 use crate::{
     paths::{PUBLIC_ONLY, TRICKS, istio_paths},
@@ -176,13 +178,61 @@ async fn nginx_takes_a_host_for_the_one_that_was_permitted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_keeps_its_secret() {
     let Some(program) = found("python3") else { return };
-    keeps_its_secret(|folder, site, address| {
-        let mut command = Command::new(program);
-        command.args(["-m", "http.server", "--bind", "127.0.0.1", "--directory"]).arg(site);
-        command.arg(address.port().to_string());
-        Process::start("python", folder, command)
-    })
-    .await;
+    keeps_its_secret(|folder, site, address| python(program, folder, site, address)).await;
+}
+
+/// Python's own server of files, which keeps connections, and reads the content of no request.
+fn python(program: &str, folder: &Path, site: &Path, address: SocketAddr) -> Process {
+    const SERVE: &str = "import http.server as server, sys\n\
+         handler = server.SimpleHTTPRequestHandler\n\
+         handler.protocol_version = 'HTTP/1.1'\n\
+         server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), handler).serve_forever()";
+    let mut command = Command::new(program);
+    command.args(["-u", "-c", SERVE, &address.port().to_string()]).current_dir(site);
+    Process::start("python", folder, command)
+}
+
+/// Requests in the content of those that are permitted, which a server takes for the next ones on the connection if it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_finds_no_request_in_the_content_of_another() {
+    let Some(program) = found("python3") else { return };
+    let mesh = shop::open();
+    let (address, site) = (free_port(), site(mesh.folder()));
+    let server = python(program, mesh.folder(), &site, address);
+    wait_until_listening(address);
+    let hidden = |mark: &str| format!("GET /admin?{mark} HTTP/1.1\r\nhost: orders\r\n\r\n");
+    let asked = |method: &str, mark: &str| {
+        let (content, line) = (hidden(mark), format!("{method} /public/ready HTTP/1.1\r\nhost: orders"));
+        format!("{line}\r\ncontent-length: {}\r\n\r\n{content}", content.len())
+    };
+    request(address, &asked("GET", "without")).unwrap();
+    eventually("it finds one without an agent", PATIENCE, || server.log().contains("?without").then_some(()));
+
+    let any_method = "permit(principal == Node::\"web\", action in Action::\"http\", resource in Node::\"orders\")\n\
+         when { context.path like \"/public/*\" };";
+    shop::set_policy(&mesh, "public", any_method);
+    let orders = shop::orders(&mesh, address);
+    let web = shop::caller(&mesh, "web");
+    get_until(&web, "orders", "/public/ready", 200);
+    let peer = Peer::join(&mesh, "web").await;
+    let stream = peer.connect("orders", orders.inbound(8080), &[b"h2"]).await.unwrap();
+    let builder = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    let (mut http2, connection) = builder.handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "PURGE"] {
+        // Whoever reads the answer there would wait for content.
+        if method != "HEAD" {
+            request(web.outbound(), &asked(method, "within")).unwrap();
+        }
+        peer.exchange("orders", orders.inbound(8080), asked(method, "within").as_bytes()).await;
+        let request = http::Request::builder().method(method).uri("http://orders/public/ready");
+        let request = request.body(Full::new(Bytes::from(hidden("within")))).unwrap();
+        http2.send_request(request).await.unwrap().into_body().collect().await.unwrap();
+        // Whoever asks next on a connection that was kept gets his own answer.
+        assert_eq!(exchange(web.outbound(), "/public/ready"), "for everybody", "after {method}");
+    }
+    let log = server.log();
+    assert!(log.contains("\"PURGE /public/ready") && !log.contains("?within"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

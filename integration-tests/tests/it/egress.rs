@@ -108,6 +108,8 @@ fn requests_leave_where_a_rule_permits_them() {
     assert_eq!(spelled.status, 200);
     let beyond_ascii = ask(&web, "GET /public/e", &format!("{host}\r\nx-name: é"));
     assert_eq!((beyond_ascii.status, beyond_ascii.header("hauberk-error")), (400, Some("obs_text")));
+    let in_query = ask(&web, "GET /public/e?name=é", &host);
+    assert_eq!((in_query.status, in_query.header("hauberk-error")), (400, Some("obs_text")));
     let heads = app.heads();
     let lines: Vec<&str> = heads[before as usize..].iter().map(|head| head[0].as_str()).collect();
     let sent = ["GET /public/b?q=1 HTTP/1.1", "GET /public/c HTTP/1.1", "GET /public/d HTTP/1.1"];
@@ -117,6 +119,9 @@ fn requests_leave_where_a_rule_permits_them() {
         head.iter().any(|line| line.eq_ignore_ascii_case(&named) && line.ends_with(&host))
     };
     assert!(heads[before as usize..].iter().all(is_named), "{heads:?}");
+    // Nobody reads on there for what the content of a request may hold.
+    let is_last = |head: &Vec<String>| head.iter().any(|line| line.eq_ignore_ascii_case("connection: close"));
+    assert!(heads.iter().all(is_last), "{heads:?}");
     for (line, host, status) in [
         ("POST /public/a".to_owned(), host.clone(), 403),
         ("GET /admin".to_owned(), host.clone(), 403),

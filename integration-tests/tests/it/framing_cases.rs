@@ -163,16 +163,18 @@ const WRONG_HEADS: [(&str, &str, &str); 55] = [
 ];
 
 /// Where each ends is beyond doubt, but not what it asks for; and what the answer calls it. The app gets nothing.
-const WRONG_MEANINGS: [(&str, &str, &str); 13] = [
+const WRONG_MEANINGS: [(&str, &str, &str); 15] = [
     ("a value beyond ASCII", "HEADX-A: é\r\nContent-Length: 0\r\nEND", "obs_text"),
     (
         "a value that servers take for a line",
         "HEADX-A: b\u{10d}\u{10a}X-B: c\r\nContent-Length: 0\r\nEND",
         "obs_text",
     ),
+    ("a query beyond ASCII", "GET /CASE?a=é HTTP/1.1\r\nHost: orders\r\nEND", "obs_text"),
     ("a target without a slash", "GET CASE HTTP/1.1\r\nHost: orders\r\nEND", "bad_request"),
     ("a backslash in the target", "GET /CASE\\b HTTP/1.1\r\nHost: orders\r\nEND", "ambiguous_path"),
     ("no host", "GET /CASE HTTP/1.1\r\nX-A: b\r\nEND", "bad_request"),
+    ("no host beside an absolute target", "GET http://orders/CASE HTTP/1.1\r\nX-A: b\r\nEND", "bad_request"),
     ("an empty host", "GET /CASE HTTP/1.1\r\nHost:\r\nEND", "bad_request"),
     ("two hosts", "GET /CASE HTTP/1.1\r\nHost: orders\r\nHost: orders\r\nEND", "ambiguous_host"),
     (

@@ -195,6 +195,15 @@ async fn what_http1_would_read_otherwise_never_reaches_the_app() {
             app.heads().last()
         );
     }
+    // What begins with `#` is cut off before anything is decided, and never passed on; or refused.
+    let before = app.heads().len();
+    for path in [&b"/public#/../admin"[..], b"/public#?a=b", b"/public?a#/../../admin", b"/public/#"] {
+        ask(&peer, address, &at(path), None).await;
+    }
+    for head in &app.heads()[before..] {
+        let is_cut = ["GET /public HTTP/1.1", "GET /public?a HTTP/1.1", "GET /public/ HTTP/1.1"];
+        assert!(is_cut.contains(&head[0].as_str()), "{head:?}");
+    }
     // A body of another length than was said: the app may see a broken request, and nothing that looks whole.
     for (length, body) in [(&b"5"[..], &b"abc"[..]), (b"3", b"abcGET /smuggled HTTP/1.1\r\n\r\n")] {
         ask(&peer, address, &[POST, SCHEME, AUTHORITY, ROOT, (b"content-length", length)], Some(body)).await;

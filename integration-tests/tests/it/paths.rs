@@ -277,7 +277,7 @@ fn a_listener_may_pass_on_bytes_beyond_ascii_in_fields_and_check_says_so() {
     shop::set_policy(&mesh, "all", shop::WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let ask = || {
-        let text = "GET /named HTTP/1.1\r\nhost: orders\r\nx-name: é\r\nconnection: close\r\n\r\n";
+        let text = "GET /named?name=é HTTP/1.1\r\nhost: orders\r\nx-name: é\r\nconnection: close\r\n\r\n";
         let answer = request(web.outbound(), text).unwrap();
         (answer.status, answer.header("hauberk-error").map(ToOwned::to_owned))
     };
@@ -297,6 +297,7 @@ fn a_listener_may_pass_on_bytes_beyond_ascii_in_fields_and_check_says_so() {
     assert_eq!(ask(), (200, None));
     let last = app.heads().pop().unwrap();
     assert!(last.iter().any(|line| line.eq_ignore_ascii_case("x-name: é")), "{last:?}");
+    assert!(last[0].contains("/named?name=é "), "{last:?}");
     let told = mesh.hauberk(&["check"]);
     let told = format!("{}{}", told.stdout, told.stderr);
     assert!(

@@ -555,6 +555,24 @@ fn headers_queries_and_hosts_decide() {
 }
 
 #[test]
+fn a_name_in_a_query_that_servers_take_for_another_is_denied_where_that_is_read() {
+    let engine = engine(&[
+        &format!("{GET} {{ true }};"),
+        "forbid(principal, action == Action::\"GET\", resource) when { context.query.hasTag(\"debug\") };",
+    ]);
+    let mut memo = engine.caller(&peer("web"), &HERE);
+    for (target, reason) in [
+        ("/?a[]=1&A=1", Reason::Permitted),
+        ("/?debug=1", Reason::Forbidden),
+        ("/?debug[]=1", Reason::UnreadableQuery),
+        ("/?debug%5B0%5D", Reason::UnreadableQuery),
+        ("/?a=1&Debug", Reason::UnreadableQuery),
+    ] {
+        assert_eq!(ask_with(&mut memo, target, "", &[], NOW).reason, reason, "{target}");
+    }
+}
+
+#[test]
 fn a_query_is_parsed_once_however_many_policies_read_it() {
     let text = |name: usize| format!("{GET} {{ context.query.hasTag(\"q{name}\") }};");
     let texts: Vec<_> = (0..50).map(text).collect();

@@ -66,8 +66,7 @@ pub(super) fn places<'a>(port: &'a Port, asked: Asked<'a>) -> Vec<Place<'a>> {
 }
 
 fn takes(template: &RouteTemplate, method: Method<'_>) -> bool {
-    let methods = template.methods();
-    methods.is_empty() || method.name.is_some_and(|name| methods.iter().any(|own| own == name))
+    template.methods().is_empty() || method.name.is_some_and(|name| template.is_for(name))
 }
 
 /// A route by its place, or what matches none, with the paths that are left for it.

@@ -57,6 +57,8 @@ fn matches_by_segments() {
     }
     assert!(matches("GET,HEAD /a", "HEAD", "/a"));
     assert!(!matches("GET,HEAD /a", "get", "/a"));
+    assert!(matches("GET,POST /a", "HEAD", "/a"), "it is answered as GET is");
+    assert!(!matches("POST /a", "HEAD", "/a"));
 }
 
 #[test]
@@ -171,11 +173,33 @@ fn the_more_specific_comes_first() {
 }
 
 #[test]
+fn head_goes_where_get_does_unless_it_is_listed() {
+    let templates = ["GET /card", "/card", "GET /a/{id}", "HEAD /a/*", "GET /b", "PUT,HEAD /b", "/*"];
+    let templates = templates.map(|text| RouteTemplate::parse(text).unwrap());
+    let table = RouteTable::new(templates.into_iter().zip(0..).collect());
+    for (path, method, expected) in [
+        ("/card", "GET", "GET /card"),
+        ("/card", "HEAD", "GET /card"),
+        ("/card", "POST", "/card"),
+        ("/a/1", "HEAD", "GET /a/{id}"),
+        ("/a/1/2", "HEAD", "HEAD /a/*"),
+        ("/b", "GET", "GET /b"),
+        ("/b", "HEAD", "PUT,HEAD /b"),
+        ("/c", "HEAD", "/*"),
+    ] {
+        let path = CanonicalPath::parse("GET", path).unwrap();
+        assert_eq!(table.find(method, &path).unwrap().0.as_str(), expected, "{method} {path}");
+    }
+}
+
+#[test]
 fn collides_only_where_a_request_would_belong_to_both() {
     let collide = |a, b| RouteTemplate::parse(a).unwrap().collides_with(&RouteTemplate::parse(b).unwrap());
     assert!(collide("/a/{x}", "/a/{y}"));
     assert!(collide("GET /a", "GET,PUT /a"));
     assert!(!collide("GET /a", "PUT /a"));
+    assert!(!collide("GET /a", "HEAD /a") && !collide("GET /a", "PUT,HEAD /a"));
+    assert!(collide("GET,HEAD /a", "GET /a"), "they are not alike in order");
     assert!(!collide("GET /a", "/a"));
     assert!(!collide("/a/{x}", "/a/*"));
     assert!(collide("/a/{x}.{y}", "/a/{name}.{kind}"));

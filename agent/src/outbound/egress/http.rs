@@ -44,7 +44,7 @@ pub(in super::super) async fn answer(
         return bad_request("https_in_plain", text.to_owned()).answer(form, call);
     }
     // No other agent looks at what leaves the mesh.
-    if headers::hold_obs_text(request.headers()) {
+    if headers::holds_obs_text(&request) {
         return bad_request(OBS_TEXT, WHY_NO_OBS_TEXT.to_owned()).answer(form, call);
     }
     let target = match headers::canonical_target(&request, EscapedSlashes::Reject) {
@@ -71,6 +71,7 @@ pub(in super::super) async fn answer(
             Some(Arc::new(gathered.made_for(made_for)))
         }),
         made_for: MadeFor::not_looked_for(),
+        kept: None,
     };
     let mut leave = outbound.connections.leave(to.clone(), subject, &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
@@ -97,6 +98,10 @@ pub(in super::super) async fn answer(
     let mut request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).leaving(&leave));
     forward::address_http1(&mut request, head);
     request.headers_mut().insert(header::HOST, sent_host);
+    // Nothing else comes on the connection: what stands in the content is no request, whoever leaves it unread.
+    if head.upgrade.is_none() {
+        forward::end_with(&mut request);
+    }
     let exchange = async {
         let mut link = Link::open(Transport::plain(stream, place), None).await?;
         let response = link.send(request).await.map_err(|failure| failure.error)?;

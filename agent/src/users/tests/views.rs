@@ -54,6 +54,25 @@ async fn a_token_that_nobody_issues_is_refused_where_tokens_are_taken() {
 }
 
 #[tokio::test]
+async fn a_token_of_an_issuer_that_a_port_does_not_take_is_found_there_and_comes_to_no_app() {
+    let world = World::new();
+    let context = context(&world, "orders");
+    let edge = Provider::new("edge");
+    let at_edge = JwtIssuer { token_header: Some("x-edge-token".to_owned()), ..edge.issuer() };
+    let both = users(vec![world.login.issuer(), at_edge]);
+    let login_alone = Taken { issuers: vec![Name::parse("login").unwrap()], ..all() };
+    let view = view(Some(both), Some(login_alone));
+    let token = edge.token(&edge.claims());
+    let mut fields = headers(&[("x-edge-token", &token), ("x-other", "kept")]);
+    let OnBehalfOf::User(origin) = look(&view, &context, &mut fields).on_behalf_of() else { panic!() };
+    assert_eq!(origin.user.issuer.as_str(), "edge", "policies are told, and the port denies it");
+    assert_eq!(fields.keys().collect::<Vec<_>>(), ["x-other"]);
+    let mut forged = headers(&[("x-edge-token", "x")]);
+    let refusal = look(&view, &context, &mut forged).refusal(now());
+    assert_eq!(refusal, Some("user_token_malformed"), "it is verified as everywhere");
+}
+
+#[tokio::test]
 async fn whom_nobody_looked_for_is_not_nobody() {
     let world = World::new();
     let context = context(&world, "orders");
@@ -70,7 +89,6 @@ async fn whom_nobody_looked_for_is_not_nobody() {
     assert_eq!(made_for.on_behalf_of(), OnBehalfOf::Nobody);
     let mut again = |view: &Arc<NodeView>| made_for.look_again(view, 8080, &context);
     assert_eq!(again(&by_login(true)), None, "its tokens would stand where there was none");
-    assert_eq!(again(&view(Some(Arc::clone(&both)), Some(login_alone))), None);
     assert_eq!(again(&view(None, Some(all()))), None);
     assert_eq!(again(&view(None, None)), None);
     let again = |view: &Arc<NodeView>| {
@@ -79,7 +97,10 @@ async fn whom_nobody_looked_for_is_not_nobody() {
         (first, made_for.look_again(view, 8080, &context))
     };
     let unknown = Some(OnBehalfOf::NotLookedAt);
-    assert_eq!(again(&view(Some(both), Some(all()))), (unknown.clone(), unknown));
+    for taken in [all(), login_alone] {
+        let view = view(Some(Arc::clone(&both)), Some(taken));
+        assert_eq!(again(&view), (unknown.clone(), unknown.clone()));
+    }
     assert_eq!(again(&by_login(true)), (None, None));
 }
 

@@ -96,11 +96,8 @@ fn beside(route: DeclaredRoute, declared: &[DeclaredRoute]) -> Option<DeclaredRo
         return None;
     }
     let methods = route.template.methods();
-    let left: Vec<&str> = methods
-        .iter()
-        .map(String::as_str)
-        .filter(|method| !same().any(|own| own.methods().iter().any(|taken| taken == method)))
-        .collect();
+    let left: Vec<&str> =
+        methods.iter().map(String::as_str).filter(|method| !same().any(|own| own.is_for(method))).collect();
     if left.len() == methods.len() {
         return Some(route);
     }

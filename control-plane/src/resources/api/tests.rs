@@ -131,6 +131,18 @@ fn routes_by_hand_win_where_they_match_the_same_paths() {
 }
 
 #[test]
+fn a_route_by_hand_for_get_is_the_one_for_head_too() {
+    let text = "{\"openapi\": \"3.0.3\", \"paths\": {\"/a\": {\"get\": {}, \"head\": {}, \"put\": {}}}}";
+    let mut listener = described(listener(8080, "http"), Description::Openapi(text.to_owned()));
+    let methods = vec!["GET".to_owned()];
+    let by_hand = wire::RouteDeclaration { path: "/a".to_owned(), methods, ..Default::default() };
+    listener.routes = vec![by_hand];
+    let mut found = routes_of(listener).unwrap();
+    found.sort();
+    assert_eq!(found, ["GET /a []", "PUT /a []"]);
+}
+
+#[test]
 fn a_descriptor_set_says_its_methods() {
     let mut listener = described(listener(50051, "grpc"), Description::Protobuf(descriptor_set()));
     let expected = ["shop.v1.Orders/Get [] reads", "shop.v1.Orders/Put []", "Bare/Do []"];

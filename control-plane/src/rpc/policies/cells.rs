@@ -10,7 +10,9 @@ use tonic::{Code, Status};
 
 use super::mesh::{self, Mesh, Somebody};
 use super::prospect::{Place, encode_prospect};
+use super::turned_away::TurnedAway;
 use crate::registry::Revision;
+use crate::revocation::Denylist;
 use crate::rpc::status;
 
 /// How many cells, which are callers times actions times routes, one call looks at.
@@ -88,25 +90,29 @@ pub(super) fn survey(
     mesh: &Mesh<'_>,
     places: &[mesh::Place<'_>],
     callers: &[Somebody],
+    denylist: &Denylist,
     wanted: &Wanted<'_>,
     from: Position,
 ) -> Result<Found<Prospect>, Status> {
     page(places.len(), callers.len(), from, |place, callers_of, budget| {
-        let Some(place) = places.get(place).copied() else { return Ok(Vec::new()) };
-        let engine = mesh.engine(place)?;
-        let (id, external) = named(mesh, place);
+        let Some(called) = places.get(place).copied() else { return Ok(Vec::new()) };
+        let engine = mesh.engine(called)?;
+        let (id, external) = named(mesh, called);
         let at = At { engine: &engine, node: &id, external };
         let surveys = at.surveys(wanted)?;
         let mut found = Vec::new();
         while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
+            let turned_away = TurnedAway::of(mesh, &caller.asker.caller, called, denylist);
             for (place, survey) in &surveys {
                 budget.cells = budget.cells.saturating_sub(survey.len());
                 for prospect in survey.of(&caller.asker) {
-                    if prospect.outlook == Outlook::Never && !wanted.include_never {
+                    let is_never = prospect.outlook == Outlook::Never || turned_away.is_some();
+                    if is_never && !wanted.include_never {
                         continue;
                     }
                     let is_others = caller.asker.is_representative;
-                    let prospect = encode_prospect(prospect, &caller.label, is_others, place);
+                    let mut prospect = encode_prospect(prospect, &caller.label, is_others, place);
+                    turned_away.iter().for_each(|why| why.settle_prospect(&mut prospect));
                     budget.bytes = budget.bytes.saturating_sub(prospect.encoded_len() + 8);
                     found.push(prospect);
                 }

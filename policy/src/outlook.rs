@@ -133,6 +133,8 @@ pub struct Clause {
     pub conditions: Vec<String>,
     /// What they read.
     pub reads: FactSet,
+    /// What holds of the labels, roles and data classes that they ask for.
+    pub held: Vec<String>,
     /// The same for programs, with full names.
     #[cfg(test)]
     pub(crate) trees: Vec<Value>,
@@ -315,7 +317,9 @@ impl Survey<'_> {
             let effect = if compiled.permits { Effect::Allow } else { Effect::Deny };
             let names = self.engine.0.scope.names();
             let readable = |tree: &Value| text_of_expression(&residual::with_short_names(tree, &names));
+            let asked = open.iter().map(Reads::of);
             let clause = Clause {
+                held: asked.flat_map(|reads| sight.held(&reads, &names)).collect(),
                 policy: Arc::clone(&compiled.name),
                 conditions: open.iter().map(readable).collect(),
                 reads: open.iter().fold(FactSet::NONE, |reads, tree| reads.and(Reads::of(tree).facts)),

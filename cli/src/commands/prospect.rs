@@ -165,9 +165,11 @@ pub(crate) fn settled(prospect: &Prospect) -> String {
 /// `policy: condition and condition`
 fn clause(clause: &Clause) -> String {
     let conditions = clause.conditions.iter().map(|text| printable(text)).collect::<Vec<_>>();
+    let held = clause.held.iter().map(|text| printable(text)).collect::<Vec<_>>();
+    let held = if held.is_empty() { String::new() } else { format!("  ({})", held.join(", ")) };
     match conditions.as_slice() {
         [] => printable(&clause.policy),
-        conditions => format!("{}: {}", printable(&clause.policy), conditions.join(" && ")),
+        conditions => format!("{}: {}{held}", printable(&clause.policy), conditions.join(" && ")),
     }
 }
 

@@ -139,10 +139,12 @@ mod tests {
             permits: vec![Clause {
                 policy: "web-writes".to_owned(),
                 conditions: vec!["context.path == \"/orders/1\"".to_owned()],
+                ..Clause::default()
             }],
             forbids: vec![Clause {
                 policy: "frozen".to_owned(),
                 conditions: vec!["context.host == \"x\"".to_owned()],
+                held: vec!["team of the caller is \"stock\"".to_owned()],
             }],
             denied_where: vec!["the query can be read in more than one way".to_owned()],
             ..of("POST", Outlook::Conditional)

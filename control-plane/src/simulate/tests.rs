@@ -534,3 +534,36 @@ fn a_listener_that_takes_less_is_not_called_harmless() {
     assert_eq!(told(&before, "grpc", None).0, [(Some(DENY), "wrong_protocol")]);
     assert_eq!(told(&before, "tcp", None).0, [(Some(DENY), "wrong_protocol")]);
 }
+
+#[test]
+fn labels_roles_and_data_classes_that_conditions_ask_for_are_named_where_they_are_left_out() {
+    use crate::resources::testing::{classified, data_class, labelled, role};
+    let condition = "principal.hasTag(\"team\") && principal.getTag(\"team\") == \"checkout\" && principal in Role::\"clerks\" \
+                     && resource in DataClass::\"cards\"";
+    let orders = classified(listener(8080, "http"), "/orders/{id}", &["cards"]);
+    let of = |scope: &str, condition: &str| {
+        let catalog = catalog_of(&[
+            mesh("shop"),
+            labelled(node("web", [listener(8000, "http")]), &[("team", "checkout")]),
+            node("orders", [orders.clone()]),
+            data_class("cards", &[]),
+            role("clerks", &["web"], &[], &[]),
+            policy("reads", &format!("permit({scope}, action == Action::\"GET\", resource){condition};")),
+        ]);
+        let mut flow = (*seen("web", "GET", ALLOW, &[("/orders/1", 5)])).clone();
+        flow.route = "/orders/{id}".to_owned();
+        let found = suggested(&catalog, &records(vec![Arc::new(flow)]));
+        assert_eq!((found.seen, found.covered), (5, 5));
+        found.generalisations
+    };
+    let of_route = "orders:8080 /orders/{id}: every path of the declared route";
+    assert_eq!(
+        of("principal is Node", &format!(" when {{ {condition} }}")),
+        [
+            of_route,
+            "web GET orders:8080 /orders/{id}: whatever the data class cards, the label team, the role clerks, which policies ask for now"
+        ]
+    );
+    // Who and what a permit is for, the suggestion says more narrowly.
+    assert_eq!(of("principal in Role::\"clerks\"", ""), [of_route]);
+}

@@ -295,3 +295,26 @@ fn nobody_is_known_to_be_the_user_of_what_leaves_the_mesh() {
     let without = Given { made_for: Some(OnBehalfOf::Nobody), ..Given::default() };
     assert_eq!(asked(&nobody, &without), ["GET external/stripe:80 *undeclared Always"]);
 }
+
+#[test]
+fn what_holds_of_labels_and_roles_stands_beside_conditions_that_ask_for_them() {
+    let engine = engine(&[
+        "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\") when { context.headers.hasTag(\"x-team\") && \
+         principal.hasTag(\"team\") && context.headers.getTag(\"x-team\").contains(principal.getTag(\"team\")) };",
+        "forbid(principal, action == Action::\"GET\", resource in Service::\"orders\") when { (principal in Role::\"clerks\") != \
+         context.headers.hasTag(\"x-clerk\") };",
+    ]);
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let held = |caller: &str| {
+        let asker = Asker { caller: peer(caller), is_representative: false };
+        let prospects = engine.survey(8080, get(&path), &Given::default()).unwrap().of(&asker);
+        let [one] = &prospects[..] else { panic!("{prospects:?}") };
+        let held = |clauses: &[Clause]| clauses.iter().flat_map(|one| one.held.clone()).collect::<Vec<_>>();
+        (held(&one.permits), held(&one.forbids))
+    };
+    let of = |text: &str| vec![text.to_owned()];
+    let clerk = of("the caller is in role clerks");
+    assert_eq!(held("web"), (of("team of the caller is \"checkout\""), clerk.clone()));
+    assert_eq!(held("cart"), (of("team of the caller is \"stock\""), clerk));
+    assert_eq!(held("orders").1, of("nobody is in role clerks"));
+}

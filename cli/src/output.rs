@@ -12,6 +12,18 @@ use crate::error::CommandError;
 /// The cells of a progress bar.
 const BAR: u64 = 20;
 
+/// What lies between two columns of a table, in characters.
+const GAP: usize = 3;
+
+/// What is longer in the last column of a table is a sentence.
+const LONGEST_WORD: usize = 15;
+
+/// To how little a column is cut where a terminal is narrow.
+const NARROWEST: usize = 8;
+
+/// Before what stands below a row.
+const MARGIN: &str = "    ";
+
 /// How data is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -90,8 +102,100 @@ pub(crate) fn trees(format: Format, trees: Vec<Tree>, single: bool) -> Result<()
     raw(&text)
 }
 
-/// Columns as kubectl lays them out.
+/// Columns as kubectl lays them out. Where standard output is a terminal and they are wider than it, a last column of sentences stands
+/// below each row, and what is still too wide is cut; what goes to programs is whole.
 pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    laid_out(headers, rows, terminal_width())
+}
+
+/// The same, two characters further right.
+pub(crate) fn indented_table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    let width = terminal_width().map(|width| width.saturating_sub(2));
+    laid_out(headers, rows, width).lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// The same for who asked for all that there is: nothing is cut.
+pub(crate) fn wide_table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    laid_out(headers, rows, None)
+}
+
+/// How many columns the terminal has that data goes to, if it goes to one.
+fn terminal_width() -> Option<usize> {
+    // Tests compare tables, from wherever they are run.
+    if cfg!(test) {
+        return None;
+    }
+    let out = std::io::stdout();
+    let size = if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok() } else { None };
+    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+fn laid_out(headers: &[&str], mut rows: Vec<Vec<String>>, width: Option<usize>) -> String {
+    let whole = columns(headers, rows.clone());
+    let is_too_wide = |text: &str, width: usize| text.lines().any(|line| line.chars().count() > width);
+    let Some(width) = width.filter(|width| is_too_wide(&whole, *width)) else { return whole };
+    let (mut headers, mut below) = (headers.to_vec(), Vec::new());
+    let last = headers.len().saturating_sub(1);
+    let widest = rows.iter().filter_map(|row| row.get(last)).map(|cell| cell.chars().count()).max();
+    if last > 0 && widest.is_some_and(|widest| widest > LONGEST_WORD) {
+        below = headers.pop().map(str::to_owned).into_iter().collect();
+        below.extend(rows.iter_mut().map(|row| row.pop().unwrap_or_default()));
+    }
+    let mut widths: Vec<usize> = headers.iter().map(|header| header.chars().count()).collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    while widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1) > width {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > NARROWEST => *widest -= 1,
+            _ => break,
+        }
+    }
+    for row in &mut rows {
+        row.iter_mut().zip(&widths).for_each(|(cell, width)| *cell = cut(cell, *width));
+    }
+    let mut below = below.iter();
+    let mut out = String::new();
+    for line in columns(&headers, rows).lines() {
+        out.push_str(&format!("{}\n", cut(line, width)));
+        if let Some(text) = below.next().filter(|text| *text != "-") {
+            let lines = wrapped(&printable(text), width.saturating_sub(MARGIN.len()).max(NARROWEST));
+            lines.iter().for_each(|line| out.push_str(&format!("{MARGIN}{line}\n")));
+        }
+    }
+    out
+}
+
+/// The text, or its beginning with a sign that it goes on.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The text in lines of so many characters; a longer word is broken.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + length <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => {
+                let chars: Vec<char> = word.chars().collect();
+                lines.extend(chars.chunks(width.max(1)).map(|part| part.iter().collect::<String>()));
+            }
+        }
+    }
+    lines
+}
+
+fn columns(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headers.iter().copied());
@@ -100,7 +204,7 @@ pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
         table.add_row(row.into_iter().map(|cell| printable(&cell)));
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, 3));
+        column.set_padding((0, u16::try_from(GAP).unwrap_or_default()));
     }
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
@@ -171,6 +275,34 @@ mod tests {
         assert_eq!(harmless("é\u{202e}evil"), "é\u{fffd}evil");
         assert_eq!(printable("\x1b[32mALLOWED\u{2066}\n"), "\u{fffd}[32mALLOWED\u{fffd}\u{fffd}");
         assert_eq!(printable_lines("a\n\x1bb\n"), "a\n\u{fffd}b");
+    }
+
+    #[test]
+    fn what_is_wider_than_the_terminal_goes_below_or_is_cut() {
+        let because = "no policy permits it any longer; web-reads-orders, which permitted it until now, says nothing of it";
+        let row = |caller: &str, because: &str| {
+            let cells = [caller, "orders:8080", "GET", "/orders/1 and 1 more", "allow", "deny", "3", because];
+            cells.map(str::to_owned).to_vec()
+        };
+        let headers = ["CALLER", "CALLEE", "ACTION", "ROUTE", "NOW", "DRAFT", "COUNT", "BECAUSE"];
+        let long = "others: spiffe://partner.example/some/long/path";
+        let rows = vec![row("web", because), row(long, "-")];
+        let whole = laid_out(&headers, rows.clone(), None);
+        assert!(whole.lines().any(|line| line.ends_with(because)));
+        assert_eq!(laid_out(&headers, rows.clone(), Some(500)), whole);
+        for width in [40, 80, 120] {
+            let narrow = laid_out(&headers, rows.clone(), Some(width));
+            assert!(narrow.lines().all(|line| line.chars().count() <= width), "{narrow}");
+        }
+        insta::assert_snapshot!(laid_out(&headers, rows, Some(80)));
+        // What is short stays beside the rest.
+        let few = vec![vec!["a".repeat(90), "4s".to_owned()]];
+        assert_eq!(
+            laid_out(&["NAME", "AGE"], few, Some(40)),
+            format!("NAME{}AGE\n{}…   4s\n", " ".repeat(33), "a".repeat(33))
+        );
+        assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("abcdefgh ij", 5), ["abcde", "fgh", "ij"]);
     }
 
     #[test]

@@ -237,7 +237,8 @@ async fn start_push(
             (Arc::clone(&push), Arc::clone(&control.authority), control.clock.clone());
         let (catalogs, stop) = (catalogs.subscribe(), stop.clone());
         async move {
-            push.flows().would_denials().follow(catalogs, authority.trust_domain(), &clock, &stop).await;
+            let (trust_domain, epoch) = (authority.trust_domain(), authority.epoch());
+            push.flows().would_denials().follow(catalogs, (trust_domain, epoch), &clock, &stop).await;
         }
     });
     let (running, clock) = (Arc::clone(&push), control.clock.clone());

@@ -22,6 +22,7 @@ mod facts;
 mod fields;
 mod grant;
 mod labels;
+mod membership;
 mod memo;
 mod names;
 mod outcomes;

@@ -132,6 +132,8 @@ pub struct Clause {
     pub conditions: Vec<String>,
     /// What they read.
     pub reads: FactSet,
+    /// What holds of the labels, roles and data classes that they ask for.
+    pub held: Vec<String>,
     /// The same for programs, with full names.
     #[cfg(test)]
     pub(crate) trees: Vec<Value>,
@@ -202,6 +204,11 @@ impl Survey<'_> {
             }
         };
         self.places.iter().map(prospect).collect()
+    }
+
+    /// Whether what is called is outside of the mesh. Agents look for no user there.
+    fn leaves(&self) -> bool {
+        self.engine.scope().node().is_none()
     }
 
     /// Whether it is a gRPC method that reads.
@@ -309,7 +316,9 @@ impl Survey<'_> {
             let effect = if compiled.permits { Effect::Allow } else { Effect::Deny };
             let names = self.engine.0.scope.names();
             let readable = |tree: &Value| text_of_expression(&residual::with_short_names(tree, &names));
+            let asked = open.iter().map(Reads::of);
             let clause = Clause {
+                held: asked.flat_map(|reads| sight.held(&reads, &names)).collect(),
                 policy: Arc::clone(&compiled.name),
                 conditions: open.iter().map(readable).collect(),
                 reads: open.iter().fold(FactSet::NONE, |reads, tree| reads.and(Reads::of(tree).facts)),
@@ -332,6 +341,12 @@ impl Survey<'_> {
                 view.denied_where.push(text);
             }
         };
+        if facts.are_of_users() && self.leaves() && self.given.made_for.is_none() {
+            open(
+                "it has an identity handle, and so a user of whom nothing is known where it leaves the mesh"
+                    .to_owned(),
+            );
+        }
         let mut lacking = None;
         if facts.contains(Fact::Headers) && place.action != Action::Connect {
             for name in &compiled.headers {

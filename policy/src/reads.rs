@@ -163,6 +163,8 @@ pub(crate) struct Reads {
     pub(crate) labels: BTreeSet<Box<str>>,
     /// The callers that they name, whoever calls.
     pub(crate) principals: Vec<(Kind, Box<str>)>,
+    /// The roles and data classes that they name, with their full ids.
+    pub(crate) groups: BTreeSet<(Kind, Box<str>)>,
     /// Why what it does with header fields, claims or labels cannot be supported.
     pub(crate) flaws: Vec<FieldFlaw>,
 }
@@ -212,6 +214,9 @@ impl Reads {
             // Whoever is named may be whom the request is made for: what is known of them comes with that.
             (Some(Kind::User), _) => self.add(FactSet::of(&[Fact::User])),
             (Some(kind @ (Kind::Node | Kind::Workload)), Some(id)) => self.principals.push((kind, id.into())),
+            (Some(kind @ (Kind::Role | Kind::DataClass)), Some(id)) => {
+                self.groups.insert((kind, id.into()));
+            }
             (Some(_), Some(_)) => {}
             // Not a name after all, but a field of a record that is called like one.
             _ => self.visit(name),

@@ -6,6 +6,7 @@
 
 mod compare;
 mod recorded;
+mod undecidable;
 mod vouching;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use crate::vocabulary::Action;
 use compare::Side;
 
 pub use recorded::{RecordedCall, RecordedFlow};
+pub use undecidable::Undecidable;
 pub use vouching::{Issuers, Vouching};
 
 /// What becomes of recorded calls.
@@ -38,32 +40,6 @@ pub enum Replayed {
     },
     /// It cannot be said.
     Undecidable(Undecidable),
-}
-
-/// Why recorded calls cannot be decided again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Undecidable {
-    /// A policy reads something, such as a header field, that was not recorded, since no policy read it then; or it depends
-    /// on users, of whom nothing is recorded, or on who vouches for whom.
-    FactsNotRecorded,
-    /// A policy reads the time or the certificate's age, which are recorded of the latest call alone.
-    DependsOnTime,
-    /// Their paths, or where they came from, were too many to be recorded.
-    TooMany,
-    /// What was recorded is no call that this port would take.
-    Unreadable,
-}
-
-impl Undecidable {
-    /// A stable name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::FactsNotRecorded => "facts_not_recorded",
-            Self::DependsOnTime => "depends_on_time",
-            Self::TooMany => "too_many_to_record",
-            Self::Unreadable => "unreadable_record",
-        }
-    }
 }
 
 /// Decides recorded flows by two engines of one node. Flows of one caller go fastest one after the other.
@@ -219,7 +195,7 @@ impl<'a> Pair<'a> {
     /// How conditions came out, where it can be told that neither the route nor whoever vouches is another one.
     fn outcomes(&self, places: &[Places], flow: &RecordedFlow) -> Option<Outcomes> {
         let is_told = match places {
-            [places] => self.is_at(*places, &flow.route) && !self.are_vouched_for_otherwise(flow),
+            [places] => self.is_at(*places, &flow.route) && self.doubts(flow).is_none(),
             _ => false,
         };
         Some(Arc::clone(&flow.outcomes)).filter(|outcomes| is_told && !outcomes.is_empty())
@@ -247,14 +223,13 @@ impl Known {
         flow: &RecordedFlow,
         call: &RecordedCall,
     ) -> Said {
-        let are_vouched_for_otherwise = engines.are_vouched_for_otherwise(flow);
-        let sure = |(now, draft): (Decision, Decision)| match are_vouched_for_otherwise && draft.is_allowed()
-        {
-            true => Err(Undecidable::FactsNotRecorded),
-            false => Ok(Some((now, draft))),
+        let doubts = engines.doubts(flow);
+        let sure = |(now, draft): (Decision, Decision)| match doubts {
+            Some(why) if draft.is_allowed() => Err(why),
+            _ => Ok(Some((now, draft))),
         };
         match self.cell_of(engines, places, flow) {
-            Cell::Alike if !are_vouched_for_otherwise => return Ok(None),
+            Cell::Alike if doubts.is_none() => return Ok(None),
             Cell::Settled(pair) => return sure(*pair),
             Cell::Alike | Cell::Open => {}
         }

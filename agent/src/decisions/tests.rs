@@ -110,8 +110,27 @@ fn what_was_refused_before_policies_is_not_explained_by_policies() {
     let ruling = Ruling::Refused { reason: "user_token_expired" };
     let id = decisions.record(&Facts { view: Some(&view), ruling, ..facts(&caller, "/orders/1", &nothing) });
     let detail = decisions.explain(id.as_str()).unwrap();
+    assert_eq!(detail.no_policies(), hauberk_proto::agent::v1::NoPolicies::NotAsked);
     assert_eq!(detail.decision.unwrap().reason, "user_token_expired");
     assert_eq!((detail.suggestion.as_str(), detail.policies.len()), ("", 0));
+}
+
+#[test]
+fn a_decision_without_policies_says_why_there_are_none() {
+    use hauberk_proto::agent::v1::NoPolicies::{Differs, RulesGone, Unspecified};
+    let view = prepared(&node_view(7));
+    let (caller, decisions) = (intruder(), decisions(None));
+    let forbidden = hauberk_policy::Decision::denied(Reason::Forbidden);
+    let lacking = hauberk_policy::Decision::denied(Reason::NoPolicyMatched);
+    for (decision, view, why) in [
+        // As the rules would not decide.
+        (&forbidden, Some(&view), Differs),
+        (&lacking, None, RulesGone),
+        (&lacking, Some(&view), Unspecified),
+    ] {
+        let id = decisions.record(&Facts { view, ..facts(&caller, "/orders/1", decision) });
+        assert_eq!(decisions.explain(id.as_str()).unwrap().no_policies(), why);
+    }
 }
 
 #[tokio::test]

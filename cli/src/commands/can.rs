@@ -42,6 +42,7 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         }
         (method, path) => (method.unwrap_or_default(), path.unwrap_or_default()),
     };
+    prospect::method_note(&method).into_iter().for_each(output::note);
     let headers = arguments.headers.iter().map(|line| header(line)).collect();
     let at = arguments.at.as_deref().map(|text| times::since(text, clock::now())).transpose();
     let at = at.map_err(CommandError::Usage)?;
@@ -103,9 +104,6 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         if outlook == Outlook::Never || decision.verdict() == Verdict::AuditAllow {
             output::note(decision::trace(detail).trim_end());
         }
-    }
-    if prospect::lets_anonymous(&answer.prospects) {
-        output::note(prospect::NO_ANONYMOUS);
     }
     Ok(outlook)
 }

@@ -1,7 +1,7 @@
 //! How decisions are shown.
 
 use hauberk_identity::{IdentityKind, SpiffeId};
-use hauberk_proto::agent::v1::{Decision, DecisionDetail, OnBehalfOf, PolicyTrace, Verdict};
+use hauberk_proto::agent::v1::{Decision, DecisionDetail, NoPolicies, OnBehalfOf, PolicyTrace, Verdict};
 use owo_colors::OwoColorize as _;
 
 use crate::output::printable;
@@ -198,7 +198,7 @@ pub(crate) fn reason(decision: &Decision) -> String {
 pub(crate) fn trace(detail: &DecisionDetail) -> String {
     let mut out = String::new();
     if detail.policies.is_empty() {
-        out.push_str("No policy concerns this target.\n");
+        out.push_str(&format!("{}\n", why_no_policies(detail)));
     } else {
         out.push_str("Policies looked at, the nearest first:\n");
     }
@@ -223,6 +223,21 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
         ));
     }
     out
+}
+
+/// Why no policies are told of a decision.
+pub(crate) fn why_no_policies(detail: &DecisionDetail) -> &'static str {
+    match detail.no_policies() {
+        NoPolicies::Unspecified => "No policy concerns this target.",
+        NoPolicies::NotAsked => "No policy was asked: it was decided before any could be.",
+        NoPolicies::Shortened => {
+            "Which policies were looked at cannot be told: the query or the header fields were too long to be kept."
+        }
+        NoPolicies::Differs => {
+            "Which policies were looked at cannot be told: asked again, they decide otherwise than was decided."
+        }
+        NoPolicies::RulesGone => "Nothing more is known of the rules that it was decided by.",
+    }
 }
 
 fn policy_line(policy: &PolicyTrace) -> String {
@@ -284,6 +299,20 @@ mod tests {
             made_for(&decision).unwrap(),
             "login/ada, passed on by spiffe://partner.example/mesh/shop/node/web"
         );
+    }
+
+    #[test]
+    fn why_no_policies_are_told_is_said_as_it_is() {
+        for (no_policies, told) in [
+            (NoPolicies::Unspecified, "No policy concerns this target."),
+            (NoPolicies::NotAsked, "No policy was asked"),
+            (NoPolicies::Shortened, "too long to be kept"),
+            (NoPolicies::Differs, "asked again, they decide otherwise"),
+            (NoPolicies::RulesGone, "Nothing more is known"),
+        ] {
+            let detail = DecisionDetail { no_policies: no_policies.into(), ..DecisionDetail::default() };
+            assert!(trace(&detail).contains(told), "{}", trace(&detail));
+        }
     }
 
     #[test]

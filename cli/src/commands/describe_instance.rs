@@ -123,7 +123,7 @@ fn certificates(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut headers = vec!["SERIAL", "ISSUED", "EXPIRES", "BY"];
     add_dns_names(&mut headers, &mut rows, &life.certificates);
     if !life.certificates.is_empty() {
-        text += &indented(&output::table(&headers, rows));
+        text += &output::indented_table(&headers, rows);
     }
     text
 }
@@ -157,7 +157,7 @@ fn workloads(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let (mut headers, mut rows) =
         (vec!["SERIAL", "ISSUED", "EXPIRES", "BY", "FOR"], rows.collect::<Vec<_>>());
     add_dns_names(&mut headers, &mut rows, &life.workload_certificates);
-    text += &indented(&output::table(&headers, rows));
+    text += &output::indented_table(&headers, rows);
     text += &heading("Workloads' enrollments", life.workloads.len(), false);
     let rows = life.workloads.iter().map(|workload| {
         let known_by = if workload.gone {
@@ -167,7 +167,7 @@ fn workloads(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
         };
         vec![workload.enrollment.clone(), known_by]
     });
-    text + &indented(&output::table(&["ENROLLMENT", "KNOWN BY ALL OF"], rows.collect()))
+    text + &output::indented_table(&["ENROLLMENT", "KNOWN BY ALL OF"], rows.collect())
 }
 
 fn not_looked_at(life: &DescribeInstanceResponse) -> String {
@@ -192,7 +192,7 @@ fn records(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
     let mut text = heading("Audit", life.records.len(), life.more_records);
     let rows = life.records.iter().map(|record| record_row(record, life, now)).collect();
     if !life.records.is_empty() {
-        text += &indented(&output::table(&["AGO", "OUTCOME", "ACTION", "FROM", "BECAUSE"], rows));
+        text += &output::indented_table(&["AGO", "OUTCOME", "ACTION", "FROM", "BECAUSE"], rows);
     }
     text
 }
@@ -229,10 +229,6 @@ fn heading(name: &str, count: usize, more: bool) -> String {
         (count, true) => format!(" (the latest {count})"),
     };
     format!("{}{what}\n", format!("{name}:").bold())
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
 fn fact(name: &str, value: &str) -> String {

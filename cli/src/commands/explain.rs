@@ -2,7 +2,7 @@
 
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{ExplainRequest, RulesSince, Source};
-use hauberk_proto::agent::v1::{Decision, DecisionDetail};
+use hauberk_proto::agent::v1::{Decision, DecisionDetail, NoPolicies};
 
 use crate::arguments::{Explain, Global, TextFormat};
 use crate::commands::decision;
@@ -88,7 +88,12 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
 fn changed(detail: &DecisionDetail, since: &RulesSince) -> String {
     let mut out = String::new();
     if detail.policies.is_empty() {
-        out.push_str("Nothing more is known of the rules that it was decided by.\n");
+        // Of an earlier release, which does not say why.
+        let why = match detail.no_policies() {
+            NoPolicies::Unspecified => "Nothing more is known of the rules that it was decided by.",
+            _ => decision::why_no_policies(detail),
+        };
+        out.push_str(&format!("{why}\n"));
     } else {
         // What would let it through now is for the present rules to say.
         let then = DecisionDetail { policies: detail.policies.clone(), ..DecisionDetail::default() };
@@ -116,7 +121,7 @@ fn changed(detail: &DecisionDetail, since: &RulesSince) -> String {
                 .to_owned()
         }
         (_, None, "refused_before_policies") => {
-            "It was refused before any policy was asked: what the present ones would say is not known."
+            "What the present ones would say is not known: it was refused before any policy was asked."
                 .to_owned()
         }
         (_, None, "gone") => "What was called is there no longer: such a call is denied.".to_owned(),

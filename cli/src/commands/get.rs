@@ -126,7 +126,7 @@ async fn policies(
         row.insert(place.min(row.len()), told.unwrap_or_else(|| "-".to_owned()));
         row
     });
-    output::raw(&output::table(&headers, rows.collect()))?;
+    output::raw(&table_of(wide, &headers, rows.collect()))?;
     for remark in audited.values().flat_map(|audited| audited.remarks(now)) {
         output::note(remark);
     }
@@ -177,7 +177,11 @@ fn table(
         row.extend(rows::cells(resource, wide, now));
         row
     });
-    output::raw(&output::table(&headers, rows.collect()))
+    output::raw(&table_of(wide, &headers, rows.collect()))
+}
+
+fn table_of(wide: bool, headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    if wide { output::wide_table(headers, rows) } else { output::table(headers, rows) }
 }
 
 fn names(found: &[Resource]) -> Result<(), CommandError> {
@@ -306,7 +310,7 @@ pub(crate) fn show(
             output::note(format_args!("there is no {kind}"));
             Ok(())
         }
-        Format::Table | Format::Wide => output::raw(&output::table(headers, rows)),
+        Format::Table | Format::Wide => output::raw(&table_of(format == Format::Wide, headers, rows)),
         Format::Name => names.iter().try_for_each(output::line),
         format => output::trees(format, trees, false),
     }

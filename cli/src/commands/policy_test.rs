@@ -61,6 +61,11 @@ async fn test(global: &Global, arguments: PolicyTest) -> Result<usize, CommandEr
     for path in &arguments.tests {
         files.extend(read_assertions(path)?);
     }
+    // What asserts nothing would pass whatever policies say.
+    if let Some(empty) = files.iter().find(|file| file.tests().tests.is_empty()) {
+        let message = format!("{} has no tests", empty.name());
+        return Err(CommandError::advised(message, "write some below `tests:`"));
+    }
     let mut source = if arguments.files.is_empty() {
         Source::Live(Box::new(Session::open(global).await?))
     } else {

@@ -4,6 +4,7 @@ use hauberk_proto::admin::v1::{CheckResponse, Clause, Outlook, Prospect};
 use owo_colors::OwoColorize as _;
 
 use crate::commands::decision::{caller_name, short_name};
+use crate::nearest::nearest;
 use crate::output::printable;
 
 /// `yes`, `part`, `conditional`, `never`.
@@ -25,12 +26,18 @@ pub(crate) fn caller(prospect: &Prospect) -> String {
     caller_name(&prospect.caller, &prospect.node)
 }
 
-/// Told with answers about callers without a certificate, whom policies may permit and no listener takes.
-pub(crate) const NO_ANONYMOUS: &str = "No listener takes callers without a certificate in this release: what policies say of Anonymous applies to no call.";
+/// Methods that everybody knows, and writes in upper case (RFC 9110 §9.1, RFC 5789).
+const METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT"];
 
-/// Whether something would be let through for a caller without a certificate.
-pub(crate) fn lets_anonymous(found: &[Prospect]) -> bool {
-    found.iter().any(|one| one.caller == "anonymous" && one.outlook() != Outlook::Never)
+/// What is told to who asks about a method that looks like a slip of the hand; policies compare them as they are sent.
+pub(crate) fn method_note(method: &str) -> Option<String> {
+    let is_word = ["", "upgrade", "call", "connect"].contains(&method);
+    if is_word || METHODS.contains(&method) {
+        return None;
+    }
+    let hint = nearest(method, METHODS).map(|known| format!("; did you mean {known}?"));
+    let said = "is none of HTTP's own methods, and methods are compared as they are sent";
+    Some(format!("{} {said}{}", printable(method), hint.unwrap_or_default()))
 }
 
 /// What is called: `orders:8080`.
@@ -146,6 +153,11 @@ pub(crate) fn settled(prospect: &Prospect) -> String {
         "user_missing" => "the route is for users, and it is made for none".to_owned(),
         "user_token_issuer_not_taken" => "the port takes no users of that issuer".to_owned(),
         "not_a_principal" => "such an identity never calls services".to_owned(),
+        "anonymous_not_taken" => "no listener takes callers without a certificate".to_owned(),
+        "trust_domain_not_federated" => {
+            "every agent refuses it: the mesh has no keys of its trust domain".to_owned()
+        }
+        "quarantined" => "every agent refuses it: its node is in quarantine".to_owned(),
         other => printable(other).replace('_', " "),
     }
 }
@@ -153,8 +165,29 @@ pub(crate) fn settled(prospect: &Prospect) -> String {
 /// `policy: condition and condition`
 fn clause(clause: &Clause) -> String {
     let conditions = clause.conditions.iter().map(|text| printable(text)).collect::<Vec<_>>();
+    let held = clause.held.iter().map(|text| printable(text)).collect::<Vec<_>>();
+    let held = if held.is_empty() { String::new() } else { format!("  ({})", held.join(", ")) };
     match conditions.as_slice() {
         [] => printable(&clause.policy),
-        conditions => format!("{}: {}", printable(&clause.policy), conditions.join(" && ")),
+        conditions => format!("{}: {}{held}", printable(&clause.policy), conditions.join(" && ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_hand_in_a_method_is_noted() {
+        for told in ["", "upgrade", "GET", "DELETE", "CONNECT"] {
+            assert_eq!(method_note(told), None, "{told}");
+        }
+        for (written, meant) in
+            [("post", "POST"), ("Get", "GET"), ("POTS", "POST"), ("DELTE", "DELETE"), ("PUTT", "PUT")]
+        {
+            let note = method_note(written).unwrap();
+            assert!(note.ends_with(&format!("; did you mean {meant}?")), "{note}");
+        }
+        assert!(method_note("PROPFIND").unwrap().ends_with("compared as they are sent"));
     }
 }

@@ -145,6 +145,16 @@ fn because(flip: &Flip) -> String {
         }
         ("too_many_to_record", _) => "their paths were too many to be recorded".to_owned(),
         ("unreadable_record", _) => "the port would not take such calls".to_owned(),
+        ("called_elsewhere", _) => {
+            "their service moves to another node, whose answer to them was never recorded".to_owned()
+        }
+        ("no_longer_called", _) => "a service of the port is no longer served there".to_owned(),
+        ("listener_changes", _) => {
+            "the listener would refuse requests that it takes now, and which is not recorded".to_owned()
+        }
+        ("caller_changes", _) => {
+            "what gives the caller its identity changes: it may be somebody else then, or nobody".to_owned()
+        }
         ("no_policy_matched", Verdict::Deny) if !policies.is_empty() => {
             format!("no policy permits it any longer; {policies} did")
         }

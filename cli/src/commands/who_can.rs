@@ -19,6 +19,7 @@ pub(crate) async fn who_can(global: &Global, arguments: WhoCan) -> Result<(), Co
         (Some(path), None) if path.contains('/') => (String::new(), path),
         (method, path) => (method.unwrap_or_default(), path.unwrap_or_default()),
     };
+    prospect::method_note(&method).into_iter().for_each(output::note);
     let session = Session::open(global).await?;
     let mut request = WhoCanRequest {
         mesh: session.mesh().await?,
@@ -85,13 +86,7 @@ fn show(
             output::note(none);
             Ok(())
         }
-        TableFormat::Table => {
-            output::raw(&table(&found, title, first))?;
-            if prospect::lets_anonymous(&found) {
-                output::note(prospect::NO_ANONYMOUS);
-            }
-            Ok(())
-        }
+        TableFormat::Table => output::raw(&table(&found, title, first)),
     }
 }
 
@@ -144,10 +139,12 @@ mod tests {
             permits: vec![Clause {
                 policy: "web-writes".to_owned(),
                 conditions: vec!["context.path == \"/orders/1\"".to_owned()],
+                ..Clause::default()
             }],
             forbids: vec![Clause {
                 policy: "frozen".to_owned(),
                 conditions: vec!["context.host == \"x\"".to_owned()],
+                held: vec!["team of the caller is \"stock\"".to_owned()],
             }],
             denied_where: vec!["the query can be read in more than one way".to_owned()],
             ..of("POST", Outlook::Conditional)

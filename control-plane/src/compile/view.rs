@@ -178,6 +178,16 @@ impl<'a> MeshViews<'a> {
         NodeView { scope, policies, backends, max_view_age, federated, issuers, egress }
     }
 
+    /// Whether some node has a service at a port of this number.
+    pub fn is_served(&self, service: &Name, port: u16) -> bool {
+        let mut services = self.resources.services().filter(|(name, _)| *name == service);
+        services.any(|(_, service)| {
+            let provider = service.provider().filter(|provider| provider.takes(port));
+            let node = provider.and_then(|provider| self.resources.node(provider.node().as_str()));
+            node.is_some_and(|node| node.listeners().iter().any(|listener| listener.port() == port))
+        })
+    }
+
     /// The issuers of users' tokens.
     pub fn issuers(&self) -> Vec<JwtIssuer> {
         let issuers = self.resources.issuers().map(|(name, issuer, keys)| JwtIssuer {

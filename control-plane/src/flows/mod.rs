@@ -98,7 +98,7 @@ impl Flows {
     pub fn count(&self, node: &SpiffeId, mesh: &Name, flows: agent::FlowSummaries, now: UnixMillis) -> usize {
         let sent = flows.flows.len();
         let own = self.recorded.add(node, flows, now);
-        own.iter().for_each(|flow| self.would_denials.add(node, mesh, flow));
+        own.iter().for_each(|flow| self.would_denials.add(node, mesh, flow, now));
         sent - own.len()
     }
 

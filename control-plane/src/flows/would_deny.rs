@@ -19,7 +19,7 @@ use tracing::error;
 use super::recorded::decisions;
 use crate::clock::Clock;
 use crate::registry::{Commit, Pace, Store, StoreError, WriteBehind, keys};
-use crate::resources::{Catalog, Entry, Kind, MeshCatalog};
+use crate::resources::{Catalog, Entry, Kind, MeshCatalog, Model};
 
 /// How counts are written.
 const PACE: Pace = Pace {
@@ -66,6 +66,21 @@ pub struct Tally {
     /// When last.
     #[prost(uint64, tag = "5")]
     pub last_seen_unix_ms: u64,
+    /// By which views at the earliest it was counted: they have what is counted as it is now.
+    #[prost(uint64, tag = "6")]
+    pub epoch: u64,
+    /// Their revision.
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
+}
+
+/// What is in audit as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Audited {
+    /// Which version of it that is. A listener's is empty.
+    pub(super) version: String,
+    /// The revision at which it became so, in resources: no view of before has it.
+    pub(super) revision: u64,
 }
 
 /// All counts.
@@ -103,13 +118,13 @@ impl WouldDenials {
     pub async fn follow(
         &self,
         mut catalogs: watch::Receiver<Arc<Catalog>>,
-        trust_domain: &TrustDomain,
+        (trust_domain, epoch): (&TrustDomain, u64),
         clock: &Clock,
         stop: &CancellationToken,
     ) {
         loop {
             let catalog = Arc::clone(&catalogs.borrow_and_update());
-            self.keep(&in_audit(&catalog, trust_domain), clock.now());
+            self.keep(&in_audit(&catalog, trust_domain), epoch, clock.now());
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = catalogs.changed() => if changed.is_err() { return },
@@ -118,24 +133,32 @@ impl WouldDenials {
     }
 
     /// Counts for these alone, each in the version that it has now.
-    pub(super) fn keep(&self, in_audit: &BTreeMap<Auditing, String>, now: UnixMillis) {
+    pub(super) fn keep(&self, in_audit: &BTreeMap<Auditing, Audited>, epoch: u64, now: UnixMillis) {
         let mut tallies = self.tallies();
         let gone = tallies.keys().filter(|auditing| !in_audit.contains_key(auditing)).cloned();
         let mut changed: Vec<Auditing> = gone.collect();
         changed.iter().for_each(|auditing| drop(tallies.remove(auditing)));
-        for (auditing, version) in in_audit {
-            if tallies.get(auditing).is_none_or(|tally| tally.version != *version) {
-                let tally = Tally { version: version.clone(), since_unix_ms: now.0, ..Tally::default() };
-                tallies.insert(auditing.clone(), tally);
-                changed.push(auditing.clone());
+        for (auditing, audited) in in_audit {
+            let former = tallies.get(auditing);
+            if former.is_some_and(|tally| tally.version == audited.version) {
+                continue;
             }
+            // Where it says what it said, views stay as they are.
+            let same = former.filter(|tally| meaning(&tally.version) == meaning(&audited.version));
+            let (epoch, revision) =
+                same.map_or((epoch, audited.revision), |tally| (tally.epoch, tally.revision));
+            let (version, since_unix_ms) = (audited.version.clone(), now.0);
+            let tally = Tally { version, since_unix_ms, epoch, revision, ..Tally::default() };
+            tallies.insert(auditing.clone(), tally);
+            changed.push(auditing.clone());
         }
         drop(tallies);
         changed.into_iter().for_each(|auditing| self.unwritten.add(auditing));
     }
 
-    /// Adds what an agent of `node` has counted. What was seen before a policy changed does not count for it.
-    pub(super) fn add(&self, node: &SpiffeId, mesh: &Name, flow: &agent::FlowSummary) {
+    /// Adds what an agent of `node` has counted, and tells now. What was decided by views of before a policy changed does not count for
+    /// it; by which one it was the agent says, while its clock may be off by any time.
+    pub(super) fn add(&self, node: &SpiffeId, mesh: &Name, flow: &agent::FlowSummary, now: UnixMillis) {
         let count = decisions(flow);
         if count == 0 {
             return;
@@ -158,14 +181,14 @@ impl WouldDenials {
             let mut tallies = self.tallies();
             // What is not in audit, or so no longer, is not counted: an agent names what it likes.
             let Some(tally) = tallies.get_mut(&auditing) else { continue };
-            if flow.last_seen_unix_ms < tally.since_unix_ms {
+            if (flow.epoch, flow.revision) < (tally.epoch, tally.revision) {
                 continue;
             }
             if tally.count == 0 {
-                tally.first_seen_unix_ms = flow.first_seen_unix_ms.max(tally.since_unix_ms);
+                tally.first_seen_unix_ms = now.0;
             }
             tally.count = tally.count.saturating_add(count);
-            tally.last_seen_unix_ms = tally.last_seen_unix_ms.max(flow.last_seen_unix_ms);
+            tally.last_seen_unix_ms = tally.last_seen_unix_ms.max(now.0);
             drop(tallies);
             self.unwritten.add(auditing);
         }
@@ -223,7 +246,7 @@ impl Auditing {
 }
 
 /// Whatever is in audit, each with its version.
-pub(super) fn in_audit(catalog: &Catalog, trust_domain: &TrustDomain) -> BTreeMap<Auditing, String> {
+pub(super) fn in_audit(catalog: &Catalog, trust_domain: &TrustDomain) -> BTreeMap<Auditing, Audited> {
     let mut found = BTreeMap::new();
     for (mesh, resources) in catalog.meshes() {
         for (name, entry) in resources.of_kind(Kind::Policy) {
@@ -233,11 +256,18 @@ pub(super) fn in_audit(catalog: &Catalog, trust_domain: &TrustDomain) -> BTreeMa
             }
         }
         let default = resources.spec().map(|mesh| mesh.authorization()).unwrap_or_default();
+        let of_mesh =
+            resources.of_kind(Kind::Mesh).values().map(|entry| revision_of(entry)).max().unwrap_or_default();
         for (name, node) in resources.nodes() {
+            let of_node =
+                resources.of_kind(Kind::VirtualNode).get(name).map_or(0, |entry| revision_of(entry));
             for listener in node.listeners() {
                 if listener.authorization().unwrap_or(default) == Authorization::Audit {
+                    let inherits = listener.authorization().is_none();
+                    let revision = if inherits { of_node.max(of_mesh) } else { of_node };
                     let node = SpiffeId::node(trust_domain, mesh, name);
-                    found.insert(Auditing::Listener { node, port: listener.port() }, String::new());
+                    let audited = Audited { version: String::new(), revision };
+                    found.insert(Auditing::Listener { node, port: listener.port() }, audited);
                 }
             }
         }
@@ -247,13 +277,27 @@ pub(super) fn in_audit(catalog: &Catalog, trust_domain: &TrustDomain) -> BTreeMa
 
 /// What a count of a policy is of: its resource, what it says, which follows from its template if it has one, and who and
 /// what is in the roles and data classes that it names. Calls from before one of these changed say nothing about it.
-fn version_of(entry: &Entry, document: &PolicyDocument, mesh: &MeshCatalog) -> String {
+fn version_of(entry: &Entry, document: &PolicyDocument, mesh: &MeshCatalog) -> Audited {
     let mut named = BTreeMap::new();
+    let mut revision = revision_of(entry);
+    let mut also = |kind: Kind, name: &Name| {
+        revision = revision.max(mesh.of_kind(kind).get(name).map_or(0, |entry| revision_of(entry)));
+    };
+    if let Model::Linked(linked) = entry.model() {
+        also(Kind::PolicyTemplate, linked.template());
+    }
     for Reference { referent, text, .. } in document.references() {
         let within: Vec<_> = match referent {
-            Referent::Role(role) => mesh.members_of(role).into_iter().map(SpiffeId::to_string).collect(),
+            Referent::Role(role) => {
+                also(Kind::Role, role);
+                mesh.roles_within(role).into_iter().for_each(|name| also(Kind::Role, name));
+                mesh.members_of(role).into_iter().map(SpiffeId::to_string).collect()
+            }
             Referent::DataClass(class) => {
-                mesh.classes_within(class).into_iter().map(Name::to_string).collect()
+                also(Kind::DataClass, class);
+                let within = mesh.classes_within(class);
+                within.iter().for_each(|name| also(Kind::DataClass, name));
+                within.into_iter().map(Name::to_string).collect()
             }
             _ => continue,
         };
@@ -261,5 +305,17 @@ fn version_of(entry: &Entry, document: &PolicyDocument, mesh: &MeshCatalog) -> S
     }
     let meant = format!("{:?} {named:?}", document.text());
     let digest = URL_SAFE_NO_PAD.encode(digest(&SHA256, meant.as_bytes()));
-    format!("{}/{}/{digest}", entry.uid(), entry.resource_version())
+    let version = format!("{}/{}/{digest}", entry.uid(), entry.resource_version());
+    Audited { version, revision }
+}
+
+/// What a version says that agents are told: which policy it is, and its meaning.
+fn meaning(version: &str) -> (Option<&str>, Option<&str>) {
+    let mut parts = version.split('/');
+    (parts.next(), parts.nth(1))
+}
+
+/// The revision at which a resource last changed.
+fn revision_of(entry: &Entry) -> u64 {
+    entry.resource().metadata.as_ref().map_or(0, |metadata| metadata.revision)
 }

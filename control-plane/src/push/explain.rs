@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Push;
-use super::recall::{Present, RulesSince, recall, rules_since};
+use super::recall::{Present, RulesSince, recall, rules_since, without_policies};
 use crate::flows::{KeptDecision, instance_of_decision};
 use crate::instances::Ask;
 
@@ -92,8 +92,7 @@ impl Push {
                 }
                 other => {
                     let rules_since = rules_since(&decision, other).await;
-                    let decision = Some(agent::Decision::clone(&decision));
-                    let detail = agent::DecisionDetail { decision, ..agent::DecisionDetail::default() };
+                    let detail = without_policies(&decision, agent::NoPolicies::RulesGone);
                     Explained { detail, kept_at, rules_since }
                 }
             });

@@ -8,7 +8,8 @@ use hauberk_policy::{
 };
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::{
-    Body, Circumstances, decode_circumstances, decode_view, encode_explanation, encode_policy_note, explains,
+    Body, Circumstances, asks_policies, decode_circumstances, decode_view, encode_explanation,
+    encode_policy_note, explains,
 };
 
 use crate::compile::{Compilation, CompiledView};
@@ -121,35 +122,49 @@ fn decide_now(
     Ok(detail)
 }
 
+/// A kept decision alone, with why no policies are told.
+pub(super) fn without_policies(decision: &agent::Decision, why: agent::NoPolicies) -> agent::DecisionDetail {
+    let is_asked = asks_policies(&decision.reason);
+    let no_policies = if is_asked { why } else { agent::NoPolicies::NotAsked };
+    agent::DecisionDetail {
+        decision: Some(decision.clone()),
+        no_policies: no_policies.into(),
+        ..agent::DecisionDetail::default()
+    }
+}
+
 /// A kept decision, with what the policies said of it.
 pub(super) async fn recall(decision: Arc<agent::Decision>, view: Arc<CompiledView>) -> agent::DecisionDetail {
-    let known = agent::DecisionDetail {
-        decision: Some(agent::Decision::clone(&decision)),
-        ..agent::DecisionDetail::default()
-    };
     // Compiling a large view takes a while.
-    let asked = tokio::task::spawn_blocking(move || ask_again(&view, &decision));
+    let kept = Arc::clone(&decision);
+    let asked = tokio::task::spawn_blocking(move || ask_again(&view, &kept));
     match asked.await {
-        Ok(Ok(explanation))
-            if !known.decision.as_ref().is_some_and(|decision| explains(&explanation, decision)) =>
-        {
-            let (now, then) = (explanation.decision.reason.as_str(), known.decision.as_ref());
-            let then = then.map(|decision| decision.reason.as_str()).unwrap_or_default();
+        Ok(Ok(explanation)) if !explains(&explanation, &decision) => {
+            let (now, then) = (explanation.decision.reason.as_str(), decision.reason.as_str());
             tracing::warn!(
                 event = "replay_differs",
                 now,
                 then,
                 "a kept decision comes out otherwise when it is made again"
             );
-            known
+            without_policies(&decision, agent::NoPolicies::Differs)
         }
-        Ok(Ok(explanation)) => agent::DecisionDetail {
-            policies: explanation.policies.iter().map(encode_policy_note).collect(),
-            suggestion: explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
-            for_users: explanation.for_users.iter().map(ToString::to_string).collect(),
-            ..known
-        },
-        Ok(Err(_)) | Err(_) => known,
+        Ok(Ok(explanation)) => {
+            let policies: Vec<_> = explanation.policies.iter().map(encode_policy_note).collect();
+            let alone = without_policies(&decision, agent::NoPolicies::Unspecified);
+            agent::DecisionDetail {
+                no_policies: if policies.is_empty() { alone.no_policies } else { 0 },
+                policies,
+                suggestion: explanation
+                    .suggestion
+                    .map(|grant| grant.command(Verb::Allow))
+                    .unwrap_or_default(),
+                for_users: explanation.for_users.iter().map(ToString::to_string).collect(),
+                ..alone
+            }
+        }
+        Ok(Err(Undecidable::FactsNotRecorded)) => without_policies(&decision, agent::NoPolicies::Shortened),
+        Ok(Err(_)) | Err(_) => without_policies(&decision, agent::NoPolicies::Differs),
     }
 }
 

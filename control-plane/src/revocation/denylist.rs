@@ -166,6 +166,17 @@ impl Denylist {
         !self.listed.nodes.is_empty()
     }
 
+    /// Whether a node or gateway is in quarantine.
+    pub fn is_in_quarantine(&self, id: &SpiffeId) -> bool {
+        self.listed.nodes.contains_key(id)
+    }
+
+    /// A list that nobody signed.
+    #[cfg(test)]
+    pub(crate) fn of(listed: Listed) -> Self {
+        Self { listed, ..Self::default() }
+    }
+
     /// Since when a node is in quarantine, if it is.
     pub(super) fn quarantine(&self, id: &str) -> Option<UnixMillis> {
         self.listed.nodes.get(&SpiffeId::parse(id).ok()?).copied()

@@ -6,6 +6,7 @@ mod circumstances;
 mod mesh;
 mod offline;
 mod prospect;
+mod turned_away;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,10 +84,11 @@ impl PoliciesService {
 impl policies_server::Policies for PoliciesService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let (request, now) = (request.into_inner(), self.control.clock.now());
+        let denylist = self.control.revocations.denylist();
         self.answer(move |catalog, trust_domain| {
             let name = mesh_name(&request.mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
-            let answer = Check::new(&mesh, &request, now)?.answer()?;
+            let answer = Check::new(&mesh, &request, now)?.answer_of(&denylist)?;
             Ok(CheckResponse { revision: catalog.revision().0, ..answer })
         })
         .await
@@ -98,6 +100,7 @@ impl policies_server::Policies for PoliciesService {
 
     async fn who_can(&self, request: Request<WhoCanRequest>) -> Result<Response<WhoCanResponse>, Status> {
         let request = request.into_inner();
+        let denylist = self.control.revocations.denylist();
         self.answer(move |catalog, trust_domain| {
             let WhoCanRequest { mesh, target, port, method, path, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
@@ -113,7 +116,9 @@ impl policies_server::Policies for PoliciesService {
             };
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
-            let Found { found, next, .. } = survey(&mesh, &[called.place], &mesh.everybody(), &wanted, from)?;
+            let everybody = mesh.everybody();
+            let Found { found, next, .. } =
+                survey(&mesh, &[called.place], &everybody, &denylist, &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhoCanResponse { prospects: found, revision: revision.0, next_page_token })
         })
@@ -122,6 +127,7 @@ impl policies_server::Policies for PoliciesService {
 
     async fn what_can(&self, request: Request<WhatCanRequest>) -> Result<Response<WhatCanResponse>, Status> {
         let request = request.into_inner();
+        let denylist = self.control.revocations.denylist();
         self.answer(move |catalog, trust_domain| {
             let WhatCanRequest { mesh, caller, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
@@ -131,7 +137,8 @@ impl policies_server::Policies for PoliciesService {
             let wanted = Wanted { ports: None, spoken, method: None, path: None, include_never };
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
-            let Found { found, next, .. } = survey(&mesh, &mesh.places(), &callers, &wanted, from)?;
+            let Found { found, next, .. } =
+                survey(&mesh, &mesh.places(), &callers, &denylist, &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhatCanResponse { prospects: found, revision: revision.0, next_page_token })
         })

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use hauberk_identity::{Name, NodeName};
-use hauberk_policy::{CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, Vouching};
+use hauberk_policy::{CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, PortScope, Vouching};
 use hauberk_proto::convert::{External, FederatedBundle, JwtIssuer, NodeView};
 
 use crate::compile::view::MeshViews;
@@ -29,9 +29,13 @@ pub(super) struct Sides {
     pub(super) vouching: Vouching,
 }
 
-/// What is enforced now, and by a draft; none where that is the same.
-pub(super) fn sides(now: Enforced, draft: Enforced) -> Result<Option<Sides>, CompileError> {
-    let vouching = vouching(&now, &draft);
+/// What is enforced now, and by a draft, in which nobody comes to some ports any longer; none where that is the same.
+pub(super) fn sides(
+    now: Enforced,
+    draft: Enforced,
+    not_called: BTreeSet<u16>,
+) -> Result<Option<Sides>, CompileError> {
+    let vouching = Vouching { not_called, ..vouching(&now, &draft) };
     if now.scope == draft.scope && now.policies == draft.policies && vouching == Vouching::default() {
         return Ok(None);
     }
@@ -75,6 +79,11 @@ pub(super) fn of_external(views: &MeshViews<'_>, external: &Name) -> Option<Enfo
 }
 
 impl Enforced {
+    /// The ports that calls come to.
+    pub(super) fn ports(&self) -> &[PortScope] {
+        &self.scope.ports
+    }
+
     /// What is left where there is nothing to call: agents of a node that is gone have no port.
     pub(super) fn gone(&self) -> Self {
         Self { scope: NodeScope { ports: Vec::new(), ..self.scope.clone() }, ..self.clone() }
@@ -111,7 +120,7 @@ fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
     let others = now.iter().filter(|own| !draft.contains(own));
     let others = others.chain(draft.iter().filter(|own| !now.contains(own)));
     let other_bundles = others.map(|bundle| bundle.trust_domain.clone()).collect();
-    Vouching { issuers, other_bundles, reaches_less, token_fields }
+    Vouching { issuers, other_bundles, reaches_less, token_fields, not_called: BTreeSet::new() }
 }
 
 /// Whether all that is reached as `former` is reached so as `other`.

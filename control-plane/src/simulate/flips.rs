@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use hauberk_policy::{Decision, Effect, RecordedCall, Replayed};
+use hauberk_policy::{Decision, Effect, RecordedCall, Replayed, Undecidable};
 use hauberk_proto::agent::v1 as agent;
 
 use super::{Figure, Simulation, verdict_of};
+use crate::flows::decisions;
 
 /// What becomes of calls that are alike.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,11 @@ const UNDECIDABLE: u8 = 1;
 const ALLOWED: u8 = 2;
 
 impl Flips {
+    /// A flow of which nothing can be said, whatever is recorded of it.
+    pub(super) fn add_unknown(&mut self, flow: &Arc<agent::FlowSummary>, why: Undecidable) {
+        self.add(flow, Replayed::Undecidable(why), decisions(flow), None);
+    }
+
     pub(super) fn add(
         &mut self,
         flow: &Arc<agent::FlowSummary>,

@@ -1,6 +1,7 @@
 //! What a draft would make of the calls that agents have counted.
 
 mod conditions;
+mod elsewhere;
 mod engines;
 mod flips;
 mod suggest;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, NodeName, TrustDomain};
-use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay};
+use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay, Undecidable};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use thiserror::Error;
@@ -19,6 +20,7 @@ use crate::flows::{NodeRecord, decisions};
 use crate::resources::{Catalog, Kind, MeshCatalog};
 
 use conditions::Conditions;
+use elsewhere::{Lost, other_callers};
 use engines::{Enforced, Sides};
 use flips::Flips;
 pub use flips::{Flip, Verdict};
@@ -91,6 +93,7 @@ pub fn simulate(
 ) -> Result<Simulation, SimulateError> {
     let mut simulation = Simulation::default();
     let mut flips = Flips::default();
+    let other_callers = other_callers(trust_domain, before, after);
     let by_mesh = records.chunk_by(|one, next| mesh_of(one) == mesh_of(next));
     for records in by_mesh {
         let Some(mesh) = records.first().and_then(mesh_of) else { continue };
@@ -109,13 +112,16 @@ pub fn simulate(
             // Of what is gone by now nothing is decided any longer.
             let Some(node) = now.node_or_gateway(&name) else { continue };
             simulation.note(record);
+            let is_other = |flow: &&Arc<agent::FlowSummary>| other_callers.contains(&flow.caller);
+            let (of_others, flows): (Vec<_>, Vec<_>) = record.flows.iter().partition(is_other);
+            of_others.into_iter().for_each(|flow| flips.add_unknown(flow, Undecidable::CallerChanges));
             if is_same {
                 continue;
             }
             let failed = |source| SimulateError::Compile { mesh: mesh.clone(), node: name.clone(), source };
             let draft_node = draft.node_or_gateway(&name);
             let mut places: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-            for flow in &record.flows {
+            for flow in flows {
                 places.entry(flow.external.as_str()).or_default().push(flow);
             }
             for (external, flows) in places {
@@ -130,13 +136,17 @@ pub fn simulate(
                 };
                 // Of an external service that is in neither nothing is let out by either.
                 let Some((now, draft)) = enforced else { continue };
+                let Lost { elsewhere, not_called } = Lost::of(&now, &draft, &by_draft);
                 // Where ports and policies stay as they are, and whoever vouches for callers, so does all that is decided.
-                let Some(Sides { now, draft, vouching }) = engines::sides(now, draft).map_err(failed)? else {
-                    continue;
-                };
+                let sides = engines::sides(now, draft, not_called).map_err(failed)?;
+                let Some(Sides { now, draft, vouching }) = sides else { continue };
                 let mut replay = Replay::new(&now, &draft, &vouching);
                 let conditions = Conditions::of([&now, &draft]);
                 for flow in flows {
+                    if u16::try_from(flow.port).is_ok_and(|port| elsewhere.contains(&port)) {
+                        flips.add_unknown(flow, Undecidable::CalledElsewhere);
+                        continue;
+                    }
                     // It was looked at as it came.
                     let Some(mut recorded) = decode_flow(flow) else { continue };
                     recorded.outcomes = conditions.outcomes(flow);

@@ -286,7 +286,9 @@ fn dropped(now: &Engine, flow: &RecordedFlow, decision: &Decision) -> Option<Str
         (Fact::Headers, "header fields"),
     ];
     let asked = ASKED.into_iter().filter(|(fact, _)| decision.reads.contains(*fact));
-    let asked: Vec<_> = asked.map(|(_, name)| name).collect();
+    // A suggestion names the caller and the route, in whatever roles and data classes they are.
+    let memberships = now.memberships_asked_by(&decision.policies);
+    let asked: Vec<_> = asked.map(|(_, name)| name.to_owned()).chain(memberships).collect();
     if asked.is_empty() {
         return None;
     }

@@ -166,7 +166,7 @@ fn how_conditions_on_users_came_out_decides_drafts_that_keep_them() {
     let views = MeshViews::new(&domain, &shop_mesh, resources);
     let name = NodeName::parse("orders").unwrap();
     let own = engines::of_node(&views, resources.node("orders").unwrap(), &name);
-    let now = engines::sides(own.clone(), own.gone()).unwrap().unwrap().now;
+    let now = engines::sides(own.clone(), own.gone(), Default::default()).unwrap().unwrap().now;
     let text = now.conditions().next().unwrap().to_string();
     let digest =
         aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref()[..16].to_vec();
@@ -440,4 +440,130 @@ fn what_leaves_the_mesh_is_suggested_where_it_still_exists() {
     let used: Vec<_> = found.used.iter().map(|used| (used.policy.as_str(), used.count)).collect();
     assert_eq!(used, [("out", 3)]);
     assert!(try_admit(&catalog, &found.policies, EVERYTHING).is_ok());
+}
+
+#[test]
+fn calls_of_a_service_that_another_node_would_take_are_not_called_unchanged() {
+    let both = policy("both", "permit(principal == Node::\"web\", action, resource in Mesh::\"shop\");");
+    let mut resources = shop();
+    resources.extend([node("orders-v2", [listener(8080, "http")]), both]);
+    let before = catalog_of(&resources);
+    let records = records(vec![
+        seen("web", "GET", ALLOW, &[("/orders/1", 5)]),
+        seen("cart", "GET", DENY, &[("/orders/1", 2)]),
+    ]);
+    let told = |draft: &[hauberk_proto::mesh::v1::Resource]| {
+        let found = simulated(&before, draft, &records);
+        let told = found.flips.iter().map(|flip| (flip.verdicts.is_some(), flip.reason, flip.count));
+        told.collect::<Vec<_>>()
+    };
+    let elsewhere = [(false, "called_elsewhere", 5), (false, "called_elsewhere", 2)];
+    assert_eq!(told(&[service("orders", "orders-v2", Some(8080))]), elsewhere);
+    // What calls the service finds no such port of it any longer.
+    let narrowed = [service("orders", "orders", Some(9090))];
+    assert_eq!(told(&narrowed), [(false, "no_longer_called", 5)]);
+    assert_eq!(told(&[service("more", "orders-v2", None)]), []);
+    // The node is gone, and whoever calls the service comes to the other one.
+    let mut after = try_admit(&before, &[service("orders", "orders-v2", None)], EVERYTHING).unwrap().after;
+    let (mesh, name) = (Name::parse("shop").unwrap(), Name::parse("orders").unwrap());
+    after.remove(&crate::resources::ResourceKey { kind: Kind::VirtualNode, mesh, name });
+    let found = simulate(&trust_domain(), &before, &after, &records).unwrap();
+    assert_eq!((found.undecidable.decisions, found.denied.decisions), (7, 0));
+}
+
+#[test]
+fn callers_who_would_be_somebody_else_are_not_called_unchanged() {
+    use hauberk_proto::mesh::v1::{EnrollmentSpec, WorkloadEnrollment, resource::Spec};
+    let enrolled = |path: &str, selector: &str| {
+        let workload = WorkloadEnrollment {
+            path: path.to_owned(),
+            selectors: vec![selector.to_owned()],
+            ..WorkloadEnrollment::default()
+        };
+        let parent = Some(crate::resources::testing::parent("web"));
+        let spec = EnrollmentSpec { parent, workload: Some(workload), attest: None };
+        crate::resources::testing::resource("shop", "batch", Spec::Enrollment(spec))
+    };
+    let mut resources = shop();
+    resources.push(policy(
+        "workloads",
+        "permit(principal is Workload, action == Action::\"GET\", resource in Service::\"orders\");",
+    ));
+    resources.push(enrolled("jobs/batch", "unix:uid:1000"));
+    let before = catalog_of(&resources);
+    let mut flow = (*seen("web", "GET", ALLOW, &[("/orders/1", 4)])).clone();
+    flow.caller = "spiffe://shop.example/workload/jobs/batch".to_owned();
+    let records = records(vec![Arc::new(flow), seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    for (draft, count) in [
+        (enrolled("jobs/batch", "unix:uid:1000"), 0),
+        (enrolled("jobs/renamed", "unix:uid:1000"), 4),
+        (enrolled("jobs/batch", "unix:uid:1001"), 4),
+    ] {
+        let found = simulated(&before, &[draft], &records);
+        let told: Vec<_> = found.flips.iter().map(|flip| (flip.reason, flip.count)).collect();
+        let wanted: &[_] = if count == 0 { &[] } else { &[("caller_changes", count)] };
+        assert_eq!(told, wanted);
+    }
+    let mut after = before.clone();
+    let (mesh, name) = (Name::parse("shop").unwrap(), Name::parse("web").unwrap());
+    after.remove(&crate::resources::ResourceKey { kind: Kind::VirtualNode, mesh, name });
+    let found = simulate(&trust_domain(), &before, &after, &records).unwrap();
+    assert_eq!(found.undecidable.decisions, 5, "{found:?}");
+}
+
+#[test]
+fn a_listener_that_takes_less_is_not_called_harmless() {
+    let before = catalog_of(&shop());
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let told = |before: &Catalog, protocol: &str, obs_text: Option<&str>| {
+        let mut own = listener(8080, protocol);
+        own.obs_text = obs_text.map(str::to_owned);
+        let draft = node("orders", [own, listener(9090, "http")]);
+        let after = try_admit(before, &[draft], EVERYTHING).unwrap().after;
+        let found = simulate(&trust_domain(), before, &after, &records).unwrap();
+        let told = found.flips.iter().map(|flip| (flip.verdicts.map(|(_, draft)| draft), flip.reason));
+        (told.collect::<Vec<_>>(), after)
+    };
+    let (unchanged, forwards) = told(&before, "http", Some("FORWARD"));
+    assert_eq!(unchanged, []);
+    let unknown = [(None, "listener_changes")];
+    assert_eq!(told(&forwards, "http", None).0, unknown, "what held such bytes would be refused");
+    let (found, http2) = told(&before, "http2", None);
+    assert_eq!(found, unknown, "upgrades and HTTP/1.1 would be refused");
+    assert_eq!(told(&http2, "http", None).0, []);
+    assert_eq!(told(&before, "grpc", None).0, [(Some(DENY), "wrong_protocol")]);
+    assert_eq!(told(&before, "tcp", None).0, [(Some(DENY), "wrong_protocol")]);
+}
+
+#[test]
+fn labels_roles_and_data_classes_that_conditions_ask_for_are_named_where_they_are_left_out() {
+    use crate::resources::testing::{classified, data_class, labelled, role};
+    let condition = "principal.hasTag(\"team\") && principal.getTag(\"team\") == \"checkout\" && principal in Role::\"clerks\" \
+                     && resource in DataClass::\"cards\"";
+    let orders = classified(listener(8080, "http"), "/orders/{id}", &["cards"]);
+    let of = |scope: &str, condition: &str| {
+        let catalog = catalog_of(&[
+            mesh("shop"),
+            labelled(node("web", [listener(8000, "http")]), &[("team", "checkout")]),
+            node("orders", [orders.clone()]),
+            data_class("cards", &[]),
+            role("clerks", &["web"], &[], &[]),
+            policy("reads", &format!("permit({scope}, action == Action::\"GET\", resource){condition};")),
+        ]);
+        let mut flow = (*seen("web", "GET", ALLOW, &[("/orders/1", 5)])).clone();
+        flow.route = "/orders/{id}".to_owned();
+        let found = suggested(&catalog, &records(vec![Arc::new(flow)]));
+        assert_eq!((found.seen, found.covered), (5, 5));
+        found.generalisations
+    };
+    let of_route = "orders:8080 /orders/{id}: every path of the declared route";
+    assert_eq!(
+        of("principal is Node", &format!(" when {{ {condition} }}")),
+        [
+            of_route,
+            "web GET orders:8080 /orders/{id}: whatever the data class cards, the label team, the role clerks, which policies ask for now"
+        ]
+    );
+    // Who and what a permit is for, the suggestion says more narrowly.
+    assert_eq!(of("principal in Role::\"clerks\"", ""), [of_route]);
 }

@@ -60,23 +60,36 @@ fn an_answer_says_on_what_it_depends() {
     assert_eq!(can(&["--at", "2026-03-02T07:00:00Z", "--header", "x-shift=early"]).code, 1);
     assert_eq!(can(&["--header", "x-shift"]).code, 1);
     assert_eq!(mesh.hauberk(&["can", "web", "orders", "GET", "/orders/1"]).code, 0);
-    let nobody = mesh.hauberk(&["can", "anonymous", "orders", "GET", "/orders/1"]);
-    assert_eq!(nobody.code, 1, "{nobody:?}");
-    assert!(!nobody.stderr.contains("applies to no call"), "{nobody:?}");
-    // Policies may be ahead of listeners, and then the answer says so.
+    // Policies may be ahead of listeners, which take nobody without a certificate.
     shop::set_policy(
         &mesh,
         "strangers",
-        "permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\");",
+        "permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\"); \
+         permit(principal is Workload, action == Action::\"GET\", resource in Service::\"orders\");",
     );
-    for question in [
-        &["can", "anonymous", "orders", "GET", "/elsewhere"][..],
-        &["who-can", "orders", "GET", "/elsewhere"],
-        &["what-can", "anonymous"],
+    let partner = "spiffe://partner.example/billing";
+    for (caller, why) in [
+        ("anonymous", "no listener takes callers without a certificate"),
+        (partner, "the mesh has no keys of its trust domain"),
     ] {
-        let answer = mesh.hauberk(question).ok();
-        assert!(answer.stderr.contains("what policies say of Anonymous applies to no call"), "{answer:?}");
+        let answer = mesh.hauberk(&["can", caller, "orders", "GET", "/elsewhere"]);
+        assert!(answer.code == 1 && answer.stdout.contains(why), "{answer:?}");
+        let nothing = mesh.hauberk(&["what-can", caller]).ok();
+        assert!(nothing.stderr.contains("no policy lets it call anything"), "{nothing:?}");
     }
+    let who = mesh.hauberk(&["who-can", "orders", "GET", "/elsewhere"]).ok();
+    assert!(!who.stdout.contains("anonymous") && who.stdout.contains("/workload/"), "{who:?}");
+    let quarantined = ["quarantine", "node", "payments"];
+    mesh.hauberk(&quarantined).ok();
+    let open = can(&[]);
+    assert!(open.code == 1 && open.stdout.contains("its node is in quarantine"), "{open:?}");
+    mesh.hauberk(&[&quarantined[..], &["--undo"]].concat()).ok();
+    assert_eq!(can(&[]).code, 3);
+    // As agents answer, and as methods are compared.
+    let tunnel = mesh.hauberk(&["can", "web", "orders", "CONNECT", "/x"]);
+    assert!(tunnel.code == 2 && tunnel.stderr.contains("agents answer CONNECT with 405"), "{tunnel:?}");
+    let lower = mesh.hauberk(&["can", "web", "orders", "post", "/orders/1/items"]);
+    assert!(lower.code == 1 && lower.stderr.contains("did you mean POST?"), "{lower:?}");
 }
 
 #[test]
@@ -97,24 +110,25 @@ fn who_proves_nothing_has_no_certificate_in_any_answer() {
         permit("/encrypted", "context.peer has tlsVersion"),
     ];
     shop::set_policy(&mesh, "strangers", &rules.concat());
-    let asked = |path: &str, more: &[&str]| {
-        mesh.hauberk(&[&["can", "anonymous", "orders", "GET", path, "-o", "json"], more].concat())
-    };
-    let encrypted = &["--tls-group", "X25519"][..];
-    // What is assumed where nothing was told is told apart from what holds whatever it is.
-    for (path, more, code, reason) in [
-        ("/nobody", &[][..], 0, "permitted"),
-        ("/nobody", encrypted, 0, "permitted"),
-        ("/somebody", &[], 1, "no_policy_matched"),
-        ("/aged", &[], 1, "no_policy_matched"),
-        ("/encrypted", &[], 3, "no_policy_matched"),
-        ("/encrypted", encrypted, 0, "permitted"),
+    // Of what policies say, since no listener takes such callers yet. What is assumed where nothing was told is told apart from what
+    // holds whatever it is.
+    let mut tests = "mesh: shop\ntests:\n".to_owned();
+    for (path, more, expected) in [
+        ("/nobody", "", "allow"),
+        ("/nobody", ", tlsGroup: X25519", "allow"),
+        ("/somebody", "", "deny"),
+        ("/aged", "", "deny"),
+        ("/encrypted", "", "conditional"),
+        ("/encrypted", ", tlsGroup: X25519", "allow"),
     ] {
-        let answer = asked(path, more);
-        let json: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap();
-        let decided = &json["decisions"][0]["decision"]["reason"];
-        assert_eq!((answer.code, decided.as_str()), (code, Some(reason)), "{path} {more:?}: {answer:?}");
+        tests.push_str(&format!(
+            "- {expected}: {{caller: anonymous, target: orders, method: GET, path: {path}{more}}}\n"
+        ));
     }
+    let file = mesh.folder().join("tests.yaml");
+    fs::write(&file, tests).unwrap();
+    let tested = mesh.hauberk(&["policy", "test", file.to_str().unwrap()]).ok();
+    assert!(tested.stdout.contains("6 passed, 0 failed"), "{tested:?}");
 }
 
 #[test]
@@ -131,9 +145,13 @@ fn tables_tell_who_can_and_what_one_can() {
     assert!(row("payments").contains("conditional"), "{table}");
     assert_eq!(row("intruder"), "", "{table}");
     let all = mesh.hauberk(&["who-can", "orders", "POST", "/orders/*", "--all"]).ok().stdout;
-    for never in ["intruder", "anonymous", "others: spiffe://box.test/workload/*"] {
+    for (never, why) in [
+        ("intruder", "no policy permits it"),
+        ("anonymous", "no listener takes callers without a certificate"),
+        ("others: spiffe://box.test/workload/*", "no policy permits it"),
+    ] {
         let row = all.lines().find(|line| line.starts_with(never)).unwrap();
-        assert!(row.contains("never") && row.contains("no policy permits it"), "{all}");
+        assert!(row.contains("never") && row.contains(why), "{all}");
     }
     let whole = mesh.hauberk_json(&["who-can", "orders", "POST", "/orders/1/items", "-o", "json"]);
     let callers: Vec<_> = whole["items"]
@@ -196,4 +214,7 @@ fn a_draft_is_compared_and_tested_before_it_holds() {
         .unwrap();
     let live = mesh.hauberk(&["policy", "test", tests.to_str().unwrap()]).ok();
     assert!(live.stdout.contains("1 passed, 0 failed"), "{live:?}");
+    fs::write(&tests, "tests: []\n").unwrap();
+    let empty = mesh.hauberk(&["policy", "test", tests.to_str().unwrap()]);
+    assert!(empty.code == 2 && empty.stderr.contains("tests.yaml has no tests"), "{empty:?}");
 }

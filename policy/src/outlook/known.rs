@@ -31,6 +31,8 @@ impl Survey<'_> {
     pub(super) fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
         let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
         let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
+        // Where calls leave the mesh, there is none for policies, whoever calls.
+        let is_user_known = made_for.is_some() || self.leaves();
         let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
         let facts = [
             (Fact::Method, place.method.is_some()),
@@ -44,9 +46,9 @@ impl Survey<'_> {
             (Fact::CertificateAge, age),
             (Fact::Address, address.is_some()),
             (Fact::Tls, tls.is_some()),
-            (Fact::User, made_for.is_some()),
-            (Fact::Claims, made_for.is_some()),
-            (Fact::Actors, made_for.is_some()),
+            (Fact::User, is_user_known),
+            (Fact::Claims, is_user_known),
+            (Fact::Actors, is_user_known),
             (Fact::Identity, !asker.is_representative),
         ];
         facts

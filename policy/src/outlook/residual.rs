@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::circumstances::Gathered;
 use crate::explain::alone;
+use crate::membership;
 use crate::names::Namespace;
 use crate::path_set::{Glob, PathSet, Relation, Step};
 use crate::reads::{Fact, FactSet, Reads, path_of};
@@ -44,6 +45,12 @@ enum Worth {
 }
 
 impl Residual<'_> {
+    /// What holds of the labels, roles and data classes that are asked for.
+    pub(super) fn held(&self, reads: &Reads, names: &Namespace) -> Vec<String> {
+        let of = self.request.principal().zip(self.request.resource());
+        of.map(|of| membership::held(reads, names, &self.entities, of)).unwrap_or_default()
+    }
+
     /// Puts what is known into a statement's conditions, which are in the order in which they are evaluated.
     pub(super) fn of_statement(&self, conditions: &[Value]) -> Remainder {
         let mut open = Vec::new();

@@ -1,7 +1,7 @@
 use super::*;
 use crate::document::Mode;
-use crate::scope::UserTokens;
-use crate::testing::{engine, engine_for, foreign, name, orders, peer};
+use crate::scope::{NodeScope, Protocol, UserTokens};
+use crate::testing::{domain, engine, engine_for, foreign, name, orders, peer};
 use crate::user::{ClaimsMapping, Origin};
 use hauberk_identity::Name;
 
@@ -263,4 +263,58 @@ fn where_escaped_slashes_stand_not_all_of_a_route_is_let_through() {
     let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
     let exactly = told(&engine(EscapedSlashes::Keep), &web(), 8080, get(&path), &Given::default());
     assert_eq!(exactly, ["GET orders:8080 /orders/{id} Always"]);
+}
+
+#[test]
+fn nobody_is_known_to_be_the_user_of_what_leaves_the_mesh() {
+    let ports = [(80, Protocol::Http)];
+    let scope = NodeScope::external(&domain(), &name("shop"), &name("stripe"), ports);
+    let asked = |text: &str, given: &Given| {
+        let engine = engine_for(scope.clone(), &[(Mode::Enforce, text)]);
+        let path = CanonicalPath::parse("GET", "/v1").unwrap();
+        told(&engine, &web(), 80, get(&path), given)
+    };
+    let of = |condition: &str| {
+        format!(
+            "permit(principal is Node, action == Action::\"GET\", resource in External::\"stripe\") {condition};"
+        )
+    };
+    let support = of("when { context has user && context.user in UserGroup::\"login/support\" }");
+    let claims = of("when { context.claims.hasTag(\"team\") }");
+    for text in [&support, &claims] {
+        assert_eq!(asked(text, &Given::default()), [""; 0], "{text}");
+    }
+    let nobody = of("unless { context has user }");
+    assert_eq!(
+        asked(&nobody, &Given::default()),
+        [
+            "GET external/stripe:80 *undeclared Conditional permit p0:  denied where it has an identity handle, and so a user of whom \
+             nothing is known where it leaves the mesh"
+        ]
+    );
+    let without = Given { made_for: Some(OnBehalfOf::Nobody), ..Given::default() };
+    assert_eq!(asked(&nobody, &without), ["GET external/stripe:80 *undeclared Always"]);
+}
+
+#[test]
+fn what_holds_of_labels_and_roles_stands_beside_conditions_that_ask_for_them() {
+    let engine = engine(&[
+        "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\") when { context.headers.hasTag(\"x-team\") && \
+         principal.hasTag(\"team\") && context.headers.getTag(\"x-team\").contains(principal.getTag(\"team\")) };",
+        "forbid(principal, action == Action::\"GET\", resource in Service::\"orders\") when { (principal in Role::\"clerks\") != \
+         context.headers.hasTag(\"x-clerk\") };",
+    ]);
+    let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
+    let held = |caller: &str| {
+        let asker = Asker { caller: peer(caller), is_representative: false };
+        let prospects = engine.survey(8080, get(&path), &Given::default()).unwrap().of(&asker);
+        let [one] = &prospects[..] else { panic!("{prospects:?}") };
+        let held = |clauses: &[Clause]| clauses.iter().flat_map(|one| one.held.clone()).collect::<Vec<_>>();
+        (held(&one.permits), held(&one.forbids))
+    };
+    let of = |text: &str| vec![text.to_owned()];
+    let clerk = of("the caller is in role clerks");
+    assert_eq!(held("web"), (of("team of the caller is \"checkout\""), clerk.clone()));
+    assert_eq!(held("cart"), (of("team of the caller is \"stock\""), clerk));
+    assert_eq!(held("orders").1, of("nobody is in role clerks"));
 }

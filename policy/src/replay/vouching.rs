@@ -1,18 +1,19 @@
-//! What bears on a call before policies are asked: who vouches for callers and users, and what agents reach and gather. Of a
-//! recorded call it is not known by which key its caller or its user was found to be who they are, nor whether it had a user at all,
+//! What bears on a call before policies are asked: whether it comes, what the listener takes, who vouches for callers and users, and
+//! what agents reach and gather. Of a recorded call it is not known by which key its caller or its user was found to be who they are, nor whether it had a user at all,
 //! nor which host it went to: where a draft changes that, it may not even come to policies.
 
 use std::collections::BTreeSet;
 
 use hauberk_identity::{Name, TrustDomain};
 
-use super::{Pair, RecordedFlow};
+use super::{Pair, RecordedFlow, Undecidable};
 use crate::compile::Engine;
 use crate::decision::Caller;
 use crate::fields::is_spelling_of;
+use crate::scope::{ObsText, PortScope, Protocol};
 use crate::vocabulary::Action;
 
-/// What a draft changes of who vouches for callers and users.
+/// What a draft changes of what comes, and of who vouches for callers and users.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vouching {
     /// Of users.
@@ -23,6 +24,8 @@ pub struct Vouching {
     pub reaches_less: bool,
     /// The header fields that hold users' tokens in the draft alone, in lower case: policies are told of them no longer.
     pub token_fields: BTreeSet<String>,
+    /// The ports at which a service is served no longer.
+    pub not_called: BTreeSet<u16>,
 }
 
 /// What becomes of the issuers of users' tokens.
@@ -38,9 +41,37 @@ pub enum Issuers {
 }
 
 impl Pair<'_> {
+    /// Why such a call may not come to policies as it did: where it is let through by them, that proves nothing.
+    pub(super) fn doubts(&self, flow: &RecordedFlow) -> Option<Undecidable> {
+        if self.vouching.not_called.contains(&flow.port) {
+            return Some(Undecidable::NotCalled);
+        }
+        if !self.is_one_world && self.listens_otherwise(flow.port) {
+            return Some(Undecidable::ListenerChanges);
+        }
+        self.are_vouched_for_otherwise(flow).then_some(Undecidable::FactsNotRecorded)
+    }
+
+    /// Whether a listener may refuse what it took. Of no call it is recorded whether a field that no policy reads held bytes beyond
+    /// ASCII, nor in which version of HTTP it came.
+    fn listens_otherwise(&self, number: u16) -> bool {
+        let (Some(now), Some(draft)) = (port(self.now, number), port(self.draft, number)) else {
+            // Whatever is asked of a port that is not there is denied.
+            return false;
+        };
+        let speaks_otherwise = match (now.protocol, draft.protocol) {
+            // HTTP/2 is taken there too.
+            (Protocol::Http2, Protocol::Http) => false,
+            (now, draft) => now != draft,
+        };
+        speaks_otherwise
+            || draft.protocol != Protocol::Tcp
+                && (now.obs_text, draft.obs_text) == (ObsText::Forward, ObsText::Reject)
+    }
+
     /// Whether such a call may be refused, or be for somebody else, before policies are asked.
-    pub(super) fn are_vouched_for_otherwise(&self, flow: &RecordedFlow) -> bool {
-        let Vouching { issuers, other_bundles, reaches_less, token_fields } = self.vouching;
+    fn are_vouched_for_otherwise(&self, flow: &RecordedFlow) -> bool {
+        let Vouching { issuers, other_bundles, reaches_less, token_fields, not_called: _ } = self.vouching;
         if *reaches_less || flow.action != Action::Connect && self.read_any(token_fields) {
             return true;
         }
@@ -71,7 +102,10 @@ impl Pair<'_> {
 }
 
 /// Whose tokens are taken at a port; none where nobody looks for any.
-fn taken(engine: &Engine, port: u16) -> Option<&[Name]> {
-    let port = engine.scope().ports.iter().find(|own| own.number == port)?;
-    port.users.as_ref().map(|users| &*users.issuers)
+fn taken(engine: &Engine, number: u16) -> Option<&[Name]> {
+    port(engine, number)?.users.as_ref().map(|users| &*users.issuers)
+}
+
+fn port(engine: &Engine, number: u16) -> Option<&PortScope> {
+    engine.scope().ports.iter().find(|own| own.number == number)
 }

@@ -53,12 +53,35 @@ pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wi
         audit_verdict: audit_verdict.into(),
         ..known
     };
+    let no_policies = match policies.is_empty() && !asks_policies(&decided.reason) {
+        true => wire::NoPolicies::NotAsked,
+        false => wire::NoPolicies::Unspecified,
+    };
     wire::DecisionDetail {
+        no_policies: no_policies.into(),
         decision: Some(decided),
         policies: policies.iter().map(encode_policy_note).collect(),
         suggestion: suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
         for_users: for_users.iter().map(ToString::to_string).collect(),
     }
+}
+
+/// Whether policies were asked before a decision was made for this reason.
+pub fn asks_policies(reason: &str) -> bool {
+    let is_decided_before = |reason| {
+        matches!(
+            reason,
+            Reason::AmbiguousPath
+                | Reason::NoSuchPort
+                | Reason::NotAPrincipal
+                | Reason::UndeclaredRoute
+                | Reason::UserIssuerNotTaken
+                | Reason::UserMissing
+                | Reason::WrongProtocol
+        )
+    };
+    // What is no reason of policies was a reason to refuse before.
+    Reason::parse(reason).is_some_and(|reason| !is_decided_before(reason))
 }
 
 /// Whether a question that was asked again came out as it was decided. Grounds of another outcome explain nothing: what

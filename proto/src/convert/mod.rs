@@ -25,7 +25,7 @@ use prost_types::Timestamp;
 
 pub use decode::{decode_view, listener_port};
 pub use encode::{encode_node_view, encode_service_view};
-pub use explanation::{encode_explanation, encode_policy_note, explains};
+pub use explanation::{asks_policies, encode_explanation, encode_policy_note, explains};
 pub use flow::decode_flow;
 pub use question::{Circumstances, decode_circumstances, encode_header_lines, encode_on_behalf_of};
 pub use view::{

@@ -268,12 +268,14 @@ async fn what_is_in_audit_is_counted_since_it_last_changed() {
     let in_audit = would_deny::in_audit(&catalog, &trust_domain);
     assert_eq!(in_audit.len(), 2, "{in_audit:?}");
     let denials = &flows.would_denials;
-    denials.keep(&in_audit, NOW.minus(Duration::from_secs(60)));
+    // Calls were made long before, as an agent says whose clock is slow.
+    denials.keep(&in_audit, 7, NOW.plus(Duration::from_secs(60)));
     let would = |policies: &[&str], port, verdict: agent::Verdict| agent::FlowSummary {
         port,
         verdict: verdict.into(),
         audit_verdict: agent::Verdict::Deny.into(),
         audit_policies: policies.iter().map(|name| (*name).to_owned()).collect(),
+        epoch: 7,
         ..flow("web", vec![exemplar("/1", 3)])
     };
     let sent = vec![
@@ -297,15 +299,25 @@ async fn what_is_in_audit_is_counted_since_it_last_changed() {
     let again = Flows::load(&store).await.unwrap();
     assert_eq!(told(&again), told(&flows));
     // As it stands nothing begins anew; what has changed does, and what is enforced is not counted.
-    again.would_denials.keep(&in_audit, NOW);
+    again.would_denials.keep(&in_audit, 7, NOW);
     assert_eq!(told(&again), told(&flows));
     let mut changed = in_audit;
-    changed.insert(policy.clone(), "another/2".to_owned());
+    let of = |version: &str, revision| would_deny::Audited { version: version.to_owned(), revision };
+    changed.insert(policy.clone(), of("another/2/a", 12));
     changed.remove(&listener);
-    again.would_denials.keep(&changed, NOW.plus(Duration::from_secs(1)));
-    assert_eq!(told(&again), [(policy, 0, 0)]);
-    assert_eq!(count(&again, summaries(vec![would(&["watched"], 8080, agent::Verdict::Allow)])), 0);
-    assert_eq!(told(&again)[0].1, 0, "that was before it changed");
+    again.would_denials.keep(&changed, 7, NOW);
+    assert_eq!(told(&again), [(policy.clone(), 0, 0)]);
+    let counted = |revision| {
+        let flow = agent::FlowSummary { revision, ..would(&["watched"], 8080, agent::Verdict::Allow) };
+        assert_eq!(count(&again, summaries(vec![flow])), 0);
+        told(&again)[0].1
+    };
+    assert_eq!(counted(11), 0, "that was decided before it changed, whatever clocks say");
+    assert_eq!(counted(12), 3);
+    // It says what it said: agents go on with the views that they have.
+    changed.insert(policy, of("another/3/a", 13));
+    again.would_denials.keep(&changed, 7, NOW);
+    assert_eq!(counted(12), 3);
     let catalog = testing::catalog_of(&[testing::mesh("shop"), audited(forbid, "ENFORCE")]);
     assert_eq!(
         catalog.mesh("shop").unwrap().policies().next().map(|policy| policy.mode()),

@@ -10,7 +10,9 @@ use tonic::{Code, Status};
 
 use super::mesh::{self, Mesh, Somebody};
 use super::prospect::{Place, encode_prospect};
+use super::turned_away::TurnedAway;
 use crate::registry::Revision;
+use crate::revocation::Denylist;
 use crate::rpc::status;
 
 /// How many cells, which are callers times actions times routes, one call looks at.
@@ -88,25 +90,29 @@ pub(super) fn survey(
     mesh: &Mesh<'_>,
     places: &[mesh::Place<'_>],
     callers: &[Somebody],
+    denylist: &Denylist,
     wanted: &Wanted<'_>,
     from: Position,
 ) -> Result<Found<Prospect>, Status> {
     page(places.len(), callers.len(), from, |place, callers_of, budget| {
-        let Some(place) = places.get(place).copied() else { return Ok(Vec::new()) };
-        let engine = mesh.engine(place)?;
-        let (id, external) = named(mesh, place);
+        let Some(called) = places.get(place).copied() else { return Ok(Vec::new()) };
+        let engine = mesh.engine(called)?;
+        let (id, external) = named(mesh, called);
         let at = At { engine: &engine, node: &id, external };
         let surveys = at.surveys(wanted)?;
         let mut found = Vec::new();
         while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
+            let turned_away = TurnedAway::of(mesh, &caller.asker.caller, called, denylist);
             for (place, survey) in &surveys {
                 budget.cells = budget.cells.saturating_sub(survey.len());
                 for prospect in survey.of(&caller.asker) {
-                    if prospect.outlook == Outlook::Never && !wanted.include_never {
+                    let is_never = prospect.outlook == Outlook::Never || turned_away.is_some();
+                    if is_never && !wanted.include_never {
                         continue;
                     }
                     let is_others = caller.asker.is_representative;
-                    let prospect = encode_prospect(prospect, &caller.label, is_others, place);
+                    let mut prospect = encode_prospect(prospect, &caller.label, is_others, place);
+                    turned_away.iter().for_each(|why| why.settle_prospect(&mut prospect));
                     budget.bytes = budget.bytes.saturating_sub(prospect.encoded_len() + 8);
                     found.push(prospect);
                 }
@@ -206,7 +212,9 @@ fn are_alike(before: Option<&Prospect>, after: Option<&Prospect>) -> bool {
     }
     let conditions = |prospect: &Prospect| {
         let sorted = |clauses: &[hauberk_proto::admin::v1::Clause]| {
-            let mut all: Vec<_> = clauses.iter().map(|clause| clause.conditions.clone()).collect();
+            // The same condition is another one where it asks for a label that is.
+            let mut all: Vec<_> =
+                clauses.iter().map(|clause| (clause.conditions.clone(), clause.held.clone())).collect();
             all.sort();
             all.dedup();
             all
@@ -318,5 +326,62 @@ impl Position {
     /// The position as a token that holds for one revision.
     pub(super) fn token(self, revision: Revision) -> String {
         format!("{}.{}.{}", revision.0, self.node, self.caller)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::Catalog;
+    use crate::resources::testing::{catalog_of, labelled, listener, node, policy, role, shop, trust_domain};
+
+    #[test]
+    fn a_condition_on_a_label_that_changes_is_another_one() {
+        let of = |team: &str, clerks: &[&str]| -> Catalog {
+            let mut resources = shop();
+            resources[1] = labelled(node("web", [listener(8000, "http")]), &[("team", team)]);
+            resources.extend([
+                role("clerks", clerks, &[], &[]),
+                policy(
+                    "teams",
+                    "permit(principal == Node::\"web\", action == Action::\"POST\", resource in Node::\"orders\") when { \
+                     context.headers.hasTag(\"x-team\") && principal.hasTag(\"team\") && \
+                     context.headers.getTag(\"x-team\").contains(principal.getTag(\"team\")) };",
+                ),
+                policy(
+                    "clerks",
+                    "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Node::\"orders\") when { \
+                     (principal in Role::\"clerks\") == context.headers.hasTag(\"x-clerk\") };",
+                ),
+            ]);
+            resources.remove(4);
+            catalog_of(&resources)
+        };
+        let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
+        let held = |prospect: Option<Prospect>| prospect.unwrap().permits[0].held.join(", ");
+        let compare = |before: &Catalog, after: &Catalog| {
+            let [before, after] = [before, after].map(|catalog| Mesh::of(catalog, &domain, &shop).unwrap());
+            let found = differences(Some(&before), &after, Position::default()).unwrap().found;
+            let of_orders = found.into_iter().filter(|one| one.after.as_ref().unwrap().port == 8080);
+            of_orders
+                .map(|Difference { before, after }| {
+                    let action = after.as_ref().unwrap().action.clone();
+                    (action, held(before), held(after))
+                })
+                .collect::<Vec<_>>()
+        };
+        let told = |action: &str, before: &str, after: &str| {
+            vec![(action.to_owned(), before.to_owned(), after.to_owned())]
+        };
+        let before = of("checkout", &["web"]);
+        assert_eq!(compare(&before, &of("checkout", &["web"])), []);
+        assert_eq!(
+            compare(&before, &of("stock", &["web"])),
+            told("POST", "team of the caller is \"checkout\"", "team of the caller is \"stock\"")
+        );
+        assert_eq!(
+            compare(&before, &of("checkout", &[])),
+            told("GET", "the caller is in role clerks", "nobody is in role clerks")
+        );
     }
 }

@@ -12,6 +12,8 @@ use tonic::Status;
 use super::circumstances::{Circumstances, gathered, on_behalf_of};
 use super::mesh::{self, Called, Mesh, Somebody, numbers};
 use super::prospect::{Place, encode_prospect};
+use super::turned_away::TurnedAway;
+use crate::revocation::Denylist;
 use crate::rpc::status;
 
 /// A question with what it is asked of.
@@ -48,7 +50,17 @@ impl<'a, 'm> Check<'a, 'm> {
         Ok(Self { mesh, request, caller, called, port, protocol, circumstances, engine, gathered })
     }
 
-    /// Answers it, the revision left out.
+    /// The same where agents turn away whoever is on this list, and whom else they do not let in.
+    pub(super) fn answer_of(&self, denylist: &Denylist) -> Result<CheckResponse, Status> {
+        let mut answer = self.answer()?;
+        let turned_away = TurnedAway::of(self.mesh, &self.caller.asker.caller, self.called.place, denylist);
+        if let Some(turned_away) = turned_away {
+            turned_away.settle(&mut answer);
+        }
+        Ok(answer)
+    }
+
+    /// Answers it by policies alone, the revision left out.
     pub(super) fn answer(&self) -> Result<CheckResponse, Status> {
         let CheckRequest { method, path, .. } = self.request;
         let refused = |field, problem: &str| Err(status::bad_field(field, problem));
@@ -78,6 +90,9 @@ impl<'a, 'm> Check<'a, 'm> {
                 let prospects = self.prospects(&[None], Paths::Exactly(&rpc))?;
                 let shown = rpc.path().trim_start_matches('/').to_owned();
                 Ok(self.respond(self.explain(attempt), shown, prospects))
+            }
+            Protocol::Http | Protocol::Http2 if method == "CONNECT" => {
+                refused("method", "a port for requests takes no tunnels: agents answer CONNECT with 405")
             }
             Protocol::Http | Protocol::Http2 => {
                 let upgrade = method == Action::Upgrade.as_str();

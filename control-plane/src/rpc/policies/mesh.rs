@@ -18,7 +18,7 @@ pub(super) const ANONYMOUS: &str = "anonymous";
 pub(super) struct Mesh<'a> {
     pub(super) name: &'a Name,
     pub(super) resources: &'a MeshCatalog,
-    catalog: &'a Catalog,
+    pub(super) catalog: &'a Catalog,
     pub(super) trust_domain: &'a TrustDomain,
     views: MeshViews<'a>,
     /// Those that were asked for before.

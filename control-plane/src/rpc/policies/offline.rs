@@ -58,11 +58,61 @@ fn try_answer(question: &[u8], now: UnixMillis) -> Result<TestResponse, Status> 
 
 #[cfg(test)]
 mod tests {
-    use hauberk_proto::admin::v1::CheckRequest;
+    use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect};
+    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
 
     use super::*;
     use crate::resources::MAX_BATCH;
-    use crate::resources::testing::{permit, shop};
+    use crate::resources::testing::{issuer, permit, policy, resource, shop};
+
+    /// What is told of these questions about these resources: the outlooks, or why there is no answer.
+    fn asked(
+        resources: Vec<hauberk_proto::mesh::v1::Resource>,
+        questions: Vec<CheckRequest>,
+    ) -> Vec<Result<Vec<Outlook>, String>> {
+        let test = Some(TestRequest { resources, questions });
+        let asked = OfflineTest { trust_domain: "shop.example".to_owned(), test };
+        let told = answer(&asked.encode_to_vec(), UnixMillis(1_800_000_000_000));
+        let told = OfflineAnswer::decode(&told[..]).unwrap();
+        let answers = told.answer.unwrap_or_else(|| panic!("{}", told.message)).answers;
+        let outlooks = |answer: CheckResponse| answer.prospects.iter().map(Prospect::outlook).collect();
+        answers.into_iter().map(|one| one.answer.map(outlooks).ok_or(one.problem)).collect()
+    }
+
+    #[test]
+    fn nobody_is_asked_about_as_the_user_of_what_leaves_the_mesh() {
+        let ports = vec![ExternalPort { port: Some(80), protocol: "http".to_owned() }];
+        let spec = ExternalServiceSpec {
+            hosts: vec!["api.example".to_owned()],
+            ports,
+            ..ExternalServiceSpec::default()
+        };
+        let mut resources = shop();
+        resources.extend([
+            issuer("login", |_| {}),
+            resource("shop", "stripe", Spec::ExternalService(spec)),
+            policy(
+                "support",
+                "permit(principal is Node, action == Action::\"GET\", resource in External::\"stripe\") when { context has user };",
+            ),
+        ]);
+        let ask = |user: &str| CheckRequest {
+            mesh: "shop".to_owned(),
+            caller: "web".to_owned(),
+            target: "external/stripe".to_owned(),
+            method: "GET".to_owned(),
+            path: "/v1".to_owned(),
+            user: user.to_owned(),
+            ..CheckRequest::default()
+        };
+        let claimed = CheckRequest { claims: "{}".to_owned(), ..ask("") };
+        let told = asked(resources, vec![ask(""), ask("alice@login"), claimed]);
+        assert_eq!(told[0], Ok(vec![Outlook::Never]));
+        for (told, field) in told[1..].iter().zip(["user", "claims"]) {
+            let why = format!("{field}: agents do not look for whom a call is made that leaves the mesh");
+            assert!(told.as_ref().is_err_and(|problem| problem.starts_with(&why)), "{told:?}");
+        }
+    }
 
     #[test]
     fn more_resources_are_tested_than_are_changed_at_once() {

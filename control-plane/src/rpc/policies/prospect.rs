@@ -42,6 +42,7 @@ pub(super) fn encode_prospect(
         let clause = |clause: policy::Clause| Clause {
             policy: clause.policy.to_string(),
             conditions: clause.conditions,
+            held: clause.held,
         };
         clauses.into_iter().map(clause).collect()
     };

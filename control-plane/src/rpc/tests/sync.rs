@@ -213,7 +213,8 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     assert!(detail.suggestion.starts_with("hauberk allow intruder orders"), "{}", detail.suggestion);
     let asked = ExplainRequest { decision_id: odd.id.clone() };
     let detail = policies.explain(asked).await.unwrap().into_inner().decision.unwrap();
-    assert_eq!(detail, DecisionDetail { decision: Some(odd), ..DecisionDetail::default() });
+    let no_policies = hauberk_proto::agent::v1::NoPolicies::Differs.into();
+    assert_eq!(detail, DecisionDetail { decision: Some(odd), no_policies, ..DecisionDetail::default() });
 
     for (id, code) in [("nonsense", Code::InvalidArgument), ("0000000000-1", Code::NotFound)] {
         let asked = ExplainRequest { decision_id: id.into() };

@@ -1,5 +1,7 @@
 //! Makes every name of a statement full, on Cedar's own syntax tree, and checks what the schema cannot.
 
+mod refused;
+
 use std::collections::BTreeSet;
 use std::slice::from_ref;
 
@@ -38,7 +40,7 @@ pub(crate) struct Flaw {
 
 /// Makes the names of `policy` full.
 pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, Vec<Flaw>> {
-    let mut walk = Walk { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() };
+    let mut walk = Walk::new(names);
     let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
     let mut tree = tree;
     walk.visit(&mut tree);
@@ -56,6 +58,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let flaws = std::mem::take(&mut reads.flaws);
     let of_fields = flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
     walk.flaws.extend(of_fields);
+    walk.check_consulted(&reads);
     if !walk.flaws.is_empty() {
         return Err(walk.flaws);
     }
@@ -72,8 +75,10 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
 
 /// What is wrong with the names in a statement's syntax tree, slots aside.
 pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
-    let mut walk = Walk { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() };
-    walk.visit(&mut tree.clone());
+    let mut walk = Walk::new(names);
+    let mut tree = tree.clone();
+    walk.visit(&mut tree);
+    walk.check_consulted(&Reads::of(&tree));
     walk.flaws
 }
 
@@ -89,6 +94,12 @@ struct Walk<'a> {
     /// What parts of the request are held against.
     texts: BTreeSet<(Compared, String)>,
     flaws: Vec<Flaw>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(names: &'a Namespace) -> Self {
+        Self { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() }
+    }
 }
 
 impl Walk<'_> {

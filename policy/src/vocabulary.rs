@@ -162,7 +162,7 @@ impl FromIterator<Action> for ActionSet {
 }
 
 /// The types of entities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Kind {
     TrustDomain,

@@ -102,7 +102,7 @@ impl Draft {
             let former = views.views.get(&key).map(|former| former.content.body());
             let slice = match (former, &policies) {
                 (Some(Body::Node(former)), Some(changes)) if former.scope == scope => {
-                    changes.apply_to(&former.policies, &scope, mesh.roles(), mesh.labels())
+                    changes.apply_to(&former.policies, &scope, mesh.known())
                 }
                 _ => mesh.slice(&scope),
             };

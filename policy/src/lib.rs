@@ -31,6 +31,7 @@ mod overlap;
 mod path;
 mod path_set;
 mod pattern;
+mod pattern_work;
 mod qualify;
 mod quick_hash;
 mod reads;

@@ -44,6 +44,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
     let mut tree = tree;
     walk.visit(&mut tree);
+    walk.check_following();
     let mut reads = Reads::of(&tree);
     let mention = |referent: fn(String) -> Referent, name: &str| Mention {
         referent: referent(name.to_owned()),
@@ -78,6 +79,7 @@ pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
     let mut walk = Walk::new(names);
     let mut tree = tree.clone();
     walk.visit(&mut tree);
+    walk.check_following();
     walk.check_consulted(&Reads::of(&tree));
     walk.flaws
 }
@@ -93,12 +95,14 @@ struct Walk<'a> {
     mentions: Vec<Mention>,
     /// What parts of the request are held against.
     texts: BTreeSet<(Compared, String)>,
+    /// How much follows the wildcards of its patterns.
+    following: usize,
     flaws: Vec<Flaw>,
 }
 
 impl<'a> Walk<'a> {
     fn new(names: &'a Namespace) -> Self {
-        Self { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() }
+        Self { names, mentions: Vec::new(), texts: BTreeSet::new(), following: 0, flaws: Vec::new() }
     }
 }
 
@@ -108,6 +112,7 @@ impl Walk<'_> {
             Value::Array(items) => items.iter_mut().for_each(|item| self.visit(item)),
             Value::Object(fields) => {
                 self.check_texts(fields);
+                self.check_pattern(fields);
                 self.check_label(fields);
                 for (key, value) in fields {
                     match key.as_str() {

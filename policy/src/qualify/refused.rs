@@ -1,6 +1,10 @@
-//! What conditions are refused for, though the schema takes them: questions that nobody can answer.
+//! What conditions are refused for, though the schema takes them: questions that nobody can answer, and patterns that make too much
+//! work.
+
+use serde_json::{Map, Value};
 
 use super::{Flaw, Walk};
+use crate::pattern_work::{PatternWork, following_problem};
 use crate::reads::Reads;
 use crate::vocabulary::Kind;
 
@@ -36,6 +40,28 @@ impl Walk<'_> {
                 }
             };
             self.flaws.push(Flaw { text, message, help });
+        }
+    }
+
+    /// Looks at a pattern by itself, and counts what it adds to those of the statement.
+    pub(super) fn check_pattern(&mut self, expression: &Map<String, Value>) {
+        let pattern = expression.get("like").and_then(|like| like.get("pattern")?.as_array());
+        let Some(pattern) = pattern else { return };
+        let work = PatternWork::of(pattern.iter().map(|part| part.get("Literal").and_then(Value::as_str)));
+        self.following = self.following.saturating_add(work.following);
+        if let Some(message) = work.problem() {
+            let help = "say what the text begins with or ends with, or write several texts out: \
+                        [\"/a\", \"/b\"].contains(context.path)";
+            self.flaws.push(Flaw { text: "like".to_owned(), message, help: help.to_owned() });
+        }
+    }
+
+    /// Looks at the patterns of a statement together.
+    pub(super) fn check_following(&mut self) {
+        if let Some(message) = following_problem(self.following) {
+            let help =
+                "shorten what follows the wildcards, compare whole texts by ==, or split the statement";
+            self.flaws.push(Flaw { text: "like".to_owned(), message, help: help.to_owned() });
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::circumstances::Wanted;
 use crate::compiled::{Compiled, compile_statements};
 use crate::decision::Reason;
 use crate::facts::{self, PortResources, Resource, Said, entities, resources};
+use crate::named::NamedPort;
+use crate::names::port_id;
 use crate::path::EscapedSlashes;
 use crate::reads::{Fact, FactSet};
 use crate::route::RouteTable;
@@ -154,6 +156,14 @@ pub enum CompileError {
         /// The label.
         label: String,
     },
+    /// A statement asks what a port, or a route, of another node is or is in, and it was not given.
+    #[error("policy {name:?} asks about {port}, of which nothing is known")]
+    UnknownPort {
+        /// The statement.
+        name: String,
+        /// The port or route, as policies write it with full names.
+        port: String,
+    },
     /// The node's own entities could not be built.
     #[error("the node's resources do not fit the schema: {0}")]
     Facts(String),
@@ -187,7 +197,13 @@ impl Engine {
                 return Err(CompileError::Duplicate(label.name.clone()));
             }
         }
-        let said = Said::new(&slice.roles, &slice.labels, &names);
+        let mut listed = HashSet::new();
+        for NamedPort { node, number, .. } in &slice.ports {
+            if !listed.insert((node, number)) {
+                return Err(CompileError::Duplicate(port_id(node, *number)));
+            }
+        }
+        let said = Said::new(slice.known(), &names);
         let (resources, by_port) = resources(&scope, &said);
         let reads_calls = resources.iter().any(|own| own.actions.intersects(ActionSet::READING_CALL));
         let policies =
@@ -203,6 +219,12 @@ impl Engine {
                 let (name, label) = (compiled.name.to_string(), label.to_string());
                 return Err(CompileError::UnknownLabel { name, label });
             }
+            let of_others: Vec<_> =
+                compiled.ports.iter().filter(|port| scope.node() != Some(port.node())).cloned().collect();
+            if let Some(port) = said.lacks(&of_others) {
+                let (name, port) = (compiled.name.to_string(), port.in_words());
+                return Err(CompileError::UnknownPort { name, port });
+            }
         }
         let resources: Vec<_> =
             resources.into_iter().map(|resource| govern(resource, &policies, &scope)).collect();
@@ -211,9 +233,12 @@ impl Engine {
         let named = policies.iter().flat_map(|compiled| &compiled.reads.principals);
         let named = named.filter_map(|(kind, id)| Some((*kind, SpiffeId::parse(id).ok()?)));
         let named: Option<Vec<_>> = named.map(|(kind, id)| facts::named(kind, &id, &said)).collect();
+        let consulted = policies.iter().flat_map(|compiled| &compiled.reads.consulted);
+        let of_mesh: Vec<_> =
+            consulted.filter_map(|(kind, id)| facts::named_of_mesh(*kind, id, &scope.mesh)).collect();
         let unmade = || CompileError::Facts("one of them cannot be made".to_owned());
         let entities = entities(&scope, &said).zip(named).ok_or_else(unmade)?;
-        let entities: Vec<_> = entities.0.into_iter().chain(entities.1).collect();
+        let entities: Vec<_> = entities.0.into_iter().chain(entities.1).chain(of_mesh).collect();
         let in_world = |world: &World, entities| {
             Entities::from_entities(entities, Some(&world.schema))
                 .map_err(|error| CompileError::Facts(error.to_string()))

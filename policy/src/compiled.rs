@@ -14,6 +14,7 @@ use crate::compile::CompileError;
 use crate::document::Mode;
 use crate::evaluation::Evaluation;
 use crate::facts::{Principal, Resource};
+use crate::named::PortRead;
 use crate::outcomes::condition_of;
 use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
@@ -37,6 +38,8 @@ pub(crate) struct Compiled {
     /// All entities that it mentions.
     pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
+    /// The ports and routes that its conditions ask about.
+    pub(crate) ports: Vec<PortRead>,
     pub(crate) evaluation: Evaluation,
     /// Its conditions, where the request alone bears on them.
     pub(crate) condition: Option<Arc<str>>,
@@ -112,6 +115,8 @@ impl Compiled {
         if let Some(flaw) = reads.flaws.first() {
             return Err(invalid(format!("{}: {}", flaw.text, flaw.message)));
         }
+        let unreadable = || invalid("a port or route that it names is none of a node".to_owned());
+        let ports = PortRead::all(&reads).ok_or_else(unreadable)?;
         let literals = policy.entity_literals();
         let roles = literals.iter().filter(|uid| Kind::of(uid) == Some(Kind::Role)).cloned().collect();
         Ok(Self {
@@ -125,6 +130,7 @@ impl Compiled {
             literals,
             headers: reads.headers.iter().map(|name| Arc::from(&**name)).collect(),
             reads,
+            ports,
             evaluation,
             condition,
             is_conditional,
@@ -174,6 +180,7 @@ impl Compiled {
             literals,
             headers: Box::default(),
             reads: Reads::default(),
+            ports: Vec::new(),
             evaluation: Evaluation::always(),
             condition: None,
             is_conditional: false,

@@ -17,6 +17,7 @@ use miette::Diagnostic;
 use crate::compiled::permits;
 use crate::decision::Effect;
 use crate::labels::LabelsRead;
+use crate::named::NamedReads;
 use crate::names::{Namespace, Referent};
 use crate::qualify::{Flaw, Mention, Qualified, qualify};
 use crate::reads::FactSet;
@@ -75,6 +76,7 @@ pub(crate) struct Statement {
     pub(crate) roles: Vec<Name>,
     /// Where it reads any.
     pub(crate) labels: Option<LabelsRead>,
+    pub(crate) named: NamedReads,
     pub(crate) reads: FactSet,
 }
 
@@ -316,8 +318,8 @@ impl Reader<'_> {
                     });
                     let roles = roles.collect();
                     let labels = (!reads.labels.is_empty()).then(|| LabelsRead::of(&full, &reads));
-                    let reads = reads.facts;
-                    statements.push(Statement { name, policy: full, text, roles, labels, reads });
+                    let (named, reads) = (NamedReads::of(&reads), reads.facts);
+                    statements.push(Statement { name, policy: full, text, roles, labels, named, reads });
                 }
                 Err(flaws) => self.report_flaws(extent, flaws),
             }

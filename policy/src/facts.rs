@@ -1,13 +1,14 @@
 //! What is known of a node beforehand, as Cedar entities: its ports and routes and what they belong to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use cedar_policy::{Entity, EntityUid, RestrictedExpression};
 use hauberk_identity::{IdentityKind, Name, SpiffeId};
 
+use crate::named::{Known, NamedPort, PortRead, port_entity, route_entity};
 use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
 use crate::route::UNDECLARED;
-use crate::scope::{MethodAccess, NodeLabel, NodeScope, Place, Protocol, RoleMembers};
+use crate::scope::{MethodAccess, NodeScope, Place, Protocol};
 use crate::vocabulary::{Action, ActionSet, Kind};
 
 /// Something that a request or stream can be for: a route, or a port.
@@ -32,17 +33,19 @@ pub(crate) struct PortResources {
     pub(crate) undeclared: usize,
 }
 
-/// What is said of callers: who is in which roles, and which labels nodes have.
+/// What is said of others than the node itself: who is in which roles, which labels nodes have, and what named ports are.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     roles: HashMap<SpiffeId, Vec<EntityUid>>,
     /// Names and values.
     labels: HashMap<SpiffeId, Vec<(String, String)>>,
+    ports: Vec<NamedPort>,
 }
 
 impl Said {
-    pub(crate) fn new(roles: &[RoleMembers], labels: &[NodeLabel], names: &Namespace) -> Self {
-        let mut said = Self::default();
+    pub(crate) fn new(known: Known<'_>, names: &Namespace) -> Self {
+        let Known { roles, labels, ports } = known;
+        let mut said = Self { ports: ports.to_vec(), ..Self::default() };
         for role in roles {
             let uid = Kind::Role.uid(names.role_id(&role.role));
             for member in &role.members {
@@ -56,6 +59,11 @@ impl Said {
             }
         }
         said
+    }
+
+    /// The first of these of which nothing is said, not even that it is not there.
+    pub(crate) fn lacks<'r>(&self, reads: &'r [PortRead]) -> Option<&'r PortRead> {
+        reads.iter().find(|read| !self.ports.iter().any(|port| read.is_of(port)))
     }
 
     fn roles_of(&self, id: &SpiffeId) -> impl Iterator<Item = EntityUid> {
@@ -153,26 +161,32 @@ pub(crate) fn entities(scope: &NodeScope, said: &Said) -> Option<Vec<Entity>> {
         let of: Vec<_> =
             port.services.iter().map(|service| Kind::Service.uid(names.service_id(service))).collect();
         services.extend(of.iter().cloned());
-        let number = RestrictedExpression::new_long(port.number.into());
-        let protocol = RestrictedExpression::new_string(port.protocol.as_str().to_owned());
-        let parents = of.into_iter().chain([owner_uid.clone()]).collect();
-        let attributes =
-            HashMap::from([("number".to_owned(), number.clone()), ("protocol".to_owned(), protocol)]);
-        entities.extend(Entity::new(uid.clone(), attributes, parents));
+        let within = of.into_iter().chain([owner_uid.clone()]);
+        entities.extend(port_entity(uid.clone(), port.number, port.protocol, within));
         let declared = port.routes.iter().map(|route| (route.template.as_str(), &*route.classes));
         for (template, classes) in declared.chain([(UNDECLARED, &[][..])]) {
-            let attributes = HashMap::from([
-                ("template".to_owned(), RestrictedExpression::new_string(template.to_owned())),
-                ("port".to_owned(), number.clone()),
-            ]);
             let route = Kind::Route.uid(route_id(&owner, port.number, template));
-            let parents = in_classes(classes, &names).chain([uid.clone()]).collect();
-            entities.extend(Entity::new(route, attributes, parents));
+            entities.extend(route_entity(route, template, port.number, classes, &uid, &names));
         }
     }
     let of_mesh = HashSet::from([mesh]);
     entities.extend(services.into_iter().map(|service| Entity::new_no_attrs(service, of_mesh.clone())));
+    // Of its own the node knows itself.
+    let others = said.ports.iter().filter(|port| scope.node() != Some(&port.node));
+    for port in others.clone() {
+        entities.extend(port.entities(&names));
+    }
+    let owners: BTreeSet<&SpiffeId> = others.map(|port| &port.node).collect();
+    for owner in owners {
+        entities.push(named(Kind::Node, owner, said)?);
+    }
     Some(entities)
+}
+
+/// A service or external service that conditions name: what it is in is told by its name alone.
+pub(crate) fn named_of_mesh(kind: Kind, id: &str, mesh: &Name) -> Option<Entity> {
+    let parents = HashSet::from([Kind::Mesh.uid(mesh)]);
+    matches!(kind, Kind::Service | Kind::External).then(|| Entity::new_no_attrs(kind.uid(id), parents))
 }
 
 /// A principal that conditions name: what it is in, and how it is labelled, is known, whoever calls.

@@ -123,12 +123,13 @@ pub fn labels_needed(
 mod tests {
     use super::*;
     use crate::testing::{documents, labels, name, orders, roles};
-    use crate::{Engine, Mode, PolicyIndex};
+    use crate::{Engine, Known, Mode, PolicyIndex};
 
     /// What travels to `orders` with this policy, such as `team: cart web`.
     fn travels(text: &str) -> Vec<String> {
         let documents = documents(&[(Mode::Enforce, text)]);
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles(), &labels());
+        let slice = PolicyIndex::new(&name("shop"), &documents)
+            .slice(&orders(), Known { roles: &roles(), labels: &labels(), ..Known::default() });
         assert!(Engine::compile(orders(), &slice, None).is_ok(), "{text}");
         let short = |id: &SpiffeId| id.as_str().rsplit('/').next().unwrap().to_owned();
         let told = slice.labels.iter().map(|label| {
@@ -170,7 +171,7 @@ mod tests {
     fn a_label_that_is_read_and_not_there_does_not_compile() {
         let text = "permit(principal is Node, action, resource) unless { principal.hasTag(\"suspect\") };";
         let documents = documents(&[(Mode::Enforce, text)]);
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &[], &[]);
+        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), Known::default());
         let error = Engine::compile(orders(), &slice, None).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -4,6 +4,7 @@ use std::fmt::{self, Write};
 
 use crate::grant::GrantError;
 use crate::path_set::{Glob, Step};
+use crate::pattern_work::{PatternWork, following_problem};
 use crate::qualify::why_not_part_of_canonical;
 
 /// A pattern of canonical paths: literal, except that `*` stands for any characters, **slashes included**, none too.
@@ -41,6 +42,13 @@ impl PathPattern {
         pieces.extend(Self::literal_piece(&mut literal));
         if pieces.is_empty() {
             return Err(bad("it is empty".to_owned()));
+        }
+        let work = PatternWork::of(pieces.iter().map(|piece| match piece {
+            Piece::Literal(literal) => Some(literal.as_str()),
+            Piece::Wildcard => None,
+        }));
+        if let Some(problem) = work.problem().or_else(|| following_problem(work.following)) {
+            return Err(bad(problem));
         }
         for (index, piece) in pieces.iter().enumerate() {
             if let Piece::Literal(literal) = piece

@@ -1,5 +1,7 @@
 //! Makes every name of a statement full, on Cedar's own syntax tree, and checks what the schema cannot.
 
+mod refused;
+
 use std::collections::BTreeSet;
 use std::slice::from_ref;
 
@@ -38,10 +40,11 @@ pub(crate) struct Flaw {
 
 /// Makes the names of `policy` full.
 pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, Vec<Flaw>> {
-    let mut walk = Walk { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() };
+    let mut walk = Walk::new(names);
     let tree = policy.to_json().map_err(|error| vec![Flaw::of_all(error)])?;
     let mut tree = tree;
     walk.visit(&mut tree);
+    walk.check_following();
     let mut reads = Reads::of(&tree);
     let mention = |referent: fn(String) -> Referent, name: &str| Mention {
         referent: referent(name.to_owned()),
@@ -56,6 +59,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     let flaws = std::mem::take(&mut reads.flaws);
     let of_fields = flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
     walk.flaws.extend(of_fields);
+    walk.check_consulted(&reads);
     if !walk.flaws.is_empty() {
         return Err(walk.flaws);
     }
@@ -72,8 +76,11 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
 
 /// What is wrong with the names in a statement's syntax tree, slots aside.
 pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
-    let mut walk = Walk { names, mentions: Vec::new(), texts: BTreeSet::new(), flaws: Vec::new() };
-    walk.visit(&mut tree.clone());
+    let mut walk = Walk::new(names);
+    let mut tree = tree.clone();
+    walk.visit(&mut tree);
+    walk.check_following();
+    walk.check_consulted(&Reads::of(&tree));
     walk.flaws
 }
 
@@ -88,7 +95,15 @@ struct Walk<'a> {
     mentions: Vec<Mention>,
     /// What parts of the request are held against.
     texts: BTreeSet<(Compared, String)>,
+    /// How much follows the wildcards of its patterns.
+    following: usize,
     flaws: Vec<Flaw>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(names: &'a Namespace) -> Self {
+        Self { names, mentions: Vec::new(), texts: BTreeSet::new(), following: 0, flaws: Vec::new() }
+    }
 }
 
 impl Walk<'_> {
@@ -97,6 +112,7 @@ impl Walk<'_> {
             Value::Array(items) => items.iter_mut().for_each(|item| self.visit(item)),
             Value::Object(fields) => {
                 self.check_texts(fields);
+                self.check_pattern(fields);
                 self.check_label(fields);
                 for (key, value) in fields {
                     match key.as_str() {

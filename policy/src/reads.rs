@@ -1,6 +1,8 @@
 //! Which facts of the context a statement reads: only those are gathered, and what reads none of those that change is
 //! remembered.
 
+mod consulted;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -165,6 +167,8 @@ pub(crate) struct Reads {
     pub(crate) principals: Vec<(Kind, Box<str>)>,
     /// The roles and data classes that they name, with their full ids.
     pub(crate) groups: BTreeSet<(Kind, Box<str>)>,
+    /// The entities that they name and ask what these are, or what these are in.
+    pub(crate) consulted: BTreeSet<(Kind, Box<str>)>,
     /// Why what it does with header fields, claims or labels cannot be supported.
     pub(crate) flaws: Vec<FieldFlaw>,
 }
@@ -182,7 +186,7 @@ impl Reads {
     /// Finds every mention of the context in a statement's syntax tree. One that is not a plain `context.x` or
     /// `context has x` reads all of it.
     pub(crate) fn of(tree: &Value) -> Self {
-        let mut found = Self::default();
+        let mut found = Self { consulted: consulted::consulted(tree), ..Self::default() };
         found.visit(tree);
         found
     }
@@ -427,7 +431,7 @@ mod tests {
             ("context.headers.hasTag(\"x-tenant\")", &[Headers]),
             ("context has user && context.user in UserGroup::\"login/support\"", &[User]),
             ("context has user.scopes && context.user.scopes.contains(\"a\")", &[User]),
-            ("User::\"login/alice\" in UserGroup::\"login/support\"", &[User]),
+            ("[User::\"login/alice\"].contains(User::\"login/bob\")", &[User]),
             ("context.claims.hasTag(\"a\") && context has claims", &[Claims]),
             ("context.actors == [Node::\"web\"]", &[Actors]),
             (

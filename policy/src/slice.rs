@@ -9,6 +9,7 @@ use crate::compiled::permits;
 use crate::document::{Mode, PolicyDocument, Statement};
 use crate::facts::{Resource, Said, resources};
 use crate::labels::labels_needed;
+use crate::named::{Known, NamedPort, ports_needed};
 use crate::reads::{Fact, FactSet, Reads};
 use crate::scope::{NodeLabel, NodeScope, RoleMembers};
 use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
@@ -49,6 +50,15 @@ pub struct PolicySlice {
     pub roles: Vec<RoleMembers>,
     /// The labels of nodes that those statements read, ordered by name.
     pub labels: Vec<NodeLabel>,
+    /// The ports of other nodes that those statements ask about, ordered by node and number.
+    pub ports: Vec<NamedPort>,
+}
+
+impl PolicySlice {
+    /// What it tells of the mesh besides policies.
+    pub fn known(&self) -> Known<'_> {
+        Known { roles: &self.roles, labels: &self.labels, ports: &self.ports }
+    }
 }
 
 /// One statement of a policy.
@@ -81,6 +91,16 @@ impl SlicedPolicy {
     /// Whether it reads labels of nodes; also where the text cannot be read itself.
     pub fn reads_labels(&self) -> bool {
         self.text.contains("Tag(") && self.read().is_none_or(|reads| !reads.labels.is_empty())
+    }
+
+    /// Whether it asks of services, ports or routes that it names what these are or are in; also where the text cannot be read
+    /// itself.
+    pub fn asks_of_named_resources(&self) -> bool {
+        // Most have no conditions that name any, and need no parsing. What a scope names holds no condition.
+        let start = ["when", "unless"].iter().filter_map(|word| self.text.find(word)).min();
+        let conditions = start.and_then(|start| self.text.get(start..)).unwrap_or_default();
+        ["Service::", "External::", "Port::", "Route::"].iter().any(|kind| conditions.contains(kind))
+            && self.read().is_none_or(|reads| reads.asks_of_named_resources())
     }
 
     fn read(&self) -> Option<Reads> {
@@ -122,21 +142,22 @@ impl<'a> PolicyIndex<'a> {
     }
 
     /// What the node of `scope` needs: every statement whose scope some request to the node can match, and the
-    /// members of the roles that those mention, and the labels that they read. Empty for a node of another mesh.
+    /// members of the roles that those mention, the labels that they read, and the ports of other nodes that they ask about. Empty
+    /// for a node of another mesh.
     ///
-    /// A role that is mentioned but not among `roles` is left out, and so is a label that is read but not among `labels`: the slice
-    /// then does not compile.
-    pub fn slice(&self, scope: &NodeScope, roles: &[RoleMembers], labels: &[NodeLabel]) -> PolicySlice {
+    /// What is mentioned but not `known` is left out: the slice then does not compile.
+    pub fn slice(&self, scope: &NodeScope, known: Known<'_>) -> PolicySlice {
         if scope.mesh != *self.mesh {
             return PolicySlice::default();
         }
         // Of its resources only the node's own roles are asked for.
         let own = scope.node().into_iter().flat_map(|node| {
-            let of_node = roles.iter().filter(|role| role.members.contains(node));
+            let of_node = known.roles.iter().filter(|role| role.members.contains(node));
             of_node.map(|role| RoleMembers { role: role.role.clone(), members: vec![node.clone()] })
         });
         let own: Vec<RoleMembers> = own.collect();
-        let (resources, _) = resources(scope, &Said::new(&own, &[], &scope.names()));
+        let (resources, _) =
+            resources(scope, &Said::new(Known { roles: &own, ..Known::default() }, &scope.names()));
         let mut chosen: BTreeSet<usize> = BTreeSet::new();
         for resource in &resources {
             let named = resource.within.iter().filter_map(|uid| self.by_resource.get(uid)).flatten();
@@ -147,7 +168,7 @@ impl<'a> PolicyIndex<'a> {
             }));
         }
         let chosen = chosen.into_iter().filter_map(|index| self.entries.get(index));
-        cut(&chosen.collect::<Vec<_>>(), None, roles, labels)
+        cut(&chosen.collect::<Vec<_>>(), None, scope.node(), known)
     }
 }
 
@@ -183,31 +204,32 @@ impl<'a> EgressIndex<'a> {
     }
 
     /// All of it, for whichever node calls.
-    pub fn of_all(&self, roles: &[RoleMembers], labels: &[NodeLabel]) -> PolicySlice {
-        cut(&self.entries.iter().collect::<Vec<_>>(), None, roles, labels)
+    pub fn of_all(&self, known: Known<'_>) -> PolicySlice {
+        cut(&self.entries.iter().collect::<Vec<_>>(), None, None, known)
     }
 
     /// What the agents of `node` need of it: every statement but those that are about another caller by name, and the members of
-    /// the roles that these mention, and its own and named nodes' labels that they read.
-    pub fn slice(&self, node: &SpiffeId, roles: &[RoleMembers], labels: &[NodeLabel]) -> PolicySlice {
+    /// the roles that these mention, its own and named nodes' labels that they read, and the ports that they ask about.
+    pub fn slice(&self, node: &SpiffeId, known: Known<'_>) -> PolicySlice {
         let own = Kind::Node.uid(node);
         let is_meant = |entry: &&Entry<'_>| match entry.statement.policy.principal_constraint() {
             PrincipalConstraint::Eq(uid) => uid == own,
             PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => kind == *own.type_name(),
             PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
         };
-        cut(&self.entries.iter().filter(is_meant).collect::<Vec<_>>(), Some(node), roles, labels)
+        cut(&self.entries.iter().filter(is_meant).collect::<Vec<_>>(), Some(node), None, known)
     }
 }
 
-/// These statements as they travel, with the roles that they mention and the labels that they read: of `caller` where nobody
-/// else calls.
+/// These statements as they travel, with the roles that they mention, the labels that they read, of `caller` where nobody
+/// else calls, and the ports that they ask about, but for those of `own`.
 fn cut(
     chosen: &[&Entry<'_>],
     caller: Option<&SpiffeId>,
-    roles: &[RoleMembers],
-    labels: &[NodeLabel],
+    own: Option<&SpiffeId>,
+    known: Known<'_>,
 ) -> PolicySlice {
+    let Known { roles, labels, ports } = known;
     let mentioned: BTreeSet<&Name> = chosen.iter().flat_map(|entry| &entry.statement.roles).collect();
     let mut slice = PolicySlice {
         policies: chosen
@@ -225,6 +247,7 @@ fn cut(
             roles,
             labels,
         ),
+        ports: ports_needed(chosen.iter().flat_map(|entry| &entry.statement.named.ports), own, ports),
     };
     slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
     slice.roles.sort_by(|one, other| one.role.cmp(&other.role));

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 
 use crate::{
-    Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, EscapedSlashes, Gathered, Mode, Moment,
-    NodeLabel, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem, PortScope,
-    Protocol, Question, RoleMembers, RouteTemplate, Tls, Undeclared,
+    Attempt, Authorization, Caller, CanonicalPath, Decision, Engine, EscapedSlashes, Gathered, Known, Mode,
+    Moment, NodeLabel, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicyProblem,
+    PortScope, Protocol, Question, RoleMembers, RouteTemplate, Tls, Undeclared,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -95,7 +95,8 @@ pub(crate) fn labels() -> Vec<NodeLabel> {
 
 pub(crate) fn engine_for(scope: NodeScope, texts: &[(Mode, &str)]) -> Engine {
     let documents = documents(texts);
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles(), &labels());
+    let slice = PolicyIndex::new(&name("shop"), &documents)
+        .slice(&scope, Known { roles: &roles(), labels: &labels(), ..Known::default() });
     Engine::compile(scope, &slice, None).unwrap()
 }
 

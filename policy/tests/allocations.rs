@@ -12,8 +12,8 @@ use std::cell::Cell;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Allowance, Attempt, Authorization, Caller, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode, Moment,
-    NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate,
+    Allowance, Attempt, Authorization, Caller, CanonicalPath, Engine, EscapedSlashes, Gathered, Known, Mode,
+    Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate,
     Undeclared,
 };
 
@@ -72,7 +72,7 @@ fn engine(routes: &[String], text: &str) -> Engine {
             obs_text: ObsText::Reject,
         }],
     };
-    let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[], &[]);
+    let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, Known::default());
     Engine::compile(scope, &slice, None).unwrap()
 }
 

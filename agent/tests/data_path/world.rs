@@ -15,8 +15,8 @@ use hauberk_agent::outbound::{Outbound, TcpService};
 use hauberk_agent::state::StoredTrust;
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
 use hauberk_policy::{
-    Authorization, Engine, EscapedSlashes, Mode, NodeScope, ObsText, Place, PolicyDocument, PolicyIndex,
-    PortScope, Protocol, Undeclared,
+    Authorization, Engine, EscapedSlashes, Known, Mode, NodeScope, ObsText, Place, PolicyDocument,
+    PolicyIndex, PortScope, Protocol, Undeclared,
 };
 use hauberk_proto::agent::v1::Trust;
 use hauberk_proto::convert::Discovery;
@@ -242,7 +242,7 @@ impl World {
                 PolicyDocument::parse(self.mesh.clone(), &self.domain, policy, Mode::Enforce, text).unwrap()
             })
             .collect();
-        let slice = PolicyIndex::new(&self.mesh, &documents).slice(&scope, &[], &[]);
+        let slice = PolicyIndex::new(&self.mesh, &documents).slice(&scope, Known::default());
         let ports = scope.ports.iter().map(|port| Port {
             number: port.number,
             protocol: port.protocol,

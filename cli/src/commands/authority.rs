@@ -2,6 +2,7 @@
 
 mod upstream;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hauberk_proto::admin::v1 as api;
@@ -127,11 +128,12 @@ async fn until_settled(session: &Session, timeout: Duration) -> Result<(), Comma
         Ok(answer) => answer?.into_inner(),
         Err(_) => return Err(CommandError::failed("the control plane did not answer in time")),
     };
-    let mut last = None;
+    let (mut last, mut told) = (None, BTreeSet::new());
     let outcome = loop {
         match timeout_at(deadline, stream.message()).await {
             Ok(Ok(Some(state))) if state.done => break Ok(state),
             Ok(Ok(Some(state))) => {
+                wait::tell_obstructed(&state.laggards, &mut told);
                 output::progress(state.settled, state.concerned, &said(&state));
                 last = Some(state);
             }
@@ -154,11 +156,7 @@ async fn until_settled(session: &Session, timeout: Duration) -> Result<(), Comma
 }
 
 fn said(state: &api::WaitForAuthoritiesResponse) -> String {
-    let first = state
-        .laggards
-        .first()
-        .map(|laggard| format!("; waiting for {}", output::printable(&laggard.spiffe_id)))
-        .unwrap_or_default();
+    let first = wait::waiting_for(&state.laggards);
     format!("{} of {} trust and hold what they should{first}", state.settled, state.concerned)
 }
 
@@ -197,6 +195,33 @@ fn number(kind: AuthorityKind) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_waited_for_in_vain_is_named_with_the_reason() {
+        let late = |node: &str, reason: &str, obstructed| api::Laggard {
+            instance_id: format!("{node}1"),
+            spiffe_id: format!("spiffe://shop.local/mesh/shop/node/{node}"),
+            reason: reason.to_owned(),
+            obstructed,
+            fix: "delete it".to_owned(),
+            ..api::Laggard::default()
+        };
+        let why = "its view cannot be compiled: the stored policy p is not accepted";
+        let laggards = vec![late("web", "not connected", false), late("orders", why, true)];
+        let state =
+            api::WaitForAuthoritiesResponse { concerned: 3, settled: 1, laggards, ..Default::default() };
+        let CommandError::Failed(message, help) = super::laggards(Some(state), Duration::from_secs(5)) else {
+            panic!("it has failed");
+        };
+        assert_eq!(
+            message,
+            format!(
+                "after 5s, 1 of 3 trust and hold what they should; waiting for \
+                 spiffe://shop.local/mesh/shop/node/orders: {why}"
+            )
+        );
+        assert_eq!(help, ["web1: delete it", "orders1: delete it"]);
+    }
 
     #[test]
     fn what_does_not_apply_is_a_dash() {

@@ -1,5 +1,6 @@
 //! `hauberk wait`: until every live instance concerned enforces a revision.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hauberk_proto::admin::v1::{Laggard, WaitRequest, WaitResponse};
@@ -43,7 +44,7 @@ pub(crate) async fn until_enforced(
         Ok(answer) => answer?.into_inner(),
         Err(_) => return Err(CommandError::failed("the control plane did not answer in time")),
     };
-    let mut last: Option<WaitResponse> = None;
+    let (mut last, mut told): (Option<WaitResponse>, _) = (None, BTreeSet::new());
     loop {
         match timeout_at(deadline, stream.message()).await {
             Ok(Ok(Some(state))) if state.done => {
@@ -58,16 +59,13 @@ pub(crate) async fn until_enforced(
                 return Ok(());
             }
             Ok(Ok(Some(state))) => {
-                let first = state
-                    .laggards
-                    .first()
-                    .map(|laggard| format!("; waiting for {}", output::printable(&laggard.spiffe_id)));
+                tell_obstructed(&state.laggards, &mut told);
                 let said = format!(
                     "revision {}: {} of {} enforce it{}",
                     state.revision,
                     state.enforced,
                     state.concerned,
-                    first.unwrap_or_default()
+                    waiting_for(&state.laggards)
                 );
                 output::progress(state.enforced, state.concerned, &said);
                 last = Some(state);
@@ -119,14 +117,36 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     );
     CommandError::Failed(
         format!(
-            "after {}, {} of {} enforce revision {}",
+            "after {}, {} of {} enforce revision {}{}",
             times::short(timeout),
             state.enforced,
             instances(state.concerned),
-            state.revision
+            state.revision,
+            waiting_for(&state.laggards)
         ),
         help,
     )
+}
+
+/// Says at once of whom no waiting helps: their views cannot be made as the configuration is. `told`: of whom it was said.
+pub(crate) fn tell_obstructed(laggards: &[Laggard], told: &mut BTreeSet<String>) {
+    for laggard in laggards.iter().filter(|laggard| laggard.obstructed) {
+        if told.len() < MOST_ADVISED && told.insert(laggard.instance_id.clone()) {
+            output::end_progress();
+            let Laggard { instance_id, spiffe_id, reason, fix, .. } = laggard;
+            let warning = format!("{instance_id} of {spiffe_id}: {reason}; {fix}");
+            output::note(format_args!("{} {}", "warning:".yellow().bold(), output::printable(&warning)));
+        }
+    }
+}
+
+/// For whom is waited: one for whom waiting does not help, with the reason, before any other; nothing where nobody is late.
+pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
+    let first = laggards.iter().find(|laggard| laggard.obstructed).or(laggards.first());
+    let Some(laggard) = first else { return String::new() };
+    let Laggard { spiffe_id, reason, .. } = laggard;
+    let reason = if laggard.obstructed { format!(": {reason}") } else { String::new() };
+    format!("; waiting for {}", output::printable(&format!("{spiffe_id}{reason}")))
 }
 
 /// What to do about the first of those who are late.

@@ -49,11 +49,24 @@ pub struct CompiledView {
     pub audit_ports: Vec<u16>,
 }
 
+/// Which views could not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unmade {
+    /// None of the mesh.
+    All,
+    /// That of a node or gateway.
+    OfNode(SpiffeId),
+    /// That of a service.
+    OfService(Name),
+}
+
 /// A view that could not be made from the configuration. The former one stays in force, if there is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileFinding {
     /// The mesh.
     pub mesh: Name,
+    /// Which of its views.
+    pub unmade: Unmade,
     /// What could not be made, and why.
     pub summary: String,
     /// What to do about it.

@@ -12,7 +12,7 @@ use hauberk_proto::convert::Body;
 use hauberk_tls::signing::ViewSigner;
 
 use super::checked::Checked;
-use super::compilation::{Compilation, CompileFinding, CompiledView};
+use super::compilation::{Compilation, CompileFinding, CompiledView, Unmade};
 use super::content::Content;
 use super::policy_changes::PolicyChanges;
 use super::view::MeshViews;
@@ -88,7 +88,7 @@ impl Draft {
             // What cannot be read might be a forbid: everything stays as it was.
             for (kind, resource, reason) in unreadable {
                 let summary = format!("the stored {} {resource} is not accepted: {reason}", kind.noun());
-                self.report(name, summary, "apply it again, corrected, or delete it");
+                self.report(name, Unmade::All, summary, "apply it again, corrected, or delete it");
             }
             return;
         }
@@ -102,7 +102,7 @@ impl Draft {
             let former = views.views.get(&key).map(|former| former.content.body());
             let slice = match (former, &policies) {
                 (Some(Body::Node(former)), Some(changes)) if former.scope == scope => {
-                    changes.apply_to(&former.policies, &scope, mesh.roles(), mesh.labels())
+                    changes.apply_to(&former.policies, &scope, mesh.known())
                 }
                 _ => mesh.slice(&scope),
             };
@@ -116,11 +116,17 @@ impl Draft {
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;
             }
+            let unmade = unmade(&key, &body);
             match Content::new(trust_domain, name, uid, body, &mut checked) {
                 Ok(content) => self.changed.push((key, Arc::new(content))),
                 Err(error) => {
                     tracing::error!(event = "view_compile_failed", view = %key, %error, "the former view stays in force");
-                    self.report(name, format!("the view of {key} cannot be made: {error}"), error.fix());
+                    self.report(
+                        name,
+                        unmade,
+                        format!("the view of {key} cannot be made: {error}"),
+                        error.fix(),
+                    );
                 }
             }
         }
@@ -129,9 +135,17 @@ impl Draft {
         self.removed.extend(views.of_mesh(name).filter(is_gone).cloned());
     }
 
-    fn report(&mut self, mesh: &Name, summary: String, fix: &str) {
-        let finding = CompileFinding { mesh: mesh.clone(), summary, fix: fix.to_owned() };
+    fn report(&mut self, mesh: &Name, unmade: Unmade, summary: String, fix: &str) {
+        let finding = CompileFinding { mesh: mesh.clone(), unmade, summary, fix: fix.to_owned() };
         self.findings.entry(mesh.clone()).or_default().push(finding);
+    }
+}
+
+/// Which view it is that was to have this body.
+fn unmade(key: &ViewKey, body: &Body) -> Unmade {
+    match body {
+        Body::Node(node) => node.scope.node().cloned().map_or(Unmade::All, Unmade::OfNode),
+        Body::Service(_) => Unmade::OfService(key.name.clone()),
     }
 }
 
@@ -166,7 +180,8 @@ impl Views {
                     tracing::error!(event = "view_compile_failed", view = %key, %error, "it could not be signed");
                     let summary = format!("the view of {key} could not be signed: {error}");
                     let fix = "restart the control plane; its log says more".to_owned();
-                    let finding = CompileFinding { mesh: key.mesh.clone(), summary, fix };
+                    let unmade = unmade(&key, content.body());
+                    let finding = CompileFinding { mesh: key.mesh.clone(), unmade, summary, fix };
                     findings.entry(key.mesh).or_default().push(finding);
                 }
             }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
-use hauberk_policy::{NodeLabel, PolicyDocument, PolicySlice};
+use hauberk_policy::{NamedListener, NamedPort, NodeLabel, PolicyDocument, PolicySlice};
 use hauberk_proto::convert::{NodeView, encode_node_view};
 use prost::Message;
 
@@ -70,7 +70,7 @@ pub(crate) fn oversized<'a>(
         let views = MeshViews::new(trust_domain, mesh, after.mesh(mesh.as_str())?);
         let resources = after.mesh(mesh.as_str())?;
         // Where even a node that all of it concerns has room, nothing is made.
-        let of_all = of_policies(resources) + of_roles(&views) + of_labels(&views);
+        let of_all = of_policies(resources) + of_roles(&views) + of_labels(&views) + of_ports(&views);
         let former = before.mesh(mesh.as_str());
         let statements = of_every_node(resources);
         if statements > MOST_OF_ALL && former.is_none_or(|former| statements > of_every_node(former)) {
@@ -122,6 +122,18 @@ fn of_roles(views: &MeshViews<'_>) -> usize {
         members.iter().map(|member| member.as_str().len() + ENVELOPE).sum()
     };
     views.roles().iter().map(|known| known.role.as_str().len() + ENVELOPE + role(&known.members)).sum()
+}
+
+fn of_ports(views: &MeshViews<'_>) -> usize {
+    let names = |names: &[Name]| -> usize { names.iter().map(|name| name.as_str().len() + ENVELOPE).sum() };
+    let listener = |listener: &NamedListener| -> usize {
+        let route = |(template, classes): (&String, &Vec<Name>)| template.len() + ENVELOPE + names(classes);
+        2 * ENVELOPE + names(&listener.services) + listener.routes.iter().map(route).sum::<usize>()
+    };
+    let port = |port: &NamedPort| {
+        port.node.as_str().len() + 2 * ENVELOPE + port.listener.as_ref().map(listener).unwrap_or_default()
+    };
+    views.ports().iter().map(port).sum()
 }
 
 fn of_labels(views: &MeshViews<'_>) -> usize {

@@ -14,7 +14,7 @@ pub mod view;
 mod view_records;
 mod workloads;
 
-pub use compilation::{Compilation, CompileFinding, CompiledView};
+pub use compilation::{Compilation, CompileFinding, CompiledView, Unmade};
 pub use compiler::start;
 pub use fit::Oversized;
 pub(crate) use fit::oversized;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use hauberk_identity::Name;
 use hauberk_policy::{
-    BOUNDARY, LabelsRead, NodeLabel, NodeScope, PolicyDocument, PolicyIndex, PolicySlice, RoleMembers,
-    SlicedPolicy, labels_needed,
+    BOUNDARY, Known, LabelsRead, NodeScope, PolicyDocument, PolicyIndex, PolicySlice, SlicedPolicy,
+    labels_needed, ports_needed,
 };
 
 use crate::resources::{Entry, Kind, MeshCatalog};
@@ -47,16 +47,10 @@ impl<'a> PolicyChanges<'a> {
         Some(changes)
     }
 
-    /// The slice of a node that had the slice `former` with the same scope, of policies that mention these roles and read these
-    /// labels.
-    pub(super) fn apply_to(
-        &self,
-        former: &PolicySlice,
-        scope: &NodeScope,
-        roles: &[RoleMembers],
-        labels: &[NodeLabel],
-    ) -> PolicySlice {
-        let mut slice = self.come.as_ref().map(|index| index.slice(scope, roles, labels)).unwrap_or_default();
+    /// The slice of a node that had the slice `former` with the same scope, of policies that ask for this.
+    pub(super) fn apply_to(&self, former: &PolicySlice, scope: &NodeScope, known: Known<'_>) -> PolicySlice {
+        let Known { roles, labels, ports } = known;
+        let mut slice = self.come.as_ref().map(|index| index.slice(scope, known)).unwrap_or_default();
         let is_kept = |policy: &&SlicedPolicy| !self.gone.contains(document_of(&policy.name));
         slice.policies.extend(former.policies.iter().filter(is_kept).cloned());
         slice.policies.sort_by(|one, other| one.name.cmp(&other.name));
@@ -72,6 +66,14 @@ impl<'a> PolicyChanges<'a> {
                 .filter_map(|policy| self.document(&policy.name)?.labels_of(&policy.name))
                 .collect();
             slice.labels = labels_needed(&reads, None, roles, labels);
+        }
+        if !ports.is_empty() {
+            let reads = slice.policies.iter().flat_map(|policy| {
+                self.document(&policy.name)
+                    .map(|document| document.ports_read_by(&policy.name))
+                    .unwrap_or_default()
+            });
+            slice.ports = ports_needed(reads, scope.node(), ports);
         }
         slice
     }

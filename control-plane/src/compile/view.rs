@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{
-    DeclaredRoute, EgressIndex, Mode, NodeLabel, NodeScope, Place, PolicyIndex, PolicySlice, PortScope,
-    Reference, Referent, RoleMembers,
+    DeclaredRoute, EgressIndex, Known, Mode, NamedPort, NodeLabel, NodeScope, Place, PolicyIndex,
+    PolicySlice, PortScope, Reference, Referent, RoleMembers,
 };
 use hauberk_proto::convert::{
     Egress, External, FederatedBundle, JwtIssuer, NodeView, ServicePort, ServiceView, Target, features,
@@ -31,6 +31,8 @@ pub struct MeshViews<'a> {
     roles: OnceCell<Vec<RoleMembers>>,
     /// Those that policies read, with all nodes of the mesh that have them.
     labels: OnceCell<Vec<NodeLabel>>,
+    /// Those that policies ask about, with their routes of which they do.
+    ports: OnceCell<Vec<NamedPort>>,
     /// The services of each node, by the node's name.
     provided: Provided<'a>,
     /// External services, and the policies about calls of them. Made at its first use.
@@ -108,8 +110,8 @@ impl<'a> MeshViews<'a> {
     pub fn new(trust_domain: &'a TrustDomain, mesh: &'a Name, resources: &'a MeshCatalog) -> Self {
         let provided = Provided::of(resources);
         let (policies, roles, labels) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
-        let egress = OnceCell::new();
-        Self { trust_domain, mesh, resources, policies, roles, labels, provided, egress }
+        let (ports, egress) = (OnceCell::new(), OnceCell::new());
+        Self { trust_domain, mesh, resources, policies, roles, labels, ports, provided, egress }
     }
 
     /// The view of a node: its listeners with the services that they are, the policies that can concern it, and the
@@ -128,7 +130,12 @@ impl<'a> MeshViews<'a> {
     /// The policies that can concern a node.
     pub(super) fn slice(&self, scope: &NodeScope) -> PolicySlice {
         let index = self.policies.get_or_init(|| PolicyIndex::new(self.mesh, self.resources.policies()));
-        index.slice(scope, self.roles(), self.labels())
+        index.slice(scope, self.known())
+    }
+
+    /// What policies may ask for of the mesh.
+    pub(super) fn known(&self) -> Known<'_> {
+        Known { roles: self.roles(), labels: self.labels(), ports: self.ports() }
     }
 
     /// The roles that any policy mentions, in order, each with all its members.
@@ -162,6 +169,24 @@ impl<'a> MeshViews<'a> {
                     .collect(),
             };
             read.into_iter().map(of_nodes).collect()
+        })
+    }
+
+    /// The ports that any policy asks about, in order, with their routes of which one does.
+    pub(super) fn ports(&self) -> &[NamedPort] {
+        self.ports.get_or_init(|| {
+            let mut scopes: BTreeMap<SpiffeId, Option<NodeScope>> = BTreeMap::new();
+            let scope = |id: &SpiffeId| {
+                let (_, name) = id.mesh_and_node().filter(|(mesh, _)| mesh == self.mesh)?;
+                Some(self.scope(&name, self.resources.node_or_gateway(&name)?))
+            };
+            NamedPort::found(
+                self.resources.policies().flat_map(|policy| policy.ports_read()),
+                |id, number| {
+                    let found = scopes.entry(id.clone()).or_insert_with(|| scope(id));
+                    found.as_ref()?.ports.iter().find(|port| port.number == number).cloned()
+                },
+            )
         })
     }
 
@@ -210,7 +235,7 @@ impl<'a> MeshViews<'a> {
             return Egress::default();
         }
         let (externals, index) = self.egress_index();
-        Egress { externals: externals.clone(), policies: index.slice(node, self.roles(), self.labels()) }
+        Egress { externals: externals.clone(), policies: index.slice(node, self.known()) }
     }
 
     fn egress_index(&self) -> &(Vec<External>, EgressIndex<'a>) {
@@ -227,11 +252,7 @@ impl<'a> MeshViews<'a> {
     pub fn external(&self, name: &Name) -> Option<(&External, NodeScope, PolicySlice)> {
         let (externals, index) = self.egress_index();
         let external = externals.iter().find(|external| external.name == *name)?;
-        Some((
-            external,
-            external.scope(self.trust_domain, self.mesh),
-            index.of_all(self.roles(), self.labels()),
-        ))
+        Some((external, external.scope(self.trust_domain, self.mesh), index.of_all(self.known())))
     }
 
     /// The view of a service: its ports, and for each who serves it and how they are found.
@@ -319,6 +340,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let has_policies = resources.policies().next().is_some();
     let is_class = |reference: &Reference| matches!(reference.referent, Referent::DataClass(_));
     let reads_labels = resources.policies().any(|policy| policy.labels().next().is_some());
+    let asks_of_named = resources.policies().any(|policy| policy.asks_of_named_resources());
     let names_roles = resources.policies().any(|policy| policy.roles().next().is_some());
     let names_classes = resources.policies().flat_map(|policy| policy.references()).any(is_class);
     let has_externals = resources.externals().next().is_some();
@@ -336,6 +358,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         ages.then_some(features::MAX_VIEW_AGE),
         names_roles.then_some(features::ROLES),
         reads_labels.then_some(features::NODE_LABELS),
+        asks_of_named.then_some(features::NAMED_PORTS),
         names_classes.then_some(features::DATA_CLASSES),
         has_users.then_some(features::USERS),
         has_externals.then_some(features::EGRESS),

@@ -64,8 +64,15 @@ pub enum Lag {
     NotAcknowledged,
     /// The view is about to be pushed.
     NotPushed,
-    /// The control plane could not make the view.
+    /// The control plane has not made the view, or could not make all of the mesh's.
     NotCompiled,
+    /// The control plane cannot make its view, until the configuration is another.
+    Obstructed {
+        /// What cannot be made, and why.
+        why: String,
+        /// What to do about it.
+        fix: String,
+    },
     /// Its virtual node is gone, and it has not said that it denies everything.
     NotDismissed,
     /// Its virtual node does not exist, and nothing proves that it ever did: it is not told.
@@ -88,6 +95,7 @@ impl fmt::Display for Lag {
             Self::NotAcknowledged => f.write_str("pushed, not acknowledged"),
             Self::NotPushed => f.write_str("not pushed yet"),
             Self::NotCompiled => f.write_str("its view is not compiled"),
+            Self::Obstructed { why, .. } => write!(f, "its view cannot be compiled: {why}"),
             Self::NotDismissed => f.write_str(
                 "its virtual node or gateway was deleted, and it has not confirmed that it denies everything",
             ),

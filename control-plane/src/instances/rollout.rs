@@ -4,7 +4,7 @@ use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 
 use super::wanted::{self, Standing};
 use super::{Instance, Instances, Lag, ViewMark};
-use crate::compile::Compilation;
+use crate::compile::{Compilation, CompileFinding};
 use crate::revocation::Denylist;
 
 /// How many of the live instances concerned enforce a revision.
@@ -52,6 +52,34 @@ impl Instances {
         mesh: Option<&Name>,
         now: UnixMillis,
     ) -> Rollout {
+        let lag =
+            |instance: &Instance, denylist: &Denylist| instance.lag(compilation, denylist, revision, now);
+        self.count(compilation, revision, mesh, now, lag)
+    }
+
+    /// The live instances of `mesh` that do not act on what was in every view of it from `revision` on, such as the keys of issuers.
+    /// That another node's view could not be made does not matter to them.
+    pub fn without_views_of(
+        &self,
+        compilation: &Compilation,
+        revision: u64,
+        mesh: &Name,
+        now: UnixMillis,
+    ) -> Vec<Laggard> {
+        let lag = |instance: &Instance, denylist: &Denylist| {
+            instance.lag_of_own(compilation, denylist, revision, now)
+        };
+        self.count(compilation, revision, Some(mesh), now, lag).laggards
+    }
+
+    fn count(
+        &self,
+        compilation: &Compilation,
+        revision: u64,
+        mesh: Option<&Name>,
+        now: UnixMillis,
+        lag: impl Fn(&Instance, &Denylist) -> Option<Lag>,
+    ) -> Rollout {
         let state = self.lock();
         let compiled = compilation.revision >= revision;
         let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled };
@@ -61,7 +89,7 @@ impl Instances {
                     continue;
                 }
                 rollout.concerned += 1;
-                if let Some(lag) = instance.lag(compilation, &state.denylist, revision, now) {
+                if let Some(lag) = lag(instance, &state.denylist) {
                     rollout.laggards.push(Laggard {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
@@ -100,9 +128,45 @@ impl Instance {
         revision: u64,
         now: UnixMillis,
     ) -> Option<Lag> {
-        if compilation.revision < revision || !wanted::is_complete(compilation, &self.mesh) {
+        if compilation.revision < revision {
             return Some(Lag::NotCompiled);
         }
+        if let Some(finding) = wanted::obstacle(compilation, &self.mesh, &self.spiffe_id) {
+            return Some(obstructed(finding));
+        }
+        if !wanted::is_complete(compilation, &self.mesh) {
+            return Some(Lag::NotCompiled);
+        }
+        self.lag_of_views(compilation, denylist, revision, now)
+    }
+
+    /// Why its node's own view is not at `revision`, if it is not.
+    fn lag_of_own(
+        &self,
+        compilation: &Compilation,
+        denylist: &Denylist,
+        revision: u64,
+        now: UnixMillis,
+    ) -> Option<Lag> {
+        if compilation.revision < revision {
+            return Some(Lag::NotCompiled);
+        }
+        let Some(finding) = wanted::obstacle(compilation, &self.mesh, &self.spiffe_id) else {
+            return self.lag_of_views(compilation, denylist, revision, now);
+        };
+        // What stands instead may be of any time: only the number of what it holds tells.
+        let held = self.enforcement.in_force();
+        let is_enough = held.is_some_and(|held| held.epoch == compilation.epoch && held.revision >= revision);
+        (!is_enough).then(|| obstructed(finding))
+    }
+
+    fn lag_of_views(
+        &self,
+        compilation: &Compilation,
+        denylist: &Denylist,
+        revision: u64,
+        now: UnixMillis,
+    ) -> Option<Lag> {
         let standing = wanted::standing(compilation, &self.spiffe_id, self.node_uid.as_deref());
         let view = match standing {
             Standing::Here(view) => view,
@@ -134,4 +198,8 @@ impl Instance {
         // An instance that is away may be pushed nothing: say that rather than what it has not acknowledged.
         lag.map(|lag| if self.session.is_some() { lag } else { Lag::NotConnected })
     }
+}
+
+fn obstructed(finding: &CompileFinding) -> Lag {
+    Lag::Obstructed { why: finding.summary.clone(), fix: finding.fix.clone() }
 }

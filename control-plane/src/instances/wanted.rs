@@ -5,12 +5,27 @@ use std::sync::Arc;
 use hauberk_identity::{Name, SpiffeId};
 
 use super::ViewMark;
-use crate::compile::{Compilation, CompiledView};
+use crate::compile::{Compilation, CompileFinding, CompiledView, Unmade};
 
 /// Whether all views of a mesh are what the configuration says. Where one could not be made, the former ones stand, and
 /// nobody is said to enforce the configuration.
 pub(crate) fn is_complete(compilation: &Compilation, mesh: &Name) -> bool {
     compilation.findings.iter().all(|finding| finding.mesh != *mesh)
+}
+
+/// What keeps the view of a node or gateway from being what the configuration says, if anything does.
+pub(crate) fn obstacle<'a>(
+    compilation: &'a Compilation,
+    mesh: &Name,
+    spiffe_id: &SpiffeId,
+) -> Option<&'a CompileFinding> {
+    compilation.findings.iter().filter(|finding| finding.mesh == *mesh).find(|finding| {
+        match &finding.unmade {
+            Unmade::All => true,
+            Unmade::OfNode(node) => node == spiffe_id,
+            Unmade::OfService(_) => false,
+        }
+    })
 }
 
 /// What has become of an instance's virtual node.

@@ -23,7 +23,7 @@ use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
 use crate::server_certificate::ServerNames;
 
-pub use draft::Draft;
+pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft};
 
 /// The most resources of one change.
 pub const MAX_BATCH: usize = 1_000;
@@ -58,6 +58,9 @@ pub enum ChangeError {
     /// More bytes than one change may have.
     #[error("{0} bytes are too many for one change: at most {MAX_BATCH_BYTES}; split it")]
     TooLarge(usize),
+    /// More than is looked at without being applied.
+    #[error(transparent)]
+    DraftTooLarge(#[from] DraftTooLarge),
     /// The author's fault: everything that is wrong with it.
     #[error("{}", summary(.0))]
     Refused(Vec<Problem>),

@@ -37,8 +37,8 @@ mod web_endpoint;
 pub(crate) mod testing;
 
 pub use apply::{
-    Applied, Author, ChangeError, Draft, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed, Resources,
-    ResourcesParts,
+    Applied, Author, ChangeError, Draft, DraftTooLarge, MAX_BATCH, MAX_BATCH_BYTES, MAX_DRAFT,
+    MAX_DRAFT_BYTES, MissingFeature, Removed, Resources, ResourcesParts, check_draft,
 };
 pub use attest::{
     AttestEnrollment, ClusterSource, EvidenceSource, MOST_LABELS, Makes, NoRule, TokenVerifier,

@@ -176,9 +176,11 @@ fn laggard(laggard: &Laggard) -> Finding {
     let Laggard { instance, spiffe_id, lag, .. } = laggard;
     let summary = format!("instance {instance} of {spiffe_id}: {lag}");
     match lag {
-        Lag::Refused(_) | Lag::Ahead { .. } | Lag::NotCompiled | Lag::KnowsNoInstances { .. } => {
-            error(summary, fix_of(laggard))
-        }
+        Lag::Refused(_)
+        | Lag::Ahead { .. }
+        | Lag::NotCompiled
+        | Lag::Obstructed { .. }
+        | Lag::KnowsNoInstances { .. } => error(summary, fix_of(laggard)),
         Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed | Lag::NotDismissed | Lag::NodeUnknown => {
             warning(summary, fix_of(laggard))
         }
@@ -187,7 +189,7 @@ fn laggard(laggard: &Laggard) -> Finding {
 
 /// What to do about an instance that does not enforce a revision.
 pub(super) fn fix_of(laggard: &Laggard) -> String {
-    let fix = match laggard.lag {
+    let fix = match &laggard.lag {
         Lag::Refused(_) => "its log says more; it may need a newer agent",
         Lag::Ahead { .. } => {
             "the registry is older than what this agent has seen: put a later backup back, or stop the control plane and run \
@@ -195,6 +197,9 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
         }
         Lag::KnowsNoInstances { .. } => "update its agent",
         Lag::NotCompiled => "another finding of `hauberk check` says why; the former view stays in force",
+        Lag::Obstructed { fix, .. } => {
+            return format!("{fix}; until then the former view stays in force, with its keys");
+        }
         Lag::NotConnected => {
             return format!(
                 "start it again with its state directory, or wait: until its certificate expires at {} it may act on \

@@ -26,7 +26,7 @@ use super::{explain, status};
 use crate::app::ControlPlane;
 use crate::push::Push;
 use crate::resources::admit::{Rights, admit};
-use crate::resources::{Catalog, ChangeError, MAX_BATCH, MAX_BATCH_BYTES, Resources};
+use crate::resources::{Catalog, ChangeError, MAX_DRAFT_BYTES, Resources, check_draft};
 use cells::{Found, Position, Spoken, Wanted, differences, survey};
 use check::Check;
 use mesh::{Mesh, Somebody};
@@ -53,8 +53,8 @@ pub(super) fn service(
         push: Arc::clone(push),
         turns: Semaphore::new(AT_ONCE),
     })
-    // A draft has as much as a batch, and as in a batch one that is too large is told so in our words.
-    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
+    // Some more than a draft may have, so that one that is too large is told so in our words.
+    .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
 }
 
 pub(super) struct PoliciesService {
@@ -149,7 +149,7 @@ impl policies_server::Policies for PoliciesService {
         let (request, now) = (request.into_inner(), self.control.clock.now());
         self.answer(move |catalog, trust_domain| {
             let TestRequest { resources, questions } = &request;
-            check_count(resources)?;
+            check_size(resources)?;
             answer_all(catalog, trust_domain, resources, questions, now)
         })
         .await
@@ -160,7 +160,7 @@ impl policies_server::Policies for PoliciesService {
         self.answer(move |catalog, trust_domain| {
             let DiffRequest { resources, mesh, page_token } = &request;
             let name = mesh_name(mesh)?;
-            check_count(resources)?;
+            check_size(resources)?;
             let after = drafted(catalog, trust_domain, resources)?;
             let after = Mesh::of(&after, trust_domain, &name)?;
             let is_known = catalog.mesh(name.as_str()).is_some_and(|mesh| mesh.spec().is_some());
@@ -175,11 +175,9 @@ impl policies_server::Policies for PoliciesService {
     }
 }
 
-/// Refuses a draft that has more than a change may.
-fn check_count(resources: &[Resource]) -> Result<(), Status> {
-    let is_too_many = resources.len() > MAX_BATCH;
-    let refused = is_too_many.then(|| status::of_change(&ChangeError::TooMany(resources.len()), "resources"));
-    refused.map_or(Ok(()), Err)
+/// Refuses a draft that is too large.
+fn check_size(resources: &[Resource]) -> Result<(), Status> {
+    check_draft(resources).map_err(|error| status::of_change(&error.into(), "resources"))
 }
 
 /// All resources as they would be once these were applied, by somebody who may.

@@ -16,7 +16,7 @@ use super::status;
 use crate::app::ControlPlane;
 use crate::flows::{Auditing, Tally};
 use crate::push::Push;
-use crate::resources::{Catalog, MAX_BATCH_BYTES, MeshCatalog, Resources, did_you_mean};
+use crate::resources::{Catalog, MAX_DRAFT_BYTES, MeshCatalog, Resources, did_you_mean};
 use crate::simulate::{self, SimulateError, Simulation, Suggestion};
 
 /// How many are answered at once: each keeps a processor busy.
@@ -37,8 +37,8 @@ pub(super) fn service(
         push: Arc::clone(push),
         at_once: Arc::new(Semaphore::new(AT_ONCE)),
     })
-    // As much as may be applied, and some more, so that what is too large is told so in our words.
-    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
+    // Some more than a draft may have, so that one that is too large is told so in our words.
+    .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
 }
 
 pub(super) struct RecordService {

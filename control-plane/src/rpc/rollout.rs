@@ -159,5 +159,6 @@ pub(super) fn laggard(laggard: &instances::Laggard) -> Laggard {
         certificate_not_after: Some(message::timestamp(laggard.certificate_not_after)),
         acknowledged_revision: laggard.in_force.map_or(0, |view| view.revision),
         fix: findings::fix_of(laggard),
+        obstructed: matches!(laggard.lag, instances::Lag::Obstructed { .. }),
     }
 }

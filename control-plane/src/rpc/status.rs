@@ -109,7 +109,7 @@ pub fn missing(message: &str, hint: Option<String>) -> Status {
 /// Of a change of resources. `list` is the field of the request that holds them.
 pub fn of_change(error: &ChangeError, list: &str) -> Status {
     match error {
-        ChangeError::TooMany(_) | ChangeError::TooLarge(_) => {
+        ChangeError::TooMany(_) | ChangeError::TooLarge(_) | ChangeError::DraftTooLarge(_) => {
             refusal(Code::InvalidArgument, "BATCH_TOO_LARGE", error.to_string())
         }
         ChangeError::Refused(problems) => of_problems(problems, list, error.to_string()),

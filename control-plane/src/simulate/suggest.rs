@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::{
-    Attempt, Caller, CallerMemo, CompileError, Decision, EgressIndex, Engine, Fact, Mode, NodeScope, Peer,
-    Place, PolicyDocument, PolicyIndex, Reason, RecordedCall, RecordedFlow, Seen, UNDECLARED, Undecidable,
-    suggest as write,
+    Attempt, Caller, CallerMemo, CompileError, Decision, EgressIndex, Engine, Fact, Known, Mode, NodeScope,
+    Peer, Place, PolicyDocument, PolicyIndex, Reason, RecordedCall, RecordedFlow, Seen, UNDECLARED,
+    Undecidable, suggest as write,
 };
 use hauberk_proto::admin::v1::{PermitUse, Uncovered};
 use hauberk_proto::agent::v1 as agent;
@@ -128,8 +128,10 @@ pub fn suggest(
 /// The engine that enforces these, and nothing else, at a place.
 fn enforcing(scope: &NodeScope, documents: &[PolicyDocument]) -> Result<Engine, CompileError> {
     let slice = match &scope.place {
-        Place::Node(_) => PolicyIndex::new(&scope.mesh, documents).slice(scope, &[], &[]),
-        Place::External(_) => EgressIndex::new(std::slice::from_ref(scope), documents).of_all(&[], &[]),
+        Place::Node(_) => PolicyIndex::new(&scope.mesh, documents).slice(scope, Known::default()),
+        Place::External(_) => {
+            EgressIndex::new(std::slice::from_ref(scope), documents).of_all(Known::default())
+        }
     };
     Engine::compile(scope.clone(), &slice, None)
 }

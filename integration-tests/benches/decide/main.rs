@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
+    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Known, Mode,
     Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, Recalled,
     RouteTemplate, Tls, Undeclared,
 };
@@ -78,7 +78,7 @@ impl Bench {
                 obs_text: ObsText::Reject,
             }],
         };
-        let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);
+        let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, Known::default());
         let tls = Tls { version: "TLSv1.3".into(), group: "X25519MLKEM768".into() };
         let time = UnixMillis::from_secs(1_772_445_600);
         Self {

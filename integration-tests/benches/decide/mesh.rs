@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode,
+    Attempt, Authorization, Caller, CallerMemo, CanonicalPath, Engine, EscapedSlashes, Gathered, Known, Mode,
     Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol,
     RouteTemplate, Undeclared,
 };
@@ -142,6 +142,6 @@ fn view() -> (NodeScope, PolicySlice) {
         trust_domain,
         mesh: mesh.clone(),
     };
-    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);
+    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, Known::default());
     (scope, slice)
 }

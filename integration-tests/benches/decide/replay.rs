@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
-    Action, Authorization, Caller, Engine, EscapedSlashes, Gathered, Mode, Moment, NodeScope, ObsText, Peer,
-    Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay,
+    Action, Authorization, Caller, Engine, EscapedSlashes, Gathered, Known, Mode, Moment, NodeScope, ObsText,
+    Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RecordedCall, RecordedFlow, Replay,
     RouteTemplate, Tls, Undeclared, Vouching,
 };
 
@@ -86,7 +86,7 @@ fn engine(more: &[&str], former: Option<&Engine>) -> Engine {
             obs_text: ObsText::Reject,
         }],
     };
-    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, &[], &[]);
+    let slice = PolicyIndex::new(&mesh, &documents).slice(&scope, Known::default());
     Engine::compile(scope, &slice, former).unwrap()
 }
 

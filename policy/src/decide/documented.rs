@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::*;
 use crate::circumstances::Tls;
 use crate::document::Mode;
+use crate::named::Known;
 use crate::path::CanonicalPath;
 use crate::scope::NodeLabel;
 use crate::slice::PolicyIndex;
@@ -96,7 +97,8 @@ fn engine_of(cedar: &str, caller: &Caller, labels: &[(&str, &str)]) -> Engine {
     };
     let labels: Vec<NodeLabel> =
         documents[0].labels().collect::<BTreeSet<_>>().into_iter().map(label).collect();
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles(), &labels);
+    let slice = PolicyIndex::new(&name("shop"), &documents)
+        .slice(&orders(), Known { roles: &roles(), labels: &labels, ..Known::default() });
     Engine::compile(orders(), &slice, None).unwrap()
 }
 

@@ -15,6 +15,7 @@ use crate::circumstances::Moment;
 use crate::compile::CompileError;
 use crate::fields::PARSED;
 use crate::memo::{CallerMemo, MAX_PATHS_OF_CALLER, Recalled};
+use crate::named::Known;
 use crate::path::{CanonicalPath, EscapedSlashes};
 use crate::slice::PolicyIndex;
 use crate::tally::Counted;
@@ -363,7 +364,8 @@ fn what_is_taken_from_a_former_compilation_is_only_what_is_the_same() {
     let clerks = "permit(principal in Role::\"clerks\", action, resource);";
     let slice_of = |texts: &[(Mode, &str)]| {
         let documents = documents(texts);
-        PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &roles(), &[])
+        PolicyIndex::new(&name("shop"), &documents)
+            .slice(&orders(), Known { roles: &roles(), ..Known::default() })
     };
     let compile =
         |slice: &PolicySlice, former: Option<&Engine>| Engine::compile(orders(), slice, former).unwrap();
@@ -412,17 +414,23 @@ fn slices_hold_what_concerns_the_node() {
     let documents = documents(&texts.map(|text| (Mode::Enforce, text)));
     let mesh = name("shop");
     let index = PolicyIndex::new(&mesh, &documents);
-    let slice = index.slice(&orders(), &roles(), &[]);
+    let slice = index.slice(&orders(), Known { roles: &roles(), ..Known::default() });
     let names: Vec<_> = slice.policies.iter().map(|policy| policy.name.as_str()).collect();
     assert_eq!(names, ["p0", "p2", "p4", "p5", "p9"]);
     assert_eq!(slice.roles.iter().map(|role| role.role.as_str()).collect::<Vec<_>>(), ["clerks"]);
     let mut elsewhere = orders();
     elsewhere.mesh = name("bank");
-    assert_eq!(index.slice(&elsewhere, &roles(), &[]), PolicySlice::default());
+    assert_eq!(
+        index.slice(&elsewhere, Known { roles: &roles(), ..Known::default() }),
+        PolicySlice::default()
+    );
     let bank = name("bank");
-    assert_eq!(PolicyIndex::new(&bank, &documents).slice(&orders(), &[], &[]), PolicySlice::default());
+    assert_eq!(
+        PolicyIndex::new(&bank, &documents).slice(&orders(), Known::default()),
+        PolicySlice::default()
+    );
     // A role without members given makes the whole slice invalid, rather than a forbid on it silent.
-    let slice = index.slice(&orders(), &[], &[]);
+    let slice = index.slice(&orders(), Known::default());
     assert!(matches!(Engine::compile(orders(), &slice, None), Err(CompileError::UnknownRole { .. })));
 }
 

@@ -2,7 +2,7 @@ use hauberk_identity::{NodeName, SpiffeId};
 
 use super::*;
 use crate::testing::{ask, domain, name, node, orders, parse, peer};
-use crate::{Engine, PolicyIndex};
+use crate::{Engine, Known, PolicyIndex};
 
 fn full_text(text: &str) -> String {
     parse(text).unwrap_or_else(|problems| panic!("{problems:?}")).statements()[0].text.clone()
@@ -393,7 +393,7 @@ fn the_deepest_statement_that_is_accepted_does_not_overflow_the_stack() {
                 format!("forbid(principal, action, resource) when {{ {chain} ({open}{innermost}{close}) }};");
             let parse = move || {
                 let document = parse(&text)?;
-                let slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), &[], &[]);
+                let slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), Known::default());
                 let engine = Engine::compile(orders(), &slice, None).unwrap();
                 assert!(!ask(&engine, &peer("web"), 8080, "GET", "/").is_allowed());
                 Ok::<_, Vec<PolicyProblem>>(())

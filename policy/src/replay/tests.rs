@@ -11,7 +11,7 @@ use super::*;
 use crate::circumstances::Gathered;
 use crate::scope::{Authorization, MethodAccess, Protocol};
 use crate::testing::{HERE, NOW, documents, domain, foreign, name, orders, peer, roles};
-use crate::{HeaderLines, Mode, NodeLabel, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
+use crate::{HeaderLines, Known, Mode, NodeLabel, NodeScope, PolicyIndex, RouteTemplate, UserTokens};
 
 fn engines(now: &[&str], draft: &[&str]) -> (Engine, Engine) {
     engines_of(orders(), now, orders(), draft)
@@ -21,7 +21,8 @@ fn engines_of(scope: NodeScope, now: &[&str], draft_scope: NodeScope, draft: &[&
     let compile = |scope: NodeScope, texts: &[&str], former: Option<&Engine>| {
         let texts: Vec<_> = texts.iter().map(|text| (Mode::Enforce, *text)).collect();
         let documents = documents(&texts);
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles(), &[]);
+        let slice = PolicyIndex::new(&name("shop"), &documents)
+            .slice(&scope, Known { roles: &roles(), ..Known::default() });
         Engine::compile(scope, &slice, former).unwrap()
     };
     let now = compile(scope, now, None);
@@ -184,7 +185,8 @@ fn another_route_and_another_role_are_other_questions() {
     let documents = documents(&[(Mode::Enforce, by_role)]);
     let compile = |members: Vec<hauberk_identity::SpiffeId>| {
         let roles = [crate::RoleMembers { role: name("clerks"), members }];
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles, &[]);
+        let slice = PolicyIndex::new(&name("shop"), &documents)
+            .slice(&scope, Known { roles: &roles, ..Known::default() });
         Engine::compile(scope.clone(), &slice, None).unwrap()
     };
     let web = hauberk_identity::SpiffeId::node(&domain(), &name("shop"), &name("web"));
@@ -199,7 +201,8 @@ fn another_label_is_another_question() {
     let compile = |values: &[(&str, &str)]| {
         let values = values.iter().map(|(own, value)| (crate::testing::node(own), (*value).to_owned()));
         let label = NodeLabel { name: "team".to_owned(), values: values.collect() };
-        let slice = PolicyIndex::new(&name("shop"), &documents).slice(&orders(), &[], &[label]);
+        let slice = PolicyIndex::new(&name("shop"), &documents)
+            .slice(&orders(), Known { labels: &[label], ..Known::default() });
         Engine::compile(orders(), &slice, None).unwrap()
     };
     let get = |who: &str| flow(who, vec![call("GET", "/orders/1", 3)], 2);
@@ -215,6 +218,24 @@ fn another_label_is_another_question() {
     assert_eq!(becomes(&[("web", "checkout"), ("cart", "checkout")], "cart"), ["Allow p03", "Allow p02"]);
     // Somebody else's label is nothing to web.
     assert_eq!(becomes(&[("web", "checkout"), ("cart", "checkout")], "web"), [""; 0]);
+}
+
+#[test]
+fn another_service_of_a_named_port_is_another_question() {
+    let text = "permit(principal is Node, action, resource) when { Port::\"payments:80\" in Service::\"payments\" };";
+    let documents = documents(&[(Mode::Enforce, text)]);
+    let compile = |services: &[&str]| {
+        let listener = |_: &_, number| Some(crate::testing::port(number, Protocol::Http, services, &[]));
+        let ports =
+            crate::NamedPort::found(documents.iter().flat_map(|document| document.ports_read()), listener);
+        let slice = PolicyIndex::new(&name("shop"), &documents)
+            .slice(&orders(), Known { ports: &ports, ..Known::default() });
+        Engine::compile(orders(), &slice, None).unwrap()
+    };
+    let get = flow("web", vec![call("GET", "/orders/1", 3)], 2);
+    let becomes = |draft: &[&str]| told(&(compile(&["payments"]), compile(draft)), &get);
+    assert_eq!(becomes(&["other"]), [("Deny ".to_owned(), 3), ("Deny ".to_owned(), 2)]);
+    assert_eq!(becomes(&["payments", "other"]), []);
 }
 
 #[test]

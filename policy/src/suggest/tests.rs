@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{documents, name, orders, peer, question, request, roles};
-use crate::{CanonicalPath, Engine, Mode, PolicyIndex};
+use crate::{CanonicalPath, Engine, Known, Mode, PolicyIndex};
 
 fn seen(action: Action, port: u16, route: Option<&str>, method: &str, path: &str) -> Seen {
     Seen { port, action, route: route.map(str::to_owned), method: method.to_owned(), path: path.to_owned() }
@@ -21,7 +21,8 @@ fn engine(suggested: &Suggested) -> Engine {
         suggested.policies.iter().map(|policy| (Mode::Enforce, policy.cedar.as_str())).collect();
     let documents = documents(&texts);
     let scope = orders();
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, &roles(), &[]);
+    let slice = PolicyIndex::new(&name("shop"), &documents)
+        .slice(&scope, Known { roles: &roles(), ..Known::default() });
     Engine::compile(scope, &slice, None).unwrap()
 }
 
@@ -156,7 +157,8 @@ fn what_leaves_the_mesh_leaves_by_the_ports_that_were_seen_and_no_others() {
     let [policy] = &found.policies[..] else { panic!("{found:?}") };
     assert!(policy.name.starts_with("suggested-web-to-external-stripe"), "{}", policy.name);
     let documents = documents(&[(Mode::Enforce, &policy.cedar)]);
-    let slice = EgressIndex::new(std::slice::from_ref(&scope), &documents).slice(&node("web"), &[], &[]);
+    let slice =
+        EgressIndex::new(std::slice::from_ref(&scope), &documents).slice(&node("web"), Known::default());
     let engine = Engine::compile(scope, &slice, None).unwrap();
     for (caller, port, method, path, allowed) in [
         ("web", 80, "GET", "/v1/prices", true),

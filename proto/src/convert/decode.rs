@@ -16,7 +16,7 @@ use super::view::{
     Body, Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
     JwtIssuer, NodeView, ServicePort, ServiceView, Target, View,
 };
-use super::{ConvertError, labels};
+use super::{ConvertError, labels, named_ports};
 use crate::agent::v1 as wire;
 
 /// Reads an encoded `View`, as a `SignedView` carries it.
@@ -67,6 +67,7 @@ fn node_view(
         issuers,
         egress,
         labels,
+        named_ports,
     } = view;
     let node = self::spiffe_id("node.spiffe_id", &spiffe_id)?;
     let owner = match node.kind() {
@@ -93,7 +94,8 @@ fn node_view(
     let roles = each("node.roles", roles, role)?;
     distinct("node.roles", roles.iter().map(|role| role.role.as_str()))?;
     let labels = labels::decode("node.labels", labels, &scope)?;
-    let policies = PolicySlice { policies, roles, labels };
+    let named = named_ports::decode("node.named_ports", named_ports, &scope)?;
+    let policies = PolicySlice { policies, roles, labels, ports: named };
     let issuers = each("node.issuers", issuers, issuer)?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.name.as_str()))?;
     distinct("node.issuers", issuers.iter().map(|issuer| issuer.issuer.as_str()))?;
@@ -102,7 +104,7 @@ fn node_view(
 }
 
 fn egress(egress: wire::Egress, scope: &NodeScope) -> Result<Egress, ConvertError> {
-    let wire::Egress { externals, policies, roles, labels } = egress;
+    let wire::Egress { externals, policies, roles, labels, named_ports } = egress;
     let externals = each("node.egress.externals", externals, external)?;
     distinct("node.egress.externals", externals.iter().map(|external| external.name.as_str()))?;
     // A host of two would be decided by one of them alone.
@@ -113,7 +115,8 @@ fn egress(egress: wire::Egress, scope: &NodeScope) -> Result<Egress, ConvertErro
     let roles = each("node.egress.roles", roles, role)?;
     distinct("node.egress.roles", roles.iter().map(|role| role.role.as_str()))?;
     let labels = labels::decode("node.egress.labels", labels, scope)?;
-    Ok(Egress { externals, policies: PolicySlice { policies, roles, labels } })
+    let ports = named_ports::decode("node.egress.named_ports", named_ports, scope)?;
+    Ok(Egress { externals, policies: PolicySlice { policies, roles, labels, ports } })
 }
 
 fn external(field: &str, external: wire::External) -> Result<External, ConvertError> {
@@ -312,7 +315,7 @@ fn decode_dns(field: &str, dns: wire::Dns) -> Result<Dns, ConvertError> {
     Ok(Dns { hostname, all_addresses, ip_preference })
 }
 
-fn decode_protocol(field: &str, protocol: i32) -> Result<Protocol, ConvertError> {
+pub(super) fn decode_protocol(field: &str, protocol: i32) -> Result<Protocol, ConvertError> {
     match wire::Protocol::try_from(protocol) {
         Ok(wire::Protocol::Http) => Ok(Protocol::Http),
         Ok(wire::Protocol::Http2) => Ok(Protocol::Http2),
@@ -343,7 +346,7 @@ fn name(field: &str, text: &str) -> Result<Name, ConvertError> {
     Name::parse(text).map_err(|error| ConvertError::new(field, error))
 }
 
-fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>, ConvertError> {
+pub(super) fn names(field: &str, texts: Vec<String>) -> Result<Vec<Name>, ConvertError> {
     let names = each(field, texts, |field, text| name(field, &text))?;
     distinct(field, names.iter().map(Name::as_str))?;
     Ok(names)

@@ -5,11 +5,11 @@ use hauberk_policy::{
     Protocol, RoleMembers, SlicedPolicy, Undeclared, UserTokens,
 };
 
-use super::labels;
 use super::view::{
     Discovery, Dns, Egress, External, ExternalPort, ExternalProtocol, FederatedBundle, IpPreference,
     JwtIssuer, NodeView, ServicePort, ServiceView, Target,
 };
+use super::{labels, named_ports};
 use crate::agent::v1 as wire;
 
 /// The message for a node's view.
@@ -27,6 +27,7 @@ pub fn encode_node_view(view: &NodeView) -> wire::NodeView {
         issuers: issuers.iter().map(issuer).collect(),
         egress: (**egress != Egress::default()).then(|| self::egress(egress)),
         labels: policies.labels.iter().map(labels::encode).collect(),
+        named_ports: policies.ports.iter().map(named_ports::encode).collect(),
     }
 }
 
@@ -37,6 +38,7 @@ fn egress(egress: &Egress) -> wire::Egress {
         policies: policies.policies.iter().map(policy).collect(),
         roles: policies.roles.iter().map(role).collect(),
         labels: policies.labels.iter().map(labels::encode).collect(),
+        named_ports: policies.ports.iter().map(named_ports::encode).collect(),
     }
 }
 
@@ -175,7 +177,7 @@ fn target(target: &Target) -> wire::Target {
     wire::Target { spiffe_id: spiffe_id.to_string(), discovery: Some(discovery) }
 }
 
-fn encode_protocol(protocol: Protocol) -> wire::Protocol {
+pub(super) fn encode_protocol(protocol: Protocol) -> wire::Protocol {
     match protocol {
         Protocol::Http => wire::Protocol::Http,
         Protocol::Http2 => wire::Protocol::Http2,

@@ -56,11 +56,14 @@ pub const CLIENTS_AS_AUDIENCES: &str = "clients-as-audiences-1";
 /// Labels of nodes, with the values that the view says.
 pub const NODE_LABELS: &str = "node-labels-1";
 
+/// Services, ports and routes that conditions of policies ask about wherever they are, with what the view says of them.
+pub const NAMED_PORTS: &str = "named-ports-1";
+
 /// Routes with fixed text around parameters, such as `{id}.json`.
 pub const ROUTE_TEXT: &str = "route-text-1";
 
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 21] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -76,6 +79,7 @@ pub const ALL: [&str; 20] = [
     FIXED,
     MAX_VIEW_AGE,
     METHOD_ACCESS,
+    NAMED_PORTS,
     NODE_LABELS,
     ROLES,
     ROUTE_TEXT,
@@ -147,6 +151,7 @@ fn needed_by_policies(slice: &PolicySlice) -> impl Iterator<Item = &'static str>
         context.then_some(CONTEXT),
         (!slice.roles.is_empty()).then_some(ROLES),
         slice.policies.iter().any(SlicedPolicy::reads_labels).then_some(NODE_LABELS),
+        slice.policies.iter().any(SlicedPolicy::asks_of_named_resources).then_some(NAMED_PORTS),
         names_classes.then_some(DATA_CLASSES),
         names_externals.then_some(EGRESS),
     ];

@@ -50,7 +50,7 @@ fn label(field: &str, label: wire::NodeLabel, scope: &NodeScope) -> Result<NodeL
     Ok(NodeLabel { name, values: by_node })
 }
 
-fn is_own(id: &SpiffeId, scope: &NodeScope) -> bool {
+pub(super) fn is_own(id: &SpiffeId, scope: &NodeScope) -> bool {
     let is_of_mesh = match id.kind() {
         IdentityKind::Node { mesh, .. } | IdentityKind::Gateway { mesh, .. } => scope.mesh == *mesh,
         _ => false,

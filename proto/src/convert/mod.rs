@@ -11,6 +11,7 @@ mod explanation;
 pub mod features;
 mod flow;
 mod labels;
+mod named_ports;
 mod question;
 mod view;
 mod written_node;

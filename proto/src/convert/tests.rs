@@ -5,8 +5,9 @@ use std::time::Duration;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Authorization, ClaimsMapping, DeclaredRoute, EscapedSlashes, Gathered, HeaderLines, MethodAccess, Mode,
-    Moment, NodeLabel, NodeScope, ObsText, OnBehalfOf, Origin, Peer, Place, PolicySlice, PortScope, Protocol,
-    RoleMembers, RouteTemplate, SlicedPolicy, Tls, Undeclared, User, UserTokens,
+    Moment, NamedListener, NamedPort, NodeLabel, NodeScope, ObsText, OnBehalfOf, Origin, Peer, Place,
+    PolicySlice, PortScope, Protocol, RoleMembers, RouteTemplate, SlicedPolicy, Tls, Undeclared, User,
+    UserTokens,
 };
 use prost::Message;
 
@@ -71,6 +72,23 @@ fn node_view() -> NodeView {
                     })
                     .into(),
             }],
+            ports: vec![
+                NamedPort {
+                    node: SpiffeId::parse("spiffe://shop.example/mesh/shop/gateway/edge").unwrap(),
+                    number: 443,
+                    listener: None,
+                },
+                NamedPort {
+                    node: SpiffeId::parse("spiffe://shop.example/mesh/shop/node/web").unwrap(),
+                    number: 8080,
+                    listener: Some(NamedListener {
+                        protocol: Protocol::Http2,
+                        services: vec![name("web")],
+                        routes: [("/a".to_owned(), vec![name("pii")]), ("GET /b".to_owned(), Vec::new())]
+                            .into(),
+                    }),
+                },
+            ],
         },
         backends: vec![name("payments")],
         max_view_age: Some(Duration::from_secs(60)),
@@ -106,6 +124,11 @@ fn node_view() -> NodeView {
                 }],
                 roles: vec![RoleMembers { role: name("payers"), members: Vec::new() }],
                 labels: vec![NodeLabel { name: "tier".to_owned(), values: BTreeMap::new() }],
+                ports: vec![NamedPort {
+                    node: SpiffeId::parse("spiffe://shop.example/mesh/shop/node/orders").unwrap(),
+                    number: 1,
+                    listener: None,
+                }],
             },
         }),
     }
@@ -233,6 +256,19 @@ fn a_view_lists_what_it_needs() {
     assert!(reads_labels("principal.hasTag(\"team\")"));
     assert!(reads_labels("Node::\"a\".hasTag(\"team\")"));
     assert!(!reads_labels("context.headers.hasTag(\"team\") && principal == Node::\"hasTag(\""));
+    let asks_of_named = |condition: &str| {
+        let mut view = node_view();
+        view.policies.policies[0].text =
+            format!("permit(principal is Node, action, resource in Port::\"a:1\") when {{ {condition} }};");
+        features::needed(&Body::Node(view)).contains(&features::NAMED_PORTS)
+    };
+    assert!(asks_of_named("Port::\"a:1\" in Service::\"b\"") && asks_of_named("Port::\"a:1\".number == 1"));
+    assert!(
+        asks_of_named("Service::\"a\" in Mesh::\"b\"")
+            && asks_of_named("Route::\"a:1 /\" in DataClass::\"c\"")
+    );
+    assert!(!asks_of_named("resource in Service::\"a\" && resource in [Port::\"a:1\"]"));
+    assert!(!asks_of_named("resource == Port::\"a:1\" || context.path == \"Port::\""));
     assert_eq!(features::needed(&Body::Service(service_view())), ["dns-discovery", "fixed-discovery"]);
     let mut sorted = features::ALL;
     sorted.sort_unstable();
@@ -307,6 +343,29 @@ fn a_wrong_field_of_a_node_view_is_named() {
         ("node.labels[1]", |view| {
             let label = node_of(view).labels[0].clone();
             node_of(view).labels.push(label);
+        }),
+        ("node.named_ports[0].node", |view| node_of(view).named_ports[0].node = "web".into()),
+        ("node.named_ports[0].node", |view| {
+            node_of(view).named_ports[0].node = "spiffe://shop.example/mesh/bank/node/web".into();
+        }),
+        ("node.named_ports[0].number", |view| node_of(view).named_ports[0].number = 0),
+        ("node.named_ports[2]", |view| {
+            let port = node_of(view).named_ports[0].clone();
+            node_of(view).named_ports.push(port);
+        }),
+        ("node.named_ports[1].listener.protocol", |view| {
+            node_of(view).named_ports[1].listener.as_mut().unwrap().protocol = 99;
+        }),
+        ("node.named_ports[1].listener.services[0]", |view| {
+            node_of(view).named_ports[1].listener.as_mut().unwrap().services[0].clear();
+        }),
+        ("node.named_ports[1].listener.routes[2]", |view| {
+            let routes = &mut node_of(view).named_ports[1].listener.as_mut().unwrap().routes;
+            routes.push(routes[0].clone());
+        }),
+        ("node.named_ports[1].listener.routes[0].data_classes[1]", |view| {
+            let routes = &mut node_of(view).named_ports[1].listener.as_mut().unwrap().routes;
+            routes[0].data_classes.push("pii".into());
         }),
         ("node.backends[0]", |view| node_of(view).backends[0] = "..".into()),
         ("node.federated_bundles[0].trust_domain", |view| {

@@ -628,3 +628,67 @@ async fn policies_follow_their_template_at_once_and_after_a_restart() {
     assert_eq!(texts(&after), found);
     assert_eq!(node_view(&after, "orders").digest, node_view(&before, "orders").digest);
 }
+
+#[tokio::test]
+async fn what_policies_ask_of_a_port_elsewhere_follows_it() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let orders = |classes: &[&str]| {
+        let listeners = [classified(listener(8080, "http"), "/orders", classes), listener(9090, "http")];
+        node("orders", listeners)
+    };
+    let asks = |name: &str, condition: &str| {
+        policy(name, &format!("forbid(principal, action, resource) when {{ {condition} }};"))
+    };
+    let mut batch = shop();
+    batch[2] = orders(&["pii"]);
+    batch.extend([
+        data_class("pii", &[]),
+        data_class("secret", &["pii"]),
+        node("bare", []),
+        asks(
+            "of-port",
+            "Port::\"orders:9090\" in Service::\"admin\" || Port::\"web:8000\" in Node::\"orders\"",
+        ),
+        asks("of-route", "Route::\"orders:8080 /orders\" in DataClass::\"secret\""),
+        service("admin", "orders", Some(8080)),
+    ]);
+    let told = |compilation: &Compilation, node: &str| -> Vec<String> {
+        let ports = node_body(node_view(compilation, node)).policies.ports;
+        let told = ports.iter().map(|port| {
+            let listener = port.listener.as_ref().map(|listener| {
+                let services: Vec<_> = listener.services.iter().map(ToString::to_string).collect();
+                let routes = listener.routes.iter().map(|(template, classes)| {
+                    let classes: Vec<_> = classes.iter().map(ToString::to_string).collect();
+                    format!(" {template}={}", classes.join(","))
+                });
+                format!(" [{}]{}", services.join(","), routes.collect::<String>())
+            });
+            let id = port.node.path().rsplit('/').next().unwrap();
+            format!("{id}:{}{}", port.number, listener.unwrap_or(" none".to_owned()))
+        });
+        told.collect()
+    };
+    let first = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    assert!(first.findings.is_empty(), "{:?}", first.findings);
+    let of_orders = ["orders:8080 [admin,orders] /orders=pii,secret", "orders:9090 []"];
+    assert_eq!(told(&first, "web"), of_orders);
+    assert_eq!(told(&first, "orders"), ["web:8000 []"], "its own it knows");
+    assert_eq!(told(&first, "bare"), [""; 0], "nothing is asked of a node without listeners");
+    assert_eq!(node_view(&first, "web").features, ["cedar-1", "data-classes-1", "named-ports-1"]);
+    // A service moves, and policies stay: whoever decides by it is told.
+    let second = scratch.apply(&[service("admin", "orders", Some(9090))]).await.revision;
+    let second = at(&mut compilations, second).await;
+    assert!(changed(&first, &second).contains("node web"));
+    assert_eq!(told(&second, "web"), ["orders:8080 [orders] /orders=pii,secret", "orders:9090 [admin]"]);
+    // One policy alone comes or goes.
+    let gone = scratch.apply(&[asks("of-port", "context.peer.federated")]).await.revision;
+    let gone = at(&mut compilations, gone).await;
+    assert_eq!(told(&gone, "web"), ["orders:8080 [orders] /orders=pii,secret"]);
+    let third = scratch.apply(&[data_class("secret", &[])]).await.revision;
+    let third = at(&mut compilations, third).await;
+    assert_eq!(told(&third, "web"), ["orders:8080 [orders] /orders=pii"]);
+    let anew = scratch.restarted().await;
+    let after = Arc::clone(&anew.compilations().await.borrow());
+    assert_eq!(node_view(&after, "web").digest, node_view(&third, "web").digest);
+}

@@ -72,3 +72,51 @@ async fn an_instance_without_a_record_is_not_dismissed() {
         assert!(ended.message().contains("unknown here"), "{ended}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn whose_view_cannot_be_made_alone_is_late_for_what_is_in_every_view() {
+    use crate::compile::{CompileFinding, Unmade};
+    let world = World::new().await;
+    world.publish(5, &[("orders", 5), ("web", 5)], &[], &[]);
+    for node in ["orders", "web"] {
+        let mut agent = world.connect(node, u8::try_from(node.len()).unwrap());
+        agent.hello().await;
+        agent.until_current(5).await;
+        agent.acknowledge(5, "").await;
+        world.settle().await;
+    }
+    let mesh = Name::parse("shop").unwrap();
+    let late = |since: u64| {
+        let compilation = world.compilation.borrow().clone();
+        let late = world.push.instances.without_views_of(&compilation, since, &mesh, world.clock.now());
+        late.into_iter().map(|late| (late.spiffe_id, late.lag)).collect::<Vec<_>>()
+    };
+    assert_eq!(late(5), []);
+    let unmade = |unmade| {
+        world.amend(|compilation| {
+            compilation.revision = 6;
+            compilation.findings = Arc::new([CompileFinding {
+                mesh: mesh.clone(),
+                unmade,
+                summary: "the view of virtual node shop/orders cannot be made: why".to_owned(),
+                fix: "delete it".to_owned(),
+            }]);
+        });
+    };
+    unmade(Unmade::OfNode(node_id("orders")));
+    let why = "its view cannot be compiled: the view of virtual node shop/orders cannot be made: why";
+    let [(id, lag)] = &late(6)[..] else { panic!("{:?}", late(6)) };
+    assert_eq!(
+        (id, lag.to_string().as_str()),
+        (&node_id("orders"), why),
+        "what stands instead has the former keys"
+    );
+    assert_eq!(late(5), [], "what it holds had them already");
+    // Of the whole configuration nobody is said to enforce it, and whose view it is, is told why.
+    let lags: Vec<_> = world.rollout(6).laggards.into_iter().map(|late| late.lag.to_string()).collect();
+    assert_eq!(lags, [why, "its view is not compiled"]);
+    unmade(Unmade::OfService(Name::parse("orders").unwrap()));
+    assert_eq!(late(6), []);
+    unmade(Unmade::All);
+    assert_eq!(late(6).len(), 2);
+}

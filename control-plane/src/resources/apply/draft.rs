@@ -3,11 +3,30 @@
 use std::sync::Arc;
 
 use hauberk_proto::mesh::v1::Resource;
+use prost::Message;
 
-use super::{ChangeError, Resources, check_size};
+use super::{ChangeError, Resources};
 use crate::resources::admit::{Admission, Rights, admit};
 use crate::resources::catalog::Catalog;
 use crate::resources::svid_terms;
+
+/// The most resources of a draft: more than one change may have, since what is looked at is often a whole folder, of which little
+/// changes, and parts of it would be another draft.
+pub const MAX_DRAFT: usize = 10_000;
+
+/// The most bytes of a draft, encoded.
+pub const MAX_DRAFT_BYTES: usize = 8 * 1024 * 1024;
+
+/// More than is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a draft has at most {MAX_DRAFT} resources and {MAX_DRAFT_BYTES} bytes, this one has {resources} and {bytes}; leave out what stays \
+     as it is"
+)]
+pub struct DraftTooLarge {
+    resources: usize,
+    bytes: usize,
+}
 
 /// A change that could be made.
 #[derive(Debug)]
@@ -27,7 +46,7 @@ impl Resources {
     /// # Errors
     /// What the change would be refused for.
     pub async fn draft(&self, batch: &[Resource]) -> Result<Draft, ChangeError> {
-        check_size(batch)?;
+        check_draft(batch)?;
         let before = self.parts.catalogs.current().await?;
         let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
         let admission = self.judge(&before, batch, rights)?;
@@ -55,4 +74,14 @@ impl Resources {
             }
         }
     }
+}
+
+/// Refuses a draft that is too large to be looked at.
+///
+/// # Errors
+/// How large it is.
+pub fn check_draft(batch: &[Resource]) -> Result<(), DraftTooLarge> {
+    let (resources, bytes) = (batch.len(), batch.iter().map(Message::encoded_len).sum());
+    let is_too_large = resources > MAX_DRAFT || bytes > MAX_DRAFT_BYTES;
+    if is_too_large { Err(DraftTooLarge { resources, bytes }) } else { Ok(()) }
 }

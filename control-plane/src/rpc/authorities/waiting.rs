@@ -35,7 +35,7 @@ impl Waiting {
         let meshes = catalog.meshes().iter();
         let concerned = meshes.filter_map(|(mesh, resources)| Some((mesh, resources.own_keys_since()?)));
         let late = concerned.flat_map(|(mesh, since)| {
-            self.push.instances().rollout(&compilation, since.0, Some(mesh), now).laggards
+            self.push.instances().without_views_of(&compilation, since.0, mesh, now)
         });
         Ok(late.collect())
     }
@@ -83,6 +83,7 @@ fn laggard(unsettled: &Unsettled) -> Laggard {
         certificate_not_after: Some(message::timestamp(unsettled.not_after)),
         acknowledged_revision: 0,
         fix: unsettled.fix.clone(),
+        obstructed: false,
     }
 }
 
@@ -114,6 +115,13 @@ mod tests {
         assert_eq!((done.done, done.settled), (true, 3));
         let waits = describe(&progress(Vec::new()), &[late("bbbbbbbbbb")]);
         assert_eq!((waits.done, waits.settled, waits.laggards.len()), (false, 2, 1));
+        let why =
+            "the view of virtual node shop/orders cannot be made: its policies do not compile".to_owned();
+        let lag = Lag::Obstructed { why: why.clone(), fix: "delete it".to_owned() };
+        let stuck = describe(&progress(Vec::new()), &[instances::Laggard { lag, ..late("bbbbbbbbbb") }]);
+        assert_eq!((stuck.done, stuck.laggards[0].obstructed), (false, true));
+        assert_eq!(stuck.laggards[0].reason, format!("its view cannot be compiled: {why}"));
+        assert!(stuck.laggards[0].fix.starts_with("delete it; until then the former view stays in force"));
         let both = describe(&progress(vec![unsettled]), &[late("aaaaaaaaaa"), late("bbbbbbbbbb")]);
         let named: Vec<_> = both.laggards.iter().map(|late| late.instance_id.as_str()).collect();
         assert_eq!((both.settled, named), (1, vec!["aaaaaaaaaa", "bbbbbbbbbb"]));

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use hauberk_identity::{InstanceId, Name, NodeName, Serial};
 
 use super::*;
-use crate::compile::{CompileFinding, CompiledView};
+use crate::compile::{CompileFinding, CompiledView, Unmade};
 use crate::instances::{HelloFacts, IssuedTo, Refusal};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -184,6 +184,7 @@ fn errors_come_first() {
     world.rollout.laggards = vec![laggard_with(Lag::NotConnected), laggard_with(Lag::Refused(refusal))];
     world.compilation.findings = Arc::new([CompileFinding {
         mesh: Name::parse("shop").unwrap(),
+        unmade: Unmade::All,
         summary: "the view of orders cannot be made".into(),
         fix: "apply it again".into(),
     }]);

@@ -23,6 +23,7 @@ use proptest::test_runner::{TestError, TestRunner};
 use super::super::*;
 use crate::decision::Reason;
 use crate::document::{Mode, PolicyDocument};
+use crate::named::Known;
 use crate::path::CanonicalPath;
 use crate::scope::Place;
 use crate::slice::{EgressIndex, PolicyIndex};
@@ -91,13 +92,15 @@ fn compare(
     let (roles, labels, questions) = (world.roles(), world.labels(), world.questions());
     let shop = name("shop");
     let index = PolicyIndex::new(&shop, &documents);
+    let ports = nodes::named(documents.iter().flat_map(PolicyDocument::ports_read));
+    let known = Known { roles: &roles, labels: &labels, ports: &ports };
     let compile = |asked: &Asked| {
         let scope = asked.serving().scope(world.is_open);
         let slice = match scope.place {
-            Place::Node(_) => index.slice(&scope, &roles, &labels),
+            Place::Node(_) => index.slice(&scope, known),
             Place::External(_) => {
                 let node = SpiffeId::parse(asked.decided_by()).unwrap();
-                EgressIndex::new(std::slice::from_ref(&scope), &documents).slice(&node, &roles, &labels)
+                EgressIndex::new(std::slice::from_ref(&scope), &documents).slice(&node, known)
             }
         };
         Engine::compile(scope, &slice, None).unwrap()

@@ -12,7 +12,8 @@ fn outside(external: &str) -> NodeScope {
 
 fn slice_for(texts: &[&str], of: &str) -> PolicySlice {
     let documents = documents(&texts.iter().map(|text| (Mode::Enforce, *text)).collect::<Vec<_>>());
-    EgressIndex::new(&[outside("stripe"), outside("other")], &documents).slice(&node(of), &roles(), &[])
+    EgressIndex::new(&[outside("stripe"), outside("other")], &documents)
+        .slice(&node(of), Known { roles: &roles(), ..Known::default() })
 }
 
 fn engine_of(texts: &[&str]) -> Engine {

@@ -74,7 +74,7 @@ fn a_method_that_comes_to_read_is_decided_anew() {
     let name = name("shop");
     let index = PolicyIndex::new(&name, &documents);
     let compile = |scope: NodeScope, former: Option<&Engine>| {
-        let slice = index.slice(&scope, &roles(), &[]);
+        let slice = index.slice(&scope, Known { roles: &roles(), ..Known::default() });
         Engine::compile(scope, &slice, former).unwrap()
     };
     let before = compile(orders(), None);
@@ -96,7 +96,7 @@ fn nodes_that_read_and_nodes_that_do_not_share_their_statements() {
     let index = PolicyIndex::new(&name, &documents);
     let mut former: Option<Engine> = None;
     for scope in [orders(), shop(), orders(), shop()] {
-        let slice = index.slice(&scope, &roles(), &[]);
+        let slice = index.slice(&scope, Known { roles: &roles(), ..Known::default() });
         let engine = Engine::compile(scope, &slice, former.as_ref()).unwrap();
         if let Some(former) = &former {
             let pairs = engine.0.policies.iter().zip(&former.0.policies);

@@ -55,6 +55,10 @@ pub(super) const ANYWHERE: Groups = &[
         "Workload::\"ci\" in Role::\"clerks\"",
         "Node::\"gateway/edge\" in Role::\"nobody\"",
     ],
+    // Ports, routes and services by name, each of which is elsewhere for most nodes.
+    PORTS_OF_OTHERS,
+    PORTS_OF_OTHERS,
+    PORTS_OF_OTHERS,
     // Labels of who calls, and of others.
     &[
         "principal.hasTag(\"team\") && principal.getTag(\"team\") == \"checkout\"",
@@ -74,6 +78,29 @@ pub(super) const ANYWHERE: Groups = &[
         "context.time.offset(duration(\"9223370264409175807ms\")) > datetime(\"1970-01-01\")",
         "context.peer has certificateAge && 9223372036854775807 - context.peer.certificateAge + 600 > 0",
     ],
+];
+
+const PORTS_OF_OTHERS: &[&str] = &[
+    "Port::\"orders:8080\" in Service::\"orders\"",
+    "Port::\"cart:8081\" in [Service::\"cache\", Service::\"orders-admin\"]",
+    "Port::\"gateway/edge:6379\" in Service::\"cache\"",
+    "Port::\"cart:8080\" in principal || Port::\"orders:8080\" in principal",
+    "Port::\"orders:50051\" in Role::\"clerks\"",
+    "Port::\"cart:6379\" in TrustDomain::\"shop.example\" && Port::\"cart:6379\" in Mesh::\"shop\"",
+    "Port::\"cart:9999\" in Service::\"cart\" || Port::\"web:1\" in Node::\"web\"",
+    "Port::\"orders:8081\".protocol == \"http\" && Port::\"orders:8081\".number < 8082",
+    "Port::\"cart:9999\".protocol like \"*\"",
+    "(if context.peer.federated then Port::\"orders:8080\" else Port::\"cart:8080\") in Service::\"cart\"",
+    "Port::\"cart:8080\" is Port in Service::\"cart\"",
+    "Route::\"cart:8080 /orders/{id}\" in DataClass::\"cards\"",
+    "Route::\"orders:8080 POST /orders/{id}\" in DataClass::\"pii\"",
+    "Route::\"cart:50051 shop.Orders/Get\" in Service::\"orders\"",
+    "Route::\"gateway/edge:8080 /none\" in Port::\"gateway/edge:8080\"",
+    "Route::\"cart:8081 *undeclared\" in Node::\"cart\" && Route::\"cart:8081 *undeclared\" in Mesh::\"shop\"",
+    "Route::\"cart:9000 /open\".template == \"/open\" && Route::\"cart:9000 /open\".port == 9000",
+    "Service::\"orders\" in Mesh::\"shop\"",
+    "Service::\"payments\" in Mesh::\"shop\" && External::\"stripe\" in Mesh::\"shop\"",
+    "Service::\"cart\" in Mesh::\"bank\"",
 ];
 
 const LABELS_OF_OTHERS: &[&str] = &[
@@ -115,11 +142,10 @@ pub(super) const OF_REQUESTS: Groups = &[
         "context has user && context.user.scopes.contains(\"read\") && context.user.roles.isEmpty()",
         "context has user && context.user.issuer == \"https://login.example\" && context.user.roles.contains(\"boss\")",
     ],
-    // Whoever is named need not be who it is made for, and may be.
+    // Whoever is named need not be who it is made for, and may be: nothing else is asked of a name.
     &[
-        "User::\"login/alice\" in UserGroup::\"login/support\"",
-        "User::\"login/bob\".scopes.contains(\"read\")",
-        "context has user && User::\"login/alice\".issuer == context.user.issuer",
+        "context has user && [User::\"login/alice\", User::\"login/bob\"].contains(context.user)",
+        "context has user && context.user != User::\"login/bob\" && context.user.scopes.contains(\"read\")",
     ],
     &[
         "context.claims.hasTag(\"team\") && context.claims.getTag(\"team\").contains(\"blue\")",

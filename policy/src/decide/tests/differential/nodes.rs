@@ -3,6 +3,7 @@
 //! outside, of which each node that calls it gets a slice of its own.
 
 use super::oracle::READ;
+use crate::named::{NamedPort, PortRead};
 use crate::path::EscapedSlashes;
 use crate::scope::{
     Authorization, DeclaredRoute, MethodAccess, NodeScope, Place, PortScope, Protocol, Undeclared, UserTokens,
@@ -132,6 +133,14 @@ pub(super) static NODES: [Serving; 5] = [
         ports: &[plain(8080, Http), plain(6379, Tcp)],
     },
 ];
+
+/// The ports that are read, as those nodes have them.
+pub(super) fn named<'a>(reads: impl Iterator<Item = &'a PortRead>) -> Vec<NamedPort> {
+    NamedPort::found(reads, |node, number| {
+        let node = NODES.iter().find(|own| own.id == node.as_str())?;
+        Some(node.port(number)?.scope(false))
+    })
+}
 
 const fn plain(number: u16, protocol: Protocol) -> Listening {
     Listening { number, protocol, services: &[], routes: &[], sort: Sort::Plain }

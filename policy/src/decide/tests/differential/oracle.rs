@@ -11,7 +11,7 @@ use cedar_policy::{
 };
 use serde_json::{Value, json};
 
-use super::nodes::{Listening, NODES, Serving, Sort};
+use super::nodes::{Listening, NODES, Sort};
 use super::questions::{
     ADDRESSES, AGES, Asked, CALLERS, GROUPS, HEADERS, HOSTS, METHODS, PATHS, Pairs, QUERIES, RPCS, Somebody,
     USERS, What, unreadable,
@@ -362,21 +362,20 @@ fn principal_of(id: &str) -> Option<EntityUid> {
 /// The method that reads.
 pub(super) const READ: &str = "shop.Orders/Get";
 
-/// All that one node knows of one version of the labels and the roles, and of nobody or one of the users: where a method writes, and where
-/// it reads. Whoever calls or is named is known everywhere, but of ports, routes and services each node knows its own alone.
-/// What a request brings along is there in all versions, since nothing but the context leads to one.
+/// All that there is of the meshes in one version of the labels and the roles, and of nobody or one of the users: where a method
+/// writes, and where it reads. What a request brings along is there in all versions, since nothing but the context leads to one.
 fn known(asked: &Asked, world: &World) -> &'static [Entities; 2] {
-    const VERSIONS: usize = NODES.len() * LABELS.len() * ROLES.len() * (USERS.len() + 1);
+    const VERSIONS: usize = LABELS.len() * ROLES.len() * (USERS.len() + 1);
     static ENTITIES: [OnceLock<[Entities; 2]>; VERSIONS] = [const { OnceLock::new() }; VERSIONS];
     let user = user_of(asked).map_or(0, |user| user + 1);
-    let version = (asked.node * LABELS.len() + world.labels) * ROLES.len() + world.roles;
+    let version = world.labels * ROLES.len() + world.roles;
     ENTITIES[version * (USERS.len() + 1) + user].get_or_init(|| {
         let user = user.checked_sub(1).map(|user| &USERS[user]);
-        entities(asked.serving(), world.labels, world.roles, user)
+        entities(world.labels, world.roles, user)
     })
 }
 
-fn entities(serving: &Serving, labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
+fn entities(labels: usize, roles: usize, user: Option<&Somebody>) -> [Entities; 2] {
     let one = |kind: &str, id: &str, parents: &[(&str, &str)], attrs: Value, tags: Value| {
         let parents: Vec<_> = parents.iter().map(|(kind, id)| json!({"type": kind, "id": id})).collect();
         json!({"uid": {"type": kind, "id": id}, "attrs": attrs, "parents": parents, "tags": tags})
@@ -410,35 +409,47 @@ fn entities(serving: &Serving, labels: usize, roles: usize, user: Option<&Somebo
             None => {}
         }
     }
-    let of_mesh = |own: &str| format!("{}/{own}", serving.mesh);
-    let external = serving.external().map(of_mesh);
-    let owner = external.as_ref().map_or(("Node", serving.id), |external| ("External", &**external));
-    if let (kind @ "External", id) = owner {
-        all.push(plain(kind, id, &[("Mesh", serving.mesh)]));
-    }
-    let services: BTreeSet<_> = serving.ports.iter().flat_map(|port| port.services).collect();
-    for service in services {
-        all.push(plain("Service", &of_mesh(service), &[("Mesh", serving.mesh)]));
-    }
-    for Listening { number, protocol, services, routes, .. } in serving.ports {
-        let port = format!("{}:{number}", serving.id);
-        let services: Vec<_> = services.iter().map(|service| of_mesh(service)).collect();
-        let services = services.iter().map(|service| ("Service", &**service));
-        let parents: Vec<_> = services.chain([owner]).collect();
-        let protocol = match protocol {
-            Protocol::Http => "http",
-            Protocol::Http2 => "http2",
-            Protocol::Grpc => "grpc",
-            Protocol::Tcp => "tcp",
-        };
-        all.push(one("Port", &port, &parents, json!({"number": number, "protocol": protocol}), json!({})));
-        for (template, classes) in routes.iter().copied().chain([("*undeclared", &[][..])]) {
-            let classes: Vec<_> = classes.iter().map(|class| of_mesh(class)).collect();
-            let classes = classes.iter().map(|class| ("DataClass", &**class));
-            let parents: Vec<_> = classes.chain([("Port", &*port)]).collect();
-            let attributes = json!({"template": template, "port": number});
-            all.push(one("Route", &format!("{port} {template}"), &parents, attributes, json!({})));
+    for serving in &NODES {
+        let of_mesh = |own: &str| format!("{}/{own}", serving.mesh);
+        let external = serving.external().map(of_mesh);
+        let owner = external.as_ref().map_or(("Node", serving.id), |external| ("External", &**external));
+        if let (kind @ "External", id) = owner {
+            all.push(plain(kind, id, &[("Mesh", serving.mesh)]));
         }
+        for Listening { number, protocol, services, routes, .. } in serving.ports {
+            let port = format!("{}:{number}", serving.id);
+            let services: Vec<_> = services.iter().map(|service| of_mesh(service)).collect();
+            let services = services.iter().map(|service| ("Service", &**service));
+            let parents: Vec<_> = services.chain([owner]).collect();
+            let protocol = match protocol {
+                Protocol::Http => "http",
+                Protocol::Http2 => "http2",
+                Protocol::Grpc => "grpc",
+                Protocol::Tcp => "tcp",
+            };
+            all.push(one(
+                "Port",
+                &port,
+                &parents,
+                json!({"number": number, "protocol": protocol}),
+                json!({}),
+            ));
+            for (template, classes) in routes.iter().copied().chain([("*undeclared", &[][..])]) {
+                let classes: Vec<_> = classes.iter().map(|class| of_mesh(class)).collect();
+                let classes = classes.iter().map(|class| ("DataClass", &**class));
+                let parents: Vec<_> = classes.chain([("Port", &*port)]).collect();
+                let attributes = json!({"template": template, "port": number});
+                all.push(one("Route", &format!("{port} {template}"), &parents, attributes, json!({})));
+            }
+        }
+    }
+    // One that no node provides is there as well.
+    let services = NODES.iter().flat_map(|node| {
+        let provided = node.ports.iter().flat_map(|port| port.services.iter().copied());
+        provided.chain(["payments"]).map(|service| (node.mesh, format!("{}/{service}", node.mesh)))
+    });
+    for (mesh, service) in services.collect::<BTreeSet<_>>() {
+        all.push(plain("Service", &service, &[("Mesh", mesh)]));
     }
     let gathered = |pairs: &[(&str, &str)]| {
         let mut tags: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

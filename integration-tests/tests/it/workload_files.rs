@@ -150,6 +150,17 @@ fn what_verifies_other_trust_domains_is_in_files_too() {
     });
     let once = fetched.join("federated.partner.test.pem");
     assert_eq!(fs::read_to_string(&once).unwrap(), partner.bundle().to_pem());
+    let fetch_bundle = || {
+        let mut command = Command::new(binary("hauberk-agent"));
+        command.args(["api", "fetch", "bundle", "--socket", socket.to_str().unwrap(), "--write"]);
+        let output = command.arg(&fetched).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    fs::remove_file(&once).unwrap();
+    fetch_bundle();
+    assert_eq!(fs::read_to_string(&once).unwrap(), partner.bundle().to_pem());
+    assert_eq!(fs::read_to_string(fetched.join("bundle.0.pem")).unwrap(), mesh.bundle_pem());
+    assert!(!fetched.join("bundle.1.pem").exists());
     assert!(fs::read_to_string(fetched.join("crl.pem")).unwrap().contains("X509 CRL"));
 
     // It is nobody to this program any longer.

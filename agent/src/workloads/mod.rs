@@ -16,6 +16,7 @@ mod docker;
 mod entry;
 pub mod fetch;
 mod file_set;
+mod given;
 mod hold;
 mod jwt;
 mod keeper;

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::control_plane;
 use crate::credentials::Credentials;
-use crate::mesh::Denied;
+use crate::mesh::{Denied, Issuers};
 
 /// How many certificates are asked for at once.
 const AT_ONCE: usize = 8;
@@ -61,6 +61,8 @@ pub(crate) struct Keeper {
     clock: Clock,
     told: watch::Receiver<Told>,
     denied: Arc<Denied>,
+    /// Where it is told whose certificates programs are given.
+    issuers: Arc<Issuers>,
     kept: watch::Sender<Kept>,
     held: BTreeMap<Name, Held>,
     asking: Asking,
@@ -121,11 +123,11 @@ impl Keeper {
         credentials: Credentials,
         clock: Clock,
         told: watch::Receiver<Told>,
-        denied: Arc<Denied>,
+        (denied, issuers): (Arc<Denied>, Arc<Issuers>),
     ) -> Self {
         let kept = watch::Sender::new(Kept::default());
         let (held, asking) = (BTreeMap::new(), Asking::default());
-        Self { control_plane, credentials, clock, told, denied, kept, held, asking }
+        Self { control_plane, credentials, clock, told, denied, issuers, kept, held, asking }
     }
 
     /// What is kept, now and at each change.
@@ -251,8 +253,13 @@ impl Keeper {
     fn publish(&self) {
         let entries = self.told.borrow().clone();
         let svids = self.held.iter().filter_map(|(name, held)| Some((name.clone(), held.svid.clone()?)));
+        let svids: BTreeMap<_, _> = svids.collect();
+        let issuers = svids.values().filter_map(|workload| workload.svid.issuer_serial());
+        let issuers = issuers.collect();
         let refused = self.held.iter().filter(|(_, held)| held.is_refused).map(|(name, _)| name.clone());
-        self.kept.send_replace(Kept { entries, svids: svids.collect(), refused: refused.collect() });
+        self.kept.send_replace(Kept { entries, svids, refused: refused.collect() });
+        // Only now: programs have them from here.
+        self.issuers.replace(issuers);
     }
 
     /// Until something is due, or expires.
@@ -385,8 +392,8 @@ mod tests {
         let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
         let credentials = Credentials::new(issued, state).unwrap();
         let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
-        let denied = Arc::new(Denied::new());
-        (Keeper::new(nowhere, credentials, Clock::system(), board.entries(), denied), folder)
+        let mesh = (Arc::new(Denied::new()), Arc::default());
+        (Keeper::new(nowhere, credentials, Clock::system(), board.entries(), mesh), folder)
     }
 
     #[tokio::test]
@@ -430,6 +437,8 @@ mod tests {
             assert!(keeper.held[&name].due <= now(), "another is asked for at once");
             assert_ne!(changed, before);
         }
+        let is_by_ours = |keeper: &Keeper| keeper.issuers.any(|it| *it == authorities.issuing.serial());
+        assert!(is_by_ours(&keeper), "what is given as it was counts too");
         // What was asked for before says what is meant no longer.
         answer(&mut keeper, &before);
         assert_eq!(given(&keeper).0, Some(first));
@@ -450,6 +459,7 @@ mod tests {
         answer(&mut keeper, &changed);
         enroll(&mut keeper, "b", 120_000, &[]);
         assert_eq!(given(&keeper).0, None);
+        assert!(!is_by_ours(&keeper));
     }
 
     #[tokio::test]

@@ -213,6 +213,32 @@ fn tokens_are_verified_by_hand() {
 }
 
 #[test]
+fn a_directory_that_takes_nothing_for_a_while_is_written_again_later() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (mut watcher, directory) = watch(&mesh, "files", &socket, &[]);
+    let first = eventually("the files are there", PATIENCE, || pair(&directory));
+    // As a disk that is full refuses it.
+    let in_the_way = directory.join("..new-data");
+    fs::create_dir(&in_the_way).unwrap();
+    mesh.hauberk(&["revoke", "serial", &first.serial().to_string()]).ok();
+    eventually("it says so", PATIENCE, || {
+        watcher
+            .log()
+            .contains("cannot be written")
+            .then_some(())
+            .filter(|()| watcher.log().contains("tried again"))
+    });
+    assert_eq!(pair(&directory).unwrap().serial(), first.serial(), "the files stay as they are");
+    fs::remove_dir(&in_the_way).unwrap();
+    eventually("the files are new", PATIENCE, || {
+        pair(&directory).filter(|svid| svid.serial() != first.serial())
+    });
+    watcher.signal(Signal::TERM);
+    assert!(watcher.wait(PATIENCE).success());
+}
+
+#[test]
 fn once_is_enough_for_a_container_that_prepares_another() {
     let (mesh, _agent, socket) = shop();
     mesh.apply(&enrollment("worker", "web", &uid(), ""));

@@ -1,6 +1,7 @@
 //! `hauberk-agent api watch`: keeps files of what a program is given up to date, and tells the program.
 
 mod notify;
+mod signalled;
 
 use std::collections::BTreeMap;
 use std::io::Write;

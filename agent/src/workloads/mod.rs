@@ -35,6 +35,7 @@ mod testing;
 mod token_cache;
 mod tokens;
 mod told;
+mod unmapped;
 mod untaken;
 pub mod validate;
 pub mod watch;

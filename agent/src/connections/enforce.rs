@@ -171,7 +171,9 @@ impl Connections {
                 table.live.values().filter(|live| succession.is_lagging(live)).cloned().collect();
             drop(table);
             let next = self.next_id.load(Ordering::Relaxed);
-            succession.advance(own.and_then(|own| own.issuer), !lagging.is_empty(), next, now);
+            let are_programs_lagging = self.context.mesh.issuers.any(|issuer| succession.is_former(*issuer));
+            let is_lagging = are_programs_lagging || !lagging.is_empty();
+            succession.advance(own.and_then(|own| own.issuer), is_lagging, next, now);
             for connection in lagging {
                 if succession.verdict(&connection, now) == Lagging::Retire {
                     connection.retired().cancel();

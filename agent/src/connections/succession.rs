@@ -2,8 +2,8 @@
 //!
 //! Both ends of a connection hold new certificates within seconds, and prove them for connections that stay open
 //! (`outbound/prove.rs`). That we trust what is to be trusted is acknowledged only once no live connection rests on the
-//! former authority, at either end, so that the former, revoked after that, takes no call with it. Where that is not so in
-//! time, as with a foreign client that proves nothing anew, a connection is given nothing new: it ends when nothing is
+//! former authority, at either end, and no program beside us is given a certificate by it, so that the former, revoked after
+//! that, takes no call with it. Where that is not so in time, as with a foreign client that proves nothing anew, a connection is given nothing new: it ends when nothing is
 //! under way on it. Whoever opened it stops first. After [`AT_MOST`] the acknowledgement waits no longer.
 
 use std::sync::Arc;
@@ -77,9 +77,14 @@ impl Succession {
         self.is_done.then(|| self.trust.version())
     }
 
+    /// Whether this authority signs no longer.
+    pub(super) fn is_former(&self, issuer: Serial) -> bool {
+        self.trust.is_former(issuer)
+    }
+
     /// Whether the certificates by which the ends of a connection know each other are by an authority that signs no longer.
     pub(super) fn is_lagging(&self, connection: &Connection) -> bool {
-        let is_former = |issuer: Option<Serial>| issuer.is_some_and(|issuer| self.trust.is_former(issuer));
+        let is_former = |issuer: Option<Serial>| issuer.is_some_and(|issuer| self.is_former(issuer));
         is_former(connection.peer_issuer()) || is_former(connection.shown().and_then(|own| own.issuer))
     }
 
@@ -89,7 +94,7 @@ impl Succession {
         now.duration_since(self.begun_at) >= self.trust.renew_within()
     }
 
-    /// Goes on. `lagging` says whether any connection is, `next` is the number of the next connection.
+    /// Goes on. `lagging` says whether any connection is, or any program beside us; `next` is the number of the next connection.
     pub(super) fn advance(&mut self, own: Option<Serial>, lagging: bool, next: u64, now: Instant) {
         let waited = now.duration_since(self.begun_at).saturating_sub(self.trust.renew_within());
         if waited >= RETIRE_OWN_AFTER && self.retires.is_none() {

@@ -322,6 +322,29 @@ async fn trust_is_followed_once_both_ends_of_every_connection_have_proved_the_ne
 }
 
 #[tokio::test(start_paused = true)]
+async fn trust_is_followed_once_no_program_is_given_a_certificate_by_the_former_authority_or_for_long_enough()
+{
+    let authorities = Authorities::new();
+    let next = IssuingAuthority::create(&authorities.root, around(HOUR * 80), serial()).unwrap();
+    for is_renewed in [true, false] {
+        let connections = connections(&authorities);
+        let issuers = &connections.context.mesh.issuers;
+        issuers.replace([authorities.issuing.serial(), next.serial()].into());
+        assert_eq!(followed(&connections), Some(0));
+        connections.succession().told(succeeded(&authorities), Instant::now());
+        renew_ourselves(&connections, &next);
+        connections.succession().renewed(Instant::now());
+        tokio::time::advance(Duration::from_secs(19)).await;
+        assert_eq!(followed(&connections), Some(0), "a renewal lags");
+        match is_renewed {
+            true => issuers.replace([next.serial()].into()),
+            false => tokio::time::advance(Duration::from_secs(1)).await,
+        }
+        assert_eq!(followed(&connections), Some(2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_on_which_nothing_is_proved_is_drained_by_its_opener_first_and_waited_for_so_long() {
     let authorities = Authorities::new();
     let connections = connections(&authorities);

@@ -8,6 +8,7 @@ mod dns;
 mod endpoints;
 mod external;
 mod inbound;
+mod issuers;
 mod service;
 mod services;
 
@@ -20,6 +21,7 @@ pub use denylist::{Denial, Denied, Denylist};
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
 pub use external::{External, OwnSockets, canonical_host};
 pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
+pub use issuers::Issuers;
 pub use service::{Service, ServicePort, Target};
 pub use services::{Services, Unknown, WantedChange};
 
@@ -36,6 +38,8 @@ pub struct Mesh {
     pub applied: Arc<Applied>,
     /// Who is refused everywhere.
     pub denied: Arc<Denied>,
+    /// By which authorities' certificates programs beside us live.
+    pub issuers: Arc<Issuers>,
     /// What this agent listens on.
     pub own_sockets: Arc<OwnSockets>,
 }
@@ -50,6 +54,7 @@ impl Mesh {
             endpoints,
             applied: Arc::new(Applied::new()),
             denied: Arc::new(Denied::new()),
+            issuers: Arc::default(),
             own_sockets: Arc::default(),
         }
     }

@@ -270,7 +270,7 @@ impl<'a> Session<'a> {
     }
 
     /// Acknowledges what is to be trusted, the keys of tokens included, once the disk has it, every live connection has been held against it, and none
-    /// rests on an authority that signs no longer.
+    /// rests on an authority that signs no longer, nor does what programs are given.
     async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
         let followed = *self.sync.mesh.applied.subscribe_followed().borrow();

@@ -18,7 +18,7 @@ use http_body::{Body, Frame};
 use prost::Message;
 use tonic::Status;
 
-use super::api::Given;
+use super::given::Given;
 use super::pieces::{Content, Piece, field, have_lists};
 use super::told::RevocationLists;
 
@@ -189,7 +189,7 @@ mod tests {
     use hauberk_proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svidResponse};
     use http_body_util::BodyExt;
 
-    use super::super::api::has_identity;
+    use super::super::given::has_identity;
     use super::super::testing::{Served, worker};
     use super::*;
 

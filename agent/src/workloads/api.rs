@@ -1,11 +1,10 @@
 //! The SPIFFE Workload API, as one connection is served it.
 
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::SpiffeId;
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
@@ -13,7 +12,7 @@ use hauberk_proto::workload::{
     X509svidResponse,
 };
 use hauberk_tls::jwt::JwtBundle;
-use hauberk_tls::{LiveIdentity, LiveState, SpiffeBundle, TrustBundle};
+use hauberk_tls::{LiveIdentity, LiveState, TrustBundle};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,9 +21,9 @@ use tonic::{Request, Response, Status};
 use super::answers::{Answer, Answers, Elsewhere, Encoded, carrying};
 use super::attest::Caller;
 use super::docker::Docker;
-use super::entry::Entries;
+use super::given::{Given, Suffices, Sufficiency, has_certificate, has_identity};
 use super::jwt;
-use super::keeper::{Keeper, Kept, WorkloadSvid};
+use super::keeper::{Keeper, Kept};
 use super::matching::Matching;
 use super::nobody;
 use super::pieces::Content;
@@ -95,44 +94,6 @@ pub(crate) struct Api {
     tokens_at_once: Arc<Semaphore>,
 }
 
-/// What a caller is given at one moment.
-#[derive(Debug)]
-pub(super) struct Given {
-    /// Its identities, the default first.
-    pub(super) identities: Vec<Identity>,
-    /// The certificates that there are for them, each with its hint.
-    pub(super) svids: Vec<(Arc<WorkloadSvid>, String)>,
-    /// What to verify others of our own trust domain by.
-    pub(super) bundle: Arc<TrustBundle>,
-    /// And those of other domains, as far as its enrollments name them.
-    pub(super) federated: Vec<Arc<SpiffeBundle>>,
-    /// Which certificates of our own are good no longer.
-    pub(super) revocation_lists: RevocationLists,
-    /// What to verify tokens of our own trust domain by.
-    pub(super) jwt_keys: Option<Arc<JwtBundle>>,
-}
-
-impl Given {
-    /// Of its own trust domain first, then of the others that have roots: clients take an empty set for a mistake, or for
-    /// no check at all.
-    pub(super) fn x509_bundles(&self) -> impl Iterator<Item = &TrustBundle> {
-        let others = self.federated.iter().map(|bundle| bundle.x509());
-        [&*self.bundle].into_iter().chain(others.filter(|bundle| !bundle.roots().is_empty()))
-    }
-}
-
-/// One identity of a caller's.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    pub(super) enrollment: Name,
-    pub(super) id: SpiffeId,
-    /// Unique among the caller's, or empty.
-    pub(super) hint: String,
-}
-
-/// Whether what a caller is given suffices for its answer; otherwise what it waits for.
-pub(super) type Suffices = fn(&Given) -> Result<(), &'static str>;
-
 /// One caller's view of what changes.
 pub(super) struct Following {
     api: Api,
@@ -140,6 +101,10 @@ pub(super) struct Following {
     live: watch::Receiver<LiveState>,
     revocation_lists: watch::Receiver<RevocationLists>,
     jwt_keys: watch::Receiver<Option<Arc<JwtBundle>>>,
+    /// It was given nothing yet.
+    is_first: bool,
+    /// Whom it acts as by what it was given.
+    default: Option<SpiffeId>,
 }
 
 impl Api {
@@ -156,6 +121,8 @@ impl Api {
             live: live.subscribe(),
             revocation_lists: board.revocation_lists(),
             jwt_keys: board.jwt_keys(),
+            is_first: true,
+            default: None,
         }
     }
 
@@ -217,34 +184,42 @@ impl Following {
             self.changed().await?;
         }
         let deadline = Instant::now() + PATIENCE;
+        let mut waits_for_more = self.is_first;
         loop {
             let kept = self.kept.borrow_and_update().clone();
             let live = self.live.borrow_and_update().clone();
             let revocation_lists = self.revocation_lists.borrow_and_update().clone();
             let jwt_keys = self.jwt_keys.borrow_and_update().clone();
-            let reason = match &kept.entries {
-                None => "the control plane has not told yet who is who here",
+            let lack = match &kept.entries {
+                None => Some("the control plane has not told yet who is who here"),
                 Some(entries) => {
                     let names = self.api.shared.matching.of(&self.api.caller, entries).await;
                     if names.is_empty() {
                         return Err(nobody::refused(&self.api.shared.denied, &live, entries));
                     }
-                    let identities = with_hints(&names, entries);
-                    let svids = identities.iter().filter_map(|Identity { enrollment, hint, .. }| {
-                        Some((Arc::clone(kept.svids.get(enrollment)?), hint.clone()))
-                    });
-                    let svids = svids.collect();
-                    let (bundle, federated) = (Arc::clone(live.bundle()), federated(&names, entries, &live));
-                    let given = Given { identities, svids, bundle, federated, revocation_lists, jwt_keys };
+                    let told = (entries.as_ref(), &kept);
+                    let mut given = Given::of(&names, told, &live, revocation_lists, jwt_keys);
+                    // Whoever acts as somebody goes on as that until there is the one who comes before.
+                    given.has_default |= self.default.is_some()
+                        && self.default.as_ref() == given.svids.first().map(|(first, _)| first.svid.id());
                     match suffices(&given) {
-                        Ok(()) => return Ok(given),
-                        Err(lack) => lack,
+                        Sufficiency::InPart if waits_for_more => None,
+                        Sufficiency::Whole | Sufficiency::InPart => {
+                            self.is_first = false;
+                            self.default = given.default_id().cloned();
+                            return Ok(given);
+                        }
+                        Sufficiency::Lacks(lack) => Some(lack),
                     }
                 }
             };
             tokio::select! {
                 changed = self.changed() => changed?,
-                () = sleep_until(deadline) => return Err(Status::unavailable(reason)),
+                () = sleep_until(deadline) => match lack {
+                    Some(lack) => return Err(Status::unavailable(lack)),
+                    // Who the caller is, is looked at again.
+                    None => waits_for_more = false,
+                },
             }
         }
     }
@@ -263,34 +238,6 @@ impl Following {
             changed = self.jwt_keys.changed() => changed.map_err(|_| stopping()),
         }
     }
-}
-
-/// Hints are unique in an answer: the first of a kind stays (SPIFFE Workload API §5.2.1).
-fn with_hints(names: &[Name], entries: &Entries) -> Vec<Identity> {
-    let mut taken = HashSet::new();
-    let identities = names.iter().filter_map(|name| {
-        let entry = entries.get(name)?;
-        let hint = if taken.insert(&entry.hint) { entry.hint.clone() } else { String::new() };
-        Some(Identity { enrollment: name.clone(), id: entry.certificate.id.clone(), hint })
-    });
-    identities.collect()
-}
-
-/// There is a certificate.
-pub(super) fn has_certificate(given: &Given) -> Result<(), &'static str> {
-    if given.svids.is_empty() { Err("the control plane has not issued the certificate yet") } else { Ok(()) }
-}
-
-/// It is somebody.
-pub(super) fn has_identity(_: &Given) -> Result<(), &'static str> {
-    Ok(())
-}
-
-/// The bundles of the trust domains that the entries of a caller name, each once.
-fn federated(names: &[Name], entries: &Entries, live: &LiveState) -> Vec<Arc<SpiffeBundle>> {
-    let named: BTreeSet<_> =
-        names.iter().filter_map(|name| entries.get(name)).flat_map(|entry| &entry.federates_with).collect();
-    named.into_iter().filter_map(|trust_domain| live.federated().get(trust_domain).cloned()).collect()
 }
 
 #[tonic::async_trait]
@@ -394,16 +341,20 @@ fn concatenated(bundle: &TrustBundle) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use bytes::Buf;
-    use hauberk_identity::TrustDomain;
+    use hauberk_identity::{Name, TrustDomain};
     use hauberk_proto::agent::v1 as pb;
+    use hauberk_tls::KeyPair;
     use hauberk_tls::jwt::{JwtSigner, KeyUse};
     use http_body_util::BodyExt;
     use prost::Message;
     use tokio::time::timeout;
     use tonic::Code;
 
+    use super::super::entry;
+    use super::super::keeper::WorkloadSvid;
     use super::super::testing::{Served, worker};
     use super::*;
+    use crate::testing::{Authorities, HOUR, around};
 
     /// The keys of so many signers, as they are told.
     fn told(signers: &[JwtSigner]) -> pb::JwtKeys {
@@ -459,5 +410,151 @@ mod tests {
 
         board.vouch_for_nobody();
         assert_eq!(next().await.unwrap_err(), Code::PermissionDenied);
+    }
+
+    /// A program with identities of which a test says when each has its certificate.
+    struct Stage {
+        authorities: Arc<Authorities>,
+        kept: watch::Sender<Kept>,
+        served: Served,
+    }
+
+    impl Stage {
+        /// By enrollments of these names.
+        fn of(names: &[&str]) -> Self {
+            let mut served = Served::new();
+            let (kept, receiver) = watch::channel(Kept::default());
+            Arc::get_mut(&mut served.shared).unwrap().kept = receiver;
+            let stage = Self { authorities: Authorities::new(), kept, served };
+            stage.enroll(names);
+            stage
+        }
+
+        fn enroll(&self, names: &[&str]) {
+            let entries = names.iter().map(|name| pb::WorkloadEntry {
+                enrollment: (*name).to_owned(),
+                spiffe_id: format!("spiffe://shop.local/workload/{name}"),
+                ..worker()
+            });
+            let entries = entry::read(pb::WorkloadEntries { entries: entries.collect() });
+            self.kept.send_modify(|kept| {
+                kept.svids.retain(|name, _| entries.contains_key(name));
+                kept.entries = Some(Arc::new(entries));
+            });
+        }
+
+        fn issue(&self, name: &str) {
+            let key = KeyPair::generate().unwrap();
+            let svid = self.authorities.sign(&format!("workload/{name}"), key.public_key(), around(HOUR));
+            let workload = Arc::new(WorkloadSvid { svid, key });
+            let name = Name::parse(name).unwrap();
+            self.kept.send_modify(|kept| {
+                kept.svids.insert(name, workload);
+            });
+        }
+
+        fn revoke(&self, name: &str) {
+            let name = Name::parse(name).unwrap();
+            self.kept.send_modify(|kept| {
+                kept.svids.remove(&name);
+            });
+        }
+
+        fn refuse(&self, name: &str) {
+            let name = Name::parse(name).unwrap();
+            self.kept.send_modify(|kept| {
+                kept.refused.insert(name);
+            });
+        }
+
+        fn ask(&self) -> Answers {
+            self.served.api().answers::<X509svidResponse>(has_certificate)
+        }
+    }
+
+    /// The last parts of the ids of the next answer, or why there is none; and after how long.
+    async fn told_next(answers: &mut Answers) -> (Result<Vec<String>, Code>, Duration) {
+        let since = Instant::now();
+        let frame = answers.frame().await.expect("an answer, or a status").unwrap();
+        let told = match frame.into_data() {
+            Ok(mut answer) => {
+                answer.advance(5);
+                let svids = X509svidResponse::decode(answer).unwrap().svids;
+                let names = svids.iter().map(|svid| svid.spiffe_id.rsplit('/').next().unwrap().to_owned());
+                Ok(names.collect())
+            }
+            Err(frame) => Err(Status::from_header_map(frame.trailers_ref().unwrap()).unwrap().code()),
+        };
+        (told, since.elapsed())
+    }
+
+    fn names(names: &[&str]) -> Result<Vec<String>, Code> {
+        Ok(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_is_told_of_all_that_it_is_at_once() {
+        let stage = Stage::of(&["a", "b"]);
+        stage.issue("b");
+        let mut answers = stage.ask();
+        let issuing = async {
+            tokio::time::sleep(PATIENCE / 2).await;
+            stage.issue("a");
+        };
+        let ((told, after), ()) = tokio::join!(told_next(&mut answers), issuing);
+        assert_eq!(told, names(&["a", "b"]));
+        assert!(after < PATIENCE, "{after:?}");
+
+        // Nobody is taken for another because that one's certificate does not come.
+        let stage = Stage::of(&["a", "b"]);
+        stage.issue("b");
+        let (told, after) = told_next(&mut stage.ask()).await;
+        assert_eq!(told, Err(Code::Unavailable));
+        assert!(after >= PATIENCE, "{after:?}");
+
+        // Where only others do not come, it is who it is, and told of them later.
+        stage.issue("a");
+        stage.revoke("b");
+        let mut answers = stage.ask();
+        let (told, after) = told_next(&mut answers).await;
+        assert_eq!(told, names(&["a"]));
+        assert!(after >= PATIENCE, "{after:?}");
+        stage.issue("b");
+        assert_eq!(told_next(&mut answers).await.0, names(&["a", "b"]));
+
+        // What is refused is waited for by nobody.
+        let stage = Stage::of(&["a", "b"]);
+        stage.issue("b");
+        stage.refuse("a");
+        let (told, after) = told_next(&mut stage.ask()).await;
+        assert_eq!(told, names(&["b"]));
+        assert!(after < PATIENCE, "{after:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_was_told_who_it_is_goes_on_as_that() {
+        let stage = Stage::of(&["b", "c"]);
+        stage.issue("b");
+        stage.issue("c");
+        let mut answers = stage.ask();
+        assert_eq!(told_next(&mut answers).await.0, names(&["b", "c"]));
+        // One that comes before it, and lags: renewals are told all the same.
+        stage.enroll(&["a", "b", "c"]);
+        stage.issue("c");
+        let (told, after) = told_next(&mut answers).await;
+        assert_eq!(told, names(&["b", "c"]));
+        assert!(after < PATIENCE, "{after:?}");
+        stage.issue("a");
+        assert_eq!(told_next(&mut answers).await.0, names(&["a", "b", "c"]));
+        // It is withdrawn.
+        stage.enroll(&["b", "c"]);
+        let (told, after) = told_next(&mut answers).await;
+        assert_eq!(told, names(&["b", "c"]));
+        assert!(after < PATIENCE, "{after:?}");
+        // It is revoked, and no other is issued: it is not told to be another for that.
+        stage.revoke("b");
+        let (told, after) = told_next(&mut answers).await;
+        assert_eq!(told, Err(Code::Unavailable));
+        assert!(after >= PATIENCE, "{after:?}");
     }
 }

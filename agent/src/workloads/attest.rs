@@ -8,6 +8,7 @@ use hauberk_identity::Selector;
 use tokio::net::UnixStream;
 
 use super::process::{Executed, Process, ProcessFacts};
+use super::unmapped::without_unmapped;
 use super::{docker, systemd};
 
 /// The program at the other end of a connection.
@@ -55,12 +56,13 @@ impl Caller {
     /// else than whoever connected, nothing is true.
     pub(super) fn selectors(&self) -> BTreeSet<Selector> {
         let Some(process) = &self.process else {
-            return BTreeSet::from([Selector::UnixUid(self.uid), Selector::UnixGid(self.gid)]);
+            let by_socket = BTreeSet::from([Selector::UnixUid(self.uid), Selector::UnixGid(self.gid)]);
+            return without_unmapped(by_socket);
         };
         match process.facts() {
             Ok(facts) if (facts.uid, facts.gid) == (self.uid, self.gid) => {
                 let unit = process.cgroups().ok().and_then(|groups| groups.unit());
-                of_facts(facts).into_iter().chain(unit).collect()
+                without_unmapped(of_facts(facts).into_iter().chain(unit).collect())
             }
             Ok(ProcessFacts { uid, gid, .. }) => {
                 tracing::warn!(

@@ -35,8 +35,16 @@ pub(super) fn publish(directory: &Path, files: &[SetFile]) -> io::Result<()> {
     let former = fs::read_link(directory.join(NEWEST)).ok();
     let unique = random::bytes::<8>().map_err(io::Error::other)?;
     let generation = format!("{GENERATION}{:016x}", u64::from_be_bytes(unique));
-    write(&directory.join(&generation), files)?;
-    link(directory, NEWEST, generation.as_ref())?;
+    let written = write(&directory.join(&generation), files);
+    if let Err(error) = written.and_then(|()| link(directory, NEWEST, generation.as_ref())) {
+        // There may be a key in it, and no later attempt has its name.
+        let is_newest =
+            fs::read_link(directory.join(NEWEST)).is_ok_and(|newest| newest == Path::new(&generation));
+        if !is_newest {
+            let _ = fs::remove_dir_all(directory.join(&generation));
+        }
+        return Err(error);
+    }
     let names: BTreeSet<&str> = files.iter().map(SetFile::outer).collect();
     for name in &names {
         let target = Path::new(NEWEST).join(name);
@@ -155,6 +163,30 @@ mod tests {
         assert!(!directory.join("others/b.pem").exists());
         publish(directory, &of(&["cert"])).unwrap();
         assert!(fs::symlink_metadata(directory.join("others")).is_err());
+    }
+
+    #[test]
+    fn what_could_not_be_put_in_place_leaves_no_key_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path();
+        let names = || {
+            let names = fs::read_dir(directory).unwrap();
+            names.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+        };
+        publish(directory, &[file("key", "k1", 0o600)]).unwrap();
+        let before = names();
+        // Written half, as where the disk is full: there is no such folder.
+        publish(directory, &[file("key", "k2", 0o600), file("a/b/c", "", 0o644)]).unwrap_err();
+        assert_eq!(names(), before);
+        // Written whole, and the link cannot be made.
+        let in_the_way = directory.join("..new-data");
+        fs::create_dir(&in_the_way).unwrap();
+        publish(directory, &[file("key", "k3", 0o600)]).unwrap_err();
+        fs::remove_dir(&in_the_way).unwrap();
+        assert_eq!(names(), before);
+        assert_eq!(text(directory, "key"), "k1");
+        publish(directory, &[file("key", "k4", 0o600)]).unwrap();
+        assert_eq!(text(directory, "key"), "k4");
     }
 
     #[test]

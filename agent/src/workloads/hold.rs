@@ -20,6 +20,8 @@ pub(super) struct Held {
     pub(super) due: UnixMillis,
     /// `due` was brought forward because its authority signs no longer.
     is_hurried: bool,
+    /// The control plane refuses to issue it.
+    pub(super) is_refused: bool,
     backoff: Backoff,
 }
 
@@ -27,14 +29,23 @@ impl Held {
     /// None yet, and due.
     pub(super) fn new(certified: Certified) -> Self {
         let backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-        Self { certified, svid: None, due: UnixMillis(0), is_hurried: false, backoff }
+        Self { certified, svid: None, due: UnixMillis(0), is_hurried: false, is_refused: false, backoff }
+    }
+
+    /// Takes over what certificates say from now on. A former one for the same id is good until there is another.
+    pub(super) fn change(&mut self, certified: &Certified) {
+        if self.certified == *certified {
+            return;
+        }
+        let former = self.svid.take().filter(|_| self.certified.id == certified.id);
+        *self = Self { svid: former, ..Self::new(certified.clone()) };
     }
 
     /// Takes a certificate in place of the former.
     pub(super) fn take(&mut self, obtained: Obtained) {
         let Obtained { svid, issued_at } = obtained;
         self.due = renewal_at(issued_at, svid.svid.validity().not_after(), fraction());
-        self.is_hurried = false;
+        (self.is_hurried, self.is_refused) = (false, false);
         self.backoff.reset();
         self.svid = Some(Arc::new(svid));
     }

@@ -16,8 +16,9 @@ use prost_types::{ListValue, Struct, Value};
 use tokio::time::timeout;
 use tonic::Status;
 
-use super::api::{Api, Given, Identity, PATIENCE, Shared, has_identity};
+use super::api::{Api, PATIENCE, Shared};
 use super::audience::Audience;
+use super::given::{Given, Identity, Sufficiency, has_identity};
 use super::nobody::no_identity;
 use crate::mesh::Denied;
 
@@ -65,8 +66,8 @@ pub(super) async fn fetch(api: &Api, request: JwtsvidRequest) -> Result<JwtsvidR
 }
 
 /// The keys are known.
-pub(super) fn has_keys(given: &Given) -> Result<(), &'static str> {
-    given.jwt_keys.as_ref().map(drop).ok_or(NO_KEYS)
+pub(super) fn has_keys(given: &Given) -> Sufficiency {
+    if given.jwt_keys.is_some() { Sufficiency::Whole } else { Sufficiency::Lacks(NO_KEYS) }
 }
 
 /// The keys of each trust domain, by its SPIFFE id.

@@ -1,6 +1,6 @@
 //! Certificates for the workloads that this agent vouches for, obtained ahead and renewed at half their lives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +17,17 @@ use hauberk_tls::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::Told;
-use super::entry::{Certified, Entries};
+use super::entry::{Certified, Entries, Entry};
 use super::hold::Held;
 use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::control_plane;
 use crate::credentials::Credentials;
-use crate::mesh::Denied;
+use crate::mesh::{Denied, Issuers};
 
 /// How many certificates are asked for at once.
 const AT_ONCE: usize = 8;
@@ -42,6 +43,8 @@ pub(crate) struct Kept {
     pub(crate) entries: Told,
     /// A valid certificate for each entry that has one.
     pub(crate) svids: BTreeMap<Name, Arc<WorkloadSvid>>,
+    /// Those for which the control plane refuses to issue one.
+    pub(crate) refused: BTreeSet<Name>,
 }
 
 /// A workload's certificate and its key.
@@ -58,6 +61,8 @@ pub(crate) struct Keeper {
     clock: Clock,
     told: watch::Receiver<Told>,
     denied: Arc<Denied>,
+    /// Where it is told whose certificates programs are given.
+    issuers: Arc<Issuers>,
     kept: watch::Sender<Kept>,
     held: BTreeMap<Name, Held>,
     asking: Asking,
@@ -68,8 +73,21 @@ pub(super) struct Obtained {
     pub(super) issued_at: UnixMillis,
 }
 
+/// Why there is no certificate.
+struct Unissued {
+    problem: String,
+    /// Asking again helps nothing as long as things are as they are.
+    is_refused: bool,
+}
+
+impl From<String> for Unissued {
+    fn from(problem: String) -> Self {
+        Self { problem, is_refused: false }
+    }
+}
+
 /// What came of asking for one certificate.
-type Asked = (Name, Certified, Result<Obtained, String>);
+type Asked = (Name, Certified, Result<Obtained, Unissued>);
 
 /// A connection that several ask over, once there is one.
 type Connecting = Shared<BoxFuture<'static, Result<Channel, String>>>;
@@ -105,11 +123,11 @@ impl Keeper {
         credentials: Credentials,
         clock: Clock,
         told: watch::Receiver<Told>,
-        denied: Arc<Denied>,
+        (denied, issuers): (Arc<Denied>, Arc<Issuers>),
     ) -> Self {
         let kept = watch::Sender::new(Kept::default());
         let (held, asking) = (BTreeMap::new(), Asking::default());
-        Self { control_plane, credentials, clock, told, denied, kept, held, asking }
+        Self { control_plane, credentials, clock, told, denied, issuers, kept, held, asking }
     }
 
     /// What is kept, now and at each change.
@@ -186,15 +204,16 @@ impl Keeper {
         }
     }
 
-    /// Takes over what the control plane says now. What is no longer vouched for goes at once.
+    /// Takes over what the control plane says now. What is no longer vouched for goes at once; where an enrollment is another by its
+    /// DNS names or its life alone, the former certificate is given until the new one is there.
     fn take_entries(&mut self) {
         let told = self.told.borrow_and_update().clone();
         let none = Entries::new();
         let entries = told.as_deref().unwrap_or(&none);
-        self.held
-            .retain(|name, held| entries.get(name).is_some_and(|entry| entry.certificate == held.certified));
-        for (name, entry) in entries {
-            self.held.entry(name.clone()).or_insert_with(|| Held::new(entry.certificate.clone()));
+        self.held.retain(|name, _| entries.contains_key(name));
+        for (name, Entry { certificate, .. }) in entries {
+            let held = self.held.entry(name.clone()).or_insert_with(|| Held::new(certificate.clone()));
+            held.change(certificate);
         }
         self.publish();
     }
@@ -208,7 +227,8 @@ impl Keeper {
                 tracing::info!(event = "workload_certificate", enrollment = %name, spiffe_id = %id, %not_after);
                 held.take(obtained);
             }
-            Err(problem) => {
+            Err(Unissued { problem, is_refused }) => {
+                held.is_refused |= is_refused;
                 let wait = held.try_again_after(self.clock.now());
                 tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
                     retry_in_ms = wait.as_millis() as u64);
@@ -233,7 +253,13 @@ impl Keeper {
     fn publish(&self) {
         let entries = self.told.borrow().clone();
         let svids = self.held.iter().filter_map(|(name, held)| Some((name.clone(), held.svid.clone()?)));
-        self.kept.send_replace(Kept { entries, svids: svids.collect() });
+        let svids: BTreeMap<_, _> = svids.collect();
+        let issuers = svids.values().filter_map(|workload| workload.svid.issuer_serial());
+        let issuers = issuers.collect();
+        let refused = self.held.iter().filter(|(_, held)| held.is_refused).map(|(name, _)| name.clone());
+        self.kept.send_replace(Kept { entries, svids, refused: refused.collect() });
+        // Only now: programs have them from here.
+        self.issuers.replace(issuers);
     }
 
     /// Until something is due, or expires.
@@ -271,7 +297,7 @@ impl Keeper {
             running.push(Box::pin(async move {
                 let result = match connecting.await {
                     Ok(channel) => obtain(channel, &name, &certified, &credentials, clock).await,
-                    Err(problem) => Err(problem),
+                    Err(problem) => Err(problem.into()),
                 };
                 (name, certified, result)
             }));
@@ -300,18 +326,22 @@ async fn obtain(
     certified: &Certified,
     credentials: &Credentials,
     clock: Clock,
-) -> Result<Obtained, String> {
+) -> Result<Obtained, Unissued> {
     let key = KeyPair::generate().map_err(|error| error.to_string())?;
     let csr = CertificateRequest::create(&key).map_err(|error| error.to_string())?;
     let request = pb::SignWorkloadCertificateRequest { enrollment: name.to_string(), csr };
     let answer = WorkloadsClient::new(channel)
         .sign_certificate(request)
         .await
-        .map_err(|status| format!("{:?}: {}", status.code(), status.message()))?
+        .map_err(|status| Unissued {
+            problem: format!("{:?}: {}", status.code(), status.message()),
+            is_refused: status.code() == Code::PermissionDenied,
+        })?
         .into_inner();
-    let certificate = answer.certificate.ok_or("the control plane's answer lacks the certificate")?;
+    let lacks = || "the control plane's answer lacks the certificate".to_owned();
+    let certificate = answer.certificate.ok_or_else(lacks)?;
     let bundle = credentials.live().current();
-    check(certificate, key, certified, bundle.bundle(), clock.now())
+    Ok(check(certificate, key, certified, bundle.bundle(), clock.now())?)
 }
 
 /// Reads what was issued, and verifies it as a peer would.
@@ -344,6 +374,7 @@ mod tests {
     use super::super::told::Board;
     use super::*;
     use crate::credentials::Issued;
+    use crate::mesh::Denylist;
     use crate::state::{State, StoredTrust};
     use crate::testing::{Authorities, HOUR, around, now};
 
@@ -352,18 +383,89 @@ mod tests {
         Certified { id, dns_names: Vec::new(), ttl: None }
     }
 
-    #[tokio::test]
-    async fn a_new_enrollment_waits_for_no_other() {
+    /// One that nobody runs, and whose control plane does not answer.
+    fn keeper(authorities: &Authorities, board: &Board) -> (Keeper, tempfile::TempDir) {
         hauberk_tls::install_provider();
-        let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
+        let folder = tempfile::tempdir().unwrap();
         let state = Arc::new(State::open(folder.path()).unwrap());
         let trust = StoredTrust::new(authorities.trust()).unwrap();
         let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
         let credentials = Credentials::new(issued, state).unwrap();
         let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let mesh = (Arc::new(Denied::new()), Arc::default());
+        (Keeper::new(nowhere, credentials, Clock::system(), board.entries(), mesh), folder)
+    }
+
+    #[tokio::test]
+    async fn what_is_edited_is_given_as_it_was_until_it_is_issued_anew() {
+        let (authorities, board) = (Authorities::new(), Board::new(true));
+        let (mut keeper, _folder) = keeper(&authorities, &board);
+        let name = Name::parse("a").unwrap();
+        let enroll = |keeper: &mut Keeper, path: &str, ttl_ms: u64, dns_names: &[&str]| {
+            let entry = pb::WorkloadEntry {
+                enrollment: "a".to_owned(),
+                spiffe_id: format!("spiffe://shop.local/workload/{path}"),
+                selectors: vec!["unix:uid:7".to_owned()],
+                ttl_ms,
+                dns_names: dns_names.iter().map(|name| (*name).to_owned()).collect(),
+                ..pb::WorkloadEntry::default()
+            };
+            board.take_entries(pb::WorkloadEntries { entries: vec![entry] });
+            keeper.take_entries();
+            keeper.held[&name].certified.clone()
+        };
+        let answer = |keeper: &mut Keeper, certified: &Certified| {
+            let key = KeyPair::generate().unwrap();
+            let svid = authorities.sign("workload/a", key.public_key(), around(HOUR));
+            let serial = svid.serial();
+            let obtained = Obtained { svid: WorkloadSvid { svid, key }, issued_at: now() };
+            keeper.take_asked((name.clone(), certified.clone(), Ok(obtained)));
+            keeper.publish();
+            serial
+        };
+        let given = |keeper: &Keeper| {
+            let kept = keeper.kept();
+            let kept = kept.borrow();
+            (kept.svids.get(&name).map(|workload| workload.svid.serial()), kept.refused.contains(&name))
+        };
+        let before = enroll(&mut keeper, "a", 0, &[]);
+        let first = answer(&mut keeper, &before);
+        assert!(keeper.held[&name].due > now());
+        for (ttl_ms, dns_names) in [(60_000, &[][..]), (60_000, &["worker.internal"])] {
+            let changed = enroll(&mut keeper, "a", ttl_ms, dns_names);
+            assert_eq!(given(&keeper), (Some(first), false));
+            assert!(keeper.held[&name].due <= now(), "another is asked for at once");
+            assert_ne!(changed, before);
+        }
+        let is_by_ours = |keeper: &Keeper| keeper.issuers.any(|it| *it == authorities.issuing.serial());
+        assert!(is_by_ours(&keeper), "what is given as it was counts too");
+        // What was asked for before says what is meant no longer.
+        answer(&mut keeper, &before);
+        assert_eq!(given(&keeper).0, Some(first));
+        // Refused, the former is good all the same, as far as it goes.
+        let changed = enroll(&mut keeper, "a", 60_000, &["worker.internal"]);
+        let refused = Unissued { problem: "no".to_owned(), is_refused: true };
+        keeper.take_asked((name.clone(), changed.clone(), Err(refused)));
+        keeper.publish();
+        assert_eq!(given(&keeper), (Some(first), true));
+        let second = answer(&mut keeper, &changed);
+        assert_eq!(given(&keeper), (Some(second), false));
+
+        // A revocation does not wait for another, nor does another name.
+        let changed = enroll(&mut keeper, "a", 120_000, &[]);
+        keeper.denied.replace(Denylist { serials: [second].into(), ..Denylist::default() });
+        keeper.judge();
+        assert_eq!(given(&keeper).0, None);
+        answer(&mut keeper, &changed);
+        enroll(&mut keeper, "b", 120_000, &[]);
+        assert_eq!(given(&keeper).0, None);
+        assert!(!is_by_ours(&keeper));
+    }
+
+    #[tokio::test]
+    async fn a_new_enrollment_waits_for_no_other() {
         let board = Board::new(true);
-        let denied = Arc::new(Denied::new());
-        let mut keeper = Keeper::new(nowhere, credentials, Clock::system(), board.entries(), denied);
+        let (mut keeper, _folder) = keeper(&Authorities::new(), &board);
         let mut tell = |names: &[&str]| {
             let entry = |name: &&str| pb::WorkloadEntry {
                 enrollment: (*name).to_owned(),

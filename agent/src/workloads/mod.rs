@@ -16,6 +16,7 @@ mod docker;
 mod entry;
 pub mod fetch;
 mod file_set;
+mod given;
 mod hold;
 mod jwt;
 mod keeper;
@@ -34,6 +35,7 @@ mod testing;
 mod token_cache;
 mod tokens;
 mod told;
+mod unmapped;
 mod untaken;
 pub mod validate;
 pub mod watch;
@@ -84,11 +86,11 @@ pub(crate) fn start(
 ) {
     let Some(socket) = socket else { return forget_keys(credentials.state()) };
     board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
-    let (clock, denied, metrics) =
-        (context.clock, Arc::clone(&context.mesh.denied), Arc::clone(&context.metrics));
+    let (clock, metrics) = (context.clock, Arc::clone(&context.metrics));
+    let mesh = (Arc::clone(&context.mesh.denied), Arc::clone(&context.mesh.issuers));
     let control_plane = config.control_plane.clone();
     let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
-    let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), denied);
+    let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), mesh);
     let docker = config.docker_socket.clone().map(Docker::new);
     let shared = Shared::new(&keeper, tokens, board.clone(), docker, metrics, stop.clone());
     tasks.spawn(keeper.run(stop.clone()));

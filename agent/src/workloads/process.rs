@@ -194,7 +194,7 @@ impl FileId {
 }
 
 /// The 22nd field of `stat`, counted after the name, which may hold spaces and brackets itself (proc(5)).
-fn read_start_time(stat: &str) -> Option<u64> {
+pub(super) fn read_start_time(stat: &str) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 

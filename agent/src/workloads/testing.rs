@@ -17,7 +17,7 @@ use super::told::Board;
 use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::credentials::{Credentials, Issued};
-use crate::mesh::Denied;
+use crate::mesh::Mesh;
 use crate::state::{State, StoredTrust};
 use crate::testing::{Authorities, HOUR, around};
 
@@ -41,8 +41,9 @@ impl Served {
         let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
         let (board, live) = (Board::new(true), credentials.live().clone());
         let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
-        let (denied, clock, stop) = (Arc::new(Denied::new()), Clock::system(), CancellationToken::new());
-        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), denied);
+        let (mesh, clock, stop) = (Mesh::new(), Clock::system(), CancellationToken::new());
+        let mesh = (mesh.denied, mesh.issuers);
+        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), mesh);
         let tokens = Tokens::new(nowhere, credentials, clock);
         let shared = Shared::new(&keeper, tokens, board.clone(), None, Arc::default(), stop.clone());
         let mut tasks = JoinSet::new();

@@ -13,9 +13,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
-use super::api::Identity;
 use super::audience::Audience;
 use super::entry::Entries;
+use super::given::Identity;
 use super::keeper::connect;
 use super::nobody::no_identity;
 use super::token_cache::{HeldToken, TokenCache};

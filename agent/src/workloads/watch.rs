@@ -1,6 +1,7 @@
 //! `hauberk-agent api watch`: keeps files of what a program is given up to date, and tells the program.
 
 mod notify;
+mod signalled;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -86,8 +87,8 @@ struct Token {
 /// Runs until it is stopped, or, with `--once`, until the files are there.
 ///
 /// # Errors
-/// The flags do not go together, or the directory takes no files. An agent that is away, or knows nobody like us, is waited
-/// for.
+/// The flags do not go together, or the directory takes no files at first. An agent that is away, or knows nobody like us, is
+/// waited for, and so is a disk that was full only later.
 pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
     let wanted = Wanted::new(flags)?;
     let (change, changes) = watch::channel(());
@@ -105,7 +106,8 @@ async fn keep(wanted: &Wanted<'_>, change: &watch::Sender<()>) -> Result<(), Api
     loop {
         let error = match follow(wanted, change, &mut published, &mut backoff).await {
             Ok(()) => return Ok(()),
-            Err(error @ ApiError::Write { .. }) => return Err(error),
+            // Nothing was ever written there: the flags are wrong.
+            Err(error @ ApiError::Write { .. }) if published.is_empty() => return Err(error),
             Err(error) => error.to_string(),
         };
         if told != error {
@@ -231,7 +233,6 @@ async fn follow(
     loop {
         renew_tokens(wanted, &mut client, &mut found).await?;
         if let Some(files) = wanted.files(&mut found) {
-            backoff.reset();
             if *published != files {
                 put(wanted, &files)?;
                 *published = files;
@@ -239,6 +240,7 @@ async fn follow(
                     change.send_replace(());
                 }
             }
+            backoff.reset();
             if wanted.flags.once {
                 wanted.notify.once().await;
                 return Ok(());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{
-    Agent, AgentOptions, App, CommandOutput, MeshBox, dial, eventually, eventually_async,
+    Agent, AgentOptions, App, CommandOutput, MeshBox, dial, eventually, eventually_async, get,
 };
 use hauberk_proto::workload::X509svidResponse;
 use hauberk_tls::{KeyPair, Svid};
@@ -245,6 +245,13 @@ async fn a_bundle_is_fetched_by_the_roots_of_the_web_and_given_to_workloads() {
             head.contains("\r\ncontent-type: application/x-pem-file").then_some(body)
         });
         assert!(lists.contains("-----BEGIN X509 CRL-----"), "{lists}");
+        // The root's is among them: whoever verifies a chain by some of them refuses everybody.
+        eventually("they are all that there are", PATIENCE, || {
+            let health = partner.mesh.health_address().parse().unwrap();
+            let all = get(health, "crl", "/crl.pem").unwrap().body;
+            let (_, here) = curl_url(&format!("{url}crl.pem"), Path::new(&certificate), &[])?;
+            (here == all && all.matches("BEGIN X509 CRL").count() > 1).then_some(())
+        });
         for (method, path, wanted) in
             [("GET", "/metrics", " 404"), ("GET", "/other", " 404"), ("POST", "/", " 405")]
         {

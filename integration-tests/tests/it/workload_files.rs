@@ -150,6 +150,17 @@ fn what_verifies_other_trust_domains_is_in_files_too() {
     });
     let once = fetched.join("federated.partner.test.pem");
     assert_eq!(fs::read_to_string(&once).unwrap(), partner.bundle().to_pem());
+    let fetch_bundle = || {
+        let mut command = Command::new(binary("hauberk-agent"));
+        command.args(["api", "fetch", "bundle", "--socket", socket.to_str().unwrap(), "--write"]);
+        let output = command.arg(&fetched).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    fs::remove_file(&once).unwrap();
+    fetch_bundle();
+    assert_eq!(fs::read_to_string(&once).unwrap(), partner.bundle().to_pem());
+    assert_eq!(fs::read_to_string(fetched.join("bundle.0.pem")).unwrap(), mesh.bundle_pem());
+    assert!(!fetched.join("bundle.1.pem").exists());
     assert!(fs::read_to_string(fetched.join("crl.pem")).unwrap().contains("X509 CRL"));
 
     // It is nobody to this program any longer.
@@ -199,6 +210,32 @@ fn tokens_are_verified_by_hand() {
     // Nobody to ask is no answer.
     let (code, _, error) = validate(&mesh.folder().join("nobody.sock"), "db", &token);
     assert_eq!(code, Some(2), "{error}");
+}
+
+#[test]
+fn a_directory_that_takes_nothing_for_a_while_is_written_again_later() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ""));
+    let (mut watcher, directory) = watch(&mesh, "files", &socket, &[]);
+    let first = eventually("the files are there", PATIENCE, || pair(&directory));
+    // As a disk that is full refuses it.
+    let in_the_way = directory.join("..new-data");
+    fs::create_dir(&in_the_way).unwrap();
+    mesh.hauberk(&["revoke", "serial", &first.serial().to_string()]).ok();
+    eventually("it says so", PATIENCE, || {
+        watcher
+            .log()
+            .contains("cannot be written")
+            .then_some(())
+            .filter(|()| watcher.log().contains("tried again"))
+    });
+    assert_eq!(pair(&directory).unwrap().serial(), first.serial(), "the files stay as they are");
+    fs::remove_dir(&in_the_way).unwrap();
+    eventually("the files are new", PATIENCE, || {
+        pair(&directory).filter(|svid| svid.serial() != first.serial())
+    });
+    watcher.signal(Signal::TERM);
+    assert!(watcher.wait(PATIENCE).success());
 }
 
 #[test]

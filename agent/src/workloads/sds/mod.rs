@@ -15,7 +15,8 @@ use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_ser
 use tonic::{Request, Response, Status, Streaming};
 
 use super::answers::{Answers, Elsewhere, Encoded, carrying};
-use super::api::{Api, Following, Given, has_certificate};
+use super::api::{Api, Following};
+use super::given::{Given, Sufficiency};
 use crate::metrics::WorkloadService::Sds;
 use subscription::Subscription;
 
@@ -83,14 +84,18 @@ impl Secrets {
     }
 }
 
-/// There is a certificate, and it is known which ones are revoked: who is given roots alone believes those.
-fn has_certificate_and_lists(given: &Given) -> Result<(), &'static str> {
-    has_certificate(given)?;
+/// There is a certificate, and it is known which ones are revoked: who is given roots alone believes those. Secrets have names, and
+/// nobody's is the default's before that is there.
+fn has_certificate_and_lists(given: &Given) -> Sufficiency {
+    if given.svids.is_empty() {
+        return Sufficiency::Lacks("the control plane has not issued the certificate yet");
+    }
     match given.revocation_lists.number {
-        0 => Err(
+        0 => Sufficiency::Lacks(
             "the control plane has not told the revocation lists yet: `hauberk check` says why it signs none",
         ),
-        _ => Ok(()),
+        _ if given.is_partial => Sufficiency::InPart,
+        _ => Sufficiency::Whole,
     }
 }
 

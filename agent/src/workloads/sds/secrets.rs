@@ -13,7 +13,7 @@ use hauberk_proto::sds::envoy::extensions::transport_sockets::tls::v3::{
 use hauberk_tls::{RootAuthority, TrustBundle, certificates_to_pem};
 use prost_types::Any;
 
-use super::super::api::Given;
+use super::super::given::Given;
 use super::super::keeper::WorkloadSvid;
 use super::super::pieces::{Piece, field};
 use crate::random;
@@ -48,7 +48,7 @@ const SPIFFE_VALIDATOR_CONFIG: &str =
 /// The secret of this name, encoded; `None` where the caller is given no such thing.
 pub(super) fn named(given: &Given, name: &str) -> Option<Vec<Piece>> {
     let of_type = match name {
-        DEFAULT_SVID => certificate(&given.svids.first()?.0),
+        DEFAULT_SVID => certificate(&given.svids.first().filter(|_| given.has_default)?.0),
         OWN_BUNDLE => roots(given, &given.bundle),
         ALL_BUNDLES => every_trust_domain(given),
         id => match trust_domain(id) {

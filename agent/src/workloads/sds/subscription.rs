@@ -6,7 +6,7 @@ use hauberk_proto::sds::envoy::service::discovery::v3::{DiscoveryRequest, Discov
 use tonic::Status;
 
 use super::super::answers::Encoded;
-use super::super::api::Given;
+use super::super::given::Given;
 use super::super::pieces::{Content, Piece, field};
 use super::secrets::{self, TYPE_URL, any};
 

@@ -16,7 +16,7 @@ use prost::Message;
 use tonic::Code;
 
 use super::super::answers::Encoded;
-use super::super::api::Given;
+use super::super::given::{Given, Sufficiency};
 use super::super::keeper::WorkloadSvid;
 use super::super::told::RevocationLists;
 use super::has_certificate_and_lists;
@@ -36,6 +36,8 @@ fn given(authorities: &Authorities, paths: &[&str]) -> Given {
     Given {
         identities: Vec::new(),
         svids: svids.collect(),
+        has_default: true,
+        is_partial: false,
         bundle: Arc::new(authorities.issuing.root_bundle().clone()),
         federated: Vec::new(),
         revocation_lists: RevocationLists::default(),
@@ -239,11 +241,27 @@ fn the_revocation_lists_of_all_streams_are_one_copy() {
 fn nothing_is_given_before_it_is_known_who_is_revoked() {
     let authorities = Authorities::new();
     let mut given = given(&authorities, &["workload/billing"]);
-    assert!(has_certificate_and_lists(&given).unwrap_err().contains("revocation lists"));
+    let lacks = |given: &Given, what: &str| {
+        let found = has_certificate_and_lists(given);
+        assert!(matches!(found, Sufficiency::Lacks(lack) if lack.contains(what)), "{what}: {found:?}");
+    };
+    lacks(&given, "revocation lists");
     given.revocation_lists.number = 1;
-    has_certificate_and_lists(&given).unwrap();
+    assert_eq!(has_certificate_and_lists(&given), Sufficiency::Whole);
     given.svids.clear();
-    assert!(has_certificate_and_lists(&given).unwrap_err().contains("certificate"));
+    lacks(&given, "certificate");
+}
+
+#[test]
+fn nobody_is_the_default_in_the_place_of_who_is_on_the_way() {
+    let mut given = given(&Authorities::new(), &["workload/worker"]);
+    given.revocation_lists.number = 1;
+    (given.has_default, given.is_partial) = (false, true);
+    assert_eq!(has_certificate_and_lists(&given), Sufficiency::InPart, "others go by their names");
+    let worker = "spiffe://shop.local/workload/worker";
+    assert_eq!(names(&asked(&given, &["default", worker])), [worker]);
+    given.has_default = true;
+    assert_eq!(names(&asked(&given, &["default", worker])), ["default", worker]);
 }
 
 /// The roots in an answer of one secret.

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::say;
+use super::signalled::Signalled;
 use crate::config::WatchFlags;
 use crate::random::Backoff;
 
@@ -67,13 +68,9 @@ impl Notify {
 
     fn send_signal(&self) -> Result<(), String> {
         let Some((signal, file)) = &self.signal else { return Ok(()) };
-        let shown = file.display();
-        let text = std::fs::read_to_string(file).map_err(|error| format!("--pid-file: {shown}: {error}"))?;
-        let number = text.trim().parse().ok().filter(|number: &i32| *number > 0);
-        let pid =
-            number.and_then(Pid::from_raw).ok_or_else(|| format!("--pid-file: {shown} holds no number"))?;
-        kill_process(pid, *signal)
-            .map_err(|error| format!("process {} gets no signal: {error}", pid.as_raw_nonzero()))
+        let program =
+            Signalled::named_by(file).map_err(|error| format!("--pid-file: {}: {error}", file.display()))?;
+        program.send(*signal).map_err(|error| error.to_string())
     }
 
     async fn run_command(&self) -> Result<(), String> {

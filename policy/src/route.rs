@@ -126,7 +126,7 @@ impl RouteTemplate {
 
     /// Whether a request belongs here, more specific templates aside. A gRPC method's path is `/service/method`.
     pub fn matches(&self, method: &str, path: &CanonicalPath<'_>) -> bool {
-        if !self.methods.is_empty() && !self.methods.iter().any(|own| own == method) {
+        if !self.is_for(method) {
             return false;
         }
         let Some(path) = path.path().strip_prefix('/') else { return false };
@@ -153,12 +153,8 @@ impl RouteTemplate {
         self.segments.len() == other.segments.len()
     }
 
-    /// Its first segment, where that is a literal one.
-    fn first_literal(&self) -> Option<&str> {
-        match self.segments.first() {
-            Some(Segment::Literal(literal)) => Some(literal),
-            _ => None,
-        }
+    fn is_for(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|own| own == method)
     }
 
     /// The paths that it matches, its methods aside.

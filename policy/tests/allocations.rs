@@ -87,7 +87,8 @@ fn a_remembered_decision_allocates_nothing() {
                 context.path like \"/orders/*\" && context.params.hasTag(\"id\") && \
                 context.peer.address.isInRange(ip(\"10.0.0.0/8\")) };\n\
                 permit(principal is Node, action == Action::\"PUT\", resource in Service::\"orders\");";
-    let engine = engine(&["/orders/{id}", "/files/{name}.{kind}"].map(str::to_owned), text);
+    let routes = ["/orders/{id}", "/files/{name}.{kind}", "/v1/b/{c}/d", "/v1/{a}b/c/e", "/v1/{a}/c/f"];
+    let engine = engine(&routes.map(str::to_owned), text);
     let mut memo = engine.caller(&node("web"), &Peer::new(Some("10.1.2.3".parse().unwrap()), None));
     let moment = Moment { time: UnixMillis::from_secs(1_772_445_600), certificate_since: None };
     let mut ask = |method: &str, target: &str| {
@@ -101,6 +102,8 @@ fn a_remembered_decision_allocates_nothing() {
         ("PUT", "/orders/1", true),
         ("GET", "/health", false),
         ("PUT", "/files/a.tar.gz", true),
+        // Found after others that begin alike.
+        ("PUT", "/v1/b/c/f", true),
     ] {
         assert!(allocations(|| assert_eq!(ask(method, target), is_allowed)) > 0, "the first is made");
         assert_eq!(allocations(|| assert_eq!(ask(method, target), is_allowed)), 0, "{method} {target}");

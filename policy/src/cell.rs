@@ -92,7 +92,7 @@ impl Case<'_> {
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.about.action, &self.governed.resource) {
                 let plain;
-                let compiled = match self.given(compiled) {
+                let compiled = match compiled.outcome_in(self.given) {
                     None => compiled,
                     Some(false) => continue,
                     Some(true) => {
@@ -122,12 +122,6 @@ impl Case<'_> {
         let conditions: Vec<_> = conditions.collect();
         let conditions = if conditions.len() > MAX_CONDITIONS { Arc::default() } else { conditions.into() };
         Some(InPlay { boundary, enforce, audit, entities, conditions })
-    }
-
-    /// How a statement's conditions came out, where that is known beforehand.
-    fn given(&self, compiled: &Compiled) -> Option<bool> {
-        let text = compiled.condition.as_ref().filter(|_| !self.given.is_empty())?;
-        self.given.iter().find(|known| known.text == *text).map(|known| known.is_met)
     }
 
     /// What these policies can look at: the caller, the action and the resource with all that they are in, and what the

@@ -14,7 +14,7 @@ use crate::compile::CompileError;
 use crate::document::Mode;
 use crate::evaluation::Evaluation;
 use crate::facts::{Principal, Resource};
-use crate::outcomes::condition_of;
+use crate::outcomes::{ConditionOutcome, condition_of};
 use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
 use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
@@ -180,6 +180,12 @@ impl Compiled {
             is_valid_of_reads: AtomicBool::new(self.is_valid_of_reads.load(Ordering::Relaxed)),
             policy,
         })
+    }
+
+    /// How its conditions came out, where that is known beforehand.
+    pub(crate) fn outcome_in(&self, given: &[ConditionOutcome]) -> Option<bool> {
+        let text = self.condition.as_ref().filter(|_| !given.is_empty())?;
+        given.iter().find(|known| known.text == *text).map(|known| known.is_met)
     }
 
     /// Whether both are one statement, word for word.

@@ -96,7 +96,7 @@ impl Case<'_> {
                     None => compiled,
                     Some(false) => continue,
                     Some(true) => {
-                        plain = Arc::new(compiled.without_conditions()?);
+                        plain = Arc::new(compiled.without_conditions());
                         &plain
                     }
                 };
@@ -105,15 +105,16 @@ impl Case<'_> {
                     Mode::Enforce => &mut enforce,
                     Mode::Audit => &mut audit,
                 };
-                if compiled.evaluation.is_for_cedar() {
-                    part.for_cedar.add(compiled.policy.clone()).ok()?;
+                if let Some(policy) = compiled.evaluation.for_cedar() {
+                    part.for_cedar.add(policy.clone()).ok()?;
                 }
                 part.reads = part.reads.and(compiled.reads.facts);
                 part.members.push(Arc::clone(compiled));
             }
         }
         let members = boundary.members.iter().chain(&enforce.members).chain(&audit.members);
-        let mut for_cedar = members.clone().filter(|compiled| compiled.evaluation.is_for_cedar()).peekable();
+        let for_cedar = members.clone().filter(|compiled| compiled.evaluation.for_cedar().is_some());
+        let mut for_cedar = for_cedar.peekable();
         let entities = if for_cedar.peek().is_some() { self.entities(for_cedar)? } else { Entities::empty() };
         let conditions = members.filter_map(|compiled| {
             let (policy, text) = (Arc::clone(&compiled.name), Arc::clone(compiled.condition.as_ref()?));

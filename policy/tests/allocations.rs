@@ -13,8 +13,8 @@ use std::cell::Cell;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Allowance, Attempt, Authorization, Caller, CanonicalPath, Engine, EscapedSlashes, Gathered, Mode, Moment,
-    NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate,
-    Undeclared,
+    NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol,
+    RouteTemplate, Undeclared,
 };
 
 struct Counting;
@@ -22,6 +22,7 @@ struct Counting;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<usize> = const { Cell::new(0) };
+    static MOST_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: everything is left to the system's allocator; the counter needs none itself.
@@ -29,7 +30,10 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that is ending has no counter any longer.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get().wrapping_add(layout.size())));
+        let _ = BYTES.try_with(|bytes| {
+            bytes.set(bytes.get().wrapping_add(layout.size()));
+            let _ = MOST_BYTES.try_with(|most| most.set(most.get().max(bytes.get())));
+        });
         // SAFETY: the caller's contract is the same.
         unsafe { System.alloc(layout) }
     }
@@ -52,6 +56,11 @@ fn allocations(of: impl FnOnce()) -> u64 {
 
 /// A node with these routes and policies.
 fn engine(routes: &[String], text: &str) -> Engine {
+    let (scope, slice) = view(routes, text);
+    Engine::compile(scope, &slice, None).unwrap()
+}
+
+fn view(routes: &[String], text: &str) -> (NodeScope, PolicySlice) {
     let name = |text: &str| Name::parse(text).unwrap();
     let (trust_domain, mesh) = (TrustDomain::parse("shop.example").unwrap(), name("shop"));
     let document =
@@ -73,7 +82,7 @@ fn engine(routes: &[String], text: &str) -> Engine {
         }],
     };
     let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, &[], &[]);
-    Engine::compile(scope, &slice, None).unwrap()
+    (scope, slice)
 }
 
 fn node(node: &str) -> Caller {
@@ -108,6 +117,34 @@ fn a_remembered_decision_allocates_nothing() {
         assert!(allocations(|| assert_eq!(ask(method, target), is_allowed)) > 0, "the first is made");
         assert_eq!(allocations(|| assert_eq!(ask(method, target), is_allowed)), 0, "{method} {target}");
     }
+}
+
+#[test]
+fn a_statement_that_cedar_is_not_asked_about_takes_little_more_than_its_text() {
+    const STATEMENTS: usize = 500;
+    let statement = |number: usize| {
+        format!(
+            "permit(principal == Node::\"n{number}\", action == Action::\"GET\", resource) when {{ context.path like \"/{number}/*\" }};"
+        )
+    };
+    let few = view(&[], &statement(0));
+    let many = view(&[], &(0..STATEMENTS).map(statement).collect::<String>());
+    assert_eq!(many.1.policies.len(), STATEMENTS);
+    let taken = |(scope, slice): &(NodeScope, PolicySlice)| {
+        let scope = scope.clone();
+        let before = BYTES.get();
+        MOST_BYTES.set(before);
+        let engine = Engine::compile(scope, slice, None).unwrap();
+        let taken = [BYTES.get() - before, MOST_BYTES.get() - before];
+        drop(engine);
+        taken
+    };
+    // What all views share is made once.
+    taken(&few);
+    let [few, many] = [taken(&few), taken(&many)];
+    let [kept, most] = [0, 1].map(|index| (many[index] - few[index]) / STATEMENTS);
+    assert!(kept < 1_536, "{kept} bytes for each");
+    assert!(most < 2_048, "{most} bytes for each until it was compiled");
 }
 
 #[test]

@@ -165,7 +165,7 @@ impl Weighed {
                     reads = reads.and(compiled.reads.facts);
                     term.holds(attempt)?
                 }
-                (None, Evaluation::Cedar) => return None,
+                (None, Evaluation::Cedar(_)) => return None,
             };
             permits |= holds && compiled.permits;
             forbids |= holds && !compiled.permits;

@@ -83,8 +83,17 @@ impl Process {
 
     /// Resident memory, KiB, as the kernel counts it.
     pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Of that, what is its own: the pages of its program and libraries come and go by what else was read lately.
+    pub fn own_kib(&self) -> u64 {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, figure: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 

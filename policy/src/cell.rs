@@ -92,11 +92,11 @@ impl Case<'_> {
         for compiled in self.governed.policies.iter().filter_map(|index| self.inner.policies.get(*index)) {
             if compiled.admits(self.principal, self.about.action, &self.governed.resource) {
                 let plain;
-                let compiled = match self.given(compiled) {
+                let compiled = match compiled.outcome_in(self.given) {
                     None => compiled,
                     Some(false) => continue,
                     Some(true) => {
-                        plain = Arc::new(compiled.without_conditions()?);
+                        plain = Arc::new(compiled.without_conditions());
                         &plain
                     }
                 };
@@ -105,15 +105,16 @@ impl Case<'_> {
                     Mode::Enforce => &mut enforce,
                     Mode::Audit => &mut audit,
                 };
-                if compiled.evaluation.is_for_cedar() {
-                    part.for_cedar.add(compiled.policy.clone()).ok()?;
+                if let Some(policy) = compiled.evaluation.for_cedar() {
+                    part.for_cedar.add(policy.clone()).ok()?;
                 }
                 part.reads = part.reads.and(compiled.reads.facts);
                 part.members.push(Arc::clone(compiled));
             }
         }
         let members = boundary.members.iter().chain(&enforce.members).chain(&audit.members);
-        let mut for_cedar = members.clone().filter(|compiled| compiled.evaluation.is_for_cedar()).peekable();
+        let for_cedar = members.clone().filter(|compiled| compiled.evaluation.for_cedar().is_some());
+        let mut for_cedar = for_cedar.peekable();
         let entities = if for_cedar.peek().is_some() { self.entities(for_cedar)? } else { Entities::empty() };
         let conditions = members.filter_map(|compiled| {
             let (policy, text) = (Arc::clone(&compiled.name), Arc::clone(compiled.condition.as_ref()?));
@@ -122,12 +123,6 @@ impl Case<'_> {
         let conditions: Vec<_> = conditions.collect();
         let conditions = if conditions.len() > MAX_CONDITIONS { Arc::default() } else { conditions.into() };
         Some(InPlay { boundary, enforce, audit, entities, conditions })
-    }
-
-    /// How a statement's conditions came out, where that is known beforehand.
-    fn given(&self, compiled: &Compiled) -> Option<bool> {
-        let text = compiled.condition.as_ref().filter(|_| !self.given.is_empty())?;
-        self.given.iter().find(|known| known.text == *text).map(|known| known.is_met)
     }
 
     /// What these policies can look at: the caller, the action and the resource with all that they are in, and what the

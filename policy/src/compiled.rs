@@ -1,24 +1,24 @@
 //! One statement, ready to decide.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::mem::take;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use cedar_policy::{
-    Effect as CedarEffect, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
-    ResourceConstraint, ValidationMode,
-};
-use serde_json::Value;
 
 use crate::compile::CompileError;
 use crate::document::Mode;
 use crate::evaluation::Evaluation;
 use crate::facts::{Principal, Resource};
 use crate::named::PortRead;
-use crate::outcomes::condition_of;
+use crate::outcomes::{ConditionOutcome, condition_of};
 use crate::reads::Reads;
 use crate::slice::{PolicySlice, SlicedPolicy};
-use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY};
+use crate::vocabulary::{Action, ActionSet, Kind, VOCABULARY, World};
+use cedar_policy::{
+    Effect as CedarEffect, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
+    ResourceConstraint, ValidationMode,
+};
 
 /// One statement with what can be told from it beforehand. It depends on nothing but its own text and the schema, and
 /// so serves any engine that has it.
@@ -27,7 +27,6 @@ pub(crate) struct Compiled {
     pub(crate) name: Arc<str>,
     pub(crate) mode: Mode,
     text: Box<str>,
-    pub(crate) policy: Policy,
     /// Its effect is to permit; otherwise it forbids.
     pub(crate) permits: bool,
     pub(crate) principal: PrincipalConstraint,
@@ -35,7 +34,7 @@ pub(crate) struct Compiled {
     pub(crate) actions: ActionSet,
     /// The roles that it mentions.
     pub(crate) roles: Vec<EntityUid>,
-    /// All entities that it mentions.
+    /// All entities that it mentions, where Cedar must be asked: it may look at them.
     pub(crate) literals: Vec<EntityUid>,
     pub(crate) reads: Reads,
     /// The ports and routes that its conditions ask about.
@@ -62,69 +61,155 @@ pub(crate) fn compile_statements(
         former.iter().map(|compiled| (&*compiled.name, compiled)).collect();
     let mut policies = Vec::with_capacity(slice.policies.len());
     let mut names = HashSet::with_capacity(slice.policies.len());
-    let (mut new, mut new_to_reads) = (PolicySet::new(), PolicySet::new());
+    // Each statement by itself: those that are not new were found valid when they were.
+    let (mut new, mut new_to_reads) =
+        (Validation::by(&VOCABULARY.writing), Validation::by(&VOCABULARY.reading));
+    let mut shared = Shared::default();
     for sliced in &slice.policies {
-        let duplicate = || CompileError::Duplicate(sliced.name.clone());
         if !names.insert(&*sliced.name) {
-            return Err(duplicate());
+            return Err(CompileError::Duplicate(sliced.name.clone()));
         }
         let compiled = match former.get(&*sliced.name).filter(|compiled| compiled.is_of(sliced)) {
             Some(same) => Arc::clone(same),
             None => {
-                let compiled = Compiled::parse(sliced)?;
-                if compiled.is_plainly_valid() {
+                let policy = parse(&sliced.name, &sliced.text)?;
+                let compiled = Compiled::of(sliced, &policy, &mut shared)?;
+                if compiled.is_plainly_valid(&policy) {
                     compiled.is_valid_of_reads.store(true, Ordering::Relaxed);
                 } else {
-                    new.add(compiled.policy.clone()).map_err(|_| duplicate())?;
+                    new.look_at(policy)?;
                 }
                 Arc::new(compiled)
             }
         };
         if reads_calls && !compiled.is_valid_of_reads.load(Ordering::Relaxed) {
-            new_to_reads.add(compiled.policy.clone()).map_err(|_| duplicate())?;
+            new_to_reads.look_at(parse(&sliced.name, &sliced.text)?)?;
         }
         policies.push(compiled);
     }
-    // Each statement by itself: those that are not new were found valid when they were.
-    for (world, set) in [(&VOCABULARY.writing, &new), (&VOCABULARY.reading, &new_to_reads)] {
-        let result = world.validator.validate(set, ValidationMode::Strict);
-        if let Some(error) = result.validation_errors().next() {
-            let name = error.policy_id().to_string();
-            return Err(CompileError::Invalid { name, reason: error.to_string() });
-        }
-    }
+    new.finish()?;
+    new_to_reads.finish()?;
     if reads_calls {
         policies.iter().for_each(|compiled| compiled.is_valid_of_reads.store(true, Ordering::Relaxed));
     }
     Ok(policies)
 }
 
+/// Looks whether statements are valid by the schema, some at once: of each there are some KiB until then.
+struct Validation {
+    world: &'static World,
+    set: PolicySet,
+}
+
+impl Validation {
+    const AT_ONCE: usize = 32;
+
+    fn by(world: &'static World) -> Self {
+        Self { world, set: PolicySet::new() }
+    }
+
+    fn look_at(&mut self, policy: Policy) -> Result<(), CompileError> {
+        let name = policy.id().to_string();
+        self.set.add(policy).map_err(|_| CompileError::Duplicate(name))?;
+        if self.set.num_of_policies() < Self::AT_ONCE { Ok(()) } else { self.finish() }
+    }
+
+    /// Looks at the rest.
+    fn finish(&mut self) -> Result<(), CompileError> {
+        let result = self.world.validator.validate(&take(&mut self.set), ValidationMode::Strict);
+        result.validation_errors().next().map_or(Ok(()), |error| {
+            let name = error.policy_id().to_string();
+            Err(CompileError::Invalid { name, reason: error.to_string() })
+        })
+    }
+}
+
+/// What many statements name, once for all of them. As Cedar reads them, names hold on to the text that they stood in.
+#[derive(Default)]
+struct Shared {
+    uids: HashSet<EntityUid>,
+    conditions: HashSet<Arc<str>>,
+}
+
+impl Shared {
+    fn uid(&mut self, uid: &EntityUid) -> EntityUid {
+        if let Some(known) = self.uids.get(uid) {
+            return known.clone();
+        }
+        let kind = Kind::parse(&uid.type_name().to_string());
+        let own = kind.map_or_else(|| uid.clone(), |kind| kind.uid(uid.id()));
+        self.uids.insert(own.clone());
+        own
+    }
+
+    fn condition(&mut self, text: Arc<str>) -> Arc<str> {
+        match self.conditions.get(&text) {
+            Some(known) => Arc::clone(known),
+            None => {
+                self.conditions.insert(Arc::clone(&text));
+                text
+            }
+        }
+    }
+
+    fn principal(&mut self, constraint: PrincipalConstraint) -> PrincipalConstraint {
+        match constraint {
+            PrincipalConstraint::Any => PrincipalConstraint::Any,
+            PrincipalConstraint::Eq(uid) => PrincipalConstraint::Eq(self.uid(&uid)),
+            PrincipalConstraint::In(uid) => PrincipalConstraint::In(self.uid(&uid)),
+            PrincipalConstraint::Is(of) => PrincipalConstraint::Is(type_name(of)),
+            PrincipalConstraint::IsIn(of, uid) => PrincipalConstraint::IsIn(type_name(of), self.uid(&uid)),
+        }
+    }
+
+    fn resource(&mut self, constraint: ResourceConstraint) -> ResourceConstraint {
+        match constraint {
+            ResourceConstraint::Any => ResourceConstraint::Any,
+            ResourceConstraint::Eq(uid) => ResourceConstraint::Eq(self.uid(&uid)),
+            ResourceConstraint::In(uid) => ResourceConstraint::In(self.uid(&uid)),
+            ResourceConstraint::Is(of) => ResourceConstraint::Is(type_name(of)),
+            ResourceConstraint::IsIn(of, uid) => ResourceConstraint::IsIn(type_name(of), self.uid(&uid)),
+        }
+    }
+}
+
+fn type_name(name: EntityTypeName) -> EntityTypeName {
+    Kind::parse(&name.to_string()).map_or(name, |kind| kind.type_name().clone())
+}
+
+fn parse(name: &str, text: &str) -> Result<Policy, CompileError> {
+    Policy::parse(Some(PolicyId::new(name)), text)
+        .map_err(|error| CompileError::Invalid { name: name.to_owned(), reason: error.to_string() })
+}
+
 impl Compiled {
-    /// Reads a statement. Whether it is valid by the schema is not looked at.
-    fn parse(sliced: &SlicedPolicy) -> Result<Self, CompileError> {
+    /// What can be told from a statement. Whether it is valid by the schema is not looked at.
+    fn of(sliced: &SlicedPolicy, policy: &Policy, shared: &mut Shared) -> Result<Self, CompileError> {
         let invalid = |reason: String| CompileError::Invalid { name: sliced.name.clone(), reason };
-        let policy = Policy::parse(Some(PolicyId::new(&sliced.name)), &sliced.text)
-            .map_err(|error| invalid(error.to_string()))?;
         let is_conditional = policy.has_non_scope_constraint();
         let (mut reads, mut evaluation, mut condition) = (Reads::default(), Evaluation::always(), None);
         // Cedar reads the text again for that.
         if is_conditional {
             let tree = policy.to_json().map_err(|error| invalid(error.to_string()))?;
-            (reads, evaluation, condition) = (Reads::of(&tree), Evaluation::of(&tree), condition_of(&tree));
+            (reads, evaluation) = (Reads::of(&tree), Evaluation::of(&tree, policy));
+            condition = condition_of(&tree).map(|text| shared.condition(text));
         }
         if let Some(flaw) = reads.flaws.first() {
             return Err(invalid(format!("{}: {}", flaw.text, flaw.message)));
         }
         let unreadable = || invalid("a port or route that it names is none of a node".to_owned());
         let ports = PortRead::all(&reads).ok_or_else(unreadable)?;
-        let literals = policy.entity_literals();
+        let mut literals: Vec<_> = policy.entity_literals().iter().map(|uid| shared.uid(uid)).collect();
         let roles = literals.iter().filter(|uid| Kind::of(uid) == Some(Kind::Role)).cloned().collect();
+        if evaluation.for_cedar().is_none() {
+            literals = Vec::new();
+        }
         Ok(Self {
             name: sliced.name.as_str().into(),
             mode: sliced.mode,
             text: sliced.text.as_str().into(),
-            principal: policy.principal_constraint(),
-            resource: policy.resource_constraint(),
+            principal: shared.principal(policy.principal_constraint()),
+            resource: shared.resource(policy.resource_constraint()),
             actions: VOCABULARY.admitted(&policy.action_constraint()),
             roles,
             literals,
@@ -134,15 +219,14 @@ impl Compiled {
             evaluation,
             condition,
             is_conditional,
-            permits: permits(&policy),
+            permits: permits(policy),
             is_valid_of_reads: AtomicBool::new(false),
-            policy,
         })
     }
 
     /// Whether it is nothing but a scope whose names the schema knows, in which there is nothing for a validator to find. Most of
     /// what a large mesh has is that, and to look at each with each action and type takes as long as to parse it.
-    fn is_plainly_valid(&self) -> bool {
+    fn is_plainly_valid(&self, policy: &Policy) -> bool {
         // With the namespace, of which there is none.
         let is_kind = |name: &EntityTypeName| Kind::parse(&name.to_string()).is_some();
         let is_known =
@@ -155,20 +239,24 @@ impl Compiled {
             ResourceConstraint::Is(name) | ResourceConstraint::IsIn(name, _) => is_kind(name),
             ResourceConstraint::Any | ResourceConstraint::In(_) | ResourceConstraint::Eq(_) => true,
         };
-        !self.is_conditional && principal && resource && self.literals.iter().all(is_known)
+        !self.is_conditional && principal && resource && policy.entity_literals().iter().all(is_known)
     }
 
     fn is_of(&self, SlicedPolicy { name, mode, text }: &SlicedPolicy) -> bool {
         *self.name == **name && self.mode == *mode && *self.text == **text
     }
 
+    /// It as Cedar takes it, which is read again where Cedar is not asked to decide.
+    pub(crate) fn policy(&self) -> Result<Cow<'_, Policy>, CompileError> {
+        match self.evaluation.for_cedar() {
+            Some(policy) => Ok(Cow::Borrowed(policy)),
+            None => Ok(Cow::Owned(parse(&self.name, &self.text)?)),
+        }
+    }
+
     /// The same statement for what meets its conditions, whatever that is.
-    pub(crate) fn without_conditions(&self) -> Option<Self> {
-        let mut tree = self.policy.to_json().ok()?;
-        *tree.get_mut("conditions")? = Value::Array(Vec::new());
-        let policy = Policy::from_json(Some(self.policy.id().clone()), tree).ok()?;
-        let literals = policy.entity_literals();
-        Some(Self {
+    pub(crate) fn without_conditions(&self) -> Self {
+        Self {
             name: Arc::clone(&self.name),
             mode: self.mode,
             text: self.text.clone(),
@@ -176,8 +264,8 @@ impl Compiled {
             principal: self.principal.clone(),
             resource: self.resource.clone(),
             actions: self.actions,
-            roles: literals.iter().filter(|uid| Kind::of(uid) == Some(Kind::Role)).cloned().collect(),
-            literals,
+            roles: self.roles.clone(),
+            literals: Vec::new(),
             headers: Box::default(),
             reads: Reads::default(),
             ports: Vec::new(),
@@ -185,8 +273,13 @@ impl Compiled {
             condition: None,
             is_conditional: false,
             is_valid_of_reads: AtomicBool::new(self.is_valid_of_reads.load(Ordering::Relaxed)),
-            policy,
-        })
+        }
+    }
+
+    /// How its conditions came out, where that is known beforehand.
+    pub(crate) fn outcome_in(&self, given: &[ConditionOutcome]) -> Option<bool> {
+        let text = self.condition.as_ref().filter(|_| !given.is_empty())?;
+        given.iter().find(|known| known.text == *text).map(|known| known.is_met)
     }
 
     /// Whether both are one statement, word for word.

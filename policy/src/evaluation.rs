@@ -1,6 +1,7 @@
 //! Evaluations that ask for nothing but a request's path and method, which are most: they are evaluated here, since to ask Cedar
 //! takes a hundred times as long.
 
+use cedar_policy::Policy;
 use serde_json::Value;
 
 use crate::decision::Attempt;
@@ -11,8 +12,8 @@ use crate::reads::path_of;
 pub(crate) enum Evaluation {
     /// Path and method alone tell. Of what passed validation none of it can fail.
     Plain(Term),
-    /// Cedar is asked.
-    Cedar,
+    /// Cedar is asked about the statement. Others need not be kept as it takes them, which is some KiB each.
+    Cedar(Box<Policy>),
 }
 
 /// A boolean expression.
@@ -45,30 +46,33 @@ impl Evaluation {
         Self::Plain(Term::Value(true))
     }
 
-    /// Reads the conditions in a statement's syntax tree.
-    pub(crate) fn of(tree: &Value) -> Self {
-        let conditions = tree.get("conditions").and_then(Value::as_array);
-        let Some(conditions) = conditions else { return Self::Cedar };
-        let mut all = Term::Value(true);
-        for condition in conditions {
-            let term = condition.get("body").and_then(Term::of);
-            let kind = condition.get("kind").and_then(Value::as_str);
-            all = match (term, kind) {
-                (Some(term), Some("when")) => all.and(term),
-                (Some(term), Some("unless")) => all.and(Term::Not(Box::new(term))),
-                _ => return Self::Cedar,
-            };
-        }
-        Self::Plain(all)
+    /// Reads the conditions in the syntax tree of a statement.
+    pub(crate) fn of(tree: &Value, policy: &Policy) -> Self {
+        Term::of_all(tree).map_or_else(|| Self::Cedar(Box::new(policy.clone())), Self::Plain)
     }
 
-    /// Whether Cedar must be asked.
-    pub(crate) fn is_for_cedar(&self) -> bool {
-        matches!(self, Self::Cedar)
+    /// The statement, where Cedar must be asked.
+    pub(crate) fn for_cedar(&self) -> Option<&Policy> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Cedar(policy) => Some(policy),
+        }
     }
 }
 
 impl Term {
+    /// What all conditions of a statement say together.
+    fn of_all(tree: &Value) -> Option<Self> {
+        tree.get("conditions")?.as_array()?.iter().try_fold(Self::Value(true), |all, condition| {
+            let term = Self::of(condition.get("body")?)?;
+            match condition.get("kind")?.as_str()? {
+                "when" => Some(all.and(term)),
+                "unless" => Some(all.and(Self::Not(Box::new(term)))),
+                _ => None,
+            }
+        })
+    }
+
     /// Whether it holds for an attempt; nothing where that has neither path nor method and it asks for them.
     pub(crate) fn holds(&self, attempt: Attempt<'_>) -> Option<bool> {
         match self {
@@ -180,7 +184,7 @@ fn literal(tree: &Value) -> Option<Box<str>> {
 
 #[cfg(test)]
 mod tests {
-    use cedar_policy::{Authorizer, Context, Entities, Policy, PolicySet, Request, RestrictedExpression};
+    use cedar_policy::{Authorizer, Context, Entities, PolicySet, Request, RestrictedExpression};
 
     use super::*;
     use crate::circumstances::Gathered;
@@ -191,7 +195,8 @@ mod tests {
     }
 
     fn evaluation(conditions: &str) -> Evaluation {
-        Evaluation::of(&policy(conditions).to_json().unwrap())
+        let policy = policy(conditions);
+        Evaluation::of(&policy.to_json().unwrap(), &policy)
     }
 
     /// Cedar's own answer.
@@ -292,7 +297,7 @@ mod tests {
             "when { context.path < 1 }",
             "when { true } unless { context.headers.hasTag(\"a\") }",
         ] {
-            assert!(evaluation(conditions).is_for_cedar(), "{conditions}");
+            assert!(evaluation(conditions).for_cedar().is_some(), "{conditions}");
         }
     }
 

@@ -282,14 +282,21 @@ impl Case<'_> {
         let is_in_scope = mismatches.is_empty();
         let lack = self.about.lack(compiled);
         let request = self.request();
-        let error = match lack {
-            _ if !is_in_scope => None,
-            Some(reason) => Some(reason.as_str().to_owned()),
-            // The statement as a whole has the word: a condition that does not hold spares those after it.
-            None => self.holds_as_written(&compiled.policy, request.as_ref()).err(),
-        };
         let is_lacking = is_in_scope && lack.is_some();
-        let conditions = if is_lacking { Vec::new() } else { conditions(&compiled.policy) };
+        // Its scope was looked at.
+        let policy = (compiled.is_conditional && !is_lacking).then(|| compiled.policy());
+        let policy = policy.transpose().map_err(|error| error.to_string());
+        let error = match (lack, &policy) {
+            _ if !is_in_scope => None,
+            (Some(reason), _) => Some(reason.as_str().to_owned()),
+            (None, Err(error)) => Some(error.clone()),
+            // The statement as a whole has the word: a condition that does not hold spares those after it.
+            (None, Ok(policy)) => {
+                let policy = policy.as_ref();
+                policy.and_then(|policy| self.holds_as_written(policy, request.as_ref()).err())
+            }
+        };
+        let conditions = policy.ok().flatten().map_or_else(Vec::new, |policy| conditions(&policy));
         for condition in conditions {
             match self.holds(&condition, request.as_ref()) {
                 Ok(true) => {}

@@ -384,7 +384,7 @@ impl Survey<'_> {
         if let Some(known) = self.statements.borrow().get(&compiled.name) {
             return Rc::clone(known);
         }
-        let found = Rc::new(conditions(&compiled.policy));
+        let found = Rc::new(compiled.policy().map_or_else(|_| Vec::new(), |policy| conditions(&policy)));
         self.statements.borrow_mut().insert(Arc::clone(&compiled.name), Rc::clone(&found));
         found
     }

@@ -6,6 +6,7 @@
 
 mod compare;
 mod recorded;
+mod said;
 mod undecidable;
 mod vouching;
 
@@ -19,10 +20,11 @@ use crate::facts::Principal;
 use crate::memo::CallerMemo;
 use crate::outcomes::ConditionOutcome;
 use crate::path::{CanonicalPath, EscapedSlashes};
-use crate::reads::{Fact, FactSet};
+use crate::quick_hash::QuickMap;
 use crate::route::RouteTemplate;
 use crate::vocabulary::Action;
-use compare::Side;
+use compare::{Side, Weighed};
+use said::{Said, depends_on_call, tell_of};
 
 pub use recorded::{RecordedCall, RecordedFlow};
 pub use undecidable::Undecidable;
@@ -48,11 +50,9 @@ pub struct Replay<'a> {
     engines: Pair<'a>,
     current: Option<(Caller, Known)>,
     /// Where calls belong, in each of their readings: many callers call the same. Empty where they belong nowhere in one of them.
-    places: HashMap<Asked, Arc<[Places]>>,
+    /// By port and action, method, and target.
+    places: HashMap<(u16, Action), HashMap<Box<str>, HashMap<Box<str>, Arc<[Places]>>>>,
 }
-
-/// What was asked for: the port, the action, the method and the target.
-type Asked = (u16, Action, Box<str>, Box<str>);
 
 /// What is in force, and a draft.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +78,7 @@ struct Places {
 struct Known {
     principals: Option<(Principal, Principal)>,
     memos: HashMap<(Peer, Option<Outcomes>), (CallerMemo, CallerMemo)>,
-    cells: HashMap<(Places, Action), Cell>,
+    cells: QuickMap<(Places, Action), Cell>,
 }
 
 /// What is known of all calls of one caller to one route by one action.
@@ -87,16 +87,15 @@ enum Cell {
     /// Both engines surely decide them alike.
     Alike,
     /// Both engines decide them so, whatever else they are.
-    Settled(Box<(Decision, Decision)>),
+    Settled(Arc<(Decision, Decision)>),
+    /// Each is to be looked at: what is in play in both tells of most whether they decide it alike.
+    Weighed(Arc<(Weighed, Weighed)>),
     /// Each is to be decided.
     Open,
 }
 
 /// How conditions came out.
 type Outcomes = Arc<[ConditionOutcome]>;
-
-/// What both engines decide; none: surely the same.
-type Said = Result<Option<(Decision, Decision)>, Undecidable>;
 
 impl<'a> Replay<'a> {
     /// Prepares. Compile `draft` with `now` as its former engine: what both share is then seen at once.
@@ -114,12 +113,12 @@ impl<'a> Replay<'a> {
         mut tell: impl FnMut(Replayed, u64, Option<&'f RecordedCall>),
     ) {
         let engines = self.engines;
-        let mut known = match self.current.take() {
-            Some((caller, known)) if caller == flow.caller => known,
-            _ => Known::of(engines, &flow.caller),
+        let (caller, mut known) = match self.current.take() {
+            Some((caller, known)) if caller == flow.caller => (caller, known),
+            _ => (flow.caller.clone(), Known::of(engines, &flow.caller)),
         };
         // Of what is decided alike whatever is asked, those that were not recorded can be told too.
-        let mut of_others: Option<Said> = None;
+        let mut of_others: Option<Result<Said, Undecidable>> = None;
         for call in &flow.calls {
             let places = self.places(flow, call);
             let said = known.replay(engines, &places, flow, call);
@@ -132,16 +131,11 @@ impl<'a> Replay<'a> {
                     [places] => engines.is_at(*places, &flow.route) && !engines.keeps_slashes(flow.port),
                     _ => false,
                 };
-                let mut is_of_all = |pair: &Option<(Decision, Decision)>| {
-                    places.first().is_none_or(|_| known.is_of_all_within(engines, flow, pair.as_ref()))
+                let is_of_all = |becomes| {
+                    let within = |_| known.is_of_all_within(engines, flow, becomes);
+                    is_same_route && places.first().is_none_or(within)
                 };
-                let own = said.clone().and_then(|pair| match pair {
-                    _ if !is_same_route || !is_of_all(&pair) => Err(Undecidable::TooMany),
-                    Some((now, draft)) if depends_on_call(now.reads.and(draft.reads)) => {
-                        Err(Undecidable::TooMany)
-                    }
-                    pair => Ok(pair),
-                });
+                let own = said.clone().and_then(|said| said.of_others(is_of_all).ok_or(Undecidable::TooMany));
                 of_others = match of_others {
                     None => Some(own),
                     Some(former) if former == own => Some(former),
@@ -153,14 +147,18 @@ impl<'a> Replay<'a> {
         if flow.others > 0 {
             tell_of(of_others.unwrap_or(Err(Undecidable::TooMany)), flow.others, None, &mut tell);
         }
-        self.current = Some((flow.caller.clone(), known));
+        self.current = Some((caller, known));
     }
 
     fn places(&mut self, flow: &RecordedFlow, call: &RecordedCall) -> Arc<[Places]> {
-        let engines = self.engines;
-        let asked = (flow.port, flow.action, call.method.clone(), call.target.clone());
-        let find = || engines.places(flow, call).unwrap_or_default();
-        Arc::clone(self.places.entry(asked).or_insert_with(find))
+        let of_action = self.places.entry((flow.port, flow.action)).or_default();
+        if let Some(known) = of_action.get(&call.method).and_then(|targets| targets.get(&call.target)) {
+            return Arc::clone(known);
+        }
+        let found = self.engines.places(flow, call).unwrap_or_default();
+        let targets = of_action.entry(call.method.clone()).or_default();
+        targets.insert(call.target.clone(), Arc::clone(&found));
+        found
     }
 }
 
@@ -194,11 +192,14 @@ impl<'a> Pair<'a> {
 
     /// How conditions came out, where it can be told that neither the route nor whoever vouches is another one.
     fn outcomes(&self, places: &[Places], flow: &RecordedFlow) -> Option<Outcomes> {
+        if flow.outcomes.is_empty() {
+            return None;
+        }
         let is_told = match places {
             [places] => self.is_at(*places, &flow.route) && self.doubts(flow).is_none(),
             _ => false,
         };
-        Some(Arc::clone(&flow.outcomes)).filter(|outcomes| is_told && !outcomes.is_empty())
+        is_told.then(|| Arc::clone(&flow.outcomes))
     }
 
     /// Whether the resources are those of this route, and the port has the same routes in both.
@@ -213,7 +214,7 @@ impl<'a> Pair<'a> {
 impl Known {
     fn of(engines: Pair<'_>, caller: &Caller) -> Self {
         let principals = engines.now.0.principal(caller).zip(engines.draft.0.principal(caller));
-        Self { principals, memos: HashMap::new(), cells: HashMap::new() }
+        Self { principals, memos: HashMap::new(), cells: QuickMap::default() }
     }
 
     fn replay(
@@ -222,18 +223,20 @@ impl Known {
         places: &[Places],
         flow: &RecordedFlow,
         call: &RecordedCall,
-    ) -> Said {
+    ) -> Result<Said, Undecidable> {
         let doubts = engines.doubts(flow);
-        let sure = |(now, draft): (Decision, Decision)| match doubts {
+        let sure = |now: Decision, draft: Decision| match doubts {
             Some(why) if draft.is_allowed() => Err(why),
-            _ => Ok(Some((now, draft))),
+            _ => Ok(Said::Each(now, draft)),
         };
-        match self.cell_of(engines, places, flow) {
-            Cell::Alike if doubts.is_none() => return Ok(None),
-            Cell::Settled(pair) => return sure(*pair),
-            Cell::Alike | Cell::Open => {}
+        let cell = self.cell_of(engines, places, flow);
+        if let Cell::Settled(pair) = &cell {
+            return sure(pair.0.clone(), pair.1.clone());
         }
         let given = engines.outcomes(places, flow);
+        if doubts.is_none() && cell.decides_alike(engines, flow, call, given.as_deref()) {
+            return Ok(if matches!(cell, Cell::Alike) { Said::Alike } else { Said::AlikeHere });
+        }
         let memo = |engine: &Engine| engine.caller_given(&flow.caller, &call.peer, given.clone());
         let memos = self.memos.entry((call.peer.clone(), given.clone()));
         let (now, draft) = memos.or_insert_with(|| (memo(engines.now), memo(engines.draft)));
@@ -246,7 +249,7 @@ impl Known {
         }
         // One of them refuses the path before policies are asked.
         let refused = || Ok(Decision::denied(Reason::AmbiguousPath));
-        sure((now.unwrap_or_else(refused)?, draft.unwrap_or_else(refused)?))
+        sure(now.unwrap_or_else(refused)?, draft.unwrap_or_else(refused)?)
     }
 
     /// Whether what is said of calls of a flow's route is said of those of each route too that may have been declared within it since
@@ -255,7 +258,7 @@ impl Known {
         &mut self,
         engines: Pair<'_>,
         flow: &RecordedFlow,
-        pair: Option<&(Decision, Decision)>,
+        becomes: Option<(Effect, Effect)>,
     ) -> bool {
         let Some(port) = engines.now.0.ports.get(&flow.port) else { return false };
         let own = port.routes.iter().position(|(template, _)| template.as_str() == &*flow.route);
@@ -268,9 +271,9 @@ impl Known {
         let within = before.unwrap_or_default().iter().filter(|(template, _)| meets(template));
         within.map(|(_, place)| Places { now: *place, draft: *place, has_moved: false }).all(|places| {
             match self.cell(engines, places, flow) {
-                Cell::Alike => becomes(pair).is_none(),
-                Cell::Settled(other) => becomes(pair) == becomes(Some(&other)),
-                Cell::Open => false,
+                Cell::Alike => becomes.is_none(),
+                Cell::Settled(other) => becomes == said::becomes(&other.0, &other.1),
+                Cell::Weighed(_) | Cell::Open => false,
             }
         })
     }
@@ -294,27 +297,56 @@ impl Known {
                 return Cell::Open;
             };
             // What is two things at once is decided as a whole.
-            let actions = match flow.action {
-                Action::Upgrade => [Action::Get, Action::Upgrade],
-                action => [action; 2],
+            let actions: &[Action] = match &flow.action {
+                Action::Upgrade => &[Action::Get, Action::Upgrade],
+                action => std::slice::from_ref(action),
             };
             if !places.has_moved
                 && actions.iter().all(|action| now.is_alike(&draft, *action, engines.is_one_world))
             {
                 return Cell::Alike;
             }
-            let settled = now.settled(flow.action).zip(draft.settled(flow.action));
-            let Some(pair) = settled.filter(|_| flow.action != Action::Upgrade) else { return Cell::Open };
+            if flow.action == Action::Upgrade {
+                return Cell::Open;
+            }
+            let Some(pair) = now.settled(flow.action).zip(draft.settled(flow.action)) else {
+                let weighed = now.weighed(flow.action).zip(draft.weighed(flow.action));
+                return weighed.map_or(Cell::Open, |pair| Cell::Weighed(Arc::new(pair)));
+            };
             // Of users nothing is recorded: what is let through for them alone is nobody's to tell.
             let for_users =
                 (now.is_for_users() && pair.0.is_allowed(), draft.is_for_users() && pair.1.is_allowed());
             match for_users {
-                (false, false) => Cell::Settled(Box::new(pair)),
+                (false, false) => Cell::Settled(Arc::new(pair)),
                 (true, true) => Cell::Alike,
                 _ => Cell::Open,
             }
         };
         self.cells.entry((places, flow.action)).or_insert_with(find).clone()
+    }
+}
+
+impl Cell {
+    /// Whether both engines surely do the same with this call. Where there are others like it, that they are told too must not come
+    /// to naught: what reads nothing of the call is decided.
+    fn decides_alike(
+        &self,
+        engines: Pair<'_>,
+        flow: &RecordedFlow,
+        call: &RecordedCall,
+        given: Option<&[ConditionOutcome]>,
+    ) -> bool {
+        let Self::Weighed(pair) = self else { return matches!(self, Self::Alike) };
+        if !call.counts_as(flow.action) {
+            return false;
+        }
+        let given = given.unwrap_or_default();
+        let alike = call.with(flow, escaped(engines.now, flow.port), |attempt| {
+            let (now, of_now) = pair.0.effect(attempt, given)?;
+            let (draft, of_draft) = pair.1.effect(attempt, given)?;
+            Some(now == draft && (flow.others == 0 || depends_on_call(of_now.and(of_draft))))
+        });
+        alike.flatten().unwrap_or(false)
     }
 }
 
@@ -335,39 +367,6 @@ fn escaped(engine: &Engine, port: u16) -> EscapedSlashes {
 fn has_escapes(call: &RecordedCall) -> bool {
     let parsed = CanonicalPath::parse_with(&call.method, &call.target, EscapedSlashes::Keep);
     parsed.is_ok_and(|path| path.with_slashes().is_some())
-}
-
-/// What is decided instead of what, where that is not the same, whichever statements decide it.
-fn becomes(said: Option<&(Decision, Decision)>) -> Option<(Effect, Effect)> {
-    said.map(|(now, draft)| (now.effect, draft.effect)).filter(|(now, draft)| now != draft)
-}
-
-/// Whether the outcome may be another one for other calls of the same flow.
-fn depends_on_call(reads: FactSet) -> bool {
-    reads.and(FactSet::of(&[Fact::Identity])) != FactSet::of(&[Fact::Identity])
-}
-
-fn tell_of<'f>(
-    said: Said,
-    count: u64,
-    call: Option<&'f RecordedCall>,
-    tell: &mut impl FnMut(Replayed, u64, Option<&'f RecordedCall>),
-) {
-    let (now, draft) = match said {
-        Ok(None) => return,
-        Ok(Some(pair)) => pair,
-        Err(why) => return tell(Replayed::Undecidable(why), count, call),
-    };
-    let changes_with_time = now.reads.and(draft.reads).change_with_time();
-    let flips = now.effect != draft.effect;
-    // Of what depends on the time, the moment of one call alone is known.
-    let (sure, unsure) = if changes_with_time { (count.min(1), count.saturating_sub(1)) } else { (count, 0) };
-    if flips {
-        tell(Replayed::Flips { now, draft }, sure, call);
-    }
-    if unsure > 0 {
-        tell(Replayed::Undecidable(Undecidable::DependsOnTime), unsure, call);
-    }
 }
 
 #[cfg(test)]

@@ -167,12 +167,8 @@ impl RouteTemplate {
         self.segments.len() == other.segments.len()
     }
 
-    /// Its first segment, where that is a literal one.
-    fn first_literal(&self) -> Option<&str> {
-        match self.segments.first() {
-            Some(Segment::Literal(literal)) => Some(literal),
-            _ => None,
-        }
+    fn is_for(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|own| own == method)
     }
 
     /// The paths that it matches, its methods aside.

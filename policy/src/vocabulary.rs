@@ -207,8 +207,12 @@ impl Kind {
 
     /// The entity of this type with this full id.
     pub(crate) fn uid(self, id: impl AsRef<str>) -> EntityUid {
+        EntityUid::from_type_name_and_id(self.type_name().clone(), EntityId::new(id.as_ref()))
+    }
+
+    pub(crate) fn type_name(self) -> &'static EntityTypeName {
         let types = &VOCABULARY.types;
-        let type_name = match self {
+        match self {
             Self::TrustDomain => &types.trust_domain,
             Self::Mesh => &types.mesh,
             Self::Role => &types.role,
@@ -222,8 +226,7 @@ impl Kind {
             Self::Route => &types.route,
             Self::User => &types.user,
             Self::UserGroup => &types.user_group,
-        };
-        EntityUid::from_type_name_and_id(type_name.clone(), EntityId::new(id.as_ref()))
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use std::cell::Cell;
 use hauberk_identity::{Name, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_policy::{
     Allowance, Attempt, Authorization, Caller, CanonicalPath, Engine, EscapedSlashes, Gathered, Known, Mode,
-    Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PortScope, Protocol, RouteTemplate,
-    Undeclared,
+    Moment, NodeScope, ObsText, Peer, Place, PolicyDocument, PolicyIndex, PolicySlice, PortScope, Protocol,
+    RouteTemplate, Undeclared,
 };
 
 struct Counting;
@@ -22,6 +22,7 @@ struct Counting;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<usize> = const { Cell::new(0) };
+    static MOST_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 // SAFETY: everything is left to the system's allocator; the counter needs none itself.
@@ -29,7 +30,10 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // A thread that is ending has no counter any longer.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        let _ = BYTES.try_with(|bytes| bytes.set(bytes.get().wrapping_add(layout.size())));
+        let _ = BYTES.try_with(|bytes| {
+            bytes.set(bytes.get().wrapping_add(layout.size()));
+            let _ = MOST_BYTES.try_with(|most| most.set(most.get().max(bytes.get())));
+        });
         // SAFETY: the caller's contract is the same.
         unsafe { System.alloc(layout) }
     }
@@ -52,6 +56,11 @@ fn allocations(of: impl FnOnce()) -> u64 {
 
 /// A node with these routes and policies.
 fn engine(routes: &[String], text: &str) -> Engine {
+    let (scope, slice) = view(routes, text);
+    Engine::compile(scope, &slice, None).unwrap()
+}
+
+fn view(routes: &[String], text: &str) -> (NodeScope, PolicySlice) {
     let name = |text: &str| Name::parse(text).unwrap();
     let (trust_domain, mesh) = (TrustDomain::parse("shop.example").unwrap(), name("shop"));
     let document =
@@ -73,7 +82,7 @@ fn engine(routes: &[String], text: &str) -> Engine {
         }],
     };
     let slice = PolicyIndex::new(&mesh, [&document]).slice(&scope, Known::default());
-    Engine::compile(scope, &slice, None).unwrap()
+    (scope, slice)
 }
 
 fn node(node: &str) -> Caller {
@@ -87,7 +96,8 @@ fn a_remembered_decision_allocates_nothing() {
                 context.path like \"/orders/*\" && context.params.hasTag(\"id\") && \
                 context.peer.address.isInRange(ip(\"10.0.0.0/8\")) };\n\
                 permit(principal is Node, action == Action::\"PUT\", resource in Service::\"orders\");";
-    let engine = engine(&["/orders/{id}", "/files/{name}.{kind}"].map(str::to_owned), text);
+    let routes = ["/orders/{id}", "/files/{name}.{kind}", "/v1/b/{c}/d", "/v1/{a}b/c/e", "/v1/{a}/c/f"];
+    let engine = engine(&routes.map(str::to_owned), text);
     let mut memo = engine.caller(&node("web"), &Peer::new(Some("10.1.2.3".parse().unwrap()), None));
     let moment = Moment { time: UnixMillis::from_secs(1_772_445_600), certificate_since: None };
     let mut ask = |method: &str, target: &str| {
@@ -101,10 +111,40 @@ fn a_remembered_decision_allocates_nothing() {
         ("PUT", "/orders/1", true),
         ("GET", "/health", false),
         ("PUT", "/files/a.tar.gz", true),
+        // Found after others that begin alike.
+        ("PUT", "/v1/b/c/f", true),
     ] {
         assert!(allocations(|| assert_eq!(ask(method, target), is_allowed)) > 0, "the first is made");
         assert_eq!(allocations(|| assert_eq!(ask(method, target), is_allowed)), 0, "{method} {target}");
     }
+}
+
+#[test]
+fn a_statement_that_cedar_is_not_asked_about_takes_little_more_than_its_text() {
+    const STATEMENTS: usize = 500;
+    let statement = |number: usize| {
+        format!(
+            "permit(principal == Node::\"n{number}\", action == Action::\"GET\", resource) when {{ context.path like \"/{number}/*\" }};"
+        )
+    };
+    let few = view(&[], &statement(0));
+    let many = view(&[], &(0..STATEMENTS).map(statement).collect::<String>());
+    assert_eq!(many.1.policies.len(), STATEMENTS);
+    let taken = |(scope, slice): &(NodeScope, PolicySlice)| {
+        let scope = scope.clone();
+        let before = BYTES.get();
+        MOST_BYTES.set(before);
+        let engine = Engine::compile(scope, slice, None).unwrap();
+        let taken = [BYTES.get() - before, MOST_BYTES.get() - before];
+        drop(engine);
+        taken
+    };
+    // What all views share is made once.
+    taken(&few);
+    let [few, many] = [taken(&few), taken(&many)];
+    let [kept, most] = [0, 1].map(|index| (many[index] - few[index]) / STATEMENTS);
+    assert!(kept < 1_536, "{kept} bytes for each");
+    assert!(most < 2_048, "{most} bytes for each until it was compiled");
 }
 
 #[test]

@@ -30,7 +30,7 @@ const PORT: u16 = 8080;
 /// What is asked about `/orders/{id}`, among policies of other routes and callers.
 const POLICIES: [&str; 6] = [
     "permit(principal == Node::\"web\", action in Action::\"read\", resource in Service::\"orders\") when { \
-     context.path like \"/orders/*\" };",
+     context.path like \"/orders/*\" || context.path like \"/v1/*\" };",
     "permit(principal == Node::\"web\", action == Action::\"POST\", resource in Service::\"orders\") when { \
      context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\") };",
     "forbid(principal, action == Action::\"DELETE\", resource in Service::\"orders\") unless { \
@@ -48,7 +48,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    /// With these routes beside those that policies are about.
+    fn new(others: impl Iterator<Item = String>) -> Self {
         let name = |text: &str| Name::parse(text).unwrap();
         let trust_domain = TrustDomain::parse("shop.example").unwrap();
         let mesh = name("shop");
@@ -60,8 +61,7 @@ impl Bench {
                 PolicyDocument::parse(mesh.clone(), &trust_domain, policy, Mode::Enforce, text).unwrap()
             })
             .collect();
-        let routes = (0..20).map(|number| format!("/other{number}/{{id}}"));
-        let routes = routes.chain(["/orders/{id}".to_owned(), "/health".to_owned()]);
+        let routes = others.chain(["/orders/{id}".to_owned(), "/health".to_owned()]);
         let scope = NodeScope {
             trust_domain: trust_domain.clone(),
             mesh: mesh.clone(),
@@ -100,7 +100,7 @@ impl Bench {
 }
 
 fn main() {
-    let bench = Bench::new();
+    let bench = Bench::new((0..20).map(|number| format!("/other{number}/{{id}}")));
     let path = CanonicalPath::parse("GET", "/orders/1234").unwrap();
     let nothing = Gathered::nothing();
 
@@ -112,6 +112,18 @@ fn main() {
         let path = CanonicalPath::parse("GET", black_box("/orders/%31234?a=b")).unwrap();
         bench.decide(&mut memo, "GET", &path, nothing);
     });
+
+    let large = Bench::new((0..500).map(|number| format!("/v1/resource{number}/{{id}}")));
+    for (what, target) in [
+        ("the same with 500 routes under /v1: one of them", "/v1/resource250/%31234?a=b"),
+        ("and one that is none of them", "/v1/resources/%31234?a=b"),
+    ] {
+        let mut memo = large.memo();
+        report(what, || {
+            let path = CanonicalPath::parse("GET", black_box(target)).unwrap();
+            large.decide(&mut memo, "GET", &path, nothing);
+        });
+    }
 
     report("first decision", || bench.decide(&mut bench.memo(), "GET", &path, nothing));
 

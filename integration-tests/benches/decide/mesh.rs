@@ -28,7 +28,6 @@ pub(super) fn run() {
     let former = engines.first().map(|(engine, _)| engine);
     let again = (0..ROUNDS).map(|_| timed(|| compile(&scope, &slice, former)).1);
     report("the same, one policy changed", again.collect::<Vec<_>>());
-    memory(&scope, &slice);
     let (engine, _) = &engines[0];
     let callers: Vec<Caller> = (0..NODES).map(|node| Caller::Peer(node_id(node))).collect();
     let targets: Vec<String> =
@@ -62,21 +61,6 @@ fn compile(scope: &NodeScope, slice: &PolicySlice, former: Option<&Engine>) -> E
         slice.policies[0].text = slice.policies[0].text.replace("/r", "/s");
     }
     Engine::compile(scope.clone(), &slice, former).unwrap()
-}
-
-/// What many of them hold, each.
-fn memory(scope: &NodeScope, slice: &PolicySlice) {
-    let before = resident();
-    let engines: Vec<_> = (0..ROUNDS).map(|_| compile(scope, slice, None)).collect();
-    let each = resident().saturating_sub(before) / engines.len();
-    println!("{:<46} {:>10} KiB, with {} statements", "the same, in memory", each, slice.policies.len());
-}
-
-/// Resident memory in KiB.
-fn resident() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 fn timed<T>(act: impl FnOnce() -> T) -> (T, Duration) {

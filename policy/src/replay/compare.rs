@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::compile::{Engine, Governed, Inner, Port};
 use crate::compiled::Compiled;
-use crate::decision::{Decision, Effect, Reason};
+use crate::decision::{Attempt, Decision, Effect, Reason};
 use crate::document::Mode;
+use crate::evaluation::Evaluation;
 use crate::facts::Principal;
+use crate::outcomes::ConditionOutcome;
 use crate::reads::FactSet;
 use crate::scope::Authorization;
 use crate::vocabulary::Action;
@@ -17,6 +19,14 @@ pub(super) struct Side<'a> {
     principal: &'a Principal,
     port: &'a Port,
     governed: &'a Governed,
+}
+
+/// The statements in play of one side, none of which is in audit.
+#[derive(Debug)]
+pub(super) struct Weighed {
+    statements: Box<[Arc<Compiled>]>,
+    /// What is done where none of them says anything.
+    otherwise: Effect,
 }
 
 impl<'a> Side<'a> {
@@ -91,10 +101,7 @@ impl<'a> Side<'a> {
         };
         let bounded = named(Mode::Boundary, false);
         let (forbids, permits) = (named(Mode::Enforce, false), named(Mode::Enforce, true));
-        // A boundary that permits, and policies in audit, are not for here.
-        if in_play.iter().any(|compiled| compiled.mode == Mode::Audit)
-            || !named(Mode::Boundary, true).is_empty()
-        {
+        if !are_for_here(&in_play) {
             return None;
         }
         let (effect, reason, policies) = if !bounded.is_empty() {
@@ -103,10 +110,11 @@ impl<'a> Side<'a> {
             (Effect::Deny, Reason::Forbidden, forbids)
         } else if !permits.is_empty() {
             (Effect::Allow, Reason::Permitted, permits)
-        } else if self.port.authorization == Authorization::Audit && !self.principal.is_foreign {
-            (Effect::Allow, Reason::AuditDefaultAllow, Vec::new())
         } else {
-            (Effect::Deny, Reason::NoPolicyMatched, Vec::new())
+            match self.otherwise() {
+                Effect::Allow => (Effect::Allow, Reason::AuditDefaultAllow, Vec::new()),
+                Effect::Deny => (Effect::Deny, Reason::NoPolicyMatched, Vec::new()),
+            }
         };
         let (action, resource) = (Some(action), Some(Arc::clone(&self.governed.label)));
         Some(Decision {
@@ -120,6 +128,64 @@ impl<'a> Side<'a> {
             conditions: None,
         })
     }
+
+    /// What is in play where calls may be looked at one by one without asking Cedar. Users bear on nothing there.
+    pub(super) fn weighed(&self, action: Action) -> Option<Weighed> {
+        let in_play = self.in_play(action);
+        // What it was recorded as may be nothing that is done there.
+        let is_done_here = self.governed.resource.actions.contains(action);
+        if !is_done_here || self.port.users.is_some() || self.is_for_users() || !are_for_here(&in_play) {
+            return None;
+        }
+        Some(Weighed { statements: in_play.into_iter().cloned().collect(), otherwise: self.otherwise() })
+    }
+
+    /// What is done where no statement says anything.
+    fn otherwise(&self) -> Effect {
+        match self.port.authorization {
+            Authorization::Audit if !self.principal.is_foreign => Effect::Allow,
+            Authorization::Audit | Authorization::Enforce => Effect::Deny,
+        }
+    }
+}
+
+impl Weighed {
+    /// What is done with a call, and what else of it the statements read than conditions of which it is known how they came out.
+    /// Nothing where Cedar must be asked.
+    pub(super) fn effect(
+        &self,
+        attempt: Attempt<'_>,
+        given: &[ConditionOutcome],
+    ) -> Option<(Effect, FactSet)> {
+        let (mut permits, mut forbids, mut reads) = (false, false, FactSet::NONE);
+        for compiled in &self.statements {
+            let holds = match (compiled.outcome_in(given), &compiled.evaluation) {
+                (Some(is_met), _) => is_met,
+                (None, Evaluation::Plain(term)) => {
+                    reads = reads.and(compiled.reads.facts);
+                    term.holds(attempt)?
+                }
+                (None, Evaluation::Cedar(_)) => return None,
+            };
+            permits |= holds && compiled.permits;
+            forbids |= holds && !compiled.permits;
+        }
+        let effect = match (forbids, permits) {
+            (true, _) => Effect::Deny,
+            (false, true) => Effect::Allow,
+            (false, false) => self.otherwise,
+        };
+        Some((effect, reads))
+    }
+}
+
+/// Whether none is a boundary that permits, or in audit: what these say is not told here.
+fn are_for_here(in_play: &[&Arc<Compiled>]) -> bool {
+    in_play.iter().all(|compiled| match compiled.mode {
+        Mode::Boundary => !compiled.permits,
+        Mode::Enforce => true,
+        Mode::Audit => false,
+    })
 }
 
 fn says_alike(own: &[&Arc<Compiled>], others: &[&Arc<Compiled>]) -> bool {

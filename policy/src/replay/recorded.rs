@@ -64,6 +64,15 @@ impl RecordedCall {
         Some(ask(Attempt::Request { method: &self.method, path: &path, upgrade, gathered }))
     }
 
+    /// Whether it is what it was recorded as.
+    pub(super) fn counts_as(&self, action: Action) -> bool {
+        match action {
+            // The listener's protocol says so.
+            Action::Connect | Action::Call => true,
+            action => Action::of_method(&self.method) == action,
+        }
+    }
+
     /// Decides one of them by a memory of its caller's.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 mod others;
 mod outcomes;
+mod paths;
 mod slashes;
 
 use std::collections::BTreeSet;

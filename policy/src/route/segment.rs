@@ -1,16 +1,17 @@
 //! What stands between two slashes of a template.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::RouteTemplateError;
 use crate::path::CanonicalPath;
 use crate::path_set::{Glob, Step};
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Segment {
-    Literal(String),
+    Literal(Arc<str>),
     /// Parameters with fixed text around them.
-    Around(Around),
+    Around(Arc<Around>),
     Any,
     Rest,
 }
@@ -19,7 +20,7 @@ pub(super) enum Segment {
 /// not empty.
 ///
 /// An escape such as `%2D` counts as one character, so that no parameter begins or ends within it.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Around {
     first: Box<str>,
     between: Box<[Box<str>]>,
@@ -56,7 +57,7 @@ impl Segment {
             return Err(RouteTemplateError::Literal(text.to_owned()));
         }
         let Some((first, between)) = fixed.split_first() else {
-            return Ok((Self::Literal(text.to_owned()), names));
+            return Ok((Self::Literal(text.into()), names));
         };
         if between.contains(&"") {
             return Err(RouteTemplateError::Adjacent(text.to_owned()));
@@ -65,13 +66,22 @@ impl Segment {
             return Ok((Self::Any, names));
         }
         let between = between.iter().map(|text| (*text).into()).collect();
-        Ok((Self::Around(Around { first: (*first).into(), between, last: left.into() }), names))
+        let around = Around { first: (*first).into(), between, last: left.into() };
+        Ok((Self::Around(Arc::new(around)), names))
+    }
+
+    /// The text that alone it matches, if it is a literal.
+    pub(super) fn literal(&self) -> Option<&str> {
+        match self {
+            Self::Literal(literal) => Some(literal),
+            Self::Around(_) | Self::Any | Self::Rest => None,
+        }
     }
 
     /// Whether it matches a segment of a path, or what is left of a path.
     pub(super) fn matches(&self, found: &str) -> bool {
         match self {
-            Self::Literal(own) => own == found,
+            Self::Literal(own) => **own == *found,
             Self::Around(around) => around.split(found, |_| {}).is_some(),
             Self::Any => !found.is_empty(),
             Self::Rest => true,
@@ -121,7 +131,8 @@ impl Segment {
     pub(super) fn extend(&self, glob: &mut Glob) {
         match self {
             Self::Literal(literal) => glob.push(literal),
-            Self::Around(Around { first, between, last }) => {
+            Self::Around(around) => {
+                let Around { first, between, last } = &**around;
                 glob.push(first);
                 for text in between.iter().chain([last]) {
                     glob.extend([Step::Unslashed, Step::Within, Step::Uncut]);

@@ -382,4 +382,43 @@ proptest! {
         let slowly = table.iter().find(|(template, _)| template.matches("GET", &path));
         prop_assert_eq!(table.find("GET", &path), slowly, "{}", text);
     }
+
+    #[test]
+    fn of_many_alike_the_table_finds_the_most_specific(
+        templates in prop::collection::vec(many_alike(), 1..32),
+        path in prop::collection::vec(prop::sample::select(&["a", "b", "ab", "a.b", "c", "cc"][..]), 0..7),
+        ends_with_slash in any::<bool>(),
+    ) {
+        let parse = |text: &String| RouteTemplate::parse(text).unwrap();
+        let table = RouteTable::new(templates.iter().map(parse).zip(0..).collect());
+        let end = if ends_with_slash || path.is_empty() { "/" } else { "" };
+        let text = path.iter().map(|segment| format!("/{segment}")).collect::<String>() + end;
+        let path = CanonicalPath::parse("GET", &text).unwrap();
+        for method in ["GET", "POST", "PUT"] {
+            let all = templates.iter().map(parse).zip(0_usize..);
+            let matching = all.filter(|(template, _)| template.matches(method, &path));
+            // The first of those that are alike.
+            let slowly = matching.min_by(|(one, _), (other, _)| one.by_specificity(other));
+            prop_assert_eq!(table.find(method, &path), slowly.as_ref(), "{} {}", method, text);
+        }
+    }
+}
+
+/// Templates of few different segments, so that many begin alike, match the same and end differently.
+fn many_alike() -> impl Strategy<Value = String> {
+    let segment = prop::sample::select(&["a", "b", "ab", "{}", "{}b", "a{}", "a{}b", "{}.{}"][..]);
+    let end = prop::sample::select(&["", "", "", "/", "/*"][..]);
+    let methods = prop::sample::select(&["", "", "GET ", "POST ", "GET,POST "][..]);
+    (methods, prop::collection::vec(segment, 0..6), end).prop_map(|(methods, segments, end)| {
+        let mut names = 0..;
+        let mut named = |text: &str| {
+            let mut pieces = text.split("{}");
+            let first = pieces.next().unwrap().to_owned();
+            pieces.fold(first, |text, piece| format!("{text}{{p{}}}{piece}", names.next().unwrap()))
+        };
+        let text =
+            segments.into_iter().map(&mut named).map(|segment| format!("/{segment}")).collect::<String>();
+        let end = if text.is_empty() && end.is_empty() { "/" } else { end };
+        format!("{methods}{text}{end}")
+    })
 }

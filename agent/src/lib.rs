@@ -12,7 +12,7 @@
 //! - `workloads`: identities for programs beside us, by the SPIFFE Workload API and Envoy's SDS
 //! - `decisions`: what becomes of each decision: ids, memory, access lines, summaries for the control plane
 //! - `metrics`: what is counted of traffic
-//! - `resident`: memory that is given back
+//! - `resident`: memory that is given back; `runtime`: the threads
 //! - `admin`, `health`, `status`, `telemetry`: what people and probes see
 
 mod addresses;
@@ -37,6 +37,7 @@ pub mod outbound;
 pub mod random;
 pub mod renew;
 mod resident;
+pub mod runtime;
 mod skew;
 #[cfg(test)]
 #[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]

@@ -13,11 +13,9 @@ use hauberk_agent::workloads::ApiError;
 use hauberk_agent::workloads::fetch::{Answer, fetch};
 use hauberk_agent::workloads::validate::validate;
 use hauberk_agent::workloads::watch::watch;
-use hauberk_agent::{app, health, telemetry};
+use hauberk_agent::{app, health, runtime, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Enough for a sidecar; more would only cost memory.
-const MAX_WORKERS: usize = 4;
 /// What a shell takes for a mistake on the command line.
 const USAGE: u8 = 2;
 /// Nobody could be asked whether a token is good.
@@ -105,13 +103,7 @@ fn run(flags: RunFlags) -> anyhow::Result<u8> {
     if let Err(error) = hauberk_tls::forbid_dumps() {
         tracing::warn!(event = "dumps_not_forbidden", %error, "a core file of this process would hold keys");
     }
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .max_blocking_threads(8)
-        .enable_all()
-        .build()
-        .context("the runtime cannot start")?;
+    let runtime = runtime::build().context("the runtime cannot start")?;
     let outcome = runtime.block_on(Box::pin(app::run(config, log_filter)));
     // Blocking work that hangs, such as a name that does not resolve, does not keep us.
     runtime.shutdown_background();

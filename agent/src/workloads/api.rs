@@ -24,6 +24,7 @@ use super::docker::Docker;
 use super::given::{Given, Suffices, Sufficiency, has_certificate, has_identity};
 use super::jwt;
 use super::keeper::{Keeper, Kept};
+use super::looks::Looks;
 use super::matching::Matching;
 use super::nobody;
 use super::pieces::Content;
@@ -48,7 +49,8 @@ const TOKENS_AT_ONCE: usize = 32;
 pub(crate) struct Shared {
     kept: watch::Receiver<Kept>,
     pub(super) live: LiveIdentity,
-    matching: Matching,
+    matching: Arc<Matching>,
+    pub(super) looks: Looks,
     pub(super) tokens: Tokens,
     pub(super) board: Board,
     pub(super) denied: Arc<Denied>,
@@ -66,8 +68,9 @@ impl Shared {
         stop: CancellationToken,
     ) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
-        let matching = Matching::new(docker, board.denials());
-        Arc::new(Self { kept, live, matching, tokens, board, denied, metrics, stop })
+        let matching = Arc::new(Matching::new(docker, board.denials()));
+        let looks = Looks::new(stop.clone());
+        Arc::new(Self { kept, live, matching, looks, tokens, board, denied, metrics, stop })
     }
 
     pub(super) fn stop(&self) -> &CancellationToken {
@@ -194,6 +197,7 @@ impl Following {
                 None => Some("the control plane has not told yet who is who here"),
                 Some(entries) => {
                     let names = self.api.shared.matching.of(&self.api.caller, entries).await;
+                    let names = names.map_err(|error| nobody::unseen(self.api.caller.uid, &error))?;
                     if names.is_empty() {
                         return Err(nobody::refused(&self.api.shared.denied, &live, entries));
                     }
@@ -341,6 +345,7 @@ fn concatenated(bundle: &TrustBundle) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use bytes::Buf;
+    use futures_util::FutureExt;
     use hauberk_identity::{Name, TrustDomain};
     use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::KeyPair;
@@ -352,6 +357,8 @@ mod tests {
 
     use super::super::entry;
     use super::super::keeper::WorkloadSvid;
+    use super::super::looks::Depth;
+    use super::super::looks::tests::{Stalled, programs};
     use super::super::testing::{Served, worker};
     use super::*;
     use crate::testing::{Authorities, HOUR, around};
@@ -365,6 +372,43 @@ mod tests {
 
     fn domain() -> TrustDomain {
         TrustDomain::parse("shop.local").unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_and_does_not_wait_keeps_no_turn_from_others() {
+        let served = Served::new();
+        served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        // As the streams of a connection on which other answers are left unread: `untaken.rs` polls them no further.
+        let streams = (0..50).map(|_| served.api().answers::<X509BundlesResponse>(has_identity));
+        let mut left: Vec<_> = streams.collect();
+        for stream in &mut left {
+            assert!(stream.frame().now_or_never().is_none());
+        }
+        served.api().follow().until(false, has_identity).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_looked_at_is_told_in_time() {
+        let served = Served::new();
+        served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        let mut stalled = Stalled::new();
+        let own = rustix::process::geteuid().as_raw();
+        for disk in [1, 1, 2, 2] {
+            stalled.look(&served.shared.looks, programs(own, disk), Depth::Surface);
+        }
+        stalled.begun(4).await;
+        let (mut following, since) = (served.api().follow(), Instant::now());
+        let mut asking = std::pin::pin!(following.until(false, has_identity));
+        let refused = loop {
+            // The clock of a test does not go by itself while a thread works.
+            tokio::time::advance(Duration::from_secs(1)).await;
+            if let Some(answer) = (&mut asking).now_or_never() {
+                break answer.unwrap_err();
+            }
+        };
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert!(since.elapsed() <= 2 * PATIENCE);
+        stalled.end().await;
     }
 
     #[tokio::test]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hauberk_identity::Selector;
 use tokio::net::UnixStream;
 
-use super::process::{Executed, Process, ProcessFacts};
+use super::looks::{Depth, LookError, Looks, Whose};
+use super::process::{Executed, Hashed, Process, ProcessFacts};
 use super::unmapped::without_unmapped;
 use super::{docker, systemd};
 
@@ -19,17 +20,21 @@ pub(crate) struct Caller {
     pub(super) gid: u32,
     /// `None` where the process is not to be seen from here (another pid namespace).
     process: Option<Process>,
+    looks: Looks,
     /// What was found out of it that takes asking others.
     pub(super) container: docker::Remembered,
     pub(super) unit_file: systemd::Remembered,
+    /// Kept by the connection, not by the file: where file systems come and go, another file may look like this one some day.
+    hashed: Mutex<Option<Hashed>>,
 }
 
 impl Caller {
-    /// Asks the kernel who has connected, and holds on to that process.
+    /// Asks the kernel who has connected, and holds on to that process. No disk is asked: whoever accepts connections waits for
+    /// this, so that it is early.
     ///
     /// # Errors
     /// It has ended, or that cannot be told: whoever inherited its socket is not the user that connected.
-    pub(crate) fn of(stream: &UnixStream) -> io::Result<Self> {
+    pub(crate) fn of(stream: &UnixStream, looks: &Looks) -> io::Result<Self> {
         let peer = stream.peer_cred()?;
         let (uid, gid) = (peer.uid(), peer.gid());
         let process = Process::hold_peer(stream, peer.pid().filter(|pid| *pid > 0))?;
@@ -37,9 +42,25 @@ impl Caller {
             uid,
             gid,
             process,
+            looks: looks.clone(),
             container: docker::Remembered::default(),
             unit_file: systemd::Remembered::default(),
+            hashed: Mutex::default(),
         })
+    }
+
+    /// Finds out something of it that may take for ever.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub(super) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        depth: Depth,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, LookError> {
+        let disk = self.process.as_ref().and_then(Process::disk);
+        let caller = Arc::clone(self);
+        self.looks.at(Whose { uid: self.uid, disk }, depth, move || work(&caller)).await
     }
 
     /// The process.
@@ -91,10 +112,14 @@ impl Caller {
         self.process().and_then(Process::path).err().map(|error| error.to_string())
     }
 
-    /// The SHA-256 of its executable, if we may know it.
+    /// The SHA-256 of its executable, if we may know it. A file that stays as it was is read once.
     pub(super) fn digest(&self) -> Option<Selector> {
-        match self.process.as_ref()?.digest() {
-            Ok(digest) => Some(Selector::UnixSha256(digest)),
+        let known = *self.hashed.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.process.as_ref()?.digest(known) {
+            Ok(hashed) => {
+                *self.hashed.lock().unwrap_or_else(PoisonError::into_inner) = Some(hashed);
+                Some(Selector::UnixSha256(hashed.digest))
+            }
             Err(error) => {
                 tracing::warn!(event = "workload_not_hashed", uid = self.uid, %error,
                     "an agent reads the executables of other users' programs only with CAP_SYS_PTRACE");
@@ -102,19 +127,6 @@ impl Caller {
             }
         }
     }
-}
-
-/// /proc is read, and files may lie on disks that are slow.
-///
-/// # Errors
-/// Those of the work.
-pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
-where
-    T: Send + 'static,
-    E: From<io::Error> + Send + 'static,
-{
-    let ended = tokio::task::spawn_blocking(work).await;
-    ended.unwrap_or_else(|error| Err(io::Error::other(error).into()))
 }
 
 fn of_facts(facts: ProcessFacts) -> BTreeSet<Selector> {

@@ -1,20 +1,20 @@
 //! Which identities a program gets: those of the entries all of whose selectors are true of it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{Name, Selector};
 use hauberk_proto::agent::v1 as pb;
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::attest::{Caller, blocking};
+use super::attest::Caller;
 use super::denials::Denials;
-use super::docker::Docker;
+use super::docker::{Docker, DockerError};
 use super::entry::Entries;
-use super::systemd::Systemd;
+use super::looks::{Depth, LookError};
+use super::systemd::{BusError, Systemd};
 
 /// How many refusals are remembered as told, and for how long: a program that asks again and again is told once.
 const TOLD: usize = 1_024;
@@ -28,8 +28,6 @@ const LONGEST_TOLD: usize = 200;
 /// Matches programs with entries.
 #[derive(Debug)]
 pub(super) struct Matching {
-    /// One executable at a time is read: whoever connects a thousand times does not take the whole processor.
-    hashing: Semaphore,
     /// `None`: nobody is asked for containers.
     docker: Option<Docker>,
     systemd: Systemd,
@@ -54,30 +52,50 @@ struct Lack {
 
 impl Matching {
     pub(super) fn new(docker: Option<Docker>, denials: Denials) -> Self {
-        let (hashing, systemd, told) = (Semaphore::new(1), Systemd::new(), Mutex::default());
-        Self { hashing, docker, systemd, told, denials }
+        Self { docker, systemd: Systemd::new(), told: Mutex::default(), denials }
     }
 
     /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane, once in a while.
-    pub(super) async fn of(&self, caller: &Arc<Caller>, entries: &Entries) -> Vec<Name> {
-        let asked = Arc::clone(caller);
-        let mut holds = blocking(move || Ok::<_, io::Error>(asked.selectors())).await.unwrap_or_default();
+    ///
+    /// A task of its own finds them out, with the turns that this takes: who waits for it may be left half-way for as long as a
+    /// program leaves other answers unread (`untaken.rs`), and would keep turns meanwhile for which other programs wait.
+    ///
+    /// # Errors
+    /// It cannot be looked at in time.
+    pub(super) async fn of(
+        self: &Arc<Self>,
+        caller: &Arc<Caller>,
+        entries: &Arc<Entries>,
+    ) -> Result<Vec<Name>, LookError> {
+        let (matching, caller, entries) = (Arc::clone(self), Arc::clone(caller), Arc::clone(entries));
+        let mut finding = JoinSet::new();
+        finding.spawn(async move { matching.find(&caller, &entries).await });
+        finding.join_next().await.unwrap_or(Ok(Ok(Vec::new())))?
+    }
+
+    async fn find(&self, caller: &Arc<Caller>, entries: &Entries) -> Result<Vec<Name>, LookError> {
+        let mut holds = caller.look(Depth::Surface, Caller::selectors).await?;
         let (mut found, mut lacks) = judge(entries, &holds);
         for costly in [Costly::Container, Costly::UnitFile, Costly::Digest] {
             // Of whom nothing at all is true, nothing more is.
             if !holds.is_empty() && lacks.iter().any(|lack| lack.is_open_to(costly)) {
-                holds.extend(self.find_out(costly, caller, entries).await);
+                holds.extend(self.find_out(costly, caller, entries).await?);
                 (found, lacks) = judge(entries, &holds);
             }
         }
         if found.is_empty() {
             self.tell(caller, &holds, lacks).await;
         }
-        found
+        Ok(found)
     }
 
     /// Nothing is true of what cannot be found out. Why goes into the log, once.
-    async fn find_out(&self, costly: Costly, caller: &Arc<Caller>, entries: &Entries) -> BTreeSet<Selector> {
+    async fn find_out(
+        &self,
+        costly: Costly,
+        caller: &Arc<Caller>,
+        entries: &Entries,
+    ) -> Result<BTreeSet<Selector>, LookError> {
         let problem = match costly {
             Costly::Container => {
                 let all = entries.values().flat_map(|entry| &entry.selectors);
@@ -85,7 +103,8 @@ impl Matching {
                     all.filter(|selector| matches!(selector, Selector::DockerEnv(_))).cloned().collect();
                 match &self.docker {
                     Some(docker) => match docker.selectors(caller, &asked).await {
-                        Ok(selectors) => return selectors,
+                        Ok(selectors) => return Ok(selectors),
+                        Err(DockerError::Look(error)) => return Err(error),
                         Err(error) => error.to_string(),
                     },
                     None => "an enrollment asks for containers, and the agent runs without --docker-socket"
@@ -93,14 +112,13 @@ impl Matching {
                 }
             }
             Costly::UnitFile => match self.systemd.unit_file(caller).await {
-                Ok(selector) => return selector.into_iter().collect(),
+                Ok(selector) => return Ok(selector.into_iter().collect()),
+                Err(BusError::Look(error)) => return Err(error),
                 Err(error) => error.to_string(),
             },
             Costly::Digest => {
-                let Ok(_turn) = self.hashing.acquire().await else { return BTreeSet::new() };
-                let asked = Arc::clone(caller);
-                let digest = blocking(move || Ok::<_, io::Error>(asked.digest())).await;
-                return digest.ok().flatten().into_iter().collect();
+                let digest = caller.look(Depth::Whole, Caller::digest).await?;
+                return Ok(digest.into_iter().collect());
             }
         };
         if self.is_news(format!("{costly:?} {problem}")) {
@@ -111,7 +129,7 @@ impl Matching {
                 "selectors that ask for it are not true"
             );
         }
-        BTreeSet::new()
+        Ok(BTreeSet::new())
     }
 
     /// Whether this was not told before, or long ago.
@@ -137,9 +155,8 @@ impl Matching {
         };
         let has = words(holds);
         let holds = in_words(holds);
-        let asked = Arc::clone(caller);
         let problem = match lacks_path {
-            true => blocking(move || Ok::<_, io::Error>(asked.path_problem())).await.ok().flatten(),
+            true => caller.look(Depth::Surface, Caller::path_problem).await.ok().flatten(),
             false => None,
         };
         if self.is_news(format!("{holds}/{enrollment}/{missing}/{problem:?}")) {
@@ -231,11 +248,13 @@ fn words<'a>(selectors: impl IntoIterator<Item = &'a Selector>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use hauberk_identity::SpiffeId;
+    use tokio_util::sync::CancellationToken;
 
     use super::super::entry::{Certified, Entry};
+    use super::super::looks::Looks;
     use super::*;
 
-    fn entries(all: &[(&str, &[&str])]) -> Entries {
+    fn entries(all: &[(&str, &[&str])]) -> Arc<Entries> {
         let entry = |selectors: &[&str]| Entry {
             selectors: selectors.iter().map(|text| text.parse().unwrap()).collect(),
             hint: String::new(),
@@ -246,7 +265,7 @@ mod tests {
                 ttl: None,
             },
         };
-        all.iter().map(|(name, selectors)| (Name::parse(name).unwrap(), entry(selectors))).collect()
+        Arc::new(all.iter().map(|(name, selectors)| (Name::parse(name).unwrap(), entry(selectors))).collect())
     }
 
     #[test]
@@ -258,8 +277,9 @@ mod tests {
 
     async fn found(all: &[(&str, &[&str])]) -> Vec<String> {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
-        let caller = Arc::new(Caller::of(&ours).unwrap());
-        let found = Matching::new(None, Denials::default()).of(&caller, &entries(all)).await;
+        let caller = Arc::new(Caller::of(&ours, &Looks::new(CancellationToken::new())).unwrap());
+        let found =
+            Arc::new(Matching::new(None, Denials::default())).of(&caller, &entries(all)).await.unwrap();
         found.iter().map(Name::to_string).collect()
     }
 
@@ -287,28 +307,29 @@ mod tests {
     #[tokio::test]
     async fn all_that_is_missing_is_told_however_long_it_is() {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
-        let caller = Arc::new(Caller::of(&ours).unwrap());
+        let caller = Arc::new(Caller::of(&ours, &Looks::new(CancellationToken::new())).unwrap());
         let denials = Denials::default();
         let selectors: Vec<_> = (10..42).map(|n| format!("docker:label:{n}:{}", "x".repeat(1_000))).collect();
         let selectors: Vec<&str> = selectors.iter().map(String::as_str).collect();
         let entries = entries(&[("long", &selectors)]);
-        assert!(Matching::new(None, denials.clone()).of(&caller, &entries).await.is_empty());
+        let matching = Arc::new(Matching::new(None, denials.clone()));
+        assert!(matching.of(&caller, &entries).await.unwrap().is_empty());
         assert_eq!(denials.next()[0].missing, selectors);
     }
 
     #[tokio::test]
     async fn the_control_plane_is_told_what_is_missing_once() {
         let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
-        let caller = Arc::new(Caller::of(&ours).unwrap());
+        let caller = Arc::new(Caller::of(&ours, &Looks::new(CancellationToken::new())).unwrap());
         let denials = Denials::default();
-        let matching = Matching::new(None, denials.clone());
+        let matching = Arc::new(Matching::new(None, denials.clone()));
         let uid = format!("unix:uid:{}", rustix::process::geteuid().as_raw());
         let all: [(&str, &[&str]); 2] = [
             ("far", &["unix:uid:4000000000", "unix:gid:4000000000", "docker:env:KEY=s3cret"]),
             ("near", &[&uid, "docker:env:KEY=s3cret"]),
         ];
         for _ in 0..10 {
-            assert_eq!(matching.of(&caller, &entries(&all)).await, [] as [Name; 0]);
+            assert_eq!(matching.of(&caller, &entries(&all)).await.unwrap(), [] as [Name; 0]);
         }
         let [denied] = &denials.next()[..] else { panic!("told otherwise than once") };
         assert_eq!(
@@ -316,7 +337,7 @@ mod tests {
             ("near", &["docker:env:KEY=…".to_owned()][..])
         );
         assert!(denied.holds.contains(&uid), "{denied:?}");
-        assert!(matching.of(&caller, &Entries::new()).await.is_empty());
+        assert!(matching.of(&caller, &Arc::default()).await.unwrap().is_empty());
         assert_eq!(denials.next()[0].nearest, "", "of no enrollment at all");
     }
 }

@@ -17,9 +17,12 @@ mod entry;
 pub mod fetch;
 mod file_set;
 mod given;
+#[cfg(test)]
+mod gone;
 mod hold;
 mod jwt;
 mod keeper;
+mod looks;
 mod matching;
 mod nobody;
 mod peer;
@@ -47,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::ApiError;
 pub use entry::{Certified, Entries, Entry};
+pub(crate) use looks::AT_ONCE as LOOKS_AT_ONCE;
 pub use socket::{ApiSocket, SocketError};
 pub use told::{Board, Told};
 
@@ -63,7 +67,8 @@ use tokens::Tokens;
 
 /// How many files all of it may have open where there are so many connections: each takes two, the socket and its process.
 pub(crate) fn files(socket: Option<&ApiSocket>, connections: usize) -> u64 {
-    let asking = docker::AT_ONCE + systemd::AT_ONCE;
+    // A look opens the first process of a container, and a file of either.
+    let asking = docker::AT_ONCE + systemd::AT_ONCE + looks::AT_ONCE;
     if socket.is_some() { (2 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 

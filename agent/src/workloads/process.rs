@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, makedev, openat, readlinkat, statx};
 use thiserror::Error;
 
 use super::cgroup::Cgroups;
@@ -34,6 +34,22 @@ pub(super) struct Process {
 struct FileId {
     device: u64,
     inode: u64,
+}
+
+/// The digest of a file, and what the file was like before it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hashed {
+    state: FileState,
+    pub(super) digest: [u8; 32],
+}
+
+/// Changes with whatever is written to the file. Nobody but the system's clock sets the last of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileState {
+    file: FileId,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 /// A process that is another program by now: who it was when it connected says nothing about it any longer.
@@ -78,7 +94,12 @@ impl Process {
         }
     }
 
-    /// What is true of it now; an error if it has ended.
+    /// The device on which its executable lies, where we may see that.
+    pub(super) fn disk(&self) -> Option<u64> {
+        self.executable.map(|executable| executable.device)
+    }
+
+    /// What is true of it now; an error if it has ended. Its path may lead to a disk that has gone, which is waited for.
     pub(super) fn facts(&self) -> io::Result<ProcessFacts> {
         self.check_same()?;
         let status = self.read("status")?;
@@ -88,12 +109,18 @@ impl Process {
         Ok(facts)
     }
 
-    /// The SHA-256 of its executable; an error where that is too large, or we may not read it.
-    pub(super) fn digest(&self) -> io::Result<[u8; 32]> {
+    /// The SHA-256 of its executable, or what is known where that has not been written since; an error where it is too large, or
+    /// we may not read it. It may lie on a disk that has gone, which is waited for.
+    pub(super) fn digest(&self, known: Option<Hashed>) -> io::Result<Hashed> {
         let mut file = self.open("exe")?;
         let metadata = file.metadata()?;
-        if Some(FileId::of(&metadata)) != self.executable {
+        let state = FileState::of(&metadata);
+        if Some(state.file) != self.executable {
             return Err(io::Error::other(Executed));
+        }
+        if let Some(known) = known.filter(|known| known.state == state) {
+            self.check_same()?;
+            return Ok(known);
         }
         let length = metadata.len();
         if length > LARGEST_EXECUTABLE {
@@ -113,7 +140,8 @@ impl Process {
             context.update(bytes);
         }
         self.check_same()?;
-        <[u8; 32]>::try_from(context.finish().as_ref()).map_err(|_| malformed("exe"))
+        let digest = <[u8; 32]>::try_from(context.finish().as_ref()).map_err(|_| malformed("exe"))?;
+        Ok(Hashed { state, digest })
     }
 
     /// Where the kernel has put it.
@@ -153,11 +181,10 @@ impl Process {
         Ok(path.to_owned())
     }
 
+    /// Which file it executes, as the kernel has it in memory: neither number changes, and a disk that has gone is not waited for.
     fn executable(&self) -> io::Result<FileId> {
-        // Only to look at it: it need not be readable.
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let file = File::from(openat(&self.directory, "exe", flags, Mode::empty())?);
-        Ok(FileId::of(&file.metadata()?))
+        let known = statx(&self.directory, "exe", AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+        Ok(FileId { device: makedev(known.stx_dev_major, known.stx_dev_minor), inode: known.stx_ino })
     }
 
     /// Fails if it has ended, or is another program than it was.
@@ -190,6 +217,17 @@ impl Process {
 impl FileId {
     fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            file: FileId::of(metadata),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
     }
 }
 
@@ -226,7 +264,11 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
+    use tokio_util::sync::CancellationToken;
+
     use super::super::attest::Caller;
+    use super::super::gone::Disk;
+    use super::super::looks::Looks;
     use super::*;
     use crate::skipped::{Excuse, excuse, skip};
 
@@ -242,7 +284,14 @@ mod tests {
         assert_eq!(facts.gid, rustix::process::getegid().as_raw());
         assert_eq!(facts.path, std::env::current_exe().ok());
         let file = std::fs::read("/proc/self/exe").unwrap();
-        assert_eq!(own.digest().unwrap(), aws_lc_rs::digest::digest(&SHA256, &file).as_ref());
+        let hashed = own.digest(None).unwrap();
+        assert_eq!(hashed.digest, aws_lc_rs::digest::digest(&SHA256, &file).as_ref());
+        // It is not read again; a file that was written since would be.
+        let known = Hashed { digest: [7; 32], ..hashed };
+        assert_eq!(own.digest(Some(known)).unwrap(), known);
+        let mut other = known;
+        other.state.changed.0 -= 1;
+        assert_eq!(own.digest(Some(other)).unwrap(), hashed);
     }
 
     #[test]
@@ -254,7 +303,7 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(process.facts().is_err());
-        assert!(process.digest().is_err());
+        assert!(process.digest(None).is_err());
     }
 
     #[test]
@@ -272,13 +321,14 @@ mod tests {
             shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let process = Process::hold(pid(child.id())).unwrap();
         let path = process.facts().unwrap().path;
-        process.digest().unwrap();
+        process.digest(None).unwrap();
         child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
         let link = format!("/proc/{}/exe", child.id());
         while std::fs::read_link(&link).ok() == path {
             std::thread::yield_now();
         }
-        for refused in [process.facts().map(drop), process.digest().map(drop), process.cgroups().map(drop)] {
+        let digest = process.digest(None);
+        for refused in [process.facts().map(drop), digest.map(drop), process.cgroups().map(drop)] {
             assert!(refused.unwrap_err().get_ref().unwrap().is::<Executed>());
         }
         child.kill().unwrap();
@@ -312,6 +362,32 @@ mod tests {
         child.wait().unwrap();
     }
 
+    #[test]
+    fn who_somebody_is_is_known_without_asking_a_disk() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let Some(disk) = Disk::with(Path::new("/bin/cat"), tell.clone()) else {
+            return excuse(Excuse::Kernel, "a file system of our own");
+        };
+        let mut child =
+            Command::new(disk.program()).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        disk.goes();
+        let number = pid(child.id());
+        let looking = std::thread::spawn(move || {
+            let process = Process::hold(number).unwrap();
+            process.cgroups().unwrap();
+            process.check_same().unwrap();
+            tell.send("known").unwrap();
+            process.facts().unwrap().path
+        });
+        assert_eq!(told.recv().unwrap(), "known");
+        // Its path is not to be had so.
+        assert_eq!(told.recv().unwrap(), "asked");
+        disk.comes_back();
+        assert_eq!(looking.join().unwrap(), Some(disk.program()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     const SOCKET: &str = "HAUBERK_TEST_SOCKET";
 
     #[test]
@@ -337,7 +413,7 @@ mod tests {
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         connect_and_be_gone(&socket);
         let (stream, _) = listener.accept().await.unwrap();
-        let problem = Caller::of(&stream).unwrap_err();
+        let problem = Caller::of(&stream, &Looks::new(CancellationToken::new())).unwrap_err();
         assert!(is_hidden(&problem) || problem.to_string().contains("has ended"), "{problem}");
         // Of another pid namespace there is no number.
         assert!(

@@ -65,7 +65,7 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>
             Some(_ended) = refused.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let caller = match Caller::of(&stream) {
+                    let caller = match Caller::of(&stream, &shared.looks) {
                         Ok(caller) => caller,
                         Err(error) => {
                             shared.metrics().turned_away("unknown");
@@ -192,6 +192,8 @@ mod tests {
     use tokio::time::Instant;
     use tonic::Code;
 
+    use super::super::looks::Depth;
+    use super::super::looks::tests::{Stalled, programs};
     use super::super::testing::{Served, worker};
     use super::*;
     use crate::workloads::untaken;
@@ -253,6 +255,47 @@ mod tests {
         while !is_served(&mut tasks).await {
             tokio::task::yield_now().await;
         }
+    }
+
+    #[test]
+    fn programs_on_a_disk_that_has_gone_keep_nobody_waiting() {
+        crate::runtime::build().unwrap().block_on(async {
+            let served = Served::new();
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("api.sock");
+            let socket = ApiSocket::bind(&path).unwrap();
+            served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+            let mut tasks = JoinSet::new();
+            tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.shared)));
+            let (mut stalled, own) = (Stalled::new(), rustix::process::geteuid().as_raw());
+            for uid in own + 1..=own + 4 {
+                for disk in [1, 1, 2, 2] {
+                    stalled.look(&served.shared.looks, programs(uid, disk), Depth::Surface);
+                }
+            }
+            stalled.begun(4 * 4).await;
+            // Others are served,
+            let mut sender = connect(&path, 1 << 20, &mut tasks).await;
+            assert!(!follow(&mut sender).await.data().await.unwrap().unwrap().is_empty());
+            for disk in [1, 1, 2, 2] {
+                stalled.look(&served.shared.looks, programs(own, disk), Depth::Surface);
+            }
+            stalled.begun(4).await;
+            // and let in, where even their own user's other programs stall.
+            let mut sender = connect(&path, 1 << 20, &mut tasks).await;
+            let _waiting = follow(&mut sender).await;
+            // What has threads of its own beside, such as views that are prepared, has all of them.
+            let all = Arc::new(std::sync::Barrier::new(crate::runtime::OF_OUR_OWN));
+            let mut views = JoinSet::new();
+            for _ in 0..crate::runtime::OF_OUR_OWN {
+                let all = Arc::clone(&all);
+                views.spawn_blocking(move || {
+                    all.wait();
+                });
+            }
+            views.join_all().await;
+            stalled.end().await;
+        });
     }
 
     #[tokio::test(start_paused = true)]

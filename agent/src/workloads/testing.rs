@@ -54,7 +54,7 @@ impl Served {
     /// As this process is served it.
     pub(super) fn api(&self) -> Api {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        Api::new(Arc::clone(&self.shared), Caller::of(&ours).unwrap())
+        Api::new(Arc::clone(&self.shared), Caller::of(&ours, &self.shared.looks).unwrap())
     }
 }
 

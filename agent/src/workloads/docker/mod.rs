@@ -14,8 +14,9 @@ use hauberk_identity::Selector;
 use thiserror::Error;
 use tokio::sync::Mutex;
 
-use super::attest::{Caller, blocking};
+use super::attest::Caller;
 use super::cgroup::{Ambiguous, Cgroups, ContainerId, Membership, mounted_container};
+use super::looks::{Depth, LookError};
 use super::process::Process;
 pub(super) use engine::AT_ONCE;
 use engine::{Container, Engine, EngineError};
@@ -33,6 +34,9 @@ pub(super) struct Remembered(Mutex<Option<(Membership, Container)>>);
 /// Why nothing is known of a container.
 #[derive(Debug, Error)]
 pub(super) enum DockerError {
+    /// See [`LookError`].
+    #[error(transparent)]
+    Look(#[from] LookError),
     /// /proc does not tell.
     #[error("its control groups cannot be read: {0}")]
     Proc(#[from] io::Error),
@@ -75,10 +79,7 @@ impl Docker {
         caller: &Arc<Caller>,
         asked: &BTreeSet<Selector>,
     ) -> Result<BTreeSet<Selector>, DockerError> {
-        let here = {
-            let caller = Arc::clone(caller);
-            blocking(move || Whereabouts::of(caller.process()?)).await?
-        };
+        let here = caller.look(Depth::Surface, |caller| Whereabouts::of(caller.process()?)).await??;
         let mut last = caller.container.0.lock().await;
         if let Some((membership, container)) = &*last
             && here.membership.as_ref() == Some(membership)
@@ -87,9 +88,8 @@ impl Docker {
         }
         let Some(id) = here.container().cloned() else { return Ok(BTreeSet::new()) };
         let container = self.engine.inspect(&id).await?.ok_or_else(|| DockerError::Unknown(id.clone()))?;
-        let (caller, pid) = (Arc::clone(caller), container.pid());
-        let membership = here.membership.clone();
-        let is_there = blocking(move || {
+        let (pid, membership) = (container.pid(), here.membership.clone());
+        let is_there = caller.look(Depth::Surface, move |caller| {
             let first =
                 Process::hold(pid).and_then(|first| Whereabouts::of(&first).map_err(io::Error::other));
             let is_beside = first.is_ok_and(|first| here.is_beside(&first));
@@ -97,7 +97,7 @@ impl Docker {
             caller.process()?.check_same()?;
             Ok::<_, io::Error>(is_beside)
         });
-        if !is_there.await? {
+        if !is_there.await?? {
             return Err(DockerError::Elsewhere(id));
         }
         let selectors = container.selectors(asked);

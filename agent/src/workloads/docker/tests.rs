@@ -9,7 +9,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
+use super::super::looks::Looks;
 use super::*;
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -168,7 +170,7 @@ async fn whoever_is_in_no_container_is_not_asked_about() {
     let fake = FakeEngine::saying(&inspected(std::process::id()));
     let docker = Docker::new(fake.socket.clone());
     let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
-    let caller = Arc::new(Caller::of(&ours).unwrap());
+    let caller = Arc::new(Caller::of(&ours, &Looks::new(CancellationToken::new())).unwrap());
     let groups = caller.process().unwrap().cgroups().unwrap();
     if groups.container().is_ok_and(|membership| membership.is_none()) {
         assert_eq!(docker.selectors(&caller, &BTreeSet::new()).await.unwrap(), BTreeSet::new());

@@ -7,6 +7,7 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
+use super::super::looks::LookError;
 use super::message::{self, Call, MalformedError, PREAMBLE, Received};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -27,6 +28,9 @@ pub(super) struct Bus {
 /// Why systemd did not tell. The fault is the system's.
 #[derive(Debug, Error)]
 pub(crate) enum BusError {
+    /// See [`LookError`].
+    #[error(transparent)]
+    Look(#[from] LookError),
     /// /proc does not tell the unit.
     #[error("its control groups cannot be read: {0}")]
     Proc(io::Error),

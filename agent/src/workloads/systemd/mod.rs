@@ -12,8 +12,10 @@ use hauberk_identity::Selector;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 
-use super::attest::{Caller, blocking};
-use bus::{Bus, BusError};
+use super::attest::Caller;
+use super::looks::Depth;
+use bus::Bus;
+pub(super) use bus::BusError;
 
 /// Where the system's message bus is (D-Bus Specification, "Well-known Message Bus Instances").
 const SYSTEM_BUS: &str = "/run/dbus/system_bus_socket";
@@ -45,8 +47,7 @@ impl Systemd {
     /// # Errors
     /// systemd does not tell.
     pub(super) async fn unit_file(&self, caller: &Arc<Caller>) -> Result<Option<Selector>, BusError> {
-        let asked = Arc::clone(caller);
-        let groups = blocking(move || asked.process()?.cgroups()).await;
+        let groups = caller.look(Depth::Surface, |caller| caller.process()?.cgroups()).await?;
         let unit = groups.map_err(BusError::Proc)?.unit();
         let Some(unit) = unit else { return Ok(None) };
         let mut last = caller.unit_file.0.lock().await;

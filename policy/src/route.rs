@@ -167,10 +167,6 @@ impl RouteTemplate {
         self.segments.len() == other.segments.len()
     }
 
-    fn is_for(&self, method: &str) -> bool {
-        self.methods.is_empty() || self.methods.iter().any(|own| own == method)
-    }
-
     /// The paths that it matches, its methods aside.
     pub(crate) fn glob(&self) -> Glob {
         let mut glob = Glob::new(Vec::new());

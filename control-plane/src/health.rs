@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
 use crate::revocation::crl::RevocationLists;
@@ -36,6 +37,7 @@ pub struct Health {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     lists: watch::Receiver<Arc<RevocationLists>>,
+    clock: Clock,
     serving: Arc<AtomicBool>,
 }
 
@@ -46,8 +48,9 @@ impl Health {
         authority: Arc<Authority>,
         metrics: Arc<Metrics>,
         lists: watch::Receiver<Arc<RevocationLists>>,
+        clock: Clock,
     ) -> Self {
-        Self { store, authority, metrics, lists, serving: Arc::new(AtomicBool::new(false)) }
+        Self { store, authority, metrics, lists, clock, serving: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether the API listeners take calls.
@@ -62,7 +65,8 @@ impl Health {
         }
         match self.store.condition() {
             Condition::Writable => {
-                self.authority.cannot_sign().map(|reason| format!("no certificates can be signed: {reason}"))
+                let reason = self.authority.cannot_sign(self.clock.now());
+                reason.map(|reason| format!("no certificates can be signed: {reason}"))
             }
             Condition::Full(reason) | Condition::Broken(reason) => {
                 Some(format!("the registry takes no writes: {reason}"))
@@ -121,6 +125,8 @@ impl Health {
             "/metrics" => {
                 let writable = matches!(self.store.condition(), Condition::Writable);
                 self.metrics.registry_writable.set(i64::from(writable));
+                let ahead = self.clock.ahead().unwrap_or_default().as_secs();
+                self.metrics.clock_ahead.set(i64::try_from(ahead).unwrap_or(i64::MAX));
                 let mut response = plain(StatusCode::OK, self.metrics.encode());
                 response.headers_mut().insert(
                     header::CONTENT_TYPE,

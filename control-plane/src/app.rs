@@ -85,6 +85,7 @@ pub async fn run(
         Arc::clone(&control.authority),
         Arc::clone(&control.metrics),
         lists.subscribe(),
+        control.clock.clone(),
     );
     let result = match start(&control, &health, lists).await {
         Ok(()) => {
@@ -123,6 +124,7 @@ async fn start(
     };
     control.addresses.get_or_init(|| addresses.clone());
 
+    control.authorities.begin(&authority::own_actor()).await;
     let certificate = ServerCertificate::obtain(control).await?;
     control.authorities.begin_jwt_keys(&authority::own_actor()).await;
     let listening = |name, socket, limits| -> Result<Listening, AppError> {

@@ -19,15 +19,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
 use crate::revocation::crl::RevocationLists;
+use crate::room::Room;
 
 /// How long a probe may take, from connecting to the end of its answer.
 const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How many probes are served at once; more are closed at once.
-const PROBES_AT_ONCE: usize = 64;
+/// How many probes and readers of revocation lists are served at once. When there are more, the oldest of the network that has most
+/// gives way: a probe is done at once, and slow readers must not have an orchestrator take a healthy control plane for dead.
+const AT_ONCE: usize = 64;
 
 /// What the health listener shows.
 #[derive(Clone)]
@@ -36,6 +39,7 @@ pub struct Health {
     authority: Arc<Authority>,
     metrics: Arc<Metrics>,
     lists: watch::Receiver<Arc<RevocationLists>>,
+    clock: Clock,
     serving: Arc<AtomicBool>,
 }
 
@@ -46,8 +50,9 @@ impl Health {
         authority: Arc<Authority>,
         metrics: Arc<Metrics>,
         lists: watch::Receiver<Arc<RevocationLists>>,
+        clock: Clock,
     ) -> Self {
-        Self { store, authority, metrics, lists, serving: Arc::new(AtomicBool::new(false)) }
+        Self { store, authority, metrics, lists, clock, serving: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether the API listeners take calls.
@@ -62,7 +67,8 @@ impl Health {
         }
         match self.store.condition() {
             Condition::Writable => {
-                self.authority.cannot_sign().map(|reason| format!("no certificates can be signed: {reason}"))
+                let reason = self.authority.cannot_sign(self.clock.now());
+                reason.map(|reason| format!("no certificates can be signed: {reason}"))
             }
             Condition::Full(reason) | Condition::Broken(reason) => {
                 Some(format!("the registry takes no writes: {reason}"))
@@ -72,16 +78,21 @@ impl Health {
 
     /// Serves probes until `stop`.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let mut probes = JoinSet::new();
+        let (room, mut probes) = (Room::new(AT_ONCE), JoinSet::new());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_ended) = probes.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if probes.len() < PROBES_AT_ONCE => {
-                        probes.spawn(tokio::time::timeout(PROBE_DEADLINE, self.clone().answer(stream)));
+                    Ok((stream, address)) => {
+                        let (stay, health) = (room.enter(address.ip()), self.clone());
+                        probes.spawn(async move {
+                            tokio::select! {
+                                () = stay.must_leave() => {}
+                                _late = tokio::time::timeout(PROBE_DEADLINE, health.answer(stream)) => {}
+                            }
+                        });
                     }
-                    Ok(_) => {}
                     Err(error) => {
                         tracing::warn!(event = "accept_failed", listener = "health", %error, "cannot accept");
                         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -121,6 +132,8 @@ impl Health {
             "/metrics" => {
                 let writable = matches!(self.store.condition(), Condition::Writable);
                 self.metrics.registry_writable.set(i64::from(writable));
+                let ahead = self.clock.ahead().unwrap_or_default().as_secs();
+                self.metrics.clock_ahead.set(i64::try_from(ahead).unwrap_or(i64::MAX));
                 let mut response = plain(StatusCode::OK, self.metrics.encode());
                 response.headers_mut().insert(
                     header::CONTENT_TYPE,
@@ -204,4 +217,35 @@ fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::scratch;
+
+    /// From the same address even.
+    #[tokio::test]
+    async fn whoever_reads_slowly_keeps_no_probe_out() {
+        let scratch = scratch().await;
+        let control = &scratch.control;
+        let lists = watch::Sender::default();
+        let health = Health::new(
+            Arc::clone(&control.store),
+            Arc::clone(&control.authority),
+            Arc::default(),
+            lists.subscribe(),
+            scratch.clock.clone(),
+        );
+        health.set_serving(true);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        control.tasks.spawn(health.serve(listener, control.stop.clone()));
+        let mut slow = Vec::new();
+        for _ in 0..2 * AT_ONCE {
+            slow.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert_eq!(probe(address).await.unwrap(), (StatusCode::OK, "ok".to_owned()));
+        control.stop.cancel();
+    }
 }

@@ -31,6 +31,7 @@ pub mod registry;
 pub mod resources;
 pub mod restored;
 pub mod revocation;
+pub mod room;
 pub mod rpc;
 pub mod secret;
 pub mod server_certificate;

@@ -58,6 +58,8 @@ pub struct Metrics {
     pub authority_needed: Gauge,
     /// 1 while the registry takes writes.
     pub registry_writable: Gauge,
+    /// By how many seconds the time of day is ahead of what it should be, while it is not believed for that.
+    pub clock_ahead: Gauge,
     /// The configuration revision.
     pub revision: Gauge,
 }
@@ -75,6 +77,7 @@ impl Default for Metrics {
             authority_not_after: Family::default(),
             authority_needed: Gauge::default(),
             registry_writable: Gauge::default(),
+            clock_ahead: Gauge::default(),
             revision: Gauge::default(),
         };
         metrics.register(|registry| {
@@ -110,6 +113,11 @@ impl Default for Metrics {
                 "registry_writable",
                 "1 while the registry takes writes",
                 metrics.registry_writable.clone(),
+            );
+            registry.register(
+                "clock_ahead_seconds",
+                "By how much the clock was set ahead while the control plane runs, until it is believed; else 0",
+                metrics.clock_ahead.clone(),
             );
             registry.register("revision", "The configuration revision", metrics.revision.clone());
         });

@@ -2,6 +2,7 @@
 //! half life, and put before the next handshake without touching a listener.
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use hauberk_tls::{KeyError, KeyPair, LiveIdentityError, SvidError};
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::Authority;
+use crate::authority::{Authority, BACKDATED};
 use crate::config::{Settings, SubjectName};
 use crate::issuance::{Holder, IssuanceError, Order};
 use crate::random;
@@ -22,8 +23,9 @@ const TTL: Duration = Duration::from_secs(86_400);
 /// Before a renewal that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// The longest sleep before the clock of day is looked at again: a host that slept must not sleep on.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// The longest sleep before the clock of day is looked at again: a host that slept must not sleep on, and one whose clock was set back
+/// may have a certificate that is not valid yet.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// The last part of our SPIFFE id. There is one replica as long as the registry is embedded.
 const REPLICA: &str = "0";
@@ -122,23 +124,24 @@ impl ServerCertificate {
         Ok(Self { issued_at: issued.issued_at, not_after, version })
     }
 
-    /// Renews the certificate at half life, and whenever the authorities change, over and over, until the control plane
-    /// stops.
+    /// Renews the certificate at half life, whenever the authorities change, and when the clock was set back before its beginning, over
+    /// and over, until the control plane stops.
     pub async fn keep_current(mut self, control: Arc<ControlPlane>) {
         let mut trust = control.authority.trust();
         loop {
             let due = renewal_at(self.issued_at, self.not_after, random::fraction());
+            let begins = self.issued_at.minus(BACKDATED);
             let has_changed = trust.wait_for(|trust| trust.version != self.version);
             tokio::select! {
-                goes_on = sleep_until(&control, due) => if !goes_on { return },
+                goes_on = sleep_while(&control, begins..due) => if !goes_on { return },
                 changed = has_changed => if changed.is_err() { return },
             }
             match Self::obtain(&control).await {
                 Ok(renewed) => self = renewed,
                 Err(error) => {
                     tracing::error!(event = "server_certificate_failed", %error, "the renewal is tried again");
-                    let again = control.clock.now().plus(TRY_AGAIN);
-                    if !sleep_until(&control, again).await {
+                    let now = control.clock.now();
+                    if !sleep_while(&control, now..now.plus(TRY_AGAIN)).await {
                         return;
                     }
                 }
@@ -211,16 +214,16 @@ fn own_name() -> Option<SubjectName> {
     rustix::system::uname().nodename().to_str().ok().and_then(|name| SubjectName::parse(name).ok())
 }
 
-/// Sleeps until an instant of the clock of day; `false` when the control plane stops instead.
-async fn sleep_until(control: &ControlPlane, due: UnixMillis) -> bool {
+/// Sleeps while the clock of day shows an instant of these; `false` when the control plane stops instead.
+async fn sleep_while(control: &ControlPlane, while_in: Range<UnixMillis>) -> bool {
     loop {
-        let remaining = due.since(control.clock.now());
-        if remaining.is_zero() {
+        let now = control.clock.now();
+        if !while_in.contains(&now) {
             return true;
         }
         tokio::select! {
             () = control.stop.cancelled() => return false,
-            () = tokio::time::sleep(remaining.min(LONGEST_SLEEP)) => {}
+            () = tokio::time::sleep(while_in.end.since(now).min(LONGEST_SLEEP)) => {}
         }
     }
 }
@@ -248,5 +251,22 @@ mod tests {
         assert_eq!(told(one, &[], "host-1").as_deref(), Some("10.0.0.9"));
         // Whatever its names: nobody elsewhere reaches it.
         assert_eq!(told("127.0.0.1".parse().unwrap(), &given, "host-1"), None);
+    }
+
+    /// As one that was obtained while the clock was 13 hours ahead, and is valid for nobody once it is right.
+    #[tokio::test]
+    async fn a_certificate_from_the_future_is_replaced_once_the_clock_is_set_back() {
+        let scratch = crate::testing::scratch().await;
+        let (control, right) = (Arc::clone(&scratch.control), scratch.clock.now());
+        scratch.clock.set(right.plus(Duration::from_secs(13 * 3_600)));
+        let obtained = ServerCertificate::obtain(&control).await.unwrap();
+        let begins = |state: &hauberk_tls::LiveState| state.svid().unwrap().validity().not_before();
+        let mut current = control.identity.subscribe();
+        assert!(begins(&current.borrow_and_update()) > right);
+        scratch.clock.set(right);
+        let kept = control.tasks.spawn(obtained.keep_current(Arc::clone(&control)));
+        current.wait_for(|state| begins(state) <= right).await.unwrap();
+        control.stop.cancel();
+        kept.await.unwrap();
     }
 }

@@ -134,8 +134,13 @@ impl Scratch {
 
     /// A control plane that finds what is stored, as after a kill.
     pub(crate) async fn started_again(&self) -> Arc<ControlPlane> {
-        let ControlPlane { store, settings, clock, .. } = &*self.control;
-        let (store, settings, clock) = (Arc::clone(store), settings.clone(), clock.clone());
+        self.started_again_by(self.clock.clone()).await
+    }
+
+    /// The same by another clock.
+    pub(crate) async fn started_again_by(&self, clock: Clock) -> Arc<ControlPlane> {
+        let ControlPlane { store, settings, .. } = &*self.control;
+        let (store, settings) = (Arc::clone(store), settings.clone());
         let keys = KeyStore::new(Arc::new(KeyEncryptionKey::load(&settings.kek_file).unwrap()), None);
         let authority = Arc::new(authority::Authority::load(&*store, &keys).await.unwrap());
         let log = LogControl::detached();

@@ -6,6 +6,7 @@
 
 mod evidence;
 mod name;
+mod network;
 mod node_name;
 mod selector;
 mod serial;
@@ -18,6 +19,7 @@ mod time;
 
 pub use evidence::{Attestor, EvidenceKind, EvidenceSelector, EvidenceSelectorError};
 pub use name::{Name, NameError};
+pub use network::network_of;
 pub use node_name::NodeName;
 pub use selector::{Image, Pair, Selector, SelectorError, Unit};
 pub use serial::{InstanceId, InstanceIdError, Serial, SerialError};

@@ -150,7 +150,8 @@ impl MeshBox {
         }
     }
 
-    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right.
+    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right. An absolute path: of a
+    /// file that says by how much, which is read whenever the clock is.
     pub fn set_clock(&mut self, clock: Option<(String, PathBuf)>) {
         self.clock = clock;
     }
@@ -326,7 +327,11 @@ impl MeshBox {
             .env("HAUBERK_HOME", self.cli_home());
         if let Some((offset, faketime)) = &self.clock {
             // Timers go by the steady clock, which stays as it is.
-            command.env("LD_PRELOAD", faketime).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
+            command.env("LD_PRELOAD", faketime).env("DONT_FAKE_MONOTONIC", "1");
+            match Path::new(offset).is_absolute() {
+                true => command.env("FAKETIME_TIMESTAMP_FILE", offset).env("FAKETIME_NO_CACHE", "1"),
+                false => command.env("FAKETIME", offset),
+            };
         }
         command
     }

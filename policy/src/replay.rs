@@ -50,9 +50,11 @@ pub struct Replay<'a> {
     engines: Pair<'a>,
     current: Option<(Caller, Known)>,
     /// Where calls belong, in each of their readings: many callers call the same. Empty where they belong nowhere in one of them.
-    /// By port and action, method, and target.
-    places: HashMap<(u16, Action), HashMap<Box<str>, HashMap<Box<str>, Arc<[Places]>>>>,
+    places: HashMap<(u16, Action), Asked>,
 }
+
+/// By method and target.
+type Asked = HashMap<Box<str>, HashMap<Box<str>, Arc<[Places]>>>;
 
 /// What is in force, and a draft.
 #[derive(Debug, Clone, Copy)]

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hauberk_identity::{SpiffeId, TrustDomain};
+use hauberk_identity::{SpiffeId, TrustDomain, network_of};
 use tokio_util::sync::CancellationToken;
 
 use crate::wire::budget::{Budget, InUse};
@@ -173,14 +173,6 @@ fn give_back<K: Eq + Hash, V>(held: &mut HashMap<K, V>, of: &K, count: impl Fn(&
         if *count == 0 {
             held.remove(of);
         }
-    }
-}
-
-/// Whoever has one IPv6 address has the other 2⁶⁴ of its network, too.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
-        v4 => v4,
     }
 }
 

@@ -22,7 +22,9 @@ pub fn own_actor() -> Actor {
 /// Takes steps until `stop`.
 pub async fn keep(authorities: Arc<Authorities>, stop: CancellationToken) {
     let actor = own_actor();
+    let mut told = None;
     loop {
+        tell_of_clock(&mut told, authorities.clock_is_ahead());
         let taken = [authorities.advance(&actor).await, authorities.advance_jwt_keys(&actor).await];
         let mut pause = if taken.iter().any(|taken| matches!(taken, Ok(true))) {
             Duration::ZERO
@@ -39,4 +41,21 @@ pub async fn keep(authorities: Arc<Authorities>, stop: CancellationToken) {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Says when the clock is believed no longer, and when it is again.
+fn tell_of_clock(told: &mut Option<Duration>, ahead: Option<Duration>) {
+    match (&told, ahead) {
+        (None, Some(ahead)) => tracing::error!(
+            event = "clock_ahead",
+            seconds = ahead.as_secs(),
+            "the clock of this host was set ahead: until it is set right, or has gone on for 25 hours, nothing is forgotten, and no \
+             authority replaced or retired, by its age"
+        ),
+        (Some(_), None) => {
+            tracing::info!(event = "clock_believed", "the clock of this host is believed again")
+        }
+        _ => {}
+    }
+    *told = ahead;
 }

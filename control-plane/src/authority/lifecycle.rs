@@ -3,6 +3,7 @@
 //! Each step is one commit, guarded by the number of the last, with its audit record in it. What is to happen next is read
 //! from the registry alone: after a crash at any point the steps go on from the last one that was written.
 
+mod begin;
 mod change;
 mod dealings;
 mod delegate;
@@ -26,6 +27,7 @@ use tokio::sync::Mutex;
 use super::book::{Book, Entry, Kind};
 use super::in_force::InForce;
 use super::records::State;
+use super::steps::{self, Instants, Step};
 use super::{Authority, KeyStore, Upstream};
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
@@ -296,7 +298,7 @@ impl Authorities {
         self.say_what_ends_above(&book);
         let has_upstream = self.parts.upstream.is_some();
         let mut failed = None;
-        for step in super::steps::due(&book, has_upstream, self.parts.clock.now()) {
+        for step in steps::due(&book, has_upstream, Instants::of(&self.parts.clock)) {
             match self.take(&book, &step, actor).await {
                 // Told all the same: whoever signs for us is not asked again at once.
                 Ok(true) => return failed.map_or(Ok(true), Err),
@@ -308,13 +310,7 @@ impl Authorities {
         failed.map_or(Ok(false), Err)
     }
 
-    async fn take(
-        &self,
-        book: &Book,
-        step: &super::steps::Step,
-        actor: &Actor,
-    ) -> Result<bool, LifecycleError> {
-        use super::steps::Step;
+    async fn take(&self, book: &Book, step: &Step, actor: &Actor) -> Result<bool, LifecycleError> {
         match step {
             Step::Prepare { kind, goes_on } => self.prepare_when_due(book, *kind, *goes_on, actor).await,
             Step::Activate(serial) => match self.activate(serial, actor).await {

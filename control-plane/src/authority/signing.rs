@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hauberk_identity::UnixMillis;
 use hauberk_tls::AuthorityKey;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -46,7 +47,15 @@ impl Authority {
     }
 
     /// Why nothing can be signed now; `None` while it can.
-    pub fn cannot_sign(&self) -> Option<Arc<str>> {
-        self.token.as_ref().filter(|_| self.issuing().key().is_elsewhere())?.out_of_order()
+    pub fn cannot_sign(&self, now: UnixMillis) -> Option<Arc<str>> {
+        let issuing = self.issuing();
+        let validity = issuing.validity();
+        if !validity.contains(now) {
+            let (from, until) = (validity.not_before(), validity.not_after());
+            return Some(
+                format!("the issuing authority is valid from {from} to {until}, and it is {now}").into(),
+            );
+        }
+        self.token.as_ref().filter(|_| issuing.key().is_elsewhere())?.out_of_order()
     }
 }

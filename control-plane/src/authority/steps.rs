@@ -8,6 +8,7 @@ use hauberk_tls::AuthorityCertificate;
 use super::book::{Book, Entry, Kind};
 use super::records::State;
 use super::view_keys;
+use crate::clock::Clock;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -46,8 +47,23 @@ pub(super) enum Step {
     RevokeViewKey(String),
 }
 
+/// The time, for steps of which some cannot be undone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Instants {
+    pub(super) now: UnixMillis,
+    /// [`Clock::surely_past`](crate::clock::Clock::surely_past): age counts by this.
+    pub(super) surely_past: UnixMillis,
+}
+
+impl Instants {
+    pub(super) fn of(clock: &Clock) -> Self {
+        Self { now: clock.now(), surely_past: clock.surely_past() }
+    }
+}
+
 /// What is due, the most urgent first. `has_upstream`: the settings say who signs our issuing authorities.
-pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step> {
+pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
+    let Instants { now, surely_past } = at;
     let mut steps = Vec::new();
     let root = book.active(Kind::Root);
     if has_upstream && root.is_some_and(Entry::has_key) && book.prepared(Kind::Root).is_none() {
@@ -55,9 +71,9 @@ pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step>
     }
     for kind in [Kind::Root, Kind::Issuing] {
         let waiting = book.prepared(kind);
-        if let Some(waiting) =
-            waiting.filter(|waiting| waiting.record.goes_on && is_known(book, waiting, now))
-        {
+        let may_sign =
+            |waiting: &&Entry| waiting.record.goes_on && waiting.certificate.validity().contains(now);
+        if let Some(waiting) = waiting.filter(may_sign).filter(|waiting| is_known(book, waiting, at)) {
             steps.push(Step::Activate(waiting.serial.clone()));
         }
         let Some(active) = book.active(kind) else { continue };
@@ -66,29 +82,46 @@ pub(super) fn due(book: &Book, has_upstream: bool, now: UnixMillis) -> Vec<Step>
         let waiting = waiting.or(other_root);
         let kind = waiting.map_or(kind, |waiting| waiting.kind);
         let validity = active.certificate.validity();
-        if now >= before_end(validity, 6, ACTIVATED_BEFORE_END)
+        // Made by a clock that was set back since, or ended while nobody was there: nothing is signed until another follows. One that
+        // only a clock ends which was just set ahead is good as soon as that is set right; and under a root that is not valid either,
+        // none can be.
+        let is_of_no_use = active.kind == Kind::Issuing
+            && !validity.contains(now)
+            && !validity.contains(surely_past)
+            && root.is_some_and(|root| root.certificate.validity().contains(now));
+        let from_the_future = |waiting: &&Entry| now < waiting.certificate.validity().not_before();
+        if let Some(waiting) = waiting.filter(from_the_future)
+            && is_of_no_use
+            && root.is_some_and(Entry::has_key)
+        {
+            // It stands in the way of one that can sign now.
+            steps.push(Step::Retire(waiting.serial.clone()));
+        }
+        if (is_of_no_use || surely_past >= before_end(validity, 6, ACTIVATED_BEFORE_END))
             && waiting.is_none_or(|waiting| !waiting.record.goes_on)
         {
             steps.push(Step::Prepare { kind, goes_on: true });
-        } else if now >= before_end(validity, 2, PREPARED_BEFORE_END) && waiting.is_none() {
+        } else if surely_past >= before_end(validity, 2, PREPARED_BEFORE_END) && waiting.is_none() {
             steps.push(Step::Prepare { kind, goes_on: false });
         }
     }
     for entry in &book.entries {
-        let is_outlived = now >= UnixMillis(entry.record.changed_at).plus(OUTLIVED_AFTER);
+        let is_outlived = surely_past >= UnixMillis(entry.record.changed_at).plus(OUTLIVED_AFTER);
         let has_trusted_under = || book.under(&entry.serial).any(Entry::is_trusted);
         match entry.record.state {
             State::Retiring | State::Tainted if is_outlived && !has_trusted_under() => {
                 steps.push(Step::Retire(entry.serial.clone()));
             }
-            State::Delegated if now > entry.not_after() => steps.push(Step::Retire(entry.serial.clone())),
-            State::Retired if now > entry.not_after().plus(KEPT_AFTER_EXPIRY) => {
+            State::Delegated if surely_past > entry.not_after() => {
+                steps.push(Step::Retire(entry.serial.clone()))
+            }
+            State::Retired if surely_past > entry.not_after().plus(KEPT_AFTER_EXPIRY) => {
                 steps.push(Step::Forget(entry.serial.clone()));
             }
             _ => {}
         }
     }
-    steps.extend(view_keys::due(book, now));
+    steps.extend(view_keys::due(book, surely_past));
     steps
 }
 
@@ -103,12 +136,12 @@ pub(super) fn ends_above(book: &Book, now: UnixMillis) -> Option<(&Entry, Author
 
 /// Whether those who have to know it have had the time to learn of it. Those who know the former root alone need not, where its issuing authority is
 /// vouched for by the former root too, or the former authorities end before.
-fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
+fn is_known(book: &Book, waiting: &Entry, at: Instants) -> bool {
     let is_crossed = || book.waits_under(waiting).is_some_and(|issuing| !issuing.record.cross.is_empty());
     // Somebody else's root may have been announced long before anything was signed under it.
     let came_last = [Some(waiting), book.waits_under(waiting)].into_iter().flatten();
     let came_last = came_last.map(|entry| UnixMillis(entry.record.changed_at)).max();
-    if came_last.is_some_and(|came_last| now < came_last.plus(LIST_IS_KNOWN_AFTER)) {
+    if came_last.is_some_and(|came_last| at.now < came_last.plus(LIST_IS_KNOWN_AFTER)) {
         return false;
     }
     if waiting.kind == Kind::Issuing {
@@ -119,7 +152,7 @@ fn is_known(book: &Book, waiting: &Entry, now: UnixMillis) -> bool {
         let ends = |kind| book.active(kind).is_none_or(|active| active.not_after() < known.plus(DAY));
         ends(Kind::Root) || ends(Kind::Issuing)
     };
-    is_crossed() || now >= known || ends_before()
+    is_crossed() || at.surely_past >= known || ends_before()
 }
 
 /// The instant at which a part of the life is left, or the most time before the end.

@@ -101,7 +101,7 @@ impl Instances {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = prune.tick() => self.prune(clock.now()),
+                _ = prune.tick() => self.prune(clock.surely_past()),
                 change = watch.next() => match change {
                     Ok(change) => {
                         for (key, stored) in change.under(keys::INSTANCES) {

@@ -1,11 +1,12 @@
-use hauberk_identity::{InstanceId, Name};
+use hauberk_identity::{InstanceId, Name, NodeName};
+use hauberk_tls::PeerIdentity;
 use serde_json::json;
 
 use super::*;
 use crate::admins::Role;
 use crate::registry::{Commit, Store, document, keys};
-use crate::revocation::Target;
-use crate::testing::{Busy, Scratch, actor, joined, scratch_over};
+use crate::revocation::{Denial, Target};
+use crate::testing::{Busy, Scratch, actor, joined, scratch, scratch_over};
 
 /// Every kind that is pruned: what it is called, and where it stands.
 const KINDS: [(&str, &str); 6] = [
@@ -65,5 +66,41 @@ async fn what_cannot_be_read_keeps_no_other_kind_from_being_pruned() {
         for (kind, prefix) in KINDS {
             assert!(!is_left(&busy, prefix).await, "{kind}");
         }
+    }
+}
+
+/// Set ahead for as long as one round takes, by little and by much, soon after a start and long after it.
+#[tokio::test]
+async fn while_the_clock_is_set_ahead_nothing_is_forgotten() {
+    for (running, ahead) in [(0, 400 * 86_400), (2 * 3_600, 2 * 3_600 + 60), (2 * 3_600, 400 * 86_400)] {
+        let scratch = scratch().await;
+        let control = &scratch.control;
+        scratch.clock.advance(Duration::from_secs(running));
+        let (revoked, live) = (joined(&scratch).await, joined(&scratch).await);
+        assert!(once(control).await.removed == 0);
+        control.revocations.revoke(&Target::Serial(revoked.serial()), &actor()).await.unwrap();
+
+        let right = scratch.clock.now();
+        scratch.clock.set(right.plus(Duration::from_secs(ahead)));
+        assert_eq!(once(control).await.removed, 0, "{running} {ahead}");
+        assert_eq!(scratch.clock.ahead(), Some(Duration::from_secs(ahead)));
+        // Another revocation, and another start, have the list read again meanwhile.
+        let (mesh, node) = (Name::parse("shop").unwrap(), NodeName::parse("orders").unwrap());
+        control.revocations.quarantine((&mesh, &node), false, &actor()).await.unwrap();
+        control.revocations.quarantine((&mesh, &node), true, &actor()).await.unwrap();
+        let again = scratch.started_again().await;
+        scratch.clock.set(right);
+        assert_eq!(scratch.clock.ahead(), None);
+
+        for control in [control, &again] {
+            let denial =
+                |peer: &PeerIdentity| control.revocations.denylist().denial(peer.id(), peer.serial());
+            assert_eq!(denial(&revoked), Some(Denial::Revoked), "{running} {ahead}");
+            assert_eq!(denial(&live), None);
+            assert!(control.ledger.instance_of(&live, right).await.unwrap().is_some());
+        }
+        // What has ended by the right clock goes all the same.
+        scratch.clock.advance(Duration::from_secs(2 * 86_400));
+        assert!(once(control).await.removed >= 4, "{running} {ahead}");
     }
 }

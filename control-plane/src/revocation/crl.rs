@@ -31,6 +31,9 @@ const OF_ISSUING: Life =
 const OF_ROOTS: Life =
     Life { good_for: Duration::from_secs(7 * 86_400), made_anew_after: Duration::from_secs(86_400) };
 
+/// The longest time between two looks: one that was signed before the clock was set back is refused by whoever reads it.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(60);
+
 /// After a failure.
 const TRIED_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -114,7 +117,7 @@ pub async fn publish(
             () = stop.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
             changed = trust.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(again_in) => {}
+            () = tokio::time::sleep(again_in.min(LOOKED_AT_EVERY)) => {}
         }
     }
 }
@@ -128,7 +131,7 @@ impl Keeper {
         authorities: &Authorities,
     ) -> Result<Duration, AuthorityError> {
         let now = revocations.clock.now();
-        let refused = refused(revocations, now).await?;
+        let refused = refused(revocations, revocations.clock.surely_past()).await?;
         let ListIssuers { all, is_complete } = authorities.list_issuers().await?;
         self.load(revocations, &all).await?;
         let mut former = std::mem::take(&mut self.signed);
@@ -142,8 +145,9 @@ impl Keeper {
             let left = |at: UnixMillis| {
                 life.made_anew_after.checked_sub(now.since(at)).filter(|left| !left.is_zero())
             };
-            let good_for_now =
-                kept.as_ref().filter(|kept| kept.entries == entries).and_then(|kept| left(kept.at));
+            // One from the future, which a clock made that was set back since, is refused by everybody.
+            let is_good = |kept: &&Signed| kept.entries == entries && kept.at <= now;
+            let good_for_now = kept.as_ref().filter(is_good).and_then(|kept| left(kept.at));
             let mut current = if let Some(left) = good_for_now {
                 again_in = again_in.min(left);
                 kept

@@ -278,11 +278,11 @@ impl Revocations {
         Ok(number.revision)
     }
 
-    /// Reads the records and publishes what follows from them.
+    /// Reads the records and publishes what follows from them: of all that are there, for no clock may take anybody off the list that
+    /// [`Revocations::prune`] keeps.
     async fn read_again(&self) -> Result<(), RevocationError> {
         let _turn = self.reading.lock().await;
         let page = self.store.list(keys::REVOCATIONS, None, usize::MAX).await?;
-        let now = self.clock.now();
         let (mut serials, mut nodes, mut revision) = (Vec::new(), HashMap::new(), 0);
         let (mut instances, mut unlisted_until) = (HashSet::new(), UnixMillis(0));
         let damaged = |key: &str| StoreError::Damaged { key: key.to_owned(), what: "it names nobody" };
@@ -291,20 +291,16 @@ impl Revocations {
                 revision = document::from_stored::<Number>(key, stored)?.revision;
             } else if let Some(serial) = key.strip_prefix(keys::REVOKED_SERIALS) {
                 let record: RevokedCertificate = document::from_stored(key, stored)?;
-                if !record.is_over(now) {
-                    let revoked = Certificate {
-                        not_after: UnixMillis(record.not_after),
-                        at: UnixMillis(record.at),
-                        issuer: record.issuer.and_then(|issuer| issuer.parse().ok()),
-                    };
-                    serials.push((serial.parse().map_err(|_| damaged(key))?, revoked));
-                }
+                let revoked = Certificate {
+                    not_after: UnixMillis(record.not_after),
+                    at: UnixMillis(record.at),
+                    issuer: record.issuer.and_then(|issuer| issuer.parse().ok()),
+                };
+                serials.push((serial.parse().map_err(|_| damaged(key))?, revoked));
             } else if let Some(instance) = key.strip_prefix(keys::REVOKED_INSTANCES) {
                 let record: RevokedInstance = document::from_stored(key, stored)?;
-                if !record.is_over(now) {
-                    unlisted_until = unlisted_until.max(UnixMillis(record.unlisted_until));
-                    instances.insert(InstanceId::parse(instance).map_err(|_| damaged(key))?);
-                }
+                unlisted_until = unlisted_until.max(UnixMillis(record.unlisted_until));
+                instances.insert(InstanceId::parse(instance).map_err(|_| damaged(key))?);
             } else if key.starts_with(keys::QUARANTINES) {
                 let trust_domain = self.authority.trust_domain();
                 let node = records::quarantined(key, trust_domain).ok_or_else(|| damaged(key))?;
@@ -315,7 +311,7 @@ impl Revocations {
         let mark = Mark { epoch: self.authority.epoch(), revision };
         let authority = &self.authority;
         let (on_hold, held_instances, held_without_room) =
-            self.of_workloads_of(&nodes, serials.len(), now).await?;
+            self.of_workloads_of(&nodes, serials.len(), self.clock.surely_past()).await?;
         let unlisted_until = unlisted_until.max(without_room).max(held_without_room);
         let listed = Listed { serials, on_hold, held_instances, nodes, instances, unlisted_until };
         let signer = Arc::clone(&authority.view_signer().borrow());

@@ -822,3 +822,18 @@ async fn a_revocation_reads_what_it_is_about_and_not_what_others_hold() {
     let read = busy.certificates_read();
     assert!(read < 100, "{read} records of certificates were read, of three that are concerned");
 }
+
+#[tokio::test]
+async fn lists_from_the_future_are_signed_again_once_the_clock_is_set_back() {
+    let scratch = scratch().await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let mut keeper = crl::Keeper::default();
+    let right = scratch.clock.now();
+    scratch.clock.set(right.plus(Duration::from_secs(2 * 3_600)));
+    keeper.renew(revocations, authorities).await.unwrap();
+    let from_the_future = keeper.lists().unwrap().ders;
+    scratch.clock.set(right);
+    keeper.renew(revocations, authorities).await.unwrap();
+    let again = keeper.lists().unwrap().ders;
+    assert!(again.len() == 2 && again.iter().all(|der| !from_the_future.contains(der)));
+}

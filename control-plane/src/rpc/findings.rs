@@ -46,6 +46,7 @@ pub(super) struct Facts<'a> {
     pub(super) now: UnixMillis,
     pub(super) condition: &'a Condition,
     pub(super) cannot_sign: Option<&'a str>,
+    pub(super) clock_ahead: Option<Duration>,
     pub(super) certificates: &'a Certificates,
     pub(super) need: Option<&'a Need>,
     pub(super) lists: &'a Trouble,
@@ -75,6 +76,16 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
         let fix = "nothing has to be restarted: it is tried every second; whoever has a certificate goes on until it expires";
         findings.push(error(format!("no certificates can be signed: {reason}"), fix));
     }
+    findings.extend(facts.clock_ahead.map(|ahead| {
+        let summary = format!(
+            "the control plane's clock was set {} s ahead while it ran: until it is believed nothing is forgotten, and no authority \
+             replaced or retired, by its age",
+            ahead.as_secs()
+        );
+        let fix = "set the clock right, if it is wrong; if it is right, it is believed 25 hours after it was set, or an hour after the \
+                   control plane is started again";
+        error(summary, fix)
+    }));
     findings.extend(certificates(facts.certificates, facts.need.is_some(), facts.now));
     findings.extend(facts.need.map(|Need { what, fix, is_urgent }| {
         if *is_urgent { error(what.clone(), fix) } else { warning(what.clone(), fix) }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hauberk_tls::device::ChannelBinding;
-use hauberk_tls::{Acceptor, PeerIdentity, TlsStream};
+use hauberk_tls::{Acceptor, Connection as Accepted, HandshakeError, PeerIdentity, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -112,7 +112,7 @@ impl Listening {
                             place,
                             address,
                         };
-                        handshakes.spawn(handshake.finish(stream, doors.clone()));
+                        handshakes.spawn(handshake.begin(stream, doors.clone()));
                     }
                     Err(error) => {
                         tracing::warn!(event = "accept_failed", listener = self.name, %error, "cannot accept");
@@ -137,11 +137,24 @@ struct Handshake {
 }
 
 impl Handshake {
-    async fn finish(mut self, stream: TcpStream, doors: Doors) {
+    async fn begin(self, stream: TcpStream, doors: Doors) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(event = "nodelay_failed", %error, "the connection is slower than it could be");
         }
-        match self.acceptor.accept(stream).await {
+        let accepted = tokio::select! {
+            () = gives_way(&self.place) => {
+                self.count_refused();
+                let (listener, address) = (self.listener, self.address);
+                tracing::debug!(event = "handshake_gives_way", listener, %address, "too many are under way");
+                return;
+            }
+            accepted = self.acceptor.accept(stream) => accepted,
+        };
+        self.finish(accepted, doors).await;
+    }
+
+    async fn finish(mut self, accepted: Result<Accepted<TcpStream>, HandshakeError>, doors: Doors) {
+        match accepted {
             Ok(accepted) => {
                 let Ok(channel) = ChannelBinding::of(&accepted) else {
                     self.count_refused();
@@ -163,7 +176,7 @@ impl Handshake {
                         event = "connection_refused",
                         listener = self.listener,
                         address = %self.address,
-                        "too many by the holder of this certificate, or without one"
+                        "too many by the holder of this certificate"
                     );
                     return;
                 }
@@ -171,7 +184,10 @@ impl Handshake {
                 // The clock of day is read once; what remains is measured by the steady one.
                 let now = self.clock.now();
                 let life = peer.as_ref().map_or(ANONYMOUS_LIFE, |peer| peer.not_after().since(now));
-                let dismissed = peer.as_ref().and_then(|peer| self.dismissal_of(peer));
+                let dismissed = match &peer {
+                    Some(peer) => self.dismissal_of(peer),
+                    None => self.place.must_leave().map(|must_leave| Box::pin(must_leave) as Dismissal),
+                };
                 let info = ConnectionInfo::Tls { address: self.address, peer, channel };
                 let connection = Connection {
                     stream,
@@ -221,8 +237,16 @@ impl Handshake {
     }
 }
 
+/// Waits until others need the place.
+async fn gives_way(place: &Place) {
+    match place.must_leave() {
+        Some(must_leave) => must_leave.await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A verified connection. It breaks when its peer's certificate expires, when its peer is an admin who is deleted or
-/// whose certificate is revoked, and when its peer does not begin to speak in time.
+/// whose certificate is revoked, when its peer has none and others need its place, and when its peer does not begin to speak in time.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
@@ -248,7 +272,7 @@ impl Connection {
             return broken("what the peer proved has expired");
         }
         if self.dismissed.as_mut().is_some_and(|dismissed| dismissed.as_mut().poll(context).is_ready()) {
-            return broken("the admin was deleted, or the certificate revoked");
+            return broken("the admin was deleted, the certificate revoked, or a stranger's place needed");
         }
         if self.preface.as_mut().is_some_and(|preface| preface.deadline.as_mut().poll(context).is_ready()) {
             return broken("the peer does not speak");

@@ -69,7 +69,8 @@ impl System for SystemService {
         let findings = findings::collect(&findings::Facts {
             now,
             condition: &condition,
-            cannot_sign: authority.cannot_sign().as_deref(),
+            cannot_sign: authority.cannot_sign(now).as_deref(),
+            clock_ahead: control.clock.ahead(),
             certificates: &certificates,
             need: need.as_ref(),
             lists: &self.push.revocation_lists().trouble,

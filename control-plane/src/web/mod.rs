@@ -2,7 +2,6 @@
 
 mod certificate;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +13,18 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::room::Room;
 pub use certificate::{ServedCertificate, WebCertificateFault};
 
 /// How long a handshake, and then a connection, may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How many connections are served at once. Anybody may connect: when there are more, the oldest gives way.
+/// How many connections are served at once. Anybody may connect: when there are more, the oldest of the network that has most gives
+/// way.
 const AT_ONCE: usize = 256;
 
 /// The largest head of a request, in bytes.
@@ -52,32 +53,48 @@ impl WebListener {
     /// Serves until `stop`; connections under way end with it.
     pub async fn serve(self, stop: CancellationToken) {
         let Self { socket, mut certificate, respond } = self;
-        let listener = certificate.listener();
-        let mut connections = JoinSet::new();
-        let mut in_order: VecDeque<AbortHandle> = VecDeque::new();
-        let mut look = tokio::time::interval(FILES_LOOKED_AT_EVERY);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                Some(_ended) = connections.join_next() => in_order.retain(|connection| !connection.is_finished()),
-                _ = look.tick() => certificate.look_again().await,
-                accepted = socket.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        if in_order.len() >= AT_ONCE && let Some(oldest) = in_order.pop_front() {
-                            oldest.abort();
+        let (listener, acceptor) = (certificate.listener(), certificate.acceptor());
+        // Beside the rest: files that cannot be read may take long to say so.
+        let looks = async {
+            let mut look = tokio::time::interval(FILES_LOOKED_AT_EVERY);
+            loop {
+                look.tick().await;
+                certificate.look_again().await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = looks => {}
+            () = accept(&socket, listener, &acceptor, &respond) => {}
+        }
+    }
+}
+
+async fn accept(
+    socket: &TcpListener,
+    listener: &'static str,
+    acceptor: &hauberk_tls::Acceptor,
+    respond: &Arc<Respond>,
+) {
+    let (room, mut connections) = (Room::new(AT_ONCE), JoinSet::new());
+    loop {
+        tokio::select! {
+            Some(_ended) = connections.join_next() => {}
+            accepted = socket.accept() => match accepted {
+                Ok((stream, address)) => {
+                    let stay = room.enter(address.ip());
+                    let connection = answer(stream, acceptor.clone(), listener, Arc::clone(respond));
+                    connections.spawn(async move {
+                        // One that is too slow is closed, or that others need the place of; there is nobody to tell.
+                        tokio::select! {
+                            () = stay.must_leave() => {}
+                            _late = tokio::time::timeout(CONNECTION_DEADLINE, connection) => {}
                         }
-                        let connection = answer(stream, certificate.acceptor(), listener, Arc::clone(&respond));
-                        in_order.push_back(
-                            connections.spawn(async move {
-                                // One that is too slow is closed; there is nobody to tell.
-                                let _late = tokio::time::timeout(CONNECTION_DEADLINE, connection).await;
-                            })
-                        );
-                    }
-                    Err(error) => {
-                        tracing::warn!(event = "accept_failed", listener, %error, "cannot accept");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(event = "accept_failed", listener, %error, "cannot accept");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
@@ -152,4 +169,88 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::config::CertificateFiles;
+    use crate::testing::scratch;
+
+    async fn connect(to: SocketAddr, from: [u8; 4]) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn whoever_opens_many_connections_has_nobody_elses_closed() {
+        let scratch = scratch().await;
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let certificate = ServedCertificate::open("oidc", None, &scratch.control.identity).await.unwrap();
+        let listener = WebListener { socket, certificate, respond: Arc::new(|_: &str| nothing()) };
+        scratch.control.tasks.spawn(listener.serve(scratch.control.stop.clone()));
+        let honest = connect(address, [127, 0, 0, 1]).await;
+        let mut greedy = Vec::new();
+        for _ in 0..AT_ONCE + 1 {
+            greedy.push(connect(address, [127, 0, 0, 2]).await);
+        }
+        // Two too many have come.
+        for gone in greedy.iter_mut().take(2) {
+            assert!(matches!(gone.read(&mut [0]).await, Ok(0) | Err(_)));
+        }
+        let still_there = honest.try_read(&mut [0]).unwrap_err();
+        assert_eq!(still_there.kind(), std::io::ErrorKind::WouldBlock);
+        scratch.control.stop.cancel();
+    }
+
+    /// As on a network that is down. Where this fails the clock stands still for ever, so it runs in a thread of its own.
+    #[test]
+    fn certificate_files_that_cannot_be_read_keep_nobody_out() {
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+            runtime.unwrap().block_on(serve_while_a_file_hangs());
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+    }
+
+    async fn serve_while_a_file_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = rcgen::CertificateParams::new(["shop.example".to_owned()]).unwrap();
+        let chain = chain.self_signed(&key).unwrap().pem();
+        let path = |name| directory.path().join(name);
+        let files = CertificateFiles { certificate: path("chain.pem"), key: path("key.pem") };
+        std::fs::write(&files.certificate, chain).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        let own = hauberk_tls::LiveIdentity::new((*scratch().await.control.authority.bundle()).clone());
+        let certificate = ServedCertificate::open("oidc", Some(&files), &own).await.unwrap();
+        std::fs::remove_file(&files.certificate).unwrap();
+        mknodat(CWD, &files.certificate, FileType::Fifo, Mode::RWXU, 0).unwrap();
+
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        let listener = WebListener { socket, certificate, respond: Arc::new(|_: &str| nothing()) };
+        tasks.spawn(listener.serve(stop.clone()));
+        let mut connections = Vec::new();
+        for _ in 0..AT_ONCE + 1 {
+            connections.push(connect(address, [127, 0, 0, 1]).await);
+        }
+        // The first gives way, so they are taken.
+        assert!(matches!(connections[0].read(&mut [0]).await, Ok(0) | Err(_)));
+        stop.cancel();
+        // Whoever reads goes on, and ends, once somebody has opened the file to write.
+        drop(std::fs::File::options().read(true).write(true).open(&files.certificate).unwrap());
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::{fs, path::PathBuf};
 
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, eventually, get, skip};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually, get, skip};
 use serde_json::Value;
 
 use crate::{
     load::Load,
+    peer::Peer,
+    revocation::is_served,
     shop::{self, PATIENCE, SMALL_SHOP, get_until},
 };
 
@@ -131,4 +133,66 @@ fn what_is_less_than_five_minutes_off_works_and_check_tells_of_it() {
     };
     of("/node/orders", "behind");
     of("/node/web", "ahead");
+}
+
+/// The control plane's, while it runs, and set right soon after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_control_plane_whose_clock_was_off_for_a_while_refuses_whom_it_refused_and_issues_as_before() {
+    let Some(faketime) = faketime() else { return };
+    let mut mesh = MeshBox::start();
+    let (clock, next) = (mesh.folder().join("clock"), mesh.folder().join("clock.next"));
+    let set = |offset: &str| {
+        fs::write(&next, offset).unwrap();
+        fs::rename(&next, &clock).unwrap();
+    };
+    set("+0s");
+    mesh.set_clock(Some((clock.to_str().unwrap().to_owned(), faketime)));
+    mesh.restart_control_plane();
+    mesh.apply(SMALL_SHOP);
+    let app = App::start("orders");
+    let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    let (svid, key) = dial::join(&mesh, "web").await;
+    let revoked = Peer::with(&mesh, &svid, &key);
+    assert!(is_served(&revoked, orders.inbound(8080)).await);
+    mesh.hauberk(&["revoke", "serial", &svid.serial().to_string(), "--wait=20s"]).ok();
+    let health = mesh.health_address().parse().unwrap();
+    let asked = |path| get(health, "health", path).unwrap();
+    let own_certificates =
+        |mesh: &mut MeshBox| mesh.control_plane().log().matches("server_certificate").count();
+    let seconds_ahead = || {
+        let figures = asked("/metrics").body;
+        let line = figures.lines().find_map(|line| line.strip_prefix("hauberk_clock_ahead_seconds "));
+        line.unwrap().parse::<i64>().unwrap()
+    };
+
+    let noticed = FAR.into_iter().filter(|(offset, _)| *offset != "-10m");
+    for (offset, seconds) in noticed.chain([("+83d", 7_171_200)]) {
+        let before = own_certificates(&mut mesh);
+        set(offset);
+        eventually("the control plane has seen it", PATIENCE, || {
+            let is_ahead = (seconds_ahead() - seconds).abs() < 60;
+            // Before the mesh was founded nothing is valid.
+            let is_behind =
+                seconds < -600 && asked("/readyz").body.contains("the issuing authority is valid from");
+            (is_ahead || is_behind).then_some(())
+        });
+        if seconds > 7_200 {
+            eventually("its own certificate has ended", PATIENCE, || {
+                (own_certificates(&mut mesh) > before).then_some(())
+            });
+        }
+        set("+0s");
+        eventually("it is as before", PATIENCE, || {
+            let admins_are_served = || mesh.hauberk(&["get", "certificates"]).code == 0;
+            let is_ready = seconds_ahead() == 0 && asked("/readyz").status == 200;
+            (is_ready && admins_are_served()).then_some(())
+        });
+        assert!(!is_served(&revoked, orders.inbound(8080)).await, "{offset}");
+        let new = Peer::join(&mesh, "web").await;
+        assert!(is_served(&new, orders.inbound(8080)).await, "{offset}");
+    }
+    mesh.restart_control_plane();
+    let new = Peer::join(&mesh, "web").await;
+    assert!(is_served(&new, orders.inbound(8080)).await);
+    assert!(!is_served(&revoked, orders.inbound(8080)).await);
 }

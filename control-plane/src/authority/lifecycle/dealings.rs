@@ -11,7 +11,7 @@ use super::{Authorities, LifecycleError, find};
 use crate::audit::Actor;
 use crate::authority::book::{Book, Entry, Kind};
 use crate::authority::records::State;
-use crate::authority::steps::{self, Step};
+use crate::authority::steps::{self, Instants, Step};
 use crate::authority::{AuthorityError, Upstream, UpstreamFault};
 use crate::metrics::AuthorityLabel;
 use crate::rpc::Parent;
@@ -174,10 +174,13 @@ impl Authorities {
             return Ok(of_no_help.or_else(|| self.ends_above(&book, now)));
         }
         let has_key = book.active(Kind::Root).is_none_or(Entry::has_key);
-        let due = steps::due(&book, false, now).into_iter().find_map(|step| match step {
-            Step::Prepare { kind, .. } if !has_key && book.prepared(kind).is_none() => Some(kind),
-            _ => None,
-        });
+        let due =
+            steps::due(&book, false, Instants::of(&self.parts.clock)).into_iter().find_map(
+                |step| match step {
+                    Step::Prepare { kind, .. } if !has_key && book.prepared(kind).is_none() => Some(kind),
+                    _ => None,
+                },
+            );
         let due = due.and_then(|kind| Some(need(kind, book.active(kind)?, book.request.is_some(), now)));
         // Whoever signs the next one under the same would have to sign another soon.
         Ok(match (due, self.ends_above(&book, now)) {
@@ -280,7 +283,9 @@ impl Authorities {
     ) -> Result<bool, LifecycleError> {
         let now = self.parts.clock.now();
         let waits = book.prepared(kind).is_some();
-        if !waits && now < self.dealings().not_before {
+        let not_before = self.dealings().not_before;
+        // A clock that was set back since may have meant an instant far ahead.
+        if !waits && now < not_before && not_before.since(now) <= SAY_AGAIN {
             return Ok(false);
         }
         let error = match self.prepare(kind, goes_on, actor).await {

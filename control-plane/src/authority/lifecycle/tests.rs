@@ -1,3 +1,4 @@
+mod clock;
 mod jwt_keys;
 mod refused;
 mod token;

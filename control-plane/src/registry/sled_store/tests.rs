@@ -219,12 +219,13 @@ fn on_a_failing_disk(path: &Path) -> SledStore {
 async fn what_the_disk_does_not_confirm_is_not_acknowledged_and_nothing_follows_it() {
     let scratch = scratch();
     let store = Arc::new(on_a_failing_disk(&scratch.path));
-    let authority = Arc::clone(&crate::testing::scratch().await.control.authority);
+    let founded = crate::testing::scratch().await;
     let health = Health::new(
         store.clone(),
-        authority,
+        Arc::clone(&founded.control.authority),
         Arc::default(),
         tokio::sync::watch::Sender::default().subscribe(),
+        founded.clock.clone(),
     );
     health.set_serving(true);
     assert_eq!(health.unready_reason(), None);

@@ -64,6 +64,7 @@ struct World {
     condition: Condition,
     certificates: Certificates,
     need: Option<Need>,
+    clock_ahead: Option<Duration>,
     compilation: Compilation,
     rollout: Rollout,
     reports: Vec<Report>,
@@ -85,6 +86,7 @@ impl World {
             condition: Condition::Writable,
             certificates,
             need: None,
+            clock_ahead: None,
             compilation: Compilation::default(),
             rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
             reports: vec![report()],
@@ -101,6 +103,7 @@ impl World {
             now: self.now,
             condition: &self.condition,
             cannot_sign: None,
+            clock_ahead: self.clock_ahead,
             certificates: &self.certificates,
             need: self.need.as_ref(),
             lists: &self.lists,
@@ -378,4 +381,15 @@ fn an_issuer_that_lists_keys_of_ours_is_told() {
     }
     let revoked = with(set(&signers[1]), true);
     assert!(revoked[0].summary.contains("keys for this control plane's own tokens"), "{revoked:?}");
+}
+
+#[test]
+fn a_clock_that_was_set_ahead_is_named_with_what_is_not_done_for_it() {
+    let world = World { clock_ahead: Some(Duration::from_secs(7_200)), ..World::healthy() };
+    let [found] = world.findings().try_into().unwrap();
+    assert_eq!(found.severity(), Severity::Error);
+    assert!(
+        found.summary.contains("clock was set 7200 s ahead") && found.fix.contains("set the clock right"),
+        "{found:?}"
+    );
 }

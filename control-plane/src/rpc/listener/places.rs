@@ -2,110 +2,104 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hauberk_identity::InstanceId;
+use hauberk_identity::{InstanceId, network_of};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::metrics::{ListenerLabel, Metrics};
+use crate::room::{Room, Stay};
 
 /// How many connections may be open.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// In all.
     pub connections: usize,
-    /// From one address.
+    /// From one address, or one IPv6 network.
     pub connections_per_address: usize,
     /// By one instance, whatever certificates it has, or by one certificate of somebody else, wherever they come from: whoever
     /// has one takes no places of the others, also if it is refused everything.
     pub connections_per_holder: usize,
-    /// In the middle of their handshake, in all; from one address half as many.
+    /// In the middle of their handshake, in all. When there are more, the oldest of the network that has most gives way.
     pub handshakes: usize,
-    /// Without a certificate, in all; from one address half as many. They take no place of those that have one.
+    /// The same without a certificate. They take no place of those that have one.
     pub strangers: usize,
     /// Calls of one connection that has a certificate, at the same time.
     pub calls: u32,
 }
 
-/// How many connections are open, by address.
+/// How many connections are open, by network.
 pub(super) struct Counts {
     limits: Limits,
+    handshakes: Arc<Room>,
+    strangers: Arc<Room>,
     open: Mutex<Open>,
     metrics: Arc<Metrics>,
     label: ListenerLabel,
 }
 
+/// Those in a handshake among them, strangers not.
 #[derive(Default)]
 struct Open {
-    all: Held,
-    by_address: HashMap<IpAddr, Held>,
+    all: usize,
+    by_network: HashMap<IpAddr, usize>,
     by_holder: HashMap<InstanceId, usize>,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-struct Held {
-    /// Those in a handshake among them, strangers not.
-    connections: usize,
-    handshakes: usize,
-    strangers: usize,
+impl Open {
+    fn close(&mut self, network: IpAddr) {
+        self.all -= 1;
+        give_back(&mut self.by_network, network);
+    }
 }
 
-impl Open {
-    fn change(&mut self, address: IpAddr, change: impl Fn(&mut Held)) {
-        change(&mut self.all);
-        let held = self.by_address.entry(address).or_default();
-        change(held);
-        if *held == Held::default() {
-            self.by_address.remove(&address);
+fn give_back<K: Eq + Hash>(held: &mut HashMap<K, usize>, of: K) {
+    if let Entry::Occupied(mut held) = held.entry(of) {
+        *held.get_mut() -= 1;
+        if *held.get() == 0 {
+            held.remove();
         }
-    }
-
-    fn held_by(&self, address: IpAddr) -> Held {
-        self.by_address.get(&address).copied().unwrap_or_default()
     }
 }
 
 impl Counts {
     pub(super) fn new(limits: Limits, metrics: Arc<Metrics>, label: ListenerLabel) -> Arc<Self> {
-        Arc::new(Self { limits, open: Mutex::default(), metrics, label })
+        let (handshakes, strangers) = (Room::new(limits.handshakes), Room::new(limits.strangers));
+        Arc::new(Self { limits, handshakes, strangers, open: Mutex::default(), metrics, label })
     }
 
     pub(super) fn take_place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let network = network_of(address);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = open.held_by(address);
-        if open.all.connections >= self.limits.connections
-            || open.all.handshakes >= self.limits.handshakes
-            || held.connections >= self.limits.connections_per_address
-            || held.handshakes >= self.limits.handshakes / 2
-        {
+        let of_network = open.by_network.get(&network).copied().unwrap_or_default();
+        if open.all >= self.limits.connections || of_network >= self.limits.connections_per_address {
             return None;
         }
-        open.change(address, |held| {
-            held.connections += 1;
-            held.handshakes += 1;
-        });
+        open.all += 1;
+        open.by_network.insert(network, of_network + 1);
         self.metrics.connections.get_or_create(&self.label).inc();
-        Some(Place { counts: Arc::clone(self), address, standing: Standing::Handshake })
+        let standing = Standing::Handshake(self.handshakes.enter(address));
+        Some(Place { counts: Arc::clone(self), network, standing })
     }
 }
 
 /// One connection's share of the limits; given back when dropped.
 pub(super) struct Place {
     counts: Arc<Counts>,
-    address: IpAddr,
+    network: IpAddr,
     standing: Standing,
 }
 
-#[derive(Clone, Copy)]
 enum Standing {
-    Handshake,
+    Handshake(Stay),
     Known(InstanceId),
-    Stranger,
+    Stranger(Stay),
 }
 
 impl Place {
-    /// Ends the handshake. `false`: there are too many already of the holder of the certificate that was proved, or of those who
-    /// have proved nothing.
+    /// Ends the handshake. `false`: there are too many already of the holder of the certificate that was proved.
     pub(super) fn settle(&mut self, holder: Option<InstanceId>) -> bool {
         let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holder) = holder {
@@ -114,43 +108,33 @@ impl Place {
                 return false;
             }
             *by_holder += 1;
-            open.change(self.address, |held| held.handshakes -= 1);
             self.standing = Standing::Known(holder);
-            return true;
+        } else {
+            open.close(self.network);
+            self.standing = Standing::Stranger(self.counts.strangers.enter(self.network));
         }
-        let most = self.counts.limits.strangers;
-        if open.all.strangers >= most || open.held_by(self.address).strangers >= most / 2 {
-            return false;
-        }
-        open.change(self.address, |held| {
-            held.handshakes -= 1;
-            held.connections -= 1;
-            held.strangers += 1;
-        });
-        self.standing = Standing::Stranger;
         true
+    }
+
+    /// Ends when somebody else needs the place, as long as the peer has proved nothing.
+    pub(super) fn must_leave(&self) -> Option<WaitForCancellationFutureOwned> {
+        match &self.standing {
+            Standing::Handshake(stay) | Standing::Stranger(stay) => Some(stay.must_leave()),
+            Standing::Known(_) => None,
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing = self.standing;
-        open.change(self.address, |held| match standing {
-            Standing::Handshake => {
-                held.handshakes -= 1;
-                held.connections -= 1;
+        match self.standing {
+            Standing::Handshake(_) => open.close(self.network),
+            Standing::Known(holder) => {
+                open.close(self.network);
+                give_back(&mut open.by_holder, holder);
             }
-            Standing::Known(_) => held.connections -= 1,
-            Standing::Stranger => held.strangers -= 1,
-        });
-        if let Standing::Known(holder) = standing
-            && let Entry::Occupied(mut held) = open.by_holder.entry(holder)
-        {
-            *held.get_mut() -= 1;
-            if *held.get() == 0 {
-                held.remove();
-            }
+            Standing::Stranger(_) => {}
         }
         self.counts.metrics.connections.get_or_create(&self.counts.label).dec();
     }
@@ -158,6 +142,10 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn counts() -> Arc<Counts> {
@@ -170,6 +158,10 @@ mod tests {
             calls: 1,
         };
         Counts::new(limits, Arc::default(), ListenerLabel { listener: "agent" })
+    }
+
+    fn leaves(place: &Place) -> bool {
+        place.must_leave().is_some_and(|must_leave| must_leave.now_or_never().is_some())
     }
 
     fn holder(number: u8) -> InstanceId {
@@ -187,20 +179,20 @@ mod tests {
             last.set(last.get() + 1);
             place.settle(is_known.then(|| holder(last.get()))).then_some(place)
         };
-        let mut strangers: Vec<_> = (0..2).map(|_| connect(one, false).unwrap()).collect();
-        assert!(connect(one, false).is_none(), "half of them may come from one address");
-        strangers.extend((0..2).map(|_| connect(other, false).unwrap()));
-        assert!(connect([10, 0, 0, 3].into(), false).is_none(), "these are all");
+        let honest = connect(other, false).unwrap();
+        let strangers: Vec<_> = (0..5).map(|_| connect(one, false).unwrap()).collect();
+        assert_eq!(strangers.iter().map(leaves).collect::<Vec<_>>(), [true, true, false, false, false]);
+        assert!(!leaves(&honest));
 
         let known: Vec<_> = (0..3).map(|_| connect(one, true).unwrap()).collect();
         assert!(connect(one, true).is_none(), "so many may come from one address");
         let last = connect(other, true).unwrap();
         assert!(connect(other, true).is_none(), "these are all");
 
-        drop((strangers, known, last));
+        drop((honest, strangers, known, last));
         assert!(connect(one, false).is_some());
         let open = counts.open.lock().unwrap();
-        assert!(open.all == Held::default() && open.by_address.is_empty() && open.by_holder.is_empty());
+        assert!(open.all == 0 && open.by_network.is_empty() && open.by_holder.is_empty());
     }
 
     #[test]
@@ -219,14 +211,19 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_have_a_limit_of_their_own() {
-        let counts = counts();
-        let address = [10, 0, 0, 1].into();
-        let mut first = counts.take_place(address).unwrap();
-        let second = counts.take_place(address).unwrap();
-        assert!(counts.take_place(address).is_none());
-        assert!(first.settle(Some(holder(1))));
-        drop(second);
-        let _third = counts.take_place(address).unwrap();
+    fn the_oldest_handshake_of_the_network_that_has_most_gives_way() {
+        let limits =
+            Limits { connections: 20, connections_per_address: 10, handshakes: 4, ..counts().limits };
+        let counts = Counts::new(limits, Arc::default(), ListenerLabel { listener: "agent" });
+        let mut done = counts.take_place([10, 0, 0, 1].into()).unwrap();
+        assert!(done.settle(Some(holder(1))));
+        let honest = counts.take_place([10, 0, 0, 1].into()).unwrap();
+        let address = |host: u16| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, host).into();
+        let silent: Vec<_> = (1..=9).map(|host| counts.take_place(address(host)).unwrap()).collect();
+        assert_eq!(silent.iter().filter(|place| leaves(place)).count(), 6);
+        assert!(!leaves(&honest) && !leaves(&done), "whoever is done is in nobody's way");
+        // One network is one address, to the last of its places.
+        let _tenth = counts.take_place(address(10)).unwrap();
+        assert!(counts.take_place(address(11)).is_none());
     }
 }

@@ -108,3 +108,33 @@ async fn a_request_that_never_ends_is_ended() {
     assert_eq!(ended.code(), Code::Cancelled, "{ended}");
     scratch.control.stop.cancel();
 }
+
+/// All from one address, as behind a load balancer or on loopback.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_who_never_ends_a_handshake_nor_who_never_calls_keeps_others_out() {
+    let scratch = scratch().await;
+    let limits = Limits {
+        connections: 100,
+        connections_per_address: 100,
+        connections_per_holder: 8,
+        handshakes: 4,
+        strangers: 4,
+        calls: 8,
+    };
+    let patient = Deadlines { call: DEADLINE, call_of_stranger: DEADLINE };
+    let address = listen(&scratch, limits, patient).await;
+    let pin = scratch.control.authority.root_fingerprint().parse().unwrap();
+    let trust = BootstrapTrust::Root { pin, trust_domain: None };
+    let connector = bootstrap_connector(trust, &[b"h2"], DEADLINE).unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        let mut health = HealthClient::new(channel(address, connector.clone()).await.unwrap());
+        health.check(HealthCheckRequest::default()).await.unwrap();
+        idle.push(health);
+    }
+    scratch.control.stop.cancel();
+}

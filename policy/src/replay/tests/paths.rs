@@ -41,7 +41,8 @@ fn compiled(statements: &[(Mode, &str)], authorization: Authorization) -> Engine
     let mut scope = orders();
     scope.ports.iter_mut().for_each(|port| port.authorization = authorization);
     let documents = documents(statements);
-    let slice = PolicyIndex::new(&name("shop"), &documents).slice(&scope, Known { roles: &roles(), ..Known::default() });
+    let slice = PolicyIndex::new(&name("shop"), &documents)
+        .slice(&scope, Known { roles: &roles(), ..Known::default() });
     Engine::compile(scope, &slice, None).unwrap()
 }
 

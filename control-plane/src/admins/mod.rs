@@ -22,9 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::issuance::{
-    Holder, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order, fails_as_issuance,
-};
+use crate::issuance::{Holder, IssuanceError, Issued, Issuer, Ledger, Order, fails_as_issuance};
 use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::revocation;
@@ -340,8 +338,8 @@ impl Admins {
         }
         let (_, record) = self.read(&name).await?.ok_or(AdminError::Stale)?;
         match self.ledger.certificate(peer.serial()).await? {
-            Some(IssuedRecord { holder: Holder::Admin(generation), .. })
-                if generation == record.generation =>
+            Some(issued)
+                if issued.is_of(peer) && issued.holder == Holder::Admin(record.generation.clone()) =>
             {
                 Ok(AdminView { name, record })
             }

@@ -137,8 +137,8 @@ async fn workloads_go_with_the_instance_that_vouches_for_them() {
         control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "10.0.0.7:4").await
     };
     let workload = scratch.peer(&sign().await.unwrap().svid);
-    assert_eq!(control.ledger.answerable(peer.serial()).await, enrolled.instance);
-    let of_workloads = control.ledger.answerable(workload.serial()).await;
+    assert_eq!(control.ledger.answerable(&peer).await, enrolled.instance);
+    let of_workloads = control.ledger.answerable(&workload).await;
     assert_ne!(of_workloads, enrolled.instance, "no workload takes its agent's places");
 
     let (mesh, name) = node();

@@ -154,7 +154,7 @@ impl Handshake {
                 };
                 let (stream, peer) = accepted.into_parts();
                 let holder = match &peer {
-                    Some(peer) => Some(self.ledger.answerable(peer.serial()).await),
+                    Some(peer) => Some(self.ledger.answerable(peer).await),
                     None => None,
                 };
                 if !self.place.settle(holder) {

@@ -177,8 +177,9 @@ impl Root {
         let authority = facts.authority.filter(|authority| authority.critical);
         let authority = authority.ok_or(BundleError::NotAnAuthority(fingerprint))?;
         // Signed by itself, it may leave out whose key signed it, but not name another (RFC 5280 §4.2.1.1).
+        let names_itself = facts.authority_serial.is_none_or(|serial| serial == facts.serial);
         let signer_is_right = match facts.authority_key_id {
-            Some(id) => !facts.self_issued || Some(id) == facts.subject_key_id,
+            Some(id) => !facts.self_issued || Some(id) == facts.subject_key_id && names_itself,
             None => facts.self_issued,
         };
         let signs = facts.key_usage.is_some_and(|usage| usage.cert_sign);

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, NameError, Serial, SpiffeId, TrustDomain, UnixMillis};
-use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
+use hauberk_tls::{CertificateRequest, PeerIdentity, RequestedKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::allowance::Allowances;
@@ -274,7 +274,7 @@ impl Admins {
         actor: &Actor,
     ) -> Result<Credential, AdminError> {
         self.check_renewals(name)?;
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let _turn = self.turns.of(name).await;
         let mut attempt = 1;
         loop {
@@ -301,7 +301,7 @@ impl Admins {
         csr: &[u8],
         actor: &Actor,
     ) -> Result<Credential, AdminError> {
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let _turn = self.turns.of(name).await;
         let mut attempt = 1;
         loop {
@@ -383,7 +383,7 @@ impl Admins {
         &self,
         name: &Name,
         mut record: AdminRecord,
-        public_key: &PublicKey,
+        public_key: &RequestedKey,
         entitlement: impl FnOnce(&str) -> Result<Commit, StoreError>,
         actor: &Actor,
         action: &'static str,

@@ -177,7 +177,7 @@ impl EnrollmentError {
             Self::TooManyKeys { .. } => "TOO_MANY_KEYS",
             Self::TooManyInstances { .. } => "TOO_MANY_INSTANCES",
             Self::Denied(denial) => denial.reason(),
-            Self::Issuance(IssuanceError::Request(_)) => "BAD_REQUEST",
+            Self::Issuance(IssuanceError::Request(why)) => IssuanceError::reason_of_request(why),
             Self::Issuance(IssuanceError::NameOfControlPlane(_)) => "NAME_OF_CONTROL_PLANE",
             Self::Name(_) | Self::Issuance(_) => "FAILED",
         }

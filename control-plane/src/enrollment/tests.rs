@@ -340,7 +340,7 @@ async fn an_instance_is_on_record_until_the_last_of_its_certificates_has_expired
     let order = Order {
         id: enrolled.issued.svid.id().clone(),
         holder: Holder::Instance(id.to_string()),
-        public_key: key.public_key(),
+        public_key: key.public_key().into(),
         ttl: 24 * hour,
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),

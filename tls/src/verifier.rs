@@ -242,6 +242,10 @@ pub(crate) fn check_usage(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyE
     if !facts.key_usage.is_some_and(|key_usage| key_usage.critical && key_usage.digital_signature) {
         return Err(VerifyError::KeyUsage);
     }
+    check_purpose(facts, usage)
+}
+
+pub(crate) fn check_purpose(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyError> {
     let permitted = facts.extended_key_usage.is_some_and(|purposes| match usage {
         Usage::Client => purposes.client,
         Usage::Server => purposes.server,

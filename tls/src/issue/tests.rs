@@ -113,6 +113,47 @@ fn a_cross_signed_authority_is_good_under_either_root_and_a_distrusted_one_under
 }
 
 #[test]
+fn a_peers_issuer_is_who_signed_wherever_it_stands_in_the_chain() {
+    let root = RootAuthority::create(&domain(), window(NOW, 1_000), serial(1)).unwrap();
+    let [issuing, other] =
+        [2, 4].map(|n| IssuingAuthority::create(&root, window(NOW, 100), serial(n)).unwrap());
+    let svid = issuing.sign(&template(KeyPair::generate().unwrap().public_key())).unwrap();
+    let leaf = svid.chain()[0].clone();
+    let (right, wrong) = (issuing.certificate().clone(), other.certificate().clone());
+    // Of the same name and key id, and not of the key: what a peer might make up.
+    let mut posing = CertificateParams::default();
+    let (_, named) = x509_parser::parse_x509_certificate(&right).unwrap();
+    posing.distinguished_name = rcgen::DistinguishedName::new();
+    assert_eq!(named.subject().iter().count(), 3);
+    let mut names = named.subject().iter_organization().chain(named.subject().iter_common_name());
+    posing.distinguished_name.push(DnType::OrganizationName, names.next().unwrap().as_str().unwrap());
+    posing.distinguished_name.push(DnType::CommonName, names.next().unwrap().as_str().unwrap());
+    let unique = rcgen::string::PrintableString::try_from(serial(2).to_string().as_str()).unwrap();
+    let unique = rcgen::DnValue::PrintableString(unique);
+    posing.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), unique);
+    posing.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    posing.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    posing.serial_number = Some(vec![9].into());
+    let key_id = crate::certificate::subject_key_id(&right).unwrap().unwrap();
+    posing.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(key_id);
+    posing.use_authority_key_identifier_extension = true;
+    let posing = posing.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone();
+    let bundle = issuing.root_bundle();
+    for chain in [
+        vec![leaf.clone(), right.clone()],
+        vec![leaf.clone(), wrong.clone(), right.clone()],
+        vec![leaf.clone(), posing, right.clone()],
+    ] {
+        let peer = verify_svid(&chain, bundle, NOW, Usage::Client).unwrap();
+        assert_eq!(peer.issuer_serial(), Some(serial(2)));
+    }
+    // One that is trusted itself need not come along.
+    let alone = TrustBundle::new(domain(), [issuing.certificate().clone()]).unwrap();
+    let peer = verify_svid(&[leaf, wrong], &alone, NOW, Usage::Client).unwrap();
+    assert_eq!(peer.issuer_serial(), None);
+}
+
+#[test]
 fn life_is_capped_by_the_signer_at_both_ends() {
     let root = RootAuthority::create(&domain(), window(NOW, 10), serial(1)).unwrap();
     let issuing = IssuingAuthority::create(&root, window(NOW.minus(HOUR), 100), serial(2)).unwrap();

@@ -138,6 +138,7 @@ async fn start(
             clock: control.clock.clone(),
             admins: Arc::clone(&control.admins),
             revocations: Arc::clone(&control.revocations),
+            authority: Arc::clone(&control.authority),
             ledger: Arc::clone(&control.ledger),
         })
     };

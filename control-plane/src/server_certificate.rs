@@ -106,7 +106,7 @@ impl ServerCertificate {
         let order = Order {
             id,
             holder: Holder::ControlPlane,
-            public_key: key.public_key(),
+            public_key: key.public_key().into(),
             ttl: TTL,
             dns_names,
             ip_addresses,

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hauberk_identity::{InstanceId, Name, NodeName, Serial, TrustDomain};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial, TrustDomain, Validity};
 use hauberk_proto::mesh::v1::{EnrollmentSpec, Metadata, Resource, WorkloadEnrollment, resource};
-use hauberk_tls::{CertificateRequest, KeyPair, PeerIdentity, Svid};
+use hauberk_tls::{
+    CertificateRequest, IssuingAuthority, KeyPair, PeerIdentity, Svid, SvidTemplate, UpstreamChain,
+};
 use prost::Message;
 
 use crate::app::ControlPlane;
@@ -186,6 +188,25 @@ impl Scratch {
             }
             self.control.store.commit(commit).await.unwrap();
         }
+    }
+
+    /// Who has a key of another authority under our root, and has signed what a peer holds once more, for a key of its own.
+    pub(crate) async fn copied(&self, of: &PeerIdentity) -> PeerIdentity {
+        let (control, now) = (&self.control, self.clock.now());
+        let (key, csr) = request();
+        let signed = control.authorities.sign(&csr, &actor()).await.unwrap();
+        let domain = control.authority.trust_domain();
+        let chain = UpstreamChain::find(domain, &key.public_key(), &signed, None, &[], now).unwrap();
+        let theirs = IssuingAuthority::adopt(&chain, key, Vec::new(), Vec::new(), now).unwrap();
+        let svid = theirs.sign(&SvidTemplate {
+            id: of.id().clone(),
+            public_key: request().0.public_key(),
+            serial: of.serial(),
+            validity: Validity::new(of.not_before(), of.not_after()).unwrap(),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+        });
+        self.peer(&svid.unwrap())
     }
 
     /// The peer that presents this certificate, verified as a listener would.

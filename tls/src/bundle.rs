@@ -14,6 +14,10 @@ use crate::pem;
 /// The most roots in one bundle: a rotation needs two or three, and every handshake pays for each.
 const MAX_ROOTS: usize = 32;
 
+/// The same of a bundle that may be another trust domain's: where each of its servers is an authority of its own, as SPIRE's are
+/// without an upstream one, there are some four for each server.
+const MAX_ROOTS_OF_OTHERS: usize = 256;
+
 /// The roots that vouch for the members of one trust domain. Without roots it verifies nobody.
 #[derive(Clone)]
 pub struct TrustBundle {
@@ -42,8 +46,8 @@ pub enum BundleError {
     /// The text is not PEM.
     #[error("the bundle is not PEM")]
     Pem,
-    /// More than 32 roots.
-    #[error("the bundle has {0} roots; 32 are the most")]
+    /// More than anybody needs.
+    #[error("the bundle has more than {0} roots")]
     TooMany(usize),
     /// One certificate is malformed.
     #[error("a certificate of the bundle is refused: {0}")]
@@ -71,14 +75,39 @@ impl TrustBundle {
     where
         R: Into<CertificateDer<'static>>,
     {
+        Self::with_most(MAX_ROOTS, trust_domain, roots)
+    }
+
+    /// The same of a trust domain that others run, perhaps: it may have more roots.
+    ///
+    /// # Errors
+    /// As [`TrustBundle::new`].
+    pub(crate) fn of_others<R>(
+        trust_domain: TrustDomain,
+        roots: impl IntoIterator<Item = R>,
+    ) -> Result<Self, BundleError>
+    where
+        R: Into<CertificateDer<'static>>,
+    {
+        Self::with_most(MAX_ROOTS_OF_OTHERS, trust_domain, roots)
+    }
+
+    fn with_most<R>(
+        most: usize,
+        trust_domain: TrustDomain,
+        roots: impl IntoIterator<Item = R>,
+    ) -> Result<Self, BundleError>
+    where
+        R: Into<CertificateDer<'static>>,
+    {
         let mut sorted = BTreeMap::new();
         for der in roots {
             let der = der.into();
             if !sorted.contains_key(der.as_ref()) {
                 sorted.insert(der.to_vec(), Root::read(der, &trust_domain)?);
             }
-            if sorted.len() > MAX_ROOTS {
-                return Err(BundleError::TooMany(sorted.len()));
+            if sorted.len() > most {
+                return Err(BundleError::TooMany(most));
             }
         }
         let roots: Vec<Root> = sorted.into_values().collect();
@@ -102,12 +131,12 @@ impl TrustBundle {
         self
     }
 
-    /// Reads the roots from certificates in DER that follow one another, as the SPIFFE Workload API has them.
+    /// Reads the roots from certificates in DER that follow one another, as the SPIFFE Workload API has them: of any trust domain.
     ///
     /// # Errors
     /// As [`TrustBundle::new`].
     pub fn from_concatenated_der(trust_domain: TrustDomain, bytes: &[u8]) -> Result<Self, BundleError> {
-        Self::new(trust_domain, certificate::split(bytes)?)
+        Self::of_others(trust_domain, certificate::split(bytes)?)
     }
 
     /// Reads the roots from PEM; sections that are not certificates are passed over.
@@ -177,8 +206,9 @@ impl Root {
         let authority = facts.authority.filter(|authority| authority.critical);
         let authority = authority.ok_or(BundleError::NotAnAuthority(fingerprint))?;
         // Signed by itself, it may leave out whose key signed it, but not name another (RFC 5280 §4.2.1.1).
+        let names_itself = facts.authority_serial.is_none_or(|serial| serial == facts.serial);
         let signer_is_right = match facts.authority_key_id {
-            Some(id) => !facts.self_issued || Some(id) == facts.subject_key_id,
+            Some(id) => !facts.self_issued || Some(id) == facts.subject_key_id && names_itself,
             None => facts.self_issued,
         };
         let signs = facts.key_usage.is_some_and(|usage| usage.cert_sign);

@@ -81,6 +81,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) names: Vec<SubjectName<'a>>,
     pub(crate) subject_key_id: Option<&'a [u8]>,
     pub(crate) authority_key_id: Option<&'a [u8]>,
+    /// Which of its issuer's certificates signed it, where it says that too.
+    pub(crate) authority_serial: Option<Serial>,
 }
 
 #[derive(Clone, Copy)]
@@ -159,6 +161,7 @@ impl<'a> Facts<'a> {
             names: Vec::new(),
             subject_key_id: None,
             authority_key_id: None,
+            authority_serial: None,
         };
         tbs.extensions_map().map_err(|_| CertificateFault::Extension)?;
         let subject_is_empty = tbs.subject.iter().next().is_none();
@@ -218,9 +221,11 @@ impl<'a> Facts<'a> {
                 if critical {
                     return Err(CertificateFault::Criticality("authorityKeyIdentifier"));
                 }
-                if id.authority_cert_issuer.is_some() || id.authority_cert_serial.is_some() {
+                // Both or neither (RFC 5280 §4.2.1.1); OpenSSL writes them by `issuer:always`.
+                if id.authority_cert_issuer.is_some() != id.authority_cert_serial.is_some() {
                     return Err(CertificateFault::Contents("authorityKeyIdentifier"));
                 }
+                self.authority_serial = id.authority_cert_serial.map(Serial::from_be_bytes).transpose()?;
                 let id = id.key_identifier.as_ref();
                 self.authority_key_id =
                     Some(id.ok_or(CertificateFault::Contents("authorityKeyIdentifier"))?.0);

@@ -6,6 +6,7 @@
 //! once, and worth nothing on another connection.
 
 mod key;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::stream::{Connection, ExporterError};
 use crate::verifier::VerifyError;
 
 pub use key::{DeviceKey, DeviceKeyError};
+use window::{begun, check_window};
 
 /// The most certificates between a machine's own and the authority: what follows costs a signature check each.
 pub const MAX_INTERMEDIATES: usize = 4;
@@ -201,7 +203,8 @@ impl DeviceAuthorities {
     }
 
     /// Verifies a chain, the machine's certificate first, at `now`. What a chain may cost is bounded before any signature
-    /// of it is looked at: by its length, and by the size of its keys.
+    /// of it is looked at: by its length, and by the size of its keys. What begins within a minute from now is looked at as if it
+    /// had begun.
     ///
     /// # Errors
     /// The first rule that it breaks.
@@ -211,10 +214,12 @@ impl DeviceAuthorities {
             return Err(VerifyError::TooManyCertificates(chain.len()).into());
         }
         let facts = Facts::read(leaf).map_err(VerifyError::Leaf)?;
+        let mut at = begun(&facts, now);
         for intermediate in intermediates {
-            Facts::read(intermediate).map_err(VerifyError::Intermediate)?;
+            let above = Facts::read(intermediate).map_err(VerifyError::Intermediate)?;
+            at = at.max(begun(&above, now));
         }
-        check_window(&facts, now)?;
+        check_window(&facts, begun(&facts, now))?;
         if facts.authority.is_some() || facts.key_usage.is_some_and(|usage| usage.cert_sign || usage.crl_sign)
         {
             return Err(VerifyError::AuthorityAsLeaf.into());
@@ -222,7 +227,7 @@ impl DeviceAuthorities {
         if !facts.key_usage.is_some_and(|usage| usage.digital_signature) {
             return Err(DeviceError::KeyUsage);
         }
-        let authorities = self.path_to(leaf, intermediates, now)?;
+        let authorities = self.path_to(leaf, intermediates, at)?;
         Ok(Device {
             certificate: leaf.clone().into_owned(),
             facts: DeviceFacts::read(leaf, &facts)?,
@@ -295,17 +300,6 @@ impl DeviceAuthorities {
 fn authority_of(facts: &Facts<'_>) -> Option<crate::certificate::Authority> {
     let may_sign = facts.key_usage.is_none_or(|usage| usage.cert_sign);
     facts.authority.filter(|_| may_sign)
-}
-
-fn check_window(facts: &Facts<'_>, now: UnixMillis) -> Result<(), VerifyError> {
-    let (not_before, not_after) = (facts.validity.not_before(), facts.validity.not_after());
-    if now.floor_to_second() > not_after {
-        return Err(VerifyError::Expired { not_after, now });
-    }
-    if now < not_before {
-        return Err(VerifyError::NotYetValid { not_before, now });
-    }
-    Ok(())
 }
 
 impl Device {

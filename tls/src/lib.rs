@@ -60,7 +60,7 @@ pub use key::{KeyError, KeyPair, PublicKey};
 pub use live::{ClientAuth, LiveIdentity, LiveIdentityError, LiveState, ServerExpectation};
 pub use pem::{NotPem, certificates_from_pem, certificates_to_pem};
 pub use provider::{SetupError, install_provider};
-pub use request::{CertificateRequest, CsrError};
+pub use request::{CertificateRequest, CsrError, RequestedKey};
 pub use rustls_pki_types::CertificateDer;
 pub use seal::SealingKey;
 pub use spiffe_bundle::{MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, bundle_document};

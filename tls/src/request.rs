@@ -1,5 +1,7 @@
 //! Certificate signing requests (PKCS#10, RFC 2986): ours out; of others', the public key and nothing else.
 
+mod asked;
+
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
@@ -7,6 +9,8 @@ use thiserror::Error;
 use crate::key::{KeyError, KeyPair, PublicKey};
 use crate::pem;
 use crate::provider::CERTIFICATE_ALGORITHMS;
+use asked::Asked;
+pub use asked::RequestedKey;
 
 /// The longest request that is read, in bytes.
 const MAX_LEN: usize = 64 * 1024;
@@ -14,7 +18,7 @@ const MAX_LEN: usize = 64 * 1024;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
-/// The tag of the attributes, which are not read.
+/// The tag of the attributes.
 const ATTRIBUTES: u8 = 0xa0;
 
 /// Requests for a certificate: how an agent asks, and how the control plane reads what was asked.
@@ -45,6 +49,12 @@ pub enum CsrError {
     /// The signature does not prove possession of the key.
     #[error("the request's signature does not prove possession of its key")]
     Signature,
+    /// Attributes or requested extensions that cannot be parsed, or stand there twice.
+    #[error("the request's extensions cannot be read, or one of them stands there twice")]
+    Extensions,
+    /// It asks for a name or a right that the requester is not given.
+    #[error("the request asks for {0}: no name or right is taken from a request, so leave them out")]
+    NotGranted(&'static str),
 }
 
 impl CertificateRequest {
@@ -74,11 +84,25 @@ impl CertificateRequest {
 
     /// Takes the public key out of a request, once its signature has proved possession of the private one.
     ///
-    /// Subject, extensions and attributes are not looked at.
+    /// What else it asks for is not looked at: of authorities' requests, whose profile is always our own.
     ///
     /// # Errors
     /// The request is too long, malformed, weak or wrongly signed.
     pub fn parse(der: &[u8]) -> Result<PublicKey, CsrError> {
+        Self::verified(der).map(|(key, _)| key)
+    }
+
+    /// The same, with what it asks for, so that whoever asks for more than is granted can be refused. The subject is not looked at.
+    ///
+    /// # Errors
+    /// The same, or its extensions cannot be read.
+    pub fn read(der: &[u8]) -> Result<RequestedKey, CsrError> {
+        let (key, request) = Self::verified(der)?;
+        let asked = Asked::read(request.attributes).ok_or(CsrError::Extensions)?;
+        Ok(RequestedKey::new(key, asked))
+    }
+
+    fn verified(der: &[u8]) -> Result<(PublicKey, Request<'_>), CsrError> {
         if der.len() > MAX_LEN {
             return Err(CsrError::TooLong(der.len()));
         }
@@ -94,7 +118,7 @@ impl CertificateRequest {
         algorithm
             .verify_signature(request.key_bits, request.signed, request.signature)
             .map_err(|_| CsrError::Signature)?;
-        Ok(key)
+        Ok((key, request))
     }
 }
 
@@ -106,6 +130,7 @@ struct Request<'a> {
     key: &'a [u8],
     key_algorithm: &'a [u8],
     key_bits: &'a [u8],
+    attributes: &'a [u8],
     signature_algorithm: &'a [u8],
     signature: &'a [u8],
 }
@@ -121,13 +146,14 @@ impl<'a> Request<'a> {
         let (version, rest) = element(info.contents, INTEGER)?;
         let (_subject, rest) = element(rest, SEQUENCE)?;
         let (key, rest) = element(rest, SEQUENCE)?;
-        only(rest, ATTRIBUTES)?;
+        let attributes = only(rest, ATTRIBUTES)?;
         let (key_algorithm, key_bits) = element(key.contents, SEQUENCE)?;
         (version.contents == [0]).then_some(Self {
             signed: info.whole,
             key: key.whole,
             key_algorithm: key_algorithm.contents,
             key_bits: whole_octets(only(key_bits, BIT_STRING)?)?,
+            attributes,
             signature_algorithm: signature_algorithm.contents,
             signature,
         })

@@ -93,7 +93,7 @@ impl SpiffeBundle {
             }
         }
         Ok(Self {
-            x509: TrustBundle::new(trust_domain.clone(), roots)?,
+            x509: TrustBundle::of_others(trust_domain.clone(), roots)?,
             jwt: JwtBundle::new(trust_domain.clone(), jwt_keys)?,
             sequence: number(&set, "spiffe_sequence")?,
             refresh_hint: number(&set, "spiffe_refresh_hint")?.map(Duration::from_secs),

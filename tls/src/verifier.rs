@@ -1,5 +1,7 @@
 //! Who a peer is: the one check of an X.509-SVID, for clients and servers alike.
 
+mod issuer;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateFault, Facts};
 use crate::chain::{PathWindow, verify_chain};
 use crate::fingerprint::Fingerprint;
+use issuer::issuer_of;
 
 /// In which role a certificate authenticates its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +245,10 @@ pub(crate) fn check_usage(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyE
     if !facts.key_usage.is_some_and(|key_usage| key_usage.critical && key_usage.digital_signature) {
         return Err(VerifyError::KeyUsage);
     }
+    check_purpose(facts, usage)
+}
+
+pub(crate) fn check_purpose(facts: &Facts<'_>, usage: Usage) -> Result<(), VerifyError> {
     let permitted = facts.extended_key_usage.is_some_and(|purposes| match usage {
         Usage::Client => purposes.client,
         Usage::Server => purposes.server,
@@ -277,7 +284,7 @@ impl PeerIdentity {
         Self {
             id,
             serial: leaf.serial,
-            issuer_serial: chain.get(1).and_then(|issuer| Some(Facts::read(issuer).ok()?.serial)),
+            issuer_serial: issuer_of(leaf, chain),
             not_before: leaf.validity.not_before(),
             not_after: leaf.validity.not_after(),
             key_fingerprint: Fingerprint::of(leaf.spki),
@@ -305,7 +312,7 @@ impl PeerIdentity {
         self.not_after
     }
 
-    /// The serial number of the authority that signed the certificate, where its own came along.
+    /// The serial number of the authority that signed the certificate, where its own came along, wherever in the chain.
     pub fn issuer_serial(&self) -> Option<Serial> {
         self.issuer_serial
     }

@@ -5,8 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use hauberk_identity::{Name, Serial, SpiffeId, TrustDomain, UnixMillis, Validity};
-use hauberk_tls::{CertificateRequest, IssuingAuthority, KeyPair, RootAuthority, SvidTemplate};
+use hauberk_tls::device::{DeviceAuthorities, DeviceKey};
+use hauberk_tls::{
+    CertificateDer, CertificateRequest, IssuingAuthority, KeyPair, RootAuthority, SvidTemplate, UpstreamChain,
+};
 use rustls_pki_types::UnixTime;
+use rustls_pki_types::pem::PemObject;
 
 #[allow(dead_code, unreachable_pub, reason = "what these tests lack, those of other crates do not")]
 #[path = "../../integration-tests/src/skipped.rs"]
@@ -99,6 +103,76 @@ fn requests_by_weak_keys_of_openssls_are_refused() {
     ] {
         assert!(request(&key, more).is_err(), "{key:?} {more:?}");
     }
+}
+
+/// As EasyRSA has it, and whoever configures OpenSSL so: who signed is told by key id, name and serial number.
+const ISSUER_ALWAYS: &str = "
+[req]
+distinguished_name = dn
+[dn]
+[root]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid:always, issuer:always
+[machine]
+basicConstraints = CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid:always, issuer:always
+[issuing]
+basicConstraints = critical, CA:TRUE, pathlen:0
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid:always, issuer:always
+subjectAltName = URI:spiffe://example.org
+";
+
+#[test]
+fn authorities_that_name_their_issuer_and_its_serial_number_are_taken() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skipped::skip("openssl is not installed");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, at) = (folder.path(), |name: &str| folder.path().join(name));
+    std::fs::write(at("ca.cnf"), ISSUER_ALWAYS).unwrap();
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let own = KeyPair::generate().unwrap();
+    let (own_key, own_public) = (KeyPair::from_pkcs8_pem(&own.to_pkcs8_pem()).unwrap(), own.public_key());
+    let request = IssuingAuthority::request(&domain, &own.into(), Serial::from_random([7; 16])).unwrap();
+    std::fs::write(at("issuing.csr"), CertificateRequest::to_pem(&request)).unwrap();
+    for key in ["root", "machine"] {
+        let file = format!("{key}.key");
+        let curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+        openssl(path, &[&["genpkey", "-out", &file][..], &curve].concat());
+    }
+    let config = ["-config", "ca.cnf"];
+    let root = ["req", "-x509", "-new", "-key", "root.key", "-subj", "/CN=Easy", "-days", "30"];
+    openssl(path, &[&root[..], &config, &["-extensions", "root", "-out", "root.pem"]].concat());
+    let machine = ["req", "-new", "-key", "machine.key", "-subj", "/CN=vm-1", "-out", "machine.csr"];
+    openssl(path, &[&machine[..], &config].concat());
+    let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+    for name in ["machine", "issuing"] {
+        let (csr, pem) = (format!("{name}.csr"), format!("{name}.pem"));
+        let signing = ["x509", "-req", "-in", &csr, "-CA", "root.pem", "-CAkey", "root.key", "-out", &pem];
+        let more = ["-CAcreateserial", "-days", "7", "-extfile", "ca.cnf", "-extensions", name];
+        openssl(path, &[&signing[..], &more].concat());
+        let text = openssl(path, &["x509", "-in", &pem, "-noout", "-text"]);
+        assert!(text.contains("DirName:/CN=Easy") && text.contains("serial:"), "{text}");
+    }
+
+    let now = UnixMillis::from_secs(UnixTime::now().as_secs());
+    let key = read("machine.key");
+    let own_device = DeviceKey::from_pem(&read("machine.pem"), key.as_bytes()).unwrap();
+    let authorities = DeviceAuthorities::from_pem(&read("root.pem")).unwrap();
+    let device = authorities.verify(own_device.chain(), now).unwrap();
+    assert_eq!(device.facts().common_names, ["vm-1"]);
+
+    let der = |name: &str| CertificateDer::from_pem_slice(read(name).as_bytes()).unwrap();
+    let given = [der("issuing.pem"), der("root.pem")];
+    let chain = UpstreamChain::find(&domain, &own_public, &given, None, &[], now).unwrap();
+    IssuingAuthority::adopt(&chain, own_key, Vec::new(), Vec::new(), now).unwrap();
 }
 
 #[cfg(test)]

@@ -57,6 +57,16 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
                 format!("{} certificates", answer.left)
             }
         ));
+        for serial in &answer.left_serials {
+            output::note(format_args!("  {}", output::printable(serial)));
+        }
+    }
+    if !answer.tokens.is_empty() {
+        let tokens: Vec<_> = answer.tokens.iter().map(|id| output::printable(id).to_string()).collect();
+        output::note(format_args!(
+            "new instances may still join by {}: `hauberk token delete ID` takes one back",
+            tokens.join(", ")
+        ));
     }
     finish(&session, answer.revision, waiting, begun).await
 }

@@ -1,7 +1,7 @@
 //! The first credential of an admin, by a login token.
 
 use hauberk_identity::{Name, Serial, SpiffeId, UnixMillis};
-use hauberk_tls::{CertificateRequest, PublicKey};
+use hauberk_tls::{CertificateRequest, RequestedKey};
 
 use super::record::{LoginRecord, LoginUse};
 use super::{ATTEMPTS, AdminError, Admins, Credential, admin_key, login_key};
@@ -42,7 +42,7 @@ impl Admins {
             }
             let public_key = match &public_key {
                 Some(public_key) => public_key,
-                None => public_key.insert(CertificateRequest::parse(csr)?),
+                None => public_key.insert(CertificateRequest::read(csr)?),
             };
             let commit = Commit::new().at(key, stored.version);
             match self.log_in(&name, hash, (commit, login), public_key, source).await {
@@ -71,7 +71,7 @@ impl Admins {
         name: &Name,
         hash: &SecretHash,
         (commit, login): (Commit, LoginRecord),
-        public_key: &PublicKey,
+        public_key: &RequestedKey,
         source: &str,
     ) -> Result<Credential, AdminError> {
         let (admin, record) = self.read(name).await?.ok_or(AdminError::UnknownLogin)?;

@@ -16,15 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{IdentityKind, Name, NameError, Serial, SpiffeId, TrustDomain, UnixMillis};
-use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
+use hauberk_tls::{CertificateRequest, PeerIdentity, RequestedKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::issuance::{
-    Holder, IssuanceError, Issued, IssuedRecord, Issuer, Ledger, Order, fails_as_issuance,
-};
+use crate::issuance::{Holder, IssuanceError, Issued, Issuer, Ledger, Order, fails_as_issuance};
 use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::revocation;
@@ -276,7 +274,7 @@ impl Admins {
         actor: &Actor,
     ) -> Result<Credential, AdminError> {
         self.check_renewals(name)?;
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let _turn = self.turns.of(name).await;
         let mut attempt = 1;
         loop {
@@ -303,7 +301,7 @@ impl Admins {
         csr: &[u8],
         actor: &Actor,
     ) -> Result<Credential, AdminError> {
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let _turn = self.turns.of(name).await;
         let mut attempt = 1;
         loop {
@@ -340,8 +338,8 @@ impl Admins {
         }
         let (_, record) = self.read(&name).await?.ok_or(AdminError::Stale)?;
         match self.ledger.certificate(peer.serial()).await? {
-            Some(IssuedRecord { holder: Holder::Admin(generation), .. })
-                if generation == record.generation =>
+            Some(issued)
+                if issued.is_of(peer) && issued.holder == Holder::Admin(record.generation.clone()) =>
             {
                 Ok(AdminView { name, record })
             }
@@ -385,7 +383,7 @@ impl Admins {
         &self,
         name: &Name,
         mut record: AdminRecord,
-        public_key: &PublicKey,
+        public_key: &RequestedKey,
         entitlement: impl FnOnce(&str) -> Result<Commit, StoreError>,
         actor: &Actor,
         action: &'static str,

@@ -122,6 +122,18 @@ async fn a_deleted_admin_is_refused_at_once_and_stays_so_under_the_same_name() {
 }
 
 #[tokio::test]
+async fn who_copies_a_credentials_serial_number_by_another_authority_is_no_admin() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    let credential = admins.issue_locally(&name("ada"), &[], &request().1, &actor()).await.unwrap();
+    let peer = scratch.peer(&credential.issued.svid);
+    let copied = scratch.copied(&peer).await;
+    assert_eq!((copied.id(), copied.serial()), (peer.id(), peer.serial()));
+    admins.authenticate(&peer).await.unwrap();
+    assert!(matches!(admins.authenticate(&copied).await, Err(AdminError::Stale)));
+}
+
+#[tokio::test]
 async fn credentials_are_renewed_and_expire() {
     let scratch = scratch().await;
     let admins = &scratch.control.admins;

@@ -18,8 +18,8 @@ use base64::engine::general_purpose::STANDARD;
 use hauberk_identity::{Attestor, EvidenceSelector, UnixMillis};
 use hauberk_tls::cms::DocumentError;
 use hauberk_tls::device::{ChannelBinding, DeviceError};
-use hauberk_tls::jwt::{IssuedTokenError, MAX_TOKEN_BYTES};
-use hauberk_tls::{Fingerprint, PublicKey};
+use hauberk_tls::jwt::{IssuedTokenError, JwtSvidError, MAX_TOKEN_BYTES};
+use hauberk_tls::{Fingerprint, PublicKey, VerifyError};
 use zeroize::Zeroizing;
 
 use crate::resources::EvidenceSource;
@@ -110,6 +110,15 @@ impl EvidenceError {
     /// Whether it could not be judged, as against being refused.
     pub fn is_unjudged(&self) -> bool {
         matches!(self, Self::Review(error) if error.is_unanswered())
+    }
+
+    /// Whether it will be good by itself: whoever issued it has a clock that is ahead of ours.
+    pub fn is_too_early(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(IssuedTokenError::Token(JwtSvidError::NotYetValid { .. }))
+                | Self::Device(DeviceError::Chain(VerifyError::NotYetValid { .. }))
+        )
     }
 }
 

@@ -137,6 +137,31 @@ fn pod() -> Vec<String> {
 }
 
 #[tokio::test]
+async fn a_token_of_a_cluster_whose_clock_is_ahead_is_good_or_will_be() {
+    let cluster = Cluster::new();
+    let by_keys = by_keys(&cluster);
+    let show = async |ahead: u64| {
+        let token = cluster.token(|claims| {
+            for claim in ["nbf", "iat", "exp"] {
+                claims[claim] = json!(claims[claim].as_u64().unwrap() + ahead);
+            }
+        });
+        show(Evidence::Kubernetes(token.into()), &by_keys, &nobody()).await
+    };
+    for ahead in [2, 60] {
+        show(ahead).await.unwrap();
+    }
+    let early = show(61).await.unwrap_err();
+    assert!(early.is_too_early() && !early.is_unjudged(), "{early}");
+    let error = crate::enrollment::EnrollmentError::NotAttested(early.into());
+    // Whoever runs the control plane is told all the same.
+    assert!(error.is_refusal());
+    let status = crate::rpc::status::of_enrollment(&error);
+    assert_eq!(status.code(), tonic::Code::Unavailable, "agents try again: {status}");
+    assert_eq!(hauberk_proto::refusal::reason(&status).as_deref(), Some("NOT_ATTESTED_YET"));
+}
+
+#[tokio::test]
 async fn a_pod_is_what_its_token_says() {
     let cluster = Cluster::new();
     let by_keys = by_keys(&cluster);
@@ -166,7 +191,7 @@ async fn tokens_that_are_not_a_pods_for_us_are_refused() {
         (changed(|claims| claims["iss"] = json!("https://another")), "issuer is not"),
         (changed(|claims| claims["exp"] = json!(NOW.0 / 1_000)), "expired"),
         (changed(|claims| drop(claims.as_object_mut().unwrap().remove("exp"))), "`exp` is missing"),
-        (changed(|claims| claims["nbf"] = json!(NOW.0 / 1_000 + 60)), "is valid from"),
+        (changed(|claims| claims["nbf"] = json!(NOW.0 / 1_000 + 61)), "is valid from"),
         // Tokens of secrets, which never expire, are bound to no pod.
         (
             changed(|claims| drop(claims["kubernetes.io"].as_object_mut().unwrap().remove("pod"))),

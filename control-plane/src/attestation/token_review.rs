@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -235,7 +236,7 @@ impl ReviewCluster {
             "spec": { "token": token, "audiences": [audience] },
         });
         let request = Request::post(PATH)
-            .header(header::HOST, format!("{}:{}", self.host, self.port))
+            .header(header::HOST, self.authority())
             .header(header::AUTHORIZATION, bearer)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
@@ -243,6 +244,14 @@ impl ReviewCluster {
             .body(Full::new(Bytes::from(asked.to_string())))
             .map_err(Unanswered::from)?;
         Ok(request)
+    }
+
+    /// As HTTP names it: an address of IPv6 stands in brackets (RFC 9110 §7.2).
+    fn authority(&self) -> String {
+        match self.host.parse() {
+            Ok(address) => SocketAddr::new(address, self.port).to_string(),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
     }
 
     async fn read(&self, name: &str) -> Result<String, Unreviewed> {
@@ -255,6 +264,24 @@ impl ReviewCluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_ipv6_stands_in_brackets_in_the_host_header() {
+        for (host, expected) in [
+            ("2001:db8::1", "[2001:db8::1]:6443"),
+            ("192.0.2.7", "192.0.2.7:6443"),
+            ("kubernetes.default.svc", "kubernetes.default.svc:6443"),
+        ] {
+            let cluster = ReviewCluster {
+                name: Name::parse("prod").unwrap(),
+                host: host.to_owned(),
+                port: 6443,
+                credentials: PathBuf::new(),
+            };
+            let asked = cluster.question("own", "token", "hauberk").unwrap();
+            assert_eq!(asked.headers()[header::HOST].as_bytes(), expected.as_bytes());
+        }
+    }
 
     #[test]
     fn that_a_cluster_cannot_be_asked_is_said_once_a_minute_and_how_often_it_was_not() {

@@ -9,7 +9,7 @@ mod stored;
 
 use hauberk_identity::{InstanceId, Name, NodeName, UnixMillis};
 use hauberk_tls::device::ChannelBinding;
-use hauberk_tls::{CertificateRequest, PublicKey};
+use hauberk_tls::{CertificateRequest, PublicKey, RequestedKey};
 
 use machines::AttestedRecord;
 pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, machine_prefix};
@@ -156,12 +156,12 @@ impl Enrollment {
             // Signatures are checked only for those who name an enrollment, and once.
             let agent_key = match &agent_key {
                 Some(agent_key) => agent_key,
-                None => agent_key.insert(CertificateRequest::parse(csr)?),
+                None => agent_key.insert(CertificateRequest::read(csr)?),
             };
             let attested = match &verified {
                 Some((by, attested)) if by == believed => attested,
                 _ => {
-                    let attested = self.verify(shown, believed, agent_key).await?;
+                    let attested = self.verify(shown, believed, agent_key.key()).await?;
                     &verified.insert((believed.clone(), attested)).1
                 }
             };
@@ -196,7 +196,7 @@ impl Enrollment {
         shown: &Shown<'_>,
         enrollment: &Stored,
         attested: &Attested,
-        agent_key: &PublicKey,
+        agent_key: &RequestedKey,
         info: &AgentInfo,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
@@ -212,7 +212,8 @@ impl Enrollment {
         let machine = machine_prefix(&enrollment.uid, &attested.subject);
         let mut entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
 
-        entitlement = self.check_once(entitlement, shown, enrollment, attested, agent_key, source).await?;
+        entitlement =
+            self.check_once(entitlement, shown, enrollment, attested, agent_key.key(), source).await?;
 
         let key = format!("{machine}{}", agent_key.fingerprint());
         let stored = self.store.get(&key).await?;

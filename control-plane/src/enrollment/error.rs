@@ -168,12 +168,16 @@ impl EnrollmentError {
             Self::NotOnRecord => NOT_ON_RECORD,
             Self::TooOften { .. } => "RENEWED_TOO_OFTEN",
             Self::TooFast { .. } => "JOINED_TOO_OFTEN",
-            Self::NotAttested(NotAttested::Evidence(error)) if error.is_unjudged() => "NOT_ATTESTED_YET",
+            Self::NotAttested(NotAttested::Evidence(error))
+                if error.is_unjudged() || error.is_too_early() =>
+            {
+                "NOT_ATTESTED_YET"
+            }
             Self::NotAttested(_) => "NOT_ATTESTED",
             Self::TooManyKeys { .. } => "TOO_MANY_KEYS",
             Self::TooManyInstances { .. } => "TOO_MANY_INSTANCES",
             Self::Denied(denial) => denial.reason(),
-            Self::Issuance(IssuanceError::Request(_)) => "BAD_REQUEST",
+            Self::Issuance(IssuanceError::Request(why)) => IssuanceError::reason_of_request(why),
             Self::Issuance(IssuanceError::NameOfControlPlane(_)) => "NAME_OF_CONTROL_PLANE",
             Self::Name(_) | Self::Issuance(_) => "FAILED",
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, NodeName, SpiffeId, UnixMillis};
-use hauberk_tls::{CertificateRequest, PublicKey};
+use hauberk_tls::{CertificateRequest, RequestedKey};
 use tokio::sync::Mutex;
 
 use super::arrivals::Arrivals;
@@ -162,7 +162,7 @@ impl Enrollment {
         let (_, record) = self.token(&key).await?;
         self.check_expiry(&record)?;
         // The signature of a request is checked only for those who hold a token.
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let info = AgentInfo { version: presentable(&info.version), hostname: presentable(&info.hostname) };
 
         // Who uses a token for any number of agents changes nothing that others look at.
@@ -179,7 +179,7 @@ impl Enrollment {
     async fn use_token(
         &self,
         hash: &SecretHash,
-        public_key: &PublicKey,
+        public_key: &RequestedKey,
         info: &AgentInfo,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, NodeName, Serial};
-use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
+use hauberk_tls::{CertificateRequest, PeerIdentity, RequestedKey};
 
 use super::attest::{Permit, machine_prefix};
 use super::error::{EnrollmentError, without_conflict};
@@ -140,7 +140,7 @@ impl Enrollment {
         let instance = entitled.instance;
         let life = entitled.ttl().unwrap_or(self.svid_ttl);
         let used = self.renewals.take(instance, life, self.issuer.signer(), self.clock.now())?;
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let mut entitled = Some(entitled);
         let renewed = without_conflict(|| self.renew_once(peer, &public_key, source, entitled.take())).await;
         if renewed.is_err() {
@@ -154,7 +154,7 @@ impl Enrollment {
     async fn renew_once(
         &self,
         peer: &PeerIdentity,
-        public_key: &PublicKey,
+        public_key: &RequestedKey,
         source: &str,
         known: Option<Entitled>,
     ) -> Result<Enrolled, EnrollmentError> {

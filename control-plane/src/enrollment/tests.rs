@@ -295,6 +295,24 @@ async fn a_certificate_that_is_not_on_record_is_good_after_a_restore_alone() {
 }
 
 #[tokio::test]
+async fn who_copies_a_serial_number_by_another_authority_is_not_whom_it_names() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let enrolled = attest(&scratch, &token(&scratch, Uses::Limited(1)).await, &request().1).await.unwrap();
+    let peer = scratch.peer(&enrolled.issued.svid);
+    let copied = scratch.copied(&peer).await;
+    assert_eq!((copied.id(), copied.serial()), (peer.id(), peer.serial()));
+    let now = control.clock.now();
+    assert_eq!(control.ledger.instance_of(&peer, now).await.unwrap(), Some(enrolled.instance));
+    assert_eq!(control.ledger.instance_of(&copied, now).await.unwrap(), None);
+    let refused = control.enrollment.renew(&copied, &request().1, "s").await;
+    assert!(matches!(refused, Err(EnrollmentError::NotOnRecord)), "{refused:?}");
+    // Nor does it take its places at the listeners.
+    assert_eq!(control.ledger.answerable(&peer).await, enrolled.instance);
+    assert_ne!(control.ledger.answerable(&copied).await, enrolled.instance);
+}
+
+#[tokio::test]
 async fn a_certificate_from_before_an_installation_began_is_nobodys_where_no_backup_was_put_back() {
     let mut scratch = scratch().await;
     let enrolled = attest(&scratch, &token(&scratch, Uses::Limited(1)).await, &request().1).await.unwrap();
@@ -322,7 +340,7 @@ async fn an_instance_is_on_record_until_the_last_of_its_certificates_has_expired
     let order = Order {
         id: enrolled.issued.svid.id().clone(),
         holder: Holder::Instance(id.to_string()),
-        public_key: key.public_key(),
+        public_key: key.public_key().into(),
         ttl: 24 * hour,
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),

@@ -69,6 +69,17 @@ pub struct TokenRecord {
     pub enrollment: Option<EnrollmentOfToken>,
 }
 
+impl TokenRecord {
+    /// Whether somebody new may join by it at `now`.
+    pub fn lets_in(&self, now: UnixMillis) -> bool {
+        let has_uses = match self.uses {
+            Uses::Limited(most) => self.used < most,
+            Uses::Unlimited => true,
+        };
+        has_uses && now < UnixMillis(self.expires_at)
+    }
+}
+
 /// Who used a token; the hash of the token and the fingerprint of the key are in the registry's key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenUse {

@@ -2,7 +2,7 @@
 
 use hauberk_identity::{InstanceId, Name};
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
-use hauberk_tls::{CertificateRequest, PeerIdentity, PublicKey};
+use hauberk_tls::{CertificateRequest, PeerIdentity, RequestedKey};
 use prost::Message;
 
 use super::error::{EnrollmentError, without_conflict};
@@ -66,7 +66,7 @@ impl Enrollment {
         let EntitledWorkload { workload, name, .. } = self.entitled_workload(peer, enrollment).await?;
         let (of, life) = ((instance, &name), workload.ttl().unwrap_or(self.svid_ttl));
         let used = self.renewals.take_for_workload(of, life, self.issuer.signer(), self.clock.now())?;
-        let public_key = CertificateRequest::parse(csr)?;
+        let public_key = CertificateRequest::read(csr)?;
         let signed =
             without_conflict(|| self.sign_workload_once(peer, instance, enrollment, &public_key, actor))
                 .await;
@@ -82,7 +82,7 @@ impl Enrollment {
         peer: &PeerIdentity,
         instance: InstanceId,
         enrollment: &str,
-        public_key: &PublicKey,
+        public_key: &RequestedKey,
         actor: &Actor,
     ) -> Result<Issued, EnrollmentError> {
         let EntitledWorkload { workload, name, entitlement } =

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_tls::SpiffeBundle;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::Federation;
@@ -209,6 +210,7 @@ impl Federation {
             return Err(FetchError::Older { offered, seen }.into());
         }
         let hint = bundle.refresh_hint();
+        self.see_number(key, held.map(|held| (held.sequence(), held.has_same_keys(&bundle))), &bundle);
         let is_in_force = !is_damaged && held.is_some_and(|held| held.has_same_keys(&bundle));
         if is_in_force && former.is_some() && bundle.sequence().is_none_or(|number| Some(number) == seen) {
             return Ok(hint);
@@ -228,6 +230,25 @@ impl Federation {
             self.put_in_force(key, entry, &fetched, commit.raising_revision()).await
         };
         written.map(|()| hint).map_err(|error| voucher.explain(error))
+    }
+
+    /// Tells where a bundle has other keys than the one `before` it, and the same number. It is taken all the same: whoever answers has
+    /// proved to be the endpoint, and the former keys may be those that were lost.
+    fn see_number(&self, key: &ResourceKey, before: Option<(Option<u64>, bool)>, bundle: &SpiffeBundle) {
+        let Some((sequence, has_same_keys)) = before else { return };
+        let is_same_number = bundle.sequence().is_some() && sequence == bundle.sequence();
+        let reused = match (is_same_number, has_same_keys) {
+            (true, true) => return,
+            (true, false) => bundle.sequence(),
+            (false, _) => None,
+        };
+        if let Some(number) = reused {
+            tracing::warn!(event = "federation_sequence_reused", resource = %key, number,
+                "other keys have the number of those before: other followers may not take them");
+        }
+        if let Some(status) = self.statuses().get_mut(key) {
+            status.reuse(reused);
+        }
     }
 
     /// The keys of an issuer. What is served now counts, whatever was served before: a key that is gone is gone.

@@ -92,6 +92,8 @@ pub struct Followed {
     pub fetched_at: Option<UnixMillis>,
     /// Why the latest attempt failed, and since when they do.
     pub problem: Option<(String, UnixMillis)>,
+    /// The number that two of its bundles had, until there is one of another.
+    pub reused: Option<u64>,
 }
 
 /// An issuer of users' tokens, as it stands.
@@ -174,6 +176,7 @@ impl Federation {
                 endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
                 problem: status.and_then(Status::problem),
+                reused: status.and_then(Status::reused),
                 key,
             }
         });

@@ -14,6 +14,8 @@ pub(super) struct Status {
     problem: Option<(String, UnixMillis)>,
     /// What of the latest answer was of no use.
     passed_over: Vec<String>,
+    /// The number under which there were two bundles, until there is one of another.
+    reused: Option<u64>,
 }
 
 impl Status {
@@ -45,6 +47,14 @@ impl Status {
 
     pub(super) fn passed_over(&self) -> &[String] {
         &self.passed_over
+    }
+
+    pub(super) fn reuse(&mut self, number: Option<u64>) {
+        self.reused = number;
+    }
+
+    pub(super) fn reused(&self) -> Option<u64> {
+        self.reused
     }
 
     pub(super) fn succeeded_at(&self) -> Option<UnixMillis> {

@@ -292,6 +292,25 @@ async fn a_bad_answer_leaves_the_last_good_one_in_force() {
 }
 
 #[tokio::test]
+async fn two_bundles_of_one_number_are_told_until_there_is_one_of_another() {
+    let partner = Partner::start("partner.example").await;
+    let (scratch, federation) = shop().await;
+    scratch.apply(&[partner.resource()]).await;
+    let other = root("partner.example", 9);
+    let one = || document("partner.example", &[&partner.root], Some(5));
+    let both = |number| document("partner.example", &[&partner.root, &other], Some(number));
+    for (answer, reused) in [(one(), None), (both(5), Some(5)), (both(5), Some(5)), (both(6), None)] {
+        partner.says(ok(&answer));
+        federation.refresh(&key()).await.unwrap();
+        let catalog = scratch.resources.catalogs().current().await.unwrap();
+        let followed = federation.followed(&catalog);
+        assert_eq!(followed[0].reused, reused, "{answer}");
+        let bundle = followed[0].bundle.as_ref().unwrap();
+        assert_eq!(bundle.x509().roots().len(), if answer == one() { 1 } else { 2 }, "it is in force");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_never_answers_is_given_up() {
     let mut partner = Partner::start("partner.example").await;
     let (scratch, federation) = shop().await;

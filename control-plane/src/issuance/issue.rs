@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{Serial, SpiffeId, UnixMillis, Validity, ValidityError};
-use hauberk_tls::{CsrError, IssueError, PublicKey, Svid, SvidTemplate};
+use hauberk_tls::{CsrError, IssueError, RequestedKey, Svid, SvidTemplate};
 
 use super::records::{Holder, IssuedRecord};
 use crate::audit::{Act, Actor, Audit};
@@ -58,6 +58,14 @@ impl IssuanceError {
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Request(_) | Self::NameOfControlPlane(_))
     }
+
+    /// The stable name of a request's refusal, for callers and metrics.
+    pub fn reason_of_request(error: &CsrError) -> &'static str {
+        match error {
+            CsrError::NotGranted(_) => "REQUEST_NOT_GRANTED",
+            _ => "BAD_REQUEST",
+        }
+    }
 }
 
 /// Lets `?` take what can go wrong on the way to a certificate into an error that holds an [`IssuanceError`] as `Issuance`:
@@ -85,8 +93,8 @@ pub struct Order {
     pub id: SpiffeId,
     /// Whose it is among those of the same name.
     pub holder: Holder,
-    /// The key that it certifies: all that is taken from a request.
-    pub public_key: PublicKey,
+    /// The key that it certifies: all that is taken from a request. What else that asks for must be granted.
+    pub public_key: RequestedKey,
     /// Its life from now; capped by the authority's.
     pub ttl: Duration,
     /// DNS names beside the id.
@@ -148,7 +156,8 @@ impl Issuer {
     /// certificate are issued to nobody else: clients that know names alone would take whoever had one for it.
     ///
     /// # Errors
-    /// When a guard of the entitlement fails ([`StoreError::Conflict`]), or nothing can be recorded or signed.
+    /// When the request asks for what the order does not grant, a guard of the entitlement fails ([`StoreError::Conflict`]), or nothing
+    /// can be recorded or signed.
     pub async fn issue(
         &self,
         order: Order,
@@ -159,6 +168,7 @@ impl Issuer {
         {
             return Err(IssuanceError::NameOfControlPlane(name.clone()));
         }
+        order.public_key.check(&order.id, &order.dns_names, &order.ip_addresses)?;
         let authority = self.authority.issuing();
         let now = self.clock.now();
         if !authority.validity().contains(now) {
@@ -169,7 +179,7 @@ impl Issuer {
         let not_after = now.plus(order.ttl).min(authority.validity().not_after()).floor_to_second();
         let template = SvidTemplate {
             id: order.id,
-            public_key: order.public_key,
+            public_key: order.public_key.key().clone(),
             serial: order.holder.instance().map_or_else(random::serial, random::serial_of)?,
             validity: Validity::new(now.minus(BACKDATED).floor_to_second(), not_after)?,
             dns_names: order.dns_names,

@@ -81,6 +81,14 @@ pub struct IssuedRecord {
     pub dns_names: Vec<String>,
 }
 
+impl IssuedRecord {
+    /// Whether this is the certificate that a peer has proved. Whoever has the key of an authority can sign any serial number and
+    /// name, but not have the key that was certified here.
+    pub fn is_of(&self, peer: &PeerIdentity) -> bool {
+        self.key_fingerprint == peer.key_fingerprint().to_string() && self.spiffe_id == peer.id().as_str()
+    }
+}
+
 /// A running agent, as far as certificates go; its id is in the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceRecord {
@@ -193,7 +201,7 @@ impl Ledger {
     }
 
     /// Which instance a peer with a verified certificate is; `None` where the certificate is not on record as an instance's of this
-    /// name: whoever has signed it, it was not this installation. After a restore from an older backup the registry does not know
+    /// name and key: whoever has signed it, it was not this installation. After a restore from an older backup the registry does not know
     /// what was issued since the backup: of that the serial number tells the instance, for as long as any of it may be good, unless
     /// that is on record under another name. One of an earlier release, which does not, has an id made from it, under which
     /// nothing is on record.
@@ -207,9 +215,8 @@ impl Ledger {
     ) -> Result<Option<InstanceId>, StoreError> {
         let serial = peer.serial();
         match self.certificate(serial).await? {
-            Some(IssuedRecord { holder: Holder::Instance(id), spiffe_id, .. }) => {
-                Ok(InstanceId::parse(&id).ok().filter(|_| spiffe_id == peer.id().as_str()))
-            }
+            Some(record) if !record.is_of(peer) => Ok(None),
+            Some(IssuedRecord { holder: Holder::Instance(id), .. }) => Ok(InstanceId::parse(&id).ok()),
             Some(_) => Ok(None),
             None if self.may_have_forgotten(peer, now) => {
                 let claimed = serial.instance().unwrap_or_else(|| made_from(serial.as_bytes()));
@@ -230,9 +237,11 @@ impl Ledger {
 
     /// Who answers for what is done with a certificate: the instance that holds it. The workloads that an instance vouches for
     /// answer together, apart from it, so that none of them takes its agent's place. Of any other certificate, and where the store
-    /// cannot be read, an id made from its serial number.
-    pub async fn answerable(&self, serial: Serial) -> InstanceId {
+    /// cannot be read, an id made from its serial number; and of one that is on record with another key, from its own.
+    pub async fn answerable(&self, peer: &PeerIdentity) -> InstanceId {
+        let serial = peer.serial();
         match self.certificate(serial).await {
+            Ok(Some(record)) if !record.is_of(peer) => made_from(peer.key_fingerprint().as_bytes()),
             Ok(Some(IssuedRecord { holder: Holder::Instance(id), .. })) => {
                 InstanceId::parse(&id).unwrap_or_else(|_| made_from(serial.as_bytes()))
             }

@@ -11,7 +11,7 @@ fn order(scratch: &Scratch, ttl: Duration) -> Order {
     Order {
         id: SpiffeId::node(scratch.control.authority.trust_domain(), &mesh, &node),
         holder: Holder::Instance("0123456789".into()),
-        public_key: request().0.public_key(),
+        public_key: request().0.public_key().into(),
         ttl,
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),

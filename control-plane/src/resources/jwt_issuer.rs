@@ -98,7 +98,7 @@ impl JwtIssuer {
         let endpoint = match jwks_url.as_str() {
             "" if jwks.is_empty() => configuration_of(problems, issuer, allows_private),
             "" => None,
-            url => WebEndpoint::of_keys(url, allows_private)
+            url => WebEndpoint::parse(url, allows_private)
                 .map_err(|reason| problems.invalid("spec.jwksUrl", reason))
                 .map(KeyEndpoint::Keys)
                 .ok(),
@@ -197,7 +197,7 @@ impl JwtIssuer {
 /// Where an issuer says where its keys are (OpenID Connect Discovery 1.0 §4.1).
 fn configuration_of(problems: &mut Problems, issuer: &str, allows_private: bool) -> Option<KeyEndpoint> {
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-    match WebEndpoint::parse(&url, allows_private) {
+    match WebEndpoint::of_issuer(&url, allows_private) {
         Ok(endpoint) => Some(KeyEndpoint::Configuration(endpoint)),
         // What is missing is told already.
         Err(_) if issuer.is_empty() => None,

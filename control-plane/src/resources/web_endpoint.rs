@@ -9,7 +9,8 @@ use hauberk_tls::is_dns_name;
 /// The port of `https` URLs that name none.
 const HTTPS: u16 = 443;
 
-/// The lowest other port: below it other protocols live, which are nothing to speak TLS to.
+/// The lowest other port: below it other protocols live, which are nothing to speak TLS to. Whoever writes resources could otherwise
+/// have the control plane knock at mail servers and the like of its own network.
 const LOWEST_OTHER_PORT: u16 = 1024;
 
 /// The longest URL, in bytes.
@@ -39,20 +40,21 @@ enum Query {
 }
 
 impl WebEndpoint {
-    /// Reads a URL, whose host may or may not have addresses inside of private networks.
+    /// Reads a URL, whose host may or may not have addresses inside of private networks. It may have a query: issuers tell
+    /// their tenants apart by it, and bundle endpoints may (SPIFFE Federation §5.2.1.1).
     ///
     /// # Errors
     /// Says what is wrong with it.
     pub(super) fn parse(url: &str, allows_private: bool) -> Result<Self, String> {
-        Ok(Self { url: EndpointUrl::parse(url, Query::Refused)?, allows_private })
+        Ok(Self { url: EndpointUrl::parse(url, Query::Taken)?, allows_private })
     }
 
-    /// The same of where keys are served. Issuers tell their tenants apart by the query.
+    /// The same of an issuer's own URL, which has no query (OpenID Connect Discovery 1.0 §2).
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(super) fn of_keys(url: &str, allows_private: bool) -> Result<Self, String> {
-        Ok(Self { url: EndpointUrl::parse(url, Query::Taken)?, allows_private })
+    pub(super) fn of_issuer(url: &str, allows_private: bool) -> Result<Self, String> {
+        Ok(Self { url: EndpointUrl::parse(url, Query::Refused)?, allows_private })
     }
 
     /// Another URL that is served by the same host, on the same port: of keys.
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_alone_are_told_apart_by_a_query() {
+    fn all_but_issuers_themselves_may_be_told_apart_by_a_query() {
         for (text, target) in [
             (
                 "https://a.example/t/discovery/v2.0/keys?p=b2c_1_sign-in",
@@ -214,8 +216,8 @@ mod tests {
             ("https://a.example/?", "/?"),
             ("https://a.example/k?u=user@b.example", "/k?u=user@b.example"),
         ] {
-            assert!(WebEndpoint::parse(text, false).is_err(), "{text}");
-            let url = WebEndpoint::of_keys(text, false).unwrap().url;
+            assert!(WebEndpoint::of_issuer(text, false).is_err(), "{text}");
+            let url = WebEndpoint::parse(text, false).unwrap().url;
             assert_eq!((url.host(), url.target()), ("a.example", target));
             assert_eq!(url.to_string(), format!("https://a.example{target}"));
         }

@@ -19,14 +19,14 @@ pub(super) struct Plan {
     /// What is revoked newly.
     certificates: BTreeMap<Serial, RevokedCertificate>,
     /// What of the same instance stays good.
-    pub(super) left: usize,
+    pub(super) left: Vec<Serial>,
     pub(super) action: &'static str,
     pub(super) object: String,
 }
 
 impl Plan {
     fn new(action: &'static str, object: String) -> Self {
-        Self { instances: BTreeMap::new(), certificates: BTreeMap::new(), left: 0, action, object }
+        Self { instances: BTreeMap::new(), certificates: BTreeMap::new(), left: Vec::new(), action, object }
     }
 
     /// Whether the list has no room for those of these that need a place of their own.
@@ -153,14 +153,22 @@ impl Revocations {
             return Err(RevocationError::Expired(serial.to_string()));
         }
         let mut plan = Plan::new("revoke.serial", record.spiffe_id.clone());
-        if let Some(id) = record.holder.instance() {
-            for other in self.ledger.unexpired_of([id], now).await?.keys() {
-                let is_revoked = self.store.get(&serial_key(*other)).await?.is_some();
-                plan.left += usize::from(*other != serial && !is_revoked);
-            }
-        }
+        plan.left = self.left_beside(serial).await?;
         self.plan_certificate(&mut plan, serial, &record, now).await?;
         Ok(plan)
+    }
+
+    /// What else the instance that answers for a certificate has, for itself or for workloads, that is not revoked.
+    pub(super) async fn left_beside(&self, serial: Serial) -> Result<Vec<Serial>, StoreError> {
+        let record = self.ledger.certificate(serial).await?;
+        let Some(id) = record.and_then(|record| record.holder.instance()) else { return Ok(Vec::new()) };
+        let mut left = Vec::new();
+        for other in self.ledger.unexpired_of([id], self.clock.now()).await?.into_keys() {
+            if other != serial && self.store.get(&serial_key(other)).await?.is_none() {
+                left.push(other);
+            }
+        }
+        Ok(left)
     }
 
     /// Everything that these instances have, and that they get nothing more. What one of them is issued before that is

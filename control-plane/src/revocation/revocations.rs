@@ -55,8 +55,8 @@ pub struct Revoked {
     pub revision: u64,
     /// Certificates that had not been revoked before.
     pub serials: Vec<Serial>,
-    /// Certificates of the same instance that stay good.
-    pub left: usize,
+    /// Certificates of the same instance that stay good, where one was revoked by its serial number.
+    pub left: Vec<Serial>,
 }
 
 /// What [`Revocations`] is made of.
@@ -196,7 +196,12 @@ impl Revocations {
                     revoked.extend(serials);
                     // A certificate that was issued between reading and writing is not among them. None is issued any longer:
                     // the next look sees all there are.
-                    if attempt >= ATTEMPTS || matches!(target, Target::Serial(_)) {
+                    if let Target::Serial(serial) = target {
+                        // What was issued for it meanwhile is told; by it nothing is issued any longer.
+                        let left = self.left_beside(*serial).await?;
+                        return Ok(Revoked { revision, serials: revoked, left });
+                    }
+                    if attempt >= ATTEMPTS {
                         return Ok(Revoked { revision, serials: revoked, left: plan.left });
                     }
                 }

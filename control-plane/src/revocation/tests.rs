@@ -84,7 +84,8 @@ async fn a_revoked_certificate_is_refused_and_renewed_no_more() {
     let second = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
     let before = scratch.control.store.revision().await.unwrap().0;
     let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
-    assert_eq!((revoked.revision, revoked.serials, revoked.left), (before + 1, vec![first.serial()], 1));
+    assert_eq!((revoked.revision, revoked.serials), (before + 1, vec![first.serial()]));
+    assert_eq!(revoked.left, [second.serial()]);
     assert_eq!(denial(&scratch, &first), Some(Denial::Revoked));
     assert_eq!(denial(&scratch, &second), None, "only what was named");
     is_denied(renew(&scratch, &first).await, Denial::Revoked);
@@ -113,7 +114,7 @@ async fn a_revoked_instance_gets_nothing_more_by_its_token() {
     let second = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
     let target = Target::Instance(enrolled.instance);
     let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
-    assert_eq!((revoked.serials.len(), revoked.left), (2, 0));
+    assert_eq!((revoked.serials.len(), revoked.left.len()), (2, 0));
     let rests_on = |list: &Denylist| list.rests_on_instances(scratch.clock.now());
     assert_eq!(rests_on(&scratch.control.revocations.denylist()), None, "each is named");
     for peer in [&first, &second] {
@@ -137,8 +138,8 @@ async fn workloads_go_with_the_instance_that_vouches_for_them() {
         control.enrollment.sign_workload(&peer, enrolled.instance, "worker", &csr, "10.0.0.7:4").await
     };
     let workload = scratch.peer(&sign().await.unwrap().svid);
-    assert_eq!(control.ledger.answerable(peer.serial()).await, enrolled.instance);
-    let of_workloads = control.ledger.answerable(workload.serial()).await;
+    assert_eq!(control.ledger.answerable(&peer).await, enrolled.instance);
+    let of_workloads = control.ledger.answerable(&workload).await;
     assert_ne!(of_workloads, enrolled.instance, "no workload takes its agent's places");
 
     let (mesh, name) = node();
@@ -801,6 +802,22 @@ async fn an_admins_credential_is_revoked_like_any_certificate() {
 }
 
 #[tokio::test]
+async fn what_was_issued_while_a_certificate_was_revoked_is_named() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (_, first) = join(&scratch).await;
+    // As a renewal that is written just before the revocation is.
+    let record = scratch.control.ledger.certificate(first.serial()).await.unwrap().unwrap();
+    let renewed = crate::random::serial_of(first.serial().instance().unwrap()).unwrap();
+    let key = format!("{}{renewed}", keys::ISSUED);
+    let renewal = Commit::new().put(key.clone(), document::to_bytes(&key, &record).unwrap());
+    busy.unwrap().before_next(renewal);
+    let revocations = &scratch.control.revocations;
+    let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
+    assert_eq!((revoked.serials, revoked.left), (vec![first.serial()], vec![renewed]));
+}
+
+#[tokio::test]
 async fn a_revocation_reads_what_it_is_about_and_not_what_others_hold() {
     let mut busy = None;
     let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
@@ -812,7 +829,7 @@ async fn a_revocation_reads_what_it_is_about_and_not_what_others_hold() {
     let (mesh, name) = node();
     busy.certificates_read();
     let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
-    assert_eq!((revoked.serials.len(), revoked.left), (1, 1));
+    assert_eq!((revoked.serials.len(), revoked.left.len()), (1, 1));
     let revoked = revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap();
     assert_eq!(revoked.serials, [second.serial()]);
     revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();

@@ -288,7 +288,7 @@ fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
 
 /// A trust domain whose members are not known, or soon may not be.
 fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
-    let Followed { key, bundle, problem, .. } = followed;
+    let Followed { key, bundle, problem, reused, .. } = followed;
     let trust_domain = &followed.trust_domain;
     let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
     let failing = problem
@@ -304,7 +304,14 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
         return Some(error(format!("{key}: nobody of {trust_domain} is let in: {what}{failing}"), fix));
     }
-    failing.map(|failing| warning(format!("{key}: {failing}; the former one stays in force"), fix))
+    if let Some(failing) = failing {
+        return Some(warning(format!("{key}: {failing}; the former one stays in force"), fix));
+    }
+    let number = (*reused)?;
+    Some(warning(
+        format!("{key}: there were two bundles of number {number}; the latter one is in force"),
+        "have its publisher raise `spiffe_sequence` with each change: other followers may keep the former keys",
+    ))
 }
 
 /// An issuer whose users are not known, or soon may not be.

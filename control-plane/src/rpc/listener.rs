@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hauberk_tls::device::ChannelBinding;
-use hauberk_tls::{Acceptor, Connection as Accepted, HandshakeError, PeerIdentity, TlsStream};
+use hauberk_tls::{Acceptor, Connection as Accepted, HandshakeError, PeerIdentity, TlsStream, Usage};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use tonic::transport::server::Connected;
 
 use crate::access::ConnectionInfo;
 use crate::admins::Admins;
+use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::issuance::Ledger;
 use crate::metrics::{ListenerLabel, Metrics};
@@ -80,6 +81,8 @@ pub struct Listening {
     pub admins: Arc<Admins>,
     /// And when their certificates are revoked. Agents are told why first, on their streams.
     pub revocations: Arc<Revocations>,
+    /// And when the authorities that vouch for them are.
+    pub authority: Arc<Authority>,
     /// Who answers for a certificate.
     pub ledger: Arc<Ledger>,
 }
@@ -107,6 +110,7 @@ impl Listening {
                             clock: self.clock.clone(),
                             admins: Arc::clone(&self.admins),
                             revocations: Arc::clone(&self.revocations),
+                            authority: Arc::clone(&self.authority),
                             ledger: Arc::clone(&self.ledger),
                             metrics: Arc::clone(&self.metrics),
                             place,
@@ -130,6 +134,7 @@ struct Handshake {
     clock: Clock,
     admins: Arc<Admins>,
     revocations: Arc<Revocations>,
+    authority: Arc<Authority>,
     ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
     place: Place,
@@ -167,7 +172,7 @@ impl Handshake {
                 };
                 let (stream, peer) = accepted.into_parts();
                 let holder = match &peer {
-                    Some(peer) => Some(self.ledger.answerable(peer.serial()).await),
+                    Some(peer) => Some(self.ledger.answerable(peer).await),
                     None => None,
                 };
                 if !self.place.settle(holder) {
@@ -217,16 +222,19 @@ impl Handshake {
         }
     }
 
-    /// For an admin: until the admin is deleted, or the certificate revoked.
+    /// For an admin: until the admin is deleted, the certificate revoked, or nobody who is trusted vouches for it. Calls are checked
+    /// when they begin; what they stream would go on for as long as the certificate was to live.
     fn dismissal_of(&self, peer: &PeerIdentity) -> Option<Dismissal> {
         let deleted = self.admins.dismissal_of(peer)?.cancelled_owned();
         let (revocations, peer) = (Arc::clone(&self.revocations), peer.clone());
+        let (authority, clock) = (Arc::clone(&self.authority), self.clock.clone());
         // Whoever is already is told so, call by call.
         let was_denied = revocations.denylist().denial(peer.id(), peer.serial()).is_some();
         Some(Box::pin(async move {
             tokio::select! {
                 () = deleted => {}
                 () = revocations.until_denied(peer.id(), peer.serial()), if !was_denied => {}
+                () = until_distrusted(&authority, &clock, &peer) => {}
             }
         }))
     }
@@ -245,8 +253,22 @@ async fn gives_way(place: &Place) {
     }
 }
 
+/// Until no authority that is trusted vouches for a peer.
+async fn until_distrusted(authority: &Authority, clock: &Clock, peer: &PeerIdentity) {
+    let mut trust = authority.trust();
+    // The first look is for what was revoked since the handshake. The sender lives as long as the authority, which is borrowed.
+    while !authority.has_revoked()
+        || peer.verify_again(&authority.bundle(), clock.now(), Usage::Client).is_ok()
+    {
+        if trust.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// A verified connection. It breaks when its peer's certificate expires, when its peer is an admin who is deleted or
-/// whose certificate is revoked, when its peer has none and others need its place, and when its peer does not begin to speak in time.
+/// whose certificate or authority is revoked, when its peer has none and others need its place, and when its peer does not begin to
+/// speak in time.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
@@ -272,7 +294,9 @@ impl Connection {
             return broken("what the peer proved has expired");
         }
         if self.dismissed.as_mut().is_some_and(|dismissed| dismissed.as_mut().poll(context).is_ready()) {
-            return broken("the admin was deleted, the certificate revoked, or a stranger's place needed");
+            return broken(
+                "the admin was deleted, the certificate or its authority revoked, or a stranger's place needed",
+            );
         }
         if self.preface.as_mut().is_some_and(|preface| preface.deadline.as_mut().poll(context).is_ready()) {
             return broken("the peer does not speak");

@@ -14,9 +14,12 @@ use super::{refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::enrollment::TokenError;
+use crate::enrollment::{TokenError, TokenView};
 use crate::revocation::{RevocationError, Revoked, Target};
 use crate::secret::SecretId;
+
+/// How many certificates, or tokens, are named in one answer.
+const MOST_NAMED: usize = 100;
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> RevocationsServer<RevocationsService> {
@@ -39,11 +42,13 @@ impl Revocations for RevocationsService {
             Err(status) => Err(status),
         };
         match revoked {
-            Ok((revoked, token_deleted)) => Ok(Response::new(RevokeResponse {
-                token_deleted,
+            Ok((revoked, told)) => Ok(Response::new(RevokeResponse {
+                token_deleted: told.token_deleted,
+                tokens: told.tokens,
                 revision: revoked.revision,
                 serials: revoked.serials.iter().map(ToString::to_string).collect(),
-                left: u32::try_from(revoked.left).unwrap_or(u32::MAX),
+                left: u32::try_from(revoked.left.len()).unwrap_or(u32::MAX),
+                left_serials: revoked.left.iter().take(MOST_NAMED).map(ToString::to_string).collect(),
             })),
             Err(status) => {
                 refused::record(&self.control.audit, &actor, action, object, status.message()).await;
@@ -79,9 +84,8 @@ impl Revocations for RevocationsService {
 }
 
 impl RevocationsService {
-    /// Revokes somebody. A token is deleted first, so that nobody joins by it while its instances are looked for; whether it
-    /// was.
-    async fn carry_out(&self, target: &Target, actor: &Actor) -> Result<(Revoked, bool), Status> {
+    /// Revokes somebody. A token is deleted first, so that nobody joins by it while its instances are looked for.
+    async fn carry_out(&self, target: &Target, actor: &Actor) -> Result<(Revoked, Told), Status> {
         let token_deleted = match target {
             Target::Token(id) => match self.control.tokens.delete(id.as_str(), actor).await {
                 Ok(()) => true,
@@ -93,15 +97,34 @@ impl RevocationsService {
                 false
             }
         };
-        match self.control.revocations.revoke(target, actor).await {
-            Ok(revoked) => Ok((revoked, token_deleted)),
+        let revoked = match self.control.revocations.revoke(target, actor).await {
+            Ok(revoked) => revoked,
             Err(RevocationError::UnknownToken(_)) if token_deleted => {
                 let revision = self.control.revocations.denylist().mark.revision;
-                Ok((Revoked { revision, serials: Vec::new(), left: 0 }, true))
+                Revoked { revision, serials: Vec::new(), left: Vec::new() }
             }
-            Err(error) => Err(status::of_revocation(&error)),
-        }
+            Err(error) => return Err(status::of_revocation(&error)),
+        };
+        let tokens = match target {
+            Target::Node(mesh, node) => {
+                let tokens = self.control.tokens.list(Some(mesh.as_str())).await;
+                let tokens = tokens.map_err(|error| status::of_token(&error))?;
+                let (now, node) = (self.control.clock.now(), node.to_string());
+                let lets_in = |token: &TokenView| token.record.node == node && token.record.lets_in(now);
+                tokens.into_iter().filter(lets_in).take(MOST_NAMED).map(|token| token.id).collect()
+            }
+            _ => Vec::new(),
+        };
+        Ok((revoked, Told { token_deleted, tokens }))
     }
+}
+
+/// What else is told of a revocation.
+struct Told {
+    /// The token was there, and is no longer.
+    token_deleted: bool,
+    /// The node's join tokens by which more instances may come.
+    tokens: Vec<String>,
 }
 
 /// As an audit record of a refusal names it.
@@ -165,8 +188,23 @@ mod tests {
         store.unwrap().pretend_room(7);
         let target = Target::Token(SecretId::parse(SecretHash::of(token).short()).unwrap());
         let service = RevocationsService { control: Arc::clone(control) };
-        let (revoked, token_deleted) = service.carry_out(&target, &actor()).await.unwrap();
-        assert_eq!((revoked.serials, token_deleted), (vec![joined.serial()], true));
+        let (revoked, told) = service.carry_out(&target, &actor()).await.unwrap();
+        assert_eq!((revoked.serials, told.token_deleted), (vec![joined.serial()], true));
         assert!(matches!(join().await, Err(EnrollmentError::UnknownToken)));
+    }
+
+    #[tokio::test]
+    async fn of_a_node_the_tokens_are_named_that_still_let_agents_in() {
+        let scratch = crate::testing::scratch().await;
+        let control = &scratch.control;
+        // By a token that is used up.
+        let peer = crate::testing::joined(&scratch).await;
+        let (mesh, node) = (Name::parse(NODE.0).unwrap(), NodeName::parse(NODE.1).unwrap());
+        let of = TokenFor::Node(node.clone());
+        let asked = TokenRequest { mesh: mesh.clone(), of, ttl: None, uses: Uses::Unlimited };
+        let open = control.tokens.create(asked, &actor()).await.unwrap();
+        let service = RevocationsService { control: Arc::clone(control) };
+        let (revoked, told) = service.carry_out(&Target::Node(mesh, node), &actor()).await.unwrap();
+        assert_eq!((revoked.serials, told.tokens), (vec![peer.serial()], vec![open.view.id]));
     }
 }

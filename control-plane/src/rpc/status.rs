@@ -157,7 +157,9 @@ fn of_problems(problems: &[Problem], list: &str, message: String) -> Status {
 /// Of issuance.
 pub fn of_issuance(error: &IssuanceError) -> Status {
     match error {
-        IssuanceError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),
+        IssuanceError::Request(why) => {
+            refusal(Code::InvalidArgument, IssuanceError::reason_of_request(why), error.to_string())
+        }
         IssuanceError::NameOfControlPlane(_) => {
             refusal(Code::FailedPrecondition, "NAME_OF_CONTROL_PLANE", error.to_string())
         }

@@ -290,6 +290,48 @@ async fn a_deleted_admins_open_stream_is_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admins_open_stream_is_cut_when_the_authority_of_its_credential_is_revoked() {
+    use hauberk_proto::admin::v1::authorities_client::AuthoritiesClient;
+    use hauberk_proto::admin::v1::{
+        AuthorityKind, ListAuthoritiesRequest, RevokeAuthorityRequest, TaintAuthorityRequest,
+    };
+    let (running, _) = start().await;
+    let admin = async |name: &str| {
+        let (key, csr) = request();
+        let roles = vec![hauberk_proto::admin::v1::Role::Owner.into()];
+        let asked = IssueCredentialRequest { name: name.into(), roles, csr };
+        let issued = issue_through_socket(&running.data_dir().join("admin.sock"), asked).await.unwrap();
+        channel(running.addresses.admin, somebody(&key, &issued.chain, &issued.roots)).await.unwrap()
+    };
+    let watch = async |channel: Channel| {
+        let watch = HealthClient::new(channel).watch(HealthCheckRequest::default()).await;
+        let mut watch = watch.unwrap().into_inner();
+        assert!(watch.message().await.unwrap().is_some());
+        watch
+    };
+    let before = admin("ada").await;
+    let mut cut = watch(before.clone()).await;
+    let mut authorities = AuthoritiesClient::new(before);
+    let listed = authorities.list_authorities(ListAuthoritiesRequest {}).await.unwrap().into_inner();
+    let active = |it: &&hauberk_proto::admin::v1::Authority| {
+        it.kind() == AuthorityKind::Issuing && it.state == "active"
+    };
+    let serial = listed.authorities.iter().find(active).unwrap().serial.clone();
+    authorities.taint_authority(TaintAuthorityRequest { serial: serial.clone() }).await.unwrap();
+
+    let after = admin("bob").await;
+    let mut kept = watch(after.clone()).await;
+    let revocation = RevokeAuthorityRequest { serial, now: true };
+    AuthoritiesClient::new(after).revoke_authority(revocation).await.unwrap();
+    let end = tokio::time::timeout(DEADLINE, cut.message()).await.unwrap();
+    assert!(end.is_err() || end.unwrap().is_none());
+    let still = tokio::time::timeout(Duration::ZERO, kept.message()).await;
+    assert!(still.is_err(), "{still:?}");
+    drop(kept);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_connection_is_closed() {
     use tokio::io::AsyncReadExt;
     let (running, _) = start().await;

@@ -33,6 +33,65 @@ fn agrees_with_the_shared_cases() {
     }
 }
 
+/// SPIFFE-ID §2, rule by rule: these run where no suite of others lies beside the checkout.
+#[test]
+fn only_ids_of_the_standard_are_read() {
+    for id in [
+        "spiffe://a/b",
+        "spiffe://example.org/9eebccd2-12bf-40a6-b262-65fe0487d453",
+        "spiffe://staging.example.org/payments/mysql",
+        "spiffe://example.org/ns/prod/sa/Web_1.x-y",
+        "spiffe://1.2.3.4/service",
+        "spiffe://_trust-domain_/x",
+        "spiffe://example.org/...",
+        "spiffe://example.org/..a",
+    ] {
+        assert_eq!(SpiffeId::parse(id).unwrap().as_str(), id);
+    }
+    for id in [
+        "",
+        "spiffe",
+        "spiffe:",
+        "spiffe:/",
+        "spiffe://",
+        "spiffe:///path",
+        "spiffe:example.org/path",
+        "SPIFFE://example.org/path",
+        "https://example.org/path",
+        " spiffe://example.org/path",
+        "spiffe://example.org/path ",
+        "spiffe://example.org/path\n",
+        "spiffe://example.org",
+        "spiffe://example.org/",
+        "spiffe://example.org/path/",
+        "spiffe://example.org//path",
+        "spiffe://example.org/a//b",
+        "spiffe://example.org/.",
+        "spiffe://example.org/..",
+        "spiffe://example.org/a/./b",
+        "spiffe://example.org/a/../b",
+        "spiffe://example.org/a b",
+        "spiffe://example.org/a%20b",
+        "spiffe://example.org/%61",
+        "spiffe://example.org/a:b",
+        "spiffe://example.org/a@b",
+        "spiffe://example.org/a~b",
+        "spiffe://example.org/\u{e9}",
+        "spiffe://example.org/a\u{0}",
+        "spiffe://example.org/a\\b",
+        "spiffe://example.org/path?query",
+        "spiffe://example.org/path#fragment",
+        "spiffe://example.org:8443/path",
+        "spiffe://user@example.org/path",
+        "spiffe://[::1]/path",
+        "spiffe://Example.org/path",
+        "spiffe://exa%6dple.org/path",
+        "spiffe://example\u{e9}.org/path",
+    ] {
+        assert!(SpiffeId::parse(id).is_err(), "{id:?} was accepted");
+    }
+}
+
 #[test]
 fn lengths_are_limited_to_the_byte() {
     let longest = "a".repeat(255);

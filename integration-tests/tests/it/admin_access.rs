@@ -105,10 +105,12 @@ async fn log_in(mesh: &MeshBox, name: &str, role: Role) -> (Svid, KeyPair) {
     let owner = dial::channel(mesh.admin_address(), dial::admin(mesh));
     let login_token = AdminsClient::new(owner).create_admin(request).await.unwrap().into_inner().login_token;
     let key = KeyPair::generate().unwrap();
-    // Whatever a request asks for, nothing but its key is taken.
-    let csr = greedy_request(&key);
+    let csr = CertificateRequest::create(&key).unwrap();
     let mut stranger = AdminsClient::new(dial::channel(mesh.admin_address(), dial::stranger(mesh)));
     let request = LoginRequest { login_token, csr };
+    // Whoever asks for more is refused, and has used up nothing.
+    let refused = stranger.login(LoginRequest { csr: greedy_request(&key), ..request.clone() }).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InvalidArgument);
     let credential = stranger.login(request.clone()).await.unwrap().into_inner();
     let expected = format!("spiffe://box.test/admin/{name}");
     assert_eq!(names_of(&credential.chain[0]), [&*expected]);
@@ -116,7 +118,7 @@ async fn log_in(mesh: &MeshBox, name: &str, role: Role) -> (Svid, KeyPair) {
         mesh.admin_address(),
         dial::bearer(mesh, Svid::from_der(credential.chain.clone()).unwrap(), &key),
     ))
-    .renew_credential(RenewCredentialRequest { csr: greedy_request(&key) })
+    .renew_credential(RenewCredentialRequest { csr: CertificateRequest::create(&key).unwrap() })
     .await
     .unwrap()
     .into_inner();

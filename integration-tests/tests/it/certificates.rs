@@ -1,4 +1,5 @@
-//! What stands in a certificate: our profile, the node that the token is for, and of a request nothing but its key.
+//! What stands in a certificate: our profile, the node that the token is for, and of a request nothing but its key; and that requests for
+//! more are refused.
 
 use hauberk_identity::Serial;
 use hauberk_integration_tests::dial;
@@ -27,11 +28,19 @@ pub(crate) fn greedy_request(key: &KeyPair) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_request_nothing_is_taken_but_the_key() {
+async fn a_greedy_request_is_refused_and_of_another_nothing_is_taken_but_the_key() {
     let mesh = shop();
     let key = KeyPair::generate().unwrap();
     let token = dial::token(&mesh, "orders", &[]);
-    let answer = dial::attest_with(&mesh, &token, greedy_request(&key)).await.unwrap();
+    let refused = dial::attest_with(&mesh, &token, greedy_request(&key)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert_eq!(hauberk_proto::refusal::reason(&refused).as_deref(), Some("REQUEST_NOT_GRANTED"));
+    // That has used up nothing of the token. A subject is nobody's name.
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "admin");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any];
+    let csr = params.serialize_request(&key).unwrap().der().to_vec();
+    let answer = dial::attest_with(&mesh, &token, csr).await.unwrap();
     let chain = answer.certificate.clone().unwrap().chain;
 
     let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();

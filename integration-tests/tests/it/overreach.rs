@@ -53,36 +53,40 @@ fn named(mesh: &MeshBox) -> Vec<String> {
     ids.collect()
 }
 
-fn csr_for(key: &KeyPair, names: &[&str]) -> Vec<u8> {
+fn csr_for(key: &KeyPair, names: &[&str], as_authority: bool) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.subject_alt_names = names.iter().map(|name| SanType::URI((*name).try_into().unwrap())).collect();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    if as_authority {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
     params.serialize_request(key).unwrap().der().to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_renewal_names_its_caller_whatever_the_request_names() {
+async fn a_renewal_whose_request_names_others_is_refused() {
     let (mesh, channel) = intruder().await;
     let before = named(&mesh);
     let key = KeyPair::generate().unwrap();
     for (number, other) in OTHERS.into_iter().enumerate() {
-        // In turn: an instance may renew ten times at once.
+        // In turn.
         let names = match number % 3 {
             0 => vec![other],
             1 => vec![other, INTRUDER],
             _ => vec![INTRUDER, other],
         };
-        let request = SignCertificateRequest { csr: csr_for(&key, &names) };
-        let renewed = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap();
-        let certificate = renewed.into_inner().certificate.unwrap();
-        // Reading it takes exactly one URI among its names.
-        let svid = Svid::from_der(certificate.chain).unwrap();
-        assert_eq!(svid.id().as_str(), INTRUDER, "{names:?}");
-        assert_eq!(certificate.spiffe_id, INTRUDER);
+        let request = SignCertificateRequest { csr: csr_for(&key, &names, number % 2 == 0) };
+        let refused = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{names:?}: {refused}");
+        let reason = hauberk_proto::refusal::reason(&refused);
+        assert_eq!(reason.as_deref(), Some("REQUEST_NOT_GRANTED"), "{names:?}");
     }
-    let (after, asked) = (named(&mesh), OTHERS.len());
-    assert_eq!(after.iter().filter(|id| *id == INTRUDER).count(), 1 + asked);
-    assert_eq!(after.len(), before.len() + asked, "nobody else was certified: {after:?}");
+    assert_eq!(named(&mesh).len(), before.len(), "nobody was certified");
+    // Whoever asks for its own name is given that, and reading it takes exactly one URI among its names.
+    let request = SignCertificateRequest { csr: csr_for(&key, &[INTRUDER], false) };
+    let renewed = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap();
+    let certificate = renewed.into_inner().certificate.unwrap();
+    assert_eq!(Svid::from_der(certificate.chain).unwrap().id().as_str(), INTRUDER);
+    assert_eq!(certificate.spiffe_id, INTRUDER);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

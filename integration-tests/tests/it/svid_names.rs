@@ -5,7 +5,7 @@ use hauberk_proto::agent::v1::{
     SignCertificateRequest, SignWorkloadCertificateRequest, enrollment_client::EnrollmentClient,
     workloads_client::WorkloadsClient,
 };
-use hauberk_tls::{KeyPair, Svid};
+use hauberk_tls::{CertificateRequest, KeyPair, Svid};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
@@ -42,15 +42,17 @@ async fn a_program_has_the_names_of_its_enrollment_and_none_that_is_asked_for() 
     // An agent in other hands asks for more.
     let (of_web, key) = dial::join(&mesh, "web").await;
     let channel = dial::channel(mesh.agent_address(), dial::bearer(&mesh, of_web, &key));
-    let greedy = async || {
-        let csr = greedy_request(&KeyPair::generate().unwrap());
+    let asked = async |csr: Vec<u8>| {
         let request = SignWorkloadCertificateRequest { enrollment: "worker".to_owned(), csr };
-        let answer = WorkloadsClient::new(channel.clone()).sign_certificate(request).await.unwrap();
-        names(&answer.into_inner().certificate.unwrap().chain[0])
+        let answer = WorkloadsClient::new(channel.clone()).sign_certificate(request).await;
+        answer.map(|answer| names(&answer.into_inner().certificate.unwrap().chain[0]))
     };
-    assert_eq!(greedy().await, [WORKER, "worker.internal", "w.internal"]);
+    let (key, plain) = (KeyPair::generate().unwrap(), CertificateRequest::create);
+    let refused = asked(greedy_request(&key)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert_eq!(asked(plain(&key).unwrap()).await.unwrap(), [WORKER, "worker.internal", "w.internal"]);
     mesh.apply(&enrollment("worker", "web", &uid(), ""));
-    assert_eq!(greedy().await, [WORKER]);
+    assert_eq!(asked(plain(&key).unwrap()).await.unwrap(), [WORKER]);
 }
 
 fn fleet(terms: &str) -> String {
@@ -66,12 +68,14 @@ async fn an_agent_has_the_names_of_its_enrollment_at_the_time_and_none_that_is_a
     mesh.apply(&fleet(", dnsNames: [orders.example]"));
     let made = mesh.hauberk(&["token", "create", "--enrollment", "fleet", "--label", "env=prod"]).ok();
     let key = KeyPair::generate().unwrap();
-    let answer = dial::attest_with(&mesh, made.stdout.trim(), greedy_request(&key)).await.unwrap();
+    let refused = dial::attest_with(&mesh, made.stdout.trim(), greedy_request(&key)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    let answer = dial::attest(&mesh, made.stdout.trim(), &key).await.unwrap();
     assert_eq!(names_of(&svid(&answer)), [ORDERS, "orders.example"]);
 
     let channel = dial::channel(mesh.agent_address(), dial::bearer(&mesh, svid(&answer), &key));
     let renewed = async || {
-        let request = SignCertificateRequest { csr: greedy_request(&key) };
+        let request = SignCertificateRequest { csr: CertificateRequest::create(&key).unwrap() };
         let answer = EnrollmentClient::new(channel.clone()).sign_certificate(request).await.unwrap();
         names(&answer.into_inner().certificate.unwrap().chain[0])
     };

@@ -157,6 +157,14 @@ fn whoever_is_not_vouched_for_is_refused() {
     assert!(matches!(refusal(late), DeviceError::Chain(VerifyError::Expired { .. })));
     let early = verify(&[good], NOW.minus(DAY * 730));
     assert!(matches!(refusal(early), DeviceError::Chain(VerifyError::NotYetValid { .. })));
+    // All of them begin then: the clock of whoever issues may be a minute ahead of ours, and no more.
+    let begins = UnixMillis::from_secs(1_767_225_600);
+    let between = ca.below(authority("between"));
+    for chain in [vec![ca.machine(machine(), &key)], vec![between.machine(machine(), &key), between.der]] {
+        verify(&chain, begins.minus(Duration::from_secs(60))).unwrap();
+        let early = verify(&chain, begins.minus(Duration::from_secs(61)));
+        assert!(matches!(refusal(early), DeviceError::Chain(VerifyError::NotYetValid { .. })));
+    }
 
     let itself = verify(std::slice::from_ref(&ca.der), NOW);
     assert_eq!(refusal(itself), VerifyError::AuthorityAsLeaf.into());

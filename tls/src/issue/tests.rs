@@ -1,5 +1,6 @@
 use hauberk_identity::{Name, TrustDomain, UnixMillis};
 use proptest::prelude::*;
+use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, SanType};
 
 use super::*;
 use crate::authority::RootAuthority;
@@ -112,6 +113,47 @@ fn a_cross_signed_authority_is_good_under_either_root_and_a_distrusted_one_under
 }
 
 #[test]
+fn a_peers_issuer_is_who_signed_wherever_it_stands_in_the_chain() {
+    let root = RootAuthority::create(&domain(), window(NOW, 1_000), serial(1)).unwrap();
+    let [issuing, other] =
+        [2, 4].map(|n| IssuingAuthority::create(&root, window(NOW, 100), serial(n)).unwrap());
+    let svid = issuing.sign(&template(KeyPair::generate().unwrap().public_key())).unwrap();
+    let leaf = svid.chain()[0].clone();
+    let (right, wrong) = (issuing.certificate().clone(), other.certificate().clone());
+    // Of the same name and key id, and not of the key: what a peer might make up.
+    let mut posing = CertificateParams::default();
+    let (_, named) = x509_parser::parse_x509_certificate(&right).unwrap();
+    posing.distinguished_name = rcgen::DistinguishedName::new();
+    assert_eq!(named.subject().iter().count(), 3);
+    let mut names = named.subject().iter_organization().chain(named.subject().iter_common_name());
+    posing.distinguished_name.push(DnType::OrganizationName, names.next().unwrap().as_str().unwrap());
+    posing.distinguished_name.push(DnType::CommonName, names.next().unwrap().as_str().unwrap());
+    let unique = rcgen::string::PrintableString::try_from(serial(2).to_string().as_str()).unwrap();
+    let unique = rcgen::DnValue::PrintableString(unique);
+    posing.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), unique);
+    posing.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    posing.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    posing.serial_number = Some(vec![9].into());
+    let key_id = crate::certificate::subject_key_id(&right).unwrap().unwrap();
+    posing.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(key_id);
+    posing.use_authority_key_identifier_extension = true;
+    let posing = posing.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone();
+    let bundle = issuing.root_bundle();
+    for chain in [
+        vec![leaf.clone(), right.clone()],
+        vec![leaf.clone(), wrong.clone(), right.clone()],
+        vec![leaf.clone(), posing, right.clone()],
+    ] {
+        let peer = verify_svid(&chain, bundle, NOW, Usage::Client).unwrap();
+        assert_eq!(peer.issuer_serial(), Some(serial(2)));
+    }
+    // One that is trusted itself need not come along.
+    let alone = TrustBundle::new(domain(), [issuing.certificate().clone()]).unwrap();
+    let peer = verify_svid(&[leaf, wrong], &alone, NOW, Usage::Client).unwrap();
+    assert_eq!(peer.issuer_serial(), None);
+}
+
+#[test]
 fn life_is_capped_by_the_signer_at_both_ends() {
     let root = RootAuthority::create(&domain(), window(NOW, 10), serial(1)).unwrap();
     let issuing = IssuingAuthority::create(&root, window(NOW.minus(HOUR), 100), serial(2)).unwrap();
@@ -162,10 +204,12 @@ fn authorities_survive_storage_and_nothing_else_passes_for_them() {
     assert!(KeyPair::from_pkcs8_pem(&key.to_pkcs8_pem()).is_ok());
 }
 
+fn uri(text: &str) -> SanType {
+    SanType::URI(Ia5String::try_from(text).unwrap())
+}
+
 /// Requests that ask for what they must not get; each with a valid signature.
 fn greedy_requests(key: &KeyPair) -> Vec<Vec<u8>> {
-    use rcgen::{BasicConstraints, CertificateParams, CustomExtension, DnType, SanType};
-    let uri = |text: &str| SanType::URI(Ia5String::try_from(text).unwrap());
     type Ask = Box<dyn Fn(&mut CertificateParams)>;
     let mut asks: Vec<Ask> = vec![];
     for path_len in 0..8u8 {
@@ -253,6 +297,104 @@ fn of_a_request_only_the_key_is_taken() {
     }
 }
 
+/// What one of the 60 is refused for, if it is.
+fn refusal(request: &[u8], id: &SpiffeId, dns_names: &[String], ips: &[IpAddr]) -> Option<CsrError> {
+    match CertificateRequest::read(request) {
+        Ok(read) => read.check(id, dns_names, ips).err(),
+        Err(error) => Some(error),
+    }
+}
+
+fn asking(key: &KeyPair, ask: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    ask(&mut params);
+    params.serialize_request(key).unwrap().der().to_vec()
+}
+
+#[test]
+fn a_request_that_asks_for_more_than_is_granted_is_refused_by_name() {
+    let key = KeyPair::generate().unwrap();
+    let id = template(key.public_key()).id;
+    let (dns, ips) = (vec!["orders.example".to_owned()], vec!["10.0.0.7".parse().unwrap()]);
+    let name = |name: &str| SanType::DnsName(Ia5String::try_from(name).unwrap());
+    let address = |ip: &str| SanType::IpAddress(ip.parse().unwrap());
+    let granted = [
+        CertificateRequest::create(&key).unwrap(),
+        asking(&key, |p| p.subject_alt_names = vec![uri(id.as_str())]),
+        asking(&key, |p| {
+            p.subject_alt_names = vec![uri(id.as_str()), name("Orders.example"), address("10.0.0.7")];
+        }),
+        // Of no consequence, since nothing of it is taken.
+        asking(&key, |p| p.distinguished_name.push(DnType::CommonName, "admin")),
+        asking(&key, |p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
+        asking(&key, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
+    ];
+    for request in &granted {
+        assert_eq!(refusal(request, &id, &dns, &ips), None);
+    }
+    let twice = |p: &mut CertificateParams, oid: &[u64], content: Vec<u8>| {
+        let extension = || CustomExtension::from_oid_content(oid, content.clone());
+        p.custom_extensions = vec![extension(), extension()];
+    };
+    let constrained = BasicConstraints::Constrained(0);
+    let refused: [(Vec<u8>, &str); 14] = [
+        (asking(&key, |p| p.subject_alt_names = vec![uri("spiffe://example.org/admin/a")]), "not the SPIFFE"),
+        (asking(&key, |p| p.subject_alt_names = vec![uri(&format!("{id}/"))]), "not the SPIFFE"),
+        (asking(&key, |p| p.subject_alt_names = vec![uri(&id.as_str().to_uppercase())]), "not the SPIFFE"),
+        (asking(&key, |p| p.subject_alt_names = vec![uri(id.as_str()), uri(id.as_str())]), "than one URI"),
+        (asking(&key, |p| p.subject_alt_names = vec![uri(id.as_str()), uri("urn:x")]), "than one URI"),
+        (asking(&key, |p| p.subject_alt_names = vec![name("other.example")]), "DNS name"),
+        (asking(&key, |p| p.subject_alt_names = vec![name("*.example")]), "DNS name"),
+        (asking(&key, |p| p.subject_alt_names = vec![address("10.0.0.8")]), "IP address"),
+        (asking(&key, |p| p.subject_alt_names = vec![address("::ffff:10.0.0.7")]), "IP address"),
+        (asking(&key, |p| p.is_ca = IsCa::Ca(constrained)), "rights of an authority"),
+        (asking(&key, |p| p.key_usages = vec![KeyUsagePurpose::KeyCertSign]), "rights of an authority"),
+        (asking(&key, |p| p.key_usages = vec![KeyUsagePurpose::CrlSign]), "rights of an authority"),
+        (asking(&key, |p| twice(p, &[2, 5, 29, 15], vec![3, 2, 7, 0x80])), "stands there twice"),
+        (
+            asking(&key, |p| {
+                let broken = CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x30, 9, 1]);
+                p.custom_extensions = vec![broken];
+            }),
+            "cannot be read",
+        ),
+    ];
+    for (request, why) in refused {
+        let error = refusal(&request, &id, &dns, &ips).unwrap_or_else(|| panic!("{why}"));
+        assert!(error.to_string().contains(why), "{why}: {error}");
+        // What it is refused for is not what an authority's request is held against.
+        CertificateRequest::parse(&request).unwrap();
+    }
+}
+
+#[test]
+fn of_requests_that_are_mutated_each_is_refused_or_asks_for_what_is_granted() {
+    let (issuing, key) = (issuing(), KeyPair::generate().unwrap());
+    let plain = template(key.public_key());
+    let mut counts = [0; 2];
+    for request in greedy_requests(&key) {
+        let mutants = (0..request.len()).flat_map(|at| {
+            let mut flipped = request.clone();
+            flipped[at] ^= 1 << (at % 8);
+            let doubled = [&request[..at], &request[at / 2..]].concat();
+            [flipped, request[..at].to_vec(), doubled]
+        });
+        for mutant in mutants.step_by(7).chain([request.clone()]) {
+            match CertificateRequest::read(&mutant) {
+                Ok(read) if read.check(&plain.id, &[], &[]).is_ok() => {
+                    counts[0] += 1;
+                    assert_eq!(*read.key(), key.public_key());
+                    let template = SvidTemplate { public_key: read.key().clone(), ..plain.clone() };
+                    let svid = issuing.sign(&template).unwrap();
+                    assert_eq!(svid.id(), &plain.id);
+                }
+                _ => counts[1] += 1,
+            }
+        }
+    }
+    assert!(counts[0] >= 10 && counts[1] >= 40, "{counts:?}");
+}
+
 #[test]
 fn every_flipped_bit_is_noticed() {
     let request = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
@@ -276,7 +418,7 @@ fn weak_keys_and_strange_lengths_are_refused() {
     assert_eq!(CertificateRequest::parse(&[]), Err(CsrError::Malformed));
     let made_with = |algorithm: &'static rcgen::SignatureAlgorithm| {
         let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-        let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
         CertificateRequest::parse(request.der())
     };
     for strong in [&rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256] {
@@ -289,7 +431,7 @@ fn weak_keys_and_strange_lengths_are_refused() {
 proptest! {
     #[test]
     fn no_bytes_make_the_parser_panic(bytes: Vec<u8>, at: usize, byte: u8) {
-        let _ = CertificateRequest::parse(&bytes);
+        let _ = CertificateRequest::read(&bytes);
         let mut request = CertificateRequest::create(&KeyPair::generate().unwrap()).unwrap();
         let len = request.len();
         request[at % len] ^= byte.max(1);

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::key_set::JwtKeySet;
 use super::svid::{JwtSvidError, Verified, check_unverified, claims_of};
+use super::user::LEEWAY;
 use crate::fingerprint::Fingerprint;
 
 /// Why a token of an issuer proves nothing. The fault is whoever made or sent it.
@@ -20,7 +21,8 @@ pub enum IssuedTokenError {
 }
 
 /// Verifies a token as [`super::verify_jwt_svid`] does, of `issuer` instead of a trust domain, and yields what it says, and
-/// which key verified it.
+/// which key verified it. It may be from the future by as much as a minute: the clock that it was made by is another's, and it is
+/// shown as soon as it is made.
 ///
 /// # Errors
 /// The first rule that it breaks.
@@ -31,7 +33,7 @@ pub fn verify_issued_token(
     keys: &JwtKeySet,
     now: UnixMillis,
 ) -> Result<(Map<String, Value>, Fingerprint), IssuedTokenError> {
-    let (Verified { claims, key, .. }, _) = claims_of(token, audience, keys, now)?;
+    let (Verified { claims, key, .. }, _) = claims_of(token, audience, keys, now, LEEWAY)?;
     if issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(issuer) {
         return Err(IssuedTokenError::Issuer(issuer.to_owned()));
     }

@@ -84,7 +84,7 @@ pub fn verify_jwt_svid(
     now: UnixMillis,
 ) -> Result<JwtSvid, JwtSvidError> {
     let (Verified { claims, expires_at, key: _ }, audience) =
-        claims_of(token, audience, bundle.key_set(), now)?;
+        claims_of(token, audience, bundle.key_set(), now, Duration::ZERO)?;
     let id = subject(&claims)?;
     if !id.is_member_of(bundle.trust_domain()) {
         return Err(JwtSvidError::ForeignTrustDomain { id, trust_domain: bundle.trust_domain().clone() });
@@ -120,8 +120,9 @@ pub(super) fn claims_of(
     audience: &str,
     keys: &JwtKeySet,
     now: UnixMillis,
+    leeway: Duration,
 ) -> Result<(Verified, Vec<String>), JwtSvidError> {
-    let verified = verified(token, TYPES, keys, KeyId::Required, now, Duration::ZERO)?;
+    let verified = verified(token, TYPES, keys, KeyId::Required, now, leeway)?;
     let audience = audiences(&verified.claims, audience)?;
     Ok((verified, audience))
 }

@@ -322,6 +322,51 @@ fn foreign_key_sets_are_read() {
             "{name}: {refusal}"
         );
     }
+}
+
+/// The same shapes, of our own making: these run where no suite of others lies beside the checkout.
+#[test]
+fn key_sets_are_read_by_their_members_and_never_in_part() {
+    let signers = [JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap()];
+    let keys: Vec<_> = signers.iter().map(|signer| signer.public_key().unwrap().to_jwk()).collect();
+    let read = |keys: &Value| {
+        let jwks = json!({ "keys": keys }).to_string();
+        JwtBundle::from_jwks(domain("domain.test"), jwks.as_bytes())
+    };
+    let plain = json!(keys);
+    assert_eq!(read(&plain).unwrap().keys().count(), 2);
+    // What each key is for is told, or not; other members mean nothing.
+    for (name, value) in [("use", json!("sig")), ("use", json!("jwt-svid")), ("x", plain[0]["x"].clone())] {
+        let mut one = plain.clone();
+        one[0][name] = value;
+        assert_eq!(read(&one).unwrap().keys().count(), 2, "{name}");
+    }
+    for name in ["kid", "x", "y", "crv"] {
+        let mut without = plain.clone();
+        without[1].as_object_mut().unwrap().remove(name);
+        let refusal = read(&without).unwrap_err();
+        assert!(matches!(refusal, JwtBundleError::Key { number: 2, .. }), "{name}: {refusal}");
+    }
+    for (name, value) in [
+        ("crv", json!("P-384")),
+        ("kty", json!("RSA")),
+        ("x", json!("")),
+        ("x", json!(format!("{}=", plain[0]["x"].as_str().unwrap()))),
+        ("y", plain[1]["y"].clone()),
+    ] {
+        let mut wrong = plain.clone();
+        wrong[0][name] = value.clone();
+        assert!(read(&wrong).is_err(), "{name} {value}");
+    }
+    // Of a curve that is unknown here, one is passed over (RFC 7517 §5).
+    let mut unknown = plain.clone();
+    unknown[0]["crv"] = json!("secp256k1");
+    assert_eq!(read(&unknown).unwrap().keys().count(), 1);
+    let mut secret = plain.clone();
+    secret[0] = json!({ "kty": "oct", "kid": "hmac", "k": "c2VjcmV0", "alg": "HS256" });
+    assert!(read(&secret).map_or(true, |keys| keys.keys().count() == 1), "no HMAC verifies anything");
+    let same = json!([plain[0], plain[0]]);
+    assert!(matches!(read(&same), Err(JwtBundleError::SameId(_))));
     for wrong in ["", "{}", "[]", r#"{"keys":{}}"#, r#"{"keys":[1]}"#, r#"{"keys":[],"keys":[]}"#] {
         assert_eq!(
             JwtBundle::from_jwks(domain("a"), wrong.as_bytes()).unwrap_err(),

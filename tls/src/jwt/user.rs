@@ -13,7 +13,7 @@ use super::strict_json;
 use super::svid::{JwtSvidError, Verified, audiences_of, verified};
 
 /// How far an issuer's clock may be ahead of ours.
-const LEEWAY: Duration = Duration::from_secs(60);
+pub(super) const LEEWAY: Duration = Duration::from_secs(60);
 
 /// What `typ` may say of a user's token (RFC 7519 §5.1, RFC 9068 §2.1).
 const TYPES: Types = Types::Media(&["jwt", "jose", "at+jwt"]);

@@ -81,6 +81,20 @@ fn key_sets_of_the_same_suite_are_read_as_such() {
 }
 
 #[test]
+fn each_of_many_servers_may_be_an_authority_of_its_own() {
+    let roots: Vec<_> = (0..40).map(|n| root("shop.test", n)).collect();
+    let x509: Vec<_> = roots.iter().map(|root| root.certificate().clone()).collect();
+    let keys: Vec<_> = x509.iter().map(x509_key).collect();
+    let document = json!({ "keys": keys }).to_string();
+    assert!(document.len() < MAX_BUNDLE_BYTES, "{}", document.len());
+    let parsed = SpiffeBundle::parse(&domain("shop.test"), document.as_bytes()).unwrap();
+    assert_eq!(parsed.x509().roots().len(), 40);
+    // As the Workload API hands them on.
+    let joined: Vec<u8> = x509.iter().flat_map(|der| der.iter().copied()).collect();
+    assert_eq!(TrustBundle::from_concatenated_der(domain("shop.test"), &joined).unwrap().roots().len(), 40);
+}
+
+#[test]
 fn what_is_published_reads_back_and_has_the_members_that_the_standard_wants() {
     let (one, two) = (root("shop.test", 1), root("shop.test", 2));
     let key = JwtSigner::generate().unwrap();

@@ -36,7 +36,7 @@ async fn certificate(scratch: &Scratch) -> Svid {
     let order = Order {
         id: SpiffeId::node(scratch.control.authority.trust_domain(), &mesh, &node),
         holder: Holder::Instance("aaaaaaaaaa".into()),
-        public_key: KeyPair::generate().unwrap().public_key(),
+        public_key: KeyPair::generate().unwrap().public_key().into(),
         ttl: Duration::from_secs(3_600),
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),

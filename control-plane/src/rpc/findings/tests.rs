@@ -275,6 +275,7 @@ fn trust_domains_whose_members_are_not_known_are_told() {
         endpoint: None,
         fetched_at: None,
         problem: problem.map(|problem| (problem.to_owned(), NOW)),
+        reused: None,
     };
     let mut world = World::healthy();
     let mut told = |followed: Followed, now: UnixMillis| {
@@ -285,6 +286,9 @@ fn trust_domains_whose_members_are_not_known_are_told() {
         world.findings().into_iter().map(|finding| (finding.severity(), finding.summary)).collect::<Vec<_>>()
     };
     assert_eq!(told(followed(bundle(&[&root]), None), NOW), []);
+    let reused = told(Followed { reused: Some(7), ..followed(bundle(&[&root]), None) }, NOW);
+    assert_eq!(reused[0].0, Severity::Warning);
+    assert!(reused[0].1.contains("two bundles of number 7"), "{reused:?}");
     let failing = told(followed(bundle(&[&root]), Some("nobody answers")), NOW);
     assert_eq!(failing[0].0, Severity::Warning);
     let wanted = "FederatedTrustDomain shop/partner.example: its bundle cannot be fetched since 2027-01-15T08:00:00Z: \

@@ -27,6 +27,12 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
         EnrollmentError::NotAttested(NotAttested::Evidence(unjudged)) if unjudged.is_unjudged() => {
             refusal(Code::Unavailable, reason, "the evidence cannot be judged now: try again")
         }
+        // Only a clock is wrong: an agent that gave up would have to be started again once that is right.
+        EnrollmentError::NotAttested(NotAttested::Evidence(early)) if early.is_too_early() => refusal(
+            Code::Unavailable,
+            reason,
+            "the evidence is not valid yet by the control plane's clock: see that clocks are right; trying again helps",
+        ),
         // Which rule it broke is for administrators to know; the audit log tells them.
         EnrollmentError::NotAttested(_) => refusal(
             Code::PermissionDenied,

@@ -46,7 +46,7 @@ async fn certificate(
     let order = Order {
         id: SpiffeId::parse(&format!("spiffe://shop.local/{path}")).unwrap(),
         holder,
-        public_key: CertificateRequest::parse(&csr).unwrap(),
+        public_key: CertificateRequest::read(&csr).unwrap(),
         ttl,
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),

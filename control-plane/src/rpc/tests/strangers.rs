@@ -75,6 +75,7 @@ async fn listen(scratch: &Scratch, limits: Limits, deadlines: Deadlines) -> std:
         clock: control.clock.clone(),
         admins: Arc::clone(&control.admins),
         revocations: Arc::clone(&control.revocations),
+        authority: Arc::clone(&control.authority),
         ledger: Arc::clone(&control.ledger),
     };
     let routes = Routes::new(agent::service(control)).add_service(health_service(AGENT_SERVICES).await);

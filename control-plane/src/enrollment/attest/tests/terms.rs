@@ -4,6 +4,7 @@ use hauberk_tls::{Fingerprint, Svid};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use super::*;
+use crate::audit::Filter;
 use crate::issuance::IssuanceError;
 
 /// The names in a certificate but for its SPIFFE id.
@@ -78,23 +79,43 @@ async fn short_certificates_are_renewed_as_often_as_they_need() {
 }
 
 #[tokio::test]
-async fn a_request_that_asks_for_names_and_for_an_authoritys_rights_gets_none() {
+async fn a_request_may_ask_for_what_is_granted_and_for_nothing_else() {
     let (scratch, ca) = (scratch().await, Machines::new());
     let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(["web.example".to_owned(), "10.0.0.9".to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "web.example");
-    let csr = params.serialize_request(&key).unwrap().der().to_vec();
-    for (rules, expected) in [
+    let asking = |names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "web.example");
+        params.serialize_request(&key).unwrap().der().to_vec()
+    };
+    let machine = ca.machine("vm-1");
+    for (rules, granted) in [
         (vec![rule("orders", SELECTOR)], &[][..]),
         (vec![with_terms(SELECTOR, 60, &["orders.example"])], &["orders.example"][..]),
     ] {
         enroll(&scratch, &ca.pem, rules).await;
-        let enrolled = join(&scratch, &ca.machine("vm-1"), &csr).await.unwrap();
-        assert_eq!(names(&enrolled.issued.svid), expected);
+        // An instance may ask only so often.
+        scratch.clock.advance(Duration::from_secs(600));
+        for more in ["web.example", "10.0.0.9"] {
+            let csr = asking(&[granted, &[more]].concat());
+            let refused = join(&scratch, &machine, &csr).await.unwrap_err();
+            assert_eq!(refused.reason(), "REQUEST_NOT_GRANTED", "{refused}");
+            assert!(refused.is_refusal());
+            assert_eq!(crate::rpc::status::of_enrollment(&refused).code(), tonic::Code::InvalidArgument);
+        }
+        let enrolled = join(&scratch, &machine, &asking(granted)).await.unwrap();
+        assert_eq!(names(&enrolled.issued.svid), granted);
         let peer = scratch.peer(&enrolled.issued.svid);
-        let renewed = scratch.control.enrollment.renew(&peer, &csr, "10.0.0.7:4").await.unwrap();
-        assert_eq!(names(&renewed.issued.svid), expected, "nor at renewal");
+        let control = &scratch.control;
+        let refused = control.enrollment.renew(&peer, &asking(&["web.example"]), "10.0.0.7:4").await;
+        assert_eq!(refused.unwrap_err().reason(), "REQUEST_NOT_GRANTED");
+        let renewed = control.enrollment.renew(&peer, &asking(granted), "10.0.0.7:4").await.unwrap();
+        assert_eq!(names(&renewed.issued.svid), granted, "nor at renewal");
     }
+    let filter = Filter { refused_only: true, ..Filter::default() };
+    let recorded = scratch.control.audit.list(&filter, None, 20).await.unwrap().records;
+    assert_eq!(recorded.len(), 6);
+    assert!(recorded.iter().all(|record| record.reason.contains("that is not granted")), "{recorded:?}");
 }
 
 #[tokio::test]

@@ -378,6 +378,7 @@ mod tests {
     async fn who_asks_and_does_not_wait_keeps_no_turn_from_others() {
         let served = Served::new();
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        served.api().follow().until(false, has_identity).await.unwrap();
         // As the streams of a connection on which other answers are left unread: `untaken.rs` polls them no further.
         let streams = (0..50).map(|_| served.api().answers::<X509BundlesResponse>(has_identity));
         let mut left: Vec<_> = streams.collect();
@@ -391,6 +392,7 @@ mod tests {
     async fn who_cannot_be_looked_at_is_told_in_time() {
         let served = Served::new();
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        served.api().follow().until(false, has_identity).await.unwrap();
         let mut stalled = Stalled::new();
         let own = rustix::process::geteuid().as_raw();
         for disk in [1, 1, 2, 2] {
@@ -407,6 +409,7 @@ mod tests {
             }
         };
         assert_eq!(refused.code(), Code::Unavailable);
+        assert!(refused.message().contains("found out"), "{refused}");
         assert!(since.elapsed() <= 2 * PATIENCE);
         stalled.end().await;
     }

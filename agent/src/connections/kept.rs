@@ -14,11 +14,14 @@ const NEVER_READ: [HeaderName; 2] = [AUTHORIZATION, COOKIE];
 /// In the place of a token, which may be no longer secret by the rules that come: no text.
 const UNREADABLE: &[u8] = b"\xff";
 
+/// The name and value of a header field.
+type Field = (Box<str>, Box<[u8]>);
+
 /// The host and header fields of a request, as its app got them.
 #[derive(Debug)]
 pub(crate) struct Kept {
     host: Box<str>,
-    fields: Box<[(Box<str>, Box<[u8]>)]>,
+    fields: Box<[Field]>,
 }
 
 impl Kept {

@@ -42,7 +42,7 @@ async fn a_stream_is_cut_by_rules_that_read_more_where_these_forbid_it_and_nowhe
         // It is not known any longer.
         (&[("x-large", &large)], by_field, true),
     ] {
-        let view = view_with(&authorities, 1, &[permit.clone()]);
+        let view = view_with(&authorities, 1, std::slice::from_ref(&permit));
         let (connections, _enforcing) = enforcing(&authorities, view).await;
         let address = "127.0.0.1:9".parse().unwrap();
         let peer = web(&authorities, HOUR);
@@ -56,7 +56,9 @@ async fn a_stream_is_cut_by_rules_that_read_more_where_these_forbid_it_and_nowhe
         assert_eq!(stream.meter().is_cut(), is_cut, "{fields:?} {condition}");
         assert!(short.meter().is_cut(), "of others nothing is kept");
         // What was cut is not taken back, and what was not goes on.
-        connections.apply(Arc::new(Inbound::Open(view_with(&authorities, 3, &[permit.clone()])))).await;
+        connections
+            .apply(Arc::new(Inbound::Open(view_with(&authorities, 3, std::slice::from_ref(&permit)))))
+            .await;
         assert_eq!(stream.meter().is_cut(), is_cut, "{fields:?} {condition}");
     }
 }

@@ -29,10 +29,12 @@ async fn while_the_clock_is_set_ahead_no_authority_follows_retires_or_is_forgott
     scratch.clock.advance(2 * DAY);
     settle(authorities).await;
     let after = authorities.list().await.unwrap().0;
-    assert_eq!(
-        states(&after),
-        [(Kind::Root, "active"), (Kind::Issuing, "retired"), (Kind::Issuing, "active")]
-    );
+    let after = states(&after);
+    assert_eq!(after.len(), 3);
+    // The first two are as old as each other.
+    for expected in [(Kind::Root, "active"), (Kind::Issuing, "retired"), (Kind::Issuing, "active")] {
+        assert!(after.contains(&expected), "{after:?}");
+    }
 }
 
 /// Makes the authority that signs one that a clock made which was 83 days ahead.

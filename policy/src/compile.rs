@@ -219,9 +219,8 @@ impl Engine {
                 let (name, label) = (compiled.name.to_string(), label.to_string());
                 return Err(CompileError::UnknownLabel { name, label });
             }
-            let of_others: Vec<_> =
-                compiled.ports.iter().filter(|port| scope.node() != Some(port.node())).cloned().collect();
-            if let Some(port) = said.lacks(&of_others) {
+            let mut of_others = compiled.ports.iter().filter(|port| scope.node() != Some(port.node()));
+            if let Some(port) = of_others.find(|port| !listed.contains(&port.place())) {
                 let (name, port) = (compiled.name.to_string(), port.in_words());
                 return Err(CompileError::UnknownPort { name, port });
             }

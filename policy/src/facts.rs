@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use cedar_policy::{Entity, EntityUid, RestrictedExpression};
 use hauberk_identity::{IdentityKind, Name, SpiffeId};
 
-use crate::named::{Known, NamedPort, PortRead, port_entity, route_entity};
+use crate::named::{Known, NamedPort, port_entity, route_entity};
 use crate::names::{ANONYMOUS, Namespace, port_id, principal_kind, route_id};
 use crate::route::UNDECLARED;
 use crate::scope::{MethodAccess, NodeScope, Place, Protocol};
@@ -59,11 +59,6 @@ impl Said {
             }
         }
         said
-    }
-
-    /// The first of these of which nothing is said, not even that it is not there.
-    pub(crate) fn lacks<'r>(&self, reads: &'r [PortRead]) -> Option<&'r PortRead> {
-        reads.iter().find(|read| !self.ports.iter().any(|port| read.is_of(port)))
     }
 
     fn roles_of(&self, id: &SpiffeId) -> impl Iterator<Item = EntityUid> {

@@ -95,9 +95,9 @@ impl PortRead {
         &self.node
     }
 
-    /// Whether it is this port, or a route of it.
-    pub(crate) fn is_of(&self, port: &NamedPort) -> bool {
-        self.node == port.node && self.number == port.number
+    /// The port that it is, or that it is a route of.
+    pub(crate) fn place(&self) -> (&SpiffeId, &u16) {
+        (&self.node, &self.number)
     }
 
     /// As policies would write it, with full names.

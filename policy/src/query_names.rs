@@ -1,6 +1,6 @@
 //! Names in a query that servers take for each other: PHP makes `_` of `.`, of a space and of a bracket that is not closed, and like
 //! many others an array of `name[]`; `[name]` is `name` to some, ASP.NET passes over case, and binders of fields over `-` and
-//! `_`.
+//! `_`; to some `!name` is what `name` is where it is not said.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ fn flat(name: &str) -> impl Iterator<Item = char> {
 }
 
 fn begun(name: &str) -> &str {
-    name.trim_start_matches(|char: char| char.is_whitespace() || BRACKETS.contains(&char))
+    name.trim_start_matches(|char: char| char.is_whitespace() || char == '!' || BRACKETS.contains(&char))
 }
 
 fn folded(char: char) -> impl Iterator<Item = char> {
@@ -93,6 +93,7 @@ mod tests {
             ("view[0]=private", true),
             ("view[a][b]=private", true),
             ("[view]=private", true),
+            ("!view=private", true),
             ("View=private", true),
             ("+view=private", true),
             ("view+=private", true),

@@ -334,6 +334,8 @@ fn is_of_connection(name: &HeaderName) -> bool {
         header::UPGRADE,
         header::TE,
         header::TRANSFER_ENCODING,
+        // We have answered it, and content follows at once: an app that turns it down would take that for the next request.
+        header::EXPECT,
         KEEP_ALIVE,
         PROXY_CONNECTION,
         header::PROXY_AUTHORIZATION,
@@ -442,6 +444,7 @@ mod tests {
                 ("keep-alive", "timeout=5"),
                 ("upgrade", "websocket"),
                 ("te", "gzip, trailers"),
+                ("expect", "100-continue"),
                 ("hauberk-service", "orders"),
                 ("x_forwarded_client_cert", "URI=spiffe://evil/x"),
                 ("accept", "*/*"),

@@ -69,7 +69,9 @@ impl<'a> PolicyChanges<'a> {
         }
         if !ports.is_empty() {
             let reads = slice.policies.iter().flat_map(|policy| {
+                // A few ask about any, of documents that may have many statements.
                 self.document(&policy.name)
+                    .filter(|document| document.ports_read().next().is_some())
                     .map(|document| document.ports_read_by(&policy.name))
                     .unwrap_or_default()
             });

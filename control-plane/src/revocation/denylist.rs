@@ -161,8 +161,8 @@ impl Denylist {
         self.listed.serials.contains_key(&serial)
     }
 
-    /// Whether any node is in quarantine.
-    pub(super) fn has_quarantines(&self) -> bool {
+    /// Whether any node or gateway is in quarantine.
+    pub fn has_quarantines(&self) -> bool {
         !self.listed.nodes.is_empty()
     }
 

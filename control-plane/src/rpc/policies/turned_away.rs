@@ -37,6 +37,9 @@ impl TurnedAway {
             });
             return (!is_known).then_some(Self::Unfederated);
         }
+        if !denylist.has_quarantines() {
+            return None;
+        }
         let of_workload = || {
             let parents = mesh.parents_of(id);
             !parents.is_empty() && parents.iter().all(|parent| denylist.is_in_quarantine(parent))

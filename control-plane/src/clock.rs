@@ -59,6 +59,17 @@ impl Clock {
         self.see().surely_past
     }
 
+    /// The same for what takes nothing away: the time now, but for an hour after it went further than steady time did. A clock that
+    /// is set wrong is mended by then; and where it was set right, nobody waits for longer.
+    pub fn likely_past(&self) -> UnixMillis {
+        self.see().likely_past
+    }
+
+    /// The time now, or what it should be where the clock was set back: nothing has happened later.
+    pub fn latest(&self) -> UnixMillis {
+        self.see().latest
+    }
+
     /// By how much the time of day went further than steady time, while it is not believed for that.
     pub fn ahead(&self) -> Option<Duration> {
         self.see().ahead

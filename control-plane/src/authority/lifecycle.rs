@@ -208,7 +208,7 @@ impl Authorities {
             return Err(LifecycleError::NotTrustedYet { count: late.len(), named });
         }
         self.see_to_sign(&book, entry).await?;
-        let commit = change::activate(&book, entry, self.parts.clock.now())?;
+        let commit = change::activate(&book, entry, self.parts.clock.latest())?;
         let act = Act::done(actor, "authority.activate", serial).because(entry.kind.as_str());
         self.commit(commit, act).await?;
         self.forget_dealings();
@@ -235,8 +235,8 @@ impl Authorities {
                 return Err(wrong_state(entry, needed));
             }
             _ => {
-                let (book, entry, now) = (book.clone(), entry.clone(), self.parts.clock.now());
-                self.make(move |keys| change::taint(&book, &entry, keys, now)).await?
+                let (book, entry, clock) = (book.clone(), entry.clone(), self.parts.clock.clone());
+                self.make(move |keys| change::taint(&book, &entry, keys, clock.now(), clock.latest())).await?
             }
         };
         self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await

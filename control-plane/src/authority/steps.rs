@@ -27,6 +27,9 @@ pub(super) const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
 /// comes with a root, are with those who refuse what no list covers.
 const LIST_IS_KNOWN_AFTER: Duration = Duration::from_secs(1);
 
+/// How long one that was prepared by a clock which is not believed yet waits at least.
+const WAITS_FOR_THE_CLOCK: Duration = Duration::from_secs(3_600);
+
 /// How long the record of an authority is kept after its certificate has expired.
 const KEPT_AFTER_EXPIRY: Duration = DAY;
 
@@ -53,17 +56,19 @@ pub(super) struct Instants {
     pub(super) now: UnixMillis,
     /// [`Clock::surely_past`](crate::clock::Clock::surely_past): age counts by this.
     pub(super) surely_past: UnixMillis,
+    /// [`Clock::likely_past`](crate::clock::Clock::likely_past): by this others are made, which takes nothing away.
+    pub(super) likely_past: UnixMillis,
 }
 
 impl Instants {
     pub(super) fn of(clock: &Clock) -> Self {
-        Self { now: clock.now(), surely_past: clock.surely_past() }
+        Self { now: clock.now(), surely_past: clock.surely_past(), likely_past: clock.likely_past() }
     }
 }
 
 /// What is due, the most urgent first. `has_upstream`: the settings say who signs our issuing authorities.
 pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
-    let Instants { now, surely_past } = at;
+    let Instants { now, surely_past, likely_past } = at;
     let mut steps = Vec::new();
     let root = book.active(Kind::Root);
     if has_upstream && root.is_some_and(Entry::has_key) && book.prepared(Kind::Root).is_none() {
@@ -83,25 +88,30 @@ pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
         let kind = waiting.map_or(kind, |waiting| waiting.kind);
         let validity = active.certificate.validity();
         // Made by a clock that was set back since, or ended while nobody was there: nothing is signed until another follows. One that
-        // only a clock ends which was just set ahead is good as soon as that is set right; and under a root that is not valid either,
+        // only a clock ends which was just set ahead is good as soon as that is set right, which is waited for a while; and under a root that is not valid either,
         // none can be.
         let is_of_no_use = active.kind == Kind::Issuing
             && !validity.contains(now)
-            && !validity.contains(surely_past)
+            && !validity.contains(likely_past)
             && root.is_some_and(|root| root.certificate.validity().contains(now));
+        // One that was made at once by a clock that is wrong never signs: it waits until it can be told that the clock goes on.
+        let has_waited =
+            |waiting: &Entry| likely_past >= UnixMillis(waiting.record.changed_at).plus(WAITS_FOR_THE_CLOCK);
+        let last_part = before_end(validity, 6, ACTIVATED_BEFORE_END);
+        let goes_on = is_of_no_use
+            || surely_past >= last_part
+            || (likely_past >= last_part && waiting.is_some_and(has_waited));
         let from_the_future = |waiting: &&Entry| now < waiting.certificate.validity().not_before();
         if let Some(waiting) = waiting.filter(from_the_future)
-            && is_of_no_use
+            && goes_on
             && root.is_some_and(Entry::has_key)
         {
             // It stands in the way of one that can sign now.
             steps.push(Step::Retire(waiting.serial.clone()));
         }
-        if (is_of_no_use || surely_past >= before_end(validity, 6, ACTIVATED_BEFORE_END))
-            && waiting.is_none_or(|waiting| !waiting.record.goes_on)
-        {
+        if goes_on && waiting.is_none_or(|waiting| !waiting.record.goes_on) {
             steps.push(Step::Prepare { kind, goes_on: true });
-        } else if surely_past >= before_end(validity, 2, PREPARED_BEFORE_END) && waiting.is_none() {
+        } else if likely_past >= before_end(validity, 2, PREPARED_BEFORE_END) && waiting.is_none() {
             steps.push(Step::Prepare { kind, goes_on: false });
         }
     }

@@ -18,6 +18,10 @@ const BELIEVED_AFTER_START: Duration = Duration::from_secs(3_600);
 /// the clock right or wrong.
 const BELIEVED_AFTER_LEAP: Duration = Duration::from_secs(25 * 3_600);
 
+/// How long such a time of day goes on before it is acted on where nothing is lost by that: who sets a clock wrong mends it sooner, and
+/// a machine that was paused, or whose clock was behind for months, cannot wait for a day.
+const LIKELY_AFTER_LEAP: Duration = Duration::from_secs(3_600);
+
 /// Both clocks at one instant.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Look {
@@ -29,6 +33,9 @@ pub(super) struct Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) surely_past: UnixMillis,
+    pub(super) likely_past: UnixMillis,
+    /// No earlier than the time of day, nor than it should be.
+    pub(super) latest: UnixMillis,
     pub(super) ahead: Option<Duration>,
 }
 
@@ -63,12 +70,26 @@ impl Past {
     pub(super) fn look(&mut self, now: Look) -> Seen {
         if (self.is_believed && self.last.goes_on_in(&now)) || self.has_proved_itself(now) {
             *self = Self { last: now, is_believed: true, doubted: None };
-            return Seen { surely_past: now.of_day, ahead: None };
+            return Seen {
+                surely_past: now.of_day,
+                likely_past: now.of_day,
+                latest: now.of_day,
+                ahead: None,
+            };
         }
         let expected = self.last.leads_to(now.steady);
+        let latest = expected.max(now.of_day);
         let surely_past = if self.is_believed { expected.min(now.of_day) } else { UnixMillis(0) };
         let ahead = Some(now.of_day.since(expected)).filter(|ahead| *ahead > TOLERATED);
-        Seen { surely_past, ahead }
+        // What a start finds is as good as anything, until it leaps.
+        let is_likely =
+            (!self.is_believed && self.last.goes_on_in(&now)) || self.doubted_for(now) >= LIKELY_AFTER_LEAP;
+        let likely_past = if is_likely { now.of_day } else { surely_past };
+        Seen { surely_past, likely_past, latest, ahead }
+    }
+
+    fn doubted_for(&self, now: Look) -> Duration {
+        self.doubted.map(|since| now.steady.saturating_sub(since.steady)).unwrap_or_default()
     }
 
     /// Whether the time of day has gone on for long enough since it was set, or since the start.
@@ -76,7 +97,7 @@ impl Past {
         let since = self.doubted.filter(|since| since.goes_on_in(&now)).unwrap_or(now);
         self.doubted = Some(since);
         let after = if self.is_believed { BELIEVED_AFTER_LEAP } else { BELIEVED_AFTER_START };
-        now.steady.saturating_sub(since.steady) >= after
+        self.doubted_for(now) >= after
     }
 }
 
@@ -99,8 +120,41 @@ mod tests {
         past
     }
 
-    fn seen(surely_past: u64, ahead: Option<u64>) -> Seen {
-        Seen { surely_past: UnixMillis(surely_past), ahead: ahead.map(Duration::from_millis) }
+    /// What surely has passed, and by how much the clock is ahead.
+    type Guarded = (UnixMillis, Option<Duration>);
+
+    fn seen(surely_past: u64, ahead: Option<u64>) -> Guarded {
+        (UnixMillis(surely_past), ahead.map(Duration::from_millis))
+    }
+
+    impl PartialEq<Guarded> for Seen {
+        fn eq(&self, (surely_past, ahead): &Guarded) -> bool {
+            (self.surely_past, self.ahead) == (*surely_past, *ahead)
+        }
+    }
+
+    #[test]
+    fn what_a_leap_brings_is_likely_after_an_hour_and_what_a_start_finds_at_once() {
+        let mut past = believed();
+        let step = 91 * 24 * HOUR;
+        let mut likely = |after: u64| past.look(look(NOON + step + after, HOUR + after)).likely_past.0;
+        assert_eq!(likely(0), NOON);
+        assert_eq!(likely(HOUR - 1), NOON + HOUR - 1);
+        assert_eq!(likely(HOUR), NOON + step + HOUR);
+        // Mended after all.
+        assert_eq!(past.look(look(NOON + 2 * HOUR, 3 * HOUR)).likely_past.0, NOON + 2 * HOUR);
+
+        let mut past = Past::begin(look(NOON, 0));
+        assert_eq!(past.look(look(NOON + 10, 10)).likely_past.0, NOON + 10);
+        assert_eq!(past.look(look(NOON + step, 20)).likely_past.0, 0);
+    }
+
+    #[test]
+    fn while_it_is_set_back_the_latest_is_what_it_should_be() {
+        let mut past = believed();
+        assert_eq!(past.look(look(NOON - 48 * HOUR, HOUR + 10)).latest.0, NOON + 10);
+        assert_eq!(past.look(look(NOON + 48 * HOUR, HOUR + 20)).latest.0, NOON + 48 * HOUR);
+        assert_eq!(past.look(look(NOON + 30, HOUR + 30)).latest.0, NOON + 30);
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub(super) const SIGNS_BEFORE_END: Duration = Duration::from_secs(4 * 3_600);
 /// How long a key is published before it signs by itself, however late it is made: those who keep the set look again by then.
 pub const PUBLISHED_FOR: Duration = Duration::from_secs(600);
 
+/// How many keys are kept, the latest ones, until they have surely expired: where a control plane starts every few minutes, nothing ever
+/// has, and what verifies tokens reads a bounded number.
+const KEPT_IN_DOUBT: usize = 16;
+
 /// A key as it is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtKeyView {
@@ -120,10 +124,14 @@ impl KeySet {
         self.show(now).into_iter().find(|key| key.state == State::Prepared)
     }
 
-    /// What is due, the most urgent first.
-    pub(crate) fn due(&self, now: UnixMillis) -> Vec<Due> {
-        let expired = self.keys.iter().filter(|key| key.not_after() <= now);
-        let mut due: Vec<_> = expired.map(|key| Due::Retire(key.id().to_owned())).collect();
+    /// What is due, the most urgent first. A clock that is ahead for a while takes no key away.
+    pub(crate) fn due(&self, now: UnixMillis, surely_past: UnixMillis) -> Vec<Due> {
+        let without_place = self.keys.len().saturating_sub(KEPT_IN_DOUBT);
+        let expired =
+            self.keys.iter().enumerate().filter(|(index, key)| {
+                key.not_after() <= if *index < without_place { now } else { surely_past }
+            });
+        let mut due: Vec<_> = expired.map(|(_, key)| Due::Retire(key.id().to_owned())).collect();
         due.extend(self.next_signs_from(now).map(Due::Prepare));
         due.extend(self.prepared(now).filter(|key| key.goes_on).map(Due::Activate));
         due

@@ -87,12 +87,13 @@ impl Plan {
 impl Revocations {
     /// What it takes to revoke somebody, as things are.
     pub(super) async fn plan(&self, target: &Target) -> Result<Plan, RevocationError> {
-        let now = self.clock.now();
+        // A clock that is ahead leaves nothing out that is good as soon as it is right; what is listed needlessly is forgotten in time.
+        let (now, past) = (self.clock.now(), self.clock.surely_past());
         let plan = match target {
             Target::Serial(serial) => self.plan_serial(*serial, now).await?,
             Target::Instance(id) | Target::UnrecordedInstance(id) => {
                 if matches!(target, Target::Instance(_)) {
-                    self.check_known(id, now).await?;
+                    self.check_known(id).await?;
                 }
                 let plan = Plan::new("revoke.instance", format!("instance {id}"));
                 self.plan_instances(plan, BTreeSet::from([*id]), now, BTreeMap::new()).await?
@@ -101,7 +102,7 @@ impl Revocations {
                 let plan = Plan::new("revoke.node", format!("{mesh}/{node}"));
                 let spiffe_id = node.spiffe_id(self.authority.trust_domain(), mesh).to_string();
                 let certificates =
-                    self.ledger.unexpired_nameless(now, |record| record.spiffe_id == spiffe_id).await?;
+                    self.ledger.unexpired_nameless(past, |record| record.spiffe_id == spiffe_id).await?;
                 let mut instances: BTreeSet<_> =
                     certificates.values().filter_map(|record| record.holder.instance()).collect();
                 // An instance is on record for as long as any of its certificates is good. It may hold more than is on record: a
@@ -129,11 +130,11 @@ impl Revocations {
     }
 
     /// One that was mistyped is not revoked, and then believed to be.
-    async fn check_known(&self, id: &InstanceId, now: UnixMillis) -> Result<(), RevocationError> {
+    async fn check_known(&self, id: &InstanceId) -> Result<(), RevocationError> {
         let is_on_record = self.ledger.instance(id).await?.is_some()
             || self.instances.node_of(*id).is_some()
             || records::read::<RevokedInstance>(&*self.store, &instance_key(id)).await?.is_some()
-            || !self.ledger.unexpired_of([*id], now).await?.is_empty();
+            || !self.ledger.unexpired_of([*id], self.clock.surely_past()).await?.is_empty();
         if is_on_record {
             return Ok(());
         }
@@ -149,7 +150,7 @@ impl Revocations {
         if record.holder == Holder::ControlPlane {
             return Err(RevocationError::ControlPlane(serial.to_string()));
         }
-        if UnixMillis(record.not_after) < now {
+        if UnixMillis(record.not_after) < self.clock.surely_past() {
             return Err(RevocationError::Expired(serial.to_string()));
         }
         let mut plan = Plan::new("revoke.serial", record.spiffe_id.clone());
@@ -163,7 +164,7 @@ impl Revocations {
         let record = self.ledger.certificate(serial).await?;
         let Some(id) = record.and_then(|record| record.holder.instance()) else { return Ok(Vec::new()) };
         let mut left = Vec::new();
-        for other in self.ledger.unexpired_of([id], self.clock.now()).await?.into_keys() {
+        for other in self.ledger.unexpired_of([id], self.clock.likely_past()).await?.into_keys() {
             if other != serial && self.store.get(&serial_key(other)).await?.is_none() {
                 left.push(other);
             }
@@ -180,7 +181,7 @@ impl Revocations {
         now: UnixMillis,
         certificates: BTreeMap<Serial, IssuedRecord>,
     ) -> Result<Plan, RevocationError> {
-        let theirs = self.ledger.unexpired_of(instances.iter().copied(), now).await?;
+        let theirs = self.ledger.unexpired_of(instances.iter().copied(), self.clock.surely_past()).await?;
         let all: BTreeMap<_, _> = theirs.into_iter().chain(certificates).collect();
         for (serial, record) in &all {
             self.plan_certificate(&mut plan, *serial, record, now).await?;

@@ -854,3 +854,25 @@ async fn lists_from_the_future_are_signed_again_once_the_clock_is_set_back() {
     let again = keeper.lists().unwrap().ders;
     assert!(again.len() == 2 && again.iter().all(|der| !from_the_future.contains(der)));
 }
+
+#[tokio::test]
+async fn what_only_a_clock_ended_that_is_ahead_is_revoked_all_the_same() {
+    for by in ["serial", "instance", "node"] {
+        let scratch = scratch().await;
+        scratch.clock.advance(Duration::from_secs(3_600));
+        scratch.clock.surely_past();
+        let (enrolled, peer) = join(&scratch).await;
+        let (mesh, name) = node();
+        let target = match by {
+            "serial" => Target::Serial(peer.serial()),
+            "instance" => Target::Instance(enrolled.instance),
+            _ => Target::Node(mesh, name),
+        };
+        let right = scratch.clock.now();
+        scratch.clock.set(right.plus(Duration::from_secs(24 * 3_600)));
+        let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
+        assert_eq!(revoked.serials, [peer.serial()], "by {by}");
+        scratch.clock.set(right);
+        assert_eq!(denial(&scratch, &peer), Some(Denial::Revoked));
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Authorities, LifecycleError};
 use crate::audit::Actor;
-use crate::authority::book::{Book, Kind};
+use crate::authority::book::{Book, Entry, Kind};
 
 impl Authorities {
     /// Puts another in the place of one that is not valid now. That this fails stops nothing yet.
@@ -25,7 +25,10 @@ impl Authorities {
             let book = Book::read(&*self.parts.store).await?;
             let waiting = book.prepared(Kind::Issuing);
             // Nobody is there yet who would have to learn of it first.
-            return match waiting.filter(|waiting| waiting.record.goes_on) {
+            let now = self.parts.clock.now();
+            let may_sign =
+                |waiting: &&Entry| waiting.record.goes_on && waiting.certificate.validity().contains(now);
+            return match waiting.filter(may_sign) {
                 Some(waiting) => self.activate(&waiting.serial, actor).await,
                 None => Ok(()),
             };

@@ -97,8 +97,9 @@ pub(super) fn go_on(book: &Book, waiting: &Entry) -> Result<Commit, StoreError> 
     put(book.change()?, waiting.kind, &waiting.serial, &record)
 }
 
-/// A prepared authority signs, and what signed before retires. With a root all under it come and go.
-pub(super) fn activate(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Commit, StoreError> {
+/// A prepared authority signs, and what signed before retires. With a root all under it come and go. `latest`: what signed before may have
+/// signed until then, though the clock is behind.
+pub(super) fn activate(book: &Book, entry: &Entry, latest: UnixMillis) -> Result<Commit, StoreError> {
     let mut commit = book.change()?;
     let moved = book.entries.iter().filter_map(|other| {
         let comes = match (entry.kind, other.kind) {
@@ -117,7 +118,7 @@ pub(super) fn activate(book: &Book, entry: &Entry, now: UnixMillis) -> Result<Co
         Some((other, state))
     });
     for (other, state) in moved {
-        commit = move_to(commit, book, other, state, now)?;
+        commit = move_to(commit, book, other, state, latest)?;
     }
     Ok(commit)
 }
@@ -128,6 +129,7 @@ pub(super) fn taint(
     entry: &Entry,
     keys: &KeyStore,
     now: UnixMillis,
+    latest: UnixMillis,
 ) -> Result<Commit, AuthorityError> {
     let mut commit = book.change()?;
     if entry.is(State::Active) {
@@ -139,13 +141,13 @@ pub(super) fn taint(
             }
             None => issuing(book, keys, now)?,
         };
-        (record.state, record.changed_at) = (State::Active, now.0);
+        (record.state, record.changed_at) = (State::Active, latest.0);
         commit = put(commit, Kind::Issuing, &serial, &record)?;
     }
     for tainted in with_all_under(book, entry) {
         let record = AuthorityRecord { was_tainted: true, ..tainted.record.clone() };
         let tainted = Entry { record, ..tainted.clone() };
-        commit = move_to(commit, book, &tainted, State::Tainted, now)?;
+        commit = move_to(commit, book, &tainted, State::Tainted, latest)?;
     }
     Ok(commit)
 }
@@ -175,13 +177,22 @@ fn move_to(
     book: &Book,
     entry: &Entry,
     state: State,
-    now: UnixMillis,
+    latest: UnixMillis,
 ) -> Result<Commit, StoreError> {
-    let needs_version = match state {
-        State::Retiring | State::Tainted => book.trust.version + 1,
-        State::Prepared | State::Active | State::Retired | State::Delegated => entry.record.needs_version,
+    let (needs_version, changed_at) = match state {
+        State::Retiring | State::Tainted => (book.trust.version + 1, ages_from(book, entry, latest).0),
+        State::Prepared | State::Active | State::Retired | State::Delegated => {
+            (entry.record.needs_version, latest.0)
+        }
     };
-    let record =
-        AuthorityRecord { state, changed_at: now.0, needs_version, goes_on: false, ..entry.record.clone() };
+    let record = AuthorityRecord { state, changed_at, needs_version, goes_on: false, ..entry.record.clone() };
     put(commit, entry.kind, &entry.serial, &record)
+}
+
+/// From when on an authority counts as outlived that signs no longer. A clock that is behind since before this process started is told by
+/// what a right one has made and done.
+fn ages_from(book: &Book, entry: &Entry, latest: UnixMillis) -> UnixMillis {
+    let may_sign = book.entries.iter().filter(|other| other.is(State::Active) || other.is(State::Prepared));
+    let begins = may_sign.map(|other| other.certificate.validity().not_before());
+    begins.fold(latest.max(UnixMillis(entry.record.changed_at)), UnixMillis::max)
 }

@@ -162,7 +162,7 @@ impl Authorities {
     /// The registry takes no writes: what signs goes on until it expires, and it is tried again.
     pub async fn advance_jwt_keys(&self, actor: &Actor) -> Result<bool, LifecycleError> {
         let keys = self.parts.signing_keys.current();
-        for due in keys.due(self.parts.clock.now()) {
+        for due in keys.due(self.parts.clock.now(), self.parts.clock.surely_past()) {
             match due {
                 Due::Retire(key_id) => {
                     let begun = self.begin_jwt_step().await?;

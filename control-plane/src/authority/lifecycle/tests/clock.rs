@@ -97,3 +97,115 @@ async fn where_no_root_is_valid_no_authority_after_another_is_made() {
     scratch.clock.set(right);
     assert_eq!(authorities.list().await.unwrap(), before);
 }
+
+/// As where the host was paused, or a time server mends what was behind for months.
+#[tokio::test]
+async fn after_a_leap_that_is_right_one_follows_within_the_hour_and_nothing_is_taken_away() {
+    let scratch = scratch().await;
+    let (authorities, authority) = (&scratch.control.authorities, &scratch.control.authority);
+    scratch.clock.advance(DAY);
+    settle(authorities).await;
+    let before = authorities.list().await.unwrap();
+    scratch.clock.set(scratch.clock.now().plus(91 * DAY));
+    assert!(authority.cannot_sign(scratch.clock.now()).is_some());
+    assert!(!authorities.advance(&actor()).await.unwrap(), "it may be mended yet");
+    assert_eq!(authorities.list().await.unwrap(), before);
+    scratch.clock.advance(Duration::from_secs(3_600));
+    settle(authorities).await;
+    scratch.clock.advance(Duration::from_secs(1));
+    settle(authorities).await;
+    assert_eq!(authority.cannot_sign(scratch.clock.now()), None);
+    let mut states = states(&authorities.list().await.unwrap().0);
+    states.sort();
+    let expected = [(Kind::Root, "active"), (Kind::Issuing, "active"), (Kind::Issuing, "retiring")];
+    assert_eq!(states, expected);
+}
+
+/// Until nothing is due, by a process that finds this time.
+async fn run_at(scratch: &Scratch, at: UnixMillis) -> Arc<crate::app::ControlPlane> {
+    let clock = Clock::manual(at);
+    let started = scratch.started_again_by(clock.clone()).await;
+    started.authorities.begin(&actor()).await;
+    for _ in 0..2 {
+        settle(&started.authorities).await;
+        clock.advance(Duration::from_secs(1));
+    }
+    started
+}
+
+#[tokio::test]
+async fn a_root_is_followed_in_time_though_the_control_plane_never_runs_for_an_hour() {
+    let scratch = scratch().await;
+    let root = serial_of(&scratch, Kind::Root, State::Active).await;
+    let ends = scratch.control.authorities.get(&root).await.unwrap().not_after;
+    let mut seen = Vec::new();
+    for days in [40, 20, 6, 5] {
+        let started = run_at(&scratch, ends.minus(days * DAY)).await;
+        let roots = started.authorities.list().await.unwrap().0;
+        let roots = states(&roots).into_iter().filter(|(kind, _)| *kind == Kind::Root);
+        seen.push(roots.map(|(_, state)| state).collect::<Vec<_>>());
+    }
+    let expected =
+        [vec!["active"], vec!["active", "prepared"], vec!["retiring", "active"], vec!["retiring", "active"]];
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_start_with_a_clock_ahead_prepares_one_and_activates_none() {
+    let scratch = scratch().await;
+    let (issuing, right) = (serial_of(&scratch, Kind::Issuing, State::Active).await, scratch.clock.now());
+    let started = run_at(&scratch, right.plus(85 * DAY)).await;
+    let (views, _) = started.authorities.list().await.unwrap();
+    assert_eq!(states(&views).iter().filter(|(_, state)| *state == "prepared").count(), 1);
+    run_at(&scratch, right).await;
+    assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, issuing);
+}
+
+#[tokio::test]
+async fn a_start_activates_none_that_is_not_valid_now() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    authorities.prepare(Kind::Issuing, true, &actor()).await.unwrap();
+    let before = authorities.list().await.unwrap();
+    scratch.clock.set(scratch.clock.now().minus(Duration::from_secs(2 * 3_600)));
+    authorities.begin(&actor()).await;
+    assert_eq!(authorities.list().await.unwrap(), before);
+}
+
+#[tokio::test]
+async fn what_a_clock_replaced_that_is_behind_retires_no_earlier_once_it_is_right() {
+    let scratch = scratch().await;
+    let (authorities, hour) = (&scratch.control.authorities, Duration::from_secs(3_600));
+    scratch.clock.advance(DAY);
+    settle(authorities).await;
+    let right = scratch.clock.now();
+    // What signed a moment ago.
+    let former = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    scratch.clock.set(right.minus(20 * hour));
+    let serial = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    authorities.activate(&serial, &actor()).await.unwrap();
+    scratch.clock.set(right);
+    scratch.clock.advance(6 * hour);
+    settle(authorities).await;
+    assert_eq!(authorities.get(&former).await.unwrap().state, State::Retiring);
+    scratch.clock.advance(20 * hour);
+    settle(authorities).await;
+    assert_eq!(authorities.get(&former).await.unwrap().state, State::Retired);
+}
+
+#[tokio::test]
+async fn nor_what_a_start_replaced_that_finds_one_behind() {
+    let scratch = scratch().await;
+    let (authorities, hour) = (&scratch.control.authorities, Duration::from_secs(3_600));
+    scratch.clock.advance(2 * DAY);
+    let former = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    authorities.activate(&former, &actor()).await.unwrap();
+    let right = scratch.clock.now();
+    let started = run_at(&scratch, right.minus(20 * hour)).await;
+    assert_eq!(started.authorities.get(&former).await.unwrap().state, State::Retiring);
+    scratch.clock.set(right.plus(6 * hour));
+    let believed = scratch.started_again().await;
+    believed.clock.advance(hour);
+    settle(&believed.authorities).await;
+    assert_eq!(believed.authorities.get(&former).await.unwrap().state, State::Retiring);
+}

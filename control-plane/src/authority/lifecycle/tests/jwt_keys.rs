@@ -302,3 +302,38 @@ async fn a_step_of_a_key_that_is_not_there_is_no_step() {
     }
     assert_eq!(scratch.control.store.revision().await.unwrap(), before);
 }
+
+#[tokio::test]
+async fn a_clock_that_is_set_ahead_for_a_while_takes_no_key_away() {
+    let (scratch, first) = with_a_key().await;
+    let control = &scratch.control;
+    scratch.clock.advance(Duration::from_secs(3_600));
+    control.authorities.begin_jwt_keys(&actor()).await;
+    let peer = joined(&scratch).await;
+    let (old, _) = token(control, &peer).await;
+    let right = scratch.clock.now();
+    scratch.clock.set(right.plus(2 * DAY));
+    control.authorities.begin_jwt_keys(&actor()).await;
+    scratch.clock.set(right);
+    control.authorities.begin_jwt_keys(&actor()).await;
+    assert!(is_good(control, &old));
+    assert_eq!(token(control, &peer).await.1, first);
+}
+
+#[tokio::test]
+async fn nor_does_one_that_was_just_started_but_no_more_are_kept_than_are_read() {
+    let (scratch, first) = with_a_key().await;
+    let mut now = scratch.clock.now().plus(2 * DAY);
+    let started = scratch.started_again_by(Clock::manual(now)).await;
+    started.authorities.begin_jwt_keys(&actor()).await;
+    assert!(started.authorities.jwt_keys().iter().any(|key| key.key_id == first));
+    for _ in 0..20 {
+        now = now.plus(DAY);
+        let started = scratch.started_again_by(Clock::manual(now)).await;
+        started.authorities.begin_jwt_keys(&actor()).await;
+        assert!(started.authorities.jwt_keys().len() <= 17);
+        assert!(
+            started.signing_keys.current().bundle().key(&the(&started.authorities, State::Active)).is_some()
+        );
+    }
+}

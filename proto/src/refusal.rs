@@ -11,6 +11,12 @@ pub const DOMAIN: &str = "hauberk";
 /// The control plane has no record of the instance that a certificate belongs to: nothing is renewed for it.
 pub const NOT_ON_RECORD: &str = "NOT_ON_RECORD";
 
+/// Of an agent that asks for a workload: no enrollment of this name has its node as the parent.
+pub const NOT_ENROLLED: &str = "NOT_ENROLLED";
+
+/// The names that a certificate would have include one of the control plane's own: nobody else is given those.
+pub const NAME_OF_CONTROL_PLANE: &str = "NAME_OF_CONTROL_PLANE";
+
 /// Of a program: no enrollment has the virtual node of the agent that it asked as its parent.
 pub const NO_ENROLLMENT: &str = "NO_ENROLLMENT";
 

@@ -20,7 +20,7 @@ pub(super) struct Held {
     pub(super) due: UnixMillis,
     /// `due` was brought forward because its authority signs no longer.
     is_hurried: bool,
-    /// The control plane refuses to issue it.
+    /// The control plane has said last that it issues none, because of the enrollment.
     pub(super) is_refused: bool,
     backoff: Backoff,
 }

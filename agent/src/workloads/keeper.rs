@@ -10,6 +10,7 @@ use futures_util::{FutureExt, StreamExt};
 use hauberk_identity::{Name, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
+use hauberk_proto::refusal;
 use hauberk_tls::{
     CertificateDer, CertificateRequest, KeyPair, LiveIdentity, ServerExpectation, Svid, TrustBundle, Usage,
     verify_svid,
@@ -17,8 +18,8 @@ use hauberk_tls::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use super::Told;
 use super::entry::{Certified, Entries, Entry};
@@ -33,6 +34,9 @@ use crate::mesh::{Denied, Issuers};
 const AT_ONCE: usize = 8;
 /// For how long programs are told nothing of what was obtained, so that they are told of much at once.
 const TOLD_TOGETHER: Duration = Duration::from_millis(50);
+/// Reasons for which this agent is given nothing for an enrollment, whatever becomes of the agent. Others are about the agent itself,
+/// as long as it is in quarantine, or about nobody.
+const REFUSALS: [&str; 2] = [refusal::NOT_ENROLLED, refusal::NAME_OF_CONTROL_PLANE];
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -43,7 +47,7 @@ pub(crate) struct Kept {
     pub(crate) entries: Told,
     /// A valid certificate for each entry that has one.
     pub(crate) svids: BTreeMap<Name, Arc<WorkloadSvid>>,
-    /// Those for which the control plane refuses to issue one.
+    /// Those for which the control plane refuses to issue one, because of what they are.
     pub(crate) refused: BTreeSet<Name>,
 }
 
@@ -76,13 +80,22 @@ pub(super) struct Obtained {
 /// Why there is no certificate.
 struct Unissued {
     problem: String,
-    /// Asking again helps nothing as long as things are as they are.
-    is_refused: bool,
+    /// Asking again helps nothing as long as the enrollment is as it is. `None`: there was no answer, so what was said last holds.
+    is_refused: Option<bool>,
 }
 
 impl From<String> for Unissued {
     fn from(problem: String) -> Self {
-        Self { problem, is_refused: false }
+        Self { problem, is_refused: None }
+    }
+}
+
+impl From<Status> for Unissued {
+    fn from(status: Status) -> Self {
+        let problem = format!("{:?}: {}", status.code(), status.message());
+        // What has no reason of ours the connection has made up.
+        let reason = refusal::reason(&status).filter(|_| status.code() != Code::Unavailable);
+        Self { problem, is_refused: reason.map(|reason| REFUSALS.contains(&reason.as_str())) }
     }
 }
 
@@ -228,7 +241,7 @@ impl Keeper {
                 held.take(obtained);
             }
             Err(Unissued { problem, is_refused }) => {
-                held.is_refused |= is_refused;
+                held.is_refused = is_refused.unwrap_or(held.is_refused);
                 let wait = held.try_again_after(self.clock.now());
                 tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
                     retry_in_ms = wait.as_millis() as u64);
@@ -330,14 +343,7 @@ async fn obtain(
     let key = KeyPair::generate().map_err(|error| error.to_string())?;
     let csr = CertificateRequest::create(&key).map_err(|error| error.to_string())?;
     let request = pb::SignWorkloadCertificateRequest { enrollment: name.to_string(), csr };
-    let answer = WorkloadsClient::new(channel)
-        .sign_certificate(request)
-        .await
-        .map_err(|status| Unissued {
-            problem: format!("{:?}: {}", status.code(), status.message()),
-            is_refused: status.code() == Code::PermissionDenied,
-        })?
-        .into_inner();
+    let answer = WorkloadsClient::new(channel).sign_certificate(request).await?.into_inner();
     let lacks = || "the control plane's answer lacks the certificate".to_owned();
     let certificate = answer.certificate.ok_or_else(lacks)?;
     let bundle = credentials.live().current();
@@ -444,7 +450,7 @@ mod tests {
         assert_eq!(given(&keeper).0, Some(first));
         // Refused, the former is good all the same, as far as it goes.
         let changed = enroll(&mut keeper, "a", 60_000, &["worker.internal"]);
-        let refused = Unissued { problem: "no".to_owned(), is_refused: true };
+        let refused = Unissued { problem: "no".to_owned(), is_refused: Some(true) };
         keeper.take_asked((name.clone(), changed.clone(), Err(refused)));
         keeper.publish();
         assert_eq!(given(&keeper), (Some(first), true));
@@ -460,6 +466,43 @@ mod tests {
         enroll(&mut keeper, "b", 120_000, &[]);
         assert_eq!(given(&keeper).0, None);
         assert!(!is_by_ours(&keeper));
+    }
+
+    #[tokio::test]
+    async fn only_what_is_said_of_the_enrollment_itself_refuses_it() {
+        let board = Board::new(true);
+        let (mut keeper, _folder) = keeper(&Authorities::new(), &board);
+        let entry = pb::WorkloadEntry {
+            enrollment: "a".to_owned(),
+            spiffe_id: "spiffe://shop.local/workload/a".to_owned(),
+            selectors: vec!["unix:uid:7".to_owned()],
+            ..pb::WorkloadEntry::default()
+        };
+        board.take_entries(pb::WorkloadEntries { entries: vec![entry] });
+        keeper.take_entries();
+        let name = Name::parse("a").unwrap();
+        let mut is_refused_after = |unissued: Unissued| {
+            let certified = keeper.held[&name].certified.clone();
+            keeper.take_asked((name.clone(), certified, Err(unissued)));
+            keeper.publish();
+            keeper.kept.borrow().refused.contains(&name)
+        };
+        let answer = |code, reason| Unissued::from(refusal::with_reason(code, reason, "no"));
+        // Those are about the agent, and pass.
+        for reason in ["QUARANTINED", "REVOKED", refusal::NOT_ON_RECORD, "NODE_GONE"] {
+            assert!(!is_refused_after(answer(Code::PermissionDenied, reason)), "{reason}");
+        }
+        for (code, reason) in [
+            (Code::PermissionDenied, refusal::NOT_ENROLLED),
+            (Code::FailedPrecondition, refusal::NAME_OF_CONTROL_PLANE),
+        ] {
+            assert!(is_refused_after(answer(code, reason)), "{reason}");
+            // Nothing is said by what is no answer.
+            assert!(is_refused_after("no connection".to_owned().into()));
+            assert!(is_refused_after(Status::unknown("transport error").into()));
+            assert!(is_refused_after(answer(Code::Unavailable, "STOPPING")));
+            assert!(!is_refused_after(answer(Code::PermissionDenied, "QUARANTINED")));
+        }
     }
 
     #[tokio::test]

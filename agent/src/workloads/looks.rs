@@ -6,6 +6,7 @@
 //! wanted.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -43,12 +44,17 @@ impl Depth {
         2 * self.of_disk()
     }
 
-    /// How long one may take, the wait for its turn included.
+    /// How long one may take, from its beginning; and how long whoever waits for a turn waits while no look of those before it
+    /// ends. Many that come at once, as after a restart, each have theirs so, and nobody waits for a disk that has gone.
     fn within(self) -> Duration {
         match self {
             Self::Surface => Duration::from_secs(5),
             Self::Whole => Duration::from_secs(60),
         }
+    }
+
+    async fn in_time<T>(self, work: impl Future<Output = T>) -> Result<T, LookError> {
+        timeout(self.within(), work).await.map_err(|_| LookError::TimedOut(self.within()))
     }
 }
 
@@ -84,22 +90,37 @@ struct Shared {
     /// Some place is free again.
     freed: Notify,
     /// Turns of a user at one disk and, without one, of the user.
-    turns: Mutex<HashMap<(Whose, Depth), Weak<Semaphore>>>,
+    lines: Mutex<HashMap<(Whose, Depth), Weak<Line>>>,
     stop: CancellationToken,
+}
+
+/// Who waits for turns of the same kind, in order.
+#[derive(Debug)]
+struct Line {
+    turns: Arc<Semaphore>,
+    /// A look has ended. Who has only given up has not moved the line: those behind may fare no better.
+    moved: Notify,
+}
+
+/// A turn, until it has ended.
+struct OfLine {
+    line: Arc<Line>,
+    _turn: Option<OwnedSemaphorePermit>,
 }
 
 /// One look, until it has ended; not only until nobody waits for it any longer.
 struct Turn {
     place: Option<Place>,
     looks: Looks,
-    _turns: [Option<OwnedSemaphorePermit>; 2],
+    of_disk: Option<OfLine>,
+    of_user: OfLine,
 }
 
 impl Looks {
     /// None yet; those that are under way when the agent stops are not waited for.
     pub(super) fn new(stop: CancellationToken) -> Self {
-        let (places, freed, turns) = (Places::new(AT_ONCE), Notify::new(), Mutex::default());
-        Self(Arc::new(Shared { places, freed, turns, stop }))
+        let (places, freed, lines) = (Places::new(AT_ONCE), Notify::new(), Mutex::default());
+        Self(Arc::new(Shared { places, freed, lines, stop }))
     }
 
     /// Does something that may wait for ever, for one of these programs. Turns go to whoever waits, in order: only a task of its
@@ -114,51 +135,82 @@ impl Looks {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, LookError> {
         let look = async {
-            let turn = self.turn(whose, depth).await;
+            let turn = self.turn(whose, depth).await?;
             let ended = tokio::task::spawn_blocking(move || {
                 let found = work();
                 drop(turn);
                 found
             });
-            Ok(ended.await?)
+            Ok(depth.in_time(ended).await??)
         };
         tokio::select! {
             () = self.0.stop.cancelled() => Err(LookError::Stopping),
-            looked = timeout(depth.within(), look) => looked.map_err(|_| LookError::TimedOut(depth.within()))?,
+            looked = look => looked,
         }
     }
 
-    async fn turn(&self, whose: Whose, depth: Depth) -> Turn {
-        let of_all = Whose { disk: None, ..whose };
-        // Nobody closes them. Whoever waits for a disk keeps nothing of its user's.
+    async fn turn(&self, whose: Whose, depth: Depth) -> Result<Turn, LookError> {
+        let of_user = self.line(Whose { disk: None, ..whose }, depth, depth.of_user());
+        // Whoever waits for a disk keeps nothing of its user's.
         let of_disk = match whose.disk {
-            Some(_) => self.turns(whose, depth, depth.of_disk()).acquire_owned().await.ok(),
+            Some(_) => Some(self.line(whose, depth, depth.of_disk()).turn(depth, || ()).await?),
             None => None,
         };
-        let of_user = self.turns(of_all, depth, depth.of_user()).acquire_owned().await.ok();
-        loop {
-            let freed = self.0.freed.notified();
-            if let Ok(place) = self.0.places.take(whose.uid) {
-                return Turn { place: Some(place), looks: self.clone(), _turns: [of_disk, of_user] };
+        // As long as this wait goes on, so does that of those behind at the disk.
+        let tell_disk = || of_disk.iter().for_each(|of_disk| of_disk.line.moved.notify_waiters());
+        let of_user = of_user.turn(depth, tell_disk).await?;
+        let placing = async {
+            loop {
+                let freed = self.0.freed.notified();
+                if let Ok(place) = self.0.places.take(whose.uid) {
+                    return place;
+                }
+                freed.await;
             }
-            freed.await;
-        }
+        };
+        // Others' looks free places for which this one may not be in line.
+        let place = depth.in_time(placing).await?;
+        Ok(Turn { place: Some(place), looks: self.clone(), of_disk, of_user })
     }
 
-    fn turns(&self, whose: Whose, depth: Depth, count: usize) -> Arc<Semaphore> {
-        let mut all = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+    fn line(&self, whose: Whose, depth: Depth, count: usize) -> Arc<Line> {
+        let mut all = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&(whose, depth)).and_then(Weak::upgrade) {
             return known;
         }
-        all.retain(|_, turns| turns.strong_count() > 0);
-        let turns = Arc::new(Semaphore::new(count));
-        all.insert((whose, depth), Arc::downgrade(&turns));
-        turns
+        all.retain(|_, line| line.strong_count() > 0);
+        let line = Arc::new(Line { turns: Arc::new(Semaphore::new(count)), moved: Notify::new() });
+        all.insert((whose, depth), Arc::downgrade(&line));
+        line
+    }
+}
+
+impl Line {
+    /// Waits for a turn as long as looks end for which others in line have waited, and tells of each.
+    async fn turn(self: Arc<Self>, depth: Depth, has_moved: impl Fn()) -> Result<OfLine, LookError> {
+        let mut turn = pin!(Arc::clone(&self.turns).acquire_owned());
+        loop {
+            let moved = depth.in_time(self.moved.notified());
+            tokio::select! {
+                // Whoever ends tells that before the turn is free.
+                biased;
+                moved = moved => moved?,
+                turn = &mut turn => {
+                    // Nobody closes it.
+                    let turn = turn.ok();
+                    return Ok(OfLine { line: Arc::clone(&self), _turn: turn });
+                }
+            }
+            has_moved();
+        }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        for OfLine { line, .. } in self.of_disk.iter().chain([&self.of_user]) {
+            line.moved.notify_waiters();
+        }
         drop(self.place.take());
         self.looks.0.freed.notify_waiters();
     }
@@ -260,6 +312,27 @@ pub(super) mod tests {
         let ended = stalled.looks.join_next().await.unwrap().unwrap();
         assert!(matches!(ended, Err(LookError::Stopping)));
         stalled.end().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_while_others_are_looked_at_has_the_whole_time() {
+        let looks = Looks::new(CancellationToken::new());
+        let mut stalled = Stalled::new();
+        // Two of a user's are looked at at once, and one of a disk.
+        for disk in [1, 2, 3, 4, 4, 4] {
+            stalled.look(&looks, programs(1, disk), Depth::Whole);
+        }
+        stalled.begun(2).await;
+        for begin in [1, 1, 0, 1, 1, 0] {
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+            // Each takes two such spans at the most.
+            tokio::time::advance(Depth::Whole.within() * 2 / 5).await;
+            stalled.go.remove(0);
+            stalled.looks.join_next().await.unwrap().unwrap().unwrap();
+            stalled.begun(begin).await;
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hauberk_identity::{Name, NameError, NodeName, SpiffeId, UnixMillis};
-use hauberk_proto::refusal::NOT_ON_RECORD;
+use hauberk_proto::refusal::{NAME_OF_CONTROL_PLANE, NOT_ENROLLED, NOT_ON_RECORD};
 
 use super::attest::NotAttested;
 use super::token::TokenUse;
@@ -162,7 +162,7 @@ impl EnrollmentError {
             Self::UsedUp { .. } => "TOKEN_USED_UP",
             Self::NoSuchNode { .. } => "NODE_GONE",
             Self::NodeMadeAnew { .. } => "NODE_MADE_ANEW",
-            Self::NoSuchEnrollment { .. } | Self::OtherParent { .. } => "NOT_ENROLLED",
+            Self::NoSuchEnrollment { .. } | Self::OtherParent { .. } => NOT_ENROLLED,
             Self::NotANode(_) => "NOT_A_NODE",
             Self::CertificateExpired => "CERTIFICATE_EXPIRED",
             Self::NotOnRecord => NOT_ON_RECORD,
@@ -178,7 +178,7 @@ impl EnrollmentError {
             Self::TooManyInstances { .. } => "TOO_MANY_INSTANCES",
             Self::Denied(denial) => denial.reason(),
             Self::Issuance(IssuanceError::Request(why)) => IssuanceError::reason_of_request(why),
-            Self::Issuance(IssuanceError::NameOfControlPlane(_)) => "NAME_OF_CONTROL_PLANE",
+            Self::Issuance(IssuanceError::NameOfControlPlane(_)) => NAME_OF_CONTROL_PLANE,
             Self::Name(_) | Self::Issuance(_) => "FAILED",
         }
     }

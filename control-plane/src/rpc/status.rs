@@ -8,7 +8,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use hauberk_identity::InstanceId;
-use hauberk_proto::refusal::DOMAIN;
+use hauberk_proto::refusal::{DOMAIN, NAME_OF_CONTROL_PLANE};
 use hauberk_tls::IssueError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -161,7 +161,7 @@ pub fn of_issuance(error: &IssuanceError) -> Status {
             refusal(Code::InvalidArgument, IssuanceError::reason_of_request(why), error.to_string())
         }
         IssuanceError::NameOfControlPlane(_) => {
-            refusal(Code::FailedPrecondition, "NAME_OF_CONTROL_PLANE", error.to_string())
+            refusal(Code::FailedPrecondition, NAME_OF_CONTROL_PLANE, error.to_string())
         }
         IssuanceError::Store(error) => of_store(error),
         IssuanceError::AuthorityNotValid => {

@@ -70,6 +70,13 @@ impl Notify {
         let Some((signal, file)) = &self.signal else { return Ok(()) };
         let program =
             Signalled::named_by(file).map_err(|error| format!("--pid-file: {}: {error}", file.display()))?;
+        if program.is_doubtful {
+            say(&format!(
+                "--pid-file: {}: it seems to be older than this boot, and who it names is signalled all the same: write it again if \
+                 the clock was set since, or remove it if it was left behind",
+                file.display()
+            ));
+        }
         program.send(*signal).map_err(|error| error.to_string())
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use hauberk_identity::UnixMillis;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 
 use super::super::process::read_start_time;
@@ -24,6 +25,8 @@ const SLACK: Duration = Duration::from_secs(1);
 pub(super) struct Signalled {
     number: i32,
     handle: OwnedFd,
+    /// The file seems to be of before this boot: it was left behind, or the clock was set since it was written.
+    pub(super) is_doubtful: bool,
 }
 
 /// Nobody is signalled.
@@ -68,11 +71,14 @@ impl Signalled {
         let pid = Pid::from_raw(number).ok_or(NotSignalled::NoNumber)?;
         let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| problem(error.into()))?;
         // If that is another one by now, the one that is held has ended and takes no signal.
-        let started = started_at(number).map_err(problem)?;
-        if started > UnixMillis(0).plus(written).plus(SLACK) {
+        let booted = booted_at();
+        let started = started_at(number, booted).map_err(problem)?;
+        let written = UnixMillis(0).plus(written);
+        let age = Age::of(written, started, booted);
+        if age == Age::BeforeProcess {
             return Err(NotSignalled::Stranger(number));
         }
-        Ok(Self { number, handle })
+        Ok(Self { number, handle, is_doubtful: age == Age::BeforeBoot })
     }
 
     /// # Errors
@@ -83,20 +89,42 @@ impl Signalled {
     }
 }
 
-/// When the process of this number has started, by the clock as it goes now.
-fn started_at(number: i32) -> io::Result<UnixMillis> {
-    let malformed =
-        |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{what} is not what it should be"));
+/// When a pid file was written, as far as that tells whom it names.
+#[derive(Debug, PartialEq, Eq)]
+enum Age {
+    SinceProcess,
+    BeforeProcess,
+    /// By the clock as it goes now. Many machines have none that goes on while they are off, so that what they write before
+    /// they have asked others for the time is of long ago: that tells nothing.
+    BeforeBoot,
+}
+
+impl Age {
+    fn of(written: UnixMillis, started: UnixMillis, booted: UnixMillis) -> Self {
+        let latest = written.plus(SLACK);
+        if latest < booted {
+            Self::BeforeBoot
+        } else if latest < started {
+            Self::BeforeProcess
+        } else {
+            Self::SinceProcess
+        }
+    }
+}
+
+/// When the kernel has started, by the clock as it goes now. In containers, /proc/uptime may tell of the container instead.
+fn booted_at() -> UnixMillis {
+    let up = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
+    Clock::system().now().minus(up)
+}
+
+/// When the process of this number has started.
+fn started_at(number: i32, booted: UnixMillis) -> io::Result<UnixMillis> {
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat is not what it should be");
     let stat = fs::read(format!("/proc/{number}/stat"))?;
     // Names of programs may hold anything.
-    let ticks =
-        read_start_time(&String::from_utf8_lossy(&stat)).ok_or_else(|| malformed("/proc/PID/stat"))?;
-    let uptime = fs::read_to_string("/proc/uptime")?;
-    let uptime = uptime.split(' ').next().and_then(|seconds| seconds.parse().ok());
-    let uptime = uptime.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
-    let uptime = uptime.ok_or_else(|| malformed("/proc/uptime"))?;
-    let started = Duration::from_millis(ticks.saturating_mul(1000 / TICKS));
-    Ok(Clock::system().now().minus(uptime.saturating_sub(started)))
+    let ticks = read_start_time(&String::from_utf8_lossy(&stat)).ok_or_else(malformed)?;
+    Ok(booted.plus(Duration::from_millis(ticks.saturating_mul(1000 / TICKS))))
 }
 
 #[cfg(test)]
@@ -120,12 +148,16 @@ mod tests {
             let opened = File::options().write(true).open(&file).unwrap();
             opened.set_modified(fs::metadata(&file).unwrap().modified().unwrap() - span).unwrap();
         };
-        // Somebody else wrote it, an hour before this process began.
-        written_before(Duration::from_secs(3600));
+        // Somebody else wrote it, a while before this process began.
+        written_before(Duration::from_secs(10));
         let problem = Signalled::named_by(&file).unwrap_err();
         assert!(matches!(problem, NotSignalled::Stranger(_)), "{problem}");
         fs::write(&file, format!("{}\n", child.id())).unwrap();
+        written_before(Duration::from_secs(20 * 365 * 24 * 3600));
+        assert!(Signalled::named_by(&file).unwrap().is_doubtful, "the clock has been set since");
+        fs::write(&file, format!("{}\n", child.id())).unwrap();
         let program = Signalled::named_by(&file).unwrap();
+        assert!(!program.is_doubtful);
         assert!(child.try_wait().unwrap().is_none());
         program.send(Signal::TERM).unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
@@ -146,7 +178,7 @@ mod tests {
     fn it_is_known_when_a_process_has_started() {
         let before = Clock::system().now();
         let mut child = cat();
-        let started = started_at(i32::try_from(child.id()).unwrap()).unwrap();
+        let started = started_at(i32::try_from(child.id()).unwrap(), booted_at()).unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(

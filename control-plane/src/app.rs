@@ -26,7 +26,7 @@ use crate::oidc::Documents;
 use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
-use crate::resources::{Catalogs, OwnIssuerParts, Resources, ResourcesParts};
+use crate::resources::{Catalogs, MissingFeature, OwnIssuerParts, Resources, ResourcesParts};
 use crate::revocation::crl::{self, RevocationLists};
 use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::ServerCertificate;
@@ -40,6 +40,9 @@ pub use error::AppError;
 /// How long a TLS handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long who has no certificate may take for what comes next, while others of the same network want the place.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// What agents may hold open. One address may be that of as many as a node has instances, for a token for many lets in a
 /// thousand of them at once; one instance has a connection for its stream and few more.
 const AGENT_LIMITS: Limits = Limits {
@@ -48,6 +51,7 @@ const AGENT_LIMITS: Limits = Limits {
     connections_per_holder: 32,
     handshakes: 2_048,
     strangers: 256,
+    grace: GRACE,
     calls: 16,
 };
 
@@ -58,6 +62,7 @@ const ADMIN_LIMITS: Limits = Limits {
     connections_per_holder: 256,
     handshakes: 256,
     strangers: 64,
+    grace: GRACE,
     calls: 64,
 };
 
@@ -145,7 +150,7 @@ async fn start(
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
     let (resources, push) = start_push(control, lists.subscribe()).await?;
-    let federation = start_federation(control, &resources);
+    let federation = start_federation(control, &resources, &push);
     let admin_routes = rpc::admin_routes(control, &resources, &push, &federation).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
     let mut of_web = Vec::new();
@@ -244,22 +249,24 @@ async fn start_push(
             push.flows().would_denials().follow(catalogs, (trust_domain, epoch), &clock, &stop).await;
         }
     });
-    let (running, clock) = (Arc::clone(&push), control.clock.clone());
     let resources = Resources::new(ResourcesParts {
         catalogs,
         audit: Arc::clone(&control.audit),
         clock: control.clock.clone(),
         trust_domain: control.authority.trust_domain().clone(),
         server_names: Arc::clone(&control.server_names),
-        missing_feature: Box::new(move |node, features| {
-            running.instances().missing_features(node, features, clock.now())
-        }),
+        missing_feature: missing_feature(&push, &control.clock),
     });
     Ok((Arc::new(resources), push))
 }
 
+fn missing_feature(push: &Arc<Push>, clock: &Clock) -> MissingFeature {
+    let (push, clock) = (Arc::clone(push), clock.clone());
+    Box::new(move |node, features| push.instances().missing_features(node, features, clock.now()))
+}
+
 /// Numbers our own bundle from now on; others' are asked for once [`Federation::run`] does.
-fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federation> {
+fn start_federation(control: &ControlPlane, resources: &Resources, push: &Arc<Push>) -> Arc<Federation> {
     let (sender, own) = watch::channel(Arc::default());
     let parts = OwnBundleParts {
         store: Arc::clone(&control.store),
@@ -278,6 +285,7 @@ fn start_federation(control: &ControlPlane, resources: &Resources) -> Arc<Federa
         own,
         identity: control.identity.clone(),
         denylist: control.revocations.subscribe(),
+        missing_feature: missing_feature(push, &control.clock),
     })
 }
 

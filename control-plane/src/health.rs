@@ -78,14 +78,15 @@ impl Health {
 
     /// Serves probes until `stop`.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let (room, mut probes) = (Room::new(AT_ONCE), JoinSet::new());
+        let (room, mut probes) = (Room::new(AT_ONCE, Duration::ZERO), JoinSet::new());
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_ended) = probes.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, address)) => {
-                        let (stay, health) = (room.enter(address.ip()), self.clone());
+                        let Some(stay) = room.enter(address.ip()) else { continue };
+                        let health = self.clone();
                         probes.spawn(async move {
                             tokio::select! {
                                 () = stay.must_leave() => {}

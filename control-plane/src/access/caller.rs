@@ -8,6 +8,7 @@ use hauberk_tls::device::ChannelBinding;
 
 use crate::admins::Role;
 use crate::audit::Actor;
+use crate::room::{Call, Calls};
 
 /// What is known of a connection; the layer finds it in a request's extensions.
 #[derive(Debug, Clone)]
@@ -20,12 +21,24 @@ pub enum ConnectionInfo {
         peer: Option<PeerIdentity>,
         /// What names the connection, for evidence that is good on this one alone.
         channel: ChannelBinding,
+        /// Where calls are noted: whoever has proved nothing keeps the place as long as one is under way.
+        calls: Option<Calls>,
     },
     /// The Unix socket of local administration.
     Local {
         /// The user at the other end, if the system says.
         uid: Option<u32>,
     },
+}
+
+impl ConnectionInfo {
+    /// Notes a call, until what is returned is dropped.
+    pub fn begin_call(&self) -> Option<Call> {
+        match self {
+            Self::Tls { calls, .. } => calls.as_ref().map(Calls::begin),
+            Self::Local { .. } => None,
+        }
+    }
 }
 
 /// Who calls, after the access table has let them.

@@ -91,8 +91,10 @@ where
         // The instance that was polled ready serves this call; a clone waits for the next.
         let waiting = self.inner.clone();
         let mut ready = std::mem::replace(&mut self.inner, waiting);
+        let connection = request.extensions().get::<ConnectionInfo>().cloned();
+        let under_way = connection.as_ref().and_then(ConnectionInfo::begin_call);
         Box::pin(async move {
-            let connection = request.extensions().get::<ConnectionInfo>().cloned();
+            let _under_way = under_way;
             match checks.admit(request.uri().path(), connection).await {
                 Ok(context) => {
                     request.extensions_mut().insert(context);
@@ -137,7 +139,7 @@ impl Checks {
             return Err(TurnedAway::Refused { actor: None, reason: "NO_SUCH_RPC", why, status });
         };
         let (source, peer, channel, local) = match connection {
-            Some(ConnectionInfo::Tls { address, peer, channel }) => {
+            Some(ConnectionInfo::Tls { address, peer, channel, .. }) => {
                 (address.to_string(), peer, Some(channel), None)
             }
             Some(ConnectionInfo::Local { uid }) => ("unix".to_owned(), None, None, Some(uid)),

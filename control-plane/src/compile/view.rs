@@ -11,6 +11,7 @@ use hauberk_policy::{
 use hauberk_proto::convert::{
     Egress, External, FederatedBundle, JwtIssuer, NodeView, ServicePort, ServiceView, Target, features,
 };
+use hauberk_tls::SpiffeBundle;
 use hauberk_tls::jwt::KeyUse;
 
 use crate::resources::{
@@ -333,6 +334,11 @@ pub(crate) fn needed_features<'a>(
     newly
 }
 
+/// Whether agents must know of [`features::MANY_ROOTS`] to verify by it.
+pub(crate) fn has_many_roots(bundle: &SpiffeBundle) -> bool {
+    bundle.x509().roots().len() > features::FEW_ROOTS
+}
+
 /// What every node of a mesh may have to understand.
 fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let audits = resources.policies().any(|policy| policy.mode() == Mode::Audit);
@@ -349,6 +355,8 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         || resources.policies().any(|policy| policy.reads().are_of_users());
     let reads_context = resources.policies().any(|policy| policy.reads().are_beyond_path_and_method());
     let reads_calls = resources.policies().any(|policy| policy.reads_calls_as_requests());
+    let many_roots =
+        resources.federated().filter_map(|(_, _, bundle)| bundle).any(|bundle| has_many_roots(bundle));
     let needed = [
         has_policies.then_some(features::CEDAR),
         reads_calls.then_some(features::METHOD_ACCESS),
@@ -362,6 +370,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         names_classes.then_some(features::DATA_CLASSES),
         has_users.then_some(features::USERS),
         has_externals.then_some(features::EGRESS),
+        many_roots.then_some(features::MANY_ROOTS),
     ];
     needed.into_iter().flatten().collect()
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_identity::{InstanceId, SpiffeId};
+use hauberk_proto::convert::features::{FEW_ROOTS, MANY_ROOTS};
 use hauberk_tls::SpiffeBundle;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -11,6 +13,7 @@ use super::Federation;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
 use crate::audit::{Act, Actor};
+use crate::compile::view::has_many_roots;
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
@@ -40,6 +43,19 @@ pub enum RefreshError {
     /// It cannot be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A running agent would let in nobody of the trust domain.
+    #[error(
+        "the bundle has {roots} roots, and instance {instance} of {node} takes no more than {FEW_ROOTS}: it lacks {MANY_ROOTS}; update its \
+         agent, or stop it"
+    )]
+    Incapable {
+        /// How many it has.
+        roots: usize,
+        /// The instance.
+        instance: InstanceId,
+        /// Its node.
+        node: SpiffeId,
+    },
     /// The registry failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -215,6 +231,9 @@ impl Federation {
         if is_in_force && former.is_some() && bundle.sequence().is_none_or(|number| Some(number) == seen) {
             return Ok(hint);
         }
+        if !held.is_some_and(|held| has_many_roots(held)) {
+            self.see_capable(&catalog, key, &bundle)?;
+        }
         let Some(fetched) = FetchedBundle::new(entry, former.as_ref(), bundle, self.clock.now()) else {
             return Ok(hint);
         };
@@ -230,6 +249,25 @@ impl Federation {
             self.put_in_force(key, entry, &fetched, commit.raising_revision()).await
         };
         written.map(|()| hint).map_err(|error| voucher.explain(error))
+    }
+
+    /// Refuses a bundle by which a running agent of an earlier release could verify nobody.
+    fn see_capable(
+        &self,
+        catalog: &Catalog,
+        key: &ResourceKey,
+        bundle: &SpiffeBundle,
+    ) -> Result<(), RefreshError> {
+        let resources = catalog.mesh(key.mesh.as_str()).filter(|_| has_many_roots(bundle));
+        let own = self.identity.current();
+        let nodes = resources.iter().flat_map(|resources| resources.nodes_and_gateways());
+        for (name, _) in nodes {
+            let node = name.spiffe_id(own.bundle().trust_domain(), &key.mesh);
+            if let Some(instance) = (self.missing_feature)(&node, &[MANY_ROOTS]) {
+                return Err(RefreshError::Incapable { roots: bundle.x509().roots().len(), instance, node });
+            }
+        }
+        Ok(())
     }
 
     /// Tells where a bundle has other keys than the one `before` it, and the same number. It is taken all the same: whoever answers has

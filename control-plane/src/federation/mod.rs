@@ -30,7 +30,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::Store;
-use crate::resources::{Catalog, Catalogs, Kind, ResourceKey};
+use crate::resources::{Catalog, Catalogs, Kind, MissingFeature, ResourceKey};
 use crate::revocation::Denylist;
 use crate::web::{document, not_yet, nothing};
 
@@ -61,6 +61,8 @@ pub struct FederationParts {
     pub identity: LiveIdentity,
     /// Who is refused by everybody.
     pub denylist: watch::Receiver<Arc<Denylist>>,
+    /// What running agents cannot enforce.
+    pub missing_feature: MissingFeature,
 }
 
 /// Follows other trust domains, and knows our own bundle.
@@ -74,6 +76,7 @@ pub struct Federation {
     own: watch::Receiver<Arc<OwnBundle>>,
     identity: LiveIdentity,
     denylist: watch::Receiver<Arc<Denylist>>,
+    missing_feature: MissingFeature,
     statuses: Mutex<BTreeMap<ResourceKey, Status>>,
 }
 
@@ -114,8 +117,8 @@ pub struct FollowedIssuer {
 impl Federation {
     /// Puts the parts together. Nothing is asked before [`Federation::run`].
     pub fn new(parts: FederationParts) -> Arc<Self> {
-        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, identity, denylist } =
-            parts;
+        let FederationParts { store, catalogs, audit, clock, metrics, web_roots, own, identity, .. } = parts;
+        let FederationParts { denylist, missing_feature, .. } = parts;
         let metrics = FederationMetrics::new(&metrics);
         let statuses = Mutex::default();
         Arc::new(Self {
@@ -128,6 +131,7 @@ impl Federation {
             own,
             identity,
             denylist,
+            missing_feature,
             statuses,
         })
     }

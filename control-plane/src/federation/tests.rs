@@ -1,9 +1,10 @@
 //! Endpoints that say what they like: what is good is in force, and of the rest nothing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hauberk_identity::{Name, Serial, SpiffeId, Validity};
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, Validity};
 use hauberk_proto::convert::{Body, FederatedBundle, decode_view};
 use hauberk_proto::mesh::v1::{self as wire, resource::Spec};
 use hauberk_tls::jwt::{JwtBundle, JwtSigner};
@@ -162,6 +163,7 @@ fn parts(scratch: &Scratch, audit: Arc<Audit>, web_roots: Option<PathBuf>) -> Fe
         own: watch::channel(Arc::default()).1,
         identity: LiveIdentity::new((*scratch.authority.bundle()).clone()),
         denylist: watch::channel(Arc::default()).1,
+        missing_feature: Box::new(|_, _| None),
     }
 }
 
@@ -233,6 +235,59 @@ async fn what_an_endpoint_says_is_in_force_and_outlives_a_restart() {
     let catalog = scratch.resources.catalogs().current().await.unwrap();
     let (_, _, bundle) = catalog.mesh("shop").unwrap().federated().next().unwrap();
     assert_eq!(bundle.unwrap().to_document(), told);
+}
+
+#[tokio::test]
+async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_force() {
+    let partner = Partner::start("partner.example").await;
+    let (scratch, federation) = shop().await;
+    scratch.apply(&[partner.resource()]).await;
+    federation.refresh(&key()).await.unwrap();
+    let good = standing(&scratch, &federation).await.0;
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let (instance, is_old) = (InstanceId::from_random([7; 8]), Arc::new(AtomicBool::new(true)));
+    let lacks = Arc::clone(&is_old);
+    let missing_feature: MissingFeature = Box::new(move |node, needed| {
+        assert_eq!(
+            (node.as_str(), needed),
+            ("spiffe://shop.example/mesh/shop/node/orders", &["many-roots-1"][..])
+        );
+        lacks.load(Ordering::Relaxed).then_some(instance)
+    });
+    let parts = parts(&scratch, Arc::new(audit), None);
+    let federation = Federation::new(FederationParts { missing_feature, ..parts });
+    let others: Vec<_> = (100..132).map(|serial| root("partner.example", serial)).collect();
+    let says = |count: usize, sequence| {
+        let roots: Vec<_> = [&partner.root].into_iter().chain(&others[..count - 1]).collect();
+        let keys = roots.iter().map(|root| document("partner.example", &[root], None));
+        let keys = keys.flat_map(|one| {
+            let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+            one["keys"].as_array().unwrap().clone()
+        });
+        let all = serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "spiffe_sequence": sequence });
+        partner.says(ok(&all.to_string()));
+    };
+    says(33, 2);
+    let refused = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(refused.contains(&instance.to_string()) && refused.contains("many-roots-1"), "{refused}");
+    assert_eq!(standing(&scratch, &federation).await, (good, refused));
+    says(32, 3);
+    federation.refresh(&key()).await.unwrap();
+
+    // Once it is updated, or gone; and what is in force already is followed further.
+    is_old.store(false, Ordering::Relaxed);
+    says(33, 4);
+    let mut compilations = scratch.compilations().await;
+    federation.refresh(&key()).await.unwrap();
+    assert_eq!(standing(&scratch, &federation).await.0.unwrap().x509().roots().len(), 33);
+    let orders = SpiffeId::parse("spiffe://shop.example/mesh/shop/node/orders").unwrap();
+    let revision = scratch.store.revision().await.unwrap().0;
+    let compiled = compilations.wait_for(|compilation| compilation.revision >= revision).await.unwrap();
+    assert_eq!(decode_view(&compiled.nodes[&orders].signed.view).unwrap().features, ["many-roots-1"]);
+    drop(compiled);
+    is_old.store(true, Ordering::Relaxed);
+    says(33, 5);
+    federation.refresh(&key()).await.unwrap();
 }
 
 #[tokio::test]

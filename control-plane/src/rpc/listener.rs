@@ -181,7 +181,7 @@ impl Handshake {
                         event = "connection_refused",
                         listener = self.listener,
                         address = %self.address,
-                        "too many by the holder of this certificate"
+                        "too many by the holder of this certificate, or without one"
                     );
                     return;
                 }
@@ -193,7 +193,12 @@ impl Handshake {
                     Some(peer) => self.dismissal_of(peer),
                     None => self.place.must_leave().map(|must_leave| Box::pin(must_leave) as Dismissal),
                 };
-                let info = ConnectionInfo::Tls { address: self.address, peer, channel };
+                let info = ConnectionInfo::Tls {
+                    address: self.address,
+                    peer,
+                    channel,
+                    calls: self.place.calls_of_stranger(),
+                };
                 let connection = Connection {
                     stream,
                     info,

@@ -182,6 +182,9 @@ pub fn of_refresh(error: &RefreshError) -> Status {
     match error {
         RefreshError::NoEndpoint(_) => refusal(Code::NotFound, "NO_BUNDLE_ENDPOINT", error.to_string()),
         RefreshError::Fetch(_) => refusal(Code::Unavailable, "BUNDLE_NOT_FETCHED", error.to_string()),
+        RefreshError::Incapable { .. } => {
+            refusal(Code::FailedPrecondition, "AGENT_LACKS_FEATURE", error.to_string())
+        }
         RefreshError::Store(error) => of_store(error),
     }
 }

@@ -76,13 +76,13 @@ async fn accept(
     acceptor: &hauberk_tls::Acceptor,
     respond: &Arc<Respond>,
 ) {
-    let (room, mut connections) = (Room::new(AT_ONCE), JoinSet::new());
+    let (room, mut connections) = (Room::new(AT_ONCE, Duration::ZERO), JoinSet::new());
     loop {
         tokio::select! {
             Some(_ended) = connections.join_next() => {}
             accepted = socket.accept() => match accepted {
                 Ok((stream, address)) => {
-                    let stay = room.enter(address.ip());
+                    let Some(stay) = room.enter(address.ip()) else { continue };
                     let connection = answer(stream, acceptor.clone(), listener, Arc::clone(respond));
                     connections.spawn(async move {
                         // One that is too slow is closed, or that others need the place of; there is nobody to tell.

@@ -9,7 +9,7 @@ use hauberk_policy::{
     Authorization, EscapedSlashes, MethodAccess, Mode, NodeScope, PolicySlice, SlicedPolicy, Undeclared,
 };
 
-use super::view::{Body, Discovery};
+use super::view::{Body, Discovery, FederatedBundle};
 
 /// Policies in Cedar, in the first version of this product's schema.
 pub const CEDAR: &str = "cedar-1";
@@ -62,8 +62,14 @@ pub const NAMED_PORTS: &str = "named-ports-1";
 /// Routes with fixed text around parameters, such as `{id}.json`.
 pub const ROUTE_TEXT: &str = "route-text-1";
 
+/// Another trust domain with more roots than [`FEW_ROOTS`]. Whoever does not know of it refuses such a bundle, and lets in nobody of that
+/// domain.
+pub const MANY_ROOTS: &str = "many-roots-1";
+/// The most roots of another trust domain that any agent takes.
+pub const FEW_ROOTS: usize = 32;
+
 /// Everything that this release can enforce, in order: what its agents announce.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 22] = [
     AUDIT_AUTHORIZATION,
     AUDIT_POLICIES,
     BOUNDARIES,
@@ -77,6 +83,7 @@ pub const ALL: [&str; 21] = [
     EGRESS,
     ESCAPED_SLASHES,
     FIXED,
+    MANY_ROOTS,
     MAX_VIEW_AGE,
     METHOD_ACCESS,
     NAMED_PORTS,
@@ -100,6 +107,8 @@ pub fn needed(body: &Body) -> Vec<&'static str> {
             needed.extend(node.issuers.first().map(|_| USERS));
             let by_client = node.issuers.iter().find(|issuer| issuer.audience_is_client);
             needed.extend(by_client.map(|_| CLIENTS_AS_AUDIENCES));
+            let many = node.federated.iter().find(|bundle| has_many_roots(bundle));
+            needed.extend(many.map(|_| MANY_ROOTS));
         }
         Body::Service(service) => {
             let targets = service.ports.iter().flat_map(|port| &port.targets);
@@ -111,6 +120,12 @@ pub fn needed(body: &Body) -> Vec<&'static str> {
         }
     }
     needed.into_iter().collect()
+}
+
+/// By the document as the control plane spells it: within a string each quotation mark would have a backslash before it.
+fn has_many_roots(bundle: &FederatedBundle) -> bool {
+    const ROOT: &[u8] = br#""use":"x509-svid""#;
+    bundle.document.windows(ROOT.len()).filter(|part| *part == ROOT).nth(FEW_ROOTS).is_some()
 }
 
 /// What the listeners of a node need.

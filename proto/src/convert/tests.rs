@@ -267,6 +267,13 @@ fn a_view_lists_what_it_needs() {
         asks_of_named("Service::\"a\" in Mesh::\"b\"")
             && asks_of_named("Route::\"a:1 /\" in DataClass::\"c\"")
     );
+    let has_many_roots = |count: usize| {
+        let keys = vec![r#"{"kid":"\"use\":\"x509-svid\"","kty":"EC","use":"x509-svid"}"#; count].join(",");
+        let mut view = node_view();
+        view.federated[0].document = format!(r#"{{"keys":[{keys}]}}"#).into_bytes();
+        features::needed(&Body::Node(view)).contains(&features::MANY_ROOTS)
+    };
+    assert!(has_many_roots(33) && !has_many_roots(32));
     assert!(!asks_of_named("resource in Service::\"a\" && resource in [Port::\"a:1\"]"));
     assert!(!asks_of_named("resource == Port::\"a:1\" || context.path == \"Port::\""));
     assert_eq!(features::needed(&Body::Service(service_view())), ["dns-discovery", "fixed-discovery"]);

@@ -5,12 +5,13 @@ use std::collections::hash_map::Entry;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hauberk_identity::{InstanceId, network_of};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::metrics::{ListenerLabel, Metrics};
-use crate::room::{Room, Stay};
+use crate::room::{Calls, Room, Stay};
 
 /// How many connections may be open.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,8 @@ pub struct Limits {
     pub handshakes: usize,
     /// The same without a certificate. They take no place of those that have one.
     pub strangers: usize,
+    /// How long a handshake, and who has no certificate and no call under way, keep their place where others of the same network want it.
+    pub grace: Duration,
     /// Calls of one connection that has a certificate, at the same time.
     pub calls: u32,
 }
@@ -66,7 +69,8 @@ fn give_back<K: Eq + Hash>(held: &mut HashMap<K, usize>, of: K) {
 
 impl Counts {
     pub(super) fn new(limits: Limits, metrics: Arc<Metrics>, label: ListenerLabel) -> Arc<Self> {
-        let (handshakes, strangers) = (Room::new(limits.handshakes), Room::new(limits.strangers));
+        let (handshakes, strangers) =
+            (Room::new(limits.handshakes, limits.grace), Room::new(limits.strangers, limits.grace));
         Arc::new(Self { limits, handshakes, strangers, open: Mutex::default(), metrics, label })
     }
 
@@ -77,10 +81,10 @@ impl Counts {
         if open.all >= self.limits.connections || of_network >= self.limits.connections_per_address {
             return None;
         }
+        let standing = Standing::Handshake(self.handshakes.enter(address)?);
         open.all += 1;
         open.by_network.insert(network, of_network + 1);
         self.metrics.connections.get_or_create(&self.label).inc();
-        let standing = Standing::Handshake(self.handshakes.enter(address));
         Some(Place { counts: Arc::clone(self), network, standing })
     }
 }
@@ -99,7 +103,8 @@ enum Standing {
 }
 
 impl Place {
-    /// Ends the handshake. `false`: there are too many already of the holder of the certificate that was proved.
+    /// Ends the handshake. `false`: there are too many already of the holder of the certificate that was proved, or too many
+    /// without one that have calls under way.
     pub(super) fn settle(&mut self, holder: Option<InstanceId>) -> bool {
         let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(holder) = holder {
@@ -110,10 +115,19 @@ impl Place {
             *by_holder += 1;
             self.standing = Standing::Known(holder);
         } else {
+            let Some(stay) = self.counts.strangers.enter(self.network) else { return false };
             open.close(self.network);
-            self.standing = Standing::Stranger(self.counts.strangers.enter(self.network));
+            self.standing = Standing::Stranger(stay);
         }
         true
+    }
+
+    /// Where calls of a peer without a certificate are noted.
+    pub(super) fn calls_of_stranger(&self) -> Option<Calls> {
+        match &self.standing {
+            Standing::Stranger(stay) => Some(stay.calls()),
+            Standing::Handshake(_) | Standing::Known(_) => None,
+        }
     }
 
     /// Ends when somebody else needs the place, as long as the peer has proved nothing.
@@ -155,6 +169,7 @@ mod tests {
             connections_per_holder: 2,
             handshakes: 4,
             strangers: 4,
+            grace: Duration::ZERO,
             calls: 1,
         };
         Counts::new(limits, Arc::default(), ListenerLabel { listener: "agent" })

@@ -92,6 +92,7 @@ async fn a_request_that_never_ends_is_ended() {
         connections_per_holder: 8,
         handshakes: 8,
         strangers: 8,
+        grace: Duration::ZERO,
         calls: 8,
     };
     let soon = Duration::from_millis(50);
@@ -120,6 +121,7 @@ async fn neither_who_never_ends_a_handshake_nor_who_never_calls_keeps_others_out
         connections_per_holder: 8,
         handshakes: 4,
         strangers: 4,
+        grace: Duration::ZERO,
         calls: 8,
     };
     let patient = Deadlines { call: DEADLINE, call_of_stranger: DEADLINE };
@@ -136,6 +138,59 @@ async fn neither_who_never_ends_a_handshake_nor_who_never_calls_keeps_others_out
         let mut health = HealthClient::new(channel(address, connector.clone()).await.unwrap());
         health.check(HealthCheckRequest::default()).await.unwrap();
         idle.push(health);
+    }
+    scratch.control.stop.cancel();
+}
+
+/// Those that have a call under way are done sooner or later, however many come; those that come are told so, and come again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_a_call_under_way_is_not_sent_away_for_a_newcomer() {
+    let scratch = scratch().await;
+    let limits = Limits {
+        connections: 100,
+        connections_per_address: 100,
+        connections_per_holder: 8,
+        handshakes: 8,
+        strangers: 2,
+        grace: Duration::ZERO,
+        calls: 8,
+    };
+    let patient = Deadlines { call: DEADLINE, call_of_stranger: DEADLINE };
+    let address = listen(&scratch, limits, patient).await;
+    let pin = scratch.control.authority.root_fingerprint().parse().unwrap();
+    let trust = BootstrapTrust::Root { pin, trust_domain: None };
+    let connector = bootstrap_connector(trust, &[b"h2"], DEADLINE).unwrap();
+    let (mut senders, mut calls) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let channel = channel(address, connector.clone()).await.unwrap();
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.unwrap();
+        let (sender, requests) = tokio::sync::mpsc::channel::<AttestRequest>(1);
+        let codec = tonic_prost::ProstCodec::<AttestRequest, AttestResponse>::default();
+        let path = "/hauberk.agent.v1.Enrollment/Attest".parse().unwrap();
+        let requests = Request::new(tokio_stream::wrappers::ReceiverStream::new(requests));
+        let mut call = Box::pin(async move { client.client_streaming(requests, path, codec).await });
+        assert!(call.as_mut().now_or_never().is_none());
+        // Taken after the call, on the same connection.
+        HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
+        senders.push(sender);
+        calls.push(call);
+    }
+    let label = crate::metrics::ListenerLabel { listener: "agent" };
+    let refused = || scratch.control.metrics.connections_refused.get_or_create(&label).get();
+    assert_eq!(refused(), 0);
+    for _ in 0..3 {
+        if let Ok(newcomer) = channel(address, connector.clone()).await {
+            let answer = HealthClient::new(newcomer).check(HealthCheckRequest::default()).await;
+            assert!(answer.is_err(), "there is no room");
+        }
+    }
+    assert!(refused() >= 3);
+    for (sender, call) in senders.into_iter().zip(calls) {
+        sender.send(AttestRequest::default()).await.unwrap();
+        drop(sender);
+        let answer: Result<tonic::Response<AttestResponse>, _> = call.await;
+        assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument);
     }
     scratch.control.stop.cancel();
 }

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::compile::view::needed_features;
 use crate::resources::testing::{Scratch, listener, mesh, node, owner, resource};
 
 mod chained;
@@ -288,6 +289,29 @@ async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_forc
     is_old.store(true, Ordering::Relaxed);
     says(33, 5);
     federation.refresh(&key()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bundle_of_many_roots_needs_agents_that_know_of_it() {
+    let (scratch, _) = shop().await;
+    let roots: Vec<_> = (100..133).map(|serial| root("partner.example", serial)).collect();
+    let apply = async |count: usize| {
+        let keys = roots[..count].iter().flat_map(|root| {
+            let one = document("partner.example", &[root], None);
+            let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+            one["keys"].as_array().unwrap().clone()
+        });
+        let trust_domain_bundle = serde_json::json!({ "keys": keys.collect::<Vec<_>>() }).to_string();
+        let spec = wire::FederatedTrustDomainSpec { trust_domain_bundle, ..Default::default() };
+        scratch.apply(&[resource("shop", "partner.example", Spec::FederatedTrustDomain(spec))]).await;
+        scratch.resources.catalogs().current().await.unwrap()
+    };
+    let (none, few) = (scratch.resources.catalogs().current().await.unwrap(), apply(32).await);
+    let many = apply(33).await;
+    let needed = |before, after| needed_features(&domain("shop.example"), before, after, [key()].iter());
+    assert_eq!(needed(&none, &few), []);
+    let orders = SpiffeId::parse("spiffe://shop.example/mesh/shop/node/orders").unwrap();
+    assert_eq!(needed(&few, &many), [(orders, vec!["many-roots-1"])]);
 }
 
 #[tokio::test]

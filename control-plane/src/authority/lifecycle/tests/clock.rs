@@ -203,9 +203,9 @@ async fn nor_what_a_start_replaced_that_finds_one_behind() {
     let right = scratch.clock.now();
     let started = run_at(&scratch, right.minus(20 * hour)).await;
     assert_eq!(started.authorities.get(&former).await.unwrap().state, State::Retiring);
-    scratch.clock.set(right.plus(6 * hour));
-    let believed = scratch.started_again().await;
-    believed.clock.advance(hour);
+    let clock = Clock::manual(right.plus(6 * hour));
+    let believed = scratch.started_again_by(clock.clone()).await;
+    clock.advance(hour);
     settle(&believed.authorities).await;
     assert_eq!(believed.authorities.get(&former).await.unwrap().state, State::Retiring);
 }

@@ -12,6 +12,7 @@ use crate::room::{Call, Calls};
 
 /// What is known of a connection; the layer finds it in a request's extensions.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one of a connection, and nearly all are TLS")]
 pub enum ConnectionInfo {
     /// TLS over TCP.
     Tls {

@@ -88,8 +88,8 @@ pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
         let kind = waiting.map_or(kind, |waiting| waiting.kind);
         let validity = active.certificate.validity();
         // Made by a clock that was set back since, or ended while nobody was there: nothing is signed until another follows. One that
-        // only a clock ends which was just set ahead is good as soon as that is set right, which is waited for a while; and under a root that is not valid either,
-        // none can be.
+        // only a clock ends which was just set ahead is good as soon as that is set right, which is waited for a while; and under a
+        // root that is not valid either, none can be.
         let is_of_no_use = active.kind == Kind::Issuing
             && !validity.contains(now)
             && !validity.contains(likely_past)

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Agent, AgentOptions, Process, binary, eventually};
+use crate::{Agent, AgentOptions, Process, binary, eventually, free_port};
 
 /// What a finished command left.
 #[derive(Debug, Clone)]
@@ -94,7 +94,9 @@ impl MeshBox {
         let init = ["init", "--trust-domain", trust_domain, "--context", "box", "--data-dir", path(&data)];
         let more = mesh.options.init.iter().map(String::as_str);
         mesh.run_binary("hauberk-control-plane", init.into_iter().chain(more), None).ok();
-        mesh.start_control_plane("127.0.0.1:0", "127.0.0.1:0");
+        // It is to have them again after a restart.
+        let (admin, agent) = (free_port().to_string(), free_port().to_string());
+        mesh.start_control_plane(&admin, &agent);
         mesh
     }
 

@@ -2,6 +2,8 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -34,8 +36,22 @@ pub async fn eventually_async<T>(
     }
 }
 
-/// An address of the loopback that nobody listened on a moment ago.
+/// The ports that are given out: below those that systems give to whoever asks for any, so that nobody else is given one of
+/// them between two starts of the same listener, or while a test counts on nobody listening there.
+const PORTS: Range<u32> = 10_000..32_000;
+
+/// An address of the loopback that nobody listens on, and that nobody is given but by this.
 pub fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let width = PORTS.end - PORTS.start;
+    // Processes that run side by side begin at places of their own.
+    let begin = std::process::id().wrapping_mul(1_009);
+    for _ in PORTS {
+        let place = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % width;
+        let port = u16::try_from(PORTS.start + place).unwrap();
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return listener.local_addr().unwrap();
+        }
+    }
+    panic!("no port of {PORTS:?} is free");
 }

@@ -205,6 +205,8 @@ async fn who_stole_what_a_tainted_authority_signed_is_let_in_nowhere_once_that_i
             assert!(asks(address).await.is_err());
         }
     }
+    let good = dial::channel(trading.mesh.admin_address(), dial::admin(&trading.mesh));
+    assert!(HealthClient::new(good).check(HealthCheckRequest::default()).await.is_ok());
     trading.load.wait_for(50);
     trading.load.finish();
 }

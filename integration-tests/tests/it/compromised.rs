@@ -270,7 +270,8 @@ async fn asks_for_views(mesh: &MeshBox, attacker: &Attacker) {
         .into_inner();
     let mut down = down;
     let mut seen = 0;
-    while let Ok(Ok(Some(message))) = timeout(SILENCE, down.message()).await {
+    let patience = |seen| if seen == 0 { shop::PATIENCE } else { SILENCE };
+    while let Ok(Ok(Some(message))) = timeout(patience(seen), down.message()).await {
         let Some(Down::View(signed)) = message.message else { continue };
         let view = View::decode(&*signed.view).unwrap();
         let Some(Body::Node(node)) = view.body else { continue };

@@ -351,7 +351,7 @@ fn a_change_of_rules_or_hosts_cuts_what_is_open() {
 
     // What is permitted until an instant ends then by itself.
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
-    let until = hauberk_identity::UnixMillis(now + 8_000);
+    let until = hauberk_identity::UnixMillis(now + 15_000);
     let for_a_while = both.replace(";", &format!(" when {{ context.time < datetime(\"{until:.3}\") }};"));
     shop::set_policy(&mesh, "both", &for_a_while);
     let (head, mut brief) = tunnel(&web, &authority);

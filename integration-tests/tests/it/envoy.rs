@@ -333,7 +333,10 @@ async fn an_envoy_refuses_a_revoked_certificate_by_whatever_name_it_asks_for_roo
     for kind in ["issuing", "root"] {
         mesh.hauberk(&["authority", "rotate", kind, "--wait=60s"]).ok();
         let next = Member::of(&web.socket).await;
-        assert_eq!((let_in(&good), let_in(&next)), (all(true), all(true)), "after the {kind}");
+        // The command waits for agents; Envoys hear of the new list a moment later.
+        eventually(&format!("both are let in after the {kind}"), PATIENCE, || {
+            ((let_in(&good), let_in(&next)) == (all(true), all(true))).then_some(())
+        });
         assert_eq!(let_in(&stolen), all(false), "after the {kind}");
     }
     // Nobody believes the first authority any longer, though its root is trusted.

@@ -3,7 +3,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use hauberk_integration_tests::{
@@ -195,7 +194,7 @@ async fn a_workload_of_another_trust_domain_does_what_a_rule_permits_and_nothing
     assert_eq!(&first, b"HTTP/1.1 200");
     mesh.hauberk(&["delete", "federatedtrustdomain", "partner.test"]).ok();
     let mut rest = Vec::new();
-    let _ = timeout(Duration::from_secs(5), open.read_to_end(&mut rest)).await.expect("it is cut");
+    let _ = timeout(PATIENCE, open.read_to_end(&mut rest)).await.expect("it is cut");
     assert_eq!(status(&renewed, &orders).await, "refused");
     orders.restart(mesh.folder());
     assert_eq!(status(&renewed, &orders).await, "refused");

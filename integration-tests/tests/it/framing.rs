@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How long an answer is waited for: some of the requests never end.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What llhttp refuses and an agent does not, with the reason.
 const NO_FAULTS: [(&str, &str); 3] = [

@@ -189,7 +189,7 @@ fn payments_are_written_for_support_alone_coming_through_web_and_orders() {
     assert_eq!(send(&shop.orders, "POST", "payments", Some(&twice)).status, 400);
     // It ends with the user's token.
     let short =
-        shop.login.sign(&json!({"kid": "ec", "alg": "ES256"}), &shop.login.claims("alice", &["support"], 3));
+        shop.login.sign(&json!({"kid": "ec", "alg": "ES256"}), &shop.login.claims("alice", &["support"], 8));
     let of_short = shop.enter(&short);
     let ended = eventually("the token ends", PATIENCE, || {
         let answer = send(&shop.web, "GET", "orders", Some(&of_short));

@@ -124,11 +124,12 @@ fn drafts_are_held_against_what_was_decided() {
 #[test]
 fn the_record_outlives_both_who_keep_it() {
     let (mut mesh, _app, mut orders, web) = traded();
-    // What is told is written within seconds; whoever is killed before has lost these.
-    eventually("the record is durable", PATIENCE, || {
+    // What is told is written within seconds, and at the end; whoever is killed before has lost these.
+    mesh.control_plane().stop(PATIENCE);
+    for _ in 0..2 {
         mesh.restart_control_plane();
-        (number(&simulate(&mesh, EQUAL), "decisions") == 4).then_some(())
-    });
+        assert_eq!(number(&simulate(&mesh, EQUAL), "decisions"), 4);
+    }
     let folder = mesh.folder().to_owned();
     orders.restart(&folder);
     until_recorded(&mesh, 4);

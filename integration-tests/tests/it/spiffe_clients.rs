@@ -217,7 +217,7 @@ async fn a_foreign_http_client_is_served_by_authority() {
 }
 
 /// Sends bytes and reads until the other side ends.
-async fn read_after(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> Vec<u8> {
+pub(crate) async fn read_after(stream: &mut TlsStream<TcpStream>, bytes: &[u8]) -> Vec<u8> {
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the other side ends");

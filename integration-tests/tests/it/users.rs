@@ -246,7 +246,7 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     let web = shop::caller(&mesh, "web");
     get_until(&web, "orders", "/health", 200);
     let begun = |token: &str| begin(&app, &web, &bearer(token));
-    let short = login.sign(&json!({"kid": "ec", "alg": "ES256"}), &login.claims("alice", &["support"], 3));
+    let short = login.sign(&json!({"kid": "ec", "alg": "ES256"}), &login.claims("alice", &["support"], 8));
     let ends = begun(&short);
     let lasts = begun(&login.token("alice", &["support"]));
     let by_rsa = login.sign(&json!({"kid": "rsa", "alg": "PS256"}), &login.claims("bob", &["support"], 600));

@@ -21,8 +21,12 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 /// wakes all of sled's threads. One who commits alone waits for nobody.
 const COMPANY: usize = 4;
 
-/// How long a group then stays open.
-const GATHERING: Duration = Duration::from_millis(1);
+/// How long a group then stays open for each commit of the group before it: the more there are, the more is saved by one flush
+/// less, and the longer each of them waits for the processor anyway.
+const GATHERING: Duration = Duration::from_micros(250);
+
+/// How long it stays open at most.
+const MOST_GATHERING: Duration = Duration::from_millis(4);
 
 /// A commit and the one who waits for it.
 #[derive(Debug)]
@@ -80,7 +84,8 @@ pub(super) fn start(
             let mut group = Group::of(first);
             group.take_waiting(&mut jobs);
             if last_group >= COMPANY && group.has_room() {
-                std::thread::park_timeout(GATHERING);
+                let commits = u32::try_from(last_group).unwrap_or(u32::MAX);
+                std::thread::park_timeout(GATHERING.saturating_mul(commits).min(MOST_GATHERING));
                 group.take_waiting(&mut jobs);
             }
             last_group = group.jobs.len();

@@ -240,7 +240,8 @@ impl Revocations {
         last: Option<u64>,
         now: UnixMillis,
     ) -> Result<RevokedInstance, StoreError> {
-        let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
+        // What it may show was made by a clock that was right, while this one is behind.
+        let kept_until = self.clock.latest().plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
         // A registry that was restored knows no serial number of what it may hold.
         let unlisted_until = match (last, self.ledger.instance(&id).await?) {
             (Some(_), _) => 0,

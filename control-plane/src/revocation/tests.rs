@@ -444,6 +444,23 @@ async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_revoked_while_the_clock_is_behind_is_forgotten_no_earlier() {
+    let scratch = scratch().await;
+    let (revocations, hour) = (&scratch.control.revocations, Duration::from_secs(3_600));
+    scratch.clock.advance(24 * hour);
+    let right = scratch.clock.now();
+    scratch.clock.set(right.minus(20 * hour));
+    let unknown = hauberk_identity::InstanceId::from_random([7; 8]);
+    revocations.revoke(&Target::UnrecordedInstance(unknown), &actor()).await.unwrap();
+    scratch.clock.set(right);
+    scratch.clock.advance(24 * hour);
+    assert_eq!(revocations.prune(scratch.clock.now()).await.unwrap(), 0);
+    assert!(revocations.denylist().is_instance_revoked(unknown));
+    scratch.clock.advance(2 * hour);
+    assert_eq!(revocations.prune(scratch.clock.now()).await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn what_cannot_be_revoked_is_named() {
     let scratch = scratch().await;
     let revocations = &scratch.control.revocations;

@@ -186,7 +186,7 @@ impl Authorities {
     /// Makes a prepared authority the one that signs.
     ///
     /// # Errors
-    /// It is not prepared, or somebody does not trust it yet.
+    /// It is not prepared, not valid now, or somebody does not trust it yet.
     pub async fn activate(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
@@ -236,7 +236,10 @@ impl Authorities {
             }
             _ => {
                 let (book, entry, clock) = (book.clone(), entry.clone(), self.parts.clock.clone());
-                self.make(move |keys| change::taint(&book, &entry, keys, clock.now(), clock.latest())).await?
+                self.make(move |keys| {
+                    change::taint(&book, &entry, keys, (Instants::of(&clock), clock.latest()))
+                })
+                .await?
             }
         };
         self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await

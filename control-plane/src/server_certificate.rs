@@ -6,12 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{Name, NameError, SpiffeId, UnixMillis, renewal_at};
+use hauberk_identity::{BACKDATED, Name, NameError, SpiffeId, UnixMillis, renewal_at};
 use hauberk_tls::{KeyError, KeyPair, LiveIdentityError, SvidError};
 
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{Authority, BACKDATED};
+use crate::authority::Authority;
 use crate::config::{Settings, SubjectName};
 use crate::issuance::{Holder, IssuanceError, Order};
 use crate::random;

@@ -24,4 +24,4 @@ pub use node_name::NodeName;
 pub use selector::{Image, Pair, Selector, SelectorError, Unit};
 pub use serial::{InstanceId, InstanceIdError, Serial, SerialError};
 pub use spiffe_id::{IdentityKind, SpiffeId, SpiffeIdError, TrustDomain, TrustDomainError};
-pub use time::{UnixMillis, Validity, ValidityError, renewal_at};
+pub use time::{BACKDATED, UnixMillis, Validity, ValidityError, renewal_at};

@@ -8,6 +8,9 @@ use thiserror::Error;
 const MILLIS_PER_SECOND: u64 = 1_000;
 const MILLIS_PER_DAY: u64 = 86_400_000;
 
+/// How far the beginning of what proves somebody lies before its issuance, for clocks that go slow.
+pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
+
 /// An instant: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 ///
 /// All arithmetic saturates. `Display` prints RFC 3339 in UTC, with a fraction only where there is one; `{:.3}` prints

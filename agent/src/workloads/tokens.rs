@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_identity::{BACKDATED, SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_proto::refusal;
@@ -132,7 +132,8 @@ impl Tokens {
     }
 }
 
-/// Takes a token over. Its instants are by the control plane's clock, of which only how far they are apart is used.
+/// Takes a token over. Its instants are by the control plane's clock, of which only how far they are apart is used, and whether it
+/// is far ahead.
 fn read(
     answer: pb::MintTokenResponse,
     id: &SpiffeId,
@@ -148,11 +149,13 @@ fn read(
         return Err("the token cannot be one");
     }
     let life = Duration::from_millis(expires_at_unix_ms.saturating_sub(issued_at_unix_ms));
+    // Of a control plane whose clock is ahead: nobody believes it yet, and another is good as soon as that is mended.
+    let is_early = UnixMillis(issued_at_unix_ms) > asked_at.plus(BACKDATED);
     Ok(HeldToken {
         id: id.clone(),
         key_id: unverified_key_id(&token).map_err(|_| "the token names no key")?,
         token: Arc::new(token),
-        renew_at: asked_at.plus(life / 2),
+        renew_at: if is_early { asked_at } else { asked_at.plus(life / 2) },
         not_after: asked_at.plus(life),
     })
 }
@@ -224,6 +227,8 @@ mod tests {
         assert_eq!(held.key_id, "k");
         assert!(held.is_fresh(&id, at(149)) && !held.is_fresh(&id, at(150)));
         assert!(held.is_valid(&id, at(299)) && !held.is_valid(&id, at(300)));
+        let early = read(answer(TOKEN, id.as_str()), &id, UnixMillis(699_999)).unwrap();
+        assert!(!early.is_fresh(&id, UnixMillis(699_999)) && early.is_valid(&id, UnixMillis(699_999)));
         let other = SpiffeId::parse("spiffe://shop.local/workload/b").unwrap();
         assert!(!held.is_fresh(&other, at(0)) && !held.is_valid(&other, at(0)));
         for (token, spiffe_id) in [

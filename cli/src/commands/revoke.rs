@@ -49,14 +49,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,
     }
     if answer.left > 0 {
-        output::note(format_args!(
-            "the instance holds {} more that stay good; `hauberk revoke instance` takes them all",
-            if answer.left == 1 {
-                "1 certificate".to_owned()
-            } else {
-                format!("{} certificates", answer.left)
-            }
-        ));
+        output::note(left_in_words(answer.left, &answer.left_of_admin));
         for serial in &answer.left_serials {
             output::note(format_args!("  {}", output::printable(serial)));
         }
@@ -69,6 +62,21 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         ));
     }
     finish(&session, answer.revision, waiting, begun).await
+}
+
+/// What stays good beside a certificate, and what takes that too. `admin`: whose it is; empty: an instance's.
+fn left_in_words(count: u32, admin: &str) -> String {
+    let what = if admin.is_empty() { "certificate" } else { "credential" };
+    let more = if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
+    if admin.is_empty() {
+        return format!(
+            "the instance holds {more} more that stay good; `hauberk revoke instance` takes them all"
+        );
+    }
+    let admin = output::printable(admin);
+    format!(
+        "the admin {admin} holds {more} more that stay good; `hauberk admin delete {admin}` takes them all"
+    )
 }
 
 /// All instances of a node or gateway, and what it is called.
@@ -122,5 +130,22 @@ async fn finish(
             ));
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_good_is_said_with_what_takes_it() {
+        assert_eq!(
+            left_in_words(1, ""),
+            "the instance holds 1 certificate more that stay good; `hauberk revoke instance` takes them all"
+        );
+        assert_eq!(
+            left_in_words(2, "ada"),
+            "the admin ada holds 2 credentials more that stay good; `hauberk admin delete ada` takes them all"
+        );
     }
 }

@@ -29,7 +29,7 @@ use crate::revocation;
 use crate::secret::{Secret, SecretHash};
 pub use context_file::{Context, ContextFileError, add_context, contexts_path, current_context};
 use record::LoginRecord;
-pub use record::{AdminRecord, Role};
+pub use record::{AdminRecord, Role, holding};
 use turn::Turns;
 
 /// What every login token's text begins with.

@@ -1,6 +1,10 @@
 //! What the registry holds of admins.
 
+use hauberk_identity::{IdentityKind, Name, SpiffeId};
 use serde::{Deserialize, Serialize};
+
+use super::admin_key;
+use crate::registry::{Store, StoreError, document};
 
 /// What an admin may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -82,4 +86,22 @@ pub(super) struct LoginUse {
     pub(super) key_fingerprint: String,
     /// The latest certificate that was issued for it.
     pub(super) serial: String,
+}
+
+/// The admin whose credential one of this name and generation is; `None` where that one was deleted.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn holding(
+    store: &dyn Store,
+    spiffe_id: &str,
+    generation: &str,
+) -> Result<Option<Name>, StoreError> {
+    let Ok(id) = SpiffeId::parse(spiffe_id) else { return Ok(None) };
+    let IdentityKind::Admin { name } = id.kind() else { return Ok(None) };
+    let Ok(name) = Name::parse(name) else { return Ok(None) };
+    let key = admin_key(&name);
+    let Some(stored) = store.get(&key).await? else { return Ok(None) };
+    let record: AdminRecord = document::from_stored(&key, &stored)?;
+    Ok((record.generation == generation).then_some(name))
 }

@@ -8,7 +8,7 @@ use hauberk_tls::jwt::{JwtKeySet, MAX_TOKEN_BYTES, check_before_asking, verify_i
 use serde_json::{Map, Value};
 
 use super::token_review::TokenReviewers;
-use super::{Attested, EvidenceError};
+use super::{Attested, EvidenceError, Occasion};
 use crate::resources::{ClusterSource, TokenVerifier};
 
 /// How service accounts are called among a cluster's users.
@@ -27,8 +27,9 @@ pub(super) async fn verify(
     token: &str,
     source: &ClusterSource,
     reviewers: &TokenReviewers,
-    now: UnixMillis,
+    occasion: Occasion<'_>,
 ) -> Result<Attested, EvidenceError> {
+    let Occasion { now, network, .. } = occasion;
     if token.len() > MAX_TOKEN_BYTES {
         return Err(EvidenceError::TokenTooLong(token.len()));
     }
@@ -40,7 +41,7 @@ pub(super) async fn verify(
         TokenVerifier::Review { cluster } => {
             // What the cluster could not vouch for, it is not asked about: strangers may show anything.
             check_before_asking(token, source.audience(), now)?;
-            let user = reviewers.ask(cluster, token, source.audience(), now).await?;
+            let user = reviewers.ask(cluster, token, source.audience(), (network, now)).await?;
             Pod::of_user(&user).ok_or(EvidenceError::NoPod)?.attested(by_cluster(cluster))
         }
     }

@@ -5,6 +5,7 @@
 
 mod aws;
 mod kubernetes;
+mod places;
 mod token_review;
 mod x509pop;
 
@@ -52,6 +53,8 @@ pub struct Occasion<'a> {
     pub mesh: &'a str,
     /// Its name.
     pub enrollment: &'a str,
+    /// Whence it came: an IPv4 address, or an IPv6 network.
+    pub network: &'a str,
     /// The time.
     pub now: UnixMillis,
 }
@@ -147,7 +150,7 @@ pub async fn verify(
             x509pop::verify(chain, signature, authorities, occasion)
         }
         (EvidenceSource::Kubernetes(cluster), Evidence::Kubernetes(token)) => {
-            kubernetes::verify(token, cluster, reviewers, occasion.now).await
+            kubernetes::verify(token, cluster, reviewers, occasion).await
         }
         (EvidenceSource::Aws(signers), Evidence::Aws(document)) => {
             let text: String =

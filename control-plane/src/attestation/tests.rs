@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, SanType};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::*;
@@ -110,11 +110,21 @@ async fn show(
     source: &EvidenceSource,
     reviewers: &TokenReviewers,
 ) -> Result<Attested, EvidenceError> {
+    show_from("10.0.0.7", evidence, source, reviewers).await
+}
+
+async fn show_from(
+    network: &str,
+    evidence: Evidence,
+    source: &EvidenceSource,
+    reviewers: &TokenReviewers,
+) -> Result<Attested, EvidenceError> {
     let key = KeyPair::generate().unwrap();
     let agent_key = CertificateRequest::parse(&CertificateRequest::create(&key).unwrap()).unwrap();
     let channel = ChannelBinding::from_bytes([0; 32]);
+    let agent_key = &agent_key;
     let occasion =
-        Occasion { channel: &channel, agent_key: &agent_key, mesh: "shop", enrollment: "pods", now: NOW };
+        Occasion { channel: &channel, agent_key, mesh: "shop", enrollment: "pods", network, now: NOW };
     verify(&evidence, source, reviewers, occasion).await
 }
 
@@ -421,15 +431,51 @@ async fn questions_that_one_cluster_does_not_answer_take_nothing_from_another() 
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let slow = server.cluster("slow", silent.local_addr().unwrap().port());
     let reviewers = Arc::new(TokenReviewers::new([slow, server.cluster("prod", server.port)]));
-    let mut asking = JoinSet::new();
-    for _ in 0..17 {
-        let reviewers = Arc::clone(&reviewers);
-        asking.spawn(async move { show(token(), &by_review_of("slow"), &reviewers).await.unwrap_err() });
+    let (mut asking, mut held) = (JoinSet::new(), Vec::new());
+    for network in 0..4 {
+        ask_slow(&mut asking, &reviewers, format!("10.0.0.{network}"), 4);
     }
-    let busy = asking.join_next().await.unwrap().unwrap();
+    for _ in 0..16 {
+        held.push(silent.accept().await.unwrap());
+    }
+    show_from("10.0.0.0", token(), &by_review(), &reviewers).await.unwrap();
+    tokio::time::pause();
+    let busy = show_from("10.0.9.1", token(), &by_review_of("slow"), &reviewers).await.unwrap_err();
     assert!(
-        busy.is_unjudged() && busy.to_string().contains("cluster slow is asked about 16 tokens"),
+        busy.is_unjudged() && busy.to_string().contains("cluster slow is asked about as many tokens"),
         "{busy}"
     );
-    show(token(), &by_review(), &reviewers).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_has_a_cluster_asked_about_junk_keeps_others_from_no_answer() {
+    let server = ApiServer::start(review).await;
+    let before = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = server.cluster("slow", before.local_addr().unwrap().port());
+    let reviewers = Arc::new(TokenReviewers::new([slow]));
+    let (mut asking, mut held) = (JoinSet::new(), Vec::new());
+    ask_slow(&mut asking, &reviewers, "10.0.0.1".to_owned(), 100);
+    // The cluster is slow to judge these, and answers all others.
+    for _ in 0..4 {
+        held.push(before.accept().await.unwrap());
+    }
+    let forwards = async {
+        let (mut asked, _) = before.accept().await.unwrap();
+        let mut answers = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        tokio::io::copy_bidirectional(&mut asked, &mut answers).await
+    };
+    let by_slow = by_review_of("slow");
+    let shown = show_from("10.0.0.2", token(), &by_slow, &reviewers);
+    let (attested, _ended) = tokio::join!(shown, forwards);
+    assert_eq!(words(&attested.unwrap()), pod());
+}
+
+/// So many in one network ask at once.
+fn ask_slow(asking: &mut JoinSet<()>, reviewers: &Arc<TokenReviewers>, network: String, count: usize) {
+    for _ in 0..count {
+        let (reviewers, network) = (Arc::clone(reviewers), network.clone());
+        asking.spawn(async move {
+            let _unanswered = show_from(&network, token(), &by_review_of("slow"), &reviewers).await;
+        });
+    }
 }

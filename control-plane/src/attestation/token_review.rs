@@ -17,17 +17,14 @@ use http::{Request, StatusCode, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use super::places::{Places, WAITS};
 use crate::allowance::Allowances;
 use crate::ask::{Unanswered, ask, within};
 
 /// How long one question may take.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// How many questions each cluster is asked at once: whoever asks through us has proved nothing yet.
-const AT_ONCE: usize = 16;
 
 /// How often it is logged that a cluster cannot be asked.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -59,7 +56,7 @@ pub struct TokenReviewers(BTreeMap<Name, Reviewer>);
 #[derive(Debug)]
 struct Reviewer {
     cluster: ReviewCluster,
-    places: Semaphore,
+    places: Places,
     told: Mutex<Told>,
 }
 
@@ -79,7 +76,10 @@ pub enum ReviewError {
     )]
     UnknownCluster(Name),
     /// Too many ask at once.
-    #[error("cluster {0} is asked about {AT_ONCE} tokens already")]
+    #[error(
+        "cluster {0} is asked about as many tokens as it may be at once, and no place came free within {waited} seconds",
+        waited = WAITS.as_secs()
+    )]
     Busy(Name),
     /// The cluster does not know the token, or not for this audience.
     #[error("cluster {cluster} does not vouch for the token: {why}")]
@@ -130,7 +130,7 @@ impl TokenReviewers {
         Self(clusters.into_iter().map(|cluster| (cluster.name.clone(), Reviewer::new(cluster))).collect())
     }
 
-    /// The user whose token it is (`status.user`), if it is one for this audience.
+    /// The user whose token it is (`status.user`), if it is one for this audience. `network`: whence it was shown.
     ///
     /// # Errors
     /// It is not, or nobody says so.
@@ -139,10 +139,10 @@ impl TokenReviewers {
         cluster: &Name,
         token: &str,
         audience: &str,
-        now: UnixMillis,
+        (network, now): (&str, UnixMillis),
     ) -> Result<Value, ReviewError> {
         let known = self.0.get(cluster).ok_or_else(|| ReviewError::UnknownCluster(cluster.clone()))?;
-        let answer = known.ask(token, audience).await;
+        let answer = known.ask(token, audience, network).await;
         if let Err(error) = &answer
             && error.is_unanswered()
         {
@@ -155,13 +155,15 @@ impl TokenReviewers {
 impl Reviewer {
     fn new(cluster: ReviewCluster) -> Self {
         let told = Told { allowance: Allowances::new(1, TOLD_EVERY), left_out: 0 };
-        Self { cluster, places: Semaphore::new(AT_ONCE), told: Mutex::new(told) }
+        Self { cluster, places: Places::new(), told: Mutex::new(told) }
     }
 
-    async fn ask(&self, token: &str, audience: &str) -> Result<Value, ReviewError> {
+    async fn ask(&self, token: &str, audience: &str, network: &str) -> Result<Value, ReviewError> {
         let cluster = &self.cluster.name;
         let refused = |why: &str| ReviewError::Refused { cluster: cluster.clone(), why: why.to_owned() };
-        let Ok(_place) = self.places.try_acquire() else { return Err(ReviewError::Busy(cluster.clone())) };
+        let busy = || ReviewError::Busy(cluster.clone());
+        // Whoever asks through us has proved nothing yet.
+        let _place = self.places.take(network).await.ok_or_else(busy)?;
         let asked = within(DEADLINE, self.cluster.post(token, audience)).await;
         let unanswered =
             |source| ReviewError::Unanswered { cluster: cluster.clone(), source: Box::new(source) };

@@ -14,7 +14,7 @@ pub(super) fn verify(
     authorities: &DeviceAuthorities,
     occasion: Occasion<'_>,
 ) -> Result<Attested, EvidenceError> {
-    let Occasion { channel, agent_key, mesh, enrollment, now } = occasion;
+    let Occasion { channel, agent_key, mesh, enrollment, network: _, now } = occasion;
     let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let device = authorities.verify(&chain, now)?;
     device.check_proof(&statement(channel, agent_key, mesh, enrollment), signature)?;

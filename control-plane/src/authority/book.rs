@@ -76,6 +76,11 @@ impl Entry {
         self.record.token_key.is_some() || !self.record.sealed_key.is_empty()
     }
 
+    /// Whether another control plane has its key: who holds certificates by it is not known here, whatever it has become since.
+    pub(super) fn is_anothers(&self) -> bool {
+        self.is(State::Delegated) || !self.record.delegate.is_empty()
+    }
+
     /// Whether what it has signed is still accepted.
     pub(super) fn is_trusted(&self) -> bool {
         !self.is(State::Retired)

@@ -186,7 +186,7 @@ impl Authorities {
     /// Makes a prepared authority the one that signs.
     ///
     /// # Errors
-    /// It is not prepared, or somebody does not trust it yet.
+    /// It is not prepared, not valid now, or somebody does not trust it yet.
     pub async fn activate(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
@@ -236,7 +236,10 @@ impl Authorities {
             }
             _ => {
                 let (book, entry, clock) = (book.clone(), entry.clone(), self.parts.clock.clone());
-                self.make(move |keys| change::taint(&book, &entry, keys, clock.now(), clock.latest())).await?
+                self.make(move |keys| {
+                    change::taint(&book, &entry, keys, (Instants::of(&clock), clock.latest()))
+                })
+                .await?
             }
         };
         self.commit(commit, Act::done(actor, "authority.taint", serial).because(entry.kind.as_str())).await
@@ -260,7 +263,7 @@ impl Authorities {
             State::Prepared | State::Retiring | State::Tainted | State::Delegated => {}
         }
         if !now {
-            delegate::signs_no_longer(&book, entry, self.parts.clock.now())?;
+            delegate::signs_no_longer(&book, entry, self.parts.clock.surely_past())?;
             let held: Vec<_> =
                 self.holders(&book).await?.into_iter().filter(|held| held.is_by(entry)).collect();
             if !held.is_empty() {

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use hauberk_identity::{TrustDomain, UnixMillis, Validity};
+use hauberk_identity::{BACKDATED, TrustDomain, UnixMillis, Validity};
 use hauberk_tls::{AuthorityKey, CertificateDer, IssuingAuthority, PublicKey, RootAuthority};
 
+use super::AuthorityError;
 use super::book::{Book, Entry, Kind};
 use super::key_store::{KeyStore, StoredKey};
 use super::records::{AuthorityRecord, Der, RequestRecord, State};
-use super::{AuthorityError, BACKDATED};
 use crate::random;
 
 /// The life of a root.

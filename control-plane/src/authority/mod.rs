@@ -23,7 +23,6 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hauberk_identity::{TrustDomain, TrustDomainError, UnixMillis, ValidityError};
 use hauberk_proto::agent::v1 as agent;
@@ -50,9 +49,6 @@ pub use token::{Token, TokenError, TokenSettings, watch as watch_token};
 pub use upstream::{Upstream, UpstreamFault, follow};
 use view_keys::ViewKeys;
 pub use view_keys::{ViewKey, ViewKeyView};
-
-/// How far the beginning of a certificate lies before its issuance, for clocks that go slow.
-pub const BACKDATED: Duration = Duration::from_secs(5 * 60);
 
 /// Authorities that cannot be made or used.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{TrustDomain, UnixMillis, Validity, ValidityError};
+use hauberk_identity::{BACKDATED, TrustDomain, UnixMillis, Validity, ValidityError};
 use hauberk_tls::{
     AuthorityError as CertificateError, CertificateDer, CertificateRequest, CsrError, OperatorAuthority,
     OperatorAuthorityError, certificates_from_pem,
@@ -13,9 +13,9 @@ use hauberk_tls::{
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use super::LifecycleError;
 use super::lifecycle::Authorities;
 use super::make::ISSUING_LIFE;
-use super::{BACKDATED, LifecycleError};
 use crate::audit::Actor;
 use crate::clock::Clock;
 use crate::config::{CertificateFiles, UpstreamSettings};

@@ -69,7 +69,7 @@ fn of_address(token: &SecretHash, source: &str) -> String {
 }
 
 /// Whose a source counts as: an IPv4 address, or an IPv6 network, of which one host has as many addresses as it likes.
-fn network(source: &str) -> String {
+pub(super) fn network(source: &str) -> String {
     match source.parse::<SocketAddr>().map(|address| address.ip().to_canonical()) {
         Ok(IpAddr::V6(address)) => {
             let [a, b, c, d, ..] = address.segments();

@@ -15,6 +15,7 @@ use machines::AttestedRecord;
 pub(super) use machines::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, machine_prefix};
 pub(super) use stored::{Readings, Stored};
 
+use super::arrivals;
 use super::error::{ATTEMPTS, EnrollmentError};
 use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
 use super::join::{Enrolled, Enrollment};
@@ -161,7 +162,7 @@ impl Enrollment {
             let attested = match &verified {
                 Some((by, attested)) if by == believed => attested,
                 _ => {
-                    let attested = self.verify(shown, believed, agent_key.key()).await?;
+                    let attested = self.verify(shown, believed, agent_key.key(), source).await?;
                     &verified.insert((believed.clone(), attested)).1
                 }
             };
@@ -175,18 +176,20 @@ impl Enrollment {
     async fn verify(
         &self,
         shown: &Shown<'_>,
-        source: &EvidenceSource,
+        believed: &EvidenceSource,
         agent_key: &PublicKey,
+        source: &str,
     ) -> Result<Attested, EnrollmentError> {
-        let now = self.clock.now();
+        let (now, network) = (self.clock.now(), arrivals::network(source));
         let occasion = Occasion {
             channel: shown.channel,
             agent_key,
             mesh: shown.mesh,
             enrollment: shown.enrollment,
+            network: &network,
             now,
         };
-        let verified = attestation::verify(&shown.evidence, source, &self.reviewers, occasion).await;
+        let verified = attestation::verify(&shown.evidence, believed, &self.reviewers, occasion).await;
         Ok(verified.map_err(NotAttested::from)?)
     }
 

@@ -25,6 +25,14 @@ pub(super) struct Bearer {
     pub(super) evidence: Option<EvidenceRecord>,
 }
 
+/// What an enrollment makes of a token.
+struct Made {
+    stored: Stored,
+    subject: String,
+    selectors: BTreeSet<EvidenceSelector>,
+    makes: Makes,
+}
+
 impl Enrollment {
     /// What a token makes now of somebody who calls from `source`, and who used it `before`, perhaps.
     ///
@@ -44,26 +52,9 @@ impl Enrollment {
             let entitlement = node.guard(Commit::new());
             return Ok(Bearer { makes, node, entitlement, evidence: None });
         };
-        let EnrollmentOfToken { name, uid, labels: _ } = of;
-        let Stored { key, version, uid: now, enrollment } =
-            self.enrollment_of_agents(&record.mesh, name).await?;
-        if now != *uid {
-            let (mesh, name) = (record.mesh.clone(), name.clone());
-            return Err(NotAttested::MadeAnew { mesh, name }.into());
-        }
-        if *enrollment.source() != EvidenceSource::JoinToken {
-            let wanted = enrollment.source().attestor();
-            let other = EvidenceError::OtherKind { wanted, shown: Attestor::JoinToken };
-            return Err(NotAttested::from(other).into());
-        }
-        let what = "a label of it is none";
-        let damaged = |_| StoreError::Damaged { key: format!("token {}", hash.short()), what };
-        let selectors = of.selectors().collect::<Result<BTreeSet<_>, _>>().map_err(damaged)?;
-        let subject = format!("join token {}", hash.short());
-        let makes = match enrollment.makes(&selectors) {
-            Ok(makes) => makes.clone(),
-            Err(why) => return Err(NotAttested::NoRule { subject, why }.into()),
-        };
+        let name = &of.name;
+        let made = self.made_of(hash.short(), &record.mesh, of).await?;
+        let Made { stored: Stored { key, version, .. }, subject, selectors, makes } = made;
         let node = self.same_node(mesh, &makes.node, None).await?;
         // The instance is of a node, and stays what it is.
         if before.and_then(|used| used.node_uid.as_ref()).is_some_and(|former| *former != node.uid) {
@@ -84,6 +75,50 @@ impl Enrollment {
         };
         let entitlement = node.guard(Commit::new()).at(key, version);
         Ok(Bearer { makes, node, entitlement, evidence: Some(evidence) })
+    }
+
+    /// The virtual node or gateway that whoever joins by a token becomes now, as far as labels tell; `None` where nobody does.
+    /// `id`: the token's.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub(crate) async fn node_by(
+        &self,
+        id: &str,
+        record: &TokenRecord,
+    ) -> Result<Option<NodeName>, EnrollmentError> {
+        let Some(of) = &record.enrollment else { return Ok(NodeName::parse(&record.node).ok()) };
+        match self.made_of(id, &record.mesh, of).await {
+            Ok(made) => Ok(Some(made.makes.node)),
+            Err(EnrollmentError::NotAttested(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What its enrollment makes of a token's labels now.
+    async fn made_of(&self, id: &str, mesh: &str, of: &EnrollmentOfToken) -> Result<Made, EnrollmentError> {
+        let EnrollmentOfToken { name, uid, labels: _ } = of;
+        let stored = self.enrollment_of_agents(mesh, name).await?;
+        if stored.uid != *uid {
+            let (mesh, name) = (mesh.to_owned(), name.clone());
+            return Err(NotAttested::MadeAnew { mesh, name }.into());
+        }
+        let source = stored.enrollment.source();
+        if *source != EvidenceSource::JoinToken {
+            let other = EvidenceError::OtherKind { wanted: source.attestor(), shown: Attestor::JoinToken };
+            return Err(NotAttested::from(other).into());
+        }
+        let what = "a label of it is none";
+        let damaged = |_| StoreError::Damaged { key: format!("token {id}"), what };
+        let selectors = of.selectors().collect::<Result<BTreeSet<_>, _>>().map_err(damaged)?;
+        let subject = format!("join token {id}");
+        match stored.enrollment.makes(&selectors) {
+            Ok(makes) => {
+                let makes = makes.clone();
+                Ok(Made { stored, subject, selectors, makes })
+            }
+            Err(why) => Err(NotAttested::NoRule { subject, why }.into()),
+        }
     }
 }
 

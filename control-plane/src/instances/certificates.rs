@@ -9,7 +9,7 @@ use tracing::error;
 
 use super::{Instances, IssuedTo, Peer};
 use crate::clock::Clock;
-use crate::issuance::InstanceRecord;
+use crate::issuance::{Holder, InstanceRecord, IssuedRecord};
 use crate::registry::{Store, StoreError, Stored, Version, WatchEnd, document, keys};
 
 /// How often those whose certificates have long expired are forgotten.
@@ -36,15 +36,13 @@ pub struct Recorded {
 }
 
 impl Instances {
-    /// Takes note of what is recorded of an instance; the certificate that ends last is its own.
+    /// Takes note of what is recorded of an instance, with its latest certificate.
     pub fn recorded(&self, recorded: Recorded) {
         let Recorded { spiffe_id, instance, node_uid, token, certificate, is_dismissed } = recorded;
         let Some(peer) = Peer::new(spiffe_id, instance, node_uid, certificate, None) else { return };
         self.change(|state| {
             let known = state.know(&peer);
-            if known.certificate.not_after <= certificate.not_after {
-                known.certificate = certificate;
-            }
+            known.hold_latest(certificate);
             if token.is_some() {
                 known.token = token;
             }
@@ -82,9 +80,31 @@ impl Instances {
             }
             after = page.entries.last().map(|(key, _)| key.clone());
             if !page.more {
+                self.load_others(store).await?;
                 self.load_trust(store).await?;
                 return Ok(from.unwrap_or_default());
             }
+        }
+    }
+
+    /// Reads what these instances were issued before the certificates that are recorded with them.
+    async fn load_others(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = store.list(keys::ISSUED, after.as_deref(), 1_000).await?;
+            self.change(|state| {
+                for (id, certificate) in page.entries.iter().filter_map(|(key, stored)| issued(key, stored)) {
+                    if let Some(known) = state.by_id.get_mut(&id) {
+                        known.hold(certificate);
+                    }
+                }
+            });
+            after = page.entries.last().map(|(key, _)| key.clone());
+            if !page.more {
+                return Ok(());
+            }
+            // The store answers at once, so nothing else lets others go on.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -132,6 +152,15 @@ impl Instances {
             None => error!(event = "instance_record_unreadable", key, "an instance is left out"),
         }
     }
+}
+
+/// An instance's own certificate; what else was issued, and what cannot be read, is none.
+fn issued(key: &str, stored: &Stored) -> Option<(InstanceId, IssuedTo)> {
+    let serial: Serial = key.strip_prefix(keys::ISSUED)?.parse().ok()?;
+    let record: IssuedRecord = document::from_stored(key, stored).ok()?;
+    let Holder::Instance(id) = record.holder else { return None };
+    let (issued_at, not_after) = (Some(UnixMillis(record.issued_at)), UnixMillis(record.not_after));
+    Some((InstanceId::parse(&id).ok()?, IssuedTo { serial, issued_at, not_after }))
 }
 
 fn parse(key: &str, stored: &Stored) -> Option<Recorded> {

@@ -6,7 +6,7 @@ use hauberk_identity::UnixMillis;
 use hauberk_proto::convert::features;
 use tokio::time::Instant;
 
-use super::{Instance, Instances, Lag, State};
+use super::{Instance, Instances, IssuedTo, Lag, State};
 use crate::revocation::{Denial, Denylist, Mark};
 
 /// How far the denylist has come with an instance.
@@ -19,21 +19,32 @@ pub(super) struct DenylistProgress {
 }
 
 impl Instances {
-    /// From now on, whoever is on this list does not count as live.
+    /// From now on, whoever holds nothing but what is on this list does not count as live.
     pub fn deny(&self, denylist: Arc<Denylist>) {
         self.change(|state| state.denylist = denylist);
     }
 }
 
 impl State {
-    /// Whether its certificate is neither expired nor revoked.
+    /// Whether it holds a certificate that is neither expired nor revoked.
     pub(super) fn is_live(&self, instance: &Instance, now: UnixMillis) -> bool {
-        now <= instance.certificate.not_after && self.denial(instance).is_none()
+        let (certificate, denial) = self.standing(instance);
+        now <= certificate.not_after && denial.is_none()
     }
 
-    /// Why an instance is refused by everybody, if so.
-    pub(super) fn denial(&self, instance: &Instance) -> Option<Denial> {
-        self.denylist.denial(&instance.spiffe_id, instance.certificate.serial)
+    /// The certificate that an instance goes by, and why everybody refuses it, if so. Where its last one was revoked by the
+    /// serial number alone, others of it are good: by those it counts, unless it was told of that over a stream of the last
+    /// one, and denies everything since.
+    pub(super) fn standing(&self, instance: &Instance) -> (IssuedTo, Option<Denial>) {
+        let denial = |certificate: &IssuedTo| self.denylist.denial(&instance.spiffe_id, certificate.serial);
+        let last = instance.certificate;
+        let of_last = denial(&last);
+        if of_last.is_none() || instance.dismissal.is_obeyed {
+            return (last, of_last);
+        }
+        let good = instance.others.iter().filter(|other| denial(other).is_none());
+        let good = good.max_by_key(|other| other.not_after);
+        good.map_or((last, of_last), |good| (*good, None))
     }
 }
 

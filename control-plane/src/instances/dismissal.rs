@@ -25,15 +25,20 @@ impl Instances {
     /// When it cannot be written: then the instance is named until its certificate expires.
     pub async fn dismissed(&self, store: &dyn Store, peer: &Peer, now: UnixMillis) -> Result<(), StoreError> {
         record(store, &peer.instance, now).await?;
-        self.obeyed(peer, now);
-        Ok(())
-    }
-
-    /// An instance that is let in nowhere has said that it denies everything.
-    pub fn obeyed(&self, peer: &Peer, now: UnixMillis) {
         self.change(|state| {
             let instance = state.know(peer);
             instance.dismissal.is_obeyed = true;
+            instance.last_seen = Some(now);
+        });
+        Ok(())
+    }
+
+    /// An instance that is on the denylist has said that it denies everything. Whoever says so by a certificate that another
+    /// followed says nothing of who holds that one.
+    pub fn obeyed(&self, peer: &Peer, now: UnixMillis) {
+        self.change(|state| {
+            let instance = state.know(peer);
+            instance.dismissal.is_obeyed |= instance.certificate.serial == peer.certificate.serial;
             instance.last_seen = Some(now);
         });
     }

@@ -137,7 +137,10 @@ struct Instance {
     node: NodeName,
     node_uid: Option<String>,
     token: Option<String>,
+    /// The one that ends last of those that are known.
     certificate: IssuedTo,
+    /// The others that are known; they may be good where that one was revoked.
+    others: Vec<IssuedTo>,
     session: Option<Session>,
     last_seen: Option<UnixMillis>,
     address: Option<SocketAddr>,
@@ -178,7 +181,7 @@ pub struct Report {
     pub node_uid: Option<String>,
     /// The id of the join token that it came by, where that is recorded.
     pub token: Option<String>,
-    /// Its last certificate.
+    /// Of its certificates that nobody refuses the last, or else the last of all.
     pub certificate: IssuedTo,
     /// Since when its stream is up.
     pub connected_since: Option<UnixMillis>,
@@ -219,9 +222,7 @@ impl Instances {
             state.last_session += 1;
             let number = state.last_session;
             let instance = state.know(peer);
-            if instance.certificate.not_after < peer.certificate.not_after {
-                instance.certificate = peer.certificate;
-            }
+            instance.hold(peer.certificate);
             instance.last_seen = Some(now);
             instance.address = peer.address;
             instance.hello = Some(hello);
@@ -295,7 +296,8 @@ impl Instances {
             .flat_map(|(_, ids)| ids)
             .filter_map(|id| {
                 let instance = state.by_id.get(id)?;
-                Some(Report { denial: state.denial(instance), ..instance.report(*id) })
+                let (certificate, denial) = state.standing(instance);
+                Some(Report { certificate, denial, ..instance.report(*id) })
             })
             .collect()
     }
@@ -306,6 +308,7 @@ impl Instances {
         let before = state.by_id.len();
         let state = &mut *state;
         state.by_id.retain(|id, instance| {
+            instance.others.retain(|other| other.not_after >= now);
             let listed = instance.certificate.not_after.plus(LISTED_AFTER_EXPIRY) >= now;
             let keep = listed || instance.session.is_some();
             if !keep && let Some(ids) = state.by_node.get_mut(&instance.spiffe_id) {
@@ -340,6 +343,7 @@ impl State {
             node_uid: None,
             token: None,
             certificate: *certificate,
+            others: Vec::new(),
             session: None,
             last_seen: None,
             address: None,
@@ -366,6 +370,28 @@ impl State {
 }
 
 impl Instance {
+    /// Takes note of a certificate of its, which may have been issued before the one that is known to end last.
+    fn hold(&mut self, certificate: IssuedTo) {
+        self.take(certificate, self.certificate.not_after < certificate.not_after);
+    }
+
+    /// The same of the latest one.
+    fn hold_latest(&mut self, certificate: IssuedTo) {
+        self.take(certificate, self.certificate.not_after <= certificate.not_after);
+    }
+
+    fn take(&mut self, certificate: IssuedTo, is_last: bool) {
+        if certificate.serial == self.certificate.serial {
+            if is_last {
+                self.certificate = certificate;
+            }
+            return;
+        }
+        let other = if is_last { std::mem::replace(&mut self.certificate, certificate) } else { certificate };
+        self.others.retain(|known| ![other.serial, self.certificate.serial].contains(&known.serial));
+        self.others.push(other);
+    }
+
     fn report(&self, id: InstanceId) -> Report {
         Report {
             id,

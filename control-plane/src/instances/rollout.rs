@@ -94,7 +94,7 @@ impl Instances {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
                         lag,
-                        certificate_not_after: instance.certificate.not_after,
+                        certificate_not_after: state.standing(instance).0.not_after,
                         in_force: instance.enforcement.in_force(),
                     });
                 }

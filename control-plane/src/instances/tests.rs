@@ -2,7 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::registry::SledStore;
-use crate::testing::Busy;
+use crate::revocation::Target;
+use crate::testing::{Busy, actor, joined, request, scratch};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -41,6 +42,25 @@ fn the_certificate_that_ends_last_counts() {
     let admin = SpiffeId::parse("spiffe://shop.local/admin/a").unwrap();
     instances.recorded(recorded(admin, 2, certificate(2, 1)));
     assert_eq!(instances.reports(|_| true).len(), 1, "admins are no instances");
+}
+
+#[tokio::test]
+async fn what_was_issued_before_is_known_after_a_restart_too() {
+    let scratch = scratch().await;
+    let control = &scratch.control;
+    let first = joined(&scratch).await;
+    scratch.clock.advance(Duration::from_secs(60));
+    let renewed = control.enrollment.renew(&first, &request().1, "10.0.0.7:4").await.unwrap();
+    let last = Target::Serial(scratch.peer(&renewed.issued.svid).serial());
+    let instances = Instances::default();
+    instances.load(&*control.store).await.unwrap();
+    control.revocations.revoke(&last, &actor()).await.unwrap();
+    instances.deny(control.revocations.denylist());
+    let live = instances.trusting(scratch.clock.now());
+    assert_eq!((live.len(), live[0].serial), (1, first.serial()));
+    control.revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
+    instances.deny(control.revocations.denylist());
+    assert!(instances.trusting(scratch.clock.now()).is_empty());
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub struct Trusting {
     pub instance: InstanceId,
     /// What it proves to be.
     pub spiffe_id: SpiffeId,
-    /// Of the certificate that it proves on its stream, or else of the last that was issued to it.
+    /// Of the certificate that it proves on its stream, or else of the last that was issued to it and is not revoked.
     pub serial: Serial,
     /// Until then it is live.
     pub not_after: UnixMillis,
@@ -67,16 +67,16 @@ impl Instances {
         let ids = state.by_node.values().flatten();
         ids.filter_map(|id| Some((*id, state.by_id.get(id)?)))
             .filter(|(_, instance)| state.is_live(instance, now) && !instance.dismissal.is_obeyed)
-            .map(|(id, instance)| Trusting {
-                instance: id,
-                spiffe_id: instance.spiffe_id.clone(),
-                serial: instance
-                    .session
-                    .as_ref()
-                    .map_or(instance.certificate.serial, |session| session.serial),
-                not_after: instance.certificate.not_after,
-                version: instance.trust_version,
-                is_connected: instance.session.is_some(),
+            .map(|(id, instance)| {
+                let (certificate, _) = state.standing(instance);
+                Trusting {
+                    instance: id,
+                    spiffe_id: instance.spiffe_id.clone(),
+                    serial: instance.session.as_ref().map_or(certificate.serial, |session| session.serial),
+                    not_after: certificate.not_after,
+                    version: instance.trust_version,
+                    is_connected: instance.session.is_some(),
+                }
             })
             .collect()
     }

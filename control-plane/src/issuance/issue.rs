@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{Serial, SpiffeId, UnixMillis, Validity, ValidityError};
+use hauberk_identity::{BACKDATED, Serial, SpiffeId, UnixMillis, Validity, ValidityError};
 use hauberk_tls::{CsrError, IssueError, RequestedKey, Svid, SvidTemplate};
 
 use super::records::{Holder, IssuedRecord};
 use crate::audit::{Act, Actor, Audit};
-use crate::authority::{Authority, BACKDATED, TokenError};
+use crate::authority::{Authority, TokenError};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::random::{self, NoRandomness};

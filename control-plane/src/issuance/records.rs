@@ -6,11 +6,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, Serial, UnixMillis};
+use hauberk_identity::{BACKDATED, InstanceId, Serial, UnixMillis};
 use hauberk_tls::{Fingerprint, PeerIdentity};
 use serde::{Deserialize, Serialize};
 
-use crate::authority::BACKDATED;
 use crate::registry::{Commit, Store, StoreError, document, keys};
 pub use held::Held;
 

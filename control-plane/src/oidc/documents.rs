@@ -32,7 +32,7 @@ impl Documents {
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
-            "claims_supported": ["iss", "sub", "aud", "exp", "iat", "jti"],
+            "claims_supported": ["iss", "sub", "aud", "exp", "iat", "nbf", "jti"],
         });
         let path = issuer.path();
         Self {

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hauberk_identity::{Serial, UnixMillis};
+use hauberk_identity::{BACKDATED, Serial, UnixMillis};
 use hauberk_tls::{CrlEntry, crl_to_pem};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::revocations::MOST_CERTIFICATES;
 use super::{Revocations, kept_lists};
-use crate::authority::{Authorities, AuthorityError, BACKDATED, ListIssuer, ListIssuers};
+use crate::authority::{Authorities, AuthorityError, ListIssuer, ListIssuers};
 use crate::registry::StoreError;
 
 /// How long a list is good, and when it is made anew though nothing has changed; whoever cannot fetch another then knows nothing.

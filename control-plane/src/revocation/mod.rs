@@ -17,5 +17,6 @@ mod tests;
 pub(crate) use denylist::{Certificate, Listed};
 pub use denylist::{Denial, Denylist, Mark};
 pub use error::RevocationError;
+pub use plan::Left;
 pub use records::{check_certificate, check_instance, check_node};
 pub use revocations::{Revocations, RevocationsParts, Revoked, Target};

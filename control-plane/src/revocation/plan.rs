@@ -2,15 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hauberk_identity::{InstanceId, Serial, UnixMillis};
+use hauberk_identity::{InstanceId, Name, Serial, UnixMillis};
 
 use super::denylist::Denylist;
 use super::error::RevocationError;
 use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, serial_key};
 use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
+use crate::admins;
 use crate::issuance::{Holder, IssuedRecord};
 use crate::registry::{Commit, StoreError, document};
 use crate::resources::did_you_mean;
+
+/// Certificates that stay good of who held one that was revoked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Theirs.
+    pub serials: Vec<Serial>,
+    /// The admin whose they are; `None`: an instance's.
+    pub admin: Option<Name>,
+}
 
 /// A commit that is being put together.
 pub(super) struct Plan {
@@ -18,15 +28,21 @@ pub(super) struct Plan {
     instances: BTreeMap<InstanceId, (Option<RevokedInstance>, RevokedInstance)>,
     /// What is revoked newly.
     certificates: BTreeMap<Serial, RevokedCertificate>,
-    /// What of the same instance stays good.
-    pub(super) left: Vec<Serial>,
+    /// What of the same instance, or admin, stays good.
+    pub(super) left: Left,
     pub(super) action: &'static str,
     pub(super) object: String,
 }
 
 impl Plan {
     fn new(action: &'static str, object: String) -> Self {
-        Self { instances: BTreeMap::new(), certificates: BTreeMap::new(), left: Vec::new(), action, object }
+        Self {
+            instances: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            left: Left::default(),
+            action,
+            object,
+        }
     }
 
     /// Whether the list has no room for those of these that need a place of their own.
@@ -159,14 +175,27 @@ impl Revocations {
         Ok(plan)
     }
 
-    /// What else the instance that answers for a certificate has, for itself or for workloads, that is not revoked.
-    pub(super) async fn left_beside(&self, serial: Serial) -> Result<Vec<Serial>, StoreError> {
-        let record = self.ledger.certificate(serial).await?;
-        let Some(id) = record.and_then(|record| record.holder.instance()) else { return Ok(Vec::new()) };
-        let mut left = Vec::new();
-        for other in self.ledger.unexpired_of([id], self.clock.likely_past()).await?.into_keys() {
+    /// What else the instance that answers for a certificate has, for itself or for workloads, or the admin whose it is, that
+    /// is not revoked.
+    pub(super) async fn left_beside(&self, serial: Serial) -> Result<Left, StoreError> {
+        let mut left = Left::default();
+        let Some(record) = self.ledger.certificate(serial).await? else { return Ok(left) };
+        let past = self.clock.likely_past();
+        let others = match (&record.holder, record.holder.instance()) {
+            (_, Some(id)) => self.ledger.unexpired_of([id], past).await?,
+            (Holder::Admin(generation), None) => {
+                left.admin = admins::holding(&*self.store, &record.spiffe_id, generation).await?;
+                if left.admin.is_none() {
+                    // Nothing of one that was deleted is good.
+                    return Ok(left);
+                }
+                self.ledger.unexpired_nameless(past, |other| other.holder == record.holder).await?
+            }
+            _ => return Ok(left),
+        };
+        for other in others.into_keys() {
             if other != serial && self.store.get(&serial_key(other)).await?.is_none() {
-                left.push(other);
+                left.serials.push(other);
             }
         }
         Ok(left)
@@ -211,7 +240,8 @@ impl Revocations {
         last: Option<u64>,
         now: UnixMillis,
     ) -> Result<RevokedInstance, StoreError> {
-        let kept_until = now.plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
+        // What it may show was made by a clock that was right, while this one is behind.
+        let kept_until = self.clock.latest().plus(TOKENS_LIVE).0.max(last.unwrap_or_default());
         // A registry that was restored knows no serial number of what it may hold.
         let unlisted_until = match (last, self.ledger.instance(&id).await?) {
             (Some(_), _) => 0,

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::denylist::{Certificate, Denylist, Listed, Mark};
 use super::error::RevocationError;
+use super::plan::Left;
 use super::records::{self, Number, Quarantine, RevokedCertificate, RevokedInstance, quarantine_key};
 use crate::audit::{Act, Actor, Audit};
 use crate::authority::Authority;
@@ -55,8 +56,8 @@ pub struct Revoked {
     pub revision: u64,
     /// Certificates that had not been revoked before.
     pub serials: Vec<Serial>,
-    /// Certificates of the same instance that stay good, where one was revoked by its serial number.
-    pub left: Vec<Serial>,
+    /// What stays good beside a certificate that was revoked by its serial number.
+    pub left: Left,
 }
 
 /// What [`Revocations`] is made of.

@@ -44,6 +44,10 @@ fn node() -> (Name, NodeName) {
     (Name::parse(NODE.0).unwrap(), NodeName::parse(NODE.1).unwrap())
 }
 
+fn left<const N: usize>(serials: [Serial; N]) -> Left {
+    Left { serials: serials.to_vec(), admin: None }
+}
+
 fn is_denied<T: std::fmt::Debug>(result: Result<T, EnrollmentError>, denial: Denial) {
     match result {
         Err(EnrollmentError::Denied(found)) => assert_eq!(found, denial),
@@ -85,7 +89,7 @@ async fn a_revoked_certificate_is_refused_and_renewed_no_more() {
     let before = scratch.control.store.revision().await.unwrap().0;
     let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
     assert_eq!((revoked.revision, revoked.serials), (before + 1, vec![first.serial()]));
-    assert_eq!(revoked.left, [second.serial()]);
+    assert_eq!(revoked.left, left([second.serial()]));
     assert_eq!(denial(&scratch, &first), Some(Denial::Revoked));
     assert_eq!(denial(&scratch, &second), None, "only what was named");
     is_denied(renew(&scratch, &first).await, Denial::Revoked);
@@ -114,7 +118,7 @@ async fn a_revoked_instance_gets_nothing_more_by_its_token() {
     let second = scratch.peer(&renew(&scratch, &first).await.unwrap().issued.svid);
     let target = Target::Instance(enrolled.instance);
     let revoked = scratch.control.revocations.revoke(&target, &actor()).await.unwrap();
-    assert_eq!((revoked.serials.len(), revoked.left.len()), (2, 0));
+    assert_eq!((revoked.serials.len(), revoked.left.serials.len()), (2, 0));
     let rests_on = |list: &Denylist| list.rests_on_instances(scratch.clock.now());
     assert_eq!(rests_on(&scratch.control.revocations.denylist()), None, "each is named");
     for peer in [&first, &second] {
@@ -437,6 +441,23 @@ async fn what_a_restored_registry_does_not_know_is_refused_by_its_instance() {
     // As long as any certificate lives that it may hold.
     scratch.clock.advance(Duration::from_secs(86_400));
     assert_eq!(revocations.prune(scratch.clock.now()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_revoked_while_the_clock_is_behind_is_forgotten_no_earlier() {
+    let scratch = scratch().await;
+    let (revocations, hour) = (&scratch.control.revocations, Duration::from_secs(3_600));
+    scratch.clock.advance(24 * hour);
+    let right = scratch.clock.now();
+    scratch.clock.set(right.minus(20 * hour));
+    let unknown = hauberk_identity::InstanceId::from_random([7; 8]);
+    revocations.revoke(&Target::UnrecordedInstance(unknown), &actor()).await.unwrap();
+    scratch.clock.set(right);
+    scratch.clock.advance(24 * hour);
+    assert_eq!(revocations.prune(scratch.clock.now()).await.unwrap(), 0);
+    assert!(revocations.denylist().is_instance_revoked(unknown));
+    scratch.clock.advance(2 * hour);
+    assert_eq!(revocations.prune(scratch.clock.now()).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -802,6 +823,32 @@ async fn an_admins_credential_is_revoked_like_any_certificate() {
 }
 
 #[tokio::test]
+async fn what_an_admin_holds_beside_a_revoked_credential_is_named() {
+    let scratch = scratch().await;
+    let (admins, revocations) = (&scratch.control.admins, &scratch.control.revocations);
+    let issue = async |name: &Name| {
+        let issued = admins.issue_locally(name, &[], &request().1, &actor()).await.unwrap().issued;
+        scratch.peer(&issued.svid).serial()
+    };
+    let [eve, bob] = ["eve", "bob"].map(|name| Name::parse(name).unwrap());
+    let first = issue(&eve).await;
+    let renewed = admins.renew(&eve, first, &request().1, &actor()).await.unwrap().issued;
+    let renewed = scratch.peer(&renewed.svid).serial();
+    issue(&bob).await;
+    let revoked = revocations.revoke(&Target::Serial(first), &actor()).await.unwrap();
+    assert_eq!(revoked.left, Left { admin: Some(eve.clone()), ..left([renewed]) });
+    let revoked = revocations.revoke(&Target::Serial(renewed), &actor()).await.unwrap();
+    assert!(revoked.left.serials.is_empty());
+
+    // Nothing of one that was deleted is good.
+    let third = issue(&eve).await;
+    issue(&eve).await;
+    admins.delete(eve.as_str(), &actor()).await.unwrap();
+    let revoked = revocations.revoke(&Target::Serial(third), &actor()).await.unwrap();
+    assert_eq!(revoked.left, Left::default());
+}
+
+#[tokio::test]
 async fn what_was_issued_while_a_certificate_was_revoked_is_named() {
     let mut busy = None;
     let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
@@ -814,7 +861,7 @@ async fn what_was_issued_while_a_certificate_was_revoked_is_named() {
     busy.unwrap().before_next(renewal);
     let revocations = &scratch.control.revocations;
     let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
-    assert_eq!((revoked.serials, revoked.left), (vec![first.serial()], vec![renewed]));
+    assert_eq!((revoked.serials, revoked.left), (vec![first.serial()], left([renewed])));
 }
 
 #[tokio::test]
@@ -829,7 +876,7 @@ async fn a_revocation_reads_what_it_is_about_and_not_what_others_hold() {
     let (mesh, name) = node();
     busy.certificates_read();
     let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();
-    assert_eq!((revoked.serials.len(), revoked.left.len()), (1, 1));
+    assert_eq!((revoked.serials.len(), revoked.left.serials.len()), (1, 1));
     let revoked = revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap();
     assert_eq!(revoked.serials, [second.serial()]);
     revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();

@@ -15,7 +15,7 @@ use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
 use crate::enrollment::{TokenError, TokenView};
-use crate::revocation::{RevocationError, Revoked, Target};
+use crate::revocation::{Left, RevocationError, Revoked, Target};
 use crate::secret::SecretId;
 
 /// How many certificates, or tokens, are named in one answer.
@@ -47,8 +47,9 @@ impl Revocations for RevocationsService {
                 tokens: told.tokens,
                 revision: revoked.revision,
                 serials: revoked.serials.iter().map(ToString::to_string).collect(),
-                left: u32::try_from(revoked.left.len()).unwrap_or(u32::MAX),
-                left_serials: revoked.left.iter().take(MOST_NAMED).map(ToString::to_string).collect(),
+                left: u32::try_from(revoked.left.serials.len()).unwrap_or(u32::MAX),
+                left_serials: revoked.left.serials.iter().take(MOST_NAMED).map(ToString::to_string).collect(),
+                left_of_admin: revoked.left.admin.map(|name| name.to_string()).unwrap_or_default(),
             })),
             Err(status) => {
                 refused::record(&self.control.audit, &actor, action, object, status.message()).await;
@@ -101,21 +102,33 @@ impl RevocationsService {
             Ok(revoked) => revoked,
             Err(RevocationError::UnknownToken(_)) if token_deleted => {
                 let revision = self.control.revocations.denylist().mark.revision;
-                Revoked { revision, serials: Vec::new(), left: Vec::new() }
+                Revoked { revision, serials: Vec::new(), left: Left::default() }
             }
             Err(error) => return Err(status::of_revocation(&error)),
         };
         let tokens = match target {
-            Target::Node(mesh, node) => {
-                let tokens = self.control.tokens.list(Some(mesh.as_str())).await;
-                let tokens = tokens.map_err(|error| status::of_token(&error))?;
-                let (now, node) = (self.control.clock.now(), node.to_string());
-                let lets_in = |token: &TokenView| token.record.node == node && token.record.lets_in(now);
-                tokens.into_iter().filter(lets_in).take(MOST_NAMED).map(|token| token.id).collect()
-            }
+            Target::Node(mesh, node) => self.tokens_for(mesh, node).await?,
             _ => Vec::new(),
         };
         Ok((revoked, Told { token_deleted, tokens }))
+    }
+
+    /// The join tokens by which more instances of a node may come, be it by labels; the first hundred.
+    async fn tokens_for(&self, mesh: &Name, node: &NodeName) -> Result<Vec<String>, Status> {
+        let ControlPlane { tokens, enrollment, clock, .. } = &*self.control;
+        let listed = tokens.list(Some(mesh.as_str())).await.map_err(|error| status::of_token(&error))?;
+        let past = clock.likely_past();
+        let mut named = Vec::new();
+        for TokenView { id, record, .. } in listed.into_iter().filter(|token| token.record.lets_in(past)) {
+            let becomes = enrollment.node_by(&id, &record).await;
+            if becomes.map_err(|error| status::of_enrollment(&error))?.as_ref() == Some(node) {
+                named.push(id);
+            }
+            if named.len() >= MOST_NAMED {
+                break;
+            }
+        }
+        Ok(named)
     }
 }
 
@@ -166,8 +179,16 @@ fn parse_node(node: &NodeTarget) -> Result<(Name, NodeName), Status> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use hauberk_proto::mesh::v1 as wire;
+    use hauberk_proto::mesh::v1::attest_enrollment::Evidence;
+    use prost::Message;
+
     use super::*;
     use crate::enrollment::{AgentInfo, EnrollmentError, TokenFor, TokenRequest, Uses};
+    use crate::registry::{Commit, keys};
+    use crate::resources::testing::attest_rule;
     use crate::secret::SecretHash;
     use crate::testing::{NODE, actor, request, scratch_over};
 
@@ -206,5 +227,40 @@ mod tests {
         let service = RevocationsService { control: Arc::clone(control) };
         let (revoked, told) = service.carry_out(&Target::Node(mesh, node), &actor()).await.unwrap();
         assert_eq!((revoked.serials, told.tokens), (vec![peer.serial()], vec![open.view.id]));
+    }
+
+    #[tokio::test]
+    async fn so_are_those_with_labels_of_which_an_enrollment_makes_the_node() {
+        let scratch = crate::testing::scratch().await;
+        let control = &scratch.control;
+        crate::testing::joined(&scratch).await;
+        let selectors = vec!["join_token:label:env:prod".to_owned()];
+        let rules = vec![wire::AttestRule { selectors, ..attest_rule(NODE.1, &[]) }];
+        let evidence = Some(Evidence::JoinToken(wire::JoinTokenEvidence {}));
+        let attest = Some(wire::AttestEnrollment { rules, evidence });
+        let enroll = async |uid: &str| {
+            let spec = wire::EnrollmentSpec { attest: attest.clone(), ..wire::EnrollmentSpec::default() };
+            let metadata = Some(wire::Metadata { uid: uid.to_owned(), ..wire::Metadata::default() });
+            let spec = Some(wire::resource::Spec::Enrollment(spec));
+            let bytes = wire::Resource { spec, metadata, ..wire::Resource::default() }.encode_to_vec();
+            let commit = Commit::new().put(keys::resource("Enrollment", NODE.0, "fleet"), bytes);
+            control.store.commit(commit).await.unwrap();
+        };
+        enroll("first").await;
+        let mesh = Name::parse(NODE.0).unwrap();
+        let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
+        let of = TokenFor::Enrollment { name: Name::parse("fleet").unwrap(), labels };
+        let asked = TokenRequest { mesh: mesh.clone(), of, ttl: None, uses: Uses::Unlimited };
+        let open = control.tokens.create(asked, &actor()).await.unwrap();
+        let service = RevocationsService { control: Arc::clone(control) };
+        let named =
+            async |node: &str| service.tokens_for(&mesh, &NodeName::parse(node).unwrap()).await.unwrap();
+        let target = Target::Node(mesh.clone(), NodeName::parse(NODE.1).unwrap());
+        let (_, told) = service.carry_out(&target, &actor()).await.unwrap();
+        assert_eq!(told.tokens, [open.view.id]);
+        assert!(named("other").await.is_empty());
+        // By the tokens of one that was made anew nobody joins.
+        enroll("second").await;
+        assert!(named(NODE.1).await.is_empty());
     }
 }

@@ -249,6 +249,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::WrongState { .. } | LifecycleError::ViewKeySigns(_) => unmet("WRONG_STATE"),
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
+        LifecycleError::NotValidNow { .. } => unmet("NOT_VALID_NOW"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
         LifecycleError::TokensInUse { .. } | LifecycleError::TokensKept { .. } => unmet("TOKENS_IN_USE"),
         LifecycleError::StillDelegated { .. } => unmet("STILL_DELEGATED"),

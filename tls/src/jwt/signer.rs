@@ -7,7 +7,7 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_identity::{BACKDATED, SpiffeId, UnixMillis};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -25,7 +25,7 @@ pub struct Claims<'a> {
     pub id: &'a SpiffeId,
     /// Whom it is for; at least one, none empty.
     pub audience: &'a [String],
-    /// When it is made.
+    /// When it is made. It is good from five minutes before, as certificates are.
     pub issued_at: UnixMillis,
     /// When it ends.
     pub expires_at: UnixMillis,
@@ -107,6 +107,8 @@ impl JwtSigner {
             "sub": claims.id.to_string(),
             "aud": claims.audience,
             "iat": claims.issued_at.as_secs(),
+            // One from a clock that was ahead is of no use until then: nobody else would look at when it was made.
+            "nbf": claims.issued_at.minus(BACKDATED).as_secs(),
             "exp": claims.expires_at.as_secs(),
             "jti": claims.token_id,
         });

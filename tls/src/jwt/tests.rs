@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
+use hauberk_identity::{BACKDATED, SpiffeId, TrustDomain, UnixMillis};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -142,6 +142,13 @@ fn what_is_signed_verifies() {
         verify_jwt_svid(&token, "db", &bundle(&[&ours]), expired).unwrap_err(),
         JwtSvidError::Expired { .. }
     ));
+    // Made by a clock that was ahead.
+    let until = NOW.minus(BACKDATED);
+    assert!(verify_jwt_svid(&token, "db", &bundle(&[&ours]), until).is_ok());
+    let early = verify_jwt_svid(&token, "db", &bundle(&[&ours]), until.minus(Duration::from_secs(1)));
+    assert!(
+        matches!(early.unwrap_err(), JwtSvidError::NotYetValid { valid_from, .. } if valid_from == until)
+    );
     let again = JwtSigner::from_pkcs8_der(&ours.to_pkcs8_der().unwrap()).unwrap();
     let token = again.sign(&claims).unwrap();
     assert!(verify_jwt_svid(&token, "db", &bundle(&[&ours]), NOW).is_ok());

@@ -5,6 +5,7 @@ use hauberk_tls::{IssuingAuthority, RootAuthority};
 
 use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::records::{AuthorityRecord, State};
+use crate::authority::steps::Instants;
 use crate::authority::{AuthorityError, KeyStore, make};
 use crate::random;
 use crate::registry::{Commit, StoreError};
@@ -123,23 +124,34 @@ pub(super) fn activate(book: &Book, entry: &Entry, latest: UnixMillis) -> Result
     Ok(commit)
 }
 
-/// An authority is tainted, and all under it. The active issuing authority is followed by another at once.
+/// An authority is tainted, and all under it. The active issuing authority is followed by another at once: by the one that
+/// waits, unless that is not valid, nor will be once a clock is right that was just set.
 pub(super) fn taint(
     book: &Book,
     entry: &Entry,
     keys: &KeyStore,
-    now: UnixMillis,
-    latest: UnixMillis,
+    (at, latest): (Instants, UnixMillis),
 ) -> Result<Commit, AuthorityError> {
     let mut commit = book.change()?;
     if entry.is(State::Active) {
-        let (serial, mut record) = match book.prepared(Kind::Issuing) {
+        let waiting = book.prepared(Kind::Issuing);
+        let is_valid = |waiting: &&Entry| {
+            let validity = waiting.certificate.validity();
+            validity.contains(at.now) || validity.contains(at.likely_past)
+        };
+        let (serial, mut record) = match waiting.filter(is_valid) {
             Some(waiting) => {
                 // Afterwards there would be no other that signs.
                 keys.open(waiting)?;
                 (waiting.serial.clone(), waiting.record.clone())
             }
-            None => issuing(book, keys, now)?,
+            None => {
+                let made = issuing(book, keys, at.now)?;
+                if let Some(useless) = waiting {
+                    commit = move_to(commit, book, useless, State::Retired, latest)?;
+                }
+                made
+            }
         };
         (record.state, record.changed_at) = (State::Active, latest.0);
         commit = put(commit, Kind::Issuing, &serial, &record)?;

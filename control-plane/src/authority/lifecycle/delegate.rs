@@ -25,11 +25,15 @@ pub(super) fn allowances() -> Mutex<Allowances> {
     Mutex::new(Allowances::new(SIGNED_AT_ONCE, SIGNED_EVERY))
 }
 
-/// Whether an authority, and all under it, sign for no other control plane any longer: who holds certificates by those is
-/// not known here.
-pub(super) fn signs_no_longer(book: &Book, entry: &Entry, now: UnixMillis) -> Result<(), LifecycleError> {
+/// Whether an authority, and all under it, sign for no other control plane any longer, tainted ones included.
+pub(super) fn signs_no_longer(
+    book: &Book,
+    entry: &Entry,
+    surely_past: UnixMillis,
+) -> Result<(), LifecycleError> {
     let mut all = std::iter::once(entry).chain(book.under(&entry.serial));
-    let signs = all.find(|entry| entry.is(State::Delegated) && entry.not_after() >= now);
+    let signs =
+        all.find(|entry| entry.is_anothers() && entry.is_trusted() && entry.not_after() >= surely_past);
     match signs {
         Some(signs) => Err(LifecycleError::StillDelegated {
             serial: signs.serial.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
+use hauberk_identity::{UnixMillis, Validity};
 use hauberk_tls::{CsrError, LiveIdentityError, UpstreamError};
 
 use crate::authority::records::State;
@@ -52,6 +52,21 @@ pub enum LifecycleError {
         serial: String,
         /// Its root.
         root: String,
+    },
+    /// Nothing could be signed once it is active.
+    #[error(
+        "authority {serial} is valid from {} to {}, and it is {now}: see to the clock, or take it away with `hauberk authority \
+         revoke {serial}` and prepare another",
+        .validity.not_before(),
+        .validity.not_after()
+    )]
+    NotValidNow {
+        /// Which.
+        serial: String,
+        /// When it is.
+        validity: Validity,
+        /// The time.
+        now: UnixMillis,
     },
     /// Nothing could be signed once this root is active.
     #[error(

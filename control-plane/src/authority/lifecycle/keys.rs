@@ -28,13 +28,19 @@ impl Authorities {
         Ok(keys.run(work).await?)
     }
 
-    /// Opens the key of what signs once this has become active: afterwards there would be no other.
+    /// Opens the key of what signs once this has become active, and looks whether both are valid: afterwards there would be no
+    /// other.
     pub(super) async fn see_to_sign(&self, book: &Book, entry: &Entry) -> Result<(), LifecycleError> {
         let signs = match entry.kind {
             Kind::Issuing => Some(entry),
             Kind::Root => book.waits_under(entry),
         };
         let signs = signs.ok_or(AuthorityError::Missing("issuing authority"))?;
+        let now = self.parts.clock.now();
+        if let Some(other) = [entry, signs].into_iter().find(|it| !it.certificate.validity().contains(now)) {
+            let (serial, validity) = (other.serial.clone(), other.certificate.validity());
+            return Err(LifecycleError::NotValidNow { serial, validity, now });
+        }
         Ok(make::open_issuing(book, signs, &self.parts.keys).await.map(drop)?)
     }
 

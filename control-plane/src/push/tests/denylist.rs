@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use hauberk_tls::signing::ViewSigner;
 
 use super::*;
+use crate::instances::Recorded;
 use crate::revocation::{Certificate, Listed, Mark};
 
 static SIGNER: LazyLock<ViewSigner> = LazyLock::new(|| ViewSigner::generate().unwrap());
@@ -25,6 +26,23 @@ impl World {
     fn deny(&self, list: &Arc<Denylist>) {
         self.push.instances.deny(Arc::clone(list));
         self.denylist.send_replace(Arc::clone(list));
+    }
+
+    /// An instance was issued a certificate, with this serial number and for so many minutes.
+    fn recorded(&self, number: u8, serial: u8, minutes: u64) {
+        let not_after = NOW.plus(Duration::from_secs(60 * minutes));
+        self.push.instances.recorded(Recorded {
+            spiffe_id: node_id("orders"),
+            instance: instance(number),
+            node_uid: Some(FIRST.to_owned()),
+            token: None,
+            certificate: IssuedTo {
+                serial: Serial::from_random([serial; 16]),
+                issued_at: Some(NOW),
+                not_after,
+            },
+            is_dismissed: false,
+        });
     }
 }
 
@@ -110,6 +128,58 @@ async fn a_revoked_instance_is_told_and_sent_away() {
     again.say(holding(2)).await;
     assert_eq!([again.next().await, again.next().await], ["trust", "denylist"]);
     assert_eq!(again.ending().await, Code::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_last_certificate_alone_was_revoked_counts_while_another_is_good() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.say(holding(0)).await;
+    agent.until_current(1).await;
+    // Its stream goes on by the certificate that it was begun with.
+    world.recorded(1, 7, 90);
+    world.deny(&denylist(2, &[7]));
+    world.publish(2, &[("orders", 1)], &[], &[]);
+    assert_eq!(world.lag(2).await, Some(Lag::NotAcknowledged));
+    let (instances, now) = (&world.push.instances, world.clock.now());
+    let trusting = instances.trusting(now);
+    assert_eq!((trusting.len(), trusting[0].serial), (1, Serial::from_random([1; 16])));
+    assert_eq!(instances.missing_features(&node_id("orders"), &["new"], now), Some(instance(1)));
+    let report = &instances.reports(|_| true)[0];
+    assert_eq!((report.denial, report.certificate.serial), (None, Serial::from_random([1; 16])));
+    agent.acknowledge_denylist(2).await;
+    agent.acknowledge(1, "").await;
+    assert_eq!(world.lag(2).await, None);
+    assert_eq!(world.rollout(2).concerned, 1);
+
+    drop(agent);
+    world.publish(3, &[("orders", 3)], &[], &[]);
+    assert_eq!(world.lag(3).await, Some(Lag::NotConnected), "its certificate is good all the same");
+    assert_eq!(world.rollout(3).laggards[0].certificate_not_after, NOW.plus(Duration::from_secs(3_600)));
+    world.deny(&denylist(3, &[7, 1]));
+    assert_eq!(world.rollout(3).concerned, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_obeys_by_the_last_certificate_is_not_waited_for_and_who_does_by_another_is() {
+    let world = World::new().await;
+    world.recorded(1, 6, 30);
+    let (mut first, mut second) = (world.connect("orders", 1), world.connect("orders", 2));
+    for agent in [&mut first, &mut second] {
+        agent.say(holding(0)).await;
+        agent.until_current(1).await;
+    }
+    world.recorded(2, 8, 90);
+    world.deny(&denylist(2, &[1, 2]));
+    assert_eq!(world.rollout(1).concerned, 2, "both hold another");
+    for agent in [&mut first, &mut second] {
+        assert_eq!([agent.next().await, agent.next().await], ["trust", "denylist"]);
+        agent.acknowledge_denylist(2).await;
+        assert_eq!(agent.ending().await, Code::PermissionDenied);
+    }
+    world.settle().await;
+    let rollout = world.rollout(1);
+    assert_eq!((rollout.concerned, rollout.laggards[0].instance), (1, instance(2)));
 }
 
 #[tokio::test(start_paused = true)]

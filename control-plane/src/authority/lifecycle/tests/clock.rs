@@ -1,5 +1,7 @@
 //! Clocks that are set wrong for a while.
 
+use hauberk_identity::BACKDATED;
+
 use super::*;
 
 /// Until nothing is due.
@@ -64,6 +66,44 @@ async fn an_authority_from_the_future_is_followed_at_once_by_one_that_signs_now(
     assert_eq!(control.authority.cannot_sign(scratch.clock.now()), None);
     // It does not go round in circles.
     assert_eq!(control.authorities.list().await.unwrap().0.len(), 5);
+}
+
+#[tokio::test]
+async fn what_is_tainted_is_not_followed_by_one_that_cannot_sign_now() {
+    let scratch = with_one_from_the_future().await;
+    let (control, now) = (&scratch.control, scratch.clock.now());
+    let active = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    let waiting = serial_of(&scratch, Kind::Issuing, State::Prepared).await;
+    let refused = control.authorities.activate(&waiting, &actor()).await.unwrap_err();
+    assert!(
+        matches!(&refused, LifecycleError::NotValidNow { serial, .. } if *serial == waiting),
+        "{refused}"
+    );
+    assert!(
+        refused
+            .to_string()
+            .contains(&format!("is valid from {}", now.plus(83 * DAY).minus(BACKDATED).floor_to_second()))
+    );
+    control.authorities.taint(&active, &actor()).await.unwrap();
+    assert_eq!(control.authority.cannot_sign(now), None);
+    assert!(is_accepted(&scratch, &certificate(&scratch).await));
+    assert_eq!(control.authorities.get(&waiting).await.unwrap().state, State::Retired);
+}
+
+#[tokio::test]
+async fn but_by_the_one_that_waits_where_a_clock_was_just_set_past_its_end() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    scratch.clock.advance(DAY);
+    settle(authorities).await;
+    let active = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    let waiting = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+    let right = scratch.clock.now();
+    scratch.clock.set(right.plus(91 * DAY));
+    authorities.taint(&active, &actor()).await.unwrap();
+    scratch.clock.set(right);
+    assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, waiting);
+    assert!(is_accepted(&scratch, &certificate(&scratch).await));
 }
 
 #[tokio::test]

@@ -485,6 +485,47 @@ async fn what_is_signed_for_another_control_plane_is_known_by_name_and_can_be_ta
 }
 
 #[tokio::test]
+async fn what_is_signed_for_another_control_plane_is_not_cut_off_by_being_tainted() {
+    for of_root in [false, true] {
+        let scratch = scratch().await;
+        let authorities = &scratch.control.authorities;
+        authorities.sign(&request().1, &actor()).await.unwrap();
+        let theirs = serial_of(&scratch, Kind::Issuing, State::Delegated).await;
+        let root = serial_of(&scratch, Kind::Root, State::Active).await;
+        authorities.prepare(Kind::Root, true, &actor()).await.unwrap();
+        scratch.clock.advance(Duration::from_secs(1));
+        while authorities.advance(&actor()).await.unwrap() {}
+        authorities.taint(if of_root { &root } else { &theirs }, &actor()).await.unwrap();
+        assert_eq!(authorities.get(&theirs).await.unwrap().state, State::Tainted);
+        let is_refused = async || {
+            for resting in [&theirs, &root] {
+                let refused = authorities.revoke(resting, false, &actor()).await.unwrap_err();
+                let names =
+                    matches!(&refused, LifecycleError::StillDelegated { serial, .. } if *serial == theirs);
+                assert!(names, "{refused}");
+            }
+        };
+        is_refused().await;
+        // Nor by itself, a day later.
+        scratch.clock.advance(2 * DAY);
+        while authorities.advance(&actor()).await.unwrap() {}
+        is_refused().await;
+        let right = scratch.clock.now();
+        scratch.clock.set(right.plus(91 * DAY));
+        is_refused().await;
+        scratch.clock.set(right);
+        scratch.clock.advance(88 * DAY);
+        while authorities.advance(&actor()).await.unwrap() {}
+        assert_eq!(
+            authorities.get(&theirs).await.unwrap().state,
+            State::Retired,
+            "its certificate has expired"
+        );
+        assert_eq!(authorities.get(&root).await.unwrap().state, State::Retired);
+    }
+}
+
+#[tokio::test]
 async fn whom_another_hauberk_trusts_is_trusted_here_before_anything_stands_under_it() {
     let scratch = scratch().await;
     let authorities = &scratch.control.authorities;

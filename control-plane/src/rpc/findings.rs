@@ -201,6 +201,9 @@ fn laggard(laggard: &Laggard) -> Finding {
 /// What to do about an instance that does not enforce a revision.
 pub(super) fn fix_of(laggard: &Laggard) -> String {
     let fix = match &laggard.lag {
+        Lag::Refused(refusal) if refusal.reason == "missing_feature" => {
+            "update its agent, which denies every call until then; agents are updated before the control plane"
+        }
         Lag::Refused(_) => "its log says more; it may need a newer agent",
         Lag::Ahead { .. } => {
             "the registry is older than what this agent has seen: put a later backup back, or stop the control plane and run \

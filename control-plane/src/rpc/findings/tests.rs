@@ -206,6 +206,17 @@ fn errors_come_first() {
 }
 
 #[test]
+fn an_agent_that_lacks_what_its_view_needs_is_to_be_updated() {
+    let mut world = World::healthy();
+    let reason = "missing_feature".to_owned();
+    let refusal = Refusal { service: None, revision: 3, reason, detail: "it lacks named-ports-1".into() };
+    world.rollout.laggards = vec![laggard_with(Lag::Refused(refusal))];
+    let findings = world.findings();
+    assert!(findings[0].summary.ends_with("missing_feature (it lacks named-ports-1)"), "{findings:?}");
+    assert!(findings[0].fix.starts_with("update its agent"), "{findings:?}");
+}
+
+#[test]
 fn late_renewal_and_bad_registration_are_of_live_instances() {
     let mut world = World::healthy();
     world.reports[0].registration_refused = Some("ports[0].address: not of the form IP:port".into());

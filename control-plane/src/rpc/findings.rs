@@ -1,5 +1,6 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+mod stored;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
 use crate::federation::{Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
+use crate::resources::Catalog;
 use crate::revocation::crl::Trouble;
 
 /// How far a clock may be off before it is told.
@@ -51,6 +53,7 @@ pub(super) struct Facts<'a> {
     pub(super) need: Option<&'a Need>,
     pub(super) lists: &'a Trouble,
     pub(super) compilation: &'a Compilation,
+    pub(super) catalog: &'a Catalog,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
@@ -97,6 +100,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
             &finding.fix,
         )
     }));
+    findings.extend(stored::stored(facts.catalog));
     findings.extend(each(facts.rollout.laggards.iter().map(laggard), "instances do not enforce the latest"));
     let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);
     findings.extend(each(live().filter_map(registration), "instances have registered what cannot be called"));

@@ -70,6 +70,8 @@ pub(crate) struct Statement {
     pub(crate) labels: Option<LabelsRead>,
     pub(crate) named: NamedReads,
     pub(crate) reads: FactSet,
+    /// How many characters follow the wildcards of its patterns, where Cedar is asked about it.
+    pub(crate) following: usize,
 }
 
 /// A name that a policy mentions, for checks that what it stands for exists.
@@ -201,6 +203,13 @@ impl PolicyDocument {
     /// What of the context its conditions read.
     pub fn reads(&self) -> FactSet {
         self.statements.iter().fold(FactSet::NONE, |reads, statement| reads.and(statement.reads))
+    }
+
+    /// The statements about which Cedar is asked and whose patterns have wildcards, each by its name in a slice, with how many characters
+    /// follow these, of each pattern the longest run counted.
+    pub fn following(&self) -> impl Iterator<Item = (&str, usize)> {
+        let of_all = self.statements.iter().map(|statement| (statement.name.as_str(), statement.following));
+        of_all.filter(|(_, following)| *following > 0)
     }
 
     pub(crate) fn statements(&self) -> &[Statement] {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::context::CARRIED;
 use crate::document::Grade;
+use crate::evaluation::Evaluation;
 use crate::fields::canonical_host;
 use crate::names::{BadName, Compared, Namespace, Referent};
 use crate::path::{CanonicalPath, EscapedSlashes};
@@ -22,6 +23,8 @@ pub(crate) struct Qualified {
     pub(crate) reads: Reads,
     pub(crate) text: String,
     pub(crate) mentions: Vec<Mention>,
+    /// How many characters follow the wildcards of its patterns, where Cedar is asked about it.
+    pub(crate) following: usize,
     /// What no new statement may have.
     pub(crate) untidy: Vec<Flaw>,
 }
@@ -69,6 +72,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     if walk.is_mistaken() {
         return Err(walk.flaws);
     }
+    let following = if Evaluation::needs_cedar(&tree) { walk.following } else { 0 };
     let policy =
         Policy::from_json(Some(policy.id().clone()), tree).map_err(|error| vec![Flaw::of_all(error)])?;
     let text = policy.to_cedar().ok_or_else(|| vec![Flaw::of_all("this statement has no text")])?;
@@ -76,7 +80,7 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
     if walk.is_mistaken() {
         return Err(walk.flaws);
     }
-    Ok(Qualified { policy, reads, text, mentions: walk.mentions, untidy: walk.flaws })
+    Ok(Qualified { policy, reads, text, mentions: walk.mentions, following, untidy: walk.flaws })
 }
 
 /// What is wrong with the names in a statement's syntax tree, slots aside.

@@ -76,6 +76,7 @@ impl System for SystemService {
             lists: &self.push.revocation_lists().trouble,
             compilation: &compilation,
             catalog: &catalog,
+            trust_domain: authority.trust_domain(),
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),

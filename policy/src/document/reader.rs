@@ -187,7 +187,7 @@ impl Reader<'_> {
             match qualify(policy, names) {
                 Ok(qualified) => {
                     let effect = if permits(policy) { Effect::Allow } else { Effect::Deny };
-                    let Qualified { policy: full, reads, text, mentions, untidy } = qualified;
+                    let Qualified { policy: full, reads, text, mentions, following, untidy } = qualified;
                     self.report_flaws(extent, untidy);
                     let roles = mentions.into_iter().filter_map(|mention| {
                         let (line, column) =
@@ -203,7 +203,16 @@ impl Reader<'_> {
                     let roles = roles.collect();
                     let labels = (!reads.labels.is_empty()).then(|| LabelsRead::of(&full, &reads));
                     let (named, reads) = (NamedReads::of(&reads), reads.facts);
-                    statements.push(Statement { name, policy: full, text, roles, labels, named, reads });
+                    statements.push(Statement {
+                        name,
+                        policy: full,
+                        text,
+                        roles,
+                        labels,
+                        named,
+                        reads,
+                        following,
+                    });
                 }
                 Err(flaws) => self.report_flaws(extent, flaws),
             }

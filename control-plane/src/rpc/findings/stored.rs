@@ -1,12 +1,14 @@
 //! What is stored and would not be admitted today.
 
+use hauberk_identity::TrustDomain;
 use hauberk_proto::admin::v1::Finding;
 
 use super::{each, error, warning};
+use crate::compile::heavy_patterns;
 use crate::resources::Catalog;
 
-/// Resources that are left out, and others of which new ones would be refused.
-pub(super) fn stored(catalog: &Catalog) -> Vec<Finding> {
+/// Resources that are left out, others of which new ones would be refused, and nodes whose patterns make too much work.
+pub(super) fn stored(catalog: &Catalog, trust_domain: &TrustDomain) -> Vec<Finding> {
     let meshes = || catalog.meshes().iter();
     let left_out = meshes().flat_map(|(mesh, resources)| {
         resources.left_out().map(move |(kind, name, reason)| {
@@ -27,7 +29,11 @@ pub(super) fn stored(catalog: &Catalog) -> Vec<Finding> {
             ))
         })
     });
+    let heavy = heavy_patterns(trust_domain, catalog).into_iter().map(|heavy| {
+        warning(heavy.to_string(), "nothing is refused for what stands, but a change that adds to it is")
+    });
     let mut findings = each(left_out, "stored resources are left out");
     findings.extend(each(outdated, "stored resources would be refused today"));
+    findings.extend(each(heavy, "nodes have patterns that make too much work"));
     findings
 }

@@ -94,7 +94,7 @@ impl World {
             reports: vec![report()],
             followed: Vec::new(),
             issuers: Vec::new(),
-            own_keys: JwtBundle::new(hauberk_identity::TrustDomain::parse("shop.local").unwrap(), []).unwrap(),
+            own_keys: JwtBundle::new(TrustDomain::parse("shop.local").unwrap(), []).unwrap(),
             lists: Trouble::default(),
         }
     }
@@ -110,6 +110,7 @@ impl World {
             lists: &self.lists,
             compilation: &self.compilation,
             catalog: &self.catalog,
+            trust_domain: self.own_keys.trust_domain(),
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,
@@ -382,7 +383,7 @@ fn an_issuer_that_lists_keys_of_ours_is_told() {
     let with = |listed: JwtKeySet, has_our_name| {
         let (key, listed) = (key.clone(), Some((Arc::new(listed), has_our_name)));
         let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, problem: None }];
-        let trust_domain = hauberk_identity::TrustDomain::parse("shop.local").unwrap();
+        let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let own_keys = JwtBundle::new(trust_domain, [signers[0].public_key().unwrap()]).unwrap();
         World { issuers, own_keys, ..World::healthy() }.findings()
     };
@@ -431,9 +432,10 @@ fn what_is_stored_and_would_not_be_admitted_is_told() {
     write("Policy", &policy("heavy", &on(&format!("context.host like \"*{}\"", "a".repeat(9_000)))));
     write("Policy", &policy("wrong", "permit(principal is Nobody, action, resource);"));
     let told = world.summaries();
-    assert_eq!(told.len(), 3, "{told:?}");
+    assert_eq!(told.len(), 4, "{told:?}");
     assert!(told[0].starts_with("the stored policy shop/wrong is not accepted, and left out: "), "{told:?}");
     let outdated = "is still enforced, and would be refused today: 1:";
     assert!(told[1].starts_with(&format!("policy shop/asks {outdated}")), "{told:?}");
     assert!(told[2].starts_with(&format!("policy shop/heavy {outdated}")), "{told:?}");
+    assert!(told[3].starts_with("9001 characters follow the wildcards"), "{told:?}");
 }

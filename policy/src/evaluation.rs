@@ -51,6 +51,11 @@ impl Evaluation {
         Term::of_all(tree).map_or_else(|| Self::Cedar(Box::new(policy.clone())), Self::Plain)
     }
 
+    /// Whether Cedar must be asked about the statement of a syntax tree.
+    pub(crate) fn needs_cedar(tree: &Value) -> bool {
+        Term::of_all(tree).is_none()
+    }
+
     /// The statement, where Cedar must be asked.
     pub(crate) fn for_cedar(&self) -> Option<&Policy> {
         match self {

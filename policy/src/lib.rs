@@ -59,7 +59,7 @@ pub use allowance::Allowance;
 pub use circumstances::{Gathered, HeaderLines, Moment, Peer, Tls, Wanted};
 pub use compile::{CompileError, Engine};
 pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Reason};
-pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference};
+pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference, only_permits};
 pub use explain::{Explanation, Mismatch, PolicyNote};
 pub use fields::is_listed_header;
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb};

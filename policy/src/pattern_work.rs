@@ -152,6 +152,20 @@ mod tests {
     }
 
     #[test]
+    fn only_what_cedar_is_asked_about_is_counted() {
+        let following = |text: &str| -> Vec<usize> {
+            parse(text).unwrap().following().map(|(_, following)| following).collect()
+        };
+        let on = |condition: &str| {
+            format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};")
+        };
+        assert_eq!(following(&on("context.path like \"*/abc\"")), [0; 0], "path and method alone tell");
+        assert_eq!(following(&on("context.host like \"*.abc\"")), [5]);
+        assert_eq!(following(&on("context.path like \"*/abc\" && context.host like \"a*b\"")), [7]);
+        assert_eq!(following(&on("context.host == \"a.example\"")), [0; 0]);
+    }
+
+    #[test]
     fn questions_about_paths_are_bounded_too() {
         assert!(PathPattern::parse(&"*a".repeat(MAX_WILDCARDS)).is_ok());
         let error = PathPattern::parse(&"*a".repeat(MAX_WILDCARDS + 1)).unwrap_err();

@@ -9,6 +9,8 @@ use cedar_policy::{EntityUid, Policy, ResourceConstraint};
 use serde_json::{Map, Value};
 
 use crate::context::CARRIED;
+use crate::document::Grade;
+use crate::evaluation::Evaluation;
 use crate::fields::canonical_host;
 use crate::names::{BadName, Compared, Namespace, Referent};
 use crate::path::{CanonicalPath, EscapedSlashes};
@@ -21,6 +23,10 @@ pub(crate) struct Qualified {
     pub(crate) reads: Reads,
     pub(crate) text: String,
     pub(crate) mentions: Vec<Mention>,
+    /// How many characters follow the wildcards of its patterns, where Cedar is asked about it.
+    pub(crate) following: usize,
+    /// What no new statement may have.
+    pub(crate) untidy: Vec<Flaw>,
 }
 
 /// A name that the statement mentions.
@@ -36,6 +42,7 @@ pub(crate) struct Flaw {
     pub(crate) text: String,
     pub(crate) message: String,
     pub(crate) help: String,
+    pub(crate) grade: Grade,
 }
 
 /// Makes the names of `policy` full.
@@ -57,21 +64,23 @@ pub(crate) fn qualify(policy: &Policy, names: &Namespace) -> Result<Qualified, V
         Mention { referent: Referent::Text { asked, text }, text: written }
     }));
     let flaws = std::mem::take(&mut reads.flaws);
-    let of_fields = flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw { text, message, help });
+    // Agents refuse these too.
+    let of_fields =
+        flaws.into_iter().map(|FieldFlaw { text, message, help }| Flaw::mistake(text, message, help));
     walk.flaws.extend(of_fields);
     walk.check_consulted(&reads);
-    if !walk.flaws.is_empty() {
+    if walk.is_mistaken() {
         return Err(walk.flaws);
     }
+    let following = if Evaluation::needs_cedar(&tree) { walk.following } else { 0 };
     let policy =
         Policy::from_json(Some(policy.id().clone()), tree).map_err(|error| vec![Flaw::of_all(error)])?;
     let text = policy.to_cedar().ok_or_else(|| vec![Flaw::of_all("this statement has no text")])?;
     walk.check_governs_own_mesh(&policy);
-    if walk.flaws.is_empty() {
-        Ok(Qualified { policy, reads, text, mentions: walk.mentions })
-    } else {
-        Err(walk.flaws)
+    if walk.is_mistaken() {
+        return Err(walk.flaws);
     }
+    Ok(Qualified { policy, reads, text, mentions: walk.mentions, following, untidy: walk.flaws })
 }
 
 /// What is wrong with the names in a statement's syntax tree, slots aside.
@@ -86,7 +95,15 @@ pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
 
 impl Flaw {
     fn of_all(message: impl ToString) -> Self {
-        Self { text: String::new(), message: message.to_string(), help: String::new() }
+        Self::mistake(String::new(), message.to_string(), String::new())
+    }
+
+    fn mistake(text: String, message: String, help: String) -> Self {
+        Self { text, message, help, grade: Grade::Mistake }
+    }
+
+    fn untidy(text: String, message: String, help: String) -> Self {
+        Self { text, message, help, grade: Grade::Untidy }
     }
 }
 
@@ -107,6 +124,11 @@ impl<'a> Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Whether the statement cannot be enforced.
+    fn is_mistaken(&self) -> bool {
+        self.flaws.iter().any(|flaw| flaw.grade == Grade::Mistake)
+    }
+
     fn visit(&mut self, tree: &mut Value) {
         match tree {
             Value::Array(items) => items.iter_mut().for_each(|item| self.visit(item)),
@@ -140,7 +162,7 @@ impl Walk<'_> {
         if CARRIED.contains(&type_name.as_str()) {
             let message = "this is what a request brings along, and has no name".to_owned();
             let help = format!("write context.{}", type_name.to_lowercase());
-            self.flaws.push(Flaw { text: type_name, message, help });
+            self.flaws.push(Flaw::mistake(type_name, message, help));
             return;
         }
         let Some(kind) = Kind::parse(&type_name) else { return };
@@ -152,7 +174,7 @@ impl Walk<'_> {
                 }
                 self.mentions.push(Mention { referent, text });
             }
-            Err(BadName { message, help }) => self.flaws.push(Flaw { text, message, help }),
+            Err(BadName { message, help }) => self.flaws.push(Flaw::mistake(text, message, help)),
         }
     }
 
@@ -222,19 +244,20 @@ impl Walk<'_> {
         if let Some(mesh) = foreign_mesh(&uid, self.names) {
             let message = format!("nodes of mesh {mesh:?} have no labels here");
             let help = "policies can ask nodes of their own mesh alone".to_owned();
-            self.flaws.push(Flaw { text: format!("Node::\"{}\"", id.escape_debug()), message, help });
+            let text = format!("Node::\"{}\"", id.escape_debug());
+            self.flaws.push(Flaw::untidy(text, message, help));
         }
     }
 
     fn flaw_of_host(&mut self, literal: &str, host: &str) {
         let message = "no request has such a host, so this never matches".to_owned();
         let help = format!("write {host:?}: hosts are compared in lower case and without a port");
-        self.flaws.push(Flaw { text: literal.to_owned(), message, help });
+        self.flaws.push(Flaw::untidy(literal.to_owned(), message, help));
     }
 
     fn flaw_of_path(&mut self, literal: &str, help: String) {
         let message = "no request has such a path, so this never matches".to_owned();
-        self.flaws.push(Flaw { text: literal.to_owned(), message, help });
+        self.flaws.push(Flaw::untidy(literal.to_owned(), message, help));
     }
 
     fn check_governs_own_mesh(&mut self, policy: &Policy) {
@@ -247,7 +270,7 @@ impl Walk<'_> {
         if let Some(mesh) = foreign_mesh(&resource, self.names) {
             let BadName { message, help } = self.names.foreign(&mesh);
             let text = format!("{}::\"{}\"", resource.type_name(), resource.id().unescaped());
-            self.flaws.push(Flaw { text, message, help });
+            self.flaws.push(Flaw::mistake(text, message, help));
         }
     }
 }

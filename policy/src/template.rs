@@ -7,7 +7,7 @@ use cedar_policy::{EntityUid, Policy, PolicyId};
 use hauberk_identity::{Name, TrustDomain};
 use serde_json::{Map, Value, json};
 
-use crate::document::{Mode, PolicyDocument, PolicyProblem, read_template};
+use crate::document::{Mode, PolicyDocument, PolicyProblem, Text, read_template};
 use crate::vocabulary::Kind;
 
 /// A slot of a template.
@@ -27,6 +27,7 @@ pub struct PolicyTemplate {
     /// As Cedar's own syntax trees, in the order of the text.
     statements: Vec<Value>,
     slots: BTreeSet<Slot>,
+    outdated: Vec<PolicyProblem>,
 }
 
 /// Why a policy cannot be made from a template. The fault is whoever fills its slots, or the template's author.
@@ -91,9 +92,36 @@ impl PolicyTemplate {
     /// # Errors
     /// All mistakes that were found, in the order of the text.
     pub fn parse(mesh: Name, trust_domain: &TrustDomain, text: &str) -> Result<Self, Vec<PolicyProblem>> {
-        let statements = read_template(&mesh, trust_domain, text)?;
+        Self::read(mesh, trust_domain, text, Text::New)
+    }
+
+    /// Reads the text of a template that was admitted before, as [`PolicyDocument::parse_stored`] does.
+    ///
+    /// # Errors
+    /// All mistakes for which nothing that follows it could be enforced, in the order of the text.
+    pub fn parse_stored(
+        mesh: Name,
+        trust_domain: &TrustDomain,
+        text: &str,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        Self::read(mesh, trust_domain, text, Text::Stored)
+    }
+
+    fn read(
+        mesh: Name,
+        trust_domain: &TrustDomain,
+        text: &str,
+        from: Text,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        let (statements, outdated) = read_template(&mesh, trust_domain, text, from)?;
         let slots = Slot::ALL.into_iter().filter(|slot| statements.iter().any(|tree| has_slot(tree, *slot)));
-        Ok(Self { mesh, trust_domain: trust_domain.clone(), slots: slots.collect(), statements })
+        let slots = slots.collect();
+        Ok(Self { mesh, trust_domain: trust_domain.clone(), statements, slots, outdated })
+    }
+
+    /// What a new text would be refused for, in the order of the text: nothing, unless it was stored before.
+    pub fn outdated(&self) -> &[PolicyProblem] {
+        &self.outdated
     }
 
     /// The slots that its statements have.
@@ -159,6 +187,21 @@ impl PolicyTemplate {
     ) -> Result<PolicyDocument, Vec<LinkProblem>> {
         let text = self.fill(fillings)?;
         PolicyDocument::parse(self.mesh.clone(), &self.trust_domain, name, mode, &text)
+            .map_err(|problems| problems.into_iter().map(LinkProblem::Policy).collect())
+    }
+
+    /// The policy that comes of it where both were admitted before, as [`PolicyDocument::parse_stored`] reads it.
+    ///
+    /// # Errors
+    /// Everything for which it cannot be enforced.
+    pub fn link_stored(
+        &self,
+        name: Name,
+        mode: Mode,
+        fillings: &[(Slot, &str)],
+    ) -> Result<PolicyDocument, Vec<LinkProblem>> {
+        let text = self.fill(fillings)?;
+        PolicyDocument::parse_stored(self.mesh.clone(), &self.trust_domain, name, mode, &text)
             .map_err(|problems| problems.into_iter().map(LinkProblem::Policy).collect())
     }
 }
@@ -286,6 +329,21 @@ mod tests {
         let bad = [(Slot::Principal, "Node::\"a/b\"")];
         let problems = told(one.link(name("p"), Mode::Enforce, &bad).unwrap_err());
         assert!(problems[0].contains("a name consists of"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_stored_template_stands_and_new_policies_do_not_follow_it() {
+        let text = format!(
+            "forbid(principal == ?principal, action in Action::\"http\", resource) when {{ context.host like \"*{}\" }};",
+            "a".repeat(1_024)
+        );
+        let stored = PolicyTemplate::parse_stored(name("shop"), &domain(), &text).unwrap();
+        assert_eq!(stored.outdated(), template(&text).unwrap_err());
+        let fillings = [(Slot::Principal, "Node::\"web\"")];
+        let made = stored.link_stored(name("p"), Mode::Enforce, &fillings).unwrap();
+        let refused = stored.link(name("p"), Mode::Enforce, &fillings).unwrap_err();
+        let outdated: Vec<_> = made.outdated().iter().cloned().map(LinkProblem::Policy).collect();
+        assert_eq!(outdated, refused);
     }
 
     #[test]

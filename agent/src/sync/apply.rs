@@ -110,7 +110,9 @@ pub enum Rejection {
     #[error("the view is for {0}")]
     OtherNode(String),
     /// It needs a feature that this release lacks.
-    #[error("the view needs the feature {0:?}, which this agent lacks: update it")]
+    #[error(
+        "the view needs the feature {0:?}, which this agent lacks: update it; until then it denies every call"
+    )]
     MissingFeature(String),
     /// It is no view.
     #[error("the view cannot be read: {0}")]

@@ -47,7 +47,7 @@ async fn templates(
     let read = found.into_iter().filter_map(|resource| match &resource.spec {
         Some(Spec::PolicyTemplate(spec)) => {
             let mesh = Name::parse(&resource.mesh).ok()?;
-            Some((resource.name, PolicyTemplate::parse(mesh, trust_domain, &spec.cedar).ok()?))
+            Some((resource.name, PolicyTemplate::parse_stored(mesh, trust_domain, &spec.cedar).ok()?))
         }
         _ => None,
     });
@@ -58,13 +58,13 @@ fn read(resource: &Resource, trust_domain: &TrustDomain, templates: &Templates) 
     let (mesh, name) = (Name::parse(&resource.mesh).ok()?, Name::parse(&resource.name).ok()?);
     let document = match &resource.spec {
         Some(Spec::Boundary(spec)) => {
-            PolicyDocument::parse(mesh, trust_domain, name, Mode::Boundary, &spec.cedar).ok()?
+            PolicyDocument::parse_stored(mesh, trust_domain, name, Mode::Boundary, &spec.cedar).ok()?
         }
         Some(Spec::Policy(spec)) => {
             let mode = if spec.mode.as_deref() == Some("AUDIT") { Mode::Audit } else { Mode::Enforce };
             match &spec.template {
-                Some(link) => templates.get(&link.name)?.link(name, mode, &fillings(link)).ok()?,
-                None => PolicyDocument::parse(mesh, trust_domain, name, mode, &spec.cedar).ok()?,
+                Some(link) => templates.get(&link.name)?.link_stored(name, mode, &fillings(link)).ok()?,
+                None => PolicyDocument::parse_stored(mesh, trust_domain, name, mode, &spec.cedar).ok()?,
             }
         }
         _ => return None,

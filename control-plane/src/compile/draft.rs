@@ -18,7 +18,7 @@ use super::policy_changes::PolicyChanges;
 use super::view::MeshViews;
 use super::view_records::ViewKey;
 use crate::registry::Revision;
-use crate::resources::{Catalog, MeshCatalog};
+use crate::resources::{Catalog, MeshCatalog, VirtualService};
 
 /// All views as they stand. Immutable.
 #[derive(Debug, Default)]
@@ -83,16 +83,25 @@ impl Draft {
         resources: &MeshCatalog,
         trust_domain: &TrustDomain,
     ) {
-        let unreadable: Vec<_> = resources.unreadable().collect();
-        if !unreadable.is_empty() {
-            // What cannot be read might be a forbid: everything stays as it was.
-            for (kind, resource, reason) in unreadable {
+        let mesh = MeshViews::new(trust_domain, name, resources);
+        let of_service = |(service, spec): (&Name, &VirtualService)| {
+            (ViewKey::service(name.clone(), service.clone()), "", Body::Service(mesh.service(service, spec)))
+        };
+        let holding_back: Vec<_> = resources.holding_back().collect();
+        if !holding_back.is_empty() {
+            // What cannot be read might be a forbid: what nodes enforce stays as it was.
+            for (kind, resource, reason) in &holding_back {
                 let summary = format!("the stored {} {resource} is not accepted: {reason}", kind.noun());
                 self.report(name, Unmade::All, summary, "apply it again, corrected, or delete it");
             }
+            // Who serves what is no matter of policies, and calls are decided where they arrive.
+            let is_known = |(_, service): &(&Name, &VirtualService)| {
+                service.provider().is_none_or(|provider| resources.node(provider.node().as_str()).is_some())
+            };
+            let services = resources.services().filter(is_known).map(of_service);
+            self.compile(views, name, trust_domain, services);
             return;
         }
-        let mesh = MeshViews::new(trust_domain, name, resources);
         // Views that were held back do not reflect the former resources, and nothing can be told from those.
         let former = views.meshes.get(name).filter(|_| !views.findings.contains_key(name));
         let policies = former.and_then(|former| PolicyChanges::new(name, former, resources));
@@ -108,31 +117,36 @@ impl Draft {
             };
             (key, uid, Body::Node(mesh.node_with(scope, slice, spec)))
         });
-        let services = resources.services().map(|(service, spec)| {
-            (ViewKey::service(name.clone(), service.clone()), "", Body::Service(mesh.service(service, spec)))
-        });
-        let mut checked = self.checked.remove(name).unwrap_or_default();
-        for (key, uid, body) in nodes.chain(services) {
+        let services = resources.services().map(of_service);
+        self.compile(views, name, trust_domain, nodes.chain(services));
+        let is_gone = |key: &&ViewKey| !resources.of_kind(key.kind).contains_key(&key.name);
+        self.removed.extend(views.of_mesh(name).filter(is_gone).cloned());
+    }
+
+    /// Makes those of a mesh's views whose content is another, each with its node's uid.
+    fn compile<'a>(
+        &mut self,
+        views: &Views,
+        mesh: &Name,
+        trust_domain: &TrustDomain,
+        bodies: impl Iterator<Item = (ViewKey, &'a str, Body)>,
+    ) {
+        let mut checked = self.checked.remove(mesh).unwrap_or_default();
+        for (key, uid, body) in bodies {
             if views.views.get(&key).is_some_and(|former| former.content.is(uid, &body)) {
                 continue;
             }
             let unmade = unmade(&key, &body);
-            match Content::new(trust_domain, name, uid, body, &mut checked) {
+            match Content::new(trust_domain, mesh, uid, body, &mut checked) {
                 Ok(content) => self.changed.push((key, Arc::new(content))),
                 Err(error) => {
                     tracing::error!(event = "view_compile_failed", view = %key, %error, "the former view stays in force");
-                    self.report(
-                        name,
-                        unmade,
-                        format!("the view of {key} cannot be made: {error}"),
-                        error.fix(),
-                    );
+                    let summary = format!("the view of {key} cannot be made: {error}");
+                    self.report(mesh, unmade, summary, error.fix());
                 }
             }
         }
-        self.checked.insert(name.clone(), checked);
-        let is_gone = |key: &&ViewKey| !resources.of_kind(key.kind).contains_key(&key.name);
-        self.removed.extend(views.of_mesh(name).filter(is_gone).cloned());
+        self.checked.insert(mesh.clone(), checked);
     }
 
     fn report(&mut self, mesh: &Name, unmade: Unmade, summary: String, fix: &str) {

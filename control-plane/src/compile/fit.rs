@@ -8,6 +8,7 @@ use hauberk_policy::{NamedListener, NamedPort, NodeLabel, PolicyDocument, Policy
 use hauberk_proto::convert::{NodeView, encode_node_view};
 use prost::Message;
 
+use super::patterns::{self, HeavyPatterns};
 use super::view::MeshViews;
 use crate::resources::{Catalog, MeshCatalog, ResourceKey, VirtualNode};
 
@@ -28,6 +29,9 @@ pub enum Oversized {
     /// The view of a node.
     #[error(transparent)]
     View(OversizedView),
+    /// What agents of a node may have to match.
+    #[error(transparent)]
+    Patterns(HeavyPatterns),
     /// What is in every view.
     #[error(
         "{statements} statements of policies would concern every node of mesh {mesh}, and at most {MOST_OF_ALL} may: say in their scopes \
@@ -76,7 +80,10 @@ pub(crate) fn oversized<'a>(
         if statements > MOST_OF_ALL && former.is_none_or(|former| statements > of_every_node(former)) {
             return Some(Oversized::OfAll { mesh: mesh.clone(), statements });
         }
-        let former = former.map(|former| (former, MeshViews::new(trust_domain, mesh, former)));
+        let former = former.map(|former| (&**former, MeshViews::new(trust_domain, mesh, former)));
+        if let Some(heavy) = patterns::grown(mesh, (resources, &views), former.as_ref()) {
+            return Some(Oversized::Patterns(heavy));
+        }
         resources.nodes_and_gateways().find_map(|(name, node)| {
             let own = size(&views.node_with(views.scope(&name, node), PolicySlice::default(), node));
             if own + of_all + FRAME <= LARGEST {

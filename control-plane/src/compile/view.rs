@@ -353,6 +353,7 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
     let ages = resources.spec().is_some_and(|mesh| mesh.max_view_age().is_some());
     let has_users = resources.issuers().next().is_some()
         || resources.policies().any(|policy| policy.reads().are_of_users());
+    let by_client = resources.issuers().any(|(_, issuer, _)| issuer.audience_is_client());
     let reads_context = resources.policies().any(|policy| policy.reads().are_beyond_path_and_method());
     let reads_calls = resources.policies().any(|policy| policy.reads_calls_as_requests());
     let many_roots =
@@ -369,8 +370,12 @@ fn needed_by_mesh(resources: &MeshCatalog) -> BTreeSet<&'static str> {
         asks_of_named.then_some(features::NAMED_PORTS),
         names_classes.then_some(features::DATA_CLASSES),
         has_users.then_some(features::USERS),
+        by_client.then_some(features::CLIENTS_AS_AUDIENCES),
         has_externals.then_some(features::EGRESS),
         many_roots.then_some(features::MANY_ROOTS),
     ];
     needed.into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,18 +142,28 @@ impl Holding {
         endpoints: &EndpointSnapshot,
     ) -> Vec<Name> {
         self.plan.clear();
-        let Standing::Here(node) = wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref())
-        else {
-            // Where its view could not be made others of its mesh may be missing too: they are not gone, nor is it current.
-            return Vec::new();
+        // Where its own view could not be made, it is told all the same who serves what it calls. Others of its mesh may be missing too:
+        // they are not gone, nor is it current.
+        let node = match wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref()) {
+            Standing::Here(node) => Some(node),
+            Standing::NotMade => None,
+            Standing::Deleted | Standing::MadeAnew | Standing::Unknown => return Vec::new(),
         };
-        if self.workloads != Some(workloads(compilation, peer)) {
+        // Those of its name may be another node's, where that cannot be told.
+        let is_certain =
+            node.is_some() || matches!(compilation.node_uids.get(&peer.spiffe_id), Some(Some(_)));
+        if is_certain && self.workloads != Some(workloads(compilation, peer)) {
             self.plan.push_back(Item::Workloads);
         }
-        if !self.node.as_ref().is_some_and(|held| held.is(node)) {
+        if let Some(node) = node
+            && !self.node.as_ref().is_some_and(|held| held.is(node))
+        {
             self.plan.push_back(Item::Node);
         }
-        let names: BTreeSet<Name> = self.subscribed.iter().chain(&node.backends).cloned().collect();
+        // What it has is of use for as long as it is not known of what it makes use.
+        let backends = node.map(|node| node.backends.as_slice()).unwrap_or_default();
+        let held = self.services.keys().filter(|_| node.is_none());
+        let names: BTreeSet<Name> = self.subscribed.iter().chain(backends).chain(held).cloned().collect();
         let mut gone = Vec::new();
         let mut targets = BTreeSet::new();
         for name in &names {
@@ -170,14 +180,16 @@ impl Holding {
                         self.plan.push_back(Item::Service(name.clone()));
                     }
                 }
-                None if self.services.get(name) != Some(&Sent::Gone) => gone.push(name.clone()),
+                None if node.is_some() && self.services.get(name) != Some(&Sent::Gone) => {
+                    gone.push(name.clone());
+                }
                 None => {}
             }
         }
         if !gone.is_empty() {
             self.plan.push_back(Item::Gone(gone));
         }
-        self.endpoints.retain(|target, _| targets.contains(target));
+        self.endpoints.retain(|target, _| node.is_none() || targets.contains(target));
         for target in targets {
             let known = self.endpoints.get(&target).map(|list| &list[..]);
             if known != Some(published(endpoints, &target)) {
@@ -185,7 +197,8 @@ impl Holding {
             }
         }
         let concerns_it = self.is_unconfirmed || self.plan.iter().any(Item::is_of_configuration);
-        if concerns_it && self.current_at != Some((compilation.epoch, compilation.revision)) {
+        if node.is_some() && concerns_it && self.current_at != Some((compilation.epoch, compilation.revision))
+        {
             self.plan.push_back(Item::CurrentAt);
         }
         let unused: Vec<Name> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();

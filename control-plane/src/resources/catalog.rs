@@ -76,8 +76,8 @@ pub enum Model {
     VirtualNode(VirtualNode),
     /// A virtual service.
     VirtualService(VirtualService),
-    /// Stored, but not acceptable to this release: says why. Nothing is compiled from its mesh until it is replaced,
-    /// since it might have been a forbid.
+    /// Stored, but not acceptable to this release: says why. Where it might have been a forbid, no node's view of its mesh is compiled
+    /// until it is replaced.
     Unreadable(String),
 }
 
@@ -131,7 +131,7 @@ impl Entry {
             Ok(resource) => resource,
             Err(error) => return Self::new(named(), Model::Unreadable(error.to_string())),
         };
-        let mut problems = Problems::default();
+        let mut problems = Problems::of_stored();
         let model = match &resource.spec {
             Some(spec) if Kind::of(spec) == key.kind => Model::parse(spec, key, trust_domain, &mut problems),
             _ => return Self::new(named(), Model::Unreadable("it is of another kind".to_owned())),

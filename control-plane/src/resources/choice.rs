@@ -56,7 +56,7 @@ pub(crate) fn authorization(
 /// Looks at a description, in a person's words.
 pub(crate) fn description(problems: &mut Problems, text: Option<&str>) {
     let length = text.map_or(0, |text| text.chars().count());
-    if length > LONGEST_DESCRIPTION {
+    if length > LONGEST_DESCRIPTION && !problems.are_of_stored() {
         let message = format!("it has {length} characters; at most {LONGEST_DESCRIPTION} are kept");
         problems.invalid("spec.description", message);
     }

@@ -312,17 +312,6 @@ impl MeshCatalog {
         let entry = self.federated.get(name)?;
         self.fetched.get(name)?.as_ref().filter(|fetched| fetched.is_for(entry))
     }
-
-    /// Stored resources that this release does not accept, each with the reason.
-    pub fn unreadable(&self) -> impl Iterator<Item = (Kind, &Name, &str)> {
-        Kind::ALL.into_iter().flat_map(|kind| {
-            self.of_kind(kind).iter().filter_map(move |(name, entry)| match entry.model() {
-                Model::Unreadable(reason) => Some((kind, name, reason.as_str())),
-                Model::Linked(policy) => policy.reason().map(|reason| (kind, name, reason)),
-                _ => None,
-            })
-        })
-    }
 }
 
 fn as_node(entry: &Entry) -> Option<&VirtualNode> {

@@ -26,6 +26,7 @@ mod own_issuer;
 mod policy;
 mod problem;
 mod role;
+mod stored;
 mod svid_terms;
 mod template;
 mod virtual_gateway;

@@ -60,7 +60,8 @@ fn read(
     problems: &mut Problems,
 ) -> Option<Arc<PolicyDocument>> {
     let (mesh, name) = (key.mesh.clone(), key.name.clone());
-    report(PolicyDocument::parse(mesh, trust_domain, name, mode, cedar), problems).map(Arc::new)
+    let read = if problems.are_of_stored() { PolicyDocument::parse_stored } else { PolicyDocument::parse };
+    report(read(mesh, trust_domain, name, mode, cedar), problems).map(Arc::new)
 }
 
 /// Reports the mistakes in a text.

@@ -42,14 +42,25 @@ impl Problem {
     }
 }
 
-/// Collects the problems of a batch while it is read, resource by resource.
+/// Collects the problems of a batch while it is read, resource by resource; or those of a stored resource.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     resource: usize,
+    is_stored: bool,
     found: Vec<Problem>,
 }
 
 impl Problems {
+    /// Those of a resource that was admitted before, perhaps by an earlier release: what only new ones are refused for is none.
+    pub(crate) fn of_stored() -> Self {
+        Self { is_stored: true, ..Self::default() }
+    }
+
+    /// Whether what is read was admitted before.
+    pub(crate) fn are_of_stored(&self) -> bool {
+        self.is_stored
+    }
+
     /// What is reported from now on is about the resource at this place.
     pub(crate) fn about(&mut self, resource: usize) -> &mut Self {
         self.resource = resource;

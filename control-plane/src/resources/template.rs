@@ -39,11 +39,12 @@ impl LinkedPolicy {
         Some(Self { name, mode, template, fillings, made: Err(Vec::new()), reason: String::new() })
     }
 
-    /// The same policy as it follows from a template; from none where that does not exist.
+    /// The same policy as it follows from a template; from none where that does not exist. What is refused of new texts alone is told by
+    /// the document, since it may follow for long.
     pub(crate) fn made_from(&self, template: Option<&PolicyTemplate>) -> Self {
         let fillings: Vec<_> = self.fillings.iter().map(|(slot, name)| (*slot, name.as_str())).collect();
         let (made, reason) =
-            match template.map(|template| template.link(self.name.clone(), self.mode, &fillings)) {
+            match template.map(|template| template.link_stored(self.name.clone(), self.mode, &fillings)) {
                 Some(Ok(document)) => (Ok(Arc::new(document)), String::new()),
                 Some(Err(problems)) => {
                     let first = problems.first().map(describe).unwrap_or_default();
@@ -67,9 +68,12 @@ impl LinkedPolicy {
         self.made.as_ref().ok().map(|document| &**document)
     }
 
-    /// Everything that is wrong with it.
-    pub(crate) fn problems(&self) -> &[LinkProblem] {
-        self.made.as_ref().err().map(Vec::as_slice).unwrap_or_default()
+    /// Everything that is wrong with it, where it is new or follows a new text.
+    pub(crate) fn problems(&self) -> Vec<LinkProblem> {
+        match &self.made {
+            Ok(document) => document.outdated().iter().cloned().map(LinkProblem::Policy).collect(),
+            Err(problems) => problems.clone(),
+        }
     }
 
     /// Why it says nothing, if so.
@@ -96,6 +100,7 @@ pub(crate) fn parse(
     let before = problems.count();
     let wire::PolicyTemplateSpec { cedar, description } = spec;
     choice::description(problems, description.as_deref());
-    let template = policy::report(PolicyTemplate::parse(key.mesh.clone(), trust_domain, cedar), problems)?;
+    let read = if problems.are_of_stored() { PolicyTemplate::parse_stored } else { PolicyTemplate::parse };
+    let template = policy::report(read(key.mesh.clone(), trust_domain, cedar), problems)?;
     (problems.count() == before).then(|| Arc::new(template))
 }

@@ -1,11 +1,12 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+mod stored;
 mod tokens;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hauberk_identity::{SpiffeId, UnixMillis, Validity};
+use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
 use hauberk_tls::jwt::{JwtBundle, JwtKey};
 
@@ -15,6 +16,7 @@ use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
 use crate::federation::{Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
+use crate::resources::Catalog;
 use crate::revocation::crl::Trouble;
 
 /// How far a clock may be off before it is told.
@@ -51,6 +53,8 @@ pub(super) struct Facts<'a> {
     pub(super) need: Option<&'a Need>,
     pub(super) lists: &'a Trouble,
     pub(super) compilation: &'a Compilation,
+    pub(super) catalog: &'a Catalog,
+    pub(super) trust_domain: &'a TrustDomain,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
@@ -97,6 +101,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
             &finding.fix,
         )
     }));
+    findings.extend(stored::stored(facts.catalog, facts.trust_domain));
     findings.extend(each(facts.rollout.laggards.iter().map(laggard), "instances do not enforce the latest"));
     let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);
     findings.extend(each(live().filter_map(registration), "instances have registered what cannot be called"));
@@ -201,6 +206,9 @@ fn laggard(laggard: &Laggard) -> Finding {
 /// What to do about an instance that does not enforce a revision.
 pub(super) fn fix_of(laggard: &Laggard) -> String {
     let fix = match &laggard.lag {
+        Lag::Refused(refusal) if refusal.reason == "missing_feature" => {
+            "update its agent, which denies every call until then; agents are updated before the control plane"
+        }
         Lag::Refused(_) => "its log says more; it may need a newer agent",
         Lag::Ahead { .. } => {
             "the registry is older than what this agent has seen: put a later backup back, or stop the control plane and run \

@@ -75,6 +75,8 @@ impl System for SystemService {
             need: need.as_ref(),
             lists: &self.push.revocation_lists().trouble,
             compilation: &compilation,
+            catalog: &catalog,
+            trust_domain: authority.trust_domain(),
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),

@@ -3,30 +3,33 @@
 use hauberk_identity::{Name, TrustDomain};
 use serde_json::Value;
 
-use super::{PolicyProblem, Reader, ordinal};
+use super::reader::{Grade, Text, ordinal};
+use super::{PolicyProblem, Reader};
 use crate::names::Namespace;
 use crate::qualify::find_flaws;
-use crate::statements::extents;
 
-/// The syntax trees of a template's statements, in the order of the text, their names as they are written.
+/// The syntax trees of a template's statements, in the order of the text, their names as they are written; and of a stored text what a
+/// new one would be refused for.
 pub(crate) fn read_template(
     mesh: &Name,
     trust_domain: &TrustDomain,
     text: &str,
-) -> Result<Vec<Value>, Vec<PolicyProblem>> {
-    let mut reader = Reader { text, extents: extents(text), problems: Vec::new() };
+    from: Text,
+) -> Result<(Vec<Value>, Vec<PolicyProblem>), Vec<PolicyProblem>> {
+    let mut reader = Reader::new(text, from);
     reader.check_size();
     let set = reader.finish_stage(|reader| {
         let set = reader.parse_any();
-        if set.templates().next().is_none() && reader.problems.is_empty() {
+        if set.templates().next().is_none() && reader.has_no_problems() {
             let help = "write ?principal or ?resource where a policy fills in a name, or make it a Policy";
-            reader.report(0, 1, "a template has no slot".to_owned(), Some(help.to_owned()));
+            let message = "a template has no slot".to_owned();
+            reader.report_as(Grade::Untidy, 0, 1, message, Some(help.to_owned()));
         }
         set
     })?;
     reader.finish_stage(|reader| reader.validate(&set))?;
     let names = Namespace::of(trust_domain, mesh);
-    reader.finish_stage(|reader| {
+    let trees = reader.finish_stage(|reader| {
         let of_templates = set.templates().map(|template| (template.id(), template.to_json().ok()));
         let of_policies = set.policies().map(|policy| (policy.id(), policy.to_json().ok()));
         let mut statements: Vec<_> = of_templates.chain(of_policies).collect();
@@ -43,5 +46,6 @@ pub(crate) fn read_template(
             }
         }
         trees
-    })
+    })?;
+    Ok((trees, reader.outdated()))
 }

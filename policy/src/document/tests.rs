@@ -1,5 +1,6 @@
 use hauberk_identity::{NodeName, SpiffeId};
 
+use super::reader::{MAX_DEPTH, MAX_OPERATORS};
 use super::*;
 use crate::testing::{ask, domain, name, node, orders, parse, peer};
 use crate::{Engine, Known, PolicyIndex};
@@ -436,4 +437,84 @@ fn a_boundary_only_forbids() {
     let document = parse("forbid(principal, action, resource);").unwrap();
     assert_eq!(document.label(), "boundary:b");
     assert_eq!(document.statements()[0].name, "boundary:b");
+}
+
+fn stored(text: &str) -> Result<PolicyDocument, Vec<PolicyProblem>> {
+    PolicyDocument::parse_stored(name("shop"), &domain(), name("p"), Mode::Enforce, text)
+}
+
+#[test]
+fn a_stored_text_stands_whatever_only_new_ones_are_refused_for() {
+    let asking = |condition: &str| {
+        format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};")
+    };
+    let long = "a".repeat(1_024);
+    let mut texts = vec![
+        asking(&format!("context.path like \"*{long}\"")),
+        asking(&format!("context.host like \"{}\"", "*a".repeat(33))),
+        asking("User::\"login/alice\" in UserGroup::\"login/support\""),
+        asking("Role::\"clerks\" in Role::\"staff\""),
+        asking("context.path == \"/a/../b\""),
+        asking("context.host == \"A.example\""),
+        asking("Node::\"spiffe://shop.example/mesh/bank/node/web\".hasTag(\"team\")"),
+        asking("false"),
+        format!("@id(\"not a name\") {}", asking("true")),
+    ];
+    texts.push(format!("{} //{}", asking("true"), "x".repeat(MAX_TEXT_LEN)));
+    for text in texts {
+        let what = text.chars().take(120).collect::<String>();
+        let refused = parse(&text).expect_err(&what);
+        let document = stored(&text).unwrap_or_else(|problems| panic!("{what}: {problems:?}"));
+        assert_eq!(document.outdated(), refused, "{what}");
+        let labels = crate::testing::labels();
+        let known = Known { labels: &labels, ..Known::default() };
+        let mut slice = PolicyIndex::new(document.mesh(), [&document]).slice(&orders(), known);
+        let mentioned: std::collections::BTreeSet<_> = document.roles().cloned().collect();
+        slice.roles =
+            mentioned.into_iter().map(|role| crate::RoleMembers { role, members: Vec::new() }).collect();
+        let compiled = Engine::compile(orders(), &slice, None);
+        assert!(compiled.is_ok(), "{what}: {compiled:?}");
+    }
+    let good = asking("context.path == \"/a\"");
+    assert_eq!(stored(&good).unwrap().outdated(), []);
+}
+
+#[test]
+fn a_stored_text_that_cannot_be_enforced_is_refused_as_a_new_one_is() {
+    for text in [
+        "forbid(principal",
+        "",
+        "forbid(principal == ?principal, action, resource);",
+        "permit(principal, action, resource);",
+        "permit(principal is Nobody, action, resource);",
+        "forbid(principal, action, resource) when { context.pathh == \"/\" };",
+        "forbid(principal, action, resource in Mesh::\"bank\");",
+        "forbid(principal, action, resource in Service::\"a/b\");",
+        "forbid(principal, action in Action::\"http\", resource) when { context.headers.hasTag(context.path) };",
+        "@id(\"a\") forbid(principal, action, resource); @id(\"a\") forbid(principal is Node, action, resource);",
+        &format!("forbid(principal, action, resource) when {{ {}true{} }};", "(".repeat(99), ")".repeat(99)),
+        &format!("forbid(principal, action, resource) when {{ {}true }};", "true && ".repeat(2_000)),
+    ] {
+        assert_eq!(stored(text).expect_err(text), parse(text).expect_err(text), "{text}");
+    }
+    let of_boundary = "permit(principal is Node, action, resource);";
+    let read = PolicyDocument::parse_stored(name("shop"), &domain(), name("b"), Mode::Boundary, of_boundary);
+    assert!(read.unwrap_err()[0].message.contains("a boundary only forbids"));
+}
+
+#[test]
+fn what_holds_permits_alone_is_told_however_wrong_it_is() {
+    let permit = "permit(principal is Nobody, action, resource);";
+    assert!(only_permits(permit) && only_permits("permit(principal == ?principal, action, resource);"));
+    let deep =
+        format!("permit(principal, action, resource) when {{ {}true{} }};", "(".repeat(99), ")".repeat(99));
+    for text in [
+        "",
+        "permit(",
+        "forbid(principal, action, resource);",
+        &format!("{permit}forbid(principal, action, resource);"),
+        &deep,
+    ] {
+        assert!(!only_permits(text), "{text}");
+    }
 }

@@ -8,6 +8,7 @@ use crate::explain::alone;
 use crate::membership;
 use crate::names::Namespace;
 use crate::path_set::{Glob, PathSet, Relation, Step};
+use crate::pattern_work::MAX_WILDCARDS;
 use crate::reads::{Fact, FactSet, Reads, path_of};
 use crate::vocabulary::Kind;
 
@@ -170,6 +171,10 @@ impl Residual<'_> {
                         Some(text) => matched.extend(text.as_str()?.chars().map(Some)),
                         None => matched.push(None),
                     }
+                }
+                // One that was stored before there was a bound: to run it would take too long, and nothing is said of it.
+                if matched.iter().filter(|char| char.is_none()).count() > MAX_WILDCARDS {
+                    return None;
                 }
                 (sides.get("left")?, matched)
             }

@@ -39,7 +39,7 @@ impl Walk<'_> {
                     continue;
                 }
             };
-            self.flaws.push(Flaw { text, message, help });
+            self.flaws.push(Flaw::untidy(text, message, help));
         }
     }
 
@@ -52,7 +52,7 @@ impl Walk<'_> {
         if let Some(message) = work.problem() {
             let help = "say what the text begins with or ends with, or write several texts out: \
                         [\"/a\", \"/b\"].contains(context.path)";
-            self.flaws.push(Flaw { text: "like".to_owned(), message, help: help.to_owned() });
+            self.flaws.push(Flaw::untidy("like".to_owned(), message, help.to_owned()));
         }
     }
 
@@ -61,7 +61,7 @@ impl Walk<'_> {
         if let Some(message) = following_problem(self.following) {
             let help =
                 "shorten what follows the wildcards, compare whole texts by ==, or split the statement";
-            self.flaws.push(Flaw { text: "like".to_owned(), message, help: help.to_owned() });
+            self.flaws.push(Flaw::untidy("like".to_owned(), message, help.to_owned()));
         }
     }
 }

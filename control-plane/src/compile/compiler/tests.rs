@@ -336,7 +336,10 @@ async fn after_a_restart_with_a_resource_that_cannot_be_read_nobody_is_gone() {
     let scratch = scratch.restarted().await;
     let mut compilations = scratch.compilations().await;
     let second = Arc::clone(&compilations.borrow());
-    assert!(second.nodes.is_empty(), "nothing is compiled from what cannot be read");
+    assert!(second.nodes.is_empty(), "nothing is enforced by what cannot be read");
+    let [served, before] = [&second, &first].map(|compilation| service_view(compilation, "orders"));
+    let content = |view: &CompiledView| (view.digest, view.revision);
+    assert_eq!(content(served), content(before), "who serves what does not depend on it");
     assert_eq!(standing(&second, "web", uid.as_deref()), "NotMade");
     assert_eq!(standing(&second, "web", None), "NotMade");
     // The resources tell it all the same.
@@ -349,6 +352,107 @@ async fn after_a_restart_with_a_resource_that_cannot_be_read_nobody_is_gone() {
     let third = at(&mut compilations, store(&scratch, &[web]).await).await;
     assert_eq!(uid_of(&third, "web"), Some(&None));
     assert_eq!(standing(&third, "web", uid.as_deref()), "NotMade");
+}
+
+#[tokio::test]
+async fn what_only_new_texts_are_refused_for_goes_on_being_enforced() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let on = |condition: &str| {
+        format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};")
+    };
+    let heavy = format!("context.host like \"*{}\"", "a".repeat(2_000));
+    let with_slot = on(&heavy).replace("principal,", "principal == ?principal,");
+    let asks = "User::\"login/alice\" in UserGroup::\"login/support\"";
+    let old = [
+        policy("asks", &on(asks)),
+        policy("heavy", &on(&heavy)),
+        boundary("never", &on(&heavy)),
+        template("t", &with_slot),
+        linked("follows", "t", Some("Node::\"web\""), None),
+    ];
+    store(&scratch, &old).await;
+    let scratch = scratch.restarted().await;
+    let compilations = scratch.compilations().await;
+    let compilation = Arc::clone(&compilations.borrow());
+    assert!(compilation.findings.is_empty(), "{:?}", compilation.findings);
+    assert_eq!(
+        policies_of(node_view(&compilation, "orders")),
+        ["allow-web-to-orders", "asks", "boundary:never", "follows", "heavy"]
+    );
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    let outdated = catalog.mesh("shop").unwrap().outdated();
+    let outdated: Vec<_> = outdated.map(|(kind, name, _)| format!("{} {name}", kind.noun())).collect();
+    assert_eq!(
+        outdated,
+        ["policy asks", "policy follows", "policy heavy", "boundary never", "policy template t"]
+    );
+    for new in old.iter().chain([&linked("another", "t", Some("Node::\"web\""), None)]) {
+        let refused = scratch.resources.apply(&owner(), std::slice::from_ref(new), true).await;
+        assert!(refused.is_err(), "{} is admitted", new.name);
+    }
+}
+
+#[tokio::test]
+async fn what_can_only_permit_or_decides_nothing_is_left_out_where_it_cannot_be_read() {
+    use hauberk_proto::mesh::v1 as wire;
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    at(&mut compilations, scratch.apply(&shop()).await.revision).await;
+    let audited = |resource: Resource| match resource.spec {
+        Some(Spec::Policy(spec)) => {
+            let spec = wire::PolicySpec { mode: Some("AUDIT".into()), ..spec };
+            Resource { spec: Some(Spec::Policy(spec)), ..resource }
+        }
+        _ => panic!("no policy"),
+    };
+    let permits = "permit(principal == ?principal, action, resource is Nothing);";
+    let left_out = [
+        policy("wrong", "permit(principal is Nobody, action, resource);"),
+        audited(policy("tried", "forbid(principal is Nobody, action, resource);")),
+        audited(linked("tried-too", "none", None, None)),
+        template("unused", "forbid("),
+        template("permits", permits),
+        linked("follows", "permits", Some("Node::\"web\""), None),
+        resource("shop", "bank", Spec::ExternalService(ExternalServiceSpec::default())),
+        resource("shop", "fleet", Spec::Enrollment(wire::EnrollmentSpec::default())),
+        resource("shop", "partner", Spec::FederatedTrustDomain(wire::FederatedTrustDomainSpec::default())),
+    ];
+    store(&scratch, &left_out).await;
+    let scratch = scratch.restarted().await;
+    let mut compilations = scratch.compilations().await;
+    let compilation = Arc::clone(&compilations.borrow());
+    assert!(compilation.findings.is_empty(), "{:?}", compilation.findings);
+    assert_eq!(policies_of(node_view(&compilation, "orders")), ["allow-web-to-orders"]);
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    assert_eq!(catalog.mesh("shop").unwrap().left_out().count(), left_out.len());
+
+    let forbids = permits.replace("permit", "forbid");
+    let mut holding_back = vec![
+        vec![policy("p", "forbid(principal is Nobody, action, resource);")],
+        vec![policy("p", "permit(principal is Node, action, resource); forbid(")],
+        vec![boundary("b", "permit(principal is Nobody, action, resource);")],
+        vec![template("t", &forbids), linked("p", "t", Some("Node::\"web\""), None)],
+        vec![linked("p", "none", None, None)],
+        vec![issuer("login", |spec| spec.audiences.clear())],
+        vec![service("web", "", None)],
+        vec![node("web", [listener(0, "http")])],
+    ];
+    holding_back.push(vec![data_class("c", &["not a name"])]);
+    holding_back.push(vec![role("r", &["not a name"], &[], &[])]);
+    for resources in holding_back {
+        let what = format!("{:?}", resources[0].spec);
+        let compilation = at(&mut compilations, store(&scratch, &resources).await).await;
+        assert_eq!(compilation.findings.len(), 1, "{what}: {:?}", compilation.findings);
+        let gone = resources.iter().fold(Commit::new().raising_revision(), |commit, resource| {
+            let kind = Kind::of(resource.spec.as_ref().unwrap());
+            commit.delete(ResourceKey { kind, mesh: name("shop"), name: name(&resource.name) }.store_key())
+        });
+        let healed = scratch.store.commit(gone).await.unwrap().revision;
+        let healed = at(&mut compilations, healed).await;
+        assert!(healed.findings.is_empty(), "{what}: {:?}", healed.findings);
+    }
 }
 
 #[tokio::test]

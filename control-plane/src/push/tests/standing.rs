@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// How long nothing is said, but for the word that there are no workloads.
+const QUIET: Duration = Duration::from_secs(50);
+
 #[tokio::test(start_paused = true)]
 async fn a_node_without_a_view_is_not_gone() {
     let world = World::new().await;
@@ -23,7 +26,7 @@ async fn a_node_without_a_view_is_not_gone() {
     let mut unread = world.connect("orders", 2);
     unread.hello().await;
     assert_eq!(unread.next().await, "trust");
-    assert!(timeout(Duration::from_secs(60), unread.down.recv()).await.is_err());
+    assert!(timeout(QUIET, unread.next()).await.is_err());
     world.publish(3, &[("orders", 1)], &[("payments", 3)], &["payments"]);
     assert_eq!(agent.until_current(3).await, ["payments 3"]);
 }
@@ -39,7 +42,7 @@ async fn a_view_of_a_former_node_dismisses_nobody_and_is_not_pushed() {
         let mut agent = world.connect_of("orders", number, uid);
         agent.hello().await;
         assert_eq!(agent.next().await, "trust");
-        assert!(timeout(Duration::from_secs(60), agent.down.recv()).await.is_err());
+        assert!(timeout(QUIET, agent.next()).await.is_err());
     }
     // Which node there is cannot be told: whoever joined the former one has its view, and the others wait.
     world.amend(|compilation| {
@@ -51,7 +54,7 @@ async fn a_view_of_a_former_node_dismisses_nobody_and_is_not_pushed() {
     let mut other = world.connect_of("orders", 4, Some("second".to_owned()));
     other.hello().await;
     assert_eq!(other.next().await, "trust");
-    assert!(timeout(Duration::from_secs(60), other.down.recv()).await.is_err());
+    assert!(timeout(QUIET, other.next()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,4 +122,40 @@ async fn whose_view_cannot_be_made_alone_is_late_for_what_is_in_every_view() {
     assert_eq!(late(6), []);
     unmade(Unmade::All);
     assert_eq!(late(6).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_no_view_is_told_all_the_same_who_serves_what_it_calls() {
+    let world = World::new().await;
+    world.publish(1, &[("orders", 1), ("payments", 1)], &[("payments", 1)], &[]);
+    world.enroll(1, "orders", &["worker"]);
+    let server = world.connect("payments", 9);
+    server.hello().await;
+    server.register("10.0.0.1:80", false).await;
+    world.until(|world| world.endpoints() == ["10.0.0.1:80 confirmed"]).await;
+    // As after a restart with a policy that cannot be read.
+    world.amend(|compilation| {
+        compilation.revision = 2;
+        compilation.nodes.clear();
+    });
+    let held =
+        Some(agent::Held { epoch: EPOCH, revision: 1, digest: digest(1).to_vec(), ..agent::Held::default() });
+    let services = ["payments", "gone"]
+        .map(|name| agent::HeldService { name: name.into(), held: held.clone() })
+        .to_vec();
+    let mut agent = world.connect("orders", 1);
+    agent.say(agent::Hello { held, services, ..hello() }).await;
+    let told = [agent.next().await, agent.next().await, agent.next().await];
+    assert_eq!(told, ["trust", "workloads worker", "endpoints 10.0.0.1:80 confirmed"]);
+    server.register("10.0.0.2:80", false).await;
+    assert_eq!(agent.next().await, "endpoints 10.0.0.2:80 confirmed");
+    world.enroll(3, "orders", &["other"]);
+    assert_eq!(agent.next().await, "workloads other");
+    // It asks for another one, too; and nothing is gone, nor current.
+    let add = vec!["orders".to_owned()];
+    agent.send(from_agent::Message::Subscribe(agent::Subscribe { add, remove: Vec::new() })).await;
+    assert!(timeout(QUIET, agent.next()).await.is_err());
+    assert_eq!(world.rollout(3).laggards.len(), 2);
+    world.publish(4, &[("orders", 4), ("payments", 1)], &[("payments", 1)], &[]);
+    assert_eq!(agent.until_current(4).await, ["node 4", "gone gone orders"]);
 }

@@ -69,7 +69,7 @@ impl<'a> Step<'a> {
             problems.report(Fault::Invalid, "spec.template.name", message, help);
         }
         for problem in policy.problems() {
-            match problem {
+            match &problem {
                 LinkProblem::Slot { slot, message, help } => {
                     let field = match slot {
                         Slot::Principal => "spec.template.principal",
@@ -77,7 +77,7 @@ impl<'a> Step<'a> {
                     };
                     problems.invalid_but(field, message, help.clone());
                 }
-                LinkProblem::Policy(_) => problems.invalid("spec.template", describe(problem)),
+                LinkProblem::Policy(_) => problems.invalid("spec.template", describe(&problem)),
             }
         }
     }
@@ -96,7 +96,7 @@ impl<'a> Step<'a> {
                 continue;
             }
             for problem in policy.problems() {
-                let message = format!("{own} follows it, and would be wrong: {}", describe(problem));
+                let message = format!("{own} follows it, and would be wrong: {}", describe(&problem));
                 problems.report(Fault::InUse, "spec.cedar", message, None);
             }
             let text = |policy: Option<&PolicyDocument>| policy.map(|policy| policy.text().to_owned());

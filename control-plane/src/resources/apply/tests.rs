@@ -1,6 +1,6 @@
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, AttestRule, EnrollmentSpec, JoinTokenEvidence, Metadata, WorkloadEnrollment,
-    attest_enrollment::Evidence, resource::Spec,
+    AttestEnrollment, AttestRule, EnrollmentSpec, ExternalPort, ExternalServiceSpec, JoinTokenEvidence,
+    Metadata, WorkloadEnrollment, attest_enrollment::Evidence, resource::Spec,
 };
 
 use super::*;
@@ -254,6 +254,59 @@ async fn more_statements_than_every_agent_can_hold_are_refused_with_the_figures(
     assert!(told.starts_with("4400 statements of policies would concern every node of mesh shop"), "{told}");
     // What one node alone has to know is bounded by its own view.
     apply(batch(4, " in Service::\"orders\"")).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_than_an_agent_can_match_is_refused_with_the_figures() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    let heavy = |number: usize, resource: &str| {
+        let text = format!(
+            "forbid(principal, action in Action::\"http\", resource{resource}) when {{ context.host like \"*{}\" }};",
+            "a".repeat(1_023)
+        );
+        vec![policy(&format!("heavy-{number}"), &text)]
+    };
+    let apply = |batch: Vec<Resource>| {
+        let resources = Arc::clone(&scratch.resources);
+        async move { resources.apply(&owner(), &batch, false).await }
+    };
+    for number in 0..8 {
+        apply(heavy(number, "")).await.unwrap();
+    }
+    let refused = apply(heavy(8, "")).await.unwrap_err();
+    let told = refused.to_string();
+    assert!(matches!(refused, ChangeError::Oversized(_)), "{told}");
+    assert!(
+        told.starts_with(
+            "9216 characters follow the wildcards of patterns in policies about calls to virtual node orders in mesh shop, and at \
+             most 8192 may"
+        ),
+        "{told}"
+    );
+    // Of whom it is not, it is no matter; and what path and method alone tell is matched without Cedar.
+    apply([node("store", [listener(1, "http")]), service("store", "store", None)].to_vec()).await.unwrap();
+    assert!(apply(heavy(8, " in Service::\"store\"")).await.is_err(), "the store has all the others too");
+    let plain = format!(
+        "forbid(principal, action in Action::\"http\", resource) when {{ context.path like \"*{}\" }};",
+        "a".repeat(1_023)
+    );
+    apply(vec![policy("plain", &plain)]).await.unwrap();
+    // What leaves the mesh is counted by itself.
+    let ports = vec![ExternalPort { port: Some(80), protocol: "http".into() }];
+    let hosts = vec!["api.bank.example".into()];
+    let external = ExternalServiceSpec { hosts, ports, ..ExternalServiceSpec::default() };
+    apply(vec![resource("shop", "bank", Spec::ExternalService(external))]).await.unwrap();
+    // What stands already is no obstacle to what adds nothing.
+    let stored = heavy(8, "").pop().unwrap();
+    let commit = Commit::new().put(keys::resource("Policy", "shop", "heavy-8"), stored.encode_to_vec());
+    scratch.store.commit(commit.raising_revision()).await.unwrap();
+    apply(vec![permit("another", "web", "orders")]).await.unwrap();
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    let heavy_nodes = crate::compile::heavy_patterns(&trust_domain(), &catalog);
+    let told: Vec<_> = heavy_nodes.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 6, "of three nodes, each in both directions: {told:?}");
+    assert!(apply(heavy(9, "")).await.is_err());
 }
 
 #[tokio::test]

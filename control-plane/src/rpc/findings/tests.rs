@@ -66,6 +66,7 @@ struct World {
     need: Option<Need>,
     clock_ahead: Option<Duration>,
     compilation: Compilation,
+    catalog: Catalog,
     rollout: Rollout,
     reports: Vec<Report>,
     followed: Vec<Followed>,
@@ -88,12 +89,12 @@ impl World {
             need: None,
             clock_ahead: None,
             compilation: Compilation::default(),
+            catalog: Catalog::default(),
             rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
             reports: vec![report()],
             followed: Vec::new(),
             issuers: Vec::new(),
-            own_keys: JwtBundle::new(hauberk_identity::TrustDomain::parse("shop.local").unwrap(), [])
-                .unwrap(),
+            own_keys: JwtBundle::new(TrustDomain::parse("shop.local").unwrap(), []).unwrap(),
             lists: Trouble::default(),
         }
     }
@@ -108,6 +109,8 @@ impl World {
             need: self.need.as_ref(),
             lists: &self.lists,
             compilation: &self.compilation,
+            catalog: &self.catalog,
+            trust_domain: self.own_keys.trust_domain(),
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,
@@ -203,6 +206,17 @@ fn errors_come_first() {
         ]
     );
     assert!(world.findings().iter().all(|finding| !finding.fix.is_empty()));
+}
+
+#[test]
+fn an_agent_that_lacks_what_its_view_needs_is_to_be_updated() {
+    let mut world = World::healthy();
+    let reason = "missing_feature".to_owned();
+    let refusal = Refusal { service: None, revision: 3, reason, detail: "it lacks named-ports-1".into() };
+    world.rollout.laggards = vec![laggard_with(Lag::Refused(refusal))];
+    let findings = world.findings();
+    assert!(findings[0].summary.ends_with("missing_feature (it lacks named-ports-1)"), "{findings:?}");
+    assert!(findings[0].fix.starts_with("update its agent"), "{findings:?}");
 }
 
 #[test]
@@ -369,7 +383,7 @@ fn an_issuer_that_lists_keys_of_ours_is_told() {
     let with = |listed: JwtKeySet, has_our_name| {
         let (key, listed) = (key.clone(), Some((Arc::new(listed), has_our_name)));
         let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, problem: None }];
-        let trust_domain = hauberk_identity::TrustDomain::parse("shop.local").unwrap();
+        let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let own_keys = JwtBundle::new(trust_domain, [signers[0].public_key().unwrap()]).unwrap();
         World { issuers, own_keys, ..World::healthy() }.findings()
     };
@@ -396,4 +410,32 @@ fn a_clock_that_was_set_ahead_is_named_with_what_is_not_done_for_it() {
         found.summary.contains("clock was set 7200 s ahead") && found.fix.contains("set the clock right"),
         "{found:?}"
     );
+}
+
+#[test]
+fn what_is_stored_and_would_not_be_admitted_is_told() {
+    use crate::registry::{Stored, Version, keys};
+    use crate::resources::testing::{node, policy};
+    use prost::Message;
+    let mut world = World::healthy();
+    let trust_domain = world.own_keys.trust_domain().clone();
+    let mut write = |kind: &str, resource: &hauberk_proto::mesh::v1::Resource| {
+        let stored = Stored { version: Version::default(), value: resource.encode_to_vec().into() };
+        world.catalog.write(&keys::resource(kind, "shop", &resource.name), Some(&stored), &trust_domain);
+    };
+    let on = |condition: &str| {
+        format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};")
+    };
+    let listener = crate::resources::testing::listener(80, "http");
+    write("VirtualNode", &node("orders", [listener]));
+    write("Policy", &policy("asks", &on("User::\"login/alice\" in UserGroup::\"login/support\"")));
+    write("Policy", &policy("heavy", &on(&format!("context.host like \"*{}\"", "a".repeat(9_000)))));
+    write("Policy", &policy("wrong", "permit(principal is Nobody, action, resource);"));
+    let told = world.summaries();
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert!(told[0].starts_with("the stored policy shop/wrong is not accepted, and left out: "), "{told:?}");
+    let outdated = "is still enforced, and would be refused today: 1:";
+    assert!(told[1].starts_with(&format!("policy shop/asks {outdated}")), "{told:?}");
+    assert!(told[2].starts_with(&format!("policy shop/heavy {outdated}")), "{told:?}");
+    assert!(told[3].starts_with("9001 characters follow the wildcards"), "{told:?}");
 }

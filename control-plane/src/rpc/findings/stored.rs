@@ -1,0 +1,39 @@
+//! What is stored and would not be admitted today.
+
+use hauberk_identity::TrustDomain;
+use hauberk_proto::admin::v1::Finding;
+
+use super::{each, error, warning};
+use crate::compile::heavy_patterns;
+use crate::resources::Catalog;
+
+/// Resources that are left out, others of which new ones would be refused, and nodes whose patterns make too much work.
+pub(super) fn stored(catalog: &Catalog, trust_domain: &TrustDomain) -> Vec<Finding> {
+    let meshes = || catalog.meshes().iter();
+    let left_out = meshes().flat_map(|(mesh, resources)| {
+        resources.left_out().map(move |(kind, name, reason)| {
+            error(
+                format!("the stored {} {mesh}/{name} is not accepted, and left out: {reason}", kind.noun()),
+                "apply it again, corrected, or delete it: until then nothing is let through by it",
+            )
+        })
+    });
+    let outdated = meshes().flat_map(|(mesh, resources)| {
+        resources.outdated().filter_map(move |(kind, name, problems)| {
+            let (first, more) = problems.split_first()?;
+            let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+            let what = format!("{} {mesh}/{name}", kind.noun());
+            Some(warning(
+                format!("{what} is still enforced, and would be refused today: {first}{more}"),
+                "apply it again, corrected: until then a change of it is refused",
+            ))
+        })
+    });
+    let heavy = heavy_patterns(trust_domain, catalog).into_iter().map(|heavy| {
+        warning(heavy.to_string(), "nothing is refused for what stands, but a change that adds to it is")
+    });
+    let mut findings = each(left_out, "stored resources are left out");
+    findings.extend(each(outdated, "stored resources would be refused today"));
+    findings.extend(each(heavy, "nodes have patterns that make too much work"));
+    findings
+}

@@ -10,9 +10,8 @@ use tonic::{Code, Status};
 
 use super::mesh::{self, Mesh, Somebody};
 use super::prospect::{Place, encode_prospect};
-use super::turned_away::TurnedAway;
+use super::turned_away::{Known, TurnedAway};
 use crate::registry::Revision;
-use crate::revocation::Denylist;
 use crate::rpc::status;
 
 /// How many cells, which are callers times actions times routes, one call looks at.
@@ -90,7 +89,7 @@ pub(super) fn survey(
     mesh: &Mesh<'_>,
     places: &[mesh::Place<'_>],
     callers: &[Somebody],
-    denylist: &Denylist,
+    known: Known<'_>,
     wanted: &Wanted<'_>,
     from: Position,
 ) -> Result<Found<Prospect>, Status> {
@@ -102,7 +101,7 @@ pub(super) fn survey(
         let surveys = at.surveys(wanted)?;
         let mut found = Vec::new();
         while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
-            let turned_away = TurnedAway::of(mesh, &caller.asker.caller, called, denylist);
+            let turned_away = TurnedAway::of(mesh, &caller.asker.caller, called, known);
             for (place, survey) in &surveys {
                 budget.cells = budget.cells.saturating_sub(survey.len());
                 for prospect in survey.of(&caller.asker) {

@@ -3,7 +3,9 @@
 mod cells;
 mod check;
 mod circumstances;
+mod diff;
 mod mesh;
+mod not_compared;
 mod offline;
 mod prospect;
 mod turned_away;
@@ -27,9 +29,11 @@ use crate::app::ControlPlane;
 use crate::push::Push;
 use crate::resources::admit::{Rights, admit};
 use crate::resources::{Catalog, ChangeError, MAX_DRAFT_BYTES, Resources, check_draft};
-use cells::{Found, Position, Spoken, Wanted, differences, survey};
+use cells::{Found, Position, Spoken, Wanted, survey};
 use check::Check;
+use diff::differences;
 use mesh::{Mesh, Somebody};
+use not_compared::not_compared;
 pub use offline::answer_offline;
 use turned_away::Known;
 
@@ -170,7 +174,11 @@ impl policies_server::Policies for PoliciesService {
             let from = Position::read(page_token, revision)?;
             let Found { found, compared, next } = differences(before.as_ref(), &after, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
-            Ok(DiffResponse { differences: found, compared, revision: revision.0, next_page_token })
+            // It belongs to the whole, and is told once.
+            let not_compared =
+                if from.is_first() { not_compared(before.as_ref(), &after) } else { Vec::new() };
+            let revision = revision.0;
+            Ok(DiffResponse { differences: found, compared, revision, next_page_token, not_compared })
         })
         .await
     }

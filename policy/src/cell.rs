@@ -158,7 +158,7 @@ impl Case<'_> {
         let bounded = self.ask(asked, &in_play.boundary);
         let is_bounded = bounded.outcome != Outcome::Silent;
         let enforced = (!is_bounded).then(|| self.ask(asked, &in_play.enforce));
-        let audited = self.ask(asked, &in_play.audit);
+        let audited = self.ask_audit(asked, &in_play.audit);
         let conditions = in_play.outcomes([Some(&bounded), enforced.as_ref(), Some(&audited)]);
         let enforced = enforced.unwrap_or(bounded);
         let (effect, reason) = match (enforced.outcome, self.port.authorization) {
@@ -201,16 +201,10 @@ impl Case<'_> {
         if part.members.is_empty() {
             return Verdict { outcome: Outcome::Silent, policies: Arc::default(), failed: Arc::default() };
         }
-        let unknown = |reason, policies| Verdict {
-            outcome: Outcome::Unknown(reason),
-            policies,
-            failed: Arc::default(),
-        };
         // What is not known is left out of the request: whatever reads it must not be asked.
-        let lack = |compiled: &Compiled| self.about.lack(compiled);
-        if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
-            let lacking = part.members.iter().filter(|compiled| lack(compiled).is_some());
-            return unknown(reason, names(lacking.map(|compiled| &compiled.name)));
+        if let Some(reason) = part.members.iter().find_map(|compiled| self.about.lack(compiled)) {
+            let lacking = part.members.iter().filter(|compiled| self.about.lack(compiled).is_some());
+            return Verdict::unknown(reason, names(lacking.map(|compiled| &compiled.name)));
         }
         let (mut permitting, mut forbidding, mut failing) = (Vec::new(), Vec::new(), Vec::new());
         for compiled in &part.members {
@@ -223,7 +217,7 @@ impl Case<'_> {
             }
         }
         if !part.for_cedar.is_empty() {
-            let Some(asked) = asked else { return unknown(Reason::EvaluationError, Arc::default()) };
+            let Some(asked) = asked else { return Verdict::unknown(Reason::EvaluationError, Arc::default()) };
             let response =
                 self.inner.authorizer.is_authorized(&asked.request, &part.for_cedar, &asked.entities);
             let diagnostics = response.diagnostics();
@@ -237,7 +231,7 @@ impl Case<'_> {
             });
             // Whoever is not known here might be a forbid.
             let (Some(reasons), Some(errors)) = (reasons, errors.collect::<Option<Vec<_>>>()) else {
-                return unknown(Reason::EvaluationError, Arc::default());
+                return Verdict::unknown(Reason::EvaluationError, Arc::default());
             };
             match response.decision() {
                 CedarDecision::Allow => permitting.extend(reasons),
@@ -258,6 +252,29 @@ impl Case<'_> {
             (Outcome::Silent, Vec::new())
         };
         Verdict { outcome, policies: names(policies.into_iter()), failed }
+    }
+
+    /// What policies in audit say together. Where it is not known of some, the forbids that hold are named beside these: of
+    /// each it is counted whether it would have denied.
+    fn ask_audit(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
+        let verdict = self.ask(asked, part);
+        if !matches!(verdict.outcome, Outcome::Unknown(_)) {
+            return verdict;
+        }
+        let mut known = Part::default();
+        for compiled in part.members.iter().filter(|compiled| self.about.lack(compiled).is_none()) {
+            if let Some(policy) = compiled.evaluation.for_cedar()
+                && known.for_cedar.add(policy.clone()).is_err()
+            {
+                return verdict;
+            }
+            known.members.push(Arc::clone(compiled));
+        }
+        let also = self.ask(asked, &known);
+        if also.outcome != Outcome::Forbid {
+            return verdict;
+        }
+        Verdict { policies: names(verdict.policies.iter().chain(&*also.policies)), ..verdict }
     }
 
     fn denied(&self) -> Decision {

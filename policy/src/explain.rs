@@ -8,6 +8,7 @@ use cedar_policy::{
     AuthorizationError, Entities, EntityUid, Policy, PolicySet, PrincipalConstraint, Request,
     ResourceConstraint,
 };
+use hauberk_identity::Name;
 use serde_json::Value;
 
 use crate::compile::{Engine, Governed};
@@ -17,7 +18,7 @@ use crate::decide::with_caller;
 use crate::decision::{Attempt, Caller, Decision, Effect, Question, Reason};
 use crate::document::Mode;
 use crate::facts::Principal;
-use crate::grant::{Access, Grant, GrantCaller, GrantTarget};
+use crate::grant::{Access, Grant, GrantCaller, GrantTarget, Verb};
 use crate::pattern::PathPattern;
 use crate::reads::FactSet;
 use crate::scope::{Place, Protocol};
@@ -29,6 +30,8 @@ pub(crate) use conditions::{alone, conditions, text_of_expression};
 /// A decision with its grounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
+    /// The mesh whose policies decided.
+    pub mesh: Name,
     /// Who asked: a SPIFFE id, or `anonymous`.
     pub caller: String,
     /// What was asked for, such as `GET /orders/1`.
@@ -84,6 +87,11 @@ impl std::fmt::Display for Mismatch {
 }
 
 impl Explanation {
+    /// The command that would let exactly this through where it was decided, if one would.
+    pub fn command(&self) -> Option<String> {
+        self.suggestion.as_ref().map(|grant| grant.command_in(&self.mesh, Verb::Allow))
+    }
+
     /// The statement that decided, or else the permit that came nearest to deciding.
     pub fn nearest(&self) -> Option<&PolicyNote> {
         let decided = self.policies.iter().find(|note| self.decision.policies.contains(&note.name));
@@ -174,7 +182,8 @@ impl Engine {
             Attempt::Request { method, path, .. } => format!("{method} {path}"),
             Attempt::Stream => "a stream".to_owned(),
         };
-        Explanation { caller, attempt, decision, policies, suggestion, for_users }
+        let mesh = inner.scope.mesh.clone();
+        Explanation { mesh, caller, attempt, decision, policies, suggestion, for_users }
     }
 
     /// Whichever action they are about: to whom one is open by a user's grace, another should not be to everybody.
@@ -207,6 +216,8 @@ impl Engine {
                 let (service, method) = rpc_of(path)?;
                 Access::rpc(&format!("{service}/{method}")).ok()?
             }
+            // Command lines write methods in upper case, and policies compare them as they are sent.
+            Attempt::Request { method, .. } if method.to_uppercase() != method => return None,
             Attempt::Request { method, path, upgrade, .. } => {
                 let upgrade = upgrade.then_some(Action::Upgrade.as_str());
                 let methods = [method].into_iter().chain(upgrade).map(str::to_owned).collect();

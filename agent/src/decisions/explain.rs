@@ -1,6 +1,6 @@
 //! Why a remembered decision was made.
 
-use hauberk_policy::{Attempt, CanonicalPath, Explanation, Gathered, Question, Verb};
+use hauberk_policy::{Attempt, CanonicalPath, Explanation, Gathered, Question};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::{asks_policies, encode_policy_note, explains};
 
@@ -34,8 +34,7 @@ pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
     .into();
     if let Ok(explanation) = again {
         detail.policies = explanation.policies.iter().map(encode_policy_note).collect();
-        detail.suggestion =
-            explanation.suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default();
+        detail.suggestion = explanation.command().unwrap_or_default();
         detail.for_users = explanation.for_users.iter().map(ToString::to_string).collect();
     }
     detail

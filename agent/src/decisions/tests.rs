@@ -98,6 +98,7 @@ fn explains_by_the_engine_that_decided() {
     let kept = detail.decision.unwrap();
     assert_eq!((kept.revision, kept.reason.as_str(), kept.action.as_str()), (7, "no_policy_matched", "GET"));
     assert!(detail.suggestion.starts_with("hauberk allow intruder orders.shop"), "{}", detail.suggestion);
+    assert!(detail.suggestion.ends_with(" --mesh shop"), "{}", detail.suggestion);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub(crate) enum PolicyCommand {
     Test(PolicyTest),
     /// Print the schema that policies are checked against, as Cedar's own tools take it; its first line says its version
     Schema,
-    /// Show for whom a draft would change what (exit code 0: for nobody, 1: for somebody, 2: it failed)
+    /// Show for whom a draft would change what (exit code 0: for nobody, 1: for somebody, or it is not compared, 2: it failed)
     Diff(PolicyDiff),
 }
 

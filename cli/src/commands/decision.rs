@@ -4,6 +4,7 @@ use hauberk_identity::{IdentityKind, SpiffeId};
 use hauberk_proto::agent::v1::{Decision, DecisionDetail, NoPolicies, OnBehalfOf, PolicyTrace, Verdict};
 use owo_colors::OwoColorize as _;
 
+use crate::commands::prospect;
 use crate::output::printable;
 
 /// The policies of one decision that are shown; the others are counted.
@@ -213,6 +214,9 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
         let suggestion = printable(&detail.suggestion);
         out.push_str(&format!("\nTo let exactly this through:\n  {}\n", suggestion.bold()));
     }
+    if let Some(note) = no_command(detail) {
+        out.push_str(&format!("\n{note}\n"));
+    }
     if !detail.for_users.is_empty() {
         let names: Vec<_> = detail.for_users.iter().map(|name| printable(name)).collect();
         let verb = if names.len() == 1 { "permits" } else { "permit" };
@@ -223,6 +227,19 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
         ));
     }
     out
+}
+
+/// Why no command is told, where that is for the method: `hauberk allow` writes methods in upper case.
+fn no_command(detail: &DecisionDetail) -> Option<String> {
+    let decision = detail.decision.as_ref()?;
+    let method = &decision.facts.as_ref()?.method;
+    let is_unmatched = ["no_policy_matched", "audit_default_allow"].contains(&decision.reason.as_str());
+    let is_told = !detail.suggestion.is_empty() || !detail.for_users.is_empty();
+    if !is_unmatched || is_told || *method == method.to_uppercase() {
+        return None;
+    }
+    let note = prospect::method_note(method)?;
+    Some(format!("No command lets exactly this through: {note}"))
 }
 
 /// Why no policies are told of a decision.
@@ -312,6 +329,28 @@ mod tests {
         ] {
             let detail = DecisionDetail { no_policies: no_policies.into(), ..DecisionDetail::default() };
             assert!(trace(&detail).contains(told), "{}", trace(&detail));
+        }
+    }
+
+    #[test]
+    fn for_a_method_in_lower_case_no_command_is_told_but_why() {
+        let told = |reason: &str, method: &str, suggestion: &str| {
+            let facts =
+                hauberk_proto::agent::v1::DecisionFacts { method: method.to_owned(), ..Default::default() };
+            let decision = Decision { reason: reason.to_owned(), facts: Some(facts), ..Decision::default() };
+            let (decision, suggestion) = (Some(decision), suggestion.to_owned());
+            trace(&DecisionDetail { decision, suggestion, ..DecisionDetail::default() })
+        };
+        let lower = told("no_policy_matched", "get", "");
+        assert!(lower.contains("No command lets exactly this through: get is none of"), "{lower}");
+        assert!(lower.contains("compared as they are sent; did you mean GET?"), "{lower}");
+        for (reason, method, suggestion) in [
+            ("no_policy_matched", "GET", ""),
+            ("no_policy_matched", "", ""),
+            ("forbidden", "get", ""),
+            ("no_policy_matched", "get", "hauberk allow web orders"),
+        ] {
+            assert!(!told(reason, method, suggestion).contains("No command"), "{reason} {method}");
         }
     }
 

@@ -16,7 +16,7 @@ const TROUBLE: u8 = 2;
 /// Runs the command.
 ///
 /// # Errors
-/// `Exit(1)` where something would change for somebody, `Exit(2)` after a failure.
+/// `Exit(1)` where something would change for somebody, or might and is not compared; `Exit(2)` after a failure.
 pub(crate) async fn run(global: &Global, arguments: PolicyDiff) -> Result<(), CommandError> {
     match compare(global, arguments).await {
         Ok(false) => Ok(()),
@@ -29,7 +29,7 @@ async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, Command
     let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
     let session = Session::open(global).await?;
     let resources: Vec<_> = documents.resources().cloned().collect();
-    let (mut differences, mut compared) = (Vec::new(), 0);
+    let (mut differences, mut compared, mut not_compared) = (Vec::new(), 0, Vec::new());
     for mesh in documents.meshes() {
         let mut request = DiffRequest { resources: resources.clone(), mesh, page_token: String::new() };
         loop {
@@ -37,6 +37,7 @@ async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, Command
             let page = page.map_err(|status| apply::located(&documents, status))?.into_inner();
             differences.extend(page.differences);
             compared += page.compared;
+            not_compared.extend(page.not_compared);
             if page.next_page_token.is_empty() {
                 break;
             }
@@ -49,12 +50,18 @@ async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, Command
     match arguments.output {
         TableFormat::Json => output::trees(Format::Json, trees(&differences), false)?,
         TableFormat::Yaml => output::trees(Format::Yaml, trees(&differences), false)?,
-        TableFormat::Table if differences.is_empty() => {
-            output::note(format_args!("nothing would change for anybody ({compared} cells looked at)"));
-        }
+        TableFormat::Table if differences.is_empty() => {}
         TableFormat::Table => output::raw(&table(&differences))?,
     }
-    Ok(!differences.is_empty())
+    match (differences.is_empty(), not_compared.is_empty()) {
+        (true, true) if arguments.output == TableFormat::Table => {
+            output::note(format_args!("nothing would change for anybody ({compared} cells looked at)"));
+        }
+        (_, true) => {}
+        (_, false) => output::note("for whom this would change something is not compared:"),
+    }
+    not_compared.iter().for_each(|what| output::note(format_args!("  {}", output::printable(what))));
+    Ok(!differences.is_empty() || !not_compared.is_empty())
 }
 
 /// One row for all actions of which the same is to be said, and the conditions below.

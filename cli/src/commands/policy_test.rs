@@ -66,13 +66,18 @@ async fn test(global: &Global, arguments: PolicyTest) -> Result<usize, CommandEr
         let message = format!("{} has no tests", empty.name());
         return Err(CommandError::advised(message, "write some below `tests:`"));
     }
+    let named = named_trust_domain(&files)?;
     let mut source = if arguments.files.is_empty() {
-        Source::Live(Box::new(Session::open(global).await?))
+        let session = Session::open(global).await?;
+        is_of(named, &session.context.trust_domain)?;
+        Source::Live(Box::new(session))
     } else {
         let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
-        let named = files.iter().map(|file| &file.tests().trust_domain).find(|named| !named.is_empty());
+        if global.context.is_some() {
+            is_of(named, apply::trust_domain_of(&documents, global)?.as_str())?;
+        }
         let trust_domain = match named {
-            Some(named) => named.clone(),
+            Some(file) => file.tests().trust_domain.clone(),
             None => apply::trust_domain_of(&documents, global)?.to_string(),
         };
         Source::Files { documents, trust_domain }
@@ -102,6 +107,25 @@ async fn test(global: &Global, arguments: PolicyTest) -> Result<usize, CommandEr
     Ok(failed)
 }
 
+/// The file that names the trust domain of all, if one does.
+fn named_trust_domain(files: &[Assertions]) -> Result<Option<&Assertions>, CommandError> {
+    let mut naming = files.iter().filter(|file| !file.tests().trust_domain.is_empty());
+    let Some(first) = naming.next() else { return Ok(None) };
+    naming.try_for_each(|other| is_of(Some(other), &first.tests().trust_domain))?;
+    Ok(Some(first))
+}
+
+/// Refuses a file that is about another trust domain than the one that is asked: names would mean somebody else.
+fn is_of(file: Option<&Assertions>, asked: &str) -> Result<(), CommandError> {
+    let Some(file) = file.filter(|file| file.tests().trust_domain != asked) else { return Ok(()) };
+    let own = printable(&file.tests().trust_domain);
+    let message = format!(
+        "these tests are about {own}, and others of this command, or its context, about {}; test each by itself",
+        printable(asked)
+    );
+    Err(file.wrong("trustDomain".to_owned(), message).into())
+}
+
 /// The assertions as questions.
 async fn questions(
     source: &mut Source,
@@ -109,6 +133,13 @@ async fn questions(
     file: &Assertions,
 ) -> Result<Vec<CheckRequest>, CommandError> {
     let mesh = match (&file.tests().mesh, &global.mesh, &*source) {
+        (named, Some(flag), _) if !named.is_empty() && named != flag => {
+            let (named, flag) = (printable(named), printable(flag));
+            let message = format!(
+                "these tests are about mesh {named}, while --mesh or HAUBERK_MESH says {flag}: leave that out"
+            );
+            return Err(file.wrong("mesh".to_owned(), message).into());
+        }
         (named, _, _) if !named.is_empty() => named.clone(),
         (_, Some(named), _) => named.clone(),
         (_, None, Source::Live(session)) => session.mesh().await?,
@@ -321,7 +352,10 @@ fn report(file: &Assertions, index: usize, assertion: &Assertion, complaint: &Co
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::arguments::Arguments as CommandLine;
 
     #[test]
     fn facts_are_read_strictly() {
@@ -361,5 +395,39 @@ mod tests {
         ] {
             assert_eq!(question("shop", &facts).unwrap_err().0, field);
         }
+    }
+
+    #[tokio::test]
+    async fn names_of_another_trust_domain_or_mesh_are_not_asked_about() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, head: &str| {
+            let path = folder.path().join(name);
+            let tests = "tests:\n- deny: {caller: cart, target: cache}\n";
+            std::fs::write(&path, format!("{head}{tests}")).unwrap();
+            read_assertions(&path).unwrap().remove(0)
+        };
+        let none = file("none.yaml", "mesh: shop\n");
+        let [one, same, other] = [("one", "a.example"), ("same", "a.example"), ("other", "b.example")]
+            .map(|(name, domain)| file(&format!("{name}.yaml"), &format!("trustDomain: {domain}\n")));
+        assert!(named_trust_domain(std::slice::from_ref(&none)).unwrap().is_none());
+        let files = [one, same, other];
+        assert_eq!(named_trust_domain(&files[..2]).unwrap().unwrap().name(), files[0].name());
+        let refused = named_trust_domain(&files).unwrap_err().to_string();
+        assert!(refused.contains("other.yaml:1:1") && refused.contains("about b.example"), "{refused}");
+        assert!(is_of(Some(&files[0]), "a.example").is_ok() && is_of(None, "b.example").is_ok());
+        assert!(is_of(Some(&files[0]), "b.example").is_err());
+
+        let resources = folder.path().join("shop.yaml");
+        std::fs::write(&resources, "kind: Mesh\nname: shop\nspec: {}\n").unwrap();
+        let documents = documents::read(&[resources], None).unwrap();
+        let mut source = Source::Files { documents, trust_domain: "a.example".to_owned() };
+        let global = |mesh: &str| {
+            let line = ["hauberk", "policy", "test", "none.yaml", "--mesh", mesh];
+            CommandLine::try_parse_from(line).unwrap().global
+        };
+        let asked = questions(&mut source, &global("shop"), &none).await.unwrap();
+        assert_eq!(asked[0].mesh, "shop");
+        let refused = questions(&mut source, &global("bank"), &none).await.unwrap_err();
+        assert!(refused.to_string().contains("about mesh shop, while --mesh or HAUBERK_MESH says bank"));
     }
 }

@@ -158,6 +158,11 @@ pub(crate) fn settled(prospect: &Prospect) -> String {
             "every agent refuses it: the mesh has no keys of its trust domain".to_owned()
         }
         "quarantined" => "every agent refuses it: its node is in quarantine".to_owned(),
+        "called_quarantined" => "what is called is in quarantine".to_owned(),
+        "identity_revoked" => "who passed the user on is in quarantine".to_owned(),
+        "user_token_unknown_key" => {
+            "every agent refuses the user: the mesh has no keys of the issuer".to_owned()
+        }
         other => printable(other).replace('_', " "),
     }
 }

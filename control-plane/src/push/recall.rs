@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
 use hauberk_policy::{
-    Action, Attempt, Caller, CanonicalPath, Engine, Explanation, OnBehalfOf, Protocol, Question, Reason, Verb,
+    Action, Attempt, Caller, CanonicalPath, Engine, Explanation, OnBehalfOf, Protocol, Question, Reason,
 };
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::{
@@ -155,10 +155,7 @@ pub(super) async fn recall(decision: Arc<agent::Decision>, view: Arc<CompiledVie
             agent::DecisionDetail {
                 no_policies: if policies.is_empty() { alone.no_policies } else { 0 },
                 policies,
-                suggestion: explanation
-                    .suggestion
-                    .map(|grant| grant.command(Verb::Allow))
-                    .unwrap_or_default(),
+                suggestion: explanation.command().unwrap_or_default(),
                 for_users: explanation.for_users.iter().map(ToString::to_string).collect(),
                 ..alone
             }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::mesh::v1::{
-    AttestRule, Backend, BackendVirtualService, BoundarySpec, DataClassSpec, EnrollmentParent, JwtIssuerSpec,
-    Listener, MeshSpec, Metadata, PolicySpec, PolicyTemplateSpec, PortMapping, Resource, RoleMember,
-    RoleSpec, RouteDeclaration, TemplateLink, UserTokens, VirtualGatewaySpec, VirtualNodeProvider,
-    VirtualNodeSpec, VirtualServiceProvider, VirtualServiceSpec, attest_rule, enrollment_parent,
+    AttestRule, Backend, BackendVirtualService, BoundarySpec, BundleEndpointProfile, DataClassSpec,
+    EnrollmentParent, EnrollmentSpec, FederatedTrustDomainSpec, JwtIssuerSpec, Listener, MeshSpec, Metadata,
+    PolicySpec, PolicyTemplateSpec, PortMapping, Resource, RoleMember, RoleSpec, RouteDeclaration,
+    TemplateLink, UserTokens, VirtualGatewaySpec, VirtualNodeProvider, VirtualNodeSpec,
+    VirtualServiceProvider, VirtualServiceSpec, WorkloadEnrollment, attest_rule, enrollment_parent,
     resource::Spec, role_member::Member, virtual_service_provider::Provider,
 };
 
@@ -94,6 +95,26 @@ pub(crate) fn parent(node: &str) -> EnrollmentParent {
 }
 
 /// The same of a rule.
+/// A program beside the agents of a node.
+pub(crate) fn enrolled(name: &str, node: &str, path: &str) -> Resource {
+    let selectors = vec!["unix:uid:1000".to_owned()];
+    let workload = WorkloadEnrollment { path: path.to_owned(), selectors, ..WorkloadEnrollment::default() };
+    let spec = EnrollmentSpec { parent: Some(parent(node)), workload: Some(workload), attest: None };
+    resource("shop", name, Spec::Enrollment(spec))
+}
+
+/// The trust domain partner.example, whose bundle is still to be fetched.
+pub(crate) fn partner() -> Resource {
+    let bundle_endpoint_profile =
+        Some(BundleEndpointProfile { r#type: "https_web".to_owned(), ..BundleEndpointProfile::default() });
+    let spec = FederatedTrustDomainSpec {
+        bundle_endpoint_url: "https://bundles.partner.example/".to_owned(),
+        bundle_endpoint_profile,
+        ..FederatedTrustDomainSpec::default()
+    };
+    resource("shop", "partner.example", Spec::FederatedTrustDomain(spec))
+}
+
 pub(crate) fn attest_rule(node: &str, selectors: &[&str]) -> AttestRule {
     use attest_rule::Node::{VirtualGateway, VirtualNode};
     let node = match node.strip_prefix("gateway/") {

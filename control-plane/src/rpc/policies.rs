@@ -3,7 +3,9 @@
 mod cells;
 mod check;
 mod circumstances;
+mod diff;
 mod mesh;
+mod not_compared;
 mod offline;
 mod prospect;
 mod turned_away;
@@ -15,8 +17,8 @@ use hauberk_identity::{Name, TrustDomain, UnixMillis};
 use hauberk_policy::PathPattern;
 use hauberk_proto::admin::v1::policies_server::{self, PoliciesServer};
 use hauberk_proto::admin::v1::{
-    CheckRequest, CheckResponse, DiffRequest, DiffResponse, ExplainRequest, ExplainResponse, Outlook,
-    TestAnswer, TestRequest, TestResponse, WhatCanRequest, WhatCanResponse, WhoCanRequest, WhoCanResponse,
+    CheckRequest, CheckResponse, DiffRequest, DiffResponse, ExplainRequest, ExplainResponse, TestAnswer,
+    TestRequest, TestResponse, WhatCanRequest, WhatCanResponse, WhoCanRequest, WhoCanResponse,
 };
 use hauberk_proto::mesh::v1::Resource;
 use tokio::sync::Semaphore;
@@ -27,10 +29,13 @@ use crate::app::ControlPlane;
 use crate::push::Push;
 use crate::resources::admit::{Rights, admit};
 use crate::resources::{Catalog, ChangeError, MAX_DRAFT_BYTES, Resources, check_draft};
-use cells::{Found, Position, Spoken, Wanted, differences, survey};
+use cells::{Found, Position, Spoken, Wanted, survey};
 use check::Check;
+use diff::differences;
 use mesh::{Mesh, Somebody};
+use not_compared::not_compared;
 pub use offline::answer_offline;
+use turned_away::Known;
 
 /// How many questions one call answers.
 const MAX_QUESTIONS: usize = 1_000;
@@ -88,7 +93,7 @@ impl policies_server::Policies for PoliciesService {
         self.answer(move |catalog, trust_domain| {
             let name = mesh_name(&request.mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
-            let answer = Check::new(&mesh, &request, now)?.answer_of(&denylist)?;
+            let answer = Check::new(&mesh, &request, now)?.answer_of(Known::Now(&denylist))?;
             Ok(CheckResponse { revision: catalog.revision().0, ..answer })
         })
         .await
@@ -118,7 +123,7 @@ impl policies_server::Policies for PoliciesService {
             let from = Position::read(page_token, revision)?;
             let everybody = mesh.everybody();
             let Found { found, next, .. } =
-                survey(&mesh, &[called.place], &everybody, &denylist, &wanted, from)?;
+                survey(&mesh, &[called.place], &everybody, Known::Now(&denylist), &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhoCanResponse { prospects: found, revision: revision.0, next_page_token })
         })
@@ -138,7 +143,7 @@ impl policies_server::Policies for PoliciesService {
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
             let Found { found, next, .. } =
-                survey(&mesh, &mesh.places(), &callers, &denylist, &wanted, from)?;
+                survey(&mesh, &mesh.places(), &callers, Known::Now(&denylist), &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhatCanResponse { prospects: found, revision: revision.0, next_page_token })
         })
@@ -147,10 +152,10 @@ impl policies_server::Policies for PoliciesService {
 
     async fn test(&self, request: Request<TestRequest>) -> Result<Response<TestResponse>, Status> {
         let (request, now) = (request.into_inner(), self.control.clock.now());
+        let denylist = self.control.revocations.denylist();
         self.answer(move |catalog, trust_domain| {
-            let TestRequest { resources, questions } = &request;
-            check_size(resources)?;
-            answer_all(catalog, trust_domain, resources, questions, now)
+            check_size(&request.resources)?;
+            answer_all(catalog, trust_domain, &request, (Known::Now(&denylist), now))
         })
         .await
     }
@@ -169,7 +174,11 @@ impl policies_server::Policies for PoliciesService {
             let from = Position::read(page_token, revision)?;
             let Found { found, compared, next } = differences(before.as_ref(), &after, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
-            Ok(DiffResponse { differences: found, compared, revision: revision.0, next_page_token })
+            // It belongs to the whole, and is told once.
+            let not_compared =
+                if from.is_first() { not_compared(before.as_ref(), &after) } else { Vec::new() };
+            let revision = revision.0;
+            Ok(DiffResponse { differences: found, compared, revision, next_page_token, not_compared })
         })
         .await
     }
@@ -189,14 +198,14 @@ fn drafted(catalog: &Catalog, trust_domain: &TrustDomain, resources: &[Resource]
     }
 }
 
-/// Answers many questions about resources as they would be.
+/// Answers many questions about resources as they would be, by what else is known at this moment.
 fn answer_all(
     catalog: &Catalog,
     trust_domain: &TrustDomain,
-    resources: &[Resource],
-    questions: &[CheckRequest],
-    now: UnixMillis,
+    request: &TestRequest,
+    (known, now): (Known<'_>, UnixMillis),
 ) -> Result<TestResponse, Status> {
+    let TestRequest { resources, questions } = request;
     if questions.len() > MAX_QUESTIONS {
         let count = questions.len();
         let message = format!("{count} questions are too many for one call: at most {MAX_QUESTIONS}");
@@ -220,7 +229,7 @@ fn answer_all(
             Some(Err(status)) => return Err(status.clone()),
             None => return Err(status::missing(&format!("mesh {} does not exist", question.mesh), None)),
         };
-        let mut answer = Check::new(mesh, question, now)?.answer()?;
+        let mut answer = Check::new(mesh, question, now)?.answer_of(known)?;
         answer.decisions.iter_mut().for_each(|detail| detail.policies.truncate(TOLD_POLICIES));
         Ok(answer)
     };

@@ -91,7 +91,7 @@ fn requests_leave_where_a_rule_permits_them() {
         assert!(told.contains(part), "{part}: {told}");
     }
     let command = told.lines().find(|line| line.contains("hauberk allow")).unwrap().trim().to_owned();
-    assert_eq!(command, "hauberk allow web external/outside --methods GET --path /public/a");
+    assert_eq!(command, "hauberk allow web external/outside --methods GET --path /public/a --mesh shop");
     assert_eq!(app.requests(), 0);
     let mut words: Vec<&str> = command.split(' ').skip(1).collect();
     words.push("--wait=20s");

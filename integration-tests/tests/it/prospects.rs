@@ -93,42 +93,36 @@ fn an_answer_says_on_what_it_depends() {
 }
 
 #[test]
-fn who_proves_nothing_has_no_certificate_in_any_answer() {
+fn assertions_know_whom_agents_turn_away() {
     let mesh = open();
-    let permit = |path: &str, condition: &str| {
-        format!(
-            "permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\") when {{ context.path == \"{path}\" \
-             && {condition} }};\n"
-        )
+    let permit = |who: &str| {
+        format!("permit(principal is {who}, action == Action::\"GET\", resource in Service::\"orders\");\n")
     };
-    let nothing = "!(context.peer has spiffeId) && !(context.peer has trustDomain) && !context.peer.federated && !(context.peer has \
-                   certificateAge)";
-    let rules = [
-        permit("/nobody", nothing),
-        permit("/somebody", "(context.peer has spiffeId || context.peer.federated)"),
-        permit("/aged", "context.peer has certificateAge"),
-        permit("/encrypted", "context.peer has tlsVersion"),
-    ];
-    shop::set_policy(&mesh, "strangers", &rules.concat());
-    // Of what policies say, since no listener takes such callers yet. What is assumed where nothing was told is told apart from what
-    // holds whatever it is.
-    let mut tests = "mesh: shop\ntests:\n".to_owned();
-    for (path, more, expected) in [
-        ("/nobody", "", "allow"),
-        ("/nobody", ", tlsGroup: X25519", "allow"),
-        ("/somebody", "", "deny"),
-        ("/aged", "", "deny"),
-        ("/encrypted", "", "conditional"),
-        ("/encrypted", ", tlsGroup: X25519", "allow"),
-    ] {
-        tests.push_str(&format!(
-            "- {expected}: {{caller: anonymous, target: orders, method: GET, path: {path}{more}}}\n"
-        ));
-    }
+    shop::set_policy(&mesh, "everybody", &["Node", "Anonymous", "Workload"].map(permit).concat());
+    let facts = |caller: &str| format!("{{caller: {caller}, target: orders, method: GET, path: /orders/1}}");
     let file = mesh.folder().join("tests.yaml");
-    fs::write(&file, tests).unwrap();
-    let tested = mesh.hauberk(&["policy", "test", file.to_str().unwrap()]).ok();
-    assert!(tested.stdout.contains("6 passed, 0 failed"), "{tested:?}");
+    let test = |expected: &[(&str, &str)]| {
+        let tests: Vec<_> =
+            expected.iter().map(|(word, caller)| format!("- {word}: {}\n", facts(caller))).collect();
+        fs::write(&file, format!("mesh: shop\ntests:\n{}", tests.concat())).unwrap();
+        mesh.hauberk(&["policy", "test", file.to_str().unwrap()])
+    };
+    let partner = "'spiffe://partner.example/billing'";
+    let tested = test(&[("allow", "web"), ("deny", "anonymous"), ("deny", partner)]).ok();
+    assert!(tested.stdout.contains("3 passed, 0 failed"), "{tested:?}");
+    mesh.hauberk(&["quarantine", "node", "web"]).ok();
+    let tested = test(&[("deny", "web"), ("allow", "web")]);
+    assert!(tested.code == 1 && tested.stdout.contains("1 passed, 1 failed"), "{tested:?}");
+    assert!(tested.stdout.contains("its node is in quarantine"), "{tested:?}");
+    mesh.hauberk(&["quarantine", "node", "web", "--undo"]).ok();
+
+    // Names would mean somebody else there.
+    fs::write(&file, format!("trustDomain: other.example\ntests:\n- allow: {}\n", facts("web"))).unwrap();
+    let other = mesh.hauberk(&["policy", "test", file.to_str().unwrap()]);
+    assert!(other.code == 2 && other.stderr.contains("about other.example"), "{other:?}");
+    fs::write(&file, format!("mesh: shop\ntests:\n- allow: {}\n", facts("web"))).unwrap();
+    let other = mesh.hauberk(&["--mesh", "bank", "policy", "test", file.to_str().unwrap()]);
+    assert!(other.code == 2 && other.stderr.contains("about mesh shop"), "{other:?}");
 }
 
 #[test]
@@ -207,6 +201,23 @@ fn a_draft_is_compared_and_tested_before_it_holds() {
     assert!(!diff.stdout.contains("payments"), "{}", diff.stdout);
     let same = mesh.hauberk_with_input(&["policy", "diff", "-f", "-"], RULES).ok();
     assert!(same.stderr.contains("nothing would change for anybody"), "{same:?}");
+
+    // Somebody comes, where all rules stay as they are.
+    let everybody = "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\");";
+    shop::set_policy(&mesh, "everybody", everybody);
+    let draft = "kind: VirtualNode\nmesh: shop\nname: newcomer\nspec: {}\n";
+    let comes = mesh.hauberk_with_input(&["policy", "diff", "-f", "-"], draft);
+    let row = comes.stdout.lines().find(|line| line.starts_with("newcomer")).unwrap_or_default();
+    assert!(comes.code == 1 && row.contains("there is no such thing") && row.contains("always"), "{comes:?}");
+    let outside = |hosts: &str| {
+        format!(
+            "kind: ExternalService\nmesh: shop\nname: outside\nspec: {{hosts: [{hosts}], ports: [{{port: 443, protocol: tls}}]}}\n"
+        )
+    };
+    mesh.apply(&outside("a.example"));
+    let moved = mesh.hauberk_with_input(&["policy", "diff", "-f", "-"], &outside("b.example"));
+    assert!(moved.code == 1 && moved.stderr.contains("external service outside: which hosts"), "{moved:?}");
+    assert!(!moved.stderr.contains("nothing would change"), "{moved:?}");
 
     // The control plane's own resources, where no files are named.
     let tests = mesh.folder().join("tests.yaml");

@@ -23,6 +23,11 @@ pub(super) enum Outcome {
 }
 
 impl Verdict {
+    /// Nobody knows what these would say.
+    pub(super) fn unknown(reason: Reason, policies: Arc<[Arc<str>]>) -> Self {
+        Self { outcome: Outcome::Unknown(reason), policies, failed: Arc::default() }
+    }
+
     /// Whether the conditions of one of those that were asked were met, where what was decided tells.
     pub(super) fn met_by(&self, member: &Compiled) -> Option<bool> {
         let has = |names: &[Arc<str>]| names.contains(&member.name);

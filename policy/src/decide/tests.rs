@@ -151,6 +151,34 @@ fn policies_in_audit_mode_are_recorded_and_decide_nothing() {
 }
 
 #[test]
+fn forbids_in_audit_are_named_beside_what_is_not_known() {
+    let plain = "forbid(principal, action == Action::\"GET\", resource);";
+    let timed = "forbid(principal, action == Action::\"GET\", resource) when { context.time.toTime() >= duration(\"0h\") };";
+    let never =
+        "forbid(principal, action == Action::\"GET\", resource) when { context.path like \"/never/*\" };";
+    let query = "permit(principal is Node, action == Action::\"GET\", resource) when { context.query.hasTag(\"a\") };";
+    let permit = (Mode::Enforce, ANY_NODE);
+    let audited = |texts: &[&'static str]| {
+        let all: Vec<_> = [permit].into_iter().chain(texts.iter().map(|text| (Mode::Audit, *text))).collect();
+        let engine = engine_for(orders(), &all);
+        let mut memo = engine.caller(&peer("web"), &HERE);
+        let decision = ask_with(&mut memo, "/?a=%zz", "", &[], NOW);
+        assert!(decision.is_allowed());
+        let audit = decision.audit.as_ref().unwrap();
+        (audit.effect, audit.policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    for (texts, named) in [
+        (&[query, plain][..], "p1 p2"),
+        (&[query, timed], "p1 p2"),
+        (&[plain, query, never, timed], "p1 p2 p4"),
+        (&[query, never], "p1"),
+        (&[query], "p1"),
+    ] {
+        assert_eq!(audited(texts), (Effect::Deny, named.to_owned()), "{texts:?}");
+    }
+}
+
+#[test]
 fn a_service_is_its_own_ports_only() {
     let engine = engine(&["permit(principal is Node, action, resource in Service::\"orders\");"]);
     for (port, path, allowed) in

@@ -131,6 +131,7 @@ fn suggests_exactly_what_was_missing() {
     ];
     for (caller, port, method, path, command) in cases {
         let found = explain(&narrow, &caller, port, method, path);
+        assert_eq!(found.command().unwrap(), format!("{command} --mesh shop"));
         let grant = found.suggestion.unwrap();
         assert_eq!(grant.command(Verb::Allow), command);
         let opened = engine(&[&grant.to_cedar(Verb::Allow).unwrap()]);
@@ -143,6 +144,16 @@ fn suggests_exactly_what_was_missing() {
     let grant = narrow.explain(&question).suggestion.unwrap();
     assert_eq!(grant.command(Verb::Allow), "hauberk allow web cache");
     assert!(engine(&[&grant.to_cedar(Verb::Allow).unwrap()]).decide(&question).is_allowed());
+}
+
+#[test]
+fn no_command_is_suggested_that_would_let_another_method_through() {
+    let narrow = engine(&[]);
+    for (method, is_suggested) in [("GET", true), ("get", false), ("Get", false), ("PROPFIND", true)] {
+        let found = explain(&narrow, &peer("web"), 9000, method, "/");
+        assert_eq!(found.decision.reason, Reason::NoPolicyMatched, "{method}");
+        assert_eq!(found.command().is_some(), is_suggested, "{method}");
+    }
 }
 
 #[test]

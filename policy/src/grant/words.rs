@@ -36,8 +36,19 @@ impl Grant {
         format!("{name}-{:06x}", fnv(&words) & 0xff_ffff)
     }
 
-    /// The command that makes the grant, quoted for a POSIX shell.
+    /// The command that makes the grant in the mesh that the command line works in, quoted for a POSIX shell.
     pub fn command(&self, verb: Verb) -> String {
+        in_shell(&self.words(verb))
+    }
+
+    /// The same in this mesh, whichever the command line works in.
+    pub fn command_in(&self, mesh: &Name, verb: Verb) -> String {
+        let mut words = self.words(verb);
+        words.extend(["--mesh".to_owned(), mesh.to_string()]);
+        in_shell(&words)
+    }
+
+    fn words(&self, verb: Verb) -> Vec<String> {
         let callers: Vec<_> = self.callers.iter().map(GrantCaller::word).collect();
         let mut words =
             vec!["hauberk".to_owned(), verb.as_str().to_owned(), callers.join(","), self.target.word()];
@@ -56,7 +67,7 @@ impl Grant {
             }
         }
         words.extend(self.port.into_iter().flat_map(|port| ["--port".to_owned(), port.to_string()]));
-        words.iter().map(|word| shell_quote(word)).collect::<Vec<_>>().join(" ")
+        words
     }
 
     /// Whether the two names alone tell the grant, and where one ends and the other begins.
@@ -128,6 +139,10 @@ impl GrantTarget {
             Self::External(name) => format!("external/{name}"),
         }
     }
+}
+
+fn in_shell(words: &[String]) -> String {
+    words.iter().map(|word| shell_quote(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Quotes one word for a POSIX shell, if it needs it.

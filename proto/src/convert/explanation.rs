@@ -1,6 +1,6 @@
 //! Why a decision was made, as it is told to admins.
 
-use hauberk_policy::{Effect, Explanation, Mismatch, Mode, PolicyNote, Reason, Verb};
+use hauberk_policy::{Effect, Explanation, Mismatch, Mode, PolicyNote, Reason};
 
 use crate::agent::v1 as wire;
 
@@ -27,7 +27,9 @@ pub fn encode_policy_note(note: &PolicyNote) -> wire::PolicyTrace {
 
 /// Completes what is known of a decision with what the policies said.
 pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wire::DecisionDetail {
-    let Explanation { caller, attempt: _, decision, policies, suggestion, for_users } = explanation;
+    let suggestion = explanation.command().unwrap_or_default();
+    let Explanation { mesh: _, caller, attempt: _, decision, policies, suggestion: _, for_users } =
+        explanation;
     let verdict = match (decision.effect, decision.reason) {
         (Effect::Allow, Reason::AuditDefaultAllow) => wire::Verdict::AuditAllow,
         (Effect::Allow, _) => wire::Verdict::Allow,
@@ -61,7 +63,7 @@ pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wi
         no_policies: no_policies.into(),
         decision: Some(decided),
         policies: policies.iter().map(encode_policy_note).collect(),
-        suggestion: suggestion.map(|grant| grant.command(Verb::Allow)).unwrap_or_default(),
+        suggestion,
         for_users: for_users.iter().map(ToString::to_string).collect(),
     }
 }

@@ -1,18 +1,14 @@
 //! All that callers may do, a page at a time: how much one call looks at is bounded, whatever the size of the mesh.
 
-use std::collections::BTreeMap;
-
-use hauberk_identity::Name;
 use hauberk_policy::{Asked, Engine, Given, Outlook, PathPattern, Paths, Protocol};
-use hauberk_proto::admin::v1::{Difference, Prospect};
+use hauberk_proto::admin::v1::Prospect;
 use prost::Message;
 use tonic::{Code, Status};
 
 use super::mesh::{self, Mesh, Somebody};
 use super::prospect::{Place, encode_prospect};
-use super::turned_away::TurnedAway;
+use super::turned_away::{Known, TurnedAway};
 use crate::registry::Revision;
-use crate::revocation::Denylist;
 use crate::rpc::status;
 
 /// How many cells, which are callers times actions times routes, one call looks at.
@@ -32,10 +28,10 @@ pub(super) struct Position {
 }
 
 /// What one call may still look at.
-struct Budget {
-    cells: usize,
+pub(super) struct Budget {
+    pub(super) cells: usize,
     nodes: usize,
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 /// What is asked of each node.
@@ -78,7 +74,7 @@ pub(super) struct Found<T> {
 }
 
 /// The node's id, or the external service.
-fn named<'p>(mesh: &Mesh<'_>, place: mesh::Place<'p>) -> (String, &'p str) {
+pub(super) fn named<'p>(mesh: &Mesh<'_>, place: mesh::Place<'p>) -> (String, &'p str) {
     match place {
         mesh::Place::Node(name, _) => (mesh.id_of(name).to_string(), ""),
         mesh::Place::External(name) => (String::new(), name.as_str()),
@@ -90,7 +86,7 @@ pub(super) fn survey(
     mesh: &Mesh<'_>,
     places: &[mesh::Place<'_>],
     callers: &[Somebody],
-    denylist: &Denylist,
+    known: Known<'_>,
     wanted: &Wanted<'_>,
     from: Position,
 ) -> Result<Found<Prospect>, Status> {
@@ -102,7 +98,7 @@ pub(super) fn survey(
         let surveys = at.surveys(wanted)?;
         let mut found = Vec::new();
         while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
-            let turned_away = TurnedAway::of(mesh, &caller.asker.caller, called, denylist);
+            let turned_away = TurnedAway::of(mesh, &caller.asker.caller, called, known);
             for (place, survey) in &surveys {
                 budget.cells = budget.cells.saturating_sub(survey.len());
                 for prospect in survey.of(&caller.asker) {
@@ -122,118 +118,17 @@ pub(super) fn survey(
     })
 }
 
-/// What differs between two states of a mesh.
-pub(super) fn differences(
-    before: Option<&Mesh<'_>>,
-    after: &Mesh<'_>,
-    from: Position,
-) -> Result<Found<Difference>, Status> {
-    let places = changed_places(before, after);
-    let mut callers = after.everybody();
-    let former = before.map(Mesh::everybody).unwrap_or_default();
-    callers.extend(former.into_iter().filter(|one| !callers.contains(one)).collect::<Vec<_>>());
-    let wanted =
-        Wanted { ports: None, spoken: Spoken::Anything, method: None, path: None, include_never: true };
-    page(places.len(), callers.len(), from, |place, callers_of, budget| {
-        let Some((place_before, place_after)) = places.get(place).copied() else { return Ok(Vec::new()) };
-        let Some((id, external)) = place_after.or(place_before).map(|place| named(after, place)) else {
-            return Ok(Vec::new());
-        };
-        let engine_before = before.zip(place_before).map(|(mesh, place)| mesh.engine(place)).transpose()?;
-        let engine_after = place_after.map(|place| after.engine(place)).transpose()?;
-        let sides = [&engine_before, &engine_after];
-        let sides = sides.map(|engine| engine.as_ref().map(|engine| At { engine, node: &id, external }));
-        let [surveys_before, surveys_after] = sides.map(|at| at.map(|at| at.surveys(&wanted)));
-        let surveys_before = surveys_before.transpose()?.unwrap_or_default();
-        let surveys_after = surveys_after.transpose()?.unwrap_or_default();
-        let mut found = Vec::new();
-        while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
-            let cells = |surveys: &[(Place<'_>, hauberk_policy::Survey<'_>)]| {
-                let mut cells = BTreeMap::new();
-                for (place, survey) in surveys {
-                    for prospect in survey.of(&caller.asker) {
-                        let cell =
-                            (place.port, prospect.action, prospect.method.clone(), prospect.resource.clone());
-                        let is_others = caller.asker.is_representative;
-                        cells.insert(cell, encode_prospect(prospect, &caller.label, is_others, place));
-                    }
-                }
-                cells
-            };
-            let (mut former, latter) = (cells(&surveys_before), cells(&surveys_after));
-            budget.cells = budget.cells.saturating_sub(former.len() + latter.len());
-            let mut differ = |before: Option<Prospect>, after: Option<Prospect>| {
-                if are_alike(before.as_ref(), after.as_ref()) {
-                    return;
-                }
-                let difference = Difference { before, after };
-                budget.bytes = budget.bytes.saturating_sub(difference.encoded_len() + 8);
-                found.push(difference);
-            };
-            for (cell, after) in latter {
-                differ(former.remove(&cell), Some(after));
-            }
-            former.into_values().for_each(|before| differ(Some(before), None));
-        }
-        Ok(found)
-    })
-}
-
-/// A node or external service before and after.
-type Change<'b, 'a> = (Option<mesh::Place<'b>>, Option<mesh::Place<'a>>);
-
-/// The nodes and external services whose rules differ.
-fn changed_places<'b, 'a>(before: Option<&Mesh<'b>>, after: &Mesh<'a>) -> Vec<Change<'b, 'a>> {
-    fn name_of(place: mesh::Place<'_>) -> (bool, Name) {
-        match place {
-            mesh::Place::Node(name, _) => (false, name.clone()),
-            mesh::Place::External(name) => (true, name.clone()),
-        }
-    }
-    let mut all: BTreeMap<(bool, Name), Change<'b, 'a>> = BTreeMap::new();
-    for place in before.map(Mesh::places).unwrap_or_default() {
-        all.entry(name_of(place)).or_default().0 = Some(place);
-    }
-    for place in after.places() {
-        all.entry(name_of(place)).or_default().1 = Some(place);
-    }
-    let differ = |(former, latter): &Change<'b, 'a>| {
-        let former = before.zip(*former).and_then(|(mesh, place)| mesh.rules(place));
-        former != latter.and_then(|place| after.rules(place))
-    };
-    all.into_values().filter(differ).collect()
-}
-
-/// Whether the same is let through under the same conditions, whichever policies say so.
-fn are_alike(before: Option<&Prospect>, after: Option<&Prospect>) -> bool {
-    let outlook = |prospect: Option<&Prospect>| prospect.map_or(super::Outlook::Never, Prospect::outlook);
-    if outlook(before) != outlook(after) {
-        return false;
-    }
-    let conditions = |prospect: &Prospect| {
-        let sorted = |clauses: &[hauberk_proto::admin::v1::Clause]| {
-            // The same condition is another one where it asks for a label that is.
-            let mut all: Vec<_> =
-                clauses.iter().map(|clause| (clause.conditions.clone(), clause.held.clone())).collect();
-            all.sort();
-            all.dedup();
-            all
-        };
-        (sorted(&prospect.permits), sorted(&prospect.forbids), prospect.denied_where.clone())
-    };
-    before.map(conditions).unwrap_or_default() == after.map(conditions).unwrap_or_default()
-}
-
 /// A node that is asked about.
 #[derive(Clone, Copy)]
-struct At<'a> {
-    engine: &'a Engine,
-    node: &'a str,
-    external: &'a str,
+pub(super) struct At<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) node: &'a str,
+    pub(super) external: &'a str,
 }
 
 impl<'a> At<'a> {
-    fn surveys<'b>(
+    /// Each of the ports that are meant.
+    pub(super) fn surveys<'b>(
         self,
         wanted: &'b Wanted<'b>,
     ) -> Result<Vec<(Place<'a>, hauberk_policy::Survey<'b>)>, Status>
@@ -259,13 +154,13 @@ impl<'a> At<'a> {
 }
 
 /// The callers of one node that still fit onto the page.
-struct CallersOf {
+pub(super) struct CallersOf {
     next: usize,
     count: usize,
 }
 
 impl CallersOf {
-    fn next(&mut self, budget: &Budget) -> Option<usize> {
+    pub(super) fn next(&mut self, budget: &Budget) -> Option<usize> {
         let is_over = self.next >= self.count || budget.cells == 0 || budget.bytes == 0;
         (!is_over).then(|| {
             self.next += 1;
@@ -275,7 +170,7 @@ impl CallersOf {
 }
 
 /// Goes on from a position until the budget is used up; at least one caller is looked at.
-fn page<T>(
+pub(super) fn page<T>(
     nodes: usize,
     callers: usize,
     from: Position,
@@ -304,6 +199,11 @@ fn page<T>(
 }
 
 impl Position {
+    /// Whether this is where everything begins.
+    pub(super) fn is_first(self) -> bool {
+        self == Self::default()
+    }
+
     /// Reads what [`token`](Self::token) wrote.
     pub(super) fn read(token: &str, revision: Revision) -> Result<Self, Status> {
         if token.is_empty() {
@@ -326,62 +226,5 @@ impl Position {
     /// The position as a token that holds for one revision.
     pub(super) fn token(self, revision: Revision) -> String {
         format!("{}.{}.{}", revision.0, self.node, self.caller)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::resources::Catalog;
-    use crate::resources::testing::{catalog_of, labelled, listener, node, policy, role, shop, trust_domain};
-
-    #[test]
-    fn a_condition_on_a_label_that_changes_is_another_one() {
-        let of = |team: &str, clerks: &[&str]| -> Catalog {
-            let mut resources = shop();
-            resources[1] = labelled(node("web", [listener(8000, "http")]), &[("team", team)]);
-            resources.extend([
-                role("clerks", clerks, &[], &[]),
-                policy(
-                    "teams",
-                    "permit(principal == Node::\"web\", action == Action::\"POST\", resource in Node::\"orders\") when { \
-                     context.headers.hasTag(\"x-team\") && principal.hasTag(\"team\") && \
-                     context.headers.getTag(\"x-team\").contains(principal.getTag(\"team\")) };",
-                ),
-                policy(
-                    "clerks",
-                    "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Node::\"orders\") when { \
-                     (principal in Role::\"clerks\") == context.headers.hasTag(\"x-clerk\") };",
-                ),
-            ]);
-            resources.remove(4);
-            catalog_of(&resources)
-        };
-        let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
-        let held = |prospect: Option<Prospect>| prospect.unwrap().permits[0].held.join(", ");
-        let compare = |before: &Catalog, after: &Catalog| {
-            let [before, after] = [before, after].map(|catalog| Mesh::of(catalog, &domain, &shop).unwrap());
-            let found = differences(Some(&before), &after, Position::default()).unwrap().found;
-            let of_orders = found.into_iter().filter(|one| one.after.as_ref().unwrap().port == 8080);
-            of_orders
-                .map(|Difference { before, after }| {
-                    let action = after.as_ref().unwrap().action.clone();
-                    (action, held(before), held(after))
-                })
-                .collect::<Vec<_>>()
-        };
-        let told = |action: &str, before: &str, after: &str| {
-            vec![(action.to_owned(), before.to_owned(), after.to_owned())]
-        };
-        let before = of("checkout", &["web"]);
-        assert_eq!(compare(&before, &of("checkout", &["web"])), []);
-        assert_eq!(
-            compare(&before, &of("stock", &["web"])),
-            told("POST", "team of the caller is \"checkout\"", "team of the caller is \"stock\"")
-        );
-        assert_eq!(
-            compare(&before, &of("checkout", &[])),
-            told("GET", "the caller is in role clerks", "nobody is in role clerks")
-        );
     }
 }

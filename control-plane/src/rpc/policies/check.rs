@@ -12,8 +12,7 @@ use tonic::Status;
 use super::circumstances::{Circumstances, gathered, on_behalf_of};
 use super::mesh::{self, Called, Mesh, Somebody, numbers};
 use super::prospect::{Place, encode_prospect};
-use super::turned_away::TurnedAway;
-use crate::revocation::Denylist;
+use super::turned_away::{Known, TurnedAway};
 use crate::rpc::status;
 
 /// A question with what it is asked of.
@@ -50,14 +49,23 @@ impl<'a, 'm> Check<'a, 'm> {
         Ok(Self { mesh, request, caller, called, port, protocol, circumstances, engine, gathered })
     }
 
-    /// The same where agents turn away whoever is on this list, and whom else they do not let in.
-    pub(super) fn answer_of(&self, denylist: &Denylist) -> Result<CheckResponse, Status> {
+    /// Answers it as agents would that turn away whoever is known to be.
+    pub(super) fn answer_of(&self, known: Known<'_>) -> Result<CheckResponse, Status> {
         let mut answer = self.answer()?;
-        let turned_away = TurnedAway::of(self.mesh, &self.caller.asker.caller, self.called.place, denylist);
-        if let Some(turned_away) = turned_away {
+        let caller = &self.caller.asker.caller;
+        let turned_away = TurnedAway::of(self.mesh, caller, self.called.place, known);
+        if let Some(turned_away) = turned_away.or_else(|| self.refused_user(known)) {
             turned_away.settle(&mut answer);
         }
         Ok(answer)
+    }
+
+    /// Why agents refuse whom it is made for, if they do.
+    fn refused_user(&self, known: Known<'_>) -> Option<TurnedAway> {
+        let origin = self.gathered.on_behalf_of().origin()?;
+        let port = self.engine.scope().ports.iter().find(|port| port.number == self.port);
+        let is_looked_at = port.is_some_and(|port| port.users.is_some());
+        TurnedAway::of_user(self.mesh, origin, is_looked_at, known)
     }
 
     /// Answers it by policies alone, the revision left out.
@@ -155,8 +163,8 @@ impl<'a, 'm> Check<'a, 'm> {
         path: String,
         mut prospects: Vec<Prospect>,
     ) -> CheckResponse {
-        let settled = [Outlook::Always, Outlook::Never];
-        if prospects.iter().all(|prospect| settled.contains(&prospect.outlook())) {
+        let settled = settled(&prospects);
+        if settled.is_some() {
             // What was not told does not matter: let nobody think that it does.
             let lacking = Reason::FactsMissing.as_str();
             explanation.policies.retain(|note| note.error.as_deref() != Some(lacking));
@@ -176,6 +184,162 @@ impl<'a, 'm> Check<'a, 'm> {
             path,
             ..agent::Decision::default()
         };
-        CheckResponse { decisions: vec![encode_explanation(explanation, known)], revision: 0, prospects }
+        let mut detail = encode_explanation(explanation, known);
+        if let (Some(outlook), Some(decision)) = (settled, &mut detail.decision) {
+            settle(decision, outlook, &prospects);
+        }
+        CheckResponse { decisions: vec![detail], revision: 0, prospects }
+    }
+}
+
+/// What holds for all that a request is, where nothing is open.
+fn settled(prospects: &[Prospect]) -> Option<Outlook> {
+    if prospects.iter().any(|prospect| prospect.outlook() == Outlook::Never) {
+        return Some(Outlook::Never);
+    }
+    let is_always = |prospect: &Prospect| prospect.outlook() == Outlook::Always;
+    (!prospects.is_empty() && prospects.iter().all(is_always)).then_some(Outlook::Always)
+}
+
+/// Has a decision say what holds whatever is assumed: by what it assumed itself it may have come out for another reason, or
+/// even otherwise.
+fn settle(decision: &mut agent::Decision, outlook: Outlook, prospects: &[Prospect]) {
+    let by_default = Reason::AuditDefaultAllow.as_str();
+    let deciding = || prospects.iter().filter(|prospect| prospect.outlook() == outlook);
+    let with_reason = |reason: &str| deciding().find(|prospect| prospect.reason == reason);
+    let ground = with_reason(&decision.reason).or_else(|| with_reason(by_default));
+    let Some(ground) = ground.or_else(|| deciding().next()) else { return };
+    let verdict = match outlook {
+        Outlook::Always if ground.reason == by_default => agent::Verdict::AuditAllow,
+        Outlook::Always => agent::Verdict::Allow,
+        _ => agent::Verdict::Deny,
+    };
+    decision.verdict = verdict.into();
+    decision.reason.clone_from(&ground.reason);
+    decision.policies = deciding()
+        .filter(|prospect| prospect.reason == ground.reason)
+        .flat_map(|prospect| prospect.policies.iter().cloned())
+        .collect();
+    decision.policies.sort();
+    decision.policies.dedup();
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_identity::Name;
+
+    use super::*;
+    use crate::resources::Catalog;
+    use crate::resources::testing::{catalog_of, policy, shop, trust_domain};
+
+    fn answer(catalog: &Catalog, request: CheckRequest) -> CheckResponse {
+        let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
+        let mesh = Mesh::of(catalog, &domain, &shop).unwrap();
+        let (mesh_name, target, method) = ("shop".to_owned(), "orders".to_owned(), "GET".to_owned());
+        let request = CheckRequest { mesh: mesh_name, target, method, ..request };
+        Check::new(&mesh, &request, UnixMillis(2)).unwrap().answer().unwrap()
+    }
+
+    #[test]
+    fn a_decision_says_what_holds_whatever_is_assumed() {
+        let scope = "principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\"";
+        let mut resources = shop();
+        resources[4] =
+            policy("reads", &format!("permit({scope}) when {{ context.path like \"/orders/*\" }};"));
+        resources.push(policy(
+            "admins",
+            &format!(
+                "permit({scope}) when {{ context.path == \"/admin\" && context.peer.address.isInRange(ip(\"10.0.0.0/8\")) }};"
+            ),
+        ));
+        let catalog = catalog_of(&resources);
+        for (path, outlook, verdict, reason, policies) in [
+            ("/orders/1", Outlook::Always, agent::Verdict::Allow, "permitted", &["reads"][..]),
+            ("/else", Outlook::Never, agent::Verdict::Deny, "no_policy_matched", &[]),
+            // What is open is told as it is assumed: nothing is known of the address.
+            ("/admin", Outlook::Conditional, agent::Verdict::Deny, "facts_missing", &["admins"]),
+        ] {
+            let (caller, path) = ("web".to_owned(), path.to_owned());
+            let answer =
+                answer(&catalog, CheckRequest { caller, path: path.clone(), ..CheckRequest::default() });
+            assert_eq!(answer.prospects[0].outlook(), outlook, "{path}");
+            let decided = answer.decisions[0].decision.clone().unwrap();
+            let told = (decided.verdict(), decided.reason.as_str());
+            assert_eq!(
+                (told, decided.policies),
+                ((verdict, reason), policies.iter().map(ToString::to_string).collect()),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn of_two_reasons_the_one_is_told_by_which_it_was_decided() {
+        let prospect = |outlook: Outlook, reason: &str, policy: &str| Prospect {
+            outlook: outlook.into(),
+            reason: reason.to_owned(),
+            policies: vec![policy.to_owned()],
+            ..Prospect::default()
+        };
+        let told = |was: &str, prospects: &[Prospect]| {
+            let mut decision = agent::Decision { reason: was.to_owned(), ..agent::Decision::default() };
+            settle(&mut decision, settled(prospects).unwrap(), prospects);
+            (decision.verdict(), decision.reason, decision.policies)
+        };
+        let never = [
+            prospect(Outlook::Never, "forbidden", "b"),
+            prospect(Outlook::Conditional, "permitted", ""),
+            prospect(Outlook::Never, "no_policy_matched", "a"),
+        ];
+        let is = |verdict, reason: &str, policy: &str| (verdict, reason.to_owned(), vec![policy.to_owned()]);
+        assert_eq!(told("facts_missing", &never), is(agent::Verdict::Deny, "forbidden", "b"));
+        assert_eq!(told("no_policy_matched", &never), is(agent::Verdict::Deny, "no_policy_matched", "a"));
+        let always = [
+            prospect(Outlook::Always, "permitted", "a"),
+            prospect(Outlook::Always, "audit_default_allow", ""),
+        ];
+        assert_eq!(told("facts_missing", &always), is(agent::Verdict::AuditAllow, "audit_default_allow", ""));
+        assert_eq!(settled(&[prospect(Outlook::Conditional, "permitted", "")]), None);
+        assert_eq!(settled(&[]), None);
+    }
+
+    #[test]
+    fn who_proves_nothing_has_no_certificate_in_any_answer() {
+        let permit = |path: &str, condition: &str| {
+            format!(
+                "permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\") when {{ \
+                 context.path == \"{path}\" && {condition} }};\n"
+            )
+        };
+        let nothing = "!(context.peer has spiffeId) && !(context.peer has trustDomain) && !context.peer.federated && \
+                       !(context.peer has certificateAge)";
+        let rules = [
+            permit("/nobody", nothing),
+            permit("/somebody", "(context.peer has spiffeId || context.peer.federated)"),
+            permit("/aged", "context.peer has certificateAge"),
+            permit("/encrypted", "context.peer has tlsVersion"),
+        ];
+        let mut resources = shop();
+        resources.push(policy("strangers", &rules.concat()));
+        let catalog = catalog_of(&resources);
+        // Of what policies say, since no listener takes such callers yet. What is assumed where nothing was told is told apart
+        // from what holds whatever it is.
+        for (path, tls_group, outlook) in [
+            ("/nobody", "", Outlook::Always),
+            ("/nobody", "X25519", Outlook::Always),
+            ("/somebody", "", Outlook::Never),
+            ("/aged", "", Outlook::Never),
+            ("/encrypted", "", Outlook::Conditional),
+            ("/encrypted", "X25519", Outlook::Always),
+        ] {
+            let request = CheckRequest {
+                caller: "anonymous".to_owned(),
+                path: path.to_owned(),
+                tls_group: tls_group.to_owned(),
+                ..CheckRequest::default()
+            };
+            let told = answer(&catalog, request);
+            assert_eq!(told.prospects[0].outlook(), outlook, "{path} {tls_group}");
+        }
     }
 }

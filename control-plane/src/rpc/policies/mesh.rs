@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{Asker, Caller, Engine, NodeScope, PolicySlice, Protocol, Referent};
+use hauberk_proto::convert::JwtIssuer;
 use tonic::{Code, Status};
 
 use crate::compile::view::MeshViews;
@@ -172,6 +173,21 @@ impl<'a> Mesh<'a> {
         let offered = node.listeners().iter().filter(is_offered);
         let offered = offered.map(|listener| (listener.port(), listener.protocol())).collect();
         Ok(Called { service, place: Place::Node(name, node), ports: meant(target, offered, port)? })
+    }
+
+    /// Whom resources say that there is: the nodes and gateways of all meshes, and the workloads that are enrolled.
+    pub(super) fn residents(&self) -> BTreeSet<SpiffeId> {
+        let mut residents = BTreeSet::new();
+        for (mesh, resources) in self.catalog.meshes() {
+            residents.extend(resources.node_names().map(|name| name.spiffe_id(self.trust_domain, mesh)));
+            residents.extend(resources.workloads().map(|(_, workload)| workload.id().clone()));
+        }
+        residents
+    }
+
+    /// The issuers of users' tokens, as agents know them.
+    pub(super) fn issuers(&self) -> Vec<JwtIssuer> {
+        self.views.issuers()
     }
 
     /// Everybody who might call: the nodes and gateways of the mesh, whoever is named by its roles, policies and enrollments, and

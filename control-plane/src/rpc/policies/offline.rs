@@ -4,11 +4,12 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
-use hauberk_proto::admin::v1::{OfflineAnswer, OfflineTest, TestRequest, TestResponse};
+use hauberk_proto::admin::v1::{OfflineAnswer, OfflineTest, TestResponse};
 use prost::Message;
 use tonic::{Code, Status};
 
 use super::answer_all;
+use super::turned_away::Known;
 use crate::clock::Clock;
 use crate::resources::Catalog;
 use crate::rpc::status;
@@ -52,18 +53,17 @@ fn try_answer(question: &[u8], now: UnixMillis) -> Result<TestResponse, Status> 
     let OfflineTest { trust_domain, test } = OfflineTest::decode(question).map_err(undecodable)?;
     let trust_domain = TrustDomain::parse(&trust_domain);
     let trust_domain = trust_domain.map_err(|error| status::bad_field("trustDomain", error))?;
-    let TestRequest { resources, questions } = test.unwrap_or_default();
-    answer_all(&Catalog::default(), &trust_domain, &resources, &questions, now)
+    answer_all(&Catalog::default(), &trust_domain, &test.unwrap_or_default(), (Known::Resources, now))
 }
 
 #[cfg(test)]
 mod tests {
-    use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect};
+    use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect, TestRequest};
     use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
 
     use super::*;
     use crate::resources::MAX_BATCH;
-    use crate::resources::testing::{issuer, permit, policy, resource, shop};
+    use crate::resources::testing::{issuer, partner, permit, policy, resource, shop};
 
     /// What is told of these questions about these resources: the outlooks, or why there is no answer.
     fn asked(
@@ -130,5 +130,32 @@ mod tests {
             .unwrap();
         assert_eq!((told.code, told.message.as_str()), (0, ""));
         assert_eq!(told.answer.unwrap().answers.len(), 1);
+    }
+
+    #[test]
+    fn whom_agents_turn_away_by_resources_alone_is_denied() {
+        let mut resources = shop();
+        resources.push(policy(
+            "everybody",
+            "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\"); \
+             permit(principal is Anonymous, action == Action::\"GET\", resource in Service::\"orders\"); \
+             permit(principal is Workload, action == Action::\"GET\", resource in Service::\"orders\");",
+        ));
+        let ask = |caller: &str| CheckRequest {
+            mesh: "shop".to_owned(),
+            caller: caller.to_owned(),
+            target: "orders".to_owned(),
+            method: "GET".to_owned(),
+            path: "/orders/1".to_owned(),
+            ..CheckRequest::default()
+        };
+        let questions = ["web", "anonymous", "spiffe://partner.example/billing"].map(ask);
+        let told = |resources: &[hauberk_proto::mesh::v1::Resource]| {
+            let told = asked(resources.to_vec(), questions.to_vec());
+            told.into_iter().map(|outlooks| outlooks.unwrap()[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&resources), [Outlook::Always, Outlook::Never, Outlook::Never]);
+        resources.push(partner());
+        assert_eq!(told(&resources), [Outlook::Always, Outlook::Never, Outlook::Always]);
     }
 }

@@ -1,7 +1,7 @@
 //! Callers whom agents turn away before they ask policies, whatever these say.
 
 use hauberk_identity::SpiffeId;
-use hauberk_policy::Caller;
+use hauberk_policy::{Caller, Origin};
 use hauberk_proto::admin::v1::{CheckResponse, Outlook, Prospect};
 use hauberk_proto::agent::v1::{NoPolicies, Verdict};
 
@@ -17,34 +17,58 @@ pub(super) enum TurnedAway {
     Unfederated,
     /// Its node is in quarantine, or of a workload each that vouches for it.
     Quarantined,
+    /// The node that is called is in quarantine: its agents let nobody in, and others do not call it.
+    CalledQuarantined,
+    /// One who passed the user on is in quarantine.
+    ActorQuarantined,
+    /// The mesh has no keys of the user's issuer.
+    NoKeys,
+}
+
+/// What it is known by.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Known<'a> {
+    /// All that holds at this moment: who is in quarantine, and which bundles and keys there are.
+    Now(&'a Denylist),
+    /// Resources alone, as in a draft: nobody is in quarantine, and whatever is to be fetched is taken as if it were there.
+    Resources,
 }
 
 impl TurnedAway {
-    /// Whether agents that are called at this place do so to a caller. What leaves the mesh is decided by the caller's own.
-    pub(super) fn of(
-        mesh: &Mesh<'_>,
-        caller: &Caller,
-        place: Place<'_>,
-        denylist: &Denylist,
-    ) -> Option<Self> {
-        if let Place::External(_) = place {
-            return None;
-        }
+    /// Whether agents do so to a caller at this place: the caller's own, or those that are called.
+    pub(super) fn of(mesh: &Mesh<'_>, caller: &Caller, place: Place<'_>, known: Known<'_>) -> Option<Self> {
         let Caller::Peer(id) = caller else { return Some(Self::Anonymous) };
-        if !id.is_member_of(mesh.trust_domain) {
-            let is_known = mesh.resources.federated().any(|(_, followed, bundle)| {
-                id.is_member_of(followed.trust_domain()) && bundle.is_some_and(|bundle| !bundle.is_empty())
-            });
-            return (!is_known).then_some(Self::Unfederated);
+        let denylist = known.quarantines();
+        if denylist.is_some_and(|denylist| mesh.is_shut_out(id, denylist)) {
+            return Some(Self::Quarantined);
         }
-        if !denylist.has_quarantines() {
-            return None;
+        // What leaves the mesh is decided by the caller's own agents.
+        let Place::Node(called, _) = place else { return None };
+        if !known.vouches_for(mesh, id) {
+            return Some(Self::Unfederated);
         }
-        let of_workload = || {
-            let parents = mesh.parents_of(id);
-            !parents.is_empty() && parents.iter().all(|parent| denylist.is_in_quarantine(parent))
-        };
-        (denylist.is_in_quarantine(id) || of_workload()).then_some(Self::Quarantined)
+        let is_called = |denylist: &Denylist| denylist.is_in_quarantine(&mesh.id_of(called));
+        denylist.is_some_and(is_called).then_some(Self::CalledQuarantined)
+    }
+
+    /// Whether agents refuse a user, whose token is looked at, or who was passed on.
+    pub(super) fn of_user(
+        mesh: &Mesh<'_>,
+        origin: &Origin,
+        is_looked_at: bool,
+        known: Known<'_>,
+    ) -> Option<Self> {
+        let Origin { user, actors } = origin;
+        let is_denied = |denylist: &Denylist| actors.iter().any(|actor| denylist.is_in_quarantine(actor));
+        if known.quarantines().is_some_and(is_denied) {
+            return Some(Self::ActorQuarantined);
+        }
+        // Without actors a token at a port that takes none is no more than a header field.
+        let is_verified = is_looked_at || !actors.is_empty();
+        let has_keys =
+            || mesh.resources.issuers().any(|(name, _, keys)| *name == user.issuer && keys.is_some());
+        let lacks_keys = matches!(known, Known::Now(_)) && is_verified && !has_keys();
+        lacks_keys.then_some(Self::NoKeys)
     }
 
     /// A stable name.
@@ -53,6 +77,10 @@ impl TurnedAway {
             Self::Anonymous => "anonymous_not_taken",
             Self::Unfederated => "trust_domain_not_federated",
             Self::Quarantined => "quarantined",
+            Self::CalledQuarantined => "called_quarantined",
+            // As agents call it.
+            Self::ActorQuarantined => "identity_revoked",
+            Self::NoKeys => "user_token_unknown_key",
         }
     }
 
@@ -84,7 +112,36 @@ impl TurnedAway {
     }
 }
 
+impl<'a> Known<'a> {
+    /// Who is in quarantine, where somebody is.
+    fn quarantines(self) -> Option<&'a Denylist> {
+        match self {
+            Self::Now(denylist) => Some(denylist).filter(|denylist| denylist.has_quarantines()),
+            Self::Resources => None,
+        }
+    }
+
+    /// Whether the mesh has, or will fetch, a bundle that vouches for somebody.
+    pub(super) fn vouches_for(self, mesh: &Mesh<'_>, id: &SpiffeId) -> bool {
+        id.is_member_of(mesh.trust_domain)
+            || mesh.resources.federated().any(|(_, followed, bundle)| {
+                let is_there = || bundle.is_some_and(|bundle| !bundle.is_empty());
+                let is_to_come = matches!(self, Self::Resources) && followed.endpoint().is_some();
+                id.is_member_of(followed.trust_domain()) && (is_to_come || is_there())
+            })
+    }
+}
+
 impl Mesh<'_> {
+    /// Whether somebody is in quarantine, or a workload for which only such nodes vouch.
+    fn is_shut_out(&self, id: &SpiffeId, denylist: &Denylist) -> bool {
+        let of_workload = || {
+            let parents = self.parents_of(id);
+            !parents.is_empty() && parents.iter().all(|parent| denylist.is_in_quarantine(parent))
+        };
+        denylist.is_in_quarantine(id) || of_workload()
+    }
+
     /// The nodes and gateways whose agents vouch for a workload, of all meshes.
     fn parents_of(&self, id: &SpiffeId) -> Vec<SpiffeId> {
         let meshes = self.catalog.meshes().iter();
@@ -101,23 +158,17 @@ mod tests {
 
     use hauberk_identity::{Name, UnixMillis};
     use hauberk_proto::admin::v1::CheckRequest;
-    use hauberk_proto::mesh::v1::{EnrollmentSpec, WorkloadEnrollment, resource::Spec};
+    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, JwtIssuerSpec, resource::Spec};
 
     use super::super::cells::{Position, Spoken, Wanted, survey};
     use super::super::check::Check;
     use super::*;
-    use crate::resources::testing::{catalog_of, parent, policy, resource, shop, trust_domain};
+    use crate::resources::Catalog;
+    use crate::resources::testing::{
+        catalog_of, enrolled, for_users, issuer, listener, node, policy, resource, service, shop,
+        trust_domain,
+    };
     use crate::revocation::Listed;
-
-    fn enrolled(name: &str, node: &str, path: &str) -> hauberk_proto::mesh::v1::Resource {
-        let workload = WorkloadEnrollment {
-            path: path.to_owned(),
-            selectors: vec!["unix:uid:1000".to_owned()],
-            ..WorkloadEnrollment::default()
-        };
-        let spec = EnrollmentSpec { parent: Some(parent(node)), workload: Some(workload), attest: None };
-        resource("shop", name, Spec::Enrollment(spec))
-    }
 
     #[test]
     fn whoever_is_turned_away_whatever_policies_say_cannot() {
@@ -135,9 +186,7 @@ mod tests {
         let catalog = catalog_of(&resources);
         let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
         let mesh = Mesh::of(&catalog, &domain, &shop).unwrap();
-        let web = SpiffeId::parse("spiffe://shop.example/mesh/shop/node/web").unwrap();
-        let nodes = HashMap::from([(web, UnixMillis(1))]);
-        let quarantined = Denylist::of(Listed { nodes, ..Listed::default() });
+        let quarantined = quarantined("web");
         let asked = |caller: &str, denylist: &Denylist| {
             let request = CheckRequest {
                 mesh: "shop".to_owned(),
@@ -147,7 +196,8 @@ mod tests {
                 path: "/orders/1".to_owned(),
                 ..CheckRequest::default()
             };
-            let answer = Check::new(&mesh, &request, UnixMillis(2)).unwrap().answer_of(denylist).unwrap();
+            let answer =
+                Check::new(&mesh, &request, UnixMillis(2)).unwrap().answer_of(Known::Now(denylist)).unwrap();
             let detail = &answer.decisions[0];
             let decided = detail.decision.as_ref().unwrap();
             assert_eq!(decided.verdict() == Verdict::Allow, answer.prospects[0].outlook() == Outlook::Always);
@@ -176,7 +226,14 @@ mod tests {
                 include_never: false,
             };
             let everybody = mesh.everybody();
-            let found = survey(&mesh, &[called.place], &everybody, denylist, &wanted, Position::default());
+            let found = survey(
+                &mesh,
+                &[called.place],
+                &everybody,
+                Known::Now(denylist),
+                &wanted,
+                Position::default(),
+            );
             found.unwrap().found.into_iter().map(|one| one.caller).collect()
         };
         let others = workload("");
@@ -185,5 +242,121 @@ mod tests {
             ["spiffe://shop.example/mesh/shop/node/web", &workload("batch"), &workload("shared"), &others]
         );
         assert_eq!(who(&quarantined), [workload("shared"), others]);
+    }
+
+    /// A shop whose orders look for users, with an issuer without keys, and what is outside.
+    fn open_shop() -> Catalog {
+        let mut resources = shop();
+        resources[2] =
+            node("orders", [for_users(listener(8080, "http"), "OPTIONAL", &[]), listener(8081, "http")]);
+        resources[3] = service("orders", "orders", None);
+        let ports = vec![ExternalPort { port: Some(443), protocol: "tcp".to_owned() }];
+        let external =
+            ExternalServiceSpec { hosts: vec!["api.example".to_owned()], ports, ..Default::default() };
+        let to_come = |spec: &mut JwtIssuerSpec| {
+            (spec.jwks, spec.jwks_url) = (String::new(), "https://later.example/keys".to_owned());
+        };
+        resources.extend([
+            resource("shop", "stripe", Spec::ExternalService(external)),
+            issuer("login", |_| {}),
+            issuer("later", to_come),
+            policy(
+                "anybody",
+                "permit(principal is Node, action, resource in Node::\"orders\"); \
+                 permit(principal is Node, action, resource in External::\"stripe\");",
+            ),
+        ]);
+        catalog_of(&resources)
+    }
+
+    fn quarantined(node: &str) -> Denylist {
+        let id = SpiffeId::parse(&format!("spiffe://shop.example/mesh/shop/node/{node}")).unwrap();
+        Denylist::of(Listed { nodes: HashMap::from([(id, UnixMillis(1))]), ..Listed::default() })
+    }
+
+    fn reason_of(catalog: &Catalog, request: CheckRequest, known: Known<'_>) -> String {
+        let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
+        let mesh = Mesh::of(catalog, &domain, &shop).unwrap();
+        let request = CheckRequest { mesh: "shop".to_owned(), ..request };
+        let answer = Check::new(&mesh, &request, UnixMillis(2)).unwrap().answer_of(known).unwrap();
+        let decided = answer.decisions[0].decision.as_ref().unwrap();
+        assert_eq!(decided.reason, answer.prospects[0].reason);
+        decided.reason.clone()
+    }
+
+    #[test]
+    fn quarantine_shuts_out_who_calls_who_is_called_and_who_passes_users_on() {
+        let catalog = open_shop();
+        let request = |caller: &str, target: &str| CheckRequest {
+            caller: caller.to_owned(),
+            target: target.to_owned(),
+            port: if target == "orders" { 8080 } else { 443 },
+            ..CheckRequest::default()
+        };
+        let passed_on = || CheckRequest {
+            user: "alice@login".to_owned(),
+            actors: vec!["web".to_owned()],
+            ..request("orders", "orders")
+        };
+        for (asked, in_quarantine, reason) in [
+            (request("web", "external/stripe"), "", "permitted"),
+            (request("web", "external/stripe"), "web", "quarantined"),
+            (request("web", "external/stripe"), "orders", "permitted"),
+            (request("web", "orders"), "", "permitted"),
+            (request("web", "orders"), "web", "quarantined"),
+            (request("web", "orders"), "orders", "called_quarantined"),
+            (request("anonymous", "external/stripe"), "", "anonymous_not_taken"),
+            (passed_on(), "", "permitted"),
+            (passed_on(), "web", "identity_revoked"),
+        ] {
+            let denylist =
+                if in_quarantine.is_empty() { Denylist::default() } else { quarantined(in_quarantine) };
+            let told = reason_of(&catalog, asked.clone(), Known::Now(&denylist));
+            assert_eq!(told, reason, "{asked:?} while {in_quarantine} is in quarantine");
+        }
+        // Nobody can call it, and what only resources say knows nothing of that.
+        let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
+        let mesh = Mesh::of(&catalog, &domain, &shop).unwrap();
+        let orders = mesh.called("orders", 8080).unwrap();
+        let denylist = quarantined("orders");
+        let count = |known: Known<'_>| {
+            let wanted = Wanted {
+                ports: Some(vec![8080]),
+                spoken: Spoken::Anything,
+                method: Some("GET"),
+                path: None,
+                include_never: false,
+            };
+            let everybody = mesh.everybody();
+            survey(&mesh, &[orders.place], &everybody, known, &wanted, Position::default())
+                .unwrap()
+                .found
+                .len()
+        };
+        assert_eq!((count(Known::Now(&denylist)), count(Known::Resources)), (0, 2));
+    }
+
+    #[test]
+    fn whose_issuer_has_no_keys_is_no_user_where_tokens_are_looked_at() {
+        let catalog = open_shop();
+        let request = |user: &str, port: u32| CheckRequest {
+            caller: "web".to_owned(),
+            target: "orders".to_owned(),
+            port,
+            user: user.to_owned(),
+            ..CheckRequest::default()
+        };
+        let nobody = Denylist::default();
+        for (user, port, now, drafted) in [
+            ("alice@login", 8080, "permitted", "permitted"),
+            ("alice@later", 8080, "user_token_unknown_key", "permitted"),
+            // Nobody looks at it there.
+            ("alice@later", 8081, "permitted", "permitted"),
+            ("", 8080, "permitted", "permitted"),
+        ] {
+            let told = [Known::Now(&nobody), Known::Resources]
+                .map(|known| reason_of(&catalog, request(user, port), known));
+            assert_eq!(told, [now, drafted], "{user} {port}");
+        }
     }
 }

@@ -211,6 +211,7 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     let detail = explained.decision.unwrap();
     assert_eq!(detail.decision, Some(denial));
     assert!(detail.suggestion.starts_with("hauberk allow intruder orders"), "{}", detail.suggestion);
+    assert!(detail.suggestion.ends_with(" --mesh shop"), "{}", detail.suggestion);
     let asked = ExplainRequest { decision_id: odd.id.clone() };
     let detail = policies.explain(asked).await.unwrap().into_inner().decision.unwrap();
     let no_policies = hauberk_proto::agent::v1::NoPolicies::Differs.into();

@@ -12,31 +12,11 @@ fn shop() -> Catalog {
         node("cart", []),
         node("orders", [listener(8080, "http")]),
         service("orders", "orders", None),
-        worker("worker", "billing/worker"),
+        enrolled("worker", "orders", "billing/worker"),
         partner(),
         mesh("bank"),
         Resource { mesh: "bank".into(), ..node("teller", []) },
     ])
-}
-
-fn worker(name: &str, path: &str) -> Resource {
-    let selectors = vec!["unix:uid:1000".into()];
-    let workload = wire::WorkloadEnrollment { path: path.into(), selectors, ..Default::default() };
-    let parent = Some(parent("orders"));
-    let spec = wire::EnrollmentSpec { parent, workload: Some(workload), attest: None };
-    resource("shop", name, Spec::Enrollment(spec))
-}
-
-fn partner() -> Resource {
-    let spec = wire::FederatedTrustDomainSpec {
-        bundle_endpoint_url: "https://bundles.partner.example/".into(),
-        bundle_endpoint_profile: Some(wire::BundleEndpointProfile {
-            r#type: "https_web".into(),
-            ..wire::BundleEndpointProfile::default()
-        }),
-        ..wire::FederatedTrustDomainSpec::default()
-    };
-    resource("shop", "partner.example", Spec::FederatedTrustDomain(spec))
 }
 
 fn clerks_read() -> Resource {
@@ -73,7 +53,7 @@ fn whole_roles_are_accepted_in_any_order() {
         clerks_read(),
         role("clerks", &["web", bank], &["billing/worker", "spiffe://partner.example/app"], &["readers"]),
         role("readers", &["cart", "spiffe://shop.example/mesh/shop/node/web"], &["new/worker"], &[]),
-        worker("new", "new/worker"),
+        enrolled("new", "orders", "new/worker"),
         role("nobody", &[], &[], &[]),
     ];
     assert_eq!(warnings(&shop(), &batch), [""; 0]);
@@ -163,10 +143,10 @@ fn what_a_role_or_policy_names_stays() {
     let told = "spiffe://shop.example/workload/billing/worker would be nobody, and role \"clerks\" of mesh \
                 \"shop\" lists it; take it out of the role first, or with it";
     assert_eq!(removal(&catalog, &[(Kind::Enrollment, "worker")]), [format!(": {told}")]);
-    let moved = worker("worker", "billing/other");
+    let moved = enrolled("worker", "orders", "billing/other");
     assert_eq!(refusals(&catalog, std::slice::from_ref(&moved)), [format!("spec.workload.path: {told}")]);
     // Another enrollment of the same workload will do, and so will a role that no longer lists it.
-    assert_eq!(refusals(&catalog, &[moved.clone(), worker("second", "billing/worker")]), [""; 0]);
+    assert_eq!(refusals(&catalog, &[moved.clone(), enrolled("second", "orders", "billing/worker")]), [""; 0]);
     assert_eq!(refusals(&catalog, &[moved, role("clerks", &["web"], &[], &[])]), [""; 0]);
     let all = [(Kind::Role, "clerks"), (Kind::Policy, "clerks-read"), (Kind::Enrollment, "worker")];
     assert_eq!(removal(&catalog, &all), [""; 0]);

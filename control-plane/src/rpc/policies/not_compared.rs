@@ -1,0 +1,83 @@
+//! What a draft changes that no comparison of cells shows.
+
+use std::collections::BTreeMap;
+
+use hauberk_identity::Name;
+use hauberk_policy::UserTokens;
+
+use super::mesh::Mesh;
+use crate::resources::{Enrollment, Kind, Listener, MeshCatalog};
+
+/// What changes besides cells, each with its resource: by cells alone one would believe that all are let in as before.
+pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<String> {
+    let Some(before) = before else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut tell =
+        |kind: Kind, name: &Name, what: &str| found.push(format!("{} {name}: {what}", kind.noun()));
+    let (former, latter) = (before.resources, after.resources);
+    if former.spec().map(|mesh| mesh.max_view_age()) != latter.spec().map(|mesh| mesh.max_view_age()) {
+        tell(Kind::Mesh, after.name, "for how long agents decide without news (maxViewAge)");
+    }
+    let known = before.issuers();
+    for issuer in after.issuers().iter().filter(|issuer| takes_users(latter) && !known.contains(issuer)) {
+        tell(Kind::JwtIssuer, &issuer.name, "which tokens are good, and whose they are");
+    }
+    let [domains_before, domains] =
+        [former, latter].map(|mesh| mesh.federated().map(|(domain, followed, _)| (domain, followed)));
+    for (domain, _) in changed(domains_before, domains) {
+        tell(Kind::FederatedTrustDomain, domain, "what its members are verified by");
+    }
+    let known: BTreeMap<_, _> = former.enrollments().collect();
+    let residents = before.residents();
+    for (name, enrollment) in latter.enrollments().filter(|(name, one)| known.get(name) != Some(one)) {
+        match enrollment {
+            // Cells show that it comes.
+            Enrollment::Workload(workload) if !residents.contains(workload.id()) => {}
+            Enrollment::Workload(_) => tell(Kind::Enrollment, name, "which programs are given the identity"),
+            Enrollment::Attest(_) => tell(Kind::Enrollment, name, "which agents may join without a token"),
+        }
+    }
+    for (name, _) in changed(former.externals(), latter.externals()) {
+        tell(Kind::ExternalService, name, "which hosts and addresses are meant");
+    }
+    for (name, service) in changed(former.services(), latter.services()) {
+        if former.service(name.as_str()).is_some_and(|known| known.provider() != service.provider()) {
+            tell(Kind::VirtualService, name, "which node it is that callers reach");
+        }
+    }
+    for (name, node) in changed(former.nodes(), latter.nodes()) {
+        for listener in node.listeners() {
+            let known = former.node(name.as_str()).and_then(|known| known.listener(listener.port()));
+            for what in known.map(|known| of_listener(known, listener)).unwrap_or_default() {
+                tell(Kind::VirtualNode, name, &format!("{what} at port {}", listener.port()));
+            }
+        }
+    }
+    found
+}
+
+/// Those that there were before, and that are others now.
+fn changed<'n, T: PartialEq>(
+    before: impl Iterator<Item = (&'n Name, T)>,
+    after: impl Iterator<Item = (&'n Name, T)>,
+) -> Vec<(&'n Name, T)> {
+    let before: BTreeMap<_, _> = before.collect();
+    after.filter(|(name, one)| before.get(name).is_some_and(|known| known != one)).collect()
+}
+
+fn takes_users(mesh: &MeshCatalog) -> bool {
+    mesh.nodes().any(|(_, node)| node.listeners().iter().any(|listener| listener.users().is_some()))
+}
+
+/// What of a listener decides on requests before its policies do, and changes.
+fn of_listener(before: &Listener, after: &Listener) -> Vec<&'static str> {
+    // Whether there must be a user is told of each cell.
+    let tokens =
+        |listener: &Listener| listener.users().map(|users| UserTokens { required: false, ..users.clone() });
+    let compared = [
+        (tokens(before) != tokens(after), "whose tokens are looked at, and whether the app gets them"),
+        (before.escaped_slashes() != after.escaped_slashes(), "what becomes of escaped slashes"),
+        (before.obs_text() != after.obs_text(), "what becomes of header fields beyond ASCII"),
+    ];
+    compared.into_iter().filter(|(is_other, _)| *is_other).map(|(_, what)| what).collect()
+}
